@@ -1,0 +1,3 @@
+"""Overture: tune the prompt, keep the model."""
+
+__version__ = "0.1.0"

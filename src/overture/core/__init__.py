@@ -1,0 +1,1 @@
+"""Errors, types, options, files and seeds: what every layer stands on."""

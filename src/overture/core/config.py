@@ -1,0 +1,114 @@
+"""Options: each is one field of one frozen pydantic model; flags, YAML keys and docs derive from it."""
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from overture.core.errors import ConfigError, Problem
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Config(BaseModel):
+    """Base of all options: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def validated(model: type[M], values: Any, where: str) -> M:
+    """Build a config, with every mistake in one error.
+
+    Args:
+        model: the config class.
+        values: a mapping as read from YAML or the command line.
+        where: the file or flag the values came from.
+
+    Raises:
+        ConfigError: names each field, what stood there, and the nearest known key for an unknown one.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{model.__name__} cannot be read", where=where, problems=[_problem(model, e) for e in error.errors()]
+        ) from None
+
+
+def _problem(model: type[BaseModel], error: Any) -> Problem:
+    path = ".".join(str(part) for part in error["loc"]) or "(top)"
+    if error["type"] == "extra_forbidden":
+        known = _keys(model, error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, 1)
+        return Problem(path, "unknown key", f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
+    return Problem(path, f"{error['msg']}, got {error.get('input')!r:.80}")
+
+
+def _keys(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping, read safely.
+
+    Raises:
+        ConfigError: the file is missing, not UTF-8, not YAML, or not a mapping.
+    """
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError("no such file", where=str(path), fix="check the path") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError("the file cannot be read as YAML", where=str(path), got=str(error)) from error
+    if not isinstance(found, dict):
+        raise ConfigError(
+            "the file must hold a mapping", where=str(path), got=type(found).__name__, wanted="key: value lines"
+        )
+    return found
+
+
+def overridden(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """The values with ``a.b=c`` assignments applied; c is read as YAML. The argument is not changed.
+
+    Raises:
+        ConfigError: an assignment has no ``=``, or goes through something that is not a mapping.
+    """
+    merged = dict(values)
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise ConfigError("cannot read a setting", where="--set", got=assignment, wanted="key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError("cannot read a setting's value", where=f"--set {path}", got=text) from error
+        _assign(merged, path.split("."), _number(value), assignment)
+    return merged
+
+
+def _number(value: Any) -> Any:
+    # YAML 1.1 reads 1e-3 as text; people who type it mean a number.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _assign(target: dict[str, Any], path: list[str], value: Any, assignment: str) -> None:
+    for part in path[:-1]:
+        inner = target.get(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError("the setting goes through a value", where=f"--set {assignment}", got=f"{part}={inner!r}")
+        target[part] = dict(inner)
+        target = target[part]
+    target[path[-1]] = value

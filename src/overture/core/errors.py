@@ -1,0 +1,112 @@
+"""Every error that Overture raises on purpose.
+
+OvertureError
++-- UserError (also ValueError)   the caller can mend it; the CLI prints it and exits with 2
+|   +-- ConfigError               an option is unknown, of the wrong type, or does not fit another
+|   +-- DataError                 rows, files, templates, label words
+|   +-- BackboneError             the model cannot be found, read, or is not supported
+|   +-- ArtifactError             a prompt folder is damaged, unsafe, or made for another model
+|   +-- StoreError                a name is wrong, taken, unknown, or locked by another process
++-- Diverged                      the loss became NaN or infinite; the last good prompt was kept
++-- DiskFull                      nothing was lost, but nothing more can be written
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: where it is, what stands there, what should."""
+
+    where: str
+    what: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" + (f" ({self.fix})" if self.fix else "")
+
+
+class OvertureError(Exception):
+    """What went wrong, where, what was found and wanted, and how to mend it.
+
+    Args:
+        what: one sentence.
+        where: file, line, field or tensor.
+        got: what stands there.
+        wanted: what should stand there.
+        fix: what the user can do.
+        problems: several findings that are raised together.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str = "",
+        got: str = "",
+        wanted: str = "",
+        fix: str = "",
+        problems: Sequence[Problem] = (),
+    ) -> None:
+        self.what, self.where, self.got, self.wanted, self.fix = what, where, got, wanted, fix
+        self.problems = tuple(problems)
+        super().__init__(self._message())
+
+    def _message(self, max_problems: int = 20) -> str:
+        named = {"where": self.where, "got": self.got, "wanted": self.wanted}
+        lines = [self.what, *(f"  {name}: {text}" for name, text in named.items() if text)]
+        lines += [f"  - {problem}" for problem in self.problems[:max_problems]]
+        if len(self.problems) > max_problems:
+            lines.append(f"  ... and {len(self.problems) - max_problems} more")
+        if self.fix:
+            lines.append(f"  fix: {self.fix}")
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, object]:
+        """The error as the CLI's ``--json`` prints it."""
+        fields = {"what": self.what, "where": self.where, "got": self.got, "wanted": self.wanted, "fix": self.fix}
+        found: dict[str, object] = {name: text for name, text in fields.items() if text}
+        if self.problems:
+            found["problems"] = [str(problem) for problem in self.problems]
+        return {"error": type(self).__name__, **found}
+
+
+class UserError(OvertureError, ValueError):
+    """The caller can mend it."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """An option is unknown, of the wrong type, or does not fit another."""
+
+
+class DataError(UserError):
+    """Rows, files, templates or label words are wrong."""
+
+
+class BackboneError(UserError):
+    """The model cannot be found, read, or is not supported."""
+
+
+class ArtifactError(UserError):
+    """A prompt folder is damaged, unsafe, or made for another model."""
+
+
+class StoreError(UserError):
+    """A name is wrong, taken, unknown, or locked by another process."""
+
+
+class Diverged(OvertureError):
+    """The loss became NaN or infinite."""
+
+    exit_code = 3
+
+
+class DiskFull(OvertureError):
+    """No room is left on the disk."""
+
+    exit_code = 4

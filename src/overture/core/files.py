@@ -1,0 +1,153 @@
+"""Writing so that a crash, a kill or a full disk leaves the old file or the new one, whole."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from overture.core.errors import DiskFull, StoreError
+
+_TEMPORARY = ".overture-tmp-"
+
+
+def cache_dir() -> Path:
+    """Where converted models and spilled caches live: ``OVERTURE_CACHE`` or the user's cache directory."""
+    root = os.environ.get("OVERTURE_CACHE")
+    base = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "overture"
+    base.mkdir(parents=True, exist_ok=True)
+    return base
+
+
+def store_dir() -> Path:
+    """Where prompts are kept by default: ``OVERTURE_HOME`` or ``.overture`` in the working directory."""
+    return Path(os.environ.get("OVERTURE_HOME", ".overture"))
+
+
+@contextmanager
+def no_room_as_disk_full(path: Path) -> Iterator[None]:
+    """Turn the system's "no space left" into `DiskFull`, naming the path."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(
+                "the disk is full", where=str(path), fix="free some room and repeat; nothing was lost"
+            ) from error
+        raise
+
+
+def fsync_dir(path: Path) -> None:
+    """Make renames in a directory survive a power loss."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _fsync_file(path: Path) -> None:
+    with open(path, "rb+") as handle:
+        os.fsync(handle.fileno())
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Replace a file as a whole: temporary file, fsync, rename, fsync of the directory.
+
+    Raises:
+        DiskFull: no room; the old file is intact.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    raw = data.encode() if isinstance(data, str) else data
+    temporary = path.parent / f"{_TEMPORARY}{os.getpid()}-{path.name}"
+    try:
+        with no_room_as_disk_full(path):
+            with open(temporary, "wb") as handle:
+                handle.write(raw)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+            fsync_dir(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; NaN and infinity are refused."""
+    write_atomic(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder that is seen whole or not at all.
+
+    Args:
+        path: the folder to make; it must not exist.
+        fill: writes the contents into a temporary folder beside it.
+
+    Raises:
+        DiskFull: no room; nothing is left behind.
+        StoreError: the folder exists.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
+    try:
+        with no_room_as_disk_full(path):
+            fill(temporary)
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _fsync_file(file)
+            fsync_dir(temporary)
+            temporary.chmod(0o755)
+            _rename_folder(temporary, path)
+            fsync_dir(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename_folder(source: Path, target: Path) -> None:
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise StoreError("the folder exists already", where=str(target)) from error
+        raise
+
+
+def sweep_temporaries(folder: Path) -> list[Path]:
+    """Remove what killed writers left behind; the removed paths are returned."""
+    left = [entry for entry in Path(folder).glob(f"{_TEMPORARY}*")] if Path(folder).is_dir() else []
+    for entry in left:
+        shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+    return left
+
+
+@contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file while writing; a second writer gets a clear error.
+
+    Raises:
+        StoreError: another process holds it. The lock dies with its process, so there are no stale ones.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StoreError(
+                f"another process is writing {what}", where=str(path), fix="wait for it to end, or stop it"
+            ) from error
+        yield
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file, as hex."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
