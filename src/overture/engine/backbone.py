@@ -1,0 +1,217 @@
+"""A frozen model: live tokens and memory in, hidden states out.
+
+Shape letters: B rows, S live tokens, D width, N layers, H key/value heads, K head width, V vocabulary.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from overture.core.types import Injection, LayerMemory, Memory
+from overture.engine.attention import Columns, Step, install
+from overture.engine.families import family_of, tail_view
+from overture.engine.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneInfo:
+    """What a prompt must know of its model; artifacts record it."""
+
+    id: str
+    revision: str | None
+    model_type: str
+    hidden_size: int
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_length: int
+    num_parameters: int
+    num_body_parameters: int
+    dtype: str
+    weights_sha256: str
+    tokenizer_sha256: str
+    chat_template_sha256: str
+
+
+class Backbone:
+    """The frozen model with its tokenizer.
+
+    Args:
+        model: a transformers causal language model of a supported family.
+        tokenizer: its tokenizer.
+        id: how the user named it.
+        revision: of a Hub model.
+        weights_sha256: fingerprint of the weight files; from the tensors when empty.
+
+    Raises:
+        BackboneError: the family is not supported.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Tokenizer, *, id: str, revision: str | None = None, weights_sha256: str = ""
+    ) -> None:
+        self.family = family_of(model.config.model_type, id)
+        self.model = model.eval().requires_grad_(False)
+        install(model)
+        self.tokenizer = tokenizer
+        self._base = model.base_model
+        self._embedding = model.get_input_embeddings()
+        self._head = model.get_output_embeddings()
+        self._tails: dict[int, Any] = {0: self._base}
+        config = model.config
+        kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        table_ids = {_storage(self._embedding.weight), _storage(self._head.weight)}
+        self.info = BackboneInfo(
+            id=id,
+            revision=revision,
+            model_type=config.model_type,
+            hidden_size=config.hidden_size,
+            num_layers=config.num_hidden_layers,
+            num_kv_heads=kv_heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+            vocab_size=self._head.weight.shape[0],
+            max_length=tokenizer.max_length,
+            num_parameters=sum(value.numel() for value in model.parameters()),
+            num_body_parameters=sum(v.numel() for v in model.parameters() if _storage(v) not in table_ids),
+            dtype=str(model.dtype).removeprefix("torch."),
+            weights_sha256=weights_sha256 or weights_digest(model),
+            tokenizer_sha256=tokenizer.sha256,
+            chat_template_sha256=tokenizer.chat_template_sha256,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return torch.device(self._embedding.weight.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are."""
+        return torch.empty(0, dtype=getattr(torch, self.info.dtype)).dtype
+
+    def embed(self, ids: Tensor | Sequence[int]) -> Tensor:
+        """Vectors of tokens as the first layer gets them: [..., D]; a family's scaling is included."""
+        with torch.no_grad():
+            return self._embedding(torch.as_tensor(ids, device=self.device))  # type: ignore[no-any-return]
+
+    @cached_property
+    def embedding_norm(self) -> float:
+        """Mean length of a vocabulary vector, in the first layer's units."""
+        sample = torch.linspace(0, self.info.vocab_size - 1, 2048).long().unique()
+        return float(self.embed(sample).float().norm(dim=-1).mean())
+
+    def run(self, live: Tensor, step: Step, start_layer: int = 0) -> Tensor:
+        """Hidden states of live tokens after the last layer and its norm.
+
+        Args:
+            live: what enters ``start_layer``, [B, S, D].
+            step: positions, validity, branches, memory; collects keys and values when asked.
+            start_layer: the first layer that runs; below it nothing is computed.
+
+        Returns:
+            [B, S, D]; rows of padding are meaningless.
+        """
+        # A mask of four dimensions is passed through by transformers; ours is in the step.
+        through = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=live.device)
+        out = self._tail(start_layer)(
+            inputs_embeds=live, position_ids=step.positions, attention_mask=through, use_cache=False, overture=step
+        )
+        return out.last_hidden_state  # type: ignore[no-any-return]
+
+    def _tail(self, start_layer: int) -> Any:
+        if start_layer not in self._tails:
+            self._tails[start_layer] = tail_view(self._base, self.family, start_layer)
+        return self._tails[start_layer]
+
+    def head(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Logits over the vocabulary or over some of its rows.
+
+        Args:
+            hidden: [..., D].
+            rows: token ids, [R]; all when None.
+
+        Returns:
+            float32 [..., R].
+        """
+        weight, bias = self._head.weight, self._head.bias
+        if rows is not None:
+            weight, bias = weight[rows], bias[rows] if bias is not None else None
+        logits = torch.nn.functional.linear(hidden, weight, bias).float()
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return torch.tanh(logits / cap) * cap if cap else logits
+
+    def remember(self, live: Tensor, positions: Tensor, valid: Tensor) -> Columns:
+        """Run tokens once and keep their keys and values.
+
+        Args:
+            live: [B, S, D].
+            positions: [B, S].
+            valid: [B, S].
+        """
+        step = Step(positions, valid, kept={})
+        self.run(live, step)
+        kept = step.kept or {}
+        layers = range(self.info.num_layers)
+        return Columns([kept[n][0] for n in layers], [kept[n][1] for n in layers], positions, valid)
+
+    def memory_of(self, live: Tensor) -> LayerMemory:
+        """Keys and values of one sequence at positions from 0: live [P, D] gives [N, H, P, K] twice."""
+        positions = torch.arange(live.shape[0], device=self.device)[None]
+        columns = self.remember(live[None].to(self.dtype), positions, torch.ones_like(positions, dtype=torch.bool))
+        return LayerMemory(torch.stack([k[0] for k in columns.keys]), torch.stack([v[0] for v in columns.values]))
+
+    @torch.no_grad()
+    def memory_of_tokens(self, ids: Sequence[int]) -> LayerMemory:
+        """Keys and values of tokens that stand at positions from 0."""
+        return self.memory_of(self.embed(list(ids)))
+
+    @torch.no_grad()
+    def compile(self, injection: Injection) -> Injection:
+        """The same prompt as constants that cost no live tokens; exact for causal models.
+
+        Vectors before the text become memory. What stands after the text depends on it and stays as it is.
+        """
+        if injection.place == "before" and not isinstance(injection, Memory):
+            return Memory(self.memory_of(injection.values), "memory")
+        return injection
+
+    @contextmanager
+    def checkpointing(self, enabled: bool) -> Iterator[None]:
+        """Recompute activations in the backward pass: less memory, about a third more time.
+
+        Only the layers are set to training mode, so dropout stays off.
+        """
+        if not enabled:
+            yield
+            return
+        layers = getattr(self._base, self.family.layers)
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        for layer in layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            self.model.gradient_checkpointing_disable()
+            for layer in layers:
+                layer.training = False
+
+
+def _storage(value: Tensor) -> int:
+    """Identity of a tensor's storage: tied weights are one."""
+    return value.data_ptr()
+
+
+def weights_digest(model: Any) -> str:
+    """SHA-256 over a model's tensors, by name, bit for bit."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

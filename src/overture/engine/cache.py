@@ -1,0 +1,125 @@
+"""Inputs that ran once: keys and values of each text, kept in memory, then on disk, then not at all.
+
+An entry is one tensor [N, 2, H, L, K]: layers, (keys, values), heads, tokens, width.
+"""
+
+import mmap
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from overture.core.errors import DiskFull
+from overture.core.files import cache_dir, no_room_as_disk_full
+
+Notify = Callable[[str], None]
+
+
+def default_budget_bytes() -> int:
+    """A quarter of the memory that is free now."""
+    return int(psutil.virtual_memory().available) // 4
+
+
+class InputCache:
+    """Keeps entries by their tokens.
+
+    Args:
+        budget_bytes: how much memory entries may take; a quarter of the free memory when None.
+        spill_dir: where entries beyond it go; the user's cache directory when None.
+        notify: told once when the disk is full and texts are computed again instead.
+    """
+
+    def __init__(
+        self, budget_bytes: int | None = None, spill_dir: Path | None = None, notify: Notify | None = None
+    ) -> None:
+        self.budget_bytes = default_budget_bytes() if budget_bytes is None else budget_bytes
+        self.used_bytes = 0
+        self._spill_dir = spill_dir
+        self._notify = notify or (lambda message: None)
+        self._memory: dict[tuple[int, ...], Tensor] = {}
+        self._disk: _SpillFile | None = None
+        self._is_disk_full = False
+
+    def __len__(self) -> int:
+        return len(self._memory) + (len(self._disk.entries) if self._disk else 0)
+
+    @property
+    def spilled_bytes(self) -> int:
+        """Bytes kept on disk."""
+        return self._disk.size if self._disk else 0
+
+    def get(self, ids: tuple[int, ...]) -> Tensor | None:
+        """The entry of a text, or None when it has to run."""
+        found = self._memory.get(ids)
+        if found is None and self._disk is not None:
+            found = self._disk.get(ids)
+        return found
+
+    def put(self, ids: tuple[int, ...], entry: Tensor) -> None:
+        """Keep an entry where there is room."""
+        size = entry.numel() * entry.element_size()
+        if self.used_bytes + size <= self.budget_bytes:
+            self._memory[ids] = entry.contiguous()
+            self.used_bytes += size
+        elif not self._is_disk_full:
+            self._spill(ids, entry)
+
+    def _spill(self, ids: tuple[int, ...], entry: Tensor) -> None:
+        try:
+            if self._disk is None:
+                self._disk = _SpillFile(self._spill_dir or cache_dir())
+            self._disk.put(ids, entry)
+        except (DiskFull, OSError) as error:
+            self._is_disk_full = True
+            self._notify(f"the input cache cannot grow ({error}); further texts are computed anew each time")
+
+
+class _SpillFile:
+    """One memory-mapped file without a name: it vanishes with the process, however that ends."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._map: mmap.mmap | None = None
+        self.size = 0
+        self.entries: dict[tuple[int, ...], tuple[int, torch.Size, torch.dtype, torch.device]] = {}
+
+    def put(self, ids: tuple[int, ...], entry: Tensor) -> None:
+        raw = entry.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        # Written through the file and only read through the map: a full disk is an error here, not a SIGBUS later.
+        with no_room_as_disk_full(self._folder):
+            written = 0
+            while written < raw.nbytes:
+                written += os.pwrite(self._file.fileno(), raw[written:].data, self.size + written)
+        self.entries[ids] = (self.size, entry.shape, entry.dtype, entry.device)
+        self.size += raw.nbytes
+
+    def get(self, ids: tuple[int, ...]) -> Tensor | None:
+        if ids not in self.entries:
+            return None
+        offset, shape, dtype, device = self.entries[ids]
+        if self._map is None or len(self._map) < self.size:
+            self._map = mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_COPY)
+        return torch.frombuffer(self._map, dtype=dtype, count=shape.numel(), offset=offset).view(shape).to(device)
+
+
+def padded(entries: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Entries of one batch side by side.
+
+    Returns:
+        Values [N, 2, B, H, M, K] and validity [B, M], filled from the left.
+    """
+    num_layers, _, num_heads, _, width = entries[0].shape
+    longest = max(entry.shape[3] for entry in entries)
+    values = entries[0].new_zeros(num_layers, 2, len(entries), num_heads, longest, width, device=device)
+    valid = torch.zeros(len(entries), longest, dtype=torch.bool, device=device)
+    for index, entry in enumerate(entries):
+        length = entry.shape[3]
+        values[:, :, index, :, :length] = entry
+        valid[index, :length] = True
+    return values, valid

@@ -1,0 +1,116 @@
+"""Where each token of a batch stands: ids, positions, branches and the places whose predictions count.
+
+A row's live tokens are the trunk (text up to the anchor's end, or up to the answer's last token but one) and, behind it,
+one branch for each label word of several tokens. Branches see the trunk and not each other, so all words are scored in
+one pass, exactly. The prompt stands at positions 0 to P-1 where positions are relative; what precedes it is below zero.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from overture.core.types import Candidates, Encoded
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Tokens of a batch, padded on the right.
+
+    Args:
+        ids: [B, S].
+        positions: [B, S].
+        valid: [B, S].
+        branch: [B, S]; None when no row has branches.
+        trunk_end: index of the last trunk token, [B].
+        targets: (row, index, token) of every prediction beyond the trunk's end; empty for one-token label words.
+        words: for each target the number of its label word; empty for answers.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    valid: Tensor
+    branch: Tensor | None
+    trunk_end: Tensor
+    targets: list[tuple[int, int, int]]
+    words: list[int]
+
+
+@dataclass(slots=True)
+class _Line:
+    ids: list[int]
+    positions: list[int]
+    branch: list[int]
+    targets: list[tuple[int, int]] = field(default_factory=list)
+    words: list[int] = field(default_factory=list)
+
+
+def label_layout(rows: Sequence[Encoded], starts: Sequence[int], with_input: bool, device: torch.device) -> Layout:
+    """Live tokens for scoring label words.
+
+    Args:
+        rows: rows of one task, with candidates.
+        starts: the position of each row's first live token.
+        with_input: the input is live; else it stands in memory.
+        device: where the tensors go.
+    """
+    lines, ends = [], []
+    for row, start in zip(rows, starts, strict=True):
+        line = _trunk(row, start, with_input)
+        ends.append(len(line.ids) - 1)
+        assert row.candidates is not None
+        _add_branches(line, row.candidates)
+        lines.append(line)
+    return _stacked(lines, ends, device)
+
+
+def answer_layout(rows: Sequence[Encoded], starts: Sequence[int], with_input: bool, device: torch.device) -> Layout:
+    """Live tokens for the likelihood of answers; rows without an answer end at the anchor (for generation)."""
+    lines, ends = [], []
+    for row, start in zip(rows, starts, strict=True):
+        line = _trunk(row, start, with_input)
+        end = len(line.ids) - 1
+        ends.append(end)
+        answer = row.answer_ids or ()
+        line.ids += answer[:-1]
+        line.positions += range(line.positions[-1] + 1, line.positions[-1] + len(answer))
+        line.branch += [0] * max(len(answer) - 1, 0)
+        line.targets = [(end + offset, token) for offset, token in enumerate(answer)]
+        lines.append(line)
+    return _stacked(lines, ends, device)
+
+
+def _trunk(row: Encoded, start: int, with_input: bool) -> _Line:
+    ids = [*(row.input_ids if with_input else ()), *row.anchor_ids]
+    return _Line(ids, list(range(start, start + len(ids))), [0] * len(ids))
+
+
+def _add_branches(line: _Line, candidates: Candidates) -> None:
+    end = line.positions[-1]
+    for number, word in enumerate(candidates.words):
+        for offset, (token, following) in enumerate(zip(word[:-1], word[1:], strict=True)):
+            line.targets.append((len(line.ids), following))
+            line.words.append(number)
+            line.ids.append(token)
+            line.positions.append(end + 1 + offset)
+            line.branch.append(number + 1)
+
+
+def _stacked(lines: Sequence[_Line], ends: Sequence[int], device: torch.device) -> Layout:
+    longest = max(len(line.ids) for line in lines)
+
+    def padded(values: Sequence[Sequence[int]]) -> Tensor:
+        return torch.tensor([[*row, *[0] * (longest - len(row))] for row in values], device=device)
+
+    lengths = torch.tensor([len(line.ids) for line in lines], device=device)
+    has_branches = any(line.words for line in lines)
+    return Layout(
+        ids=padded([line.ids for line in lines]),
+        positions=padded([line.positions for line in lines]),
+        valid=torch.arange(longest, device=device)[None] < lengths[:, None],
+        branch=padded([line.branch for line in lines]) if has_branches else None,
+        trunk_end=torch.tensor(ends, device=device),
+        targets=[(number, index, token) for number, line in enumerate(lines) for index, token in line.targets],
+        words=[word for line in lines for word in line.words],
+    )

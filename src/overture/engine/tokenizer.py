@@ -1,0 +1,83 @@
+"""A transformers tokenizer behind the few calls that the other layers use."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from overture.core.errors import DataError
+
+
+class Tokenizer:
+    """Encodes users' text as text and template text with its special tokens.
+
+    Args:
+        inner: a transformers fast tokenizer.
+        max_length: the model's context, in tokens.
+    """
+
+    def __init__(self, inner: Any, max_length: int) -> None:
+        self.inner = inner
+        self.max_length = max_length
+        specials = {str(token) for token in inner.added_tokens_encoder if token.strip()}
+        longest_first = sorted(specials, key=len, reverse=True)
+        self._special = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if specials else None
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Tokens of text in which special tokens' spellings are only text."""
+        return list(self.inner.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+    def encode_template(self, text: str) -> list[int]:
+        """Tokens of text written by the task's author: special tokens are recognised."""
+        return list(self.inner.encode(text, add_special_tokens=False))
+
+    def split_specials(self, text: str) -> list[tuple[str, bool]]:
+        """The text cut at special tokens: (piece, is it a special token)."""
+        if self._special is None:
+            return [(text, False)] if text else []
+        pieces = self._special.split(text)
+        return [(piece, index % 2 == 1) for index, piece in enumerate(pieces) if piece]
+
+    def chat(self, messages: Sequence[dict[str, str]]) -> str:
+        """The model's chat template over messages, ending where the assistant speaks.
+
+        Raises:
+            DataError: the model has no chat template.
+        """
+        if not self.inner.chat_template:
+            raise DataError(
+                "the backbone has no chat template",
+                where="template",
+                fix="write the template as one string, or choose a chat model",
+            )
+        return str(self.inner.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of tokens, without special tokens."""
+        return str(self.inner.decode(list(ids), skip_special_tokens=True))
+
+    @property
+    def bos_ids(self) -> tuple[int, ...]:
+        """Tokens that the model expects before any text; often none."""
+        bos = self.inner.bos_token_id
+        return tuple(token for token in self.inner.encode("") if token == bos)
+
+    @property
+    def eos_id(self) -> int | None:
+        """The token that ends an answer."""
+        return self.inner.eos_token_id
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that are not text."""
+        return frozenset(self.inner.added_tokens_encoder.values())
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of the vocabulary and the rules."""
+        return hashlib.sha256(self.inner.backend_tokenizer.to_str().encode()).hexdigest()
+
+    @property
+    def chat_template_sha256(self) -> str:
+        """Fingerprint of the chat template; of the empty text where there is none."""
+        return hashlib.sha256(str(self.inner.chat_template or "").encode()).hexdigest()

@@ -1,0 +1,86 @@
+"""Prefix memory: P trainable keys and values in every layer (prefix tuning, P-tuning v2).
+
+At `memory` they stand before the text, at `after` between the input and the template's constant end.
+Trainable values: 2 * N * P * H * K. With the MLP: P * E + E * W + W + W * 2NHK + 2NHK (E = W = `mlp_width`).
+
+Source: Li and Liang 2021, "Prefix-Tuning", section 4.2 (memory) and 4.3 (MLP); Liu et al. 2022, "P-Tuning v2", section 3.
+Deviations: the memory starts from the keys and values of real tokens instead of noise; the MLP's output is added to that
+start and begins at zero, so both variants begin at the same prompt; the MLP is folded away when training ends.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from overture.core.config import Config
+from overture.core.types import LayerMemory, Memory, Place
+
+PLACES: tuple[Place, ...] = ("memory", "after")
+
+
+class Options(Config):
+    """Options of prefix memory."""
+
+    reparameterise: Literal["none", "mlp"] = Field("none", description="Train the memory itself or an MLP that makes it.")
+    mlp_width: int = Field(256, ge=1, description="Width of the MLP's input and hidden layer.")
+
+
+class PrefixMemory(torch.nn.Module):
+    """Trainable keys and values, [2, N, H, P, K]."""
+
+    def __init__(self, start: LayerMemory, place: Place) -> None:
+        super().__init__()
+        self.place = place
+        self.values = torch.nn.Parameter(torch.stack([start.keys, start.values]).detach().float().clone())
+
+    def injection(self) -> Memory:
+        """Keys and values as they are."""
+        return Memory(LayerMemory(self.values[0], self.values[1]), self.place)
+
+    def trainable(self) -> dict[str, Tensor]:
+        """All values."""
+        return dict(self.named_parameters())
+
+
+class MlpPrefixMemory(torch.nn.Module):
+    """Keys and values made by an MLP from trainable vectors: M = M0 + W2 tanh(W1 e + b1) + b2."""
+
+    start: Tensor
+
+    def __init__(self, start: LayerMemory, place: Place, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.place = place
+        both = torch.stack([start.keys, start.values]).detach().float().clone()
+        self.register_buffer("start", both)
+        num_out = both.numel() // start.length
+        self.code = torch.nn.Parameter(torch.randn(start.length, width, generator=generator).to(both))
+        inner = torch.randn(width, width, generator=generator) / width**0.5
+        self.inner_weight = torch.nn.Parameter(inner.to(both))
+        self.inner_bias = torch.nn.Parameter(both.new_zeros(width))
+        self.outer_weight = torch.nn.Parameter(both.new_zeros(num_out, width))
+        self.outer_bias = torch.nn.Parameter(both.new_zeros(num_out))
+
+    def injection(self) -> Memory:
+        """The start plus what the MLP adds."""
+        hidden = torch.tanh(torch.nn.functional.linear(self.code, self.inner_weight, self.inner_bias))
+        added = torch.nn.functional.linear(hidden, self.outer_weight, self.outer_bias)
+        kind, layers, heads, length, width = self.start.shape
+        added = added.view(length, kind, layers, heads, width).permute(1, 2, 3, 0, 4)
+        values = self.start + added
+        return Memory(LayerMemory(values[0], values[1]), self.place)
+
+    def trainable(self) -> dict[str, Tensor]:
+        """The MLP and its inputs; the start stays."""
+        return dict(self.named_parameters())
+
+
+def num_trainable(length: int, num_layers: int, num_heads: int, head_dim: int) -> int:
+    """2 * N * P * H * K."""
+    return 2 * num_layers * length * num_heads * head_dim
+
+
+def num_trainable_mlp(length: int, num_layers: int, num_heads: int, head_dim: int, width: int) -> int:
+    """P * W + W * W + W + (W + 1) * 2NHK."""
+    return length * width + width * width + width + (width + 1) * 2 * num_layers * num_heads * head_dim
