@@ -170,6 +170,14 @@ class Trainee(Protocol):
 class Scorer(Protocol):
     """What evaluation needs of a model."""
 
+    def loss(self, rows: Sequence[Encoded]) -> "torch.Tensor":
+        """As `Trainee.loss`."""
+        ...
+
+    def weight(self, rows: Sequence[Encoded]) -> float:
+        """As `Trainee.weight`."""
+        ...
+
     def label_scores(self, rows: Sequence[Encoded]) -> "torch.Tensor":
         """Log-probabilities of the labels, [B, labels], normalised over them."""
         ...

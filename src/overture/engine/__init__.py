@@ -1,0 +1,8 @@
+"""Frozen models: live tokens and memory in, hidden states, losses and answers out."""
+
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.load import load_backbone
+from overture.engine.prompted import PromptedModel
+
+__all__ = ["Backbone", "InputCache", "PromptedModel", "load_backbone"]

@@ -1,0 +1,159 @@
+"""Accuracy of our methods on movie and trec over seeds: one JSON a cell, resumable.
+
+python bench/quality.py --data DIR --task trec --task movie --seeds 5 --way prefix-after ...
+"""
+
+import argparse
+import random
+import resource
+import time
+from pathlib import Path
+
+import torch
+
+from overture.core.files import write_json
+from overture.core.meter import Meter
+from overture.core.types import Encoded
+from overture.data import Encoder, Task
+from overture.data.read import read_rows
+from overture.data.rows import Row
+from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
+from overture.evaluate.scoring import score
+from overture.prompt import PromptConfig, PromptSource, build_prompt, method_of
+from overture.train import Fit, TrainConfig, Validation
+
+TASKS = {
+    "movie": {
+        "template": "Review: {text}\nSentiment:",
+        "labels": {"negative": " negative", "positive": " positive"},
+    },
+    "trec": {
+        "template": "Question: {text}\nType:",
+        "labels": {
+            "abbreviation": " abbreviation",
+            "entity": " entity",
+            "description": " description",
+            "person": " human",
+            "location": " location",
+            "number": " number",
+        },
+    },
+}
+
+WAYS = {
+    "none": None,
+    "vectors-before": ("vectors", "before"),
+    "prefix-memory": ("prefix", "memory"),
+    "vectors-after": ("vectors", "after"),
+    "prefix-after": ("prefix", "after"),
+}
+
+
+def rows_of(task: Task, data: Path, split: str) -> list[Row]:
+    path = data / task.name / f"{split}.jsonl"
+    found, lines = read_rows(path)
+    return [Row(fields, line, str(path)) for fields, line in zip(found, lines, strict=True)]
+
+
+def source_of(backbone: Backbone, encoder: Encoder) -> PromptSource:
+    tokenizer = backbone.tokenizer
+    return PromptSource(
+        hidden_size=backbone.info.hidden_size,
+        embedding_norm=backbone.embedding_norm,
+        embed=backbone.embed,
+        memory_of=backbone.memory_of,
+        encode=tokenizer.encode_plain,
+        text_ids=[i for i in range(backbone.info.vocab_size) if i not in tokenizer.special_ids],
+        candidates=encoder.candidates,
+    )
+
+
+def train_cell(
+    backbone: Backbone, task: Task, splits: dict[str, list[Encoded]], encoder: Encoder, args: argparse.Namespace, seed: int
+) -> dict[str, object]:
+    method, place = WAYS[args.cell_way]
+    prompt_config = PromptConfig(method=method, place=place, length=args.length, init=args.init, options=args.options)
+    lr = args.lr or method_of(prompt_config).learning_rate[place]
+    config = TrainConfig(epochs=args.epochs, lr=lr, patience=args.epochs)
+    prompt = build_prompt(prompt_config, source_of(backbone, encoder), seed)
+    model = PromptedModel(backbone, prompt, args.cache)
+    started = time.perf_counter()
+    model.warm([*splits["train"]])
+    warm_seconds = time.perf_counter() - started
+    model.warm([*splits["validation"], *splits["test"]])
+
+    def validate() -> Validation:
+        found = score(model, splits["validation"], task)
+        return Validation(found.value(task), found.loss)
+
+    meter = Meter()
+    cpu = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    result = Fit(model, splits["train"], validate, config, seed).run()
+    return {
+        "model": model,
+        "config": {"prompt": prompt_config.model_dump(), "train": config.model_dump()},
+        "trainable": sum(value.numel() for value in model.trainable().values()),
+        "cache_seconds": warm_seconds,
+        "train_seconds": result.progress.seconds,
+        "cpu_seconds_with_validation": resource.getrusage(resource.RUSAGE_SELF).ru_utime - cpu,
+        "peak_bytes": meter.peak_bytes,
+        "best_epoch": result.progress.best_epoch,
+        "history": result.progress.history,
+    }
+
+
+def run_cell(backbone: Backbone, name: str, args: argparse.Namespace, seed: int, path: Path) -> None:
+    task = Task(name=name, data={"train": "unused.jsonl"}, **TASKS[name])
+    encoder = Encoder(task, backbone.tokenizer)
+    train = random.Random(seed).sample(rows_of(task, args.data, "train"), args.train_rows)
+    splits = {
+        "train": encoder.encode(train),
+        "validation": encoder.encode(rows_of(task, args.data, "validation")[:256]),
+        "test": encoder.encode(rows_of(task, args.data, "test")),
+    }
+    cell: dict[str, object] = {"model": PromptedModel(backbone, None, args.cache)}
+    if args.cell_way != "none":
+        cell = train_cell(backbone, task, splits, encoder, args, seed)
+    model = cell.pop("model")
+    for split in ("validation",) if args.validation_only else ("validation", "test"):
+        found = score(model, splits[split], task)
+        right = "".join(str(int(g == p)) for g, p in zip(found.gold, found.predicted, strict=True))
+        cell[split] = {"accuracy": found.value(task), "n": len(found.gold), "loss": found.loss, "right": right}
+    facts = {"way": args.cell_way, "task": name, "seed": seed, "train_rows": args.train_rows, "threads": args.threads}
+    versions = {"torch": torch.__version__, "backbone": backbone.info.weights_sha256}
+    write_json(path, {**facts, **cell, "versions": versions})
+    shown = {split: cell[split]["accuracy"] for split in ("validation", "test") if split in cell}
+    print(path.name, shown, f"{cell.get('train_seconds', 0):.0f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--task", action="append", choices=TASKS, required=True)
+    parser.add_argument("--way", action="append", choices=WAYS, required=True)
+    parser.add_argument("--out", type=Path, default=Path("bench/results/quality"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--length", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--lr", type=float)
+    parser.add_argument("--init", default="vocabulary")
+    parser.add_argument("--options", type=eval, default={})  # noqa: S307 the caller's own dictionary
+    parser.add_argument("--tag", default="", help="names a variant in the file names")
+    parser.add_argument("--train-rows", type=int, default=256)
+    parser.add_argument("--validation-only", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    backbone = load_backbone("smollm2")
+    args.cache = InputCache()
+    for name in args.task:
+        for way in args.way:
+            args.cell_way = way
+            for seed in range(1 if way == "none" else args.seeds):
+                path = args.out / f"{way}{'-' + args.tag if args.tag else ''}-{name}-seed{seed}.json"
+                if not path.exists():
+                    run_cell(backbone, name, args, seed, path)
+
+
+if __name__ == "__main__":
+    main()

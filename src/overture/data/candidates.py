@@ -1,0 +1,62 @@
+"""Label words as tokens."""
+
+from overture.core.errors import DataError, Problem
+from overture.core.types import Candidates, TextTokenizer
+from overture.data.task import Task
+
+
+def candidates_of(task: Task, tokenizer: TextTokenizer) -> tuple[Candidates | None, list[str]]:
+    """The task's label words as tokens, and what is odd about them; None for free-text tasks.
+
+    Raises:
+        DataError: a word has no tokens, or two words have the same.
+    """
+    if not task.labels:
+        return None, []
+    texts = [(label, word) for label, words in task.words.items() for word in words]
+    ids = [tuple(tokenizer.encode_plain(word)) for _, word in texts]
+    problems = _problems(texts, ids)
+    if problems:
+        raise DataError("the label words cannot be told apart", where="labels", problems=problems)
+    labels = tuple(task.words)
+    found = Candidates(labels, tuple(ids), tuple(labels.index(label) for label, _ in texts))
+    return found, [*_prefix_notices(texts, ids), *_space_notices(task)]
+
+
+def _problems(texts: list[tuple[str, str]], ids: list[tuple[int, ...]]) -> list[Problem]:
+    problems = []
+    first: dict[tuple[int, ...], tuple[str, str]] = {}
+    for (label, word), tokens in zip(texts, ids, strict=True):
+        if not tokens:
+            problems.append(Problem(f"labels.{label}", f"the word {word!r} has no tokens"))
+        elif tokens in first:
+            other_label, other_word = first[tokens]
+            problems.append(
+                Problem(f"labels.{label}", f"{word!r} has the tokens of {other_word!r} of label {other_label!r}")
+            )
+        else:
+            first[tokens] = (label, word)
+    return problems
+
+
+def _prefix_notices(texts: list[tuple[str, str]], ids: list[tuple[int, ...]]) -> list[str]:
+    return [
+        f"label word {word!r} is the beginning of {longer!r} of label {other!r}"
+        for (label, word), tokens in zip(texts, ids, strict=True)
+        for (other, longer), more in zip(texts, ids, strict=True)
+        if other != label and len(more) > len(tokens) and more[: len(tokens)] == tokens
+    ]
+
+
+def _space_notices(task: Task) -> list[str]:
+    """Words that would be glued to the template, or stand two spaces away from it."""
+    if not isinstance(task.template, str):
+        return []
+    spaced = task.template[-1].isspace()
+    odd = [word for words in task.words.values() for word in words if word[0].isspace() == spaced]
+    if not odd:
+        return []
+    listed = ", ".join(map(repr, odd[:5]))
+    if spaced:
+        return [f"the template ends with a space and so does the beginning of {listed}: two spaces between them"]
+    return [f"no space between the template's end and {listed}; write the words with their leading space"]

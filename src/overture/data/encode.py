@@ -1,0 +1,286 @@
+"""Rows as tokens: the input, the anchor after it, and the label or answer.
+
+Text is tokenised in runs that are as long as possible, so that tokens are the ones the model knows. Special tokens
+come from the template's constants alone; a value that spells one stays text.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from overture.core.errors import DataError, Problem
+from overture.core.types import Encoded, TextTokenizer
+from overture.data.candidates import candidates_of
+from overture.data.rows import Row, answers_of, label_of, row_problems, texts_of
+from overture.data.task import Task
+from overture.data.template import ANSWER, ChatTemplate, Piece, PlainTemplate, Slot, Template
+
+Values = Mapping[Slot, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Special:
+    """Tokens that are always the same."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Plain text and values that are tokenised in one go."""
+
+    pieces: tuple[str | Slot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """A template ready for rows: what depends on them, and the anchor's tokens; none if a field comes last."""
+
+    input: tuple[_Special | _Run, ...]
+    anchor_ids: tuple[int, ...]
+
+
+class Encoder:
+    """Turns a task's rows into tokens.
+
+    Args:
+        task: template, labels and limits.
+        tokenizer: the backbone's.
+        reserve: tokens to keep free for the prompt or the examples.
+
+    Attributes:
+        candidates: the label words, shared by all rows; None for free-text tasks.
+        notices: what is odd about label words and rows but no error.
+
+    Raises:
+        DataError: label words that cannot be told apart, or a chat template that does not fit.
+    """
+
+    def __init__(self, task: Task, tokenizer: TextTokenizer, reserve: int = 0) -> None:
+        self.task, self.tokenizer, self.reserve = task, tokenizer, reserve
+        self.candidates, self.notices = candidates_of(task, tokenizer)
+        self.limit = min(task.max_length or tokenizer.max_length, tokenizer.max_length)
+        self._template = _template_of(task, tokenizer)
+        self._row_pieces = self._template.row()
+        self._row_layout = self._layout(self._row_pieces)
+        self._room = max((len(word) for word in self.candidates.words), default=0) if self.candidates else 0
+
+    @cached_property
+    def _turn_layout(self) -> _Layout:
+        return self._layout(self._template.turn())
+
+    def encode(self, rows: Sequence[Row], with_answer: bool = True, bos: bool = True) -> list[Encoded]:
+        """Rows as tokens, numbered from 0.
+
+        Args:
+            rows: the rows.
+            with_answer: whether labels or answers are needed; without, they are None.
+            bos: whether rows start a sequence. False for rows that follow the tokens of `shots`, which hold what a
+                sequence starts with: the first tokens and, for chats, the system message.
+
+        Raises:
+            DataError: every row that lacks a field, or does not fit the limit.
+        """
+        problems: list[Problem] = []
+        encoded: list[Encoded] = []
+        shortened: list[Row] = []
+        for number, row in enumerate(rows):
+            found = row_problems(self.task, row, with_answer)
+            problems += found
+            if not found:
+                item = self._encoded(number, row, with_answer, bos, shortened)
+                if isinstance(item, Problem):
+                    problems.append(item)
+                else:
+                    encoded.append(item)
+        if problems:
+            raise DataError("rows cannot be encoded", problems=problems)
+        if shortened:
+            count = f"{len(shortened)} of {len(rows)} rows"
+            self.notices.append(f"{count} were shortened to fit {self.limit} tokens, first {shortened[0].where}")
+        return encoded
+
+    def encode_fields(self, fields: Sequence[Mapping[str, Any]]) -> list[Encoded]:
+        """Rows for prediction, from their fields alone; errors name them ``input:1``, ``input:2``...
+
+        Raises:
+            DataError: as `encode`.
+        """
+        return self.encode([Row(dict(row), i, "input") for i, row in enumerate(fields, 1)], with_answer=False)
+
+    def text_of(self, row: Row) -> str:
+        """The row as text, template and answer included; of several label words the first.
+
+        Raises:
+            DataError: the row lacks a field, a label or an answer.
+        """
+        self._check([row])
+        values = _values(texts_of(self.task, row))
+        return "".join(_text(piece, values) for piece in self._row_pieces) + self._answer_text(row)
+
+    def shots(self, rows: Sequence[Row]) -> list[int]:
+        """Rows with their answers as in-context examples, from the start of the sequence.
+
+        What follows must be encoded with ``bos=False``, by an encoder whose reserve counts these tokens. An example is
+        its input, its anchor and its first label word or answer; then an empty line, or the end of the chat's turn.
+
+        Raises:
+            DataError: a row lacks a field, a label or an answer; the chat template does not fit examples.
+        """
+        self._check(rows)
+        values: dict[Slot, str] = {}
+        for shot, row in enumerate(rows):
+            values |= _values(texts_of(self.task, row), shot)
+            values[Slot(ANSWER, shot)] = self._answer_text(row)
+        segments = self._segments(self._template.shots(len(rows)))
+        return [*self.tokenizer.bos_ids, *self._ids(segments, values)]
+
+    def _check(self, rows: Sequence[Row]) -> None:
+        problems = [problem for row in rows for problem in row_problems(self.task, row)]
+        if problems:
+            raise DataError("rows cannot be shown as examples", problems=problems)
+
+    def _answer_text(self, row: Row) -> str:
+        if self.candidates is None:
+            return answers_of(self.task, row)[0]
+        return self.task.words[label_of(self.task, row)][0]
+
+    def _encoded(self, number: int, row: Row, with_answer: bool, bos: bool, shortened: list[Row]) -> Encoded | Problem:
+        answer = self._answer_ids(row) if with_answer and self.candidates is None else None
+        if answer is not None and not answer:
+            return Problem(row.where, "the answer has no tokens")
+        label = self._label(row) if with_answer and self.candidates else None
+
+        def build(texts: Mapping[str, str]) -> Encoded:
+            input_ids, anchor_ids = self._input_and_anchor(_values(texts), bos)
+            return Encoded(number, input_ids, anchor_ids, self.candidates, label, answer)
+
+        texts = texts_of(self.task, row)
+        item = build(texts)
+        if not item.anchor_ids:
+            return Problem(row.where, "the row has no tokens")
+        if self._over(item) <= 0:
+            return item
+        fitting = _shortened(texts, build, self._over, item) if self.task.too_long == "trim" else None
+        if fitting is None:
+            return self._too_long(row, item)
+        shortened.append(row)
+        return fitting
+
+    def _label(self, row: Row) -> int:
+        assert self.candidates is not None
+        return self.candidates.labels.index(label_of(self.task, row))
+
+    def _answer_ids(self, row: Row) -> tuple[int, ...]:
+        ids = self.tokenizer.encode_plain(answers_of(self.task, row)[0])
+        end = self.tokenizer.eos_id
+        return (*ids, end) if ids and end is not None else tuple(ids)
+
+    def _reserved(self, item: Encoded) -> int:
+        """Tokens to keep free: the prompt's, and those of the longest label word or generated answer."""
+        if self.candidates is None:
+            return self.reserve + max(0, self.task.max_new_tokens - len(item.answer_ids or ()))
+        return self.reserve + self._room
+
+    def _over(self, item: Encoded) -> int:
+        return item.num_tokens + self._reserved(item) - self.limit
+
+    def _too_long(self, row: Row, item: Encoded) -> Problem:
+        what = f"{item.num_tokens} tokens + {self._reserved(item)} reserved > {self.limit}"
+        if self.task.too_long == "trim":
+            return Problem(row.where, f"too long: {what}", "even without its text; shorten the template or the prompt")
+        return Problem(row.where, f"too long: {what}", "shorten it, or set too_long: trim")
+
+    def _input_and_anchor(self, values: Values, bos: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        layout = self._row_layout if bos else self._turn_layout
+        ids = self._ids(layout.input, values)
+        start = self.tokenizer.bos_ids if bos else ()
+        if layout.anchor_ids:
+            return (*start, *ids), layout.anchor_ids
+        # A template that ends with a field has no constant end: the last token is what must stay live.
+        return (*start, *ids[:-1]), tuple(ids[-1:])
+
+    def _layout(self, pieces: Sequence[Piece]) -> _Layout:
+        end = max(i for i, piece in enumerate(pieces) if isinstance(piece, Slot)) + 1
+        return _Layout(tuple(self._segments(pieces[:end])), tuple(self._ids(self._segments(pieces[end:]), {})))
+
+    def _segments(self, pieces: Sequence[Piece]) -> list[_Special | _Run]:
+        """Pieces grouped by how they are tokenised."""
+        segments: list[_Special | _Run] = []
+        run: list[str | Slot] = []
+
+        def close() -> None:
+            if run:
+                segments.append(_Run(tuple(run)))
+                run.clear()
+
+        for piece in pieces:
+            if isinstance(piece, Slot):
+                run.append(piece)
+                continue
+            for text, is_special in self.tokenizer.split_specials(piece) if piece else ():
+                if not is_special:
+                    run.append(text)
+                    continue
+                close()
+                segments.append(_Special(tuple(self.tokenizer.encode_template(text))))
+            if piece is None:
+                close()
+        close()
+        return segments
+
+    def _ids(self, segments: Sequence[_Special | _Run], values: Values) -> list[int]:
+        ids: list[int] = []
+        for segment in segments:
+            if isinstance(segment, _Special):
+                ids += segment.ids
+            elif text := "".join(_text(piece, values) for piece in segment.pieces):
+                ids += self.tokenizer.encode_plain(text)
+        return ids
+
+
+def _template_of(task: Task, tokenizer: TextTokenizer) -> Template:
+    if isinstance(task.template, str):
+        return PlainTemplate(task.template, tokenizer)
+    return ChatTemplate([(message.role, message.content) for message in task.template], tokenizer)
+
+
+def _values(texts: Mapping[str, str], shot: int | None = None) -> dict[Slot, str]:
+    return {Slot(name) if shot is None else Slot(name, shot): text for name, text in texts.items()}
+
+
+def _text(piece: Piece, values: Values) -> str:
+    return values[piece] if isinstance(piece, Slot) else piece or ""
+
+
+def _shortened(
+    texts: Mapping[str, str],
+    build: Callable[[Mapping[str, str]], Encoded],
+    over: Callable[[Encoded], int],
+    whole: Encoded,
+) -> Encoded | None:
+    """The row with its longest texts cut to one length, as long as fits; None if nothing does.
+
+    One length for all: the longest is shortened first, and no field disappears for another's sake.
+    """
+
+    def cut(length: int) -> Encoded:
+        return build({name: text[:length] for name, text in texts.items()})
+
+    fits, fails = 1, max(map(len, texts.values()))
+    best, fails_over = cut(fits), over(whole)
+    if over(best) > 0:
+        return None
+    step = 0
+    while fails - fits > 1 and over(best) < 0:
+        # Tokens grow about evenly with characters, so a straight line lands close; halving in turn bounds the steps.
+        share = 0.5 if step % 2 else -over(best) / (fails_over - over(best))
+        length = min(max(fits + int(share * (fails - fits)), fits + 1), fails - 1)
+        item = cut(length)
+        if over(item) <= 0:
+            fits, best = length, item
+        else:
+            fails, fails_over = length, over(item)
+        step += 1
+    return best

@@ -1,0 +1,245 @@
+"""Training, validation and test rows: read, checked as a whole, drawn and sampled by seed."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from overture.core.errors import ConfigError, DataError, Problem
+from overture.core.seeds import named_random
+from overture.data.read import scan_rows
+from overture.data.rows import Row, answers_of, label_of, missing_field, row_problems, texts_of
+from overture.data.task import DataConfig, Task
+
+_NAMES = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """A task's rows.
+
+    Args:
+        train: rows to learn from.
+        validation: rows to choose by.
+        test: rows for the final score.
+        notices: what is odd about the data but no error.
+    """
+
+    train: list[Row]
+    validation: list[Row]
+    test: list[Row]
+    notices: list[str] = field(default_factory=list)
+
+
+def load_splits(task: Task) -> Splits:
+    """Read, check, draw and sample a task's rows; the same rows for the same seed.
+
+    Raises:
+        DataError: everything that is wrong with files and rows, with line numbers.
+        ConfigError: a package that is needed to read the data is not installed.
+    """
+    problems: list[Problem] = []
+    found = _from_hub(task.data) if task.data.dataset else _from_files(task.data, problems)
+    for rows in found.values():
+        problems += _all_problems(task, rows)
+    _raise_any(problems)
+    notices: list[str] = []
+    drawn = _sampled(task, _drawn(task, found), notices)
+    _raise_any(_train_problems(task, drawn["train"]))
+    splits = Splits(drawn["train"], drawn["validation"], drawn["test"], notices)
+    notices += [*_unseen_labels(task, splits.train), *_empty_texts(task, splits), *_unreachable_answers(task, splits)]
+    notices += _repeats(task, splits)
+    return splits
+
+
+def _raise_any(problems: list[Problem]) -> None:
+    if problems:
+        raise DataError(
+            f"the data cannot be used: {len(problems)} {'problem' if len(problems) == 1 else 'problems'}",
+            problems=problems,
+        )
+
+
+def _from_files(data: DataConfig, problems: list[Problem]) -> dict[str, list[Row]]:
+    paths: dict[str, Path | None] = {"train": data.train or data.path, "validation": data.validation, "test": data.test}
+    found: dict[str, list[Row]] = {}
+    for name, path in paths.items():
+        if path is not None:
+            rows, lines = scan_rows(path, problems)
+            found[name] = [Row(fields, line, str(path)) for fields, line in zip(rows, lines, strict=True)]
+    return found
+
+
+def _from_hub(data: DataConfig) -> dict[str, list[Row]]:
+    try:
+        import datasets
+    except ImportError:
+        raise ConfigError(
+            "a data set of the Hub needs the datasets package",
+            where="data.dataset",
+            got=str(data.dataset),
+            fix="pip install overture[datasets]",
+        ) from None
+    try:
+        hub: Mapping[str, Any] = datasets.load_dataset(data.dataset, data.subset)
+    except Exception as error:  # the package raises errors of many other packages
+        raise DataError("the data set cannot be loaded", where=str(data.dataset), got=str(error)) from error
+    if "train" not in hub:
+        raise DataError("the data set has no split 'train'", where=str(data.dataset), got=", ".join(hub))
+    return {
+        name: [Row(dict(row), i, f"{data.dataset}/{name}") for i, row in enumerate(hub[name], 1)]
+        for name in _NAMES
+        if name in hub
+    }
+
+
+def _all_problems(task: Task, rows: list[Row]) -> list[Problem]:
+    """Every row's problems; a field that no row has is one problem, not one for each row."""
+    if not rows:
+        return []
+    nowhere = [n for n in (*task.fields, task.target_field) if not any(n in row.fields for row in rows)]
+    problems = [missing_field(name, rows[0].file, list(rows[0].fields)) for name in nowhere]
+    return problems + [problem for row in rows for problem in row_problems(task, row, skip=nowhere)]
+
+
+def _train_problems(task: Task, train: list[Row]) -> list[Problem]:
+    if not train:
+        return [Problem("train", "no training rows")]
+    if not task.labels:
+        return []
+    labels = {label_of(task, row) for row in train}
+    if len(labels) > 1:
+        return []
+    return [Problem(train[0].file, f"only one label in the {len(train)} training rows: {labels.pop()!r}")]
+
+
+def _drawn(task: Task, found: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """The splits with missing ones drawn from the training rows."""
+    rest, splits = found["train"], dict(found)
+    shares = {"test": task.data.test_share, "validation": task.data.validation_share}
+    for name, share in shares.items():
+        if name not in found:
+            count = max(1, round(share * len(found["train"]))) if share else 0
+            splits[name], rest = _take(task, rest, count, named_random(task.data.seed, "draw", name), keep=1)
+    return {**splits, "train": rest}
+
+
+def _sampled(task: Task, splits: dict[str, list[Row]], notices: list[str]) -> dict[str, list[Row]]:
+    sampled = dict(splits)
+    for name, rows in splits.items():
+        wanted: int | None = getattr(task.data, f"{name}_rows")
+        if wanted is not None and wanted > len(rows):
+            notices.append(f"{name}_rows is {wanted}, but there are only {len(rows)} rows; all are used")
+        if wanted is not None and wanted < len(rows):
+            sampled[name], _ = _take(task, rows, wanted, named_random(task.data.seed, "sample", name), keep=0)
+        if not rows:
+            notices.append(f"{name}: no rows")
+    return sampled
+
+
+def _take(task: Task, rows: list[Row], count: int, random: Random, keep: int) -> tuple[list[Row], list[Row]]:
+    """Draw rows with each label's share kept; both parts stay in file order.
+
+    Args:
+        task: says what a row's label is.
+        rows: what is drawn from.
+        count: how many rows to draw.
+        random: shuffles within each label.
+        keep: how many rows of each label must be left.
+    """
+    groups: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(label_of(task, row) if task.labels else "", []).append(i)
+    quotas = _quotas({label: len(members) for label, members in groups.items()}, count, keep)
+    taken: set[int] = set()
+    for label, members in sorted(groups.items()):
+        random.shuffle(members)
+        taken.update(members[: quotas[label]])
+    return [row for i, row in enumerate(rows) if i in taken], [row for i, row in enumerate(rows) if i not in taken]
+
+
+def _quotas(sizes: dict[str, int], count: int, keep: int) -> dict[str, int]:
+    """How many rows of each label to draw: in proportion, and in a sample at least one of each if that is possible."""
+    least = 1 if keep == 0 and count >= len(sizes) else 0
+    most = {label: max(size - keep, 0) for label, size in sizes.items()}
+    ideal = {label: count * size / sum(sizes.values()) for label, size in sizes.items()}
+    given = {label: min(max(int(ideal[label]), least), most[label]) for label in sorted(sizes)}
+    while sum(given.values()) < min(count, sum(most.values())):
+        label = max((x for x in given if given[x] < most[x]), key=lambda x: ideal[x] - given[x])
+        given[label] += 1
+    while sum(given.values()) > count:
+        label = min((x for x in given if given[x] > least), key=lambda x: ideal[x] - given[x])
+        given[label] -= 1
+    return given
+
+
+def _unseen_labels(task: Task, train: list[Row]) -> list[str]:
+    if not task.labels:
+        return []
+    seen = {label_of(task, row) for row in train}
+    unseen = [label for label in task.words if label not in seen]
+    return [f"no training row has the label {', '.join(map(repr, unseen))}"] if unseen else []
+
+
+def _parts(splits: Splits) -> list[tuple[str, list[Row]]]:
+    return [("train", splits.train), ("validation", splits.validation), ("test", splits.test)]
+
+
+def _empty_texts(task: Task, splits: Splits) -> list[str]:
+    notices = []
+    for name, rows in _parts(splits):
+        first: dict[str, Row] = {}
+        count: Counter[str] = Counter()
+        for row in rows:
+            for empty in (n for n, text in texts_of(task, row).items() if not text.strip()):
+                first.setdefault(empty, row)
+                count[empty] += 1
+        notices += [f"{name}: field {n!r} is empty in {count[n]} rows, first {row.where}" for n, row in first.items()]
+    return notices
+
+
+def _unreachable_answers(task: Task, splits: Splits) -> list[str]:
+    if not task.answer_field or not task.stop:
+        return []
+    notices = []
+    for name, rows in _parts(splits):
+        cut = [row for row in rows if any(stop in answers_of(task, row)[0].strip() for stop in task.stop)]
+        if cut:
+            notices.append(
+                f"{name}: {len(cut)} answers hold a text at which generation stops, first {cut[0].where}; change stop"
+            )
+    return notices
+
+
+def _repeats(task: Task, splits: Splits) -> list[str]:
+    """Rows that show the model what an earlier training row showed."""
+    seen: dict[tuple[str, ...], Row] = {}
+    notices = []
+    for name, rows in _parts(splits):
+        repeated = []
+        for row in rows:
+            key = tuple(texts_of(task, row).values())
+            if key in seen:
+                repeated.append((row, seen[key]))
+            elif name == "train":
+                seen[key] = row
+        if repeated:
+            row, earlier = repeated[0]
+            what = "an earlier row" if name == "train" else "a training row: the score will be too good"
+            notices.append(
+                f"{name}: {len(repeated)} of {len(rows)} rows repeat {what}, first {row.where} = {earlier.where}"
+            )
+        if name == "train":
+            notices += _contradictions(task, repeated)
+    return notices
+
+
+def _contradictions(task: Task, repeated: list[tuple[Row, Row]]) -> list[str]:
+    if not task.labels:
+        return []
+    odd = [(row, earlier) for row, earlier in repeated if label_of(task, row) != label_of(task, earlier)]
+    if not odd:
+        return []
+    return [f"train: {len(odd)} rows repeat a row with another label, first {odd[0][0].where} and {odd[0][1].where}"]

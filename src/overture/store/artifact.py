@@ -1,0 +1,170 @@
+"""A prompt as a folder: ``prompt.safetensors``, ``prompt.json`` and a generated ``README.md``.
+
+The manifest says what the tensors are, which model they were made for, and how good they are.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from overture.core.config import validated
+from overture.core.errors import ArtifactError, ConfigError, Problem
+from overture.core.files import write_folder
+from overture.store import precheck
+from overture.store.card import model_card
+from overture.store.manifest import FORMAT_VERSION, Manifest
+
+if TYPE_CHECKING:
+    import torch
+
+TENSORS_FILE = "prompt.safetensors"
+MANIFEST_FILE = "prompt.json"
+CARD_FILE = "README.md"
+_DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+
+def save_artifact(folder: Path, manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> Manifest:
+    """Write a prompt's folder, whole or not at all; it is on the disk when this returns.
+
+    Args:
+        folder: the folder to make; it must not exist.
+        manifest: what the tensors are; ``tensors_sha256`` is filled in.
+        tensors: the prompt's values by name; saved bit by bit, in their own dtype.
+
+    Returns:
+        The manifest as it was written.
+
+    Raises:
+        ArtifactError: NaN, infinity, or a tensor that no prompt holds.
+        StoreError: the folder exists.
+        DiskFull: no room; nothing is left behind.
+    """
+    raw = _tensor_bytes(tensors, str(folder))
+    written = manifest.model_copy(update={"tensors_sha256": hashlib.sha256(raw).hexdigest()})
+    text = json.dumps(written.model_dump(mode="json"), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    if len(text.encode()) > precheck.MAX_MANIFEST_BYTES:
+        raise ArtifactError(
+            "the manifest is too long to be read back",
+            where=str(folder / MANIFEST_FILE),
+            got=f"{len(text.encode())} bytes",
+            wanted=f"at most {precheck.MAX_MANIFEST_BYTES}",
+            fix="keep data out of task, metrics and lineage",
+        )
+    files = {TENSORS_FILE: raw, MANIFEST_FILE: text.encode(), CARD_FILE: model_card(written).encode()}
+    write_folder(Path(folder), lambda temporary: _fill(temporary, files))
+    return written
+
+
+def _fill(folder: Path, files: dict[str, bytes]) -> None:
+    for name, raw in files.items():
+        (folder / name).write_bytes(raw)
+        (folder / name).chmod(0o644)
+
+
+def _tensor_bytes(tensors: "dict[str, torch.Tensor]", where: str) -> bytes:
+    # In memory, not by save_file: that hides "no space left", writes mode 0600 and leaves temporary files.
+    import safetensors.torch
+
+    problems = [Problem(f"{name!r:.80}", what) for name, t in tensors.items() if (what := _unsavable(name, t))]
+    if not 1 <= len(tensors) <= precheck.MAX_TENSORS:
+        problems.append(Problem("tensors", f"{len(tensors)} of them, wanted 1 to {precheck.MAX_TENSORS}"))
+    if problems:
+        raise ArtifactError("the tensors cannot be kept as a prompt", where=where, problems=problems)
+    _check_finite(tensors, where)
+    # A clone of its own storage each: safetensors refuses views that share one.
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    raw: bytes = safetensors.torch.save(own, {"format": "pt"})
+    return raw
+
+
+def _unsavable(name: str, tensor: "torch.Tensor") -> str:
+    if not name.isprintable() or name in ("", "__metadata__"):
+        return "is no name for a tensor"
+    if str(tensor.dtype).removeprefix("torch.") not in _DTYPES:
+        return f"dtype {tensor.dtype}, wanted one of {', '.join(_DTYPES)}"
+    if tensor.numel() == 0 or tensor.dim() > precheck.MAX_DIMENSIONS:
+        return f"shape {list(tensor.shape)}, wanted values in at most {precheck.MAX_DIMENSIONS} dimensions"
+    return ""
+
+
+def _check_finite(tensors: "dict[str, torch.Tensor]", where: str) -> None:
+    problems = []
+    for name, tensor in tensors.items():
+        is_finite = tensor.isfinite()
+        if not is_finite.all():
+            index = (~is_finite).nonzero()[0].tolist()
+            problems.append(Problem(f"{name}{index}", f"is {tensor[tuple(index)].item()}"))
+    if problems:
+        raise ArtifactError(
+            "the prompt holds values that are no numbers",
+            where=where,
+            wanted="finite values",
+            fix="train again with a lower learning rate, or take an earlier version",
+            problems=problems,
+        )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """A prompt folder's manifest; the tensors are not touched.
+
+    Raises:
+        ArtifactError: the folder is unsafe, or ``prompt.json`` cannot be read.
+    """
+    folder = Path(folder)
+    precheck.check_folder(folder)
+    path = folder / MANIFEST_FILE
+    with precheck.open_plain(path) as handle:
+        raw = handle.read(precheck.MAX_MANIFEST_BYTES + 1)
+    if len(raw) > precheck.MAX_MANIFEST_BYTES:
+        raise ArtifactError(
+            "the manifest is too long", where=str(path), wanted=f"at most {precheck.MAX_MANIFEST_BYTES} bytes"
+        )
+    return _manifest(precheck.strict_json(raw, str(path)), str(path))
+
+
+def _manifest(values: Any, where: str) -> Manifest:
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if isinstance(version, int) and version != FORMAT_VERSION:
+        raise ArtifactError(
+            "the prompt has a format that this Overture does not know",
+            where=where,
+            got=f"format_version {version}",
+            wanted=str(FORMAT_VERSION),
+            fix="update Overture",
+        )
+    try:
+        return validated(Manifest, values, where)
+    except ConfigError as error:
+        raise ArtifactError("the manifest cannot be read", where=where, problems=error.problems) from error
+
+
+def load_artifact(folder: Path) -> "tuple[Manifest, dict[str, torch.Tensor]]":
+    """Read a prompt's folder; what is unsafe or damaged is refused before it is parsed.
+
+    Returns:
+        The manifest, and the tensors by name, bit-equal to what was saved.
+
+    Raises:
+        ArtifactError: the folder is damaged, unsafe, or holds values that are no numbers.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    path = folder / TENSORS_FILE
+    with precheck.open_plain(path) as handle:
+        precheck.check_tensors(handle, str(path))
+        raw = handle.read()
+    found = hashlib.sha256(raw).hexdigest()
+    if found != manifest.tensors_sha256:
+        raise ArtifactError(
+            "the tensors are not the ones that the manifest describes",
+            where=str(path),
+            got=f"SHA-256 {found}",
+            wanted=manifest.tensors_sha256 or "a SHA-256 in prompt.json",
+            fix="fetch the prompt again from where it was made",
+        )
+    import safetensors.torch
+
+    tensors: dict[str, torch.Tensor] = safetensors.torch.load(raw)
+    _check_finite(tensors, str(path))
+    return manifest, tensors

@@ -1,0 +1,116 @@
+"""The model card: a prompt's ``README.md``, generated from its manifest."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from overture.store.manifest import Manifest
+
+_LONGEST_CELL = 400
+_USE = """\
+```sh
+overture show PROMPT_FOLDER
+overture predict PROMPT_FOLDER --text "..."
+```
+
+```python
+from overture.store import load_artifact
+
+manifest, tensors = load_artifact("PROMPT_FOLDER")
+```"""
+
+
+def model_card(manifest: "Manifest") -> str:
+    """Markdown that tells a stranger what the prompt is, for which model, how good, and how to use it."""
+    sections = {
+        "Base model": _facts(_backbone_facts(manifest)),
+        "Task": _facts(manifest.task) or "Not recorded.",
+        "Scores": _scores(manifest.metrics),
+        "Use": _USE,
+        "Limits": _limits(manifest),
+        "How it was made": _facts(_origin(manifest)),
+    }
+    body = [f"## {title}\n\n{text}" for title, text in sections.items()]
+    return "\n\n".join([_front_matter(manifest), f"# {_cell(manifest.name)}", _what(manifest), *body]) + "\n"
+
+
+def _front_matter(manifest: "Manifest") -> str:
+    # JSON strings are YAML strings: no value can end the block early.
+    lines = [f"base_model: {json.dumps(manifest.backbone.id)}", "library_name: overture", "tags: [soft-prompt]"]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _what(manifest: "Manifest") -> str:
+    version = f", version {manifest.version}" if manifest.version else ""
+    return (
+        f"A prompt tuned with Overture{version}: method {_cell(manifest.method)} at {_cell(manifest.place)}, "
+        f"{manifest.length} tokens long, {manifest.trainable} trained values. The model itself is unchanged."
+    )
+
+
+def _backbone_facts(manifest: "Manifest") -> dict[str, Any]:
+    return {name: value for name, value in manifest.backbone.model_dump().items() if value is not None}
+
+
+def _origin(manifest: "Manifest") -> dict[str, Any]:
+    seconds = {} if manifest.seconds is None else {"training seconds": round(manifest.seconds, 1)}
+    named = {"created": manifest.created, **seconds, "options": manifest.options}
+    return {**named, **manifest.lineage, **{f"version of {name}": text for name, text in manifest.versions.items()}}
+
+
+def _limits(manifest: "Manifest") -> str:
+    model = _cell(manifest.backbone.id)
+    lines = (
+        f"The prompt fits only {model} with the weights named above; Overture refuses any other model.",
+        f"The licence and the terms of use of {model} apply to what the model writes with this prompt.",
+        "The scores hold for data like the evaluation data. Measure again on your own.",
+    )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _facts(values: Mapping[str, Any]) -> str:
+    return "\n".join(f"- {_cell(name)}: {_cell(value)}" for name, value in values.items())
+
+
+def _scores(metrics: Mapping[str, Any]) -> str:
+    rows = [
+        f"| {_cell(name)} | {_number(score['value'])} | {_range(score)} | {_cell(score.get('n', '-'))} "
+        f"| {_cell(score.get('method', '-'))} |"
+        for name, score in scores(metrics)
+    ]
+    if not rows:
+        return "Not measured."
+    return "\n".join(["| score | value | interval | rows | interval by |", "|---|---|---|---|---|", *rows])
+
+
+def scores(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every score in a nested mapping, under its dotted name, as a mapping with at least ``value``."""
+    for name, found in metrics.items():
+        if isinstance(found, Mapping) and not isinstance(found.get("value"), int | float):
+            yield from scores(found, f"{prefix}{name}.")
+        elif isinstance(found, Mapping):
+            yield f"{prefix}{name}", found
+        elif isinstance(found, int | float):
+            yield f"{prefix}{name}", {"value": found}
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else _cell(value)
+
+
+def _range(score: Mapping[str, Any]) -> str:
+    if "low" not in score or "high" not in score:
+        return "-"
+    level = score.get("level")
+    named = f" ({level:.0%})" if isinstance(level, float) else ""
+    return f"{_number(score['low'])} to {_number(score['high'])}{named}"
+
+
+def _cell(value: Any) -> str:
+    """Text of others on one line, in which nothing is Markdown or HTML."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    line = " ".join(text.split())
+    cut = line if len(line) <= _LONGEST_CELL else line[:_LONGEST_CELL] + "..."
+    return re.sub(r"([\\`*\[\]<>|#])", r"\\\1", cut)

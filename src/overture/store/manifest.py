@@ -1,0 +1,106 @@
+"""What a prompt is: the manifest in ``prompt.json``, and the model that the prompt was made for."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from overture.core.config import Config
+from overture.core.errors import ArtifactError, Problem
+
+FORMAT_VERSION = 1
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class BackboneRef(Config):
+    """The model that a prompt was made for, as exactly as it can be told again."""
+
+    id: str = Field(description="Hub id, folder or file of the model", min_length=1)
+    revision: str | None = Field(default=None, description="commit of the model on the Hub; none for local files")
+    model_type: str = Field(description="architecture, as the model's config names it")
+    hidden_size: int = Field(description="width of the hidden states", gt=0)
+    num_layers: int = Field(description="number of layers", gt=0)
+    weights_sha256: str = Field(description="fingerprint of the weights", min_length=1)
+    tokenizer_sha256: str = Field(description="fingerprint of the tokenizer")
+    chat_template_sha256: str | None = Field(
+        default=None, description="fingerprint of the chat template; none without one"
+    )
+
+
+class Manifest(Config):
+    """What ``prompt.json`` holds."""
+
+    format_version: int = Field(default=FORMAT_VERSION, description="version of the folder's format")
+    name: str = Field(description="the prompt's name", min_length=1)
+    version: int = Field(default=0, description="the prompt's version in its store, from 1; 0 outside a store", ge=0)
+    method: str = Field(description="how the prompt's values are parameterised")
+    place: str = Field(description="where the prompt enters the model")
+    length: int = Field(description="prompt length in tokens", ge=0)
+    options: dict[str, Any] = Field(default={}, description="the method's resolved options")
+    backbone: BackboneRef = Field(description="the model that the prompt was made for")
+    task: dict[str, Any] = Field(default={}, description="the resolved task, template included")
+    metrics: dict[str, Any] = Field(default={}, description="scores, each with its interval and number of rows")
+    lineage: dict[str, Any] = Field(default={}, description="parent prompt, run, seed, number of training rows")
+    versions: dict[str, Any] = Field(default={}, description="versions of the software that made it")
+    created: str = Field(default_factory=_now, description="when it was made, UTC, ISO 8601")
+    trainable: int = Field(description="number of trained values", ge=0)
+    seconds: float | None = Field(default=None, description="training time in seconds", ge=0)
+    tensors_sha256: str = Field(default="", description="SHA-256 of prompt.safetensors; filled in when it is saved")
+
+    @field_validator("options", "task", "metrics", "lineage", "versions")
+    @classmethod
+    def _as_json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        # What is kept equals what will be read back: tuples become lists now, NaN is refused now.
+        try:
+            raw = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, RecursionError) as error:
+            raise ValueError(f"cannot be written as JSON: {error}") from error
+        kept: dict[str, Any] = json.loads(raw)
+        return kept
+
+
+def check_fingerprint(wanted: BackboneRef, actual: BackboneRef, allow_drift: bool = False) -> None:
+    """Refuse to put a prompt before a model that it was not made for.
+
+    Args:
+        wanted: the model that the prompt was made for.
+        actual: the model that is loaded. Its id may differ: the weights decide.
+        allow_drift: accept another tokenizer, chat template or revision around the same weights.
+
+    Raises:
+        ArtifactError: another model, always; drift, unless it is allowed.
+    """
+    other = _differences(wanted, actual, ("model_type", "hidden_size", "num_layers", "weights_sha256"))
+    if other:
+        raise ArtifactError(
+            "the prompt was made for another model",
+            got=_model_name(actual),
+            wanted=_model_name(wanted),
+            fix=f"load {wanted.id}, or train a prompt for {actual.id}",
+            problems=other,
+        )
+    drift = _differences(wanted, actual, ("tokenizer_sha256", "chat_template_sha256"))
+    if None not in (wanted.revision, actual.revision):
+        drift += _differences(wanted, actual, ("revision",))
+    if drift and not allow_drift:
+        raise ArtifactError(
+            "the model has changed around the same weights since the prompt was made",
+            got=_model_name(actual),
+            wanted=_model_name(wanted),
+            fix="load the model as it was, or accept the change with --allow-drift and measure the prompt again",
+            problems=drift,
+        )
+
+
+def _differences(wanted: BackboneRef, actual: BackboneRef, fields: tuple[str, ...]) -> list[Problem]:
+    pairs = {field: (getattr(actual, field), getattr(wanted, field)) for field in fields}
+    return [Problem(field, f"{got!s:.16}, wanted {want!s:.16}") for field, (got, want) in pairs.items() if got != want]
+
+
+def _model_name(ref: BackboneRef) -> str:
+    revision = f" at {ref.revision:.12}" if ref.revision else ""
+    return f"{ref.id}{revision} ({ref.model_type}, {ref.num_layers} layers of width {ref.hidden_size})"

@@ -1,0 +1,69 @@
+"""Names of prompts: an allowlist, so that no name can point outside the store."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from overture.core.errors import StoreError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+_VERSION = re.compile(r"v?([1-9][0-9]{0,8})")
+# Windows opens a device for these, whatever follows the first dot.
+_RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))})
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A prompt in a store: a name, and a version or None for all of them or the latest."""
+
+    name: str
+    version: int | None
+
+    def __str__(self) -> str:
+        return self.name if self.version is None else f"{self.name}@{self.version}"
+
+
+def checked_name(name: str) -> str:
+    """The name, if it is one.
+
+    Raises:
+        StoreError: it could be a path, a device, or hard to type.
+    """
+    if not is_name(name):
+        raise StoreError(
+            "this is no name for a prompt",
+            got=f"{name!r:.100}",
+            wanted="1 to 64 of a-z 0-9 _ . - , a letter or digit first, no '..', no device name",
+            fix="choose a name such as movie-reviews",
+        )
+    return name
+
+
+def is_name(text: str) -> bool:
+    """Whether a prompt may be called so, on every system."""
+    is_allowed = _NAME.fullmatch(text) is not None and ".." not in text and not text.endswith(".")
+    return is_allowed and text.partition(".")[0] not in _RESERVED
+
+
+def parsed_ref(text: str) -> Ref:
+    """``name`` or ``name@version``.
+
+    Raises:
+        StoreError: the name or the version is wrong.
+    """
+    name, at, version = text.partition("@")
+    match = _VERSION.fullmatch(version)
+    if at and not match:
+        raise StoreError("this is no version", got=f"{text!r:.100}", wanted="a number from 1, such as movie@2")
+    return Ref(checked_name(name), int(match[1]) if match else None)
+
+
+def is_path(ref: str | Path) -> bool:
+    """Whether a reference is a folder's path and not a name."""
+    return isinstance(ref, Path) or "/" in ref or "\\" in ref or ref in (".", "..")
+
+
+def version_of(folder_name: str) -> int | None:
+    """The version that a folder's name tells, or None."""
+    match = _VERSION.fullmatch(folder_name)
+    return int(match[1]) if match and folder_name.startswith("v") else None

@@ -1,0 +1,297 @@
+"""A store: named, numbered prompts under one folder.
+
+``ROOT/prompts/NAME/vN/`` holds version N of a prompt, ``ROOT/runs/`` the runs, ``ROOT/index.sqlite`` a cache.
+"""
+
+import difflib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, ValidationError
+
+from overture.core.config import Config
+from overture.core.errors import ArtifactError, StoreError
+from overture.core.files import _TEMPORARY, exclusive, fsync_dir, sweep_temporaries, write_atomic
+from overture.store.artifact import MANIFEST_FILE, read_manifest, save_artifact
+from overture.store.index import Index, Key
+from overture.store.manifest import Manifest
+from overture.store.names import Ref, checked_name, is_name, is_path, parsed_ref, version_of
+
+if TYPE_CHECKING:
+    import torch
+
+_log = logging.getLogger(__name__)
+
+_LAST_VERSION = ".last-version"
+_LOCK_WAIT_S = 10.0
+_LOCK_POLL_S = 0.02
+
+
+class Entry(Config):
+    """One version of one prompt, as a list shows it."""
+
+    name: str = Field(description="the prompt's name")
+    version: int = Field(description="its version")
+    folder: Path = Field(description="where it lies")
+    manifest: Manifest | None = Field(description="what it is; none when it cannot be read")
+    problem: str = Field(default="", description="why it cannot be read; empty when it can")
+
+
+Entries = list[Entry]
+
+
+class Store:
+    """Prompts by name and version.
+
+    Opening sweeps what killed writers left, and sets a damaged index aside. A store that does not exist yet
+    is empty; the first `add` makes it.
+
+    Args:
+        root: the store's folder.
+        notice: told, in one sentence, about anything that was mended. Default: the log.
+
+    Example:
+        >>> store = Store(Path(".overture"))
+        >>> folder = store.add(manifest, tensors)  # doctest: +SKIP
+    """
+
+    def __init__(self, root: Path, notice: Callable[[str], None] = _log.warning) -> None:
+        self.root = Path(root)
+        self.prompts = self.root / "prompts"
+        self.runs = self.root / "runs"
+        self._index = Index(self.root / "index.sqlite", self._writing, notice)
+        if self.root.is_dir():
+            self._sweep()
+            self._index.mend()
+
+    def add(self, manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> Path:
+        """Keep a prompt as the next version of its name.
+
+        Args:
+            manifest: its ``version`` is ignored: the store counts.
+            tensors: the prompt's values.
+
+        Returns:
+            The new folder; its manifest tells the version.
+
+        Raises:
+            StoreError: the name is wrong, or another process keeps the store locked.
+            ArtifactError: the tensors cannot be kept.
+            DiskFull: no room; what was there is intact.
+        """
+        checked_name(manifest.name)
+        with self._writing():
+            parent = self._named(manifest.name)
+            parent.mkdir(parents=True, exist_ok=True)
+            fsync_dir(self.prompts)
+            fsync_dir(self.root)
+            version = max([*_versions(parent), _last_version(parent)]) + 1
+            save_artifact(parent / f"v{version}", manifest.model_copy(update={"version": version}), tensors)
+        return parent / f"v{version}"
+
+    def get(self, ref: str | Path, *, named_only: bool = False) -> Path:
+        """The folder of a prompt.
+
+        Args:
+            ref: ``name`` for the latest version, ``name@2``, or a folder's path.
+            named_only: refuse paths; for callers that pass on what strangers typed.
+
+        Raises:
+            StoreError: no such prompt; names that come near are told.
+        """
+        if not named_only and is_path(ref):
+            return _prompt_folder(Path(ref))
+        found = self._found(parsed_ref(str(ref)))
+        return self._version_folder(found)
+
+    def list(self) -> Entries:
+        """Every version of every prompt, by name and version; one that cannot be read is listed with its problem."""
+        if not self.root.is_dir():
+            return []
+        return [self._entry(*row) for row in self._index.rows(self._stamps(), self._read)]
+
+    def show(self, ref: str | Path) -> Entry:
+        """One prompt's entry; the tensors are not read.
+
+        Raises:
+            StoreError: no such prompt.
+            ArtifactError: it cannot be read.
+        """
+        folder = self.get(ref)
+        manifest = read_manifest(folder)
+        if is_path(ref):
+            return Entry(name=manifest.name, version=manifest.version, folder=folder, manifest=manifest)
+        found = self._found(parsed_ref(str(ref)))
+        return Entry(name=found.name, version=found.version or 0, folder=folder, manifest=manifest)
+
+    def remove(self, ref: str) -> tuple[str, ...]:
+        """Remove one version (``name@2``) or all of them (``name``).
+
+        Returns:
+            What was removed, as ``name@version``.
+
+        Raises:
+            StoreError: no such prompt, or another process keeps the store locked.
+        """
+        asked = parsed_ref(ref)
+        with self._writing():
+            found = self._found(asked)
+            folder = self._named(asked.name) if asked.version is None else self._version_folder(found)
+            versions = _versions(folder) if asked.version is None else [asked.version]
+            if asked.version is not None:
+                # A number is never given twice: logs and servers may still name it.
+                last = max([*_versions(folder.parent), _last_version(folder.parent)])
+                write_atomic(folder.parent / _LAST_VERSION, f"{last}\n")
+            _vanish(folder)
+        return tuple(str(Ref(asked.name, version)) for version in versions)
+
+    def diff(self, a: str | Path, b: str | Path) -> dict[str, Any]:
+        """What differs between two prompts: configuration, scores and tensors.
+
+        Raises:
+            StoreError: no such prompt.
+            ArtifactError: one cannot be read.
+        """
+        from overture.store.diff import difference
+
+        return difference(self.get(a), self.get(b))
+
+    def rebuild(self) -> None:
+        """Forget the index and fill it again from the prompts."""
+        with self._writing():
+            (self.root / "index.sqlite").unlink(missing_ok=True)
+            # A journal left alone would be rolled back into the new file and damage it.
+            (self.root / "index.sqlite-journal").unlink(missing_ok=True)
+        self.list()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        # A short wait: two trainings that end together must not lose one of them.
+        deadline_s = time.monotonic() + _LOCK_WAIT_S
+        with ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(exclusive(self.root / ".lock", "to this store"))
+                    break
+                except StoreError:
+                    if time.monotonic() >= deadline_s:
+                        raise
+                time.sleep(_LOCK_POLL_S)
+            yield
+
+    def _sweep(self) -> None:
+        # Under the lock only: a temporary folder of a writer that lives is no orphan.
+        try:
+            with exclusive(self.root / ".lock", "to this store"):
+                for folder in (self.root, self.prompts, *_name_folders(self.prompts)):
+                    sweep_temporaries(folder)
+        except (StoreError, OSError):
+            # A writer is at work, or the store is read-only: another opening will sweep.
+            return
+
+    def _named(self, name: str) -> Path:
+        """The folder of a name; a link there could lead anywhere, so it is refused."""
+        folder = self.prompts / checked_name(name)
+        if folder.is_symlink() or not folder.resolve().is_relative_to(self.root.resolve()):
+            raise StoreError("a prompt's folder leads outside the store", where=str(folder), fix="remove the link")
+        return folder
+
+    def _found(self, ref: Ref) -> Ref:
+        """The reference with its version: the one asked for, or the latest."""
+        versions = _versions(self._named(ref.name))
+        if not versions:
+            raise self._unknown(ref, [folder.name for folder in _name_folders(self.prompts) if _versions(folder)])
+        if ref.version is None:
+            return Ref(ref.name, versions[-1])
+        if ref.version not in versions:
+            raise self._unknown(ref, [str(Ref(ref.name, version)) for version in versions])
+        return ref
+
+    def _unknown(self, ref: Ref, known: Sequence[str]) -> StoreError:
+        near = difflib.get_close_matches(str(ref), known, 3)
+        fix = f"did you mean {', '.join(near)}?" if near else "`overture list` shows what is there"
+        return StoreError("no such prompt", where=str(self.root), got=str(ref), fix=fix)
+
+    def _version_folder(self, ref: Ref) -> Path:
+        folder = self._named(ref.name) / f"v{ref.version}"
+        if folder.is_symlink():
+            raise StoreError("a prompt's folder is a link", where=str(folder), fix="remove the link")
+        return folder
+
+    def _stamps(self) -> dict[Key, str]:
+        """Every prompt with a text that changes when its manifest is replaced."""
+        return {
+            (folder.name, version): _stamp(folder / f"v{version}")
+            for folder in _name_folders(self.prompts)
+            for version in _versions(folder)
+        }
+
+    def _read(self, key: Key) -> tuple[str, str]:
+        try:
+            return read_manifest(self._version_folder(Ref(*key))).model_dump_json(), ""
+        except ArtifactError as error:
+            return "", str(error)
+
+    def _entry(self, name: str, version: int, manifest: str, problem: str) -> Entry:
+        folder = self.prompts / name / f"v{version}"
+        if problem:
+            return Entry(name=name, version=version, folder=folder, manifest=None, problem=problem)
+        try:
+            return Entry(name=name, version=version, folder=folder, manifest=Manifest.model_validate_json(manifest))
+        except ValidationError:
+            # The index was edited, or written by an Overture whose manifests differ: ask the folder.
+            manifest, problem = self._read((name, version))
+            found = Manifest.model_validate_json(manifest) if manifest else None
+            return Entry(name=name, version=version, folder=folder, manifest=found, problem=problem)
+
+
+def _name_folders(prompts: Path) -> Sequence[Path]:
+    if not prompts.is_dir():
+        return []
+    with os.scandir(prompts) as entries:
+        return sorted(Path(e.path) for e in entries if is_name(e.name) and e.is_dir(follow_symlinks=False))
+
+
+def _versions(folder: Path) -> Sequence[int]:
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(v for e in entries if (v := version_of(e.name)) and e.is_dir(follow_symlinks=False))
+
+
+def _stamp(folder: Path) -> str:
+    try:
+        found = (folder / MANIFEST_FILE).lstat()
+    except OSError:
+        return "missing"
+    return f"{found.st_mtime_ns}-{found.st_ctime_ns}-{found.st_size}-{found.st_ino}"
+
+
+def _prompt_folder(path: Path) -> Path:
+    if "\0" in str(path) or not (path / MANIFEST_FILE).is_file():
+        raise StoreError(
+            "this is no prompt's folder", got=f"{str(path)!r:.200}", wanted=f"a folder that holds {MANIFEST_FILE}"
+        )
+    return path
+
+
+def _last_version(folder: Path) -> int:
+    """The highest version that was ever given and then removed, or 0."""
+    try:
+        return int((folder / _LAST_VERSION).read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _vanish(folder: Path) -> None:
+    # Renamed first: a reader sees the folder whole or not at all, and a killed removal is swept later.
+    aside = folder.with_name(f"{_TEMPORARY}removed-{os.getpid()}-{folder.name}")
+    folder.rename(aside)
+    fsync_dir(folder.parent)
+    shutil.rmtree(aside)
