@@ -164,7 +164,7 @@ class Task(Config):
             ConfigError: every mistake in the file or the settings.
         """
         path = Path(path)
-        values = _with_paths_from(path.parent, read_yaml(path))
+        values = with_paths_from(path.parent, read_yaml(path))
         return validated(cls, overridden(values, assignments or []), str(path))
 
     def dump(self) -> dict[str, Any]:
@@ -172,7 +172,8 @@ class Task(Config):
         return self.model_dump(mode="json")
 
 
-def _with_paths_from(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+def with_paths_from(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Values of a task file with the data's paths made absolute; they are relative to the file's folder."""
     data = values.get("data")
     if not isinstance(data, dict):
         return values

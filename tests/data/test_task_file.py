@@ -1,0 +1,123 @@
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from overture.core.errors import ConfigError
+from overture.data import Task
+from overture.data.task import DataConfig
+
+GOOD = {
+    "name": "movie",
+    "data": {"train": "sub/train.jsonl"},
+    "template": "{text}\nLabel:",
+    "labels": {"pos": " positive", "neg": [" negative", " bad"]},
+}
+
+
+def write(folder, values):
+    path = folder / "task.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_paths_are_relative_to_the_task_file(tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    task = Task.load(write(tmp_path, GOOD))
+    assert task.data.train == tmp_path.resolve() / "sub/train.jsonl"
+
+
+def test_settings_win_over_the_file(tmp_path):
+    task = Task.load(write(tmp_path, GOOD), ["data.seed=7", "data.train=other.csv"])
+    assert task.data.seed == 7
+    assert str(task.data.train) == "other.csv"
+
+
+def test_dump_and_back():
+    task = Task.model_validate(GOOD)
+    assert Task(**task.dump()) == task
+    assert task.dump()["data"]["train"] == "sub/train.jsonl"
+
+
+def test_words_and_fields():
+    task = Task.model_validate({**GOOD, "template": "{b} {{x}} {a} {b}"})
+    assert task.words == {"pos": (" positive",), "neg": (" negative", " bad")}
+    assert task.fields == ("b", "a")
+
+
+def test_metric_follows_the_kind_of_task():
+    answers = {**GOOD, "labels": None, "answer_field": "answer"}
+    assert Task.model_validate(GOOD).metric == "accuracy"
+    assert Task.model_validate(answers).metric == "exact_match"
+
+
+@pytest.mark.parametrize("bare", ["1: ' one'\n  0: ' zero'", "true: ' one'\n  false: ' zero'"])
+def test_bare_yaml_labels_become_text(tmp_path, bare):
+    path = tmp_path / "task.yaml"
+    path.write_text(f"name: x\ndata: {{path: a.csv}}\ntemplate: '{{text}}'\nlabels:\n  {bare}\n")
+    assert set(Task.load(path).words) in ({"0", "1"}, {"true", "false"})
+
+
+def test_every_mistake_in_one_error_with_the_nearest_key(tmp_path):
+    bad = {
+        **GOOD,
+        "templat": "x",
+        "too_long": "cut",
+        "data": {"train": "a.csv", "sed": 1},
+        "labels": {"a": 3, "b": "b"},
+    }
+    with pytest.raises(ConfigError) as caught:
+        Task.load(write(tmp_path, bad))
+    text = str(caught.value)
+    for part in ("did you mean 'template'?", "did you mean 'seed'?", "too_long", "labels.a", "task.yaml"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": None}, "exactly one of labels and answer_field"),
+        ({"answer_field": "answer"}, "exactly one of labels and answer_field"),
+        ({"labels": {"pos": " positive"}}, "at least two labels"),
+        ({"labels": {"pos": " ", "neg": " n"}}, "must not be blank"),
+        ({"labels": {"pos": [], "neg": " n"}}, "at least 1 item"),
+        ({"labels": {1: " a", "1": " b"}}, "the same once written as text"),
+        ({"metric": "exact_match"}, "does not fit labels"),
+        ({"labels": None, "answer_field": "a", "metric": "macro_f1"}, "does not fit answers"),
+        ({"template": "Text: {text} {label}"}, "shows 'label'"),
+        ({"template": "no field {{text}}"}, "shows no field"),
+        ({"template": "{text.upper}"}, "is not a field"),
+        ({"template": "{text!r}"}, "is not a field"),
+        ({"template": "{text:>9}"}, "is not a field"),
+        ({"template": "{text[0]}"}, "is not a field"),
+        ({"template": "{text} {"}, "is not a field"),
+        ({"template": [{"role": "system", "content": "{text}"}]}, "last message must be the user's"),
+        ({"template": [{"role": "bot", "content": "{text}"}]}, "template.several.0.role"),
+        ({"name": "../x"}, "should match pattern"),
+        ({"name": "a" * 65}, "should match pattern"),
+        ({"stop": [""]}, "at least 1 character"),
+        ({"data": {}}, "exactly one of train, path and dataset"),
+        ({"data": {"train": "a", "path": "b"}}, "exactly one of train, path and dataset"),
+        ({"data": {"path": "b", "test": "c"}}, "go with train"),
+        ({"data": {"path": "b", "subset": "c"}}, "subset goes with dataset"),
+        ({"data": {"path": "b", "test_share": 0.6, "validation_share": 0.4}}, "leave no training rows"),
+        ({"data": {"path": "b", "train_rows": 0}}, "greater than or equal to 1"),
+    ],
+)
+def test_refused(tmp_path, changes, message):
+    values = {key: value for key, value in {**GOOD, **changes}.items() if value is not None}
+    with pytest.raises(ConfigError) as caught:
+        Task.load(write(tmp_path, values))
+    assert message in str(caught.value)
+
+
+def test_frozen():
+    with pytest.raises(ValidationError):
+        Task.model_validate(GOOD).name = "other"
+
+
+@pytest.mark.parametrize("model", [Task, DataConfig])
+def test_every_field_is_described_in_one_sentence(model):
+    for name, field in model.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith("."), name
+        assert "\n" not in field.description, name

@@ -1,0 +1,357 @@
+"""Named, numbered prompts: names that stay inside, versions that count, an index that can be lost."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+
+from overture.core.errors import ArtifactError, StoreError
+from overture.core.files import exclusive
+from overture.store import Store, load_artifact, save_artifact
+from overture.store import store as store_module
+
+BAD_NAMES = [
+    "",
+    ".",
+    "..",
+    "../x",
+    "/etc/passwd",
+    "a/b",
+    "a\\b",
+    "a..b",
+    "a\0b",
+    "a\n",
+    "con",
+    "nul.txt",
+    "com1",
+    "CON",
+    "Movie",
+    "-x",
+    ".x",
+    "x.",
+    "x" * 65,
+    "caf\u00e9",
+    "a@2",
+]
+
+
+@pytest.fixture
+def notices():
+    return []
+
+
+@pytest.fixture
+def store(tmp_path, notices):
+    return Store(tmp_path / "home", notices.append)
+
+
+def entries(store):
+    return [f"{entry.name}@{entry.version}" for entry in store.list()]
+
+
+def test_versions_count_and_the_latest_is_the_default(store, make_manifest, tensors):
+    first = store.add(make_manifest(), tensors)
+    second = store.add(make_manifest(length=5), tensors)
+    store.add(make_manifest(name="trec"), tensors)
+    assert [store.get("movie@1"), store.get("movie@v2"), store.get("movie")] == [first, second, second]
+    assert second == store.prompts / "movie" / "v2"
+    assert entries(store) == ["movie@1", "movie@2", "trec@1"]
+    assert load_artifact(second)[0].version == 2
+    assert store.show("movie").manifest.length == 5
+
+
+def test_ten_versions_are_ordered_as_numbers(store, make_manifest, tensors):
+    for _ in range(10):
+        store.add(make_manifest(), tensors)
+    assert store.get("movie").name == "v10"
+    assert [entry.version for entry in store.list()] == list(range(1, 11))
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_name_cannot_leave_the_store(tmp_path, store, make_manifest, tensors, name):
+    if name:
+        with pytest.raises(StoreError, match="no name for a prompt"):
+            store.add(make_manifest(name=name), tensors)
+    if name != "a@2":
+        with pytest.raises(StoreError):
+            store.get(name, named_only=True)
+        with pytest.raises(StoreError):
+            store.remove(name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ref", ["movie@", "movie@0", "movie@-1", "movie@x", "movie@1@2", "movie@01", "movie@1\n"])
+def test_a_wrong_version_is_refused(store, ref):
+    with pytest.raises(StoreError, match="no version"):
+        store.get(ref)
+
+
+@pytest.mark.parametrize("where", ["name", "version"])
+def test_links_inside_the_store_are_refused(tmp_path, store, make_manifest, tensors, where):
+    store.add(make_manifest(), tensors)
+    save_artifact(tmp_path / "outside" / "v1", make_manifest(), tensors)
+    if where == "name":
+        (store.prompts / "evil").symlink_to(tmp_path / "outside")
+        message = "outside the store"
+    else:
+        (store.prompts / "evil").mkdir()
+        (store.prompts / "evil" / "v1").symlink_to(tmp_path / "outside" / "v1")
+        message = "no such prompt"
+    for use in (store.get, store.remove):
+        with pytest.raises(StoreError, match=message):
+            use("evil@1")
+    if where == "name":
+        with pytest.raises(StoreError, match=message):
+            store.add(make_manifest(name="evil"), tensors)
+    assert entries(store) == ["movie@1"]
+    assert (tmp_path / "outside" / "v1" / "prompt.json").is_file()
+
+
+def test_a_folder_can_be_named_by_its_path_unless_forbidden(store, saved):
+    assert store.get(saved) == saved
+    assert store.get(str(saved)) == saved
+    assert store.show(saved).name == "movie"
+    with pytest.raises(StoreError, match="no name"):
+        store.get(str(saved), named_only=True)
+    with pytest.raises(StoreError, match="no prompt's folder"):
+        store.get(saved.parent)
+
+
+def test_an_unknown_name_tells_near_ones(store, make_manifest, tensors):
+    store.add(make_manifest(name="movie-reviews"), tensors)
+    with pytest.raises(StoreError, match="did you mean movie-reviews"):
+        store.get("movie-review")
+    with pytest.raises(StoreError, match="did you mean movie-reviews@1"):
+        store.get("movie-reviews@7")
+
+
+def test_a_removed_version_number_is_not_given_again(store, make_manifest, tensors):
+    for _ in range(3):
+        store.add(make_manifest(), tensors)
+    assert store.remove("movie@3") == ("movie@3",)
+    assert store.remove("movie@2") == ("movie@2",)
+    assert store.add(make_manifest(), tensors).name == "v4"
+    assert entries(store) == ["movie@1", "movie@4"]
+    assert store.remove("movie") == ("movie@1", "movie@4")
+    assert store.list() == []
+    with pytest.raises(StoreError, match="no such prompt"):
+        store.get("movie")
+
+
+def test_looking_at_a_store_that_does_not_exist_makes_none(tmp_path):
+    store = Store(tmp_path / "none")
+    assert store.list() == []
+    with pytest.raises(StoreError):
+        store.get("movie")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_diff_tells_options_scores_and_tensors(store, make_manifest):
+    values = torch.tensor([[3.0, 4.0]])
+    store.add(make_manifest(metrics={"test": {"accuracy": {"value": 0.5}}}), {"values": values})
+    later = make_manifest(metrics={"test": {"accuracy": {"value": 0.75}}}, options={"init": "zeros"})
+    store.add(later, {"values": torch.tensor([[-4.0, 3.0]]), "more": values})
+    found = store.diff("movie@1", "movie@2")
+    assert found["config"]["options.init"] == {"a": "vocabulary", "b": "zeros"}
+    assert "options.betas" in found["config"]
+    assert "method" not in found["config"]
+    assert found["metrics"] == {"test.accuracy": {"a": 0.5, "b": 0.75, "difference": 0.25}}
+    assert found["tensors"]["values"]["a"] == {"shape": [1, 2], "norm": 5.0}
+    assert found["tensors"]["values"]["cosine"] == pytest.approx(0.0)
+    assert found["tensors"]["values"]["max_difference"] == 7.0
+    assert found["tensors"]["more"]["a"] is None
+    assert not found["is_same_prompt"]
+    assert store.diff("movie@1", "movie@1")["is_same_prompt"]
+
+
+# The index
+
+
+def test_the_index_follows_what_happens_behind_its_back(store, make_manifest, tensors):
+    store.add(make_manifest(), tensors)
+    store.add(make_manifest(name="trec"), tensors)
+    assert entries(store) == ["movie@1", "trec@1"]
+    (store.prompts / "movie").rename(store.prompts / "film")
+    assert entries(store) == ["film@1", "trec@1"]
+    path = store.prompts / "trec" / "v1" / "prompt.json"
+    path.write_text(path.read_text().replace('"length": 4', '"length": 9'))
+    assert store.list()[1].manifest.length == 9
+
+
+def test_the_index_is_a_cache_that_is_used(store, make_manifest, tensors, monkeypatch):
+    store.add(make_manifest(), tensors)
+    before = store.list()
+    monkeypatch.setattr(store_module, "read_manifest", lambda folder: pytest.fail(f"{folder} was read again"))
+    assert store.list() == before
+
+
+def test_a_damaged_prompt_is_listed_with_its_problem(store, make_manifest, tensors):
+    folder = store.add(make_manifest(), tensors)
+    store.add(make_manifest(name="trec"), tensors)
+    (folder / "prompt.json").write_text("{")
+    broken, whole = store.list()
+    assert (broken.name, broken.manifest) == ("movie", None)
+    assert "JSON cannot be read" in broken.problem
+    assert whole.problem == ""
+    with pytest.raises(ArtifactError):
+        store.show("movie")
+
+
+def _old_schema(path: Path) -> None:
+    path.unlink()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE prompts (name TEXT)")
+        database.execute("INSERT INTO prompts VALUES ('ghost')")
+        database.commit()
+
+
+def _torn_page(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[100:4096] = os.urandom(3996)
+    path.write_bytes(raw)
+
+
+DAMAGE = {
+    "garbage": lambda path: path.write_bytes(b"no database " * 1000),
+    "torn": _torn_page,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:5000]),
+    "old schema": _old_schema,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+@pytest.mark.parametrize("is_open", [False, True], ids=["before opening", "while open"])
+def test_a_damaged_index_is_set_aside_and_filled_again(store, make_manifest, tensors, notices, damage, is_open):
+    for _ in range(3):
+        store.add(make_manifest(), tensors)
+    before = store.list()
+    damage(store.root / "index.sqlite")
+    damaged = (store.root / "index.sqlite").read_bytes()
+    again = store if is_open else Store(store.root, notices.append)
+    assert again.list() == before
+    assert (store.root / "index.sqlite.bak-1").read_bytes() == damaged
+    assert len(notices) == 1
+    assert "index.sqlite.bak-1" in notices[0]
+    notices.clear()
+    assert Store(store.root, notices.append).list() == before
+    assert notices == []
+
+
+def test_backups_are_numbered(store, make_manifest, tensors):
+    store.add(make_manifest(), tensors)
+    for number in (1, 2):
+        (store.root / "index.sqlite").write_bytes(b"garbage %d" % number * 100)
+        Store(store.root, lambda text: None)
+        assert (store.root / f"index.sqlite.bak-{number}").read_bytes().startswith(b"garbage %d" % number)
+
+
+def test_a_row_that_cannot_be_understood_is_read_again(store, make_manifest, tensors):
+    store.add(make_manifest(), tensors)
+    before = store.list()
+    with closing(sqlite3.connect(store.root / "index.sqlite")) as database:
+        database.execute("""UPDATE prompts SET manifest = '{"name": "x"}'""")
+        database.commit()
+    assert store.list() == before
+
+
+def test_an_index_that_cannot_be_written_is_no_obstacle(store, make_manifest, tensors, notices):
+    store.add(make_manifest(), tensors)
+    (store.root / "index.sqlite").mkdir()
+    assert entries(store) == ["movie@1"]
+    assert "cannot be used" in notices[0]
+
+
+def test_rebuild_forgets_the_index(store, make_manifest, tensors):
+    store.add(make_manifest(), tensors)
+    store.list()
+    with closing(sqlite3.connect(store.root / "index.sqlite")) as database:
+        database.execute("UPDATE prompts SET manifest = replace(manifest, 'vectors', 'wrong')")
+        database.commit()
+    assert store.list()[0].manifest.method == "wrong"
+    (store.root / "index.sqlite-journal").write_bytes(b"of the old file")
+    store.rebuild()
+    assert store.list()[0].manifest.method == "vectors"
+    assert sorted(path.name for path in store.root.glob("index*")) == ["index.sqlite"]
+
+
+def test_the_index_is_durable(store, make_manifest, tensors):
+    from overture.store.index import _connected
+
+    store.add(make_manifest(), tensors)
+    store.list()
+    with closing(_connected(str(store.root / "index.sqlite"))) as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+        assert database.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+# Writers
+
+
+def test_opening_sweeps_orphans_but_not_a_writer_at_work(store, make_manifest, tensors):
+    store.add(make_manifest(), tensors)
+    orphan = store.prompts / "movie" / ".overture-tmp-x"
+    orphan.mkdir()
+    (orphan / "prompt.safetensors").write_bytes(b"half")
+    with exclusive(store.root / ".lock", "a test"):
+        Store(store.root)
+        assert orphan.exists()
+    Store(store.root)
+    assert not orphan.exists()
+    assert entries(store) == ["movie@1"]
+
+
+def test_a_second_writer_waits_and_then_gets_a_clear_error(store, make_manifest, tensors, monkeypatch):
+    monkeypatch.setattr(store_module, "_LOCK_WAIT_S", 0.1)
+    store.add(make_manifest(), tensors)
+    with exclusive(store.root / ".lock", "a test"):
+        for write in (lambda: store.add(make_manifest(), tensors), lambda: store.remove("movie"), store.rebuild):
+            with pytest.raises(StoreError, match="another process is writing to this store"):
+                write()
+        assert entries(store) == ["movie@1"]
+    assert store.add(make_manifest(), tensors).name == "v2"
+
+
+def test_writers_at_the_same_time_lose_nothing(store, make_manifest, tensors):
+    def add_five():
+        return [Store(store.root).add(make_manifest(), tensors) for _ in range(5)]
+
+    with ThreadPoolExecutor(3) as pool:
+        folders = [folder for added in [pool.submit(add_five) for _ in range(3)] for folder in added.result()]
+    assert len(set(folders)) == 15
+    assert [entry.version for entry in store.list()] == list(range(1, 16))
+
+
+def test_the_first_prompt_of_a_name_is_reached_from_the_root_after_power_loss(
+    store, make_manifest, tensors, monkeypatch
+):
+    synced = set()
+    real = os.fsync
+
+    def record(number):
+        synced.add(os.readlink(f"/proc/self/fd/{number}"))
+        real(number)
+
+    monkeypatch.setattr(os, "fsync", record)
+    store.add(make_manifest(), tensors)
+    assert {str(store.root), str(store.prompts), str(store.prompts / "movie")} <= synced
+
+
+def test_listing_and_showing_import_neither_torch_nor_numpy(store, make_manifest, tensors):
+    store.add(make_manifest(), tensors)
+    store.list()
+    (store.root / "index.sqlite").unlink()
+    code = (
+        "import sys, pathlib\n"
+        "from overture.store import Store\n"
+        "store = Store(pathlib.Path(sys.argv[1]))\n"
+        "print(len(store.list()), store.show('movie').version)\n"
+        "print([name for name in ('torch', 'numpy', 'safetensors', 'transformers') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, store.root], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["1 1", "[]"]
