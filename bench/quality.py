@@ -4,6 +4,7 @@ python bench/quality.py --data DIR --task trec --task movie --seeds 5 --way pref
 """
 
 import argparse
+import json
 import random
 import resource
 import time
@@ -69,7 +70,12 @@ def source_of(backbone: Backbone, encoder: Encoder) -> PromptSource:
 
 
 def train_cell(
-    backbone: Backbone, task: Task, splits: dict[str, list[Encoded]], encoder: Encoder, args: argparse.Namespace, seed: int
+    backbone: Backbone,
+    task: Task,
+    splits: dict[str, list[Encoded]],
+    encoder: Encoder,
+    args: argparse.Namespace,
+    seed: int,
 ) -> dict[str, object]:
     method, place = WAYS[args.cell_way]
     prompt_config = PromptConfig(method=method, place=place, length=args.length, init=args.init, options=args.options)
@@ -137,7 +143,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--lr", type=float)
     parser.add_argument("--init", default="vocabulary")
-    parser.add_argument("--options", type=eval, default={})  # noqa: S307 the caller's own dictionary
+    parser.add_argument("--options", type=json.loads, default={}, help="the method's own options, as JSON")
     parser.add_argument("--tag", default="", help="names a variant in the file names")
     parser.add_argument("--train-rows", type=int, default=256)
     parser.add_argument("--validation-only", action="store_true")

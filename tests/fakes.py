@@ -44,6 +44,7 @@ def config_of(family: str) -> Any:
             return Gemma3TextConfig(**_WIDE, **own)
         case "gpt2":
             own = {"vocab_size": VOCABULARY, "n_positions": CONTEXT, "initializer_range": 0.2}
+            own |= {"bos_token_id": BOS, "eos_token_id": EOS}
             return GPT2Config(**own, n_embd=32, n_layer=3, n_head=4)
         case "qwen3":
             return Qwen3Config(**_WIDE, num_hidden_layers=2, num_key_value_heads=2, head_dim=12)
@@ -59,7 +60,24 @@ def make_model(family: str, attention: str = "eager", dtype: torch.dtype = torch
             for value in model.parameters():
                 value.add_(0.05 * torch.randn_like(value))
     # From one set of float32 values, so that all precisions are the same model.
-    return model.float().to(dtype).eval()
+    model = model.float().to(dtype).eval()
+    if dtype == torch.float64:
+        for module in model.modules():
+            if type(module).__name__.endswith("RMSNorm"):
+                _norm_in_full(module)
+    return model
+
+
+def _norm_in_full(module: Any) -> None:
+    """Let a norm compute in float64; the library's goes through float32, which blurs finite differences."""
+    is_gemma = type(module).__name__.startswith("Gemma")
+    epsilon = module.eps if is_gemma else module.variance_epsilon
+
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        scale = module.weight + 1 if is_gemma else module.weight
+        return hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + epsilon) * scale
+
+    module.forward = forward
 
 
 def make_inner_tokenizer(family: str = "llama") -> PreTrainedTokenizerFast:
@@ -94,7 +112,8 @@ def backbone_of(family: str, dtype: torch.dtype = torch.float32) -> Backbone:
 @functools.cache
 def reference_of(family: str, dtype: torch.dtype = torch.float32) -> Any:
     """The same model, never touched by us."""
-    return make_model(family, "eager", dtype).requires_grad_(False)
+    # The eager kernel's softmax is in float32 whatever the model is.
+    return make_model(family, "sdpa" if dtype == torch.float64 else "eager", dtype).requires_grad_(False)
 
 
 # -- prompts

@@ -14,7 +14,7 @@ from typing import Any
 
 from overture.core.errors import DiskFull, StoreError
 
-_TEMPORARY = ".overture-tmp-"
+TEMPORARY = ".overture-tmp-"
 
 
 def cache_dir() -> Path:
@@ -66,7 +66,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     raw = data.encode() if isinstance(data, str) else data
-    temporary = path.parent / f"{_TEMPORARY}{os.getpid()}-{path.name}"
+    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
     try:
         with no_room_as_disk_full(path):
             with open(temporary, "wb") as handle:
@@ -97,7 +97,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
     try:
         with no_room_as_disk_full(path):
             fill(temporary)
@@ -123,7 +123,7 @@ def _rename_folder(source: Path, target: Path) -> None:
 
 def sweep_temporaries(folder: Path) -> list[Path]:
     """Remove what killed writers left behind; the removed paths are returned."""
-    left = [entry for entry in Path(folder).glob(f"{_TEMPORARY}*")] if Path(folder).is_dir() else []
+    left = list(Path(folder).glob(f"{TEMPORARY}*")) if Path(folder).is_dir() else []
     for entry in left:
         shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
     return left

@@ -3,7 +3,7 @@
 transformers calls the function by name from each attention module and hands through the keyword ``overture``.
 Without it the function is plain SDPA, so a model that we loaded stays usable as it is.
 
-Shape letters: B rows, S live tokens, M memory columns, H key/value heads, G query heads per key/value head, K head width.
+Shape letters: B rows, S live tokens, M memory columns, H key/value heads, G query heads for each of them, K head width.
 """
 
 from collections.abc import Sequence

@@ -99,12 +99,12 @@ class Backbone:
     def embed(self, ids: Tensor | Sequence[int]) -> Tensor:
         """Vectors of tokens as the first layer gets them: [..., D]; a family's scaling is included."""
         with torch.no_grad():
-            return self._embedding(torch.as_tensor(ids, device=self.device))  # type: ignore[no-any-return]
+            return self._embedding(torch.as_tensor(ids, device=self.device))
 
     @cached_property
     def embedding_norm(self) -> float:
         """Mean length of a vocabulary vector, in the first layer's units."""
-        sample = torch.linspace(0, self.info.vocab_size - 1, 2048).long().unique()
+        sample = sorted(set(torch.linspace(0, self.info.vocab_size - 1, 2048).long().tolist()))
         return float(self.embed(sample).float().norm(dim=-1).mean())
 
     def run(self, live: Tensor, step: Step, start_layer: int = 0) -> Tensor:
@@ -123,7 +123,7 @@ class Backbone:
         out = self._tail(start_layer)(
             inputs_embeds=live, position_ids=step.positions, attention_mask=through, use_cache=False, overture=step
         )
-        return out.last_hidden_state  # type: ignore[no-any-return]
+        return out.last_hidden_state
 
     def _tail(self, start_layer: int) -> Any:
         if start_layer not in self._tails:
@@ -138,12 +138,13 @@ class Backbone:
             rows: token ids, [R]; all when None.
 
         Returns:
-            float32 [..., R].
+            [..., R], float32 or finer.
         """
         weight, bias = self._head.weight, self._head.bias
         if rows is not None:
             weight, bias = weight[rows], bias[rows] if bias is not None else None
-        logits = torch.nn.functional.linear(hidden, weight, bias).float()
+        logits = torch.nn.functional.linear(hidden, weight, bias)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
 

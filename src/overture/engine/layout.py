@@ -1,12 +1,13 @@
 """Where each token of a batch stands: ids, positions, branches and the places whose predictions count.
 
-A row's live tokens are the trunk (text up to the anchor's end, or up to the answer's last token but one) and, behind it,
-one branch for each label word of several tokens. Branches see the trunk and not each other, so all words are scored in
+A row's live tokens are the trunk (text up to the anchor's end, or up to the answer's last token but one) and, behind
+it, one branch for each label word of several tokens. Branches see the trunk and not each other, so words are scored in
 one pass, exactly. The prompt stands at positions 0 to P-1 where positions are relative; what precedes it is below zero.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ def _trunk(row: Encoded, start: int, with_input: bool) -> _Line:
 def _add_branches(line: _Line, candidates: Candidates) -> None:
     end = line.positions[-1]
     for number, word in enumerate(candidates.words):
-        for offset, (token, following) in enumerate(zip(word[:-1], word[1:], strict=True)):
+        for offset, (token, following) in enumerate(pairwise(word)):
             line.targets.append((len(line.ids), following))
             line.words.append(number)
             line.ids.append(token)

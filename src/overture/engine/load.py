@@ -31,7 +31,12 @@ Notify = Callable[[str], None]
 
 
 def load_backbone(
-    name: str = "smollm2", *, revision: str | None = None, device: str = "auto", dtype: str = "auto", notify: Notify = print
+    name: str = "smollm2",
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    notify: Notify = print,
 ) -> Backbone:
     """Load a frozen model.
 
@@ -53,8 +58,8 @@ def load_backbone(
     source = str(path) if path else name
     with _readable_errors(name), _quiet():
         options = {} if path else {"revision": revision}
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
-        config = getattr(config, "text_config", None) if config.model_type == "gemma3" else config
+        config: Any = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+        config = config.text_config if config.model_type == "gemma3" else config
         family_of(config.model_type, name)
         inner = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
         model = AutoModelForCausalLM.from_pretrained(

@@ -187,7 +187,7 @@ class PromptedModel:
             cached[ids] = entry
             if self.cache is not None:
                 self.cache.put(ids, entry)
-        found = [entry for row in rows if (entry := cached[row.input_ids]) is not None]
+        found = [kept for row in rows if (kept := cached[row.input_ids]) is not None]
         values, valid = padded(found, self.backbone.device)
         positions = torch.arange(valid.shape[1], device=valid.device)[None].expand_as(valid)
         if self.backbone.family.is_rotary:
@@ -198,7 +198,7 @@ class PromptedModel:
     def _computed(self, texts: Sequence[tuple[int, ...]]) -> list[Tensor]:
         """Entries [N, 2, H, L, K] of texts."""
         device = self.backbone.device
-        longest = max(1, max(map(len, texts)))
+        longest = max(1, *map(len, texts))
         ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=device)
         lengths = torch.tensor([len(text) for text in texts], device=device)[:, None]
         positions = torch.arange(longest, device=device)[None].expand_as(ids)

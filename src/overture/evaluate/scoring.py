@@ -123,7 +123,7 @@ def _label_loss(said: Sequence[Prediction], rows: Sequence[Encoded]) -> float:
     tiny = 1e-30
     given = [(prediction.probabilities or ())[row.label or 0] for prediction, row in zip(said, rows, strict=True)]
     # A probability that is not a number must stay one: it tells that training diverged.
-    return -sum(math.log(max(share, tiny)) if share == share else math.nan for share in given) / len(rows)
+    return -sum(math.nan if math.isnan(share) else math.log(max(share, tiny)) for share in given) / len(rows)
 
 
 def mean_loss(scorer: Scorer, rows: Sequence[Encoded], max_tokens: int = 4096) -> float:

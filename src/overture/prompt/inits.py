@@ -56,7 +56,9 @@ def _text(length: int, text: str, source: PromptSource, seed: int) -> Tensor:
     del seed
     ids = source.encode(text)
     if not ids:
-        raise ConfigError("initialisation by text needs a text", where="prompt.init_text", fix="--set prompt.init_text=...")
+        raise ConfigError(
+            "initialisation by text needs a text", where="prompt.init_text", fix="--set prompt.init_text=..."
+        )
     return source.embed([ids[index % len(ids)] for index in range(length)])
 
 

@@ -3,9 +3,9 @@
 At `memory` they stand before the text, at `after` between the input and the template's constant end.
 Trainable values: 2 * N * P * H * K. With the MLP: P * E + E * W + W + W * 2NHK + 2NHK (E = W = `mlp_width`).
 
-Source: Li and Liang 2021, "Prefix-Tuning", section 4.2 (memory) and 4.3 (MLP); Liu et al. 2022, "P-Tuning v2", section 3.
-Deviations: the memory starts from the keys and values of real tokens instead of noise; the MLP's output is added to that
-start and begins at zero, so both variants begin at the same prompt; the MLP is folded away when training ends.
+Source: Li and Liang 2021, "Prefix-Tuning", section 4.2 (memory) and 4.3 (MLP); Liu et al. 2022, "P-Tuning v2",
+section 3. Deviations: the memory starts from the keys and values of real tokens instead of noise; the MLP's output is
+added to that start and begins at zero, so both variants begin at the same prompt; it is folded away in the end.
 """
 
 from typing import Literal
@@ -23,7 +23,9 @@ PLACES: tuple[Place, ...] = ("memory", "after")
 class Options(Config):
     """Options of prefix memory."""
 
-    reparameterise: Literal["none", "mlp"] = Field("none", description="Train the memory itself or an MLP that makes it.")
+    reparameterise: Literal["none", "mlp"] = Field(
+        "none", description="Train the memory itself or an MLP that makes it."
+    )
     mlp_width: int = Field(256, ge=1, description="Width of the MLP's input and hidden layer.")
 
 

@@ -20,7 +20,9 @@ class PromptConfig(Config):
     """What prompt is tuned, and where it enters."""
 
     method: str = Field("prefix", description="How the prompt's values are parameterised: prefix or vectors.")
-    place: Place = Field("after", description="Where the prompt enters: before, memory (before the text) or after the input.")
+    place: Place = Field(
+        "after", description="Where the prompt enters: before, memory (before the text) or after the input."
+    )
     length: int = Field(10, ge=1, le=2000, description="Prompt length in virtual tokens.")
     init: Init = Field("vocabulary", description="Starting point: random, vocabulary, text or labels.")
     init_text: str = Field("", description="The text to start from when init is text.")
@@ -119,4 +121,6 @@ def injection_from(tensors: dict[str, torch.Tensor], place: Place) -> Injection:
         return Vectors(tensors["vectors"], place)
     if set(tensors) == {"keys", "values"}:
         return Memory(LayerMemory(tensors["keys"], tensors["values"]), place)
-    raise ConfigError("not the tensors of a prompt", got=", ".join(sorted(tensors)), wanted="vectors, or keys and values")
+    raise ConfigError(
+        "not the tensors of a prompt", got=", ".join(sorted(tensors)), wanted="vectors, or keys and values"
+    )

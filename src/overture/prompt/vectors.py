@@ -3,8 +3,8 @@
 The model reads [P; X] at `before`, [X; P; anchor] at `after`. Trainable values: P * D.
 
 Source: Lester, Al-Rfou and Constant 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", section 2.
-Deviation: `after` puts the vectors between the input and the template's constant end, so that the input's keys and values
-do not depend on the prompt and can be kept.
+Deviation: `after` puts the vectors between the input and the template's constant end, so that the input's keys and
+values do not depend on the prompt and can be kept.
 """
 
 import torch

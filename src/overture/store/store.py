@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from overture.core.config import Config
 from overture.core.errors import ArtifactError, StoreError
-from overture.core.files import _TEMPORARY, exclusive, fsync_dir, sweep_temporaries, write_atomic
+from overture.core.files import TEMPORARY, exclusive, fsync_dir, sweep_temporaries, write_atomic
 from overture.store.artifact import MANIFEST_FILE, read_manifest, save_artifact
 from overture.store.index import Index, Key
 from overture.store.manifest import Manifest
@@ -291,7 +291,7 @@ def _last_version(folder: Path) -> int:
 
 def _vanish(folder: Path) -> None:
     # Renamed first: a reader sees the folder whole or not at all, and a killed removal is swept later.
-    aside = folder.with_name(f"{_TEMPORARY}removed-{os.getpid()}-{folder.name}")
+    aside = folder.with_name(f"{TEMPORARY}removed-{os.getpid()}-{folder.name}")
     folder.rename(aside)
     fsync_dir(folder.parent)
     shutil.rmtree(aside)

@@ -31,7 +31,12 @@ def versions() -> dict[str, str]:
 def _git_hash() -> str:
     try:
         done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=False
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
@@ -53,7 +58,9 @@ class Run:
     def create(cls, runs: Path, name: str, config: dict[str, Any], listener: Listener) -> "Run":
         """A new folder ``name-N`` with the request in it."""
         runs.mkdir(parents=True, exist_ok=True)
-        number = 1 + max((int(tail) for path in runs.glob(f"{name}-*") if (tail := path.name[len(name) + 1 :]).isdigit()), default=0)
+        number = 1 + max(
+            (int(tail) for path in runs.glob(f"{name}-*") if (tail := path.name[len(name) + 1 :]).isdigit()), default=0
+        )
         while True:
             folder = runs / f"{name}-{number}"
             try:
@@ -76,7 +83,9 @@ class Run:
             if (folder / "run.json").is_file():
                 return cls(folder, listener)
         known = sorted(path.parent.name for path in runs.glob("*/run.json"))
-        raise StoreError("no such run", where=str(runs), got=ref, wanted=", ".join(known[-10:]) or "there are no runs yet")
+        raise StoreError(
+            "no such run", where=str(runs), got=ref, wanted=", ".join(known[-10:]) or "there are no runs yet"
+        )
 
     @property
     def name(self) -> str:

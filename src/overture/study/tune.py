@@ -34,12 +34,14 @@ class TuneConfig(Config):
 
     task: Task = Field(description="The task; its keys may also stand at the top of the file.")
     name: str = Field("", description="Name of the prompt in the store; the task's name when empty.")
-    prompt: PromptConfig = Field(default_factory=PromptConfig, description="What prompt, and where it enters.")
-    train: TrainConfig = Field(default_factory=TrainConfig, description="How it is trained.")
+    prompt: PromptConfig = Field(PromptConfig(), description="What prompt, and where it enters.")
+    train: TrainConfig = Field(TrainConfig(), description="How it is trained.")
     seeds: int = Field(1, ge=1, le=100, description="How many seeds are tuned; the best on validation is kept.")
     seed: int = Field(0, ge=0, description="The first seed.")
     shots: int = Field(8, ge=0, description="In-context examples to compare with; 0 leaves the comparison out.")
-    cache_gb: float | None = Field(None, ge=0, description="Memory for kept inputs, GB; a quarter of the free when empty.")
+    cache_gb: float | None = Field(
+        None, ge=0, description="Memory for kept inputs, GB; a quarter of the free when empty."
+    )
     device: str = Field("auto", description="cpu, cuda, or auto.")
     dtype: str = Field("auto", description="float32, bfloat16, or auto.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub model.")
@@ -56,7 +58,9 @@ def tune_config(path: Path, assignments: Sequence[str] = ()) -> TuneConfig:
         ConfigError: every mistake, with the nearest known key.
     """
     values = overridden(with_paths_from(Path(path).parent, read_yaml(path)), list(assignments))
-    own = {key: values.pop(key) for key in list(values) if key in TuneConfig.model_fields and key not in ("name", "task")}
+    own = {
+        key: values.pop(key) for key in list(values) if key in TuneConfig.model_fields and key not in ("name", "task")
+    }
     task = validated(Task, values, str(path))
     return validated(TuneConfig, {**own, "task": task}, str(path))
 
@@ -174,14 +178,14 @@ def _stages(
     return _finished(work, store, controls, seeds)
 
 
-def _prepared(
-    run: Run, config: TuneConfig, is_stop_asked: Callable[[], bool], backbone: Backbone | None
-) -> _Work:
+def _prepared(run: Run, config: TuneConfig, is_stop_asked: Callable[[], bool], backbone: Backbone | None) -> _Work:
     task = config.task
     splits = load_splits(task)
     if not splits.validation:
         raise DataError(
-            "tuning needs validation rows: they choose the best epoch", where="data", fix="set data.validation_share: 0.2"
+            "tuning needs validation rows: they choose the best epoch",
+            where="data",
+            fix="set data.validation_share: 0.2",
         )
 
     def notify(text: str) -> None:
@@ -425,7 +429,8 @@ def _spread(metric: str, seeds: list[dict[str, Any]]) -> dict[str, Any]:
     names = [name for name in SPLITS if name in seeds[0]["metrics"]]
     spread = {name: across_seeds([s["metrics"][name][metric]["value"] for s in seeds]).model_dump() for name in names}
     each = [
-        {"seed": s["seed"], "status": s["status"], **{n: s["metrics"][n][metric]["value"] for n in names}} for s in seeds
+        {"seed": s["seed"], "status": s["status"], **{n: s["metrics"][n][metric]["value"] for n in names}}
+        for s in seeds
     ]
     return {**spread, "each": each, "mean_seconds": statistics.fmean(s["seconds"] for s in seeds)}
 
@@ -437,13 +442,19 @@ def _stored(work: _Work, store: Store, result: dict[str, Any], best: dict[str, A
     config = work.config
     task = work.task.dump()
     # Paths of the machine that trained do not travel with the prompt.
-    task["data"] = {key: Path(v).name if key in ("train", "validation", "test", "path") and v else v for key, v in task["data"].items()}
+    task["data"] = {
+        key: Path(v).name if key in ("train", "validation", "test", "path") and v else v
+        for key, v in task["data"].items()
+    }
     manifest = Manifest(
         name=config.name or work.task.name,
         method=config.prompt.method,
         place=config.prompt.place,
         length=config.prompt.length,
-        options={"prompt": config.prompt.model_dump(mode="json"), "train": {**config.train.model_dump(), "lr": best["lr"]}},
+        options={
+            "prompt": config.prompt.model_dump(mode="json"),
+            "train": {**config.train.model_dump(), "lr": best["lr"]},
+        },
         backbone=backbone_ref(work.backbone),
         task=task,
         metrics={**best["metrics"], "no_prompt": result["no_prompt"]["metrics"]},
@@ -453,4 +464,3 @@ def _stored(work: _Work, store: Store, result: dict[str, Any], best: dict[str, A
         seconds=best["seconds"],
     )
     return store.add(manifest, tensors)
-

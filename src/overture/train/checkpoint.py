@@ -92,7 +92,10 @@ def load_checkpoint(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ArtifactError(
-            "the checkpoint is damaged", where=str(path), got=str(error), fix="delete it; the run starts this seed again"
+            "the checkpoint is damaged",
+            where=str(path),
+            got=str(error),
+            fix="delete it; the run starts this seed again",
         ) from error
     _put_values(path, tensors, values)
     _put_optimiser(tensors, state["optimiser"], optimiser)

@@ -149,7 +149,7 @@ class Fit:
         self.optimiser.zero_grad(set_to_none=True)
         for part in micro_batches(batch, self.config.max_tokens):
             loss = self.trainee.loss(part)
-            (loss / weight).backward()
+            (loss / weight).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(list(self.values.values()), self.config.clip)
         if not (math.isfinite(total) and bool(norm.isfinite())):

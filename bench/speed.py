@@ -1,0 +1,560 @@
+"""Seconds, memory and share of the arithmetic limit: our ways to train a prompt beside peft's, in one run.
+
+Every way trains on the same rows with the same model, batch size, prompt length and number of steps, in float32. After
+one warm-up epoch each, the ways take turns for several rounds, so that a slow minute of the machine meets them all;
+ratios are taken within a round. peft runs the plain loop of its guides: `AutoModelForCausalLM` under `get_peft_model`,
+batches in random order padded on the right, labels of -100 everywhere but at the label word, AdamW.
+
+    python bench/speed.py --data DIR --task movie --task bbc --threads 2
+    python bench/report.py
+
+Shape letters: B rows, L length.
+"""
+
+import argparse
+import gc
+import multiprocessing
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+import overture
+from overture.core.errors import UserError
+from overture.core.files import sha256_file, write_json
+from overture.core.meter import Meter
+from overture.core.seeds import named_random
+from overture.core.types import Encoded
+from overture.data import Encoder, Task, epoch_batches
+from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
+from overture.prompt import PromptConfig, build_prompt, method_of
+from quality import TASKS as SHORT_TASKS
+from quality import rows_of, source_of
+
+try:
+    import peft
+except ImportError:
+    raise SystemExit("peft is not installed\n  fix: pip install 'overture[peft]'") from None
+
+RESULTS = Path(__file__).parent / "results" / "speed"
+NUM_EPOCHS_OF_A_RUN = 10
+
+TASKS: dict[str, dict[str, Any]] = {
+    "movie": SHORT_TASKS["movie"],
+    "bbc": {
+        "template": "News: {text}\nTopic:",
+        "labels": {
+            "business": " business",
+            "entertainment": " entertainment",
+            "politics": " politics",
+            "sports": " sports",
+            "tech": " technology",
+        },
+        "max_length": 256,
+        "too_long": "trim",
+    },
+}
+NUM_ROWS = {"movie": 64, "bbc": 32}
+
+# Every way by its method and place, in our words.
+PEFT = {"peft prompt tuning": ("vectors", "before"), "peft prefix tuning": ("prefix", "memory")}
+SAME_BATCHES = ", our batches"
+OURS = {
+    "vectors/before": ("vectors", "before"),
+    "prefix/memory": ("prefix", "memory"),
+    "vectors/after": ("vectors", "after"),
+    "prefix/after": ("prefix", "after"),
+}
+RIVALS = {"vectors": "peft prompt tuning", "prefix": "peft prefix tuning"}
+
+Batches = list[list[Encoded]]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run's numbers, apart from the machine."""
+
+    task: str
+    num_rows: int
+    num_repeats: int
+    threads: int
+    same_batches: bool = False
+    ten_epochs: bool = False
+    seed: int = 0
+    length: int = 10
+    batch_size: int = 16
+    dtype: str = "float32"
+
+    @property
+    def command(self) -> str:
+        flags = " --same-batches" * self.same_batches + " --ten-epochs" * self.ten_epochs
+        return (
+            f"python bench/speed.py --data DIR --task {self.task} --rows {self.num_rows} "
+            f"--repeats {self.num_repeats} --threads {self.threads}{flags}"
+        )
+
+    @property
+    def peft_ways(self) -> list[str]:
+        return [*PEFT, *(name + SAME_BATCHES for name in PEFT)] if self.same_batches else [*PEFT]
+
+    @property
+    def ways(self) -> list[str]:
+        return [*self.peft_ways, *OURS]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to train a prompt, ready for its next epoch.
+
+    Args:
+        mean_loss: of a batch, to be differentiated.
+        batches: those of an epoch, by its number.
+        values: what is trained.
+        optimizer: over the values.
+        model: where a fresh input cache goes; None for peft.
+    """
+
+    mean_loss: Callable[[list[Encoded]], Tensor]
+    batches: Callable[[int], Batches]
+    values: list[Tensor]
+    optimizer: torch.optim.Optimizer
+    model: PromptedModel | None = None
+
+    def epoch(self, number: int) -> float:
+        """Train one epoch; its mean loss."""
+        total, num_rows = 0.0, 0
+        for batch in self.batches(number):
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self.mean_loss(batch)
+            loss.backward()
+            self.optimizer.step()
+            total, num_rows = total + loss.item() * len(batch), num_rows + len(batch)
+        return total / num_rows
+
+
+# -- peft
+
+
+def peft_way(folder: str, name: str, rows: Sequence[Encoded], config: Config) -> Way:
+    """peft's prompt or prefix tuning in its guides' loop.
+
+    Args:
+        folder: the model, in Hugging Face layout.
+        name: one of `Config.peft_ways`.
+        rows: training rows.
+        config: the run.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    torch.manual_seed(config.seed)
+    backbone = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = peft.get_peft_model(backbone, _peft_config(shape_of(name)[0], config)).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+
+    def mean_loss(batch: list[Encoded]) -> Tensor:
+        return model(**padded_batch(batch, tokenizer.pad_token_id), use_cache=False).loss
+
+    def batches(epoch: int) -> Batches:
+        order = epoch_batches if name.endswith(SAME_BATCHES) else random_batches
+        return order(rows, config.batch_size, config.seed, epoch)
+
+    values = [value for value in model.parameters() if value.requires_grad]
+    return Way(mean_loss, batches, values, torch.optim.AdamW(values, lr=1e-2))
+
+
+def _peft_config(method: str, config: Config) -> peft.PeftConfig:
+    if method == "prefix":
+        return peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=config.length)
+    # The start that ours has as well; peft's own default is noise.
+    return peft.PromptTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=config.length, prompt_tuning_init="SAMPLE_VOCAB"
+    )
+
+
+def random_batches(rows: Sequence[Encoded], batch_size: int, seed: int, epoch: int) -> Batches:
+    """Batches in random order whatever their rows' lengths, as a shuffling data loader deals them."""
+    order = named_random(seed, "order", epoch).sample(list(rows), len(rows))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def padded_batch(batch: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
+    """A batch [B, L] of text and label word, padded on the right; only the label word has a label."""
+    texts = [[*row.input_ids, *row.anchor_ids, label_word(row)] for row in batch]
+    lengths = torch.tensor([len(text) for text in texts])
+    longest = int(lengths.max())
+    ids_BL = torch.tensor([text + [pad_id] * (longest - len(text)) for text in texts])
+    at_L = torch.arange(longest)
+    labels_BL = ids_BL.where(at_L == lengths[:, None] - 1, -100)
+    return {"input_ids": ids_BL, "attention_mask": (at_L < lengths[:, None]).long(), "labels": labels_BL}
+
+
+def label_word(row: Encoded) -> int:
+    assert row.candidates is not None
+    word = row.candidates.words[row.candidates.label_of.index(row.label)]
+    assert len(word) == 1, "label words of this benchmark are one token each"
+    return word[0]
+
+
+# -- ours
+
+
+def our_way(backbone: Backbone, encoder: Encoder, name: str, rows: Sequence[Encoded], config: Config) -> Way:
+    """One of our methods at one place; its input cache is set by the caller.
+
+    Args:
+        backbone: the frozen model.
+        encoder: the task's, for the label words.
+        name: one of `OURS`.
+        rows: training rows.
+        config: the run.
+    """
+    method, place = OURS[name]
+    prompt = PromptConfig(method=method, place=place, length=config.length)
+    model = PromptedModel(backbone, build_prompt(prompt, source_of(backbone, encoder), config.seed))
+    values = list(model.trainable().values())
+    optimizer = torch.optim.AdamW(values, lr=method_of(prompt).learning_rate[place], weight_decay=0.0)
+
+    def mean_loss(batch: list[Encoded]) -> Tensor:
+        return model.loss(batch) / model.weight(batch)
+
+    def batches(epoch: int) -> Batches:
+        return epoch_batches(rows, config.batch_size, config.seed, epoch)
+
+    return Way(mean_loss, batches, values, optimizer, model)
+
+
+def built_cache(backbone: Backbone, rows: Sequence[Encoded]) -> InputCache:
+    """Every input run once."""
+    cache = InputCache()
+    PromptedModel(backbone, None, cache).warm(rows)
+    return cache
+
+
+def is_cached(name: str) -> bool:
+    return name in OURS and OURS[name][1] == "after"
+
+
+def shape_of(name: str) -> tuple[str, str]:
+    """The way's method and place."""
+    return OURS.get(name) or PEFT[name.removesuffix(SAME_BATCHES)]
+
+
+def rival_of(name: str) -> str:
+    """The peft way with the same method."""
+    return RIVALS[shape_of(name)[0]]
+
+
+def num_live_tokens(name: str, rows: Sequence[Encoded], length: int) -> int:
+    """Tokens that an epoch of this way must compute, padding not counted.
+
+    The label word is not among them: it is predicted, not read.
+    """
+    method, place = shape_of(name)
+    per_row = length if method == "vectors" else 0
+    return sum(per_row + len(row.anchor_ids) + (0 if place == "after" else len(row.input_ids)) for row in rows)
+
+
+# -- measuring
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a run is made on.
+
+    Args:
+        config: the run.
+        backbone: our instance of the model.
+        encoder: of the task.
+        rows: training rows.
+        folder: the converted weights, for peft's instance.
+    """
+
+    config: Config
+    backbone: Backbone
+    encoder: Encoder
+    rows: list[Encoded]
+
+    @property
+    def folder(self) -> str:
+        """The converted weights, for peft's own instance."""
+        return str(self.backbone.model.name_or_path)
+
+    def way(self, name: str) -> Way:
+        if name in OURS:
+            return our_way(self.backbone, self.encoder, name, self.rows, self.config)
+        return peft_way(self.folder, name, self.rows, self.config)
+
+
+def make_bench(config: Config, data: Path) -> Bench:
+    backbone = load_backbone("smollm2", device="cpu", dtype=config.dtype)
+    task = Task(name=config.task, data={"train": "unused.jsonl"}, **TASKS[config.task])
+    # One limit for all ways; room for the prompt is not taken from the text.
+    encoder = Encoder(task, backbone.tokenizer)
+    rows = random.Random(config.seed).sample(rows_of(task, data, "train"), config.num_rows)
+    return Bench(config, backbone, encoder, encoder.encode(rows))
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """What a piece of work gives, and its wall and processor seconds."""
+    gc.collect()
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    return result, {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+
+
+def run_round(bench: Bench, ways: dict[str, Way], number: int) -> dict[str, Any]:
+    """One epoch of every way in turn, one building of the input cache, and the machine's rate of the moment."""
+    cache, record = timed(lambda: built_cache(bench.backbone, bench.rows))
+    done = {"input cache": record | {"bytes": cache.used_bytes, "spilled_bytes": cache.spilled_bytes}}
+    for name, way in ways.items():
+        if is_cached(name):
+            assert way.model is not None
+            way.model.cache = cache
+        loss, record = timed(lambda way=way: way.epoch(number))
+        done[name] = record | {"mean_loss": loss}
+    rates = matmul_rates(bench)
+    shown = "  ".join(f"{name} {record['seconds']:.2f}" for name, record in done.items())
+    print(f"{bench.config.task} round {number}: {shown}", flush=True)
+    return {"ways": done, "matmul_flop_per_s": rates}
+
+
+def matmul_rates(bench: Bench, num_tries: int = 5) -> dict[str, float]:
+    """Best rate of the model's widest product, [n, D] x [D, inner], at each number n of tokens in a batch."""
+    info, config = bench.backbone.info, bench.config
+    inner = int(bench.backbone.model.config.intermediate_size)
+    weight = torch.randn(inner, info.hidden_size)
+    per_row = {num_live_tokens(name, bench.rows, config.length) / len(bench.rows) for name in config.ways}
+    rates = {}
+    for num in sorted(round(config.batch_size * tokens) for tokens in per_row):
+        batch, flop = torch.randn(num, info.hidden_size), 2 * num * info.hidden_size * inner
+        num_loops = max(1, int(5e9 / flop))
+        seconds = [_seconds_of_products(batch, weight, num_loops) for _ in range(num_tries)]
+        rates[str(num)] = flop * num_loops / min(seconds)
+    return rates
+
+
+@torch.no_grad()
+def _seconds_of_products(batch: Tensor, weight: Tensor, num_loops: int) -> float:
+    started = time.perf_counter()
+    for _ in range(num_loops):
+        torch.nn.functional.linear(batch, weight)
+    return time.perf_counter() - started
+
+
+def run_ten_epochs(bench: Bench, name: str) -> dict[str, float]:
+    """A whole run from a fresh prompt, the building of the cache included."""
+    way = bench.way(name)
+
+    def run() -> float:
+        if is_cached(name):
+            assert way.model is not None
+            way.model.cache = built_cache(bench.backbone, bench.rows)
+        return [way.epoch(number) for number in range(NUM_EPOCHS_OF_A_RUN)][-1]
+
+    loss, record = timed(run)
+    print(f"{bench.config.task} {NUM_EPOCHS_OF_A_RUN} epochs: {name} {record['seconds']:.2f}", flush=True)
+    return record | {"mean_loss_of_last": loss}
+
+
+# -- peak memory, each way in a process of its own
+
+
+def peak_of(name: str, config: Config, folder: str, data: Path, rows: list[Encoded]) -> dict[str, int]:
+    """Peak resident bytes of loading the model and training one epoch; run in a fresh process.
+
+    Args:
+        name: the way.
+        config: the run.
+        folder: the model, for peft.
+        data: the data folder, for ours.
+        rows: the encoded rows, for peft.
+    """
+    torch.set_num_threads(config.threads)
+    started = Meter().peak_bytes
+    meter = Meter()
+    if name in OURS:
+        bench = make_bench(config, data)
+        way = bench.way(name)
+        if way.model and is_cached(name):
+            way.model.cache = built_cache(bench.backbone, bench.rows)
+    else:
+        way = peft_way(folder, name, rows, config)
+    way.epoch(0)
+    return {"peak_bytes": meter.peak_bytes, "before_loading_bytes": started}
+
+
+def peaks(bench: Bench, data: Path) -> dict[str, dict[str, int]]:
+    spawn = multiprocessing.get_context("spawn")
+    found = {}
+    for name in bench.config.ways:
+        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+            found[name] = pool.submit(peak_of, name, bench.config, bench.folder, data, bench.rows).result()
+        print(f"{bench.config.task} peak memory: {name} {found[name]['peak_bytes'] / 2**20:.0f} MiB", flush=True)
+    return found
+
+
+# -- results
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}
+
+
+def ratios(rounds: list[dict[str, Any]], name: str, rival: str) -> dict[str, dict[str, float]]:
+    """How many times as fast as a rival, round by round: for an epoch, and for a run with the cache's building."""
+    one, ten = [], []
+    for done in (found["ways"] for found in rounds):
+        ours, theirs = done[name]["seconds"], done[rival]["seconds"]
+        build = done["input cache"]["seconds"] if is_cached(name) else 0.0
+        one.append(theirs / ours)
+        ten.append(NUM_EPOCHS_OF_A_RUN * theirs / (build + NUM_EPOCHS_OF_A_RUN * ours))
+    return {"one_epoch": spread(one), "ten_epochs": spread(ten)}
+
+
+def summary(bench: Bench, rounds: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """A way's numbers over the rounds."""
+    raw = [found["ways"][name]["seconds"] for found in rounds]
+    tokens = num_live_tokens(name, bench.rows, bench.config.length)
+    # Forward and the gradient to the inputs: two products of 2 flop per weight. Weights have no gradient.
+    flop = 4 * bench.backbone.info.num_body_parameters * tokens
+    best_rate = max(rate for found in rounds for rate in found["matmul_flop_per_s"].values())
+    rivals = dict.fromkeys([rival_of(name), RIVALS["vectors"]])
+    return {
+        "seconds": spread(raw),
+        "raw_seconds": raw,
+        "rival": rival_of(name),
+        "times_as_fast_as": {rival: ratios(rounds, name, rival) for rival in rivals},
+        "num_live_tokens": tokens,
+        "share_of_limit": flop / (statistics.median(raw) * best_rate),
+        "is_cached": is_cached(name),
+    }
+
+
+def result_of(bench: Bench, data: Path) -> dict[str, Any]:
+    """Measure everything of one task."""
+    config, started = bench.config, datetime.now(UTC).isoformat(timespec="seconds")
+    load_at_start = os.getloadavg()[0]
+    ways = {name: bench.way(name) for name in config.ways}
+    warm_up, *rounds = [run_round(bench, ways, number) for number in range(config.num_repeats + 1)]
+    summaries = {name: summary(bench, rounds, name) for name in ways}
+    for name, way in ways.items():
+        summaries[name]["num_trainable_values"] = sum(value.numel() for value in way.values)
+    del ways, way
+    if config.ten_epochs:
+        for name in [*PEFT, *filter(is_cached, OURS)]:
+            summaries[name]["ten_epochs_run"] = run_ten_epochs(bench, name)
+    for name, peak in peaks(bench, data).items():
+        summaries[name] |= peak
+    return {
+        **facts(bench, data),
+        "started_at": started,
+        "load_at_start": load_at_start,
+        "cache_seconds": spread([found["ways"]["input cache"]["seconds"] for found in rounds]),
+        "cache_bytes": rounds[-1]["ways"]["input cache"]["bytes"],
+        "best_matmul_flop_per_s": max(rate for found in rounds for rate in found["matmul_flop_per_s"].values()),
+        "ways": summaries,
+        "warm_up": warm_up,
+        "rounds": rounds,
+    }
+
+
+def facts(bench: Bench, data: Path) -> dict[str, Any]:
+    """What the numbers were made with."""
+    config, rows = bench.config, bench.rows
+    lengths = [len(row.input_ids) for row in rows]
+    return {
+        "task": config.task,
+        "command": config.command,
+        "config": asdict(config),
+        "text": TASKS[config.task],
+        "tokens": {
+            "input_mean": statistics.fmean(lengths),
+            "input_max": max(lengths),
+            "anchor": len(rows[0].anchor_ids),
+        },
+        "data_sha256": sha256_file(data / config.task / "train.jsonl"),
+        "model": {key: value for key, value in asdict(bench.backbone.info).items() if key != "revision"},
+        "versions": versions(),
+        "machine": {"cpu": cpu_name(), "num_cpus": os.cpu_count(), "arch": platform.machine()},
+    }
+
+
+def versions() -> dict[str, str]:
+    packages = {"torch": torch, "transformers": transformers, "peft": peft, "overture": overture}
+    return {"python": platform.python_version()} | {name: package.__version__ for name, package in packages.items()}
+
+
+def cpu_name() -> str:
+    table = Path("/proc/cpuinfo")
+    lines = table.read_text().splitlines() if table.exists() else []
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+# -- command line
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Training speed beside peft's, one JSON file per task.")
+    parser.add_argument("--data", type=Path, required=True, help="folder with TASK/train.jsonl")
+    parser.add_argument("--task", action="append", choices=TASKS, help="repeat for several; all when not given")
+    parser.add_argument(
+        "--rows", type=int, help="training rows of an epoch; 64 for movie and 32 for bbc when not given"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="measured rounds after the warm-up")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--same-batches", action="store_true", help="measure peft with our batches of like length as well"
+    )
+    parser.add_argument("--ten-epochs", action="store_true", help="also run ten epochs end to end, as a check")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    arguments = parser.parse_args()
+    for name in ("rows", "repeats", "threads"):
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            parser.error(f"--{name} must be at least 1, got {value}")
+    return arguments
+
+
+def check_data(data: Path, tasks: Sequence[str]) -> None:
+    missing = [name for name in tasks if not (data / name / "train.jsonl").is_file()]
+    if missing:
+        raise SystemExit(
+            f"there is no {' and no '.join(str(data / name / 'train.jsonl') for name in missing)}\n"
+            "  fix: give --data the folder that holds one folder per task, each with a train.jsonl"
+        )
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    tasks = arguments.task or [*TASKS]
+    check_data(arguments.data, tasks)
+    torch.set_num_threads(arguments.threads)
+    for task in tasks:
+        config = Config(
+            task,
+            arguments.rows or NUM_ROWS[task],
+            arguments.repeats,
+            arguments.threads,
+            arguments.same_batches,
+            arguments.ten_epochs,
+        )
+        try:
+            bench = make_bench(config, arguments.data)
+        except UserError as error:
+            raise SystemExit(str(error)) from None
+        write_json(arguments.out / f"{task}.json", result_of(bench, arguments.data))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Greedy answers against a plain loop that recomputes everything with the untouched model."""
+
+import oracles
+import pytest
+import torch
+
+from fakes import CASES, EOS, FAMILIES, make_backbone, make_prompt, make_rows, reference_of
+from overture.core.types import Encoded
+from overture.engine import InputCache, PromptedModel
+
+LENGTHS = (5, 19, 0, 2)
+
+
+def spelt(ids) -> str:
+    """One letter for each token, so that an answer's text is its tokens."""
+    return "".join(chr(0x4E00 + token) for token in ids)
+
+
+@pytest.fixture(params=FAMILIES)
+def backbone(request, monkeypatch):
+    made = make_backbone(request.param, torch.float64)
+    monkeypatch.setattr(made.tokenizer, "decode", spelt)
+    return made
+
+
+def reference(backbone):
+    return reference_of(backbone.info.model_type, torch.float64)
+
+
+def expected(backbone, injection, row: Encoded, num_tokens: int) -> str:
+    return spelt(oracles.greedy(reference(backbone), injection, row, num_tokens, EOS))
+
+
+@pytest.mark.parametrize("is_cached", [False, True])
+@pytest.mark.parametrize("case", [None, *CASES], ids=str)
+def test_answers_are_those_of_a_plain_loop(backbone, case, is_cached):
+    prompt = make_prompt(case, backbone) if case else None
+    model = PromptedModel(backbone, prompt, InputCache(budget_bytes=1 << 20) if is_cached else None)
+    rows = make_rows("free text", LENGTHS)
+    with torch.no_grad():
+        wanted = [expected(backbone, model.injection(), row, 10) for row in rows]
+    assert model.generate(rows, 10, []) == wanted
+    assert [model.generate([row], 10, [])[0] for row in rows] == wanted
+
+
+@torch.no_grad()
+def test_compiled_prompts_generate_the_same(backbone):
+    rows = make_rows("free text", LENGTHS)
+    for case in CASES:
+        prompt = make_prompt(case, backbone)
+        compiled = PromptedModel(backbone, backbone.compile(prompt.injection()))
+        assert compiled.generate(rows, 6, []) == PromptedModel(backbone, prompt).generate(rows, 6, [])
+
+
+def test_exactly_so_many_new_tokens(backbone, monkeypatch):
+    monkeypatch.setattr(type(backbone.tokenizer), "eos_id", None)
+    rows = make_rows("free text", LENGTHS)
+    model = PromptedModel(backbone)
+    longest = model.generate(rows, 12, [])
+    assert [len(answer) for answer in longest] == [12] * len(rows)
+    for number in (1, 2, 7):
+        assert model.generate(rows, number, []) == [answer[:number] for answer in longest]
+
+
+def test_an_answer_ends_before_a_stop_text(backbone, monkeypatch):
+    monkeypatch.setattr(type(backbone.tokenizer), "eos_id", None)
+    rows = make_rows("free text", LENGTHS)
+    model = PromptedModel(backbone)
+    full = model.generate(rows, 12, [])
+    # Stops drawn from one row's own answer: a single token and a pair; the other rows go on.
+    for stop in (full[0][4], full[1][5:7], full[2][0]):
+        wanted = [answer.split(stop)[0] for answer in full]
+        assert model.generate(rows, 12, [stop]) == wanted
+    several = [full[0][6], full[1][3]]
+    assert model.generate(rows, 12, several) == [a.split(several[0])[0].split(several[1])[0] for a in full]
+
+
+def test_an_answer_ends_at_the_end_token(backbone, monkeypatch):
+    monkeypatch.setattr(type(backbone.tokenizer), "eos_id", None)
+    rows = make_rows("free text", LENGTHS)
+    model = PromptedModel(backbone)
+    full = model.generate(rows, 12, [])
+    for letter in (full[0][3], full[1][0]):
+        monkeypatch.setattr(type(backbone.tokenizer), "eos_id", ord(letter) - 0x4E00)
+        assert model.generate(rows, 12, []) == [answer.split(letter)[0] for answer in full]
+
+
+def test_known_answers_are_not_looked_at(backbone):
+    rows = make_rows("free text", LENGTHS)
+    bare = [Encoded(row.row, row.input_ids, row.anchor_ids) for row in rows]
+    model = PromptedModel(backbone)
+    assert model.generate(rows, 6, []) == model.generate(bare, 6, [])
