@@ -263,8 +263,6 @@ def _tuned_seed(work: _Work, seed: int) -> dict[str, Any]:
     """Train one seed to the end, or to where it was stopped, and score it."""
     config = work.config
     prompt = build_prompt(config.prompt, _source(work), seed)
-    for value in prompt.trainable().values():
-        value.requires_grad_(True)
     model = PromptedModel(work.backbone, prompt, work.cache)
     _warm(work, model)
     folder = work.run.folder / f"seed-{seed}"
