@@ -19,6 +19,7 @@ import platform
 import random
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -156,6 +157,8 @@ def peft_way(folder: str, name: str, rows: Sequence[Encoded], config: Config) ->
         config: the run.
     """
     transformers.utils.logging.disable_progress_bar()
+    # peft asks transformers for a name that it has left behind; nothing that a reader of the output can mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     torch.manual_seed(config.seed)
     backbone = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model = peft.get_peft_model(backbone, _peft_config(shape_of(name)[0], config)).eval()

@@ -1,0 +1,396 @@
+"""Write docs/benchmarks.md and its picture from the result files; nothing is measured here.
+
+Only what stands between a section's two markers is replaced, so the page may say more around them.
+
+    python bench/report.py
+"""
+
+import argparse
+import json
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import altair as alt
+
+from overture.core.files import write_atomic
+from overture.evaluate import across_seeds
+
+BENCH = Path(__file__).parent
+PAGE = "# Benchmarks\n\n## Speed\n\n{speed}\n\n## Quality\n\n{quality}\n"
+MIB = 2**20
+
+
+# -- the page
+
+
+def marked(name: str, text: str) -> str:
+    return f"<!-- {name}:begin -->\n{text.strip()}\n<!-- {name}:end -->"
+
+
+def with_section(page: str, name: str, text: str) -> str:
+    """The page with one section's text replaced; a section that it lacks is added at the end."""
+    pattern = re.compile(f"<!-- {name}:begin -->.*?<!-- {name}:end -->", re.DOTALL)
+    new = marked(name, text)
+    if pattern.search(page):
+        return pattern.sub(lambda _: new, page, count=1)
+    return f"{page.rstrip()}\n\n{new}\n"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are numbers."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def threads(found: dict[str, Any]) -> str:
+    return f"{found['threads']} thread{'s' * (found['threads'] != 1)}"
+
+
+def ranged(found: dict[str, float], digits: int = 1, unit: str = "") -> str:
+    """Median and range."""
+    low, high = f"{found['min']:.{digits}f}", f"{found['max']:.{digits}f}"
+    return f"{found['median']:.{digits}f}{unit} ({low}-{high})"
+
+
+# -- speed
+
+
+def speed_text(results: Sequence[dict[str, Any]], picture: str) -> str:
+    """The section on speed, one part per task."""
+    head = (
+        f"![Training speed beside peft]({picture})\n\n"
+        "Every way trains on the same rows with the same model, batch size, prompt length and number of steps, in one "
+        "process; the ways take turns, and ratios are taken within a round. Cells are the median of the rounds with "
+        '(lowest-highest). "Same method" compares vectors with peft prompt tuning and prefix with peft prefix tuning.'
+    )
+    return "\n\n".join([head, *map(_speed_part, results)])
+
+
+def _speed_part(result: dict[str, Any]) -> str:
+    config, tokens, cache = result["config"], result["tokens"], result["cache_seconds"]
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    what = (
+        f"{config['num_rows']} rows, inputs of {tokens['input_mean']:.0f} tokens on average and {tokens['input_max']} "
+        f"at most, anchor of {tokens['anchor']}; batch {config['batch_size']}, P = {config['length']}, "
+        f"{config['dtype']}, n = {config['num_repeats']} rounds after one warm-up epoch each, seed {config['seed']}."
+    )
+    machine = (
+        f"{result['machine']['cpu']}, {threads(config)} on {result['machine']['num_cpus']} processors; "
+        f"{versions}; {result['started_at']}, load {result['load_at_start']:.1f} when it began."
+    )
+    limit = (
+        f"Running every input once for `after` takes {ranged(cache, 2, ' s')} and keeps "
+        f"{result['cache_bytes'] / MIB:.0f} MiB; an epoch does not contain it, the ratio over ten epochs (computed "
+        "from these rounds) does. The limit is 4 x body parameters x live tokens at the rate of the best matrix "
+        f"product of the run, {result['best_matmul_flop_per_s'] / 1e9:.0f} GFLOP/s; padding and the head do not count "
+        "as work. Peak memory is that of a process of its own that loads the model and trains one epoch."
+    )
+    parts = [f"### {result['task']}", what, _speed_table(result["ways"]), limit, _ten_epochs(result["ways"])]
+    return "\n\n".join(filter(None, [*parts, f"Made by `{result['command']}` on {machine}"]))
+
+
+def _speed_table(ways: dict[str, dict[str, Any]]) -> str:
+    head = [
+        "way",
+        "seconds per epoch",
+        "times as fast, same method",
+        "same, over 10 epochs",
+        "times as fast as peft prompt tuning",
+        "live tokens",
+        "share of limit",
+        "trained values",
+        "peak memory, MiB",
+    ]
+    rows = []
+    for name, way in ways.items():
+        same = way["times_as_fast_as"][way["rival"]]
+        rows.append(
+            [
+                name,
+                ranged(way["seconds"], 2),
+                _ratio(name, way["rival"], same["one_epoch"]),
+                _ratio(name, way["rival"], same["ten_epochs"]),
+                _ratio(name, "peft prompt tuning", way["times_as_fast_as"]["peft prompt tuning"]["one_epoch"]),
+                f"{way['num_live_tokens']:,}",
+                f"{way['share_of_limit']:.0%}",
+                f"{way['num_trainable_values']:,}",
+                f"{way['peak_bytes'] / MIB:,.0f}",
+            ]
+        )
+    return table(head, rows)
+
+
+def _ratio(name: str, rival: str, found: dict[str, float]) -> str:
+    return "1" if name == rival else ranged(found)
+
+
+def _ten_epochs(ways: dict[str, dict[str, Any]]) -> str:
+    """The check by a real run, where one was made."""
+    ran = {name: way["ten_epochs_run"]["seconds"] for name, way in ways.items() if "ten_epochs_run" in way}
+    if not ran:
+        return ""
+    told = []
+    for name, seconds in ran.items():
+        rival = ways[name]["rival"]
+        times = f", {ran[rival] / seconds:.1f} times as fast" if name != rival else ""
+        told.append(f"{name} {seconds:.1f} s{times}")
+    return "Ten epochs run end to end, building included (n = 1): " + "; ".join(told) + "."
+
+
+def speed_chart(results: Sequence[dict[str, Any]]) -> alt.FacetChart:
+    """Bars of the ratio to peft's same method, with a rule from the lowest to the highest round."""
+    values = [
+        {"task": result["task"], "way": name, **way["times_as_fast_as"][way["rival"]]["one_epoch"]}
+        for result in results
+        for name, way in ways_of_ours(result).items()
+    ]
+    base = alt.Chart().encode(y=alt.Y("way:N", sort=None, title=None))
+    bars = base.mark_bar(color="#4c78a8", height=14).encode(
+        x=alt.X("median:Q", title="times as fast as peft's same method, per epoch")
+    )
+    spans = base.mark_rule(color="black", strokeWidth=2).encode(x="min:Q", x2="max:Q")
+    labels = base.mark_text(align="left", dx=5).encode(x="max:Q", text=alt.Text("median:Q", format=".1f"))
+    even = alt.Chart().mark_rule(strokeDash=[4, 3], color="gray").encode(x=alt.datum(1))
+    layers = alt.layer(bars, spans, labels, even, data=alt.Data(values=values)).properties(width=460)
+    return layers.facet(row=alt.Row("task:N", sort=None, title=None))
+
+
+def ways_of_ours(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: way for name, way in result["ways"].items() if not name.startswith("peft")}
+
+
+# -- quality
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way on one task with one seed.
+
+    Args:
+        way: its name, with the variant's tag.
+        task: the task's name.
+        seed: of rows, start and order.
+        lr: learning rate; None where nothing is trained.
+        test: accuracy on the test rows.
+        num_test: test rows.
+        validation: accuracy on the validation rows, after the best epoch.
+        history: per epoch the seconds of training so far and the validation accuracy.
+        cache_seconds: spent on running the inputs once.
+        trainable: number of trained values.
+        peak_bytes: peak memory of the process; 0 where nothing is trained.
+        setting: what else decides the numbers, for the reader.
+        command: what to type, without the number of seeds.
+    """
+
+    way: str
+    task: str
+    seed: int
+    test: float
+    num_test: int
+    validation: float
+    history: tuple[tuple[float, float], ...]
+    cache_seconds: float
+    trainable: int
+    peak_bytes: int
+    setting: str
+    command: str
+
+    @property
+    def train_seconds(self) -> float:
+        return self.history[-1][0] if self.history else 0.0
+
+    def seconds_to(self, accuracy: float) -> float | None:
+        """Seconds of training, cache included, until an epoch ends with this validation accuracy."""
+        reached = [seconds for seconds, found in self.history if found >= accuracy]
+        return self.cache_seconds + reached[0] if reached else None
+
+
+def cell_of(path: Path) -> Cell | None:
+    """A result file as a cell; None for checks whose test rows were not scored."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not found.get("test"):
+        return None
+    return _lora_cell(found) if found.get("method") == "lora" else _our_cell(path, found)
+
+
+def _lora_cell(found: dict[str, Any]) -> Cell:
+    config = found["config"]
+    return Cell(
+        way="LoRA (peft)",
+        task=config["task"],
+        seed=config["seed"],
+        test=found["test"]["accuracy"],
+        num_test=found["test"]["n"],
+        validation=found["validation_accuracy"],
+        history=tuple((epoch["train_seconds"], epoch["validation_accuracy"]) for epoch in found["epochs"]),
+        cache_seconds=0.0,
+        trainable=found["num_trainable_values"],
+        peak_bytes=found["peak_rss_bytes"],
+        setting=f"r = {config['rank']}, lr {config['lr']:g}, {config['num_epochs']} epochs, "
+        f"{config['num_train']} training rows, {threads(found)}",
+        command=f"python bench/peft_baseline.py --data DIR --model MODEL --task {config['task']} "
+        f"--threads {found['threads']}",
+    )
+
+
+def _our_cell(path: Path, found: dict[str, Any]) -> Cell:
+    # The file's name alone holds the variant's tag.
+    way = path.stem.removesuffix(f"-{found['task']}-seed{found['seed']}")
+    return Cell(
+        way=way,
+        task=found["task"],
+        seed=found["seed"],
+        test=found["test"]["accuracy"],
+        num_test=found["test"]["n"],
+        validation=found["validation"]["accuracy"],
+        history=tuple((epoch["seconds"], epoch["validation_score"]) for epoch in found.get("history", [])),
+        cache_seconds=found.get("cache_seconds", 0.0),
+        trainable=found.get("trainable", 0),
+        peak_bytes=found.get("peak_bytes", 0),
+        setting=_setting(found),
+        command=_command(found, way.removeprefix(found["way"]).removeprefix("-")),
+    )
+
+
+def _setting(found: dict[str, Any]) -> str:
+    if "config" not in found:
+        return f"nothing is trained, {threads(found)}"
+    prompt, train = found["config"]["prompt"], found["config"]["train"]
+    return (
+        f"P = {prompt['length']}, start {prompt['init']}, lr {train['lr']:g}, {train['epochs']} epochs, "
+        f"{found['train_rows']} training rows, {threads(found)}"
+    )
+
+
+def _command(found: dict[str, Any], tag: str) -> str:
+    parts = [f"python bench/quality.py --data DIR --task {found['task']} --way {found['way']}"]
+    parts.append(f"--threads {found['threads']} --train-rows {found['train_rows']}")
+    if "config" in found:
+        prompt, train = found["config"]["prompt"], found["config"]["train"]
+        parts.append(f"--length {prompt['length']} --init {prompt['init']}")
+        parts.append(f"--epochs {train['epochs']} --lr {train['lr']:g}")
+        if prompt["options"]:
+            parts.append(f'--options "{prompt["options"]}"')
+    return " ".join([*parts, f"--tag {tag}"] if tag else parts)
+
+
+def quality_text(cells: Sequence[Cell]) -> str:
+    """The section on quality: one table per task."""
+    by_task: dict[str, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        by_task[cell.task].append(cell)
+    head = (
+        "Test accuracy: mean over the seeds, their standard deviation and the 95% t interval of the mean. A seed draws "
+        "the training rows, the start and the order. Seconds are of training alone, without validation. The time to "
+        "LoRA's validation accuracy is that to the end of the first epoch that reaches LoRA's mean (best epoch of each "
+        "seed), the inputs' one run included; (reached/seeds). Peak memory is the largest of the seeds; ours holds the "
+        "kept inputs of training, validation and test rows."
+    )
+    return "\n\n".join([head, *(_quality_part(task, found) for task, found in sorted(by_task.items()))])
+
+
+def _quality_part(task: str, cells: Sequence[Cell]) -> str:
+    ways: dict[str, list[Cell]] = defaultdict(list)
+    for cell in sorted(cells, key=lambda cell: (cell.way != "none", not cell.way.startswith("LoRA"), cell.way)):
+        ways[cell.way].append(cell)
+    lora = [cell.validation for cell in cells if cell.way.startswith("LoRA")]
+    goal = fmean(lora) if lora else None
+    head = [
+        "way",
+        "test accuracy",
+        "sd",
+        "95% interval",
+        "seeds",
+        "test rows",
+        "training, s",
+        "inputs' one run, s",
+        f"to LoRA's {goal:.3f}, s" if goal is not None else "to LoRA's accuracy, s",
+        "trained values",
+        "peak memory, MiB",
+    ]
+    rows = [_quality_row(way, found, goal) for way, found in ways.items()]
+    settings = "\n".join(f"- {way}: {'; '.join(sorted({c.setting for c in found}))}" for way, found in ways.items())
+    return f"### {task}\n\n{table(head, rows)}\n\n{settings}\n\nMade by\n\n{_commands(ways)}"
+
+
+def _quality_row(way: str, cells: Sequence[Cell], goal: float | None) -> list[str]:
+    found = across_seeds([cell.test for cell in cells])
+    is_trained = any(cell.history for cell in cells)
+    return [
+        way,
+        f"{found.mean:.3f}",
+        "-" if found.sd is None else f"{found.sd:.3f}",
+        "-" if found.low is None or found.high is None else f"{found.low:.3f}-{found.high:.3f}",
+        str(found.n_seeds),
+        "/".join(sorted({f"{cell.num_test:,}" for cell in cells})),
+        f"{fmean(cell.train_seconds for cell in cells):.0f}" if is_trained else "-",
+        f"{fmean(cell.cache_seconds for cell in cells):.0f}" if is_trained else "-",
+        _time_to(cells, goal) if is_trained else "-",
+        f"{cells[0].trainable:,}",
+        f"{max(cell.peak_bytes for cell in cells) / MIB:,.0f}" if is_trained else "-",
+    ]
+
+
+def _time_to(cells: Sequence[Cell], goal: float | None) -> str:
+    if goal is None:
+        return "-"
+    reached = [seconds for cell in cells if (seconds := cell.seconds_to(goal)) is not None]
+    return f"{f'{fmean(reached):.0f}' if reached else 'not reached'} ({len(reached)}/{len(cells)})"
+
+
+def _commands(ways: dict[str, list[Cell]]) -> str:
+    lines = [
+        f"{command} --seeds {len(cells)}" for cells in ways.values() for command in sorted({c.command for c in cells})
+    ]
+    return "```\n" + "\n".join(lines) + "\n```"
+
+
+# -- command line
+
+
+def write_report(results: Path, docs: Path) -> list[str]:
+    """Write the page and the picture.
+
+    Args:
+        results: folder with `speed` and `quality`.
+        docs: folder of the page.
+
+    Returns:
+        The sections that have results; the others stay as they are.
+    """
+    sections = {}
+    if speed := [json.loads(file.read_text(encoding="utf-8")) for file in (results / "speed").glob("*.json")]:
+        speed.sort(key=lambda result: result["tokens"]["input_mean"])
+        picture = docs / "images" / "speed.svg"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        speed_chart(speed).save(picture)
+        sections["speed"] = speed_text(speed, "images/speed.svg")
+    if cells := [cell for file in sorted((results / "quality").glob("*.json")) if (cell := cell_of(file))]:
+        sections["quality"] = quality_text(cells)
+    file = docs / "benchmarks.md"
+    missing = {name: marked(name, "Not measured yet.") for name in ("speed", "quality")}
+    page = file.read_text(encoding="utf-8") if file.exists() else PAGE.format(**missing)
+    for name, text in sections.items():
+        page = with_section(page, name, text)
+    write_atomic(file, page)
+    return [*sections]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write docs/benchmarks.md from the result files.")
+    parser.add_argument("--results", type=Path, default=BENCH / "results", help="folder with speed and quality")
+    parser.add_argument("--docs", type=Path, default=BENCH.parent / "docs", help="folder of benchmarks.md")
+    arguments = parser.parse_args()
+    if not arguments.results.is_dir():
+        raise SystemExit(f"there are no results in {arguments.results}\n  fix: run bench/speed.py, or give --results")
+    written = write_report(arguments.results, arguments.docs)
+    print(f"{arguments.docs / 'benchmarks.md'}: {' and '.join(written) or 'nothing'} written")
+
+
+if __name__ == "__main__":
+    main()
