@@ -65,6 +65,8 @@ def make_model(family: str, attention: str = "eager", dtype: torch.dtype = torch
         for module in model.modules():
             if type(module).__name__.endswith("RMSNorm"):
                 _norm_in_full(module)
+            if type(module).__name__.endswith("RotaryEmbedding"):
+                _angles_in_full(module)
     return model
 
 
@@ -76,6 +78,20 @@ def _norm_in_full(module: Any) -> None:
     def forward(hidden: torch.Tensor) -> torch.Tensor:
         scale = module.weight + 1 if is_gemma else module.weight
         return hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + epsilon) * scale
+
+    module.forward = forward
+
+
+def _angles_in_full(module: Any) -> None:
+    """Angles in float64, so that equal distances between positions are equal wherever they stand."""
+
+    def forward(
+        x: torch.Tensor, position_ids: torch.Tensor, layer_type: str | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        prefix = f"{layer_type}_" if layer_type else ""
+        angles = position_ids[..., None].double() * getattr(module, f"{prefix}inv_freq").double()
+        both, scale = torch.cat([angles, angles], dim=-1), getattr(module, f"{prefix}attention_scaling")
+        return (both.cos() * scale).to(x), (both.sin() * scale).to(x)
 
     module.forward = forward
 

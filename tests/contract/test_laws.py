@@ -21,7 +21,7 @@ from overture.evaluate.scoring import score
 pytestmark = [pytest.mark.parametrize("family", FAMILIES), pytest.mark.parametrize("case", CASES, ids=str)]
 
 DOUBLE = torch.float64
-CLOSE = {"rtol": 1e-6, "atol": 1e-6}
+CLOSE = {"rtol": 1e-8, "atol": 1e-8}
 PROMISED = {"rtol": 0, "atol": 1e-5}
 LENGTHS = (5, 19, 0, 2, 11, 3, 30)
 
@@ -79,11 +79,11 @@ def test_loss_is_the_sum_of_the_rows_whatever_their_company(family, case, kind):
     backbone = backbone_of(family, DOUBLE)
     model = PromptedModel(backbone, make_prompt(case, backbone))
     rows = make_rows(kind, LENGTHS)
-    each = {row.row: float(model.loss([row])) for row in rows}
+    each = {row.row: model.loss([row]).item() for row in rows}
     chance = random.Random(0)
     for size in (2, 3, len(rows)):
         group = chance.sample(rows, size)
-        assert float(model.loss(group)) == pytest.approx(sum(each[row.row] for row in group), rel=1e-6)
+        assert model.loss(group).item() == pytest.approx(sum(each[row.row] for row in group), rel=1e-8)
 
 
 def test_gradient_is_the_sum_of_the_rows(family, case):
@@ -185,7 +185,9 @@ def test_gradient_equals_finite_differences(family, case, kind):
         random_part = torch.randn(value.shape, generator=generator, dtype=DOUBLE)
         # Leaning on the gradient, so that the slope is never next to nothing.
         direction = random_part / random_part.norm() + found[name] / found[name].norm()
-        slope = (_loss_at(model, rows, value, 1e-5 * direction) - _loss_at(model, rows, value, -1e-5 * direction)) / 2e-5
+        slope = (
+            _loss_at(model, rows, value, 1e-5 * direction) - _loss_at(model, rows, value, -1e-5 * direction)
+        ) / 2e-5
         assert slope == pytest.approx(float((found[name] * direction).sum()), rel=1e-5), name
 
 
@@ -225,5 +227,7 @@ def test_score_does_not_depend_on_the_batch_size(family, case, kind):
 
 def make_task(kind: str) -> Task:
     values = {"name": "tiny", "data": {"path": "rows.jsonl"}, "template": "{text}", "max_new_tokens": 4}
-    aim = {"answer_field": "answer"} if kind == "free text" else {"labels": {"no": "n", "maybe": "m", "yes": ["y", "j"]}}
+    aim = (
+        {"answer_field": "answer"} if kind == "free text" else {"labels": {"no": "n", "maybe": "m", "yes": ["y", "j"]}}
+    )
     return Task.model_validate(values | aim)

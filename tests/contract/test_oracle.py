@@ -7,8 +7,7 @@ import torch
 from fakes import CASES, FAMILIES, KINDS, backbone_of, make_prompt, make_rows, reference_of
 from overture.engine import InputCache, PromptedModel
 
-# In float64; the library's rotary angles are float32, so equal distances differ in the eighth digit.
-EXACT = {"rtol": 1e-6, "atol": 1e-6}
+EXACT = {"rtol": 1e-8, "atol": 1e-8}
 # Within Gemma's window of eight and beyond it.
 LENGTHS = (1, 2, 0, 5, 19, 11)
 

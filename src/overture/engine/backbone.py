@@ -7,11 +7,12 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from overture.core.types import Injection, LayerMemory, Memory
 from overture.engine.attention import Columns, Step, install
@@ -99,7 +100,7 @@ class Backbone:
     def embed(self, ids: Tensor | Sequence[int]) -> Tensor:
         """Vectors of tokens as the first layer gets them: [..., D]; a family's scaling is included."""
         with torch.no_grad():
-            return self._embedding(torch.as_tensor(ids, device=self.device))
+            return self._embedding(torch.as_tensor(ids, dtype=torch.long, device=self.device))
 
     @cached_property
     def embedding_norm(self) -> float:
@@ -187,21 +188,21 @@ class Backbone:
     def checkpointing(self, enabled: bool) -> Iterator[None]:
         """Recompute activations in the backward pass: less memory, about a third more time.
 
-        Only the layers are set to training mode, so dropout stays off.
+        Only the layers are set to training mode, so dropout stays off. The model's own switch is not used: it makes
+        every token's embedding require a gradient, for good, and it has changed its name.
         """
         if not enabled:
             yield
             return
         layers = getattr(self._base, self.family.layers)
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
         for layer in layers:
-            layer.training = True
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+            layer.gradient_checkpointing = layer.training = True
         try:
             yield
         finally:
-            self.model.gradient_checkpointing_disable()
             for layer in layers:
-                layer.training = False
+                layer.gradient_checkpointing = layer.training = False
 
 
 def _storage(value: Tensor) -> int:

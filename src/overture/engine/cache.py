@@ -6,6 +6,7 @@ An entry is one tensor [N, 2, H, L, K]: layers, (keys, values), heads, tokens, w
 import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -85,6 +86,7 @@ class _SpillFile:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
         self._map: mmap.mmap | None = None
         self.size = 0
         self.entries: dict[tuple[int, ...], tuple[int, torch.Size, torch.dtype, torch.device]] = {}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from overture.core.types import Encoded, Scorer
@@ -71,13 +71,13 @@ def predict(
         progress: called with (done, all).
     """
     found: dict[int, Prediction] = {}
-    at = {id(row): index for index, row in enumerate(rows)}
-    for batch in scoring_batches(rows, max_tokens):
+    numbered = [replace(row, row=index) for index, row in enumerate(rows)]
+    for batch in scoring_batches(numbered, max_tokens):
         if task.labels:
             answers = [_label_prediction(scores, batch[0]) for scores in scorer.label_scores(batch)]
         else:
             answers = [Prediction(text) for text in scorer.generate(batch, task.max_new_tokens, task.stop)]
-        found.update((at[id(row)], answer) for row, answer in zip(batch, answers, strict=True))
+        found.update((row.row, answer) for row, answer in zip(batch, answers, strict=True))
         progress(len(found), len(rows))
     return [found[index] for index in range(len(rows))]
 

@@ -67,8 +67,8 @@ def _build_prefix(
 
 
 METHODS: dict[str, Method] = {
-    "vectors": Method(vectors.Options, vectors.PLACES, {"before": 1e-2, "after": 1e-2}, _build_vectors),
-    "prefix": Method(prefix.Options, prefix.PLACES, {"memory": 1e-2, "after": 1e-2}, _build_prefix),
+    "vectors": Method(vectors.Options, vectors.PLACES, {"before": 1e-1, "after": 1e-1}, _build_vectors),
+    "prefix": Method(prefix.Options, prefix.PLACES, {"memory": 1e-1, "after": 1e-1}, _build_prefix),
 }
 
 

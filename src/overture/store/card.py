@@ -12,13 +12,13 @@ _LONGEST_CELL = 400
 _USE = """\
 ```sh
 overture show PROMPT_FOLDER
-overture predict PROMPT_FOLDER --text "..."
+overture predict PROMPT_FOLDER "some text"
 ```
 
 ```python
-from overture.store import load_artifact
+import overture
 
-manifest, tensors = load_artifact("PROMPT_FOLDER")
+print(overture.load("./PROMPT_FOLDER").predict(["some text"]))
 ```"""
 
 

@@ -1,5 +1,6 @@
 """Tune a prompt, measure it against the model without one and with examples, keep it."""
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from overture.data import Encoder, Splits, Task, load_splits
 from overture.data.rows import answers_of
 from overture.data.task import with_paths_from
 from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
+from overture.engine.cache import default_budget_bytes
 from overture.evaluate import across_seeds, paired_test
 from overture.evaluate.scoring import Scored, score
 from overture.evaluate.tuned import backbone_ref
@@ -126,6 +128,9 @@ def tune(
         DiskFull: the run can be resumed when there is room.
     """
     method_of(config.prompt)
+    if config.cache_gb is None:
+        # Fixed now: a resumed run must keep the same inputs, whatever is free by then.
+        config = config.model_copy(update={"cache_gb": default_budget_bytes() / 1e9})
     run = Run.create(store.runs, config.name or config.task.name, config.model_dump(mode="json"), listener)
     return _execute(run, config, store, is_stop_asked, backbone)
 
@@ -268,6 +273,8 @@ def _tuned_seed(work: _Work, seed: int) -> dict[str, Any]:
     folder = work.run.folder / f"seed-{seed}"
     meter = Meter(work.backbone.device.type)
     rate = config.train.lr or method_of(config.prompt).learning_rate[config.prompt.place]
+    num_batches = math.ceil(len(work.rows["train"]) / config.train.batch_size)
+    lengths = {"num_epochs": config.train.epochs, "num_steps": config.train.epochs * num_batches}
     fit = Fit(
         model,
         work.rows["train"],
@@ -275,7 +282,7 @@ def _tuned_seed(work: _Work, seed: int) -> dict[str, Any]:
         config.train.model_copy(update={"lr": rate}),
         seed,
         folder / "checkpoint.safetensors",
-        lambda event: work.run.event({**event, "seed": seed, "num_epochs": config.train.epochs}),
+        lambda event: work.run.event({**event, "seed": seed, **lengths}),
         work.is_stop_asked,
     )
     return _kept_seed(work, model, fit.run(), seed, rate, meter)
@@ -384,7 +391,6 @@ def _summary(
         return {key: value for key, value in found.items() if key != "predicted"}
 
     return {
-        "status": "interrupted",
         "run": work.run.name,
         "prompt": None,
         "task": work.task.name,
@@ -394,6 +400,8 @@ def _summary(
         "length": work.config.prompt.length,
         "rows": {name: len(rows) for name, rows in work.rows.items()},
         **without(best),
+        # The run's, not the best seed's: a later seed may have been stopped.
+        "status": "interrupted",
         **{name: without(found) for name, found in controls.items()},
         "compared": _compared(work, controls, best),
         "seeds": _spread(work.task.metric, seeds),

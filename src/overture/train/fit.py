@@ -26,7 +26,7 @@ class TrainConfig(Config):
 
     epochs: int = Field(5, ge=1, description="Passes over the training rows.")
     batch_size: int = Field(16, ge=1, description="Rows of one optimiser step.")
-    lr: float | None = Field(None, gt=0, description="Learning rate; the method's own when empty.")
+    lr: float | None = Field(None, gt=0, le=10, description="Learning rate; the method's own when empty.")
     optimiser: OptimiserName = Field("adamw", description="adamw or adafactor.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
     warmup_steps: int = Field(10, ge=0, description="Steps over which the learning rate rises.")

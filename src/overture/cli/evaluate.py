@@ -1,0 +1,65 @@
+"""``overture eval``: score a stored prompt again."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from overture.cli.options import DriftOption, JsonOption, PromptArgument, StoreOption, store_root
+from overture.cli.out import console, emit, say
+from overture.cli.progress import display
+from overture.cli.report import result_table, sentences, show_confusion
+from overture.core.errors import ConfigError
+
+
+def command(
+    prompt: PromptArgument,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Rows to score instead: .jsonl, .csv or .parquet with the task's fields."),
+    ] = None,
+    split: Annotated[
+        Literal["test", "validation"] | None,
+        typer.Option(help="Which rows of the prompt's own run; test rows where there are any.", show_default=False),
+    ] = None,
+    store: StoreOption = None,
+    allow_drift: DriftOption = False,
+    is_json: JsonOption = False,
+) -> None:
+    """Score a stored prompt, and its model without one, on the same rows."""
+    if data and split:
+        raise ConfigError("--data and --split exclude each other", fix="leave one of them out")
+    root = store_root(store)
+
+    from overture.evaluate.tuned import TunedPrompt, shown
+    from overture.store import Store
+    from overture.store.artifact import read_manifest
+    from overture.study.measure import measured, rows_of_file, rows_of_run
+
+    kept = Store(root, say)
+    folder = kept.get(prompt)
+    # The rows come first: what is wrong with them is told before the model is loaded.
+    name, rows = ("data", rows_of_file(data)) if data else rows_of_run(kept, read_manifest(folder), split or "")
+    show = display()
+
+    def progress(what: str, done: int, total: int) -> None:
+        show({"event": "progress", "what": what, "done": done, "total": total})
+
+    with show.live():
+        tuned = TunedPrompt(
+            folder, allow_drift=allow_drift, notify=lambda text: show({"event": "notice", "text": text})
+        )
+        result = {"prompt": shown(tuned.manifest), **measured(tuned, rows, name, progress)}
+    if is_json:
+        emit(result)
+    else:
+        _show(result, name)
+
+
+def _show(result: dict[str, Any], split: str) -> None:
+    out = console()
+    out.print(result_table(result, split))
+    for line in sentences(result):
+        out.print(line)
+    if "confusion" in result:
+        show_confusion(result["confusion"])

@@ -1,0 +1,179 @@
+"""``overture list``, ``show``, ``diff`` and ``rm``: the prompts of a store."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
+from overture.cli.out import console, emit, say
+from overture.cli.report import show_next
+from overture.core.errors import StoreError
+
+if TYPE_CHECKING:
+    from overture.store import Manifest
+    from overture.store.store import Entry
+
+
+def list_command(store: StoreOption = None, is_json: JsonOption = False) -> None:
+    """List the prompts of a store, with their scores."""
+    from overture.store import Store
+
+    root = store_root(store)
+    entries = Store(root, say).list()
+    if is_json:
+        emit({"store": str(root), "prompts": [_listed(entry) for entry in entries]})
+        return
+    if not entries:
+        console().print(f"no prompts in {root}", soft_wrap=True)
+        show_next("Make one:", ["overture demo", "overture init-task your.jsonl"])
+        return
+    from rich.table import Table
+
+    table = Table("prompt", "model", "method", "place", "length", "score", "95% interval", "rows", "created")
+    for entry in entries:
+        table.add_row(f"{entry.name}@{entry.version}", *(_cells(entry.manifest) if entry.manifest else ["damaged"]))
+    console().print(table)
+    for entry in entries:
+        if entry.problem:
+            console().print(f"damaged: {entry.name}@{entry.version}: {entry.problem}", soft_wrap=True)
+
+
+def _listed(entry: "Entry") -> dict[str, Any]:
+    facts = {"prompt": f"{entry.name}@{entry.version}", "folder": str(entry.folder), "problem": entry.problem or None}
+    manifest = entry.manifest
+    if manifest is None:
+        return facts
+    chosen = {name: getattr(manifest, name) for name in ("method", "place", "length", "trainable", "created")}
+    return {**facts, "backbone": manifest.backbone.id, **chosen, "metrics": manifest.metrics}
+
+
+def _cells(manifest: "Manifest") -> list[str]:
+    name, score = _main_score(manifest)
+    shown = [f"{name} {score['value']:.3f}", _interval(score), str(score.get("n", "-"))] if score else ["-"] * 3
+    facts = [manifest.backbone.id, manifest.method, manifest.place, str(manifest.length)]
+    return [*facts, *shown, manifest.created[:16].replace("T", " ")]
+
+
+def _main_score(manifest: "Manifest") -> tuple[str, Mapping[str, Any]]:
+    """The task's metric on test rows, or on validation rows."""
+    for split in ("test", "validation"):
+        found = manifest.metrics.get(split)
+        name = str(manifest.task.get("metric", ""))
+        if isinstance(found, dict) and isinstance(found.get(name), dict) and "value" in found[name]:
+            return f"{split} {name}", found[name]
+    return "", {}
+
+
+def _interval(score: Mapping[str, Any]) -> str:
+    return f"{score['low']:.3f} to {score['high']:.3f}" if "low" in score and "high" in score else "-"
+
+
+def show_command(prompt: PromptArgument, store: StoreOption = None, is_json: JsonOption = False) -> None:
+    """Show what a prompt is: its model, task, scores and origin."""
+    from overture.store import Store
+
+    entry = Store(store_root(store), say).show(prompt)
+    manifest = entry.manifest
+    assert manifest is not None
+    named = f"{entry.name}@{entry.version}" if entry.version else entry.name
+    if is_json:
+        emit({"prompt": named, "folder": str(entry.folder), "manifest": manifest.model_dump(mode="json")})
+        return
+    from rich.table import Table
+
+    out = console()
+    facts = Table(title=named, title_justify="left", show_header=False)
+    for name, value in _facts(entry.folder, manifest).items():
+        facts.add_row(name, value)
+    out.print(facts)
+    out.print(_score_table(manifest))
+    show_next("Use it:", [f'overture predict {prompt}{store_flag(store)} "some text"'])
+
+
+def _facts(folder: Path, manifest: "Manifest") -> dict[str, str]:
+    backbone, task = manifest.backbone, manifest.task
+    template = task.get("template", "")
+    shown = template if isinstance(template, str) else "\n".join(f"[{m['role']}] {m['content']}" for m in template)
+    labels = {k: v if isinstance(v, str) else " | ".join(v) for k, v in (task.get("labels") or {}).items()}
+    return {
+        "model": f"{backbone.id} ({backbone.model_type}, {backbone.num_layers} layers of width {backbone.hidden_size})",
+        "method": f"{manifest.method} at {manifest.place}, {manifest.length} tokens, {manifest.trainable:,} values",
+        "template": shown,
+        **({"labels": ", ".join(f"{label}: {word!r}" for label, word in labels.items())} if labels else {}),
+        "made": ", ".join([manifest.created, *(f"{key} {value}" for key, value in manifest.lineage.items())]),
+        "training": "-" if manifest.seconds is None else f"{manifest.seconds:.1f} s",
+        "folder": str(folder),
+    }
+
+
+def _score_table(manifest: "Manifest") -> Any:
+    from rich.table import Table
+
+    from overture.store.card import scores
+
+    table = Table("score", "value", "95% interval", "rows")
+    for name, score in scores(manifest.metrics):
+        table.add_row(name, f"{score['value']:.3f}", _interval(score), str(score.get("n", "-")))
+    return table
+
+
+def diff_command(a: PromptArgument, b: PromptArgument, store: StoreOption = None, is_json: JsonOption = False) -> None:
+    """Show what differs between two prompts."""
+    from overture.store import Store
+
+    found = Store(store_root(store), say).diff(a, b)
+    if is_json:
+        emit(found)
+        return
+    from rich.table import Table
+
+    out = console()
+    out.print("the values are bit-equal" if found["is_same_prompt"] else "the values differ")
+    options = Table("option", found["a"], found["b"])
+    for name, pair in found["config"].items():
+        options.add_row(name, _short(pair["a"]), _short(pair["b"]))
+    metrics = Table("score", found["a"], found["b"], "difference")
+    for name, pair in found["metrics"].items():
+        metrics.add_row(name, *(_short(pair.get(key)) for key in ("a", "b", "difference")))
+    tensors = Table("values", found["a"], found["b"], "largest difference", "cosine")
+    for name, sides in found["tensors"].items():
+        shapes = [str(sides[side]["shape"]) if sides[side] else "-" for side in ("a", "b")]
+        tensors.add_row(name, *shapes, *(_short(sides.get(key)) for key in ("max_difference", "cosine")))
+    for table in (options, metrics, tensors):
+        if table.row_count:
+            out.print(table)
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def rm_command(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="name@version, or a name for all its versions.")],
+    is_sure: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    store: StoreOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Remove a prompt from a store."""
+    from overture.store import Store
+    from overture.store.names import is_path
+
+    if is_path(prompt):
+        raise StoreError("only a prompt's name can be removed", got=prompt, wanted="name or name@version")
+    kept = Store(store_root(store), say)
+    kept.get(prompt, named_only=True)
+    if not is_sure:
+        if is_json or not sys.stdin.isatty():
+            raise StoreError("nothing was removed: nobody can be asked", got=prompt, fix="repeat with --yes")
+        what = prompt if "@" in prompt else f"all versions of {prompt}"
+        typer.confirm(f"remove {what}?", abort=True, err=True)
+    removed = list(kept.remove(prompt))
+    if is_json:
+        emit({"removed": removed})
+    else:
+        console().print(f"removed {', '.join(removed)}", soft_wrap=True)

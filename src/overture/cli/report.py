@@ -1,0 +1,142 @@
+"""A result for people: the table, what it means in plain words, what to do next."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from overture.cli.out import console, seconds_text, size_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_SURE = 0.05
+_MAX_TABLE_LABELS = 12
+
+
+def show_result(result: Mapping[str, Any], store_flag: str = "", with_next: bool = True) -> None:
+    """Print a finished run: table, comparison, spread over seeds, notices, next commands if wanted."""
+    out = console()
+    split = "test" if "test" in result["metrics"] else "validation"
+    out.print()
+    out.print(result_table(result, split))
+    for line in (*sentences(result), *spread_lines(result, split)):
+        out.print(line)
+    for notice in result.get("notices", ()):
+        out.print(f"note: {notice}")
+    if result["status"] == "diverged":
+        out.print("The loss became NaN or infinite; the last good prompt was kept. A smaller learning rate may help.")
+    if result.get("prompt") and with_next:
+        show_next(
+            f"Kept as {result['prompt']}. Next:",
+            [
+                f'overture predict {result["prompt"]}{store_flag} "some text"',
+                f"overture eval {result['prompt']}{store_flag}",
+                f"overture show {result['prompt']}{store_flag}",
+            ],
+        )
+
+
+def show_next(title: str, commands: Sequence[str]) -> None:
+    """Print commands to try."""
+    out = console()
+    out.print(f"\n{title}")
+    for command in commands:
+        out.print(f"  {command}", soft_wrap=True)
+
+
+def result_table(result: Mapping[str, Any], split: str) -> "Table":
+    """The model without a prompt, with examples, with the tuned prompt, side by side."""
+    from rich.table import Table
+
+    columns = dict(_columns(result))
+    metric = result["metric"]
+    scores = {title: found["metrics"][split][metric] for title, found in columns.items()}
+    table = Table(title=f"{result.get('task') or result.get('prompt', '')}, {split} rows", title_justify="left")
+    table.add_column("")
+    for title in columns:
+        table.add_column(title, justify="right")
+    table.add_row(metric, *(f"{score['value']:.3f}" for score in scores.values()))
+    table.add_row("95% interval", *(f"{score['low']:.3f} to {score['high']:.3f}" for score in scores.values()))
+    table.add_row("rows", *(str(score["n"]) for score in scores.values()))
+    table.add_row("trained values", *(f"{found['trainable']:,}" for found in columns.values()))
+    is_run = "history" in result
+    table.add_row(
+        "seconds",
+        *(
+            f"{found['seconds']:.1f} {'training' if is_run and found is result else 'scoring'}"
+            for found in columns.values()
+        ),
+    )
+    table.add_row("peak memory", *(size_text(found["peak_bytes"]) for found in columns.values()))
+    return table
+
+
+def _columns(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    yield "no prompt", result["no_prompt"]
+    if "in_context" in result:
+        yield f"in-context ({result['in_context']['shots']})", result["in_context"]
+    yield "tuned prompt", result
+
+
+def sentences(result: Mapping[str, Any]) -> Iterator[str]:
+    """What the paired tests say."""
+    names = {"no_prompt": "no prompt", "in_context": f"{result.get('in_context', {}).get('shots', 0)} examples"}
+    for control, compared in result.get("compared", {}).items():
+        yield sentence(names.get(control, control), compared)
+
+
+def sentence(other: str, compared: Mapping[str, Any]) -> str:
+    """One paired test in plain words."""
+    difference = compared["difference"]
+    value, low, high = (100 * difference[key] for key in ("value", "low", "high"))
+    chance = "p < 0.001" if compared["p_value"] < 0.001 else f"p = {compared['p_value']:.2g}"
+    if compared["p_value"] >= _SURE or value == 0:
+        return (
+            f"Tuned prompt against {other}: no difference could be shown "
+            f"({value:+.1f} points, 95% interval {low:.1f} to {high:.1f}, {chance})."
+        )
+    if value < 0:
+        low, high = -high, -low
+    better = "better" if value > 0 else "worse"
+    return (
+        f"The tuned prompt is {better} than {other} by {abs(value):.1f} points, "
+        f"95% interval {low:.1f} to {high:.1f}, {chance}."
+    )
+
+
+def spread_lines(result: Mapping[str, Any], split: str) -> Iterator[str]:
+    """How the score varies from seed to seed, for more than one."""
+    spread = result.get("seeds", {}).get(split)
+    if not spread or spread["n_seeds"] < 2:
+        return
+    yield (
+        f"Over {spread['n_seeds']} seeds: mean {spread['mean']:.3f}, standard deviation {spread['sd']:.3f}, "
+        f"95% interval of the mean {spread['low']:.3f} to {spread['high']:.3f}; seed {result['seed']} was kept."
+    )
+
+
+def show_confusion(found: Mapping[str, Any]) -> None:
+    """Print which labels are taken for which."""
+    from rich.table import Table
+
+    out = console()
+    if len(found["labels"]) <= _MAX_TABLE_LABELS:
+        out.print("right label (rows) against predicted label (columns):")
+        table = Table()
+        for label in ("", *found["labels"]):
+            table.add_column(label, justify="right" if label else "left")
+        for label, counts in zip(found["labels"], found["counts"], strict=True):
+            table.add_row(label, *map(str, counts))
+        out.print(table)
+    if found["errors"]:
+        out.print("most frequent errors:")
+    for error in found["errors"][:5]:
+        rows = ", ".join(str(row + 1) for row in error["rows"])
+        out.print(
+            f"  {error['gold']} taken for {error['predicted']}: {error['count']} times, "
+            f"{error['share']:.0%} of {error['gold']}; rows {rows}"
+        )
+
+
+def total_line(result: Mapping[str, Any], seconds: float) -> str:
+    """How long everything took."""
+    return f"{result['run']}: {result['status']} after {seconds_text(seconds)}"

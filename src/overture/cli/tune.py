@@ -1,0 +1,170 @@
+"""``overture tune`` and ``overture resume``."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from overture.cli.options import JsonOption, StoreOption, field_help, store_flag, store_root
+from overture.cli.out import console, emit, say, show_error
+from overture.cli.progress import Event, display
+from overture.cli.report import show_next, show_result, total_line
+from overture.cli.stop import StopRequest
+from overture.core.errors import DiskFull, Diverged
+
+INTERRUPTED = 130
+
+Listener = Callable[[Event], None]
+Work = Callable[[Listener, Callable[[], bool]], dict[str, Any]]
+
+
+def _help(file: str, model: str, field: str) -> Any:
+    return typer.Option(help=field_help(file, model, field), show_default=False)
+
+
+BackboneOption = Annotated[str | None, _help("data/task.py", "Task", "backbone")]
+MethodOption = Annotated[str | None, _help("prompt/registry.py", "PromptConfig", "method")]
+PlaceOption = Annotated[str | None, _help("prompt/registry.py", "PromptConfig", "place")]
+LengthOption = Annotated[int | None, _help("prompt/registry.py", "PromptConfig", "length")]
+SeedsOption = Annotated[int | None, _help("study/tune.py", "TuneConfig", "seeds")]
+NameOption = Annotated[str | None, _help("data/task.py", "Task", "name")]
+CacheOption = Annotated[float | None, _help("study/tune.py", "TuneConfig", "cache_gb")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the task file, such as train.lr=0.01. Repeatable."),
+]
+
+
+def tune_command(
+    task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `overture init-task` writes one.")],
+    backbone: BackboneOption = None,
+    method: MethodOption = None,
+    place: PlaceOption = None,
+    length: LengthOption = None,
+    seeds: SeedsOption = None,
+    name: NameOption = None,
+    cache_gb: CacheOption = None,
+    settings: SetOption = None,
+    store: StoreOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Tune a prompt for a task, measure it against no prompt and examples, and keep it."""
+    root = store_root(store)
+    flags: dict[str, Any] = {"backbone": _local(backbone), "method": method, "place": place, "length": length}
+    flags |= {"seeds": seeds, "name": name, "cache_gb": cache_gb}
+
+    from overture.store import Store
+    from overture.study.api import request
+    from overture.study.tune import tune
+
+    config = request(task, flags, settings or [])
+    kept = Store(root, say)
+    finish(worked(lambda listener, stop: tune(config, kept, listener, stop), store, is_json), store, is_json)
+
+
+def resume_command(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="The run; without it, those that can go on.")] = None,
+    store: StoreOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Go on with a run that was stopped, as if it had never stopped."""
+    root = store_root(store)
+    if run is None:
+        _list_runs(root, store, is_json)
+        return
+
+    from overture.store import Store
+    from overture.study.tune import resume
+
+    kept = Store(root, say)
+    finish(worked(lambda listener, stop: resume(run, kept, listener, stop), store, is_json, run), store, is_json)
+
+
+def _local(backbone: str | None) -> str | None:
+    """A folder or file in the working directory by its whole path: the prompt is used from elsewhere too."""
+    if backbone and (backbone.startswith((".", "~")) or Path(backbone).exists()):
+        return str(Path(backbone).expanduser().resolve())
+    return backbone
+
+
+def worked(work: Work, store: Path | None, is_json: bool, run: str = "") -> dict[str, Any]:
+    """Do a run's work with its progress shown; Ctrl-C stops it where it can go on.
+
+    Args:
+        work: called with a listener and with what asks whether to stop.
+        store: as the user gave it.
+        is_json: how a full disk is told.
+        run: the run's name, when it is known already.
+
+    Returns:
+        The result; of a run that was stopped before it could tell one, only its status and name.
+    """
+    shown, name, is_training = display(), run, False
+    started = time.monotonic()
+    with StopRequest("stopping after this step; press Ctrl-C again to stop at once") as stop:
+
+        def listen(event: Event) -> None:
+            nonlocal name, is_training
+            name = event.get("run", name)
+            is_training = is_training or event["event"] == "step"
+            shown(event)
+            # Before training nothing is lost by stopping here; in training the loop stops after its step.
+            if stop.is_asked and event["event"] == "progress" and not is_training:
+                raise KeyboardInterrupt
+
+        try:
+            with shown.live():
+                result = work(listen, stop)
+        except KeyboardInterrupt:
+            if not name:
+                raise
+            result = {"status": "interrupted", "run": name, "prompt": None, "metrics": {}}
+        except (DiskFull, Diverged) as error:
+            more = {"resume": resume_line(name, store)} if name and isinstance(error, DiskFull) else {}
+            show_error(error, is_json, **more)
+            raise typer.Exit(error.exit_code) from None
+    say(total_line(result, time.monotonic() - started))
+    return result
+
+
+def resume_line(run: str, store: Path | None) -> str:
+    """The command that goes on with a run."""
+    return f"overture resume {run}{store_flag(store)}"
+
+
+def finish(result: dict[str, Any], store: Path | None, is_json: bool) -> None:
+    """Print a run's result and exit with its code."""
+    if result["status"] == "interrupted":
+        command = resume_line(result["run"], store)
+        if is_json:
+            emit({**result, "resume": command})
+        else:
+            say(f"stopped; go on with: {command}")
+        raise typer.Exit(INTERRUPTED)
+    if is_json:
+        emit(result)
+    else:
+        show_result(result, store_flag(store))
+    if result["status"] == "diverged":
+        raise typer.Exit(Diverged.exit_code)
+
+
+def _list_runs(root: Path, store: Path | None, is_json: bool) -> None:
+    from overture.cli.runs import unfinished_runs
+
+    runs = unfinished_runs(root / "runs")
+    if is_json:
+        emit({"runs": runs})
+        return
+    if not runs:
+        console().print("there are no runs to go on with")
+        return
+    from rich.table import Table
+
+    table = Table("run", "state", "started", "why it ended")
+    for run in runs:
+        table.add_row(run["run"], run["state"], run["started"], run["why"])
+    console().print(table)
+    show_next("Go on with one:", [resume_line(runs[-1]["run"], store)])

@@ -1,0 +1,107 @@
+"""Measure a stored prompt again: on its run's own rows, or on rows of a file."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from overture.core.config import validated
+from overture.core.errors import DataError, StoreError
+from overture.core.meter import Meter
+from overture.data import Task, load_splits
+from overture.data.read import read_rows
+from overture.data.rows import Row, answers_of
+from overture.engine import InputCache, PromptedModel
+from overture.evaluate import confusion, paired_test
+from overture.evaluate.scoring import Scored, score
+from overture.evaluate.tuned import TunedPrompt
+from overture.store import Manifest, Store
+from overture.study.run import Run
+
+Progress = Callable[[str, int, int], None]
+
+
+def rows_of_run(store: Store, manifest: Manifest, split: str) -> tuple[str, list[Row]]:
+    """The rows that a prompt's run scored it on.
+
+    Args:
+        store: where the run is.
+        manifest: names the run.
+        split: test or validation; test rows, or validation rows when there are none, if empty.
+
+    Returns:
+        The split and its rows.
+
+    Raises:
+        StoreError: the run is not in this store.
+        DataError: its data cannot be read, or has no such rows.
+    """
+    name = str(manifest.lineage.get("run") or "")
+    folder = store.runs / name
+    if not name or Path(name).name != name or not (folder / "run.json").is_file():
+        raise StoreError(
+            "the run that made this prompt is not in this store",
+            where=str(store.runs),
+            got=name or "no run",
+            fix="name rows to score with --data FILE",
+        )
+    config = Run(folder).config()
+    splits = load_splits(validated(Task, config.get("task"), str(folder / "run.json")))
+    chosen = split or ("test" if splits.test else "validation")
+    rows: list[Row] = getattr(splits, chosen)
+    if not rows:
+        raise DataError(f"the run has no {chosen} rows", where=name, fix="name rows to score with --data FILE")
+    return chosen, rows
+
+
+def rows_of_file(path: Path) -> list[Row]:
+    """The rows of a file.
+
+    Raises:
+        DataError: every line that cannot be read.
+    """
+    rows, lines = read_rows(path)
+    return [Row(fields, line, str(path)) for fields, line in zip(rows, lines, strict=True)]
+
+
+def measured(
+    prompt: TunedPrompt, rows: Sequence[Row], split: str, progress: Progress = lambda what, done, total: None
+) -> dict[str, Any]:
+    """Scores of a prompt and of its model without one, on the same rows.
+
+    Args:
+        prompt: the prompt on its model.
+        rows: rows with labels or answers.
+        split: what the rows are called in the result.
+        progress: called with (what, done, all).
+
+    Returns:
+        As the result of a run, with the confusion table of label tasks.
+
+    Raises:
+        DataError: every row that cannot be used.
+    """
+    encoded = prompt.encoder.encode(rows)
+    answers = [] if prompt.task.labels else [answers_of(prompt.task, row)[0] for row in rows]
+    cache = InputCache()
+
+    def one(model: PromptedModel, what: str) -> tuple[Scored, dict[str, Any]]:
+        meter = Meter(prompt.backbone.device.type)
+        found = score(model, encoded, prompt.task, answers, progress=lambda done, total: progress(what, done, total))
+        metrics = {name: value.model_dump() for name, value in found.metrics(prompt.task).items()}
+        facts = {"seconds": meter.seconds, "peak_bytes": meter.peak_bytes}
+        return found, {"metrics": {split: {**metrics, "loss": found.loss}}, **facts}
+
+    tuned, of_prompt = one(prompt.model(cache), "scoring the prompt")
+    plain, of_model = one(PromptedModel(prompt.backbone, None, cache), "scoring no prompt")
+    paired = paired_test(tuned.gold, tuned.predicted, plain.predicted, prompt.task.metric)
+    result = {
+        "metric": prompt.task.metric,
+        "split": split,
+        **of_prompt,
+        "trainable": prompt.manifest.trainable,
+        "no_prompt": {**of_model, "trainable": 0},
+        "compared": {"no_prompt": {"split": split, **paired.model_dump()}},
+    }
+    if prompt.task.labels:
+        result["confusion"] = confusion(tuned.gold, tuned.predicted, tuple(prompt.task.words)).model_dump()
+    return result

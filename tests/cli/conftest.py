@@ -1,0 +1,108 @@
+"""A tiny model in a folder, a task file on tiny rows, and commands run in this process."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from fakes import make_inner_tokenizer, make_model
+from overture.cli.app import app
+
+WORDS = {"good": ("fine", "great", "glad"), "bad": ("poor", "dull", "grim")}
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """Standard output as exactly one JSON object."""
+        lines = self.out.splitlines()
+        assert len(lines) == 1, self.out
+        found = json.loads(lines[0])
+        assert isinstance(found, dict)
+        return found
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama and a byte tokenizer as `save_pretrained` writes them."""
+    folder = tmp_path_factory.mktemp("tiny")
+    make_model("llama", "sdpa").save_pretrained(folder)
+    make_inner_tokenizer("llama").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVERTURE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OVERTURE_HOME", str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path)
+
+
+def rows_of(count: int, start: int = 0) -> list[dict[str, str]]:
+    found = []
+    for number in range(start, start + count):
+        label = ("good", "bad")[number % 2]
+        found.append({"text": f"{WORDS[label][number % 3]} {number}", "label": label})
+    return found
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def make_task(tmp_path: Path, tiny: Path) -> Callable[..., Path]:
+    """Write a task file with its rows; keywords change it."""
+
+    def make(**changes: Any) -> Path:
+        for number, (name, count) in enumerate({"train": 16, "validation": 8, "test": 8}.items()):
+            write_rows(tmp_path / f"{name}.jsonl", rows_of(count, 100 * number))
+        values = {
+            "name": "mood",
+            "backbone": str(tiny),
+            "data": {name: f"{name}.jsonl" for name in ("train", "validation", "test")},
+            "template": "{text}\nMood:",
+            "labels": {"good": " good", "bad": " bad"},
+            "shots": 2,
+            "prompt": {"length": 3},
+            "train": {"epochs": 2, "batch_size": 4, "lr": 0.01},
+        } | changes
+        path = tmp_path / "task.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    return make
+
+
+@pytest.fixture
+def overture() -> Callable[..., Done]:
+    """Run a command line."""
+
+    def run(*words: str | Path, stdin: str | None = None) -> Done:
+        done = CliRunner().invoke(app, [str(word) for word in words], input=stdin, prog_name="overture")
+        if done.exception and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return Done(done.exit_code, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def tuned(make_task: Callable[..., Path], overture: Callable[..., Done]) -> dict[str, Any]:
+    """The result of a finished run; its prompt is mood@1."""
+    done = overture("tune", make_task(), "--json")
+    assert done.code == 0, done.err
+    return done.json

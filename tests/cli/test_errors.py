@@ -1,0 +1,125 @@
+"""Bad input: one readable block or one JSON object, exit code 2, and never a traceback."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from overture.core.errors import DiskFull, Diverged
+
+TABLE = {
+    "no such command": (["tun"], "Did you mean 'tune'"),
+    "no such option": (["list", "--jsn"], "--jsn"),
+    "missing argument": (["tune"], "TASK.yaml"),
+    "wrong path": (["tune", "nowhere.yaml"], "no such file"),
+    "task is a folder": (["tune", "."], "cannot be read"),
+    "wrong model": (["tune", "task.yaml", "--backbone", "./no-model"], "no such model folder"),
+    "unknown key": (["tune", "task.yaml", "--set", "train.epoch=1"], "did you mean 'epochs'"),
+    "setting without value": (["tune", "task.yaml", "--set", "train.lr"], "key=value"),
+    "setting of a wrong kind": (["tune", "task.yaml", "--set", "train.lr=fast"], "train.lr"),
+    "unknown method": (["tune", "task.yaml", "--method", "prefx"], "no such method"),
+    "wrong place": (["tune", "task.yaml", "--method", "vectors", "--place", "memory"], "--place before"),
+    "wrong split": (["eval", "mood", "--split", "dev"], "dev"),
+    "unknown prompt": (["predict", "moood", "text"], "no such prompt"),
+    "unknown prompt to show": (["show", "moood"], "no such prompt"),
+    "unknown run": (["resume", "mood-9"], "no such run"),
+    "no data file": (["eval", "mood", "--data", "x.jsonl", "--split", "test"], "exclude each other"),
+    "no file to start from": (["init-task", "x.jsonl", "-o", "x.yaml"], "no such file"),
+    "store is a file": (["list", "--store", "task.yaml"], "not a folder"),
+}
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]], ids=["people", "json"])
+@pytest.mark.parametrize("case", TABLE)
+def test_bad_input(case, words, make_task, overture) -> None:
+    make_task()
+    command, message = TABLE[case]
+    done = overture(*command, *words)
+    assert done.code == 2
+    if words:
+        assert set(done.json) >= {"error", "what"}
+        told = [*map(str, done.json.get("problems", ())), *map(str, done.json.values())]
+        assert any(message in text for text in told)
+    else:
+        assert done.out == ""
+        assert "\nerror: " in f"\n{done.err}"
+        assert message in done.err
+
+
+DATA = {
+    "empty file": ("", "no rows in the file"),
+    "one label": ('{"text": "a", "label": "good"}\n' * 9, "only one label"),
+    "not JSON": ("text\n", "not JSON"),
+    "unknown label": ('{"text": "a", "label": "god"}\n{"text": "b", "label": "bad"}\n', "did you mean 'good'"),
+    "missing field": ('{"txt": "a", "label": "good"}\n{"txt": "b", "label": "bad"}\n', "no field 'text'"),
+}
+
+
+@pytest.mark.parametrize("case", DATA)
+def test_bad_data(case, make_task, overture, tmp_path) -> None:
+    task = make_task()
+    text, message = DATA[case]
+    (tmp_path / "train.jsonl").write_text(text)
+    done = overture("tune", task, "--json")
+    assert (done.code, done.json["error"]) == (2, "DataError")
+    assert message in str(done.json["problems"])
+
+
+def test_near_names_are_told(tuned, overture) -> None:
+    for command in (["predict", "moood", "x"], ["show", "moood"], ["eval", "moood"], ["rm", "moood", "--yes"]):
+        done = overture(*command, "--json")
+        assert (done.code, done.json["fix"]) == (2, "did you mean mood?")
+
+
+def test_nothing_to_predict(tuned, overture) -> None:
+    for stdin in ("", "\n\n"):
+        done = overture("predict", "mood", stdin=stdin)
+        assert done.code == 2
+        assert "nothing to predict" in done.err
+    assert overture("predict", "mood", "x", "--file", "y.jsonl").code == 2
+    assert "cannot be encoded" in overture("predict", "mood", "x" * 1000).err
+
+
+def test_run_of_another_store(tuned, overture, tmp_path) -> None:
+    done = overture("eval", tuned["folder"], "--store", tmp_path / "empty", "--json")
+    assert done.code == 2
+    assert "--data" in done.json["fix"]
+
+
+def test_no_words_give_help(overture) -> None:
+    done = overture()
+    assert done.code == 2
+    assert "init-task" in done.out + done.err
+
+
+def test_words_after_two_dashes_are_text(tuned, overture) -> None:
+    done = overture("predict", "mood", "--", "--json")
+    assert json.loads(done.out)["input"] == "--json"
+
+
+@pytest.mark.parametrize(("error", "code"), [(Diverged("x"), 3), (DiskFull("x"), 4)])
+def test_exit_codes(error, code, overture, monkeypatch) -> None:
+    from overture.store import Store
+
+    def fail(store: Store) -> None:
+        raise error
+
+    monkeypatch.setattr(Store, "list", fail)
+    assert overture("list").code == code
+    assert overture("list", "--json").json == {"error": type(error).__name__, "what": "x"}
+
+
+def test_bugs_keep_their_traceback(overture, monkeypatch) -> None:
+    from overture.store import Store
+
+    monkeypatch.setattr(Store, "list", lambda store: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        overture("list")
+
+
+def test_reader_that_goes_away_is_no_error(tuned) -> None:
+    # `true` ends at once; what is printed later meets a closed pipe.
+    command = f"{sys.executable} -c 'from overture.cli.app import main; main()' show mood | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stderr == ""

@@ -1,0 +1,108 @@
+"""Ctrl-C in a real process, going on afterwards, and two processes on one run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+MAIN = [sys.executable, "-c", "from overture.cli.app import main; main()"]
+
+
+@pytest.fixture
+def started(make_task, tmp_path) -> Iterator[subprocess.Popen[str]]:
+    """A run of many epochs, in training."""
+    task = make_task()
+    words = ["tune", task, "--set", "train.epochs=100000", "--set", "train.patience=100000", "--json"]
+    process = subprocess.Popen(
+        [*MAIN, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "epoch 1/" in line:
+            break
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_first_signal_stops_where_it_can_go_on(started, number, overture, tmp_path) -> None:
+    locked = overture("resume", "mood-1", "--json")
+    assert (locked.code, locked.json["error"]) == (2, "StoreError")
+    assert "another process" in locked.json["what"]
+    assert overture("resume", "--json").json["runs"][0]["state"] == "running"
+    started.send_signal(number)
+    out, err = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert "Traceback" not in err
+    assert json.loads(out)["resume"] == "overture resume mood-1"
+    assert json.loads(out)["status"] == "interrupted"
+    _end_soon(tmp_path / "store" / "runs" / "mood-1")
+    done = overture("resume", "mood-1", "--json")
+    assert (done.code, done.json["prompt"]) == (0, "mood@1")
+
+
+def _end_soon(run: Path) -> None:
+    """Ask for no more epochs than were done and two more, so that the test ends."""
+    request = json.loads((run / "run.json").read_text())
+    last = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    epochs = max(event["epoch"] for event in last if event["event"] == "epoch") + 3
+    request["config"]["train"]["epochs"] = epochs
+    (run / "run.json").write_text(json.dumps(request))
+
+
+def test_killed_run_is_listed(started, overture) -> None:
+    started.kill()
+    started.communicate()
+    runs = overture("resume", "--json").json["runs"]
+    assert [(run["run"], run["state"]) for run in runs] == [("mood-1", "killed")]
+    assert "overture resume mood-1" in overture("resume").out
+
+
+def test_stop_before_training(make_task, overture, monkeypatch) -> None:
+    from overture.study import tune
+
+    controls = tune._controls
+
+    def interrupted(work: object) -> object:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        return controls(work)
+
+    task = make_task()
+    with monkeypatch.context() as patch:
+        patch.setattr(tune, "_controls", interrupted)
+        done = overture("tune", task)
+    assert done.code == 130
+    assert "stopped; go on with: overture resume mood-1" in done.err
+    assert overture("resume", "mood-1", "--json").json["status"] == "finished"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_later_seed_stopped(make_task, overture, monkeypatch) -> None:
+    from overture.study import tune
+
+    tuned_seed = tune._tuned_seed
+
+    def second_is_stopped(work: object, seed: int) -> object:
+        if seed == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+        return tuned_seed(work, seed)
+
+    task = make_task()
+    with monkeypatch.context() as patch:
+        patch.setattr(tune, "_tuned_seed", second_is_stopped)
+        done = overture("tune", task, "--seeds", "2", "--json")
+    assert (done.code, done.json["status"], done.json["prompt"]) == (130, "interrupted", None)
+    assert overture("resume", "mood-1", "--json").json["seeds"]["test"]["n_seeds"] == 2

@@ -1,0 +1,71 @@
+"""What must be instant never loads what is heavy."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import overture
+
+HEAVY = ("torch", "transformers", "sklearn", "scipy", "altair", "numpy", "datasets", "pyarrow")
+# `show` needs a prompt; without one it still opens the store.
+COMMANDS = (
+    ["--help"],
+    ["--version"],
+    ["tune", "--help"],
+    ["list"],
+    ["list", "--json"],
+    ["show", "nothing"],
+    ["resume"],
+)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_command_loads_nothing_heavy(words: list[str], tmp_path: Path) -> None:
+    code = f"""
+import sys
+from overture.cli.app import app
+try:
+    app({words!r}, prog_name="overture")
+except SystemExit:
+    pass
+sys.stderr.write("|".join(name for name in {HEAVY!r} if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    loaded = done.stderr.rpartition("\n")[2]
+    assert loaded == ""
+
+
+def test_show_and_list_of_a_prompt_load_nothing_heavy(tuned: dict, tmp_path: Path) -> None:
+    code = f"""
+import sys
+from overture.cli.app import app
+for words in (["list"], ["show", "mood"], ["show", "mood@1", "--json"]):
+    try:
+        app(words, prog_name="overture")
+    except SystemExit as end:
+        assert not end.code
+assert not [name for name in {HEAVY!r} if name in sys.modules]
+"""
+    subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path, check=True)
+
+
+def test_python_api_is_lazy_and_pinned() -> None:
+    assert overture.__all__ == ["Store", "__version__", "load", "tune"]
+    assert callable(overture.tune)
+    assert callable(overture.load)
+    assert dir(overture) == sorted(overture.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'tun'"):
+        _ = overture.tun
+    code = f"import overture, sys; assert not [n for n in {(*HEAVY, 'pydantic')!r} if n in sys.modules]"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_version_is_the_packages(capfd: pytest.CaptureFixture[str]) -> None:
+    from overture.cli.app import app
+
+    with pytest.raises(SystemExit) as end:
+        app(["--version"], prog_name="overture")
+    assert end.value.code == 0
+    assert capfd.readouterr().out == f"overture {overture.__version__}\n"

@@ -1,0 +1,104 @@
+"""List, show, diff, rm, init-task, doctor."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from overture.cli import doctor
+from overture.data import Task
+
+
+def test_empty_store(overture) -> None:
+    assert overture("list", "--json").json == {"store": str(Path("store").resolve()), "prompts": []}
+    assert "no prompts" in overture("list").out
+    assert "no runs" in overture("resume").out
+
+
+def test_list_and_show(tuned, overture) -> None:
+    listed = overture("list", "--json").json["prompts"]
+    assert [(p["prompt"], p["problem"]) for p in listed] == [("mood@1", None)]
+    assert listed[0]["metrics"]["test"] == tuned["metrics"]["test"]
+    assert "mood@1" in overture("list").out
+    shown = overture("show", "mood", "--json").json
+    assert shown["prompt"] == "mood@1"
+    assert shown["manifest"]["trainable"] == tuned["trainable"]
+    text = overture("show", tuned["folder"]).out
+    assert "{text}" in text
+    assert "test.accuracy" in text
+
+
+def test_damaged_prompt_is_listed_with_its_problem(tuned, overture) -> None:
+    (Path(tuned["folder"]) / "prompt.json").write_text("{")
+    listed = overture("list", "--json").json["prompts"]
+    assert "JSON cannot be read" in listed[0]["problem"]
+    assert "damaged: mood@1" in overture("list").out
+    assert overture("show", "mood", "--json").json["error"] == "ArtifactError"
+
+
+def test_diff(tuned, make_task, overture) -> None:
+    overture("tune", make_task(), "--set", "shots=0", "--set", "train.lr=0.02", "--json")
+    found = overture("diff", "mood@1", "mood@2", "--json").json
+    assert found["config"]["options.train.lr"] == {"a": 0.01, "b": 0.02}
+    assert not found["is_same_prompt"]
+    text = overture("diff", "mood@1", "mood@2").out
+    assert "options.train.lr" in text
+    assert "the values differ" in text
+
+
+def test_rm(tuned, overture) -> None:
+    for words in ([], ["--json"]):
+        refused = overture("rm", "mood", *words)
+        assert refused.code == 2
+        assert "--yes" in refused.out + refused.err
+    assert overture("rm", tuned["folder"], "--yes").code == 2
+    assert overture("rm", "mood@1", "--yes", "--json").json == {"removed": ["mood@1"]}
+    assert overture("list", "--json").json["prompts"] == []
+
+
+def test_init_task(overture, tmp_path) -> None:
+    rows = [{"text": f"row {n}", "label": "ab"[n % 2]} for n in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = overture("init-task", "rows.jsonl", "-o", "my task.yaml", "--name", "mine", "--json")
+    assert done.json["next"] == "overture tune 'my task.yaml'"
+    assert Task.load(tmp_path / "my task.yaml").name == "mine"
+    refused = overture("init-task", "rows.jsonl", "-o", "my task.yaml")
+    assert refused.code == 2
+    assert "--force" in refused.err
+    shown = overture("init-task", "rows.jsonl", "-o", "my task.yaml", "--force")
+    assert "overture tune 'my task.yaml'" in shown.out
+    assert yaml.safe_load((tmp_path / "my task.yaml").read_text())["name"] == "rows"
+    assert overture("init-task", "rows.jsonl", "-o", "x.yaml", "--name", "A B").code == 2
+
+
+@pytest.fixture
+def quick_doctor(monkeypatch) -> None:
+    monkeypatch.setattr(doctor, "_MATRIX_SIZE", 16)
+    monkeypatch.setattr(doctor, "_tokens_per_second", lambda name: {"load_seconds": 1.0, "tokens_per_second": 2.0})
+
+
+def test_doctor(overture, quick_doctor) -> None:
+    found = overture("doctor", "--json")
+    facts = found.json
+    assert (found.code, facts["is_usable"]) == (0, True)
+    assert facts["packages"]["torch"]["version"]
+    assert set(facts["extras"]) >= {"parquet", "datasets", "peft"}
+    assert facts["gflops"]["cpu"] > 0
+    assert facts["disk"]["store"]["free_bytes"] > 0
+    assert "Overture can be used." in overture("doctor").out
+
+
+def test_doctor_tells_what_is_missing(overture, quick_doctor, monkeypatch) -> None:
+    real = doctor.metadata.version
+
+    def version(name: str) -> str:
+        if name == "gguf":
+            raise doctor.metadata.PackageNotFoundError(name)
+        return "1.0" if name == "transformers" else real(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    done = overture("doctor", "--json")
+    assert done.code == 1
+    assert sorted(error.split()[0] for error in done.json["errors"]) == ["gguf", "transformers"]
+    assert "pip install 'gguf" in overture("doctor").out

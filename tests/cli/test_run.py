@@ -1,0 +1,172 @@
+"""Tune, resume, eval, predict on a tiny model."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from overture.core.errors import DiskFull
+from overture.prompt import METHODS
+from overture.study.api import request
+
+
+def test_tune_result(tuned: dict) -> None:
+    assert (tuned["status"], tuned["prompt"], tuned["run"]) == ("finished", "mood@1", "mood-1")
+    for split in ("validation", "test"):
+        score = tuned["metrics"][split]["accuracy"]
+        assert set(score) >= {"value", "low", "high", "n"}
+        assert score["n"] == 8
+    assert tuned["trainable"] > 0
+    assert tuned["seconds"] > 0
+    assert tuned["peak_bytes"] > 0
+    assert set(tuned["compared"]) == {"no_prompt", "in_context"}
+
+
+def test_tune_for_people(make_task, overture) -> None:
+    done = overture("tune", make_task(), "--seeds", "2", "--name", "other")
+    assert done.code == 0
+    for text in ("no prompt", "in-context (2)", "tuned prompt", "95% interval", "trained values", "peak memory"):
+        assert text in done.out
+    assert "Over 2 seeds: mean" in done.out
+    assert "overture predict other@1" in done.out
+    assert "seed 1: epoch 2/2: training loss" in done.err
+    assert "run other-1 in" in done.err
+
+
+def test_flags_become_settings(make_task, overture, tmp_path) -> None:
+    words = ["--method", "vectors", "--place", "before", "--length", "2", "--set", "train.epochs=1", "--set", "shots=0"]
+    found = overture("tune", make_task(), *words, "--cache-gb", "0.1", "--store", tmp_path / "elsewhere", "--json").json
+    assert (found["method"], found["place"], found["length"]) == ("vectors", "before", 2)
+    assert len(found["history"]) == 1
+    assert "in_context" not in found
+    assert Path(found["folder"]).is_relative_to(tmp_path / "elsewhere")
+
+
+def test_method_gets_its_own_place(make_task, monkeypatch) -> None:
+    method = METHODS["vectors"]
+    monkeypatch.setitem(
+        METHODS, "vectors", type(method)(method.options, ("before",), method.learning_rate, method.build)
+    )
+    assert request(make_task(), {"method": "vectors"}).prompt.place == "before"
+    assert request(make_task(), {"method": "vectors", "place": "memory"}).prompt.place == "memory"
+    assert request(make_task(prompt={"method": "vectors", "place": "memory"}), {}).prompt.place == "memory"
+    assert request(make_task(), {}, ["prompt.method=vectors"]).prompt.place == "before"
+
+
+def test_settings_of_python(make_task) -> None:
+    config = request(make_task(), {"train": {"lr": 0.5}, "seeds": 3}, ["seeds=4"])
+    assert (config.train.lr, config.train.epochs, config.seeds) == (0.5, 2, 4)
+
+
+def test_data_given_as_a_setting_is_found_from_elsewhere(make_task, tmp_path, monkeypatch) -> None:
+    config = request(make_task(), {}, ["data.train=test.jsonl"])
+    assert config.task.data.train == tmp_path / "test.jsonl"
+
+
+def test_finished_run_tells_its_result_again(tuned, overture) -> None:
+    assert overture("resume", "mood-1", "--json").json == tuned
+    assert overture("resume", "--json").json == {"runs": []}
+
+
+def test_diverged_keeps_the_last_good_prompt(make_task, overture) -> None:
+    done = overture("tune", make_task(), "--set", "train.lr=1e30", "--set", "train.epochs=3", "--json")
+    assert done.code == 3
+    found = done.json
+    assert found.get("error") == "Diverged" or (found["status"] == "diverged" and found["prompt"] == "mood@1")
+
+
+def test_diverged_after_a_good_epoch(make_task, overture, monkeypatch) -> None:
+    from overture.train.fit import Fit
+
+    step = Fit._step
+    monkeypatch.setattr(Fit, "_step", lambda fit, batch: (math.nan, 1.0) if fit.progress.epoch else step(fit, batch))
+    done = overture("tune", make_task(), "--json")
+    assert (done.code, done.json["status"], done.json["prompt"]) == (3, "diverged", "mood@1")
+    assert overture("predict", "mood", "fine 1", "--json").code == 0
+
+
+@pytest.mark.parametrize("words", [["--json"], []])
+def test_full_disk(make_task, overture, monkeypatch, words) -> None:
+    from overture.train import fit
+
+    def no_room(*_: object) -> None:
+        raise DiskFull("the disk is full", where="checkpoint", fix="free some room and repeat; nothing was lost")
+
+    task = make_task()
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "save_checkpoint", no_room)
+        done = overture("tune", task, *words)
+    assert done.code == 4
+    if words:
+        assert done.json["resume"] == "overture resume mood-1"
+    else:
+        assert "resume: overture resume mood-1" in done.err
+        assert done.out == ""
+    assert overture("resume", "--json").json["runs"][0]["state"] == "stopped"
+    assert overture("resume", "mood-1", "--json").json["status"] == "finished"
+
+
+def test_eval_gives_the_runs_scores_again(tuned, overture) -> None:
+    found = overture("eval", "mood", "--json").json
+    assert found["prompt"] == "mood@1"
+    assert found["metrics"]["test"]["accuracy"] == tuned["metrics"]["test"]["accuracy"]
+    assert found["no_prompt"]["metrics"]["test"]["accuracy"] == tuned["no_prompt"]["metrics"]["test"]["accuracy"]
+    assert found["compared"]["no_prompt"]["difference"]["n"] == 8
+    assert sum(map(sum, found["confusion"]["counts"])) == 8
+    again = overture("eval", "mood@1", "--split", "validation", "--json").json
+    assert again["metrics"]["validation"]["accuracy"] == tuned["metrics"]["validation"]["accuracy"]
+
+
+def test_eval_of_a_file(tuned, overture, tmp_path) -> None:
+    (tmp_path / "more.csv").write_text("text,label\nfine,good\npoor,bad\ndull,bad\n")
+    done = overture("eval", tuned["folder"], "--data", "more.csv", "--json")
+    assert done.json["metrics"]["data"]["accuracy"]["n"] == 3
+    shown = overture("eval", "mood", "--data", "more.csv")
+    assert "right label (rows) against predicted label (columns)" in shown.out
+    assert "tuned prompt" in shown.out
+
+
+def test_predict_from_everywhere(tuned, overture, tmp_path) -> None:
+    texts = ["fine 1", "poor 2"]
+    lines = overture("predict", "mood", *texts).out.splitlines()
+    first = json.loads(lines[0])
+    assert first["input"] == "fine 1"
+    assert first["label"] in ("good", "bad")
+    assert math.isclose(sum(first["probabilities"].values()), 1, abs_tol=1e-5)
+    (tmp_path / "rows.jsonl").write_text('{"text": "fine 1", "other": 1}\n{"text": "poor 2"}\n')
+    (tmp_path / "rows.csv").write_text("text\nfine 1\npoor 2\n")
+    same = [
+        overture("predict", "mood", "--file", "rows.jsonl"),
+        overture("predict", "mood", "--file", "rows.csv"),
+        overture("predict", "mood", "-", stdin="fine 1\r\n\npoor 2\n"),
+        overture("predict", "mood", stdin='{"text": "fine 1"}\n{"text": "poor 2"}'),
+        overture("predict", "mood", '{"text": "fine 1"}', "poor 2"),
+    ]
+    assert [done.out.splitlines() for done in same] == [lines] * len(same)
+    whole = overture("predict", "mood", *texts, "--json").json
+    assert whole == {"prompt": "mood@1", "predictions": [json.loads(line) for line in lines]}
+
+
+def test_free_text_and_several_fields(make_task, overture, tmp_path) -> None:
+    rows = [{"a": f"x{n}", "b": "y", "answer": "yes"} for n in range(20)]
+    (tmp_path / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = make_task(
+        data={"path": "qa.jsonl"}, template="{a} {b}:", labels=None, answer_field="answer", max_new_tokens=4, shots=0
+    )
+    assert overture("tune", task, "--set", "train.epochs=1", "--json").code == 0
+    done = overture("predict", "mood", '{"a": "x", "b": "y"}', "--json")
+    assert set(done.json["predictions"][0]) == {"input", "answer"}
+    assert done.json["predictions"][0]["input"] == {"a": "x", "b": "y"}
+    refused = overture("predict", "mood", "only text")
+    assert refused.code == 2
+    assert "wanted a JSON object with a, b" in refused.err
+    assert overture("eval", "mood", "--json").json["metric"] == "exact_match"
+
+
+def test_python_api(make_task) -> None:
+    import overture
+
+    result = overture.tune(make_task(), train={"epochs": 1}, shots=0)
+    prompt = overture.load(result["prompt"])
+    assert prompt.predict(["fine 1"])[0].text in ("good", "bad")

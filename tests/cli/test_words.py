@@ -1,0 +1,130 @@
+"""What people read: progress lines, sentences, help texts, the demo's rows."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from overture.cli import demo, options, progress
+from overture.cli.report import sentence
+from overture.data import Task
+from overture.prompt import PromptConfig
+from overture.study.tune import TuneConfig
+
+
+def compared(value: float, low: float, high: float, p_value: float) -> dict:
+    return {"difference": {"value": value, "low": low, "high": high}, "p_value": p_value}
+
+
+SENTENCES = [
+    (
+        compared(0.05, 0.012, 0.088, 0.0123),
+        "The tuned prompt is better than no prompt by 5.0 points, 95% interval 1.2 to 8.8, p = 0.012.",
+    ),
+    (
+        compared(-0.05, -0.088, -0.012, 0.0001),
+        "The tuned prompt is worse than no prompt by 5.0 points, 95% interval 1.2 to 8.8, p < 0.001.",
+    ),
+    (
+        compared(0.01, -0.02, 0.04, 1.0),
+        "Tuned prompt against no prompt: no difference could be shown (+1.0 points, 95% interval -2.0 to 4.0, p = 1).",
+    ),
+]
+
+
+@pytest.mark.parametrize(("found", "text"), SENTENCES)
+def test_sentence(found: dict, text: str) -> None:
+    assert sentence("no prompt", found) == text
+
+
+def test_help_is_the_fields_description() -> None:
+    for model, file, fields in (
+        (Task, "data/task.py", ("backbone", "name")),
+        (PromptConfig, "prompt/registry.py", ("method", "place", "length")),
+        (TuneConfig, "study/tune.py", ("seeds", "cache_gb")),
+    ):
+        for field in fields:
+            assert options.field_help(file, model.__name__, field) == model.model_fields[field].description
+
+
+STEP = {"event": "step", "seed": 0, "epoch": 0, "num_epochs": 2, "num_steps": 8, "loss": 0.5}
+EPOCH = {"event": "epoch", "seed": 0, "epoch": 0, "num_epochs": 2, "train_loss": 0.5, "validation_loss": 0.4}
+EVENTS = [
+    {"event": "start", "run": "mood-1", "folder": "runs/mood-1"},
+    {"event": "notice", "text": "[red] is text"},
+    *({"event": "progress", "what": "reading train inputs once", "done": n, "total": 3} for n in (1, 2, 3)),
+    *({**STEP, "step": n} for n in (1, 2, 3, 4)),
+    {**EPOCH, "validation_score": 0.75, "is_best": True},
+    *({**STEP, "epoch": 1, "step": n} for n in (5, 6, 7, 8)),
+    {"event": "diverged", "seed": 0, "epoch": 1, "step": 7},
+    {"event": "end", "prompt": "mood@1"},
+]
+LASTING = (
+    "run mood-1 in runs/mood-1",
+    "note: [red] is text",
+    "seed 0: epoch 1/2: training loss 0.500, validation loss 0.400, validation score 0.750, the best so far",
+    "seed 0: the loss became NaN or infinite at step 8; training ends here",
+)
+
+
+def test_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    show = progress.Lines(every_s=0)
+    for event in EVENTS:
+        show(event)
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert set(LASTING) <= set(lines)
+    assert "reading train inputs once: 3/3" in lines
+    assert any(line.startswith("seed 0: training: 6/8, about ") and "best 0.750" in line for line in lines)
+
+
+def test_few_lines_when_it_is_quick(capsys: pytest.CaptureFixture[str]) -> None:
+    show = progress.Lines()
+    for event in EVENTS:
+        show(event)
+    assert len(capsys.readouterr().err.splitlines()) == len(LASTING) + 2
+
+
+def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    show = progress.Bars()
+    with show.live():
+        for event in EVENTS:
+            show(event)
+    assert show.progress.tasks == []
+    out, err = capsys.readouterr()
+    assert out == ""
+    for line in LASTING:
+        assert line in err
+
+
+def test_demo_rows_are_as_described() -> None:
+    folder = Path(str(files("overture.data").joinpath("demo")))
+    texts: set[str] = set()
+    for name, count in {"train": 256, "validation": 128, "test": 216}.items():
+        rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").split("\n") if line]
+        assert len(rows) == count
+        assert sum(row["label"] == "positive" for row in rows) == count // 2
+        texts |= {row["text"] for row in rows}
+    assert len(texts) == 600
+    assert "MIT" in (folder / "ATTRIBUTION.md").read_text()
+
+
+def test_demo(overture, tiny, monkeypatch) -> None:
+    from overture.study import api
+
+    request = api.request
+
+    def small(path: Path, settings: dict) -> TuneConfig:
+        sizes = [f"data.{name}_rows=8" for name in ("train", "validation", "test")]
+        return request(path, {**settings, "backbone": str(tiny)}, [*sizes, "prompt.length=2", "shots=0"])
+
+    monkeypatch.setattr(api, "request", small)
+    found = overture("demo", "--epochs", "1", "--json").json
+    assert found["prompt"] == f"{demo.NAME}@1"
+    assert len(found["predictions"]) == 3
+    shown = overture("demo", "--epochs", "1")
+    assert "Sentences that nobody rated:" in shown.out
+    assert "overture init-task your.jsonl" in shown.out

@@ -1,0 +1,197 @@
+import hashlib
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, OPTConfig
+
+from fakes import (
+    CASES,
+    CONTEXT,
+    FAMILIES,
+    backbone_of,
+    make_backbone,
+    make_inner_tokenizer,
+    make_prompt,
+    make_rows,
+    reference_of,
+)
+from overture.core.errors import BackboneError
+from overture.core.types import Memory
+from overture.engine import Backbone, PromptedModel
+from overture.engine.attention import Columns, Step
+from overture.engine.backbone import weights_digest
+from overture.engine.tokenizer import Tokenizer
+
+DOUBLE = torch.float64
+CLOSE = {"rtol": 1e-8, "atol": 1e-8}
+
+
+def tokens(num_rows: int, length: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(32, 240, (num_rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def plain_step(num_rows: int, length: int, start: int = 0, memory=()) -> Step:
+    positions = torch.arange(start, start + length).expand(num_rows, -1)
+    return Step(positions, torch.ones_like(positions, dtype=torch.bool), None, memory)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_run_gives_the_models_hidden_states_and_head_its_logits(family):
+    backbone, ids = backbone_of(family, DOUBLE), tokens(2, 30)
+    hidden = backbone.run(backbone.embed(ids), plain_step(2, 30))
+    logits = reference_of(family, DOUBLE)(ids).logits
+    torch.testing.assert_close(backbone.head(hidden), logits, **CLOSE)
+    some = torch.tensor([7, 3, 250])
+    torch.testing.assert_close(backbone.head(hidden, some), logits[..., some], **CLOSE)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_upper_layers_continue_where_lower_ones_ended(family):
+    backbone, ids = backbone_of(family, DOUBLE), tokens(2, 20)
+    layers = getattr(backbone.model.base_model, backbone.family.layers)
+    entering, hooks = {}, []
+    for number, layer in enumerate(layers):
+        keep = lambda _, inputs, options, number=number: entering.__setitem__(number, _first(inputs, options))  # noqa: E731
+        hooks.append(layer.register_forward_pre_hook(keep, with_kwargs=True))
+    whole = backbone.run(backbone.embed(ids), plain_step(2, 20))
+    for hook in hooks:
+        hook.remove()
+    for number in range(1, len(layers)):
+        assert torch.equal(backbone.run(entering[number], plain_step(2, 20), start_layer=number), whole)
+    assert len(getattr(backbone.model.base_model, backbone.family.layers)) == backbone.info.num_layers
+
+
+def _first(inputs, options) -> torch.Tensor:
+    return inputs[0] if inputs else options["hidden_states"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_on_the_left_changes_nothing(family):
+    backbone, ids = backbone_of(family, DOUBLE), tokens(1, 12)
+    first, memory = _memory_of_length(backbone, 4)
+    alone = backbone.run(backbone.embed(ids), plain_step(1, 12, first, [memory]))
+    num_padding = 9
+    padded_ids = torch.cat([torch.zeros(1, num_padding, dtype=torch.long), ids], dim=1)
+    positions = torch.cat([torch.zeros(1, num_padding, dtype=torch.long), torch.arange(first, first + 12)[None]], dim=1)
+    valid = torch.arange(num_padding + 12)[None] >= num_padding
+    step = Step(positions, valid, None, [_padded_left(memory, 3)])
+    beside = backbone.run(backbone.embed(padded_ids), step)[:, num_padding:]
+    torch.testing.assert_close(beside, alone, **CLOSE)
+
+
+def _memory_of_length(backbone, length: int) -> tuple[int, Columns]:
+    positions = torch.arange(length)[None]
+    valid = torch.ones_like(positions, dtype=torch.bool)
+    return length, backbone.remember(backbone.embed(tokens(1, length, seed=1)), positions, valid)
+
+
+def _padded_left(columns: Columns, number: int) -> Columns:
+    """Columns behind some of rubbish which no row has."""
+
+    def wide(values):
+        return [
+            torch.cat([torch.full_like(value[:, :, :1], 9.0).expand(-1, -1, number, -1), value], 2) for value in values
+        ]
+
+    positions = torch.cat([columns.positions.new_zeros(1, number), columns.positions], dim=1)
+    valid = torch.cat([columns.valid.new_zeros(1, number), columns.valid], dim=1)
+    return Columns(wide(columns.keys), wide(columns.values), positions, valid)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_model_stays_usable_by_itself(family):
+    backbone, ids = make_backbone(family), tokens(2, 25)
+    mask = (torch.arange(25)[None] >= torch.tensor([[0], [6]])).long()
+    reference = reference_of(family)
+    logits, masked = reference(ids).logits, reference(ids, attention_mask=mask).logits
+    PromptedModel(backbone, make_prompt(CASES[-1], backbone)).loss(make_rows("free text"))
+    torch.testing.assert_close(backbone.model(ids).logits, logits, rtol=0, atol=2e-5)
+    ours = backbone.model(ids, attention_mask=mask).logits
+    torch.testing.assert_close(ours[mask.bool()], masked[mask.bool()], rtol=0, atol=2e-5)
+    written = backbone.model.generate(ids, max_new_tokens=5, do_sample=False, pad_token_id=0)
+    assert torch.equal(written, reference.generate(ids, max_new_tokens=5, do_sample=False, pad_token_id=0))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_checkpointing_leaves_the_model_as_it_was(family):
+    backbone = make_backbone(family)
+    with pytest.raises(ZeroDivisionError), backbone.checkpointing(True):
+        _ = 1 / 0
+    assert not any(module.training for module in backbone.model.modules())
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in backbone.model.modules())
+    assert not backbone.embed([1, 2]).requires_grad
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_info_describes_the_model(family):
+    backbone, reference = backbone_of(family), reference_of(family)
+    info, config = backbone.info, reference.config
+    memory = backbone.memory_of_tokens([5, 6, 7])
+    assert memory.keys.shape == memory.values.shape
+    assert memory.keys.shape == (info.num_layers, info.num_kv_heads, 3, info.head_dim)
+    assert (info.hidden_size, info.num_layers) == (config.hidden_size, config.num_hidden_layers)
+    assert (info.vocab_size, info.max_length, info.model_type) == (300, CONTEXT, family)
+    assert info.num_parameters == sum(value.numel() for value in reference.parameters())
+    tables = {value.data_ptr(): value.numel() for value in _tables(reference)}
+    assert info.num_body_parameters == info.num_parameters - sum(tables.values())
+    assert info.weights_sha256 == weights_digest(reference)
+
+
+def _tables(model):
+    return [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+
+
+def test_digest_tells_one_changed_bit():
+    model = make_backbone("llama").model
+    before = weights_digest(model)
+    with torch.no_grad():
+        value = next(model.parameters()).view(-1)
+        value[0] = torch.nextafter(value[0], torch.tensor(9.0))
+    assert weights_digest(model) != before
+
+
+def test_an_unsupported_family_is_refused():
+    config = OPTConfig(
+        vocab_size=300, hidden_size=32, ffn_dim=32, num_hidden_layers=1, num_attention_heads=2, word_embed_proj_dim=32
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(BackboneError, match="not supported yet") as caught:
+        Backbone(model, Tokenizer(make_inner_tokenizer(), CONTEXT), id="some/opt")
+    assert caught.value.got == "opt"
+    assert "llama" in caught.value.wanted
+    assert model.config._attn_implementation != "overture"
+
+
+def test_compile_keeps_what_follows_the_text():
+    backbone = backbone_of("llama", DOUBLE)
+    for case in CASES:
+        injection = make_prompt(case, backbone).injection()
+        compiled = backbone.compile(injection)
+        assert isinstance(compiled, Memory) or compiled is injection
+        assert (compiled is injection) == (case.place != "before")
+
+
+class TestTokenizer:
+    def test_special_tokens_in_users_text_are_only_text(self):
+        tokenizer = backbone_of("llama").tokenizer
+        assert not set(tokenizer.encode_plain("a<eos>b<|user|>")) & tokenizer.special_ids
+        assert tokenizer.encode_template("<eos>") == [257]
+        assert tokenizer.decode(tokenizer.encode_plain("a<eos>b")) == "a<eos>b"
+        # One call must not leave the other's rule behind.
+        assert 257 in tokenizer.encode_template("a<eos>b")
+
+    def test_pieces_between_special_tokens(self):
+        tokenizer = backbone_of("llama").tokenizer
+        assert tokenizer.split_specials("a<eos>b") == [("a", False), ("<eos>", True), ("b", False)]
+        assert tokenizer.split_specials("") == []
+
+    def test_tokens_before_any_text(self):
+        assert backbone_of("gemma3_text").tokenizer.bos_ids == (256,)
+        assert backbone_of("llama").tokenizer.bos_ids == ()
+        assert backbone_of("gemma3_text").tokenizer.encode_plain("a")[0] != 256
+
+    def test_fingerprints(self):
+        tokenizer = backbone_of("llama").tokenizer
+        assert tokenizer.sha256 != backbone_of("gemma3_text").tokenizer.sha256
+        assert tokenizer.chat_template_sha256 == hashlib.sha256(tokenizer.inner.chat_template.encode()).hexdigest()
+        assert tokenizer.chat([{"role": "user", "content": "hi"}]) == "<|user|>hi<|end|><|bot|>"

@@ -1,0 +1,154 @@
+import pytest
+import torch
+
+from fakes import CASES, ONE_TOKEN, SEVERAL_TOKENS, Case, backbone_of, make_prompt, source_of
+from overture.core.errors import ConfigError
+from overture.core.types import Memory, Vectors
+from overture.prompt import (
+    METHODS,
+    PromptConfig,
+    build_prompt,
+    injection_from,
+    injection_tensors,
+    method_of,
+    prefix,
+    vectors,
+)
+from overture.prompt.inits import starting_vectors
+
+
+@pytest.fixture(params=["llama", "gemma3_text", "gpt2"])
+def backbone(request):
+    return backbone_of(request.param)
+
+
+def start(backbone, init: str, length: int = 6, text: str = "", candidates=None, seed: int = 0) -> torch.Tensor:
+    return starting_vectors(init, length, text, source_of(backbone, candidates), seed)
+
+
+def rows_of(backbone, found: torch.Tensor) -> list[int]:
+    """The tokens whose vectors these are, exactly."""
+    table = backbone.embed(range(300))
+    matches = (found[:, None] == table[None]).all(-1)
+    assert matches.any(1).all()
+    return matches.int().argmax(1).tolist()
+
+
+class TestStarts:
+    def test_random_has_the_vocabularys_length(self, backbone):
+        found = start(backbone, "random", 400)
+        table = backbone.embed(range(300)).norm(dim=1)
+        assert float(found.norm(dim=1).mean()) == pytest.approx(float(table.mean()), rel=0.05)
+        assert abs(float(found.mean())) < 0.02 * float(found.std())
+
+    def test_vocabulary_is_rows_of_the_embedding(self, backbone):
+        ids = rows_of(backbone, start(backbone, "vocabulary", 20))
+        assert set(ids) <= set(source_of(backbone).text_ids)
+        assert len(set(ids)) > 10
+
+    def test_text_is_repeated_or_cut(self, backbone):
+        ids = backbone.tokenizer.encode_plain("xyz")
+        assert len(ids) == 3
+        assert torch.equal(start(backbone, "text", 7, "xyz"), backbone.embed([*ids, *ids, ids[0]]))
+        assert torch.equal(start(backbone, "text", 2, "xyz"), backbone.embed(ids[:2]))
+
+    @pytest.mark.parametrize("candidates", [ONE_TOKEN, SEVERAL_TOKENS])
+    def test_labels_are_means_of_their_words_then_vocabulary(self, backbone, candidates):
+        found = start(backbone, "labels", 6, candidates=candidates)
+        means = torch.stack([backbone.embed(word).mean(0) for word in candidates.words])
+        assert torch.equal(found[:4], means)
+        assert set(rows_of(backbone, found[4:])) <= set(source_of(backbone).text_ids)
+        assert torch.equal(start(backbone, "labels", 3, candidates=candidates), means[:3])
+
+    @pytest.mark.parametrize("init", ["random", "vocabulary"])
+    def test_the_seed_decides(self, backbone, init):
+        assert torch.equal(start(backbone, init, seed=4), start(backbone, init, seed=4))
+        assert not torch.equal(start(backbone, init, seed=4), start(backbone, init, seed=5))
+
+    def test_what_is_missing_is_an_error(self, backbone):
+        with pytest.raises(ConfigError, match="needs a text"):
+            start(backbone, "text")
+        with pytest.raises(ConfigError, match="needs label words"):
+            start(backbone, "labels")
+
+
+class TestMethods:
+    def test_numbers_of_values(self, backbone):
+        info = backbone.info
+        shape = (info.num_layers, info.num_kv_heads, info.head_dim)
+        expected = {"vectors": vectors.num_trainable(5, info.hidden_size), "prefix": prefix.num_trainable(5, *shape)}
+        for case in CASES:
+            wanted = prefix.num_trainable_mlp(5, *shape, width=6) if case.options else expected[case.method]
+            prompt = make_prompt(case, backbone, length=5)
+            assert sum(value.numel() for value in prompt.trainable().values()) == wanted
+            assert all(value.requires_grad and value.is_leaf for value in prompt.trainable().values())
+
+    def test_vectors_start_as_the_start(self, backbone):
+        prompt = make_prompt(Case("vectors", "after"), backbone, noise=0)
+        assert torch.equal(prompt.injection().values, start(backbone, "vocabulary", 3))
+
+    @pytest.mark.parametrize("place", prefix.PLACES)
+    @pytest.mark.parametrize("options", [{}, {"reparameterise": "mlp", "mlp_width": 6}], ids=["plain", "mlp"])
+    def test_prefix_starts_as_the_tokens_own_memory(self, backbone, place, options):
+        config = PromptConfig(method="prefix", place=place, length=3, init="text", init_text="xyz", options=options)
+        injection = build_prompt(config, source_of(backbone), 0).injection()
+        own = backbone.memory_of_tokens(backbone.tokenizer.encode_plain("xyz"))
+        assert isinstance(injection, Memory)
+        assert injection.place == place
+        assert torch.equal(injection.memory.keys, own.keys)
+        assert torch.equal(injection.memory.values, own.values)
+
+    def test_the_perceptrons_seed_decides(self, backbone):
+        case = Case("prefix", "after", {"reparameterise": "mlp", "mlp_width": 6})
+        one, same, other = [make_prompt(case, backbone, noise=0, seed=seed) for seed in (1, 1, 2)]
+        assert torch.equal(one.inner_weight, same.inner_weight)
+        assert not torch.equal(one.inner_weight, other.inner_weight)
+
+    @pytest.mark.parametrize("case", CASES, ids=str)
+    def test_tensors_and_back(self, backbone, case):
+        injection = make_prompt(case, backbone).injection()
+        tensors = injection_tensors(injection)
+        again = injection_from(tensors, case.place)
+        assert type(again) is type(injection)
+        assert again.place == injection.place
+        assert not any(value.requires_grad for value in tensors.values())
+        back = injection_tensors(again)
+        assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+
+    def test_other_tensors_are_no_prompt(self):
+        with pytest.raises(ConfigError, match="not the tensors of a prompt"):
+            injection_from({"vectors": torch.ones(1), "keys": torch.ones(1)}, "after")
+
+
+class TestRegistry:
+    def test_every_place_has_a_learning_rate(self):
+        for method in METHODS.values():
+            assert set(method.learning_rate) == set(method.places)
+
+    def test_unknown_method_names_the_known(self):
+        with pytest.raises(ConfigError, match="no such method") as caught:
+            method_of(PromptConfig(method="prefixes"))
+        assert caught.value.wanted == ", ".join(METHODS)
+
+    @pytest.mark.parametrize(("method", "place"), [("vectors", "memory"), ("prefix", "before")])
+    def test_wrong_place_names_the_right_ones(self, method, place):
+        with pytest.raises(ConfigError, match="cannot enter at") as caught:
+            method_of(PromptConfig(method=method, place=place))
+        assert caught.value.wanted == " or ".join(METHODS[method].places)
+        assert "--method" in caught.value.fix
+
+    def test_unknown_option_names_the_nearest(self):
+        config = PromptConfig(method="prefix", options={"reparametrise": "mlp"})
+        with pytest.raises(ConfigError, match="did you mean 'reparameterise'"):
+            build_prompt(config, source_of(backbone_of("llama")), 0)
+
+    def test_vectors_take_no_option(self):
+        with pytest.raises(ConfigError, match="unknown key"):
+            build_prompt(PromptConfig(method="vectors", options={"mlp_width": 3}), source_of(backbone_of("llama")), 0)
+
+    def test_injections_say_their_length(self):
+        backbone = backbone_of("llama")
+        for case in CASES:
+            injection = make_prompt(case, backbone, length=4).injection()
+            assert injection.length == 4
+            assert isinstance(injection, Vectors if case.method == "vectors" else Memory)

@@ -1,0 +1,83 @@
+"""A tiny model, a prompt and rows to train; the same each time it is made, in this process or another."""
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fakes import Case, backbone_of, make_prompt, make_rows
+from overture.core.types import Encoded
+from overture.engine import InputCache, PromptedModel
+from overture.evaluate.scoring import mean_loss
+from overture.train import Fit, TrainConfig, Validation
+
+CASE = Case("prefix", "after")
+LENGTHS = tuple(random.Random(0).choices(range(12), k=13))
+
+
+class Recorded:
+    """A trainee that remembers the rows of each step.
+
+    Args:
+        case: method and place.
+        break_at: the number of the loss that becomes NaN, from 0; never when None.
+    """
+
+    def __init__(self, case: Case = CASE, break_at: int | None = None) -> None:
+        backbone = backbone_of("llama")
+        self.model = PromptedModel(backbone, make_prompt(case, backbone), InputCache(budget_bytes=1 << 20))
+        # As a run does: inputs run in groups that do not depend on where the run stands.
+        self.model.warm(ROWS)
+        self.break_at = break_at
+        self.seen: list[tuple[int, ...]] = []
+
+    def loss(self, rows: Sequence[Encoded]) -> Tensor:
+        self.seen.append(tuple(row.row for row in rows))
+        loss = self.model.loss(rows)
+        return loss * torch.nan if len(self.seen) - 1 == self.break_at else loss
+
+    def weight(self, rows: Sequence[Encoded]) -> float:
+        return self.model.weight(rows)
+
+    def trainable(self) -> dict[str, Tensor]:
+        return self.model.trainable()
+
+
+ROWS = make_rows("one token", LENGTHS, seed=5)
+
+
+def config(**changes: Any) -> TrainConfig:
+    return TrainConfig(**{"epochs": 3, "batch_size": 4, "lr": 0.05, "warmup_steps": 2, **changes})
+
+
+def make_fit(
+    trainee: Recorded,
+    checkpoint: Path | None = None,
+    validate: Callable[[], Validation] | None = None,
+    is_stop_asked: Callable[[], bool] = lambda: False,
+    events: Callable[[dict[str, Any]], None] = lambda event: None,
+    **changes: Any,
+) -> Fit:
+    def validation() -> Validation:
+        loss = mean_loss(trainee.model, ROWS)
+        return Validation(-loss, loss)
+
+    return Fit(trainee, ROWS, validate or validation, config(**changes), 7, checkpoint, events, is_stop_asked)
+
+
+def copied(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in values.items()}
+
+
+def assert_equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert set(found) == set(wanted)
+    for name, value in wanted.items():
+        assert torch.equal(found[name], value), name
+
+
+def optimiser_tensors(fit: Fit) -> dict[str, Tensor]:
+    state = fit.optimiser.state_dict()["state"]
+    return {f"{index}/{key}": value for index, each in state.items() for key, value in each.items()}
