@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from overture.cli.stop import StopRequest
+
 MAIN = [sys.executable, "-c", "from overture.cli.app import main; main()"]
 
 
@@ -59,6 +61,16 @@ def _end_soon(run: Path) -> None:
     epochs = max(event["epoch"] for event in last if event["event"] == "epoch") + 3
     request["config"]["train"]["epochs"] = epochs
     (run / "run.json").write_text(json.dumps(request))
+
+
+def test_second_signal_ends_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with StopRequest("stopping") as stop:
+        assert not stop()
+        signal.raise_signal(signal.SIGINT)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert capsys.readouterr().err == "stopping\n"
 
 
 def test_killed_run_is_listed(started, overture) -> None:

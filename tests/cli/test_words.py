@@ -84,7 +84,7 @@ def test_few_lines_when_it_is_quick(capsys: pytest.CaptureFixture[str]) -> None:
     show = progress.Lines()
     for event in EVENTS:
         show(event)
-    assert len(capsys.readouterr().err.splitlines()) == len(LASTING) + 2
+    assert len(capsys.readouterr().err.splitlines()) == len(LASTING)
 
 
 def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -152,10 +152,11 @@ class Lines:
     def _tell(self, what: str, done: int, total: int, detail: str) -> None:
         now = time.monotonic()
         start, first = self._started.setdefault(what, (now, done))
-        is_time = now - self._told >= self.every_s
         if done >= total:
             del self._started[what]
-        elif not is_time or done == first:
+            if now - start < self.every_s / 5:
+                return
+        elif now - self._told < self.every_s or done == first:
             return
         self._told = now
         left = f", about {seconds_text((now - start) / (done - first) * (total - done))} left" if done < total else ""
