@@ -9,6 +9,7 @@ import pytest
 from overture.core.errors import DiskFull
 from overture.prompt import METHODS
 from overture.study.api import request
+from overture.train.fit import Fit
 
 
 def test_tune_result(tuned: dict) -> None:
@@ -69,16 +70,14 @@ def test_finished_run_tells_its_result_again(tuned, overture) -> None:
     assert overture("resume", "--json").json == {"runs": []}
 
 
-def test_diverged_keeps_the_last_good_prompt(make_task, overture) -> None:
-    done = overture("tune", make_task(), "--set", "train.lr=1e30", "--set", "train.epochs=3", "--json")
-    assert done.code == 3
-    found = done.json
-    assert found.get("error") == "Diverged" or (found["status"] == "diverged" and found["prompt"] == "mood@1")
+def test_diverged_from_the_start(make_task, overture, monkeypatch) -> None:
+    monkeypatch.setattr(Fit, "_step", lambda fit, batch: (math.nan, 1.0))
+    done = overture("tune", make_task(), "--json")
+    assert (done.code, done.json["error"]) == (3, "Diverged")
+    assert "smaller learning rate" in overture("tune", make_task()).err
 
 
-def test_diverged_after_a_good_epoch(make_task, overture, monkeypatch) -> None:
-    from overture.train.fit import Fit
-
+def test_diverged_later_keeps_the_last_good_prompt(make_task, overture, monkeypatch) -> None:
     step = Fit._step
     monkeypatch.setattr(Fit, "_step", lambda fit, batch: (math.nan, 1.0) if fit.progress.epoch else step(fit, batch))
     done = overture("tune", make_task(), "--json")

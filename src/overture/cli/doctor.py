@@ -50,7 +50,7 @@ def examined(store: Path) -> Facts:
 
 
 def _packages(errors: list[str], advice: list[str]) -> tuple[Facts, Facts]:
-    """What Overture's own metadata requires, and which extras are whole."""
+    """What Overture's own metadata requires, and the packages of each extra."""
     packages: Facts = {}
     extras: Facts = {}
     for requirement, extra in _requirements():
@@ -60,12 +60,10 @@ def _packages(errors: list[str], advice: list[str]) -> tuple[Facts, Facts]:
             if found["problem"]:
                 errors.append(f"{requirement.name} {found['problem']}: pip install '{requirement}'")
         elif extra != "dev":
-            extras[extra] = extras.get(extra, True) and not found["problem"]
-    advice += [
-        f"the extra {name!r} is not installed: pip install 'overture[{name}]'"
-        for name, is_whole in extras.items()
-        if not is_whole
-    ]
+            extras.setdefault(extra, {})[requirement.name] = found
+    for name, found in extras.items():
+        if any(one["problem"] for one in found.values()):
+            advice.append(f"the extra {name!r} is not installed: pip install 'overture[{name}]'")
     return packages, extras
 
 
@@ -73,6 +71,8 @@ def _requirements() -> Iterator[tuple[Any, str]]:
     # packaging comes with transformers.
     from packaging.requirements import Requirement
 
+    # Not named by the metadata: it comes with transformers, and its version decides the tokens.
+    yield Requirement("tokenizers"), ""
     extras = metadata.metadata("overture").get_all("Provides-Extra") or []
     for line in metadata.requires("overture") or []:
         requirement = Requirement(line)
@@ -207,9 +207,10 @@ def _show(facts: Facts) -> None:
 def _shown(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "python", facts["python"]
     for name, found in facts["packages"].items():
-        yield name, " ".join(filter(None, [found["version"], found["problem"]]))
-    for name, is_whole in facts["extras"].items():
-        yield f"extra {name}", "installed" if is_whole else "not installed"
+        yield name, _version_text(found)
+    for extra, packages in facts["extras"].items():
+        for name, found in packages.items():
+            yield f"{name} (extra {extra})", _version_text(found)
     machine = facts["machine"]
     yield "machine", f"{machine['system']}, {machine['cores']} cores"
     yield "free memory", size_text(machine.get("free_memory_bytes"))
@@ -221,6 +222,10 @@ def _shown(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "matrix product", f"{facts['gflops']['cpu']:.0f} GFLOP/s on {facts['gflops']['threads']} CPU threads"
     model = facts["model"]
     yield f"model {model['name']}", _model_text(model)
+
+
+def _version_text(found: Facts) -> str:
+    return str(found["problem"] or found["version"])
 
 
 def _model_text(model: Facts) -> str:

@@ -90,13 +90,13 @@ def overridden(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ConfigError("cannot read a setting's value", where=f"--set {path}", got=text) from error
-        _assign(merged, path.split("."), _number(value), assignment)
+        _assign(merged, path.split("."), _number(value, text), assignment)
     return merged
 
 
-def _number(value: Any) -> Any:
-    # YAML 1.1 reads 1e-3 as text; people who type it mean a number.
-    if isinstance(value, str):
+def _number(value: Any, text: str) -> Any:
+    # YAML 1.1 reads 1e-3 as text; people who type it without quotes mean a number.
+    if isinstance(value, str) and text.strip()[:1] not in "\"'":
         try:
             return float(value)
         except ValueError:

@@ -47,18 +47,32 @@ class _Line:
     words: list[int] = field(default_factory=list)
 
 
-def label_layout(rows: Sequence[Encoded], starts: Sequence[int], with_input: bool, device: torch.device) -> Layout:
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a row's live tokens begin.
+
+    Args:
+        position: of the first live token.
+        num_vectors: prompt vectors in front; their ids are 0 and mean nothing.
+        with_input: the input is live; else it stands in memory.
+    """
+
+    position: int
+    num_vectors: int
+    with_input: bool
+
+
+def label_layout(rows: Sequence[Encoded], starts: Sequence[Start], device: torch.device) -> Layout:
     """Live tokens for scoring label words.
 
     Args:
         rows: rows of one task, with candidates.
-        starts: the position of each row's first live token.
-        with_input: the input is live; else it stands in memory.
+        starts: how each row's live tokens begin.
         device: where the tensors go.
     """
     lines, ends = [], []
     for row, start in zip(rows, starts, strict=True):
-        line = _trunk(row, start, with_input)
+        line = _trunk(row, start)
         ends.append(len(line.ids) - 1)
         assert row.candidates is not None
         _add_branches(line, row.candidates)
@@ -66,11 +80,11 @@ def label_layout(rows: Sequence[Encoded], starts: Sequence[int], with_input: boo
     return _stacked(lines, ends, device)
 
 
-def answer_layout(rows: Sequence[Encoded], starts: Sequence[int], with_input: bool, device: torch.device) -> Layout:
+def answer_layout(rows: Sequence[Encoded], starts: Sequence[Start], device: torch.device) -> Layout:
     """Live tokens for the likelihood of answers; rows without an answer end at the anchor (for generation)."""
     lines, ends = [], []
     for row, start in zip(rows, starts, strict=True):
-        line = _trunk(row, start, with_input)
+        line = _trunk(row, start)
         end = len(line.ids) - 1
         ends.append(end)
         answer = row.answer_ids or ()
@@ -82,9 +96,9 @@ def answer_layout(rows: Sequence[Encoded], starts: Sequence[int], with_input: bo
     return _stacked(lines, ends, device)
 
 
-def _trunk(row: Encoded, start: int, with_input: bool) -> _Line:
-    ids = [*(row.input_ids if with_input else ()), *row.anchor_ids]
-    return _Line(ids, list(range(start, start + len(ids))), [0] * len(ids))
+def _trunk(row: Encoded, start: Start) -> _Line:
+    ids = [*[0] * start.num_vectors, *(row.input_ids if start.with_input else ()), *row.anchor_ids]
+    return _Line(ids, list(range(start.position, start.position + len(ids))), [0] * len(ids))
 
 
 def _add_branches(line: _Line, candidates: Candidates) -> None:

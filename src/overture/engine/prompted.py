@@ -1,9 +1,10 @@
-"""A backbone under a prompt: losses, label scores and answers for rows.
+"""A backbone under a prompt, or under one for each row: losses, label scores and answers.
 
 Shape letters: B rows, P prompt length, S live tokens, M memory columns, D width, W label words, C labels.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,9 +13,17 @@ from overture.core.types import Encoded, Injection, Memory, PromptMethod, Vector
 from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache, padded
-from overture.engine.layout import Layout, answer_layout, label_layout
+from overture.engine.layout import Layout, Start, answer_layout, label_layout
 
 Progress = Callable[[int, int], None]
+Make = Callable[[Sequence[Encoded], Sequence[Start], torch.device], Layout]
+
+
+@dataclass(frozen=True, slots=True)
+class RowPrompts:
+    """A prompt for each row, by the row's number: several prompts, or none, in one batch."""
+
+    injections: Sequence[Injection | None]
 
 
 class PromptedModel:
@@ -24,7 +33,7 @@ class PromptedModel:
 
     Args:
         backbone: the model.
-        prompt: a method whose values may change, or a constant injection, or None for the model as it is.
+        prompt: a method whose values may change, constant values, one for each row, or None for the model as it is.
         cache: keeps the inputs' keys and values where the prompt cannot change them; None runs them each time.
         max_tokens: live tokens of one forward pass while an input cache is filled.
     """
@@ -32,7 +41,7 @@ class PromptedModel:
     def __init__(
         self,
         backbone: Backbone,
-        prompt: PromptMethod | Injection | None = None,
+        prompt: PromptMethod | Injection | RowPrompts | None = None,
         cache: InputCache | None = None,
         max_tokens: int = 2048,
     ) -> None:
@@ -41,22 +50,17 @@ class PromptedModel:
     # -- what the prompt is
 
     def injection(self) -> Injection | None:
-        """The prompt's values now."""
+        """The prompt's values now; of prompts that differ by row there is no one."""
+        assert not isinstance(self.prompt, RowPrompts)
         if self.prompt is None or isinstance(self.prompt, Vectors | Memory):
             return self.prompt
         return self.prompt.injection()
 
     def trainable(self) -> dict[str, Tensor]:
         """What gradient descent changes, by name."""
-        if self.prompt is None or isinstance(self.prompt, Vectors | Memory):
+        if self.prompt is None or isinstance(self.prompt, Vectors | Memory | RowPrompts):
             return {}
         return self.prompt.trainable()
-
-    @property
-    def is_cacheable(self) -> bool:
-        """The prompt cannot change what the input computes."""
-        injection = self.injection()
-        return injection is None or injection.place == "after"
 
     # -- losses and scores
 
@@ -106,55 +110,40 @@ class PromptedModel:
 
     # -- the forward pass
 
-    def _forward(self, rows: Sequence[Encoded], make: Callable[..., Layout]) -> tuple[Tensor, Layout]:
-        """Hidden states of the rows' own live tokens, [B, S, D], and their layout."""
-        live, step, layout, skip = self._prepared(rows, make)
-        return self.backbone.run(live, step)[:, skip:], layout
+    def _forward(self, rows: Sequence[Encoded], make: Make) -> tuple[Tensor, Layout]:
+        """Hidden states of the live tokens, [B, S, D], and their layout."""
+        live, step, layout = self._prepared(rows, make)
+        return self.backbone.run(live, step), layout
 
-    def _prepared(self, rows: Sequence[Encoded], make: Callable[..., Layout]) -> tuple[Tensor, Step, Layout, int]:
-        injection = self.injection()
-        num_prompt = injection.length if injection else 0
+    def _prepared(self, rows: Sequence[Encoded], make: Make) -> tuple[Tensor, Step, Layout]:
+        injections = self._injections(rows)
+        starts = [self._start(row, injection) for row, injection in zip(rows, injections, strict=True)]
+        layout = make(rows, starts, self.backbone.device)
+        memory = []
+        if not all(start.with_input for start in starts):
+            memory.append(self._inputs(rows, [start.with_input for start in starts]))
+        if any(isinstance(injection, Memory) for injection in injections):
+            firsts = [start.position for start in starts]
+            memory.append(_prompt_columns(injections, firsts, self.backbone.device))
+        live = _with_vectors(self.backbone.embed(layout.ids), injections)
+        return live, Step(layout.positions, layout.valid, layout.branch, memory), layout
+
+    def _injections(self, rows: Sequence[Encoded]) -> list[Injection | None]:
+        if isinstance(self.prompt, RowPrompts):
+            return [self.prompt.injections[row.row] for row in rows]
+        # Made once a pass: a method may compute it, and its gradient is shared by all rows.
+        return [self.injection()] * len(rows)
+
+    def _start(self, row: Encoded, injection: Injection | None) -> Start:
         with_input = not self._runs_input_first(injection)
-        starts = [num_prompt + self._shift(row, with_input) for row in rows]
-        layout = make(rows, starts, with_input, self.backbone.device)
-        memory = [] if with_input else [self._inputs(rows)]
+        shift = 0 if with_input or self.backbone.family.is_rotary else len(row.input_ids)
         if isinstance(injection, Memory):
-            memory.append(self._prompt_columns(injection, rows, with_input))
-        live = self.backbone.embed(layout.ids)
-        if not isinstance(injection, Vectors):
-            return live, Step(layout.positions, layout.valid, layout.branch, memory), layout, 0
-        return *self._with_vectors(live, injection, layout, starts, memory), layout, num_prompt
+            return Start(shift + injection.length, 0, with_input)
+        return Start(shift, injection.length if injection else 0, with_input)
 
     def _runs_input_first(self, injection: Injection | None) -> bool:
         # Without a cache an input in front of an `after` prompt still runs by itself: same numbers, kept by nobody.
         return injection.place == "after" if injection else self.cache is not None
-
-    def _shift(self, row: Encoded, with_input: bool) -> int:
-        return 0 if with_input or self.backbone.family.is_rotary else len(row.input_ids)
-
-    def _with_vectors(
-        self, live: Tensor, injection: Vectors, layout: Layout, starts: Sequence[int], memory: Sequence[Columns]
-    ) -> tuple[Tensor, Step]:
-        num_rows, num_prompt = live.shape[0], injection.length
-        vectors = injection.values.to(live.dtype).expand(num_rows, -1, -1)
-        first = torch.tensor(starts, device=live.device)[:, None] - num_prompt
-        positions = first + torch.arange(num_prompt, device=live.device)[None]
-        branch = layout.branch
-        if branch is not None:
-            branch = torch.cat([branch.new_zeros(num_rows, num_prompt), branch], dim=1)
-        step = Step(
-            torch.cat([positions, layout.positions], dim=1),
-            torch.cat([layout.valid.new_ones(num_rows, num_prompt), layout.valid], dim=1),
-            branch,
-            memory,
-        )
-        return torch.cat([vectors, live], dim=1), step
-
-    def _prompt_columns(self, injection: Memory, rows: Sequence[Encoded], with_input: bool) -> Columns:
-        keys, values = injection.memory.keys[:, None], injection.memory.values[:, None]
-        shifts = torch.tensor([self._shift(row, with_input) for row in rows], device=keys.device)[:, None]
-        positions = shifts + torch.arange(injection.length, device=keys.device)[None]
-        return Columns(list(keys), list(values), positions, torch.ones_like(positions, dtype=torch.bool))
 
     # -- inputs that run once
 
@@ -165,9 +154,11 @@ class PromptedModel:
             rows: all rows of a split, so that a resumed run computes in the same groups, bit for bit.
             progress: called with (done, all).
         """
-        if self.cache is None or not self.is_cacheable:
+        if self.cache is None:
             return
-        texts = sorted({row.input_ids for row in rows}, key=lambda ids: (len(ids), ids))
+        pairs = zip(rows, self._injections(rows), strict=True)
+        kept = {row.input_ids for row, injection in pairs if self._runs_input_first(injection)}
+        texts = sorted(kept, key=lambda ids: (len(ids), ids))
         done = 0
         for group in _groups(texts, self.max_tokens):
             missing = [ids for ids in group if self.cache.get(ids) is None]
@@ -179,15 +170,16 @@ class PromptedModel:
             if progress:
                 progress(done, len(texts))
 
-    def _inputs(self, rows: Sequence[Encoded]) -> Columns:
-        """The inputs' keys and values for a batch; positions end below the prompt's first."""
-        cached = {row.input_ids: self.cache.get(row.input_ids) if self.cache else None for row in rows}
+    def _inputs(self, rows: Sequence[Encoded], is_live: Sequence[bool]) -> Columns:
+        """The inputs' keys and values for a batch; positions end below the prompt's first. Live inputs have none."""
+        texts = [() if live else row.input_ids for row, live in zip(rows, is_live, strict=True)]
+        cached = {ids: self.cache.get(ids) if self.cache else None for ids in texts}
         missing = [ids for ids, entry in cached.items() if entry is None]
         for ids, entry in zip(missing, self._computed(missing) if missing else [], strict=True):
             cached[ids] = entry
             if self.cache is not None:
                 self.cache.put(ids, entry)
-        found = [kept for row in rows if (kept := cached[row.input_ids]) is not None]
+        found = [kept for ids in texts if (kept := cached[ids]) is not None]
         values, valid = padded(found, self.backbone.device)
         positions = torch.arange(valid.shape[1], device=valid.device)[None].expand_as(valid)
         if self.backbone.family.is_rotary:
@@ -222,9 +214,9 @@ class PromptedModel:
             stop: the answer ends before the first of these texts.
         """
         asked = [Encoded(row.row, row.input_ids, row.anchor_ids) for row in rows]
-        live, step, layout, skip = self._prepared(asked, answer_layout)
+        live, step, layout = self._prepared(asked, answer_layout)
         step.kept = {}
-        hidden = self.backbone.run(live, step)[:, skip:]
+        hidden = self.backbone.run(live, step)
         at = torch.arange(len(rows), device=live.device)
         token = self.backbone.head(hidden[at, layout.trunk_end]).argmax(-1)
         position = layout.positions[at, layout.trunk_end]
@@ -261,6 +253,46 @@ class PromptedModel:
             # Leading white space may spell a stop text before the answer has begun.
             text = self.backbone.tokenizer.decode(answers[index]).lstrip()
             is_done[index] = any(end in text for end in stop)
+
+
+def _with_vectors(live: Tensor, injections: Sequence[Injection | None]) -> Tensor:
+    """Live tokens with each row's prompt vectors in the places kept for them, [B, S, D]."""
+    first = injections[0]
+    if all(injection is first for injection in injections):
+        if not isinstance(first, Vectors):
+            return live
+        vectors = first.values.to(live.dtype).expand(live.shape[0], -1, -1)
+        return torch.cat([vectors, live[:, first.length :]], dim=1)
+    rows = [
+        torch.cat([found.values.to(own.dtype), own[found.length :]]) if isinstance(found, Vectors) else own
+        for own, found in zip(live, injections, strict=True)
+    ]
+    return torch.stack(rows)
+
+
+def _prompt_columns(injections: Sequence[Injection | None], firsts: Sequence[int], device: torch.device) -> Columns:
+    """The rows' prompt memories; they end where each row's live tokens begin."""
+    memories = [found.memory if isinstance(found, Memory) else None for found in injections]
+    longest = max(memory.length for memory in memories if memory)
+    lengths = torch.tensor([memory.length if memory else 0 for memory in memories], device=device)[:, None]
+    valid = torch.arange(longest, device=device)[None] < lengths
+    positions = torch.tensor(firsts, device=device)[:, None] - lengths + torch.arange(longest, device=device)[None]
+    first = injections[0]
+    if all(found is first for found in injections):
+        assert isinstance(first, Memory)
+        return Columns(list(first.memory.keys[:, None]), list(first.memory.values[:, None]), positions, valid)
+    keys = _side_by_side([memory.keys if memory else None for memory in memories], longest)
+    values = _side_by_side([memory.values if memory else None for memory in memories], longest)
+    return Columns(list(keys), list(values), positions, valid)
+
+
+def _side_by_side(values: Sequence[Tensor | None], longest: int) -> Tensor:
+    """Memories [N, H, P, K] of several rows, padded on the right: [N, B, H, longest, K]."""
+    some = next(value for value in values if value is not None)
+    empty = some[:, :, :0]
+    rows = [empty if value is None else value for value in values]
+    padding = [(0, 0, 0, longest - row.shape[2]) for row in rows]
+    return torch.stack([torch.nn.functional.pad(row, pad) for row, pad in zip(rows, padding, strict=True)], dim=1)
 
 
 def _joined(left: Columns, right: Columns) -> Columns:

@@ -83,6 +83,8 @@ def measured(
     encoded = prompt.encoder.encode(rows)
     answers = [] if prompt.task.labels else [answers_of(prompt.task, row)[0] for row in rows]
     cache = InputCache()
+    # Both read the same inputs: they run once, and neither is charged for them.
+    prompt.model(cache).warm(encoded, lambda done, total: progress("reading inputs once", done, total))
 
     def one(model: PromptedModel, what: str) -> tuple[Scored, dict[str, Any]]:
         meter = Meter(prompt.backbone.device.type)

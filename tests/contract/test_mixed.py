@@ -1,0 +1,50 @@
+"""Law 3 whole: prompts of every method, place and length, and rows without one, in one batch equal one by one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fakes import CASES, FAMILIES, backbone_of, make_prompt, make_rows
+from overture.core.types import Encoded, Injection
+from overture.engine import Backbone, InputCache, PromptedModel
+from overture.engine.prompted import RowPrompts
+
+pytestmark = pytest.mark.parametrize("family", FAMILIES)
+LENGTHS = (5, 19, 0, 2, 11, 3, 30, 7)
+
+
+def injections_for(backbone: Backbone) -> list[Injection | None]:
+    """One of each case, each of its own length, then none, then the first again."""
+    found: list[Injection | None] = [
+        make_prompt(case, backbone, length=2 + number).injection() for number, case in enumerate(CASES)
+    ]
+    return [*found, None, found[0]]
+
+
+def numbered(kind: str) -> list[Encoded]:
+    return [replace(row, row=number) for number, row in enumerate(make_rows(kind, LENGTHS))]
+
+
+@pytest.mark.parametrize("kind", ["one token", "several tokens"])
+@pytest.mark.parametrize("is_cached", [False, True], ids=["uncached", "cached"])
+def test_scores_in_a_mixed_batch_equal_one_by_one(family, kind, is_cached):
+    backbone = backbone_of(family, torch.float64)
+    injections = injections_for(backbone)
+    rows = numbered(kind)
+    cache = InputCache(1 << 24) if is_cached else None
+    together = PromptedModel(backbone, RowPrompts(injections), cache).label_scores(rows)
+    alone = [PromptedModel(backbone, found).label_scores([row]) for row, found in zip(rows, injections, strict=True)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-8, atol=1e-8)
+    assert len({tuple(row.tolist()) for row in together}) == len(rows)
+
+
+def test_answers_in_a_mixed_batch_equal_one_by_one(family):
+    backbone = backbone_of(family, torch.float64)
+    injections = injections_for(backbone)
+    rows = numbered("free text")
+    together = PromptedModel(backbone, RowPrompts(injections)).generate(rows, 6, [])
+    alone = [
+        PromptedModel(backbone, found).generate([row], 6, [])[0] for row, found in zip(rows, injections, strict=True)
+    ]
+    assert together == alone
