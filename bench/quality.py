@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from overture.baseline.in_context import in_context_prompt
 from overture.core.files import write_json
 from overture.core.meter import Meter
 from overture.core.types import Encoded
@@ -43,6 +44,7 @@ TASKS = {
 
 WAYS = {
     "none": None,
+    "in-context": None,
     "vectors-before": ("vectors", "before"),
     "prefix-memory": ("prefix", "memory"),
     "vectors-after": ("vectors", "after"),
@@ -110,6 +112,22 @@ def train_cell(
     }
 
 
+def in_context_cell(
+    backbone: Backbone,
+    task: Task,
+    train: list[Row],
+    splits: dict[str, list[Encoded]],
+    args: argparse.Namespace,
+    seed: int,
+) -> dict[str, object]:
+    """Eight examples in front of every row; the splits are encoded anew, to follow them."""
+    test = rows_of(task, args.data, "test")
+    memory, encoder, count = in_context_prompt(backbone, task, train, test, 8, seed)
+    splits["validation"] = encoder.encode(rows_of(task, args.data, "validation")[:256], bos=False)
+    splits["test"] = encoder.encode(test, bos=False)
+    return {"model": PromptedModel(backbone, memory), "shots": count}
+
+
 def run_cell(backbone: Backbone, name: str, args: argparse.Namespace, seed: int, path: Path) -> None:
     task = Task(name=name, data={"train": "unused.jsonl"}, **TASKS[name])
     encoder = Encoder(task, backbone.tokenizer)
@@ -120,7 +138,9 @@ def run_cell(backbone: Backbone, name: str, args: argparse.Namespace, seed: int,
         "test": encoder.encode(rows_of(task, args.data, "test")),
     }
     cell: dict[str, object] = {"model": PromptedModel(backbone, None, args.cache)}
-    if args.cell_way != "none":
+    if args.cell_way == "in-context":
+        cell = in_context_cell(backbone, task, train, splits, args, seed)
+    elif args.cell_way != "none":
         cell = train_cell(backbone, task, splits, encoder, args, seed)
     model = cell.pop("model")
     for split in ("validation",) if args.validation_only else ("validation", "test"):

@@ -8,6 +8,7 @@ Only what stands between a section's two markers is replaced, so the page may sa
 import argparse
 import json
 import re
+import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -182,7 +183,6 @@ class Cell:
         history: per epoch the seconds of training so far and the validation accuracy.
         cache_seconds: spent on running the inputs once.
         trainable: number of trained values.
-        peak_bytes: peak memory of the process; 0 where nothing is trained.
         setting: what else decides the numbers, for the reader.
         command: what to type, without the number of seeds.
     """
@@ -196,7 +196,6 @@ class Cell:
     history: tuple[tuple[float, float], ...]
     cache_seconds: float
     trainable: int
-    peak_bytes: int
     setting: str
     command: str
 
@@ -230,7 +229,6 @@ def _lora_cell(found: dict[str, Any]) -> Cell:
         history=tuple((epoch["train_seconds"], epoch["validation_accuracy"]) for epoch in found["epochs"]),
         cache_seconds=0.0,
         trainable=found["num_trainable_values"],
-        peak_bytes=found["peak_rss_bytes"],
         setting=f"r = {config['rank']}, lr {config['lr']:g}, {config['num_epochs']} epochs, "
         f"{config['num_train']} training rows, {threads(found)}",
         command=f"python bench/peft_baseline.py --data DIR --model MODEL --task {config['task']} "
@@ -251,7 +249,6 @@ def _our_cell(path: Path, found: dict[str, Any]) -> Cell:
         history=tuple((epoch["seconds"], epoch["validation_score"]) for epoch in found.get("history", [])),
         cache_seconds=found.get("cache_seconds", 0.0),
         trainable=found.get("trainable", 0),
-        peak_bytes=found.get("peak_bytes", 0),
         setting=_setting(found),
         command=_command(found, way.removeprefix(found["way"]).removeprefix("-")),
     )
@@ -288,8 +285,7 @@ def quality_text(cells: Sequence[Cell]) -> str:
         "Test accuracy: mean over the seeds, their standard deviation and the 95% t interval of the mean. A seed draws "
         "the training rows, the start and the order. Seconds are of training alone, without validation. The time to "
         "LoRA's validation accuracy is that to the end of the first epoch that reaches LoRA's mean (best epoch of each "
-        "seed), the inputs' one run included; (reached/seeds). Peak memory is the largest of the seeds; ours holds the "
-        "kept inputs of training, validation and test rows."
+        "seed), the inputs' one run included; (reached/seeds)."
     )
     return "\n\n".join([head, *(_quality_part(task, found) for task, found in sorted(by_task.items()))])
 
@@ -311,7 +307,6 @@ def _quality_part(task: str, cells: Sequence[Cell]) -> str:
         "inputs' one run, s",
         f"to LoRA's {goal:.3f}, s" if goal is not None else "to LoRA's accuracy, s",
         "trained values",
-        "peak memory, MiB",
     ]
     rows = [_quality_row(way, found, goal) for way, found in ways.items()]
     settings = "\n".join(f"- {way}: {'; '.join(sorted({c.setting for c in found}))}" for way, found in ways.items())
@@ -332,7 +327,6 @@ def _quality_row(way: str, cells: Sequence[Cell], goal: float | None) -> list[st
         f"{fmean(cell.cache_seconds for cell in cells):.0f}" if is_trained else "-",
         _time_to(cells, goal) if is_trained else "-",
         f"{cells[0].trainable:,}",
-        f"{max(cell.peak_bytes for cell in cells) / MIB:,.0f}" if is_trained else "-",
     ]
 
 
@@ -381,13 +375,27 @@ def write_report(results: Path, docs: Path) -> list[str]:
     return [*sections]
 
 
+def outdated(results: Path, docs: Path) -> str | None:
+    """What is wrong with the page; None when it says what the results say."""
+    page = (docs / "benchmarks.md").read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        write_atomic(Path(folder) / "benchmarks.md", page)
+        write_report(results, Path(folder))
+        if (Path(folder) / "benchmarks.md").read_text(encoding="utf-8") == page:
+            return None
+    return f"{docs / 'benchmarks.md'} does not say what {results} says\n  fix: python bench/report.py"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write docs/benchmarks.md from the result files.")
     parser.add_argument("--results", type=Path, default=BENCH / "results", help="folder with speed and quality")
     parser.add_argument("--docs", type=Path, default=BENCH.parent / "docs", help="folder of benchmarks.md")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when the page is not up to date")
     arguments = parser.parse_args()
     if not arguments.results.is_dir():
         raise SystemExit(f"there are no results in {arguments.results}\n  fix: run bench/speed.py, or give --results")
+    if arguments.check:
+        raise SystemExit(outdated(arguments.results, arguments.docs))
     written = write_report(arguments.results, arguments.docs)
     print(f"{arguments.docs / 'benchmarks.md'}: {' and '.join(written) or 'nothing'} written")
 
