@@ -55,12 +55,16 @@ class Step:
     kept: dict[int, tuple[Tensor, Tensor]] | None = None
     _masks: dict[tuple[int | None, int], Tensor] = field(default_factory=dict)
 
-    def mask(self, window: int | None, num_groups: int) -> Tensor:
-        """Who may attend to whom: bool [B, 1, G*S, M+S]; made once per window width."""
+    def mask(self, window: int | None, num_groups: int, dtype: torch.dtype) -> Tensor:
+        """Who may attend to whom, 0 or minus infinity: [B, 1, G*S, M+S]; made once per window width.
+
+        Additive, since kernels would turn truth values into numbers anew in every layer.
+        """
         key = (window, num_groups)
         if key not in self._masks:
             seen = self._seen(window)
-            self._masks[key] = seen.repeat(1, num_groups, 1).unsqueeze(1)
+            added = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
+            self._masks[key] = added.repeat(1, num_groups, 1).unsqueeze(1)
         return self._masks[key]
 
     def _seen(self, window: int | None) -> Tensor:
@@ -115,7 +119,7 @@ def attention(
         query.reshape(num_rows, key.shape[1], num_groups * num_live, width),
         key,
         value,
-        attn_mask=overture.mask(sliding_window, num_groups),
+        attn_mask=overture.mask(sliding_window, num_groups, query.dtype),
         scale=scaling,
     )
     out = out.reshape(num_rows, num_heads, num_live, width)
