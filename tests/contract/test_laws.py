@@ -139,7 +139,7 @@ def test_cache_on_a_full_disk(family, case, tmp_path, monkeypatch):
     cached = PromptedModel(backbone, prompt, InputCache(0, tmp_path, notices.append))
     cached.warm(rows)
     assert_same_loss_and_gradients(cached, PromptedModel(backbone, prompt), rows)
-    assert len(notices) == int((case.place == "after"))
+    assert len(notices) == int(case.place == "after")
     assert not notices or "computed anew" in notices[0]
 
 
