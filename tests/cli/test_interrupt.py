@@ -85,6 +85,8 @@ def test_stop_before_training(make_task, overture, monkeypatch) -> None:
     from overture.study import tune
 
     controls = tune._controls
+    # A shell that starts the tests in the background has it ignored.
+    usual = signal.getsignal(signal.SIGINT)
 
     def interrupted(work: object) -> object:
         os.kill(os.getpid(), signal.SIGINT)
@@ -98,7 +100,7 @@ def test_stop_before_training(make_task, overture, monkeypatch) -> None:
     assert done.code == 130
     assert "stopped; go on with: overture resume mood-1" in done.err
     assert overture("resume", "mood-1", "--json").json["status"] == "finished"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is usual
 
 
 def test_later_seed_stopped(make_task, overture, monkeypatch) -> None:
