@@ -21,7 +21,8 @@ from overture.data.read import read_rows
 from overture.data.rows import Row
 from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
 from overture.evaluate.scoring import score
-from overture.prompt import PromptConfig, PromptSource, build_prompt, method_of
+from overture.prompt import PromptConfig, build_prompt, method_of
+from overture.study.tune import prompt_source
 from overture.train import Fit, TrainConfig, Validation
 
 TASKS = {
@@ -58,19 +59,6 @@ def rows_of(task: Task, data: Path, split: str) -> list[Row]:
     return [Row(fields, line, str(path)) for fields, line in zip(found, lines, strict=True)]
 
 
-def source_of(backbone: Backbone, encoder: Encoder) -> PromptSource:
-    tokenizer = backbone.tokenizer
-    return PromptSource(
-        hidden_size=backbone.info.hidden_size,
-        embedding_norm=backbone.embedding_norm,
-        embed=backbone.embed,
-        memory_of=backbone.memory_of,
-        encode=tokenizer.encode_plain,
-        text_ids=[i for i in range(backbone.info.vocab_size) if i not in tokenizer.special_ids],
-        candidates=encoder.candidates,
-    )
-
-
 def train_cell(
     backbone: Backbone,
     task: Task,
@@ -83,7 +71,7 @@ def train_cell(
     prompt_config = PromptConfig(method=method, place=place, length=args.length, init=args.init, options=args.options)
     lr = args.lr or method_of(prompt_config).learning_rate[place]
     config = TrainConfig(epochs=args.epochs, lr=lr, patience=args.epochs)
-    prompt = build_prompt(prompt_config, source_of(backbone, encoder), seed)
+    prompt = build_prompt(prompt_config, prompt_source(backbone, encoder), seed)
     # What keeping the training rows' inputs costs, measured from nothing; the cells share one cache to save time.
     started = time.perf_counter()
     PromptedModel(backbone, prompt, InputCache()).warm(splits["train"])

@@ -40,8 +40,9 @@ from overture.core.types import Encoded
 from overture.data import Encoder, Task, epoch_batches
 from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
 from overture.prompt import PromptConfig, build_prompt, method_of
+from overture.study.tune import prompt_source
 from quality import TASKS as SHORT_TASKS
-from quality import rows_of, source_of
+from quality import rows_of
 
 try:
     import peft
@@ -223,7 +224,7 @@ def our_way(backbone: Backbone, encoder: Encoder, name: str, rows: Sequence[Enco
     """
     method, place = OURS[name]
     prompt = PromptConfig(method=method, place=place, length=config.length)
-    model = PromptedModel(backbone, build_prompt(prompt, source_of(backbone, encoder), config.seed))
+    model = PromptedModel(backbone, build_prompt(prompt, prompt_source(backbone, encoder), config.seed))
     values = list(model.trainable().values())
     optimizer = torch.optim.AdamW(values, lr=method_of(prompt).learning_rate[place], weight_decay=0.0)
 

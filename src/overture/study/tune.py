@@ -267,7 +267,7 @@ def _warm(work: _Work, model: PromptedModel) -> None:
 def _tuned_seed(work: _Work, seed: int) -> dict[str, Any]:
     """Train one seed to the end, or to where it was stopped, and score it."""
     config = work.config
-    prompt = build_prompt(config.prompt, _source(work), seed)
+    prompt = build_prompt(config.prompt, prompt_source(work.backbone, work.encoder), seed)
     model = PromptedModel(work.backbone, prompt, work.cache)
     _warm(work, model)
     folder = work.run.folder / f"seed-{seed}"
@@ -348,8 +348,9 @@ def _overfitting(history: Sequence[dict[str, float]]) -> str:
     )
 
 
-def _source(work: _Work) -> PromptSource:
-    backbone, tokenizer = work.backbone, work.backbone.tokenizer
+def prompt_source(backbone: Backbone, encoder: Encoder) -> PromptSource:
+    """What a prompt method may ask of the model, and the task's label words."""
+    tokenizer = backbone.tokenizer
     return PromptSource(
         hidden_size=backbone.info.hidden_size,
         embedding_norm=backbone.embedding_norm,
@@ -357,7 +358,7 @@ def _source(work: _Work) -> PromptSource:
         memory_of=backbone.memory_of,
         encode=tokenizer.encode_plain,
         text_ids=[token for token in range(backbone.info.vocab_size) if token not in tokenizer.special_ids],
-        candidates=work.encoder.candidates,
+        candidates=encoder.candidates,
     )
 
 
