@@ -32,6 +32,8 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python bench/report.py --check
+	$(BIN)/python bench/methods_page.py --check
+	$(BIN)/python bench/methods_page.py --check
 
 bench: $(INSTALLED)
 	$(BIN)/python bench/speed.py --data $(DATA)
@@ -39,6 +41,7 @@ bench: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/python bench/report.py
+	$(BIN)/python bench/methods_page.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache

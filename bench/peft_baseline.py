@@ -67,13 +67,17 @@ TASKS = {
 }
 
 
+# The best of 5e-4, 1e-3, 2e-3 and 4e-3 on validation rows, seed 0; see docs/log.md.
+BEST_RATES = {"movie": 5e-4, "trec": 2e-3}
+
+
 @dataclass(frozen=True)
 class Config:
     """Everything that decides a cell's numbers, apart from the machine."""
 
     task: str
     seed: int
-    lr: float = 5e-4
+    lr: float
     rank: int = 8
     alpha: int = 16
     dropout: float = 0.0
@@ -91,7 +95,7 @@ class Config:
     @property
     def is_main(self) -> bool:
         """Whether this is a cell of the main table, not a check of the learning rate."""
-        return self.lr == Config.lr
+        return self.lr == BEST_RATES[self.task]
 
 
 @dataclass(frozen=True)
@@ -357,8 +361,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--lr",
         type=float,
-        default=Config.lr,
-        help="any other than the default is a check: the test set is not scored and the file name holds the rate",
+        help="any other than the task's best is a check: the test set is not scored and the file name holds the rate",
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     return parser.parse_args()
@@ -370,7 +373,7 @@ def main() -> None:
     spawn = multiprocessing.get_context("spawn")
     for task in arguments.task:
         for seed in range(arguments.seeds):
-            config = Config(task, seed, lr=arguments.lr)
+            config = Config(task, seed, lr=arguments.lr or BEST_RATES[task])
             path = cell_path(arguments.out, config)
             if path.exists():
                 print(f"{path.name}: exists, skipped", flush=True)

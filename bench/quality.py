@@ -1,6 +1,8 @@
 """Accuracy of our methods on movie and trec over seeds: one JSON a cell, resumable.
 
-python bench/quality.py --data DIR --task trec --task movie --seeds 5 --way prefix-after ...
+A way is `none`, `in-context` or METHOD-PLACE, such as prefix-after.
+
+    python bench/quality.py --data DIR --task trec --task movie --seeds 5 --way prefix-after
 """
 
 import argparse
@@ -21,8 +23,8 @@ from overture.data.read import read_rows
 from overture.data.rows import Row
 from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
 from overture.evaluate.scoring import score
-from overture.prompt import PromptConfig, build_prompt, method_of
-from overture.study.tune import prompt_source
+from overture.evaluate.source import prompt_source
+from overture.prompt import METHODS, PromptConfig, build_prompt, method_of
 from overture.train import Fit, TrainConfig, Validation
 
 TASKS = {
@@ -43,14 +45,7 @@ TASKS = {
     },
 }
 
-WAYS = {
-    "none": None,
-    "in-context": None,
-    "vectors-before": ("vectors", "before"),
-    "prefix-memory": ("prefix", "memory"),
-    "vectors-after": ("vectors", "after"),
-    "prefix-after": ("prefix", "after"),
-}
+WAYS = ["none", "in-context", *(f"{name}-{place}" for name, method in METHODS.items() for place in method.places)]
 
 
 def rows_of(task: Task, data: Path, split: str) -> list[Row]:
@@ -67,11 +62,11 @@ def train_cell(
     args: argparse.Namespace,
     seed: int,
 ) -> dict[str, object]:
-    method, place = WAYS[args.cell_way]
+    method, place = args.cell_way.rsplit("-", 1)
     prompt_config = PromptConfig(method=method, place=place, length=args.length, init=args.init, options=args.options)
     lr = args.lr or method_of(prompt_config).learning_rate[place]
     config = TrainConfig(epochs=args.epochs, lr=lr, patience=args.epochs)
-    prompt = build_prompt(prompt_config, prompt_source(backbone, encoder), seed)
+    prompt = build_prompt(prompt_config, prompt_source(backbone, encoder, splits["train"]), seed)
     # What keeping the training rows' inputs costs, measured from nothing; the cells share one cache to save time.
     started = time.perf_counter()
     PromptedModel(backbone, prompt, InputCache()).warm(splits["train"])

@@ -21,6 +21,7 @@ import altair as alt
 from overture.core.files import write_atomic
 from overture.evaluate import across_seeds
 
+LORA = "LoRA (peft)"
 BENCH = Path(__file__).parent
 PAGE = "# Benchmarks\n\n## Speed\n\n{speed}\n\n## Quality\n\n{quality}\n"
 MIB = 2**20
@@ -42,9 +43,9 @@ def with_section(page: str, name: str, text: str) -> str:
     return f"{page.rstrip()}\n\n{new}\n"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are numbers."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], are_numbers: bool = True) -> str:
+    """A Markdown table; all columns but the first are numbers, or none is."""
+    lines = [head, ["---", *["---:" if are_numbers else "---"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -214,13 +215,13 @@ def cell_of(path: Path) -> Cell | None:
     found = json.loads(path.read_text(encoding="utf-8"))
     if not found.get("test"):
         return None
-    return _lora_cell(found) if found.get("method") == "lora" else _our_cell(path, found)
+    return _lora_cell(path, found) if found.get("method") == "lora" else _our_cell(path, found)
 
 
-def _lora_cell(found: dict[str, Any]) -> Cell:
+def _lora_cell(path: Path, found: dict[str, Any]) -> Cell:
     config = found["config"]
     return Cell(
-        way="LoRA (peft)",
+        way=LORA if "-lr" not in path.name else f"{LORA}, lr {config['lr']:g}",
         task=config["task"],
         seed=config["seed"],
         test=found["test"]["accuracy"],
@@ -292,9 +293,9 @@ def quality_text(cells: Sequence[Cell]) -> str:
 
 def _quality_part(task: str, cells: Sequence[Cell]) -> str:
     ways: dict[str, list[Cell]] = defaultdict(list)
-    for cell in sorted(cells, key=lambda cell: (cell.way != "none", not cell.way.startswith("LoRA"), cell.way)):
+    for cell in sorted(cells, key=lambda cell: (cell.way != "none", not cell.way.startswith(LORA), cell.way)):
         ways[cell.way].append(cell)
-    lora = [cell.validation for cell in cells if cell.way.startswith("LoRA")]
+    lora = [cell.validation for cell in cells if cell.way == LORA]
     goal = fmean(lora) if lora else None
     head = [
         "way",

@@ -39,8 +39,8 @@ from overture.core.seeds import named_random
 from overture.core.types import Encoded
 from overture.data import Encoder, Task, epoch_batches
 from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
+from overture.evaluate.source import prompt_source
 from overture.prompt import PromptConfig, build_prompt, method_of
-from overture.study.tune import prompt_source
 from quality import TASKS as SHORT_TASKS
 from quality import rows_of
 

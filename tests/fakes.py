@@ -1,28 +1,45 @@
 """Tiny random backbones of every supported family, rows of random tokens, and prompts from the registry."""
 
 import functools
+import itertools
 import random
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, pre_tokenizers, processors
+from torch.overrides import TorchFunctionMode
 from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
     AutoModelForCausalLM,
+    Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
+    Qwen2Config,
     Qwen3Config,
 )
+from transformers.masking_utils import eager_mask
 
-from overture.core.types import Candidates, Encoded, Place
-from overture.engine import Backbone
+from overture.core.types import Candidates, Encoded, Injection, Place, RowMethod, Vectors
+from overture.engine import Backbone, PromptedModel
 from overture.engine.tokenizer import Tokenizer
 from overture.prompt import METHODS, PromptConfig, PromptSource, build_prompt
 
-FAMILIES = ("llama", "gemma3_text", "gpt2", "qwen3")
+# Between them these run every method with all its options, see FAMILY_CASES.
+WHOLE = ("llama", "gemma3_text", "gpt2", "qwen3")
+FAMILIES = (*WHOLE, "gemma2", "gpt_neox", "mistral", "opt", "phi3", "qwen2")
+# Other shapes that models of these families have.
+VARIANTS = ("gpt_neox serial", "opt projected", "phi3 longrope", "mistral unwindowed")
 VOCABULARY, CONTEXT, WINDOW = 300, 256, 8
 SPECIALS = ("<bos>", "<eos>", "<|user|>", "<|bot|>", "<|end|>", "<pad>")
 BOS, EOS = 256, 257
@@ -30,25 +47,72 @@ CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %
 
 _WIDE = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
 _WIDE |= {"max_position_embeddings": CONTEXT, "initializer_range": 0.2}
+# As real configs have it, so that a switch to training mode would show.
+_DROPS = {"attention_dropout": 0.1, "hidden_dropout": 0.1}
 
 
 def config_of(family: str) -> Any:
     """A tiny config; attention shapes differ by family on purpose."""
-    match family:
-        case "llama":
-            return LlamaConfig(**_WIDE, num_hidden_layers=3, num_key_value_heads=2, tie_word_embeddings=False)
-        case "gemma3_text":
-            kinds = ["sliding_attention", "full_attention"] * 2
-            own = {"num_hidden_layers": 4, "num_key_value_heads": 1, "head_dim": 8, "query_pre_attn_scalar": 8}
-            own |= {"layer_types": kinds, "sliding_window": WINDOW, "final_logit_softcapping": 6.0}
-            return Gemma3TextConfig(**_WIDE, **own)
-        case "gpt2":
-            own = {"vocab_size": VOCABULARY, "n_positions": CONTEXT, "initializer_range": 0.2}
-            own |= {"bos_token_id": BOS, "eos_token_id": EOS}
-            return GPT2Config(**own, n_embd=32, n_layer=3, n_head=4)
-        case "qwen3":
-            return Qwen3Config(**_WIDE, num_hidden_layers=2, num_key_value_heads=2, head_dim=12)
-    raise AssertionError(family)
+    kind, _, variant = family.partition(" ")
+    return globals()[f"_{kind}_config"](variant)
+
+
+def _llama_config(variant: str) -> Any:
+    return LlamaConfig(**_WIDE, num_hidden_layers=3, num_key_value_heads=2, tie_word_embeddings=False)
+
+
+def _gemma2_config(variant: str) -> Any:
+    own = {"num_hidden_layers": 4, "num_key_value_heads": 2, "head_dim": 10, "query_pre_attn_scalar": 12}
+    own |= {"sliding_window": WINDOW, "final_logit_softcapping": 6.0, "attn_logit_softcapping": 1.5}
+    return Gemma2Config(**_WIDE, **own)
+
+
+def _gemma3_text_config(variant: str) -> Any:
+    kinds = ["sliding_attention", "full_attention"] * 2
+    own = {"num_hidden_layers": 4, "num_key_value_heads": 1, "head_dim": 8, "query_pre_attn_scalar": 8}
+    own |= {"layer_types": kinds, "sliding_window": WINDOW, "final_logit_softcapping": 6.0}
+    return Gemma3TextConfig(**_WIDE, **own)
+
+
+def _gpt2_config(variant: str) -> Any:
+    own = {"vocab_size": VOCABULARY, "n_positions": CONTEXT, "initializer_range": 0.2}
+    own |= {"bos_token_id": BOS, "eos_token_id": EOS}
+    return GPT2Config(**own, n_embd=32, n_layer=3, n_head=4)
+
+
+def _gpt_neox_config(variant: str) -> Any:
+    own = {"hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 3, "rotary_pct": 0.5}
+    return GPTNeoXConfig(**_WIDE | own, **_DROPS, use_parallel_residual=variant != "serial")
+
+
+def _mistral_config(variant: str) -> Any:
+    own = {"num_hidden_layers": 3, "num_key_value_heads": 2, "head_dim": 12, "attention_dropout": 0.1}
+    return MistralConfig(**_WIDE, **own, sliding_window=None if variant == "unwindowed" else WINDOW)
+
+
+def _opt_config(variant: str) -> Any:
+    own = {"vocab_size": VOCABULARY, "hidden_size": 32, "ffn_dim": 48, "num_attention_heads": 2, "init_std": 0.2}
+    if variant == "projected":
+        own |= {"word_embed_proj_dim": 20, "do_layer_norm_before": False}
+    return OPTConfig(**own, num_hidden_layers=3, max_position_embeddings=CONTEXT, dropout=0.1, attention_dropout=0.1)
+
+
+def _phi3_config(variant: str) -> Any:
+    own = {"num_hidden_layers": 3, "num_key_value_heads": 2, "resid_pdrop": 0.1, "pad_token_id": None}
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    if variant == "longrope":
+        rope |= {"rope_type": "longrope", "short_factor": [1.5, 2.5], "long_factor": [4.0, 9.0]}
+        own |= {"original_max_position_embeddings": CONTEXT // 2}
+    return Phi3Config(**_WIDE, **own, rope_parameters=rope)
+
+
+def _qwen2_config(variant: str) -> Any:
+    own = {"hidden_size": 40, "num_attention_heads": 5, "num_hidden_layers": 3, "num_key_value_heads": 1}
+    return Qwen2Config(**_WIDE | own, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1)
+
+
+def _qwen3_config(variant: str) -> Any:
+    return Qwen3Config(**_WIDE, num_hidden_layers=2, num_key_value_heads=2, head_dim=12)
 
 
 def make_model(family: str, attention: str = "eager", dtype: torch.dtype = torch.float32) -> Any:
@@ -97,7 +161,7 @@ def _angles_in_full(module: Any) -> None:
 
 
 def make_inner_tokenizer(family: str = "llama") -> PreTrainedTokenizerFast:
-    """Bytes, six special tokens and merges up to the vocabulary's size; the Gemma one puts a BOS in front."""
+    """Bytes, six special tokens and merges up to the vocabulary's size; the Gemma ones put a BOS in front."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: index for index, letter in enumerate(alphabet)}
     vocabulary |= {token: 256 + index for index, token in enumerate(SPECIALS)}
@@ -106,7 +170,7 @@ def make_inner_tokenizer(family: str = "llama") -> PreTrainedTokenizerFast:
     inner = Inner(models.BPE(vocabulary, merges))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     inner.decoder = decoders.ByteLevel()
-    if family == "gemma3_text":
+    if family.startswith("gemma"):
         inner.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", BOS)])
     named = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "chat_template": CHAT}
     extra = ["<|user|>", "<|bot|>", "<|end|>"]
@@ -116,7 +180,7 @@ def make_inner_tokenizer(family: str = "llama") -> PreTrainedTokenizerFast:
 def make_backbone(family: str, dtype: torch.dtype = torch.float32) -> Backbone:
     """A backbone that no other test shares."""
     tokenizer = Tokenizer(make_inner_tokenizer(family), CONTEXT)
-    return Backbone(make_model(family, "sdpa", dtype), tokenizer, id=f"tiny-{family}")
+    return Backbone(make_model(family, dtype=dtype), tokenizer, id=f"tiny-{family}")
 
 
 @functools.cache
@@ -128,8 +192,33 @@ def backbone_of(family: str, dtype: torch.dtype = torch.float32) -> Backbone:
 @functools.cache
 def reference_of(family: str, dtype: torch.dtype = torch.float32) -> Any:
     """The same model, never touched by us."""
-    # The eager kernel's softmax is in float32 whatever the model is.
-    return make_model(family, "sdpa" if dtype == torch.float64 else "eager", dtype).requires_grad_(False)
+    attention = "eager"
+    if dtype == torch.float64:
+        # SDPA cannot cap logits, so it refuses Gemma 2.
+        attention = "eager in full" if family == "gemma2" else "sdpa"
+    return make_model(family, attention, dtype).requires_grad_(False)
+
+
+class _SoftmaxInFull(TorchFunctionMode):
+    """The eager kernels' softmax is in float32 whatever the model is; here it is in float64."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        if function is torch.nn.functional.softmax:
+            assert options["dtype"] == torch.float32
+            options["dtype"] = torch.float64
+        return function(*args, **options)
+
+
+def _eager_in_full(module: Any, *args: Any, **kwargs: Any) -> Any:
+    """The library's own eager attention of the module's family, but for the precision of its softmax."""
+    eager = sys.modules[type(module).__module__].eager_attention_forward
+    with _SoftmaxInFull():
+        return eager(module, *args, **kwargs)
+
+
+AttentionInterface.register("eager in full", _eager_in_full)
+AttentionMaskInterface.register("eager in full", eager_mask)
 
 
 # -- prompts
@@ -147,13 +236,57 @@ class Case:
         return "-".join([self.method, self.place, *map(str, self.options.values())])
 
 
-_PLAIN = [Case(name, place) for name, method in METHODS.items() for place in method.places]
-_MLP = [Case("prefix", place, {"reparameterise": "mlp", "mlp_width": 6}) for place in METHODS["prefix"].places]
-CASES = [*_PLAIN, *_MLP]
+# Where a method's own widths are too large for models this small, and what it cannot do without.
+SMALL: dict[str, dict[str, Any]] = {
+    "p_tuning": {"width": 6},
+    "residual": {"bottleneck": 4},
+    "low_rank": {"rank": 2},
+    "ulpt": {"rank": 3},
+    "dept": {"rank": 2, "max_tokens": 4},
+    "late": {"layer": 1},
+    "idpg": {"width": 4},
+    "lopa": {"rank": 2, "width": 4},
+    "attempt": {"sources": ["first", "second"], "width": 4},
+}
+_PLAIN = [Case(name, place, SMALL.get(name, {})) for name, method in METHODS.items() for place in method.places]
+_OTHER: dict[str, list[dict[str, Any]]] = {
+    "prefix": [{"reparameterise": "mlp", "mlp_width": 6}],
+    "p_tuning": [{"encoder": "lstm", "width": 4}],
+    "gated": [{"layers": False}, {"columns": False}],
+    "mpt": [{"rank": 2, "source": "first"}],
+}
+_OPTIONS = [
+    Case(name, place, each) for name, found in _OTHER.items() for each in found for place in METHODS[name].places
+]
+CASES = [*_PLAIN, *_OPTIONS]
+# What makes the vectors or the memory is no matter of the family, so the contract suite stays within minutes: every way
+# into the engine in every family, and each other method, place and option in one of the four families, in turn.
+_BASIC = [case for case in _PLAIN if case.method in ("vectors", "prefix")]
+_WAYS = [("gated", "memory"), ("warp", "after"), ("dept", "before"), ("late", "before")]
+ENTRIES = [*_BASIC, *(case for case in _PLAIN if (case.method, case.place) in _WAYS)]
+FAMILY_CASES = [(family, case) for family in FAMILIES for case in ENTRIES]
+FAMILY_CASES += zip(itertools.cycle(WHOLE), [case for case in CASES if case not in ENTRIES], strict=False)
+VARIANT_CASES = [(variant, case) for variant in VARIANTS for case in _BASIC]
 
 
-def source_of(backbone: Backbone, candidates: Candidates | None = None) -> PromptSource:
-    """What a prompt asks of its model."""
+# Tokens that a method's prompt needs at least: two examples.
+ROOM = {"cpt": 11}
+
+
+def is_fit(case: Case, kind: str) -> bool:
+    """Whether a prompt can be trained on such rows: vectors of labels have no part in free text."""
+    return kind != "free text" or not METHODS[case.method].needs_labels
+
+
+def source_of(
+    backbone: Backbone, candidates: Candidates | None = None, examples: Sequence[Encoded] = ()
+) -> PromptSource:
+    """What a prompt asks of its model; any name is that of a stored prompt of two vectors."""
+
+    def stored(ref: str) -> Injection:
+        generator = torch.Generator().manual_seed(len(ref))
+        return Injection(Vectors(torch.randn(2, backbone.info.hidden_size, generator=generator), "before"))
+
     return PromptSource(
         hidden_size=backbone.info.hidden_size,
         embedding_norm=backbone.embedding_norm,
@@ -161,19 +294,41 @@ def source_of(backbone: Backbone, candidates: Candidates | None = None) -> Promp
         memory_of=backbone.memory_of,
         encode=backbone.tokenizer.encode_plain,
         text_ids=range(40, 240),
+        num_layers=backbone.info.num_layers,
+        num_heads=backbone.info.num_kv_heads,
+        head_dim=backbone.info.head_dim,
+        memory_of_layers=backbone.memory_of_layers,
+        head_rows=backbone.head_rows,
         candidates=candidates,
+        examples=examples,
+        prompt=stored,
     )
 
 
 def make_prompt(case: Case, backbone: Backbone, length: int = 3, noise: float = 0.1, seed: int = 0) -> Any:
     """A prompt in the backbone's precision, moved off its start so that no part is at zero."""
+    # The rows' slots hold two vectors, so a prompt that stands there has two.
+    length = 2 if case.place == "slots" else max(length, ROOM.get(case.method, 0))
     config = PromptConfig(method=case.method, place=case.place, length=length, options=case.options)
-    prompt = build_prompt(config, source_of(backbone), seed).to(backbone.dtype)
+    source = source_of(backbone, ONE_TOKEN, make_rows("one token", (1, 1, 1), num_anchor=1))
+    prompt = build_prompt(config, source, seed).to(backbone.dtype)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for value in prompt.trainable().values():
             value.add_(noise * torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value))
     return prompt
+
+
+def injection_of(prompt: Any, backbone: Backbone) -> Injection:
+    """What a prompt is for a row; for any, unless it depends on it."""
+    found = PromptedModel(backbone, prompt).injections(make_rows("one token", (3,)))[0]
+    assert found is not None
+    return found
+
+
+def compiled_of(backbone: Backbone, prompt: Any) -> Any:
+    """The prompt as constants; one that depends on the row stays what it is."""
+    return prompt if isinstance(prompt, RowMethod) else backbone.compile(prompt.injection())
 
 
 # -- rows
@@ -194,8 +349,9 @@ def make_rows(kind: str, lengths: tuple[int, ...] = LENGTHS, num_anchor: int = 2
 
 def _row(kind: str, number: int, length: int, anchor: tuple[int, ...], chance: random.Random) -> Encoded:
     text = tuple(chance.choices(range(32, 240), k=length))
+    slots = ((min(1, length), 1), (length + 1, 1))
     if kind == "free text":
         answer = (*chance.choices(range(32, 240), k=chance.randint(0, 4)), EOS)
-        return Encoded(number, text, anchor, answer_ids=answer)
+        return Encoded(number, text, anchor, answer_ids=answer, slots=slots)
     candidates = ONE_TOKEN if kind == "one token" else SEVERAL_TOKENS
-    return Encoded(number, text, anchor, candidates, label=chance.randrange(3))
+    return Encoded(number, text, anchor, candidates, label=chance.randrange(3), slots=slots)

@@ -10,7 +10,7 @@ from overture.cli import demo, options, progress
 from overture.cli.report import sentence
 from overture.data import Task
 from overture.prompt import PromptConfig
-from overture.study.tune import TuneConfig
+from overture.study.request import TuneConfig
 
 
 def compared(value: float, low: float, high: float, p_value: float) -> dict:
@@ -41,7 +41,7 @@ def test_sentence(found: dict, text: str) -> None:
 def test_help_is_the_fields_description() -> None:
     for model, file, fields in (
         (Task, "data/task.py", ("backbone", "name")),
-        (PromptConfig, "prompt/registry.py", ("method", "place", "length")),
+        (PromptConfig, "prompt/config.py", ("method", "place", "length")),
         (TuneConfig, "study/tune.py", ("seeds", "cache_gb")),
     ):
         for field in fields:

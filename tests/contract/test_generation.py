@@ -4,11 +4,22 @@ import oracles
 import pytest
 import torch
 
-from fakes import CASES, EOS, FAMILIES, make_backbone, make_prompt, make_rows, reference_of
+from fakes import (
+    CASES,
+    EOS,
+    FAMILIES,
+    FAMILY_CASES,
+    compiled_of,
+    make_backbone,
+    make_prompt,
+    make_rows,
+    reference_of,
+)
 from overture.core.types import Encoded
 from overture.engine import InputCache, PromptedModel
 
 LENGTHS = (5, 19, 0, 2)
+BARE = [(family, None) for family in FAMILIES]
 
 
 def spelt(ids) -> str:
@@ -31,13 +42,13 @@ def expected(backbone, injection, row: Encoded, num_tokens: int) -> str:
     return spelt(oracles.greedy(reference(backbone), injection, row, num_tokens, EOS))
 
 
-@pytest.mark.parametrize("case", [None, *CASES], ids=str)
+@pytest.mark.parametrize(("backbone", "case"), [*BARE, *FAMILY_CASES], ids=str, indirect=["backbone"])
 def test_answers_are_those_of_a_plain_loop(backbone, case):
     prompt = make_prompt(case, backbone) if case else None
     model, cached = PromptedModel(backbone, prompt), PromptedModel(backbone, prompt, InputCache(1 << 20))
     rows = make_rows("free text", LENGTHS)
     with torch.no_grad():
-        wanted = [expected(backbone, model.injection(), row, 8) for row in rows]
+        wanted = [expected(backbone, model.injections([row])[0], row, 8) for row in rows]
     assert model.generate(rows, 8, []) == wanted
     assert cached.generate(rows, 8, []) == wanted
     assert [model.generate([row], 8, [])[0] for row in rows] == wanted
@@ -48,7 +59,7 @@ def test_compiled_prompts_generate_the_same(backbone):
     rows = make_rows("free text", LENGTHS)
     for case in CASES:
         prompt = make_prompt(case, backbone)
-        compiled = PromptedModel(backbone, backbone.compile(prompt.injection()))
+        compiled = PromptedModel(backbone, compiled_of(backbone, prompt))
         assert compiled.generate(rows, 6, []) == PromptedModel(backbone, prompt).generate(rows, 6, [])
 
 

@@ -6,19 +6,17 @@ import pytest
 import torch
 
 from fakes import CASES, FAMILIES, backbone_of, make_prompt, make_rows
-from overture.core.types import Encoded, Injection
+from overture.core.types import Encoded
 from overture.engine import Backbone, InputCache, PromptedModel
-from overture.engine.prompted import RowPrompts
+from overture.engine.prompted import OnePrompt, RowPrompts
 
 pytestmark = pytest.mark.parametrize("family", FAMILIES)
-LENGTHS = (5, 19, 0, 2, 11, 3, 30, 7)
+LENGTHS = tuple((5, 19, 0, 2, 11, 3, 30, 7)[number % 8] for number in range(len(CASES) + 2))
 
 
-def injections_for(backbone: Backbone) -> list[Injection | None]:
+def prompts_for(backbone: Backbone) -> list[OnePrompt | None]:
     """One of each case, each of its own length, then none, then the first again."""
-    found: list[Injection | None] = [
-        make_prompt(case, backbone, length=2 + number).injection() for number, case in enumerate(CASES)
-    ]
+    found = [make_prompt(case, backbone, length=2 + number) for number, case in enumerate(CASES)]
     return [*found, None, found[0]]
 
 
@@ -30,21 +28,19 @@ def numbered(kind: str) -> list[Encoded]:
 @pytest.mark.parametrize("is_cached", [False, True], ids=["uncached", "cached"])
 def test_scores_in_a_mixed_batch_equal_one_by_one(family, kind, is_cached):
     backbone = backbone_of(family, torch.float64)
-    injections = injections_for(backbone)
+    prompts = prompts_for(backbone)
     rows = numbered(kind)
     cache = InputCache(1 << 24) if is_cached else None
-    together = PromptedModel(backbone, RowPrompts(injections), cache).label_scores(rows)
-    alone = [PromptedModel(backbone, found).label_scores([row]) for row, found in zip(rows, injections, strict=True)]
+    together = PromptedModel(backbone, RowPrompts(prompts), cache).label_scores(rows)
+    alone = [PromptedModel(backbone, found).label_scores([row]) for row, found in zip(rows, prompts, strict=True)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-8, atol=1e-8)
     assert len({tuple(row.tolist()) for row in together}) == len(rows)
 
 
 def test_answers_in_a_mixed_batch_equal_one_by_one(family):
     backbone = backbone_of(family, torch.float64)
-    injections = injections_for(backbone)
+    prompts = prompts_for(backbone)
     rows = numbered("free text")
-    together = PromptedModel(backbone, RowPrompts(injections)).generate(rows, 6, [])
-    alone = [
-        PromptedModel(backbone, found).generate([row], 6, [])[0] for row, found in zip(rows, injections, strict=True)
-    ]
+    together = PromptedModel(backbone, RowPrompts(prompts)).generate(rows, 6, [])
+    alone = [PromptedModel(backbone, found).generate([row], 6, [])[0] for row, found in zip(rows, prompts, strict=True)]
     assert together == alone

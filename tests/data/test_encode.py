@@ -275,3 +275,44 @@ def test_trimmed_rows_fit_and_waste_little(make_task, tokenizer, text, other, li
         assert used > limit - 5
     else:
         assert tokenizer.decode(item.input_ids) == f"<bos>{other} {text}"
+
+
+class TestPlacesForThePrompt:
+    def test_gaps_cut_the_text_and_cost_no_tokens(self, make_task, tokenizer):
+        task = make_task(template="{prompt:2}h{prompt:3}{text}\nLabel:{prompt:1}")
+        item = first(Encoder(task, tokenizer), row("i"))
+        assert (item.input_ids, item.anchor_ids) == ((256, *b"hi"), tuple(b"\nLabel:"))
+        assert item.slots == ((1, 2), (2, 3), (10, 1))
+        assert task.num_slot_vectors == 6
+        assert task.fields == ("text",)
+
+    def test_a_gap_behind_the_last_field_stands_before_the_anchor(self, make_task, tokenizer):
+        item = first(Encoder(make_task(template="{text}{prompt:4}\nLabel:"), tokenizer), row("abc"))
+        assert item.slots == ((4, 4),)
+        assert item.anchor_ids == tuple(b"\nLabel:")
+
+    def test_gaps_in_chat_messages(self, make_task, tokenizer):
+        gapped = [{"role": "user", "content": "{prompt:2}Text: {text}{prompt:3}"}]
+        plain = [{"role": "user", "content": "Text: {text}"}]
+        item = first(Encoder(make_task(template=gapped), tokenizer), row("abc"))
+        wanted = first(Encoder(make_task(template=plain), tokenizer), row("abc"))
+        assert (item.input_ids, item.anchor_ids) == (wanted.input_ids, wanted.anchor_ids)
+        opening = wanted.input_ids.index(ord("T"), wanted.input_ids.index(259))
+        assert item.slots == ((opening, 2), (opening + len("Text: abc"), 3))
+
+    def test_examples_have_none(self, make_task, tokenizer):
+        for gapped, plain in (
+            ("{prompt:2}{text}{prompt:1}\nLabel:", "{text}\nLabel:"),
+            ([{"role": "user", "content": "{text}{prompt:3}"}], [{"role": "user", "content": "{text}"}]),
+        ):
+            shots = [Encoder(make_task(template=t), tokenizer).shots([row("x"), row("b")]) for t in (gapped, plain)]
+            assert shots[0] == shots[1]
+
+    def test_the_text_has_no_trace_of_them(self, make_task, tokenizer):
+        encoder = Encoder(make_task(template="{prompt:2}{text}\nLabel:"), tokenizer)
+        assert "prompt" not in encoder.text_of(row("good"))
+
+    @pytest.mark.parametrize("bad", ["{prompt:0}{text}", "{prompt:}{text}", "{prompt:99999}{text}", "{other:5}{text}"])
+    def test_what_is_no_gap_is_an_error(self, make_task, bad):
+        with pytest.raises(ValueError, match="is not a field"):
+            make_task(template=bad)

@@ -2,13 +2,16 @@ import hashlib
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, OPTConfig
+from transformers import AutoModelForCausalLM, BloomConfig
 
 from fakes import (
     CASES,
     CONTEXT,
     FAMILIES,
+    VARIANTS,
     backbone_of,
+    config_of,
+    injection_of,
     make_backbone,
     make_inner_tokenizer,
     make_prompt,
@@ -16,10 +19,11 @@ from fakes import (
     reference_of,
 )
 from overture.core.errors import BackboneError
-from overture.core.types import Memory
 from overture.engine import Backbone, PromptedModel
+from overture.engine import families as supported
 from overture.engine.attention import Columns, Step
 from overture.engine.backbone import weights_digest
+from overture.engine.families import max_length
 from overture.engine.tokenizer import Tokenizer
 
 DOUBLE = torch.float64
@@ -35,7 +39,7 @@ def plain_step(num_rows: int, length: int, start: int = 0, memory=()) -> Step:
     return Step(positions, torch.ones_like(positions, dtype=torch.bool), None, memory)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *VARIANTS])
 def test_run_gives_the_models_hidden_states_and_head_its_logits(family):
     backbone, ids = backbone_of(family, DOUBLE), tokens(2, 30)
     hidden = backbone.run(backbone.embed(ids), plain_step(2, 30))
@@ -45,10 +49,10 @@ def test_run_gives_the_models_hidden_states_and_head_its_logits(family):
     torch.testing.assert_close(backbone.head(hidden, some), logits[..., some], **CLOSE)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *VARIANTS])
 def test_upper_layers_continue_where_lower_ones_ended(family):
     backbone, ids = backbone_of(family, DOUBLE), tokens(2, 20)
-    layers = getattr(backbone.model.base_model, backbone.family.layers)
+    layers = backbone.layers
     entering, hooks = {}, []
     for number, layer in enumerate(layers):
         keep = lambda _, inputs, options, number=number: entering.__setitem__(number, _first(inputs, options))  # noqa: E731
@@ -58,14 +62,16 @@ def test_upper_layers_continue_where_lower_ones_ended(family):
         hook.remove()
     for number in range(1, len(layers)):
         assert torch.equal(backbone.run(entering[number], plain_step(2, 20), start_layer=number), whole)
-    assert len(getattr(backbone.model.base_model, backbone.family.layers)) == backbone.info.num_layers
+        lower = backbone.run(backbone.embed(ids), plain_step(2, 20), end_layer=number)
+        assert torch.equal(lower, entering[number])
+    assert len(backbone.layers) == backbone.info.num_layers
 
 
 def _first(inputs, options) -> torch.Tensor:
     return inputs[0] if inputs else options["hidden_states"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *VARIANTS])
 def test_padding_on_the_left_changes_nothing(family):
     backbone, ids = backbone_of(family, DOUBLE), tokens(1, 12)
     first, memory = _memory_of_length(backbone, 4)
@@ -90,7 +96,8 @@ def _padded_left(columns: Columns, number: int) -> Columns:
 
     def wide(values):
         return [
-            torch.cat([torch.full_like(value[:, :, :1], 9.0).expand(-1, -1, number, -1), value], 2) for value in values
+            torch.cat([torch.full_like(value[:, :, :1], 9.0).expand(-1, -1, number, -1), value], 2)
+            for value in values.values()
         ]
 
     positions = torch.cat([columns.positions.new_zeros(1, number), columns.positions], dim=1)
@@ -98,7 +105,7 @@ def _padded_left(columns: Columns, number: int) -> Columns:
     return Columns(wide(columns.keys), wide(columns.values), positions, valid)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *VARIANTS])
 def test_the_model_stays_usable_by_itself(family):
     backbone, ids = make_backbone(family), tokens(2, 25)
     mask = (torch.arange(25)[None] >= torch.tensor([[0], [6]])).long()
@@ -118,7 +125,7 @@ def test_checkpointing_leaves_the_model_as_it_was(family):
     with pytest.raises(ZeroDivisionError), backbone.checkpointing(True):
         _ = 1 / 0
     assert not any(module.training for module in backbone.model.modules())
-    assert not any(getattr(module, "gradient_checkpointing", False) for module in backbone.model.modules())
+    assert not any("forward" in vars(layer) for layer in backbone.layers)
     assert not backbone.embed([1, 2]).requires_grad
 
 
@@ -151,24 +158,67 @@ def test_digest_tells_one_changed_bit():
 
 
 def test_an_unsupported_family_is_refused():
-    config = OPTConfig(
-        vocab_size=300, hidden_size=32, ffn_dim=32, num_hidden_layers=1, num_attention_heads=2, word_embed_proj_dim=32
-    )
-    model = AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(BloomConfig(vocab_size=300, hidden_size=32, n_layer=1, n_head=2))
     with pytest.raises(BackboneError, match="not supported yet") as caught:
-        Backbone(model, Tokenizer(make_inner_tokenizer(), CONTEXT), id="some/opt")
-    assert caught.value.got == "opt"
+        Backbone(model, Tokenizer(make_inner_tokenizer(), CONTEXT), id="some/bloom")
+    assert caught.value.got == "bloom"
     assert "llama" in caught.value.wanted
     assert model.config._attn_implementation != "overture"
+
+
+def test_every_supported_family_is_tested():
+    assert set(supported.FAMILIES) == set(FAMILIES)
+
+
+def test_longrope_ends_where_its_angles_change():
+    backbone = make_backbone("phi3 longrope")
+    assert max_length(backbone.model.config) == CONTEXT // 2
+    assert max_length(config_of("phi3")) == CONTEXT
+    assert max_length(config_of("gemma3_text")) == CONTEXT
+    ids = tokens(1, CONTEXT // 2 + 1)
+    whole = backbone.run(backbone.embed(ids), plain_step(1, CONTEXT // 2 + 1))
+    within = backbone.run(backbone.embed(ids[:, :-1]), plain_step(1, CONTEXT // 2))
+    # One token more turns all keys; it is why such a model has to end there.
+    assert float((whole[:, :-1] - within).abs().max()) > 0.1
+
+
+def test_logits_of_attention_are_capped():
+    backbone, ids = make_backbone("gemma2", DOUBLE), tokens(1, 12)
+    capped = backbone.run(backbone.embed(ids), plain_step(1, 12))
+    for layer in backbone.layers:
+        layer.self_attn.attn_logit_softcapping = None
+    free = backbone.run(backbone.embed(ids), plain_step(1, 12))
+    assert float((capped - free).abs().max()) > 0.01
+    for layer in backbone.layers:
+        layer.self_attn.attn_logit_softcapping = 1e5
+    torch.testing.assert_close(backbone.run(backbone.embed(ids), plain_step(1, 12)), free, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *VARIANTS])
+def test_checkpointing_computes_each_layer_twice_and_drops_nothing(family):
+    backbone = make_backbone(family, DOUBLE)
+    live = backbone.embed(tokens(1, 9)).requires_grad_()
+    calls = []
+    for layer in backbone.layers:
+        # The last module of a layer would not do: the recomputation stops once it has what it needs.
+        next(layer.children()).register_forward_hook(lambda *_: calls.append(1))
+    plain = backbone.run(live, plain_step(1, 9))
+    assert len(calls) == backbone.info.num_layers
+    with backbone.checkpointing(True):
+        hidden = backbone.run(live, plain_step(1, 9))
+        hidden.sum().backward()
+    assert torch.equal(hidden, plain)
+    assert len(calls) == 3 * backbone.info.num_layers
 
 
 def test_compile_keeps_what_follows_the_text():
     backbone = backbone_of("llama", DOUBLE)
     for case in CASES:
-        injection = make_prompt(case, backbone).injection()
+        injection = injection_of(make_prompt(case, backbone), backbone)
         compiled = backbone.compile(injection)
-        assert isinstance(compiled, Memory) or compiled is injection
+        assert compiled.memory or compiled is injection
         assert (compiled is injection) == (case.place != "before")
+        assert (compiled.labels, compiled.offset) == (injection.labels, injection.offset)
 
 
 class TestTokenizer:

@@ -1,20 +1,22 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 
-from fakes import CASES, ONE_TOKEN, SEVERAL_TOKENS, Case, backbone_of, make_prompt, source_of
+from fakes import CASES, ONE_TOKEN, SEVERAL_TOKENS, Case, backbone_of, injection_of, make_prompt, source_of
 from overture.core.errors import ConfigError
-from overture.core.types import Memory, Vectors
+from overture.core.types import Injection
 from overture.prompt import (
     METHODS,
     PromptConfig,
+    Shape,
     build_prompt,
-    injection_from,
-    injection_tensors,
     method_of,
     prefix,
-    vectors,
+    prompt_from,
+    prompt_tensors,
 )
-from overture.prompt.inits import starting_vectors
+from overture.prompt.inits import start_of
 
 
 @pytest.fixture(params=["llama", "gemma3_text", "gpt2"])
@@ -22,8 +24,24 @@ def backbone(request):
     return backbone_of(request.param)
 
 
+@dataclass
+class Constant:
+    """A finished prompt where a method is asked for."""
+
+    kept: Injection
+
+    def injection(self) -> Injection:
+        return self.kept
+
+
+def shape_of(backbone, length: int) -> Shape:
+    info = backbone.info
+    return Shape(length, info.hidden_size, info.num_layers, info.num_kv_heads, info.head_dim, num_labels=3)
+
+
 def start(backbone, init: str, length: int = 6, text: str = "", candidates=None, seed: int = 0) -> torch.Tensor:
-    return starting_vectors(init, length, text, source_of(backbone, candidates), seed)
+    config = PromptConfig(length=length, init=init, init_text=text)
+    return start_of(config, source_of(backbone, candidates), seed)[0]
 
 
 def rows_of(backbone, found: torch.Tensor) -> list[int]:
@@ -74,18 +92,17 @@ class TestStarts:
 
 class TestMethods:
     def test_numbers_of_values(self, backbone):
-        info = backbone.info
-        shape = (info.num_layers, info.num_kv_heads, info.head_dim)
-        expected = {"vectors": vectors.num_trainable(5, info.hidden_size), "prefix": prefix.num_trainable(5, *shape)}
         for case in CASES:
-            wanted = prefix.num_trainable_mlp(5, *shape, width=6) if case.options else expected[case.method]
             prompt = make_prompt(case, backbone, length=5)
-            assert sum(value.numel() for value in prompt.trainable().values()) == wanted
+            method = METHODS[case.method]
+            shape = shape_of(backbone, injection_of(prompt, backbone).length)
+            wanted = method.num_trainable(method.options(**case.options), shape)
+            assert sum(value.numel() for value in prompt.trainable().values()) == wanted, case
             assert all(value.requires_grad and value.is_leaf for value in prompt.trainable().values())
 
     def test_vectors_start_as_the_start(self, backbone):
         prompt = make_prompt(Case("vectors", "after"), backbone, noise=0)
-        assert torch.equal(prompt.injection().values, start(backbone, "vocabulary", 3))
+        assert torch.equal(prompt.injection().vectors.values, start(backbone, "vocabulary", 3))
 
     @pytest.mark.parametrize("place", prefix.PLACES)
     @pytest.mark.parametrize("options", [{}, {"reparameterise": "mlp", "mlp_width": 6}], ids=["plain", "mlp"])
@@ -93,10 +110,9 @@ class TestMethods:
         config = PromptConfig(method="prefix", place=place, length=3, init="text", init_text="xyz", options=options)
         injection = build_prompt(config, source_of(backbone), 0).injection()
         own = backbone.memory_of_tokens(backbone.tokenizer.encode_plain("xyz"))
-        assert isinstance(injection, Memory)
-        assert injection.place == place
-        assert torch.equal(injection.memory.keys, own.keys)
-        assert torch.equal(injection.memory.values, own.values)
+        assert injection.memory.place == place
+        assert torch.equal(injection.memory.memory.keys, own.keys)
+        assert torch.equal(injection.memory.memory.values, own.values)
 
     def test_the_perceptrons_seed_decides(self, backbone):
         case = Case("prefix", "after", {"reparameterise": "mlp", "mlp_width": 6})
@@ -106,18 +122,19 @@ class TestMethods:
 
     @pytest.mark.parametrize("case", CASES, ids=str)
     def test_tensors_and_back(self, backbone, case):
-        injection = make_prompt(case, backbone).injection()
-        tensors = injection_tensors(injection)
-        again = injection_from(tensors, case.place)
-        assert type(again) is type(injection)
-        assert again.place == injection.place
+        prompt = make_prompt(case, backbone)
+        tensors = prompt_tensors(prompt)
+        length = injection_of(prompt, backbone).length
+        config = PromptConfig(method=case.method, place=case.place, length=length, options=case.options)
+        again = prompt_from(tensors, config, source_of(backbone))
         assert not any(value.requires_grad for value in tensors.values())
-        back = injection_tensors(again)
+        back = prompt_tensors(Constant(again) if isinstance(again, Injection) else again)
+        assert set(back) == set(tensors)
         assert all(torch.equal(back[name], tensors[name]) for name in tensors)
 
     def test_other_tensors_are_no_prompt(self):
         with pytest.raises(ConfigError, match="not the tensors of a prompt"):
-            injection_from({"vectors": torch.ones(1), "keys": torch.ones(1)}, "after")
+            prompt_from({"vectors": torch.ones(1), "keys": torch.ones(1)}, PromptConfig())
 
 
 class TestRegistry:
@@ -149,6 +166,6 @@ class TestRegistry:
     def test_injections_say_their_length(self):
         backbone = backbone_of("llama")
         for case in CASES:
-            injection = make_prompt(case, backbone, length=4).injection()
-            assert injection.length == 4
-            assert isinstance(injection, Vectors if case.method == "vectors" else Memory)
+            # What begins as text takes as much of the length as its text needs.
+            wanted = {"cpt": 10}.get(case.method, 2 if case.place == "slots" else 4)
+            assert injection_of(make_prompt(case, backbone, length=4), backbone).length == wanted

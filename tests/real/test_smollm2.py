@@ -13,7 +13,8 @@ from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
 from overture.engine.backbone import weights_digest
 from overture.prompt import PromptConfig, PromptSource, build_prompt
 from overture.store import Store
-from overture.study.tune import TuneConfig, tune
+from overture.study.request import TuneConfig
+from overture.study.tune import tune
 
 pytestmark = pytest.mark.real
 

@@ -42,6 +42,9 @@ class Recorded:
     def weight(self, rows: Sequence[Encoded]) -> float:
         return self.model.weight(rows)
 
+    def rates(self) -> dict[str, float]:
+        return self.model.rates()
+
     def trainable(self) -> dict[str, Tensor]:
         return self.model.trainable()
 

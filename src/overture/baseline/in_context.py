@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from overture.core.errors import DataError
 from overture.core.seeds import named_random
-from overture.core.types import Memory
+from overture.core.types import Injection, Memory
 from overture.data import Encoder, Task
 from overture.data.rows import Row, label_of
 from overture.engine import Backbone
@@ -31,7 +31,7 @@ def chosen_shots(task: Task, rows: Sequence[Row], count: int, seed: int) -> list
 
 def in_context_prompt(
     backbone: Backbone, task: Task, train: Sequence[Row], scored: Sequence[Row], count: int, seed: int
-) -> tuple[Memory, Encoder, int]:
+) -> tuple[Injection, Encoder, int]:
     """Examples as memory, and the encoder for the rows that follow them.
 
     Examples that leave no room for the longest row are left out.
@@ -52,7 +52,7 @@ def in_context_prompt(
         except DataError:
             shots = shots[:-1]
             continue
-        return Memory(backbone.memory_of_tokens(ids), "memory"), following, len(shots)
+        return Injection(memory=Memory(backbone.memory_of_tokens(ids), "memory")), following, len(shots)
     raise DataError(
         "no in-context example fits in front of the rows",
         wanted=f"at most {encoder.limit} tokens",

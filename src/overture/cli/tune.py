@@ -25,9 +25,9 @@ def _help(file: str, model: str, field: str) -> Any:
 
 
 BackboneOption = Annotated[str | None, _help("data/task.py", "Task", "backbone")]
-MethodOption = Annotated[str | None, _help("prompt/registry.py", "PromptConfig", "method")]
-PlaceOption = Annotated[str | None, _help("prompt/registry.py", "PromptConfig", "place")]
-LengthOption = Annotated[int | None, _help("prompt/registry.py", "PromptConfig", "length")]
+MethodOption = Annotated[str | None, _help("prompt/config.py", "PromptConfig", "method")]
+PlaceOption = Annotated[str | None, _help("prompt/config.py", "PromptConfig", "place")]
+LengthOption = Annotated[int | None, _help("prompt/config.py", "PromptConfig", "length")]
 SeedsOption = Annotated[int | None, _help("study/tune.py", "TuneConfig", "seeds")]
 NameOption = Annotated[str | None, _help("data/task.py", "Task", "name")]
 CacheOption = Annotated[float | None, _help("study/tune.py", "TuneConfig", "cache_gb")]

@@ -6,12 +6,12 @@ M memory columns.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
 
-Place = Literal["before", "after", "memory"]
+Place = Literal["before", "after", "memory", "slots"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Encoded:
         candidates: label words, for label tasks.
         label: index into ``candidates.labels``; None when unknown (prediction).
         answer_ids: the answer's tokens with the end token, for free-text tasks; None when unknown.
+        slots: where the template has places for the prompt: (index into input and anchor, number of vectors).
     """
 
     row: int
@@ -50,6 +51,7 @@ class Encoded:
     candidates: Candidates | None = None
     label: int | None = None
     answer_ids: tuple[int, ...] | None = None
+    slots: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -99,10 +101,13 @@ class LayerMemory:
     Args:
         keys: [N, H, P, K].
         values: [N, H, P, K].
+        weights: factors from 0 to 1 on the attention that each column gets, [N, P]; 1 when None. At 0 a column is
+            as if it were not there.
     """
 
     keys: "torch.Tensor"
     values: "torch.Tensor"
+    weights: "torch.Tensor | None" = None
 
     @property
     def length(self) -> int:
@@ -111,11 +116,35 @@ class LayerMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """A token that a prompt vector must predict, beside the rows' own losses.
+
+    Args:
+        index: of the vector whose output predicts, from 0.
+        token: what it must predict.
+        weight: of this term, for each row.
+    """
+
+    index: int
+    token: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class Vectors:
-    """Prompt vectors among the live tokens: [P, D], at `before` or `after`."""
+    """Prompt vectors among the live tokens.
+
+    Args:
+        values: [P, D].
+        place: `before` the text, `after` the input, or in the template's own `slots`.
+        layer: the first layer that sees them; below it the text runs alone.
+        targets: what the vectors themselves must predict in training; only at `before`.
+    """
 
     values: "torch.Tensor"
     place: Place
+    layer: int = 0
+    targets: tuple[Target, ...] = ()
 
     @property
     def length(self) -> int:
@@ -136,14 +165,72 @@ class Memory:
         return self.memory.length
 
 
-Injection = Vectors | Memory
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """Everything that a prompt adds to the frozen model; the engine consumes it without knowing the method.
+
+    Args:
+        vectors: among the live tokens.
+        memory: columns that live tokens attend to.
+        labels: one vector for each label, [C, D], instead of the label words' rows of the head.
+        offset: added to the embeddings of the row's first S tokens, [S, D]; the prompt's own are not counted.
+    """
+
+    vectors: Vectors | None = None
+    memory: Memory | None = None
+    labels: "torch.Tensor | None" = None
+    offset: "torch.Tensor | None" = None
+
+    def __post_init__(self) -> None:
+        if self.layer and (self.memory or self.offset is not None):
+            raise ValueError("vectors at a late layer stand alone: below it the text must run as it is")
+        if self.memory and self.memory.place == "after" and not self.leaves_input:
+            raise ValueError("a memory after the input needs the input's own keys and values")
+
+    @property
+    def length(self) -> int:
+        """Prompt length, P: vectors and columns."""
+        return sum(part.length for part in (self.vectors, self.memory) if part)
+
+    @property
+    def layer(self) -> int:
+        """The first layer that the prompt changes."""
+        return self.vectors.layer if self.vectors else 0
+
+    @property
+    def leaves_input(self) -> bool:
+        """Whether the input's keys and values are the model's own, so that they can be kept."""
+        places = {part.place for part in (self.vectors, self.memory) if part}
+        return places <= {"after"} and self.offset is None and self.layer == 0
 
 
+@runtime_checkable
 class PromptMethod(Protocol):
     """How a prompt's values are parameterised. One file per method; the registry names them."""
 
     def injection(self) -> Injection:
         """The prompt's values, differentiable."""
+        ...
+
+    def rates(self) -> dict[str, float]:
+        """Factors on the learning rate, by name; 1 where none is given."""
+        ...
+
+    def trainable(self) -> dict[str, "torch.Tensor"]:
+        """What gradient descent may change, by name."""
+        ...
+
+
+@runtime_checkable
+class RowMethod(Protocol):
+    """A method whose prompt depends on the row."""
+
+    def injections(self, features: "torch.Tensor") -> Sequence[Injection]:
+        """A prompt for each row from its features [B, D]: the mean of its tokens' vectors, prompt not counted."""
+        ...
+
+    def rates(self) -> dict[str, float]:
+        """Factors on the learning rate, by name; 1 where none is given."""
         ...
 
     def trainable(self) -> dict[str, "torch.Tensor"]:
@@ -153,6 +240,10 @@ class PromptMethod(Protocol):
 
 class Trainee(Protocol):
     """What the training loop needs; prompted models, LoRA and full fine-tuning meet it alike."""
+
+    def rates(self) -> dict[str, float]:
+        """Factors on the learning rate, by name; 1 where none is given."""
+        ...
 
     def loss(self, rows: Sequence[Encoded]) -> "torch.Tensor":
         """Sum of the rows' losses, a scalar that can be differentiated."""

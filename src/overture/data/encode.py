@@ -14,7 +14,7 @@ from overture.core.types import Encoded, TextTokenizer
 from overture.data.candidates import candidates_of
 from overture.data.rows import Row, answers_of, label_of, row_problems, texts_of
 from overture.data.task import Task
-from overture.data.template import ANSWER, ChatTemplate, Piece, PlainTemplate, Slot, Template
+from overture.data.template import ANSWER, ChatTemplate, Gap, Piece, PlainTemplate, Slot, Template
 
 Values = Mapping[Slot, str]
 
@@ -33,12 +33,16 @@ class _Run:
     pieces: tuple[str | Slot, ...]
 
 
+_Segment = _Special | _Run | Gap
+
+
 @dataclass(frozen=True, slots=True)
 class _Layout:
     """A template ready for rows: what depends on them, and the anchor's tokens; none if a field comes last."""
 
-    input: tuple[_Special | _Run, ...]
+    input: tuple[_Segment, ...]
     anchor_ids: tuple[int, ...]
+    anchor_gaps: tuple[tuple[int, int], ...]
 
 
 class Encoder:
@@ -134,7 +138,7 @@ class Encoder:
             values |= _values(texts_of(self.task, row), shot)
             values[Slot(ANSWER, shot)] = self._answer_text(row)
         segments = self._segments(self._template.shots(len(rows)))
-        return [*self.tokenizer.bos_ids, *self._ids(segments, values)]
+        return [*self.tokenizer.bos_ids, *self._ids(segments, values)[0]]
 
     def _check(self, rows: Sequence[Row]) -> None:
         problems = [problem for row in rows for problem in row_problems(self.task, row)]
@@ -153,8 +157,8 @@ class Encoder:
         label = self._label(row) if with_answer and self.candidates else None
 
         def build(texts: Mapping[str, str]) -> Encoded:
-            input_ids, anchor_ids = self._input_and_anchor(_values(texts), bos)
-            return Encoded(number, input_ids, anchor_ids, self.candidates, label, answer)
+            input_ids, anchor_ids, slots = self._input_and_anchor(_values(texts), bos)
+            return Encoded(number, input_ids, anchor_ids, self.candidates, label, answer, slots)
 
         texts = texts_of(self.task, row)
         item = build(texts)
@@ -192,22 +196,28 @@ class Encoder:
             return Problem(row.where, f"too long: {what}", "even without its text; shorten the template or the prompt")
         return Problem(row.where, f"too long: {what}", "shorten it, or set too_long: trim")
 
-    def _input_and_anchor(self, values: Values, bos: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def _input_and_anchor(
+        self, values: Values, bos: bool
+    ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, int], ...]]:
         layout = self._row_layout if bos else self._turn_layout
-        ids = self._ids(layout.input, values)
+        found, gaps = self._ids(layout.input, values)
         start = self.tokenizer.bos_ids if bos else ()
+        ids = (*start, *found)
+        slots = [(len(start) + index, count) for index, count in gaps]
+        slots += [(len(ids) + index, count) for index, count in layout.anchor_gaps]
         if layout.anchor_ids:
-            return (*start, *ids), layout.anchor_ids
+            return ids, layout.anchor_ids, tuple(slots)
         # A template that ends with a field has no constant end: the last token is what must stay live.
-        return (*start, *ids[:-1]), tuple(ids[-1:])
+        return ids[:-1], ids[-1:], tuple(slots)
 
     def _layout(self, pieces: Sequence[Piece]) -> _Layout:
         end = max(i for i, piece in enumerate(pieces) if isinstance(piece, Slot)) + 1
-        return _Layout(tuple(self._segments(pieces[:end])), tuple(self._ids(self._segments(pieces[end:]), {})))
+        anchor, gaps = self._ids(self._segments(pieces[end:]), {})
+        return _Layout(tuple(self._segments(pieces[:end])), tuple(anchor), tuple(gaps))
 
-    def _segments(self, pieces: Sequence[Piece]) -> list[_Special | _Run]:
+    def _segments(self, pieces: Sequence[Piece]) -> list[_Segment]:
         """Pieces grouped by how they are tokenised."""
-        segments: list[_Special | _Run] = []
+        segments: list[_Segment] = []
         run: list[str | Slot] = []
 
         def close() -> None:
@@ -218,6 +228,10 @@ class Encoder:
         for piece in pieces:
             if isinstance(piece, Slot):
                 run.append(piece)
+                continue
+            if isinstance(piece, Gap):
+                close()
+                segments.append(piece)
                 continue
             for text, is_special in self.tokenizer.split_specials(piece) if piece else ():
                 if not is_special:
@@ -230,14 +244,18 @@ class Encoder:
         close()
         return segments
 
-    def _ids(self, segments: Sequence[_Special | _Run], values: Values) -> list[int]:
+    def _ids(self, segments: Sequence[_Segment], values: Values) -> tuple[list[int], list[tuple[int, int]]]:
+        """Tokens, and where prompt vectors stand among them: (index, how many)."""
         ids: list[int] = []
+        gaps: list[tuple[int, int]] = []
         for segment in segments:
-            if isinstance(segment, _Special):
+            if isinstance(segment, Gap):
+                gaps.append((len(ids), segment.count))
+            elif isinstance(segment, _Special):
                 ids += segment.ids
             elif text := "".join(_text(piece, values) for piece in segment.pieces):
                 ids += self.tokenizer.encode_plain(text)
-        return ids
+        return ids, gaps
 
 
 def _template_of(task: Task, tokenizer: TextTokenizer) -> Template:
@@ -251,7 +269,9 @@ def _values(texts: Mapping[str, str], shot: int | None = None) -> dict[Slot, str
 
 
 def _text(piece: Piece, values: Values) -> str:
-    return values[piece] if isinstance(piece, Slot) else piece or ""
+    if isinstance(piece, Slot):
+        return values[piece]
+    return piece if isinstance(piece, str) else ""
 
 
 def _shortened(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
 
 from overture.core.config import Config, overridden, read_yaml, validated
-from overture.data.template import parse, slots_in
+from overture.data.template import num_vectors_in, parse, slots_in
 from overture.data.values import label_text
 
 Metric = Literal["accuracy", "macro_f1", "exact_match"]
@@ -79,7 +79,8 @@ class Task(Config):
     backbone: NonEmpty = Field("smollm2", description="The frozen model: a known name, a Hub id, a folder or a file.")
     data: DataConfig = Field(description="Where the rows come from.")
     template: TemplateText = Field(
-        description="How a row is shown: a text, or chat messages, with {field} for a field's value."
+        description="How a row is shown: a text, or chat messages, with {field} for a field's value and, for prompts at place "
+        "slots, {prompt:5} where five prompt vectors stand."
     )
     label_field: NonEmpty = Field("label", description="The field that holds a row's label.")
     labels: dict[str, Words] | None = Field(
@@ -139,6 +140,12 @@ class Task(Config):
         """The fields that the template shows, each once, in order."""
         texts = [self.template] if isinstance(self.template, str) else [message.content for message in self.template]
         return tuple(dict.fromkeys(slot.name for text in texts for slot in slots_in(parse(text))))
+
+    @cached_property
+    def num_slot_vectors(self) -> int:
+        """How many prompt vectors the template holds in its own slots, such as {prompt:5}."""
+        texts = [self.template] if isinstance(self.template, str) else [message.content for message in self.template]
+        return sum(num_vectors_in(parse(text)) for text in texts)
 
     @cached_property
     def words(self) -> dict[str, tuple[str, ...]]:

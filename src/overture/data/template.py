@@ -1,11 +1,11 @@
-"""Templates: ``{field}`` and nothing more, so that no template can run code or use up the machine.
+"""Templates: ``{field}``, ``{prompt:5}`` and nothing more, so that no template can run code or use up the machine.
 
-A template becomes pieces: constant text, slots for values, and ``None`` where tokenisation must not join what
-stands on both sides.
+A template becomes pieces: constant text, slots for values, gaps for prompt vectors, and ``None`` where tokenisation
+must not join what stands on both sides.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -26,7 +26,15 @@ class Slot:
     shot: int = _ROW
 
 
-Piece = str | Slot | None
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Where so many of the prompt's vectors stand."""
+
+    count: int
+
+
+Piece = str | Slot | Gap | None
+_GAP = re.compile(r"prompt:([1-9][0-9]{0,3})")
 
 
 def is_field_name(name: str) -> bool:
@@ -34,13 +42,13 @@ def is_field_name(name: str) -> bool:
     return bool(name) and name == name.strip() and not re.search(r"[{}]", name) and not _NOT_IN_NAMES.search(name)
 
 
-def parse(text: str) -> tuple[str | Slot, ...]:
-    """Cut a template's text into constants and slots.
+def parse(text: str) -> tuple[str | Slot | Gap, ...]:
+    """Cut a template's text into constants, slots and gaps.
 
     Raises:
         ValueError: a brace that is neither ``{field}`` nor doubled.
     """
-    pieces: list[str | Slot] = []
+    pieces: list[str | Slot | Gap] = []
     end = 0
     for match in _TOKEN.finditer(text):
         pieces.append(text[end : match.start()])
@@ -48,18 +56,21 @@ def parse(text: str) -> tuple[str | Slot, ...]:
         name = match.group(1)
         if match.group() in ("{{", "}}"):
             pieces.append(match.group()[0])
+        elif name is not None and (gap := _GAP.fullmatch(name)):
+            pieces.append(Gap(int(gap.group(1))))
         elif name is not None and is_field_name(name):
             pieces.append(Slot(name))
         else:
             raise ValueError(
-                f"{match.group()!r} is not a field; write {{name}} for a field and {{{{ or }}}} for a brace"
+                f"{match.group()!r} is not a field; write {{name}} for a field, {{prompt:5}} for prompt vectors, "
+                "and {{{{ or }}}} for a brace"
             )
     return _joined([*pieces, text[end:]])
 
 
-def _joined(pieces: Sequence[str | Slot]) -> tuple[str | Slot, ...]:
+def _joined(pieces: Sequence[str | Slot | Gap]) -> tuple[str | Slot | Gap, ...]:
     """Neighbouring constants made one; empty ones dropped."""
-    joined: list[str | Slot] = []
+    joined: list[str | Slot | Gap] = []
     for piece in pieces:
         if isinstance(piece, str) and joined and isinstance(joined[-1], str):
             joined[-1] += piece
@@ -71,6 +82,11 @@ def _joined(pieces: Sequence[str | Slot]) -> tuple[str | Slot, ...]:
 def slots_in(pieces: Sequence[Piece]) -> list[Slot]:
     """The slots, in order, repeats included."""
     return [piece for piece in pieces if isinstance(piece, Slot)]
+
+
+def num_vectors_in(pieces: Sequence[Piece]) -> int:
+    """How many prompt vectors the gaps hold."""
+    return sum(piece.count for piece in pieces if isinstance(piece, Gap))
 
 
 class Template(Protocol):
@@ -107,7 +123,8 @@ class PlainTemplate:
         """Each example as its row would be, then its answer and an empty line."""
         shots: list[Piece] = []
         for shot in range(count):
-            own = [replace(piece, shot=shot) if isinstance(piece, Slot) else piece for piece in self._pieces]
+            kept = [piece for piece in self._pieces if not isinstance(piece, Gap)]
+            own = [replace(piece, shot=shot) if isinstance(piece, Slot) else piece for piece in kept]
             shots += [*_with_cuts([*own, Slot(ANSWER, shot)]), "\n\n", None]
         return tuple(shots)
 
@@ -147,11 +164,11 @@ class ChatTemplate:
         text, marks = self._rendered(count)
         if not text.endswith(later):
             raise _unfit("it changes a turn when others stand before it")
-        earlier = {mark: slot for mark, slot in marks.items() if slot.shot != _ROW}
+        earlier = {mark: slot for mark, slot in marks.items() if isinstance(slot, Slot) and slot.shot != _ROW}
         return _with_cuts(list(_cut(text.removesuffix(later), earlier)))
 
-    def _rendered(self, num_shots: int) -> tuple[str, dict[str, Slot]]:
-        marks: dict[str, Slot] = {}
+    def _rendered(self, num_shots: int) -> tuple[str, dict[str, Slot | Gap]]:
+        marks: dict[str, Slot | Gap] = {}
         messages = [self._message(role, pieces, _ROW, marks) for role, pieces in self._opening]
         for shot in range(num_shots):
             messages += [self._message(role, pieces, shot, marks) for role, pieces in self._turns]
@@ -162,17 +179,24 @@ class ChatTemplate:
             raise _unfit("it drops, repeats or changes the messages' text")
         return text, marks
 
-    def _message(self, role: str, pieces: Sequence[str | Slot], shot: int, marks: dict[str, Slot]) -> dict[str, str]:
+    def _message(
+        self, role: str, pieces: Sequence[str | Slot | Gap], shot: int, marks: dict[str, Slot | Gap]
+    ) -> dict[str, str]:
         content = ""
         for piece in pieces:
-            if isinstance(piece, Slot):
+            if isinstance(piece, str):
+                content += piece
+            elif isinstance(piece, Slot):
                 # The row's marks must not depend on the number of examples: renderings are compared.
-                number = sum(slot.shot == shot for slot in marks.values())
+                number = sum(isinstance(slot, Slot) and slot.shot == shot for slot in marks.values())
                 mark = f"{self._mark}{'R' if shot == _ROW else shot}n{number}x"
                 marks[mark] = Slot(piece.name, shot)
                 content += mark
-            else:
-                content += piece
+            elif shot == _ROW:
+                # Examples have no prompt of their own.
+                mark = f"{self._mark}Gn{sum(isinstance(gap, Gap) for gap in marks.values())}x"
+                marks[mark] = piece
+                content += mark
         return {"role": role, "content": content}
 
     def _later_turn(self) -> str:
@@ -185,7 +209,7 @@ class ChatTemplate:
             )
         alone, marks = self._rendered(0)
         after, after_marks = self._rendered(1)
-        answer = next(mark for mark, slot in after_marks.items() if slot.name == ANSWER)
+        answer = next(mark for mark, slot in after_marks.items() if isinstance(slot, Slot) and slot.name == ANSWER)
         rest = after[after.index(answer) + len(answer) :]
         later = _common_end(self._tokenizer.split_specials(alone), self._tokenizer.split_specials(rest))
         if not all(mark in later for mark in marks):
@@ -220,7 +244,7 @@ def _unused(mark: str, texts: Sequence[str]) -> str:
     return mark
 
 
-def _cut(text: str, marks: dict[str, Slot]) -> Iterator[str | Slot]:
+def _cut(text: str, marks: Mapping[str, Slot | Gap]) -> Iterator[str | Slot | Gap]:
     if not marks:
         yield text
         return

@@ -1,12 +1,12 @@
 """One attention function for every family: this layer's memory in front of the keys, then the library's kernel.
 
 transformers calls the function by name from each attention module and hands through the keyword ``overture``.
-Without it the function is plain SDPA, so a model that we loaded stays usable as it is.
+Without it the function computes what the library would, so a model that we loaded stays usable as it is.
 
 Shape letters: B rows, S live tokens, M memory columns, H key/value heads, G query heads for each of them, K head width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,16 +24,18 @@ class Columns:
     """Keys and values that live tokens attend to and that this step does not compute.
 
     Args:
-        keys: per layer [B or 1, H, M, K].
-        values: per layer [B or 1, H, M, K].
+        keys: by layer [B or 1, H, M, K].
+        values: by layer [B or 1, H, M, K].
         positions: [B or 1, M], for sliding windows.
         valid: [B or 1, M]; False where a row has no such column.
+        weights: by layer [B or 1, M]: factors on the attention that a column gets; 1 when None.
     """
 
-    keys: Sequence[Tensor]
-    values: Sequence[Tensor]
+    keys: Mapping[int, Tensor]
+    values: Mapping[int, Tensor]
     positions: Tensor
     valid: Tensor
+    weights: Sequence[Tensor] | None = None
 
 
 @dataclass(slots=True)
@@ -67,6 +69,15 @@ class Step:
             self._masks[key] = added.repeat(1, num_groups, 1).unsqueeze(1)
         return self._masks[key]
 
+    def weighted(self, mask: Tensor, layer: int) -> Tensor:
+        """The mask with the logarithms of a layer's column weights added, so that they multiply the softmax's terms."""
+        if all(part.weights is None for part in self.memory):
+            return mask
+        num_rows, num_live = self.positions.shape
+        ones = mask.new_ones(num_rows, num_live)
+        each = [_weights_of(part, layer, num_rows, ones) for part in self.memory]
+        return mask + torch.cat([*each, ones], dim=1).log()[:, None, None, :]
+
     def _seen(self, window: int | None) -> Tensor:
         num_rows, num_live = self.positions.shape
         live = torch.ones(num_live, num_live, dtype=torch.bool, device=self.positions.device).tril()
@@ -85,6 +96,72 @@ class Step:
         return seen
 
 
+def _weights_of(part: Columns, layer: int, num_rows: int, like: Tensor) -> Tensor:
+    if part.weights is None:
+        return like.new_ones(num_rows, part.valid.shape[1])
+    return part.weights[layer].to(like).expand(num_rows, -1)
+
+
+def _additive(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
+    """The library's mask as numbers to add, [B or 1, 1, S, M+S]; None is its shorthand for a causal one."""
+    num_live, num_columns = query.shape[2], key.shape[2]
+    if mask is None:
+        # A single token sees all; otherwise the first query is at the first column, as in SDPA.
+        full = torch.ones(1, 1, num_live, num_columns, dtype=torch.bool, device=query.device)
+        mask = full.tril() if num_live > 1 else full
+    if mask.dtype != torch.bool:
+        return mask
+    # The least number, not minus infinity: padding sees nothing, and its NaN would reach other tokens as 0 * NaN.
+    least = torch.finfo(query.dtype).min
+    return torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill_(~mask, least)
+
+
+def _capped_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None, softcap: float
+) -> Tensor:
+    """Attention with logits squashed into ``softcap * (-1, 1)``, for which SDPA has no kernel; as Gemma 2 writes it.
+
+    Args:
+        query: [B, H, Q, K].
+        key: [B, H, M+S, K].
+        value: as the keys.
+        mask: numbers added to the logits, [B or 1, 1, Q, M+S].
+        scaling: of the products; ``K ** -0.5`` when None.
+        softcap: what no logit exceeds.
+    """
+    scaling = query.shape[3] ** -0.5 if scaling is None else scaling
+    logits = torch.tanh(query @ key.transpose(2, 3) * scaling / softcap) * softcap + mask
+    weights = logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    return weights.to(query.dtype) @ value
+
+
+def _alone(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None,
+    softcap: float | None,
+    **kwargs: Any,
+) -> Tensor:
+    """What the library would compute for the model as it is: [B, S, H*G, K]."""
+    if softcap is None:
+        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        return out
+    num_groups = query.shape[1] // key.shape[1]
+    mask = _additive(attention_mask, query, key).repeat(1, 1, num_groups, 1)
+    out = _capped_attention(_stacked(query, key), key, value, mask, scaling, softcap)
+    return out.reshape(query.shape).transpose(1, 2).contiguous()
+
+
+def _stacked(query: Tensor, key: Tensor) -> Tensor:
+    """Query heads that share a key/value head as more queries of it: [B, H, G*S, K]."""
+    num_rows, num_heads, num_live, width = query.shape
+    num_groups = num_heads // key.shape[1]
+    return query.reshape(num_rows, key.shape[1], num_groups * num_live, width)
+
+
 def _with_memory(memory: Sequence[Columns], layer: int, own: Tensor, which: str) -> Tensor:
     parts = [getattr(part, which)[layer].to(own.dtype).expand(own.shape[0], -1, -1, -1) for part in memory]
     return torch.cat([*parts, own], dim=2) if parts else own
@@ -98,6 +175,7 @@ def attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     overture: Step | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
@@ -106,24 +184,20 @@ def attention(
     Query heads that share a key/value head are stacked as more queries, so keys and values are never repeated.
     """
     if overture is None:
-        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-        return out, None
+        return _alone(module, query, key, value, attention_mask, scaling, softcap, **kwargs), None
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     if overture.kept is not None:
         overture.kept[layer] = (key, value)
     key = _with_memory(overture.memory, layer, key, "keys")
     value = _with_memory(overture.memory, layer, value, "values")
-    num_rows, num_heads, num_live, width = query.shape
-    num_groups = num_heads // key.shape[1]
-    out = torch.nn.functional.scaled_dot_product_attention(
-        query.reshape(num_rows, key.shape[1], num_groups * num_live, width),
-        key,
-        value,
-        attn_mask=overture.mask(sliding_window, num_groups, query.dtype),
-        scale=scaling,
-    )
-    out = out.reshape(num_rows, num_heads, num_live, width)
-    return out.transpose(1, 2).contiguous(), None
+    num_groups = query.shape[1] // key.shape[1]
+    mask = overture.weighted(overture.mask(sliding_window, num_groups, query.dtype), layer)
+    stacked = _stacked(query, key)
+    if softcap is None:
+        out = torch.nn.functional.scaled_dot_product_attention(stacked, key, value, attn_mask=mask, scale=scaling)
+    else:
+        out = _capped_attention(stacked, key, value, mask, scaling, softcap)
+    return out.reshape(query.shape).transpose(1, 2).contiguous(), None
 
 
 def install(model: Any) -> None:

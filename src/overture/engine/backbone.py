@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from overture.core.types import Injection, LayerMemory, Memory
 from overture.engine.attention import Columns, Step, install
-from overture.engine.families import family_of, tail_view
+from overture.engine.families import family_of, layers_view
 from overture.engine.tokenizer import Tokenizer
 
 
@@ -62,10 +62,10 @@ class Backbone:
         self.model = model.eval().requires_grad_(False)
         install(model)
         self.tokenizer = tokenizer
-        self._base = model.base_model
+        self._base = self.family.base_of(model)
         self._embedding = model.get_input_embeddings()
         self._head = model.get_output_embeddings()
-        self._tails: dict[int, Any] = {0: self._base}
+        self._views: dict[tuple[int, int | None], Any] = {}
         config = model.config
         kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         table_ids = {_storage(self._embedding.weight), _storage(self._head.weight)}
@@ -98,9 +98,10 @@ class Backbone:
         return torch.empty(0, dtype=getattr(torch, self.info.dtype)).dtype
 
     def embed(self, ids: Tensor | Sequence[int]) -> Tensor:
-        """Vectors of tokens as the first layer gets them: [..., D]; a family's scaling is included."""
+        """Vectors of tokens as the first layer gets them: [..., D]; a family's scaling and projection are included."""
         with torch.no_grad():
-            return self._embedding(torch.as_tensor(ids, dtype=torch.long, device=self.device))
+            vectors = self._embedding(torch.as_tensor(ids, dtype=torch.long, device=self.device))
+            return self.family.entering(self._base, vectors)
 
     @cached_property
     def embedding_norm(self) -> float:
@@ -108,28 +109,35 @@ class Backbone:
         sample = sorted(set(torch.linspace(0, self.info.vocab_size - 1, 2048).long().tolist()))
         return float(self.embed(sample).float().norm(dim=-1).mean())
 
-    def run(self, live: Tensor, step: Step, start_layer: int = 0) -> Tensor:
-        """Hidden states of live tokens after the last layer and its norm.
+    def run(self, live: Tensor, step: Step, start_layer: int = 0, end_layer: int | None = None) -> Tensor:
+        """Hidden states of live tokens after the last layer and its norm, or of what enters a layer.
 
         Args:
             live: what enters ``start_layer``, [B, S, D].
             step: positions, validity, branches, memory; collects keys and values when asked.
             start_layer: the first layer that runs; below it nothing is computed.
+            end_layer: stop before this layer; None runs to the end.
 
         Returns:
-            [B, S, D]; rows of padding are meaningless.
+            [B, S, D], or of the head's width where that is another; rows of padding are meaningless.
         """
         # A mask of four dimensions is passed through by transformers; ours is in the step.
         through = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=live.device)
-        out = self._tail(start_layer)(
+        out = self._view(start_layer, end_layer)(
             inputs_embeds=live, position_ids=step.positions, attention_mask=through, use_cache=False, overture=step
         )
         return out.last_hidden_state
 
-    def _tail(self, start_layer: int) -> Any:
-        if start_layer not in self._tails:
-            self._tails[start_layer] = tail_view(self._base, self.family, start_layer)
-        return self._tails[start_layer]
+    def _view(self, start_layer: int, end_layer: int | None) -> Any:
+        key = (start_layer, end_layer)
+        if key not in self._views:
+            self._views[key] = layers_view(self._base, self.family, start_layer, end_layer)
+        return self._views[key]
+
+    @property
+    def layers(self) -> Any:
+        """The model's layers, lowest first."""
+        return self.family.layers_of(self._base)
 
     def head(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits over the vocabulary or over some of its rows.
@@ -149,60 +157,96 @@ class Backbone:
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
 
-    def remember(self, live: Tensor, positions: Tensor, valid: Tensor) -> Columns:
+    def remember(self, live: Tensor, positions: Tensor, valid: Tensor, start_layer: int = 0) -> Columns:
         """Run tokens once and keep their keys and values.
 
         Args:
             live: [B, S, D].
             positions: [B, S].
             valid: [B, S].
+            start_layer: the first layer that runs; those below it keep nothing.
         """
         step = Step(positions, valid, kept={})
-        self.run(live, step)
+        self.run(live, step, start_layer)
         kept = step.kept or {}
-        layers = range(self.info.num_layers)
-        return Columns([kept[n][0] for n in layers], [kept[n][1] for n in layers], positions, valid)
+        keys, values = [{layer: pair[which] for layer, pair in kept.items()} for which in (0, 1)]
+        return Columns(keys, values, positions, valid)
 
-    def memory_of(self, live: Tensor) -> LayerMemory:
-        """Keys and values of one sequence at positions from 0: live [P, D] gives [N, H, P, K] twice."""
+    def memory_of(self, live: Tensor, start_layer: int = 0) -> LayerMemory:
+        """Keys and values of one sequence at positions from 0.
+
+        Args:
+            live: what enters ``start_layer``, [P, D].
+            start_layer: below it the columns weigh nothing.
+        """
         positions = torch.arange(live.shape[0], device=self.device)[None]
-        columns = self.remember(live[None].to(self.dtype), positions, torch.ones_like(positions, dtype=torch.bool))
-        return LayerMemory(torch.stack([k[0] for k in columns.keys]), torch.stack([v[0] for v in columns.values]))
+        valid = torch.ones_like(positions, dtype=torch.bool)
+        columns = self.remember(live[None].to(self.dtype), positions, valid, start_layer)
+        upper = range(start_layer, self.info.num_layers)
+        keys, values = [torch.cat([part[layer] for layer in upper]) for part in (columns.keys, columns.values)]
+        if not start_layer:
+            return LayerMemory(keys, values)
+        lower = keys.new_zeros(start_layer, *keys.shape[1:])
+        weights = torch.cat([keys.new_zeros(start_layer, len(live)), keys.new_ones(len(upper), len(live))])
+        return LayerMemory(torch.cat([lower, keys]), torch.cat([lower, values]), weights)
 
     @torch.no_grad()
     def memory_of_tokens(self, ids: Sequence[int]) -> LayerMemory:
         """Keys and values of tokens that stand at positions from 0."""
         return self.memory_of(self.embed(list(ids)))
 
+    def memory_of_layers(self, values: Tensor) -> LayerMemory:
+        """Keys and values that prompt vectors have when they replace the hidden states entering every layer.
+
+        Args:
+            values: [N, P, D], at positions from 0.
+        """
+        positions = torch.arange(values.shape[1], device=self.device)[None]
+        valid = torch.ones_like(positions, dtype=torch.bool)
+        pairs = []
+        for layer, own in enumerate(values.to(self.dtype)):
+            step = Step(positions, valid, kept={})
+            self.run(own[None], step, layer, layer + 1)
+            pairs.append((step.kept or {})[layer])
+        return LayerMemory(torch.cat([key for key, _ in pairs]), torch.cat([value for _, value in pairs]))
+
+    def head_rows(self, ids: Sequence[int]) -> Tensor:
+        """The head's vectors of tokens, [n, D]."""
+        return self._head.weight[list(ids)].detach()
+
     @torch.no_grad()
     def compile(self, injection: Injection) -> Injection:
         """The same prompt as constants that cost no live tokens; exact for causal models.
 
-        Vectors before the text become memory. What stands after the text depends on it and stays as it is.
+        Vectors before the text become memory, in the layers that see them. What stands after the text depends on it
+        and stays as it is.
         """
-        if injection.place == "before" and not isinstance(injection, Memory):
-            return Memory(self.memory_of(injection.values), "memory")
-        return injection
+        vectors = injection.vectors
+        is_fixed = vectors is not None and vectors.place == "before" and not injection.memory
+        # Learned positions count from the text below a late prompt, and from the prompt below a memory.
+        if vectors is None or not is_fixed or (vectors.layer and not self.family.is_rotary):
+            return injection
+        memory = Memory(self.memory_of(vectors.values, vectors.layer), "memory")
+        return Injection(memory=memory, labels=injection.labels, offset=injection.offset)
 
     @contextmanager
     def checkpointing(self, enabled: bool) -> Iterator[None]:
         """Recompute activations in the backward pass: less memory, about a third more time.
 
-        Only the layers are set to training mode, so dropout stays off. The model's own switch is not used: it makes
-        every token's embedding require a gradient, for good, and it has changed its name.
+        The model's own switch is not used: it makes every token's embedding require a gradient, for good, it has
+        changed its name, and it works only in training mode, in which OPT's layers drop values.
         """
         if not enabled:
             yield
             return
-        layers = getattr(self._base, self.family.layers)
+        layers = list(self.layers)
         for layer in layers:
-            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
-            layer.gradient_checkpointing = layer.training = True
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         try:
             yield
         finally:
             for layer in layers:
-                layer.gradient_checkpointing = layer.training = False
+                del layer.forward
 
 
 def _storage(value: Tensor) -> int:

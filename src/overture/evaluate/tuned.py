@@ -1,18 +1,19 @@
 """A stored prompt with its model, ready to answer."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from overture.core.config import validated
 from overture.core.errors import DataError
-from overture.core.types import Injection, LayerMemory, Vectors
+from overture.core.types import Injection
 from overture.data import Encoder, Task
 from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
+from overture.evaluate.facts import backbone_ref, config_of
 from overture.evaluate.scoring import Prediction, predict
-from overture.prompt import injection_from
-from overture.store import BackboneRef, Manifest, check_fingerprint, load_artifact
+from overture.evaluate.source import prompt_source
+from overture.prompt import prompt_from
+from overture.store import Manifest, check_fingerprint, load_artifact
 
 
 class TunedPrompt:
@@ -41,19 +42,14 @@ class TunedPrompt:
         self.backbone = backbone or load_backbone(ref.id, revision=ref.revision, notify=notify)
         check_fingerprint(ref, backbone_ref(self.backbone), allow_drift)
         self.task = validated(Task, self.manifest.task, str(folder / "prompt.json"))
-        self.injection = self.backbone.compile(self._moved(injection_from(tensors, self.manifest.place)))  # type: ignore[arg-type]
-        self.encoder = Encoder(self.task, self.backbone.tokenizer, reserve=self.injection.length)
-
-    def _moved(self, injection: Injection) -> Injection:
-        device = self.backbone.device
-        if isinstance(injection, Vectors):
-            return Vectors(injection.values.to(device), injection.place)
-        memory = LayerMemory(injection.memory.keys.to(device), injection.memory.values.to(device))
-        return type(injection)(memory, injection.place)
+        self.encoder = Encoder(self.task, self.backbone.tokenizer, reserve=self.manifest.length)
+        moved = {name: value.to(self.backbone.device) for name, value in tensors.items()}
+        found = prompt_from(moved, config_of(self.manifest), prompt_source(self.backbone, self.encoder))
+        self.prompt = self.backbone.compile(found) if isinstance(found, Injection) else found
 
     def model(self, cache: InputCache | None = None) -> PromptedModel:
         """The model under this prompt."""
-        return PromptedModel(self.backbone, self.injection, cache)
+        return PromptedModel(self.backbone, self.prompt, cache)
 
     def predict(
         self, rows: Sequence[Mapping[str, Any] | str], progress: Callable[[int, int], None] = lambda done, total: None
@@ -78,12 +74,6 @@ class TunedPrompt:
                 "a plain text fits only a template with one field", got="a text", wanted=", ".join(self.task.fields)
             )
         return {self.task.fields[0]: row}
-
-
-def backbone_ref(backbone: Backbone) -> BackboneRef:
-    """The part of a backbone's facts that artifacts record and check."""
-    facts = asdict(backbone.info)
-    return BackboneRef(**{name: facts[name] for name in BackboneRef.model_fields})
 
 
 def shown(manifest: Manifest) -> str:

@@ -1,14 +1,20 @@
 """Prompt methods: how a prompt's values are parameterised, where they enter, how they start."""
 
-from overture.prompt.registry import METHODS, PromptConfig, build_prompt, injection_from, injection_tensors, method_of
+from overture.prompt.config import PromptConfig
+from overture.prompt.method import Method, PromptModule, Request, Shape
+from overture.prompt.registry import METHODS, build_prompt, method_of, prompt_from, prompt_tensors
 from overture.prompt.source import PromptSource
 
 __all__ = [
     "METHODS",
+    "Method",
     "PromptConfig",
+    "PromptModule",
     "PromptSource",
+    "Request",
+    "Shape",
     "build_prompt",
-    "injection_from",
-    "injection_tensors",
     "method_of",
+    "prompt_from",
+    "prompt_tensors",
 ]

@@ -8,35 +8,70 @@ unit normal is fifty times too long for most models.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from overture.core.errors import ConfigError
 from overture.core.seeds import derived_seed, named_random
+from overture.core.types import LayerMemory
+from overture.prompt.config import PromptConfig
 from overture.prompt.source import PromptSource
-
-Init = Literal["random", "vocabulary", "text", "labels"]
 
 NUM_COMMON = 5000
 """Sampled vocabulary comes from the most common tokens (Lester et al. 2021, section 3.2)."""
 
 
-def starting_vectors(init: Init, length: int, text: str, source: PromptSource, seed: int) -> Tensor:
-    """Starting vectors of a prompt, float32 [P, D].
+def start_of(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Tensor, LayerMemory | None]:
+    """Where a prompt starts: vectors, float32 [P, D], and keys and values where the start is given as such.
 
     Args:
-        init: the kind of start.
-        length: prompt length, P.
-        text: for ``text``: repeated or cut to the length.
+        config: names the start, the length and what it is made of.
         source: the frozen model's facts.
         seed: the run's seed.
 
     Raises:
-        ConfigError: ``text`` without a text, ``labels`` without label words.
+        ConfigError: ``text`` without a text, ``labels`` without label words, ``prompt`` without one that fits.
     """
-    return INITS[init](length, text, source, seed).detach().float().clone()
+    if config.init == "prompt":
+        return _stored(config, source, seed)
+    start = INITS[config.init](config.length, config.init_text, source, seed)
+    memory = _zero_memory(config.length, source) if config.init == "zero" else None
+    return start.detach().float().clone(), memory
+
+
+def _stored(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Tensor, LayerMemory | None]:
+    """A stored prompt: its vectors repeated or cut to the length, or its keys and values as they are."""
+    if not config.init_prompt:
+        raise ConfigError(
+            "initialisation by a prompt needs its name", where="prompt.init_prompt", fix="--set prompt.init_prompt=NAME"
+        )
+    found = source.prompt(config.init_prompt)
+    if found.vectors:
+        values = found.vectors.values.detach().float()
+        return values[torch.arange(config.length) % len(values)].clone(), None
+    if not found.memory:
+        raise ConfigError("this prompt has no vectors to start from", where="prompt.init_prompt")
+    memory = found.memory.memory
+    if memory.length != config.length:
+        raise ConfigError(
+            "a prompt of keys and values starts one of the same length",
+            where="prompt.length",
+            got=str(config.length),
+            wanted=str(memory.length),
+            fix=f"--length {memory.length}",
+        )
+    return _vocabulary(config.length, "", source, seed).detach().float().clone(), memory
+
+
+def _zero(length: int, text: str, source: PromptSource, seed: int) -> Tensor:
+    del text, seed
+    return torch.zeros(length, source.hidden_size)
+
+
+def _zero_memory(length: int, source: PromptSource) -> LayerMemory:
+    zeros = torch.zeros(source.num_layers, source.num_heads, length, source.head_dim)
+    return LayerMemory(zeros, zeros)
 
 
 def _random(length: int, text: str, source: PromptSource, seed: int) -> Tensor:
@@ -75,4 +110,5 @@ INITS: dict[str, Callable[[int, str, PromptSource, int], Tensor]] = {
     "vocabulary": _vocabulary,
     "text": _text,
     "labels": _labels,
+    "zero": _zero,
 }

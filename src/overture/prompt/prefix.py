@@ -15,7 +15,8 @@ from pydantic import Field
 from torch import Tensor
 
 from overture.core.config import Config
-from overture.core.types import LayerMemory, Memory, Place
+from overture.core.types import Injection, LayerMemory, Memory, Place
+from overture.prompt.method import Method, PromptModule, Request, Shape
 
 PLACES: tuple[Place, ...] = ("memory", "after")
 
@@ -29,7 +30,7 @@ class Options(Config):
     mlp_width: int = Field(256, ge=1, description="Width of the MLP's input and hidden layer.")
 
 
-class PrefixMemory(torch.nn.Module):
+class PrefixMemory(PromptModule):
     """Trainable keys and values, [2, N, H, P, K]."""
 
     def __init__(self, start: LayerMemory, place: Place) -> None:
@@ -37,16 +38,12 @@ class PrefixMemory(torch.nn.Module):
         self.place = place
         self.values = torch.nn.Parameter(torch.stack([start.keys, start.values]).detach().float().clone())
 
-    def injection(self) -> Memory:
+    def injection(self) -> Injection:
         """Keys and values as they are."""
-        return Memory(LayerMemory(self.values[0], self.values[1]), self.place)
-
-    def trainable(self) -> dict[str, Tensor]:
-        """All values."""
-        return dict(self.named_parameters())
+        return Injection(memory=Memory(LayerMemory(self.values[0], self.values[1]), self.place))
 
 
-class MlpPrefixMemory(torch.nn.Module):
+class MlpPrefixMemory(PromptModule):
     """Keys and values made by an MLP from trainable vectors: M = M0 + W2 tanh(W1 e + b1) + b2."""
 
     start: Tensor
@@ -64,25 +61,40 @@ class MlpPrefixMemory(torch.nn.Module):
         self.outer_weight = torch.nn.Parameter(both.new_zeros(num_out, width))
         self.outer_bias = torch.nn.Parameter(both.new_zeros(num_out))
 
-    def injection(self) -> Memory:
+    def injection(self) -> Injection:
         """The start plus what the MLP adds."""
         hidden = torch.tanh(torch.nn.functional.linear(self.code, self.inner_weight, self.inner_bias))
         added = torch.nn.functional.linear(hidden, self.outer_weight, self.outer_bias)
         kind, layers, heads, length, width = self.start.shape
         added = added.view(length, kind, layers, heads, width).permute(1, 2, 3, 0, 4)
         values = self.start + added
-        return Memory(LayerMemory(values[0], values[1]), self.place)
-
-    def trainable(self) -> dict[str, Tensor]:
-        """The MLP and its inputs; the start stays."""
-        return dict(self.named_parameters())
+        return Injection(memory=Memory(LayerMemory(values[0], values[1]), self.place))
 
 
-def num_trainable(length: int, num_layers: int, num_heads: int, head_dim: int) -> int:
-    """2 * N * P * H * K."""
-    return 2 * num_layers * length * num_heads * head_dim
+def build(request: Request) -> PrefixMemory | MlpPrefixMemory:
+    """The memory at its start, or an MLP that begins there."""
+    options: Options = request.options
+    start = request.start_memory()
+    if options.reparameterise == "none":
+        return PrefixMemory(start, request.place)
+    return MlpPrefixMemory(start, request.place, options.mlp_width, request.generator("mlp"))
 
 
-def num_trainable_mlp(length: int, num_layers: int, num_heads: int, head_dim: int, width: int) -> int:
-    """P * W + W * W + W + (W + 1) * 2NHK."""
-    return length * width + width * width + width + (width + 1) * 2 * num_layers * num_heads * head_dim
+def num_trainable(options: Options, shape: Shape) -> int:
+    """P times a column's width; of the MLP P W + W W + W + (W + 1) times a column's width."""
+    if options.reparameterise == "none":
+        return shape.length * shape.memory_width
+    width = options.mlp_width
+    return shape.length * width + width * width + width + (width + 1) * shape.memory_width
+
+
+METHOD = Method(
+    title="keys and values in every layer",
+    source="Li and Liang 2021; Liu et al. 2022 (P-tuning v2)",
+    options=Options,
+    places=PLACES,
+    learning_rate={"memory": 1e-1, "after": 1e-1},
+    build=build,
+    num_trainable=num_trainable,
+    formula="2 N P H K",
+)

@@ -1,79 +1,63 @@
 """The methods by name. A new method is a new file and one line in `METHODS`."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
-from pydantic import Field
+from torch import Tensor
 
-from overture.core.config import Config, validated
+from overture.core.config import validated
 from overture.core.errors import ConfigError
-from overture.core.seeds import derived_seed
-from overture.core.types import Injection, LayerMemory, Memory, Place, Vectors
-from overture.prompt import prefix, vectors
-from overture.prompt.inits import Init, starting_vectors
+from overture.core.types import Injection, LayerMemory, Memory, RowMethod, Vectors
+from overture.prompt import (
+    attempt,
+    cpt,
+    deep,
+    dept,
+    gated,
+    idpg,
+    late,
+    lopa,
+    low_rank,
+    mpt,
+    p_tuning,
+    prefix,
+    residual,
+    ulpt,
+    vectors,
+    warp,
+)
+from overture.prompt.config import PromptConfig
+from overture.prompt.inits import start_of
+from overture.prompt.method import Built, Method, PromptModule, Request
 from overture.prompt.source import PromptSource
 
-
-class PromptConfig(Config):
-    """What prompt is tuned, and where it enters."""
-
-    method: str = Field("prefix", description="How the prompt's values are parameterised: prefix or vectors.")
-    place: Place = Field(
-        "after", description="Where the prompt enters: before, memory (before the text) or after the input."
-    )
-    length: int = Field(10, ge=1, le=2000, description="Prompt length in virtual tokens.")
-    init: Init = Field("vocabulary", description="Starting point: random, vocabulary, text or labels.")
-    init_text: str = Field("", description="The text to start from when init is text.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the method itself.")
-
-
-Build = Callable[[Any, torch.Tensor, Place, PromptSource, int], torch.nn.Module]
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A registered method.
-
-    Args:
-        options: its own options.
-        places: where it can enter.
-        learning_rate: what worked for it at each place (see docs/log.md).
-        build: from its options, starting vectors, place, source and seed.
-    """
-
-    options: type[Config]
-    places: tuple[Place, ...]
-    learning_rate: dict[Place, float]
-    build: Build
-
-
-def _build_vectors(
-    options: vectors.Options, start: torch.Tensor, place: Place, source: PromptSource, seed: int
-) -> torch.nn.Module:
-    del options, source, seed
-    return vectors.PromptVectors(start, place)
-
-
-def _build_prefix(
-    options: prefix.Options, start: torch.Tensor, place: Place, source: PromptSource, seed: int
-) -> torch.nn.Module:
-    memory = source.memory_of(start)
-    if options.reparameterise == "none":
-        return prefix.PrefixMemory(memory, place)
-    generator = torch.Generator().manual_seed(derived_seed(seed, "mlp"))
-    return prefix.MlpPrefixMemory(memory, place, options.mlp_width, generator)
+STATE = "state."
+KNOWN = {"vectors", "keys", "values", "weights", "labels", "offset"}
 
 
 METHODS: dict[str, Method] = {
-    "vectors": Method(vectors.Options, vectors.PLACES, {"before": 1e-1, "after": 1e-1}, _build_vectors),
-    "prefix": Method(prefix.Options, prefix.PLACES, {"memory": 1e-1, "after": 1e-1}, _build_prefix),
+    "vectors": vectors.METHOD,
+    "prefix": prefix.METHOD,
+    "deep": deep.METHOD,
+    "p_tuning": p_tuning.METHOD,
+    "residual": residual.METHOD,
+    "low_rank": low_rank.METHOD,
+    "ulpt": ulpt.METHOD,
+    "gated": gated.METHOD,
+    "warp": warp.METHOD,
+    "cpt": cpt.METHOD,
+    "dept": dept.METHOD,
+    "late": late.METHOD,
+    "idpg": idpg.METHOD,
+    "lopa": lopa.METHOD,
+    "attempt": attempt.METHOD,
+    "mpt": mpt.METHOD,
 }
 
 
-def method_of(config: PromptConfig) -> Method:
-    """The method a config names, with its place checked.
+def method_of(config: PromptConfig, is_place_checked: bool = True) -> Method:
+    """The method a config names.
 
     Raises:
         ConfigError: no such method, or it cannot enter there.
@@ -81,7 +65,7 @@ def method_of(config: PromptConfig) -> Method:
     method = METHODS.get(config.method)
     if method is None:
         raise ConfigError("no such method", where="prompt.method", got=config.method, wanted=", ".join(METHODS))
-    if config.place not in method.places:
+    if is_place_checked and config.place not in method.places:
         others = [name for name, other in METHODS.items() if config.place in other.places]
         raise ConfigError(
             f"method {config.method!r} cannot enter at {config.place!r}",
@@ -92,35 +76,79 @@ def method_of(config: PromptConfig) -> Method:
     return method
 
 
-def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Any:
-    """A fresh prompt, ready to train; it meets `core.types.PromptMethod`.
+def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built:
+    """A fresh prompt, ready to train; it meets `core.types.PromptMethod` or `core.types.RowMethod`.
 
     Raises:
         ConfigError: the method, its place or its options do not fit.
     """
     method = method_of(config)
+    if method.needs_labels and source.candidates is None:
+        raise ConfigError(f"method {config.method!r} needs label words", where="prompt.method", got="a free-text task")
     options = validated(method.options, config.options, "prompt.options")
-    start = starting_vectors(config.init, config.length, config.init_text, source, seed)
-    return method.build(options, start, config.place, source, seed)
+    start, memory = start_of(config, source, seed)
+    return method.build(Request(options, config.place, start, source, seed, memory))
 
 
-def injection_tensors(injection: Injection) -> dict[str, torch.Tensor]:
-    """A finished prompt as plain tensors for an artifact; what made it is folded away."""
-    if isinstance(injection, Vectors):
-        return {"vectors": injection.values.detach()}
-    return {"keys": injection.memory.keys.detach(), "values": injection.memory.values.detach()}
+def prompt_tensors(prompt: Any) -> dict[str, Tensor]:
+    """A finished prompt as plain tensors for an artifact.
+
+    What made it is folded away, unless the prompt depends on the row: then the method's own state is kept.
+    """
+    if isinstance(prompt, RowMethod):
+        assert isinstance(prompt, PromptModule)
+        return {STATE + name: value.detach() for name, value in prompt.state_dict().items()}
+    injection: Injection = prompt.injection()
+    found = {"labels": injection.labels, "offset": injection.offset}
+    if injection.vectors:
+        found["vectors"] = injection.vectors.values
+    if injection.memory:
+        memory = injection.memory.memory
+        found |= {"keys": memory.keys, "values": memory.values, "weights": memory.weights}
+    return {name: value.detach() for name, value in found.items() if value is not None}
 
 
-def injection_from(tensors: dict[str, torch.Tensor], place: Place) -> Injection:
-    """The inverse of `injection_tensors`.
+def prompt_from(
+    tensors: dict[str, Tensor], config: PromptConfig, source: PromptSource | None = None
+) -> Injection | RowMethod:
+    """The inverse of `prompt_tensors`.
+
+    Args:
+        tensors: of an artifact.
+        config: the prompt's, from its manifest.
+        source: the model's facts; only prompts that depend on the row need it.
 
     Raises:
         ConfigError: the tensors are not those of a prompt.
     """
-    if set(tensors) == {"vectors"}:
-        return Vectors(tensors["vectors"], place)
-    if set(tensors) == {"keys", "values"}:
-        return Memory(LayerMemory(tensors["keys"], tensors["values"]), place)
-    raise ConfigError(
-        "not the tensors of a prompt", got=", ".join(sorted(tensors)), wanted="vectors, or keys and values"
-    )
+    if any(name.startswith(STATE) for name in tensors):
+        return _row_prompt(tensors, config, source)
+    names = set(tensors)
+    if not names or not names <= KNOWN or ("keys" in names) != ("values" in names):
+        raise ConfigError(
+            "not the tensors of a prompt", got=", ".join(sorted(tensors)), wanted="some of " + ", ".join(sorted(KNOWN))
+        )
+    layer = int(config.options.get("layer", 0))
+    vectors = Vectors(tensors["vectors"], config.place, layer) if "vectors" in names else None
+    memory = None
+    if "keys" in names:
+        memory = Memory(LayerMemory(tensors["keys"], tensors["values"], tensors.get("weights")), config.place)
+    return Injection(vectors, memory, tensors.get("labels"), tensors.get("offset"))
+
+
+def _row_prompt(tensors: dict[str, Tensor], config: PromptConfig, source: PromptSource | None) -> RowMethod:
+    assert source is not None, "a prompt that depends on the row is built for a model"
+    method = method_of(config)
+    options = validated(method.options, config.options, "prompt.options")
+    start = torch.zeros(config.length, source.hidden_size)
+    # What it was built from may be gone by now, and its values are in the tensors.
+    blank = replace(source, prompt=lambda ref: Injection(Vectors(start, "before")))
+    prompt = method.build(Request(options, config.place, start, blank, 0))
+    assert isinstance(prompt, PromptModule)
+    assert isinstance(prompt, RowMethod)
+    own = {name.removeprefix(STATE): value for name, value in tensors.items()}
+    wanted = {name: value.shape for name, value in prompt.state_dict().items()}
+    if {name: value.shape for name, value in own.items()} != wanted:
+        raise ConfigError(f"not the tensors of a {config.method!r} prompt", got=", ".join(sorted(own)))
+    prompt.load_state_dict(own)
+    return prompt

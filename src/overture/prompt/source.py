@@ -5,7 +5,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from overture.core.types import Candidates, LayerMemory
+from overture.core.errors import ConfigError
+from overture.core.types import Candidates, Encoded, Injection, LayerMemory
+
+
+def no_prompts(ref: str) -> Injection:
+    """Where there is no store, no prompt is known."""
+    raise ConfigError("there is no store to look a prompt up in", where="prompt", got=ref)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +25,14 @@ class PromptSource:
         memory_of: vectors [P, D] to the keys and values they have in every layer.
         encode: text to token ids.
         text_ids: token ids that are text, most frequent first.
-        candidates: the task's label words, for `labels` initialisation.
+        num_layers: N.
+        num_heads: key/value heads, H.
+        head_dim: K.
+        memory_of_layers: vectors for every layer [N, P, D] to the keys and values that they have there.
+        head_rows: token ids to the head's vectors, [n, D].
+        candidates: the task's label words; None for free text.
+        examples: training rows, for methods that start from labelled examples.
+        prompt: a stored prompt by name, for methods and starts that build on others.
     """
 
     hidden_size: int
@@ -28,4 +41,11 @@ class PromptSource:
     memory_of: Callable[[Tensor], LayerMemory]
     encode: Callable[[str], list[int]]
     text_ids: Sequence[int]
+    num_layers: int
+    num_heads: int
+    head_dim: int
+    memory_of_layers: Callable[[Tensor], LayerMemory]
+    head_rows: Callable[[Sequence[int]], Tensor]
     candidates: Candidates | None = None
+    examples: Sequence[Encoded] = ()
+    prompt: Callable[[str], Injection] = no_prompts

@@ -40,7 +40,7 @@ def save_artifact(folder: Path, manifest: Manifest, tensors: "dict[str, torch.Te
         StoreError: the folder exists.
         DiskFull: no room; nothing is left behind.
     """
-    raw = _tensor_bytes(tensors, str(folder))
+    raw = tensor_bytes(tensors, str(folder))
     written = manifest.model_copy(update={"tensors_sha256": hashlib.sha256(raw).hexdigest()})
     text = json.dumps(written.model_dump(mode="json"), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     if len(text.encode()) > precheck.MAX_MANIFEST_BYTES:
@@ -52,17 +52,23 @@ def save_artifact(folder: Path, manifest: Manifest, tensors: "dict[str, torch.Te
             fix="keep data out of task, metrics and lineage",
         )
     files = {TENSORS_FILE: raw, MANIFEST_FILE: text.encode(), CARD_FILE: model_card(written).encode()}
-    write_folder(Path(folder), lambda temporary: _fill(temporary, files))
+    write_folder(Path(folder), lambda temporary: fill(temporary, files))
     return written
 
 
-def _fill(folder: Path, files: dict[str, bytes]) -> None:
+def fill(folder: Path, files: dict[str, bytes]) -> None:
+    """Write files into a folder, readable for everybody."""
     for name, raw in files.items():
         (folder / name).write_bytes(raw)
         (folder / name).chmod(0o644)
 
 
-def _tensor_bytes(tensors: "dict[str, torch.Tensor]", where: str) -> bytes:
+def tensor_bytes(tensors: "dict[str, torch.Tensor]", where: str) -> bytes:
+    """Tensors as the bytes of a safetensors file.
+
+    Raises:
+        ArtifactError: NaN, infinity, or a tensor that no prompt holds; ``where`` tells the folder.
+    """
     # In memory, not by save_file: that hides "no space left", writes mode 0600 and leaves temporary files.
     import safetensors.torch
 
@@ -71,7 +77,7 @@ def _tensor_bytes(tensors: "dict[str, torch.Tensor]", where: str) -> bytes:
         problems.append(Problem("tensors", f"{len(tensors)} of them, wanted 1 to {precheck.MAX_TENSORS}"))
     if problems:
         raise ArtifactError("the tensors cannot be kept as a prompt", where=where, problems=problems)
-    _check_finite(tensors, where)
+    check_finite(tensors, where)
     # A clone of its own storage each: safetensors refuses views that share one.
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     raw: bytes = safetensors.torch.save(own, {"format": "pt"})
@@ -88,7 +94,12 @@ def _unsavable(name: str, tensor: "torch.Tensor") -> str:
     return ""
 
 
-def _check_finite(tensors: "dict[str, torch.Tensor]", where: str) -> None:
+def check_finite(tensors: "dict[str, torch.Tensor]", where: str) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        ArtifactError: names the first such value of each tensor by its index.
+    """
     problems = []
     for name, tensor in tensors.items():
         is_finite = tensor.isfinite()
@@ -166,5 +177,5 @@ def load_artifact(folder: Path) -> "tuple[Manifest, dict[str, torch.Tensor]]":
     import safetensors.torch
 
     tensors: dict[str, torch.Tensor] = safetensors.torch.load(raw)
-    _check_finite(tensors, str(path))
+    check_finite(tensors, str(path))
     return manifest, tensors

@@ -114,3 +114,10 @@ def _cell(value: Any) -> str:
     line = " ".join(text.split())
     cut = line if len(line) <= _LONGEST_CELL else line[:_LONGEST_CELL] + "..."
     return re.sub(r"([\\`*\[\]<>|#])", r"\\\1", cut)
+
+
+def code_block(text: str, language: str = "") -> str:
+    """Text of others as a Markdown block that it cannot end early."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"

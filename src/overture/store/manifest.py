@@ -51,6 +51,14 @@ class Manifest(Config):
     seconds: float | None = Field(default=None, description="training time in seconds", ge=0)
     tensors_sha256: str = Field(default="", description="SHA-256 of prompt.safetensors; filled in when it is saved")
 
+    @property
+    def layer(self) -> int:
+        """The first layer that sees the prompt; 0 for all but late prompts."""
+        prompt = self.options.get("prompt")
+        options = prompt.get("options") if isinstance(prompt, dict) else None
+        layer = options.get("layer", 0) if isinstance(options, dict) else 0
+        return layer if isinstance(layer, int) else 0
+
     @field_validator("options", "task", "metrics", "lineage", "versions")
     @classmethod
     def _as_json(cls, value: dict[str, Any]) -> dict[str, Any]:

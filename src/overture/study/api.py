@@ -18,7 +18,7 @@ from overture.data.task import with_paths_from
 from overture.evaluate.tuned import TunedPrompt
 from overture.prompt import METHODS, PromptConfig
 from overture.store import Store
-from overture.study.tune import TuneConfig, tune_config
+from overture.study.request import TuneConfig, tune_config
 from overture.study.tune import tune as tune_in_store
 
 SHORT = {"method": "prompt.method", "place": "prompt.place", "length": "prompt.length"}

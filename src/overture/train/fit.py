@@ -91,7 +91,10 @@ class Fit:
         self.checkpoint, self.events, self.is_stop_asked = checkpoint, events, is_stop_asked
         self.lr = config.lr
         self.values = trainee.trainable()
-        self.optimiser = OPTIMISERS[config.optimiser](self.values.values(), config.lr, config.weight_decay)
+        self.factors = [trainee.rates().get(name, 1.0) for name in self.values]
+        # One group for each value, so that each has a rate of its own; their order is the values'.
+        groups = [{"params": [value]} for value in self.values.values()]
+        self.optimiser = OPTIMISERS[config.optimiser](groups, config.lr, config.weight_decay)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.num_batches = math.ceil(len(rows) / config.batch_size)
@@ -157,8 +160,8 @@ class Fit:
         share = rate_at(
             self.progress.step, self.config.epochs * self.num_batches, self.config.warmup_steps, self.config.schedule
         )
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.lr * share
+        for group, factor in zip(self.optimiser.param_groups, self.factors, strict=True):
+            group["lr"] = self.lr * share * factor
         self.optimiser.step()
         return total, weight
 

@@ -1,22 +1,22 @@
 """Learning rate over steps, and the optimisers by name."""
 
-from collections.abc import Callable, Iterable
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 OptimiserName = Literal["adamw", "adafactor"]
 
-Build = Callable[[Iterable[Tensor], float, float], torch.optim.Optimizer]
+Groups = list[dict[str, Any]]
+Build = Callable[[Groups, float, float], torch.optim.Optimizer]
 
 
-def _adamw(values: Iterable[Tensor], lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(values, lr=lr, weight_decay=weight_decay)
+def _adamw(groups: Groups, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
 
 
-def _adafactor(values: Iterable[Tensor], lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    return torch.optim.Adafactor(values, lr=lr, weight_decay=weight_decay)
+def _adafactor(groups: Groups, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    return torch.optim.Adafactor(groups, lr=lr, weight_decay=weight_decay)
 
 
 OPTIMISERS: dict[str, Build] = {"adamw": _adamw, "adafactor": _adafactor}

@@ -1,0 +1,157 @@
+"""Write docs/methods.md: the methods and families from the code, what was measured from the result files.
+
+python bench/methods_page.py
+"""
+
+import argparse
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from overture.core.files import write_atomic
+from overture.engine.families import FAMILIES
+from overture.evaluate import across_seeds
+from overture.prompt import METHODS
+from report import table, with_section
+
+BENCH = Path(__file__).parent
+PAGE = "# Methods\n"
+Cells = Sequence[dict[str, Any]]
+
+
+def methods_text() -> str:
+    """Every method: what it trains, where it can enter, how many values."""
+    head = ["method", "what is trained", "places", "trained values", "learning rate", "options", "source"]
+    rows = [
+        [
+            name,
+            method.title,
+            ", ".join(method.places),
+            method.formula,
+            ", ".join(sorted({f"{rate:g}" for rate in method.learning_rate.values()})),
+            ", ".join(method.options.model_fields) or "-",
+            method.source,
+        ]
+        for name, method in METHODS.items()
+    ]
+    note = (
+        "P prompt length, D model width, N layers, H key/value heads, K head width, C labels; small letters are "
+        "options. `overture methods NAME` explains a method's options; the files in `src/overture/prompt` hold the mathematics, "
+        "and where we deviate from the papers."
+    )
+    return f"{table(head, rows, are_numbers=False)}\n\n{note}"
+
+
+def families_text() -> str:
+    """Which places each family allows."""
+    places = sorted({place for method in METHODS.values() for place in method.places})
+    rows = [
+        [name, "relative" if family.is_rotary else "learned", *["yes"] * len(places)]
+        for name, family in FAMILIES.items()
+    ]
+    note = (
+        "All are decoders, and every method works at each of its places in each of them: the contract suite runs over "
+        "the grid. Any other family is refused when the model is loaded, with the list of those that work; encoders "
+        "and encoder-decoders are not among them yet."
+    )
+    return f"{table(['family', 'positions', *places], rows, are_numbers=False)}\n\n{note}"
+
+
+def measured_text(cells: Cells) -> str:
+    """Test accuracy of every method that was run, task by task."""
+    by_task: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for cell in cells:
+        by_task[cell["task"]].append(cell)
+    head = (
+        "SmolLM2-135M-Instruct, 256 training rows, 256 validation rows (they choose the epoch), 1,000 test rows scored "
+        "once. Mean over the seeds and the 95% t interval of the mean; a seed draws rows, start and order. Seconds "
+        "are CPU seconds of training and validation on one thread."
+    )
+    return "\n\n".join([head, *(_task_text(task, found) for task, found in sorted(by_task.items()))])
+
+
+def _task_text(task: str, cells: Cells) -> str:
+    ways: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for cell in cells:
+        ways[cell["file"].removesuffix(f"-{task}-seed{cell['seed']}")].append(cell)
+    rows = sorted((_row(way, found) for way, found in ways.items()), key=lambda row: row[1], reverse=True)
+    head = [
+        "way",
+        "test accuracy",
+        "95% interval",
+        "seeds",
+        "trained values",
+        "CPU seconds",
+        "inputs kept",
+        "lr, epochs",
+    ]
+    return f"### {task}\n\n{table(head, rows)}"
+
+
+def _row(way: str, cells: Cells) -> list[str]:
+    found = across_seeds([cell["test"]["accuracy"] for cell in cells])
+    prompt, train = cells[0]["config"]["prompt"], cells[0]["config"]["train"]
+    seconds = fmean(cell["cpu_seconds_with_validation"] for cell in cells)
+    is_kept = prompt["place"] == "after" and prompt["method"] != "dept"
+    return [
+        way,
+        f"{found.mean:.3f}",
+        "-" if found.low is None else f"{found.low:.3f}-{found.high:.3f}",
+        str(found.n_seeds),
+        f"{cells[0]['trainable']:,}",
+        f"{seconds:.0f}",
+        "yes" if is_kept else "below the layer" if prompt["method"] == "late" else "no",
+        f"{train['lr']:g}, {train['epochs']}",
+    ]
+
+
+def cells_in(*folders: Path) -> list[dict[str, Any]]:
+    """The trained cells of our methods whose test rows were scored."""
+    found = []
+    for file in sorted(file for folder in folders for file in folder.glob("*.json")):
+        cell = json.loads(file.read_text(encoding="utf-8"))
+        if cell.get("test") and cell.get("config", {}).get("prompt"):
+            found.append({**cell, "file": file.stem})
+    return found
+
+
+def write_page(results: Path, docs: Path) -> None:
+    """Write the page; what stands outside its sections stays."""
+    file = docs / "methods.md"
+    page = file.read_text(encoding="utf-8") if file.exists() else PAGE
+    sections = {"methods": methods_text(), "families": families_text()}
+    if cells := cells_in(results / "quality", results / "methods"):
+        sections["measured"] = measured_text(cells)
+    for name, text in sections.items():
+        page = with_section(page, name, text)
+    write_atomic(file, page)
+
+
+def is_outdated(results: Path, docs: Path) -> bool:
+    page = (docs / "methods.md").read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        write_atomic(Path(folder) / "methods.md", page)
+        write_page(results, Path(folder))
+        return (Path(folder) / "methods.md").read_text(encoding="utf-8") != page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write docs/methods.md.")
+    parser.add_argument("--results", type=Path, default=BENCH / "results")
+    parser.add_argument("--docs", type=Path, default=BENCH.parent / "docs")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when the page is not up to date")
+    arguments = parser.parse_args()
+    if arguments.check:
+        if is_outdated(arguments.results, arguments.docs):
+            raise SystemExit(f"{arguments.docs / 'methods.md'} is out of date\n  fix: python bench/methods_page.py")
+        return
+    write_page(arguments.results, arguments.docs)
+    print(f"{arguments.docs / 'methods.md'} written")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""``overture import`` and ``overture export``: prompts from and to other programs."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
+from overture.cli.out import console, emit, say
+from overture.cli.report import show_next
+
+
+def import_command(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A peft adapter: adapter_config.json and adapter_model.safetensors.")
+    ],
+    task: Annotated[
+        Path,
+        typer.Option(metavar="TASK.yaml", help="The task file: an adapter knows no template and no label words."),
+    ],
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="The frozen model: a known name, a Hub id, a folder or a file; the one the adapter names if not given."
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The prompt's name; the task's if not given.")] = None,
+    task_id: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Which task's prompt of a multitask adapter; the first, 0, if not given.", show_default=False
+        ),
+    ] = None,
+    store: StoreOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Keep the prompt of a peft adapter; it gives the logits that it gives in peft."""
+    root = store_root(store)
+
+    from overture.store import Store
+    from overture.study.exchange import import_adapter
+
+    found = import_adapter(
+        folder,
+        Store(root, say),
+        task=task,
+        backbone=backbone,
+        name=name,
+        task_id=task_id,
+        notify=lambda text: say(f"note: {text}"),
+    )
+    if is_json:
+        emit(found)
+        return
+    what = f"{found['method']} at {found['place']}, {found['length']} tokens, for {found['backbone']}"
+    console().print(f"kept {found['prompt']}: {what}", soft_wrap=True)
+    flag = store_flag(store)
+    show_next(
+        "Measure and use it:",
+        [
+            f"overture eval {found['prompt']}{flag} --data rows.jsonl",
+            f'overture predict {found["prompt"]}{flag} "some text"',
+        ],
+    )
+
+
+def export_command(
+    prompt: PromptArgument,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
+    to: Annotated[
+        Literal["peft", "npy", "json"],
+        typer.Option(help="An adapter for peft, NumPy arrays, or numbers in one JSON file."),
+    ],
+    store: StoreOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Write a prompt for other programs."""
+    root = store_root(store)
+
+    from overture.store import Store
+    from overture.study.exchange import export_prompt
+
+    found = export_prompt(prompt, folder, Store(root, say), to=to)
+    if is_json:
+        emit(found)
+        return
+    out = console()
+    out.print(f"wrote {', '.join(found['files'])} in {found['folder']}", soft_wrap=True)
+    if to == "peft":
+        show_next("Load it:", [f"PeftModel.from_pretrained(model, {str(folder)!r})"])

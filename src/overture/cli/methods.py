@@ -1,0 +1,73 @@
+"""``overture methods``: which prompt methods there are, where each can enter, and what it trains."""
+
+from typing import Annotated, Any
+
+import typer
+
+from overture.cli.options import JsonOption
+from overture.cli.out import console, emit
+from overture.cli.report import show_next
+
+
+def command(
+    name: Annotated[str, typer.Argument(help="Show one method with its options.")] = "", is_json: JsonOption = False
+) -> None:
+    """Show the prompt methods: places, trained values, learning rates and options."""
+    from overture.prompt import METHODS, PromptConfig, method_of
+
+    # An unknown name is refused with the known ones.
+    shown = {name: method_of(PromptConfig(method=name), is_place_checked=False)} if name else METHODS
+    facts = {key: _facts(method) for key, method in shown.items()}
+    if is_json:
+        emit({"methods": facts})
+        return
+    if name:
+        _show_one(name, facts[name])
+        return
+    from rich.table import Table
+
+    table = Table("method", "what is trained", "places", "trained values", "source")
+    for key, found in facts.items():
+        table.add_row(key, found["title"], ", ".join(found["places"]), found["formula"], found["source"])
+    console().print(table)
+    console().print("P prompt length, D model width, N layers, H key/value heads, K head width, C labels")
+    show_next("Look closer, or tune:", ["overture methods prefix", "overture tune TASK.yaml --method prefix"])
+
+
+def _facts(method: Any) -> dict[str, Any]:
+    fields = method.options.model_fields
+    return {
+        "title": method.title,
+        "source": method.source,
+        "places": list(method.places),
+        "formula": method.formula,
+        "learning_rate": dict(method.learning_rate),
+        "needs_labels": method.needs_labels,
+        "options": {
+            name: {"default": found.get_default(call_default_factory=True), "description": found.description}
+            for name, found in fields.items()
+        },
+    }
+
+
+def _show_one(name: str, found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    rates = ", ".join(f"{rate:g} at {place}" for place, rate in found["learning_rate"].items())
+    facts = Table(title=name, title_justify="left", show_header=False)
+    for key, value in (
+        ("trained", found["title"]),
+        ("source", found["source"]),
+        ("places", ", ".join(found["places"])),
+        ("trained values", found["formula"]),
+        ("learning rate", rates),
+        *(
+            (f"option {key}", f"{own['description']} (default {own['default']})")
+            for key, own in found["options"].items()
+        ),
+    ):
+        facts.add_row(key, value)
+    console().print(facts)
+    option = next(iter(found["options"]), None)
+    set_flag = f" --set prompt.options.{option}=..." if option else ""
+    show_next("Tune it:", [f"overture tune TASK.yaml --method {name} --place {found['places'][0]}{set_flag}"])

@@ -1,0 +1,138 @@
+"""Texts that run once because no prompt can change what they give: keys and values, or hidden states at a layer.
+
+Shape letters: B rows, S live tokens, L length, D width, N layers, H key/value heads, K head width.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from overture.engine.attention import Columns, Step
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache, padded
+from overture.engine.layout import Layout
+
+Progress = Callable[[int, int], None]
+Ids = tuple[int, ...]
+T = TypeVar("T")
+
+
+class Inputs:
+    """What texts give in the frozen model, from the cache where there is one.
+
+    Args:
+        backbone: the model.
+        cache: keeps what was computed; None computes it each time.
+        max_tokens: of one forward pass while a cache is filled.
+    """
+
+    def __init__(self, backbone: Backbone, cache: InputCache | None, max_tokens: int) -> None:
+        self.backbone, self.cache, self.max_tokens = backbone, cache, max_tokens
+
+    # -- keys and values of whole inputs
+
+    def columns(self, texts: Sequence[Ids]) -> Columns:
+        """Keys and values of a batch's texts; positions end below zero where they are relative."""
+        values, valid = padded(self._found(texts, self._keys_and_values), self.backbone.device)
+        positions = torch.arange(valid.shape[1], device=valid.device)[None].expand_as(valid)
+        if self.backbone.family.is_rotary:
+            positions = positions - valid.sum(1, keepdim=True)
+        return Columns(dict(enumerate(values[:, 0])), dict(enumerate(values[:, 1])), positions, valid)
+
+    def warm_columns(self, texts: Sequence[Ids], progress: Progress | None) -> None:
+        """Fill the cache with texts, in an order that depends on the texts alone."""
+        self._warm(sorted(set(texts), key=lambda ids: (len(ids), ids)), self._keys_and_values, progress)
+
+    @torch.no_grad()
+    def _keys_and_values(self, texts: Sequence[Ids]) -> list[Tensor]:
+        """Entries [N, 2, H, L, K] of texts."""
+        device = self.backbone.device
+        longest = max(1, *map(len, texts))
+        ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=device)
+        lengths = torch.tensor([len(text) for text in texts], device=device)[:, None]
+        positions = torch.arange(longest, device=device)[None].expand_as(ids)
+        valid = positions < lengths
+        if self.backbone.family.is_rotary:
+            positions = positions - lengths
+        columns = self.backbone.remember(self.backbone.embed(ids), positions, valid)
+        layers = range(self.backbone.info.num_layers)
+        keys, values = [torch.stack([part[n] for n in layers]) for part in (columns.keys, columns.values)]
+        both = torch.stack([keys, values], dim=1)
+        return [both[:, :, index, :, : len(text)].clone() for index, text in enumerate(texts)]
+
+    # -- hidden states below a late prompt
+
+    def hidden(self, layer: int, layout: Layout) -> Tensor:
+        """What enters a layer, [B, S, D]; zero at padding."""
+        lines = _lines(layer, layout)
+        entries = self._found(lines, lambda missing: self._hidden(layer, layout, [lines.index(k) for k in missing]))
+        hidden = entries[0].new_zeros(*layout.ids.shape, entries[0].shape[-1])
+        for row, entry in enumerate(entries):
+            hidden[row, : len(entry)] = entry
+        return hidden
+
+    def warm_hidden(self, layer: int, layouts: Sequence[Layout], progress: Progress | None) -> None:
+        """Fill the cache with layouts of like length, in the order given."""
+        for done, layout in enumerate(layouts, 1):
+            self.hidden(layer, layout)
+            if progress:
+                progress(done, len(layouts))
+
+    @torch.no_grad()
+    def _hidden(self, layer: int, layout: Layout, rows: Sequence[int]) -> list[Tensor]:
+        at = torch.tensor(rows, device=layout.ids.device)
+        branch = None if layout.branch is None else layout.branch[at]
+        valid = layout.valid[at]
+        step = Step(layout.positions[at], valid, branch)
+        found = self.backbone.run(self.backbone.embed(layout.ids[at]), step, end_layer=layer)
+        return [own[: int(own_valid.sum())].clone() for own, own_valid in zip(found, valid, strict=True)]
+
+    # -- the cache
+
+    def _found(self, keys: Sequence[Ids], compute: Callable[[Sequence[Ids]], list[Tensor]]) -> list[Tensor]:
+        known: dict[Ids, Any] = {key: self.cache.get(key) if self.cache else None for key in keys}
+        missing = [key for key, entry in known.items() if entry is None]
+        for key, entry in zip(missing, compute(missing) if missing else [], strict=True):
+            known[key] = entry
+            if self.cache is not None:
+                self.cache.put(key, entry)
+        return [known[key] for key in keys]
+
+    def _warm(
+        self, texts: Sequence[Ids], compute: Callable[[Sequence[Ids]], list[Tensor]], progress: Progress | None
+    ) -> None:
+        assert self.cache is not None
+        done = 0
+        for group in groups(texts, len, self.max_tokens):
+            # Whole groups, known texts included: a resumed run must compute in the same company, bit for bit.
+            if any(self.cache.get(ids) is None for ids in group):
+                for ids, entry in zip(group, compute(group), strict=True):
+                    if self.cache.get(ids) is None:
+                        self.cache.put(ids, entry)
+            done += len(group)
+            if progress:
+                progress(done, len(texts))
+
+
+def _lines(layer: int, layout: Layout) -> list[Ids]:
+    """What decides a row's hidden states, as a cache key; no text begins with a number below zero."""
+    lengths = layout.valid.sum(1).tolist()
+    ids = [tuple(line[:n]) for line, n in zip(layout.ids.tolist(), lengths, strict=True)]
+    if layout.branch is None:
+        return [(-layer, *line) for line in ids]
+    branches = [tuple(line[:n]) for line, n in zip(layout.branch.tolist(), lengths, strict=True)]
+    return [(-layer, *line, -1, *branch) for line, branch in zip(ids, branches, strict=True)]
+
+
+def groups(items: Sequence[T], length_of: Callable[[T], int], max_tokens: int) -> Iterator[list[T]]:
+    """Items in order, shortest first, cut so that their number times the longest stays within the budget."""
+    group: list[T] = []
+    for item in items:
+        if group and (len(group) + 1) * max(1, length_of(item)) > max_tokens:
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group

@@ -1,0 +1,208 @@
+"""One forward pass under prompts: which tokens are live, what they attend to, where vectors stand.
+
+Shape letters: B rows, P prompt length, S live tokens, M memory columns, N layers, H key/value heads, K head width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from overture.core.types import Encoded, Injection, LayerMemory
+from overture.engine.attention import Columns, Step
+from overture.engine.backbone import Backbone
+from overture.engine.inputs import Inputs
+from overture.engine.layout import Layout, Start
+
+Make = Callable[[Sequence[Encoded], Sequence[Start], torch.device], Layout]
+Injections = Sequence[Injection | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A prepared forward pass.
+
+    Args:
+        live: what enters ``layer``, [B, S, D].
+        step: positions, masks and memory of the live tokens.
+        layout: where each token stands.
+        layer: the first layer under the prompts; below it the text ran alone.
+        below: that run, with the keys and values it kept; None at layer 0 or when the cache had it.
+    """
+
+    live: Tensor
+    step: Step
+    layout: Layout
+    layer: int = 0
+    below: Step | None = None
+
+
+def prepared(
+    inputs: Inputs, rows: Sequence[Encoded], injections: Injections, make: Make, is_generating: bool = False
+) -> Pass:
+    """Everything a forward pass needs; all injections enter at the same layer.
+
+    Args:
+        inputs: gives texts that run by themselves.
+        rows: the batch.
+        injections: a prompt, or none, for each row.
+        make: lays out label words or answers.
+        is_generating: keys and values are kept, for the tokens to come.
+    """
+    backbone = inputs.backbone
+    layer = max(injection.layer if injection else 0 for injection in injections)
+    is_live = [not _runs_input_first(injection, inputs) for injection in injections]
+    starts = [_start(backbone, *each) for each in zip(rows, injections, is_live, strict=True)]
+    layout = make(rows, starts, backbone.device)
+    memory = _memory(inputs, rows, injections, is_live, starts)
+    step = Step(layout.positions, layout.valid, layout.branch, memory, kept={} if is_generating else None)
+    if layer:
+        live, below = _below(inputs, rows, make, layer, layout, is_generating)
+    else:
+        live, below = _with_offsets(backbone.embed(layout.ids), layout, injections), None
+    return Pass(_with_vectors(live, layout, injections), step, layout, layer, below)
+
+
+def kept_input(row: Encoded, injection: Injection | None, inputs: Inputs) -> tuple[int, ...] | None:
+    """The text of a row whose keys and values are kept under this prompt; None when it runs anew each time."""
+    return row.input_ids if _runs_input_first(injection, inputs) else None
+
+
+def text_layout(rows: Sequence[Encoded], make: Make, backbone: Backbone) -> Layout:
+    """Rows without any prompt: what runs below a late one."""
+    return make(rows, [Start(0, (), True)] * len(rows), backbone.device)
+
+
+def _runs_input_first(injection: Injection | None, inputs: Inputs) -> bool:
+    # Without a cache an input in front of an `after` prompt still runs by itself: same numbers, kept by nobody.
+    if injection is None or not injection.length:
+        return inputs.cache is not None and (injection is None or injection.leaves_input)
+    return injection.leaves_input
+
+
+def _start(backbone: Backbone, row: Encoded, injection: Injection | None, is_live: bool) -> Start:
+    position = 0 if is_live or backbone.family.is_rotary else len(row.input_ids)
+    if injection is None:
+        return Start(position, (), is_live)
+    if injection.memory:
+        position += injection.memory.length
+    return Start(position, _vector_slots(row, injection, is_live), is_live)
+
+
+def _vector_slots(row: Encoded, injection: Injection, is_live: bool) -> tuple[tuple[int, int], ...]:
+    vectors = injection.vectors
+    if vectors is None:
+        return ()
+    if vectors.place == "slots":
+        assert sum(count for _, count in row.slots) == vectors.length, "the template's slots hold the prompt"
+        return row.slots
+    index = len(row.input_ids) if vectors.place == "after" and is_live else 0
+    return ((index, vectors.length),)
+
+
+def _memory(
+    inputs: Inputs,
+    rows: Sequence[Encoded],
+    injections: Injections,
+    is_live: Sequence[bool],
+    starts: Sequence[Start],
+) -> list[Columns]:
+    memory = []
+    if not all(is_live):
+        memory.append(inputs.columns([() if live else row.input_ids for row, live in zip(rows, is_live, strict=True)]))
+    memories = [found.memory.memory if found and found.memory else None for found in injections]
+    if any(memories):
+        firsts = [start.position for start in starts]
+        memory.append(_prompt_columns(memories, firsts, inputs.backbone.device))
+    return memory
+
+
+def _below(
+    inputs: Inputs, rows: Sequence[Encoded], make: Make, layer: int, layout: Layout, is_generating: bool
+) -> tuple[Tensor, Step | None]:
+    """The text alone up to a layer, spread out so that vectors fit between: [B, S, D]."""
+    backbone = inputs.backbone
+    alone = text_layout(rows, make, backbone)
+    step = None
+    if is_generating:
+        step = Step(alone.positions, alone.valid, alone.branch, kept={})
+        hidden = backbone.run(backbone.embed(alone.ids), step, end_layer=layer)
+    else:
+        hidden = inputs.hidden(layer, alone)
+    is_text = layout.valid if layout.is_vector is None else layout.valid & ~layout.is_vector
+    live = hidden.new_zeros(*layout.ids.shape, hidden.shape[-1])
+    live[is_text] = hidden[alone.valid]
+    return live, step
+
+
+def _with_vectors(live: Tensor, layout: Layout, injections: Injections) -> Tensor:
+    """Live tokens with each row's prompt vectors in their places, [B, S, D]."""
+    if layout.is_vector is None:
+        return live
+    each = [found.vectors.values for found in injections if found and found.vectors]
+    first = each[0]
+    if len(each) == len(injections) and all(values is first for values in each):
+        values = first.to(live.dtype).expand(len(each), -1, -1).reshape(-1, live.shape[-1])
+    else:
+        values = torch.cat(each).to(live.dtype)
+    return live.masked_scatter(layout.is_vector[:, :, None], values)
+
+
+def _with_offsets(live: Tensor, layout: Layout, injections: Injections) -> Tensor:
+    offsets = [found.offset if found else None for found in injections]
+    if not any(offset is not None for offset in offsets):
+        return live
+    added = [torch.zeros_like(own) if o is None else _offset(o, at) for own, o, at in _each(live, offsets, layout)]
+    return live + torch.stack(added).to(live.dtype)
+
+
+def _each(live: Tensor, offsets: Sequence[Tensor | None], layout: Layout) -> list[tuple[Tensor, Tensor | None, Tensor]]:
+    return list(zip(live, offsets, layout.trunk_index, strict=True))
+
+
+def _offset(offset: Tensor, index: Tensor) -> Tensor:
+    """The offset of each live token, [S, D]; zero beyond the offset's end and for all that is not the row's text."""
+    is_in = (index >= 0) & (index < len(offset))
+    return offset[index.clamp(0, len(offset) - 1)] * is_in[:, None]
+
+
+def _prompt_columns(memories: Sequence[LayerMemory | None], firsts: Sequence[int], device: torch.device) -> Columns:
+    """The rows' prompt memories; they end where each row's live tokens begin."""
+    longest = max(memory.length for memory in memories if memory)
+    lengths = torch.tensor([memory.length if memory else 0 for memory in memories], device=device)[:, None]
+    valid = torch.arange(longest, device=device)[None] < lengths
+    positions = torch.tensor(firsts, device=device)[:, None] - lengths + torch.arange(longest, device=device)[None]
+    first = memories[0]
+    if first is not None and all(found is first for found in memories):
+        weights = None if first.weights is None else list(first.weights[:, None])
+        return Columns(_by_layer(first.keys[:, None]), _by_layer(first.values[:, None]), positions, valid, weights)
+    keys = _side_by_side([memory.keys if memory else None for memory in memories], longest)
+    values = _side_by_side([memory.values if memory else None for memory in memories], longest)
+    return Columns(_by_layer(keys), _by_layer(values), positions, valid, _weights(memories, longest))
+
+
+def _by_layer(values: Tensor) -> dict[int, Tensor]:
+    return dict(enumerate(values))
+
+
+def _weights(memories: Sequence[LayerMemory | None], longest: int) -> list[Tensor] | None:
+    """Weights of several rows' columns by layer, [B, longest]; None when no row has any."""
+    if all(memory is None or memory.weights is None for memory in memories):
+        return None
+    some = next(memory for memory in memories if memory)
+    rows = []
+    for memory in memories:
+        own = memory.weights if memory else None
+        ones = some.keys.new_ones(some.keys.shape[0], longest - (own.shape[1] if own is not None else 0))
+        rows.append(ones if own is None else torch.cat([own, ones], dim=1))
+    return list(torch.stack(rows, dim=1))
+
+
+def _side_by_side(values: Sequence[Tensor | None], longest: int) -> Tensor:
+    """Memories [N, H, P, K] of several rows, padded on the right: [N, B, H, longest, K]."""
+    some = next(value for value in values if value is not None)
+    empty = some[:, :, :0]
+    rows = [empty if value is None else value for value in values]
+    padding = [(0, 0, 0, longest - row.shape[2]) for row in rows]
+    return torch.stack([torch.nn.functional.pad(row, pad) for row, pad in zip(rows, padding, strict=True)], dim=1)

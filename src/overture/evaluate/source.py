@@ -1,0 +1,47 @@
+"""What prompt methods may ask of a loaded model, a task and a store."""
+
+from collections.abc import Callable, Sequence
+
+from overture.core.errors import ConfigError
+from overture.core.types import Encoded, Injection
+from overture.data import Encoder
+from overture.engine import Backbone
+from overture.evaluate.facts import backbone_ref, config_of
+from overture.prompt import PromptSource, prompt_from
+from overture.prompt.source import no_prompts
+from overture.store import Store, check_fingerprint, load_artifact
+
+
+def prompt_source(
+    backbone: Backbone, encoder: Encoder, examples: Sequence[Encoded] = (), store: Store | None = None
+) -> PromptSource:
+    """The frozen model's look-ups, the task's label words and examples, and the store's prompts."""
+    tokenizer, info = backbone.tokenizer, backbone.info
+    return PromptSource(
+        hidden_size=info.hidden_size,
+        embedding_norm=backbone.embedding_norm,
+        embed=backbone.embed,
+        memory_of=backbone.memory_of,
+        encode=tokenizer.encode_plain,
+        text_ids=[token for token in range(info.vocab_size) if token not in tokenizer.special_ids],
+        num_layers=info.num_layers,
+        num_heads=info.num_kv_heads,
+        head_dim=info.head_dim,
+        memory_of_layers=backbone.memory_of_layers,
+        head_rows=backbone.head_rows,
+        candidates=encoder.candidates,
+        examples=examples,
+        prompt=_stored(store, backbone) if store else no_prompts,
+    )
+
+
+def _stored(store: Store, backbone: Backbone) -> Callable[[str], Injection]:
+    def prompt(ref: str) -> Injection:
+        manifest, tensors = load_artifact(store.get(ref))
+        check_fingerprint(manifest.backbone, backbone_ref(backbone))
+        found = prompt_from(tensors, config_of(manifest))
+        if not isinstance(found, Injection):
+            raise ConfigError("a prompt that depends on the row cannot be built upon", where="prompt", got=ref)
+        return found
+
+    return prompt

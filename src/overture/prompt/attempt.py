@@ -1,0 +1,100 @@
+"""Attentional mixture of stored prompts: the task's own prompt, plus a mixture that each row chooses for itself.
+
+    P(x) = T + sum_j a_j(x) Q_j,   j over the stored prompts and T itself,   Q_j [P, D]
+    a(x) = softmax_j(q_j . g(x) / (t sqrt(D))),   g(x) = norm(W_up silu(W_down f(x))),   W_down [m, D], W_up [D, m]
+
+f(x) [D] is the mean of the row's token vectors and q_j that of prompt j, both scaled to a root mean square of one;
+norm is a layer norm with trained scale and shift. The stored prompts are constants and are kept with the prompt.
+Trainable values: P D + 2 m D + 2 D.
+
+Source: Asai et al. 2022, "ATTEMPT: Parameter-Efficient Multi-task Tuning via Attentional Mixtures of Soft Prompts",
+section 3. Deviations: means instead of maxima over tokens, and vectors of equal length before they are compared, so
+that the temperature t does not depend on the model; the network is trained anew for each task.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import layer_norm, linear, silu
+
+from overture.core.config import Config
+from overture.core.types import Injection, Place, Vectors
+from overture.prompt.features import unit
+from overture.prompt.method import Method, PromptModule, Request, Shape
+from overture.prompt.stored import stored_vectors
+
+PLACES: tuple[Place, ...] = ("before", "after", "slots")
+
+
+class Options(Config):
+    """Options of a mixture of stored prompts."""
+
+    sources: tuple[str, ...] = Field(
+        min_length=1, description="Stored prompts to mix: name or name@2; cut or repeated to the prompt's length."
+    )
+    width: int = Field(32, ge=1, description="Width of the attention's network, m.")
+    temperature: float = Field(1.0, gt=0, description="Above 1 the mixture is more even, below 1 more decided, t.")
+
+
+class MixedPrompt(PromptModule):
+    """The task's prompt [P, D], stored prompts [J, P, D] and the attention over them."""
+
+    sources: Tensor
+
+    def __init__(self, start: Tensor, sources: Tensor, place: Place, options: Options, random: torch.Generator) -> None:
+        super().__init__()
+        self.place, self.temperature = place, options.temperature
+        size, width = start.shape[1], options.width
+        self.register_buffer("sources", sources)
+        self.target = torch.nn.Parameter(start.clone())
+        down, up = torch.randn(width, size, generator=random), torch.randn(size, width, generator=random)
+        self.down_weight = torch.nn.Parameter((down / size**0.5).to(start))
+        self.up_weight = torch.nn.Parameter((up / width**0.5).to(start))
+        self.norm_weight = torch.nn.Parameter(start.new_ones(size))
+        self.norm_bias = torch.nn.Parameter(start.new_zeros(size))
+
+    def injections(self, features: Tensor) -> Sequence[Injection]:
+        """Each row's prompt from its features, [B, D]."""
+        mixed = torch.cat([self.sources, self.target[None]])
+        shares = self.shares(features.to(self.target.dtype), mixed)
+        values = self.target + torch.einsum("bj,jpd->bpd", shares, mixed)
+        return [Injection(Vectors(own, self.place)) for own in values]
+
+    def shares(self, features: Tensor, mixed: Tensor) -> Tensor:
+        """How much of each prompt every row takes, [B, J + 1]; a row's add up to one."""
+        size = features.shape[-1]
+        made = linear(silu(linear(unit(features), self.down_weight)), self.up_weight)
+        asked = layer_norm(made, (size,), self.norm_weight, self.norm_bias)
+        return (asked @ unit(mixed.mean(1)).T / (self.temperature * size**0.5)).softmax(-1)
+
+
+def build(request: Request) -> MixedPrompt:
+    """The task's prompt at its start, beside the stored ones.
+
+    Raises:
+        ConfigError: a stored prompt is unknown, or has no vectors.
+    """
+    options: Options = request.options
+    where = "prompt.options.sources"
+    found = [stored_vectors(request.source, ref, request.length, where) for ref in options.sources]
+    sources = torch.stack(found).to(request.start)
+    return MixedPrompt(request.start, sources, request.place, options, request.generator("attention"))
+
+
+def num_trainable(options: Options, shape: Shape) -> int:
+    """P D + 2 m D + 2 D."""
+    return (shape.length + 2 * options.width + 2) * shape.hidden_size
+
+
+METHOD = Method(
+    title="vectors mixed from stored prompts for each row",
+    source="Asai et al. 2022 (ATTEMPT)",
+    options=Options,
+    places=PLACES,
+    learning_rate={"before": 1e-2, "after": 1e-2, "slots": 1e-2},
+    build=build,
+    num_trainable=num_trainable,
+    formula="P D + 2 m D + 2 D",
+)

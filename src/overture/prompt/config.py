@@ -1,0 +1,28 @@
+"""Which prompt is tuned."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from overture.core.config import Config
+from overture.core.types import Place
+
+Init = Literal["random", "vocabulary", "text", "labels", "zero", "prompt"]
+
+
+class PromptConfig(Config):
+    """What prompt is tuned, and where it enters."""
+
+    method: str = Field("prefix", description="How the prompt's values are parameterised; see docs/methods.md.")
+    place: Place = Field(
+        "after",
+        description="Where the prompt enters: before the text, memory (before it, costs no tokens), after the input, "
+        "or slots ({prompt:5} in the template).",
+    )
+    length: int = Field(10, ge=1, le=20000, description="Prompt length in virtual tokens.")
+    init: Init = Field(
+        "vocabulary", description="Starting point: random, vocabulary, text, labels, zero, or prompt (a stored one)."
+    )
+    init_text: str = Field("", description="The text to start from when init is text.")
+    init_prompt: str = Field("", description="The stored prompt to start from when init is prompt: name or name@2.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the method itself.")

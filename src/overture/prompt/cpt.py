@@ -1,0 +1,176 @@
+"""Context-aware prompt: token vectors of labelled training rows, moved a little, that still predict their labels.
+
+The prompt begins as the text of examples, each its input, its anchor, its label word (or answer) and an empty line.
+With the vectors' start E [P, D] and trained changes d [P, D]:
+
+    vector_i = E_i + d_i min(1, epsilon_i / |d_i|)
+    loss     = sum of the rows' losses + rows * w * sum over examples n = 1..K of g^(K + 1 - n) * loss of their label
+
+so no vector leaves a ball around its token, and the newest example, next to the text, weighs most (w `context_loss`, g
+`decay`). The vector before each label token predicts it; that loss counts in training alone, scores do not have it.
+Trainable values: P D, where P is what the examples take: the prompt's `length` is their upper limit, and `init` is not
+looked at.
+
+Source: Blau et al. 2024, "Context-aware Prompt Tuning: Advancing In-Context Learning with Adversarial Methods", and
+peft's CPT. Deviations: peft projects the values after each step and fixes the label tokens, ours scales them inside
+the pass and lets labels change as the template does; balls are measured in the model's mean vector length instead
+of sqrt(D / 2048); the losses are added up, not averaged over the labels of context and row.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from overture.core.config import Config
+from overture.core.errors import ConfigError
+from overture.core.seeds import named_random
+from overture.core.types import Encoded, Injection, Place, Target, Vectors
+from overture.prompt.method import Method, PromptModule, Request, Shape
+
+PLACES: tuple[Place, ...] = ("before",)
+SEPARATOR = "\n\n"
+
+
+class Options(Config):
+    """Options of a context-aware prompt."""
+
+    num_examples: int = Field(8, ge=1, description="At most so many examples; fewer when the length ends before.")
+    epsilon: float = Field(0.2, gt=0, description="How far the inputs' vectors may move, in mean vector lengths.")
+    format_epsilon: float = Field(0.1, gt=0, description="The same for the template's and the labels' vectors.")
+    context_loss: float = Field(1.0, ge=0, description="Weight of the examples' own labels in the loss, w.")
+    decay: float = Field(0.95, gt=0, le=1, description="What an example weighs, of the next one, g.")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A training row with its label as tokens: what may move far, what may move little, what is predicted."""
+
+    input_ids: tuple[int, ...]
+    format_ids: tuple[int, ...]
+    gold_ids: tuple[int, ...]
+    separator_ids: tuple[int, ...]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All its tokens, in order."""
+        return (*self.input_ids, *self.format_ids, *self.gold_ids, *self.separator_ids)
+
+
+class ContextPrompt(PromptModule):
+    """Changes [P, D] of constant vectors, each held within its ball."""
+
+    start: Tensor
+    radius: Tensor
+
+    def __init__(self, start: Tensor, radius: Tensor, targets: tuple[Target, ...]) -> None:
+        super().__init__()
+        self.targets = targets
+        self.register_buffer("start", start)
+        self.register_buffer("radius", radius)
+        self.change = torch.nn.Parameter(torch.zeros_like(start))
+
+    def injection(self) -> Injection:
+        """The vectors, and what they must predict."""
+        length = self.change.norm(dim=1, keepdim=True)
+        values = self.start + self.change * (self.radius / torch.maximum(length, self.radius))
+        return Injection(Vectors(values, "before", targets=self.targets))
+
+
+def build(request: Request) -> ContextPrompt:
+    """The examples as they are.
+
+    Raises:
+        ConfigError: there are no labelled examples, or none fits into the prompt's length.
+    """
+    options: Options = request.options
+    source = request.source
+    examples = chosen(_examples(source.examples, tuple(source.encode(SEPARATOR))), request, options.num_examples)
+    ids = [token for example in examples for token in example.ids]
+    shares = [share for example in examples for share in _radii(example, options)]
+    start = source.embed(ids).detach().float().clone()
+    radius = start.new_tensor(shares)[:, None] * source.embedding_norm
+    return ContextPrompt(start, radius, targets_of(examples, options))
+
+
+def chosen(groups: Sequence[list[Example]], request: Request, count: int) -> list[Example]:
+    """Examples drawn by seed, label after label, as many as fit into the prompt's length."""
+    random = named_random(request.seed, "examples")
+    for group in groups:
+        random.shuffle(group)
+    room = request.length
+    found: list[Example] = []
+    for example in _in_turns(groups):
+        if len(found) < count and len(example.ids) <= room:
+            found.append(example)
+            room -= len(example.ids)
+    if not found:
+        sizes = [len(example.ids) for group in groups for example in group]
+        raise ConfigError(
+            "no training row fits into the prompt as an example" if sizes else "there are no labelled training rows",
+            where="prompt.length",
+            got=str(request.length),
+            wanted=f"at least {min(sizes)}" if sizes else "",
+            fix=f"--length {4 * sorted(sizes)[len(sizes) // 2]}" if sizes else "",
+        )
+    return found
+
+
+def targets_of(examples: Sequence[Example], options: Options) -> tuple[Target, ...]:
+    """What the vectors in front of label tokens must predict; newer examples weigh more."""
+    found, begin = [], 0
+    for number, example in enumerate(examples):
+        weight = options.context_loss * options.decay ** (len(examples) - number)
+        # The output in front of a token predicts it.
+        first = begin + len(example.input_ids) + len(example.format_ids) - 1
+        found += [Target(first + index, token, weight) for index, token in enumerate(example.gold_ids)]
+        begin += len(example.ids)
+    return tuple(found) if options.context_loss else ()
+
+
+def _examples(rows: Sequence[Encoded], separator: tuple[int, ...]) -> list[list[Example]]:
+    """Labelled rows by label, or all together for free text."""
+    groups: dict[int, list[Example]] = {}
+    for row in rows:
+        gold = _gold(row)
+        if gold:
+            groups.setdefault(row.label or 0, []).append(Example(row.input_ids, row.anchor_ids, gold, separator))
+    return [groups[label] for label in sorted(groups)]
+
+
+def _gold(row: Encoded) -> tuple[int, ...]:
+    """A label's first word, or the answer; empty when unknown."""
+    if row.candidates is None:
+        return row.answer_ids or ()
+    return () if row.label is None else row.candidates.words[row.candidates.label_of.index(row.label)]
+
+
+def _in_turns(groups: Sequence[list[Example]]) -> Iterator[Example]:
+    for turn in zip_longest(*groups):
+        yield from (example for example in turn if example is not None)
+
+
+def _radii(example: Example, options: Options) -> list[float]:
+    rest = len(example.ids) - len(example.input_ids)
+    return [options.epsilon] * len(example.input_ids) + [options.format_epsilon] * rest
+
+
+def num_trainable(options: Options, shape: Shape) -> int:
+    """P D."""
+    del options
+    return shape.length * shape.hidden_size
+
+
+METHOD = Method(
+    title="labelled examples as vectors that move a little",
+    source="Blau et al. 2024 (CPT)",
+    options=Options,
+    places=PLACES,
+    learning_rate={"before": 1e-2},
+    build=build,
+    num_trainable=num_trainable,
+    formula="P D",
+)

@@ -1,0 +1,59 @@
+"""Deep prompts: P trainable vectors that replace the prompt's hidden states in every layer.
+
+Layer n reads its own V[n], [P, D], instead of what layer n - 1 gave at the prompt's positions. Nothing else sees these
+positions but through their keys and values, so for a causal model the prompt is a memory: in layer n the projections of
+V[n] behind the layer's norm, at positions from 0. It is kept as keys and values.
+Trainable values: N P D.
+
+Source: Liu et al. 2022, "P-Tuning v2", section 3, as it is described there (its code trains keys and values, see
+`prefix`); Jia et al. 2022, "Visual Prompt Tuning", section 3 (deep). Deviation: every layer begins at the same vectors
+of real tokens instead of noise. They are shorter than hidden states of upper layers, for which the layers' norms make
+up, and one learning rate fits them all.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from overture.core.config import Config
+from overture.core.types import Injection, LayerMemory, Memory, Place
+from overture.prompt.method import Method, PromptModule, Request
+
+PLACES: tuple[Place, ...] = ("memory", "after")
+
+
+class Options(Config):
+    """Deep prompts have no options of their own."""
+
+
+class DeepVectors(PromptModule):
+    """Trainable vectors [N, P, D]."""
+
+    def __init__(self, start: Tensor, place: Place, memory_of_layers: Callable[[Tensor], LayerMemory]) -> None:
+        super().__init__()
+        self.place = place
+        self.memory_of_layers = memory_of_layers
+        self.values = torch.nn.Parameter(start.clone())
+
+    def injection(self) -> Injection:
+        """The keys and values of the vectors."""
+        return Injection(memory=Memory(self.memory_of_layers(self.values), self.place))
+
+
+def build(request: Request) -> DeepVectors:
+    """The starting vectors in every layer."""
+    source = request.source
+    return DeepVectors(request.start.repeat(source.num_layers, 1, 1), request.place, source.memory_of_layers)
+
+
+METHOD = Method(
+    title="vectors in every layer",
+    source="Liu et al. 2022 (P-tuning v2)",
+    options=Options,
+    places=PLACES,
+    learning_rate={"memory": 3e-2, "after": 3e-2},
+    build=build,
+    num_trainable=lambda options, shape: shape.num_layers * shape.length * shape.hidden_size,
+    formula="N P D",
+)

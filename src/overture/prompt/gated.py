@@ -1,0 +1,88 @@
+"""Gated prefix memory: keys and values in every layer, with learned gates for layers and for columns.
+
+    attention to column p in layer n is multiplied by w[n, p] = sigmoid(a[n]) sigmoid(c[p])
+
+before it is normalised, with layer gates a [N] and column gates c [P]. A gate at zero is a layer without the prompt, or
+a prompt that is one column shorter: which layers, and how long, is learned. All gates begin open, at sigmoid(3) = 0.95.
+Trainable values: 2 N P H K + N + P.
+
+Source: Zhu and Tan 2023, "SPT: Learning to Selectively Insert Prompts for Better Prompt Tuning" (a learned gate for
+each layer); Yang et al. 2023, "Dynamic Prompting" (learned length). Deviations: what is gated is a memory, and a gate
+weighs the numerator of the attention, so that a closed gate is exactly no prompt; gates are plain sigmoids, trained
+together with the prompt by its own loss, without relaxed sampling or a second level of optimisation, and nothing is cut
+in the end; the length is the task's, not the row's.
+"""
+
+from typing import Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from overture.core.config import Config
+from overture.core.types import Injection, LayerMemory, Memory, Place
+from overture.prompt.method import Method, PromptModule, Request, Shape
+
+PLACES: tuple[Place, ...] = ("memory", "after")
+OPEN = 3.0
+
+
+class Options(Config):
+    """Options of gated prefix memory."""
+
+    layers: bool = Field(True, description="A gate for every layer.")
+    columns: bool = Field(True, description="A gate for every column of the prompt.")
+
+    @model_validator(mode="after")
+    def _some_gate(self) -> Self:
+        if not (self.layers or self.columns):
+            raise ValueError("without any gate this is the method prefix")
+        return self
+
+
+class GatedMemory(PromptModule):
+    """Keys and values [2, N, H, P, K], layer gates [N], column gates [P]."""
+
+    def __init__(self, start: LayerMemory, place: Place, options: Options) -> None:
+        super().__init__()
+        self.place = place
+        values = torch.stack([start.keys, start.values]).detach().float().clone()
+        self.values = torch.nn.Parameter(values)
+        num_layers, length = values.shape[1], values.shape[3]
+        self.layer_gates = torch.nn.Parameter(values.new_full((num_layers,), OPEN)) if options.layers else None
+        self.column_gates = torch.nn.Parameter(values.new_full((length,), OPEN)) if options.columns else None
+
+    def injection(self) -> Injection:
+        """Keys and values as they are, with their weights."""
+        return Injection(memory=Memory(LayerMemory(self.values[0], self.values[1], self._weights()), self.place))
+
+    def _weights(self) -> Tensor:
+        """Factors [N, P]."""
+        weights = self.values.new_ones(self.values.shape[1], self.values.shape[3])
+        if self.layer_gates is not None:
+            weights = weights * self.layer_gates.sigmoid()[:, None]
+        if self.column_gates is not None:
+            weights = weights * self.column_gates.sigmoid()
+        return weights
+
+
+def build(request: Request) -> GatedMemory:
+    """The memory at its start, with open gates."""
+    return GatedMemory(request.start_memory(), request.place, request.options)
+
+
+def num_trainable(options: Options, shape: Shape) -> int:
+    """2 N P H K, N layer gates and P column gates."""
+    return shape.length * shape.memory_width + options.layers * shape.num_layers + options.columns * shape.length
+
+
+METHOD = Method(
+    title="keys and values in every layer, with gates",
+    source="Zhu and Tan 2023 (SPT); Yang et al. 2023 (Dynamic Prompting)",
+    options=Options,
+    places=PLACES,
+    learning_rate={"memory": 1e-1, "after": 1e-1},
+    build=build,
+    num_trainable=num_trainable,
+    formula="2 N P H K + N + P",
+)

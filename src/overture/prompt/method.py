@@ -1,0 +1,118 @@
+"""What a prompt method is: the form that every file of this package fills in."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from overture.core.config import Config
+from overture.core.seeds import derived_seed
+from overture.core.types import LayerMemory, Place, PromptMethod, RowMethod
+from overture.prompt.source import PromptSource
+
+
+class PromptModule(torch.nn.Module):
+    """Base of the methods: parameters are what is trained, buffers are what the prompt needs besides.
+
+    A method has `injection` (`core.types.PromptMethod`), or `injections` when it depends on the row (`RowMethod`).
+    """
+
+    def trainable(self) -> dict[str, Tensor]:
+        """What gradient descent may change, by name."""
+        return dict(self.named_parameters())
+
+    def rates(self) -> dict[str, float]:
+        """Factors on the learning rate, by name; 1 where none is given."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a method builds a prompt from.
+
+    Args:
+        options: its own, checked.
+        place: where the prompt enters.
+        start: token-like vectors to start from, float32 [P, D].
+        source: the frozen model's facts.
+        seed: of the run.
+        memory: the keys and values to start from, when a stored prompt gave them.
+    """
+
+    options: Any
+    place: Place
+    start: Tensor
+    source: PromptSource
+    seed: int
+    memory: LayerMemory | None = None
+
+    @property
+    def length(self) -> int:
+        """Prompt length, P."""
+        return int(self.start.shape[0])
+
+    def start_memory(self) -> LayerMemory:
+        """Keys and values to start from: a stored prompt's, or those of the starting vectors."""
+        return self.memory or self.source.memory_of(self.start)
+
+    def generator(self, name: str) -> torch.Generator:
+        """Random numbers of one part; they depend on the seed and the name alone."""
+        return torch.Generator().manual_seed(derived_seed(self.seed, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The numbers that formulas of trainable values are written in.
+
+    Args:
+        length: P.
+        hidden_size: D.
+        num_layers: N.
+        num_heads: key/value heads, H.
+        head_dim: K.
+        num_labels: C; 0 for free text.
+    """
+
+    length: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    head_dim: int
+    num_labels: int = 0
+
+    @property
+    def memory_width(self) -> int:
+        """Values of one memory column: 2 N H K."""
+        return 2 * self.num_layers * self.num_heads * self.head_dim
+
+
+Built = PromptMethod | RowMethod
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A prompt method.
+
+    Args:
+        title: in one line, what is trained.
+        source: author and year.
+        options: its own options.
+        places: where it can enter.
+        learning_rate: what worked for it at each place (see docs/log.md).
+        build: makes the module.
+        num_trainable: trained values, from options and shape.
+        formula: the same in words of the design.
+        needs_labels: only for tasks with label words.
+    """
+
+    title: str
+    source: str
+    options: type[Config]
+    places: tuple[Place, ...]
+    learning_rate: dict[Place, float]
+    build: Callable[[Request], Built]
+    num_trainable: Callable[[Any, Shape], int]
+    formula: str
+    needs_labels: bool = False

@@ -1,0 +1,78 @@
+"""Multi-task prompt on one target task: a shared prompt, scaled entry by entry by low-rank task factors.
+
+    P = P* o (U V),   P* [P, D], U [P, r], V [r, D],   o entry by entry
+
+With rank 1, as in the paper, U V is the outer product of one factor for each position and one for each dimension. The
+factors begin at ones, so P begins at P*: the start, or the stored prompt that `source` names. All parts are trained,
+as when the paper adapts to a target task. Trainable values: P D + r (P + D).
+
+Source: Wang et al. 2023, "Multitask Prompt Tuning Enables Parameter-Efficient Transfer Learning", section 3.
+Deviations: P* is one stored prompt, not distilled from the prompts of many tasks; the factors begin at ones, not at
+the mean of the source tasks'.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from overture.core.config import Config
+from overture.core.types import Injection, Place, Vectors
+from overture.prompt.method import Method, PromptModule, Request, Shape
+from overture.prompt.stored import stored_vectors
+
+PLACES: tuple[Place, ...] = ("before", "after", "slots")
+
+
+class Options(Config):
+    """Options of a multi-task prompt."""
+
+    rank: int = Field(1, ge=1, description="Rank of the task factors, r.")
+    source: str = Field("", description="Stored prompt that the shared one starts from: name or name@2.")
+
+
+class SharedPrompt(PromptModule):
+    """The shared prompt [P, D] and the task's factors, [P, r] and [r, D]."""
+
+    def __init__(self, start: Tensor, place: Place, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.place = place
+        length, size = start.shape
+        self.shared = torch.nn.Parameter(start.clone())
+        # Beyond the first rank one factor is random and the other zero: nothing is added yet, but it can be learned.
+        left, right = torch.randn(length, rank, generator=generator).to(start), start.new_zeros(rank, size)
+        left[:, 0], right[0] = 1.0, 1.0
+        self.left, self.right = torch.nn.Parameter(left), torch.nn.Parameter(right)
+
+    def injection(self) -> Injection:
+        """The scaled prompt."""
+        return Injection(Vectors(self.shared * (self.left @ self.right), self.place))
+
+
+def build(request: Request) -> SharedPrompt:
+    """The shared prompt at its start, or at a stored prompt.
+
+    Raises:
+        ConfigError: the stored prompt is unknown, or has no vectors.
+    """
+    options: Options = request.options
+    start = request.start
+    if options.source:
+        start = stored_vectors(request.source, options.source, request.length, "prompt.options.source").to(start)
+    return SharedPrompt(start, request.place, options.rank, request.generator("factors"))
+
+
+def num_trainable(options: Options, shape: Shape) -> int:
+    """P D + r (P + D)."""
+    return shape.length * shape.hidden_size + options.rank * (shape.length + shape.hidden_size)
+
+
+METHOD = Method(
+    title="shared vectors, scaled by the task's low-rank factors",
+    source="Wang et al. 2023 (MPT)",
+    options=Options,
+    places=PLACES,
+    learning_rate={"before": 3e-2, "after": 3e-2, "slots": 3e-2},
+    build=build,
+    num_trainable=num_trainable,
+    formula="P D + r (P + D)",
+)

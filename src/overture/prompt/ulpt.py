@@ -1,0 +1,64 @@
+"""Ultra-low-dimensional prompt tuning: a few numbers for each vector, and a frozen random projection.
+
+    V = (Z R) * s + b,   Z [P, r] trained, R [r, D] frozen and normal with variance 1/r, s [D] and b [D] trained
+
+R depends on the seed alone and is made anew in each run. In the end V [P, D] is kept, so an artifact needs no R.
+Trainable values: P r + 2 D.
+
+Source: Wu, Hao and Mou 2025, "Ultra-Low-Dimensional Prompt Tuning via Random Projection", the section on the method.
+Deviation: Z and b begin where V is closest to the starting vectors by least squares, for s = 1: b at their mean, and
+Z R at the projection of what differs from it.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from overture.core.config import Config
+from overture.core.types import Injection, Place, Vectors
+from overture.prompt.method import Method, PromptModule, Request
+
+PLACES: tuple[Place, ...] = ("before", "after", "slots")
+
+
+class Options(Config):
+    """Options of ultra-low-dimensional prompt tuning."""
+
+    rank: int = Field(16, ge=1, description="Trained numbers of each vector, r.")
+
+
+class ProjectedVectors(PromptModule):
+    """Numbers [P, r], scale [D] and shift [D]; the projection [r, D] is no part of the state."""
+
+    projection: Tensor
+
+    def __init__(self, start: Tensor, place: Place, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.place = place
+        projection = torch.randn(rank, start.shape[1], generator=generator) / rank**0.5
+        self.register_buffer("projection", projection, persistent=False)
+        mean = start.mean(0)
+        self.code = torch.nn.Parameter((start - mean) @ torch.linalg.pinv(projection))
+        self.scale = torch.nn.Parameter(torch.ones_like(mean))
+        self.shift = torch.nn.Parameter(mean)
+
+    def injection(self) -> Injection:
+        """The projected numbers, scaled and shifted."""
+        return Injection(Vectors(self.code @ self.projection * self.scale + self.shift, self.place))
+
+
+def build(request: Request) -> ProjectedVectors:
+    """As close to the starting vectors as the projection allows."""
+    return ProjectedVectors(request.start, request.place, request.options.rank, request.generator("projection"))
+
+
+METHOD = Method(
+    title="a few numbers for each vector, randomly projected",
+    source="Wu et al. 2025 (ULPT)",
+    options=Options,
+    places=PLACES,
+    learning_rate={"before": 3e-2, "after": 1e-1, "slots": 3e-2},
+    build=build,
+    num_trainable=lambda options, shape: shape.length * options.rank + 2 * shape.hidden_size,
+    formula="P r + 2 D",
+)

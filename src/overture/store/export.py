@@ -1,0 +1,147 @@
+"""Prompts for other programs: an adapter of peft, NumPy arrays, or JSON."""
+
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from overture.core.errors import ArtifactError, StoreError
+from overture.core.files import write_folder
+from overture.store.artifact import MANIFEST_FILE, check_finite, fill
+from overture.store.manifest import Manifest
+from overture.store.names import is_name
+from overture.store.peft_files import adapter_files
+
+if TYPE_CHECKING:
+    import torch
+
+Files = dict[str, bytes]
+
+_AXES = {
+    "vectors": ["prompt token", "width"],
+    "keys": ["layer", "key/value head", "prompt token", "head width"],
+    "values": ["layer", "key/value head", "prompt token", "head width"],
+}
+_POSITIONS = {
+    "before": "the vectors stand at positions 0 to length - 1, as input embeddings; the text follows",
+    "memory": "the keys and values stand at positions 0 to length - 1 of every layer's cache, keys after any rotation; "
+    "the text follows at position length",
+    "after": "the prompt stands behind the template's last field, before the template's constant end",
+    "slots": "the vectors stand where the template has {prompt:N}, as input embeddings",
+}
+
+
+def check_target(folder: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        StoreError: it holds something, or is no folder.
+    """
+    try:
+        # A link is left alone: what it leads to is not ours to replace.
+        is_free = not os.path.lexists(folder) or (
+            folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
+        )
+    except (OSError, ValueError) as error:
+        raise _unwritable(folder, str(error)) from error
+    if not is_free:
+        raise StoreError(
+            "the target exists already",
+            where=str(folder),
+            wanted="a new or an empty folder",
+            fix="name another folder, or remove this one",
+        )
+
+
+def write_files(folder: Path, files: Files) -> None:
+    """Write an exported prompt's folder, whole or not at all.
+
+    Raises:
+        StoreError: the folder exists and holds something, or cannot be made.
+        DiskFull: no room; nothing is left behind.
+    """
+    check_target(folder)
+    try:
+        write_folder(folder, lambda temporary: fill(temporary, files))
+    except StoreError:
+        raise
+    except (OSError, ValueError) as error:
+        raise _unwritable(folder, str(error)) from error
+
+
+def _unwritable(folder: Path, why: str) -> StoreError:
+    return StoreError("the folder cannot be written", where=f"{str(folder)!r:.200}", got=why, fix="name another folder")
+
+
+def npy_files(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> Files:
+    """One ``.npy`` file for each tensor, and what they are in ``prompt.json``.
+
+    Raises:
+        ArtifactError: a tensor's name cannot be a file's.
+    """
+    import numpy
+
+    arrays = {name: _array(tensor) for name, tensor in _checked(manifest, tensors).items()}
+    files: Files = {}
+    for name, array in arrays.items():
+        buffer = io.BytesIO()
+        numpy.save(buffer, array, allow_pickle=False)
+        files[f"{name}.npy"] = buffer.getvalue()
+    told = {
+        name: {**_facts(name, tensors[name]), "file": f"{name}.npy", "file_dtype": str(array.dtype)}
+        for name, array in arrays.items()
+    }
+    text = json.dumps(_described(manifest, told), indent=1, ensure_ascii=False, allow_nan=False)
+    return {**files, MANIFEST_FILE: f"{text}\n".encode()}
+
+
+def json_files(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> Files:
+    """One ``prompt.json`` with the numbers as nested lists; each number reads back to the same value.
+
+    Raises:
+        ArtifactError: a tensor's name cannot be a file's.
+    """
+    told = {
+        name: {**_facts(name, tensor), "values": tensor.tolist()}
+        for name, tensor in _checked(manifest, tensors).items()
+    }
+    # One line: with line breaks every number would stand on its own.
+    text = json.dumps(_described(manifest, told), ensure_ascii=False, allow_nan=False)
+    return {MANIFEST_FILE: f"{text}\n".encode()}
+
+
+def _checked(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
+    odd = [name for name in tensors if not is_name(name.lower())]
+    if odd:
+        raise ArtifactError("a tensor's name cannot be a file's", where=manifest.name, got=f"{odd[0]!r:.80}")
+    check_finite(tensors, manifest.name)
+    return tensors
+
+
+def _array(tensor: "torch.Tensor") -> Any:
+    import torch
+
+    # NumPy has no bfloat16; float32 holds each of its values.
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).contiguous().numpy()
+
+
+def _facts(name: str, tensor: "torch.Tensor") -> dict[str, Any]:
+    facts: dict[str, Any] = {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+    return facts | ({"axes": _AXES[name]} if name in _AXES else {})
+
+
+def _described(manifest: Manifest, tensors: dict[str, Any]) -> dict[str, Any]:
+    # Late prompts replace no input embeddings: their options say where they enter.
+    is_known = manifest.place in _POSITIONS and not manifest.layer
+    positions = {"positions": _POSITIONS[manifest.place]} if is_known else {}
+    return {"manifest": manifest.model_dump(mode="json"), **positions, "tensors": tensors}
+
+
+FORMATS: "dict[str, Callable[[Manifest, dict[str, torch.Tensor]], Files]]" = {
+    "peft": adapter_files,
+    "npy": npy_files,
+    "json": json_files,
+}
+"""What a prompt can be exported to: from its manifest and tensors to files by name."""

@@ -1,0 +1,80 @@
+"""What a run is asked to do."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from overture.core.config import Config, overridden, read_yaml, validated
+from overture.core.errors import ConfigError
+from overture.data import Task
+from overture.data.task import with_paths_from
+from overture.prompt import PromptConfig
+from overture.train import TrainConfig
+
+
+class TuneConfig(Config):
+    """Everything that decides a run."""
+
+    task: Task = Field(description="The task; its keys may also stand at the top of the file.")
+    name: str = Field("", description="Name of the prompt in the store; the task's name when empty.")
+    prompt: PromptConfig = Field(PromptConfig(), description="What prompt, and where it enters.")
+    train: TrainConfig = Field(TrainConfig(), description="How it is trained.")
+    seeds: int = Field(1, ge=1, le=100, description="How many seeds are tuned; the best on validation is kept.")
+    seed: int = Field(0, ge=0, description="The first seed.")
+    shots: int = Field(8, ge=0, description="In-context examples to compare with; 0 leaves the comparison out.")
+    cache_gb: float | None = Field(
+        None, ge=0, description="Memory for kept inputs, GB; a quarter of the free when empty."
+    )
+    device: str = Field("auto", description="cpu, cuda, or auto.")
+    dtype: str = Field("auto", description="float32, bfloat16, or auto.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hub model.")
+
+
+def tune_config(path: Path, assignments: Sequence[str] = ()) -> TuneConfig:
+    """A request from a task file and settings: default < file < settings.
+
+    Args:
+        path: the task file; keys of `TuneConfig` may stand beside the task's.
+        assignments: ``train.lr=0.01``, ``prompt.length=20``, ``data.train_rows=64``.
+
+    Raises:
+        ConfigError: every mistake, with the nearest known key.
+    """
+    values = overridden(with_paths_from(Path(path).parent, read_yaml(path)), list(assignments))
+    own = {
+        key: values.pop(key) for key in list(values) if key in TuneConfig.model_fields and key not in ("name", "task")
+    }
+    task = validated(Task, values, str(path))
+    return validated(TuneConfig, {**own, "task": task}, str(path))
+
+
+def with_slots(config: TuneConfig) -> TuneConfig:
+    """The request with the prompt's length taken from the template's own places for it.
+
+    Raises:
+        ConfigError: place and template do not agree on whether the template has such places.
+    """
+    num_vectors, prompt = config.task.num_slot_vectors, config.prompt
+    if prompt.place != "slots":
+        if num_vectors:
+            raise ConfigError(
+                "the template says where the prompt stands",
+                where="prompt.place",
+                got=prompt.place,
+                wanted="slots",
+                fix="--place slots, or take {prompt:...} out of the template",
+            )
+        return config
+    if not num_vectors:
+        raise ConfigError(
+            "the template has no place for the prompt", where="template", fix="write {prompt:5} where it should stand"
+        )
+    if "length" in prompt.model_fields_set and prompt.length != num_vectors:
+        raise ConfigError(
+            "the template has room for another number of vectors",
+            where="prompt.length",
+            got=str(prompt.length),
+            wanted=str(num_vectors),
+        )
+    return config.model_copy(update={"prompt": prompt.model_copy(update={"length": num_vectors})})

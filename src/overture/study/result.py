@@ -1,0 +1,131 @@
+"""The result of a run: the best seed, its comparison with the controls, the stored prompt."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from overture.core.errors import Diverged
+from overture.data import Task
+from overture.evaluate import across_seeds, paired_test
+from overture.evaluate.facts import backbone_ref
+from overture.store import Manifest
+from overture.study.run import versions
+from overture.study.work import SPLITS, Work
+
+
+def finished(work: Work, controls: dict[str, Any], seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a run gives; a run that is done is kept in the store.
+
+    Raises:
+        Diverged: no seed gave a finite prompt.
+    """
+    usable = [seed for seed in seeds if seed["metrics"]]
+    if any(seed["status"] == "interrupted" for seed in seeds) and not usable:
+        return {"status": "interrupted", "run": work.run.name, "prompt": None, "metrics": {}}
+    if not usable:
+        raise Diverged(
+            "the loss became NaN or infinite before the first validation",
+            where=str(work.run.folder),
+            fix="a smaller learning rate: --set train.lr=0.001",
+        )
+    metric = work.task.metric
+    best = max(usable, key=lambda s: (s["metrics"]["validation"][metric]["value"], -s["metrics"]["validation"]["loss"]))
+    result = _summary(work, controls, usable, best)
+    if all(seed["status"] != "interrupted" for seed in seeds):
+        # A diverged seed ends the run all the same: its last good values are kept, and its status says so.
+        result["status"] = "diverged" if best["status"] == "diverged" else "finished"
+        folder = _stored(work, result, best)
+        result |= {"prompt": f"{folder.parent.name}@{folder.name.removeprefix('v')}", "folder": str(folder)}
+        work.run.write("result.json", result)
+        work.run.event({"event": "end", "prompt": result["prompt"]})
+    return result
+
+
+def _summary(work: Work, controls: dict[str, Any], seeds: list[dict[str, Any]], best: dict[str, Any]) -> dict[str, Any]:
+    def without(found: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in found.items() if key != "predicted"}
+
+    return {
+        "run": work.run.name,
+        "prompt": None,
+        "task": work.task.name,
+        "metric": work.task.metric,
+        "method": work.config.prompt.method,
+        "place": work.config.prompt.place,
+        "length": work.config.prompt.length,
+        "rows": {name: len(rows) for name, rows in work.rows.items()},
+        **without(best),
+        # The run's, not the best seed's: a later seed may have been stopped.
+        "status": "interrupted",
+        **{name: without(found) for name, found in controls.items()},
+        "compared": _compared(work, controls, best),
+        "seeds": _spread(work.task.metric, seeds),
+        "total_seconds": sum(seed["seconds"] for seed in seeds),
+        "notices": work.notices,
+    }
+
+
+def _compared(work: Work, controls: dict[str, Any], best: dict[str, Any]) -> dict[str, Any]:
+    """Paired tests of the tuned prompt against each control, on test rows, or on validation when there are none."""
+    split = "test" if work.rows["test"] else "validation"
+    gold = _gold(work, split)
+    return {
+        name: {
+            "split": split,
+            **paired_test(gold, best["predicted"][split], found["predicted"][split], work.task.metric).model_dump(),
+        }
+        for name, found in controls.items()
+    }
+
+
+def _gold(work: Work, split: str) -> list[str]:
+    if not work.task.labels:
+        return work.answers(split)
+    candidates = work.encoder.candidates
+    assert candidates is not None
+    return [candidates.labels[row.label or 0] for row in work.rows[split]]
+
+
+def _spread(metric: str, seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    names = [name for name in SPLITS if name in seeds[0]["metrics"]]
+    spread = {name: across_seeds([s["metrics"][name][metric]["value"] for s in seeds]).model_dump() for name in names}
+    each = [
+        {"seed": s["seed"], "status": s["status"], **{n: s["metrics"][n][metric]["value"] for n in names}}
+        for s in seeds
+    ]
+    return {**spread, "each": each, "mean_seconds": statistics.fmean(s["seconds"] for s in seeds)}
+
+
+def _stored(work: Work, result: dict[str, Any], best: dict[str, Any]) -> Path:
+    from safetensors.torch import load_file
+
+    tensors: dict[str, torch.Tensor] = load_file(work.run.folder / f"seed-{best['seed']}" / "prompt.safetensors")
+    config = work.config
+    manifest = Manifest(
+        name=config.name or work.task.name,
+        method=config.prompt.method,
+        place=config.prompt.place,
+        length=config.prompt.length,
+        options={
+            "prompt": config.prompt.model_dump(mode="json"),
+            "train": {**config.train.model_dump(), "lr": best["lr"]},
+        },
+        backbone=backbone_ref(work.backbone),
+        task=portable(work.task),
+        metrics={**best["metrics"], "no_prompt": result["no_prompt"]["metrics"]},
+        lineage={"run": work.run.name, "seed": best["seed"], "train_rows": len(work.rows["train"])},
+        versions=versions(),
+        trainable=best["trainable"],
+        seconds=best["seconds"],
+    )
+    return work.store.add(manifest, tensors)
+
+
+def portable(task: Task) -> dict[str, Any]:
+    """A task as a prompt records it: paths of the machine that made it do not travel."""
+    values = task.dump()
+    names = ("train", "validation", "test", "path")
+    data = {key: Path(v).name if key in names and v else v for key, v in values["data"].items()}
+    return {**values, "data": data}

@@ -1,0 +1,548 @@
+"""Adapters of peft by their files alone: what is refused, how numbers are laid out, what is written."""
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import safetensors.torch
+import torch
+
+from overture.core.errors import ArtifactError, ConfigError, StoreError
+from overture.store import peft_files
+from overture.store.export import FORMATS, check_target, write_files
+from overture.store.peft_files import ModelShape, adapter_files, fitted_tensors, read_adapter
+
+P, D, N, H, K = 4, 8, 2, 2, 3
+MODEL = ModelShape("tiny/model", D, N, H, K, 100)
+CONFIG: dict[str, Any] = {
+    "auto_mapping": None,
+    "base_model_name_or_path": "tiny/model",
+    "inference_mode": True,
+    "modules_to_save": None,
+    "num_attention_heads": 4,
+    "num_layers": N,
+    "num_transformer_submodules": 1,
+    "num_virtual_tokens": P,
+    "peft_type": "PROMPT_TUNING",
+    "peft_version": "0.21.2",
+    "prompt_tuning_init": "RANDOM",
+    "revision": None,
+    "task_type": "CAUSAL_LM",
+    "token_dim": D,
+    "tokenizer_kwargs": None,
+}
+PREFIX = {"peft_type": "PREFIX_TUNING", "num_attention_heads": H, "token_dim": H * K}
+WIDE = N * 2 * H * K
+TASKS = {"prefix_task_cols": torch.ones(2, P, 1), "prefix_task_rows": torch.ones(2, 1, D)}
+
+Make = Callable[..., Path]
+
+
+def numbers(*shape: int) -> torch.Tensor:
+    return torch.arange(torch.Size(shape).numel(), dtype=torch.float32).reshape(shape)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """An adapter's folder; keywords change its config."""
+
+    def write(tensors: dict[str, torch.Tensor] | None = None, **changes: Any) -> Path:
+        folder = tmp_path / "adapter"
+        folder.mkdir(exist_ok=True)
+        (folder / "adapter_config.json").write_text(json.dumps({**CONFIG, **changes}))
+        found = {"prompt_embeddings": numbers(P, D)} if tensors is None else tensors
+        (folder / "adapter_model.safetensors").write_bytes(safetensors.torch.save(found, {"format": "pt"}))
+        return folder
+
+    return write
+
+
+# -- layouts
+
+
+def test_vectors_come_as_they_are(make):
+    adapter = read_adapter(make())
+    assert (adapter.length, adapter.format.method, adapter.format.place) == (P, "vectors", "before")
+    assert torch.equal(fitted_tensors(adapter, MODEL)["vectors"], numbers(P, D))
+
+
+@pytest.mark.parametrize("kind", ["PREFIX_TUNING", "CARTRIDGE"])
+def test_a_prefix_is_cut_by_layer_kind_and_head(make, kind):
+    table = numbers(P, WIDE)
+    adapter = read_adapter(make({"prompt_embeddings": table}, **PREFIX | {"peft_type": kind}))
+    found = fitted_tensors(adapter, MODEL)
+    assert (adapter.format.method, adapter.format.place) == ("prefix", "memory")
+    for name, kind_index in (("keys", 0), ("values", 1)):
+        assert found[name].shape == (N, H, P, K)
+        for layer in range(N):
+            for head in range(H):
+                start = ((layer * 2 + kind_index) * H + head) * K
+                assert torch.equal(found[name][layer, head], table[:, start : start + K])
+
+
+def test_a_task_is_folded_by_its_number(make):
+    cols, rows = torch.randn(2, P, 3), torch.randn(2, 3, D)
+    tensors = {"prompt_embeddings": numbers(P, D), "prefix_task_cols": cols, "prefix_task_rows": rows}
+    folder = make(tensors, peft_type="MULTITASK_PROMPT_TUNING")
+    for task_id in (None, 0, 1):
+        found = fitted_tensors(read_adapter(folder, task_id), MODEL)["vectors"]
+        assert torch.equal(found, numbers(P, D) * (cols[task_id or 0] @ rows[task_id or 0]))
+    for wrong in (2, -1):
+        with pytest.raises(ConfigError, match="no such task"):
+            read_adapter(folder, wrong)
+
+
+def test_a_task_number_is_not_ignored(make):
+    with pytest.raises(ConfigError, match="only an adapter for several tasks"):
+        read_adapter(make(), 0)
+
+
+def test_what_the_config_leaves_open_is_taken_from_the_model(make):
+    open_config = dict.fromkeys(("num_layers", "num_attention_heads", "token_dim", "num_virtual_tokens"))
+    table = numbers(P, WIDE)
+    found = fitted_tensors(read_adapter(make({"prompt_embeddings": table}, **PREFIX | open_config)), MODEL)
+    assert torch.equal(found["values"][1, 1], table[:, -K:])
+
+
+def test_keys_of_training_are_not_looked_at(make):
+    assert read_adapter(make(encoder_dropout=0.5, some_later_option={"a": [1]})).length == P
+
+
+def test_other_files_of_a_training_folder_are_left_alone(make):
+    folder = make()
+    for name in ("training_args.bin", "optimizer.pt", "README.md"):
+        (folder / name).write_bytes(b"\x80\x04")
+    assert read_adapter(folder).length == P
+
+
+# -- refused unread
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter_model.bin", "adapter_model.pt", "adapter_model.PTH", "adapter_model.old.bin"]
+)
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_pickle_is_refused_unread(make, monkeypatch, name, is_alone):
+    folder = make()
+    (folder / name).write_bytes(b"\x80\x04")
+    if is_alone:
+        (folder / "adapter_model.safetensors").unlink()
+    # Not even the config is read then.
+    monkeypatch.setattr(peft_files.precheck, "open_plain", lambda path: pytest.fail(f"{path} was opened"))
+    with pytest.raises(ArtifactError, match=f"(?s)pickled.*{name}: a pickle can run code"):
+        read_adapter(folder)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_missing_file_is_named(make, name):
+    folder = make()
+    (folder / name).unlink()
+    with pytest.raises(ArtifactError, match=f"(?s)no peft adapter.*no {name}"):
+        read_adapter(folder)
+
+
+@pytest.mark.parametrize("path", ["nowhere", "file", "nul\0"])
+def test_a_path_that_is_no_folder(tmp_path, path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match=r"(?s)cannot be read.*hf download"):
+        read_adapter(tmp_path / path)
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(ArtifactError, match=r"no adapter_config\.json and no adapter_model\.safetensors"):
+        read_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_what_is_no_plain_file_is_not_followed(make, tmp_path, name, kind):
+    folder = make()
+    (folder / name).rename(tmp_path / "elsewhere")
+    match kind:
+        case "link":
+            (folder / name).symlink_to(tmp_path / "elsewhere")
+        case "pipe":
+            os.mkfifo(folder / name)
+        case "folder":
+            (folder / name).mkdir()
+    with pytest.raises(ArtifactError, match="wanted: a plain file"):
+        read_adapter(folder)
+
+
+# -- configs
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"auto_mapping": {"base_model_class": "X", "parent_library": "evil"}}, "'auto_mapping': is"),
+        ({"auto_mapping": {}}, "'auto_mapping': is"),
+        ({"auto_mapping": "evil.module"}, "'auto_mapping': is"),
+        ({"trust_remote_code": True}, "'trust_remote_code': is True"),
+        ({"trust_remote_code": "yes"}, "'trust_remote_code': is 'yes'"),
+        ({"tokenizer_kwargs": {"trust_remote_code": True}}, "'tokenizer_kwargs.trust_remote_code': is True"),
+        ({"tokenizer_kwargs": {"a": [{"trust_remote_code": 1.5}]}}, "trust_remote_code': is 1.5"),
+    ],
+)
+def test_what_runs_code_is_refused(make, changes, message):
+    with pytest.raises(ArtifactError, match=f"(?s)asks for code to be run.*{message}"):
+        read_adapter(make(**changes))
+
+
+def test_code_that_is_refused_by_the_adapter_itself_is_no_danger(make):
+    assert read_adapter(make(trust_remote_code=False, tokenizer_kwargs={"trust_remote_code": None})).length == P
+
+
+@pytest.mark.parametrize("kind", ["LORA", "ADAPTION_PROMPT", "prompt_tuning", "", "os.system", None, 3, ["CPT"]])
+def test_an_unknown_type_is_refused(make, kind):
+    with pytest.raises(ArtifactError, match=r"(?s)no prompt that can be imported.*peft_type.*wanted: PROMPT_TUNING"):
+        read_adapter(make(peft_type=kind))
+
+
+@pytest.mark.parametrize("kind", ["SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", None, 1, ["CAUSAL_LM"]])
+def test_other_kinds_of_models_are_not_supported_yet(make, kind):
+    with pytest.raises(ArtifactError, match=r"(?s)not supported yet.*task_type.*wanted: CAUSAL_LM"):
+        read_adapter(make(task_type=kind))
+
+
+def test_trained_modules_are_more_than_a_prompt(make):
+    with pytest.raises(ArtifactError, match=r"(?s)more than a prompt.*classifier"):
+        read_adapter(make(modules_to_save=["classifier"]))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_virtual_tokens", "4"),
+        ("num_virtual_tokens", True),
+        ("num_virtual_tokens", 0),
+        ("token_dim", 8.0),
+        ("num_layers", -1),
+        ("num_attention_heads", [2]),
+        ("num_transformer_submodules", 2),
+        ("base_model_name_or_path", 3),
+        ("base_model_name_or_path", "x" * 1001),
+        ("base_model_name_or_path", "\x1b[2J"),
+        ("base_model_name_or_path", "a\n"),
+        ("revision", ["main"]),
+        ("peft_version", 0.21),
+    ],
+)
+def test_wrong_kinds_of_values_are_named(make, field, value):
+    with pytest.raises(ArtifactError, match=f"(?s)config cannot be read.*{field}"):
+        read_adapter(make(**{field: value}))
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"[]", "not a mapping"),
+        (b'"PROMPT_TUNING"', "not a mapping"),
+        (b"{", "JSON cannot be read"),
+        (b'{"peft_type": NaN}', "NaN is not"),
+        (b'{"peft_type": "CPT", "peft_type": "CPT"}', "more than once"),
+        (b"\xff{}", "JSON cannot be read"),
+        (b'{"a":' * 100_000, "JSON cannot be read"),
+        (json.dumps({**CONFIG, "filling": "x" * 1_000_000}).encode(), "config is too long"),
+    ],
+)
+def test_json_that_is_no_config(make, raw, message):
+    folder = make()
+    (folder / "adapter_config.json").write_bytes(raw)
+    with pytest.raises(ArtifactError, match=message):
+        read_adapter(folder)
+
+
+# -- tensors
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_no_numbers_are_named_by_their_index(make, bad):
+    table = numbers(P, D)
+    table[1, 4] = bad
+    with pytest.raises(ArtifactError, match=r"prompt_embeddings\[1, 4\]: is -?(nan|inf)"):
+        read_adapter(make({"prompt_embeddings": table}))
+
+
+def test_the_matrices_of_other_tasks_are_looked_at_too(make):
+    cols = TASKS["prefix_task_cols"].clone()
+    cols[1, 2, 0] = float("nan")
+    tensors = {"prompt_embeddings": numbers(P, D), **TASKS, "prefix_task_cols": cols}
+    with pytest.raises(ArtifactError, match=r"prefix_task_cols\[1, 2, 0\]: is nan"):
+        read_adapter(make(tensors, peft_type="MULTITASK_PROMPT_TUNING"), 0)
+
+
+def test_infinity_that_comes_from_folding(make):
+    huge = {"prompt_embeddings": torch.full((P, D), 1e30), **{name: t * 1e20 for name, t in TASKS.items()}}
+    with pytest.raises(ArtifactError, match=r"prompt_embeddings\[0, 0\]: is inf"):
+        read_adapter(make(huge, peft_type="MULTITASK_PROMPT_TUNING"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "tensors", "message"),
+    [
+        ({}, {}, "prompt_embeddings: is missing"),
+        (
+            {},
+            {"prompt_embeddings": numbers(P, D), "base_model.classifier.weight": numbers(2, D)},
+            "no part of a prompt",
+        ),
+        ({}, {"prompt_embeddings": numbers(P, D), "base_model.lm_head.weight": numbers(2, D)}, "no part of a prompt"),
+        ({"peft_type": "MULTITASK_PROMPT_TUNING"}, None, "prefix_task_cols: is missing"),
+        ({}, {"prompt_embeddings": numbers(P, D), **TASKS}, "'prefix_task_cols': is no part of a prompt"),
+    ],
+)
+def test_the_tensors_are_exactly_those_of_the_type(make, changes, tensors, message):
+    folder = make(tensors or None, **changes)
+    if tensors == {}:
+        folder = make({"else": numbers(P, D)})
+    with pytest.raises(ArtifactError, match=message):
+        read_adapter(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "tensors", "message"),
+    [
+        ({"num_virtual_tokens": P + 1}, None, "4 rows, num_virtual_tokens is 5"),
+        ({"token_dim": D + 1}, None, r"8 columns, the config tells 1 \* 9"),
+        ({}, {"prompt_embeddings": numbers(P * D)}, r"prompt_embeddings: shape \[32\]"),
+        ({}, {"prompt_embeddings": numbers(1, P, D)}, r"prompt_embeddings: shape \[1, 4, 8\]"),
+        (PREFIX, {"prompt_embeddings": numbers(P, WIDE + 1)}, r"25 columns, the config tells 4 \* 6"),
+        # A projection that was not folded.
+        (PREFIX | {"prefix_projection": True}, {"prompt_embeddings": numbers(P, H * K)}, "6 columns"),
+    ],
+)
+def test_config_and_tensors_must_agree(make, changes, tensors, message):
+    with pytest.raises(ArtifactError, match=f"(?s)do not fit its own config.*{message}"):
+        read_adapter(make(tensors, **changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("prefix_task_cols", (2, P + 1, 1)),
+        ("prefix_task_cols", (3, P, 1)),
+        ("prefix_task_cols", (2, P, 2)),
+        ("prefix_task_cols", (P, 1)),
+        ("prefix_task_rows", (2, 1, D + 1)),
+    ],
+)
+def test_a_tasks_matrices_must_fit_the_table(make, name, shape):
+    tensors = {"prompt_embeddings": numbers(P, D), **TASKS, name: torch.ones(shape)}
+    with pytest.raises(ArtifactError, match=r"(?s)do not fit its own config.*prefix_task"):
+        read_adapter(make(tensors, peft_type="MULTITASK_PROMPT_TUNING"))
+
+
+def _truncated(raw: bytes) -> bytes:
+    return raw[:-1]
+
+
+def _trailing(raw: bytes) -> bytes:
+    return raw + b"PK"
+
+
+def _duplicate(raw: bytes) -> bytes:
+    one = '"prompt_embeddings": {"dtype": "F32", "shape": [4, 8], "data_offsets": [0, 128]}'
+    header = f"{{{one}, {one}}}".encode()
+    return struct.pack("<Q", len(header)) + header + b"\0" * 128
+
+
+def _integers(raw: bytes) -> bytes:
+    return safetensors.torch.save({"prompt_embeddings": torch.ones(P, D, dtype=torch.int32)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_truncated, "the tensors end at"),
+        (_trailing, "the tensors end at"),
+        (_duplicate, "more than once"),
+        (_integers, "dtype 'I32'"),
+        (lambda raw: raw[:100], "cut off"),
+        (lambda raw: b"", "not a safetensors file"),
+        (lambda raw: b"\x80\x04" + raw, "not a safetensors file"),
+    ],
+)
+def test_damaged_tensors_are_refused_before_they_are_parsed(make, monkeypatch, change, message):
+    folder = make()
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(change(path.read_bytes()))
+    monkeypatch.setattr(safetensors.torch, "load", lambda raw: pytest.fail("it was parsed"))
+    with pytest.raises(ArtifactError, match=message):
+        read_adapter(folder)
+
+
+def test_a_file_too_large_is_not_read(make, monkeypatch):
+    monkeypatch.setattr(peft_files, "MAX_TENSOR_FILE_BYTES", 100)
+    with pytest.raises(ArtifactError, match="too large for a prompt"):
+        read_adapter(make())
+
+
+# -- models
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": D + 1}, "hidden size: 8, tiny/model has 9"),
+        ({"num_layers": N + 1}, "layers: 2, tiny/model has 3"),
+        ({"max_length": P}, "length: 4 positions, tiny/model has 4"),
+    ],
+)
+def test_vectors_of_another_model(make, changes, message):
+    values = {name: getattr(MODEL, name) for name in MODEL.__dataclass_fields__}
+    adapter = read_adapter(make(base_model_name_or_path="its/own"))
+    with pytest.raises(ArtifactError, match=f"(?s)another model.*tiny/model.*its/own.*{message}"):
+        fitted_tensors(adapter, ModelShape(**{**values, **changes}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_layers": N + 1},
+        {"num_kv_heads": H + 1},
+        {"head_dim": K + 1},
+        # As many numbers in all, in another order.
+        {"num_kv_heads": K, "head_dim": H},
+        {"num_layers": H, "num_kv_heads": N * K, "head_dim": 1},
+        {"num_layers": 1, "head_dim": 2 * K},
+    ],
+)
+def test_a_prefix_of_another_model(make, changes):
+    values = {name: getattr(MODEL, name) for name in MODEL.__dataclass_fields__}
+    adapter = read_adapter(make({"prompt_embeddings": numbers(P, WIDE)}, **PREFIX))
+    with pytest.raises(ArtifactError, match="another model"):
+        fitted_tensors(adapter, ModelShape(**{**values, **changes}))
+
+
+# -- writing
+
+VECTORS = {"vectors": numbers(P, D)}
+MEMORY = {"keys": numbers(N, H, P, K), "values": -numbers(N, H, P, K)}
+
+
+@pytest.mark.parametrize(("place", "tensors"), [("before", VECTORS), ("memory", MEMORY)])
+def test_what_is_written_is_read_again(tmp_path, make_manifest, place, tensors):
+    manifest = make_manifest(place=place)
+    write_files(tmp_path / "out", adapter_files(manifest, tensors))
+    adapter = read_adapter(tmp_path / "out")
+    found = fitted_tensors(adapter, MODEL)
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+    assert (adapter.config.base_model_name_or_path, adapter.config.revision) == ("tiny/model", "abc")
+    raw = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
+    assert b'"__metadata__":{"format":"pt"}' in raw
+
+
+@pytest.mark.parametrize(
+    ("place", "tensors"),
+    [
+        ("after", VECTORS),
+        ("after", MEMORY),
+        ("slots", VECTORS),
+        ("before", MEMORY),
+        ("memory", VECTORS),
+        ("before", {**VECTORS, "labels": numbers(2, D)}),
+        ("before", {"vectors": numbers(2, P, D)}),
+        ("memory", {"keys": MEMORY["keys"]}),
+        ("memory", {**MEMORY, "weights": numbers(N, P)}),
+        ("memory", {"keys": MEMORY["keys"], "values": numbers(N, H, P + 1, K)}),
+    ],
+)
+def test_what_peft_has_no_form_for(make_manifest, place, tensors):
+    with pytest.raises(ArtifactError, match=f"(?s)no form for this prompt.*at {place}.*in front of the text.*--to npy"):
+        adapter_files(make_manifest(place=place), tensors)
+
+
+def test_a_late_prompt_stays(make_manifest):
+    late = make_manifest(place="before", options={"prompt": {"options": {"layer": 3}}})
+    with pytest.raises(ArtifactError, match=r"(?s)no form for this prompt.*vectors at before, from layer 3 up"):
+        adapter_files(late, VECTORS)
+    assert "positions" not in json.loads(FORMATS["json"](late, VECTORS)["prompt.json"])
+
+
+def test_the_template_and_labels_go_along_as_text(make_manifest):
+    task = {"template": "{text} ```\n<b>", "labels": {"good": [" a", "```` b"]}}
+    readme = adapter_files(make_manifest(place="before", task=task), VECTORS)["README.md"].decode()
+    fence = "`" * 5
+    assert readme.count(fence) == 2
+    told = json.loads(readme.split(fence)[1].removeprefix("json"))
+    assert told["task"] == task
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_values_that_are_no_numbers_do_not_leave(make_manifest, to):
+    with pytest.raises(ArtifactError, match="is nan"):
+        FORMATS[to](make_manifest(place="before"), {"vectors": torch.full((P, D), float("nan"))})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_arrays(tmp_path, make_manifest, dtype):
+    tensors = {name: torch.randn(N, H, P, K).to(dtype) for name in MEMORY}
+    write_files(tmp_path / "out", FORMATS["npy"](make_manifest(place="after"), tensors))
+    told = json.loads((tmp_path / "out" / "prompt.json").read_text())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"keys.npy", "values.npy", "prompt.json"}
+    for name, tensor in tensors.items():
+        array = numpy.load(tmp_path / "out" / told["tensors"][name]["file"], allow_pickle=False)
+        assert torch.equal(torch.from_numpy(array).to(dtype), tensor)
+        assert told["tensors"][name]["dtype"] == str(dtype).removeprefix("torch.")
+        assert told["tensors"][name]["file_dtype"] == str(array.dtype)
+        assert told["tensors"][name]["shape"] == list(tensor.shape)
+    assert told["manifest"]["task"] == make_manifest().task
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_numbers_in_json(tmp_path, make_manifest, dtype):
+    tensors = {"vectors": torch.randn(P, D).to(dtype)}
+    write_files(tmp_path / "out", FORMATS["json"](make_manifest(place="before"), tensors))
+    told = json.loads((tmp_path / "out" / "prompt.json").read_text())
+    found = told["tensors"]["vectors"]
+    assert torch.equal(torch.tensor(found["values"], dtype=torch.float64).to(dtype), tensors["vectors"])
+    assert (found["shape"], found["axes"]) == ([P, D], ["prompt token", "width"])
+    assert "positions 0" in told["positions"]
+
+
+@pytest.mark.parametrize("to", ["npy", "json"])
+@pytest.mark.parametrize("name", ["../x", "a/b", "CON", ".hidden"])
+def test_a_tensors_name_cannot_lead_elsewhere(make_manifest, to, name):
+    with pytest.raises(ArtifactError, match="cannot be a file's"):
+        FORMATS[to](make_manifest(), {name: numbers(1)})
+
+
+# -- targets
+
+
+def test_an_empty_folder_may_be_filled(tmp_path):
+    (tmp_path / "out").mkdir()
+    write_files(tmp_path / "out", {"a": b"1"})
+    assert (tmp_path / "out" / "a").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("kind", ["full", "file", "link", "broken link"])
+def test_what_exists_is_not_replaced(tmp_path, kind):
+    target = tmp_path / "out"
+    if kind == "full":
+        target.mkdir()
+        (target / "own").write_text("mine")
+    elif kind == "file":
+        target.write_text("mine")
+    else:
+        (tmp_path / "empty").mkdir()
+        target.symlink_to(tmp_path / ("empty" if kind == "link" else "nowhere"))
+    for write in (check_target, lambda folder: write_files(folder, {"a": b"1"})):
+        with pytest.raises(StoreError, match="exists already"):
+            write(target)
+    assert not list(tmp_path.glob(".overture-tmp-*"))
+
+
+def test_a_folder_below_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be written"):
+        write_files(tmp_path / "file" / "out", {"a": b"1"})
+    with pytest.raises(StoreError, match="cannot be written"):
+        write_files(tmp_path / "nul\0", {"a": b"1"})
