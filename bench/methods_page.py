@@ -40,8 +40,8 @@ def methods_text() -> str:
     ]
     note = (
         "P prompt length, D model width, N layers, H key/value heads, K head width, C labels; small letters are "
-        "options. `overture methods NAME` explains a method's options; the files in `src/overture/prompt` hold the mathematics, "
-        "and where we deviate from the papers."
+        "options. `overture methods NAME` explains a method's options; the files in `src/overture/prompt` hold "
+        "the mathematics, and where we deviate from the papers."
     )
     return f"{table(head, rows, are_numbers=False)}\n\n{note}"
 

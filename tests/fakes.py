@@ -260,10 +260,10 @@ _OPTIONS = [
 ]
 CASES = [*_PLAIN, *_OPTIONS]
 # What makes the vectors or the memory is no matter of the family, so the contract suite stays within minutes: every way
-# into the engine in every family, and each other method, place and option in one of the four families, in turn.
+# into the layers in every family, and each other method, place and option in one of the four families, in turn.
 _BASIC = [case for case in _PLAIN if case.method in ("vectors", "prefix")]
-_WAYS = [("gated", "memory"), ("warp", "after"), ("dept", "before"), ("late", "before")]
-ENTRIES = [*_BASIC, *(case for case in _PLAIN if (case.method, case.place) in _WAYS)]
+_WEIGHED_AND_LATE = [case for case in _PLAIN if (case.method, case.place) in (("gated", "memory"), ("late", "before"))]
+ENTRIES = [*_BASIC, *_WEIGHED_AND_LATE]
 FAMILY_CASES = [(family, case) for family in FAMILIES for case in ENTRIES]
 FAMILY_CASES += zip(itertools.cycle(WHOLE), [case for case in CASES if case not in ENTRIES], strict=False)
 VARIANT_CASES = [(variant, case) for variant in VARIANTS for case in _BASIC]

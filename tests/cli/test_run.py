@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,9 +47,7 @@ def test_flags_become_settings(make_task, overture, tmp_path) -> None:
 
 def test_method_gets_its_own_place(make_task, monkeypatch) -> None:
     method = METHODS["vectors"]
-    monkeypatch.setitem(
-        METHODS, "vectors", type(method)(method.options, ("before",), method.learning_rate, method.build)
-    )
+    monkeypatch.setitem(METHODS, "vectors", replace(method, places=("before",)))
     assert request(make_task(), {"method": "vectors"}).prompt.place == "before"
     assert request(make_task(), {"method": "vectors", "place": "memory"}).prompt.place == "memory"
     assert request(make_task(prompt={"method": "vectors", "place": "memory"}), {}).prompt.place == "memory"

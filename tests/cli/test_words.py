@@ -42,7 +42,7 @@ def test_help_is_the_fields_description() -> None:
     for model, file, fields in (
         (Task, "data/task.py", ("backbone", "name")),
         (PromptConfig, "prompt/config.py", ("method", "place", "length")),
-        (TuneConfig, "study/tune.py", ("seeds", "cache_gb")),
+        (TuneConfig, "study/request.py", ("seeds", "cache_gb")),
     ):
         for field in fields:
             assert options.field_help(file, model.__name__, field) == model.model_fields[field].description

@@ -11,7 +11,8 @@ from overture.data import Encoder, Task
 from overture.data.rows import Row
 from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
 from overture.engine.backbone import weights_digest
-from overture.prompt import PromptConfig, PromptSource, build_prompt
+from overture.evaluate.source import prompt_source
+from overture.prompt import PromptConfig, build_prompt
 from overture.store import Store
 from overture.study.request import TuneConfig
 from overture.study.tune import tune
@@ -51,16 +52,8 @@ def rows(backbone: Backbone, task: Task) -> list[Encoded]:
     return encoder.encode([Row({"text": text, "label": label}, n, "films") for n, (text, label) in enumerate(TEXTS, 1)])
 
 
-def prompt_for(backbone: Backbone, rows: list[Encoded], method: str, place: str) -> torch.nn.Module:
-    source = PromptSource(
-        backbone.info.hidden_size,
-        backbone.embedding_norm,
-        backbone.embed,
-        backbone.memory_of,
-        backbone.tokenizer.encode_plain,
-        range(17, backbone.info.vocab_size),
-        rows[0].candidates,
-    )
+def prompt_for(backbone: Backbone, task: Task, method: str, place: str) -> torch.nn.Module:
+    source = prompt_source(backbone, Encoder(task, backbone.tokenizer))
     return build_prompt(PromptConfig(method=method, place=place, length=4), source, seed=0)
 
 
@@ -81,8 +74,10 @@ def test_untouched_model_and_ours_agree(backbone: Backbone, rows: list[Encoded])
 
 
 @pytest.mark.parametrize(("method", "place"), WAYS)
-def test_padding_and_caching_change_nothing(backbone: Backbone, rows: list[Encoded], method: str, place: str) -> None:
-    prompt = prompt_for(backbone, rows, method, place)
+def test_padding_and_caching_change_nothing(
+    backbone: Backbone, task: Task, rows: list[Encoded], method: str, place: str
+) -> None:
+    prompt = prompt_for(backbone, task, method, place)
     together = PromptedModel(backbone, prompt, InputCache(10**9)).label_scores(rows)
     alone = torch.cat([PromptedModel(backbone, prompt).label_scores([row]) for row in rows])
     # Thirty layers of float32 and logits near 15: rounding alone parts them by about 1e-5.

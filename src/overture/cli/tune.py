@@ -28,9 +28,9 @@ BackboneOption = Annotated[str | None, _help("data/task.py", "Task", "backbone")
 MethodOption = Annotated[str | None, _help("prompt/config.py", "PromptConfig", "method")]
 PlaceOption = Annotated[str | None, _help("prompt/config.py", "PromptConfig", "place")]
 LengthOption = Annotated[int | None, _help("prompt/config.py", "PromptConfig", "length")]
-SeedsOption = Annotated[int | None, _help("study/tune.py", "TuneConfig", "seeds")]
+SeedsOption = Annotated[int | None, _help("study/request.py", "TuneConfig", "seeds")]
 NameOption = Annotated[str | None, _help("data/task.py", "Task", "name")]
-CacheOption = Annotated[float | None, _help("study/tune.py", "TuneConfig", "cache_gb")]
+CacheOption = Annotated[float | None, _help("study/request.py", "TuneConfig", "cache_gb")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the task file, such as train.lr=0.01. Repeatable."),

@@ -261,8 +261,8 @@ class Trainee(Protocol):
 class Scorer(Protocol):
     """What evaluation needs of a model."""
 
-    def loss(self, rows: Sequence[Encoded]) -> "torch.Tensor":
-        """As `Trainee.loss`."""
+    def log_loss(self, rows: Sequence[Encoded]) -> "torch.Tensor":
+        """Sum of the rows' negative log-likelihoods, a scalar."""
         ...
 
     def weight(self, rows: Sequence[Encoded]) -> float:

@@ -79,8 +79,8 @@ class Task(Config):
     backbone: NonEmpty = Field("smollm2", description="The frozen model: a known name, a Hub id, a folder or a file.")
     data: DataConfig = Field(description="Where the rows come from.")
     template: TemplateText = Field(
-        description="How a row is shown: a text, or chat messages, with {field} for a field's value and, for prompts at place "
-        "slots, {prompt:5} where five prompt vectors stand."
+        description="How a row is shown: a text, or chat messages, with {field} for a field's value and, for prompts "
+        "at place slots, {prompt:5} where five prompt vectors stand."
     )
     label_field: NonEmpty = Field("label", description="The field that holds a row's label.")
     labels: dict[str, Words] | None = Field(

@@ -91,13 +91,19 @@ class PromptedModel:
         Negative log-likelihoods: of the right label among the labels, or of the answer's tokens; and what the
         prompt's own vectors must predict, once for each row.
         """
-        parts = [self._loss(part, found) for part, found in self._alike(rows)]
+        parts = [self._loss(part, found, with_targets=True) for part, found in self._alike(rows)]
         return torch.stack(parts).sum()
 
-    def _loss(self, rows: Sequence[Encoded], injections: Injections) -> Tensor:
+    @torch.no_grad()
+    def log_loss(self, rows: Sequence[Encoded]) -> Tensor:
+        """Sum of the rows' negative log-likelihoods alone."""
+        parts = [self._loss(part, found, with_targets=False) for part, found in self._alike(rows)]
+        return torch.stack(parts).sum()
+
+    def _loss(self, rows: Sequence[Encoded], injections: Injections, with_targets: bool) -> Tensor:
         is_label = rows[0].candidates is not None
         hidden, layout = self._forward(rows, injections)
-        own = self._targets_loss(hidden, layout, injections)
+        own = self._targets_loss(hidden, layout, injections) if with_targets else hidden.new_zeros(())
         if is_label:
             scores = self._scores(rows, injections, hidden, layout)
             gold = torch.tensor([row.label for row in rows], device=scores.device)

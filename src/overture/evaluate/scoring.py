@@ -132,5 +132,5 @@ def mean_loss(scorer: Scorer, rows: Sequence[Encoded], max_tokens: int = 4096) -
 
     with torch.no_grad():
         batches = scoring_batches(rows, max_tokens)
-        total = sum(float(scorer.loss(batch)) for batch in batches)
+        total = sum(float(scorer.log_loss(batch)) for batch in batches)
         return total / sum(scorer.weight(batch) for batch in batches)

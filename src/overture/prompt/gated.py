@@ -85,4 +85,5 @@ METHOD = Method(
     build=build,
     num_trainable=num_trainable,
     formula="2 N P H K + N + P",
+    takes_memory=True,
 )

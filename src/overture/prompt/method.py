@@ -105,6 +105,7 @@ class Method:
         num_trainable: trained values, from options and shape.
         formula: the same in words of the design.
         needs_labels: only for tasks with label words.
+        takes_memory: it can start from keys and values as they are.
     """
 
     title: str
@@ -116,3 +117,4 @@ class Method:
     num_trainable: Callable[[Any, Shape], int]
     formula: str
     needs_labels: bool = False
+    takes_memory: bool = False

@@ -97,4 +97,5 @@ METHOD = Method(
     build=build,
     num_trainable=num_trainable,
     formula="2 N P H K",
+    takes_memory=True,
 )

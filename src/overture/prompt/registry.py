@@ -87,6 +87,14 @@ def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built
         raise ConfigError(f"method {config.method!r} needs label words", where="prompt.method", got="a free-text task")
     options = validated(method.options, config.options, "prompt.options")
     start, memory = start_of(config, source, seed)
+    if config.init == "prompt" and memory and not method.takes_memory:
+        raise ConfigError(
+            f"method {config.method!r} cannot start from keys and values",
+            where="prompt.init_prompt",
+            got=config.init_prompt,
+            wanted="a stored prompt of vectors",
+            fix=f"--method {' or '.join(name for name, other in METHODS.items() if other.takes_memory)}",
+        )
     return method.build(Request(options, config.place, start, source, seed, memory))
 
 

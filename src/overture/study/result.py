@@ -107,7 +107,7 @@ def _stored(work: Work, result: dict[str, Any], best: dict[str, Any]) -> Path:
         name=config.name or work.task.name,
         method=config.prompt.method,
         place=config.prompt.place,
-        length=config.prompt.length,
+        length=_length(tensors, config.prompt.length),
         options={
             "prompt": config.prompt.model_dump(mode="json"),
             "train": {**config.train.model_dump(), "lr": best["lr"]},
@@ -121,6 +121,11 @@ def _stored(work: Work, result: dict[str, Any], best: dict[str, Any]) -> Path:
         seconds=best["seconds"],
     )
     return work.store.add(manifest, tensors)
+
+
+def _length(tensors: dict[str, torch.Tensor], asked: int) -> int:
+    """A prompt of examples may be shorter than what was asked for."""
+    return int(tensors["vectors"].shape[0]) if "vectors" in tensors else asked
 
 
 def portable(task: Task) -> dict[str, Any]:
