@@ -24,7 +24,7 @@ demo: $(INSTALLED)
 	@$(BIN)/overture demo
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check src tests bench

@@ -247,6 +247,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "idpg": {"width": 4},
     "lopa": {"rank": 2, "width": 4},
     "attempt": {"sources": ["first", "second"], "width": 4},
+    "pruned": {"tokens": [0, 1], "masks": ["10", "11"]},
 }
 _PLAIN = [Case(name, place, SMALL.get(name, {})) for name, method in METHODS.items() for place in method.places]
 _OTHER: dict[str, list[dict[str, Any]]] = {

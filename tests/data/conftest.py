@@ -16,6 +16,9 @@ class FakeTokenizer:
     """Bytes, six special tokens, four merges; a chat template in the manner of ChatML."""
 
     bos_ids: tuple[int, ...] = (256,)
+    end_ids: tuple[int, ...] = ()
+    mask_ids: tuple[int, ...] = ()
+    is_encoder = False
     eos_id: int | None = 257
     max_length = 10_000
 

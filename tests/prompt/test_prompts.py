@@ -166,6 +166,6 @@ class TestRegistry:
     def test_injections_say_their_length(self):
         backbone = backbone_of("llama")
         for case in CASES:
-            # What begins as text takes as much of the length as its text needs.
-            wanted = {"cpt": 10}.get(case.method, 2 if case.place == "slots" else 4)
+            # What begins as text takes as much of the length as its text needs; what is pruned has what is left.
+            wanted = {"cpt": 10, "pruned": 2}.get(case.method, 2 if case.place == "slots" else 4)
             assert injection_of(make_prompt(case, backbone, length=4), backbone).length == wanted

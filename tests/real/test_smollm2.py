@@ -17,7 +17,7 @@ from overture.store import Store
 from overture.study.request import TuneConfig
 from overture.study.tune import tune
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("smollm2")]
 
 TEXTS = [
     ("A warm, funny and wise film that earns every tear.", "positive"),

@@ -7,7 +7,7 @@ import typer
 
 from overture.cli.options import DriftOption, JsonOption, PromptArgument, StoreOption, store_root
 from overture.cli.out import console, emit, say
-from overture.cli.progress import display
+from overture.cli.progress import display, stages
 from overture.cli.report import result_table, sentences, show_confusion
 from overture.core.errors import ConfigError
 
@@ -41,15 +41,11 @@ def command(
     # The rows come first: what is wrong with them is told before the model is loaded.
     name, rows = ("data", rows_of_file(data)) if data else rows_of_run(kept, read_manifest(folder), split or "")
     show = display()
-
-    def progress(what: str, done: int, total: int) -> None:
-        show({"event": "progress", "what": what, "done": done, "total": total})
-
     with show.live():
         tuned = TunedPrompt(
             folder, allow_drift=allow_drift, notify=lambda text: show({"event": "notice", "text": text})
         )
-        result = {"prompt": shown(tuned.manifest), **measured(tuned, rows, name, progress)}
+        result = {"prompt": shown(tuned.manifest), **measured(tuned, rows, name, stages(show))}
     if is_json:
         emit(result)
     else:

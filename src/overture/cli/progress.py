@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +30,11 @@ class Display(Protocol):
 def display() -> Display:
     """Live bars on a terminal, lines elsewhere."""
     return Bars() if sys.stderr.isatty() else Lines()
+
+
+def stages(show: Display) -> Callable[[str, int, int], None]:
+    """What library functions call with (what, done, all)."""
+    return lambda what, done, total: show({"event": "progress", "what": what, "done": done, "total": total})
 
 
 def epoch_line(event: Event) -> str:
@@ -59,11 +65,13 @@ def stage_of(event: Event) -> tuple[str, int, int] | None:
     if event["event"] == "progress":
         return event["what"], event["done"], event["total"]
     if event["event"] == "step":
-        return f"seed {event['seed']}: training", event["step"], event["num_steps"]
+        return f"{_who(event)}training", event["step"], event["num_steps"]
     return None
 
 
 def _who(event: Event) -> str:
+    if "who" in event:
+        return f"{event['who']}: "
     return f"seed {event['seed']}: " if "seed" in event else ""
 
 
@@ -75,17 +83,17 @@ def _detail(event: Event, best: float | None) -> str:
 
 
 class _Best:
-    """The best validation score of each seed so far."""
+    """The best validation score of each seed, or other training, so far."""
 
     def __init__(self) -> None:
-        self.scores: dict[int, float] = {}
+        self.scores: dict[str, float] = {}
 
     def note(self, event: Event) -> None:
         if event["event"] == "epoch" and event["is_best"]:
-            self.scores[event["seed"]] = event["validation_score"]
+            self.scores[_who(event)] = event["validation_score"]
 
     def of(self, event: Event) -> float | None:
-        return self.scores.get(event.get("seed", -1))
+        return self.scores.get(_who(event))
 
 
 class Bars:

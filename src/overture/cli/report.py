@@ -55,7 +55,7 @@ def result_table(result: Mapping[str, Any], split: str) -> "Table":
     for title in columns:
         table.add_column(title, justify="right")
     table.add_row(metric, *(f"{score['value']:.3f}" for score in scores.values()))
-    table.add_row("95% interval", *(f"{score['low']:.3f} to {score['high']:.3f}" for score in scores.values()))
+    table.add_row("95% interval", *map(interval_text, scores.values()))
     table.add_row("rows", *(str(score["n"]) for score in scores.values()))
     table.add_row("trained values", *(f"{found['trainable']:,}" for found in columns.values()))
     is_run = "history" in result
@@ -84,21 +84,26 @@ def sentences(result: Mapping[str, Any]) -> Iterator[str]:
         yield sentence(names.get(control, control), compared)
 
 
-def sentence(other: str, compared: Mapping[str, Any]) -> str:
+def interval_text(score: Mapping[str, Any]) -> str:
+    """A score's interval."""
+    return f"{score['low']:.3f} to {score['high']:.3f}"
+
+
+def sentence(other: str, compared: Mapping[str, Any], who: str = "tuned prompt") -> str:
     """One paired test in plain words."""
     difference = compared["difference"]
     value, low, high = (100 * difference[key] for key in ("value", "low", "high"))
     chance = "p < 0.001" if compared["p_value"] < 0.001 else f"p = {compared['p_value']:.2g}"
     if compared["p_value"] >= _SURE or value == 0:
         return (
-            f"Tuned prompt against {other}: no difference could be shown "
+            f"{who.capitalize()} against {other}: no difference could be shown "
             f"({value:+.1f} points, 95% interval {low:.1f} to {high:.1f}, {chance})."
         )
     if value < 0:
         low, high = -high, -low
     better = "better" if value > 0 else "worse"
     return (
-        f"The tuned prompt is {better} than {other} by {abs(value):.1f} points, "
+        f"The {who} is {better} than {other} by {abs(value):.1f} points, "
         f"95% interval {low:.1f} to {high:.1f}, {chance}."
     )
 

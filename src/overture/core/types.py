@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 Place = Literal["before", "after", "memory", "slots"]
+Reading = Literal["mask", "first", "mean"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,9 @@ class Encoded:
         label: index into ``candidates.labels``; None when unknown (prediction).
         answer_ids: the answer's tokens with the end token, for free-text tasks; None when unknown.
         slots: where the template has places for the prompt: (index into input and anchor, number of vectors).
+        read: what the label is read from: the token at this index into input and anchor, or the mean of them all;
+            None for the last, where models that read from left to right predict.
+        is_mask: the token read is a mask, at which the model predicts a word.
     """
 
     row: int
@@ -52,6 +56,8 @@ class Encoded:
     label: int | None = None
     answer_ids: tuple[int, ...] | None = None
     slots: tuple[tuple[int, int], ...] = ()
+    read: int | Literal["mean"] | None = None
+    is_mask: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -81,6 +87,21 @@ class TextTokenizer(Protocol):
     @property
     def bos_ids(self) -> tuple[int, ...]:
         """Tokens that the model expects before any text; often none."""
+        ...
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that the model expects behind any text; none for decoders."""
+        ...
+
+    @property
+    def mask_ids(self) -> tuple[int, ...]:
+        """The token in whose place the model predicts another; none for decoders."""
+        ...
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether the model reads in both directions and writes nothing."""
         ...
 
     @property

@@ -20,7 +20,8 @@ def candidates_of(task: Task, tokenizer: TextTokenizer) -> tuple[Candidates | No
         raise DataError("the label words cannot be told apart", where="labels", problems=problems)
     labels = tuple(task.words)
     found = Candidates(labels, tuple(ids), tuple(labels.index(label) for label, _ in texts))
-    return found, [*_prefix_notices(texts, ids), *_space_notices(task)]
+    # An encoder's words are read at its mask, or stand for nothing but their label.
+    return found, [] if tokenizer.is_encoder else [*_prefix_notices(texts, ids), *_space_notices(task)]
 
 
 def _problems(texts: list[tuple[str, str]], ids: list[tuple[int, ...]]) -> list[Problem]:

@@ -5,25 +5,26 @@ come from the template's constants alone; a value that spells one stays text.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from overture.core.errors import DataError, Problem
-from overture.core.types import Encoded, TextTokenizer
+from overture.core.types import Encoded, Reading, TextTokenizer
 from overture.data.candidates import candidates_of
 from overture.data.rows import Row, answers_of, label_of, row_problems, texts_of
 from overture.data.task import Task
-from overture.data.template import ANSWER, ChatTemplate, Gap, Piece, PlainTemplate, Slot, Template
+from overture.data.template import ANSWER, ChatTemplate, Gap, Mask, Piece, PlainTemplate, Slot, Template
 
 Values = Mapping[Slot, str]
 
 
 @dataclass(frozen=True, slots=True)
 class _Special:
-    """Tokens that are always the same."""
+    """Tokens that are always the same; a mask is one of them."""
 
     ids: tuple[int, ...]
+    is_mask: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,32 @@ _Segment = _Special | _Run | Gap
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """A template ready for rows: what depends on them, and the anchor's tokens; none if a field comes last."""
+    """A template ready for rows: what depends on them, and the anchor; it is empty if a field comes last."""
 
     input: tuple[_Segment, ...]
-    anchor_ids: tuple[int, ...]
-    anchor_gaps: tuple[tuple[int, int], ...]
+    anchor: "_Tokens"
+
+
+@dataclass(slots=True)
+class _Tokens:
+    """Segments as tokens.
+
+    Args:
+        ids: the tokens.
+        gaps: where prompt vectors stand among them: (index, how many).
+        mask: where the mask stands, if there is one.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    gaps: list[tuple[int, int]] = field(default_factory=list)
+    mask: int | None = None
+
+    def after(self, first: "_Tokens") -> "_Tokens":
+        """These tokens behind others."""
+        mask = first.mask if self.mask is None else len(first.ids) + self.mask
+        return _Tokens(
+            [*first.ids, *self.ids], [*first.gaps, *((len(first.ids) + i, count) for i, count in self.gaps)], mask
+        )
 
 
 class Encoder:
@@ -58,17 +80,21 @@ class Encoder:
         notices: what is odd about label words and rows but no error.
 
     Raises:
-        DataError: label words that cannot be told apart, or a chat template that does not fit.
+        DataError: label words that cannot be told apart, a chat template that does not fit, or a template for
+            another kind of model.
     """
 
     def __init__(self, task: Task, tokenizer: TextTokenizer, reserve: int = 0) -> None:
         self.task, self.tokenizer, self.reserve = task, tokenizer, reserve
+        _check_kind(task, tokenizer)
         self.candidates, self.notices = candidates_of(task, tokenizer)
         self.limit = min(task.max_length or tokenizer.max_length, tokenizer.max_length)
         self._template = _template_of(task, tokenizer)
         self._row_pieces = self._template.row()
         self._row_layout = self._layout(self._row_pieces)
-        self._room = max((len(word) for word in self.candidates.words), default=0) if self.candidates else 0
+        # An encoder's word stands at its mask.
+        words = self.candidates.words if self.candidates and not tokenizer.is_encoder else ()
+        self._room = max(map(len, words), default=0)
 
     @cached_property
     def _turn_layout(self) -> _Layout:
@@ -138,7 +164,7 @@ class Encoder:
             values |= _values(texts_of(self.task, row), shot)
             values[Slot(ANSWER, shot)] = self._answer_text(row)
         segments = self._segments(self._template.shots(len(rows)))
-        return [*self.tokenizer.bos_ids, *self._ids(segments, values)[0]]
+        return [*self.tokenizer.bos_ids, *self._ids(segments, values).ids]
 
     def _check(self, rows: Sequence[Row]) -> None:
         problems = [problem for row in rows for problem in row_problems(self.task, row)]
@@ -157,8 +183,19 @@ class Encoder:
         label = self._label(row) if with_answer and self.candidates else None
 
         def build(texts: Mapping[str, str]) -> Encoded:
-            input_ids, anchor_ids, slots = self._input_and_anchor(_values(texts), bos)
-            return Encoded(number, input_ids, anchor_ids, self.candidates, label, answer, slots)
+            num_input, tokens = self._tokens(_values(texts), bos)
+            ids, read = tuple(tokens.ids), self._read(tokens)
+            return Encoded(
+                number,
+                ids[:num_input],
+                ids[num_input:],
+                self.candidates,
+                label,
+                answer,
+                tuple(tokens.gaps),
+                read,
+                read is not None and read == tokens.mask,
+            )
 
         texts = texts_of(self.task, row)
         item = build(texts)
@@ -196,24 +233,27 @@ class Encoder:
             return Problem(row.where, f"too long: {what}", "even without its text; shorten the template or the prompt")
         return Problem(row.where, f"too long: {what}", "shorten it, or set too_long: trim")
 
-    def _input_and_anchor(
-        self, values: Values, bos: bool
-    ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, int], ...]]:
+    def _tokens(self, values: Values, bos: bool) -> tuple[int, _Tokens]:
+        """The row's tokens, and how many of them are the input."""
         layout = self._row_layout if bos else self._turn_layout
-        found, gaps = self._ids(layout.input, values)
-        start = self.tokenizer.bos_ids if bos else ()
-        ids = (*start, *found)
-        slots = [(len(start) + index, count) for index, count in gaps]
-        slots += [(len(ids) + index, count) for index, count in layout.anchor_gaps]
-        if layout.anchor_ids:
-            return ids, layout.anchor_ids, tuple(slots)
+        start = _Tokens(list(self.tokenizer.bos_ids if bos else ()))
+        found = self._ids(layout.input, values).after(start)
         # A template that ends with a field has no constant end: the last token is what must stay live.
-        return ids[:-1], ids[-1:], tuple(slots)
+        num_input = len(found.ids) - (0 if layout.anchor.ids else 1)
+        return max(num_input, 0), layout.anchor.after(found)
+
+    def _read(self, tokens: _Tokens) -> int | Literal["mean"] | None:
+        """What the label is read from; None where decoders predict."""
+        if not self.tokenizer.is_encoder:
+            return None
+        where: dict[Reading, int | Literal["mean"] | None] = {"mask": tokens.mask, "first": 0, "mean": "mean"}
+        return where[self.task.reading]
 
     def _layout(self, pieces: Sequence[Piece]) -> _Layout:
         end = max(i for i, piece in enumerate(pieces) if isinstance(piece, Slot)) + 1
-        anchor, gaps = self._ids(self._segments(pieces[end:]), {})
-        return _Layout(tuple(self._segments(pieces[:end])), tuple(anchor), tuple(gaps))
+        anchor = self._ids(self._segments(pieces[end:]), {})
+        anchor.ids += self.tokenizer.end_ids
+        return _Layout(tuple(self._segments(pieces[:end])), anchor)
 
     def _segments(self, pieces: Sequence[Piece]) -> list[_Segment]:
         """Pieces grouped by how they are tokenised."""
@@ -233,6 +273,13 @@ class Encoder:
                 close()
                 segments.append(piece)
                 continue
+            if isinstance(piece, Mask):
+                if run and isinstance(run[-1], str):
+                    # The word that belongs there brings its space, and masks of BPE vocabularies take it.
+                    run[-1] = run[-1].rstrip()
+                close()
+                segments.append(_Special(self.tokenizer.mask_ids, is_mask=True))
+                continue
             for text, is_special in self.tokenizer.split_specials(piece) if piece else ():
                 if not is_special:
                     run.append(text)
@@ -244,18 +291,45 @@ class Encoder:
         close()
         return segments
 
-    def _ids(self, segments: Sequence[_Segment], values: Values) -> tuple[list[int], list[tuple[int, int]]]:
-        """Tokens, and where prompt vectors stand among them: (index, how many)."""
-        ids: list[int] = []
-        gaps: list[tuple[int, int]] = []
+    def _ids(self, segments: Sequence[_Segment], values: Values) -> _Tokens:
+        found = _Tokens()
         for segment in segments:
             if isinstance(segment, Gap):
-                gaps.append((len(ids), segment.count))
+                found.gaps.append((len(found.ids), segment.count))
             elif isinstance(segment, _Special):
-                ids += segment.ids
+                if segment.is_mask:
+                    found.mask = len(found.ids)
+                found.ids += segment.ids
             elif text := "".join(_text(piece, values) for piece in segment.pieces):
-                ids += self.tokenizer.encode_plain(text)
-        return ids, gaps
+                found.ids += self.tokenizer.encode_plain(text)
+        return found
+
+
+def _check_kind(task: Task, tokenizer: TextTokenizer) -> None:
+    """Masks and what is read at them are for encoders.
+
+    Raises:
+        DataError: the task asks a decoder for them, or an encoder that has none.
+    """
+    if task.read and not tokenizer.is_encoder:
+        raise DataError(
+            "a decoder's label is read where its text ends",
+            where="read",
+            got=task.read,
+            fix="leave read out, or choose an encoder as --backbone",
+        )
+    if task.has_mask and not tokenizer.is_encoder:
+        raise DataError(
+            "{mask} is for encoders; a decoder predicts the label's word at the template's end",
+            where="template",
+            fix="end the template where the word belongs, or choose an encoder as --backbone",
+        )
+    if task.has_mask and not tokenizer.mask_ids:
+        raise DataError(
+            "the backbone's tokenizer has no mask",
+            where="template",
+            fix="leave {mask} out and use --method warp, or choose a masked language model as --backbone",
+        )
 
 
 def _template_of(task: Task, tokenizer: TextTokenizer) -> Template:

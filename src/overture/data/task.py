@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
 
 from overture.core.config import Config, overridden, read_yaml, validated
-from overture.data.template import num_vectors_in, parse, slots_in
+from overture.core.types import Reading
+from overture.data.template import Parsed, num_masks_in, num_vectors_in, parse, slots_in
 from overture.data.values import label_text
 
 Metric = Literal["accuracy", "macro_f1", "exact_match"]
@@ -86,6 +87,11 @@ class Task(Config):
     labels: dict[str, Words] | None = Field(
         None, description='Label to its word or words, each with its leading space, such as " positive".'
     )
+    read: Reading | None = Field(
+        None,
+        description="Where an encoder's label is read: at the template's {mask}, at the first token, or as the mean of "
+        "all; the mask if there is one, else the first token.",
+    )
     answer_field: NonEmpty | None = Field(None, description="The field that holds a free-text answer.")
     metric: Metric = Field(
         default_factory=_default_metric,
@@ -114,9 +120,11 @@ class Task(Config):
     @field_validator("template")
     @classmethod
     def _template_parses(cls, template: str | list[Message]) -> str | list[Message]:
-        texts = [template] if isinstance(template, str) else [message.content for message in template]
-        if not any(slots_in(parse(text)) for text in texts):
+        pieces = _pieces_of(template)
+        if not slots_in(pieces):
             raise ValueError("the template shows no field; write {text} where the row's text goes")
+        if num_masks_in(pieces) > 1:
+            raise ValueError("the template has several masks; the label's word stands at one")
         if not isinstance(template, str) and template[-1].role != "user":
             raise ValueError("the last message must be the user's; the answer is the assistant's")
         return template
@@ -131,6 +139,10 @@ class Task(Config):
             raise ValueError("a label word must not be blank")
         if (self.metric == "exact_match") != (self.labels is None):
             raise ValueError(f"metric {self.metric} does not fit {'answers' if self.labels is None else 'labels'}")
+        if self.labels is None and (self.has_mask or self.read):
+            raise ValueError("{mask} and read are for tasks with labels")
+        if self.read == "mask" and not self.has_mask:
+            raise ValueError("read: mask needs {mask} in the template")
         if self.target_field in self.fields:
             raise ValueError(f"the template shows {self.target_field!r}, which is what the model must find")
         return self
@@ -138,14 +150,22 @@ class Task(Config):
     @cached_property
     def fields(self) -> tuple[str, ...]:
         """The fields that the template shows, each once, in order."""
-        texts = [self.template] if isinstance(self.template, str) else [message.content for message in self.template]
-        return tuple(dict.fromkeys(slot.name for text in texts for slot in slots_in(parse(text))))
+        return tuple(dict.fromkeys(slot.name for slot in slots_in(_pieces_of(self.template))))
 
     @cached_property
     def num_slot_vectors(self) -> int:
         """How many prompt vectors the template holds in its own slots, such as {prompt:5}."""
-        texts = [self.template] if isinstance(self.template, str) else [message.content for message in self.template]
-        return sum(num_vectors_in(parse(text)) for text in texts)
+        return num_vectors_in(_pieces_of(self.template))
+
+    @cached_property
+    def has_mask(self) -> bool:
+        """Whether the template says where an encoder predicts the label's word."""
+        return num_masks_in(_pieces_of(self.template)) > 0
+
+    @property
+    def reading(self) -> Reading:
+        """Where an encoder's label is read."""
+        return self.read or ("mask" if self.has_mask else "first")
 
     @cached_property
     def words(self) -> dict[str, tuple[str, ...]]:
@@ -177,6 +197,12 @@ class Task(Config):
     def dump(self) -> dict[str, Any]:
         """The task as plain values, for JSON; ``Task(**task.dump())`` gives it back."""
         return self.model_dump(mode="json")
+
+
+def _pieces_of(template: str | list[Message]) -> list[Parsed]:
+    """All pieces of a template, message after message."""
+    texts = [template] if isinstance(template, str) else [message.content for message in template]
+    return [piece for text in texts for piece in parse(text)]
 
 
 def with_paths_from(folder: Path, values: dict[str, Any]) -> dict[str, Any]:

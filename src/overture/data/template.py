@@ -1,7 +1,7 @@
-"""Templates: ``{field}``, ``{prompt:5}`` and nothing more, so that no template can run code or use up the machine.
+"""Templates: ``{field}``, ``{prompt:5}``, ``{mask}`` and nothing more, so that none can run code or use up the machine.
 
-A template becomes pieces: constant text, slots for values, gaps for prompt vectors, and ``None`` where tokenisation
-must not join what stands on both sides.
+A template becomes pieces: constant text, slots for values, gaps for prompt vectors, the mask at which an encoder
+predicts, and ``None`` where tokenisation must not join what stands on both sides.
 """
 
 import re
@@ -33,22 +33,28 @@ class Gap:
     count: int
 
 
-Piece = str | Slot | Gap | None
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Where an encoder predicts the label word."""
+
+
+Parsed = str | Slot | Gap | Mask
+Piece = Parsed | None
 _GAP = re.compile(r"prompt:([1-9][0-9]{0,3})")
 
 
 def is_field_name(name: str) -> bool:
     """Whether a template can name the field."""
-    return bool(name) and name == name.strip() and not re.search(r"[{}]", name) and not _NOT_IN_NAMES.search(name)
+    return bool(name) and name != "mask" and name == name.strip() and not re.search(r"[{}]", name) and not _NOT_IN_NAMES.search(name)
 
 
-def parse(text: str) -> tuple[str | Slot | Gap, ...]:
-    """Cut a template's text into constants, slots and gaps.
+def parse(text: str) -> tuple[Parsed, ...]:
+    """Cut a template's text into constants, slots, gaps and masks.
 
     Raises:
         ValueError: a brace that is neither ``{field}`` nor doubled.
     """
-    pieces: list[str | Slot | Gap] = []
+    pieces: list[Parsed] = []
     end = 0
     for match in _TOKEN.finditer(text):
         pieces.append(text[end : match.start()])
@@ -58,19 +64,21 @@ def parse(text: str) -> tuple[str | Slot | Gap, ...]:
             pieces.append(match.group()[0])
         elif name is not None and (gap := _GAP.fullmatch(name)):
             pieces.append(Gap(int(gap.group(1))))
+        elif name == "mask":
+            pieces.append(Mask())
         elif name is not None and is_field_name(name):
             pieces.append(Slot(name))
         else:
             raise ValueError(
                 f"{match.group()!r} is not a field; write {{name}} for a field, {{prompt:5}} for prompt vectors, "
-                "and {{{{ or }}}} for a brace"
+                "{{mask}} for an encoder's mask, and {{{{ or }}}} for a brace"
             )
     return _joined([*pieces, text[end:]])
 
 
-def _joined(pieces: Sequence[str | Slot | Gap]) -> tuple[str | Slot | Gap, ...]:
+def _joined(pieces: Sequence[Parsed]) -> tuple[Parsed, ...]:
     """Neighbouring constants made one; empty ones dropped."""
-    joined: list[str | Slot | Gap] = []
+    joined: list[Parsed] = []
     for piece in pieces:
         if isinstance(piece, str) and joined and isinstance(joined[-1], str):
             joined[-1] += piece
@@ -87,6 +95,11 @@ def slots_in(pieces: Sequence[Piece]) -> list[Slot]:
 def num_vectors_in(pieces: Sequence[Piece]) -> int:
     """How many prompt vectors the gaps hold."""
     return sum(piece.count for piece in pieces if isinstance(piece, Gap))
+
+
+def num_masks_in(pieces: Sequence[Piece]) -> int:
+    """How often a word is to be predicted."""
+    return sum(isinstance(piece, Mask) for piece in pieces)
 
 
 class Template(Protocol):
@@ -167,8 +180,8 @@ class ChatTemplate:
         earlier = {mark: slot for mark, slot in marks.items() if isinstance(slot, Slot) and slot.shot != _ROW}
         return _with_cuts(list(_cut(text.removesuffix(later), earlier)))
 
-    def _rendered(self, num_shots: int) -> tuple[str, dict[str, Slot | Gap]]:
-        marks: dict[str, Slot | Gap] = {}
+    def _rendered(self, num_shots: int) -> tuple[str, dict[str, Slot | Gap | Mask]]:
+        marks: dict[str, Slot | Gap | Mask] = {}
         messages = [self._message(role, pieces, _ROW, marks) for role, pieces in self._opening]
         for shot in range(num_shots):
             messages += [self._message(role, pieces, shot, marks) for role, pieces in self._turns]
@@ -180,7 +193,7 @@ class ChatTemplate:
         return text, marks
 
     def _message(
-        self, role: str, pieces: Sequence[str | Slot | Gap], shot: int, marks: dict[str, Slot | Gap]
+        self, role: str, pieces: Sequence[Parsed], shot: int, marks: dict[str, Slot | Gap | Mask]
     ) -> dict[str, str]:
         content = ""
         for piece in pieces:
@@ -194,7 +207,7 @@ class ChatTemplate:
                 content += mark
             elif shot == _ROW:
                 # Examples have no prompt of their own.
-                mark = f"{self._mark}Gn{sum(isinstance(gap, Gap) for gap in marks.values())}x"
+                mark = f"{self._mark}Gn{sum(not isinstance(other, Slot) for other in marks.values())}x"
                 marks[mark] = piece
                 content += mark
         return {"role": role, "content": content}
@@ -244,7 +257,7 @@ def _unused(mark: str, texts: Sequence[str]) -> str:
     return mark
 
 
-def _cut(text: str, marks: Mapping[str, Slot | Gap]) -> Iterator[str | Slot | Gap]:
+def _cut(text: str, marks: Mapping[str, Slot | Gap | Mask]) -> Iterator[Parsed]:
     if not marks:
         yield text
         return

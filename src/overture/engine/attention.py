@@ -6,7 +6,7 @@ Without it the function computes what the library would, so a model that we load
 Shape letters: B rows, S live tokens, M memory columns, H key/value heads, G query heads for each of them, K head width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,16 +55,16 @@ class Step:
     branch: Tensor | None = None
     memory: Sequence[Columns] = ()
     kept: dict[int, tuple[Tensor, Tensor]] | None = None
-    _masks: dict[tuple[int | None, int], Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[int | None, int, bool], Tensor] = field(default_factory=dict)
 
-    def mask(self, window: int | None, num_groups: int, dtype: torch.dtype) -> Tensor:
+    def mask(self, window: int | None, num_groups: int, dtype: torch.dtype, is_causal: bool = True) -> Tensor:
         """Who may attend to whom, 0 or minus infinity: [B, 1, G*S, M+S]; made once per window width.
 
         Additive, since kernels would turn truth values into numbers anew in every layer.
         """
-        key = (window, num_groups)
+        key = (window, num_groups, is_causal)
         if key not in self._masks:
-            seen = self._seen(window)
+            seen = self._seen(window, is_causal)
             added = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
             self._masks[key] = added.repeat(1, num_groups, 1).unsqueeze(1)
         return self._masks[key]
@@ -78,10 +78,10 @@ class Step:
         each = [_weights_of(part, layer, num_rows, ones) for part in self.memory]
         return mask + torch.cat([*each, ones], dim=1).log()[:, None, None, :]
 
-    def _seen(self, window: int | None) -> Tensor:
+    def _seen(self, window: int | None, is_causal: bool) -> Tensor:
         num_rows, num_live = self.positions.shape
-        live = torch.ones(num_live, num_live, dtype=torch.bool, device=self.positions.device).tril()
-        live = live & self.valid[:, None, :]
+        live = torch.ones(num_live, num_live, dtype=torch.bool, device=self.positions.device)
+        live = (live.tril() if is_causal else live) & self.valid[:, None, :]
         if self.branch is not None:
             live = live & ((self.branch[:, None, :] == 0) | (self.branch[:, None, :] == self.branch[:, :, None]))
         blocks = [part.valid[:, None, :].expand(num_rows, num_live, -1) for part in self.memory]
@@ -89,7 +89,9 @@ class Step:
         if window is not None:
             at = [part.positions.expand(num_rows, -1) for part in self.memory]
             columns = torch.cat([*at, self.positions], dim=1)
-            seen = seen & (self.positions[:, :, None] - columns[:, None, :] < window)
+            # An encoder's window is as wide on both sides.
+            distance = self.positions[:, :, None] - columns[:, None, :]
+            seen = seen & ((distance if is_causal else distance.abs()) < window)
         # Padding attends to itself: a row of the softmax without any key would be NaN in some kernels.
         itself = torch.eye(num_live, dtype=torch.bool, device=seen.device)
         seen[:, :, -num_live:] |= itself
@@ -191,7 +193,9 @@ def attention(
     key = _with_memory(overture.memory, layer, key, "keys")
     value = _with_memory(overture.memory, layer, value, "values")
     num_groups = query.shape[1] // key.shape[1]
-    mask = overture.weighted(overture.mask(sliding_window, num_groups, query.dtype), layer)
+    # Every attention says so of itself, to the library's own kernels too.
+    is_causal = bool(getattr(module, "is_causal", True))
+    mask = overture.weighted(overture.mask(sliding_window, num_groups, query.dtype, is_causal), layer)
     stacked = _stacked(query, key)
     if softcap is None:
         out = torch.nn.functional.scaled_dot_product_attention(stacked, key, value, attn_mask=mask, scale=scaling)
@@ -200,8 +204,17 @@ def attention(
     return out.reshape(query.shape).transpose(1, 2).contiguous(), None
 
 
-def install(model: Any) -> None:
-    """Make a loaded model use this attention; its outputs stay what they were."""
+def install(model: Any, layers: Iterable[torch.nn.Module]) -> None:
+    """Make a loaded model use this attention; its outputs stay what they were.
+
+    Args:
+        model: the model.
+        layers: its layers, lowest first; where a family does not number its attentions, they are numbered here.
+    """
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
+    for number, layer in enumerate(layers):
+        for module in layer.modules():
+            if hasattr(module, "is_causal") and getattr(module, "layer_idx", None) is None:
+                module.layer_idx = number  # type: ignore[assignment]

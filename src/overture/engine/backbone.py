@@ -45,7 +45,7 @@ class Backbone:
     """The frozen model with its tokenizer.
 
     Args:
-        model: a transformers causal language model of a supported family.
+        model: a transformers model of a supported family: a causal or masked language model, or an encoder's body.
         tokenizer: its tokenizer.
         id: how the user named it.
         revision: of a Hub model.
@@ -60,15 +60,17 @@ class Backbone:
     ) -> None:
         self.family = family_of(model.config.model_type, id)
         self.model = model.eval().requires_grad_(False)
-        install(model)
-        self.tokenizer = tokenizer
         self._base = self.family.base_of(model)
+        install(model, self.layers)
+        self.tokenizer = tokenizer
         self._embedding = model.get_input_embeddings()
         self._head = model.get_output_embeddings()
+        self._transform = self.family.transform_of(model) if self._head is not None else []
+        self._first_position = self.family.first_position(self._base)
         self._views: dict[tuple[int, int | None], Any] = {}
         config = model.config
         kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        table_ids = {_storage(self._embedding.weight), _storage(self._head.weight)}
+        table_ids = {_storage(self._embedding.weight), _storage(self._table.weight)}
         self.info = BackboneInfo(
             id=id,
             revision=revision,
@@ -77,7 +79,7 @@ class Backbone:
             num_layers=config.num_hidden_layers,
             num_kv_heads=kv_heads,
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-            vocab_size=self._head.weight.shape[0],
+            vocab_size=self._table.weight.shape[0],
             max_length=tokenizer.max_length,
             num_parameters=sum(value.numel() for value in model.parameters()),
             num_body_parameters=sum(v.numel() for v in model.parameters() if _storage(v) not in table_ids),
@@ -86,6 +88,16 @@ class Backbone:
             tokenizer_sha256=tokenizer.sha256,
             chat_template_sha256=tokenizer.chat_template_sha256,
         )
+
+    @property
+    def _table(self) -> Any:
+        """The module that holds a vector for each token that the model can predict, or read."""
+        return self._embedding if self._head is None else self._head
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the model predicts tokens; the body of an encoder does not."""
+        return self._head is not None
 
     @property
     def device(self) -> torch.device:
@@ -124,7 +136,11 @@ class Backbone:
         # A mask of four dimensions is passed through by transformers; ours is in the step.
         through = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=live.device)
         out = self._view(start_layer, end_layer)(
-            inputs_embeds=live, position_ids=step.positions, attention_mask=through, use_cache=False, overture=step
+            inputs_embeds=live,
+            position_ids=step.positions + self._first_position,
+            attention_mask=through,
+            use_cache=False,
+            overture=step,
         )
         return out.last_hidden_state
 
@@ -139,6 +155,12 @@ class Backbone:
         """The model's layers, lowest first."""
         return self.family.layers_of(self._base)
 
+    def transformed(self, hidden: Tensor) -> Tensor:
+        """What the head's rows are compared with: in masked language models the hidden state goes through a map."""
+        for part in self._transform:
+            hidden = part(hidden)
+        return hidden
+
     def head(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits over the vocabulary or over some of its rows.
 
@@ -149,7 +171,8 @@ class Backbone:
         Returns:
             [..., R], float32 or finer.
         """
-        weight, bias = self._head.weight, self._head.bias
+        assert self.has_head
+        weight, bias, hidden = self._head.weight, self._head.bias, self.transformed(hidden)
         if rows is not None:
             weight, bias = weight[rows], bias[rows] if bias is not None else None
         logits = torch.nn.functional.linear(hidden, weight, bias)
@@ -211,18 +234,18 @@ class Backbone:
         return LayerMemory(torch.cat([key for key, _ in pairs]), torch.cat([value for _, value in pairs]))
 
     def head_rows(self, ids: Sequence[int]) -> Tensor:
-        """The head's vectors of tokens, [n, D]."""
-        return self._head.weight[list(ids)].detach()
+        """The head's vectors of tokens, [n, D]; where there is no head, those that the model reads."""
+        return self._table.weight[list(ids)].detach()
 
     @torch.no_grad()
     def compile(self, injection: Injection) -> Injection:
         """The same prompt as constants that cost no live tokens; exact for causal models.
 
         Vectors before the text become memory, in the layers that see them. What stands after the text depends on it
-        and stays as it is.
+        and stays as it is; in an encoder, whose prompt sees the text, so does what stands before it.
         """
         vectors = injection.vectors
-        is_fixed = vectors is not None and vectors.place == "before" and not injection.memory
+        is_fixed = vectors is not None and vectors.place == "before" and not injection.memory and self.family.is_causal
         # Learned positions count from the text below a late prompt, and from the prompt below a memory.
         if vectors is None or not is_fixed or (vectors.layer and not self.family.is_rotary):
             return injection

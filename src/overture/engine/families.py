@@ -4,7 +4,8 @@ A family is listed only when the contract suite covers it; anything else is refu
 """
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
@@ -19,12 +20,18 @@ class Family:
     """How a family differs.
 
     Args:
-        base: where in the causal language model the module stands that runs the layers.
-        layers: name of its list of layers.
-        positions: name of its table of learned positions, added to whatever enters; empty where positions are rotary.
-        norm: name of its last norm; None there in models without one.
+        base: where in the language model the module stands that runs the layers.
+        layers: path of its list of layers.
+        positions: path of its table of learned positions, added to whatever enters; empty where positions are rotary.
+        norm: name of its last norm; None there in models without one; empty where no model has one.
         project_in: name of its map from token vectors to the layers' width, likewise; empty where no model has one.
         project_out: name of its map from the layers' width to the head's.
+        is_causal: tokens see only what stands before them; else the model is an encoder.
+        embeddings: name of the module that makes of token vectors what enters the first layer: with positions, a type
+            and a norm; empty where positions alone are added.
+        before_first: path of the number after which learned positions count; empty where they count from 0.
+        pooler: name of a map of the whole text that nobody here asks for.
+        transform: what stands between the last layer and the head's rows: functions, and paths in the language model.
     """
 
     base: str = "base_model"
@@ -33,6 +40,11 @@ class Family:
     norm: str = "norm"
     project_in: str = ""
     project_out: str = ""
+    is_causal: bool = True
+    embeddings: str = ""
+    before_first: str = ""
+    pooler: str = ""
+    transform: tuple[str | Callable[[Tensor], Tensor], ...] = ()
 
     @property
     def is_rotary(self) -> bool:
@@ -45,7 +57,23 @@ class Family:
 
     def layers_of(self, base: Any) -> Any:
         """The layers, lowest first."""
-        return getattr(base, self.layers)
+        return attrgetter(self.layers)(base)
+
+    def first_position(self, base: Any) -> int:
+        """What the model calls the first position."""
+        return int(attrgetter(self.before_first)(base)) + 1 if self.before_first else 0
+
+    def transform_of(self, model: Any) -> Sequence[Callable[[Tensor], Tensor]]:
+        """What a hidden state goes through before the head's rows."""
+        return [attrgetter(part)(model) if isinstance(part, str) else part for part in self.transform]
+
+    @property
+    def takes_room(self) -> bool:
+        """Whether a memory before the text has positions of its own, so that the text begins behind it.
+
+        Not in encoders with learned positions: their text begins at the first one, as in P-tuning v2 and peft.
+        """
+        return self.is_causal or self.is_rotary
 
     def entering(self, base: Any, vectors: Tensor) -> Tensor:
         """Token vectors, [..., E], as they enter the first layer, [..., D]."""
@@ -53,13 +81,31 @@ class Family:
         return vectors if projection is None else projection(vectors)
 
 
+_BERT = Family(
+    layers="encoder.layer",
+    positions="embeddings.position_embeddings",
+    norm="",
+    is_causal=False,
+    embeddings="embeddings",
+    pooler="pooler",
+    transform=("cls.predictions.transform",),
+)
+
 FAMILIES = {
+    "bert": _BERT,
+    "distilbert": replace(
+        _BERT,
+        layers="transformer.layer",
+        pooler="",
+        transform=("vocab_transform", "activation", "vocab_layer_norm"),
+    ),
     "llama": Family(),
     "gemma2": Family(),
     "gemma3_text": Family(),
     "gpt2": Family(layers="h", positions="wpe", norm="ln_f"),
     "gpt_neox": Family(norm="final_layer_norm"),
     "mistral": Family(),
+    "modernbert": Family(norm="final_norm", is_causal=False, embeddings="embeddings", transform=("head",)),
     "opt": Family(
         "base_model.decoder",
         positions="embed_positions",
@@ -70,6 +116,11 @@ FAMILIES = {
     "phi3": Family(),
     "qwen2": Family(),
     "qwen3": Family(),
+    "roberta": replace(
+        _BERT,
+        before_first="embeddings.padding_idx",
+        transform=("lm_head.dense", torch.nn.functional.gelu, "lm_head.layer_norm"),
+    ),
 }
 
 
@@ -101,20 +152,47 @@ def layers_view(base: Any, family: Family, start_layer: int, end_layer: int | No
     """
     view = copy.copy(base)
     view._modules = dict(base._modules)
-    view._modules[family.layers] = family.layers_of(base)[start_layer:end_layer]
+    _exchange(view, family.layers, family.layers_of(base)[start_layer:end_layer])
     if family.project_in:
         view._modules[family.project_in] = None
+    if family.pooler:
+        view._modules[family.pooler] = None
     if end_layer is not None:
-        view._modules[family.norm] = torch.nn.Identity()
+        if family.norm:
+            view._modules[family.norm] = torch.nn.Identity()
         if family.project_out:
             view._modules[family.project_out] = None
     if getattr(base.config, "layer_types", None):
         view.config = copy.copy(base.config)
         view.config.layer_types = base.config.layer_types[start_layer:end_layer]
-    if family.positions and start_layer:
-        # What enters an upper layer has its positions already.
+    # What enters an upper layer has its positions already.
+    if family.embeddings and start_layer:
+        view._modules[family.embeddings] = _AsItIs()
+    elif family.positions and start_layer:
         view._modules[family.positions] = _zeros_like(getattr(base, family.positions))
     return view
+
+
+def _exchange(view: Any, path: str, module: Any) -> None:
+    """Put a module into a copied tree; what stands on the way to it is copied too."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        inner = copy.copy(view._modules[parent])
+        inner._modules = dict(inner._modules)
+        view._modules[parent] = inner
+        view = inner
+    view._modules[name] = module
+
+
+class _AsItIs(torch.nn.Module):
+    """Embeddings that were made before; the signature is that of the modules it stands for."""
+
+    def forward(
+        self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, *others: Any, **named: Any
+    ) -> Tensor:
+        """What enters."""
+        assert inputs_embeds is not None
+        return inputs_embeds
 
 
 def _zeros_like(table: Any) -> Any:
@@ -132,4 +210,7 @@ def max_length(config: Any) -> int:
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") == "longrope":
         return int(min(config.max_position_embeddings, rope["original_max_position_embeddings"]))
+    if FAMILIES[config.model_type].before_first:
+        # The table begins with the positions of padding.
+        return int(config.max_position_embeddings - config.pad_token_id - 1)
     return int(config.max_position_embeddings)

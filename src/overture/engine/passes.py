@@ -75,6 +75,9 @@ def text_layout(rows: Sequence[Encoded], make: Make, backbone: Backbone) -> Layo
 
 
 def _runs_input_first(injection: Injection | None, inputs: Inputs) -> bool:
+    if not inputs.backbone.family.is_causal:
+        # An encoder's input sees the prompt behind it.
+        return False
     # Without a cache an input in front of an `after` prompt still runs by itself: same numbers, kept by nobody.
     if injection is None or not injection.length:
         return inputs.cache is not None and (injection is None or injection.leaves_input)
@@ -85,7 +88,7 @@ def _start(backbone: Backbone, row: Encoded, injection: Injection | None, is_liv
     position = 0 if is_live or backbone.family.is_rotary else len(row.input_ids)
     if injection is None:
         return Start(position, (), is_live)
-    if injection.memory:
+    if injection.memory and backbone.family.takes_room:
         position += injection.memory.length
     return Start(position, _vector_slots(row, injection, is_live), is_live)
 

@@ -15,6 +15,7 @@ from overture.engine.cache import InputCache
 from overture.engine.generate import greedy
 from overture.engine.inputs import Inputs, Progress, groups
 from overture.engine.layout import Layout, answer_layout, label_layout
+from overture.engine.limits import check_reading, check_writing
 from overture.engine.passes import Injections, Make, kept_input, prepared, text_layout
 
 OnePrompt = PromptMethod | RowMethod | Injection
@@ -83,6 +84,15 @@ class PromptedModel:
         """Factors on the learning rate, by name; 1 where none is given."""
         return self.prompt.rates() if isinstance(self.prompt, PromptMethod | RowMethod) else {}
 
+    def check(self, rows: Sequence[Encoded]) -> None:
+        """Whether the model can answer such rows under this prompt, before anything runs.
+
+        Raises:
+            BackboneError: it cannot.
+        """
+        for row, found in zip(rows, self.injections(rows), strict=True):
+            check_reading(self.backbone, row, found)
+
     # -- losses and scores
 
     def loss(self, rows: Sequence[Encoded]) -> Tensor:
@@ -147,16 +157,16 @@ class PromptedModel:
     def _scores(self, rows: Sequence[Encoded], injections: Injections, hidden: Tensor, layout: Layout) -> Tensor:
         candidates = rows[0].candidates
         assert candidates is not None
-        ends = hidden[torch.arange(len(rows), device=hidden.device), layout.trunk_end]
+        ends = _read(rows, hidden, layout)
         labels = [found.labels if found else None for found in injections]
         if labels[0] is not None:
             each = torch.stack([own.to(ends.dtype) for own in labels if own is not None])
-            scores = torch.einsum("bd,bcd->bc", ends, each)
+            scores = torch.einsum("bd,bcd->bc", self.backbone.transformed(ends), each)
             return scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(dim=1)
         return self._word_scores(candidates, hidden, ends, layout)
 
     def _word_scores(self, candidates: Candidates, hidden: Tensor, ends: Tensor, layout: Layout) -> Tensor:
-        # The vocabulary's normaliser at the trunk's end is the same for every word, so only the words' rows are needed.
+        # The vocabulary's normaliser at the place that is read is the same for every word, so only the words' rows are needed.
         first = torch.tensor([word[0] for word in candidates.words], device=hidden.device)
         scores = self.backbone.head(ends, first)
         if layout.targets:
@@ -181,11 +191,16 @@ class PromptedModel:
         return self.backbone.run(one.live, one.step, one.layer), one.layout
 
     def _alike(self, rows: Sequence[Encoded]) -> Iterator[tuple[list[Encoded], list[Injection | None]]]:
-        """Rows that can share a pass: prompts that enter at one layer, with or without label vectors."""
-        groups: dict[tuple[int, bool], list[tuple[Encoded, Injection | None]]] = {}
+        """Rows that can share a pass: prompts that enter at one layer, with or without label vectors, read alike.
+
+        Raises:
+            BackboneError: the model cannot answer such rows.
+        """
+        groups: dict[tuple[int, bool, bool], list[tuple[Encoded, Injection | None]]] = {}
         for row, found in zip(rows, self.injections(rows), strict=True):
-            kind = (found.layer, found.labels is not None) if found else (0, False)
-            groups.setdefault(kind, []).append((row, found))
+            check_reading(self.backbone, row, found)
+            layer, has_labels = (found.layer, found.labels is not None) if found else (0, False)
+            groups.setdefault((layer, has_labels, row.read == "mean"), []).append((row, found))
         for group in groups.values():
             yield [row for row, _ in group], [found for _, found in group]
 
@@ -223,12 +238,24 @@ class PromptedModel:
             rows: their answers, if known, are not looked at.
             max_new_tokens: at most so many tokens.
             stop: the answer ends before the first of these texts.
+
+        Raises:
+            BackboneError: the model is an encoder.
         """
+        check_writing(self.backbone)
         answers: dict[int, str] = {}
         for part, found in self._alike(rows):
             texts = greedy(self.inputs, part, found, max_new_tokens, stop)
             answers |= {id(row): text for row, text in zip(part, texts, strict=True)}
         return [answers[id(row)] for row in rows]
+
+
+def _read(rows: Sequence[Encoded], hidden: Tensor, layout: Layout) -> Tensor:
+    """Hidden states that labels are read from, [B, D]; the prompt's own vectors have no part in a mean."""
+    if rows[0].read == "mean":
+        is_text = (layout.trunk_index >= 0)[:, :, None]
+        return hidden.masked_fill(~is_text, 0.0).sum(1) / is_text.sum(1)
+    return hidden[torch.arange(len(rows), device=hidden.device), layout.read]
 
 
 def _make_of(rows: Sequence[Encoded], injections: Injections) -> Make:

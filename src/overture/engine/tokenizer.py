@@ -3,9 +3,12 @@
 import hashlib
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from overture.core.errors import DataError
+
+_FREE = re.compile(r"\[unused\d+\]")
 
 
 class Tokenizer:
@@ -14,11 +17,13 @@ class Tokenizer:
     Args:
         inner: a transformers fast tokenizer.
         max_length: the model's context, in tokens.
+        is_encoder: whether the model reads in both directions: its texts have an end, and may have a mask.
     """
 
-    def __init__(self, inner: Any, max_length: int) -> None:
+    def __init__(self, inner: Any, max_length: int, is_encoder: bool = False) -> None:
         self.inner = inner
         self.max_length = max_length
+        self.is_encoder = is_encoder
         specials = {str(token) for token in inner.added_tokens_encoder if token.strip()}
         longest_first = sorted(specials, key=len, reverse=True)
         self._special = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if specials else None
@@ -59,8 +64,30 @@ class Tokenizer:
     @property
     def bos_ids(self) -> tuple[int, ...]:
         """Tokens that the model expects before any text; often none."""
+        if self.is_encoder:
+            return self._around[0]
         bos = self.inner.bos_token_id
         return tuple(token for token in self.inner.encode("") if token == bos)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that the model expects behind any text; none for decoders."""
+        return self._around[1] if self.is_encoder else ()
+
+    @cached_property
+    def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What the tokenizer puts before and behind a text."""
+        marked = self.inner("a", return_special_tokens_mask=True)
+        at = marked["special_tokens_mask"].index(0)
+        plain = len(marked["special_tokens_mask"]) - sum(marked["special_tokens_mask"])
+        ids = tuple(marked["input_ids"])
+        return ids[:at], ids[at + plain :]
+
+    @property
+    def mask_ids(self) -> tuple[int, ...]:
+        """The token in whose place the model predicts another; none for decoders."""
+        mask = self.inner.mask_token_id
+        return (mask,) if self.is_encoder and mask is not None else ()
 
     @property
     def eos_id(self) -> int | None:
@@ -69,8 +96,9 @@ class Tokenizer:
 
     @property
     def special_ids(self) -> frozenset[int]:
-        """Tokens that are not text."""
-        return frozenset(self.inner.added_tokens_encoder.values())
+        """Tokens that are not text, those that BERT keeps free included."""
+        free = (token for text, token in self.inner.get_vocab().items() if _FREE.fullmatch(text))
+        return frozenset([*self.inner.added_tokens_encoder.values(), *free])
 
     @property
     def sha256(self) -> str:

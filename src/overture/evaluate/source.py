@@ -17,13 +17,14 @@ def prompt_source(
 ) -> PromptSource:
     """The frozen model's look-ups, the task's label words and examples, and the store's prompts."""
     tokenizer, info = backbone.tokenizer, backbone.info
+    specials = tokenizer.special_ids
     return PromptSource(
         hidden_size=info.hidden_size,
         embedding_norm=backbone.embedding_norm,
         embed=backbone.embed,
         memory_of=backbone.memory_of,
         encode=tokenizer.encode_plain,
-        text_ids=[token for token in range(info.vocab_size) if token not in tokenizer.special_ids],
+        text_ids=[token for token in range(info.vocab_size) if token not in specials],
         num_layers=info.num_layers,
         num_heads=info.num_kv_heads,
         head_dim=info.head_dim,

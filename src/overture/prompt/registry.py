@@ -22,6 +22,7 @@ from overture.prompt import (
     mpt,
     p_tuning,
     prefix,
+    pruned,
     residual,
     ulpt,
     vectors,
@@ -53,6 +54,7 @@ METHODS: dict[str, Method] = {
     "lopa": lopa.METHOD,
     "attempt": attempt.METHOD,
     "mpt": mpt.METHOD,
+    "pruned": pruned.METHOD,
 }
 
 

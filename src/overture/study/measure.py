@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from overture.core.config import validated
-from overture.core.errors import DataError, StoreError
+from overture.core.errors import DataError
 from overture.core.meter import Meter
 from overture.data import Task, load_splits
 from overture.data.read import read_rows
@@ -15,7 +15,7 @@ from overture.evaluate import confusion, paired_test
 from overture.evaluate.scoring import Scored, score
 from overture.evaluate.tuned import TunedPrompt
 from overture.store import Manifest, Store
-from overture.study.run import Run
+from overture.study.again import run_of
 
 Progress = Callable[[str, int, int], None]
 
@@ -35,21 +35,12 @@ def rows_of_run(store: Store, manifest: Manifest, split: str) -> tuple[str, list
         StoreError: the run is not in this store.
         DataError: its data cannot be read, or has no such rows.
     """
-    name = str(manifest.lineage.get("run") or "")
-    folder = store.runs / name
-    if not name or Path(name).name != name or not (folder / "run.json").is_file():
-        raise StoreError(
-            "the run that made this prompt is not in this store",
-            where=str(store.runs),
-            got=name or "no run",
-            fix="name rows to score with --data FILE",
-        )
-    config = Run(folder).config()
-    splits = load_splits(validated(Task, config.get("task"), str(folder / "run.json")))
+    run = run_of(store, manifest, "name rows to score with --data FILE")
+    splits = load_splits(validated(Task, run.config().get("task"), str(run.folder / "run.json")))
     chosen = split or ("test" if splits.test else "validation")
     rows: list[Row] = getattr(splits, chosen)
     if not rows:
-        raise DataError(f"the run has no {chosen} rows", where=name, fix="name rows to score with --data FILE")
+        raise DataError(f"the run has no {chosen} rows", where=run.name, fix="name rows to score with --data FILE")
     return chosen, rows
 
 

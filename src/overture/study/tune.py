@@ -1,6 +1,5 @@
 """Tune a prompt, measure it against the model without one and with examples, keep it."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,20 +7,17 @@ from typing import Any
 
 from overture.baseline.in_context import in_context_prompt
 from overture.core.config import validated
-from overture.core.errors import DataError, Diverged
+from overture.core.errors import Diverged
 from overture.core.meter import Meter
-from overture.data import Encoder, Task, load_splits
-from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
+from overture.engine import Backbone, InputCache, PromptedModel
 from overture.engine.cache import default_budget_bytes
-from overture.evaluate.scoring import Scored
-from overture.evaluate.source import prompt_source
-from overture.prompt import build_prompt, method_of, prompt_tensors
+from overture.prompt import method_of, prompt_tensors
 from overture.store import Store
 from overture.study.request import TuneConfig, with_slots
 from overture.study.result import finished
 from overture.study.run import Run
-from overture.study.work import SPLITS, Work
-from overture.train import Fit, FitResult, Validation
+from overture.study.work import SPLITS, Work, metrics_of, prepared
+from overture.train import FitResult
 
 
 def tune(
@@ -94,7 +90,7 @@ def _stages(
     run: Run, config: TuneConfig, store: Store, is_stop_asked: Callable[[], bool], backbone: Backbone | None
 ) -> dict[str, Any]:
     run.event({"event": "start", "run": run.name, "folder": str(run.folder)})
-    work = _prepared(run, config, store, is_stop_asked, backbone)
+    work = prepared(run, config, store, is_stop_asked, backbone)
     with work.backbone.checkpointing(config.train.gradient_checkpointing):
         controls = run.read("controls.json") or _controls(work)
         seeds = []
@@ -103,33 +99,6 @@ def _stages(
             if seeds[-1]["status"] == "interrupted":
                 break
     return finished(work, controls, seeds)
-
-
-def _prepared(
-    run: Run, config: TuneConfig, store: Store, is_stop_asked: Callable[[], bool], backbone: Backbone | None
-) -> Work:
-    task = config.task
-    splits = load_splits(task)
-    if not splits.validation:
-        raise DataError(
-            "tuning needs validation rows: they choose the best epoch",
-            where="data",
-            fix="set data.validation_share: 0.2",
-        )
-
-    def notify(text: str) -> None:
-        run.event({"event": "notice", "text": text})
-
-    backbone = backbone or load_backbone(
-        task.backbone, revision=config.revision, device=config.device, dtype=config.dtype, notify=notify
-    )
-    encoder = Encoder(task, backbone.tokenizer, reserve=config.prompt.length)
-    rows = {name: encoder.encode(getattr(splits, name)) for name in ("train", *SPLITS)}
-    budget = None if config.cache_gb is None else int(config.cache_gb * 1e9)
-    work = Work(config, run, store, backbone, encoder, splits, rows, InputCache(budget, notify=notify), is_stop_asked)
-    for text in (*splits.notices, *encoder.notices):
-        work.notice(text)
-    return work
 
 
 def _controls(work: Work) -> dict[str, Any]:
@@ -165,7 +134,7 @@ def _measured(work: Work, model: PromptedModel, what: str, meter: Meter, facts: 
     scored = {name: work.score(model, name, f"scoring {what}, {name}") for name in SPLITS if work.rows[name]}
     return {
         **facts,
-        "metrics": _metrics(work.task, scored),
+        "metrics": metrics_of(work.task, scored),
         "trainable": 0,
         "seconds": meter.seconds,
         "peak_bytes": meter.peak_bytes,
@@ -173,41 +142,15 @@ def _measured(work: Work, model: PromptedModel, what: str, meter: Meter, facts: 
     }
 
 
-def _metrics(task: Task, scored: dict[str, Scored]) -> dict[str, Any]:
-    return {
-        name: {**{key: value.model_dump() for key, value in found.metrics(task).items()}, "loss": found.loss}
-        for name, found in scored.items()
-    }
-
-
 def _tuned_seed(work: Work, seed: int) -> dict[str, Any]:
     """Train one seed to the end, or to where it was stopped, and score it."""
     config = work.config
-    source = prompt_source(work.backbone, work.encoder, work.rows["train"], work.store)
-    prompt = build_prompt(config.prompt, source, seed)
-    model = PromptedModel(work.backbone, prompt, work.cache)
-    work.warm(model)
-    folder = work.run.folder / f"seed-{seed}"
+    model = work.fresh(config.prompt, seed)
     meter = Meter(work.backbone.device.type)
     rate = config.train.lr or method_of(config.prompt).learning_rate[config.prompt.place]
-    num_batches = math.ceil(len(work.rows["train"]) / config.train.batch_size)
-    lengths = {"num_epochs": config.train.epochs, "num_steps": config.train.epochs * num_batches}
-    fit = Fit(
-        model,
-        work.rows["train"],
-        lambda: _validated(work, model, seed),
-        config.train.model_copy(update={"lr": rate}),
-        seed,
-        folder / "checkpoint.safetensors",
-        lambda event: work.run.event({**event, "seed": seed, **lengths}),
-        work.is_stop_asked,
-    )
-    return _kept_seed(work, model, fit.run(), seed, rate, meter)
-
-
-def _validated(work: Work, model: PromptedModel, seed: int) -> Validation:
-    found = work.score(model, "validation", f"seed {seed}: scoring validation")
-    return Validation(found.value(work.task), found.loss)
+    checkpoint = work.run.folder / f"seed-{seed}" / "checkpoint.safetensors"
+    result = work.fit(model, config.train.model_copy(update={"lr": rate}), seed, checkpoint)
+    return _kept_seed(work, model, result, seed, rate, meter)
 
 
 def _kept_seed(
@@ -232,7 +175,7 @@ def _kept_seed(
     _save_values(work.run.folder / f"seed-{seed}" / "prompt.safetensors", model)
     found = {
         **facts,
-        "metrics": _metrics(work.task, scored),
+        "metrics": metrics_of(work.task, scored),
         "predicted": {name: list(value.predicted) for name, value in scored.items()},
     }
     work.run.write(f"seed-{seed}/result.json", found)

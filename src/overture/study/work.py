@@ -1,16 +1,23 @@
-"""What the parts of one run share."""
+"""What the parts of one run share: the rows, the model, the loop on them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from overture.core.errors import DataError
 from overture.core.types import Encoded
-from overture.data import Encoder, Splits, Task
+from overture.data import Encoder, Splits, Task, load_splits
 from overture.data.rows import answers_of
-from overture.engine import Backbone, InputCache, PromptedModel
+from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
 from overture.evaluate.scoring import Scored, score
+from overture.evaluate.source import prompt_source
+from overture.prompt import PromptConfig, build_prompt
 from overture.store import Store
 from overture.study.request import TuneConfig
 from overture.study.run import Run
+from overture.train import Fit, FitResult, TrainConfig, Validation
 
 SPLITS = ("validation", "test")
 
@@ -61,3 +68,95 @@ class Work:
         for name in ("train", *SPLITS):
             if self.rows[name]:
                 model.warm(self.rows[name], self.progress(f"reading {name} inputs once"))
+
+    def fresh(self, prompt: PromptConfig, seed: int) -> PromptedModel:
+        """The model under a new prompt, its inputs read."""
+        source = prompt_source(self.backbone, self.encoder, self.rows["train"], self.store)
+        model = PromptedModel(self.backbone, build_prompt(prompt, source, seed), self.cache)
+        self.warm(model)
+        return model
+
+    def fit(
+        self,
+        model: PromptedModel,
+        train: TrainConfig,
+        seed: int,
+        checkpoint: Path | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> FitResult:
+        """Train a prompt on the training rows; validation rows choose its best epoch.
+
+        Args:
+            model: the model under the prompt.
+            train: how; with a learning rate.
+            seed: of the batches.
+            checkpoint: where the state is kept; nothing is kept when None.
+            facts: what every event of it says besides; ``who`` names it to people.
+        """
+        named = facts or {"seed": seed}
+        who = named.get("who", f"seed {seed}")
+        num_batches = math.ceil(len(self.rows["train"]) / train.batch_size)
+        lengths = {"num_epochs": train.epochs, "num_steps": train.epochs * num_batches}
+
+        def validated() -> Validation:
+            found = self.score(model, "validation", f"{who}: scoring validation")
+            return Validation(found.value(self.task), found.loss)
+
+        return Fit(
+            model,
+            self.rows["train"],
+            validated,
+            train,
+            seed,
+            checkpoint,
+            lambda event: self.run.event({**event, **named, **lengths}),
+            self.is_stop_asked,
+        ).run()
+
+
+def metrics_of(task: Task, scored: dict[str, Scored]) -> dict[str, Any]:
+    """Metrics with intervals, and the loss, of each split."""
+    return {
+        name: {**{key: value.model_dump() for key, value in found.metrics(task).items()}, "loss": found.loss}
+        for name, found in scored.items()
+    }
+
+
+def prepared(
+    run: Run, config: TuneConfig, store: Store, is_stop_asked: Callable[[], bool], backbone: Backbone | None
+) -> Work:
+    """Rows read and encoded, the model loaded.
+
+    Args:
+        run: is told of notices.
+        config: the request.
+        store: where prompts are.
+        is_stop_asked: looked at after each step.
+        backbone: a loaded model; loaded by the task's name when None.
+
+    Raises:
+        DataError: rows are wrong, or none are there to choose by.
+        BackboneError: the model cannot be loaded.
+    """
+    task = config.task
+    splits = load_splits(task)
+    if not splits.validation:
+        raise DataError(
+            "tuning needs validation rows: they choose the best epoch",
+            where="data",
+            fix="set data.validation_share: 0.2",
+        )
+
+    def notify(text: str) -> None:
+        run.event({"event": "notice", "text": text})
+
+    backbone = backbone or load_backbone(
+        task.backbone, revision=config.revision, device=config.device, dtype=config.dtype, notify=notify
+    )
+    encoder = Encoder(task, backbone.tokenizer, reserve=config.prompt.length)
+    rows = {name: encoder.encode(getattr(splits, name)) for name in ("train", *SPLITS)}
+    budget = None if config.cache_gb is None else int(config.cache_gb * 1e9)
+    work = Work(config, run, store, backbone, encoder, splits, rows, InputCache(budget, notify=notify), is_stop_asked)
+    for text in (*splits.notices, *encoder.notices):
+        work.notice(text)
+    return work

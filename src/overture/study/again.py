@@ -1,0 +1,100 @@
+"""The request that made a stored prompt, once more, from its manifest and from where its rows are."""
+
+from pathlib import Path
+from typing import Any
+
+from overture.core.config import validated
+from overture.core.errors import ConfigError, StoreError
+from overture.data import Task
+from overture.evaluate.facts import config_of
+from overture.store import Manifest, Store
+from overture.study.request import TuneConfig, tune_config
+from overture.study.run import Run
+from overture.train import TrainConfig
+
+_ELSEWHERE = ("name", "backbone", "data")
+
+
+def run_of(store: Store, manifest: Manifest, fix: str) -> Run:
+    """The run that made a prompt.
+
+    Args:
+        store: where the run is.
+        manifest: names the run.
+        fix: what to do when it is not there.
+
+    Raises:
+        StoreError: the run is not in this store.
+    """
+    name = str(manifest.lineage.get("run") or "")
+    folder = store.runs / name
+    if not name or Path(name).name != name or not (folder / "run.json").is_file():
+        raise StoreError(
+            "the run that made this prompt is not in this store",
+            where=str(store.runs),
+            got=name or "no run",
+            fix=fix,
+        )
+    return Run(folder)
+
+
+def task_with_data_of(manifest: Manifest, path: Path) -> Task:
+    """A prompt's own task on the rows of a task file; a manifest does not say where rows are.
+
+    Raises:
+        ConfigError: the file cannot be read, or describes another task.
+    """
+    return _task_again(manifest, tune_config(path).task, path)
+
+
+def _task_again(manifest: Manifest, given: Task, path: Path) -> Task:
+    own = validated(Task, {**manifest.task, "data": given.dump()["data"]}, f"{manifest.name}: prompt.json")
+    theirs, ours = given.dump(), own.dump()
+    other = [key for key in ours if key not in _ELSEWHERE and ours[key] != theirs[key]]
+    if other:
+        raise ConfigError(
+            "the task file describes another task than the prompt's",
+            where=str(path),
+            got=f"another {', '.join(other)}",
+            wanted=f"the task of {manifest.name}; only its data may differ",
+        )
+    return own
+
+
+def request_again(manifest: Manifest, store: Store, path: Path | None) -> TuneConfig:
+    """What made a prompt: its task, prompt, training and seed.
+
+    Args:
+        manifest: the prompt's.
+        store: where its run is.
+        path: a task file that says where the rows are; the run says it when None.
+
+    Raises:
+        StoreError: the run is not in this store, and no task file was given.
+        ConfigError: the prompt was not tuned here, or the file describes another task.
+    """
+    train: Any = manifest.options.get("train")
+    seed = manifest.lineage.get("seed")
+    if not isinstance(train, dict) or not isinstance(seed, int):
+        raise ConfigError(
+            "how this prompt was trained is not known",
+            where=manifest.name,
+            got=f"made by {', '.join(map(str, manifest.lineage)) or 'hand'}",
+            wanted="a prompt of `overture tune`",
+        )
+    if path is None:
+        run = run_of(store, manifest, "name the task file after the prompt")
+        asked = validated(TuneConfig, run.config(), str(run.folder / "run.json"))
+        task = asked.task
+    else:
+        asked = tune_config(path)
+        task = _task_again(manifest, asked.task, path)
+    own = {
+        "task": task.model_copy(update={"backbone": manifest.backbone.id}),
+        "prompt": config_of(manifest),
+        "train": validated(TrainConfig, train, f"{manifest.name}: prompt.json"),
+        "seed": seed,
+        "seeds": 1,
+        "revision": manifest.backbone.revision,
+    }
+    return asked.model_copy(update=own)
