@@ -50,15 +50,21 @@ def families_text() -> str:
     """Which places each family allows."""
     places = sorted({place for method in METHODS.values() for place in method.places})
     rows = [
-        [name, "relative" if family.is_rotary else "learned", *["yes"] * len(places)]
-        for name, family in FAMILIES.items()
+        [
+            name,
+            "decoder" if family.is_causal else "encoder",
+            "relative" if family.is_rotary else "learned",
+            *["yes" if family.is_causal or place != "after" else "vectors" for place in places],
+        ]
+        for name, family in sorted(FAMILIES.items(), key=lambda item: (not item[1].is_causal, item[0]))
     ]
     note = (
-        "All are decoders, and every method works at each of its places in each of them: the contract suite runs over "
-        "the grid. Any other family is refused when the model is loaded, with the list of those that work; encoders "
-        "and encoder-decoders are not among them yet."
+        "In decoders every method works at each of its places; the contract suite runs over the grid. Encoders answer "
+        "label tasks: one-token words at a mask, or label vectors (`warp`). They keep no memory of an input, so "
+        "keys and values cannot stand `after` it (vectors can), and `cpt` has nothing to predict. Any other family is "
+        "refused when the model is loaded, with the list of those that work; encoder-decoders are not among them yet."
     )
-    return f"{table(['family', 'positions', *places], rows, are_numbers=False)}\n\n{note}"
+    return f"{table(['family', 'kind', 'positions', *places], rows, are_numbers=False)}\n\n{note}"
 
 
 def measured_text(cells: Cells) -> str:

@@ -16,19 +16,25 @@ from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BertConfig,
+    DistilBertConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    ModernBertConfig,
     OPTConfig,
     Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    RobertaConfig,
 )
 from transformers.masking_utils import eager_mask
+from transformers.models.modernbert import modeling_modernbert
 
 from overture.core.types import Candidates, Encoded, Injection, Place, RowMethod, Vectors
 from overture.engine import Backbone, PromptedModel
@@ -38,6 +44,7 @@ from overture.prompt import METHODS, PromptConfig, PromptSource, build_prompt
 # Between them these run every method with all its options, see FAMILY_CASES.
 WHOLE = ("llama", "gemma3_text", "gpt2", "qwen3")
 FAMILIES = (*WHOLE, "gemma2", "gpt_neox", "mistral", "opt", "phi3", "qwen2")
+ENCODERS = ("bert", "distilbert", "modernbert", "roberta")
 # Other shapes that models of these families have.
 VARIANTS = ("gpt_neox serial", "opt projected", "phi3 longrope", "mistral unwindowed")
 VOCABULARY, CONTEXT, WINDOW = 300, 256, 8
@@ -115,11 +122,35 @@ def _qwen3_config(variant: str) -> Any:
     return Qwen3Config(**_WIDE, num_hidden_layers=2, num_key_value_heads=2, head_dim=12)
 
 
+def _bert_config(variant: str) -> Any:
+    own = {"num_hidden_layers": 3, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    return BertConfig(**_WIDE, **own)
+
+
+def _distilbert_config(variant: str) -> Any:
+    own = {"vocab_size": VOCABULARY, "dim": 40, "hidden_dim": 48, "n_heads": 5, "n_layers": 3}
+    return DistilBertConfig(**own, max_position_embeddings=CONTEXT, initializer_range=0.2)
+
+
+def _modernbert_config(variant: str) -> Any:
+    kinds = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+    own = {"num_hidden_layers": 4, "layer_types": kinds, "local_attention": 2 * WINDOW, "norm_bias": True}
+    ids = {"pad_token_id": 261, "bos_token_id": BOS, "cls_token_id": BOS, "eos_token_id": EOS, "sep_token_id": EOS}
+    return ModernBertConfig(**_WIDE, **own, **ids)
+
+
+def _roberta_config(variant: str) -> Any:
+    own = {"num_hidden_layers": 3, "pad_token_id": 1, "bos_token_id": BOS, "eos_token_id": EOS}
+    # The first positions are those of padding.
+    return RobertaConfig(**_WIDE | own | {"max_position_embeddings": CONTEXT + 2, "hidden_size": 48})
+
+
 def make_model(family: str, attention: str = "eager", dtype: torch.dtype = torch.float32) -> Any:
     """A random model in which every parameter counts: norms and biases are random too."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model = AutoModelForCausalLM.from_config(config_of(family), attn_implementation=attention, dtype=torch.float64)
+        kind = AutoModelForMaskedLM if family in ENCODERS else AutoModelForCausalLM
+        model = kind.from_config(config_of(family), attn_implementation=attention, dtype=torch.float64)
         with torch.no_grad():
             for value in model.parameters():
                 value.add_(0.05 * torch.randn_like(value))
@@ -160,6 +191,18 @@ def _angles_in_full(module: Any) -> None:
     module.forward = forward
 
 
+def _rotated_in_full(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, unsqueeze_dim: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """ModernBERT's rotation in the model's own precision; the library's goes through float32."""
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    turned = modeling_modernbert.rotate_half
+    return q * cos + turned(q) * sin, k * cos + turned(k) * sin
+
+
+modeling_modernbert.apply_rotary_pos_emb = _rotated_in_full
+
+
 def make_inner_tokenizer(family: str = "llama") -> PreTrainedTokenizerFast:
     """Bytes, six special tokens and merges up to the vocabulary's size; the Gemma ones put a BOS in front."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -173,13 +216,17 @@ def make_inner_tokenizer(family: str = "llama") -> PreTrainedTokenizerFast:
     if family.startswith("gemma"):
         inner.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", BOS)])
     named = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "chat_template": CHAT}
+    if family in ENCODERS:
+        ends = [("<bos>", BOS), ("<eos>", EOS)]
+        inner.post_processor = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=ends)
+        named |= {"cls_token": "<bos>", "sep_token": "<eos>", "mask_token": "<|bot|>"}
     extra = ["<|user|>", "<|bot|>", "<|end|>"]
     return PreTrainedTokenizerFast(tokenizer_object=inner, **named, additional_special_tokens=extra)
 
 
 def make_backbone(family: str, dtype: torch.dtype = torch.float32) -> Backbone:
     """A backbone that no other test shares."""
-    tokenizer = Tokenizer(make_inner_tokenizer(family), CONTEXT)
+    tokenizer = Tokenizer(make_inner_tokenizer(family), CONTEXT, is_encoder=family in ENCODERS)
     return Backbone(make_model(family, dtype=dtype), tokenizer, id=f"tiny-{family}")
 
 
@@ -267,6 +314,21 @@ _WEIGHED_AND_LATE = [case for case in _PLAIN if (case.method, case.place) in (("
 ENTRIES = [*_BASIC, *_WEIGHED_AND_LATE]
 FAMILY_CASES = [(family, case) for family in FAMILIES for case in ENTRIES]
 FAMILY_CASES += zip(itertools.cycle(WHOLE), [case for case in CASES if case not in ENTRIES], strict=False)
+
+
+def is_for_encoders(case: Case) -> bool:
+    """An encoder keeps no memory of its input for another to follow, and sees what `cpt` would have it predict."""
+    is_memory = "memory" in METHODS[case.method].places
+    return case.method != "cpt" and not (is_memory and case.place == "after")
+
+
+_IN_ENCODERS = [case for case in CASES if is_for_encoders(case)]
+_SOFT_LABELS = [case for case in _PLAIN if case.method == "warp"]
+_ENTRIES_OF_ENCODERS = [case for case in [*ENTRIES, *_SOFT_LABELS] if case in _IN_ENCODERS]
+ENCODER_CASES = [(family, case) for family in ENCODERS for case in _ENTRIES_OF_ENCODERS]
+ENCODER_CASES += zip(
+    itertools.cycle(ENCODERS), [case for case in _IN_ENCODERS if case not in _ENTRIES_OF_ENCODERS], strict=False
+)
 VARIANT_CASES = [(variant, case) for variant in VARIANTS for case in _BASIC]
 
 
@@ -338,6 +400,8 @@ def compiled_of(backbone: Backbone, prompt: Any) -> Any:
 ONE_TOKEN = Candidates(("no", "maybe", "yes"), ((50,), (61,), (72,), (83,)), (0, 1, 2, 2))
 SEVERAL_TOKENS = Candidates(("no", "maybe", "yes"), ((50, 51, 52), (61,), (50, 90), (83, 84)), (0, 1, 2, 2))
 KINDS = ("one token", "several tokens", "free text")
+# Rows of one-token words read at a mask, in the input or behind it; or at the first token, or as a mean.
+ENCODER_KINDS = ("mask", "first", "mean")
 LENGTHS = (5, 19, 0, 2, 11)
 
 
@@ -354,5 +418,7 @@ def _row(kind: str, number: int, length: int, anchor: tuple[int, ...], chance: r
     if kind == "free text":
         answer = (*chance.choices(range(32, 240), k=chance.randint(0, 4)), EOS)
         return Encoded(number, text, anchor, answer_ids=answer, slots=slots)
-    candidates = ONE_TOKEN if kind == "one token" else SEVERAL_TOKENS
-    return Encoded(number, text, anchor, candidates, label=chance.randrange(3), slots=slots)
+    candidates = SEVERAL_TOKENS if kind == "several tokens" else ONE_TOKEN
+    read = {"mask": length // (1 + number % 2), "first": 0, "mean": "mean"}.get(kind)
+    label = chance.randrange(3)
+    return Encoded(number, text, anchor, candidates, label, slots=slots, read=read, is_mask=kind == "mask")

@@ -8,7 +8,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from overture.cli import demo, doctor, evaluate, exchange, init_task, methods, predict, prompts, prune, similar, tune
+from overture.cli import (
+    demo,
+    doctor,
+    evaluate,
+    exchange,
+    init_task,
+    meta,
+    methods,
+    predict,
+    prompts,
+    prune,
+    recycle,
+    similar,
+    tune,
+)
 from overture.cli.out import is_json_only, only_json, say, show_error
 from overture.core.errors import OvertureError, UserError
 
@@ -102,6 +116,8 @@ app.command("import")(exchange.import_command)
 app.command("export")(exchange.export_command)
 app.command("similar")(similar.command)
 app.command("prune")(prune.command)
+app.command("recycle")(recycle.command)
+app.command("meta")(meta.command)
 app.command("doctor")(doctor.command)
 
 

@@ -41,6 +41,13 @@ def store_root(given: Path | None) -> Path:
     return root
 
 
+def local(backbone: str) -> str:
+    """A folder or file in the working directory by its whole path: the prompt is used from elsewhere too."""
+    if backbone.startswith((".", "~")) or Path(backbone).exists():
+        return str(Path(backbone).expanduser().resolve())
+    return backbone
+
+
 def store_flag(given: Path | None) -> str:
     """What must follow a command so that it finds the same store."""
     import shlex

@@ -57,9 +57,9 @@ def _show(found: dict[str, Any], flag: str) -> None:
     for name in ("kept", "tokens", "trained values", found["metric"], "loss", "seconds"):
         tried.add_column(name, justify="left" if name == "kept" else "right")
     for one in found["candidates"]:
-        scores = ["diverged", "-"] if one["loss"] is None else [f"{one['score']:.3f}", f"{one['loss']:.3f}"]
+        shown = ["diverged", "-"] if one["loss"] is None else [f"{one['score']:.3f}", f"{one['loss']:.3f}"]
         facts = [f"{one['share']:.0%} of the {one['level']}", str(len(one["tokens"])), f"{one['trainable']:,}"]
-        tried.add_row(*facts, *scores, f"{one['seconds']:.1f}")
+        tried.add_row(*facts, *shown, f"{one['seconds']:.1f}")
     out.print(tried)
     compared = found["compared"]["whole"]
     sides: tuple[dict[str, Any], ...] = (found["whole"], found)

@@ -71,7 +71,8 @@ def result_table(result: Mapping[str, Any], split: str) -> "Table":
 
 
 def _columns(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    yield "no prompt", result["no_prompt"]
+    if "no_prompt" in result:
+        yield "no prompt", result["no_prompt"]
     if "in_context" in result:
         yield f"in-context ({result['in_context']['shots']})", result["in_context"]
     yield "tuned prompt", result

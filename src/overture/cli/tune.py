@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from overture.cli.options import JsonOption, StoreOption, field_help, store_flag, store_root
+from overture.cli.options import JsonOption, StoreOption, field_help, local, store_flag, store_root
 from overture.cli.out import console, emit, say, show_error
 from overture.cli.progress import Event, display
 from overture.cli.report import show_next, show_result, total_line
@@ -52,7 +52,12 @@ def tune_command(
 ) -> None:
     """Tune a prompt for a task, measure it against no prompt and examples, and keep it."""
     root = store_root(store)
-    flags: dict[str, Any] = {"backbone": _local(backbone), "method": method, "place": place, "length": length}
+    flags: dict[str, Any] = {
+        "backbone": backbone and local(backbone),
+        "method": method,
+        "place": place,
+        "length": length,
+    }
     flags |= {"seeds": seeds, "name": name, "cache_gb": cache_gb}
 
     from overture.store import Store
@@ -80,13 +85,6 @@ def resume_command(
 
     kept = Store(root, say)
     finish(worked(lambda listener, stop: resume(run, kept, listener, stop), store, is_json, run), store, is_json)
-
-
-def _local(backbone: str | None) -> str | None:
-    """A folder or file in the working directory by its whole path: the prompt is used from elsewhere too."""
-    if backbone and (backbone.startswith((".", "~")) or Path(backbone).exists()):
-        return str(Path(backbone).expanduser().resolve())
-    return backbone
 
 
 def worked(work: Work, store: Path | None, is_json: bool, run: str = "") -> dict[str, Any]:

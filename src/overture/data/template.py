@@ -45,7 +45,8 @@ _GAP = re.compile(r"prompt:([1-9][0-9]{0,3})")
 
 def is_field_name(name: str) -> bool:
     """Whether a template can name the field."""
-    return bool(name) and name != "mask" and name == name.strip() and not re.search(r"[{}]", name) and not _NOT_IN_NAMES.search(name)
+    is_free = name not in ("", "mask") and name == name.strip()
+    return is_free and not re.search(r"[{}]", name) and not _NOT_IN_NAMES.search(name)
 
 
 def parse(text: str) -> tuple[Parsed, ...]:

@@ -1,7 +1,5 @@
 """What cannot be asked of a model: each is one clear error, before anything runs."""
 
-from collections.abc import Sequence
-
 from overture.core.errors import BackboneError
 from overture.core.types import Encoded, Injection
 from overture.engine.backbone import Backbone
@@ -17,10 +15,15 @@ def check_reading(backbone: Backbone, row: Encoded, injection: Injection | None)
         return
     if row.candidates is None:
         raise _writes_nothing(backbone)
+    has_labels = injection is not None and injection.labels is not None
+    if not has_labels:
+        _check_words(backbone, row)
     if injection is not None:
         _check_prompt(backbone, injection)
-    if injection is not None and injection.labels is not None:
-        return
+
+
+def _check_words(backbone: Backbone, row: Encoded) -> None:
+    assert row.candidates is not None
     if not backbone.has_head:
         raise _refused(
             backbone,
@@ -33,7 +36,14 @@ def check_reading(backbone: Backbone, row: Encoded, injection: Injection | None)
             "an encoder predicts label words at a mask",
             fix="write {mask} where the word stands in the template, or --method warp",
         )
-    _check_words(backbone, row.candidates.words)
+    several = [backbone.tokenizer.decode(word) for word in row.candidates.words if len(word) > 1]
+    if several:
+        raise _refused(
+            backbone,
+            "a mask stands for one token, and these label words have several",
+            got=", ".join(map(repr, several[:5])),
+            fix="choose words that are one token each, or --method warp",
+        )
 
 
 def check_writing(backbone: Backbone) -> None:
@@ -44,17 +54,6 @@ def check_writing(backbone: Backbone) -> None:
     """
     if not backbone.family.is_causal:
         raise _writes_nothing(backbone)
-
-
-def _check_words(backbone: Backbone, words: Sequence[tuple[int, ...]]) -> None:
-    several = [backbone.tokenizer.decode(word) for word in words if len(word) > 1]
-    if several:
-        raise _refused(
-            backbone,
-            "a mask stands for one token, and these label words have several",
-            got=", ".join(map(repr, several[:5])),
-            fix="choose words that are one token each, or --method warp",
-        )
 
 
 def _check_prompt(backbone: Backbone, injection: Injection) -> None:

@@ -166,7 +166,7 @@ class PromptedModel:
         return self._word_scores(candidates, hidden, ends, layout)
 
     def _word_scores(self, candidates: Candidates, hidden: Tensor, ends: Tensor, layout: Layout) -> Tensor:
-        # The vocabulary's normaliser at the place that is read is the same for every word, so only the words' rows are needed.
+        # The vocabulary's normaliser at the place that is read is the same for all, so only the words' rows are needed.
         first = torch.tensor([word[0] for word in candidates.words], device=hidden.device)
         scores = self.backbone.head(ends, first)
         if layout.targets:

@@ -1,13 +1,14 @@
 """Soft label words: prompt vectors, and one trained vector for each label in place of the label words.
 
-    p(c | x) = softmax_c(v_c . h),   h the hidden state at the end of [P; X] (or of [X; P; anchor], or slots)
+    p(c | x) = softmax_c(v_c . h),   h what enters the head at the end of [P; X] (or of [X; P; anchor], or slots)
 
 with P [P, D] and v [C, D]. A label's vector starts as the mean of the head's rows of its words' first tokens, so the
 prompt begins next to the hard label words. Trainable values: P D + C D.
 
 Source: Hambardzumyan, Khachatrian and May 2021, "WARP: Word-level Adversarial ReProgramming", section 3.
-Deviations: the paper reads a masked model's [MASK] position, ours is the last token of a causal model; the head's bias
-and the squashing of its logits, where a family has them, do not apply to label vectors.
+Deviations: the paper reads a masked model's [MASK] position; so do we where the template has one, but also an encoder's
+first token or its mean (the task's `read`), and the last token of a causal model. The head's bias and the squashing of
+its logits, where a family has them, do not apply to label vectors. Without a head they start as the words' embeddings.
 """
 
 import torch

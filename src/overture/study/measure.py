@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from overture.core.config import validated
-from overture.core.errors import DataError
+from overture.core.errors import BackboneError, DataError
 from overture.core.meter import Meter
+from overture.core.types import Encoded
 from overture.data import Task, load_splits
 from overture.data.read import read_rows
 from overture.data.rows import Row, answers_of
@@ -85,16 +86,24 @@ def measured(
         return found, {"metrics": {split: {**metrics, "loss": found.loss}}, **facts}
 
     tuned, of_prompt = one(prompt.model(cache), "scoring the prompt")
-    plain, of_model = one(PromptedModel(prompt.backbone, None, cache), "scoring no prompt")
-    paired = paired_test(tuned.gold, tuned.predicted, plain.predicted, prompt.task.metric)
-    result = {
-        "metric": prompt.task.metric,
-        "split": split,
-        **of_prompt,
-        "trainable": prompt.manifest.trainable,
-        "no_prompt": {**of_model, "trainable": 0},
-        "compared": {"no_prompt": {"split": split, **paired.model_dump()}},
-    }
+    result = {"metric": prompt.task.metric, "split": split, **of_prompt, "trainable": prompt.manifest.trainable}
+    control = PromptedModel(prompt.backbone, None, cache)
+    if _is_measurable(control, encoded[:1]):
+        plain, of_model = one(control, "scoring no prompt")
+        paired = paired_test(tuned.gold, tuned.predicted, plain.predicted, prompt.task.metric)
+        result |= {
+            "no_prompt": {**of_model, "trainable": 0},
+            "compared": {"no_prompt": {"split": split, **paired.model_dump()}},
+        }
     if prompt.task.labels:
         result["confusion"] = confusion(tuned.gold, tuned.predicted, tuple(prompt.task.words)).model_dump()
     return result
+
+
+def _is_measurable(model: PromptedModel, rows: Sequence[Encoded]) -> bool:
+    """Whether the model can answer at all: an encoder without a head needs its prompt's label vectors."""
+    try:
+        model.check(rows)
+    except BackboneError:
+        return False
+    return True

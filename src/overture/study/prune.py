@@ -139,8 +139,14 @@ def _check(manifest: Manifest, config: PruneConfig) -> None:
             got=f"method {manifest.method} at {manifest.place}",
             wanted="method vectors at before or after: the template fixes how many stand in its slots",
         )
-    if manifest.length < 2:
-        raise ConfigError("nothing of a prompt of one token can be pruned", where=manifest.name)
+    if max(1, round(min(config.keep) * manifest.length)) >= manifest.length:
+        raise ConfigError(
+            "no token would be dropped",
+            where=manifest.name,
+            got=f"{manifest.length} tokens, of which {min(config.keep):.0%} are all",
+            wanted="at least 2 tokens, and a share that leaves one out",
+            fix="a smaller share: --keep 0.25",
+        )
     width = manifest.backbone.hidden_size
     if width % config.pieces:
         near = [count for count in range(1, config.pieces + 1) if width % count == 0][-1]
@@ -277,7 +283,8 @@ def _candidates(work: Work, config: PruneConfig, tokens_P: Tensor, pieces_Pk: Te
     tokens = _best(found).tokens
     for share in config.keep:
         kept, masks = kept_pieces(pieces_Pk, tokens, share)
-        if any("0" in mask for mask in masks) or len(kept) < len(tokens):
+        is_new = all((one.tokens, one.masks) != (kept, masks) for one in found)
+        if is_new and (any("0" in mask for mask in masks) or len(kept) < len(tokens)):
             found.append(_trained(work, "pieces", share, kept, masks))
     return found
 

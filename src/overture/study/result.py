@@ -114,13 +114,18 @@ def _stored(work: Work, result: dict[str, Any], best: dict[str, Any]) -> Path:
         },
         backbone=backbone_ref(work.backbone),
         task=portable(work.task),
-        metrics={**best["metrics"], "no_prompt": result["no_prompt"]["metrics"]},
+        metrics={**best["metrics"], **_of_control(result)},
         lineage={"run": work.run.name, "seed": best["seed"], "train_rows": len(work.rows["train"])},
         versions=versions(),
         trainable=best["trainable"],
         seconds=best["seconds"],
     )
     return work.store.add(manifest, tensors)
+
+
+def _of_control(result: dict[str, Any]) -> dict[str, Any]:
+    """Scores of the model without a prompt, where it could be measured."""
+    return {"no_prompt": result["no_prompt"]["metrics"]} if "no_prompt" in result else {}
 
 
 def _length(tensors: dict[str, torch.Tensor], asked: int) -> int:

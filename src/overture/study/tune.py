@@ -7,7 +7,7 @@ from typing import Any
 
 from overture.baseline.in_context import in_context_prompt
 from overture.core.config import validated
-from overture.core.errors import Diverged
+from overture.core.errors import BackboneError, Diverged
 from overture.core.meter import Meter
 from overture.engine import Backbone, InputCache, PromptedModel
 from overture.engine.cache import default_budget_bytes
@@ -92,7 +92,10 @@ def _stages(
     run.event({"event": "start", "run": run.name, "folder": str(run.folder)})
     work = prepared(run, config, store, is_stop_asked, backbone)
     with work.backbone.checkpointing(config.train.gradient_checkpointing):
-        controls = run.read("controls.json") or _controls(work)
+        controls = run.read("controls.json")
+        if controls is None:
+            _check_prompt(work)
+            controls = _controls(work)
         seeds = []
         for seed in range(config.seed, config.seed + config.seeds):
             seeds.append(run.read(f"seed-{seed}/result.json") or _tuned_seed(work, seed))
@@ -101,12 +104,29 @@ def _stages(
     return finished(work, controls, seeds)
 
 
+def _check_prompt(work: Work) -> None:
+    """Whether the model can answer the task's rows under such a prompt at all.
+
+    Raises:
+        UserError: it cannot, or the prompt cannot be built.
+    """
+    work.built(work.config.prompt, work.config.seed).check(work.rows["train"][:1])
+
+
 def _controls(work: Work) -> dict[str, Any]:
     """The model as it is, and with examples in front: predictions and scores on the same rows."""
     plain = PromptedModel(work.backbone, None, _cache_if_used(work))
-    work.warm(plain)
-    found: dict[str, Any] = {"no_prompt": _measured(work, plain, "no prompt", Meter(work.backbone.device.type), {})}
-    if work.config.shots:
+    found: dict[str, Any] = {}
+    try:
+        plain.check(work.rows["train"][:1])
+    except BackboneError as error:
+        work.notice(f"the model without a prompt could not be measured: {error.what}")
+    else:
+        work.warm(plain)
+        found["no_prompt"] = _measured(work, plain, "no prompt", Meter(work.backbone.device.type), {})
+    if work.config.shots and not work.backbone.family.is_causal:
+        work.notice("an encoder keeps no examples in memory, so there is no comparison with in-context examples")
+    elif work.config.shots:
         found["in_context"] = _in_context(work, Meter(work.backbone.device.type))
     work.run.write("controls.json", found)
     return found

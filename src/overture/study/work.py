@@ -69,10 +69,14 @@ class Work:
             if self.rows[name]:
                 model.warm(self.rows[name], self.progress(f"reading {name} inputs once"))
 
+    def built(self, prompt: PromptConfig, seed: int) -> PromptedModel:
+        """The model under a new prompt."""
+        source = prompt_source(self.backbone, self.encoder, self.rows["train"], self.store)
+        return PromptedModel(self.backbone, build_prompt(prompt, source, seed), self.cache)
+
     def fresh(self, prompt: PromptConfig, seed: int) -> PromptedModel:
         """The model under a new prompt, its inputs read."""
-        source = prompt_source(self.backbone, self.encoder, self.rows["train"], self.store)
-        model = PromptedModel(self.backbone, build_prompt(prompt, source, seed), self.cache)
+        model = self.built(prompt, seed)
         self.warm(model)
         return model
 

@@ -1,0 +1,315 @@
+"""Learn a start on several tasks, from which few steps go far on the next one.
+
+    theta <- theta + e_t (theta' - theta),   theta' = theta after k optimiser steps on one task,  e_t falling to zero
+
+That is Reptile. First-order MAML moves by the last of the k steps alone: what helps after the others were taken. Tasks
+take turns in an order drawn anew for each round.
+
+Source: Nichol, Achiam and Schulman 2018, "On First-Order Meta-Learning Algorithms", algorithm 1 and section 5; for
+prompts Hou et al. 2022, "MetaPrompting". Deviations: the steps inside are AdamW's, with fresh moments on each visit, so
+first-order MAML moves by a step of the optimiser and not by the gradient itself.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from overture.core.config import Config
+from overture.core.errors import ConfigError, Diverged
+from overture.core.seeds import derived_seed, named_random
+from overture.core.types import Encoded, PromptMethod
+from overture.engine import Backbone, PromptedModel
+from overture.engine.cache import default_budget_bytes
+from overture.evaluate import paired_test
+from overture.evaluate.facts import backbone_ref
+from overture.evaluate.scoring import Scored
+from overture.prompt import method_of, prompt_tensors
+from overture.store import Manifest, Store
+from overture.store.names import checked_name
+from overture.study.request import TuneConfig, with_slots
+from overture.study.result import portable
+from overture.study.run import Run, versions
+from overture.study.work import Work, metrics_of, prepared
+from overture.train import Fit, TrainConfig, Validation
+
+Values = dict[str, Tensor]
+Listener = Callable[[dict[str, Any]], None]
+
+_ALIKE = ("prompt", "revision", "device", "dtype", "seed")
+_ALIKE_IN_TRAINING = ("batch_size", "lr", "optimiser", "weight_decay", "clip", "max_tokens", "gradient_checkpointing")
+
+
+class MetaConfig(Config):
+    """How a start is learnt."""
+
+    steps: int = Field(100, ge=1, description="Visits to a task; each moves the start once.")
+    inner: int = Field(8, ge=1, description="Optimiser steps on the task in each visit.")
+    rate: float = Field(
+        0.5, gt=0, le=1, description="How far the start moves towards where a visit led; falls to zero over the visits."
+    )
+    algorithm: Literal["reptile", "fomaml"] = Field(
+        "reptile", description="reptile moves by all steps of a visit, fomaml (first-order MAML) by the last."
+    )
+
+
+def meta(
+    tasks: Sequence[TuneConfig],
+    store: Store,
+    name: str,
+    config: MetaConfig | None = None,
+    *,
+    unseen: Sequence[TuneConfig] = (),
+    listener: Listener = lambda event: None,
+    is_stop_asked: Callable[[], bool] = lambda: False,
+    backbone: Backbone | None = None,
+) -> dict[str, Any]:
+    """Learn starting values on several tasks and keep them as a prompt, for ``prompt.init: prompt``.
+
+    Args:
+        tasks: requests for one model and one kind of prompt.
+        store: where the start is kept.
+        name: what it is called.
+        config: how it is learnt.
+        unseen: tasks it is only measured on.
+        listener: told of every event.
+        is_stop_asked: looked at after each visit; what was learnt by then is kept.
+        backbone: a loaded model; loaded as the tasks name it when None.
+
+    Returns:
+        What ``overture meta --json`` prints: the prompt, each visit's loss, and scores after a few steps from the
+        ordinary start and from the learnt one, on validation rows.
+
+    Raises:
+        ConfigError: the tasks differ in model or prompt, or the method cannot start another prompt.
+        DataError: rows cannot be used.
+        Diverged: the loss became NaN or infinite on every visit.
+    """
+    config = config or MetaConfig()
+    checked_name(name)
+    requests = _alike([with_slots(request) for request in (*tasks, *unseen)], len(tasks))
+    method_of(requests[0].prompt)
+    with TemporaryDirectory() as folder, ExitStack() as held:
+        # Nothing of this goes on after a stop, so the run leaves nothing behind.
+        run = Run(Path(folder), listener)
+        works: list[Work] = []
+        for request in requests:
+            works.append(prepared(run, request, store, is_stop_asked, backbone))
+            backbone = works[0].backbone
+        held.enter_context(works[0].backbone.checkpointing(requests[0].train.gradient_checkpointing))
+        return _Start(works[: len(tasks)], works[len(tasks) :], config).learnt(name)
+
+
+def _alike(requests: list[TuneConfig], num_tasks: int) -> list[TuneConfig]:
+    """The requests with the cache's room shared among them.
+
+    Raises:
+        ConfigError: too few tasks, or they differ in what must be the same.
+    """
+    if num_tasks < 2:
+        raise ConfigError("a start is learnt on several tasks", got=str(num_tasks), wanted="at least 2 task files")
+    first = _decisive(requests[0])
+    for request in requests[1:]:
+        found = _decisive(request)
+        if other := [key for key in first if found[key] != first[key]]:
+            raise ConfigError(
+                "the tasks must agree on model, prompt and training",
+                where=f"{requests[0].task.name} and {request.task.name}",
+                got=", ".join(f"{key}: {first[key]} and {found[key]}" for key in other),
+                fix="set it for all: --backbone, --method, --place, --length or --set KEY=VALUE",
+            )
+    room_gb = requests[0].cache_gb
+    share = (default_budget_bytes() / 1e9 if room_gb is None else room_gb) / len(requests)
+    return [request.model_copy(update={"cache_gb": share}) for request in requests]
+
+
+def _decisive(request: TuneConfig) -> dict[str, Any]:
+    values = request.model_dump(mode="json")
+    training = {f"train.{key}": values["train"][key] for key in _ALIKE_IN_TRAINING}
+    return {"backbone": request.task.backbone, **{key: values[key] for key in _ALIKE}, **training}
+
+
+class _Start:
+    """The start that is learnt: one prompt whose values every visit begins at and moves.
+
+    Args:
+        works: the tasks.
+        unseen: tasks it is only measured on.
+        config: how it is learnt.
+    """
+
+    def __init__(self, works: Sequence[Work], unseen: Sequence[Work], config: MetaConfig) -> None:
+        self.works, self.unseen, self.config = works, unseen, config
+        self.request = works[0].config
+        self.prompt = works[0].built(self.request.prompt, self.request.seed).prompt
+        _check_prompt(self.prompt, self.request)
+        assert isinstance(self.prompt, PromptMethod)
+        self.values: Values = self.prompt.trainable()
+        rate = self.request.train.lr or method_of(self.request.prompt).learning_rate[self.request.prompt.place]
+        # A visit is one epoch of just so many rows, at one rate.
+        steady = {"epochs": 1, "warmup_steps": 0, "schedule": "constant", "lr": rate}
+        self.train: TrainConfig = self.request.train.model_copy(update=steady)
+        self.history: list[dict[str, Any]] = []
+
+    def learnt(self, name: str) -> dict[str, Any]:
+        """Learn, measure, keep."""
+        for work in (*self.works, *self.unseen):
+            # Whether the model can answer such rows at all; nothing is lost yet.
+            self._model(work).check(work.rows["train"][:1])
+        ordinary, started = _copied(self.values), perf_counter()
+        self._visits()
+        seconds, is_whole = perf_counter() - started, len(self.history) == self.config.steps
+        result: dict[str, Any] = {
+            "status": "finished" if is_whole else "interrupted",
+            "prompt": None,
+            "method": self.request.prompt.method,
+            "place": self.request.prompt.place,
+            "length": self.request.prompt.length,
+            "algorithm": self.config.algorithm,
+            "tasks": [work.task.name for work in self.works],
+            "steps": len(self.history),
+            "inner": self.config.inner,
+            "history": self.history,
+            "seconds": seconds,
+        }
+        if not self.history:
+            return {**result, "few_steps": [], "notices": []}
+        if all(visit["loss"] is None for visit in self.history):
+            raise Diverged("the loss became NaN or infinite on every visit", fix="a smaller rate: --set train.lr=0.001")
+        # Kept before it is measured: a stop in between loses nothing.
+        folder = self.works[0].store.add(self._manifest(name, seconds), prompt_tensors(self.prompt))
+        result |= {"prompt": f"{folder.parent.name}@{folder.name.removeprefix('v')}", "folder": str(folder)}
+        result["few_steps"] = self._measured(ordinary) if is_whole else []
+        return {**result, "notices": [text for work in (*self.works, *self.unseen) for text in work.notices]}
+
+    def _visits(self) -> None:
+        """All visits, or as many as are done when a stop is asked for."""
+        for step, work in enumerate(self._turns()):
+            if self.works[0].is_stop_asked():
+                return
+            before = _copied(self.values)
+            reached, last, loss = self._visited(work, f"visit {step}")
+            share = self.config.rate * (1 - step / self.config.steps)
+            moved = reached if self.config.algorithm == "reptile" else last
+            _put(self.values, {key: value + share * moved[key] for key, value in before.items()} if moved else before)
+            if not moved:
+                work.notice(f"{work.task.name}: the loss became NaN or infinite on a visit, which moved nothing")
+            self.history.append({"task": work.task.name, "loss": loss if moved else None})
+            self.works[0].progress("visiting tasks")(step + 1, self.config.steps)
+
+    def _turns(self) -> Iterator[Work]:
+        for step in range(self.config.steps):
+            turn, place = divmod(step, len(self.works))
+            order = list(self.works)
+            named_random(self.request.seed, "turn", turn).shuffle(order)
+            yield order[place]
+
+    def _visited(self, work: Work, key: str) -> tuple[Values, Values, float]:
+        """Take the steps of one visit: how far all of them led, how far the last did, and the mean loss.
+
+        The values stay where the steps led; nothing is given when the loss diverged.
+        """
+        start = _copied(self.values)
+        before_last = start
+
+        def note(event: dict[str, Any]) -> None:
+            nonlocal before_last
+            if event["event"] == "step" and event["step"] == self.config.inner - 1:
+                before_last = _copied(self.values)
+
+        seed = derived_seed(self.request.seed, "meta", work.task.name, key)
+        rows = _drawn(work.rows["train"], self.config.inner * self.train.batch_size, seed)
+        found = Fit(self._model(work), rows, lambda: Validation(0.0, 0.0), self.train, seed, events=note).run()
+        if not found.best:
+            return {}, {}, float("nan")
+        ways = [{key: value - old[key] for key, value in found.best.items()} for old in (start, before_last)]
+        return ways[0], ways[1], found.progress.history[0]["train_loss"]
+
+    def _model(self, work: Work) -> PromptedModel:
+        return PromptedModel(work.backbone, self.prompt, work.cache)
+
+    def _measured(self, ordinary: Values) -> list[dict[str, Any]]:
+        """Each task after one more visit, from the ordinary start and from the learnt one, with the same batches."""
+        learnt, found = _copied(self.values), []
+        for work in (*self.works, *self.unseen):
+            if work.is_stop_asked():
+                break
+            sides = {
+                what: self._few(work, values, f"{work.task.name}, from the {what} start")
+                for what, values in (("ordinary", ordinary), ("learnt", learnt))
+            }
+            pair = paired_test(
+                sides["learnt"].gold, sides["learnt"].predicted, sides["ordinary"].predicted, work.task.metric
+            )
+            scores = metrics_of(work.task, sides)
+            facts = {"task": work.task.name, "metric": work.task.metric, "is_unseen": work in self.unseen}
+            found.append({**facts, **scores, "compared": {"split": "validation", **pair.model_dump()}})
+        _put(self.values, learnt)
+        return found
+
+    def _few(self, work: Work, values: Values, what: str) -> Scored:
+        _put(self.values, values)
+        self._visited(work, "measure")
+        return work.score(self._model(work), "validation", what)
+
+    def _manifest(self, name: str, seconds: float) -> Manifest:
+        work, prompt = self.works[0], self.request.prompt
+        return Manifest(
+            name=name,
+            method=prompt.method,
+            place=prompt.place,
+            length=prompt.length,
+            options={"prompt": prompt.model_dump(mode="json"), "train": self.train.model_dump()},
+            backbone=backbone_ref(work.backbone),
+            task=portable(work.task),
+            lineage={
+                "meta": self.config.algorithm,
+                "tasks": [each.task.name for each in self.works],
+                "visits": len(self.history),
+                "visits_asked": self.config.steps,
+                "inner": self.config.inner,
+            },
+            versions=versions(),
+            trainable=sum(value.numel() for value in self.values.values()),
+            seconds=seconds,
+        )
+
+
+def _check_prompt(prompt: Any, request: TuneConfig) -> None:
+    """Whether the values mean the same for every task, and can start another prompt.
+
+    Raises:
+        ConfigError: they hold something of one task.
+    """
+    found = prompt.injection() if isinstance(prompt, PromptMethod) else None
+    has_targets = found is not None and found.vectors is not None and bool(found.vectors.targets)
+    if found is None or found.labels is not None or found.offset is not None or has_targets:
+        raise ConfigError(
+            f"method {request.prompt.method!r} gives no start for other tasks",
+            where="prompt.method",
+            wanted="vectors, or keys and values, that belong to no task",
+            fix="--method vectors or --method prefix",
+        )
+
+
+def _drawn(rows: Sequence[Encoded], count: int, seed: int) -> list[Encoded]:
+    """So many rows in random order; again from the start where there are fewer."""
+    order = list(rows)
+    named_random(seed, "rows").shuffle(order)
+    return [order[index % len(order)] for index in range(count)]
+
+
+def _copied(values: Values) -> Values:
+    return {name: value.detach().clone() for name, value in values.items()}
+
+
+@torch.no_grad()
+def _put(values: Values, wanted: Values) -> None:
+    for name, value in values.items():
+        value.copy_(wanted[name])
