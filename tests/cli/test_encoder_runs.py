@@ -4,7 +4,9 @@ import pytest
 
 import overture as package
 from fakes import make_inner_tokenizer, make_model
+from overture.core.errors import BackboneError
 from overture.engine import load_backbone
+from overture.engine.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +27,22 @@ def test_the_class_is_chosen_by_what_the_weights_are(folders):
     assert whole.info.num_body_parameters > body.info.num_body_parameters
     assert (body.info.vocab_size, body.info.max_length, body.tokenizer.end_ids) == (300, 256, (257,))
     assert body.head_rows([5, 6]).shape == (2, 32)
+
+
+def test_an_encoder_made_a_decoder_is_refused(tmp_path):
+    model = make_model("bert", "sdpa")
+    model.config.is_decoder = True
+    model.save_pretrained(tmp_path)
+    make_inner_tokenizer("bert").save_pretrained(tmp_path)
+    with pytest.raises(BackboneError, match="turned into a decoder"):
+        load_backbone(str(tmp_path))
+
+
+def test_bert_keeps_tokens_free_that_are_no_text():
+    inner = make_inner_tokenizer("bert")
+    assert not set(range(256)) & Tokenizer(inner, 9, is_encoder=True).special_ids
+    inner.get_vocab = lambda: {"[unused0]": 1, "a": 2}
+    assert {1, 256} <= Tokenizer(inner, 9, is_encoder=True).special_ids
 
 
 def test_a_masked_language_model_from_task_file_to_answers(folders, make_task, overture):

@@ -83,7 +83,7 @@ def test_command(make_task, overture, tuned) -> None:
     assert "average tokens" in shown
     assert "left out: " in shown
     command = next(line for line in shown.splitlines() if "prompt.init=prompt" in line)
-    assert command.endswith("--method vectors --set prompt.init=prompt --set prompt.init_prompt=two@1")
+    assert command.endswith("--method vectors --place before --set prompt.init=prompt --set prompt.init_prompt=two@1")
     words = command.replace("TASK.yaml", str(task)).split()[1:]
     assert overture(*words, "--json").code == 0
     assert "no other prompt" in overture("similar", "late").out
@@ -106,4 +106,4 @@ def test_keys_and_values_and_damaged_ones(tuned, make_task, overture, tmp_path) 
     found = overture("similar", tuned["folder"], "--json").json
     assert [each["prompt"] for each in found["similar"]] == ["mood@2"]
     assert found["left_out"] == {"damaged": 1}
-    assert "--method prefix --length 3 --set prompt.init=prompt" in overture("similar", "mood@1").out
+    assert "--method prefix --length 3 --place after --set prompt.init=prompt" in overture("similar", "mood@1").out

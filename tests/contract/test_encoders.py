@@ -24,6 +24,7 @@ from fakes import (
 from overture.core.errors import BackboneError
 from overture.engine import InputCache, PromptedModel
 from overture.engine.attention import Step
+from overture.engine.prompted import RowPrompts
 from overture.prompt import METHODS
 
 EXACT = {"rtol": 1e-8, "atol": 1e-8}
@@ -155,6 +156,18 @@ def test_scores_alone_equal_scores_beside_longer_rows(family, case, kind, dtype)
     alone = torch.cat([model.label_scores([row]) for row in rows])
     tolerance = laws.PROMISED if dtype == torch.float32 else EXACT
     torch.testing.assert_close(model.label_scores(rows), alone, **tolerance)
+
+
+@pytest.mark.parametrize("is_cached", [False, True], ids=["uncached", "cached"])
+@pytest.mark.parametrize("family", ENCODERS)
+def test_scores_in_a_mixed_batch_equal_one_by_one(family, is_cached):
+    backbone, cases = backbone_of(family, torch.float64), [case for case in CASES if is_for_encoders(case)]
+    prompts = [*(make_prompt(case, backbone, length=2 + number) for number, case in enumerate(cases)), None]
+    lengths = tuple((5, 19, 0, 2, 11, 3, 30, 7)[number % 8] for number in range(len(prompts)))
+    rows, cache = make_rows("mask", lengths), InputCache(1 << 24) if is_cached else None
+    together = PromptedModel(backbone, RowPrompts(prompts), cache).label_scores(rows)
+    alone = [PromptedModel(backbone, found).label_scores([row]) for row, found in zip(rows, prompts, strict=True)]
+    torch.testing.assert_close(together, torch.cat(alone), **EXACT)
 
 
 @EACH

@@ -56,4 +56,4 @@ def start_line(one: dict[str, Any], kind: str, flag: str) -> str:
     else:
         way = f"--method late --set prompt.options.layer={kind.rpartition(' ')[2]}"
     start = f"--set prompt.init=prompt --set prompt.init_prompt={one['prompt']}"
-    return f"overture tune TASK.yaml {way} {start}{flag}"
+    return f"overture tune TASK.yaml {way} --place {one['place']} {start}{flag}"

@@ -94,7 +94,7 @@ class Tokenizer:
         """The token that ends an answer."""
         return self.inner.eos_token_id
 
-    @property
+    @cached_property
     def special_ids(self) -> frozenset[int]:
         """Tokens that are not text, those that BERT keeps free included."""
         free = (token for text, token in self.inner.get_vocab().items() if _FREE.fullmatch(text))
