@@ -190,14 +190,14 @@ def test_the_peft_package_is_never_imported(adapter, make_task, overture, monkey
 
 
 def test_a_prompt_too_long_to_be_loaded_again_is_not_kept(make_task, tiny, tmp_path, monkeypatch) -> None:
-    long = 2001
+    long = 20_001
     folder = tmp_path / "long"
     folder.mkdir()
     config = {"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(tiny)}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     table = safetensors.torch.save({"prompt_embeddings": torch.ones(long, WIDTH)})
     (folder / "adapter_model.safetensors").write_bytes(table)
-    monkeypatch.setattr(exchange, "_shape", lambda model: ModelShape("tiny", WIDTH, LAYERS, 2, 8, 4096))
+    monkeypatch.setattr(exchange, "_shape", lambda model: ModelShape("tiny", WIDTH, LAYERS, 2, 8, 40_000))
     store = Store(tmp_path / "store")
     with pytest.raises(ConfigError, match="length"):
         exchange.import_adapter(folder, store, task=make_task())

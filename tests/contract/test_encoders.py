@@ -31,20 +31,24 @@ EXACT = {"rtol": 1e-8, "atol": 1e-8}
 # Within ModernBERT's window of eight on each side and beyond it.
 LENGTHS = (1, 2, 0, 5, 19, 11)
 EACH = pytest.mark.parametrize(("family", "case"), ENCODER_CASES, ids=str)
-
-
-def skip_unless_read(case: Case | None, kind: str) -> None:
-    if kind != "mask" and not (case and METHODS[case.method].needs_labels):
-        pytest.skip("label words stand at a mask")
+# Label words stand at a mask, label vectors anywhere.
+READ = pytest.mark.parametrize(
+    ("family", "case", "kind"),
+    [
+        (family, case, kind)
+        for family, case in ENCODER_CASES
+        for kind in ENCODER_KINDS
+        if kind == "mask" or METHODS[case.method].needs_labels
+    ],
+    ids=str,
+)
 
 
 # -- against the untouched model
 
 
-@pytest.mark.parametrize("kind", ENCODER_KINDS)
-@EACH
+@READ
 def test_loss_gradients_and_scores_are_the_untouched_models(family, case, kind):
-    skip_unless_read(case, kind)
     backbone, reference = backbone_of(family, torch.float64), reference_of(family, torch.float64)
     prompt, rows = make_prompt(case, backbone, length=2), make_rows(kind, LENGTHS)
     model = PromptedModel(backbone, prompt)
@@ -147,10 +151,8 @@ def test_laws(rows_at_masks, family, case, law):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("kind", ENCODER_KINDS)
-@EACH
+@READ
 def test_scores_alone_equal_scores_beside_longer_rows(family, case, kind, dtype):
-    skip_unless_read(case, kind)
     backbone = backbone_of(family, dtype)
     model, rows = PromptedModel(backbone, make_prompt(case, backbone)), make_rows(kind, (3, 60, 0, 41))
     alone = torch.cat([model.label_scores([row]) for row in rows])

@@ -239,6 +239,7 @@ class _Start:
         learnt, found = _copied(self.values), []
         for work in (*self.works, *self.unseen):
             if work.is_stop_asked():
+                work.notice(f"stopped before {work.task.name} was measured")
                 break
             sides = {
                 what: self._few(work, values, f"{work.task.name}, from the {what} start")
