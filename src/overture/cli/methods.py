@@ -43,11 +43,13 @@ def _facts(method: Any) -> dict[str, Any]:
         "formula": method.formula,
         "learning_rate": dict(method.learning_rate),
         "needs_labels": method.needs_labels,
-        "options": {
-            name: {"default": found.get_default(call_default_factory=True), "description": found.description}
-            for name, found in fields.items()
-        },
+        "options": {name: _option(found) for name, found in fields.items()},
     }
+
+
+def _option(field: Any) -> dict[str, Any]:
+    default = None if field.is_required() else field.get_default(call_default_factory=True)
+    return {"is_required": field.is_required(), "default": default, "description": field.description}
 
 
 def _show_one(name: str, found: dict[str, Any]) -> None:
@@ -61,13 +63,14 @@ def _show_one(name: str, found: dict[str, Any]) -> None:
         ("places", ", ".join(found["places"])),
         ("trained values", found["formula"]),
         ("learning rate", rates),
-        *(
-            (f"option {key}", f"{own['description']} (default {own['default']})")
-            for key, own in found["options"].items()
-        ),
+        *((f"option {key}", f"{own['description']} ({_default(own)})") for key, own in found["options"].items()),
     ):
         facts.add_row(key, value)
     console().print(facts)
     option = next(iter(found["options"]), None)
     set_flag = f" --set prompt.options.{option}=..." if option else ""
     show_next("Tune it:", [f"overture tune TASK.yaml --method {name} --place {found['places'][0]}{set_flag}"])
+
+
+def _default(option: dict[str, Any]) -> str:
+    return "must be given" if option["is_required"] else f"default {option['default']}"
