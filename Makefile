@@ -33,7 +33,6 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports
 	$(BIN)/python bench/report.py --check
 	$(BIN)/python bench/methods_page.py --check
-	$(BIN)/python bench/methods_page.py --check
 
 bench: $(INSTALLED)
 	$(BIN)/python bench/speed.py --data $(DATA)
