@@ -92,7 +92,7 @@ def _task_text(task: str, cells: Cells) -> str:
         "seeds",
         "trained values",
         "CPU seconds",
-        "inputs kept",
+        "inputs' one run, s",
         "lr, epochs",
     ]
     return f"### {task}\n\n{table(head, rows)}"
@@ -100,9 +100,9 @@ def _task_text(task: str, cells: Cells) -> str:
 
 def _row(way: str, cells: Cells) -> list[str]:
     found = across_seeds([cell["test"]["accuracy"] for cell in cells])
-    prompt, train = cells[0]["config"]["prompt"], cells[0]["config"]["train"]
+    train = cells[0]["config"]["train"]
     seconds = fmean(cell["cpu_seconds_with_validation"] for cell in cells)
-    is_kept = prompt["place"] == "after" and prompt["method"] != "dept"
+    kept = fmean(cell["cache_seconds"] for cell in cells)
     return [
         way,
         f"{found.mean:.3f}",
@@ -110,7 +110,7 @@ def _row(way: str, cells: Cells) -> list[str]:
         str(found.n_seeds),
         f"{cells[0]['trainable']:,}",
         f"{seconds:.0f}",
-        "yes" if is_kept else "below the layer" if prompt["method"] == "late" else "no",
+        f"{kept:.0f}" if kept >= 0.5 else "-",
         f"{train['lr']:g}, {train['epochs']}",
     ]
 

@@ -156,12 +156,9 @@ def _with_offsets(live: Tensor, layout: Layout, injections: Injections) -> Tenso
     offsets = [found.offset if found else None for found in injections]
     if not any(offset is not None for offset in offsets):
         return live
-    added = [torch.zeros_like(own) if o is None else _offset(o, at) for own, o, at in _each(live, offsets, layout)]
+    rows = zip(live, offsets, layout.trunk_index, strict=True)
+    added = [torch.zeros_like(own) if offset is None else _offset(offset, at) for own, offset, at in rows]
     return live + torch.stack(added).to(live.dtype)
-
-
-def _each(live: Tensor, offsets: Sequence[Tensor | None], layout: Layout) -> list[tuple[Tensor, Tensor | None, Tensor]]:
-    return list(zip(live, offsets, layout.trunk_index, strict=True))
 
 
 def _offset(offset: Tensor, index: Tensor) -> Tensor:
