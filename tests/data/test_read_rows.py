@@ -85,7 +85,8 @@ def test_every_bad_json_line_is_named(tmp_path):
         ("a.csv", b"text\na\n\x00\x01\n", "3", "zero byte"),
         ("a.parquet", b"\x00\x01 nothing of the kind", None, "not Parquet"),
         ("a.parquet", b"", None, "not Parquet"),
-        ("a.json", b"[]", None, "unknown suffix '.json'"),
+        ("a.json", b"[]", None, "no rows"),
+        ("a.xlsx", b"PK", None, "unknown suffix '.xlsx'"),
         ("a", b"x", None, "unknown suffix ''"),
     ],
 )
@@ -104,7 +105,10 @@ def test_missing_file_folder_and_a_folder_for_a_file(tmp_path):
     assert "a folder, not a file" in problems(tmp_path / "dir.csv")[0]
 
 
-@given(raw=st.binary(max_size=200), suffix=st.sampled_from([".jsonl", ".csv", ".parquet"]))
+@given(
+    raw=st.binary(max_size=200),
+    suffix=st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".parquet", ".conll", ".txt"]),
+)
 def test_no_bytes_escape_the_report(tmp_path_factory, raw, suffix):
     path = tmp_path_factory.getbasetemp() / f"fuzz{suffix}"
     path.write_bytes(raw)

@@ -9,7 +9,7 @@ from typing import Any
 
 from overture.core.errors import ConfigError, DataError, Problem
 from overture.core.seeds import named_random
-from overture.data.read import scan_rows
+from overture.data.read import flattened, scan
 from overture.data.rows import Row, answers_of, label_of, missing_field, row_problems, texts_of
 from overture.data.task import DataConfig, Task
 
@@ -41,11 +41,12 @@ def load_splits(task: Task) -> Splits:
         ConfigError: a package that is needed to read the data is not installed.
     """
     problems: list[Problem] = []
-    found = _from_hub(task.data) if task.data.dataset else _from_files(task.data, problems)
+    notices: list[str] = []
+    read = _from_hub if task.data.dataset else _from_files
+    found = read(task.data, problems, notices)
     for rows in found.values():
         problems += _all_problems(task, rows)
     _raise_any(problems)
-    notices: list[str] = []
     drawn = _sampled(task, _drawn(task, found), notices)
     _raise_any(_train_problems(task, drawn["train"]))
     splits = Splits(drawn["train"], drawn["validation"], drawn["test"], notices)
@@ -62,17 +63,18 @@ def _raise_any(problems: list[Problem]) -> None:
         )
 
 
-def _from_files(data: DataConfig, problems: list[Problem]) -> dict[str, list[Row]]:
+def _from_files(data: DataConfig, problems: list[Problem], notices: list[str]) -> dict[str, list[Row]]:
     paths: dict[str, Path | None] = {"train": data.train or data.path, "validation": data.validation, "test": data.test}
     found: dict[str, list[Row]] = {}
     for name, path in paths.items():
         if path is not None:
-            rows, lines = scan_rows(path, problems)
-            found[name] = [Row(fields, line, str(path)) for fields, line in zip(rows, lines, strict=True)]
+            read = scan(path, problems, data.format)
+            notices += read.notices
+            found[name] = [Row(fields, line, str(path)) for fields, line in zip(read.rows, read.lines, strict=True)]
     return found
 
 
-def _from_hub(data: DataConfig) -> dict[str, list[Row]]:
+def _from_hub(data: DataConfig, problems: list[Problem], notices: list[str]) -> dict[str, list[Row]]:
     try:
         import datasets
     except ImportError:
@@ -88,11 +90,13 @@ def _from_hub(data: DataConfig) -> dict[str, list[Row]]:
         raise DataError("the data set cannot be loaded", where=str(data.dataset), got=str(error)) from error
     if "train" not in hub:
         raise DataError("the data set has no split 'train'", where=str(data.dataset), got=", ".join(hub))
-    return {
-        name: [Row(dict(row), i, f"{data.dataset}/{name}") for i, row in enumerate(hub[name], 1)]
-        for name in _NAMES
-        if name in hub
-    }
+    found: dict[str, list[Row]] = {}
+    for name in (name for name in _NAMES if name in hub):
+        records, where = [dict(row) for row in hub[name]], f"{data.dataset}/{name}"
+        read = flattened(records, range(1, len(records) + 1), where, problems, data.format)
+        notices += read.notices
+        found[name] = [Row(fields, line, where) for fields, line in zip(read.rows, read.lines, strict=True)]
+    return found
 
 
 def _all_problems(task: Task, rows: list[Row]) -> list[Problem]:

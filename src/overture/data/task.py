@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, field_validat
 
 from overture.core.config import Config, overridden, read_yaml, validated
 from overture.core.types import Reading
+from overture.data.formats import FormatName
 from overture.data.template import Parsed, num_masks_in, num_vectors_in, parse, slots_in
 from overture.data.values import label_text
 
@@ -26,12 +27,18 @@ class Message(Config):
 class DataConfig(Config):
     """Where the rows come from, and how splits that are not given are drawn."""
 
-    train: Path | None = Field(None, description="Training rows: a .jsonl, .csv or .parquet file.")
+    train: Path | None = Field(
+        None, description="Training rows: a file of JSON lines, JSON, CSV, TSV, Parquet or CoNLL."
+    )
     validation: Path | None = Field(None, description="Rows for choosing; drawn from the training rows if not given.")
     test: Path | None = Field(None, description="Rows for the final score; drawn from the training rows if not given.")
     path: Path | None = Field(None, description="One file that is split into training, validation and test rows.")
     dataset: NonEmpty | None = Field(None, description="A data set of the Hugging Face Hub, read with `datasets`.")
     subset: NonEmpty | None = Field(None, description="The data set's configuration, such as sst2 of glue.")
+    format: FormatName | None = Field(
+        None,
+        description="How rows lie in the files, such as squad or sharegpt; found by name and content if not given.",
+    )
     seed: int = Field(0, description="Seed of the drawing of splits and samples.")
     validation_share: float = Field(0.2, ge=0, lt=1, description="Share of the rows drawn as validation rows.")
     test_share: float = Field(0.2, ge=0, lt=1, description="Share of the rows drawn as test rows.")

@@ -1,0 +1,80 @@
+"""A JSON file: a list of objects, or an object whose `data` is that list, as in SQuAD.
+
+Records are named by the line they start on; where several share a line, by their number.
+"""
+
+import json
+import re
+from typing import Any
+
+from overture.core.errors import Problem
+from overture.data.formats.form import Container, Problems, Rows, no_constant, reason, text_of
+from overture.data.formats.json_lines import rows_of_text
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
+_DECODER = json.JSONDecoder(parse_constant=no_constant)
+
+
+def _read(raw: bytes, file: str, problems: Problems) -> tuple[Rows, list[int]]:
+    text = text_of(raw, file, problems)
+    start = _after(_SPACE, text, 0)
+    try:
+        if text[start : start + 1] == "[":
+            return _objects(*_items(text, start + 1), file, problems)
+        found, end = _DECODER.raw_decode(text, start) if text[start:] else (None, 0)
+    except (ValueError, RecursionError) as error:
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
+        problems.append(Problem(f"{file}:{line}", f"not JSON: {reason(error)}"))
+        return [], []
+    if text[end:].strip():
+        # Many files called .json hold JSON lines.
+        return rows_of_text(text, file, problems)
+    if isinstance(found, dict):
+        inner = found.get("data")
+        items = inner if isinstance(inner, list) else [found]
+        return _objects(items, list(range(1, len(items) + 1)), file, problems)
+    if found is not None:
+        problems.append(Problem(f"{file}:1", f"not a list of objects but {text.strip()!r:.40}"))
+    return [], []
+
+
+def _items(text: str, at: int) -> tuple[list[Any], list[int]]:
+    """The items of a list that opens before `at`, and their lines or, where some share a line, their numbers."""
+    items: list[Any] = []
+    lines: list[int] = []
+    line, counted = 1, 0
+    at = _after(_SPACE, text, at)
+    while text[at : at + 1] != "]":
+        line, counted = line + text.count("\n", counted, at), at
+        item, at = _DECODER.raw_decode(text, at)
+        items.append(item)
+        lines.append(line)
+        comma = _COMMA.match(text, at)
+        if comma is None:
+            at = _after(_SPACE, text, at)
+            if text[at : at + 1] != "]":
+                raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
+            break
+        at = comma.end()
+        if text[at : at + 1] == "]":
+            raise json.JSONDecodeError("Illegal trailing comma before end of array", text, at)
+    if rest := text[at + 1 :].strip():
+        raise json.JSONDecodeError(f"Extra data: {rest!r:.20}", text, at + 1)
+    return items, lines if len(set(lines)) == len(lines) else list(range(1, len(items) + 1))
+
+
+def _objects(items: list[Any], lines: list[int], file: str, problems: Problems) -> tuple[Rows, list[int]]:
+    for item, line in zip(items, lines, strict=True):
+        if not isinstance(item, dict):
+            problems.append(Problem(f"{file}:{line}", f"not a JSON object but {json.dumps(item)!r:.40}"))
+    kept = [(item, line) for item, line in zip(items, lines, strict=True) if isinstance(item, dict)]
+    return [item for item, _ in kept], [line for _, line in kept]
+
+
+def _after(pattern: re.Pattern[str], text: str, at: int) -> int:
+    match = pattern.match(text, at)
+    return match.end() if match else at
+
+
+JSON = Container("json", (".json",), _read)
