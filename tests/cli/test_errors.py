@@ -90,7 +90,7 @@ def test_run_of_another_store(tuned, overture, tmp_path) -> None:
 def test_no_words_give_help(overture) -> None:
     done = overture()
     assert done.code == 2
-    assert "init-task" in done.out + done.err
+    assert "init" in done.out + done.err
 
 
 def test_words_after_two_dashes_are_text(tuned, overture) -> None:

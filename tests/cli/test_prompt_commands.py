@@ -69,7 +69,7 @@ def test_init_task(overture, tmp_path) -> None:
     shown = overture("init-task", "rows.jsonl", "-o", "my task.yaml", "--force")
     assert "overture tune 'my task.yaml'" in shown.out
     assert yaml.safe_load((tmp_path / "my task.yaml").read_text())["name"] == "rows"
-    assert overture("init-task", "rows.jsonl", "-o", "x.yaml", "--name", "A B").code == 2
+    assert overture("init", "rows.jsonl", "-o", "x.yaml", "--name", "A B").code == 2
 
 
 @pytest.fixture

@@ -127,4 +127,4 @@ def test_demo(overture, tiny, monkeypatch) -> None:
     assert len(found["predictions"]) == 3
     shown = overture("demo", "--epochs", "1")
     assert "Sentences that nobody rated:" in shown.out
-    assert "overture init-task your.jsonl" in shown.out
+    assert "overture init your.jsonl" in shown.out

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import yaml
 
@@ -117,3 +119,41 @@ def test_a_folder_without_training_rows(tmp_path):
 def test_yaml_is_plain_yaml(tmp_path, jsonl):
     text, _ = starting_task(jsonl(labelled()), tmp_path)
     assert list(yaml.safe_load(text)) == ["name", "data", "template", "label_field", "labels", "metric"]
+
+
+def conversation(number, system=""):
+    turns = [("system", system)] if system else []
+    turns += [("user", f"Question {number}?"), ("assistant", f"First.\nThen {number}.")]
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+@pytest.mark.parametrize(
+    ("systems", "first"),
+    [(("",), None), (("Be {brief}.",), "Be {{brief}}."), (("Be brief.", "Be long."), "{system}")],
+    ids=["none", "always the same", "different"],
+)
+def test_messages_become_a_chat_template(tmp_path, jsonl, tokenizer, systems, first):
+    rows = [conversation(number, systems[number % len(systems)]) for number in range(10)]
+    task, notes, text = loaded(jsonl(rows), tmp_path)
+    said = [(message.role, message.content) for message in task.template]
+    assert said == [*([("system", first)] if first else []), ("user", "{user}")]
+    assert (task.answer_field, task.stop, task.data.format) == ("assistant", [], "messages")
+    assert "rows.jsonl is read as OpenAI messages (data.format: messages)" in notes
+    assert f"# {Task.model_fields['template'].description}" in text
+    encoded = Encoder(task, tokenizer).encode(load_splits(task).train)
+    shown = tokenizer.decode(encoded[0].input_ids)
+    assert any((system or "Default.") in shown for system in systems)
+    assert re.search(r"Question \d\?$", shown)
+
+
+def test_sharegpt_and_longer_conversations(tmp_path, jsonl):
+    rows = [
+        {"conversations": [{"from": "human", "value": f"q{i}"}, {"from": "gpt", "value": f"a{i}"}]} for i in range(10)
+    ]
+    task, _, _ = loaded(jsonl(rows), tmp_path)
+    assert task.data.format == "sharegpt"
+    assert load_splits(task).train[0].fields["assistant"].startswith("a")
+    rows[3]["conversations"] *= 2
+    with pytest.raises(DataError, match="more than one question") as caught:
+        starting_task(jsonl(rows))
+    assert caught.value.where.endswith("rows.jsonl:4")

@@ -102,7 +102,8 @@ def _options(
 
 
 app.command("demo")(demo.command)
-app.command("init-task")(init_task.command)
+app.command("init")(init_task.command)
+app.command("init-task", hidden=True)(init_task.command)
 app.command("tune")(tune.tune_command)
 app.command("resume")(tune.resume_command)
 app.command("eval")(evaluate.command)

@@ -75,7 +75,7 @@ def _show(result: dict[str, Any], said: list[dict[str, Any]], flag: str) -> None
         [
             f'overture predict {NAME}{flag} "your own sentence"',
             f"overture show {NAME}{flag}",
-            "overture init-task your.jsonl",
+            "overture init your.jsonl",
             "overture tune task.yaml",
         ],
     )

@@ -1,4 +1,4 @@
-"""``overture init-task``: a first task file from data."""
+"""``overture init``: a first task file from data."""
 
 import shlex
 from pathlib import Path

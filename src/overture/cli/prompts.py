@@ -28,7 +28,7 @@ def list_command(store: StoreOption = None, is_json: JsonOption = False) -> None
         return
     if not entries:
         console().print(f"no prompts in {root}", soft_wrap=True)
-        show_next("Make one:", ["overture demo", "overture init-task your.jsonl"])
+        show_next("Make one:", ["overture demo", "overture init your.jsonl"])
         return
     from rich.table import Table
 

@@ -38,7 +38,7 @@ SetOption = Annotated[
 
 
 def tune_command(
-    task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `overture init-task` writes one.")],
+    task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `overture init` writes one.")],
     backbone: BackboneOption = None,
     method: MethodOption = None,
     place: PlaceOption = None,

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 import yaml
 
 from overture.core.errors import DataError
-from overture.data.read import Rows, read_rows
+from overture.data.formats import SHAPES
+from overture.data.formats.form import Rows
+from overture.data.read import SUFFIXES, Found, read_found
 from overture.data.task import DataConfig, Task
 from overture.data.template import is_field_name
 from overture.data.values import as_text, label_text
@@ -25,11 +27,12 @@ _SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "dev"
 
 @dataclass(frozen=True, slots=True)
 class _Guess:
-    """Which fields play which part."""
+    """Which fields play which part, and the lines of a template that is more than their texts."""
 
     texts: list[str]
     target: str
     labels: list[str]
+    template: list[str] | None = None
 
 
 def starting_task(path: Path, folder: Path | None = None) -> tuple[str, list[str]]:
@@ -44,16 +47,19 @@ def starting_task(path: Path, folder: Path | None = None) -> tuple[str, list[str
     """
     sources = _sources(Path(path))
     first = next(iter(sources.values()))
-    rows, _ = read_rows(first)
-    notes: list[str] = []
-    guess = _guessed(rows, first, notes)
+    found = read_found(first)
+    rows, notes = found.rows, list(found.notices)
+    known = _BY_FORMAT.get(found.format)
+    guess = known(found, first) if known else _guessed(rows, first, notes)
     lines = [f"name: {_quoted(_name(first))}", "", "data:"]
     for key, file in sources.items():
         relative = os.path.relpath(file, folder or Path.cwd())
         lines += [f"  {_comment(DataConfig, key)}", f"  {key}: {_quoted(relative)}"]
+    if found.format in SHAPES:
+        lines += [f"  {_comment(DataConfig, 'format')}", f"  format: {found.format}"]
     if len(sources) < 3:
         notes.append("splits that are not given are drawn from the rows: set data.seed to draw others")
-    lines += ["", _comment(Task, "template"), f"template: {_quoted(_template(guess))}", ""]
+    lines += ["", _comment(Task, "template"), *(guess.template or [f"template: {_quoted(_template(guess))}"]), ""]
     lines += _label_lines(guess, notes) if guess.labels else _answer_lines(guess, rows)
     return "\n".join(lines) + "\n", notes
 
@@ -65,7 +71,7 @@ def _sources(path: Path) -> dict[str, Path]:
         return {"path": path}
     found: dict[str, Path] = {}
     for split, stems in _SPLIT_NAMES.items():
-        suffixes = [suffix] if suffix else [".jsonl", ".csv", ".parquet"]
+        suffixes = [suffix] if suffix else list(SUFFIXES)
         files = [folder / f"{stem}{end}" for stem in stems for end in suffixes]
         there = next((file for file in files if file.is_file()), None)
         if there:
@@ -73,8 +79,41 @@ def _sources(path: Path) -> dict[str, Path]:
     if "train" in found:
         return found
     if path.is_dir():
-        raise DataError("no training rows in the folder", where=str(path), wanted="train.jsonl, .csv or .parquet")
+        raise DataError("no training rows in the folder", where=str(path), wanted=f"train{', '.join(SUFFIXES)}")
     return {"path": path}
+
+
+def _of_alpaca(found: Found, file: Path) -> _Guess:
+    has_input = any(row["input"].strip() for row in found.rows)
+    return _Guess(["instruction", "input"] if has_input else ["instruction"], "output", [])
+
+
+def _of_messages(found: Found, file: Path) -> _Guess:
+    """A question with its answer as chat messages; what the system says stands there as it is if it is always the same.
+
+    Raises:
+        DataError: a conversation has several turns.
+    """
+    longer = [line for row, line in zip(found.rows, found.lines, strict=True) if "user" not in row]
+    if longer:
+        raise DataError(
+            "conversations of more than one question and one answer",
+            where=f"{file}:{longer[0]}",
+            got=f"{len(longer)} of {len(found.rows)} rows",
+            fix="keep the others, or write a row for each answer",
+        )
+    systems = {row["system"] for row in found.rows}
+    text = re.sub(r"[{}]", r"\g<0>\g<0>", *systems) if len(systems) == 1 else "{system}"
+    system = [f"  - {{role: system, content: {_quoted(text)}}}"] if text else []
+    user = f"  - {{role: user, content: {_quoted('{user}')}}}"
+    return _Guess(["user"], "assistant", [], ["template:", *system, user])
+
+
+_BY_FORMAT: dict[str, Callable[[Found, Path], _Guess]] = {
+    "alpaca": _of_alpaca,
+    "messages": _of_messages,
+    "sharegpt": _of_messages,
+}
 
 
 def _guessed(rows: Rows, file: Path, notes: list[str]) -> _Guess:

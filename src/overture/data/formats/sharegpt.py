@@ -1,4 +1,4 @@
-"""ShareGPT: `conversations` of `from` and `value`; a `system` text may stand beside them. Rows are those of messages."""
+"""ShareGPT: `conversations` of `from` and `value`; a `system` text may stand beside them. Rows as of messages."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
