@@ -100,6 +100,13 @@ class Encoder:
     def _turn_layout(self) -> _Layout:
         return self._layout(self._template.turn())
 
+    @property
+    def anchor(self) -> tuple[str, tuple[int, ...]]:
+        """The template's constant end as text and as tokens; both empty where a field comes last."""
+        end = max(i for i, piece in enumerate(self._row_pieces) if isinstance(piece, Slot)) + 1
+        text = "".join(piece for piece in self._row_pieces[end:] if isinstance(piece, str))
+        return text, tuple(self._row_layout.anchor.ids)
+
     def encode(self, rows: Sequence[Row], with_answer: bool = True, bos: bool = True) -> list[Encoded]:
         """Rows as tokens, numbered from 0.
 

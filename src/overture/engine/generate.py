@@ -1,6 +1,6 @@
 """Greedy answers over kept keys and values, many rows and prompts at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,26 @@ def greedy(
     inputs: Inputs, rows: Sequence[Encoded], injections: Injections, max_new_tokens: int, stop: Sequence[str]
 ) -> list[str]:
     """Answers: until the end token, a stop text, or ``max_new_tokens``; all injections enter at the same layer."""
+    decode = inputs.backbone.tokenizer.decode
+
+    def is_done(answer: Sequence[int]) -> bool:
+        # Leading white space may spell a stop text before the answer has begun.
+        text = decode(answer).lstrip()
+        return any(end in text for end in stop)
+
+    answers = greedy_tokens(inputs, rows, injections, max_new_tokens, is_done)
+    return [_cut(decode(answer), stop) for answer in answers]
+
+
+@torch.no_grad()
+def greedy_tokens(
+    inputs: Inputs,
+    rows: Sequence[Encoded],
+    injections: Injections,
+    max_new_tokens: int,
+    is_done: Callable[[Sequence[int]], bool],
+) -> list[list[int]]:
+    """Tokens as `greedy` writes them, the end token left out; `is_done` looks at what a row has so far."""
     backbone = inputs.backbone
     asked = [Encoded(row.row, row.input_ids, row.anchor_ids, slots=row.slots) for row in rows]
     first = prepared(inputs, asked, injections, answer_layout, is_generating=True)
@@ -25,13 +45,13 @@ def greedy(
     token = backbone.head(hidden[torch.arange(len(rows), device=hidden.device), first.layout.trunk_end]).argmax(-1)
     continued = _Continued(backbone, first)
     answers: list[list[int]] = [[] for _ in rows]
-    is_done = [False] * len(rows)
+    ended = [False] * len(rows)
     for num_new in range(1, max_new_tokens + 1):
-        _append(backbone, answers, is_done, token.tolist(), stop)
-        if all(is_done) or num_new == max_new_tokens:
+        _append(backbone, answers, ended, token.tolist(), is_done)
+        if all(ended) or num_new == max_new_tokens:
             break
         token = backbone.head(continued.next(token)).argmax(-1)
-    return [_cut(backbone.tokenizer.decode(answer), stop) for answer in answers]
+    return answers
 
 
 class _Stretch:
@@ -85,18 +105,20 @@ def _joined(left: Columns, right: Columns) -> Columns:
 
 
 def _append(
-    backbone: Backbone, answers: list[list[int]], is_done: list[bool], tokens: Sequence[int], stop: Sequence[str]
+    backbone: Backbone,
+    answers: list[list[int]],
+    ended: list[bool],
+    tokens: Sequence[int],
+    is_done: Callable[[Sequence[int]], bool],
 ) -> None:
     for index, token in enumerate(tokens):
-        if is_done[index]:
+        if ended[index]:
             continue
         if token == backbone.tokenizer.eos_id:
-            is_done[index] = True
+            ended[index] = True
             continue
         answers[index].append(token)
-        # Leading white space may spell a stop text before the answer has begun.
-        text = backbone.tokenizer.decode(answers[index]).lstrip()
-        is_done[index] = any(end in text for end in stop)
+        ended[index] = is_done(answers[index])
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 Shape letters: B rows, P prompt length, S live tokens, D width, W label words, C labels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor
 from overture.core.types import Candidates, Encoded, Injection, PromptMethod, RowMethod
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
-from overture.engine.generate import greedy
+from overture.engine.generate import greedy, greedy_tokens
 from overture.engine.inputs import Inputs, Progress, groups
 from overture.engine.layout import Layout, answer_layout, label_layout
+from overture.engine.likelihood import Likelihood, word_likelihoods
 from overture.engine.limits import check_reading, check_writing
 from overture.engine.passes import Injections, Make, kept_input, prepared, text_layout
 
@@ -154,6 +155,20 @@ class PromptedModel:
         by_row = {id(row): scores for row, scores in scored}
         return torch.stack([by_row[id(row)] for row in rows])
 
+    @torch.no_grad()
+    def word_likelihoods(self, rows: Sequence[Encoded]) -> list[list[Likelihood]]:
+        """Log-likelihoods over the vocabulary of each row's own candidate words; rows may have different ones.
+
+        Args:
+            rows: rows of a decoder, with candidates, under prompts without label vectors.
+        """
+        found: dict[int, list[Likelihood]] = {}
+        for part, injections in self._alike(rows):
+            hidden, layout = self._forward(part, injections)
+            each = word_likelihoods(self.backbone, part, hidden, layout)
+            found |= {id(row): own for row, own in zip(part, each, strict=True)}
+        return [found[id(row)] for row in rows]
+
     def _scores(self, rows: Sequence[Encoded], injections: Injections, hidden: Tensor, layout: Layout) -> Tensor:
         candidates = rows[0].candidates
         assert candidates is not None
@@ -248,6 +263,22 @@ class PromptedModel:
             texts = greedy(self.inputs, part, found, max_new_tokens, stop)
             answers |= {id(row): text for row, text in zip(part, texts, strict=True)}
         return [answers[id(row)] for row in rows]
+
+    @torch.no_grad()
+    def write(
+        self, rows: Sequence[Encoded], max_new_tokens: int, is_done: Callable[[Sequence[int]], bool]
+    ) -> list[list[int]]:
+        """Greedy tokens behind each row: until the end token, which is left out, or where `is_done` says so.
+
+        Raises:
+            BackboneError: the model is an encoder.
+        """
+        check_writing(self.backbone)
+        written: dict[int, list[int]] = {}
+        for part, found in self._alike(rows):
+            tokens = greedy_tokens(self.inputs, part, found, max_new_tokens, is_done)
+            written |= {id(row): own for row, own in zip(part, tokens, strict=True)}
+        return [written[id(row)] for row in rows]
 
 
 def _read(rows: Sequence[Encoded], hidden: Tensor, layout: Layout) -> Tensor:

@@ -1,0 +1,1 @@
+"""The model `overture` for EleutherAI's lm-evaluation-harness; `overture.harness.model` registers it."""

@@ -1,0 +1,279 @@
+"""The model `overture` in lm-evaluation-harness: beside our own scores, beside HFLM, in batches of any size."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("lm_eval")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+from fakes import make_inner_tokenizer, make_model  # noqa: E402
+from overture.core.config import validated  # noqa: E402
+from overture.core.errors import ConfigError, DataError  # noqa: E402
+from overture.data.read import read_rows  # noqa: E402
+from overture.data.rows import Row  # noqa: E402
+from overture.engine import PromptedModel, load_backbone  # noqa: E402
+from overture.evaluate.scoring import score  # noqa: E402
+from overture.harness.model import OvertureLM  # noqa: E402
+from overture.study.api import tune  # noqa: E402
+
+WORDS = {"good": ("fine", "great", "glad"), "bad": ("poor", "dull", "grim")}
+CHOICES = {"good": " good", "bad": " rather bad", "odd": " odd"}
+PLACES = [("prefix", "after"), ("vectors", "after"), ("vectors", "before"), ("prefix", "memory"), ("late", "before")]
+TEXTS = ["", "a", "abc def", "What is it?\n", "x" * 40, "rab ebi do", "abc def ", "ends\n"]
+CONTINUATIONS = [" good", " rather bad", " x", "\n", " good"]
+
+
+def rows_of(count, start=0):
+    labels = [("good", "bad", "odd")[number % 3] for number in range(count)]
+    return [
+        {"text": f"{WORDS.get(label, WORDS['bad'])[n % 3]} {start + n}" + "\n" * (n % 4 == 3), "label": label}
+        for n, label in enumerate(labels)
+    ]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A tiny model, rows, a task file, and a store for prompts."""
+    folder = tmp_path_factory.mktemp("harness")
+    make_model("llama", "sdpa").save_pretrained(folder / "tiny")
+    make_inner_tokenizer("llama").save_pretrained(folder / "tiny")
+    for number, (name, count) in enumerate({"train": 15, "validation": 6, "test": 21}.items()):
+        text = "".join(json.dumps(row) + "\n" for row in rows_of(count, 100 * number))
+        (folder / f"{name}.jsonl").write_text(text)
+    values = {
+        "name": "mood",
+        "backbone": str(folder / "tiny"),
+        "data": {name: f"{name}.jsonl" for name in ("train", "validation", "test")},
+        "template": "Say: {text}\nMood:",
+        "labels": CHOICES,
+        "shots": 0,
+        "prompt": {"length": 3},
+        "train": {"epochs": 2, "batch_size": 5, "lr": 0.05},
+    }
+    (folder / "task.yaml").write_text(json.dumps(values))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prompts(home):
+    """A prompt tuned at each place: name by place."""
+    found = {}
+    for method, place in PLACES:
+        options = {"layer": 1} if method == "late" else {}
+        prompt = {"method": method, "place": place, "options": options}
+        found[method, place] = tune(home / "task.yaml", store=home / "store", prompt=prompt)["prompt"]
+    return found
+
+
+@pytest.fixture
+def offline(home, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(home / "datasets"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets.config
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(home / "datasets"))
+
+
+def harness_task(home, **changes):
+    return {
+        "task": "mood_here",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(home / "test.jsonl")}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "Say: {{text}}\nMood:",
+        "doc_to_choice": [word.strip() for word in CHOICES.values()],
+        "doc_to_target": "{{['good', 'bad', 'odd'].index(label)}}",
+        "metric_list": [{"metric": "acc"}],
+        "metadata": {"version": 0},
+    } | changes
+
+
+def evaluated(model, task):
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    found = simple_evaluate(model=model, tasks=[task], task_manager=TaskManager(include_defaults=False), bootstrap_iters=0)
+    name = task["task"]
+    samples = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
+    return found["results"][name], samples
+
+
+def ours(lm, home):
+    """Our own scores of the test rows: label log-probabilities, and the share that is right."""
+    rows, lines = read_rows(home / "test.jsonl")
+    encoded = lm.tuned.encoder.encode([Row(row, line, "test") for row, line in zip(rows, lines, strict=True)])
+    scored = score(lm.tuned.model(), encoded, lm.tuned.task)
+    return lm.tuned.model().label_scores(encoded), scored.value(lm.tuned.task)
+
+
+@pytest.mark.parametrize("case", PLACES, ids="-".join)
+def test_a_tuned_prompt_scores_as_we_score_it(home, prompts, offline, case):
+    lm = OvertureLM(prompt=prompts[case], store=str(home / "store"))
+    wanted, accuracy = ours(lm, home)
+    results, samples = evaluated(lm, harness_task(home))
+    assert results["acc,none"] == pytest.approx(accuracy)
+    found = torch.tensor([[value for (value, _), in sample["resps"]] for sample in samples])
+    # Ours are over the labels alone; the harness's are over the vocabulary.
+    assert torch.allclose(found.log_softmax(1), wanted, atol=1e-4)
+    assert len(set(found.argmax(1).tolist())) > 1
+
+
+def requests_of(pairs):
+    return [SimpleNamespace(args=pair) for pair in pairs]
+
+
+PAIRS = [(text + "\nMood:" * (number % 2), word) for number, text in enumerate(TEXTS) for word in CONTINUATIONS]
+
+
+@pytest.mark.parametrize("case", [None, *PLACES], ids=lambda case: "-".join(case or ("none",)))
+def test_no_score_depends_on_the_batch(home, prompts, case):
+    options = {"prompt": prompts[case], "store": str(home / "store")} if case else {"backbone": str(home / "tiny")}
+    alone = OvertureLM(**options, batch_size=1, max_tokens=1).loglikelihood(requests_of(PAIRS), disable_tqdm=True)
+    for changed in ({"batch_size": 8}, {"batch_size": "auto"}, {"max_tokens": 60}):
+        lm = OvertureLM(**options, **changed)
+        found = lm.loglikelihood(requests_of(PAIRS), disable_tqdm=True)
+        assert [value for value, _ in found] == pytest.approx([value for value, _ in alone], abs=1e-4)
+        assert [greedy for _, greedy in found] == [greedy for _, greedy in alone]
+
+
+@pytest.mark.parametrize("case", PLACES, ids="-".join)
+def test_texts_do_not_depend_on_the_batch(home, prompts, case):
+    asked = [(text, {"until": ["b"], "max_gen_toks": 9}) for text in TEXTS]
+    asked += [(f"{text}\nMood:", {"max_gen_toks": 5, "until": "xy"}) for text in TEXTS]
+    found = []
+    for size in (1, 8):
+        lm = OvertureLM(prompt=prompts[case], store=str(home / "store"), batch_size=size)
+        found.append(lm.generate_until(requests_of(asked), disable_tqdm=True))
+    assert found[0] == found[1]
+    # Where the context ends as the prompt's own rows do, the text is that of its own rows.
+    own = [Row({"text": text}, 1, "here") for text in TEXTS[1:]]
+    encoded = OvertureLM(prompt=prompts[case], store=str(home / "store")).tuned
+    again = [(f"Say: {row.fields['text']}\nMood:", {"max_gen_toks": 5}) for row in own]
+    texts = lm.generate_until(requests_of(again), disable_tqdm=True)
+    rows = encoded.encoder.encode(own, with_answer=False)
+    assert [text.strip() for text in texts] == encoded.model().generate(rows, 5, ())
+
+
+# -- without a prompt: HFLM is the oracle
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2", "gemma3_text"])
+def both(request, tmp_path_factory):
+    """The same tiny model under HFLM and under ours."""
+    from lm_eval.models.huggingface import HFLM
+
+    folder = tmp_path_factory.mktemp(request.param)
+    make_model(request.param, "sdpa").save_pretrained(folder)
+    make_inner_tokenizer(request.param).save_pretrained(folder)
+    theirs = HFLM(pretrained=str(folder), device="cpu", batch_size=3, dtype="float32")
+    return theirs, OvertureLM(backbone=str(folder), batch_size=3)
+
+
+def test_without_a_prompt_likelihoods_are_those_of_hflm(both):
+    theirs, own = both
+    long = ("long " * 60, " answer that is a bit longer")
+    pairs = [*PAIRS, long, ("", "abc"), ("trailing  ", "x y")]
+    wanted = theirs.loglikelihood(requests_of(pairs), disable_tqdm=True)
+    found = own.loglikelihood(requests_of(pairs), disable_tqdm=True)
+    assert [value for value, _ in found] == pytest.approx([value for value, _ in wanted], abs=2e-3)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in wanted]
+
+
+def test_without_a_prompt_rolling_likelihoods_are_those_of_hflm(both):
+    theirs, own = both
+    texts = [("abc",), ("some words " * 60,), ("x",)]
+    wanted = theirs.loglikelihood_rolling(requests_of(texts), disable_tqdm=True)
+    assert own.loglikelihood_rolling(requests_of(texts), disable_tqdm=True) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_without_a_prompt_texts_are_those_of_hflm(both):
+    theirs, own = both
+    texts = [text for text in TEXTS if text]
+    asked = [(text, {"until": ["b", "\n"], "max_gen_toks": 12}) for text in texts]
+    asked += [(text, {"until": [], "max_gen_toks": 4, "do_sample": False}) for text in texts]
+    wanted = [theirs.generate_until(requests_of([each]), disable_tqdm=True)[0] for each in asked]
+    assert own.generate_until(requests_of(asked), disable_tqdm=True) == wanted
+    assert any(wanted)
+
+
+def test_a_whole_task_without_a_prompt_is_that_of_hflm(home, offline):
+    from lm_eval.models.huggingface import HFLM
+
+    theirs, _ = evaluated(HFLM(pretrained=str(home / "tiny"), device="cpu", batch_size=4), harness_task(home))
+    found, _ = evaluated(OvertureLM(backbone=str(home / "tiny")), harness_task(home))
+    assert found["acc,none"] == theirs["acc,none"]
+    writing = {"task": "write", "output_type": "generate_until", "doc_to_choice": None, "doc_to_target": "{{label}}"}
+    writing |= {"generation_kwargs": {"until": ["\n"], "max_gen_toks": 4}, "metric_list": [{"metric": "exact_match"}]}
+    own, samples = evaluated(OvertureLM(backbone=str(home / "tiny")), harness_task(home, **writing))
+    _, wanted = evaluated(HFLM(pretrained=str(home / "tiny"), device="cpu", batch_size=1), harness_task(home, **writing))
+    assert [sample["resps"] for sample in samples] == [sample["resps"] for sample in wanted]
+    assert "exact_match,none" in own
+
+
+# -- what cannot be
+
+
+def test_what_is_refused(home, prompts):
+    tiny = str(home / "tiny")
+    with pytest.raises(ConfigError, match="unknown model argument"):
+        OvertureLM(backbone=tiny, pretrained="gpt2")
+    with pytest.raises(ConfigError, match="not a batch size"):
+        OvertureLM(backbone=tiny, batch_size="many")
+    lm = OvertureLM(backbone=tiny)
+    with pytest.raises(ConfigError, match="greedily"):
+        lm.generate_until(requests_of([("a", {"do_sample": True, "temperature": 0.7})]))
+    with pytest.raises(DataError, match="longer than the model's context"):
+        lm.generate_until(requests_of([("a", {"max_gen_toks": 100_000})]))
+    warp = tune(home / "task.yaml", store=home / "store", prompt={"method": "warp", "place": "after"})["prompt"]
+    with pytest.raises(ConfigError, match="a vector for each label"):
+        OvertureLM(prompt=warp, store=str(home / "store"))
+    slots = tune(
+        home / "task.yaml",
+        store=home / "store",
+        template="{prompt:2}{text}\nMood:",
+        prompt={"method": "vectors", "place": "slots", "length": 2},
+    )["prompt"]
+    with pytest.raises(ConfigError, match="slots of its own template"):
+        OvertureLM(prompt=slots, store=str(home / "store"))
+
+
+def test_the_command_line_knows_the_model(home, prompts, tmp_path):
+    (tmp_path / "mood.yaml").write_text(json.dumps(harness_task(home)))
+    words = ["run", "--model", "overture", "--tasks", "mood_here", "--include_path", str(tmp_path)]
+    prompt = prompts["prefix", "after"]
+    words += ["--model_args", f"prompt={prompt},store={home / 'store'}", "--batch_size", "4", "--output_path", "out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "overture.harness", *words],
+        cwd=tmp_path,
+        env={**__import__("os").environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (result,) = Path(tmp_path / "out").rglob("results_*.json")
+    found = json.loads(result.read_text())
+    assert found["config"]["prompt"] == prompt
+    lm = OvertureLM(prompt=prompt, store=str(home / "store"))
+    assert found["results"]["mood_here"]["acc,none"] == pytest.approx(ours(lm, home)[1])
+    refused = subprocess.run(
+        [sys.executable, "-m", "overture.harness", *[w.replace(prompt, "nobody") for w in words]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+
+
+def test_importing_overture_does_not_import_the_harness():
+    code = "import sys, overture, overture.study.api, overture.harness; sys.exit('lm_eval' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
