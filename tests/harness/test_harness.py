@@ -13,11 +13,9 @@ pytest.importorskip("lm_eval")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 from fakes import make_inner_tokenizer, make_model  # noqa: E402
-from overture.core.config import validated  # noqa: E402
 from overture.core.errors import ConfigError, DataError  # noqa: E402
 from overture.data.read import read_rows  # noqa: E402
 from overture.data.rows import Row  # noqa: E402
-from overture.engine import PromptedModel, load_backbone  # noqa: E402
 from overture.evaluate.scoring import score  # noqa: E402
 from overture.harness.model import OvertureLM  # noqa: E402
 from overture.study.api import tune  # noqa: E402
@@ -99,7 +97,9 @@ def evaluated(model, task):
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    found = simple_evaluate(model=model, tasks=[task], task_manager=TaskManager(include_defaults=False), bootstrap_iters=0)
+    found = simple_evaluate(
+        model=model, tasks=[task], task_manager=TaskManager(include_defaults=False), bootstrap_iters=0
+    )
     name = task["task"]
     samples = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
     return found["results"][name], samples
@@ -119,10 +119,10 @@ def test_a_tuned_prompt_scores_as_we_score_it(home, prompts, offline, case):
     wanted, accuracy = ours(lm, home)
     results, samples = evaluated(lm, harness_task(home))
     assert results["acc,none"] == pytest.approx(accuracy)
-    found = torch.tensor([[value for (value, _), in sample["resps"]] for sample in samples])
+    found = torch.tensor([[value for ((value, _),) in sample["resps"]] for sample in samples])
     # Ours are over the labels alone; the harness's are over the vocabulary.
     assert torch.allclose(found.log_softmax(1), wanted, atol=1e-4)
-    assert len(set(found.argmax(1).tolist())) > 1
+    assert found.std(0).min() > 0.1
 
 
 def requests_of(pairs):
@@ -212,7 +212,9 @@ def test_a_whole_task_without_a_prompt_is_that_of_hflm(home, offline):
     writing = {"task": "write", "output_type": "generate_until", "doc_to_choice": None, "doc_to_target": "{{label}}"}
     writing |= {"generation_kwargs": {"until": ["\n"], "max_gen_toks": 4}, "metric_list": [{"metric": "exact_match"}]}
     own, samples = evaluated(OvertureLM(backbone=str(home / "tiny")), harness_task(home, **writing))
-    _, wanted = evaluated(HFLM(pretrained=str(home / "tiny"), device="cpu", batch_size=1), harness_task(home, **writing))
+    _, wanted = evaluated(
+        HFLM(pretrained=str(home / "tiny"), device="cpu", batch_size=1), harness_task(home, **writing)
+    )
     assert [sample["resps"] for sample in samples] == [sample["resps"] for sample in wanted]
     assert "exact_match,none" in own
 

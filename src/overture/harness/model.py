@@ -2,10 +2,11 @@
 
     python -m overture.harness run --model overture --model_args prompt=questions@1 --tasks my_task --include_path .
 
-Tokens are those of the harness's own model for transformers (`lm_eval.models.huggingface.HFLM`), so that scores without a
-prompt are the same. With a prompt, a context that ends with the anchor of the prompt's own template is tokenised as the
-prompt's rows were, and the prompt stands where it stood in training. Any other context is all input and its last token
-the anchor: a prompt at `before` or `memory` stands in front of it, one at `after` in front of its last token.
+Tokens are those of the harness's own model for transformers (`lm_eval.models.huggingface.HFLM`), so that scores
+without a prompt are the same. With a prompt, a context that ends with the anchor of the prompt's own template is
+tokenised as the prompt's rows were, and the prompt stands where it stood in training. Any other context is all input
+and its last token the anchor: a prompt at `before` or `memory` stands in front of it, one at `after` in front of its
+last token.
 
 Where peft's prompts shift the logits by their virtual tokens and left-padding shifts positions, here each prediction is
 read at its own token; nothing depends on the batch.
@@ -15,6 +16,8 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from overture.core.errors import BackboneError, ConfigError, DataError
 from overture.core.files import store_dir
@@ -30,9 +33,7 @@ try:
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
     from tqdm import tqdm
 except ImportError as _error:
-    raise ConfigError(
-        "the harness is not installed", got=str(_error), fix="pip install overture[harness]"
-    ) from None
+    raise ConfigError("the harness is not installed", got=str(_error), fix="pip install overture[harness]") from None
 
 Ids = tuple[int, ...]
 Pair = tuple[Any, Sequence[int], Sequence[int]]
@@ -41,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 @register_model("overture")
-class OvertureLM(TemplateLM):
+class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     """A stored prompt, or none, on its frozen model.
 
     Args:
@@ -87,7 +88,7 @@ class OvertureLM(TemplateLM):
         if not isinstance(backbone, Backbone):
             ref = load_artifact(folder)[0].backbone if folder and backbone is None else None
             name, revision = (ref.id, ref.revision) if ref else (backbone or "smollm2", None)
-            backbone = load_backbone(name, revision=revision, device=device, dtype=dtype, notify=_say)
+            backbone = load_backbone(name, revision=revision, device=_there(device), dtype=dtype, notify=_say)
         self.backbone = backbone
         self._anchor: tuple[str, Ids] = ("", ())
         if folder:
@@ -199,7 +200,7 @@ class OvertureLM(TemplateLM):
         Continuations of one context share its pass.
         """
         asked: dict[Ids, dict[Ids, list[int]]] = {}
-        for index, (_, context, continuation) in enumerate(requests):
+        for index, (_text, context, continuation) in enumerate(requests):
             cut = self._shortened(context, len(continuation) - 1)
             asked.setdefault(cut, {}).setdefault(tuple(continuation), []).append(index)
         found: dict[int, tuple[float, bool]] = {}
@@ -211,9 +212,9 @@ class OvertureLM(TemplateLM):
                     for word, each in zip(row.candidates.words, likelihoods, strict=True):
                         found |= dict.fromkeys(at[word], (each.value, each.is_greedy))
                         bar.update(len(at[word]))
-        for index, (text, _, _) in enumerate(requests):
-            if text is not None:
-                self.cache_hook.add_partial("loglikelihood", text, found[index])
+        for index, request in enumerate(requests):
+            if request[0] is not None:
+                self.cache_hook.add_partial("loglikelihood", request[0], found[index])
         return [found[index] for index in range(len(requests))]
 
     def _shortened(self, context: Sequence[int], num_more: int) -> Ids:
@@ -357,7 +358,7 @@ def _limits(options: dict[str, Any], eos: str | None) -> tuple[int, tuple[str, .
 
 def _until(text: str, stop: Sequence[str]) -> str:
     for end in stop:
-        text = text.split(end)[0]
+        text = text.partition(end)[0]
     return text
 
 
@@ -376,6 +377,14 @@ def _max_rows(batch_size: int | str | None, max_batch_size: int | None) -> int |
     if rows < 1:
         raise ConfigError("not a batch size", where="--batch_size", got=str(batch_size), wanted="a number or auto")
     return rows
+
+
+def _there(device: str) -> str:
+    """The device, or the CPU for a GPU that is not there: the harness's command line asks for one unless told."""
+    is_missing = device.startswith("cuda") and not torch.cuda.is_available()
+    if is_missing:
+        _say(f"there is no {device}: on the CPU")
+    return "cpu" if is_missing else device
 
 
 def _check_prompt(tuned: TunedPrompt) -> None:

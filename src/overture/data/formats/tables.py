@@ -3,6 +3,7 @@
 import csv
 import io
 from functools import partial
+from typing import Any
 
 from overture.core.errors import Problem
 from overture.data.formats.form import Container, Problems, Rows, text_of
@@ -19,8 +20,8 @@ def _read(raw: bytes, file: str, problems: Problems, delimiter: str) -> tuple[Ro
 
 
 def _rows(text: str, file: str, problems: Problems, delimiter: str) -> tuple[Rows, list[int]]:
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    options: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if delimiter == "\t" else {}
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, **options)
     rows: Rows = []
     lines: list[int] = []
     header: list[str] | None = None
