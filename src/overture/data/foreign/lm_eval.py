@@ -19,30 +19,11 @@ from overture.data.values import label_text
 
 _BUILDERS = {"json": None, "csv": "csv", "parquet": "parquet"}
 _MAX_INCLUDES = 10
-_SAID_BY_US = frozenset(
-    [
-        "task",
-        "task_alias",
-        "tag",
-        "group",
-        "metadata",
-        "include",
-        "dataset_path",
-        "dataset_name",
-        "dataset_kwargs",
-        "output_type",
-        "training_split",
-        "validation_split",
-        "test_split",
-        "doc_to_text",
-        "doc_to_target",
-        "doc_to_choice",
-        "target_delimiter",
-        "description",
-        "metric_list",
-        "generation_kwargs",
-    ]
-)
+_DATA_KEYS = ("dataset_path", "dataset_name", "dataset_kwargs", "training_split", "validation_split", "test_split")
+_TEXT_KEYS = ("description", "doc_to_text", "doc_to_target", "doc_to_choice", "target_delimiter")
+_OTHER_KEYS = ("output_type", "generation_kwargs", "metric_list", "include")
+_NAMES = ("task", "task_alias", "tag", "group", "metadata")
+_SAID_BY_US = frozenset([*_DATA_KEYS, *_TEXT_KEYS, *_OTHER_KEYS, *_NAMES])
 _CHANGING = (
     "process_docs",
     "process_results",
