@@ -3,12 +3,13 @@
 transformers calls the function by name from each attention module and hands through the keyword ``overture``.
 Without it the function computes what the library would, so a model that we loaded stays usable as it is.
 
-Shape letters: B rows, S live tokens, M memory columns, H key/value heads, G query heads for each of them, K head width.
+Shape letters: B rows, S live tokens, M memory columns, H key/value heads, G query heads for each of them, K head width,
+R memories that the B rows share, Q queries: G*S.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,12 +24,15 @@ NAME = "overture"
 class Columns:
     """Keys and values that live tokens attend to and that this step does not compute.
 
+    Rows may share memories, R of them where R divides B: then keys and values are never copied, one for each row.
+
     Args:
-        keys: by layer [B or 1, H, M, K].
-        values: by layer [B or 1, H, M, K].
+        keys: by layer [B, 1 or R, H, M, K].
+        values: by layer [B, 1 or R, H, M, K].
         positions: [B or 1, M], for sliding windows.
         valid: [B or 1, M]; False where a row has no such column.
         weights: by layer [B or 1, M]: factors on the attention that a column gets; 1 when None.
+        shared: of R memories row b attends to number b % R (``cycle``) or b // (B / R) (``run``).
     """
 
     keys: Mapping[int, Tensor]
@@ -36,6 +40,11 @@ class Columns:
     positions: Tensor
     valid: Tensor
     weights: Sequence[Tensor] | None = None
+    shared: Literal["cycle", "run"] = "cycle"
+
+    def num_memories(self, layer: int) -> int:
+        """R, or B, or 1."""
+        return int(self.keys[layer].shape[0])
 
 
 @dataclass(slots=True)
@@ -169,6 +178,75 @@ def _with_memory(memory: Sequence[Columns], layer: int, own: Tensor, which: str)
     return torch.cat([*parts, own], dim=2) if parts else own
 
 
+def _is_shared(memory: Sequence[Columns], layer: int, num_rows: int) -> bool:
+    return any(1 < part.num_memories(layer) < num_rows for part in memory)
+
+
+def _folded(rows: Tensor, part: Columns, num_memories: int) -> Tensor:
+    """What stands in rows, [B, H, Q, *], as more queries of the memory that they share: [R, H, B/R*Q, *]."""
+    num_rows, num_heads, num_queries, width = rows.shape
+    share = num_rows // num_memories
+    if share == 1:
+        return rows
+    if part.shared == "cycle":
+        each = rows.view(share, num_memories, num_heads, num_queries, width).permute(1, 2, 0, 3, 4)
+    else:
+        each = rows.view(num_memories, share, num_heads, num_queries, width).transpose(1, 2)
+    return each.reshape(num_memories, num_heads, share * num_queries, width)
+
+
+def _unfolded(folded: Tensor, part: Columns, num_rows: int) -> Tensor:
+    """The inverse of `_folded`."""
+    num_memories, num_heads, _, width = folded.shape
+    share = num_rows // num_memories
+    if share == 1:
+        return folded
+    each = folded.view(num_memories, num_heads, share, -1, width)
+    each = each.permute(2, 0, 1, 3, 4) if part.shared == "cycle" else each.transpose(1, 2)
+    return each.reshape(num_rows, num_heads, -1, width)
+
+
+def _attention_by_parts(
+    step: Step,
+    layer: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scaling: float | None,
+    softcap: float | None,
+) -> Tensor:
+    """Attention in which no part of the memory is copied: each has products of its own, all have one softmax.
+
+    Args:
+        step: the memory.
+        layer: which layer's.
+        query: [B, H, Q, K].
+        key: of the live tokens, [B, H, S, K].
+        value: as the keys.
+        mask: numbers added to the logits, [B or 1, 1, Q, M+S].
+        scaling: of the products; ``K ** -0.5`` when None.
+        softcap: what no logit exceeds, where the family caps them.
+    """
+    num_rows = query.shape[0]
+    query = query * (query.shape[3] ** -0.5 if scaling is None else scaling)
+    keys = [part.keys[layer].to(query.dtype) for part in step.memory]
+    found = [
+        _unfolded(_folded(query, part, len(own)) @ own.transpose(2, 3), part, num_rows)
+        for part, own in zip(step.memory, keys, strict=True)
+    ]
+    logits = torch.cat([*found, query @ key.transpose(2, 3)], dim=3)
+    if softcap is not None:
+        logits = torch.tanh(logits / softcap) * softcap
+    weights = (logits + mask).softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(query.dtype)
+    *shares, last = weights.split([*(own.shape[2] for own in keys), key.shape[2]], dim=3)
+    out = last @ value
+    for part, share in zip(step.memory, shares, strict=True):
+        own = part.values[layer].to(query.dtype)
+        out = out + _unfolded(_folded(share, part, len(own)) @ own, part, num_rows)
+    return out
+
+
 def attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -190,13 +268,16 @@ def attention(
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     if overture.kept is not None:
         overture.kept[layer] = (key, value)
-    key = _with_memory(overture.memory, layer, key, "keys")
-    value = _with_memory(overture.memory, layer, value, "values")
     num_groups = query.shape[1] // key.shape[1]
     # Every attention says so of itself, to the library's own kernels too.
     is_causal = bool(getattr(module, "is_causal", True))
     mask = overture.weighted(overture.mask(sliding_window, num_groups, query.dtype, is_causal), layer)
     stacked = _stacked(query, key)
+    if _is_shared(overture.memory, layer, len(query)):
+        out = _attention_by_parts(overture, layer, stacked, key, value, mask, scaling, softcap)
+        return out.reshape(query.shape).transpose(1, 2).contiguous(), None
+    key = _with_memory(overture.memory, layer, key, "keys")
+    value = _with_memory(overture.memory, layer, value, "values")
     if softcap is None:
         out = torch.nn.functional.scaled_dot_product_attention(stacked, key, value, attn_mask=mask, scale=scaling)
     else:

@@ -34,8 +34,13 @@ class Inputs:
     # -- keys and values of whole inputs
 
     def columns(self, texts: Sequence[Ids]) -> Columns:
-        """Keys and values of a batch's texts; positions end below zero where they are relative."""
-        values, valid = padded(self._found(texts, self._keys_and_values), self.backbone.device)
+        """Keys and values of a batch's texts; positions end below zero where they are relative.
+
+        Texts that come again and again in the same order, as those of a cohort on the same rows, are there once.
+        """
+        period = _period(texts)
+        values, valid = padded(self._found(texts[:period], self._keys_and_values), self.backbone.device)
+        valid = valid.repeat(len(texts) // period, 1)
         positions = torch.arange(valid.shape[1], device=valid.device)[None].expand_as(valid)
         if self.backbone.family.is_rotary:
             positions = positions - valid.sum(1, keepdim=True)
@@ -114,6 +119,13 @@ class Inputs:
             done += len(group)
             if progress:
                 progress(done, len(texts))
+
+
+def _period(texts: Sequence[Ids]) -> int:
+    """After how many texts the same come again; their number when they do not."""
+    num = len(texts)
+    again = (at for at in range(1, num // 2 + 1) if num % at == 0 and texts[at] == texts[0])
+    return next((at for at in again if list(texts[:at]) * (num // at) == list(texts)), num)
 
 
 def _lines(layer: int, layout: Layout) -> list[Ids]:
