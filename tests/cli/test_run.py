@@ -10,7 +10,7 @@ import pytest
 from overture.core.errors import DiskFull
 from overture.prompt import METHODS
 from overture.study.api import request
-from overture.train.fit import Fit
+from overture.train import FitTogether
 
 
 def test_tune_result(tuned: dict) -> None:
@@ -70,15 +70,20 @@ def test_finished_run_tells_its_result_again(tuned, overture) -> None:
 
 
 def test_diverged_from_the_start(make_task, overture, monkeypatch) -> None:
-    monkeypatch.setattr(Fit, "_step", lambda fit, batch: (math.nan, 1.0))
+    monkeypatch.setattr(FitTogether, "_gradients", lambda fit, batches, weights: dict.fromkeys(batches, math.nan))
     done = overture("tune", make_task(), "--json")
     assert (done.code, done.json["error"]) == (3, "Diverged")
     assert "smaller learning rate" in overture("tune", make_task()).err
 
 
 def test_diverged_later_keeps_the_last_good_prompt(make_task, overture, monkeypatch) -> None:
-    step = Fit._step
-    monkeypatch.setattr(Fit, "_step", lambda fit, batch: (math.nan, 1.0) if fit.progress.epoch else step(fit, batch))
+    gradients = FitTogether._gradients
+
+    def breaking(together, batches, weights):
+        found = gradients(together, batches, weights)
+        return dict.fromkeys(found, math.nan) if together.fits[0].progress.epoch else found
+
+    monkeypatch.setattr(FitTogether, "_gradients", breaking)
     done = overture("tune", make_task(), "--json")
     assert (done.code, done.json["status"], done.json["prompt"]) == (3, "diverged", "mood@1")
     assert overture("predict", "mood", "fine 1", "--json").code == 0

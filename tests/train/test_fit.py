@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tiny import LENGTHS, ROWS, Recorded, assert_equal, copied, make_fit
+from tiny import LENGTHS, ROWS, Recorded, assert_equal, copied, make_fit, one_step
 
 from fakes import CASES, Case, make_rows
 from overture.train import Fit, Validation
@@ -61,7 +61,7 @@ class TestTraining:
         for max_tokens in (1, 40, 10_000):
             trainee = Recorded(Case("prefix", "memory"))
             fit = make_fit(trainee, max_tokens=max_tokens, clip=1e9)
-            fit._step(rows)
+            one_step(fit, rows)
             found.append({name: value.grad.clone() for name, value in fit.values.items()})
             assert len(trainee.seen) == {1: len(rows), 10_000: 1}.get(max_tokens, len(trainee.seen))
         for other in found[:2]:
@@ -69,7 +69,7 @@ class TestTraining:
 
     def test_gradients_are_clipped(self):
         fit = make_fit(Recorded(), clip=1e-3)
-        fit._step(ROWS)
+        one_step(fit, ROWS)
         norm = torch.stack([value.grad.norm() for value in fit.values.values()]).norm()
         assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 

@@ -83,7 +83,7 @@ def test_random_numbers_go_on(tmp_path):
     fit.run()
     expected = torch.rand(3)
     torch.manual_seed(99)
-    load_checkpoint(tmp_path / "run", fit.values, fit.optimiser)
+    load_checkpoint(tmp_path / "run", {fit.key: fit})
     assert torch.equal(torch.rand(3), expected)
 
 

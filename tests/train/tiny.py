@@ -12,7 +12,8 @@ from fakes import Case, backbone_of, make_prompt, make_rows
 from overture.core.types import Encoded
 from overture.engine import InputCache, PromptedModel
 from overture.evaluate.scoring import mean_loss
-from overture.train import Fit, TrainConfig, Validation
+from overture.train import Fit, FitTogether, TrainConfig, Validation
+from overture.train.fit import Apart
 
 CASE = Case("prefix", "after")
 LENGTHS = tuple(random.Random(0).choices(range(12), k=13))
@@ -71,6 +72,10 @@ def make_fit(
         return Validation(-loss, loss)
 
     return Fit(trainee, ROWS, validate or validation, config(**changes), 7, checkpoint, events, is_stop_asked)
+
+
+def one_step(fit: Fit, rows: Sequence[Encoded]) -> None:
+    FitTogether([fit], Apart([fit.trainee]), lambda which: [])._step({0: rows})
 
 
 def copied(values: dict[str, Tensor]) -> dict[str, Tensor]:

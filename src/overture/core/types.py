@@ -4,7 +4,7 @@ Shape letters: B rows, L length, P prompt length, D width, N layers, H key/value
 M memory columns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -276,6 +276,18 @@ class Trainee(Protocol):
 
     def trainable(self) -> dict[str, "torch.Tensor"]:
         """What gradient descent changes, by name."""
+        ...
+
+
+class Trainees(Protocol):
+    """Several trainees, by number, of which some can share forward passes."""
+
+    def groups(self, batches: Mapping[int, Sequence[Encoded]]) -> list[list[int]]:
+        """The members whose batches can share forward passes."""
+        ...
+
+    def losses(self, batches: Mapping[int, Sequence[Encoded]]) -> Mapping[int, "torch.Tensor"]:
+        """As `Trainee.loss`, of each member of one group."""
         ...
 
 

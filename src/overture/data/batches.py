@@ -1,6 +1,6 @@
 """Batches: shuffled by seed for training, cut to a token budget for memory, sorted by length for scoring."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from overture.core.seeds import named_random
 from overture.core.types import Encoded
@@ -24,15 +24,37 @@ def epoch_batches(rows: Sequence[Encoded], batch_size: int, seed: int, epoch: in
 
 def micro_batches(batch: Sequence[Encoded], max_tokens: int) -> list[list[Encoded]]:
     """A batch cut, in order, so that rows times the longest row stay within the budget; one row at least."""
-    cut: list[list[Encoded]] = []
-    longest = 0
-    for row in batch:
-        longest = max(longest, _length(row))
-        if cut and (len(cut[-1]) + 1) * longest <= max_tokens:
-            cut[-1].append(row)
-        else:
-            cut.append([row])
-            longest = _length(row)
+    return [part[0] for part in _cut({0: batch}, max_tokens)]
+
+
+def shared_batches(batches: Mapping[int, Sequence[Encoded]], max_tokens: int) -> list[dict[int, list[Encoded]]]:
+    """Several members' batches cut together, each part of the same rows' numbers for all of them.
+
+    Args:
+        batches: by member.
+        max_tokens: of a part: rows of all members times the longest row; where one row of each is too much, not all
+            members are in a part.
+    """
+    longest = max(_length(row) for batch in batches.values() for row in batch)
+    num_parts = -(-len(batches) // max(1, max_tokens // max(1, longest)))
+    size = -(-len(batches) // num_parts)
+    members = list(batches)
+    parts = [members[start : start + size] for start in range(0, len(members), size)]
+    return [cut for part in parts for cut in _cut({member: batches[member] for member in part}, max_tokens)]
+
+
+def _cut(batches: Mapping[int, Sequence[Encoded]], max_tokens: int) -> list[dict[int, list[Encoded]]]:
+    cut: list[dict[int, list[Encoded]]] = []
+    longest = num_rows = 0
+    for index in range(max(map(len, batches.values()))):
+        rows = {member: batch[index] for member, batch in batches.items() if index < len(batch)}
+        longest = max(longest, *map(_length, rows.values()))
+        num_rows += len(rows)
+        if not cut or num_rows * longest > max_tokens:
+            cut.append({})
+            longest, num_rows = max(map(_length, rows.values())), len(rows)
+        for member, row in rows.items():
+            cut[-1].setdefault(member, []).append(row)
     return cut
 
 

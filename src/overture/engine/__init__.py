@@ -2,7 +2,8 @@
 
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
+from overture.engine.cohort import Cohort
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
 
-__all__ = ["Backbone", "InputCache", "PromptedModel", "load_backbone"]
+__all__ = ["Backbone", "Cohort", "InputCache", "PromptedModel", "load_backbone"]

@@ -20,6 +20,7 @@ from overture.engine.limits import check_reading, check_writing
 from overture.engine.passes import Injections, Make, kept_input, prepared, text_layout
 
 OnePrompt = PromptMethod | RowMethod | Injection
+Kind = tuple[int, bool, bool, Candidates | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,44 +103,56 @@ class PromptedModel:
         Negative log-likelihoods: of the right label among the labels, or of the answer's tokens; and what the
         prompt's own vectors must predict, once for each row.
         """
-        parts = [self._loss(part, found, with_targets=True) for part, found in self._alike(rows)]
-        return torch.stack(parts).sum()
+        return self.losses_under(rows, self.injections(rows)).sum()
 
     @torch.no_grad()
     def log_loss(self, rows: Sequence[Encoded]) -> Tensor:
         """Sum of the rows' negative log-likelihoods alone."""
-        parts = [self._loss(part, found, with_targets=False) for part, found in self._alike(rows)]
-        return torch.stack(parts).sum()
+        return self.losses_under(rows, self.injections(rows), with_targets=False).sum()
 
-    def _loss(self, rows: Sequence[Encoded], injections: Injections, with_targets: bool) -> Tensor:
-        is_label = rows[0].candidates is not None
+    def losses_under(self, rows: Sequence[Encoded], injections: Injections, with_targets: bool = True) -> Tensor:
+        """Each row's loss under the prompt that is given for it, [B].
+
+        Args:
+            rows: the batch; a row may stand in it under several prompts.
+            injections: a prompt, or none, for each row.
+            with_targets: what the prompt's own vectors must predict counts too.
+        """
+        at, parts = [], []
+        for index, part, found in self._alike(rows, injections):
+            at += index
+            parts.append(self._losses(part, found, with_targets))
+        found_losses = torch.cat(parts)
+        return found_losses.new_zeros(len(rows)).index_put((torch.tensor(at, device=found_losses.device),), found_losses)
+
+    def _losses(self, rows: Sequence[Encoded], injections: Injections, with_targets: bool) -> Tensor:
         hidden, layout = self._forward(rows, injections)
-        own = self._targets_loss(hidden, layout, injections) if with_targets else hidden.new_zeros(())
-        if is_label:
+        if rows[0].candidates is not None:
             scores = self._scores(rows, injections, hidden, layout)
             gold = torch.tensor([row.label for row in rows], device=scores.device)
-            return own + torch.nn.functional.nll_loss(scores, gold, reduction="sum")
-        at = torch.tensor([(row, index) for row, index, _ in layout.targets], device=hidden.device)
-        logits = self.backbone.head(hidden[at[:, 0], at[:, 1]])
-        gold = torch.tensor([token for _, _, token in layout.targets], device=hidden.device)
-        return own + torch.nn.functional.cross_entropy(logits, gold, reduction="sum")
+            losses = torch.nn.functional.nll_loss(scores, gold, reduction="none")
+        else:
+            row, index, gold = torch.tensor(layout.targets, device=hidden.device).T
+            each = torch.nn.functional.cross_entropy(self.backbone.head(hidden[row, index]), gold, reduction="none")
+            losses = each.new_zeros(len(rows)).index_add(0, row, each)
+        return losses + self._targets_losses(hidden, layout, injections) if with_targets else losses
 
-    def _targets_loss(self, hidden: Tensor, layout: Layout, injections: Injections) -> Tensor:
-        """What vectors must predict themselves; before the text they are the same in every row."""
-        total = hidden.new_zeros(())
+    def _targets_losses(self, hidden: Tensor, layout: Layout, injections: Injections) -> Tensor | float:
+        """What vectors must predict themselves, [B]; before the text they are the same in every row of a prompt."""
+        known: dict[int, Tensor] = {}
         for number, found in enumerate(injections):
             targets = found.vectors.targets if found and found.vectors else ()
-            if targets:
+            if targets and id(found) not in known:
                 assert layout.is_vector is not None
                 own = hidden[number][layout.is_vector[number]]
                 logits = self.backbone.head(own[[target.index for target in targets]])
                 gold = torch.tensor([target.token for target in targets], device=hidden.device)
                 weights = logits.new_tensor([target.weight for target in targets])
-                each = torch.nn.functional.cross_entropy(logits, gold, reduction="none")
-                if all(other is found for other in injections):
-                    return len(injections) * (weights * each).sum()
-                total = total + (weights * each).sum()
-        return total
+                known[id(found)] = (weights * torch.nn.functional.cross_entropy(logits, gold, reduction="none")).sum()
+        if not known:
+            return 0.0
+        none = hidden.new_zeros(())
+        return torch.stack([known.get(id(found), none) for found in injections])
 
     def weight(self, rows: Sequence[Encoded]) -> float:
         """Rows for label tasks, answer tokens for free text."""
@@ -148,12 +161,16 @@ class PromptedModel:
     @torch.no_grad()
     def label_scores(self, rows: Sequence[Encoded]) -> Tensor:
         """Log-probabilities of the labels, [B, C], normalised over them; a label's words add up."""
-        scored = []
-        for part, found in self._alike(rows):
+        return torch.stack(self.label_scores_under(rows, self.injections(rows)))
+
+    @torch.no_grad()
+    def label_scores_under(self, rows: Sequence[Encoded], injections: Injections) -> list[Tensor]:
+        """As `label_scores`, each row under the prompt that is given for it; on the CPU."""
+        scored: dict[int, Tensor] = {}
+        for index, part, found in self._alike(rows, injections):
             hidden, layout = self._forward(part, found)
-            scored += list(zip(part, self._scores(part, found, hidden, layout).cpu(), strict=True))
-        by_row = {id(row): scores for row, scores in scored}
-        return torch.stack([by_row[id(row)] for row in rows])
+            scored |= zip(index, self._scores(part, found, hidden, layout).cpu(), strict=True)
+        return [scored[index] for index in range(len(rows))]
 
     @torch.no_grad()
     def word_likelihoods(self, rows: Sequence[Encoded]) -> list[list[Likelihood]]:
@@ -205,19 +222,29 @@ class PromptedModel:
         one = prepared(self.inputs, rows, injections, _make_of(rows, injections))
         return self.backbone.run(one.live, one.step, one.layer), one.layout
 
-    def _alike(self, rows: Sequence[Encoded]) -> Iterator[tuple[list[Encoded], list[Injection | None]]]:
-        """Rows that can share a pass: prompts that enter at one layer, with or without label vectors, read alike.
+    def kind(self, row: Encoded, injection: Injection | None) -> Kind:
+        """What a pass has one of: the layer at which prompts enter, label vectors or words, how labels are read.
+
+        Raises:
+            BackboneError: the model cannot answer such a row.
+        """
+        check_reading(self.backbone, row, injection)
+        layer, has_labels = (injection.layer, injection.labels is not None) if injection else (0, False)
+        return layer, has_labels, row.read == "mean", row.candidates
+
+    def _alike(
+        self, rows: Sequence[Encoded], injections: Injections
+    ) -> Iterator[tuple[list[int], list[Encoded], list[Injection | None]]]:
+        """Rows that can share a pass: (their numbers in the batch, they, their prompts).
 
         Raises:
             BackboneError: the model cannot answer such rows.
         """
-        groups: dict[tuple[int, bool, bool], list[tuple[Encoded, Injection | None]]] = {}
-        for row, found in zip(rows, self.injections(rows), strict=True):
-            check_reading(self.backbone, row, found)
-            layer, has_labels = (found.layer, found.labels is not None) if found else (0, False)
-            groups.setdefault((layer, has_labels, row.read == "mean"), []).append((row, found))
-        for group in groups.values():
-            yield [row for row, _ in group], [found for _, found in group]
+        alike: dict[Kind, list[int]] = {}
+        for number, each in enumerate(zip(rows, injections, strict=True)):
+            alike.setdefault(self.kind(*each), []).append(number)
+        for index in alike.values():
+            yield index, [rows[number] for number in index], [injections[number] for number in index]
 
     # -- inputs that run once
 
@@ -231,7 +258,7 @@ class PromptedModel:
         """
         if self.cache is None:
             return
-        for part, injections in self._alike(rows):
+        for _, part, injections in self._alike(rows, self.injections(rows)):
             layer = injections[0].layer if injections[0] else 0
             if layer:
                 make = _make_of(part, injections)
@@ -257,12 +284,18 @@ class PromptedModel:
         Raises:
             BackboneError: the model is an encoder.
         """
+        return self.generate_under(rows, self.injections(rows), max_new_tokens, stop)
+
+    @torch.no_grad()
+    def generate_under(
+        self, rows: Sequence[Encoded], injections: Injections, max_new_tokens: int, stop: Sequence[str]
+    ) -> list[str]:
+        """As `generate`, each row under the prompt that is given for it."""
         check_writing(self.backbone)
         answers: dict[int, str] = {}
-        for part, found in self._alike(rows):
-            texts = greedy(self.inputs, part, found, max_new_tokens, stop)
-            answers |= {id(row): text for row, text in zip(part, texts, strict=True)}
-        return [answers[id(row)] for row in rows]
+        for index, part, found in self._alike(rows, injections):
+            answers |= zip(index, greedy(self.inputs, part, found, max_new_tokens, stop), strict=True)
+        return [answers[index] for index in range(len(rows))]
 
     @torch.no_grad()
     def write(

@@ -1,5 +1,5 @@
 """The loop, optimisers and checkpoints."""
 
-from overture.train.fit import Fit, FitResult, TrainConfig, Validation
+from overture.train.fit import Fit, FitResult, FitTogether, TrainConfig, Validation
 
-__all__ = ["Fit", "FitResult", "TrainConfig", "Validation"]
+__all__ = ["Fit", "FitResult", "FitTogether", "TrainConfig", "Validation"]

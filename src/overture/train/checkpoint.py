@@ -1,13 +1,14 @@
-"""A run's state as one safetensors file: values, best values, optimiser, random numbers, and where it stood.
+"""A run's state as one safetensors file: each member's values, best values, optimiser, and where it stood.
 
-One file, so that it is replaced as a whole. Nothing in it is pickled.
+One file, so that it is replaced as a whole, the members of a cohort at one step. Nothing in it is pickled.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,6 +32,7 @@ class Progress:
         seconds: spent in training, over all sittings.
         history: one entry an epoch.
         best_epoch: the epoch of the best validation score; -1 before the first.
+        ended: how it ended before its time: diverged, or dropped from its cohort.
     """
 
     epoch: int = 0
@@ -41,26 +43,38 @@ class Progress:
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = -1
+    ended: str = ""
 
 
-def save_checkpoint(
-    path: Path,
-    progress: Progress,
-    values: dict[str, Tensor],
-    best: dict[str, Tensor],
-    optimiser: torch.optim.Optimizer,
-) -> None:
+class Member(Protocol):
+    """What is kept of one trainee; `progress` and `best` are replaced when it is put back, the others changed."""
+
+    progress: Progress
+    values: dict[str, Tensor]
+    best: dict[str, Tensor]
+    optimiser: torch.optim.Optimizer
+
+
+def save_checkpoint(path: Path, members: Mapping[str, Member]) -> None:
     """Write everything that a bit-equal continuation needs.
+
+    Args:
+        path: the file.
+        members: by name; a slash may not stand in one.
 
     Raises:
         DiskFull: no room; the last checkpoint is intact.
     """
-    numbers, tensors = _optimiser_state(optimiser)
-    tensors |= {f"value/{name}": value.detach().cpu().contiguous() for name, value in values.items()}
-    tensors |= {f"best/{name}": value.cpu().contiguous() for name, value in best.items()}
-    tensors["random/torch"] = torch.get_rng_state()
-    kind = type(optimiser).__name__
-    state = {"progress": asdict(progress), "optimiser": numbers, "optimiser_kind": kind, "sha256": _digest(tensors)}
+    tensors = {"random/torch": torch.get_rng_state()}
+    states = {}
+    for name, member in members.items():
+        numbers, own = _optimiser_state(member.optimiser)
+        own |= {f"value/{key}": value.detach().cpu().contiguous() for key, value in member.values.items()}
+        own |= {f"best/{key}": value.cpu().contiguous() for key, value in member.best.items()}
+        tensors |= {f"{name}/{key}": value for key, value in own.items()}
+        kind = type(member.optimiser).__name__
+        states[name] = {"progress": asdict(member.progress), "optimiser": numbers, "optimiser_kind": kind}
+    state = {"members": states, "sha256": _digest(tensors)}
     write_atomic(path, save(tensors, metadata={"overture": json.dumps(state)}))
 
 
@@ -86,22 +100,18 @@ def _optimiser_state(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Any], 
     return numbers, tensors
 
 
-def load_checkpoint(
-    path: Path, values: dict[str, Tensor], optimiser: torch.optim.Optimizer
-) -> tuple[Progress, dict[str, Tensor]]:
-    """Put a run back where it stood; values and optimiser are changed in place.
-
-    Returns:
-        The progress and the best values so far.
+def load_checkpoint(path: Path, members: Mapping[str, Member]) -> None:
+    """Put members back where they stood, in place; the file may know more members than are asked for.
 
     Raises:
-        ArtifactError: the file is damaged or belongs to another prompt.
+        ArtifactError: the file is damaged or belongs to other prompts; nothing was changed.
     """
     try:
         with safe_open(path, "pt") as file:
             state = json.loads(file.metadata()["overture"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        progress, numbers, kind = Progress(**state["progress"]), state["optimiser"], state["optimiser_kind"]
+        states = state["members"]
+        progress = {name: Progress(**found["progress"]) for name, found in states.items()}
         random = tensors["random/torch"]
         if _digest(tensors) != state["sha256"]:
             raise ValueError("the values are not those that were saved")
@@ -110,30 +120,35 @@ def load_checkpoint(
             "the checkpoint is damaged",
             where=str(path),
             got=str(error),
-            fix="delete it; the run starts this seed again",
+            fix="delete it; the training that it belongs to starts again",
         ) from error
-    if kind != type(optimiser).__name__:
-        wanted = type(optimiser).__name__
-        raise ArtifactError("the checkpoint is of another optimiser", where=str(path), got=kind, wanted=wanted)
-    _put_values(path, tensors, values)
-    _put_optimiser(tensors, numbers, optimiser)
+    if not set(members) <= set(states):
+        got, wanted = ", ".join(states), ", ".join(members)
+        raise ArtifactError("the checkpoint is of other members", where=str(path), got=got, wanted=wanted)
+    for name, member in members.items():
+        _check(path, _under(tensors, f"{name}/"), states[name]["optimiser_kind"], member)
+    for name, member in members.items():
+        own = _under(tensors, f"{name}/")
+        with torch.no_grad():
+            for key, value in member.values.items():
+                value.copy_(own[f"value/{key}"])
+        _put_optimiser(own, states[name]["optimiser"], member.optimiser)
+        member.progress, member.best = progress[name], _under(own, "best/")
     torch.set_rng_state(random)
-    return progress, _under(tensors, "best/")
+
+
+def _check(path: Path, tensors: dict[str, Tensor], kind: str, member: Member) -> None:
+    wanted_kind = type(member.optimiser).__name__
+    if kind != wanted_kind:
+        raise ArtifactError("the checkpoint is of another optimiser", where=str(path), got=kind, wanted=wanted_kind)
+    shapes = {name: tuple(value.shape) for name, value in _under(tensors, "value/").items()}
+    wanted = {name: tuple(value.shape) for name, value in member.values.items()}
+    if shapes != wanted:
+        raise ArtifactError("the checkpoint is of another prompt", where=str(path), got=str(shapes), wanted=str(wanted))
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _put_values(path: Path, tensors: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-    stored = _under(tensors, "value/")
-    shapes = {name: tuple(value.shape) for name, value in stored.items()}
-    wanted = {name: tuple(value.shape) for name, value in values.items()}
-    if shapes != wanted:
-        raise ArtifactError("the checkpoint is of another prompt", where=str(path), got=str(shapes), wanted=str(wanted))
-    with torch.no_grad():
-        for name, value in values.items():
-            value.copy_(stored[name])
 
 
 def _put_optimiser(tensors: dict[str, Tensor], numbers: dict[str, Any], optimiser: torch.optim.Optimizer) -> None:

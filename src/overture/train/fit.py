@@ -1,24 +1,26 @@
-"""The training loop: one for prompts, adapters and full fine-tuning alike."""
+"""The training loop: one for prompts, adapters and full fine-tuning alike, for one trainee or for several together."""
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from overture.core.config import Config
-from overture.core.types import Encoded, Trainee
-from overture.data.batches import epoch_batches, micro_batches
+from overture.core.types import Encoded, Trainee, Trainees
+from overture.data.batches import epoch_batches, shared_batches
 from overture.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from overture.train.optim import OPTIMISERS, OptimiserName, rate_at
 
-Status = Literal["finished", "stopped early", "interrupted", "diverged"]
+Status = Literal["finished", "stopped early", "interrupted", "diverged", "dropped"]
 Events = Callable[[dict[str, Any]], None]
+History = list[dict[str, float]]
+Decide = Callable[[int, Mapping[str, History]], Collection[str]]
 
 
 class TrainConfig(Config):
@@ -34,6 +36,9 @@ class TrainConfig(Config):
     clip: float = Field(1.0, gt=0, description="Largest length of the gradient.")
     patience: int = Field(3, ge=1, description="Epochs without a better validation score before training stops.")
     max_tokens: int = Field(4096, ge=1, description="Padded tokens of one forward pass; larger batches are cut.")
+    shared_tokens: int = Field(
+        2048, ge=1, description="The same of a pass that several prompts share, such as the seeds of a run."
+    )
     checkpoint_seconds: float = Field(30.0, ge=0, description="Seconds between checkpoints within an epoch.")
     gradient_checkpointing: bool = Field(False, description="Less memory, about a third more time.")
 
@@ -73,6 +78,7 @@ class Fit:
         checkpoint: where the state is kept; nothing is kept when None.
         events: told of steps and epochs.
         is_stop_asked: looked at after each batch.
+        key: its name among others of a cohort, whose checkpoint and stop are the cohort's.
     """
 
     def __init__(
@@ -85,10 +91,11 @@ class Fit:
         checkpoint: Path | None = None,
         events: Events = lambda event: None,
         is_stop_asked: Callable[[], bool] = lambda: False,
+        key: str = "0",
     ) -> None:
         assert config.lr is not None
         self.trainee, self.rows, self.validate, self.config, self.seed = trainee, rows, validate, config, seed
-        self.checkpoint, self.events, self.is_stop_asked = checkpoint, events, is_stop_asked
+        self.checkpoint, self.events, self.is_stop_asked, self.key = checkpoint, events, is_stop_asked, key
         self.lr = config.lr
         self.values = trainee.trainable()
         self.factors = [trainee.rates().get(name, 1.0) for name in self.values]
@@ -98,7 +105,6 @@ class Fit:
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.num_batches = math.ceil(len(rows) / config.batch_size)
-        self._started = self._saved = time.perf_counter()
 
     def run(self) -> FitResult:
         """Train to the end, from the checkpoint when there is one.
@@ -106,88 +112,71 @@ class Fit:
         Raises:
             DiskFull: a checkpoint could not be written; the last one is intact.
         """
-        if self.checkpoint and self.checkpoint.exists():
-            self.progress, self.best = load_checkpoint(self.checkpoint, self.values, self.optimiser)
-        status = self._epochs()
-        if status != "interrupted":
-            with torch.no_grad():
-                for name, value in self.best.items():
-                    self.values[name].copy_(value)
-        return FitResult(status, self.best, self.progress)
+        alone = Apart([self.trainee])
+        return FitTogether([self], alone, lambda which: [self.validate()], self.checkpoint, self.is_stop_asked).run()[0]
 
-    def _epochs(self) -> Status:
-        while self.progress.epoch < self.config.epochs and not self._is_patience_over():
-            status = self._epoch()
-            if status != "finished":
-                return status
-        return "stopped early" if self.progress.epoch < self.config.epochs else "finished"
-
-    def _is_patience_over(self) -> bool:
-        done = self.progress.epoch
-        return done > 0 and done - 1 - self.progress.best_epoch >= self.config.patience
-
-    def _epoch(self) -> Status:
+    @property
+    def status(self) -> Status | None:
+        """How it ended; None while there is more to do."""
         at = self.progress
-        batches = epoch_batches(self.rows, self.config.batch_size, self.seed, at.epoch)
-        self._started = time.perf_counter()
-        for batch in batches[at.batch :]:
-            loss, weight = self._step(batch)
-            if not math.isfinite(loss):
-                self.events({"event": "diverged", "epoch": at.epoch, "step": at.step})
-                return "diverged"
-            at.batch, at.step = at.batch + 1, at.step + 1
-            at.loss_sum, at.weight_sum = at.loss_sum + loss, at.weight_sum + weight
-            self.events({"event": "step", "epoch": at.epoch, "step": at.step, "loss": loss / weight})
-            if self.is_stop_asked():
-                self._save()
-                return "interrupted"
-            if time.perf_counter() - self._saved >= self.config.checkpoint_seconds:
-                self._save()
-        return self._end_epoch()
+        if at.ended:
+            return cast(Status, at.ended)
+        if at.epoch >= self.config.epochs:
+            return "finished"
+        is_patience_over = at.epoch > 0 and at.epoch - 1 - at.best_epoch >= self.config.patience
+        return "stopped early" if is_patience_over else None
 
-    def _step(self, batch: Sequence[Encoded]) -> tuple[float, float]:
-        """One optimiser step: the sum of the losses and its weight; not taken when something is not finite."""
-        weight = self.trainee.weight(batch)
-        total = 0.0
-        self.optimiser.zero_grad(set_to_none=True)
-        for part in micro_batches(batch, self.config.max_tokens):
-            loss = self.trainee.loss(part)
-            (loss / weight).backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+    # -- the loop's parts, in their order
+
+    def batches(self) -> list[list[Encoded]]:
+        """What is left of the epoch under way."""
+        at = self.progress
+        return epoch_batches(self.rows, self.config.batch_size, self.seed, at.epoch)[at.batch :]
+
+    def take_step(self, loss: float, weight: float) -> None:
+        """One optimiser step with the gradients that are there; none, and the end, when something is not finite.
+
+        Args:
+            loss: sum of the batch's losses.
+            weight: what it is divided by.
+        """
+        at = self.progress
         norm = torch.nn.utils.clip_grad_norm_(list(self.values.values()), self.config.clip)
-        if not (math.isfinite(total) and bool(norm.isfinite())):
-            return math.nan, weight
-        share = rate_at(
-            self.progress.step, self.config.epochs * self.num_batches, self.config.warmup_steps, self.config.schedule
-        )
+        if not (math.isfinite(loss) and bool(norm.isfinite())):
+            self._diverged()
+            return
+        num_steps = self.config.epochs * self.num_batches
+        share = rate_at(at.step, num_steps, self.config.warmup_steps, self.config.schedule)
         for group, factor in zip(self.optimiser.param_groups, self.factors, strict=True):
             group["lr"] = self.lr * share * factor
         self.optimiser.step()
-        return total, weight
+        at.batch, at.step = at.batch + 1, at.step + 1
+        at.loss_sum, at.weight_sum = at.loss_sum + loss, at.weight_sum + weight
+        self.events({"event": "step", "epoch": at.epoch, "step": at.step, "loss": loss / weight})
 
-    def _end_epoch(self) -> Status:
+    def _diverged(self) -> None:
+        self.progress.ended = "diverged"
+        self.events({"event": "diverged", "epoch": self.progress.epoch, "step": self.progress.step})
+
+    def end_epoch(self, found: Validation) -> None:
+        """Note what validation gave; the values are kept when they are the best so far."""
         at = self.progress
-        train_loss = at.loss_sum / at.weight_sum
-        self._count_time()
-        found = self.validate()
         if not math.isfinite(found.loss):
-            self.events({"event": "diverged", "epoch": at.epoch, "step": at.step})
-            return "diverged"
-        entry = {
-            "epoch": at.epoch,
-            "train_loss": train_loss,
-            "validation_loss": found.loss,
-            "validation_score": found.score,
-            "seconds": at.seconds,
-        }
-        at.history.append(entry)
+            self._diverged()
+            return
+        at.history.append(
+            {
+                "epoch": at.epoch,
+                "train_loss": at.loss_sum / at.weight_sum,
+                "validation_loss": found.loss,
+                "validation_score": found.score,
+                "seconds": at.seconds,
+            }
+        )
         if self._is_best(found):
             at.best_epoch = at.epoch
             self.best = {name: value.detach().clone() for name, value in self.values.items()}
         at.epoch, at.batch, at.loss_sum, at.weight_sum = at.epoch + 1, 0, 0.0, 0.0
-        self._save()
-        self.events({"event": "epoch", **entry, "is_best": at.best_epoch == entry["epoch"]})
-        return "interrupted" if self.is_stop_asked() and at.epoch < self.config.epochs else "finished"
 
     def _is_best(self, found: Validation) -> bool:
         if self.progress.best_epoch < 0:
@@ -195,13 +184,144 @@ class Fit:
         best = self.progress.history[self.progress.best_epoch]
         return (found.score, -found.loss) > (best["validation_score"], -best["validation_loss"])
 
-    def _count_time(self) -> None:
-        now = time.perf_counter()
-        self.progress.seconds += now - self._started
-        self._started = now
+    def tell_epoch(self) -> None:
+        """Report the epoch that ended."""
+        entry = self.progress.history[-1]
+        self.events({"event": "epoch", **entry, "is_best": self.progress.best_epoch == entry["epoch"]})
+
+    def result(self) -> FitResult:
+        """What training left; when it ended, the best values are put back."""
+        if self.status:
+            with torch.no_grad():
+                for name, value in self.best.items():
+                    self.values[name].copy_(value)
+        return FitResult(self.status or "interrupted", self.best, self.progress)
+
+
+class Apart:
+    """Trainees that share nothing; meets `core.types.Trainees`."""
+
+    def __init__(self, trainees: Sequence[Trainee]) -> None:
+        self.trainees = trainees
+
+    def groups(self, batches: Mapping[int, Sequence[Encoded]]) -> list[list[int]]:
+        """Each alone."""
+        return [[member] for member in batches]
+
+    def losses(self, batches: Mapping[int, Sequence[Encoded]]) -> dict[int, Tensor]:
+        """Each member's own."""
+        return {member: self.trainees[member].loss(rows) for member, rows in batches.items()}
+
+
+class FitTogether:
+    """Several runs at one pace: a step of each at a time, in shared forward passes, and an epoch of all.
+
+    Members keep their own values, rates, batches and best epochs, and each stops on its own; those with fewer batches
+    wait for the end of the epoch. Trained alone they would be the same, but for rounding.
+
+    Args:
+        fits: the members; their own checkpoints, stops and ways to validate have no part.
+        trainees: their losses, by their numbers.
+        validate: scores members, by number, as they are now.
+        checkpoint: where the state of all is kept; nothing is kept when None.
+        is_stop_asked: looked at after each step.
+        decide: called after each epoch with its number, from 0, and the histories of the members that could go on, by
+            key; it returns the keys of those that do. All do when None.
+    """
+
+    def __init__(
+        self,
+        fits: Sequence[Fit],
+        trainees: Trainees,
+        validate: Callable[[Sequence[int]], Sequence[Validation]],
+        checkpoint: Path | None = None,
+        is_stop_asked: Callable[[], bool] = lambda: False,
+        decide: Decide | None = None,
+    ) -> None:
+        self.fits, self.trainees, self.validate, self.checkpoint = list(fits), trainees, validate, checkpoint
+        self.is_stop_asked, self.decide = is_stop_asked, decide
+        self.members = {fit.key: fit for fit in fits}
+        assert len(self.members) == len(self.fits), "the keys of a cohort differ"
+        self.max_tokens = min(fit.config.max_tokens for fit in fits)
+        self.shared_tokens = min(self.max_tokens, *(fit.config.shared_tokens for fit in fits))
+        self.checkpoint_seconds = min(fit.config.checkpoint_seconds for fit in fits)
+        self._saved = time.perf_counter()
+
+    def run(self) -> list[FitResult]:
+        """Train all to their ends, from the checkpoint when there is one.
+
+        A member's seconds are its share of the wall time: that of a step is shared by those who took part.
+
+        Raises:
+            DiskFull: a checkpoint could not be written; the last one is intact.
+        """
+        if self.checkpoint and self.checkpoint.exists():
+            load_checkpoint(self.checkpoint, self.members)
+        is_going = True
+        while is_going and (active := self._active(range(len(self.fits)))):
+            is_going = self._epoch(active)
+        return [fit.result() for fit in self.fits]
+
+    def _active(self, which: Sequence[int]) -> list[int]:
+        return [number for number in which if self.fits[number].status is None]
+
+    def _epoch(self, active: list[int]) -> bool:
+        """Train and validate one epoch; whether to go on."""
+        left = {number: self.fits[number].batches() for number in active}
+        while batches := {number: left[number].pop(0) for number in self._active(active) if left[number]}:
+            self._step(batches)
+            if self.is_stop_asked() and self._active(active):
+                self._save()
+                return False
+            if time.perf_counter() - self._saved >= self.checkpoint_seconds:
+                self._save()
+        return self._end_epoch(self._active(active))
+
+    def _step(self, batches: Mapping[int, Sequence[Encoded]]) -> None:
+        started = time.perf_counter()
+        weights = {number: self.fits[number].trainee.weight(batch) for number, batch in batches.items()}
+        totals = self._gradients(batches, weights)
+        for number, weight in weights.items():
+            self.fits[number].take_step(totals[number], weight)
+        seconds = (time.perf_counter() - started) / len(batches)
+        for number in batches:
+            self.fits[number].progress.seconds += seconds
+
+    def _gradients(self, batches: Mapping[int, Sequence[Encoded]], weights: Mapping[int, float]) -> dict[int, float]:
+        """Each member's sum of losses; the gradients of their means are left in the values."""
+        totals = dict.fromkeys(batches, 0.0)
+        for number in batches:
+            self.fits[number].optimiser.zero_grad(set_to_none=True)
+        for group in self.trainees.groups(batches):
+            max_tokens = self.shared_tokens if len(group) > 1 else self.max_tokens
+            for part in shared_batches({number: batches[number] for number in group}, max_tokens):
+                losses = self.trainees.losses(part)
+                sum(loss / weights[number] for number, loss in losses.items()).backward()  # type: ignore[union-attr]
+                for number, loss in losses.items():
+                    totals[number] += float(loss.detach())
+        return totals
+
+    def _end_epoch(self, active: list[int]) -> bool:
+        for number, found in zip(active, self.validate(active) if active else (), strict=True):
+            self.fits[number].end_epoch(found)
+        done = [number for number in active if self.fits[number].progress.ended != "diverged"]
+        self._drop(self._active(done))
+        self._save()
+        for number in done:
+            self.fits[number].tell_epoch()
+        return not self.is_stop_asked()
+
+    def _drop(self, active: list[int]) -> None:
+        if self.decide is None or not active:
+            return
+        histories = {self.fits[number].key: self.fits[number].progress.history for number in active}
+        epoch = self.fits[active[0]].progress.epoch - 1
+        going = set(self.decide(epoch, histories))
+        for number in active:
+            if self.fits[number].key not in going:
+                self.fits[number].progress.ended = "dropped"
 
     def _save(self) -> None:
-        self._count_time()
         if self.checkpoint:
-            save_checkpoint(self.checkpoint, self.progress, self.values, self.best, self.optimiser)
-        self._saved = self._started = time.perf_counter()
+            save_checkpoint(self.checkpoint, self.members)
+        self._saved = time.perf_counter()
