@@ -103,20 +103,47 @@ def test_stop_before_training(make_task, overture, monkeypatch) -> None:
     assert signal.getsignal(signal.SIGINT) is usual
 
 
-def test_later_seed_stopped(make_task, overture, monkeypatch) -> None:
+def test_one_of_two_seeds_stopped_before_its_result(make_task, overture, monkeypatch) -> None:
     from overture.study import tune
 
-    tuned_seed = tune._tuned_seed
+    kept_seed = tune._kept_seed
 
-    def second_is_stopped(work: object, seed: int) -> object:
-        if seed == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.05)
-        return tuned_seed(work, seed)
+    def second_is_lost(work: object, member: object, *rest: object) -> object:
+        if member.seed == 1:
+            raise KeyboardInterrupt
+        return kept_seed(work, member, *rest)
 
     task = make_task()
     with monkeypatch.context() as patch:
-        patch.setattr(tune, "_tuned_seed", second_is_stopped)
+        patch.setattr(tune, "_kept_seed", second_is_lost)
         done = overture("tune", task, "--seeds", "2", "--json")
     assert (done.code, done.json["status"], done.json["prompt"]) == (130, "interrupted", None)
-    assert overture("resume", "mood-1", "--json").json["seeds"]["test"]["n_seeds"] == 2
+    found = overture("resume", "mood-1", "--json").json
+    assert found["seeds"]["test"]["n_seeds"] == 2
+
+
+def test_a_cohort_of_seeds_stopped_and_resumed_is_the_same(make_task, overture, monkeypatch, tmp_path) -> None:
+    from overture.train import FitTogether
+
+    whole = overture("tune", make_task(), "--seeds", "3", "--name", "whole", "--json").json
+    step = FitTogether._step
+
+    def stopping(together: object, batches: object) -> None:
+        step(together, batches)
+        if together.fits[0].progress.step == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FitTogether, "_step", stopping)
+        done = overture("tune", make_task(), "--seeds", "3", "--name", "cut", "--json")
+    assert (done.code, done.json["status"]) == (130, "interrupted")
+    again = overture("resume", "cut-1", "--json").json
+    for seed in range(3):
+        files = [tmp_path / "store" / "runs" / run / f"seed-{seed}" for run in ("whole-1", "cut-1")]
+        assert (
+            files[0].joinpath("prompt.safetensors").read_bytes() == files[1].joinpath("prompt.safetensors").read_bytes()
+        )
+    assert again["metrics"] == whole["metrics"]
+    assert again["seeds"]["each"] == whole["seeds"]["each"]
+    assert any("3 members in 1 pass" in note for note in whole["notices"])

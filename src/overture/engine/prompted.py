@@ -123,7 +123,9 @@ class PromptedModel:
             at += index
             parts.append(self._losses(part, found, with_targets))
         found_losses = torch.cat(parts)
-        return found_losses.new_zeros(len(rows)).index_put((torch.tensor(at, device=found_losses.device),), found_losses)
+        return found_losses.new_zeros(len(rows)).index_put(
+            (torch.tensor(at, device=found_losses.device),), found_losses
+        )
 
     def _losses(self, rows: Sequence[Encoded], injections: Injections, with_targets: bool) -> Tensor:
         hidden, layout = self._forward(rows, injections)

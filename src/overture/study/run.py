@@ -1,7 +1,7 @@
 """A run's folder: what was asked, what happened, what was found. A stopped run goes on from it.
 
 ``run.json`` the request, ``events.jsonl`` what happened, ``controls.json`` the model without a tuned prompt,
-``seed-N/checkpoint.safetensors`` and ``seed-N/result.json`` each seed, ``result.json`` the end.
+``checkpoint.safetensors`` the training of all seeds, ``seed-N/result.json`` each seed, ``result.json`` the end.
 """
 
 import json

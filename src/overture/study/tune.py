@@ -9,6 +9,7 @@ from overture.baseline.in_context import in_context_prompt
 from overture.core.config import validated
 from overture.core.errors import BackboneError, Diverged
 from overture.core.meter import Meter
+from overture.core.types import Scorer
 from overture.engine import Backbone, InputCache, PromptedModel
 from overture.engine.cache import default_budget_bytes
 from overture.prompt import method_of, prompt_tensors
@@ -16,7 +17,7 @@ from overture.store import Store
 from overture.study.request import TuneConfig, with_slots
 from overture.study.result import finished
 from overture.study.run import Run
-from overture.study.work import SPLITS, Work, metrics_of, prepared
+from overture.study.work import SPLITS, Member, Work, metrics_of, prepared
 from overture.train import FitResult
 
 
@@ -96,11 +97,7 @@ def _stages(
         if controls is None:
             _check_prompt(work)
             controls = _controls(work)
-        seeds = []
-        for seed in range(config.seed, config.seed + config.seeds):
-            seeds.append(run.read(f"seed-{seed}/result.json") or _tuned_seed(work, seed))
-            if seeds[-1]["status"] == "interrupted":
-                break
+        seeds = _tuned_seeds(work)
     return finished(work, controls, seeds)
 
 
@@ -162,20 +159,33 @@ def _measured(work: Work, model: PromptedModel, what: str, meter: Meter, facts: 
     }
 
 
-def _tuned_seed(work: Work, seed: int) -> dict[str, Any]:
-    """Train one seed to the end, or to where it was stopped, and score it."""
+def _tuned_seeds(work: Work) -> list[dict[str, Any]]:
+    """Train all seeds together to their ends, or to where they were stopped, and score them; done ones are read."""
     config = work.config
-    model = work.fresh(config.prompt, seed)
-    meter = Meter(work.backbone.device.type)
+    seeds = range(config.seed, config.seed + config.seeds)
+    known = {seed: work.run.read(f"seed-{seed}/result.json") for seed in seeds}
+    left = [seed for seed in seeds if known[seed] is None]
     rate = config.train.lr or method_of(config.prompt).learning_rate[config.prompt.place]
-    checkpoint = work.run.folder / f"seed-{seed}" / "checkpoint.safetensors"
-    result = work.fit(model, config.train.model_copy(update={"lr": rate}), seed, checkpoint)
-    return _kept_seed(work, model, result, seed, rate, meter)
+    train = config.train.model_copy(update={"lr": rate})
+    members = [Member(str(seed), work.fresh(config.prompt, seed), train, seed, {"seed": seed}) for seed in left]
+    meter = Meter(work.backbone.device.type)
+    results = work.fit_cohort(members, work.run.folder / "checkpoint.safetensors") if members else []
+    done = [(member, result) for member, result in zip(members, results, strict=True) if _is_usable(result)]
+    scorers = work.scorers([member.model for member, _ in done]) if done else []
+    by_key = {member.key: scorer for (member, _), scorer in zip(done, scorers, strict=True)}
+    for member, result in zip(members, results, strict=True):
+        known[member.seed] = _kept_seed(work, member, by_key.get(member.key), result, rate, meter)
+    return [found for found in known.values() if found is not None]
+
+
+def _is_usable(result: FitResult) -> bool:
+    return result.status != "interrupted" and bool(result.best)
 
 
 def _kept_seed(
-    work: Work, model: PromptedModel, result: FitResult, seed: int, rate: float, meter: Meter
+    work: Work, member: Member, scorer: Scorer | None, result: FitResult, rate: float, meter: Meter
 ) -> dict[str, Any]:
+    seed, model = member.seed, member.model
     history = result.progress.history
     facts: dict[str, Any] = {
         "seed": seed,
@@ -187,11 +197,11 @@ def _kept_seed(
         "best_epoch": result.progress.best_epoch,
         "history": history,
     }
-    if result.status == "interrupted" or not result.best:
+    if scorer is None:
         return {**facts, "metrics": {}}
     if note := _overfitting(history):
         work.notice(f"seed {seed}: {note}")
-    scored = {name: work.score(model, name, f"seed {seed}: scoring {name}") for name in SPLITS if work.rows[name]}
+    scored = {name: work.score(scorer, name, f"seed {seed}: scoring {name}") for name in SPLITS if work.rows[name]}
     _save_values(work.run.folder / f"seed-{seed}" / "prompt.safetensors", model)
     found = {
         **facts,

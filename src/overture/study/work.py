@@ -1,25 +1,50 @@
 """What the parts of one run share: the rows, the model, the loop on them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from overture.core.errors import DataError
-from overture.core.types import Encoded
+from overture.core.types import Encoded, Scorer
 from overture.data import Encoder, Splits, Task, load_splits
 from overture.data.rows import answers_of
-from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
+from overture.engine import Backbone, Cohort, InputCache, PromptedModel, load_backbone
 from overture.evaluate.scoring import Scored, score
 from overture.evaluate.source import prompt_source
 from overture.prompt import PromptConfig, build_prompt
 from overture.store import Store
 from overture.study.request import TuneConfig
 from overture.study.run import Run
-from overture.train import Fit, FitResult, TrainConfig, Validation
+from overture.train import Fit, FitResult, FitTogether, TrainConfig, Validation
+from overture.train.fit import Decide
 
 SPLITS = ("validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One prompt of a cohort on a run's rows.
+
+    Args:
+        key: its name in checkpoint and decisions; without a slash.
+        model: the model under the prompt, its inputs read.
+        train: how it is trained; with a learning rate.
+        seed: of its batches.
+        facts: what every event of it says besides; ``who`` names it to people.
+    """
+
+    key: str
+    model: PromptedModel
+    train: TrainConfig
+    seed: int
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def who(self) -> str:
+        """Its name to people."""
+        return str(self.facts.get("who", f"seed {self.seed}"))
 
 
 @dataclass(slots=True)
@@ -58,7 +83,7 @@ class Work:
             return []
         return [answers_of(self.task, row)[0] for row in getattr(self.splits, split)]
 
-    def score(self, model: PromptedModel, split: str, what: str) -> Scored:
+    def score(self, model: Scorer, split: str, what: str) -> Scored:
         """Score a model on a split."""
         max_tokens = self.config.train.max_tokens
         return score(model, self.rows[split], self.task, self.answers(split), max_tokens, self.progress(what))
@@ -97,25 +122,57 @@ class Work:
             checkpoint: where the state is kept; nothing is kept when None.
             facts: what every event of it says besides; ``who`` names it to people.
         """
-        named = facts or {"seed": seed}
-        who = named.get("who", f"seed {seed}")
-        num_batches = math.ceil(len(self.rows["train"]) / train.batch_size)
-        lengths = {"num_epochs": train.epochs, "num_steps": train.epochs * num_batches}
+        return self.fit_cohort([Member("0", model, train, seed, facts or {"seed": seed})], checkpoint)[0]
 
-        def validated() -> Validation:
-            found = self.score(model, "validation", f"{who}: scoring validation")
-            return Validation(found.value(self.task), found.loss)
+    def fit_cohort(
+        self, members: Sequence[Member], checkpoint: Path | None = None, decide: Decide | None = None
+    ) -> list[FitResult]:
+        """Train several prompts at one pace, in shared forward passes where they can share them.
 
-        return Fit(
-            model,
-            self.rows["train"],
-            validated,
-            train,
-            seed,
-            checkpoint,
-            lambda event: self.run.event({**event, **named, **lengths}),
-            self.is_stop_asked,
-        ).run()
+        Each is as if trained alone, but for rounding; each stops on its own.
+
+        Args:
+            members: on this run's model and cache.
+            checkpoint: where the state of all is kept; nothing is kept when None. It may know more members than these.
+            decide: called after each epoch with its number, from 0, and the histories of the members that could go on,
+                by key; it returns the keys of those that do. The others keep their best values, as ``dropped``.
+
+        Returns:
+            The members' results, in their order.
+        """
+        train = self.rows["train"]
+        cohort = Cohort([member.model for member in members])
+        if len(members) > 1:
+            self.notice("trained together: " + cohort.grouping(dict.fromkeys(range(len(members)), train[:1])))
+
+        def validated(which: Sequence[int]) -> list[Validation]:
+            some = [members[number] for number in which]
+            scorers = self.scorers([member.model for member in some])
+            found = [
+                self.score(scorer, "validation", f"{member.who}: scoring validation")
+                for member, scorer in zip(some, scorers, strict=True)
+            ]
+            return [Validation(each.value(self.task), each.loss) for each in found]
+
+        fits = [self._fit_of(member) for member in members]
+        return FitTogether(fits, cohort, validated, checkpoint, self.is_stop_asked, decide).run()
+
+    def scorers(self, models: Sequence[PromptedModel]) -> Sequence[Scorer]:
+        """Scorers of finished prompts on the same rows; several share forward passes."""
+        return models if len(models) == 1 else Cohort(models).scorers(self.config.train.shared_tokens)
+
+    def _fit_of(self, member: Member) -> Fit:
+        num_batches = math.ceil(len(self.rows["train"]) / member.train.batch_size)
+        lengths = {"num_epochs": member.train.epochs, "num_steps": member.train.epochs * num_batches}
+        facts = member.facts or {"seed": member.seed}
+
+        def tell(event: dict[str, Any]) -> None:
+            self.run.event({**event, **facts, **lengths})
+
+        def apart() -> Validation:
+            raise AssertionError("members are validated together")
+
+        return Fit(member.model, self.rows["train"], apart, member.train, member.seed, events=tell, key=member.key)
 
 
 def metrics_of(task: Task, scored: dict[str, Scored]) -> dict[str, Any]:
