@@ -1,4 +1,4 @@
-"""Several prompts over one frozen model: trained, scored and asked together, in one forward pass where they can share it.
+"""Several prompts over one frozen model: trained, scored and asked together, in shared forward passes where they can.
 
 A pass runs (prompt, row) pairs, prompt by prompt. Prompts can share one when they enter at the same layer and are read
 alike; what they have in common is computed and kept once: the kept inputs, and the keys and values of a batch that
