@@ -1,4 +1,4 @@
-"""Several prompts trained together beside the same ones trained alone, each with a cache of its own: seconds and memory.
+"""Several prompts trained together beside the same ones trained alone, each with its own cache: seconds and memory.
 
 Each side runs in a process of its own, sides in turn for some rounds, so that a slow minute meets both. Alone, members
 are trained one after another in one process, each filling a fresh cache; a run's seconds are those of reading its
@@ -6,7 +6,7 @@ inputs, training and validation, without loading the model. Peak memory alone is
 
     python bench/cohort.py --data DIR --members 8 --vary lr --repeats 3 --threads 2
 
-Shape letters: none.
+
 """
 
 import argparse

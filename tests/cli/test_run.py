@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from overture.core.errors import DiskFull
+from overture.core.errors import ArtifactError, DiskFull
 from overture.prompt import METHODS
 from overture.study.api import request
 from overture.train import FitTogether
@@ -173,3 +173,36 @@ def test_python_api(make_task) -> None:
     result = overture.tune(make_task(), train={"epochs": 1}, shots=0)
     prompt = overture.load(result["prompt"])
     assert prompt.predict(["fine 1"])[0].text in ("good", "bad")
+
+
+def test_several_prompts_answer_together(make_task, monkeypatch) -> None:
+    import overture
+    from overture.core.files import store_dir
+    from overture.evaluate.tuned import TunedPrompt, predict_together
+
+    task = make_task(shots=0)
+    refs = [
+        overture.tune(task, train={"epochs": 1}, method=name, place="after")["prompt"] for name in ("prefix", "vectors")
+    ]
+    first = overture.load(refs[0])
+    folder = overture.Store(store_dir()).get(refs[1])
+    prompts = [first, TunedPrompt(folder, first.backbone)]
+    rows, tokens = ["fine 1", "poor old 2"], []
+    run = first.backbone.run
+
+    def counting(live, step, *layers):
+        tokens.append(int(step.valid.sum()))
+        return run(live, step, *layers)
+
+    monkeypatch.setattr(first.backbone, "run", counting)
+    found = predict_together(prompts, rows)
+    num_together = sum(tokens)
+    tokens.clear()
+    alone = [prompt.predict(rows) for prompt in prompts]
+    num_inputs = sum(len(row.input_ids) for row in first.encoder.encode_fields([{"text": text} for text in rows]))
+    assert sum(tokens) - num_together == num_inputs
+    for one, other in zip(found, alone, strict=True):
+        assert [each.text for each in one] == [each.text for each in other]
+        assert one[0].probabilities == pytest.approx(other[0].probabilities, abs=1e-6)
+    with pytest.raises(ArtifactError, match="one loaded model"):
+        predict_together([first, overture.load(refs[1])], rows)

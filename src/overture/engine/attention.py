@@ -239,7 +239,7 @@ def _attention_by_parts(
     if softcap is not None:
         logits = torch.tanh(logits / softcap) * softcap
     weights = (logits + mask).softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(query.dtype)
-    *shares, last = weights.split([*(own.shape[2] for own in keys), key.shape[2]], dim=3)
+    *shares, last = torch.split(weights, [*(own.shape[2] for own in keys), key.shape[2]], dim=3)
     out = last @ value
     for part, share in zip(step.memory, shares, strict=True):
         own = part.values[layer].to(query.dtype)

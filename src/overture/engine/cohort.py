@@ -59,7 +59,7 @@ class Cohort:
         """Each member's sum of its rows' losses, from one forward pass for each group of `groups`."""
         rows, injections = self._pairs(batches)
         each = self._any.losses_under(rows, injections)
-        parts = each.split([len(own) for own in batches.values()])
+        parts = torch.split(each, [len(own) for own in batches.values()])
         return {member: part.sum() for member, part in zip(batches, parts, strict=True)}
 
     def grouping(self, batches: Mapping[int, Sequence[Encoded]]) -> str:
@@ -136,7 +136,8 @@ class Cohort:
 
         The first that is asked about a batch answers for all; the others are asked in turn and find it done.
         """
-        return [MemberScorer(self, number, max_tokens, known) for known in [{}] for number in range(len(self.models))]
+        known: dict[Hashable, Any] = {}
+        return [MemberScorer(self, number, max_tokens, known) for number in range(len(self.models))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ class MemberScorer:
 
     def log_loss(self, rows: Sequence[Encoded]) -> Tensor:
         """As `PromptedModel.log_loss`."""
-        return self._found("log_losses", rows)  # type: ignore[no-any-return]
+        return self._found("log_losses", rows)
 
     def weight(self, rows: Sequence[Encoded]) -> float:
         """As `PromptedModel.weight`."""
@@ -158,11 +159,11 @@ class MemberScorer:
 
     def label_scores(self, rows: Sequence[Encoded]) -> Tensor:
         """As `PromptedModel.label_scores`."""
-        return self._found("label_scores", rows)  # type: ignore[no-any-return]
+        return self._found("label_scores", rows)
 
     def generate(self, rows: Sequence[Encoded], max_new_tokens: int, stop: Sequence[str]) -> list[str]:
         """As `PromptedModel.generate`."""
-        return self._found("generate", rows, max_new_tokens, tuple(stop))  # type: ignore[no-any-return]
+        return self._found("generate", rows, max_new_tokens, tuple(stop))
 
     def _found(self, what: str, rows: Sequence[Encoded], *options: Any) -> Any:
         key = (what, tuple(rows), options)

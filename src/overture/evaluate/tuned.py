@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from overture.core.config import validated
-from overture.core.errors import DataError
-from overture.core.types import Injection
+from overture.core.errors import ArtifactError, DataError
+from overture.core.types import Encoded, Injection
 from overture.data import Encoder, Task
-from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
+from overture.engine import Backbone, Cohort, InputCache, PromptedModel, load_backbone
 from overture.evaluate.facts import backbone_ref, config_of
 from overture.evaluate.scoring import Prediction, predict
 from overture.evaluate.source import prompt_source
@@ -74,6 +74,46 @@ class TunedPrompt:
                 "a plain text fits only a template with one field", got="a text", wanted=", ".join(self.task.fields)
             )
         return {self.task.fields[0]: row}
+
+
+def predict_together(
+    prompts: Sequence[TunedPrompt],
+    rows: Sequence[Mapping[str, Any] | str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[list[Prediction]]:
+    """What the model says of each row under each of several prompts; a text runs once for all that stand after it.
+
+    Args:
+        prompts: on one backbone.
+        rows: as for `TunedPrompt.predict`.
+        progress: called with (done, all) for each prompt.
+
+    Returns:
+        For each prompt, in order, its predictions in the rows' order.
+
+    Raises:
+        DataError: a row lacks a field of a prompt's template, is no text, or is too long.
+        ArtifactError: the prompts are of different models.
+    """
+    backbone = prompts[0].backbone
+    others = [shown(prompt.manifest) for prompt in prompts if prompt.backbone is not backbone]
+    if others:
+        raise ArtifactError(
+            "prompts that answer together must be on one loaded model",
+            got=", ".join(others),
+            fix="pass backbone=first.backbone when the others are loaded",
+        )
+    encoded = [prompt.encoder.encode_fields([prompt._fields(row) for row in rows]) for prompt in prompts]
+    alike: dict[tuple[Encoded, ...], list[int]] = {}
+    for number, own in enumerate(encoded):
+        alike.setdefault(tuple(own), []).append(number)
+    cache = InputCache()
+    found: dict[int, list[Prediction]] = {}
+    for own_rows, numbers in alike.items():
+        scorers = Cohort([prompts[number].model(cache) for number in numbers]).scorers()
+        for number, scorer in zip(numbers, scorers, strict=True):
+            found[number] = predict(scorer, own_rows, prompts[number].task, progress=progress)
+    return [found[number] for number in range(len(prompts))]
 
 
 def shown(manifest: Manifest) -> str:
