@@ -5,6 +5,7 @@ Shape letters: B rows, P prompt length, S live tokens, D width, W label words, C
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -182,11 +183,10 @@ class PromptedModel:
             rows: rows of a decoder, with candidates, under prompts without label vectors.
         """
         found: dict[int, list[Likelihood]] = {}
-        for part, injections in self._alike(rows):
+        for index, part, injections in self._alike(rows, self.injections(rows), with_labels=False):
             hidden, layout = self._forward(part, injections)
-            each = word_likelihoods(self.backbone, part, hidden, layout)
-            found |= {id(row): own for row, own in zip(part, each, strict=True)}
-        return [found[id(row)] for row in rows]
+            found |= zip(index, word_likelihoods(self.backbone, part, hidden, layout), strict=True)
+        return [found[index] for index in range(len(rows))]
 
     def _scores(self, rows: Sequence[Encoded], injections: Injections, hidden: Tensor, layout: Layout) -> Tensor:
         candidates = rows[0].candidates
@@ -235,16 +235,22 @@ class PromptedModel:
         return layer, has_labels, row.read == "mean", row.candidates
 
     def _alike(
-        self, rows: Sequence[Encoded], injections: Injections
+        self, rows: Sequence[Encoded], injections: Injections, with_labels: bool = True
     ) -> Iterator[tuple[list[int], list[Encoded], list[Injection | None]]]:
         """Rows that can share a pass: (their numbers in the batch, they, their prompts).
+
+        Args:
+            rows: the batch.
+            injections: a prompt, or none, for each row.
+            with_labels: the rows of a pass have the same labels.
 
         Raises:
             BackboneError: the model cannot answer such rows.
         """
-        alike: dict[Kind, list[int]] = {}
+        alike: dict[tuple[Any, ...], list[int]] = {}
         for number, each in enumerate(zip(rows, injections, strict=True)):
-            alike.setdefault(self.kind(*each), []).append(number)
+            *rest, labels = self.kind(*each)
+            alike.setdefault((*rest, labels if with_labels else labels is None), []).append(number)
         for index in alike.values():
             yield index, [rows[number] for number in index], [injections[number] for number in index]
 
@@ -310,10 +316,9 @@ class PromptedModel:
         """
         check_writing(self.backbone)
         written: dict[int, list[int]] = {}
-        for part, found in self._alike(rows):
-            tokens = greedy_tokens(self.inputs, part, found, max_new_tokens, is_done)
-            written |= {id(row): own for row, own in zip(part, tokens, strict=True)}
-        return [written[id(row)] for row in rows]
+        for index, part, found in self._alike(rows, self.injections(rows), with_labels=False):
+            written |= zip(index, greedy_tokens(self.inputs, part, found, max_new_tokens, is_done), strict=True)
+        return [written[index] for index in range(len(rows))]
 
 
 def _read(rows: Sequence[Encoded], hidden: Tensor, layout: Layout) -> Tensor:
