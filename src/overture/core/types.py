@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Place = Literal["before", "after", "memory", "slots"]
 Reading = Literal["mask", "first", "mean"]
+Kind = Literal["decoder", "encoder", "encoder-decoder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,11 @@ class TextTokenizer(Protocol):
     @property
     def is_encoder(self) -> bool:
         """Whether the model reads in both directions and writes nothing."""
+        ...
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether an encoder reads the text and a decoder writes behind tokens of its own."""
         ...
 
     @property
@@ -219,10 +225,14 @@ class Injection:
         return self.vectors.layer if self.vectors else 0
 
     @property
+    def places(self) -> set[Place]:
+        """Where its parts stand."""
+        return {part.place for part in (self.vectors, self.memory) if part}
+
+    @property
     def leaves_input(self) -> bool:
         """Whether the input's keys and values are the model's own, so that they can be kept."""
-        places = {part.place for part in (self.vectors, self.memory) if part}
-        return places <= {"after"} and self.offset is None and self.layer == 0
+        return self.places <= {"after"} and self.offset is None and self.layer == 0
 
 
 @runtime_checkable

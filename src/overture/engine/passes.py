@@ -129,7 +129,8 @@ def _below(
     backbone = inputs.backbone
     alone = text_layout(rows, make, backbone)
     step = None
-    if is_generating:
+    if is_generating or backbone.read is not None:
+        # Equal lines of decoders that read an encoder's output differ by what they read.
         step = Step(alone.positions, alone.valid, alone.branch, kept={})
         hidden = backbone.run(backbone.embed(alone.ids), step, end_layer=layer)
     else:

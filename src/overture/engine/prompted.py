@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from overture.core.types import Candidates, Encoded, Injection, PromptMethod, RowMethod
+from overture.engine import seq2seq
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.generate import greedy, greedy_tokens
@@ -221,8 +222,15 @@ class PromptedModel:
 
     def _forward(self, rows: Sequence[Encoded], injections: Injections) -> tuple[Tensor, Layout]:
         """Hidden states of the live tokens, [B, S, D], and their layout."""
-        one = prepared(self.inputs, rows, injections, _make_of(rows, injections))
-        return self.backbone.run(one.live, one.step, one.layer), one.layout
+        inputs, rows, injections = self._decoding(rows, injections)
+        one = prepared(inputs, rows, injections, _make_of(rows, injections))
+        return inputs.backbone.run(one.live, one.step, one.layer), one.layout
+
+    def _decoding(
+        self, rows: Sequence[Encoded], injections: Injections
+    ) -> tuple[Inputs, Sequence[Encoded], Injections]:
+        """What reads the rows from left to right: the model, or an encoder-decoder's decoder."""
+        return seq2seq.decoding(self.inputs, rows, injections) if self.backbone.encoder else (self.inputs, rows, injections)
 
     def kind(self, row: Encoded, injection: Injection | None) -> Kind:
         """What a pass has one of: the layer at which prompts enter, label vectors or words, how labels are read.
@@ -267,6 +275,9 @@ class PromptedModel:
         if self.cache is None:
             return
         for _, part, injections in self._alike(rows, self.injections(rows)):
+            if self.backbone.encoder:
+                seq2seq.warm(self.inputs, part, injections, progress)
+                continue
             layer = injections[0].layer if injections[0] else 0
             if layer:
                 make = _make_of(part, injections)
@@ -302,7 +313,7 @@ class PromptedModel:
         check_writing(self.backbone)
         answers: dict[int, str] = {}
         for index, part, found in self._alike(rows, injections):
-            answers |= zip(index, greedy(self.inputs, part, found, max_new_tokens, stop), strict=True)
+            answers |= zip(index, greedy(*self._decoding(part, found), max_new_tokens, stop), strict=True)
         return [answers[index] for index in range(len(rows))]
 
     @torch.no_grad()

@@ -18,12 +18,14 @@ class Tokenizer:
         inner: a transformers fast tokenizer.
         max_length: the model's context, in tokens.
         is_encoder: whether the model reads in both directions: its texts have an end, and may have a mask.
+        start_id: what an encoder-decoder's decoder begins with; None for models of one stack.
     """
 
-    def __init__(self, inner: Any, max_length: int, is_encoder: bool = False) -> None:
+    def __init__(self, inner: Any, max_length: int, is_encoder: bool = False, start_id: int | None = None) -> None:
         self.inner = inner
         self.max_length = max_length
         self.is_encoder = is_encoder
+        self.start_id = start_id
         specials = {str(token) for token in inner.added_tokens_encoder if token.strip()}
         longest_first = sorted(specials, key=len, reverse=True)
         self._special = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if specials else None
@@ -64,7 +66,7 @@ class Tokenizer:
     @property
     def bos_ids(self) -> tuple[int, ...]:
         """Tokens that the model expects before any text; often none."""
-        if self.is_encoder:
+        if self.is_encoder or self.is_encoder_decoder:
             return self._around[0]
         bos = self.inner.bos_token_id
         return tuple(token for token in self.inner.encode("") if token == bos)
@@ -72,7 +74,17 @@ class Tokenizer:
     @property
     def end_ids(self) -> tuple[int, ...]:
         """Tokens that the model expects behind any text; none for decoders."""
-        return self._around[1] if self.is_encoder else ()
+        return self._around[1] if self.is_encoder or self.is_encoder_decoder else ()
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether an encoder reads the text and a decoder writes behind tokens of its own."""
+        return self.start_id is not None
+
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        """What a decoder that reads an encoder's output begins with; BART's first writes what its texts begin with."""
+        return () if self.start_id is None else (self.start_id, *self.bos_ids)
 
     @cached_property
     def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

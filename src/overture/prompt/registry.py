@@ -88,6 +88,7 @@ def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built
     if method.needs_labels and source.candidates is None:
         raise ConfigError(f"method {config.method!r} needs label words", where="prompt.method", got="a free-text task")
     options = validated(method.options, config.options, "prompt.options")
+    source = source.at(config.place)
     start, memory = start_of(config, source, seed)
     if config.init == "prompt" and memory and not method.takes_memory:
         raise ConfigError(
@@ -152,7 +153,7 @@ def _row_prompt(tensors: dict[str, Tensor], config: PromptConfig, source: Prompt
     options = validated(method.options, config.options, "prompt.options")
     start = torch.zeros(config.length, source.hidden_size)
     # What it was built from may be gone by now, and its values are in the tensors.
-    blank = replace(source, prompt=lambda ref: Injection(Vectors(start, "before")))
+    blank = replace(source.at(config.place), prompt=lambda ref: Injection(Vectors(start, "before")))
     prompt = method.build(Request(options, config.place, start, blank, 0))
     assert isinstance(prompt, PromptModule)
     assert isinstance(prompt, RowMethod)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from overture.core.errors import ConfigError
-from overture.core.types import Candidates, Encoded, Injection, LayerMemory
+from overture.core.types import Candidates, Encoded, Injection, LayerMemory, Place
 
 
 def no_prompts(ref: str) -> Injection:
@@ -33,6 +33,7 @@ class PromptSource:
         candidates: the task's label words; None for free text.
         examples: training rows, for methods that start from labelled examples.
         prompt: a stored prompt by name, for methods and starts that build on others.
+        encoder: the same of an encoder-decoder's encoder; then these are the decoder's.
     """
 
     hidden_size: int
@@ -49,3 +50,8 @@ class PromptSource:
     candidates: Candidates | None = None
     examples: Sequence[Encoded] = ()
     prompt: Callable[[str], Injection] = no_prompts
+    encoder: "PromptSource | None" = None
+
+    def at(self, place: Place) -> "PromptSource":
+        """The facts of the layers that a prompt at a place enters."""
+        return self.encoder if self.encoder and place != "after" else self
