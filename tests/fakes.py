@@ -177,7 +177,7 @@ def make_model(family: str, attention: str = "eager", dtype: torch.dtype = torch
         with torch.no_grad():
             if family == "t5 gated":
                 # Heads of their own are in the weights, whatever the config says.
-                model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+                model.lm_head.weight = torch.nn.Parameter(0.2 * torch.randn_like(model.lm_head.weight))
             for value in model.parameters():
                 value.add_(0.05 * torch.randn_like(value))
             if family == "bart":

@@ -31,6 +31,8 @@ EXACT = {"rtol": 1e-8, "atol": 1e-8}
 DOUBLE = torch.float64
 LENGTHS = (1, 2, 0, 5, 19, 11)
 EACH = pytest.mark.parametrize(("family", "case"), SEQ2SEQ_CASES, ids=str)
+# The oracle has all of them; what is left of the laws does not ask whether the head is tied.
+LAWFUL = pytest.mark.parametrize(("family", "case"), [each for each in SEQ2SEQ_CASES if each[0] != "t5"], ids=str)
 IN_SEQ2SEQ = [case for case in CASES if case.method != "cpt"]
 
 
@@ -160,14 +162,14 @@ LAWS_OF_KINDS = {
 
 
 @pytest.mark.parametrize("law", LAWS)
-@EACH
+@LAWFUL
 def test_laws(family, case, law, tmp_path, monkeypatch):
     more = {"disk": (tmp_path,), "full disk": (tmp_path, monkeypatch)}.get(law, ())
     LAWS[law](family, case, *more)
 
 
 @pytest.mark.parametrize("law", LAWS_OF_KINDS)
-@EACH
+@LAWFUL
 def test_laws_of_kinds(family, case, law):
     # The oracle has every kind; here rows of free text where a prompt can be trained on them, in turn with labels.
     is_free = is_fit(case, "free text") and (law == "cache" or case.place == "after")
@@ -175,7 +177,7 @@ def test_laws_of_kinds(family, case, law):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE], ids=str)
-@EACH
+@LAWFUL
 def test_scores_alone_equal_scores_beside_longer_rows(family, case, dtype):
     laws.test_scores_alone_equal_scores_beside_longer_rows(family, case, "several tokens", dtype)
 
@@ -217,7 +219,7 @@ def test_under_a_prompt_in_the_decoder_the_encoder_runs_once(family, method, pla
     monkeypatch.setattr(backbone.encoder, "run", never)
     model.loss(rows).backward()
     model.label_scores(rows)
-    model.generate(make_rows("free text", ())[:0] or rows, 3, [])
+    model.generate(rows, 3, [])
 
 
 @EACH

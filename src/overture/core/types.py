@@ -106,8 +106,8 @@ class TextTokenizer(Protocol):
         ...
 
     @property
-    def is_encoder_decoder(self) -> bool:
-        """Whether an encoder reads the text and a decoder writes behind tokens of its own."""
+    def start_ids(self) -> tuple[int, ...]:
+        """What a decoder that reads an encoder's output begins with; none where one stack reads and writes."""
         ...
 
     @property
@@ -193,6 +193,21 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelHead:
+    """A classifier's own map before its label vectors: tanh(W h + b), h at the very first live token.
+
+    Args:
+        weight: W, [D, D].
+        bias: b, [D].
+        label_bias: added to the labels' scores, [C].
+    """
+
+    weight: "torch.Tensor"
+    bias: "torch.Tensor"
+    label_bias: "torch.Tensor"
+
+
+@dataclass(frozen=True, slots=True)
 class Injection:
     """Everything that a prompt adds to the frozen model; the engine consumes it without knowing the method.
 
@@ -201,12 +216,14 @@ class Injection:
         memory: columns that live tokens attend to.
         labels: one vector for each label, [C, D], instead of the label words' rows of the head.
         offset: added to the embeddings of the row's first S tokens, [S, D]; the prompt's own are not counted.
+        head: what stands before the label vectors instead of the model's own head; only together with them.
     """
 
     vectors: Vectors | None = None
     memory: Memory | None = None
     labels: "torch.Tensor | None" = None
     offset: "torch.Tensor | None" = None
+    head: LabelHead | None = None
 
     def __post_init__(self) -> None:
         if self.layer and (self.memory or self.offset is not None):

@@ -231,6 +231,12 @@ class Backbone:
         return torch.tanh(logits / cap) * cap if cap else logits
 
     @property
+    def pooler(self) -> tuple[Tensor, Tensor] | None:
+        """Weight and bias of what BERT's body has behind its first token, where it was loaded; a tanh follows."""
+        found = getattr(self._base, self.family.pooler, None) if self.family.pooler else None
+        return None if found is None else (found.dense.weight.detach(), found.dense.bias.detach())
+
+    @property
     def _head_bias(self) -> Tensor | None:
         """What the head adds; BART keeps it beside the head."""
         beside = getattr(self.model, "final_logits_bias", None)
@@ -308,7 +314,7 @@ class Backbone:
         if vectors is None or not is_fixed or (vectors.layer and not self.family.is_rotary):
             return injection
         memory = Memory(self.memory_of(vectors.values, vectors.layer), "memory")
-        return Injection(memory=memory, labels=injection.labels, offset=injection.offset)
+        return Injection(memory=memory, labels=injection.labels, offset=injection.offset, head=injection.head)
 
     @contextmanager
     def checkpointing(self, enabled: bool) -> Iterator[None]:

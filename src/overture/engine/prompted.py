@@ -194,6 +194,9 @@ class PromptedModel:
         assert candidates is not None
         ends = _read(rows, hidden, layout)
         labels = [found.labels if found else None for found in injections]
+        heads = [found.head if found else None for found in injections]
+        if heads[0] is not None:
+            return _classified(injections, hidden[:, 0])
         if labels[0] is not None:
             each = torch.stack([own.to(ends.dtype) for own in labels if own is not None])
             scores = torch.einsum("bd,bcd->bc", self.backbone.transformed(ends), each)
@@ -330,6 +333,15 @@ class PromptedModel:
         for index, part, found in self._alike(rows, self.injections(rows), with_labels=False):
             written |= zip(index, greedy_tokens(self.inputs, part, found, max_new_tokens, is_done), strict=True)
         return [written[index] for index in range(len(rows))]
+
+
+def _classified(injections: Injections, first: Tensor) -> Tensor:
+    """Log-probabilities of the labels, [B, C], by each row's own classifier from its first live token, [B, D]."""
+    parts = [(found.labels, found.head) for found in injections if found and found.head]
+    weight, bias = [torch.stack([getattr(head, name) for _, head in parts]).to(first) for name in ("weight", "bias")]
+    inner = torch.tanh(torch.einsum("bd,bed->be", first, weight) + bias)
+    scores = torch.stack([labels.to(own) @ own + head.label_bias.to(own) for (labels, head), own in zip(parts, inner, strict=True)])
+    return scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(dim=1)
 
 
 def _read(rows: Sequence[Encoded], hidden: Tensor, layout: Layout) -> Tensor:

@@ -40,6 +40,7 @@ def in_decoder(injection: Injection | None) -> Injection | None:
         replace(vectors, place="before") if vectors and vectors.place == "after" else None,
         replace(memory, place="memory") if memory and memory.place == "after" else None,
         injection.labels,
+        head=injection.head,
     )
 
 

@@ -66,7 +66,7 @@ class Tokenizer:
     @property
     def bos_ids(self) -> tuple[int, ...]:
         """Tokens that the model expects before any text; often none."""
-        if self.is_encoder or self.is_encoder_decoder:
+        if self._has_ends:
             return self._around[0]
         bos = self.inner.bos_token_id
         return tuple(token for token in self.inner.encode("") if token == bos)
@@ -74,16 +74,19 @@ class Tokenizer:
     @property
     def end_ids(self) -> tuple[int, ...]:
         """Tokens that the model expects behind any text; none for decoders."""
-        return self._around[1] if self.is_encoder or self.is_encoder_decoder else ()
+        return self._around[1] if self._has_ends else ()
 
     @property
-    def is_encoder_decoder(self) -> bool:
-        """Whether an encoder reads the text and a decoder writes behind tokens of its own."""
-        return self.start_id is not None
+    def _has_ends(self) -> bool:
+        """Whether texts are whole before anything is written behind them."""
+        return self.is_encoder or self.start_id is not None
 
     @property
     def start_ids(self) -> tuple[int, ...]:
-        """What a decoder that reads an encoder's output begins with; BART's first writes what its texts begin with."""
+        """What a decoder that reads an encoder's output begins with; none where one stack reads and writes.
+
+        BART's begins, as it was trained, with what its texts begin with besides.
+        """
         return () if self.start_id is None else (self.start_id, *self.bos_ids)
 
     @cached_property

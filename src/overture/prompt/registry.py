@@ -8,7 +8,7 @@ from torch import Tensor
 
 from overture.core.config import validated
 from overture.core.errors import ConfigError
-from overture.core.types import Injection, LayerMemory, Memory, RowMethod, Vectors
+from overture.core.types import Injection, LabelHead, LayerMemory, Memory, RowMethod, Vectors
 from overture.prompt import (
     attempt,
     cpt,
@@ -34,7 +34,8 @@ from overture.prompt.method import Built, Method, PromptModule, Request
 from overture.prompt.source import PromptSource
 
 STATE = "state."
-KNOWN = {"vectors", "keys", "values", "weights", "labels", "offset"}
+HEAD = ("head_weight", "head_bias", "label_bias")
+KNOWN = {"vectors", "keys", "values", "weights", "labels", "offset", *HEAD}
 
 
 METHODS: dict[str, Method] = {
@@ -116,6 +117,9 @@ def prompt_tensors(prompt: Any) -> dict[str, Tensor]:
     if injection.memory:
         memory = injection.memory.memory
         found |= {"keys": memory.keys, "values": memory.values, "weights": memory.weights}
+    if injection.head:
+        head = injection.head
+        found |= dict(zip(HEAD, (head.weight, head.bias, head.label_bias), strict=True))
     return {name: value.detach() for name, value in found.items() if value is not None}
 
 
@@ -135,7 +139,8 @@ def prompt_from(
     if any(name.startswith(STATE) for name in tensors):
         return _row_prompt(tensors, config, source)
     names = set(tensors)
-    if not names or not names <= KNOWN or ("keys" in names) != ("values" in names):
+    has_head = names.isdisjoint(HEAD) or names >= {"labels", *HEAD}
+    if not names or not names <= KNOWN or ("keys" in names) != ("values" in names) or not has_head:
         raise ConfigError(
             "not the tensors of a prompt", got=", ".join(sorted(tensors)), wanted="some of " + ", ".join(sorted(KNOWN))
         )
@@ -144,7 +149,8 @@ def prompt_from(
     memory = None
     if "keys" in names:
         memory = Memory(LayerMemory(tensors["keys"], tensors["values"], tensors.get("weights")), config.place)
-    return Injection(vectors, memory, tensors.get("labels"), tensors.get("offset"))
+    head = LabelHead(*(tensors[name] for name in HEAD)) if "label_bias" in names else None
+    return Injection(vectors, memory, tensors.get("labels"), tensors.get("offset"), head)
 
 
 def _row_prompt(tensors: dict[str, Tensor], config: PromptConfig, source: PromptSource | None) -> RowMethod:
