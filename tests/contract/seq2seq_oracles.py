@@ -141,14 +141,6 @@ def _enter_memory(hooks: ExitStack, stack: Any, memory: LayerMemory) -> None:
         maps = (attention.k, attention.v) if hasattr(attention, "k") else (attention.k_proj, attention.v_proj)
         for module, part in zip(maps, (memory.keys, memory.values), strict=True):
             hooks.enter_context(_hooked(_putting(module, part[number].transpose(0, 1).flatten(1))))
-    if hasattr(stack, "embed_positions"):
-        # Learned positions: a memory takes none, the text begins at the first.
-        table, length = stack.embed_positions.weight, memory.length
-
-        def moved(module: Any, args: Any, out: Tensor) -> Tensor:
-            return torch.cat([torch.zeros_like(out[:, :length]), table[2 : 2 + out.shape[1] - length][None]], dim=1)
-
-        hooks.enter_context(_hooked(stack.embed_positions.register_forward_hook(moved)))
     _enter_weights(hooks, stack, memory.weights, is_causal=False)
 
 

@@ -229,7 +229,7 @@ def test_an_imported_adapter_for_classification(family, kind, store, tmp_path):
     [
         ("llama", "llama", {"labels": {"a": " a", "b": " b"}}, "2 in the task file"),
         ("bert", "bert", {}, "without one"),
-        ("distilbert", "distilbert", {}, "encoder that is known"),
+        ("distilbert", "distilbert", {}, "no part of a prompt"),
     ],
 )
 def test_a_classifier_that_does_not_fit(family, backbone, changes, what, store, tmp_path):
@@ -238,4 +238,4 @@ def test_a_classifier_that_does_not_fit(family, backbone, changes, what, store, 
     folder = trained(classifier_of(family), config, tmp_path / "adapter")
     with pytest.raises(ArtifactError) as caught:
         import_adapter(folder, store, task=task_file(tmp_path, **changes), backbone=backbone_of(backbone))
-    assert any(what in str(problem) for problem in caught.value.problems)
+    assert what in str(caught.value)

@@ -105,14 +105,6 @@ class Family:
         table = getattr(base, self.positions).weight
         return vectors + table[positions + self.offset]
 
-    @property
-    def takes_room(self) -> bool:
-        """Whether a memory before the text has positions of its own, so that the text begins behind it.
-
-        Not in encoders with learned positions: their text begins at the first one, as in P-tuning v2 and peft.
-        """
-        return self.is_causal or self.is_rotary
-
     def entering(self, base: Any, vectors: Tensor) -> Tensor:
         """Token vectors, [..., E], as they enter the first layer, [..., D]."""
         projection = getattr(base, self.project_in) if self.project_in else None

@@ -89,7 +89,7 @@ def _start(backbone: Backbone, row: Encoded, injection: Injection | None, is_liv
     position = 0 if is_live or backbone.family.is_rotary else len(row.input_ids)
     if injection is None:
         return Start(position, (), is_live)
-    if injection.memory and backbone.family.takes_room:
+    if injection.memory:
         position += injection.memory.length
     return Start(position, _vector_slots(row, injection, is_live), is_live)
 

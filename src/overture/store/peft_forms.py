@@ -219,7 +219,7 @@ def _with_head(inner: Format) -> Format:
 def _head_misfits(head: Tensors, model: ModelShape) -> Iterator[Problem]:
     known = _known_head(head)
     if known is None or (model.kind == "encoder") != (known != "score"):
-        yield Problem("classifier", f"{', '.join(sorted(head)) or 'none'}: not that of a {model.kind} that is known")
+        yield Problem("classifier", f"{', '.join(sorted(head)) or 'none'}: no {model.kind}'s that is known")
         return
     if known == "classifier" and model.pooler is None:
         yield Problem("pooler", f"{model.id} was loaded without one: name the folder of the classification model")
