@@ -11,7 +11,7 @@ import torch
 
 from overture.core.errors import ConfigError
 from overture.store import Store, load_artifact
-from overture.store.peft_files import ModelShape
+from overture.store.peft_forms import ModelShape
 from overture.study import exchange
 
 WIDTH, LAYERS = 32, 3

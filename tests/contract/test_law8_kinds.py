@@ -205,7 +205,10 @@ def scores_alike(folder: Path, backbone: Backbone, model: Any, **more: Any) -> N
 @pytest.mark.parametrize("kind", OF_CLASSIFIERS)
 @pytest.mark.parametrize("family", CLASSIFIERS)
 def test_an_imported_adapter_for_classification(family, kind, store, tmp_path):
-    folder, backbone = trained(classifier_of(family), OF_CLASSIFIERS[kind](), tmp_path / "ad"), classified_backbone(family)
+    folder, backbone = (
+        trained(classifier_of(family), OF_CLASSIFIERS[kind](), tmp_path / "ad"),
+        classified_backbone(family),
+    )
     found = import_adapter(folder, store, task=task_file(tmp_path), backbone=backbone)
     is_memory = kind in ("PREFIX_TUNING", "CARTRIDGE")
     assert (found["method"], found["place"]) == (("prefix", "memory") if is_memory else ("warp", "before"))

@@ -1,4 +1,4 @@
-"""The laws for encoder-decoders, and what the untouched model says; prompts stand on the encoder's or decoder's side."""
+"""The laws for encoder-decoders, and what the untouched model says; prompts stand on either side."""
 
 import pytest
 import seq2seq_oracles as oracles

@@ -16,7 +16,8 @@ import torch
 from overture.core.errors import ArtifactError, ConfigError, StoreError
 from overture.store import peft_files
 from overture.store.export import FORMATS, check_target, write_files
-from overture.store.peft_files import ModelShape, adapter_files, fitted_tensors, read_adapter
+from overture.store.peft_files import adapter_files, fitted_tensors, read_adapter
+from overture.store.peft_forms import ModelShape
 
 P, D, N, H, K = 4, 8, 2, 2, 3
 MODEL = ModelShape("tiny/model", D, N, H, K, 100)
@@ -241,7 +242,7 @@ def test_an_encoder_decoders_layers_are_counted_in_twos(make):
 
 
 def test_two_stacks_are_for_encoder_decoders(make):
-    with pytest.raises(ArtifactError, match="(?s)do not fit its own config.*num_transformer_submodules"):
+    with pytest.raises(ArtifactError, match=r"(?s)do not fit its own config.*num_transformer_submodules"):
         read_adapter(make(num_transformer_submodules=2))
 
 

@@ -104,9 +104,12 @@ class Backbone:
             tokenizer_sha256=tokenizer.sha256,
             chat_template_sha256=tokenizer.chat_template_sha256,
         )
-        facts = {"id": id, "revision": revision, "weights_sha256": self.info.weights_sha256}
-        inner = self.family.encoder
-        self.encoder = Backbone(model, tokenizer, family=inner, **facts) if inner else None
+        self.encoder: Backbone | None = None
+        if self.family.encoder:
+            digest = self.info.weights_sha256
+            self.encoder = Backbone(
+                model, tokenizer, id=id, revision=revision, weights_sha256=digest, family=self.family.encoder
+            )
 
     @property
     def _table(self) -> Any:

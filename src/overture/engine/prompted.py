@@ -233,7 +233,11 @@ class PromptedModel:
         self, rows: Sequence[Encoded], injections: Injections
     ) -> tuple[Inputs, Sequence[Encoded], Injections]:
         """What reads the rows from left to right: the model, or an encoder-decoder's decoder."""
-        return seq2seq.decoding(self.inputs, rows, injections) if self.backbone.encoder else (self.inputs, rows, injections)
+        return (
+            seq2seq.decoding(self.inputs, rows, injections)
+            if self.backbone.encoder
+            else (self.inputs, rows, injections)
+        )
 
     def kind(self, row: Encoded, injection: Injection | None) -> Kind:
         """What a pass has one of: the layer at which prompts enter, label vectors or words, how labels are read.
@@ -337,10 +341,13 @@ class PromptedModel:
 
 def _classified(injections: Injections, first: Tensor) -> Tensor:
     """Log-probabilities of the labels, [B, C], by each row's own classifier from its first live token, [B, D]."""
-    parts = [(found.labels, found.head) for found in injections if found and found.head]
+    all_parts = [(found.labels, found.head) for found in injections if found]
+    parts = [(labels, head) for labels, head in all_parts if labels is not None and head is not None]
     weight, bias = [torch.stack([getattr(head, name) for _, head in parts]).to(first) for name in ("weight", "bias")]
     inner = torch.tanh(torch.einsum("bd,bed->be", first, weight) + bias)
-    scores = torch.stack([labels.to(own) @ own + head.label_bias.to(own) for (labels, head), own in zip(parts, inner, strict=True)])
+    scores = torch.stack(
+        [labels.to(own) @ own + head.label_bias.to(own) for (labels, head), own in zip(parts, inner, strict=True)]
+    )
     return scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(dim=1)
 
 

@@ -1,8 +1,8 @@
 """Encoder-decoders: the row's text is the encoder's, the decoder begins with its start tokens and reads the output.
 
 At `before`, `slots` and `memory` a prompt stands in the encoder, with all rules of encoders. At `after` it stands in
-the decoder, in front of the start tokens: then the encoder's output is the model's own, and is kept for each text as the
-keys and values that the decoder's cross-attentions make of it. What is left is a decoder whose rows are short, so
+the decoder, in front of the start tokens: then the encoder's output is the model's own, and is kept for each text as
+the keys and values that the decoder's cross-attentions make of it. What is left is a decoder whose rows are short, so
 label words, answers and late prompts go through the passes of decoders unchanged.
 
 Shape letters: B rows, L length, D width, N layers, H heads, K head width.
@@ -17,7 +17,6 @@ from torch.nn.functional import pad
 
 from overture.core.types import Encoded, Injection
 from overture.engine.attention import Columns
-from overture.engine.backbone import Backbone
 from overture.engine.inputs import Ids, Inputs, Progress, groups
 from overture.engine.layout import answer_layout
 from overture.engine.passes import Injections, prepared, text_layout
@@ -27,7 +26,9 @@ def in_encoder(injection: Injection | None) -> Injection | None:
     """The part of a prompt that stands in the encoder; None when it leaves the encoder as it is."""
     if injection is None or (injection.places <= {"after"} and injection.offset is None):
         return None
-    vectors, memory = [part if part and part.place != "after" else None for part in (injection.vectors, injection.memory)]
+    vectors, memory = [
+        part if part and part.place != "after" else None for part in (injection.vectors, injection.memory)
+    ]
     return Injection(vectors, memory, offset=injection.offset)  # type: ignore[arg-type]
 
 

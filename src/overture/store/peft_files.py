@@ -336,7 +336,7 @@ def _written_head(manifest: "Manifest", kind: Kind, head: "dict[str, torch.Tenso
             "peft has no form for how this prompt's labels are read",
             where=manifest.name,
             got=f"{', '.join(sorted(head)) or 'label words at a mask'}, {kind} ({manifest.backbone.model_type})",
-            wanted="label vectors of a decoder, a classifier that came from peft, or label words of a model that writes",
+            wanted="label vectors of a decoder, a classifier from peft, or label words of a model that writes",
             fix="--to npy or --to json",
         )
     return {}

@@ -195,7 +195,8 @@ def _are_enough(layers: int, model: ModelShape) -> bool:
 
 def _as_columns(adapter: Adapter, model: ModelShape) -> Tensors:
     """[P, N * 2 * H * K] to keys and values [N, H, P, K]: a token's numbers run over layers, key and value, heads."""
-    both = adapter.table.unflatten(1, (-1, 2, model.num_kv_heads, model.head_dim)).permute(2, 1, 3, 0, 4)
+    table, (heads, width) = adapter.table, (model.num_kv_heads, model.head_dim)
+    both = table.reshape(table.shape[0], -1, 2, heads, width).permute(2, 1, 3, 0, 4)
     if model.kind == "encoder-decoder":
         both = both[:, [2 * layer % both.shape[1] for layer in range(model.num_layers)]]
     return {"keys": both[0].contiguous(), "values": both[1].contiguous()}
@@ -242,7 +243,9 @@ def _as_head(head: Tensors, model: ModelShape) -> Tensors:
     if kind == "score":
         return found
     found["label_bias"] = head[_BIAS[kind]]
-    weight, bias = (head["dense.weight"], head["dense.bias"]) if kind == "dense" else model.pooler or ()
+    dense = (head["dense.weight"], head["dense.bias"]) if kind == "dense" else model.pooler
+    assert dense is not None
+    weight, bias = dense
     return found | {"head_weight": weight, "head_bias": bias}
 
 

@@ -12,7 +12,8 @@ from overture.evaluate.tuned import shown
 from overture.store import Manifest, Store, load_artifact
 from overture.store.export import FORMATS, check_target, write_files
 from overture.store.names import checked_name
-from overture.store.peft_files import Adapter, ModelShape, fitted_tensors, read_adapter
+from overture.store.peft_files import fitted_tensors, read_adapter
+from overture.store.peft_forms import Adapter, ModelShape
 from overture.study.request import TuneConfig, tune_config
 from overture.study.result import portable
 from overture.study.run import versions
