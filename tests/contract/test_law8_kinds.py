@@ -242,3 +242,10 @@ def test_a_classifier_that_does_not_fit(family, backbone, changes, what, store, 
     with pytest.raises(ArtifactError) as caught:
         import_adapter(folder, store, task=task_file(tmp_path, **changes), backbone=backbone_of(backbone))
     assert what in str(caught.value)
+
+
+@pytest.mark.parametrize(("place", "told"), [("before", "in the encoder: "), ("after", "in the decoder")])
+def test_other_programs_are_told_the_side(place, told, store, tmp_path):
+    kept("bart", place, store)
+    export_prompt("mood", tmp_path / "out", store, to="npy")
+    assert told in (tmp_path / "out" / "prompt.json").read_text()

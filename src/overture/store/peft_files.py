@@ -285,7 +285,7 @@ def adapter_files(manifest: "Manifest", tensors: "dict[str, torch.Tensor]") -> d
     Raises:
         ArtifactError: peft has no form for this prompt; the message tells why, and what to use instead.
     """
-    kind = _kind_of(manifest)
+    kind = kind_of(manifest)
     prompt = {name: tensor for name, tensor in tensors.items() if name not in _HEAD_TENSORS}
     head = _written_head(manifest, kind, {name: tensors[name] for name in tensors.keys() - prompt.keys()})
     own, table = _written(manifest, prompt, kind)
@@ -309,7 +309,8 @@ def adapter_files(manifest: "Manifest", tensors: "dict[str, torch.Tensor]") -> d
     }
 
 
-def _kind_of(manifest: "Manifest") -> Kind:
+def kind_of(manifest: "Manifest") -> Kind:
+    """The kind of model that a prompt is for."""
     from overture.engine.families import FAMILIES
 
     family = FAMILIES.get(manifest.backbone.model_type)
