@@ -220,6 +220,7 @@ def test_under_a_prompt_in_the_decoder_the_encoder_runs_once(family, method, pla
     model.loss(rows).backward()
     model.label_scores(rows)
     model.generate(rows, 3, [])
+    model.write(rows, 3, lambda answer: False)
 
 
 @EACH
@@ -237,3 +238,18 @@ def test_what_encoder_decoders_cannot_do(family):
         with pytest.raises(BackboneError, match="next tokens") as caught:
             ask(rows)
         assert "decoder as --backbone" in caught.value.fix
+
+
+@pytest.mark.parametrize("family", SEQ2SEQ)
+def test_words_and_tokens_without_a_task_are_the_untouched_models(family):
+    backbone, reference = backbone_of(family, DOUBLE), reference_of(family, DOUBLE)
+    prompt, start = make_prompt(Case("vectors", "after"), backbone), backbone.tokenizer.start_ids
+    model, rows = PromptedModel(backbone, prompt), make_rows("several tokens", (5, 19, 0))
+    with torch.no_grad():
+        for row, own in zip(rows, model.word_likelihoods(rows), strict=True):
+            for word, found in zip(row.candidates.words, own, strict=True):
+                wanted = oracles.likelihood(reference, prompt.injection(), row, word, start)
+                assert found.value == pytest.approx(wanted.item(), abs=1e-8)
+        written = model.write(rows, 6, lambda answer: len(answer) == 4)
+        wanted = [oracles.greedy(reference, prompt.injection(), row, 4, start, EOS) for row in rows]
+    assert written == wanted

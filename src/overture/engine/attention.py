@@ -310,9 +310,12 @@ def _reading(query: Tensor, step: Step, layer: int, scaling: float | None) -> Te
     """Cross-attention: keys and values are those that the encoder's output has, not those that the module made."""
     assert step.read is not None
     key, value = [part[layer].to(query.dtype) for part in (step.read.keys, step.read.values)]
-    mask = step.mask_of_read(query.dtype)
-    out = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
-    return out.transpose(1, 2).contiguous()
+    # Texts that several rows share are there once; in turn, so the first rows have each of them.
+    num_rows, num_texts = len(query), len(key)
+    mask = step.mask_of_read(query.dtype)[:num_texts]
+    folded = _folded(query, step.read, num_texts)
+    out = torch.nn.functional.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
+    return _unfolded(out, step.read, num_rows).transpose(1, 2).contiguous()
 
 
 def install(model: Any, layers: Iterable[torch.nn.Module], cross: str = "") -> None:

@@ -22,7 +22,7 @@ from overture.engine.limits import check_reading, check_writing
 from overture.engine.passes import Injections, Make, kept_input, prepared, text_layout
 
 OnePrompt = PromptMethod | RowMethod | Injection
-Kind = tuple[int, bool, bool, Candidates | None]
+Kind = tuple[int, bool, bool, bool, Candidates | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ class PromptedModel:
         """Log-likelihoods over the vocabulary of each row's own candidate words; rows may have different ones.
 
         Args:
-            rows: rows of a decoder, with candidates, under prompts without label vectors.
+            rows: rows with candidates, of a model that writes, under prompts without label vectors.
         """
         found: dict[int, list[Likelihood]] = {}
         for index, part, injections in self._alike(rows, self.injections(rows), with_labels=False):
@@ -247,7 +247,8 @@ class PromptedModel:
         """
         check_reading(self.backbone, row, injection)
         layer, has_labels = (injection.layer, injection.labels is not None) if injection else (0, False)
-        return layer, has_labels, row.read == "mean", row.candidates
+        has_head = injection is not None and injection.head is not None
+        return layer, has_labels, has_head, row.read == "mean", row.candidates
 
     def _alike(
         self, rows: Sequence[Encoded], injections: Injections, with_labels: bool = True
@@ -335,7 +336,7 @@ class PromptedModel:
         check_writing(self.backbone)
         written: dict[int, list[int]] = {}
         for index, part, found in self._alike(rows, self.injections(rows), with_labels=False):
-            written |= zip(index, greedy_tokens(self.inputs, part, found, max_new_tokens, is_done), strict=True)
+            written |= zip(index, greedy_tokens(*self._decoding(part, found), max_new_tokens, is_done), strict=True)
         return [written[index] for index in range(len(rows))]
 
 

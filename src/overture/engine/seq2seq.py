@@ -114,8 +114,13 @@ def _merged(parts: Sequence[Columns], order: Sequence[int]) -> Columns:
     at = torch.tensor(order, device=parts[0].valid.device).argsort()
 
     def together(values: Sequence[Tensor], axis: int) -> Tensor:
-        # Padding is spelt from the last axis on.
-        rows = [pad(value, (0, 0) * (-axis - 1) + (0, longest - value.shape[axis])) for value in values]
+        # Padding is spelt from the last axis on; texts that rows share in turn are there once.
+        rows = [
+            pad(value, (0, 0) * (-axis - 1) + (0, longest - value.shape[axis])).repeat(
+                len(part.valid) // len(value), *[1] * (value.dim() - 1)
+            )
+            for value, part in zip(values, parts, strict=True)
+        ]
         return torch.cat(rows)[at]
 
     keys, values = [
