@@ -22,7 +22,7 @@ from overture.engine.limits import check_reading, check_writing
 from overture.engine.passes import Injections, Make, kept_input, prepared, text_layout
 
 OnePrompt = PromptMethod | RowMethod | Injection
-Kind = tuple[int, bool, bool, bool, Candidates | None]
+Kind = tuple[int, int, bool, Candidates | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,9 +246,11 @@ class PromptedModel:
             BackboneError: the model cannot answer such a row.
         """
         check_reading(self.backbone, row, injection)
-        layer, has_labels = (injection.layer, injection.labels is not None) if injection else (0, False)
-        has_head = injection is not None and injection.head is not None
-        return layer, has_labels, has_head, row.read == "mean", row.candidates
+        if injection is None:
+            return 0, 0, row.read == "mean", row.candidates
+        # Words, label vectors, or a classifier's.
+        labels = (injection.labels is not None) + (injection.head is not None)
+        return injection.layer, labels, row.read == "mean", row.candidates
 
     def _alike(
         self, rows: Sequence[Encoded], injections: Injections, with_labels: bool = True
