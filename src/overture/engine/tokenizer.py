@@ -94,6 +94,11 @@ class Tokenizer:
         """The token that ends an answer."""
         return self.inner.eos_token_id
 
+    @property
+    def null_id(self) -> int | None:
+        """A token that says nothing: the one that ends texts."""
+        return self.end_ids[-1] if self.end_ids else self.eos_id
+
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Tokens that are not text, those that BERT keeps free included."""

@@ -106,6 +106,7 @@ class Method:
         formula: the same in words of the design.
         needs_labels: only for tasks with label words.
         takes_memory: it can start from keys and values as they are.
+        estimated: values whose gradient is an estimate, since what they decide has none.
     """
 
     title: str
@@ -118,3 +119,4 @@ class Method:
     formula: str
     needs_labels: bool = False
     takes_memory: bool = False
+    estimated: tuple[str, ...] = ()
