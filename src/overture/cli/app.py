@@ -16,6 +16,7 @@ from overture.cli import (
     init_task,
     meta,
     methods,
+    multi,
     predict,
     prompts,
     prune,
@@ -119,6 +120,7 @@ app.command("similar")(similar.command)
 app.command("prune")(prune.command)
 app.command("recycle")(recycle.command)
 app.command("meta")(meta.command)
+app.command("multi")(multi.command)
 app.command("doctor")(doctor.command)
 
 
