@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from overture.cli import (
+    cartridge,
     demo,
     doctor,
     evaluate,
@@ -121,6 +122,7 @@ app.command("prune")(prune.command)
 app.command("recycle")(recycle.command)
 app.command("meta")(meta.command)
 app.command("multi")(multi.command)
+app.command("cartridge")(cartridge.command)
 app.command("doctor")(doctor.command)
 
 

@@ -47,15 +47,22 @@ class Tokenizer:
         """The model's chat template over messages, ending where the assistant speaks.
 
         Raises:
-            DataError: the model has no chat template.
+            DataError: the model has no chat template, or it refuses such messages.
         """
+        from jinja2 import TemplateError
+
         if not self.inner.chat_template:
             raise DataError(
                 "the backbone has no chat template",
                 where="template",
                 fix="write the template as one string, or choose a chat model",
             )
-        return str(self.inner.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        try:
+            return str(self.inner.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        except TemplateError as error:
+            raise DataError(
+                "the model's chat template refuses these messages", where="template", got=str(error)
+            ) from error
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of tokens, without special tokens."""

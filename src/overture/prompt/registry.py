@@ -11,6 +11,7 @@ from overture.core.errors import ConfigError
 from overture.core.types import Injection, LayerMemory, Memory, RowMethod, Vectors
 from overture.prompt import (
     attempt,
+    cartridge,
     cpt,
     deep,
     dept,
@@ -57,6 +58,7 @@ METHODS: dict[str, Method] = {
     "mpt": mpt.METHOD,
     "pruned": pruned.METHOD,
     "split": split.METHOD,
+    "cartridge": cartridge.METHOD,
 }
 
 
