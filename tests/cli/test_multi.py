@@ -152,12 +152,8 @@ def test_a_stop_keeps_what_is_finished(tasks, overture, monkeypatch) -> None:
 
 
 def test_a_loss_that_diverges_is_an_error(tasks, overture, monkeypatch) -> None:
-    step = study.Fit._step
-    monkeypatch.setattr(
-        study.Fit,
-        "_step",
-        lambda fit, batch: (float("nan"), 1.0) if isinstance(fit.trainee, _Trainee) else step(fit, batch),
-    )
+    loss = _Trainee.loss
+    monkeypatch.setattr(_Trainee, "loss", lambda trainee, rows: loss(trainee, rows) * float("nan"))
     done = overture("multi", tasks["a"], tasks["b"], "--name", "x")
     assert done.code == 3
     assert "NaN or infinite" in done.err
