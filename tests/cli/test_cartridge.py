@@ -159,14 +159,14 @@ def test_a_task_says_what_the_prompt_is_for(text, make_task, overture) -> None:
 
 @pytest.mark.parametrize(("epoch", "prompt"), [(1, None), (2, "lines@1")])
 def test_a_stop_keeps_the_best_epoch(text, tiny, overture, monkeypatch, epoch: int, prompt: str | None) -> None:
-    step = study.Fit._step
+    step = study.Fit.take_step
 
-    def stopped(fit, batch):
+    def stopped(fit, loss, weight):
         if fit.progress.epoch == epoch - 1:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(fit, batch)
+        step(fit, loss, weight)
 
-    monkeypatch.setattr(study.Fit, "_step", stopped)
+    monkeypatch.setattr(study.Fit, "take_step", stopped)
     done = overture("cartridge", text, "--name", "lines", "--backbone", tiny, *WORDS, "--json")
     assert (done.code, done.json["status"], done.json["prompt"]) == (130, "interrupted", prompt)
 
