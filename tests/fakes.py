@@ -406,6 +406,7 @@ def source_of(
         examples=examples,
         prompt=stored,
         encoder=source_of(backbone.encoder, candidates, examples) if backbone.encoder else None,
+        null_id=backbone.tokenizer.null_id,
     )
 
 

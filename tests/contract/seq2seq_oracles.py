@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from oracles import mixed
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
@@ -90,7 +91,9 @@ def _encoded(reference: Any, injection: Injection, row: Encoded) -> Tensor:
             own = torch.cat([own.new_zeros(memory.length, own.shape[1]), own])
             _enter_memory(hooks, stack, memory)
             return stack(inputs_embeds=own[None]).last_hidden_state[:, memory.length :]
-        if vectors is not None:
+        if vectors is not None and vectors.split is not None:
+            own = mixed(vectors, own, len(row.input_ids))
+        elif vectors is not None:
             own = _enter(hooks, stack, vectors, own, _places(vectors, row), lambda live: stack(inputs_embeds=live))
         return stack(inputs_embeds=own[None]).last_hidden_state
 

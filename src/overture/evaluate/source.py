@@ -34,6 +34,7 @@ def prompt_source(
         examples=examples,
         prompt=_stored(store, backbone) if store else no_prompts,
         encoder=prompt_source(inner, encoder, examples, store) if inner else None,
+        null_id=tokenizer.null_id,
     )
 
 
