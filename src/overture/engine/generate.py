@@ -100,24 +100,34 @@ def _kept(step: Step) -> Columns:
 
 
 def _merged(parts: Sequence[Columns], num_rows: int) -> Columns:
-    """All columns as one part, so that tokens are added to one buffer.
+    """All columns as one part with room behind it, so that tokens are added in place.
 
     Steps are many and small: a prompt's columns are copied once here, not at every step and layer.
     """
-    layers = parts[-1].keys
-    like = {layer: key.dtype for layer, key in layers.items()}
+    num = sum(part.valid.shape[1] for part in parts)
 
-    def joined(which: str, layer: int) -> Tensor:
-        each = [_of_rows(getattr(part, which)[layer], part.shared, num_rows) for part in parts]
-        return torch.cat([one.to(like[layer]) for one in each], dim=2)
+    def buffer(layer: int, which: str) -> Tensor:
+        like = getattr(parts[-1], which)[layer]
+        found, start = like.new_empty(num_rows, like.shape[1], num + _ROOM, like.shape[3]), 0
+        for part in parts:
+            values = getattr(part, which)[layer]
+            found[:, :, start : start + values.shape[2]] = _of_rows(values, part.shared, num_rows)
+            start += values.shape[2]
+        return found
 
-    return Columns(
-        {layer: joined("keys", layer) for layer in layers},
-        {layer: joined("values", layer) for layer in layers},
-        torch.cat([part.positions.expand(num_rows, -1) for part in parts], dim=1),
-        torch.cat([part.valid.expand(num_rows, -1) for part in parts], dim=1),
-        _merged_weights(parts, num_rows),
-    )
+    room = {layer: (buffer(layer, "keys"), buffer(layer, "values")) for layer in parts[-1].keys}
+    positions = torch.cat([part.positions.expand(num_rows, -1) for part in parts], dim=1)
+    valid = torch.cat([part.valid.expand(num_rows, -1) for part in parts], dim=1)
+    return _filled(room, positions, valid, _merged_weights(parts, num_rows))
+
+
+def _filled(
+    room: dict[int, tuple[Tensor, Tensor]], positions: Tensor, valid: Tensor, weights: list[Tensor] | None
+) -> Columns:
+    """Columns that are the beginning of buffers."""
+    end = positions.shape[1]
+    keys, values = [{layer: pair[at][:, :, :end] for layer, pair in room.items()} for at in (0, 1)]
+    return Columns(keys, values, positions, valid, weights, room=room)
 
 
 def _of_rows(values: Tensor, shared: str, num_rows: int) -> Tensor:
@@ -152,34 +162,22 @@ def _with_room(part: Columns) -> Columns:
     if part.room is not None and all(keys.shape[2] > num for keys, _ in part.room.values()):
         return part
     more = max(_ROOM, num // 2)
-    room = {
-        layer: (_with_space(keys, more), _with_space(part.values[layer], more)) for layer, keys in part.keys.items()
-    }
+    room = {layer: (_longer(keys, more), _longer(part.values[layer], more)) for layer, keys in part.keys.items()}
     return replace(part, room=room)
 
 
-def _with_space(values: Tensor, more: int) -> Tensor:
-    buffer = values.new_empty(*values.shape[:2], values.shape[2] + more, values.shape[3])
-    buffer[:, :, : values.shape[2]] = values
-    return buffer
+def _longer(values: Tensor, more: int) -> Tensor:
+    return torch.cat([values, values.new_empty(*values.shape[:2], more, values.shape[3])], dim=2)
 
 
 def _grown(part: Columns, step: Step) -> Columns:
     """Columns with the step's live tokens, which attention wrote behind them."""
     assert part.room is not None
-    positions = torch.cat([part.positions, step.positions], dim=1)
-    end = positions.shape[1]
     weights = part.weights
     if weights is not None:
         weights = [torch.cat([own, own.new_ones(step.positions.shape)], dim=1) for own in weights]
-    return Columns(
-        {layer: keys[:, :, :end] for layer, (keys, _) in part.room.items()},
-        {layer: values[:, :, :end] for layer, (_, values) in part.room.items()},
-        positions,
-        torch.cat([part.valid, step.valid], dim=1),
-        weights,
-        room=part.room,
-    )
+    positions = torch.cat([part.positions, step.positions], dim=1)
+    return _filled(dict(part.room), positions, torch.cat([part.valid, step.valid], dim=1), weights)
 
 
 def _append(
