@@ -219,7 +219,8 @@ def measured(bench: Bench, cell: Cell, num_repeats: int, longest_s: float) -> di
     started, load = datetime.now(UTC).isoformat(timespec="seconds"), os.getloadavg()[0]
     work = bench.work(cell)
     warm_up = seconds_of(work)
-    seconds = [warm_up] if warm_up > longest_s else [seconds_of(work) for _ in range(num_repeats)]
+    is_warm = warm_up <= longest_s
+    seconds = [seconds_of(work) for _ in range(num_repeats)] if is_warm else [warm_up]
     return {
         "axis": cell.axis,
         "size": cell.size,
@@ -228,9 +229,12 @@ def measured(bench: Bench, cell: Cell, num_repeats: int, longest_s: float) -> di
         "prompt_length": cell.length,
         "rows": cell.num_rows,
         "seconds": spread(seconds),
+        "is_warm": is_warm,
         "seconds_per_row": statistics.median(seconds) / cell.num_pairs,
         "threads": bench.threads,
-        "command": f"python bench/scaling.py --repeats {num_repeats} --threads {bench.threads}",
+        "command": (
+            f"python bench/scaling.py --repeats {num_repeats} --longest {longest_s:g} --threads {bench.threads}"
+        ),
         "started_at": started,
         "load_at_start": load,
         "versions": versions(),

@@ -30,9 +30,9 @@ def sections_of(results: Path, docs: Path) -> dict[str, str]:
     """
     found = {name: _results(results / name) for name in ("cohort", "mixed", "scaling")}
     picture = docs / "images" / "scaling.png"
-    if found["scaling"]:
+    if chart := scaling_chart(found["scaling"]):
         picture.parent.mkdir(parents=True, exist_ok=True)
-        scaling_chart(found["scaling"]).save(picture, ppi=144)
+        chart.save(picture, ppi=144)
     return {
         "cohort": f"## Cohorts\n\n{cohort_text(found['cohort']) if found['cohort'] else MISSING}",
         "mixed": f"## Mixed batches\n\n{mixed_text(found['mixed']) if found['mixed'] else MISSING}",
@@ -125,9 +125,10 @@ def scaling_text(results: Sequence[Found]) -> str:
     text = (
         "![What a row costs as sizes grow](images/scaling.png)\n\n"
         "Milliseconds of one step for each row (and member): median of the repeats after a warm-up; * where the first "
-        "run alone was timed, as it took long. Inputs have 64 tokens, prompts 10, batches 4 rows (members: 4 rows "
-        "each), unless the table says otherwise; `after` reads inputs that ran before. A prompt length of 0 is the "
-        "model without any, forward alone. peft has no cohorts; its many prompts take turns by `set_adapter`."
+        "run alone was timed, as it took long. Prompts have 10 tokens, inputs 64 (16 where many prompts are scored), "
+        "batches 4 rows (each member's, in a cohort), unless the table says otherwise; `after` reads inputs that ran "
+        "before. A prompt length of 0 is the model without any, forward alone. peft has no cohorts; its many prompts "
+        "take turns by `set_adapter`."
     )
     by_axis: dict[str, list[Found]] = defaultdict(list)
     for found in results:
@@ -157,23 +158,28 @@ def _in_order(results: Sequence[Found]) -> list[Found]:
 def _scaling_cell(found: Found | None) -> str:
     if found is None:
         return "-"
-    return f"{1000 * found['seconds_per_row']:,.0f}{'*' if found['seconds']['n'] == 1 else ''}"
+    return f"{1000 * found['seconds_per_row']:,.0f}{'' if found['is_warm'] else '*'}"
 
 
-def scaling_chart(results: Sequence[Found]) -> alt.HConcatChart:
-    """A panel for each axis; both scales are logarithmic, so that a straight line of slope one is proportional."""
+def scaling_chart(results: Sequence[Found]) -> alt.HConcatChart | None:
+    """A panel for each axis; both scales are logarithmic, so that a straight line of slope one is proportional.
+
+    Axes with fewer than two sizes have none; without any panel there is no chart.
+    """
     panels = []
     for axis, unit in AXES.items():
         # No logarithm of a prompt length of 0.
         own = [found for found in results if found["axis"] == axis and found["size"]]
         values = [{"size": f["size"], "way": f["way"], "ms": 1000 * f["seconds_per_row"]} for f in own]
         sizes = sorted({found["size"] for found in own})
+        if len(sizes) < 2:
+            continue
         chart = alt.Chart(alt.Data(values=values)).mark_line(point=True)
         panels.append(
             chart.encode(
-                x=alt.X("size:Q", title=axis, scale=alt.Scale(type="log"), axis=alt.Axis(values=sizes)),
+                x=alt.X("size:Q", title=axis, scale=alt.Scale(type="log", nice=False), axis=alt.Axis(values=sizes)),
                 y=alt.Y("ms:Q", title=unit, scale=alt.Scale(type="log")),
                 color=alt.Color("way:N", title=None, sort=None, legend=alt.Legend(orient="bottom", columns=1)),
             ).properties(width=220, height=220)
         )
-    return alt.hconcat(*panels).resolve_scale(color="independent")
+    return alt.hconcat(*panels).resolve_scale(color="independent") if panels else None
