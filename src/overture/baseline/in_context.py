@@ -9,7 +9,7 @@ from overture.core.errors import DataError
 from overture.core.seeds import named_random
 from overture.core.types import Injection, Memory
 from overture.data import Encoder, Task
-from overture.data.rows import Row, label_of
+from overture.data.rows import Row
 from overture.engine import Backbone
 
 
@@ -18,7 +18,7 @@ def chosen_shots(task: Task, rows: Sequence[Row], count: int, seed: int) -> list
     random = named_random(seed, "shots")
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(label_of(task, row) if task.labels else "", []).append(row)
+        groups.setdefault(task.spec.group(task, row), []).append(row)
     for members in groups.values():
         random.shuffle(members)
     labels = sorted(groups)

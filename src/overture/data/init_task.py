@@ -12,6 +12,7 @@ import yaml
 from overture.core.errors import DataError
 from overture.data.formats import SHAPES
 from overture.data.formats.form import Rows
+from overture.data.init_kinds import values_of_kind
 from overture.data.read import SUFFIXES, Found, read_found
 from overture.data.task import DataConfig, Task
 from overture.data.template import is_field_name
@@ -49,8 +50,7 @@ def starting_task(path: Path, folder: Path | None = None) -> tuple[str, list[str
     first = next(iter(sources.values()))
     found = read_found(first)
     rows, notes = found.rows, list(found.notices)
-    known = _BY_FORMAT.get(found.format)
-    guess = known(found, first) if known else _guessed(rows, first, notes)
+    special = values_of_kind(rows)
     lines = [f"name: {_quoted(_name(first))}", "", "data:"]
     for key, file in sources.items():
         relative = os.path.relpath(file, folder or Path.cwd())
@@ -59,9 +59,23 @@ def starting_task(path: Path, folder: Path | None = None) -> tuple[str, list[str
         lines += [f"  {_comment(DataConfig, 'format')}", f"  format: {found.format}"]
     if len(sources) < 3:
         notes.append("splits that are not given are drawn from the rows: set data.seed to draw others")
+    if special:
+        notes.append(f"the fields are those of a task of kind {special['kind']}")
+        return "\n".join(lines + _special_lines(special)) + "\n", notes
+    known = _BY_FORMAT.get(found.format)
+    guess = known(found, first) if known else _guessed(rows, first, notes)
     lines += ["", _comment(Task, "template"), *(guess.template or [f"template: {_quoted(_template(guess))}"]), ""]
     lines += _label_lines(guess, notes) if guess.labels else _answer_lines(guess, rows)
     return "\n".join(lines) + "\n", notes
+
+
+def _special_lines(values: dict[str, Any]) -> list[str]:
+    """Values of a task file with what each means."""
+    lines: list[str] = []
+    for key, value in values.items():
+        text = yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=10**9).rstrip()
+        lines += ["", _comment(Task, key), text]
+    return lines
 
 
 def _sources(path: Path) -> dict[str, Path]:
@@ -89,19 +103,7 @@ def _of_alpaca(found: Found, file: Path) -> _Guess:
 
 
 def _of_messages(found: Found, file: Path) -> _Guess:
-    """A question with its answer as chat messages; what the system says stands there as it is if it is always the same.
-
-    Raises:
-        DataError: a conversation has several turns.
-    """
-    longer = [line for row, line in zip(found.rows, found.lines, strict=True) if "user" not in row]
-    if longer:
-        raise DataError(
-            "conversations of more than one question and one answer",
-            where=f"{file}:{longer[0]}",
-            got=f"{len(longer)} of {len(found.rows)} rows",
-            fix="keep the others, or write a row for each answer",
-        )
+    """A question with its answer as chat messages; what the system says stands there if it is always the same."""
     systems = {row["system"] for row in found.rows}
     text = re.sub(r"[{}]", r"\g<0>\g<0>", *systems) if len(systems) == 1 else "{system}"
     system = [f"  - {{role: system, content: {_quoted(text)}}}"] if text else []
@@ -219,10 +221,18 @@ def _answer_lines(guess: _Guess, rows: Rows) -> list[str]:
     tokens = min(512, 1 << max(4, (longest // 2).bit_length()))
     return [
         *(_comment(Task, "answer_field"), f"answer_field: {_quoted(guess.target)}", ""),
-        *(_comment(Task, "metric"), "metric: exact_match", ""),
+        *_reference_lines(rows),
         *(_comment(Task, "max_new_tokens"), f"max_new_tokens: {tokens}", ""),
         *(_comment(Task, "stop"), f"stop: [{', '.join(map(_quoted, stops))}]"),
     ]
+
+
+def _reference_lines(rows: Rows) -> list[str]:
+    """The metric, and where more texts that count as right are."""
+    has_more = all(isinstance(row.get("references"), list) for row in rows)
+    metric = [_comment(Task, "metric"), f"metric: {'bleu' if has_more else 'exact_match'}", ""]
+    more = [_comment(Task, "options"), "options: {references_field: references}", ""]
+    return [*metric, *more] if has_more else metric
 
 
 def _answers(value: Any) -> list[str]:

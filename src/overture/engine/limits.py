@@ -16,6 +16,12 @@ def check_reading(backbone: Backbone, row: Encoded, injection: Injection | None)
     if row.candidates is None:
         raise _writes_nothing(backbone)
     has_labels = injection is not None and injection.labels is not None
+    if row.marks is not None and not has_labels:
+        raise _refused(
+            backbone,
+            "an encoder scores labels at many tokens by a vector for each label",
+            fix="--method warp --place before, which trains them beside the prompt",
+        )
     if not has_labels:
         _check_words(backbone, row)
     if injection is not None:

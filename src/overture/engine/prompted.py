@@ -10,18 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overture.core.types import Candidates, Encoded, Injection, PromptMethod, RowMethod
+from overture.core.decoding import GREEDY, Decoding
+from overture.core.types import Candidates, Encoded, Injection, PromptMethod, RowMethod, Written
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
-from overture.engine.generate import greedy, greedy_tokens
+from overture.engine.generate import greedy_tokens, written
 from overture.engine.inputs import Inputs, Progress, groups
 from overture.engine.layout import Layout, answer_layout, label_layout
 from overture.engine.likelihood import Likelihood, word_likelihoods
 from overture.engine.limits import check_reading, check_writing
+from overture.engine.marks import mark_logits, mark_losses, mark_weight
 from overture.engine.passes import Injections, Make, kept_input, prepared, text_layout
 
 OnePrompt = PromptMethod | RowMethod | Injection
-Kind = tuple[int, bool, bool, Candidates | None]
+Kind = tuple[int, bool, bool, bool, Candidates | None]
+_OWN = Candidates((), (), (), is_own=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,12 @@ class PromptedModel:
 
     def _losses(self, rows: Sequence[Encoded], injections: Injections, with_targets: bool) -> Tensor:
         hidden, layout = self._forward(rows, injections)
-        if rows[0].candidates is not None:
+        if rows[0].marks is not None:
+            losses = mark_losses(rows, self._mark_logits(rows, injections, hidden, layout))
+        elif rows[0].shares is not None:
+            scores = self._scores(rows, injections, hidden, layout)
+            losses = -(scores.new_tensor([row.shares for row in rows]) * scores).sum(1)
+        elif rows[0].candidates is not None:
             scores = self._scores(rows, injections, hidden, layout)
             gold = torch.tensor([row.label for row in rows], device=scores.device)
             losses = torch.nn.functional.nll_loss(scores, gold, reduction="none")
@@ -158,13 +166,39 @@ class PromptedModel:
         return torch.stack([known.get(id(found), none) for found in injections])
 
     def weight(self, rows: Sequence[Encoded]) -> float:
-        """Rows for label tasks, answer tokens for free text."""
+        """Rows for label tasks, tokens for tags, answer tokens for free text."""
+        if rows[0].marks is not None:
+            return sum(map(mark_weight, rows))
         return float(len(rows) if rows[0].candidates is not None else sum(len(row.answer_ids or ()) for row in rows))
 
     @torch.no_grad()
     def label_scores(self, rows: Sequence[Encoded]) -> Tensor:
-        """Log-probabilities of the labels, [B, C], normalised over them; a label's words add up."""
-        return torch.stack(self.label_scores_under(rows, self.injections(rows)))
+        """Log-probabilities of the labels, [B, C], normalised over them; a label's words add up.
+
+        Rows with choices of their own have -inf behind their last one.
+        """
+        return side_by_side(self.label_scores_under(rows, self.injections(rows)))
+
+    @torch.no_grad()
+    def mark_scores(self, rows: Sequence[Encoded]) -> list[Tensor]:
+        """Logits of the labels at each row's marks, [n, C]."""
+        return self.mark_scores_under(rows, self.injections(rows))
+
+    @torch.no_grad()
+    def mark_scores_under(self, rows: Sequence[Encoded], injections: Injections) -> list[Tensor]:
+        """As `mark_scores`, each row under the prompt that is given for it; on the CPU."""
+        scored: dict[int, Tensor] = {}
+        for index, part, found in self._alike(rows, injections):
+            hidden, layout = self._forward(part, found)
+            logits = self._mark_logits(part, found, hidden, layout)
+            scored |= zip(index, (own.cpu() for own in logits), strict=True)
+        return [scored[index] for index in range(len(rows))]
+
+    def _mark_logits(
+        self, rows: Sequence[Encoded], injections: Injections, hidden: Tensor, layout: Layout
+    ) -> list[Tensor]:
+        labels = [found.labels for found in injections if found is not None and found.labels is not None]
+        return mark_logits(rows, self.backbone.transformed(hidden), layout, labels)
 
     @torch.no_grad()
     def label_scores_under(self, rows: Sequence[Encoded], injections: Injections) -> list[Tensor]:
@@ -197,7 +231,23 @@ class PromptedModel:
             each = torch.stack([own.to(ends.dtype) for own in labels if own is not None])
             scores = torch.einsum("bd,bcd->bc", self.backbone.transformed(ends), each)
             return scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(dim=1)
+        if candidates.is_own:
+            return self._choice_scores(rows, hidden, ends, layout)
         return self._word_scores(candidates, hidden, ends, layout)
+
+    def _choice_scores(self, rows: Sequence[Encoded], hidden: Tensor, ends: Tensor, layout: Layout) -> Tensor:
+        """Scores of words that differ from row to row; here the vocabulary's normaliser counts."""
+        own = [row.candidates for row in rows if row.candidates is not None]
+        most = max(len(candidates.words) for candidates in own)
+        shares = self.backbone.head(ends)
+        shares = shares.to(torch.promote_types(shares.dtype, torch.float32)).log_softmax(dim=-1)
+        first = torch.tensor(
+            [[word[0] for word in c.words] + [0] * (most - len(c.words)) for c in own], device=hidden.device
+        )
+        scores = shares.gather(1, first)
+        if layout.targets:
+            scores = scores + self._following(hidden, layout, scores.shape).to(scores.dtype)
+        return side_by_side([_choice_shares(scores[number], candidates) for number, candidates in enumerate(own)])
 
     def _word_scores(self, candidates: Candidates, hidden: Tensor, ends: Tensor, layout: Layout) -> Tensor:
         # The vocabulary's normaliser at the place that is read is the same for all, so only the words' rows are needed.
@@ -232,7 +282,9 @@ class PromptedModel:
         """
         check_reading(self.backbone, row, injection)
         layer, has_labels = (injection.layer, injection.labels is not None) if injection else (0, False)
-        return layer, has_labels, row.read == "mean", row.candidates
+        # What a row chooses from is its own: such rows share a pass all the same.
+        labels = _OWN if row.candidates and row.candidates.is_own else row.candidates
+        return layer, has_labels, row.read == "mean", row.marks is None, labels
 
     def _alike(
         self, rows: Sequence[Encoded], injections: Injections, with_labels: bool = True
@@ -299,10 +351,39 @@ class PromptedModel:
         self, rows: Sequence[Encoded], injections: Injections, max_new_tokens: int, stop: Sequence[str]
     ) -> list[str]:
         """As `generate`, each row under the prompt that is given for it."""
+        return [found.text for found in self.answer_under(rows, injections, max_new_tokens, stop)]
+
+    @torch.no_grad()
+    def answer(
+        self, rows: Sequence[Encoded], max_new_tokens: int, stop: Sequence[str], decoding: Decoding = GREEDY
+    ) -> list[Written]:
+        """Answers by any decoding, within what each row allows.
+
+        Args:
+            rows: their answers, if known, are not looked at.
+            max_new_tokens: at most so many tokens.
+            stop: the answer ends before the first of these texts.
+            decoding: greedy, by chance, or beam search.
+
+        Raises:
+            BackboneError: the model is an encoder.
+        """
+        return self.answer_under(rows, self.injections(rows), max_new_tokens, stop, decoding)
+
+    @torch.no_grad()
+    def answer_under(
+        self,
+        rows: Sequence[Encoded],
+        injections: Injections,
+        max_new_tokens: int,
+        stop: Sequence[str],
+        decoding: Decoding = GREEDY,
+    ) -> list[Written]:
+        """As `answer`, each row under the prompt that is given for it."""
         check_writing(self.backbone)
-        answers: dict[int, str] = {}
+        answers: dict[int, Written] = {}
         for index, part, found in self._alike(rows, injections):
-            answers |= zip(index, greedy(self.inputs, part, found, max_new_tokens, stop), strict=True)
+            answers |= zip(index, written(self.inputs, part, found, max_new_tokens, stop, decoding), strict=True)
         return [answers[index] for index in range(len(rows))]
 
     @torch.no_grad()
@@ -319,6 +400,19 @@ class PromptedModel:
         for index, part, found in self._alike(rows, self.injections(rows), with_labels=False):
             written |= zip(index, greedy_tokens(self.inputs, part, found, max_new_tokens, is_done), strict=True)
         return [written[index] for index in range(len(rows))]
+
+
+def side_by_side(scores: Sequence[Tensor]) -> Tensor:
+    """Rows of scores with -inf behind shorter ones."""
+    return torch.nn.utils.rnn.pad_sequence(list(scores), batch_first=True, padding_value=float("-inf"))
+
+
+def _choice_shares(scores: Tensor, candidates: Candidates) -> Tensor:
+    """Log-probabilities of one row's choices from their log-likelihoods, [C]."""
+    own = scores[: len(candidates.words)]
+    if candidates.is_mean:
+        own = own / own.new_tensor([len(word) for word in candidates.words])
+    return own.log_softmax(dim=0)
 
 
 def _read(rows: Sequence[Encoded], hidden: Tensor, layout: Layout) -> Tensor:

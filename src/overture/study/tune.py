@@ -123,6 +123,8 @@ def _controls(work: Work) -> dict[str, Any]:
         found["no_prompt"] = _measured(work, plain, "no prompt", Meter(work.backbone.device.type), {})
     if work.config.shots and not work.backbone.family.is_causal:
         work.notice("an encoder keeps no examples in memory, so there is no comparison with in-context examples")
+    elif work.config.shots and not work.task.spec.has_shots:
+        work.notice(f"rows of kind {work.task.kind} cannot be shown as examples, so none are compared with")
     elif work.config.shots:
         found["in_context"] = _in_context(work, Meter(work.backbone.device.type))
     work.run.write("controls.json", found)
