@@ -75,11 +75,6 @@ class Cohort:
             "read labels from different places",
             "read one place or many",
         )
-            "enter at different layers",
-            "read labels from vectors or words",
-            "read labels from different places",
-            "read at marks or not",
-        )
         varies = [name for at, name in enumerate(names) if len({kind[at] for kind, _ in found}) > 1]
         varies += ["have different labels"] if len({kind[-1] for kind, _ in found}) > 1 else []
         sizes = " + ".join(str(count) for _, count in found)
