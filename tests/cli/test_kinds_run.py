@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import write_rows
-
 TEXTS = ["sun and joy", "rain, alas", "snow ☃ falls", "wind blows"]
 
 
@@ -78,7 +76,8 @@ def json_of(done):
 def test_from_task_file_to_prediction(kind, overture, tiny, tmp_path: Path):
     own, make, asked, shown = KINDS[kind]
     for name, count in {"train": 8, "validation": 4, "test": 4}.items():
-        write_rows(tmp_path / f"{name}.jsonl", _rows(make, count))
+        rows = "".join(json.dumps(row) + "\n" for row in _rows(make, count))
+        (tmp_path / f"{name}.jsonl").write_text(rows)
     values = {"name": "one", "kind": kind, "backbone": str(tiny), "max_new_tokens": 8, "shots": 2, **own}
     values |= {"data": {name: f"{name}.jsonl" for name in ("train", "validation", "test")}}
     values |= {"prompt": {"length": 2}, "train": {"epochs": 1, "batch_size": 4}}

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
+from kind_samples import SAMPLES, Sample, rows_of, task_of
 
-from conftest import SAMPLES, Sample, rows_of, task_of
 from fakes import Case, backbone_of, make_backbone
 from overture.core.errors import BackboneError, DataError
 from overture.data import Encoder, Task
