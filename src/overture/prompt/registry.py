@@ -35,6 +35,8 @@ from overture.prompt.method import Built, Method, PromptModule, Request
 from overture.prompt.source import PromptSource
 
 STATE = "state."
+ADAPTER = "adapter."
+"""What the names of an adapter's tensors begin with, beside the prompt that it was trained with."""
 KNOWN = {"vectors", "keys", "values", "weights", "labels", "offset"}
 
 
@@ -148,6 +150,11 @@ def prompt_from(
     Raises:
         ConfigError: the tensors are not those of a prompt.
     """
+    if any(name.startswith(ADAPTER) for name in tensors):
+        raise ConfigError(
+            "this prompt was trained together with an adapter, and without it is another prompt",
+            fix="use it whole: overture predict and eval do; here take a prompt that was tuned without --adapter",
+        )
     if any(name.startswith(STATE) for name in tensors):
         return _row_prompt(tensors, config, source)
     names = set(tensors)
