@@ -173,14 +173,17 @@ def _ordered(
 def _nearest(request: Request, options: Options) -> Built:
     encoder = Encoder(request.task, request.backbone.tokenizer)
     pool = list(request.splits["train"])
-    known = _unit(features_of(request.backbone, _bare(request.rows["train"]), is_mean=True))
+    known = features_of(request.backbone, _bare(request.rows["train"]), is_mean=True)
+    # Hidden states share a large common part; without it their angles tell texts apart.
+    common = known.mean(0)
+    known = torch.nn.functional.normalize(known - common, dim=1)
     rows = {}
     fewest = options.shots
     for name, split in request.splits.items():
         if name == "train":
             continue
-        asked = _unit(features_of(request.backbone, _bare(request.rows[name]), is_mean=True))
-        order = (asked @ known.T).argsort(dim=1, descending=True, stable=True)[:, : options.shots]
+        asked = features_of(request.backbone, _bare(request.rows[name]), is_mean=True)
+        order = ((asked - common) @ known.T).argsort(dim=1, descending=True, stable=True)[:, : options.shots]
         found = [
             _behind(encoder, row, [pool[i] for i in near]) for row, near in zip(split, order.tolist(), strict=True)
         ]
@@ -212,10 +215,6 @@ def _behind(encoder: Encoder, row: Row, nearest: list[Row]) -> tuple[Encoded, in
 def _bare(rows: Sequence[Encoded]) -> list[Encoded]:
     """Rows without the template's constant end, which would make all of them alike."""
     return [replace(r, input_ids=r.input_ids[:-1], anchor_ids=r.input_ids[-1:]) if r.input_ids else r for r in rows]
-
-
-def _unit(features: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.normalize(features - features.mean(0), dim=1)
 
 
 def _text_bytes(encoder: Encoder, shots: Sequence[Row]) -> int:

@@ -11,7 +11,7 @@ from overture.core.errors import ConfigError
 from overture.data import Task
 from overture.data.task import with_paths_from
 from overture.engine.lora import LoraOptions
-from overture.prompt import PromptConfig
+from overture.prompt import METHODS, PromptConfig
 from overture.train import TrainConfig
 
 
@@ -60,6 +60,20 @@ def tune_config(path: Path, assignments: Sequence[str] = ()) -> TuneConfig:
     }
     task = validated(Task, values, str(path))
     return validated(TuneConfig, {**own, "task": task}, str(path))
+
+
+def with_place(config: TuneConfig, is_encoder: bool) -> TuneConfig:
+    """The request with a place that the model's kind can use, where none was asked for.
+
+    An encoder keeps no memory of its input for keys and values to follow; there they stand before the text, and an
+    encoder's text sees them from everywhere.
+    """
+    prompt, method = config.prompt, METHODS.get(config.prompt.method)
+    if not is_encoder or "place" in prompt.model_fields_set or method is None:
+        return config
+    if "memory" not in method.places or prompt.place not in method.places:
+        return config
+    return config.model_copy(update={"prompt": prompt.model_copy(update={"place": "memory"})})
 
 
 def with_slots(config: TuneConfig) -> TuneConfig:
