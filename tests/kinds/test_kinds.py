@@ -12,16 +12,17 @@ from overture.data import Encoder, Task
 from overture.data.kinds.registry import KINDS
 from overture.data.rows import gold_of, row_problems, texts_of
 from overture.engine import InputCache, PromptedModel
+from overture.engine.distil import divergence, right
 from overture.evaluate import METRICS
 from overture.evaluate.metrics import as_answers
 from overture.evaluate.scoring import grouped, predict, score
 from overture.prompt import PromptConfig, build_prompt
 
 
-def prompted(backbone, encoder, case: Case, seed: int = 0, cache=None) -> PromptedModel:
+def prompted(backbone, encoder, case: Case, seed: int = 0, cache=None, labels="auto") -> PromptedModel:
     from overture.evaluate.source import prompt_source
 
-    config = PromptConfig(method=case.method, place=case.place, length=3, options=case.options)
+    config = PromptConfig(method=case.method, place=case.place, length=3, options=case.options, labels=labels)
     return PromptedModel(backbone, build_prompt(config, prompt_source(backbone, encoder, [], None), seed), cache)
 
 
@@ -161,14 +162,18 @@ def test_examples_can_be_shown_or_are_refused(sample, encoder):
 ENCODED = [name for name, sample in SAMPLES.items() if sample.encoder]
 
 
-@pytest.mark.parametrize("name", ENCODED)
-def test_encoders_learn_with_a_head(name):
+HEADED = [*((name, Case("prefix", "memory")) for name in ENCODED), *((n, Case("warp", "before")) for n in ENCODED)]
+
+
+@pytest.mark.parametrize(("name", "case"), HEADED)
+def test_encoders_learn_with_label_vectors_beside_any_method(name, case):
     sample = SAMPLES[name]
     backbone = backbone_of("bert")
     encoder = Encoder(task_of(sample, **sample.encoder), backbone.tokenizer)
     rows = rows_of(sample.rows)
     encoded = encoder.encode(rows)
-    with_head = prompted(backbone, encoder, Case("warp", "before"))
+    with_head = prompted(backbone, encoder, case)
+    assert "labels" in with_head.trainable()
     with_head.check(encoded)
     optimiser = torch.optim.Adam(with_head.trainable().values(), lr=0.05)
     for _ in range(120):
@@ -188,7 +193,7 @@ def test_marks_need_a_head(name):
     encoder = Encoder(task_of(sample, **sample.encoder), backbone.tokenizer)
     encoded = encoder.encode(rows_of(sample.rows))
     with pytest.raises(BackboneError, match="vector for each label"):
-        prompted(backbone, encoder, Case("prefix", "memory")).check(encoded)
+        prompted(backbone, encoder, Case("prefix", "memory"), labels="words").check(encoded)
 
 
 @pytest.mark.parametrize("name", ["choice", "generation", "chat"])
@@ -202,3 +207,23 @@ def test_encoders_refuse_what_they_cannot(name):
 
     with pytest.raises((DataError, BackboneError), match="encoder"):
         check()
+
+
+TAUGHT = [*((name, "llama") for name in SAMPLES), *((name, "bert") for name in ENCODED)]
+
+
+@pytest.mark.parametrize(("name", "family"), TAUGHT)
+def test_what_is_said_gives_the_loss_and_can_be_taught(name, family):
+    sample = SAMPLES[name]
+    backbone = backbone_of(family)
+    encoder = Encoder(task_of(sample, **(sample.encoder if family == "bert" else {})), backbone.tokenizer)
+    rows = [row for row in encoder.encode(rows_of(sample.rows)) if row.has_target]
+    teacher, student = (prompted(backbone, encoder, Case("prefix", "memory"), seed) for seed in (0, 1))
+    said = student.said(rows)
+    torch.testing.assert_close(right(backbone, said, rows), student.loss(rows))
+    other = [one.kept() for one in teacher.said(rows)]
+    assert float(divergence(backbone, said, said)) == pytest.approx(0.0, abs=1e-5)
+    loss = divergence(backbone, other, said)
+    loss.backward()
+    assert float(loss) >= 0
+    assert all(value.grad is None or value.grad.isfinite().all() for value in student.trainable().values())

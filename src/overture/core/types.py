@@ -119,7 +119,7 @@ class Encoded:
         part: number of this part among those of its row, from 0; long rows are read in several.
         allowed: what a generated answer may hold; None for anything.
         source: what the task's kind needs to read the model's reply; nobody else looks at it.
-        blank: the same row without its content, by which its label scores are corrected.
+        blanks: the same row without its content, by which its label scores are corrected.
     """
 
     row: int
@@ -136,7 +136,7 @@ class Encoded:
     part: int = 0
     allowed: Allowed | None = None
     source: Any = None
-    blank: "Encoded | None" = None
+    blanks: "tuple[Encoded, ...]" = ()
 
     @property
     def has_target(self) -> bool:

@@ -223,7 +223,7 @@ class Encoder:
         """An example as tokens, whether it fits or not."""
         num_input, tokens = self._tokens(example, bos)
         ids, read = tuple(tokens.ids), self._read(tokens)
-        blank = replace(example, texts=example.blank, blank=None, label=None) if example.blank else None
+        blanks = [replace(example, texts=texts, blanks=(), label=None) for texts in example.blanks]
         return Encoded(
             0,
             ids[:num_input],
@@ -238,7 +238,7 @@ class Encoder:
             marks=_marks(example.pick, tokens) if example.pick else None,
             allowed=example.allowed,
             source=example.source,
-            blank=self._built(blank, bos) if blank else None,
+            blanks=tuple(self._built(blank, bos) for blank in blanks),
         )
 
     def _reserved(self, item: Encoded) -> int:

@@ -103,7 +103,7 @@ class Example:
         pick: where labels are scored, instead of one place that is read.
         allowed: what may be written.
         source: what the kind needs to read the model's reply.
-        blank: texts without content, by which label scores are corrected.
+        blanks: texts without content, by which label scores are corrected.
         messages: role and content of each, with fields of their own, instead of the task's template.
     """
 
@@ -115,7 +115,7 @@ class Example:
     pick: Pick | None = None
     allowed: Allowed | None = None
     source: Any = None
-    blank: Mapping[str, str] | None = None
+    blanks: tuple[Mapping[str, str], ...] = ()
     messages: tuple[tuple[str, str], ...] | None = None
 
 

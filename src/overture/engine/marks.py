@@ -23,34 +23,51 @@ def mark_logits(rows: Sequence[Encoded], hidden: Tensor, layout: Layout, labels:
     """
     found = []
     for number, (row, own) in enumerate(zip(rows, labels, strict=True)):
-        assert row.marks is not None
-        where = {text: live for live, text in enumerate(layout.trunk_index[number].tolist()) if text >= 0}
-        at = torch.tensor([where[index] for index in row.marks.at], device=hidden.device, dtype=torch.long)
         dtype = torch.promote_types(hidden.dtype, torch.float32)
-        found.append(hidden[number, at].to(dtype) @ own.to(dtype).T)
+        found.append(hidden[number, mark_places(row, layout, number)].to(dtype) @ own.to(dtype).T)
     return found
 
 
+def mark_places(row: Encoded, layout: Layout, number: int) -> list[int]:
+    """The live tokens that are a row's marks; `number` is the row's in the layout."""
+    assert row.marks is not None
+    where = {text: live for live, text in enumerate(layout.trunk_index[number].tolist()) if text >= 0}
+    return [where[index] for index in row.marks.at]
+
+
 def mark_losses(rows: Sequence[Encoded], logits: Sequence[Tensor]) -> Tensor:
-    """Negative log-likelihoods of what is right at each row's marks, [B].
+    """Negative log-likelihoods of what is right at each row's marks, [B]."""
+    each = [
+        torch.nn.functional.nll_loss(
+            mark_shares(row, own), torch.tensor(mark_gold(row), device=own.device, dtype=torch.long), reduction="sum"
+        )
+        for row, own in zip(rows, logits, strict=True)
+    ]
+    return torch.stack(each)
+
+
+def mark_shares(row: Encoded, logits: Tensor) -> Tensor:
+    """Log-probabilities of whatever is decided at a row's marks, [R, V].
 
     A token's label among the labels; a label's token among the tokens; of labels that may all apply, whether each does.
     """
-    return torch.stack([_row_loss(row, own) for row, own in zip(rows, logits, strict=True)])
+    assert row.marks is not None
+    if row.marks.over == "each":
+        return torch.nn.functional.logsigmoid(torch.stack([-logits[0], logits[0]], dim=1))
+    if not row.marks.at:
+        return logits
+    return (logits if row.marks.over == "labels" else logits.T).log_softmax(dim=1)
 
 
-def _row_loss(row: Encoded, logits: Tensor) -> Tensor:
+def mark_gold(row: Encoded) -> list[int]:
+    """What is right in each of `mark_shares`, R of them."""
     marks = row.marks
     assert marks is not None
     assert marks.gold is not None
-    gold = torch.tensor(marks.gold, device=logits.device, dtype=torch.long)
-    if marks.over == "each":
-        applies = torch.zeros_like(logits[0]).index_fill(0, gold, 1.0)
-        return torch.nn.functional.binary_cross_entropy_with_logits(logits[0], applies, reduction="sum")
-    if not len(logits):
-        return logits.sum()
-    by_token = logits if marks.over == "labels" else logits.T
-    return torch.nn.functional.cross_entropy(by_token, gold, reduction="sum")
+    if marks.over != "each":
+        return list(marks.gold) if marks.at else []
+    assert row.candidates is not None
+    return [int(label in marks.gold) for label in range(len(row.candidates.labels))]
 
 
 def mark_weight(row: Encoded) -> float:

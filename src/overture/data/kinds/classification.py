@@ -1,12 +1,13 @@
 """One label of several, by the likelihood of its words at the template's end or at an encoder's mask.
 
-Source of contextual calibration: Zhao et al. 2021, "Calibrate Before Use", section 5; one content-free text, not three.
+Source of contextual calibration: Zhao et al. 2021, "Calibrate Before Use", section 4 (W =
+diag(p_cf)^-1, b = 0). Deviation: their third text, the empty one, is left out, since rows must hold text.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from overture.core.config import Config
 from overture.core.types import Encoded, Prediction, Scorer
@@ -23,6 +24,9 @@ from overture.data.kinds.labels import (
 )
 from overture.data.row import Row
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 class Options(Config):
     """Options of classification."""
@@ -32,7 +36,16 @@ class Options(Config):
         description="contextual divides a label's probability by what it has for a row without content (Zhao et al. "
         "2021), in predictions; training is as ever.",
     )
-    content_free: str = Field("N/A", min_length=1, description="What fields show in the row without content.")
+    content_free: tuple[str, ...] = Field(
+        ("N/A", "[MASK]"), min_length=1, description="What fields show in rows without content, whose mean counts."
+    )
+
+    @field_validator("content_free")
+    @classmethod
+    def _has_text(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(text.strip() for text in texts):
+            raise ValueError("a row must hold text")
+        return texts
 
 
 def _check(task: TaskFile) -> None:
@@ -49,21 +62,28 @@ def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, 
     assert tools.candidates is not None
     label = tools.candidates.labels.index(row_label(task, row)) if with_answer else None
     own: Options = task.own
-    blank = dict.fromkeys(texts, own.content_free) if own.calibration == "contextual" else None
-    return [Example(texts, label=label, candidates=tools.candidates, blank=blank)]
+    blanks = [dict.fromkeys(texts, text) for text in own.content_free] if own.calibration == "contextual" else []
+    return [Example(texts, label=label, candidates=tools.candidates, blanks=tuple(blanks))]
 
 
 def _predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> list[Prediction]:
-    scores = scorer.label_scores(rows)
-    blanks = list(dict.fromkeys(row.blank for row in rows if row.blank))
-    if blanks:
-        # Their W = diag(p of the row without content)^-1 without a bias: a difference of logarithms.
-        index = [blanks.index(row.blank) for row in rows if row.blank]
-        scores = (scores - scorer.label_scores(blanks)[index]).log_softmax(dim=1)
+    scores = _calibrated(scorer, rows, scorer.label_scores(rows))
     labels = tuple(task.words)
     shares = [tuple(own.exp().tolist()) for own in scores]
     best = [int(own.argmax()) for own in scores]
     return [Prediction(labels[at], own, score=own[at]) for at, own in zip(best, shares, strict=True)]
+
+
+def _calibrated(scorer: Scorer, rows: Sequence[Encoded], scores: "Tensor") -> "Tensor":
+    """Label scores, [B, C], less the logarithm of the mean probability for the rows without content."""
+    import torch
+
+    groups = list(dict.fromkeys(row.blanks for row in rows if row.blanks))
+    if not groups:
+        return scores
+    of_blanks = [scorer.label_scores(blanks).exp().mean(0).log() for blanks in groups]
+    bias = torch.stack([of_blanks[groups.index(row.blanks)] for row in rows])
+    return (scores - bias).log_softmax(dim=1)
 
 
 KIND = Kind(
