@@ -3,18 +3,35 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from overture.core.errors import DataError
 from overture.data.formats.form import Rows
 from overture.data.kinds.tags import split_tag
 from overture.data.values import label_text
 
 Values = dict[str, Any]
 _MAX_LABELS = 50
+_READ = ("tagging", "qa", "multilabel")
+WRITES_NOTHING = "an encoder writes no answers, and has none to choose from"
+CHOOSE_DECODER = "choose a decoder with --backbone"
 
 
 def values_of_kind(rows: Rows) -> Values | None:
     """What a task file says of such rows, from template on; None where they are labels or answers like most."""
     found = (guess(rows) for guess in _GUESSES)
     return next((values for values in found if values), None)
+
+
+def values_for_encoder(values: Values, where: str) -> Values:
+    """The same for an encoder, which answers by vectors for labels, so nothing stands behind the text.
+
+    Raises:
+        DataError: the kind's answers are written.
+    """
+    if values["kind"] not in _READ or values.get("options", {}).get("mode") == "generative":
+        raise DataError(WRITES_NOTHING, where=where, got=f"a task of kind {values['kind']}", fix=CHOOSE_DECODER)
+    template = values["template"]
+    read = {**values, "template": template[: template.rindex("}") + 1]}
+    return {key: value for key, value in read.items() if key != "max_new_tokens"}
 
 
 def _all(rows: Rows, name: str, is_so: Callable[[Any], bool]) -> bool:

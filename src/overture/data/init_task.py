@@ -5,14 +5,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from overture.core.errors import DataError
 from overture.data.formats import SHAPES
 from overture.data.formats.form import Rows
-from overture.data.init_kinds import values_of_kind
+from overture.data.init_kinds import CHOOSE_DECODER, WRITES_NOTHING, values_for_encoder, values_of_kind
 from overture.data.read import SUFFIXES, Found, read_found
 from overture.data.task import DataConfig, Task
 from overture.data.template import is_field_name
@@ -26,6 +26,10 @@ _MAX_TEXTS = 4
 _SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
 
 
+LabelPlace = Literal["end", "mask", "vectors"]
+"""How a model tells labels apart: a word behind the text, a word at a mask, or vectors of their own."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Guess:
     """Which fields play which part, and the lines of a template that is more than their texts."""
@@ -36,22 +40,31 @@ class _Guess:
     template: list[str] | None = None
 
 
-def starting_task(path: Path, folder: Path | None = None) -> tuple[str, list[str]]:
+def starting_task(
+    path: Path,
+    folder: Path | None = None,
+    backbone: str | None = None,
+    place_of: Callable[[Sequence[str]], LabelPlace] = lambda words: "end",
+) -> tuple[str, list[str]]:
     """A commented task file for some data, and notes on what was guessed.
 
     Args:
         path: a data file, or a folder with train, validation and test files.
         folder: where the task file will stand; its data paths are relative to it. The working folder if None.
+        backbone: the model that the file names; the default if None.
+        place_of: how that model tells labels with such words apart.
 
     Raises:
-        DataError: the data cannot be read, or no field looks like a label or an answer.
+        DataError: the data cannot be read, no field looks like a label or an answer, or the model writes no answers.
     """
     sources = _sources(Path(path))
     first = next(iter(sources.values()))
     found = read_found(first)
     rows, notes = found.rows, list(found.notices)
     special = values_of_kind(rows)
-    lines = [f"name: {_quoted(_name(first))}", "", "data:"]
+    lines = [f"name: {_quoted(_name(first))}", ""]
+    lines += [_comment(Task, "backbone"), f"backbone: {_quoted(backbone)}", ""] if backbone else []
+    lines.append("data:")
     for key, file in sources.items():
         relative = os.path.relpath(file, folder or Path.cwd())
         lines += [f"  {_comment(DataConfig, key)}", f"  {key}: {_quoted(relative)}"]
@@ -61,11 +74,19 @@ def starting_task(path: Path, folder: Path | None = None) -> tuple[str, list[str
         notes.append("splits that are not given are drawn from the rows: set data.seed to draw others")
     if special:
         notes.append(f"the fields are those of a task of kind {special['kind']}")
+        if place_of(()) != "end":
+            special = values_for_encoder(special, str(first))
         return "\n".join(lines + _special_lines(special)) + "\n", notes
     known = _BY_FORMAT.get(found.format)
     guess = known(found, first) if known else _guessed(rows, first, notes)
-    lines += ["", _comment(Task, "template"), *(guess.template or [f"template: {_quoted(_template(guess))}"]), ""]
-    lines += _label_lines(guess, notes) if guess.labels else _answer_lines(guess, rows)
+    words = _words(guess, notes)
+    place = place_of(list(words.values()))
+    if place != "end" and not words:
+        raise DataError(WRITES_NOTHING, where=str(first), got=f"answers in {guess.target!r}", fix=CHOOSE_DECODER)
+    shown = guess.template or [f"template: {_quoted(_template(guess, place))}"]
+    lines += ["", _comment(Task, "template"), *shown, ""]
+    lines += [_comment(Task, "read"), "read: mean", ""] if place == "vectors" else []
+    lines += _label_lines(guess, words) if words else _answer_lines(guess, rows)
     return "\n".join(lines) + "\n", notes
 
 
@@ -188,13 +209,16 @@ def _name(file: Path) -> str:
     return re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:64] or "task"
 
 
-def _template(guess: _Guess) -> str:
+def _template(guess: _Guess, place: LabelPlace) -> str:
     if len(guess.texts) == 1:
         shown = f"{{{guess.texts[0]}}}\n"
     else:
         shown = "".join(f"{_title(name)}: {{{name}}}\n" for name in guess.texts)
+    if place == "vectors":
+        return shown.rstrip()
     # A label word brings its own space; an answer starts on a line of its own.
-    return f"{shown}{_title(guess.target)}:" + ("" if guess.labels else "\n")
+    end = "\n" if not guess.labels else " {mask}" if place == "mask" else ""
+    return f"{shown}{_title(guess.target)}:{end}"
 
 
 def _title(name: str) -> str:
@@ -202,12 +226,17 @@ def _title(name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _label_lines(guess: _Guess, notes: list[str]) -> list[str]:
+def _words(guess: _Guess, notes: list[str]) -> dict[str, str]:
+    """A word for each label; none where there are no labels."""
     words = {label: " " + " ".join(label.lower().replace("_", " ").split()) for label in guess.labels}
     if len(set(words.values())) < len(words) or " " in words.values():
         words = {label: f" {label}" for label in guess.labels}
-    if all(re.fullmatch(r"-?\d+", label) for label in guess.labels):
+    if guess.labels and all(re.fullmatch(r"-?\d+", label) for label in guess.labels):
         notes.append("the labels are numbers: write label words that say what they mean")
+    return words
+
+
+def _label_lines(guess: _Guess, words: dict[str, str]) -> list[str]:
     lines = [_comment(Task, "label_field"), f"label_field: {_quoted(guess.target)}", ""]
     lines += [_comment(Task, "labels"), "labels:", *(f"  {_quoted(k)}: {_quoted(word)}" for k, word in words.items())]
     return [*lines, "", _comment(Task, "metric"), "metric: accuracy"]
