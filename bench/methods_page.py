@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from methods_grid import KINDS, grid_text
 from overture.core.files import write_atomic
 from overture.engine.families import FAMILIES
 from overture.evaluate import across_seeds
@@ -47,24 +48,19 @@ def methods_text() -> str:
 
 
 def families_text() -> str:
-    """Which places each family allows."""
-    places = sorted({place for method in METHODS.values() for place in method.places})
+    """Every family, and what its kind of model allows."""
     rows = [
-        [
-            name,
-            "decoder" if family.is_causal else "encoder",
-            "relative" if family.is_rotary else "learned",
-            *["yes" if family.is_causal or place != "after" else "vectors" for place in places],
-        ]
-        for name, family in sorted(FAMILIES.items(), key=lambda item: (not item[1].is_causal, item[0]))
+        [name, family.kind, "relative" if family.is_rotary else "learned"]
+        for name, family in sorted(FAMILIES.items(), key=lambda item: (KINDS.index(item[1].kind), item[0]))
     ]
     note = (
-        "In decoders every method works at each of its places; the contract suite runs over the grid. Encoders answer "
-        "label tasks: one-token words at a mask, or label vectors (`prompt.labels`). They keep no memory of an input, "
-        "so keys and values cannot stand `after` it (vectors can), and `cpt` has nothing to predict. Any other family "
-        "is refused when the model is loaded, with the list of those that work; encoder-decoders are not yet there."
+        "In decoders every method works at each of its places. In encoder-decoders `before`, `slots` and `memory` are "
+        "in the encoder; `after` is in the decoder, whose prompt leaves the encoder's output as it is, so that it is "
+        "kept. Encoders answer label tasks: one-token words at a mask, or label vectors (`prompt.labels`). The "
+        "contract suite runs over the grid. Any other family is refused when the model is loaded, with the list of "
+        "those that work."
     )
-    return f"{table(['family', 'kind', 'positions', *places], rows, are_numbers=False)}\n\n{note}"
+    return f"{table(['family', 'kind', 'positions'], rows, are_numbers=False)}\n\n{note}\n\n{grid_text()}"
 
 
 def measured_text(cells: Cells) -> str:

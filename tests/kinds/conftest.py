@@ -1,4 +1,4 @@
-"""A kind's sample, a tiny decoder, and the encoder of the one for the other."""
+"""A kind's sample, a tiny model that writes, and the encoder of the one for the other."""
 
 import pytest
 from kind_samples import SAMPLES, Sample, task_of
@@ -12,9 +12,9 @@ def sample(request) -> Sample:
     return request.param
 
 
-@pytest.fixture
-def backbone():
-    return backbone_of("llama")
+@pytest.fixture(params=["llama", "t5"])
+def backbone(request):
+    return backbone_of(request.param)
 
 
 @pytest.fixture

@@ -92,16 +92,17 @@ class Request:
         return replace(self, encoder=encoder, rows=rows)
 
     def need_decoder(self, what: str) -> None:
-        """Refuse encoders.
+        """Refuse models that do not go on with a text.
 
         Raises:
-            ConfigError: the backbone is an encoder.
+            ConfigError: the backbone is no decoder.
         """
-        if not self.backbone.family.is_causal:
+        kind = self.backbone.family.kind
+        if kind != "decoder":
             raise ConfigError(
                 f"{what} needs a decoder",
                 where="backbone",
-                got=f"an encoder ({self.backbone.info.model_type})",
+                got=f"an {kind} ({self.backbone.info.model_type})",
                 fix="leave it out, or choose a decoder as --backbone",
             )
 

@@ -242,18 +242,28 @@ class Encoder:
         )
 
     def _reserved(self, item: Encoded) -> int:
-        """Tokens to keep free: the prompt's, and those of the longest label word or generated answer."""
+        """Tokens to keep free behind the row: the prompt's, and those of the longest label word or generated answer."""
         if self.task.spec.writes and not self.tokenizer.is_encoder:
             return self.reserve + max(0, self.task.max_new_tokens - len(item.answer_ids or ()))
         # An encoder's word stands at its mask.
         words = item.candidates.words if item.candidates and not self.tokenizer.is_encoder else ()
         return self.reserve + max(map(len, words), default=0)
 
+    def _needed(self, item: Encoded) -> tuple[int, int]:
+        """Tokens of a row, and those to keep free beside them."""
+        if not self.tokenizer.start_ids:
+            return item.num_tokens, self._reserved(item)
+        # The text is the encoder's, what is written is the decoder's, and each has the whole context for itself.
+        answer = len(item.answer_ids or ())
+        written = len(self.tokenizer.start_ids) + self._reserved(item) - self.reserve + answer
+        return max((item.num_tokens - answer, self.reserve), (written, self.reserve))
+
     def _over(self, item: Encoded) -> int:
-        return item.num_tokens + self._reserved(item) - self.limit
+        return sum(self._needed(item)) - self.limit
 
     def _too_long(self, row: Row, item: Encoded) -> Problem:
-        what = f"{item.num_tokens} tokens + {self._reserved(item)} reserved > {self.limit}"
+        needed, reserved = self._needed(item)
+        what = f"{needed} tokens + {reserved} reserved > {self.limit}"
         if self.task.too_long == "trim":
             return Problem(row.where, f"too long: {what}", "even without its text; shorten the template or the prompt")
         return Problem(row.where, f"too long: {what}", "shorten it, or set too_long: trim")

@@ -27,6 +27,7 @@ def written(
     max_new_tokens: int,
     stop: Sequence[str],
     decoding: Decoding = GREEDY,
+    texts: Sequence[Encoded] = (),
 ) -> list[Written]:
     """Answers: until the end token, a stop text, or ``max_new_tokens``; all injections enter at the same layer.
 
@@ -37,6 +38,7 @@ def written(
         max_new_tokens: at most so many tokens.
         stop: the answer ends before the first of these texts.
         decoding: how tokens are chosen.
+        texts: the rows with the texts that chance is drawn by, where the answers' rows have none; the rows when empty.
     """
     backbone = inputs.backbone
     if decoding.beams > 1:
@@ -46,7 +48,8 @@ def written(
     def is_done(ids: Sequence[int]) -> bool:
         return _is_stopped(backbone, ids, stop)
 
-    lines = _one_by_one(inputs, rows, injections, max_new_tokens, is_done, decoding)
+    choose = _drawn(texts or rows, decoding) if decoding.temperature is not None else _likeliest
+    lines = _one_by_one(inputs, rows, injections, max_new_tokens, is_done, choose)
     return [_answer(backbone, line.ids, line.log_likelihood, stop) for line in lines]
 
 
@@ -59,7 +62,7 @@ def greedy_tokens(
     is_done: Callable[[Sequence[int]], bool],
 ) -> list[list[int]]:
     """The likeliest tokens, the end token left out; `is_done` looks at what a row has so far."""
-    return [line.ids for line in _one_by_one(inputs, rows, injections, max_new_tokens, is_done, GREEDY)]
+    return [line.ids for line in _one_by_one(inputs, rows, injections, max_new_tokens, is_done, _likeliest)]
 
 
 def _begun(inputs: Inputs, rows: Sequence[Encoded], injections: Injections) -> tuple[Tensor, "_Continued"]:
@@ -78,11 +81,10 @@ def _one_by_one(
     injections: Injections,
     max_new_tokens: int,
     is_done: Callable[[Sequence[int]], bool],
-    decoding: Decoding,
+    choose: Callable[[Tensor], Tensor],
 ) -> list["_Line"]:
     backbone = inputs.backbone
     logits, continued = _begun(inputs, rows, injections)
-    choose = _drawn(rows, decoding) if decoding.temperature is not None else _likeliest
     lines = [_Line(row, backbone.tokenizer.eos_id, is_done) for row in rows]
     for num_new in range(1, max_new_tokens + 1):
         allowed = _within(logits, lines)

@@ -90,7 +90,7 @@ def _peft() -> Any:
 
 def _targets(backbone: Backbone, options: LoraOptions) -> dict[str, Any]:
     """The linear maps in the layers that are to be changed, by their name in the model."""
-    inside = {id(module) for layer in backbone.layers for module in layer.modules()}
+    inside = {id(module) for layer in backbone.all_layers for module in layer.modules()}
     linear = {
         name: module
         for name, module in backbone.model.named_modules()

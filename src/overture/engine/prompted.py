@@ -12,6 +12,7 @@ from torch import Tensor
 
 from overture.core.decoding import GREEDY, Decoding
 from overture.core.types import Candidates, Encoded, Injection, PromptMethod, RowMethod, Written
+from overture.engine import seq2seq
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.distil import Said
@@ -24,7 +25,7 @@ from overture.engine.marks import mark_logits, mark_losses, mark_places, mark_sh
 from overture.engine.passes import Injections, Make, kept_input, prepared, text_layout
 
 OnePrompt = PromptMethod | RowMethod | Injection
-Kind = tuple[int, bool, bool, bool, Candidates | None]
+Kind = tuple[int, int, bool, bool, Candidates | None]
 _OWN = Candidates((), (), (), is_own=True)
 INNER = "model."
 """What the names of values inside the model begin with."""
@@ -240,7 +241,7 @@ class PromptedModel:
         """Log-likelihoods over the vocabulary of each row's own candidate words; rows may have different ones.
 
         Args:
-            rows: rows of a decoder, with candidates, under prompts without label vectors.
+            rows: rows with candidates, of a model that writes, under prompts without label vectors.
         """
         found: dict[int, list[Likelihood]] = {}
         for index, part, injections in self._alike(rows, self.injections(rows), with_labels=False):
@@ -253,6 +254,9 @@ class PromptedModel:
         assert candidates is not None
         ends = _read(rows, hidden, layout)
         labels = [found.labels if found else None for found in injections]
+        heads = [found.head if found else None for found in injections]
+        if heads[0] is not None:
+            return _classified(injections, hidden[:, 0])
         if labels[0] is not None:
             each = torch.stack([own.to(ends.dtype) for own in labels if own is not None])
             scores = torch.einsum("bd,bcd->bc", self.backbone.transformed(ends), each)
@@ -298,16 +302,31 @@ class PromptedModel:
         """Hidden states that labels are read from, [B, D]; rows are read all as a mean, or none."""
         bare = [replace(row, candidates=None, answer_ids=None) for row in rows]
         # Nothing is kept: what ran before has no part in a mean.
-        inputs = Inputs(self.backbone, None, self.max_tokens)
-        one = prepared(inputs, bare, self.injections(rows), answer_layout)
-        return _read(rows, self.backbone.run(one.live, one.step, one.layer), one.layout)
+        prompts = self.injections(rows)
+        if self.backbone.encoder and rows[0].read == "mean":
+            # Of a text's tokens the encoder has the states.
+            own: Sequence[Encoded] = bare
+            inputs = Inputs(self.backbone.encoder, None, self.max_tokens)
+            parts: Injections = [seq2seq.in_encoder(found) for found in prompts]
+        else:
+            inputs, own, parts = self._decoding(bare, prompts, Inputs(self.backbone, None, self.max_tokens))
+        one = prepared(inputs, own, parts, answer_layout)
+        return _read(rows, inputs.backbone.run(one.live, one.step, one.layer), one.layout)
 
     # -- the forward pass
 
     def _forward(self, rows: Sequence[Encoded], injections: Injections) -> tuple[Tensor, Layout]:
         """Hidden states of the live tokens, [B, S, D], and their layout."""
-        one = prepared(self.inputs, rows, injections, _make_of(rows, injections))
-        return self.backbone.run(one.live, one.step, one.layer), one.layout
+        inputs, rows, injections = self._decoding(rows, injections)
+        one = prepared(inputs, rows, injections, _make_of(rows, injections))
+        return inputs.backbone.run(one.live, one.step, one.layer), one.layout
+
+    def _decoding(
+        self, rows: Sequence[Encoded], injections: Injections, inputs: Inputs | None = None
+    ) -> tuple[Inputs, Sequence[Encoded], Injections]:
+        """What reads the rows from left to right: the model, or an encoder-decoder's decoder."""
+        inputs = inputs or self.inputs
+        return seq2seq.decoding(inputs, rows, injections) if self.backbone.encoder else (inputs, rows, injections)
 
     def kind(self, row: Encoded, injection: Injection | None) -> Kind:
         """What a pass has one of: the layer at which prompts enter, label vectors or words, how labels are read.
@@ -316,10 +335,13 @@ class PromptedModel:
             BackboneError: the model cannot answer such a row.
         """
         check_reading(self.backbone, row, injection)
-        layer, has_labels = (injection.layer, injection.labels is not None) if injection else (0, False)
         # What a row chooses from is its own: such rows share a pass all the same.
-        labels = _OWN if row.candidates and row.candidates.is_own else row.candidates
-        return layer, has_labels, row.read == "mean", row.marks is None, labels
+        own = _OWN if row.candidates and row.candidates.is_own else row.candidates
+        if injection is None:
+            return 0, 0, row.read == "mean", row.marks is None, own
+        # Words, label vectors, or a classifier's.
+        labels = (injection.labels is not None) + (injection.head is not None)
+        return injection.layer, labels, row.read == "mean", row.marks is None, own
 
     def _alike(
         self, rows: Sequence[Encoded], injections: Injections, with_labels: bool = True
@@ -354,6 +376,9 @@ class PromptedModel:
         if self.inputs.cache is None:
             return
         for _, part, injections in self._alike(rows, self.injections(rows)):
+            if self.backbone.encoder:
+                seq2seq.warm(self.inputs, part, injections, progress)
+                continue
             layer = injections[0].layer if injections[0] else 0
             if layer:
                 make = _make_of(part, injections)
@@ -418,7 +443,8 @@ class PromptedModel:
         check_writing(self.backbone)
         answers: dict[int, Written] = {}
         for index, part, found in self._alike(rows, injections):
-            answers |= zip(index, written(self.inputs, part, found, max_new_tokens, stop, decoding), strict=True)
+            inputs, own, parts = self._decoding(part, found)
+            answers |= zip(index, written(inputs, own, parts, max_new_tokens, stop, decoding, part), strict=True)
         return [answers[index] for index in range(len(rows))]
 
     @torch.no_grad()
@@ -433,7 +459,7 @@ class PromptedModel:
         check_writing(self.backbone)
         written: dict[int, list[int]] = {}
         for index, part, found in self._alike(rows, self.injections(rows), with_labels=False):
-            written |= zip(index, greedy_tokens(self.inputs, part, found, max_new_tokens, is_done), strict=True)
+            written |= zip(index, greedy_tokens(*self._decoding(part, found), max_new_tokens, is_done), strict=True)
         return [written[index] for index in range(len(rows))]
 
 
@@ -448,6 +474,18 @@ def _choice_shares(scores: Tensor, candidates: Candidates) -> Tensor:
     if candidates.is_mean:
         own = own / own.new_tensor([len(word) for word in candidates.words])
     return own.log_softmax(dim=0)
+
+
+def _classified(injections: Injections, first: Tensor) -> Tensor:
+    """Log-probabilities of the labels, [B, C], by each row's own classifier from its first live token, [B, D]."""
+    all_parts = [(found.labels, found.head) for found in injections if found]
+    parts = [(labels, head) for labels, head in all_parts if labels is not None and head is not None]
+    weight, bias = [torch.stack([getattr(head, name) for _, head in parts]).to(first) for name in ("weight", "bias")]
+    inner = torch.tanh(torch.einsum("bd,bed->be", first, weight) + bias)
+    scores = torch.stack(
+        [labels.to(own) @ own + head.label_bias.to(own) for (labels, head), own in zip(parts, inner, strict=True)]
+    )
+    return scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(dim=1)
 
 
 def _read(rows: Sequence[Encoded], hidden: Tensor, layout: Layout) -> Tensor:

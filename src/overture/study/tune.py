@@ -128,8 +128,9 @@ def _controls(work: Work) -> dict[str, Any]:
     else:
         work.warm(plain)
         found["no_prompt"] = _measured(work, plain, "no prompt", Meter(work.backbone.device.type), {})
-    if work.config.shots and not work.backbone.family.is_causal:
-        work.notice("an encoder keeps no examples in memory, so there is no comparison with in-context examples")
+    kind = work.backbone.family.kind
+    if work.config.shots and kind != "decoder":
+        work.notice(f"an {kind} keeps no examples in memory, so there is no comparison with in-context examples")
     elif work.config.shots and not work.task.spec.has_shots:
         work.notice(f"rows of kind {work.task.kind} cannot be shown as examples, so none are compared with")
     elif work.config.shots:

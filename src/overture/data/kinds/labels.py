@@ -80,18 +80,20 @@ def check_places(task: TaskFile, tokenizer: TextTokenizer) -> None:
     Raises:
         DataError: the task asks a decoder for them, or an encoder that has none.
     """
+    writes = "behind its start" if tokenizer.start_ids else "where its text ends"
     if task.read and not tokenizer.is_encoder:
         raise DataError(
-            "a decoder's label is read where its text ends",
+            f"a decoder's label is read {writes}",
             where="read",
             got=task.read,
             fix="leave read out, or choose an encoder as --backbone",
         )
     if task.has_mask and not tokenizer.is_encoder:
         raise DataError(
-            "{mask} is for encoders; a decoder predicts the label's word at the template's end",
+            f"{{mask}} is for encoders; a decoder predicts the label's word {writes}",
             where="template",
-            fix="end the template where the word belongs, or choose an encoder as --backbone",
+            fix=("leave it out" if tokenizer.start_ids else "end the template where the word belongs")
+            + ", or choose an encoder as --backbone",
         )
     if task.has_mask and not tokenizer.mask_ids:
         raise DataError(
