@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from effects import effects_text, standings
 from methods_grid import KINDS, grid_text
 from overture.core.files import write_atomic
 from overture.engine.families import FAMILIES
@@ -24,9 +25,10 @@ PAGE = "# Methods\n"
 Cells = Sequence[dict[str, Any]]
 
 
-def methods_text() -> str:
-    """Every method: what it trains, where it can enter, how many values."""
-    head = ["method", "what is trained", "places", "trained values", "learning rate", "options", "source"]
+def methods_text(cells: Cells) -> str:
+    """Every method: what it trains, where it can enter, how many values, whether its effect was seen here."""
+    head = ["method", "what is trained", "places", "trained values", "learning rate", "options", "source", "standing"]
+    standing = standings(cells)
     rows = [
         [
             name,
@@ -36,13 +38,15 @@ def methods_text() -> str:
             ", ".join(sorted({f"{rate:g}" for rate in method.learning_rate.values()})),
             ", ".join(method.options.model_fields) or "-",
             method.source,
+            standing[name],
         ]
         for name, method in METHODS.items()
     ]
     note = (
         "P prompt length, D model width, N layers, H key/value heads, K head width, C labels; small letters are "
         "options. `overture methods NAME` explains a method's options; the files in `src/overture/prompt` hold "
-        "the mathematics, and where we deviate from the papers."
+        "the mathematics, and where we deviate from the papers. `reproduced`: an ordering of its paper was seen here "
+        "(see Effects); `experimental`: it was not, or not measured."
     )
     return f"{table(head, rows, are_numbers=False)}\n\n{note}"
 
@@ -112,22 +116,32 @@ def _row(way: str, cells: Cells) -> list[str]:
 
 
 def cells_in(*folders: Path) -> list[dict[str, Any]]:
-    """The trained cells of our methods whose test rows were scored."""
+    """The cells whose test rows were scored."""
     found = []
     for file in sorted(file for folder in folders for file in folder.glob("*.json")):
         cell = json.loads(file.read_text(encoding="utf-8"))
-        if cell.get("test") and cell.get("config", {}).get("prompt"):
+        if cell.get("test"):
             found.append({**cell, "file": file.stem})
     return found
+
+
+def _is_plain(cell: dict[str, Any]) -> bool:
+    """Whether a cell is a way as it comes, not a variant with a tag; peft's cells are another harness's."""
+    return "way" in cell and cell["file"] == f"{cell['way']}-{cell['task']}-seed{cell['seed']}"
 
 
 def write_page(results: Path, docs: Path) -> None:
     """Write the page; what stands outside its sections stays."""
     file = docs / "methods.md"
     page = file.read_text(encoding="utf-8") if file.exists() else PAGE
-    sections = {"methods": methods_text(), "families": families_text()}
-    if cells := cells_in(results / "quality", results / "methods"):
-        sections["measured"] = measured_text(cells)
+    cells = cells_in(results / "quality", results / "methods")
+    plain = [cell for cell in cells if _is_plain(cell)]
+    sections = {
+        "methods": methods_text(plain),
+        "families": families_text(),
+        "measured": measured_text([cell for cell in cells if cell.get("config", {}).get("prompt")]),
+        "effects": effects_text(plain),
+    }
     for name, text in sections.items():
         page = with_section(page, name, text)
     write_atomic(file, page)

@@ -35,6 +35,8 @@ class Columns:
         valid: [B or 1, M]; False where a row has no such column.
         weights: by layer [B or 1, M]: factors on the attention that a column gets; 1 when None.
         shared: of R memories row b attends to number b % R (``cycle``) or b // (B / R) (``run``).
+        room: by layer the two buffers [B, H, more than M, K] of which keys and values are the beginning; what is live
+            behind these columns is written there instead of copying the columns. For use without gradients.
     """
 
     keys: Mapping[int, Tensor]
@@ -43,6 +45,7 @@ class Columns:
     valid: Tensor
     weights: Sequence[Tensor] | None = None
     shared: Literal["cycle", "run"] = "cycle"
+    room: Mapping[int, tuple[Tensor, Tensor]] | None = None
 
     def num_memories(self, layer: int) -> int:
         """R, or B, or 1."""
@@ -193,8 +196,19 @@ def _stacked(query: Tensor, key: Tensor) -> Tensor:
 
 
 def _with_memory(memory: Sequence[Columns], layer: int, own: Tensor, which: str) -> Tensor:
+    if memory and memory[0].room is not None:
+        return _written(memory[0], layer, own, which)
     parts = [getattr(part, which)[layer].to(own.dtype).expand(own.shape[0], -1, -1, -1) for part in memory]
     return torch.cat([*parts, own], dim=2) if parts else own
+
+
+def _written(part: Columns, layer: int, own: Tensor, which: str) -> Tensor:
+    """Columns with what is live behind them, in the room that they have there."""
+    assert part.room is not None
+    buffer = part.room[layer][0 if which == "keys" else 1]
+    end = part.valid.shape[1] + own.shape[2]
+    buffer[:, :, part.valid.shape[1] : end] = own
+    return buffer[:, :, :end]
 
 
 def _is_shared(memory: Sequence[Columns], layer: int, num_rows: int) -> bool:
