@@ -7,20 +7,23 @@ from transformers import GenerationConfig
 from fakes import EOS, Case, backbone_of, make_prompt, make_rows, reference_of
 from overture.core.decoding import Decoding
 from overture.core.types import Encoded
-from overture.engine import InputCache, PromptedModel
+from overture.engine import InputCache, PromptedModel, generate
 from overture.engine.generate import _Chance
 
 LENGTHS = (5, 19, 1, 2)
-FAMILIES = ("llama", "gpt2", "gemma3_text", "opt")
+FAMILIES = ("llama", "gpt2", "gemma3_text", "opt", "t5", "bart")
 
 
 def theirs(family, row: Encoded, num_tokens: int, **options) -> tuple[int, ...]:
     ids = torch.tensor([[*row.input_ids, *row.anchor_ids]])
     config = GenerationConfig(max_new_tokens=num_tokens, eos_token_id=EOS, pad_token_id=0, do_sample=False, **options)
-    found = reference_of(family, torch.float64).generate(
-        ids, attention_mask=torch.ones_like(ids), generation_config=config
-    )
-    answer = found[0, ids.shape[1] :].tolist()
+    given = {"attention_mask": torch.ones_like(ids), "generation_config": config}
+    start = list(backbone_of(family, torch.float64).tokenizer.start_ids)
+    if start:
+        # BART's own begins with the end token, which is none there.
+        config.decoder_start_token_id, given["decoder_input_ids"] = start[0], torch.tensor([start])
+    found = reference_of(family, torch.float64).generate(ids, **given)
+    answer = found[0, len(start) or ids.shape[1] :].tolist()
     return tuple(answer[: answer.index(EOS)] if EOS in answer else answer)
 
 
@@ -36,11 +39,12 @@ def test_beams_are_transformers_beams(family, beams, penalty):
     assert [model.answer([row], 7, (), decoding)[0].ids for row in rows] == wanted
 
 
+@pytest.mark.parametrize("family", ["llama", "t5", "bart"])
 @pytest.mark.parametrize(
     "case", [Case("prefix", "after"), Case("vectors", "before"), Case("late", "before", {"layer": 1})]
 )
-def test_beams_under_prompts_depend_on_no_batch_and_no_cache(case):
-    backbone = backbone_of("llama", torch.float64)
+def test_beams_under_prompts_depend_on_no_batch_and_no_cache(case, family):
+    backbone = backbone_of(family, torch.float64)
     prompt = make_prompt(case, backbone)
     rows = make_rows("free text", LENGTHS)
     decoding = Decoding(beams=3)
@@ -69,8 +73,9 @@ def test_beams_find_what_is_at_least_as_likely():
     assert all(b.log_likelihood >= g.log_likelihood - 1e-9 for b, g in zip(searched, greedy, strict=True))
 
 
-def test_chance_is_the_same_for_the_same_seed_in_any_batch():
-    model = PromptedModel(backbone_of("llama", torch.float64))
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_chance_is_the_same_for_the_same_seed_in_any_batch(family):
+    model = PromptedModel(backbone_of(family, torch.float64))
     rows = make_rows("free text", LENGTHS)
     drawn = Decoding(temperature=1.5, seed=3)
     once = [answer.ids for answer in model.answer(rows, 6, (), drawn)]
@@ -79,6 +84,23 @@ def test_chance_is_the_same_for_the_same_seed_in_any_batch():
     greedy = [answer.ids for answer in model.answer(rows, 6, ())]
     assert [answer.ids for answer in model.answer(rows, 6, (), Decoding(temperature=1e-4))] == greedy
     assert [answer.ids for answer in model.answer(rows, 6, (), Decoding(temperature=5.0, top_p=1e-6))] == greedy
+
+
+def test_an_encoder_decoders_rows_draw_by_their_own_texts():
+    """Their decoders' rows all begin alike, and yet chance must not be one for all."""
+    seen = []
+
+    def drawn(rows, decoding):
+        seen.extend((*row.input_ids, *row.anchor_ids) for row in rows)
+        return real(rows, decoding)
+
+    real = generate._drawn
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "_drawn", drawn)
+        rows = make_rows("free text", LENGTHS)
+        PromptedModel(backbone_of("t5", torch.float64)).answer(rows, 2, (), Decoding(temperature=1.0))
+    assert sorted(seen) == sorted((*row.input_ids, *row.anchor_ids) for row in rows)
+    assert len(set(seen)) == len(rows)
 
 
 def test_drawn_tokens_have_the_models_probabilities_and_stay_in_the_nucleus():
