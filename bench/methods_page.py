@@ -60,8 +60,9 @@ def families_text() -> str:
     note = (
         "In decoders every method works at each of its places. In encoder-decoders `before`, `slots` and `memory` are "
         "in the encoder; `after` is in the decoder, whose prompt leaves the encoder's output as it is, so that it is "
-        "kept. Encoders answer label tasks: one-token words at a mask, or label vectors (`warp`). The contract suite "
-        "runs over the grid. Any other family is refused when the model is loaded, with the list of those that work."
+        "kept. Encoders answer label tasks: one-token words at a mask, or label vectors (`prompt.labels`). The "
+        "contract suite runs over the grid. Any other family is refused when the model is loaded, with the list of "
+        "those that work."
     )
     return f"{table(['family', 'kind', 'positions'], rows, are_numbers=False)}\n\n{note}\n\n{grid_text()}"
 

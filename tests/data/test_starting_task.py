@@ -154,6 +154,43 @@ def test_sharegpt_and_longer_conversations(tmp_path, jsonl):
     assert task.data.format == "sharegpt"
     assert load_splits(task).train[0].fields["assistant"].startswith("a")
     rows[3]["conversations"] *= 2
-    with pytest.raises(DataError, match="more than one question") as caught:
-        starting_task(jsonl(rows))
-    assert caught.value.where.endswith("rows.jsonl:4")
+    task, notes, _ = loaded(jsonl(rows), tmp_path)
+    assert (task.kind, task.data.format) == ("chat", "sharegpt")
+    assert any("kind chat" in note for note in notes)
+    assert len(load_splits(task).train[0].fields["messages"]) in (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "options"),
+    [
+        ({"tokens": ["Ada", "saw", "Rome"], "tags": ["B-PER", "O", "B-LOC"]}, "tagging", {}),
+        ({"context": "Ada saw Rome.", "question": "Who?", "answers": ["Ada"]}, "qa", {}),
+        (
+            {"context": "Ada.", "question": "Who?", "answers": {"text": ["Ada"], "answer_start": [0]}},
+            "qa",
+            {"starts_field": "answer_starts"},
+        ),
+        ({"context": "Ada.", "question": "Who?", "answers": ["She"]}, "qa", {"mode": "generative"}),
+        ({"question": "Sky?", "choices": ["blue", "red"], "answer": 0}, "choice", {}),
+        ({"text": "sun", "labels": ["good", "odd"]}, "multilabel", {}),
+        ({"input": "x", "target": "y", "references": ["y", "z"]}, "generation", {"references_field": "references"}),
+    ],
+    ids=["tagging", "qa", "squad", "free qa", "choice", "multilabel", "references"],
+)
+def test_fields_tell_the_kind_of_task(tmp_path, jsonl, row, kind, options):
+    def numbered(key, value, number):
+        return f"{value} {number}" if isinstance(value, str) and key != "context" else value
+
+    rows = [{key: numbered(key, value, number) for key, value in row.items()} for number in range(10)]
+    task, notes, _ = loaded(jsonl(rows), tmp_path)
+    assert (task.kind, task.options) == (kind, options)
+    assert kind == "generation" or any(f"kind {kind}" in note for note in notes)
+    splits = load_splits(task)
+    assert all(task.spec.gold(task, row) for row in splits.train)
+
+
+def test_questions_without_an_answer_are_seen(tmp_path, jsonl):
+    rows = [{"context": f"Ada {n}.", "question": "Who?", "answers": ["Ada"] if n % 2 else []} for n in range(10)]
+    task, _, _ = loaded(jsonl(rows), tmp_path)
+    assert task.options == {"no_answer": "no answer"}
+    assert {task.spec.gold(task, row) for row in load_splits(task).train} == {(), ("Ada",)}

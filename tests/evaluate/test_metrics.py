@@ -14,6 +14,17 @@ from overture.evaluate.metrics import METRICS, accuracy, exact_match, macro_f1, 
 
 PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60)
 
+TEXTS = ("the cat sat on the mat", "a dog", "", "Paris, in France!", "cats sat on mats today")
+# What a whole number from 0 to 4 stands for as gold and as predicted answer, by what a metric compares.
+MADE = {
+    "labels": (int, int),
+    "confidences": (int, lambda number: (number, number / 4)),
+    "sets": (lambda number: tuple("ab"[: number % 3]), lambda number: tuple("abc"[number % 3 :])),
+    "texts": (lambda number: (TEXTS[number], TEXTS[number - 1]), TEXTS.__getitem__),
+    "spans": (lambda number: (("x", 0, 1),) * (number > 1) + (("y", 1, number),), lambda number: (("y", 1, number),)),
+    "numbers": (float, lambda number: number * number / 3),
+}
+
 
 def test_by_hand():
     gold, predicted = ["a", "a", "a", "b"], ["a", "a", "b", "b"]
@@ -39,7 +50,7 @@ def test_macro_f1_is_scikit_learns(pairs):
 @pytest.mark.parametrize("name", METRICS)
 def test_a_weighting_is_a_resample(name, pairs, seed):
     """Weights say how often each row was drawn; the metric of the drawn rows is the same."""
-    gold, predicted = map(list, zip(*pairs, strict=True))
+    gold, predicted = (list(map(MADE[METRICS[name].of][i], each)) for i, each in enumerate(zip(*pairs, strict=True)))
     indices = np.random.default_rng(seed).integers(0, len(gold), size=(3, len(gold)))
     weights = np.stack([np.bincount(row, minlength=len(gold)) for row in indices]).astype(float)
     found = METRICS[name].weighted(gold, predicted, weights)

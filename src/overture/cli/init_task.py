@@ -29,17 +29,20 @@ def command(
         typer.Option("--from-promptsource", metavar="TEMPLATES.yaml", help="Translate a template of promptsource."),
     ] = None,
     template: Annotated[str | None, typer.Option(help="Which of promptsource's templates, by name.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The model; the template is made to fit it.")
+    ] = None,
     is_forced: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     is_json: JsonOption = False,
 ) -> None:
     """Write a task file that fits some data, or that says what a task of another project says, for you to correct."""
-    _check(file, lm_eval, promptsource, template)
+    _check(file, lm_eval, promptsource, template, backbone)
     if output.exists() and (output.is_dir() or not is_forced):
         raise ConfigError("the file exists already", where=str(output), fix="name another with -o, or add --force")
 
     from overture.core.files import write_atomic
 
-    text, notes = _written(file, output.parent, lm_eval, promptsource, template)
+    text, notes = _written(file, output.parent, lm_eval, promptsource, template, backbone)
     if name is not None:
         text = _renamed(text, name)
     write_atomic(output, text)
@@ -54,24 +57,41 @@ def command(
     show_next("Read it, correct it, then:", [command_line])
 
 
-def _check(file: Path | None, lm_eval: Path | None, promptsource: Path | None, template: str | None) -> None:
+def _check(
+    file: Path | None, lm_eval: Path | None, promptsource: Path | None, template: str | None, backbone: str | None
+) -> None:
     if lm_eval and promptsource:
         raise ConfigError("--from-lm-eval and --from-promptsource are two tasks", fix="give one of them")
     if template and not promptsource:
         raise ConfigError("--template goes with --from-promptsource", got=template)
+    if backbone and (lm_eval or promptsource):
+        raise ConfigError(
+            "--backbone fits a template to a model; that of another project stays as it is",
+            got=backbone,
+            fix="overture tune TASK --backbone MODEL uses the file with a model",
+        )
     if not (file or lm_eval or promptsource):
         raise ConfigError("nothing to start from", wanted="a data file, --from-lm-eval or --from-promptsource")
 
 
 def _written(
-    file: Path | None, folder: Path, lm_eval: Path | None, promptsource: Path | None, template: str | None
+    file: Path | None,
+    folder: Path,
+    lm_eval: Path | None,
+    promptsource: Path | None,
+    template: str | None,
+    backbone: str | None,
 ) -> tuple[str, list[str]]:
     """The task file's text, and notes on what was assumed."""
     if lm_eval is None and promptsource is None:
         from overture.data import starting_task
 
         assert file is not None
-        return starting_task(file, folder)
+        if backbone is None:
+            return starting_task(file, folder)
+        from overture.engine.load import label_place
+
+        return starting_task(file, folder, backbone, lambda words: label_place(backbone, words))
     from overture.data.foreign import task_of_lm_eval, task_of_promptsource
 
     if lm_eval is not None:

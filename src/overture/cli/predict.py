@@ -14,13 +14,12 @@ from overture.cli.out import emit, say
 from overture.core.errors import ConfigError, DataError, Problem
 
 if TYPE_CHECKING:
+    from overture.core.types import Prediction
     from overture.data import Task
-    from overture.evaluate.scoring import Prediction
     from overture.evaluate.tuned import TunedPrompt
 
 # Answers are printed as they come; a larger group saves padding.
 _ROWS_AT_ONCE = 256
-_DIGITS = 6
 
 Fields = Mapping[str, Any]
 
@@ -157,15 +156,16 @@ def _rows_of_file(path: Path) -> list[Fields]:
 
 def predictions(prompt: "TunedPrompt", rows: Sequence[Fields]) -> Iterator[dict[str, Any]]:
     """What the model says of each row, as it is printed."""
-    from overture.evaluate.scoring import predict
+    from overture.evaluate.scoring import grouped, predict
 
-    encoded = prompt.encoder.encode_fields(rows)
+    parts = grouped(prompt.encoder.encode_fields(rows))
     for notice in prompt.encoder.notices:
         say(f"note: {notice}")
     model = prompt.model()
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
-        for row, found in zip(rows[part], predict(model, encoded[part], prompt.task), strict=True):
+        encoded = [one for group in parts[part] for one in group]
+        for row, found in zip(rows[part], predict(model, encoded, prompt.task), strict=True):
             yield answer(prompt.task, row, found)
 
 
@@ -190,10 +190,7 @@ def predictions_together(prompts: Mapping[str, "TunedPrompt"], rows: Sequence[Fi
 
 
 def answer(task: "Task", row: Fields, found: "Prediction") -> dict[str, Any]:
-    """A prediction as it is printed: the input, then the label with all probabilities, or the answer."""
+    """A prediction as it is printed: the input, then what the kind of task shows of it."""
     fields = {name: row[name] for name in task.fields}
     given = {"input": fields[task.fields[0]] if len(fields) == 1 else fields}
-    if found.probabilities is None:
-        return {**given, "answer": found.text}
-    shares = {label: round(share, _DIGITS) for label, share in zip(task.words, found.probabilities, strict=True)}
-    return {**given, "label": found.text, "probabilities": shares}
+    return {**given, **task.spec.shown(task, found)}

@@ -18,7 +18,7 @@ def show_result(result: Mapping[str, Any], store_flag: str = "", with_next: bool
     split = "test" if "test" in result["metrics"] else "validation"
     out.print()
     out.print(result_table(result, split))
-    for line in (*sentences(result), *spread_lines(result, split)):
+    for line in (*sentences(result), *spread_lines(result, split), *wrong_lines(result)):
         out.print(line)
     for notice in result.get("notices", ()):
         out.print(f"note: {notice}")
@@ -56,6 +56,9 @@ def result_table(result: Mapping[str, Any], split: str) -> "Table":
         table.add_column(title, justify="right")
     table.add_row(metric, *(f"{score['value']:.3f}" for score in scores.values()))
     table.add_row("95% interval", *map(interval_text, scores.values()))
+    for name in _other_metrics(columns, split, metric):
+        each = [found["metrics"][split].get(name) for found in columns.values()]
+        table.add_row(name, *("" if one is None else f"{one['value']:.3f}" for one in each))
     table.add_row("rows", *(str(score["n"]) for score in scores.values()))
     table.add_row("trained values", *(f"{found['trainable']:,}" for found in columns.values()))
     is_run = "history" in result
@@ -68,6 +71,22 @@ def result_table(result: Mapping[str, Any], split: str) -> "Table":
     )
     table.add_row("peak memory", *(size_text(found["peak_bytes"]) for found in columns.values()))
     return table
+
+
+def _other_metrics(columns: Mapping[str, Mapping[str, Any]], split: str, metric: str) -> list[str]:
+    """What else was measured, beside the metric that a run is judged by."""
+    found = [found["metrics"][split] for found in columns.values()]
+    names = dict.fromkeys(name for metrics in found for name, score in metrics.items() if isinstance(score, dict))
+    return [name for name in names if name != metric]
+
+
+def wrong_lines(result: Mapping[str, Any], most: int = 3) -> Iterator[str]:
+    """The worst answers of the tuned prompt."""
+    wrong = result.get("wrong", ())
+    if wrong:
+        yield f"Worst answers, of up to {len(wrong)} in the result (--json):"
+    for row in wrong[:most]:
+        yield f"  {row['where']}: {row['predicted']!r:.70} for {row['gold']!r:.70}"
 
 
 def _columns(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -4,9 +4,11 @@ Shape letters: B rows, L length, P prompt length, D width, N layers, H key/value
 M memory columns.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from overture.core.decoding import GREEDY, Decoding
 
 if TYPE_CHECKING:
     import torch
@@ -18,17 +20,82 @@ Kind = Literal["decoder", "encoder", "encoder-decoder"]
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The label words of a task as tokens, shared by all its rows.
+    """The label words of a task as tokens, shared by all its rows; or the texts that one row may choose from.
 
     Args:
         labels: the labels' names, in order.
         words: token ids of every word; each is non-empty.
         label_of: for each word, the index of its label.
+        is_mean: a word's score is its log-likelihood per token, so that long ones are not at a disadvantage.
+        is_own: they are one row's own, one word for each; scores are likelihoods over the vocabulary.
     """
 
     labels: tuple[str, ...]
     words: tuple[tuple[int, ...], ...]
     label_of: tuple[int, ...]
+    is_mean: bool = False
+    is_own: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Tokens of a row at which an encoder scores the labels.
+
+    Args:
+        at: indices into input and anchor, n of them.
+        over: ``labels``: each token has one of the labels. ``places``: each label stands at one of the tokens.
+            ``each``: each label applies to the first token or does not.
+        gold: the label of each token; the token of each label; or the labels that apply. None when unknown.
+    """
+
+    at: tuple[int, ...]
+    over: Literal["labels", "places", "each"]
+    gold: tuple[int, ...] | None = None
+
+
+class Allowed(Protocol):
+    """What may be written next in an answer."""
+
+    def __call__(self, written: Sequence[int]) -> Sequence[int]:
+        """Tokens that may follow those written, the end token among them; none where nothing may."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A generated answer.
+
+    Args:
+        text: without the end token, cut at a stop text.
+        ids: its tokens, without the end token.
+        log_likelihood: of the tokens, the end token with them if it was written; given what was allowed.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    log_likelihood: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model said of one row.
+
+    Args:
+        text: the label, or the answer, for people.
+        probabilities: of the labels, in order; None where there are none.
+        answer: what is compared with the right answer, where it is not the text.
+        score: how sure the model is of it, to choose between parts of one row.
+    """
+
+    text: str
+    probabilities: tuple[float, ...] | None = None
+    answer: Hashable = None
+    score: float = 0.0
+
+    @property
+    def said(self) -> Hashable:
+        """What is compared with the right answer."""
+        return self.text if self.answer is None else self.answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +115,12 @@ class Encoded:
         read: what the label is read from: the token at this index into input and anchor, or the mean of them all;
             None for the last, where models that read from left to right predict.
         is_mask: the token read is a mask, at which the model predicts a word.
+        shares: for each label how much of the row is its, where the truth stands between labels; instead of ``label``.
+        marks: tokens at which labels are scored, instead of one that is read.
+        part: number of this part among those of its row, from 0; long rows are read in several.
+        allowed: what a generated answer may hold; None for anything.
+        source: what the task's kind needs to read the model's reply; nobody else looks at it.
+        blanks: the same row without its content, by which its label scores are corrected.
     """
 
     row: int
@@ -59,6 +132,18 @@ class Encoded:
     slots: tuple[tuple[int, int], ...] = ()
     read: int | Literal["mean"] | None = None
     is_mask: bool = False
+    shares: tuple[float, ...] | None = None
+    marks: Marks | None = None
+    part: int = 0
+    allowed: Allowed | None = None
+    source: Any = None
+    blanks: "tuple[Encoded, ...]" = ()
+
+    @property
+    def has_target(self) -> bool:
+        """Whether something can be learnt from it; a part of a row without the row's answer teaches nothing."""
+        known = (self.label, self.shares, self.answer_ids, self.marks and self.marks.gold)
+        return any(target is not None for target in known)
 
     @property
     def num_tokens(self) -> int:
@@ -71,6 +156,10 @@ class TextTokenizer(Protocol):
 
     def encode_plain(self, text: str) -> list[int]:
         """Tokens of text in which special tokens' spellings are only text."""
+        ...
+
+    def offsets(self, text: str) -> list[tuple[int, int, int]]:
+        """As `encode_plain`, with where each token stands in the text: (token, first character, end)."""
         ...
 
     def encode_template(self, text: str) -> list[int]:
@@ -343,9 +432,19 @@ class Scorer(Protocol):
         ...
 
     def label_scores(self, rows: Sequence[Encoded]) -> "torch.Tensor":
-        """Log-probabilities of the labels, [B, labels], normalised over them."""
+        """Log-probabilities of the labels, [B, labels], normalised over them; -inf for those that a row lacks."""
+        ...
+
+    def mark_scores(self, rows: Sequence[Encoded]) -> "list[torch.Tensor]":
+        """Logits of the labels at each row's marks, [n, labels]."""
         ...
 
     def generate(self, rows: Sequence[Encoded], max_new_tokens: int, stop: Sequence[str]) -> list[str]:
         """Greedy answers."""
+        ...
+
+    def answer(
+        self, rows: Sequence[Encoded], max_new_tokens: int, stop: Sequence[str], decoding: Decoding = GREEDY
+    ) -> list[Written]:
+        """Answers by any decoding, within what each row allows."""
         ...

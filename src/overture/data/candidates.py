@@ -2,10 +2,10 @@
 
 from overture.core.errors import DataError, Problem
 from overture.core.types import Candidates, TextTokenizer
-from overture.data.task import Task
+from overture.data.kind import TaskFile
 
 
-def candidates_of(task: Task, tokenizer: TextTokenizer) -> tuple[Candidates | None, list[str]]:
+def candidates_of(task: TaskFile, tokenizer: TextTokenizer) -> tuple[Candidates | None, list[str]]:
     """The task's label words as tokens, and what is odd about them; None for free-text tasks.
 
     Raises:
@@ -52,7 +52,7 @@ def _prefix_notices(texts: list[tuple[str, str]], ids: list[tuple[int, ...]]) ->
     ]
 
 
-def _space_notices(task: Task) -> list[str]:
+def _space_notices(task: TaskFile) -> list[str]:
     """Words that would be glued to the template, or stand two spaces away from it."""
     if not isinstance(task.template, str):
         return []

@@ -5,14 +5,14 @@ come from the template's constants alone; a value that spells one stays text.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from overture.core.errors import DataError, Problem
-from overture.core.types import Encoded, Reading, TextTokenizer
-from overture.data.candidates import candidates_of
-from overture.data.rows import Row, answers_of, label_of, row_problems, texts_of
+from overture.core.types import Encoded, Marks, Reading, TextTokenizer
+from overture.data.kind import Example, Pick, Tools
+from overture.data.rows import Row, row_problems, texts_of
 from overture.data.task import Task
 from overture.data.template import ANSWER, ChatTemplate, Gap, Mask, Piece, PlainTemplate, Slot, Template
 
@@ -53,18 +53,21 @@ class _Tokens:
         ids: the tokens.
         gaps: where prompt vectors stand among them: (index, how many).
         mask: where the mask stands, if there is one.
+        at: for each field, where its text's characters went: (index, first character, end) of each token.
     """
 
     ids: list[int] = field(default_factory=list)
     gaps: list[tuple[int, int]] = field(default_factory=list)
     mask: int | None = None
+    at: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
 
     def after(self, first: "_Tokens") -> "_Tokens":
         """These tokens behind others."""
-        mask = first.mask if self.mask is None else len(first.ids) + self.mask
-        return _Tokens(
-            [*first.ids, *self.ids], [*first.gaps, *((len(first.ids) + i, count) for i, count in self.gaps)], mask
-        )
+        done = len(first.ids)
+        mask = first.mask if self.mask is None else done + self.mask
+        gaps = [*first.gaps, *((done + i, count) for i, count in self.gaps)]
+        at = {name: [(done + i, start, end) for i, start, end in places] for name, places in self.at.items()}
+        return _Tokens([*first.ids, *self.ids], gaps, mask, {**first.at, **at})
 
 
 class Encoder:
@@ -86,15 +89,13 @@ class Encoder:
 
     def __init__(self, task: Task, tokenizer: TextTokenizer, reserve: int = 0) -> None:
         self.task, self.tokenizer, self.reserve = task, tokenizer, reserve
-        _check_kind(task, tokenizer)
-        self.candidates, self.notices = candidates_of(task, tokenizer)
+        task.spec.check_model(task, tokenizer)
+        self.candidates, self.notices = task.spec.candidates(task, tokenizer)
         self.limit = min(task.max_length or tokenizer.max_length, tokenizer.max_length)
         self._template = _template_of(task, tokenizer)
+        self._own_layouts: dict[tuple[tuple[str, str], ...], _Layout] = {}
         self._row_pieces = self._template.row()
         self._row_layout = self._layout(self._row_pieces)
-        # An encoder's word stands at its mask.
-        words = self.candidates.words if self.candidates and not tokenizer.is_encoder else ()
-        self._room = max(map(len, words), default=0)
 
     @cached_property
     def _turn_layout(self) -> _Layout:
@@ -108,7 +109,7 @@ class Encoder:
         return text, tuple(self._row_layout.anchor.ids)
 
     def encode(self, rows: Sequence[Row], with_answer: bool = True, bos: bool = True) -> list[Encoded]:
-        """Rows as tokens, numbered from 0.
+        """Rows as tokens, numbered from 0; a row of several parts gives one after the other.
 
         Args:
             rows: the rows.
@@ -126,17 +127,27 @@ class Encoder:
             found = row_problems(self.task, row, with_answer)
             problems += found
             if not found:
-                item = self._encoded(number, row, with_answer, bos, shortened)
-                if isinstance(item, Problem):
-                    problems.append(item)
-                else:
-                    encoded.append(item)
+                for part, item in enumerate(self._parts(row, with_answer, bos, shortened)):
+                    if isinstance(item, Problem):
+                        problems.append(item)
+                    else:
+                        encoded.append(replace(item, row=number, part=part))
         if problems:
             raise DataError("rows cannot be encoded", problems=problems)
         if shortened:
             count = f"{len(shortened)} of {len(rows)} rows"
             self.notices.append(f"{count} were shortened to fit {self.limit} tokens, first {shortened[0].where}")
+        self._tell_long_answers(rows, encoded)
         return encoded
+
+    def _tell_long_answers(self, rows: Sequence[Row], encoded: Sequence[Encoded]) -> None:
+        most = self.task.max_new_tokens
+        long = [item.row for item in encoded if len(item.answer_ids or ()) > most and item.part == 0]
+        if long and not any(item.allowed for item in encoded):
+            self.notices.append(
+                f"{len(long)} answers are longer than max_new_tokens, {most}, and cannot be written "
+                f"whole, first {rows[long[0]].where}"
+            )
 
     def encode_fields(self, fields: Sequence[Mapping[str, Any]]) -> list[Encoded]:
         """Rows for prediction, from their fields alone; errors name them ``input:1``, ``input:2``...
@@ -179,57 +190,64 @@ class Encoder:
             raise DataError("rows cannot be shown as examples", problems=problems)
 
     def _answer_text(self, row: Row) -> str:
-        if self.candidates is None:
-            return answers_of(self.task, row)[0]
-        return self.task.words[label_of(self.task, row)][0]
+        text = self.task.spec.shot(self.task, row)
+        if text is None:
+            raise DataError(f"rows of kind {self.task.kind} cannot be shown as examples", where=row.where)
+        return text
 
-    def _encoded(self, number: int, row: Row, with_answer: bool, bos: bool, shortened: list[Row]) -> Encoded | Problem:
-        answer = self._answer_ids(row) if with_answer and self.candidates is None else None
-        if answer is not None and not answer:
+    def _parts(self, row: Row, with_answer: bool, bos: bool, shortened: list[Row]) -> list[Encoded | Problem]:
+        """What the row becomes: one part, or several."""
+        tools = Tools(self.tokenizer, self.candidates, lambda example: self._over(self._built(example, bos)))
+        examples = self.task.spec.examples(self.task, row, texts_of(self.task, row), tools, with_answer)
+        return [self._encoded(row, example, bos, shortened) for example in examples]
+
+    def _encoded(self, row: Row, example: Example, bos: bool, shortened: list[Row]) -> Encoded | Problem:
+        item = self._built(example, bos)
+        if item.answer_ids is not None and not item.answer_ids:
             return Problem(row.where, "the answer has no tokens")
-        label = self._label(row) if with_answer and self.candidates else None
-
-        def build(texts: Mapping[str, str]) -> Encoded:
-            num_input, tokens = self._tokens(_values(texts), bos)
-            ids, read = tuple(tokens.ids), self._read(tokens)
-            return Encoded(
-                number,
-                ids[:num_input],
-                ids[num_input:],
-                self.candidates,
-                label,
-                answer,
-                tuple(tokens.gaps),
-                read,
-                read is not None and read == tokens.mask,
-            )
-
-        texts = texts_of(self.task, row)
-        item = build(texts)
         if not item.anchor_ids:
             return Problem(row.where, "the row has no tokens")
         if self._over(item) <= 0:
             return item
-        fitting = _shortened(texts, build, self._over, item) if self.task.too_long == "trim" else None
+
+        def build(texts: Mapping[str, str]) -> Encoded:
+            return self._built(replace(example, texts=texts), bos)
+
+        fitting = _shortened(example.texts, build, self._over, item) if self.task.too_long == "trim" else None
         if fitting is None:
             return self._too_long(row, item)
         shortened.append(row)
         return fitting
 
-    def _label(self, row: Row) -> int:
-        assert self.candidates is not None
-        return self.candidates.labels.index(label_of(self.task, row))
-
-    def _answer_ids(self, row: Row) -> tuple[int, ...]:
-        ids = self.tokenizer.encode_plain(answers_of(self.task, row)[0])
-        end = self.tokenizer.eos_id
-        return (*ids, end) if ids and end is not None else tuple(ids)
+    def _built(self, example: Example, bos: bool) -> Encoded:
+        """An example as tokens, whether it fits or not."""
+        num_input, tokens = self._tokens(example, bos)
+        ids, read = tuple(tokens.ids), self._read(tokens)
+        blanks = [replace(example, texts=texts, blanks=(), label=None) for texts in example.blanks]
+        return Encoded(
+            0,
+            ids[:num_input],
+            ids[num_input:],
+            example.candidates or self.candidates,
+            example.label,
+            example.answer_ids,
+            tuple(tokens.gaps),
+            read,
+            read is not None and read == tokens.mask,
+            shares=example.shares,
+            marks=_marks(example.pick, tokens) if example.pick else None,
+            allowed=example.allowed,
+            source=example.source,
+            blanks=tuple(self._built(blank, bos) for blank in blanks),
+        )
 
     def _reserved(self, item: Encoded) -> int:
         """Tokens to keep free behind the row: the prompt's, and those of the longest label word or generated answer."""
-        if self.candidates is None:
+        if self.task.spec.writes and not self.tokenizer.is_encoder:
             return self.reserve + max(0, self.task.max_new_tokens - len(item.answer_ids or ()))
-        return self.reserve + self._room
+        # An encoder's word stands at its mask.
+        words = item.candidates.words if item.candidates and not self.tokenizer.is_encoder else ()
+        return self.reserve + max(map(len, words), default=0)
 
     def _needed(self, item: Encoded) -> tuple[int, int]:
         """Tokens of a row, and those to keep free beside them."""
@@ -250,14 +268,23 @@ class Encoder:
             return Problem(row.where, f"too long: {what}", "even without its text; shorten the template or the prompt")
         return Problem(row.where, f"too long: {what}", "shorten it, or set too_long: trim")
 
-    def _tokens(self, values: Values, bos: bool) -> tuple[int, _Tokens]:
-        """The row's tokens, and how many of them are the input."""
-        layout = self._row_layout if bos else self._turn_layout
+    def _tokens(self, example: Example, bos: bool) -> tuple[int, _Tokens]:
+        """The example's tokens, and how many of them are the input."""
+        layout = self._layout_of(example, bos)
         start = _Tokens(list(self.tokenizer.bos_ids if bos else ()))
-        found = self._ids(layout.input, values).after(start)
+        picked = example.pick.field if example.pick else ""
+        found = self._ids(layout.input, _values(example.texts), picked).after(start)
         # A template that ends with a field has no constant end: the last token is what must stay live.
         num_input = len(found.ids) - (0 if layout.anchor.ids else 1)
         return max(num_input, 0), layout.anchor.after(found)
+
+    def _layout_of(self, example: Example, bos: bool) -> _Layout:
+        if example.messages is None:
+            return self._row_layout if bos else self._turn_layout
+        if example.messages not in self._own_layouts:
+            pieces = ChatTemplate(example.messages, self.tokenizer).row()
+            self._own_layouts[example.messages] = self._layout(pieces)
+        return self._own_layouts[example.messages]
 
     def _read(self, tokens: _Tokens) -> int | Literal["mean"] | None:
         """What the label is read from; None where decoders predict."""
@@ -308,7 +335,8 @@ class Encoder:
         close()
         return segments
 
-    def _ids(self, segments: Sequence[_Segment], values: Values) -> _Tokens:
+    def _ids(self, segments: Sequence[_Segment], values: Values, picked: str = "") -> _Tokens:
+        """Segments as tokens; of the picked field, where its characters went."""
         found = _Tokens()
         for segment in segments:
             if isinstance(segment, Gap):
@@ -318,37 +346,42 @@ class Encoder:
                     found.mask = len(found.ids)
                 found.ids += segment.ids
             elif text := "".join(_text(piece, values) for piece in segment.pieces):
+                if picked and Slot(picked) in segment.pieces:
+                    found.at[picked] = self._places(segment, values, picked, len(found.ids))
                 found.ids += self.tokenizer.encode_plain(text)
         return found
 
+    def _places(self, run: _Run, values: Values, name: str, done: int) -> list[tuple[int, int, int]]:
+        """Tokens of a field's text within a run: (index, first character, end), from the field's first character."""
+        before = "".join(_text(piece, values) for piece in run.pieces[: run.pieces.index(Slot(name))])
+        text = "".join(_text(piece, values) for piece in run.pieces)
+        shift = len(before)
+        each = enumerate(self.tokenizer.offsets(text), done)
+        return [(index, start - shift, end - shift) for index, (_, start, end) in each]
 
-def _check_kind(task: Task, tokenizer: TextTokenizer) -> None:
-    """Masks and what is read at them are for encoders.
 
-    Raises:
-        DataError: the task asks a decoder for them, or an encoder that has none.
+def _marks(pick: Pick, tokens: _Tokens) -> Marks:
+    """Where labels are scored: the first token of each stretch of characters.
+
+    Stretches that were cut off have none, and no label either.
     """
-    writes = "behind its start" if tokenizer.start_ids else "where its text ends"
-    if task.read and not tokenizer.is_encoder:
-        raise DataError(
-            f"a decoder's label is read {writes}",
-            where="read",
-            got=task.read,
-            fix="leave read out, or choose an encoder as --backbone",
-        )
-    if task.has_mask and not tokenizer.is_encoder:
-        raise DataError(
-            f"{{mask}} is for encoders; a decoder predicts the label's word {writes}",
-            where="template",
-            fix=("leave it out" if tokenizer.start_ids else "end the template where the word belongs")
-            + ", or choose an encoder as --backbone",
-        )
-    if task.has_mask and not tokenizer.mask_ids:
-        raise DataError(
-            "the backbone's tokenizer has no mask",
-            where="template",
-            fix="leave {mask} out and use --method warp, or choose a masked language model as --backbone",
-        )
+    if not pick.spans:
+        return pick.marks
+    places = tokens.at.get(pick.field, [])
+    at: list[int] = []
+    number = 0
+    for start, _ in pick.spans:
+        while number < len(places) and places[number][2] <= start:
+            number += 1
+        if number == len(places):
+            break
+        at.append(places[number][0])
+    gold = pick.marks.gold
+    if gold is not None and pick.marks.over == "labels":
+        gold = gold[: len(at)]
+    if gold is not None and pick.marks.over == "places":
+        gold = tuple(min(place, max(len(at) - 1, 0)) for place in gold)
+    return replace(pick.marks, at=tuple(at), gold=gold)
 
 
 def _template_of(task: Task, tokenizer: TextTokenizer) -> Template:

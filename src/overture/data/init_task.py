@@ -5,13 +5,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from overture.core.errors import DataError
 from overture.data.formats import SHAPES
 from overture.data.formats.form import Rows
+from overture.data.init_kinds import CHOOSE_DECODER, WRITES_NOTHING, values_for_encoder, values_of_kind
 from overture.data.read import SUFFIXES, Found, read_found
 from overture.data.task import DataConfig, Task
 from overture.data.template import is_field_name
@@ -25,6 +26,10 @@ _MAX_TEXTS = 4
 _SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
 
 
+LabelPlace = Literal["end", "mask", "vectors"]
+"""How a model tells labels apart: a word behind the text, a word at a mask, or vectors of their own."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Guess:
     """Which fields play which part, and the lines of a template that is more than their texts."""
@@ -35,23 +40,31 @@ class _Guess:
     template: list[str] | None = None
 
 
-def starting_task(path: Path, folder: Path | None = None) -> tuple[str, list[str]]:
+def starting_task(
+    path: Path,
+    folder: Path | None = None,
+    backbone: str | None = None,
+    place_of: Callable[[Sequence[str]], LabelPlace] = lambda words: "end",
+) -> tuple[str, list[str]]:
     """A commented task file for some data, and notes on what was guessed.
 
     Args:
         path: a data file, or a folder with train, validation and test files.
         folder: where the task file will stand; its data paths are relative to it. The working folder if None.
+        backbone: the model that the file names; the default if None.
+        place_of: how that model tells labels with such words apart.
 
     Raises:
-        DataError: the data cannot be read, or no field looks like a label or an answer.
+        DataError: the data cannot be read, no field looks like a label or an answer, or the model writes no answers.
     """
     sources = _sources(Path(path))
     first = next(iter(sources.values()))
     found = read_found(first)
     rows, notes = found.rows, list(found.notices)
-    known = _BY_FORMAT.get(found.format)
-    guess = known(found, first) if known else _guessed(rows, first, notes)
-    lines = [f"name: {_quoted(_name(first))}", "", "data:"]
+    special = values_of_kind(rows)
+    lines = [f"name: {_quoted(_name(first))}", ""]
+    lines += [_comment(Task, "backbone"), f"backbone: {_quoted(backbone)}", ""] if backbone else []
+    lines.append("data:")
     for key, file in sources.items():
         relative = os.path.relpath(file, folder or Path.cwd())
         lines += [f"  {_comment(DataConfig, key)}", f"  {key}: {_quoted(relative)}"]
@@ -59,9 +72,31 @@ def starting_task(path: Path, folder: Path | None = None) -> tuple[str, list[str
         lines += [f"  {_comment(DataConfig, 'format')}", f"  format: {found.format}"]
     if len(sources) < 3:
         notes.append("splits that are not given are drawn from the rows: set data.seed to draw others")
-    lines += ["", _comment(Task, "template"), *(guess.template or [f"template: {_quoted(_template(guess))}"]), ""]
-    lines += _label_lines(guess, notes) if guess.labels else _answer_lines(guess, rows)
+    if special:
+        notes.append(f"the fields are those of a task of kind {special['kind']}")
+        if place_of(()) != "end":
+            special = values_for_encoder(special, str(first))
+        return "\n".join(lines + _special_lines(special)) + "\n", notes
+    known = _BY_FORMAT.get(found.format)
+    guess = known(found, first) if known else _guessed(rows, first, notes)
+    words = _words(guess, notes)
+    place = place_of(list(words.values()))
+    if place != "end" and not words:
+        raise DataError(WRITES_NOTHING, where=str(first), got=f"answers in {guess.target!r}", fix=CHOOSE_DECODER)
+    shown = guess.template or [f"template: {_quoted(_template(guess, place))}"]
+    lines += ["", _comment(Task, "template"), *shown, ""]
+    lines += [_comment(Task, "read"), "read: mean", ""] if place == "vectors" else []
+    lines += _label_lines(guess, words) if words else _answer_lines(guess, rows)
     return "\n".join(lines) + "\n", notes
+
+
+def _special_lines(values: dict[str, Any]) -> list[str]:
+    """Values of a task file with what each means."""
+    lines: list[str] = []
+    for key, value in values.items():
+        text = yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=10**9).rstrip()
+        lines += ["", _comment(Task, key), text]
+    return lines
 
 
 def _sources(path: Path) -> dict[str, Path]:
@@ -89,19 +124,7 @@ def _of_alpaca(found: Found, file: Path) -> _Guess:
 
 
 def _of_messages(found: Found, file: Path) -> _Guess:
-    """A question with its answer as chat messages; what the system says stands there as it is if it is always the same.
-
-    Raises:
-        DataError: a conversation has several turns.
-    """
-    longer = [line for row, line in zip(found.rows, found.lines, strict=True) if "user" not in row]
-    if longer:
-        raise DataError(
-            "conversations of more than one question and one answer",
-            where=f"{file}:{longer[0]}",
-            got=f"{len(longer)} of {len(found.rows)} rows",
-            fix="keep the others, or write a row for each answer",
-        )
+    """A question with its answer as chat messages; what the system says stands there if it is always the same."""
     systems = {row["system"] for row in found.rows}
     text = re.sub(r"[{}]", r"\g<0>\g<0>", *systems) if len(systems) == 1 else "{system}"
     system = [f"  - {{role: system, content: {_quoted(text)}}}"] if text else []
@@ -186,13 +209,16 @@ def _name(file: Path) -> str:
     return re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:64] or "task"
 
 
-def _template(guess: _Guess) -> str:
+def _template(guess: _Guess, place: LabelPlace) -> str:
     if len(guess.texts) == 1:
         shown = f"{{{guess.texts[0]}}}\n"
     else:
         shown = "".join(f"{_title(name)}: {{{name}}}\n" for name in guess.texts)
+    if place == "vectors":
+        return shown.rstrip()
     # A label word brings its own space; an answer starts on a line of its own.
-    return f"{shown}{_title(guess.target)}:" + ("" if guess.labels else "\n")
+    end = "\n" if not guess.labels else " {mask}" if place == "mask" else ""
+    return f"{shown}{_title(guess.target)}:{end}"
 
 
 def _title(name: str) -> str:
@@ -200,12 +226,17 @@ def _title(name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _label_lines(guess: _Guess, notes: list[str]) -> list[str]:
+def _words(guess: _Guess, notes: list[str]) -> dict[str, str]:
+    """A word for each label; none where there are no labels."""
     words = {label: " " + " ".join(label.lower().replace("_", " ").split()) for label in guess.labels}
     if len(set(words.values())) < len(words) or " " in words.values():
         words = {label: f" {label}" for label in guess.labels}
-    if all(re.fullmatch(r"-?\d+", label) for label in guess.labels):
+    if guess.labels and all(re.fullmatch(r"-?\d+", label) for label in guess.labels):
         notes.append("the labels are numbers: write label words that say what they mean")
+    return words
+
+
+def _label_lines(guess: _Guess, words: dict[str, str]) -> list[str]:
     lines = [_comment(Task, "label_field"), f"label_field: {_quoted(guess.target)}", ""]
     lines += [_comment(Task, "labels"), "labels:", *(f"  {_quoted(k)}: {_quoted(word)}" for k, word in words.items())]
     return [*lines, "", _comment(Task, "metric"), "metric: accuracy"]
@@ -219,10 +250,18 @@ def _answer_lines(guess: _Guess, rows: Rows) -> list[str]:
     tokens = min(512, 1 << max(4, (longest // 2).bit_length()))
     return [
         *(_comment(Task, "answer_field"), f"answer_field: {_quoted(guess.target)}", ""),
-        *(_comment(Task, "metric"), "metric: exact_match", ""),
+        *_reference_lines(rows),
         *(_comment(Task, "max_new_tokens"), f"max_new_tokens: {tokens}", ""),
         *(_comment(Task, "stop"), f"stop: [{', '.join(map(_quoted, stops))}]"),
     ]
+
+
+def _reference_lines(rows: Rows) -> list[str]:
+    """The metric, and where more texts that count as right are."""
+    has_more = all(isinstance(row.get("references"), list) for row in rows)
+    metric = [_comment(Task, "metric"), f"metric: {'bleu' if has_more else 'exact_match'}", ""]
+    more = [_comment(Task, "options"), "options: {references_field: references}", ""]
+    return [*metric, *more] if has_more else metric
 
 
 def _answers(value: Any) -> list[str]:

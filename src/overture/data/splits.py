@@ -10,7 +10,7 @@ from typing import Any
 from overture.core.errors import ConfigError, DataError, Problem
 from overture.core.seeds import named_random
 from overture.data.read import flattened, scan
-from overture.data.rows import Row, answers_of, label_of, missing_field, row_problems, texts_of
+from overture.data.rows import Row, missing_field, row_problems, texts_of
 from overture.data.task import DataConfig, Task
 
 _NAMES = ("train", "validation", "test")
@@ -103,7 +103,7 @@ def _all_problems(task: Task, rows: list[Row]) -> list[Problem]:
     """Every row's problems; a field that no row has is one problem, not one for each row."""
     if not rows:
         return []
-    nowhere = [n for n in (*task.fields, task.target_field) if not any(n in row.fields for row in rows)]
+    nowhere = [n for n in (*task.fields, *task.target_fields) if not any(n in row.fields for row in rows)]
     problems = [missing_field(name, rows[0].file, list(rows[0].fields)) for name in nowhere]
     return problems + [problem for row in rows for problem in row_problems(task, row, skip=nowhere)]
 
@@ -111,10 +111,8 @@ def _all_problems(task: Task, rows: list[Row]) -> list[Problem]:
 def _train_problems(task: Task, train: list[Row]) -> list[Problem]:
     if not train:
         return [Problem("train", "no training rows")]
-    if not task.labels:
-        return []
-    labels = {label_of(task, row) for row in train}
-    if len(labels) > 1:
+    labels = {task.spec.group(task, row) for row in train}
+    if len(labels) > 1 or labels == {""}:
         return []
     return [Problem(train[0].file, f"only one label in the {len(train)} training rows: {labels.pop()!r}")]
 
@@ -155,7 +153,7 @@ def _take(task: Task, rows: list[Row], count: int, random: Random, keep: int) ->
     """
     groups: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
-        groups.setdefault(label_of(task, row) if task.labels else "", []).append(i)
+        groups.setdefault(task.spec.group(task, row), []).append(i)
     quotas = _quotas({label: len(members) for label, members in groups.items()}, count, keep)
     taken: set[int] = set()
     for label, members in sorted(groups.items()):
@@ -180,9 +178,9 @@ def _quotas(sizes: dict[str, int], count: int, keep: int) -> dict[str, int]:
 
 
 def _unseen_labels(task: Task, train: list[Row]) -> list[str]:
-    if not task.labels:
+    seen = {task.spec.group(task, row) for row in train}
+    if seen == {""}:
         return []
-    seen = {label_of(task, row) for row in train}
     unseen = [label for label in task.words if label not in seen]
     return [f"no training row has the label {', '.join(map(repr, unseen))}"] if unseen else []
 
@@ -205,16 +203,21 @@ def _empty_texts(task: Task, splits: Splits) -> list[str]:
 
 
 def _unreachable_answers(task: Task, splits: Splits) -> list[str]:
-    if not task.answer_field or not task.stop:
+    if not task.spec.writes or not task.stop:
         return []
     notices = []
     for name, rows in _parts(splits):
-        cut = [row for row in rows if any(stop in answers_of(task, row)[0].strip() for stop in task.stop)]
+        cut = [row for row in rows if _is_cut(task, row)]
         if cut:
             notices.append(
                 f"{name}: {len(cut)} answers hold a text at which generation stops, first {cut[0].where}; change stop"
             )
     return notices
+
+
+def _is_cut(task: Task, row: Row) -> bool:
+    text = task.spec.shot(task, row)
+    return text is not None and any(stop in text.strip() for stop in task.stop)
 
 
 def _repeats(task: Task, splits: Splits) -> list[str]:
@@ -241,9 +244,8 @@ def _repeats(task: Task, splits: Splits) -> list[str]:
 
 
 def _contradictions(task: Task, repeated: list[tuple[Row, Row]]) -> list[str]:
-    if not task.labels:
-        return []
-    odd = [(row, earlier) for row, earlier in repeated if label_of(task, row) != label_of(task, earlier)]
+    group = task.spec.group
+    odd = [(row, earlier) for row, earlier in repeated if group(task, row) != group(task, earlier)]
     if not odd:
         return []
     return [f"train: {len(odd)} rows repeat a row with another label, first {odd[0][0].where} and {odd[0][1].where}"]

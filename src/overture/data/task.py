@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
 
 from overture.core.config import Config, overridden, read_yaml, validated
+from overture.core.decoding import GREEDY, Decoding
 from overture.core.types import Reading
 from overture.data.formats import FormatName
+from overture.data.kind import Kind
+from overture.data.kinds.registry import KINDS, kind_named
 from overture.data.template import Parsed, num_masks_in, num_vectors_in, parse, slots_in
 from overture.data.values import label_text
 
-Metric = Literal["accuracy", "macro_f1", "exact_match"]
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 _PATHS = ("train", "validation", "test", "path")
 
@@ -76,8 +78,13 @@ TemplateText = Annotated[
 ]
 
 
-def _default_metric(values: dict[str, Any]) -> Metric:
-    return "exact_match" if values.get("answer_field") else "accuracy"
+def _default_kind(values: dict[str, Any]) -> str:
+    return "generation" if values.get("answer_field") else "classification"
+
+
+def _default_metric(values: dict[str, Any]) -> str:
+    known = KINDS.get(values.get("kind", ""))
+    return known.metrics[0] if known else ""
 
 
 class Task(Config):
@@ -100,10 +107,18 @@ class Task(Config):
         "all; the mask if there is one, else the first token.",
     )
     answer_field: NonEmpty | None = Field(None, description="The field that holds a free-text answer.")
-    metric: Metric = Field(
-        default_factory=_default_metric,
-        description="What is reported: accuracy or macro_f1 for labels, exact_match for answers.",
+    kind: str = Field(
+        default_factory=_default_kind,
+        description="What a right answer is: classification, multilabel, regression, choice, tagging, qa, generation, "
+        "chat. Labels mean classification, an answer_field generation, if not given.",
     )
+    options: dict[str, Any] = Field({}, description="The kind's own options, such as options.tokens_field.")
+    metric: str = Field(
+        default_factory=_default_metric,
+        description="What is reported first and chosen by: accuracy or macro_f1 for labels; exact_match, bleu, chrf or "
+        "rouge_l for answers; the kind's first if not given.",
+    )
+    decoding: Decoding = Field(GREEDY, description="How answers are written: greedily, by beam search, or by chance.")
     max_new_tokens: int = Field(32, ge=1, description="Upper limit on the tokens of a generated answer.")
     stop: list[NonEmpty] = Field(["\n"], description="Texts at which a generated answer ends.")
     too_long: Literal["error", "trim"] = Field(
@@ -138,21 +153,26 @@ class Task(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if (self.labels is None) == (self.answer_field is None):
-            raise ValueError("exactly one of labels and answer_field must be given")
-        if self.labels is not None and len(self.labels) < 2:
-            raise ValueError("labels must name at least two labels")
-        if any(not word.strip() for words in self.words.values() for word in words):
-            raise ValueError("a label word must not be blank")
-        if (self.metric == "exact_match") != (self.labels is None):
-            raise ValueError(f"metric {self.metric} does not fit {'answers' if self.labels is None else 'labels'}")
-        if self.labels is None and (self.has_mask or self.read):
-            raise ValueError("{mask} and read are for tasks with labels")
-        if self.read == "mask" and not self.has_mask:
-            raise ValueError("read: mask needs {mask} in the template")
-        if self.target_field in self.fields:
-            raise ValueError(f"the template shows {self.target_field!r}, which is what the model must find")
+        spec = self.spec
+        # Errors of the kind's own options are raised here, as the file's.
+        _ = self.own
+        spec.check(self)
+        if self.metric not in spec.metrics:
+            raise ValueError(f"metric {self.metric} does not fit {self.kind}; known: {', '.join(spec.metrics)}")
+        shown = set(self.target_fields) & set(self.fields)
+        if shown:
+            raise ValueError(f"the template shows {shown.pop()!r}, which is what the model must find")
         return self
+
+    @property
+    def spec(self) -> Kind:
+        """What the kind of task says of itself."""
+        return kind_named(self.kind)
+
+    @cached_property
+    def own(self) -> Any:
+        """The kind's own options."""
+        return self.spec.options.model_validate(self.options)
 
     @cached_property
     def fields(self) -> tuple[str, ...]:
@@ -182,9 +202,9 @@ class Task(Config):
         }
 
     @property
-    def target_field(self) -> str:
-        """The field that holds what the model must find."""
-        return self.answer_field or self.label_field
+    def target_fields(self) -> tuple[str, ...]:
+        """The fields that hold what the model must find."""
+        return self.spec.target_fields(self)
 
     @classmethod
     def load(cls, path: str | Path, assignments: list[str] | None = None) -> Self:

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overture.core.types import Encoded
+from overture.core.decoding import GREEDY, Decoding
+from overture.core.types import Encoded, Written
 from overture.engine.inputs import groups as cut
 from overture.engine.passes import Injections
-from overture.engine.prompted import Kind, PromptedModel
+from overture.engine.prompted import Kind, PromptedModel, side_by_side
 
 
 class Cohort:
@@ -68,9 +69,14 @@ class Cohort:
         num = sum(count for _, count in found)
         if len(found) == 1:
             return f"{num} members in 1 pass"
-        names = ("enter at different layers", "read labels from vectors or words", "read labels from different places")
+        names = (
+            "enter at different layers",
+            "read labels from vectors or words",
+            "read labels from different places",
+            "read one place or many",
+        )
         varies = [name for at, name in enumerate(names) if len({kind[at] for kind, _ in found}) > 1]
-        varies += ["have different labels"] if len({kind[3] for kind, _ in found}) > 1 else []
+        varies += ["have different labels"] if len({kind[-1] for kind, _ in found}) > 1 else []
         sizes = " + ".join(str(count) for _, count in found)
         return f"{num} members in {len(found)} passes ({sizes}), because they {' and '.join(varies)}"
 
@@ -96,7 +102,11 @@ class Cohort:
             max_tokens: of one forward pass: prompts times rows times the longest row.
         """
         found = self._of_all(self._any.label_scores_under, rows, max_tokens)
-        return torch.stack([torch.stack(own) for own in found])
+        return torch.stack([side_by_side(own) for own in found])
+
+    def mark_scores(self, rows: Sequence[Encoded], max_tokens: int = 2048) -> list[list[Tensor]]:
+        """Logits at each row's marks under every prompt; see `PromptedModel.mark_scores`."""
+        return self._of_all(self._any.mark_scores_under, rows, max_tokens)
 
     def log_losses(self, rows: Sequence[Encoded], max_tokens: int = 2048) -> Tensor:
         """Sum of the rows' negative log-likelihoods under every prompt, [J]."""
@@ -113,6 +123,21 @@ class Cohort:
 
         def answers(part: Sequence[Encoded], injections: Injections) -> Sequence[str]:
             return self._any.generate_under(part, injections, max_new_tokens, stop)
+
+        return self._of_all(answers, rows, max_tokens)
+
+    def answer(
+        self,
+        rows: Sequence[Encoded],
+        max_new_tokens: int,
+        stop: Sequence[str],
+        decoding: Decoding = GREEDY,
+        max_tokens: int = 2048,
+    ) -> list[list[Written]]:
+        """Answers by any decoding under every prompt; see `PromptedModel.answer`."""
+
+        def answers(part: Sequence[Encoded], injections: Injections) -> Sequence[Written]:
+            return self._any.answer_under(part, injections, max_new_tokens, stop, decoding)
 
         return self._of_all(answers, rows, max_tokens)
 
@@ -164,6 +189,16 @@ class MemberScorer:
     def generate(self, rows: Sequence[Encoded], max_new_tokens: int, stop: Sequence[str]) -> list[str]:
         """As `PromptedModel.generate`."""
         return self._found("generate", rows, max_new_tokens, tuple(stop))
+
+    def mark_scores(self, rows: Sequence[Encoded]) -> list[Tensor]:
+        """As `PromptedModel.mark_scores`."""
+        return self._found("mark_scores", rows)
+
+    def answer(
+        self, rows: Sequence[Encoded], max_new_tokens: int, stop: Sequence[str], decoding: Decoding = GREEDY
+    ) -> list[Written]:
+        """As `PromptedModel.answer`."""
+        return self._found("answer", rows, max_new_tokens, tuple(stop), decoding)
 
     def _found(self, what: str, rows: Sequence[Encoded], *options: Any) -> Any:
         key = (what, tuple(rows), options)

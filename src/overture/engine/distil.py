@@ -11,6 +11,7 @@ from torch import Tensor
 
 from overture.core.types import Encoded
 from overture.engine.backbone import Backbone
+from overture.engine.marks import mark_gold
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,8 @@ class Said:
 
     Args:
         hidden: the last hidden states there, [R, D].
-        scores: log-probabilities of the labels, [1, V]; None for free text, where the head has them.
+        scores: log-probabilities of the labels, [1, V], or of all that is decided at a row's marks; None for free text,
+            where the head has them.
     """
 
     hidden: Tensor
@@ -31,20 +33,31 @@ class Said:
 
 
 def log_probabilities(backbone: Backbone, said: Sequence[Said]) -> Tensor:
-    """Of the labels, or of the whole vocabulary, [R, V]; rows of one task."""
+    """Of all that is decided, or of the whole vocabulary, [R, V]; -inf behind those that have fewer choices.
+
+    Args:
+        backbone: its head makes the logits.
+        said: of rows of one task.
+    """
     scores = [one.scores for one in said if one.scores is not None]
-    if scores:
-        return torch.cat(scores)
-    return backbone.head(torch.cat([one.hidden for one in said])).log_softmax(-1)
+    if not scores:
+        return backbone.head(torch.cat([one.hidden for one in said])).log_softmax(-1)
+    most = max(own.shape[1] for own in scores)
+    none = float("-inf")
+    return torch.cat([torch.nn.functional.pad(own, (0, most - own.shape[1]), value=none) for own in scores])
 
 
 def right(backbone: Backbone, said: Sequence[Said], rows: Sequence[Encoded]) -> Tensor:
     """Negative log-likelihood of the right labels or answers, added up."""
-    if rows[0].candidates is not None:
-        gold = [row.label for row in rows]
+    found = log_probabilities(backbone, said)
+    if rows[0].shares is not None:
+        return -(found.new_tensor([row.shares for row in rows]) * found).sum()
+    if rows[0].marks is not None:
+        gold = [right_one for row in rows for right_one in mark_gold(row)]
+    elif rows[0].candidates is not None:
+        gold = [row.label or 0 for row in rows]
     else:
         gold = [token for row in rows for token in row.answer_ids or ()]
-    found = log_probabilities(backbone, said)
     return torch.nn.functional.nll_loss(found, torch.tensor(gold, device=found.device), reduction="sum")
 
 
@@ -62,6 +75,9 @@ def divergence(
     with torch.no_grad():
         wanted = (log_probabilities(backbone, teacher) / temperature).log_softmax(-1)
     found = (log_probabilities(backbone, student) / temperature).log_softmax(-1)
+    # Choices that a row lacks have no probability under either.
+    lacks = wanted.isneginf()
+    found, wanted = found.masked_fill(lacks, 0.0), wanted.masked_fill(lacks, 0.0)
     return temperature**2 * torch.nn.functional.kl_div(found, wanted, reduction="sum", log_target=True)
 
 

@@ -1,12 +1,17 @@
-"""Greedy answers over kept keys and values, many rows and prompts at a time."""
+"""Written answers over kept keys and values, many rows and prompts at a time: greedy, by chance, or by beam search.
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+Shape letters: B rows, W beams, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from overture.core.types import Encoded
+from overture.core.decoding import GREEDY, Decoding
+from overture.core.seeds import derived_seed
+from overture.core.types import Encoded, Written
 from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
 from overture.engine.inputs import Inputs
@@ -18,19 +23,37 @@ _ROOM = 32
 
 
 @torch.no_grad()
-def greedy(
-    inputs: Inputs, rows: Sequence[Encoded], injections: Injections, max_new_tokens: int, stop: Sequence[str]
-) -> list[str]:
-    """Answers: until the end token, a stop text, or ``max_new_tokens``; all injections enter at the same layer."""
-    decode = inputs.backbone.tokenizer.decode
+def written(
+    inputs: Inputs,
+    rows: Sequence[Encoded],
+    injections: Injections,
+    max_new_tokens: int,
+    stop: Sequence[str],
+    decoding: Decoding = GREEDY,
+    texts: Sequence[Encoded] = (),
+) -> list[Written]:
+    """Answers: until the end token, a stop text, or ``max_new_tokens``; all injections enter at the same layer.
 
-    def is_done(answer: Sequence[int]) -> bool:
-        # Leading white space may spell a stop text before the answer has begun.
-        text = decode(answer).lstrip()
-        return any(end in text for end in stop)
+    Args:
+        inputs: gives texts that run by themselves.
+        rows: what they allow is kept to; answers, if known, are not looked at.
+        injections: a prompt, or none, for each row.
+        max_new_tokens: at most so many tokens.
+        stop: the answer ends before the first of these texts.
+        decoding: how tokens are chosen.
+        texts: the rows with the texts that chance is drawn by, where the answers' rows have none; the rows when empty.
+    """
+    backbone = inputs.backbone
+    if decoding.beams > 1:
+        search = _Search(backbone, rows, stop, max_new_tokens, decoding)
+        return search.run(*_begun(inputs, rows, injections))
 
-    answers = greedy_tokens(inputs, rows, injections, max_new_tokens, is_done)
-    return [_cut(decode(answer), stop) for answer in answers]
+    def is_done(ids: Sequence[int]) -> bool:
+        return _is_stopped(backbone, ids, stop)
+
+    choose = _drawn(texts or rows, decoding) if decoding.temperature is not None else _likeliest
+    lines = _one_by_one(inputs, rows, injections, max_new_tokens, is_done, choose)
+    return [_answer(backbone, line.ids, line.log_likelihood, stop) for line in lines]
 
 
 @torch.no_grad()
@@ -41,21 +64,245 @@ def greedy_tokens(
     max_new_tokens: int,
     is_done: Callable[[Sequence[int]], bool],
 ) -> list[list[int]]:
-    """Tokens as `greedy` writes them, the end token left out; `is_done` looks at what a row has so far."""
+    """The likeliest tokens, the end token left out; `is_done` looks at what a row has so far."""
+    return [line.ids for line in _one_by_one(inputs, rows, injections, max_new_tokens, is_done, _likeliest)]
+
+
+def _begun(inputs: Inputs, rows: Sequence[Encoded], injections: Injections) -> tuple[Tensor, "_Continued"]:
+    """Logits of the first token, [B, V], and what goes on behind it."""
     backbone = inputs.backbone
     asked = [Encoded(row.row, row.input_ids, row.anchor_ids, slots=row.slots) for row in rows]
     first = prepared(inputs, asked, injections, answer_layout, is_generating=True)
     hidden = backbone.run(first.live, first.step, first.layer)
-    token = backbone.head(hidden[torch.arange(len(rows), device=hidden.device), first.layout.trunk_end]).argmax(-1)
-    continued = _Continued(backbone, first)
-    answers: list[list[int]] = [[] for _ in rows]
-    ended = [False] * len(rows)
+    logits = backbone.head(hidden[torch.arange(len(rows), device=hidden.device), first.layout.trunk_end])
+    return logits, _Continued(backbone, first)
+
+
+def _one_by_one(
+    inputs: Inputs,
+    rows: Sequence[Encoded],
+    injections: Injections,
+    max_new_tokens: int,
+    is_done: Callable[[Sequence[int]], bool],
+    choose: Callable[[Tensor], Tensor],
+) -> list["_Line"]:
+    backbone = inputs.backbone
+    logits, continued = _begun(inputs, rows, injections)
+    lines = [_Line(row, backbone.tokenizer.eos_id, is_done) for row in rows]
     for num_new in range(1, max_new_tokens + 1):
-        _append(backbone, answers, ended, token.tolist(), is_done)
-        if all(ended) or num_new == max_new_tokens:
+        allowed = _within(logits, lines)
+        token = choose(allowed)
+        shares = _log_shares(logits).gather(1, token[:, None])[:, 0].tolist()
+        for line, chosen, share in zip(lines, token.tolist(), shares, strict=True):
+            line.append(chosen, share)
+        if num_new == max_new_tokens or all(line.is_done for line in lines):
             break
-        token = backbone.head(continued.next(token)).argmax(-1)
-    return answers
+        logits = backbone.head(continued.next(token))
+    return lines
+
+
+def _log_shares(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+
+
+class _Line:
+    """One answer as it is written."""
+
+    def __init__(self, row: Encoded, eos_id: int | None, is_whole: Callable[[Sequence[int]], bool]) -> None:
+        self.row, self.eos_id, self.is_whole = row, eos_id, is_whole
+        self.ids: list[int] = []
+        self.log_likelihood = 0.0
+        self.is_done = False
+
+    def may_follow(self) -> Sequence[int] | None:
+        """Tokens that may come next; None for any."""
+        return None if self.is_done or self.row.allowed is None else self.row.allowed(self.ids)
+
+    def append(self, token: int, share: float) -> None:
+        """Write a token; nothing is written behind the end."""
+        if self.is_done:
+            return
+        if self.row.allowed is not None and token not in self.row.allowed(self.ids):
+            # Nothing may follow: the answer ends here.
+            self.is_done = True
+            return
+        self.log_likelihood += share
+        if token == self.eos_id:
+            self.is_done = True
+            return
+        self.ids.append(token)
+        self.is_done = self.is_whole(self.ids)
+
+
+def _answer(backbone: Backbone, ids: Sequence[int], log_likelihood: float, stop: Sequence[str]) -> Written:
+    return Written(_cut(backbone.tokenizer.decode(ids), stop), tuple(ids), log_likelihood)
+
+
+def _within(logits: Tensor, lines: Sequence[_Line]) -> Tensor:
+    """Logits with what may not be written at minus infinity; rows that may write anything, or nothing, as they are."""
+    each = [line.may_follow() for line in lines]
+    if all(allowed is None for allowed in each):
+        return logits
+    found = logits.clone()
+    for number, allowed in enumerate(each):
+        if allowed:
+            at = torch.tensor(list(allowed), device=logits.device)
+            found[number] = torch.full_like(logits[number], float("-inf")).index_copy(0, at, logits[number, at])
+    return found
+
+
+# -- one token of many
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    return logits.argmax(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chance:
+    """Tokens drawn by chance, each row from a stream of its own, so that batches change nothing.
+
+    Source of top-p: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1.
+    """
+
+    generators: tuple[torch.Generator, ...]
+    temperature: float
+    top_p: float
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        shares = (logits.double().cpu() / self.temperature).softmax(dim=-1)
+        ordered, index = shares.sort(dim=-1, descending=True, stable=True)
+        # A token is kept when those before it do not have the share yet.
+        kept = ordered * (ordered.cumsum(-1) - ordered < self.top_p)
+        drawn = [torch.multinomial(own, 1, generator=stream) for own, stream in zip(kept, self.generators, strict=True)]
+        return index.gather(1, torch.stack(drawn))[:, 0].to(logits.device)
+
+
+def _drawn(rows: Sequence[Encoded], decoding: Decoding) -> _Chance:
+    assert decoding.temperature is not None
+    streams = []
+    for row in rows:
+        text = " ".join(map(str, (*row.input_ids, *row.anchor_ids)))
+        streams.append(torch.Generator().manual_seed(derived_seed(decoding.seed, "sample", text)))
+    return _Chance(tuple(streams), decoding.temperature, decoding.top_p)
+
+
+# -- beam search
+
+
+@dataclass(slots=True)
+class _Beam:
+    """A beginning: its tokens and the sum of their log-likelihoods."""
+
+    ids: tuple[int, ...]
+    total: float
+    came_from: int = 0
+
+
+class _Beams:
+    """One row's beginnings and finished answers."""
+
+    def __init__(self, num_beams: int, length_penalty: float) -> None:
+        self.num_beams, self.length_penalty = num_beams, length_penalty
+        self.running = [_Beam((), 0.0)]
+        self.finished: list[tuple[float, _Beam]] = []
+        self.is_done = False
+
+    def finish(self, beam: _Beam, length: int) -> None:
+        """Keep a finished answer if it is among the best."""
+        self.finished.append((beam.total / length**self.length_penalty, beam))
+        self.finished.sort(key=lambda each: -each[0])
+        del self.finished[self.num_beams :]
+
+    def close(self, length: int) -> None:
+        """Whether the beginnings can still better what is finished; as transformers has it, at their length now."""
+        if not self.running:
+            self.is_done = True
+        elif len(self.finished) == self.num_beams:
+            best = self.running[0].total / length**self.length_penalty
+            self.is_done = best <= self.finished[-1][0]
+
+
+class _Search:
+    """Beam search over all rows at once.
+
+    Source: transformers' ``generate`` with ``early_stopping=False``, which it equals: twice as many continuations as
+    beams are looked at, an answer that ends counts if it is among the first W, and a row is done when its best
+    beginning, at its length now, is no better than the worst of W finished answers.
+    """
+
+    def __init__(
+        self, backbone: Backbone, rows: Sequence[Encoded], stop: Sequence[str], max_new_tokens: int, decoding: Decoding
+    ) -> None:
+        self.backbone, self.rows, self.stop, self.max_new_tokens = backbone, rows, stop, max_new_tokens
+        self.num_beams = decoding.beams
+        self.beams = [_Beams(decoding.beams, decoding.length_penalty) for _ in rows]
+
+    def run(self, logits: Tensor, continued: "_Continued") -> list[Written]:
+        """The best answer of each row; beams of all rows that are not done run together."""
+        owner = list(range(len(self.rows)))
+        for length in range(1, self.max_new_tokens + 1):
+            shares = _log_shares(logits)
+            done = 0
+            for row, beams in enumerate(self.beams):
+                count = owner.count(row)
+                if count:
+                    self._step(row, beams, shares[done : done + count], length)
+                done += count
+            firsts = {row: owner.index(row) for row in set(owner)}
+            live = [(row, beam) for row, beams in enumerate(self.beams) if not beams.is_done for beam in beams.running]
+            if not live:
+                break
+            continued.select([firsts[row] + beam.came_from for row, beam in live])
+            owner = [row for row, _ in live]
+            token = torch.tensor([beam.ids[-1] for _, beam in live], device=logits.device)
+            logits = self.backbone.head(continued.next(token))
+        return [self._best(beams) for beams in self.beams]
+
+    def _step(self, row: int, beams: _Beams, shares: Tensor, length: int) -> None:
+        running: list[_Beam] = []
+        for rank, beam in enumerate(self._continuations(row, beams, shares, length)):
+            if beam.ids[-1] == self.backbone.tokenizer.eos_id:
+                is_end, beam.ids = True, beam.ids[:-1]
+            else:
+                is_end = length == self.max_new_tokens or _is_stopped(self.backbone, beam.ids, self.stop)
+            if is_end and rank < self.num_beams:
+                beams.finish(beam, length)
+            elif not is_end and len(running) < self.num_beams:
+                running.append(beam)
+        beams.running = running
+        beams.close(length)
+
+    def _continuations(self, row: int, beams: _Beams, shares: Tensor, length: int) -> Iterator[_Beam]:
+        """The likeliest beginnings with one token more, twice as many as there are beams."""
+        shares = self._allowed(row, beams, shares, length)
+        totals = torch.tensor([beam.total for beam in beams.running], device=shares.device, dtype=shares.dtype)
+        each = (shares + totals[:, None]).flatten()
+        values, index = each.topk(min(2 * self.num_beams, len(each)))
+        for value, at in zip(values.tolist(), index.tolist(), strict=True):
+            if value > float("-inf"):
+                number, token = divmod(at, shares.shape[1])
+                yield _Beam((*beams.running[number].ids, token), value, number)
+
+    def _allowed(self, row: int, beams: _Beams, shares: Tensor, length: int) -> Tensor:
+        allowed = self.rows[row].allowed
+        if allowed is None:
+            return shares
+        found = torch.full_like(shares, float("-inf"))
+        for number, beam in enumerate(beams.running):
+            tokens = list(allowed(beam.ids))
+            if tokens:
+                found[number, tokens] = shares[number, tokens]
+            else:
+                beams.finish(beam, max(length - 1, 1))
+        return found
+
+    def _best(self, beams: _Beams) -> Written:
+        best = beams.finished[0][1] if beams.finished else (beams.running or [_Beam((), 0.0)])[0]
+        return _answer(self.backbone, best.ids, best.total, self.stop)
+
+
+# -- token after token
 
 
 class _Stretch:
@@ -76,6 +323,13 @@ class _Stretch:
         self.memory = [_grown(part, step) for part in step.memory]
         return hidden
 
+    def select(self, index: Tensor) -> None:
+        """Go on with these rows, some perhaps several times."""
+        self.memory = [_selected(columns, index) for columns in self.memory]
+        self.position = self.position[index]
+        if self.backbone.read is not None:
+            self.backbone = self.backbone.reading(_selected(self.backbone.read, index))
+
 
 class _Continued:
     """Token after token behind a prepared pass; below a late prompt the layers have memories of their own."""
@@ -91,6 +345,25 @@ class _Continued:
         for stretch in self.stretches:
             live = stretch.next(live)
         return live[:, 0]
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these rows, some perhaps several times."""
+        for stretch in self.stretches:
+            stretch.select(torch.tensor(rows, device=stretch.position.device))
+
+
+def _selected(part: Columns, index: Tensor) -> Columns:
+    """Columns of some rows, some perhaps several times; what rows share in turn is there once."""
+
+    def of(values: Tensor) -> Tensor:
+        return values[index % len(values)]
+
+    weights = None if part.weights is None else [of(own) for own in part.weights]
+    if part.room is not None:
+        room = {layer: (of(keys), of(values)) for layer, (keys, values) in part.room.items()}
+        return _filled(room, of(part.positions), of(part.valid), weights)
+    keys, values = [{layer: of(own) for layer, own in which.items()} for which in (part.keys, part.values)]
+    return Columns(keys, values, of(part.positions), of(part.valid), weights)
 
 
 def _kept(step: Step) -> Columns:
@@ -180,21 +453,10 @@ def _grown(part: Columns, step: Step) -> Columns:
     return _filled(dict(part.room), positions, torch.cat([part.valid, step.valid], dim=1), weights)
 
 
-def _append(
-    backbone: Backbone,
-    answers: list[list[int]],
-    ended: list[bool],
-    tokens: Sequence[int],
-    is_done: Callable[[Sequence[int]], bool],
-) -> None:
-    for index, token in enumerate(tokens):
-        if ended[index]:
-            continue
-        if token == backbone.tokenizer.eos_id:
-            ended[index] = True
-            continue
-        answers[index].append(token)
-        ended[index] = is_done(answers[index])
+def _is_stopped(backbone: Backbone, ids: Sequence[int], stop: Sequence[str]) -> bool:
+    # Leading white space may spell a stop text before the answer has begun.
+    text = backbone.tokenizer.decode(ids).lstrip() if stop else ""
+    return any(end in text for end in stop)
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:

@@ -14,10 +14,7 @@ def check_reading(backbone: Backbone, row: Encoded, injection: Injection | None)
         BackboneError: it cannot.
     """
     if backbone.family.kind == "encoder":
-        if row.candidates is None:
-            raise _writes_nothing(backbone)
-        if injection is None or injection.labels is None:
-            _check_words(backbone, row)
+        _check_labels(backbone, row, injection)
     refusal = refused_prompt(backbone.family.kind, injection) if injection else None
     if refusal:
         raise _refused(backbone, *refusal)
@@ -37,19 +34,39 @@ def refused_prompt(kind: Kind, injection: Injection) -> tuple[str, str] | None:
     return None
 
 
+def _check_labels(backbone: Backbone, row: Encoded, injection: Injection | None) -> None:
+    if row.candidates is None:
+        raise _writes_nothing(backbone)
+    has_labels = injection is not None and injection.labels is not None
+    if row.marks is not None and not has_labels:
+        raise _refused(
+            backbone,
+            "an encoder scores labels at many tokens by a vector for each label",
+            fix="--set prompt.labels=auto, which trains them beside the prompt",
+        )
+    if row.marks is not None and injection is not None and injection.head is not None:
+        raise _refused(
+            backbone,
+            "this prompt brings a classifier of whole texts, and the task asks for labels of tokens",
+            fix="use it in a task of kind classification",
+        )
+    if not has_labels:
+        _check_words(backbone, row)
+
+
 def _check_words(backbone: Backbone, row: Encoded) -> None:
     assert row.candidates is not None
     if not backbone.has_head:
         raise _refused(
             backbone,
             "this encoder has no head over its vocabulary, so it predicts no label words",
-            fix="--method warp, which trains a vector for each label, or a masked language model as --backbone",
+            fix="--set prompt.labels=vectors trains a vector for each label; or a masked language model as --backbone",
         )
     if not row.is_mask:
         raise _refused(
             backbone,
             "an encoder predicts label words at a mask",
-            fix="write {mask} where the word stands in the template, or --method warp",
+            fix="write {mask} where the word stands in the template, or --set prompt.labels=vectors",
         )
     several = [backbone.tokenizer.decode(word) for word in row.candidates.words if len(word) > 1]
     if several:
@@ -57,7 +74,7 @@ def _check_words(backbone: Backbone, row: Encoded) -> None:
             backbone,
             "a mask stands for one token, and these label words have several",
             got=", ".join(map(repr, several[:5])),
-            fix="choose words that are one token each, or --method warp",
+            fix="choose words that are one token each, or --set prompt.labels=vectors",
         )
 
 

@@ -10,10 +10,10 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import (
@@ -76,6 +76,44 @@ def load_backbone(
     start_id = config.decoder_start_token_id if family.encoder else None
     tokenizer = Tokenizer(inner, max_length(config), is_encoder=not family.is_causal, start_id=start_id)
     return Backbone(model.to(where), tokenizer, id=name, revision=resolved or revision, weights_sha256=digest)
+
+
+def is_encoder(name: str, revision: str | None = None) -> bool:
+    """Whether a model reads in both directions, told from its config alone.
+
+    False where the config cannot be read: loading the model says what is wrong.
+    """
+    if name in EMBEDDED or name.endswith(".gguf"):
+        return False
+    try:
+        with _quiet():
+            config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False, revision=revision)
+        return not family_of(config.model_type, name).is_causal
+    except (OSError, ValueError):
+        return False
+
+
+def label_place(name: str, words: Sequence[str]) -> Literal["end", "mask", "vectors"]:
+    """How a model best tells labels apart, told without its weights: at a text's end, at a mask, or by vectors.
+
+    Args:
+        name: as in `load_backbone`.
+        words: the labels' words; a mask stands for one token, so with longer ones labels get vectors.
+
+    Raises:
+        BackboneError: there is no such model, or its family is unsupported.
+    """
+    if name in EMBEDDED or name.endswith(".gguf"):
+        return "end"
+    with _readable_errors(name), _quiet():
+        config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        family = family_of(config.model_type, name)
+        if family.is_causal:
+            return "end"
+        inner = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        has_head = _class_for(config, family, name) is AutoModelForMaskedLM
+    is_short = all(len(inner.encode(w, add_special_tokens=False, split_special_tokens=True)) == 1 for w in words)
+    return "mask" if has_head and inner.mask_token_id is not None and is_short else "vectors"
 
 
 def _class_for(config: Any, family: Family, name: str) -> Any:

@@ -4,26 +4,31 @@ Shape letters: B rows, P prompt length, S live tokens, D width, W label words, C
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from overture.core.types import Candidates, Encoded, Injection, PromptMethod, RowMethod
+from overture.core.decoding import GREEDY, Decoding
+from overture.core.types import Candidates, Encoded, Injection, PromptMethod, RowMethod, Written
 from overture.engine import seq2seq
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.distil import Said
-from overture.engine.generate import greedy, greedy_tokens
+from overture.engine.generate import greedy_tokens, written
 from overture.engine.inputs import Inputs, Progress, groups
 from overture.engine.layout import Layout, answer_layout, label_layout
 from overture.engine.likelihood import Likelihood, word_likelihoods
 from overture.engine.limits import check_reading, check_writing
+from overture.engine.marks import mark_logits, mark_losses, mark_places, mark_shares, mark_weight
 from overture.engine.passes import Injections, Make, kept_input, prepared, text_layout
 
 OnePrompt = PromptMethod | RowMethod | Injection
-Kind = tuple[int, int, bool, Candidates | None]
+Kind = tuple[int, int, bool, bool, Candidates | None]
+_OWN = Candidates((), (), (), is_own=True)
+INNER = "model."
+"""What the names of values inside the model begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +39,15 @@ class RowPrompts:
 
 
 class PromptedModel:
-    """The frozen backbone with one prompt, or with none.
+    """The backbone with one prompt, or with none; frozen, but for values of its own that a copy may train.
 
     Meets `core.types.Trainee` and `core.types.Scorer`.
 
     Args:
         backbone: the model.
         prompt: a method whose values may change, constant values, one for each row, or None for the model as it is.
-        cache: keeps what texts give where the prompt cannot change it; None runs them each time.
+        cache: keeps what texts give where the prompt cannot change it; None runs them each time. While values inside
+            the backbone are trained nothing is kept.
         max_tokens: live tokens of one forward pass while a cache is filled.
     """
 
@@ -80,14 +86,15 @@ class PromptedModel:
         return torch.stack([self.backbone.embed((*row.input_ids, *row.anchor_ids)).mean(0) for row in rows])
 
     def trainable(self) -> dict[str, Tensor]:
-        """What gradient descent changes, by name."""
-        if self.prompt is None or isinstance(self.prompt, Injection | RowPrompts):
-            return {}
-        return self.prompt.trainable()
+        """What gradient descent changes, by name: the prompt's values, and those inside the model."""
+        own = self.prompt.trainable() if isinstance(self.prompt, PromptMethod | RowMethod) else {}
+        inner = {} if self.backbone.is_frozen else self.backbone.inner
+        return own | {INNER + name: value for name, value in inner.items()}
 
     def rates(self) -> dict[str, float]:
         """Factors on the learning rate, by name; 1 where none is given."""
-        return self.prompt.rates() if isinstance(self.prompt, PromptMethod | RowMethod) else {}
+        own = self.prompt.rates() if isinstance(self.prompt, PromptMethod | RowMethod) else {}
+        return own | {INNER + name: self.backbone.inner_rate for name in self.backbone.inner}
 
     def check(self, rows: Sequence[Encoded]) -> None:
         """Whether the model can answer such rows under this prompt, before anything runs.
@@ -143,12 +150,22 @@ class PromptedModel:
             for number in range(len(rows)):
                 yield Said(hidden[number, [index for row, index, _ in layout.targets if row == number]])
             return
+        if rows[0].marks is not None:
+            logits = self._mark_logits(rows, injections, hidden, layout)
+            for number, (row, own) in enumerate(zip(rows, logits, strict=True)):
+                yield Said(hidden[number, mark_places(row, layout, number)], mark_shares(row, own))
+            return
         ends, scores = _read(rows, hidden, layout), self._scores(rows, injections, hidden, layout)
         yield from (Said(end[None], own[None]) for end, own in zip(ends, scores, strict=True))
 
     def _losses(self, rows: Sequence[Encoded], injections: Injections, with_targets: bool) -> Tensor:
         hidden, layout = self._forward(rows, injections)
-        if rows[0].candidates is not None:
+        if rows[0].marks is not None:
+            losses = mark_losses(rows, self._mark_logits(rows, injections, hidden, layout))
+        elif rows[0].shares is not None:
+            scores = self._scores(rows, injections, hidden, layout)
+            losses = -(scores.new_tensor([row.shares for row in rows]) * scores).sum(1)
+        elif rows[0].candidates is not None:
             scores = self._scores(rows, injections, hidden, layout)
             gold = torch.tensor([row.label for row in rows], device=scores.device)
             losses = torch.nn.functional.nll_loss(scores, gold, reduction="none")
@@ -176,13 +193,39 @@ class PromptedModel:
         return torch.stack([known.get(id(found), none) for found in injections])
 
     def weight(self, rows: Sequence[Encoded]) -> float:
-        """Rows for label tasks, answer tokens for free text."""
+        """Rows for label tasks, tokens for tags, answer tokens for free text."""
+        if rows[0].marks is not None:
+            return sum(map(mark_weight, rows))
         return float(len(rows) if rows[0].candidates is not None else sum(len(row.answer_ids or ()) for row in rows))
 
     @torch.no_grad()
     def label_scores(self, rows: Sequence[Encoded]) -> Tensor:
-        """Log-probabilities of the labels, [B, C], normalised over them; a label's words add up."""
-        return torch.stack(self.label_scores_under(rows, self.injections(rows)))
+        """Log-probabilities of the labels, [B, C], normalised over them; a label's words add up.
+
+        Rows with choices of their own have -inf behind their last one.
+        """
+        return side_by_side(self.label_scores_under(rows, self.injections(rows)))
+
+    @torch.no_grad()
+    def mark_scores(self, rows: Sequence[Encoded]) -> list[Tensor]:
+        """Logits of the labels at each row's marks, [n, C]."""
+        return self.mark_scores_under(rows, self.injections(rows))
+
+    @torch.no_grad()
+    def mark_scores_under(self, rows: Sequence[Encoded], injections: Injections) -> list[Tensor]:
+        """As `mark_scores`, each row under the prompt that is given for it; on the CPU."""
+        scored: dict[int, Tensor] = {}
+        for index, part, found in self._alike(rows, injections):
+            hidden, layout = self._forward(part, found)
+            logits = self._mark_logits(part, found, hidden, layout)
+            scored |= zip(index, (own.cpu() for own in logits), strict=True)
+        return [scored[index] for index in range(len(rows))]
+
+    def _mark_logits(
+        self, rows: Sequence[Encoded], injections: Injections, hidden: Tensor, layout: Layout
+    ) -> list[Tensor]:
+        labels = [found.labels for found in injections if found is not None and found.labels is not None]
+        return mark_logits(rows, self.backbone.transformed(hidden), layout, labels)
 
     @torch.no_grad()
     def label_scores_under(self, rows: Sequence[Encoded], injections: Injections) -> list[Tensor]:
@@ -218,7 +261,23 @@ class PromptedModel:
             each = torch.stack([own.to(ends.dtype) for own in labels if own is not None])
             scores = torch.einsum("bd,bcd->bc", self.backbone.transformed(ends), each)
             return scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(dim=1)
+        if candidates.is_own:
+            return self._choice_scores(rows, hidden, ends, layout)
         return self._word_scores(candidates, hidden, ends, layout)
+
+    def _choice_scores(self, rows: Sequence[Encoded], hidden: Tensor, ends: Tensor, layout: Layout) -> Tensor:
+        """Scores of words that differ from row to row; here the vocabulary's normaliser counts."""
+        own = [row.candidates for row in rows if row.candidates is not None]
+        most = max(len(candidates.words) for candidates in own)
+        shares = self.backbone.head(ends)
+        shares = shares.to(torch.promote_types(shares.dtype, torch.float32)).log_softmax(dim=-1)
+        first = torch.tensor(
+            [[word[0] for word in c.words] + [0] * (most - len(c.words)) for c in own], device=hidden.device
+        )
+        scores = shares.gather(1, first)
+        if layout.targets:
+            scores = scores + self._following(hidden, layout, scores.shape).to(scores.dtype)
+        return side_by_side([_choice_shares(scores[number], candidates) for number, candidates in enumerate(own)])
 
     def _word_scores(self, candidates: Candidates, hidden: Tensor, ends: Tensor, layout: Layout) -> Tensor:
         # The vocabulary's normaliser at the place that is read is the same for all, so only the words' rows are needed.
@@ -238,6 +297,22 @@ class PromptedModel:
         words = torch.tensor(layout.words, device=hidden.device)
         return torch.zeros(shape, device=hidden.device, dtype=values.dtype).index_put((row, words), values, True)
 
+    @torch.no_grad()
+    def features(self, rows: Sequence[Encoded]) -> Tensor:
+        """Hidden states that labels are read from, [B, D]; rows are read all as a mean, or none."""
+        bare = [replace(row, candidates=None, answer_ids=None) for row in rows]
+        # Nothing is kept: what ran before has no part in a mean.
+        prompts = self.injections(rows)
+        if self.backbone.encoder and rows[0].read == "mean":
+            # Of a text's tokens the encoder has the states.
+            own: Sequence[Encoded] = bare
+            inputs = Inputs(self.backbone.encoder, None, self.max_tokens)
+            parts: Injections = [seq2seq.in_encoder(found) for found in prompts]
+        else:
+            inputs, own, parts = self._decoding(bare, prompts, Inputs(self.backbone, None, self.max_tokens))
+        one = prepared(inputs, own, parts, answer_layout)
+        return _read(rows, inputs.backbone.run(one.live, one.step, one.layer), one.layout)
+
     # -- the forward pass
 
     def _forward(self, rows: Sequence[Encoded], injections: Injections) -> tuple[Tensor, Layout]:
@@ -247,14 +322,11 @@ class PromptedModel:
         return inputs.backbone.run(one.live, one.step, one.layer), one.layout
 
     def _decoding(
-        self, rows: Sequence[Encoded], injections: Injections
+        self, rows: Sequence[Encoded], injections: Injections, inputs: Inputs | None = None
     ) -> tuple[Inputs, Sequence[Encoded], Injections]:
         """What reads the rows from left to right: the model, or an encoder-decoder's decoder."""
-        return (
-            seq2seq.decoding(self.inputs, rows, injections)
-            if self.backbone.encoder
-            else (self.inputs, rows, injections)
-        )
+        inputs = inputs or self.inputs
+        return seq2seq.decoding(inputs, rows, injections) if self.backbone.encoder else (inputs, rows, injections)
 
     def kind(self, row: Encoded, injection: Injection | None) -> Kind:
         """What a pass has one of: the layer at which prompts enter, label vectors or words, how labels are read.
@@ -263,11 +335,13 @@ class PromptedModel:
             BackboneError: the model cannot answer such a row.
         """
         check_reading(self.backbone, row, injection)
+        # What a row chooses from is its own: such rows share a pass all the same.
+        own = _OWN if row.candidates and row.candidates.is_own else row.candidates
         if injection is None:
-            return 0, 0, row.read == "mean", row.candidates
+            return 0, 0, row.read == "mean", row.marks is None, own
         # Words, label vectors, or a classifier's.
         labels = (injection.labels is not None) + (injection.head is not None)
-        return injection.layer, labels, row.read == "mean", row.candidates
+        return injection.layer, labels, row.read == "mean", row.marks is None, own
 
     def _alike(
         self, rows: Sequence[Encoded], injections: Injections, with_labels: bool = True
@@ -299,7 +373,7 @@ class PromptedModel:
             rows: all rows of a split, so that a resumed run computes in the same groups, bit for bit.
             progress: called with (done, all).
         """
-        if self.cache is None:
+        if self.inputs.cache is None:
             return
         for _, part, injections in self._alike(rows, self.injections(rows)):
             if self.backbone.encoder:
@@ -337,10 +411,40 @@ class PromptedModel:
         self, rows: Sequence[Encoded], injections: Injections, max_new_tokens: int, stop: Sequence[str]
     ) -> list[str]:
         """As `generate`, each row under the prompt that is given for it."""
+        return [found.text for found in self.answer_under(rows, injections, max_new_tokens, stop)]
+
+    @torch.no_grad()
+    def answer(
+        self, rows: Sequence[Encoded], max_new_tokens: int, stop: Sequence[str], decoding: Decoding = GREEDY
+    ) -> list[Written]:
+        """Answers by any decoding, within what each row allows.
+
+        Args:
+            rows: their answers, if known, are not looked at.
+            max_new_tokens: at most so many tokens.
+            stop: the answer ends before the first of these texts.
+            decoding: greedy, by chance, or beam search.
+
+        Raises:
+            BackboneError: the model is an encoder.
+        """
+        return self.answer_under(rows, self.injections(rows), max_new_tokens, stop, decoding)
+
+    @torch.no_grad()
+    def answer_under(
+        self,
+        rows: Sequence[Encoded],
+        injections: Injections,
+        max_new_tokens: int,
+        stop: Sequence[str],
+        decoding: Decoding = GREEDY,
+    ) -> list[Written]:
+        """As `answer`, each row under the prompt that is given for it."""
         check_writing(self.backbone)
-        answers: dict[int, str] = {}
+        answers: dict[int, Written] = {}
         for index, part, found in self._alike(rows, injections):
-            answers |= zip(index, greedy(*self._decoding(part, found), max_new_tokens, stop), strict=True)
+            inputs, own, parts = self._decoding(part, found)
+            answers |= zip(index, written(inputs, own, parts, max_new_tokens, stop, decoding, part), strict=True)
         return [answers[index] for index in range(len(rows))]
 
     @torch.no_grad()
@@ -357,6 +461,19 @@ class PromptedModel:
         for index, part, found in self._alike(rows, self.injections(rows), with_labels=False):
             written |= zip(index, greedy_tokens(*self._decoding(part, found), max_new_tokens, is_done), strict=True)
         return [written[index] for index in range(len(rows))]
+
+
+def side_by_side(scores: Sequence[Tensor]) -> Tensor:
+    """Rows of scores with -inf behind shorter ones."""
+    return torch.nn.utils.rnn.pad_sequence(list(scores), batch_first=True, padding_value=float("-inf"))
+
+
+def _choice_shares(scores: Tensor, candidates: Candidates) -> Tensor:
+    """Log-probabilities of one row's choices from their log-likelihoods, [C]."""
+    own = scores[: len(candidates.words)]
+    if candidates.is_mean:
+        own = own / own.new_tensor([len(word) for word in candidates.words])
+    return own.log_softmax(dim=0)
 
 
 def _classified(injections: Injections, first: Tensor) -> Tensor:

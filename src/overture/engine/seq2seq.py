@@ -56,9 +56,7 @@ def decoding(
     backbone = inputs.backbone
     start = backbone.tokenizer.start_ids
     decoder = Inputs(backbone.reading(_read(inputs, rows, injections)), None, inputs.max_tokens)
-    own = [
-        Encoded(row.row, (), start, row.candidates, row.label, row.answer_ids, read=None, is_mask=False) for row in rows
-    ]
+    own = [replace(row, input_ids=(), anchor_ids=start, slots=(), blanks=()) for row in rows]
     return decoder, own, [in_decoder(found) for found in injections]
 
 

@@ -98,7 +98,9 @@ def bootstrap(
         low, high = _percentiles(scores_R, level)
         method = "bootstrap percentile"
         if low == high:
-            low, high, method = *wilson(num_right, n, level), f"Wilson over right rows: {_NO_SPREAD}"
+            low, high = wilson(num_right, n, level)
+            # A row may be right though it adds nothing to the metric: no entities found where there are none.
+            low, high, method = min(low, value), max(high, value), f"Wilson over right rows: {_NO_SPREAD}"
     return Interval(value=value, low=low, high=high, n=n, level=level, method=method, seed=seed)
 
 
@@ -205,8 +207,8 @@ def _resampled(measure: Metric, outcomes: "Mapping[Any, int]", seed: int, resamp
     import numpy as np
 
     gold, predicted = zip(*outcomes, strict=True)
-    weights = _weights(list(outcomes.values()), seed, resamples)
-    return np.concatenate([measure.weighted(gold, predicted, weights_RU) for weights_RU in weights])
+    weighted = measure.prepared(gold, predicted)
+    return np.concatenate([weighted(weights_RU) for weights_RU in _weights(list(outcomes.values()), seed, resamples)])
 
 
 def _difference(
@@ -217,11 +219,9 @@ def _difference(
     gold, a, b = zip(*outcomes, strict=True)
     counts, n = list(outcomes.values()), sum(outcomes.values())
     all_rows = np.array([counts], dtype=np.float64)
-    value = float((measure.weighted(gold, a, all_rows) - measure.weighted(gold, b, all_rows))[0])
-    chunks = [
-        measure.weighted(gold, a, weights_RU) - measure.weighted(gold, b, weights_RU)
-        for weights_RU in _weights(counts, seed, resamples)
-    ]
+    of_a, of_b = measure.prepared(gold, a), measure.prepared(gold, b)
+    value = float((of_a(all_rows) - of_b(all_rows))[0])
+    chunks = [of_a(weights_RU) - of_b(weights_RU) for weights_RU in _weights(counts, seed, resamples)]
     low, high = _percentiles(np.concatenate(chunks), LEVEL)
     method = "bootstrap percentile"
     if low == high:
@@ -257,13 +257,14 @@ def _permutation(measure: Metric, outcomes: "Mapping[Any, int]", seed: int, resa
     gold, a, b = zip(*outcomes, strict=True)
     counts_U = np.array(list(outcomes.values()))
     generator = np.random.default_rng(seed)
+    weighted = measure.prepared(gold * 2, a + b)
 
     def apart(swapped_RU: "NDArray[np.int64]") -> "Floats":
         # Each outcome stands twice, as (gold, a) and (gold, b): swapped rows move their weight across.
         kept_RU = counts_U - swapped_RU
         first = np.concatenate([kept_RU, swapped_RU], axis=1).astype(np.float64)
         second = np.concatenate([swapped_RU, kept_RU], axis=1).astype(np.float64)
-        return np.abs(measure.weighted(gold * 2, a + b, first) - measure.weighted(gold * 2, a + b, second))
+        return np.abs(weighted(first) - weighted(second))
 
     observed = apart(np.zeros((1, len(counts_U)), dtype=np.int64))[0]
     num_as_far = 0

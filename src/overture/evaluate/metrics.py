@@ -1,66 +1,32 @@
-"""Metrics: one number for gold and predicted answers, and the same number for many weightings of the rows at once.
-
-A resample of the rows is a vector of weights. Rows that are alike share one weight, so a bootstrap costs what the
-distinct (gold, predicted) pairs cost, however many rows there are.
-
-Shape letters: B rows, U distinct outcomes, R weightings, K labels.
-"""
+"""The metrics by name. What a metric is stands in `metric.py`; each family has a file of its own."""
 
 import difflib
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Sequence
+from typing import Any
 
-from overture.core.errors import ConfigError, DataError
+from overture.core.errors import ConfigError
+from overture.evaluate.metric import Answers, Metric, check_rows
+from overture.evaluate.of_labels import METRICS_OF_LABELS
+from overture.evaluate.of_numbers import METRICS_OF_NUMBERS
+from overture.evaluate.of_spans import METRICS_OF_SPANS
+from overture.evaluate.of_texts import METRICS_OF_TEXTS
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
-
-Answers = Sequence[Hashable]
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One metric.
-
-    Args:
-        name: as options and reports name it.
-        is_right: whether one row is right, for metrics that are the share of right rows; None for the others.
-        weighted: the metric for R weightings of U outcomes: (gold, predicted, weights [R, U]) -> [R].
-    """
-
-    name: str
-    is_right: Callable[[Hashable, Hashable], bool] | None
-    weighted: "Callable[[Answers, Answers, Floats], Floats]"
-
-    def __call__(self, gold: Answers, predicted: Answers) -> float:
-        """The metric over all rows, each of weight 1."""
-        import numpy as np
-
-        check_rows(gold, predicted)
-        return float(self.weighted(gold, predicted, np.ones((1, len(gold))))[0])
-
-    def rows(self, gold: Answers, predicted: Answers) -> tuple[bool, ...]:
-        """Whether each row is right: by this metric where it is a share, by equality where not."""
-        check_rows(gold, predicted)
-        is_right = self.is_right or _is_equal
-        return tuple(is_right(g, p) for g, p in zip(gold, predicted, strict=True))
+__all__ = [
+    "METRICS",
+    "Answers",
+    "Metric",
+    "accuracy",
+    "as_answers",
+    "check_rows",
+    "exact_match",
+    "macro_f1",
+    "metric_named",
+]
 
 
-def check_rows(gold: Answers, *predicted: Answers) -> None:
-    """Refuse answers that cannot be compared row by row.
-
-    Raises:
-        DataError: no rows, or not as many answers as rows.
-    """
-    if not gold:
-        raise DataError("there are no rows to score", wanted="at least one")
-    for answers in predicted:
-        if len(answers) != len(gold):
-            raise DataError("gold and predicted answers do not pair up", got=str(len(answers)), wanted=str(len(gold)))
+METRICS: dict[str, Metric] = {
+    metric.name: metric for metric in (*METRICS_OF_LABELS, *METRICS_OF_TEXTS, *METRICS_OF_SPANS, *METRICS_OF_NUMBERS)
+}
 
 
 def accuracy(gold: Answers, predicted: Answers) -> float:
@@ -68,8 +34,8 @@ def accuracy(gold: Answers, predicted: Answers) -> float:
     return METRICS["accuracy"](gold, predicted)
 
 
-def exact_match(gold: Sequence[str], predicted: Sequence[str]) -> float:
-    """The share of rows whose text is the gold text, but for case and white space."""
+def exact_match(gold: Answers, predicted: Sequence[str]) -> float:
+    """The share of rows whose text is a right text, but for case and white space."""
     return METRICS["exact_match"](gold, predicted)
 
 
@@ -95,48 +61,10 @@ def metric_named(name: str) -> Metric:
     return METRICS[name]
 
 
-def _is_equal(gold: Hashable, predicted: Hashable) -> bool:
-    return gold == predicted
+def as_answers(values: Sequence[Any]) -> tuple[Hashable, ...]:
+    """Answers as they were before JSON made lists of their tuples."""
+    return tuple(_frozen(value) for value in values)
 
 
-def _is_same_text(gold: Hashable, predicted: Hashable) -> bool:
-    return _plain(gold) == _plain(predicted)
-
-
-def _plain(text: Any) -> str:
-    return " ".join(str(text).split()).casefold()
-
-
-def _share_of(is_right: Callable[[Hashable, Hashable], bool]) -> "Callable[[Answers, Answers, Floats], Floats]":
-    def weighted(gold: Answers, predicted: Answers, weights_RU: "Floats") -> "Floats":
-        import numpy as np
-
-        right_U = np.array([is_right(g, p) for g, p in zip(gold, predicted, strict=True)], dtype=np.float64)
-        share_R: Floats = weights_RU @ right_U / weights_RU.sum(axis=1)
-        return share_R
-
-    return weighted
-
-
-def _macro_f1(gold: Answers, predicted: Answers, weights_RU: "Floats") -> "Floats":
-    """2 TP / (2 TP + FP + FN) per label, and the mean over the labels that occur in the weighting."""
-    import numpy as np
-
-    codes = {label: code for code, label in enumerate(dict.fromkeys([*gold, *predicted]))}
-    gold_UK = np.eye(len(codes))[[codes[label] for label in gold]]
-    predicted_UK = np.eye(len(codes))[[codes[label] for label in predicted]]
-    twice_hits_RK = 2 * weights_RU @ (gold_UK * predicted_UK)
-    occurs_RK = weights_RU @ (gold_UK + predicted_UK)
-    f1_RK = np.divide(twice_hits_RK, occurs_RK, out=np.zeros_like(occurs_RK), where=occurs_RK > 0)
-    mean_R: Floats = f1_RK.sum(axis=1) / (occurs_RK > 0).sum(axis=1)
-    return mean_R
-
-
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("accuracy", _is_equal, _share_of(_is_equal)),
-        Metric("macro_f1", None, _macro_f1),
-        Metric("exact_match", _is_same_text, _share_of(_is_same_text)),
-    )
-}
+def _frozen(value: Any) -> Hashable:
+    return tuple(_frozen(part) for part in value) if isinstance(value, list | tuple) else value

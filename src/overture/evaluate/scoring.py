@@ -1,33 +1,18 @@
 """Predictions of a model for rows, and their score; neither depends on the batches."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from overture.core.types import Encoded, Scorer
+from overture.core.types import Encoded, Prediction, Scorer
 from overture.data.batches import scoring_batches
 from overture.data.task import Task
 from overture.evaluate.intervals import Interval, bootstrap
-from overture.evaluate.metrics import METRICS
+from overture.evaluate.metrics import METRICS, Answers
 
-if TYPE_CHECKING:
-    import torch
+__all__ = ["Prediction", "Scored", "grouped", "mean_loss", "predict", "score"]
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What the model said of one row.
-
-    Args:
-        text: the label, or the answer.
-        probabilities: of the labels, in the task's order; None for free text.
-    """
-
-    text: str
-    probabilities: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +20,41 @@ class Scored:
     """Predictions with what was right, row by row.
 
     Args:
-        gold: the right labels or answers.
+        gold: the right answers.
         predicted: those given.
-        loss: mean negative log-likelihood of the right ones, per row or per answer token.
+        loss: mean negative log-likelihood of the right ones, per row, answer token or mark.
+        confidence: probability of each given label; empty where there are none.
     """
 
-    gold: tuple[str, ...]
-    predicted: tuple[str, ...]
+    gold: tuple[Hashable, ...]
+    predicted: tuple[Hashable, ...]
     loss: float
+    confidence: tuple[float, ...] = ()
 
     def metrics(self, task: Task, seed: int = 0) -> dict[str, Interval]:
         """The task's metrics with intervals; the one it is judged by comes first."""
-        names = dict.fromkeys([task.metric, *(("accuracy", "macro_f1") if task.labels else ("exact_match",))])
-        return {name: bootstrap(name, self.gold, self.predicted, seed) for name in names}
+        names = dict.fromkeys([task.metric, *task.spec.metrics, *task.spec.reported])
+        found = {name: self._answers(name) for name in names}
+        return {name: bootstrap(name, self.gold, said, seed) for name, said in found.items() if said is not None}
 
     def value(self, task: Task) -> float:
         """The task's metric alone."""
         return METRICS[task.metric](self.gold, self.predicted)
+
+    def _answers(self, metric: str) -> Answers | None:
+        if METRICS[metric].of != "confidences":
+            return self.predicted
+        return tuple(zip(self.predicted, self.confidence, strict=True)) if self.confidence else None
+
+
+def grouped(rows: Sequence[Encoded]) -> list[list[Encoded]]:
+    """Encoded rows with the parts of each row together."""
+    found: list[list[Encoded]] = []
+    for row in rows:
+        if row.part == 0 or not found:
+            found.append([])
+        found[-1].append(row)
+    return found
 
 
 def predict(
@@ -61,37 +64,41 @@ def predict(
     max_tokens: int = 4096,
     progress: Progress = lambda done, total: None,
 ) -> list[Prediction]:
-    """What the model says of each row, in the rows' order.
+    """What the model says of each row, in the rows' order; the parts of one row give one prediction.
 
     Args:
         scorer: the model under its prompt.
         rows: encoded rows; their labels are not looked at.
-        task: labels, or how answers end.
+        task: its kind says what is asked of the model.
         max_tokens: padded tokens of one forward pass.
         progress: called with (done, all).
     """
+    return _merged(_of_parts(scorer, rows, task, max_tokens, progress), rows, task)
+
+
+def _of_parts(
+    scorer: Scorer, rows: Sequence[Encoded], task: Task, max_tokens: int, progress: Progress
+) -> list[Prediction]:
     found: dict[int, Prediction] = {}
     numbered = [replace(row, row=index) for index, row in enumerate(rows)]
     for batch in scoring_batches(numbered, max_tokens):
-        if task.labels:
-            answers = [_label_prediction(scores, batch[0]) for scores in scorer.label_scores(batch)]
-        else:
-            answers = [Prediction(text) for text in scorer.generate(batch, task.max_new_tokens, task.stop)]
+        answers = task.spec.predictions(task, scorer, batch)
         found.update((row.row, answer) for row, answer in zip(batch, answers, strict=True))
         progress(len(found), len(rows))
     return [found[index] for index in range(len(rows))]
 
 
-def _label_prediction(scores: "torch.Tensor", row: Encoded) -> Prediction:
-    assert row.candidates is not None
-    return Prediction(row.candidates.labels[int(scores.argmax())], tuple(scores.exp().tolist()))
+def _merged(parts: Sequence[Prediction], rows: Sequence[Encoded], task: Task) -> list[Prediction]:
+    each = iter(parts)
+    groups = [[next(each) for _ in group] for group in grouped(rows)]
+    return [group[0] if len(group) == 1 else task.spec.merged(task, group) for group in groups]
 
 
 def score(
     scorer: Scorer,
     rows: Sequence[Encoded],
     task: Task,
-    answers: Sequence[str] = (),
+    answers: Answers = (),
     max_tokens: int = 4096,
     progress: Progress = lambda done, total: None,
 ) -> Scored:
@@ -100,17 +107,19 @@ def score(
     Args:
         scorer: the model under its prompt.
         rows: encoded rows with labels or answers.
-        task: metric, labels, how answers end.
-        answers: the right texts of free-text rows, in order; unused for labels.
+        task: metric, and the kind that says what is asked of the model.
+        answers: the right answers, in order, as `gold_of` has them; those of rows with labels may be left out.
         max_tokens: padded tokens of one forward pass.
         progress: called with (done, all).
     """
-    said = predict(scorer, rows, task, max_tokens, progress)
-    predicted = tuple(prediction.text for prediction in said)
-    if task.labels:
-        gold = tuple(_gold_label(row) for row in rows)
-        return Scored(gold, predicted, _label_loss(said, rows))
-    return Scored(tuple(answers), predicted, mean_loss(scorer, rows, max_tokens))
+    parts = _of_parts(scorer, rows, task, max_tokens, progress)
+    said = _merged(parts, rows, task)
+    gold = tuple(answers) or tuple(_gold_label(row) for row in rows)
+    has_labels = all(row.label is not None for row in rows)
+    loss = _label_loss(parts, rows) if has_labels else mean_loss(scorer, rows, max_tokens)
+    shares = [prediction.probabilities for prediction in said]
+    confidence = tuple(max(share) for share in shares if share) if has_labels else ()
+    return Scored(gold, tuple(prediction.said for prediction in said), loss, confidence)
 
 
 def _gold_label(row: Encoded) -> str:
@@ -131,6 +140,6 @@ def mean_loss(scorer: Scorer, rows: Sequence[Encoded], max_tokens: int = 4096) -
     import torch
 
     with torch.no_grad():
-        batches = scoring_batches(rows, max_tokens)
+        batches = scoring_batches([row for row in rows if row.has_target], max_tokens)
         total = sum(float(scorer.log_loss(batch)) for batch in batches)
-        return total / sum(scorer.weight(batch) for batch in batches)
+        return total / max(sum(scorer.weight(batch) for batch in batches), 1.0)

@@ -1,6 +1,7 @@
 """What prompt methods may ask of a loaded model, a task and a store."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from overture.core.errors import ConfigError
 from overture.core.types import Encoded, Injection
@@ -33,8 +34,10 @@ def prompt_source(
         candidates=encoder.candidates,
         examples=examples,
         prompt=_stored(store, backbone) if store else no_prompts,
-        encoder=prompt_source(inner, encoder, examples, store) if inner else None,
+        # Wherever a prompt stands, it is the decoder that predicts words.
+        encoder=replace(prompt_source(inner, encoder, examples, store), predicts_words=True) if inner else None,
         null_id=tokenizer.null_id,
+        predicts_words=backbone.has_head and (backbone.family.is_causal or encoder.task.has_mask),
     )
 
 

@@ -10,11 +10,13 @@ from overture.core.meter import Meter
 from overture.core.types import Encoded
 from overture.data import Task, load_splits
 from overture.data.read import read_rows
-from overture.data.rows import Row, answers_of
+from overture.data.rows import Row, gold_of, shown_rows
 from overture.engine import InputCache, PromptedModel
 from overture.evaluate import confusion, paired_test
+from overture.evaluate.metrics import metric_named
 from overture.evaluate.scoring import Scored, score
 from overture.evaluate.tuned import TunedPrompt
+from overture.evaluate.wrong import wrong_rows
 from overture.store import Manifest, Store
 from overture.study.again import run_of
 
@@ -73,7 +75,7 @@ def measured(
         DataError: every row that cannot be used.
     """
     encoded = prompt.encoder.encode(rows)
-    answers = [] if prompt.task.labels else [answers_of(prompt.task, row)[0] for row in rows]
+    answers = gold_of(prompt.task, rows)
     cache = InputCache()
     # Both read the same inputs: they run once, and neither is charged for them.
     prompt.model(cache).warm(encoded, lambda done, total: progress("reading inputs once", done, total))
@@ -87,7 +89,7 @@ def measured(
 
     tuned, of_prompt = one(prompt.model(cache), "scoring the prompt")
     result = {"metric": prompt.task.metric, "split": split, **of_prompt, "trainable": prompt.manifest.trainable}
-    control = PromptedModel(prompt.backbone, None, cache)
+    control = PromptedModel(prompt.backbone, None, None if prompt.has_adapter else cache)
     if _is_measurable(control, encoded[:1]):
         plain, of_model = one(control, "scoring no prompt")
         paired = paired_test(tuned.gold, tuned.predicted, plain.predicted, prompt.task.metric)
@@ -95,7 +97,9 @@ def measured(
             "no_prompt": {**of_model, "trainable": 0},
             "compared": {"no_prompt": {"split": split, **paired.model_dump()}},
         }
-    if prompt.task.labels:
+    shown = shown_rows(prompt.task, rows)
+    result["wrong"] = [row.model_dump() for row in wrong_rows(prompt.task.metric, tuned.gold, tuned.predicted, shown)]
+    if metric_named(prompt.task.metric).of == "labels" and prompt.task.labels:
         result["confusion"] = confusion(tuned.gold, tuned.predicted, tuple(prompt.task.words)).model_dump()
     return result
 

@@ -150,7 +150,7 @@ class _Task:
     @property
     def rows(self) -> list[Encoded]:
         """Training rows, numbered over all tasks."""
-        return [replace(row, row=self.first + row.row) for row in self.work.rows["train"]]
+        return [replace(row, row=self.first + number) for number, row in enumerate(self.work.rows["train"])]
 
 
 class _Trainee:
@@ -285,7 +285,7 @@ class _Multi:
         if not (self.trainee.logits or self.trainee.hidden):
             return
         for task in self.tasks:
-            rows, model = task.work.rows["train"], task.single["model"]
+            rows, model = task.rows, task.single["model"]
             said: dict[int, Said] = {}
             for batch in scoring_batches(rows, self.request.train.max_tokens):
                 said |= {row.row: one.kept() for row, one in zip(batch, model.said(batch), strict=True)}

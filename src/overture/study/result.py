@@ -8,8 +8,11 @@ import torch
 
 from overture.core.errors import Diverged
 from overture.data import Task
+from overture.data.rows import shown_rows
 from overture.evaluate import across_seeds, paired_test
 from overture.evaluate.facts import backbone_ref
+from overture.evaluate.metrics import as_answers
+from overture.evaluate.wrong import WrongRow, wrong_rows
 from overture.store import Manifest
 from overture.study.run import versions
 from overture.study.work import SPLITS, Work
@@ -55,11 +58,13 @@ def _summary(work: Work, controls: dict[str, Any], seeds: list[dict[str, Any]], 
         "method": work.config.prompt.method,
         "place": work.config.prompt.place,
         "length": work.config.prompt.length,
+        **({"adapter": work.config.adapter.model_dump(mode="json")} if work.config.adapter else {}),
         "rows": {name: len(rows) for name, rows in work.rows.items()},
         **without(best),
         # The run's, not the best seed's: a later seed may have been stopped.
         "status": "interrupted",
         **{name: without(found) for name, found in controls.items()},
+        "wrong": [row.model_dump() for row in _wrong(work, best)],
         "compared": _compared(work, controls, best),
         "seeds": _spread(work.task.metric, seeds),
         "total_seconds": sum(seed["seconds"] for seed in seeds),
@@ -67,25 +72,25 @@ def _summary(work: Work, controls: dict[str, Any], seeds: list[dict[str, Any]], 
     }
 
 
+def _wrong(work: Work, best: dict[str, Any]) -> list[WrongRow]:
+    split = "test" if work.rows["test"] else "validation"
+    shown = shown_rows(work.task, getattr(work.splits, split))
+    return wrong_rows(work.task.metric, work.answers(split), as_answers(best["predicted"][split]), shown)
+
+
 def _compared(work: Work, controls: dict[str, Any], best: dict[str, Any]) -> dict[str, Any]:
     """Paired tests of the tuned prompt against each control, on test rows, or on validation when there are none."""
     split = "test" if work.rows["test"] else "validation"
-    gold = _gold(work, split)
+    gold = work.answers(split)
     return {
         name: {
             "split": split,
-            **paired_test(gold, best["predicted"][split], found["predicted"][split], work.task.metric).model_dump(),
+            **paired_test(
+                gold, as_answers(best["predicted"][split]), as_answers(found["predicted"][split]), work.task.metric
+            ).model_dump(),
         }
         for name, found in controls.items()
     }
-
-
-def _gold(work: Work, split: str) -> list[str]:
-    if not work.task.labels:
-        return work.answers(split)
-    candidates = work.encoder.candidates
-    assert candidates is not None
-    return [candidates.labels[row.label or 0] for row in work.rows[split]]
 
 
 def _spread(metric: str, seeds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -111,6 +116,7 @@ def _stored(work: Work, result: dict[str, Any], best: dict[str, Any]) -> Path:
         options={
             "prompt": config.prompt.model_dump(mode="json"),
             "train": {**config.train.model_dump(), "lr": best["lr"]},
+            **({"adapter": config.adapter.model_dump(mode="json")} if config.adapter else {}),
         },
         backbone=backbone_ref(work.backbone),
         task=portable(work.task),

@@ -9,8 +9,9 @@ from typing import Any
 from overture.core.errors import DataError
 from overture.core.types import Encoded, Scorer
 from overture.data import Encoder, Splits, Task, load_splits
-from overture.data.rows import answers_of
+from overture.data.rows import gold_of
 from overture.engine import Backbone, Cohort, InputCache, PromptedModel, load_backbone
+from overture.evaluate.metrics import Answers
 from overture.evaluate.scoring import Scored, score
 from overture.evaluate.source import prompt_source
 from overture.prompt import PromptConfig, build_prompt
@@ -77,11 +78,9 @@ class Work:
             self.notices.append(text)
             self.run.event({"event": "notice", "text": text})
 
-    def answers(self, split: str) -> list[str]:
-        """The right answers of a split; none for label tasks, whose rows hold them."""
-        if self.task.labels:
-            return []
-        return [answers_of(self.task, row)[0] for row in getattr(self.splits, split)]
+    def answers(self, split: str) -> Answers:
+        """The right answers of a split, as the metrics compare them."""
+        return gold_of(self.task, getattr(self.splits, split))
 
     def score(self, model: Scorer, split: str, what: str) -> Scored:
         """Score a model on a split."""
@@ -216,6 +215,7 @@ def prepared(
     )
     encoder = Encoder(task, backbone.tokenizer, reserve=config.prompt.length)
     rows = {name: encoder.encode(getattr(splits, name)) for name in ("train", *SPLITS)}
+    rows["train"] = [row for row in rows["train"] if row.has_target]
     budget = None if config.cache_gb is None else int(config.cache_gb * 1e9)
     work = Work(config, run, store, backbone, encoder, splits, rows, InputCache(budget, notify=notify), is_stop_asked)
     for text in (*splits.notices, *encoder.notices):

@@ -1,0 +1,129 @@
+"""Kinds of tasks that rows show by their fields: words with tags, questions on a text, choices, label lists, chats."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from overture.core.errors import DataError
+from overture.data.formats.form import Rows
+from overture.data.kinds.tags import split_tag
+from overture.data.values import label_text
+
+Values = dict[str, Any]
+_MAX_LABELS = 50
+_READ = ("tagging", "qa", "multilabel")
+WRITES_NOTHING = "an encoder writes no answers, and has none to choose from"
+CHOOSE_DECODER = "choose a decoder with --backbone"
+
+
+def values_of_kind(rows: Rows) -> Values | None:
+    """What a task file says of such rows, from template on; None where they are labels or answers like most."""
+    found = (guess(rows) for guess in _GUESSES)
+    return next((values for values in found if values), None)
+
+
+def values_for_encoder(values: Values, where: str) -> Values:
+    """The same for an encoder, which answers by vectors for labels, so nothing stands behind the text.
+
+    Raises:
+        DataError: the kind's answers are written.
+    """
+    if values["kind"] not in _READ or values.get("options", {}).get("mode") == "generative":
+        raise DataError(WRITES_NOTHING, where=where, got=f"a task of kind {values['kind']}", fix=CHOOSE_DECODER)
+    template = values["template"]
+    read = {**values, "template": template[: template.rindex("}") + 1]}
+    return {key: value for key, value in read.items() if key != "max_new_tokens"}
+
+
+def _all(rows: Rows, name: str, is_so: Callable[[Any], bool]) -> bool:
+    return all(name in row and is_so(row[name]) for row in rows)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _tagging(rows: Rows) -> Values | None:
+    if not (_all(rows, "tokens", _is_texts) and _all(rows, "tags", _is_texts)):
+        return None
+    try:
+        types = sorted({name for row in rows for tag in row["tags"] if (name := split_tag(tag)[1])})
+    except ValueError:
+        return None
+    longest = max(sum(map(len, row["tokens"])) for row in rows)
+    if not types:
+        return None
+    return {
+        "kind": "tagging",
+        "template": "{tokens}\nEntities:",
+        "labels": {name: f" {name.lower()}" for name in types},
+        "max_new_tokens": min(128, 1 << max(5, (longest // 4).bit_length())),
+    }
+
+
+def _qa(rows: Rows) -> Values | None:
+    if not (_all(rows, "context", _is_text) and _all(rows, "question", _is_text)):
+        return None
+    if not _all(rows, "answers", lambda value: _is_texts(value) or (isinstance(value, dict) and "text" in value)):
+        return None
+    options: Values = {}
+    if all("answer_starts" in row for row in rows):
+        options["starts_field"] = "answer_starts"
+    if any(not _answers(row["answers"]) for row in rows):
+        options["no_answer"] = "no answer"
+    if any(text not in row["context"] for row in rows for text in _answers(row["answers"])):
+        options = {**{key: options[key] for key in options if key == "no_answer"}, "mode": "generative"}
+    return {
+        "kind": "qa",
+        "template": "{context}\nQuestion: {question}\nAnswer:",
+        "answer_field": "answers",
+        **({"options": options} if options else {}),
+    }
+
+
+def _answers(found: Any) -> Sequence[str]:
+    texts: Sequence[str] = found["text"] if isinstance(found, dict) else found
+    return texts
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _choice(rows: Rows) -> Values | None:
+    if not _all(rows, "choices", lambda value: _is_texts(value) or (isinstance(value, dict) and "text" in value)):
+        return None
+    label = next((name for name in ("label", "answer", "answerKey", "gold") if all(name in row for row in rows)), None)
+    text = next(
+        (name for name in ("question", "text", "context", "premise", "goal") if _all(rows, name, _is_text)), None
+    )
+    if label is None or text is None:
+        return None
+    return {"kind": "choice", "template": f"{{{text}}}\nAnswer:", "label_field": label}
+
+
+def _multilabel(rows: Rows) -> Values | None:
+    named = [name for name in ("labels", "label", "classes", "categories", "tags") if _all(rows, name, _is_texts)]
+    texts = [name for name in ("text", "sentence", "document", "comment") if _all(rows, name, _is_text)]
+    if not named or not texts:
+        return None
+    labels = sorted({label_text(label) or "" for row in rows for label in row[named[0]]})
+    if not 2 <= len(labels) <= _MAX_LABELS:
+        return None
+    return {
+        "kind": "multilabel",
+        "template": f"{{{texts[0]}}}\nLabels:",
+        "label_field": named[0],
+        "labels": {label: " " + label.lower().replace("_", " ") for label in labels},
+        "max_new_tokens": 64,
+    }
+
+
+def _chat(rows: Rows) -> Values | None:
+    """Conversations of several turns; those of one question and one answer have fields of their own."""
+    has_messages = _all(rows, "messages", lambda value: isinstance(value, list) and bool(value))
+    if not has_messages or all("user" in row for row in rows):
+        return None
+    return {"kind": "chat", "template": "{messages}", "max_new_tokens": 256, "stop": []}
+
+
+_GUESSES = (_tagging, _qa, _choice, _multilabel, _chat)

@@ -1,0 +1,246 @@
+"""What a kind of task must say of itself; everything else in Overture works on this alone.
+
+A kind stands between a row and a few primitives of the engine: label scores where one token is read, label scores at
+many tokens, likelihoods of a row's own choices, and written answers within what is allowed. It says which of these a
+row becomes (`examples`), and what the model's reply means (`predictions`).
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from overture.core.config import Config
+from overture.core.decoding import Decoding
+from overture.core.errors import Problem
+from overture.core.types import Allowed, Candidates, Encoded, Marks, Prediction, Scorer, TextTokenizer
+from overture.data.row import Row
+from overture.data.values import as_text
+
+
+class TaskFile(Protocol):
+    """What a kind may ask of the task file."""
+
+    @property
+    def template(self) -> Any:
+        """A text or messages."""
+        ...
+
+    @property
+    def labels(self) -> Any:
+        """Labels with their words; None where there are none."""
+        ...
+
+    @property
+    def words(self) -> dict[str, tuple[str, ...]]:
+        """Each label's words."""
+        ...
+
+    @property
+    def label_field(self) -> str:
+        """The field that holds the label."""
+        ...
+
+    @property
+    def answer_field(self) -> str | None:
+        """The field that holds the answer."""
+        ...
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that the template shows."""
+        ...
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the template has a mask."""
+        ...
+
+    @property
+    def read(self) -> Any:
+        """Where an encoder's label is read, if the file says."""
+        ...
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Most tokens of an answer."""
+        ...
+
+    @property
+    def stop(self) -> list[str]:
+        """Texts at which an answer ends."""
+        ...
+
+    @property
+    def decoding(self) -> Decoding:
+        """How answers are written."""
+        ...
+
+    @property
+    def own(self) -> Any:
+        """The kind's own options, as its `Options`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Characters of a field at which labels are scored, by the first token of each."""
+
+    field: str
+    spans: tuple[tuple[int, int], ...]
+    marks: Marks
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A row, or a part of one, as it is put to the model.
+
+    Args:
+        texts: what the template's fields show.
+        answer_ids: what is to be written, the end token with it; None when unknown or when nothing is written.
+        label: index of the right label or choice.
+        shares: how much each label applies, instead of a label.
+        candidates: the row's own choices; the task's labels when None.
+        pick: where labels are scored, instead of one place that is read.
+        allowed: what may be written.
+        source: what the kind needs to read the model's reply.
+        blanks: texts without content, by which label scores are corrected.
+        messages: role and content of each, with fields of their own, instead of the task's template.
+    """
+
+    texts: Mapping[str, str]
+    answer_ids: tuple[int, ...] | None = None
+    label: int | None = None
+    shares: tuple[float, ...] | None = None
+    candidates: Candidates | None = None
+    pick: Pick | None = None
+    allowed: Allowed | None = None
+    source: Any = None
+    blanks: tuple[Mapping[str, str], ...] = ()
+    messages: tuple[tuple[str, str], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a kind may use to make examples.
+
+    Args:
+        tokenizer: the backbone's.
+        candidates: the task's labels as tokens; None where it has none.
+        over: by how many tokens an example is over the limit; not above 0 if it fits.
+    """
+
+    tokenizer: TextTokenizer
+    candidates: Candidates | None
+    over: Callable[[Example], int]
+
+    def ended(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """Tokens with the end token behind, where the model has one."""
+        end = self.tokenizer.eos_id
+        return (*ids, end) if ids and end is not None else tuple(ids)
+
+
+class NoOptions(Config):
+    """A kind without options of its own."""
+
+
+def no_check(task: TaskFile) -> None:
+    """Any task file will do."""
+    del task
+
+
+def no_problems(task: TaskFile, row: Row) -> list[Problem]:
+    """Nothing is asked of a row."""
+    del task, row
+    return []
+
+
+def no_candidates(task: TaskFile, tokenizer: TextTokenizer) -> tuple[Candidates | None, list[str]]:
+    """No labels are scored."""
+    del task, tokenizer
+    return None, []
+
+
+def no_group(task: TaskFile, row: Row) -> str:
+    """Rows are all alike where samples are drawn."""
+    del task, row
+    return ""
+
+
+def no_shots(task: TaskFile, row: Row) -> str | None:
+    """Such rows cannot stand in a text as examples."""
+    del task, row
+    return None
+
+
+def plain_text(task: TaskFile, name: str, value: Any) -> str | None:
+    """A field that holds text or a number."""
+    del task, name
+    return as_text(value)
+
+
+def best_part(task: TaskFile, parts: Sequence[Prediction]) -> Prediction:
+    """Of the parts of one row the one that the model is surest of."""
+    del task
+    return max(parts, key=lambda part: part.score)
+
+
+def answer_shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
+    """The answer as ``predict`` prints it."""
+    del task
+    return {"answer": found.text}
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of task.
+
+    Args:
+        name: as the task file has it.
+        title: in a few words.
+        metrics: those a run may choose by; the first is the default. All are reported.
+        reported: metrics that are reported besides.
+        target_fields: the fields that hold what the model must find.
+        gold: a row's right answer, as the metrics compare it.
+        examples: what is put to the model for a row, with its answer if that is known.
+        predictions: what the model says of some examples, one for each.
+        options: the kind's own options.
+        check: raises ValueError if the task file does not fit.
+        check_model: raises DataError if the model does not.
+        input_problems: what is wrong with a row, its answer aside.
+        problems: what is wrong with its answer.
+        candidates: labels as tokens, and what is odd about them.
+        group: what keeps its share where rows are drawn; the label.
+        shot: the answer as it stands behind an in-context example; None where examples cannot be shown.
+        field_text: a field's value as text; None if it is none.
+        wanted: what a field should be, for messages.
+        merged: one prediction from those of a row's parts.
+        shown: a prediction as ``predict`` prints it.
+        writes: whether answers are written, so that room is kept for them.
+    """
+
+    name: str
+    title: str
+    metrics: tuple[str, ...]
+    target_fields: Callable[[TaskFile], tuple[str, ...]]
+    problems: Callable[[TaskFile, Row], list[Problem]]
+    gold: Callable[[TaskFile, Row], Hashable]
+    examples: Callable[[TaskFile, Row, Mapping[str, str], Tools, bool], list[Example]]
+    predictions: Callable[[TaskFile, Scorer, Sequence[Encoded]], list[Prediction]]
+    reported: tuple[str, ...] = ()
+    options: type[Config] = NoOptions
+    check: Callable[[TaskFile], None] = no_check
+    check_model: Callable[[TaskFile, TextTokenizer], None] = lambda task, tokenizer: None
+    input_problems: Callable[[TaskFile, Row], list[Problem]] = no_problems
+    candidates: Callable[[TaskFile, TextTokenizer], tuple[Candidates | None, list[str]]] = no_candidates
+    group: Callable[[TaskFile, Row], str] = no_group
+    shot: Callable[[TaskFile, Row], str | None] = no_shots
+    field_text: Callable[[TaskFile, str, Any], str | None] = plain_text
+    wanted: str = "wanted text or a number"
+    merged: Callable[[TaskFile, Sequence[Prediction]], Prediction] = best_part
+    shown: Callable[[TaskFile, Prediction], dict[str, Any]] = answer_shown
+    writes: bool = False
+
+    @property
+    def has_shots(self) -> bool:
+        """Whether rows can be shown as in-context examples."""
+        return self.shot is not no_shots

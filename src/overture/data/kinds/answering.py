@@ -1,0 +1,310 @@
+"""Answers to questions about a text: a piece of it, or free text.
+
+Extractive, with a decoder: the answer is written, and only pieces of the text that begin and end with words can be.
+With an encoder: two label vectors score each word as the first and as the last of the answer (a span head). A text that
+is too long is read in windows that overlap; the answer that the model is surest of counts.
+"""
+
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from overture.core.config import Config
+from overture.core.errors import DataError, Problem
+from overture.core.types import Candidates, Encoded, Marks, Prediction, Scorer, TextTokenizer
+from overture.data.kind import Example, Kind, Pick, TaskFile, Tools
+from overture.data.kinds.grammar import END, Copied, Grammar, Rules, fixed
+from overture.data.kinds.labels import no_mask
+from overture.data.row import Row, answer_problems, answer_texts
+from overture.data.values import as_text
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+_LEAST_WINDOW = 16
+# SQuAD itself has places that are off by a character or two.
+_SLIP = 2
+
+
+class Options(Config):
+    """Options of question answering."""
+
+    mode: Literal["extractive", "generative"] = Field(
+        "extractive", description="extractive answers are pieces of the context; generative ones are free text."
+    )
+    context_field: str = Field("context", min_length=1, description="The field with the text that is asked about.")
+    starts_field: str | None = Field(
+        None,
+        min_length=1,
+        description="Where the answers begin in the context, in characters: a list as long as that of the answers, or "
+        "an object from answer to place; the first place where an answer stands if not given.",
+    )
+    no_answer: str | None = Field(
+        None, min_length=1, description="What is written where the context has no answer; then rows may have none."
+    )
+    stride: int = Field(64, ge=1, description="Tokens that windows of a long context share.")
+    max_answer_tokens: int = Field(24, ge=1, description="Most tokens of a piece of the context.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The window's text and words, and what may be copied from it."""
+
+    text: str
+    words: tuple[tuple[int, int], ...]
+    grammar: Grammar | None = None
+
+
+def _check(task: TaskFile) -> None:
+    own: Options = task.own
+    if task.labels is not None:
+        raise ValueError("labels are not for question answering; name the answers' field with answer_field")
+    no_mask(task)
+    if own.context_field not in task.fields:
+        raise ValueError(f"the template must show the context, {{{own.context_field}}}")
+
+
+def _check_model(task: TaskFile, tokenizer: TextTokenizer) -> None:
+    own: Options = task.own
+    if tokenizer.is_encoder and (own.mode == "generative" or own.no_answer):
+        raise DataError(
+            "an encoder answers with a piece of the context, always",
+            where="options",
+            fix="leave no_answer and mode out, or choose a decoder as --backbone",
+        )
+
+
+def _target_fields(task: TaskFile) -> tuple[str, ...]:
+    return (task.answer_field or "answers",)
+
+
+def _answers(task: TaskFile, row: Row) -> tuple[str, ...]:
+    found = row.fields[_target_fields(task)[0]]
+    texts = found.get("text", []) if isinstance(found, dict) else found
+    return tuple(text for text in answer_texts(texts) if text.strip())
+
+
+def _starts(task: TaskFile, row: Row) -> dict[str, int]:
+    """Where each answer begins in the context; left out where that is not said."""
+    own: Options = task.own
+    found = row.fields[_target_fields(task)[0]]
+    given = found.get("answer_start") if isinstance(found, dict) else row.fields.get(own.starts_field or "")
+    if isinstance(given, dict):
+        return {str(text): at for text, at in given.items() if isinstance(at, int)}
+    if isinstance(given, int):
+        given = [given]
+    each = zip(_answers(task, row), given if isinstance(given, list) else [], strict=False)
+    return {text: at for text, at in reversed(list(each)) if isinstance(at, int)}
+
+
+def _problems(task: TaskFile, row: Row) -> list[Problem]:
+    own: Options = task.own
+    name = _target_fields(task)[0]
+    found = row.fields.get(name)
+    checked = Row({**row.fields, name: found.get("text", [])}, row.line, row.file) if isinstance(found, dict) else row
+    problems = answer_problems(name, checked, may_be_empty=own.no_answer is not None)
+    if problems or own.mode == "generative":
+        return problems
+    context = as_text(row.fields.get(own.context_field)) or ""
+    starts = _starts(task, row)
+    for text in _answers(task, row):
+        at = starts.get(text)
+        if text not in context:
+            fix = "options.mode: generative takes free answers"
+            return [Problem(row.where, f"the answer {text!r:.60} is not in the context", fix)]
+        if at is not None and abs(_nearest(context, text, at) - at) > _SLIP:
+            there = context[max(at, 0) : at + len(text)]
+            return [Problem(row.where, f"at {at} the context has {there!r:.60}, not the answer {text!r:.60}")]
+    return []
+
+
+def _nearest(context: str, text: str, at: int) -> int:
+    """Where an answer stands, nearest to where it is said to stand."""
+    places = [match.start() for match in re.finditer(f"(?={re.escape(text)})", context)]
+    return min(places, key=lambda place: abs(place - at))
+
+
+def _gold(task: TaskFile, row: Row) -> Hashable:
+    return tuple(dict.fromkeys(_answers(task, row)))
+
+
+def _candidates(task: TaskFile, tokenizer: TextTokenizer) -> tuple[Candidates | None, list[str]]:
+    del task
+    if not tokenizer.is_encoder:
+        return None, []
+    words = tuple(tuple(tokenizer.encode_plain(word)) for word in (" begin", " end"))
+    return Candidates(("first", "last"), words, (0, 1)), []
+
+
+# -- what is put to the model
+
+
+def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:
+    own: Options = task.own
+    gold = _answers(task, row)[:1] if with_answer else None
+    if own.mode == "generative":
+        return [Example(texts, answer_ids=None if gold is None else _free_ids(task, tools, gold))]
+    context = texts[own.context_field]
+    span = _gold_span(task, row, gold[0], context) if gold else None
+    windows = _windows(task, texts, tools, with_answer)
+    return [_window(task, texts, tools, start, end, gold, span) for start, end in windows]
+
+
+def _gold_span(task: TaskFile, row: Row, answer: str, context: str) -> tuple[int, int]:
+    at = _nearest(context, answer, _starts(task, row).get(answer, 0))
+    return at, at + len(answer)
+
+
+def _windows(task: TaskFile, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[tuple[int, int]]:
+    """Stretches of the context, in characters, that fit the model one by one."""
+    own: Options = task.own
+    context = texts[own.context_field]
+    over = tools.over(Example(texts, answer_ids=(0,) * own.max_answer_tokens if with_answer else None))
+    tokens = tools.tokenizer.offsets(context)
+    size = len(tokens) - over
+    if over <= 0 or size < _LEAST_WINDOW:
+        return [(0, len(context))]
+    # Cut at words: a little less than fits, since a word at the cut may have other tokens alone.
+    size, step = size - 4, max(size - 4 - own.stride, 1)
+    starts = [start for start, _ in (match.span() for match in _WORD.finditer(context))]
+    windows = []
+    for first in range(0, len(tokens), step):
+        begin = max((at for at in starts if at <= tokens[first][1] + 1), default=0) if first else 0
+        end = tokens[min(first + size, len(tokens)) - 1][2]
+        windows.append((begin, end if first + size < len(tokens) else len(context)))
+        if first + size >= len(tokens):
+            break
+    return windows
+
+
+def _window(
+    task: TaskFile,
+    texts: Mapping[str, str],
+    tools: Tools,
+    start: int,
+    end: int,
+    gold: tuple[str, ...] | None,
+    span: tuple[int, int] | None,
+) -> Example:
+    """One window; it teaches nothing where the answer is not in it and silence is no answer."""
+    own: Options = task.own
+    text = texts[own.context_field][start:end]
+    words = tuple(match.span() for match in _WORD.finditer(text))
+    shown = {**texts, own.context_field: text}
+    inside = (span[0] - start, span[1] - start) if span and start <= span[0] and span[1] <= end else None
+    teaches = gold is not None and (inside is not None or own.no_answer is not None)
+    if tools.tokenizer.is_encoder:
+        marks = Marks((), "places", _places(inside, words) if inside else None)
+        return Example(shown, pick=Pick(own.context_field, words, marks), source=_Source(text, words))
+    grammar = Grammar(lambda: _rules(task, tools, text, words))
+    answer = None if not teaches else _answer_ids(task, tools, text, words, inside)
+    return Example(shown, answer_ids=answer, allowed=grammar, source=_Source(text, words, grammar))
+
+
+def _places(span: tuple[int, int], words: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    touched = [number for number, (start, end) in enumerate(words) if start < span[1] and span[0] < end] or [0]
+    return touched[0], touched[-1]
+
+
+def _lead(task: TaskFile) -> str:
+    return " " if isinstance(task.template, str) and not task.template[-1].isspace() else ""
+
+
+def _free_ids(task: TaskFile, tools: Tools, gold: tuple[str, ...]) -> tuple[int, ...]:
+    own: Options = task.own
+    text = gold[0] if gold else own.no_answer or ""
+    return tools.ended(tools.tokenizer.encode_plain(_lead(task) + text))
+
+
+def _answer_ids(
+    task: TaskFile, tools: Tools, text: str, words: tuple[tuple[int, int], ...], span: tuple[int, int] | None
+) -> tuple[int, ...]:
+    if span is None:
+        return _free_ids(task, tools, ())
+    copied = Copied(text, tools.tokenizer, _lead(task), words)
+    ids = copied.ids(*span) or tools.tokenizer.encode_plain(_lead(task) + text[span[0] : span[1]])
+    return tools.ended(ids)
+
+
+def _rules(task: TaskFile, tools: Tools, text: str, words: tuple[tuple[int, int], ...]) -> Rules:
+    own: Options = task.own
+    encode = tools.tokenizer.encode_plain
+    ends = (tools.tokenizer.eos_id,) if tools.tokenizer.eos_id is not None else tuple(encode("\n"))
+    pieces = {"span": Copied(text, tools.tokenizer, _lead(task), words).pieces("span", own.max_answer_tokens)}
+    if own.no_answer:
+        pieces["none"] = [fixed("none", encode(_lead(task) + own.no_answer))]
+    return Rules(pieces, tuple(pieces), dict.fromkeys(pieces, (END,)), ends)
+
+
+# -- what the model's reply means
+
+
+def _predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> list[Prediction]:
+    own: Options = task.own
+    if rows[0].marks is not None:
+        each = zip(rows, scorer.mark_scores(rows), strict=True)
+        return [_best_span(row.source, scores.tolist(), own.max_answer_tokens) for row, scores in each]
+    if own.mode == "generative":
+        written = scorer.answer(rows, task.max_new_tokens, task.stop, task.decoding)
+        nothing = (own.no_answer or "").casefold()
+        texts = ["" if nothing and found.text.strip().casefold() == nothing else found.text for found in written]
+        return [Prediction(text, answer=text, score=w.log_likelihood) for text, w in zip(texts, written, strict=True)]
+    # One more than the longest piece: the end token.
+    most = max(own.max_answer_tokens, len(own.no_answer or "")) + 1
+    return [
+        _copied(row.source, found.ids, found.log_likelihood)
+        for row, found in zip(rows, scorer.answer(rows, most, (), task.decoding), strict=True)
+    ]
+
+
+def _copied(source: _Source, ids: Sequence[int], score: float) -> Prediction:
+    assert source.grammar is not None
+    text = ""
+    for group, piece, done in source.grammar.parsed(ids):
+        end = piece.ends[done - 1]
+        if group == "span" and piece.start is not None and end is not None:
+            text = source.text[piece.start : end]
+    return Prediction(text, answer=text, score=score)
+
+
+def _best_span(source: _Source, scores: Sequence[Sequence[float]], most: int) -> Prediction:
+    """The words with the highest sum of the first's and the last's score."""
+    best = (float("-inf"), 0, 0)
+    for first, (start, _) in enumerate(scores):
+        for last in range(first, min(first + most, len(scores))):
+            best = max(best, (start + scores[last][1], first, last))
+    if not scores:
+        return Prediction("", answer="", score=best[0])
+    text = source.text[source.words[best[1]][0] : source.words[best[2]][1]]
+    return Prediction(text, answer=text, score=best[0])
+
+
+def _merged(task: TaskFile, parts: Sequence[Prediction]) -> Prediction:
+    """The surest answer; silence only where every window is silent."""
+    del task
+    return max(parts, key=lambda part: (part.said != "", part.score))
+
+
+def _shot(task: TaskFile, row: Row) -> str | None:
+    answers = _answers(task, row) or (task.own.no_answer or "",)
+    return _lead(task) + answers[0]
+
+
+KIND = Kind(
+    name="qa",
+    title="answers to questions about a text",
+    metrics=("squad_f1", "squad_em"),
+    options=Options,
+    check=_check,
+    check_model=_check_model,
+    target_fields=_target_fields,
+    problems=_problems,
+    gold=_gold,
+    candidates=_candidates,
+    examples=_examples,
+    predictions=_predictions,
+    shot=_shot,
+    merged=_merged,
+    writes=True,
+)

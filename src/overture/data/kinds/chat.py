@@ -1,0 +1,153 @@
+"""Conversations: every turn of the assistant is learnt, behind all that was said before it.
+
+A row with k turns of the assistant becomes k examples, so that a prompt at ``after`` stands where it will stand when
+the model is used: at the end of what the assistant answers to. The last turn is what predictions are scored against.
+What the template has around {messages} stands around the first user's message, ``{prompt:5}`` with it.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from overture.core.config import Config
+from overture.core.errors import Problem
+from overture.core.types import Prediction
+from overture.data.kind import Example, Kind, TaskFile, Tools
+from overture.data.kinds.generation import predictions
+from overture.data.kinds.labels import no_mask
+from overture.data.row import Row, broken_text, missing_field
+from overture.data.values import kind
+
+_ROLES = ("system", "user", "assistant")
+
+
+class Options(Config):
+    """Options of chat."""
+
+    messages_field: str = Field(
+        "messages", min_length=1, description="A row's messages: objects with role and content."
+    )
+
+
+def _check(task: TaskFile) -> None:
+    own: Options = task.own
+    if task.labels is not None or task.answer_field is not None:
+        raise ValueError("the rows hold the answers: labels and answer_field are for other kinds")
+    no_mask(task)
+    if not isinstance(task.template, str) or task.fields != (own.messages_field,):
+        raise ValueError(f"the template of a chat is a text with {{{own.messages_field}}} and no other field")
+    if task.template.count(f"{{{own.messages_field}}}") != 1:
+        raise ValueError(f"the template shows {{{own.messages_field}}} more than once")
+
+
+def _target_fields(task: TaskFile) -> tuple[str, ...]:
+    del task
+    return ()
+
+
+def _field_text(task: TaskFile, name: str, value: Any) -> str | None:
+    """The conversation as plain text, to find repeats and empty rows by; what is wrong with it is told elsewhere."""
+    del task, name
+    if not isinstance(value, list):
+        return None
+    turns = [turn for turn in value if isinstance(turn, dict)]
+    while turns and turns[-1].get("role") == "assistant":
+        turns = turns[:-1]
+    return "\n".join(f"{turn.get('role')}: {turn.get('content')}" for turn in turns) or "(nothing said)"
+
+
+def _turns(task: TaskFile, row: Row) -> list[tuple[str, str]]:
+    own: Options = task.own
+    return [(turn["role"], turn["content"]) for turn in row.fields[own.messages_field]]
+
+
+def _input_problems(task: TaskFile, row: Row) -> list[Problem]:
+    own: Options = task.own
+    name = own.messages_field
+    if name not in row.fields:
+        return [missing_field(name, row.where, list(row.fields))]
+    found = row.fields[name]
+    if not isinstance(found, list) or not found:
+        return [Problem(row.where, f"field {name!r} is {kind(found)}", "wanted a list of messages, at least one")]
+    problems = [problem for number, turn in enumerate(found, 1) for problem in _turn_problems(name, number, turn, row)]
+    return problems or _order_problems([turn["role"] for turn in found], row)
+
+
+def _turn_problems(name: str, number: int, turn: Any, row: Row) -> list[Problem]:
+    if not isinstance(turn, dict) or not {"role", "content"} <= set(turn):
+        return [Problem(row.where, f"message {number} is {turn!r:.60}", "wanted an object with role and content")]
+    if turn["role"] not in _ROLES:
+        return [Problem(row.where, f"message {number} has role {turn['role']!r:.40}", f"known: {', '.join(_ROLES)}")]
+    if not isinstance(turn["content"], str) or not turn["content"].strip():
+        return [Problem(row.where, f"message {number} is empty or no text")]
+    return broken_text(name, turn["content"], row)
+
+
+def _order_problems(roles: Sequence[str], row: Row) -> list[Problem]:
+    if "system" in roles[1:]:
+        return [Problem(row.where, "a system message stands behind others", "it comes first")]
+    spoken = [role for role in roles if role != "system"]
+    if not spoken or spoken != [("user", "assistant")[number % 2] for number in range(len(spoken))]:
+        return [Problem(row.where, "user and assistant do not take turns", "wanted user, assistant, user, ...")]
+    return []
+
+
+def _problems(task: TaskFile, row: Row) -> list[Problem]:
+    if _input_problems(task, row) or _turns(task, row)[-1][0] == "assistant":
+        return []
+    return [Problem(row.where, "the last message is not the assistant's", "there is nothing to learn behind it")]
+
+
+def _gold(task: TaskFile, row: Row) -> Hashable:
+    return _turns(task, row)[-1][1]
+
+
+def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:
+    del texts
+    turns = _turns(task, row)
+    if not with_answer:
+        return [_example(task, turns[:-1] if turns[-1][0] == "assistant" else turns, None)]
+    found = []
+    for number, (role, content) in enumerate(turns):
+        if role == "assistant":
+            found.append(_example(task, turns[:number], tools.ended(tools.tokenizer.encode_plain(content))))
+    return found
+
+
+def _example(task: TaskFile, turns: Sequence[tuple[str, str]], answer: tuple[int, ...] | None) -> Example:
+    """What was said before a turn of the assistant, each message a field."""
+    own: Options = task.own
+    before, _, behind = task.template.partition(f"{{{own.messages_field}}}")
+    first = next(number for number, (role, _) in enumerate(turns) if role == "user")
+    shown = [
+        (role, f"{before}{{m{number}}}{behind}" if number == first else f"{{m{number}}}")
+        for number, (role, _) in enumerate(turns)
+    ]
+    texts = {f"m{number}": content for number, (_, content) in enumerate(turns)}
+    return Example(texts, answer_ids=answer, messages=tuple(shown))
+
+
+def _merged(task: TaskFile, parts: Sequence[Prediction]) -> Prediction:
+    """The last turn's answer."""
+    del task
+    return parts[-1]
+
+
+KIND = Kind(
+    name="chat",
+    title="the assistant's turns of conversations",
+    metrics=("chrf", "bleu", "rouge_l", "squad_f1", "exact_match"),
+    options=Options,
+    check=_check,
+    target_fields=_target_fields,
+    input_problems=_input_problems,
+    problems=_problems,
+    gold=_gold,
+    examples=_examples,
+    predictions=predictions,
+    field_text=_field_text,
+    wanted="wanted a list of messages",
+    merged=_merged,
+    writes=True,
+)

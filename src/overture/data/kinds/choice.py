@@ -1,0 +1,151 @@
+"""One of a row's own choices, by the likelihood of each behind the template."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from string import ascii_uppercase
+from typing import Any, Literal
+
+from pydantic import Field
+
+from overture.core.config import Config
+from overture.core.errors import DataError, Problem
+from overture.core.types import Candidates, Encoded, Prediction, Scorer, TextTokenizer
+from overture.data.kind import Example, Kind, TaskFile, Tools
+from overture.data.kinds.labels import label_fields, no_mask
+from overture.data.row import Row, broken_text, missing_field
+from overture.data.values import as_text, kind, label_text
+
+_DIGITS = 6
+
+
+class Options(Config):
+    """Options of choice."""
+
+    choices_field: str = Field("choices", min_length=1, description="A row's choices, a list of texts.")
+    likelihood: Literal["mean", "sum"] = Field(
+        "mean", description="A choice's log-likelihood per token, or the sum, at which long choices are worse off."
+    )
+
+
+def _check(task: TaskFile) -> None:
+    if task.labels is not None or task.answer_field is not None:
+        raise ValueError("the rows hold their own choices; labels and answer_field are for other kinds")
+    no_mask(task)
+
+
+def _check_model(task: TaskFile, tokenizer: TextTokenizer) -> None:
+    del task
+    if tokenizer.is_encoder:
+        raise DataError(
+            "an encoder gives no likelihood of a text", where="kind", got="choice", fix="choose a decoder as --backbone"
+        )
+
+
+def _choices(task: TaskFile, row: Row) -> tuple[str, ...]:
+    own: Options = task.own
+    found = row.fields.get(own.choices_field)
+    if isinstance(found, dict):
+        # As ARC and CommonsenseQA have it: labels beside texts.
+        found = found.get("text")
+    return tuple(as_text(text) or "" for text in found) if isinstance(found, list) else ()
+
+
+def _input_problems(task: TaskFile, row: Row) -> list[Problem]:
+    own: Options = task.own
+    if own.choices_field not in row.fields:
+        return [missing_field(own.choices_field, row.where, list(row.fields))]
+    choices = _choices(task, row)
+    if len(choices) < 2:
+        found = kind(row.fields[own.choices_field])
+        return [Problem(row.where, f"field {own.choices_field!r} holds {len(choices)} choices, {found}", "wanted two")]
+    if not all(choice.strip() for choice in choices):
+        return [Problem(row.where, f"empty choice in {own.choices_field!r}")]
+    doubled = sorted({choice for choice in choices if choices.count(choice) > 1})
+    if doubled:
+        return [Problem(row.where, f"the choice {doubled[0]!r:.60} stands there twice")]
+    return [problem for choice in choices for problem in broken_text(own.choices_field, choice, row)]
+
+
+def _problems(task: TaskFile, row: Row) -> list[Problem]:
+    if task.label_field not in row.fields:
+        return [missing_field(task.label_field, row.where, list(row.fields))]
+    if _input_problems(task, row) or _right(task, row) is not None:
+        return []
+    found = row.fields[task.label_field]
+    return [Problem(row.where, f"{found!r:.60} is none of the choices", "wanted its text, number from 0, or letter")]
+
+
+def _right(task: TaskFile, row: Row) -> int | None:
+    """The number of the right choice: by its text, its number from 0, its own key, or its letter."""
+    own: Options = task.own
+    choices, found = _choices(task, row), label_text(row.fields[task.label_field])
+    if found is None:
+        return None
+    whole = row.fields[own.choices_field]
+    keys = [label_text(key) for key in whole.get("label", ())] if isinstance(whole, dict) else []
+    names: list[Sequence[str | None]] = [keys, choices, list(map(str, range(len(choices)))), ascii_uppercase]
+    at = next((list(known).index(found) for known in names if found in known), None)
+    return at if at is not None and at < len(choices) else None
+
+
+def _gold(task: TaskFile, row: Row) -> Hashable:
+    return _choices(task, row)[_right(task, row) or 0]
+
+
+def _field_text(task: TaskFile, name: str, value: Any) -> str | None:
+    own: Options = task.own
+    if name != own.choices_field:
+        return as_text(value)
+    choices = _choices(task, Row({name: value}, 0, ""))
+    return "\n".join(f"{letter}. {text}" for letter, text in zip(ascii_uppercase, choices, strict=False)) or None
+
+
+def _lead(task: TaskFile) -> str:
+    return " " if isinstance(task.template, str) and not task.template[-1].isspace() else ""
+
+
+def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:
+    own: Options = task.own
+    choices = _choices(task, row)
+    words = tuple(tuple(tools.tokenizer.encode_plain(_lead(task) + choice)) for choice in choices)
+    candidates = Candidates(choices, words, tuple(range(len(choices))), own.likelihood == "mean", True)
+    return [Example(texts, label=_right(task, row) if with_answer else None, candidates=candidates)]
+
+
+def _predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> list[Prediction]:
+    del task
+    found = []
+    for row, scores in zip(rows, scorer.label_scores(rows), strict=True):
+        assert row.candidates is not None
+        shares = tuple(scores.exp().tolist()[: len(row.candidates.labels)])
+        best = max(range(len(shares)), key=shares.__getitem__)
+        found.append(Prediction(row.candidates.labels[best], shares, score=shares[best]))
+    return found
+
+
+def _shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
+    del task
+    return {"answer": found.text, "probabilities": [round(share, _DIGITS) for share in found.probabilities or ()]}
+
+
+def _shot(task: TaskFile, row: Row) -> str | None:
+    return _lead(task) + _choices(task, row)[_right(task, row) or 0]
+
+
+KIND = Kind(
+    name="choice",
+    title="one of a row's own choices",
+    metrics=("accuracy",),
+    reported=("ece",),
+    options=Options,
+    check=_check,
+    check_model=_check_model,
+    target_fields=label_fields,
+    input_problems=_input_problems,
+    problems=_problems,
+    gold=_gold,
+    examples=_examples,
+    predictions=_predictions,
+    shot=_shot,
+    field_text=_field_text,
+    shown=_shown,
+)

@@ -1,0 +1,106 @@
+"""One label of several, by the likelihood of its words at the template's end or at an encoder's mask.
+
+Source of contextual calibration: Zhao et al. 2021, "Calibrate Before Use", section 4 (W =
+diag(p_cf)^-1, b = 0). Deviation: their third text, the empty one, is left out, since rows must hold text.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, field_validator
+
+from overture.core.config import Config
+from overture.core.types import Encoded, Prediction, Scorer
+from overture.data.candidates import candidates_of
+from overture.data.kind import Example, Kind, TaskFile, Tools
+from overture.data.kinds.labels import (
+    check_labels,
+    check_places,
+    first_word,
+    label_fields,
+    label_problems,
+    label_shown,
+    row_label,
+)
+from overture.data.row import Row
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Options(Config):
+    """Options of classification."""
+
+    calibration: Literal["none", "contextual"] = Field(
+        "none",
+        description="contextual divides a label's probability by what it has for a row without content (Zhao et al. "
+        "2021), in predictions; training is as ever.",
+    )
+    content_free: tuple[str, ...] = Field(
+        ("N/A", "[MASK]"), min_length=1, description="What fields show in rows without content, whose mean counts."
+    )
+
+    @field_validator("content_free")
+    @classmethod
+    def _has_text(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(text.strip() for text in texts):
+            raise ValueError("a row must hold text")
+        return texts
+
+
+def _check(task: TaskFile) -> None:
+    check_labels(task)
+    if task.read == "mask" and not task.has_mask:
+        raise ValueError("read: mask needs {mask} in the template")
+
+
+def _gold(task: TaskFile, row: Row) -> Hashable:
+    return row_label(task, row)
+
+
+def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:
+    assert tools.candidates is not None
+    label = tools.candidates.labels.index(row_label(task, row)) if with_answer else None
+    own: Options = task.own
+    blanks = [dict.fromkeys(texts, text) for text in own.content_free] if own.calibration == "contextual" else []
+    return [Example(texts, label=label, candidates=tools.candidates, blanks=tuple(blanks))]
+
+
+def _predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> list[Prediction]:
+    scores = _calibrated(scorer, rows, scorer.label_scores(rows))
+    labels = tuple(task.words)
+    shares = [tuple(own.exp().tolist()) for own in scores]
+    best = [int(own.argmax()) for own in scores]
+    return [Prediction(labels[at], own, score=own[at]) for at, own in zip(best, shares, strict=True)]
+
+
+def _calibrated(scorer: Scorer, rows: Sequence[Encoded], scores: "Tensor") -> "Tensor":
+    """Label scores, [B, C], less the logarithm of the mean probability for the rows without content."""
+    import torch
+
+    groups = list(dict.fromkeys(row.blanks for row in rows if row.blanks))
+    if not groups:
+        return scores
+    of_blanks = [scorer.label_scores(blanks).exp().mean(0).log() for blanks in groups]
+    bias = torch.stack([of_blanks[groups.index(row.blanks)] for row in rows])
+    return (scores - bias).log_softmax(dim=1)
+
+
+KIND = Kind(
+    name="classification",
+    title="one label of several",
+    metrics=("accuracy", "macro_f1"),
+    reported=("ece",),
+    options=Options,
+    check=_check,
+    check_model=check_places,
+    target_fields=label_fields,
+    problems=label_problems,
+    gold=_gold,
+    group=row_label,
+    candidates=candidates_of,
+    examples=_examples,
+    predictions=_predictions,
+    shot=first_word,
+    shown=label_shown,
+)

@@ -1,0 +1,80 @@
+"""An answer in free text: data to text, summaries, rewriting, code. The loss is on the answer alone."""
+
+from collections.abc import Hashable, Mapping, Sequence
+
+from pydantic import Field
+
+from overture.core.config import Config
+from overture.core.errors import Problem
+from overture.core.types import Encoded, Prediction, Scorer
+from overture.data.kind import Example, Kind, TaskFile, Tools
+from overture.data.kinds.labels import no_mask
+from overture.data.row import Row, answer_problems, answer_texts
+
+
+class Options(Config):
+    """Options of generation."""
+
+    references_field: str | None = Field(
+        None, min_length=1, description="A field with more texts that count as right; none is trained on."
+    )
+
+
+def _check(task: TaskFile) -> None:
+    if task.labels is not None or task.answer_field is None:
+        raise ValueError("exactly one of labels and answer_field must be given")
+    no_mask(task)
+
+
+def target_fields(task: TaskFile) -> tuple[str, ...]:
+    """The answer's field, which a prediction needs none of."""
+    return (task.answer_field or "answer",)
+
+
+def problems(task: TaskFile, row: Row) -> list[Problem]:
+    """An answer must be text; further texts too, where there are any."""
+    found = answer_problems(target_fields(task)[0], row)
+    extra = task.own.references_field
+    if extra and row.fields.get(extra) is not None:
+        found += answer_problems(extra, row, may_be_empty=True)
+    return found
+
+
+def gold(task: TaskFile, row: Row) -> Hashable:
+    """The one text that is right, or all of them."""
+    extra = task.own.references_field
+    texts = [*answer_texts(row.fields[target_fields(task)[0]]), *answer_texts(row.fields.get(extra) if extra else [])]
+    each = tuple(dict.fromkeys(texts))
+    return each[0] if len(each) == 1 else each
+
+
+def shot(task: TaskFile, row: Row) -> str | None:
+    """The answer that is trained on."""
+    return answer_texts(row.fields[target_fields(task)[0]])[0]
+
+
+def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:
+    answer = tools.ended(tools.tokenizer.encode_plain(shot(task, row) or "")) if with_answer else None
+    return [Example(texts, answer_ids=answer)]
+
+
+def predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> list[Prediction]:
+    """Answers as the task's decoding writes them."""
+    written = scorer.answer(rows, task.max_new_tokens, task.stop, task.decoding)
+    return [Prediction(answer.text, score=answer.log_likelihood) for answer in written]
+
+
+KIND = Kind(
+    name="generation",
+    title="an answer in free text",
+    metrics=("exact_match", "bleu", "chrf", "rouge_l", "squad_f1"),
+    options=Options,
+    check=_check,
+    target_fields=target_fields,
+    problems=problems,
+    gold=gold,
+    examples=_examples,
+    predictions=predictions,
+    shot=shot,
+    writes=True,
+)

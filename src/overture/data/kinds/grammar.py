@@ -1,0 +1,212 @@
+"""What an answer may hold: fixed words and pieces copied from a text, in an order that a small grammar gives.
+
+A grammar's pieces are token sequences. A copied piece starts at a word of the text and may end behind any later word;
+copies follow each other in the text's order, so a list of them ends. All is made when the first token is asked for.
+"""
+
+import bisect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from overture.core.types import TextTokenizer
+
+END = "end"
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Tokens that belong together.
+
+    Args:
+        name: what they stand for.
+        ids: the tokens, at least one.
+        ends: for each token whether the piece may end behind it: the position in the text it then reaches, or None.
+        start: where it stands in the text, for what is copied: only there or before may have been copied so far.
+    """
+
+    name: str
+    ids: tuple[int, ...]
+    ends: tuple[int | None, ...]
+    start: int | None = None
+
+
+def fixed(name: str, ids: Sequence[int], start: int | None = None, end: int = 0) -> Piece:
+    """A piece that ends with its last token."""
+    return Piece(name, tuple(ids), (*[None] * (len(ids) - 1), end), start)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Groups of pieces and what may follow them.
+
+    Args:
+        pieces: the pieces of each group.
+        first: groups that an answer may begin with.
+        then: for each group the groups that may follow; `END` for the end of the answer.
+        end_ids: what ends an answer.
+    """
+
+    pieces: Mapping[str, Sequence[Piece]]
+    first: tuple[str, ...]
+    then: Mapping[str, tuple[str, ...]]
+    end_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """So many tokens of a piece are written, behind other pieces."""
+
+    group: str
+    piece: Piece
+    done: int
+    position: int
+    before: tuple[tuple[str, Piece, int], ...]
+
+    @property
+    def end(self) -> int | None:
+        return self.piece.ends[self.done - 1]
+
+
+@dataclass(slots=True, eq=False)
+class Grammar:
+    """Tokens that may come next, and what written tokens stand for.
+
+    Args:
+        make: the rules, made once, when they are needed.
+    """
+
+    make: Callable[[], Rules]
+    _rules: Rules | None = None
+    _starts: dict[str, dict[int, list[Piece]]] = field(default_factory=dict)
+    _known: dict[tuple[int, ...], list[_State]] = field(default_factory=dict)
+
+    @property
+    def rules(self) -> Rules:
+        """The rules."""
+        if self._rules is None:
+            made = self.make()
+            groups = {**made.pieces, END: [fixed(END, made.end_ids)]}
+            for name, pieces in groups.items():
+                starts = self._starts.setdefault(name, {})
+                for piece in pieces:
+                    starts.setdefault(piece.ids[0], []).append(piece)
+            self._rules = made
+        return self._rules
+
+    def __call__(self, written: Sequence[int]) -> list[int]:
+        """Tokens that may follow; none behind what is no beginning of an answer, or a whole one."""
+        found: set[int] = set()
+        if not written:
+            for group in self.rules.first:
+                found.update(self._starts[group])
+            return sorted(found)
+        for state in self._states(tuple(written)):
+            if state.done < len(state.piece.ids):
+                found.add(state.piece.ids[state.done])
+            for group, position in self._after(state):
+                starts = self._starts[group].items()
+                found.update(token for token, pieces in starts if any(_may_start(p, position) for p in pieces))
+        return sorted(found)
+
+    def parsed(self, written: Sequence[int]) -> list[tuple[str, Piece, int]]:
+        """The pieces that tokens stand for: (group, piece, how many of its tokens); not an unfinished last one."""
+        if not written:
+            return []
+        states = self._states(tuple(written))
+        ended = next((state for state in states if state.end is not None), None)
+        if ended:
+            return [*ended.before, (ended.group, ended.piece, ended.done)]
+        return list(states[0].before) if states else []
+
+    def _after(self, state: _State) -> list[tuple[str, int]]:
+        if state.end is None:
+            return []
+        position = max(state.position, state.end)
+        return [(group, position) for group in self.rules.then.get(state.group, ())]
+
+    def _states(self, written: tuple[int, ...]) -> list[_State]:
+        """All readings of the tokens; of those that stand at one place of one piece the first."""
+        if written not in self._known:
+            rules = self.rules
+            if len(written) == 1:
+                begun = [self._begun(group, written[0], 0, ()) for group in rules.first]
+                found = [state for states in begun for state in states]
+            else:
+                found = [new for state in self._states(written[:-1]) for new in self._stepped(state, written[-1])]
+            self._known[written] = list({(state.piece, state.done): state for state in reversed(found)}.values())[::-1]
+        return self._known[written]
+
+    def _begun(self, group: str, token: int, position: int, before: tuple[tuple[str, Piece, int], ...]) -> list[_State]:
+        pieces = self._starts[group].get(token, ())
+        return [_State(group, p, 1, position, before) for p in pieces if _may_start(p, position)]
+
+    def _stepped(self, state: _State, token: int) -> list[_State]:
+        found = []
+        if state.done < len(state.piece.ids) and state.piece.ids[state.done] == token:
+            found.append(_State(state.group, state.piece, state.done + 1, state.position, state.before))
+        before = (*state.before, (state.group, state.piece, state.done))
+        for group, position in self._after(state):
+            found += self._begun(group, token, position, before)
+        return found
+
+
+def _may_start(piece: Piece, position: int) -> bool:
+    return piece.start is None or piece.start >= position
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A text whose pieces may be copied into an answer.
+
+    Args:
+        text: the text.
+        tokenizer: the backbone's.
+        lead: what stands in the answer before a piece: a space, or nothing.
+        words: where the words stand; pieces begin and end with them.
+    """
+
+    text: str
+    tokenizer: TextTokenizer
+    lead: str
+    words: tuple[Span, ...]
+
+    @cached_property
+    def _tokens(self) -> list[tuple[int, int, int]]:
+        return self.tokenizer.offsets(self.text)
+
+    def ids(self, start: int, end: int) -> list[int] | None:
+        """Tokens of a piece, as they follow each other in the text; None if it ends within a token."""
+        found = []
+        path = self._path(start)
+        for number, (token, _, stop) in enumerate(path):
+            found.append(token)
+            if stop >= end:
+                is_whole = stop == end and (number + 1 == len(path) or path[number + 1][1] >= end)
+                return found if is_whole else None
+        return None
+
+    def pieces(self, name: str, max_tokens: int) -> list[Piece]:
+        """A piece from each word on, up to so many tokens."""
+        ends = {end for _, end in self.words}
+        found = []
+        for start, _ in self.words:
+            path = self._path(start, max_tokens + 1)
+            stops = [
+                stop if stop in ends and (i + 1 == len(path) or path[i + 1][1] >= stop) else None
+                for i, (_, _, stop) in enumerate(path)
+            ][:max_tokens]
+            if any(stop is not None for stop in stops):
+                found.append(Piece(name, tuple(token for token, _, _ in path[:max_tokens]), tuple(stops), start))
+        return found
+
+    def _path(self, start: int, most: int | None = None) -> list[tuple[int, int, int]]:
+        """Tokens from a place on: up to the next space as an answer would have them, then as the text has them."""
+        end = next((i for i in range(start, len(self.text)) if self.text[i].isspace()), len(self.text))
+        shift = start - len(self.lead)
+        head = self.tokenizer.offsets(self.lead + self.text[start:end])
+        path = [(token, max(at + shift, start), stop + shift) for token, at, stop in head]
+        rest = bisect.bisect_left(self._tokens, end, key=lambda token: token[1])
+        stop = None if most is None else rest + max(most - len(path), 0)
+        return path + self._tokens[rest:stop]

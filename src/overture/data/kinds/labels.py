@@ -1,0 +1,113 @@
+"""What kinds with labels share: a label field, its checks, and labels at the place that is read."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from overture.core.errors import DataError, Problem
+from overture.core.types import Prediction, TextTokenizer
+from overture.data.kind import TaskFile
+from overture.data.row import Row, missing_field
+from overture.data.values import kind, label_text
+
+_DIGITS = 6
+
+
+def check_labels(task: TaskFile, least: int = 2) -> None:
+    """Labels must be named, and their words must hold something.
+
+    Raises:
+        ValueError: they are not, or do not.
+    """
+    if task.labels is None or task.answer_field is not None:
+        raise ValueError("exactly one of labels and answer_field must be given")
+    if len(task.labels) < least:
+        raise ValueError(f"labels must name at least {'two labels' if least == 2 else 'one label'}")
+    if any(not word.strip() for words in task.words.values() for word in words):
+        raise ValueError("a label word must not be blank")
+
+
+def label_fields(task: TaskFile) -> tuple[str, ...]:
+    """The label field alone."""
+    return (task.label_field,)
+
+
+def label_problems(task: TaskFile, row: Row) -> list[Problem]:
+    """What is wrong with a row's one label."""
+    if task.label_field not in row.fields:
+        return [missing_field(task.label_field, row.where, list(row.fields))]
+    return unknown_label(task.words, row.fields[task.label_field], row.where)
+
+
+def unknown_label(known: Mapping[str, object], value: Any, where: str) -> list[Problem]:
+    """Whether a value is no label that is known."""
+    label = label_text(value)
+    if label is None:
+        return [Problem(where, f"the label is {kind(value)}", "wanted text or a number")]
+    if label in known:
+        return []
+    near = difflib.get_close_matches(label, known, 1)
+    fix = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    if label.lower() in ("yes", "no", "on", "off") and {"true", "false"} & set(known):
+        fix = f"YAML reads {label} as a truth value; write it in quotes"
+    return [Problem(where, f"unknown label {label!r}", fix)]
+
+
+def row_label(task: TaskFile, row: Row) -> str:
+    """The row's label as text."""
+    return label_text(row.fields[task.label_field]) or ""
+
+
+def first_word(task: TaskFile, row: Row) -> str | None:
+    """The first word of the row's label."""
+    return task.words[row_label(task, row)][0]
+
+
+def shares_shown(task: TaskFile, found: Prediction) -> dict[str, float]:
+    """Probabilities by label."""
+    assert found.probabilities is not None
+    return {label: round(share, _DIGITS) for label, share in zip(task.words, found.probabilities, strict=True)}
+
+
+def label_shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
+    """The label with all probabilities."""
+    return {"label": found.text, "probabilities": shares_shown(task, found)}
+
+
+def check_places(task: TaskFile, tokenizer: TextTokenizer) -> None:
+    """Masks, and places to read, are for encoders.
+
+    Raises:
+        DataError: the task asks a decoder for them, or an encoder that has none.
+    """
+    writes = "behind its start" if tokenizer.start_ids else "where its text ends"
+    if task.read and not tokenizer.is_encoder:
+        raise DataError(
+            f"a decoder's label is read {writes}",
+            where="read",
+            got=task.read,
+            fix="leave read out, or choose an encoder as --backbone",
+        )
+    if task.has_mask and not tokenizer.is_encoder:
+        raise DataError(
+            f"{{mask}} is for encoders; a decoder predicts the label's word {writes}",
+            where="template",
+            fix=("leave it out" if tokenizer.start_ids else "end the template where the word belongs")
+            + ", or choose an encoder as --backbone",
+        )
+    if task.has_mask and not tokenizer.mask_ids:
+        raise DataError(
+            "the backbone's tokenizer has no mask",
+            where="template",
+            fix="leave {mask} out: labels get vectors then; or choose a masked language model as --backbone",
+        )
+
+
+def no_mask(task: TaskFile) -> None:
+    """Masks and places to read mean nothing to a kind that reads no label at one place.
+
+    Raises:
+        ValueError: the task file has them.
+    """
+    if task.has_mask or task.read:
+        raise ValueError("{mask} and read are for tasks with labels")

@@ -1,0 +1,173 @@
+"""Any number of labels for a row.
+
+With a decoder the labels' first words are written, in the task file's order, with commas between; nothing else can be.
+With an encoder each label has a vector and applies where its score is above 0 (binary cross-entropy).
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from overture.core.config import Config
+from overture.core.errors import DataError, Problem
+from overture.core.types import Candidates, Encoded, Marks, Prediction, Scorer, TextTokenizer
+from overture.data.candidates import candidates_of
+from overture.data.kind import Example, Kind, Pick, TaskFile, Tools
+from overture.data.kinds.grammar import END, Grammar, Rules, fixed
+from overture.data.kinds.labels import check_labels, check_places, label_fields, unknown_label
+from overture.data.row import Row, missing_field
+from overture.data.values import kind, label_text
+
+
+class Options(Config):
+    """Options of several labels."""
+
+    none: str = Field("none", min_length=1, description="What is written where no label applies.")
+    separator: str = Field(
+        "", description="Cuts a field that is one text into labels, such as a comma; lists need none."
+    )
+
+
+def _check(task: TaskFile) -> None:
+    check_labels(task)
+    if task.has_mask or task.read == "mean":
+        raise ValueError("several labels are read at an encoder's first token, or written by a decoder")
+
+
+def _found(task: TaskFile, row: Row) -> list[Any] | None:
+    own: Options = task.own
+    found = row.fields[task.label_field]
+    if isinstance(found, str) and own.separator:
+        return [part.strip() for part in found.split(own.separator) if part.strip()]
+    return found if isinstance(found, list) else None
+
+
+def _problems(task: TaskFile, row: Row) -> list[Problem]:
+    if task.label_field not in row.fields:
+        return [missing_field(task.label_field, row.where, list(row.fields))]
+    labels = _found(task, row)
+    if labels is None:
+        found = kind(row.fields[task.label_field])
+        return [Problem(row.where, f"the labels are {found}", "wanted a list, or set options.separator")]
+    return [problem for label in labels for problem in unknown_label(task.words, label, row.where)]
+
+
+def _labels(task: TaskFile, row: Row) -> tuple[str, ...]:
+    named = {label_text(label) for label in _found(task, row) or ()}
+    return tuple(label for label in task.words if label in named)
+
+
+def _gold(task: TaskFile, row: Row) -> Hashable:
+    return _labels(task, row)
+
+
+def _candidates(task: TaskFile, tokenizer: TextTokenizer) -> tuple[Candidates | None, list[str]]:
+    return candidates_of(task, tokenizer) if tokenizer.is_encoder else (None, [])
+
+
+def _check_model(task: TaskFile, tokenizer: TextTokenizer) -> None:
+    check_places(task, tokenizer)
+    own: Options = task.own
+    words = [texts[0].strip() for texts in task.words.values()]
+    if not tokenizer.is_encoder and (len(set(words)) < len(words) or own.none in words):
+        raise DataError("two labels are written alike", where="labels", got=", ".join(words))
+
+
+def _lead(task: TaskFile) -> str:
+    return " " if isinstance(task.template, str) and not task.template[-1].isspace() else ""
+
+
+def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:
+    gold = _labels(task, row) if with_answer else None
+    if tools.tokenizer.is_encoder:
+        names = tuple(task.words)
+        index = None if gold is None else tuple(names.index(label) for label in gold)
+        return [Example(texts, pick=Pick("", (), Marks((0,), "each", index)))]
+    grammar = Grammar(lambda: _rules(task, tools))
+    answer = None if gold is None else tools.ended(_answer_ids(task, tools, gold))
+    return [Example(texts, answer_ids=answer, allowed=grammar, source=grammar)]
+
+
+def _word_ids(task: TaskFile, tools: Tools, lead: str) -> dict[str, list[int]]:
+    return {label: tools.tokenizer.encode_plain(lead + words[0].strip()) for label, words in task.words.items()}
+
+
+def _answer_ids(task: TaskFile, tools: Tools, gold: Sequence[str]) -> list[int]:
+    own: Options = task.own
+    if not gold:
+        return tools.tokenizer.encode_plain(_lead(task) + own.none)
+    first, later = _word_ids(task, tools, _lead(task)), _word_ids(task, tools, " ")
+    ids = list(first[gold[0]])
+    for label in gold[1:]:
+        ids += [*tools.tokenizer.encode_plain(","), *later[label]]
+    return ids
+
+
+def _rules(task: TaskFile, tools: Tools) -> Rules:
+    own: Options = task.own
+    encode = tools.tokenizer.encode_plain
+    ends = (tools.tokenizer.eos_id,) if tools.tokenizer.eos_id is not None else tuple(encode("\n"))
+    order = {label: number for number, label in enumerate(task.words)}
+
+    def words(lead: str) -> list[Any]:
+        each = _word_ids(task, tools, lead).items()
+        return [fixed(label, ids, order[label], order[label] + 1) for label, ids in each]
+
+    pieces = {
+        "none": [fixed("none", encode(_lead(task) + own.none))],
+        "first": words(_lead(task)),
+        "later": words(" "),
+        "more": [fixed("more", encode(","))],
+    }
+    then = {"none": (END,), "first": ("more", END), "later": ("more", END), "more": ("later",)}
+    return Rules(pieces, ("none", "first"), then, ends)
+
+
+def _predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> list[Prediction]:
+    if rows[0].marks is not None:
+        names = tuple(task.words)
+        found = []
+        for scores in scorer.mark_scores(rows):
+            shares = tuple(scores[0].sigmoid().tolist())
+            said = tuple(label for label, share in zip(names, shares, strict=True) if share > 0.5)
+            found.append(Prediction(", ".join(said), shares, said))
+        return found
+    written = scorer.answer(rows, task.max_new_tokens, (), task.decoding)
+    return [_read(row.source, answer.ids, answer.log_likelihood) for row, answer in zip(rows, written, strict=True)]
+
+
+def _read(grammar: Grammar, ids: Sequence[int], score: float) -> Prediction:
+    said = tuple(piece.name for group, piece, _ in grammar.parsed(ids) if group in ("first", "later"))
+    return Prediction(", ".join(said), answer=said, score=score)
+
+
+def _shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
+    shown: dict[str, Any] = {"labels": list(found.answer) if isinstance(found.answer, tuple) else []}
+    if found.probabilities is not None:
+        shown["probabilities"] = dict(zip(task.words, (round(p, 6) for p in found.probabilities), strict=True))
+    return shown
+
+
+def _shot(task: TaskFile, row: Row) -> str | None:
+    said = ", ".join(task.words[label][0].strip() for label in _labels(task, row))
+    return _lead(task) + (said or task.own.none)
+
+
+KIND = Kind(
+    name="multilabel",
+    title="any number of labels",
+    metrics=("multilabel_micro_f1", "multilabel_macro_f1", "subset_accuracy"),
+    options=Options,
+    check=_check,
+    check_model=_check_model,
+    target_fields=label_fields,
+    problems=_problems,
+    gold=_gold,
+    candidates=_candidates,
+    examples=_examples,
+    predictions=_predictions,
+    shot=_shot,
+    shown=_shown,
+    writes=True,
+)

@@ -1,0 +1,112 @@
+"""A number, as the mean of some numbers that have label words, weighted by their probabilities.
+
+``labels: {1: " bad", 3: " fair", 5: " good"}``: a row of 2.5 is taught as one quarter of 1 and three quarters of 3, so
+that the mean is the number. With a trained vector for each label (``warp``) this is a head of the model's own.
+"""
+
+from bisect import bisect_right
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from overture.core.errors import Problem
+from overture.core.types import Encoded, Prediction, Scorer
+from overture.data.candidates import candidates_of
+from overture.data.kind import Example, Kind, TaskFile, Tools
+from overture.data.kinds.labels import check_labels, check_places, label_fields, shares_shown
+from overture.data.row import Row, missing_field
+from overture.data.values import kind
+
+
+def _number(value: Any) -> float | None:
+    """A finite number; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        found = float(value)
+    except ValueError:
+        return None
+    return found if abs(found) < float("inf") else None
+
+
+def _check(task: TaskFile) -> None:
+    check_labels(task)
+    odd = [label for label in task.words if _number(label) is None]
+    if odd:
+        raise ValueError(f"the labels of a regression are numbers, and {odd[0]!r} is none")
+
+
+def _points(task: TaskFile) -> list[float]:
+    return [_number(label) or 0.0 for label in task.words]
+
+
+def _problems(task: TaskFile, row: Row) -> list[Problem]:
+    if task.label_field not in row.fields:
+        return [missing_field(task.label_field, row.where, list(row.fields))]
+    found = row.fields[task.label_field]
+    value = _number(found)
+    if value is None:
+        what = repr(found) if isinstance(found, str) else kind(found)
+        return [Problem(row.where, f"the label is {what}", "wanted a finite number")]
+    low, high = min(_points(task)), max(_points(task))
+    if not low <= value <= high:
+        return [Problem(row.where, f"{value:g} is beyond the labels {low:g} to {high:g}", "name a label further out")]
+    return []
+
+
+def _gold(task: TaskFile, row: Row) -> Hashable:
+    return _number(row.fields[task.label_field])
+
+
+def _shares(task: TaskFile, value: float) -> tuple[float, ...]:
+    """The number as a mean of its two neighbours among the labels."""
+    points = _points(task)
+    order = sorted(range(len(points)), key=points.__getitem__)
+    rank = min(max(bisect_right([points[i] for i in order], value), 1), len(order) - 1)
+    below, above = order[rank - 1], order[rank]
+    share = (value - points[below]) / (points[above] - points[below])
+    found = [0.0] * len(points)
+    found[below], found[above] = 1 - share, share
+    return tuple(found)
+
+
+def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:
+    shares = _shares(task, _number(row.fields[task.label_field]) or 0.0) if with_answer else None
+    return [Example(texts, shares=shares, candidates=tools.candidates)]
+
+
+def _predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> list[Prediction]:
+    points = _points(task)
+    found = []
+    for scores in scorer.label_scores(rows):
+        shares = tuple(scores.exp().tolist())
+        value = sum(share * point for share, point in zip(shares, points, strict=True))
+        found.append(Prediction(f"{value:.6g}", shares, value))
+    return found
+
+
+def _shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
+    return {"value": found.answer, "probabilities": shares_shown(task, found)}
+
+
+def _shot(task: TaskFile, row: Row) -> str | None:
+    shares = _shares(task, _number(row.fields[task.label_field]) or 0.0)
+    nearest = max(range(len(shares)), key=shares.__getitem__)
+    return list(task.words.values())[nearest][0]
+
+
+KIND = Kind(
+    name="regression",
+    title="a number, by label words or a head",
+    metrics=("r2", "spearman", "pearson"),
+    reported=("mse",),
+    check=_check,
+    check_model=check_places,
+    target_fields=label_fields,
+    problems=_problems,
+    gold=_gold,
+    candidates=candidates_of,
+    examples=_examples,
+    predictions=_predictions,
+    shot=_shot,
+    shown=_shown,
+)

@@ -1,0 +1,355 @@
+"""Spans of types in a text, such as names of people and places.
+
+With an encoder each word's first token is given one of the tags O, B-type and I-type; the best allowed sequence is
+taken. With a decoder the spans are written in the text's order, ``person: Ada Lovelace; location: London``: only types
+and pieces of the text can be written, so nothing is found that is not there.
+"""
+
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from pydantic import Field
+
+from overture.core.config import Config
+from overture.core.errors import Problem
+from overture.core.types import Candidates, Encoded, Marks, Prediction, Scorer, TextTokenizer
+from overture.data.kind import Example, Kind, Pick, TaskFile, Tools
+from overture.data.kinds.grammar import END, Copied, Grammar, Piece, Rules, fixed
+from overture.data.kinds.labels import check_labels, no_mask
+from overture.data.kinds.tags import best_tags, spans_of, split_tag, tags_of
+from overture.data.row import Row, broken_text, missing_field
+from overture.data.values import as_text, kind
+
+Spans = list[tuple[str, int, int]]
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+class Options(Config):
+    """Options of tagging."""
+
+    tokens_field: str = Field("tokens", min_length=1, description="A row's words, a list; they are shown with spaces.")
+    tags_field: str = Field("tags", min_length=1, description="Their BIO tags, a list of the same length.")
+    text_field: str | None = Field(
+        None, min_length=1, description="Instead of words and tags: the field that holds a row's text."
+    )
+    spans_field: str = Field(
+        "spans",
+        min_length=1,
+        description="With text_field: a list of objects with start, end and label, or of [start, end, label]; "
+        "characters from 0, the end behind the last.",
+    )
+    none: str = Field("none", min_length=1, description="What is written where there is no span.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What a reply is read with: where the words stand, the grammar, and whether spans count words or characters."""
+
+    text: str
+    words: tuple[tuple[int, int], ...]
+    grammar: Grammar | None
+    counts_words: bool
+
+
+def _shown_field(task: TaskFile) -> str:
+    own: Options = task.own
+    return own.text_field or own.tokens_field
+
+
+def _check(task: TaskFile) -> None:
+    check_labels(task, least=1)
+    no_mask(task)
+    if _shown_field(task) not in task.fields:
+        raise ValueError(f"the template must show {{{_shown_field(task)}}}, in which spans are found")
+
+
+def _target_fields(task: TaskFile) -> tuple[str, ...]:
+    own: Options = task.own
+    return (own.spans_field if own.text_field else own.tags_field,)
+
+
+def _field_text(task: TaskFile, name: str, value: Any) -> str | None:
+    own: Options = task.own
+    if name != own.tokens_field or own.text_field or not isinstance(value, list):
+        return as_text(value)
+    return " ".join(value) if value and all(isinstance(word, str) for word in value) else None
+
+
+def _input_problems(task: TaskFile, row: Row) -> list[Problem]:
+    own: Options = task.own
+    words = row.fields.get(own.tokens_field)
+    if own.text_field or words is None:
+        return []
+    if not isinstance(words, list):
+        return [Problem(row.where, f"field {own.tokens_field!r} is {kind(words)}", "wanted a list of words")]
+    odd = [word for word in words if not isinstance(word, str) or not word or any(c.isspace() for c in word)]
+    if odd:
+        return [Problem(row.where, f"{odd[0]!r:.40} in {own.tokens_field!r} is no word", "wanted texts without spaces")]
+    return [problem for word in words for problem in broken_text(own.tokens_field, word, row)][:1]
+
+
+def _problems(task: TaskFile, row: Row) -> list[Problem]:
+    own: Options = task.own
+    name = _target_fields(task)[0]
+    if name not in row.fields:
+        return [missing_field(name, row.where, list(row.fields))]
+    found = row.fields[name]
+    if not isinstance(found, list):
+        return [Problem(row.where, f"field {name!r} is {kind(found)}", "wanted a list")]
+    return _span_problems(task, row, found) if own.text_field else _tag_problems(task, row, found)
+
+
+def _tag_problems(task: TaskFile, row: Row, tags: list[Any]) -> list[Problem]:
+    own: Options = task.own
+    words = row.fields.get(own.tokens_field)
+    if isinstance(words, list) and len(words) != len(tags):
+        return [Problem(row.where, f"{len(tags)} tags for {len(words)} words")]
+    before = "O"
+    for tag in tags:
+        try:
+            prefix, name = split_tag(str(tag))
+        except ValueError as error:
+            return [Problem(row.where, str(error), "wanted O, B-type or I-type")]
+        if name and name not in task.words:
+            return [Problem(row.where, f"unknown type {name!r}", f"known: {', '.join(task.words)}")]
+        if prefix == "I" and before[2:] != name:
+            return [Problem(row.where, f"{tag!r} follows {before!r}", "a span begins with B-")]
+        before = str(tag)
+    return []
+
+
+def _span_problems(task: TaskFile, row: Row, spans: list[Any]) -> list[Problem]:
+    own: Options = task.own
+    text = as_text(row.fields.get(own.text_field or "")) or ""
+    for span in spans:
+        read = _span(span)
+        if read is None:
+            return [Problem(row.where, f"{span!r:.60} is no span", "wanted start, end and label")]
+        name, start, end = read
+        if name not in task.words:
+            return [Problem(row.where, f"unknown type {name!r}", f"known: {', '.join(task.words)}")]
+        if not 0 <= start < end <= len(text):
+            return [Problem(row.where, f"span {start} to {end} is not in the text of {len(text)} characters")]
+    return []
+
+
+def _span(value: Any) -> tuple[str, int, int] | None:
+    if isinstance(value, dict):
+        value = [value.get("start"), value.get("end"), value.get("label")]
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        return None
+    start, end, name = value
+    if not isinstance(start, int) or not isinstance(end, int) or not isinstance(name, str):
+        return None
+    return name, start, end
+
+
+def _gold_spans(task: TaskFile, row: Row) -> Spans:
+    """The right spans, in words or in characters."""
+    own: Options = task.own
+    if not own.text_field:
+        return spans_of([str(tag) for tag in row.fields[own.tags_field]])
+    found = [span for value in row.fields[own.spans_field] if (span := _span(value))]
+    return sorted(found, key=lambda span: span[1:])
+
+
+def _gold(task: TaskFile, row: Row) -> Hashable:
+    return tuple(_gold_spans(task, row))
+
+
+def _words(task: TaskFile, row: Row, text: str) -> tuple[tuple[int, int], ...]:
+    """Where the words stand in the text; where it was cut, those that are left."""
+    own: Options = task.own
+    if own.text_field:
+        return tuple(match.span() for match in _WORD.finditer(text))
+    ends, at = [], 0
+    for word in row.fields[own.tokens_field]:
+        ends.append((at, at + len(word)))
+        at += len(word) + 1
+    return tuple(span for span in ends if span[1] <= len(text))
+
+
+def _in_characters(spans: Spans, source: _Source) -> Spans:
+    """Spans of the words that are there, by their characters."""
+    if not source.counts_words:
+        return [span for span in spans if span[2] <= len(source.text)]
+    return [
+        (name, source.words[start][0], source.words[end - 1][1])
+        for name, start, end in spans
+        if end <= len(source.words)
+    ]
+
+
+def _in_words(start: int, end: int, words: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """The words that characters touch: first, and behind the last."""
+    touched = [number for number, (first, last) in enumerate(words) if first < end and start < last]
+    return (touched[0], touched[-1] + 1) if touched else None
+
+
+def _tag_names(task: TaskFile) -> tuple[str, ...]:
+    return ("O", *(f"{prefix}-{name}" for name in task.words for prefix in "BI"))
+
+
+def _candidates(task: TaskFile, tokenizer: TextTokenizer) -> tuple[Candidates | None, list[str]]:
+    """An encoder's tags, each beginning as its type's first word; a decoder writes."""
+    if not tokenizer.is_encoder:
+        return None, []
+    own: Options = task.own
+    words = [own.none, *(texts[0] for texts in task.words.values() for _ in "BI")]
+    ids = tuple(tuple(tokenizer.encode_plain(word)) for word in words)
+    return Candidates(_tag_names(task), ids, tuple(range(len(ids)))), []
+
+
+# -- what is put to the model
+
+
+def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:
+    name = _shown_field(task)
+    text = texts[name]
+    words = _words(task, row, text)
+    source = _Source(text, words, None, not task.own.text_field)
+    gold = _gold_spans(task, row) if with_answer else None
+    if tools.tokenizer.is_encoder:
+        marks = Marks((), "labels", _gold_tags(task, gold, source) if gold is not None else None)
+        return [Example(texts, pick=Pick(name, words, marks), source=source)]
+    grammar = Grammar(lambda: _rules(task, tools, source))
+    answer = None if gold is None else tools.ended(_answer_ids(task, tools, source, gold))
+    return [
+        Example(texts, answer_ids=answer, allowed=grammar, source=_Source(text, words, grammar, source.counts_words))
+    ]
+
+
+def _gold_tags(task: TaskFile, gold: Spans, source: _Source) -> tuple[int, ...]:
+    names = _tag_names(task)
+    found = []
+    for name, start, end in _in_characters(gold, source):
+        at = _in_words(start, end, source.words)
+        if at:
+            found.append((name, *at))
+    return tuple(names.index(tag) for tag in tags_of(found, len(source.words)))
+
+
+def _lead(task: TaskFile) -> str:
+    return " " if isinstance(task.template, str) and not task.template[-1].isspace() else ""
+
+
+def _type_ids(task: TaskFile, tools: Tools, lead: str) -> dict[str, list[int]]:
+    words = {name: texts[0].strip() for name, texts in task.words.items()}
+    return {name: tools.tokenizer.encode_plain(f"{lead}{word}:") for name, word in words.items()}
+
+
+def _answer_ids(task: TaskFile, tools: Tools, source: _Source, gold: Spans) -> list[int]:
+    """The spans in the text's order, as tokens that the grammar allows."""
+    own: Options = task.own
+    encode = tools.tokenizer.encode_plain
+    spans = sorted(_in_characters(gold, source), key=lambda span: span[1:])
+    spans = [span for number, span in enumerate(spans) if not any(before[2] > span[1] for before in spans[:number])]
+    if not spans:
+        return encode(_lead(task) + own.none)
+    copied = Copied(source.text, tools.tokenizer, " ", source.words)
+    found: list[int] = []
+    for number, (name, start, end) in enumerate(spans):
+        found += encode(";") if number else []
+        found += _type_ids(task, tools, " " if number else _lead(task))[name]
+        found += copied.ids(start, end) or encode(" " + source.text[start:end])
+    return found
+
+
+def _rules(task: TaskFile, tools: Tools, source: _Source) -> Rules:
+    own: Options = task.own
+    encode = tools.tokenizer.encode_plain
+    ends = (tools.tokenizer.eos_id,) if tools.tokenizer.eos_id is not None else tuple(encode("\n"))
+    lead = _lead(task)
+    copied = Copied(source.text, tools.tokenizer, " ", source.words)
+    pieces: dict[str, list[Piece]] = {
+        "none": [fixed("none", encode(lead + own.none))],
+        "first": [fixed(name, ids) for name, ids in _type_ids(task, tools, lead).items()],
+        "type": [fixed(name, ids) for name, ids in _type_ids(task, tools, " ").items()],
+        "span": copied.pieces("span", task.max_new_tokens),
+        "more": [fixed("more", encode(";"))],
+    }
+    then = {"none": (END,), "first": ("span",), "type": ("span",), "span": ("more", END), "more": ("type",)}
+    return Rules(pieces, ("none", "first"), then, ends)
+
+
+# -- what the model's reply means
+
+
+def _predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> list[Prediction]:
+    if rows[0].marks is None:
+        written = scorer.answer(rows, task.max_new_tokens, (), task.decoding)
+        return [
+            _prediction(row.source, _read(row.source, answer.ids), answer.log_likelihood)
+            for row, answer in zip(rows, written, strict=True)
+        ]
+    names = _tag_names(task)
+    found = []
+    for row, scores in zip(rows, scorer.mark_scores(rows), strict=True):
+        spans = spans_of(best_tags(scores.tolist(), names)) if len(scores) else []
+        words = row.source.words
+        found.append(_prediction(row.source, [(n, words[s][0], words[e - 1][1]) for n, s, e in spans], 0.0))
+    return found
+
+
+def _read(source: _Source, ids: Sequence[int]) -> Spans:
+    """The spans that an answer names, in characters."""
+    assert source.grammar is not None
+    found = []
+    for (group, kind_of, _), (following, piece, done) in pairwise(source.grammar.parsed(ids)):
+        end = piece.ends[done - 1]
+        if group in ("first", "type") and following == "span" and piece.start is not None and end is not None:
+            found.append((kind_of.name, piece.start, end))
+    return found
+
+
+def _prediction(source: _Source, spans: Spans, score: float) -> Prediction:
+    text = "; ".join(f"{name}: {source.text[start:end]}" for name, start, end in spans) or "none"
+    if source.counts_words:
+        counted = [(name, _in_words(start, end, source.words)) for name, start, end in spans]
+        spans = [(name, *at) for name, at in counted if at]
+    return Prediction(text, answer=tuple(spans), score=score)
+
+
+def _shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
+    del task
+    spans = found.answer if isinstance(found.answer, tuple) else ()
+    return {"answer": found.text, "spans": [{"label": name, "start": start, "end": end} for name, start, end in spans]}
+
+
+def _shot(task: TaskFile, row: Row) -> str | None:
+    source = _Source(*_row_text(task, row), None, not task.own.text_field)
+    spans = _in_characters(_gold_spans(task, row), source)
+    lead = _lead(task)
+    words = {name: texts[0].strip() for name, texts in task.words.items()}
+    return lead + ("; ".join(f"{words[name]}: {source.text[s:e]}" for name, s, e in spans) or task.own.none)
+
+
+def _row_text(task: TaskFile, row: Row) -> tuple[str, tuple[tuple[int, int], ...]]:
+    name = _shown_field(task)
+    text = _field_text(task, name, row.fields[name]) or ""
+    return text, _words(task, row, text)
+
+
+KIND = Kind(
+    name="tagging",
+    title="spans of types in a text",
+    metrics=("entity_f1",),
+    reported=("entity_precision", "entity_recall"),
+    options=Options,
+    check=_check,
+    target_fields=_target_fields,
+    input_problems=_input_problems,
+    problems=_problems,
+    gold=_gold,
+    candidates=_candidates,
+    examples=_examples,
+    predictions=_predictions,
+    shot=_shot,
+    field_text=_field_text,
+    wanted="wanted text, or a list of words",
+    shown=_shown,
+    writes=True,
+)

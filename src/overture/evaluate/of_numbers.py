@@ -1,0 +1,87 @@
+"""Metrics of numbers: correlations, explained variance, squared error.
+
+Shape letters: U distinct outcomes, R weightings, V distinct values.
+"""
+
+from typing import TYPE_CHECKING
+
+from overture.evaluate.metric import Answers, Metric, from_sums, ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from overture.evaluate.metric import Floats
+
+
+def _columns(gold: Answers, predicted: Answers) -> "Floats":
+    """Number of rows, sums, squares and products: [U, 6]."""
+    import numpy as np
+
+    right, said = np.array(gold, dtype=np.float64), np.array(predicted, dtype=np.float64)
+    # About a common centre: squares of large numbers would lose their last digits.
+    right, said = right - right.mean(), said - right.mean()
+    return np.stack([np.ones(len(right)), right, said, right * right, said * said, right * said], axis=1)
+
+
+def _squared_error(sums_RS: "Floats") -> "Floats":
+    n, _, _, squares, said_squares, products = sums_RS.T
+    return ratio(squares + said_squares - 2 * products, n)
+
+
+def _explained(sums_RS: "Floats") -> "Floats":
+    """1 - squared error / variance; 0 where the right numbers do not vary."""
+    import numpy as np
+
+    n, total, _, squares, *_ = sums_RS.T
+    variance_R = squares / n - (total / n) ** 2
+    does_vary = variance_R > 1e-12
+    return np.where(does_vary, 1 - _squared_error(sums_RS) / np.where(does_vary, variance_R, 1), 0.0)
+
+
+def _correlation(sums_RS: "Floats") -> "Floats":
+    """Pearson's; 0 where one side does not vary."""
+    import numpy as np
+
+    n, total, said, squares, said_squares, products = sums_RS.T
+    variance_R, said_variance_R = squares / n - (total / n) ** 2, said_squares / n - (said / n) ** 2
+    covariance_R = products / n - total * said / n**2
+    does_vary = (variance_R > 1e-12) & (said_variance_R > 1e-12)
+    return np.where(does_vary, covariance_R / np.sqrt(np.where(does_vary, variance_R * said_variance_R, 1)), 0.0)
+
+
+def _rank_correlation(gold: Answers, predicted: Answers) -> "Callable[[Floats], Floats]":
+    """Spearman's: Pearson's of the ranks, equal values sharing the mean of theirs."""
+    import numpy as np
+
+    right_of, said_of = _ranks(gold), _ranks(predicted)
+
+    def weighted(weights_RU: "Floats") -> "Floats":
+        right_RU, said_RU = right_of(weights_RU), said_of(weights_RU)
+        parts = [np.ones_like(right_RU), right_RU, said_RU, right_RU**2, said_RU**2, right_RU * said_RU]
+        return _correlation(np.stack([(weights_RU * part).sum(axis=1) for part in parts], axis=1))
+
+    return weighted
+
+
+def _ranks(values: Answers) -> "Callable[[Floats], Floats]":
+    """Ranks of the rows in each weighting, from 0 to 1 about a half, as a function of the weights."""
+    import numpy as np
+
+    found, codes_U = np.unique(np.array(values, dtype=np.float64), return_inverse=True)
+    is_value_UV = np.eye(len(found))[codes_U]
+
+    def weighted(weights_RU: "Floats") -> "Floats":
+        weights_RV = weights_RU @ is_value_UV
+        middle_RV = np.cumsum(weights_RV, axis=1) - weights_RV / 2
+        ranks_RU: Floats = (middle_RV / weights_RU.sum(axis=1, keepdims=True))[:, codes_U] - 0.5
+        return ranks_RU
+
+    return weighted
+
+
+METRICS_OF_NUMBERS = (
+    Metric("spearman", "numbers", None, _rank_correlation),
+    Metric("pearson", "numbers", None, from_sums(_columns, _correlation)),
+    Metric("r2", "numbers", None, from_sums(_columns, _explained)),
+    Metric("mse", "numbers", None, from_sums(_columns, _squared_error), is_error=True),
+)

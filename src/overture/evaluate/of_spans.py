@@ -1,0 +1,42 @@
+"""Metrics of spans: (type, start, end) in a text, right only if all three are.
+
+Source: CoNLL-2003's evaluation, and seqeval's strict mode with IOB2.
+"""
+
+from typing import TYPE_CHECKING
+
+from overture.evaluate.metric import Answers, Metric, from_sums, ratio
+
+if TYPE_CHECKING:
+    from overture.evaluate.metric import Floats
+
+
+def _counts(gold: Answers, predicted: Answers) -> "Floats":
+    """Spans that are right, that should be there, and that were given: [U, 3]."""
+    import numpy as np
+
+    found = []
+    for right, said in zip(gold, predicted, strict=True):
+        assert isinstance(right, tuple)
+        assert isinstance(said, tuple)
+        wanted, given = set(right), set(said)
+        found.append((len(wanted & given), len(wanted), len(given)))
+    return np.array(found, dtype=np.float64)
+
+
+def _f1(sums_RS: "Floats") -> "Floats":
+    return ratio(2 * sums_RS[:, 0], sums_RS[:, 1] + sums_RS[:, 2])
+
+
+def _precision(sums_RS: "Floats") -> "Floats":
+    return ratio(sums_RS[:, 0], sums_RS[:, 2])
+
+
+def _recall(sums_RS: "Floats") -> "Floats":
+    return ratio(sums_RS[:, 0], sums_RS[:, 1])
+
+
+METRICS_OF_SPANS = tuple(
+    Metric(name, "spans", None, from_sums(_counts, finish))
+    for name, finish in (("entity_f1", _f1), ("entity_precision", _precision), ("entity_recall", _recall))
+)

@@ -1,0 +1,154 @@
+"""Metrics of texts, each against one right text or several: exact match, SQuAD's two, BLEU, chrF, ROUGE-L.
+
+All are from 0 to 1; sacrebleu writes BLEU and chrF as a hundred times that.
+
+Shape letters: U distinct outcomes, R weightings, S statistics of a row, N orders of n-grams.
+"""
+
+import functools
+import re
+import string
+from collections import Counter
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+from overture.evaluate.metric import Answers, Metric, from_sums, mean_of, share
+
+if TYPE_CHECKING:
+    from overture.evaluate.metric import Floats
+
+_ARTICLE = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ORDERS = 4
+
+
+def _texts(gold: Hashable) -> tuple[str, ...]:
+    """The texts that count as right; none means that there is no answer, which is the empty text."""
+    if isinstance(gold, tuple):
+        return tuple(map(str, gold)) or ("",)
+    return (str(gold),)
+
+
+def _is_same_text(gold: Hashable, predicted: Hashable) -> bool:
+    return any(_plain(text) == _plain(str(predicted)) for text in _texts(gold))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+# -- SQuAD
+
+
+def squad_text(text: str) -> str:
+    """A text as SQuAD compares it: lower case, without punctuation, articles and needless space.
+
+    Source: Rajpurkar et al. 2016, "SQuAD: 100,000+ Questions for Machine Comprehension of Text", section 6.1, and
+    their script for version 2.0.
+    """
+    return " ".join(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def _is_squad_right(gold: Hashable, predicted: Hashable) -> bool:
+    return any(squad_text(text) == squad_text(str(predicted)) for text in _texts(gold))
+
+
+def _squad_f1(gold: Hashable, predicted: Hashable) -> float:
+    return max(_word_f1(squad_text(text).split(), squad_text(str(predicted)).split()) for text in _texts(gold))
+
+
+def _word_f1(gold: list[str], predicted: list[str]) -> float:
+    if not gold or not predicted:
+        # Without an answer only silence is right.
+        return float(gold == predicted)
+    num_same = (Counter(gold) & Counter(predicted)).total()
+    return 2 * num_same / (len(gold) + len(predicted))
+
+
+# -- sacrebleu
+
+
+@functools.cache
+def _sacrebleu(name: str) -> Any:
+    from sacrebleu.metrics import BLEU, CHRF
+
+    return {"bleu": BLEU, "chrf": CHRF}[name]()
+
+
+def _statistics(name: str, gold: Answers, predicted: Answers) -> "Floats":
+    """What each row adds to sacrebleu's sums, [U, S]; its own functions, so that references count as it has them."""
+    import numpy as np
+
+    metric = _sacrebleu(name)
+    found = []
+    for right, said in zip(gold, predicted, strict=True):
+        references = [metric._preprocess_segment(text) for text in _texts(right)]
+        known = metric._extract_reference_info(references)
+        found.append(metric._compute_segment_statistics(metric._preprocess_segment(str(said)), known))
+    return np.array(found, dtype=np.float64)
+
+
+def _bleu(sums_RS: "Floats") -> "Floats":
+    """BLEU with sacrebleu's exponential smoothing of orders without a match.
+
+    Source: Papineni et al. 2002, "BLEU: a Method for Automatic Evaluation of Machine Translation"; smoothing: Chen and
+    Cherry 2014, method 3. Computed on many sums at once.
+    """
+    import numpy as np
+
+    length_R, reference_R = sums_RS[:, 0], sums_RS[:, 1]
+    right_RN, total_RN = sums_RS[:, 2 : 2 + _ORDERS], sums_RS[:, 2 + _ORDERS :]
+    # Each order without a match counts half as much as the one before it that had none.
+    num_empty_RN = np.cumsum((right_RN == 0) & (total_RN > 0), axis=1)
+    counted_RN = np.where(right_RN > 0, right_RN, 0.5**num_empty_RN)
+    has_all_R = (total_RN > 0).all(axis=1) & (right_RN > 0).any(axis=1)
+    shares_RN = counted_RN / np.where(total_RN > 0, total_RN, 1)
+    brevity_R = np.exp(np.minimum(0, 1 - reference_R / np.maximum(length_R, 1e-300)))
+    found: Floats = np.where(has_all_R, brevity_R * np.exp(np.log(shares_RN).mean(axis=1)), 0.0)
+    return found
+
+
+def _chrf(sums_RS: "Floats") -> "Floats":
+    """chrF2: the mean F over character n-grams of orders 1 to 6, recall counting twice as much.
+
+    Source: Popovic 2015, "chrF: character n-gram F-score for automatic MT evaluation"; orders that have no n-grams on
+    one side are left out, as in sacrebleu.
+    """
+    import numpy as np
+
+    said_RN, right_RN, same_RN = sums_RS[:, 0::3], sums_RS[:, 1::3], sums_RS[:, 2::3]
+    is_used_RN = (said_RN > 0) & (right_RN > 0)
+    num_used_R = np.maximum(is_used_RN.sum(axis=1), 1)
+    precision_R = (np.where(is_used_RN, same_RN, 0) / np.where(is_used_RN, said_RN, 1)).sum(axis=1) / num_used_R
+    recall_R = (np.where(is_used_RN, same_RN, 0) / np.where(is_used_RN, right_RN, 1)).sum(axis=1) / num_used_R
+    below_R = 4 * precision_R + recall_R
+    found: Floats = 5 * precision_R * recall_R / np.where(below_R > 0, below_R, 1)
+    return found
+
+
+# -- ROUGE
+
+
+@functools.cache
+def _rouge() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], use_stemmer=True)
+
+
+def _rouge_l(gold: Hashable, predicted: Hashable) -> float:
+    """F of the longest common subsequence of stemmed words; the best of several references.
+
+    Source: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", section 3.
+    """
+    return max(float(_rouge().score(text, str(predicted))["rougeL"].fmeasure) for text in _texts(gold))
+
+
+METRICS_OF_TEXTS = (
+    share("exact_match", "texts", _is_same_text),
+    share("squad_em", "texts", _is_squad_right),
+    Metric("squad_f1", "texts", None, mean_of(_squad_f1)),
+    Metric("bleu", "texts", None, from_sums(functools.partial(_statistics, "bleu"), _bleu)),
+    Metric("chrf", "texts", None, from_sums(functools.partial(_statistics, "chrf"), _chrf)),
+    Metric("rouge_l", "texts", None, mean_of(_rouge_l)),
+)

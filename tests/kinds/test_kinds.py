@@ -1,0 +1,232 @@
+"""What every kind of task keeps: rows checked, learnt, answered and scored, whatever stands in them."""
+
+import json
+
+import pytest
+import torch
+from kind_samples import SAMPLES, Sample, rows_of, task_of
+
+from fakes import Case, backbone_of, make_backbone
+from overture.core.errors import BackboneError, DataError
+from overture.data import Encoder, Task
+from overture.data.kinds.registry import KINDS
+from overture.data.rows import gold_of, row_problems, texts_of
+from overture.engine import InputCache, PromptedModel
+from overture.engine.distil import divergence, right
+from overture.evaluate import METRICS
+from overture.evaluate.metrics import as_answers
+from overture.evaluate.scoring import grouped, predict, score
+from overture.prompt import PromptConfig, build_prompt
+
+
+def prompted(backbone, encoder, case: Case, seed: int = 0, cache=None, labels="auto") -> PromptedModel:
+    from overture.evaluate.source import prompt_source
+
+    config = PromptConfig(method=case.method, place=case.place, length=3, options=case.options, labels=labels)
+    return PromptedModel(backbone, build_prompt(config, prompt_source(backbone, encoder, [], None), seed), cache)
+
+
+def test_every_kind_is_tried_here_and_names_metrics_that_are():
+    assert set(SAMPLES) == set(KINDS)
+    described = Task.model_fields["kind"].description
+    assert all(name in described for name in KINDS)
+    for kind in KINDS.values():
+        assert not [name for name in (*kind.metrics, *kind.reported) if name not in METRICS]
+        assert not any(METRICS[name].is_error for name in kind.metrics)
+
+
+def test_good_rows_have_no_problems(sample, encoder):
+    rows = rows_of(sample.rows)
+    assert [row_problems(encoder.task, row) for row in rows] == [[], [], []]
+    groups = grouped(encoder.encode(rows))
+    assert [group[0].row for group in groups] == [0, 1, 2]
+
+
+def test_wrong_rows_are_told_with_their_line(sample, encoder):
+    for change, message in sample.bad:
+        rows = rows_of([sample.rows[1], {**sample.rows[0], **change}])
+        with pytest.raises(DataError) as caught:
+            encoder.encode(rows)
+        assert "rows.jsonl:2" in str(caught.value)
+        assert message in str(caught.value), str(caught.value)
+        assert "rows.jsonl:1:" not in str(caught.value)
+
+
+def test_a_missing_field_is_told(sample, encoder):
+    for name in {name for row in sample.rows[:1] for name in row} - {"more"}:
+        row = {key: value for key, value in sample.rows[0].items() if key != name}
+        with pytest.raises(DataError, match=f"no field '{name}'"):
+            encoder.encode(rows_of([row]))
+
+
+def test_predictions_need_no_answers(sample, encoder, backbone):
+    target = {"label", "tags", "answers", "short", "more"}
+    bare = [{key: value for key, value in row.items() if key not in target} for row in sample.rows]
+    found = predict(PromptedModel(backbone), encoder.encode_fields(bare), encoder.task)
+    with_answers = predict(PromptedModel(backbone), encoder.encode(rows_of(sample.rows)), encoder.task)
+    assert [one.said for one in found] == [one.said for one in with_answers]
+    for one in found:
+        json.dumps(encoder.task.spec.shown(encoder.task, one))
+
+
+def test_learning_lowers_the_loss_and_finds_the_answers(sample, encoder, backbone):
+    """A prompt of three columns a layer learns rows by heart, so what is learnt is what is scored."""
+    # Beside what a decoder reads of an encoder, three columns can write one answer only.
+    is_hard = backbone.encoder is not None and encoder.task.spec.writes
+    rows = rows_of(sample.rows[:1] if is_hard else sample.rows)
+    encoded = encoder.encode(rows)
+    model = prompted(backbone, encoder, Case("prefix", "after" if backbone.encoder else "memory"))
+    before = score(model, encoded, encoder.task, gold_of(encoder.task, rows))
+    optimiser = torch.optim.Adam(model.trainable().values(), lr=0.2 if is_hard else 0.05)
+    for _ in range(150):
+        optimiser.zero_grad()
+        (model.loss(encoded) / model.weight(encoded)).backward()
+        optimiser.step()
+    after = score(model, encoded, encoder.task, gold_of(encoder.task, rows))
+    assert after.loss < before.loss
+    assert after.value(encoder.task) >= max(0.85, before.value(encoder.task)), (after.gold, after.predicted)
+    metrics = after.metrics(encoder.task)
+    assert next(iter(metrics)) == encoder.task.metric
+    stored = as_answers(json.loads(json.dumps(after.predicted)))
+    assert stored == after.predicted
+
+
+def test_scores_depend_on_no_batch_and_no_cache(sample, encoder, backbone):
+    rows = rows_of(sample.rows * 2)
+    encoded, gold = encoder.encode(rows), gold_of(encoder.task, rows)
+    model = prompted(backbone, encoder, Case("prefix", "after"))
+    cached = prompted(backbone, encoder, Case("prefix", "after"), cache=InputCache(1 << 20))
+    once = score(model, encoded, encoder.task, gold)
+    for other in (score(model, encoded, encoder.task, gold, max_tokens=1), score(cached, encoded, encoder.task, gold)):
+        assert other.loss == pytest.approx(once.loss, abs=1e-5)
+        if encoder.task.kind == "regression":
+            assert other.predicted == pytest.approx(once.predicted, abs=1e-5)
+        else:
+            assert other.predicted == once.predicted
+
+
+def test_very_long_rows_are_refused_or_shortened(sample, backbone):
+    long = {**sample.rows[0], sample.long: lengthened(sample)}
+    if "tags" in long:
+        long["tags"] = long["tags"] + ["O"] * (len(long["tokens"]) - len(long["tags"]))
+    rows = rows_of([sample.rows[1], long])
+    tokenizer = backbone.tokenizer
+    if sample.task["kind"] == "qa":
+        encoder = Encoder(task_of(sample), tokenizer)
+        encoded = encoder.encode(rows)
+        assert [row.has_target for row in encoded[:2]] == [True, True]
+        assert len(encoded) > 2
+        assert not any(row.has_target for row in encoded[2:])
+        assert len(predict(PromptedModel(backbone), encoded, encoder.task)) == 2
+        return
+    with pytest.raises(DataError, match=r"rows.jsonl:2: too long"):
+        Encoder(task_of(sample), tokenizer).encode(rows)
+    trimmed = Encoder(task_of(sample, too_long="trim"), tokenizer)
+    encoded = trimmed.encode(rows)
+    assert "shortened" in " ".join(trimmed.notices)
+    apart = 0 if tokenizer.start_ids else max(len(row.answer_ids or ()) for row in encoded)
+    assert max(len(row.input_ids) + len(row.anchor_ids) for row in encoded) + apart <= tokenizer.max_length
+    found = predict(PromptedModel(backbone), encoded, trimmed.task)
+    assert len(found) == 2
+
+
+def lengthened(sample: Sample):
+    value = sample.rows[0][sample.long]
+    if sample.long == "tokens":
+        return [*value, *["word"] * 200]
+    if sample.long == "messages":
+        return [{**turn, "content": turn["content"] * (60 if turn["role"] == "user" else 1)} for turn in value]
+    return value + " and more of it" * 40
+
+
+def test_an_answer_longer_than_the_room_is_told(backbone):
+    sample = SAMPLES["generation"]
+    encoder = Encoder(task_of(sample, max_new_tokens=3), backbone.tokenizer)
+    encoder.encode(rows_of([{**sample.rows[0], "short": " a very long answer"}, sample.rows[1]]))
+    assert any("longer than max_new_tokens" in notice and "rows.jsonl:1" in notice for notice in encoder.notices)
+    too_long = {**sample.rows[0], "short": " word" * 400}
+    with pytest.raises(DataError, match=r"rows.jsonl:1: too long"):
+        encoder.encode(rows_of([too_long]))
+
+
+def test_examples_can_be_shown_or_are_refused(sample, encoder):
+    rows = rows_of(sample.rows)
+    if encoder.task.kind == "chat":
+        with pytest.raises(DataError, match="cannot be shown as examples"):
+            encoder.shots(rows)
+        return
+    ids = encoder.shots(rows)
+    text = encoder.tokenizer.decode(ids)
+    for row in rows:
+        assert encoder.task.spec.shot(encoder.task, row) in text
+        assert next(iter(texts_of(encoder.task, row).values())) in text
+
+
+ENCODED = [name for name, sample in SAMPLES.items() if sample.encoder]
+
+
+HEADED = [*((name, Case("prefix", "memory")) for name in ENCODED), *((n, Case("warp", "before")) for n in ENCODED)]
+
+
+@pytest.mark.parametrize(("name", "case"), HEADED)
+def test_encoders_learn_with_label_vectors_beside_any_method(name, case):
+    sample = SAMPLES[name]
+    backbone = backbone_of("bert")
+    encoder = Encoder(task_of(sample, **sample.encoder), backbone.tokenizer)
+    rows = rows_of(sample.rows)
+    encoded = encoder.encode(rows)
+    with_head = prompted(backbone, encoder, case)
+    assert "labels" in with_head.trainable()
+    with_head.check(encoded)
+    optimiser = torch.optim.Adam(with_head.trainable().values(), lr=0.05)
+    for _ in range(120):
+        optimiser.zero_grad()
+        (with_head.loss(encoded) / with_head.weight(encoded)).backward()
+        optimiser.step()
+    found = score(with_head, encoded, encoder.task, gold_of(encoder.task, rows))
+    assert found.value(encoder.task) >= 0.85, (found.gold, found.predicted)
+    alone = score(with_head, encoded, encoder.task, gold_of(encoder.task, rows), max_tokens=1)
+    assert alone.loss == pytest.approx(found.loss, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["tagging", "qa", "multilabel"])
+def test_marks_need_a_head(name):
+    sample = SAMPLES[name]
+    backbone = backbone_of("bert")
+    encoder = Encoder(task_of(sample, **sample.encoder), backbone.tokenizer)
+    encoded = encoder.encode(rows_of(sample.rows))
+    with pytest.raises(BackboneError, match="vector for each label"):
+        prompted(backbone, encoder, Case("prefix", "memory"), labels="words").check(encoded)
+
+
+@pytest.mark.parametrize("name", ["choice", "generation", "chat"])
+def test_encoders_refuse_what_they_cannot(name):
+    sample = SAMPLES[name]
+    backbone = make_backbone("bert")
+
+    def check():
+        encoder = Encoder(task_of(sample), backbone.tokenizer)
+        PromptedModel(backbone).check(encoder.encode(rows_of(sample.rows)))
+
+    with pytest.raises((DataError, BackboneError), match="encoder"):
+        check()
+
+
+TAUGHT = [*((name, family) for name in SAMPLES for family in ("llama", "bart")), *((name, "bert") for name in ENCODED)]
+
+
+@pytest.mark.parametrize(("name", "family"), TAUGHT)
+def test_what_is_said_gives_the_loss_and_can_be_taught(name, family):
+    sample = SAMPLES[name]
+    backbone = backbone_of(family)
+    encoder = Encoder(task_of(sample, **(sample.encoder if family == "bert" else {})), backbone.tokenizer)
+    rows = [row for row in encoder.encode(rows_of(sample.rows)) if row.has_target]
+    teacher, student = (prompted(backbone, encoder, Case("prefix", "memory"), seed) for seed in (0, 1))
+    said = student.said(rows)
+    torch.testing.assert_close(right(backbone, said, rows), student.loss(rows))
+    other = [one.kept() for one in teacher.said(rows)]
+    assert float(divergence(backbone, said, said).detach()) == pytest.approx(0.0, abs=1e-5)
+    loss = divergence(backbone, other, said)
+    loss.backward()
+    assert float(loss.detach()) >= 0
+    assert all(value.grad is None or value.grad.isfinite().all() for value in student.trainable().values())
