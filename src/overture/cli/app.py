@@ -20,6 +20,7 @@ from overture.cli import (
     prompts,
     prune,
     recycle,
+    search,
     similar,
     tune,
 )
@@ -105,6 +106,8 @@ app.command("demo")(demo.command)
 app.command("init")(init_task.command)
 app.command("init-task", hidden=True)(init_task.command)
 app.command("tune")(tune.tune_command)
+app.command("search")(search.search_command)
+app.command("lr")(search.lr_command)
 app.command("resume")(tune.resume_command)
 app.command("eval")(evaluate.command)
 app.command("predict")(predict.command)

@@ -81,9 +81,18 @@ def resume_command(
         return
 
     from overture.store import Store
-    from overture.study.tune import resume
+    from overture.study.run import Run
 
     kept = Store(root, say)
+    if Run.open(kept.runs, run, lambda event: None).kind == "search":
+        from overture.cli.search import finish_search
+        from overture.study.search import resume_search
+
+        found = worked(lambda listener, stop: resume_search(run, kept, listener, stop), store, is_json, run)
+        finish_search(found, store, is_json)
+        return
+    from overture.study.tune import resume
+
     finish(worked(lambda listener, stop: resume(run, kept, listener, stop), store, is_json, run), store, is_json)
 
 

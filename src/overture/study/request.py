@@ -10,6 +10,7 @@ from overture.core.errors import ConfigError
 from overture.data import Task
 from overture.data.task import with_paths_from
 from overture.prompt import PromptConfig
+from overture.study.space import SearchConfig
 from overture.train import TrainConfig
 
 
@@ -28,6 +29,7 @@ class TuneConfig(Config):
     )
     device: str = Field("auto", description="cpu, cuda, or auto.")
     dtype: str = Field("auto", description="float32, bfloat16, or auto.")
+    search: SearchConfig = Field(SearchConfig(), description="What `overture search` may choose from and spend.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub model.")
 
 
