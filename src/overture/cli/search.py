@@ -58,7 +58,14 @@ def search_command(
 ) -> None:
     """Choose method, place, length, learning rate and wording by measurement under a budget; keep the winner."""
     root = store_root(store)
-    space = {"method": method, "place": place, "length": length, "init": init, "layer": layer, "epochs": epochs}
+    space: dict[str, Any] = {
+        "method": method,
+        "place": place,
+        "length": length,
+        "init": init,
+        "layer": layer,
+        "epochs": epochs,
+    }
     space |= {"template": template, "lr": lr, "tunes": tunes, "seconds": seconds, "tokens": tokens}
     space |= {"money": money, "price": price}
     flags: dict[str, Any] = {"backbone": backbone and local(backbone), "name": name, "cache_gb": cache_gb}

@@ -50,7 +50,8 @@ def fit_cohort(work: Work, members: Sequence[Member], decide: Decide, folder: Pa
             results[member.key] = _to_epoch(work, member, models[member.key], epoch + 1, folder)
             if work.is_stop_asked():
                 return results
-        on = decide({member.key: results[member.key].progress.history for member in alive})
+        # After a stop some are further than others: everybody is told of up to the same epoch.
+        on = decide({member.key: results[member.key].progress.history[: epoch + 1] for member in alive})
         alive = [one for one in alive if one.key in on and results[one.key].status == "interrupted"]
         if not alive:
             break

@@ -30,7 +30,7 @@ from overture.study.race import Lane, drop_worse, winner_of
 from overture.study.request import TuneConfig, with_slots
 from overture.study.result import portable
 from overture.study.run import Run, versions
-from overture.study.space import NUM_PAIRS, Pair, Setting, Space, asked_pairs
+from overture.study.space import NUM_PAIRS, Pair, Setting, Space, asked_pairs, wordings
 from overture.study.spending import Cost, Spending, cost_of
 from overture.study.work import SPLITS, Work, metrics_of, prepared
 from overture.train import FitResult, TrainConfig
@@ -43,7 +43,7 @@ _AFFORDABLE_RATE_TEST = 0.05
 _TRIES = 4
 
 
-class _Stopped(Exception):  # noqa: N818: not an error
+class _Stopped(Exception):
     """Somebody asked to stop; what was done is kept."""
 
 
@@ -76,6 +76,7 @@ def search(
     config = with_slots(config)
     method_of(config.prompt)
     asked_pairs(config)
+    wordings(config)
     if config.cache_gb is None:
         config = config.model_copy(update={"cache_gb": default_budget_bytes() / 1e9})
     name = f"{config.name or config.task.name}-{KIND}"
@@ -617,7 +618,7 @@ class _Search:
         lane = winner_of(lanes, p_values, self.asked.alpha, self.asked.tolerance)
         trials = self._facts(plain)
         won = self._won(lane)
-        seen = self._reworded(won["setting"].wording, SPLITS)
+        seen = self._reworded(won["setting"].wording, ("train", *SPLITS))
         model = self._loaded(seen, won["setting"], won["path"]) if won["path"] else PromptedModel(work.backbone, None)
         splits = [name for name in SPLITS if seen.rows[name]]
         if "test" not in splits:

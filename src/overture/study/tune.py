@@ -1,9 +1,12 @@
 """Tune a prompt, measure it against the model without one and with examples, keep it."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from overture.baseline.in_context import in_context_prompt
 from overture.core.config import validated
@@ -168,12 +171,15 @@ def _tuned_seeds(work: Work) -> list[dict[str, Any]]:
     rate = config.train.lr or method_of(config.prompt).learning_rate[config.prompt.place]
     train = config.train.model_copy(update={"lr": rate})
     members = [Member(str(seed), work.fresh(config.prompt, seed), train, seed, {"seed": seed}) for seed in left]
+    starts = {member.seed: _values(member.model) for member in members}
     meter = Meter(work.backbone.device.type)
     results = work.fit_cohort(members, work.run.folder / "checkpoint.safetensors") if members else []
     done = [(member, result) for member, result in zip(members, results, strict=True) if _is_usable(result)]
     scorers = work.scorers([member.model for member, _ in done]) if done else []
     by_key = {member.key: scorer for (member, _), scorer in zip(done, scorers, strict=True)}
     for member, result in zip(members, results, strict=True):
+        moved = _norms(work, member.model, starts[member.seed])
+        work.run.event({"event": "norms", "seed": member.seed, "lr": rate, **moved})
         known[member.seed] = _kept_seed(work, member, by_key.get(member.key), result, rate, meter)
     return [found for found in known.values() if found is not None]
 
@@ -199,7 +205,7 @@ def _kept_seed(
     }
     if scorer is None:
         return {**facts, "metrics": {}}
-    if note := _overfitting(history):
+    if note := overfitting(history):
         work.notice(f"seed {seed}: {note}")
     scored = {name: work.score(scorer, name, f"seed {seed}: scoring {name}") for name in SPLITS if work.rows[name]}
     _save_values(work.run.folder / f"seed-{seed}" / "prompt.safetensors", model)
@@ -212,6 +218,28 @@ def _kept_seed(
     return found
 
 
+def _values(model: PromptedModel) -> dict[str, torch.Tensor]:
+    """The prompt's values as they are now."""
+    return {name: value.clone() for name, value in prompt_tensors(model.prompt).items()}
+
+
+def _norms(work: Work, model: PromptedModel, start: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """How long the prompt's vectors are beside the vocabulary's, and how far they moved: means."""
+    end = prompt_tensors(model.prompt)
+    lengths = {
+        name: {"start": float(start[name].float().norm(dim=-1).mean()), "end": float(value.float().norm(dim=-1).mean())}
+        for name, value in end.items()
+        if value.ndim > 1
+    }
+    square = sum(float(value.float().square().sum()) for value in start.values())
+    moved = sum(float((end[name].float() - value.float()).square().sum()) for name, value in start.items())
+    finite = all(math.isfinite(number) for both in lengths.values() for number in both.values())
+    if not finite or not math.isfinite(moved):
+        return {"lengths": {}, "moved": None, "embedding": work.backbone.embedding_norm}
+    share = math.sqrt(moved / square) if square else None
+    return {"lengths": lengths, "moved": share, "embedding": work.backbone.embedding_norm}
+
+
 def _save_values(path: Path, model: PromptedModel) -> None:
     from safetensors.torch import save
 
@@ -221,7 +249,7 @@ def _save_values(path: Path, model: PromptedModel) -> None:
     write_atomic(path, save(tensors))
 
 
-def _overfitting(history: Sequence[dict[str, float]]) -> str:
+def overfitting(history: Sequence[dict[str, float]]) -> str:
     """A sentence when validation got worse while training got better, else nothing."""
     if len(history) < 2:
         return ""

@@ -1,0 +1,163 @@
+"""`overture search` in real runs on a tiny model: what it measures, spends, keeps, and how it goes on."""
+
+import shlex
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+SPACE = ["--method", "prefix", "--method", "vectors", "--place", "after", "--length", "2", "--length", "3"]
+
+
+@pytest.fixture
+def searched(make_task, overture):
+    def run(*words: str, **changes: object) -> dict:
+        done = overture("search", make_task(**changes), *SPACE, *words, "--json")
+        assert done.code == 0, done.err
+        return done.json
+
+    return run
+
+
+def test_finds_a_setting_within_the_budget(searched, tmp_path, overture) -> None:
+    found = searched("--tunes", "12", "--set", "search.cohort=4", train={"epochs": 4, "batch_size": 4, "lr": 0.1})
+    trials = found["trials"]
+    assert trials[0]["key"] == "none 0"
+    own = trials[1]
+    assert (own["method"], own["place"], own["length"]) == ("prefix", "after", 3)
+    assert own["lr"] == pytest.approx(0.1)
+    assert {one["method"] for one in trials[1:]} <= {"prefix", "vectors"}
+    assert {one["length"] for one in trials[1:]} == {2, 3}
+    # One of the first group comes to its end, half are dropped after the first epoch.
+    done = [one["epochs_done"] for one in trials[1:5]]
+    assert max(done) == 4
+    assert done.count(1) == 2
+    spent = found["spent"]
+    assert spent["unit"] == "tokens"
+    assert 0.25 < spent["share"] <= 1
+    assert sum(one["tokens"] for one in trials) < spent["tokens"]
+    assert found["winner"]["key"] in {one["key"] for one in found["race"]}
+    folder = tmp_path / "store" / "runs" / found["run"]
+    with sqlite3.connect(folder / "search.db") as db:
+        (told,) = db.execute("select count(*) from trials where state = 'COMPLETE'").fetchone()
+    assert told == len(trials) - 1
+    assert {Path(path).suffix for path in found["charts"]} == {".json", ".png", ".html"}
+    assert all(Path(path).stat().st_size > 500 for path in found["charts"])
+    assert found["metrics"]["test"]["accuracy"]["n"] == 8
+    assert found["prompt"] == "mood@1"
+    again = overture(*shlex.split(found["command"])[1:], "--json").json
+    assert again["metrics"]["test"]["accuracy"]["value"] == found["metrics"]["test"]["accuracy"]["value"]
+    assert again["lr"] == found["winner"]["lr"]
+    table = overture("resume", found["run"]).out
+    assert "The winner" in table
+    assert found["command"] in table
+
+
+def test_stopped_search_goes_on_where_it_stood(make_task, overture, monkeypatch, tmp_path) -> None:
+    from overture.cli.stop import StopRequest
+    from overture.study import members
+
+    task = make_task(train={"epochs": 4, "batch_size": 4, "lr": 0.1})
+    words = ["search", task, *SPACE, "--tunes", "12", "--set", "search.cohort=4", "--json"]
+    whole = overture(*words).json
+    fit, calls = members._to_epoch, []
+
+    def stopping(work, member, model, epoch, folder):
+        calls.append((folder.name, member.key, epoch))
+        return fit(work, member, model, epoch, folder)
+
+    stop_at = 6
+    with monkeypatch.context() as patch:
+        patch.setattr(members, "_to_epoch", stopping)
+        patch.setattr(StopRequest, "__call__", lambda self: len(calls) >= stop_at)
+        stopped = overture(*words)
+        assert stopped.code == 130
+        run = stopped.json["run"]
+        assert stopped.json["resume"] == f"overture resume {run}"
+        assert overture("resume", "--json").json["runs"][0]["run"] == run
+    before = len(calls)
+    assert before == stop_at
+    resumed = overture("resume", run, "--json").json
+
+    def without_clocks(found: dict) -> list:
+        return [{key: v for key, v in one.items() if key != "seconds"} for one in (*found["trials"], *found["race"])]
+
+    assert without_clocks(resumed) == without_clocks(whole)
+    assert resumed["winner"] == whole["winner"]
+    assert resumed["spent"]["tokens"] == whole["spent"]["tokens"]
+    assert resumed["metrics"] == whole["metrics"]
+
+
+def test_test_rows_choose_nothing(make_task, overture, tmp_path) -> None:
+    words = [*SPACE, "--tunes", "8", "--set", "search.cohort=3", "--json"]
+    one = overture("search", make_task(), *words).json
+    task = make_task()
+    rows = (tmp_path / "test.jsonl").read_text()
+    swapped = rows.replace("good", "@").replace("bad", "good").replace("@", "bad")
+    (tmp_path / "test.jsonl").write_text(swapped)
+    other = overture("search", task, *words).json
+    assert [t["score"] for t in one["trials"]] == [t["score"] for t in other["trials"]]
+    assert one["winner"] == other["winner"]
+    value = one["metrics"]["test"]["accuracy"]["value"]
+    assert other["metrics"]["test"]["accuracy"]["value"] == pytest.approx(1 - value)
+
+
+def test_wordings_and_label_words(make_task, overture) -> None:
+    search = {
+        "template": ["{text}\nIs it good or bad?"],
+        "labels": [{"bad": " poor", "good": " great"}],
+        "cohort": 8,
+        "tunes": 16,
+    }
+    found = overture("search", make_task(search=search), "--method", "prefix", "--place", "after", "--json").json
+    assert [one["key"] for one in found["trials"][:4]] == ["none 0", "none 1", "none 2", "none 3"]
+    tried = {one["wording"] for one in found["trials"][4:]}
+    assert len(tried) > 1
+    if found["winner"]["key"] != "none 0" and found["command"] and found["winner"]["wording"]:
+        assert any(f"--set '{name}=" in found["command"] for name in found["winner"]["wording"])
+
+
+def test_no_budget_for_a_race_is_told(searched) -> None:
+    found = searched("--tunes", "1.5", "--set", "search.race_share=0")
+    assert any("no fresh seed" in note for note in found["notices"])
+    assert found["winner"]["key"] in {one["key"] for one in found["race"]}
+
+
+def test_seconds_and_money(searched) -> None:
+    found = searched("--money", "1", "--price", "3600", "--set", "search.cohort=2")
+    spent = found["spent"]
+    assert (spent["unit"], spent["limit"]) == ("seconds", 1)
+    assert spent["money"] == pytest.approx(spent["seconds"], rel=1e-3)
+    assert len(found["trials"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--method", "prefx"], "no such method"),
+        (["--method", "cpt", "--place", "after"], "none of the methods can enter"),
+        (["--seconds", "5", "--tokens", "5"], "one budget at most"),
+        (["--money", "5"], "go together"),
+        (["--set", "search.lenght=[5]"], "did you mean 'length'"),
+        (["--set", 'search.labels=[{"good": " a"}]'], "must be given for the task's labels"),
+    ],
+)
+def test_mistakes(make_task, overture, words, said, tmp_path) -> None:
+    done = overture("search", make_task(), *words)
+    assert done.code == 2, done.err
+    assert said in done.err
+    assert not (tmp_path / "store" / "runs").exists()
+
+
+def test_lr(make_task, overture, tmp_path) -> None:
+    chart = tmp_path / "rates"
+    words = ["--low", "1e-4", "--high", "1", "--steps", "24"]
+    found = overture("lr", make_task(), *words, "--chart", chart, "--json").json
+    rates, suggested = found["rates"], found["suggested"]
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates == sorted(rates)
+    assert rates[0] < suggested < rates[-1]
+    assert chart.with_suffix(".png").exists()
+    shown = overture("lr", make_task(), *words).out
+    assert f"--set train.lr={suggested:.2g}" in shown
+    assert overture("lr", make_task(), "--low", "2", "--high", "1").code == 2

@@ -1,0 +1,78 @@
+"""Races against what exact tests and simulations say."""
+
+import random
+
+import pytest
+from scipy.stats import binomtest
+
+from overture.study.charts import frontier
+from overture.study.race import Lane, drop_worse, paired_over_seeds, winner_of
+from overture.study.search import _halving_tokens, _is_rung
+
+GOLD = ["a"] * 60
+
+
+def answers(num_right: int, seed: int = 0) -> list[str]:
+    right = set(random.Random(seed).sample(range(len(GOLD)), num_right))
+    return ["a" if row in right else "b" for row in range(len(GOLD))]
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(9, 2), (5, 5), (12, 1), (3, 0)])
+def test_one_seed_is_mcnemar(only_a: int, only_b: int) -> None:
+    a = ["a"] * only_a + ["b"] * only_b + ["a"] * (60 - only_a - only_b)
+    b = ["b"] * only_a + ["a"] * (60 - only_a)
+    exact = binomtest(only_a, only_a + only_b, 0.5).pvalue
+    assert paired_over_seeds(GOLD, [a], [b], "accuracy", resamples=20_000) == pytest.approx(exact, abs=0.015)
+
+
+def test_same_rows_of_many_seeds_are_no_more_evidence() -> None:
+    a, b = answers(40), answers(30, 1)
+    once = paired_over_seeds(GOLD, [a], [b], "accuracy")
+    assert paired_over_seeds(GOLD, [a] * 5, [b] * 5, "accuracy") == once
+
+
+def test_alike_settings_are_told_apart_as_rarely_as_promised() -> None:
+    chance = random.Random(5)
+    told = 0
+    for number in range(150):
+        hard = [chance.random() for _ in GOLD]
+        seeds = [[["a" if chance.random() > h else "b" for h in hard] for _ in range(3)] for _ in range(2)]
+        told += paired_over_seeds(GOLD, *seeds, "accuracy", seed=number, resamples=200) < 0.05
+    assert told <= 16  # 150 times 5% is 7.5; more than 16 would happen once in 300 tries
+
+
+def test_macro_f1_of_swaps() -> None:
+    gold = ["a", "b"] * 30
+    assert paired_over_seeds(gold, [gold], [["a"] * 60], "macro_f1") < 0.01
+    assert paired_over_seeds(gold, [gold], [gold], "macro_f1") == 1.0
+
+
+def lane(key: str, cost: float, *scores: int) -> Lane:
+    predicted = [answers(score, number) for number, score in enumerate(scores)]
+    return Lane(key, (cost, 0.0), predicted, [score / 60 for score in scores])
+
+
+def test_worse_is_dropped_and_cheaper_of_equals_wins() -> None:
+    lanes = [lane("dear", 10, 50, 50), lane("cheap", 0, 50, 49), lane("bad", 0, 20, 22)]
+    p_values = drop_worse(lanes, GOLD, "accuracy", 0.05)
+    assert [one.out_after for one in lanes] == [None, None, 2]
+    assert winner_of(lanes, p_values, 0.05, 0.01).key == "cheap"
+    assert winner_of(lanes, p_values, 0.05, 0.0).key == "dear"
+
+
+def test_few_rows_do_not_make_the_cheapest_an_equal() -> None:
+    lanes = [lane("good", 10, 50), lane("free", 0, 45)]
+    p_values = drop_worse(lanes, GOLD, "accuracy", 0.05)
+    assert p_values["free"] > 0.05
+    assert winner_of(lanes, p_values, 0.05, 0.01).key == "good"
+
+
+def test_rungs_and_their_cost() -> None:
+    assert [epoch for epoch in range(1, 10) if _is_rung(epoch, 2)] == [1, 2, 4, 8]
+    assert [epoch for epoch in range(1, 10) if _is_rung(epoch, 3)] == [1, 3, 9]
+    # 8 for one epoch, 4 for one, 2 for two, 1 for one.
+    assert _halving_tokens([10.0] * 8, 5, 2) == 10 * (8 + 4 + 2 * 2 + 1)
+
+
+def test_frontier() -> None:
+    assert frontier([(0, 0.3), (10, 0.5), (10, 0.4), (20, 0.5), (30, 0.6)]) == [True, True, False, False, True]
