@@ -93,7 +93,9 @@ def cell(backbone: Backbone, args: argparse.Namespace, seed: int, path: Path) ->
         found = search(config, Store(folder / "store"), tell, backbone=backbone)
         spent = clock.seconds()
         # After the search and on a cache of its own, so that neither profits from the other.
-        work = prepared(Run.create(folder / "runs", "default", {}, tell), config, Store(folder / "store"), lambda: False, backbone)
+        work = prepared(
+            Run.create(folder / "runs", "default", {}, tell), config, Store(folder / "store"), lambda: False, backbone
+        )
         work.rows["test"] = []
         model, default = tuned_once(work, folder / "default")
         test = Encoder(task, backbone.tokenizer).encode(rows_of(task, args.data, "test"))

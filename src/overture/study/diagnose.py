@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, median, variance
 from typing import Any
 
 from overture.core.config import Config
@@ -96,8 +96,11 @@ def read(run: Run) -> Told:
             case "data":
                 told.data = event
             case "step":
+                steps = told.steps[who]
                 # A resumed run does some steps again.
-                told.steps[who] = [one for one in told.steps[who] if one["step"] < event["step"]] + [event]
+                while steps and steps[-1]["step"] >= event["step"]:
+                    steps.pop()
+                steps.append(event)
             case "epoch":
                 told.epochs[who].append(event)
             case "diverged":
@@ -207,11 +210,11 @@ def _times(told: Told, who: str, factor: float) -> str:
     return f"--set train.lr={rate * factor:.2g}, " if rate else ""
 
 
-def _loss_at(steps: Sequence[Mapping[str, Any]], is_end: bool) -> float:
-    """Mean loss of the first or last eighth of the steps."""
+def _ends(steps: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
+    """Mean loss of the first and of the last eighth of the steps, and twice the standard error of their difference."""
     count = max(_FEW_STEPS, len(steps) // 8)
-    part = steps[-count:] if is_end else steps[:count]
-    return fmean(float(step["loss"]) for step in part)
+    first, last = ([float(step["loss"]) for step in part] for part in (steps[:count], steps[-count:]))
+    return fmean(first), fmean(last), 2 * math.sqrt((variance(first) + variance(last)) / count)
 
 
 def _check_diverged(told: Told, who: str) -> Iterator[Finding]:
@@ -229,18 +232,18 @@ def _check_loss(told: Told, who: str) -> Iterator[Finding]:
     steps, epochs = told.steps[who], told.epochs[who]
     if len(steps) < 2 * _FEW_STEPS or who in told.diverged:
         return
-    first, last = _loss_at(steps, False), _loss_at(steps, True)
+    first, last, noise = _ends(steps)
     figures = f"training loss {first:.3f} in the first steps, {last:.3f} in the last, {_rate_text(told, who)}"
     moved = told.norms.get(who, {}).get("moved")
     walked = "" if moved is None else f", the prompt moved by {moved:.1%} of its length"
-    if last > _RISEN * first:
+    if last - first > max((_RISEN - 1) * first, noise):
         yield Finding(
             name="rate_too_high",
             what="the loss rose: the learning rate is too high",
             evidence=figures + walked,
             fix=f"{_times(told, who, 0.1)}or overture lr TASK.yaml finds one",
         )
-    elif first - last < _FLAT * first:
+    elif first - last < max(_FLAT * first, noise):
         is_still = moved is not None and moved < _HARDLY_MOVED
         cause = ": the learning rate is too low" if is_still else ""
         raised = f"{_times(told, who, 10)}or overture lr TASK.yaml finds one"
