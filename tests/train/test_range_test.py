@@ -14,11 +14,11 @@ class Bowl:
 
     def __init__(self, distance: float, break_at: int | None = None) -> None:
         self.value = torch.full((4,), distance, requires_grad=True)
-        self.steps, self.break_at = 0, break_at
+        self.steps, self.break_at, self.floor = 0, break_at, 0.1 * distance**2
 
     def loss(self, rows):
         self.steps += 1
-        loss = (self.value.square().mean() + 0.1) * len(rows)
+        loss = (self.value.square().mean() + self.floor) * len(rows)
         return loss * torch.nan if self.break_at is not None and self.steps > self.break_at else loss
 
     def weight(self, rows) -> float:
@@ -40,6 +40,7 @@ def test_suggestion_scales_with_the_problem() -> None:
     assert 30 < far.suggested / near.suggested < 300
     # Adam moves by about the rate in every step: a rate of the distance overshoots, a hundredth crawls.
     assert 0.001 < near.suggested < 0.1
+    assert 0.1 < far.suggested < 10
 
 
 def test_stops_at_what_is_not_finite_and_tells_when_it_never_was() -> None:

@@ -33,6 +33,11 @@ class Member:
     seed: int
 
 
+def is_done(result: FitResult) -> bool:
+    """Whether a member came to its own end."""
+    return result.status in ("finished", "stopped early", "diverged")
+
+
 def fit_cohort(work: Work, members: Sequence[Member], decide: Decide, folder: Path) -> dict[str, FitResult]:
     """Train members epoch by epoch; those that were told not to go on, or were stopped, end as ``interrupted``.
 

@@ -25,7 +25,7 @@ from overture.prompt import PromptConfig, method_of, prompt_from, prompt_tensors
 from overture.store import Manifest, Store
 from overture.study.charts import frontier, pareto_chart, save_chart
 from overture.study.lr import LrConfig, find_rate
-from overture.study.members import Histories, Member, fit_cohort
+from overture.study.members import Histories, Member, fit_cohort, is_done
 from overture.study.race import Lane, drop_worse, winner_of
 from overture.study.request import TuneConfig, with_slots
 from overture.study.result import portable
@@ -416,7 +416,7 @@ class _Search:
             results = fit_cohort(work, [_member(t, work.config.seed) for t in alive], decide, self.run_.folder / name)
             self._check_stop()
             for trial in alive:
-                if (found := results.get(trial.key)) and found.best and found.status != "interrupted":
+                if (found := results.get(trial.key)) and found.best and is_done(found):
                     self._keep(work, _member(trial, work.config.seed), found, f"{name}/{trial.key}.prompt.safetensors")
         state["is_done"] = True
         self.run_.write(f"{name}.json", state)
@@ -520,7 +520,7 @@ class _Search:
             results = fit_cohort(work, members, decide, self.run_.folder / f"race-{turn}")
             self._check_stop()
             for member, trial in zip(members, own, strict=True):
-                if (result := results.get(member.key)) and result.best and result.status != "interrupted":
+                if (result := results.get(member.key)) and result.best and is_done(result):
                     path = f"race-{turn}/{member.key}.prompt.safetensors"
                     found[member.key] = self._scored(work, member, result, path)
                     self.spending.tokens += self._tune_tokens(trial) - trial.cost.epoch_tokens * member.train.epochs

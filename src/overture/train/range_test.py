@@ -2,13 +2,14 @@
 
     lr_i = low * (high / low) ** (i / (n - 1))
 
-The loss is smoothed over steps by an exponential mean that is corrected for its start. The test ends early when the
-smoothed loss has blown up. Suggested is the middle, in logarithms, of where the loss falls steepest and a tenth of
-where it blows up.
+The losses of single batches are noise, so while the test runs they are smoothed by an exponential mean that is corrected
+for its start. The test ends when that mean has risen above its lowest by a quarter of the loss at the start. Suggested
+is a tenth of that rate; where it never came to that, the rate at which the loss falls fastest.
 
-Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3; smoothing and the end on a
-blow-up as practised since (Gugger 2018). Deviations: an adaptive optimiser, gradients clipped as in training, a few
-dozen steps on a prompt of its own that is thrown away.
+Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3; exponential rates, smoothing
+and the tenth as practised since (Gugger 2018). Deviations: an adaptive optimiser, gradients clipped as in training, a
+few dozen steps on a prompt of its own that is thrown away, so the loss has little time to fall; where it falls fastest
+is told but hardly used, because between single batches that is mostly chance (docs/log.md).
 """
 
 import math
@@ -24,8 +25,10 @@ from overture.train.fit import TrainConfig
 from overture.train.optim import OPTIMISERS
 
 _SMOOTH = 0.8
-_BLOW_UP = 1.5
+_RISEN = 0.25
 _TENTH = 0.1
+# Steps on each side that a step's smoothed loss leans on, once all is measured.
+_WIDTH = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +38,9 @@ class RangeTest:
     Args:
         rates: of each step.
         losses: of each step's batch, before the step.
-        smooth: the losses smoothed.
+        smooth: the losses smoothed, both ways.
         steepest: the rate at which the smoothed loss falls fastest.
-        blow_up: the rate at which it had risen for good; None when it never did.
+        blow_up: the rate at which the loss had risen for good; None when it never had.
         suggested: the rate to train with.
     """
 
@@ -80,8 +83,8 @@ def range_test(
     optimiser = OPTIMISERS[config.optimiser]([{"params": [value]} for value in values], low, config.weight_decay)
     rates: list[float] = []
     losses: list[float] = []
-    smooth: list[float] = []
-    mean = 0.0
+    means: list[float] = []
+    mean, blow_up = 0.0, None
     for step, batch in zip(range(steps), _batches(rows, config.batch_size, seed), strict=False):
         rate = low * (high / low) ** (step / max(1, steps - 1))
         optimiser.zero_grad(set_to_none=True)
@@ -92,12 +95,14 @@ def range_test(
             loss += float(one.detach())
         norm = torch.nn.utils.clip_grad_norm_(values, config.clip)
         if not (math.isfinite(loss) and bool(norm.isfinite())):
+            blow_up = rate
             break
         mean = _SMOOTH * mean + (1 - _SMOOTH) * loss
         rates.append(rate)
         losses.append(loss)
-        smooth.append(mean / (1 - _SMOOTH ** (step + 1)))
-        if smooth[-1] > _BLOW_UP * min(smooth) and step > steps // 4:
+        means.append(mean / (1 - _SMOOTH ** (step + 1)))
+        if step > steps // 4 and means[-1] > min(means) + _RISEN * max(means[: steps // 4]):
+            blow_up = rate
             break
         for group, factor in zip(optimiser.param_groups, factors, strict=True):
             group["lr"] = rate * factor
@@ -107,7 +112,7 @@ def range_test(
             break
     if len(rates) < 3:
         raise Diverged("the loss is not finite from the first steps on", fix="a lower --low, or another start")
-    return _read(rates, losses, smooth)
+    return _read(rates, losses, blow_up)
 
 
 def _batches(rows: Sequence[Encoded], batch_size: int, seed: int) -> Iterator[list[Encoded]]:
@@ -117,13 +122,18 @@ def _batches(rows: Sequence[Encoded], batch_size: int, seed: int) -> Iterator[li
         epoch += 1
 
 
-def _read(rates: list[float], losses: list[float], smooth: list[float]) -> RangeTest:
-    lowest = smooth.index(min(smooth))
+def _read(rates: list[float], losses: list[float], blow_up: float | None) -> RangeTest:
+    smooth = _smoothed(losses)
     logs = [math.log(rate) for rate in rates]
-    # Slopes over three points, up to the lowest loss; the first steps tell of the start alone.
-    inner = range(1, max(2, min(lowest + 1, len(rates) - 1)))
-    steepest = min(inner, key=lambda i: (smooth[i + 1] - smooth[i - 1]) / (logs[i + 1] - logs[i - 1]))
-    has_blown_up = smooth[-1] > _BLOW_UP * smooth[lowest]
-    blow_up = rates[-1] if has_blown_up else None
-    suggested = math.sqrt(rates[steepest] * _TENTH * (blow_up or rates[-1]))
-    return RangeTest(rates, losses, smooth, rates[steepest], blow_up, suggested)
+    inner = range(1, len(rates) - 1)
+    steepest = rates[min(inner, key=lambda i: (smooth[i + 1] - smooth[i - 1]) / (logs[i + 1] - logs[i - 1]))]
+    return RangeTest(rates, losses, smooth, steepest, blow_up, _TENTH * blow_up if blow_up else steepest)
+
+
+def _smoothed(losses: Sequence[float]) -> list[float]:
+    """Weighted means around each step, with weights of a bell."""
+    found = []
+    for here in range(len(losses)):
+        weights = [math.exp(-0.5 * ((step - here) / _WIDTH) ** 2) for step in range(len(losses))]
+        found.append(sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights))
+    return found
