@@ -2,8 +2,8 @@
 
     lr_i = low * (high / low) ** (i / (n - 1))
 
-The losses of single batches are noise, so while the test runs they are smoothed by an exponential mean that is corrected
-for its start. The test ends when that mean has risen above its lowest by a quarter of the loss at the start. Suggested
+The losses of single batches are noise, so while the test runs they are smoothed by an exponential mean that is
+corrected for its start. The test ends when that mean has risen above its lowest by a quarter of the loss at the start. Suggested
 is a tenth of that rate; where it never came to that, the rate at which the loss falls fastest.
 
 Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3; exponential rates, smoothing
