@@ -35,7 +35,9 @@ def test_suggestion_scales_with_the_problem() -> None:
     rows = make_rows("one token", (3,) * 8, seed=1)
     near = range_test(Bowl(0.1), rows, config(), 0, 1e-5, 10, 80)
     far = range_test(Bowl(10.0), rows, config(), 0, 1e-5, 1000, 100)
-    assert near.blow_up is not None
+    assert near.blow_up
+    assert near.suggested
+    assert far.suggested
     assert near.steepest < near.blow_up
     assert 30 < far.suggested / near.suggested < 300
     # Adam moves by about the rate in every step: a rate of the distance overshoots, a hundredth crawls.
@@ -54,3 +56,9 @@ def test_same_again_on_a_real_trainee() -> None:
     first, again = (range_test(Recorded(), ROWS, config(), 7, 1e-4, 10, 30) for _ in range(2))
     assert first == again
     assert first.rates[0] == pytest.approx(1e-4)
+
+
+def test_nothing_is_suggested_where_nothing_blows_up() -> None:
+    rows = make_rows("one token", (3,) * 8, seed=1)
+    found = range_test(Bowl(1.0), rows, config(), 0, 1e-6, 1e-3, 40)
+    assert (found.blow_up, found.suggested) == (None, None)

@@ -188,7 +188,9 @@ def lr_command(
     given = [word for key in ("method", "place", "length") if (word := f"--{key} {found[key]}")]
     show_next(
         "Next:",
-        [f"overture tune {shlex.quote(str(task))} {' '.join(given)} --set train.lr={found['suggested']:.2g}"],
+        [
+            f"overture tune {shlex.quote(str(task))} {' '.join(given)} --set train.lr={found['suggested'] or found['default']:.2g}"
+        ],
     )
 
 
@@ -203,10 +205,13 @@ def _show_rates(found: dict[str, Any]) -> None:
     for rate, loss, smooth in rows[:: max(1, len(rows) // 16)]:
         table.add_row(f"{rate:.2g}", f"{loss:.3f}", f"{smooth:.3f}")
     out.print(table)
-    blow_up = f"it blew up at {found['blow_up']:.2g}" if found["blow_up"] else "it never blew up"
-    out.print(
-        f"The loss fell fastest at {found['steepest']:.2g}; {blow_up}. The method's own rate is {found['default']}."
-    )
-    out.print(f"Suggested: {found['suggested']:.2g} ({seconds_text(found['seconds'])}).")
+    took = seconds_text(found["seconds"])
+    if found["suggested"]:
+        out.print(
+            f"The loss blew up at {found['blow_up']:.2g}; a tenth of that is suggested: {found['suggested']:.2g}."
+        )
+    else:
+        out.print(f"The loss never blew up, so the test tells nothing: the usual rate stays, {found['default']:.2g}.")
+    out.print(f"It fell fastest at {found['steepest']:.2g}, which single batches decide as well ({took}).")
     for path in found["charts"]:
         out.print(f"chart: {path}", soft_wrap=True)

@@ -91,13 +91,14 @@ def lr(
         meter = Meter(work.backbone.device.type)
         with work.backbone.checkpointing(request.train.gradient_checkpointing):
             found = find_rate(work, request.prompt, request.train, request.seed, config or LrConfig())
-    chart = rate_chart(found.rates, found.losses, found.smooth, found.suggested)
+    own = request.train.lr or method.learning_rate[request.prompt.place]
+    chart = rate_chart(found.rates, found.losses, found.smooth, found.suggested or own)
     return {
         "task": request.task.name,
         "method": request.prompt.method,
         "place": request.prompt.place,
         "length": request.prompt.length,
-        "default": method.learning_rate.get(request.prompt.place),
+        "default": own,
         **asdict(found),
         "seconds": meter.seconds,
         "charts": save_chart(chart, out) if out else [],

@@ -3,13 +3,13 @@
     lr_i = low * (high / low) ** (i / (n - 1))
 
 The losses of single batches are noise, so while the test runs they are smoothed by an exponential mean that is
-corrected for its start. The test ends when that mean has risen above its lowest by a quarter of the loss at the start. Suggested
-is a tenth of that rate; where it never came to that, the rate at which the loss falls fastest.
+corrected for its start. The test ends when that mean has risen above its lowest by a quarter of the loss at the start.
+Suggested is a tenth of that rate. Where it never comes to that, nothing is: the fall is too gentle to tell.
 
 Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3; exponential rates, smoothing
 and the tenth as practised since (Gugger 2018). Deviations: an adaptive optimiser, gradients clipped as in training, a
 few dozen steps on a prompt of its own that is thrown away, so the loss has little time to fall; where it falls fastest
-is told but hardly used, because between single batches that is mostly chance (docs/log.md).
+is told but not used, because between single batches that is mostly chance (docs/log.md).
 """
 
 import math
@@ -41,7 +41,7 @@ class RangeTest:
         smooth: the losses smoothed, both ways.
         steepest: the rate at which the smoothed loss falls fastest.
         blow_up: the rate at which the loss had risen for good; None when it never had.
-        suggested: the rate to train with.
+        suggested: the rate to train with; None when the loss never blew up.
     """
 
     rates: list[float]
@@ -49,7 +49,7 @@ class RangeTest:
     smooth: list[float]
     steepest: float
     blow_up: float | None
-    suggested: float
+    suggested: float | None
 
 
 def range_test(
@@ -127,7 +127,7 @@ def _read(rates: list[float], losses: list[float], blow_up: float | None) -> Ran
     logs = [math.log(rate) for rate in rates]
     inner = range(1, len(rates) - 1)
     steepest = rates[min(inner, key=lambda i: (smooth[i + 1] - smooth[i - 1]) / (logs[i + 1] - logs[i - 1]))]
-    return RangeTest(rates, losses, smooth, steepest, blow_up, _TENTH * blow_up if blow_up else steepest)
+    return RangeTest(rates, losses, smooth, steepest, blow_up, _TENTH * blow_up if blow_up else None)
 
 
 def _smoothed(losses: Sequence[float]) -> list[float]:
