@@ -186,12 +186,8 @@ def lr_command(
         return
     _show_rates(found)
     given = [word for key in ("method", "place", "length") if (word := f"--{key} {found[key]}")]
-    show_next(
-        "Next:",
-        [
-            f"overture tune {shlex.quote(str(task))} {' '.join(given)} --set train.lr={found['suggested'] or found['default']:.2g}"
-        ],
-    )
+    rate = found["suggested"] or found["default"]
+    show_next("Next:", [f"overture tune {shlex.quote(str(task))} {' '.join(given)} --set train.lr={rate:.2g}"])
 
 
 def _show_rates(found: dict[str, Any]) -> None:

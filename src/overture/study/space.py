@@ -4,7 +4,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -18,8 +18,6 @@ from overture.train import TrainConfig
 
 if TYPE_CHECKING:
     import optuna
-
-    from overture.study.request import TuneConfig
 
 Name = Annotated[str, StringConstraints(min_length=1)]
 Pair = tuple[str, Place]
@@ -94,6 +92,30 @@ class SearchConfig(Config):
         return self
 
 
+class Request(Protocol):
+    """What a space is made from: the parts of `study.request.TuneConfig`, which holds a `SearchConfig` itself."""
+
+    @property
+    def task(self) -> Task:
+        """What is learnt."""
+        ...
+
+    @property
+    def prompt(self) -> PromptConfig:
+        """The task file's own prompt."""
+        ...
+
+    @property
+    def train(self) -> TrainConfig:
+        """Its own training."""
+        ...
+
+    @property
+    def search(self) -> SearchConfig:
+        """What may be chosen."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One candidate.
@@ -135,7 +157,7 @@ class Space:
     """
 
     def __init__(
-        self, config: "TuneConfig", pairs: Sequence[Pair], num_layers: int, rates: Mapping[Pair, float] | None = None
+        self, config: Request, pairs: Sequence[Pair], num_layers: int, rates: Mapping[Pair, float] | None = None
     ) -> None:
         self.config, self.asked, self.pairs = config, config.search, tuple(pairs)
         self.rates = dict(rates or {})
@@ -233,7 +255,7 @@ def _with(values: Sequence[int], own: int) -> tuple[int, ...]:
     return tuple(sorted({*values, own}))
 
 
-def wordings(config: "TuneConfig") -> list[Task]:
+def wordings(config: Request) -> list[Task]:
     """The task with every template and all label words in turn; the task file's own first.
 
     Raises:
@@ -267,7 +289,7 @@ def _reworded(task: Task, template: Any, words: Any) -> Task:
     return validated(Task, values, "search")
 
 
-def asked_pairs(config: "TuneConfig") -> list[Pair]:
+def asked_pairs(config: Request) -> list[Pair]:
     """Methods and places to try, in order, before the model is asked which of them it can answer with.
 
     Raises:
