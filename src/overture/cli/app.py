@@ -20,6 +20,7 @@ from overture.cli import (
     prompts,
     prune,
     recycle,
+    resume,
     search,
     similar,
     tune,
@@ -108,7 +109,7 @@ app.command("init-task", hidden=True)(init_task.command)
 app.command("tune")(tune.tune_command)
 app.command("search")(search.search_command)
 app.command("lr")(search.lr_command)
-app.command("resume")(tune.resume_command)
+app.command("resume")(resume.resume_command)
 app.command("eval")(evaluate.command)
 app.command("predict")(predict.command)
 app.command("list")(prompts.list_command)
