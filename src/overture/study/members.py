@@ -1,16 +1,13 @@
-"""A group of prompts on the same rows, trained side by side: after each epoch somebody says which go on."""
+"""A group of settings on the same rows, trained as one cohort: after each epoch somebody says which go on."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from overture.engine import PromptedModel
 from overture.prompt import PromptConfig
-from overture.study.run import Run
+from overture.study import work as parts
 from overture.study.work import Work
 from overture.train import FitResult, TrainConfig
-from overture.train.checkpoint import epochs_in
 
 Histories = Mapping[str, Sequence[Mapping[str, float]]]
 Decide = Callable[[Histories], Collection[str]]
@@ -18,7 +15,7 @@ Decide = Callable[[Histories], Collection[str]]
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One prompt of a group.
+    """One setting of a group.
 
     Args:
         key: names it.
@@ -39,49 +36,18 @@ def is_done(result: FitResult) -> bool:
 
 
 def fit_cohort(work: Work, members: Sequence[Member], decide: Decide, folder: Path) -> dict[str, FitResult]:
-    """Train members epoch by epoch; those that were told not to go on, or were stopped, end as ``interrupted``.
+    """Train settings at one pace.
 
     Args:
         work: rows and model.
         members: what is trained.
-        decide: told of the epochs of all that are alive after each epoch; gives the keys that go on.
-        folder: where each member's state is kept; what is there is gone on with.
+        decide: told after each epoch of the epochs of all that could go on; gives the keys that do. It is not told of
+            members that ended with the epoch, so look at the results for those.
+        folder: where the group's state is kept; what is there is gone on with.
     """
-    models = {member.key: work.fresh(member.prompt, member.seed) for member in members}
-    results: dict[str, FitResult] = {}
-    alive = list(members)
-    for epoch in range(max((member.train.epochs for member in members), default=0)):
-        for member in alive:
-            results[member.key] = _to_epoch(work, member, models[member.key], epoch + 1, folder)
-            if work.is_stop_asked():
-                return results
-        # After a stop some are further than others: everybody is told of up to the same epoch.
-        on = decide({member.key: results[member.key].progress.history[: epoch + 1] for member in alive})
-        alive = [one for one in alive if one.key in on and results[one.key].status == "interrupted"]
-        if not alive:
-            break
-    return results
-
-
-def _to_epoch(work: Work, member: Member, model: PromptedModel, epoch: int, folder: Path) -> FitResult:
-    """Train one member until so many epochs are done."""
-    checkpoint = folder / f"{member.key}.safetensors"
-    done = epochs_in(checkpoint)
-    if done >= epoch:
-        # From before a stop: the group's other members are behind. Nothing is trained, the state is only read.
-        found = work.fit(model, member.train.model_copy(update={"epochs": done}), member.seed, checkpoint)
-        return replace(found, status="interrupted" if done < member.train.epochs else "finished")
-
-    def listen(event: dict[str, Any]) -> None:
-        nonlocal done
-        if event["event"] == "epoch":
-            done = event["epoch"] + 1
-        work.run.listener(event)
-
-    one = replace(
-        work,
-        run=Run(work.run.folder, listen),
-        # The loop looks at this after each batch too: the epoch under way is `done`, counted from 0.
-        is_stop_asked=lambda: done >= epoch or work.is_stop_asked(),
-    )
-    return one.fit(model, member.train, member.seed, checkpoint, {"who": member.key, "seed": member.seed})
+    group = [
+        parts.Member(one.key, work.fresh(one.prompt, one.seed), one.train, one.seed, {"who": one.key, "seed": one.seed})
+        for one in members
+    ]
+    results = work.fit_cohort(group, folder / "checkpoint.safetensors", lambda epoch, histories: decide(histories))
+    return {one.key: result for one, result in zip(members, results, strict=True)}

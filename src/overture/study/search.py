@@ -388,24 +388,27 @@ class _Search:
         name, by_key = f"cohort-{number}", {trial.key: trial for trial in group}
         limit = 1 - self.asked.race_share
 
-        def decide(histories: Histories) -> Collection[str]:
-            epoch = max(len(history) for history in histories.values())
-            if epoch <= state["epoch"]:
-                return set(state["alive"])
+        def count(histories: Histories) -> None:
             for key, history in histories.items():
-                self.spending.tokens += by_key[key].cost.epoch_tokens * (len(history) - len(by_key[key].history))
+                self.spending.tokens += by_key[key].cost.epoch_tokens * max(0, len(history) - len(by_key[key].history))
                 by_key[key].history = [dict(entry) for entry in history]
                 by_key[key].seconds = history[-1]["seconds"] if history else 0.0
+            for saved, trial in zip(state["trials"], group, strict=True):
+                saved.update(history=trial.history, seconds=trial.seconds)
+            self._save_spent()
+
+        def decide(histories: Histories) -> Collection[str]:
+            epoch = max((len(history) for history in histories.values()), default=0)
+            if epoch <= state["epoch"]:
+                return set(state["alive"])
+            count(histories)
             alive = [by_key[key] for key in histories]
             if self.spending.share >= limit:
                 alive = []
             elif _is_rung(epoch, self.asked.eta):
                 alive = sorted(alive, key=self._worth, reverse=True)[: math.ceil(len(alive) / self.asked.eta)]
             state.update(epoch=epoch, alive=[trial.key for trial in alive])
-            for saved, trial in zip(state["trials"], group, strict=True):
-                saved.update(history=trial.history, seconds=trial.seconds)
             self.run_.write(f"{name}.json", state)
-            self._save_spent()
             return set(state["alive"])
 
         alive = [trial for trial in group if trial.key in state["alive"]]
@@ -415,8 +418,9 @@ class _Search:
                 self._read_inputs(trial.cost, trial.setting.wording)
             results = fit_cohort(work, [_member(t, work.config.seed) for t in alive], decide, self.run_.folder / name)
             self._check_stop()
+            count({key: result.progress.history for key, result in results.items()})
             for trial in alive:
-                if (found := results.get(trial.key)) and found.best and is_done(found):
+                if (found := results[trial.key]).best and is_done(found):
                     self._keep(work, _member(trial, work.config.seed), found, f"{name}/{trial.key}.prompt.safetensors")
         state["is_done"] = True
         self.run_.write(f"{name}.json", state)
@@ -519,6 +523,7 @@ class _Search:
             members = [_member(trial, seed) for trial in own]
             results = fit_cohort(work, members, decide, self.run_.folder / f"race-{turn}")
             self._check_stop()
+            decide({key: result.progress.history for key, result in results.items()})
             for member, trial in zip(members, own, strict=True):
                 if (result := results.get(member.key)) and result.best and is_done(result):
                     path = f"race-{turn}/{member.key}.prompt.safetensors"

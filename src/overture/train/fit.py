@@ -105,11 +105,6 @@ class Fit:
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.num_batches = math.ceil(len(rows) / config.batch_size)
-<<<<<<< HEAD
-=======
-        self.grad_norm = 0.0
-        self._started = self._saved = time.perf_counter()
->>>>>>> bfeb3f9 (Search, lr finder and doctor RUN: work in progress)
 
     def run(self) -> FitResult:
         """Train to the end, from the checkpoint when there is one.
@@ -124,32 +119,12 @@ class Fit:
     def status(self) -> Status | None:
         """How it ended; None while there is more to do."""
         at = self.progress
-<<<<<<< HEAD
         if at.ended:
             return cast(Status, at.ended)
         if at.epoch >= self.config.epochs:
             return "finished"
         is_patience_over = at.epoch > 0 and at.epoch - 1 - at.best_epoch >= self.config.patience
         return "stopped early" if is_patience_over else None
-=======
-        batches = epoch_batches(self.rows, self.config.batch_size, self.seed, at.epoch)
-        self._started = time.perf_counter()
-        for batch in batches[at.batch :]:
-            loss, weight = self._step(batch)
-            if not math.isfinite(loss):
-                self.events({"event": "diverged", "epoch": at.epoch, "step": at.step})
-                return "diverged"
-            at.batch, at.step = at.batch + 1, at.step + 1
-            at.loss_sum, at.weight_sum = at.loss_sum + loss, at.weight_sum + weight
-            told = {"epoch": at.epoch, "step": at.step, "loss": loss / weight, "grad_norm": self.grad_norm}
-            self.events({"event": "step", **told})
-            if self.is_stop_asked():
-                self._save()
-                return "interrupted"
-            if time.perf_counter() - self._saved >= self.config.checkpoint_seconds:
-                self._save()
-        return self._end_epoch()
->>>>>>> bfeb3f9 (Search, lr finder and doctor RUN: work in progress)
 
     # -- the loop's parts, in their order
 
@@ -167,26 +142,18 @@ class Fit:
         """
         at = self.progress
         norm = torch.nn.utils.clip_grad_norm_(list(self.values.values()), self.config.clip)
-<<<<<<< HEAD
         if not (math.isfinite(loss) and bool(norm.isfinite())):
             self._diverged()
             return
         num_steps = self.config.epochs * self.num_batches
         share = rate_at(at.step, num_steps, self.config.warmup_steps, self.config.schedule)
-=======
-        if not (math.isfinite(total) and bool(norm.isfinite())):
-            return math.nan, weight
-        self.grad_norm = float(norm)
-        share = rate_at(
-            self.progress.step, self.config.epochs * self.num_batches, self.config.warmup_steps, self.config.schedule
-        )
->>>>>>> bfeb3f9 (Search, lr finder and doctor RUN: work in progress)
         for group, factor in zip(self.optimiser.param_groups, self.factors, strict=True):
             group["lr"] = self.lr * share * factor
         self.optimiser.step()
         at.batch, at.step = at.batch + 1, at.step + 1
         at.loss_sum, at.weight_sum = at.loss_sum + loss, at.weight_sum + weight
-        self.events({"event": "step", "epoch": at.epoch, "step": at.step, "loss": loss / weight})
+        told = {"epoch": at.epoch, "step": at.step, "loss": loss / weight, "grad_norm": float(norm)}
+        self.events({"event": "step", **told})
 
     def _diverged(self) -> None:
         self.progress.ended = "diverged"
