@@ -147,14 +147,6 @@ def _check(path: Path, tensors: dict[str, Tensor], kind: str, member: Member) ->
         raise ArtifactError("the checkpoint is of another prompt", where=str(path), got=str(shapes), wanted=str(wanted))
 
 
-def epochs_in(path: Path) -> int:
-    """Epochs that a checkpoint has behind it; 0 when there is none."""
-    if not path.exists():
-        return 0
-    with safe_open(path, "pt") as file:
-        return int(json.loads(file.metadata()["overture"])["progress"]["epoch"])
-
-
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
