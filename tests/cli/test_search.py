@@ -36,7 +36,9 @@ def test_finds_a_setting_within_the_budget(searched, tmp_path, overture) -> None
     assert spent["unit"] == "tokens"
     assert 0.25 < spent["share"] <= 1
     assert sum(one["tokens"] for one in trials) < spent["tokens"]
-    assert found["winner"]["key"] in {one["key"] for one in found["race"]}
+    racing = {one["key"] for one in found["race"]}
+    assert found["winner"]["key"] in racing
+    assert own["key"] in racing
     folder = tmp_path / "store" / "runs" / found["run"]
     with sqlite3.connect(folder / "search.db") as db:
         (told,) = db.execute("select count(*) from trials where state = 'COMPLETE'").fetchone()

@@ -175,7 +175,9 @@ class _Search:
         self.read_wordings: set[int] = set()
         self.space = Space(work.config, self._pairs(), work.backbone.info.num_layers)
         self.own_cost = self._cost(self._own(), 0)
-        self.spending = Spending.of(self.asked, self.own_cost.epoch_tokens * work.config.train.epochs)
+        # A tune reads its inputs too.
+        read = self._input_tokens(0) if self.own_cost.is_input_kept else 0
+        self.spending = Spending.of(self.asked, self.own_cost.epoch_tokens * work.config.train.epochs + read)
         spent = self.run_.read("spent.json") or {}
         self.spending.tokens, self.spending.seconds = spent.get("tokens", 0.0), spent.get("seconds", 0.0)
         self.read_wordings |= set(spent.get("read_wordings", ()))
@@ -481,14 +483,34 @@ class _Search:
         return [Lane(f"none {best['wording']}", (0, 0.0), [best["predicted"]], [best["score"]])]
 
     def _race_plan(self) -> dict[str, Any]:
-        """As many candidates and seeds as the budget has room for; of equal work the more seeds."""
-        best = self._ranked()[: self.asked.finalists]
+        """As many candidates and seeds as the budget has room for, two candidates at least; of equal work more seeds.
+
+        The task file's own setting races however it did: few steps favour high rates, and it is what users compare with.
+        """
+        best = self._finalists()
         ways = [(k, s) for k in range(1, len(best) + 1) for s in range(1, self.asked.race_seeds + 1)]
-        for k, s in sorted(ways, key=lambda way: (way[0] * way[1], way[1]), reverse=True):
+        for k, s in sorted(ways, key=lambda way: (min(way[0], 2), way[0] * way[1], way[1]), reverse=True):
             tokens = sum(self._tune_tokens(trial) for trial in best[:k]) * s
             if self.spending.share + self.spending.share_of(tokens) <= 1:
                 return {"trials": [trial.number for trial in best[:k]], "seeds": s}
         return {"trials": [], "seeds": 0}
+
+    def _finalists(self) -> list[Trial]:
+        """The best, the task file's own setting, and who comes next."""
+        ranked, own = self._ranked(), self.space.own_params()
+        if own is None or not ranked:
+            return ranked[: self.asked.finalists]
+        rate = self.whole.config.train.lr or method_of(self._own()).learning_rate[self._own().place]
+        is_own = [
+            trial
+            for trial in ranked
+            if trial.setting.prompt == self._own()
+            and trial.setting.wording == 0
+            and trial.setting.train.epochs == self.whole.config.train.epochs
+            and math.isclose(trial.setting.train.lr or 0.0, rate, rel_tol=1e-6)
+        ]
+        found = [ranked[0], *is_own[:1], *ranked[1:]]
+        return list({trial.number: trial for trial in found}.values())[: max(2, self.asked.finalists)]
 
     def _tune_tokens(self, trial: Trial) -> float:
         # And the validation rows once more, for its predictions.
@@ -599,9 +621,11 @@ class _Search:
         """Count the inputs that run once, the first time that somebody needs them."""
         if cost.is_input_kept and wording not in self.read_wordings:
             self.read_wordings.add(wording)
-            rows = self._work(wording).rows
-            texts = {row.input_ids for name in ("train", "validation") for row in rows[name]}
-            self.spending.tokens += sum(map(len, texts))
+            self.spending.tokens += self._input_tokens(wording)
+
+    def _input_tokens(self, wording: int) -> int:
+        rows = self._work(wording).rows
+        return sum(map(len, {row.input_ids for name in ("train", "validation") for row in rows[name]}))
 
     def _check_stop(self) -> None:
         if self.whole.is_stop_asked():
