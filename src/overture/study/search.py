@@ -485,7 +485,7 @@ class _Search:
     def _race_plan(self) -> dict[str, Any]:
         """As many candidates and seeds as the budget has room for, two candidates at least; of equal work more seeds.
 
-        The task file's own setting races however it did: few steps favour high rates, and it is what users compare with.
+        The task file's own setting races however it did: few steps favour high rates, and people compare with it.
         """
         best = self._finalists()
         ways = [(k, s) for k in range(1, len(best) + 1) for s in range(1, self.asked.race_seeds + 1)]
