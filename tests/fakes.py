@@ -365,6 +365,7 @@ def source_of(
         candidates=candidates,
         examples=examples,
         prompt=stored,
+        null_id=backbone.tokenizer.null_id,
     )
 
 

@@ -132,10 +132,12 @@ def test_a_stop_keeps_what_was_learnt(tasks, overture, monkeypatch) -> None:
 
 
 def test_a_visit_that_diverges_moves_nothing(requests_of, tmp_path: Path, monkeypatch) -> None:
-    step = study.Fit._step
-    monkeypatch.setattr(
-        study.Fit, "_step", lambda fit, batch: (float("nan"), 1.0) if fit.seed in bad else step(fit, batch)
-    )
+    step = study.Fit.take_step
+
+    def diverging(fit, loss, weight):
+        step(fit, float("nan") if fit.seed in bad else loss, weight)
+
+    monkeypatch.setattr(study.Fit, "take_step", diverging)
     bad = {study.derived_seed(0, "meta", name, f"visit {number}") for name in "ab" for number in (1, 2)}
     found = meta(requests_of(), Store(tmp_path / "s"), "x", MetaConfig(steps=3, inner=2))
     assert [visit["loss"] is None for visit in found["history"]] == [False, True, True]

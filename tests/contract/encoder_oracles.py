@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from oracles import mixed
 from torch import Tensor
 
 from overture.core.types import Encoded, Injection, LayerMemory
@@ -50,7 +51,7 @@ def _predicted(reference: Any, injection: Injection | None, row: Encoded) -> tup
             _enter_memory(hooks, reference, injection.memory.memory)
         hooks.enter_context(_hooked(reference.base_model.register_forward_hook(pick)))
         hooks.enter_context(_hooked(reference.get_output_embeddings().register_forward_pre_hook(keep)))
-        live = _embedded(reference, injection, ids, at, texts)
+        live = _embedded(reference, injection, ids, at, texts, len(row.input_ids))
         out = reference(inputs_embeds=live[None], position_ids=_positions(reference, injection, len(live)))
     return out.logits[0, 0], found[0][0, 0]
 
@@ -63,6 +64,9 @@ def _places(injection: Injection | None, row: Encoded) -> list[int]:
         return list(range(injection.memory.length))
     if injection.vectors.place == "slots":
         slots = row.slots
+    elif injection.vectors.place == "around":
+        front = int(injection.vectors.split.argmax())
+        slots = ((0, front), (len(row.input_ids), injection.vectors.length - front))
     else:
         slots = ((0 if injection.vectors.place == "before" else len(row.input_ids), injection.vectors.length),)
     places: list[int] = []
@@ -72,7 +76,12 @@ def _places(injection: Injection | None, row: Encoded) -> list[int]:
 
 
 def _embedded(
-    reference: Any, injection: Injection | None, ids: Sequence[int], at: Sequence[int], texts: Sequence[int]
+    reference: Any,
+    injection: Injection | None,
+    ids: Sequence[int],
+    at: Sequence[int],
+    texts: Sequence[int],
+    num_input: int,
 ) -> Tensor:
     own = reference.get_input_embeddings()(torch.tensor(ids))
     if injection is not None and injection.offset is not None:
@@ -81,6 +90,8 @@ def _embedded(
     live = own.new_zeros(len(ids) + len(at), own.shape[1]).index_copy(0, torch.tensor(texts), own)
     if injection is not None and injection.vectors and not injection.layer:
         live = live.index_copy(0, torch.tensor(at), injection.vectors.values)
+    if injection is not None and injection.vectors and injection.vectors.split is not None:
+        return mixed(injection.vectors, own, num_input)
     return live
 
 

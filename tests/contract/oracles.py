@@ -39,6 +39,8 @@ def _under_vectors(reference: Any, injection: Injection | None, row: Encoded, la
         if injection is not None and injection.offset is not None:
             num = min(len(injection.offset), len(row.input_ids) + len(row.anchor_ids))
             hidden = hidden.index_add(0, torch.tensor(texts[:num], dtype=torch.long), injection.offset[:num])
+        if injection is not None and injection.vectors and injection.vectors.place == "around":
+            return mixed(injection.vectors, hidden[texts], len(row.input_ids))
         return hidden.index_copy(0, torch.tensor(at), injection.vectors.values) if at else hidden
 
     projection = _projection(reference)
@@ -46,6 +48,15 @@ def _under_vectors(reference: Any, injection: Injection | None, row: Encoded, la
         return reference(inputs_embeds=put(entering)[None], use_cache=False).logits[0]
     with _hooked(projection.register_forward_hook(lambda module, inputs, out: put(out[0])[None])):
         return reference(inputs_embeds=entering[None], use_cache=False).logits[0]
+
+
+def mixed(vectors: Vectors, text: Tensor, num_input: int) -> Tensor:
+    """The orders of all splits, each times its part of the one-hot vector that says which one is in force."""
+    orders = [
+        torch.cat([vectors.values[:front], text[:num_input], vectors.values[front:], text[num_input:]])
+        for front in range(vectors.length + 1)
+    ]
+    return torch.einsum("s,sld->ld", vectors.split, torch.stack(orders))
 
 
 def _under_late_vectors(reference: Any, vectors: Vectors, ids: tuple[int, ...], at: list[int]) -> Tensor:
@@ -103,6 +114,9 @@ def _slots(injection: Vectors | None, row: Encoded) -> tuple[tuple[int, int], ..
         return ()
     if injection.place == "slots":
         return row.slots
+    if injection.place == "around":
+        front = int(injection.split.argmax())
+        return (0, front), (len(row.input_ids), injection.length - front)
     return ((0 if injection.place == "before" else len(row.input_ids), injection.length),)
 
 

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -78,7 +78,20 @@ class TestStarts:
         assert set(rows_of(backbone, found[4:])) <= set(source_of(backbone).text_ids)
         assert torch.equal(start(backbone, "labels", 3, candidates=candidates), means[:3])
 
-    @pytest.mark.parametrize("init", ["random", "vocabulary"])
+    def test_null_is_the_end_of_text_with_a_little_noise(self, backbone):
+        found, token = start(backbone, "null", 50), backbone.embed([backbone.tokenizer.eos_id])
+        noise = (found - token).norm(dim=1) / backbone.embedding_norm
+        assert float(noise.mean()) == pytest.approx(0.01, rel=0.05)
+        assert len(found.unique(dim=0)) == 50
+
+    @pytest.mark.parametrize("place", prefix.PLACES)
+    def test_zero_is_zero_keys_and_values(self, backbone, place):
+        config = PromptConfig(method="prefix", place=place, length=3, init="zero")
+        memory = build_prompt(config, source_of(backbone), 0).injection().memory.memory
+        assert not memory.keys.any()
+        assert not memory.values.any()
+
+    @pytest.mark.parametrize("init", ["random", "vocabulary", "null"])
     def test_the_seed_decides(self, backbone, init):
         assert torch.equal(start(backbone, init, seed=4), start(backbone, init, seed=4))
         assert not torch.equal(start(backbone, init, seed=4), start(backbone, init, seed=5))
@@ -88,6 +101,9 @@ class TestStarts:
             start(backbone, "text")
         with pytest.raises(ConfigError, match="needs label words"):
             start(backbone, "labels")
+        config = PromptConfig(init="null")
+        with pytest.raises(ConfigError, match="no token that says nothing"):
+            start_of(config, replace(source_of(backbone), null_id=None), 0)
 
 
 class TestMethods:

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from overture.cli import (
+    cartridge,
     demo,
     doctor,
     evaluate,
@@ -16,6 +17,7 @@ from overture.cli import (
     init_task,
     meta,
     methods,
+    multi,
     predict,
     prompts,
     prune,
@@ -123,6 +125,8 @@ app.command("similar")(similar.command)
 app.command("prune")(prune.command)
 app.command("recycle")(recycle.command)
 app.command("meta")(meta.command)
+app.command("multi")(multi.command)
+app.command("cartridge")(cartridge.command)
 app.command("doctor")(doctor.command)
 
 

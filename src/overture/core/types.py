@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     import torch
 
-Place = Literal["before", "after", "memory", "slots"]
+Place = Literal["before", "after", "memory", "slots", "around"]
 Reading = Literal["mask", "first", "mean"]
 
 
@@ -157,20 +157,33 @@ class Vectors:
 
     Args:
         values: [P, D].
-        place: `before` the text, `after` the input, or in the template's own `slots`.
+        place: `before` the text, `after` the input, in the template's own `slots`, or `around` the input.
         layer: the first layer that sees them; below it the text runs alone.
         targets: what the vectors themselves must predict in training; only at `before`.
+        split: at `around`, 1 at the number of vectors that stand before the text and 0 elsewhere, [P + 1]; the others
+            stand after the input. Its gradient says what moving the split would do.
     """
 
     values: "torch.Tensor"
     place: Place
     layer: int = 0
     targets: tuple[Target, ...] = ()
+    split: "torch.Tensor | None" = None
+
+    def __post_init__(self) -> None:
+        if (self.place == "around") != (self.split is not None):
+            raise ValueError("vectors around the input, and only those, are split")
 
     @property
     def length(self) -> int:
         """Prompt length, P."""
         return int(self.values.shape[0])
+
+    @property
+    def num_before(self) -> int:
+        """How many of vectors `around` the input stand before the text."""
+        assert self.split is not None
+        return int(self.split.argmax())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Batches: shuffled by seed for training, cut to a token budget for memory, sorted by length for scoring."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from overture.core.seeds import named_random
 from overture.core.types import Encoded
@@ -19,6 +19,42 @@ def epoch_batches(rows: Sequence[Encoded], batch_size: int, seed: int, epoch: in
         bucket = sorted(order[start : start + batch_size * _BATCHES_PER_BUCKET], key=_length)
         batches += [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
     random.shuffle(batches)
+    return batches
+
+
+def task_batches(
+    rows: Sequence[Encoded], batch_size: int, seed: int, epoch: int, *, task_of: Callable[[Encoded], int]
+) -> list[list[Encoded]]:
+    """An epoch's batches of several tasks: every row once, each batch from a number of tasks that is drawn anew.
+
+    The tasks of a batch share it as they share the rows that are left; where they run out, others fill it up.
+
+    Args:
+        rows: of all tasks.
+        batch_size: rows of a batch.
+        seed: of the run.
+        epoch: from 0.
+        task_of: the number of a row's task.
+
+    Source: Wang et al. 2023, "Multitask Prompt Tuning", section 3 (stochastic task sampling).
+    """
+    random = named_random(seed, "tasks", epoch)
+    left: dict[int, list[Encoded]] = {}
+    for row in rows:
+        left.setdefault(task_of(row), []).append(row)
+    for own in left.values():
+        random.shuffle(own)
+    batches: list[list[Encoded]] = []
+    while any(left.values()):
+        open_tasks = [task for task, own in left.items() if own]
+        random.shuffle(open_tasks)
+        chosen = open_tasks[: random.randint(min(2, len(open_tasks)), len(open_tasks))]
+        pool = [task for task in chosen for _ in left[task]]
+        batch = [left[task].pop() for task in random.sample(pool, min(batch_size, len(pool)))]
+        for task in open_tasks:
+            while left[task] and len(batch) < batch_size:
+                batch.append(left[task].pop())
+        batches.append(batch)
     return batches
 
 

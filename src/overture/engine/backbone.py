@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from overture.core.types import Injection, LayerMemory, Memory
+from overture.core.types import Injection, LayerMemory, Memory, Vectors
 from overture.engine.attention import Columns, Step, install
 from overture.engine.families import family_of, layers_view
 from overture.engine.tokenizer import Tokenizer
@@ -242,15 +242,25 @@ class Backbone:
         """The same prompt as constants that cost no live tokens; exact for causal models.
 
         Vectors before the text become memory, in the layers that see them. What stands after the text depends on it
-        and stays as it is; in an encoder, whose prompt sees the text, so does what stands before it.
+        and stays as it is; in an encoder, whose prompt sees the text, so does what stands before it. Of vectors around
+        the input, those before the text become memory.
         """
         vectors = injection.vectors
+        if vectors is not None and vectors.place == "around" and self.family.is_causal:
+            return self._compiled_around(vectors)
         is_fixed = vectors is not None and vectors.place == "before" and not injection.memory and self.family.is_causal
         # Learned positions count from the text below a late prompt, and from the prompt below a memory.
         if vectors is None or not is_fixed or (vectors.layer and not self.family.is_rotary):
             return injection
         memory = Memory(self.memory_of(vectors.values, vectors.layer), "memory")
         return Injection(memory=memory, labels=injection.labels, offset=injection.offset)
+
+    def _compiled_around(self, vectors: Vectors) -> Injection:
+        front, back = vectors.values[: vectors.num_before], vectors.values[vectors.num_before :]
+        return Injection(
+            Vectors(back, "after") if len(back) else None,
+            Memory(self.memory_of(front), "memory") if len(front) else None,
+        )
 
     @contextmanager
     def checkpointing(self, enabled: bool) -> Iterator[None]:

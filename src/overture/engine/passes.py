@@ -15,6 +15,7 @@ from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
 from overture.engine.inputs import Inputs
 from overture.engine.layout import Layout, Start
+from overture.engine.splits import with_splits
 
 Make = Callable[[Sequence[Encoded], Sequence[Start], torch.device], Layout]
 Injections = Sequence[Injection | None]
@@ -62,7 +63,8 @@ def prepared(
         live, below = _below(inputs, rows, make, layer, layout, is_generating)
     else:
         live, below = _with_offsets(backbone.embed(layout.ids), layout, injections), None
-    return Pass(_with_vectors(live, layout, injections), step, layout, layer, below)
+    live = with_splits(_with_vectors(live, layout, injections), rows, injections)
+    return Pass(live, step, layout, layer, below)
 
 
 def kept_input(row: Encoded, injection: Injection | None, inputs: Inputs) -> tuple[int, ...] | None:
@@ -101,6 +103,8 @@ def _vector_slots(row: Encoded, injection: Injection, is_live: bool) -> tuple[tu
     if vectors.place == "slots":
         assert sum(count for _, count in row.slots) == vectors.length, "the template's slots hold the prompt"
         return row.slots
+    if vectors.place == "around":
+        return (0, vectors.num_before), (len(row.input_ids), vectors.length - vectors.num_before)
     index = len(row.input_ids) if vectors.place == "after" and is_live else 0
     return ((index, vectors.length),)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from overture.core.types import Candidates, Encoded, Injection, PromptMethod, RowMethod
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
+from overture.engine.distil import Said
 from overture.engine.generate import greedy, greedy_tokens
 from overture.engine.inputs import Inputs, Progress, groups
 from overture.engine.layout import Layout, answer_layout, label_layout
@@ -127,6 +128,22 @@ class PromptedModel:
         return found_losses.new_zeros(len(rows)).index_put(
             (torch.tensor(at, device=found_losses.device),), found_losses
         )
+
+    def said(self, rows: Sequence[Encoded]) -> list[Said]:
+        """What the model says of each row where predictions count, differentiable."""
+        found: dict[int, Said] = {}
+        for index, part, injections in self._alike(rows, self.injections(rows)):
+            hidden, layout = self._forward(part, injections)
+            found |= dict(zip(index, self._said(part, injections, hidden, layout), strict=True))
+        return [found[at] for at in range(len(rows))]
+
+    def _said(self, rows: Sequence[Encoded], injections: Injections, hidden: Tensor, layout: Layout) -> Iterator[Said]:
+        if rows[0].candidates is None:
+            for number in range(len(rows)):
+                yield Said(hidden[number, [index for row, index, _ in layout.targets if row == number]])
+            return
+        ends, scores = _read(rows, hidden, layout), self._scores(rows, injections, hidden, layout)
+        yield from (Said(end[None], own[None]) for end, own in zip(ends, scores, strict=True))
 
     def _losses(self, rows: Sequence[Encoded], injections: Injections, with_targets: bool) -> Tensor:
         hidden, layout = self._forward(rows, injections)

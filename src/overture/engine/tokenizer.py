@@ -47,15 +47,22 @@ class Tokenizer:
         """The model's chat template over messages, ending where the assistant speaks.
 
         Raises:
-            DataError: the model has no chat template.
+            DataError: the model has no chat template, or it refuses such messages.
         """
+        from jinja2 import TemplateError
+
         if not self.inner.chat_template:
             raise DataError(
                 "the backbone has no chat template",
                 where="template",
                 fix="write the template as one string, or choose a chat model",
             )
-        return str(self.inner.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        try:
+            return str(self.inner.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        except TemplateError as error:
+            raise DataError(
+                "the model's chat template refuses these messages", where="template", got=str(error)
+            ) from error
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of tokens, without special tokens."""
@@ -93,6 +100,11 @@ class Tokenizer:
     def eos_id(self) -> int | None:
         """The token that ends an answer."""
         return self.inner.eos_token_id
+
+    @property
+    def null_id(self) -> int | None:
+        """A token that says nothing: the one that ends texts."""
+        return self.end_ids[-1] if self.end_ids else self.eos_id
 
     @cached_property
     def special_ids(self) -> frozenset[int]:

@@ -33,6 +33,7 @@ def prompt_source(
         candidates=encoder.candidates,
         examples=examples,
         prompt=_stored(store, backbone) if store else no_prompts,
+        null_id=tokenizer.null_id,
     )
 
 

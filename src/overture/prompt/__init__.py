@@ -1,7 +1,7 @@
 """Prompt methods: how a prompt's values are parameterised, where they enter, how they start."""
 
 from overture.prompt.config import PromptConfig
-from overture.prompt.method import Method, PromptModule, Request, Shape
+from overture.prompt.method import Method, PromptModule, Request, Shape, Sharing
 from overture.prompt.registry import METHODS, build_prompt, method_of, prompt_from, prompt_tensors
 from overture.prompt.source import PromptSource
 
@@ -13,6 +13,7 @@ __all__ = [
     "PromptSource",
     "Request",
     "Shape",
+    "Sharing",
     "build_prompt",
     "method_of",
     "prompt_from",

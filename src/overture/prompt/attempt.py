@@ -5,11 +5,12 @@
 
 f(x) [D] is the mean of the row's token vectors and q_j that of prompt j, both scaled to a root mean square of one;
 norm is a layer norm with trained scale and shift. The stored prompts are constants and are kept with the prompt.
-Trainable values: P D + 2 m D + 2 D.
+Trainable values: P D + 2 m D + 2 D; T P D + 2 m D + 2 D for T tasks that share the attention (`study/multi.py`).
 
 Source: Asai et al. 2022, "ATTEMPT: Parameter-Efficient Multi-task Tuning via Attentional Mixtures of Soft Prompts",
-section 3. Deviations: means instead of maxima over tokens, and vectors of equal length before they are compared, so
-that the temperature t does not depend on the model; the network is trained anew for each task.
+section 3 (3.3: several tasks share the attention, each has its own T). Deviations: means instead of maxima over tokens,
+and vectors of equal length before they are compared, so that the temperature t does not depend on the model; the
+network begins at random, whatever was trained before.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from torch.nn.functional import layer_norm, linear, silu
 from overture.core.config import Config
 from overture.core.types import Injection, Place, Vectors
 from overture.prompt.features import unit
-from overture.prompt.method import Method, PromptModule, Request, Shape
+from overture.prompt.method import Method, PromptModule, Request, Shape, Sharing
 from overture.prompt.stored import stored_vectors
 
 PLACES: tuple[Place, ...] = ("before", "after", "slots")
@@ -97,4 +98,5 @@ METHOD = Method(
     build=build,
     num_trainable=num_trainable,
     formula="P D + 2 m D + 2 D",
+    sharing=Sharing(("down_weight", "up_weight", "norm_weight", "norm_bias")),
 )

@@ -7,7 +7,7 @@ from pydantic import Field
 from overture.core.config import Config
 from overture.core.types import Place
 
-Init = Literal["random", "vocabulary", "text", "labels", "zero", "prompt"]
+Init = Literal["random", "vocabulary", "text", "labels", "null", "zero", "prompt"]
 
 
 class PromptConfig(Config):
@@ -17,11 +17,13 @@ class PromptConfig(Config):
     place: Place = Field(
         "after",
         description="Where the prompt enters: before the text, memory (before it, costs no tokens), after the input, "
-        "or slots ({prompt:5} in the template).",
+        "slots ({prompt:5} in the template), or around the input (how much on each side is learned).",
     )
     length: int = Field(10, ge=1, le=20000, description="Prompt length in virtual tokens.")
     init: Init = Field(
-        "vocabulary", description="Starting point: random, vocabulary, text, labels, zero, or prompt (a stored one)."
+        "vocabulary",
+        description="Starting point: random (of the vocabulary's length), vocabulary, text, labels, null (a token that "
+        "says nothing), zero, or prompt (a stored one).",
     )
     init_text: str = Field("", description="The text to start from when init is text.")
     init_prompt: str = Field("", description="The stored prompt to start from when init is prompt: name or name@2.")

@@ -4,7 +4,8 @@ Methods that train memory take the keys and values which these vectors have in t
 
 Source: Lester et al. 2021, section 3.2 (random, sampled vocabulary, class labels); Li and Liang 2021, section 7.4 (real
 words' activations). Deviation: `random` has the vocabulary's own length of vector instead of a fixed range, because a
-unit normal is fifty times too long for most models.
+unit normal is fifty times too long for most models. `null` is the token that ends texts, for each vector, with a
+hundredth of `random` added.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,9 @@ from overture.prompt.source import PromptSource
 NUM_COMMON = 5000
 """Sampled vocabulary comes from the most common tokens (Lester et al. 2021, section 3.2)."""
 
+NOISE = 0.01
+"""Length of the noise on a null token's vectors, in vocabulary vectors."""
+
 
 def start_of(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Tensor, LayerMemory | None]:
     """Where a prompt starts: vectors, float32 [P, D], and keys and values where the start is given as such.
@@ -31,7 +35,8 @@ def start_of(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Ten
         seed: the run's seed.
 
     Raises:
-        ConfigError: ``text`` without a text, ``labels`` without label words, ``prompt`` without one that fits.
+        ConfigError: ``text`` without a text, ``labels`` without label words, ``null`` without such a token, ``prompt``
+            without one that fits.
     """
     if config.init == "prompt":
         return _stored(config, source, seed)
@@ -105,10 +110,18 @@ def _labels(length: int, text: str, source: PromptSource, seed: int) -> Tensor:
     return torch.cat([torch.stack(means), rest.to(means[0])])[:length]
 
 
+def _null(length: int, text: str, source: PromptSource, seed: int) -> Tensor:
+    if source.null_id is None:
+        raise ConfigError("the model has no token that says nothing", where="prompt.init", fix="--set prompt.init=text")
+    # Without the noise all vectors would be told apart by their position alone.
+    return source.embed([source.null_id] * length) + NOISE * _random(length, text, source, seed)
+
+
 INITS: dict[str, Callable[[int, str, PromptSource, int], Tensor]] = {
     "random": _random,
     "vocabulary": _vocabulary,
     "text": _text,
     "labels": _labels,
+    "null": _null,
     "zero": _zero,
 }

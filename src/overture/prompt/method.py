@@ -9,7 +9,7 @@ from torch import Tensor
 
 from overture.core.config import Config
 from overture.core.seeds import derived_seed
-from overture.core.types import LayerMemory, Place, PromptMethod, RowMethod
+from overture.core.types import Injection, LayerMemory, Place, PromptMethod, RowMethod
 from overture.prompt.source import PromptSource
 
 
@@ -92,6 +92,21 @@ Built = PromptMethod | RowMethod
 
 
 @dataclass(frozen=True, slots=True)
+class Sharing:
+    """How several tasks, trained together, share a method's values.
+
+    Args:
+        names: the values that all tasks have in common.
+        distil: weight of what single-task prompts teach; 0 when the method's authors have no teachers.
+        start: what the tasks have in common, as a prompt from which another task starts; None where there is none.
+    """
+
+    names: tuple[str, ...]
+    distil: float = 0.0
+    start: Callable[[Any], Injection] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Method:
     """A prompt method.
 
@@ -106,6 +121,8 @@ class Method:
         formula: the same in words of the design.
         needs_labels: only for tasks with label words.
         takes_memory: it can start from keys and values as they are.
+        estimated: values whose gradient is an estimate, since what they decide has none.
+        sharing: what several tasks can share; None when each task's prompt stands alone.
     """
 
     title: str
@@ -118,3 +135,5 @@ class Method:
     formula: str
     needs_labels: bool = False
     takes_memory: bool = False
+    estimated: tuple[str, ...] = ()
+    sharing: Sharing | None = None

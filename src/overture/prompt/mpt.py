@@ -1,14 +1,14 @@
-"""Multi-task prompt on one target task: a shared prompt, scaled entry by entry by low-rank task factors.
+"""Multi-task prompt: one prompt that tasks share, scaled entry by entry by each task's low-rank factors.
 
     P = P* o (U V),   P* [P, D], U [P, r], V [r, D],   o entry by entry
 
 With rank 1, as in the paper, U V is the outer product of one factor for each position and one for each dimension. The
-factors begin at ones, so P begins at P*: the start, or the stored prompt that `source` names. All parts are trained,
-as when the paper adapts to a target task. Trainable values: P D + r (P + D).
+factors begin at ones, so P begins at P*: the start, or the stored prompt that `source` names. All parts are trained.
+Trainable values: P D + r (P + D) for one task; P D + T r (P + D) for T tasks that share P* (`study/multi.py`).
 
-Source: Wang et al. 2023, "Multitask Prompt Tuning Enables Parameter-Efficient Transfer Learning", section 3.
-Deviations: P* is one stored prompt, not distilled from the prompts of many tasks; the factors begin at ones, not at
-the mean of the source tasks'.
+Source: Wang et al. 2023, "Multitask Prompt Tuning Enables Parameter-Efficient Transfer Learning", section 3: P* is
+trained on several tasks under teachers (`overture multi`), then starts a target task (`source`). Deviations: factors
+begin at ones, also on the target task, where the paper takes the mean of the source tasks'; ranks above one.
 """
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from overture.core.config import Config
 from overture.core.types import Injection, Place, Vectors
-from overture.prompt.method import Method, PromptModule, Request, Shape
+from overture.prompt.method import Method, PromptModule, Request, Shape, Sharing
 from overture.prompt.stored import stored_vectors
 
 PLACES: tuple[Place, ...] = ("before", "after", "slots")
@@ -75,4 +75,5 @@ METHOD = Method(
     build=build,
     num_trainable=num_trainable,
     formula="P D + r (P + D)",
+    sharing=Sharing(("shared",), distil=0.9, start=lambda prompt: Injection(Vectors(prompt.shared, prompt.place))),
 )

@@ -11,6 +11,7 @@ from overture.core.errors import ConfigError
 from overture.core.types import Injection, LayerMemory, Memory, RowMethod, Vectors
 from overture.prompt import (
     attempt,
+    cartridge,
     cpt,
     deep,
     dept,
@@ -24,6 +25,7 @@ from overture.prompt import (
     prefix,
     pruned,
     residual,
+    split,
     ulpt,
     vectors,
     warp,
@@ -34,7 +36,7 @@ from overture.prompt.method import Built, Method, PromptModule, Request
 from overture.prompt.source import PromptSource
 
 STATE = "state."
-KNOWN = {"vectors", "keys", "values", "weights", "labels", "offset"}
+KNOWN = {"vectors", "split", "keys", "values", "weights", "labels", "offset"}
 
 
 METHODS: dict[str, Method] = {
@@ -55,6 +57,8 @@ METHODS: dict[str, Method] = {
     "attempt": attempt.METHOD,
     "mpt": mpt.METHOD,
     "pruned": pruned.METHOD,
+    "split": split.METHOD,
+    "cartridge": cartridge.METHOD,
 }
 
 
@@ -108,10 +112,11 @@ def prompt_tensors(prompt: Any) -> dict[str, Tensor]:
     if isinstance(prompt, RowMethod):
         assert isinstance(prompt, PromptModule)
         return {STATE + name: value.detach() for name, value in prompt.state_dict().items()}
-    injection: Injection = prompt.injection()
+    with torch.no_grad():
+        injection: Injection = prompt.injection()
     found = {"labels": injection.labels, "offset": injection.offset}
     if injection.vectors:
-        found["vectors"] = injection.vectors.values
+        found |= {"vectors": injection.vectors.values, "split": injection.vectors.split}
     if injection.memory:
         memory = injection.memory.memory
         found |= {"keys": memory.keys, "values": memory.values, "weights": memory.weights}
@@ -139,11 +144,25 @@ def prompt_from(
             "not the tensors of a prompt", got=", ".join(sorted(tensors)), wanted="some of " + ", ".join(sorted(KNOWN))
         )
     layer = int(config.options.get("layer", 0))
-    vectors = Vectors(tensors["vectors"], config.place, layer) if "vectors" in names else None
+    vectors = None
+    if "vectors" in names:
+        vectors = Vectors(tensors["vectors"], config.place, layer, split=_split(tensors, config))
     memory = None
     if "keys" in names:
         memory = Memory(LayerMemory(tensors["keys"], tensors["values"], tensors.get("weights")), config.place)
     return Injection(vectors, memory, tensors.get("labels"), tensors.get("offset"))
+
+
+def _split(tensors: dict[str, Tensor], config: PromptConfig) -> Tensor | None:
+    """Where vectors around the input are split; other vectors are not.
+
+    Raises:
+        ConfigError: there is a split where there should be none, or none that fits.
+    """
+    split, wanted = tensors.get("split"), len(tensors["vectors"]) + 1 if config.place == "around" else None
+    if (None if split is None else len(split)) != wanted:
+        raise ConfigError("not the tensors of a prompt", got=f"a split at {config.place}", wanted=f"{wanted} numbers")
+    return split
 
 
 def _row_prompt(tensors: dict[str, Tensor], config: PromptConfig, source: PromptSource | None) -> RowMethod:

@@ -33,6 +33,7 @@ class PromptSource:
         candidates: the task's label words; None for free text.
         examples: training rows, for methods that start from labelled examples.
         prompt: a stored prompt by name, for methods and starts that build on others.
+        null_id: a token that says nothing; None where the model has none.
     """
 
     hidden_size: int
@@ -49,3 +50,4 @@ class PromptSource:
     candidates: Candidates | None = None
     examples: Sequence[Encoded] = ()
     prompt: Callable[[str], Injection] = no_prompts
+    null_id: int | None = None

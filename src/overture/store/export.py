@@ -21,6 +21,7 @@ Files = dict[str, bytes]
 
 _AXES = {
     "vectors": ["prompt token", "width"],
+    "split": ["vectors before the text"],
     "keys": ["layer", "key/value head", "prompt token", "head width"],
     "values": ["layer", "key/value head", "prompt token", "head width"],
 }
@@ -29,6 +30,8 @@ _POSITIONS = {
     "memory": "the keys and values stand at positions 0 to length - 1 of every layer's cache, keys after any rotation; "
     "the text follows at position length",
     "after": "the prompt stands behind the template's last field, before the template's constant end",
+    "around": "as many vectors as the place of the 1 in split stand at positions from 0; the others stand behind the "
+    "template's last field, before its constant end",
     "slots": "the vectors stand where the template has {prompt:N}, as input embeddings",
 }
 

@@ -26,7 +26,6 @@ from overture.core.errors import ConfigError, Diverged
 from overture.core.seeds import derived_seed, named_random
 from overture.core.types import Encoded, PromptMethod
 from overture.engine import Backbone, PromptedModel
-from overture.engine.cache import default_budget_bytes
 from overture.evaluate import paired_test
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.scoring import Scored
@@ -36,14 +35,12 @@ from overture.store.names import checked_name
 from overture.study.request import TuneConfig, with_slots
 from overture.study.result import portable
 from overture.study.run import Run, versions
-from overture.study.work import Work, metrics_of, prepared
+from overture.study.several import alike, all_prepared
+from overture.study.work import Work, metrics_of
 from overture.train import Fit, TrainConfig, Validation
 
 Values = dict[str, Tensor]
 Listener = Callable[[dict[str, Any]], None]
-
-_ALIKE = ("prompt", "revision", "device", "dtype", "seed")
-_ALIKE_IN_TRAINING = ("batch_size", "lr", "optimiser", "weight_decay", "clip", "max_tokens", "gradient_checkpointing")
 
 
 class MetaConfig(Config):
@@ -93,46 +90,16 @@ def meta(
     """
     config = config or MetaConfig()
     checked_name(name)
-    requests = _alike([with_slots(request) for request in (*tasks, *unseen)], len(tasks))
+    if len(tasks) < 2:
+        raise ConfigError("a start is learnt on several tasks", got=str(len(tasks)), wanted="at least 2 task files")
+    requests = alike([with_slots(request) for request in (*tasks, *unseen)])
     method_of(requests[0].prompt)
     with TemporaryDirectory() as folder, ExitStack() as held:
         # Nothing of this goes on after a stop, so the run leaves nothing behind.
         run = Run(Path(folder), listener)
-        works: list[Work] = []
-        for request in requests:
-            works.append(prepared(run, request, store, is_stop_asked, backbone))
-            backbone = works[0].backbone
+        works = all_prepared(run, requests, store, is_stop_asked, backbone)
         held.enter_context(works[0].backbone.checkpointing(requests[0].train.gradient_checkpointing))
         return _Start(works[: len(tasks)], works[len(tasks) :], config).learnt(name)
-
-
-def _alike(requests: list[TuneConfig], num_tasks: int) -> list[TuneConfig]:
-    """The requests with the cache's room shared among them.
-
-    Raises:
-        ConfigError: too few tasks, or they differ in what must be the same.
-    """
-    if num_tasks < 2:
-        raise ConfigError("a start is learnt on several tasks", got=str(num_tasks), wanted="at least 2 task files")
-    first = _decisive(requests[0])
-    for request in requests[1:]:
-        found = _decisive(request)
-        if other := [key for key in first if found[key] != first[key]]:
-            raise ConfigError(
-                "the tasks must agree on model, prompt and training",
-                where=f"{requests[0].task.name} and {request.task.name}",
-                got=", ".join(f"{key}: {first[key]} and {found[key]}" for key in other),
-                fix="set it for all: --backbone, --method, --place, --length or --set KEY=VALUE",
-            )
-    room_gb = requests[0].cache_gb
-    share = (default_budget_bytes() / 1e9 if room_gb is None else room_gb) / len(requests)
-    return [request.model_copy(update={"cache_gb": share}) for request in requests]
-
-
-def _decisive(request: TuneConfig) -> dict[str, Any]:
-    values = request.model_dump(mode="json")
-    training = {f"train.{key}": values["train"][key] for key in _ALIKE_IN_TRAINING}
-    return {"backbone": request.task.backbone, **{key: values[key] for key in _ALIKE}, **training}
 
 
 class _Start:

@@ -228,6 +228,7 @@ def recycle(
 _WHY = {
     "keys": "keys and values are made by the layers of one model; only vectors of tokens can be mapped",
     "labels": "vectors that stand for labels belong to the head of one model",
+    "split": "where vectors are split was learned with the model that they stood in",
     "offset": "an offset on the text's vectors belongs to the text's length in one tokenizer",
 }
 

@@ -21,6 +21,7 @@ Status = Literal["finished", "stopped early", "interrupted", "diverged", "droppe
 Events = Callable[[dict[str, Any]], None]
 History = list[dict[str, float]]
 Decide = Callable[[int, Mapping[str, History]], Collection[str]]
+Batches = Callable[[Sequence[Encoded], int, int, int], list[list[Encoded]]]
 
 
 class TrainConfig(Config):
@@ -79,6 +80,7 @@ class Fit:
         events: told of steps and epochs.
         is_stop_asked: looked at after each batch.
         key: its name among others of a cohort, whose checkpoint and stop are the cohort's.
+        cut: an epoch's batches of rows, from their size, the seed and the epoch.
     """
 
     def __init__(
@@ -92,11 +94,12 @@ class Fit:
         events: Events = lambda event: None,
         is_stop_asked: Callable[[], bool] = lambda: False,
         key: str = "0",
+        cut: Batches = epoch_batches,
     ) -> None:
         assert config.lr is not None
         self.trainee, self.rows, self.validate, self.config, self.seed = trainee, rows, validate, config, seed
         self.checkpoint, self.events, self.is_stop_asked, self.key = checkpoint, events, is_stop_asked, key
-        self.lr = config.lr
+        self.lr, self.cut = config.lr, cut
         self.values = trainee.trainable()
         self.factors = [trainee.rates().get(name, 1.0) for name in self.values]
         # One group for each value, so that each has a rate of its own; their order is the values'.
@@ -131,7 +134,7 @@ class Fit:
     def batches(self) -> list[list[Encoded]]:
         """What is left of the epoch under way."""
         at = self.progress
-        return epoch_batches(self.rows, self.config.batch_size, self.seed, at.epoch)[at.batch :]
+        return self.cut(self.rows, self.config.batch_size, self.seed, at.epoch)[at.batch :]
 
     def take_step(self, loss: float, weight: float) -> None:
         """One optimiser step with the gradients that are there; none, and the end, when something is not finite.

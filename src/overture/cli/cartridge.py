@@ -1,0 +1,99 @@
+"""``overture cartridge``: a long text as a prompt."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from overture.cli.options import JsonOption, StoreOption, field_help, local, store_flag, store_root
+from overture.cli.out import console, emit, say, size_text
+from overture.cli.progress import display
+from overture.cli.report import show_next
+from overture.cli.stop import StopRequest
+from overture.cli.tune import INTERRUPTED
+
+
+def _help(field: str) -> Any:
+    return typer.Option(help=field_help("study/cartridge.py", "CartridgeConfig", field), show_default=False)
+
+
+def command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The text, UTF-8.")],
+    name: Annotated[str, typer.Option(help="The name under which the prompt is kept.")],
+    backbone: Annotated[
+        str | None, typer.Option(help=field_help("data/task.py", "Task", "backbone"), show_default=False)
+    ] = None,
+    length: Annotated[int | None, _help("length")] = None,
+    conversations: Annotated[int | None, _help("conversations")] = None,
+    held_out: Annotated[int | None, _help("held_out")] = None,
+    piece: Annotated[int | None, _help("piece")] = None,
+    seed: Annotated[int | None, _help("seed")] = None,
+    task: Annotated[
+        Path | None,
+        typer.Option(metavar="TASK.yaml", help="What the prompt is for; questions as in a chat if not given."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other option, such as train.epochs=10. Repeatable."),
+    ] = None,
+    store: StoreOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Distil a long text into a memory of few columns, by self-study; Ctrl-C keeps the best epoch so far."""
+    root = store_root(store)
+    flags = {"length": length, "conversations": conversations, "held_out": held_out, "piece": piece, "seed": seed}
+
+    from overture.core.config import overridden, validated
+    from overture.store import Store
+    from overture.study.cartridge import CartridgeConfig, cartridge, text_of
+    from overture.study.request import tune_config
+
+    given = overridden({"train": CartridgeConfig().train.model_dump()}, settings or [])
+    values = {**given, **{key: value for key, value in flags.items() if value is not None}}
+    config = validated(CartridgeConfig, values, "overture cartridge")
+    used = tune_config(task).task if task else None
+    chosen = backbone or (used.backbone if used else "smollm2")
+    text, show = text_of(file), display()
+    with StopRequest("stopping after this step; press Ctrl-C again to stop at once") as stop, show.live():
+        found = cartridge(
+            text,
+            Store(root, say),
+            name,
+            config,
+            backbone=local(chosen),
+            task=used,
+            origin=file.name,
+            listener=show,
+            is_stop_asked=stop,
+        )
+    if is_json:
+        emit(found)
+    else:
+        _show(found, store_flag(store))
+    if found["status"] == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+
+
+def _show(found: dict[str, Any], flag: str) -> None:
+    from rich.table import Table
+
+    out = console()
+    if found["status"] == "interrupted":
+        out.print("stopped" + ("; the best epoch so far is kept" if found["prompt"] else ""))
+    if found["prompt"]:
+        count = found["conversations"]["held_out"]
+        table = Table(
+            title=f"{found['text_tokens']:,} tokens of text, {count} held-out conversations", title_justify="left"
+        )
+        for column in ("what the model has", "perplexity", "divergence a token", "columns", "keys and values"):
+            table.add_column(column, justify="left" if column.startswith("what") else "right")
+        for what, one in found["ways"].items():
+            shown = [f"{one['perplexity']:.2f}", f"{one['divergence']:.3f}", f"{one['columns']:,}"]
+            table.add_row(what, *shown, size_text(one["bytes"]))
+        out.print(table)
+        out.print("divergence: from what the model says with the right piece of the text in front of it")
+    for notice in found["notices"]:
+        out.print(f"note: {notice}")
+    if found["prompt"]:
+        ask = f'overture predict {found["prompt"]}{flag} "a question about the text"'
+        show_next(f"Kept as {found['prompt']}. Next:", [ask])

@@ -1,0 +1,76 @@
+"""Cartridge: a memory that stands for a long text; its first columns stay as the text made them.
+
+    K, V [N, H, P, K] = [sink; trained],   sink [N, H, f, K],   trained [N, H, P - f, K]
+
+Attention rests on the first token of a sequence, whatever it is; training that column is unstable, so it stays. It
+starts from a text's own keys and values (`init: text`); `overture cartridge` trains it by self-study.
+Trainable values: 2 N (P - f) H K.
+
+Source: Eyuboglu et al. 2025, "Cartridges: Lightweight and general-purpose long context representations via self-study",
+section 3 (the memory, its start and its frozen first token).
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from overture.core.config import Config
+from overture.core.errors import ConfigError
+from overture.core.types import Injection, LayerMemory, Memory, Place
+from overture.prompt.method import Method, PromptModule, Request
+
+PLACES: tuple[Place, ...] = ("memory",)
+
+
+class Options(Config):
+    """Options of a cartridge."""
+
+    frozen: int = Field(1, ge=0, description="First columns that are not trained, f.")
+
+
+class Cartridge(PromptModule):
+    """Keys and values: a constant sink [2, N, H, f, K] and trained columns [2, N, H, P - f, K]."""
+
+    sink: Tensor
+
+    def __init__(self, start: LayerMemory, place: Place, frozen: int) -> None:
+        super().__init__()
+        self.place = place
+        both = torch.stack([start.keys, start.values]).detach().float()
+        self.register_buffer("sink", both[:, :, :, :frozen].clone())
+        self.values = torch.nn.Parameter(both[:, :, :, frozen:].clone())
+
+    def injection(self) -> Injection:
+        """The sink and, behind it, what is trained."""
+        both = torch.cat([self.sink, self.values], dim=3)
+        return Injection(memory=Memory(LayerMemory(both[0], both[1]), self.place))
+
+
+def build(request: Request) -> Cartridge:
+    """The memory at its start.
+
+    Raises:
+        ConfigError: no column would be trained.
+    """
+    options: Options = request.options
+    if options.frozen >= request.length:
+        raise ConfigError(
+            "no column is left to train",
+            where="prompt.options.frozen",
+            got=str(options.frozen),
+            wanted=f"less than the length, {request.length}",
+        )
+    return Cartridge(request.start_memory(), request.place, options.frozen)
+
+
+METHOD = Method(
+    title="keys and values that stand for a text; the first stay",
+    source="Eyuboglu et al. 2025 (Cartridges)",
+    options=Options,
+    places=PLACES,
+    learning_rate={"memory": 1e-2},
+    build=build,
+    num_trainable=lambda options, shape: (shape.length - options.frozen) * shape.memory_width,
+    formula="2 N (P - f) H K",
+    takes_memory=True,
+)

@@ -1,0 +1,185 @@
+"""A text as a memory: the conversations, what is learnt from them, what stays, and the command."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from fakes import backbone_of, make_inner_tokenizer
+from overture.core.errors import DataError
+from overture.engine.tokenizer import Tokenizer
+from overture.store import Store, load_artifact
+from overture.study import cartridge as study
+from overture.study.cartridge import CartridgeConfig, Frame, cartridge, frame_of
+from overture.train import TrainConfig
+
+TEXT = " ".join(f"{number} is {chr(97 + number)}{number * 7}." for number in range(12))
+SMALL = {"length": 6, "piece": 40, "conversations": 8, "held_out": 4, "question_tokens": 5, "answer_tokens": 6}
+WORDS = ["--length", "6", "--piece", "40", "--conversations", "8", "--held-out", "4", "--set", "question_tokens=5"]
+WORDS += ["--set", "answer_tokens=6", "--set", "train.epochs=2"]
+
+
+def config_of(**changes) -> CartridgeConfig:
+    return CartridgeConfig(**SMALL | {"train": TrainConfig(epochs=4, batch_size=4, lr=0.02)} | changes)
+
+
+@pytest.fixture
+def backbone():
+    return backbone_of("llama")
+
+
+@pytest.fixture
+def inside(backbone) -> study._SelfStudy:
+    return study._SelfStudy(TEXT, backbone, "x", config_of(), lambda event: None, lambda: False)
+
+
+def test_the_frame_is_the_chat_template_cut_at_text_and_question(backbone) -> None:
+    assert frame_of(backbone.tokenizer) == Frame("<|system|>", "<|end|><|user|>", "<|end|><|bot|>", "")
+    inner = make_inner_tokenizer("llama")
+    for template in (None, "{{ raise_exception('no system') }}", "{{ messages[1].content }}"):
+        inner.chat_template = template
+        assert frame_of(Tokenizer(inner, 256)).template == "\n\nQuestion: {question}\nAnswer:"
+
+
+def test_teacher_and_student_read_the_same_conversation(inside, backbone) -> None:
+    talks = inside._talks("trained", 8)
+    assert len(talks) == 8
+    for talk in talks:
+        assert talk.taught.answer_ids == talk.trained.answer_ids
+        assert talk.taught.anchor_ids == talk.trained.anchor_ids[-1:]
+        used = (*talk.used.input_ids, *talk.used.anchor_ids, *talk.used.answer_ids)
+        assert (*talk.trained.anchor_ids, *talk.trained.answer_ids) == used
+        piece = talk.taught.input_ids[len(inside.head) :]
+        assert backbone.tokenizer.decode(piece) in TEXT
+        assert 20 <= len(piece) <= 40
+
+
+def test_what_is_taught_is_what_the_model_says_with_the_piece(inside, backbone) -> None:
+    """Against the model on the plain sequence: piece, question, answer."""
+    talk = inside._talks("trained", 1)[0]
+    (said,) = inside._taught([talk])
+    ids = torch.tensor([[*talk.taught.input_ids, *talk.taught.anchor_ids, *talk.taught.answer_ids]])
+    logits = backbone.model(ids, use_cache=False).logits[0, -len(talk.taught.answer_ids) - 1 : -1]
+    torch.testing.assert_close(backbone.head(said.hidden), logits, rtol=1e-4, atol=1e-5)
+
+
+def test_it_starts_as_the_beginning_of_the_text(inside, backbone) -> None:
+    own = backbone.memory_of_tokens((*inside.head, *inside.ids)[:6])
+    start = inside._start().injection().memory.memory
+    assert torch.equal(start.keys, own.keys)
+    assert torch.equal(start.values, own.values)
+
+
+def test_the_divergence_falls_and_the_sink_stays(inside, backbone, tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    found = cartridge(TEXT, store, "x", config_of(), backbone=backbone)
+    losses = [epoch["train_loss"] for epoch in found["history"]]
+    assert losses[-1] < losses[0]
+    ways = found["ways"]
+    assert list(ways) == ["no text", "beginning", "cartridge", "whole text"]
+    assert ways["cartridge"]["divergence"] < min(ways[other]["divergence"] for other in ("no text", "beginning"))
+    assert ways["cartridge"]["bytes"] == ways["beginning"]["bytes"] == 2 * 3 * 2 * 8 * 6 * 4
+    manifest, tensors = load_artifact(store.get("x"))
+    assert manifest.trainable == found["trainable"] == 2 * 3 * 2 * 8 * 5
+    own = backbone.memory_of_tokens((*inside.head, *inside.ids)[:6])
+    for name, start in (("keys", own.keys), ("values", own.values)):
+        assert torch.equal(tensors[name][:, :, 0], start[:, :, 0])
+        assert (tensors[name][:, :, 1:] != start[:, :, 1:]).all()
+
+
+def test_the_seed_decides(backbone, tmp_path: Path) -> None:
+    store, few = Store(tmp_path / "s"), {"train": TrainConfig(epochs=1, batch_size=4)}
+    ways = [cartridge(TEXT, store, "x", config_of(seed=seed, **few), backbone=backbone)["ways"] for seed in (0, 0, 1)]
+    assert ways[0] == ways[1]
+    assert ways[0] != ways[2]
+
+
+def test_a_text_that_the_model_cannot_read_at_once(backbone, tmp_path: Path) -> None:
+    found = cartridge(TEXT * 3, Store(tmp_path / "s"), "x", config_of(), backbone=backbone)
+    assert "whole text" not in found["ways"]
+    assert any("cannot read it at once" in text for text in found["notices"])
+
+
+def test_measures_are_those_of_the_model_with_each_memory(inside, backbone) -> None:
+    talks = inside._talks("held out", 4)
+    ways = inside._measured(inside._start().injection(), talks)
+    assert ways["cartridge"] == ways["beginning"]
+    # The whole text in front, token by token, in the library's own way.
+    total, count = 0.0, 0
+    for talk in talks:
+        answer = talk.used.answer_ids
+        ids = torch.tensor([[*inside.head, *inside.ids, *talk.used.input_ids, *talk.used.anchor_ids, *answer]])
+        found = backbone.model(ids, use_cache=False).logits[0, -len(answer) - 1 : -1].log_softmax(-1)
+        total -= float(found[torch.arange(len(answer)), torch.tensor(answer)].sum())
+        count += len(answer)
+    assert ways["whole text"]["perplexity"] == pytest.approx(float(torch.tensor(total / count).exp()), rel=1e-3)
+
+
+def test_held_out_conversations_are_new(inside) -> None:
+    talks = inside._talks("trained", 6)
+    known = {talk.trained.answer_ids for talk in talks[:4]}
+    assert inside._new(talks, talks[:4]) == [talk for talk in talks if talk.trained.answer_ids not in known]
+    with pytest.raises(DataError, match="no held-out conversation differs"):
+        inside._new(talks, talks)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    (tmp_path / "text.txt").write_text(TEXT)
+    return tmp_path / "text.txt"
+
+
+def test_command(text, tiny, overture) -> None:
+    words = ["cartridge", text, "--name", "lines", "--backbone", tiny, *WORDS]
+    found = overture(*words, "--json").json
+    assert (found["status"], found["prompt"], len(found["history"])) == ("finished", "lines@1", 2)
+    shown = overture(*words).out
+    for part in ("beginning", "cartridge", "whole text", "held-out conversations", "Kept as lines@2"):
+        assert part in shown
+    answer = overture("predict", "lines", "What is 3?", "--json")
+    assert answer.code == 0, answer.err
+    Path("asked.jsonl").write_text(json.dumps({"question": "What?", "answer": "That."}) + "\n")
+    assert overture("eval", "lines", "--data", "asked.jsonl", "--json").code == 0
+    assert load_artifact(Path("store/prompts/lines/v1"))[0].lineage["text"] == "text.txt"
+
+
+def test_a_task_says_what_the_prompt_is_for(text, make_task, overture) -> None:
+    task = make_task(prompt={"length": 6})
+    found = overture("cartridge", text, "--name", "lines", "--task", task, *WORDS, "--json").json
+    assert found["prompt"] == "lines@1"
+    assert overture("predict", "lines", "great", "--json").code == 0
+    start = ["--method", "cartridge", "--set", "prompt.init=prompt", "--set", "prompt.init_prompt=lines"]
+    tuned = overture("tune", task, *start, "--json")
+    assert tuned.code == 0, tuned.err
+    assert tuned.json["trainable"] == 2 * 3 * 2 * 8 * 5
+
+
+@pytest.mark.parametrize(("epoch", "prompt"), [(1, None), (2, "lines@1")])
+def test_a_stop_keeps_the_best_epoch(text, tiny, overture, monkeypatch, epoch: int, prompt: str | None) -> None:
+    step = study.Fit.take_step
+
+    def stopped(fit, loss, weight):
+        if fit.progress.epoch == epoch - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        step(fit, loss, weight)
+
+    monkeypatch.setattr(study.Fit, "take_step", stopped)
+    done = overture("cartridge", text, "--name", "lines", "--backbone", tiny, *WORDS, "--json")
+    assert (done.code, done.json["status"], done.json["prompt"]) == (130, "interrupted", prompt)
+
+
+def test_what_cannot_be_distilled(text, tiny, overture, tmp_path: Path) -> None:
+    (tmp_path / "bytes.bin").write_bytes(b"\xff\xfe\xff")
+    for words, message in [
+        ([text, "--length", "5000"], "no longer than the memory"),
+        ([tmp_path / "nowhere.txt"], "cannot be read"),
+        ([tmp_path / "bytes.bin"], "cannot be read"),
+        ([text, *WORDS, "--set", "frozen=6"], "no column is left"),
+        ([text, "--set", "epochs=3"], "unknown key"),
+        ([text, "--set", "train.lr=0"], "train.lr"),
+    ]:
+        done = overture("cartridge", *words, "--name", "x", "--backbone", tiny)
+        assert (done.code, message in done.err) == (2, True), done.err
