@@ -34,6 +34,7 @@ def prompt_source(
         examples=examples,
         prompt=_stored(store, backbone) if store else no_prompts,
         null_id=tokenizer.null_id,
+        predicts_words=backbone.has_head and (backbone.family.is_causal or encoder.task.has_mask),
     )
 
 

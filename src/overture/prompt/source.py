@@ -34,6 +34,7 @@ class PromptSource:
         examples: training rows, for methods that start from labelled examples.
         prompt: a stored prompt by name, for methods and starts that build on others.
         null_id: a token that says nothing; None where the model has none.
+        predicts_words: whether the model predicts label words where the task reads.
     """
 
     hidden_size: int
@@ -51,3 +52,4 @@ class PromptSource:
     examples: Sequence[Encoded] = ()
     prompt: Callable[[str], Injection] = no_prompts
     null_id: int | None = None
+    predicts_words: bool = True
