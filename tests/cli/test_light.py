@@ -14,6 +14,7 @@ COMMANDS = (
     ["--help"],
     ["--version"],
     ["tune", "--help"],
+    ["compare", "--help"],
     ["import", "--help"],
     ["export", "--help"],
     ["methods", "--help"],

@@ -36,7 +36,9 @@ def test_alike_ways_are_seldom_told_apart() -> None:
     generator, alarms, covered = np.random.default_rng(1), 0, 0
     for _ in range(200):
         gold, a, b = crossed(generator, 0.0)
-        found = difference_over_seeds(resampled("accuracy", gold, a, resamples=300), resampled("accuracy", gold, b, resamples=300))
+        found = difference_over_seeds(
+            resampled("accuracy", gold, a, resamples=300), resampled("accuracy", gold, b, resamples=300)
+        )
         alarms += found.p_value < 0.05
         covered += found.difference.low <= 0 <= found.difference.high
     assert alarms <= 18

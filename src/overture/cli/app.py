@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from overture.cli import (
+    compare,
     demo,
     doctor,
     evaluate,
@@ -106,6 +107,7 @@ app.command("init")(init_task.command)
 app.command("init-task", hidden=True)(init_task.command)
 app.command("tune")(tune.tune_command)
 app.command("resume")(tune.resume_command)
+app.command("compare")(compare.command)
 app.command("eval")(evaluate.command)
 app.command("predict")(predict.command)
 app.command("list")(prompts.list_command)

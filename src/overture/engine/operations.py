@@ -1,16 +1,16 @@
 """What a model computes, counted while it runs: positions that enter its layers, and floating-point operations.
 
 Counted where layers are entered, so it needs no formula for each method: late prompts enter half the layers, kept
-inputs none, adapters bring parameters of their own. Multiplying and adding are two operations; P is a layer's parameters
-in matrices, t the positions, k the keys that each attends to, A the width of all query heads:
+inputs none, adapters bring parameters of their own. Multiplying and adding are two operations; P is a layer's
+parameters in matrices, t the positions, k the keys that each attends to, A the width of all query heads:
 
 - forward: 2 P t + 4 A t k;
 - backward, where gradients flow through the layer: 2 P t + 8 A t k;
 - gradients of weights, where they are asked for: 2 P' t, P' the trained parameters.
 
-So training costs 4 P t where the layer is frozen and 6 P t where it is not (Kaplan et al. 2020, section 2.1). The head is
-counted alike, for the vocabulary rows that were asked for. Padding is computed, so it counts; norms, activations and the
-softmax do not. A method's own network counts for nothing: it runs once a pass, not once a token.
+So training costs 4 P t where the layer is frozen and 6 P t where it is not (Kaplan et al. 2020, section 2.1). The head
+is counted alike, for the vocabulary rows that were asked for. Padding is computed, so it counts; norms, activations and
+the softmax do not. A method's own network counts for nothing: it runs once a pass, not once a token.
 """
 
 from collections.abc import Iterator

@@ -104,7 +104,8 @@ def interval_over_seeds(found: Resampled, level: float = LEVEL) -> Interval:
         # No seed and no row differ; the rows' own interval keeps its width.
         return bootstrap(found.metric, found.gold, found.predicted[0], level=level)
     mean, n = found.mean, len(found.gold)
-    return Interval(value=mean, low=mean - half, high=mean + half, n=n, level=level, method=BOTH)
+    low, high = _within(found.metric, mean - half, mean + half, 0.0)
+    return Interval(value=mean, low=low, high=high, n=n, level=level, method=BOTH)
 
 
 def difference_over_seeds(a: Resampled, b: Resampled) -> Difference:
@@ -133,9 +134,15 @@ def difference_over_seeds(a: Resampled, b: Resampled) -> Difference:
         return Difference(difference=one.difference, p_value=one.p_value, test=f"{one.test}, one seed", n_seeds=n_seeds)
     from scipy.stats import t
 
-    interval = Interval(value=mean, low=mean - half, high=mean + half, n=n, method=BOTH)
+    low, high = _within(a.metric, mean - half, mean + half, -1.0)
+    interval = Interval(value=mean, low=low, high=high, n=n, method=BOTH)
     p_value = float(2 * t.sf(abs(mean) / error, freedom))
     return Difference(difference=interval, p_value=p_value, test=BOTH, n_seeds=n_seeds)
+
+
+def _within(metric: str, low: float, high: float, least: float) -> tuple[float, float]:
+    """A share of rows, or a difference of shares, does not leave its range; of other metrics no range is known."""
+    return (max(least, low), min(1.0, high)) if metric_named(metric).is_right else (low, high)
 
 
 def _spread(found: Resampled, n_seeds: int) -> tuple[float, ...]:

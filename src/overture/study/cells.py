@@ -30,7 +30,7 @@ _PASSAGE_TOKENS = 160
 Listener = Callable[[dict[str, Any]], None]
 
 
-class Stopped(Exception):  # noqa: N818
+class Stopped(Exception):
     """The user asked to stop in the middle of a cell; the cell is not kept."""
 
 
@@ -152,7 +152,7 @@ def schedule(train: TrainConfig, num_rows: int, min_steps: int) -> TrainConfig:
 
 def unrelated_rows(backbone: Backbone, passages: Sequence[str], with_bos: bool) -> list[Encoded]:
     """Texts as rows whose answer is their continuation, so that a prompt stands where it does in use."""
-    rows = []
+    rows: list[Encoded] = []
     for text in passages:
         ids = tuple(backbone.tokenizer.encode_plain(text)[:_PASSAGE_TOKENS])
         cut = len(ids) // 4
@@ -171,7 +171,7 @@ def trial(lab: Lab, way: Way, key: Key, rate: float) -> dict[str, Any]:
     del made
     history = fitted.progress.history
     at = fitted.progress.best_epoch
-    best = {"score": None, "loss": None}
+    best: dict[str, float | None] = {"score": None, "loss": None}
     if fitted.best:
         best = {"score": history[at]["validation_score"], "loss": history[at]["validation_loss"]}
     return {"lr": rate, **best, "status": fitted.status, "ledger": book.as_dict()}
@@ -217,9 +217,7 @@ def measured(lab: Lab, way: Way, key: Key, rate: float | None) -> dict[str, Any]
     return {**found, "ledger": ledger, "base": _base(lab, made, served)}
 
 
-def _trained(
-    lab: Lab, way: Way, key: Key, rate: float | None, book: Ledger, who: str
-) -> tuple[Made, FitResult | None]:
+def _trained(lab: Lab, way: Way, key: Key, rate: float | None, book: Ledger, who: str) -> tuple[Made, FitResult | None]:
     rows = lab.rows(key.size, key.seed)
     with book.on("building"), book.counting(lab.bench.backbone):
         made = way.make(lab.bench, rows, key.seed)

@@ -1,7 +1,7 @@
 """Ways side by side: over training-set sizes and seeds, on the same rows, with everything they cost.
 
-The folder holds one JSON file a cell, so a comparison goes on where it stopped, takes further ways, sizes and seeds later,
-and any cell can be run again alone. The report is made from these files.
+The folder holds one JSON file a cell, so a comparison goes on where it stopped, takes further ways, sizes and seeds
+later, and any cell can be run again alone. The report is made from these files.
 """
 
 import hashlib
@@ -226,27 +226,31 @@ class _Comparison:
         return spent / done * (done + 1) > 1.1 * 60 * (self.config.budget or float("inf")) and done < plan.seeds
 
     def _run(self, way: Way, key: Key, plan: Plan | None = None) -> None:
+        started = time.monotonic()
+        plan = plan or self._known_plan() or self._whole()
+        self._tell(plan)
         rate = self._rate(way, plan)
-        self._tell(key, plan)
         found = measured(self.lab, way, key, rate)
         if "gold" in found:
             write_json(self._gold_path, {"data": self.digest, "gold": found["gold"]})
-        cell = {key: value for key, value in found.items() if key != "gold"}
+        cell = {name: value for name, value in found.items() if name != "gold"}
         write_json(self._path(key), {**cell, "config": self._identity(way, key, rate)})
+        metric = self.config.tune.task.metric
+        value = found["metrics"]["test"][metric]["value"] if found["metrics"] else None
+        facts = {"what": key.title, "metric": metric, "value": value, "seconds": time.monotonic() - started}
+        self.lab.listener({"event": "cell", **facts})
+        self._tell(plan)
 
-    def _tell(self, key: Key, plan: Plan | None) -> None:
-        plan = plan or self._whole()
+    def _tell(self, plan: Plan) -> None:
         keys = self._keys(plan)
-        done = sum(self._path(one).exists() for one in keys)
+        done = sum(self._path(key).exists() for key in keys)
         self.lab.listener({"event": "progress", "what": "cells", "done": done, "total": len(keys)})
-        self.lab.listener({"event": "notice", "text": f"cell {min(done + 1, len(keys))} of {len(keys)}: {key.title}"})
 
-    def _rate(self, way: Way, plan: Plan | None) -> float | None:
+    def _rate(self, way: Way, plan: Plan) -> float | None:
         """A way's learning rate: chosen once for the folder, at the largest size, with the first seed."""
         if not way.rates:
             return None
         path = self.folder / "rates" / f"{way.name.replace(':', '_')}.json"
-        plan = plan or self._known_plan() or self._whole()
         if not path.exists():
             is_tuned = plan.is_tuned and len(way.rates) > 1
             key = Key(way=way.name, size=plan.sizes[-1], seed=self.seeds[0])
@@ -265,8 +269,9 @@ class _Comparison:
             assert len(made.rows["test"]) == len(rows["test"])
         except UserError as error:
             named = f"--way {way.name}" + (f": {error.where}" if error.where else "")
-            parts = {"got": error.got, "wanted": error.wanted, "fix": error.fix, "problems": error.problems}
-            raise type(error)(error.what, where=named, **parts) from error
+            raise type(error)(
+                error.what, where=named, got=error.got, wanted=error.wanted, fix=error.fix, problems=error.problems
+            ) from error
 
     # -- planning
 

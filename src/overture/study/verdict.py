@@ -352,9 +352,7 @@ def _others(rivals: Sequence[Mapping[str, Any]]) -> str:
     return f"; nor can {', '.join(score['way'] for score in rivals)}" if rivals else ""
 
 
-def _cheapest(
-    cheap: Mapping[str, Any], best: Mapping[str, Any], ledger: Sequence[Mapping[str, Any]], size: int
-) -> str:
+def _cheapest(cheap: Mapping[str, Any], best: Mapping[str, Any], ledger: Sequence[Mapping[str, Any]], size: int) -> str:
     ours, theirs = [cost_of(ledger, score["way"], size) for score in (cheap, best)]
     if cheap["way"] == best["way"]:
         return f"{best['way']} is also the cheapest of them to train ({ours['seconds']:.1f} s)"

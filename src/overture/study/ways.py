@@ -1,7 +1,8 @@
 """Ways to adapt a model, by name: what `overture compare` trains and scores side by side.
 
 A way says how it is made for the rows of one cell; the loop, the rows, the measuring and the report know nothing of it.
-``none`` is the model as it is, ``in-context`` puts training rows in front, ``METHOD-PLACE`` is a prompt of the registry.
+``none`` is the model as it is, ``in-context`` puts training rows in front, ``METHOD-PLACE`` is a prompt of the
+registry.
 """
 
 import difflib
@@ -253,11 +254,7 @@ def _prompt_way(method: str, place: str) -> Build:
 WAYS: dict[str, Build] = {
     "none": NoPrompt,
     "in-context": InContext,
-    **{
-        f"{method}-{place}": _prompt_way(method, place)
-        for method, found in METHODS.items()
-        for place in found.places
-    },
+    **{f"{method}-{place}": _prompt_way(method, place) for method, found in METHODS.items() for place in found.places},
 }
 """Ways by name: each makes itself from its name and the request. Baselines join here."""
 
