@@ -55,7 +55,7 @@ class Speed:
         """From a cell that was run, and the wall time that it took in all."""
         book, rows = cell["ledger"], cell["rows"]
         spent = {name: book[name]["seconds"] if name in book else 0.0 for name in ("reading", "training", "validation")}
-        scoring = book["scoring"]["seconds"] + book["serving"]["seconds"]
+        scoring = sum(book[name]["seconds"] for name in ("scoring", "serving") if name in book)
         visits = sum(1 for _ in cell.get("history", ())) or 1
         num_read = rows["train"] + rows["validation"]
         return cls(
@@ -63,7 +63,7 @@ class Speed:
             read=spent["reading"] / max(1, num_read),
             step=spent["training"] / max(1, visits * rows["train"]),
             validate=spent["validation"] / max(1, visits * rows["validation"]),
-            score=scoring / (rows["test"] + cell["served_rows"]),
+            score=scoring / rows["test"],
         )
 
     def training(self, train: TrainConfig, size: int, num_validation: int, min_steps: int) -> float:
@@ -73,8 +73,8 @@ class Speed:
         return self.fixed + self.read * (size + num_validation) + epochs * each
 
     def scoring(self, num_test: int) -> float:
-        """Of scoring and timing test rows."""
-        return self.score * (num_test + min(num_test, 128))
+        """Of scoring test rows."""
+        return self.score * num_test
 
 
 def chosen_plan(sizes: Sequence[int], seeds: int, is_tuned: bool, budget: float, seconds: Seconds) -> Plan:

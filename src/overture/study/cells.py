@@ -25,7 +25,6 @@ from overture.study.run import versions
 from overture.study.ways import Bench, Made, Way
 from overture.train import Fit, FitResult, TrainConfig, Validation
 
-_SERVED_ROWS = 128
 _PASSAGE_TOKENS = 160
 Listener = Callable[[dict[str, Any]], None]
 
@@ -203,16 +202,12 @@ def measured(lab: Lab, way: Way, key: Key, rate: float | None) -> dict[str, Any]
     served = made.served()
     with book.counting(made.backbone):
         scored = _scored(lab, served, made, book, key.title)
-        found |= {
-            "metrics": {
-                name: {metric: value.model_dump() for metric, value in one.metrics(lab.task).items()}
-                for name, one in scored.items()
-            },
-            "gold": list(scored["test"].gold),
-            "predicted": list(scored["test"].predicted),
-            "served_rows": min(_SERVED_ROWS, len(made.rows["test"])),
-            "stored_bytes": made.stored_bytes(),
-        }
+    found |= {
+        "metrics": {"test": {name: value.model_dump() for name, value in scored.metrics(lab.task).items()}},
+        "gold": list(scored.gold),
+        "predicted": list(scored.predicted),
+        "stored_bytes": made.stored_bytes(),
+    }
     ledger = book.as_dict()
     return {**found, "ledger": ledger, "base": _base(lab, made, served)}
 
@@ -262,23 +257,37 @@ def answers_for(task: Task, rows: Sequence[Row]) -> list[str]:
     return [] if task.labels else [answers_of(task, row)[0] for row in rows]
 
 
-def _scored(lab: Lab, served: Scorer, made: Made, book: Ledger, who: str) -> dict[str, Scored]:
-    """Predictions for validation and test rows; serving is timed on some of the test rows, with nothing kept."""
-    found: dict[str, Scored] = {}
-    rows = lab.splits.test
+class _Served:
+    """A scorer whose answers are booked as serving; its losses are only for the score."""
+
+    def __init__(self, scorer: Scorer, book: Ledger) -> None:
+        self._scorer, self._book = scorer, book
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._scorer, name)
+        if name in ("log_loss", "weight") or not callable(found):
+            return found
+
+        def booked(*args: Any, **kwargs: Any) -> Any:
+            with self._book.on("serving"):
+                return found(*args, **kwargs)
+
+        return booked
+
+
+def _scored(lab: Lab, served: Scorer, made: Made, book: Ledger, who: str) -> Scored:
+    """Predictions for the test rows, as requests would be served: in batches, with nothing kept."""
 
     def progress(done: int, total: int) -> None:
         lab.listener({"event": "progress", "what": f"{who}: scoring test rows", "done": done, "total": total})
         if lab.is_stop_asked():
             raise Stopped
 
-    sample = made.rows["test"][:_SERVED_ROWS]
-    predict(served, sample[:4], lab.task)
-    with book.on("serving"):
-        predict(served, sample, lab.task)
+    rows = made.rows["test"]
+    predict(served, rows[:4], lab.task)
     with book.on("scoring"):
-        found["test"] = score(served, made.rows["test"], lab.task, answers_for(lab.task, rows), progress=progress)
-    return found
+        booked: Any = _Served(served, book)
+        return score(booked, rows, lab.task, answers_for(lab.task, lab.splits.test), progress=progress)
 
 
 def _base(lab: Lab, made: Made, served: Scorer) -> dict[str, Any]:

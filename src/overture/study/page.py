@@ -280,7 +280,7 @@ def _ledger_note(result: Result) -> str:
 def _serving_caption() -> str:
     return (
         "Test rows in batches of up to 4,096 padded tokens, nothing kept between requests, prompts compiled where that "
-        "is exact; timed on up to 128 rows a cell, mean over the seeds, at the largest size."
+        "is exact; timed while the test rows were scored, mean over the seeds, at the largest size."
     )
 
 

@@ -206,7 +206,7 @@ def _costs(found: Scores, way: str, size: int, rates: Mapping[str, Any], config:
 
     work = ("building", "reading", "training", "validation")
     seconds = sum(mean(account, "seconds") for account in work)
-    served = cells[0]["served_rows"]
+    served = cells[0]["rows"]["test"]
     serving = mean("serving", "seconds") / served * 1000
     trials = rates.get(way, {}).get("tried", ())
     meter = cells[0]["ledger"]["energy_meter"]
