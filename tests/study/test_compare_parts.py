@@ -213,6 +213,7 @@ def test_a_sure_paired_test_is_not_enough() -> None:
     found = summed(ahead + behind, ["a", "b"])
     assert found["pairs"][0]["verdict"] == "better"
     assert found["advice"]["way"] is None
+    assert "though the paired test parts them" in found["advice"]["text"]
 
 
 def test_no_advice_from_one_seed() -> None:

@@ -47,16 +47,15 @@ def quality(result: Result) -> alt.LayerChart | None:
     scores = sorted(_at_largest(result), key=lambda score: -score["value"])
     seeds = [{"way": score["way"], "value": value} for score in scores for value in score["each"]]
     order = alt.Y("way:N", sort=[score["way"] for score in scores], title=None)
-    axis = alt.X("value:Q", title=_metric(result), scale=alt.Scale(zero=False))
+    ticked = alt.Axis(tickCount=8)
+    axis = alt.X("value:Q", title=_metric(result), scale=alt.Scale(zero=False), axis=ticked)
     colour = _colour(result, with_legend=False)
-    spans = alt.Chart(_data(scores)).mark_rule(strokeWidth=2).encode(
-        y=order, x=alt.X("low:Q", title=_metric(result), scale=alt.Scale(zero=False)), x2="high:Q", color=colour
-    )  # fmt: skip
+    low = alt.X("low:Q", title=_metric(result), scale=alt.Scale(zero=False), axis=ticked)
+    base = alt.Chart(_data(scores))
+    spans = base.mark_rule(strokeWidth=2).encode(y=order, x=low, x2="high:Q", color=colour)
     ticks = alt.Chart(_data(seeds)).mark_tick(thickness=1, opacity=0.6, size=12).encode(y=order, x=axis, color=colour)
-    points = alt.Chart(_data(scores)).mark_point(filled=True, size=80, opacity=1).encode(y=order, x=axis, color=colour)
-    numbers = alt.Chart(_data(scores)).mark_text(dy=-13, fontSize=11).encode(
-        y=order, x=axis, text=alt.Text("value:Q", format=".3f")
-    )  # fmt: skip
+    points = base.mark_point(filled=True, size=80, opacity=1).encode(y=order, x=axis, color=colour)
+    numbers = base.mark_text(dy=-13, fontSize=11).encode(y=order, x=axis, text=alt.Text("value:Q", format=".3f"))
     return alt.layer(spans, ticks, points, numbers).properties(width=_WIDTH, height=alt.Step(44))
 
 
@@ -131,16 +130,21 @@ def _cost_panel(
 
 def serving(result: Result) -> alt.LayerChart | None:
     """Seconds that 1,000 requests take."""
-    ledger = [cost for cost in result["ledger"] if cost["size"] in (0, result["largest"])]
-    order = alt.Y("way:N", sort="x", title=None)
-    base = alt.Chart(_data(ledger))
-    bars = base.mark_bar(height=16).encode(
-        y=order, x=alt.X("serving_seconds:Q", title="seconds for 1,000 requests"), color=_colour(result, False)
+    ledger = sorted(
+        (cost for cost in result["ledger"] if cost["size"] in (0, result["largest"])),
+        key=lambda cost: float(cost["serving_seconds"]),
     )
-    numbers = base.mark_text(align="left", dx=4).encode(
-        y=order, x="serving_seconds:Q", text=alt.Text("serving_seconds:Q", format=".3~s")
-    )
+    rows = [{"way": cost["way"], "seconds": cost["serving_seconds"]} for cost in ledger]
+    order = alt.Y("way:N", sort=[row["way"] for row in rows], title=None)
+    amount = alt.X("seconds:Q", title="seconds for 1,000 requests", axis=alt.Axis(tickCount=6))
+    base = alt.Chart(_data([{**row, "text": _three_digits(row["seconds"])} for row in rows]))
+    bars = base.mark_bar(height=16).encode(y=order, x=amount, color=_colour(result, False))
+    numbers = base.mark_text(align="left", dx=4).encode(y=order, x=amount, text="text:N")
     return alt.layer(bars, numbers).properties(width=_WIDTH - 60, height=alt.Step(28))
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def forgetting(result: Result) -> alt.LayerChart | None:
@@ -152,7 +156,8 @@ def forgetting(result: Result) -> alt.LayerChart | None:
     ]
     if not ledger:
         return None
-    order = alt.Y("way:N", sort="x", title=None)
+    ledger.sort(key=lambda cost: cost["times"])
+    order = alt.Y("way:N", sort=[cost["way"] for cost in ledger], title=None)
     title = "perplexity on unrelated text, as a multiple of the untouched model's"
     amount = alt.X("times:Q", title=title, scale=alt.Scale(type="log", nice=False, domain=_around_one(ledger)))
     base = alt.Chart(_data(ledger))

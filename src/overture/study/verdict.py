@@ -315,12 +315,16 @@ def _advice(found: Scores, pairs: Sequence[dict[str, Any]], ledger: Sequence[Map
     if rivals:
         near = rivals[0]
         pair = against[near["way"]]
+        is_parted = bool(pair and pair["verdict"] == "better")
+        said = (
+            "have intervals that overlap, though the paired test parts them," if is_parted else "cannot be told apart"
+        )
         told = f", corrected p = {pair['p_corrected']:.2g}" if pair else ""
         cheap = min([best, *rivals], key=lambda score: cost_of(ledger, score["way"], size)["seconds"])
         return {
             "way": None,
             "rivals": [score["way"] for score in rivals],
-            "text": f"No advice on quality: {_said(best)} and {_said(near)} cannot be told apart {where}{told}"
+            "text": f"No advice on quality: {_said(best)} and {_said(near)} {said} {where}{told}"
             f"{_others(rivals[1:])}; {_cheapest(cheap, best, ledger, size)}.",
         }
     pair = against[scores[1]["way"]]
@@ -349,7 +353,7 @@ def _said(score: Mapping[str, Any]) -> str:
 
 
 def _others(rivals: Sequence[Mapping[str, Any]]) -> str:
-    return f"; nor can {', '.join(score['way'] for score in rivals)}" if rivals else ""
+    return f"; nor is {', '.join(score['way'] for score in rivals)} surely behind" if rivals else ""
 
 
 def _cheapest(cheap: Mapping[str, Any], best: Mapping[str, Any], ledger: Sequence[Mapping[str, Any]], size: int) -> str:
