@@ -60,9 +60,9 @@ def families_text() -> str:
     ]
     note = (
         "In decoders every method works at each of its places; the contract suite runs over the grid. Encoders answer "
-        "label tasks: one-token words at a mask, or label vectors (`warp`). They keep no memory of an input, so "
-        "keys and values cannot stand `after` it (vectors can), and `cpt` has nothing to predict. Any other family is "
-        "refused when the model is loaded, with the list of those that work; encoder-decoders are not among them yet."
+        "label tasks: one-token words at a mask, or label vectors (`prompt.labels`). They keep no memory of an input, "
+        "so keys and values cannot stand `after` it (vectors can), and `cpt` has nothing to predict. Any other family "
+        "is refused when the model is loaded, with the list of those that work; encoder-decoders are not yet there."
     )
     return f"{table(['family', 'kind', 'positions', *places], rows, are_numbers=False)}\n\n{note}"
 

@@ -33,38 +33,9 @@ from torch.nn import functional as F
 import overture
 from overture.core.files import sha256_file, write_json
 from overture.core.seeds import named_random
+from tasks import WORDINGS, Wording
 
 RESULTS = Path(__file__).parent / "results" / "quality"
-
-
-@dataclass(frozen=True)
-class TaskText:
-    """How a row becomes text, and which word stands for which label of the data."""
-
-    input: str
-    anchor: str
-    words: dict[str, str]
-
-
-TASKS = {
-    "movie": TaskText(
-        "Review: {text}",
-        "\nSentiment:",
-        {"negative": " negative", "positive": " positive"},
-    ),
-    "trec": TaskText(
-        "Question: {text}",
-        "\nType:",
-        {
-            "abbreviation": " abbreviation",
-            "entity": " entity",
-            "description": " description",
-            "person": " human",
-            "location": " location",
-            "number": " number",
-        },
-    ),
-}
 
 
 # The best of 5e-4, 1e-3, 2e-3 and 4e-3 on validation rows, seed 0; see docs/log.md.
@@ -155,7 +126,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return [json.loads(line) for line in lines]
 
 
-def encode(tokenizer: Any, task: TaskText, rows: list[dict[str, str]]) -> list[Row]:
+def encode(tokenizer: Any, task: Wording, rows: list[dict[str, str]]) -> list[Row]:
     """Tokenise input and anchor apart and join them, so that the anchor is the same tokens in every row."""
     labels = {label: index for index, label in enumerate(task.words)}
     anchor = tokenizer(task.anchor, add_special_tokens=False).input_ids
@@ -164,7 +135,7 @@ def encode(tokenizer: Any, task: TaskText, rows: list[dict[str, str]]) -> list[R
     return [Row(ids + anchor, labels[row["label"]]) for ids, row in zip(inputs, rows, strict=True)]
 
 
-def label_word_ids(tokenizer: Any, task: TaskText) -> list[int]:
+def label_word_ids(tokenizer: Any, task: Wording) -> list[int]:
     ids = [tokenizer(word, add_special_tokens=False).input_ids for word in task.words.values()]
     assert all(len(word) == 1 for word in ids), f"label words must be one token each: {ids}"
     return [word[0] for word in ids]
@@ -282,7 +253,7 @@ def run_cell(config: Config, model_folder: Path, data_folder: Path, threads: int
     started = datetime.now(UTC).isoformat(timespec="seconds")
     torch.set_num_threads(threads)
     torch.manual_seed(config.seed)
-    task = TASKS[config.task]
+    task = WORDINGS[config.task]
     files = {split: data_folder / config.task / f"{split}.jsonl" for split in ("train", "validation", "test")}
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder)
@@ -353,7 +324,7 @@ def report_line(path: Path, result: dict[str, Any]) -> str:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="LoRA by peft, one JSON file per task and seed.")
-    parser.add_argument("--task", action="append", choices=sorted(TASKS), required=True, help="repeat for several")
+    parser.add_argument("--task", action="append", choices=sorted(WORDINGS), required=True, help="repeat for several")
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0 up")
     parser.add_argument("--model", type=Path, required=True, help="folder of the model, in Hugging Face layout")
     parser.add_argument("--data", type=Path, required=True, help="folder with TASK/{train,validation,test}.jsonl")

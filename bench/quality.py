@@ -7,7 +7,6 @@ A way is `none`, `in-context` or METHOD-PLACE, such as prefix-after.
 
 import argparse
 import json
-import random
 import resource
 import time
 from pathlib import Path
@@ -19,39 +18,15 @@ from overture.core.files import write_json
 from overture.core.meter import Meter
 from overture.core.types import Encoded
 from overture.data import Encoder, Task
-from overture.data.read import read_rows
 from overture.data.rows import Row
 from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
 from overture.evaluate.scoring import score
 from overture.evaluate.source import prompt_source
 from overture.prompt import METHODS, PromptConfig, build_prompt, method_of
 from overture.train import Fit, TrainConfig, Validation
-
-TASKS = {
-    "movie": {
-        "template": "Review: {text}\nSentiment:",
-        "labels": {"negative": " negative", "positive": " positive"},
-    },
-    "trec": {
-        "template": "Question: {text}\nType:",
-        "labels": {
-            "abbreviation": " abbreviation",
-            "entity": " entity",
-            "description": " description",
-            "person": " human",
-            "location": " location",
-            "number": " number",
-        },
-    },
-}
+from tasks import WORDINGS, decoder_task, splits_of
 
 WAYS = ["none", "in-context", *(f"{name}-{place}" for name, method in METHODS.items() for place in method.places)]
-
-
-def rows_of(task: Task, data: Path, split: str) -> list[Row]:
-    path = data / task.name / f"{split}.jsonl"
-    found, lines = read_rows(path)
-    return [Row(fields, line, str(path)) for fields, line in zip(found, lines, strict=True)]
 
 
 def train_cell(
@@ -98,31 +73,24 @@ def train_cell(
 def in_context_cell(
     backbone: Backbone,
     task: Task,
-    train: list[Row],
+    rows: dict[str, list[Row]],
     splits: dict[str, list[Encoded]],
-    args: argparse.Namespace,
     seed: int,
 ) -> dict[str, object]:
     """Eight examples in front of every row; the splits are encoded anew, to follow them."""
-    test = rows_of(task, args.data, "test")
-    memory, encoder, count = in_context_prompt(backbone, task, train, test, 8, seed)
-    splits["validation"] = encoder.encode(rows_of(task, args.data, "validation")[:256], bos=False)
-    splits["test"] = encoder.encode(test, bos=False)
+    memory, encoder, count = in_context_prompt(backbone, task, rows["train"], rows["test"], 8, seed)
+    splits |= {split: encoder.encode(rows[split], bos=False) for split in ("validation", "test")}
     return {"model": PromptedModel(backbone, memory), "shots": count}
 
 
 def run_cell(backbone: Backbone, name: str, args: argparse.Namespace, seed: int, path: Path) -> None:
-    task = Task(name=name, data={"train": "unused.jsonl"}, **TASKS[name])
+    task = decoder_task(name)
     encoder = Encoder(task, backbone.tokenizer)
-    train = random.Random(seed).sample(rows_of(task, args.data, "train"), args.train_rows)
-    splits = {
-        "train": encoder.encode(train),
-        "validation": encoder.encode(rows_of(task, args.data, "validation")[:256]),
-        "test": encoder.encode(rows_of(task, args.data, "test")),
-    }
+    rows = splits_of(name, args.data, args.train_rows, seed)
+    splits = {split: encoder.encode(found) for split, found in rows.items()}
     cell: dict[str, object] = {"model": PromptedModel(backbone, None, args.cache)}
     if args.cell_way == "in-context":
-        cell = in_context_cell(backbone, task, train, splits, args, seed)
+        cell = in_context_cell(backbone, task, rows, splits, seed)
     elif args.cell_way != "none":
         cell = train_cell(backbone, task, splits, encoder, args, seed)
     model = cell.pop("model")
@@ -140,7 +108,7 @@ def run_cell(backbone: Backbone, name: str, args: argparse.Namespace, seed: int,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--task", action="append", choices=TASKS, required=True)
+    parser.add_argument("--task", action="append", choices=WORDINGS, required=True)
     parser.add_argument("--way", action="append", choices=WAYS, required=True)
     parser.add_argument("--out", type=Path, default=Path("bench/results/quality"))
     parser.add_argument("--seeds", type=int, default=5)

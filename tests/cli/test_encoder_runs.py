@@ -59,6 +59,15 @@ def test_a_masked_language_model_from_task_file_to_answers(folders, make_task, o
     assert "--to npy" in refused.err
 
 
+def test_what_is_not_asked_for_fits_an_encoder_without_a_head(folders, make_task, overture):
+    done = overture("tune", make_task(backbone=str(folders["body"]), template="{text}"), "--json")
+    assert done.code == 0, done.err
+    # Keys and values before the text, and a vector for each of two labels.
+    assert (done.json["method"], done.json["place"]) == ("prefix", "memory")
+    assert done.json["trainable"] == 2 * 3 * 3 * 32 + 2 * 32
+    assert overture("predict", "mood@1", "some text").json["label"] in ("good", "bad")
+
+
 @pytest.mark.parametrize("read", ["first", "mean"])
 def test_an_encoder_without_a_head_from_task_file_to_answers(folders, make_task, overture, read):
     task = make_task(backbone=str(folders["body"]), template="{text}", read=read)
@@ -76,10 +85,20 @@ def test_an_encoder_without_a_head_from_task_file_to_answers(folders, make_task,
 @pytest.mark.parametrize(
     ("kind", "changes", "options", "fix"),
     [
-        ("body", {"template": "{text}"}, (), "--method warp"),
-        ("whole", {"template": "{text}", "labels": {"good": "g", "bad": "b"}}, (), "{mask}"),
+        ("body", {"template": "{text}"}, ("--set", "prompt.labels=words"), "prompt.labels=vectors"),
+        (
+            "whole",
+            {"template": "{text}", "labels": {"good": "g", "bad": "b"}},
+            ("--set", "prompt.labels=words"),
+            "{mask}",
+        ),
         ("whole", {"template": "{text} {mask}", "labels": {"good": "good", "bad": "b"}}, (), "one token each"),
-        ("whole", {"template": "{text} {mask}", "labels": {"good": "g", "bad": "b"}}, (), "--place memory"),
+        (
+            "whole",
+            {"template": "{text} {mask}", "labels": {"good": "g", "bad": "b"}},
+            ("--place", "after"),
+            "--place memory",
+        ),
         ("whole", {"template": "{text} {mask}", "labels": {"good": "g", "bad": "b"}}, ("--method", "cpt"), "decoder"),
         ("whole", {"template": "{text}", "labels": None, "answer_field": "label"}, (), "--backbone"),
     ],

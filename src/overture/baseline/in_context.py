@@ -1,21 +1,61 @@
 """In-context examples: training rows with their answers in front of each row, the model untouched.
 
-The examples run once; their keys and values are memory before every row, so k examples cost no live tokens.
+Examples that are the same for all rows run once: their keys and values are memory before every row, so k examples cost
+no live tokens. The nearest examples are other ones for every row, so they are live text and run with it.
+
+Source: Brown et al. 2020, "Language Models are Few-Shot Learners", section 2; the nearest by embedding: Liu et al.
+2022, "What Makes Good In-Context Examples for GPT-3?" (KATE), section 3, the nearest standing last; orders: Lu et al.
+2022, "Fantastically Ordered Prompts and Where to Find Them", which ranks them by entropy on sampled rows; ours are
+ranked on validation rows.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, Self
 
+import torch
+from pydantic import Field, model_validator
+
+from overture.baseline.base import Baseline, Built, Request
+from overture.baseline.features import features_of
+from overture.core.config import Config
 from overture.core.errors import DataError
 from overture.core.seeds import named_random
-from overture.core.types import Injection, Memory
+from overture.core.types import Encoded, Injection, Memory
 from overture.data import Encoder, Task
-from overture.data.rows import Row, label_of
-from overture.engine import Backbone
+from overture.data.rows import Row, answers_of, label_of
+from overture.engine import Backbone, PromptedModel
+from overture.evaluate.calibrated import calibrated
+from overture.evaluate.scoring import score
+
+Choice = Literal["balanced", "random", "nearest"]
 
 
-def chosen_shots(task: Task, rows: Sequence[Row], count: int, seed: int) -> list[Row]:
-    """Examples drawn by seed, as many of each label as possible, in random order."""
+class Options(Config):
+    """Options of in-context examples."""
+
+    shots: int = Field(8, ge=1, description="Examples in front of every row.")
+    choice: Choice = Field(
+        "balanced",
+        description="balanced over the labels, random, or those nearest to the row, which run as live text.",
+    )
+    orders: int = Field(1, ge=1, le=64, description="Orders of the examples to choose from on validation rows.")
+    calibrated: bool = Field(False, description="Divide label scores by those of texts without content.")
+
+    @model_validator(mode="after")
+    def _orders_fit(self) -> Self:
+        if self.orders > 1 and self.choice == "nearest":
+            raise ValueError("the nearest examples are ordered by how near they are; orders must be 1")
+        if self.calibrated and self.choice == "nearest":
+            raise ValueError("a text without content has no nearest examples; calibrated must be false")
+        return self
+
+
+def chosen_shots(task: Task, rows: Sequence[Row], count: int, seed: int, choice: Choice = "balanced") -> list[Row]:
+    """Examples drawn by seed in random order; balanced ones hold as many of each label as possible."""
     random = named_random(seed, "shots")
+    if choice == "random":
+        return random.sample(list(rows), min(count, len(rows)))
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(label_of(task, row) if task.labels else "", []).append(row)
@@ -30,7 +70,13 @@ def chosen_shots(task: Task, rows: Sequence[Row], count: int, seed: int) -> list
 
 
 def in_context_prompt(
-    backbone: Backbone, task: Task, train: Sequence[Row], scored: Sequence[Row], count: int, seed: int
+    backbone: Backbone,
+    task: Task,
+    train: Sequence[Row],
+    scored: Sequence[Row],
+    count: int,
+    seed: int,
+    choice: Choice = "balanced",
 ) -> tuple[Injection, Encoder, int]:
     """Examples as memory, and the encoder for the rows that follow them.
 
@@ -42,19 +88,143 @@ def in_context_prompt(
     Raises:
         DataError: not one example fits.
     """
+    shots, following = _fitting(backbone, task, chosen_shots(task, train, count, seed, choice), scored)
+    return _memory_of(backbone, following, shots), following, len(shots)
+
+
+def _fitting(backbone: Backbone, task: Task, shots: list[Row], scored: Sequence[Row]) -> tuple[list[Row], Encoder]:
+    """As many of the examples as leave room for the longest row, and the encoder of what follows them."""
     encoder = Encoder(task, backbone.tokenizer)
-    shots = chosen_shots(task, train, count, seed)
     while shots:
-        ids = encoder.shots(shots)
-        following = Encoder(task, backbone.tokenizer, reserve=len(ids))
+        following = Encoder(task, backbone.tokenizer, reserve=len(encoder.shots(shots)))
         try:
             following.encode(scored, bos=False)
         except DataError:
             shots = shots[:-1]
             continue
-        return Injection(memory=Memory(backbone.memory_of_tokens(ids), "memory")), following, len(shots)
+        return shots, following
     raise DataError(
         "no in-context example fits in front of the rows",
         wanted=f"at most {encoder.limit} tokens",
         fix="--set shots=0 leaves this comparison out",
     )
+
+
+def _memory_of(backbone: Backbone, encoder: Encoder, shots: Sequence[Row]) -> Injection:
+    return Injection(memory=Memory(backbone.memory_of_tokens(encoder.shots(shots)), "memory"))
+
+
+def build(request: Request) -> Built:
+    """Examples in front of the rows, which are encoded anew to follow them.
+
+    Raises:
+        DataError: not one example fits.
+    """
+    options: Options = request.options
+    return _nearest(request, options) if options.choice == "nearest" else _alike(request, options)
+
+
+# -- the same examples for all rows
+
+
+def _alike(request: Request, options: Options) -> Built:
+    backbone, task = request.backbone, request.task
+    drawn = chosen_shots(task, request.splits["train"], options.shots, request.seed, options.choice)
+    scored = [row for name, split in request.splits.items() if name != "train" for row in split]
+    shots, encoder = _fitting(backbone, task, drawn, scored)
+    rows = {name: encoder.encode(split, bos=False) for name, split in request.splits.items() if name != "train"}
+    shots, tried = _ordered(request, options, encoder, shots, rows["validation"])
+    model = PromptedModel(backbone, _memory_of(backbone, encoder, shots))
+    return Built(
+        calibrated(model, encoder, bos=False) if options.calibrated else model,
+        rows,
+        stored_bytes=_text_bytes(encoder, shots),
+        facts={"shots": len(shots), "choice": options.choice, "orders": tried},
+    )
+
+
+def _ordered(
+    request: Request, options: Options, encoder: Encoder, shots: list[Row], validation: Sequence[Encoded]
+) -> tuple[list[Row], int]:
+    """The examples in the order that validation rows like best, and how many orders were tried."""
+    random = named_random(request.seed, "orders")
+    orders = [shots]
+    for _ in range(50 * options.orders):
+        if len(orders) == options.orders:
+            break
+        other = random.sample(shots, len(shots))
+        if other not in orders:
+            orders.append(other)
+    if len(orders) == 1:
+        return shots, 1
+    answers = [] if request.task.labels else [answers_of(request.task, row)[0] for row in request.splits["validation"]]
+
+    def quality(order: list[Row]) -> tuple[float, float]:
+        model = PromptedModel(request.backbone, _memory_of(request.backbone, encoder, order))
+        found = score(model, validation, request.task, answers)
+        return found.value(request.task), -found.loss
+
+    return max(orders, key=quality), len(orders)
+
+
+# -- other examples for every row
+
+
+def _nearest(request: Request, options: Options) -> Built:
+    encoder = Encoder(request.task, request.backbone.tokenizer)
+    pool = list(request.splits["train"])
+    known = features_of(request.backbone, _bare(request.rows["train"]), is_mean=True)
+    # Hidden states share a large common part; without it their angles tell texts apart.
+    common = known.mean(0)
+    known = torch.nn.functional.normalize(known - common, dim=1)
+    rows = {}
+    fewest = options.shots
+    for name, split in request.splits.items():
+        if name == "train":
+            continue
+        asked = features_of(request.backbone, _bare(request.rows[name]), is_mean=True)
+        order = ((asked - common) @ known.T).argsort(dim=1, descending=True, stable=True)[:, : options.shots]
+        found = [
+            _behind(encoder, row, [pool[i] for i in near]) for row, near in zip(split, order.tolist(), strict=True)
+        ]
+        rows[name] = [replace(row, row=number) for number, (row, _) in enumerate(found)]
+        fewest = min(fewest, *(count for _, count in found))
+    return Built(
+        PromptedModel(request.backbone),
+        rows,
+        stored_bytes=_text_bytes(encoder, pool) + known.numel() * known.element_size(),
+        facts={"shots": options.shots, "choice": "nearest", "fewest": fewest},
+    )
+
+
+def _behind(encoder: Encoder, row: Row, nearest: list[Row]) -> tuple[Encoded, int]:
+    """A row behind its examples, the nearest last, and how many of them fit; the furthest are left out first."""
+    for count in range(len(nearest), 0, -1):
+        ids = tuple(encoder.shots(nearest[:count][::-1]))
+        following = Encoder(encoder.task, encoder.tokenizer, reserve=len(ids))
+        try:
+            (found,) = following.encode([row], bos=False)
+        except DataError:
+            continue
+        slots = tuple((index + len(ids), number) for index, number in found.slots)
+        return replace(found, input_ids=(*ids, *found.input_ids), slots=slots), count
+    (found,) = encoder.encode([row])
+    return found, 0
+
+
+def _bare(rows: Sequence[Encoded]) -> list[Encoded]:
+    """Rows without the template's constant end, which would make all of them alike."""
+    return [replace(r, input_ids=r.input_ids[:-1], anchor_ids=r.input_ids[-1:]) if r.input_ids else r for r in rows]
+
+
+def _text_bytes(encoder: Encoder, shots: Sequence[Row]) -> int:
+    return sum(len(encoder.text_of(row).encode()) for row in shots)
+
+
+BASELINE = Baseline(
+    title="training rows with their answers in front of each row",
+    source="Brown et al. 2020; Liu et al. 2022 (KATE); Lu et al. 2022 (orders)",
+    options=Options,
+    build=build,
+    is_for_encoders=False,
+)

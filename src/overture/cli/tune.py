@@ -27,6 +27,7 @@ def _help(file: str, model: str, field: str) -> Any:
 BackboneOption = Annotated[str | None, _help("data/task.py", "Task", "backbone")]
 MethodOption = Annotated[str | None, _help("prompt/config.py", "PromptConfig", "method")]
 PlaceOption = Annotated[str | None, _help("prompt/config.py", "PromptConfig", "place")]
+AdapterOption = Annotated[str | None, _help("study/request.py", "AdapterConfig", "kind")]
 LengthOption = Annotated[int | None, _help("prompt/config.py", "PromptConfig", "length")]
 SeedsOption = Annotated[int | None, _help("study/request.py", "TuneConfig", "seeds")]
 NameOption = Annotated[str | None, _help("data/task.py", "Task", "name")]
@@ -43,6 +44,7 @@ def tune_command(
     method: MethodOption = None,
     place: PlaceOption = None,
     length: LengthOption = None,
+    adapter: AdapterOption = None,
     seeds: SeedsOption = None,
     name: NameOption = None,
     cache_gb: CacheOption = None,
@@ -57,6 +59,7 @@ def tune_command(
         "method": method,
         "place": place,
         "length": length,
+        "adapter": adapter,
     }
     flags |= {"seeds": seeds, "name": name, "cache_gb": cache_gb}
 

@@ -335,7 +335,7 @@ def _check_kind(task: Task, tokenizer: TextTokenizer) -> None:
         raise DataError(
             "the backbone's tokenizer has no mask",
             where="template",
-            fix="leave {mask} out and use --method warp, or choose a masked language model as --backbone",
+            fix="leave {mask} out: labels get vectors then; or choose a masked language model as --backbone",
         )
 
 

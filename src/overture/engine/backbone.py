@@ -3,8 +3,9 @@
 Shape letters: B rows, S live tokens, D width, N layers, H key/value heads, K head width, V vocabulary.
 """
 
+import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -51,6 +52,10 @@ class Backbone:
         revision: of a Hub model.
         weights_sha256: fingerprint of the weight files; from the tensors when empty.
 
+    Attributes:
+        inner: values inside the model that may be trained, by name; none but in copies that `copied` made.
+        inner_rate: factor on the learning rate of these values.
+
     Raises:
         BackboneError: the family is not supported.
     """
@@ -68,6 +73,9 @@ class Backbone:
         self._transform = self.family.transform_of(model) if self._head is not None else []
         self._first_position = self.family.first_position(self._base)
         self._views: dict[tuple[int, int | None], Any] = {}
+        self.inner: dict[str, Tensor] = {}
+        self.inner_rate = 1.0
+        self._identity = object()
         config = model.config
         kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         table_ids = {_storage(self._embedding.weight), _storage(self._table.weight)}
@@ -88,6 +96,70 @@ class Backbone:
             tokenizer_sha256=tokenizer.sha256,
             chat_template_sha256=tokenizer.chat_template_sha256,
         )
+
+    # -- copies with values of their own
+
+    def copied(self, is_own: Callable[[str], bool] = lambda name: False) -> "Backbone":
+        """The same model once more, on the same tensors but for those that are named: training them leaves this be.
+
+        Args:
+            is_own: of a parameter's name in the model, whether the copy gets its own, and may train it.
+        """
+        names = dict(self.model.named_parameters())
+        shared = [value for name, value in names.items() if not is_own(name)]
+        memo = {id(value): value for value in (*shared, *self.model.buffers())}
+        model = copy.deepcopy(self.model, memo)
+        for layer in self.family.layers_of(self.family.base_of(model)):
+            # What recomputes activations is of the model that was copied.
+            layer.__dict__.pop("forward", None)
+        info = self.info
+        other = Backbone(model, self.tokenizer, id=info.id, revision=info.revision, weights_sha256=info.weights_sha256)
+        other.train_inner({name: value for name, value in model.named_parameters() if is_own(name)})
+        return other
+
+    def names_in(self, modules: Iterable[torch.nn.Module]) -> set[str]:
+        """Names of the model's parameters that stand in some of its modules."""
+        inside = {id(value) for module in modules for value in module.parameters()}
+        return {name for name, value in self.model.named_parameters() if id(value) in inside}
+
+    @property
+    def idle(self) -> set[str]:
+        """Names of parameters that nothing here runs: an encoder's map of the whole text."""
+        pooler = getattr(self._base, self.family.pooler, None) if self.family.pooler else None
+        return self.names_in([pooler]) if pooler is not None else set()
+
+    @property
+    def of_head(self) -> set[str]:
+        """Names of parameters that label words alone need: the head's own, where it is not the embeddings' table."""
+        return self.names_in([self._head]) - self.names_in([self._embedding]) if self.has_head else set()
+
+    def upper(self, num_layers: int) -> set[str]:
+        """Names of the parameters of the highest layers, of the norm behind them and of the way to the head."""
+        norm = getattr(self._base, self.family.norm, None) if self.family.norm else None
+        modules = [*self.layers[-num_layers:], norm, *self._transform]
+        return self.names_in(m for m in modules if isinstance(m, torch.nn.Module)) | self.of_head
+
+    def train_inner(self, values: dict[str, Tensor]) -> None:
+        """From now on these values of the model may be trained; they must be this backbone's alone."""
+        self.inner = {name: value.requires_grad_(True) for name, value in values.items()}
+
+    def freeze(self) -> None:
+        """The values inside are finished: what texts give may be kept again."""
+        for value in self.inner.values():
+            value.requires_grad_(False)
+            value.grad = None
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether nothing inside the model may change, so that what texts give can be kept."""
+        return not any(value.requires_grad for value in self.inner.values())
+
+    @property
+    def state(self) -> tuple[object, int]:
+        """Identity of what the model computes: this copy of it, and how often its own values were written."""
+        return self._identity, sum(value._version for value in self.inner.values())
+
+    # -- what it computes
 
     @property
     def _table(self) -> Any:
@@ -111,9 +183,8 @@ class Backbone:
 
     def embed(self, ids: Tensor | Sequence[int]) -> Tensor:
         """Vectors of tokens as the first layer gets them: [..., D]; a family's scaling and projection are included."""
-        with torch.no_grad():
-            vectors = self._embedding(torch.as_tensor(ids, dtype=torch.long, device=self.device))
-            return self.family.entering(self._base, vectors)
+        vectors = self._embedding(torch.as_tensor(ids, dtype=torch.long, device=self.device))
+        return self.family.entering(self._base, vectors)
 
     @cached_property
     def embedding_norm(self) -> float:

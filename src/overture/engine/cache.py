@@ -44,6 +44,17 @@ class InputCache:
         self._memory: dict[tuple[int, ...], Tensor] = {}
         self._disk: _SpillFile | None = None
         self._is_disk_full = False
+        self._state: tuple[object, int] | None = None
+
+    def belong_to(self, state: tuple[object, int]) -> None:
+        """Entries are of one model in one state: those of another would be silently wrong.
+
+        Args:
+            state: `Backbone.state` of the model that is about to use the cache; the first one owns it.
+        """
+        self._state = self._state or state
+        assert self._state[0] is state[0], "an input cache is for one backbone, and this is another"
+        assert self._state[1] == state[1], "values inside the backbone changed since this cache was filled"
 
     def __len__(self) -> int:
         return len(self._memory) + (len(self._disk.entries) if self._disk else 0)

@@ -24,12 +24,17 @@ class Inputs:
 
     Args:
         backbone: the model.
-        cache: keeps what was computed; None computes it each time.
+        cache: keeps what was computed; None computes it each time, and so does a model that is being changed.
         max_tokens: of one forward pass while a cache is filled.
     """
 
     def __init__(self, backbone: Backbone, cache: InputCache | None, max_tokens: int) -> None:
-        self.backbone, self.cache, self.max_tokens = backbone, cache, max_tokens
+        self.backbone, self.max_tokens = backbone, max_tokens
+        self.cache = cache if backbone.is_frozen else None
+        if self.cache is not None:
+            self.cache.belong_to(backbone.state)
+
+    # No gradient is recorded where the model is frozen; where its own values are trained, texts pass it on.
 
     # -- keys and values of whole inputs
 
@@ -50,7 +55,6 @@ class Inputs:
         """Fill the cache with texts, in an order that depends on the texts alone."""
         self._warm(sorted(set(texts), key=lambda ids: (len(ids), ids)), self._keys_and_values, progress)
 
-    @torch.no_grad()
     def _keys_and_values(self, texts: Sequence[Ids]) -> list[Tensor]:
         """Entries [N, 2, H, L, K] of texts."""
         device = self.backbone.device
@@ -85,7 +89,6 @@ class Inputs:
             if progress:
                 progress(done, len(layouts))
 
-    @torch.no_grad()
     def _hidden(self, layer: int, layout: Layout, rows: Sequence[int]) -> list[Tensor]:
         at = torch.tensor(rows, device=layout.ids.device)
         branch = None if layout.branch is None else layout.branch[at]

@@ -28,13 +28,13 @@ def _check_words(backbone: Backbone, row: Encoded) -> None:
         raise _refused(
             backbone,
             "this encoder has no head over its vocabulary, so it predicts no label words",
-            fix="--method warp, which trains a vector for each label, or a masked language model as --backbone",
+            fix="--set prompt.labels=vectors trains a vector for each label; or a masked language model as --backbone",
         )
     if not row.is_mask:
         raise _refused(
             backbone,
             "an encoder predicts label words at a mask",
-            fix="write {mask} where the word stands in the template, or --method warp",
+            fix="write {mask} where the word stands in the template, or --set prompt.labels=vectors",
         )
     several = [backbone.tokenizer.decode(word) for word in row.candidates.words if len(word) > 1]
     if several:
@@ -42,7 +42,7 @@ def _check_words(backbone: Backbone, row: Encoded) -> None:
             backbone,
             "a mask stands for one token, and these label words have several",
             got=", ".join(map(repr, several[:5])),
-            fix="choose words that are one token each, or --method warp",
+            fix="choose words that are one token each, or --set prompt.labels=vectors",
         )
 
 

@@ -70,6 +70,21 @@ def load_backbone(
     return Backbone(model.to(where), tokenizer, id=name, revision=resolved or revision, weights_sha256=digest)
 
 
+def is_encoder(name: str, revision: str | None = None) -> bool:
+    """Whether a model reads in both directions, told from its config alone.
+
+    False where the config cannot be read: loading the model says what is wrong.
+    """
+    if name in EMBEDDED or name.endswith(".gguf"):
+        return False
+    try:
+        with _quiet():
+            config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False, revision=revision)
+        return not family_of(config.model_type, name).is_causal
+    except (OSError, ValueError):
+        return False
+
+
 def _class_for(config: Any, family: Family, name: str) -> Any:
     """Which of the library's classes loads a model: with a head over the vocabulary where its weights have one."""
     if family.is_causal:

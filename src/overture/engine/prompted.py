@@ -4,7 +4,7 @@ Shape letters: B rows, P prompt length, S live tokens, D width, W label words, C
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ from overture.engine.passes import Injections, Make, kept_input, prepared, text_
 
 OnePrompt = PromptMethod | RowMethod | Injection
 Kind = tuple[int, bool, bool, Candidates | None]
+INNER = "model."
+"""What the names of values inside the model begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +34,15 @@ class RowPrompts:
 
 
 class PromptedModel:
-    """The frozen backbone with one prompt, or with none.
+    """The backbone with one prompt, or with none; frozen, but for values of its own that a copy may train.
 
     Meets `core.types.Trainee` and `core.types.Scorer`.
 
     Args:
         backbone: the model.
         prompt: a method whose values may change, constant values, one for each row, or None for the model as it is.
-        cache: keeps what texts give where the prompt cannot change it; None runs them each time.
+        cache: keeps what texts give where the prompt cannot change it; None runs them each time. While values inside
+            the backbone are trained nothing is kept.
         max_tokens: live tokens of one forward pass while a cache is filled.
     """
 
@@ -78,14 +81,15 @@ class PromptedModel:
         return torch.stack([self.backbone.embed((*row.input_ids, *row.anchor_ids)).mean(0) for row in rows])
 
     def trainable(self) -> dict[str, Tensor]:
-        """What gradient descent changes, by name."""
-        if self.prompt is None or isinstance(self.prompt, Injection | RowPrompts):
-            return {}
-        return self.prompt.trainable()
+        """What gradient descent changes, by name: the prompt's values, and those inside the model."""
+        own = self.prompt.trainable() if isinstance(self.prompt, PromptMethod | RowMethod) else {}
+        inner = {} if self.backbone.is_frozen else self.backbone.inner
+        return own | {INNER + name: value for name, value in inner.items()}
 
     def rates(self) -> dict[str, float]:
         """Factors on the learning rate, by name; 1 where none is given."""
-        return self.prompt.rates() if isinstance(self.prompt, PromptMethod | RowMethod) else {}
+        own = self.prompt.rates() if isinstance(self.prompt, PromptMethod | RowMethod) else {}
+        return own | {INNER + name: self.backbone.inner_rate for name in self.backbone.inner}
 
     def check(self, rows: Sequence[Encoded]) -> None:
         """Whether the model can answer such rows under this prompt, before anything runs.
@@ -217,6 +221,15 @@ class PromptedModel:
         words = torch.tensor(layout.words, device=hidden.device)
         return torch.zeros(shape, device=hidden.device, dtype=values.dtype).index_put((row, words), values, True)
 
+    @torch.no_grad()
+    def features(self, rows: Sequence[Encoded]) -> Tensor:
+        """Hidden states that labels are read from, [B, D]; rows are read all as a mean, or none."""
+        bare = [replace(row, candidates=None, answer_ids=None) for row in rows]
+        # Nothing is kept: what ran before has no part in a mean.
+        inputs = Inputs(self.backbone, None, self.max_tokens)
+        one = prepared(inputs, bare, self.injections(rows), answer_layout)
+        return _read(rows, self.backbone.run(one.live, one.step, one.layer), one.layout)
+
     # -- the forward pass
 
     def _forward(self, rows: Sequence[Encoded], injections: Injections) -> tuple[Tensor, Layout]:
@@ -264,7 +277,7 @@ class PromptedModel:
             rows: all rows of a split, so that a resumed run computes in the same groups, bit for bit.
             progress: called with (done, all).
         """
-        if self.cache is None:
+        if self.inputs.cache is None:
             return
         for _, part, injections in self._alike(rows, self.injections(rows)):
             layer = injections[0].layer if injections[0] else 0

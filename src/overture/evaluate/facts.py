@@ -1,11 +1,17 @@
 """What a manifest says of a prompt and its model, in the terms of the layers below."""
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from overture.core.config import validated
 from overture.engine import Backbone
+from overture.engine.lora import LoraOptions
 from overture.prompt import PromptConfig
+from overture.prompt.registry import ADAPTER
 from overture.store import BackboneRef, Manifest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def backbone_ref(backbone: Backbone) -> BackboneRef:
@@ -26,3 +32,22 @@ def config_of(manifest: Manifest) -> PromptConfig:
         "length": manifest.length,
     }
     return validated(PromptConfig, known, f"{manifest.name}: prompt.json")
+
+
+def adapter_of(manifest: Manifest) -> LoraOptions | None:
+    """The adapter that a prompt was trained with; None for most.
+
+    Raises:
+        ConfigError: a manifest that was written by hand, or by an Overture whose options differ.
+    """
+    known = manifest.options.get("adapter")
+    if not isinstance(known, dict):
+        return None
+    own = {name: value for name, value in known.items() if name in LoraOptions.model_fields}
+    return validated(LoraOptions, own, f"{manifest.name}: prompt.json")
+
+
+def parted(tensors: "dict[str, Tensor]") -> "tuple[dict[str, Tensor], dict[str, Tensor]]":
+    """The prompt's tensors, and the adapter's by their names in the model."""
+    adapter = {name.removeprefix(ADAPTER): value for name, value in tensors.items() if name.startswith(ADAPTER)}
+    return {name: value for name, value in tensors.items() if not name.startswith(ADAPTER)}, adapter

@@ -33,6 +33,7 @@ def prompt_source(
         candidates=encoder.candidates,
         examples=examples,
         prompt=_stored(store, backbone) if store else no_prompts,
+        predicts_words=backbone.has_head and (backbone.family.is_causal or encoder.task.has_mask),
     )
 
 

@@ -9,7 +9,8 @@ from overture.core.errors import ArtifactError, DataError
 from overture.core.types import Encoded, Injection
 from overture.data import Encoder, Task
 from overture.engine import Backbone, Cohort, InputCache, PromptedModel, load_backbone
-from overture.evaluate.facts import backbone_ref, config_of
+from overture.engine.lora import with_lora
+from overture.evaluate.facts import adapter_of, backbone_ref, config_of, parted
 from overture.evaluate.scoring import Prediction, predict
 from overture.evaluate.source import prompt_source
 from overture.prompt import prompt_from
@@ -43,13 +44,21 @@ class TunedPrompt:
         check_fingerprint(ref, backbone_ref(self.backbone), allow_drift)
         self.task = validated(Task, self.manifest.task, str(folder / "prompt.json"))
         self.encoder = Encoder(self.task, self.backbone.tokenizer, reserve=self.manifest.length)
-        moved = {name: value.to(self.backbone.device) for name, value in tensors.items()}
-        found = prompt_from(moved, config_of(self.manifest), prompt_source(self.backbone, self.encoder))
-        self.prompt = self.backbone.compile(found) if isinstance(found, Injection) else found
+        own, inner = parted({name: value.to(self.backbone.device) for name, value in tensors.items()})
+        adapter = adapter_of(self.manifest)
+        # A copy that shares the weights: the model that was handed in stays as it is.
+        self.adapted = with_lora(self.backbone, adapter, values=inner) if adapter else self.backbone
+        found = prompt_from(own, config_of(self.manifest), prompt_source(self.adapted, self.encoder))
+        self.prompt = self.adapted.compile(found) if isinstance(found, Injection) else found
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the prompt goes with an adapter, so that inputs are not those of the model alone."""
+        return self.adapted is not self.backbone
 
     def model(self, cache: InputCache | None = None) -> PromptedModel:
-        """The model under this prompt."""
-        return PromptedModel(self.backbone, self.prompt, cache)
+        """The model under this prompt, and under its adapter where it has one."""
+        return PromptedModel(self.adapted, self.prompt, cache)
 
     def predict(
         self, rows: Sequence[Mapping[str, Any] | str], progress: Callable[[int, int], None] = lambda done, total: None
@@ -104,12 +113,14 @@ def predict_together(
             fix="pass backbone=first.backbone when the others are loaded",
         )
     encoded = [prompt.encoder.encode_fields([prompt._fields(row) for row in rows]) for prompt in prompts]
-    alike: dict[tuple[Encoded, ...], list[int]] = {}
+    # Prompts with adapters stand each on a copy of the model, whose inputs are its own.
+    caches = {prompt.adapted: InputCache() for prompt in prompts}
+    alike: dict[tuple[Backbone, tuple[Encoded, ...]], list[int]] = {}
     for number, own in enumerate(encoded):
-        alike.setdefault(tuple(own), []).append(number)
-    cache = InputCache()
+        alike.setdefault((prompts[number].adapted, tuple(own)), []).append(number)
     found: dict[int, list[Prediction]] = {}
-    for own_rows, numbers in alike.items():
+    for (adapted, own_rows), numbers in alike.items():
+        cache = caches[adapted]
         scorers = Cohort([prompts[number].model(cache) for number in numbers]).scorers()
         for number, scorer in zip(numbers, scorers, strict=True):
             found[number] = predict(scorer, own_rows, prompts[number].task, progress=progress)

@@ -8,6 +8,7 @@ from overture.core.config import Config
 from overture.core.types import Place
 
 Init = Literal["random", "vocabulary", "text", "labels", "zero", "prompt"]
+Labels = Literal["auto", "words", "vectors"]
 
 
 class PromptConfig(Config):
@@ -25,4 +26,10 @@ class PromptConfig(Config):
     )
     init_text: str = Field("", description="The text to start from when init is text.")
     init_prompt: str = Field("", description="The stored prompt to start from when init is prompt: name or name@2.")
+    labels: Labels = Field(
+        "auto",
+        description="What labels are compared with: their words, or a trained vector for each beside the prompt; "
+        "vectors where the model predicts no words, such as an encoder without a head or a template without {mask}.",
+    )
+    label_rate: float = Field(1.0, gt=0, description="Factor on the learning rate of the label vectors.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the method itself.")

@@ -30,10 +30,13 @@ from overture.prompt import (
 )
 from overture.prompt.config import PromptConfig
 from overture.prompt.inits import start_of
+from overture.prompt.labels import has_inner_method, label_start, with_labels
 from overture.prompt.method import Built, Method, PromptModule, Request
 from overture.prompt.source import PromptSource
 
 STATE = "state."
+ADAPTER = "adapter."
+"""What the names of an adapter's tensors begin with, beside the prompt that it was trained with."""
 KNOWN = {"vectors", "keys", "values", "weights", "labels", "offset"}
 
 
@@ -97,7 +100,23 @@ def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built
             wanted="a stored prompt of vectors",
             fix=f"--method {' or '.join(name for name, other in METHODS.items() if other.takes_memory)}",
         )
-    return method.build(Request(options, config.place, start, source, seed, memory))
+    built = method.build(Request(options, config.place, start, source, seed, memory))
+    if method.needs_labels or not wants_label_vectors(config, source):
+        return built
+    return with_labels(built, label_start(source), config.label_rate)
+
+
+def wants_label_vectors(config: PromptConfig, source: PromptSource) -> bool:
+    """Whether labels are to be compared with vectors of their own.
+
+    Raises:
+        ConfigError: they are, but the task has no labels.
+    """
+    if config.labels == "auto":
+        return source.candidates is not None and not source.predicts_words
+    if config.labels == "vectors" and source.candidates is None:
+        raise ConfigError("label vectors need labels", where="prompt.labels", got="a free-text task")
+    return config.labels == "vectors"
 
 
 def prompt_tensors(prompt: Any) -> dict[str, Tensor]:
@@ -131,6 +150,11 @@ def prompt_from(
     Raises:
         ConfigError: the tensors are not those of a prompt.
     """
+    if any(name.startswith(ADAPTER) for name in tensors):
+        raise ConfigError(
+            "this prompt was trained together with an adapter, and without it is another prompt",
+            fix="use it whole: overture predict and eval do; here take a prompt that was tuned without --adapter",
+        )
     if any(name.startswith(STATE) for name in tensors):
         return _row_prompt(tensors, config, source)
     names = set(tensors)
@@ -154,9 +178,11 @@ def _row_prompt(tensors: dict[str, Tensor], config: PromptConfig, source: Prompt
     # What it was built from may be gone by now, and its values are in the tensors.
     blank = replace(source, prompt=lambda ref: Injection(Vectors(start, "before")))
     prompt = method.build(Request(options, config.place, start, blank, 0))
+    own = {name.removeprefix(STATE): value for name, value in tensors.items()}
+    if has_inner_method(list(own)) and "labels" in own:
+        prompt = with_labels(prompt, torch.zeros_like(own["labels"]), config.label_rate)
     assert isinstance(prompt, PromptModule)
     assert isinstance(prompt, RowMethod)
-    own = {name.removeprefix(STATE): value for name, value in tensors.items()}
     wanted = {name: value.shape for name, value in prompt.state_dict().items()}
     if {name: value.shape for name, value in own.items()} != wanted:
         raise ConfigError(f"not the tensors of a {config.method!r} prompt", got=", ".join(sorted(own)))

@@ -33,6 +33,7 @@ class PromptSource:
         candidates: the task's label words; None for free text.
         examples: training rows, for methods that start from labelled examples.
         prompt: a stored prompt by name, for methods and starts that build on others.
+        predicts_words: whether the model predicts label words where the task reads.
     """
 
     hidden_size: int
@@ -49,3 +50,4 @@ class PromptSource:
     candidates: Candidates | None = None
     examples: Sequence[Encoded] = ()
     prompt: Callable[[str], Injection] = no_prompts
+    predicts_words: bool = True

@@ -18,7 +18,7 @@ from overture.core.errors import ArtifactError, Problem
 
 MAX_HEADER_BYTES = 1_000_000
 MAX_MANIFEST_BYTES = 1_000_000
-MAX_TENSORS = 64
+MAX_TENSORS = 4096
 MAX_DIMENSIONS = 8
 WIDTH_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")

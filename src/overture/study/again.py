@@ -6,7 +6,7 @@ from typing import Any
 from overture.core.config import validated
 from overture.core.errors import ConfigError, StoreError
 from overture.data import Task
-from overture.evaluate.facts import config_of
+from overture.evaluate.facts import adapter_of, config_of
 from overture.store import Manifest, Store
 from overture.study.request import TuneConfig, tune_config
 from overture.study.run import Run
@@ -73,6 +73,12 @@ def request_again(manifest: Manifest, store: Store, path: Path | None) -> TuneCo
         StoreError: the run is not in this store, and no task file was given.
         ConfigError: the prompt was not tuned here, or the file describes another task.
     """
+    if adapter_of(manifest):
+        raise ConfigError(
+            "this prompt was trained together with an adapter, and cannot be made again without it",
+            where=manifest.name,
+            fix="tune a prompt without --adapter",
+        )
     train: Any = manifest.options.get("train")
     seed = manifest.lineage.get("seed")
     if not isinstance(train, dict) or not isinstance(seed, int):

@@ -21,7 +21,7 @@ from overture.store import Store
 from overture.study.request import TuneConfig, tune_config
 from overture.study.tune import tune as tune_in_store
 
-SHORT = {"method": "prompt.method", "place": "prompt.place", "length": "prompt.length"}
+SHORT = {"adapter": "adapter.kind", "method": "prompt.method", "place": "prompt.place", "length": "prompt.length"}
 """Settings that have a shorter name."""
 
 _SECTIONS = ("prompt", "train", "data")

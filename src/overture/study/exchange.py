@@ -8,7 +8,7 @@ from overture.core.errors import ArtifactError, ConfigError
 from overture.data import Encoder, Task
 from overture.engine import Backbone, load_backbone
 from overture.engine.families import FAMILIES
-from overture.evaluate.facts import backbone_ref, config_of
+from overture.evaluate.facts import adapter_of, backbone_ref, config_of
 from overture.evaluate.tuned import shown
 from overture.store import Manifest, Store, load_artifact
 from overture.store.export import FORMATS, check_target, write_files
@@ -162,6 +162,12 @@ def export_prompt(ref: str | Path, folder: str | Path, store: Store, *, to: str)
     target = Path(folder)
     check_target(target)
     manifest, tensors = load_artifact(store.get(ref))
+    if adapter_of(manifest):
+        raise ConfigError(
+            "a prompt that was trained together with an adapter cannot be exported: no other format holds both",
+            where=shown(manifest),
+            fix="copy its folder; overture predict and eval take folders",
+        )
     family = FAMILIES.get(manifest.backbone.model_type)
     if to == "peft" and family is not None and not family.is_causal:
         raise ArtifactError(

@@ -87,7 +87,7 @@ def measured(
 
     tuned, of_prompt = one(prompt.model(cache), "scoring the prompt")
     result = {"metric": prompt.task.metric, "split": split, **of_prompt, "trainable": prompt.manifest.trainable}
-    control = PromptedModel(prompt.backbone, None, cache)
+    control = PromptedModel(prompt.backbone, None, None if prompt.has_adapter else cache)
     if _is_measurable(control, encoded[:1]):
         plain, of_model = one(control, "scoring no prompt")
         paired = paired_test(tuned.gold, tuned.predicted, plain.predicted, prompt.task.metric)

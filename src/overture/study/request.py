@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -9,8 +10,19 @@ from overture.core.config import Config, overridden, read_yaml, validated
 from overture.core.errors import ConfigError
 from overture.data import Task
 from overture.data.task import with_paths_from
-from overture.prompt import PromptConfig
+from overture.engine.lora import LoraOptions
+from overture.prompt import METHODS, PromptConfig
 from overture.train import TrainConfig
+
+
+class AdapterConfig(LoraOptions):
+    """An adapter inside the model, trained together with a prompt."""
+
+    kind: Literal["lora"] = Field("lora", description="An adapter to train with the prompt: lora.")
+    stage: Literal["joint", "prompt first", "adapter first"] = Field(
+        "joint", description="Both at once, or one after the other: what is finished stays as it is."
+    )
+    lr: float = Field(1e-3, gt=0, le=10, description="Learning rate of the adapter's values.")
 
 
 class TuneConfig(Config):
@@ -20,6 +32,7 @@ class TuneConfig(Config):
     name: str = Field("", description="Name of the prompt in the store; the task's name when empty.")
     prompt: PromptConfig = Field(PromptConfig(), description="What prompt, and where it enters.")
     train: TrainConfig = Field(TrainConfig(), description="How it is trained.")
+    adapter: AdapterConfig | None = Field(None, description="An adapter to train together with the prompt.")
     seeds: int = Field(1, ge=1, le=100, description="How many seeds are tuned; the best on validation is kept.")
     seed: int = Field(0, ge=0, description="The first seed.")
     shots: int = Field(8, ge=0, description="In-context examples to compare with; 0 leaves the comparison out.")
@@ -47,6 +60,20 @@ def tune_config(path: Path, assignments: Sequence[str] = ()) -> TuneConfig:
     }
     task = validated(Task, values, str(path))
     return validated(TuneConfig, {**own, "task": task}, str(path))
+
+
+def with_place(config: TuneConfig, is_encoder: bool) -> TuneConfig:
+    """The request with a place that the model's kind can use, where none was asked for.
+
+    An encoder keeps no memory of its input for keys and values to follow; there they stand before the text, and an
+    encoder's text sees them from everywhere.
+    """
+    prompt, method = config.prompt, METHODS.get(config.prompt.method)
+    if not is_encoder or "place" in prompt.model_fields_set or method is None:
+        return config
+    if "memory" not in method.places or prompt.place not in method.places:
+        return config
+    return config.model_copy(update={"prompt": prompt.model_copy(update={"place": "memory"})})
 
 
 def with_slots(config: TuneConfig) -> TuneConfig:

@@ -55,6 +55,7 @@ def _summary(work: Work, controls: dict[str, Any], seeds: list[dict[str, Any]], 
         "method": work.config.prompt.method,
         "place": work.config.prompt.place,
         "length": work.config.prompt.length,
+        **({"adapter": work.config.adapter.model_dump(mode="json")} if work.config.adapter else {}),
         "rows": {name: len(rows) for name, rows in work.rows.items()},
         **without(best),
         # The run's, not the best seed's: a later seed may have been stopped.
@@ -111,6 +112,7 @@ def _stored(work: Work, result: dict[str, Any], best: dict[str, Any]) -> Path:
         options={
             "prompt": config.prompt.model_dump(mode="json"),
             "train": {**config.train.model_dump(), "lr": best["lr"]},
+            **({"adapter": config.adapter.model_dump(mode="json")} if config.adapter else {}),
         },
         backbone=backbone_ref(work.backbone),
         task=portable(work.task),

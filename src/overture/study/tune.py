@@ -12,9 +12,12 @@ from overture.core.meter import Meter
 from overture.core.types import Scorer
 from overture.engine import Backbone, InputCache, PromptedModel
 from overture.engine.cache import default_budget_bytes
+from overture.engine.load import is_encoder
 from overture.prompt import method_of, prompt_tensors
+from overture.prompt.registry import ADAPTER
 from overture.store import Store
-from overture.study.request import TuneConfig, with_slots
+from overture.study.adapted import Tuned, tuned_alone, tuned_with_adapter
+from overture.study.request import TuneConfig, with_place, with_slots
 from overture.study.result import finished
 from overture.study.run import Run
 from overture.study.work import SPLITS, Member, Work, metrics_of, prepared
@@ -45,6 +48,10 @@ def tune(
         Diverged: no seed gave a finite prompt.
         DiskFull: the run can be resumed when there is room.
     """
+    if backbone is None:
+        config = with_place(config, is_encoder(config.task.backbone, config.revision))
+    else:
+        config = with_place(config, not backbone.family.is_causal)
     config = with_slots(config)
     method_of(config.prompt)
     if config.cache_gb is None:
@@ -166,33 +173,56 @@ def _tuned_seeds(work: Work) -> list[dict[str, Any]]:
     known = {seed: work.run.read(f"seed-{seed}/result.json") for seed in seeds}
     left = [seed for seed in seeds if known[seed] is None]
     rate = config.train.lr or method_of(config.prompt).learning_rate[config.prompt.place]
+    found = _with_adapter(work, left, rate) if config.adapter else _together(work, left, rate)
+    return [each for each in (known | found).values() if each is not None]
+
+
+def _together(work: Work, seeds: Sequence[int], rate: float) -> dict[int, dict[str, Any]]:
+    """Seeds in shared forward passes."""
+    config = work.config
     train = config.train.model_copy(update={"lr": rate})
-    members = [Member(str(seed), work.fresh(config.prompt, seed), train, seed, {"seed": seed}) for seed in left]
+    members = [Member(str(seed), work.fresh(config.prompt, seed), train, seed, {"seed": seed}) for seed in seeds]
     meter = Meter(work.backbone.device.type)
     results = work.fit_cohort(members, work.run.folder / "checkpoint.safetensors") if members else []
     done = [(member, result) for member, result in zip(members, results, strict=True) if _is_usable(result)]
     scorers = work.scorers([member.model for member, _ in done]) if done else []
     by_key = {member.key: scorer for (member, _), scorer in zip(done, scorers, strict=True)}
-    for member, result in zip(members, results, strict=True):
-        known[member.seed] = _kept_seed(work, member, by_key.get(member.key), result, rate, meter)
-    return [found for found in known.values() if found is not None]
+    return {
+        member.seed: _kept_seed(
+            work, member.seed, tuned_alone(member.model, result), by_key.get(member.key), rate, meter
+        )
+        for member, result in zip(members, results, strict=True)
+    }
+
+
+def _with_adapter(work: Work, seeds: Sequence[int], rate: float) -> dict[int, dict[str, Any]]:
+    """Seeds one by one: each has a copy of the model with an adapter of its own."""
+    adapter = work.config.adapter
+    assert adapter is not None
+    found = {}
+    for seed in seeds:
+        meter = Meter(work.backbone.device.type)
+        tuned = tuned_with_adapter(work, adapter, seed, rate, work.run.folder / f"seed-{seed}")
+        scorer = tuned.model if _is_usable(tuned.result) else None
+        found[seed] = _kept_seed(work, seed, tuned, scorer, rate, meter)
+        if tuned.result.status == "interrupted":
+            break
+    return found
 
 
 def _is_usable(result: FitResult) -> bool:
     return result.status != "interrupted" and bool(result.best)
 
 
-def _kept_seed(
-    work: Work, member: Member, scorer: Scorer | None, result: FitResult, rate: float, meter: Meter
-) -> dict[str, Any]:
-    seed, model = member.seed, member.model
+def _kept_seed(work: Work, seed: int, tuned: Tuned, scorer: Scorer | None, rate: float, meter: Meter) -> dict[str, Any]:
+    model, result = tuned.model, tuned.result
     history = result.progress.history
     facts: dict[str, Any] = {
         "seed": seed,
         "status": result.status,
         "lr": rate,
-        "trainable": sum(value.numel() for value in model.trainable().values()),
-        "seconds": result.progress.seconds,
+        "trainable": tuned.trainable,
+        "seconds": tuned.seconds,
         "peak_bytes": meter.peak_bytes,
         "best_epoch": result.progress.best_epoch,
         "history": history,
@@ -217,7 +247,8 @@ def _save_values(path: Path, model: PromptedModel) -> None:
 
     from overture.core.files import write_atomic
 
-    tensors = {name: value.cpu().contiguous() for name, value in prompt_tensors(model.prompt).items()}
+    found = prompt_tensors(model.prompt) | {ADAPTER + name: value for name, value in model.backbone.inner.items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in found.items()}
     write_atomic(path, save(tensors))
 
 

@@ -1,0 +1,68 @@
+"""The tasks that all quality measurements share: wording, label words, rows."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from overture.data import Task
+from overture.data.read import read_rows
+from overture.data.rows import Row
+
+NUM_VALIDATION = 256
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How a row becomes text for a decoder, and which word stands for which label of the data."""
+
+    input: str
+    anchor: str
+    words: dict[str, str]
+
+
+WORDINGS = {
+    "movie": Wording("Review: {text}", "\nSentiment:", {"negative": " negative", "positive": " positive"}),
+    "trec": Wording(
+        "Question: {text}",
+        "\nType:",
+        {
+            "abbreviation": " abbreviation",
+            "entity": " entity",
+            "description": " description",
+            "person": " human",
+            "location": " location",
+            "number": " number",
+        },
+    ),
+}
+
+
+def decoder_task(name: str) -> Task:
+    """The task for models that predict a word behind the text."""
+    wording = WORDINGS[name]
+    return _task(name, template=wording.input + wording.anchor)
+
+
+def encoder_task(name: str) -> Task:
+    """The task for encoders without a head: the text alone, read as the mean of its tokens."""
+    return _task(name, template="{text}", read="mean")
+
+
+def _task(name: str, **values: Any) -> Task:
+    return Task(name=name, data={"train": "unused.jsonl"}, labels=WORDINGS[name].words, **values)
+
+
+def rows_of(name: str, data: Path, split: str) -> list[Row]:
+    path = data / name / f"{split}.jsonl"
+    found, lines = read_rows(path)
+    return [Row(fields, line, str(path)) for fields, line in zip(found, lines, strict=True)]
+
+
+def splits_of(name: str, data: Path, num_train: int, seed: int) -> dict[str, list[Row]]:
+    """Training rows drawn by seed; the first rows for validation; all test rows."""
+    return {
+        "train": random.Random(seed).sample(rows_of(name, data, "train"), num_train),
+        "validation": rows_of(name, data, "validation")[:NUM_VALIDATION],
+        "test": rows_of(name, data, "test"),
+    }

@@ -1,0 +1,151 @@
+"""What a baseline is: the form that every file of this package fills in."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import Field
+from torch import Tensor
+
+from overture.core.config import Config
+from overture.core.errors import ConfigError
+from overture.core.types import Encoded, Scorer, Trainee
+from overture.data import Encoder, Task
+from overture.data.rows import Row
+from overture.engine import Backbone, InputCache, PromptedModel
+from overture.evaluate.source import prompt_source
+from overture.prompt import PromptConfig
+from overture.prompt.config import Labels
+from overture.prompt.labels import LabelVectors, RowLabelVectors, label_start, with_labels
+from overture.prompt.registry import wants_label_vectors
+
+
+class LabelOptions(Config):
+    """What labels are compared with, as in `prompt.labels`."""
+
+    labels: Labels = Field(
+        "auto", description="words, a trained vector for each label, or vectors only where the model predicts no words."
+    )
+    label_rate: float = Field(1.0, gt=0, description="Factor on the learning rate of the label vectors.")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a baseline is built from.
+
+    Args:
+        options: its own, checked.
+        backbone: the frozen model; no baseline changes it.
+        encoder: of the task's rows.
+        splits: rows as they were read, by split; `train` and `validation` are needed.
+        rows: the same encoded.
+        seed: of the run.
+        cache: keeps the frozen model's inputs; None keeps nothing.
+    """
+
+    options: Any
+    backbone: Backbone
+    encoder: Encoder
+    splits: Mapping[str, Sequence[Row]]
+    rows: Mapping[str, Sequence[Encoded]]
+    seed: int
+    cache: InputCache | None = None
+
+    @property
+    def task(self) -> Task:
+        """What is learnt."""
+        return self.encoder.task
+
+    def label_vectors(self) -> LabelVectors | RowLabelVectors | None:
+        """Label vectors to train beside the model's own values; None where label words are compared."""
+        options: LabelOptions = self.options
+        source = prompt_source(self.backbone, self.encoder, self.rows["train"])
+        if not wants_label_vectors(PromptConfig(labels=options.labels), source):
+            return None
+        vectors = with_labels(None, label_start(source), options.label_rate)
+        return vectors.to(self.backbone.device)
+
+    def need_labels(self, what: str) -> None:
+        """Refuse free-text tasks.
+
+        Raises:
+            ConfigError: the task has no labels.
+        """
+        if not self.task.labels:
+            raise ConfigError(f"{what} needs labels", where="task", got="a free-text task")
+
+    def need_decoder(self, what: str) -> None:
+        """Refuse encoders.
+
+        Raises:
+            ConfigError: the backbone is an encoder.
+        """
+        if not self.backbone.family.is_causal:
+            raise ConfigError(
+                f"{what} needs a decoder",
+                where="backbone",
+                got=f"an encoder ({self.backbone.info.model_type})",
+                fix="leave it out, or choose a decoder as --backbone",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A baseline on one task with one seed.
+
+    Args:
+        model: scores rows.
+        rows: those it scores, by split; a baseline may encode them in its own way.
+        trainee: what the training loop has still to train; None when the model is finished.
+        num_trainable: trained values.
+        stored_bytes: what must be kept, beside the frozen model, to use it again.
+        facts: what it chose by itself, for the result.
+    """
+
+    model: Scorer
+    rows: Mapping[str, Sequence[Encoded]]
+    trainee: Trainee | None = None
+    num_trainable: int = 0
+    stored_bytes: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def trained(model: PromptedModel, rows: Mapping[str, Sequence[Encoded]]) -> Built:
+    """A baseline that the loop trains."""
+    values = model.trainable()
+    return Built(model, rows, model, num_values(values), stored_bytes(values))
+
+
+def num_values(values: Mapping[str, Tensor]) -> int:
+    """How many numbers some tensors hold."""
+    return sum(value.numel() for value in values.values())
+
+
+def stored_bytes(values: Mapping[str, Tensor]) -> int:
+    """Bytes of some tensors in their own precision."""
+    return sum(value.numel() * value.element_size() for value in values.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A way to compare prompts with.
+
+    Args:
+        title: in one line, what is done.
+        source: author and year.
+        options: its own options.
+        build: makes it; raises `ConfigError` or `BackboneError` where it does not fit model or task.
+        learning_rate: what worked (see docs/log.md); None when the loop has nothing to train.
+        rates: the few learning rates worth trying on validation rows.
+        is_for_encoders: it runs on encoders too.
+        needs_labels: only for tasks with labels.
+    """
+
+    title: str
+    source: str
+    options: type[Config]
+    build: Callable[[Request], Built]
+    learning_rate: float | None = None
+    rates: tuple[float, ...] = ()
+    is_for_encoders: bool = True
+    needs_labels: bool = False

@@ -1,0 +1,28 @@
+"""Features of rows from the frozen model, computed once."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from overture.core.types import Encoded
+from overture.data.batches import scoring_batches
+from overture.engine import Backbone, PromptedModel
+
+
+def features_of(backbone: Backbone, rows: Sequence[Encoded], is_mean: bool = False, max_tokens: int = 4096) -> Tensor:
+    """Hidden states of the last layer, float32 [B, D], on the CPU.
+
+    Args:
+        backbone: the frozen model.
+        rows: encoded rows.
+        is_mean: the mean over a row's tokens, instead of the state that its label is read from.
+        max_tokens: padded tokens of one forward pass.
+    """
+    model = PromptedModel(backbone)
+    numbered = [replace(row, row=i, read="mean" if is_mean else row.read) for i, row in enumerate(rows)]
+    found = torch.empty(len(rows), backbone.info.hidden_size)
+    for batch in scoring_batches(numbered, max_tokens):
+        found[[row.row for row in batch]] = model.features(batch).float().cpu()
+    return found

@@ -1,0 +1,143 @@
+"""Linear head on frozen features: logistic regression on the hidden state that the label is read from.
+
+    p(c | x) = softmax_c(w_c . (h(x) - m) / s + b_c),   m and s the training rows' mean and deviation of each feature
+
+The features are computed once; the strength of the L2 penalty is chosen on validation rows. Trained values: C D + C.
+
+Source: Alain and Bengio 2017, "Understanding intermediate layers using linear classifier probes"; the way of choosing
+the penalty: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", appendix A.3.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from overture.baseline.base import Baseline, Built, Request
+from overture.baseline.features import features_of
+from overture.core.config import Config
+from overture.core.errors import DataError
+from overture.core.types import Encoded
+from overture.engine import Backbone
+
+_NEVER = -1e4
+"""Logit of a label that no training row has."""
+
+
+class Options(Config):
+    """Options of the linear head."""
+
+    features: Literal["read", "mean"] = Field(
+        "read", description="The state that the label is read from (the last token in decoders), or the tokens' mean."
+    )
+    penalties: tuple[float, ...] = Field(
+        (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0),
+        min_length=1,
+        description="Inverse strengths of the L2 penalty (scikit-learn's C) to choose from on validation rows.",
+    )
+
+
+class LinearHead:
+    """A linear map on frozen features; meets `core.types.Scorer`.
+
+    Args:
+        backbone: the frozen model.
+        weight: of the labels, [C, D].
+        bias: [C].
+        is_mean: which features.
+    """
+
+    def __init__(self, backbone: Backbone, weight: Tensor, bias: Tensor, is_mean: bool) -> None:
+        self.backbone, self.values, self.is_mean = backbone, {"weight": weight, "bias": bias}, is_mean
+
+    def label_scores(self, rows: Sequence[Encoded]) -> Tensor:
+        """Log-probabilities of the labels, [B, C]."""
+        return self.scores_of(features_of(self.backbone, rows, self.is_mean))
+
+    def scores_of(self, features: Tensor) -> Tensor:
+        """The same from features [B, D]."""
+        return torch.nn.functional.linear(features, self.values["weight"], self.values["bias"]).log_softmax(dim=1)
+
+    def log_loss(self, rows: Sequence[Encoded]) -> Tensor:
+        """Sum of the rows' negative log-likelihoods."""
+        gold = torch.tensor([row.label for row in rows])
+        return torch.nn.functional.nll_loss(self.label_scores(rows), gold, reduction="sum")
+
+    def weight(self, rows: Sequence[Encoded]) -> float:
+        """Rows."""
+        return float(len(rows))
+
+    def generate(self, rows: Sequence[Encoded], max_new_tokens: int, stop: Sequence[str]) -> list[str]:
+        """A linear head writes nothing.
+
+        Raises:
+            DataError: always.
+        """
+        raise DataError("a linear head answers label tasks alone", fix="choose another baseline for free text")
+
+
+def build(request: Request) -> Built:
+    """The head with the best penalty on validation rows; features are computed once.
+
+    Raises:
+        DataError: all training rows have one label.
+    """
+    options: Options = request.options
+    is_mean = options.features == "mean"
+    features = {
+        name: features_of(request.backbone, request.rows[name], is_mean).double() for name in ("train", "validation")
+    }
+    gold = {name: torch.tensor([row.label for row in request.rows[name]]) for name in features}
+    if len(set(gold["train"].tolist())) < 2:
+        raise DataError("a linear head needs training rows of two labels", got="rows of one label")
+    found = [_fitted(request, options, features["train"], gold["train"], penalty) for penalty in options.penalties]
+    quality = [_quality(head, features["validation"], gold["validation"]) for head in found]
+    best = max(range(len(found)), key=quality.__getitem__)
+    head = found[best]
+    values = head.values
+    return Built(
+        head,
+        request.rows,
+        num_trainable=sum(value.numel() for value in values.values()),
+        stored_bytes=sum(value.numel() * value.element_size() for value in values.values()),
+        facts={"penalty": options.penalties[best], "features": options.features},
+    )
+
+
+def _fitted(request: Request, options: Options, features: Tensor, gold: Tensor, penalty: float) -> LinearHead:
+    """The head whose map holds mean and deviation of the features already."""
+    from sklearn.linear_model import LogisticRegression
+
+    mean, deviation = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
+    solver = LogisticRegression(C=penalty, max_iter=10_000)
+    solver.fit(((features - mean) / deviation).numpy(), gold.numpy())
+    coefficients, intercepts = solver.coef_, solver.intercept_
+    if len(solver.classes_) == 2:
+        # One logit for two labels: the first one's is zero.
+        coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
+        intercepts = np.concatenate([np.zeros_like(intercepts), intercepts])
+    num_labels = len(request.task.words)
+    weight = features.new_zeros(num_labels, features.shape[1])
+    bias = features.new_full((num_labels,), _NEVER)
+    weight[solver.classes_] = torch.as_tensor(coefficients) / deviation
+    bias[solver.classes_] = torch.as_tensor(intercepts) - weight[solver.classes_] @ mean
+    return LinearHead(request.backbone, weight.float(), bias.float(), options.features == "mean")
+
+
+def _quality(head: LinearHead, features: Tensor, gold: Tensor) -> tuple[float, float]:
+    """Accuracy, then the likelihood, on validation rows."""
+    scores = head.scores_of(features.float())
+    is_right = scores.argmax(1) == gold
+    return float(is_right.float().mean()), float(scores.gather(1, gold[:, None]).mean())
+
+
+BASELINE = Baseline(
+    title="logistic regression on frozen features",
+    source="Alain and Bengio 2017",
+    options=Options,
+    build=build,
+    needs_labels=True,
+)

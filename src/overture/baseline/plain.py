@@ -1,0 +1,70 @@
+"""The model as it is: the task's template alone, or with a text written by hand in front of it."""
+
+from pydantic import Field
+
+from overture.baseline.base import Baseline, Built, Request
+from overture.core.config import Config, validated
+from overture.data import Encoder, Task
+from overture.engine import PromptedModel
+from overture.evaluate.calibrated import calibrated
+
+
+class Options(Config):
+    """Options of the model as it is."""
+
+    calibrated: bool = Field(False, description="Divide label scores by those of texts without content.")
+
+
+class TextOptions(Options):
+    """Options of a prompt written by hand."""
+
+    text: str = Field(min_length=1, description="What stands in front of the template, special tokens included.")
+
+
+def build(request: Request) -> Built:
+    """Nothing is added.
+
+    Raises:
+        BackboneError: the model predicts no label words.
+    """
+    model = PromptedModel(request.backbone, None, request.cache)
+    model.check(request.rows["train"][:1])
+    options: Options = request.options
+    return Built(calibrated(model, request.encoder) if options.calibrated else model, request.rows)
+
+
+def build_text(request: Request) -> Built:
+    """The text becomes part of the template, so it is tokenised with it; rows are encoded anew.
+
+    Raises:
+        BackboneError: the model predicts no label words.
+        DataError: a row has no room left.
+    """
+    options: TextOptions = request.options
+    task = with_text(request.task, options.text)
+    encoder = Encoder(task, request.backbone.tokenizer)
+    rows = {name: encoder.encode(split) for name, split in request.splits.items()}
+    model = PromptedModel(request.backbone)
+    model.check(rows["train"][:1])
+    scorer = calibrated(model, encoder) if options.calibrated else model
+    return Built(scorer, rows, stored_bytes=len(options.text.encode()))
+
+
+def with_text(task: Task, text: str) -> Task:
+    """The task with a text in front of its template, or of the first message of a chat."""
+    values = task.dump()
+    template = values["template"]
+    if isinstance(template, str):
+        template = text + template
+    else:
+        template = [{**template[0], "content": text + template[0]["content"]}, *template[1:]]
+    return validated(Task, {**values, "template": template}, "text")
+
+
+BASELINE = Baseline(title="the template alone", source="Brown et al. 2020 (zero-shot)", options=Options, build=build)
+TEXT_BASELINE = Baseline(
+    title="a text written by hand in front of the template",
+    source="Schick and Schuetze 2021 (patterns)",
+    options=TextOptions,
+    build=build_text,
+)

@@ -1,0 +1,132 @@
+"""Low-rank changes of the linear maps in a model's layers: W x + (alpha / r) B A x, with B [out, r] and A [r, in].
+
+They go into a copy of the model that shares every tensor with the frozen one, so the frozen one cannot change, and
+several adapters cost no more memory than their own values. peft makes the modules.
+
+Source: Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1 (B begins at zero). Deviation:
+all linear maps of attention and MLP are changed, as in Dettmers et al. 2023, "QLoRA", section 4; no dropout.
+"""
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from overture.core.config import Config
+from overture.core.errors import ArtifactError, BackboneError, ConfigError
+from overture.core.seeds import derived_seed
+from overture.engine.backbone import Backbone
+
+_NAME = "overture"
+
+
+class LoraOptions(Config):
+    """Options of low-rank adapters."""
+
+    rank: int = Field(8, ge=1, description="Rank of the change of each linear map, r.")
+    alpha: float = Field(16.0, gt=0, description="The change is scaled by alpha / r.")
+    targets: tuple[str, ...] = Field(
+        (), description="Names that the changed linear maps end with, such as q_proj; all in the layers when empty."
+    )
+
+
+def with_lora(
+    backbone: Backbone, options: LoraOptions, seed: int = 0, values: dict[str, Tensor] | None = None
+) -> Backbone:
+    """A copy of the model with low-rank changes as its `inner` values; the model itself is left alone.
+
+    Args:
+        backbone: the frozen model.
+        options: rank, scale, targets.
+        seed: draws A.
+        values: a finished adapter's; the copy is frozen then, and drawn anew when None.
+
+    Raises:
+        ConfigError: no linear map has such a name.
+        BackboneError: peft is not installed.
+        ArtifactError: the values are not those of such an adapter.
+    """
+    peft = _peft()
+    other = backbone.copied()
+    linear = _targets(other, options)
+    config = peft.LoraConfig(
+        r=options.rank,
+        lora_alpha=options.alpha,
+        target_modules=list(linear),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in linear.values()),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(derived_seed(seed, "lora"))
+        peft.inject_adapter_in_model(config, other.model, _NAME)
+    for module in other.model.modules():
+        module.eval()
+    found = {_short(name): value for name, value in other.model.named_parameters() if f".{_NAME}." in name}
+    for value in found.values():
+        # Half precision is for what is frozen: small steps would be lost in it.
+        value.data = value.data.to(torch.promote_types(value.dtype, torch.float32))
+    other.train_inner(found)
+    if values is not None:
+        _put(found, values)
+        other.freeze()
+    return other
+
+
+def lora_size(backbone: Backbone, options: LoraOptions) -> int:
+    """Trained values of such an adapter: r (in + out) for each linear map."""
+    return sum(options.rank * sum(module.weight.shape) for module in _targets(backbone, options).values())
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise BackboneError(
+            "LoRA needs the package peft, which is not installed", fix='pip install "overture[peft]"'
+        ) from None
+    return peft
+
+
+def _targets(backbone: Backbone, options: LoraOptions) -> dict[str, Any]:
+    """The linear maps in the layers that are to be changed, by their name in the model."""
+    inside = {id(module) for layer in backbone.layers for module in layer.modules()}
+    linear = {
+        name: module
+        for name, module in backbone.model.named_modules()
+        if id(module) in inside and isinstance(module, torch.nn.Linear | Conv1D)
+    }
+    wanted = {
+        name: module
+        for name, module in linear.items()
+        if not options.targets or any(f".{name}".endswith(f".{end}") for end in options.targets)
+    }
+    missing = [end for end in options.targets if not any(f".{name}".endswith(f".{end}") for name in linear)]
+    if missing:
+        raise ConfigError(
+            "no linear map of the model's layers has such a name",
+            where="targets",
+            got=", ".join(missing),
+            wanted="some of " + ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear})),
+        )
+    return wanted
+
+
+def _short(name: str) -> str:
+    """A value's name as it is stored: the linear map's, then lora_A or lora_B."""
+    return name.removesuffix(f".{_NAME}.weight")
+
+
+@torch.no_grad()
+def _put(found: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    shapes = {name: tuple(value.shape) for name, value in found.items()}
+    given = {name: tuple(value.shape) for name, value in values.items()}
+    if shapes != given:
+        odd = sorted(name for name in shapes | given if shapes.get(name) != given.get(name))
+        raise ArtifactError(
+            "the adapter's values do not fit the model",
+            got=f"{len(given)} tensors, of which {odd[0]} {given.get(odd[0], 'is not there')}",
+            wanted=f"{len(shapes)} tensors, {odd[0]} {shapes.get(odd[0], 'not among them')}",
+        )
+    for name, value in found.items():
+        value.copy_(values[name])

@@ -1,0 +1,89 @@
+"""Label vectors: one trained vector for each label in place of the label words, beside any prompt or alone.
+
+    p(c | x) = softmax_c(v_c . h),   h what enters the head where the label is read
+
+with v [C, D]. A label's vector starts as the mean of the head's rows of its words' first tokens, so a prompt begins
+next to the hard label words; without a head, as the words' embeddings. Trained values: the prompt's and C D.
+
+Source: Hambardzumyan, Khachatrian and May 2021, "WARP: Word-level Adversarial ReProgramming", section 3.
+Deviations: the paper reads a masked model's [MASK] position; so do we where the template has one, but also an encoder's
+first token or its mean (the task's `read`), and the last token of a causal model; and any method may make the prompt.
+The head's bias and the squashing of its logits, where a family has them, do not apply to label vectors.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from overture.core.types import Injection, PromptMethod, RowMethod
+from overture.prompt.method import Built, PromptModule
+from overture.prompt.source import PromptSource
+
+_INNER = "method."
+
+
+class _WithLabels(PromptModule):
+    """A method, or none, and label vectors [C, D]."""
+
+    def __init__(self, method: Built | None, labels: Tensor, label_rate: float) -> None:
+        super().__init__()
+        self.method, self.label_rate = method, label_rate
+        self.labels = torch.nn.Parameter(labels)
+
+    def trainable(self) -> dict[str, Tensor]:
+        """The method's values and the label vectors."""
+        inner = self.method.trainable() if self.method else {}
+        return {"labels": self.labels, **{_INNER + name: value for name, value in inner.items()}}
+
+    def rates(self) -> dict[str, float]:
+        """The method's, and the label vectors' own."""
+        inner = self.method.rates() if self.method else {}
+        return {"labels": self.label_rate, **{_INNER + name: rate for name, rate in inner.items()}}
+
+
+class LabelVectors(_WithLabels):
+    """Beside one prompt for all rows, or alone."""
+
+    def injection(self) -> Injection:
+        """The prompt with label vectors."""
+        if self.method is None:
+            return Injection(labels=self.labels)
+        assert isinstance(self.method, PromptMethod)
+        return replace(self.method.injection(), labels=self.labels)
+
+
+class RowLabelVectors(_WithLabels):
+    """Beside prompts that depend on the row."""
+
+    def injections(self, features: Tensor) -> Sequence[Injection]:
+        """Each row's prompt with the same label vectors."""
+        assert isinstance(self.method, RowMethod)
+        return [replace(found, labels=self.labels) for found in self.method.injections(features)]
+
+
+def with_labels(method: Built | None, labels: Tensor, label_rate: float = 1.0) -> LabelVectors | RowLabelVectors:
+    """A prompt with label vectors beside it.
+
+    Args:
+        method: makes the prompt; label vectors alone when None.
+        labels: where they start, [C, D].
+        label_rate: factor on their learning rate.
+    """
+    kind = RowLabelVectors if isinstance(method, RowMethod) else LabelVectors
+    return kind(method, labels, label_rate)
+
+
+def label_start(source: PromptSource) -> Tensor:
+    """For each label the mean of the head's rows of its words' first tokens, float32 [C, D]."""
+    candidates = source.candidates
+    assert candidates is not None
+    rows = source.head_rows([word[0] for word in candidates.words]).detach().float()
+    label_of = torch.tensor(candidates.label_of, device=rows.device)
+    return torch.stack([rows[label_of == label].mean(0) for label in range(len(candidates.labels))])
+
+
+def has_inner_method(names: Sequence[str]) -> bool:
+    """Whether a state's names are those of a method with label vectors beside it."""
+    return any(name.startswith(_INNER) for name in names)

@@ -1,0 +1,359 @@
+"""Every baseline on tiny models: the model stays as it is, values are those of an oracle, the loop trains them."""
+
+import random
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from fakes import ENCODERS, FAMILIES, make_backbone, reference_of
+from overture.baseline import BASELINES, Request, build_baseline
+from overture.baseline.features import features_of
+from overture.baseline.full import trained_names
+from overture.baseline.in_context import chosen_shots
+from overture.core.errors import ConfigError
+from overture.data import Encoder, Task
+from overture.data.rows import Row
+from overture.engine import InputCache, PromptedModel
+from overture.engine.backbone import weights_digest
+from overture.engine.lora import LoraOptions, lora_size, with_lora
+from overture.evaluate.calibrated import Calibrated, calibrated
+from overture.evaluate.scoring import score
+from overture.train import Fit, TrainConfig, Validation
+
+WORDS = {"good": ("fine", "great", "glad"), "bad": ("poor", "dull", "grim")}
+
+
+def make_request(family: str, template: str = "{text}\nMood:", options=None, **changes) -> Request:
+    backbone = make_backbone(family)
+    values = {"name": "mood", "data": {"path": "rows.jsonl"}, "template": template}
+    if family in ENCODERS:
+        values |= {"template": "{text}", "read": "mean"}
+    task = Task.model_validate(values | {"labels": {"good": " g", "bad": " b"}} | changes)
+    encoder = Encoder(task, backbone.tokenizer)
+    splits = {name: rows_of(count, seed) for seed, (name, count) in enumerate({"train": 12, "validation": 8}.items())}
+    rows = {name: encoder.encode(split) for name, split in splits.items()}
+    return Request(options, backbone, encoder, splits, rows, 0)
+
+
+def rows_of(count: int, seed: int) -> list[Row]:
+    chance = random.Random(seed)
+    found = []
+    for number in range(count):
+        label = ("good", "bad")[number % 2]
+        text = f"{chance.choice(WORDS[label])} {chance.randrange(99)}"
+        found.append(Row({"text": text, "label": label}, number + 1, "rows"))
+    return found
+
+
+def built(name: str, request: Request, **options):
+    return build_baseline(name, options, request)
+
+
+def fitted(found, request: Request, lr: float, epochs: int = 2):
+    def validate() -> Validation:
+        scored = score(found.model, found.rows["validation"], request.task)
+        return Validation(scored.value(request.task), scored.loss)
+
+    train = TrainConfig(epochs=epochs, batch_size=4, lr=lr, warmup_steps=1)
+    return Fit(found.trainee, request.rows["train"], validate, train, 0).run()
+
+
+# -- law 1: the model stays what it was
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "bert", "modernbert"])
+@pytest.mark.parametrize("name", ["lora", "full", "bitfit"])
+def test_training_inside_leaves_the_model_alone(family, name):
+    request = make_request(family)
+    backbone = request.backbone
+    before, ids = weights_digest(backbone.model), torch.randint(32, 240, (2, 9))
+    modules, logits = [id(m) for m in backbone.model.modules()], backbone.model(ids).logits
+    options = {"values": "norms"} if name == "bitfit" and family == "llama" else {}
+    found = built(name, request, **options)
+    start = found.model.label_scores(request.rows["validation"])
+    result = fitted(found, request, 1e-2)
+    assert result.status in ("finished", "stopped early")
+    assert not torch.allclose(found.model.label_scores(request.rows["validation"]), start)
+    assert weights_digest(backbone.model) == before
+    assert [id(m) for m in backbone.model.modules()] == modules
+    assert torch.equal(backbone.model(ids).logits, logits)
+    assert not any(value.requires_grad or value.grad is not None for value in backbone.model.parameters())
+    assert not any(module.training for module in found.model.backbone.model.modules())
+
+
+@pytest.mark.parametrize("name", ["lora", "full"])
+def test_a_copy_begins_as_the_model(name):
+    request = make_request("llama")
+    found = built(name, request)
+    plain = PromptedModel(request.backbone)
+    rows = request.rows["validation"]
+    assert torch.equal(found.model.label_scores(rows), plain.label_scores(rows))
+
+
+# -- what is trained, and how its gradient compares with the untouched library's
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_gradients_are_the_librarys(family):
+    request = make_request(family, labels={"good": "g", "bad": "b"})
+    found, reference = built("full", request), reference_of(family)
+    rows = request.rows["train"][:3]
+    found.model.loss(rows).backward()
+    mine = {n.removeprefix("model."): v.grad for n, v in found.model.trainable().items()}
+    copy = make_backbone(family).model.requires_grad_(True)
+    words = [word[0] for word in rows[0].candidates.words]
+    losses = []
+    for row in rows:
+        ids = torch.tensor([[*row.input_ids, *row.anchor_ids]])
+        losses.append(-copy(ids).logits[0, -1, words].float().log_softmax(0)[row.label])
+    sum(losses).backward()
+    theirs = {n: v.grad for n, v in copy.named_parameters()}
+    for name, grad in mine.items():
+        torch.testing.assert_close(grad, theirs[name], rtol=2e-3, atol=2e-4)
+    assert set(mine) == set(theirs) == {n for n, _ in reference.named_parameters()}
+
+
+def test_every_trained_value_gets_a_gradient():
+    for family in ("llama", "bert", "roberta", "modernbert"):
+        for name in ("lora", "full"):
+            request = make_request(family)
+            found = built(name, request)
+            found.model.loss(request.rows["train"]).backward()
+            lost = [n for n, v in found.trainee.trainable().items() if v.grad is None]
+            # Token types are one for all; nothing else of an encoder is without a part.
+            assert not lost, (family, name, lost)
+
+
+def test_top_layers_alone():
+    request = make_request("llama")
+    names = trained_names(request.backbone, 1, with_words=True)
+    assert all(name.startswith(("model.layers.2.", "model.norm", "lm_head")) for name in names)
+    assert {"model.norm.weight", "lm_head.weight"} <= names
+    found = built("full", request, layers=1)
+    shared = {value.data_ptr() for value in request.backbone.model.parameters()}
+    own = {value.data_ptr() for value in found.trainee.trainable().values()}
+    assert not shared & own
+    others = {value.data_ptr() for value in found.model.backbone.model.parameters()} - own
+    assert others <= shared
+    with pytest.raises(ConfigError, match="fewer layers"):
+        built("full", request, layers=9)
+
+
+def test_bitfit_trains_biases_and_refuses_models_without_any():
+    found = built("bitfit", make_request("gpt2"))
+    assert all(name.endswith(".bias") for name in found.trainee.trainable())
+    with pytest.raises(ConfigError, match="no biases") as caught:
+        built("bitfit", make_request("llama"))
+    assert "norms" in caught.value.fix
+    norms = built("bitfit", make_request("llama"), values="norms")
+    assert norms.num_trainable == 7 * 32
+
+
+def test_lora_is_what_peft_says():
+    import peft
+
+    request = make_request("llama")
+    own = with_lora(request.backbone, LoraOptions(rank=2, alpha=6))
+    with torch.no_grad():
+        for value in own.inner.values():
+            value.add_(0.1 * torch.randn_like(value))
+    config = peft.LoraConfig(r=2, lora_alpha=6, target_modules="all-linear", task_type="CAUSAL_LM")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        theirs = peft.get_peft_model(make_backbone("llama").model, config)
+    state = {f"base_model.model.{name}.default.weight": value.detach() for name, value in own.inner.items()}
+    missing = theirs.load_state_dict(state, strict=False)
+    assert not missing.unexpected_keys
+    assert sum(v.numel() for v in theirs.parameters() if v.requires_grad) == lora_size(
+        request.backbone, LoraOptions(rank=2)
+    )
+    ids = torch.randint(32, 240, (1, 12))
+    torch.testing.assert_close(own.model(ids).logits, theirs(ids).logits)
+
+
+# -- nothing is kept of inputs while the model changes
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_prompt_behind_the_input_gives_the_adapter_its_whole_gradient(checkpointing):
+    from fakes import Case, make_prompt, make_rows
+
+    backbone = make_backbone("llama")
+    adapted = with_lora(backbone, LoraOptions(rank=2))
+    prompt, rows = make_prompt(Case("prefix", "after"), backbone), make_rows("several tokens")
+    with torch.no_grad():
+        for value in adapted.inner.values():
+            value.add_(0.1 * torch.randn_like(value))
+    model = PromptedModel(adapted, prompt, InputCache(1 << 20))
+    model.warm(rows)
+    with adapted.checkpointing(checkpointing):
+        model.loss(rows).backward()
+    assert len(model.cache) == 0
+    name, value = next(iter(adapted.inner.items()))
+    for step in (1e-3,):
+        with torch.no_grad():
+            direction = value.grad / value.grad.norm()
+            value.add_(step * direction)
+            up = float(model.loss(rows))
+            value.sub_(2 * step * direction)
+            down = float(model.loss(rows))
+        assert (up - down) / (2 * step) == pytest.approx(float(value.grad.norm()), rel=2e-2), name
+
+
+def test_a_cache_is_of_one_model_in_one_state():
+    request = make_request("llama")
+    cache, adapted = InputCache(1 << 20), with_lora(request.backbone, LoraOptions(rank=2))
+    adapted.freeze()
+    rows = request.rows["train"]
+    PromptedModel(adapted, None, cache).warm(rows)
+    assert len(cache) > 0
+    with pytest.raises(AssertionError, match="another"):
+        PromptedModel(request.backbone, None, cache).warm(rows)
+    with torch.no_grad():
+        next(iter(adapted.inner.values())).add_(1.0)
+    with pytest.raises(AssertionError, match="changed"):
+        PromptedModel(adapted, None, cache).label_scores(rows)
+
+
+# -- linear head
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+@pytest.mark.parametrize("features", ["read", "mean"])
+def test_linear_head_is_scikit_learns(family, features):
+    request = make_request(family)
+    found = built("linear", request, features=features, penalties=[0.5])
+    x = {name: features_of(request.backbone, request.rows[name], features == "mean").numpy() for name in request.rows}
+    gold = [row.label for row in request.rows["train"]]
+    mean, deviation = x["train"].mean(0), x["train"].std(0)
+    oracle = LogisticRegression(C=0.5, max_iter=10_000).fit((x["train"] - mean) / deviation, gold)
+    theirs = oracle.predict_log_proba((x["validation"] - mean) / deviation)
+    np.testing.assert_allclose(found.model.label_scores(request.rows["validation"]).numpy(), theirs, atol=5e-3)
+    assert found.num_trainable == 2 * (request.backbone.info.hidden_size + 1)
+    assert found.trainee is None
+
+
+def test_features_are_the_librarys_hidden_states():
+    request = make_request("llama")
+    row = request.rows["train"][3]
+    ids = torch.tensor([[*row.input_ids, *row.anchor_ids]])
+    hidden = reference_of("llama").model(ids).last_hidden_state[0]
+    rows = request.rows["train"]
+    torch.testing.assert_close(features_of(request.backbone, rows)[3], hidden[-1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(features_of(request.backbone, rows, True)[3], hidden.mean(0), rtol=1e-4, atol=1e-4)
+
+
+# -- in-context examples, text, calibration
+
+
+def test_random_and_balanced_examples():
+    request = make_request("llama")
+    rows = request.splits["train"][:9]
+    balanced = chosen_shots(request.task, rows, 4, 1)
+    assert sorted(row.fields["label"] for row in balanced) == ["bad", "bad", "good", "good"]
+    drawn = chosen_shots(request.task, rows, 4, 1, "random")
+    assert len({row.line for row in drawn}) == 4
+    assert drawn == chosen_shots(request.task, rows, 4, 1, "random") != balanced
+
+
+def test_nearest_examples_stand_in_front_of_their_row_as_text():
+    request = make_request("llama")
+    request = Request(
+        None,
+        request.backbone,
+        request.encoder,
+        {**request.splits, "validation": request.splits["train"][:4]},
+        {**request.rows, "validation": request.rows["train"][:4]},
+        0,
+    )
+    found = built("in_context", request, choice="nearest", shots=2)
+    for row, encoded in zip(request.splits["validation"], found.rows["validation"], strict=True):
+        # A row that is among the examples is nearest to itself, and the nearest stands last.
+        tail = request.encoder.shots([row])[len(request.backbone.tokenizer.bos_ids) :]
+        text = request.backbone.tokenizer.decode(list(encoded.input_ids))
+        assert request.backbone.tokenizer.decode(tail) in text
+        assert text.count("Mood:") == 2
+        assert encoded.anchor_ids == request.rows["train"][0].anchor_ids
+    assert found.model.label_scores(found.rows["validation"]).shape == (4, 2)
+
+
+def test_order_of_examples_is_the_best_on_validation():
+    request = make_request("llama")
+    one = built("in_context", request, shots=3)
+    several = built("in_context", request, shots=3, orders=6)
+    assert several.facts["orders"] == 6
+
+    def quality(found):
+        scored = score(found.model, found.rows["validation"], request.task)
+        return scored.value(request.task), -scored.loss
+
+    assert quality(several) >= quality(one)
+    assert torch.equal(
+        several.model.label_scores(several.rows["validation"]),
+        built("in_context", request, shots=3, orders=6).model.label_scores(several.rows["validation"]),
+    )
+
+
+def test_text_stands_in_front_of_the_template():
+    request = make_request("llama")
+    found = built("text", request, text="Tell the mood.\n")
+    encoded = found.rows["validation"][0]
+    text = request.backbone.tokenizer.decode(list(encoded.input_ids))
+    assert text.startswith("Tell the mood.\n" + request.splits["validation"][0].fields["text"])
+    with pytest.raises(ConfigError, match="text"):
+        built("text", request)
+
+
+def test_calibration_makes_texts_without_content_even():
+    request = make_request("llama")
+    model = PromptedModel(request.backbone)
+    found = calibrated(model, request.encoder)
+    plain = model.label_scores(found.content_free).exp()
+    rows = request.rows["validation"]
+    expected = model.label_scores(rows).exp() / plain.mean(0)
+    expected = expected / expected.sum(1, keepdim=True)
+    torch.testing.assert_close(found.label_scores(rows).exp(), expected)
+    one = Calibrated(model, found.content_free[:1])
+    torch.testing.assert_close(one.label_scores(found.content_free[:1]).exp(), torch.full((1, 2), 0.5))
+    gold = torch.tensor([row.label for row in rows])
+    wanted = torch.nn.functional.nll_loss(found.label_scores(rows), gold, reduction="sum")
+    torch.testing.assert_close(found.log_loss(rows), wanted)
+    several = built("none", request, calibrated=True).model.label_scores(rows)
+    torch.testing.assert_close(several, found.label_scores(rows))
+    behind = built("in_context", request, shots=2, calibrated=True)
+    assert isinstance(behind.model, Calibrated)
+    assert score(behind.model, behind.rows["validation"], request.task).loss > 0
+
+
+# -- what does not fit
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "what"),
+    [
+        ("lorra", {}, "no such baseline"),
+        ("lora", {"rank": 0}, "rank"),
+        ("lora", {"targets": ["nothing"]}, "no linear map"),
+        ("in_context", {"choice": "nearest", "orders": 2}, "orders must be 1"),
+        ("in_context", {"choice": "nearest", "calibrated": True}, "calibrated must be false"),
+    ],
+)
+def test_wrong_requests(name, options, what):
+    with pytest.raises(ConfigError, match=what):
+        built(name, make_request("llama"), **options)
+
+
+def test_encoders_are_refused_where_they_do_not_fit():
+    with pytest.raises(ConfigError, match="needs a decoder"):
+        built("in_context", make_request("bert"))
+
+
+def test_every_trained_baseline_names_its_rates():
+    for name, baseline in BASELINES.items():
+        assert (baseline.learning_rate is None) == (not baseline.rates), name
+        assert baseline.learning_rate is None or baseline.learning_rate in baseline.rates
+        assert baseline.title
+        assert baseline.source

@@ -1,0 +1,119 @@
+"""A prompt and an adapter in one run, from the command to the answers."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import overture as package
+from overture.engine.backbone import weights_digest
+
+LORA = ("--adapter", "lora", "--set", "adapter.rank=2", "--set", "adapter.lr=0.01")
+
+
+@pytest.mark.parametrize("method", [("prefix", "after"), ("idpg", "before")], ids=str)
+@pytest.mark.parametrize("stage", ["joint", "prompt first", "adapter first"])
+def test_prompt_and_adapter_are_trained_kept_and_used_together(make_task, overture, stage, method):
+    name, place = method
+    words = ("--method", name, "--place", place, "--set", f"adapter.stage={stage}", "--seeds", "1")
+    done = overture("tune", make_task(), *LORA, *words, "--json")
+    assert done.code == 0, done.err
+    assert done.json["adapter"] == {"rank": 2, "alpha": 16.0, "targets": [], "kind": "lora", "stage": stage, "lr": 0.01}
+    folder = package.study.api._store(None).get("mood@1")
+    tensors = load_file(folder / "prompt.safetensors")
+    inner = {key: value for key, value in tensors.items() if key.startswith("adapter.")}
+    assert len(inner) == 2 * 7 * 3
+    assert any(value.any() for key, value in inner.items() if key.endswith("lora_B"))
+    prompt = len(tensors) - len(inner)
+    assert prompt > 0
+    assert done.json["trainable"] > sum(value.numel() for value in inner.values())
+    # What is stored is what was measured.
+    again = overture("eval", "mood@1", "--json").json
+    ours, kept = again["metrics"]["test"], done.json["metrics"]["test"]
+    assert ours["accuracy"]["value"] == kept["accuracy"]["value"]
+    assert ours["loss"] == pytest.approx(kept["loss"], abs=1e-5)
+    assert again["no_prompt"]["metrics"]["test"]["loss"] == pytest.approx(
+        done.json["no_prompt"]["metrics"]["test"]["loss"], abs=1e-5
+    )
+    assert overture("predict", "mood@1", "some text").json["label"] in ("good", "bad")
+
+
+def test_the_model_that_was_handed_in_stays_as_it_is(make_task, overture):
+    assert overture("tune", make_task(), *LORA, "--json").code == 0
+    prompt = package.load("mood@1")
+    assert prompt.has_adapter
+    assert weights_digest(prompt.backbone.model) == weights_digest(package.load("mood@1").backbone.model)
+    assert not any("lora" in key for key, _ in prompt.backbone.model.named_modules())
+    assert prompt.adapted.is_frozen
+
+
+def test_a_stopped_run_goes_on_bit_equal(make_task, overture, tmp_path, monkeypatch):
+    task = make_task()
+    words = (*LORA, "--set", "adapter.stage=adapter first", "--method", "prefix", "--place", "after")
+    overture("tune", task, *words, "--name", "whole", "--json")
+    from overture.study.api import _store, request
+    from overture.study.tune import resume, tune
+
+    config = request(
+        task,
+        {"adapter": "lora", "method": "prefix", "place": "after", "name": "cut"},
+        ["adapter.rank=2", "adapter.lr=0.01", "adapter.stage=adapter first"],
+    )
+    for after in (3, 11):
+        store = _store(tmp_path / f"store{after}")
+        steps = []
+        listen = lambda event, steps=steps: steps.append(1) if event["event"] == "step" else None  # noqa: E731
+        stopped = tune(config, store, listen, lambda steps=steps, after=after: len(steps) >= after)
+        assert stopped["status"] == "interrupted"
+        done = resume(stopped["run"], store)
+        found = load_file(store.get(done["prompt"]) / "prompt.safetensors")
+        whole = load_file(_store(None).get("whole") / "prompt.safetensors")
+        assert found.keys() == whole.keys()
+        assert all(torch.equal(found[key], whole[key]) for key in whole)
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("export", "mood@1", "out", "--to", "peft"), "cannot be exported"),
+        (("prune", "mood@1"), "adapter"),
+    ],
+)
+def test_what_needs_the_prompt_alone_is_refused(make_task, overture, words, what):
+    done = overture("tune", make_task(), *LORA, "--method", "vectors", "--place", "before", "--json")
+    assert done.code == 0, done.err
+    refused = overture(*words)
+    assert refused.code == 2
+    assert what in " ".join(refused.err.split())
+
+
+def test_a_prompt_with_an_adapter_is_no_start_for_another(make_task, overture):
+    overture("tune", make_task(), *LORA, "--json")
+    refused = overture("tune", make_task(), "--set", "prompt.init=prompt", "--set", "prompt.init_prompt=mood@1")
+    assert refused.code == 2
+    assert "together with an adapter" in " ".join(refused.err.split())
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        (("--adapter", "lorra"), "lora"),
+        ((*LORA, "--set", "adapter.targets=[nothing_proj]"), "q_proj"),
+        ((*LORA, "--set", "adapter.stage=later"), "joint"),
+    ],
+)
+def test_wrong_adapters_are_one_error_before_training(make_task, overture, settings, what):
+    done = overture("tune", make_task(), *settings)
+    assert done.code == 2
+    assert what in done.err
+    assert json.dumps(what)
+
+
+def test_without_peft_the_error_names_the_extra(make_task, overture, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "peft", None)
+    done = overture("tune", make_task(), *LORA)
+    assert done.code == 2
+    assert "overture[peft]" in done.err
