@@ -293,3 +293,31 @@ def test_a_damaged_plan_is_told(task, overture) -> None:
     Path("out/plan.json").write_text("[]")
     done = overture("compare", task, "--way", "none", "--size", "4", "--out", "out", "--json")
     assert (done.code, done.json["wanted"]) == (2, "a JSON object")
+
+
+def test_baselines_beside_prompts(task, overture) -> None:
+    ways = ["none", "in-context:nearest", "linear", "bitfit:norms", "lora", "full", "prefix-after"]
+    words = [word for way in ways for word in ("--way", way)]
+    own = ["--size", "8", "--seeds", "1", "--min-steps", "2", "--set-way", "lora:options.rank=2", *FEW]
+    found = overture("compare", task, *words, *own, "--json").json
+    assert found["reference"] == "lora"
+    assert {one["way"] for one in found["against"]} == {*ways} - {"lora"}
+    cost = {one["way"]: one for one in found["ledger"]}
+    assert all(one["is_intact"] for one in found["ledger"])
+    assert {way for way, one in cost.items() if not one["is_shared"]} == {"bitfit:norms", "full"}
+    assert cost["full"]["trainable"] > cost["lora"]["trainable"] > cost["bitfit:norms"]["trainable"] > 0
+    assert cost["full"]["own_bytes"] == 4 * cost["full"]["trainable"]
+    assert cost["linear"]["perplexity_after"] is None
+    assert cost["lora"]["perplexity_after"] != cost["lora"]["perplexity_before"]
+    # Gradients of weights cost more than those of activations alone.
+    assert cost["full"]["flops"] > cost["lora"]["flops"] > cost["prefix-after"]["flops"] > 0
+    assert cells()["lora--8--0"]["config"]["settings"] == {"baseline": "lora", "rank": 2}
+
+
+def test_baselines_that_do_not_fit_are_told_at_once(task, overture) -> None:
+    done = overture("compare", task, "--way", "bitfit", "--size", "4", *FEW)
+    assert done.code == 2
+    assert "--way bitfit" in done.err
+    assert "no biases" in done.err
+    typo = overture("compare", task, "--way", "lora", "--set-way", "lora:options.rnk=4", "--size", "4", *FEW)
+    assert "did you mean 'rank'?" in typo.err

@@ -1,24 +1,22 @@
 """Ways to adapt a model, by name: what `overture compare` trains and scores side by side.
 
 A way says how it is made for the rows of one cell; the loop, the rows, the measuring and the report know nothing of it.
-``none`` is the model as it is, ``in-context`` puts training rows in front, ``METHOD-PLACE`` is a prompt of the
-registry.
+``METHOD-PLACE`` is a prompt of the registry, such as ``prefix-after``; all others are baselines.
 """
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Protocol
 
 from torch import no_grad
 
-from overture.baseline.in_context import in_context_prompt
+from overture.baseline import Request, baseline_of, build_baseline
 from overture.core.config import overridden, validated
 from overture.core.errors import ConfigError
 from overture.core.types import Encoded, Injection, PromptMethod, RowMethod, Scorer, Trainee
 from overture.data import Encoder
-from overture.data.rows import Row, texts_of
+from overture.data.rows import Row
 from overture.engine import Backbone, InputCache, PromptedModel
 from overture.evaluate.source import prompt_source
 from overture.prompt import METHODS, PromptConfig, build_prompt, method_of, prompt_tensors
@@ -109,60 +107,63 @@ class Way(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class NoPrompt:
-    """The model as it is."""
+class Compared:
+    """A baseline of the registry, with options of its own.
+
+    What a baseline reads of test rows when it is made (the nearest examples do) is booked as making it, not as serving.
+    """
 
     name: str
     config: TuneConfig
-    rates: tuple[float, ...] = ()
-    needs_rows: bool = False
+    baseline: str
+    options: dict[str, Any]
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Those of the baseline, its default first; one alone where the user set it."""
+        found = baseline_of(self.baseline)
+        if found.learning_rate is None:
+            return ()
+        if self.config.train.lr:
+            return (self.config.train.lr,)
+        return (found.learning_rate, *(rate for rate in found.rates if rate != found.learning_rate))
+
+    @property
+    def needs_rows(self) -> bool:
+        """All but the template alone, or with a text."""
+        return self.baseline not in ("none", "text")
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Nothing can be set."""
-        return {}
+        """The baseline's options."""
+        return {"baseline": self.baseline, **self.options}
 
     def make(self, bench: Bench, rows: Rows, seed: int) -> Made:
-        """The model alone."""
-        del seed
-        model = PromptedModel(bench.backbone)
+        """The baseline, ready to train or to score."""
         encoder = Encoder(self.config.task, bench.backbone.tokenizer)
-        model.check(encoder.encode(rows["test"][:1]))
-        return Made(bench.backbone, model, LazyRows(encoder.encode, rows), lambda: model)
+        encoded = LazyRows(encoder.encode, rows)
+        request = Request({}, bench.backbone, encoder, rows, encoded, seed)
+        built = build_baseline(self.baseline, self.options, request)
+        model = built.model
+        backbone = model.backbone if isinstance(model, PromptedModel) else bench.backbone
 
+        def served() -> Scorer:
+            if not isinstance(model, PromptedModel) or built.trainee is None:
+                return model
+            backbone.freeze()
+            prompt = model.prompt
+            own = _constant(prompt, backbone) if isinstance(prompt, PromptMethod | RowMethod) else prompt
+            return PromptedModel(backbone, own)
 
-@dataclass(frozen=True, slots=True)
-class InContext:
-    """Training rows with their answers in front of each row, drawn by seed, as many of each label as possible."""
-
-    name: str
-    config: TuneConfig
-    rates: tuple[float, ...] = ()
-    needs_rows: bool = True
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """How many examples."""
-        return {"shots": self.config.shots}
-
-    def make(self, bench: Bench, rows: Rows, seed: int) -> Made:
-        """Run the examples once; what is kept of them is their text."""
-        task, train = self.config.task, rows["train"]
-        scored = [*rows["validation"], *rows["test"]]
-        memory, encoder, count = in_context_prompt(bench.backbone, task, train, scored, self.config.shots, seed)
-        if count < min(self.config.shots, len(train)):
-            bench.notify(f"only {count} of {self.config.shots} in-context examples fit in front of the longest row")
-        model = PromptedModel(bench.backbone, memory)
-        texts = ["".join((*texts_of(task, row).values(), str(row.fields[task.target_field]))) for row in train]
-        # Which rows were drawn is not told; their mean length tells what they take.
-        size = round(count * sum(len(text.encode()) for text in texts) / len(texts))
         return Made(
-            bench.backbone,
+            backbone,
             model,
-            LazyRows(partial(encoder.encode, bos=False), {name: rows[name] for name in ("validation", "test")}),
-            lambda: model,
-            lambda: size,
-            facts={"shots": count},
+            built.rows,
+            served,
+            lambda: built.stored_bytes,
+            built.num_trainable,
+            built.trainee,
+            facts=built.facts,
         )
 
 
@@ -251,12 +252,30 @@ def _prompt_way(method: str, place: str) -> Build:
     return build
 
 
+def _baseline_way(baseline: str, **options: Any) -> Build:
+    def build(name: str, config: TuneConfig) -> Way:
+        shots = {"shots": max(1, config.shots)} if baseline == "in_context" else {}
+        return Compared(name, config, baseline, {**shots, **options})
+
+    return build
+
+
 WAYS: dict[str, Build] = {
-    "none": NoPrompt,
-    "in-context": InContext,
+    "none": _baseline_way("none"),
+    "text": _baseline_way("text"),
+    "in-context": _baseline_way("in_context"),
+    "in-context:random": _baseline_way("in_context", choice="random"),
+    "in-context:nearest": _baseline_way("in_context", choice="nearest"),
+    "in-context:orders": _baseline_way("in_context", orders=8),
+    "in-context:calibrated": _baseline_way("in_context", calibrated=True),
+    "linear": _baseline_way("linear"),
+    "bitfit": _baseline_way("bitfit"),
+    "bitfit:norms": _baseline_way("bitfit", values="norms"),
+    "lora": _baseline_way("lora"),
+    "full": _baseline_way("full"),
     **{f"{method}-{place}": _prompt_way(method, place) for method, found in METHODS.items() for place in found.places},
 }
-"""Ways by name: each makes itself from its name and the request. Baselines join here."""
+"""Ways by name: each makes itself from its name and the request. A variant of a baseline is one line here."""
 
 
 def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) -> Way:
@@ -265,7 +284,8 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
     Args:
         name: a key of `WAYS`.
         config: the request; a learning rate in it is not used, each way has its own.
-        assignments: ``prompt.length=20``, ``train.lr=0.01``, for this way alone.
+        assignments: ``train.lr=0.01``, ``prompt.length=20`` of a prompt, ``options.rank=4`` of a baseline, for this way
+            alone.
 
     Raises:
         ConfigError: there is no such way, or its settings do not fit.
@@ -279,19 +299,20 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
     if not assignments:
         return _checked(way)
     # What is set for one way wins over what the way itself implies, such as options of its method.
-    sections = {"prompt": way.config.prompt.model_dump(), "train": way.config.train.model_dump(), "shots": plain.shots}
+    sections: dict[str, Any] = {"train": way.config.train.model_dump()}
+    sections |= {"options": way.options} if isinstance(way, Compared) else {"prompt": way.config.prompt.model_dump()}
     values = overridden(sections, list(assignments))
     where = f"--set-way {name}"
     unknown = [key for key in values if key not in sections]
     if unknown:
-        raise ConfigError("a way has no such setting", where=where, got=unknown[0], wanted="prompt, train or shots")
+        raise ConfigError("a way has no such setting", where=where, got=unknown[0], wanted=" or ".join(sections))
+    own = plain.model_copy(update={"train": validated(TrainConfig, values["train"], where)})
+    if isinstance(way, Compared):
+        return _checked(replace(way, config=own, options=values["options"]))
     prompt = validated(PromptConfig, values["prompt"], where)
     if (prompt.method, prompt.place) != (way.config.prompt.method, way.config.prompt.place):
         raise ConfigError("a way's method and place are its name", where=where, fix="name another way with --way")
-    own = plain.model_copy(
-        update={"prompt": prompt, "train": validated(TrainConfig, values["train"], where), "shots": values["shots"]}
-    )
-    return _checked(_with(way, own))
+    return _checked(_with(way, own.model_copy(update={"prompt": prompt})))
 
 
 def _with(way: Way, config: TuneConfig) -> Way:
@@ -303,4 +324,6 @@ def _checked(way: Way) -> Way:
         method = method_of(way.config.prompt)
         validated(method.options, way.config.prompt.options, f"--way {way.name}: prompt.options")
         return _with(way, with_slots(way.config))
+    if isinstance(way, Compared):
+        validated(baseline_of(way.baseline).options, way.options, f"--way {way.name}: options")
     return way
