@@ -17,6 +17,7 @@ COMMANDS = (
     ["search", "--help"],
     ["lr", "--help"],
     ["doctor", "--help"],
+    ["compare", "--help"],
     ["import", "--help"],
     ["export", "--help"],
     ["methods", "--help"],

@@ -5,9 +5,9 @@ import random
 import pytest
 from scipy.stats import binomtest
 
-from overture.study.charts import frontier
 from overture.study.race import Lane, drop_worse, paired_over_seeds, winner_of
 from overture.study.search import _halving_tokens, _is_rung
+from overture.study.search_charts import frontier
 
 GOLD = ["a"] * 60
 

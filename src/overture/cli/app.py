@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from overture.cli import (
     cartridge,
+    compare,
     demo,
     doctor,
     evaluate,
@@ -112,6 +113,7 @@ app.command("tune")(tune.tune_command)
 app.command("search")(search.search_command)
 app.command("lr")(search.lr_command)
 app.command("resume")(resume.resume_command)
+app.command("compare")(compare.command)
 app.command("eval")(evaluate.command)
 app.command("predict")(predict.command)
 app.command("list")(prompts.list_command)

@@ -1,68 +1,66 @@
-"""Charts of a study: one Vega-Lite specification, drawn as PNG and as a page that needs no network."""
+"""What all charts share: colours, width, data, and the files of one.
 
-from collections.abc import Sequence
+An Altair spec is the chart: page, notebook and picture are made from it.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import altair as alt
+import altair as alt
 
+from overture.core.files import write_atomic
 
-def save_chart(chart: "alt.TopLevelMixin", stem: Path) -> list[str]:
-    """Write ``STEM.json``, ``STEM.png`` and ``STEM.html``; their paths."""
-    paths = [stem.with_suffix(suffix) for suffix in (".json", ".png", ".html")]
-    chart.save(str(paths[0]))
-    chart.save(str(paths[1]), scale_factor=2)
-    chart.save(str(paths[2]), inline=True)
-    return [str(path) for path in paths]
-
-
-def pareto_chart(trials: Sequence[dict[str, Any]], metric: str) -> "alt.LayerChart":
-    """Score against training tokens, every trial a point, the frontier a line."""
-    import altair as alt
-
-    rows = [
-        {
-            "setting": trial["title"],
-            "prompt": f"{trial['method']}-{trial['place']}" if trial["place"] else "no prompt",
-            "score": trial["score"],
-            "tokens": trial["tokens"],
-            "serving": trial["serving"],
-            "is_frontier": trial["is_frontier"],
-        }
-        for trial in trials
-        if trial["score"] is not None
-    ]
-    base = alt.Chart(alt.Data(values=rows)).encode(
-        x=alt.X("tokens:Q", scale=alt.Scale(type="symlog", constant=1000), title="live tokens of training"),
-        y=alt.Y("score:Q", scale=alt.Scale(zero=False), title=f"{metric}, validation rows"),
-    )
-    points = base.mark_circle(opacity=0.8).encode(
-        color=alt.Color("prompt:N", title="method and place"),
-        size=alt.Size("serving:Q", title="prompt tokens of a request"),
-        tooltip=["setting:N", "score:Q", "tokens:Q", "serving:Q"],
-    )
-    line = base.transform_filter("datum.is_frontier").mark_line(color="gray", interpolate="step-after").encode()
-    return alt.layer(line, points).properties(width=520, height=320)
+WIDTH = 520
+_SCALE = 2.0
+# Okabe and Ito's colours, which people with any colour vision can tell apart, and some more behind them.
+_COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#000000",
+    "#8c6d31",
+    "#7f3c8d",
+    "#666666",
+)
 
 
-def rate_chart(
-    rates: Sequence[float], losses: Sequence[float], smooth: Sequence[float], rate: float
-) -> "alt.LayerChart":
-    """Loss against learning rate, with the suggestion as a rule."""
-    import altair as alt
-
-    rows = [{"lr": lr, "loss": loss, "smooth": mean} for lr, loss, mean in zip(rates, losses, smooth, strict=True)]
-    x = alt.X("lr:Q", scale=alt.Scale(type="log"), title="learning rate")
-    base = alt.Chart(alt.Data(values=rows)).encode(x=x)
-    points = base.mark_circle(color="gray", opacity=0.5).encode(y=alt.Y("loss:Q", title="training loss"))
-    line = base.mark_line().encode(y="smooth:Q")
-    rule = alt.Chart(alt.Data(values=[{"lr": rate}])).mark_rule(color="red", strokeDash=[4, 3]).encode(x=x)
-    return alt.layer(points, line, rule).properties(width=520, height=320)
+def colour_of(field: str, names: Sequence[str], title: str | None = None, with_legend: bool = True) -> alt.Color:
+    """A colour for each name; they come round again where there are more names."""
+    scale = alt.Scale(domain=list(names), range=[_COLOURS[number % len(_COLOURS)] for number in range(len(names))])
+    return alt.Color(f"{field}:N", scale=scale, title=title, legend=alt.Legend() if with_legend else None)
 
 
-def frontier(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Which points (cost, score) no other beats: none is at least as good on both and better on one."""
-    return [
-        not any((c <= cost and s >= score) and (c < cost or s > score) for c, s in points) for cost, score in points
-    ]
+def data(rows: Sequence[Mapping[str, Any]]) -> alt.Data:
+    """Rows as a chart takes them."""
+    return alt.Data(values=[dict(row) for row in rows])
+
+
+def spec_of(chart: alt.TopLevelMixin) -> str:
+    """The chart as Vega-Lite JSON."""
+    return str(chart.to_json(indent=1))
+
+
+def png_of(spec: str) -> bytes:
+    """A spec as a picture."""
+    import vl_convert
+
+    return bytes(vl_convert.vegalite_to_png(spec, scale=_SCALE))
+
+
+def save_chart(chart: alt.TopLevelMixin, stem: Path) -> list[str]:
+    """Write ``STEM.json``, ``STEM.png`` and ``STEM.html``, a page that needs no network; their paths."""
+    import vl_convert
+
+    spec = spec_of(chart)
+    files: dict[Path, str | bytes] = {
+        stem.with_suffix(".json"): spec + "\n",
+        stem.with_suffix(".png"): png_of(spec),
+        stem.with_suffix(".html"): vl_convert.vegalite_to_html(spec, bundle=True),
+    }
+    for path, content in files.items():
+        write_atomic(path, content)
+    return [str(path) for path in files]

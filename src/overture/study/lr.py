@@ -13,9 +13,10 @@ from overture.core.meter import Meter
 from overture.engine import Backbone
 from overture.prompt import PromptConfig, method_of
 from overture.store import Store
-from overture.study.charts import rate_chart, save_chart
+from overture.study.charts import save_chart
 from overture.study.request import TuneConfig, with_slots
 from overture.study.run import Run
+from overture.study.search_charts import rate_chart
 from overture.study.work import Work, prepared
 from overture.train import TrainConfig
 from overture.train.range_test import RangeTest, range_test

@@ -23,13 +23,14 @@ from overture.engine.cache import default_budget_bytes
 from overture.evaluate.facts import backbone_ref
 from overture.prompt import PromptConfig, method_of, prompt_from, prompt_tensors
 from overture.store import Manifest, Store
-from overture.study.charts import frontier, pareto_chart, save_chart
+from overture.study.charts import save_chart
 from overture.study.lr import LrConfig, find_rate
 from overture.study.members import Histories, Member, fit_cohort, is_done
 from overture.study.race import Lane, drop_worse, winner_of
 from overture.study.request import TuneConfig, with_slots
 from overture.study.result import portable
 from overture.study.run import Run, versions
+from overture.study.search_charts import frontier, pareto_chart
 from overture.study.space import NUM_PAIRS, Pair, Setting, Space, asked_pairs, wordings
 from overture.study.spending import Cost, Spending, cost_of
 from overture.study.work import SPLITS, Work, metrics_of, prepared
