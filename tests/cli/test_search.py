@@ -9,6 +9,10 @@ import pytest
 SPACE = ["--method", "prefix", "--method", "vectors", "--place", "after", "--length", "2", "--length", "3"]
 
 
+# Halving from the first epoch on, though it has four steps.
+HALVED = ["--set", "search.cohort=4", "--set", "search.min_steps=0"]
+
+
 @pytest.fixture
 def searched(make_task, overture):
     def run(*words: str, **changes: object) -> dict:
@@ -20,7 +24,7 @@ def searched(make_task, overture):
 
 
 def test_finds_a_setting_within_the_budget(searched, tmp_path, overture) -> None:
-    found = searched("--tunes", "12", "--set", "search.cohort=4", train={"epochs": 4, "batch_size": 4, "lr": 0.1})
+    found = searched("--tunes", "12", *HALVED, train={"epochs": 4, "batch_size": 4, "lr": 0.1, "warmup_steps": 0})
     trials = found["trials"]
     assert trials[0]["key"] == "none 0"
     own = trials[1]
@@ -59,8 +63,8 @@ def test_finds_a_setting_within_the_budget(searched, tmp_path, overture) -> None
 def test_stopped_search_goes_on_where_it_stood(make_task, overture, monkeypatch, stop_at) -> None:
     from overture.cli.stop import StopRequest
 
-    task = make_task(train={"epochs": 4, "batch_size": 4, "lr": 0.1})
-    words = ["search", task, *SPACE, "--tunes", "12", "--set", "search.cohort=4", "--json"]
+    task = make_task(train={"epochs": 4, "batch_size": 4, "lr": 0.1, "warmup_steps": 0})
+    words = ["search", task, *SPACE, "--tunes", "12", *HALVED, "--json"]
     whole = overture(*words).json
     asked = 0
 
@@ -115,6 +119,13 @@ def test_wordings_and_label_words(make_task, overture) -> None:
         assert any(f"--set '{name}=" in found["command"] for name in found["winner"]["wording"])
 
 
+def test_nobody_is_dropped_before_enough_steps(searched) -> None:
+    found = searched("--tunes", "8", "--set", "search.cohort=3", train={"epochs": 2, "batch_size": 4, "lr": 0.1})
+    done = [one["epochs_done"] for one in found["trials"][1:4]]
+    assert len(done) == 3
+    assert set(done) == {2}
+
+
 def test_no_budget_for_a_race_is_told(searched) -> None:
     found = searched("--tunes", "1.5", "--set", "search.race_share=0")
     assert any("no fresh seed" in note for note in found["notices"])
@@ -133,6 +144,7 @@ def test_seconds_and_money(searched) -> None:
     ("words", "said"),
     [
         (["--method", "prefx"], "no such method"),
+        (["--set", "adapter.kind=lora"], "trains no adapter"),
         (["--method", "cpt", "--place", "after"], "none of the methods can enter"),
         (["--seconds", "5", "--tokens", "5"], "one budget at most"),
         (["--money", "5"], "go together"),

@@ -5,8 +5,8 @@ import random
 import pytest
 from scipy.stats import binomtest
 
+from overture.study.halving import first_rung, halving_tokens, is_rung
 from overture.study.race import Lane, drop_worse, paired_over_seeds, winner_of
-from overture.study.search import _halving_tokens, _is_rung
 from overture.study.search_charts import frontier
 
 GOLD = ["a"] * 60
@@ -68,10 +68,20 @@ def test_few_rows_do_not_make_the_cheapest_an_equal() -> None:
 
 
 def test_rungs_and_their_cost() -> None:
-    assert [epoch for epoch in range(1, 10) if _is_rung(epoch, 2)] == [1, 2, 4, 8]
-    assert [epoch for epoch in range(1, 10) if _is_rung(epoch, 3)] == [1, 3, 9]
+    assert [epoch for epoch in range(1, 10) if is_rung(epoch, 2, 1)] == [1, 2, 4, 8]
+    assert [epoch for epoch in range(1, 10) if is_rung(epoch, 3, 1)] == [1, 3, 9]
+    assert [epoch for epoch in range(1, 25) if is_rung(epoch, 2, 5)] == [5, 10, 20]
     # 8 for one epoch, 4 for one, 2 for two, 1 for one.
-    assert _halving_tokens([10.0] * 8, 5, 2) == 10 * (8 + 4 + 2 * 2 + 1)
+    assert halving_tokens([10.0] * 8, 5, 2, 1) == 10 * (8 + 4 + 2 * 2 + 1)
+    # 8 for three epochs, 4 for two.
+    assert halving_tokens([10.0] * 8, 5, 2, 3) == 10 * (8 * 3 + 4 * 2)
+
+
+def test_the_first_rung_is_counted_in_steps() -> None:
+    assert first_rung(256, 16, 30) == 2
+    # Three steps an epoch: a score after the first says how high the rate is.
+    assert first_rung(48, 16, 30) == 10
+    assert first_rung(10_000, 16, 30) == first_rung(48, 16, 0) == 1
 
 
 def test_frontier() -> None:

@@ -23,7 +23,7 @@ from overture.engine import Backbone, load_backbone
 from overture.store import Store
 from overture.study.budget import Plan, Speed, chosen_plan
 from overture.study.cells import Key, Lab, Listener, Stopped, measured, schedule, trial
-from overture.study.request import TuneConfig
+from overture.study.request import TuneConfig, check_no_adapter
 from overture.study.result import portable
 from overture.study.run import versions
 from overture.study.ways import Bench, Way, way_named
@@ -109,6 +109,7 @@ def compare(
     """
     from overture.study.verdict import summary
 
+    check_no_adapter(config.tune, "compare")
     ways = [way_named(name, config.tune, config.settings.get(name, ())) for name in config.ways]
     _check(config, only)
     with exclusive(folder / ".lock", "this comparison"):

@@ -14,7 +14,7 @@ from overture.engine import Backbone
 from overture.prompt import PromptConfig, method_of
 from overture.store import Store
 from overture.study.charts import save_chart
-from overture.study.request import TuneConfig, with_slots
+from overture.study.request import TuneConfig, check_no_adapter, fitting_place, with_slots
 from overture.study.run import Run
 from overture.study.search_charts import rate_chart
 from overture.study.work import Work, prepared
@@ -83,7 +83,8 @@ def lr(
         UserError: task, data, model or options are wrong.
         Diverged: the loss is not finite from the start.
     """
-    request = with_slots(request)
+    check_no_adapter(request, "lr")
+    request = with_slots(fitting_place(request, backbone))
     method = method_of(request.prompt)
     with TemporaryDirectory() as folder:
         work = prepared(Run(Path(folder), listener), request, store, is_stop_asked, backbone)

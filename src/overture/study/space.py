@@ -62,7 +62,15 @@ class SearchConfig(Config):
     money: float | None = Field(None, gt=0, description="Budget in money, in place of tunes; needs price.")
     price: float | None = Field(None, gt=0, description="What an hour of this machine costs, in the unit of money.")
     cohort: int = Field(8, ge=1, le=256, description="Candidates that start together.")
-    eta: int = Field(2, ge=2, le=10, description="After 1, eta, eta squared, ... epochs one candidate of eta goes on.")
+    eta: int = Field(
+        2,
+        ge=2,
+        le=10,
+        description="At the first rung, after eta times, eta squared times as many epochs, one of eta goes on.",
+    )
+    min_steps: int = Field(
+        20, ge=0, description="Optimiser steps behind the warm-up before the first rung: fewer favour high rates."
+    )
     race_share: float = Field(0.5, ge=0, lt=1, description="Share of the budget kept for racing the best.")
     finalists: int = Field(3, ge=1, le=32, description="How many candidates race, where the budget allows it.")
     race_seeds: int = Field(2, ge=1, le=20, description="Fresh seeds that each finalist is trained with.")

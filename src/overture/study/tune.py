@@ -15,12 +15,11 @@ from overture.core.meter import Meter
 from overture.core.types import Scorer
 from overture.engine import Backbone, InputCache, PromptedModel
 from overture.engine.cache import default_budget_bytes
-from overture.engine.load import is_encoder
 from overture.prompt import method_of, prompt_tensors
 from overture.prompt.registry import ADAPTER
 from overture.store import Store
 from overture.study.adapted import Tuned, tuned_alone, tuned_with_adapter
-from overture.study.request import TuneConfig, with_place, with_slots
+from overture.study.request import TuneConfig, fitting_place, with_slots
 from overture.study.result import finished
 from overture.study.run import Run
 from overture.study.work import SPLITS, Member, Work, metrics_of, prepared
@@ -51,11 +50,7 @@ def tune(
         Diverged: no seed gave a finite prompt.
         DiskFull: the run can be resumed when there is room.
     """
-    if backbone is None:
-        config = with_place(config, is_encoder(config.task.backbone, config.revision))
-    else:
-        config = with_place(config, not backbone.family.is_causal)
-    config = with_slots(config)
+    config = with_slots(fitting_place(config, backbone))
     method_of(config.prompt)
     if config.cache_gb is None:
         # Fixed now: a resumed run must keep the same inputs, whatever is free by then.
