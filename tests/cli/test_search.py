@@ -126,6 +126,63 @@ def test_nobody_is_dropped_before_enough_steps(searched) -> None:
     assert set(done) == {2}
 
 
+def test_the_default_comes_to_its_end_and_is_raced_however_it_does(searched) -> None:
+    # A rate at which nothing moves.
+    train = {"epochs": 4, "batch_size": 4, "lr": 1e-7, "warmup_steps": 0}
+    found = searched("--tunes", "12", *HALVED, "--set", "search.lr=[0.05, 0.2]", train=train)
+    own, others = found["trials"][1], found["trials"][2:]
+    assert (own["lr"], own["epochs_done"]) == (1e-7, 4)
+    assert all(0.05 <= one["lr"] <= 0.2 for one in others)
+    assert others[0]["epochs_done"] in (1, 2, 4)
+    raced = {one["key"]: one for one in found["race"]}
+    assert raced[own["key"]]["is_default"]
+    assert raced[found["winner"]["key"]]["mean"] >= raced[own["key"]]["mean"]
+
+
+@pytest.mark.parametrize("space", [["--method", "vectors"], ["--length", "2"], ["--length", "0"]])
+def test_the_default_is_a_candidate_where_the_space_leaves_it_out(make_task, overture, space) -> None:
+    words = [*space, "--tunes", "8", "--set", "search.cohort=2", "--json"]
+    done = overture("search", make_task(), *words)
+    assert done.code == 0, done.err
+    own, others = done.json["trials"][1], done.json["trials"][2:]
+    assert (own["method"], own["place"], own["length"]) == ("prefix", "after", 3)
+    assert own["key"] in {one["key"] for one in done.json["race"]}
+    assert bool(others) == (space[-1] != "0")
+    assert all(str(one["method" if space[0] == "--method" else "length"]) == space[1] for one in others)
+
+
+def test_nobody_wins_unheld_against_the_default(make_task, overture) -> None:
+    words = ["--method", "vectors", "--place", "after", "--length", "20", "--json", "--set", "search.cohort=2"]
+    dear = overture("search", make_task(), *words, "--tunes", "5.5", "--set", "search.race_share=0.3").json
+    assert any("allows no race between" in note for note in dear["notices"])
+    assert {one["key"] for one in dear["race"]} == {"none 0", dear["trials"][1]["key"]}
+    poor = overture("search", make_task(), *words, "--tunes", "0.5").json
+    assert any("nothing can be held against it" in note for note in poor["notices"])
+    assert poor["winner"]["key"] == "none 0"
+
+
+def test_a_racer_that_diverges_loses_and_the_race_goes_on(searched, monkeypatch) -> None:
+    from overture.study import search_race
+    from overture.train import FitResult
+
+    together = search_race.fit_cohort
+
+    def others_diverge(work, members, *rest):
+        results = together(work, members, *rest)
+        gone = [key for key in results if key != "trial 0"]
+        return results | {key: FitResult("diverged", {}, results[key].progress) for key in gone}
+
+    monkeypatch.setattr(search_race, "fit_cohort", others_diverge)
+    found = searched("--tunes", "8", "--set", "search.cohort=2")
+    lanes = {one["key"]: one for one in found["race"]}
+    assert len(lanes) == 3
+    (gone,) = lanes.keys() - {"none 0", "trial 0"}
+    assert lanes[gone]["mean"] == 0
+    assert found["winner"]["key"] != gone
+    assert any("diverged with seed" in note for note in found["notices"])
+    assert not any("budget" in note for note in found["notices"])
+
+
 def test_no_budget_for_a_race_is_told(searched) -> None:
     found = searched("--tunes", "1.5", "--set", "search.race_share=0")
     assert any("no fresh seed" in note for note in found["notices"])

@@ -1,6 +1,7 @@
 """Races against what exact tests and simulations say."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from scipy.stats import binomtest
@@ -67,12 +68,31 @@ def test_few_rows_do_not_make_the_cheapest_an_equal() -> None:
     assert winner_of(lanes, p_values, 0.05, 0.01).key == "good"
 
 
+def test_nobody_below_the_default_wins_however_cheap() -> None:
+    default = replace(lane("default", 5, 50, 50), is_default=True)
+    below, above = lane("below", 0, 50, 49), lane("above", 4, 50, 51)
+    for lanes, key in (([default, below], "default"), ([default, below, above], "above")):
+        p_values = drop_worse(lanes, GOLD, "accuracy", 0.05)
+        assert winner_of(lanes, p_values, 0.05, 0.05).key == key
+
+
+def test_the_default_is_never_dropped() -> None:
+    lanes = [replace(lane("default", 0, 20, 22), is_default=True), lane("good", 10, 50, 50)]
+    p_values = drop_worse(lanes, GOLD, "accuracy", 0.05)
+    assert p_values["default"] < 0.05
+    assert lanes[0].out_after is None
+    assert winner_of(lanes, p_values, 0.05, 0.01).key == "good"
+
+
 def test_rungs_and_their_cost() -> None:
     assert [epoch for epoch in range(1, 10) if is_rung(epoch, 2, 1)] == [1, 2, 4, 8]
     assert [epoch for epoch in range(1, 10) if is_rung(epoch, 3, 1)] == [1, 3, 9]
     assert [epoch for epoch in range(1, 25) if is_rung(epoch, 2, 5)] == [5, 10, 20]
     # 8 for one epoch, 4 for one, 2 for two, 1 for one.
     assert halving_tokens([10.0] * 8, 5, 2, 1) == 10 * (8 + 4 + 2 * 2 + 1)
+    # One more than the best goes on after each rung, until two are left.
+    assert halving_tokens([10.0] * 8, 5, 2, 1, 1) == 10 * (8 + 5 + 4 * 2 + 3)
+    assert halving_tokens([10.0] * 2, 5, 2, 1, 1) == 10 * 2 * 5
     # 8 for three epochs, 4 for two.
     assert halving_tokens([10.0] * 8, 5, 2, 3) == 10 * (8 * 3 + 4 * 2)
 

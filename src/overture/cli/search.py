@@ -123,7 +123,14 @@ def _show(found: dict[str, Any], flag: str) -> None:
     for one in sorted(found["race"], key=lambda one: one["mean"], reverse=True):
         chance = "-" if one["p_value"] is None else f"{one['p_value']:.3f}"
         end = "winner" if one["is_winner"] else ("dropped" if one["dropped_after"] else "")
-        race.add_row(one["title"], f"{one['mean']:.3f}", str(len(one["scores"])), chance, str(one["serving"]), end)
+        race.add_row(
+            one["title"] + (" (task file)" if one["is_default"] else ""),
+            f"{one['mean']:.3f}",
+            str(len(one["scores"])),
+            chance,
+            str(one["serving"]),
+            end,
+        )
     out.print(race)
     split = "test" if "test" in found["metrics"] else "validation"
     score, winner = found["metrics"][split][metric], next(one for one in found["race"] if one["is_winner"])

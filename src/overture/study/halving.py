@@ -21,11 +21,16 @@ def is_rung(epoch: int, eta: int, first: int) -> bool:
     return rung == epoch
 
 
-def halving_tokens(epoch_tokens: Sequence[float], epochs: int, eta: int, first: int) -> float:
+def num_after(alive: int, eta: int, num_spared: int = 0) -> int:
+    """How many go on after a rung, if those that are spared are not among the best."""
+    return min(alive, math.ceil(alive / eta) + num_spared)
+
+
+def halving_tokens(epoch_tokens: Sequence[float], epochs: int, eta: int, first: int, num_spared: int = 0) -> float:
     """Tokens that a group will run, if what is dropped costs as much as what goes on."""
     alive, total = len(epoch_tokens), 0.0
     for epoch in range(1, epochs + 1):
         total += alive
         if is_rung(epoch, eta, first):
-            alive = math.ceil(alive / eta)
+            alive = num_after(alive, eta, num_spared)
     return total * sum(epoch_tokens) / len(epoch_tokens)

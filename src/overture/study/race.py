@@ -11,6 +11,7 @@ Source: sign-flip permutation tests (Fisher 1935; Good, "Permutation, Parametric
 F-race). No correction for the number of comparisons: dropping too late costs seconds, and the last choice is by score.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -19,6 +20,7 @@ from typing import Any
 from overture.evaluate.metrics import Answers, metric_named
 
 _CHUNK = 256
+_ROUNDING = 1e-9
 
 
 @dataclass(slots=True)
@@ -31,6 +33,7 @@ class Lane:
         predicted: each seed's answers on the validation rows.
         scores: each seed's score.
         out_after: how many seeds it had when it was dropped; None while it runs.
+        is_default: what the others are held against: it is never dropped, and nobody below it wins.
     """
 
     key: str
@@ -38,6 +41,7 @@ class Lane:
     predicted: list[Answers] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     out_after: int | None = None
+    is_default: bool = False
 
     @property
     def mean(self) -> float:
@@ -83,7 +87,10 @@ def paired_over_seeds(
 
 
 def drop_worse(lanes: Sequence[Lane], gold: Answers, metric: str, alpha: float) -> dict[str, float]:
-    """Drop what is worse than the leader by the paired test; each running lane's p-value beside the leader."""
+    """Drop what is worse than the leader by the paired test; each running lane's p-value beside the leader.
+
+    The default stays, so that all have its seeds to be held against.
+    """
     running = [lane for lane in lanes if lane.out_after is None]
     leader = max(running, key=lambda lane: lane.mean)
     p_values = {}
@@ -91,7 +98,7 @@ def drop_worse(lanes: Sequence[Lane], gold: Answers, metric: str, alpha: float) 
         if lane is leader:
             continue
         p_values[lane.key] = paired_over_seeds(gold, leader.predicted, lane.predicted, metric)
-        if p_values[lane.key] < alpha and lane.mean < leader.mean:
+        if p_values[lane.key] < alpha and lane.mean < leader.mean and not lane.is_default:
             lane.out_after = len(lane.scores)
     return p_values
 
@@ -99,15 +106,21 @@ def drop_worse(lanes: Sequence[Lane], gold: Answers, metric: str, alpha: float) 
 def winner_of(lanes: Sequence[Lane], p_values: Mapping[str, float], alpha: float, tolerance: float) -> Lane:
     """The leader, or the cheapest of those that are its equal: not told apart by the test, and within the tolerance.
 
-    The tolerance keeps few rows, on which no test tells anything, from making everything equal to the cheapest.
+    The tolerance keeps few rows, on which no test tells anything, from making everything equal to the cheapest. Who
+    scored below the default is nobody's equal, however cheap.
     """
     running = [lane for lane in lanes if lane.out_after is None]
     leader = max(running, key=lambda lane: lane.mean)
+    floor = max((lane.mean for lane in running if lane.is_default), default=-math.inf)
     equals = [
         lane
         for lane in running
         if lane is leader
         # Rounding must not decide where the difference is the tolerance itself.
-        or (p_values.get(lane.key, 1.0) >= alpha and leader.mean - lane.mean <= tolerance + 1e-9)
+        or (
+            p_values.get(lane.key, 1.0) >= alpha
+            and leader.mean - lane.mean <= tolerance + _ROUNDING
+            and lane.mean >= floor - _ROUNDING
+        )
     ]
     return min(equals, key=lambda lane: (lane.cost, -lane.mean))

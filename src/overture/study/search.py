@@ -2,27 +2,27 @@
 
 Length 0 is measured first. Candidates are asked of Optuna's TPE (Bergstra et al. 2011) in groups that train side by
 side; at the first rung (`halving`), after eta times, eta squared times as many epochs, one of eta goes on (successive
-halving: Jamieson and Talwalkar 2016). The best race on fresh seeds (`search_race`). Validation rows alone choose; the
-winner is scored on test rows once, at the end.
+halving: Jamieson and Talwalkar 2016). The task file's own setting is in the first group and is never dropped. It and
+the best race on fresh seeds (`search_race`). Validation rows alone choose; the winner is scored on test rows once, at
+the end.
 
 In the run's folder: ``search.db`` the trials (Optuna, SQLite), ``plain.json`` the model without a prompt,
 ``cohort-N.json`` who trains and how far they came, ``race.json`` and ``race-N.json`` the race, ``spent.json``.
 """
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from overture.core.config import validated
-from overture.core.errors import BackboneError, Diverged
+from overture.core.errors import BackboneError, ConfigError, Diverged
 from overture.core.seeds import derived_seed
 from overture.engine import Backbone, PromptedModel
 from overture.engine.cache import default_budget_bytes
 from overture.prompt import PromptConfig, method_of
 from overture.store import Store
-from overture.study.halving import first_rung, halving_tokens, is_rung
+from overture.study.halving import first_rung, halving_tokens, is_rung, num_after
 from overture.study.lr import LrConfig, find_rate
 from overture.study.members import Histories, fit_cohort, is_done
 from overture.study.request import TuneConfig, check_no_adapter, fitting_place, with_slots
@@ -122,8 +122,8 @@ def _execute(
 
 def _with_room(config: TuneConfig) -> TuneConfig:
     """The request with room for the longest prompt, so that all candidates see the same rows."""
-    longest = max(Space(config, (), 1).lengths, default=config.prompt.length)
-    return config.model_copy(update={"prompt": config.prompt.model_copy(update={"length": longest})})
+    room = Space(config, (), 1).room
+    return config.model_copy(update={"prompt": config.prompt.model_copy(update={"length": room})})
 
 
 class _Search:
@@ -234,8 +234,8 @@ class _Search:
 
     def _explore(self, study: "optuna.Study", plain: Sequence[dict[str, Any]]) -> None:
         """Groups of candidates until the budget's first part is spent."""
-        order = [one["wording"] for one in sorted(plain, key=lambda one: (-one["score"], one["loss"]))]
-        order = order or list(range(len(self.shared.space.wordings)))
+        first = sorted(plain, key=lambda one: (one["wording"] != 0, -one["score"], one["loss"]))
+        order = [one["wording"] for one in first] or list(range(len(self.shared.space.wordings)))
         number = 0
         while True:
             state = self.shared.run.read(f"cohort-{number}.json") or self._planned(study, number, order)
@@ -249,50 +249,69 @@ class _Search:
             number += 1
 
     def _planned(self, study: "optuna.Study", number: int, order: Sequence[int]) -> dict[str, Any]:
-        """The next group: as many as there is budget for, all in one wording."""
+        """The next group: as many as there is budget for, all in one wording; the task file's own setting is first."""
         import optuna
 
-        wording = order[number] if number < len(order) else self.shared.ranked()[0].setting.wording
-        size = self.shared.asked.cohort if len(order) == 1 else max(2, self.shared.asked.cohort // len(order))
+        shared = self.shared
+        wording = order[number] if number < len(order) else shared.ranked()[0].setting.wording
+        size = shared.asked.cohort if len(order) == 1 else max(2, shared.asked.cohort // len(order))
         # A fresh sampler for each group: a resumed search asks what an uninterrupted one would.
         study.sampler = optuna.samplers.TPESampler(
-            seed=derived_seed(self.shared.whole.config.seed, "ask", number) % 2**32,
-            n_startup_trials=self.shared.asked.cohort,
+            seed=derived_seed(shared.whole.config.seed, "ask", number) % 2**32, n_startup_trials=shared.asked.cohort
         )
-        is_own_due = number == (order.index(0) if 0 in order else 0)
-        own = self.shared.space.own_params() if is_own_due else None
-        if own:
-            study.enqueue_trial(own)
-        found: list[dict[str, Any]] = []
-        costs: list[float] = []
-        for _ in range(_TRIES * size):
-            trial = study.ask()
-            setting = self.shared.space.setting(trial, wording)
-            assert setting.prompt is not None
-            cost = self.shared.cost(setting.prompt, wording).epoch_tokens
-            is_own = bool(own) and not found
-            left = 1 - self.shared.asked.race_share - self.shared.spending.share
-            planned = halving_tokens([*costs, cost], setting.train.epochs, self.shared.asked.eta, self.first_rung)
-            if self.shared.spending.share_of(planned) > left and not (is_own and left > 0):
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
-                continue
-            trial.set_user_attr("wording", wording)
-            trial.set_user_attr("epoch_tokens", cost)
-            costs.append(cost)
-            dumped = {"prompt": setting.prompt.model_dump(mode="json"), "train": setting.train.model_dump()}
-            found.append({"number": trial.number, "wording": wording, **dumped, "history": [], "seconds": 0.0})
-            if len(found) == size:
+        own = self._asked_own(study) if number == 0 else []
+        asked = [*own]
+        for _ in range(_TRIES * size if shared.space.lengths else 0):
+            if len(asked) >= size:
                 break
+            trial = study.ask()
+            asked.append((trial, shared.space.setting(trial, wording)))
+            if not self._is_affordable([setting for _, setting in asked], len(own)):
+                asked.pop()
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        found = []
+        for trial, setting in asked:
+            assert setting.prompt is not None
+            trial.set_user_attr("wording", wording)
+            trial.set_user_attr("epoch_tokens", shared.cost(setting.prompt, wording).epoch_tokens)
+            facts = {"number": trial.number, "wording": wording, "is_own": (trial, setting) in own}
+            dumped = {"prompt": setting.prompt.model_dump(mode="json"), "train": setting.train.model_dump()}
+            found.append({**facts, **dumped, "history": [], "seconds": 0.0})
         state = {"trials": found, "epoch": 0, "alive": [f"trial {one['number']}" for one in found], "is_done": False}
-        self.shared.run.write(f"cohort-{number}.json", state)
+        shared.run.write(f"cohort-{number}.json", state)
         return state
+
+    def _asked_own(self, study: "optuna.Study") -> list[tuple["optuna.Trial", Setting]]:
+        """The task file's own setting; nothing where it cannot be trained, or all is spent already."""
+        shared = self.shared
+        try:
+            shared.whole.built(shared.own, shared.whole.config.seed).check(shared.whole.rows["train"][:1])
+        except (BackboneError, ConfigError) as error:
+            shared.whole.notice(f"the task file's own setting is left out: {error.what}")
+            return []
+        if shared.spending.share >= 1:
+            return []
+        if params := shared.space.own_params():
+            study.enqueue_trial(params)
+        trial = study.ask()
+        if params:
+            shared.space.setting(trial, 0)
+        return [(trial, shared.space.own())]
+
+    def _is_affordable(self, settings: Sequence[Setting], num_spared: int) -> bool:
+        """Whether the first part of the budget has room for such a group."""
+        shared = self.shared
+        costs = [shared.cost(one.prompt, one.wording).epoch_tokens for one in settings if one.prompt]
+        epochs = max(one.train.epochs for one in settings)
+        planned = halving_tokens(costs, epochs, shared.asked.eta, self.first_rung, num_spared)
+        return shared.spending.share + shared.spending.share_of(planned) <= 1 - shared.asked.race_share
 
     def _trial(self, saved: dict[str, Any]) -> Trial:
         where = str(self.shared.run.folder)
         prompt = validated(PromptConfig, saved["prompt"], where)
         setting = Setting(prompt, validated(TrainConfig, saved["train"], where), saved["wording"])
         cost = self.shared.cost(prompt, saved["wording"])
-        return Trial(saved["number"], setting, cost, saved["history"], saved["seconds"])
+        return Trial(saved["number"], setting, cost, saved["is_own"], saved["history"], saved["seconds"])
 
     def _train(self, number: int, state: dict[str, Any], group: list[Trial]) -> None:
         """Train one group from where it stands, halving it on the way."""
@@ -316,13 +335,16 @@ class _Search:
                 return set(state["alive"])
             count(histories)
             alive = [by_key[key] for key in histories]
+            going: list[Trial] = alive
             if self.shared.spending.share >= limit:
-                alive = []
+                going = []
             elif is_rung(epoch, self.shared.asked.eta, self.first_rung):
-                alive = sorted(alive, key=self.shared.worth, reverse=True)[
-                    : math.ceil(len(alive) / self.shared.asked.eta)
+                going = sorted(alive, key=self.shared.worth, reverse=True)[
+                    : num_after(len(alive), self.shared.asked.eta)
                 ]
-            state.update(epoch=epoch, alive=[trial.key for trial in alive])
+            # What the others are held against comes to its end, if need be on the race's share of the budget.
+            spared = [trial.key for trial in alive if trial.is_own and self.shared.spending.share < 1]
+            state.update(epoch=epoch, alive=list(dict.fromkeys([*spared, *(trial.key for trial in going)])))
             self.shared.run.write(f"{name}.json", state)
             return set(state["alive"])
 

@@ -1,11 +1,9 @@
 """The race of a search: the best candidates on fresh seeds, the model without a prompt beside them."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from overture.core.errors import Diverged
-from overture.prompt import method_of
+from overture.core.errors import ConfigError, Diverged, OvertureError
 from overture.study.members import Histories, Member, fit_cohort, is_done
 from overture.study.race import Lane, drop_worse
 from overture.study.search_state import Shared, Trial
@@ -24,7 +22,8 @@ def raced(shared: Shared, plain: Sequence[dict[str, Any]]) -> tuple[list[Lane], 
         The lanes, and each one's p-value beside the leader.
 
     Raises:
-        Diverged: there is nothing to race.
+        Diverged: no candidate gave a finite prompt, and the model cannot answer without one.
+        ConfigError: the budget ended before any came to its end, and the model cannot answer without one.
     """
     return _Racing(shared).run(plain)
 
@@ -59,9 +58,17 @@ class _Racing:
             self.shared.whole.notice("the budget allowed no fresh seed: the seed that found the winner also judged it")
             everybody = [*self._unraced(), *self._plain_lane(plain)]
             if not everybody:
-                raise Diverged("no candidate gave a finite prompt", where=str(self.shared.run.folder))
+                raise self._nothing()
             p_values = drop_worse(everybody, gold, self.shared.whole.task.metric, self.shared.asked.alpha)
         return everybody, p_values
+
+    def _nothing(self) -> OvertureError:
+        where = str(self.shared.run.folder)
+        if self.shared.ranked():
+            return ConfigError(
+                "no candidate came to its end", where=where, fix="allow a larger budget, such as --tunes 8"
+            )
+        return Diverged("no candidate gave a finite prompt", where=where)
 
     def _plain_lane(self, plain: Sequence[dict[str, Any]]) -> list[Lane]:
         if not plain:
@@ -70,34 +77,34 @@ class _Racing:
         return [Lane(f"none {best['wording']}", (0, 0.0), [best["predicted"]], [best["score"]])]
 
     def _race_plan(self) -> dict[str, Any]:
-        """As many candidates and seeds as the budget has room for, two candidates at least; of equal work more seeds.
-
-        The task file's own setting races however it did: few steps favour high rates, and people compare with it.
-        """
+        """As many candidates and seeds as there is budget for; of equal work more seeds, but two candidates first."""
         best = self._finalists()
         ways = [(k, s) for k in range(1, len(best) + 1) for s in range(1, self.shared.asked.race_seeds + 1)]
         for k, s in sorted(ways, key=lambda way: (min(way[0], 2), way[0] * way[1], way[1]), reverse=True):
-            tokens = sum(self._tune_tokens(trial) for trial in best[:k]) * s
-            if self.shared.spending.share + self.shared.spending.share_of(tokens) <= 1:
+            if self._is_affordable(best[:k], s):
                 return {"trials": [trial.number for trial in best[:k]], "seeds": s}
         return {"trials": [], "seeds": 0}
 
     def _finalists(self) -> list[Trial]:
-        """The best, the task file's own setting, and who comes next."""
-        ranked, own = self.shared.ranked(), self.shared.space.own_params()
-        if own is None or not ranked:
+        """The task file's own setting, however it did, and the best of those that the budget lets race beside it.
+
+        Nobody races without it: people compare with it, and few steps favour high rates.
+        """
+        ranked, own = self.shared.ranked(), self.shared.own_trial
+        if own is None or not own.history:
             return ranked[: self.shared.asked.finalists]
-        rate = self.shared.whole.config.train.lr or method_of(self.shared.own).learning_rate[self.shared.own.place]
-        is_own = [
-            trial
-            for trial in ranked
-            if trial.setting.prompt == self.shared.own
-            and trial.setting.wording == 0
-            and trial.setting.train.epochs == self.shared.whole.config.train.epochs
-            and math.isclose(trial.setting.train.lr or 0.0, rate, rel_tol=1e-6)
-        ]
-        found = [ranked[0], *is_own[:1], *ranked[1:]]
-        return list({trial.number: trial for trial in found}.values())[: max(2, self.shared.asked.finalists)]
+        others = [trial for trial in ranked if trial is not own]
+        able = [trial for trial in others if self._is_affordable([own, trial], 1)]
+        if others and others[0] not in able and self._is_affordable([own], 1):
+            title = others[0].setting.title()
+            self.shared.whole.notice(
+                f"{title} did well, but the budget allows no race between it and the task file's own"
+            )
+        return [own, *able][: max(2, self.shared.asked.finalists)]
+
+    def _is_affordable(self, trials: Sequence[Trial], num_seeds: int) -> bool:
+        tokens = sum(self._tune_tokens(trial) for trial in trials) * num_seeds
+        return self.shared.spending.share + self.shared.spending.share_of(tokens) <= 1
 
     def _tune_tokens(self, trial: Trial) -> float:
         # And the validation rows once more, for its predictions.
@@ -107,7 +114,8 @@ class _Racing:
 
     def _lane(self, number: int) -> Lane:
         trial = self.shared.of(number)
-        return Lane(trial.key, (trial.cost.serving, trial.cost.epoch_tokens * trial.setting.train.epochs))
+        cost = (trial.cost.serving, trial.cost.epoch_tokens * trial.setting.train.epochs)
+        return Lane(trial.key, cost, is_default=trial.is_own)
 
     def _raced(self, turn: int, lanes: Sequence[Lane]) -> dict[str, Any]:
         """One fresh seed of every lane that runs; only lanes that came to their end are in it."""
@@ -131,7 +139,12 @@ class _Racing:
             self.shared.check_stop()
             decide({key: result.progress.history for key, result in results.items()})
             for member, trial in zip(members, own, strict=True):
-                if (result := results.get(member.key)) and result.best and is_done(result):
+                result = results[member.key]
+                if not is_done(result):
+                    continue
+                if not result.best:
+                    found[member.key] = self._failed(work, member)
+                else:
                     path = f"race-{turn}/{member.key}.prompt.safetensors"
                     found[member.key] = self._scored(work, member, result, path)
                     self.shared.spending.tokens += (
@@ -143,16 +156,24 @@ class _Racing:
         return found
 
     def _unraced(self) -> list[Lane]:
-        """The best candidate that came to its end, judged by the seed that found it."""
-        for trial in self.shared.ranked():
-            for path in self.shared.run.folder.glob(f"cohort-*/{trial.key}.prompt.safetensors"):
-                work = self.shared.work(trial.setting.wording)
-                model = self.shared.loaded(work, trial.setting, path)
-                scored = work.score(model, "validation", f"{trial.key}: scoring validation")
-                lane = self._lane(trial.number)
-                lane.predicted, lane.scores = [list(scored.predicted)], [scored.value(work.task)]
-                return [lane]
-        return []
+        """The task file's own setting and the best that came to its end, judged by the seed that found them."""
+        shared, own = self.shared, self.shared.own_trial
+        ended = [trial for trial in shared.ranked() if shared.values_of(trial)]
+        if own and own.history and own not in ended:
+            shared.whole.notice("the budget ended before the task file's own setting: nothing can be held against it")
+            return []
+        chosen = {trial.number: trial for trial in [*(one for one in ended if one is own), *ended[:1]]}
+        return [self._unraced_lane(trial) for trial in chosen.values()]
+
+    def _unraced_lane(self, trial: Trial) -> Lane:
+        path = self.shared.values_of(trial)
+        assert path is not None
+        work = self.shared.work(trial.setting.wording)
+        model = self.shared.loaded(work, trial.setting, path)
+        scored = work.score(model, "validation", f"{trial.key}: scoring validation")
+        lane = self._lane(trial.number)
+        lane.predicted, lane.scores = [list(scored.predicted)], [scored.value(work.task)]
+        return lane
 
     def _scored(self, work: Work, member: Member, result: FitResult, path: str) -> dict[str, Any]:
         """A trained prompt's validation predictions; its values are kept."""
@@ -166,6 +187,12 @@ class _Racing:
             "path": path,
             "seconds": result.progress.seconds,
         }
+
+    def _failed(self, work: Work, member: Member) -> dict[str, Any]:
+        """A seed whose loss was not finite from the start: it answers nothing."""
+        self.shared.whole.notice(f"{member.key} diverged with seed {member.seed}, and counts as wrong on every row")
+        nothing = {"score": 0.0, "loss": 0.0, "predicted": [""] * len(work.rows["validation"])}
+        return {"seed": member.seed, **nothing, "path": "", "seconds": 0.0}
 
     def _gold(self) -> list[str]:
         work = self.shared.work(0)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from overture.core.errors import Diverged
 from overture.engine import PromptedModel
 from overture.evaluate.facts import backbone_ref
 from overture.prompt import PromptConfig
@@ -67,7 +68,7 @@ def _won(shared: Shared, lane: Lane) -> dict[str, Any]:
     found = [
         (turn, of_turn[lane.key])
         for turn in range(len(lane.scores))
-        if lane.key in (of_turn := shared.run.read(f"race-{turn}.json") or {})
+        if (of_turn := shared.run.read(f"race-{turn}.json") or {}).get(lane.key, {}).get("path")
     ]
     words = _words(shared, trial.setting.wording)
     if found:
@@ -75,7 +76,9 @@ def _won(shared: Shared, lane: Lane) -> dict[str, Any]:
         path = shared.run.folder / best["path"]
         seed, seconds = best["seed"], best["seconds"]
     else:
-        path = next(iter(shared.run.folder.glob(f"cohort-*/{lane.key}.prompt.safetensors")))
+        path = shared.values_of(trial)
+        if path is None:
+            raise Diverged(f"{trial.setting.title()} won, and every seed of it diverged", where=str(shared.run.folder))
         seed, seconds = shared.whole.config.seed, trial.seconds
     return {"setting": trial.setting, "path": path, "seed": seed, "seconds": seconds, "words": words}
 
@@ -131,6 +134,7 @@ def _race_facts(shared: Shared, lane: Lane, winner: Lane, p_values: dict[str, fl
         "tune_tokens": lane.cost[1],
         "p_value": p_values.get(lane.key),
         "dropped_after": lane.out_after,
+        "is_default": lane.is_default,
         "is_winner": lane is winner,
     }
 

@@ -1,4 +1,4 @@
-"""What the parts of one search share: the space, the rows in each wording, costs, spending, candidates and their files."""
+"""What the parts of one search share: the space, rows in each wording, costs, spending, candidates, their files."""
 
 import math
 from collections.abc import Sequence
@@ -29,6 +29,7 @@ class Trial:
         number: in the study.
         setting: the candidate.
         cost: of it.
+        is_own: whether it is the task file's own setting.
         history: its epochs.
         seconds: of its training.
     """
@@ -36,6 +37,7 @@ class Trial:
     number: int
     setting: Setting
     cost: Cost
+    is_own: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -84,6 +86,11 @@ class Shared:
         """The task file's own prompt."""
         return self.whole.config.prompt
 
+    @property
+    def own_trial(self) -> Trial | None:
+        """The candidate that is the task file's own setting; None where it could not be trained."""
+        return next((trial for trial in self.trials if trial.is_own), None)
+
     def set_rates(self, rates: dict[Pair, float]) -> None:
         """Learning rates that were found, as the middle of what is tried."""
         self.space = Space(self.whole.config, self.space.pairs, self.whole.backbone.info.num_layers, rates)
@@ -119,7 +126,7 @@ class Shared:
     def reworded(self, wording: int, splits: Sequence[str]) -> Work:
         """The work in a wording, with those splits alone."""
         work, task = self.whole, self.space.wordings[wording]
-        encoder = Encoder(task, work.backbone.tokenizer, reserve=max(self.space.lengths))
+        encoder = Encoder(task, work.backbone.tokenizer, reserve=self.space.room)
         rows = {name: encoder.encode(getattr(work.splits, name)) if name in splits else [] for name in work.rows}
         for text in encoder.notices:
             work.notice(text)
@@ -149,6 +156,10 @@ class Shared:
     def of(self, number: int) -> Trial:
         """The candidate of that number."""
         return next(trial for trial in self.trials if trial.number == number)
+
+    def values_of(self, trial: Trial) -> Path | None:
+        """What the seed that found it left; None when it did not come to its end."""
+        return next(iter(self.run.folder.glob(f"cohort-*/{trial.key}.prompt.safetensors")), None)
 
     def keep(self, work: Work, member: Member, result: FitResult, path: str) -> PromptedModel:
         """The model under a trained prompt; its values are written."""

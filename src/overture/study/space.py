@@ -158,7 +158,7 @@ class Space:
     """What is left to choose from, once the model and the task are known.
 
     Args:
-        config: the request; its own setting is always one of the space's, unless what is to be searched leaves it out.
+        config: the request.
         pairs: methods and places that the model can answer with.
         num_layers: of the model.
         rates: the middle of each pair's learning rates; the method's own where it is not given.
@@ -200,10 +200,21 @@ class Space:
         train = self.config.train.model_copy(update={"lr": min(rate, _LARGEST_RATE), "epochs": epochs})
         return Setting(prompt, train, wording)
 
-    def own_params(self) -> dict[str, Any] | None:
-        """The task file's own setting as a trial's parameters; None when it is not to be chosen."""
+    @property
+    def room(self) -> int:
+        """The longest prompt that the rows must leave room for."""
+        return max(self.config.prompt.length, *self.lengths, 0)
+
+    def own(self) -> Setting:
+        """The task file's own setting: always a candidate, even where what is to be searched leaves it out."""
         prompt, train = self.config.prompt, self.config.train
         rate = train.lr or METHODS[prompt.method].learning_rate[prompt.place]
+        return Setting(prompt, train.model_copy(update={"lr": rate}))
+
+    def own_params(self) -> dict[str, Any] | None:
+        """It as a trial's parameters; None when it is not one of the space's."""
+        prompt, train = self.config.prompt, self.config.train
+        rate = self.own().train.lr or 0.0
         middle = self.rate((prompt.method, prompt.place)) if (prompt.method, prompt.place) in self.pairs else rate
         low, high = self.asked.lr or (middle / RATE_FACTOR, middle * RATE_FACTOR)
         layer = prompt.options.get("layer")
