@@ -5,12 +5,11 @@ are trained one after another in one process, each filling a fresh cache; a run'
 inputs, training and validation, without loading the model. Peak memory alone is that of one member.
 
     python bench/cohort.py --data DIR --members 8 --vary lr --repeats 3 --threads 2
-
-
 """
 
 import argparse
 import multiprocessing
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -61,6 +60,15 @@ class Config:
     def name(self) -> str:
         return f"{self.task}-{self.method}-{self.place}-{self.num_members}-{self.vary}"
 
+    def command(self, num_repeats: int) -> str:
+        """What to type to measure it again."""
+        return (
+            f"python bench/cohort.py --data DIR --task {self.task} --method {self.method} --place {self.place} "
+            f"--vary {self.vary} --members {self.num_members} --rows {self.num_rows} "
+            f"--validation {self.num_validation} --epochs {self.epochs} --shared-tokens {self.shared_tokens} "
+            f"--repeats {num_repeats} --threads {self.threads}"
+        )
+
 
 class Bench:
     """The model with rows, ready to train some members."""
@@ -78,11 +86,8 @@ class Bench:
         """Members trained together over one fresh cache."""
         config = self.config
         prompt = PromptConfig(method=config.method, place=config.place, length=config.length)
-        rate, source, cache = (
-            method_of(prompt).learning_rate[prompt.place],
-            prompt_source(self.backbone, self.encoder),
-            InputCache(),
-        )
+        rate, cache = method_of(prompt).learning_rate[prompt.place], InputCache()
+        source = prompt_source(self.backbone, self.encoder)
         seeds = [number if config.vary == "seed" else 0 for number in numbers]
         models = [PromptedModel(self.backbone, build_prompt(prompt, source, seed), cache) for seed in seeds]
         for rows in (self.train, self.validation):
@@ -121,7 +126,7 @@ def side_of(side: str, config: Config, data: str) -> dict[str, Any]:
 
 
 def result_of(config: Config, data: Path, num_repeats: int) -> dict[str, Any]:
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    started, load = datetime.now(UTC).isoformat(timespec="seconds"), os.getloadavg()[0]
     rounds = []
     for number in range(num_repeats):
         found = {}
@@ -136,14 +141,17 @@ def result_of(config: Config, data: Path, num_repeats: int) -> dict[str, Any]:
         rounds.append(found)
     return {
         "config": asdict(config),
+        "command": config.command(num_repeats),
         "started_at": started,
+        "load_at_start": load,
+        "seconds": {side: spread([found[side]["seconds"] for found in rounds]) for side in SIDES},
         "time_ratio": spread([found["together"]["seconds"] / found["alone"]["seconds"] for found in rounds]),
         "memory_ratio": spread(
             [found["together"]["peak_bytes"] / found["one alone"]["peak_bytes"] for found in rounds]
         ),
         "rounds": rounds,
         "versions": versions(),
-        "machine": {"cpu": cpu_name()},
+        "machine": {"cpu": cpu_name(), "num_cpus": os.cpu_count()},
     }
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from effects import effects_text, standings
+from methods_grid import KINDS, grid_text
 from overture.core.files import write_atomic
 from overture.engine.families import FAMILIES
 from overture.evaluate import across_seeds
@@ -23,9 +25,10 @@ PAGE = "# Methods\n"
 Cells = Sequence[dict[str, Any]]
 
 
-def methods_text() -> str:
-    """Every method: what it trains, where it can enter, how many values."""
-    head = ["method", "what is trained", "places", "trained values", "learning rate", "options", "source"]
+def methods_text(cells: Cells) -> str:
+    """Every method: what it trains, where it can enter, how many values, whether its effect was seen here."""
+    head = ["method", "what is trained", "places", "trained values", "learning rate", "options", "source", "standing"]
+    standing = standings(cells)
     rows = [
         [
             name,
@@ -35,36 +38,33 @@ def methods_text() -> str:
             ", ".join(sorted({f"{rate:g}" for rate in method.learning_rate.values()})),
             ", ".join(method.options.model_fields) or "-",
             method.source,
+            standing[name],
         ]
         for name, method in METHODS.items()
     ]
     note = (
         "P prompt length, D model width, N layers, H key/value heads, K head width, C labels; small letters are "
         "options. `overture methods NAME` explains a method's options; the files in `src/overture/prompt` hold "
-        "the mathematics, and where we deviate from the papers."
+        "the mathematics, and where we deviate from the papers. `reproduced`: an ordering of its paper was seen here "
+        "(see Effects); `experimental`: it was not, or not measured."
     )
     return f"{table(head, rows, are_numbers=False)}\n\n{note}"
 
 
 def families_text() -> str:
-    """Which places each family allows."""
-    places = sorted({place for method in METHODS.values() for place in method.places})
+    """Every family, and what its kind of model allows."""
     rows = [
-        [
-            name,
-            "decoder" if family.is_causal else "encoder",
-            "relative" if family.is_rotary else "learned",
-            *["yes" if family.is_causal or place != "after" else "vectors" for place in places],
-        ]
-        for name, family in sorted(FAMILIES.items(), key=lambda item: (not item[1].is_causal, item[0]))
+        [name, family.kind, "relative" if family.is_rotary else "learned"]
+        for name, family in sorted(FAMILIES.items(), key=lambda item: (KINDS.index(item[1].kind), item[0]))
     ]
     note = (
-        "In decoders every method works at each of its places; the contract suite runs over the grid. Encoders answer "
-        "label tasks: one-token words at a mask, or label vectors (`prompt.labels`). They keep no memory of an input, "
-        "so keys and values cannot stand `after` it (vectors can), and `cpt` has nothing to predict. Any other family "
-        "is refused when the model is loaded, with the list of those that work; encoder-decoders are not yet there."
+        "In decoders every method works at each of its places. In encoder-decoders `before`, `slots` and `memory` are "
+        "in the encoder; `after` is in the decoder, whose prompt leaves the encoder's output as it is, so that it is "
+        "kept. Encoders answer label tasks: one-token words at a mask, or label vectors (`prompt.labels`). The "
+        "contract suite runs over the grid. Any other family is refused when the model is loaded, with the list of "
+        "those that work."
     )
-    return f"{table(['family', 'kind', 'positions', *places], rows, are_numbers=False)}\n\n{note}"
+    return f"{table(['family', 'kind', 'positions'], rows, are_numbers=False)}\n\n{note}\n\n{grid_text()}"
 
 
 def measured_text(cells: Cells) -> str:
@@ -116,22 +116,32 @@ def _row(way: str, cells: Cells) -> list[str]:
 
 
 def cells_in(*folders: Path) -> list[dict[str, Any]]:
-    """The trained cells of our methods whose test rows were scored."""
+    """The cells whose test rows were scored."""
     found = []
     for file in sorted(file for folder in folders for file in folder.glob("*.json")):
         cell = json.loads(file.read_text(encoding="utf-8"))
-        if cell.get("test") and cell.get("config", {}).get("prompt"):
+        if cell.get("test"):
             found.append({**cell, "file": file.stem})
     return found
+
+
+def _is_plain(cell: dict[str, Any]) -> bool:
+    """Whether a cell is a way as it comes, not a variant with a tag; peft's cells are another harness's."""
+    return "way" in cell and cell["file"] == f"{cell['way']}-{cell['task']}-seed{cell['seed']}"
 
 
 def write_page(results: Path, docs: Path) -> None:
     """Write the page; what stands outside its sections stays."""
     file = docs / "methods.md"
     page = file.read_text(encoding="utf-8") if file.exists() else PAGE
-    sections = {"methods": methods_text(), "families": families_text()}
-    if cells := cells_in(results / "quality", results / "methods"):
-        sections["measured"] = measured_text(cells)
+    cells = cells_in(results / "quality", results / "methods")
+    plain = [cell for cell in cells if _is_plain(cell)]
+    sections = {
+        "methods": methods_text(plain),
+        "families": families_text(),
+        "measured": measured_text([cell for cell in cells if cell.get("config", {}).get("prompt")]),
+        "effects": effects_text(plain),
+    }
     for name, text in sections.items():
         page = with_section(page, name, text)
     write_atomic(file, page)

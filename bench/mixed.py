@@ -1,16 +1,19 @@
 """A batch of rows with a prompt for each, beside the same rows with none, and beside peft switching adapters.
 
-The three ways answer the same rows in turn, round by round, in one process: ours with none and ours with as many
-compiled prompts as rows both read label scores in one batch; peft sets the adapter of each row and runs it alone.
+The three ways answer the same rows in turn, round by round, in one process; ours with none and ours with as many
+compiled prompts as rows run one batch, peft sets the adapter of each row and runs it alone. Two kinds of work: answers
+of so many tokens, greedy and without a stop, which is what serving does, and label scores.
 
-    python bench/mixed.py --data DIR --rows 32 --repeats 5 --threads 2
+    python bench/mixed.py --data DIR --rows 32 --new-tokens 16 --repeats 5 --threads 2
 """
 
 import argparse
+import os
 import random
 import time
-from collections.abc import Callable
-from dataclasses import replace
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,10 +33,35 @@ from quality import TASKS, rows_of
 from speed import cpu_name, spread, versions
 
 RESULTS = Path(__file__).parent / "results" / "mixed"
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides the numbers, apart from the machine."""
+
+    task: str
+    num_rows: int
+    length: int
+    new_tokens: int
+    num_repeats: int
+    threads: int
+
+    @property
+    def command(self) -> str:
+        return (
+            f"python bench/mixed.py --data DIR --task {self.task} --rows {self.num_rows} --length {self.length} "
+            f"--new-tokens {self.new_tokens} --repeats {self.num_repeats} --threads {self.threads}"
+        )
+
+
+# -- peft
 
 
 def peft_model(folder: str, num_prompts: int, length: int) -> Any:
     """The model with so many prefix adapters; their values do not matter to the clock."""
+    # peft asks transformers for a name that it has left behind; nothing that a reader of the output can mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=length)
     wrapped = peft.get_peft_model(model, config, adapter_name="p0")
@@ -43,66 +71,133 @@ def peft_model(folder: str, num_prompts: int, length: int) -> Any:
 
 
 @torch.no_grad()
-def peft_switching(model: Any, rows: list[Encoded]) -> None:
+def peft_scores(model: Any, rows: Sequence[Encoded]) -> None:
     """Each row alone under its adapter; logits at the last token only."""
     for number, row in enumerate(rows):
         model.set_adapter(f"p{number}")
-        ids = torch.tensor([[*row.input_ids, *row.anchor_ids]])
+        ids = _ids(row)
         model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, logits_to_keep=1)
 
 
-def timed(work: Callable[[], Any]) -> float:
-    started = time.perf_counter()
+@torch.no_grad()
+def peft_answers(model: Any, rows: Sequence[Encoded], new_tokens: int) -> None:
+    """Each row's answer alone under its adapter, by peft's `generate` with its cache."""
+    for number, row in enumerate(rows):
+        model.set_adapter(f"p{number}")
+        ids = _ids(row)
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            min_new_tokens=new_tokens,
+            max_new_tokens=new_tokens,
+        )
+        assert out.shape[1] == ids.shape[1] + new_tokens, "peft answers with as many tokens"
+
+
+def _ids(row: Encoded) -> torch.Tensor:
+    return torch.tensor([[*row.input_ids, *row.anchor_ids]])
+
+
+# -- the three ways
+
+
+class Bench:
+    """The model, rows, and a compiled prompt for each of them."""
+
+    def __init__(self, config: Config, data: Path) -> None:
+        torch.set_num_threads(config.threads)
+        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()
+        self.config = config
+        backbone = load_backbone("smollm2", device="cpu", dtype="float32")
+        task = Task(name=config.task, data={"train": "unused.jsonl"}, **TASKS[config.task])
+        encoder = Encoder(task, backbone.tokenizer)
+        chosen = random.Random(0).sample(rows_of(task, data, "train"), config.num_rows)
+        self.rows = [replace(row, row=number) for number, row in enumerate(encoder.encode(chosen))]
+        source = prompt_source(backbone, encoder)
+        prompt = PromptConfig(method="vectors", place="before", length=config.length)
+        compiled = [backbone.compile(build_prompt(prompt, source, n).injection()) for n in range(config.num_rows)]
+        self.plain, self.mixed = PromptedModel(backbone), PromptedModel(backbone, RowPrompts(compiled))
+        self.rival = peft_model(str(backbone.model.name_or_path), config.num_rows, config.length)
+
+    def scores(self) -> dict[str, Work]:
+        """Label scores of every row."""
+        return {
+            "none": lambda: self.plain.label_scores(self.rows),
+            "mixed": lambda: self.mixed.label_scores(self.rows),
+            "peft": lambda: peft_scores(self.rival, self.rows),
+        }
+
+    def answers(self) -> dict[str, Work]:
+        """Answers of every row, all of the same number of tokens."""
+        return {
+            "none": lambda: self._written(self.plain),
+            "mixed": lambda: self._written(self.mixed),
+            "peft": lambda: peft_answers(self.rival, self.rows, self.config.new_tokens),
+        }
+
+    def _written(self, model: PromptedModel) -> None:
+        # The end token ends an answer whatever is asked: with random prompts few rows write it, and their place in
+        # the batch is computed all the same.
+        free = [replace(row, candidates=None, label=None) for row in self.rows]
+        written = model.write(free, self.config.new_tokens, lambda ids: False)
+        assert max(map(len, written)) == self.config.new_tokens, "the batch runs to the last token"
+
+
+def timed(work: Work) -> dict[str, float]:
+    started, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - started
+    return {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
+
+
+def measured(ways: dict[str, Work], num_repeats: int) -> dict[str, Any]:
+    """Rounds of the ways in turn after a warm-up of each; ratios are taken within a round."""
+    for work in ways.values():
+        work()
+    rounds = []
+    for _ in range(num_repeats):
+        rounds.append({name: timed(work) for name, work in ways.items()})
+        print({name: round(found["seconds"], 2) for name, found in rounds[-1].items()}, flush=True)
+
+    def ratio(way: str) -> dict[str, float]:
+        return spread([each[way]["seconds"] / each["mixed"]["seconds"] for each in rounds])
+
+    seconds = {name: spread([each[name]["seconds"] for each in rounds]) for name in ways}
+    return {"throughput_of_none": ratio("none"), "times_peft": ratio("peft"), "seconds": seconds, "rounds": rounds}
+
+
+def result_of(config: Config, data: Path) -> dict[str, Any]:
+    started, load = datetime.now(UTC).isoformat(timespec="seconds"), os.getloadavg()[0]
+    bench = Bench(config, data)
+    return {
+        "config": asdict(config),
+        "command": config.command,
+        "started_at": started,
+        "load_at_start": load,
+        "answers": measured(bench.answers(), config.num_repeats),
+        "scores": measured(bench.scores(), config.num_repeats),
+        "versions": versions(),
+        "machine": {"cpu": cpu_name(), "num_cpus": os.cpu_count()},
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder with TASK/train.jsonl")
     parser.add_argument("--task", choices=TASKS, default="movie")
     parser.add_argument("--rows", type=int, default=32, help="rows of the batch, and prompts")
-    parser.add_argument("--length", type=int, default=10)
+    parser.add_argument("--length", type=int, default=10, help="prompt length")
+    parser.add_argument("--new-tokens", type=int, default=16, help="of each answer")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    transformers.utils.logging.disable_progress_bar()
-    backbone = load_backbone("smollm2", device="cpu", dtype="float32")
-    task = Task(name=args.task, data={"train": "unused.jsonl"}, **TASKS[args.task])
-    encoder = Encoder(task, backbone.tokenizer)
-    chosen = random.Random(0).sample(rows_of(task, args.data, "train"), args.rows)
-    rows = [replace(row, row=number) for number, row in enumerate(encoder.encode(chosen))]
-    source, config = (
-        prompt_source(backbone, encoder),
-        PromptConfig(method="vectors", place="before", length=args.length),
-    )
-    compiled = [backbone.compile(build_prompt(config, source, seed).injection()) for seed in range(args.rows)]
-    plain, mixed = PromptedModel(backbone), PromptedModel(backbone, RowPrompts(compiled))
-    rival = peft_model(str(backbone.model.name_or_path), args.rows, args.length)
-    ways: dict[str, Callable[[], Any]] = {
-        "none": lambda: plain.label_scores(rows),
-        "mixed": lambda: mixed.label_scores(rows),
-        "peft": lambda: peft_switching(rival, rows),
-    }
-    for work in ways.values():
-        work()
-    rounds = []
-    for _ in range(args.repeats):
-        rounds.append({name: timed(work) for name, work in ways.items()})
-        print({name: round(seconds, 2) for name, seconds in rounds[-1].items()}, flush=True)
-    found = {
-        "config": {"task": args.task, "rows": args.rows, "length": args.length, "threads": args.threads},
-        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "throughput_of_none": spread([each["none"] / each["mixed"] for each in rounds]),
-        "times_peft": spread([each["peft"] / each["mixed"] for each in rounds]),
-        "rounds": rounds,
-        "versions": versions(),
-        "machine": {"cpu": cpu_name()},
-    }
-    write_json(args.out / f"{args.task}-{args.rows}.json", found)
-    print({key: found[key] for key in ("throughput_of_none", "times_peft")})
+    config = Config(args.task, args.rows, args.length, args.new_tokens, args.repeats, args.threads)
+    found = result_of(config, args.data)
+    write_json(args.out / f"{config.task}-{config.num_rows}.json", found)
+    for kind in ("answers", "scores"):
+        print(kind, {key: found[kind][key] for key in ("throughput_of_none", "times_peft")})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Only what stands between a section's two markers is replaced, so the page may sa
 
 import argparse
 import json
-import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -20,43 +19,13 @@ import altair as alt
 
 from overture.core.files import write_atomic
 from overture.evaluate import across_seeds
+from pages import marked, ranged, table, threads, with_section
+from sharing import sections_of
 
 LORA = "LoRA (peft)"
 BENCH = Path(__file__).parent
 PAGE = "# Benchmarks\n\n## Speed\n\n{speed}\n\n## Quality\n\n{quality}\n\n## Encoders\n\n{encoder}\n"
 MIB = 2**20
-
-
-# -- the page
-
-
-def marked(name: str, text: str) -> str:
-    return f"<!-- {name}:begin -->\n{text.strip()}\n<!-- {name}:end -->"
-
-
-def with_section(page: str, name: str, text: str) -> str:
-    """The page with one section's text replaced; a section that it lacks is added at the end."""
-    pattern = re.compile(f"<!-- {name}:begin -->.*?<!-- {name}:end -->", re.DOTALL)
-    new = marked(name, text)
-    if pattern.search(page):
-        return pattern.sub(lambda _: new, page, count=1)
-    return f"{page.rstrip()}\n\n{new}\n"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], are_numbers: bool = True) -> str:
-    """A Markdown table; all columns but the first are numbers, or none is."""
-    lines = [head, ["---", *["---:" if are_numbers else "---"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def threads(found: dict[str, Any]) -> str:
-    return f"{found['threads']} thread{'s' * (found['threads'] != 1)}"
-
-
-def ranged(found: dict[str, float], digits: int = 1, unit: str = "") -> str:
-    """Median and range."""
-    low, high = f"{found['min']:.{digits}f}", f"{found['max']:.{digits}f}"
-    return f"{found['median']:.{digits}f}{unit} ({low}-{high})"
 
 
 # -- speed
@@ -453,11 +422,11 @@ def write_report(results: Path, docs: Path) -> list[str]:
     """Write the page and the picture.
 
     Args:
-        results: folder with `speed`, `quality` and `encoder`.
+        results: folder with `speed`, `quality`, `search`, `encoder`, `cohort`, `mixed` and `scaling`.
         docs: folder of the page.
 
     Returns:
-        The sections that have results; the others stay as they are.
+        The sections that were written; speed and quality without results stay as they are.
     """
     sections = {}
     if speed := [json.loads(file.read_text(encoding="utf-8")) for file in (results / "speed").glob("*.json")]:
@@ -474,6 +443,7 @@ def write_report(results: Path, docs: Path) -> list[str]:
         json.loads(file.read_text(encoding="utf-8")) for file in sorted((results / "encoder").glob("*.json"))
     ]:
         sections["encoder"] = encoder_text(encoder)
+    sections |= sections_of(results, docs)
     file = docs / "benchmarks.md"
     missing = {name: marked(name, "Not measured yet.") for name in ("speed", "quality", "encoder")}
     page = file.read_text(encoding="utf-8") if file.exists() else PAGE.format(**missing)

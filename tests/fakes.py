@@ -17,6 +17,8 @@ from transformers import (
     AttentionMaskInterface,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    BartConfig,
     BertConfig,
     DistilBertConfig,
     Gemma2Config,
@@ -32,6 +34,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
     RobertaConfig,
+    T5Config,
 )
 from transformers.masking_utils import eager_mask
 from transformers.models.modernbert import modeling_modernbert
@@ -45,6 +48,8 @@ from overture.prompt import METHODS, PromptConfig, PromptSource, build_prompt
 WHOLE = ("llama", "gemma3_text", "gpt2", "qwen3")
 FAMILIES = (*WHOLE, "gemma2", "gpt_neox", "mistral", "opt", "phi3", "qwen2")
 ENCODERS = ("bert", "distilbert", "modernbert", "roberta")
+# Between them: tied and untied heads, relative and learned positions, as many layers on both sides and not.
+SEQ2SEQ = ("t5", "t5 gated", "bart")
 # Other shapes that models of these families have.
 VARIANTS = ("gpt_neox serial", "opt projected", "phi3 longrope", "mistral unwindowed")
 VOCABULARY, CONTEXT, WINDOW = 300, 256, 8
@@ -145,20 +150,43 @@ def _roberta_config(variant: str) -> Any:
     return RobertaConfig(**_WIDE | own | {"max_position_embeddings": CONTEXT + 2, "hidden_size": 48})
 
 
+def _t5_config(variant: str) -> Any:
+    own = {"vocab_size": VOCABULARY, "d_model": 32, "d_ff": 48, "num_heads": 4, "d_kv": 8, "num_layers": 3}
+    own |= {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 20, "n_positions": CONTEXT}
+    if variant == "gated":
+        own |= {"feed_forward_proj": "gated-gelu", "d_kv": 10, "num_layers": 4, "num_decoder_layers": 2}
+        own |= {"tie_word_embeddings": False}
+    return T5Config(**own, pad_token_id=261, eos_token_id=EOS, decoder_start_token_id=261)
+
+
+def _bart_config(variant: str) -> Any:
+    own = {"vocab_size": VOCABULARY, "d_model": 32, "encoder_ffn_dim": 48, "decoder_ffn_dim": 40, "init_std": 0.2}
+    own |= {"encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 2}
+    own |= {"scale_embedding": True, "attention_dropout": 0.1, "max_position_embeddings": CONTEXT}
+    ids = {"pad_token_id": 261, "bos_token_id": BOS, "eos_token_id": EOS, "decoder_start_token_id": EOS}
+    return BartConfig(**own, **ids, forced_eos_token_id=None)
+
+
 def make_model(family: str, attention: str = "eager", dtype: torch.dtype = torch.float32) -> Any:
     """A random model in which every parameter counts: norms and biases are random too."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         kind = AutoModelForMaskedLM if family in ENCODERS else AutoModelForCausalLM
+        kind = AutoModelForSeq2SeqLM if family in SEQ2SEQ else kind
         model = kind.from_config(config_of(family), attn_implementation=attention, dtype=torch.float64)
         with torch.no_grad():
+            if family == "t5 gated":
+                # Heads of their own are in the weights, whatever the config says.
+                model.lm_head.weight = torch.nn.Parameter(0.2 * torch.randn_like(model.lm_head.weight))
             for value in model.parameters():
                 value.add_(0.05 * torch.randn_like(value))
+            if family == "bart":
+                model.final_logits_bias.normal_()
     # From one set of float32 values, so that all precisions are the same model.
     model = model.float().to(dtype).eval()
     if dtype == torch.float64:
         for module in model.modules():
-            if type(module).__name__.endswith("RMSNorm"):
+            if type(module).__name__.endswith(("RMSNorm", "T5LayerNorm")):
                 _norm_in_full(module)
             if type(module).__name__.endswith("RotaryEmbedding"):
                 _angles_in_full(module)
@@ -215,8 +243,10 @@ def make_inner_tokenizer(family: str = "llama") -> PreTrainedTokenizerFast:
     inner.decoder = decoders.ByteLevel()
     if family.startswith("gemma"):
         inner.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", BOS)])
+    if family.startswith("t5"):
+        inner.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", EOS)])
     named = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "chat_template": CHAT}
-    if family in ENCODERS:
+    if family in (*ENCODERS, "bart"):
         ends = [("<bos>", BOS), ("<eos>", EOS)]
         inner.post_processor = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=ends)
         named |= {"cls_token": "<bos>", "sep_token": "<eos>", "mask_token": "<|bot|>"}
@@ -226,8 +256,10 @@ def make_inner_tokenizer(family: str = "llama") -> PreTrainedTokenizerFast:
 
 def make_backbone(family: str, dtype: torch.dtype = torch.float32) -> Backbone:
     """A backbone that no other test shares."""
-    tokenizer = Tokenizer(make_inner_tokenizer(family), CONTEXT, is_encoder=family in ENCODERS)
-    return Backbone(make_model(family, dtype=dtype), tokenizer, id=f"tiny-{family}")
+    model = make_model(family, dtype=dtype)
+    start_id = model.config.decoder_start_token_id if family in SEQ2SEQ else None
+    tokenizer = Tokenizer(make_inner_tokenizer(family), CONTEXT, is_encoder=family in ENCODERS, start_id=start_id)
+    return Backbone(model, tokenizer, id=f"tiny-{family}")
 
 
 @functools.cache
@@ -329,6 +361,14 @@ ENCODER_CASES = [(family, case) for family in ENCODERS for case in _ENTRIES_OF_E
 ENCODER_CASES += zip(
     itertools.cycle(ENCODERS), [case for case in _IN_ENCODERS if case not in _ENTRIES_OF_ENCODERS], strict=False
 )
+# Encoder-decoders: as decoders, but nothing in their prompts predicts a next token.
+_IN_SEQ2SEQ = [case for case in CASES if case.method != "cpt"]
+_BOTH_SIDES = [case for case in _PLAIN if case.place == "after" and case.method in ("warp", "dept", "late", "gated")]
+_ENTRIES_OF_SEQ2SEQ = [*ENTRIES, *_BOTH_SIDES]
+SEQ2SEQ_CASES = [(family, case) for family in SEQ2SEQ for case in _IN_SEQ2SEQ if case in _ENTRIES_OF_SEQ2SEQ]
+SEQ2SEQ_CASES += zip(
+    itertools.cycle(SEQ2SEQ), [case for case in _IN_SEQ2SEQ if case not in _ENTRIES_OF_SEQ2SEQ], strict=False
+)
 VARIANT_CASES = [(variant, case) for variant in VARIANTS for case in _BASIC]
 
 
@@ -365,6 +405,7 @@ def source_of(
         candidates=candidates,
         examples=examples,
         prompt=stored,
+        encoder=source_of(backbone.encoder, candidates, examples) if backbone.encoder else None,
         null_id=backbone.tokenizer.null_id,
     )
 

@@ -11,7 +11,7 @@ import torch
 
 from overture.core.errors import ConfigError
 from overture.store import Store, load_artifact
-from overture.store.peft_files import ModelShape
+from overture.store.peft_forms import ModelShape
 from overture.study import exchange
 
 WIDTH, LAYERS = 32, 3
@@ -197,7 +197,7 @@ def test_a_prompt_too_long_to_be_loaded_again_is_not_kept(make_task, tiny, tmp_p
     (folder / "adapter_config.json").write_text(json.dumps(config))
     table = safetensors.torch.save({"prompt_embeddings": torch.ones(long, WIDTH)})
     (folder / "adapter_model.safetensors").write_bytes(table)
-    monkeypatch.setattr(exchange, "_shape", lambda model: ModelShape("tiny", WIDTH, LAYERS, 2, 8, 40_000))
+    monkeypatch.setattr(exchange, "_shape", lambda model, task: ModelShape("tiny", WIDTH, LAYERS, 2, 8, 40_000))
     store = Store(tmp_path / "store")
     with pytest.raises(ConfigError, match="length"):
         exchange.import_adapter(folder, store, task=make_task())

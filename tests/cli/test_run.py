@@ -167,6 +167,39 @@ def test_free_text_and_several_fields(make_task, overture, tmp_path) -> None:
     assert overture("eval", "mood", "--json").json["metric"] == "exact_match"
 
 
+def test_predict_under_several_prompts(tuned, make_task, overture, tmp_path) -> None:
+    assert overture("tune", make_task(prompt={"length": 2, "place": "after"}), "--json").json["prompt"] == "mood@2"
+    (tmp_path / "rows.jsonl").write_text('{"text": "fine 1", "other": 1}\n{"text": "poor 2"}\n')
+    both = ("--prompt", "mood@1", "--prompt", "mood@2")
+    done = overture("predict", "rows.jsonl", *both)
+    found = [json.loads(line) for line in done.out.splitlines()]
+    for name in ("mood@1", "mood@2"):
+        alone = overture("predict", name, "fine 1", "poor 2", "--json").json["predictions"]
+        for row, one in zip(found, alone, strict=True):
+            assert row["input"] == one["input"]
+            assert row["prompts"][name]["label"] == one["label"]
+            assert row["prompts"][name]["probabilities"] == pytest.approx(one["probabilities"], abs=2e-6)
+    assert found[0]["prompts"]["mood@1"] != found[0]["prompts"]["mood@2"]
+    same = [
+        overture("predict", *both, "--file", "rows.jsonl"),
+        overture("predict", *both, "fine 1", "poor 2"),
+        overture("predict", "fine 1", "poor 2", *both),
+        overture("predict", *both, stdin="fine 1\npoor 2\n"),
+    ]
+    assert [each.out for each in same] == [done.out] * len(same)
+    whole = overture("predict", "rows.jsonl", *both, "--json").json
+    assert whole == {"prompts": {"mood@1": "mood@1", "mood@2": "mood@2"}, "predictions": found}
+    for words, wanted in (
+        (["x", "--prompt", "mood@1", "--prompt", "mood@1"], "named twice"),
+        (["x", "--file", "rows.jsonl", *both], "exclude each other"),
+        (["x", "--prompt", "mood@1", "--prompt", "moood"], "no such prompt"),
+        (["--file", "rows.jsonl"], "no prompt is named"),
+    ):
+        refused = overture("predict", *words)
+        assert refused.code == 2
+        assert wanted in refused.err
+
+
 def test_python_api(make_task) -> None:
     import overture
 

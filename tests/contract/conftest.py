@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from fakes import ENCODERS, FAMILIES, backbone_of
+from fakes import ENCODERS, FAMILIES, SEQ2SEQ, backbone_of
 from overture.engine.backbone import weights_digest
 
 
 @pytest.fixture(autouse=True, scope="session")
 def weights_stay():
     """Law 1 once more: after the whole suite the shared backbones are what they were."""
-    kinds = [(family, dtype) for family in (*FAMILIES, *ENCODERS) for dtype in (torch.float32, torch.float64)]
+    kinds = [(family, dtype) for family in (*FAMILIES, *ENCODERS, *SEQ2SEQ) for dtype in (torch.float32, torch.float64)]
     before = {kind: weights_digest(backbone_of(*kind).model) for kind in kinds}
     yield
     assert {kind: weights_digest(backbone_of(*kind).model) for kind in kinds} == before

@@ -52,7 +52,7 @@ def _predicted(reference: Any, injection: Injection | None, row: Encoded) -> tup
         hooks.enter_context(_hooked(reference.base_model.register_forward_hook(pick)))
         hooks.enter_context(_hooked(reference.get_output_embeddings().register_forward_pre_hook(keep)))
         live = _embedded(reference, injection, ids, at, texts, len(row.input_ids))
-        out = reference(inputs_embeds=live[None], position_ids=_positions(reference, injection, len(live)))
+        out = reference(inputs_embeds=live[None], position_ids=_positions(reference, len(live)))
     return out.logits[0, 0], found[0][0, 0]
 
 
@@ -95,13 +95,10 @@ def _embedded(
     return live
 
 
-def _positions(reference: Any, injection: Injection | None, length: int) -> Tensor:
-    """A memory takes no position where they are learned; the text begins at the first."""
+def _positions(reference: Any, length: int) -> Tensor:
+    """A memory stands at the first positions, the text behind it."""
     positions = torch.arange(length)[None]
-    kind = reference.config.model_type
-    if injection is not None and injection.memory and kind != "modernbert":
-        positions = (positions - injection.memory.length).clamp(min=0)
-    return positions + (reference.config.pad_token_id + 1 if kind == "roberta" else 0)
+    return positions + (reference.config.pad_token_id + 1 if reference.config.model_type == "roberta" else 0)
 
 
 def _layers(reference: Any) -> Any:

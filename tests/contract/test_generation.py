@@ -6,6 +6,7 @@ import torch
 
 from fakes import (
     CASES,
+    ENTRIES,
     EOS,
     FAMILIES,
     FAMILY_CASES,
@@ -16,7 +17,7 @@ from fakes import (
     reference_of,
 )
 from overture.core.types import Encoded
-from overture.engine import InputCache, PromptedModel
+from overture.engine import InputCache, PromptedModel, generate
 
 LENGTHS = (5, 19, 0, 2)
 BARE = [(family, None) for family in FAMILIES]
@@ -52,6 +53,26 @@ def test_answers_are_those_of_a_plain_loop(backbone, case):
     assert model.generate(rows, 8, []) == wanted
     assert cached.generate(rows, 8, []) == wanted
     assert [model.generate([row], 8, [])[0] for row in rows] == wanted
+
+
+@pytest.mark.parametrize("backbone", ["llama", "gemma3_text", "gpt2"], indirect=True)
+@torch.no_grad()
+def test_long_answers_outgrow_the_room_that_is_kept_for_them(backbone, monkeypatch):
+    monkeypatch.setattr(generate, "_ROOM", 2)
+    rows, rooms = make_rows("free text", (5, 0)), set()
+    filled = generate._filled
+
+    def watched(room, *rest):
+        rooms.add(next(iter(room.values()))[0].shape[2])
+        return filled(room, *rest)
+
+    monkeypatch.setattr(generate, "_filled", watched)
+    for case in ENTRIES:
+        model = PromptedModel(backbone, make_prompt(case, backbone), InputCache(1 << 20))
+        wanted = [expected(backbone, model.injections([row])[0], row, 24) for row in rows]
+        rooms.clear()
+        assert model.generate(rows, 24, []) == wanted
+        assert len(rooms) > 2
 
 
 @torch.no_grad()

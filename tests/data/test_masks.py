@@ -92,3 +92,23 @@ def test_what_a_task_file_says_of_masks_fits_together(make_task, changes, what):
     values = {"name": "t", "data": {"path": "r.jsonl"}, "template": "{text}", "labels": {"a": "x", "b": "y"}} | changes
     with pytest.raises(ConfigError, match=what):
         validated(Task, {key: value for key, value in values.items() if value is not None}, "task.yaml")
+
+
+def test_an_encoder_decoders_text_has_an_end_and_its_words_need_no_space(make_task, tokenizer):
+    tokenizer.bos_ids, tokenizer.end_ids, tokenizer.start_ids = (), (END,), (0,)
+    encoder = Encoder(make_task(template="{text}: ", labels={"pos": "good", "neg": " bad"}), tokenizer)
+    item = encoder.encode([Row({"text": "ab", "label": "pos"}, 1, "f.jsonl")])[0]
+    assert (item.input_ids, item.anchor_ids, item.read) == (tuple(b"ab"), (*b": ", END), None)
+    assert encoder.notices == []
+    with pytest.raises(DataError, match="behind its start"):
+        Encoder(make_task(template="{text}{mask}"), tokenizer)
+
+
+def test_what_is_written_and_what_is_read_do_not_share_an_encoder_decoders_context(make_task, tokenizer):
+    tokenizer.bos_ids, tokenizer.end_ids, tokenizer.start_ids = (), (END,), (0,)
+    rows = [Row({"text": "abcdef", "label": "pos"}, 1, "f.jsonl")]
+    words = {"labels": {"pos": "abcdef", "neg": "x"}}
+    # Seven tokens of text, or the start and a word of six, beside a prompt of two.
+    Encoder(make_task(template="{text}", max_length=9, **words), tokenizer, reserve=2).encode(rows)
+    with pytest.raises(DataError, match=r"7 tokens \+ 2 reserved > 8"):
+        Encoder(make_task(template="{text}", max_length=8, **words), tokenizer, reserve=2).encode(rows)

@@ -4,6 +4,7 @@ import json
 import os
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from overture.core.errors import ArtifactError, ConfigError, StoreError
 from overture.store import peft_files
 from overture.store.export import FORMATS, check_target, write_files
-from overture.store.peft_files import ModelShape, adapter_files, fitted_tensors, read_adapter
+from overture.store.peft_files import adapter_files, fitted_tensors, read_adapter
+from overture.store.peft_forms import ModelShape
 
 P, D, N, H, K = 4, 8, 2, 2, 3
 MODEL = ModelShape("tiny/model", D, N, H, K, 100)
@@ -200,14 +202,48 @@ def test_code_that_is_refused_by_the_adapter_itself_is_no_danger(make):
 
 @pytest.mark.parametrize("kind", ["LORA", "ADAPTION_PROMPT", "prompt_tuning", "", "os.system", None, 3, ["CPT"]])
 def test_an_unknown_type_is_refused(make, kind):
-    with pytest.raises(ArtifactError, match=r"(?s)no prompt that can be imported.*peft_type.*wanted: PROMPT_TUNING"):
+    with pytest.raises(ArtifactError, match=r"(?s)no prompt that can be imported.*peft_type.*wanted: .*PROMPT_TUNING"):
         read_adapter(make(peft_type=kind))
 
 
-@pytest.mark.parametrize("kind", ["SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", None, 1, ["CAUSAL_LM"]])
-def test_other_kinds_of_models_are_not_supported_yet(make, kind):
-    with pytest.raises(ArtifactError, match=r"(?s)not supported yet.*task_type.*wanted: CAUSAL_LM"):
+@pytest.mark.parametrize("kind", ["TOKEN_CLS", "QUESTION_ANS", None, 1, ["CAUSAL_LM"]])
+def test_other_kinds_of_models_are_not_supported(make, kind):
+    with pytest.raises(ArtifactError, match=r"(?s)not supported.*task_type.*wanted: CAUSAL_LM"):
         read_adapter(make(task_type=kind))
+
+
+@pytest.mark.parametrize(("kind", "task_type"), [("CPT", "SEQ_CLS"), ("MULTITASK_PROMPT_TUNING", "SEQ_2_SEQ_LM")])
+def test_a_type_that_a_kind_of_model_does_not_have_is_refused(make, kind, task_type):
+    with pytest.raises(ArtifactError, match=f"(?s)not supported.*{task_type}.*{kind}.*wanted: CAUSAL_LM"):
+        read_adapter(make(peft_type=kind, task_type=task_type))
+
+
+@pytest.mark.parametrize("submodules", [None, 2, 1])
+def test_of_an_encoder_decoders_vectors_the_encoders_are_read(make, submodules):
+    rows = P if submodules == 1 else 2 * P
+    given = {"task_type": "SEQ_2_SEQ_LM", "num_transformer_submodules": submodules, "num_layers": 7}
+    adapter = read_adapter(make({"prompt_embeddings": numbers(rows, D)}, **given))
+    shape = replace(MODEL, kind="encoder-decoder")
+    assert torch.equal(fitted_tensors(adapter, shape)["vectors"], numbers(rows, D)[:P])
+    with pytest.raises(ArtifactError, match=r"(?s)another kind of model.*decoder.*wanted: encoder-decoder"):
+        fitted_tensors(adapter, MODEL)
+
+
+def test_an_encoder_decoders_layers_are_counted_in_twos(make):
+    layers, width = 4, 2 * H * K
+    table = numbers(P, layers * width)
+    given = {"task_type": "SEQ_2_SEQ_LM", "num_transformer_submodules": 2, "num_layers": layers}
+    adapter = read_adapter(make({"prompt_embeddings": table}, **PREFIX | given))
+    found = fitted_tensors(adapter, ModelShape("tiny", D, 3, H, K, 100, "encoder-decoder"))
+    for layer, read in enumerate((0, 2, 0)):
+        assert torch.equal(found["keys"][layer, 0], table[:, read * width : read * width + K])
+    with pytest.raises(ArtifactError, match=r"(?s)layers: 4, tiny has 5"):
+        fitted_tensors(adapter, ModelShape("tiny", D, 5, H, K, 100, "encoder-decoder"))
+
+
+def test_two_stacks_are_for_encoder_decoders(make):
+    with pytest.raises(ArtifactError, match=r"(?s)do not fit its own config.*num_transformer_submodules"):
+        read_adapter(make(num_transformer_submodules=2))
 
 
 def test_trained_modules_are_more_than_a_prompt(make):
@@ -224,7 +260,7 @@ def test_trained_modules_are_more_than_a_prompt(make):
         ("token_dim", 8.0),
         ("num_layers", -1),
         ("num_attention_heads", [2]),
-        ("num_transformer_submodules", 2),
+        ("num_transformer_submodules", 3),
         ("base_model_name_or_path", 3),
         ("base_model_name_or_path", "x" * 1001),
         ("base_model_name_or_path", "\x1b[2J"),
@@ -447,7 +483,6 @@ def test_what_is_written_is_read_again(tmp_path, make_manifest, place, tensors):
         ("slots", VECTORS),
         ("before", MEMORY),
         ("memory", VECTORS),
-        ("before", {**VECTORS, "labels": numbers(2, D)}),
         ("before", {"vectors": numbers(2, P, D)}),
         ("memory", {"keys": MEMORY["keys"]}),
         ("memory", {**MEMORY, "weights": numbers(N, P)}),

@@ -75,16 +75,16 @@ class Request:
             raise ConfigError(f"{what} needs labels", where="task", got="a free-text task")
 
     def need_decoder(self, what: str) -> None:
-        """Refuse encoders.
+        """Refuse encoders, and decoders that read an encoder's output.
 
         Raises:
-            ConfigError: the backbone is an encoder.
+            ConfigError: the backbone is no decoder, or not that alone.
         """
-        if not self.backbone.family.is_causal:
+        if self.backbone.family.kind != "decoder":
             raise ConfigError(
                 f"{what} needs a decoder",
                 where="backbone",
-                got=f"an encoder ({self.backbone.info.model_type})",
+                got=f"an {self.backbone.family.kind} ({self.backbone.info.model_type})",
                 fix="leave it out, or choose a decoder as --backbone",
             )
 

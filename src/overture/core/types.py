@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Place = Literal["before", "after", "memory", "slots", "around"]
 Reading = Literal["mask", "first", "mean"]
+Kind = Literal["decoder", "encoder", "encoder-decoder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,11 @@ class TextTokenizer(Protocol):
     @property
     def is_encoder(self) -> bool:
         """Whether the model reads in both directions and writes nothing."""
+        ...
+
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        """What a decoder that reads an encoder's output begins with; none where one stack reads and writes."""
         ...
 
     @property
@@ -200,6 +206,21 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelHead:
+    """A classifier's own map before its label vectors: tanh(W h + b), h at the very first live token.
+
+    Args:
+        weight: W, [D, D].
+        bias: b, [D].
+        label_bias: added to the labels' scores, [C].
+    """
+
+    weight: "torch.Tensor"
+    bias: "torch.Tensor"
+    label_bias: "torch.Tensor"
+
+
+@dataclass(frozen=True, slots=True)
 class Injection:
     """Everything that a prompt adds to the frozen model; the engine consumes it without knowing the method.
 
@@ -208,12 +229,14 @@ class Injection:
         memory: columns that live tokens attend to.
         labels: one vector for each label, [C, D], instead of the label words' rows of the head.
         offset: added to the embeddings of the row's first S tokens, [S, D]; the prompt's own are not counted.
+        head: what stands before the label vectors instead of the model's own head; only together with them.
     """
 
     vectors: Vectors | None = None
     memory: Memory | None = None
     labels: "torch.Tensor | None" = None
     offset: "torch.Tensor | None" = None
+    head: LabelHead | None = None
 
     def __post_init__(self) -> None:
         if self.layer and (self.memory or self.offset is not None):
@@ -232,10 +255,14 @@ class Injection:
         return self.vectors.layer if self.vectors else 0
 
     @property
+    def places(self) -> set[Place]:
+        """Where its parts stand."""
+        return {part.place for part in (self.vectors, self.memory) if part}
+
+    @property
     def leaves_input(self) -> bool:
         """Whether the input's keys and values are the model's own, so that they can be kept."""
-        places = {part.place for part in (self.vectors, self.memory) if part}
-        return places <= {"after"} and self.offset is None and self.layer == 0
+        return self.places <= {"after"} and self.offset is None and self.layer == 0
 
 
 @runtime_checkable

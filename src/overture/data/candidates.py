@@ -21,7 +21,10 @@ def candidates_of(task: Task, tokenizer: TextTokenizer) -> tuple[Candidates | No
     labels = tuple(task.words)
     found = Candidates(labels, tuple(ids), tuple(labels.index(label) for label, _ in texts))
     # An encoder's words are read at its mask, or stand for nothing but their label.
-    return found, [] if tokenizer.is_encoder else [*_prefix_notices(texts, ids), *_space_notices(task)]
+    if tokenizer.is_encoder:
+        return found, []
+    # Where a decoder of its own writes, nothing stands in front of the words.
+    return found, [*_prefix_notices(texts, ids), *([] if tokenizer.start_ids else _space_notices(task))]
 
 
 def _problems(texts: list[tuple[str, str]], ids: list[tuple[int, ...]]) -> list[Problem]:

@@ -226,16 +226,26 @@ class Encoder:
         return (*ids, end) if ids and end is not None else tuple(ids)
 
     def _reserved(self, item: Encoded) -> int:
-        """Tokens to keep free: the prompt's, and those of the longest label word or generated answer."""
+        """Tokens to keep free behind the row: the prompt's, and those of the longest label word or generated answer."""
         if self.candidates is None:
             return self.reserve + max(0, self.task.max_new_tokens - len(item.answer_ids or ()))
         return self.reserve + self._room
 
+    def _needed(self, item: Encoded) -> tuple[int, int]:
+        """Tokens of a row, and those to keep free beside them."""
+        if not self.tokenizer.start_ids:
+            return item.num_tokens, self._reserved(item)
+        # The text is the encoder's, what is written is the decoder's, and each has the whole context for itself.
+        answer = len(item.answer_ids or ())
+        written = len(self.tokenizer.start_ids) + self._reserved(item) - self.reserve + answer
+        return max((item.num_tokens - answer, self.reserve), (written, self.reserve))
+
     def _over(self, item: Encoded) -> int:
-        return item.num_tokens + self._reserved(item) - self.limit
+        return sum(self._needed(item)) - self.limit
 
     def _too_long(self, row: Row, item: Encoded) -> Problem:
-        what = f"{item.num_tokens} tokens + {self._reserved(item)} reserved > {self.limit}"
+        needed, reserved = self._needed(item)
+        what = f"{needed} tokens + {reserved} reserved > {self.limit}"
         if self.task.too_long == "trim":
             return Problem(row.where, f"too long: {what}", "even without its text; shorten the template or the prompt")
         return Problem(row.where, f"too long: {what}", "shorten it, or set too_long: trim")
@@ -318,18 +328,20 @@ def _check_kind(task: Task, tokenizer: TextTokenizer) -> None:
     Raises:
         DataError: the task asks a decoder for them, or an encoder that has none.
     """
+    writes = "behind its start" if tokenizer.start_ids else "where its text ends"
     if task.read and not tokenizer.is_encoder:
         raise DataError(
-            "a decoder's label is read where its text ends",
+            f"a decoder's label is read {writes}",
             where="read",
             got=task.read,
             fix="leave read out, or choose an encoder as --backbone",
         )
     if task.has_mask and not tokenizer.is_encoder:
         raise DataError(
-            "{mask} is for encoders; a decoder predicts the label's word at the template's end",
+            f"{{mask}} is for encoders; a decoder predicts the label's word {writes}",
             where="template",
-            fix="end the template where the word belongs, or choose an encoder as --backbone",
+            fix=("leave it out" if tokenizer.start_ids else "end the template where the word belongs")
+            + ", or choose an encoder as --backbone",
         )
     if task.has_mask and not tokenizer.mask_ids:
         raise DataError(

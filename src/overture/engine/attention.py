@@ -7,7 +7,7 @@ Shape letters: B rows, S live tokens, M memory columns, H key/value heads, G que
 R memories that the B rows share, Q queries: G*S.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "overture"
+READS = "reads_encoder"
+"""Marks a decoder's cross-attentions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class Columns:
         valid: [B or 1, M]; False where a row has no such column.
         weights: by layer [B or 1, M]: factors on the attention that a column gets; 1 when None.
         shared: of R memories row b attends to number b % R (``cycle``) or b // (B / R) (``run``).
+        room: by layer the two buffers [B, H, more than M, K] of which keys and values are the beginning; what is live
+            behind these columns is written there instead of copying the columns. For use without gradients.
     """
 
     keys: Mapping[int, Tensor]
@@ -41,6 +45,7 @@ class Columns:
     valid: Tensor
     weights: Sequence[Tensor] | None = None
     shared: Literal["cycle", "run"] = "cycle"
+    room: Mapping[int, tuple[Tensor, Tensor]] | None = None
 
     def num_memories(self, layer: int) -> int:
         """R, or B, or 1."""
@@ -57,6 +62,9 @@ class Step:
         branch: 0 for the trunk; tokens of one branch see the trunk and themselves, not other branches. [B, S]
         memory: columns before the live tokens, in order.
         kept: per layer the live tokens' keys and values, filled in when it is a dict.
+        read: columns that a decoder's cross-attention reads: its encoder's output; set by the pass that runs the step.
+        bias: from distances of columns to live tokens, [B, S, M+S], to what is added to the logits, [B, H, S, M+S];
+            set likewise.
     """
 
     positions: Tensor
@@ -64,10 +72,14 @@ class Step:
     branch: Tensor | None = None
     memory: Sequence[Columns] = ()
     kept: dict[int, tuple[Tensor, Tensor]] | None = None
+    read: Columns | None = None
+    bias: Callable[[Tensor], Tensor] | None = None
     _masks: dict[tuple[int | None, int, bool], Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None, num_groups: int, dtype: torch.dtype, is_causal: bool = True) -> Tensor:
-        """Who may attend to whom, 0 or minus infinity: [B, 1, G*S, M+S]; made once per window width.
+        """Who may attend to whom, 0 or minus infinity, and the bias of distances; made once per window width.
+
+        [B, 1, G*S, M+S], or [B, H, S, M+S] where heads differ in their bias.
 
         Additive, since kernels would turn truth values into numbers anew in every layer.
         """
@@ -75,8 +87,15 @@ class Step:
         if key not in self._masks:
             seen = self._seen(window, is_causal)
             added = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
-            self._masks[key] = added.repeat(1, num_groups, 1).unsqueeze(1)
+            added = added.repeat(1, num_groups, 1).unsqueeze(1)
+            self._masks[key] = added if self.bias is None else added + self.bias(self._distances())
         return self._masks[key]
+
+    def mask_of_read(self, dtype: torch.dtype) -> Tensor:
+        """The same for what cross-attention reads, [B, 1, 1, L]: everything but padding."""
+        assert self.read is not None
+        valid = self.read.valid[:, None, None, :]
+        return torch.zeros(valid.shape, dtype=dtype, device=valid.device).masked_fill_(~valid, float("-inf"))
 
     def weighted(self, mask: Tensor, layer: int) -> Tensor:
         """The mask with the logarithms of a layer's column weights added, so that they multiply the softmax's terms."""
@@ -96,15 +115,18 @@ class Step:
         blocks = [part.valid[:, None, :].expand(num_rows, num_live, -1) for part in self.memory]
         seen = torch.cat([*blocks, live], dim=2)
         if window is not None:
-            at = [part.positions.expand(num_rows, -1) for part in self.memory]
-            columns = torch.cat([*at, self.positions], dim=1)
             # An encoder's window is as wide on both sides.
-            distance = self.positions[:, :, None] - columns[:, None, :]
+            distance = -self._distances()
             seen = seen & ((distance if is_causal else distance.abs()) < window)
         # Padding attends to itself: a row of the softmax without any key would be NaN in some kernels.
         itself = torch.eye(num_live, dtype=torch.bool, device=seen.device)
         seen[:, :, -num_live:] |= itself
         return seen
+
+    def _distances(self) -> Tensor:
+        """Positions of columns less those of live tokens, [B, S, M+S]."""
+        at = [part.positions.expand(len(self.positions), -1) for part in self.memory]
+        return torch.cat([*at, self.positions], dim=1)[:, None, :] - self.positions[:, :, None]
 
 
 def _weights_of(part: Columns, layer: int, num_rows: int, like: Tensor) -> Tensor:
@@ -174,8 +196,19 @@ def _stacked(query: Tensor, key: Tensor) -> Tensor:
 
 
 def _with_memory(memory: Sequence[Columns], layer: int, own: Tensor, which: str) -> Tensor:
+    if memory and memory[0].room is not None:
+        return _written(memory[0], layer, own, which)
     parts = [getattr(part, which)[layer].to(own.dtype).expand(own.shape[0], -1, -1, -1) for part in memory]
     return torch.cat([*parts, own], dim=2) if parts else own
+
+
+def _written(part: Columns, layer: int, own: Tensor, which: str) -> Tensor:
+    """Columns with what is live behind them, in the room that they have there."""
+    assert part.room is not None
+    buffer = part.room[layer][0 if which == "keys" else 1]
+    end = part.valid.shape[1] + own.shape[2]
+    buffer[:, :, part.valid.shape[1] : end] = own
+    return buffer[:, :, :end]
 
 
 def _is_shared(memory: Sequence[Columns], layer: int, num_rows: int) -> bool:
@@ -266,6 +299,8 @@ def attention(
     if overture is None:
         return _alone(module, query, key, value, attention_mask, scaling, softcap, **kwargs), None
     layer = int(module.layer_idx)  # type: ignore[arg-type]
+    if getattr(module, READS, False):
+        return _reading(query, overture, layer, scaling), None
     if overture.kept is not None:
         overture.kept[layer] = (key, value)
     num_groups = query.shape[1] // key.shape[1]
@@ -285,12 +320,25 @@ def attention(
     return out.reshape(query.shape).transpose(1, 2).contiguous(), None
 
 
-def install(model: Any, layers: Iterable[torch.nn.Module]) -> None:
+def _reading(query: Tensor, step: Step, layer: int, scaling: float | None) -> Tensor:
+    """Cross-attention: keys and values are those that the encoder's output has, not those that the module made."""
+    assert step.read is not None
+    key, value = [part[layer].to(query.dtype) for part in (step.read.keys, step.read.values)]
+    # Texts that several rows share are there once; in turn, so the first rows have each of them.
+    num_rows, num_texts = len(query), len(key)
+    mask = step.mask_of_read(query.dtype)[:num_texts]
+    folded = _folded(query, step.read, num_texts)
+    out = torch.nn.functional.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
+    return _unfolded(out, step.read, num_rows).transpose(1, 2).contiguous()
+
+
+def install(model: Any, layers: Iterable[torch.nn.Module], cross: str = "") -> None:
     """Make a loaded model use this attention; its outputs stay what they were.
 
     Args:
         model: the model.
         layers: its layers, lowest first; where a family does not number its attentions, they are numbered here.
+        cross: name of a layer's cross-attention, if it has one.
     """
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
@@ -299,3 +347,5 @@ def install(model: Any, layers: Iterable[torch.nn.Module]) -> None:
         for module in layer.modules():
             if hasattr(module, "is_causal") and getattr(module, "layer_idx", None) is None:
                 module.layer_idx = number  # type: ignore[assignment]
+        if cross:
+            setattr(layer.get_submodule(cross), READS, True)

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from overture.core.types import Injection, LayerMemory, Memory, Vectors
 from overture.engine.attention import Columns, Step, install
-from overture.engine.families import family_of, layers_view
+from overture.engine.families import Family, family_of, layers_view
 from overture.engine.tokenizer import Tokenizer
 
 
@@ -51,8 +51,11 @@ class Backbone:
         id: how the user named it.
         revision: of a Hub model.
         weights_sha256: fingerprint of the weight files; from the tensors when empty.
+        family: facts of the stack of layers that this runs; those of the model's family when None.
 
     Attributes:
+        encoder: the stack whose output the layers read; None for models of one stack. Then this is the decoder.
+        read: its output as the layers' cross-attentions read it; None outside `reading`.
         inner: values inside the model that may be trained, by name; none but in copies that `copied` made.
         inner_rate: factor on the learning rate of these values.
 
@@ -61,12 +64,21 @@ class Backbone:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Tokenizer, *, id: str, revision: str | None = None, weights_sha256: str = ""
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        *,
+        id: str,
+        revision: str | None = None,
+        weights_sha256: str = "",
+        family: Family | None = None,
     ) -> None:
-        self.family = family_of(model.config.model_type, id)
+        self.family = family or family_of(model.config.model_type, id)
         self.model = model.eval().requires_grad_(False)
         self._base = self.family.base_of(model)
-        install(model, self.layers)
+        install(model, self.layers, self.family.cross)
+        self._bias = self.family.bias_of(self._base)
+        self.read: Columns | None = None
         self.tokenizer = tokenizer
         self._embedding = model.get_input_embeddings()
         self._head = model.get_output_embeddings()
@@ -77,16 +89,17 @@ class Backbone:
         self.inner_rate = 1.0
         self._identity = object()
         config = model.config
-        kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        num_heads = getattr(config, self.family.num_heads)
+        kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
         table_ids = {_storage(self._embedding.weight), _storage(self._table.weight)}
         self.info = BackboneInfo(
             id=id,
             revision=revision,
             model_type=config.model_type,
             hidden_size=config.hidden_size,
-            num_layers=config.num_hidden_layers,
+            num_layers=len(self.layers),
             num_kv_heads=kv_heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // num_heads,
             vocab_size=self._table.weight.shape[0],
             max_length=tokenizer.max_length,
             num_parameters=sum(value.numel() for value in model.parameters()),
@@ -96,6 +109,14 @@ class Backbone:
             tokenizer_sha256=tokenizer.sha256,
             chat_template_sha256=tokenizer.chat_template_sha256,
         )
+        self.encoder: Backbone | None = None
+        if self.family.encoder:
+            digest = self.info.weights_sha256
+            self.encoder = Backbone(
+                model, tokenizer, id=id, revision=revision, weights_sha256=digest, family=self.family.encoder
+            )
+            # One model, so that one cache serves both stacks.
+            self.encoder._identity = self._identity
 
     # -- copies with values of their own
 
@@ -109,7 +130,8 @@ class Backbone:
         shared = [value for name, value in names.items() if not is_own(name)]
         memo = {id(value): value for value in (*shared, *self.model.buffers())}
         model = copy.deepcopy(self.model, memo)
-        for layer in self.family.layers_of(self.family.base_of(model)):
+        stacks = [family for family in (self.family, self.family.encoder) if family]
+        for layer in (layer for family in stacks for layer in family.layers_of(family.base_of(model))):
             # What recomputes activations is of the model that was copied.
             layer.__dict__.pop("forward", None)
         info = self.info
@@ -142,6 +164,8 @@ class Backbone:
     def train_inner(self, values: dict[str, Tensor]) -> None:
         """From now on these values of the model may be trained; they must be this backbone's alone."""
         self.inner = {name: value.requires_grad_(True) for name, value in values.items()}
+        if self.encoder is not None:
+            self.encoder.inner = self.inner
 
     def freeze(self) -> None:
         """The values inside are finished: what texts give may be kept again."""
@@ -206,14 +230,45 @@ class Backbone:
         """
         # A mask of four dimensions is passed through by transformers; ours is in the step.
         through = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=live.device)
-        out = self._view(start_layer, end_layer)(
-            inputs_embeds=live,
-            position_ids=step.positions + self._first_position,
-            attention_mask=through,
-            use_cache=False,
-            overture=step,
-        )
-        return out.last_hidden_state
+        step.bias, step.read = self._bias, self.read
+        named: dict[str, Any] = {"attention_mask": through, "use_cache": False, "overture": step}
+        if self.read is not None:
+            # Cross-attention takes its keys and values from the step; the states are there for their presence alone.
+            named |= {"encoder_hidden_states": live[:, :1].detach(), "encoder_attention_mask": through}
+        if self.family.embedded_norm:
+            live = live if start_layer else self.family.positioned(self._base, live, step.positions)
+        elif not self._bias:
+            named["position_ids"] = step.positions + self._first_position
+        return self._view(start_layer, end_layer)(inputs_embeds=live, **named).last_hidden_state
+
+    def reading(self, read: Columns) -> "Backbone":
+        """The decoder of a batch: the same weights, and what its layers read of the encoder's output."""
+        bound = copy.copy(self)
+        bound.read = read
+        return bound
+
+    def encoded(self, live: Tensor, positions: Tensor, valid: Tensor) -> Columns:
+        """Run texts through the encoder: what the decoder reads of them."""
+        assert self.encoder is not None
+        return self.read_of(self.encoder.run(live, Step(positions, valid)), valid)
+
+    def read_of(self, hidden: Tensor, valid: Tensor) -> Columns:
+        """The keys and values that the decoder's cross-attentions make of the encoder's output.
+
+        Args:
+            hidden: [B, L, D].
+            valid: [B, L].
+        """
+        width = self.info.head_dim
+        maps = [layer.get_submodule(self.family.cross) for layer in self.layers]
+        keys, values = [
+            {
+                number: getattr(own, name)(hidden).unflatten(-1, (-1, width)).transpose(1, 2)
+                for number, own in enumerate(maps)
+            }
+            for name in self.family.cross_maps
+        ]
+        return Columns(keys, values, torch.zeros_like(valid, dtype=torch.long), valid)
 
     def _view(self, start_layer: int, end_layer: int | None) -> Any:
         key = (start_layer, end_layer)
@@ -243,13 +298,25 @@ class Backbone:
             [..., R], float32 or finer.
         """
         assert self.has_head
-        weight, bias, hidden = self._head.weight, self._head.bias, self.transformed(hidden)
+        weight, bias, hidden = self._head.weight, self._head_bias, self.transformed(hidden)
         if rows is not None:
             weight, bias = weight[rows], bias[rows] if bias is not None else None
         logits = torch.nn.functional.linear(hidden, weight, bias)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
+
+    @property
+    def pooler(self) -> tuple[Tensor, Tensor] | None:
+        """Weight and bias of what BERT's body has behind its first token, where it was loaded; a tanh follows."""
+        found = getattr(self._base, self.family.pooler, None) if self.family.pooler else None
+        return None if found is None else (found.dense.weight.detach(), found.dense.bias.detach())
+
+    @property
+    def _head_bias(self) -> Tensor | None:
+        """What the head adds; BART keeps it beside the head."""
+        beside = getattr(self.model, "final_logits_bias", None)
+        return self._head.bias if beside is None else beside[0]
 
     def remember(self, live: Tensor, positions: Tensor, valid: Tensor, start_layer: int = 0) -> Columns:
         """Run tokens once and keep their keys and values.
@@ -310,21 +377,23 @@ class Backbone:
 
     @torch.no_grad()
     def compile(self, injection: Injection) -> Injection:
-        """The same prompt as constants that cost no live tokens; exact for causal models.
+        """The same prompt as constants that cost no live tokens; exact for decoders.
 
         Vectors before the text become memory, in the layers that see them. What stands after the text depends on it
-        and stays as it is; in an encoder, whose prompt sees the text, so does what stands before it. Of vectors around
-        the input, those before the text become memory.
+        and stays as it is; in an encoder, whose prompt sees the text, so does what stands before it; and in a decoder
+        that reads an encoder's output, whose prompt reads it too. Of vectors around the input, those before the text
+        become memory.
         """
         vectors = injection.vectors
-        if vectors is not None and vectors.place == "around" and self.family.is_causal:
+        is_decoder = self.family.kind == "decoder"
+        if vectors is not None and vectors.place == "around" and is_decoder:
             return self._compiled_around(vectors)
-        is_fixed = vectors is not None and vectors.place == "before" and not injection.memory and self.family.is_causal
+        is_fixed = vectors is not None and vectors.place == "before" and not injection.memory and is_decoder
         # Learned positions count from the text below a late prompt, and from the prompt below a memory.
         if vectors is None or not is_fixed or (vectors.layer and not self.family.is_rotary):
             return injection
         memory = Memory(self.memory_of(vectors.values, vectors.layer), "memory")
-        return Injection(memory=memory, labels=injection.labels, offset=injection.offset)
+        return Injection(memory=memory, labels=injection.labels, offset=injection.offset, head=injection.head)
 
     def _compiled_around(self, vectors: Vectors) -> Injection:
         front, back = vectors.values[: vectors.num_before], vectors.values[vectors.num_before :]
@@ -343,7 +412,7 @@ class Backbone:
         if not enabled:
             yield
             return
-        layers = list(self.layers)
+        layers = [*self.layers, *(self.encoder.layers if self.encoder else ())]
         for layer in layers:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         try:

@@ -6,6 +6,7 @@ A family is listed only when the contract suite covers it; anything else is refu
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from overture.core.errors import BackboneError
+from overture.core.types import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,17 @@ class Family:
         is_causal: tokens see only what stands before them; else the model is an encoder.
         embeddings: name of the module that makes of token vectors what enters the first layer: with positions, a type
             and a norm; empty where positions alone are added.
+        embedded_norm: name of a norm behind token vectors and learned positions; where it is, positions are added here,
+            since the model would count them itself.
         before_first: path of the number after which learned positions count; empty where they count from 0.
         pooler: name of a map of the whole text that nobody here asks for.
         transform: what stands between the last layer and the head's rows: functions, and paths in the language model.
+        encoder: the same facts of the encoder whose output the layers read; None for models of one stack.
+        cross: name of a layer's cross-attention; empty without an encoder.
+        cross_maps: names of its maps to keys and values.
+        bias: path in the base of the attention with the table of biases by distance; empty where there is none.
+        num_heads: the config's name for the number of heads.
+        offset: what is added to a position before it is looked up.
     """
 
     base: str = "base_model"
@@ -42,9 +52,23 @@ class Family:
     project_out: str = ""
     is_causal: bool = True
     embeddings: str = ""
+    embedded_norm: str = ""
     before_first: str = ""
     pooler: str = ""
     transform: tuple[str | Callable[[Tensor], Tensor], ...] = ()
+    encoder: "Family | None" = None
+    cross: str = ""
+    cross_maps: tuple[str, str] = ("", "")
+    bias: str = ""
+    num_heads: str = "num_attention_heads"
+    offset: int = 0
+
+    @property
+    def kind(self) -> Kind:
+        """What kind of model this is."""
+        if self.encoder is not None:
+            return "encoder-decoder"
+        return "decoder" if self.is_causal else "encoder"
 
     @property
     def is_rotary(self) -> bool:
@@ -65,15 +89,21 @@ class Family:
 
     def transform_of(self, model: Any) -> Sequence[Callable[[Tensor], Tensor]]:
         """What a hidden state goes through before the head's rows."""
-        return [attrgetter(part)(model) if isinstance(part, str) else part for part in self.transform]
+        parts = [attrgetter(part)(model) if isinstance(part, str) else part for part in self.transform]
+        if getattr(model.config, "scale_decoder_outputs", False):
+            parts.append(partial(torch.mul, model.config.hidden_size**-0.5))
+        return parts
 
-    @property
-    def takes_room(self) -> bool:
-        """Whether a memory before the text has positions of its own, so that the text begins behind it.
+    def bias_of(self, base: Any) -> Callable[[Tensor], Tensor] | None:
+        """From distances of columns to live tokens, [B, S, M], to what every layer adds to its logits, [B, H, S, M]."""
+        return partial(_bias, attrgetter(self.bias)(base)) if self.bias else None
 
-        Not in encoders with learned positions: their text begins at the first one, as in P-tuning v2 and peft.
-        """
-        return self.is_causal or self.is_rotary
+    def positioned(self, base: Any, vectors: Tensor, positions: Tensor) -> Tensor:
+        """What enters the first layer, where the model would count positions itself; else as it is: [B, S, D]."""
+        if not self.embedded_norm:
+            return vectors
+        table = getattr(base, self.positions).weight
+        return vectors + table[positions + self.offset]
 
     def entering(self, base: Any, vectors: Tensor) -> Tensor:
         """Token vectors, [..., E], as they enter the first layer, [..., D]."""
@@ -91,7 +121,33 @@ _BERT = Family(
     transform=("cls.predictions.transform",),
 )
 
+_BART = Family(
+    base="model.decoder",
+    positions="embed_positions",
+    norm="",
+    embedded_norm="layernorm_embedding",
+    offset=2,
+    cross="encoder_attn",
+    cross_maps=("k_proj", "v_proj"),
+    num_heads="decoder_attention_heads",
+)
+_T5 = Family(
+    base="decoder",
+    layers="block",
+    norm="final_layer_norm",
+    bias="block.0.layer.0.SelfAttention",
+    cross="layer.1.EncDecAttention",
+    cross_maps=("k", "v"),
+)
+
+
+def _with_encoder(decoder: Family, base: str, **facts: Any) -> Family:
+    encoder = replace(decoder, base=base, is_causal=False, cross="", cross_maps=("", ""), **facts)
+    return replace(decoder, encoder=encoder)
+
+
 FAMILIES = {
+    "bart": _with_encoder(_BART, "model.encoder", num_heads="encoder_attention_heads"),
     "bert": _BERT,
     "distilbert": replace(
         _BERT,
@@ -121,6 +177,7 @@ FAMILIES = {
         before_first="embeddings.padding_idx",
         transform=("lm_head.dense", torch.nn.functional.gelu, "lm_head.layer_norm"),
     ),
+    "t5": _with_encoder(_T5, "encoder"),
 }
 
 
@@ -165,8 +222,12 @@ def layers_view(base: Any, family: Family, start_layer: int, end_layer: int | No
     if getattr(base.config, "layer_types", None):
         view.config = copy.copy(base.config)
         view.config.layer_types = base.config.layer_types[start_layer:end_layer]
-    # What enters an upper layer has its positions already.
-    if family.embeddings and start_layer:
+    # What enters an upper layer has its positions already; where there is a norm behind them, so has all that enters.
+    if family.embedded_norm:
+        view._modules[family.positions] = _Nothing()
+        if start_layer:
+            view._modules[family.embedded_norm] = torch.nn.Identity()
+    elif family.embeddings and start_layer:
         view._modules[family.embeddings] = _AsItIs()
     elif family.positions and start_layer:
         view._modules[family.positions] = _zeros_like(getattr(base, family.positions))
@@ -195,6 +256,25 @@ class _AsItIs(torch.nn.Module):
         return inputs_embeds
 
 
+class _Nothing(torch.nn.Module):
+    """Positions that were added before."""
+
+    def forward(self, shaped: Tensor | None, *others: Any, **named: Any) -> Tensor:
+        """Zero."""
+        return torch.zeros(())
+
+
+def _bias(attention: Any, distances: Tensor) -> Tensor:
+    """T5's bias, [B, H, S, M]: a number for each head and bucket of distances."""
+    buckets = attention._relative_position_bucket(
+        distances,
+        bidirectional=not attention.is_decoder,
+        num_buckets=attention.relative_attention_num_buckets,
+        max_distance=attention.relative_attention_max_distance,
+    )
+    return attention.relative_attention_bias(buckets).permute(0, 3, 1, 2)
+
+
 def _zeros_like(table: Any) -> Any:
     zeros = copy.copy(table)
     zeros._parameters = {"weight": torch.nn.Parameter(torch.zeros_like(table.weight), requires_grad=False)}
@@ -207,6 +287,9 @@ def max_length(config: Any) -> int:
     With `longrope` all angles change where a text outgrows the original length: keys that were kept before, or that
     stand in one batch with a longer row, would be of another model. So such a model ends there.
     """
+    if not hasattr(config, "max_position_embeddings"):
+        # T5's distances have no end; this is what it was trained with, in its configs until they dropped the number.
+        return int(getattr(config, "n_positions", None) or 512)
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") == "longrope":
         return int(min(config.max_position_embeddings, rope["original_max_position_embeddings"]))

@@ -22,6 +22,8 @@ T = TypeVar("T")
 class Inputs:
     """What texts give in the frozen model, from the cache where there is one.
 
+    An encoder-decoder's text gives the keys and values that the decoder's cross-attentions read.
+
     Args:
         backbone: the model.
         cache: keeps what was computed; None computes it each time, and so does a model that is being changed.
@@ -65,7 +67,8 @@ class Inputs:
         valid = positions < lengths
         if self.backbone.family.is_rotary:
             positions = positions - lengths
-        columns = self.backbone.remember(self.backbone.embed(ids), positions, valid)
+        run = self.backbone.encoded if self.backbone.encoder else self.backbone.remember
+        columns = run(self.backbone.embed(ids), positions, valid)
         layers = range(self.backbone.info.num_layers)
         keys, values = [torch.stack([part[n] for n in layers]) for part in (columns.keys, columns.values)]
         both = torch.stack([keys, values], dim=1)

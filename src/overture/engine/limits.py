@@ -1,25 +1,40 @@
 """What cannot be asked of a model: each is one clear error, before anything runs."""
 
 from overture.core.errors import BackboneError
-from overture.core.types import Encoded, Injection
+from overture.core.types import Encoded, Injection, Kind
 from overture.engine.backbone import Backbone
+
+NAMES: dict[Kind, str] = {"decoder": "a decoder", "encoder": "an encoder", "encoder-decoder": "an encoder-decoder"}
 
 
 def check_reading(backbone: Backbone, row: Encoded, injection: Injection | None) -> None:
-    """Whether an encoder can answer such rows under such a prompt; decoders can answer all.
+    """Whether a model can answer such rows under such a prompt; decoders can answer all.
 
     Raises:
         BackboneError: it cannot.
     """
-    if backbone.family.is_causal:
-        return
-    if row.candidates is None:
-        raise _writes_nothing(backbone)
-    has_labels = injection is not None and injection.labels is not None
-    if not has_labels:
-        _check_words(backbone, row)
-    if injection is not None:
-        _check_prompt(backbone, injection)
+    if backbone.family.kind == "encoder":
+        if row.candidates is None:
+            raise _writes_nothing(backbone)
+        if injection is None or injection.labels is None:
+            _check_words(backbone, row)
+    refusal = refused_prompt(backbone.family.kind, injection) if injection else None
+    if refusal:
+        raise _refused(backbone, *refusal)
+
+
+def refused_prompt(kind: Kind, injection: Injection) -> tuple[str, str] | None:
+    """Why a kind of model cannot take a prompt, and what to use instead; None when it can. Its parts decide it."""
+    if kind == "decoder":
+        return None
+    if injection.vectors and injection.vectors.targets:
+        sees = "which an encoder sees" if kind == "encoder" else "and an encoder-decoder's text has none"
+        fix = "another method, or a decoder as --backbone"
+        return f"this prompt must predict its own next tokens, {sees}", fix
+    if kind == "encoder" and injection.memory and injection.memory.place == "after":
+        what = "an encoder keeps no memory of its input for a prompt to follow"
+        return what, "--place memory: an encoder sees it from everywhere"
+    return None
 
 
 def _check_words(backbone: Backbone, row: Encoded) -> None:
@@ -52,23 +67,8 @@ def check_writing(backbone: Backbone) -> None:
     Raises:
         BackboneError: it is an encoder.
     """
-    if not backbone.family.is_causal:
+    if backbone.family.kind == "encoder":
         raise _writes_nothing(backbone)
-
-
-def _check_prompt(backbone: Backbone, injection: Injection) -> None:
-    if injection.vectors and injection.vectors.targets:
-        raise _refused(
-            backbone,
-            "this prompt must predict its own next tokens, which an encoder sees",
-            fix="another method, or a decoder as --backbone",
-        )
-    if injection.memory and injection.memory.place == "after":
-        raise _refused(
-            backbone,
-            "an encoder keeps no memory of its input for a prompt to follow",
-            fix="--place memory: an encoder sees it from everywhere",
-        )
 
 
 def _writes_nothing(backbone: Backbone) -> BackboneError:
@@ -77,4 +77,5 @@ def _writes_nothing(backbone: Backbone) -> BackboneError:
 
 
 def _refused(backbone: Backbone, what: str, fix: str, got: str = "") -> BackboneError:
-    return BackboneError(what, where=backbone.info.id, got=got or f"an encoder ({backbone.info.model_type})", fix=fix)
+    own = f"{NAMES[backbone.family.kind]} ({backbone.info.model_type})"
+    return BackboneError(what, where=backbone.info.id, got=got or own, fix=fix)

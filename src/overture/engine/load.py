@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
 
 from overture.core.errors import BackboneError
 from overture.core.files import cache_dir, sha256_file, write_folder, write_json
@@ -66,7 +73,8 @@ def load_backbone(
             source, config=config, dtype=kind, trust_remote_code=False, use_safetensors=True, **options
         )
     resolved = getattr(model.config, "_commit_hash", None) if not path else None
-    tokenizer = Tokenizer(inner, max_length(config), is_encoder=not family.is_causal)
+    start_id = config.decoder_start_token_id if family.encoder else None
+    tokenizer = Tokenizer(inner, max_length(config), is_encoder=not family.is_causal, start_id=start_id)
     return Backbone(model.to(where), tokenizer, id=name, revision=resolved or revision, weights_sha256=digest)
 
 
@@ -87,6 +95,8 @@ def is_encoder(name: str, revision: str | None = None) -> bool:
 
 def _class_for(config: Any, family: Family, name: str) -> Any:
     """Which of the library's classes loads a model: with a head over the vocabulary where its weights have one."""
+    if family.encoder:
+        return _seq2seq_class(config, name)
     if family.is_causal:
         return AutoModelForCausalLM
     if getattr(config, "is_decoder", False):
@@ -99,6 +109,19 @@ def _class_for(config: Any, family: Family, name: str) -> Any:
     kinds = config.architectures or []
     has_head = any(kind.endswith(("ForMaskedLM", "ForPreTraining")) for kind in kinds)
     return AutoModelForMaskedLM if has_head else AutoModel
+
+
+def _seq2seq_class(config: Any, name: str) -> Any:
+    odd = [kind for kind in config.architectures or [] if kind.endswith(("EncoderModel", "ForCausalLM"))]
+    if odd or config.decoder_start_token_id is None:
+        raise BackboneError(
+            "this model is not a whole encoder-decoder",
+            where=name,
+            got=", ".join(odd) or "no decoder_start_token_id in config.json",
+            wanted="an encoder and a decoder that writes",
+            fix="choose the whole model, such as google/flan-t5-small",
+        )
+    return AutoModelForSeq2SeqLM
 
 
 def _located(name: str, notify: Notify) -> tuple[Path | None, str]:
@@ -182,9 +205,9 @@ def _convert(gguf: Path, target: Path) -> None:
     place: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
     inner = AutoTokenizer.from_pretrained(str(gguf.parent), **place)
     packed = AutoModelForCausalLM.from_pretrained(str(gguf.parent), dtype=torch.float32, **place)
-    if not family_of(packed.config.model_type, str(gguf)).is_causal:
+    if family_of(packed.config.model_type, str(gguf)).kind != "decoder":
         raise BackboneError(
-            "encoders are not read from GGUF",
+            "only decoders are read from GGUF",
             where=str(gguf),
             fix="name the model's Hub id or a folder with safetensors",
         )

@@ -90,7 +90,8 @@ def _peft() -> Any:
 
 def _targets(backbone: Backbone, options: LoraOptions) -> dict[str, Any]:
     """The linear maps in the layers that are to be changed, by their name in the model."""
-    inside = {id(module) for layer in backbone.layers for module in layer.modules()}
+    layers = [*backbone.layers, *(backbone.encoder.layers if backbone.encoder else ())]
+    inside = {id(module) for layer in layers for module in layer.modules()}
     linear = {
         name: module
         for name, module in backbone.model.named_modules()

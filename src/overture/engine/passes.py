@@ -91,7 +91,7 @@ def _start(backbone: Backbone, row: Encoded, injection: Injection | None, is_liv
     position = 0 if is_live or backbone.family.is_rotary else len(row.input_ids)
     if injection is None:
         return Start(position, (), is_live)
-    if injection.memory and backbone.family.takes_room:
+    if injection.memory:
         position += injection.memory.length
     return Start(position, _vector_slots(row, injection, is_live), is_live)
 
@@ -133,7 +133,8 @@ def _below(
     backbone = inputs.backbone
     alone = text_layout(rows, make, backbone)
     step = None
-    if is_generating:
+    if is_generating or backbone.read is not None:
+        # Equal lines of decoders that read an encoder's output differ by what they read.
         step = Step(alone.positions, alone.valid, alone.branch, kept={})
         hidden = backbone.run(backbone.embed(alone.ids), step, end_layer=layer)
     else:

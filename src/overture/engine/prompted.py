@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from overture.core.types import Candidates, Encoded, Injection, PromptMethod, RowMethod
+from overture.engine import seq2seq
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.distil import Said
@@ -22,7 +23,7 @@ from overture.engine.limits import check_reading, check_writing
 from overture.engine.passes import Injections, Make, kept_input, prepared, text_layout
 
 OnePrompt = PromptMethod | RowMethod | Injection
-Kind = tuple[int, bool, bool, Candidates | None]
+Kind = tuple[int, int, bool, Candidates | None]
 INNER = "model."
 """What the names of values inside the model begin with."""
 
@@ -201,7 +202,7 @@ class PromptedModel:
         """Log-likelihoods over the vocabulary of each row's own candidate words; rows may have different ones.
 
         Args:
-            rows: rows of a decoder, with candidates, under prompts without label vectors.
+            rows: rows with candidates, of a model that writes, under prompts without label vectors.
         """
         found: dict[int, list[Likelihood]] = {}
         for index, part, injections in self._alike(rows, self.injections(rows), with_labels=False):
@@ -214,6 +215,9 @@ class PromptedModel:
         assert candidates is not None
         ends = _read(rows, hidden, layout)
         labels = [found.labels if found else None for found in injections]
+        heads = [found.head if found else None for found in injections]
+        if heads[0] is not None:
+            return _classified(injections, hidden[:, 0])
         if labels[0] is not None:
             each = torch.stack([own.to(ends.dtype) for own in labels if own is not None])
             scores = torch.einsum("bd,bcd->bc", self.backbone.transformed(ends), each)
@@ -251,8 +255,19 @@ class PromptedModel:
 
     def _forward(self, rows: Sequence[Encoded], injections: Injections) -> tuple[Tensor, Layout]:
         """Hidden states of the live tokens, [B, S, D], and their layout."""
-        one = prepared(self.inputs, rows, injections, _make_of(rows, injections))
-        return self.backbone.run(one.live, one.step, one.layer), one.layout
+        inputs, rows, injections = self._decoding(rows, injections)
+        one = prepared(inputs, rows, injections, _make_of(rows, injections))
+        return inputs.backbone.run(one.live, one.step, one.layer), one.layout
+
+    def _decoding(
+        self, rows: Sequence[Encoded], injections: Injections
+    ) -> tuple[Inputs, Sequence[Encoded], Injections]:
+        """What reads the rows from left to right: the model, or an encoder-decoder's decoder."""
+        return (
+            seq2seq.decoding(self.inputs, rows, injections)
+            if self.backbone.encoder
+            else (self.inputs, rows, injections)
+        )
 
     def kind(self, row: Encoded, injection: Injection | None) -> Kind:
         """What a pass has one of: the layer at which prompts enter, label vectors or words, how labels are read.
@@ -261,8 +276,11 @@ class PromptedModel:
             BackboneError: the model cannot answer such a row.
         """
         check_reading(self.backbone, row, injection)
-        layer, has_labels = (injection.layer, injection.labels is not None) if injection else (0, False)
-        return layer, has_labels, row.read == "mean", row.candidates
+        if injection is None:
+            return 0, 0, row.read == "mean", row.candidates
+        # Words, label vectors, or a classifier's.
+        labels = (injection.labels is not None) + (injection.head is not None)
+        return injection.layer, labels, row.read == "mean", row.candidates
 
     def _alike(
         self, rows: Sequence[Encoded], injections: Injections, with_labels: bool = True
@@ -297,6 +315,9 @@ class PromptedModel:
         if self.inputs.cache is None:
             return
         for _, part, injections in self._alike(rows, self.injections(rows)):
+            if self.backbone.encoder:
+                seq2seq.warm(self.inputs, part, injections, progress)
+                continue
             layer = injections[0].layer if injections[0] else 0
             if layer:
                 make = _make_of(part, injections)
@@ -332,7 +353,7 @@ class PromptedModel:
         check_writing(self.backbone)
         answers: dict[int, str] = {}
         for index, part, found in self._alike(rows, injections):
-            answers |= zip(index, greedy(self.inputs, part, found, max_new_tokens, stop), strict=True)
+            answers |= zip(index, greedy(*self._decoding(part, found), max_new_tokens, stop), strict=True)
         return [answers[index] for index in range(len(rows))]
 
     @torch.no_grad()
@@ -347,8 +368,20 @@ class PromptedModel:
         check_writing(self.backbone)
         written: dict[int, list[int]] = {}
         for index, part, found in self._alike(rows, self.injections(rows), with_labels=False):
-            written |= zip(index, greedy_tokens(self.inputs, part, found, max_new_tokens, is_done), strict=True)
+            written |= zip(index, greedy_tokens(*self._decoding(part, found), max_new_tokens, is_done), strict=True)
         return [written[index] for index in range(len(rows))]
+
+
+def _classified(injections: Injections, first: Tensor) -> Tensor:
+    """Log-probabilities of the labels, [B, C], by each row's own classifier from its first live token, [B, D]."""
+    all_parts = [(found.labels, found.head) for found in injections if found]
+    parts = [(labels, head) for labels, head in all_parts if labels is not None and head is not None]
+    weight, bias = [torch.stack([getattr(head, name) for _, head in parts]).to(first) for name in ("weight", "bias")]
+    inner = torch.tanh(torch.einsum("bd,bed->be", first, weight) + bias)
+    scores = torch.stack(
+        [labels.to(own) @ own + head.label_bias.to(own) for (labels, head), own in zip(parts, inner, strict=True)]
+    )
+    return scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(dim=1)
 
 
 def _read(rows: Sequence[Encoded], hidden: Tensor, layout: Layout) -> Tensor:

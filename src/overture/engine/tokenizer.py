@@ -18,12 +18,14 @@ class Tokenizer:
         inner: a transformers fast tokenizer.
         max_length: the model's context, in tokens.
         is_encoder: whether the model reads in both directions: its texts have an end, and may have a mask.
+        start_id: what an encoder-decoder's decoder begins with; None for models of one stack.
     """
 
-    def __init__(self, inner: Any, max_length: int, is_encoder: bool = False) -> None:
+    def __init__(self, inner: Any, max_length: int, is_encoder: bool = False, start_id: int | None = None) -> None:
         self.inner = inner
         self.max_length = max_length
         self.is_encoder = is_encoder
+        self.start_id = start_id
         specials = {str(token) for token in inner.added_tokens_encoder if token.strip()}
         longest_first = sorted(specials, key=len, reverse=True)
         self._special = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if specials else None
@@ -71,7 +73,7 @@ class Tokenizer:
     @property
     def bos_ids(self) -> tuple[int, ...]:
         """Tokens that the model expects before any text; often none."""
-        if self.is_encoder:
+        if self._has_ends:
             return self._around[0]
         bos = self.inner.bos_token_id
         return tuple(token for token in self.inner.encode("") if token == bos)
@@ -79,7 +81,20 @@ class Tokenizer:
     @property
     def end_ids(self) -> tuple[int, ...]:
         """Tokens that the model expects behind any text; none for decoders."""
-        return self._around[1] if self.is_encoder else ()
+        return self._around[1] if self._has_ends else ()
+
+    @property
+    def _has_ends(self) -> bool:
+        """Whether texts are whole before anything is written behind them."""
+        return self.is_encoder or self.start_id is not None
+
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        """What a decoder that reads an encoder's output begins with; none where one stack reads and writes.
+
+        BART's begins, as it was trained, with what its texts begin with besides.
+        """
+        return () if self.start_id is None else (self.start_id, *self.bos_ids)
 
     @cached_property
     def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -16,7 +16,7 @@ def prompt_source(
     backbone: Backbone, encoder: Encoder, examples: Sequence[Encoded] = (), store: Store | None = None
 ) -> PromptSource:
     """The frozen model's look-ups, the task's label words and examples, and the store's prompts."""
-    tokenizer, info = backbone.tokenizer, backbone.info
+    tokenizer, info, inner = backbone.tokenizer, backbone.info, backbone.encoder
     specials = tokenizer.special_ids
     return PromptSource(
         hidden_size=info.hidden_size,
@@ -33,6 +33,7 @@ def prompt_source(
         candidates=encoder.candidates,
         examples=examples,
         prompt=_stored(store, backbone) if store else no_prompts,
+        encoder=prompt_source(inner, encoder, examples, store) if inner else None,
         null_id=tokenizer.null_id,
         predicts_words=backbone.has_head and (backbone.family.is_causal or encoder.task.has_mask),
     )

@@ -96,8 +96,11 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             _check_prompt(self.tuned)
             self._anchor = self.tuned.encoder.anchor
         self.model = self.tuned.model() if self.tuned else PromptedModel(backbone)
-        if not backbone.family.is_causal:
-            raise BackboneError("the harness scores texts that go on, which an encoder cannot", where=backbone.info.id)
+        kind = backbone.family.kind
+        if kind != "decoder":
+            raise BackboneError(
+                "the harness scores texts that go on, as a decoder's do", where=backbone.info.id, got=f"an {kind}"
+            )
         self.tokenizer = backbone.tokenizer.inner
         length = self.tuned.manifest.length if self.tuned else 0
         self.max_length = min(max_length or backbone.info.max_length, backbone.info.max_length) - length

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from overture.core.config import validated
 from overture.core.errors import ConfigError
-from overture.core.types import Injection, LayerMemory, Memory, RowMethod, Vectors
+from overture.core.types import Injection, LabelHead, LayerMemory, Memory, RowMethod, Vectors
 from overture.prompt import (
     attempt,
     cartridge,
@@ -39,7 +39,8 @@ from overture.prompt.source import PromptSource
 STATE = "state."
 ADAPTER = "adapter."
 """What the names of an adapter's tensors begin with, beside the prompt that it was trained with."""
-KNOWN = {"vectors", "split", "keys", "values", "weights", "labels", "offset"}
+HEAD = ("head_weight", "head_bias", "label_bias")
+KNOWN = {"vectors", "split", "keys", "values", "weights", "labels", "offset", *HEAD}
 
 
 METHODS: dict[str, Method] = {
@@ -95,7 +96,8 @@ def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built
     if method.needs_labels and source.candidates is None:
         raise ConfigError(f"method {config.method!r} needs label words", where="prompt.method", got="a free-text task")
     options = validated(method.options, config.options, "prompt.options")
-    start, memory = start_of(config, source, seed)
+    own = source.at(config.place)
+    start, memory = start_of(config, own, seed)
     if config.init == "prompt" and memory and not method.takes_memory:
         raise ConfigError(
             f"method {config.method!r} cannot start from keys and values",
@@ -104,7 +106,8 @@ def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built
             wanted="a stored prompt of vectors",
             fix=f"--method {' or '.join(name for name, other in METHODS.items() if other.takes_memory)}",
         )
-    built = method.build(Request(options, config.place, start, source, seed, memory))
+    built = method.build(Request(options, config.place, start, own, seed, memory))
+    # Labels are read where the decoder writes, wherever the prompt stands.
     if method.needs_labels or not wants_label_vectors(config, source):
         return built
     return with_labels(built, label_start(source), config.label_rate)
@@ -139,6 +142,9 @@ def prompt_tensors(prompt: Any) -> dict[str, Tensor]:
     if injection.memory:
         memory = injection.memory.memory
         found |= {"keys": memory.keys, "values": memory.values, "weights": memory.weights}
+    if injection.head:
+        head = injection.head
+        found |= dict(zip(HEAD, (head.weight, head.bias, head.label_bias), strict=True))
     return {name: value.detach() for name, value in found.items() if value is not None}
 
 
@@ -163,7 +169,8 @@ def prompt_from(
     if any(name.startswith(STATE) for name in tensors):
         return _row_prompt(tensors, config, source)
     names = set(tensors)
-    if not names or not names <= KNOWN or ("keys" in names) != ("values" in names):
+    has_head = names.isdisjoint(HEAD) or names >= {"labels", *HEAD}
+    if not names or not names <= KNOWN or ("keys" in names) != ("values" in names) or not has_head:
         raise ConfigError(
             "not the tensors of a prompt", got=", ".join(sorted(tensors)), wanted="some of " + ", ".join(sorted(KNOWN))
         )
@@ -174,7 +181,8 @@ def prompt_from(
     memory = None
     if "keys" in names:
         memory = Memory(LayerMemory(tensors["keys"], tensors["values"], tensors.get("weights")), config.place)
-    return Injection(vectors, memory, tensors.get("labels"), tensors.get("offset"))
+    head = LabelHead(*(tensors[name] for name in HEAD)) if "label_bias" in names else None
+    return Injection(vectors, memory, tensors.get("labels"), tensors.get("offset"), head)
 
 
 def _split(tensors: dict[str, Tensor], config: PromptConfig) -> Tensor | None:
@@ -195,7 +203,7 @@ def _row_prompt(tensors: dict[str, Tensor], config: PromptConfig, source: Prompt
     options = validated(method.options, config.options, "prompt.options")
     start = torch.zeros(config.length, source.hidden_size)
     # What it was built from may be gone by now, and its values are in the tensors.
-    blank = replace(source, prompt=lambda ref: Injection(Vectors(start, "before")))
+    blank = replace(source.at(config.place), prompt=lambda ref: Injection(Vectors(start, "before")))
     prompt = method.build(Request(options, config.place, start, blank, 0))
     own = {name.removeprefix(STATE): value for name, value in tensors.items()}
     if has_inner_method(list(own)) and "labels" in own:

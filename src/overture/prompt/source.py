@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from overture.core.errors import ConfigError
-from overture.core.types import Candidates, Encoded, Injection, LayerMemory
+from overture.core.types import Candidates, Encoded, Injection, LayerMemory, Place
 
 
 def no_prompts(ref: str) -> Injection:
@@ -35,6 +35,7 @@ class PromptSource:
         prompt: a stored prompt by name, for methods and starts that build on others.
         null_id: a token that says nothing; None where the model has none.
         predicts_words: whether the model predicts label words where the task reads.
+        encoder: the same of an encoder-decoder's encoder; then these are the decoder's.
     """
 
     hidden_size: int
@@ -53,3 +54,8 @@ class PromptSource:
     prompt: Callable[[str], Injection] = no_prompts
     null_id: int | None = None
     predicts_words: bool = True
+    encoder: "PromptSource | None" = None
+
+    def at(self, place: Place) -> "PromptSource":
+        """The facts of the layers that a prompt at a place enters."""
+        return self.encoder if self.encoder and place != "after" else self

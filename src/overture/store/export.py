@@ -12,7 +12,7 @@ from overture.core.files import write_folder
 from overture.store.artifact import MANIFEST_FILE, check_finite, fill
 from overture.store.manifest import Manifest
 from overture.store.names import is_name
-from overture.store.peft_files import adapter_files
+from overture.store.peft_files import adapter_files, kind_of
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,8 @@ _POSITIONS = {
     "template's last field, before its constant end",
     "slots": "the vectors stand where the template has {prompt:N}, as input embeddings",
 }
+_SIDES = {"after": "the prompt stands in the decoder, at positions 0 to length - 1; the decoder's start tokens follow"}
+"""Where an encoder-decoder's prompt stands; at other places as above, in the encoder."""
 
 
 def check_target(folder: Path) -> None:
@@ -138,7 +140,10 @@ def _facts(name: str, tensor: "torch.Tensor") -> dict[str, Any]:
 def _described(manifest: Manifest, tensors: dict[str, Any]) -> dict[str, Any]:
     # Late prompts replace no input embeddings: their options say where they enter.
     is_known = manifest.place in _POSITIONS and not manifest.layer
-    positions = {"positions": _POSITIONS[manifest.place]} if is_known else {}
+    told = _POSITIONS.get(manifest.place, "")
+    if kind_of(manifest) == "encoder-decoder":
+        told = _SIDES.get(manifest.place, f"in the encoder: {told}")
+    positions = {"positions": told} if is_known else {}
     return {"manifest": manifest.model_dump(mode="json"), **positions, "tensors": tensors}
 
 

@@ -304,7 +304,7 @@ def _base(lab: Lab, made: Made, served: Scorer) -> dict[str, Any]:
         "perplexity_after": None,
     }
     first = made.rows["test"][0]
-    if not isinstance(served, PromptedModel) or not backbone.family.is_causal or first.slots:
+    if not isinstance(served, PromptedModel) or backbone.family.kind != "decoder" or first.slots:
         return found
     bos = tuple(backbone.tokenizer.bos_ids)
     with_bos = bool(bos) and (*first.input_ids, *first.anchor_ids)[: len(bos)] == bos

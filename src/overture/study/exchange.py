@@ -4,16 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from overture.core.errors import ArtifactError, ConfigError
+from overture.core.errors import ConfigError
 from overture.data import Encoder, Task
 from overture.engine import Backbone, load_backbone
-from overture.engine.families import FAMILIES
 from overture.evaluate.facts import adapter_of, backbone_ref, config_of
 from overture.evaluate.tuned import shown
 from overture.store import Manifest, Store, load_artifact
 from overture.store.export import FORMATS, check_target, write_files
 from overture.store.names import checked_name
-from overture.store.peft_files import Adapter, ModelShape, fitted_tensors, read_adapter
+from overture.store.peft_files import fitted_tensors, read_adapter
+from overture.store.peft_forms import Adapter, ModelShape
 from overture.study.request import TuneConfig, tune_config
 from overture.study.result import portable
 from overture.study.run import versions
@@ -58,11 +58,7 @@ def import_adapter(
     config = tune_config(Path(task))
     chosen = checked_name(name or config.name or config.task.name)
     model = backbone if isinstance(backbone, Backbone) else _model(adapter, config, backbone, notify)
-    if not model.family.is_causal:
-        raise ArtifactError(
-            "the adapter is for decoders", where=adapter.where, got=f"an encoder ({model.info.model_type})"
-        )
-    tensors = fitted_tensors(adapter, _shape(model))
+    tensors = fitted_tensors(adapter, _shape(model, config.task))
     # The template and the label words must fit this model before anything is stored.
     own = config.task.model_copy(update={"backbone": model.info.id})
     encoder = Encoder(own, model.tokenizer, reserve=adapter.length)
@@ -101,9 +97,19 @@ def _model(adapter: Adapter, config: TuneConfig, name: str | None, notify: Notif
     return load_backbone(found, revision=revision, device=config.device, dtype=config.dtype, notify=notify)
 
 
-def _shape(model: Backbone) -> ModelShape:
+def _shape(model: Backbone, task: Task) -> ModelShape:
     info = model.info
-    return ModelShape(info.id, info.hidden_size, info.num_layers, info.num_kv_heads, info.head_dim, info.max_length)
+    return ModelShape(
+        info.id,
+        info.hidden_size,
+        info.num_layers,
+        info.num_kv_heads,
+        info.head_dim,
+        info.max_length,
+        model.family.kind,
+        len(task.words),
+        model.pooler,
+    )
 
 
 def _manifest(
@@ -167,14 +173,6 @@ def export_prompt(ref: str | Path, folder: str | Path, store: Store, *, to: str)
             "a prompt that was trained together with an adapter cannot be exported: no other format holds both",
             where=shown(manifest),
             fix="copy its folder; overture predict and eval take folders",
-        )
-    family = FAMILIES.get(manifest.backbone.model_type)
-    if to == "peft" and family is not None and not family.is_causal:
-        raise ArtifactError(
-            "only prompts of decoders are written for peft",
-            where=shown(manifest),
-            got=f"a prompt of an encoder ({manifest.backbone.model_type})",
-            fix="--to npy or --to json",
         )
     files = FORMATS[to](manifest, tensors)
     write_files(target, files)

@@ -126,8 +126,9 @@ def _controls(work: Work) -> dict[str, Any]:
     else:
         work.warm(plain)
         found["no_prompt"] = _measured(work, plain, "no prompt", Meter(work.backbone.device.type), {})
-    if work.config.shots and not work.backbone.family.is_causal:
-        work.notice("an encoder keeps no examples in memory, so there is no comparison with in-context examples")
+    kind = work.backbone.family.kind
+    if work.config.shots and kind != "decoder":
+        work.notice(f"an {kind} keeps no examples in memory, so there is no comparison with in-context examples")
     elif work.config.shots:
         found["in_context"] = _in_context(work, Meter(work.backbone.device.type))
     work.run.write("controls.json", found)

@@ -1,0 +1,121 @@
+"""What the methods' papers say of them, as orderings that cells of this size can show, and whether ours do.
+
+A method is `reproduced` when an ordering of its paper is seen in our cells: on the test rows of one task at least the
+95% interval of the paired difference lies on the paper's side, and on none does it lie on the other. Otherwise it is
+`experimental`: measured without the effect, or not measured.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from overture.evaluate import paired_test
+from overture.evaluate.intervals import Paired
+from overture.prompt import METHODS
+from pages import table
+
+Cells = Sequence[dict[str, Any]]
+
+MARGIN = 0.03
+"""Accuracy that a smaller prompt may lose at the worse end of the interval and still be said to keep it."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One ordering that a method's paper reports.
+
+    Args:
+        method: the method.
+        text: the ordering, in a few words.
+        way: the cells that shall be ahead, or as good.
+        against: the cells they are held against: the same task and seed.
+        keeps: as good with fewer trained values is claimed, not better.
+    """
+
+    method: str
+    text: str
+    way: str
+    against: str
+    keeps: bool = False
+
+    def is_seen(self, found: Sequence[Paired]) -> bool:
+        """Whether the differences, one for each task, show it."""
+        if self.keeps:
+            return all(one.difference.low > -MARGIN for one in found)
+        ahead, behind = (one.difference.low > 0 for one in found), (one.difference.high < 0 for one in found)
+        return any(ahead) and not any(behind)
+
+
+CLAIMS = (
+    Claim("vectors", "better than asking the model (section 3)", "vectors-after", "none"),
+    Claim("prefix", "activations in every layer beat embeddings (section 7.2)", "prefix-after", "vectors-after"),
+    Claim("deep", "prompts in every layer beat those in front alone (section 4)", "deep-after", "vectors-after"),
+    Claim("p_tuning", "an encoder makes better vectors than free ones", "p_tuning-after", "vectors-after"),
+    Claim("residual", "the residual perceptron makes better vectors", "residual-after", "vectors-after"),
+    Claim("low_rank", "low rank keeps the accuracy", "low_rank-after", "vectors-after", keeps=True),
+    Claim("ulpt", "a few numbers for each vector keep the accuracy", "ulpt-after", "vectors-after", keeps=True),
+    Claim("gated", "gated layers beat vectors in front alone", "gated-after", "vectors-after"),
+    Claim("warp", "trained label vectors beat label words", "warp-after", "vectors-after"),
+    Claim("cpt", "labelled examples as vectors beat random ones", "cpt-before", "vectors-before"),
+    Claim("dept", "short vectors with an offset beat vectors", "dept-before", "vectors-before"),
+    Claim("late", "vectors half way up beat vectors in front", "late-before", "vectors-before"),
+    Claim("idpg", "vectors made for each row beat shared ones", "idpg-after", "vectors-after"),
+    Claim("lopa", "vectors gated for each row beat shared ones", "lopa-after", "vectors-after"),
+    Claim("split", "a learnt position beats a fixed one", "split-around", "vectors-after"),
+    Claim("mpt", "task factors on a shared prompt beat free vectors", "mpt-after", "vectors-after"),
+    Claim("attempt", "stored prompts, mixed, beat new vectors", "attempt-after", "vectors-after"),
+    Claim("pruned", "a third of the values keeps the accuracy", "pruned-after", "vectors-after", keeps=True),
+)
+
+
+def differences(claim: Claim, cells: Cells) -> dict[str, Paired]:
+    """For each task, the paired test over the test rows of all seeds that both ways have."""
+    by_way: dict[str, dict[tuple[str, int], str]] = defaultdict(dict)
+    for cell in cells:
+        by_way[cell["way"]][cell["task"], cell["seed"]] = cell["test"]["right"]
+    ours, theirs = by_way[claim.way], by_way[claim.against]
+    pairs: dict[str, tuple[str, str]] = {}
+    for task, seed in sorted(ours):
+        # Asking the model has one cell: it has no seed.
+        other = theirs.get((task, seed)) or (theirs.get((task, 0)) if claim.against == "none" else None)
+        if other is not None:
+            a, b = pairs.get(task, ("", ""))
+            pairs[task] = (a + ours[task, seed], b + other)
+    return {task: paired_test("1" * len(a), a, b) for task, (a, b) in pairs.items()}
+
+
+def standings(cells: Cells) -> dict[str, str]:
+    """`reproduced` or `experimental` for every method there is."""
+    seen = {
+        claim.method for claim in CLAIMS if (found := differences(claim, cells)) and claim.is_seen([*found.values()])
+    }
+    return {name: "reproduced" if name in seen else "experimental" for name in METHODS}
+
+
+def effects_text(cells: Cells) -> str:
+    """One line for each claim that was measured, and which methods were not."""
+    rows, measured = [], set()
+    for claim in CLAIMS:
+        if found := differences(claim, cells):
+            measured.add(claim.method)
+            said = "; ".join(f"{task} {_figure(one)}" for task, one in found.items())
+            rows.append([claim.method, claim.text, claim.way, claim.against, said, _answer(claim, found)])
+    head = ["method", "its paper says", "way", "against", "difference in points (95% interval)", "seen"]
+    note = (
+        "Differences are paired over the test rows of all seeds that both ways have, so they speak of these rows and "
+        "these seeds; every way has five epochs and the rate of the table above. 'Keeps' asks that at most "
+        f"{MARGIN:.0%} be lost at the worse end of the interval."
+    )
+    without = sorted(set(METHODS) - measured)
+    rest = f"Not measured this way: {', '.join(f'`{name}`' for name in without)}." if without else ""
+    return "\n\n".join(filter(None, [table(head, rows, are_numbers=False), note, rest]))
+
+
+def _figure(found: Paired) -> str:
+    gap = found.difference
+    return f"{100 * gap.value:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f}, n = {gap.n:,})"
+
+
+def _answer(claim: Claim, found: dict[str, Paired]) -> str:
+    return "yes" if claim.is_seen([*found.values()]) else "no"

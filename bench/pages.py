@@ -1,0 +1,34 @@
+"""What the sections of docs/benchmarks.md are written with."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+
+def marked(name: str, text: str) -> str:
+    return f"<!-- {name}:begin -->\n{text.strip()}\n<!-- {name}:end -->"
+
+
+def with_section(page: str, name: str, text: str) -> str:
+    """The page with one section's text replaced; a section that it lacks is added at the end."""
+    pattern = re.compile(f"<!-- {name}:begin -->.*?<!-- {name}:end -->", re.DOTALL)
+    new = marked(name, text)
+    if pattern.search(page):
+        return pattern.sub(lambda _: new, page, count=1)
+    return f"{page.rstrip()}\n\n{new}\n"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], are_numbers: bool = True) -> str:
+    """A Markdown table; all columns but the first are numbers, or none is."""
+    lines = [head, ["---", *["---:" if are_numbers else "---"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def threads(found: dict[str, Any]) -> str:
+    return f"{found['threads']} thread{'s' * (found['threads'] != 1)}"
+
+
+def ranged(found: dict[str, float], digits: int = 1, unit: str = "") -> str:
+    """Median and range."""
+    low, high = f"{found['min']:.{digits}f}", f"{found['max']:.{digits}f}"
+    return f"{found['median']:.{digits}f}{unit} ({low}-{high})"

@@ -1,0 +1,185 @@
+"""Sections of docs/benchmarks.md on what prompts share: cohorts, mixed batches, and what a step costs as it grows."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+
+from pages import ranged, table, threads
+
+MISSING = "Not measured yet."
+# The axes of `scaling.py` in the page's order, with what one number is.
+AXES = {
+    "input length": "ms a row, forward and backward",
+    "prompt length": "ms a row, forward and backward",
+    "cohort size": "ms a row and member, forward and backward",
+    "prompts in a batch": "ms a row, forward",
+}
+Found = dict[str, Any]
+
+
+def sections_of(results: Path, docs: Path) -> dict[str, str]:
+    """Every section by its name; one without results says so.
+
+    Args:
+        results: folder with `cohort`, `mixed` and `scaling`.
+        docs: where the picture goes.
+    """
+    found = {name: _results(results / name) for name in ("cohort", "mixed", "scaling")}
+    picture = docs / "images" / "scaling.png"
+    if chart := scaling_chart(found["scaling"]):
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        chart.save(picture, ppi=144)
+    return {
+        "cohort": f"## Cohorts\n\n{cohort_text(found['cohort']) if found['cohort'] else MISSING}",
+        "mixed": f"## Mixed batches\n\n{mixed_text(found['mixed']) if found['mixed'] else MISSING}",
+        "scaling": f"## Scaling\n\n{scaling_text(found['scaling']) if found['scaling'] else MISSING}",
+    }
+
+
+def _results(folder: Path) -> list[Found]:
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+
+
+def _made(results: Sequence[Found]) -> str:
+    """Commands, machine, versions and dates of a section."""
+    commands = "\n".join(sorted({found["command"] for found in results}))
+    machines = sorted({f"{found['machine']['cpu']} with {found['machine']['num_cpus']} CPUs" for found in results})
+    versions = sorted({", ".join(f"{k} {v}" for k, v in found["versions"].items()) for found in results})
+    dates = sorted(found["started_at"][:10] for found in results)
+    span = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    load = max(found["load_at_start"] for found in results)
+    where = f"on {'; '.join(machines)}; {'; '.join(versions)}; {span}, load {load:.1f} at most when one began."
+    return f"Made by\n\n```\n{commands}\n```\n\n{where}"
+
+
+# -- cohorts
+
+
+def cohort_text(results: Sequence[Found]) -> str:
+    """Members trained together beside the same ones alone."""
+    text = (
+        "Members trained together over one cache, beside the same members trained one after another, each with a fresh "
+        "cache. Seconds hold the inputs' one run, training and validation, not the loading of the model; each side "
+        "runs in a process of its own, in turn. Memory is the peak of the process, beside one member alone. Cells are "
+        "the median of the rounds with (lowest-highest); a ratio below 1 is a gain."
+    )
+    head = ["what", "members", "rows", "epochs", "together, s", "alone, s", "time", "memory", "rounds", "threads"]
+    return "\n\n".join([text, table(head, [_cohort_row(found) for found in results]), _made(results)])
+
+
+def _cohort_row(found: Found) -> list[str]:
+    config = found["config"]
+    way = f"{config['method']} at {config['place']}, P = {config['length']}"
+    return [
+        f"{config['task']}, {way}, differ in {config['vary']}",
+        str(config["num_members"]),
+        str(config["num_rows"]),
+        str(config["epochs"]),
+        ranged(found["seconds"]["together"]),
+        ranged(found["seconds"]["alone"]),
+        ranged(found["time_ratio"], 2),
+        ranged(found["memory_ratio"], 2),
+        str(found["time_ratio"]["n"]),
+        str(config["threads"]),
+    ]
+
+
+# -- mixed batches
+
+
+def mixed_text(results: Sequence[Found]) -> str:
+    """A prompt for each row beside none, and beside peft."""
+    text = (
+        "As many rows as prompts: ours in one batch with none, ours in one batch with a compiled prompt of its own for "
+        "each row, and peft's prefix tuning, which sets each row's adapter and runs it alone. The ways take turns in "
+        "one process after a warm-up; ratios are taken within a round, medians with (lowest-highest)."
+    )
+    head = ["work", "rows", "none, s", "mixed, s", "peft, s", "throughput of none", "times peft", "rounds", "threads"]
+    rows = [_mixed_row(found, kind) for found in results for kind in ("answers", "scores")]
+    return "\n\n".join([text, table(head, rows), _made(results)])
+
+
+def _mixed_row(found: Found, kind: str) -> list[str]:
+    config, own = found["config"], found[kind]
+    what = f"answers of {config['new_tokens']} tokens" if kind == "answers" else "label scores"
+    return [
+        f"{config['task']}, {what}, P = {config['length']}",
+        str(config["num_rows"]),
+        *(ranged(own["seconds"][way], 2) for way in ("none", "mixed", "peft")),
+        ranged(own["throughput_of_none"], 2),
+        ranged(own["times_peft"]),
+        str(own["times_peft"]["n"]),
+        str(config["threads"]),
+    ]
+
+
+# -- scaling
+
+
+def scaling_text(results: Sequence[Found]) -> str:
+    """One table for each axis, behind the picture."""
+    text = (
+        "![What a row costs as sizes grow](images/scaling.png)\n\n"
+        "Milliseconds of one step for each row (and member): median of the repeats after a warm-up; * where the first "
+        "run alone was timed, as it took long. Prompts have 10 tokens, inputs 64 (16 where many prompts are scored), "
+        "batches 4 rows (each member's, in a cohort), unless the table says otherwise; `after` reads inputs that ran "
+        "before. A prompt length of 0 is the model without any, forward alone. peft has no cohorts; its many prompts "
+        "take turns by `set_adapter`."
+    )
+    by_axis: dict[str, list[Found]] = defaultdict(list)
+    for found in results:
+        by_axis[found["axis"]].append(found)
+    parts = [_scaling_part(axis, by_axis[axis]) for axis in AXES if axis in by_axis]
+    of = sorted({threads(found) for found in results})
+    return "\n\n".join([text, *parts, f"{', '.join(of)}. {_made(results)}"])
+
+
+def _scaling_part(axis: str, results: Sequence[Found]) -> str:
+    ways = list(dict.fromkeys(found["way"] for found in _in_order(results)))
+    by_size: dict[int, dict[str, Found]] = defaultdict(dict)
+    for found in results:
+        by_size[found["size"]][found["way"]] = found
+    rows = [
+        [f"{size:,}", str(next(iter(own.values()))["rows"]), *(_scaling_cell(own.get(way)) for way in ways)]
+        for size, own in sorted(by_size.items())
+    ]
+    return f"### {axis[0].upper()}{axis[1:]}: {AXES[axis]}\n\n{table([axis, 'rows', *ways], rows)}"
+
+
+def _in_order(results: Sequence[Found]) -> list[Found]:
+    """Ours first."""
+    return sorted(results, key=lambda found: (found["way"].startswith("peft"), found["way"]))
+
+
+def _scaling_cell(found: Found | None) -> str:
+    if found is None:
+        return "-"
+    return f"{1000 * found['seconds_per_row']:,.0f}{'' if found['is_warm'] else '*'}"
+
+
+def scaling_chart(results: Sequence[Found]) -> alt.HConcatChart | None:
+    """A panel for each axis; both scales are logarithmic, so that a straight line of slope one is proportional.
+
+    Axes with fewer than two sizes have none; without any panel there is no chart.
+    """
+    panels = []
+    for axis, unit in AXES.items():
+        # No logarithm of a prompt length of 0.
+        own = [found for found in results if found["axis"] == axis and found["size"]]
+        values = [{"size": f["size"], "way": f["way"], "ms": 1000 * f["seconds_per_row"]} for f in own]
+        sizes = sorted({found["size"] for found in own})
+        if len(sizes) < 2:
+            continue
+        chart = alt.Chart(alt.Data(values=values)).mark_line(point=True)
+        panels.append(
+            chart.encode(
+                x=alt.X("size:Q", title=axis, scale=alt.Scale(type="log", nice=False), axis=alt.Axis(values=sizes)),
+                y=alt.Y("ms:Q", title=unit, scale=alt.Scale(type="log")),
+                color=alt.Color("way:N", title=None, sort=None, legend=alt.Legend(orient="bottom", columns=1)),
+            ).properties(width=220, height=220)
+        )
+    return alt.hconcat(*panels).resolve_scale(color="independent") if panels else None

@@ -1,0 +1,131 @@
+"""Encoder-decoders: the row's text is the encoder's, the decoder begins with its start tokens and reads the output.
+
+At `before`, `slots` and `memory` a prompt stands in the encoder, with all rules of encoders. At `after` it stands in
+the decoder, in front of the start tokens: then the encoder's output is the model's own, and is kept for each text as
+the keys and values that the decoder's cross-attentions make of it. What is left is a decoder whose rows are short, so
+label words, answers and late prompts go through the passes of decoders unchanged.
+
+Shape letters: B rows, L length, D width, N layers, H heads, K head width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from overture.core.types import Encoded, Injection
+from overture.engine.attention import Columns
+from overture.engine.inputs import Ids, Inputs, Progress, groups
+from overture.engine.layout import answer_layout
+from overture.engine.passes import Injections, prepared, text_layout
+
+
+def in_encoder(injection: Injection | None) -> Injection | None:
+    """The part of a prompt that stands in the encoder; None when it leaves the encoder as it is."""
+    if injection is None or (injection.places <= {"after"} and injection.offset is None):
+        return None
+    vectors, memory = [
+        part if part and part.place != "after" else None for part in (injection.vectors, injection.memory)
+    ]
+    return Injection(vectors, memory, offset=injection.offset)  # type: ignore[arg-type]
+
+
+def in_decoder(injection: Injection | None) -> Injection | None:
+    """The part that stands in front of the decoder's start tokens, and the label vectors."""
+    if injection is None:
+        return None
+    vectors, memory = injection.vectors, injection.memory
+    return Injection(
+        replace(vectors, place="before") if vectors and vectors.place == "after" else None,
+        replace(memory, place="memory") if memory and memory.place == "after" else None,
+        injection.labels,
+        head=injection.head,
+    )
+
+
+def decoding(
+    inputs: Inputs, rows: Sequence[Encoded], injections: Injections
+) -> tuple[Inputs, list[Encoded], list[Injection | None]]:
+    """A batch of an encoder-decoder as one of its decoder: the encoder has run, or its output was kept.
+
+    Returns:
+        The decoder with what it reads, its rows, and the prompts' parts in it.
+    """
+    backbone = inputs.backbone
+    start = backbone.tokenizer.start_ids
+    decoder = Inputs(backbone.reading(_read(inputs, rows, injections)), None, inputs.max_tokens)
+    own = [
+        Encoded(row.row, (), start, row.candidates, row.label, row.answer_ids, read=None, is_mask=False) for row in rows
+    ]
+    return decoder, own, [in_decoder(found) for found in injections]
+
+
+def warm(inputs: Inputs, rows: Sequence[Encoded], injections: Injections, progress: Progress | None) -> None:
+    """Keep what a split's texts give in the encoder; all injections enter at the same layer."""
+    encoder = inputs.backbone.encoder
+    assert encoder is not None
+    parts = [in_encoder(found) for found in injections]
+    left = [_text(row) for row, part in zip(rows, parts, strict=True) if part is None]
+    if left:
+        inputs.warm_columns(left, progress)
+    layer = max((part.layer for part in parts if part), default=0)
+    if layer:
+        late = [_source(row) for row, part in zip(rows, parts, strict=True) if part]
+        by_length = sorted(late, key=lambda row: (row.num_tokens, row.row))
+        batches = groups(by_length, lambda row: row.num_tokens, inputs.max_tokens)
+        below = Inputs(encoder, inputs.cache, inputs.max_tokens)
+        below.warm_hidden(layer, [text_layout(batch, answer_layout, encoder) for batch in batches], progress)
+
+
+def _text(row: Encoded) -> Ids:
+    return (*row.input_ids, *row.anchor_ids)
+
+
+def _source(row: Encoded) -> Encoded:
+    """A row as the encoder has it."""
+    return Encoded(row.row, row.input_ids, row.anchor_ids, slots=row.slots)
+
+
+def _read(inputs: Inputs, rows: Sequence[Encoded], injections: Injections) -> Columns:
+    """What the decoder reads of each row: as it was kept, or of an encoder that runs under the prompt."""
+    parts = [in_encoder(found) for found in injections]
+    kept = [index for index, part in enumerate(parts) if part is None]
+    live = [index for index, part in enumerate(parts) if part is not None]
+    found = []
+    if kept:
+        found.append(inputs.columns([_text(rows[index]) for index in kept]))
+    if live:
+        found.append(_under_prompts(inputs, [_source(rows[index]) for index in live], [parts[index] for index in live]))
+    return found[0] if len(found) == 1 else _merged(found, [*kept, *live])
+
+
+def _under_prompts(inputs: Inputs, rows: Sequence[Encoded], parts: Injections) -> Columns:
+    encoder = inputs.backbone.encoder
+    assert encoder is not None
+    one = prepared(Inputs(encoder, inputs.cache, inputs.max_tokens), rows, parts, answer_layout)
+    return inputs.backbone.read_of(encoder.run(one.live, one.step, one.layer), one.layout.valid)
+
+
+def _merged(parts: Sequence[Columns], order: Sequence[int]) -> Columns:
+    """Columns of some rows and of the others, in the batch's order."""
+    longest = max(part.valid.shape[1] for part in parts)
+    at = torch.tensor(order, device=parts[0].valid.device).argsort()
+
+    def together(values: Sequence[Tensor], axis: int) -> Tensor:
+        # Padding is spelt from the last axis on; texts that rows share in turn are there once.
+        rows = [
+            pad(value, (0, 0) * (-axis - 1) + (0, longest - value.shape[axis])).repeat(
+                len(part.valid) // len(value), *[1] * (value.dim() - 1)
+            )
+            for value, part in zip(values, parts, strict=True)
+        ]
+        return torch.cat(rows)[at]
+
+    keys, values = [
+        {layer: together([getattr(part, name)[layer] for part in parts], -2) for layer in parts[0].keys}
+        for name in ("keys", "values")
+    ]
+    positions, valid = [together([getattr(part, name) for part in parts], -1) for name in ("positions", "valid")]
+    return Columns(keys, values, positions, valid)
