@@ -128,15 +128,20 @@ def test_low_rank_changes_are_in_both_stacks_and_one_cache_serves_both(folders, 
     assert other.encoder is not None
     assert other.encoder.state == other.state != backbone.state
     task = make_task(backbone=str(folders["t5 gated"]))
-    done = overture("tune", task, "--method", "late", "--place", "before", "--adapter", "lora", "--set", LAYER, "--json")
+    done = overture(
+        "tune", task, "--method", "late", "--place", "before", "--adapter", "lora", "--set", LAYER, "--json"
+    )
     assert done.code == 0, done.err
     assert PromptedModel(backbone, None, InputCache(10**6)).inputs.cache is not None
 
 
-def test_what_needs_a_decoder_alone_says_so(folders, make_task, overture, tmp_path):
+def test_baselines_beside_a_prompt(folders, make_task, overture, tmp_path):
     task = make_task(backbone=str(folders["t5 gated"]))
-    ways = ["none", "prefix-after", "in-context", "bitfit:norms", "linear", "lora"]
-    words = [word for way in ways for word in ("--way", way)] + ["--seeds", "1", "--size", "8", "--default-rates", "--min-steps", "2", "--out", str(tmp_path / "out")]
-    done = overture("compare", task, *words, "--json")
-    print(done.code, done.out[-3000:], done.err[-2000:])
+    few = ["--seeds", "1", "--size", "8", "--default-rates", "--min-steps", "2", "--json"]
+    ways = ["none", "prefix-after", "bitfit:norms", "linear", "lora"]
+    words = [word for way in ways for word in ("--way", way)]
+    done = overture("compare", task, *words, *few, "--out", tmp_path / "out")
     assert done.code == 0, done.err
+    refused = overture("compare", task, "--way", "in-context", *few, "--out", tmp_path / "other")
+    assert refused.code == 2
+    assert "got an encoder-decoder" in refused.out.replace('": "', " ")
