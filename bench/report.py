@@ -368,11 +368,61 @@ def _encoder_row(way: str, cells: Sequence[dict[str, Any]], tried: Sequence[floa
 # -- command line
 
 
+# -- search
+
+
+def search_text(results: Sequence[dict[str, Any]]) -> str:
+    """The section on search: one row a run."""
+    head = [
+        "task, rows, seed",
+        "winner",
+        "test accuracy",
+        "task file's setting",
+        "difference, 95% interval",
+        "p",
+        "cost, CPU",
+        "cost, wall",
+    ]
+    text = (
+        "`overture search` beside one tune of the documented default (`prefix` at `after`, P = 10, its own rate), same "
+        "rows. Cost is in times of that tune: the inputs' one run, training and validation; for the search everything "
+        "but the loading of the model, its test score included. The test is exact McNemar on the test rows, one seed."
+    )
+    commands = sorted({_search_command(found) for found in results})
+    made = "Made by:\n\n```sh\n" + "\n".join(commands) + "\n```"
+    return "\n\n".join(["## Search", text, table(head, [_search_row(found) for found in results]), made])
+
+
+def _search_row(found: dict[str, Any]) -> list[str]:
+    winner, compared = found["search"]["winner"], found["compared"]
+    title = "no prompt"
+    if winner["length"]:
+        title = f"{winner['method']}-{winner['place']}, P = {winner['length']}, lr {winner['lr']:.2g}"
+    difference = compared["difference"]
+    return [
+        f"{found['task']}, {found['train_rows']}, {found['seed']}",
+        title,
+        f"{found['test']['winner']['value']:.3f}",
+        f"{found['test']['default']['value']:.3f}",
+        f"{100 * difference['value']:+.1f} ({100 * difference['low']:.1f} to {100 * difference['high']:.1f}) points",
+        f"{compared['p_value']:.3f}",
+        f"{found['cost_ratio']['cpu']:.1f}",
+        f"{found['cost_ratio']['wall']:.1f}",
+    ]
+
+
+def _search_command(found: dict[str, Any]) -> str:
+    return (
+        f"python bench/search.py --data DIR --task {found['task']} --train-rows {found['train_rows']} "
+        f"--validation-rows {found['validation_rows']} --tunes {found['tunes']:g} --threads {found['threads']}"
+    )
+
+
 def write_report(results: Path, docs: Path) -> list[str]:
     """Write the page and the picture.
 
     Args:
-        results: folder with `speed`, `quality`, `encoder`, `cohort`, `mixed` and `scaling`.
+        results: folder with `speed`, `quality`, `search`, `encoder`, `cohort`, `mixed` and `scaling`.
         docs: folder of the page.
 
     Returns:
@@ -387,6 +437,8 @@ def write_report(results: Path, docs: Path) -> list[str]:
         sections["speed"] = speed_text(speed, "images/speed.svg")
     if cells := [cell for file in sorted((results / "quality").glob("*.json")) if (cell := cell_of(file))]:
         sections["quality"] = quality_text(cells)
+    if found := [json.loads(f.read_text(encoding="utf-8")) for f in sorted((results / "search").glob("*.json"))]:
+        sections["search"] = search_text(found)
     if encoder := [
         json.loads(file.read_text(encoding="utf-8")) for file in sorted((results / "encoder").glob("*.json"))
     ]:

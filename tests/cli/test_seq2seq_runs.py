@@ -9,6 +9,8 @@ from fakes import make_inner_tokenizer, make_model
 from overture.core.errors import BackboneError
 from overture.engine import load_backbone
 
+LAYER = "prompt.options={layer: 1}"
+
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
@@ -104,3 +106,42 @@ def test_a_text_and_its_answer_have_the_context_each_for_itself(folders, make_ta
     changes = {"labels": None, "answer_field": "label", "max_new_tokens": 25, "max_length": 40}
     task = make_task(backbone=str(folders["t5"]), template="{text} and so on and so on", **changes, train={"epochs": 1})
     assert overture("tune", task, "--json").code == 0
+
+
+def test_words_stay_the_labels_wherever_the_prompt_stands(folders, make_task, overture):
+    task = make_task(backbone=str(folders["t5 gated"]))
+    plain, vectors = (
+        overture("tune", task, "--method", "vectors", "--place", "before", *words, "--json").json["trainable"]
+        for words in ((), ("--set", "prompt.labels=vectors"))
+    )
+    width = make_model("t5 gated").config.hidden_size
+    assert (plain, vectors) == (3 * width, (3 + 2) * width)
+
+
+def test_low_rank_changes_are_in_both_stacks_and_one_cache_serves_both(folders, make_task, overture):
+    from overture.engine import InputCache, PromptedModel
+    from overture.engine.lora import LoraOptions, with_lora
+
+    backbone = load_backbone(str(folders["t5 gated"]))
+    other = with_lora(backbone, LoraOptions(rank=2))
+    assert {name.partition(".")[0] for name in other.inner} == {"encoder", "decoder"}
+    assert other.encoder is not None
+    assert other.encoder.state == other.state != backbone.state
+    task = make_task(backbone=str(folders["t5 gated"]))
+    done = overture(
+        "tune", task, "--method", "late", "--place", "before", "--adapter", "lora", "--set", LAYER, "--json"
+    )
+    assert done.code == 0, done.err
+    assert PromptedModel(backbone, None, InputCache(10**6)).inputs.cache is not None
+
+
+def test_baselines_beside_a_prompt(folders, make_task, overture, tmp_path):
+    task = make_task(backbone=str(folders["t5 gated"]))
+    few = ["--seeds", "1", "--size", "8", "--default-rates", "--min-steps", "2", "--json"]
+    ways = ["none", "prefix-after", "bitfit:norms", "linear", "lora"]
+    words = [word for way in ways for word in ("--way", way)]
+    done = overture("compare", task, *words, *few, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    refused = overture("compare", task, "--way", "in-context", *few, "--out", tmp_path / "other")
+    assert refused.code == 2
+    assert "got an encoder-decoder" in refused.out.replace('": "', " ")

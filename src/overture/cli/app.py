@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from overture.cli import (
     cartridge,
+    compare,
     demo,
     doctor,
     evaluate,
@@ -22,6 +23,8 @@ from overture.cli import (
     prompts,
     prune,
     recycle,
+    resume,
+    search,
     similar,
     tune,
 )
@@ -107,7 +110,10 @@ app.command("demo")(demo.command)
 app.command("init")(init_task.command)
 app.command("init-task", hidden=True)(init_task.command)
 app.command("tune")(tune.tune_command)
-app.command("resume")(tune.resume_command)
+app.command("search")(search.search_command)
+app.command("lr")(search.lr_command)
+app.command("resume")(resume.resume_command)
+app.command("compare")(compare.command)
 app.command("eval")(evaluate.command)
 app.command("predict")(predict.command)
 app.command("list")(prompts.list_command)

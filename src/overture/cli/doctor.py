@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -20,12 +20,22 @@ _MATRIX_SIZE = 1024
 _MATRIX_ROUNDS = 8
 _BATCH_ROWS, _BATCH_TOKENS = 8, 32
 _UNUSABLE = 1
+_FOUND = 1
 
 Facts = dict[str, Any]
 
 
-def command(store: StoreOption = None, is_json: JsonOption = False) -> None:
-    """Check the installation, the machine and the model, and say what to fix."""
+def command(
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A run to examine instead: why did it not learn?")
+    ] = None,
+    store: StoreOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Check the installation, the machine and the model, or a run, and say what to fix."""
+    if run is not None:
+        _examine_run(run, store_root(store), is_json)
+        return
     facts = examined(store_root(store))
     if is_json:
         emit(facts)
@@ -33,6 +43,29 @@ def command(store: StoreOption = None, is_json: JsonOption = False) -> None:
         _show(facts)
     if not facts["is_usable"]:
         raise typer.Exit(_UNUSABLE)
+
+
+def _examine_run(ref: str, store: Path, is_json: bool) -> None:
+    """Print what explains a run's result; exit with 1 when something does."""
+    from overture.cli.runs import is_held
+    from overture.study.diagnose import diagnose
+    from overture.study.run import Run
+
+    run = Run.open(store / "runs", ref, lambda event: None)
+    found = diagnose(run, is_held(run.folder))
+    if is_json:
+        emit({"run": run.name, "findings": [one.model_dump() for one in found]})
+    else:
+        out = console()
+        for one in found:
+            whose = f"seed {one.seed}: " if one.seed is not None else ""
+            out.print(f"{whose}{one.what} [{one.name}]", soft_wrap=True)
+            out.print(f"  evidence: {one.evidence}", soft_wrap=True)
+            out.print(f"  to do: {one.fix}", soft_wrap=True)
+        if not found:
+            out.print(f"{run.name}: nothing was found that would explain a bad result")
+    if found:
+        raise typer.Exit(_FOUND)
 
 
 def examined(store: Path) -> Facts:

@@ -55,6 +55,9 @@ def lasting_line(event: Event) -> str:
             return f"note: {event['text']}"
         case "epoch":
             return epoch_line(event)
+        case "cell":
+            score = "diverged" if event["value"] is None else f"{event['metric']} {event['value']:.3f}"
+            return f"{event['what']}: {score}, {seconds_text(event['seconds'])}"
         case "diverged":
             return f"{_who(event)}the loss became NaN or infinite at step {event['step'] + 1}; training ends here"
     return ""

@@ -17,7 +17,7 @@ def unfinished_runs(runs: Path) -> list[dict[str, Any]]:
 def _facts(folder: Path) -> dict[str, Any]:
     status = _read(folder / "status.json")
     state = status.get("status", "not started")
-    if _is_held(folder):
+    if is_held(folder):
         state = "running"
     elif state == "running":
         state = "killed"
@@ -33,7 +33,8 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _is_held(folder: Path) -> bool:
+def is_held(folder: Path) -> bool:
+    """Whether a process works on a run now."""
     try:
         with exclusive(folder / ".lock", ""):
             return False

@@ -1,4 +1,4 @@
-"""``overture tune`` and ``overture resume``."""
+"""``overture tune``, and what every command that makes a run shares."""
 
 import time
 from collections.abc import Callable
@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from overture.cli.options import JsonOption, StoreOption, field_help, local, store_flag, store_root
-from overture.cli.out import console, emit, say, show_error
+from overture.cli.out import emit, say, show_error
 from overture.cli.progress import Event, display
-from overture.cli.report import show_next, show_result, total_line
+from overture.cli.report import show_result, total_line
 from overture.cli.stop import StopRequest
 from overture.core.errors import DiskFull, Diverged
 
@@ -70,24 +70,6 @@ def tune_command(
     config = request(task, flags, settings or [])
     kept = Store(root, say)
     finish(worked(lambda listener, stop: tune(config, kept, listener, stop), store, is_json), store, is_json)
-
-
-def resume_command(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="The run; without it, those that can go on.")] = None,
-    store: StoreOption = None,
-    is_json: JsonOption = False,
-) -> None:
-    """Go on with a run that was stopped, as if it had never stopped."""
-    root = store_root(store)
-    if run is None:
-        _list_runs(root, store, is_json)
-        return
-
-    from overture.store import Store
-    from overture.study.tune import resume
-
-    kept = Store(root, say)
-    finish(worked(lambda listener, stop: resume(run, kept, listener, stop), store, is_json, run), store, is_json)
 
 
 def worked(work: Work, store: Path | None, is_json: bool, run: str = "") -> dict[str, Any]:
@@ -150,22 +132,3 @@ def finish(result: dict[str, Any], store: Path | None, is_json: bool) -> None:
         show_result(result, store_flag(store))
     if result["status"] == "diverged":
         raise typer.Exit(Diverged.exit_code)
-
-
-def _list_runs(root: Path, store: Path | None, is_json: bool) -> None:
-    from overture.cli.runs import unfinished_runs
-
-    runs = unfinished_runs(root / "runs")
-    if is_json:
-        emit({"runs": runs})
-        return
-    if not runs:
-        console().print("there are no runs to go on with")
-        return
-    from rich.table import Table
-
-    table = Table("run", "state", "started", "why it ended")
-    for run in runs:
-        table.add_row(run["run"], run["state"], run["started"], run["why"])
-    console().print(table)
-    show_next("Go on with one:", [resume_line(runs[-1]["run"], store)])

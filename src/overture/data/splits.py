@@ -25,12 +25,14 @@ class Splits:
         validation: rows to choose by.
         test: rows for the final score.
         notices: what is odd about the data but no error.
+        repeats: rows of each split that show the model what an earlier training row showed.
     """
 
     train: list[Row]
     validation: list[Row]
     test: list[Row]
     notices: list[str] = field(default_factory=list)
+    repeats: dict[str, int] = field(default_factory=dict)
 
 
 def load_splits(task: Task) -> Splits:
@@ -232,6 +234,7 @@ def _repeats(task: Task, splits: Splits) -> list[str]:
                 repeated.append((row, seen[key]))
             elif name == "train":
                 seen[key] = row
+        splits.repeats[name] = len(repeated)
         if repeated:
             row, earlier = repeated[0]
             what = "an earlier row" if name == "train" else "a training row: the score will be too good"

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 from overture.core.errors import ConfigError
-from overture.evaluate.metric import Answers, Metric, check_rows
+from overture.evaluate.metric import Answers, Metric, Of, check_rows
 from overture.evaluate.of_labels import METRICS_OF_LABELS
 from overture.evaluate.of_numbers import METRICS_OF_NUMBERS
 from overture.evaluate.of_spans import METRICS_OF_SPANS
@@ -13,6 +13,7 @@ from overture.evaluate.of_texts import METRICS_OF_TEXTS
 
 __all__ = [
     "METRICS",
+    "NOTHING",
     "Answers",
     "Metric",
     "accuracy",
@@ -59,6 +60,17 @@ def metric_named(name: str) -> Metric:
         fix = f"did you mean {near[0]!r}?" if near else ""
         raise ConfigError("no such metric", got=f"{name!r:.80}", wanted=", ".join(METRICS), fix=fix)
     return METRICS[name]
+
+
+NOTHING: dict[Of, Hashable] = {
+    "labels": "",
+    "confidences": "",
+    "sets": (),
+    "texts": "",
+    "spans": (),
+    "numbers": 0.0,
+}
+"""The answer of a model that does not answer, by what a metric compares."""
 
 
 def as_answers(values: Sequence[Any]) -> tuple[Hashable, ...]:

@@ -96,8 +96,8 @@ def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built
     if method.needs_labels and source.candidates is None:
         raise ConfigError(f"method {config.method!r} needs label words", where="prompt.method", got="a free-text task")
     options = validated(method.options, config.options, "prompt.options")
-    source = source.at(config.place)
-    start, memory = start_of(config, source, seed)
+    own = source.at(config.place)
+    start, memory = start_of(config, own, seed)
     if config.init == "prompt" and memory and not method.takes_memory:
         raise ConfigError(
             f"method {config.method!r} cannot start from keys and values",
@@ -106,7 +106,8 @@ def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built
             wanted="a stored prompt of vectors",
             fix=f"--method {' or '.join(name for name, other in METHODS.items() if other.takes_memory)}",
         )
-    built = method.build(Request(options, config.place, start, source, seed, memory))
+    built = method.build(Request(options, config.place, start, own, seed, memory))
+    # Labels are read where the decoder writes, wherever the prompt stands.
     if method.needs_labels or not wants_label_vectors(config, source):
         return built
     return with_labels(built, label_start(source), config.label_rate)

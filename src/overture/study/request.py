@@ -10,8 +10,11 @@ from overture.core.config import Config, overridden, read_yaml, validated
 from overture.core.errors import ConfigError
 from overture.data import Task
 from overture.data.task import with_paths_from
+from overture.engine import Backbone
+from overture.engine.load import is_encoder
 from overture.engine.lora import LoraOptions
 from overture.prompt import METHODS, PromptConfig
+from overture.study.space import SearchConfig
 from overture.train import TrainConfig
 
 
@@ -41,6 +44,7 @@ class TuneConfig(Config):
     )
     device: str = Field("auto", description="cpu, cuda, or auto.")
     dtype: str = Field("auto", description="float32, bfloat16, or auto.")
+    search: SearchConfig = Field(SearchConfig(), description="What `overture search` may choose from and spend.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub model.")
 
 
@@ -62,6 +66,13 @@ def tune_config(path: Path, assignments: Sequence[str] = ()) -> TuneConfig:
     return validated(TuneConfig, {**own, "task": task}, str(path))
 
 
+def fitting_place(config: TuneConfig, backbone: Backbone | None) -> TuneConfig:
+    """`with_place` for a loaded model, or for the one that the request names."""
+    if backbone is None:
+        return with_place(config, is_encoder(config.task.backbone, config.revision))
+    return with_place(config, not backbone.family.is_causal)
+
+
 def with_place(config: TuneConfig, is_encoder: bool) -> TuneConfig:
     """The request with a place that the model's kind can use, where none was asked for.
 
@@ -74,6 +85,18 @@ def with_place(config: TuneConfig, is_encoder: bool) -> TuneConfig:
     if "memory" not in method.places or prompt.place not in method.places:
         return config
     return config.model_copy(update={"prompt": prompt.model_copy(update={"place": "memory"})})
+
+
+def check_no_adapter(config: TuneConfig, what: str) -> None:
+    """Refuse an adapter where none would be trained.
+
+    Raises:
+        ConfigError: the request has one.
+    """
+    if config.adapter:
+        raise ConfigError(
+            f"{what} trains no adapter", where="adapter", got=config.adapter.kind, fix="leave it out, or overture tune"
+        )
 
 
 def with_slots(config: TuneConfig) -> TuneConfig:

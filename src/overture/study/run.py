@@ -55,8 +55,8 @@ class Run:
         self.folder, self.listener = Path(folder), listener
 
     @classmethod
-    def create(cls, runs: Path, name: str, config: dict[str, Any], listener: Listener) -> "Run":
-        """A new folder ``name-N`` with the request in it."""
+    def create(cls, runs: Path, name: str, config: dict[str, Any], listener: Listener, kind: str = "tune") -> "Run":
+        """A new folder ``name-N`` with the request, and what kind of run it is of, in it."""
         runs.mkdir(parents=True, exist_ok=True)
         number = 1 + max(
             (int(tail) for path in runs.glob(f"{name}-*") if (tail := path.name[len(name) + 1 :]).isdigit()), default=0
@@ -69,7 +69,7 @@ class Run:
             except FileExistsError:
                 number += 1
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(folder / "run.json", {"config": config, "versions": versions(), "created": created})
+        write_json(folder / "run.json", {"kind": kind, "config": config, "versions": versions(), "created": created})
         return cls(folder, listener)
 
     @classmethod
@@ -91,6 +91,11 @@ class Run:
     def name(self) -> str:
         """The folder's name."""
         return self.folder.name
+
+    @property
+    def kind(self) -> str:
+        """What the run does: tune, or search."""
+        return str((self.read("run.json") or {}).get("kind", "tune"))
 
     def config(self) -> dict[str, Any]:
         """The request.

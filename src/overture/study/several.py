@@ -7,7 +7,7 @@ from overture.core.errors import ConfigError
 from overture.engine import Backbone
 from overture.engine.cache import default_budget_bytes
 from overture.store import Store
-from overture.study.request import TuneConfig
+from overture.study.request import TuneConfig, check_no_adapter
 from overture.study.run import Run
 from overture.study.work import Work, prepared
 
@@ -21,6 +21,8 @@ def alike(requests: Sequence[TuneConfig]) -> list[TuneConfig]:
     Raises:
         ConfigError: they differ in what must be the same.
     """
+    for request in requests:
+        check_no_adapter(request, "a run of several tasks")
     first = _decisive(requests[0])
     for request in requests[1:]:
         found = _decisive(request)

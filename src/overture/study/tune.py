@@ -1,9 +1,12 @@
 """Tune a prompt, measure it against the model without one and with examples, keep it."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from overture.baseline.in_context import in_context_prompt
 from overture.core.config import validated
@@ -12,12 +15,11 @@ from overture.core.meter import Meter
 from overture.core.types import Scorer
 from overture.engine import Backbone, InputCache, PromptedModel
 from overture.engine.cache import default_budget_bytes
-from overture.engine.load import is_encoder
 from overture.prompt import method_of, prompt_tensors
 from overture.prompt.registry import ADAPTER
 from overture.store import Store
 from overture.study.adapted import Tuned, tuned_alone, tuned_with_adapter
-from overture.study.request import TuneConfig, with_place, with_slots
+from overture.study.request import TuneConfig, fitting_place, with_slots
 from overture.study.result import finished
 from overture.study.run import Run
 from overture.study.work import SPLITS, Member, Work, metrics_of, prepared
@@ -48,11 +50,7 @@ def tune(
         Diverged: no seed gave a finite prompt.
         DiskFull: the run can be resumed when there is room.
     """
-    if backbone is None:
-        config = with_place(config, is_encoder(config.task.backbone, config.revision))
-    else:
-        config = with_place(config, not backbone.family.is_causal)
-    config = with_slots(config)
+    config = with_slots(fitting_place(config, backbone))
     method_of(config.prompt)
     if config.cache_gb is None:
         # Fixed now: a resumed run must keep the same inputs, whatever is free by then.
@@ -185,17 +183,18 @@ def _together(work: Work, seeds: Sequence[int], rate: float) -> dict[int, dict[s
     config = work.config
     train = config.train.model_copy(update={"lr": rate})
     members = [Member(str(seed), work.fresh(config.prompt, seed), train, seed, {"seed": seed}) for seed in seeds]
+    starts = {member.seed: _values(member.model) for member in members}
     meter = Meter(work.backbone.device.type)
     results = work.fit_cohort(members, work.run.folder / "checkpoint.safetensors") if members else []
     done = [(member, result) for member, result in zip(members, results, strict=True) if _is_usable(result)]
     scorers = work.scorers([member.model for member, _ in done]) if done else []
     by_key = {member.key: scorer for (member, _), scorer in zip(done, scorers, strict=True)}
-    return {
-        member.seed: _kept_seed(
-            work, member.seed, tuned_alone(member.model, result), by_key.get(member.key), rate, meter
-        )
-        for member, result in zip(members, results, strict=True)
-    }
+    found = {}
+    for member, result in zip(members, results, strict=True):
+        _tell_norms(work, member.model, starts[member.seed], member.seed, rate)
+        tuned = tuned_alone(member.model, result)
+        found[member.seed] = _kept_seed(work, member.seed, tuned, by_key.get(member.key), rate, meter)
+    return found
 
 
 def _with_adapter(work: Work, seeds: Sequence[int], rate: float) -> dict[int, dict[str, Any]]:
@@ -205,8 +204,11 @@ def _with_adapter(work: Work, seeds: Sequence[int], rate: float) -> dict[int, di
     found = {}
     for seed in seeds:
         meter = Meter(work.backbone.device.type)
+        start = _values(work.built(work.config.prompt, seed))
         tuned = tuned_with_adapter(work, adapter, seed, rate, work.run.folder / f"seed-{seed}")
         scorer = tuned.model if _is_usable(tuned.result) else None
+        if scorer:
+            _tell_norms(work, scorer, start, seed, rate)
         found[seed] = _kept_seed(work, seed, tuned, scorer, rate, meter)
         if tuned.result.status == "interrupted":
             break
@@ -232,7 +234,7 @@ def _kept_seed(work: Work, seed: int, tuned: Tuned, scorer: Scorer | None, rate:
     }
     if scorer is None:
         return {**facts, "metrics": {}}
-    if note := _overfitting(history):
+    if note := overfitting(history):
         work.notice(f"seed {seed}: {note}")
     scored = {name: work.score(scorer, name, f"seed {seed}: scoring {name}") for name in SPLITS if work.rows[name]}
     _save_values(work.run.folder / f"seed-{seed}" / "prompt.safetensors", model)
@@ -245,6 +247,32 @@ def _kept_seed(work: Work, seed: int, tuned: Tuned, scorer: Scorer | None, rate:
     return found
 
 
+def _values(model: PromptedModel) -> dict[str, torch.Tensor]:
+    """The prompt's values as they are now."""
+    return {name: value.clone() for name, value in prompt_tensors(model.prompt).items()}
+
+
+def _tell_norms(work: Work, model: PromptedModel, start: dict[str, torch.Tensor], seed: int, rate: float) -> None:
+    work.run.event({"event": "norms", "seed": seed, "lr": rate, **_norms(work, model, start)})
+
+
+def _norms(work: Work, model: PromptedModel, start: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """How long the prompt's vectors are beside the vocabulary's, and how far they moved: means."""
+    end = prompt_tensors(model.prompt)
+    lengths = {
+        name: {"start": float(start[name].float().norm(dim=-1).mean()), "end": float(value.float().norm(dim=-1).mean())}
+        for name, value in end.items()
+        if value.ndim > 1
+    }
+    square = sum(float(value.float().square().sum()) for value in start.values())
+    moved = sum(float((end[name].float() - value.float()).square().sum()) for name, value in start.items())
+    finite = all(math.isfinite(number) for both in lengths.values() for number in both.values())
+    if not finite or not math.isfinite(moved):
+        return {"lengths": {}, "moved": None, "embedding": work.backbone.embedding_norm}
+    share = math.sqrt(moved / square) if square else None
+    return {"lengths": lengths, "moved": share, "embedding": work.backbone.embedding_norm}
+
+
 def _save_values(path: Path, model: PromptedModel) -> None:
     from safetensors.torch import save
 
@@ -255,7 +283,7 @@ def _save_values(path: Path, model: PromptedModel) -> None:
     write_atomic(path, save(tensors))
 
 
-def _overfitting(history: Sequence[dict[str, float]]) -> str:
+def overfitting(history: Sequence[dict[str, float]]) -> str:
     """A sentence when validation got worse while training got better, else nothing."""
     if len(history) < 2:
         return ""

@@ -220,4 +220,19 @@ def prepared(
     work = Work(config, run, store, backbone, encoder, splits, rows, InputCache(budget, notify=notify), is_stop_asked)
     for text in (*splits.notices, *encoder.notices):
         work.notice(text)
+    run.event({"event": "data", **_data_facts(work)})
     return work
+
+
+def _data_facts(work: Work) -> dict[str, Any]:
+    """What `diagnose` asks of the rows and the label words."""
+    facts = {"rows": {name: len(rows) for name, rows in work.rows.items()}, "repeats": work.splits.repeats}
+    candidates = work.encoder.candidates
+    if candidates is None:
+        return facts
+    counts = {
+        name: {label: sum(row.label == number for row in rows) for number, label in enumerate(candidates.labels)}
+        for name, rows in work.rows.items()
+    }
+    words = {work.backbone.tokenizer.decode(word): len(word) for word in candidates.words}
+    return {**facts, "labels": counts, "words": words}

@@ -155,7 +155,8 @@ class Fit:
         self.optimiser.step()
         at.batch, at.step = at.batch + 1, at.step + 1
         at.loss_sum, at.weight_sum = at.loss_sum + loss, at.weight_sum + weight
-        self.events({"event": "step", "epoch": at.epoch, "step": at.step, "loss": loss / weight})
+        told = {"epoch": at.epoch, "step": at.step, "loss": loss / weight, "grad_norm": float(norm)}
+        self.events({"event": "step", **told})
 
     def _diverged(self) -> None:
         self.progress.ended = "diverged"

@@ -1,0 +1,188 @@
+"""``overture compare``: ways to adapt a model side by side, with what they cost, and a report."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from overture.cli.options import JsonOption, StoreOption, field_help, local, store_root
+from overture.cli.out import console, emit, is_json_only, say
+from overture.cli.progress import display
+from overture.cli.report import show_next
+from overture.cli.stop import StopRequest
+from overture.cli.tune import INTERRUPTED, BackboneOption, LengthOption, SetOption
+from overture.core.errors import ConfigError
+
+
+def _help(field: str) -> Any:
+    return typer.Option(help=field_help("study/compare.py", "CompareConfig", field), show_default=False)
+
+
+def _named(flag: str, field: str, metavar: str | None = None) -> Any:
+    text = field_help("study/compare.py", "CompareConfig", field)
+    return typer.Option(flag, metavar=metavar, help=text, show_default=False)
+
+
+def command(
+    task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `overture init-task` writes one.")],
+    way: Annotated[list[str] | None, _named("--way", "ways", "WAY")] = None,
+    size: Annotated[list[int] | None, _named("--size", "sizes", "ROWS")] = None,
+    seeds: Annotated[int | None, _help("seeds")] = None,
+    budget: Annotated[float | None, _named("--budget", "budget", "MINUTES")] = None,
+    price: Annotated[float | None, _help("price")] = None,
+    watts: Annotated[float | None, _help("watts")] = None,
+    reference: Annotated[str | None, _named("--reference", "reference", "WAY")] = None,
+    margin: Annotated[float | None, _help("margin")] = None,
+    min_steps: Annotated[int | None, _help("min_steps")] = None,
+    unrelated: Annotated[Path | None, _named("--unrelated", "unrelated", "FILE")] = None,
+    is_rate_tuned: Annotated[bool | None, _named("--tune-rates/--default-rates", "is_rate_tuned")] = None,
+    way_settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set-way",
+            metavar="WAY:KEY=VALUE",
+            help="Set a key for one way alone, such as late-before:prompt.options.layer=15. Repeatable.",
+        ),
+    ] = None,
+    cell: Annotated[
+        str | None,
+        typer.Option(metavar="WAY:SIZE:SEED", help="Run this cell alone, again if it is there, and renew the report."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of cells and report; compare-NAME if not given.")
+    ] = None,
+    backbone: BackboneOption = None,
+    length: LengthOption = None,
+    settings: SetOption = None,
+    store: StoreOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Compare ways to adapt a model over data sizes and seeds: quality, costs, forgetting, and one sentence of advice.
+
+    Stopped with Ctrl-C, it goes on when the same command is given again.
+    """
+    root = store_root(store)
+    given = {
+        "ways": way,
+        "sizes": size,
+        "seeds": seeds,
+        "budget": budget,
+        "price": price,
+        "watts": watts,
+        "reference": reference,
+        "margin": margin,
+        "min_steps": min_steps,
+        "unrelated": unrelated,
+        "is_rate_tuned": is_rate_tuned,
+        "settings": _by_way(way_settings or []),
+    }
+
+    from overture.core.config import validated
+    from overture.store import Store
+    from overture.study.api import request
+    from overture.study.cells import Key
+    from overture.study.compare import CompareConfig, compare
+    from overture.study.page import write_report
+
+    tune = request(task, {"backbone": backbone and local(backbone), "length": length}, settings or [])
+    asked = {name: value for name, value in given.items() if value not in (None, [], {})}
+    config = validated(CompareConfig, {**asked, "tune": tune}, "overture compare")
+    only = Key.parse(cell) if cell else None
+    folder = out or Path(f"compare-{tune.task.name}")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError("the report's folder is a file", where=f"--out {folder}", fix="name a folder")
+    show = display()
+    words = shlex.join(["overture", *_words()])
+    with StopRequest("stopping after this step; press Ctrl-C again to stop at once") as stop, show.live():
+        found = compare(config, folder, Store(root, say), show, stop, only=only)
+    if found["status"] == "interrupted":
+        _tell_stopped(found, words, is_json)
+        raise typer.Exit(INTERRUPTED)
+    page = write_report(found, folder, words)[0]
+    if is_json:
+        emit({**found, "report": str(page)})
+        return
+    _show(found, page)
+
+
+def _words() -> Sequence[str]:
+    """The command line as it was typed; under a test runner, only that it was this command."""
+    words = sys.argv[1:]
+    return words if words[:1] == ["compare"] else ["compare"]
+
+
+def _by_way(assignments: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for text in assignments:
+        # A way's own name may hold a colon; what is set stands behind the last one before the equals sign.
+        target, equals, value = text.partition("=")
+        name, colon, key = target.rpartition(":")
+        if not (equals and colon and name and key):
+            raise ConfigError("cannot read a way's setting", where="--set-way", got=text, wanted="WAY:KEY=VALUE")
+        found.setdefault(name, []).append(f"{key}={value}")
+    return found
+
+
+def _tell_stopped(found: dict[str, Any], words: str, is_json: bool) -> None:
+    if is_json or is_json_only():
+        emit({**found, "resume": words})
+    else:
+        say(f"stopped; finished cells are kept in {found['folder']}; go on with: {words}")
+
+
+def _show(found: dict[str, Any], page: Path) -> None:
+    from rich.table import Table
+
+    from overture.study.page import bytes_text, seconds_text, share_text, times_text, worth_text
+    from overture.study.verdict import cost_of
+
+    out = console()
+    table = Table(title=f"{found['task']}, {found['largest']} training rows, test rows", title_justify="left")
+    for title in (
+        "way",
+        found["metric"],
+        "95% interval",
+        "seeds",
+        "training",
+        "trained values",
+        "kept",
+        "1,000 requests",
+    ):
+        table.add_column(title, justify="left" if title == "way" else "right")
+    scores = [score for score in found["scores"] if score["size"] in (0, found["largest"])]
+    for score in sorted(scores, key=lambda score: -score["value"]):
+        cost = cost_of(found["ledger"], score["way"], score["size"])
+        table.add_row(
+            score["way"],
+            f"{score['value']:.3f}",
+            f"{score['low']:.3f} to {score['high']:.3f}",
+            str(score["n_seeds"]) if score["size"] else "-",
+            seconds_text(cost["seconds"]) if score["size"] else "-",
+            f"{cost['trainable']:,}",
+            bytes_text(cost["stored_bytes"]),
+            seconds_text(cost["serving_seconds"]),
+        )
+    out.print(table)
+    for one in found["against"]:
+        gap = one["difference"]
+        out.print(
+            f"{one['way']} against {one['reference']}: {one['verdict']} ({100 * gap['value']:+.1f} points, "
+            f"95% interval {100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}); "
+            f"{share_text(one['shares']['seconds'])} of its time, "
+            f"{share_text(one['shares']['trainable'])} of its values",
+            soft_wrap=True,
+        )
+    for one in found["worth"]:
+        if one["rows"] is not None:
+            text = f"{one['way']} is worth {worth_text(one)} rows of {one['reference']}, {times_text(one)} times"
+            out.print(text, soft_wrap=True)
+    for text in found["left_out"]:
+        out.print(f"left out: {text}", soft_wrap=True)
+    for text in found["notices"]:
+        out.print(f"note: {text}", soft_wrap=True)
+    out.print()
+    out.print(found["advice"]["text"], soft_wrap=True)
+    show_next("The report:", [str(page)])

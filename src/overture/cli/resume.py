@@ -1,0 +1,57 @@
+"""``overture resume``: go on with a run of any kind."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from overture.cli.options import JsonOption, StoreOption, store_root
+from overture.cli.out import console, emit, say
+from overture.cli.report import show_next
+from overture.cli.search import finish_search
+from overture.cli.tune import finish, resume_line, worked
+
+
+def resume_command(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="The run; without it, those that can go on.")] = None,
+    store: StoreOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Go on with a run that was stopped, as if it had never stopped."""
+    root = store_root(store)
+    if run is None:
+        _list_runs(root, store, is_json)
+        return
+
+    from overture.store import Store
+    from overture.study.run import Run
+
+    kept = Store(root, say)
+    if Run.open(kept.runs, run, lambda event: None).kind == "search":
+        from overture.study.search import resume_search
+
+        found = worked(lambda listener, stop: resume_search(run, kept, listener, stop), store, is_json, run)
+        finish_search(found, store, is_json)
+        return
+    from overture.study.tune import resume
+
+    finish(worked(lambda listener, stop: resume(run, kept, listener, stop), store, is_json, run), store, is_json)
+
+
+def _list_runs(root: Path, store: Path | None, is_json: bool) -> None:
+    from overture.cli.runs import unfinished_runs
+
+    runs = unfinished_runs(root / "runs")
+    if is_json:
+        emit({"runs": runs})
+        return
+    if not runs:
+        console().print("there are no runs to go on with")
+        return
+    from rich.table import Table
+
+    table = Table("run", "state", "started", "why it ended")
+    for run in runs:
+        table.add_row(run["run"], run["state"], run["started"], run["why"])
+    console().print(table)
+    show_next("Go on with one:", [resume_line(runs[-1]["run"], store)])

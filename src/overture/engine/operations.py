@@ -1,0 +1,93 @@
+"""What a model computes, counted while it runs: positions that enter its layers, and floating-point operations.
+
+Counted where layers are entered, so it needs no formula for each method: late prompts enter half the layers, kept
+inputs none, adapters bring parameters of their own. Multiplying and adding are two operations; P is a layer's
+parameters in matrices, t the positions, k the keys that each attends to, A the width of all query heads:
+
+- forward: 2 P t + 4 A t k;
+- backward, where gradients flow through the layer: 2 P t + 8 A t k;
+- gradients of weights, where they are asked for: 2 P' t, P' the trained parameters.
+
+So training costs 4 P t where the layer is frozen and 6 P t where it is not (Kaplan et al. 2020, section 2.1). The head
+is counted alike, for the vocabulary rows that were asked for. Padding is computed, so it counts; norms, activations and
+the softmax do not. A method's own network counts for nothing: it runs once a pass, not once a token.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from overture.engine.backbone import Backbone
+
+
+@dataclass(slots=True)
+class Operations:
+    """What was computed so far.
+
+    Args:
+        num_layers: of the model.
+        flops: floating-point operations.
+        layer_positions: positions that entered layers, one for each layer.
+    """
+
+    num_layers: int
+    flops: float = 0.0
+    layer_positions: float = 0.0
+
+    @property
+    def positions(self) -> float:
+        """Positions that ran through the whole model; those that ran through half of it count half."""
+        return self.layer_positions / self.num_layers
+
+
+@contextmanager
+def counted(backbone: Backbone) -> Iterator[Operations]:
+    """Count what the backbone computes while the block runs; one block at a time."""
+    found = Operations(backbone.info.num_layers)
+    config = backbone.model.config
+    width = config.num_attention_heads * backbone.info.head_dim
+
+    def entered(layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+        step = kwargs.get("overture")
+        num_rows, num_live = hidden.shape[0], hidden.shape[1]
+        num_keys = num_live + sum(part.valid.shape[1] for part in step.memory) if step else num_live
+        found.layer_positions += num_rows * num_live
+        seen = 4.0 * width * num_rows * num_live * num_keys
+        own = out[0] if isinstance(out, tuple) else out
+        found.flops += _products(layer, num_rows * num_live, own) + seen * (3 if _has_gradient(own) else 1)
+
+    head = backbone.head
+
+    def headed(hidden: Tensor, rows: Tensor | None = None) -> Tensor:
+        logits = head(hidden, rows)
+        factor = 2 if _has_gradient(logits) else 1
+        found.flops += factor * 2.0 * hidden.numel() * logits.shape[-1]
+        return logits
+
+    hooks = [layer.register_forward_hook(entered, with_kwargs=True) for layer in backbone.layers]
+    backbone.head = headed  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        del backbone.head
+        for hook in hooks:
+            hook.remove()
+
+
+def _has_gradient(value: Tensor) -> bool:
+    return torch.is_grad_enabled() and value.requires_grad
+
+
+def _products(layer: torch.nn.Module, num_positions: int, out: Tensor) -> float:
+    """Operations of a layer's products with its weights."""
+    matrices = [value for value in layer.parameters() if value.dim() > 1]
+    size = sum(value.numel() for value in matrices)
+    if not _has_gradient(out):
+        return 2.0 * size * num_positions
+    trained = sum(value.numel() for value in matrices if value.requires_grad)
+    return (4.0 * size + 2.0 * trained) * num_positions

@@ -1,0 +1,180 @@
+"""Ways over several seeds: intervals and paired tests that count seeds and test rows alike, and corrections for many.
+
+A score varies with the seed (training rows, start, order) and with the test rows, and the test rows are the same for
+all seeds. The two variances are estimated apart and added: that of the mean over S seeds from the spread of the seeds,
+that of the rows by a bootstrap in which all seeds share the drawn rows. What a seed and a row do together is in both,
+so intervals are a little too wide rather than too narrow. Degrees of freedom follow Satterthwaite (1946), so few seeds
+cost what they should.
+
+Source of the demand: Dror et al., "The hitchhiker's guide to testing statistical significance in NLP", 2018;
+Bouthillier et al., "Accounting for variance in machine learning benchmarks", 2021.
+
+Shape letters: S seeds, B test rows, R resamples.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from overture.core.config import Config
+from overture.core.errors import DataError
+from overture.evaluate.intervals import LEVEL, Interval, bootstrap, paired_test
+from overture.evaluate.metrics import Answers, check_rows, metric_named
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+RESAMPLES = 1000
+BOTH = "t over seeds and test rows"
+
+
+@dataclass(frozen=True, slots=True)
+class Resampled:
+    """One way at one size: its seeds' scores, as they are and under resamplings of the test rows.
+
+    Args:
+        metric: its name.
+        gold: the right answers.
+        predicted: the answers of each seed.
+        values: the score of each seed.
+        draws: the same under each resampling, [S, R]; all ways resampled with one seed share the drawn rows.
+    """
+
+    metric: str
+    gold: Answers
+    predicted: tuple[Answers, ...]
+    values: tuple[float, ...]
+    draws: "Floats"
+
+    @property
+    def mean(self) -> float:
+        """Mean over the seeds."""
+        return math.fsum(self.values) / len(self.values)
+
+
+class Difference(Config):
+    """Two ways on the same seeds and test rows."""
+
+    difference: Interval = Field(description="first minus second")
+    p_value: float = Field(description="probability of such a difference if both were alike", ge=0, le=1)
+    test: str = Field(description="how the p-value was found")
+    n_seeds: int = Field(description="number of seeds", gt=0)
+
+
+def resampled(
+    metric: str, gold: Answers, predicted: Sequence[Answers], seed: int = 0, resamples: int = RESAMPLES
+) -> Resampled:
+    """Scores of several seeds on the same test rows, with the rows drawn again and again.
+
+    Args:
+        metric: a name in `METRICS`.
+        gold: the right answers.
+        predicted: the answers of each seed, in the same order.
+        seed: of the resampling; the same for all ways that are compared.
+        resamples: how often the rows are drawn.
+
+    Raises:
+        DataError: no seeds, no rows, or not as many predictions as rows.
+        ConfigError: no such metric.
+    """
+    import numpy as np
+
+    measure = metric_named(metric)
+    if not predicted:
+        raise DataError("there are no seeds to summarise", wanted="the predictions of at least one")
+    check_rows(gold, *predicted)
+    n = len(gold)
+    weights_RB = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+    draws = np.stack([measure.weighted(gold, own, weights_RB) for own in predicted])
+    return Resampled(metric, gold, tuple(predicted), tuple(measure(gold, own) for own in predicted), draws)
+
+
+def interval_over_seeds(found: Resampled, level: float = LEVEL) -> Interval:
+    """The mean over seeds with its interval; of one seed the interval over the rows alone."""
+    if len(found.values) == 1:
+        return bootstrap(found.metric, found.gold, found.predicted[0], level=level)
+    half = _half_width(found.values, found.draws.mean(axis=0), len(found.gold), level)[0]
+    if half == 0:
+        # No seed and no row differ; the rows' own interval keeps its width.
+        return bootstrap(found.metric, found.gold, found.predicted[0], level=level)
+    mean, n = found.mean, len(found.gold)
+    low, high = _within(found.metric, mean - half, mean + half, 0.0)
+    return Interval(value=mean, low=low, high=high, n=n, level=level, method=BOTH)
+
+
+def difference_over_seeds(a: Resampled, b: Resampled) -> Difference:
+    """Whether one way is better than another; seeds are paired, and so are test rows.
+
+    Args:
+        a: the first; resampled with the same seed as the second.
+        b: the second; either may have one seed when it does not depend on any.
+
+    Returns:
+        The difference a - b with its interval and a two-sided p-value; of one seed `paired_test`, which says nothing
+        about other seeds.
+
+    Raises:
+        DataError: the seeds do not pair up.
+    """
+    n_seeds = max(len(a.values), len(b.values))
+    if not {len(a.values), len(b.values)} <= {1, n_seeds}:
+        raise DataError("the seeds of two ways do not pair up", got=f"{len(a.values)} and {len(b.values)}")
+    values = [first - second for first, second in zip(_spread(a, n_seeds), _spread(b, n_seeds), strict=True)]
+    mean, n = math.fsum(values) / n_seeds, len(a.gold)
+    draws_R = a.draws.mean(axis=0) - b.draws.mean(axis=0)
+    half, error, freedom = _half_width(values, draws_R, n, LEVEL)
+    if n_seeds == 1 or error == 0:
+        one = paired_test(a.gold, a.predicted[0], b.predicted[0], a.metric)
+        return Difference(difference=one.difference, p_value=one.p_value, test=f"{one.test}, one seed", n_seeds=n_seeds)
+    from scipy.stats import t
+
+    low, high = _within(a.metric, mean - half, mean + half, -1.0)
+    interval = Interval(value=mean, low=low, high=high, n=n, method=BOTH)
+    p_value = float(2 * t.sf(abs(mean) / error, freedom))
+    return Difference(difference=interval, p_value=p_value, test=BOTH, n_seeds=n_seeds)
+
+
+def _within(metric: str, low: float, high: float, least: float) -> tuple[float, float]:
+    """A share of rows, or a difference of shares, does not leave its range; of other metrics no range is known."""
+    return (max(least, low), min(1.0, high)) if metric_named(metric).is_right else (low, high)
+
+
+def _spread(found: Resampled, n_seeds: int) -> tuple[float, ...]:
+    return found.values if len(found.values) == n_seeds else found.values * n_seeds
+
+
+def _half_width(values: Sequence[float], draws_R: "Floats", n: int, level: float) -> tuple[float, float, float]:
+    """Half the interval's width, the standard error, and the degrees of freedom."""
+    from statistics import variance
+
+    from scipy.stats import t
+
+    num_seeds = len(values)
+    of_seeds = variance(values) / num_seeds if num_seeds > 1 else 0.0
+    of_rows = float(draws_R.var(ddof=1))
+    error = math.sqrt(of_seeds + of_rows)
+    # A sum of equal numbers differs by rounding; that is no spread.
+    if error < 1e-12:
+        return 0.0, 0.0, math.inf
+    each = (of_seeds**2 / (num_seeds - 1) if num_seeds > 1 else 0.0) + of_rows**2 / max(1, n - 1)
+    freedom = (of_seeds + of_rows) ** 2 / each
+    return float(t.ppf((1 + level) / 2, freedom)) * error, error, freedom
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for how many there are, in their order: below 0.05 holds for all that are, together.
+
+    Source: S. Holm, "A simple sequentially rejective multiple test procedure", 1979.
+    """
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected

@@ -1,0 +1,36 @@
+"""Successive halving: when a group is halved, and what it costs.
+
+Before the learning rate has risen, and a little after, a score says how high the rate is rather than how good: so
+nothing is dropped before the first rung, which is counted in optimiser steps.
+"""
+
+import math
+from collections.abc import Sequence
+
+
+def first_rung(num_rows: int, batch_size: int, num_steps: int) -> int:
+    """The epoch, from 1, at whose end that many optimiser steps are done."""
+    return max(1, math.ceil(num_steps / math.ceil(num_rows / batch_size)))
+
+
+def is_rung(epoch: int, eta: int, first: int) -> bool:
+    """Whether a group is halved after this epoch: the first rung, eta times as many, eta squared times, ..."""
+    rung = first
+    while rung < epoch:
+        rung *= eta
+    return rung == epoch
+
+
+def num_after(alive: int, eta: int, num_spared: int = 0) -> int:
+    """How many go on after a rung, if those that are spared are not among the best."""
+    return min(alive, math.ceil(alive / eta) + num_spared)
+
+
+def halving_tokens(epoch_tokens: Sequence[float], epochs: int, eta: int, first: int, num_spared: int = 0) -> float:
+    """Tokens that a group will run, if what is dropped costs as much as what goes on."""
+    alive, total = len(epoch_tokens), 0.0
+    for epoch in range(1, epochs + 1):
+        total += alive
+        if is_rung(epoch, eta, first):
+            alive = num_after(alive, eta, num_spared)
+    return total * sum(epoch_tokens) / len(epoch_tokens)

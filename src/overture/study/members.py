@@ -1,0 +1,53 @@
+"""A group of settings on the same rows, trained as one cohort: after each epoch somebody says which go on."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from overture.prompt import PromptConfig
+from overture.study import work as parts
+from overture.study.work import Work
+from overture.train import FitResult, TrainConfig
+
+Histories = Mapping[str, Sequence[Mapping[str, float]]]
+Decide = Callable[[Histories], Collection[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One setting of a group.
+
+    Args:
+        key: names it.
+        prompt: the prompt.
+        train: how it is trained; with a learning rate.
+        seed: of its start and its batches.
+    """
+
+    key: str
+    prompt: PromptConfig
+    train: TrainConfig
+    seed: int
+
+
+def is_done(result: FitResult) -> bool:
+    """Whether a member came to its own end."""
+    return result.status in ("finished", "stopped early", "diverged")
+
+
+def fit_cohort(work: Work, members: Sequence[Member], decide: Decide, folder: Path) -> dict[str, FitResult]:
+    """Train settings at one pace.
+
+    Args:
+        work: rows and model.
+        members: what is trained.
+        decide: told after each epoch of the epochs of all that could go on; gives the keys that do. It is not told of
+            members that ended with the epoch, so look at the results for those.
+        folder: where the group's state is kept; what is there is gone on with.
+    """
+    group = [
+        parts.Member(one.key, work.fresh(one.prompt, one.seed), one.train, one.seed, {"who": one.key, "seed": one.seed})
+        for one in members
+    ]
+    results = work.fit_cohort(group, folder / "checkpoint.safetensors", lambda epoch, histories: decide(histories))
+    return {one.key: result for one, result in zip(members, results, strict=True)}

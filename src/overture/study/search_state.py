@@ -1,0 +1,213 @@
+"""What the parts of one search share: the space, rows in each wording, costs, spending, candidates, their files."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from overture.core.errors import BackboneError, ConfigError
+from overture.data import Encoder
+from overture.engine import PromptedModel
+from overture.prompt import PromptConfig, method_of, prompt_from, prompt_tensors
+from overture.study.members import Member
+from overture.study.space import NUM_PAIRS, Pair, Setting, Space, asked_pairs
+from overture.study.spending import Cost, Spending, cost_of
+from overture.study.work import Work
+from overture.train import FitResult
+
+
+class Stopped(Exception):
+    """Somebody asked to stop; what was done is kept."""
+
+
+@dataclass(slots=True)
+class Trial:
+    """One candidate and what became of it.
+
+    Args:
+        number: in the study.
+        setting: the candidate.
+        cost: of it.
+        is_own: whether it is the task file's own setting.
+        history: its epochs.
+        seconds: of its training.
+    """
+
+    number: int
+    setting: Setting
+    cost: Cost
+    is_own: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """Its name in groups and files."""
+        return f"trial {self.number}"
+
+    @property
+    def best(self) -> dict[str, float] | None:
+        """Its best epoch by score, then by loss."""
+        return max(self.history, key=lambda e: (e["validation_score"], -e["validation_loss"]), default=None)
+
+    @property
+    def tokens(self) -> float:
+        """Live tokens that it ran."""
+        return self.cost.epoch_tokens * len(self.history)
+
+    def member(self, seed: int) -> Member:
+        """It, as a member of a group."""
+        assert self.setting.prompt is not None
+        return Member(self.key, self.setting.prompt, self.setting.train, seed)
+
+
+class Shared:
+    """What one search knows; every part of it that is done is read back from the run's folder."""
+
+    def __init__(self, work: Work) -> None:
+        self.whole, self.asked, self.run = work, work.config.search, work.run
+        # What chooses never sees a test row.
+        self.works = {0: replace(work, rows={**work.rows, "test": []})}
+        self.costs: dict[Any, Cost] = {}
+        self.trials: list[Trial] = []
+        self.read_wordings: set[int] = set()
+        self.space = Space(work.config, self._pairs(), work.backbone.info.num_layers)
+        self.own_cost = self.cost(self.own, 0)
+        # A tune reads its inputs too.
+        read = self.input_tokens(0) if self.own_cost.is_input_kept else 0
+        self.spending = Spending.of(self.asked, self.own_cost.epoch_tokens * work.config.train.epochs + read)
+        spent = self.run.read("spent.json") or {}
+        self.spending.tokens, self.spending.seconds = spent.get("tokens", 0.0), spent.get("seconds", 0.0)
+        self.read_wordings |= set(spent.get("read_wordings", ()))
+
+    @property
+    def own(self) -> PromptConfig:
+        """The task file's own prompt."""
+        return self.whole.config.prompt
+
+    @property
+    def own_trial(self) -> Trial | None:
+        """The candidate that is the task file's own setting; None where it could not be trained."""
+        return next((trial for trial in self.trials if trial.is_own), None)
+
+    def set_rates(self, rates: dict[Pair, float]) -> None:
+        """Learning rates that were found, as the middle of what is tried."""
+        self.space = Space(self.whole.config, self.space.pairs, self.whole.backbone.info.num_layers, rates)
+
+    def _pairs(self) -> list[Pair]:
+        """Methods and places that this model can answer with."""
+        found: list[Pair] = []
+        refused: list[BackboneError | ConfigError] = []
+        is_default = not (self.asked.method or self.asked.place)
+        for method, place in asked_pairs(self.whole.config):
+            config = self.whole.config.prompt.model_copy(update={"method": method, "place": place})
+            if method != self.whole.config.prompt.method:
+                options = {"layer": 1} if "layer" in method_of(config).options.model_fields else {}
+                config = config.model_copy(update={"options": options})
+            try:
+                self.whole.built(config, self.whole.config.seed).check(self.whole.rows["train"][:1])
+            except (BackboneError, ConfigError) as error:
+                refused.append(error)
+                if not is_default:
+                    self.whole.notice(f"{method} at {place} is left out: {error.what}")
+            else:
+                found.append((method, place))
+        if not found:
+            raise refused[0]
+        return found[:NUM_PAIRS] if is_default else found
+
+    def work(self, wording: int) -> Work:
+        """The rows in one wording."""
+        if wording not in self.works:
+            self.works[wording] = self.reworded(wording, ("train", "validation"))
+        return self.works[wording]
+
+    def reworded(self, wording: int, splits: Sequence[str]) -> Work:
+        """The work in a wording, with those splits alone."""
+        work, task = self.whole, self.space.wordings[wording]
+        encoder = Encoder(task, work.backbone.tokenizer, reserve=self.space.room)
+        rows = {name: encoder.encode(getattr(work.splits, name)) if name in splits else [] for name in work.rows}
+        for text in encoder.notices:
+            work.notice(text)
+        return replace(work, config=work.config.model_copy(update={"task": task}), encoder=encoder, rows=rows)
+
+    def cost(self, prompt: PromptConfig, wording: int) -> Cost:
+        """What a prompt costs on the rows in a wording."""
+        key = (prompt.method, prompt.place, prompt.length, str(prompt.options), wording)
+        if key not in self.costs:
+            work = self.work(wording)
+            model = work.built(prompt, work.config.seed)
+            self.costs[key] = cost_of(model, work.rows["train"], work.rows["validation"])
+        return self.costs[key]
+
+    def worth(self, trial: Trial) -> tuple[float, float]:
+        """What candidates are compared by: the score less a little for what it costs, then the loss."""
+        best = trial.best
+        if best is None:
+            return -math.inf, -math.inf
+        times = max(trial.cost.epoch_tokens, 1.0) / max(self.own_cost.epoch_tokens, 1.0)
+        return best["validation_score"] - self.asked.cost_weight * math.log10(times), -best["validation_loss"]
+
+    def ranked(self) -> list[Trial]:
+        """Candidates that trained, the best first."""
+        return sorted((trial for trial in self.trials if trial.history), key=self.worth, reverse=True)
+
+    def of(self, number: int) -> Trial:
+        """The candidate of that number."""
+        return next(trial for trial in self.trials if trial.number == number)
+
+    def values_of(self, trial: Trial) -> Path | None:
+        """What the seed that found it left; None when it did not come to its end."""
+        return next(iter(self.run.folder.glob(f"cohort-*/{trial.key}.prompt.safetensors")), None)
+
+    def keep(self, work: Work, member: Member, result: FitResult, path: str) -> PromptedModel:
+        """The model under a trained prompt; its values are written."""
+        import torch
+        from safetensors.torch import save
+
+        from overture.core.files import write_atomic
+
+        model = work.built(member.prompt, member.seed)
+        with torch.no_grad():
+            for name, value in model.trainable().items():
+                value.copy_(result.best[name])
+        tensors = {name: value.cpu().contiguous() for name, value in prompt_tensors(model.prompt).items()}
+        write_atomic(self.run.folder / path, save(tensors))
+        return model
+
+    def loaded(self, work: Work, setting: Setting, path: Path) -> PromptedModel:
+        """The model under a prompt from a file."""
+        from safetensors.torch import load_file
+
+        from overture.evaluate.source import prompt_source
+
+        assert setting.prompt is not None
+        tensors = {name: value.to(work.backbone.device) for name, value in load_file(path).items()}
+        source = prompt_source(work.backbone, work.encoder, work.rows["train"], work.store)
+        return PromptedModel(work.backbone, prompt_from(tensors, setting.prompt, source), work.cache)
+
+    def read_inputs(self, cost: Cost, wording: int) -> None:
+        """Count the inputs that run once, the first time that somebody needs them."""
+        if cost.is_input_kept and wording not in self.read_wordings:
+            self.read_wordings.add(wording)
+            self.spending.tokens += self.input_tokens(wording)
+
+    def input_tokens(self, wording: int) -> int:
+        """Tokens of the inputs of the rows that choose."""
+        rows = self.work(wording).rows
+        return sum(map(len, {row.input_ids for name in ("train", "validation") for row in rows[name]}))
+
+    def check_stop(self) -> None:
+        """Raise `Stopped` when somebody asked to stop."""
+        if self.whole.is_stop_asked():
+            self.save_spent()
+            raise Stopped
+
+    def save_spent(self) -> None:
+        """Write down what was spent, and tell how far the budget has gone."""
+        spent = self.spending
+        facts = {"tokens": spent.tokens, "seconds": spent.all_seconds, "read_wordings": sorted(self.read_wordings)}
+        self.run.write("spent.json", facts)
+        done = min(1000, round(1000 * spent.share))
+        self.run.event({"event": "progress", "what": "search, thousandths of the budget", "done": done, "total": 1000})

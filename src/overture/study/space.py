@@ -1,0 +1,341 @@
+"""What a search may choose from, and one choice of it."""
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from overture.core.config import Config
+from overture.core.errors import ConfigError
+from overture.core.types import Place
+from overture.data.task import Task, TemplateText, Words
+from overture.prompt import METHODS, PromptConfig
+from overture.prompt.config import Init
+from overture.train import TrainConfig
+
+if TYPE_CHECKING:
+    import optuna
+
+Name = Annotated[str, StringConstraints(min_length=1)]
+Pair = tuple[str, Place]
+
+# What is tried when nobody says what: from docs/log.md, best first. A model may refuse some of them.
+PAIRS: tuple[Pair, ...] = (("prefix", "after"), ("vectors", "after"), ("prefix", "memory"), ("vectors", "before"))
+NUM_PAIRS = 3
+LENGTHS = (5, 10, 20, 50)
+RATE_FACTOR = 10.0
+_LARGEST_RATE = 10.0
+
+
+class SearchConfig(Config):
+    """What `overture search` may choose from, how much it may spend, and how it chooses."""
+
+    method: tuple[Name, ...] = Field((), description="Methods to choose from; a few good ones when empty.")
+    place: tuple[Place, ...] = Field((), description="Places to choose from; those of the methods when empty.")
+    length: tuple[Annotated[int, Field(ge=0, le=20000)], ...] = Field(
+        (), description="Prompt lengths to choose from; 5, 10, 20, 50 when empty. 0 is always a candidate."
+    )
+    init: tuple[Init, ...] = Field((), description="Starting points to choose from; the task file's when empty.")
+    lr: tuple[Annotated[float, Field(gt=0, le=10)], Annotated[float, Field(gt=0, le=10)]] | None = Field(
+        None, description="Lowest and highest learning rate; ten times below and above the method's own when empty."
+    )
+    layer: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="Layers to choose from, for methods with such an option; three inner ones when empty."
+    )
+    epochs: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="Epochs to choose from; the task file's when empty."
+    )
+    template: tuple[TemplateText, ...] = Field((), description="Wordings to choose from, beside the task file's own.")
+    labels: tuple[dict[str, Words], ...] = Field(
+        (), description="Label words to choose from, beside the task file's own: label to its word or words."
+    )
+    tunes: float = Field(
+        8.0, gt=0, description="Budget: as many times the tokens that tuning the task file's own setting runs."
+    )
+    seconds: float | None = Field(None, gt=0, description="Budget in seconds, in place of tunes.")
+    tokens: float | None = Field(
+        None, gt=0, description="Budget in live tokens that the model runs, in place of tunes."
+    )
+    money: float | None = Field(None, gt=0, description="Budget in money, in place of tunes; needs price.")
+    price: float | None = Field(None, gt=0, description="What an hour of this machine costs, in the unit of money.")
+    cohort: int = Field(8, ge=1, le=256, description="Candidates that start together.")
+    eta: int = Field(
+        2,
+        ge=2,
+        le=10,
+        description="At the first rung, after eta times, eta squared times as many epochs, one of eta goes on.",
+    )
+    min_steps: int = Field(
+        20, ge=0, description="Optimiser steps behind the warm-up before the first rung: fewer favour high rates."
+    )
+    race_share: float = Field(0.5, ge=0, lt=1, description="Share of the budget kept for racing the best.")
+    finalists: int = Field(3, ge=1, le=32, description="How many candidates race, where the budget allows it.")
+    race_seeds: int = Field(2, ge=1, le=20, description="Fresh seeds that each finalist is trained with.")
+    alpha: float = Field(0.05, gt=0, lt=1, description="A paired test below this probability tells two apart.")
+    tolerance: float = Field(
+        0.01, ge=0, lt=1, description="Scores this close, and not told apart, are equal: the cheaper wins."
+    )
+    cost_weight: float = Field(
+        0.002,
+        ge=0,
+        le=1,
+        description="What ten times the training tokens takes off a score while candidates are chosen.",
+    )
+    find_lr: bool | None = Field(
+        None, description="Find each method's rate before (overture lr); when it costs little if empty."
+    )
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        given = [name for name in ("seconds", "tokens", "money") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"one budget at most, not {' and '.join(given)}")
+        if (self.money is None) != (self.price is None):
+            raise ValueError("money and price (of an hour) go together")
+        if self.lr and self.lr[0] > self.lr[1]:
+            raise ValueError("lr is lowest, highest")
+        return self
+
+
+class Request(Protocol):
+    """What a space is made from: the parts of `study.request.TuneConfig`, which holds a `SearchConfig` itself."""
+
+    @property
+    def task(self) -> Task:
+        """What is learnt."""
+        ...
+
+    @property
+    def prompt(self) -> PromptConfig:
+        """The task file's own prompt."""
+        ...
+
+    @property
+    def train(self) -> TrainConfig:
+        """Its own training."""
+        ...
+
+    @property
+    def search(self) -> SearchConfig:
+        """What may be chosen."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One candidate.
+
+    Args:
+        prompt: the prompt; None for the model without one, which is length 0.
+        train: how it is trained, with a learning rate.
+        wording: the number of its template and label words among `Space.wordings`.
+    """
+
+    prompt: PromptConfig | None
+    train: TrainConfig
+    wording: int = 0
+
+    def facts(self) -> dict[str, Any]:
+        """What tables tell of it."""
+        if self.prompt is None:
+            return {"method": "none", "place": "", "length": 0, "init": "", "lr": None, "epochs": 0}
+        prompt = self.prompt
+        own = {"method": prompt.method, "place": prompt.place, "length": prompt.length, "init": prompt.init}
+        layer = {"layer": prompt.options["layer"]} if "layer" in prompt.options else {}
+        return {**own, **layer, "lr": self.train.lr, "epochs": self.train.epochs}
+
+    def title(self) -> str:
+        """A name for people."""
+        if self.prompt is None:
+            return "no prompt"
+        return f"{self.prompt.method}-{self.prompt.place}, P = {self.prompt.length}, lr {self.train.lr:.2g}"
+
+
+class Space:
+    """What is left to choose from, once the model and the task are known.
+
+    Args:
+        config: the request.
+        pairs: methods and places that the model can answer with.
+        num_layers: of the model.
+        rates: the middle of each pair's learning rates; the method's own where it is not given.
+    """
+
+    def __init__(
+        self, config: Request, pairs: Sequence[Pair], num_layers: int, rates: Mapping[Pair, float] | None = None
+    ) -> None:
+        self.config, self.asked, self.pairs = config, config.search, tuple(pairs)
+        self.rates = dict(rates or {})
+        own = config.prompt
+        if own.place == "slots":
+            self.lengths: tuple[int, ...] = (own.length,)
+        else:
+            given = tuple(length for length in self.asked.length if length)
+            self.lengths = given if self.asked.length else _with(LENGTHS, own.length)
+        self.inits = self.asked.init or (own.init,)
+        inner = tuple(dict.fromkeys(max(1, num_layers * part // 4) for part in (1, 2, 3)))
+        self.layers = self.asked.layer or inner
+        self.epochs = self.asked.epochs or (config.train.epochs,)
+        self.wordings = wordings(config)
+
+    def setting(self, trial: "optuna.trial.Trial", wording: int) -> Setting:
+        """What a trial chooses, for one wording."""
+        method, _, place = trial.suggest_categorical("prompt", [f"{m} {p}" for m, p in self.pairs]).partition(" ")
+        length = trial.suggest_categorical("length", self.lengths)
+        init = trial.suggest_categorical("init", self.inits)
+        epochs = trial.suggest_categorical("epochs", self.epochs)
+        options = dict(self.config.prompt.options) if method == self.config.prompt.method else {}
+        if has_layer(method):
+            options["layer"] = trial.suggest_categorical("layer", self.layers)
+        if self.asked.lr:
+            rate = trial.suggest_float("lr", *self.asked.lr, log=True)
+        else:
+            # A factor and not the rate, so that what is learnt of one method's rates serves the others.
+            rate = self.rate((method, place)) * trial.suggest_float("lr_factor", 1 / RATE_FACTOR, RATE_FACTOR, log=True)
+        changed = {"method": method, "place": place, "length": length, "init": init, "options": options}
+        prompt = self.config.prompt.model_copy(update=changed)
+        train = self.config.train.model_copy(update={"lr": min(rate, _LARGEST_RATE), "epochs": epochs})
+        return Setting(prompt, train, wording)
+
+    @property
+    def room(self) -> int:
+        """The longest prompt that the rows must leave room for."""
+        return max(self.config.prompt.length, *self.lengths, 0)
+
+    def own(self) -> Setting:
+        """The task file's own setting: always a candidate, even where what is to be searched leaves it out."""
+        prompt, train = self.config.prompt, self.config.train
+        rate = train.lr or METHODS[prompt.method].learning_rate[prompt.place]
+        return Setting(prompt, train.model_copy(update={"lr": rate}))
+
+    def own_params(self) -> dict[str, Any] | None:
+        """It as a trial's parameters; None when it is not one of the space's."""
+        prompt, train = self.config.prompt, self.config.train
+        rate = self.own().train.lr or 0.0
+        middle = self.rate((prompt.method, prompt.place)) if (prompt.method, prompt.place) in self.pairs else rate
+        low, high = self.asked.lr or (middle / RATE_FACTOR, middle * RATE_FACTOR)
+        layer = prompt.options.get("layer")
+        is_in = (
+            (prompt.method, prompt.place) in self.pairs
+            and prompt.length in self.lengths
+            and prompt.init in self.inits
+            and train.epochs in self.epochs
+            and low <= rate <= high
+            and (not has_layer(prompt.method) or layer in self.layers)
+        )
+        if not is_in:
+            return None
+        layers = {"layer": layer} if has_layer(prompt.method) else {}
+        rates = {"lr": rate} if self.asked.lr else {"lr_factor": rate / middle}
+        named = f"{prompt.method} {prompt.place}"
+        return {
+            "prompt": named,
+            "length": prompt.length,
+            "init": prompt.init,
+            "epochs": train.epochs,
+            **layers,
+            **rates,
+        }
+
+    def rate(self, pair: Pair) -> float:
+        """The middle of a pair's learning rates."""
+        own = self.config.prompt
+        if pair in self.rates:
+            return self.rates[pair]
+        if self.config.train.lr and pair == (own.method, own.place):
+            return self.config.train.lr
+        return METHODS[pair[0]].learning_rate[pair[1]]
+
+    def assignments(self, setting: Setting, seed: int) -> list[str]:
+        """The flags of `overture tune` that repeat a candidate from the same task file."""
+        prompt, task = setting.prompt, self.wordings[setting.wording]
+        assert prompt is not None
+        words = ["--method", prompt.method, "--place", prompt.place, "--length", str(prompt.length)]
+        values: dict[str, Any] = {"prompt.init": prompt.init, "train.lr": setting.train.lr}
+        values |= {"train.epochs": setting.train.epochs, "seed": seed, "seeds": 1}
+        if prompt.options != self.config.prompt.options:
+            values["prompt.options"] = prompt.options
+        own = self.wordings[0]
+        values |= {name: task.dump()[name] for name in ("template", "labels") if task.dump()[name] != own.dump()[name]}
+        for name, value in values.items():
+            words += ["--set", f"{name}={json.dumps(value, ensure_ascii=False)}"]
+        return [shlex.quote(word) for word in words]
+
+
+def has_layer(method: str) -> bool:
+    """Whether a method has a layer to choose."""
+    return "layer" in METHODS[method].options.model_fields
+
+
+def _with(values: Sequence[int], own: int) -> tuple[int, ...]:
+    return tuple(sorted({*values, own}))
+
+
+def wordings(config: Request) -> list[Task]:
+    """The task with every template and all label words in turn; the task file's own first.
+
+    Raises:
+        ConfigError: they do not fit the task.
+    """
+    task, asked = config.task, config.search
+    if asked.labels and not task.labels:
+        raise ConfigError("label words are for tasks with labels", where="search.labels", got="a free-text task")
+    templates = [task.template, *(one for one in asked.template if one != task.template)]
+    labels = [task.labels, *(one for one in asked.labels if one != task.labels)]
+    for words in labels:
+        if words is not None and set(words) != set(task.labels or {}):
+            raise ConfigError(
+                "label words must be given for the task's labels",
+                where="search.labels",
+                got=", ".join(words),
+                wanted=", ".join(task.labels or {}),
+            )
+    found = [_reworded(task, template, words) for template in templates for words in labels]
+    if len({one.num_slot_vectors for one in found}) > 1:
+        raise ConfigError("every wording must hold as many places for the prompt", where="search.template")
+    return found
+
+
+def _reworded(task: Task, template: Any, words: Any) -> Task:
+    from overture.core.config import validated
+
+    # In the task's own order: rows hold a label's number.
+    ordered = {label: words[label] for label in task.labels} if words and task.labels else words
+    values = task.model_copy(update={"template": template, "labels": ordered}).dump()
+    return validated(Task, values, "search")
+
+
+def asked_pairs(config: Request) -> list[Pair]:
+    """Methods and places to try, in order, before the model is asked which of them it can answer with.
+
+    Raises:
+        ConfigError: no such method, or none can enter at any of the places.
+    """
+    asked, own = config.search, (config.prompt.method, config.prompt.place)
+    if unknown := [name for name in asked.method if name not in METHODS]:
+        raise ConfigError("no such method", where="search.method", got=", ".join(unknown), wanted=", ".join(METHODS))
+    if config.prompt.place == "slots":
+        methods = asked.method or (own[0],)
+        found: list[Pair] = [(method, "slots") for method in methods if "slots" in METHODS[method].places]
+    elif asked.method or asked.place:
+        found = list(_product(asked.method, asked.place))
+    else:
+        found = list(dict.fromkeys([own, *PAIRS]))
+    if not found:
+        raise ConfigError(
+            "none of the methods can enter at any of the places",
+            where="search",
+            got=f"{', '.join(asked.method)} at {', '.join(asked.place)}",
+            fix="overture methods lists each method's places",
+        )
+    return found
+
+
+def _product(methods: Sequence[str], places: Sequence[Place]) -> Iterator[Pair]:
+    for method in methods or tuple(dict.fromkeys(name for name, _ in PAIRS)):
+        for place in METHODS[method].places:
+            if place != "slots" and (not places or place in places):
+                yield method, place

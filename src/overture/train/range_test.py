@@ -1,0 +1,139 @@
+"""Learning-rate range test: the rate grows exponentially from step to step, and the loss says where it works.
+
+    lr_i = low * (high / low) ** (i / (n - 1))
+
+The losses of single batches are noise, so while the test runs they are smoothed by an exponential mean that is
+corrected for its start. The test ends when that mean has risen above its lowest by a quarter of the loss at the start.
+Suggested is a tenth of that rate. Where it never comes to that, nothing is: the fall is too gentle to tell.
+
+Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3; exponential rates, smoothing
+and the tenth as practised since (Gugger 2018). Deviations: an adaptive optimiser, gradients clipped as in training, a
+few dozen steps on a prompt of its own that is thrown away, so the loss has little time to fall; where it falls fastest
+is told but not used, because between single batches that is mostly chance (docs/log.md).
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from overture.core.errors import Diverged
+from overture.core.types import Encoded, Trainee
+from overture.data.batches import epoch_batches, micro_batches
+from overture.train.fit import TrainConfig
+from overture.train.optim import OPTIMISERS
+
+_SMOOTH = 0.8
+_RISEN = 0.25
+_TENTH = 0.1
+# Steps on each side that a step's smoothed loss leans on, once all is measured.
+_WIDTH = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class RangeTest:
+    """What a range test found.
+
+    Args:
+        rates: of each step.
+        losses: of each step's batch, before the step.
+        smooth: the losses smoothed, both ways.
+        steepest: the rate at which the smoothed loss falls fastest.
+        blow_up: the rate at which the loss had risen for good; None when it never had.
+        suggested: the rate to train with; None when the loss never blew up.
+    """
+
+    rates: list[float]
+    losses: list[float]
+    smooth: list[float]
+    steepest: float
+    blow_up: float | None
+    suggested: float | None
+
+
+def range_test(
+    trainee: Trainee,
+    rows: Sequence[Encoded],
+    config: TrainConfig,
+    seed: int,
+    low: float,
+    high: float,
+    steps: int,
+    is_stop_asked: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> RangeTest:
+    """Train a few steps at growing rates; the trainee's values are changed, so hand in one of its own.
+
+    Args:
+        trainee: what is trained.
+        rows: training rows.
+        config: batch size, optimiser and clipping; its rate, warm-up and schedule are not used.
+        seed: orders the batches.
+        low: the first rate.
+        high: the last rate.
+        steps: optimiser steps.
+        is_stop_asked: looked at after each step; what was measured so far is used.
+        progress: called with (done, all).
+
+    Raises:
+        Diverged: the loss is not finite from the start.
+    """
+    values, factors = list(trainee.trainable().values()), [trainee.rates().get(n, 1.0) for n in trainee.trainable()]
+    optimiser = OPTIMISERS[config.optimiser]([{"params": [value]} for value in values], low, config.weight_decay)
+    rates: list[float] = []
+    losses: list[float] = []
+    means: list[float] = []
+    mean, blow_up = 0.0, None
+    for step, batch in zip(range(steps), _batches(rows, config.batch_size, seed), strict=False):
+        rate = low * (high / low) ** (step / max(1, steps - 1))
+        optimiser.zero_grad(set_to_none=True)
+        loss, weight = 0.0, trainee.weight(batch)
+        for part in micro_batches(batch, config.max_tokens):
+            one = trainee.loss(part) / weight
+            one.backward()  # type: ignore[no-untyped-call]
+            loss += float(one.detach())
+        norm = torch.nn.utils.clip_grad_norm_(values, config.clip)
+        if not (math.isfinite(loss) and bool(norm.isfinite())):
+            blow_up = rate
+            break
+        mean = _SMOOTH * mean + (1 - _SMOOTH) * loss
+        rates.append(rate)
+        losses.append(loss)
+        means.append(mean / (1 - _SMOOTH ** (step + 1)))
+        if step > steps // 4 and means[-1] > min(means) + _RISEN * max(means[: steps // 4]):
+            blow_up = rate
+            break
+        for group, factor in zip(optimiser.param_groups, factors, strict=True):
+            group["lr"] = rate * factor
+        optimiser.step()
+        progress(step + 1, steps)
+        if is_stop_asked():
+            break
+    if len(rates) < 3:
+        raise Diverged("the loss is not finite from the first steps on", fix="a lower --low, or another start")
+    return _read(rates, losses, blow_up)
+
+
+def _batches(rows: Sequence[Encoded], batch_size: int, seed: int) -> Iterator[list[Encoded]]:
+    epoch = 0
+    while True:
+        yield from epoch_batches(rows, batch_size, seed, epoch)
+        epoch += 1
+
+
+def _read(rates: list[float], losses: list[float], blow_up: float | None) -> RangeTest:
+    smooth = _smoothed(losses)
+    logs = [math.log(rate) for rate in rates]
+    inner = range(1, len(rates) - 1)
+    steepest = rates[min(inner, key=lambda i: (smooth[i + 1] - smooth[i - 1]) / (logs[i + 1] - logs[i - 1]))]
+    return RangeTest(rates, losses, smooth, steepest, blow_up, _TENTH * blow_up if blow_up else None)
+
+
+def _smoothed(losses: Sequence[float]) -> list[float]:
+    """Weighted means around each step, with weights of a bell."""
+    found = []
+    for here in range(len(losses)):
+        weights = [math.exp(-0.5 * ((step - here) / _WIDTH) ** 2) for step in range(len(losses))]
+        found.append(sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights))
+    return found

@@ -1,0 +1,323 @@
+"""``overture compare`` end to end on a tiny model."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overture.cli import compare as command
+from overture.core.files import write_json
+from overture.data.rows import Row
+from overture.engine import load_backbone
+from overture.store import Store
+from overture.study import compare as study
+from overture.study import page
+from overture.study.cells import Key, Lab, Stopped
+from overture.study.compare import CompareConfig, compare
+from overture.study.request import tune_config
+from overture.study.ways import WAYS, Bench, way_named
+
+WORDS = ["--way", "none", "--way", "prefix-after", "--size", "4", "--size", "8", "--seeds", "2", "--min-steps", "2"]
+FEW = ["--default-rates", "--out", "out"]
+CELLS = {"none--0--0", "prefix-after--4--0", "prefix-after--8--0", "prefix-after--4--1", "prefix-after--8--1"}
+
+
+@pytest.fixture
+def task(make_task: Callable[..., Path]) -> Path:
+    return make_task(train={"epochs": 1, "batch_size": 4})
+
+
+@pytest.fixture(autouse=True)
+def _few_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than everything else here; two tests draw."""
+    if request.node.name not in ("test_compare_resume_and_one_cell", "test_free_text"):
+        monkeypatch.setattr(page, "charts", lambda result: {})
+
+
+def cells(folder: str = "out") -> dict[str, Any]:
+    return {path.stem: json.loads(path.read_text()) for path in Path(folder, "cells").glob("*.json")}
+
+
+def timeless(cell: dict[str, Any]) -> dict[str, Any]:
+    """A cell without what no two runs share."""
+    cell = json.loads(json.dumps(cell))
+    history = [{name: value for name, value in entry.items() if name != "seconds"} for entry in cell.get("history", ())]
+    return {name: value for name, value in cell.items() if name != "ledger"} | {"history": history}
+
+
+def test_compare_resume_and_one_cell(task, overture) -> None:
+    done = overture("compare", task, *WORDS, *FEW, "--price", "2", "--json")
+    assert done.code == 0, done.err
+    found = done.json
+    assert (found["status"], found["largest"], found["seeds"]) == ("finished", 8, [0, 1])
+    assert set(cells()) == CELLS
+    assert Path(found["report"]).read_text().startswith("<!doctype html>")
+    assert json.loads(Path("out/result.json").read_text()) == {k: v for k, v in found.items() if k != "report"}
+    prompt = next(cost for cost in found["ledger"] if cost["way"] == "prefix-after" and cost["size"] == 8)
+    # 3 columns of keys and values in three layers with two heads of eight.
+    assert prompt["trainable"] == 3 * 2 * 3 * 2 * 8
+    assert prompt["stored_bytes"] > 4 * prompt["trainable"]
+    assert prompt["is_intact"]
+    assert prompt["is_shared"]
+    assert prompt["own_bytes"] == 0
+    assert prompt["perplexity_after"] != prompt["perplexity_before"] > 1
+    assert prompt["money"] == pytest.approx(prompt["seconds"] / 1800)
+    assert prompt["flops"] > prompt["serving_flops"] > 0
+    assert str(Path.cwd()) not in json.dumps(found)
+    none = next(cost for cost in found["ledger"] if cost["way"] == "none")
+    assert none["perplexity_after"] == pytest.approx(none["perplexity_before"])
+
+    # The cell's test scores are the same once more, and all other cells stay untouched.
+    before = cells()
+    times = {path.stem: path.stat().st_mtime_ns for path in Path("out/cells").glob("*.json")}
+    again = overture("compare", task, *WORDS, *FEW, "--price", "2", "--json").json
+    assert {path.stem: path.stat().st_mtime_ns for path in Path("out/cells").glob("*.json")} == times
+    assert again == found
+    Path("out/cells/prefix-after--8--1.json").unlink()
+    Path("out/cells/prefix-after--4--0.json").unlink()
+    assert overture("compare", task, *WORDS, *FEW, "--cell", "prefix-after:8:1", "--json").code == 0
+    assert set(cells()) == CELLS - {"prefix-after--4--0"}
+    shown = overture("compare", task, *WORDS, *FEW)
+    assert shown.code == 0
+    for text in ("8 training rows", "prefix-after", "No advice", "The report:"):
+        assert text in shown.out
+    assert {name: timeless(cell) for name, cell in cells().items()} == {n: timeless(c) for n, c in before.items()}
+
+
+def test_same_rows_for_all_ways_and_nested(task, tiny) -> None:
+    config = tune_config(task)
+    splits = study.load_splits(config.task)
+    lab = Lab(Bench(load_backbone(str(tiny)), Store(Path("store"))), config.task, splits, 1, 6, ["a b c d e f g h"])
+
+    def lines(found: list[Row]) -> list[int]:
+        return [row.line for row in found]
+
+    small, large = lab.rows(4, 0), lab.rows(8, 0)
+    assert lines(large["train"])[:4] == lines(small["train"])
+    assert lines(large["validation"])[:4] == lines(small["validation"])
+    assert [len(large[name]) for name in ("train", "validation", "test")] == [8, 6, 8]
+    assert {row.fields["label"] for row in lab.rows(2, 3)["train"]} == {"good", "bad"}
+    assert lines(lab.rows(8, 1)["train"]) != lines(large["train"])
+
+
+def test_rates_are_chosen_on_validation_and_kept(task, overture) -> None:
+    words = ["--way", "prefix-after", "--size", "4", "--seeds", "1", "--min-steps", "1", "--out", "out", "--json"]
+    found = overture("compare", task, *words).json
+    rates = found["rates"]["prefix-after"]
+    assert [one["lr"] for one in rates["tried"]] == [0.1, 0.03, 0.3]
+    best = max(rates["tried"], key=lambda one: (one["score"], -one["loss"]))
+    assert rates["lr"] == best["lr"] == cells()["prefix-after--4--0"]["lr"]
+    (cost,) = found["ledger"]
+    assert cost["choosing_seconds"] > 0
+    # A further way and size later: the rate stays, so that cells belong together.
+    more = ["--way", "prefix-after", "--way", "in-context", "--size", "4", "--size", "8", *words[4:]]
+    assert overture("compare", task, *more).json["rates"]["prefix-after"] == rates
+
+
+def test_settings_of_one_way(task, overture) -> None:
+    words = ["--way", "late-before", "--way", "vectors-before", "--size", "4", "--seeds", "1", "--min-steps", "1"]
+    own = ["--set-way", "late-before:prompt.options.layer=1", "--set-way", "late-before:train.lr=0.01"]
+    found = overture("compare", task, *words, *own, *FEW, "--json").json
+    assert cells()["late-before--4--0"]["lr"] == 0.01
+    cost = {cost["way"]: cost for cost in found["ledger"]}
+    # Two of three layers train, the rest is kept.
+    assert cost["late-before"]["training_positions"] < cost["vectors-before"]["training_positions"]
+
+
+def test_stop_and_go_on(task, overture, monkeypatch) -> None:
+    run, calls = study.measured, []
+
+    def stopping(lab, way, key, rate):
+        calls.append(key)
+        if len(calls) == 3:
+            raise Stopped
+        return run(lab, way, key, rate)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "measured", stopping)
+        stopped = overture("compare", task, *WORDS, *FEW, "--json")
+    assert (stopped.code, stopped.json["status"]) == (130, "interrupted")
+    assert "overture compare" in stopped.json["resume"]
+    assert len(cells()) == 2
+    calls.clear()
+    monkeypatch.setattr(study, "measured", lambda *given: calls.append(given[2]) or run(*given))
+    assert overture("compare", task, *WORDS, *FEW, "--json").code == 0
+    assert len(calls) == 3
+    assert set(cells()) == CELLS
+
+
+def test_a_request_to_stop_ends_a_cell_in_training(task, tmp_path) -> None:
+    config = CompareConfig(
+        tune=tune_config(task), ways=("prefix-after",), sizes=(8,), seeds=1, min_steps=50, is_rate_tuned=False
+    )
+    steps: list[Any] = []
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["event"] == "step":
+            steps.append(event)
+
+    found = compare(config, tmp_path / "out", Store(tmp_path / "store"), listen, lambda: len(steps) >= 3)
+    assert (found["status"], len(steps)) == ("interrupted", 3)
+    assert not list((tmp_path / "out").glob("cells/*.json"))
+
+
+def test_budget_leaves_out_what_does_not_fit(task, overture, monkeypatch) -> None:
+    from overture.study.budget import Speed
+
+    # Each cell takes six seconds, whatever its size.
+    monkeypatch.setattr(study._Comparison, "_speed", lambda work, way: Speed(6.0, 0.0, 0.0, 0.0, 0.0))
+    words = ["--way", "prefix-after", "--size", "4", "--size", "8", "--seeds", "3", "--min-steps", "1", *FEW]
+    found = overture("compare", task, *words, "--budget", "0.35", "--json").json
+    assert (found["sizes"], found["seeds"]) == ([4], [0, 1, 2])
+    assert "8 rows" in found["left_out"][0]
+    assert "Left out" in Path("out/report.html").read_text()
+    too_small = overture("compare", task, *words[:-1], "other", "--budget", "0.05", "--json")
+    assert (too_small.code, too_small.json["what"]) == (2, "the budget is too small for any comparison")
+
+
+def test_measured_speed_plans(task, overture) -> None:
+    words = ["--way", "none", "--way", "prefix-after", "--size", "4", "--seeds", "1", "--min-steps", "1", *FEW]
+    found = overture("compare", task, *words, "--budget", "30", "--json").json
+    plan = json.loads(Path("out/plan.json").read_text())["plan"]
+    assert 0 < plan["seconds"] < 1800
+    assert found["left_out"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--way", "prefx-after"], "did you mean 'prefix-after'?"),
+        (["--size", "99"], "there are 16 training rows"),
+        (["--size", "1"], "two at least"),
+        (["--seeds", "0"], "greater than or equal to 1"),
+        (["--reference", "lora"], "not compared"),
+        (["--cell", "none"], "WAY:SIZE:SEED"),
+        (["--cell", "prefix-after:99:0"], "no such number of training rows"),
+        (["--cell", "deep-after:4:0"], "not compared"),
+        (["--set-way", "train.lr=1"], "WAY:KEY=VALUE"),
+        (["--set-way", "prefix-after:seeds=3"], "no such setting"),
+        (["--set-way", "prefix-after:prompt.place=memory"], "method and place are its name"),
+        (["--set-way", "prefix-after:prompt.lenth=3"], "did you mean 'length'?"),
+        (["--unrelated", "nothing.txt"], "unrelated text cannot be read"),
+        (["--way", "late-before"], "layer"),
+        (["--out", "task.yaml"], "is a file"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(task, overture, words, told) -> None:
+    base = [] if "--way" in words else ["--way", "prefix-after"]
+    base += [] if "--size" in words else ["--size", "4"]
+    done = overture("compare", task, *base, *([] if "--out" in words else ["--out", "out"]), *words)
+    assert done.code == 2
+    assert told in done.err
+    assert not Path("out/cells").exists()
+
+
+def test_cells_of_another_request_are_not_mixed_in(task, overture) -> None:
+    words = ["compare", task, "--way", "none", "--size", "4", "--seeds", "1", "--out", "out", "--json"]
+    assert overture(*words).code == 0
+    other = overture(*words, "--set", "data.test_rows=4")
+    assert (other.code, other.json["error"]) == (2, "StoreError")
+    assert "another data" in other.json["problems"][0]
+    Path("out/cells/none--0--0.json").write_text("{")
+    damaged = overture(*words)
+    assert (damaged.code, damaged.json["what"]) == (2, "the file is damaged")
+
+
+def test_two_at_once(task, overture, tmp_path) -> None:
+    from overture.core.files import exclusive
+
+    (tmp_path / "out").mkdir()
+    with exclusive(tmp_path / "out" / ".lock", "this comparison"):
+        done = overture("compare", task, "--way", "none", "--size", "4", "--out", "out", "--json")
+    assert (done.code, done.json["error"]) == (2, "StoreError")
+
+
+def test_diverged_seed_is_told(task, overture, monkeypatch) -> None:
+    run = study.measured
+
+    def diverging(lab, way, key, rate):
+        found = run(lab, way, key, rate)
+        is_it = key == Key(way="prefix-after", size=4, seed=1)
+        return {**found, "status": "diverged", "metrics": {}} if is_it else found
+
+    monkeypatch.setattr(study, "measured", diverging)
+    done = overture("compare", task, *WORDS, *FEW)
+    assert done.code == 0
+    assert "prefix-after, 4 rows, seed 1: training diverged" in done.out
+    assert "prefix-after, 4 rows, seed 1: diverged" in done.err
+
+
+def test_free_text(make_task, overture, tmp_path) -> None:
+    for name, count in {"train": 8, "validation": 4, "test": 6}.items():
+        rows = [{"text": f"{name} {n}", "answer": "yes"} for n in range(count)]
+        (tmp_path / f"qa-{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = make_task(
+        data={name: f"qa-{name}.jsonl" for name in ("train", "validation", "test")},
+        template="{text}:",
+        labels=None,
+        answer_field="answer",
+        max_new_tokens=3,
+        train={"epochs": 1},
+    )
+    words = ["--way", "none", "--way", "vectors-before", "--size", "4", "--seeds", "1", "--min-steps", "1", *FEW]
+    found = overture("compare", task, *words, "--json").json
+    assert found["metric"] == "exact_match"
+    assert len(cells()["none--0--0"]["predicted"]) == 6
+
+
+def test_every_way_has_a_name_that_files_can_have() -> None:
+    assert {"none", "in-context", "prefix-after", "vectors-before", "late-before"} <= set(WAYS)
+    assert all(Key.parse(f"{name}:4:0").way == name for name in WAYS)
+
+
+def test_a_file_rate_is_not_taken_for_all_ways(make_task) -> None:
+    config = tune_config(make_task())
+    assert config.train.lr == 0.01
+    assert way_named("prefix-after", config).rates == (0.1, 0.03, 0.3)
+    assert way_named("prefix-after", config, ["train.lr=0.2"]).rates == (0.2,)
+
+
+def test_words_of_the_command(monkeypatch) -> None:
+    monkeypatch.setattr("sys.argv", ["overture", "compare", "a b.yaml", "--seeds", "2"])
+    assert list(command._words()) == ["compare", "a b.yaml", "--seeds", "2"]
+    monkeypatch.setattr("sys.argv", ["pytest", "-x"])
+    assert list(command._words()) == ["compare"]
+
+
+def test_a_damaged_plan_is_told(task, overture) -> None:
+    Path("out").mkdir()
+    write_json(Path("out/plan.json"), {"asked": None})
+    assert overture("compare", task, "--way", "none", "--size", "4", "--out", "out", "--json").code == 0
+    Path("out/plan.json").write_text("[]")
+    done = overture("compare", task, "--way", "none", "--size", "4", "--out", "out", "--json")
+    assert (done.code, done.json["wanted"]) == (2, "a JSON object")
+
+
+def test_baselines_beside_prompts(task, overture) -> None:
+    ways = ["none", "in-context:nearest", "linear", "bitfit:norms", "lora", "full", "prefix-after"]
+    words = [word for way in ways for word in ("--way", way)]
+    own = ["--size", "8", "--seeds", "1", "--min-steps", "2", "--set-way", "lora:options.rank=2", *FEW]
+    found = overture("compare", task, *words, *own, "--json").json
+    assert found["reference"] == "lora"
+    assert {one["way"] for one in found["against"]} == {*ways} - {"lora"}
+    cost = {one["way"]: one for one in found["ledger"]}
+    assert all(one["is_intact"] for one in found["ledger"])
+    assert {way for way, one in cost.items() if not one["is_shared"]} == {"bitfit:norms", "full"}
+    assert cost["full"]["trainable"] > cost["lora"]["trainable"] > cost["bitfit:norms"]["trainable"] > 0
+    assert cost["full"]["own_bytes"] == 4 * cost["full"]["trainable"]
+    assert cost["linear"]["perplexity_after"] is None
+    assert cost["lora"]["perplexity_after"] != cost["lora"]["perplexity_before"]
+    # Gradients of weights cost more than those of activations alone.
+    assert cost["full"]["flops"] > cost["lora"]["flops"] > cost["prefix-after"]["flops"] > 0
+    assert cells()["lora--8--0"]["config"]["settings"] == {"baseline": "lora", "rank": 2}
+
+
+def test_baselines_that_do_not_fit_are_told_at_once(task, overture) -> None:
+    done = overture("compare", task, "--way", "bitfit", "--size", "4", *FEW)
+    assert done.code == 2
+    assert "--way bitfit" in done.err
+    assert "no biases" in done.err
+    typo = overture("compare", task, "--way", "lora", "--set-way", "lora:options.rnk=4", "--size", "4", *FEW)
+    assert "did you mean 'rank'?" in typo.err

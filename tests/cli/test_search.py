@@ -1,0 +1,231 @@
+"""`overture search` in real runs on a tiny model: what it measures, spends, keeps, and how it goes on."""
+
+import shlex
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+SPACE = ["--method", "prefix", "--method", "vectors", "--place", "after", "--length", "2", "--length", "3"]
+
+
+# Halving from the first epoch on, though it has four steps.
+HALVED = ["--set", "search.cohort=4", "--set", "search.min_steps=0"]
+
+
+@pytest.fixture
+def searched(make_task, overture):
+    def run(*words: str, **changes: object) -> dict:
+        done = overture("search", make_task(**changes), *SPACE, *words, "--json")
+        assert done.code == 0, done.err
+        return done.json
+
+    return run
+
+
+def test_finds_a_setting_within_the_budget(searched, tmp_path, overture) -> None:
+    found = searched("--tunes", "12", *HALVED, train={"epochs": 4, "batch_size": 4, "lr": 0.1, "warmup_steps": 0})
+    trials = found["trials"]
+    assert trials[0]["key"] == "none 0"
+    own = trials[1]
+    assert (own["method"], own["place"], own["length"]) == ("prefix", "after", 3)
+    assert own["lr"] == pytest.approx(0.1)
+    assert {one["method"] for one in trials[1:]} <= {"prefix", "vectors"}
+    assert {one["length"] for one in trials[1:]} == {2, 3}
+    # One of the first group comes to its end, half are dropped after the first epoch.
+    done = [one["epochs_done"] for one in trials[1:5]]
+    assert max(done) == 4
+    assert done.count(1) == 2
+    spent = found["spent"]
+    assert spent["unit"] == "tokens"
+    assert 0.25 < spent["share"] <= 1
+    assert sum(one["tokens"] for one in trials) < spent["tokens"]
+    racing = {one["key"] for one in found["race"]}
+    assert found["winner"]["key"] in racing
+    assert own["key"] in racing
+    folder = tmp_path / "store" / "runs" / found["run"]
+    with sqlite3.connect(folder / "search.db") as db:
+        (told,) = db.execute("select count(*) from trials where state = 'COMPLETE'").fetchone()
+    assert told == len(trials) - 1
+    assert {Path(path).suffix for path in found["charts"]} == {".json", ".png", ".html"}
+    assert all(Path(path).stat().st_size > 500 for path in found["charts"])
+    assert found["metrics"]["test"]["accuracy"]["n"] == 8
+    assert found["prompt"] == "mood@1"
+    again = overture(*shlex.split(found["command"])[1:], "--json").json
+    assert again["metrics"]["test"]["accuracy"]["value"] == found["metrics"]["test"]["accuracy"]["value"]
+    assert again["lr"] == found["winner"]["lr"]
+    table = overture("resume", found["run"]).out
+    assert "The winner" in table
+    assert found["command"] in table
+
+
+@pytest.mark.parametrize("stop_at", [7, 40])
+def test_stopped_search_goes_on_where_it_stood(make_task, overture, monkeypatch, stop_at) -> None:
+    from overture.cli.stop import StopRequest
+
+    task = make_task(train={"epochs": 4, "batch_size": 4, "lr": 0.1, "warmup_steps": 0})
+    words = ["search", task, *SPACE, "--tunes", "12", *HALVED, "--json"]
+    whole = overture(*words).json
+    asked = 0
+
+    def is_asked(self: StopRequest) -> bool:
+        nonlocal asked
+        asked += 1
+        return asked >= stop_at
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "__call__", is_asked)
+        stopped = overture(*words)
+    assert stopped.code == 130, stopped.err
+    run = stopped.json["run"]
+    assert stopped.json["resume"] == f"overture resume {run}"
+    assert overture("resume", "--json").json["runs"][0]["run"] == run
+    resumed = overture("resume", run, "--json").json
+    for one, other in zip(resumed["trials"], whole["trials"], strict=True):
+        for name in ("key", "lr", "length", "method", "epochs_done", "score", "tokens"):
+            assert one[name] == other[name], name
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-4)
+    assert [one["scores"] for one in resumed["race"]] == [one["scores"] for one in whole["race"]]
+    assert resumed["winner"] == whole["winner"]
+    assert resumed["spent"]["tokens"] == whole["spent"]["tokens"]
+
+
+def test_test_rows_choose_nothing(make_task, overture, tmp_path) -> None:
+    words = [*SPACE, "--tunes", "8", "--set", "search.cohort=3", "--json"]
+    one = overture("search", make_task(), *words).json
+    task = make_task()
+    rows = (tmp_path / "test.jsonl").read_text()
+    swapped = rows.replace("good", "@").replace("bad", "good").replace("@", "bad")
+    (tmp_path / "test.jsonl").write_text(swapped)
+    other = overture("search", task, *words).json
+    assert [t["score"] for t in one["trials"]] == [t["score"] for t in other["trials"]]
+    assert one["winner"] == other["winner"]
+    value = one["metrics"]["test"]["accuracy"]["value"]
+    assert other["metrics"]["test"]["accuracy"]["value"] == pytest.approx(1 - value)
+
+
+def test_wordings_and_label_words(make_task, overture) -> None:
+    search = {
+        "template": ["{text}\nIs it good or bad?"],
+        "labels": [{"bad": " poor", "good": " great"}],
+        "cohort": 8,
+        "tunes": 16,
+    }
+    found = overture("search", make_task(search=search), "--method", "prefix", "--place", "after", "--json").json
+    assert [one["key"] for one in found["trials"][:4]] == ["none 0", "none 1", "none 2", "none 3"]
+    tried = {one["wording"] for one in found["trials"][4:]}
+    assert len(tried) > 1
+    if found["winner"]["key"] != "none 0" and found["command"] and found["winner"]["wording"]:
+        assert any(f"--set '{name}=" in found["command"] for name in found["winner"]["wording"])
+
+
+def test_nobody_is_dropped_before_enough_steps(searched) -> None:
+    found = searched("--tunes", "8", "--set", "search.cohort=3", train={"epochs": 2, "batch_size": 4, "lr": 0.1})
+    done = [one["epochs_done"] for one in found["trials"][1:4]]
+    assert len(done) == 3
+    assert set(done) == {2}
+
+
+def test_the_default_comes_to_its_end_and_is_raced_however_it_does(searched) -> None:
+    # A rate at which nothing moves.
+    train = {"epochs": 4, "batch_size": 4, "lr": 1e-7, "warmup_steps": 0}
+    found = searched("--tunes", "12", *HALVED, "--set", "search.lr=[0.05, 0.2]", train=train)
+    own, others = found["trials"][1], found["trials"][2:]
+    assert (own["lr"], own["epochs_done"]) == (1e-7, 4)
+    assert all(0.05 <= one["lr"] <= 0.2 for one in others)
+    assert others[0]["epochs_done"] in (1, 2, 4)
+    raced = {one["key"]: one for one in found["race"]}
+    assert raced[own["key"]]["is_default"]
+    assert raced[found["winner"]["key"]]["mean"] >= raced[own["key"]]["mean"]
+
+
+@pytest.mark.parametrize("space", [["--method", "vectors"], ["--length", "2"], ["--length", "0"]])
+def test_the_default_is_a_candidate_where_the_space_leaves_it_out(make_task, overture, space) -> None:
+    words = [*space, "--tunes", "8", "--set", "search.cohort=2", "--json"]
+    done = overture("search", make_task(), *words)
+    assert done.code == 0, done.err
+    own, others = done.json["trials"][1], done.json["trials"][2:]
+    assert (own["method"], own["place"], own["length"]) == ("prefix", "after", 3)
+    assert own["key"] in {one["key"] for one in done.json["race"]}
+    assert bool(others) == (space[-1] != "0")
+    assert all(str(one["method" if space[0] == "--method" else "length"]) == space[1] for one in others)
+
+
+def test_nobody_wins_unheld_against_the_default(make_task, overture) -> None:
+    words = ["--method", "vectors", "--place", "after", "--length", "20", "--json", "--set", "search.cohort=2"]
+    dear = overture("search", make_task(), *words, "--tunes", "5.5", "--set", "search.race_share=0.3").json
+    assert any("allows no race between" in note for note in dear["notices"])
+    assert {one["key"] for one in dear["race"]} == {"none 0", dear["trials"][1]["key"]}
+    poor = overture("search", make_task(), *words, "--tunes", "0.5").json
+    assert any("nothing can be held against it" in note for note in poor["notices"])
+    assert poor["winner"]["key"] == "none 0"
+
+
+def test_a_racer_that_diverges_loses_and_the_race_goes_on(searched, monkeypatch) -> None:
+    from overture.study import search_race
+    from overture.train import FitResult
+
+    together = search_race.fit_cohort
+
+    def others_diverge(work, members, *rest):
+        results = together(work, members, *rest)
+        gone = [key for key in results if key != "trial 0"]
+        return results | {key: FitResult("diverged", {}, results[key].progress) for key in gone}
+
+    monkeypatch.setattr(search_race, "fit_cohort", others_diverge)
+    found = searched("--tunes", "8", "--set", "search.cohort=2")
+    lanes = {one["key"]: one for one in found["race"]}
+    assert len(lanes) == 3
+    (gone,) = lanes.keys() - {"none 0", "trial 0"}
+    assert lanes[gone]["mean"] == 0
+    assert found["winner"]["key"] != gone
+    assert any("diverged with seed" in note for note in found["notices"])
+    assert not any("budget" in note for note in found["notices"])
+
+
+def test_no_budget_for_a_race_is_told(searched) -> None:
+    found = searched("--tunes", "1.5", "--set", "search.race_share=0")
+    assert any("no fresh seed" in note for note in found["notices"])
+    assert found["winner"]["key"] in {one["key"] for one in found["race"]}
+
+
+def test_seconds_and_money(searched) -> None:
+    found = searched("--money", "1", "--price", "3600", "--set", "search.cohort=2")
+    spent = found["spent"]
+    assert (spent["unit"], spent["limit"]) == ("seconds", 1)
+    assert spent["money"] == pytest.approx(spent["seconds"], rel=1e-3)
+    assert len(found["trials"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--method", "prefx"], "no such method"),
+        (["--set", "adapter.kind=lora"], "trains no adapter"),
+        (["--method", "cpt", "--place", "after"], "none of the methods can enter"),
+        (["--seconds", "5", "--tokens", "5"], "one budget at most"),
+        (["--money", "5"], "go together"),
+        (["--set", "search.lenght=[5]"], "did you mean 'length'"),
+        (["--set", 'search.labels=[{"good": " a"}]'], "must be given for the task's labels"),
+    ],
+)
+def test_mistakes(make_task, overture, words, said, tmp_path) -> None:
+    done = overture("search", make_task(), *words)
+    assert done.code == 2, done.err
+    assert said in done.err
+    assert not (tmp_path / "store" / "runs").exists()
+
+
+def test_lr(make_task, overture, tmp_path) -> None:
+    chart = tmp_path / "rates"
+    words = ["--low", "1e-4", "--high", "1", "--steps", "24"]
+    found = overture("lr", make_task(), *words, "--chart", chart, "--json").json
+    rates = found["rates"]
+    assert found["default"] == 0.01
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates == sorted(rates)
+    assert rates[0] <= found["steepest"] <= rates[-1]
+    assert chart.with_suffix(".png").exists()
+    shown = overture("lr", make_task(), *words).out
+    assert f"--set train.lr={found['suggested'] or found['default']:.2g}" in shown
+    assert overture("lr", make_task(), "--low", "2", "--high", "1").code == 2

@@ -1,0 +1,339 @@
+"""Parts of a comparison without a model: the order of rows, the schedule, the plan, verdicts, advice, the page."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overture.core.errors import ConfigError
+from overture.data import Task
+from overture.data.rows import Row
+from overture.study.budget import Plan, Speed, chosen_plan
+from overture.study.cells import Key, ordered, schedule
+from overture.study.compare import CompareConfig
+from overture.study.page import page, write_report
+from overture.study.request import TuneConfig
+from overture.study.verdict import summary
+from overture.train import TrainConfig
+
+TASK = Task(
+    name="mood",
+    data={"train": "rows.jsonl"},
+    template="{text}\nMood:",
+    labels={"good": " good", "bad": " bad", "odd": " odd"},
+)
+
+
+def rows(**counts: int) -> list[Row]:
+    labels = [label for label, count in counts.items() for _ in range(count)]
+    return [Row({"text": f"row {n}", "label": label}, n + 1, "rows.jsonl") for n, label in enumerate(labels)]
+
+
+# -- rows
+
+
+def test_every_beginning_is_a_sample() -> None:
+    found = [row.fields["label"] for row in ordered(TASK, rows(good=60, bad=36, odd=4), 0, "train")]
+    assert set(found[:3]) == {"good", "bad", "odd"}
+    assert len(found) == 100
+    for count in (20, 50, 75):
+        head = found[:count]
+        assert abs(head.count("good") - 0.6 * count) <= 2
+        assert abs(head.count("bad") - 0.36 * count) <= 2
+
+
+def test_order_depends_on_seed_and_split_alone() -> None:
+    every = rows(good=30, bad=30)
+    order = ordered(TASK, every, 1, "train")
+    assert order == ordered(TASK, every, 1, "train")
+    assert order != ordered(TASK, every, 2, "train")
+    assert order != ordered(TASK, every, 1, "validation")
+    assert sorted(row.line for row in order) == list(range(1, 61))
+
+
+def test_order_of_free_text_is_random() -> None:
+    task = Task(name="names", data={"train": "rows.jsonl"}, template="{text}:", answer_field="label")
+    lines = [row.line for row in ordered(task, rows(a=50), 0, "train")]
+    assert sorted(lines) == list(range(1, 51))
+    assert lines != list(range(1, 51))
+
+
+@pytest.mark.parametrize(("size", "epochs", "patience"), [(8, 60, 36), (16, 60, 36), (64, 15, 9), (512, 5, 3)])
+def test_few_rows_are_seen_more_often(size: int, epochs: int, patience: int) -> None:
+    found = schedule(TrainConfig(epochs=5, batch_size=16, patience=3), size, 60)
+    assert (found.epochs, found.patience) == (epochs, patience)
+
+
+# -- keys
+
+
+@pytest.mark.parametrize("text", ["prefix-after:16:0", "in-context:nearest:64:3"])
+def test_key_there_and_back(text: str) -> None:
+    assert str(Key.parse(text)) == text
+    assert ":" not in Key.parse(text).slug
+
+
+@pytest.mark.parametrize("text", ["prefix-after", "prefix-after:16", "a:b:c", ":1:2", "a:-1:0"])
+def test_not_a_key(text: str) -> None:
+    with pytest.raises(ConfigError):
+        Key.parse(text)
+
+
+# -- the budget
+
+
+def by_cells(sizes: Any, seeds: int, is_tuned: bool) -> float:
+    """A second for each row and seed, and three trainings at the largest size for the rates."""
+    return sum(sizes) * seeds + (3 * sizes[-1] if is_tuned else 0)
+
+
+@pytest.mark.parametrize(
+    ("budget", "sizes", "seeds", "is_tuned"),
+    [
+        (10_000, (16, 64, 256), 5, True),
+        (1_800, (16, 64, 256), 3, True),
+        (432, (16, 64), 3, True),
+        # Three seeds at one size tell more than two at two: two seeds hardly give an interval.
+        (420, (16,), 5, True),
+        (100, (16,), 3, True),
+        (80, (16,), 2, True),
+        (40, (16,), 2, False),
+        (20, (16,), 1, False),
+    ],
+)
+def test_what_fits(budget: float, sizes: tuple[int, ...], seeds: int, is_tuned: bool) -> None:
+    found = chosen_plan((16, 64, 256), 5, True, budget, by_cells)
+    assert (found.sizes, found.seeds, found.is_tuned) == (sizes, seeds, is_tuned)
+    assert by_cells(found.sizes, found.seeds, found.is_tuned) == found.seconds <= budget
+
+
+def test_what_was_left_out_is_told() -> None:
+    assert chosen_plan((16, 64), 2, True, 1e9, by_cells).left_out == ()
+    (told,) = chosen_plan((16, 64, 256), 5, True, 40, by_cells).left_out
+    for text in ("64 rows", "256 rows", "seeds beyond the first 2 of 5", "learning rates"):
+        assert text in told
+
+
+def test_too_small_a_budget() -> None:
+    with pytest.raises(ConfigError, match="too small"):
+        chosen_plan((16, 64), 3, True, 10, by_cells)
+
+
+def test_speed_gives_back_what_it_was_made_from() -> None:
+    spent = {"reading": 4.0, "training": 6.0, "validation": 3.0, "scoring": 5.0, "serving": 2.0}
+    cell = {
+        "ledger": {name: {"seconds": seconds} for name, seconds in spent.items()},
+        "rows": {"train": 32, "validation": 32, "test": 100},
+        "history": [{}, {}, {}],
+    }
+    speed = Speed.of(cell, 25.0)
+    train = TrainConfig(epochs=3, batch_size=16)
+    assert speed.fixed == pytest.approx(5)
+    assert speed.training(train, 32, 32, 1) + speed.scoring(100) == pytest.approx(25)
+    assert speed.training(train, 64, 32, 1) == pytest.approx(5 + 6 + 12 + 3)
+
+
+# -- verdicts
+
+
+def cell(way: str, size: int, seed: int, right: list[bool], seconds: float = 10.0, **more: Any) -> dict[str, Any]:
+    account = {"seconds": seconds, "cpu_seconds": seconds, "positions": 100.0, "flops": 1e9 * seconds, "joules": 0.0}
+    ledger = dict.fromkeys(("building", "reading", "training", "validation", "scoring", "serving"), account)
+    base = {"is_intact": True, "is_shared": True, "own_bytes": 0, "perplexity_before": 10.0, "perplexity_after": 12.0}
+    return {
+        "way": way,
+        "size": size,
+        "seed": seed,
+        "metrics": {"test": {}},
+        "gold": ["good"] * len(right),
+        "predicted": ["good" if hit else "bad" for hit in right],
+        "trainable": 100 if size else 0,
+        "stored_bytes": 400 if size else 0,
+        "rows": {"test": 100},
+        "ledger": {**ledger, "peak_bytes": 10**9, "grown_bytes": 10**6, "energy_meter": ""},
+        "base": base,
+        **more,
+    }
+
+
+def hits(share: float, seed: int, n: int = 400) -> list[bool]:
+    import numpy as np
+
+    return (np.random.default_rng(seed).random(n) < share).tolist()
+
+
+def cells_of(shares: dict[str, float], seeds: int = 4, n: int = 400, size: int = 64) -> list[dict[str, Any]]:
+    return [
+        cell(way, size, seed, hits(share, 100 * number + seed, n), seconds=10.0 * (number + 1))
+        for number, (way, share) in enumerate(shares.items())
+        for seed in range(seeds)
+    ]
+
+
+def summed(cells: list[dict[str, Any]], ways: list[str], sizes: tuple[int, ...] = (64,), **more: Any) -> dict[str, Any]:
+    config = CompareConfig(tune=TuneConfig(task=TASK), ways=ways, sizes=sizes, **more)
+    seeds = 1 + max(one["seed"] for one in cells)
+    plan = Plan(sizes=sizes, seeds=seeds, is_tuned=False)
+    facts = {
+        "backbone": {"id": "tiny", "parameters": 10**6, "dtype": "float32"},
+        "device": "cpu",
+        "versions": {"overture": "0", "git": ""},
+        "data": "0",
+        "passages": 8,
+    }
+    return summary(config, plan, ways, cells, {}, facts)
+
+
+def test_advice_where_one_way_is_surely_best() -> None:
+    found = summed(cells_of({"a": 0.9, "b": 0.6}), ["a", "b"])
+    assert found["advice"]["way"] == "a"
+    assert found["advice"]["text"].startswith("Take a (0.")
+    assert "points" in found["advice"]["text"]
+    assert found["pairs"][0]["verdict"] == "better"
+
+
+def test_no_advice_where_intervals_overlap() -> None:
+    found = summed(cells_of({"a": 0.80, "b": 0.79, "c": 0.5}), ["a", "b", "c"])
+    advice = found["advice"]
+    assert advice["way"] is None
+    assert advice["text"].startswith("No advice on quality")
+    assert "c" not in advice["rivals"]
+    assert "the cheapest of them to train is a" in advice["text"] or "a is also the cheapest" in advice["text"]
+
+
+def test_a_sure_paired_test_is_not_enough() -> None:
+    """Better on the same rows, though the intervals of both scores overlap: told as better, but no advice."""
+    import numpy as np
+
+    base = np.random.default_rng(0).random(400)
+    ahead = [cell("a", 64, seed, (base < 0.72).tolist()) for seed in range(4)]
+    behind = [cell("b", 64, seed, (base < 0.68).tolist()) for seed in range(4)]
+    found = summed(ahead + behind, ["a", "b"])
+    assert found["pairs"][0]["verdict"] == "better"
+    assert found["advice"]["way"] is None
+    assert "though the paired test parts them" in found["advice"]["text"]
+
+
+def test_no_advice_from_one_seed() -> None:
+    found = summed(cells_of({"a": 0.9, "b": 0.5}, seeds=1), ["a", "b"])
+    assert found["advice"]["way"] is None
+    assert "one seed" in found["advice"]["text"]
+
+
+def test_no_advice_from_one_way() -> None:
+    assert summed(cells_of({"a": 0.9}), ["a"])["advice"]["way"] is None
+
+
+def test_level_is_an_interval_within_the_margin() -> None:
+    same = [cell(way, 64, seed, hits(0.8, seed, 4000)) for way in "ab" for seed in range(4)]
+    assert summed(same, ["a", "b"])["pairs"][0]["verdict"] == "level"
+    few = [cell(way, 64, seed, hits(0.8, seed + 10 * number, 40)) for number, way in enumerate("ab") for seed in (0, 1)]
+    assert summed(few, ["a", "b"])["pairs"][0]["verdict"] == "undecided"
+
+
+def test_p_values_are_corrected_within_a_size() -> None:
+    found = summed(cells_of({"a": 0.8, "b": 0.75, "c": 0.7}), ["a", "b", "c"])
+    raw = sorted(pair["p_value"] for pair in found["pairs"])
+    assert min(pair["p_corrected"] for pair in found["pairs"]) == pytest.approx(min(1, 3 * raw[0]))
+    assert all(pair["p_corrected"] >= pair["p_value"] for pair in found["pairs"])
+
+
+def test_against_the_reference_by_shares() -> None:
+    found = summed(cells_of({"a": 0.8, "b": 0.8}), ["a", "b"])
+    assert found["reference"] == "b"
+    (one,) = found["against"]
+    assert (one["way"], one["reference"]) == ("a", "b")
+    assert one["shares"]["seconds"] == pytest.approx(0.5)
+    assert one["shares"]["trainable"] == 1
+    assert summed(cells_of({"a": 0.8, "b": 0.8}), ["a", "b"], reference="a")["against"][0]["way"] == "b"
+
+
+def test_costs_are_counted_once() -> None:
+    found = summed(cells_of({"a": 0.8}, seeds=2), ["a"], price=3.6, watts=100.0)
+    (cost,) = found["ledger"]
+    assert cost["seconds"] == pytest.approx(40)
+    assert cost["money"] == pytest.approx(0.04)
+    assert cost["kwh"] == pytest.approx(40 * 100 / 3.6e6)
+    assert cost["energy"] == "estimate: 100 W"
+    assert cost["serving_seconds"] == pytest.approx(100)
+    assert cost["serving_money"] == pytest.approx(0.1)
+
+
+def test_diverged_cells_are_told_and_left_out() -> None:
+    cells = cells_of({"a": 0.9, "b": 0.6})
+    cells[0] |= {"metrics": {}}
+    found = summed(cells, ["a", "b"])
+    assert "diverged" in found["notices"][0]
+    assert found["scores"][0]["n_seeds"] == 3
+    assert found["pairs"][0]["n_seeds"] == 3
+
+
+def test_worth_over_sizes() -> None:
+    def score(way: str, size: int) -> float:
+        return {"a": {16: 0.7, 64: 0.8, 256: 0.9}, "b": {16: 0.6, 64: 0.7, 256: 0.8}}[way][size]
+
+    cells = [
+        cell(way, size, seed, hits(score(way, size), size * 10 + seed + 5 * (way == "b"), 2000))
+        for way in "ab"
+        for size in (16, 64, 256)
+        for seed in range(4)
+    ]
+    found = summed(cells, ["a", "b"], (16, 64, 256), reference="b")
+    (one,) = found["worth"]
+    assert one["times_low"] < 4 < one["times_high"]
+    assert one["times"] == pytest.approx(4, rel=0.6)
+
+
+# -- the page
+
+
+class Links(HTMLParser):
+    """Whatever a page would load from elsewhere, and scripts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.add(tag)
+        self.found += [value for name, value in attrs if name in ("src", "href", "xlink:href", "data", "action")]
+
+
+@pytest.fixture(scope="module")
+def result() -> dict[str, Any]:
+    cells = [one for size in (16, 64) for one in cells_of({"a": 0.6 + size / 256, "b": 0.55}, seeds=2, size=size)]
+    return summed(cells, ["a", "b"], (16, 64), price=1.0)
+
+
+def test_page_needs_nothing_else(result: dict[str, Any], tmp_path: Path) -> None:
+    written = write_report(result, tmp_path, "overture compare task.yaml")
+    text = (tmp_path / "report.html").read_text()
+    links = Links()
+    links.feed(text)
+    assert [link for link in links.found if not link.startswith(("#", "data:"))] == []
+    assert not {"script", "link", "iframe", "img"} & links.tags
+    assert re.search(r"url\((?!#)", text) is None
+    assert "@import" not in text
+    assert text.count("<svg") == 5
+    names = {path.name for path in written}
+    for chart in ("quality", "curve", "costs", "serving", "forgetting"):
+        assert {f"{chart}.png", f"{chart}.vl.json"} <= names
+        assert (tmp_path / "charts" / f"{chart}.png").read_bytes().startswith(b"\x89PNG")
+    assert result["advice"]["text"].replace("&", "&amp;") in text
+
+
+def test_what_users_write_is_escaped(result: dict[str, Any]) -> None:
+    nasty = '<script>alert("x")</script>'
+    changed = {**result, "task": nasty, "notices": [nasty], "left_out": [nasty]}
+    text = page(changed, {}, f"overture compare {nasty}")
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;") == 5
+
+
+def test_page_of_one_size_and_one_way() -> None:
+    found = summed(cells_of({"a": 0.9}, seeds=1), ["a"])
+    assert "No advice" in page(found, {})
+    assert found["worth"] == []
