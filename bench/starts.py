@@ -1,0 +1,141 @@
+"""What a start is worth: SPoT's and Reptile's head start, and what a prompt can be pruned to. One JSON a study.
+
+SPoT needs snippets of product reviews, which stand in the source archive of the package vaderSentiment:
+
+    pip download vaderSentiment==3.3.2 --no-binary :all: --no-deps
+    python bench/starts.py --data DIR --snippets vaderSentiment-3.3.2.tar.gz
+"""
+
+import argparse
+import io
+import json
+import random
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import overture
+from overture.core.files import write_json
+from overture.store import Store
+from overture.study.api import request
+from overture.study.meta import MetaConfig, meta
+from overture.study.prune import PruneConfig, prune
+from tasks import TASKS
+
+SNIPPETS = "amazonReviewSnippets_GroundTruth.txt"
+BBC = {
+    "template": "{text}\nTopic:",
+    "labels": {name: f" {name}" for name in ("business", "entertainment", "politics", "sport", "tech")},
+}
+PREFIX = {"method": "prefix", "place": "after", "length": 10}
+
+
+def snippets(archive: Path) -> Iterator[dict[str, str]]:
+    """Product reviews whose mean rating is clear, as rows; the archive holds another."""
+    with tarfile.open(archive) as outer:
+        name = next(name for name in outer.getnames() if name.endswith(".tar.gz"))
+        content = outer.extractfile(name)
+        assert content is not None
+        with tarfile.open(fileobj=io.BytesIO(content.read())) as inner:
+            file = inner.extractfile(next(name for name in inner.getnames() if name.endswith(SNIPPETS)))
+            assert file is not None
+            lines = file.read().decode("utf-8").splitlines()
+    for line in lines:
+        _, rating, text = line.split("\t", 2)
+        if abs(float(rating)) > 0.8:
+            yield {"text": text, "label": "positive" if float(rating) > 0 else "negative"}
+
+
+def product_task(archive: Path, folder: Path, train_rows: int, seed: int = 0) -> Path:
+    """A task of few training rows: 100 for validation, 1,000 for the test, drawn once."""
+    rows = [*snippets(archive)]
+    random.Random(seed).shuffle(rows)
+    cuts = {"train": (0, train_rows), "validation": (1000, 1100), "test": (1100, 2100)}
+    for split, (start, end) in cuts.items():
+        lines = [json.dumps(row) + "\n" for row in rows[start:end]]
+        (folder / f"products-{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    data = {split: f"products-{split}.jsonl" for split in cuts}
+    return task_file(folder, "products", {**TASKS["movie"], "data": data})
+
+
+def task_file(folder: Path, name: str, body: dict[str, Any]) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(json.dumps({"name": name, **body}), encoding="utf-8")
+    return path
+
+
+def shared_task(folder: Path, data: Path, name: str) -> Path:
+    """A task of the benchmark's data, with 256 of its training rows."""
+    files = {split: str((data / name / f"{split}.jsonl").resolve()) for split in ("train", "validation", "test")}
+    return task_file(folder, name, {**(TASKS.get(name) or BBC), "data": {**files, "train_rows": 256}})
+
+
+def spot(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Product reviews from the ordinary start, from a prompt for film reviews, and from one for question types."""
+    for name in ("movie", "trec"):
+        overture.tune(shared_task(folder, args.data, name), store=folder / "store", prompt=PREFIX, seeds=1)
+    found: dict[str, Any] = {}
+    for rows in args.rows:
+        target = product_task(args.snippets, folder, rows)
+        for start in ("ordinary", "movie", "trec"):
+            init = {"init": "prompt", "init_prompt": start} if start != "ordinary" else {}
+            told = overture.tune(
+                target,
+                store=folder / "store",
+                prompt=PREFIX | init,
+                train={"epochs": args.epochs},
+                seeds=args.seeds,
+                name=f"products-{rows}-{start}",
+            )
+            kept = ("seeds", "no_prompt", "trainable")
+            found[f"{rows} rows, {start}"] = {key: told[key] for key in kept if key in told}
+    return found
+
+
+def reptile(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """A start learnt on films and news, tried on question types, which it never saw."""
+    paths = [shared_task(folder, args.data, name) for name in ("movie", "bbc", "trec")]
+    requests = [request(path, {"prompt": PREFIX}) for path in paths]
+    config = MetaConfig(steps=args.visits, inner=4)
+    return meta(requests[:2], Store(folder / "store"), "start", config, unseen=requests[2:])
+
+
+def pruned(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """How few values of a prompt of vectors keep its accuracy on films."""
+    path = shared_task(folder, args.data, "movie")
+    settings = {"prompt": {"method": "vectors", "place": "after", "length": 20}, "train": {"epochs": args.epochs}}
+    whole = overture.tune(path, store=folder / "store", name="whole", **settings)
+    return prune(whole["prompt"], Store(folder / "store"), PruneConfig(keep=(0.5, 0.33)))
+
+
+STUDIES = {"spot": spot, "reptile": reptile, "pruned": pruned}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--snippets", type=Path, help="the source archive of vaderSentiment, for spot")
+    parser.add_argument("--study", action="append", choices=STUDIES, help="all of them when none is named")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "starts")
+    parser.add_argument("--work", type=Path, default=Path("starts-work"), help="where prompts and task files are kept")
+    parser.add_argument("--rows", type=int, nargs="+", default=[16, 64], help="training rows of the few-shot task")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--visits", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.work.mkdir(parents=True, exist_ok=True)
+    settings = {key: getattr(args, key) for key in ("rows", "epochs", "seeds", "visits", "threads")}
+    for name in args.study or STUDIES:
+        path = args.out / f"{name}.json"
+        if not path.exists():
+            write_json(path, {"study": name, "settings": settings, "found": STUDIES[name](args, args.work)})
+            print(path.name, flush=True)
+
+
+if __name__ == "__main__":
+    main()
