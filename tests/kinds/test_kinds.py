@@ -13,6 +13,7 @@ from overture.data.kinds.registry import KINDS
 from overture.data.rows import gold_of, row_problems, texts_of
 from overture.engine import InputCache, PromptedModel
 from overture.engine.distil import divergence, right
+from overture.engine.lora import LoraOptions, lora_size, with_lora
 from overture.evaluate import METRICS
 from overture.evaluate.metrics import as_answers
 from overture.evaluate.scoring import grouped, predict, score
@@ -230,3 +231,29 @@ def test_what_is_said_gives_the_loss_and_can_be_taught(name, family):
     loss.backward()
     assert float(loss.detach()) >= 0
     assert all(value.grad is None or value.grad.isfinite().all() for value in student.trainable().values())
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_lora_changes_both_stacks_of_an_encoder_decoder_and_its_copy_alone(family):
+    backbone = backbone_of(family)
+    encoder = Encoder(task_of(SAMPLES["qa"]), backbone.tokenizer)
+    encoded = encoder.encode(rows_of(SAMPLES["qa"].rows))
+    options = LoraOptions(rank=2)
+    copied = with_lora(backbone, options)
+    assert sum(value.numel() for value in copied.inner.values()) == lora_size(backbone, options)
+    assert any(".encoder" in f".{name}" for name in copied.inner)
+    model, before = PromptedModel(copied, None, InputCache(1 << 20)), float(PromptedModel(backbone).log_loss(encoded))
+    assert float(model.log_loss(encoded)) == pytest.approx(before, abs=1e-4)
+    optimiser = torch.optim.Adam(model.trainable().values(), lr=0.02)
+    for _ in range(20):
+        optimiser.zero_grad()
+        model.loss(encoded).backward()
+        assert all(value.grad is not None for value in copied.inner.values())
+        optimiser.step()
+    copied.freeze()
+    cached = PromptedModel(copied, None, InputCache(1 << 20))
+    cached.warm(encoded)
+    after = float(PromptedModel(copied).log_loss(encoded))
+    assert float(cached.log_loss(encoded)) == pytest.approx(after, abs=1e-4)
+    assert after < before
+    assert float(PromptedModel(backbone).log_loss(encoded)) == pytest.approx(before, abs=1e-6)
