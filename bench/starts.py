@@ -18,18 +18,15 @@ from typing import Any
 import torch
 
 import overture
+from overture.core.config import read_yaml
 from overture.core.files import write_json
 from overture.store import Store
 from overture.study.api import request
 from overture.study.meta import MetaConfig, meta
 from overture.study.prune import PruneConfig, prune
-from tasks import TASKS
 
 SNIPPETS = "amazonReviewSnippets_GroundTruth.txt"
-BBC = {
-    "template": "{text}\nTopic:",
-    "labels": {name: f" {name}" for name in ("business", "entertainment", "politics", "sport", "tech")},
-}
+BENCH = Path(__file__).parent
 PREFIX = {"method": "prefix", "place": "after", "length": 10}
 
 
@@ -58,25 +55,29 @@ def product_task(archive: Path, folder: Path, train_rows: int, seed: int = 0) ->
         lines = [json.dumps(row) + "\n" for row in rows[start:end]]
         (folder / f"products-{split}.jsonl").write_text("".join(lines), encoding="utf-8")
     data = {split: f"products-{split}.jsonl" for split in cuts}
-    return task_file(folder, "products", {**TASKS["movie"], "data": data})
+    return task_file(folder, "products", {**task_named("movie"), "data": data})
+
+
+def task_named(name: str) -> dict[str, Any]:
+    return read_yaml(BENCH / "tasks" / f"{name}.yaml")
 
 
 def task_file(folder: Path, name: str, body: dict[str, Any]) -> Path:
     path = folder / f"{name}.yaml"
-    path.write_text(json.dumps({"name": name, **body}), encoding="utf-8")
+    path.write_text(json.dumps({**body, "name": name}), encoding="utf-8")
     return path
 
 
 def shared_task(folder: Path, data: Path, name: str) -> Path:
     """A task of the benchmark's data, with 256 of its training rows."""
     files = {split: str((data / name / f"{split}.jsonl").resolve()) for split in ("train", "validation", "test")}
-    return task_file(folder, name, {**(TASKS.get(name) or BBC), "data": {**files, "train_rows": 256}})
+    return task_file(folder, name, {**task_named(name), "data": {**files, "train_rows": 256}})
 
 
 def spot(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Product reviews from the ordinary start, from a prompt for film reviews, and from one for question types."""
     for name in ("movie", "trec"):
-        overture.tune(shared_task(folder, args.data, name), store=folder / "store", prompt=PREFIX, seeds=1)
+        overture.tune(shared_task(folder, args.data, name), store=folder / "store", prompt=PREFIX, shots=0)
     found: dict[str, Any] = {}
     for rows in args.rows:
         target = product_task(args.snippets, folder, rows)
@@ -88,6 +89,7 @@ def spot(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 prompt=PREFIX | init,
                 train={"epochs": args.epochs},
                 seeds=args.seeds,
+                shots=0,
                 name=f"products-{rows}-{start}",
             )
             kept = ("seeds", "no_prompt", "trainable")
@@ -106,7 +108,11 @@ def reptile(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def pruned(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """How few values of a prompt of vectors keep its accuracy on films."""
     path = shared_task(folder, args.data, "movie")
-    settings = {"prompt": {"method": "vectors", "place": "after", "length": 20}, "train": {"epochs": args.epochs}}
+    settings = {
+        "prompt": {"method": "vectors", "place": "after", "length": 20},
+        "train": {"epochs": args.epochs},
+        "shots": 0,
+    }
     whole = overture.tune(path, store=folder / "store", name="whole", **settings)
     return prune(whole["prompt"], Store(folder / "store"), PruneConfig(keep=(0.5, 0.33)))
 
@@ -119,7 +125,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--snippets", type=Path, help="the source archive of vaderSentiment, for spot")
     parser.add_argument("--study", action="append", choices=STUDIES, help="all of them when none is named")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "starts")
+    parser.add_argument("--out", type=Path, default=BENCH / "results" / "starts")
     parser.add_argument("--work", type=Path, default=Path("starts-work"), help="where prompts and task files are kept")
     parser.add_argument("--rows", type=int, nargs="+", default=[16, 64], help="training rows of the few-shot task")
     parser.add_argument("--epochs", type=int, default=5)
