@@ -23,14 +23,14 @@ import torch
 
 from overture.core.files import write_json
 from overture.core.meter import Meter
-from overture.data import Encoder, Task
+from overture.data import Encoder
 from overture.engine import Cohort, InputCache, PromptedModel, load_backbone
 from overture.evaluate.scoring import score
 from overture.evaluate.source import prompt_source
 from overture.prompt import PromptConfig, build_prompt, method_of
 from overture.train import Fit, FitResult, FitTogether, TrainConfig, Validation
-from quality import TASKS, rows_of
 from speed import cpu_name, spread, versions
+from tasks import WORDINGS, decoder_task, rows_of
 
 RESULTS = Path(__file__).parent / "results" / "cohort"
 SIDES = ("together", "alone", "one alone")
@@ -76,11 +76,11 @@ class Bench:
     def __init__(self, config: Config, data: Path) -> None:
         torch.set_num_threads(config.threads)
         self.config, self.backbone = config, load_backbone("smollm2", device="cpu", dtype="float32")
-        self.task = Task(name=config.task, data={"train": "unused.jsonl"}, **TASKS[config.task])
+        self.task = decoder_task(config.task)
         self.encoder = Encoder(self.task, self.backbone.tokenizer)
-        train = random.Random(0).sample(rows_of(self.task, data, "train"), config.num_rows)
+        train = random.Random(0).sample(rows_of(config.task, data, "train"), config.num_rows)
         self.train = self.encoder.encode(train)
-        self.validation = self.encoder.encode(rows_of(self.task, data, "validation")[: config.num_validation])
+        self.validation = self.encoder.encode(rows_of(config.task, data, "validation")[: config.num_validation])
 
     def trained(self, numbers: Sequence[int]) -> list[FitResult]:
         """Members trained together over one fresh cache."""
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, required=True, help="folder with TASK/train.jsonl and TASK/validation.jsonl"
     )
-    parser.add_argument("--task", choices=TASKS, default="movie")
+    parser.add_argument("--task", choices=WORDINGS, default="movie")
     parser.add_argument("--method", default="prefix")
     parser.add_argument("--place", default="after")
     parser.add_argument("--vary", choices=("lr", "seed"), default="lr", help="what the members differ in")

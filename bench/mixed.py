@@ -24,13 +24,13 @@ import transformers
 
 from overture.core.files import write_json
 from overture.core.types import Encoded
-from overture.data import Encoder, Task
+from overture.data import Encoder
 from overture.engine import PromptedModel, load_backbone
 from overture.engine.prompted import RowPrompts
 from overture.evaluate.source import prompt_source
 from overture.prompt import PromptConfig, build_prompt
-from quality import TASKS, rows_of
 from speed import cpu_name, spread, versions
+from tasks import WORDINGS, decoder_task, rows_of
 
 RESULTS = Path(__file__).parent / "results" / "mixed"
 Work = Callable[[], Any]
@@ -111,9 +111,9 @@ class Bench:
         transformers.utils.logging.set_verbosity_error()
         self.config = config
         backbone = load_backbone("smollm2", device="cpu", dtype="float32")
-        task = Task(name=config.task, data={"train": "unused.jsonl"}, **TASKS[config.task])
+        task = decoder_task(config.task)
         encoder = Encoder(task, backbone.tokenizer)
-        chosen = random.Random(0).sample(rows_of(task, data, "train"), config.num_rows)
+        chosen = random.Random(0).sample(rows_of(config.task, data, "train"), config.num_rows)
         self.rows = [replace(row, row=number) for number, row in enumerate(encoder.encode(chosen))]
         source = prompt_source(backbone, encoder)
         prompt = PromptConfig(method="vectors", place="before", length=config.length)
@@ -185,7 +185,7 @@ def result_of(config: Config, data: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with TASK/train.jsonl")
-    parser.add_argument("--task", choices=TASKS, default="movie")
+    parser.add_argument("--task", choices=WORDINGS, default="movie")
     parser.add_argument("--rows", type=int, default=32, help="rows of the batch, and prompts")
     parser.add_argument("--length", type=int, default=10, help="prompt length")
     parser.add_argument("--new-tokens", type=int, default=16, help="of each answer")

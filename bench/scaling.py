@@ -26,12 +26,13 @@ import torch
 from mixed import peft_model
 from overture.core.files import write_json
 from overture.core.types import Encoded
-from overture.data import Encoder, Task
+from overture.data import Encoder
 from overture.engine import Backbone, Cohort, InputCache, PromptedModel, load_backbone
 from overture.engine.prompted import RowPrompts
 from overture.evaluate.source import prompt_source
 from overture.prompt import PromptConfig, build_prompt
-from speed import TASKS, Config, cpu_name, our_way, peft_way, spread, versions
+from speed import Config, cpu_name, our_way, peft_way, spread, versions
+from tasks import decoder_task
 
 RESULTS = Path(__file__).parent / "results" / "scaling"
 SIZES = {
@@ -116,7 +117,7 @@ class Bench:
         self.threads = threads
         self.backbone: Backbone = load_backbone("smollm2", device="cpu", dtype="float32")
         # The limit of the length is the cell's own.
-        task = Task(name="movie", data={"train": "unused.jsonl"}, **TASKS["movie"])
+        task = decoder_task("movie")
         self.encoder = Encoder(task, self.backbone.tokenizer)
 
     def rows(self, cell: Cell) -> list[Encoded]:

@@ -32,7 +32,7 @@ from overture.study.search import search
 from overture.study.space import SearchConfig
 from overture.study.work import Work, prepared
 from overture.train import TrainConfig
-from quality import TASKS, rows_of
+from tasks import WORDINGS, decoder_task, rows_of
 
 
 class Clock:
@@ -52,9 +52,9 @@ class Clock:
 
 def task_of(name: str, data: Path, folder: Path, args: argparse.Namespace, seed: int) -> Task:
     """The task on a sample of the training rows, as bench/quality.py draws it."""
-    plain = Task(name=name, data={"train": "unused.jsonl"}, **TASKS[name])
-    train = random.Random(seed).sample(rows_of(plain, data, "train"), args.train_rows)
-    validation = rows_of(plain, data, "validation")[: args.validation_rows]
+    plain = decoder_task(name)
+    train = random.Random(seed).sample(rows_of(name, data, "train"), args.train_rows)
+    validation = rows_of(name, data, "validation")[: args.validation_rows]
     for split, rows in (("train", train), ("validation", validation)):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row.fields) + "\n" for row in rows))
     paths = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation")}
@@ -98,7 +98,7 @@ def cell(backbone: Backbone, args: argparse.Namespace, seed: int, path: Path) ->
         )
         work.rows["test"] = []
         model, default = tuned_once(work, folder / "default")
-        test = Encoder(task, backbone.tokenizer).encode(rows_of(task, args.data, "test"))
+        test = Encoder(task, backbone.tokenizer).encode(rows_of(args.task, args.data, "test"))
         scored = {"default": score(model, test, task), "winner": winner_scored(found, backbone, args, task)}
     metrics = {name: bootstrap(task.metric, one.gold, one.predicted).model_dump() for name, one in scored.items()}
     one, other = scored["winner"], scored["default"]
@@ -135,7 +135,7 @@ def tell(event: dict[str, Any]) -> None:
 
 def winner_scored(found: dict[str, Any], backbone: Backbone, args: argparse.Namespace, task: Task) -> Scored:
     """The winner's prompt from its folder, on the test rows."""
-    rows = rows_of(task, args.data, "test")
+    rows = rows_of(args.task, args.data, "test")
     if not found["prompt"]:
         return score(PromptedModel(backbone, None), Encoder(task, backbone.tokenizer).encode(rows), task)
     prompt = TunedPrompt(Path(found["folder"]), backbone)
@@ -145,7 +145,7 @@ def winner_scored(found: dict[str, Any], backbone: Backbone, args: argparse.Name
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--task", choices=TASKS, default="trec")
+    parser.add_argument("--task", choices=WORDINGS, default="trec")
     parser.add_argument("--out", type=Path, default=Path("bench/results/search"))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--train-rows", type=int, default=256)

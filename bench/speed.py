@@ -37,12 +37,11 @@ from overture.core.files import sha256_file, write_json
 from overture.core.meter import Meter
 from overture.core.seeds import named_random
 from overture.core.types import Encoded
-from overture.data import Encoder, Task, epoch_batches
+from overture.data import Encoder, epoch_batches
 from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
 from overture.evaluate.source import prompt_source
 from overture.prompt import PromptConfig, build_prompt, method_of
-from quality import TASKS as SHORT_TASKS
-from quality import rows_of
+from tasks import WORDINGS, decoder_task, rows_of
 
 try:
     import peft
@@ -52,21 +51,6 @@ except ImportError:
 RESULTS = Path(__file__).parent / "results" / "speed"
 NUM_EPOCHS_OF_A_RUN = 10
 
-TASKS: dict[str, dict[str, Any]] = {
-    "movie": SHORT_TASKS["movie"],
-    "bbc": {
-        "template": "News: {text}\nTopic:",
-        "labels": {
-            "business": " business",
-            "entertainment": " entertainment",
-            "politics": " politics",
-            "sports": " sports",
-            "tech": " technology",
-        },
-        "max_length": 256,
-        "too_long": "trim",
-    },
-}
 NUM_ROWS = {"movie": 64, "bbc": 32}
 
 # Every way by its method and place, in our words.
@@ -301,10 +285,10 @@ class Bench:
 
 def make_bench(config: Config, data: Path) -> Bench:
     backbone = load_backbone("smollm2", device="cpu", dtype=config.dtype)
-    task = Task(name=config.task, data={"train": "unused.jsonl"}, **TASKS[config.task])
+    task = decoder_task(config.task)
     # One limit for all ways; room for the prompt is not taken from the text.
     encoder = Encoder(task, backbone.tokenizer)
-    rows = random.Random(config.seed).sample(rows_of(task, data, "train"), config.num_rows)
+    rows = random.Random(config.seed).sample(rows_of(config.task, data, "train"), config.num_rows)
     return Bench(config, backbone, encoder, encoder.encode(rows))
 
 
@@ -480,7 +464,7 @@ def facts(bench: Bench, data: Path) -> dict[str, Any]:
         "task": config.task,
         "command": config.command,
         "config": asdict(config),
-        "text": TASKS[config.task],
+        "text": asdict(WORDINGS[config.task]),
         "tokens": {
             "input_mean": statistics.fmean(lengths),
             "input_max": max(lengths),
@@ -512,7 +496,7 @@ def cpu_name() -> str:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Training speed beside peft's, one JSON file per task.")
     parser.add_argument("--data", type=Path, required=True, help="folder with TASK/train.jsonl")
-    parser.add_argument("--task", action="append", choices=TASKS, help="repeat for several; all when not given")
+    parser.add_argument("--task", action="append", choices=NUM_ROWS, help="repeat for several; all when not given")
     parser.add_argument(
         "--rows", type=int, help="training rows of an epoch; 64 for movie and 32 for bbc when not given"
     )
@@ -541,7 +525,7 @@ def check_data(data: Path, tasks: Sequence[str]) -> None:
 
 def main() -> None:
     arguments = parse_arguments()
-    tasks = arguments.task or [*TASKS]
+    tasks = arguments.task or [*NUM_ROWS]
     check_data(arguments.data, tasks)
     torch.set_num_threads(arguments.threads)
     for task in tasks:

@@ -1,7 +1,7 @@
 """The tasks that all quality measurements share: wording, label words, rows."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ class Wording:
     input: str
     anchor: str
     words: dict[str, str]
+    limits: dict[str, Any] = field(default_factory=dict)
 
 
 WORDINGS = {
@@ -35,6 +36,18 @@ WORDINGS = {
             "number": " number",
         },
     ),
+    "bbc": Wording(
+        "News: {text}",
+        "\nTopic:",
+        {
+            "business": " business",
+            "entertainment": " entertainment",
+            "politics": " politics",
+            "sports": " sports",
+            "tech": " technology",
+        },
+        {"max_length": 256, "too_long": "trim"},
+    ),
 }
 
 
@@ -50,7 +63,8 @@ def encoder_task(name: str) -> Task:
 
 
 def _task(name: str, **values: Any) -> Task:
-    return Task(name=name, data={"train": "unused.jsonl"}, labels=WORDINGS[name].words, **values)
+    wording = WORDINGS[name]
+    return Task(name=name, data={"train": "unused.jsonl"}, labels=wording.words, **wording.limits, **values)
 
 
 def rows_of(name: str, data: Path, split: str) -> list[Row]:

@@ -1,0 +1,62 @@
+"""The measuring scripts: they load, and what they say of the methods follows from the cells alone."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench"
+
+
+@pytest.fixture(autouse=True)
+def bench_is_found(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(BENCH), *sys.path])
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in BENCH.glob("*.py")))
+def test_every_script_loads(script):
+    assert importlib.import_module(script).__doc__
+
+
+def cells(way, right, task="movie", seeds=(0,)):
+    return [{"way": way, "task": task, "seed": seed, "test": {"right": right}} for seed in seeds]
+
+
+def of(name, found):
+    return importlib.import_module("effects").standings(found)[name]
+
+
+def test_a_method_that_is_clearly_ahead_is_reproduced():
+    worse, better = "10" * 100, "1" * 180 + "0" * 20
+    assert of("prefix", cells("prefix-after", better) + cells("vectors-after", worse)) == "reproduced"
+    assert of("prefix", cells("prefix-after", worse) + cells("vectors-after", better)) == "experimental"
+
+
+def test_a_gain_on_one_task_and_a_loss_on_another_shows_nothing():
+    worse, better = "10" * 100, "1" * 180 + "0" * 20
+    mixed = cells("prefix-after", better) + cells("vectors-after", worse)
+    mixed += cells("prefix-after", worse, "trec") + cells("vectors-after", better, "trec")
+    assert of("prefix", mixed) == "experimental"
+
+
+def test_only_seeds_that_both_have_are_compared():
+    worse, better = "10" * 100, "1" * 180 + "0" * 20
+    assert of("prefix", cells("prefix-after", better, seeds=(1,)) + cells("vectors-after", worse)) == "experimental"
+
+
+def test_asking_the_model_has_no_seed():
+    worse, better = "10" * 100, "1" * 180 + "0" * 20
+    assert of("vectors", cells("vectors-after", better, seeds=(3,)) + cells("none", worse)) == "reproduced"
+
+
+def test_a_smaller_prompt_that_may_have_lost_much_is_not_said_to_keep_the_accuracy():
+    same = "110" * 600
+    assert of("ulpt", cells("ulpt-after", same) + cells("vectors-after", same)) == "reproduced"
+    assert (
+        of("ulpt", cells("ulpt-after", "110" * 20) + cells("vectors-after", "110" * 18 + "111" * 2)) == "experimental"
+    )
+
+
+def test_a_method_without_cells_is_experimental():
+    assert set(importlib.import_module("effects").standings([]).values()) == {"experimental"}
