@@ -108,10 +108,10 @@ def test_one_of_two_seeds_stopped_before_its_result(make_task, overture, monkeyp
 
     kept_seed = tune._kept_seed
 
-    def second_is_lost(work: object, member: object, *rest: object) -> object:
-        if member.seed == 1:
+    def second_is_lost(work: object, seed: int, *rest: object) -> object:
+        if seed == 1:
             raise KeyboardInterrupt
-        return kept_seed(work, member, *rest)
+        return kept_seed(work, seed, *rest)
 
     task = make_task()
     with monkeypatch.context() as patch:
