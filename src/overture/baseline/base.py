@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from overture.core.config import Config, validated
+from overture.core.config import Config
 from overture.core.errors import ConfigError
 from overture.core.types import Encoded, Scorer, Trainee
 from overture.data import Encoder, Task
@@ -82,12 +82,7 @@ class Request:
         Raises:
             ConfigError: the kind of task cannot be calibrated.
         """
-        if "calibration" not in self.task.spec.options.model_fields:
-            raise ConfigError("calibration needs labels", where="calibrated", got=f"a task of kind {self.task.kind}")
-        values = self.task.dump()
-        options = {**values.get("options", {}), "calibration": "contextual"}
-        task = validated(Task, {**values, "options": options}, "calibrated")
-        encoder = Encoder(task, self.encoder.tokenizer, reserve=self.encoder.reserve)
+        encoder = Encoder(self.task.calibrated(), self.encoder.tokenizer, reserve=self.encoder.reserve)
         rows = {name: encoder.encode(self.splits[name]) for name in self.rows}
         return replace(self, encoder=encoder, rows=rows)
 

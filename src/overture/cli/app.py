@@ -27,6 +27,7 @@ from overture.cli import (
     search,
     similar,
     tune,
+    words,
 )
 from overture.cli.out import is_json_only, only_json, say, show_error
 from overture.core.errors import OvertureError, UserError
@@ -112,6 +113,7 @@ app.command("init-task", hidden=True)(init_task.command)
 app.command("tune")(tune.tune_command)
 app.command("search")(search.search_command)
 app.command("lr")(search.lr_command)
+app.command("words")(words.command)
 app.command("resume")(resume.resume_command)
 app.command("compare")(compare.command)
 app.command("eval")(evaluate.command)

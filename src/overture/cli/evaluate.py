@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from overture.cli.options import DriftOption, JsonOption, PromptArgument, StoreOption, store_root
+from overture.cli.options import CalibratedOption, DriftOption, JsonOption, PromptArgument, StoreOption, store_root
 from overture.cli.out import console, emit, say
 from overture.cli.progress import display, stages
-from overture.cli.report import result_table, sentences, show_confusion
+from overture.cli.report import calibration_lines, result_table, sentences, show_confusion
 from overture.core.errors import ConfigError
 
 
@@ -22,6 +22,7 @@ def command(
         Literal["test", "validation"] | None,
         typer.Option(help="Which rows of the prompt's own run; test rows where there are any.", show_default=False),
     ] = None,
+    calibrated: CalibratedOption = False,
     store: StoreOption = None,
     allow_drift: DriftOption = False,
     is_json: JsonOption = False,
@@ -31,6 +32,8 @@ def command(
         raise ConfigError("--data and --split exclude each other", fix="leave one of them out")
     root = store_root(store)
 
+    from overture.core.config import validated
+    from overture.data import Task
     from overture.evaluate.tuned import TunedPrompt, shown
     from overture.store import Store
     from overture.store.artifact import read_manifest
@@ -38,14 +41,17 @@ def command(
 
     kept = Store(root, say)
     folder = kept.get(prompt)
+    manifest = read_manifest(folder)
+    if calibrated:
+        validated(Task, manifest.task, str(folder / "prompt.json")).calibrated()
     # The rows come first: what is wrong with them is told before the model is loaded.
-    name, rows = ("data", rows_of_file(data)) if data else rows_of_run(kept, read_manifest(folder), split or "")
+    name, rows = ("data", rows_of_file(data)) if data else rows_of_run(kept, manifest, split or "")
     show = display()
     with show.live():
         tuned = TunedPrompt(
             folder, allow_drift=allow_drift, notify=lambda text: show({"event": "notice", "text": text})
         )
-        result = {"prompt": shown(tuned.manifest), **measured(tuned, rows, name, stages(show))}
+        result = {"prompt": shown(tuned.manifest), **measured(tuned, rows, name, stages(show), calibrated)}
     if is_json:
         emit(result)
     else:
@@ -55,7 +61,7 @@ def command(
 def _show(result: dict[str, Any], split: str) -> None:
     out = console()
     out.print(result_table(result, split))
-    for line in sentences(result):
+    for line in (*sentences(result), *calibration_lines(result, split)):
         out.print(line)
     if "confusion" in result:
         show_confusion(result["confusion"])

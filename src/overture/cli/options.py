@@ -25,6 +25,12 @@ DriftOption = Annotated[
     bool,
     typer.Option("--allow-drift", help="Accept another tokenizer, chat template or revision around the same weights."),
 ]
+CalibratedOption = Annotated[
+    bool,
+    typer.Option(
+        "--calibrated", help="Divide a label's probability by what it has for rows without content (Zhao et al. 2021)."
+    ),
+]
 
 
 def store_root(given: Path | None) -> Path:

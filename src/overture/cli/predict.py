@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from overture.cli.options import DriftOption, JsonOption, StoreOption, store_root
+from overture.cli.options import CalibratedOption, DriftOption, JsonOption, StoreOption, store_root
 from overture.cli.out import emit, say
 from overture.core.errors import ConfigError, DataError, Problem
 
@@ -46,6 +46,7 @@ def command(
             "--prompt", metavar="PROMPT", help="Repeat it: several prompts answer the same rows; arguments are texts."
         ),
     ] = None,
+    calibrated: CalibratedOption = False,
     store: StoreOption = None,
     allow_drift: DriftOption = False,
     is_json: JsonOption = False,
@@ -61,6 +62,8 @@ def command(
 
     folders = [Store(root, say).get(ref) for ref in refs]
     tasks = [validated(Task, read_manifest(folder).task, str(folder / "prompt.json")) for folder in folders]
+    if calibrated:
+        tasks = [task.calibrated() for task in tasks]
     # The rows come first: what is wrong with them is told before the model is loaded.
     rows = _rows_of_file(file) if file else _rows_of_lines(tasks, _lines(words))
 
@@ -68,12 +71,13 @@ def command(
 
     first = TunedPrompt(folders[0], allow_drift=allow_drift, notify=say)
     tuned = [first, *(TunedPrompt(folder, first.backbone, allow_drift) for folder in folders[1:])]
+    tuned = [one.calibrated() for one in tuned] if calibrated else tuned
     names = [shown(one.manifest) for one in tuned]
     if prompts:
         found = predictions_together(dict(zip(refs, tuned, strict=True)), rows)
         head: dict[str, Any] = {"prompts": dict(zip(refs, names, strict=True))}
     else:
-        found, head = predictions(first, rows), {"prompt": names[0]}
+        found, head = predictions(tuned[0], rows), {"prompt": names[0]}
     if is_json:
         emit({**head, "predictions": list(found)})
         return

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 _SURE = 0.05
 _MAX_TABLE_LABELS = 12
+_OTHERS = "(others)"
 
 
 def show_result(result: Mapping[str, Any], store_flag: str = "", with_next: bool = True) -> None:
@@ -60,7 +61,7 @@ def result_table(result: Mapping[str, Any], split: str) -> "Table":
         each = [found["metrics"][split].get(name) for found in columns.values()]
         table.add_row(name, *("" if one is None else f"{one['value']:.3f}" for one in each))
     table.add_row("rows", *(str(score["n"]) for score in scores.values()))
-    table.add_row("trained values", *(f"{found['trainable']:,}" for found in columns.values()))
+    table.add_row("trained values", *(f"{found.get('trainable', result['trainable']):,}" for found in columns.values()))
     is_run = "history" in result
     table.add_row(
         "seconds",
@@ -95,6 +96,18 @@ def _columns(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
     if "in_context" in result:
         yield f"in-context ({result['in_context']['shots']})", result["in_context"]
     yield "tuned prompt", result
+    if found := result.get("calibration"):
+        yield ("calibrated", found["with"]) if found["stored"] == "without" else ("not calibrated", found["without"])
+
+
+def calibration_lines(result: Mapping[str, Any], split: str) -> Iterator[str]:
+    """What calibration does to the tuned prompt."""
+    found = result.get("calibration")
+    if not found:
+        return
+    without, with_it = (found[way]["metrics"][split]["ece"]["value"] for way in ("without", "with"))
+    yield f"Expected calibration error: {without:.3f} without calibration, {with_it:.3f} with it."
+    yield sentence("the same without calibration", found["compared"], "calibrated prompt")
 
 
 def sentences(result: Mapping[str, Any]) -> Iterator[str]:
@@ -144,14 +157,16 @@ def show_confusion(found: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     out = console()
-    if len(found["labels"]) <= _MAX_TABLE_LABELS:
-        out.print("right label (rows) against predicted label (columns):")
-        table = Table()
-        for label in ("", *found["labels"]):
-            table.add_column(label, justify="right" if label else "left")
-        for label, counts in zip(found["labels"], found["counts"], strict=True):
-            table.add_row(label, *map(str, counts))
-        out.print(table)
+    labels, rows = _most_confused(found)
+    out.print("right label (rows) against predicted label (columns):")
+    if len(labels) < len(found["labels"]):
+        out.print(f"the {_MAX_TABLE_LABELS - 1} of {len(found['labels'])} labels with most errors, all others as one")
+    table = Table()
+    for label in ("", *labels):
+        table.add_column(label, justify="right" if label else "left")
+    for label, counts in zip(labels, rows, strict=True):
+        table.add_row(label, *map(str, counts))
+    out.print(table)
     if found["errors"]:
         out.print("most frequent errors:")
     for error in found["errors"][:5]:
@@ -160,6 +175,19 @@ def show_confusion(found: Mapping[str, Any]) -> None:
             f"  {error['gold']} taken for {error['predicted']}: {error['count']} times, "
             f"{error['share']:.0%} of {error['gold']}; rows {rows}"
         )
+
+
+def _most_confused(found: Mapping[str, Any]) -> tuple[list[str], list[list[int]]]:
+    """Labels and counts of a table that can be read: of many labels those with most errors, the others added up."""
+    labels, counts = list(found["labels"]), found["counts"]
+    if len(labels) <= _MAX_TABLE_LABELS:
+        return labels, [list(row) for row in counts]
+    each = range(len(labels))
+    wrong = {at: sum(counts[at]) + sum(row[at] for row in counts) - 2 * counts[at][at] for at in each}
+    kept = sorted(sorted(each, key=lambda at: -wrong[at])[: _MAX_TABLE_LABELS - 1])
+    groups = [[at] for at in kept] + [[at for at in each if at not in kept]]
+    folded = [[sum(counts[row][column] for row in own for column in other) for other in groups] for own in groups]
+    return [*(labels[at] for at in kept), _OTHERS], folded
 
 
 def total_line(result: Mapping[str, Any], seconds: float) -> str:

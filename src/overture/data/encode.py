@@ -361,14 +361,14 @@ class Encoder:
 
 
 def _marks(pick: Pick, tokens: _Tokens) -> Marks:
-    """Where labels are scored: the first token of each stretch of characters.
+    """Where labels are scored: the first token of each stretch of characters, behind the places that are given.
 
     Stretches that were cut off have none, and no label either.
     """
     if not pick.spans:
         return pick.marks
     places = tokens.at.get(pick.field, [])
-    at: list[int] = []
+    at = list(pick.marks.at)
     number = 0
     for start, _ in pick.spans:
         while number < len(places) and places[number][2] <= start:
@@ -380,7 +380,8 @@ def _marks(pick: Pick, tokens: _Tokens) -> Marks:
     if gold is not None and pick.marks.over == "labels":
         gold = gold[: len(at)]
     if gold is not None and pick.marks.over == "places":
-        gold = tuple(min(place, max(len(at) - 1, 0)) for place in gold)
+        lost = 0 if pick.marks.at else max(len(at) - 1, 0)
+        gold = tuple(place if place < len(at) else lost for place in gold)
     return replace(pick.marks, at=tuple(at), gold=gold)
 
 

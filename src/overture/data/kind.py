@@ -83,7 +83,10 @@ class TaskFile(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """Characters of a field at which labels are scored, by the first token of each."""
+    """Characters of a field at which labels are scored, by the first token of each.
+
+    Places that the marks have already stand in front of these.
+    """
 
     field: str
     spans: tuple[tuple[int, int], ...]

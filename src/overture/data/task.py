@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, field_validat
 
 from overture.core.config import Config, overridden, read_yaml, validated
 from overture.core.decoding import GREEDY, Decoding
+from overture.core.errors import ConfigError
 from overture.core.types import Reading
 from overture.data.formats import FormatName
 from overture.data.kind import Kind
@@ -220,6 +221,29 @@ class Task(Config):
         path = Path(path)
         values = with_paths_from(path.parent, read_yaml(path))
         return validated(cls, overridden(values, assignments or []), str(path))
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether label scores are calibrated in predictions."""
+        return getattr(self.own, "calibration", "none") != "none"
+
+    def calibrated(self, is_so: bool = True) -> Self:
+        """The same task with label scores calibrated in predictions, or not.
+
+        Raises:
+            ConfigError: its kind has no such option.
+        """
+        if "calibration" not in self.spec.options.model_fields:
+            able = [kind.name for kind in KINDS.values() if "calibration" in kind.options.model_fields]
+            raise ConfigError(
+                "calibration needs labels",
+                where="options.calibration",
+                got=f"a task of kind {self.kind}",
+                wanted=", ".join(able),
+            )
+        values = self.dump()
+        options = {**values["options"], "calibration": "contextual" if is_so else "none"}
+        return validated(type(self), {**values, "options": options}, "options.calibration")
 
     def dump(self) -> dict[str, Any]:
         """The task as plain values, for JSON; ``Task(**task.dump())`` gives it back."""

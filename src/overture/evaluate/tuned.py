@@ -1,6 +1,7 @@
 """A stored prompt with its model, ready to answer."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,21 @@ class TunedPrompt:
     def model(self, cache: InputCache | None = None) -> PromptedModel:
         """The model under this prompt, and under its adapter where it has one."""
         return PromptedModel(self.adapted, self.prompt, cache)
+
+    def calibrated(self, is_so: bool = True) -> "TunedPrompt":
+        """The same prompt, on the same loaded model, with label scores calibrated in predictions, or not.
+
+        A label's probability is divided by what the model gives it, under this prompt, for rows without content.
+
+        Raises:
+            ConfigError: the task's kind has no labels that can be calibrated.
+
+        Source: Zhao et al. 2021, section 4; see `overture.data.kinds.classification`.
+        """
+        found = copy(self)
+        found.task = self.task.calibrated(is_so)
+        found.encoder = Encoder(found.task, self.backbone.tokenizer, reserve=self.manifest.length)
+        return found
 
     def predict(
         self, rows: Sequence[Mapping[str, Any] | str], progress: Callable[[int, int], None] = lambda done, total: None

@@ -58,7 +58,11 @@ def rows_of_file(path: Path) -> list[Row]:
 
 
 def measured(
-    prompt: TunedPrompt, rows: Sequence[Row], split: str, progress: Progress = lambda what, done, total: None
+    prompt: TunedPrompt,
+    rows: Sequence[Row],
+    split: str,
+    progress: Progress = lambda what, done, total: None,
+    with_calibration: bool = False,
 ) -> dict[str, Any]:
     """Scores of a prompt and of its model without one, on the same rows.
 
@@ -67,28 +71,44 @@ def measured(
         rows: rows with labels or answers.
         split: what the rows are called in the result.
         progress: called with (what, done, all).
+        with_calibration: measure the prompt with and without contextual calibration.
 
     Returns:
-        As the result of a run, with the confusion table of label tasks.
+        As the result of a run, with the confusion table of label tasks; `calibration` has the scores `without` and
+        `with` it, which of them is the prompt as it is `stored`, and the paired test of one against the other.
 
     Raises:
         DataError: every row that cannot be used.
+        ConfigError: calibration of a task that has none.
     """
+    other = prompt.calibrated(not prompt.task.is_calibrated) if with_calibration else None
     encoded = prompt.encoder.encode(rows)
     answers = gold_of(prompt.task, rows)
     cache = InputCache()
     # Both read the same inputs: they run once, and neither is charged for them.
     prompt.model(cache).warm(encoded, lambda done, total: progress("reading inputs once", done, total))
 
-    def one(model: PromptedModel, what: str) -> tuple[Scored, dict[str, Any]]:
+    def one(
+        model: PromptedModel, what: str, rows: Sequence[Encoded] = encoded, task: Task = prompt.task
+    ) -> tuple[Scored, dict[str, Any]]:
         meter = Meter(prompt.backbone.device.type)
-        found = score(model, encoded, prompt.task, answers, progress=lambda done, total: progress(what, done, total))
-        metrics = {name: value.model_dump() for name, value in found.metrics(prompt.task).items()}
+        found = score(model, rows, task, answers, progress=lambda done, total: progress(what, done, total))
+        metrics = {name: value.model_dump() for name, value in found.metrics(task).items()}
         facts = {"seconds": meter.seconds, "peak_bytes": meter.peak_bytes}
         return found, {"metrics": {split: {**metrics, "loss": found.loss}}, **facts}
 
     tuned, of_prompt = one(prompt.model(cache), "scoring the prompt")
     result = {"metric": prompt.task.metric, "split": split, **of_prompt, "trainable": prompt.manifest.trainable}
+    if other:
+        again, of_other = one(prompt.model(cache), "scoring with calibration", other.encoder.encode(rows), other.task)
+        ways = {other.task.is_calibrated: (again, of_other), prompt.task.is_calibrated: (tuned, of_prompt)}
+        paired = paired_test(tuned.gold, ways[True][0].predicted, ways[False][0].predicted, prompt.task.metric)
+        result["calibration"] = {
+            "without": ways[False][1],
+            "with": ways[True][1],
+            "stored": "with" if prompt.task.is_calibrated else "without",
+            "compared": {"split": split, **paired.model_dump()},
+        }
     control = PromptedModel(prompt.backbone, None, None if prompt.has_adapter else cache)
     if _is_measurable(control, encoded[:1]):
         plain, of_model = one(control, "scoring no prompt")

@@ -3,6 +3,10 @@
 Extractive, with a decoder: the answer is written, and only pieces of the text that begin and end with words can be.
 With an encoder: two label vectors score each word as the first and as the last of the answer (a span head). A text that
 is too long is read in windows that overlap; the answer that the model is surest of counts.
+
+Source of no answer with an encoder: Devlin et al. 2019 (BERT), section 4.3: where there is none, the row's first token
+is both first and last; a span counts if its score is above that token's by more than a threshold. Deviation: BERT takes
+the smallest of the windows' scores for no answer; here each window compares its best span with its own first token.
 """
 
 import re
@@ -41,7 +45,13 @@ class Options(Config):
         "an object from answer to place; the first place where an answer stands if not given.",
     )
     no_answer: str | None = Field(
-        None, min_length=1, description="What is written where the context has no answer; then rows may have none."
+        None,
+        min_length=1,
+        description="What is written where the context has no answer; then rows may have none. An encoder writes "
+        "nothing, and any text here lets it find none.",
+    )
+    no_answer_threshold: float = Field(
+        0.0, description="By how much an encoder's best span must score above no answer; below 0 it answers more often."
     )
     stride: int = Field(64, ge=1, description="Tokens that windows of a long context share.")
     max_answer_tokens: int = Field(24, ge=1, description="Most tokens of a piece of the context.")
@@ -61,17 +71,25 @@ def _check(task: TaskFile) -> None:
     if task.labels is not None:
         raise ValueError("labels are not for question answering; name the answers' field with answer_field")
     no_mask(task)
+    if own.no_answer_threshold and not own.no_answer:
+        raise ValueError("no_answer_threshold goes with no_answer")
     if own.context_field not in task.fields:
         raise ValueError(f"the template must show the context, {{{own.context_field}}}")
 
 
 def _check_model(task: TaskFile, tokenizer: TextTokenizer) -> None:
     own: Options = task.own
-    if tokenizer.is_encoder and (own.mode == "generative" or own.no_answer):
+    if tokenizer.is_encoder and own.mode == "generative":
         raise DataError(
-            "an encoder answers with a piece of the context, always",
+            "an encoder answers with a piece of the context",
             where="options",
-            fix="leave no_answer and mode out, or choose a decoder as --backbone",
+            fix="leave mode out, or choose a decoder as --backbone",
+        )
+    if not tokenizer.is_encoder and own.no_answer_threshold:
+        raise DataError(
+            "a decoder writes that there is no answer, and nothing is compared with a threshold",
+            where="options.no_answer_threshold",
+            fix="leave it out, or choose an encoder as --backbone",
         )
 
 
@@ -195,15 +213,18 @@ def _window(
     inside = (span[0] - start, span[1] - start) if span and start <= span[0] and span[1] <= end else None
     teaches = gold is not None and (inside is not None or own.no_answer is not None)
     if tools.tokenizer.is_encoder:
-        marks = Marks((), "places", _places(inside, words) if inside else None)
+        # The row's first token stands for no answer, in front of the words.
+        nowhere = (0,) if own.no_answer else ()
+        places = _places(inside, words, len(nowhere)) if inside else (0, 0)
+        marks = Marks(nowhere, "places", places if teaches else None)
         return Example(shown, pick=Pick(own.context_field, words, marks), source=_Source(text, words))
     grammar = Grammar(lambda: _rules(task, tools, text, words))
     answer = None if not teaches else _answer_ids(task, tools, text, words, inside)
     return Example(shown, answer_ids=answer, allowed=grammar, source=_Source(text, words, grammar))
 
 
-def _places(span: tuple[int, int], words: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    touched = [number for number, (start, end) in enumerate(words) if start < span[1] and span[0] < end] or [0]
+def _places(span: tuple[int, int], words: Sequence[tuple[int, int]], done: int) -> tuple[int, int]:
+    touched = [number for number, (start, end) in enumerate(words, done) if start < span[1] and span[0] < end] or [0]
     return touched[0], touched[-1]
 
 
@@ -244,7 +265,7 @@ def _predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> lis
     own: Options = task.own
     if rows[0].marks is not None:
         each = zip(rows, scorer.mark_scores(rows), strict=True)
-        return [_best_span(row.source, scores.tolist(), own.max_answer_tokens) for row, scores in each]
+        return [_best_span(own, row.source, scores.tolist()) for row, scores in each]
     if own.mode == "generative":
         written = scorer.answer(rows, task.max_new_tokens, task.stop, task.decoding)
         nothing = (own.no_answer or "").casefold()
@@ -268,16 +289,21 @@ def _copied(source: _Source, ids: Sequence[int], score: float) -> Prediction:
     return Prediction(text, answer=text, score=score)
 
 
-def _best_span(source: _Source, scores: Sequence[Sequence[float]], most: int) -> Prediction:
-    """The words with the highest sum of the first's and the last's score."""
+def _best_span(own: Options, source: _Source, scores: Sequence[Sequence[float]]) -> Prediction:
+    """The words with the highest sum of the first's and the last's score; silence if that is not enough.
+
+    The prediction's score is that sum, less what no answer has where rows may have none.
+    """
+    nowhere, scores = (scores[0], scores[1:]) if own.no_answer else (None, scores)
     best = (float("-inf"), 0, 0)
     for first, (start, _) in enumerate(scores):
-        for last in range(first, min(first + most, len(scores))):
+        for last in range(first, min(first + own.max_answer_tokens, len(scores))):
             best = max(best, (start + scores[last][1], first, last))
-    if not scores:
-        return Prediction("", answer="", score=best[0])
+    sure = best[0] - sum(nowhere) if nowhere else best[0]
+    if not scores or (nowhere and sure <= own.no_answer_threshold):
+        return Prediction("", answer="", score=sure)
     text = source.text[source.words[best[1]][0] : source.words[best[2]][1]]
-    return Prediction(text, answer=text, score=best[0])
+    return Prediction(text, answer=text, score=sure)
 
 
 def _merged(task: TaskFile, parts: Sequence[Prediction]) -> Prediction:

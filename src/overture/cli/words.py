@@ -1,0 +1,84 @@
+"""``overture words``: label words that the model itself would write."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from overture.cli.options import JsonOption, field_help, local
+from overture.cli.out import console, emit, seconds_text
+from overture.cli.report import interval_text, show_next
+from overture.cli.tune import BackboneOption, SetOption
+
+_SHOWN_WORDS = 6
+
+
+def _help(field: str) -> Any:
+    return typer.Option(help=field_help("study/words.py", "WordsConfig", field), show_default=False)
+
+
+def command(
+    task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file, with labels.")],
+    backbone: BackboneOption = None,
+    words: Annotated[int | None, _help("words")] = None,
+    pool: Annotated[int | None, _help("pool")] = None,
+    settings: SetOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Propose label words from the training rows; measure them on validation rows, without training."""
+    from overture.cli.progress import display, stages
+    from overture.core.config import validated
+    from overture.study import words as study
+    from overture.study.api import request
+
+    given = {"words": words, "pool": pool}
+    config = validated(study.WordsConfig, {k: v for k, v in given.items() if v is not None}, "overture words")
+    asked = request(task, {"backbone": backbone and local(backbone)}, settings or [])
+    show = display()
+    with show.live():
+        found = study.words(
+            asked.task,
+            config,
+            progress=stages(show),
+            notify=lambda text: show({"event": "notice", "text": text}),
+        )
+    if is_json:
+        emit(found)
+    else:
+        _show(found, _tune_command(task, backbone, settings or [], found["wordings"][0]["labels"]))
+
+
+def _tune_command(task: Path, backbone: str | None, settings: list[str], labels: dict[str, Any]) -> str:
+    chosen = json.dumps(labels, ensure_ascii=False)
+    words = ["overture", "tune", str(task), *(["--backbone", backbone] if backbone else [])]
+    words += [word for one in [*settings, f"labels={chosen}"] for word in ("--set", one)]
+    return shlex.join(words)
+
+
+def _show(found: dict[str, Any], command_line: str) -> None:
+    from rich.table import Table
+
+    out, metric = console(), found["metric"]
+    table = Table(title=f"{found['task']}: words that tell each label best", title_justify="left")
+    table.add_column("label")
+    table.add_column("word (mean log-likelihood, by how much it is above the other labels')")
+    for label, own in found["labels"].items():
+        each = (f"{word['word'].strip()} ({word['log_likelihood']:.1f}, {word['ratio']:+.1f})" for word in own)
+        table.add_row(label, ", ".join(list(each)[:_SHOWN_WORDS]))
+    out.print(table)
+    count = found["rows"]["validation"]
+    scores = Table(title=f"without training, on {count} validation rows", title_justify="left")
+    for head in ("words", metric, "95% interval", "loss", ""):
+        scores.add_column(head)
+    for one in found["wordings"]:
+        value = one["metrics"][metric]
+        chosen = one["labels"].values()
+        shown = ", ".join(word.strip() if isinstance(word, str) else "/".join(w.strip() for w in word) for word in chosen)
+        scores.add_row(one["name"], f"{value['value']:.3f}", interval_text(value), f"{one['loss']:.3f}", shown)
+    out.print(scores)
+    out.print(f"{found['rows']['train']} training rows, {seconds_text(found['seconds'])}.")
+    best = found["wordings"][0]["name"]
+    out.print("The best words of the table are chosen on these rows, so their score is a little too good.")
+    show_next("Words without training are a start; what they are worth after it:" if best != "task file" else "Next:", [command_line])
