@@ -75,10 +75,15 @@ def _show(found: dict[str, Any], command_line: str) -> None:
     for one in found["wordings"]:
         value = one["metrics"][metric]
         chosen = one["labels"].values()
-        shown = ", ".join(word.strip() if isinstance(word, str) else "/".join(w.strip() for w in word) for word in chosen)
+        shown = ", ".join(
+            word.strip() if isinstance(word, str) else "/".join(w.strip() for w in word) for word in chosen
+        )
         scores.add_row(one["name"], f"{value['value']:.3f}", interval_text(value), f"{one['loss']:.3f}", shown)
     out.print(scores)
     out.print(f"{found['rows']['train']} training rows, {seconds_text(found['seconds'])}.")
     best = found["wordings"][0]["name"]
     out.print("The best words of the table are chosen on these rows, so their score is a little too good.")
-    show_next("Words without training are a start; what they are worth after it:" if best != "task file" else "Next:", [command_line])
+    show_next(
+        "Words without training are a start; what they are worth after it:" if best != "task file" else "Next:",
+        [command_line],
+    )

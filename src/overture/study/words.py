@@ -2,7 +2,7 @@
 
 Shape letters: N rows, V vocabulary, C labels, K words of a label, D width.
 
-Source: Gao et al. 2021 (LM-BFF), section 5.1: a label's pool are the words with the highest mean log-likelihood over its
+Source: Gao et al. 2021 (LM-BFF), section 5.1: a label's pool are the words of highest mean log-likelihood over its
 training rows, and one word for each label is chosen by training accuracy, then on validation rows. Deviations: within
 the pool words are ranked by how much likelier they are for the label's rows than for those of the others, as by the
 likelihood ratio of Schick et al. 2020 (PETAL), since the likeliest words are much the same for all labels; assignments
@@ -113,9 +113,7 @@ def words(
         "backbone": task.backbone,
         "metric": task.metric,
         "rows": {"train": len(splits.train), "validation": len(splits.validation)},
-        "labels": {
-            label: [word.shown() for word in own] for label, own in zip(task.words, found, strict=True)
-        },
+        "labels": {label: [word.shown() for word in own] for label, own in zip(task.words, found, strict=True)},
         # Ties go to what stands first, the task file's own words.
         "wordings": sorted(measured, key=lambda one: -one["metrics"][task.metric]["value"]),
         "seconds": meter.seconds,
