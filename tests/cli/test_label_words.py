@@ -9,7 +9,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from fakes import make_inner_tokenizer
-from overture.data import Task
 from overture.study import words as study
 
 OWN = {"good": "ab", "bad": "ec"}
@@ -104,7 +103,6 @@ def test_what_has_no_words_is_refused(make_task, overture, tmp_path):
         refused = overture("words", path, "--json")
         assert refused.code != 0
         assert message in refused.json["what"]
-    assert not Task.load(make_task(labels=OWN)).is_calibrated
 
 
 def test_encoders_need_a_mask(make_task, overture, tmp_path):

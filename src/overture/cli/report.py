@@ -158,12 +158,16 @@ def show_confusion(found: Mapping[str, Any]) -> None:
 
     out = console()
     labels, rows = _most_confused(found)
+    columns = labels
     out.print("right label (rows) against predicted label (columns):")
     if len(labels) < len(found["labels"]):
-        out.print(f"the {_MAX_TABLE_LABELS - 1} of {len(found['labels'])} labels with most errors, all others as one")
+        out.print(f"the {len(labels) - 1} of {len(found['labels'])} labels with most errors, all others as one")
+        # Names of so many columns would be cut.
+        columns = [str(number) for number in range(1, len(labels) + 1)]
+        labels = [f"{number} {label}" for number, label in enumerate(labels, 1)]
     table = Table()
-    for label in ("", *labels):
-        table.add_column(label, justify="right" if label else "left")
+    for label in ("", *columns):
+        table.add_column(label, justify="right" if label else "left", no_wrap=not label)
     for label, counts in zip(labels, rows, strict=True):
         table.add_row(label, *map(str, counts))
     out.print(table)
@@ -184,7 +188,8 @@ def _most_confused(found: Mapping[str, Any]) -> tuple[list[str], list[list[int]]
         return labels, [list(row) for row in counts]
     each = range(len(labels))
     wrong = {at: sum(counts[at]) + sum(row[at] for row in counts) - 2 * counts[at][at] for at in each}
-    kept = sorted(sorted(each, key=lambda at: -wrong[at])[: _MAX_TABLE_LABELS - 1])
+    worst = sorted((at for at in each if wrong[at]), key=lambda at: -wrong[at])
+    kept = sorted(worst[: _MAX_TABLE_LABELS - 1])
     groups = [[at] for at in kept] + [[at for at in each if at not in kept]]
     folded = [[sum(counts[row][column] for row in own for column in other) for other in groups] for own in groups]
     return [*(labels[at] for at in kept), _OTHERS], folded

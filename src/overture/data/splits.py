@@ -14,6 +14,8 @@ from overture.data.rows import Row, missing_field, row_problems, texts_of
 from overture.data.task import DataConfig, Task
 
 _NAMES = ("train", "validation", "test")
+# Names in one notice.
+_MAX_TOLD = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,8 @@ def _unseen_labels(task: Task, train: list[Row]) -> list[str]:
     if seen == {""}:
         return []
     unseen = [label for label in task.words if label not in seen]
-    return [f"no training row has the label {', '.join(map(repr, unseen))}"] if unseen else []
+    more = f" and {len(unseen) - _MAX_TOLD} more" if len(unseen) > _MAX_TOLD else ""
+    return [f"no training row has the label {', '.join(map(repr, unseen[:_MAX_TOLD]))}{more}"] if unseen else []
 
 
 def _parts(splits: Splits) -> list[tuple[str, list[Row]]]:
