@@ -19,6 +19,16 @@ def test_every_script_loads(script):
     assert importlib.import_module(script).__doc__
 
 
+@pytest.mark.parametrize("file", sorted(path.name for path in (BENCH / "tasks").glob("*.yaml")))
+def test_every_task_file_can_be_read(file):
+    from overture.study.api import request
+
+    task = request(BENCH / "tasks" / file, {}).task
+    assert task.name == Path(file).stem
+    words = [word for own in task.words.values() for word in own]
+    assert len(set(words)) == len(words)
+
+
 def cells(way, right, task="movie", seeds=(0,)):
     return [{"way": way, "task": task, "seed": seed, "test": {"right": right}} for seed in seeds]
 

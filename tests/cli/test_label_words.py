@@ -88,6 +88,14 @@ def test_every_assignment_is_climbed_to_where_no_single_word_helps():
     assert study._apart([[0, 1], [2]], alike) is None
 
 
+def test_labels_that_share_their_only_word_are_told(task, overture):
+    found = overture("words", task, "--pool", "1", "--words", "1", "--json").json
+    # The likeliest word is the same whatever the text: a random model hardly looks at it.
+    assert len({own[0]["word"] for own in found["labels"].values()}) == 1
+    assert [one["name"] for one in found["wordings"]] == ["task file"]
+    assert "share too few words" in found["notices"][0]
+
+
 def test_what_has_no_words_is_refused(make_task, overture, tmp_path):
     for changes, message in (
         ({"labels": None, "answer_field": "label"}, "label words are for tasks with labels"),

@@ -157,7 +157,7 @@ def show_confusion(found: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     out = console()
-    labels, rows = _most_confused(found)
+    labels, table_rows = _most_confused(found)
     columns = labels
     out.print("right label (rows) against predicted label (columns):")
     if len(labels) < len(found["labels"]):
@@ -168,7 +168,7 @@ def show_confusion(found: Mapping[str, Any]) -> None:
     table = Table()
     for label in ("", *columns):
         table.add_column(label, justify="right" if label else "left", no_wrap=not label)
-    for label, counts in zip(labels, rows, strict=True):
+    for label, counts in zip(labels, table_rows, strict=True):
         table.add_row(label, *map(str, counts))
     out.print(table)
     if found["errors"]:

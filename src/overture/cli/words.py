@@ -81,6 +81,8 @@ def _show(found: dict[str, Any], command_line: str) -> None:
         scores.add_row(one["name"], f"{value['value']:.3f}", interval_text(value), f"{one['loss']:.3f}", shown)
     out.print(scores)
     out.print(f"{found['rows']['train']} training rows, {seconds_text(found['seconds'])}.")
+    for notice in found["notices"]:
+        out.print(f"note: {notice}")
     best = found["wordings"][0]["name"]
     out.print("The best words of the table are chosen on these rows, so their score is a little too good.")
     show_next(

@@ -103,10 +103,10 @@ def words(
     labels_N = torch.tensor([row.label or 0 for row in rows], device=hidden_ND.device)
     found = _proposed(backbone, task, hidden_ND, labels_N, config)
     chosen = _chosen(backbone, found, hidden_ND, labels_N, config.rounds)
-    wordings = [_OWN, *chosen]
+    notices = [] if chosen else ["labels share too few words to have one each; ask for more words of each pool"]
     measured = [
         _measured(name, _with_words(task, chosen.get(name)), backbone, splits.validation, cache, progress)
-        for name in wordings
+        for name in (_OWN, *chosen)
     ]
     return {
         "task": task.name,
@@ -117,6 +117,7 @@ def words(
         # Ties go to what stands first, the task file's own words.
         "wordings": sorted(measured, key=lambda one: -one["metrics"][task.metric]["value"]),
         "seconds": meter.seconds,
+        "notices": notices,
     }
 
 
@@ -137,12 +138,11 @@ def _check(task: Task, backbone: Backbone, rows: Sequence[Encoded]) -> None:
 @torch.no_grad()
 def _hidden(model: PromptedModel, rows: Sequence[Encoded], progress: Callable[[int, int], None]) -> Tensor:
     """What the head would make the label's word of, [N, D]."""
-    done, found = 0, {}
+    found: dict[int, Tensor] = {}
     for batch in scoring_batches(rows, _MAX_TOKENS):
         said = model.said(batch)
         found |= {row.row: one.hidden[0] for row, one in zip(batch, said, strict=True)}
-        done += len(batch)
-        progress(done, len(rows))
+        progress(len(found), len(rows))
     return torch.stack([found[row.row] for row in rows])
 
 
@@ -207,28 +207,28 @@ def _chosen(
     """Assignments of one word to each label, no word twice: by the ratio alone, and climbed from there."""
     tokens = list(dict.fromkeys(word.token for own in found for word in own))
     texts = {word.token: word.text for own in found for word in own}
-    chunks = hidden_ND.split(_ROWS_AT_ONCE)
+    chunks = torch.split(hidden_ND, _ROWS_AT_ONCE)
     scores_NT = torch.cat([_likelihoods(backbone, part)[:, tokens] for part in chunks])
     at = {token: number for number, token in enumerate(tokens)}
     choices = [[at[word.token] for word in own] for own in found]
-    taken = {number: texts[token].casefold() for number, token in enumerate(tokens)}
-    start = _apart(choices, taken)
+    spelt = {number: texts[token].casefold() for number, token in enumerate(tokens)}
+    start = _apart(choices, spelt)
     if start is None:
         return {}
-    climbed = _climbed(start, choices, taken, scores_NT, labels_N, rounds)
+    climbed = _climbed(start, choices, spelt, scores_NT, labels_N, rounds)
     each = {"ratio": start, "climbed": climbed}
     return {name: tuple(texts[tokens[number]] for number in own) for name, own in each.items()}
 
 
-def _apart(choices: Sequence[Sequence[int]], taken: dict[int, str]) -> list[int] | None:
+def _apart(choices: Sequence[Sequence[int]], spelt: dict[int, str]) -> list[int] | None:
     """Each label's first word that no label has yet; None where one has none left."""
     used: set[str] = set()
     found = []
     for own in choices:
-        free = next((number for number in own if taken[number] not in used), None)
+        free = next((number for number in own if spelt[number] not in used), None)
         if free is None:
             return None
-        used.add(taken[free])
+        used.add(spelt[free])
         found.append(free)
     return found
 
@@ -236,7 +236,7 @@ def _apart(choices: Sequence[Sequence[int]], taken: dict[int, str]) -> list[int]
 def _climbed(
     start: Sequence[int],
     choices: Sequence[Sequence[int]],
-    taken: dict[int, str],
+    spelt: dict[int, str],
     scores_NT: Tensor,
     labels_N: Tensor,
     rounds: int,
@@ -252,10 +252,10 @@ def _climbed(
     for _ in range(rounds):
         before = list(found)
         for label, own in enumerate(choices):
-            others = {taken[word] for number, word in enumerate(found) if number != label}
+            others = {spelt[word] for number, word in enumerate(found) if number != label}
             for word in own:
                 changed = [*found[:label], word, *found[label + 1 :]]
-                if taken[word] not in others and (now := worth(changed)) > best:
+                if spelt[word] not in others and (now := worth(changed)) > best:
                     found, best = changed, now
         if found == before:
             break
