@@ -7,7 +7,7 @@ import typer
 
 from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
 from overture.cli.out import console, emit, say
-from overture.cli.report import show_next
+from overture.cli.report import asking, show_next
 
 
 def import_command(
@@ -59,7 +59,7 @@ def import_command(
         "Measure and use it:",
         [
             f"overture eval {found['prompt']}{flag} --data rows.jsonl",
-            f'overture predict {found["prompt"]}{flag} "some text"',
+            asking(found, flag),
         ],
     )
 

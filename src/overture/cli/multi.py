@@ -8,7 +8,7 @@ import typer
 from overture.cli.options import JsonOption, StoreOption, field_help, local, store_flag, store_root
 from overture.cli.out import console, emit, say
 from overture.cli.progress import display
-from overture.cli.report import sentence, show_next
+from overture.cli.report import asking, sentence, show_next
 from overture.cli.stop import StopRequest
 from overture.cli.tune import INTERRUPTED, BackboneOption, LengthOption, PlaceOption, SetOption
 
@@ -86,7 +86,7 @@ def _show(found: dict[str, Any], flag: str) -> None:
             [f"overture tune TASK.yaml {start}{flag}"],
         )
     if done:
-        show_next("Next:", [f'overture predict {one["multi"]["prompt"]}{flag} "some text"' for one in done])
+        show_next("Next:", [asking(one["multi"], flag) for one in done])
 
 
 def _show_scores(found: dict[str, Any], done: list[dict[str, Any]]) -> None:

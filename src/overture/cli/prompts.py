@@ -74,6 +74,7 @@ def _interval(score: Mapping[str, Any]) -> str:
 def show_command(prompt: PromptArgument, store: StoreOption = None, is_json: JsonOption = False) -> None:
     """Show what a prompt is: its model, task, scores and origin."""
     from overture.store import Store
+    from overture.store.usage import predict_command
 
     entry = Store(store_root(store), say).show(prompt)
     manifest = entry.manifest
@@ -90,7 +91,7 @@ def show_command(prompt: PromptArgument, store: StoreOption = None, is_json: Jso
         facts.add_row(name, value)
     out.print(facts)
     out.print(_score_table(manifest))
-    show_next("Use it:", [f'overture predict {prompt}{store_flag(store)} "some text"'])
+    show_next("Use it:", [predict_command(prompt, manifest.task, store_flag(store))])
 
 
 def _facts(folder: Path, manifest: "Manifest") -> dict[str, str]:

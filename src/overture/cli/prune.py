@@ -8,7 +8,7 @@ import typer
 from overture.cli.options import JsonOption, PromptArgument, StoreOption, field_help, store_flag, store_root
 from overture.cli.out import console, emit, say
 from overture.cli.progress import display
-from overture.cli.report import interval_text, sentence, show_next
+from overture.cli.report import asking, interval_text, sentence, show_next
 
 
 def command(
@@ -79,7 +79,7 @@ def _show(found: dict[str, Any], flag: str) -> None:
     show_next(
         f"Kept as {found['prompt']}. Next:",
         [
-            f'overture predict {found["prompt"]}{flag} "some text"',
+            asking(found, flag),
             f"overture diff {found['pruned_from']} {found['prompt']}{flag}",
         ],
     )

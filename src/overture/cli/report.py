@@ -1,6 +1,7 @@
 """A result for people: the table, what it means in plain words, what to do next."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from overture.cli.out import console, seconds_text, size_text
@@ -29,11 +30,19 @@ def show_result(result: Mapping[str, Any], store_flag: str = "", with_next: bool
         show_next(
             f"Kept as {result['prompt']}. Next:",
             [
-                f'overture predict {result["prompt"]}{store_flag} "some text"',
+                asking(result, store_flag),
                 f"overture eval {result['prompt']}{store_flag}",
                 f"overture show {result['prompt']}{store_flag}",
             ],
         )
+
+
+def asking(found: Mapping[str, Any], store_flag: str = "") -> str:
+    """The command that asks a prompt which was just kept; `found` has its name and its folder."""
+    from overture.store.artifact import read_manifest
+    from overture.store.usage import predict_command
+
+    return predict_command(found["prompt"], read_manifest(Path(found["folder"])).task, store_flag)
 
 
 def show_next(title: str, commands: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from overture.cli.options import JsonOption, StoreOption, field_help, local, store_flag, store_root
 from overture.cli.out import console, emit, say, seconds_text
-from overture.cli.report import interval_text, show_next
+from overture.cli.report import asking, interval_text, show_next
 from overture.cli.tune import (
     INTERRUPTED,
     BackboneOption,
@@ -145,7 +145,7 @@ def _show(found: dict[str, Any], flag: str) -> None:
     if not found["prompt"]:
         out.print("No prompt was worth its cost: the model as it is won, so nothing was kept.")
         return
-    commands = [found["command"] + flag, f'overture predict {found["prompt"]}{flag} "some text"']
+    commands = [found["command"] + flag, asking(found, flag)]
     show_next(f"Kept as {found['prompt']}. To repeat it, and to use it:", commands)
 
 

@@ -169,6 +169,11 @@ def no_group(task: TaskFile, row: Row) -> str:
     return ""
 
 
+def some_texts(task: TaskFile) -> dict[str, Any]:
+    """A text for every field of the template."""
+    return dict.fromkeys(task.fields, "some text")
+
+
 def no_shots(task: TaskFile, row: Row) -> str | None:
     """Such rows cannot stand in a text as examples."""
     del task, row
@@ -219,6 +224,7 @@ class Kind:
         merged: one prediction from those of a row's parts.
         shown: a prediction as ``predict`` prints it.
         writes: whether answers are written, so that room is kept for them.
+        sample: a made-up row without its answer, to show what `predict` wants.
     """
 
     name: str
@@ -242,6 +248,7 @@ class Kind:
     merged: Callable[[TaskFile, Sequence[Prediction]], Prediction] = best_part
     shown: Callable[[TaskFile, Prediction], dict[str, Any]] = answer_shown
     writes: bool = False
+    sample: Callable[[TaskFile], dict[str, Any]] = some_texts
 
     @property
     def has_shots(self) -> bool:

@@ -12,13 +12,13 @@ _LONGEST_CELL = 400
 _USE = """\
 ```sh
 overture show PROMPT_FOLDER
-overture predict PROMPT_FOLDER "some text"
+COMMAND
 ```
 
 ```python
 import overture
 
-print(overture.load("./PROMPT_FOLDER").predict(["some text"]))
+print(overture.load("./PROMPT_FOLDER").predict([ROW]))
 ```"""
 
 
@@ -28,12 +28,20 @@ def model_card(manifest: "Manifest") -> str:
         "Base model": _facts(_backbone_facts(manifest)),
         "Task": _facts(manifest.task) or "Not recorded.",
         "Scores": _scores(manifest.metrics),
-        "Use": _USE,
+        "Use": _use(manifest),
         "Limits": _limits(manifest),
         "How it was made": _facts(_origin(manifest)),
     }
     body = [f"## {title}\n\n{text}" for title, text in sections.items()]
     return "\n\n".join([_front_matter(manifest), f"# {_cell(manifest.name)}", _what(manifest), *body]) + "\n"
+
+
+def _use(manifest: "Manifest") -> str:
+    from overture.store.usage import predict_command, sample_input
+
+    asked = sample_input(manifest.task)
+    row = asked if asked.startswith("{") else json.dumps(asked)
+    return _USE.replace("COMMAND", predict_command("PROMPT_FOLDER", manifest.task)).replace("ROW", row)
 
 
 def _front_matter(manifest: "Manifest") -> str:

@@ -363,7 +363,7 @@ class _Multi:
             "split": found["split"],
             "own_values": own,
             "single": _told(task.single),
-            "multi": _told({**found, **facts, "prompt": prompt}),
+            "multi": _told({**found, **facts, "prompt": prompt, "folder": str(task.work.store.get(prompt))}),
             "compared": _compared(task, found["scored"], task.single["scored"]),
         }
 

@@ -134,6 +134,11 @@ def _merged(task: TaskFile, parts: Sequence[Prediction]) -> Prediction:
     return parts[-1]
 
 
+def _sample(task: TaskFile) -> dict[str, Any]:
+    own: Options = task.own
+    return {own.messages_field: [{"role": "user", "content": "some text"}]}
+
+
 KIND = Kind(
     name="chat",
     title="the assistant's turns of conversations",
@@ -150,4 +155,5 @@ KIND = Kind(
     wanted="wanted a list of messages",
     merged=_merged,
     writes=True,
+    sample=_sample,
 )

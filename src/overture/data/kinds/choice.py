@@ -9,7 +9,7 @@ from pydantic import Field
 from overture.core.config import Config
 from overture.core.errors import DataError, Problem
 from overture.core.types import Candidates, Encoded, Prediction, Scorer, TextTokenizer
-from overture.data.kind import Example, Kind, TaskFile, Tools
+from overture.data.kind import Example, Kind, TaskFile, Tools, some_texts
 from overture.data.kinds.labels import label_fields, no_mask
 from overture.data.row import Row, broken_text, missing_field
 from overture.data.values import as_text, kind, label_text
@@ -131,6 +131,11 @@ def _shot(task: TaskFile, row: Row) -> str | None:
     return _lead(task) + _choices(task, row)[_right(task, row) or 0]
 
 
+def _sample(task: TaskFile) -> dict[str, Any]:
+    own: Options = task.own
+    return {**some_texts(task), own.choices_field: ["one", "another"]}
+
+
 KIND = Kind(
     name="choice",
     title="one of a row's own choices",
@@ -148,4 +153,5 @@ KIND = Kind(
     shot=_shot,
     field_text=_field_text,
     shown=_shown,
+    sample=_sample,
 )

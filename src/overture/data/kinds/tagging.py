@@ -16,7 +16,7 @@ from pydantic import Field
 from overture.core.config import Config
 from overture.core.errors import Problem
 from overture.core.types import Candidates, Encoded, Marks, Prediction, Scorer, TextTokenizer
-from overture.data.kind import Example, Kind, Pick, TaskFile, Tools
+from overture.data.kind import Example, Kind, Pick, TaskFile, Tools, some_texts
 from overture.data.kinds.grammar import END, Copied, Grammar, Piece, Rules, fixed
 from overture.data.kinds.labels import check_labels, no_mask
 from overture.data.kinds.tags import best_tags, spans_of, split_tag, tags_of
@@ -333,6 +333,11 @@ def _row_text(task: TaskFile, row: Row) -> tuple[str, tuple[tuple[int, int], ...
     return text, _words(task, row, text)
 
 
+def _sample(task: TaskFile) -> dict[str, Any]:
+    own: Options = task.own
+    return {**some_texts(task), **({} if own.text_field else {own.tokens_field: ["some", "words"]})}
+
+
 KIND = Kind(
     name="tagging",
     title="spans of types in a text",
@@ -352,4 +357,5 @@ KIND = Kind(
     wanted="wanted text, or a list of words",
     shown=_shown,
     writes=True,
+    sample=_sample,
 )

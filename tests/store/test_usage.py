@@ -1,0 +1,42 @@
+"""The command that a stored prompt is shown with is one that its task takes."""
+
+import json
+import shlex
+
+import pytest
+
+from overture.cli.predict import _rows_of_lines
+from overture.data import Task
+from overture.data.row import Row
+from overture.data.rows import row_problems
+from overture.store.usage import predict_command, sample_input
+
+DATA = {"train": "rows.jsonl"}
+TASKS = {
+    "one field": {"template": "{text}\nType:", "labels": {"a": " a", "b": " b"}},
+    "two fields": {"template": "{context}\nQuestion: {question}\nAnswer:", "answer_field": "answer"},
+    "choice": {"kind": "choice", "template": "{question}\nAnswer:"},
+    "chat": {"kind": "chat", "template": "{messages}"},
+    "tagging": {"kind": "tagging", "template": "{tokens}\nNames:", "labels": {"person": " person", "place": " place"}},
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_command_s_row_is_one_that_the_task_takes(name):
+    task = Task(name="it", data=DATA, **TASKS[name])
+    *words, asked = shlex.split(predict_command("it@1", task.dump(), " --store there"))
+    assert words == ["overture", "predict", "it@1", "--store", "there"]
+    (fields,) = _rows_of_lines([task], ("argument", [asked]))
+    assert row_problems(task, Row(dict(fields), 1, "argument"), with_answer=False) == []
+
+
+def test_a_plain_text_is_enough_for_one_field():
+    assert sample_input(Task(name="it", data=DATA, **TASKS["one field"]).dump()) == "some text"
+    assert set(json.loads(sample_input(Task(name="it", data=DATA, **TASKS["two fields"]).dump()))) == {
+        "context",
+        "question",
+    }
+
+
+def test_a_prompt_without_a_task_is_asked_with_a_text():
+    assert predict_command("it@1", {}) == 'overture predict it@1 "some text"'
