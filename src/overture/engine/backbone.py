@@ -334,10 +334,10 @@ class Backbone:
         Args:
             live: [B, S, D].
             positions: [B, S].
-            valid: [B, S].
+            valid: [B, S]; padding stands behind the rest.
             start_layer: the first layer that runs; those below it keep nothing.
         """
-        step = Step(positions, valid, kept={})
+        step = Step(positions, valid, kept={}, is_packed=True)
         self.run(live, step, start_layer)
         kept = step.kept or {}
         keys, values = [{layer: pair[which] for layer, pair in kept.items()} for which in (0, 1)]

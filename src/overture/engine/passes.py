@@ -59,7 +59,8 @@ def prepared(
     starts = [_start(backbone, *each) for each in zip(rows, injections, is_live, strict=True)]
     layout = make(rows, starts, backbone.device)
     memory = _memory(inputs, rows, injections, is_live, starts)
-    step = Step(layout.positions, layout.valid, layout.branch, memory, kept={} if is_generating else None)
+    kept: dict[int, tuple[Tensor, Tensor]] | None = {} if is_generating else None
+    step = Step(layout.positions, layout.valid, layout.branch, memory, kept, is_packed=True)
     if layer:
         live, below = _below(inputs, rows, make, layer, layout, is_generating)
     else:
@@ -136,7 +137,7 @@ def _below(
     step = None
     if is_generating or backbone.read is not None:
         # Equal lines of decoders that read an encoder's output differ by what they read.
-        step = Step(alone.positions, alone.valid, alone.branch, kept={})
+        step = Step(alone.positions, alone.valid, alone.branch, kept={}, is_packed=True)
         hidden = backbone.run(backbone.embed(alone.ids), step, end_layer=layer)
     else:
         hidden = inputs.hidden(layer, alone)
