@@ -17,6 +17,7 @@ import gc
 import os
 import random
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -27,7 +28,6 @@ import torch
 import transformers
 from tokenizers import Tokenizer as Inner
 from tokenizers import models
-from torch import Tensor
 
 from overture.core.files import write_json
 from overture.core.meter import Meter
@@ -47,7 +47,13 @@ ANCHOR = 8
 
 # Llama-3.2-1B and Llama-3.1-8B, from their config.json; tiny is for a try on the CPU.
 SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}
+    "tiny": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "head_dim": 8,
+    }
     | {"num_key_value_heads": 2, "vocab_size": 300, "tie_word_embeddings": True},
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
     | {"num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128256, "tie_word_embeddings": True},
@@ -157,6 +163,8 @@ def prompts_of(
 
 def peft_epoch(config: Config, rows: Sequence[Encoded]) -> tuple[Callable[[], None], int]:
     """peft's prompt tuning in the plain loop of its guides: an epoch, and how many values it trains."""
+    # peft asks transformers for a name that it has left behind; nothing that a reader of the output can mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     options = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=config.length)
     model = peft.get_peft_model(random_model(config), options).eval()
     values = [value for value in model.parameters() if value.requires_grad]

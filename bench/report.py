@@ -500,7 +500,9 @@ def write_report(results: Path, docs: Path) -> list[str]:
     ]:
         sections["encoder"] = encoder_text(encoder)
     sections |= sections_of(results, docs)
-    sections["gpu"] = gpu_text([json.loads(f.read_text(encoding="utf-8")) for f in sorted((results / "gpu").glob("*.json"))])
+    sections["gpu"] = gpu_text(
+        [json.loads(f.read_text(encoding="utf-8")) for f in sorted((results / "gpu").glob("*.json"))]
+    )
     file = docs / "benchmarks.md"
     missing = {name: marked(name, "Not measured yet.") for name in ("speed", "quality", "encoder")}
     page = file.read_text(encoding="utf-8") if file.exists() else PAGE.format(**missing)

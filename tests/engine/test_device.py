@@ -56,7 +56,12 @@ def far() -> Backbone:
 
 def test_such_a_device_would_notice(far) -> None:
     value = torch.ones(2, device=FAR)
-    for wrong in (lambda: value + torch.ones(2), lambda: value[value > 0], lambda: value.tolist(), lambda: float(value[0])):
+    for wrong in (
+        lambda: value + torch.ones(2),
+        lambda: value[value > 0],
+        lambda: value.tolist(),
+        lambda: float(value[0]),
+    ):
         with pytest.raises((RuntimeError, NotImplementedError)):
             wrong()
     for wrong in (lambda: torch.tensor([1], device=FAR), lambda: value[[0, 1]], lambda: torch.ones(2).to(FAR)):

@@ -4,15 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import ROWS, Recorded, make_fit
 
-from fakes import make_rows
 from overture.core.errors import DeviceFull
 from overture.core.room import Room, fitted_tokens
+from overture.data import Task
 from overture.data.batches import num_padded
 from overture.evaluate.scoring import mean_loss, predict
-from overture.data import Task
 from overture.train import fit as fitting
-from tiny import ROWS, Recorded, assert_equal, config, copied, make_fit
 
 
 class Small(Recorded):
@@ -40,7 +39,8 @@ def test_training_goes_on_in_smaller_passes_with_the_same_gradients() -> None:
     torch.testing.assert_close(
         [each["train_loss"] for each in told.progress.history],
         [each["train_loss"] for each in expected.progress.history],
-        rtol=1e-4, atol=1e-5,
+        rtol=1e-4,
+        atol=1e-5,
     )
     for name, value in expected.best.items():
         torch.testing.assert_close(told.best[name], value, rtol=1e-3, atol=1e-4)

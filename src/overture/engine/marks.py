@@ -25,7 +25,10 @@ def mark_logits(rows: Sequence[Encoded], hidden: Tensor, layout: Layout, labels:
     found = []
     for number, (row, own) in enumerate(zip(rows, labels, strict=True)):
         dtype = torch.promote_types(hidden.dtype, torch.float32)
-        found.append(hidden[number, sent(mark_places(row, layout, number), hidden.device, torch.long)].to(dtype) @ own.to(dtype).T)
+        found.append(
+            hidden[number, sent(mark_places(row, layout, number), hidden.device, torch.long)].to(dtype)
+            @ own.to(dtype).T
+        )
     return found
 
 

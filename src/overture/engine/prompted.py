@@ -135,9 +135,7 @@ class PromptedModel:
             at += index
             parts.append(self._losses(part, found, with_targets))
         found_losses = torch.cat(parts)
-        return found_losses.new_zeros(len(rows)).index_put(
-            (sent(at, found_losses.device),), found_losses
-        )
+        return found_losses.new_zeros(len(rows)).index_put((sent(at, found_losses.device),), found_losses)
 
     def said(self, rows: Sequence[Encoded]) -> list[Said]:
         """What the model says of each row where predictions count, differentiable."""
@@ -150,14 +148,14 @@ class PromptedModel:
     def _said(self, rows: Sequence[Encoded], injections: Injections, hidden: Tensor, layout: Layout) -> Iterator[Said]:
         if rows[0].candidates is None:
             for number in range(len(rows)):
-                at = [index for row, index, _ in layout.targets if row == number]
-                yield Said(hidden[number, sent(at, hidden.device, torch.long)])
+                places = [index for row, index, _ in layout.targets if row == number]
+                yield Said(hidden[number, sent(places, hidden.device, torch.long)])
             return
         if rows[0].marks is not None:
             logits = self._mark_logits(rows, injections, hidden, layout)
             for number, (row, own) in enumerate(zip(rows, logits, strict=True)):
-                at = sent(mark_places(row, layout, number), hidden.device, torch.long)
-                yield Said(hidden[number, at], mark_shares(row, own))
+                marked = sent(mark_places(row, layout, number), hidden.device, torch.long)
+                yield Said(hidden[number, marked], mark_shares(row, own))
             return
         ends, scores = _read(rows, hidden, layout), self._scores(rows, injections, hidden, layout)
         yield from (Said(end[None], own[None]) for end, own in zip(ends, scores, strict=True))

@@ -364,7 +364,9 @@ class FitTogether:
             return
         tokens = fitted_tokens(num_of_part(first), needed, memory.free_bytes())
         self.room.max_tokens = self.shared_tokens = tokens
-        self._notice(f"a pass of {num_of_part(first):,} tokens took {needed / 1e9:.2f} GB, so passes have up to {tokens:,}")
+        self._notice(
+            f"a pass of {num_of_part(first):,} tokens took {needed / 1e9:.2f} GB, so passes have up to {tokens:,}"
+        )
 
     def _notice(self, text: str) -> None:
         self.fits[0].events({"event": "notice", "text": text})
