@@ -1,9 +1,9 @@
-"""Training on a GPU: our ways and peft's prompt tuning on random weights of known shapes, and cohorts beside their members.
+"""Training on a GPU: our ways beside peft's prompt tuning on random weights of known shapes, and cohorts.
 
 No download: weights, rows and label words are random, so losses mean nothing and times mean what they would. Each way
-trains the same rows in batches of the same size; ours with the loop of a run, peft with a plain one. After a warm-up the
-ways take turns for some rounds. Model FLOP utilisation is 4 x body parameters x live tokens (2 forward, 2 backward, since
-the weights are frozen) over the seconds, as a share of the best matrix product measured in the same run.
+trains the same rows in batches of the same size; ours with the loop of a run, peft with a plain one. After a warm-up
+the ways take turns for some rounds. Model FLOP utilisation is 4 x body parameters x live tokens (2 forward, 2 backward,
+since the weights are frozen) over the seconds, as a share of the best matrix product measured in the same run.
 
     python bench/gpu.py --shape 1b --repeats 5
     python bench/gpu.py --shape 8b --repeats 5 --cohorts 1 4 16

@@ -424,9 +424,9 @@ def _search_command(found: dict[str, Any]) -> str:
 def gpu_text(results: Sequence[dict[str, Any]]) -> str:
     """The section on GPUs, one part per shape."""
     head = (
-        "## GPU\n\nRandom weights of the shapes of Llama-3.2-1B and Llama-3.1-8B, random rows of two labels. Utilisation is "
-        "4 x body parameters x live tokens over the seconds, as a share of the best matrix product of the same run. Peak "
-        "memory is beyond the weights."
+        "## GPU\n\nRandom weights of the shapes of Llama-3.2-1B and Llama-3.1-8B, random rows of two labels. "
+        "Utilisation is 4 x body parameters x live tokens over the seconds, as a share of the best matrix product of "
+        "the same run. Peak memory is beyond the weights."
     )
     if not results:
         how = "python bench/gpu.py --shape 1b\npython bench/gpu.py --shape 8b\npython bench/report.py"

@@ -1,7 +1,7 @@
 """Inputs that ran once: keys and values of each text, kept in memory, then on disk, then not at all.
 
-An entry is one tensor [N, 2, H, L, K]: layers, (keys, values), heads, tokens, width. Entries of a GPU stay there while a
-budget lasts, and lie in the host's memory beyond it.
+An entry is one tensor [N, 2, H, L, K]: layers, (keys, values), heads, tokens, width. Entries of a GPU stay there while
+a budget lasts, and lie in the host's memory beyond it.
 """
 
 import mmap
