@@ -1,7 +1,7 @@
 """What would go wrong on a GPU, tried without one.
 
 The device `meta` computes shapes alone. It refuses to mix with the CPU and to tell the host what a tensor holds, so a
-step on it that ends mixed no devices and waited for nothing; here it counts as a device that tensors have to be sent to.
+step on it that ends mixed no devices and waited for nothing. Here it counts as a device that tensors are sent to.
 """
 
 import pytest
@@ -59,7 +59,7 @@ def test_such_a_device_would_notice(far) -> None:
     for wrong in (
         lambda: value + torch.ones(2),
         lambda: value[value > 0],
-        lambda: value.tolist(),
+        value.tolist,
         lambda: float(value[0]),
     ):
         with pytest.raises((RuntimeError, NotImplementedError)):
