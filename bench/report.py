@@ -418,6 +418,62 @@ def _search_command(found: dict[str, Any]) -> str:
     )
 
 
+# -- GPU
+
+
+def gpu_text(results: Sequence[dict[str, Any]]) -> str:
+    """The section on GPUs, one part per shape."""
+    head = (
+        "## GPU\n\nRandom weights of the shapes of Llama-3.2-1B and Llama-3.1-8B, random rows of two labels. "
+        "Utilisation is 4 x body parameters x live tokens over the seconds, as a share of the best matrix product of "
+        "the same run. Peak memory is beyond the weights."
+    )
+    if not results:
+        how = "python bench/gpu.py --shape 1b\npython bench/gpu.py --shape 8b\npython bench/report.py"
+        told = "Not measured yet: the code is written and tested on the CPU, no figure here or elsewhere is of a GPU."
+        return f"{head}\n\n{told} To measure:\n\n```\n{how}\n```"
+    return "\n\n".join([head, *map(_gpu_part, results)])
+
+
+def _gpu_part(found: dict[str, Any]) -> str:
+    config, machine = found["config"], found["machine"]
+    single = table(
+        ["way", "seconds per epoch", "times as fast as peft", "text tokens/s", "utilisation", "peak, MiB"],
+        [
+            [
+                name,
+                ranged(way["seconds"], 3),
+                ranged(way["times_as_fast"]),
+                f"{way['text_tokens_per_s']:,.0f}",
+                f"{way['utilisation']:.0%}",
+                f"{way['peak_bytes'] / MIB:,.0f}",
+            ]
+            for name, way in found["ways"].items()
+        ],
+    )
+    together = table(
+        ["cohort", "together, s", "one after another, s", "times as fast", "peak together, MiB"],
+        [_gpu_cohort(cohort) for cohort in found["cohorts"]],
+    )
+    what = (
+        f"{config['num_rows']} rows of up to {config['num_tokens']} tokens, batch {config['batch_size']}, P = "
+        f"{config['length']}, {config['dtype']}, n = {config['num_repeats']} rounds; best product "
+        f"{max(found['matmul_flop_per_s']) / 1e12:.1f} TFLOP/s."
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    made = f"Made by `{found['command']}` on {machine.get('gpu', machine['cpu'])}; {versions}; {found['started_at']}."
+    return "\n\n".join([f"### {config['shape']}", what, single, together, made])
+
+
+def _gpu_cohort(found: dict[str, Any]) -> list[str]:
+    name = f"{found['way']} x {found['members']}"
+    if "error" in found:
+        return [name, "-", "-", "-", "does not fit"]
+    seconds = found["seconds"]
+    times = [ranged(seconds[side], 2) for side in ("together", "alone")]
+    return [name, *times, ranged(found["times_as_fast"]), f"{found['peak_bytes']['together'] / MIB:,.0f}"]
+
+
 def write_report(results: Path, docs: Path) -> list[str]:
     """Write the page and the picture.
 
@@ -444,6 +500,9 @@ def write_report(results: Path, docs: Path) -> list[str]:
     ]:
         sections["encoder"] = encoder_text(encoder)
     sections |= sections_of(results, docs)
+    sections["gpu"] = gpu_text(
+        [json.loads(f.read_text(encoding="utf-8")) for f in sorted((results / "gpu").glob("*.json"))]
+    )
     file = docs / "benchmarks.md"
     missing = {name: marked(name, "Not measured yet.") for name in ("speed", "quality", "encoder")}
     page = file.read_text(encoding="utf-8") if file.exists() else PAGE.format(**missing)

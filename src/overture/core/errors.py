@@ -7,6 +7,7 @@ OvertureError
 |   +-- BackboneError             the model cannot be found, read, or is not supported
 |   +-- ArtifactError             a prompt folder is damaged, unsafe, or made for another model
 |   +-- StoreError                a name is wrong, taken, unknown, or locked by another process
+|   +-- DeviceFull                one row alone does not fit into the device's memory
 +-- Diverged                      the loss became NaN or infinite; the last good prompt was kept
 +-- DiskFull                      nothing was lost, but nothing more can be written
 """
@@ -98,6 +99,10 @@ class ArtifactError(UserError):
 
 class StoreError(UserError):
     """A name is wrong, taken, unknown, or locked by another process."""
+
+
+class DeviceFull(UserError):
+    """Not even one row at a time fits into the device's memory."""
 
 
 class Diverged(OvertureError):

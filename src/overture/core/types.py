@@ -419,6 +419,10 @@ class Trainees(Protocol):
         """As `Trainee.loss`, of each member of one group."""
         ...
 
+    def expect(self, batches: Mapping[int, Sequence[Encoded]]) -> None:
+        """What `losses` will be asked next: it may be prepared while the device is busy. May be empty, may not come."""
+        ...
+
 
 class Scorer(Protocol):
     """What evaluation needs of a model."""

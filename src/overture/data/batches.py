@@ -99,5 +99,10 @@ def scoring_batches(rows: Sequence[Encoded], max_tokens: int) -> list[list[Encod
     return micro_batches(sorted(rows, key=lambda row: (_length(row), row.row)), max_tokens)
 
 
+def num_padded(batch: Sequence[Encoded]) -> int:
+    """Padded tokens of a batch."""
+    return len(batch) * max(map(_length, batch))
+
+
 def _length(row: Encoded) -> int:
     return row.num_tokens

@@ -18,6 +18,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "overture"
+FUSED = ("cuda",)
+"""Devices whose causal kernels are used; on the CPU batches of all kinds go through one kernel, bit for bit."""
+HALF = (torch.bfloat16, torch.float16)
+"""What these kernels compute in."""
 READS = "reads_encoder"
 """Marks a decoder's cross-attentions."""
 
@@ -65,6 +69,7 @@ class Step:
         read: columns that a decoder's cross-attention reads: its encoder's output; set by the pass that runs the step.
         bias: from distances of columns to live tokens, [B, S, M+S], to what is added to the logits, [B, H, S, M+S];
             set likewise.
+        is_packed: in each row all padding stands behind what is valid, so causal kernels need no mask for it.
     """
 
     positions: Tensor
@@ -74,6 +79,7 @@ class Step:
     kept: dict[int, tuple[Tensor, Tensor]] | None = None
     read: Columns | None = None
     bias: Callable[[Tensor], Tensor] | None = None
+    is_packed: bool = False
     _masks: dict[tuple[int | None, int, bool], Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None, num_groups: int, dtype: torch.dtype, is_causal: bool = True) -> Tensor:
@@ -90,6 +96,15 @@ class Step:
             added = added.repeat(1, num_groups, 1).unsqueeze(1)
             self._masks[key] = added if self.bias is None else added + self.bias(self._distances())
         return self._masks[key]
+
+    def is_plain(self, window: int | None, query: Tensor) -> bool:
+        """Whether a kernel for causal attention, without any mask, gives every valid token what it should see.
+
+        On a device those are faster and keep nothing of the size S x S. Padding sees tokens instead of itself; what
+        becomes of padding is meaningless anyway.
+        """
+        is_alone = not self.memory and self.branch is None and self.bias is None and window is None
+        return is_alone and self.is_packed and query.device.type in FUSED and query.dtype in HALF
 
     def mask_of_read(self, dtype: torch.dtype) -> Tensor:
         """The same for what cross-attention reads, [B, 1, 1, L]: everything but padding."""
@@ -306,6 +321,11 @@ def attention(
     num_groups = query.shape[1] // key.shape[1]
     # Every attention says so of itself, to the library's own kernels too.
     is_causal = bool(getattr(module, "is_causal", True))
+    if is_causal and softcap is None and overture.is_plain(sliding_window, query):
+        out = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling, enable_gqa=num_groups > 1
+        )
+        return out.transpose(1, 2).contiguous(), None
     mask = overture.weighted(overture.mask(sliding_window, num_groups, query.dtype, is_causal), layer)
     stacked = _stacked(query, key)
     if _is_shared(overture.memory, layer, len(query)):

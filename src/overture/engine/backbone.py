@@ -19,6 +19,7 @@ from overture.core.types import Injection, LayerMemory, Memory, Vectors
 from overture.engine.attention import Columns, Step, install
 from overture.engine.families import Family, family_of, layers_view
 from overture.engine.tokenizer import Tokenizer
+from overture.engine.transfer import moved, sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +208,8 @@ class Backbone:
 
     def embed(self, ids: Tensor | Sequence[int]) -> Tensor:
         """Vectors of tokens as the first layer gets them: [..., D]; a family's scaling and projection are included."""
-        vectors = self._embedding(torch.as_tensor(ids, dtype=torch.long, device=self.device))
+        found = moved(ids, self.device) if isinstance(ids, Tensor) else sent(ids, self.device, torch.long)
+        vectors = self._embedding(found)
         return self.family.entering(self._base, vectors)
 
     @cached_property
@@ -306,8 +308,11 @@ class Backbone:
         weight, bias, hidden = self._head.weight, self._head_bias, self.transformed(hidden)
         if rows is not None:
             weight, bias = weight[rows], bias[rows] if bias is not None else None
-        logits = torch.nn.functional.linear(hidden, weight, bias)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        if rows is not None:
+            # Few rows: in half precision the logits of like words would often be the same number.
+            hidden, weight, bias = hidden.to(wide), weight.to(wide), None if bias is None else bias.to(wide)
+        logits = torch.nn.functional.linear(hidden, weight, bias).to(wide)
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
 
@@ -329,10 +334,10 @@ class Backbone:
         Args:
             live: [B, S, D].
             positions: [B, S].
-            valid: [B, S].
+            valid: [B, S]; padding stands behind the rest.
             start_layer: the first layer that runs; those below it keep nothing.
         """
-        step = Step(positions, valid, kept={})
+        step = Step(positions, valid, kept={}, is_packed=True)
         self.run(live, step, start_layer)
         kept = step.kept or {}
         keys, values = [{layer: pair[which] for layer, pair in kept.items()} for which in (0, 1)]
@@ -347,7 +352,7 @@ class Backbone:
         """
         positions = torch.arange(live.shape[0], device=self.device)[None]
         valid = torch.ones_like(positions, dtype=torch.bool)
-        columns = self.remember(live[None].to(self.dtype), positions, valid, start_layer)
+        columns = self.remember(live[None].to(self.device, self.dtype), positions, valid, start_layer)
         upper = range(start_layer, self.info.num_layers)
         keys, values = [torch.cat([part[layer] for layer in upper]) for part in (columns.keys, columns.values)]
         if not start_layer:
@@ -370,7 +375,7 @@ class Backbone:
         positions = torch.arange(values.shape[1], device=self.device)[None]
         valid = torch.ones_like(positions, dtype=torch.bool)
         pairs = []
-        for layer, own in enumerate(values.to(self.dtype)):
+        for layer, own in enumerate(values.to(self.device, self.dtype)):
             step = Step(positions, valid, kept={})
             self.run(own[None], step, layer, layer + 1)
             pairs.append((step.kept or {})[layer])
@@ -378,7 +383,7 @@ class Backbone:
 
     def head_rows(self, ids: Sequence[int]) -> Tensor:
         """The head's vectors of tokens, [n, D]; where there is no head, those that the model reads."""
-        return self._table.weight[list(ids)].detach()
+        return self._table.weight[sent(list(ids), self.device, torch.long)].detach()
 
     @torch.no_grad()
     def compile(self, injection: Injection) -> Injection:

@@ -1,6 +1,7 @@
 """Inputs that ran once: keys and values of each text, kept in memory, then on disk, then not at all.
 
-An entry is one tensor [N, 2, H, L, K]: layers, (keys, values), heads, tokens, width.
+An entry is one tensor [N, 2, H, L, K]: layers, (keys, values), heads, tokens, width. Entries of a GPU stay there while
+a budget lasts, and lie in the host's memory beyond it.
 """
 
 import mmap
@@ -8,7 +9,9 @@ import os
 import tempfile
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -16,6 +19,7 @@ from torch import Tensor
 
 from overture.core.errors import DiskFull
 from overture.core.files import cache_dir, no_room_as_disk_full
+from overture.engine.transfer import is_far, moved, sent
 
 Notify = Callable[[str], None]
 
@@ -25,6 +29,11 @@ def default_budget_bytes() -> int:
     return int(psutil.virtual_memory().available) // 4
 
 
+def device_budget_bytes(device: torch.device) -> int:
+    """A quarter of a device's memory that is free now; the model is there, training is not yet."""
+    return int(torch.cuda.mem_get_info(device)[0]) // 4
+
+
 class InputCache:
     """Keeps entries by their tokens.
 
@@ -32,12 +41,20 @@ class InputCache:
         budget_bytes: how much memory entries may take; a quarter of the free memory when None.
         spill_dir: where entries beyond it go; the user's cache directory when None.
         notify: told once when the disk is full and texts are computed again instead.
+        device_bytes: how much of a device's memory entries may take that were made there; a quarter of what is free
+            at the first of them when None, but no more than ``budget_bytes`` where that is given.
     """
 
     def __init__(
-        self, budget_bytes: int | None = None, spill_dir: Path | None = None, notify: Notify | None = None
+        self,
+        budget_bytes: int | None = None,
+        spill_dir: Path | None = None,
+        notify: Notify | None = None,
+        device_bytes: int | None = None,
     ) -> None:
         self.budget_bytes = default_budget_bytes() if budget_bytes is None else budget_bytes
+        self._most_on_device = budget_bytes
+        self.device_bytes, self.device_used_bytes = device_bytes, 0
         self.used_bytes = 0
         self._spill_dir = spill_dir
         self._notify = notify or (lambda message: None)
@@ -45,6 +62,7 @@ class InputCache:
         self._disk: _SpillFile | None = None
         self._is_disk_full = False
         self._state: tuple[object, int] | None = None
+        self.ahead = Ahead()
 
     def belong_to(self, state: tuple[object, int]) -> None:
         """Entries are of one model in one state: those of another would be silently wrong.
@@ -65,7 +83,7 @@ class InputCache:
         return self._disk.size if self._disk else 0
 
     def get(self, ids: tuple[int, ...]) -> Tensor | None:
-        """The entry of a text, or None when it has to run."""
+        """The entry of a text, or None when it has to run; on the device or in the host's memory."""
         found = self._memory.get(ids)
         if found is None and self._disk is not None:
             found = self._disk.get(ids)
@@ -74,11 +92,23 @@ class InputCache:
     def put(self, ids: tuple[int, ...], entry: Tensor) -> None:
         """Keep an entry where there is room."""
         size = entry.numel() * entry.element_size()
+        if is_far(entry.device):
+            if self.device_used_bytes + size <= self._device_budget(entry.device):
+                self._memory[ids] = entry.contiguous()
+                self.device_used_bytes += size
+                return
+            entry = entry.cpu()
         if self.used_bytes + size <= self.budget_bytes:
             self._memory[ids] = entry.contiguous()
             self.used_bytes += size
         elif not self._is_disk_full:
             self._spill(ids, entry)
+
+    def _device_budget(self, device: torch.device) -> int:
+        if self.device_bytes is None:
+            free = device_budget_bytes(device)
+            self.device_bytes = free if self._most_on_device is None else min(free, self._most_on_device)
+        return self.device_bytes
 
     def _spill(self, ids: tuple[int, ...], entry: Tensor) -> None:
         try:
@@ -100,7 +130,7 @@ class _SpillFile:
         weakref.finalize(self, self._file.close)
         self._map: mmap.mmap | None = None
         self.size = 0
-        self.entries: dict[tuple[int, ...], tuple[int, torch.Size, torch.dtype, torch.device]] = {}
+        self.entries: dict[tuple[int, ...], tuple[int, torch.Size, torch.dtype]] = {}
 
     def put(self, ids: tuple[int, ...], entry: Tensor) -> None:
         raw = entry.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
@@ -109,30 +139,73 @@ class _SpillFile:
             written = 0
             while written < raw.nbytes:
                 written += os.pwrite(self._file.fileno(), raw[written:].data, self.size + written)
-        self.entries[ids] = (self.size, entry.shape, entry.dtype, entry.device)
+        self.entries[ids] = (self.size, entry.shape, entry.dtype)
         self.size += raw.nbytes
 
     def get(self, ids: tuple[int, ...]) -> Tensor | None:
         if ids not in self.entries:
             return None
-        offset, shape, dtype, device = self.entries[ids]
+        offset, shape, dtype = self.entries[ids]
         if self._map is None or len(self._map) < self.size:
             self._map = mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_COPY)
-        return torch.frombuffer(self._map, dtype=dtype, count=shape.numel(), offset=offset).view(shape).to(device)
+        return torch.frombuffer(self._map, dtype=dtype, count=shape.numel(), offset=offset).view(shape)
 
 
 def padded(entries: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Entries of one batch side by side.
+    """Entries of one batch side by side, wherever each of them lies; from the host in one copy where all are there.
 
     Returns:
-        Values [N, 2, B, H, M, K] and validity [B, M], filled from the left.
+        Values [N, 2, B, H, M, K] and validity [B, M], filled from the left; on the device.
     """
     num_layers, _, num_heads, _, width = entries[0].shape
-    longest = max(entry.shape[3] for entry in entries)
-    values = entries[0].new_zeros(num_layers, 2, len(entries), num_heads, longest, width, device=device)
-    valid = torch.zeros(len(entries), longest, dtype=torch.bool, device=device)
-    for index, entry in enumerate(entries):
-        length = entry.shape[3]
-        values[:, :, index, :, :length] = entry
-        valid[index, :length] = True
-    return values, valid
+    lengths = [entry.shape[3] for entry in entries]
+    shape = (num_layers, 2, len(entries), num_heads, max(lengths), width)
+    is_staged = is_far(device) and not any(is_far(entry.device) for entry in entries)
+    place = torch.device("cpu") if is_staged else device
+    values = torch.zeros(shape, dtype=entries[0].dtype, device=place)
+    for index, (entry, length) in enumerate(zip(entries, lengths, strict=True)):
+        values[:, :, index, :, :length] = moved(entry, place)
+    valid = torch.arange(max(lengths), device=device)[None] < sent(lengths, device)[:, None]
+    return moved(values, device), valid
+
+
+class Ahead:
+    """The next batch's columns on their way to the device, while it is busy with those of this one.
+
+    One batch at a time; on the CPU there is nothing to send, and nothing is kept here.
+    """
+
+    def __init__(self) -> None:
+        self._texts: tuple[tuple[int, ...], ...] | None = None
+        self._found: tuple[Tensor, Tensor] | None = None
+        self._stream: torch.cuda.Stream | None = None
+
+    def send(self, texts: Sequence[tuple[int, ...]], entries: Sequence[Tensor], device: torch.device) -> None:
+        """Begin to send a batch that lies in the host's memory; the one that was under way is forgotten."""
+        self._texts = self._found = None
+        if any(is_far(entry.device) for entry in entries):
+            # What lies on the device already is soon put together there, and may be written just now.
+            return
+        with self._aside(device):
+            self._texts, self._found = tuple(texts), padded(entries, device)
+
+    def take(self, texts: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor] | None:
+        """The batch that was sent, if it is this one."""
+        texts_sent, found = self._texts, self._found
+        self._texts = self._found = None
+        if found is None or texts_sent != tuple(texts):
+            return None
+        if self._stream is not None:
+            current = torch.cuda.current_stream(found[0].device)
+            current.wait_stream(self._stream)
+            for value in found:
+                # Else the allocator would give its memory away when the side stream, not this one, is done with it.
+                value.record_stream(current)
+        return found
+
+    def _aside(self, device: torch.device) -> AbstractContextManager[Any]:
+        if device.type != "cuda":
+            return nullcontext()
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        return torch.cuda.stream(self._stream)

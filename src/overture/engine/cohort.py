@@ -17,8 +17,9 @@ from torch import Tensor
 
 from overture.core.decoding import GREEDY, Decoding
 from overture.core.types import Encoded, Written
+from overture.engine.inputs import Ids
 from overture.engine.inputs import groups as cut
-from overture.engine.passes import Injections
+from overture.engine.passes import Injections, kept_input
 from overture.engine.prompted import Kind, PromptedModel, side_by_side
 
 
@@ -34,6 +35,7 @@ class Cohort:
         assert all(model.backbone is models[0].backbone and model.cache is models[0].cache for model in models)
         self.models = list(models)
         self._kinds: dict[int, Kind] = {}
+        self._keeps: dict[int, bool] = {}
 
     @property
     def _any(self) -> PromptedModel:
@@ -62,6 +64,25 @@ class Cohort:
         each = self._any.losses_under(rows, injections)
         parts = torch.split(each, [len(own) for own in batches.values()])
         return {member: part.sum() for member, part in zip(batches, parts, strict=True)}
+
+    def expect(self, batches: Mapping[int, Sequence[Encoded]]) -> None:
+        """Begin to send the kept inputs of the next pass to the device."""
+        texts: list[Ids] = []
+        for member, rows in batches.items():
+            if not self._kept(member, rows[0]):
+                return
+            texts += [row.input_ids for row in rows]
+        if texts:
+            self._any.inputs.expect(texts)
+
+    def _kept(self, member: int, row: Encoded) -> bool:
+        """Whether a member's inputs are kept as columns."""
+        if member not in self._keeps:
+            model = self.models[member]
+            with torch.no_grad():
+                found = kept_input(row, model.injections([row])[0], model.inputs)
+            self._keeps[member] = found is not None and model.backbone.encoder is None
+        return self._keeps[member]
 
     def grouping(self, batches: Mapping[int, Sequence[Encoded]]) -> str:
         """How the members share passes, in one sentence; with the reason when there is more than one."""

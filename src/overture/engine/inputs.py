@@ -13,6 +13,7 @@ from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache, padded
 from overture.engine.layout import Layout
+from overture.engine.transfer import is_far, moved, sent
 
 Progress = Callable[[int, int], None]
 Ids = tuple[int, ...]
@@ -46,12 +47,22 @@ class Inputs:
         Texts that come again and again in the same order, as those of a cohort on the same rows, are there once.
         """
         period = _period(texts)
-        values, valid = padded(self._found(texts[:period], self._keys_and_values), self.backbone.device)
+        found = None if self.cache is None else self.cache.ahead.take(texts[:period])
+        values, valid = found or padded(self._found(texts[:period], self._keys_and_values), self.backbone.device)
         valid = valid.repeat(len(texts) // period, 1)
         positions = torch.arange(valid.shape[1], device=valid.device)[None].expand_as(valid)
         if self.backbone.family.is_rotary:
             positions = positions - valid.sum(1, keepdim=True)
         return Columns(dict(enumerate(values[:, 0])), dict(enumerate(values[:, 1])), positions, valid)
+
+    def expect(self, texts: Sequence[Ids]) -> None:
+        """Begin to send what `columns` will be asked next, where all of it is kept and the device is elsewhere."""
+        if self.cache is None or not is_far(self.backbone.device):
+            return
+        entries = [self.cache.get(ids) for ids in texts[: _period(texts)]]
+        known = [entry for entry in entries if entry is not None]
+        if len(known) == len(entries):
+            self.cache.ahead.send(texts[: len(entries)], known, self.backbone.device)
 
     def warm_columns(self, texts: Sequence[Ids], progress: Progress | None) -> None:
         """Fill the cache with texts, in an order that depends on the texts alone."""
@@ -61,8 +72,8 @@ class Inputs:
         """Entries [N, 2, H, L, K] of texts."""
         device = self.backbone.device
         longest = max(1, *map(len, texts))
-        ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=device)
-        lengths = torch.tensor([len(text) for text in texts], device=device)[:, None]
+        ids = sent([[*text, *[0] * (longest - len(text))] for text in texts], device)
+        lengths = sent([len(text) for text in texts], device)[:, None]
         positions = torch.arange(longest, device=device)[None].expand_as(ids)
         valid = positions < lengths
         if self.backbone.family.is_rotary:
@@ -80,9 +91,9 @@ class Inputs:
         """What enters a layer, [B, S, D]; zero at padding."""
         lines = _lines(layer, layout)
         entries = self._found(lines, lambda missing: self._hidden(layer, layout, [lines.index(k) for k in missing]))
-        hidden = entries[0].new_zeros(*layout.ids.shape, entries[0].shape[-1])
+        hidden = entries[0].new_zeros(*layout.ids.shape, entries[0].shape[-1], device=layout.ids.device)
         for row, entry in enumerate(entries):
-            hidden[row, : len(entry)] = entry
+            hidden[row, : len(entry)] = moved(entry, hidden.device)
         return hidden
 
     def warm_hidden(self, layer: int, layouts: Sequence[Layout], progress: Progress | None) -> None:
@@ -93,12 +104,12 @@ class Inputs:
                 progress(done, len(layouts))
 
     def _hidden(self, layer: int, layout: Layout, rows: Sequence[int]) -> list[Tensor]:
-        at = torch.tensor(rows, device=layout.ids.device)
+        at = sent(rows, layout.ids.device)
         branch = None if layout.branch is None else layout.branch[at]
         valid = layout.valid[at]
-        step = Step(layout.positions[at], valid, branch)
+        step = Step(layout.positions[at], valid, branch, is_packed=True)
         found = self.backbone.run(self.backbone.embed(layout.ids[at]), step, end_layer=layer)
-        return [own[: int(own_valid.sum())].clone() for own, own_valid in zip(found, valid, strict=True)]
+        return [own[: len(layout.lines[row].ids)].clone() for own, row in zip(found, rows, strict=True)]
 
     # -- the cache
 
@@ -136,12 +147,9 @@ def _period(texts: Sequence[Ids]) -> int:
 
 def _lines(layer: int, layout: Layout) -> list[Ids]:
     """What decides a row's hidden states, as a cache key; no text begins with a number below zero."""
-    lengths = layout.valid.sum(1).tolist()
-    ids = [tuple(line[:n]) for line, n in zip(layout.ids.tolist(), lengths, strict=True)]
     if layout.branch is None:
-        return [(-layer, *line) for line in ids]
-    branches = [tuple(line[:n]) for line, n in zip(layout.branch.tolist(), lengths, strict=True)]
-    return [(-layer, *line, -1, *branch) for line, branch in zip(ids, branches, strict=True)]
+        return [(-layer, *line.ids) for line in layout.lines]
+    return [(-layer, *line.ids, -1, *line.branch) for line in layout.lines]
 
 
 def groups(items: Sequence[T], length_of: Callable[[T], int], max_tokens: int) -> Iterator[list[T]]:

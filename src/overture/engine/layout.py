@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from overture.core.types import Candidates, Encoded
+from overture.engine.transfer import sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Layout:
         read: index of the token that labels are read from, [B]; the trunk's end unless the rows say another.
         targets: (row, index, token) of every prediction beyond the trunk's end; empty for one-token label words.
         words: for each target the number of its label word; empty for answers.
+        lines: the same row by row without padding, on the host, so that nobody has to ask the device for it.
     """
 
     ids: Tensor
@@ -42,10 +44,13 @@ class Layout:
     read: Tensor
     targets: list[tuple[int, int, int]]
     words: list[int]
+    lines: "list[Line]"
 
 
 @dataclass(slots=True)
-class _Line:
+class Line:
+    """One row's live tokens while they are laid out, in the words of `Layout`."""
+
     ids: list[int]
     positions: list[int]
     branch: list[int]
@@ -108,9 +113,9 @@ def answer_layout(rows: Sequence[Encoded], starts: Sequence[Start], device: torc
     return _stacked(lines, ends, device)
 
 
-def _trunk(row: Encoded, start: Start) -> _Line:
+def _trunk(row: Encoded, start: Start) -> Line:
     text = [*(row.input_ids if start.with_input else ()), *row.anchor_ids]
-    line = _Line([], [], [], [], [])
+    line = Line([], [], [], [], [])
     done = 0
     for index, count in (*start.vectors, (len(text), 0)):
         # A vector's id is 0 and means nothing.
@@ -124,7 +129,7 @@ def _trunk(row: Encoded, start: Start) -> _Line:
     return line
 
 
-def _add_branches(line: _Line, candidates: Candidates) -> None:
+def _add_branches(line: Line, candidates: Candidates) -> None:
     end = line.positions[-1]
     for number, word in enumerate(candidates.words):
         for offset, (token, following) in enumerate(pairwise(word)):
@@ -137,13 +142,13 @@ def _add_branches(line: _Line, candidates: Candidates) -> None:
             line.trunk_index.append(-1)
 
 
-def _stacked(lines: Sequence[_Line], ends: Sequence[int], device: torch.device) -> Layout:
+def _stacked(lines: Sequence[Line], ends: Sequence[int], device: torch.device) -> Layout:
     longest = max(len(line.ids) for line in lines)
 
     def padded(values: Sequence[Sequence[int]], filler: int = 0) -> Tensor:
-        return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in values], device=device)
+        return sent([[*row, *[filler] * (longest - len(row))] for row in values], device)
 
-    lengths = torch.tensor([len(line.ids) for line in lines], device=device)
+    lengths = sent([len(line.ids) for line in lines], device)
     has_branches = any(line.words for line in lines)
     has_vectors = any(any(line.is_vector) for line in lines)
     return Layout(
@@ -153,8 +158,9 @@ def _stacked(lines: Sequence[_Line], ends: Sequence[int], device: torch.device) 
         branch=padded([line.branch for line in lines]) if has_branches else None,
         is_vector=padded([line.is_vector for line in lines]).bool() if has_vectors else None,
         trunk_index=padded([line.trunk_index for line in lines], -1),
-        trunk_end=torch.tensor(ends, device=device),
-        read=torch.tensor([line.read for line in lines], device=device),
+        trunk_end=sent(ends, device),
+        read=sent([line.read for line in lines], device),
         targets=[(number, index, token) for number, line in enumerate(lines) for index, token in line.targets],
         words=[word for line in lines for word in line.words],
+        lines=list(lines),
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from overture.core.types import Encoded
 from overture.engine.layout import Layout
+from overture.engine.transfer import sent
 
 
 def mark_logits(rows: Sequence[Encoded], hidden: Tensor, layout: Layout, labels: Sequence[Tensor]) -> list[Tensor]:
@@ -24,14 +25,17 @@ def mark_logits(rows: Sequence[Encoded], hidden: Tensor, layout: Layout, labels:
     found = []
     for number, (row, own) in enumerate(zip(rows, labels, strict=True)):
         dtype = torch.promote_types(hidden.dtype, torch.float32)
-        found.append(hidden[number, mark_places(row, layout, number)].to(dtype) @ own.to(dtype).T)
+        found.append(
+            hidden[number, sent(mark_places(row, layout, number), hidden.device, torch.long)].to(dtype)
+            @ own.to(dtype).T
+        )
     return found
 
 
 def mark_places(row: Encoded, layout: Layout, number: int) -> list[int]:
     """The live tokens that are a row's marks; `number` is the row's in the layout."""
     assert row.marks is not None
-    where = {text: live for live, text in enumerate(layout.trunk_index[number].tolist()) if text >= 0}
+    where = {text: live for live, text in enumerate(layout.lines[number].trunk_index) if text >= 0}
     return [where[index] for index in row.marks.at]
 
 
@@ -39,7 +43,7 @@ def mark_losses(rows: Sequence[Encoded], logits: Sequence[Tensor]) -> Tensor:
     """Negative log-likelihoods of what is right at each row's marks, [B]."""
     each = [
         torch.nn.functional.nll_loss(
-            mark_shares(row, own), torch.tensor(mark_gold(row), device=own.device, dtype=torch.long), reduction="sum"
+            mark_shares(row, own), sent(mark_gold(row), own.device, torch.long), reduction="sum"
         )
         for row, own in zip(rows, logits, strict=True)
     ]

@@ -16,6 +16,7 @@ from overture.engine.backbone import Backbone
 from overture.engine.inputs import Inputs
 from overture.engine.layout import Layout, Start
 from overture.engine.splits import with_splits
+from overture.engine.transfer import sent
 
 Make = Callable[[Sequence[Encoded], Sequence[Start], torch.device], Layout]
 Injections = Sequence[Injection | None]
@@ -58,7 +59,8 @@ def prepared(
     starts = [_start(backbone, *each) for each in zip(rows, injections, is_live, strict=True)]
     layout = make(rows, starts, backbone.device)
     memory = _memory(inputs, rows, injections, is_live, starts)
-    step = Step(layout.positions, layout.valid, layout.branch, memory, kept={} if is_generating else None)
+    kept: dict[int, tuple[Tensor, Tensor]] | None = {} if is_generating else None
+    step = Step(layout.positions, layout.valid, layout.branch, memory, kept, is_packed=True)
     if layer:
         live, below = _below(inputs, rows, make, layer, layout, is_generating)
     else:
@@ -135,14 +137,15 @@ def _below(
     step = None
     if is_generating or backbone.read is not None:
         # Equal lines of decoders that read an encoder's output differ by what they read.
-        step = Step(alone.positions, alone.valid, alone.branch, kept={})
+        step = Step(alone.positions, alone.valid, alone.branch, kept={}, is_packed=True)
         hidden = backbone.run(backbone.embed(alone.ids), step, end_layer=layer)
     else:
         hidden = inputs.hidden(layer, alone)
     is_text = layout.valid if layout.is_vector is None else layout.valid & ~layout.is_vector
-    live = hidden.new_zeros(*layout.ids.shape, hidden.shape[-1])
-    live[is_text] = hidden[alone.valid]
-    return live, step
+    # Which of its row's text tokens each one is; a mask as an index would wait for the device.
+    number = (is_text.cumsum(1) - 1).clamp(0, hidden.shape[1] - 1)
+    live = hidden.gather(1, number[:, :, None].expand(-1, -1, hidden.shape[-1]))
+    return live.masked_fill(~is_text[:, :, None], 0.0), step
 
 
 def _with_vectors(live: Tensor, layout: Layout, injections: Injections) -> Tensor:
@@ -176,9 +179,9 @@ def _offset(offset: Tensor, index: Tensor) -> Tensor:
 def _prompt_columns(memories: Sequence[LayerMemory | None], firsts: Sequence[int], device: torch.device) -> Columns:
     """The rows' prompt memories; they end where each row's live tokens begin."""
     longest = max(memory.length for memory in memories if memory)
-    lengths = torch.tensor([memory.length if memory else 0 for memory in memories], device=device)[:, None]
+    lengths = sent([memory.length if memory else 0 for memory in memories], device)[:, None]
     valid = torch.arange(longest, device=device)[None] < lengths
-    positions = torch.tensor(firsts, device=device)[:, None] - lengths + torch.arange(longest, device=device)[None]
+    positions = sent(firsts, device)[:, None] - lengths + torch.arange(longest, device=device)[None]
     first = memories[0]
     if first is not None and all(found is first for found in memories):
         weights = None if first.weights is None else list(first.weights[:, None])

@@ -23,6 +23,7 @@ from overture.engine.likelihood import Likelihood, word_likelihoods
 from overture.engine.limits import check_reading, check_writing
 from overture.engine.marks import mark_logits, mark_losses, mark_places, mark_shares, mark_weight
 from overture.engine.passes import Injections, Make, kept_input, prepared, text_layout
+from overture.engine.transfer import placed, sent
 
 OnePrompt = PromptMethod | RowMethod | Injection
 Kind = tuple[int, int, bool, bool, Candidates | None]
@@ -58,7 +59,8 @@ class PromptedModel:
         cache: InputCache | None = None,
         max_tokens: int = 2048,
     ) -> None:
-        self.backbone, self.prompt, self.cache, self.max_tokens = backbone, prompt, cache, max_tokens
+        self.backbone, self.cache, self.max_tokens = backbone, cache, max_tokens
+        self.prompt = _placed(prompt, backbone.device)
 
     @property
     def inputs(self) -> Inputs:
@@ -133,9 +135,7 @@ class PromptedModel:
             at += index
             parts.append(self._losses(part, found, with_targets))
         found_losses = torch.cat(parts)
-        return found_losses.new_zeros(len(rows)).index_put(
-            (torch.tensor(at, device=found_losses.device),), found_losses
-        )
+        return found_losses.new_zeros(len(rows)).index_put((sent(at, found_losses.device),), found_losses)
 
     def said(self, rows: Sequence[Encoded]) -> list[Said]:
         """What the model says of each row where predictions count, differentiable."""
@@ -148,12 +148,14 @@ class PromptedModel:
     def _said(self, rows: Sequence[Encoded], injections: Injections, hidden: Tensor, layout: Layout) -> Iterator[Said]:
         if rows[0].candidates is None:
             for number in range(len(rows)):
-                yield Said(hidden[number, [index for row, index, _ in layout.targets if row == number]])
+                places = [index for row, index, _ in layout.targets if row == number]
+                yield Said(hidden[number, sent(places, hidden.device, torch.long)])
             return
         if rows[0].marks is not None:
             logits = self._mark_logits(rows, injections, hidden, layout)
             for number, (row, own) in enumerate(zip(rows, logits, strict=True)):
-                yield Said(hidden[number, mark_places(row, layout, number)], mark_shares(row, own))
+                marked = sent(mark_places(row, layout, number), hidden.device, torch.long)
+                yield Said(hidden[number, marked], mark_shares(row, own))
             return
         ends, scores = _read(rows, hidden, layout), self._scores(rows, injections, hidden, layout)
         yield from (Said(end[None], own[None]) for end, own in zip(ends, scores, strict=True))
@@ -164,13 +166,13 @@ class PromptedModel:
             losses = mark_losses(rows, self._mark_logits(rows, injections, hidden, layout))
         elif rows[0].shares is not None:
             scores = self._scores(rows, injections, hidden, layout)
-            losses = -(scores.new_tensor([row.shares for row in rows]) * scores).sum(1)
+            losses = -(sent([row.shares for row in rows], scores.device, scores.dtype) * scores).sum(1)
         elif rows[0].candidates is not None:
             scores = self._scores(rows, injections, hidden, layout)
-            gold = torch.tensor([row.label for row in rows], device=scores.device)
+            gold = sent([row.label for row in rows], scores.device)
             losses = torch.nn.functional.nll_loss(scores, gold, reduction="none")
         else:
-            row, index, gold = torch.tensor(layout.targets, device=hidden.device).T
+            row, index, gold = sent(layout.targets, hidden.device).T
             each = torch.nn.functional.cross_entropy(self.backbone.head(hidden[row, index]), gold, reduction="none")
             losses = each.new_zeros(len(rows)).index_add(0, row, each)
         return losses + self._targets_losses(hidden, layout, injections) if with_targets else losses
@@ -181,11 +183,12 @@ class PromptedModel:
         for number, found in enumerate(injections):
             targets = found.vectors.targets if found and found.vectors else ()
             if targets and id(found) not in known:
-                assert layout.is_vector is not None
-                own = hidden[number][layout.is_vector[number]]
-                logits = self.backbone.head(own[[target.index for target in targets]])
-                gold = torch.tensor([target.token for target in targets], device=hidden.device)
-                weights = logits.new_tensor([target.weight for target in targets])
+                where = layout.lines[number].is_vector
+                at = [index for index, is_vector in enumerate(where) if is_vector]
+                own = hidden[number, sent([at[target.index] for target in targets], hidden.device)]
+                logits = self.backbone.head(own)
+                gold = sent([target.token for target in targets], hidden.device)
+                weights = sent([target.weight for target in targets], logits.device, logits.dtype)
                 known[id(found)] = (weights * torch.nn.functional.cross_entropy(logits, gold, reduction="none")).sum()
         if not known:
             return 0.0
@@ -258,9 +261,11 @@ class PromptedModel:
         if heads[0] is not None:
             return _classified(injections, hidden[:, 0])
         if labels[0] is not None:
+            # Few rows: in half precision the logits of like labels would often be the same number.
+            ends = self.backbone.transformed(ends)
+            ends = ends.to(torch.promote_types(ends.dtype, torch.float32))
             each = torch.stack([own.to(ends.dtype) for own in labels if own is not None])
-            scores = torch.einsum("bd,bcd->bc", self.backbone.transformed(ends), each)
-            return scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(dim=1)
+            return torch.einsum("bd,bcd->bc", ends, each).log_softmax(dim=1)
         if candidates.is_own:
             return self._choice_scores(rows, hidden, ends, layout)
         return self._word_scores(candidates, hidden, ends, layout)
@@ -271,9 +276,7 @@ class PromptedModel:
         most = max(len(candidates.words) for candidates in own)
         shares = self.backbone.head(ends)
         shares = shares.to(torch.promote_types(shares.dtype, torch.float32)).log_softmax(dim=-1)
-        first = torch.tensor(
-            [[word[0] for word in c.words] + [0] * (most - len(c.words)) for c in own], device=hidden.device
-        )
+        first = sent([[word[0] for word in c.words] + [0] * (most - len(c.words)) for c in own], hidden.device)
         scores = shares.gather(1, first)
         if layout.targets:
             scores = scores + self._following(hidden, layout, scores.shape).to(scores.dtype)
@@ -281,20 +284,22 @@ class PromptedModel:
 
     def _word_scores(self, candidates: Candidates, hidden: Tensor, ends: Tensor, layout: Layout) -> Tensor:
         # The vocabulary's normaliser at the place that is read is the same for all, so only the words' rows are needed.
-        first = torch.tensor([word[0] for word in candidates.words], device=hidden.device)
+        first = sent([word[0] for word in candidates.words], hidden.device)
         scores = self.backbone.head(ends, first)
         if layout.targets:
             scores = scores + self._following(hidden, layout, scores.shape)
-        label_of = torch.tensor(candidates.label_of, device=hidden.device)
-        per_label = [scores[:, label_of == label].logsumexp(1) for label in range(len(candidates.labels))]
+        words_of: list[list[int]] = [[] for _ in candidates.labels]
+        for word, label in enumerate(candidates.label_of):
+            words_of[label].append(word)
+        per_label = [scores[:, sent(words, scores.device, torch.long)].logsumexp(1) for words in words_of]
         return torch.stack(per_label, dim=1).log_softmax(dim=1)
 
     def _following(self, hidden: Tensor, layout: Layout, shape: torch.Size) -> Tensor:
         """Log-likelihood of each word's tokens after the first, [B, W]."""
-        row, index, token = torch.tensor(layout.targets, device=hidden.device).T
+        row, index, token = sent(layout.targets, hidden.device).T
         logits = self.backbone.head(hidden[row, index]).log_softmax(dim=-1)
         values = logits.gather(1, token[:, None])[:, 0]
-        words = torch.tensor(layout.words, device=hidden.device)
+        words = sent(layout.words, hidden.device)
         return torch.zeros(shape, device=hidden.device, dtype=values.dtype).index_put((row, words), values, True)
 
     @torch.no_grad()
@@ -463,6 +468,20 @@ class PromptedModel:
         return [written[index] for index in range(len(rows))]
 
 
+def _placed(prompt: OnePrompt | RowPrompts | None, device: torch.device) -> OnePrompt | RowPrompts | None:
+    """A prompt whose values lie where the model's do; methods are moved in place, and trained values stay the same."""
+    if isinstance(prompt, RowPrompts):
+        # A prompt that several rows share is still one.
+        there = {id(each): _placed(each, device) for each in prompt.prompts}
+        return RowPrompts([there[id(each)] for each in prompt.prompts])  # type: ignore[misc]
+    if isinstance(prompt, Injection):
+        own: Injection = placed(prompt, device)
+        return own
+    if isinstance(prompt, torch.nn.Module):
+        prompt.to(device)
+    return prompt
+
+
 def side_by_side(scores: Sequence[Tensor]) -> Tensor:
     """Rows of scores with -inf behind shorter ones."""
     return torch.nn.utils.rnn.pad_sequence(list(scores), batch_first=True, padding_value=float("-inf"))
@@ -472,7 +491,7 @@ def _choice_shares(scores: Tensor, candidates: Candidates) -> Tensor:
     """Log-probabilities of one row's choices from their log-likelihoods, [C]."""
     own = scores[: len(candidates.words)]
     if candidates.is_mean:
-        own = own / own.new_tensor([len(word) for word in candidates.words])
+        own = own / sent([len(word) for word in candidates.words], own.device, own.dtype)
     return own.log_softmax(dim=0)
 
 

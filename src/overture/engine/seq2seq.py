@@ -20,6 +20,7 @@ from overture.engine.attention import Columns
 from overture.engine.inputs import Ids, Inputs, Progress, groups
 from overture.engine.layout import answer_layout
 from overture.engine.passes import Injections, prepared, text_layout
+from overture.engine.transfer import sent
 
 
 def in_encoder(injection: Injection | None) -> Injection | None:
@@ -109,7 +110,7 @@ def _under_prompts(inputs: Inputs, rows: Sequence[Encoded], parts: Injections) -
 def _merged(parts: Sequence[Columns], order: Sequence[int]) -> Columns:
     """Columns of some rows and of the others, in the batch's order."""
     longest = max(part.valid.shape[1] for part in parts)
-    at = torch.tensor(order, device=parts[0].valid.device).argsort()
+    at = sent(order, parts[0].valid.device).argsort()
 
     def together(values: Sequence[Tensor], axis: int) -> Tensor:
         # Padding is spelt from the last axis on; texts that rows share in turn are there once.

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+from overture.core.room import Room
 from overture.core.types import Encoded, Prediction, Scorer
-from overture.data.batches import scoring_batches
+from overture.data.batches import micro_batches, num_padded, scoring_batches
 from overture.data.task import Task
 from overture.evaluate.intervals import Interval, bootstrap
 from overture.evaluate.metrics import METRICS, Answers
@@ -81,9 +83,14 @@ def _of_parts(
 ) -> list[Prediction]:
     found: dict[int, Prediction] = {}
     numbered = [replace(row, row=index) for index, row in enumerate(rows)]
+    room = Room(max_tokens)
+
+    def answers(batches: Sequence[list[Encoded]]) -> list[Prediction]:
+        return [answer for batch in batches for answer in task.spec.predictions(task, scorer, batch)]
+
     for batch in scoring_batches(numbered, max_tokens):
-        answers = task.spec.predictions(task, scorer, batch)
-        found.update((row.row, answer) for row, answer in zip(batch, answers, strict=True))
+        given = room.run(partial(micro_batches, batch), answers, num_padded)
+        found.update((row.row, answer) for row, answer in zip(batch, given, strict=True))
         progress(len(found), len(rows))
     return [found[index] for index in range(len(rows))]
 
@@ -140,6 +147,10 @@ def mean_loss(scorer: Scorer, rows: Sequence[Encoded], max_tokens: int = 4096) -
     import torch
 
     with torch.no_grad():
-        batches = scoring_batches([row for row in rows if row.has_target], max_tokens)
-        total = sum(float(scorer.log_loss(batch)) for batch in batches)
+        batches, room = scoring_batches([row for row in rows if row.has_target], max_tokens), Room(max_tokens)
+
+        def loss(parts: Sequence[list[Encoded]]) -> float:
+            return sum(float(scorer.log_loss(part)) for part in parts)
+
+        total = sum(room.run(partial(micro_batches, batch), loss, num_padded) for batch in batches)
         return total / max(sum(scorer.weight(batch) for batch in batches), 1.0)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from overture.core.errors import ConfigError
-from overture.core.types import Encoded, Injection
+from overture.core.types import Encoded, Injection, LayerMemory
 from overture.data import Encoder
 from overture.engine import Backbone
 from overture.evaluate.facts import backbone_ref, config_of
@@ -16,21 +16,25 @@ from overture.store import Store, check_fingerprint, load_artifact
 def prompt_source(
     backbone: Backbone, encoder: Encoder, examples: Sequence[Encoded] = (), store: Store | None = None
 ) -> PromptSource:
-    """The frozen model's look-ups, the task's label words and examples, and the store's prompts."""
+    """The frozen model's look-ups, the task's label words and examples, and the store's prompts.
+
+    What prompts begin with is on the CPU wherever the model is, and so are their random numbers: a finished method goes
+    to the model's device as a whole.
+    """
     tokenizer, info, inner = backbone.tokenizer, backbone.info, backbone.encoder
     specials = tokenizer.special_ids
     return PromptSource(
         hidden_size=info.hidden_size,
         embedding_norm=backbone.embedding_norm,
-        embed=backbone.embed,
-        memory_of=backbone.memory_of,
+        embed=lambda ids: backbone.embed(ids).cpu(),
+        memory_of=lambda vectors: _on_cpu(backbone.memory_of(vectors)),
         encode=tokenizer.encode_plain,
         text_ids=[token for token in range(info.vocab_size) if token not in specials],
         num_layers=info.num_layers,
         num_heads=info.num_kv_heads,
         head_dim=info.head_dim,
         memory_of_layers=backbone.memory_of_layers,
-        head_rows=backbone.head_rows,
+        head_rows=lambda ids: backbone.head_rows(ids).cpu(),
         candidates=encoder.candidates,
         examples=examples,
         prompt=_stored(store, backbone) if store else no_prompts,
@@ -39,6 +43,11 @@ def prompt_source(
         null_id=tokenizer.null_id,
         predicts_words=backbone.has_head and (backbone.family.is_causal or encoder.task.has_mask),
     )
+
+
+def _on_cpu(memory: LayerMemory) -> LayerMemory:
+    weights = None if memory.weights is None else memory.weights.cpu()
+    return LayerMemory(memory.keys.cpu(), memory.values.cpu(), weights)
 
 
 def _stored(store: Store, backbone: Backbone) -> Callable[[str], Injection]:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,9 +13,11 @@ from pydantic import Field
 from torch import Tensor
 
 from overture.core.config import Config
+from overture.core.room import Room, fitted_tokens
 from overture.core.types import Encoded, Trainee, Trainees
-from overture.data.batches import epoch_batches, shared_batches
+from overture.data.batches import epoch_batches, num_padded, shared_batches
 from overture.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from overture.train.memory import device_memory
 from overture.train.optim import OPTIMISERS, OptimiserName, rate_at
 
 Status = Literal["finished", "stopped early", "interrupted", "diverged", "dropped"]
@@ -41,6 +44,9 @@ class TrainConfig(Config):
         2048, ge=1, description="The same of a pass that several prompts share, such as the seeds of a run."
     )
     checkpoint_seconds: float = Field(30.0, ge=0, description="Seconds between checkpoints within an epoch.")
+    fit_memory: bool = Field(
+        True, description="On a GPU, passes as large as its memory allows by a trial, whatever the two limits say."
+    )
     gradient_checkpointing: bool = Field(False, description="Less memory, about a third more time.")
 
 
@@ -81,6 +87,9 @@ class Fit:
         is_stop_asked: looked at after each batch.
         key: its name among others of a cohort, whose checkpoint and stop are the cohort's.
         cut: an epoch's batches of rows, from their size, the seed and the epoch.
+
+    Attributes:
+        norm: length of the last gradient, before it was clipped.
     """
 
     def __init__(
@@ -108,6 +117,7 @@ class Fit:
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.num_batches = math.ceil(len(rows) / config.batch_size)
+        self.norm = 0.0
 
     def run(self) -> FitResult:
         """Train to the end, from the checkpoint when there is one.
@@ -136,6 +146,10 @@ class Fit:
         at = self.progress
         return self.cut(self.rows, self.config.batch_size, self.seed, at.epoch)[at.batch :]
 
+    def clipped(self) -> Tensor:
+        """The gradient's length before it is cut to its largest, a scalar on the values' device."""
+        return torch.nn.utils.clip_grad_norm_(list(self.values.values()), self.config.clip)
+
     def take_step(self, loss: float, weight: float) -> None:
         """One optimiser step with the gradients that are there; none, and the end, when something is not finite.
 
@@ -144,8 +158,7 @@ class Fit:
             weight: what it is divided by.
         """
         at = self.progress
-        norm = torch.nn.utils.clip_grad_norm_(list(self.values.values()), self.config.clip)
-        if not (math.isfinite(loss) and bool(norm.isfinite())):
+        if not (math.isfinite(loss) and math.isfinite(self.norm)):
             self._diverged()
             return
         num_steps = self.config.epochs * self.num_batches
@@ -155,7 +168,7 @@ class Fit:
         self.optimiser.step()
         at.batch, at.step = at.batch + 1, at.step + 1
         at.loss_sum, at.weight_sum = at.loss_sum + loss, at.weight_sum + weight
-        told = {"epoch": at.epoch, "step": at.step, "loss": loss / weight, "grad_norm": float(norm)}
+        told = {"epoch": at.epoch, "step": at.step, "loss": loss / weight, "grad_norm": self.norm}
         self.events({"event": "step", **told})
 
     def _diverged(self) -> None:
@@ -216,6 +229,9 @@ class Apart:
         """Each member's own."""
         return {member: self.trainees[member].loss(rows) for member, rows in batches.items()}
 
+    def expect(self, batches: Mapping[int, Sequence[Encoded]]) -> None:
+        """Each prepares by itself."""
+
 
 class FitTogether:
     """Several runs at one pace: a step of each at a time, in shared forward passes, and an epoch of all.
@@ -246,9 +262,11 @@ class FitTogether:
         self.is_stop_asked, self.decide = is_stop_asked, decide
         self.members = {fit.key: fit for fit in fits}
         assert len(self.members) == len(self.fits), "the keys of a cohort differ"
-        self.max_tokens = min(fit.config.max_tokens for fit in fits)
-        self.shared_tokens = min(self.max_tokens, *(fit.config.shared_tokens for fit in fits))
+        self.shared_tokens = min(fit.config.shared_tokens for fit in fits)
+        self.room = Room(min(fit.config.max_tokens for fit in fits), self._notice)
+        self._is_fitted = not all(fit.config.fit_memory for fit in fits)
         self.checkpoint_seconds = min(fit.config.checkpoint_seconds for fit in fits)
+        self._next: Mapping[int, Sequence[Encoded]] = {}
         self._saved = time.perf_counter()
 
     def run(self) -> list[FitResult]:
@@ -273,6 +291,8 @@ class FitTogether:
         """Train and validate one epoch; whether to go on."""
         left = {number: self.fits[number].batches() for number in active}
         while batches := {number: left[number].pop(0) for number in self._active(active) if left[number]}:
+            self._next = self._first_part({number: left[number][0] for number in batches if left[number]})
+            self._fit_memory(batches)
             self._step(batches)
             if self.is_stop_asked() and self._active(active):
                 self._save()
@@ -292,18 +312,64 @@ class FitTogether:
             self.fits[number].progress.seconds += seconds
 
     def _gradients(self, batches: Mapping[int, Sequence[Encoded]], weights: Mapping[int, float]) -> dict[int, float]:
-        """Each member's sum of losses; the gradients of their means are left in the values."""
-        totals = dict.fromkeys(batches, 0.0)
-        for number in batches:
-            self.fits[number].optimiser.zero_grad(set_to_none=True)
+        """Each member's sum of losses; the gradients of their means are left in the values, clipped."""
+        return self.room.run(partial(self._parts, batches), partial(self._gradients_of, weights), num_of_part)
+
+    def _first_part(self, batches: Mapping[int, Sequence[Encoded]]) -> Mapping[int, Sequence[Encoded]]:
+        """What the next step begins with."""
+        return next(iter(self._parts(batches, self.room.max_tokens)), {})
+
+    def _parts(self, batches: Mapping[int, Sequence[Encoded]], max_tokens: int) -> list[dict[int, list[Encoded]]]:
+        """What one forward pass each gets."""
+        parts = []
         for group in self.trainees.groups(batches):
-            max_tokens = self.shared_tokens if len(group) > 1 else self.max_tokens
-            for part in shared_batches({number: batches[number] for number in group}, max_tokens):
-                losses = self.trainees.losses(part)
-                sum(loss / weights[number] for number, loss in losses.items()).backward()  # type: ignore[union-attr]
-                for number, loss in losses.items():
-                    totals[number] += float(loss.detach())
+            limit = min(self.shared_tokens, max_tokens) if len(group) > 1 else max_tokens
+            parts += shared_batches({number: batches[number] for number in group}, limit)
+        return parts
+
+    def _gradients_of(
+        self, weights: Mapping[int, float], parts: Sequence[Mapping[int, Sequence[Encoded]]]
+    ) -> dict[int, float]:
+        found: list[tuple[int, Tensor]] = []
+        for number in weights:
+            self.fits[number].optimiser.zero_grad(set_to_none=True)
+        for at, part in enumerate(parts):
+            losses = self.trainees.losses(part)
+            sum(loss / weights[number] for number, loss in losses.items()).backward()  # type: ignore[union-attr]
+            found += [(number, loss.detach()) for number, loss in losses.items()]
+            self.trainees.expect(parts[at + 1] if at + 1 < len(parts) else self._next)
+        norms = [self.fits[number].clipped() for number in weights]
+        # All at once: each look at a number would wait for the device.
+        numbers = torch.stack([value.double() for value in (*(loss for _, loss in found), *norms)]).tolist()
+        totals = dict.fromkeys(weights, 0.0)
+        for (number, _), loss in zip(found, numbers, strict=False):
+            totals[number] += loss
+        for number, norm in zip(weights, numbers[len(found) :], strict=True):
+            self.fits[number].norm = norm
         return totals
+
+    def _fit_memory(self, batches: Mapping[int, Sequence[Encoded]]) -> None:
+        """Let passes become as large as the device's memory allows, once, by a trial; on the CPU nothing is tried."""
+        if self._is_fitted:
+            return
+        self._is_fitted = True
+        memory = device_memory(next(iter(self.fits[next(iter(batches))].values.values())).device)
+        if memory is None:
+            return
+        weights = {number: self.fits[number].trainee.weight(batch) for number, batch in batches.items()}
+        first = max(self._parts(batches, self.room.max_tokens), key=num_of_part)
+        try:
+            needed = memory.peak_of(lambda: self._gradients_of({number: weights[number] for number in first}, [first]))
+        except torch.OutOfMemoryError:
+            return
+        tokens = fitted_tokens(num_of_part(first), needed, memory.free_bytes())
+        self.room.max_tokens = self.shared_tokens = tokens
+        self._notice(
+            f"a pass of {num_of_part(first):,} tokens took {needed / 1e9:.2f} GB, so passes have up to {tokens:,}"
+        )
+
+    def _notice(self, text: str) -> None:
+        self.fits[0].events({"event": "notice", "text": text})
 
     def _end_epoch(self, active: list[int]) -> bool:
         for number, found in zip(active, self.validate(active) if active else (), strict=True):
@@ -329,3 +395,8 @@ class FitTogether:
         if self.checkpoint:
             save_checkpoint(self.checkpoint, self.members)
         self._saved = time.perf_counter()
+
+
+def num_of_part(part: Mapping[int, Sequence[Encoded]]) -> int:
+    """Padded tokens of a pass: rows of all its members times the longest."""
+    return num_padded([row for rows in part.values() for row in rows])

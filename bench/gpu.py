@@ -1,0 +1,366 @@
+"""Training on a GPU: our ways beside peft's prompt tuning on random weights of known shapes, and cohorts.
+
+No download: weights, rows and label words are random, so losses mean nothing and times mean what they would. Each way
+trains the same rows in batches of the same size; ours with the loop of a run, peft with a plain one. After a warm-up
+the ways take turns for some rounds. Model FLOP utilisation is 4 x body parameters x live tokens (2 forward, 2 backward,
+since the weights are frozen) over the seconds, as a share of the best matrix product measured in the same run.
+
+    python bench/gpu.py --shape 1b --repeats 5
+    python bench/gpu.py --shape 8b --repeats 5 --cohorts 1 4 16
+    python bench/report.py
+
+Shape letters: B rows, L length, D width.
+"""
+
+import argparse
+import gc
+import os
+import random
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer as Inner
+from tokenizers import models
+
+from overture.core.files import write_json
+from overture.core.meter import Meter
+from overture.core.types import Candidates, Encoded
+from overture.engine import Backbone, Cohort, InputCache, PromptedModel
+from overture.engine.tokenizer import Tokenizer
+from overture.prompt import PromptConfig, PromptSource, build_prompt
+from overture.train import Fit, FitTogether, TrainConfig, Validation
+from speed import cpu_name, num_live_tokens, padded_batch, peft, spread, versions
+
+RESULTS = Path(__file__).parent / "results" / "gpu"
+OURS = {"vectors/before": ("vectors", "before"), "vectors/after": ("vectors", "after")}
+OURS |= {"prefix/after": ("prefix", "after")}
+RIVAL = "peft prompt tuning"
+COHORT_WAYS = ("vectors/before", "prefix/after")
+ANCHOR = 8
+
+# Llama-3.2-1B and Llama-3.1-8B, from their config.json; tiny is for a try on the CPU.
+SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "head_dim": 8,
+    }
+    | {"num_key_value_heads": 2, "vocab_size": 300, "tie_word_embeddings": True},
+    "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
+    | {"num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128256, "tie_word_embeddings": True},
+    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
+    | {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256, "tie_word_embeddings": False},
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run's numbers, apart from the machine."""
+
+    shape: str
+    device: str
+    dtype: str
+    num_rows: int
+    num_tokens: int
+    batch_size: int
+    length: int
+    num_repeats: int
+    cohorts: tuple[int, ...]
+    seed: int = 0
+
+    @property
+    def command(self) -> str:
+        cohorts = " ".join(map(str, self.cohorts))
+        return (
+            f"python bench/gpu.py --shape {self.shape} --device {self.device} --dtype {self.dtype} --rows "
+            f"{self.num_rows} --tokens {self.num_tokens} --batch {self.batch_size} --length {self.length} "
+            f"--repeats {self.num_repeats} --cohorts {cohorts}"
+        )
+
+
+# -- the model and the rows
+
+
+def random_model(config: Config) -> Any:
+    """A causal model of the shape with random weights, made on the device."""
+    torch.manual_seed(config.seed)
+    shape = transformers.LlamaConfig(**SHAPES[config.shape], max_position_embeddings=4096, rope_theta=500000.0)
+    with torch.device(config.device):
+        return transformers.AutoModelForCausalLM.from_config(shape, dtype=getattr(torch, config.dtype)).eval()
+
+
+def random_rows(config: Config) -> list[Encoded]:
+    """Rows of two labels whose texts have from half of the tokens to all of them."""
+    chance, top = random.Random(config.seed), SHAPES[config.shape]["vocab_size"]
+    words = Candidates(("no", "yes"), ((5,), (6,)), (0, 1))
+    anchor = tuple(chance.choices(range(10, top), k=ANCHOR))
+    rows = []
+    for number in range(config.num_rows):
+        num = chance.randint(config.num_tokens // 2, config.num_tokens)
+        text = tuple(chance.choices(range(10, top), k=num))
+        rows.append(Encoded(number, text, anchor, words, chance.randrange(2)))
+    return rows
+
+
+def backbone_of(config: Config) -> Backbone:
+    # Nothing here has a spelling.
+    inner = transformers.PreTrainedTokenizerFast(tokenizer_object=Inner(models.WordLevel({"?": 0}, unk_token="?")))
+    return Backbone(random_model(config), Tokenizer(inner, 4096), id=f"random {config.shape}", weights_sha256="random")
+
+
+def source_of(backbone: Backbone) -> PromptSource:
+    info = backbone.info
+    return PromptSource(
+        hidden_size=info.hidden_size,
+        embedding_norm=backbone.embedding_norm,
+        embed=lambda ids: backbone.embed(ids).cpu(),
+        memory_of=backbone.memory_of,
+        encode=backbone.tokenizer.encode_plain,
+        text_ids=range(10, info.vocab_size),
+        num_layers=info.num_layers,
+        num_heads=info.num_kv_heads,
+        head_dim=info.head_dim,
+        memory_of_layers=backbone.memory_of_layers,
+        head_rows=backbone.head_rows,
+    )
+
+
+# -- ways to train
+
+
+def trained(models_: Sequence[PromptedModel], rows: Sequence[Encoded], config: Config, notices: list[str]) -> None:
+    """An epoch of several prompts together, with the loop of a run and without validation."""
+
+    def tell(event: dict[str, Any]) -> None:
+        if event["event"] == "notice":
+            notices.append(event["text"])
+
+    options = TrainConfig(epochs=1, batch_size=config.batch_size, lr=1e-2, warmup_steps=0, schedule="constant")
+    fits = [
+        Fit(model, rows, lambda: Validation(0, 0), options, config.seed, events=tell, key=str(number))
+        for number, model in enumerate(models_)
+    ]
+    FitTogether(fits, Cohort(models_), lambda which: [Validation(0, 0)] * len(which)).run()
+
+
+def prompts_of(
+    backbone: Backbone, name: str, number: int, config: Config, cache: InputCache | None
+) -> list[PromptedModel]:
+    method, place = OURS[name]
+    prompt = PromptConfig(method=method, place=place, length=config.length)
+    source = source_of(backbone)
+    return [PromptedModel(backbone, build_prompt(prompt, source, seed), cache) for seed in range(number)]
+
+
+def peft_epoch(config: Config, rows: Sequence[Encoded]) -> tuple[Callable[[], None], int]:
+    """peft's prompt tuning in the plain loop of its guides: an epoch, and how many values it trains."""
+    # peft asks transformers for a name that it has left behind; nothing that a reader of the output can mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    options = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=config.length)
+    model = peft.get_peft_model(random_model(config), options).eval()
+    values = [value for value in model.parameters() if value.requires_grad]
+    optimizer = torch.optim.AdamW(values, lr=1e-2)
+
+    def epoch() -> None:
+        for start in range(0, len(rows), config.batch_size):
+            batch = padded_batch(rows[start : start + config.batch_size], 0)
+            optimizer.zero_grad(set_to_none=True)
+            loss = model(**{name: value.to(config.device) for name, value in batch.items()}, use_cache=False).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(values, 1.0)
+            optimizer.step()
+            loss.item()
+
+    return epoch, sum(value.numel() for value in values)
+
+
+# -- measuring
+
+
+def settled(config: Config) -> None:
+    """Wait until the device has done all that it was asked."""
+    if torch.device(config.device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def measured(work: Callable[[], object], config: Config) -> dict[str, float]:
+    """Seconds, and peak bytes beyond what was there before: of the device, or of the process on the CPU."""
+    gc.collect()
+    is_far = torch.device(config.device).type == "cuda"
+    before = torch.cuda.memory_allocated() if is_far else 0
+    meter = Meter(config.device)
+    settled(config)
+    started = time.perf_counter()
+    work()
+    settled(config)
+    return {"seconds": time.perf_counter() - started, "peak_bytes": meter.peak_bytes - before}
+
+
+def matmul_rate(config: Config, num_tries: int = 5) -> float:
+    """Best rate of the model's widest product over a batch's tokens, FLOP per second."""
+    shape, num = SHAPES[config.shape], config.batch_size * config.num_tokens
+    wide = {"dtype": getattr(torch, config.dtype), "device": config.device}
+    batch = torch.randn(num, shape["hidden_size"], **wide)
+    weight = torch.randn(shape["intermediate_size"], shape["hidden_size"], **wide)
+    flop = 2 * num * shape["hidden_size"] * shape["intermediate_size"]
+    num_loops = max(1, int((1e13 if config.device.startswith("cuda") else 1e9) / flop))
+
+    def products() -> None:
+        for _ in range(num_loops):
+            torch.nn.functional.linear(batch, weight)
+
+    with torch.no_grad():
+        products()
+        return flop * num_loops / min(measured(products, config)["seconds"] for _ in range(num_tries))
+
+
+def ways_of(backbone: Backbone, rows: Sequence[Encoded], config: Config, notices: list[str]) -> dict[str, Any]:
+    """Every single way's median epoch, in turns, with the rate of products of the same run."""
+    cache = InputCache()
+    PromptedModel(backbone, None, cache).warm(rows)
+    work: dict[str, Callable[[], object]] = {}
+    trainable: dict[str, int] = {}
+    for name in OURS:
+        model = prompts_of(backbone, name, 1, config, cache if name.endswith("after") else None)
+        trainable[name] = sum(value.numel() for value in model[0].trainable().values())
+        work[name] = lambda model=model: trained(model, rows, config, notices)
+    work[RIVAL], trainable[RIVAL] = peft_epoch(config, rows)
+    rounds, rates = [], [matmul_rate(config)]
+    for number in range(config.num_repeats + 1):
+        found = {name: measured(epoch, config) for name, epoch in work.items()}
+        if number:
+            rounds.append(found)
+        print(f"{config.shape} round {number}: " + "  ".join(f"{n} {f['seconds']:.3f}" for n, f in found.items()))
+    rates.append(matmul_rate(config))
+    num_text = sum(len(row.input_ids) + len(row.anchor_ids) for row in rows)
+    ways = {}
+    for name in work:
+        seconds = spread([each[name]["seconds"] for each in rounds])
+        # In peft's loop the label word is read too; it is left out as it is of ours.
+        shown = name if name in OURS else "vectors/before"
+        num_live = num_live_tokens(shown, rows, config.length)
+        flop = 4 * backbone.info.num_body_parameters * num_live
+        ways[name] = {
+            "seconds": seconds,
+            "times_as_fast": spread([each[RIVAL]["seconds"] / each[name]["seconds"] for each in rounds]),
+            "text_tokens_per_s": num_text / seconds["median"],
+            "num_live_tokens": num_live,
+            "utilisation": flop / seconds["median"] / max(rates),
+            "peak_bytes": max(each[name]["peak_bytes"] for each in rounds),
+            "num_trainable_values": trainable[name],
+        }
+    return {"ways": ways, "matmul_flop_per_s": rates, "cache": [cache.device_used_bytes, cache.used_bytes]}
+
+
+def cohort_of(
+    backbone: Backbone, name: str, number: int, rows: Sequence[Encoded], config: Config, notices: list[str]
+) -> dict[str, Any]:
+    """So many prompts together, and one after another."""
+    cache = InputCache()
+    PromptedModel(backbone, None, cache).warm(rows)
+    kept = cache if name.endswith("after") else None
+    prompts = prompts_of(backbone, name, number, config, kept)
+
+    def alone() -> None:
+        for model in prompts:
+            trained([model], rows, config, notices)
+
+    rounds = []
+    for _ in range(config.num_repeats + 1):
+        together = measured(lambda: trained(prompts, rows, config, notices), config)
+        rounds.append({"together": together, "alone": measured(alone, config)})
+    seconds = [each["alone"]["seconds"] / each["together"]["seconds"] for each in rounds[1:]]
+    found = {side: spread([each[side]["seconds"] for each in rounds[1:]]) for side in ("together", "alone")}
+    print(f"{config.shape} {name} x {number}: {spread(seconds)['median']:.2f} times as fast as one after another")
+    peaks = {side: max(each[side]["peak_bytes"] for each in rounds[1:]) for side in ("together", "alone")}
+    return {"way": name, "members": number, "seconds": found, "times_as_fast": spread(seconds), "peak_bytes": peaks}
+
+
+def without_room(work: Callable[[], dict[str, Any]], facts: dict[str, Any]) -> dict[str, Any]:
+    """What work gives, or that the device's memory did not suffice."""
+    try:
+        return work()
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition("\n")[0]
+    torch.cuda.empty_cache()
+    return {**facts, "error": reason}
+
+
+def result_of(config: Config) -> dict[str, Any]:
+    started, load = datetime.now(UTC).isoformat(timespec="seconds"), os.getloadavg()[0]
+    rows, notices = random_rows(config), []  # type: ignore[var-annotated]
+    backbone = backbone_of(config)
+    found = ways_of(backbone, rows, config, notices)
+    gc.collect()
+    cohorts = [
+        without_room(
+            lambda name=name, number=number: cohort_of(backbone, name, number, rows, config, notices),
+            {"way": name, "members": number},
+        )
+        for name in COHORT_WAYS
+        for number in config.cohorts
+    ]
+    is_far = config.device.startswith("cuda")
+    machine = {"cpu": cpu_name(), "num_cpus": os.cpu_count()}
+    machine |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if is_far else {}
+    return {
+        "config": asdict(config),
+        "command": config.command,
+        "started_at": started,
+        "load_at_start": load,
+        "body_parameters": backbone.info.num_body_parameters,
+        **found,
+        "cohorts": cohorts,
+        "notices": list(dict.fromkeys(notices)),
+        "versions": versions(),
+        "machine": machine,
+    }
+
+
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, required=True)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--rows", type=int, default=128)
+    parser.add_argument("--tokens", type=int, default=256, help="of the longest text")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--length", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--cohorts", type=int, nargs="*", default=[1, 4, 16, 64])
+    parser.add_argument("--out", type=Path, help="folder of the result; bench/results/gpu for all shapes but tiny")
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    arguments = parse_arguments(words)
+    config = Config(
+        arguments.shape,
+        arguments.device,
+        arguments.dtype,
+        arguments.rows,
+        arguments.tokens,
+        arguments.batch,
+        arguments.length,
+        arguments.repeats,
+        tuple(arguments.cohorts),
+    )
+    if config.shape != "tiny" and config.device == "cpu":
+        raise SystemExit("this shape is for a GPU, and there is none\n  fix: --shape tiny tries the bench on the CPU")
+    found = result_of(config)
+    out = arguments.out or (None if config.shape == "tiny" else RESULTS)
+    if out:
+        write_json(out / f"{config.shape}.json", found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Room in a device's memory: work is cut into parts of so many tokens, and into smaller ones where memory runs out."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from overture.core.errors import DeviceFull
+
+Part = TypeVar("Part")
+T = TypeVar("T")
+SHARE = 0.8
+"""Of what a trial says would fit; what is left is for longer prompts, other rows and the allocator's gaps."""
+
+
+class Room:
+    """A budget of tokens for one forward pass.
+
+    Args:
+        max_tokens: at first.
+        notify: told when memory ran out and passes became smaller.
+    """
+
+    def __init__(self, max_tokens: int, notify: Callable[[str], None] = lambda text: None) -> None:
+        self.max_tokens, self.notify = max_tokens, notify
+
+    def run(
+        self,
+        cut: Callable[[int], Sequence[Part]],
+        work: Callable[[Sequence[Part]], T],
+        num_tokens: Callable[[Part], int],
+    ) -> T:
+        """What work on all parts gives; done anew in parts half as large, as often as memory runs out.
+
+        Args:
+            cut: the parts for a budget.
+            work: must give the same however it is cut, and begin at its beginning each time.
+            num_tokens: padded tokens of a part.
+
+        Raises:
+            DeviceFull: the parts cannot be cut any smaller.
+        """
+        from torch import OutOfMemoryError
+
+        while True:
+            parts = cut(self.max_tokens)
+            try:
+                return work(parts)
+            except OutOfMemoryError as error:
+                # Its text alone: the error holds the frames, and they the tensors that must go.
+                reason = str(error).strip().partition("\n")[0][:200]
+            self._shrink(cut, parts, max(map(num_tokens, parts)), reason)
+
+    def _shrink(self, cut: Callable[[int], Sequence[Part]], parts: Sequence[Part], most: int, reason: str) -> None:
+        from torch import cuda
+
+        if most < 2 or cut(most // 2) == parts:
+            raise DeviceFull(
+                "not even one row at a time fits into the device's memory",
+                got=reason,
+                fix="--set train.gradient_checkpointing=true, shorter rows (max_length), or a smaller backbone",
+            )
+        self.max_tokens = most // 2
+        cuda.empty_cache()
+        self.notify(
+            f"the device's memory does not hold {most:,} tokens of one pass; from now on passes have at most "
+            f"{self.max_tokens:,} (the results are the same)"
+        )
+
+
+def fitted_tokens(num_tokens: int, needed_bytes: int, free_bytes: int) -> int:
+    """How many tokens a pass may have, from one that was tried.
+
+    Args:
+        num_tokens: of the pass that was tried.
+        needed_bytes: what it took at its peak, beyond what was there before.
+        free_bytes: what there is for a pass.
+    """
+    return max(1, int(SHARE * free_bytes / max(1, needed_bytes) * num_tokens))

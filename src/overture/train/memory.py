@@ -1,0 +1,43 @@
+"""A device's memory: how much is free, and what a piece of work takes at its peak."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+
+class DeviceMemory(Protocol):
+    """What planning asks of a device."""
+
+    def free_bytes(self) -> int:
+        """What new tensors may take."""
+        ...
+
+    def peak_of(self, work: Callable[[], object]) -> int:
+        """Bytes that a piece of work takes at its peak, beyond what is there before."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CudaMemory:
+    """That of a CUDA device, as torch's allocator counts it."""
+
+    device: torch.device
+
+    def free_bytes(self) -> int:
+        """What the driver has left, and what the allocator keeps without using it."""
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return free + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+
+    def peak_of(self, work: Callable[[], object]) -> int:
+        """By the allocator's own count."""
+        before = torch.cuda.memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        work()
+        return torch.cuda.max_memory_allocated(self.device) - before
+
+
+def device_memory(device: torch.device) -> DeviceMemory | None:
+    """The memory of a device that has its own; None on the CPU."""
+    return CudaMemory(device) if device.type == "cuda" else None
