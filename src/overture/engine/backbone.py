@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from overture.core.types import Injection, LayerMemory, Memory, Vectors
 from overture.engine.attention import Columns, Step, install
 from overture.engine.families import Family, family_of, layers_view
+from overture.engine.ragged import groups_of, in_groups
 from overture.engine.tokenizer import Tokenizer
 from overture.engine.transfer import moved, sent
 
@@ -230,6 +231,12 @@ class Backbone:
         Returns:
             [B, S, D], or of the head's width where that is another; rows of padding are meaningless.
         """
+        groups = groups_of(live, step) if self.read is None else []
+        if len(groups) > 1:
+            return in_groups(lambda some, own: self._run(some, own, start_layer, end_layer), live, step, groups)
+        return self._run(live, step, start_layer, end_layer)
+
+    def _run(self, live: Tensor, step: Step, start_layer: int, end_layer: int | None) -> Tensor:
         # A mask of four dimensions is passed through by transformers; ours is in the step.
         through = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=live.device)
         step.bias, step.read = self._bias, self.read
