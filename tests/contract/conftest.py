@@ -15,7 +15,7 @@ def weights_stay():
     assert {kind: weights_digest(backbone_of(*kind).model) for kind in kinds} == before
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def rows_part_by_length():
     """Tiny rows are too few tokens for groups of their own; here they are enough, so that the laws see groups too."""
     before, ragged.ENOUGH = ragged.ENOUGH, 8

@@ -6,11 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from overture.cli.options import JsonOption, StoreOption, field_help, local, store_flag, store_root
+from overture.cli.options import JsonOption, StoreOption, field_help, local, store_root
 from overture.cli.out import console, emit, say, seconds_text
 from overture.cli.report import asking, interval_text, show_next
 from overture.cli.tune import (
-    INTERRUPTED,
     BackboneOption,
     CacheOption,
     LengthOption,
@@ -18,7 +17,7 @@ from overture.cli.tune import (
     NameOption,
     PlaceOption,
     SetOption,
-    resume_line,
+    finish,
     worked,
 )
 
@@ -86,17 +85,7 @@ def search_command(
 
 def finish_search(found: dict[str, Any], store: Path | None, is_json: bool) -> None:
     """Print a search's result and exit with its code."""
-    if found["status"] == "interrupted":
-        command = resume_line(found["run"], store)
-        if is_json:
-            emit({**found, "resume": command})
-        else:
-            say(f"stopped; go on with: {command}")
-        raise typer.Exit(INTERRUPTED)
-    if is_json:
-        emit(found)
-    else:
-        _show(found, store_flag(store))
+    finish(found, store, is_json, _show)
 
 
 def _show(found: dict[str, Any], flag: str) -> None:

@@ -117,8 +117,20 @@ def resume_line(run: str, store: Path | None) -> str:
     return f"overture resume {run}{store_flag(store)}"
 
 
-def finish(result: dict[str, Any], store: Path | None, is_json: bool) -> None:
-    """Print a run's result and exit with its code."""
+def finish(
+    result: dict[str, Any],
+    store: Path | None,
+    is_json: bool,
+    show: Callable[[dict[str, Any], str], None] = show_result,
+) -> None:
+    """Print a run's result and exit with its code.
+
+    Args:
+        result: of the run.
+        store: as the user gave it.
+        is_json: print the result alone.
+        show: prints a result that is whole, with the flag for the store.
+    """
     if result["status"] == "interrupted":
         command = resume_line(result["run"], store)
         if is_json:
@@ -129,6 +141,6 @@ def finish(result: dict[str, Any], store: Path | None, is_json: bool) -> None:
     if is_json:
         emit(result)
     else:
-        show_result(result, store_flag(store))
+        show(result, store_flag(store))
     if result["status"] == "diverged":
         raise typer.Exit(Diverged.exit_code)

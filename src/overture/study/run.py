@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from overture.core.errors import DiskFull, StoreError
+from overture.core.errors import DiskFull, Diverged, StoreError
 from overture.core.files import exclusive, no_room_as_disk_full, write_json
 
 Listener = Callable[[dict[str, Any]], None]
@@ -130,6 +130,27 @@ class Run:
         """
         with exclusive(self.folder / ".lock", f"to run {self.name}"):
             yield
+
+    def carried_out(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Do the run's work as its only process, and keep how it stands and how it ended.
+
+        Args:
+            work: gives the run's result, with its ``status``.
+
+        Raises:
+            StoreError: another process holds the run.
+        """
+        with self.working():
+            self.status("running")
+            try:
+                self.event({"event": "start", "run": self.name, "folder": str(self.folder)})
+                result = work()
+            except BaseException as error:
+                ended = "diverged" if isinstance(error, Diverged) else "stopped"
+                self.status(ended, why=f"{type(error).__name__}: {error}")
+                raise
+            self.status(result["status"])
+            return result
 
     def event(self, event: dict[str, Any]) -> None:
         """Tell the listener, and keep everything but progress.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from overture.core.config import validated
-from overture.core.errors import BackboneError, ConfigError, Diverged
+from overture.core.errors import BackboneError, ConfigError
 from overture.core.seeds import derived_seed
 from overture.engine import Backbone, PromptedModel
 from overture.engine.cache import default_budget_bytes
@@ -104,20 +104,15 @@ def resume_search(
 def _execute(
     run: Run, config: TuneConfig, store: Store, is_stop_asked: Callable[[], bool], backbone: Backbone | None
 ) -> dict[str, Any]:
-    with run.working():
-        run.status("running")
+    def searched() -> dict[str, Any]:
         try:
-            run.event({"event": "start", "run": run.name, "folder": str(run.folder)})
             work = prepared(run, _with_room(config), store, is_stop_asked, backbone)
             with work.backbone.checkpointing(config.train.gradient_checkpointing):
-                result = _Search(replace(work, config=config)).run()
+                return _Search(replace(work, config=config)).run()
         except Stopped:
-            result = {"status": "interrupted", "run": run.name, "prompt": None, "metrics": {}}
-        except BaseException as error:
-            run.status("diverged" if isinstance(error, Diverged) else "stopped", why=f"{type(error).__name__}: {error}")
-            raise
-        run.status(result["status"])
-        return result
+            return {"status": "interrupted", "run": run.name, "prompt": None, "metrics": {}}
+
+    return run.carried_out(searched)
 
 
 def _with_room(config: TuneConfig) -> TuneConfig:

@@ -10,7 +10,7 @@ import torch
 
 from overture.baseline.in_context import in_context_prompt
 from overture.core.config import validated
-from overture.core.errors import BackboneError, Diverged
+from overture.core.errors import BackboneError
 from overture.core.meter import Meter
 from overture.core.types import Scorer
 from overture.engine import Backbone, InputCache, PromptedModel
@@ -81,21 +81,12 @@ def resume(
 def _execute(
     run: Run, config: TuneConfig, store: Store, is_stop_asked: Callable[[], bool], backbone: Backbone | None
 ) -> dict[str, Any]:
-    with run.working():
-        run.status("running")
-        try:
-            result = _stages(run, config, store, is_stop_asked, backbone)
-        except BaseException as error:
-            run.status("diverged" if isinstance(error, Diverged) else "stopped", why=f"{type(error).__name__}: {error}")
-            raise
-        run.status(result["status"])
-        return result
+    return run.carried_out(lambda: _stages(run, config, store, is_stop_asked, backbone))
 
 
 def _stages(
     run: Run, config: TuneConfig, store: Store, is_stop_asked: Callable[[], bool], backbone: Backbone | None
 ) -> dict[str, Any]:
-    run.event({"event": "start", "run": run.name, "folder": str(run.folder)})
     work = prepared(run, config, store, is_stop_asked, backbone)
     with work.backbone.checkpointing(config.train.gradient_checkpointing):
         controls = run.read("controls.json")
