@@ -246,6 +246,38 @@ def test_features_are_the_librarys_hidden_states():
     torch.testing.assert_close(features_of(request.backbone, rows, True)[3], hidden.mean(0), rtol=1e-4, atol=1e-4)
 
 
+# -- trained head
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_head_reaches_the_solved_one(family):
+    """The loss is convex, so many steps find what scikit-learn solves on the same states, without an intercept."""
+    request = make_request(family)
+    found = built("head", request)
+    assert found.num_trainable == 2 * request.backbone.info.hidden_size
+    before = weights_digest(request.backbone.model)
+    rows, (labels,) = request.rows["train"], found.model.trainable().values()
+    penalty, tight = 1.0, {"tolerance_grad": 1e-9, "tolerance_change": 1e-12}
+    optimiser = torch.optim.LBFGS([labels], max_iter=1000, line_search_fn="strong_wolfe", **tight)
+
+    def closure():
+        optimiser.zero_grad()
+        loss = found.model.loss(rows) + penalty / 2 * labels.square().sum()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    x = features_of(request.backbone, rows).numpy()
+    # Two softmax rows of opposite sign share the penalty that scikit-learn's one row has.
+    oracle = LogisticRegression(C=2 / penalty, fit_intercept=False, max_iter=10_000, tol=1e-8)
+    oracle.fit(x, [row.label for row in rows])
+    theirs = oracle.predict_log_proba(features_of(request.backbone, request.rows["validation"]).numpy())
+    with torch.no_grad():
+        ours = found.model.label_scores(request.rows["validation"]).log_softmax(1).numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    assert weights_digest(request.backbone.model) == before
+
+
 # -- in-context examples, text, calibration
 
 

@@ -73,7 +73,11 @@ class Request:
         """
         if self.encoder.candidates is None or any(row.label is None for row in self.rows["train"]):
             raise ConfigError(
-                f"{what} needs one label for each row", where="kind", got=self.task.kind, wanted="classification"
+                f"{what} needs one label for each row",
+                where="kind",
+                got=self.task.kind,
+                wanted="classification",
+                fix="leave it out; 'head' trains label vectors for tags and ends of answers",
             )
 
     def calibrated(self) -> "Request":

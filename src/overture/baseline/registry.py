@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from overture.baseline import bitfit, full, in_context, linear, lora, plain
+from overture.baseline import bitfit, full, head, in_context, linear, lora, plain
 from overture.baseline.base import Baseline, Built, Request
 from overture.core.config import validated
 from overture.core.errors import ConfigError
@@ -14,6 +14,7 @@ BASELINES: dict[str, Baseline] = {
     "text": plain.TEXT_BASELINE,
     "in_context": in_context.BASELINE,
     "linear": linear.BASELINE,
+    "head": head.BASELINE,
     "bitfit": bitfit.BASELINE,
     "lora": lora.BASELINE,
     "full": full.BASELINE,

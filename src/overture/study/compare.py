@@ -38,7 +38,7 @@ class CompareConfig(Config):
     ways: tuple[str, ...] = Field(
         ("none", "in-context", "vectors-before", "prefix-after"),
         min_length=1,
-        description="Ways to compare: none, in-context, linear, lora, full, or a prompt as METHOD-PLACE. Repeatable.",
+        description="Ways: none, in-context, linear, head, lora, full, or a prompt: METHOD-PLACE. Repeatable.",
     )
     settings: dict[str, tuple[str, ...]] = Field({}, description="Settings of one way alone: KEY=VALUE by way.")
     sizes: tuple[int, ...] = Field(

@@ -269,6 +269,7 @@ WAYS: dict[str, Build] = {
     "in-context:orders": _baseline_way("in_context", orders=8),
     "in-context:calibrated": _baseline_way("in_context", calibrated=True),
     "linear": _baseline_way("linear"),
+    "head": _baseline_way("head"),
     "bitfit": _baseline_way("bitfit"),
     "bitfit:norms": _baseline_way("bitfit", values="norms"),
     "lora": _baseline_way("lora"),
