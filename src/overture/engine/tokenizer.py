@@ -32,17 +32,19 @@ class Tokenizer:
 
     def encode_plain(self, text: str) -> list[int]:
         """Tokens of text in which special tokens' spellings are only text."""
-        return list(self.inner.encode(text, add_special_tokens=False, split_special_tokens=True))
+        return list(self.inner.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False))
 
     def offsets(self, text: str) -> list[tuple[int, int, int]]:
         """As `encode_plain`, with where each token stands in the text: (token, first character, end)."""
-        found = self.inner(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+        found = self.inner(
+            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+        )
         each = zip(found["input_ids"], found["offset_mapping"], strict=True)
         return [(token, start, end) for token, (start, end) in each]
 
     def encode_template(self, text: str) -> list[int]:
         """Tokens of text written by the task's author: special tokens are recognised."""
-        return list(self.inner.encode(text, add_special_tokens=False))
+        return list(self.inner.encode(text, add_special_tokens=False, verbose=False))
 
     def split_specials(self, text: str) -> list[tuple[str, bool]]:
         """The text cut at special tokens: (piece, is it a special token)."""
