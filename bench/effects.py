@@ -13,7 +13,7 @@ from typing import Any
 from overture.evaluate import paired_test
 from overture.evaluate.intervals import Paired
 from overture.prompt import METHODS
-from pages import table
+from pages import points, table
 
 Cells = Sequence[dict[str, Any]]
 
@@ -99,7 +99,7 @@ def effects_text(cells: Cells) -> str:
     for claim in CLAIMS:
         if found := differences(claim, cells):
             measured.add(claim.method)
-            said = "; ".join(f"{task} {_figure(one)}" for task, one in found.items())
+            said = "; ".join(f"{task} {points(one)}" for task, one in found.items())
             rows.append([claim.method, claim.text, claim.way, claim.against, said, _answer(claim, found)])
     head = ["method", "its paper says", "way", "against", "difference in points (95% interval)", "seen"]
     note = (
@@ -110,11 +110,6 @@ def effects_text(cells: Cells) -> str:
     without = sorted(set(METHODS) - measured)
     rest = f"Not measured this way: {', '.join(f'`{name}`' for name in without)}." if without else ""
     return "\n\n".join(filter(None, [table(head, rows, are_numbers=False), note, rest]))
-
-
-def _figure(found: Paired) -> str:
-    gap = found.difference
-    return f"{100 * gap.value:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f}, n = {gap.n:,})"
 
 
 def _answer(claim: Claim, found: dict[str, Paired]) -> str:

@@ -19,6 +19,7 @@ from overture.engine.families import FAMILIES
 from overture.evaluate import across_seeds
 from overture.prompt import METHODS
 from report import table, with_section
+from studies import sensitivity_text, starts_text
 
 BENCH = Path(__file__).parent
 PAGE = "# Methods\n"
@@ -141,6 +142,8 @@ def write_page(results: Path, docs: Path) -> None:
         "families": families_text(),
         "measured": measured_text([cell for cell in cells if cell.get("config", {}).get("prompt")]),
         "effects": effects_text(plain),
+        "sensitivity": sensitivity_text(cells_in(results / "sensitivity")),
+        "starts": starts_text(results / "starts"),
     }
     for name, text in sections.items():
         page = with_section(page, name, text)

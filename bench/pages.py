@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from overture.evaluate.intervals import Paired
+
 
 def marked(name: str, text: str) -> str:
     return f"<!-- {name}:begin -->\n{text.strip()}\n<!-- {name}:end -->"
@@ -32,3 +34,9 @@ def ranged(found: dict[str, float], digits: int = 1, unit: str = "") -> str:
     """Median and range."""
     low, high = f"{found['min']:.{digits}f}", f"{found['max']:.{digits}f}"
     return f"{found['median']:.{digits}f}{unit} ({low}-{high})"
+
+
+def points(found: Paired) -> str:
+    """A difference of accuracies in points with its interval."""
+    gap = found.difference
+    return f"{100 * gap.value:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f}, n = {gap.n:,})"

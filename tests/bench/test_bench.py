@@ -70,3 +70,20 @@ def test_a_smaller_prompt_that_may_have_lost_much_is_not_said_to_keep_the_accura
 
 def test_a_method_without_cells_is_experimental():
     assert set(importlib.import_module("effects").standings([]).values()) == {"experimental"}
+
+
+def test_sensitivity_is_told_beside_the_way_as_it_comes():
+    def cell(file, right, lr=0.1, length=10):
+        config = {"prompt": {"length": length, "init": "vocabulary"}, "train": {"lr": lr}}
+        test = {"accuracy": right.count("1") / len(right), "right": right}
+        facts = {"way": "prefix-after", "task": "trec", "seed": 0, "trainable": 5, "cpu_seconds_with_validation": 7.0}
+        return {**facts, "file": file, "config": config, "test": test}
+
+    better = cell("prefix-after-trec-seed0", "1" * 180 + "0" * 20)
+    worse = cell("prefix-after-lr-1-trec-seed0", "10" * 100, lr=1)
+    long = cell("prefix-after-length-30-trec-seed0", "1" * 180 + "0" * 20, length=30)
+    text = importlib.import_module("studies").sensitivity_text([long, worse, better])
+    rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    assert rows[0].startswith("| nothing: lr 0.1, length 10, init vocabulary | 0.900 | - |")
+    assert rows[1].startswith("| lr 1 | 0.500 | -40.0 (")
+    assert rows[2].startswith("| length 30 | 0.900 | +0.0 (")

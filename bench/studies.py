@@ -1,0 +1,155 @@
+"""Sections of docs/methods.md on what a method does beyond one score: sensitivity, starts, pruning."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from overture.evaluate import across_seeds, paired_test
+from overture.evaluate.intervals import Paired
+from pages import points, table
+
+Cells = Sequence[dict[str, Any]]
+CHANGED = ("lr", "length", "init")
+NOT_YET = "Not measured yet: `{command}`."
+
+
+def sensitivity_text(cells: Cells) -> str:
+    """One table a way: each change beside the way as it comes, on the same test rows and seeds."""
+    if not cells:
+        return NOT_YET.format(command="python bench/sensitivity.py --data DIR --way prefix-after")
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for cell in cells:
+        groups[cell["way"], cell["task"]].append(cell)
+    head = (
+        "One setting changed at a time, everything else as in the table above, on the same rows. Differences are "
+        "paired over the test rows of the seeds that both have."
+    )
+    return "\n\n".join([head, *(_way_text(*key, found) for key, found in sorted(groups.items()))])
+
+
+def _way_text(way: str, task: str, cells: Cells) -> str:
+    settings: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for cell in cells:
+        settings[_settings(cell)].append(cell)
+    plain_file = f"{way}-{task}-seed0"
+    plain = next(settings[_settings(cell)] for cell in cells if cell["file"] == plain_file)
+    rows = [_change_row(found, plain) for _, found in sorted(settings.items(), key=lambda item: _order(item[0], plain))]
+    head = ["changed", "test accuracy", "difference in points (95% interval)", "trained values", "CPU seconds", "seeds"]
+    return f"#### {way} on {task}\n\n{table(head, rows)}"
+
+
+def _settings(cell: Mapping[str, Any]) -> tuple[Any, ...]:
+    prompt = cell["config"]["prompt"]
+    return cell["config"]["train"]["lr"], prompt["length"], prompt["init"]
+
+
+def _order(settings: tuple[Any, ...], plain: Cells) -> tuple[Any, ...]:
+    """The way as it comes, then its rates, lengths and starts."""
+    usual = _settings(plain[0])
+    changed = [number for number, (value, other) in enumerate(zip(settings, usual, strict=True)) if value != other]
+    return (changed, settings)
+
+
+def _change_row(cells: Cells, plain: Cells) -> list[str]:
+    usual = _settings(plain[0])
+    changed = [
+        f"{name} {value}"
+        for name, value, other in zip(CHANGED, _settings(cells[0]), usual, strict=True)
+        if value != other
+    ]
+    what = ", ".join(changed) or "nothing: " + ", ".join(
+        f"{name} {value}" for name, value in zip(CHANGED, usual, strict=True)
+    )
+    seconds = sum(cell["cpu_seconds_with_validation"] for cell in cells) / len(cells)
+    score = across_seeds([cell["test"]["accuracy"] for cell in cells]).mean
+    gap = _gap(cells, plain) if changed else "-"
+    return [what, f"{score:.3f}", gap, f"{cells[0]['trainable']:,}", f"{seconds:.0f}", str(len(cells))]
+
+
+def _gap(cells: Cells, plain: Cells) -> str:
+    other = {cell["seed"]: cell["test"]["right"] for cell in plain}
+    both = [cell for cell in cells if cell["seed"] in other]
+    ours, theirs = "".join(cell["test"]["right"] for cell in both), "".join(other[cell["seed"]] for cell in both)
+    return points(paired_test("1" * len(ours), ours, theirs))
+
+
+# -- starts and pruning
+
+
+def starts_text(folder: Path) -> str:
+    """What SPoT's and Reptile's starts give, and what pruning keeps."""
+    parts = []
+    for name, text in {"spot": _spot, "reptile": _reptile, "pruned": _pruned}.items():
+        path = folder / f"{name}.json"
+        command = f"python bench/starts.py --data DIR --study {name}"
+        told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        body = f"{text(told)}\n\nMade by `{command}`." if told else NOT_YET.format(command=command)
+        parts.append(f"### {_TITLES[name]}\n\n{body}")
+    return "\n\n".join(parts)
+
+
+_TITLES = {
+    "spot": "A prompt of another task as the start (SPoT)",
+    "reptile": "A start learnt over tasks (Reptile)",
+    "pruned": "Pruned prompts (XPrompt)",
+}
+
+
+def _spot(told: Mapping[str, Any]) -> str:
+    rows = []
+    for key, found in told["found"].items():
+        size, start = key.split(", ")
+        seeds = found["seeds"]["test"]
+        rows.append(
+            [
+                size,
+                start,
+                f"{seeds['mean']:.3f}",
+                f"{seeds['low']:.3f}-{seeds['high']:.3f}" if seeds["low"] is not None else "-",
+                " ".join(f"{one['test']:.3f}" for one in found["seeds"]["each"]),
+            ]
+        )
+    first = next(iter(told["found"].values()))
+    asked = first["no_prompt"]["metrics"]["test"]["accuracy"]
+    head = ["training rows", "start", "test accuracy", "95% interval", "each seed"]
+    lead = (
+        "Polarity of product reviews (1,000 test rows, 100 for validation), `prefix` at `after`, from the ordinary "
+        "start, from a prompt tuned for film reviews (near) and from one for question types (far). Without any prompt "
+        f"{asked['value']:.3f} ({asked['low']:.3f}-{asked['high']:.3f})."
+    )
+    return f"{lead}\n\n{table(head, rows)}"
+
+
+def _reptile(told: Mapping[str, Any]) -> str:
+    rows = []
+    for one in told["found"]["few_steps"]:
+        pair = Paired.model_validate({key: value for key, value in one["compared"].items() if key != "split"})
+        sides = [one[side][one["metric"]] for side in ("ordinary", "learnt")]
+        shown = [f"{side['value']:.3f}" for side in sides]
+        rows.append([one["task"], "no" if one["is_unseen"] else "yes", *shown, points(pair)])
+    head = ["task", "met in training", "ordinary start", "learnt start", "difference in points (95% interval)"]
+    settings = told["settings"]
+    lead = (
+        f"After four optimiser steps on the task, on its validation rows; the start was learnt in {settings['visits']} "
+        "visits of four steps to films and news (`prefix` at `after`, one seed)."
+    )
+    return f"{lead}\n\n{table(head, rows)}"
+
+
+def _pruned(told: Mapping[str, Any]) -> str:
+    found = told["found"]
+    rows = []
+    for name, one in (("whole", found["whole"]), ("pruned", found)):
+        score = one["metrics"]["test"]["accuracy"]
+        interval = f"{score['low']:.3f}-{score['high']:.3f}"
+        rows.append([name, f"{one['length']}", f"{one['trainable']:,}", f"{score['value']:.3f}", interval])
+    compared = found["compared"]["whole"]
+    pair = Paired.model_validate({key: value for key, value in compared.items() if key != "split"})
+    lead = (
+        "Vectors at `after` on films, tokens and pieces of least importance taken away, what is left rewound and "
+        f"trained again (one seed). On {compared['split']} rows the pruned prompt is {points(pair)} points beside "
+        "the whole one."
+    )
+    return f"{lead}\n\n{table(['prompt', 'vectors', 'values', 'test accuracy', '95% interval'], rows)}"
