@@ -2,10 +2,24 @@
 
 import pytest
 
+from overture.cli.report import wrong_lines
 from overture.core.errors import DataError
+from overture.data import Task
+from overture.data.row import Row
+from overture.data.rows import ShownRow, gold_of, shown_rows
 from overture.evaluate.wrong import wrong_rows
 
-SHOWN = [(f"rows.jsonl:{number}", f"text {number}") for number in range(1, 5)]
+SHOWN = [ShownRow(f"rows.jsonl:{number}", f"text {number}") for number in range(1, 5)]
+WORDS = {
+    "tokens": ["Barack", "Obama", "met", "Ada", "in", "Paris", "near", "Paris"],
+    "tags": ["B-per", "I-per", "O", "B-per", "O", "O", "O", "B-loc"],
+}
+TEXT = {"text": "Barack Obama met Zoë ☃.", "spans": [[0, 12, "per"], [17, 22, "per"]]}
+
+
+def tagging(**changes: object) -> Task:
+    values = {"name": "x", "kind": "tagging", "data": {"path": "rows.jsonl"}, "labels": {"per": "PER", "loc": "LOC"}}
+    return Task.model_validate({**values, "template": "{tokens}\n", **changes})
 
 
 def test_right_rows_are_left_out_and_the_worst_come_first():
@@ -17,13 +31,43 @@ def test_right_rows_are_left_out_and_the_worst_come_first():
 
 
 def test_every_sort_of_answer_is_shown():
-    spans = wrong_rows("entity_f1", [(), (("per", 0, 2),)], [(), (("per", 0, 1), ("loc", 3, 4))], SHOWN[:2])
-    assert [(row.where, row.gold, row.predicted) for row in spans] == [("rows.jsonl:2", "per 0 2", "per 0 1; loc 3 4")]
     numbers = wrong_rows("spearman", [1.0, 2.0, 3.0], [1.5, 2.0, 7.0], SHOWN[:3])
     assert [row.where for row in numbers] == ["rows.jsonl:3", "rows.jsonl:1"]
     assert numbers[0].score is None
     labels = wrong_rows("accuracy", ["a", "b"], ["b", "b"], SHOWN[:2], max_characters=5)
     assert [(row.text, row.gold, row.predicted) for row in labels] == [("te...", "a", "b")]
+
+
+def test_spans_are_shown_by_their_words():
+    task = tagging()
+    rows = [Row(WORDS, 1, "rows.jsonl")]
+    said = (("per", 0, 2), ("loc", 5, 6), ("per", 2, 4))
+    (found,) = wrong_rows("entity_f1", gold_of(task, rows), [said], shown_rows(task, rows))
+    assert found.gold == "per: Barack Obama; per: Ada; loc: Paris (word 8)"
+    assert found.predicted == "per: Barack Obama; loc: Paris (word 6); per: met Ada"
+    assert found.missed == ["per: Ada", "loc: Paris (word 8)"]
+    assert found.made_up == ["loc: Paris (word 6)", "per: met Ada"]
+    lines = list(wrong_lines({"wrong": [found.model_dump()]}))
+    assert lines[1:] == [
+        "  rows.jsonl:1: missed per: Ada; loc: Paris (word 8) | made up loc: Paris (word 6); per: met Ada"
+    ]
+
+
+def test_spans_of_a_text_are_shown_by_its_characters():
+    task = tagging(template="{text}\n", options={"text_field": "text"})
+    rows = [Row(TEXT, 1, "rows.jsonl")]
+    (found,) = wrong_rows("entity_f1", gold_of(task, rows), [()], shown_rows(task, rows))
+    assert found.missed == ["per: Barack Obama", "per: Zoë ☃"]
+    assert (found.predicted, found.made_up) == ("none", [])
+    (line,) = list(wrong_lines({"wrong": [found.model_dump()]}))[1:]
+    assert line == "  rows.jsonl:1: missed per: Barack Obama; per: Zoë ☃"
+
+
+def test_of_several_labels_missed_and_made_up_ones_are_apart():
+    task = tagging(kind="multilabel", template="{text}\n", labels={"a": " a", "b": " b", "c": " c"})
+    rows = [Row({"text": "sun", "label": ["a", "b"]}, 1, "rows.jsonl")]
+    (found,) = wrong_rows("multilabel_micro_f1", gold_of(task, rows), [("b", "c")], shown_rows(task, rows))
+    assert (found.gold, found.predicted, found.missed, found.made_up) == ("a; b", "b; c", ["a"], ["c"])
 
 
 def test_rows_must_pair_up():

@@ -96,7 +96,12 @@ def wrong_lines(result: Mapping[str, Any], most: int = 3) -> Iterator[str]:
     if wrong:
         yield f"Worst answers, of up to {len(wrong)} in the result (--json):"
     for row in wrong[:most]:
-        yield f"  {row['where']}: {row['predicted']!r:.70} for {row['gold']!r:.70}"
+        parts = [f"{what} {'; '.join(row[key])}" for key, what in _PARTS.items() if row.get(key)]
+        said = " | ".join(parts) if parts else f"{row['predicted']!r:.70} for {row['gold']!r:.70}"
+        yield f"  {row['where']}: {said:.160}"
+
+
+_PARTS = {"missed": "missed", "made_up": "made up"}
 
 
 def _columns(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

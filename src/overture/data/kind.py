@@ -192,6 +192,12 @@ def best_part(task: TaskFile, parts: Sequence[Prediction]) -> Prediction:
     return max(parts, key=lambda part: part.score)
 
 
+def label_part(task: TaskFile, row: Row, part: Any) -> str:
+    """A label, one of several that an answer is made of."""
+    del task, row
+    return str(part)
+
+
 def answer_shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
     """The answer as ``predict`` prints it."""
     del task
@@ -223,6 +229,7 @@ class Kind:
         wanted: what a field should be, for messages.
         merged: one prediction from those of a row's parts.
         shown: a prediction as ``predict`` prints it.
+        part: one part of an answer in words, such as a span's label and text; None where answers are not sets of parts.
         writes: whether answers are written, so that room is kept for them.
         sample: a made-up row without its answer, to show what `predict` wants.
     """
@@ -247,6 +254,7 @@ class Kind:
     wanted: str = "wanted text or a number"
     merged: Callable[[TaskFile, Sequence[Prediction]], Prediction] = best_part
     shown: Callable[[TaskFile, Prediction], dict[str, Any]] = answer_shown
+    part: Callable[[TaskFile, Row, Any], str] | None = None
     writes: bool = False
     sample: Callable[[TaskFile], dict[str, Any]] = some_texts
 

@@ -1,6 +1,8 @@
 """The rows of a task, and what can be wrong with them."""
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from overture.core.errors import Problem
@@ -8,7 +10,32 @@ from overture.data.row import Row, answer_texts, broken_text, missing_field
 from overture.data.task import Task
 from overture.data.values import kind, label_text
 
-__all__ = ["Row", "answers_of", "gold_of", "label_of", "missing_field", "row_problems", "shown_rows", "texts_of"]
+__all__ = [
+    "Row",
+    "ShownRow",
+    "answers_of",
+    "gold_of",
+    "label_of",
+    "missing_field",
+    "row_problems",
+    "shown_rows",
+    "texts_of",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRow:
+    """A row as reports show it.
+
+    Args:
+        where: file and line.
+        text: what the template shows.
+        part: one part of an answer to it in words; None where answers are not sets of parts.
+    """
+
+    where: str
+    text: str
+    part: Callable[[Any], str] | None = None
 
 
 def texts_of(task: Task, row: Row) -> dict[str, str]:
@@ -31,9 +58,13 @@ def gold_of(task: Task, rows: Sequence[Row]) -> tuple[Hashable, ...]:
     return tuple(task.spec.gold(task, row) for row in rows)
 
 
-def shown_rows(task: Task, rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Where each row stands, and its text, for reports; the rows must have passed `row_problems`."""
-    return [(row.where, " / ".join(texts_of(task, row).values())) for row in rows]
+def shown_rows(task: Task, rows: Sequence[Row]) -> list[ShownRow]:
+    """The rows for reports; they must have passed `row_problems`."""
+    part = task.spec.part
+    return [
+        ShownRow(row.where, " / ".join(texts_of(task, row).values()), partial(part, task, row) if part else None)
+        for row in rows
+    ]
 
 
 def row_problems(task: Task, row: Row, with_answer: bool = True, skip: Collection[str] = ()) -> list[Problem]:

@@ -1,10 +1,12 @@
 """Which rows went wrong, the worst first."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
+from typing import Any
 
 from pydantic import Field
 
 from overture.core.config import Config
+from overture.data.rows import ShownRow
 from overture.evaluate.metric import Metric
 from overture.evaluate.metrics import Answers, check_rows, metric_named
 
@@ -16,6 +18,8 @@ class WrongRow(Config):
     text: str = Field(description="what the model was shown, shortened")
     gold: str = Field(description="the right answer")
     predicted: str = Field(description="the answer given")
+    missed: list[str] = Field([], description="of answers that are sets: what is right and was not given")
+    made_up: list[str] = Field([], description="of answers that are sets: what was given and is not right")
     score: float | None = Field(description="the metric on this row alone; none for metrics that need several rows")
 
 
@@ -23,7 +27,7 @@ def wrong_rows(
     metric: str,
     gold: Answers,
     predicted: Answers,
-    shown: Sequence[tuple[str, str]],
+    shown: Sequence[ShownRow],
     max_rows: int = 20,
     max_characters: int = 200,
 ) -> list[WrongRow]:
@@ -33,7 +37,7 @@ def wrong_rows(
         metric: a name in `METRICS`.
         gold: the right answers.
         predicted: the answers given.
-        shown: where each row stands, and its text.
+        shown: where each row stands, its text, and how parts of its answers are said.
         max_rows: how many are told.
         max_characters: how much of a text is told.
 
@@ -47,16 +51,20 @@ def wrong_rows(
     # What differs from the right answer may still have the full score: an article more, in SQuAD's.
     is_full = [right or (measure.of != "numbers" and scores[row] >= 1) for row, right in enumerate(is_right)]
     wrong = sorted((row for row, full in enumerate(is_full) if not full), key=lambda row: (scores[row], row))
-    return [
-        WrongRow(
-            where=shown[row][0],
-            text=_cut(shown[row][1], max_characters),
-            gold=_cut(_text(gold[row]), max_characters),
-            predicted=_cut(_text(predicted[row]), max_characters),
+
+    def told(row: int) -> WrongRow:
+        part, right, given = shown[row].part, gold[row], predicted[row]
+        return WrongRow(
+            where=shown[row].where,
+            text=_cut(shown[row].text, max_characters),
+            gold=_cut(_text(right, part), max_characters),
+            predicted=_cut(_text(given, part), max_characters),
+            missed=[_cut(text, max_characters) for text in _left(right, given, part)],
+            made_up=[_cut(text, max_characters) for text in _left(given, right, part)],
             score=None if measure.of == "numbers" else scores[row],
         )
-        for row in wrong[:max_rows]
-    ]
+
+    return [told(row) for row in wrong[:max_rows]]
 
 
 def _scores(measure: Metric, gold: Answers, predicted: Answers) -> list[float]:
@@ -71,13 +79,20 @@ def _scores(measure: Metric, gold: Answers, predicted: Answers) -> list[float]:
     return alone
 
 
-def _text(answer: object) -> str:
-    """An answer for people: spans and lists with commas between."""
+def _text(answer: object, part: Callable[[Any], str] | None) -> str:
+    """An answer for people: parts of one with semicolons between, several answers with bars."""
     if not isinstance(answer, tuple):
         return str(answer)
-    if all(isinstance(part, tuple) for part in answer):
-        return "; ".join(" ".join(map(str, part)) for part in answer if isinstance(part, tuple))
+    if part:
+        return "; ".join(map(part, answer)) or "none"
     return " | ".join(map(str, answer))
+
+
+def _left(these: Hashable, those: Hashable, part: Callable[[Any], str] | None) -> list[str]:
+    """The parts of one answer that the other has not."""
+    if not part or not isinstance(these, tuple) or not isinstance(those, Collection):
+        return []
+    return [part(one) for one in these if one not in those]
 
 
 def _cut(text: str, most: int) -> str:

@@ -13,7 +13,7 @@ from overture.core.config import Config
 from overture.core.errors import DataError, Problem
 from overture.core.types import Candidates, Encoded, Marks, Prediction, Scorer, TextTokenizer
 from overture.data.candidates import candidates_of
-from overture.data.kind import Example, Kind, Pick, TaskFile, Tools
+from overture.data.kind import Example, Kind, Pick, TaskFile, Tools, label_part
 from overture.data.kinds.grammar import END, Grammar, Rules, fixed
 from overture.data.kinds.labels import check_labels, check_places, label_fields, unknown_label
 from overture.data.row import Row, missing_field
@@ -169,5 +169,6 @@ KIND = Kind(
     predictions=_predictions,
     shot=_shot,
     shown=_shown,
+    part=label_part,
     writes=True,
 )

@@ -319,6 +319,20 @@ def _shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
     return {"answer": found.text, "spans": [{"label": name, "start": start, "end": end} for name, start, end in spans]}
 
 
+def _part(task: TaskFile, row: Row, span: tuple[str, int, int]) -> str:
+    """A span's type and text; where it stands too, if the row says the same elsewhere."""
+    own: Options = task.own
+    name, start, end = span
+    if own.text_field:
+        text = as_text(row.fields[own.text_field]) or ""
+        said, unit, times = text[start:end], "character", text.count(text[start:end])
+    else:
+        words = row.fields[own.tokens_field]
+        said, unit = " ".join(words[start:end]), "word"
+        times = sum(words[at : at + end - start] == words[start:end] for at in range(len(words)))
+    return f"{name}: {said}" + (f" ({unit} {start + 1})" if times > 1 else "")
+
+
 def _shot(task: TaskFile, row: Row) -> str | None:
     source = _Source(*_row_text(task, row), None, not task.own.text_field)
     spans = _in_characters(_gold_spans(task, row), source)
@@ -356,6 +370,7 @@ KIND = Kind(
     field_text=_field_text,
     wanted="wanted text, or a list of words",
     shown=_shown,
+    part=_part,
     writes=True,
     sample=_sample,
 )
