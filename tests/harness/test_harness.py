@@ -236,6 +236,11 @@ def test_what_is_refused(home, prompts):
     warp = tune(home / "task.yaml", store=home / "store", prompt={"method": "warp", "place": "after"})["prompt"]
     with pytest.raises(ConfigError, match="a vector for each label"):
         OvertureLM(prompt=warp, store=str(home / "store"))
+    row_own = {"method": "idpg", "place": "before", "labels": "vectors"}
+    own = tune(home / "task.yaml", name="own", store=home / "store", prompt=row_own, train={"epochs": 1})["prompt"]
+    with pytest.raises(ConfigError, match="a vector for each label") as caught:
+        OvertureLM(prompt=own, store=str(home / "store"))
+    assert caught.value.got == "idpg"
     slots = tune(
         home / "task.yaml",
         store=home / "store",

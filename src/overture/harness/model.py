@@ -21,7 +21,7 @@ import torch
 
 from overture.core.errors import BackboneError, ConfigError, DataError
 from overture.core.files import store_dir
-from overture.core.types import Candidates, Encoded, Injection
+from overture.core.types import Candidates, Encoded
 from overture.engine import Backbone, PromptedModel, load_backbone
 from overture.evaluate.tuned import TunedPrompt, shown
 from overture.store import Store, load_artifact
@@ -396,19 +396,21 @@ def _check_prompt(tuned: TunedPrompt) -> None:
     Raises:
         ConfigError: it cannot.
     """
-    manifest, prompt = tuned.manifest, tuned.prompt
+    manifest, end = tuned.manifest, (tuned.backbone.tokenizer.eos_id or 0,)
     if manifest.place == "slots":
         raise ConfigError(
             "the harness writes the text, and this prompt stands in slots of its own template",
             where=shown(manifest),
             fix="choose a prompt at before, memory or after",
         )
-    if isinstance(prompt, Injection) and prompt.labels is not None:
+    # A prompt may depend on the row; what it is made of does not.
+    (found,) = tuned.model().injections([Encoded(0, end, end)])
+    if found is not None and found.labels is not None:
         raise ConfigError(
             "this prompt has a vector for each label of its own task, and says nothing of the harness's choices",
             where=shown(manifest),
             got=manifest.method,
-            fix="overture eval, or a prompt of another method",
+            fix="overture eval, or a prompt trained with label words (prompt.labels: words; not warp)",
         )
 
 
