@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from fakes import ENCODERS, FAMILIES, make_backbone, reference_of
+from fakes import ENCODERS, FAMILIES, SEQ2SEQ, make_backbone, reference_of
 from overture.baseline import BASELINES, Request, build_baseline
 from overture.baseline.features import features_of
 from overture.baseline.full import trained_names
@@ -26,8 +26,10 @@ from overture.train import Fit, TrainConfig, Validation
 WORDS = {"good": ("fine", "great", "glad"), "bad": ("poor", "dull", "grim")}
 
 
-def make_request(family: str, template: str = "{text}\nMood:", **changes) -> Request:
-    backbone = make_backbone(family)
+def make_request(
+    family: str, template: str = "{text}\nMood:", dtype: torch.dtype = torch.float32, **changes
+) -> Request:
+    backbone = make_backbone(family, dtype)
     values = {"name": "mood", "data": {"path": "rows.jsonl"}, "template": template}
     if family in ENCODERS:
         values |= {"template": "{text}", "read": "mean"}
@@ -91,6 +93,74 @@ def test_a_copy_begins_as_the_model(name):
     plain = PromptedModel(request.backbone)
     rows = request.rows["validation"]
     assert torch.equal(found.model.label_scores(rows), plain.label_scores(rows))
+
+
+# -- half precision: what is trained stays in full
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *ENCODERS, *SEQ2SEQ])
+def test_in_half_precision_no_small_step_is_lost(family):
+    request = make_request(family, dtype=torch.bfloat16)
+    backbone, rows = request.backbone, request.rows["train"][:4]
+    before = weights_digest(backbone.model)
+    found, plain = built("full", request), PromptedModel(backbone)
+    if family not in ENCODERS:
+        # A master in bfloat16's own numbers computes what the model does, bit for bit.
+        assert torch.equal(found.model.label_scores(rows), plain.label_scores(rows))
+    values = found.trainee.trainable()
+    start = {name: value.detach().clone() for name, value in values.items()}
+    optimiser = torch.optim.AdamW(values.values(), lr=1e-5, weight_decay=0.0)
+    for _ in range(3):
+        optimiser.zero_grad()
+        found.model.loss(rows).backward()
+        optimiser.step()
+    num_kept = 0
+    for name, value in values.items():
+        state = optimiser.state[value]
+        assert {value.dtype, value.grad.dtype, state["exp_avg"].dtype} == {torch.float32}
+        is_far = (state["exp_avg_sq"] > 1e-12) & (start[name].abs() > 0.02)
+        now, then = value.detach()[is_far], start[name][is_far]
+        assert (now != then).float().mean() > 0.95 if len(now) else True, name
+        # None of these steps would have been seen in bfloat16.
+        assert torch.equal(now.bfloat16(), then.bfloat16())
+        num_kept += int((now != then).sum())
+    assert num_kept > 1000
+    assert weights_digest(backbone.model) == before
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "options"), [("gpt2", "full", {}), ("gpt2", "bitfit", {}), ("bart", "full", {"layers": 1})]
+)
+def test_training_in_half_precision_follows_full_precision(family, name, options):
+    """Many steps, each below what bfloat16 can tell apart, come to what float32 makes of them."""
+    losses = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        request = make_request(family, dtype=dtype)
+        found = built(name, request, **options)
+        first = float(found.model.log_loss(request.rows["train"]))
+        result = fitted(found, request, 3e-4, epochs=8)
+        assert {value.dtype for value in result.best.values()} == {torch.float32}
+        losses[dtype] = first - float(found.model.log_loss(request.rows["train"]))
+        assert found.stored_bytes == 4 * found.num_trainable
+    assert losses[torch.float32] > 0
+    assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], rel=0.35)
+
+
+def test_half_precision_shares_what_it_does_not_train():
+    request = make_request("llama", dtype=torch.bfloat16)
+    found = built("full", request, layers=1)
+    frozen = {value.data_ptr() for value in request.backbone.model.parameters()}
+    own = {value.data_ptr() for value in found.trainee.trainable().values()}
+    inside = list(found.model.backbone.model.parameters())
+    assert not frozen & own
+    assert {value.data_ptr() for value in inside} - own <= frozen
+    assert {value.dtype for value in inside if value.data_ptr() in own} == {torch.float32}
+    # Tied words have one master: their table and the head stay the same.
+    tied = make_request("gpt2", dtype=torch.bfloat16)
+    copy = built("full", tied).model.backbone.model
+    assert copy.get_input_embeddings().parametrizations.weight.original is (
+        copy.get_output_embeddings().parametrizations.weight.original
+    )
 
 
 # -- what is trained, and how its gradient compares with the untouched library's

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from overture.core.types import Injection, LayerMemory, Memory, Vectors
 from overture.engine.attention import Columns, Step, install
 from overture.engine.families import Family, family_of, layers_view
+from overture.engine.masters import with_masters
 from overture.engine.ragged import groups_of, in_groups
 from overture.engine.tokenizer import Tokenizer
 from overture.engine.transfer import moved, sent
@@ -124,6 +125,8 @@ class Backbone:
     def copied(self, is_own: Callable[[str], bool] = lambda name: False) -> "Backbone":
         """The same model once more, on the same tensors but for those that are named: training them leaves this be.
 
+        Where the model is in half precision, what is trained is float32 all the same (`engine.masters`).
+
         Args:
             is_own: of a parameter's name in the model, whether the copy gets its own, and may train it.
         """
@@ -137,7 +140,8 @@ class Backbone:
                 layer.__dict__.pop("forward", None)
         info = self.info
         other = Backbone(model, self.tokenizer, id=info.id, revision=info.revision, weights_sha256=info.weights_sha256)
-        other.train_inner({name: value for name, value in model.named_parameters() if is_own(name)})
+        own = {name: value for name, value in model.named_parameters() if is_own(name)}
+        other.train_inner(with_masters(model, own))
         return other
 
     def names_in(self, modules: Iterable[torch.nn.Module]) -> set[str]:
@@ -200,7 +204,7 @@ class Backbone:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return torch.device(self._embedding.weight.device)
+        return torch.device(next(self._embedding.parameters()).device)
 
     @property
     def dtype(self) -> torch.dtype:
