@@ -4,16 +4,24 @@ What the meters see is the whole processor or GPU, so other work on the machine 
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 
 JOULES_PER_KWH = 3.6e6
 Read = Callable[[float], float]
+T = TypeVar("T")
+_PROBE_SECONDS, _READ_SECONDS = 20.0, 2.0
+_SURELY_MORE_THAN_NONE_SECONDS = 0.1
+_hung: set[str] = set()
 
 
 class EnergyMeter:
     """Joules since it was made.
+
+    A meter that once fails, hangs, or says nothing is no meter any more: half a measurement would pass for a whole one.
 
     Args:
         what: which meters it reads.
@@ -21,36 +29,69 @@ class EnergyMeter:
     """
 
     def __init__(self, what: str, read: Read) -> None:
-        self.what, self._read = what, read
-        self._joules, self._last = 0.0, time.perf_counter()
+        self._what, self._read = what, read
+        self._joules, self._last, self._is_well = 0.0, time.perf_counter(), True
+
+    @property
+    def what(self) -> str:
+        """Which meters were read from beginning to end; empty where one failed on the way."""
+        return self._what if self._is_well else ""
 
     def joules(self) -> float:
-        """So far."""
+        """So far; it means nothing where `what` is empty."""
         now = time.perf_counter()
-        self._joules += self._read(now - self._last) * JOULES_PER_KWH
-        self._last = now
+        seconds, self._last = now - self._last, now
+        if self._is_well:
+            gained = _in_time(lambda: self._read(seconds), _READ_SECONDS, math.nan)
+            # No machine runs on nothing: codecarbon gives 0 where a counter could not be read, and tells nobody.
+            is_silent = gained == 0 and seconds > _SURELY_MORE_THAN_NONE_SECONDS
+            self._is_well = math.isfinite(gained) and gained >= 0 and not is_silent
+            self._joules += gained * JOULES_PER_KWH if self._is_well else 0.0
         return self._joules
 
 
 def energy_meter(device: str) -> EnergyMeter | None:
-    """A meter for what computes; None where codecarbon or a readable meter is missing.
+    """A meter for what computes; None where codecarbon or a readable meter is missing, raises, or does not answer.
 
     Args:
         device: ``cpu``, or a GPU's name in torch.
     """
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
-    try:
-        of_cpu = _of_processor()
-        of_gpu = _of_gpus() if device.startswith("cuda") else None
-    # What packages and drivers may raise here is theirs; without a meter energy is estimated, and the report says so.
-    except Exception:
-        return None
-    if device.startswith("cuda") and of_gpu is None:
-        return None
-    found = {name: read for name, read in (("processor", of_cpu), ("GPUs", of_gpu)) if read is not None}
-    if not found:
+    probes = {"processor": _of_processor} | ({"GPUs": _of_gpus} if device.startswith("cuda") else {})
+    found = {name: read for name, probe in probes.items() if (read := _probed(name, probe)) is not None}
+    if not found or (device.startswith("cuda") and "GPUs" not in found):
         return None
     return EnergyMeter(" and ".join(found), lambda seconds: sum(read(seconds) for read in found.values()))
+
+
+def _probed(name: str, probe: Callable[[], Read | None]) -> Read | None:
+    """A meter's reader; one that hung is not waited for again."""
+    if name in _hung:
+        return None
+    started = time.perf_counter()
+    found = _in_time(probe, _PROBE_SECONDS, None)
+    if time.perf_counter() - started >= _PROBE_SECONDS:
+        _hung.add(name)
+    return found
+
+
+def _in_time(work: Callable[[], T], seconds: float, otherwise: T) -> T:
+    """What work gives, or something else where it raises or takes too long; the program can end all the same.
+
+    What packages and drivers raise here is theirs; without a meter energy is estimated, and the report says so.
+    """
+    found: list[T] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except BaseException:
+            found.append(otherwise)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0] if found else otherwise
 
 
 def _of_processor() -> Read | None:
