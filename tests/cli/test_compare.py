@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 
 from overture.cli import compare as command
+from overture.core.errors import BackboneError
 from overture.core.files import write_json
 from overture.data.rows import Row
 from overture.engine import load_backbone
 from overture.store import Store
 from overture.study import compare as study
-from overture.study import page
+from overture.study import ledger, page
 from overture.study.cells import Key, Lab, Stopped
 from overture.study.compare import CompareConfig, compare
+from overture.study.energy import EnergyMeter
 from overture.study.request import tune_config
 from overture.study.ways import WAYS, Bench, way_named
 
@@ -247,6 +249,101 @@ def test_diverged_seed_is_told(task, overture, monkeypatch) -> None:
     assert done.code == 0
     assert "prefix-after, 4 rows, seed 1: training diverged" in done.out
     assert "prefix-after, 4 rows, seed 1: diverged" in done.err
+
+
+def test_a_way_that_fails_does_not_stop_the_others(task, overture, monkeypatch) -> None:
+    run, asked = study.measured, []
+
+    def failing(lab, way, key, rate):
+        asked.append(str(key))
+        if way.name == "vectors-before" and key.size == 8:
+            raise BackboneError("the model said no", where="/secret/place")
+        return run(lab, way, key, rate)
+
+    words = ["compare", task, "--way", "vectors-before", *WORDS, *FEW]
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "measured", failing)
+        done = overture(*words)
+        assert done.code == 1
+        assert "failed: vectors-before, 8 rows, seed 0: the model said no" in done.out
+        assert "the model said no" in Path("out/report.html").read_text()
+        found = json.loads(Path("out/result.json").read_text())
+        assert found["status"] == "incomplete"
+        assert "/secret" not in json.dumps(found)
+        assert {(score["way"], score["size"]) for score in found["scores"]} == {
+            ("none", 0),
+            ("prefix-after", 4),
+            ("prefix-after", 8),
+            ("vectors-before", 4),
+        }
+        # The second seed does not try what failed; fewer rows it does.
+        assert [key for key in asked if key.startswith("vectors")] == [
+            f"vectors-before:{n}" for n in ("4:0", "8:0", "4:1")
+        ]
+        assert overture(*words, "--json").json["failed"] == found["failed"]
+    mended = overture(*words, "--json")
+    assert (mended.code, mended.json["status"], mended.json["failed"]) == (0, "finished", [])
+
+
+def test_where_nothing_can_be_run_the_reason_is_the_error(task, overture, monkeypatch) -> None:
+    def failing(*given):
+        raise BackboneError("the model said no")
+
+    monkeypatch.setattr(study, "measured", failing)
+    done = overture("compare", task, *WORDS, *FEW, "--json")
+    assert (done.code, done.json["what"]) == (2, "the model said no")
+    assert not Path("out/report.html").exists()
+
+
+def test_reports_have_no_paths_of_the_machine(make_task, tiny, overture, tmp_path, monkeypatch) -> None:
+    task = make_task(backbone=str(tiny), train={"epochs": 1, "batch_size": 4})
+    words = ["compare", str(Path(task).resolve()), "--way", "none", "--way", "prefix-after", "--size", "4"]
+    words += ["--seeds", "1", "--min-steps", "1", "--default-rates", "--out", str(tmp_path / "there")]
+    words += ["--set", f"data.train={tmp_path / 'train.jsonl'}", "--backbone", str(tiny)]
+    monkeypatch.setattr("sys.argv", ["overture", *words])
+    assert overture(*words).code == 0
+    written = [path for path in (tmp_path / "there").rglob("*") if path.is_file() and path.suffix != ".png"]
+    assert len(written) > 5
+    for path in written:
+        text = path.read_text()
+        assert str(tmp_path) not in text, path
+        assert str(Path(tiny).parent) not in text, path
+    assert f"--backbone {Path(tiny).name}" in (tmp_path / "there" / "report.html").read_text()
+
+
+def test_energy_is_marked_as_an_estimate_where_there_is_no_meter(task, overture, monkeypatch) -> None:
+    monkeypatch.setattr(ledger, "energy_meter", lambda device: None)
+    words = ["compare", task, "--way", "prefix-after", "--size", "4", "--seeds", "1", "--min-steps", "1", *FEW]
+    done = overture(*words, "--watts", "50")
+    assert "(estimate)" in done.out
+    (cost,) = json.loads(Path("out/result.json").read_text())["ledger"]
+    assert cost["energy"] == "estimate: 50 W"
+    assert cost["kwh"] == pytest.approx(cost["seconds"] * 50 / 3.6e6)
+    assert "(estimate)</td>" in Path("out/report.html").read_text()
+
+
+def test_measured_energy_is_not(task, overture, monkeypatch) -> None:
+    """A meter of 100 W that all work runs under."""
+    made = lambda device: EnergyMeter("processor", lambda seconds: seconds * 100 / 3.6e6)  # noqa: E731
+    monkeypatch.setattr(ledger, "energy_meter", made)
+    words = ["compare", task, "--way", "prefix-after", "--size", "4", "--seeds", "1", "--min-steps", "1", *FEW]
+    done = overture(*words)
+    assert "estimate" not in done.out
+    (cost,) = json.loads(Path("out/result.json").read_text())["ledger"]
+    assert cost["energy"] == "measured: processor"
+    assert cost["kwh"] == pytest.approx(cost["seconds"] * 100 / 3.6e6, rel=0.1)
+    assert "(estimate)" not in Path("out/report.html").read_text()
+
+
+def test_timing_counts_in_the_budget(task, overture, monkeypatch) -> None:
+    from overture.study.budget import Speed
+
+    clock = iter(range(0, 10**6, 30))
+    monkeypatch.setattr(study.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(study._Comparison, "_speed", lambda work, way: Speed(6.0, 0.0, 0.0, 0.0, 0.0))
+    words = ["compare", task, "--way", "prefix-after", "--size", "4", "--seeds", "1", "--min-steps", "1", *FEW]
+    done = overture(*words, "--budget", "0.5", "--json")
+    assert (done.code, done.json["what"]) == (2, "the budget is too small for any comparison")
 
 
 def test_free_text(make_task, overture, tmp_path) -> None:

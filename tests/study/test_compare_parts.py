@@ -13,7 +13,7 @@ from overture.data.rows import Row
 from overture.study.budget import Plan, Speed, chosen_plan
 from overture.study.cells import Key, ordered, schedule
 from overture.study.compare import CompareConfig
-from overture.study.page import page, write_report
+from overture.study.page import energy_text, page, share_text, write_report
 from overture.study.request import TuneConfig
 from overture.study.verdict import summary
 from overture.train import TrainConfig
@@ -172,18 +172,21 @@ def cells_of(shares: dict[str, float], seeds: int = 4, n: int = 400, size: int =
     ]
 
 
-def summed(cells: list[dict[str, Any]], ways: list[str], sizes: tuple[int, ...] = (64,), **more: Any) -> dict[str, Any]:
+def summed(
+    cells: list[dict[str, Any]], ways: list[str], sizes: tuple[int, ...] = (64,), failed: Any = (), **more: Any
+) -> dict[str, Any]:
     config = CompareConfig(tune=TuneConfig(task=TASK), ways=ways, sizes=sizes, **more)
     seeds = 1 + max(one["seed"] for one in cells)
     plan = Plan(sizes=sizes, seeds=seeds, is_tuned=False)
     facts = {
         "backbone": {"id": "tiny", "parameters": 10**6, "dtype": "float32"},
         "device": "cpu",
+        "threads": 1,
         "versions": {"overture": "0", "git": ""},
         "data": "0",
         "passages": 8,
     }
-    return summary(config, plan, ways, cells, {}, facts)
+    return summary(config, plan, ways, cells, {}, facts, failed)
 
 
 def test_advice_where_one_way_is_surely_best() -> None:
@@ -337,3 +340,72 @@ def test_page_of_one_size_and_one_way() -> None:
     found = summed(cells_of({"a": 0.9}, seeds=1), ["a"])
     assert "No advice" in page(found, {})
     assert found["worth"] == []
+
+
+def test_a_way_that_could_not_be_run_is_told_and_the_rest_compared() -> None:
+    cells = [one for one in cells_of({"a": 0.9, "b": 0.6}) if one["way"] == "a"]
+    cells += cells_of({"a": 0.9, "b": 0.6}, size=16)
+    failed = [{"way": "b", "size": 64, "seed": 0, "what": "the model said no"}]
+    found = summed(cells, ["a", "b"], (16, 64), failed=failed)
+    assert found["status"] == "incomplete"
+    assert "b, 64 rows, seed 0: the model said no" in page(found, {})
+    assert found["advice"]["way"] is None
+    assert {(pair["size"], pair["a"], pair["b"]) for pair in found["pairs"]} == {(16, "a", "b")}
+
+
+def test_energy_of_a_meter_that_some_cells_lacked_is_an_estimate() -> None:
+    cells = cells_of({"a": 0.8, "b": 0.8}, seeds=2)
+    for one in cells:
+        one["ledger"] = {
+            name: {**account, "joules": 360.0} if isinstance(account, dict) else account
+            for name, account in one["ledger"].items()
+        }
+        one["ledger"]["energy_meter"] = "processor"
+    cells[0]["ledger"]["energy_meter"] = ""
+    found = summed(cells, ["a", "b"], watts=100.0)
+    some, whole = found["ledger"]
+    assert (some["energy"], some["kwh"]) == ("estimate: 100 W", pytest.approx(some["seconds"] * 100 / 3.6e6))
+    # Building, reading, training, validation.
+    assert (whole["energy"], whole["kwh"]) == ("measured: processor", pytest.approx(4 * 360 / 3.6e6))
+    assert energy_text(some, "kwh").endswith(" (estimate)")
+    assert energy_text(whole, "kwh") == "0.4"
+    text = page(found, {})
+    # In the ledger and in what it costs to serve.
+    assert text.count("(estimate)</td>") == 2
+    assert "<td>0.4</td>" in text
+    assert "estimate: 100 W; measured: processor" in text
+
+
+def test_a_busy_machine_is_told() -> None:
+    cells = cells_of({"a": 0.8, "b": 0.6})
+    assert summed(cells, ["a", "b"])["notices"] == []
+    for account in {id(one): one for one in cells[0]["ledger"].values() if isinstance(one, dict)}.values():
+        account["cpu_seconds"] = account["seconds"] / 2
+    (told,) = summed(cells, ["a", "b"])["notices"]
+    assert told.startswith("1 of 8 cells waited")
+
+
+def test_what_needs_no_training_is_the_cheapest() -> None:
+    cells = cells_of({"a": 0.80, "b": 0.79})
+    for one in cells:
+        if one["way"] == "b":
+            one |= {"size": 0, "trainable": 0}
+    found = summed([one for one in cells if one["way"] == "a" or one["seed"] == 0], ["a", "b"])
+    assert "b needs no training at all" in found["advice"]["text"]
+
+
+def test_how_rates_were_chosen_is_told_as_it_was(result: dict[str, Any]) -> None:
+    tried = {"way": "a", "lr": 0.1, "size": 64, "seed": 0, "tried": [{"lr": 0.1, "score": 0.5}]}
+    own = {**tried, "way": "b", "tried": []}
+    assert "chosen among its few" not in page({**result, "rates": {"b": own}}, {})
+    assert "none was chosen on this task" in page({**result, "rates": {"b": own}}, {})
+    mixed = page({**result, "rates": {"a": tried, "b": own}}, {})
+    assert "chosen among its few" in mixed
+    assert "ran at their default" in mixed
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(None, "-"), (0.0, "0%"), (1e-6, "< 0.01%"), (0.012, "1.20%"), (0.5, "50%")]
+)
+def test_shares(share: float | None, text: str) -> None:
+    assert share_text(share) == text

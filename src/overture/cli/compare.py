@@ -16,6 +16,8 @@ from overture.cli.stop import StopRequest
 from overture.cli.tune import INTERRUPTED, BackboneOption, LengthOption, SetOption
 from overture.core.errors import ConfigError
 
+_INCOMPLETE = 1
+
 
 def _help(field: str) -> Any:
     return typer.Option(help=field_help("study/compare.py", "CompareConfig", field), show_default=False)
@@ -62,7 +64,8 @@ def command(
 ) -> None:
     """Compare ways to adapt a model over data sizes and seeds: quality, costs, forgetting, and one sentence of advice.
 
-    Stopped with Ctrl-C, it goes on when the same command is given again.
+    Stopped with Ctrl-C, it goes on when the same command is given again. Where a way cannot be run, the others are, and
+    the exit code is 1.
     """
     root = store_root(store)
     given = {
@@ -101,17 +104,28 @@ def command(
     if found["status"] == "interrupted":
         _tell_stopped(found, words, is_json)
         raise typer.Exit(INTERRUPTED)
-    page = write_report(found, folder, words)[0]
+    page = write_report(found, folder, shlex.join(["overture", *map(_portable, _words())]))[0]
     if is_json:
         emit({**found, "report": str(page)})
-        return
-    _show(found, page)
+    else:
+        _show(found, page)
+    if found["failed"]:
+        raise typer.Exit(_INCOMPLETE)
 
 
 def _words() -> Sequence[str]:
     """The command line as it was typed; under a test runner, only that it was this command."""
     words = sys.argv[1:]
     return words if words[:1] == ["compare"] else ["compare"]
+
+
+def _portable(word: str) -> str:
+    """A word of the command line as a report may have it: without where things lie on this machine."""
+    name, equals, value = word.rpartition("=")
+    path = Path(value)
+    if not path.is_absolute():
+        return word
+    return f"{name}{equals}{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name}"
 
 
 def _by_way(assignments: Sequence[str]) -> dict[str, list[str]]:
@@ -136,7 +150,15 @@ def _tell_stopped(found: dict[str, Any], words: str, is_json: bool) -> None:
 def _show(found: dict[str, Any], page: Path) -> None:
     from rich.table import Table
 
-    from overture.study.page import bytes_text, seconds_text, share_text, times_text, worth_text
+    from overture.study.page import (
+        bytes_text,
+        energy_text,
+        failed_text,
+        seconds_text,
+        share_text,
+        times_text,
+        worth_text,
+    )
     from overture.study.verdict import cost_of
 
     out = console()
@@ -148,6 +170,7 @@ def _show(found: dict[str, Any], page: Path) -> None:
         "seeds",
         "training",
         "trained values",
+        "energy, Wh",
         "kept",
         "1,000 requests",
     ):
@@ -162,23 +185,29 @@ def _show(found: dict[str, Any], page: Path) -> None:
             str(score["n_seeds"]) if score["size"] else "-",
             seconds_text(cost["seconds"]) if score["size"] else "-",
             f"{cost['trainable']:,}",
+            energy_text(cost, "kwh") if score["size"] else "-",
             bytes_text(cost["stored_bytes"]),
             seconds_text(cost["serving_seconds"]),
         )
     out.print(table)
     for one in found["against"]:
         gap = one["difference"]
+        shares = {name: share_text(one["shares"][name]) for name in ("seconds", "trainable")}
+        is_trained = cost_of(found["ledger"], one["way"], found["largest"])["size"]
+        cost = f"{shares['seconds']} of its time, {shares['trainable']} of its values" if is_trained else "no training"
         out.print(
             f"{one['way']} against {one['reference']}: {one['verdict']} ({100 * gap['value']:+.1f} points, "
-            f"95% interval {100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}); "
-            f"{share_text(one['shares']['seconds'])} of its time, "
-            f"{share_text(one['shares']['trainable'])} of its values",
+            f"95% interval {100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}); {cost}",
             soft_wrap=True,
         )
     for one in found["worth"]:
         if one["rows"] is not None:
             text = f"{one['way']} is worth {worth_text(one)} rows of {one['reference']}, {times_text(one)} times"
             out.print(text, soft_wrap=True)
+    for one in found["failed"]:
+        out.print(f"failed: {failed_text(one)}", soft_wrap=True)
+    if found["failed"]:
+        out.print("the same command tries again what failed", soft_wrap=True)
     for text in found["left_out"]:
         out.print(f"left out: {text}", soft_wrap=True)
     for text in found["notices"]:

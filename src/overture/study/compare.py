@@ -14,9 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator
+from torch import OutOfMemoryError, get_num_threads
 
 from overture.core.config import Config
-from overture.core.errors import ConfigError, DataError, Problem, StoreError, UserError
+from overture.core.errors import (
+    ConfigError,
+    DataError,
+    DeviceFull,
+    DiskFull,
+    OvertureError,
+    Problem,
+    StoreError,
+    UserError,
+)
 from overture.core.files import exclusive, sweep_temporaries, write_json
 from overture.data import Splits, load_splits
 from overture.engine import Backbone, load_backbone
@@ -101,7 +111,8 @@ def compare(
         only: run this cell, whether it is there or not, and no other.
 
     Returns:
-        ``{"status": "finished", ...}`` with the summary, or ``{"status": "interrupted", "folder": ...}``.
+        ``{"status": "finished", ...}`` with the summary, ``"incomplete"`` if a way could not be run, or
+        ``{"status": "interrupted", "folder": ...}``.
 
     Raises:
         UserError: task, data, model or a way is wrong; told before anything is trained.
@@ -120,7 +131,8 @@ def compare(
             plan = work.ran(only)
         except Stopped:
             return {"status": "interrupted", "folder": str(folder)}
-        found = summary(config, plan, [way.name for way in ways], work.cells(plan, only), work.rates(), work.facts())
+        cells = work.cells(plan, only)
+        found = summary(config, plan, [way.name for way in ways], cells, work.rates(), work.facts(), work.failed)
         write_json(folder / "result.json", found)
         return found
 
@@ -194,6 +206,8 @@ class _Comparison:
         self.config, self.folder, self.ways, self.lab = config, folder, ways, lab
         self.digest = _digest(lab.splits)
         self.seeds = range(config.tune.seed, config.tune.seed + config.seeds)
+        self.failed: list[dict[str, Any]] = []
+        self._first_error: OvertureError | None = None
 
     # -- running
 
@@ -209,8 +223,9 @@ class _Comparison:
         for way in self.ways:
             self._fits(way)
         self._no_strangers()
+        started = time.monotonic()
         plan = self._plan()
-        started, expected = time.monotonic(), plan.seconds
+        expected = plan.seconds
         for number, seed in enumerate(self.seeds[: plan.seeds]):
             if number and expected and self._is_late(started, number, plan):
                 told = f"seeds beyond the first {number}: the time was over before"
@@ -219,8 +234,25 @@ class _Comparison:
                 for way in self.ways:
                     key = Key(way=way.name, size=size, seed=seed) if way.needs_rows else _constant(way)
                     if not self._path(key).exists():
-                        self._run(way, key, plan)
+                        self._tried(way, key, plan)
+        if self._first_error and not self._done(plan):
+            raise self._first_error
         return plan
+
+    def _tried(self, way: Way, key: Key, plan: Plan) -> None:
+        """Run a cell; where it cannot be, the others are, but not this way's with as many rows or more."""
+        if any(one["way"] == way.name and one["size"] <= key.size for one in self.failed):
+            return
+        try:
+            self._run(way, key, plan)
+        except (StoreError, DiskFull):
+            raise
+        except (OvertureError, OutOfMemoryError) as error:
+            # Of torch's error the text alone: it holds the frames, and they the tensors.
+            own = error if isinstance(error, OvertureError) else DeviceFull("the memory is full", got=str(error)[:200])
+            self._first_error = self._first_error or own
+            self.failed.append({**key.model_dump(), "what": own.what})
+            self.lab.listener({"event": "notice", "text": f"{key.title} failed, the others go on: {own}"})
 
     def _is_late(self, started: float, done: int, plan: Plan) -> bool:
         """Whether another seed as slow as those before would end a tenth or more after the budget."""
@@ -244,9 +276,11 @@ class _Comparison:
         self._tell(plan)
 
     def _tell(self, plan: Plan) -> None:
-        keys = self._keys(plan)
-        done = sum(self._path(key).exists() for key in keys)
-        self.lab.listener({"event": "progress", "what": "cells", "done": done, "total": len(keys)})
+        done, total = self._done(plan), len(self._keys(plan))
+        self.lab.listener({"event": "progress", "what": "cells", "done": done, "total": total})
+
+    def _done(self, plan: Plan) -> int:
+        return sum(self._path(key).exists() for key in self._keys(plan))
 
     def _rate(self, way: Way, plan: Plan) -> float | None:
         """A way's learning rate: chosen once for the folder, at the largest size, with the first seed."""
@@ -299,13 +333,16 @@ class _Comparison:
         return Plan(sizes=self.config.sizes, seeds=self.config.seeds, is_tuned=self.config.is_rate_tuned)
 
     def _within(self, minutes: float) -> Plan:
+        started = time.monotonic()
         speeds = {way.name: self._speed(way) for way in self.ways}
+        # Timing the ways is a part of the time that was given.
+        spent = time.monotonic() - started
         lab = self.lab
         # What is there already costs nothing more; how much of it depends on nothing but the files.
         tuned = {way.name for way in self.ways if (self.folder / "rates" / f"{way.name}.json").exists()}
 
         def seconds(sizes: Sequence[int], seeds: int, is_tuned: bool) -> float:
-            total = 0.0
+            total = spent
             for way in self.ways:
                 speed, train = speeds[way.name], way.config.train
                 of = {n: speed.training(train, n, min(n, lab.max_validation), lab.min_steps) for n in sizes}
@@ -357,7 +394,7 @@ class _Comparison:
         """All cells of the plan that are there; after one alone was run, the others may be missing."""
         found = [_read(path) for key in self._keys(plan) if (path := self._path(key)).exists()]
         gold = _read(self._gold_path)["gold"] if self._gold_path.exists() else []
-        assert only or len(found) == len(self._keys(plan))
+        assert only or self.failed or len(found) == len(self._keys(plan))
         return [{**cell, "gold": gold} for cell in found]
 
     def rates(self) -> dict[str, Any]:
@@ -369,8 +406,9 @@ class _Comparison:
         """What the report says of task, data and machine."""
         info = self.lab.bench.backbone.info
         return {
-            "backbone": {"id": info.id, "parameters": info.num_parameters, "dtype": info.dtype},
+            "backbone": {"id": _named(info.id), "parameters": info.num_parameters, "dtype": info.dtype},
             "device": self.lab.bench.backbone.device.type,
+            "threads": get_num_threads(),
             "versions": versions(),
             "data": self.digest,
             "passages": len(self.lab.passages),
@@ -415,6 +453,11 @@ class _Comparison:
             "dtype": self.lab.bench.backbone.info.dtype,
             "unrelated": hashlib.sha256("\n".join(self.lab.passages).encode()).hexdigest()[:16],
         }
+
+
+def _named(model: str) -> str:
+    """A model's name as a report may have it: of a folder, its last part."""
+    return Path(model).name if Path(model).is_absolute() else model
 
 
 def _constant(way: Way) -> Key:

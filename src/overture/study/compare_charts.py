@@ -3,7 +3,7 @@
 A spec is the chart: page, notebook and picture are made from it. Ways keep their colour from chart to chart.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -69,9 +69,16 @@ def curve(result: Result) -> alt.LayerChart | None:
     spans = base.mark_rule(strokeWidth=1.5, opacity=0.7).encode(
         x=rows, y=alt.Y("low:Q", title=_metric(result), scale=alt.Scale(zero=False)), y2="high:Q", color=colour
     )  # fmt: skip
-    across = alt.Chart(data(constant)).mark_rule(strokeDash=[5, 4], strokeWidth=1.5).encode(y=axis, color=colour)
-    layers = [spans, lines, points, *([across] if constant else [])]
+    layers = [*(_across(constant, _metric(result), colour) if constant else ()), spans, lines, points]
     return alt.layer(*layers).properties(width=WIDTH, height=320)
+
+
+def _across(scores: Sequence[Mapping[str, Any]], title: str | None, colour: alt.Color) -> Iterator[alt.Chart]:
+    """Scores that hang on nothing across the chart: a dashed line each, in a band that is its interval."""
+    base = alt.Chart(data(scores))
+    low, value = (alt.Y(f"{name}:Q", title=title, scale=alt.Scale(zero=False)) for name in ("low", "value"))
+    yield base.mark_rect(opacity=0.1).encode(y=low, y2="high:Q", color=colour)
+    yield base.mark_rule(strokeDash=[5, 4], strokeWidth=1.5).encode(y=value, color=colour)
 
 
 def costs(result: Result) -> alt.HConcatChart | None:
@@ -108,9 +115,7 @@ def _cost_panel(
         ),
         base.mark_point(filled=True, size=80, opacity=1).encode(x=cost, y=axis, color=colour),
     ]
-    if free:
-        layers.append(alt.Chart(data(free)).mark_rule(strokeDash=[5, 4], strokeWidth=1.5).encode(y=axis, color=colour))
-    return alt.layer(*layers).properties(width=190, height=260)
+    return alt.layer(*(_across(free, name, colour) if free else ()), *layers).properties(width=190, height=260)
 
 
 def serving(result: Result) -> alt.LayerChart | None:

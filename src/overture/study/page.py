@@ -82,6 +82,8 @@ def _parts(result: Result, drawn: Mapping[str, str], command: str) -> Iterator[s
     advice = result["advice"]
     yield _p(_subtitle(result), "note")
     yield f'<p class="advice{"" if advice["way"] else " none"}">{escape(advice["text"])}</p>'
+    if result["failed"]:
+        yield _p(f"Could not be run, and is missing below: {'; '.join(map(failed_text, result['failed']))}.")
     if result["left_out"]:
         yield _p(f"Left out for want of time: {'; '.join(result['left_out'])}.", "note")
     yield "<h2>How good</h2>"
@@ -97,7 +99,7 @@ def _parts(result: Result, drawn: Mapping[str, str], command: str) -> Iterator[s
         yield _worth_table(result)
     yield "<h2>What it costs</h2>"
     yield _figure(drawn, "costs", "Scores as above over costs of one training, both at the largest size, cost on a "
-                  "logarithmic scale. What costs no training is a dashed line.")  # fmt: skip
+                  "logarithmic scale. Dashed, with its interval as a band: what costs no training.")  # fmt: skip
     yield from _ledger(result)
     yield "<h2>What it costs to serve</h2>"
     yield _figure(drawn, "serving", _serving_caption())
@@ -121,9 +123,14 @@ def _subtitle(result: Result) -> str:
     seeds = len(result["seeds"])
     return (
         f"{backbone['id']}, {backbone['parameters'] / 1e6:,.0f} million parameters, {backbone['dtype']} on "
-        f"{result['device']}; {sizes} training rows; {seeds} {'seed' if seeds == 1 else 'seeds'}; "
+        f"{result['device']}{_threads(result)}; {sizes} training rows; {seeds} {'seed' if seeds == 1 else 'seeds'}; "
         f"{result['scores'][0]['n'] if result['scores'] else 0} test rows; metric: {result['metric']}."
     )
+
+
+def _threads(result: Result) -> str:
+    count = result["threads"]
+    return f" ({count} {'thread' if count == 1 else 'threads'})" if result["device"] == "cpu" else ""
 
 
 def _quality_caption(result: Result) -> str:
@@ -193,8 +200,8 @@ def _against_note(result: Result) -> str:
 def _curve_caption(result: Result) -> str:
     return (
         f"Mean over {len(result['seeds'])} seeds with 95% intervals over seeds and test rows, slightly apart for the "
-        f"eye. "
-        "All ways get the same rows, and as many validation rows; dashed: what uses no rows."
+        "eye. All ways get the same rows, and as many validation rows. Dashed, with its interval as a band: what uses "
+        "no rows."
     )
 
 
@@ -262,7 +269,7 @@ def _ledger_table(result: Result, size: int) -> str:
             count_text(cost["flops"]),
             bytes_text(cost["peak_bytes"]),
             bytes_text(cost["grown_bytes"]),
-            f"{1000 * cost['kwh']:.3g}",
+            energy_text(cost, "kwh"),
         ]
         rows.append([*row, f"{cost['money']:.3g}"] if has_price else row)
     return _table([*head, "money"] if has_price else head, rows)
@@ -298,7 +305,7 @@ def _serving_table(result: Result) -> str:
             f"{cost['serving_cpu_seconds']:.1f}",
             f"{cost['serving_positions']:.1f}",
             count_text(cost["serving_flops"]),
-            f"{1000 * cost['serving_kwh']:.3g}",
+            energy_text(cost, "serving_kwh"),
         ]
         rows.append([*row, f"{cost['serving_money']:.3g}"] if has_price else row)
     return _table([*head, "money for 1,000"] if has_price else head, rows)
@@ -391,9 +398,8 @@ def _method(result: Result) -> Iterator[str]:
         "the epoch. Test rows are the same for all and are scored once a cell."
     )
     yield (
-        f"Training. Every way takes {request['min_steps']} optimiser steps at least, however few the rows. Each way "
-        f"has "
-        "its own learning rate, chosen among its few on validation rows at the largest size with the first seed."
+        f"Training. Every way takes {request['min_steps']} optimiser steps at least, however few the rows. "
+        f"{_rates_told(result)}"
     )
     yield (
         "Intervals and tests. The variance of a mean over seeds and that of the drawn test rows (bootstrap, shared by "
@@ -411,6 +417,17 @@ def _method(result: Result) -> Iterator[str]:
     )
     if result["notices"]:
         yield "Notes. " + "; ".join(result["notices"]) + "."
+
+
+def _rates_told(result: Result) -> str:
+    tried = [bool(found["tried"]) for found in result["rates"].values()]
+    if not tried:
+        return "No way here has a learning rate."
+    if not any(tried):
+        return "Each way ran at its default learning rate; none was chosen on this task."
+    chosen = "chosen among its few on validation rows at the largest size with the first seed"
+    some = "" if all(tried) else "; those of which none was tried ran at their default"
+    return f"Each way has its own learning rate, {chosen}{some}."
 
 
 def _environment(result: Result, command: str) -> str:
@@ -444,10 +461,24 @@ def count_text(count: float) -> str:
     return f"{count:.0f}"
 
 
+def energy_text(cost: Mapping[str, Any], name: str) -> str:
+    """Watt-hours, marked where no meter measured them."""
+    mark = "" if cost["energy"].startswith("measured") else " (estimate)"
+    return f"{1000 * cost[name]:.3g}{mark}"
+
+
+def failed_text(one: Mapping[str, Any]) -> str:
+    """A cell that could not be run, and why."""
+    where = f", {one['size']} rows, seed {one['seed']}" if one["size"] else ""
+    return f"{one['way']}{where}: {one['what']}"
+
+
 def share_text(share: float | None) -> str:
     """A share of something else."""
     if share is None:
         return "-"
+    if 0 < share < 0.0001:
+        return "< 0.01%"
     return f"{share:.0%}" if share >= 0.1 or share == 0 else f"{share:.2%}"
 
 

@@ -25,6 +25,7 @@ def summary(
     cells: Sequence[Cell],
     rates: Mapping[str, Any],
     facts: Mapping[str, Any],
+    failed: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """All that the report shows; made from the cells alone, so it is the same whenever it is made.
 
@@ -35,6 +36,7 @@ def summary(
         cells: with their gold answers.
         rates: how each learning rate was chosen.
         facts: of model, data, versions.
+        failed: cells that could not be run: way, size, seed, and what was wrong.
     """
     task = config.tune.task
     found = Scores(ways, plan.sizes, cells, task.metric)
@@ -47,7 +49,7 @@ def summary(
         if reference and way != reference and (pair := _pair_of(pairs, way, reference, found.largest))
     ]
     return {
-        "status": "finished",
+        "status": "incomplete" if failed else "finished",
         "task": task.name,
         "metric": task.metric,
         "ways": list(ways),
@@ -64,12 +66,16 @@ def summary(
         "rates": dict(rates),
         "advice": _advice(found, pairs, ledger),
         "left_out": list(plan.left_out),
-        "notices": found.notices,
+        "failed": [dict(one) for one in failed],
+        "notices": [*found.notices, *_waiting(cells, facts["device"])],
         "price": config.price,
         "watts": config.watts,
         "request": {
             **config.model_dump(mode="json", exclude={"tune", "unrelated"}),
-            "tune": {**config.tune.model_dump(mode="json", exclude={"task"}), "task": portable(task)},
+            "tune": {
+                **config.tune.model_dump(mode="json", exclude={"task"}),
+                "task": {**portable(task), "backbone": facts["backbone"]["id"]},
+            },
         },
         **facts,
     }
@@ -199,7 +205,9 @@ def _costs(found: Scores, way: str, size: int, rates: Mapping[str, Any], config:
     served = cells[0]["rows"]["test"]
     serving = mean("serving", "seconds") / served * 1000
     trials = rates.get(way, {}).get("tried", ())
-    meter = cells[0]["ledger"]["energy_meter"]
+    # A meter that some of the cells lacked has measured only a part.
+    meters = {cell["ledger"]["energy_meter"] for cell in cells}
+    meter = meters.pop() if len(meters) == 1 else ""
     joules = sum(mean(account, "joules") for account in work) if meter else seconds * config.watts
     befores = [cell["base"]["perplexity_before"] for cell in cells]
     afters = [cell["base"]["perplexity_after"] for cell in cells]
@@ -235,6 +243,26 @@ def _costs(found: Scores, way: str, size: int, rates: Mapping[str, Any], config:
         "perplexity_before": None if None in befores else fmean(befores),
         "perplexity_after": None if None in afters else fmean(afters),
     }
+
+
+def _waiting(cells: Sequence[Cell], device: str) -> list[str]:
+    """Whether wall times are those of a machine that had other work."""
+    if device != "cpu":
+        return []
+    waited = 0
+    for cell in cells:
+        accounts = [account for account in cell["ledger"].values() if isinstance(account, dict)]
+        seconds, worked = (sum(account[name] for account in accounts) for name in ("seconds", "cpu_seconds"))
+        waited += seconds > _LONG_SECONDS and worked < _BUSY * seconds
+    if not waited:
+        return []
+    return [
+        f"{waited} of {len(cells)} cells waited for other work of the machine, or its disk, for more than a third of "
+        "their time: compare CPU seconds, not seconds"
+    ]
+
+
+_LONG_SECONDS, _BUSY = 5.0, 2 / 3
 
 
 def _reference(asked: str, found: Scores, ledger: Sequence[Mapping[str, Any]]) -> str:
@@ -310,7 +338,7 @@ def _advice(found: Scores, pairs: Sequence[dict[str, Any]], ledger: Sequence[Map
             "have intervals that overlap, though the paired test parts them," if is_parted else "cannot be told apart"
         )
         told = f", corrected p = {pair['p_corrected']:.2g}" if pair else ""
-        cheap = min([best, *rivals], key=lambda score: cost_of(ledger, score["way"], size)["seconds"])
+        cheap = min([best, *rivals], key=lambda score: _training_seconds(cost_of(ledger, score["way"], size)))
         return {
             "way": None,
             "rivals": [score["way"] for score in rivals],
@@ -346,8 +374,14 @@ def _others(rivals: Sequence[Mapping[str, Any]]) -> str:
     return f"; nor is {', '.join(score['way'] for score in rivals)} surely behind" if rivals else ""
 
 
+def _training_seconds(cost: Mapping[str, Any]) -> float:
+    return float(cost["seconds"]) if cost["size"] else 0.0
+
+
 def _cheapest(cheap: Mapping[str, Any], best: Mapping[str, Any], ledger: Sequence[Mapping[str, Any]], size: int) -> str:
     ours, theirs = [cost_of(ledger, score["way"], size) for score in (cheap, best)]
+    if not ours["size"]:
+        return f"{cheap['way']} needs no training at all"
     if cheap["way"] == best["way"]:
         return f"{best['way']} is also the cheapest of them to train ({ours['seconds']:.1f} s)"
     share = ours["seconds"] / theirs["seconds"] if theirs["seconds"] else 1.0
