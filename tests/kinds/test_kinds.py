@@ -144,7 +144,7 @@ def test_an_answer_longer_than_the_room_is_told(backbone):
     sample = SAMPLES["generation"]
     encoder = Encoder(task_of(sample, max_new_tokens=3), backbone.tokenizer)
     encoder.encode(rows_of([{**sample.rows[0], "short": " a very long answer"}, sample.rows[1]]))
-    assert any("longer than max_new_tokens" in notice and "rows.jsonl:1" in notice for notice in encoder.notices)
+    assert any("longer than the 3 tokens" in notice and "rows.jsonl:1" in notice for notice in encoder.notices)
     too_long = {**sample.rows[0], "short": " word" * 400}
     with pytest.raises(DataError, match=r"rows.jsonl:1: too long"):
         encoder.encode(rows_of([too_long]))

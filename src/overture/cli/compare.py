@@ -174,7 +174,8 @@ def _show(found: dict[str, Any], page: Path) -> None:
         "kept",
         "1,000 requests",
     ):
-        table.add_column(title, justify="left" if title == "way" else "right")
+        is_whole = title in ("way", "95% interval")
+        table.add_column(title, justify="left" if title == "way" else "right", no_wrap=is_whole)
     scores = [score for score in found["scores"] if score["size"] in (0, found["largest"])]
     for score in sorted(scores, key=lambda score: -score["value"]):
         cost = cost_of(found["ledger"], score["way"], score["size"])

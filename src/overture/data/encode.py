@@ -138,15 +138,25 @@ class Encoder:
             count = f"{len(shortened)} of {len(rows)} rows"
             self.notices.append(f"{count} were shortened to fit {self.limit} tokens, first {shortened[0].where}")
         self._tell_long_answers(rows, encoded)
+        if with_answer:
+            self._tell_lost_answers(rows, encoded)
         return encoded
 
     def _tell_long_answers(self, rows: Sequence[Row], encoded: Sequence[Encoded]) -> None:
-        most = self.task.max_new_tokens
-        long = [item.row for item in encoded if len(item.answer_ids or ()) > most and item.part == 0]
-        if long and not any(item.allowed for item in encoded):
+        most = self.task.spec.max_written(self.task)
+        long = [item.row for item in encoded if len(item.answer_ids or ()) > most]
+        if long:
             self.notices.append(
-                f"{len(long)} answers are longer than max_new_tokens, {most}, and cannot be written "
-                f"whole, first {rows[long[0]].where}"
+                f"{len(long)} answers are longer than the {most} tokens that may be written (max_new_tokens, or "
+                f"options.max_answer_tokens), and cannot be written whole, first {rows[long[0]].where}"
+            )
+
+    def _tell_lost_answers(self, rows: Sequence[Row], encoded: Sequence[Encoded]) -> None:
+        lost = sorted({item.row for item in encoded} - {item.row for item in encoded if item.has_target})
+        if lost:
+            self.notices.append(
+                f"the answers of {len(lost)} rows stand in no part of them that fits {self.limit} tokens: nothing is "
+                f"learnt from these rows, and none of them can be answered right, first {rows[lost[0]].where}"
             )
 
     def encode_fields(self, fields: Sequence[Mapping[str, Any]]) -> list[Encoded]:

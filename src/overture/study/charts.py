@@ -31,7 +31,9 @@ _COLOURS = (
 def colour_of(field: str, names: Sequence[str], title: str | None = None, with_legend: bool = True) -> alt.Color:
     """A colour for each name; they come round again where there are more names."""
     scale = alt.Scale(domain=list(names), range=[_COLOURS[number % len(_COLOURS)] for number in range(len(names))])
-    return alt.Color(f"{field}:N", scale=scale, title=title, legend=alt.Legend() if with_legend else None)
+    return alt.Color(
+        f"{field}:N", scale=scale, title=title, legend=alt.Legend(symbolOpacity=1) if with_legend else None
+    )
 
 
 def data(rows: Sequence[Mapping[str, Any]]) -> alt.Data:

@@ -223,6 +223,14 @@ def _window(
     return Example(shown, answer_ids=answer, allowed=grammar, source=_Source(text, words, grammar))
 
 
+def _max_written(task: TaskFile) -> int:
+    """Of a piece of the context one more than the longest: the end token."""
+    own: Options = task.own
+    if own.mode == "generative":
+        return task.max_new_tokens
+    return max(own.max_answer_tokens, len(own.no_answer or "")) + 1
+
+
 def _places(span: tuple[int, int], words: Sequence[tuple[int, int]], done: int) -> tuple[int, int]:
     touched = [number for number, (start, end) in enumerate(words, done) if start < span[1] and span[0] < end] or [0]
     return touched[0], touched[-1]
@@ -271,11 +279,9 @@ def _predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> lis
         nothing = (own.no_answer or "").casefold()
         texts = ["" if nothing and found.text.strip().casefold() == nothing else found.text for found in written]
         return [Prediction(text, answer=text, score=w.log_likelihood) for text, w in zip(texts, written, strict=True)]
-    # One more than the longest piece: the end token.
-    most = max(own.max_answer_tokens, len(own.no_answer or "")) + 1
     return [
         _copied(row.source, found.ids, found.log_likelihood)
-        for row, found in zip(rows, scorer.answer(rows, most, (), task.decoding), strict=True)
+        for row, found in zip(rows, scorer.answer(rows, _max_written(task), (), task.decoding), strict=True)
     ]
 
 
@@ -333,4 +339,5 @@ KIND = Kind(
     shot=_shot,
     merged=_merged,
     writes=True,
+    max_written=_max_written,
 )

@@ -82,8 +82,8 @@ def _right(task: TaskFile, row: Row) -> int | None:
         return None
     whole = row.fields[own.choices_field]
     keys = [label_text(key) for key in whole.get("label", ())] if isinstance(whole, dict) else []
-    names: list[Sequence[str | None]] = [keys, choices, list(map(str, range(len(choices)))), ascii_uppercase]
-    at = next((list(known).index(found) for known in names if found in known), None)
+    names: list[Sequence[str | None]] = [keys, choices, list(map(str, range(len(choices)))), list(ascii_uppercase)]
+    at = next((known.index(found) for known in names if found in known), None)
     return at if at is not None and at < len(choices) else None
 
 
