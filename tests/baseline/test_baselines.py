@@ -146,6 +146,19 @@ def test_training_in_half_precision_follows_full_precision(family, name, options
     assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], rel=0.35)
 
 
+def test_masters_get_the_same_gradients_where_activations_are_made_again():
+    request = make_request("llama", dtype=torch.bfloat16)
+    found, rows = built("full", request), request.rows["train"][:3]
+    grads = []
+    for checkpointing in (False, True):
+        with found.model.backbone.checkpointing(checkpointing):
+            found.model.loss(rows).backward()
+        grads.append({name: value.grad.clone() for name, value in found.trainee.trainable().items()})
+        for value in found.trainee.trainable().values():
+            value.grad = None
+    assert all(torch.equal(grad, grads[1][name]) for name, grad in grads[0].items())
+
+
 def test_half_precision_shares_what_it_does_not_train():
     request = make_request("llama", dtype=torch.bfloat16)
     found = built("full", request, layers=1)

@@ -195,10 +195,10 @@ def _show(found: dict[str, Any], page: Path) -> None:
         gap = one["difference"]
         shares = {name: share_text(one["shares"][name]) for name in ("seconds", "trainable")}
         is_trained = cost_of(found["ledger"], one["way"], found["largest"])["size"]
-        cost = f"{shares['seconds']} of its time, {shares['trainable']} of its values" if is_trained else "no training"
+        told = f"{shares['seconds']} of its time, {shares['trainable']} of its values" if is_trained else "no training"
         out.print(
             f"{one['way']} against {one['reference']}: {one['verdict']} ({100 * gap['value']:+.1f} points, "
-            f"95% interval {100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}); {cost}",
+            f"95% interval {100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}); {told}",
             soft_wrap=True,
         )
     for one in found["worth"]:
