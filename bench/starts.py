@@ -27,7 +27,7 @@ from overture.study.prune import PruneConfig, prune
 
 SNIPPETS = "amazonReviewSnippets_GroundTruth.txt"
 BENCH = Path(__file__).parent
-PREFIX = {"method": "prefix", "place": "after", "length": 10}
+USUAL = "prefix"
 
 
 def snippets(archive: Path) -> Iterator[dict[str, str]]:
@@ -74,23 +74,32 @@ def shared_task(folder: Path, data: Path, name: str) -> Path:
     return task_file(folder, name, {**task_named(name), "data": {**files, "train_rows": 256}})
 
 
+def prompt_of(args: argparse.Namespace) -> dict[str, Any]:
+    return {"method": args.method, "place": "after", "length": 10}
+
+
+def source_of(name: str, args: argparse.Namespace) -> str:
+    return name if args.method == USUAL else f"{name}-{args.method}"
+
+
 def spot(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Product reviews from the ordinary start, from a prompt for film reviews, and from one for question types."""
     for name in ("movie", "trec"):
-        overture.tune(shared_task(folder, args.data, name), store=folder / "store", prompt=PREFIX, shots=0)
+        path = shared_task(folder, args.data, name)
+        overture.tune(path, store=folder / "store", prompt=prompt_of(args), shots=0, name=source_of(name, args))
     found: dict[str, Any] = {}
     for rows in args.rows:
         target = product_task(args.snippets, folder, rows)
         for start in ("ordinary", "movie", "trec"):
-            init = {"init": "prompt", "init_prompt": start} if start != "ordinary" else {}
+            init = {"init": "prompt", "init_prompt": source_of(start, args)} if start != "ordinary" else {}
             told = overture.tune(
                 target,
                 store=folder / "store",
-                prompt=PREFIX | init,
+                prompt=prompt_of(args) | init,
                 train={"epochs": args.epochs},
                 seeds=args.seeds,
                 shots=0,
-                name=f"products-{rows}-{start}",
+                name=source_of(f"products-{rows}-{start}", args),
             )
             kept = ("seeds", "no_prompt", "trainable")
             found[f"{rows} rows, {start}"] = {key: told[key] for key in kept if key in told}
@@ -100,7 +109,7 @@ def spot(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def reptile(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """A start learnt on films and news, tried on question types, which it never saw."""
     paths = [shared_task(folder, args.data, name) for name in ("movie", "bbc", "trec")]
-    requests = [request(path, {"prompt": PREFIX}) for path in paths]
+    requests = [request(path, {"prompt": prompt_of(args)}) for path in paths]
     config = MetaConfig(steps=args.visits, inner=4)
     return meta(requests[:2], Store(folder / "store"), "start", config, unseen=requests[2:])
 
@@ -127,6 +136,7 @@ def main() -> None:
     parser.add_argument("--study", action="append", choices=STUDIES, help="all of them when none is named")
     parser.add_argument("--out", type=Path, default=BENCH / "results" / "starts")
     parser.add_argument("--work", type=Path, default=Path("starts-work"), help="where prompts and task files are kept")
+    parser.add_argument("--method", choices=[USUAL, "vectors"], default=USUAL, help="for spot and reptile")
     parser.add_argument("--rows", type=int, nargs="+", default=[16, 64], help="training rows of the few-shot task")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
@@ -135,9 +145,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
-    settings = {key: getattr(args, key) for key in ("rows", "epochs", "seeds", "visits", "threads")}
+    settings = {key: getattr(args, key) for key in ("method", "rows", "epochs", "seeds", "visits", "threads")}
     for name in args.study or STUDIES:
-        path = args.out / f"{name}.json"
+        path = args.out / f"{source_of(name, args)}.json"
         if not path.exists():
             write_json(path, {"study": name, "settings": settings, "found": STUDIES[name](args, args.work)})
             print(path.name, flush=True)

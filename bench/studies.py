@@ -82,11 +82,10 @@ def starts_text(folder: Path) -> str:
     """What SPoT's and Reptile's starts give, and what pruning keeps."""
     parts = []
     for name, text in {"spot": _spot, "reptile": _reptile, "pruned": _pruned}.items():
-        path = folder / f"{name}.json"
+        bodies = [text(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob(f"{name}*.json"))]
         command = f"python bench/starts.py --data DIR --study {name}"
-        told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        body = f"{text(told)}\n\nMade by `{command}`." if told else NOT_YET.format(command=command)
-        parts.append(f"### {_TITLES[name]}\n\n{body}")
+        bodies.append(f"Made by `{command}`." if bodies else NOT_YET.format(command=command))
+        parts.append("\n\n".join([f"### {_TITLES[name]}", *bodies]))
     return "\n\n".join(parts)
 
 
@@ -115,11 +114,16 @@ def _spot(told: Mapping[str, Any]) -> str:
     asked = first["no_prompt"]["metrics"]["test"]["accuracy"]
     head = ["training rows", "start", "test accuracy", "95% interval", "each seed"]
     lead = (
-        "Polarity of product reviews (1,000 test rows, 100 for validation), `prefix` at `after`, from the ordinary "
-        "start, from a prompt tuned for film reviews (near) and from one for question types (far). Without any prompt "
-        f"{asked['value']:.3f} ({asked['low']:.3f}-{asked['high']:.3f})."
+        f"Polarity of product reviews (1,000 test rows, 100 for validation), {_method(told)}, from the ordinary start, "
+        "from a prompt tuned for film reviews (near) and from one for question types (far). Without any prompt "
+        f"{asked['value']:.3f} ({asked['low']:.3f}-{asked['high']:.3f}). The rows are the same for all seeds; 16 of them "
+        "are one batch, so from a stored prompt seeds change nothing there."
     )
     return f"{lead}\n\n{table(head, rows)}"
+
+
+def _method(told: Mapping[str, Any]) -> str:
+    return f"`{told['settings'].get('method', 'prefix')}` at `after`"
 
 
 def _reptile(told: Mapping[str, Any]) -> str:
@@ -133,7 +137,7 @@ def _reptile(told: Mapping[str, Any]) -> str:
     settings = told["settings"]
     lead = (
         f"After four optimiser steps on the task, on its validation rows; the start was learnt in {settings['visits']} "
-        "visits of four steps to films and news (`prefix` at `after`, one seed)."
+        "visits of four steps to films and news ({_method(told)}, one seed)."
     )
     return f"{lead}\n\n{table(head, rows)}"
 
