@@ -116,8 +116,8 @@ def _spot(told: Mapping[str, Any]) -> str:
     lead = (
         f"Polarity of product reviews (1,000 test rows, 100 for validation), {_method(told)}, from the ordinary start, "
         "from a prompt tuned for film reviews (near) and from one for question types (far). Without any prompt "
-        f"{asked['value']:.3f} ({asked['low']:.3f}-{asked['high']:.3f}). The rows are the same for all seeds; 16 of them "
-        "are one batch, so from a stored prompt seeds change nothing there."
+        f"{asked['value']:.3f} ({asked['low']:.3f}-{asked['high']:.3f}). The rows are the same for all seeds; 16 of "
+        "them are one batch, so from a stored prompt seeds change nothing there."
     )
     return f"{lead}\n\n{table(head, rows)}"
 
