@@ -41,7 +41,7 @@ class TrainConfig(Config):
     patience: int = Field(3, ge=1, description="Epochs without a better validation score before training stops.")
     max_tokens: int = Field(4096, ge=1, description="Padded tokens of one forward pass; larger batches are cut.")
     shared_tokens: int = Field(
-        2048, ge=1, description="The same of a pass that several prompts share, such as the seeds of a run."
+        1280, ge=1, description="The same of a pass that several prompts share, such as the seeds of a run."
     )
     checkpoint_seconds: float = Field(30.0, ge=0, description="Seconds between checkpoints within an epoch.")
     fit_memory: bool = Field(
