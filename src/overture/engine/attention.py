@@ -18,10 +18,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "overture"
-FUSED = ("cuda",)
-"""Devices whose causal kernels are used; on the CPU batches of all kinds go through one kernel, bit for bit."""
+FUSED = {"cuda": 0, "cpu": 512}
+"""Devices whose causal kernels are used, from how many live tokens on. Shorter batches on a CPU go through one kernel,
+whatever stands in them, bit for bit; the other would save them little."""
 HALF = (torch.bfloat16, torch.float16)
-"""What these kernels compute in."""
+"""What a GPU's kernels compute in."""
 READS = "reads_encoder"
 """Marks a decoder's cross-attentions."""
 
@@ -100,11 +101,13 @@ class Step:
     def is_plain(self, window: int | None, query: Tensor) -> bool:
         """Whether a kernel for causal attention, without any mask, gives every valid token what it should see.
 
-        On a device those are faster and keep nothing of the size S x S. Padding sees tokens instead of itself; what
+        Those are faster on long inputs and keep nothing of the size S x S. Padding sees tokens instead of itself; what
         becomes of padding is meaningless anyway.
         """
         is_alone = not self.memory and self.branch is None and self.bias is None and window is None
-        return is_alone and self.is_packed and query.device.type in FUSED and query.dtype in HALF
+        device, length = query.device.type, self.positions.shape[1]
+        is_served = device in FUSED and length >= FUSED[device] and (device == "cpu" or query.dtype in HALF)
+        return is_alone and self.is_packed and is_served
 
     def mask_of_read(self, dtype: torch.dtype) -> Tensor:
         """The same for what cross-attention reads, [B, 1, 1, L]: everything but padding."""
