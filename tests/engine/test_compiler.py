@@ -1,0 +1,184 @@
+"""Compiled layers: the numbers, the model and its hooks are those of layers that run as they are."""
+
+import shutil
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from fakes import ENTRIES, WHOLE, Case, backbone_of, make_backbone, make_prompt, make_rows
+from overture.core.errors import BackboneError
+from overture.engine import Backbone, Cohort, InputCache, PromptedModel, compiler
+from overture.engine.backbone import weights_digest
+from overture.engine.operations import counted
+
+# torch asks intermediate tensors for a gradient while it traces, and hides its own warning from the screen alone.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+DOUBLE = torch.float64
+CLOSE = {"rtol": 1e-10, "atol": 1e-10}
+LENGTHS = (5, 19, 0, 2, 11, 3, 30)
+BATCHES = ((5, 19, 3), (4, 9), (7, 8, 30, 2), (12, 40, 20, 21, 22), (6, 6), (33, 1, 17))
+COUNTER = "aot_eager"
+AFTER = Case("prefix", "after")
+
+
+@pytest.fixture(autouse=True)
+def _no_graphs_of_other_tests():
+    torch.compiler.reset()
+
+
+def compiled(backbone: Backbone) -> tuple[Backbone, CompileCounterWithBackend]:
+    """The backbone with compiled layers, and how many graphs were made."""
+    counter = CompileCounterWithBackend(COUNTER)
+    found = backbone.with_compiled_layers(counter)
+    counter.clear()
+    return found, counter
+
+
+def gradients(model: PromptedModel, rows) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(model.loss(rows), list(model.trainable().values())))
+
+
+def assert_same(one: PromptedModel, other: PromptedModel, rows, close=CLOSE) -> None:
+    torch.testing.assert_close(one.loss(rows), other.loss(rows), **close)
+    torch.testing.assert_close(gradients(one, rows), gradients(other, rows), **close)
+    torch.testing.assert_close(one.label_scores(rows), other.label_scores(rows), **close)
+
+
+@pytest.mark.parametrize("case", ENTRIES, ids=str)
+@pytest.mark.parametrize("family", WHOLE)
+def test_losses_gradients_and_scores_are_those_of_plain_layers(family, case):
+    backbone = backbone_of(family, DOUBLE)
+    own, counter = compiled(backbone)
+    prompt, rows = make_prompt(case, backbone), make_rows("several tokens", LENGTHS)
+    for cache, other in ((None, None), (InputCache(1 << 20), InputCache(1 << 20))):
+        assert_same(PromptedModel(own, prompt, cache), PromptedModel(backbone, prompt, other), rows)
+    assert counter.frame_count
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_encoders_too(family):
+    backbone = backbone_of(family, DOUBLE)
+    own, counter = compiled(backbone)
+    prompt, rows = make_prompt(Case("prefix", "memory"), backbone), make_rows("one token", LENGTHS)
+    assert_same(PromptedModel(own, prompt), PromptedModel(backbone, prompt), rows)
+    assert counter.frame_count
+
+
+@pytest.mark.parametrize("case", [Case("vectors", "before"), AFTER, Case("prefix", "memory")], ids=str)
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_graphs_do_not_grow_with_lengths_nor_layers(family, case):
+    backbone = backbone_of(family, DOUBLE)
+    own, counter = compiled(backbone)
+    model = PromptedModel(own, make_prompt(case, backbone))
+    for lengths in BATCHES[:2]:
+        model.loss(make_rows("several tokens", lengths)).backward()
+    first = counter.frame_count
+    # One for each kind of layer, with what enters the lowest ones (no gradient yet) and the cut of one row apart.
+    assert 0 < first <= 2 * len({kind for kind in getattr(own.model.config, "layer_types", None) or [""]}) * 2
+    for lengths in BATCHES[2:]:
+        model.loss(make_rows("several tokens", lengths)).backward()
+    assert counter.frame_count == first
+
+
+def test_inductor_gives_the_same():
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("inductor needs a C++ compiler on a CPU, and there is none")
+    backbone = backbone_of("llama")
+    own = backbone.with_compiled_layers()
+    prompt = make_prompt(AFTER, backbone)
+    for lengths in BATCHES[:2]:
+        rows = make_rows("several tokens", lengths)
+        assert_same(PromptedModel(own, prompt), PromptedModel(backbone, prompt), rows, {"rtol": 1e-4, "atol": 1e-5})
+
+
+def test_a_compiled_backbone_leaves_the_model_as_it_was():
+    backbone = make_backbone("llama")
+    before, names = weights_digest(backbone.model), [dict(vars(layer)) for layer in backbone.layers]
+    own, _ = compiled(backbone)
+    prompt, rows = make_prompt(AFTER, backbone), make_rows("several tokens", (4, 9))
+    plain = PromptedModel(backbone, prompt).loss(rows)
+    optimiser = torch.optim.AdamW(prompt.trainable().values(), lr=0.1)
+    PromptedModel(own, prompt).loss(rows).backward()
+    assert torch.equal(PromptedModel(backbone, prompt).loss(rows), plain)
+    optimiser.step()
+    assert weights_digest(backbone.model) == before == own.info.weights_sha256
+    assert [dict(vars(layer)) for layer in backbone.layers] == names
+    assert not any(value.requires_grad for value in backbone.model.parameters())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_activations_may_be_recomputed(family):
+    backbone = backbone_of(family, DOUBLE)
+    own, counter = compiled(backbone)
+    prompt, rows = make_prompt(Case("vectors", "before"), backbone), make_rows("free text", (4, 9, 2))
+    model, plain = PromptedModel(own, prompt), PromptedModel(backbone, prompt)
+    with own.checkpointing(True):
+        assert_same(model, plain, make_rows("several tokens", (4, 9, 2)))
+    num = counter.frame_count
+    torch.testing.assert_close(gradients(model, rows), gradients(plain, rows), **CLOSE)
+    assert num and counter.frame_count >= num
+    assert not any("forward" in vars(layer) for layer in backbone.layers)
+
+
+@pytest.mark.parametrize("case", [Case("vectors", "before"), AFTER], ids=str)
+def test_answers_are_the_same(case):
+    backbone = backbone_of("llama", DOUBLE)
+    own, _ = compiled(backbone)
+    prompt, rows = make_prompt(case, backbone), make_rows("free text", (4, 9, 2))
+    assert PromptedModel(own, prompt).generate(rows, 5, []) == PromptedModel(backbone, prompt).generate(rows, 5, [])
+
+
+def test_cohorts_are_the_same():
+    backbone = backbone_of("qwen3", DOUBLE)
+    own, _ = compiled(backbone)
+    prompts, rows = [make_prompt(AFTER, backbone, seed=seed) for seed in range(3)], make_rows("several tokens", (4, 9))
+    batches = dict.fromkeys(range(3), rows)
+    found = [Cohort([PromptedModel(one, prompt) for prompt in prompts]).losses(batches) for one in (own, backbone)]
+    torch.testing.assert_close(found[0], found[1], **CLOSE)
+
+
+def test_operations_are_counted_as_ever():
+    backbone, rows = backbone_of("llama", DOUBLE), make_rows("several tokens", (4, 9))
+    own, _ = compiled(backbone)
+    found = []
+    for one in (own, backbone):
+        with counted(one) as operations:
+            PromptedModel(one, make_prompt(AFTER, backbone)).loss(rows)
+        found.append((operations.flops, operations.positions))
+    assert found[0] == found[1]
+    assert found[0][0] > 0
+
+
+def test_a_copy_with_values_of_its_own_runs_as_it_is():
+    own, counter = compiled(backbone_of("llama", DOUBLE))
+    copied = own.copied(lambda name: name.endswith("q_proj.weight"))
+    PromptedModel(copied).loss(make_rows("several tokens", (4, 9))).backward()
+    assert counter.frame_count == 0
+    assert all(value.grad is not None for value in copied.inner.values())
+    with pytest.raises(BackboneError, match="not compiled"):
+        copied.with_compiled_layers("eager")
+
+
+def test_passes_beyond_the_last_graph_run_as_they_are(monkeypatch):
+    backbone = backbone_of("gemma3_text", DOUBLE)
+    monkeypatch.setattr(compiler, "MOST", 1)
+    own, counter = compiled(backbone)
+    prompt, rows = make_prompt(AFTER, backbone), make_rows("several tokens", LENGTHS)
+    assert_same(PromptedModel(own, prompt), PromptedModel(backbone, prompt), rows)
+    assert counter.frame_count == 1
+
+
+def test_encoder_decoders_are_refused():
+    with pytest.raises(BackboneError, match="not compiled") as caught:
+        backbone_of("t5").with_compiled_layers("eager")
+    assert "encoder-decoder" in caught.value.got
+
+
+def test_no_compiler_is_told_before_anything_runs(monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    with pytest.raises(BackboneError, match="cannot be compiled here") as caught:
+        backbone_of("llama").with_compiled_layers()
+    assert "C++ compiler" in caught.value.wanted
+    assert "compile_layers" in caught.value.fix
