@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from fakes import ENTRIES, WHOLE, Case, backbone_of, make_backbone, make_prompt, make_rows
+from fakes import Case, backbone_of, make_backbone, make_prompt, make_rows
 from overture.core.errors import BackboneError
 from overture.engine import Backbone, Cohort, InputCache, PromptedModel, compiler
 from overture.engine.backbone import weights_digest
@@ -18,8 +18,16 @@ DOUBLE = torch.float64
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 LENGTHS = (5, 19, 0, 2, 11, 3, 30)
 BATCHES = ((5, 19, 3), (4, 9), (7, 8, 30, 2), (12, 40, 20, 21, 22), (6, 6), (33, 1, 17))
-COUNTER = "aot_eager"
-AFTER = Case("prefix", "after")
+BEFORE, AFTER, MEMORY = Case("vectors", "before"), Case("prefix", "after"), Case("prefix", "memory")
+# Each graph takes seconds to make, so every place and every family once or twice, not all pairs.
+FAMILY_CASES = [
+    ("llama", BEFORE),
+    ("llama", AFTER),
+    ("llama", Case("gated", "memory")),
+    ("llama", Case("vectors", "after")),
+]
+FAMILY_CASES += [("gemma3_text", AFTER), ("gemma3_text", MEMORY), ("gpt2", BEFORE), ("gpt2", MEMORY)]
+FAMILY_CASES += [("qwen3", AFTER), ("qwen3", Case("late", "before", {"layer": 1}))]
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +37,7 @@ def _no_graphs_of_other_tests():
 
 def compiled(backbone: Backbone) -> tuple[Backbone, CompileCounterWithBackend]:
     """The backbone with compiled layers, and how many graphs were made."""
-    counter = CompileCounterWithBackend(COUNTER)
+    counter = CompileCounterWithBackend("aot_eager")
     found = backbone.with_compiled_layers(counter)
     counter.clear()
     return found, counter
@@ -45,40 +53,39 @@ def assert_same(one: PromptedModel, other: PromptedModel, rows, close=CLOSE) -> 
     torch.testing.assert_close(one.label_scores(rows), other.label_scores(rows), **close)
 
 
-@pytest.mark.parametrize("case", ENTRIES, ids=str)
-@pytest.mark.parametrize("family", WHOLE)
+@pytest.mark.parametrize(("family", "case"), FAMILY_CASES, ids=str)
 def test_losses_gradients_and_scores_are_those_of_plain_layers(family, case):
     backbone = backbone_of(family, DOUBLE)
     own, counter = compiled(backbone)
     prompt, rows = make_prompt(case, backbone), make_rows("several tokens", LENGTHS)
-    for cache, other in ((None, None), (InputCache(1 << 20), InputCache(1 << 20))):
-        assert_same(PromptedModel(own, prompt, cache), PromptedModel(backbone, prompt, other), rows)
+    assert_same(PromptedModel(own, prompt, InputCache(1 << 20)), PromptedModel(backbone, prompt), rows)
     assert counter.frame_count
 
 
-@pytest.mark.parametrize("family", ["bert", "modernbert"])
-def test_encoders_too(family):
-    backbone = backbone_of(family, DOUBLE)
+def test_encoders_too():
+    backbone = backbone_of("modernbert", DOUBLE)
     own, counter = compiled(backbone)
-    prompt, rows = make_prompt(Case("prefix", "memory"), backbone), make_rows("one token", LENGTHS)
+    prompt, rows = make_prompt(MEMORY, backbone), make_rows("one token", LENGTHS)
     assert_same(PromptedModel(own, prompt), PromptedModel(backbone, prompt), rows)
     assert counter.frame_count
 
 
-@pytest.mark.parametrize("case", [Case("vectors", "before"), AFTER, Case("prefix", "memory")], ids=str)
-@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+@pytest.mark.parametrize(("family", "case"), [("llama", BEFORE), ("llama", MEMORY), ("gemma3_text", AFTER)], ids=str)
 def test_graphs_do_not_grow_with_lengths_nor_layers(family, case):
     backbone = backbone_of(family, DOUBLE)
     own, counter = compiled(backbone)
     model = PromptedModel(own, make_prompt(case, backbone))
-    for lengths in BATCHES[:2]:
+    made = []
+    for lengths in BATCHES:
         model.loss(make_rows("several tokens", lengths)).backward()
-    first = counter.frame_count
-    # One for each kind of layer, with what enters the lowest ones (no gradient yet) and the cut of one row apart.
-    assert 0 < first <= 2 * len({kind for kind in getattr(own.model.config, "layer_types", None) or [""]}) * 2
-    for lengths in BATCHES[2:]:
-        model.loss(make_rows("several tokens", lengths)).backward()
-    assert counter.frame_count == first
+        made.append(counter.frame_count)
+    assert set(made) == {made[0]}
+    num_kinds = len(set(getattr(own.model.config, "layer_types", None) or [""]))
+    # A kind of layer without gradients below it, with them, and where texts run alone.
+    assert 0 < made[0] <= 3 * num_kinds
+    model.loss(make_rows("several tokens", (9,)))
+    # A single row is no batch: sizes of 1 are never symbols.
+    assert counter.frame_count <= 2 * made[0]
 
 
 def test_inductor_gives_the_same():
@@ -107,25 +114,27 @@ def test_a_compiled_backbone_leaves_the_model_as_it_was():
     assert not any(value.requires_grad for value in backbone.model.parameters())
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_activations_may_be_recomputed(family):
-    backbone = backbone_of(family, DOUBLE)
+def test_activations_may_be_recomputed():
+    backbone = backbone_of("llama", DOUBLE)
     own, counter = compiled(backbone)
-    prompt, rows = make_prompt(Case("vectors", "before"), backbone), make_rows("free text", (4, 9, 2))
-    model, plain = PromptedModel(own, prompt), PromptedModel(backbone, prompt)
+    prompt, rows = make_prompt(BEFORE, backbone), make_rows("free text", (4, 9, 2))
+    expected = gradients(PromptedModel(backbone, prompt), rows)
+    calls = []
+    hook = backbone.layers[0].register_forward_hook(lambda *_: calls.append(1))
     with own.checkpointing(True):
-        assert_same(model, plain, make_rows("several tokens", (4, 9, 2)))
-    num = counter.frame_count
-    torch.testing.assert_close(gradients(model, rows), gradients(plain, rows), **CLOSE)
-    assert num and counter.frame_count >= num
+        torch.testing.assert_close(gradients(PromptedModel(own, prompt), rows), expected, **CLOSE)
+    hook.remove()
+    assert counter.frame_count
+    assert len(calls) == 1
+    assert all("forward" in vars(layer) for layer in own._stack)
+    torch.testing.assert_close(gradients(PromptedModel(own, prompt), rows), expected, **CLOSE)
     assert not any("forward" in vars(layer) for layer in backbone.layers)
 
 
-@pytest.mark.parametrize("case", [Case("vectors", "before"), AFTER], ids=str)
-def test_answers_are_the_same(case):
+def test_answers_are_the_same():
     backbone = backbone_of("llama", DOUBLE)
     own, _ = compiled(backbone)
-    prompt, rows = make_prompt(case, backbone), make_rows("free text", (4, 9, 2))
+    prompt, rows = make_prompt(AFTER, backbone), make_rows("free text", (4, 9, 2))
     assert PromptedModel(own, prompt).generate(rows, 5, []) == PromptedModel(backbone, prompt).generate(rows, 5, [])
 
 

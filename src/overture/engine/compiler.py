@@ -64,13 +64,16 @@ def _called(layer: torch.nn.Module, args: tuple[Any, ...], named: dict[str, Any]
 def _compiled(layer: torch.nn.Module, number: int, call: Callable[..., Any]) -> torch.nn.Module:
     # The import takes seconds, which nobody else should wait.
     from torch._dynamo.exc import FailOnRecompileLimitHit
+    from torch.fx.experimental import _config as config
 
     def forward(*args: Any, overture: Step, **named: Any) -> Any:
         # Buffers that are written in place grow with each token of an answer.
         if not any(part.room is not None for part in overture.memory):
             own = _step_of(overture, number)
             try:
-                out = call(layer, args, named | {"overture": own})
+                # Sizes that happen to be equal once are not taken to be equal always.
+                with config.patch(use_duck_shape=False):
+                    out = call(layer, args, named | {"overture": own})
             except FailOnRecompileLimitHit:
                 pass
             else:
