@@ -431,8 +431,8 @@ def gpu_text(results: Sequence[dict[str, Any]]) -> str:
     if not results:
         how = "python bench/gpu.py --shape 1b\npython bench/gpu.py --shape 8b\npython bench/report.py"
         told = (
-            "Not measured yet, compiled layers (`--compile-layers`) neither: the code is written and tested on the CPU, "
-            "no figure here or elsewhere is of a GPU."
+            "Not measured yet, compiled layers (`--compile-layers`) neither: the code is written and tested on the "
+            "CPU, no figure here or elsewhere is of a GPU."
         )
         return f"{head}\n\n{told} To measure:\n\n```\n{how}\n```"
     return "\n\n".join([head, *map(_gpu_part, results)])

@@ -176,8 +176,8 @@ class Backbone:
     @torch.no_grad()
     def _masks_asked(self, is_packed: bool) -> list[MaskKind]:
         """Which masks the layers ask for, found by one token: compiled layers get them ready-made."""
-        step = Step(*(torch.zeros(1, 1, dtype=kind, device=self.device) for kind in (torch.long, torch.bool)))
-        step.is_packed = is_packed
+        zero = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        step = Step(zero, zero == 0, is_packed=is_packed)
         self._run(self.embed([0])[None], step, 0, None)
         return step.mask_kinds
 

@@ -26,7 +26,7 @@ def compiled_layers(layers: Iterable[torch.nn.Module], backend: Backend) -> torc
         layers: of one model, lowest first.
         backend: what compiles graphs, as `torch.compile` takes it.
     """
-    call = torch.compile(
+    call = torch.compile(  # type: ignore[call-overload]
         _called, fullgraph=True, dynamic=True, backend=backend, recompile_limit=MOST, isolate_recompiles=True
     )
     return torch.nn.ModuleList([_compiled(layer, number, call) for number, layer in enumerate(layers)])
@@ -72,7 +72,7 @@ def _compiled(layer: torch.nn.Module, number: int, call: Callable[..., Any]) -> 
             own = _step_of(overture, number)
             try:
                 # Sizes that happen to be equal once are not taken to be equal always.
-                with config.patch(use_duck_shape=False):
+                with config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
                     out = call(layer, args, named | {"overture": own})
             except FailOnRecompileLimitHit:
                 pass
