@@ -54,6 +54,7 @@ def assert_same(one: PromptedModel, other: PromptedModel, rows, close=CLOSE) -> 
     torch.testing.assert_close(gradients(one, rows), gradients(other, rows), **close)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "case", "backend"), FAMILY_CASES, ids=str)
 def test_losses_and_gradients_are_those_of_plain_layers(family, case, backend):
     backbone = backbone_of(family, DOUBLE)
@@ -85,6 +86,7 @@ def test_encoders_too():
     assert counter.frame_count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "case"), [("llama", BEFORE), ("llama", MEMORY), ("gemma3_text", AFTER)], ids=str)
 def test_graphs_do_not_grow_with_lengths_nor_layers(family, case):
     backbone = backbone_of(family, DOUBLE)
@@ -103,6 +105,7 @@ def test_graphs_do_not_grow_with_lengths_nor_layers(family, case):
     assert counter.frame_count <= 2 * made[0]
 
 
+@pytest.mark.slow
 def test_inductor_gives_the_same():
     if not (shutil.which("g++") or shutil.which("clang++")):
         pytest.skip("inductor needs a C++ compiler on a CPU, and there is none")
