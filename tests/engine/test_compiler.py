@@ -20,16 +20,14 @@ CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 LENGTHS = (5, 19, 0, 2, 11, 3, 30)
 BATCHES = ((5, 19, 3), (4, 9), (7, 8, 30, 2), (12, 40, 20, 21, 22), (6, 6), (33, 1, 17))
 BEFORE, AFTER, MEMORY = Case("vectors", "before"), Case("prefix", "after"), Case("prefix", "memory")
-# Each graph takes a second or two to make, so every place and every family once, not all pairs. What torch does with a
-# graph is torch's matter: most tests run it as it was traced.
-FAMILY_CASES = [("llama", BEFORE, "aot_eager"), ("qwen3", AFTER, "aot_eager"), ("gemma3_text", MEMORY, "aot_eager")]
-FAMILY_CASES += [
-    ("gpt2", Case("vectors", "after"), "eager"),
+# A graph takes ten seconds to make, so few pairs of family and prompt stand here. What torch does with a graph is torch's
+# matter: most tests run it as it was traced.
+FAMILY_CASES = [
+    ("llama", BEFORE, "aot_eager"),
     ("gpt2", MEMORY, "eager"),
     ("gemma3_text", AFTER, "eager"),
+    ("llama", Case("gated", "memory"), "eager"),
 ]
-FAMILY_CASES += [("llama", Case("gated", "memory"), "eager")]
-FAMILY_CASES += [("llama", Case("late", "before", {"layer": 1}), "eager")]
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +85,7 @@ def test_encoders_too():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "case"), [("llama", BEFORE), ("llama", MEMORY), ("gemma3_text", AFTER)], ids=str)
+@pytest.mark.parametrize(("family", "case"), [("llama", BEFORE), ("gemma3_text", AFTER)], ids=str)
 def test_graphs_do_not_grow_with_lengths_nor_layers(family, case):
     backbone = backbone_of(family, DOUBLE)
     own, counter = compiled(backbone)
@@ -157,10 +155,10 @@ def test_answers_are_the_same():
 
 
 def test_cohorts_are_the_same():
-    backbone = backbone_of("qwen3", DOUBLE)
+    backbone = backbone_of("llama", DOUBLE)
     own, _ = compiled(backbone)
-    prompts, rows = [make_prompt(AFTER, backbone, seed=seed) for seed in range(3)], make_rows("several tokens", (4, 9))
-    batches = dict.fromkeys(range(3), rows)
+    prompts, rows = [make_prompt(AFTER, backbone, seed=seed) for seed in range(2)], make_rows("one token", (4, 9))
+    batches = dict.fromkeys(range(2), rows)
     found = [Cohort([PromptedModel(one, prompt) for prompt in prompts]).losses(batches) for one in (own, backbone)]
     torch.testing.assert_close(found[0], found[1], **CLOSE)
 
