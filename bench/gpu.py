@@ -7,6 +7,7 @@ since the weights are frozen) over the seconds, as a share of the best matrix pr
 
     python bench/gpu.py --shape 1b --repeats 5
     python bench/gpu.py --shape 8b --repeats 5 --cohorts 1 4 16
+    python bench/gpu.py --shape 1b --repeats 5 --compile-layers
     python bench/report.py
 
 Shape letters: B rows, L length, D width.
@@ -75,7 +76,13 @@ class Config:
     length: int
     num_repeats: int
     cohorts: tuple[int, ...]
+    compile_layers: bool = False
     seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """What the result's file is called."""
+        return f"{self.shape}-compiled" if self.compile_layers else self.shape
 
     @property
     def command(self) -> str:
@@ -83,7 +90,7 @@ class Config:
         return (
             f"python bench/gpu.py --shape {self.shape} --device {self.device} --dtype {self.dtype} --rows "
             f"{self.num_rows} --tokens {self.num_tokens} --batch {self.batch_size} --length {self.length} "
-            f"--repeats {self.num_repeats} --cohorts {cohorts}"
+            f"--repeats {self.num_repeats} --cohorts {cohorts}{' --compile-layers' if self.compile_layers else ''}"
         )
 
 
@@ -114,7 +121,9 @@ def random_rows(config: Config) -> list[Encoded]:
 def backbone_of(config: Config) -> Backbone:
     # Nothing here has a spelling.
     inner = transformers.PreTrainedTokenizerFast(tokenizer_object=Inner(models.WordLevel({"?": 0}, unk_token="?")))
-    return Backbone(random_model(config), Tokenizer(inner, 4096), id=f"random {config.shape}", weights_sha256="random")
+    name = f"random {config.shape}"
+    found = Backbone(random_model(config), Tokenizer(inner, 4096), id=name, weights_sha256="random")
+    return found.with_compiled_layers() if config.compile_layers else found
 
 
 def source_of(backbone: Backbone) -> PromptSource:
@@ -337,6 +346,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cohorts", type=int, nargs="*", default=[1, 4, 16, 64])
+    parser.add_argument("--compile-layers", action="store_true", help="ours with compiled layers; peft runs as it is")
     parser.add_argument("--out", type=Path, help="folder of the result; bench/results/gpu for all shapes but tiny")
     return parser.parse_args(words)
 
@@ -353,13 +363,14 @@ def main(words: Sequence[str] | None = None) -> None:
         arguments.length,
         arguments.repeats,
         tuple(arguments.cohorts),
+        arguments.compile_layers,
     )
     if config.shape != "tiny" and config.device == "cpu":
         raise SystemExit("this shape is for a GPU, and there is none\n  fix: --shape tiny tries the bench on the CPU")
     found = result_of(config)
     out = arguments.out or (None if config.shape == "tiny" else RESULTS)
     if out:
-        write_json(out / f"{config.shape}.json", found)
+        write_json(out / f"{config.name}.json", found)
 
 
 if __name__ == "__main__":

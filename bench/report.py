@@ -430,7 +430,10 @@ def gpu_text(results: Sequence[dict[str, Any]]) -> str:
     )
     if not results:
         how = "python bench/gpu.py --shape 1b\npython bench/gpu.py --shape 8b\npython bench/report.py"
-        told = "Not measured yet: the code is written and tested on the CPU, no figure here or elsewhere is of a GPU."
+        told = (
+            "Not measured yet, compiled layers (`--compile-layers`) neither: the code is written and tested on the "
+            "CPU, no figure here or elsewhere is of a GPU."
+        )
         return f"{head}\n\n{told} To measure:\n\n```\n{how}\n```"
     return "\n\n".join([head, *map(_gpu_part, results)])
 
@@ -462,7 +465,8 @@ def _gpu_part(found: dict[str, Any]) -> str:
     )
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     made = f"Made by `{found['command']}` on {machine.get('gpu', machine['cpu'])}; {versions}; {found['started_at']}."
-    return "\n\n".join([f"### {config['shape']}", what, single, together, made])
+    title = f"### {config['shape']}{', compiled layers' if config.get('compile_layers') else ''}"
+    return "\n\n".join([title, what, single, together, made])
 
 
 def _gpu_cohort(found: dict[str, Any]) -> list[str]:

@@ -52,6 +52,17 @@ def test_a_tiny_run_and_its_page(tmp_path: Path) -> None:
     assert "does not fit" in report.gpu_text([found | {"cohorts": [{"way": "w", "members": 64, "error": "full"}]}])
 
 
+def test_compiled_layers_are_an_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gpu
+
+    config = gpu.Config("tiny", "cpu", "float32", 8, 12, 4, 3, 1, (1,), True)
+    assert config.name == "tiny-compiled"
+    assert gpu.parse_arguments(config.command.split()[2:]).compile_layers
+    asked: list[gpu.Backbone] = []
+    monkeypatch.setattr(gpu.Backbone, "with_compiled_layers", lambda self: asked.append(self) or self)
+    assert gpu.backbone_of(config) is asked[0]
+
+
 def test_without_results_the_page_says_so() -> None:
     import report
 

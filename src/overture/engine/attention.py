@@ -25,6 +25,8 @@ HALF = (torch.bfloat16, torch.float16)
 """What a GPU's kernels compute in."""
 READS = "reads_encoder"
 """Marks a decoder's cross-attentions."""
+MaskKind = tuple[int | None, int, bool]
+"""Of a mask: its window, how many query heads share a key head, whether it is causal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Step:
         bias: from distances of columns to live tokens, [B, S, M+S], to what is added to the logits, [B, H, S, M+S];
             set likewise.
         is_packed: in each row all padding stands behind what is valid, so causal kernels need no mask for it.
+        layer: what the one layer that this step is for is called in it; None for a step of all layers.
     """
 
     positions: Tensor
@@ -81,7 +84,8 @@ class Step:
     read: Columns | None = None
     bias: Callable[[Tensor], Tensor] | None = None
     is_packed: bool = False
-    _masks: dict[tuple[int | None, int, bool], Tensor] = field(default_factory=dict)
+    layer: int | None = None
+    _masks: dict[MaskKind, Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None, num_groups: int, dtype: torch.dtype, is_causal: bool = True) -> Tensor:
         """Who may attend to whom, 0 or minus infinity, and the bias of distances; made once per window width.
@@ -97,6 +101,11 @@ class Step:
             added = added.repeat(1, num_groups, 1).unsqueeze(1)
             self._masks[key] = added if self.bias is None else added + self.bias(self._distances())
         return self._masks[key]
+
+    @property
+    def mask_kinds(self) -> list[MaskKind]:
+        """The masks that were asked for."""
+        return list(self._masks)
 
     def is_plain(self, window: int | None, query: Tensor) -> bool:
         """Whether a kernel for causal attention, without any mask, gives every valid token what it should see.
@@ -316,7 +325,7 @@ def attention(
     """
     if overture is None:
         return _alone(module, query, key, value, attention_mask, scaling, softcap, **kwargs), None
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    layer = int(module.layer_idx) if overture.layer is None else overture.layer  # type: ignore[arg-type]
     if getattr(module, READS, False):
         return _reading(query, overture, layer, scaling), None
     if overture.kept is not None:

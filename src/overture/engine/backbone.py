@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from overture.core.errors import BackboneError
 from overture.core.types import Injection, LayerMemory, Memory, Vectors
-from overture.engine.attention import Columns, Step, install
+from overture.engine.attention import Columns, MaskKind, Step, install
+from overture.engine.compiler import Backend, check_compiler, compiled_layers
 from overture.engine.families import Family, family_of, layers_view
 from overture.engine.masters import with_masters
 from overture.engine.ragged import groups_of, in_groups
@@ -88,6 +90,8 @@ class Backbone:
         self._transform = self.family.transform_of(model) if self._head is not None else []
         self._first_position = self.family.first_position(self._base)
         self._views: dict[tuple[int, int | None], Any] = {}
+        self._stack: Any = self.layers
+        self._masks: dict[bool, list[MaskKind]] = {}
         self.inner: dict[str, Tensor] = {}
         self.inner_rate = 1.0
         self._identity = object()
@@ -143,6 +147,39 @@ class Backbone:
         own = {name: value for name, value in model.named_parameters() if is_own(name)}
         other.train_inner(with_masters(model, own))
         return other
+
+    def with_compiled_layers(self, backend: Backend = "inductor") -> "Backbone":
+        """The same model, whose layers run as compiled kernels; this one stays as it is.
+
+        What stands between the layers and token by token answers run as ever, and so does a copy with own values.
+
+        Args:
+            backend: what compiles graphs, as `torch.compile` takes it.
+
+        Raises:
+            BackboneError: the model is an encoder-decoder or has values that are trained, or there is no compiler.
+        """
+        if self.encoder is not None or self.inner:
+            raise BackboneError(
+                "these layers are not compiled",
+                where=self.info.id,
+                got="an encoder-decoder" if self.encoder else "a copy with values of its own",
+                wanted="a frozen decoder or encoder",
+                fix="leave out compile_layers",
+            )
+        check_compiler(self.device, backend)
+        other = copy.copy(self)
+        other._views, other._stack = {}, compiled_layers(self.layers, backend)
+        other._masks = {is_plain: self._masks_asked(is_plain) for is_plain in (False, True)}
+        return other
+
+    @torch.no_grad()
+    def _masks_asked(self, is_packed: bool) -> list[MaskKind]:
+        """Which masks the layers ask for, found by one token: compiled layers get them ready-made."""
+        zero = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        step = Step(zero, zero == 0, is_packed=is_packed)
+        self._run(self.embed([0])[None], step, 0, None)
+        return step.mask_kinds
 
     def names_in(self, modules: Iterable[torch.nn.Module]) -> set[str]:
         """Names of the model's parameters that stand in some of its modules."""
@@ -244,6 +281,8 @@ class Backbone:
         # A mask of four dimensions is passed through by transformers; ours is in the step.
         through = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=live.device)
         step.bias, step.read = self._bias, self.read
+        for window, num_groups, is_causal in self._masks.get(step.is_plain(None, live), ()):
+            step.mask(window, num_groups, live.dtype, is_causal)
         named: dict[str, Any] = {"attention_mask": through, "use_cache": False, "overture": step}
         if self.read is not None:
             # Cross-attention takes its keys and values from the step; the states are there for their presence alone.
@@ -286,7 +325,7 @@ class Backbone:
     def _view(self, start_layer: int, end_layer: int | None) -> Any:
         key = (start_layer, end_layer)
         if key not in self._views:
-            self._views[key] = layers_view(self._base, self.family, start_layer, end_layer)
+            self._views[key] = layers_view(self._base, self.family, self._stack, start_layer, end_layer)
         return self._views[key]
 
     @property
@@ -433,14 +472,17 @@ class Backbone:
         if not enabled:
             yield
             return
-        layers = self.all_layers
+        layers = [*self._stack, *(self.encoder.layers if self.encoder else ())]
+        compiled = [vars(layer).get("forward") for layer in layers]
         for layer in layers:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         try:
             yield
         finally:
-            for layer in layers:
+            for layer, own in zip(layers, compiled, strict=True):
                 del layer.forward
+                if own is not None:
+                    layer.forward = own
 
 
 def _storage(value: Tensor) -> int:

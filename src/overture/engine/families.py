@@ -198,18 +198,19 @@ def family_of(model_type: str, where: str) -> Family:
     return FAMILIES[model_type]
 
 
-def layers_view(base: Any, family: Family, start_layer: int, end_layer: int | None = None) -> Any:
+def layers_view(base: Any, family: Family, layers: Any, start_layer: int, end_layer: int | None = None) -> Any:
     """Some neighbouring layers of the base model; weights are shared, nothing is copied.
 
     Args:
         base: the base model.
         family: its facts.
+        layers: its layers, or what runs in their place.
         start_layer: the first layer that runs, from 0.
         end_layer: the first that does not run any more; None runs to the end and the last norm.
     """
     view = copy.copy(base)
     view._modules = dict(base._modules)
-    _exchange(view, family.layers, family.layers_of(base)[start_layer:end_layer])
+    _exchange(view, family.layers, layers[start_layer:end_layer])
     if family.project_in:
         view._modules[family.project_in] = None
     if family.pooler:

@@ -43,6 +43,7 @@ def load_backbone(
     revision: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    compile_layers: bool = False,
     notify: Notify = print,
 ) -> Backbone:
     """Load a frozen model.
@@ -52,10 +53,12 @@ def load_backbone(
         revision: branch, tag or commit of a Hub model.
         device: ``auto`` takes a GPU where there is one.
         dtype: ``auto`` is float32 on the CPU and bfloat16 on a GPU.
+        compile_layers: the layers run as compiled kernels, see `Backbone.with_compiled_layers`.
         notify: told of work that takes long.
 
     Raises:
-        BackboneError: there is no such model, it cannot be read, its weights are pickled, or its family is unsupported.
+        BackboneError: there is no such model, it cannot be read, its weights are pickled, its family is unsupported, or
+            its layers cannot be compiled.
     """
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
     kind = (torch.float32 if where.type == "cpu" else torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
@@ -75,7 +78,8 @@ def load_backbone(
     resolved = getattr(model.config, "_commit_hash", None) if not path else None
     start_id = config.decoder_start_token_id if family.encoder else None
     tokenizer = Tokenizer(inner, max_length(config), is_encoder=not family.is_causal, start_id=start_id)
-    return Backbone(model.to(where), tokenizer, id=name, revision=resolved or revision, weights_sha256=digest)
+    found = Backbone(model.to(where), tokenizer, id=name, revision=resolved or revision, weights_sha256=digest)
+    return found.with_compiled_layers() if compile_layers else found
 
 
 def is_encoder(name: str, revision: str | None = None) -> bool:

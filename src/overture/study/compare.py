@@ -165,7 +165,12 @@ def _lab(
     for text in splits.notices:
         notify(text)
     backbone = backbone or load_backbone(
-        tune.task.backbone, revision=tune.revision, device=tune.device, dtype=tune.dtype, notify=notify
+        tune.task.backbone,
+        revision=tune.revision,
+        device=tune.device,
+        dtype=tune.dtype,
+        compile_layers=tune.compile_layers,
+        notify=notify,
     )
     cache_bytes = None if tune.cache_gb is None else int(tune.cache_gb * 1e9)
     bench = Bench(backbone, store, cache_bytes, notify)

@@ -44,6 +44,7 @@ class TuneConfig(Config):
     )
     device: str = Field("auto", description="cpu, cuda, or auto.")
     dtype: str = Field("auto", description="float32, bfloat16, or auto.")
+    compile_layers: bool = Field(False, description="Run the model's layers as compiled kernels; needs a compiler.")
     search: SearchConfig = Field(SearchConfig(), description="What `overture search` may choose from and spend.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub model.")
 

@@ -11,7 +11,7 @@ from overture.study.request import TuneConfig, check_no_adapter
 from overture.study.run import Run
 from overture.study.work import Work, prepared
 
-_ALIKE = ("prompt", "revision", "device", "dtype", "seed")
+_ALIKE = ("prompt", "revision", "device", "dtype", "compile_layers", "seed")
 _ALIKE_IN_TRAINING = ("batch_size", "lr", "optimiser", "weight_decay", "clip", "max_tokens", "gradient_checkpointing")
 
 

@@ -211,7 +211,12 @@ def prepared(
         run.event({"event": "notice", "text": text})
 
     backbone = backbone or load_backbone(
-        task.backbone, revision=config.revision, device=config.device, dtype=config.dtype, notify=notify
+        task.backbone,
+        revision=config.revision,
+        device=config.device,
+        dtype=config.dtype,
+        compile_layers=config.compile_layers,
+        notify=notify,
     )
     encoder = Encoder(task, backbone.tokenizer, reserve=config.prompt.length)
     rows = {name: encoder.encode(getattr(splits, name)) for name in ("train", *SPLITS)}

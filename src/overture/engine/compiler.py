@@ -1,0 +1,98 @@
+"""A frozen model's layers as compiled kernels: one graph serves all layers of a kind, and texts of all lengths.
+
+Lengths, rows and columns are symbols in a graph, so nothing is padded. A layer is told of its own part of the pass
+alone: its number would become a part of the graph, and each layer would need graphs of its own.
+"""
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from overture.core.errors import BackboneError
+from overture.engine.attention import Columns, Step
+
+Backend = str | Callable[..., Any]
+MOST = 128
+"""Graphs of one model; a pass that would need one more runs as it is."""
+
+
+def compiled_layers(layers: Iterable[torch.nn.Module], backend: Backend) -> torch.nn.ModuleList:
+    """Copies of layers that run compiled; values and hooks are the layers' own, and the layers stay as they are.
+
+    Args:
+        layers: of one model, lowest first.
+        backend: what compiles graphs, as `torch.compile` takes it.
+    """
+    call = torch.compile(  # type: ignore[call-overload]
+        _called, fullgraph=True, dynamic=True, backend=backend, recompile_limit=MOST, isolate_recompiles=True
+    )
+    return torch.nn.ModuleList([_compiled(layer, number, call) for number, layer in enumerate(layers)])
+
+
+def check_compiler(device: torch.device, backend: Backend) -> None:
+    """Compile one small product.
+
+    Raises:
+        BackboneError: nothing can be compiled for this device.
+    """
+    try:
+        torch.compile(_tried, fullgraph=True, backend=backend)(torch.ones(8, device=device))
+    except (RuntimeError, OSError, ImportError) as error:
+        needs = "a C++ compiler" if device.type == "cpu" else "Triton and a C compiler"
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise BackboneError(
+            "layers cannot be compiled here",
+            where="compile_layers",
+            got=lines[0][:300],
+            wanted=f"what torch.compile needs for {device.type}: {needs}",
+            fix="install it (for a CPU: g++ or clang++, named by CXX if it is not found), or leave out compile_layers",
+        ) from error
+
+
+def _tried(value: torch.Tensor) -> torch.Tensor:
+    return value.sin() * value
+
+
+def _called(layer: torch.nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    # By its class: what recomputes activations stands around the compiled layer, not in it.
+    return type(layer).forward(layer, *args, **named)
+
+
+def _compiled(layer: torch.nn.Module, number: int, call: Callable[..., Any]) -> torch.nn.Module:
+    # The import takes seconds, which nobody else should wait.
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+    from torch.fx.experimental import _config as config
+
+    def forward(*args: Any, overture: Step, **named: Any) -> Any:
+        # Buffers that are written in place grow with each token of an answer.
+        if not any(part.room is not None for part in overture.memory):
+            own = _step_of(overture, number)
+            try:
+                # Sizes that happen to be equal once are not taken to be equal always.
+                with config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+                    out = call(layer, args, named | {"overture": own})
+            except FailOnRecompileLimitHit:
+                pass
+            else:
+                if overture.kept is not None and own.kept is not None:
+                    overture.kept[number] = own.kept[0]
+                return out
+        return type(layer).forward(layer, *args, overture=overture, **named)
+
+    other = copy.copy(layer)
+    other.forward = forward
+    return other
+
+
+def _step_of(step: Step, layer: int) -> Step:
+    """What a step tells one layer, which it calls layer 0, whichever it is; the masks are those of the whole pass."""
+    memory = [_columns_of(part, layer) for part in step.memory]
+    return replace(step, memory=memory, kept=None if step.kept is None else {}, layer=0)
+
+
+def _columns_of(part: Columns, layer: int) -> Columns:
+    weights = None if part.weights is None else [part.weights[layer]]
+    return replace(part, keys={0: part.keys[layer]}, values={0: part.values[layer]}, weights=weights)
