@@ -20,8 +20,8 @@ CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 LENGTHS = (5, 19, 0, 2, 11, 3, 30)
 BATCHES = ((5, 19, 3), (4, 9), (7, 8, 30, 2), (12, 40, 20, 21, 22), (6, 6), (33, 1, 17))
 BEFORE, AFTER, MEMORY = Case("vectors", "before"), Case("prefix", "after"), Case("prefix", "memory")
-# A graph takes ten seconds to make, so few pairs of family and prompt stand here. What torch does with a graph is torch's
-# matter: most tests run it as it was traced.
+# A graph takes ten seconds to make, so few pairs of family and prompt stand here. What torch does with a graph is its
+# own matter: most tests run it as it was traced.
 FAMILY_CASES = [
     ("llama", BEFORE, "aot_eager"),
     ("gpt2", MEMORY, "eager"),
