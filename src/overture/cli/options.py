@@ -1,6 +1,7 @@
 """Options that several commands share, and help texts taken from the fields that they set."""
 
 import ast
+import os
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -48,9 +49,12 @@ def store_root(given: Path | None) -> Path:
 
 
 def local(backbone: str) -> str:
-    """A folder or file in the working directory by its whole path: the prompt is used from elsewhere too."""
+    """A folder or file in the working directory by its whole path: the prompt is used from elsewhere too.
+
+    Links stay: a model is shown by the name that its user gave it.
+    """
     if backbone.startswith((".", "~")) or Path(backbone).exists():
-        return str(Path(backbone).expanduser().resolve())
+        return os.path.abspath(Path(backbone).expanduser())
     return backbone
 
 
