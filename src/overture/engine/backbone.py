@@ -281,8 +281,9 @@ class Backbone:
         # A mask of four dimensions is passed through by transformers; ours is in the step.
         through = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=live.device)
         step.bias, step.read = self._bias, self.read
-        for window, num_groups, is_causal in self._masks.get(step.is_plain(None, live), ()):
-            step.mask(window, num_groups, live.dtype, is_causal)
+        if self._masks:
+            for window, num_groups, is_causal in self._masks[step.is_plain(None, live)]:
+                step.mask(window, num_groups, live.dtype, is_causal)
         named: dict[str, Any] = {"attention_mask": through, "use_cache": False, "overture": step}
         if self.read is not None:
             # Cross-attention takes its keys and values from the step; the states are there for their presence alone.
