@@ -111,7 +111,7 @@ def reptile(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     paths = [shared_task(folder, args.data, name) for name in ("movie", "bbc", "trec")]
     requests = [request(path, {"prompt": prompt_of(args)}) for path in paths]
     config = MetaConfig(steps=args.visits, inner=4)
-    return meta(requests[:2], Store(folder / "store"), "start", config, unseen=requests[2:])
+    return portable(meta(requests[:2], Store(folder / "store"), "start", config, unseen=requests[2:]))
 
 
 def pruned(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -123,7 +123,12 @@ def pruned(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "shots": 0,
     }
     whole = overture.tune(path, store=folder / "store", name="whole", **settings)
-    return prune(whole["prompt"], Store(folder / "store"), PruneConfig(keep=(0.5, 0.33)))
+    return portable(prune(whole["prompt"], Store(folder / "store"), PruneConfig(keep=(0.5, 0.33))))
+
+
+def portable(found: dict[str, Any]) -> dict[str, Any]:
+    """A result without where things lie on this machine; notices name files."""
+    return {key: value for key, value in found.items() if key not in ("folder", "notices")}
 
 
 STUDIES = {"spot": spot, "reptile": reptile, "pruned": pruned}

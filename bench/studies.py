@@ -137,7 +137,7 @@ def _reptile(told: Mapping[str, Any]) -> str:
     settings = told["settings"]
     lead = (
         f"After four optimiser steps on the task, on its validation rows; the start was learnt in {settings['visits']} "
-        "visits of four steps to films and news ({_method(told)}, one seed)."
+        f"visits of four steps to films and news ({_method(told)}, one seed)."
     )
     return f"{lead}\n\n{table(head, rows)}"
 
