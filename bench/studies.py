@@ -82,11 +82,20 @@ def starts_text(folder: Path) -> str:
     """What SPoT's and Reptile's starts give, and what pruning keeps."""
     parts = []
     for name, text in {"spot": _spot, "reptile": _reptile, "pruned": _pruned}.items():
-        bodies = [text(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob(f"{name}*.json"))]
+        found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"{name}*.json"))]
         command = f"python bench/starts.py --data DIR --study {name}"
-        bodies.append(f"Made by `{command}`." if bodies else NOT_YET.format(command=command))
+        bodies = [f"{text(one)}\n\nMade by `{command}{_asked(one)}`." for one in found]
+        bodies = bodies or [NOT_YET.format(command=command)]
         parts.append("\n\n".join([f"### {_TITLES[name]}", *bodies]))
     return "\n\n".join(parts)
+
+
+def _asked(told: Mapping[str, Any]) -> str:
+    """The settings that the command must name to give these figures."""
+    settings = told["settings"]
+    rows = " ".join(map(str, settings["rows"]))
+    kept = ("epochs", "seeds", "visits", "threads")
+    return f" --rows {rows}" + "".join(f" --{key} {settings[key]}" for key in kept)
 
 
 _TITLES = {

@@ -8,21 +8,20 @@ Source: Devlin et al. 2019, "BERT", section 5.3 (features without fine-tuning); 
 Hambardzumyan et al. 2021, "WARP", section 3.
 """
 
+from typing import Literal
+
 from pydantic import Field
 
-from overture.baseline.base import Baseline, Built, Request, trained
-from overture.core.config import Config
+from overture.baseline.base import Baseline, Built, LabelOptions, Request, trained
 from overture.engine import PromptedModel
-from overture.evaluate.source import prompt_source
-from overture.prompt import PromptConfig
-from overture.prompt.labels import label_start, with_labels
-from overture.prompt.registry import wants_label_vectors
 
 
-class Options(Config):
+class Options(LabelOptions):
     """Options of the head."""
 
-    label_rate: float = Field(1.0, gt=0, description="Factor on the learning rate of the label vectors.")
+    labels: Literal["vectors"] = Field(
+        "vectors", description="A trained vector for each label; a head has nothing else."
+    )
 
 
 def build(request: Request) -> Built:
@@ -31,11 +30,7 @@ def build(request: Request) -> Built:
     Raises:
         ConfigError: the task has no labels.
     """
-    options: Options = request.options
-    source = prompt_source(request.backbone, request.encoder, request.rows["train"])
-    wants_label_vectors(PromptConfig(labels="vectors"), source)
-    labels = with_labels(None, label_start(source), options.label_rate).to(request.backbone.device)
-    return trained(PromptedModel(request.backbone, labels, request.cache), request.rows)
+    return trained(PromptedModel(request.backbone, request.label_vectors(), request.cache), request.rows)
 
 
 BASELINE = Baseline(
