@@ -27,7 +27,7 @@ from overture.data import Encoder
 from overture.engine import Cohort, InputCache, PromptedModel, load_backbone
 from overture.evaluate.scoring import score
 from overture.evaluate.source import prompt_source
-from overture.prompt import PromptConfig, build_prompt, method_of
+from overture.prompt import PromptConfig, build_prompt, own_rate
 from overture.train import Fit, FitResult, FitTogether, TrainConfig, Validation
 from speed import cpu_name, spread, versions
 from tasks import WORDINGS, decoder_task, rows_of
@@ -86,7 +86,7 @@ class Bench:
         """Members trained together over one fresh cache."""
         config = self.config
         prompt = PromptConfig(method=config.method, place=config.place, length=config.length)
-        rate, cache = method_of(prompt).learning_rate[prompt.place], InputCache()
+        rate, cache = own_rate(prompt), InputCache()
         source = prompt_source(self.backbone, self.encoder)
         seeds = [number if config.vary == "seed" else 0 for number in numbers]
         models = [PromptedModel(self.backbone, build_prompt(prompt, source, seed), cache) for seed in seeds]

@@ -22,7 +22,7 @@ from overture.data.rows import Row
 from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
 from overture.evaluate.scoring import score
 from overture.evaluate.source import prompt_source
-from overture.prompt import METHODS, PromptConfig, build_prompt, method_of
+from overture.prompt import METHODS, PromptConfig, build_prompt, own_rate
 from overture.train import Fit, TrainConfig, Validation
 from tasks import WORDINGS, decoder_task, splits_of
 
@@ -39,7 +39,7 @@ def train_cell(
 ) -> dict[str, object]:
     method, place = args.cell_way.rsplit("-", 1)
     prompt_config = PromptConfig(method=method, place=place, length=args.length, init=args.init, options=args.options)
-    lr = args.lr or method_of(prompt_config).learning_rate[place]
+    lr = args.lr or own_rate(prompt_config)
     config = TrainConfig(epochs=args.epochs, lr=lr, patience=args.epochs)
     prompt = build_prompt(prompt_config, prompt_source(backbone, encoder, splits["train"]), seed)
     # What keeping the training rows' inputs costs, measured from nothing; the cells share one cache to save time.

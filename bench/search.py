@@ -23,7 +23,7 @@ from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
 from overture.evaluate import bootstrap, paired_test
 from overture.evaluate.scoring import Scored, score
 from overture.evaluate.tuned import TunedPrompt
-from overture.prompt import PromptConfig, method_of
+from overture.prompt import PromptConfig, own_rate
 from overture.store import Store
 from overture.study.members import Member, fit_cohort
 from overture.study.request import TuneConfig
@@ -65,7 +65,7 @@ def tuned_once(work: Work, folder: Path) -> tuple[PromptedModel, dict[str, Any]]
     """The task file's own setting, trained once: its prompt, and what that took with the inputs' reading."""
     config = work.config
     clock = Clock()
-    rate = config.train.lr or method_of(config.prompt).learning_rate[config.prompt.place]
+    rate = config.train.lr or own_rate(config.prompt)
     member = Member("default", config.prompt, config.train.model_copy(update={"lr": rate}), config.seed)
     result = fit_cohort(work, [member], set, folder)["default"]
     seconds = clock.seconds()

@@ -21,6 +21,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "prefix-after": [
         *({"lr": rate} for rate in (0.01, 0.03, 0.3, 1.0)),
         *({"length": length} for length in (1, 3, 30, 100)),
+        {"length": 100, "lr": 0.1},
         *({"init": init} for init in ("random", "labels", "null")),
     ],
     "vectors-after": [

@@ -40,7 +40,7 @@ from overture.core.types import Encoded
 from overture.data import Encoder, epoch_batches
 from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
 from overture.evaluate.source import prompt_source
-from overture.prompt import PromptConfig, build_prompt, method_of
+from overture.prompt import PromptConfig, build_prompt, own_rate
 from tasks import WORDINGS, decoder_task, rows_of
 
 try:
@@ -210,7 +210,7 @@ def our_way(backbone: Backbone, encoder: Encoder, name: str, rows: Sequence[Enco
     prompt = PromptConfig(method=method, place=place, length=config.length)
     model = PromptedModel(backbone, build_prompt(prompt, prompt_source(backbone, encoder), config.seed))
     values = list(model.trainable().values())
-    optimizer = torch.optim.AdamW(values, lr=method_of(prompt).learning_rate[place], weight_decay=0.0)
+    optimizer = torch.optim.AdamW(values, lr=own_rate(prompt), weight_decay=0.0)
 
     def mean_loss(batch: list[Encoded]) -> Tensor:
         return model.loss(batch) / model.weight(batch)

@@ -80,3 +80,8 @@ def test_version_is_the_packages(capfd: pytest.CaptureFixture[str]) -> None:
         app(["--version"], prog_name="overture")
     assert end.value.code == 0
     assert capfd.readouterr().out == f"overture {overture.__version__}\n"
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "overture", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"overture {overture.__version__}\n"

@@ -12,6 +12,7 @@ from overture.prompt import (
     Shape,
     build_prompt,
     method_of,
+    own_rate,
     prefix,
     prompt_from,
     prompt_tensors,
@@ -157,6 +158,14 @@ class TestRegistry:
     def test_every_place_has_a_learning_rate(self):
         for method in METHODS.values():
             assert set(method.learning_rate) == set(method.places)
+
+    @pytest.mark.parametrize(("length", "rate"), [(1, 0.1), (30, 0.1), (60, 0.05), (100, 0.03)])
+    def test_a_long_prefix_takes_a_smaller_rate(self, length, rate):
+        assert own_rate(PromptConfig(method="prefix", place="after", length=length)) == pytest.approx(rate)
+
+    def test_a_method_without_a_rated_length_takes_one_rate(self):
+        rates = {own_rate(PromptConfig(method="vectors", place="after", length=length)) for length in (1, 30, 100)}
+        assert len(rates) == 1
 
     def test_unknown_method_names_the_known(self):
         with pytest.raises(ConfigError, match="no such method") as caught:

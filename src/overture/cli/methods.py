@@ -42,6 +42,7 @@ def _facts(method: Any) -> dict[str, Any]:
         "places": list(method.places),
         "formula": method.formula,
         "learning_rate": dict(method.learning_rate),
+        "rated_length": method.rated_length,
         "needs_labels": method.needs_labels,
         "options": {name: _option(found) for name, found in fields.items()},
     }
@@ -56,6 +57,8 @@ def _show_one(name: str, found: dict[str, Any]) -> None:
     from rich.table import Table
 
     rates = ", ".join(f"{rate:g} at {place}" for place, rate in found["learning_rate"].items())
+    if found["rated_length"]:
+        rates += f"; less in proportion beyond {found['rated_length']} tokens"
     facts = Table(title=name, title_justify="left", show_header=False)
     for key, value in (
         ("trained", found["title"]),

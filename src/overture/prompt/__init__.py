@@ -2,7 +2,7 @@
 
 from overture.prompt.config import PromptConfig
 from overture.prompt.method import Method, PromptModule, Request, Shape, Sharing
-from overture.prompt.registry import METHODS, build_prompt, method_of, prompt_from, prompt_tensors
+from overture.prompt.registry import METHODS, build_prompt, method_of, own_rate, prompt_from, prompt_tensors
 from overture.prompt.source import PromptSource
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Sharing",
     "build_prompt",
     "method_of",
+    "own_rate",
     "prompt_from",
     "prompt_tensors",
 ]

@@ -86,4 +86,5 @@ METHOD = Method(
     num_trainable=num_trainable,
     formula="2 N P H K + N + P",
     takes_memory=True,
+    rated_length=30,
 )

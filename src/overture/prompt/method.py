@@ -116,6 +116,7 @@ class Method:
         options: its own options.
         places: where it can enter.
         learning_rate: what worked for it at each place (see docs/log.md).
+        rated_length: prompts longer than this take less of that rate, in proportion; None where all lengths take it.
         build: makes the module.
         num_trainable: trained values, from options and shape.
         formula: the same in words of the design.
@@ -137,3 +138,12 @@ class Method:
     takes_memory: bool = False
     estimated: tuple[str, ...] = ()
     sharing: Sharing | None = None
+    rated_length: int | None = None
+
+    def share(self, length: int) -> float:
+        """How much of its learning rate a prompt of this length takes."""
+        return min(1.0, self.rated_length / max(1, length)) if self.rated_length else 1.0
+
+    def rate(self, place: Place, length: int) -> float:
+        """The learning rate where none is given."""
+        return self.learning_rate[place] * self.share(length)

@@ -98,4 +98,5 @@ METHOD = Method(
     num_trainable=num_trainable,
     formula="2 N P H K",
     takes_memory=True,
+    rated_length=30,
 )

@@ -66,6 +66,15 @@ METHODS: dict[str, Method] = {
 }
 
 
+def own_rate(config: PromptConfig) -> float:
+    """The learning rate that a prompt takes where none is given.
+
+    Raises:
+        ConfigError: no such method, or it cannot enter there.
+    """
+    return method_of(config).rate(config.place, config.length)
+
+
 def method_of(config: PromptConfig, is_place_checked: bool = True) -> Method:
     """The method a config names.
 

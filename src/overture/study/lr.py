@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from overture.core.config import Config
 from overture.core.meter import Meter
 from overture.engine import Backbone
-from overture.prompt import PromptConfig, method_of
+from overture.prompt import PromptConfig, own_rate
 from overture.store import Store
 from overture.study.charts import save_chart
 from overture.study.request import TuneConfig, check_no_adapter, fitting_place, with_slots
@@ -85,7 +85,7 @@ def lr(
     """
     check_no_adapter(request, "lr")
     request = with_slots(fitting_place(request, backbone))
-    method = method_of(request.prompt)
+    own = request.train.lr or own_rate(request.prompt)
     with TemporaryDirectory() as folder:
         work = prepared(Run(Path(folder), listener), request, store, is_stop_asked, backbone)
         # Only training rows are read.
@@ -93,7 +93,6 @@ def lr(
         meter = Meter(work.backbone.device.type)
         with work.backbone.checkpointing(request.train.gradient_checkpointing):
             found = find_rate(work, request.prompt, request.train, request.seed, config or LrConfig())
-    own = request.train.lr or method.learning_rate[request.prompt.place]
     chart = rate_chart(found.rates, found.losses, found.smooth, found.suggested or own)
     return {
         "task": request.task.name,

@@ -29,7 +29,7 @@ from overture.engine import Backbone, PromptedModel
 from overture.evaluate import paired_test
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.scoring import Scored
-from overture.prompt import method_of, prompt_tensors
+from overture.prompt import method_of, own_rate, prompt_tensors
 from overture.store import Manifest, Store
 from overture.store.names import checked_name
 from overture.study.request import TuneConfig, with_slots
@@ -118,7 +118,7 @@ class _Start:
         _check_prompt(self.prompt, self.request)
         assert isinstance(self.prompt, PromptMethod)
         self.values: Values = self.prompt.trainable()
-        rate = self.request.train.lr or method_of(self.request.prompt).learning_rate[self.request.prompt.place]
+        rate = self.request.train.lr or own_rate(self.request.prompt)
         # A visit is one epoch of just so many rows, at one rate.
         steady = {"epochs": 1, "warmup_steps": 0, "schedule": "constant", "lr": rate}
         self.train: TrainConfig = self.request.train.model_copy(update=steady)

@@ -38,7 +38,7 @@ from overture.evaluate import paired_test
 from overture.evaluate.facts import backbone_ref, config_of
 from overture.evaluate.scoring import Scored
 from overture.evaluate.source import prompt_source
-from overture.prompt import PromptConfig, PromptModule, Sharing, method_of, prompt_from, prompt_tensors
+from overture.prompt import PromptConfig, PromptModule, Sharing, method_of, own_rate, prompt_from, prompt_tensors
 from overture.store import Manifest, Store, check_fingerprint, load_artifact
 from overture.store.names import checked_name
 from overture.study.request import TuneConfig, with_slots
@@ -295,7 +295,7 @@ class _Multi:
     # -- all together
 
     def _training(self, prompt: PromptConfig) -> TrainConfig:
-        rate = self.request.train.lr or method_of(prompt).learning_rate[prompt.place]
+        rate = self.request.train.lr or own_rate(prompt)
         return self.request.train.model_copy(update={"lr": rate})
 
     def _fitted(self) -> FitResult:

@@ -12,7 +12,7 @@ from overture.core.config import Config
 from overture.core.errors import ConfigError
 from overture.core.types import Place
 from overture.data.task import Task, TemplateText, Words
-from overture.prompt import METHODS, PromptConfig
+from overture.prompt import METHODS, PromptConfig, own_rate
 from overture.prompt.config import Init
 from overture.train import TrainConfig
 
@@ -194,7 +194,8 @@ class Space:
             rate = trial.suggest_float("lr", *self.asked.lr, log=True)
         else:
             # A factor and not the rate, so that what is learnt of one method's rates serves the others.
-            rate = self.rate((method, place)) * trial.suggest_float("lr_factor", 1 / RATE_FACTOR, RATE_FACTOR, log=True)
+            factor = trial.suggest_float("lr_factor", 1 / RATE_FACTOR, RATE_FACTOR, log=True)
+            rate = self.rate((method, place), length) * factor
         changed = {"method": method, "place": place, "length": length, "init": init, "options": options}
         prompt = self.config.prompt.model_copy(update=changed)
         train = self.config.train.model_copy(update={"lr": min(rate, _LARGEST_RATE), "epochs": epochs})
@@ -208,18 +209,19 @@ class Space:
     def own(self) -> Setting:
         """The task file's own setting: always a candidate, even where what is to be searched leaves it out."""
         prompt, train = self.config.prompt, self.config.train
-        rate = train.lr or METHODS[prompt.method].learning_rate[prompt.place]
+        rate = train.lr or own_rate(prompt)
         return Setting(prompt, train.model_copy(update={"lr": rate}))
 
     def own_params(self) -> dict[str, Any] | None:
         """It as a trial's parameters; None when it is not one of the space's."""
         prompt, train = self.config.prompt, self.config.train
         rate = self.own().train.lr or 0.0
-        middle = self.rate((prompt.method, prompt.place)) if (prompt.method, prompt.place) in self.pairs else rate
+        pair = (prompt.method, prompt.place)
+        middle = self.rate(pair, prompt.length) if pair in self.pairs else rate
         low, high = self.asked.lr or (middle / RATE_FACTOR, middle * RATE_FACTOR)
         layer = prompt.options.get("layer")
         is_in = (
-            (prompt.method, prompt.place) in self.pairs
+            pair in self.pairs
             and prompt.length in self.lengths
             and prompt.init in self.inits
             and train.epochs in self.epochs
@@ -240,14 +242,12 @@ class Space:
             **rates,
         }
 
-    def rate(self, pair: Pair) -> float:
-        """The middle of a pair's learning rates."""
-        own = self.config.prompt
-        if pair in self.rates:
-            return self.rates[pair]
-        if self.config.train.lr and pair == (own.method, own.place):
-            return self.config.train.lr
-        return METHODS[pair[0]].learning_rate[pair[1]]
+    def rate(self, pair: Pair, length: int) -> float:
+        """The middle of a pair's rates for a prompt of this length; found and given ones are for the task's length."""
+        own, method = self.config.prompt, METHODS[pair[0]]
+        given = self.config.train.lr if pair == (own.method, own.place) else None
+        known = self.rates.get(pair, given)
+        return known * method.share(length) / method.share(own.length) if known else method.rate(pair[1], length)
 
     def assignments(self, setting: Setting, seed: int) -> list[str]:
         """The flags of `overture tune` that repeat a candidate from the same task file."""

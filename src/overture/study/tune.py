@@ -15,7 +15,7 @@ from overture.core.meter import Meter
 from overture.core.types import Scorer
 from overture.engine import Backbone, InputCache, PromptedModel
 from overture.engine.cache import default_budget_bytes
-from overture.prompt import method_of, prompt_tensors
+from overture.prompt import method_of, own_rate, prompt_tensors
 from overture.prompt.registry import ADAPTER
 from overture.store import Store
 from overture.study.adapted import Tuned, tuned_alone, tuned_with_adapter
@@ -164,7 +164,7 @@ def _tuned_seeds(work: Work) -> list[dict[str, Any]]:
     seeds = range(config.seed, config.seed + config.seeds)
     known = {seed: work.run.read(f"seed-{seed}/result.json") for seed in seeds}
     left = [seed for seed in seeds if known[seed] is None]
-    rate = config.train.lr or method_of(config.prompt).learning_rate[config.prompt.place]
+    rate = config.train.lr or own_rate(config.prompt)
     found = _with_adapter(work, left, rate) if config.adapter else _together(work, left, rate)
     return [each for each in (known | found).values() if each is not None]
 

@@ -19,7 +19,7 @@ from overture.data import Encoder
 from overture.data.rows import Row
 from overture.engine import Backbone, InputCache, PromptedModel
 from overture.evaluate.source import prompt_source
-from overture.prompt import METHODS, PromptConfig, build_prompt, method_of, prompt_tensors
+from overture.prompt import METHODS, PromptConfig, build_prompt, method_of, own_rate, prompt_tensors
 from overture.store import Store
 from overture.store.artifact import tensor_bytes
 from overture.study.request import TuneConfig, with_slots
@@ -180,7 +180,7 @@ class Prompt:
         """The method's own, a third and three times of it; one alone where the user set it."""
         if self.config.train.lr:
             return (self.config.train.lr,)
-        own = method_of(self.config.prompt).learning_rate[self.config.prompt.place]
+        own = own_rate(self.config.prompt)
         return (own, *(float(f"{own * factor:.1g}") for factor in (1 / 3, 3)))
 
     @property
