@@ -5,12 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
-from overture.cli.options import JsonOption, StoreOption, field_help, local, store_flag, store_root
-from overture.cli.out import console, emit, say, size_text
+from overture.cli.options import JsonOption, StoreOption, field_help, local, stated, store_root
+from overture.cli.out import console, say, size_text
 from overture.cli.progress import display
 from overture.cli.report import show_next
 from overture.cli.stop import StopRequest
-from overture.cli.tune import INTERRUPTED
+from overture.cli.tune import tell
 
 
 def _help(field: str) -> Any:
@@ -49,7 +49,7 @@ def command(
     from overture.study.request import tune_config
 
     given = overridden({"train": CartridgeConfig().train.model_dump()}, settings or [])
-    values = {**given, **{key: value for key, value in flags.items() if value is not None}}
+    values = given | stated(flags)
     config = validated(CartridgeConfig, values, "overture cartridge")
     used = tune_config(task).task if task else None
     chosen = backbone or (used.backbone if used else "smollm2")
@@ -66,12 +66,7 @@ def command(
             listener=show,
             is_stop_asked=stop,
         )
-    if is_json:
-        emit(found)
-    else:
-        _show(found, store_flag(store))
-    if found["status"] == "interrupted":
-        raise typer.Exit(INTERRUPTED)
+    tell(found, store, is_json, _show)
 
 
 def _show(found: dict[str, Any], flag: str) -> None:

@@ -29,7 +29,7 @@ def _named(flag: str, field: str, metavar: str | None = None) -> Any:
 
 
 def command(
-    task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `overture init-task` writes one.")],
+    task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `overture init` writes one.")],
     way: Annotated[list[str] | None, _named("--way", "ways", "WAY")] = None,
     size: Annotated[list[int] | None, _named("--size", "sizes", "ROWS")] = None,
     seeds: Annotated[int | None, _help("seeds")] = None,

@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from overture.cli.options import JsonOption, StoreOption, field_help, local, store_flag, store_root
-from overture.cli.out import console, emit, say
+from overture.cli.options import JsonOption, StoreOption, field_help, local, stated, store_root
+from overture.cli.out import console, say
 from overture.cli.progress import display
 from overture.cli.report import sentence, show_next
 from overture.cli.stop import StopRequest
-from overture.cli.tune import INTERRUPTED, BackboneOption, LengthOption, MethodOption, PlaceOption, SetOption
+from overture.cli.tune import BackboneOption, LengthOption, MethodOption, PlaceOption, SetOption, tell
 
 
 def _help(field: str) -> Any:
@@ -45,7 +45,7 @@ def command(
     from overture.study.meta import MetaConfig, meta
 
     asked = {"steps": steps, "inner": inner, "rate": rate, "algorithm": algorithm}
-    config = validated(MetaConfig, {key: value for key, value in asked.items() if value is not None}, "overture meta")
+    config = validated(MetaConfig, stated(asked), "overture meta")
     requests = [request(path, flags, settings or []) for path in (*tasks, *(unseen or []))]
     show = display()
     with StopRequest("stopping after this visit; press Ctrl-C again to stop at once") as stop, show.live():
@@ -58,12 +58,7 @@ def command(
             listener=show,
             is_stop_asked=stop,
         )
-    if is_json:
-        emit(found)
-    else:
-        _show(found, store_flag(store))
-    if found["status"] == "interrupted":
-        raise typer.Exit(INTERRUPTED)
+    tell(found, store, is_json, _show)
 
 
 def _show(found: dict[str, Any], flag: str) -> None:

@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from overture.cli.options import JsonOption, StoreOption, field_help, local, store_flag, store_root
-from overture.cli.out import console, emit, say
+from overture.cli.options import JsonOption, StoreOption, field_help, local, stated, store_root
+from overture.cli.out import console, say
 from overture.cli.progress import display
 from overture.cli.report import asking, sentence, show_next
 from overture.cli.stop import StopRequest
-from overture.cli.tune import INTERRUPTED, BackboneOption, LengthOption, PlaceOption, SetOption
+from overture.cli.tune import BackboneOption, LengthOption, PlaceOption, SetOption, tell
 
 
 def _help(field: str) -> Any:
@@ -53,19 +53,14 @@ def command(
     from overture.study.multi import MultiConfig, multi
 
     asked = {"logits": logits, "hidden": hidden, "temperature": temperature, "mixing": mixing}
-    config = validated(MultiConfig, {key: value for key, value in asked.items() if value is not None}, "overture multi")
+    config = validated(MultiConfig, stated(asked), "overture multi")
     requests = [request(path, flags, settings or []) for path in tasks]
     show = display()
     with StopRequest("stopping after this step; press Ctrl-C again to stop at once") as stop, show.live():
         found = multi(
             requests, Store(root, say), name, config, teachers=teacher or [], listener=show, is_stop_asked=stop
         )
-    if is_json:
-        emit(found)
-    else:
-        _show(found, store_flag(store))
-    if found["status"] == "interrupted":
-        raise typer.Exit(INTERRUPTED)
+    tell(found, store, is_json, _show)
 
 
 def _show(found: dict[str, Any], flag: str) -> None:

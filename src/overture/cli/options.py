@@ -2,9 +2,10 @@
 
 import ast
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,6 +47,11 @@ def store_root(given: Path | None) -> Path:
     if root.exists() and not root.is_dir():
         raise StoreError("the store is not a folder", where=str(root), fix="name a folder with --store")
     return root
+
+
+def stated(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given; those left out keep their defaults."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def local(backbone: str) -> str:

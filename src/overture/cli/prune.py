@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from overture.cli.options import JsonOption, PromptArgument, StoreOption, field_help, store_flag, store_root
+from overture.cli.options import JsonOption, PromptArgument, StoreOption, field_help, stated, store_flag, store_root
 from overture.cli.out import console, emit, say
 from overture.cli.progress import display
 from overture.cli.report import asking, interval_text, sentence, show_next
@@ -39,7 +39,7 @@ def command(
     from overture.study.prune import PruneConfig, prune
 
     asked = {"keep": tuple(keep) if keep else None, "pieces": pieces}
-    config = validated(PruneConfig, {key: value for key, value in asked.items() if value is not None}, "overture prune")
+    config = validated(PruneConfig, stated(asked), "overture prune")
     show = display()
     with show.live():
         found = prune(prompt, Store(root, say), config, task=task, name=name, listener=show)

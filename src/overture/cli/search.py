@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from overture.cli.options import JsonOption, StoreOption, field_help, local, store_root
+from overture.cli.options import JsonOption, StoreOption, field_help, local, stated, store_root
 from overture.cli.out import console, emit, say, seconds_text
 from overture.cli.report import asking, interval_text, show_next
 from overture.cli.tune import (
@@ -173,7 +173,7 @@ def lr_command(
     from overture.study.lr import LrConfig, lr
 
     asked = {"low": low, "high": high, "steps": steps}
-    config = validated(LrConfig, {key: value for key, value in asked.items() if value is not None}, "overture lr")
+    config = validated(LrConfig, stated(asked), "overture lr")
     show = display()
     with show.live():
         found = lr(request(task, flags, settings or []), Store(root, say), config, out=chart, listener=show)

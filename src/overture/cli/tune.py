@@ -117,6 +117,25 @@ def resume_line(run: str, store: Path | None) -> str:
     return f"overture resume {run}{store_flag(store)}"
 
 
+def tell(
+    result: dict[str, Any], store: Path | None, is_json: bool, show: Callable[[dict[str, Any], str], None]
+) -> None:
+    """Print what was found, also by a command that was stopped and keeps what it has; exit with its code.
+
+    Args:
+        result: what the command found.
+        store: as the user gave it.
+        is_json: print the result alone.
+        show: prints it for people, with the flag for the store.
+    """
+    if is_json:
+        emit(result)
+    else:
+        show(result, store_flag(store))
+    if result["status"] == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+
+
 def finish(
     result: dict[str, Any],
     store: Path | None,
