@@ -23,6 +23,7 @@ from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
 from overture.evaluate.scoring import score
 from overture.evaluate.source import prompt_source
 from overture.prompt import METHODS, PromptConfig, build_prompt, own_rate
+from overture.store import Store
 from overture.train import Fit, TrainConfig, Validation
 from tasks import WORDINGS, decoder_task, splits_of
 
@@ -41,7 +42,7 @@ def train_cell(
     prompt_config = PromptConfig(method=method, place=place, length=args.length, init=args.init, options=args.options)
     lr = args.lr or own_rate(prompt_config)
     config = TrainConfig(epochs=args.epochs, lr=lr, patience=args.epochs)
-    prompt = build_prompt(prompt_config, prompt_source(backbone, encoder, splits["train"]), seed)
+    prompt = build_prompt(prompt_config, prompt_source(backbone, encoder, splits["train"], args.store), seed)
     # What keeping the training rows' inputs costs, measured from nothing; the cells share one cache to save time.
     started = time.perf_counter()
     PromptedModel(backbone, prompt, InputCache()).warm(splits["train"])
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float)
     parser.add_argument("--init", default="vocabulary")
     parser.add_argument("--options", type=json.loads, default={}, help="the method's own options, as JSON")
+    parser.add_argument("--store", type=Store, help="where stored prompts are that options name")
     parser.add_argument("--tag", default="", help="names a variant in the file names")
     parser.add_argument("--train-rows", type=int, default=256)
     parser.add_argument("--validation-only", action="store_true")

@@ -46,7 +46,8 @@ def main() -> None:
     backbone, cache = load_backbone("smollm2"), InputCache()
     for way in args.way:
         for change in [{}, *CHANGES[way]]:
-            settings = {**vars(args), **PLAIN, **change, "cell_way": way, "cache": cache, "validation_only": False}
+            settings = {**vars(args), **PLAIN, **change, "cell_way": way, "cache": cache, "store": None}
+            settings["validation_only"] = False
             name = "-".join([way, *(f"{key}-{value}" for key, value in change.items())])
             for seed in range(args.seeds):
                 path = args.out / f"{name}-{args.task}-seed{seed}.json"
