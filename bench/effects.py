@@ -6,7 +6,7 @@ A method is `reproduced` when an ordering of its paper is seen in our cells: on 
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from overture.prompt import METHODS
 from pages import points, table
 
 Cells = Sequence[dict[str, Any]]
+Studies = Mapping[str, Mapping[str, Paired]]
+"""Differences that a study of its own found, by method and task."""
 
 MARGIN = 0.03
 """Accuracy that a smaller prompt may lose at the worse end of the interval and still be said to keep it."""
@@ -65,12 +67,14 @@ CLAIMS = (
     Claim("split", "a learnt position beats a fixed one", "split-around", "vectors-after"),
     Claim("mpt", "task factors on a shared prompt beat free vectors", "mpt-after", "vectors-after"),
     Claim("attempt", "stored prompts, mixed, beat new vectors", "attempt-after", "vectors-after"),
-    Claim("pruned", "a third of the values keeps the accuracy", "pruned-after", "vectors-after", keeps=True),
+    Claim("pruned", "a third of the values keeps the accuracy", "overture prune", "the whole prompt", keeps=True),
 )
 
 
-def differences(claim: Claim, cells: Cells) -> dict[str, Paired]:
+def differences(claim: Claim, cells: Cells, studies: Studies) -> Mapping[str, Paired]:
     """For each task, the paired test over the test rows of all seeds that both ways have."""
+    if claim.method in studies:
+        return studies[claim.method]
     by_way: dict[str, dict[tuple[str, int], str]] = defaultdict(dict)
     for cell in cells:
         by_way[cell["way"]][cell["task"], cell["seed"]] = cell["test"]["right"]
@@ -85,19 +89,18 @@ def differences(claim: Claim, cells: Cells) -> dict[str, Paired]:
     return {task: paired_test("1" * len(a), a, b) for task, (a, b) in pairs.items()}
 
 
-def standings(cells: Cells) -> dict[str, str]:
+def standings(cells: Cells, studies: Studies) -> dict[str, str]:
     """`reproduced` or `experimental` for every method there is."""
-    seen = {
-        claim.method for claim in CLAIMS if (found := differences(claim, cells)) and claim.is_seen([*found.values()])
-    }
+    all_found = {claim: differences(claim, cells, studies) for claim in CLAIMS}
+    seen = {claim.method for claim, found in all_found.items() if found and claim.is_seen([*found.values()])}
     return {name: "reproduced" if name in seen else "experimental" for name in METHODS}
 
 
-def effects_text(cells: Cells) -> str:
+def effects_text(cells: Cells, studies: Studies) -> str:
     """One line for each claim that was measured, and which methods were not."""
     rows, measured = [], set()
     for claim in CLAIMS:
-        if found := differences(claim, cells):
+        if found := differences(claim, cells, studies):
             measured.add(claim.method)
             said = "; ".join(f"{task} {points(one)}" for task, one in found.items())
             rows.append([claim.method, claim.text, claim.way, claim.against, said, _answer(claim, found)])
@@ -112,5 +115,5 @@ def effects_text(cells: Cells) -> str:
     return "\n\n".join(filter(None, [table(head, rows, are_numbers=False), note, rest]))
 
 
-def _answer(claim: Claim, found: dict[str, Paired]) -> str:
+def _answer(claim: Claim, found: Mapping[str, Paired]) -> str:
     return "yes" if claim.is_seen([*found.values()]) else "no"

@@ -12,24 +12,24 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from effects import effects_text, standings
+from effects import Studies, effects_text, standings
 from methods_grid import KINDS, grid_text
 from overture.core.files import write_atomic
 from overture.engine.families import FAMILIES
 from overture.evaluate import across_seeds
 from overture.prompt import METHODS
 from report import table, with_section
-from studies import sensitivity_text, starts_text
+from studies import pruned_differences, sensitivity_text, starts_text
 
 BENCH = Path(__file__).parent
 PAGE = "# Methods\n"
 Cells = Sequence[dict[str, Any]]
 
 
-def methods_text(cells: Cells) -> str:
+def methods_text(cells: Cells, studies: Studies) -> str:
     """Every method: what it trains, where it can enter, how many values, whether its effect was seen here."""
     head = ["method", "what is trained", "places", "trained values", "learning rate", "options", "source", "standing"]
-    standing = standings(cells)
+    standing = standings(cells, studies)
     rows = [
         [
             name,
@@ -137,11 +137,12 @@ def write_page(results: Path, docs: Path) -> None:
     page = file.read_text(encoding="utf-8") if file.exists() else PAGE
     cells = cells_in(results / "quality", results / "methods")
     plain = [cell for cell in cells if _is_plain(cell)]
+    studies = pruned_differences(results / "starts")
     sections = {
-        "methods": methods_text(plain),
+        "methods": methods_text(plain, studies),
         "families": families_text(),
         "measured": measured_text([cell for cell in cells if cell.get("config", {}).get("prompt")]),
-        "effects": effects_text(plain),
+        "effects": effects_text(plain, studies),
         "sensitivity": sensitivity_text(cells_in(results / "sensitivity")),
         "starts": starts_text(results / "starts"),
     }

@@ -12,6 +12,7 @@ from pages import points, table
 
 Cells = Sequence[dict[str, Any]]
 CHANGED = ("lr", "length", "init")
+_THIRD = 0.34
 NOT_YET = "Not measured yet: `{command}`."
 
 
@@ -151,6 +152,22 @@ def _reptile(told: Mapping[str, Any]) -> str:
     return f"{lead}\n\n{table(head, rows)}"
 
 
+def pruned_differences(folder: Path) -> dict[str, dict[str, Paired]]:
+    """What the pruned prompt gains on the whole one, if a third of the values is left: by method and task."""
+    path = folder / "pruned.json"
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))["found"]
+    if found["trainable"] > _THIRD * found["whole"]["trainable"]:
+        return {}
+    return {"pruned": {found["task"]: _beside_whole(found)}}
+
+
+def _beside_whole(found: Mapping[str, Any]) -> Paired:
+    compared = found["compared"]["whole"]
+    return Paired.model_validate({key: value for key, value in compared.items() if key != "split"})
+
+
 def _pruned(told: Mapping[str, Any]) -> str:
     found = told["found"]
     rows = []
@@ -158,11 +175,10 @@ def _pruned(told: Mapping[str, Any]) -> str:
         score = one["metrics"]["test"]["accuracy"]
         interval = f"{score['low']:.3f}-{score['high']:.3f}"
         rows.append([name, f"{one['length']}", f"{one['trainable']:,}", f"{score['value']:.3f}", interval])
-    compared = found["compared"]["whole"]
-    pair = Paired.model_validate({key: value for key, value in compared.items() if key != "split"})
     lead = (
         "Vectors at `after` on films, tokens and pieces of least importance taken away, what is left rewound and "
-        f"trained again (one seed). On {compared['split']} rows the pruned prompt is {points(pair)} points beside "
+        f"trained again (one seed). On {found['compared']['whole']['split']} rows the pruned prompt is "
+        f"{points(_beside_whole(found))} points beside "
         "the whole one."
     )
     return f"{lead}\n\n{table(['prompt', 'vectors', 'values', 'test accuracy', '95% interval'], rows)}"

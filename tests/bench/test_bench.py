@@ -1,10 +1,13 @@
 """The measuring scripts: they load, and what they say of the methods follows from the cells alone."""
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
 import pytest
+
+from overture.evaluate import paired_test
 
 BENCH = Path(__file__).parents[2] / "bench"
 
@@ -34,7 +37,7 @@ def cells(way, right, task="movie", seeds=(0,)):
 
 
 def of(name, found):
-    return importlib.import_module("effects").standings(found)[name]
+    return importlib.import_module("effects").standings(found, {})[name]
 
 
 def test_a_method_that_is_clearly_ahead_is_reproduced():
@@ -69,7 +72,17 @@ def test_a_smaller_prompt_that_may_have_lost_much_is_not_said_to_keep_the_accura
 
 
 def test_a_method_without_cells_is_experimental():
-    assert set(importlib.import_module("effects").standings([]).values()) == {"experimental"}
+    assert set(importlib.import_module("effects").standings([], {}).values()) == {"experimental"}
+
+
+@pytest.mark.parametrize(("values", "standing"), [(30, "reproduced"), (50, "experimental")])
+def test_a_pruned_prompt_keeps_the_accuracy_only_with_a_third_of_the_values(tmp_path, values, standing):
+    compared = paired_test("1" * 900, "110" * 300, "110" * 300).model_dump()
+    found = {"task": "movie", "trainable": values, "whole": {"trainable": 90}}
+    found["compared"] = {"whole": {"split": "test", **compared}}
+    (tmp_path / "pruned.json").write_text(json.dumps({"found": found}))
+    studies = importlib.import_module("studies").pruned_differences(tmp_path)
+    assert importlib.import_module("effects").standings([], studies)["pruned"] == standing
 
 
 def test_sensitivity_is_told_beside_the_way_as_it_comes():
