@@ -1,4 +1,4 @@
-"""What a step costs as its sizes grow: length of the input, of the prompt, members of a cohort, prompts of a batch.
+"""What a step costs as its sizes grow: of input, prompt, cohort and batch, and with the layer where a prompt enters.
 
 A step is a forward and a backward pass of the loss; a batch of many prompts is scored, forward alone. Texts are random
 tokens, so that lengths are exact; one-token label words; ours at `after` reads inputs that ran before the clock starts.
@@ -38,6 +38,7 @@ RESULTS = Path(__file__).parent / "results" / "scaling"
 SIZES = {
     "input length": (16, 64, 256, 1024, 4096),
     "prompt length": (0, 10, 50, 100, 200),
+    "entry layer": (1, 8, 15, 22, 29),
     "cohort size": (1, 2, 4, 8, 16),
     "prompts in a batch": (1, 2, 4, 8, 16, 32, 64),
 }
@@ -49,6 +50,7 @@ NO_PROMPT = "no prompt, forward alone"
 WAYS = {
     "input length": (*OURS, *PEFT),
     "prompt length": (*OURS, *PEFT),
+    "entry layer": ("late/before",),
     "cohort size": OURS,
     "prompts in a batch": ("compiled prompts, one batch", "peft prefix tuning, switching"),
 }
@@ -133,6 +135,8 @@ class Bench:
         rows = self.rows(cell)
         if cell.axis == "cohort size":
             return self._cohort(cell, rows)
+        if cell.axis == "entry layer":
+            return self._late(cell, rows)
         if cell.axis == "prompts in a batch":
             return self._scored(cell, rows)
         if cell.way == NO_PROMPT:
@@ -168,6 +172,14 @@ class Bench:
             sum(cohort.losses(batches).values()).backward()
 
         return step
+
+    def _late(self, cell: Cell, rows: list[Encoded]) -> Work:
+        method, place = cell.way.split("/")
+        prompt = PromptConfig(method=method, place=place, length=cell.length, options={"layer": cell.size})
+        built = build_prompt(prompt, prompt_source(self.backbone, self.encoder), 0)
+        model = PromptedModel(self.backbone, built, InputCache())
+        model.warm(rows)
+        return lambda: model.loss(rows).backward()
 
     def _scored(self, cell: Cell, rows: list[Encoded]) -> Work:
         source, share = prompt_source(self.backbone, self.encoder), cell.num_rows // cell.size

@@ -15,6 +15,7 @@ MISSING = "Not measured yet."
 AXES = {
     "input length": "ms a row, forward and backward",
     "prompt length": "ms a row, forward and backward",
+    "entry layer": "ms a row, forward and backward",
     "cohort size": "ms a row and member, forward and backward",
     "prompts in a batch": "ms a row, forward",
 }
@@ -127,8 +128,8 @@ def scaling_text(results: Sequence[Found]) -> str:
         "Milliseconds of one step for each row (and member): median of the repeats after a warm-up; * where the first "
         "run alone was timed, as it took long. Prompts have 10 tokens, inputs 64 (16 where many prompts are scored), "
         "batches 4 rows (each member's, in a cohort), unless the table says otherwise; `after` reads inputs that ran "
-        "before. A prompt length of 0 is the model without any, forward alone. peft has no cohorts; its many prompts "
-        "take turns by `set_adapter`."
+        "before, and a late prompt the texts' states at the layer where it enters, of 30. A prompt length of 0 is the "
+        "model without any, forward alone. peft has no cohorts; its many prompts take turns by `set_adapter`."
     )
     by_axis: dict[str, list[Found]] = defaultdict(list)
     for found in results:
