@@ -78,7 +78,7 @@ def test_a_method_without_cells_is_experimental():
 @pytest.mark.parametrize(("values", "standing"), [(30, "reproduced"), (50, "experimental")])
 def test_a_pruned_prompt_keeps_the_accuracy_only_with_a_third_of_the_values(tmp_path, values, standing):
     compared = paired_test("1" * 900, "110" * 300, "110" * 300).model_dump()
-    found = {"task": "movie", "trainable": values, "whole": {"trainable": 90}}
+    found = {"trainable": values, "whole": {"trainable": 90}}
     found["compared"] = {"whole": {"split": "test", **compared}}
     (tmp_path / "pruned.json").write_text(json.dumps({"found": found}))
     studies = importlib.import_module("studies").pruned_differences(tmp_path)
