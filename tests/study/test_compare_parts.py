@@ -219,6 +219,15 @@ def test_a_sure_paired_test_is_not_enough() -> None:
     assert "though the paired test parts them" in found["advice"]["text"]
 
 
+@pytest.mark.parametrize(
+    ("names", "said"), [("ab", ""), ("abc", "; nor is "), ("abcd", "; nor are "), ("abcde", "; nor are ")]
+)
+def test_ways_that_are_not_surely_behind_are_listed(names: str, said: str) -> None:
+    text = summed(cells_of(dict.fromkeys(names, 0.5)), [*names])["advice"]["text"]
+    assert (said in text) if said else "; nor " not in text
+    assert len(names) < 4 or " and " in text.partition(said)[2].partition("surely behind")[0]
+
+
 def test_no_advice_from_one_seed() -> None:
     found = summed(cells_of({"a": 0.9, "b": 0.5}, seeds=1), ["a", "b"])
     assert found["advice"]["way"] is None

@@ -371,7 +371,11 @@ def _said(score: Mapping[str, Any]) -> str:
 
 
 def _others(rivals: Sequence[Mapping[str, Any]]) -> str:
-    return f"; nor is {', '.join(score['way'] for score in rivals)} surely behind" if rivals else ""
+    names = [score["way"] for score in rivals]
+    if not names:
+        return ""
+    listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    return f"; nor {'is' if len(names) == 1 else 'are'} {listed} surely behind"
 
 
 def _training_seconds(cost: Mapping[str, Any]) -> float:
