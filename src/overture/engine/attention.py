@@ -238,7 +238,8 @@ def _written(part: Columns, layer: int, own: Tensor, which: str) -> Tensor:
     return buffer[:, :, :end]
 
 
-def _is_shared(memory: Sequence[Columns], layer: int, num_rows: int) -> bool:
+def is_shared(memory: Sequence[Columns], layer: int, num_rows: int) -> bool:
+    """Whether some of the rows, but not all, share a memory: each of its parts has products of its own then."""
     return any(1 < part.num_memories(layer) < num_rows for part in memory)
 
 
@@ -340,7 +341,7 @@ def attention(
         return out.transpose(1, 2).contiguous(), None
     mask = overture.weighted(overture.mask(sliding_window, num_groups, query.dtype, is_causal), layer)
     stacked = _stacked(query, key)
-    if _is_shared(overture.memory, layer, len(query)):
+    if is_shared(overture.memory, layer, len(query)):
         out = _attention_by_parts(overture, layer, stacked, key, value, mask, scaling, softcap)
         return out.reshape(query.shape).transpose(1, 2).contiguous(), None
     key = _with_memory(overture.memory, layer, key, "keys")

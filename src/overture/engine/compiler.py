@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from overture.core.errors import BackboneError
-from overture.engine.attention import Columns, Step
+from overture.engine.attention import Columns, Step, is_shared
 
 Backend = str | Callable[..., Any]
 MOST = 128
@@ -67,8 +67,7 @@ def _compiled(layer: torch.nn.Module, number: int, call: Callable[..., Any]) -> 
     from torch.fx.experimental import _config as config
 
     def forward(*args: Any, overture: Step, **named: Any) -> Any:
-        # Buffers that are written in place grow with each token of an answer.
-        if not any(part.room is not None for part in overture.memory):
+        if _has_graphs(overture, number):
             own = _step_of(overture, number)
             try:
                 # Sizes that happen to be equal once are not taken to be equal always.
@@ -85,6 +84,15 @@ def _compiled(layer: torch.nn.Module, number: int, call: Callable[..., Any]) -> 
     other = copy.copy(layer)
     other.forward = forward
     return other
+
+
+def _has_graphs(step: Step, layer: int) -> bool:
+    """Whether passes like this one are worth graphs."""
+    # Buffers that are written in place grow with each token of an answer.
+    if any(part.room is not None for part in step.memory):
+        return False
+    # How many rows share a memory is a quotient of two symbols, over which torch thinks for half a minute a graph.
+    return not is_shared(step.memory, layer, len(step.positions))
 
 
 def _step_of(step: Step, layer: int) -> Step:
