@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fakes import make_inner_tokenizer, make_model
+from overture.study import page
+
 TEXTS = ["sun and joy", "rain, alas", "snow ☃ falls", "wind blows"]
 
 
@@ -92,3 +95,51 @@ def test_from_task_file_to_prediction(kind, overture, tiny, tmp_path: Path):
     name = result["metric"]
     assert again["metrics"]["test"][name]["value"] == pytest.approx(result["metrics"]["test"][name]["value"], abs=1e-6)
     assert shown in json.loads(overture("predict", "one", json.dumps(asked)).out)
+
+
+@pytest.fixture(scope="module")
+def encoder_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoder")
+    make_model("bert", "sdpa").bert.save_pretrained(folder)
+    make_inner_tokenizer("bert").save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("model", ["decoder", "encoder"])
+@pytest.mark.parametrize("command", ["tune", "compare", "search"])
+def test_windows_without_the_answer_are_not_trained_on(
+    command, model, overture, tiny, encoder_folder, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(page, "charts", lambda result: {})
+    row = {"context": "Ada " + "went home " * 14 + "again", "question": "Who?", "answers": ["Ada"]}
+    for name, count in {"train": 8, "validation": 4, "test": 4}.items():
+        rows = [json.dumps({**row, "question": f"Who {number}?"}) + "\n" for number in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    values = {"name": "one", "kind": "qa", "backbone": str(tiny if model == "decoder" else encoder_folder)}
+    values |= {"template": "{context} {question}\nA:" if model == "decoder" else "{question} {context}"}
+    values |= {"options": {"max_answer_tokens": 6}, "max_length": 100, "shots": 0}
+    values |= {"data": {name: f"{name}.jsonl" for name in ("train", "validation", "test")}}
+    place = "after" if model == "decoder" else "memory"
+    values |= {"prompt": {"method": "prefix", "place": place, "length": 2}, "train": {"epochs": 1, "batch_size": 4}}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(values))
+    more = {
+        "tune": [],
+        "compare": ["--way", f"prefix-{place}", "--way", "lora", "--size", "8", "--seeds", "1", "--min-steps", "1"],
+        "search": ["--method", "prefix", "--place", place, "--length", "2", "--tunes", "1"],
+    }[command]
+    more += ["--default-rates", "--out", "out"] if command == "compare" else []
+    found = json_of(overture(command, "task.yaml", *more, "--json"))
+    assert found["status"] == "finished"
+
+
+def test_training_rows_whose_answers_are_lost_are_refused(overture, tiny, tmp_path: Path):
+    row = {"context": "went home " * 30, "question": "Who?", "answers": ["went home " * 29 + "went"]}
+    for name, count in {"train": 8, "validation": 4}.items():
+        rows = [json.dumps({**row, "question": f"Who {number}?"}) + "\n" for number in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    values = {"name": "one", "kind": "qa", "backbone": str(tiny), "template": "{context} {question}\nA:"}
+    values |= {"max_length": 100, "shots": 0, "data": {name: f"{name}.jsonl" for name in ("train", "validation")}}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(values | {"train": {"epochs": 1}}))
+    done = overture("tune", "task.yaml", "--json")
+    assert done.code == 2
+    assert "nothing can be learnt" in done.json["what"]

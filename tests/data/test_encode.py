@@ -232,6 +232,24 @@ def test_the_task_may_lower_the_limit_but_not_raise_it(make_task, tokenizer):
     assert Encoder(make_task(max_length=90), tokenizer).limit == 50
 
 
+def test_examples_take_room_of_the_models_context_alone(make_task, tokenizer):
+    tokenizer.max_length = 100
+    assert Encoder(make_task(max_length=30), tokenizer, behind=40).limit == 30
+    assert Encoder(make_task(max_length=30), tokenizer, behind=80).limit == 20
+    assert Encoder(make_task(), tokenizer, behind=80).limit == 20
+
+
+def test_examples_are_shortened_as_rows_are(make_task, tokenizer):
+    encoder = Encoder(make_task(too_long="trim", max_length=40), tokenizer)
+    (item,) = encoder.encode([row(LONG)])
+    (short,) = encoder.encode([row("a")])
+    shown = LONG[: item.num_tokens - short.num_tokens + 1]
+    assert 0 < len(shown) < len(LONG)
+    assert encoder.shots([row(LONG), row("a")]) == encoder.shots([row(shown), row("a")])
+    whole = Encoder(make_task(max_length=40), tokenizer)
+    assert len(whole.shots([row(LONG)])) > len(LONG)
+
+
 def test_answers_leave_room_for_what_is_generated(make_task, tokenizer):
     task = make_task(labels=None, answer_field="answer", max_new_tokens=20, max_length=40)
     encoder = Encoder(task, tokenizer)

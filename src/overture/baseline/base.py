@@ -87,7 +87,7 @@ class Request:
             ConfigError: the kind of task cannot be calibrated.
         """
         encoder = Encoder(self.task.calibrated(), self.encoder.tokenizer, reserve=self.encoder.reserve)
-        rows = {name: encoder.encode(self.splits[name]) for name in self.rows}
+        rows = {name: encoder.encode_split(name, self.splits[name]) for name in self.rows}
         return replace(self, encoder=encoder, rows=rows)
 
     def need_decoder(self, what: str) -> None:

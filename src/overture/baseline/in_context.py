@@ -95,7 +95,7 @@ def _fitting(backbone: Backbone, task: Task, shots: list[Row], scored: Sequence[
     """As many of the examples as leave room for the longest row, and the encoder of what follows them."""
     encoder = Encoder(task, backbone.tokenizer)
     while shots:
-        following = Encoder(task, backbone.tokenizer, reserve=len(encoder.shots(shots)))
+        following = Encoder(task, backbone.tokenizer, behind=len(encoder.shots(shots)))
         try:
             following.encode(scored, bos=False)
         except DataError:
@@ -104,8 +104,8 @@ def _fitting(backbone: Backbone, task: Task, shots: list[Row], scored: Sequence[
         return shots, following
     raise DataError(
         "no in-context example fits in front of the rows",
-        wanted=f"at most {encoder.limit} tokens",
-        fix="--set shots=0 leaves this comparison out",
+        wanted=f"at most {backbone.tokenizer.max_length} tokens of examples and a row, the model's context",
+        fix="too_long: trim shortens both; or leave examples out (--set shots=0, in a comparison its --way)",
     )
 
 
@@ -201,7 +201,7 @@ def _behind(encoder: Encoder, row: Row, nearest: list[Row]) -> tuple[list[Encode
     """A row's parts behind the examples, the nearest last, and how many fit; the furthest are left out first."""
     for count in range(len(nearest), 0, -1):
         ids = tuple(encoder.shots(nearest[:count][::-1]))
-        following = Encoder(encoder.task, encoder.tokenizer, reserve=len(ids))
+        following = Encoder(encoder.task, encoder.tokenizer, behind=len(ids))
         try:
             found = following.encode([row], bos=False)
         except DataError:

@@ -76,7 +76,9 @@ class Encoder:
     Args:
         task: template, labels and limits.
         tokenizer: the backbone's.
-        reserve: tokens to keep free for the prompt or the examples.
+        reserve: tokens to keep free for the prompt.
+        behind: tokens of examples that stand in front of each row; they take room of the model's context, and none of
+            what the task allows a row.
 
     Attributes:
         candidates: the label words, shared by all rows; None for free-text tasks.
@@ -87,11 +89,11 @@ class Encoder:
             another kind of model.
     """
 
-    def __init__(self, task: Task, tokenizer: TextTokenizer, reserve: int = 0) -> None:
+    def __init__(self, task: Task, tokenizer: TextTokenizer, reserve: int = 0, behind: int = 0) -> None:
         self.task, self.tokenizer, self.reserve = task, tokenizer, reserve
         task.spec.check_model(task, tokenizer)
         self.candidates, self.notices = task.spec.candidates(task, tokenizer)
-        self.limit = min(task.max_length or tokenizer.max_length, tokenizer.max_length)
+        self.limit = min(task.max_length or tokenizer.max_length, tokenizer.max_length - behind)
         self._template = _template_of(task, tokenizer)
         self._own_layouts: dict[tuple[tuple[str, str], ...], _Layout] = {}
         self._row_pieces = self._template.row()
@@ -142,6 +144,19 @@ class Encoder:
             self._tell_lost_answers(rows, encoded)
         return encoded
 
+    def encode_split(self, split: str, rows: Sequence[Row]) -> list[Encoded]:
+        """A split's rows as tokens; of training rows the parts that something can be learnt from.
+
+        Args:
+            split: "train", or another.
+            rows: the rows.
+
+        Raises:
+            DataError: as `encode`.
+        """
+        encoded = self.encode(rows)
+        return [item for item in encoded if item.has_target] if split == "train" else encoded
+
     def _tell_long_answers(self, rows: Sequence[Row], encoded: Sequence[Encoded]) -> None:
         most = self.task.spec.max_written(self.task)
         long = [item.row for item in encoded if len(item.answer_ids or ()) > most]
@@ -180,8 +195,9 @@ class Encoder:
     def shots(self, rows: Sequence[Row]) -> list[int]:
         """Rows with their answers as in-context examples, from the start of the sequence.
 
-        What follows must be encoded with ``bos=False``, by an encoder whose reserve counts these tokens. An example is
-        its input, its anchor and its first label word or answer; then an empty line, or the end of the chat's turn.
+        What follows must be encoded with ``bos=False``, by an encoder that knows how many tokens it is behind. An
+        example is its input, its anchor and its first label word or answer; then an empty line, or the end of the
+        chat's turn. It is shortened as a row is.
 
         Raises:
             DataError: a row lacks a field, a label or an answer; the chat template does not fit examples.
@@ -189,10 +205,22 @@ class Encoder:
         self._check(rows)
         values: dict[Slot, str] = {}
         for shot, row in enumerate(rows):
-            values |= _values(texts_of(self.task, row), shot)
+            values |= _values(self._fitting(texts_of(self.task, row)), shot)
             values[Slot(ANSWER, shot)] = self._answer_text(row)
         segments = self._segments(self._template.shots(len(rows)))
         return [*self.tokenizer.bos_ids, *self._ids(segments, values).ids]
+
+    def _fitting(self, texts: Mapping[str, str]) -> Mapping[str, str]:
+        """A row's texts as they are, or shortened if the task says so and they are too long."""
+
+        def build(cut: Mapping[str, str]) -> Encoded:
+            return self._built(Example(cut), bos=True)
+
+        if self.task.too_long != "trim":
+            return texts
+        whole = build(texts)
+        found = _shortened(texts, build, self._over, whole) if self._over(whole) > 0 else None
+        return found[0] if found else texts
 
     def _check(self, rows: Sequence[Row]) -> None:
         problems = [problem for row in rows for problem in row_problems(self.task, row)]
@@ -227,7 +255,7 @@ class Encoder:
         if fitting is None:
             return self._too_long(row, item)
         shortened.append(row)
-        return fitting
+        return fitting[1]
 
     def _built(self, example: Example, bos: bool) -> Encoded:
         """An example as tokens, whether it fits or not."""
@@ -416,17 +444,17 @@ def _shortened(
     build: Callable[[Mapping[str, str]], Encoded],
     over: Callable[[Encoded], int],
     whole: Encoded,
-) -> Encoded | None:
-    """The row with its longest texts cut to one length, as long as fits; None if nothing does.
+) -> tuple[Mapping[str, str], Encoded] | None:
+    """The row's texts, the longest cut to one length, as long as fits, and the row of them; None if nothing fits.
 
     One length for all: the longest is shortened first, and no field disappears for another's sake.
     """
 
-    def cut(length: int) -> Encoded:
-        return build({name: text[:length] for name, text in texts.items()})
+    def cut(length: int) -> dict[str, str]:
+        return {name: text[:length] for name, text in texts.items()}
 
     fits, fails = 1, max(map(len, texts.values()))
-    best, fails_over = cut(fits), over(whole)
+    best, fails_over = build(cut(fits)), over(whole)
     if over(best) > 0:
         return None
     step = 0
@@ -434,10 +462,10 @@ def _shortened(
         # Tokens grow about evenly with characters, so a straight line lands close; halving in turn bounds the steps.
         share = 0.5 if step % 2 else -over(best) / (fails_over - over(best))
         length = min(max(fits + int(share * (fails - fits)), fits + 1), fails - 1)
-        item = cut(length)
+        item = build(cut(length))
         if over(item) <= 0:
             fits, best = length, item
         else:
             fails, fails_over = length, over(item)
         step += 1
-    return best
+    return cut(fits), best

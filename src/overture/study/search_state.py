@@ -127,7 +127,8 @@ class Shared:
         """The work in a wording, with those splits alone."""
         work, task = self.whole, self.space.wordings[wording]
         encoder = Encoder(task, work.backbone.tokenizer, reserve=self.space.room)
-        rows = {name: encoder.encode(getattr(work.splits, name)) if name in splits else [] for name in work.rows}
+        wanted = {name: getattr(work.splits, name) if name in splits else [] for name in work.rows}
+        rows = {name: encoder.encode_split(name, found) for name, found in wanted.items()}
         for text in encoder.notices:
             work.notice(text)
         return replace(work, config=work.config.model_copy(update={"task": task}), encoder=encoder, rows=rows)

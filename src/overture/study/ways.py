@@ -141,7 +141,7 @@ class Compared:
     def make(self, bench: Bench, rows: Rows, seed: int) -> Made:
         """The baseline, ready to train or to score."""
         encoder = Encoder(self.config.task, bench.backbone.tokenizer)
-        encoded = LazyRows(encoder.encode, rows)
+        encoded = LazyRows(encoder.encode_split, rows)
         request = Request({}, bench.backbone, encoder, rows, encoded, seed)
         built = build_baseline(self.baseline, self.options, request)
         model = built.model
@@ -192,7 +192,7 @@ class Prompt:
         """A fresh prompt with a cache of its own, so that a cell's costs do not depend on the cells before it."""
         backbone = bench.backbone
         encoder = Encoder(self.config.task, backbone.tokenizer, reserve=self.config.prompt.length)
-        encoded = LazyRows(encoder.encode, rows)
+        encoded = LazyRows(encoder.encode_split, rows)
         source = prompt_source(backbone, encoder, encoded["train"], bench.store)
         prompt = build_prompt(self.config.prompt, source, seed)
         model = PromptedModel(backbone, prompt, InputCache(bench.cache_bytes, notify=bench.notify))
@@ -212,14 +212,14 @@ class Prompt:
 class LazyRows(Mapping[str, Sequence[Encoded]]):
     """Rows by split, encoded when they are asked for: what a way costs to make is not what test rows cost to read."""
 
-    def __init__(self, encode: Callable[[Sequence[Row]], list[Encoded]], rows: Rows) -> None:
+    def __init__(self, encode: Callable[[str, Sequence[Row]], list[Encoded]], rows: Rows) -> None:
         self._encode, self._rows = encode, rows
         self._found: dict[str, list[Encoded]] = {}
 
     def __getitem__(self, split: str) -> list[Encoded]:
         """One split's rows."""
         if split not in self._found:
-            self._found[split] = self._encode(self._rows[split])
+            self._found[split] = self._encode(split, self._rows[split])
         return self._found[split]
 
     def __iter__(self) -> Iterator[str]:

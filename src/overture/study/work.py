@@ -219,8 +219,7 @@ def prepared(
         notify=notify,
     )
     encoder = Encoder(task, backbone.tokenizer, reserve=config.prompt.length)
-    rows = {name: encoder.encode(getattr(splits, name)) for name in ("train", *SPLITS)}
-    rows["train"] = [row for row in rows["train"] if row.has_target]
+    rows = {name: encoder.encode_split(name, getattr(splits, name)) for name in ("train", *SPLITS)}
     budget = None if config.cache_gb is None else int(config.cache_gb * 1e9)
     work = Work(config, run, store, backbone, encoder, splits, rows, InputCache(budget, notify=notify), is_stop_asked)
     for text in (*splits.notices, *encoder.notices):

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from overture.core.config import Config
+from overture.core.errors import DataError
 from overture.core.room import Room, fitted_tokens
 from overture.core.types import Encoded, Trainee, Trainees
 from overture.data.batches import epoch_batches, num_padded, shared_batches
@@ -90,6 +91,9 @@ class Fit:
 
     Attributes:
         norm: length of the last gradient, before it was clipped.
+
+    Raises:
+        DataError: there are no training rows.
     """
 
     def __init__(
@@ -106,6 +110,13 @@ class Fit:
         cut: Batches = epoch_batches,
     ) -> None:
         assert config.lr is not None
+        if not rows:
+            raise DataError(
+                "nothing can be learnt from the training rows",
+                where="train",
+                got="no answer stands in a part of its row that fits the model",
+                fix="more rows, shorter ones, a larger max_length, or a model that reads more",
+            )
         self.trainee, self.rows, self.validate, self.config, self.seed = trainee, rows, validate, config, seed
         self.checkpoint, self.events, self.is_stop_asked, self.key = checkpoint, events, is_stop_asked, key
         self.lr, self.cut = config.lr, cut
