@@ -76,6 +76,16 @@ def test_the_order_of_rows_changes_no_score(metric, pairs):
     assert back.value == pytest.approx(found.value)
 
 
+def test_rows_without_entities_do_not_tell_how_good_no_entity_is():
+    named, none = (("per", 0, 1),), ()
+    gold = [named] * 40 + [none] * 160
+    found = bootstrap("entity_f1", gold, [none] * 200, resamples=100)
+    assert (found.value, found.low) == (0.0, 0.0)
+    assert found.high == pytest.approx(wilson(0, 40)[1])
+    nothing = bootstrap("entity_f1", [none] * 9, [none] * 9, resamples=100)
+    assert (nothing.low, nothing.high) == (0.0, 1.0)
+
+
 def _true_macro_f1(right):
     # The joint distribution of (gold, predicted) in `answers`.
     shares = np.array([0.6, 0.3, 0.1])

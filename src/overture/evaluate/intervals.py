@@ -98,10 +98,17 @@ def bootstrap(
         low, high = _percentiles(scores_R, level)
         method = "bootstrap percentile"
         if low == high:
-            low, high = wilson(num_right, n, level)
-            # A row may be right though it adds nothing to the metric: no entities found where there are none.
+            low, high = _without_spread(measure, gold, predicted, level)
             low, high, method = min(low, value), max(high, value), f"Wilson over right rows: {_NO_SPREAD}"
     return Interval(value=value, low=low, high=high, n=n, level=level, method=method, seed=seed)
+
+
+def _without_spread(measure: Metric, gold: Answers, predicted: Answers, level: float) -> tuple[float, float]:
+    """Wilson's interval of the share of right rows, of those that tell something; from 0 to 1 where none does."""
+    # A row may be right though it adds nothing to the metric: no entities found where there are none.
+    each = zip(gold, predicted, measure.rows(gold, predicted), strict=True)
+    telling = [is_right for g, p, is_right in each if not is_right or measure([g], [p])]
+    return wilson(sum(telling), len(telling), level) if telling else (0.0, 1.0)
 
 
 def wilson(num_right: int, n: int, level: float = LEVEL) -> tuple[float, float]:
