@@ -101,7 +101,8 @@ def _task_text(task: str, cells: Cells) -> str:
 
 def _row(way: str, cells: Cells) -> list[str]:
     found = across_seeds([cell["test"]["accuracy"] for cell in cells])
-    train = cells[0]["config"]["train"]
+    # Cells of one name may be older than a default.
+    settings = {(cell["config"]["train"]["lr"], cell["config"]["train"]["epochs"]) for cell in cells}
     seconds = fmean(cell["cpu_seconds_with_validation"] for cell in cells)
     kept = fmean(cell["cache_seconds"] for cell in cells)
     return [
@@ -112,7 +113,7 @@ def _row(way: str, cells: Cells) -> list[str]:
         f"{cells[0]['trainable']:,}",
         f"{seconds:.0f}",
         f"{kept:.0f}" if kept >= 0.5 else "-",
-        f"{train['lr']:g}, {train['epochs']}",
+        " and ".join(f"{lr:g}, {epochs}" for lr, epochs in sorted(settings)),
     ]
 
 
