@@ -14,7 +14,15 @@ from quality import run_cell
 from tasks import WORDINGS
 
 RESULTS = Path(__file__).parent / "results" / "sensitivity"
-PLAIN: dict[str, Any] = {"lr": None, "length": 10, "init": "vocabulary", "options": {}, "epochs": 5}
+PLAIN: dict[str, Any] = {
+    "lr": None,
+    "length": 10,
+    "init": "vocabulary",
+    "options": {},
+    "epochs": 5,
+    "store": None,
+    "validation_only": False,
+}
 
 # Rates are those around the way's own.
 CHANGES: dict[str, list[dict[str, Any]]] = {
@@ -46,8 +54,7 @@ def main() -> None:
     backbone, cache = load_backbone("smollm2"), InputCache()
     for way in args.way:
         for change in [{}, *CHANGES[way]]:
-            settings = {**vars(args), **PLAIN, **change, "cell_way": way, "cache": cache, "store": None}
-            settings["validation_only"] = False
+            settings = {**vars(args), **PLAIN, **change, "cell_way": way, "cache": cache}
             name = "-".join([way, *(f"{key}-{value}" for key, value in change.items())])
             for seed in range(args.seeds):
                 path = args.out / f"{name}-{args.task}-seed{seed}.json"

@@ -106,3 +106,15 @@ def tuned(make_task: Callable[..., Path], overture: Callable[..., Done]) -> dict
     done = overture("tune", make_task(), "--json")
     assert done.code == 0, done.err
     return done.json
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A masked language model, and the body of one, as `save_pretrained` writes them."""
+    found: dict[str, Path] = {}
+    for kind in ("whole", "body"):
+        found[kind] = folder = tmp_path_factory.mktemp(kind)
+        model = make_model("bert", "sdpa")
+        (model if kind == "whole" else model.bert).save_pretrained(folder)
+        make_inner_tokenizer("bert").save_pretrained(folder)
+    return found

@@ -14,18 +14,6 @@ from overture.engine import load_backbone
 from overture.engine.tokenizer import Tokenizer
 
 
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory):
-    """A masked language model, and the body of one, as `save_pretrained` writes them."""
-    found = {}
-    for kind in ("whole", "body"):
-        found[kind] = folder = tmp_path_factory.mktemp(kind)
-        model = make_model("bert", "sdpa")
-        (model if kind == "whole" else model.bert).save_pretrained(folder)
-        make_inner_tokenizer("bert").save_pretrained(folder)
-    return found
-
-
 def test_the_class_is_chosen_by_what_the_weights_are(folders):
     whole, body = load_backbone(str(folders["whole"])), load_backbone(str(folders["body"]))
     assert (whole.has_head, body.has_head) == (True, False)

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fakes import make_inner_tokenizer, make_model
 from overture.study import page
 
 TEXTS = ["sun and joy", "rain, alas", "snow ☃ falls", "wind blows"]
@@ -97,25 +96,17 @@ def test_from_task_file_to_prediction(kind, overture, tiny, tmp_path: Path):
     assert shown in json.loads(overture("predict", "one", json.dumps(asked)).out)
 
 
-@pytest.fixture(scope="module")
-def encoder_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encoder")
-    make_model("bert", "sdpa").bert.save_pretrained(folder)
-    make_inner_tokenizer("bert").save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("model", ["decoder", "encoder"])
 @pytest.mark.parametrize("command", ["tune", "compare", "search"])
 def test_windows_without_the_answer_are_not_trained_on(
-    command, model, overture, tiny, encoder_folder, tmp_path: Path, monkeypatch
+    command, model, overture, tiny, folders, tmp_path: Path, monkeypatch
 ):
     monkeypatch.setattr(page, "charts", lambda result: {})
     row = {"context": "Ada " + "went home " * 14 + "again", "question": "Who?", "answers": ["Ada"]}
     for name, count in {"train": 8, "validation": 4, "test": 4}.items():
         rows = [json.dumps({**row, "question": f"Who {number}?"}) + "\n" for number in range(count)]
         (tmp_path / f"{name}.jsonl").write_text("".join(rows))
-    values = {"name": "one", "kind": "qa", "backbone": str(tiny if model == "decoder" else encoder_folder)}
+    values = {"name": "one", "kind": "qa", "backbone": str(tiny if model == "decoder" else folders["body"])}
     values |= {"template": "{context} {question}\nA:" if model == "decoder" else "{question} {context}"}
     values |= {"options": {"max_answer_tokens": 6}, "max_length": 100, "shots": 0}
     values |= {"data": {name: f"{name}.jsonl" for name in ("train", "validation", "test")}}

@@ -85,7 +85,7 @@ def lr(
     """
     check_no_adapter(request, "lr")
     request = with_slots(fitting_place(request, backbone))
-    own = request.train.lr or own_rate(request.prompt)
+    own = own_rate(request.prompt)
     with TemporaryDirectory() as folder:
         work = prepared(Run(Path(folder), listener), request, store, is_stop_asked, backbone)
         # Only training rows are read.
@@ -93,13 +93,14 @@ def lr(
         meter = Meter(work.backbone.device.type)
         with work.backbone.checkpointing(request.train.gradient_checkpointing):
             found = find_rate(work, request.prompt, request.train, request.seed, config or LrConfig())
-    chart = rate_chart(found.rates, found.losses, found.smooth, found.suggested or own)
+    default = request.train.lr or own
+    chart = rate_chart(found.rates, found.losses, found.smooth, found.suggested or default)
     return {
         "task": request.task.name,
         "method": request.prompt.method,
         "place": request.prompt.place,
         "length": request.prompt.length,
-        "default": own,
+        "default": default,
         **asdict(found),
         "seconds": meter.seconds,
         "charts": save_chart(chart, out) if out else [],
