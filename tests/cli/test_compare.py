@@ -418,3 +418,14 @@ def test_baselines_that_do_not_fit_are_told_at_once(task, overture) -> None:
     assert "no biases" in done.err
     typo = overture("compare", task, "--way", "lora", "--set-way", "lora:options.rnk=4", "--size", "4", *FEW)
     assert "did you mean 'rank'?" in typo.err
+
+
+def test_what_is_odd_about_rows_is_told(task, overture) -> None:
+    short = ["--set", "max_length=16", "--set", "too_long=trim", "--way", "none", "--way", "in-context:nearest"]
+    found = overture(
+        "compare", task, *short, "--way", "prefix-after", "--size", "4", "--seeds", "1", *FEW, "--json"
+    ).json
+    told = [text for text in found["notices"] if "shortened to fit 16 tokens" in text]
+    assert any(text.endswith("(none)") for text in told)
+    assert cells()["prefix-after--4--0"]["notices"]
+    assert cells()["prefix-after--4--0"]["threads"] in found["threads"]

@@ -1,5 +1,6 @@
 """Parts of a comparison without a model: the order of rows, the schedule, the plan, verdicts, advice, the page."""
 
+import itertools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -151,6 +152,7 @@ def cell(way: str, size: int, seed: int, right: list[bool], seconds: float = 10.
         "predicted": ["good" if hit else "bad" for hit in right],
         "trainable": 100 if size else 0,
         "stored_bytes": 400 if size else 0,
+        "threads": 1,
         "rows": {"test": 100},
         "ledger": {**ledger, "peak_bytes": 10**9, "grown_bytes": 10**6, "energy_meter": ""},
         "base": base,
@@ -181,7 +183,6 @@ def summed(
     facts = {
         "backbone": {"id": "tiny", "parameters": 10**6, "dtype": "float32"},
         "device": "cpu",
-        "threads": 1,
         "versions": {"overture": "0", "git": ""},
         "data": "0",
         "passages": 8,
@@ -392,6 +393,26 @@ def test_a_busy_machine_is_told() -> None:
         account["cpu_seconds"] = account["seconds"] / 2
     (told,) = summed(cells, ["a", "b"])["notices"]
     assert told.startswith("1 of 8 cells waited")
+
+
+def test_what_was_odd_about_the_rows_is_told_once_with_its_ways() -> None:
+    cells = cells_of({"a": 0.8, "b": 0.6, "c": 0.6}) + cells_of({"a": 0.8, "b": 0.6, "c": 0.6}, size=16)
+    for one in cells:
+        if one["way"] != "c":
+            one["notices"] = [f"{one['size'] + one['seed']} rows were shortened"]
+    assert summed(cells, ["a", "b", "c"], (16, 64))["notices"] == ["64 rows were shortened (a, b)"]
+
+
+@pytest.mark.parametrize(
+    ("threads", "text"),
+    [((1, 1), "cpu (1 thread);"), ((2, 2), "cpu (2 threads);"), ((1, 2), "cpu (1 or 2 threads);"), ((), "cpu; 64")],
+)
+def test_threads_are_those_that_the_cells_had(threads: tuple[int, ...], text: str) -> None:
+    cells = cells_of({"a": 0.9}, seeds=2)
+    for one, count in itertools.zip_longest(cells, threads):
+        del one["threads"]
+        one |= {"threads": count} if count else {}
+    assert text in page(summed(cells, ["a"]), {})
 
 
 def test_what_needs_no_training_is_the_cheapest() -> None:

@@ -117,6 +117,7 @@ class Built:
         num_trainable: trained values.
         stored_bytes: what must be kept, beside the frozen model, to use it again.
         facts: what it chose by itself, for the result.
+        notices: what is odd about the rows as it encoded them itself; grows as more are.
     """
 
     model: Scorer
@@ -125,6 +126,7 @@ class Built:
     num_trainable: int = 0
     stored_bytes: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
+    notices: Sequence[str] = ()
 
 
 def trained(model: PromptedModel, rows: Mapping[str, Sequence[Encoded]]) -> Built:

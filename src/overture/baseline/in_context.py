@@ -140,6 +140,7 @@ def _alike(request: Request, options: Options) -> Built:
         rows,
         stored_bytes=_text_bytes(encoder, shots),
         facts={"shots": len(shots), "choice": options.choice, "orders": tried},
+        notices=encoder.notices,
     )
 
 

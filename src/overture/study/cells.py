@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from torch import get_num_threads
+
 from overture.core.config import Config
 from overture.core.errors import ConfigError, OvertureError
 from overture.core.seeds import named_random
@@ -195,6 +197,7 @@ def measured(lab: Lab, way: Way, key: Key, rate: float | None) -> dict[str, Any]
         "trainable": made.num_trainable,
         "facts": made.facts,
         "versions": versions(),
+        "threads": get_num_threads(),
     }
     if fitted:
         progress = fitted.progress
@@ -209,6 +212,7 @@ def measured(lab: Lab, way: Way, key: Key, rate: float | None) -> dict[str, Any]
         "gold": list(scored.gold),
         "predicted": list(scored.predicted),
         "stored_bytes": made.stored_bytes(),
+        "notices": list(dict.fromkeys(made.notices)),
     }
     ledger = book.as_dict()
     return {**found, "ledger": ledger, "base": _base(lab, made, served)}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator
-from torch import OutOfMemoryError, get_num_threads
+from torch import OutOfMemoryError
 
 from overture.core.config import Config
 from overture.core.errors import (
@@ -413,7 +413,6 @@ class _Comparison:
         return {
             "backbone": {"id": _named(info.id), "parameters": info.num_parameters, "dtype": info.dtype},
             "device": self.lab.bench.backbone.device.type,
-            "threads": get_num_threads(),
             "versions": versions(),
             "data": self.digest,
             "passages": len(self.lab.passages),

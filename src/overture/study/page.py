@@ -129,8 +129,10 @@ def _subtitle(result: Result) -> str:
 
 
 def _threads(result: Result) -> str:
-    count = result["threads"]
-    return f" ({count} {'thread' if count == 1 else 'threads'})" if result["device"] == "cpu" else ""
+    counts = result["threads"]
+    if result["device"] != "cpu" or not counts:
+        return ""
+    return f" ({' or '.join(map(str, counts))} {'thread' if counts == [1] else 'threads'})"
 
 
 def _quality_caption(result: Result) -> str:

@@ -67,7 +67,8 @@ def summary(
         "advice": _advice(found, pairs, ledger),
         "left_out": list(plan.left_out),
         "failed": [dict(one) for one in failed],
-        "notices": [*found.notices, *_waiting(cells, facts["device"])],
+        "notices": [*found.notices, *_told(found), *_waiting(cells, facts["device"])],
+        "threads": sorted({cell["threads"] for cell in cells if "threads" in cell}),
         "price": config.price,
         "watts": config.watts,
         "request": {
@@ -243,6 +244,16 @@ def _costs(found: Scores, way: str, size: int, rates: Mapping[str, Any], config:
         "perplexity_before": None if None in befores else fmean(befores),
         "perplexity_after": None if None in afters else fmean(afters),
     }
+
+
+def _told(found: Scores) -> list[str]:
+    """What was odd about the rows, with the ways it holds for; of the largest size's first seed, since all are alike."""
+    ways: dict[str, list[str]] = {}
+    for way in found.ways:
+        cells = found.cells(way, found.largest)
+        for text in cells[min(cells)].get("notices", ()) if cells else ():
+            ways.setdefault(text, []).append(way)
+    return [f"{text} ({', '.join(names)})" for text, names in ways.items()]
 
 
 def _waiting(cells: Sequence[Cell], device: str) -> list[str]:

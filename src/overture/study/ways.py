@@ -60,6 +60,7 @@ class Made:
         trainee: what the loop trains; None where it has nothing to train.
         warm: runs what may be kept of rows once.
         facts: what else its cell should record.
+        notices: what is odd about the rows as they were encoded; grows as more are.
     """
 
     backbone: Backbone
@@ -71,6 +72,7 @@ class Made:
     trainee: Trainee | None = None
     warm: Callable[[Sequence[Encoded]], None] = lambda rows: None
     facts: dict[str, Any] = field(default_factory=dict)
+    notices: Sequence[str] = ()
 
 
 class Way(Protocol):
@@ -164,6 +166,7 @@ class Compared:
             built.num_trainable,
             built.trainee,
             facts=built.facts,
+            notices=built.notices or encoder.notices,
         )
 
 
@@ -206,6 +209,7 @@ class Prompt:
             num_trainable=sum(value.numel() for value in model.trainable().values()),
             trainee=model,
             warm=model.warm,
+            notices=encoder.notices,
         )
 
 

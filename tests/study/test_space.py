@@ -1,0 +1,45 @@
+"""What a search may choose from: the rates of a pair at every length."""
+
+import pytest
+
+from overture.data import Task
+from overture.prompt import METHODS, PromptConfig
+from overture.study.request import TuneConfig
+from overture.study.space import Pair, Space
+from overture.train import TrainConfig
+
+PREFIX: Pair = ("prefix", "after")
+OWN = METHODS["prefix"].learning_rate["after"]
+TASK = Task(name="mood", data={"train": "r.jsonl"}, template="{text}:", labels={"good": " good", "bad": " bad"})
+
+
+def space(length: int = 10, lr: float | None = None, found: float | None = None) -> Space:
+    prompt = PromptConfig(method="prefix", place="after", length=length)
+    config = TuneConfig(task=TASK, prompt=prompt, train=TrainConfig(lr=lr))
+    return Space(config, [PREFIX, ("vectors", "after")], 4, {PREFIX: found} if found else None)
+
+
+@pytest.mark.parametrize(("length", "share"), [(5, 1.0), (30, 1.0), (60, 0.5), (100, 0.3)])
+def test_a_method_s_own_rate_falls_with_length(length: int, share: float) -> None:
+    assert space().rate(PREFIX, length) == pytest.approx(share * OWN)
+
+
+@pytest.mark.parametrize(("length", "rate"), [(10, 0.5), (60, 0.25)])
+@pytest.mark.parametrize("is_found", [False, True])
+def test_a_known_rate_is_that_of_the_task_s_own_length(length: int, rate: float, is_found: bool) -> None:
+    known = space(length, **({"found": rate} if is_found else {"lr": rate}))
+    assert known.rate(PREFIX, length) == pytest.approx(rate)
+    assert known.rate(PREFIX, 10) == pytest.approx(0.5)
+    assert known.rate(PREFIX, 60) == pytest.approx(0.25)
+
+
+def test_a_rate_that_was_given_is_only_its_pair_s() -> None:
+    vectors = METHODS["vectors"]
+    assert space(lr=0.5).rate(("vectors", "after"), 50) == vectors.rate("after", 50)
+
+
+@pytest.mark.parametrize("length", [10, 50])
+def test_the_task_s_own_setting_is_one_of_the_space_s(length: int) -> None:
+    params = space(length, lr=0.2).own_params()
+    assert params is not None
+    assert params["lr_factor"] == pytest.approx(1)
