@@ -1,6 +1,5 @@
 """Parts of a comparison without a model: the order of rows, the schedule, the plan, verdicts, advice, the page."""
 
-import itertools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -409,9 +408,10 @@ def test_what_was_odd_about_the_rows_is_told_once_with_its_ways() -> None:
 )
 def test_threads_are_those_that_the_cells_had(threads: tuple[int, ...], text: str) -> None:
     cells = cells_of({"a": 0.9}, seeds=2)
-    for one, count in itertools.zip_longest(cells, threads):
+    for number, one in enumerate(cells):
         del one["threads"]
-        one |= {"threads": count} if count else {}
+        if threads:
+            one["threads"] = threads[number]
     assert text in page(summed(cells, ["a"]), {})
 
 

@@ -247,7 +247,7 @@ def _costs(found: Scores, way: str, size: int, rates: Mapping[str, Any], config:
 
 
 def _told(found: Scores) -> list[str]:
-    """What was odd about the rows, with the ways it holds for; of the largest size's first seed, since all are alike."""
+    """What was odd about the rows, with its ways; of the largest size's first seed, since all are alike."""
     ways: dict[str, list[str]] = {}
     for way in found.ways:
         cells = found.cells(way, found.largest)
