@@ -67,6 +67,7 @@ CLAIMS = (
     Claim("split", "a learnt position beats a fixed one", "split-around", "vectors-after"),
     Claim("mpt", "task factors on a shared prompt beat free vectors", "mpt-after", "vectors-after"),
     Claim("attempt", "stored prompts, mixed, beat new vectors", "attempt-after", "vectors-after"),
+    Claim("cartridge", "self-study holds more of a text than its beginning", "overture cartridge", "the beginning"),
     Claim("pruned", "a third of the values keeps the accuracy", "overture prune", "the whole prompt", keeps=True),
 )
 

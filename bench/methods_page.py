@@ -19,7 +19,7 @@ from overture.engine.families import FAMILIES
 from overture.evaluate import across_seeds
 from overture.prompt import METHODS
 from report import table, with_section
-from studies import pruned_differences, sensitivity_text, starts_text
+from studies import cartridge_differences, cartridge_text, pruned_differences, sensitivity_text, starts_text
 
 BENCH = Path(__file__).parent
 PAGE = "# Methods\n"
@@ -138,7 +138,7 @@ def write_page(results: Path, docs: Path) -> None:
     page = file.read_text(encoding="utf-8") if file.exists() else PAGE
     cells = cells_in(results / "quality", results / "methods")
     plain = [cell for cell in cells if _is_plain(cell)]
-    studies = pruned_differences(results / "starts")
+    studies = pruned_differences(results / "starts") | cartridge_differences(results / "cartridge")
     sections = {
         "methods": methods_text(plain, studies),
         "families": families_text(),
@@ -146,6 +146,7 @@ def write_page(results: Path, docs: Path) -> None:
         "effects": effects_text(plain, studies),
         "sensitivity": sensitivity_text(cells_in(results / "sensitivity")),
         "starts": starts_text(results / "starts"),
+        "cartridges": cartridge_text(results / "cartridge"),
     }
     for name, text in sections.items():
         page = with_section(page, name, text)

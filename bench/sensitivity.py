@@ -34,7 +34,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     ],
     "vectors-after": [
         *({"init": init} for init in ("random", "labels")),
-        *({"lr": rate} for rate in (0.01, 0.1)),
+        *({"lr": rate} for rate in (0.01, 0.03, 0.3)),
         *({"length": length} for length in (3, 30)),
     ],
 }

@@ -1,4 +1,4 @@
-"""Sections of docs/methods.md on what a method does beyond one score: sensitivity, starts, pruning."""
+"""Sections of docs/methods.md on what a method does beyond a score: sensitivity, starts, pruning, texts as memories."""
 
 import json
 from collections import defaultdict
@@ -184,3 +184,62 @@ def _pruned(told: Mapping[str, Any]) -> str:
         "the whole one."
     )
     return f"{lead}\n\n{table(['prompt', 'vectors', 'values', 'test accuracy', '95% interval'], rows)}"
+
+
+# -- texts as memories
+
+
+def cartridge_differences(folder: Path) -> dict[str, dict[str, Paired]]:
+    """What a cartridge gains on as many columns of the text's beginning: answer tokens that the model puts first."""
+    found = _articles(folder)
+    if not found:
+        return {}
+    ours, theirs = ["".join(one["questions"][way]["right"] for one in found) for way in ("cartridge", "beginning")]
+    return {"cartridge": {"tokens of SQuAD's answers": paired_test("1" * len(ours), ours, theirs)}}
+
+
+def cartridge_text(folder: Path) -> str:
+    """One line for each article and what the model has of it."""
+    articles = _articles(folder)
+    if not articles:
+        return NOT_YET.format(command="python bench/cartridge.py --data DIR --article Normans")
+    rows = [_known_row(one, way, asked) for one in articles for way, asked in one["questions"].items()]
+    head = [
+        "article",
+        "what the model has",
+        "columns",
+        "held-out talk, perplexity",
+        "divergence",
+        "questions, perplexity",
+        "tokens right",
+        "SQuAD's F1",
+    ]
+    settings = articles[0]["settings"]
+    lead = (
+        f"An article becomes a memory of {settings['length']} columns by {settings['conversations']} conversations of "
+        "the model with itself (`overture cartridge`). Held-out conversations measure what it was trained for; SQuAD's "
+        "questions on the article what that is worth: perplexity of their answers, the share of answer tokens that "
+        "the model puts first, and F1 of what it writes by itself."
+    )
+    names = " ".join(f"--article {one['article']}" for one in articles)
+    asked = " ".join(f"--{key} {settings[key]}" for key in ("length", "conversations", "threads"))
+    made = f"Made by `python bench/cartridge.py --data DIR {names} {asked}`."
+    return f"{lead}\n\n{table(head, rows)}\n\n{made}"
+
+
+def _articles(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+
+
+def _known_row(article: Mapping[str, Any], way: str, asked: Mapping[str, Any]) -> list[str]:
+    talk, right, f1 = article["ways"][way], asked["right"], asked["squad_f1"]
+    return [
+        f"{article['article'].replace('_', ' ')} ({article['text_tokens']:,} tokens)",
+        way,
+        f"{talk['columns']:,}",
+        f"{talk['perplexity']:.2f}",
+        f"{talk['divergence']:.3f}",
+        f"{asked['perplexity']:.1f}",
+        f"{right.count('1') / len(right):.3f} (n = {len(right)})",
+        f"{f1['value']:.3f} ({f1['low']:.3f}-{f1['high']:.3f}, n = {f1['n']})",
+    ]

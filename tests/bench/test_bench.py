@@ -100,3 +100,26 @@ def test_sensitivity_is_told_beside_the_way_as_it_comes():
     assert rows[0].startswith("| nothing: lr 0.1, length 10, init vocabulary | 0.900 | - |")
     assert rows[1].startswith("| lr 1 | 0.500 | -40.0 (")
     assert rows[2].startswith("| length 30 | 0.900 | +0.0 (")
+
+
+@pytest.mark.parametrize(("ours", "standing"), [("10" * 50, "reproduced"), ("0" * 60 + "10" * 20, "experimental")])
+def test_a_cartridge_is_held_against_the_beginning_of_its_text(tmp_path, ours, standing):
+    f1 = {"value": 0.1, "low": 0.0, "high": 0.2, "n": 9}
+    talk = {"perplexity": 9.0, "divergence": 0.5, "columns": 4}
+    right = {"beginning": "10" * 20 + "0" * 60, "cartridge": ours}
+    for title in ("One", "Two"):
+        article = {
+            "article": title,
+            "text_tokens": 900,
+            "settings": {"length": 4, "conversations": 2, "seed": 0, "threads": 1},
+            "ways": dict.fromkeys(right, talk),
+            "questions": {way: {"perplexity": 20.0, "right": own, "squad_f1": f1} for way, own in right.items()},
+        }
+        (tmp_path / f"{title}-4.json").write_text(json.dumps(article))
+    studies, effects = importlib.import_module("studies"), importlib.import_module("effects")
+    found = studies.cartridge_differences(tmp_path)
+    (pair,) = found["cartridge"].values()
+    assert pair.difference.n == 200
+    assert effects.standings([], found)["cartridge"] == standing
+    share = f"{ours.count('1') / 100:.3f} (n = 100)"
+    assert f"| One (900 tokens) | cartridge | 4 | 9.00 | 0.500 | 20.0 | {share} |" in studies.cartridge_text(tmp_path)

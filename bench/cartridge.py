@@ -1,0 +1,121 @@
+"""What a cartridge knows of its text: articles as memories, asked SQuAD's questions. One JSON an article.
+
+    python bench/cartridge.py --data DIR --article Normans --article Private_school
+
+A cartridge is made by self-study alone; the questions are people's, and it never sees them.
+"""
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from overture.core.files import write_json
+from overture.core.types import Encoded, Injection, Memory
+from overture.data import Encoder, Task
+from overture.data.batches import scoring_batches
+from overture.data.rows import Row, gold_of
+from overture.engine import Backbone, PromptedModel, load_backbone
+from overture.evaluate.scoring import score
+from overture.evaluate.tuned import TunedPrompt
+from overture.store import Store
+from overture.study.cartridge import CartridgeConfig, cartridge, frame_of
+from tasks import rows_of
+
+RESULTS = Path(__file__).parent / "results" / "cartridge"
+ASKED = " Answer with a few words of the text."
+
+
+def article(data: Path, title: str) -> tuple[str, list[Row]]:
+    """Its paragraphs as one text, and the test questions about it."""
+    rows = [row for row in rows_of("squad", data, "test") if row.fields["title"] == title]
+    return "\n\n".join(dict.fromkeys(row.fields["context"] for row in rows)), rows
+
+
+def question_task(backbone: Backbone) -> Task:
+    """A question in the model's own chat format, behind whatever it knows of the text."""
+    return Task(
+        name="questions",
+        kind="generation",
+        data={"train": "unused.jsonl"},
+        template=frame_of(backbone.tokenizer).template.replace("{question}", "{question}" + ASKED),
+        answer_field="answers",
+        max_new_tokens=24,
+        metric="squad_f1",
+    )
+
+
+@torch.no_grad()
+def right_tokens(model: PromptedModel, rows: Sequence[Encoded]) -> str:
+    """For each token of the answers whether the model, given all before, puts it first: a digit each, in row order."""
+    found: dict[int, str] = {}
+    for batch in scoring_batches(rows, 2048):
+        for row, said in zip(batch, model.said(batch), strict=True):
+            likeliest = model.backbone.head(said.hidden).argmax(-1).tolist()
+            found[row.row] = "".join(str(int(a == b)) for a, b in zip(likeliest, row.answer_ids or (), strict=True))
+    return "".join(found[row.row] for row in rows)
+
+
+def asked(model: PromptedModel, task: Task, rows: Sequence[Row], encoded: Sequence[Encoded]) -> dict[str, Any]:
+    """How likely the answers are, token by token, and what the model writes."""
+    found = score(model, encoded, task, gold_of(task, rows))
+    return {
+        "perplexity": math.exp(found.loss),
+        "right": right_tokens(model, encoded),
+        "squad_f1": found.metrics(task)["squad_f1"].model_dump(),
+    }
+
+
+def study(backbone: Backbone, args: argparse.Namespace, title: str) -> dict[str, Any]:
+    text, rows = article(args.data, title)
+    config = CartridgeConfig(length=args.length, conversations=args.conversations, seed=args.seed)
+    store = Store(args.work / "store")
+    told = cartridge(text, store, f"{title.lower()}-{args.length}", config, backbone=backbone, origin=title)
+    task, frame = question_task(backbone), frame_of(backbone.tokenizer)
+    encoder = Encoder(task, backbone.tokenizer)
+    encoded = encoder.encode(rows)
+    head = tuple(backbone.tokenizer.encode_template(frame.head))
+    whole = (*head, *backbone.tokenizer.encode_plain(text))
+
+    def memory(ids: Sequence[int]) -> Injection:
+        return Injection(memory=Memory(backbone.memory_of_tokens(list(ids)), "memory"))
+
+    ways: Mapping[str, Any] = {
+        "no text": memory(head),
+        "beginning": memory(whole[: args.length]),
+        "cartridge": TunedPrompt(store.get(told["prompt"]), backbone).prompt,
+        "whole text": memory(whole),
+    }
+    questions = {name: asked(PromptedModel(backbone, way), task, rows, encoded) for name, way in ways.items()}
+    kept = ("text_tokens", "length", "trainable", "conversations", "ways", "seconds")
+    return {**{key: told[key] for key in kept}, "questions": questions, "num_questions": len(rows)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--article", action="append", required=True)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--work", type=Path, default=Path("cartridge-work"), help="where the prompts are kept")
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--conversations", type=int, default=80)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    backbone = load_backbone("smollm2")
+    settings = {key: getattr(args, key) for key in ("length", "conversations", "seed", "threads")}
+    for title in args.article:
+        path = args.out / f"{title}-{args.length}.json"
+        if not path.exists():
+            found = study(backbone, args, title)
+            write_json(path, {"article": title, "settings": settings, **found})
+            shown = {name: f"{one['perplexity']:.2f}" for name, one in found["questions"].items()}
+            print(path.name, shown, flush=True)
+
+
+if __name__ == "__main__":
+    main()
