@@ -15,6 +15,7 @@ from overture.study import meta as study
 from overture.study.api import request
 from overture.study.meta import MetaConfig, meta
 from overture.study.request import TuneConfig
+from overture.train import TrainConfig
 
 LABELS = {"a": {"good": " good", "bad": " bad"}, "b": {"good": " yes", "bad": " no"}, "c": {"good": " up", "bad": " x"}}
 
@@ -93,6 +94,24 @@ def test_few_steps_are_measured_from_both_starts(requests_of, tmp_path: Path) ->
     assert found["few_steps"][2]["compared"]["difference"]["n"] == 8
 
 
+def test_measured_are_steps_as_tuning_takes_them(requests_of, tmp_path: Path, monkeypatch) -> None:
+    """A visit's steps all have the full rate; a user's own short training warms up."""
+    taken: list[TrainConfig] = []
+    run = study.Fit.run
+
+    def noting(fit):
+        taken.append(fit.config)
+        return run(fit)
+
+    monkeypatch.setattr(study.Fit, "run", noting)
+    requests = requests_of()
+    meta(requests, Store(tmp_path / "s"), "x", MetaConfig(steps=2, inner=2))
+    visits, measured = taken[:2], taken[2:]
+    assert {(one.schedule, one.warmup_steps) for one in visits} == {("constant", 0)}
+    assert len(measured) == 4
+    assert all(one == requests[0].train.model_copy(update={"epochs": 1, "lr": one.lr}) for one in measured)
+
+
 @pytest.mark.parametrize("method", ["vectors", "prefix"])
 def test_command(tasks, overture, method) -> None:
     words = [tasks["a"], tasks["b"], "--name", "start", "--method", method, "--steps", "4", "--inner", "2"]
@@ -112,10 +131,10 @@ def test_command(tasks, overture, method) -> None:
 def test_a_stop_keeps_what_was_learnt(tasks, overture, monkeypatch) -> None:
     visited = study._Start._visited
 
-    def third_is_stopped(start, work, key):
+    def third_is_stopped(start, work, key, train):
         if key == "visit 2":
             os.kill(os.getpid(), signal.SIGINT)
-        return visited(start, work, key)
+        return visited(start, work, key, train)
 
     monkeypatch.setattr(study._Start, "_visited", third_is_stopped)
     words = [tasks["a"], tasks["b"], "--name", "start", "--steps", "9", "--inner", "1"]

@@ -119,9 +119,9 @@ class _Start:
         assert isinstance(self.prompt, PromptMethod)
         self.values: Values = self.prompt.trainable()
         rate = self.request.train.lr or own_rate(self.request.prompt)
-        # A visit is one epoch of just so many rows, at one rate.
-        steady = {"epochs": 1, "warmup_steps": 0, "schedule": "constant", "lr": rate}
-        self.train: TrainConfig = self.request.train.model_copy(update=steady)
+        # A visit is one epoch of just so many rows, at one rate; measured is what a user's own short training gives.
+        self.tuning: TrainConfig = self.request.train.model_copy(update={"epochs": 1, "lr": rate})
+        self.train = self.tuning.model_copy(update={"warmup_steps": 0, "schedule": "constant"})
         self.history: list[dict[str, Any]] = []
 
     def learnt(self, name: str) -> dict[str, Any]:
@@ -161,7 +161,7 @@ class _Start:
             if self.works[0].is_stop_asked():
                 return
             before = _copied(self.values)
-            reached, last, loss = self._visited(work, f"visit {step}")
+            reached, last, loss = self._visited(work, f"visit {step}", self.train)
             share = self.config.rate * (1 - step / self.config.steps)
             moved = reached if self.config.algorithm == "reptile" else last
             _put(self.values, {key: value + share * moved[key] for key, value in before.items()} if moved else before)
@@ -177,7 +177,7 @@ class _Start:
             named_random(self.request.seed, "turn", turn).shuffle(order)
             yield order[place]
 
-    def _visited(self, work: Work, key: str) -> tuple[Values, Values, float]:
+    def _visited(self, work: Work, key: str, train: TrainConfig) -> tuple[Values, Values, float]:
         """Take the steps of one visit: how far all of them led, how far the last did, and the mean loss.
 
         The values stay where the steps led; nothing is given when the loss diverged.
@@ -191,8 +191,8 @@ class _Start:
                 before_last = _copied(self.values)
 
         seed = derived_seed(self.request.seed, "meta", work.task.name, key)
-        rows = _drawn(work.rows["train"], self.config.inner * self.train.batch_size, seed)
-        found = Fit(self._model(work), rows, lambda: Validation(0.0, 0.0), self.train, seed, events=note).run()
+        rows = _drawn(work.rows["train"], self.config.inner * train.batch_size, seed)
+        found = Fit(self._model(work), rows, lambda: Validation(0.0, 0.0), train, seed, events=note).run()
         if not found.best:
             return {}, {}, float("nan")
         ways = [{key: value - old[key] for key, value in found.best.items()} for old in (start, before_last)]
@@ -202,7 +202,7 @@ class _Start:
         return PromptedModel(work.backbone, self.prompt, work.cache)
 
     def _measured(self, ordinary: Values) -> list[dict[str, Any]]:
-        """Each task after one more visit, from the ordinary start and from the learnt one, with the same batches."""
+        """Each task after as many steps of tuning, from the ordinary start and the learnt one, with the same batches."""
         learnt, found = _copied(self.values), []
         for work in (*self.works, *self.unseen):
             if work.is_stop_asked():
@@ -223,7 +223,7 @@ class _Start:
 
     def _few(self, work: Work, values: Values, what: str) -> Scored:
         _put(self.values, values)
-        self._visited(work, "measure")
+        self._visited(work, "measure", self.tuning)
         return work.score(self._model(work), "validation", what)
 
     def _manifest(self, name: str, seconds: float) -> Manifest:
