@@ -11,7 +11,7 @@ import io
 import json
 import random
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,10 @@ def task_file(folder: Path, name: str, body: dict[str, Any]) -> Path:
     return path
 
 
-def shared_task(folder: Path, data: Path, name: str) -> Path:
-    """A task of the benchmark's data, with 256 of its training rows."""
+def shared_task(folder: Path, data: Path, name: str, rows: int = 256) -> Path:
+    """A task of the benchmark's data, with so many of its training rows."""
     files = {split: str((data / name / f"{split}.jsonl").resolve()) for split in ("train", "validation", "test")}
-    return task_file(folder, name, {**task_named(name), "data": {**files, "train_rows": 256}})
+    return task_file(folder, name, {**task_named(name), "data": {**files, "train_rows": rows}})
 
 
 def prompt_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -90,28 +90,42 @@ def spot(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for rows in args.rows:
         target = product_task(args.snippets, folder, rows)
-        for start in ("ordinary", "movie", "trec"):
-            init = {"init": "prompt", "init_prompt": source_of(start, args)} if start != "ordinary" else {}
-            told = overture.tune(
-                target,
-                store=folder / "store",
-                prompt=prompt_of(args) | init,
-                train={"epochs": args.epochs},
-                seeds=args.seeds,
-                shots=0,
-                name=source_of(f"products-{rows}-{start}", args),
-            )
-            kept = ("seeds", "no_prompt", "trainable")
-            found[f"{rows} rows, {start}"] = {key: told[key] for key in kept if key in told}
+        found |= tuned_from(args, folder, target, rows, ("ordinary", "movie", "trec"))
+    return found
+
+
+def tuned_from(
+    args: argparse.Namespace, folder: Path, target: Path, rows: int, starts: Sequence[str]
+) -> dict[str, Any]:
+    """A task of few rows tuned from each start, by size and start."""
+    found: dict[str, Any] = {}
+    for start in starts:
+        init = {"init": "prompt", "init_prompt": source_of(start, args)} if start != "ordinary" else {}
+        told = overture.tune(
+            target,
+            store=folder / "store",
+            prompt=prompt_of(args) | init,
+            train={"epochs": args.epochs},
+            seeds=args.seeds,
+            shots=0,
+            name=source_of(f"{target.stem}-{rows}-{start}", args),
+        )
+        kept = ("seeds", "no_prompt", "trainable")
+        found[f"{rows} rows, {start}"] = {key: told[key] for key in kept if key in told}
     return found
 
 
 def reptile(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """A start learnt on films and news, tried on question types, which it never saw."""
+    """A start learnt on films and news, tried on question types, which it never saw: few steps, and few rows."""
     paths = [shared_task(folder, args.data, name) for name in ("movie", "bbc", "trec")]
     requests = [request(path, {"prompt": prompt_of(args)}) for path in paths]
     config = MetaConfig(steps=args.visits, inner=4)
-    return portable(meta(requests[:2], Store(folder / "store"), "start", config, unseen=requests[2:]))
+    learnt = source_of("start", args)
+    told = portable(meta(requests[:2], Store(folder / "store"), learnt, config, unseen=requests[2:]))
+    tuned: dict[str, Any] = {}
+    for rows in args.rows:
+        tuned |= tuned_from(args, folder, shared_task(folder, args.data, "trec", rows), rows, ("ordinary", "start"))
+    return {**told, "tuned": tuned}
 
 
 def pruned(args: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -109,8 +109,20 @@ _TITLES = {
 
 
 def _spot(told: Mapping[str, Any]) -> str:
+    first = next(iter(told["found"].values()))
+    asked = first["no_prompt"]["metrics"]["test"]["accuracy"]
+    lead = (
+        f"Polarity of product reviews (1,000 test rows, 100 for validation), {_method(told)}, from the ordinary start, "
+        "from a prompt tuned for film reviews (near) and from one for question types (far). Without any prompt "
+        f"{asked['value']:.3f} ({asked['low']:.3f}-{asked['high']:.3f}). The rows are the same for all seeds; 16 of "
+        "them are one batch, so from a stored prompt seeds change nothing there."
+    )
+    return f"{lead}\n\n{_starts_table(told['found'])}"
+
+
+def _starts_table(by_start: Mapping[str, Any]) -> str:
     rows = []
-    for key, found in told["found"].items():
+    for key, found in by_start.items():
         size, start = key.split(", ")
         seeds = found["seeds"]["test"]
         rows.append(
@@ -122,16 +134,7 @@ def _spot(told: Mapping[str, Any]) -> str:
                 " ".join(f"{one['test']:.3f}" for one in found["seeds"]["each"]),
             ]
         )
-    first = next(iter(told["found"].values()))
-    asked = first["no_prompt"]["metrics"]["test"]["accuracy"]
-    head = ["training rows", "start", "test accuracy", "95% interval", "each seed"]
-    lead = (
-        f"Polarity of product reviews (1,000 test rows, 100 for validation), {_method(told)}, from the ordinary start, "
-        "from a prompt tuned for film reviews (near) and from one for question types (far). Without any prompt "
-        f"{asked['value']:.3f} ({asked['low']:.3f}-{asked['high']:.3f}). The rows are the same for all seeds; 16 of "
-        "them are one batch, so from a stored prompt seeds change nothing there."
-    )
-    return f"{lead}\n\n{table(head, rows)}"
+    return table(["training rows", "start", "test accuracy", "95% interval", "each seed"], rows)
 
 
 def _method(told: Mapping[str, Any]) -> str:
@@ -151,7 +154,8 @@ def _reptile(told: Mapping[str, Any]) -> str:
         f"After four optimiser steps on the task, on its validation rows; the start was learnt in {settings['visits']} "
         f"visits of four steps to films and news ({_method(told)}, one seed)."
     )
-    return f"{lead}\n\n{table(head, rows)}"
+    few = "Question types tuned from few rows, 1,000 test rows; `start` is the learnt one."
+    return f"{lead}\n\n{table(head, rows)}\n\n{few}\n\n{_starts_table(told['found']['tuned'])}"
 
 
 def pruned_differences(folder: Path) -> dict[str, dict[str, Paired]]:

@@ -202,7 +202,7 @@ class _Start:
         return PromptedModel(work.backbone, self.prompt, work.cache)
 
     def _measured(self, ordinary: Values) -> list[dict[str, Any]]:
-        """Each task after as many steps of tuning, from the ordinary start and the learnt one, with the same batches."""
+        """Each task after as many steps of tuning, from the ordinary start and the learnt one, with equal batches."""
         learnt, found = _copied(self.values), []
         for work in (*self.works, *self.unseen):
             if work.is_stop_asked():
