@@ -78,7 +78,23 @@ def measured_text(cells: Cells) -> str:
         "once. Mean over the seeds and the 95% t interval of the mean; a seed draws rows, start and order. Seconds "
         "are CPU seconds of training and validation on one thread."
     )
-    return "\n\n".join([head, *(_task_text(task, found) for task, found in sorted(by_task.items()))])
+    return "\n\n".join([head, *(_task_text(task, found) for task, found in sorted(by_task.items())), _made(cells)])
+
+
+def _made(cells: Cells) -> str:
+    """The commands that give these cells; those that are there are not run again."""
+    asked = sorted({(cell["way"], json.dumps(cell["config"]["prompt"]["options"])) for cell in cells})
+    made = (
+        "python bench/quality.py --data DIR --out bench/results/methods --threads 1 --seeds 3 --task movie --task trec"
+    )
+    plain = " ".join(f"--way {way}" for way, own in asked if own == "{}")
+    rest = [f"{made} --way {way} --options '{own}'{_store(own)}" for way, own in asked if own != "{}"]
+    return "\n".join(["```sh", f"{made} {plain}", *rest, "```"])
+
+
+def _store(options: str) -> str:
+    """Where the stored prompts are that options name: the study of SPoT's starts keeps them."""
+    return " --store starts-work/store" if "sources" in options else ""
 
 
 def _task_text(task: str, cells: Cells) -> str:
