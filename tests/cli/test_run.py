@@ -9,6 +9,7 @@ import pytest
 
 from overture.core.errors import ArtifactError, DiskFull
 from overture.prompt import METHODS
+from overture.store import load_artifact
 from overture.study.api import request
 from overture.train import FitTogether
 
@@ -43,6 +44,18 @@ def test_flags_become_settings(make_task, overture, tmp_path) -> None:
     assert len(found["history"]) == 1
     assert "in_context" not in found
     assert Path(found["folder"]).is_relative_to(tmp_path / "elsewhere")
+
+
+def test_few_rows_are_passed_over_more_often_unless_asked(make_task, overture) -> None:
+    """16 rows in batches of 4: 5 epochs of 3 passes are 60 steps."""
+    task = make_task(train={"batch_size": 4, "lr": 0.01, "patience": 5}, shots=0)
+    found = overture("tune", task, "--json").json
+    assert [one["epoch"] for one in found["history"]] == [*range(5)]
+    (events,) = Path("store/runs").glob("*/events.jsonl")
+    assert events.read_text().count('"event": "step"') == 60
+    trained = load_artifact(Path(found["folder"]))[0].options["train"]
+    assert (trained["epochs"], trained["passes"]) == (5, 3)
+    assert len(overture("tune", task, "--set", "train.epochs=1", "--json").json["history"]) == 1
 
 
 def test_method_gets_its_own_place(make_task, monkeypatch) -> None:

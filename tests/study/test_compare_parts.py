@@ -1,4 +1,4 @@
-"""Parts of a comparison without a model: the order of rows, the schedule, the plan, verdicts, advice, the page."""
+"""Parts of a comparison without a model: the order of rows, the plan, verdicts, advice, the page."""
 
 import re
 from html.parser import HTMLParser
@@ -11,7 +11,7 @@ from overture.core.errors import ConfigError
 from overture.data import Task
 from overture.data.rows import Row
 from overture.study.budget import Plan, Speed, chosen_plan
-from overture.study.cells import Key, ordered, schedule
+from overture.study.cells import Key, ordered
 from overture.study.compare import CompareConfig
 from overture.study.page import energy_text, page, share_text, write_report
 from overture.study.request import TuneConfig
@@ -58,12 +58,6 @@ def test_order_of_free_text_is_random() -> None:
     lines = [row.line for row in ordered(task, rows(a=50), 0, "train")]
     assert sorted(lines) == list(range(1, 51))
     assert lines != list(range(1, 51))
-
-
-@pytest.mark.parametrize(("size", "epochs", "patience"), [(8, 60, 36), (16, 60, 36), (64, 15, 9), (512, 5, 3)])
-def test_few_rows_are_seen_more_often(size: int, epochs: int, patience: int) -> None:
-    found = schedule(TrainConfig(epochs=5, batch_size=16, patience=3), size, 60)
-    assert (found.epochs, found.patience) == (epochs, patience)
 
 
 # -- keys

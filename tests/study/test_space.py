@@ -15,7 +15,7 @@ TASK = Task(name="mood", data={"train": "r.jsonl"}, template="{text}:", labels={
 
 def space(length: int = 10, lr: float | None = None, found: float | None = None) -> Space:
     prompt = PromptConfig(method="prefix", place="after", length=length)
-    config = TuneConfig(task=TASK, prompt=prompt, train=TrainConfig(lr=lr))
+    config = TuneConfig(task=TASK, prompt=prompt, train=TrainConfig(epochs=5, lr=lr))
     return Space(config, [PREFIX, ("vectors", "after")], 4, {PREFIX: found} if found else None)
 
 

@@ -3,7 +3,7 @@ import torch
 from tiny import LENGTHS, ROWS, Recorded, assert_equal, copied, make_fit, one_step
 
 from fakes import CASES, Case, make_rows
-from overture.train import Fit, Validation
+from overture.train import Fit, TrainConfig, Validation
 from overture.train.optim import rate_at
 
 NUM_BATCHES = -(-len(LENGTHS) // 4)
@@ -18,6 +18,48 @@ def scripted(scores):
 def is_finite_everywhere(fit: Fit) -> bool:
     state = [value for each in fit.optimiser.state_dict()["state"].values() for value in each.values()]
     return all(value.isfinite().all() for value in [*fit.values.values(), *fit.best.values(), *state])
+
+
+class TestFewRows:
+    @pytest.mark.parametrize(("rows", "passes"), [(1, 12), (16, 12), (17, 6), (64, 3), (192, 1), (512, 1)])
+    def test_an_epoch_passes_over_few_rows_more_often(self, rows, passes):
+        found = TrainConfig(batch_size=16).for_rows(rows)
+        assert (found.epochs, found.passes, found.patience) == (5, passes, 3)
+        assert found.for_rows(rows) == found
+
+    @pytest.mark.parametrize(
+        ("asked", "passes"), [({"epochs": 2}, 1), ({"passes": 4}, 4), ({"epochs": 2, "passes": 3}, 3)]
+    )
+    def test_what_is_asked_for_is_taken(self, asked, passes):
+        found = TrainConfig(**asked).for_rows(4)
+        assert (found.epochs, found.passes) == (asked.get("epochs", 5), passes)
+
+    @pytest.mark.parametrize(("rows", "epochs", "patience"), [(8, 60, 36), (16, 60, 36), (64, 15, 9), (512, 5, 3)])
+    def test_a_comparison_adds_epochs(self, rows, epochs, patience):
+        found = TrainConfig(batch_size=16, patience=3).with_steps(rows, 60)
+        assert (found.epochs, found.passes, found.patience) == (epochs, 1, patience)
+
+    def test_the_loop_takes_all_passes_before_it_validates(self):
+        trainee, validated = Recorded(), []
+
+        def validate():
+            validated.append(len(trainee.seen))
+            return Validation(float(len(validated)), 1.0)
+
+        result = make_fit(trainee, validate=validate, epochs=2, passes=3).run()
+        assert validated == [3 * NUM_BATCHES, 6 * NUM_BATCHES]
+        assert len(result.progress.history) == 2
+        passes = [trainee.seen[start : start + NUM_BATCHES] for start in range(0, 6 * NUM_BATCHES, NUM_BATCHES)]
+        assert all(sorted(row for batch in one for row in batch) == list(range(len(ROWS))) for one in passes)
+        assert len({tuple(one) for one in passes}) == 6
+
+    def test_three_passes_are_three_epochs_but_for_validation(self):
+        ends = {}
+        for asked in ({"epochs": 6, "passes": 1}, {"epochs": 2, "passes": 3}):
+            fit = make_fit(Recorded(), **asked)
+            fit.run()
+            ends[asked["epochs"]] = copied(fit.values)
+        assert_equal(ends[6], ends[2])
 
 
 class TestTraining:

@@ -61,9 +61,10 @@ def without_seconds(result):
     return history, result.progress.best_epoch, result.progress.step, result.progress.epoch
 
 
-def test_stopped_after_every_batch(tmp_path):
-    _, wanted, trainee = uninterrupted()
-    _, found, seen = in_sittings(tmp_path / "run", [1] * 12)
+@pytest.mark.parametrize("passes", [1, 2])
+def test_stopped_after_every_batch(tmp_path, passes):
+    _, wanted, trainee = uninterrupted(passes=passes)
+    _, found, seen = in_sittings(tmp_path / "run", [1] * 12 * passes, passes=passes)
     assert seen == trainee.seen
     assert_equal(found.best, wanted.best)
     assert without_seconds(found) == without_seconds(wanted)

@@ -7,7 +7,6 @@ from typing import Any
 
 from overture.core.config import Config
 from overture.core.errors import ConfigError
-from overture.study.cells import schedule
 from overture.train import TrainConfig
 
 Seconds = Callable[[Sequence[int], int, bool], float]
@@ -68,7 +67,7 @@ class Speed:
 
     def training(self, train: TrainConfig, size: int, num_validation: int, min_steps: int) -> float:
         """Of one training at a size."""
-        epochs = schedule(train, size, min_steps).epochs
+        epochs = train.with_steps(size, min_steps).num_epochs
         each = size * self.step + num_validation * self.validate
         return self.fixed + self.read * (size + num_validation) + epochs * each
 

@@ -366,7 +366,10 @@ class _SelfStudy:
         ]
         rate = self.config.train.lr or METHODS["cartridge"].learning_rate["memory"]
         train = self.config.train.model_copy(update={"lr": rate})
-        lengths = {"num_epochs": train.epochs, "num_steps": train.epochs * math.ceil(len(rows) / train.batch_size)}
+        train = train.for_rows(len(rows))
+        epochs = train.num_epochs
+        steps = train.num_passes * math.ceil(len(rows) / train.batch_size)
+        lengths = {"num_epochs": epochs, "num_steps": epochs * steps}
 
         def validated() -> Validation:
             loss = judge.mean(judged, train.max_tokens)

@@ -25,7 +25,7 @@ from overture.evaluate.scoring import Scored, mean_loss, predict, score
 from overture.study.ledger import Ledger
 from overture.study.run import versions
 from overture.study.ways import Bench, Made, Way
-from overture.train import Fit, FitResult, TrainConfig, Validation
+from overture.train import Fit, FitResult, Validation
 
 _PASSAGE_TOKENS = 160
 Listener = Callable[[dict[str, Any]], None]
@@ -146,13 +146,6 @@ def ordered(task: Task, rows: Sequence[Row], seed: int, split: str) -> list[Row]
     return [row for *_, row in sorted(placed, key=lambda entry: entry[:2])]
 
 
-def schedule(train: TrainConfig, num_rows: int, min_steps: int) -> TrainConfig:
-    """The options with as many epochs as give so many steps; patience lasts as many steps as it did."""
-    num_batches = math.ceil(num_rows / train.batch_size)
-    epochs = max(train.epochs, math.ceil(min_steps / num_batches))
-    return train.model_copy(update={"epochs": epochs, "patience": math.ceil(train.patience * epochs / train.epochs)})
-
-
 def unrelated_rows(backbone: Backbone, passages: Sequence[str], with_bos: bool) -> list[Encoded]:
     """Texts as rows whose answer is their continuation, so that a prompt stands where it does in use."""
     rows: list[Encoded] = []
@@ -228,9 +221,9 @@ def _trained(lab: Lab, way: Way, key: Key, rate: float | None, book: Ledger, who
         with book.on("reading"):
             made.warm(made.rows["train"])
             made.warm(made.rows["validation"])
-        config = schedule(way.config.train, len(rows["train"]), lab.min_steps).model_copy(update={"lr": rate})
+        config = way.config.train.with_steps(len(rows["train"]), lab.min_steps).model_copy(update={"lr": rate})
         answers = gold_of(lab.task, rows["validation"])
-        num_steps = config.epochs * math.ceil(len(rows["train"]) / config.batch_size)
+        num_steps = config.num_epochs * config.num_passes * math.ceil(len(rows["train"]) / config.batch_size)
         extra = {"who": who, "num_epochs": config.epochs, "num_steps": num_steps}
 
         def validated() -> Validation:

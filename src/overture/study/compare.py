@@ -32,11 +32,12 @@ from overture.data import Splits, load_splits
 from overture.engine import Backbone, load_backbone
 from overture.store import Store
 from overture.study.budget import Plan, Speed, chosen_plan
-from overture.study.cells import Key, Lab, Listener, Stopped, measured, schedule, trial
+from overture.study.cells import Key, Lab, Listener, Stopped, measured, trial
 from overture.study.request import TuneConfig, check_no_adapter
 from overture.study.result import portable
 from overture.study.run import versions
 from overture.study.ways import Bench, Way, way_named
+from overture.train import MIN_STEPS, TrainConfig
 
 _TINY = {"epochs": 1, "patience": 1}
 
@@ -74,7 +75,9 @@ class CompareConfig(Config):
     is_rate_tuned: bool = Field(
         True, description="Whether each way's learning rate is chosen on validation rows, at the largest size."
     )
-    min_steps: int = Field(60, ge=1, description="Optimiser steps of every training at least, however few the rows.")
+    min_steps: int = Field(
+        MIN_STEPS, ge=1, description="Optimiser steps of every training at least, however few the rows."
+    )
     max_validation: int = Field(256, ge=2, description="Validation rows at most; never more than training rows.")
 
     @field_validator("sizes")
@@ -445,13 +448,13 @@ class _Comparison:
 
     def _identity(self, way: Way, key: Key, rate: float | None) -> dict[str, Any]:
         """What decides a cell's numbers, but for the machine."""
-        train = schedule(way.config.train, max(1, key.size), self.config.min_steps).model_copy(update={"lr": rate})
+        train = way.config.train.with_steps(max(1, key.size), self.config.min_steps).model_copy(update={"lr": rate})
         task = portable(self.config.tune.task)
         return {
             "task": {name: value for name, value in task.items() if name not in ("data", "backbone")},
             "data": self.digest,
             "settings": way.settings,
-            "train": train.model_dump(mode="json") if way.rates else None,
+            "train": _schedule(train) if way.rates else None,
             "max_validation": self.config.max_validation,
             "weights": self.lab.bench.backbone.info.weights_sha256,
             "dtype": self.lab.bench.backbone.info.dtype,
@@ -487,3 +490,8 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise StoreError("the file is damaged", where=str(path), wanted="a JSON object", fix="delete it and go on")
     return found
+
+
+def _schedule(train: TrainConfig) -> dict[str, Any]:
+    """Training options as cells record them; one pass an epoch goes unsaid, as before there could be more."""
+    return train.model_dump(mode="json", exclude={"passes"} if train.passes == 1 else None)

@@ -120,7 +120,7 @@ class _Start:
         self.values: Values = self.prompt.trainable()
         rate = self.request.train.lr or own_rate(self.request.prompt)
         # A visit is one epoch of just so many rows, at one rate; measured is what a user's own short training gives.
-        self.tuning: TrainConfig = self.request.train.model_copy(update={"epochs": 1, "lr": rate})
+        self.tuning: TrainConfig = self.request.train.model_copy(update={"epochs": 1, "passes": 1, "lr": rate})
         self.train = self.tuning.model_copy(update={"warmup_steps": 0, "schedule": "constant"})
         self.history: list[dict[str, Any]] = []
 

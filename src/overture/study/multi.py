@@ -260,7 +260,7 @@ class _Multi:
     def _tuned_alone(self, task: _Task) -> dict[str, Any]:
         work = task.work
         config = self.request.prompt.model_copy(update={"method": SINGLE, "options": {}})
-        model, train = work.fresh(config, self.request.seed), self._training(config)
+        model, train = work.fresh(config, self.request.seed), self._training(config, [work])
         fitted = work.fit(model, train, self.request.seed, facts={"who": f"{task.name} alone"})
         if not fitted.best:
             return _nothing(task, fitted)
@@ -294,17 +294,23 @@ class _Multi:
 
     # -- all together
 
-    def _training(self, prompt: PromptConfig) -> TrainConfig:
-        rate = self.request.train.lr or own_rate(prompt)
-        return self.request.train.model_copy(update={"lr": rate})
+    def _training(self, prompt: PromptConfig, works: Sequence[Work]) -> TrainConfig:
+        """Of all works together; the one with most rows says how often an epoch passes over all."""
+        train = min((work.config.train for work in works), key=lambda own: own.num_passes)
+        return train.model_copy(update={"lr": train.lr or own_rate(prompt)})
+
+    def _training_together(self) -> TrainConfig:
+        return self._training(self.request.prompt, [task.work for task in self.tasks])
 
     def _fitted(self) -> FitResult:
-        first, train = self.tasks[0].work, self._training(self.request.prompt)
+        first, train = self.tasks[0].work, self._training_together()
         for task in self.tasks:
             task.work.warm(task.model)
         rows = [row for task in self.tasks for row in task.rows]
         drawn = partial(task_batches, task_of=self.trainee.task_of)
-        lengths = {"num_epochs": train.epochs, "num_steps": train.epochs * -(-len(rows) // train.batch_size)}
+        epochs = train.num_epochs
+        steps = train.num_passes * -(-len(rows) // train.batch_size)
+        lengths = {"num_epochs": epochs, "num_steps": epochs * steps}
 
         def validated() -> Validation:
             found = [(task, task.work.score(task.model, "validation", f"scoring {task.name}")) for task in self.tasks]
@@ -331,7 +337,7 @@ class _Multi:
         for name, value in fitted.best.items():
             # A run that was stopped keeps its best epoch.
             values[name].copy_(value)
-        train, seconds = self._training(self.request.prompt), fitted.progress.seconds
+        train, seconds = self._training_together(), fitted.progress.seconds
         shared = {id(getattr(_module(self.tasks[0]), name)) for name in self.sharing.names}
         num_shared = sum(value.numel() for value in values.values() if id(value) in shared)
         told = [self._kept_task(task, train, seconds, shared, num_shared) for task in self.tasks]

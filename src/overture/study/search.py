@@ -128,7 +128,7 @@ class _Search:
         self.shared = Shared(work)
         train = work.config.train
         num_steps = train.warmup_steps + self.shared.asked.min_steps
-        self.first_rung = first_rung(len(work.rows["train"]), train.batch_size, num_steps)
+        self.first_rung = first_rung(len(work.epoch_rows), train.batch_size, num_steps)
 
     def run(self) -> dict[str, Any]:
         """Everything in turn."""
@@ -191,7 +191,7 @@ class _Search:
             options = {"layer": self.shared.space.layers[len(self.shared.space.layers) // 2]}
         prompt = own.model_copy(update={"method": method, "place": place, "options": options})
         test = LrConfig()
-        rows = len(work.rows["train"]) + len(work.rows["validation"])
+        rows = len(work.epoch_rows) + len(work.rows["validation"])
         tokens = shared.cost(prompt, 0).epoch_tokens / rows * test.steps * work.config.train.batch_size
         affordable = _AFFORDABLE_RATE_TEST / len(shared.space.pairs)
         if not shared.asked.find_lr and shared.spending.share_of(tokens) > affordable:
@@ -297,7 +297,7 @@ class _Search:
         """Whether the first part of the budget has room for such a group."""
         shared = self.shared
         costs = [shared.cost(one.prompt, one.wording).epoch_tokens for one in settings if one.prompt]
-        epochs = max(one.train.epochs for one in settings)
+        epochs = max(one.train.num_epochs for one in settings)
         planned = halving_tokens(costs, epochs, shared.asked.eta, self.first_rung, num_spared)
         return shared.spending.share + shared.spending.share_of(planned) <= 1 - shared.asked.race_share
 

@@ -109,13 +109,14 @@ class _Racing:
 
     def _tune_tokens(self, trial: Trial) -> float:
         # And the validation rows once more, for its predictions.
-        rows = self.shared.work(trial.setting.wording).rows
-        share = len(rows["validation"]) / (len(rows["train"]) + len(rows["validation"]))
-        return trial.cost.epoch_tokens * (trial.setting.train.epochs + share)
+        work = self.shared.work(trial.setting.wording)
+        num_validation = len(work.rows["validation"])
+        share = num_validation / (len(work.epoch_rows) + num_validation)
+        return trial.cost.epoch_tokens * (trial.setting.train.num_epochs + share)
 
     def _lane(self, number: int) -> Lane:
         trial = self.shared.of(number)
-        cost = (trial.cost.serving, trial.cost.epoch_tokens * trial.setting.train.epochs)
+        cost = (trial.cost.serving, trial.cost.epoch_tokens * trial.setting.train.num_epochs)
         return Lane(trial.key, cost, is_default=trial.is_own)
 
     def _raced(self, turn: int, lanes: Sequence[Lane]) -> dict[str, Any]:
@@ -149,7 +150,7 @@ class _Racing:
                     path = f"race-{turn}/{member.key}.prompt.safetensors"
                     found[member.key] = self._scored(work, member, result, path)
                     self.shared.spending.tokens += (
-                        self._tune_tokens(trial) - trial.cost.epoch_tokens * member.train.epochs
+                        self._tune_tokens(trial) - trial.cost.epoch_tokens * member.train.num_epochs
                     )
         if len(found) == len(lanes):
             self.shared.run.write(f"race-{turn}.json", found)

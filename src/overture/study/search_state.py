@@ -76,7 +76,7 @@ class Shared:
         self.own_cost = self.cost(self.own, 0)
         # A tune reads its inputs too.
         read = self.input_tokens(0) if self.own_cost.is_input_kept else 0
-        self.spending = Spending.of(self.asked, self.own_cost.epoch_tokens * work.config.train.epochs + read)
+        self.spending = Spending.of(self.asked, self.own_cost.epoch_tokens * work.config.train.num_epochs + read)
         spent = self.run.read("spent.json") or {}
         self.spending.tokens, self.spending.seconds = spent.get("tokens", 0.0), spent.get("seconds", 0.0)
         self.read_wordings |= set(spent.get("read_wordings", ()))
@@ -139,7 +139,7 @@ class Shared:
         if key not in self.costs:
             work = self.work(wording)
             model = work.built(prompt, work.config.seed)
-            self.costs[key] = cost_of(model, work.rows["train"], work.rows["validation"])
+            self.costs[key] = cost_of(model, work.epoch_rows, work.rows["validation"])
         return self.costs[key]
 
     def worth(self, trial: Trial) -> tuple[float, float]:

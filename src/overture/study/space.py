@@ -178,7 +178,7 @@ class Space:
         self.inits = self.asked.init or (own.init,)
         inner = tuple(dict.fromkeys(max(1, num_layers * part // 4) for part in (1, 2, 3)))
         self.layers = self.asked.layer or inner
-        self.epochs = self.asked.epochs or (config.train.epochs,)
+        self.epochs = self.asked.epochs or (config.train.num_epochs,)
         self.wordings = wordings(config)
 
     def setting(self, trial: "optuna.trial.Trial", wording: int) -> Setting:
@@ -256,6 +256,8 @@ class Space:
         words = ["--method", prompt.method, "--place", prompt.place, "--length", str(prompt.length)]
         values: dict[str, Any] = {"prompt.init": prompt.init, "train.lr": setting.train.lr}
         values |= {"train.epochs": setting.train.epochs, "seed": seed, "seeds": 1}
+        if setting.train.num_passes > 1:
+            values["train.passes"] = setting.train.passes
         if prompt.options != self.config.prompt.options:
             values["prompt.options"] = prompt.options
         own = self.wordings[0]

@@ -93,6 +93,11 @@ class Work:
             if self.rows[name]:
                 model.warm(self.rows[name], self.progress(f"reading {name} inputs once"))
 
+    @property
+    def epoch_rows(self) -> list[Encoded]:
+        """The training rows, as often as an epoch passes over them."""
+        return [*self.rows["train"]] * self.config.train.num_passes
+
     def built(self, prompt: PromptConfig, seed: int) -> PromptedModel:
         """The model under a new prompt."""
         source = prompt_source(self.backbone, self.encoder, self.rows["train"], self.store)
@@ -161,8 +166,9 @@ class Work:
         return models if len(models) == 1 else Cohort(models).scorers(self.config.train.shared_tokens)
 
     def _fit_of(self, member: Member) -> Fit:
-        num_batches = math.ceil(len(self.rows["train"]) / member.train.batch_size)
-        lengths = {"num_epochs": member.train.epochs, "num_steps": member.train.epochs * num_batches}
+        num_batches = member.train.num_passes * math.ceil(len(self.rows["train"]) / member.train.batch_size)
+        epochs = member.train.num_epochs
+        lengths = {"num_epochs": epochs, "num_steps": epochs * num_batches}
         facts = member.facts or {"seed": member.seed}
 
         def tell(event: dict[str, Any]) -> None:
@@ -221,6 +227,7 @@ def prepared(
     encoder = Encoder(task, backbone.tokenizer, reserve=config.prompt.length)
     rows = {name: encoder.encode_split(name, getattr(splits, name)) for name in ("train", *SPLITS)}
     budget = None if config.cache_gb is None else int(config.cache_gb * 1e9)
+    config = config.model_copy(update={"train": config.train.for_rows(len(rows["train"]))})
     work = Work(config, run, store, backbone, encoder, splits, rows, InputCache(budget, notify=notify), is_stop_asked)
     for text in (*splits.notices, *encoder.notices):
         work.notice(text)

@@ -1,5 +1,5 @@
 """The loop, optimisers and checkpoints."""
 
-from overture.train.fit import Fit, FitResult, FitTogether, TrainConfig, Validation
+from overture.train.fit import MIN_STEPS, Fit, FitResult, FitTogether, TrainConfig, Validation
 
-__all__ = ["Fit", "FitResult", "FitTogether", "TrainConfig", "Validation"]
+__all__ = ["MIN_STEPS", "Fit", "FitResult", "FitTogether", "TrainConfig", "Validation"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from pydantic import Field
@@ -28,10 +28,21 @@ Decide = Callable[[int, Mapping[str, History]], Collection[str]]
 Batches = Callable[[Sequence[Encoded], int, int, int], list[list[Encoded]]]
 
 
+EPOCHS, MIN_STEPS = 5, 60
+
+
 class TrainConfig(Config):
     """How a prompt is trained."""
 
-    epochs: int = Field(5, ge=1, description="Passes over the training rows.")
+    epochs: int | None = Field(
+        None, ge=1, description="Rounds of training, after each of which validation rows are scored; 5 when empty."
+    )
+    passes: int | None = Field(
+        None,
+        ge=1,
+        description="Passes over the training rows in an epoch; when empty 1, or where rows are few and no number of "
+        "epochs is asked for as many as make 60 optimiser steps together.",
+    )
     batch_size: int = Field(16, ge=1, description="Rows of one optimiser step.")
     lr: float | None = Field(None, gt=0, le=10, description="Learning rate; the method's own when empty.")
     optimiser: OptimiserName = Field("adamw", description="adamw or adafactor.")
@@ -49,6 +60,29 @@ class TrainConfig(Config):
         True, description="On a GPU, passes as large as its memory allows by a trial, whatever the two limits say."
     )
     gradient_checkpointing: bool = Field(False, description="Less memory, about a third more time.")
+
+    @property
+    def num_epochs(self) -> int:
+        """How many epochs there are."""
+        return self.epochs or EPOCHS
+
+    @property
+    def num_passes(self) -> int:
+        """How often an epoch passes over the rows; see `for_rows`."""
+        return self.passes or 1
+
+    def for_rows(self, num_rows: int) -> Self:
+        """The options with all numbers filled in, for so many training rows."""
+        needed = math.ceil(MIN_STEPS / (EPOCHS * math.ceil(num_rows / self.batch_size)))
+        passes = self.passes or (1 if self.epochs else needed)
+        return self.model_copy(update={"epochs": self.num_epochs, "passes": passes})
+
+    def with_steps(self, num_rows: int, min_steps: int) -> Self:
+        """The options with as many epochs as give so many steps; patience lasts as many steps as it did."""
+        steps = self.num_passes * math.ceil(num_rows / self.batch_size)
+        epochs = max(self.num_epochs, math.ceil(min_steps / steps))
+        patience = math.ceil(self.patience * epochs / self.num_epochs)
+        return self.model_copy(update={"epochs": epochs, "passes": self.num_passes, "patience": patience})
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +151,9 @@ class Fit:
                 got="no answer stands in a part of its row that fits the model",
                 fix="more rows, shorter ones, a larger max_length, or a model that reads more",
             )
-        self.trainee, self.rows, self.validate, self.config, self.seed = trainee, rows, validate, config, seed
+        self.trainee, self.rows, self.validate, self.seed = trainee, rows, validate, seed
         self.checkpoint, self.events, self.is_stop_asked, self.key = checkpoint, events, is_stop_asked, key
-        self.lr, self.cut = config.lr, cut
+        self.config, self.lr, self.cut = config.for_rows(len(rows)), config.lr, cut
         self.values = trainee.trainable()
         self.factors = [trainee.rates().get(name, 1.0) for name in self.values]
         # One group for each value, so that each has a rate of its own; their order is the values'.
@@ -127,7 +161,7 @@ class Fit:
         self.optimiser = OPTIMISERS[config.optimiser](groups, config.lr, config.weight_decay)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
-        self.num_batches = math.ceil(len(rows) / config.batch_size)
+        self.num_batches = self.config.num_passes * math.ceil(len(rows) / config.batch_size)
         self.norm = 0.0
 
     def run(self) -> FitResult:
@@ -145,7 +179,7 @@ class Fit:
         at = self.progress
         if at.ended:
             return cast(Status, at.ended)
-        if at.epoch >= self.config.epochs:
+        if at.epoch >= self.config.num_epochs:
             return "finished"
         is_patience_over = at.epoch > 0 and at.epoch - 1 - at.best_epoch >= self.config.patience
         return "stopped early" if is_patience_over else None
@@ -155,7 +189,9 @@ class Fit:
     def batches(self) -> list[list[Encoded]]:
         """What is left of the epoch under way."""
         at = self.progress
-        return self.cut(self.rows, self.config.batch_size, self.seed, at.epoch)[at.batch :]
+        first, count = at.epoch * self.config.num_passes, self.config.num_passes
+        passes = [self.cut(self.rows, self.config.batch_size, self.seed, first + number) for number in range(count)]
+        return [batch for batches in passes for batch in batches][at.batch :]
 
     def clipped(self) -> Tensor:
         """The gradient's length before it is cut to its largest, a scalar on the values' device."""
@@ -172,7 +208,7 @@ class Fit:
         if not (math.isfinite(loss) and math.isfinite(self.norm)):
             self._diverged()
             return
-        num_steps = self.config.epochs * self.num_batches
+        num_steps = self.config.num_epochs * self.num_batches
         share = rate_at(at.step, num_steps, self.config.warmup_steps, self.config.schedule)
         for group, factor in zip(self.optimiser.param_groups, self.factors, strict=True):
             group["lr"] = self.lr * share * factor
