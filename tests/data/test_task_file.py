@@ -110,6 +110,13 @@ def test_refused(tmp_path, changes, message):
     assert message in str(caught.value)
 
 
+def test_a_wrong_value_is_told_once(tmp_path):
+    """And not once more for every default that follows from it."""
+    with pytest.raises(ConfigError) as caught:
+        Task.load(write(tmp_path, {**GOOD, "name": "../x"}))
+    assert len(caught.value.problems) == 1
+
+
 def test_frozen():
     with pytest.raises(ValidationError):
         Task.model_validate(GOOD).name = "other"

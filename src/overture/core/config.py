@@ -32,9 +32,10 @@ def validated(model: type[M], values: Any, where: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(
-            f"{model.__name__} cannot be read", where=where, problems=[_problem(model, e) for e in error.errors()]
-        ) from None
+        # Defaults that follow from a wrong value are not wrong themselves.
+        wrong = [one for one in error.errors() if one["type"] != "default_factory_not_called"]
+        problems = [_problem(model, one) for one in wrong]
+        raise ConfigError(f"{model.__name__} cannot be read", where=where, problems=problems) from None
 
 
 def _problem(model: type[BaseModel], error: Any) -> Problem:
