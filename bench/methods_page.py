@@ -6,7 +6,7 @@ python bench/methods_page.py
 import argparse
 import json
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -136,7 +136,10 @@ def _row(way: str, cells: Cells) -> list[str]:
 def cells_in(*folders: Path) -> list[dict[str, Any]]:
     """The cells whose test rows were scored."""
     found = []
-    for file in sorted(file for folder in folders for file in folder.glob("*.json")):
+    files = sorted(file for folder in folders for file in folder.glob("*.json"))
+    if twice := [name for name, count in Counter(file.name for file in files).items() if count > 1]:
+        raise SystemExit(f"cells that are there twice: {', '.join(twice)}")
+    for file in files:
         cell = json.loads(file.read_text(encoding="utf-8"))
         if cell.get("test"):
             found.append({**cell, "file": file.stem})
