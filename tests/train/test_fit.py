@@ -21,7 +21,7 @@ def is_finite_everywhere(fit: Fit) -> bool:
 
 
 class TestFewRows:
-    @pytest.mark.parametrize(("rows", "passes"), [(1, 12), (16, 12), (17, 6), (64, 3), (192, 1), (512, 1)])
+    @pytest.mark.parametrize(("rows", "passes"), [(0, 12), (1, 12), (16, 12), (17, 6), (64, 3), (192, 1), (512, 1)])
     def test_an_epoch_passes_over_few_rows_more_often(self, rows, passes):
         found = TrainConfig(batch_size=16).for_rows(rows)
         assert (found.epochs, found.passes, found.patience) == (5, passes, 3)

@@ -73,7 +73,8 @@ class TrainConfig(Config):
 
     def for_rows(self, num_rows: int) -> Self:
         """The options with all numbers filled in, for so many training rows."""
-        needed = math.ceil(MIN_STEPS / (EPOCHS * math.ceil(num_rows / self.batch_size)))
+        # Where there are no rows at all, whoever trains says so.
+        needed = math.ceil(MIN_STEPS / (EPOCHS * max(1, math.ceil(num_rows / self.batch_size))))
         passes = self.passes or (1 if self.epochs else needed)
         return self.model_copy(update={"epochs": self.num_epochs, "passes": passes})
 
