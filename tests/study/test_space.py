@@ -1,5 +1,10 @@
 """What a search may choose from: the rates of a pair at every length."""
 
+import json
+import shlex
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 
 from overture.data import Task
@@ -43,3 +48,15 @@ def test_the_task_s_own_setting_is_one_of_the_space_s(length: int) -> None:
     params = space(length, lr=0.2).own_params()
     assert params is not None
     assert params["lr_factor"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("rows", [4, 512])
+def test_the_flags_of_a_candidate_repeat_its_training(rows: int) -> None:
+    asked = space(lr=0.2)
+    own = asked.own()
+    setting = replace(own, train=TrainConfig(lr=0.2).for_rows(rows))
+    words = [shlex.split(word)[0] for word in asked.assignments(setting, 3)]
+    values = dict(word.split("=", 1) for flag, word in pairwise(words) if flag == "--set")
+    train = {name.removeprefix("train."): json.loads(text) for name, text in values.items() if "train." in name}
+    # Whatever the rows: a number of epochs alone means single passes.
+    assert TrainConfig(**train).for_rows(rows) == setting.train

@@ -93,7 +93,7 @@ def test_one_that_diverges_stops_alone(tmp_path):
     fits[1].events = breaking
     found = together(models, fits, tmp_path / "run").run()
     assert [each.status for each in found] == ["finished", "diverged", "finished"]
-    assert events[-1] == {"event": "diverged", "epoch": 1, "step": 6}
+    assert {**events[-1], "event": "diverged", "epoch": 1, "step": 6} == events[-1]
     assert found[1].progress.best_epoch == 0
     assert_equal(copied(models[1].trainable()), found[1].best)
     for number in (0, 2):

@@ -46,7 +46,10 @@ class TestFewRows:
             validated.append(len(trainee.seen))
             return Validation(float(len(validated)), 1.0)
 
-        result = make_fit(trainee, validate=validate, epochs=2, passes=3).run()
+        events = []
+        result = make_fit(trainee, validate=validate, events=events.append, epochs=2, passes=3).run()
+        assert {(event["num_epochs"], event["num_steps"]) for event in events} == {(2, 6 * NUM_BATCHES)}
+        assert events[-2]["step"] == 6 * NUM_BATCHES
         assert validated == [3 * NUM_BATCHES, 6 * NUM_BATCHES]
         assert len(result.progress.history) == 2
         passes = [trainee.seen[start : start + NUM_BATCHES] for start in range(0, 6 * NUM_BATCHES, NUM_BATCHES)]
@@ -87,7 +90,7 @@ class TestTraining:
         epochs = [event for event in events if event["event"] == "epoch"]
         assert [event["step"] for event in steps] == list(range(1, 2 * NUM_BATCHES + 1))
         assert [
-            {k: v for k, v in e.items() if k not in ("event", "is_best")} for e in epochs
+            {name: event[name] for name in entry} for event, entry in zip(epochs, result.progress.history, strict=True)
         ] == result.progress.history
         first = [event["loss"] * size for event, size in zip(steps, self._sizes(), strict=False)]
         assert result.progress.history[0]["train_loss"] == pytest.approx(sum(first) / len(ROWS))
@@ -157,7 +160,8 @@ class TestDivergence:
         fit = make_fit(trainee, tmp_path / "run", events=events.append, checkpoint_seconds=0.0)
         result = fit.run()
         assert result.status == "diverged"
-        assert events[-1] == {"event": "diverged", "epoch": 1, "step": NUM_BATCHES + 2}
+        counts = {"num_epochs": fit.config.epochs, "num_steps": fit.config.epochs * NUM_BATCHES}
+        assert events[-1] == {"event": "diverged", "epoch": 1, "step": NUM_BATCHES + 2, **counts}
         assert result.progress.best_epoch == 0
         assert_equal(copied(trainee.trainable()), result.best)
         assert is_finite_everywhere(fit)

@@ -366,10 +366,6 @@ class _SelfStudy:
         ]
         rate = self.config.train.lr or METHODS["cartridge"].learning_rate["memory"]
         train = self.config.train.model_copy(update={"lr": rate})
-        train = train.for_rows(len(rows))
-        epochs = train.num_epochs
-        steps = train.num_passes * math.ceil(len(rows) / train.batch_size)
-        lengths = {"num_epochs": epochs, "num_steps": epochs * steps}
 
         def validated() -> Validation:
             loss = judge.mean(judged, train.max_tokens)
@@ -381,7 +377,7 @@ class _SelfStudy:
             validated,
             train,
             self.config.seed,
-            events=lambda event: self.listener({**event, "who": "memory", **lengths}),
+            events=lambda event: self.listener({**event, "who": "memory"}),
             is_stop_asked=self.is_stop_asked,
         ).run()
 

@@ -223,8 +223,6 @@ def _trained(lab: Lab, way: Way, key: Key, rate: float | None, book: Ledger, who
             made.warm(made.rows["validation"])
         config = way.config.train.with_steps(len(rows["train"]), lab.min_steps).model_copy(update={"lr": rate})
         answers = gold_of(lab.task, rows["validation"])
-        num_steps = config.num_epochs * config.num_passes * math.ceil(len(rows["train"]) / config.batch_size)
-        extra = {"who": who, "num_epochs": config.epochs, "num_steps": num_steps}
 
         def validated() -> Validation:
             with book.on("validation"):
@@ -234,7 +232,7 @@ def _trained(lab: Lab, way: Way, key: Key, rate: float | None, book: Ledger, who
         def listen(event: dict[str, Any]) -> None:
             # Dozens of short epochs a cell: their lines would bury everything else.
             if event["event"] != "epoch":
-                lab.listener({**event, **extra})
+                lab.listener({**event, "who": who})
 
         with made.backbone.checkpointing(config.gradient_checkpointing), book.on("training"):
             fitted = Fit(

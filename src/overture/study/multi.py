@@ -308,9 +308,6 @@ class _Multi:
             task.work.warm(task.model)
         rows = [row for task in self.tasks for row in task.rows]
         drawn = partial(task_batches, task_of=self.trainee.task_of)
-        epochs = train.num_epochs
-        steps = train.num_passes * -(-len(rows) // train.batch_size)
-        lengths = {"num_epochs": epochs, "num_steps": epochs * steps}
 
         def validated() -> Validation:
             found = [(task, task.work.score(task.model, "validation", f"scoring {task.name}")) for task in self.tasks]
@@ -323,7 +320,7 @@ class _Multi:
             validated,
             train,
             self.request.seed,
-            events=lambda event: first.run.event({**event, "who": "all tasks", **lengths}),
+            events=lambda event: first.run.event({**event, "who": "all tasks"}),
             is_stop_asked=first.is_stop_asked,
             cut=drawn if self.config.mixing == "drawn" else epoch_batches,
         ).run()

@@ -1,6 +1,5 @@
 """What the parts of one run share: the rows, the model, the loop on them."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,13 +165,10 @@ class Work:
         return models if len(models) == 1 else Cohort(models).scorers(self.config.train.shared_tokens)
 
     def _fit_of(self, member: Member) -> Fit:
-        num_batches = member.train.num_passes * math.ceil(len(self.rows["train"]) / member.train.batch_size)
-        epochs = member.train.num_epochs
-        lengths = {"num_epochs": epochs, "num_steps": epochs * num_batches}
         facts = member.facts or {"seed": member.seed}
 
         def tell(event: dict[str, Any]) -> None:
-            self.run.event({**event, **facts, **lengths})
+            self.run.event({**event, **facts})
 
         def apart() -> Validation:
             raise AssertionError("members are validated together")

@@ -71,6 +71,10 @@ class TrainConfig(Config):
         """How often an epoch passes over the rows; see `for_rows`."""
         return self.passes or 1
 
+    def num_batches(self, num_rows: int) -> int:
+        """Optimiser steps of an epoch over so many rows."""
+        return self.num_passes * math.ceil(num_rows / self.batch_size)
+
     def for_rows(self, num_rows: int) -> Self:
         """The options with all numbers filled in, for so many training rows."""
         # Where there are no rows at all, whoever trains says so.
@@ -80,8 +84,7 @@ class TrainConfig(Config):
 
     def with_steps(self, num_rows: int, min_steps: int) -> Self:
         """The options with as many epochs as give so many steps; patience lasts as many steps as it did."""
-        steps = self.num_passes * math.ceil(num_rows / self.batch_size)
-        epochs = max(self.num_epochs, math.ceil(min_steps / steps))
+        epochs = max(self.num_epochs, math.ceil(min_steps / self.num_batches(num_rows)))
         patience = math.ceil(self.patience * epochs / self.num_epochs)
         return self.model_copy(update={"epochs": epochs, "passes": self.num_passes, "patience": patience})
 
@@ -119,7 +122,7 @@ class Fit:
         config: options; ``lr`` must be set.
         seed: orders the batches.
         checkpoint: where the state is kept; nothing is kept when None.
-        events: told of steps and epochs.
+        events: told of steps and epochs, and of how many there are.
         is_stop_asked: looked at after each batch.
         key: its name among others of a cohort, whose checkpoint and stop are the cohort's.
         cut: an epoch's batches of rows, from their size, the seed and the epoch.
@@ -162,7 +165,7 @@ class Fit:
         self.optimiser = OPTIMISERS[config.optimiser](groups, config.lr, config.weight_decay)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
-        self.num_batches = self.config.num_passes * math.ceil(len(rows) / config.batch_size)
+        self.num_steps = self.config.num_epochs * self.config.num_batches(len(rows))
         self.norm = 0.0
 
     def run(self) -> FitResult:
@@ -209,19 +212,20 @@ class Fit:
         if not (math.isfinite(loss) and math.isfinite(self.norm)):
             self._diverged()
             return
-        num_steps = self.config.num_epochs * self.num_batches
-        share = rate_at(at.step, num_steps, self.config.warmup_steps, self.config.schedule)
+        share = rate_at(at.step, self.num_steps, self.config.warmup_steps, self.config.schedule)
         for group, factor in zip(self.optimiser.param_groups, self.factors, strict=True):
             group["lr"] = self.lr * share * factor
         self.optimiser.step()
         at.batch, at.step = at.batch + 1, at.step + 1
         at.loss_sum, at.weight_sum = at.loss_sum + loss, at.weight_sum + weight
-        told = {"epoch": at.epoch, "step": at.step, "loss": loss / weight, "grad_norm": self.norm}
-        self.events({"event": "step", **told})
+        self._tell("step", epoch=at.epoch, step=at.step, loss=loss / weight, grad_norm=self.norm)
 
     def _diverged(self) -> None:
         self.progress.ended = "diverged"
-        self.events({"event": "diverged", "epoch": self.progress.epoch, "step": self.progress.step})
+        self._tell("diverged", epoch=self.progress.epoch, step=self.progress.step)
+
+    def _tell(self, event: str, **facts: Any) -> None:
+        self.events({"event": event, **facts, "num_epochs": self.config.num_epochs, "num_steps": self.num_steps})
 
     def end_epoch(self, found: Validation) -> None:
         """Note what validation gave; the values are kept when they are the best so far."""
@@ -252,7 +256,7 @@ class Fit:
     def tell_epoch(self) -> None:
         """Report the epoch that ended."""
         entry = self.progress.history[-1]
-        self.events({"event": "epoch", **entry, "is_best": self.progress.best_epoch == entry["epoch"]})
+        self._tell("epoch", **entry, is_best=self.progress.best_epoch == entry["epoch"])
 
     def result(self) -> FitResult:
         """What training left; when it ended, the best values are put back."""
