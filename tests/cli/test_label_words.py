@@ -124,3 +124,9 @@ def test_encoders_need_a_mask(make_task, overture, tmp_path):
     assert {len(own) for own in found.json["labels"].values()} == {10}
     refused = overture("words", make_task(**named, template="{text}"), "--json")
     assert "{mask}" in refused.json["fix"]
+
+
+def test_words_need_validation_rows(make_task, overture):
+    data = {"path": "train.jsonl", "validation_share": 0}
+    done = overture("words", make_task(labels=OWN, data=data), "--json")
+    assert (done.code, done.json["where"]) == (2, "data.validation_share")

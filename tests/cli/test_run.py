@@ -252,3 +252,17 @@ def test_several_prompts_answer_together(make_task, monkeypatch) -> None:
         assert one[0].probabilities == pytest.approx(other[0].probabilities, abs=1e-6)
     with pytest.raises(ArtifactError, match="one loaded model"):
         predict_together([first, overture.load(refs[1])], rows)
+
+
+def test_files_of_the_task_s_own_format_are_scored_and_predicted(make_task, overture):
+    rows = [{"text": f"word {i} " * 60, "label": "good" if i % 2 else "bad"} for i in range(12)]
+    for name in ("rows.txt", "more.txt"):
+        Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = make_task(data={"path": "rows.txt", "format": "jsonl"}, too_long="trim", max_length=100)
+    assert overture("tune", task).code == 0
+    done = overture("eval", "mood", "--data", "more.txt")
+    assert done.code == 0, done.err
+    assert "12 of 12 rows were shortened" in done.out + done.err
+    assert len(overture("predict", "mood", "--file", "more.txt", "--json").json["predictions"]) == 12
+    Path("more.csv").write_text("text\nhi\n")
+    assert len(overture("predict", "mood", "--file", "more.csv", "--json").json["predictions"]) == 1

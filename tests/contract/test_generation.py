@@ -103,6 +103,8 @@ def test_an_answer_ends_before_a_stop_text(backbone, monkeypatch):
     for stop in (full[0][4], full[1][5:7], full[2][0]):
         wanted = [answer.split(stop)[0] for answer in full]
         assert model.generate(rows, 12, [stop]) == wanted
+    # White space at the end of a stop text is part of it.
+    assert generate._cut(" Paris\nQ: ", ["Q: "]) == "Paris"
     several = [full[0][6], full[1][3]]
     assert model.generate(rows, 12, several) == [a.split(several[0])[0].split(several[1])[0] for a in full]
 

@@ -134,10 +134,10 @@ def test_odd_words_are_noticed(make_task, tokenizer, template, words, notice):
 def test_answers_end_with_the_end_token(make_task, tokenizer):
     task = make_task(labels=None, answer_field="answer")
     item = first(Encoder(task, tokenizer), row(answer=["yes", "no"]))
-    assert item.answer_ids == (*b"yes", 257)
+    assert item.answer_ids == (*b" yes", 257)
     assert (item.candidates, item.label) == (None, None)
     tokenizer.eos_id = None
-    assert first(Encoder(task, tokenizer), row(answer="y")).answer_ids == tuple(b"y")
+    assert first(Encoder(task, tokenizer), row(answer="y")).answer_ids == tuple(b" y")
 
 
 def test_bad_rows_are_reported_together(make_task, tokenizer):
@@ -164,7 +164,26 @@ def test_text_of(make_task, tokenizer):
     chat = Encoder(make_task(template=CHAT), tokenizer).text_of(row())
     assert chat == "<|system|>\nBe brief.<|end|>\n<|user|>\nText: good<|end|>\n<|bot|>\n positive"
     task = make_task(labels=None, answer_field="answer")
-    assert Encoder(task, tokenizer).text_of(row(answer="yes")) == "good\nLabel:yes"
+    assert Encoder(task, tokenizer).text_of(row(answer="yes")) == "good\nLabel: yes"
+
+
+@pytest.mark.parametrize(
+    ("template", "answer", "text"),
+    [
+        ("{text}:", "yes", "good: yes"),
+        ("{text}: ", "yes", "good: yes"),
+        ("{text}:\n", "yes", "good:\nyes"),
+        ("{text}:", "\nyes", "good:\nyes"),
+        # What goes on with a field may be code.
+        ("Say {text}", "yes", "Say goodyes"),
+    ],
+)
+def test_an_answer_follows_its_row_as_a_word_would(make_task, tokenizer, template, answer, text):
+    task = make_task(labels=None, answer_field="answer", template=template)
+    encoder = Encoder(task, tokenizer)
+    assert encoder.text_of(row(answer=answer)) == text
+    item = first(encoder, row(answer=answer))
+    assert tokenizer.decode((*item.input_ids, *item.anchor_ids, *item.answer_ids[:-1])) == f"<bos>{text}"
 
 
 def test_plain_shots(make_task, tokenizer):
@@ -254,9 +273,9 @@ def test_answers_leave_room_for_what_is_generated(make_task, tokenizer):
     task = make_task(labels=None, answer_field="answer", max_new_tokens=20, max_length=40)
     encoder = Encoder(task, tokenizer)
     encoder.encode([row("x" * 12, answer="a")])
-    assert "23 tokens + 18 reserved > 40" in problems(lambda: encoder.encode([row("x" * 13, answer="a")]))[0]
-    encoder.encode([row("x", answer="a" * 30)])
-    assert "41 tokens + 0 reserved > 40" in problems(lambda: encoder.encode([row("xx", answer="a" * 30)]))[0]
+    assert "24 tokens + 17 reserved > 40" in problems(lambda: encoder.encode([row("x" * 13, answer="a")]))[0]
+    encoder.encode([row("x", answer="a" * 29)])
+    assert "41 tokens + 0 reserved > 40" in problems(lambda: encoder.encode([row("xx", answer="a" * 29)]))[0]
     assert "> 40" in problems(lambda: encoder.encode_fields([{"text": "x" * 13}]))[0]
 
 

@@ -145,6 +145,13 @@ def test_free_text(rows):
     load_splits(task)
 
 
+def test_a_limit_that_is_no_number_is_told(rows):
+    changes = {"output_type": "generate_until", "doc_to_target": " {{word}}", "doc_to_choice": None}
+    found = task_of_lm_eval(harness(rows, **changes, generation_kwargs={"max_gen_toks": "many"}))
+    assert any("max_gen_toks" in note for note in found.notes)
+    assert task_of(found, rows).max_new_tokens == 32
+
+
 def test_include_hub_and_a_file_of_ones_own(rows):
     harness(rows, name="base.yaml", dataset_path="super_glue", dataset_name="boolq", dataset_kwargs=None)
     (rows / "sub.yaml").write_text("include: base.yaml\ntask: sub\ntest_split: null\nvalidation_split: validation\n")

@@ -175,6 +175,33 @@ def test_answers(jsonl, make_task):
     assert answers_of(task, Row({"answer": ["b", 2]}, 1, "f")) == ("b", "2")
 
 
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        ({"references_field": "refrences"}, {"answer_field": "answer"}),
+        ({"starts_field": "answer_start"}, {"kind": "qa", "template": "{context} {text}"}),
+    ],
+)
+def test_an_optional_field_that_no_row_has_is_a_problem(jsonl, make_task, options, changes):
+    rows = [{"text": f"t{i}", "context": "ab", "answer": "ab", "answers": ["ab"]} for i in range(6)]
+    given = {"data": {"path": jsonl(rows)}, "labels": None, "options": options, **changes}
+    (name,) = options.values()
+    (problem,) = report(make_task(**given))
+    assert f"no field '{name}'" in problem
+    # One row that has it, of any split, is enough.
+    test = jsonl([{**rows[0], name: ["ab"] if "references_field" in options else 0}], "test.jsonl")
+    load_splits(make_task(**{**given, "data": {"train": jsonl(rows), "test": test}}))
+
+
+def test_one_question_with_other_choices_is_no_repeat(jsonl, make_task):
+    rows = [{"text": "which?", "choices": [f"a{i}", f"b{i}"], "label": 0} for i in range(8)]
+    splits = load_splits(make_task(data={"path": jsonl(rows)}, labels=None, kind="choice"))
+    assert not any("repeat" in notice for notice in splits.notices)
+    data = {"train": jsonl(rows), "test": jsonl(rows, "test.jsonl")}
+    twice = load_splits(make_task(data=data, labels=None, kind="choice"))
+    assert any(notice.startswith("test: ") and "of 8 rows repeat" in notice for notice in twice.notices)
+
+
 def test_a_hub_data_set_needs_the_extra(make_task, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"pip install overture\[datasets\]"):

@@ -128,3 +128,8 @@ def test_every_field_is_described_in_one_sentence(model):
         assert field.description, name
         assert field.description.endswith("."), name
         assert "\n" not in field.description, name
+
+
+def test_numbers_of_a_regression_differ(make_task):
+    with pytest.raises(ValidationError, match="same number"):
+        make_task(kind="regression", labels={"1": " a", "3": " b", "3.0": " c"})

@@ -49,7 +49,7 @@ SAMPLES = {
         {"template": "{text}\nScore:", "labels": {1: " low", 3: " mid", 5: " high"}},
         [{"text": "sun", "label": 4.5}, {"text": "rain", "label": 1}, {"text": "snöw ☃", "label": "3"}],
         "text",
-        [({"label": 7}, "beyond the labels"), ({"label": "x"}, "finite number"), ({"label": True}, "finite number")],
+        [({"label": 7}, "beyond the labels"), ({"label": "x"}, "finite number"), ({"label": 10**400}, "finite number")],
         {"template": "{text}"},
     ),
     "choice": Sample(

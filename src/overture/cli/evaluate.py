@@ -42,16 +42,19 @@ def command(
     kept = Store(root, say)
     folder = kept.get(prompt)
     manifest = read_manifest(folder)
+    task = validated(Task, manifest.task, str(folder / "prompt.json"))
     if calibrated:
-        validated(Task, manifest.task, str(folder / "prompt.json")).calibrated()
+        task.calibrated()
     # The rows come first: what is wrong with them is told before the model is loaded.
-    name, rows = ("data", rows_of_file(data)) if data else rows_of_run(kept, manifest, split or "")
+    name, rows = ("data", rows_of_file(data, task)) if data else rows_of_run(kept, manifest, split or "")
     show = display()
     with show.live():
         tuned = TunedPrompt(
             folder, allow_drift=allow_drift, notify=lambda text: show({"event": "notice", "text": text})
         )
         result = {"prompt": shown(tuned.manifest), **measured(tuned, rows, name, stages(show), calibrated)}
+        for text in tuned.encoder.notices:
+            show({"event": "notice", "text": text})
     if is_json:
         emit(result)
     else:

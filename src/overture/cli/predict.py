@@ -65,7 +65,7 @@ def command(
     if calibrated:
         tasks = [task.calibrated() for task in tasks]
     # The rows come first: what is wrong with them is told before the model is loaded.
-    rows = _rows_of_file(file) if file else _rows_of_lines(tasks, _lines(words))
+    rows = _rows_of_file(file, tasks) if file else _rows_of_lines(tasks, _lines(words))
 
     from overture.evaluate.tuned import TunedPrompt, shown
 
@@ -152,10 +152,10 @@ def _json_object(line: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _rows_of_file(path: Path) -> list[Fields]:
-    from overture.data.read import read_rows
+def _rows_of_file(path: Path, tasks: Sequence["Task"]) -> list[Fields]:
+    from overture.data.read import read_rows_like
 
-    return list(read_rows(path)[0])
+    return list(read_rows_like(path, tasks[0].data.format)[0])
 
 
 def predictions(prompt: "TunedPrompt", rows: Sequence[Fields]) -> Iterator[dict[str, Any]]:

@@ -70,6 +70,14 @@ class _Tokens:
         return _Tokens([*first.ids, *self.ids], gaps, mask, {**first.at, **at})
 
 
+@dataclass(slots=True)
+class _Odd:
+    """Places of rows, each once, that were shortened, and whose answers cannot be said."""
+
+    shortened: dict[str, None] = field(default_factory=dict)
+    unsaid: dict[str, None] = field(default_factory=dict)
+
+
 class Encoder:
     """Turns a task's rows into tokens.
 
@@ -124,21 +132,26 @@ class Encoder:
         """
         problems: list[Problem] = []
         encoded: list[Encoded] = []
-        shortened: list[Row] = []
+        odd = _Odd()
         for number, row in enumerate(rows):
             found = row_problems(self.task, row, with_answer)
             problems += found
             if not found:
-                for part, item in enumerate(self._parts(row, with_answer, bos, shortened)):
+                for part, item in enumerate(self._parts(row, with_answer, bos, odd)):
                     if isinstance(item, Problem):
                         problems.append(item)
                     else:
                         encoded.append(replace(item, row=number, part=part))
         if problems:
             raise DataError("rows cannot be encoded", problems=problems)
-        if shortened:
-            count = f"{len(shortened)} of {len(rows)} rows"
-            self.notices.append(f"{count} were shortened to fit {self.limit} tokens, first {shortened[0].where}")
+        if odd.shortened:
+            count = f"{len(odd.shortened)} of {len(rows)} rows"
+            self.notices.append(f"{count} were shortened to fit {self.limit} tokens, first {next(iter(odd.shortened))}")
+        if odd.unsaid:
+            self.notices.append(
+                f"the answers of {len(odd.unsaid)} of {len(rows)} rows begin or end within a word, or overlap: they "
+                f"cannot be given exactly, first {next(iter(odd.unsaid))}"
+            )
         self._tell_long_answers(rows, encoded)
         if with_answer:
             self._tell_lost_answers(rows, encoded)
@@ -233,28 +246,30 @@ class Encoder:
             raise DataError(f"rows of kind {self.task.kind} cannot be shown as examples", where=row.where)
         return text
 
-    def _parts(self, row: Row, with_answer: bool, bos: bool, shortened: list[Row]) -> list[Encoded | Problem]:
+    def _parts(self, row: Row, with_answer: bool, bos: bool, odd: "_Odd") -> list[Encoded | Problem]:
         """What the row becomes: one part, or several."""
         tools = Tools(self.tokenizer, self.candidates, lambda example: self._over(self._built(example, bos)))
         examples = self.task.spec.examples(self.task, row, texts_of(self.task, row), tools, with_answer)
-        return [self._encoded(row, example, bos, shortened) for example in examples]
+        return [self._encoded(row, example, bos, odd) for example in examples]
 
-    def _encoded(self, row: Row, example: Example, bos: bool, shortened: list[Row]) -> Encoded | Problem:
+    def _encoded(self, row: Row, example: Example, bos: bool, odd: "_Odd") -> Encoded | Problem:
         item = self._built(example, bos)
         if item.answer_ids is not None and not item.answer_ids:
             return Problem(row.where, "the answer has no tokens")
         if not item.anchor_ids:
             return Problem(row.where, "the row has no tokens")
+        if not example.can_say:
+            odd.unsaid[row.where] = None
         if self._over(item) <= 0:
             return item
 
         def build(texts: Mapping[str, str]) -> Encoded:
-            return self._built(replace(example, texts=texts), bos)
+            return self._built(example.cut(texts) if example.cut else replace(example, texts=texts), bos)
 
         fitting = _shortened(example.texts, build, self._over, item) if self.task.too_long == "trim" else None
         if fitting is None:
             return self._too_long(row, item)
-        shortened.append(row)
+        odd.shortened[row.where] = None
         return fitting[1]
 
     def _built(self, example: Example, bos: bool) -> Encoded:
@@ -303,8 +318,17 @@ class Encoder:
         needed, reserved = self._needed(item)
         what = f"{needed} tokens + {reserved} reserved > {self.limit}"
         if self.task.too_long == "trim":
-            return Problem(row.where, f"too long: {what}", "even without its text; shorten the template or the prompt")
-        return Problem(row.where, f"too long: {what}", "shorten it, or set too_long: trim")
+            return Problem(row.where, f"too long: {what}", f"even without its text; {self._shorter()}")
+        fix = "shorten it, or set too_long: trim"
+        if self.task.spec.writes and reserved > self.reserve:
+            fix += f"; answers have room for {self.task.max_new_tokens} tokens (max_new_tokens)"
+        return Problem(row.where, f"too long: {what}", fix)
+
+    def _shorter(self) -> str:
+        most = self.task.max_new_tokens
+        if self.task.spec.writes and 2 * most > self.limit:
+            return f"answers have room for {most} tokens: lower max_new_tokens"
+        return "shorten the template or the prompt"
 
     def _tokens(self, example: Example, bos: bool) -> tuple[int, _Tokens]:
         """The example's tokens, and how many of them are the input."""

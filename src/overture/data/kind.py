@@ -107,6 +107,8 @@ class Example:
         allowed: what may be written.
         source: what the kind needs to read the model's reply.
         blanks: texts without content, by which label scores are corrected.
+        can_say: whether the right answer is one that the kind can read from a reply.
+        cut: the example of shortened texts, where more than its texts depends on them.
         messages: role and content of each, with fields of their own, instead of the task's template.
     """
 
@@ -119,6 +121,8 @@ class Example:
     allowed: Allowed | None = None
     source: Any = None
     blanks: tuple[Mapping[str, str], ...] = ()
+    can_say: bool = True
+    cut: "Callable[[Mapping[str, str]], Example] | None" = None
     messages: tuple[tuple[str, str], ...] | None = None
 
 
@@ -224,6 +228,10 @@ class Kind:
         problems: what is wrong with its answer.
         candidates: labels as tokens, and what is odd about them.
         group: what keeps its share where rows are drawn; the label.
+        stopped: an answer that generation would end at one of the task's stop texts; None where it does not.
+        beside: what the model sees of a row beside the template's fields.
+        stop: texts at which an answer ends if the task file does not say.
+        optional_fields: fields that the task file names and that rows may lack.
         shot: the answer as it stands behind an in-context example; None where examples cannot be shown.
         field_text: a field's value as text; None if it is none.
         wanted: what a field should be, for messages.
@@ -250,6 +258,10 @@ class Kind:
     input_problems: Callable[[TaskFile, Row], list[Problem]] = no_problems
     candidates: Callable[[TaskFile, TextTokenizer], tuple[Candidates | None, list[str]]] = no_candidates
     group: Callable[[TaskFile, Row], str] = no_group
+    stopped: Callable[[TaskFile, Row], str | None] = lambda task, row: None
+    beside: Callable[[TaskFile, Row], Hashable] = lambda task, row: None
+    stop: tuple[str, ...] = ("\n",)
+    optional_fields: Callable[[TaskFile], tuple[str, ...]] = lambda task: ()
     shot: Callable[[TaskFile, Row], str | None] = no_shots
     field_text: Callable[[TaskFile, str, Any], str | None] = plain_text
     wanted: str = "wanted text or a number"

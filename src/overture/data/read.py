@@ -45,6 +45,15 @@ def read_rows(path: str | Path, format: str | None = None) -> tuple[Rows, list[i
     return found.rows, found.lines
 
 
+def read_rows_like(path: str | Path, format: str | None) -> tuple[Rows, list[int]]:
+    """As `read_rows`; the format is that of a task's own files, taken where the file's name says nothing.
+
+    Raises:
+        DataError, ConfigError: as `read_rows`.
+    """
+    return read_rows(path, None if Path(path).suffix.lower() in SUFFIXES else format)
+
+
 def read_found(path: str | Path, format: str | None = None) -> Found:
     """As `read_rows`, with the format and what was assumed.
 

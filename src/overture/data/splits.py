@@ -1,7 +1,7 @@
 """Training, validation and test rows: read, checked as a whole, drawn and sampled by seed."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -48,6 +48,7 @@ def load_splits(task: Task) -> Splits:
     notices: list[str] = []
     read = _from_hub if task.data.dataset else _from_files
     found = read(task.data, problems, notices)
+    problems += _missing_options(task, found)
     for rows in found.values():
         problems += _all_problems(task, rows)
     _raise_any(problems)
@@ -110,6 +111,13 @@ def _all_problems(task: Task, rows: list[Row]) -> list[Problem]:
     nowhere = [n for n in (*task.fields, *task.target_fields) if not any(n in row.fields for row in rows)]
     problems = [missing_field(name, rows[0].file, list(rows[0].fields)) for name in nowhere]
     return problems + [problem for row in rows for problem in row_problems(task, row, skip=nowhere)]
+
+
+def _missing_options(task: Task, found: dict[str, list[Row]]) -> list[Problem]:
+    """Fields that the task file names and that rows may lack, but not all of them."""
+    rows = [row for part in found.values() for row in part]
+    nowhere = [name for name in task.spec.optional_fields(task) if not any(name in row.fields for row in rows)]
+    return [missing_field(name, rows[0].file, list(rows[0].fields)) for name in nowhere if rows]
 
 
 def _train_problems(task: Task, train: list[Row]) -> list[Problem]:
@@ -208,8 +216,6 @@ def _empty_texts(task: Task, splits: Splits) -> list[str]:
 
 
 def _unreachable_answers(task: Task, splits: Splits) -> list[str]:
-    if not task.spec.writes or not task.stop:
-        return []
     notices = []
     for name, rows in _parts(splits):
         cut = [row for row in rows if _is_cut(task, row)]
@@ -221,18 +227,18 @@ def _unreachable_answers(task: Task, splits: Splits) -> list[str]:
 
 
 def _is_cut(task: Task, row: Row) -> bool:
-    text = task.spec.shot(task, row)
+    text = task.spec.stopped(task, row)
     return text is not None and any(stop in text.strip() for stop in task.stop)
 
 
 def _repeats(task: Task, splits: Splits) -> list[str]:
     """Rows that show the model what an earlier training row showed."""
-    seen: dict[tuple[str, ...], Row] = {}
+    seen: dict[Hashable, Row] = {}
     notices = []
     for name, rows in _parts(splits):
         repeated = []
         for row in rows:
-            key = tuple(texts_of(task, row).values())
+            key = (*texts_of(task, row).values(), task.spec.beside(task, row))
             if key in seen:
                 repeated.append((row, seen[key]))
             elif name == "train":

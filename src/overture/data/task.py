@@ -88,6 +88,11 @@ def _default_metric(values: dict[str, Any]) -> str:
     return known.metrics[0] if known else ""
 
 
+def _default_stop(values: dict[str, Any]) -> list[str]:
+    known = KINDS.get(values.get("kind", ""))
+    return list(known.stop) if known else []
+
+
 class Task(Config):
     """What is to be learned; one YAML file."""
 
@@ -121,7 +126,10 @@ class Task(Config):
     )
     decoding: Decoding = Field(GREEDY, description="How answers are written: greedily, by beam search, or by chance.")
     max_new_tokens: int = Field(32, ge=1, description="Upper limit on the tokens of a generated answer.")
-    stop: list[NonEmpty] = Field(["\n"], description="Texts at which a generated answer ends.")
+    stop: list[NonEmpty] = Field(
+        default_factory=_default_stop,
+        description="Texts at which a generated answer ends; a line's end if not given, in chats nothing.",
+    )
     too_long: Literal["error", "trim"] = Field(
         "error", description="Rows over the limit are an error, or have their longest fields shortened from the end."
     )

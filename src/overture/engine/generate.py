@@ -460,5 +460,5 @@ def _is_stopped(backbone: Backbone, ids: Sequence[int], stop: Sequence[str]) -> 
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:
-    text = text.strip()
+    text = text.lstrip()
     return text[: min((text.find(end) for end in stop if end in text), default=len(text))].strip()

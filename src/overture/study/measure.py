@@ -9,7 +9,7 @@ from overture.core.errors import BackboneError, DataError
 from overture.core.meter import Meter
 from overture.core.types import Encoded
 from overture.data import Task, load_splits
-from overture.data.read import read_rows
+from overture.data.read import read_rows_like
 from overture.data.rows import Row, gold_of, shown_rows
 from overture.engine import InputCache, PromptedModel
 from overture.evaluate import confusion, paired_test
@@ -47,13 +47,13 @@ def rows_of_run(store: Store, manifest: Manifest, split: str) -> tuple[str, list
     return chosen, rows
 
 
-def rows_of_file(path: Path) -> list[Row]:
-    """The rows of a file.
+def rows_of_file(path: Path, task: Task) -> list[Row]:
+    """The rows of a file for a task.
 
     Raises:
         DataError: every line that cannot be read.
     """
-    rows, lines = read_rows(path)
+    rows, lines = read_rows_like(path, task.data.format)
     return [Row(fields, line, str(path)) for fields, line in zip(rows, lines, strict=True)]
 
 

@@ -92,6 +92,8 @@ def words(
     if not task.labels:
         raise ConfigError("label words are for tasks with labels", where="kind", got=task.kind, wanted="classification")
     splits = load_splits(task)
+    if not splits.validation:
+        raise DataError("words are measured on validation rows", where="data.validation_share", wanted="above 0")
     backbone = backbone or load_backbone(task.backbone, notify=notify)
     encoder = Encoder(task, backbone.tokenizer)
     rows = encoder.encode(splits.train)

@@ -267,4 +267,7 @@ class _Task:
         until = options.get("until", ["\n\n"])
         stop = [str(end) for end in (until if isinstance(until, list) else [until]) if end]
         limit = options.get("max_gen_toks") or options.get("max_new_tokens")
+        if limit and not str(limit).isdigit():
+            self.notes.append(f"max_gen_toks is {limit!r:.40}, which is no number: left out")
+            limit = None
         return {"stop": stop, **({"max_new_tokens": int(limit)} if limit else {})}

@@ -20,13 +20,12 @@ from overture.core.config import Config
 from overture.core.errors import DataError, Problem
 from overture.core.types import Candidates, Encoded, Marks, Prediction, Scorer, TextTokenizer
 from overture.data.kind import Example, Kind, Pick, TaskFile, Tools
-from overture.data.kinds.grammar import END, Copied, Grammar, Rules, fixed
-from overture.data.kinds.labels import no_mask
+from overture.data.kinds.grammar import END, WORD, Copied, Grammar, Rules, fixed
+from overture.data.kinds.labels import lead, no_mask
 from overture.data.row import Row, answer_problems, answer_texts
 from overture.data.values import as_text
 
-_WORD = re.compile(r"\w+|[^\w\s]")
-_LEAST_WINDOW = 16
+_LEAST_WINDOW, _SLACK = 16, 4
 # SQuAD itself has places that are off by a character or two.
 _SLIP = 2
 
@@ -53,7 +52,7 @@ class Options(Config):
     no_answer_threshold: float = Field(
         0.0, description="By how much an encoder's best span must score above no answer; below 0 it answers more often."
     )
-    stride: int = Field(64, ge=1, description="Tokens that windows of a long context share.")
+    stride: int = Field(64, ge=1, description="Tokens that windows of a long context share, half of a window at most.")
     max_answer_tokens: int = Field(24, ge=1, description="Most tokens of a piece of the context.")
 
 
@@ -165,8 +164,17 @@ def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, 
         return [Example(texts, answer_ids=None if gold is None else _free_ids(task, tools, gold))]
     context = texts[own.context_field]
     span = _gold_span(task, row, gold[0], context) if gold else None
-    windows = _windows(task, texts, tools, with_answer)
-    return [_window(task, texts, tools, start, end, gold, span) for start, end in windows]
+    return [
+        _window(
+            task, tools, gold is not None, _within(span, start, end), {**texts, own.context_field: context[start:end]}
+        )
+        for start, end in _windows(task, texts, tools, gold)
+    ]
+
+
+def _within(span: tuple[int, int] | None, start: int, end: int) -> tuple[int, int] | None:
+    """Where an answer stands in a stretch of the context; None if it is not all there."""
+    return (span[0] - start, span[1] - start) if span and start <= span[0] and span[1] <= end else None
 
 
 def _gold_span(task: TaskFile, row: Row, answer: str, context: str) -> tuple[int, int]:
@@ -174,21 +182,35 @@ def _gold_span(task: TaskFile, row: Row, answer: str, context: str) -> tuple[int
     return at, at + len(answer)
 
 
-def _windows(task: TaskFile, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[tuple[int, int]]:
-    """Stretches of the context, in characters, that fit the model one by one."""
+def _windows(
+    task: TaskFile, texts: Mapping[str, str], tools: Tools, gold: tuple[str, ...] | None
+) -> list[tuple[int, int]]:
+    """Stretches of the context, in characters, that fit the model one by one, the answer's tokens with each."""
     own: Options = task.own
     context = texts[own.context_field]
-    over = tools.over(Example(texts, answer_ids=(0,) * own.max_answer_tokens if with_answer else None))
     tokens = tools.tokenizer.offsets(context)
-    size = len(tokens) - over
-    if over <= 0 or size < _LEAST_WINDOW:
+
+    def over(num_answer: int) -> int:
+        return tools.over(Example(texts, answer_ids=(0,) * num_answer or None))
+
+    found = over(own.max_answer_tokens if gold is not None else 0)
+    if gold and not tools.tokenizer.is_encoder:
+        # One that leaves the text no room stands in no window, and needs none.
+        needed = over(max(own.max_answer_tokens, len(_free_ids(task, tools, gold))))
+        found = needed if len(tokens) - needed >= _LEAST_WINDOW else found
+    size = len(tokens) - found
+    if found <= 0 or size < _LEAST_WINDOW:
         return [(0, len(context))]
     # Cut at words: a little less than fits, since a word at the cut may have other tokens alone.
-    size, step = size - 4, max(size - 4 - own.stride, 1)
-    starts = [start for start, _ in (match.span() for match in _WORD.finditer(context))]
+    size = size - _SLACK
+    step = max(size - own.stride, size // 2)
+    starts = [start for start, _ in (match.span() for match in WORD.finditer(context))]
     windows = []
     for first in range(0, len(tokens), step):
         begin = max((at for at in starts if at <= tokens[first][1] + 1), default=0) if first else 0
+        if tokens[max(first - _SLACK, 0)][1] > begin:
+            # A word of many tokens would not fit from its start.
+            begin = tokens[first][1]
         end = tokens[min(first + size, len(tokens)) - 1][2]
         windows.append((begin, end if first + size < len(tokens) else len(context)))
         if first + size >= len(tokens):
@@ -197,30 +219,35 @@ def _windows(task: TaskFile, texts: Mapping[str, str], tools: Tools, with_answer
 
 
 def _window(
-    task: TaskFile,
-    texts: Mapping[str, str],
-    tools: Tools,
-    start: int,
-    end: int,
-    gold: tuple[str, ...] | None,
-    span: tuple[int, int] | None,
+    task: TaskFile, tools: Tools, is_known: bool, inside: tuple[int, int] | None, shown: Mapping[str, str]
 ) -> Example:
     """One window; it teaches nothing where the answer is not in it and silence is no answer."""
     own: Options = task.own
-    text = texts[own.context_field][start:end]
-    words = tuple(match.span() for match in _WORD.finditer(text))
-    shown = {**texts, own.context_field: text}
-    inside = (span[0] - start, span[1] - start) if span and start <= span[0] and span[1] <= end else None
-    teaches = gold is not None and (inside is not None or own.no_answer is not None)
+    text = shown[own.context_field]
+    words = tuple(match.span() for match in WORD.finditer(text))
+    teaches = is_known and (inside is not None or own.no_answer is not None)
+    can_say = inside is None or (inside[0] in {s for s, _ in words} and inside[1] in {e for _, e in words})
+
+    def cut(texts: Mapping[str, str]) -> Example:
+        return _window(task, tools, is_known, _within(inside, 0, len(texts[own.context_field])), texts)
+
     if tools.tokenizer.is_encoder:
         # The row's first token stands for no answer, in front of the words.
         nowhere = (0,) if own.no_answer else ()
         places = _places(inside, words, len(nowhere)) if inside else (0, 0)
         marks = Marks(nowhere, "places", places if teaches else None)
-        return Example(shown, pick=Pick(own.context_field, words, marks), source=_Source(text, words))
+        pick = Pick(own.context_field, words, marks)
+        return Example(shown, pick=pick, source=_Source(text, words), can_say=can_say, cut=cut)
     grammar = Grammar(lambda: _rules(task, tools, text, words))
-    answer = None if not teaches else _answer_ids(task, tools, text, words, inside)
-    return Example(shown, answer_ids=answer, allowed=grammar, source=_Source(text, words, grammar))
+    answer, is_allowed = _answer_ids(task, tools, text, words, inside) if teaches else (None, True)
+    return Example(
+        shown,
+        answer_ids=answer,
+        allowed=grammar,
+        source=_Source(text, words, grammar),
+        can_say=can_say and is_allowed,
+        cut=cut,
+    )
 
 
 def _max_written(task: TaskFile) -> int:
@@ -236,33 +263,29 @@ def _places(span: tuple[int, int], words: Sequence[tuple[int, int]], done: int) 
     return touched[0], touched[-1]
 
 
-def _lead(task: TaskFile) -> str:
-    return " " if isinstance(task.template, str) and not task.template[-1].isspace() else ""
-
-
 def _free_ids(task: TaskFile, tools: Tools, gold: tuple[str, ...]) -> tuple[int, ...]:
     own: Options = task.own
     text = gold[0] if gold else own.no_answer or ""
-    return tools.ended(tools.tokenizer.encode_plain(_lead(task) + text))
+    return tools.ended(tools.tokenizer.encode_plain(lead(task) + text))
 
 
 def _answer_ids(
     task: TaskFile, tools: Tools, text: str, words: tuple[tuple[int, int], ...], span: tuple[int, int] | None
-) -> tuple[int, ...]:
+) -> tuple[tuple[int, ...], bool]:
+    """The answer as tokens, and whether it is made of whole tokens of the text, as the grammar wants."""
     if span is None:
-        return _free_ids(task, tools, ())
-    copied = Copied(text, tools.tokenizer, _lead(task), words)
-    ids = copied.ids(*span) or tools.tokenizer.encode_plain(_lead(task) + text[span[0] : span[1]])
-    return tools.ended(ids)
+        return _free_ids(task, tools, ()), True
+    ids = Copied(text, tools.tokenizer, lead(task), words).ids(*span)
+    return tools.ended(ids or tools.tokenizer.encode_plain(lead(task) + text[span[0] : span[1]])), ids is not None
 
 
 def _rules(task: TaskFile, tools: Tools, text: str, words: tuple[tuple[int, int], ...]) -> Rules:
     own: Options = task.own
     encode = tools.tokenizer.encode_plain
     ends = (tools.tokenizer.eos_id,) if tools.tokenizer.eos_id is not None else tuple(encode("\n"))
-    pieces = {"span": Copied(text, tools.tokenizer, _lead(task), words).pieces("span", own.max_answer_tokens)}
-    if own.no_answer:
-        pieces["none"] = [fixed("none", encode(_lead(task) + own.no_answer))]
+    # The text may hold what is written for no answer; first, so that it is read as that.
+    pieces = {"none": [fixed("none", encode(lead(task) + own.no_answer))]} if own.no_answer else {}
+    pieces["span"] = Copied(text, tools.tokenizer, lead(task), words).pieces("span", own.max_answer_tokens)
     return Rules(pieces, tuple(pieces), dict.fromkeys(pieces, (END,)), ends)
 
 
@@ -320,7 +343,15 @@ def _merged(task: TaskFile, parts: Sequence[Prediction]) -> Prediction:
 
 def _shot(task: TaskFile, row: Row) -> str | None:
     answers = _answers(task, row) or (task.own.no_answer or "",)
-    return _lead(task) + answers[0]
+    return lead(task) + answers[0]
+
+
+def _stopped(task: TaskFile, row: Row) -> str | None:
+    return _shot(task, row) if task.own.mode == "generative" else None
+
+
+def _optional_fields(task: TaskFile) -> tuple[str, ...]:
+    return (task.own.starts_field,) if task.own.starts_field else ()
 
 
 KIND = Kind(
@@ -337,6 +368,8 @@ KIND = Kind(
     examples=_examples,
     predictions=_predictions,
     shot=_shot,
+    stopped=_stopped,
+    optional_fields=_optional_fields,
     merged=_merged,
     writes=True,
     max_written=_max_written,

@@ -10,7 +10,7 @@ from overture.core.config import Config
 from overture.core.errors import DataError, Problem
 from overture.core.types import Candidates, Encoded, Prediction, Scorer, TextTokenizer
 from overture.data.kind import Example, Kind, TaskFile, Tools, some_texts
-from overture.data.kinds.labels import label_fields, no_mask
+from overture.data.kinds.labels import label_fields, lead, no_mask
 from overture.data.row import Row, broken_text, missing_field
 from overture.data.values import as_text, kind, label_text
 
@@ -59,6 +59,8 @@ def _input_problems(task: TaskFile, row: Row) -> list[Problem]:
         return [Problem(row.where, f"field {own.choices_field!r} holds {len(choices)} choices, {found}", "wanted two")]
     if not all(choice.strip() for choice in choices):
         return [Problem(row.where, f"empty choice in {own.choices_field!r}")]
+    if own.choices_field in task.fields and len(choices) > len(ascii_uppercase):
+        return [Problem(row.where, f"{len(choices)} choices", f"wanted {len(ascii_uppercase)} at most to show them")]
     doubled = sorted({choice for choice in choices if choices.count(choice) > 1})
     if doubled:
         return [Problem(row.where, f"the choice {doubled[0]!r:.60} stands there twice")]
@@ -75,14 +77,21 @@ def _problems(task: TaskFile, row: Row) -> list[Problem]:
 
 
 def _right(task: TaskFile, row: Row) -> int | None:
-    """The number of the right choice: by its text, its number from 0, its own key, or its letter."""
+    """The number of the right choice: by its own key, its text, its number from 0, or its letter.
+
+    A number that is no text is first of all the choice's number: choices may be numbers too.
+    """
     own: Options = task.own
     choices, found = _choices(task, row), label_text(row.fields[task.label_field])
     if found is None:
         return None
     whole = row.fields[own.choices_field]
-    keys = [label_text(key) for key in whole.get("label", ())] if isinstance(whole, dict) else []
-    names: list[Sequence[str | None]] = [keys, choices, list(map(str, range(len(choices)))), list(ascii_uppercase)]
+    given = whole.get("label") if isinstance(whole, dict) else None
+    keys = [label_text(key) for key in given] if isinstance(given, list) else []
+    numbers = list(map(str, range(len(choices))))
+    is_number = isinstance(row.fields[task.label_field], int)
+    names: list[Sequence[str | None]] = [keys, *((numbers, choices) if is_number else (choices, numbers))]
+    names.append(list(ascii_uppercase))
     at = next((known.index(found) for known in names if found in known), None)
     return at if at is not None and at < len(choices) else None
 
@@ -99,14 +108,10 @@ def _field_text(task: TaskFile, name: str, value: Any) -> str | None:
     return "\n".join(f"{letter}. {text}" for letter, text in zip(ascii_uppercase, choices, strict=False)) or None
 
 
-def _lead(task: TaskFile) -> str:
-    return " " if isinstance(task.template, str) and not task.template[-1].isspace() else ""
-
-
 def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:
     own: Options = task.own
     choices = _choices(task, row)
-    words = tuple(tuple(tools.tokenizer.encode_plain(_lead(task) + choice)) for choice in choices)
+    words = tuple(tuple(tools.tokenizer.encode_plain(lead(task) + choice)) for choice in choices)
     candidates = Candidates(choices, words, tuple(range(len(choices))), own.likelihood == "mean", True)
     return [Example(texts, label=_right(task, row) if with_answer else None, candidates=candidates)]
 
@@ -128,7 +133,7 @@ def _shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
 
 
 def _shot(task: TaskFile, row: Row) -> str | None:
-    return _lead(task) + _choices(task, row)[_right(task, row) or 0]
+    return lead(task) + _choices(task, row)[_right(task, row) or 0]
 
 
 def _sample(task: TaskFile) -> dict[str, Any]:
@@ -152,6 +157,7 @@ KIND = Kind(
     predictions=_predictions,
     shot=_shot,
     field_text=_field_text,
+    beside=_choices,
     shown=_shown,
     sample=_sample,
 )

@@ -8,7 +8,7 @@ from overture.core.config import Config
 from overture.core.errors import Problem
 from overture.core.types import Encoded, Prediction, Scorer
 from overture.data.kind import Example, Kind, TaskFile, Tools
-from overture.data.kinds.labels import no_mask
+from overture.data.kinds.labels import lead, no_mask
 from overture.data.row import Row, answer_problems, answer_texts
 
 
@@ -48,14 +48,28 @@ def gold(task: TaskFile, row: Row) -> Hashable:
     return each[0] if len(each) == 1 else each
 
 
-def shot(task: TaskFile, row: Row) -> str | None:
+def _answer(task: TaskFile, row: Row) -> str:
     """The answer that is trained on."""
     return answer_texts(row.fields[target_fields(task)[0]])[0]
 
 
+def _optional_fields(task: TaskFile) -> tuple[str, ...]:
+    return (task.own.references_field,) if task.own.references_field else ()
+
+
+def _shot(task: TaskFile, row: Row) -> str | None:
+    """The answer behind the row; one that goes on with a field, or begins with a space itself, follows at once."""
+    answer = _answer(task, row)
+    goes_on = isinstance(task.template, str) and any(task.template.endswith(f"{{{name}}}") for name in task.fields)
+    return answer if goes_on or answer[:1].isspace() else lead(task) + answer
+
+
 def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:
-    answer = tools.ended(tools.tokenizer.encode_plain(shot(task, row) or "")) if with_answer else None
-    return [Example(texts, answer_ids=answer)]
+    if not with_answer:
+        return [Example(texts)]
+    # Where the answer is not written behind the row, nothing stands between them.
+    text = _answer(task, row) if tools.tokenizer.start_ids else _shot(task, row)
+    return [Example(texts, answer_ids=tools.ended(tools.tokenizer.encode_plain(text or "")))]
 
 
 def predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> list[Prediction]:
@@ -75,6 +89,8 @@ KIND = Kind(
     gold=gold,
     examples=_examples,
     predictions=predictions,
-    shot=shot,
+    shot=_shot,
+    stopped=_answer,
+    optional_fields=_optional_fields,
     writes=True,
 )

@@ -5,12 +5,19 @@ copies follow each other in the text's order, so a list of them ends. All is mad
 """
 
 import bisect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 
 from overture.core.types import TextTokenizer
 
+# A word is a run of letters and digits, or one other sign; in scripts without spaces each letter is one.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
 END = "end"
 Span = tuple[int, int]
 
@@ -178,14 +185,8 @@ class Copied:
 
     def ids(self, start: int, end: int) -> list[int] | None:
         """Tokens of a piece, as they follow each other in the text; None if it ends within a token."""
-        found = []
-        path = self._path(start)
-        for number, (token, _, stop) in enumerate(path):
-            found.append(token)
-            if stop >= end:
-                is_whole = stop == end and (number + 1 == len(path) or path[number + 1][1] >= end)
-                return found if is_whole else None
-        return None
+        found = [*takewhile(lambda token: token[1] < end, self._path(start))]
+        return [token for token, _, _ in found] if found and found[-1][2] == end else None
 
     def pieces(self, name: str, max_tokens: int) -> list[Piece]:
         """A piece from each word on, up to so many tokens."""

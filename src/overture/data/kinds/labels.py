@@ -103,6 +103,22 @@ def check_places(task: TaskFile, tokenizer: TextTokenizer) -> None:
         )
 
 
+def written_alike(task: TaskFile, none: str) -> None:
+    """Labels that are written must be told apart by their first words, and from the word for none of them.
+
+    Raises:
+        DataError: two are the same.
+    """
+    words = [texts[0].strip() for texts in task.words.values()]
+    if len(set(words)) < len(words) or none in words:
+        raise DataError("two labels are written alike", where="labels", got=", ".join(words))
+
+
+def lead(task: TaskFile) -> str:
+    """What stands between a row and what is written behind it: a space, where the template ends with none."""
+    return " " if isinstance(task.template, str) and not task.template[-1].isspace() else ""
+
+
 def no_mask(task: TaskFile) -> None:
     """Masks and places to read mean nothing to a kind that reads no label at one place.
 

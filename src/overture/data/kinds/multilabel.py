@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import Field
 
 from overture.core.config import Config
-from overture.core.errors import DataError, Problem
+from overture.core.errors import Problem
 from overture.core.types import Candidates, Encoded, Marks, Prediction, Scorer, TextTokenizer
 from overture.data.candidates import candidates_of
 from overture.data.kind import Example, Kind, Pick, TaskFile, Tools, label_part
 from overture.data.kinds.grammar import END, Grammar, Rules, fixed
-from overture.data.kinds.labels import check_labels, check_places, label_fields, unknown_label
+from overture.data.kinds.labels import check_labels, check_places, label_fields, lead, unknown_label, written_alike
 from overture.data.row import Row, missing_field
 from overture.data.values import kind, label_text
 
@@ -68,14 +68,8 @@ def _candidates(task: TaskFile, tokenizer: TextTokenizer) -> tuple[Candidates | 
 
 def _check_model(task: TaskFile, tokenizer: TextTokenizer) -> None:
     check_places(task, tokenizer)
-    own: Options = task.own
-    words = [texts[0].strip() for texts in task.words.values()]
-    if not tokenizer.is_encoder and (len(set(words)) < len(words) or own.none in words):
-        raise DataError("two labels are written alike", where="labels", got=", ".join(words))
-
-
-def _lead(task: TaskFile) -> str:
-    return " " if isinstance(task.template, str) and not task.template[-1].isspace() else ""
+    if not tokenizer.is_encoder:
+        written_alike(task, task.own.none)
 
 
 def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:
@@ -96,8 +90,8 @@ def _word_ids(task: TaskFile, tools: Tools, lead: str) -> dict[str, list[int]]:
 def _answer_ids(task: TaskFile, tools: Tools, gold: Sequence[str]) -> list[int]:
     own: Options = task.own
     if not gold:
-        return tools.tokenizer.encode_plain(_lead(task) + own.none)
-    first, later = _word_ids(task, tools, _lead(task)), _word_ids(task, tools, " ")
+        return tools.tokenizer.encode_plain(lead(task) + own.none)
+    first, later = _word_ids(task, tools, lead(task)), _word_ids(task, tools, " ")
     ids = list(first[gold[0]])
     for label in gold[1:]:
         ids += [*tools.tokenizer.encode_plain(","), *later[label]]
@@ -115,8 +109,8 @@ def _rules(task: TaskFile, tools: Tools) -> Rules:
         return [fixed(label, ids, order[label], order[label] + 1) for label, ids in each]
 
     pieces = {
-        "none": [fixed("none", encode(_lead(task) + own.none))],
-        "first": words(_lead(task)),
+        "none": [fixed("none", encode(lead(task) + own.none))],
+        "first": words(lead(task)),
         "later": words(" "),
         "more": [fixed("more", encode(","))],
     }
@@ -151,7 +145,7 @@ def _shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
 
 def _shot(task: TaskFile, row: Row) -> str | None:
     said = ", ".join(task.words[label][0].strip() for label in _labels(task, row))
-    return _lead(task) + (said or task.own.none)
+    return lead(task) + (said or task.own.none)
 
 
 KIND = Kind(

@@ -23,7 +23,7 @@ def _number(value: Any) -> float | None:
         return None
     try:
         found = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return found if abs(found) < float("inf") else None
 
@@ -33,6 +33,8 @@ def _check(task: TaskFile) -> None:
     odd = [label for label in task.words if _number(label) is None]
     if odd:
         raise ValueError(f"the labels of a regression are numbers, and {odd[0]!r} is none")
+    if len(set(_points(task))) < len(task.words):
+        raise ValueError("two labels of the regression are the same number")
 
 
 def _points(task: TaskFile) -> list[float]:

@@ -5,9 +5,9 @@ taken. With a decoder the spans are written in the text's order, ``person: Ada L
 and pieces of the text can be written, so nothing is found that is not there.
 """
 
-import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,14 +17,13 @@ from overture.core.config import Config
 from overture.core.errors import Problem
 from overture.core.types import Candidates, Encoded, Marks, Prediction, Scorer, TextTokenizer
 from overture.data.kind import Example, Kind, Pick, TaskFile, Tools, some_texts
-from overture.data.kinds.grammar import END, Copied, Grammar, Piece, Rules, fixed
-from overture.data.kinds.labels import check_labels, no_mask
+from overture.data.kinds.grammar import END, WORD, Copied, Grammar, Piece, Rules, fixed
+from overture.data.kinds.labels import check_labels, lead, no_mask, written_alike
 from overture.data.kinds.tags import best_tags, spans_of, split_tag, tags_of
 from overture.data.row import Row, broken_text, missing_field
 from overture.data.values import as_text, kind
 
 Spans = list[tuple[str, int, int]]
-_WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class Options(Config):
@@ -64,6 +63,11 @@ def _check(task: TaskFile) -> None:
     no_mask(task)
     if _shown_field(task) not in task.fields:
         raise ValueError(f"the template must show {{{_shown_field(task)}}}, in which spans are found")
+
+
+def _check_model(task: TaskFile, tokenizer: TextTokenizer) -> None:
+    if not tokenizer.is_encoder:
+        written_alike(task, task.own.none)
 
 
 def _target_fields(task: TaskFile) -> tuple[str, ...]:
@@ -133,6 +137,8 @@ def _span_problems(task: TaskFile, row: Row, spans: list[Any]) -> list[Problem]:
             return [Problem(row.where, f"unknown type {name!r}", f"known: {', '.join(task.words)}")]
         if not 0 <= start < end <= len(text):
             return [Problem(row.where, f"span {start} to {end} is not in the text of {len(text)} characters")]
+        if not text[start:end].strip():
+            return [Problem(row.where, f"span {start} to {end} holds nothing but white space")]
     return []
 
 
@@ -147,12 +153,20 @@ def _span(value: Any) -> tuple[str, int, int] | None:
     return name, start, end
 
 
+def _bare(span: tuple[str, int, int], text: str) -> tuple[str, int, int]:
+    """A span without the white space at its ends."""
+    name, start, end = span
+    inner = text[start:end]
+    return name, start + len(inner) - len(inner.lstrip()), end - len(inner) + len(inner.rstrip())
+
+
 def _gold_spans(task: TaskFile, row: Row) -> Spans:
     """The right spans, in words or in characters."""
     own: Options = task.own
     if not own.text_field:
         return spans_of([str(tag) for tag in row.fields[own.tags_field]])
-    found = [span for value in row.fields[own.spans_field] if (span := _span(value))]
+    text = as_text(row.fields[own.text_field]) or ""
+    found = [_bare(span, text) for value in row.fields[own.spans_field] if (span := _span(value))]
     return sorted(found, key=lambda span: span[1:])
 
 
@@ -164,7 +178,7 @@ def _words(task: TaskFile, row: Row, text: str) -> tuple[tuple[int, int], ...]:
     """Where the words stand in the text; where it was cut, those that are left."""
     own: Options = task.own
     if own.text_field:
-        return tuple(match.span() for match in _WORD.finditer(text))
+        return tuple(match.span() for match in WORD.finditer(text))
     ends, at = [], 0
     for word in row.fields[own.tokens_field]:
         ends.append((at, at + len(word)))
@@ -207,33 +221,46 @@ def _candidates(task: TaskFile, tokenizer: TextTokenizer) -> tuple[Candidates | 
 
 
 def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:
+    gold = _gold_spans(task, row) if with_answer else None
+    return [_example(task, row, gold, tools, texts)]
+
+
+def _example(task: TaskFile, row: Row, gold: Spans | None, tools: Tools, texts: Mapping[str, str]) -> Example:
+    """The row as it is shown, whole or shortened."""
     name = _shown_field(task)
     text = texts[name]
     words = _words(task, row, text)
     source = _Source(text, words, None, not task.own.text_field)
-    gold = _gold_spans(task, row) if with_answer else None
+    # In the text's order; of spans that overlap the first.
+    shown = sorted(_in_characters(gold or [], source), key=lambda span: span[1:])
+    kept = [span for number, span in enumerate(shown) if not any(before[2] > span[1] for before in shown[:number])]
+    can_say = kept == shown and all(_is_of_words(span, words) for span in kept)
+    cut = partial(_example, task, row, gold, tools)
     if tools.tokenizer.is_encoder:
-        marks = Marks((), "labels", _gold_tags(task, gold, source) if gold is not None else None)
-        return [Example(texts, pick=Pick(name, words, marks), source=source)]
+        marks = Marks((), "labels", None if gold is None else _gold_tags(task, kept, words))
+        return Example(texts, pick=Pick(name, words, marks), source=source, can_say=can_say, cut=cut)
     grammar = Grammar(lambda: _rules(task, tools, source))
-    answer = None if gold is None else tools.ended(_answer_ids(task, tools, source, gold))
-    return [
-        Example(texts, answer_ids=answer, allowed=grammar, source=_Source(text, words, grammar, source.counts_words))
-    ]
+    written, is_allowed = _answer_ids(task, tools, source, kept)
+    return Example(
+        texts,
+        answer_ids=None if gold is None else tools.ended(written),
+        allowed=grammar,
+        source=_Source(text, words, grammar, source.counts_words),
+        can_say=can_say and is_allowed,
+        cut=cut,
+    )
 
 
-def _gold_tags(task: TaskFile, gold: Spans, source: _Source) -> tuple[int, ...]:
+def _is_of_words(span: tuple[str, int, int], words: Sequence[tuple[int, int]]) -> bool:
+    """Whether a span, in characters, begins and ends with words."""
+    _, start, end = span
+    return any(start == first for first, _ in words) and any(end == last for _, last in words)
+
+
+def _gold_tags(task: TaskFile, gold: Spans, words: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     names = _tag_names(task)
-    found = []
-    for name, start, end in _in_characters(gold, source):
-        at = _in_words(start, end, source.words)
-        if at:
-            found.append((name, *at))
-    return tuple(names.index(tag) for tag in tags_of(found, len(source.words)))
-
-
-def _lead(task: TaskFile) -> str:
-    return " " if isinstance(task.template, str) and not task.template[-1].isspace() else ""
+    placed = [(name, at) for name, start, end in gold if (at := _in_words(start, end, words))]
+    return tuple(names.index(tag) for tag in tags_of([(name, *at) for name, at in placed], len(words)))
 
 
 def _type_ids(task: TaskFile, tools: Tools, lead: str) -> dict[str, list[int]]:
@@ -241,32 +268,33 @@ def _type_ids(task: TaskFile, tools: Tools, lead: str) -> dict[str, list[int]]:
     return {name: tools.tokenizer.encode_plain(f"{lead}{word}:") for name, word in words.items()}
 
 
-def _answer_ids(task: TaskFile, tools: Tools, source: _Source, gold: Spans) -> list[int]:
-    """The spans in the text's order, as tokens that the grammar allows."""
+def _answer_ids(task: TaskFile, tools: Tools, source: _Source, spans: Spans) -> tuple[list[int], bool]:
+    """The spans as tokens, and whether each is made of whole tokens of the text, as the grammar wants."""
     own: Options = task.own
     encode = tools.tokenizer.encode_plain
-    spans = sorted(_in_characters(gold, source), key=lambda span: span[1:])
-    spans = [span for number, span in enumerate(spans) if not any(before[2] > span[1] for before in spans[:number])]
     if not spans:
-        return encode(_lead(task) + own.none)
+        return encode(lead(task) + own.none), True
     copied = Copied(source.text, tools.tokenizer, " ", source.words)
     found: list[int] = []
+    is_allowed = True
     for number, (name, start, end) in enumerate(spans):
         found += encode(";") if number else []
-        found += _type_ids(task, tools, " " if number else _lead(task))[name]
-        found += copied.ids(start, end) or encode(" " + source.text[start:end])
-    return found
+        found += _type_ids(task, tools, " " if number else lead(task))[name]
+        ids = copied.ids(start, end)
+        is_allowed = is_allowed and ids is not None
+        found += ids or encode(" " + source.text[start:end])
+    return found, is_allowed
 
 
 def _rules(task: TaskFile, tools: Tools, source: _Source) -> Rules:
     own: Options = task.own
     encode = tools.tokenizer.encode_plain
     ends = (tools.tokenizer.eos_id,) if tools.tokenizer.eos_id is not None else tuple(encode("\n"))
-    lead = _lead(task)
+    first = lead(task)
     copied = Copied(source.text, tools.tokenizer, " ", source.words)
     pieces: dict[str, list[Piece]] = {
-        "none": [fixed("none", encode(lead + own.none))],
-        "first": [fixed(name, ids) for name, ids in _type_ids(task, tools, lead).items()],
+        "none": [fixed("none", encode(first + own.none))],
+        "first": [fixed(name, ids) for name, ids in _type_ids(task, tools, first).items()],
         "type": [fixed(name, ids) for name, ids in _type_ids(task, tools, " ").items()],
         "span": copied.pieces("span", task.max_new_tokens),
         "more": [fixed("more", encode(";"))],
@@ -336,9 +364,8 @@ def _part(task: TaskFile, row: Row, span: tuple[str, int, int]) -> str:
 def _shot(task: TaskFile, row: Row) -> str | None:
     source = _Source(*_row_text(task, row), None, not task.own.text_field)
     spans = _in_characters(_gold_spans(task, row), source)
-    lead = _lead(task)
     words = {name: texts[0].strip() for name, texts in task.words.items()}
-    return lead + ("; ".join(f"{words[name]}: {source.text[s:e]}" for name, s, e in spans) or task.own.none)
+    return lead(task) + ("; ".join(f"{words[name]}: {source.text[s:e]}" for name, s, e in spans) or task.own.none)
 
 
 def _row_text(task: TaskFile, row: Row) -> tuple[str, tuple[tuple[int, int], ...]]:
@@ -359,6 +386,7 @@ KIND = Kind(
     reported=("entity_precision", "entity_recall"),
     options=Options,
     check=_check,
+    check_model=_check_model,
     target_fields=_target_fields,
     input_problems=_input_problems,
     problems=_problems,

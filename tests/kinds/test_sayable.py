@@ -1,0 +1,186 @@
+"""Right answers that can be given and are read back as themselves; those that cannot are told."""
+
+import pytest
+from kind_samples import SAMPLES, rows_of, task_of
+
+from fakes import backbone_of
+from overture.core.errors import DataError
+from overture.data import Encoder
+from overture.data.kinds.answering import KIND as QA
+from overture.data.kinds.answering import _copied
+from overture.data.kinds.choice import KIND as CHOICE
+from overture.data.kinds.tagging import _read
+from overture.data.rows import gold_of
+from overture.evaluate.scoring import grouped
+
+TEXT = "Barack Obama visited Berlin today 0"
+RAW = {
+    "template": "{text}\nNames:",
+    "labels": {"per": " person", "loc": " place"},
+    "options": {"text_field": "text"},
+    "max_new_tokens": 60,
+}
+FAMILIES = ("llama", "bert")
+
+
+def encoder_of(name, family, **changes):
+    plain = SAMPLES[name].encoder if family == "bert" else {}
+    task = task_of(SAMPLES[name], **{**plain, **changes})
+    return Encoder(task, backbone_of(family).tokenizer)
+
+
+def raw(family, **changes):
+    return encoder_of("tagging", family, **{**RAW, **({"template": "{text}"} if family == "bert" else {}), **changes})
+
+
+def is_allowed(item):
+    """Whether each token of an answer may follow those before it."""
+    return all(token in item.allowed(item.answer_ids[:at]) for at, token in enumerate(item.answer_ids))
+
+
+def told(encoder):
+    return [notice for notice in encoder.notices if "cannot be given" in notice]
+
+
+# -- spans
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_white_space_around_a_span_is_no_part_of_it(family):
+    encoder = raw(family)
+    rows = rows_of([{"text": TEXT, "spans": [[0, 13, "per"], [20, 27, "loc"]]}])
+    (item,) = encoder.encode(rows)
+    assert gold_of(encoder.task, rows) == ((("per", 0, 12), ("loc", 21, 27)),)
+    assert not told(encoder)
+    if family == "llama":
+        assert is_allowed(item)
+        assert _read(item.source, item.answer_ids[:-1]) == [("per", 0, 12), ("loc", 21, 27)]
+    with pytest.raises(DataError, match="nothing but white space"):
+        encoder.encode(rows_of([{"text": TEXT, "spans": [[12, 13, "per"]]}]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("spans", [[[0, 10, "per"]], [[2, 12, "per"]], [[0, 12, "per"], [7, 12, "loc"]]])
+def test_spans_that_cannot_be_given_are_told(family, spans):
+    encoder = raw(family)
+    encoder.encode(rows_of([{"text": TEXT, "spans": []}, {"text": TEXT, "spans": spans}]))
+    (notice,) = told(encoder)
+    assert "1 of 2 rows" in notice
+    assert "rows.jsonl:2" in notice
+
+
+def test_a_shortened_text_teaches_only_what_is_shown():
+    encoder = raw("llama", too_long="trim", max_length=120)
+    text = "Ada Lovelace wrote. " + "x " * 80 + "and Rome 2"
+    spans = [[0, 12, "per"], [text.index("Rome"), text.index("Rome") + 4, "loc"]]
+    (item,) = encoder.encode(rows_of([{"text": text, "spans": spans}]))
+    tokenizer = encoder.tokenizer
+    assert "Rome" not in tokenizer.decode(item.input_ids)
+    assert tokenizer.decode(item.answer_ids[:-1]) == " person: Ada Lovelace"
+    assert is_allowed(item)
+    assert len(item.source.text) < len(text)
+    assert "1 of 1 rows were shortened" in encoder.notices[0]
+
+
+def test_types_that_are_written_alike_are_refused():
+    alike = {"per": " name", "org": " name"}
+    with pytest.raises(DataError, match="written alike"):
+        raw("llama", labels=alike)
+    raw("bert", labels=alike)
+
+
+# -- answers
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("context", "answer", "is_told"), [("In 1990s it was.", "1990", True), ("In 1990 .", "1990", False)]
+)
+def test_an_answer_within_a_word_is_told(family, context, answer, is_told):
+    encoder = encoder_of("qa", family)
+    encoder.encode(rows_of([{"context": context, "question": "When?", "answers": [answer]}]))
+    assert bool(told(encoder)) == is_told
+
+
+@pytest.mark.parametrize("answer", ["北京", "首都"])
+def test_in_scripts_without_spaces_every_letter_is_a_word(answer):
+    encoder = encoder_of("qa", "llama")
+    rows = rows_of([{"context": "北京是中国的首都。", "question": "哪里", "answers": [answer]}])
+    (item,) = encoder.encode(rows)
+    assert is_allowed(item)
+    assert _copied(item.source, item.answer_ids[:-1], 0.0).text == answer
+    assert not told(encoder)
+
+
+def test_what_is_written_for_no_answer_is_read_as_that_though_the_text_holds_it():
+    options = {"no_answer": "unknown", "max_answer_tokens": 20}
+    encoder = encoder_of("qa", "llama", options=options)
+    rows = [{"context": "Its age is unknown .", "question": "When?", "answers": answers} for answers in ([], ["age"])]
+    nothing, something = encoder.encode(rows_of(rows))
+    assert [_copied(item.source, item.answer_ids[:-1], 0.0).text for item in (nothing, something)] == ["", "age"]
+
+
+@pytest.mark.parametrize("word", ["北京是中华人民共和国的首都", "a1b2c3d4e5f6" * 6, "extraordinary "])
+@pytest.mark.parametrize("with_answer", [True, False])
+def test_windows_fit_whatever_their_words_are(word, with_answer):
+    encoder = encoder_of("qa", "llama")
+    context = f"Ada {word * (900 // len(word.encode()))} Rome"
+    rows = rows_of([{"context": context, "question": "Who?", "answers": ["Rome"]}])
+    encoded = encoder.encode(rows, with_answer=with_answer)
+    assert len(encoded) > 3
+    assert any(item.has_target for item in encoded) == with_answer
+    # Every token of the context is in a window.
+    assert sum(len(item.source.text) for item in encoded) >= len(context)
+
+
+def test_windows_leave_room_for_a_long_answer():
+    encoder = encoder_of("qa", "llama")
+    answer = " ".join(["word"] * 12)
+    context = f"{'many more ' * 40}{answer} {'and others ' * 40}"
+    encoded = encoder.encode(rows_of([{"context": context, "question": "What?", "answers": [answer]}]))
+    assert any(item.has_target for item in encoded)
+
+
+@pytest.mark.parametrize("stride", [16, 64, 10_000])
+def test_windows_share_half_of_themselves_at_most(stride):
+    encoder = encoder_of("qa", "llama", options={"stride": stride, "max_answer_tokens": 20})
+    context = "some words " * 200
+    (parts,) = grouped(encoder.encode(rows_of([{"context": context, "question": "What?", "answers": ["some"]}])))
+    size = max(len(item.source.text) for item in parts)
+    assert len(parts) <= 2 * len(context) / size + 2
+
+
+# -- choices
+
+
+@pytest.mark.parametrize(("label", "right"), [(2, "24"), ("2", "2"), (120, "120"), ("C", "24"), (0, "8")])
+def test_a_number_is_a_choices_number_before_it_is_its_text(label, right):
+    task = task_of(SAMPLES["choice"])
+    (row,) = rows_of([{"text": "?", "choices": ["8", "2", "24", "120"], "label": label}])
+    assert CHOICE.gold(task, row) == right
+
+
+def test_labels_beside_choices_may_be_missing():
+    task = task_of(SAMPLES["choice"])
+    (row,) = rows_of([{"text": "?", "choices": {"text": ["a", "b"], "label": None}, "label": 1}])
+    assert CHOICE.gold(task, row) == "b"
+
+
+def test_more_choices_than_letters_are_not_shown():
+    encoder = encoder_of("choice", "llama", template="{text}\n{choices}\nAnswer:")
+    many = {"text": "?", "choices": [f"c{number}" for number in range(27)], "label": 3}
+    with pytest.raises(DataError, match="27 choices"):
+        encoder.encode(rows_of([many]))
+    assert encoder_of("choice", "llama").encode(rows_of([many]))
+
+
+# -- stops
+
+
+def test_a_chat_ends_at_no_text_and_a_piece_of_a_text_neither():
+    assert task_of(SAMPLES["chat"]).stop == []
+    assert task_of(SAMPLES["generation"]).stop == ["\n"]
+    (row,) = rows_of([{"context": "Paris\nLyon", "question": "?", "answers": ["Paris\nLyon"]}])
+    free = {"mode": "generative"}
+    assert QA.stopped(task_of(SAMPLES["qa"]), row) is None
+    assert QA.stopped(task_of(SAMPLES["qa"], options=free), row).strip() == "Paris\nLyon"
