@@ -98,9 +98,15 @@ def _asked(told: Mapping[str, Any]) -> str:
     settings = told["settings"]
     rows = " ".join(map(str, settings["rows"]))
     kept = ("epochs", "seeds", "visits", "threads")
-    return f" --rows {rows}" + "".join(f" --{key} {settings[key]}" for key in kept)
+    method = settings.get("method", _USUAL)
+    return (
+        f" --rows {rows}"
+        + ("" if method == _USUAL else f" --method {method}")
+        + "".join(f" --{key} {settings[key]}" for key in kept)
+    )
 
 
+_USUAL = "prefix"
 _TITLES = {
     "spot": "A prompt of another task as the start (SPoT)",
     "reptile": "A start learnt over tasks (Reptile)",
@@ -130,7 +136,8 @@ def _starts_table(by_start: Mapping[str, Any]) -> str:
                 size,
                 start,
                 f"{seeds['mean']:.3f}",
-                f"{seeds['low']:.3f}-{seeds['high']:.3f}" if seeds["low"] is not None else "-",
+                # Of two seeds the t interval may reach beyond what an accuracy can be.
+                f"{max(seeds['low'], 0):.3f}-{min(seeds['high'], 1):.3f}" if seeds["low"] is not None else "-",
                 " ".join(f"{one['test']:.3f}" for one in found["seeds"]["each"]),
             ]
         )
@@ -138,7 +145,7 @@ def _starts_table(by_start: Mapping[str, Any]) -> str:
 
 
 def _method(told: Mapping[str, Any]) -> str:
-    return f"`{told['settings'].get('method', 'prefix')}` at `after`"
+    return f"`{told['settings'].get('method', _USUAL)}` at `after`"
 
 
 def _reptile(told: Mapping[str, Any]) -> str:
