@@ -12,7 +12,7 @@ from overture.engine.backbone import weights_digest
 LORA = ("--adapter", "lora", "--set", "adapter.rank=2", "--set", "adapter.lr=0.01")
 
 
-@pytest.mark.parametrize("method", [("prefix", "after"), ("idpg", "before")], ids=str)
+@pytest.mark.parametrize("method", [("prefix", "after"), ("idpg", "before"), ("split", "around")], ids=str)
 @pytest.mark.parametrize("stage", ["joint", "prompt first", "adapter first"])
 def test_prompt_and_adapter_are_trained_kept_and_used_together(make_task, overture, stage, method):
     name, place = method

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fakes import backbone_of, make_inner_tokenizer
-from overture.core.errors import DataError
+from overture.core.errors import BackboneError, ConfigError, DataError
 from overture.engine.tokenizer import Tokenizer
 from overture.store import Store, load_artifact
 from overture.study import cartridge as study
@@ -169,6 +169,25 @@ def test_a_stop_keeps_the_best_epoch(text, tiny, overture, monkeypatch, epoch: i
     monkeypatch.setattr(study.Fit, "take_step", stopped)
     done = overture("cartridge", text, "--name", "lines", "--backbone", tiny, *WORDS, "--json")
     assert (done.code, done.json["status"], done.json["prompt"]) == (130, "interrupted", prompt)
+
+
+@pytest.mark.parametrize("family", ["t5", "t5 gated", "bart", "bert"])
+def test_only_decoders_answer_from_a_memory_of_a_text(family: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(study._SelfStudy, "result", lambda *_: pytest.fail("the model talked"))
+    with pytest.raises(BackboneError, match="encoder"):
+        cartridge(TEXT, Store(tmp_path / "s"), "x", config_of(), backbone=backbone_of(family))
+
+
+def test_a_question_must_fit_behind_the_memory(tmp_path: Path, monkeypatch) -> None:
+    backbone = backbone_of("gpt2")
+    with pytest.raises(ConfigError, match="do not fit") as refused:
+        cartridge(TEXT * 3, Store(tmp_path / "s"), "x", config_of(length=250), backbone=backbone)
+    length = int(refused.value.fix.removeprefix("--length "))
+    few = {"conversations": 5, "held_out": 5, "train": TrainConfig(epochs=1, batch_size=4)}
+    found = cartridge(TEXT * 3, Store(tmp_path / "s"), "x", config_of(length=length, **few), backbone=backbone)
+    assert found["status"] == "finished"
+    with pytest.raises(ConfigError, match="question_tokens"):
+        cartridge(TEXT, Store(tmp_path / "s"), "x", config_of(answer_tokens=250), backbone=backbone)
 
 
 def test_what_cannot_be_distilled(text, tiny, overture, tmp_path: Path) -> None:

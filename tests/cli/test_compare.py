@@ -118,6 +118,49 @@ def test_rates_are_chosen_on_validation_and_kept(task, overture) -> None:
     assert overture("compare", task, *more).json["rates"]["prefix-after"] == rates
 
 
+def test_rates_of_another_request_are_chosen_anew(task, overture) -> None:
+    words = ["--way", "prefix-after", "--size", "4", "--seeds", "1", "--min-steps", "1", "--out", "out", "--json"]
+    assert overture("compare", task, *words).code == 0
+    rates = Path("out/rates/prefix-after.json")
+    rates.write_text(json.dumps(json.loads(rates.read_text()) | {"lr": 0.07}))
+    longer = ["compare", task, *words, "--set", "prompt.length=5"]
+    refused = overture(*longer)
+    assert refused.code == 2
+    assert "delete its cells" in refused.json["fix"]
+    Path("out/cells/prefix-after--4--0.json").unlink()
+    done = overture(*longer)
+    assert "prefix-after was chosen for another request, and is chosen anew" in done.err
+    chosen = json.loads(rates.read_text())
+    assert chosen["config"]["settings"]["length"] == 5
+    assert done.json["rates"]["prefix-after"] == chosen
+    assert cells()["prefix-after--4--0"]["lr"] == chosen["lr"] != 0.07
+
+
+def test_a_rate_that_is_given_is_taken(task, overture) -> None:
+    words = ["compare", task, "--way", "prefix-after", "--size", "4", "--seeds", "1", "--min-steps", "1", *FEW]
+    assert overture(*words).code == 0
+    Path("out/cells/prefix-after--4--0.json").unlink()
+    assert overture(*words, "--set-way", "prefix-after:train.lr=0.2").code == 0
+    assert cells()["prefix-after--4--0"]["lr"] == 0.2
+    assert "<td>set by hand</td>" in Path("out/report.html").read_text()
+
+
+def test_rates_that_are_chosen_cost_no_time_of_a_budget(task, overture, monkeypatch) -> None:
+    from overture.study.budget import Speed
+
+    monkeypatch.setattr(study._Comparison, "_speed", lambda work, way: Speed(6.0, 0.0, 0.0, 0.0, 0.0))
+    words = ["compare", task, "--way", "bitfit:norms", "--size", "4", "--seeds", "1", "--min-steps", "1"]
+    words += ["--out", "out", "--json", "--budget", "9"]
+    planned = []
+    for _ in range(2):
+        assert overture(*words).code == 0
+        planned.append(json.loads(Path("out/plan.json").read_text())["plan"]["seconds"])
+        Path("out/plan.json").unlink()
+    # A cell and its rates' trials of six seconds each; then both are there.
+    assert planned[0] >= 18
+    assert planned[1] < 6
+
+
 def test_settings_of_one_way(task, overture) -> None:
     words = ["--way", "late-before", "--way", "vectors-before", "--size", "4", "--seeds", "1", "--min-steps", "1"]
     own = ["--set-way", "late-before:prompt.options.layer=1", "--set-way", "late-before:train.lr=0.01"]
@@ -198,6 +241,8 @@ def test_measured_speed_plans(task, overture) -> None:
         (["--cell", "none"], "WAY:SIZE:SEED"),
         (["--cell", "prefix-after:99:0"], "no such number of training rows"),
         (["--cell", "deep-after:4:0"], "not compared"),
+        (["--cell", "prefix-after:7:0"], "not a cell of this comparison"),
+        (["--cell", "prefix-after:4:5"], "of 4 rows, of seeds 0, 1, 2"),
         (["--set-way", "train.lr=1"], "WAY:KEY=VALUE"),
         (["--set-way", "prefix-after:seeds=3"], "no such setting"),
         (["--set-way", "prefix-after:prompt.place=memory"], "method and place are its name"),
@@ -225,6 +270,62 @@ def test_cells_of_another_request_are_not_mixed_in(task, overture) -> None:
     Path("out/cells/none--0--0.json").write_text("{")
     damaged = overture(*words)
     assert (damaged.code, damaged.json["what"]) == (2, "the file is damaged")
+
+
+ONE = ["--way", "none", "--way", "prefix-after", "--seeds", "1", "--min-steps", "2", *FEW, "--json"]
+
+
+def turn_labels() -> None:
+    """As many test rows as before, with other labels."""
+    rows = [json.loads(line) for line in Path("test.jsonl").read_text().splitlines()]
+    for row in rows[3:]:
+        row["label"] = {"good": "bad", "bad": "good"}[row["label"]]
+    Path("test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_one_cell_is_not_mixed_with_those_of_another_request(task, overture) -> None:
+    words = ["compare", task, *ONE, "--size", "4"]
+    assert overture(*words).code == 0
+    before = {path: path.read_text() for path in Path("out").rglob("*.json")}
+    turn_labels()
+    other = overture(*words, "--cell", "none:0:0")
+    assert (other.code, other.json["error"]) == (2, "StoreError")
+    cell, gold = other.json["problems"]
+    assert cell.startswith("prefix-after:4:0: another data")
+    assert gold == "gold.json: another data"
+    assert {path: path.read_text() for path in Path("out").rglob("*.json")} == before
+
+
+def test_cells_are_scored_by_their_own_right_answers(task, overture) -> None:
+    """A folder takes sizes of one data set alone, even where no cell is asked for twice."""
+    words = ["compare", task, *ONE[2:]]
+    first = overture(*words, "--size", "4")
+    assert first.code == 0
+    turn_labels()
+    other = overture(*words, "--size", "8")
+    assert (other.code, other.json["error"]) == (2, "StoreError")
+    assert other.json["problems"] == ["gold.json: another data"]
+    assert json.loads(Path("out/gold.json").read_text())["data"] == first.json["data"]
+
+
+def test_right_answers_that_are_lost_are_told_and_come_back(task, overture) -> None:
+    words = ["compare", task, *ONE, "--size", "4"]
+    found = overture(*words).json
+    gold = Path("out/gold.json")
+    gold.write_text("{}")
+    damaged = overture(*words)
+    assert (damaged.code, damaged.json["what"], damaged.json["fix"]) == (
+        2,
+        "the file is damaged",
+        "delete it and go on",
+    )
+    gold.unlink()
+    missing = overture(*words)
+    assert (missing.code, missing.json["what"]) == (2, "the right answers of the cells are missing")
+    assert overture(*words, "--cell", "none:0:0").code == 0
+    assert overture(*words).json["scores"] == found["scores"]
+    Path("out/rates/prefix-after.json").write_text("{}")
+    assert overture(*words).json["what"] == "the file is damaged"
 
 
 def test_two_at_once(task, overture, tmp_path) -> None:
@@ -411,6 +512,18 @@ def test_baselines_beside_prompts(task, overture) -> None:
     assert cells()["lora--8--0"]["config"]["settings"] == {"baseline": "lora", "rank": 2}
 
 
+def test_finding_the_nearest_examples_is_a_part_of_serving(make_task, overture) -> None:
+    """The training rows' embeddings are made once; each test row's own is served with it."""
+    spent = {}
+    for rows in (4, 8):
+        task = make_task(data={name: f"{name}.jsonl" for name in ("train", "validation", "test")} | {"test_rows": rows})
+        words = ["--way", "in-context:nearest", "--size", "4", "--seeds", "1", "--default-rates", "--out", f"of-{rows}"]
+        assert overture("compare", task, *words, "--json").code == 0
+        spent[rows] = cells(f"of-{rows}")["in-context_nearest--4--0"]["ledger"]
+    assert spent[4]["building"]["positions"] == spent[8]["building"]["positions"] > 0
+    assert spent[8]["serving"]["positions"] > spent[4]["serving"]["positions"]
+
+
 def test_baselines_that_do_not_fit_are_told_at_once(task, overture) -> None:
     done = overture("compare", task, "--way", "bitfit", "--size", "4", *FEW)
     assert done.code == 2
@@ -429,3 +542,18 @@ def test_what_is_odd_about_rows_is_told(task, overture) -> None:
     assert any(text.endswith("(none)") for text in told)
     assert cells()["prefix-after--4--0"]["notices"]
     assert cells()["prefix-after--4--0"]["threads"] in found["threads"]
+
+
+def test_a_label_without_training_rows_is_calibrated_too(make_task, overture, tmp_path) -> None:
+    for name, count in {"train": 9, "validation": 9, "test": 9}.items():
+        rows = [{"text": f"{name} {n}", "label": ("good", "bad", "odd")[n % 3]} for n in range(count)]
+        (tmp_path / f"three-{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = make_task(
+        data={name: f"three-{name}.jsonl" for name in ("train", "validation", "test")},
+        labels={"good": " good", "bad": " bad", "odd": " odd"},
+        options={"calibration": "contextual"},
+    )
+    done = overture("compare", task, "--way", "none", "--way", "linear", "--size", "2", "--seeds", "1", *FEW, "--json")
+    assert done.code == 0, done.err
+    cell = next(found for name, found in cells().items() if name.startswith("linear"))
+    assert 0 <= cell["metrics"]["test"]["ece"]["value"] <= 1

@@ -129,6 +129,23 @@ def test_command(tasks, overture, method) -> None:
     assert "--unseen TASK.yaml measures it" in overture("meta", *words).out
 
 
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["late", "--place", "after", "--set", "prompt.options.layer=1"], "--method late"),
+        (["deep", "--place", "memory"], "--method prefix --place memory"),
+        (["gated", "--place", "memory", "--set", "prompt.options.columns=false"], "--set prompt.options.columns=false"),
+        (["split", "--place", "around"], "--method split --place around"),
+    ],
+)
+def test_the_command_it_says_next_starts_a_task(tasks, overture, words, wanted) -> None:
+    learnt = ["--name", "start", "--steps", "2", "--inner", "1", "--method", *words]
+    shown = overture("meta", tasks["a"], tasks["b"], *learnt).out
+    command = next(line for line in shown.splitlines() if "prompt.init=prompt" in line)
+    assert wanted in command
+    assert overture(*command.replace("TASK.yaml", str(tasks["c"])).split()[1:], "--json").code == 0
+
+
 def test_a_stop_keeps_what_was_learnt(tasks, overture, monkeypatch) -> None:
     visited = study._Start._visited
 

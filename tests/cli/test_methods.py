@@ -2,6 +2,12 @@
 
 import pytest
 
+from overture.store import load_artifact
+from overture.study.again import request_again
+from overture.study.api import _store, request
+from overture.study.run import Run
+from overture.study.tune import tune
+
 OPTIONS = {
     "warp": [],
     "cpt": ["--length", "60"],
@@ -27,3 +33,43 @@ def test_a_kept_prompt_scores_as_it_did(make_task, overture, method) -> None:
     ours, theirs = done.json["metrics"]["test"], again.json["metrics"]["test"]
     assert theirs["accuracy"]["value"] == ours["accuracy"]["value"]
     assert theirs["loss"] == pytest.approx(ours["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "named"),
+    [
+        ("attempt", ["prompt.options.sources=[first]"], {"options": {"sources": ["first@1"]}}),
+        ("mpt", ["prompt.options.source=first"], {"options": {"source": "first@1"}}),
+        ("vectors", ["prompt.init=prompt", "prompt.init_prompt=first"], {"init_prompt": "first@1"}),
+    ],
+)
+def test_a_run_names_the_versions_that_it_began_with(make_task, overture, method, options, named) -> None:
+    task, store = make_task(shots=0), _store(None)
+    overture("tune", task, "--method", "vectors", "--place", "before", "--name", "first", "--json")
+    config = request(task, {"method": method, "place": "before"}, options)
+    found = tune(config, store, is_stop_asked=lambda: True)
+    asked = Run.open(store.runs, found["run"], lambda event: None).config()["prompt"]
+    assert {key: asked[key] for key in named} == named
+
+
+def test_pruning_begins_where_the_run_began(make_task, overture) -> None:
+    task, store = make_task(shots=0, prompt={"method": "vectors", "place": "after", "length": 4}), _store(None)
+    overture("tune", task, "--json")
+    overture("tune", task, "--set", "prompt.init=prompt", "--set", "prompt.init_prompt=mood", "--json")
+    manifest, _ = load_artifact(store.get("mood@2"))
+    assert request_again(manifest, store, None).prompt.init_prompt == "mood@1"
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        (["prompt.init_text=hello"], "--set prompt.init=text"),
+        (["prompt.init_prompt=x"], "--set prompt.init=prompt"),
+        (["prompt.method=warp", "prompt.label_rate=100"], "--set prompt.options.label_rate=100"),
+        (["prompt.method=warp", "prompt.labels=words"], "--method vectors"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(make_task, overture, words, fix) -> None:
+    refused = overture("tune", make_task(), *[word for one in words for word in ("--set", one)], "--json")
+    assert refused.code == 2
+    assert fix in refused.json["fix"]

@@ -60,6 +60,32 @@ def test_trained_values_are_the_shared_once_and_each_tasks_own(made, rank: int) 
     assert [name for name in found if "shared" in name] == ["0.shared"]
 
 
+@pytest.mark.parametrize("words", [["mpt"], ["attempt", "--set", "prompt.options.sources=[first]"]], ids=str)
+def test_label_vectors_are_each_tasks_own(tasks, overture, words) -> None:
+    overture("tune", "a.yaml", "--method", "vectors", "--place", "before", "--name", "first", "--json")
+    vectors = ["--place", "before", "--set", "prompt.labels=vectors"]
+    done = overture("multi", "a.yaml", "b.yaml", "--name", "x", "--method", *words, *vectors, "--json")
+    assert done.code == 0, done.err
+    for task in done.json["tasks"]:
+        assert task["own_values"] >= 2 * D
+        again = overture("eval", task["multi"]["prompt"], "--data", "test.jsonl", "--json").json["metrics"]
+        (again,) = again.values()
+        assert again["loss"] == pytest.approx(task["multi"]["metrics"]["test"]["loss"], abs=1e-5)
+    (number,) = {one["multi"]["trainable"] - one["own_values"] for one in done.json["tasks"]}
+    assert number == done.json["values"]["shared"]
+
+
+def test_a_teacher_of_other_labels_is_refused(tasks, overture) -> None:
+    values = yaml.safe_load(tasks["a"].read_text())
+    more = {**values["labels"], "so so": " so"}
+    tasks["b"].write_text(yaml.safe_dump({**values, "name": "b", "labels": more}))
+    for name in "ab":
+        overture("tune", tasks[name], "--method", "warp", "--place", "before", "--name", f"w{name}", "--json")
+    words = ["a.yaml", "b.yaml", "--name", "x", "--method", "mpt", "--place", "before"]
+    refused = overture("multi", *words, "--teacher", "wb", "--teacher", "wa", "--json")
+    assert (refused.code, refused.json["got"]) == (2, "3 label vectors")
+
+
 def test_each_row_counts_alike_whatever_its_task(made) -> None:
     found = made("at", MultiConfig(logits=0, hidden=0))
     mixed = [row for task in found.tasks for row in task.rows[:5]]

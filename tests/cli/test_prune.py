@@ -1,5 +1,6 @@
 """Pruning: importances by value, what is chosen, rewinding, and the command."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from overture.cli.progress import Event
 from overture.core.types import Injection, Vectors
 from overture.engine import PromptedModel
 from overture.store import Store, load_artifact
+from overture.store import store as store_module
 from overture.study import prune as study
 from overture.study.again import request_again
 from overture.study.prune import PruneConfig, best_indices, importances, kept_pieces, prune
@@ -31,7 +33,7 @@ def test_importance_is_the_mean_size_of_each_rows_gradient(whole: Path, tmp_path
     store = Store(whole)
     work = prepared(Run(tmp_path), request_again(manifest, store, None), store, lambda: False, None)
     values = tensors["vectors"]
-    tokens, pieces = importances(work, values, "after", 4)
+    tokens, pieces = importances(work, Injection(Vectors(values, "after")), 4)
     wanted_tokens, wanted_pieces = torch.zeros(LENGTH), torch.zeros(LENGTH, 4)
     for row in work.rows["train"]:
         own = values.clone().requires_grad_()
@@ -82,6 +84,18 @@ def test_command(whole: Path, overture) -> None:
     assert torch.equal(same["vectors"], tensors["vectors"])
 
 
+def test_label_vectors_stay_beside_what_is_left(make_task, overture) -> None:
+    prompt = {"method": "vectors", "place": "after", "length": LENGTH, "labels": "vectors"}
+    task = make_task(shots=0, prompt=prompt, train={"epochs": 6, "batch_size": 4, "lr": 0.05})
+    measured = overture("tune", task, "--json").json["metrics"]["test"]
+    found = overture("prune", "mood", "--keep", "0.5", "--pieces", "4", "--json").json
+    assert found["whole"]["metrics"]["test"]["loss"] == pytest.approx(measured["loss"], abs=1e-5)
+    kept = overture("eval", "mood-pruned", "--json").json["metrics"]
+    assert kept["test"]["loss"] == pytest.approx(found["metrics"]["test"]["loss"], abs=1e-5)
+    best = max(one["score"] for one in found["candidates"])
+    assert found["metrics"]["validation"]["accuracy"]["value"] == pytest.approx(best)
+
+
 def test_for_people(whole: Path, overture) -> None:
     done = overture("prune", "mood", "--keep", "0.5", "--pieces", "1", "--name", "small")
     assert done.code == 0
@@ -123,6 +137,14 @@ def test_what_cannot_be_pruned(tuned, whole: Path, overture, make_task) -> None:
     assert overture("tune", one, "--json").code == 0
     for words in (["one"], ["mood", "--keep", "0.95"]):
         assert "no token would be dropped" in overture("prune", *words).err
+
+
+def test_a_store_that_cannot_be_written_is_told_before_training(whole: Path, overture, monkeypatch) -> None:
+    monkeypatch.setattr(study.Work, "fit", lambda *_, **__: pytest.fail("something was trained"))
+    monkeypatch.setattr(store_module.os, "access", lambda path, mode: not mode & os.W_OK)
+    for words in (["prune", "mood"], ["tune", "task.yaml"]):
+        refused = overture(*words, "--json")
+        assert (refused.code, refused.json["error"]) == (2, "StoreError")
 
 
 def test_a_candidate_that_diverges_is_not_chosen(whole: Path, monkeypatch) -> None:

@@ -146,6 +146,7 @@ def test_vocabularies_that_do_not_meet() -> None:
         (["--method", "late", "--place", "before", "--set", "prompt.options.layer=1"], "hidden states"),
         (["--method", "dept", "--place", "before"], "offset"),
         (["--method", "lopa", "--place", "before"], "depends on the row"),
+        (["--method", "vectors", "--adapter", "lora", "--set", "adapter.rank=2"], "the adapter that it was"),
     ],
 )
 def test_what_cannot_be_recycled(make_task, overture, turned: Path, monkeypatch, words, why) -> None:

@@ -118,6 +118,21 @@ def test_words_stay_the_labels_wherever_the_prompt_stands(folders, make_task, ov
     assert (plain, vectors) == (3 * width, (3 + 2) * width)
 
 
+def test_stored_prompts_start_those_of_their_own_side(folders, make_task, overture):
+    """The gated T5 has another number of layers on each side."""
+    task = make_task(backbone=str(folders["t5 gated"]), template="{text} How do they feel?", shots=0)
+    prefix, start = ["--method", "prefix"], ["--set", "prompt.init=prompt", "--set", "prompt.init_prompt=enc"]
+    for name, place in (("enc", "memory"), ("dec", "after"), ("other", "memory")):
+        assert overture("tune", task, *prefix, "--place", place, "--name", name, "--json").code == 0
+    assert overture("tune", task, *prefix, "--place", "memory", *start, "--json").code == 0
+    refused = overture("tune", task, *prefix, "--place", "after", *start, "--json")
+    assert (refused.code, refused.json["fix"]) == (2, "--place memory")
+    found = overture("similar", "enc", "--json").json
+    assert found["kind"] == "keys and values of the encoder"
+    assert sorted(one["prompt"] for one in found["similar"]) == ["mood@1", "other@1"]
+    assert found["left_out"] == {"keys and values of the decoder": 1}
+
+
 def test_low_rank_changes_are_in_both_stacks_and_one_cache_serves_both(folders, make_task, overture):
     from overture.engine import InputCache, PromptedModel
     from overture.engine.lora import LoraOptions, with_lora

@@ -89,6 +89,19 @@ def test_command(make_task, overture, tuned) -> None:
     assert "no other prompt" in overture("similar", "late").out
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["split", "--place", "around"], ["deep", "--place", "after"], ["gated", "--place", "after"]],
+    ids=lambda words: words[0],
+)
+def test_the_command_it_says_next_starts_a_task(make_task, overture, words) -> None:
+    task = make_task(shots=0, train={"epochs": 1, "batch_size": 8, "lr": 0.01})
+    for name in ("one", "two"):
+        assert overture("tune", task, "--name", name, "--method", *words, "--json").code == 0
+    command = next(line for line in overture("similar", "one").out.splitlines() if "prompt.init=prompt" in line)
+    assert overture(*command.replace("TASK.yaml", str(task)).split()[1:], "--json").code == 0
+
+
 def test_what_cannot_be_compared(make_task, overture, tmp_path) -> None:
     task = make_task(shots=0)
     assert overture("similar", "mood").code == 2

@@ -1,12 +1,23 @@
 """Intervals and tests over seeds and rows: against simulated truth, known values and the limits of few seeds."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.stats import false_discovery_control, ttest_1samp
 
 from overture.core.errors import DataError
 from overture.evaluate.intervals import bootstrap, paired_test
-from overture.evaluate.over_seeds import difference_over_seeds, holm, interval_over_seeds, resampled
+from overture.evaluate.over_seeds import (
+    BOTH,
+    POOLED,
+    Resampled,
+    difference_over_seeds,
+    differences_over_seeds,
+    holm,
+    interval_over_seeds,
+    resampled,
+)
 
 
 def test_holm_by_hand() -> None:
@@ -44,6 +55,60 @@ def test_alike_ways_are_seldom_told_apart() -> None:
     assert alarms <= 18
     assert covered >= 182
     assert covered + alarms == 200
+
+
+def table(generator: np.random.Generator, seeds: int, num_ways: int = 5, rows: int = 200) -> dict[str, Resampled]:
+    """Ways that are alike, whose scores differ by about 0.05 from seed to seed."""
+    weights = generator.multinomial(rows, np.full(rows, 1 / rows), size=100) / rows
+    row, gold, found = generator.normal(0, 1, rows), ["x"] * rows, {}
+    for number in range(num_ways):
+        own = 1 + generator.normal(0, 0.2, (seeds, 1)) + generator.normal(0, 1, (seeds, rows))
+        right = (row + own > 0).astype(float)
+        values = tuple(right.mean(axis=1).tolist())
+        found[str(number)] = Resampled("accuracy", gold, (gold,) * seeds, values, right @ weights.T)
+    return found
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_a_table_of_alike_ways_seldom_tells_any_apart(seeds: int) -> None:
+    generator, alarms = np.random.default_rng(3), 0
+    for _ in range(60):
+        ways = table(generator, seeds)
+        found = differences_over_seeds({(a, b): (ways[a], ways[b]) for a, b in itertools.combinations(ways, 2)})
+        alarms += min(holm([one.p_value for one in found.values()])) < 0.05
+    assert alarms <= 0.1 * 60
+
+
+def test_no_pair_is_surer_in_a_table_than_alone() -> None:
+    ways = table(np.random.default_rng(4), 2)
+    constant = ways.pop("4")
+    ways["none"] = Resampled("accuracy", constant.gold, constant.predicted[:1], constant.values[:1], constant.draws[:1])
+    pairs = {(a, b): (ways[a], ways[b]) for a, b in itertools.combinations(ways, 2)}
+    found = differences_over_seeds(pairs)
+    for names, pair in pairs.items():
+        alone = difference_over_seeds(*pair)
+        assert (alone.test, found[names].test) == (BOTH, POOLED)
+        assert found[names].difference.value == alone.difference.value
+        assert found[names].p_value >= alone.p_value
+        assert found[names].difference.low <= alone.difference.low
+    # Against what knows no seeds, the spread is that of one way and not of two.
+    one = {names: pair for names, pair in pairs.items() if "none" in names}
+    assert differences_over_seeds(one) == {names: found[names] for names in one}
+    # One pair alone is tested as ever; so is one seed.
+    assert differences_over_seeds({("0", "1"): pairs["0", "1"]})["0", "1"] == difference_over_seeds(*pairs["0", "1"])
+
+
+@pytest.mark.parametrize(
+    ("metric", "least", "most"), [("macro_f1", 0, 1), ("accuracy", 0, 1), ("pearson", -1, 1), ("r2", -np.inf, 1)]
+)
+def test_intervals_stay_within_what_a_metric_can_be(metric: str, least: float, most: float) -> None:
+    gold = [float(number % 2) for number in range(100)]
+    bad = [1 - value if number % 3 else value for number, value in enumerate(gold)]
+    found = resampled(metric, gold, [gold, bad], resamples=200)
+    interval = interval_over_seeds(found)
+    assert least <= interval.low <= interval.value <= interval.high == most
+    turned = difference_over_seeds(found, resampled(metric, gold, [bad, bad], resamples=200)).difference
+    assert least - most <= turned.low <= turned.high <= most - least
 
 
 def test_unlike_ways_are_told_apart() -> None:

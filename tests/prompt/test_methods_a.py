@@ -247,3 +247,30 @@ def test_memory_methods_start_from_a_stored_memory():
     config = PromptConfig(method="gated", place="memory", length=3, init="prompt", init_prompt="x")
     found = build_prompt(config, source, 0).injection().memory.memory
     assert torch.equal(found.keys, stored.memory.memory.keys)
+
+
+@pytest.mark.parametrize("options", [{}, {"layers": False}, {"columns": False}], ids=str)
+def test_gates_start_as_they_were_stored(options):
+    backbone = backbone_of("llama")
+    prompt = make_prompt(Case("gated", "memory", options), backbone, length=4)
+    with torch.no_grad():
+        for gates, values in ((prompt.layer_gates, (2.0, -1.0, 0.5)), (prompt.column_gates, (-20.0, -1.0, 3.0, 0.0))):
+            if gates is not None:
+                gates.copy_(torch.tensor(values))
+    source = replace(source_of(backbone), prompt=lambda ref: prompt.injection())
+    config = PromptConfig(method="gated", place="memory", length=4, init="prompt", init_prompt="x", options=options)
+    for asked in (options, {}):
+        found = build_prompt(config.model_copy(update={"options": asked}), source, 0).injection().memory.memory
+        torch.testing.assert_close(found.weights, prompt.injection().memory.memory.weights, rtol=1e-4, atol=1e-5)
+
+
+def test_gates_that_cannot_be_started_from_are_refused():
+    backbone = backbone_of("llama")
+    stored = make_prompt(Case("gated", "memory"), backbone, noise=1.0).injection()
+    source = replace(source_of(backbone), prompt=lambda ref: stored)
+    config = PromptConfig(method="gated", place="memory", length=3, init="prompt", init_prompt="x")
+    with pytest.raises(ConfigError, match="not of the kind"):
+        build_prompt(config.model_copy(update={"options": {"layers": False}}), source, 0)
+    for method in ("prefix", "cartridge"):
+        with pytest.raises(ConfigError, match="--method gated"):
+            build_prompt(config.model_copy(update={"method": method}), source, 0)

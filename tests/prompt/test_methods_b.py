@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fakes import (
+    BOS,
     ONE_TOKEN,
     SEVERAL_TOKENS,
     Case,
@@ -107,6 +108,18 @@ class TestContext:
         assert len(set(found)) == 3
         labels = [make_rows("several tokens", (2, 3, 2, 4, 2, 3, 5, 2, 2))[number].label for number in found]
         assert len(set(labels)) == 3
+
+    def test_what_starts_a_sequence_stands_once_in_front(self, backbone):
+        rows = make_rows("several tokens", (2, 3, 2, 4, 2, 3, 5, 2, 2))
+        with_bos = [replace(row, input_ids=(BOS, *row.input_ids)) for row in rows]
+        config = PromptConfig(method="cpt", place="before", length=60)
+        source = replace(source_of(backbone, SEVERAL_TOKENS, with_bos), bos_ids=(BOS,))
+        found = build_prompt(config, source, 0).injection().vectors
+        config = config.model_copy(update={"length": 59})
+        plain = build_prompt(config, source_of(backbone, SEVERAL_TOKENS, rows), 0).injection().vectors
+        assert torch.equal(found.values[:1], backbone.embed([BOS]))
+        assert torch.equal(found.values[1:], plain.values)
+        assert found.targets == tuple(replace(target, index=target.index + 1) for target in plain.targets)
 
     def test_each_label_token_is_predicted_and_later_ones_weigh_more(self, backbone):
         prompt = built(backbone, "cpt", length=60, num_examples=3, context_loss=0.5, decay=0.8)
@@ -356,3 +369,19 @@ class TestMultiTask:
         wanted[1] *= 3
         wanted[:, 2] *= -math.pi
         torch.testing.assert_close(prompt.injection().vectors.values.detach(), wanted)
+
+
+@pytest.mark.parametrize("case", ROW_CASES, ids=str)
+def test_reading_inputs_once_makes_few_prompts(case, monkeypatch):
+    backbone = backbone_of("llama")
+    prompt, asked = make_prompt(case, backbone), []
+    made = type(prompt).injections
+
+    def counting(own, features):
+        asked.append(len(features))
+        return made(own, features)
+
+    monkeypatch.setattr(type(prompt), "injections", counting)
+    rows = make_rows("one token", (3,) * 40)
+    PromptedModel(backbone, prompt, InputCache(1 << 20)).warm(rows)
+    assert sum(asked) < len(rows)

@@ -11,6 +11,7 @@ from overture.core.errors import ConfigError
 from overture.core.types import Injection, Vectors
 from overture.engine import PromptedModel
 from overture.prompt import PromptConfig, build_prompt, prompt_from, prompt_tensors
+from overture.study.adapted import _fixed
 
 
 def built(length: int = 3, seed: int = 0, **options: Any) -> Any:
@@ -50,6 +51,16 @@ def test_a_finished_prompt_stands_at_the_likeliest_split() -> None:
     assert found.vectors.num_before == 2
 
 
+def test_beside_an_adapter_that_is_trained_later_it_stands_where_it_ended() -> None:
+    prompt = built()
+    with torch.no_grad():
+        prompt.logits.copy_(torch.tensor([0.0, 0.0, 0.0, 0.5]))
+    found = _fixed(prompt).vectors
+    assert found.split.tolist() == [0, 0, 0, 1]
+    assert not found.split.requires_grad
+    assert not found.values.requires_grad
+
+
 @pytest.mark.parametrize("front", range(4))
 def test_compiled_it_costs_only_what_stands_after(front: int) -> None:
     backbone = backbone_of("llama", torch.float64)
@@ -66,6 +77,17 @@ def test_compiled_it_costs_only_what_stands_after(front: int) -> None:
     if place:
         plain = PromptedModel(backbone, Injection(Vectors(values, place))).label_scores(rows)
         torch.testing.assert_close(one, plain, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("front", range(4))
+def test_compiled_it_keeps_its_label_vectors(front: int) -> None:
+    backbone = backbone_of("llama", torch.float64)
+    values, labels = (torch.randn(3, backbone.info.hidden_size, dtype=torch.float64) for _ in range(2))
+    split = torch.nn.functional.one_hot(torch.tensor(front), 4)
+    live = Injection(Vectors(values, "around", split=split), labels=labels)
+    rows = make_rows("one token", (4, 0, 9))
+    one, other = [PromptedModel(backbone, each).label_scores(rows) for each in (live, backbone.compile(live))]
+    torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
 
 
 def test_only_vectors_around_the_input_are_split() -> None:

@@ -55,6 +55,24 @@ def entries(store):
     return [f"{entry.name}@{entry.version}" for entry in store.list()]
 
 
+def test_a_store_that_cannot_be_written_says_so(store, monkeypatch):
+    store.check_writable()
+    monkeypatch.setattr(store_module.os, "access", lambda *_: False)
+    with pytest.raises(StoreError, match="cannot be written"):
+        store.check_writable()
+
+
+def test_a_pinned_reference_outlives_later_versions(store, make_manifest, tensors):
+    folder = store.add(make_manifest(), tensors)
+    name = folder.parent.name
+    ref = store.pinned(name)
+    store.add(make_manifest(), tensors)
+    assert ref == store.pinned(ref) == f"{name}@1"
+    assert store.pinned(str(folder)) == str(folder)
+    with pytest.raises(StoreError, match="no such prompt"):
+        store.pinned(f"{name}@7")
+
+
 def test_versions_count_and_the_latest_is_the_default(store, make_manifest, tensors):
     first = store.add(make_manifest(), tensors)
     second = store.add(make_manifest(length=5), tensors)

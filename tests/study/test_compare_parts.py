@@ -60,6 +60,34 @@ def test_order_of_free_text_is_random() -> None:
     assert lines != list(range(1, 51))
 
 
+NAMES = Task(name="names", data={"train": "rows.jsonl"}, template="{text}:", answer_field="answer")
+
+
+def test_a_common_answer_comes_as_often_as_chance_has_it() -> None:
+    answers = ["none" if n % 5 < 3 else f"name {n}" for n in range(400)]
+    every = [Row({"text": f"row {n}", "answer": answer}, n + 1, "rows.jsonl") for n, answer in enumerate(answers)]
+    shares = [
+        [row.fields["answer"] for row in ordered(NAMES, every, seed, "train")][:64].count("none") / 64
+        for seed in range(8)
+    ]
+    # 3.6 rows are the standard deviation of one seed's 64.
+    assert all(abs(share - 0.6) < 0.2 for share in shares)
+    assert sum(shares) / len(shares) == pytest.approx(0.6, abs=0.06)
+
+
+def test_orders_are_those_of_earlier_versions() -> None:
+    """Reports go on where they stopped, so what a seed draws must never change."""
+
+    def lines(task: Task, every: list[Row], seed: int) -> list[int]:
+        return [row.line for row in ordered(task, every, seed, "train")]
+
+    different = [Row({"text": f"row {n}", "answer": f"name {n}"}, n + 1, "rows.jsonl") for n in range(12)]
+    assert lines(NAMES, different, 0) == [10, 1, 9, 3, 8, 7, 12, 2, 11, 4, 6, 5]
+    assert lines(NAMES, different, 1) == [1, 3, 12, 7, 4, 6, 9, 10, 5, 11, 2, 8]
+    assert lines(TASK, rows(good=6, bad=4, odd=2), 0) == [3, 11, 9, 1, 10, 6, 7, 2, 12, 5, 8, 4]
+    assert lines(TASK, rows(good=8), 0) == [8, 5, 6, 2, 7, 3, 1, 4]
+
+
 # -- keys
 
 
@@ -146,7 +174,7 @@ def cell(way: str, size: int, seed: int, right: list[bool], seconds: float = 10.
         "trainable": 100 if size else 0,
         "stored_bytes": 400 if size else 0,
         "threads": 1,
-        "rows": {"test": 100},
+        "rows": {"train": size, "validation": min(size, 32), "test": 100},
         "ledger": {**ledger, "peak_bytes": 10**9, "grown_bytes": 10**6, "energy_meter": ""},
         "base": base,
         **more,
@@ -168,7 +196,12 @@ def cells_of(shares: dict[str, float], seeds: int = 4, n: int = 400, size: int =
 
 
 def summed(
-    cells: list[dict[str, Any]], ways: list[str], sizes: tuple[int, ...] = (64,), failed: Any = (), **more: Any
+    cells: list[dict[str, Any]],
+    ways: list[str],
+    sizes: tuple[int, ...] = (64,),
+    failed: Any = (),
+    rates: Any = None,
+    **more: Any,
 ) -> dict[str, Any]:
     config = CompareConfig(tune=TuneConfig(task=TASK), ways=ways, sizes=sizes, **more)
     seeds = 1 + max(one["seed"] for one in cells)
@@ -180,7 +213,7 @@ def summed(
         "data": "0",
         "passages": 8,
     }
-    return summary(config, plan, ways, cells, {}, facts, failed)
+    return summary(config, plan, ways, cells, rates or {}, facts, failed)
 
 
 def test_advice_where_one_way_is_surely_best() -> None:
@@ -228,6 +261,43 @@ def test_no_advice_from_one_seed() -> None:
     assert "one seed" in found["advice"]["text"]
 
 
+def diverged(cells: list[dict[str, Any]], way: str, *seeds: int) -> list[dict[str, Any]]:
+    return [one | {"metrics": {}} if one["way"] == way and one["seed"] in seeds else one for one in cells]
+
+
+def test_what_diverged_is_never_advised() -> None:
+    found = summed(diverged(cells_of({"a": 0.95, "b": 0.6}), "a", 0, 2), ["a", "b"])
+    assert found["advice"]["way"] is None
+    assert found["advice"]["text"].startswith("No advice: a (0.9")
+    assert "and 2 to 4 seeds, but only where" in found["advice"]["text"]
+    assert found["advice"]["text"].endswith("did not diverge; a diverged with 2 of 4 seeds.")
+
+
+def test_advice_counts_the_seeds_that_there_are() -> None:
+    found = summed(diverged(cells_of({"a": 0.95, "b": 0.6}), "b", 0), ["a", "b"])
+    text = found["advice"]["text"]
+    assert found["advice"]["way"] == "a"
+    assert "and 4 seeds it beats" in text
+    assert "over the 3 seeds that both have)" in text
+    assert text.endswith("; b diverged with 1 of 4 seeds.")
+    # Only one seed of the rival is left, which is no ground for advice.
+    few = summed(diverged(cells_of({"a": 0.8, "b": 0.77}), "b", 0, 1, 2), ["a", "b"])["advice"]
+    assert few["text"].startswith("No advice from one seed")
+    assert "and 1 to 4 seeds" in few["text"]
+
+
+def test_ways_that_know_no_seeds_are_judged_without() -> None:
+    constant = [cell("a", 0, 0, hits(0.9, 0)), cell("b", 0, 0, hits(0.6, 1))]
+    found = summed(constant, ["a", "b"], (16, 64))
+    assert found["advice"]["way"] == "a"
+    assert "on 400 test rows" in found["advice"]["text"]
+    assert "seed" not in found["advice"]["text"]
+    assert len(found["pairs"]) == 1
+    # Beside trained ways of one seed, another seed may turn the order.
+    one = [*constant, *cells_of({"c": 0.7}, seeds=1)]
+    assert "from one seed" in summed(one, ["a", "b", "c"])["advice"]["text"]
+
+
 def test_no_advice_from_one_way() -> None:
     assert summed(cells_of({"a": 0.9}), ["a"])["advice"]["way"] is None
 
@@ -265,6 +335,17 @@ def test_costs_are_counted_once() -> None:
     assert cost["energy"] == "estimate: 100 W"
     assert cost["serving_seconds"] == pytest.approx(100)
     assert cost["serving_money"] == pytest.approx(0.1)
+
+
+def test_a_rate_that_diverged_before_its_first_validation_costs_what_it_took() -> None:
+    tried = [
+        {"lr": 0.1, "score": 0.5, "ledger": {"training": {"seconds": 3.0}, "validation": {"seconds": 1.0}}},
+        {"lr": 0.3, "score": None, "ledger": {"training": {"seconds": 2.0}}},
+    ]
+    rates = {"a": {"way": "a", "lr": 0.1, "size": 64, "seed": 0, "tried": tried}}
+    found = summed(cells_of({"a": 0.8}), ["a"], rates=rates)
+    assert found["ledger"][0]["choosing_seconds"] == 6
+    assert "0.1: 0.500; 0.3: diverged" in page(found, {})
 
 
 def test_diverged_cells_are_told_and_left_out() -> None:
@@ -424,8 +505,19 @@ def test_how_rates_were_chosen_is_told_as_it_was(result: dict[str, Any]) -> None
     assert "chosen among its few" not in page({**result, "rates": {"b": own}}, {})
     assert "none was chosen on this task" in page({**result, "rates": {"b": own}}, {})
     mixed = page({**result, "rates": {"a": tried, "b": own}}, {})
-    assert "chosen among its few" in mixed
-    assert "ran at their default" in mixed
+    assert "a: chosen among its few on validation rows, at 64 rows with seed 0; b: ran at their default" in mixed
+    assert mixed.count("<td>its default, not tuned</td>") == 1
+    by_hand = {**result, "request": {**result["request"], "settings": {"b": ["train.lr=0.1"]}}}
+    given = page({**by_hand, "rates": {"a": tried, "b": own}}, {})
+    assert "; b: set by hand." in given
+    assert "<td>set by hand</td>" in given
+    assert "default" not in given
+
+
+def test_validation_rows_are_those_that_the_cells_had(result: dict[str, Any]) -> None:
+    text = page(result, {})
+    assert "Validation rows: 16 at 16 training rows, 32 at 64 training rows; as many as training rows if" in text
+    assert "is given 60 optimiser steps at least, however few the rows, and ends before" in text
 
 
 @pytest.mark.parametrize(

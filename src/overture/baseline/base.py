@@ -1,6 +1,6 @@
 """What a baseline is: the form that every file of this package fills in."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -127,6 +127,30 @@ class Built:
     stored_bytes: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
     notices: Sequence[str] = ()
+
+
+class LazyRows(Mapping[str, Sequence[Encoded]]):
+    """Rows by split, encoded when they are asked for: what it costs to make is not what test rows cost to read."""
+
+    def __init__(
+        self, encode: Callable[[str, Sequence[Row]], list[Encoded]], rows: Mapping[str, Sequence[Row]]
+    ) -> None:
+        self._encode, self._rows = encode, rows
+        self._found: dict[str, list[Encoded]] = {}
+
+    def __getitem__(self, split: str) -> list[Encoded]:
+        """One split's rows."""
+        if split not in self._found:
+            self._found[split] = self._encode(split, self._rows[split])
+        return self._found[split]
+
+    def __iter__(self) -> Iterator[str]:
+        """The splits."""
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        """How many splits."""
+        return len(self._rows)
 
 
 def trained(model: PromptedModel, rows: Mapping[str, Sequence[Encoded]]) -> Built:

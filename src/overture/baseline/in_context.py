@@ -11,12 +11,12 @@ ranked on validation rows.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 
-from overture.baseline.base import Baseline, Built, Request
+from overture.baseline.base import Baseline, Built, LazyRows, Request
 from overture.baseline.features import features_of
 from overture.core.config import Config
 from overture.core.errors import DataError
@@ -178,23 +178,23 @@ def _nearest(request: Request, options: Options) -> Built:
     # Hidden states share a large common part; without it their angles tell texts apart.
     common = known.mean(0)
     known = torch.nn.functional.normalize(known - common, dim=1)
-    rows = {}
-    fewest = options.shots
-    for name, split in request.splits.items():
-        if name == "train":
-            continue
+    facts: dict[str, Any] = {"shots": options.shots, "choice": "nearest", "fewest": options.shots}
+
+    def behind_nearest(name: str, split: Sequence[Row]) -> list[Encoded]:
+        del name
         asked = features_of(request.backbone, _bare(encoder, split), is_mean=True)
         order = ((asked - common) @ known.T).argsort(dim=1, descending=True, stable=True)[:, : options.shots]
         found = [
             _behind(encoder, row, [pool[i] for i in near]) for row, near in zip(split, order.tolist(), strict=True)
         ]
-        rows[name] = [replace(part, row=number) for number, (parts, _) in enumerate(found) for part in parts]
-        fewest = min(fewest, *(count for _, count in found))
+        facts["fewest"] = min(facts["fewest"], *(count for _, count in found))
+        return [replace(part, row=number) for number, (parts, _) in enumerate(found) for part in parts]
+
     return Built(
         PromptedModel(request.backbone),
-        rows,
+        LazyRows(behind_nearest, {name: split for name, split in request.splits.items() if name != "train"}),
         stored_bytes=_text_bytes(encoder, pool) + known.numel() * known.element_size(),
-        facts={"shots": options.shots, "choice": "nearest", "fewest": fewest},
+        facts=facts,
     )
 
 

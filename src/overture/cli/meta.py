@@ -1,6 +1,8 @@
 """``overture meta``: learn a start on several tasks."""
 
+import json
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal
 
 import typer
@@ -84,6 +86,9 @@ def _show(found: dict[str, Any], flag: str) -> None:
     for notice in found["notices"]:
         out.print(f"note: {notice}")
     if found["prompt"]:
-        way = " ".join(f"--{name} {found[name]}" for name in ("method", "place", "length"))
-        start = f"{way} --set prompt.init=prompt --set prompt.init_prompt={found['prompt']}"
+        way = " ".join(f"--{name} {found[name]}" for name in ("place", "length"))
+        asked = [f"prompt.options.{key}={json.dumps(value)}" for key, value in found["start"]["options"].items()]
+        options = "".join(f" --set {quote(one)}" for one in asked)
+        init = f"--set prompt.init=prompt --set prompt.init_prompt={found['prompt']}"
+        start = f"--method {found['start']['method']} {way}{options} {init}"
         show_next(f"Kept as {found['prompt']}. Start a task from it:", [f"overture tune TASK.yaml {start}{flag}"])

@@ -49,11 +49,13 @@ def _show(found: dict[str, Any], flag: str) -> None:
 
 def start_line(one: dict[str, Any], kind: str, flag: str) -> str:
     """The command that tunes from a stored prompt."""
-    if kind == "keys and values":
-        way = f"--method prefix --length {one['length']}"
-    elif kind == "vectors":
-        way = "--method vectors"
+    from overture.prompt.registry import method_from, plainest_at
+
+    if kind.startswith("keys and values"):
+        way = f"--method {method_from(one['method'], one['place'], is_memory=True)} --length {one['length']}"
+    elif one["layer"]:
+        way = f"--method late --set prompt.options.layer={one['layer']}"
     else:
-        way = f"--method late --set prompt.options.layer={kind.rpartition(' ')[2]}"
+        way = f"--method {plainest_at(one['place'], is_memory=False)}"
     start = f"--set prompt.init=prompt --set prompt.init_prompt={one['prompt']}"
     return f"overture tune TASK.yaml {way} --place {one['place']} {start}{flag}"

@@ -373,7 +373,7 @@ class PromptMethod(Protocol):
 
 @runtime_checkable
 class RowMethod(Protocol):
-    """A method whose prompt depends on the row."""
+    """A method whose prompt depends on the row: its values do, its parts and where they stand do not."""
 
     def injections(self, features: "torch.Tensor") -> Sequence[Injection]:
         """A prompt for each row from its features [B, D]: the mean of its tokens' vectors, prompt not counted."""

@@ -7,7 +7,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -448,7 +448,7 @@ class Backbone:
         vectors = injection.vectors
         is_decoder = self.family.kind == "decoder"
         if vectors is not None and vectors.place == "around" and is_decoder:
-            return self._compiled_around(vectors)
+            return self._compiled_around(injection, vectors)
         is_fixed = vectors is not None and vectors.place == "before" and not injection.memory and is_decoder
         # Learned positions count from the text below a late prompt, and from the prompt below a memory.
         if vectors is None or not is_fixed or (vectors.layer and not self.family.is_rotary):
@@ -456,12 +456,10 @@ class Backbone:
         memory = Memory(self.memory_of(vectors.values, vectors.layer), "memory")
         return Injection(memory=memory, labels=injection.labels, offset=injection.offset, head=injection.head)
 
-    def _compiled_around(self, vectors: Vectors) -> Injection:
+    def _compiled_around(self, injection: Injection, vectors: Vectors) -> Injection:
         front, back = vectors.values[: vectors.num_before], vectors.values[vectors.num_before :]
-        return Injection(
-            Vectors(back, "after") if len(back) else None,
-            Memory(self.memory_of(front), "memory") if len(front) else None,
-        )
+        memory = Memory(self.memory_of(front), "memory") if len(front) else None
+        return replace(injection, vectors=Vectors(back, "after") if len(back) else None, memory=memory)
 
     @contextmanager
     def checkpointing(self, enabled: bool) -> Iterator[None]:

@@ -88,6 +88,18 @@ def check_writing(backbone: Backbone) -> None:
         raise _writes_nothing(backbone)
 
 
+def check_text_in_memory(backbone: Backbone) -> None:
+    """Whether a memory can stand for a text that the model answers from.
+
+    Raises:
+        BackboneError: it cannot, since what answers does not attend to a memory of the text.
+    """
+    check_writing(backbone)
+    if backbone.family.kind == "encoder-decoder":
+        what = "an encoder-decoder answers from its encoder's output, in which no memory stands for a text"
+        raise _refused(backbone, what, fix="a decoder as --backbone")
+
+
 def _writes_nothing(backbone: Backbone) -> BackboneError:
     fix = "choose a decoder with --backbone, or a task with labels"
     return _refused(backbone, "an encoder writes no answers", fix=fix)

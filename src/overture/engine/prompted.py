@@ -72,7 +72,7 @@ class PromptedModel:
     def injections(self, rows: Sequence[Encoded]) -> list[Injection | None]:
         """The prompt's values now, for each row."""
         if isinstance(self.prompt, RowPrompts):
-            return [self._injections_of(self.prompt.prompts[row.row], [row])[0] for row in rows]
+            return [self._injections_of(self._prompt_of(row), [row])[0] for row in rows]
         return self._injections_of(self.prompt, rows)
 
     def _injections_of(self, prompt: OnePrompt | None, rows: Sequence[Encoded]) -> list[Injection | None]:
@@ -82,6 +82,18 @@ class PromptedModel:
             return list(prompt.injections(self._features(rows)))
         # Made once a pass: a method may compute it, and its gradient is shared by all rows.
         return [prompt.injection()] * len(rows)
+
+    def _parts(self, rows: Sequence[Encoded]) -> list[Injection | None]:
+        """As `injections` in all but the values: each prompt is made for one row only, however many there are."""
+        known: dict[int, Injection | None] = {}
+        for row in rows:
+            prompt = self._prompt_of(row)
+            if id(prompt) not in known:
+                known[id(prompt)] = self._injections_of(prompt, [row])[0]
+        return [known[id(self._prompt_of(row))] for row in rows]
+
+    def _prompt_of(self, row: Encoded) -> OnePrompt | None:
+        return self.prompt.prompts[row.row] if isinstance(self.prompt, RowPrompts) else self.prompt
 
     def _features(self, rows: Sequence[Encoded]) -> Tensor:
         """Mean of each row's token vectors, [B, D]."""
@@ -380,7 +392,7 @@ class PromptedModel:
         """
         if self.inputs.cache is None:
             return
-        for _, part, injections in self._alike(rows, self.injections(rows)):
+        for _, part, injections in self._alike(rows, self._parts(rows)):
             if self.backbone.encoder:
                 seq2seq.warm(self.inputs, part, injections, progress)
                 continue

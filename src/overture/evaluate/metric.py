@@ -35,6 +35,7 @@ class Metric:
         is_right: whether one row is right, for metrics that are the share of right rows; None for the others.
         prepared: (gold, predicted), U outcomes of each -> the metric as a function of weights [R, U] -> [R].
         is_error: a smaller value is better; such a metric is reported and chooses nothing.
+        bounds: the smallest and the largest value that it can have.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Metric:
     is_right: Callable[[Hashable, Hashable], bool] | None
     prepared: "Callable[[Answers, Answers], Callable[[Floats], Floats]]"
     is_error: bool = False
+    bounds: tuple[float, float] = (0.0, 1.0)
 
     def __call__(self, gold: Answers, predicted: Answers) -> float:
         """The metric over all rows, each of weight 1."""

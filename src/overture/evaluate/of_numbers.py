@@ -3,6 +3,7 @@
 Shape letters: U distinct outcomes, R weightings, V distinct values.
 """
 
+import math
 from typing import TYPE_CHECKING
 
 from overture.evaluate.metric import Answers, Metric, from_sums, ratio
@@ -80,8 +81,8 @@ def _ranks(values: Answers) -> "Callable[[Floats], Floats]":
 
 
 METRICS_OF_NUMBERS = (
-    Metric("spearman", "numbers", None, _rank_correlation),
-    Metric("pearson", "numbers", None, from_sums(_columns, _correlation)),
-    Metric("r2", "numbers", None, from_sums(_columns, _explained)),
-    Metric("mse", "numbers", None, from_sums(_columns, _squared_error), is_error=True),
+    Metric("spearman", "numbers", None, _rank_correlation, bounds=(-1.0, 1.0)),
+    Metric("pearson", "numbers", None, from_sums(_columns, _correlation), bounds=(-1.0, 1.0)),
+    Metric("r2", "numbers", None, from_sums(_columns, _explained), bounds=(-math.inf, 1.0)),
+    Metric("mse", "numbers", None, from_sums(_columns, _squared_error), is_error=True, bounds=(0.0, math.inf)),
 )

@@ -13,8 +13,9 @@ Shape letters: S seeds, B test rows, R resamples.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, variance
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 1000
 BOTH = "t over seeds and test rows"
+POOLED = f"{BOTH}, of a pair's seeds and of all pairs' seeds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def interval_over_seeds(found: Resampled, level: float = LEVEL) -> Interval:
         # No seed and no row differ; the rows' own interval keeps its width.
         return bootstrap(found.metric, found.gold, found.predicted[0], level=level)
     mean, n = found.mean, len(found.gold)
-    low, high = _within(found.metric, mean - half, mean + half, 0.0)
+    low, high = _within(metric_named(found.metric).bounds, mean - half, mean + half)
     return Interval(value=mean, low=low, high=high, n=n, level=level, method=BOTH)
 
 
@@ -122,47 +124,101 @@ def difference_over_seeds(a: Resampled, b: Resampled) -> Difference:
     Raises:
         DataError: the seeds do not pair up.
     """
+    return differences_over_seeds({("a", "b"): (a, b)})["a", "b"]
+
+
+def differences_over_seeds(
+    pairs: Mapping[tuple[str, str], tuple[Resampled, Resampled]],
+) -> dict[tuple[str, str], Difference]:
+    """The same of several pairs that are looked at together.
+
+    Two or three seeds of one pair hardly tell how much seeds differ, and among many pairs some seem to differ by
+    nothing. So each pair is tested twice, with its own variance of seeds and with the mean over all pairs, which has
+    (S - 1)(W - 1) degrees of freedom for W ways that depend on seeds; the larger p-value and the wider interval count.
+    Pairs with a way that depends on no seed have a mean of their own.
+
+    Simulated, 6 equal ways, 300 rows, accuracy that varies by 0.05 from seed to seed: after Holm's correction some pair
+    was told apart in 35% of tables of two seeds, now in 2%; of three seeds in 17%, now 1%. With one way that varies by
+    0.1 and five that hardly vary, 17% and 9%, now 7% and 5%.
+
+    Args:
+        pairs: by the names of both ways; each as in `difference_over_seeds`.
+
+    Raises:
+        DataError: the seeds of a pair do not pair up.
+    """
+    values = {names: _differences(*pair) for names, pair in pairs.items()}
+    found = {}
+    for names, (a, b) in pairs.items():
+        has_constant = _has_constant(a, b)
+        alike = [one for one in pairs if len(values[one]) > 1 and _has_constant(*pairs[one]) == has_constant]
+        ways = {name for one in alike for name, way in zip(one, pairs[one], strict=True) if len(way.values) > 1}
+        pooled = _pooled([values[one] for one in alike], len(ways)) if len(alike) > 1 else None
+        found[names] = _tested(a, b, values[names], pooled)
+    return found
+
+
+def _differences(a: Resampled, b: Resampled) -> list[float]:
     n_seeds = max(len(a.values), len(b.values))
     if not {len(a.values), len(b.values)} <= {1, n_seeds}:
         raise DataError("the seeds of two ways do not pair up", got=f"{len(a.values)} and {len(b.values)}")
-    values = [first - second for first, second in zip(_spread(a, n_seeds), _spread(b, n_seeds), strict=True)]
-    mean, n = math.fsum(values) / n_seeds, len(a.gold)
+    return [first - second for first, second in zip(_spread(a, n_seeds), _spread(b, n_seeds), strict=True)]
+
+
+def _has_constant(a: Resampled, b: Resampled) -> bool:
+    return 1 in (len(a.values), len(b.values))
+
+
+def _pooled(values: Sequence[Sequence[float]], num_ways: int) -> tuple[float, float]:
+    """The mean variance of pairs' differences over seeds, and its degrees of freedom."""
+    freedom = fmean(len(own) - 1 for own in values) * max(1, num_ways - 1)
+    return fmean(variance(own) for own in values), freedom
+
+
+def _tested(a: Resampled, b: Resampled, values: Sequence[float], pooled: tuple[float, float] | None) -> Difference:
+    n_seeds, n = len(values), len(a.gold)
+    mean = math.fsum(values) / n_seeds
     draws_R = a.draws.mean(axis=0) - b.draws.mean(axis=0)
-    half, error, freedom = _half_width(values, draws_R, n, LEVEL)
-    if n_seeds == 1 or error == 0:
+    own = _half_width(values, draws_R, n, LEVEL)
+    if n_seeds == 1 or own[1] == 0:
         one = paired_test(a.gold, a.predicted[0], b.predicted[0], a.metric)
         return Difference(difference=one.difference, p_value=one.p_value, test=f"{one.test}, one seed", n_seeds=n_seeds)
     from scipy.stats import t
 
-    low, high = _within(a.metric, mean - half, mean + half, -1.0)
-    interval = Interval(value=mean, low=low, high=high, n=n, method=BOTH)
-    p_value = float(2 * t.sf(abs(mean) / error, freedom))
-    return Difference(difference=interval, p_value=p_value, test=BOTH, n_seeds=n_seeds)
+    method, tests = BOTH, [own]
+    if pooled:
+        method, tests = POOLED, [own, _half_width(values, draws_R, n, LEVEL, pooled)]
+    half = max(half for half, *_ in tests)
+    least, most = metric_named(a.metric).bounds
+    low, high = _within((least - most, most - least), mean - half, mean + half)
+    interval = Interval(value=mean, low=low, high=high, n=n, method=method)
+    p_value = max(float(2 * t.sf(abs(mean) / error, freedom)) for _, error, freedom in tests)
+    return Difference(difference=interval, p_value=p_value, test=method, n_seeds=n_seeds)
 
 
-def _within(metric: str, low: float, high: float, least: float) -> tuple[float, float]:
-    """A share of rows, or a difference of shares, does not leave its range; of other metrics no range is known."""
-    return (max(least, low), min(1.0, high)) if metric_named(metric).is_right else (low, high)
+def _within(bounds: tuple[float, float], low: float, high: float) -> tuple[float, float]:
+    return max(bounds[0], low), min(bounds[1], high)
 
 
 def _spread(found: Resampled, n_seeds: int) -> tuple[float, ...]:
     return found.values if len(found.values) == n_seeds else found.values * n_seeds
 
 
-def _half_width(values: Sequence[float], draws_R: "Floats", n: int, level: float) -> tuple[float, float, float]:
+def _half_width(
+    values: Sequence[float], draws_R: "Floats", n: int, level: float, pooled: tuple[float, float] | None = None
+) -> tuple[float, float, float]:
     """Half the interval's width, the standard error, and the degrees of freedom."""
-    from statistics import variance
-
     from scipy.stats import t
 
     num_seeds = len(values)
-    of_seeds = variance(values) / num_seeds if num_seeds > 1 else 0.0
+    own, of_freedom = pooled or (variance(values) if num_seeds > 1 else 0.0, num_seeds - 1)
+    of_seeds = own / num_seeds
     of_rows = float(draws_R.var(ddof=1))
     error = math.sqrt(of_seeds + of_rows)
     # A sum of equal numbers differs by rounding; that is no spread.
     if error < 1e-12:
         return 0.0, 0.0, math.inf
-    each = (of_seeds**2 / (num_seeds - 1) if num_seeds > 1 else 0.0) + of_rows**2 / max(1, n - 1)
+    each = (of_seeds**2 / of_freedom if num_seeds > 1 else 0.0) + of_rows**2 / max(1, n - 1)
     freedom = (of_seeds + of_rows) ** 2 / each
     return float(t.ppf((1 + level) / 2, freedom)) * error, error, freedom
 

@@ -23,6 +23,8 @@ def prompt_source(
     """
     tokenizer, info, inner = backbone.tokenizer, backbone.info, backbone.encoder
     specials = tokenizer.special_ids
+    # A manifest holds the fingerprint of the whole model, whichever side the prompt enters.
+    stored = _stored(store, backbone) if store else no_prompts
     return PromptSource(
         hidden_size=info.hidden_size,
         embedding_norm=backbone.embedding_norm,
@@ -37,10 +39,11 @@ def prompt_source(
         head_rows=lambda ids: backbone.head_rows(ids).cpu(),
         candidates=encoder.candidates,
         examples=examples,
-        prompt=_stored(store, backbone) if store else no_prompts,
+        prompt=stored,
         # Wherever a prompt stands, it is the decoder that predicts words.
-        encoder=replace(prompt_source(inner, encoder, examples, store), predicts_words=True) if inner else None,
+        encoder=replace(prompt_source(inner, encoder, examples), predicts_words=True, prompt=stored) if inner else None,
         null_id=tokenizer.null_id,
+        bos_ids=tokenizer.bos_ids,
         predicts_words=backbone.has_head and (backbone.family.is_causal or encoder.task.has_mask),
     )
 

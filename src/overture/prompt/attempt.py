@@ -99,4 +99,5 @@ METHOD = Method(
     num_trainable=num_trainable,
     formula="P D + 2 m D + 2 D",
     sharing=Sharing(("down_weight", "up_weight", "norm_weight", "norm_bias")),
+    refs=("sources",),
 )

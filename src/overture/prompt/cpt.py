@@ -18,7 +18,7 @@ of sqrt(D / 2048); the losses are added up, not averaged over the labels of cont
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 import torch
@@ -88,7 +88,8 @@ def build(request: Request) -> ContextPrompt:
     """
     options: Options = request.options
     source = request.source
-    examples = chosen(_examples(source.examples, tuple(source.encode(SEPARATOR))), request, options.num_examples)
+    groups = _examples(source.examples, tuple(source.encode(SEPARATOR)), source.bos_ids)
+    examples = chosen(groups, request, options.num_examples)
     ids = [token for example in examples for token in example.ids]
     shares = [share for example in examples for share in _radii(example, options)]
     start = source.embed(ids).detach().float().clone()
@@ -97,18 +98,21 @@ def build(request: Request) -> ContextPrompt:
 
 
 def chosen(groups: Sequence[list[Example]], request: Request, count: int) -> list[Example]:
-    """Examples drawn by seed, label after label, as many as fit into the prompt's length."""
-    random = named_random(request.seed, "examples")
+    """Examples drawn by seed, label after label, as many as fit into the prompt's length.
+
+    What starts a sequence stands once, in front of the first; the row behind the prompt has its own, as behind any.
+    """
+    bos, random = request.source.bos_ids, named_random(request.seed, "examples")
     for group in groups:
         random.shuffle(group)
-    room = request.length
+    room = request.length - len(bos)
     found: list[Example] = []
     for example in _in_turns(groups):
         if len(found) < count and len(example.ids) <= room:
             found.append(example)
             room -= len(example.ids)
     if not found:
-        sizes = [len(example.ids) for group in groups for example in group]
+        sizes = [len(bos) + len(example.ids) for group in groups for example in group]
         raise ConfigError(
             "no training row fits into the prompt as an example" if sizes else "there are no labelled training rows",
             where="prompt.length",
@@ -116,7 +120,7 @@ def chosen(groups: Sequence[list[Example]], request: Request, count: int) -> lis
             wanted=f"at least {min(sizes)}" if sizes else "",
             fix=f"--length {4 * sorted(sizes)[len(sizes) // 2]}" if sizes else "",
         )
-    return found
+    return [replace(found[0], input_ids=(*bos, *found[0].input_ids)), *found[1:]]
 
 
 def targets_of(examples: Sequence[Example], options: Options) -> tuple[Target, ...]:
@@ -131,13 +135,14 @@ def targets_of(examples: Sequence[Example], options: Options) -> tuple[Target, .
     return tuple(found) if options.context_loss else ()
 
 
-def _examples(rows: Sequence[Encoded], separator: tuple[int, ...]) -> list[list[Example]]:
-    """Labelled rows by label, or all together for free text."""
+def _examples(rows: Sequence[Encoded], separator: tuple[int, ...], bos: tuple[int, ...] = ()) -> list[list[Example]]:
+    """Labelled rows by label, or all together for free text, without what starts a sequence."""
     groups: dict[int, list[Example]] = {}
     for row in rows:
         gold = _gold(row)
         if gold:
-            groups.setdefault(row.label or 0, []).append(Example(row.input_ids, row.anchor_ids, gold, separator))
+            own = row.input_ids[len(bos) :] if row.input_ids[: len(bos)] == bos else row.input_ids
+            groups.setdefault(row.label or 0, []).append(Example(own, row.anchor_ids, gold, separator))
     return [groups[label] for label in sorted(groups)]
 
 

@@ -20,11 +20,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from overture.core.config import Config
+from overture.core.errors import ConfigError
 from overture.core.types import Injection, LayerMemory, Memory, Place
 from overture.prompt.method import Method, PromptModule, Request, Shape
 
 PLACES: tuple[Place, ...] = ("memory", "after")
 OPEN = 3.0
+_CLOSED, _CLOSE = 1e-6, 1e-3
 
 
 class Options(Config):
@@ -49,8 +51,11 @@ class GatedMemory(PromptModule):
         values = torch.stack([start.keys, start.values]).detach().float().clone()
         self.values = torch.nn.Parameter(values)
         num_layers, length = values.shape[1], values.shape[3]
-        self.layer_gates = torch.nn.Parameter(values.new_full((num_layers,), OPEN)) if options.layers else None
-        self.column_gates = torch.nn.Parameter(values.new_full((length,), OPEN)) if options.columns else None
+        layers, columns = values.new_full((num_layers,), OPEN), values.new_full((length,), OPEN)
+        if start.weights is not None:
+            layers, columns = gates_of(start.weights, options)
+        self.layer_gates = torch.nn.Parameter(layers.to(values)) if options.layers else None
+        self.column_gates = torch.nn.Parameter(columns.to(values)) if options.columns else None
 
     def injection(self) -> Injection:
         """Keys and values as they are, with their weights."""
@@ -66,8 +71,30 @@ class GatedMemory(PromptModule):
         return weights
 
 
+def gates_of(weights_NP: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    """Gates of layers [N] and of columns [P] whose products are a stored prompt's weights.
+
+    Raises:
+        ConfigError: the gates that the options ask for have no such products.
+    """
+    wanted = weights_NP.detach().double().clamp(_CLOSED, 1 - _CLOSED)
+    # The widest layer and column tell all others; where there are both kinds of gates, they are equally wide.
+    layer, column = divmod(int(wanted.argmax()), wanted.shape[1])
+    widest = wanted.max() ** (1 / (options.layers + options.columns))
+    layers, columns = [gates / wanted.max() * widest for gates in (wanted[:, column], wanted[layer])]
+    found = (layers if options.layers else torch.ones_like(layers))[:, None] * (columns if options.columns else 1.0)
+    if (found - wanted).abs().max() > _CLOSE:
+        raise ConfigError(
+            "the stored prompt's gates are not of the kind that is asked for",
+            where="prompt.options",
+            got=", ".join(name for name, is_there in options if is_there),
+            fix="--set prompt.options.layers=true --set prompt.options.columns=true",
+        )
+    return layers.logit(), columns.logit()
+
+
 def build(request: Request) -> GatedMemory:
-    """The memory at its start, with open gates."""
+    """The memory at its start, with a stored prompt's gates, or open ones."""
     return GatedMemory(request.start_memory(), request.place, request.options)
 
 
@@ -86,5 +113,6 @@ METHOD = Method(
     num_trainable=num_trainable,
     formula="2 N P H K + N + P",
     takes_memory=True,
+    takes_weights=True,
     rated_length=30,
 )

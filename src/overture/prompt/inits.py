@@ -31,7 +31,7 @@ def start_of(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Ten
 
     Args:
         config: names the start, the length and what it is made of.
-        source: the frozen model's facts.
+        source: the frozen model's facts; the prompt starts at the side of an encoder-decoder that its place is in.
         seed: the run's seed.
 
     Raises:
@@ -40,6 +40,7 @@ def start_of(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Ten
     """
     if config.init == "prompt":
         return _stored(config, source, seed)
+    source = source.at(config.place)
     start = INITS[config.init](config.length, config.init_text, source, seed)
     memory = _zero_memory(config.length, source) if config.init == "zero" else None
     return start.detach().float().clone(), memory
@@ -57,7 +58,14 @@ def _stored(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Tens
         return values[torch.arange(config.length) % len(values)].clone(), None
     if not found.memory:
         raise ConfigError("this prompt has no vectors to start from", where="prompt.init_prompt")
-    memory = found.memory.memory
+    memory, own = found.memory.memory, source.at(config.place)
+    if source.at(found.memory.place) is not own:
+        raise ConfigError(
+            "keys and values of one side of an encoder-decoder start none of the other",
+            where="prompt.init_prompt",
+            got=f"a prompt at {found.memory.place}",
+            fix=f"--place {found.memory.place}",
+        )
     if memory.length != config.length:
         raise ConfigError(
             "a prompt of keys and values starts one of the same length",
@@ -66,7 +74,7 @@ def _stored(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Tens
             wanted=str(memory.length),
             fix=f"--length {memory.length}",
         )
-    return _vocabulary(config.length, "", source, seed).detach().float().clone(), memory
+    return _vocabulary(config.length, "", own, seed).detach().float().clone(), memory
 
 
 def _zero(length: int, text: str, source: PromptSource, seed: int) -> Tensor:

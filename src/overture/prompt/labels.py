@@ -75,6 +75,12 @@ def with_labels(method: Built | None, labels: Tensor, label_rate: float = 1.0) -
     return kind(method, labels, label_rate)
 
 
+def method_inside(prompt: PromptModule) -> PromptModule:
+    """The method that label vectors stand beside; the prompt itself where there are none."""
+    inner = prompt.method if isinstance(prompt, _WithLabels) else None
+    return inner if isinstance(inner, PromptModule) else prompt
+
+
 def label_start(source: PromptSource) -> Tensor:
     """For each label the mean of the head's rows of its words' first tokens, float32 [C, D]."""
     candidates = source.candidates

@@ -122,8 +122,10 @@ class Method:
         formula: the same in words of the design.
         needs_labels: only for tasks with label words.
         takes_memory: it can start from keys and values as they are.
+        takes_weights: and from their weights, which are then trained further.
         estimated: values whose gradient is an estimate, since what they decide has none.
         sharing: what several tasks can share; None when each task's prompt stands alone.
+        refs: its options that name stored prompts.
     """
 
     title: str
@@ -136,9 +138,11 @@ class Method:
     formula: str
     needs_labels: bool = False
     takes_memory: bool = False
+    takes_weights: bool = False
     estimated: tuple[str, ...] = ()
     sharing: Sharing | None = None
     rated_length: int | None = None
+    refs: tuple[str, ...] = ()
 
     def share(self, length: int) -> float:
         """How much of its learning rate a prompt of this length takes."""

@@ -76,4 +76,5 @@ METHOD = Method(
     num_trainable=num_trainable,
     formula="P D + r (P + D)",
     sharing=Sharing(("shared",), distil=0.9, start=lambda prompt: Injection(Vectors(prompt.shared, prompt.place))),
+    refs=("source",),
 )

@@ -1,5 +1,6 @@
 """The methods by name. A new method is a new file and one line in `METHODS`."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from overture.core.config import validated
 from overture.core.errors import ConfigError
-from overture.core.types import Injection, LabelHead, LayerMemory, Memory, RowMethod, Vectors
+from overture.core.types import Injection, LabelHead, LayerMemory, Memory, Place, RowMethod, Vectors
 from overture.prompt import (
     attempt,
     cartridge,
@@ -95,6 +96,79 @@ def method_of(config: PromptConfig, is_place_checked: bool = True) -> Method:
     return method
 
 
+def with_refs(config: PromptConfig, changed: Callable[[str], str]) -> PromptConfig:
+    """The config with every stored prompt that it names under another reference.
+
+    Args:
+        config: names stored prompts as its start, and in those of its options that do so.
+        changed: gives the other reference.
+
+    Raises:
+        ConfigError: no such method, or such an option is no name.
+    """
+    method, update = method_of(config), dict[str, Any]()
+    if config.init_prompt:
+        update["init_prompt"] = changed(config.init_prompt)
+    if method.refs:
+        own = validated(method.options, config.options, "prompt.options")
+        named = {name: getattr(own, name) for name in method.refs if getattr(own, name)}
+        found = {name: changed(ref) if isinstance(ref, str) else [*map(changed, ref)] for name, ref in named.items()}
+        update["options"] = {**config.options, **found}
+    return config.model_copy(update=update)
+
+
+def method_from(method: str, place: Place, is_memory: bool) -> str:
+    """The method that goes on from what another has made: the same where it can, else the plainest at the place.
+
+    Args:
+        method: the one that made it.
+        place: where it stands.
+        is_memory: whether it is keys and values.
+    """
+    own = METHODS.get(method)
+    if own and place in own.places and (own.takes_memory or not is_memory):
+        return method
+    return plainest_at(place, is_memory)
+
+
+def plainest_at(place: Place, is_memory: bool) -> str:
+    """The first method at a place whose values are vectors, or keys and values."""
+    return next(name for name, one in METHODS.items() if place in one.places and one.takes_memory == is_memory)
+
+
+def check_effect(config: PromptConfig) -> None:
+    """Refuse settings that would change nothing.
+
+    Raises:
+        ConfigError: what starts the prompt or its label vectors is set, but not looked at.
+    """
+    is_asked = "init" in config.model_fields_set
+    for init in ("text", "prompt"):
+        # Who asks for another start by name, as a search does, need not take back what the task file has.
+        if getattr(config, f"init_{init}") and config.init != init and not is_asked:
+            raise ConfigError(
+                f"init_{init} has no effect on a prompt that starts otherwise",
+                where="prompt.init",
+                got=config.init,
+                wanted=init,
+                fix=f"--set prompt.init={init}, or leave init_{init} out",
+            )
+    own = method_of(config)
+    if own.needs_labels and config.labels == "words":
+        raise ConfigError(
+            f"method {config.method!r} always compares labels with vectors",
+            where="prompt.labels",
+            got=config.labels,
+            fix="leave it out, or --method vectors",
+        )
+    if own.needs_labels and config.label_rate != PromptConfig().label_rate:
+        raise ConfigError(
+            f"method {config.method!r} has a rate of its own for label vectors",
+            where="prompt.label_rate",
+            fix=f"--set prompt.options.label_rate={config.label_rate:g}",
+        )
+
+
 def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built:
     """A fresh prompt, ready to train; it meets `core.types.PromptMethod` or `core.types.RowMethod`.
 
@@ -106,7 +180,7 @@ def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built
         raise ConfigError(f"method {config.method!r} needs label words", where="prompt.method", got="a free-text task")
     options = validated(method.options, config.options, "prompt.options")
     own = source.at(config.place)
-    start, memory = start_of(config, own, seed)
+    start, memory = start_of(config, source, seed)
     if config.init == "prompt" and memory and not method.takes_memory:
         raise ConfigError(
             f"method {config.method!r} cannot start from keys and values",
@@ -114,6 +188,14 @@ def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built
             got=config.init_prompt,
             wanted="a stored prompt of vectors",
             fix=f"--method {' or '.join(name for name, other in METHODS.items() if other.takes_memory)}",
+        )
+    if memory and memory.weights is not None and not method.takes_weights:
+        raise ConfigError(
+            f"method {config.method!r} cannot start from keys and values with gates",
+            where="prompt.init_prompt",
+            got=config.init_prompt,
+            wanted="a stored prompt without gates",
+            fix=f"--method {' or '.join(name for name, other in METHODS.items() if other.takes_weights)}",
         )
     built = method.build(Request(options, config.place, start, own, seed, memory))
     # Labels are read where the decoder writes, wherever the prompt stands.

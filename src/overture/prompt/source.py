@@ -34,6 +34,7 @@ class PromptSource:
         examples: training rows, for methods that start from labelled examples.
         prompt: a stored prompt by name, for methods and starts that build on others.
         null_id: a token that says nothing; None where the model has none.
+        bos_ids: what the model expects in front of any text; the examples begin with it.
         predicts_words: whether the model predicts label words where the task reads.
         encoder: the same of an encoder-decoder's encoder; then these are the decoder's.
     """
@@ -53,6 +54,7 @@ class PromptSource:
     examples: Sequence[Encoded] = ()
     prompt: Callable[[str], Injection] = no_prompts
     null_id: int | None = None
+    bos_ids: tuple[int, ...] = ()
     predicts_words: bool = True
     encoder: "PromptSource | None" = None
 

@@ -110,6 +110,26 @@ class Store:
         found = self._found(parsed_ref(str(ref)))
         return self._version_folder(found)
 
+    def check_writable(self) -> None:
+        """Tell before long work that its end could not be kept.
+
+        Raises:
+            StoreError: a folder of the store cannot be written.
+        """
+        for folder in (self.prompts, self.runs):
+            there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+            if not os.access(there, os.W_OK | os.X_OK):
+                fix = "get the right to write there, or name another store with --store"
+                raise StoreError("the store cannot be written", where=str(there), fix=fix)
+
+    def pinned(self, ref: str) -> str:
+        """A reference that names the same prompt when there are later versions; a path is one already.
+
+        Raises:
+            StoreError: no such prompt.
+        """
+        return ref if is_path(ref) else str(self._found(parsed_ref(ref)))
+
     def list(self) -> Entries:
         """Every version of every prompt, by name and version; one that cannot be read is listed with its problem."""
         if not self.root.is_dir():

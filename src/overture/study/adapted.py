@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from overture.core.types import Injection, PromptMethod, RowMethod
@@ -132,14 +133,17 @@ def _fixed(prompt: object) -> OnePrompt:
     if isinstance(prompt, RowMethod):
         return _FixedRows(prompt)
     assert isinstance(prompt, PromptMethod)
-    return _detached(prompt.injection())
+    with torch.no_grad():
+        # Without gradients nothing is drawn: it stands where it will when it is used.
+        return _detached(prompt.injection())
 
 
 def _detached(found: Injection) -> Injection:
     vectors, memory = found.vectors, found.memory
     if vectors:
         # What its vectors had to predict was for their own training.
-        vectors = replace(vectors, values=vectors.values.detach(), targets=())
+        split = None if vectors.split is None else vectors.split.detach()
+        vectors = replace(vectors, values=vectors.values.detach(), targets=(), split=split)
     if memory:
         own = memory.memory
         weights = None if own.weights is None else own.weights.detach()

@@ -21,14 +21,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from overture.core.config import Config
-from overture.core.errors import DataError, Diverged
+from overture.core.errors import ConfigError, DataError, Diverged
 from overture.core.seeds import named_random
 from overture.core.types import Encoded, Injection, LayerMemory, Memory
 from overture.data import Encoder, Task
@@ -36,6 +36,7 @@ from overture.data.batches import scoring_batches
 from overture.data.rows import Row
 from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
 from overture.engine.distil import Said, divergence
+from overture.engine.limits import check_text_in_memory
 from overture.engine.tokenizer import Tokenizer
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.scoring import mean_loss
@@ -77,6 +78,12 @@ class CartridgeConfig(Config):
     train: TrainConfig = Field(
         TrainConfig(epochs=6, batch_size=4, max_tokens=1024), description="How the memory is trained."
     )
+
+    @model_validator(mode="after")
+    def _some_are_trained(self) -> Self:
+        if self.frozen >= self.length:
+            raise ValueError(f"no column is left to train: frozen must be less than the length, {self.length}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +149,16 @@ def cartridge(
 
     Raises:
         DataError: the text is shorter than the memory.
-        BackboneError: the model cannot be loaded, or is an encoder.
+        ConfigError: the memory leaves no room in the model's context for a question and its answer.
+        BackboneError: the model cannot be loaded, or is no decoder.
         Diverged: the loss became NaN or infinite in the first epoch.
     """
     checked_name(name)
+    store.check_writable()
     config = config or CartridgeConfig()
     if isinstance(backbone, str):
         backbone = load_backbone(backbone, notify=lambda told: listener({"event": "notice", "text": told}))
+    check_text_in_memory(backbone)
     study = _SelfStudy(text, backbone, name, config, listener, is_stop_asked)
     with ExitStack() as held:
         held.enter_context(backbone.checkpointing(config.train.gradient_checkpointing))
@@ -208,7 +218,28 @@ class _SelfStudy:
                 wanted=f"more than {config.length}",
                 fix="a smaller --length",
             )
+        self._check_room(tokenizer)
         self.notices: list[str] = []
+
+    def _check_room(self, tokenizer: Tokenizer) -> None:
+        """Whether the longest question and answer fit behind the memory.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        # The mark's own token is room for the one that ends the answer.
+        frame = self.encoder.encode([self._row("?")], with_answer=False)[0].num_tokens
+        question = max(self.config.question_tokens, len(tokenizer.encode_plain(CONTINUE)) + _LEAD_TOKENS)
+        talk, most = frame + question + self.config.answer_tokens, self.backbone.info.max_length
+        if self.config.length + talk > most:
+            shorter = most - talk > self.config.frozen
+            raise ConfigError(
+                "the memory, a question and its answer do not fit the model's context",
+                where="length",
+                got=f"{self.config.length} columns and {talk} tokens",
+                wanted=f"at most {most} together",
+                fix=f"--length {most - talk}" if shorter else "lower question_tokens and answer_tokens",
+            )
 
     def result(self, store: Store, task: Task | None, origin: str) -> dict[str, Any]:
         """Talk, teach, train, measure, keep."""

@@ -18,6 +18,7 @@ from overture.core.errors import ConfigError, OvertureError
 from overture.core.seeds import named_random
 from overture.core.types import Encoded, Scorer
 from overture.data import Splits, Task
+from overture.data.kind import no_group
 from overture.data.rows import Row, gold_of
 from overture.engine import Backbone, PromptedModel
 from overture.engine.backbone import weights_digest
@@ -121,17 +122,19 @@ class Lab:
 
 
 def ordered(task: Task, rows: Sequence[Row], seed: int, split: str) -> list[Row]:
-    """Rows in an order whose every beginning is a sample: one of each answer first, then answers by their shares.
+    """Rows in an order whose every beginning is a sample.
 
-    Rows whose answers are all different are shuffled.
+    Rows with a label: one of each label first, then labels by their shares. All others are shuffled, so an answer that
+    many rows have comes as often as chance has it.
 
     Args:
-        task: says what a row's answer is.
+        task: says what a row's answer is, and whether it is a label.
         rows: a split.
         seed: of the comparison.
         split: its name; each split has its own order.
     """
     random = named_random(seed, "compare", split)
+    has_labels = task.spec.group is not no_group
     groups: dict[str, list[Row]] = {}
     for row, answer in zip(rows, gold_of(task, rows), strict=True):
         groups.setdefault(str(answer), []).append(row)
@@ -140,8 +143,9 @@ def ordered(task: Task, rows: Sequence[Row], seed: int, split: str) -> list[Row]
         random.shuffle(members)
         shift = random.random()
         for number, row in enumerate(members):
-            # Evenly spread over the whole order, but for one of each answer, which come before all others.
-            place = (number + shift) / len(members) if number or len(groups) == 1 else -1.0
+            # Evenly spread over the whole order, but for one of each label, which come before all others.
+            is_spread = has_labels and (number or len(groups) == 1)
+            place = (number + shift) / len(members) if is_spread else -1.0
             placed.append((place, random.random(), row))
     return [row for *_, row in sorted(placed, key=lambda entry: entry[:2])]
 
@@ -275,7 +279,9 @@ def _scored(lab: Lab, served: Scorer, made: Made, book: Ledger, who: str) -> Sco
         if lab.is_stop_asked():
             raise Stopped
 
-    rows = made.rows["test"]
+    with book.on("serving"):
+        # What a way finds out of every request, such as the examples nearest to it, is a part of serving it.
+        rows = made.rows["test"]
     predict(served, rows[:4], lab.task)
     with book.on("scoring"):
         booked: Any = _Served(served, book)

@@ -76,7 +76,7 @@ class CompareConfig(Config):
         True, description="Whether each way's learning rate is chosen on validation rows, at the largest size."
     )
     min_steps: int = Field(
-        MIN_STEPS, ge=1, description="Optimiser steps of every training at least, however few the rows."
+        MIN_STEPS, ge=1, description="Optimiser steps given to every training at least, however few the rows."
     )
     max_validation: int = Field(256, ge=2, description="Validation rows at most; never more than training rows.")
 
@@ -226,15 +226,20 @@ class _Comparison:
             key = only if way.needs_rows else Key(way=way.name, size=0, seed=0)
             if key.size > len(self.lab.splits.train) or (way.needs_rows and key.size < 2):
                 raise ConfigError("no such number of training rows", where="--cell", got=str(only))
-            self._run(way, key)
-            return self._known_plan() or self._whole()
+            plan = self._known_plan() or self._whole()
+            if key not in self._keys(plan):
+                wanted = f"of {', '.join(map(str, plan.sizes))} rows, of seeds {', '.join(map(str, self._seeds(plan)))}"
+                raise ConfigError("not a cell of this comparison", where="--cell", got=str(only), wanted=wanted)
+            self._no_strangers(key)
+            self._run(way, key, plan)
+            return plan
         for way in self.ways:
             self._fits(way)
         self._no_strangers()
         started = time.monotonic()
         plan = self._plan()
         expected = plan.seconds
-        for number, seed in enumerate(self.seeds[: plan.seeds]):
+        for number, seed in enumerate(self._seeds(plan)):
             if number and expected and self._is_late(started, number, plan):
                 told = f"seeds beyond the first {number}: the time was over before"
                 return self._kept(plan.model_copy(update={"seeds": number, "left_out": (*plan.left_out, told)}))
@@ -294,16 +299,37 @@ class _Comparison:
         """A way's learning rate: chosen once for the folder, at the largest size, with the first seed."""
         if not way.rates:
             return None
-        path = self.folder / "rates" / f"{way.name.replace(':', '_')}.json"
-        if not path.exists():
+        chosen = self._chosen(way)
+        if not chosen:
+            path = self._rates_path(way)
+            if path.exists():
+                text = f"the learning rate of {way.name} was chosen for another request, and is chosen anew"
+                self.lab.listener({"event": "notice", "text": text})
             is_tuned = plan.is_tuned and len(way.rates) > 1
             key = Key(way=way.name, size=plan.sizes[-1], seed=self.seeds[0])
             tried = [trial(self.lab, way, key, rate) for rate in way.rates] if is_tuned else []
             usable = [one for one in tried if one["score"] is not None]
             best = max(usable, key=lambda one: (one["score"], -one["loss"])) if usable else {"lr": way.rates[0]}
-            facts = {"way": way.name, "lr": best["lr"], "size": key.size, "seed": key.seed, "tried": tried}
-            write_json(path, {**facts, "config": self._identity(way, Key(way=way.name, size=0, seed=0), None)})
-        return float(_read(path)["lr"])
+            chosen = {"way": way.name, "lr": best["lr"], "size": key.size, "seed": key.seed, "tried": tried}
+            write_json(path, {**chosen, "config": self._of_rates(way)})
+        return float(chosen["lr"])
+
+    def _chosen(self, way: Way) -> dict[str, Any]:
+        """How a way's learning rate was chosen; empty where it was not, or for another request."""
+        path = self._rates_path(way)
+        found = _read(path, "way", "lr", "size", "seed", "tried", "config") if path.exists() else {}
+        by_hand = way.config.train.lr
+        if not found or (by_hand and found["lr"] != by_hand):
+            return {}
+        is_same = all(found["config"].get(name) == value for name, value in self._of_rates(way).items())
+        return found if is_same else {}
+
+    def _of_rates(self, way: Way) -> dict[str, Any]:
+        """What decides a way's learning rate; the size it is chosen at does not, so that cells belong together."""
+        return self._identity(way, _constant(way), None)
+
+    def _rates_path(self, way: Way) -> Path:
+        return self.folder / "rates" / f"{way.name.replace(':', '_')}.json"
 
     def _fits(self, way: Way) -> None:
         """Build the way once, so that what does not fit is known before hours were spent."""
@@ -347,7 +373,7 @@ class _Comparison:
         spent = time.monotonic() - started
         lab = self.lab
         # What is there already costs nothing more; how much of it depends on nothing but the files.
-        tuned = {way.name for way in self.ways if (self.folder / "rates" / f"{way.name}.json").exists()}
+        tuned = {way.name for way in self.ways if self._chosen(way)}
 
         def seconds(sizes: Sequence[int], seeds: int, is_tuned: bool) -> float:
             total = spent
@@ -391,24 +417,53 @@ class _Comparison:
     def _gold_path(self) -> Path:
         return self.folder / "gold.json"
 
+    def _seeds(self, plan: Plan) -> range:
+        return self.seeds[: plan.seeds]
+
     def _keys(self, plan: Plan) -> list[Key]:
         keys = []
         for way in self.ways:
-            each = [Key(way=way.name, size=n, seed=s) for n in plan.sizes for s in self.seeds[: plan.seeds]]
+            each = [Key(way=way.name, size=n, seed=s) for n in plan.sizes for s in self._seeds(plan)]
             keys += each if way.needs_rows else [_constant(way)]
         return keys
 
     def cells(self, plan: Plan, only: Key | None = None) -> list[dict[str, Any]]:
         """All cells of the plan that are there; after one alone was run, the others may be missing."""
-        found = [_read(path) for key in self._keys(plan) if (path := self._path(key)).exists()]
-        gold = _read(self._gold_path)["gold"] if self._gold_path.exists() else []
+        found = [self._cell(key) for key in self._keys(plan) if self._path(key).exists()]
+        gold = self._gold() if any(cell["metrics"] for cell in found) else []
         assert only or self.failed or len(found) == len(self._keys(plan))
         return [{**cell, "gold": gold} for cell in found]
 
+    def _cell(self, key: Key) -> dict[str, Any]:
+        return _read(self._path(key), "way", "size", "seed", "metrics")
+
+    def _gold(self) -> list[Any]:
+        """The right answers by which the cells are scored.
+
+        Raises:
+            StoreError: they are missing, damaged, or those of other rows.
+        """
+        path = self._gold_path
+        if not path.exists():
+            raise StoreError(
+                "the right answers of the cells are missing",
+                where=str(path),
+                fix="run any of the cells again with --cell",
+            )
+        found = _read(path, "data", "gold")
+        if found["data"] != self.digest:
+            raise StoreError(
+                "the right answers are those of other rows",
+                where=str(path),
+                got=found["data"],
+                wanted=self.digest,
+                fix="name another folder with --out",
+            )
+        return list(found["gold"])
+
     def rates(self) -> dict[str, Any]:
         """How each way's learning rate was chosen."""
-        paths = [self.folder / "rates" / f"{way.name.replace(':', '_')}.json" for way in self.ways]
-        return {found["way"]: found for path in paths if path.exists() and (found := _read(path))}
+        return {way.name: chosen for way in self.ways if (chosen := self._chosen(way))}
 
     def facts(self) -> dict[str, Any]:
         """What the report says of task, data and machine."""
@@ -421,29 +476,36 @@ class _Comparison:
             "passages": len(self.lab.passages),
         }
 
-    def _no_strangers(self) -> None:
+    def _no_strangers(self, replaced: Key | None = None) -> None:
         """Refuse to mix cells of another request into this one's report.
+
+        Args:
+            replaced: a cell that will be run again, whatever it is now.
 
         Raises:
             StoreError: names what differs.
         """
         problems = []
         for way in self.ways:
-            rates = self.rates().get(way.name)
+            rate = self._chosen(way).get("lr")
             for key in self._keys(self._whole()):
-                if key.way != way.name or not self._path(key).exists():
+                if key.way != way.name or key == replaced or not self._path(key).exists():
                     continue
-                cell = _read(self._path(key))
-                wanted = self._identity(way, key, rates["lr"] if rates else None)
+                cell = self._cell(key)
+                wanted = self._identity(way, key, rate)
                 other = [name for name, value in wanted.items() if cell.get("config", {}).get(name) != value]
                 if other:
                     problems.append(Problem(str(key), f"another {', '.join(other)}"))
+        # The folder may hold cells that are not asked for now; all are scored by the same right answers.
+        others = {path.stem for path in self.folder.glob("cells/*.json")} - {replaced.slug if replaced else ""}
+        if others and self._gold_path.exists() and _read(self._gold_path, "data", "gold")["data"] != self.digest:
+            problems.append(Problem(self._gold_path.name, "another data"))
         if problems:
             raise StoreError(
                 "the folder holds cells of another request",
                 where=str(self.folder),
                 problems=problems,
-                fix="name another folder with --out, or delete these cells",
+                fix="name another folder with --out, or delete its cells",
             )
 
     def _identity(self, way: Way, key: Key, rate: float | None) -> dict[str, Any]:
@@ -477,8 +539,8 @@ def _digest(splits: Splits) -> str:
     return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A file of the folder.
+def _read(path: Path, *names: str) -> dict[str, Any]:
+    """A file of the folder, with what must be in it.
 
     Raises:
         StoreError: it is damaged.
@@ -489,6 +551,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise StoreError("the file is damaged", where=str(path), got=str(error), fix="delete it and go on") from None
     if not isinstance(found, dict):
         raise StoreError("the file is damaged", where=str(path), wanted="a JSON object", fix="delete it and go on")
+    missing = [name for name in names if name not in found]
+    if missing:
+        got = f"no {', '.join(missing)}"
+        raise StoreError("the file is damaged", where=str(path), got=got, fix="delete it and go on")
     return found
 
 

@@ -29,10 +29,11 @@ from overture.engine import Backbone, PromptedModel
 from overture.evaluate import paired_test
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.scoring import Scored
-from overture.prompt import method_of, own_rate, prompt_tensors
+from overture.prompt import own_rate, prompt_tensors
+from overture.prompt.registry import method_from
 from overture.store import Manifest, Store
 from overture.store.names import checked_name
-from overture.study.request import TuneConfig, with_slots
+from overture.study.request import TuneConfig, pinned, with_slots
 from overture.study.result import portable
 from overture.study.run import Run, versions
 from overture.study.several import alike, all_prepared
@@ -90,10 +91,10 @@ def meta(
     """
     config = config or MetaConfig()
     checked_name(name)
+    store.check_writable()
     if len(tasks) < 2:
         raise ConfigError("a start is learnt on several tasks", got=str(len(tasks)), wanted="at least 2 task files")
-    requests = alike([with_slots(request) for request in (*tasks, *unseen)])
-    method_of(requests[0].prompt)
+    requests = alike([pinned(with_slots(request), store) for request in (*tasks, *unseen)])
     with TemporaryDirectory() as folder, ExitStack() as held:
         # Nothing of this goes on after a stop, so the run leaves nothing behind.
         run = Run(Path(folder), listener)
@@ -138,6 +139,7 @@ class _Start:
             "method": self.request.prompt.method,
             "place": self.request.prompt.place,
             "length": self.request.prompt.length,
+            "start": self._way(),
             "algorithm": self.config.algorithm,
             "tasks": [work.task.name for work in self.works],
             "steps": len(self.history),
@@ -154,6 +156,13 @@ class _Start:
         result |= {"prompt": f"{folder.parent.name}@{folder.name.removeprefix('v')}", "folder": str(folder)}
         result["few_steps"] = self._measured(ordinary) if is_whole else []
         return {**result, "notices": [text for work in (*self.works, *self.unseen) for text in work.notices]}
+
+    def _way(self) -> dict[str, Any]:
+        """What a task says that starts from it: the method and its options."""
+        asked = self.request.prompt
+        assert isinstance(self.prompt, PromptMethod)
+        method = method_from(asked.method, asked.place, self.prompt.injection().memory is not None)
+        return {"method": method, "options": asked.options if method == asked.method else {}}
 
     def _visits(self) -> None:
         """All visits, or as many as are done when a stop is asked for."""

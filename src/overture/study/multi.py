@@ -39,9 +39,11 @@ from overture.evaluate.facts import backbone_ref, config_of
 from overture.evaluate.scoring import Scored
 from overture.evaluate.source import prompt_source
 from overture.prompt import PromptConfig, PromptModule, Sharing, method_of, own_rate, prompt_from, prompt_tensors
+from overture.prompt.labels import method_inside
+from overture.prompt.registry import STATE
 from overture.store import Manifest, Store, check_fingerprint, load_artifact
 from overture.store.names import checked_name
-from overture.study.request import TuneConfig, with_slots
+from overture.study.request import TuneConfig, pinned, with_slots
 from overture.study.result import portable
 from overture.study.run import Run, versions
 from overture.study.several import alike, all_prepared
@@ -100,7 +102,8 @@ def multi(
         DataError: rows cannot be used.
         Diverged: the loss became NaN or infinite before there was anything to keep.
     """
-    requests = _checked(tasks, name, teachers)
+    store.check_writable()
+    requests = _checked(tasks, store, name, teachers)
     with TemporaryDirectory() as folder, ExitStack() as held:
         # Nothing of this goes on after a stop: the prompts are in the store.
         works = all_prepared(Run(Path(folder), listener), requests, store, is_stop_asked, backbone)
@@ -108,11 +111,11 @@ def multi(
         return _Multi(works, config or MultiConfig(), name).result(teachers)
 
 
-def _checked(tasks: Sequence[TuneConfig], name: str, teachers: Sequence[str]) -> list[TuneConfig]:
+def _checked(tasks: Sequence[TuneConfig], store: Store, name: str, teachers: Sequence[str]) -> list[TuneConfig]:
     if len(tasks) < 2:
         raise ConfigError("values are shared by several tasks", got=str(len(tasks)), wanted="at least 2 task files")
     checked_name(name)
-    requests = alike([with_slots(task) for task in tasks])
+    requests = alike([pinned(with_slots(task), store) for task in tasks])
     names = [request.task.name for request in requests]
     if twice := [each for each, count in Counter(names).items() if count > 1]:
         raise ConfigError("two tasks have the same name", where="name", got=twice[0], fix="give one file another name")
@@ -225,10 +228,10 @@ class _Multi:
         firsts = [0, *accumulate(len(work.rows["train"]) for work in works)]
         models = [work.built(self.request.prompt, self.request.seed) for work in works]
         self.tasks = [_Task(*each) for each in zip(works, models, firsts, strict=False)]
-        modules = [_module(task) for task in self.tasks]
-        for module in modules[1:]:
+        methods = [method_inside(_module(task)) for task in self.tasks]
+        for method in methods[1:]:
             for shared in sharing.names:
-                setattr(module, shared, getattr(modules[0], shared))
+                setattr(method, shared, getattr(methods[0], shared))
         weights = [sharing.distil if own is None else own for own in (config.logits, config.hidden)]
         self.trainee = _Trainee(self.tasks, weights[0], weights[1], config.temperature)
 
@@ -273,6 +276,7 @@ class _Multi:
         work = task.work
         manifest, tensors = load_artifact(work.store.get(ref))
         check_fingerprint(manifest.backbone, backbone_ref(work.backbone))
+        _check_labels(task, ref, tensors)
         source = prompt_source(work.backbone, work.encoder, work.rows["train"], work.store)
         found = prompt_from(tensors, config_of(manifest), source)
         model = PromptedModel(work.backbone, found, work.cache)
@@ -335,7 +339,8 @@ class _Multi:
             # A run that was stopped keeps its best epoch.
             values[name].copy_(value)
         train, seconds = self._training_together(), fitted.progress.seconds
-        shared = {id(getattr(_module(self.tasks[0]), name)) for name in self.sharing.names}
+        method = method_inside(_module(self.tasks[0]))
+        shared = {id(getattr(method, name)) for name in self.sharing.names}
         num_shared = sum(value.numel() for value in values.values() if id(value) in shared)
         told = [self._kept_task(task, train, seconds, shared, num_shared) for task in self.tasks]
         is_whole = fitted.status != "interrupted"
@@ -374,7 +379,7 @@ class _Multi:
         if self.sharing.start is None:
             return None
         task = self.tasks[0]
-        start: Injection = self.sharing.start(_module(task))
+        start: Injection = self.sharing.start(method_inside(_module(task)))
         prompt = self.request.prompt.model_copy(update={"method": SINGLE, "options": {}})
         facts = {"seconds": seconds, "trainable": num_shared}
         manifest = self._manifest(task, self.name, prompt, train, {"metrics": {}}, facts)
@@ -439,6 +444,24 @@ def _nothing(task: _Task, fitted: FitResult) -> dict[str, Any]:
         where=task.name,
         fix="a smaller learning rate: --set train.lr=0.001",
     )
+
+
+def _check_labels(task: _Task, ref: str, tensors: dict[str, Tensor]) -> None:
+    """Whether a teacher's label vectors, if it has any, are as many as the task's labels.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    candidates = task.work.encoder.candidates
+    counts = [len(tensors[name]) for name in ("labels", f"{STATE}labels") if name in tensors]
+    if candidates and any(count != len(candidates.labels) for count in counts):
+        raise ConfigError(
+            "the teacher's label vectors are not those of the task",
+            where=f"--teacher {ref}",
+            got=f"{counts[0]} label vectors",
+            wanted=f"{len(candidates.labels)}, for task {task.name}",
+            fix="name the teachers in the order of the tasks",
+        )
 
 
 def _told(found: dict[str, Any]) -> dict[str, Any]:

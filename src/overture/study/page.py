@@ -202,8 +202,7 @@ def _against_note(result: Result) -> str:
 def _curve_caption(result: Result) -> str:
     return (
         f"Mean over {len(result['seeds'])} seeds with 95% intervals over seeds and test rows, slightly apart for the "
-        "eye. All ways get the same rows, and as many validation rows. Dashed, with its interval as a band: what uses "
-        "no rows."
+        "eye. All ways get the same rows. Dashed, with its interval as a band: what uses no rows."
     )
 
 
@@ -351,7 +350,7 @@ def _pairs_table(result: Result) -> str:
     head = ["rows", "pair", "difference, points", "95% interval", "p", "corrected p", "verdict", "test"]
     rows = [
         [
-            str(pair["size"]),
+            str(pair["size"] or "-"),
             f"{pair['a']} - {pair['b']}",
             f"{100 * pair['difference']['value']:+.1f}",
             f"{100 * pair['difference']['low']:+.1f} to {100 * pair['difference']['high']:+.1f}",
@@ -386,7 +385,8 @@ def _rates_table(result: Result) -> str:
         tried = [f"{one['lr']:g}: {'diverged' if one['score'] is None else format(one['score'], '.3f')}"
                  for one in found["tried"]]  # fmt: skip
         where = f"{found['size']} rows, seed {found['seed']}" if tried else "-"
-        rows.append([way, f"{found['lr']:g}", "; ".join(tried) or "its default, not tuned", where])
+        untried = "set by hand" if _is_set(result, way) else "its default, not tuned"
+        rows.append([way, f"{found['lr']:g}", "; ".join(tried) or untried, where])
     return _table(["way", "learning rate", "validation score of each tried", "chosen at"], rows) if rows else ""
 
 
@@ -394,20 +394,20 @@ def _method(result: Result) -> Iterator[str]:
     request = result["request"]
     yield (
         "Rows. A seed draws an order of the training and validation rows whose every beginning is a sample: one row of "
-        "each label first, then labels by their shares. So sizes are nested, and all ways see the same rows. There are "
-        "as "
-        f"many validation rows as training rows, {request['max_validation']} at most (Perez et al. 2021); they choose "
-        "the epoch. Test rows are the same for all and are scored once a cell."
+        "each label first, then labels by their shares; rows without a label are shuffled. So sizes are nested, and "
+        f"all ways see the same rows. {_validation_told(result)} They choose the epoch. Test rows are the same for all "
+        "and are scored once a cell."
     )
     yield (
-        f"Training. Every way takes {request['min_steps']} optimiser steps at least, however few the rows. "
-        f"{_rates_told(result)}"
+        f"Training. Every way is given {request['min_steps']} optimiser steps at least, however few the rows, and ends "
+        f"before where validation rows no longer get better. {_rates_told(result)}"
     )
     yield (
         "Intervals and tests. The variance of a mean over seeds and that of the drawn test rows (bootstrap, shared by "
         "all seeds and ways) are added; degrees of freedom by Satterthwaite. Differences are taken seed by seed and "
-        "row by row. With one seed: exact McNemar, or a permutation test. p-values are corrected by Holm over all "
-        "pairs of a size."
+        "row by row. Of several pairs at a size, each is tested with the variance of its own seeds and with the mean "
+        "over all pairs, and the less sure result counts. With one seed: exact McNemar, or a permutation test. "
+        "p-values are corrected by Holm over all pairs of a size."
     )
     yield (
         "Operations. Counted at the layers while they run, P parameters in matrices, t positions, k keys, A query "
@@ -421,15 +421,31 @@ def _method(result: Result) -> Iterator[str]:
         yield "Notes. " + "; ".join(result["notices"]) + "."
 
 
+def _validation_told(result: Result) -> str:
+    """How many validation rows the cells had, and how many they were to have."""
+    counts = {cost["size"]: cost["validation_rows"] for cost in result["ledger"] if cost["size"]}
+    told = ", ".join(f"{counts[size]} at {size} training rows" for size in sorted(counts)) or "none"
+    most = result["request"]["max_validation"]
+    return f"Validation rows: {told}; as many as training rows if there are, {most} at most (Perez et al. 2021)."
+
+
 def _rates_told(result: Result) -> str:
-    tried = [bool(found["tried"]) for found in result["rates"].values()]
-    if not tried:
+    found: dict[str, list[str]] = {}
+    for way, rate in result["rates"].items():
+        if rate["tried"]:
+            how = f"chosen among its few on validation rows, at {rate['size']} rows with seed {rate['seed']}"
+        else:
+            how = "set by hand" if _is_set(result, way) else "ran at their default, none was chosen on this task"
+        found.setdefault(how, []).append(way)
+    if not found:
         return "No way here has a learning rate."
-    if not any(tried):
-        return "Each way ran at its default learning rate; none was chosen on this task."
-    chosen = "chosen among its few on validation rows at the largest size with the first seed"
-    some = "" if all(tried) else "; those of which none was tried ran at their default"
-    return f"Each way has its own learning rate, {chosen}{some}."
+    told = "; ".join(f"{', '.join(ways)}: {how}" for how, ways in found.items())
+    return f"Learning rates: {told}."
+
+
+def _is_set(result: Result, way: str) -> bool:
+    """Whether a way's learning rate was given with the request."""
+    return any(text.partition("=")[0].strip() == "train.lr" for text in result["request"]["settings"].get(way, ()))
 
 
 def _environment(result: Result, command: str) -> str:

@@ -14,7 +14,7 @@ Shape letters: B rows, P prompt length, D width, k pieces of a vector.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -25,13 +25,13 @@ from torch import Tensor
 
 from overture.core.config import Config
 from overture.core.errors import ConfigError, Diverged
-from overture.core.types import Injection, Place, Vectors
+from overture.core.types import Injection, Vectors
 from overture.data.batches import scoring_batches
 from overture.engine import Backbone, PromptedModel
 from overture.evaluate import paired_test
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.tuned import shown
-from overture.prompt import PromptConfig, prompt_tensors
+from overture.prompt import PromptConfig, prompt_from, prompt_tensors
 from overture.store import Manifest, Store, check_fingerprint, load_artifact
 from overture.store.names import checked_name
 from overture.study.again import request_again
@@ -119,6 +119,7 @@ def prune(
         Diverged: no candidate had a finite loss.
     """
     config = config or PruneConfig()
+    store.check_writable()
     manifest, tensors = load_artifact(store.get(ref))
     _check(manifest, config)
     chosen = checked_name(name or f"{manifest.name}-pruned")
@@ -128,7 +129,10 @@ def prune(
         work = prepared(Run(Path(folder), listener), request, store, lambda: False, backbone)
         check_fingerprint(manifest.backbone, backbone_ref(work.backbone))
         with work.backbone.checkpointing(request.train.gradient_checkpointing):
-            return _pruned(work, config, manifest, tensors["vectors"].to(work.backbone.device), chosen)
+            own = {name: value.to(work.backbone.device) for name, value in tensors.items()}
+            whole = prompt_from(own, work.config.prompt)
+            assert isinstance(whole, Injection)
+            return _pruned(work, config, manifest, whole, chosen)
 
 
 def _check(manifest: Manifest, config: PruneConfig) -> None:
@@ -168,16 +172,16 @@ class _Masked:
     Meets `core.types.RowMethod`.
     """
 
-    def __init__(self, values_PD: Tensor, place: Place, num_pieces: int) -> None:
-        self.place = place
-        self.pieces = values_PD.view(len(values_PD), num_pieces, -1)
-        self.masks = values_PD.new_ones(0)
+    def __init__(self, whole: Injection, num_pieces: int) -> None:
+        self.whole, self.vectors = whole, _vectors_of(whole)
+        self.pieces = self.vectors.values.view(self.vectors.length, num_pieces, -1)
+        self.masks = self.pieces.new_ones(0)
 
     def injections(self, features: Tensor) -> list[Injection]:
         """The prompt under new masks of one, for each row."""
         self.masks = self.pieces.new_ones(len(features), *self.pieces.shape[:2]).requires_grad_()
         values = (self.pieces * self.masks[..., None]).flatten(2)
-        return [Injection(Vectors(own, self.place)) for own in values]
+        return [replace(self.whole, vectors=replace(self.vectors, values=own)) for own in values]
 
     def rates(self) -> dict[str, float]:
         """Nothing is trained."""
@@ -188,23 +192,28 @@ class _Masked:
         return {}
 
 
-def importances(work: Work, values_PD: Tensor, place: Place, num_pieces: int) -> tuple[Tensor, Tensor]:
+def _vectors_of(whole: Injection) -> Vectors:
+    """The vectors of a prompt of vectors."""
+    assert whole.vectors is not None
+    return whole.vectors
+
+
+def importances(work: Work, whole: Injection, num_pieces: int) -> tuple[Tensor, Tensor]:
     """Mean size of the loss's gradient by the masks, over training rows.
 
     Args:
         work: model and rows.
-        values_PD: the trained prompt.
-        place: where it stands.
+        whole: the trained prompt; label vectors beside it are not masked.
         num_pieces: k.
 
     Returns:
         For tokens [P] and for pieces [P, k], on the CPU.
     """
-    masked = _Masked(values_PD, place, num_pieces)
+    masked, length = _Masked(whole, num_pieces), _vectors_of(whole).length
     model = PromptedModel(work.backbone, masked, work.cache)
     rows, tell = work.rows["train"], work.progress("measuring importance")
-    pieces, done = torch.zeros(len(values_PD), num_pieces), 0
-    tokens = torch.zeros(len(values_PD))
+    pieces, done = torch.zeros(length, num_pieces), 0
+    tokens = torch.zeros(length)
     for batch in scoring_batches(rows, work.config.train.max_tokens):
         (gradient,) = torch.autograd.grad(model.loss(batch), masked.masks)
         pieces += gradient.abs().sum(0).float().cpu()
@@ -292,15 +301,14 @@ def _candidates(work: Work, config: PruneConfig, tokens_P: Tensor, pieces_Pk: Te
 # -- the result
 
 
-def _pruned(work: Work, config: PruneConfig, manifest: Manifest, values_PD: Tensor, name: str) -> dict[str, Any]:
-    place = work.config.prompt.place
-    whole = PromptedModel(work.backbone, Injection(Vectors(values_PD, place)), work.cache)
+def _pruned(work: Work, config: PruneConfig, manifest: Manifest, prompt: Injection, name: str) -> dict[str, Any]:
+    whole = PromptedModel(work.backbone, prompt, work.cache)
     work.warm(whole)
-    tokens_P, pieces_Pk = importances(work, values_PD, place, config.pieces)
+    tokens_P, pieces_Pk = importances(work, prompt, config.pieces)
     candidates = _candidates(work, config, tokens_P, pieces_Pk)
     best = _best(candidates)
     # Only now is a test row read.
-    left = PromptedModel(work.backbone, Injection(Vectors(best.tensors["vectors"], place)), work.cache)
+    left = PromptedModel(work.backbone, prompt_from(best.tensors, best.config), work.cache)
     splits = [split for split in SPLITS if work.rows[split]]
     scored = {
         what: {split: work.score(model, split, f"scoring the {what} prompt, {split}") for split in splits}
@@ -319,7 +327,7 @@ def _pruned(work: Work, config: PruneConfig, manifest: Manifest, values_PD: Tens
         "pruned_from": shown(manifest),
         "task": work.task.name,
         "metric": work.task.metric,
-        "place": place,
+        "place": best.config.place,
         "length": len(best.tokens),
         "trainable": best.trainable,
         "metrics": metrics,

@@ -27,7 +27,7 @@ from overture.core.errors import ConfigError, DataError
 from overture.data import Task, load_splits
 from overture.data.rows import Row
 from overture.engine import Backbone, load_backbone
-from overture.evaluate.facts import backbone_ref
+from overture.evaluate.facts import adapter_of, backbone_ref
 from overture.evaluate.tuned import TunedPrompt, shown
 from overture.store import Manifest, Store, check_fingerprint, load_artifact, save_artifact
 from overture.store.names import checked_name
@@ -177,6 +177,7 @@ def recycle(
         DataError: rows or template do not fit.
     """
     config = config or RecycleConfig()
+    store.check_writable()
     manifest, tensors = load_artifact(store.get(ref))
     _check(manifest, set(tensors))
     chosen = checked_name(name or f"{manifest.name}-recycled")
@@ -235,6 +236,8 @@ _WHY = {
 
 def _check(manifest: Manifest, names: set[str]) -> None:
     why = [_WHY[name] for name in _WHY if name in names]
+    if adapter_of(manifest):
+        why.append("the adapter that it was trained with belongs to the layers of one model")
     if manifest.layer:
         why.append("vectors at a late layer are hidden states, and no tokens stand for those")
     if "vectors" not in names and not why:
@@ -245,7 +248,7 @@ def _check(manifest: Manifest, names: set[str]) -> None:
             where=shown(manifest),
             got=f"method {manifest.method} at {manifest.place}: {'; '.join(why)}",
             wanted="a prompt of vectors among the live tokens",
-            fix="tune one with --method vectors",
+            fix="tune one with --method vectors and without --adapter",
         )
 
 

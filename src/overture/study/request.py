@@ -14,6 +14,8 @@ from overture.engine import Backbone
 from overture.engine.load import is_encoder
 from overture.engine.lora import LoraOptions
 from overture.prompt import METHODS, PromptConfig
+from overture.prompt.registry import with_refs
+from overture.store import Store
 from overture.study.space import SearchConfig
 from overture.train import TrainConfig
 
@@ -86,6 +88,15 @@ def with_place(config: TuneConfig, is_encoder: bool) -> TuneConfig:
     if "memory" not in method.places or prompt.place not in method.places:
         return config
     return config.model_copy(update={"prompt": prompt.model_copy(update={"place": "memory"})})
+
+
+def pinned(config: TuneConfig, store: Store) -> TuneConfig:
+    """The request with the version of every stored prompt that it names: who goes on with it begins there again.
+
+    Raises:
+        StoreError: there is no such prompt.
+    """
+    return config.model_copy(update={"prompt": with_refs(config.prompt, store.pinned)})
 
 
 def check_no_adapter(config: TuneConfig, what: str) -> None:

@@ -25,7 +25,7 @@ from overture.store import Store
 from overture.study.halving import first_rung, halving_tokens, is_rung, num_after
 from overture.study.lr import LrConfig, find_rate
 from overture.study.members import Histories, fit_cohort, is_done
-from overture.study.request import TuneConfig, check_no_adapter, fitting_place, with_slots
+from overture.study.request import TuneConfig, check_no_adapter, fitting_place, pinned, with_slots
 from overture.study.run import Run
 from overture.study.search_race import raced
 from overture.study.search_result import result_of
@@ -70,8 +70,8 @@ def search(
         DiskFull: the run can be resumed when there is room.
     """
     check_no_adapter(config, "search")
-    config = with_slots(fitting_place(config, backbone))
-    method_of(config.prompt)
+    store.check_writable()
+    config = pinned(with_slots(fitting_place(config, backbone)), store)
     asked_pairs(config)
     wordings(config)
     if config.cache_gb is None:

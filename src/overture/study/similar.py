@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from overture.core.errors import ArtifactError, ConfigError
+from overture.engine.families import FAMILIES
 from overture.store import Manifest, Store, load_artifact
 from overture.store.store import Entry
 
@@ -43,7 +44,7 @@ def points_of(manifest: Manifest, tensors: dict[str, Tensor]) -> Points | None:
     """A prompt's points; none when it depends on the row."""
     if "vectors" in tensors:
         tokens = tensors["vectors"].float()[None]
-        kind = f"vectors at layer {manifest.layer}" if manifest.layer else "vectors"
+        kind = f"vectors at layer {manifest.layer}{_side(manifest)}" if manifest.layer else "vectors"
         return Points(kind, tokens, torch.ones(tokens.shape[:2]))
     if "keys" not in tensors:
         return None
@@ -51,7 +52,15 @@ def points_of(manifest: Manifest, tensors: dict[str, Tensor]) -> Points | None:
     parts = [tensors[name].float().transpose(1, 2).flatten(2) for name in ("keys", "values")]
     own = tensors.get("weights")
     weights = torch.ones(parts[0].shape[:2]) if own is None else own.float()
-    return Points("keys and values", torch.cat(parts), torch.cat([weights, weights]))
+    return Points(f"keys and values{_side(manifest)}", torch.cat(parts), torch.cat([weights, weights]))
+
+
+def _side(manifest: Manifest) -> str:
+    """Of which side of an encoder-decoder its layers are; nothing where there are no sides."""
+    family = FAMILIES.get(manifest.backbone.model_type)
+    if family is None or family.kind != "encoder-decoder":
+        return ""
+    return " of the decoder" if manifest.place == "after" else " of the encoder"
 
 
 def average_cosine(a: Points, b: Points) -> float:
@@ -136,6 +145,7 @@ def _compared(manifest: Manifest, own: Points, entry: Entry) -> dict[str, Any] |
         "method": entry.manifest.method,
         "place": entry.manifest.place,
         "length": entry.manifest.length,
+        "layer": entry.manifest.layer,
         "average": average_cosine(own, points),
         "pairs": pairwise_cosine(own, points),
     }

@@ -15,11 +15,11 @@ from overture.core.meter import Meter
 from overture.core.types import Scorer
 from overture.engine import Backbone, InputCache, PromptedModel
 from overture.engine.cache import default_budget_bytes
-from overture.prompt import method_of, own_rate, prompt_tensors
-from overture.prompt.registry import ADAPTER
+from overture.prompt import own_rate, prompt_tensors
+from overture.prompt.registry import ADAPTER, check_effect
 from overture.store import Store
 from overture.study.adapted import Tuned, tuned_alone, tuned_with_adapter
-from overture.study.request import TuneConfig, fitting_place, with_slots
+from overture.study.request import TuneConfig, fitting_place, pinned, with_slots
 from overture.study.result import finished
 from overture.study.run import Run
 from overture.study.work import SPLITS, Member, Work, metrics_of, prepared
@@ -50,8 +50,9 @@ def tune(
         Diverged: no seed gave a finite prompt.
         DiskFull: the run can be resumed when there is room.
     """
-    config = with_slots(fitting_place(config, backbone))
-    method_of(config.prompt)
+    check_effect(config.prompt)
+    store.check_writable()
+    config = pinned(with_slots(fitting_place(config, backbone)), store)
     if config.cache_gb is None:
         # Fixed now: a resumed run must keep the same inputs, whatever is free by then.
         config = config.model_copy(update={"cache_gb": default_budget_bytes() / 1e9})

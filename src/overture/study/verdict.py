@@ -7,7 +7,7 @@ from typing import Any
 
 from overture.core.errors import StoreError
 from overture.evaluate.metrics import as_answers
-from overture.evaluate.over_seeds import Resampled, difference_over_seeds, holm, interval_over_seeds, resampled
+from overture.evaluate.over_seeds import Resampled, differences_over_seeds, holm, interval_over_seeds, resampled
 from overture.evaluate.worth import worth
 from overture.study.budget import Plan
 from overture.study.energy import JOULES_PER_KWH
@@ -40,7 +40,9 @@ def summary(
     """
     task = config.tune.task
     found = Scores(ways, plan.sizes, cells, task.metric)
-    pairs = [pair for size in plan.sizes for pair in _pairs(found, size, config.margin)]
+    # Ways that use no rows are the same at every size.
+    sizes = plan.sizes if found.largest else (0,)
+    pairs = [pair for size in sizes for pair in _pairs(found, size, config.margin)]
     ledger = [_costs(found, way, size, rates, config) for way, size in found.each()]
     reference = _reference(config.reference, found, ledger)
     against = [
@@ -95,10 +97,14 @@ class Scores:
     def __init__(self, ways: Sequence[str], sizes: Sequence[int], cells: Sequence[Cell], metric: str) -> None:
         self.ways, self.sizes, self.metric = ways, sizes, metric
         self.notices: list[str] = []
+        self.num_diverged: dict[tuple[str, int], int] = {}
+        """Seeds whose training diverged, by way and size."""
         self._cells: dict[tuple[str, int], dict[int, Cell]] = {}
         for cell in cells:
             if not cell["metrics"]:
                 self.notices.append(f"{cell['way']}, {cell['size']} rows, seed {cell['seed']}: training diverged")
+                place = (cell["way"], cell["size"])
+                self.num_diverged[place] = self.num_diverged.get(place, 0) + 1
                 continue
             if len(cell["predicted"]) != len(cell["gold"]):
                 raise StoreError("a cell was scored on other rows", got=f"{cell['way']}:{cell['size']}:{cell['seed']}")
@@ -155,13 +161,13 @@ class Scores:
 
 def _pairs(found: Scores, size: int, margin: float) -> list[dict[str, Any]]:
     """Every two ways at a size, with p-values corrected for how many pairs there are."""
-    pairs = []
-    for a, b in itertools.combinations(found.ways, 2):
-        seeds = found.common(a, b, size)
-        if seeds is None:
-            continue
-        compared = difference_over_seeds(found.resampled(a, size, seeds), found.resampled(b, size, seeds))
-        pairs.append({"size": size, "a": a, "b": b, **compared.model_dump()})
+    drawn = {
+        (a, b): (found.resampled(a, size, seeds), found.resampled(b, size, seeds))
+        for a, b in itertools.combinations(found.ways, 2)
+        if (seeds := found.common(a, b, size)) is not None
+    }
+    compared = differences_over_seeds(drawn)
+    pairs = [{"size": size, "a": a, "b": b, **one.model_dump()} for (a, b), one in compared.items()]
     for pair, corrected in zip(pairs, holm([pair["p_value"] for pair in pairs]), strict=True):
         pair |= {"p_corrected": corrected, "verdict": _verdict(pair["difference"], corrected, margin)}
     return pairs
@@ -217,6 +223,7 @@ def _costs(found: Scores, way: str, size: int, rates: Mapping[str, Any], config:
         "way": way,
         "size": size,
         "trainable": cells[0]["trainable"],
+        "validation_rows": cells[0]["rows"]["validation"] if size else 0,
         "stored_bytes": round(fmean(cell["stored_bytes"] for cell in cells)),
         "seconds": seconds,
         **{f"{account}_seconds": mean(account, "seconds") for account in work},
@@ -230,7 +237,7 @@ def _costs(found: Scores, way: str, size: int, rates: Mapping[str, Any], config:
         "kwh": joules / JOULES_PER_KWH,
         "energy": f"measured: {meter}" if meter else f"estimate: {config.watts:g} W",
         "money": None if price is None else seconds / 3600 * price,
-        "choosing_seconds": sum(one["ledger"][name]["seconds"] for one in trials for name in work),
+        "choosing_seconds": sum(one["ledger"].get(name, {}).get("seconds", 0.0) for one in trials for name in work),
         "serving_seconds": serving,
         "serving_cpu_seconds": mean("serving", "cpu_seconds") / served * 1000,
         "serving_positions": mean("serving", "positions") / served,
@@ -322,24 +329,45 @@ def _worths(found: Scores, reference: str) -> list[dict[str, Any]]:
 
 
 def _advice(found: Scores, pairs: Sequence[dict[str, Any]], ledger: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One sentence: the best way where it is surely the best, else why there is no advice."""
+    """One sentence: the best way where it is surely the best, else why there is no advice; and whose training diverged.
+
+    A way that diverged with some seed is never advised.
+    """
+    advice = _judged(found, pairs, ledger)
+    told = [
+        f"{way} diverged with {lost} of {lost + len(found.cells(way, size))} seeds"
+        for (way, size), lost in found.num_diverged.items()
+        if size == found.largest
+    ]
+    return {**advice, "text": "; ".join([advice["text"], *told]) + "."}
+
+
+def _judged(found: Scores, pairs: Sequence[dict[str, Any]], ledger: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     size = found.largest
     scores = [found.score(way, size if (way, size) in found.each() else 0) for way in found.ways
               if found.cells(way, size)]  # fmt: skip
     if len(scores) < 2:
-        return {"way": None, "rivals": [], "text": "No advice: there is only one way to look at."}
+        return {"way": None, "rivals": [], "text": "No advice: there is only one way to look at"}
     scores.sort(key=lambda score: -score["value"])
     best = scores[0]
     against = {score["way"]: _pair_of(pairs, best["way"], score["way"], size) for score in scores[1:]}
     rivals = [score for score in scores[1:] if not _is_beaten(best, score, against[score["way"]])]
-    num_seeds = max(score["n_seeds"] for score in scores)
-    where = f"at {size} training rows, {best['n']} test rows and {num_seeds} {'seed' if num_seeds == 1 else 'seeds'}"
-    if num_seeds < 2:
+    steady = [score for score in scores if (score["way"], size) not in found.num_diverged]
+    # Of ways that are trained: the others are the same with every seed.
+    seeds = [score["n_seeds"] for score in (best, *(rivals or steady)) if score["size"]]
+    where = _where(size, best["n"], seeds)
+    if best not in steady:
+        return {
+            "way": None,
+            "rivals": [score["way"] for score in rivals],
+            "text": f"No advice: {_said(best)} scored highest {where}, but only where its training did not diverge",
+        }
+    if min(seeds, default=2) < 2:
         return {
             "way": None,
             "rivals": [score["way"] for score in scores[1:]],
             "text": f"No advice from one seed: {_said(best)} scored highest {where}, "
-            "but another seed draws other rows and may turn the order.",
+            "but another seed draws other rows and may turn the order",
         }
     if rivals:
         near = rivals[0]
@@ -348,25 +376,47 @@ def _advice(found: Scores, pairs: Sequence[dict[str, Any]], ledger: Sequence[Map
         said = (
             "have intervals that overlap, though the paired test parts them," if is_parted else "cannot be told apart"
         )
-        told = f", corrected p = {pair['p_corrected']:.2g}" if pair else ""
-        cheap = min([best, *rivals], key=lambda score: _training_seconds(cost_of(ledger, score["way"], size)))
+        told = f", corrected p = {pair['p_corrected']:.2g}{_shared(best, near, pair)}" if pair else ""
+        cheap = min(
+            (score for score in (best, *rivals) if score in steady),
+            key=lambda score: _training_seconds(cost_of(ledger, score["way"], size)),
+        )
         return {
             "way": None,
             "rivals": [score["way"] for score in rivals],
             "text": f"No advice on quality: {_said(best)} and {_said(near)} {said} {where}{told}"
-            f"{_others(rivals[1:])}; {_cheapest(cheap, best, ledger, size)}.",
+            f"{_others(rivals[1:])}; {_cheapest(cheap, best, ledger, size)}",
         }
     pair = against[scores[1]["way"]]
     assert pair is not None
     gap = pair["difference"]
     cost = cost_of(ledger, best["way"], size)
+    training = f"{cost['seconds']:.0f} s of training" if cost["size"] else "no training"
     return {
         "way": best["way"],
         "rivals": [],
         "text": f"Take {_said(best)}: {where} it beats the next best, {_said(scores[1])}, by "
         f"{100 * gap['value']:.1f} points ({100 * gap['low']:.1f} to {100 * gap['high']:.1f}, corrected p = "
-        f"{pair['p_corrected']:.2g}), for {cost['seconds']:.0f} s of training and {cost['stored_bytes']:,} bytes kept.",
+        f"{pair['p_corrected']:.2g}{_shared(best, scores[1], pair)}), for {training} and "
+        f"{cost['stored_bytes']:,} bytes kept",
     }
+
+
+def _where(size: int, num_rows: int, seeds: Sequence[int]) -> str:
+    if not size:
+        return f"on {num_rows} test rows"
+    if not seeds:
+        return f"at {size} training rows, {num_rows} test rows"
+    least, most = min(seeds), max(seeds)
+    counted = f"{least} to {most}" if least < most else str(most)
+    return f"at {size} training rows, {num_rows} test rows and {counted} {'seed' if most == 1 else 'seeds'}"
+
+
+def _shared(best: Mapping[str, Any], other: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
+    """The seeds that a pair was tested with, where the scores are means over more."""
+    if all(score["n_seeds"] <= pair["n_seeds"] for score in (best, other)):
+        return ""
+    return f", over the {pair['n_seeds']} {'seed' if pair['n_seeds'] == 1 else 'seeds'} that both have"
 
 
 def _is_beaten(best: Mapping[str, Any], other: Mapping[str, Any], pair: Mapping[str, Any] | None) -> bool:

@@ -5,13 +5,14 @@ A way says how it is made for the rows of one cell; the loop, the rows, the meas
 """
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from torch import no_grad
 
 from overture.baseline import Request, baseline_of, build_baseline
+from overture.baseline.base import LazyRows
 from overture.core.config import overridden, validated
 from overture.core.errors import ConfigError
 from overture.core.types import Encoded, Injection, PromptMethod, RowMethod, Scorer, Trainee
@@ -110,10 +111,7 @@ class Way(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """A baseline of the registry, with options of its own.
-
-    What a baseline reads of test rows when it is made (the nearest examples do) is booked as making it, not as serving.
-    """
+    """A baseline of the registry, with options of its own."""
 
     name: str
     config: TuneConfig
@@ -211,28 +209,6 @@ class Prompt:
             warm=model.warm,
             notices=encoder.notices,
         )
-
-
-class LazyRows(Mapping[str, Sequence[Encoded]]):
-    """Rows by split, encoded when they are asked for: what a way costs to make is not what test rows cost to read."""
-
-    def __init__(self, encode: Callable[[str, Sequence[Row]], list[Encoded]], rows: Rows) -> None:
-        self._encode, self._rows = encode, rows
-        self._found: dict[str, list[Encoded]] = {}
-
-    def __getitem__(self, split: str) -> list[Encoded]:
-        """One split's rows."""
-        if split not in self._found:
-            self._found[split] = self._encode(split, self._rows[split])
-        return self._found[split]
-
-    def __iter__(self) -> Iterator[str]:
-        """The splits."""
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        """How many splits."""
-        return len(self._rows)
 
 
 def _constant(prompt: PromptMethod | RowMethod, backbone: Backbone) -> RowMethod | Injection:

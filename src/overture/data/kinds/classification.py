@@ -81,7 +81,9 @@ def _calibrated(scorer: Scorer, rows: Sequence[Encoded], scores: "Tensor") -> "T
     groups = list(dict.fromkeys(row.blanks for row in rows if row.blanks))
     if not groups:
         return scores
-    of_blanks = [scorer.label_scores(blanks).exp().mean(0).log() for blanks in groups]
+    # A head gives a label without rows no probability at all, and no logarithm.
+    tiny = torch.finfo(torch.float32).tiny
+    of_blanks = [scorer.label_scores(blanks).exp().mean(0).clamp_min(tiny).log() for blanks in groups]
     bias = torch.stack([of_blanks[groups.index(row.blanks)] for row in rows])
     return (scores - bias).log_softmax(dim=1)
 
