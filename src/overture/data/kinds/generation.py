@@ -57,7 +57,7 @@ def _optional_fields(task: TaskFile) -> tuple[str, ...]:
     return (task.own.references_field,) if task.own.references_field else ()
 
 
-def _shot(task: TaskFile, row: Row) -> str | None:
+def _shot(task: TaskFile, row: Row) -> str:
     """The answer behind the row; one that goes on with a field, or begins with a space itself, follows at once."""
     answer = _answer(task, row)
     goes_on = isinstance(task.template, str) and any(task.template.endswith(f"{{{name}}}") for name in task.fields)
@@ -69,7 +69,7 @@ def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, 
         return [Example(texts)]
     # Where the answer is not written behind the row, nothing stands between them.
     text = _answer(task, row) if tools.tokenizer.start_ids else _shot(task, row)
-    return [Example(texts, answer_ids=tools.ended(tools.tokenizer.encode_plain(text or "")))]
+    return [Example(texts, answer_ids=tools.ended(tools.tokenizer.encode_plain(text)))]
 
 
 def predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> list[Prediction]:
