@@ -169,6 +169,25 @@ def check_effect(config: PromptConfig) -> None:
         )
 
 
+def _check_memory(config: PromptConfig, method: Method, memory: LayerMemory) -> None:
+    """Whether a method can start from a stored prompt's keys and values.
+
+    Raises:
+        ConfigError: it cannot, or not from their gates.
+    """
+    is_gated = memory.weights is not None
+    if method.takes_weights if is_gated else method.takes_memory:
+        return
+    able = [name for name, other in METHODS.items() if (other.takes_weights if is_gated else other.takes_memory)]
+    raise ConfigError(
+        f"method {config.method!r} cannot start from keys and values{' with gates' if is_gated else ''}",
+        where="prompt.init_prompt",
+        got=config.init_prompt,
+        wanted="a stored prompt without gates" if is_gated and method.takes_memory else "a stored prompt of vectors",
+        fix=f"--method {' or '.join(able)}",
+    )
+
+
 def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built:
     """A fresh prompt, ready to train; it meets `core.types.PromptMethod` or `core.types.RowMethod`.
 
@@ -181,22 +200,8 @@ def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built
     options = validated(method.options, config.options, "prompt.options")
     own = source.at(config.place)
     start, memory = start_of(config, source, seed)
-    if config.init == "prompt" and memory and not method.takes_memory:
-        raise ConfigError(
-            f"method {config.method!r} cannot start from keys and values",
-            where="prompt.init_prompt",
-            got=config.init_prompt,
-            wanted="a stored prompt of vectors",
-            fix=f"--method {' or '.join(name for name, other in METHODS.items() if other.takes_memory)}",
-        )
-    if memory and memory.weights is not None and not method.takes_weights:
-        raise ConfigError(
-            f"method {config.method!r} cannot start from keys and values with gates",
-            where="prompt.init_prompt",
-            got=config.init_prompt,
-            wanted="a stored prompt without gates",
-            fix=f"--method {' or '.join(name for name, other in METHODS.items() if other.takes_weights)}",
-        )
+    if config.init == "prompt" and memory:
+        _check_memory(config, method, memory)
     built = method.build(Request(options, config.place, start, own, seed, memory))
     # Labels are read where the decoder writes, wherever the prompt stands.
     if method.needs_labels or not wants_label_vectors(config, source):
