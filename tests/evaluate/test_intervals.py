@@ -104,6 +104,21 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(metric, right):
     assert 0.91 <= held / 300 <= 0.985
 
 
+@pytest.mark.parametrize(("shift", "least"), [(0.0, 0.75), (0.06, 0.85), (0.25, 0.85)])
+def test_the_interval_of_a_calibration_error_holds_the_truth(shift, least):
+    """Percentiles never hold the 0 of a calibrated model: drawing rows makes a distance larger."""
+    generator = np.random.default_rng(0)
+    held = []
+    for _ in range(100):
+        confidence = generator.beta(8, 3, size=200)
+        right = generator.random(200) < np.clip(confidence - shift, 0, 1)
+        said = [("a", float(sure)) for sure in confidence]
+        found = bootstrap("ece", ["a" if is_right else "b" for is_right in right], said, resamples=200)
+        held.append(found.low <= shift <= found.high)
+        assert 0 <= found.low <= found.value <= found.high <= 1
+    assert np.mean(held) > least
+
+
 def test_two_thousand_resamples_of_a_thousand_rows_are_fast():
     generator = np.random.default_rng(0)
     gold, predicted = generator.integers(0, 50, size=(2, 1000)).tolist()

@@ -25,7 +25,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from overture.core.errors import BackboneError
+from overture.core.errors import BackboneError, OvertureError, StoreError
 from overture.core.files import cache_dir, sha256_file, write_folder, write_json
 from overture.engine.backbone import Backbone
 from overture.engine.families import Family, family_of, max_length
@@ -224,7 +224,12 @@ def _converted(gguf: Path, notify: Notify) -> tuple[Path, str]:
     if not folder.is_dir():
         notify(f"converting {gguf.name} to float32 once (about half a minute) ...")
         with _readable_errors(str(gguf)), _quiet():
-            write_folder(folder, lambda target: _convert(gguf, target))
+            try:
+                write_folder(folder, lambda target: _convert(gguf, target))
+            except StoreError:
+                # Another process converted it meanwhile: the folder is seen whole or not at all.
+                if not folder.is_dir():
+                    raise
     return folder, digest
 
 
@@ -251,7 +256,7 @@ def _convert(gguf: Path, target: Path) -> None:
 def _readable_errors(name: str) -> Iterator[None]:
     try:
         yield
-    except BackboneError:
+    except OvertureError:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise BackboneError(

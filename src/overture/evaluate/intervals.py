@@ -79,8 +79,8 @@ def bootstrap(
         level: confidence of the interval.
 
     Returns:
-        The interval, and the method that found it: Wilson for shares of right rows; else bootstrap percentiles, or
-        Wilson over right rows where every resample scores the same.
+        The interval, and the method that found it: Wilson for shares of right rows; else bootstrap percentiles,
+        mirrored for distances, or Wilson over right rows where every resample scores the same.
 
     Raises:
         DataError: no rows, or not as many predictions as rows.
@@ -97,10 +97,28 @@ def bootstrap(
         scores_R = _resampled(measure, Counter(zip(gold, predicted, strict=True)), seed, resamples)
         low, high = _percentiles(scores_R, level)
         method = "bootstrap percentile"
+        if measure.is_distance:
+            low, high, method = *_mirrored(value, scores_R, (low, high), measure.bounds), "bootstrap, mirrored"
         if low == high:
             low, high = _without_spread(measure, gold, predicted, level)
             low, high, method = min(low, value), max(high, value), f"Wilson over right rows: {_NO_SPREAD}"
     return Interval(value=value, low=low, high=high, n=n, level=level, method=method, seed=seed)
+
+
+def _mirrored(
+    value: float, scores_R: "Floats", ends: tuple[float, float], bounds: tuple[float, float]
+) -> tuple[float, float]:
+    """Interval of a distance: percentiles mirrored at the value, the lower end moved by what drawing rows has added.
+
+    A distance of finitely many rows is too large, and of rows drawn from them larger still, by about as much again:
+    their percentiles lie above the truth. Simulated, calibration error in 15 bins, 100 to 1,000 rows: of a calibrated
+    model the percentiles never held the true 0, these do in 78 to 90%; of errors of 0.015 to 0.25 in 85 to 96%.
+
+    Source: Davison and Hinkley, "Bootstrap methods and their application", 1997, section 5.2 (basic limits). The moved
+    lower end is ours: without it 42 to 48% for calibrated models.
+    """
+    added = max(0.0, float(scores_R.mean()) - value)
+    return max(bounds[0], min(value, 2 * value - ends[1] - added)), min(bounds[1], max(value, 2 * value - ends[0]))
 
 
 def _without_spread(measure: Metric, gold: Answers, predicted: Answers, level: float) -> tuple[float, float]:

@@ -36,6 +36,7 @@ class Metric:
         prepared: (gold, predicted), U outcomes of each -> the metric as a function of weights [R, U] -> [R].
         is_error: a smaller value is better; such a metric is reported and chooses nothing.
         bounds: the smallest and the largest value that it can have.
+        is_distance: it adds up absolute values, so that chance alone makes it larger, and drawn rows larger still.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Metric:
     prepared: "Callable[[Answers, Answers], Callable[[Floats], Floats]]"
     is_error: bool = False
     bounds: tuple[float, float] = (0.0, 1.0)
+    is_distance: bool = False
 
     def __call__(self, gold: Answers, predicted: Answers) -> float:
         """The metric over all rows, each of weight 1."""

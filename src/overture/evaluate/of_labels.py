@@ -85,7 +85,7 @@ def _calibration_error(sums_RS: "Floats") -> "Floats":
 METRICS_OF_LABELS = (
     share("accuracy", "labels", is_equal),
     Metric("macro_f1", "labels", None, from_sums(_of_one, _macro)),
-    Metric("ece", "confidences", None, from_sums(_bins, _calibration_error), is_error=True),
+    Metric("ece", "confidences", None, from_sums(_bins, _calibration_error), is_error=True, is_distance=True),
     Metric("multilabel_micro_f1", "sets", None, from_sums(_of_sets, _micro)),
     Metric("multilabel_macro_f1", "sets", None, from_sums(_of_sets, _macro)),
     share("subset_accuracy", "sets", _is_same_set),

@@ -1,0 +1,43 @@
+"""A model's float32 copy, made once for all processes."""
+
+import pytest
+
+from fakes import make_backbone, make_inner_tokenizer
+from overture.core.errors import BackboneError
+from overture.engine import load, load_backbone
+
+
+@pytest.fixture
+def packed(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVERTURE_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(b"GGUF, as far as its digest goes")
+    return path
+
+
+def converts(target) -> None:
+    make_backbone("llama").model.save_pretrained(target)
+    make_inner_tokenizer().save_pretrained(target)
+
+
+def test_two_processes_that_convert_at_once_both_load(packed, monkeypatch):
+    """The slower one finds the folder made, and takes it."""
+
+    def beaten(gguf, target):
+        converts(target)
+        other = target.parent / f"tiny-{load._known_digest(gguf)[:16]}"
+        other.mkdir()
+        converts(other)
+
+    monkeypatch.setattr(load, "_convert", beaten)
+    assert load_backbone(str(packed)).info.num_layers
+    assert not list((packed.parent / "cache" / "models").glob(".overture-tmp-*"))
+
+
+def test_a_refusal_while_converting_is_told_as_it_is(packed, monkeypatch):
+    def refuses(gguf, target):
+        raise BackboneError("only decoders are read from GGUF", where=str(gguf))
+
+    monkeypatch.setattr(load, "_convert", refuses)
+    with pytest.raises(BackboneError, match="only decoders"):
+        load_backbone(str(packed))
