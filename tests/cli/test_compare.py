@@ -13,6 +13,7 @@ from overture.core.files import write_json
 from overture.data.rows import Row
 from overture.engine import load_backbone
 from overture.store import Store
+from overture.study import cells as cells_of_a_lab
 from overture.study import compare as study
 from overture.study import ledger, page
 from overture.study.cells import Key, Lab, Stopped
@@ -247,6 +248,10 @@ def test_measured_speed_plans(task, overture) -> None:
         (["--set-way", "prefix-after:seeds=3"], "no such setting"),
         (["--set-way", "prefix-after:prompt.place=memory"], "method and place are its name"),
         (["--set-way", "prefix-after:prompt.lenth=3"], "did you mean 'length'?"),
+        (["--set-way", "prefix-after:prompt.init_text=mood"], "init_text has no effect"),
+        (["--set", "prompt.init_text=mood"], "init_text has no effect"),
+        (["--way", "warp-after", "--set-way", "warp-after:prompt.labels=words"], "always compares labels with vectors"),
+        (["--set", "prompt.init=prompt", "--set", "prompt.init_prompt=nowhere"], "nowhere"),
         (["--unrelated", "nothing.txt"], "unrelated text cannot be read"),
         (["--way", "late-before"], "layer"),
         (["--out", "task.yaml"], "is a file"),
@@ -270,6 +275,37 @@ def test_cells_of_another_request_are_not_mixed_in(task, overture) -> None:
     Path("out/cells/none--0--0.json").write_text("{")
     damaged = overture(*words)
     assert (damaged.code, damaged.json["what"]) == (2, "the file is damaged")
+
+
+def test_cells_with_other_rows_are_not_mixed_in(task, overture, monkeypatch) -> None:
+    """A version that draws rows otherwise does not go on with a folder as if it were its own."""
+    words = ["compare", task, "--way", "linear", "--size", "4", "--seeds", "1", *FEW, "--json"]
+    found = overture(*words).json
+    monkeypatch.setattr(cells_of_a_lab, "ordered", lambda task, rows, seed, name: list(reversed(rows)))
+    other = overture(*words)
+    assert (other.code, other.json["problems"]) == (2, ["linear:4:0: another rows"])
+    path = Path("out/cells/linear--4--0.json")
+    cell = json.loads(path.read_text())
+    del cell["config"]["rows"]
+    path.write_text(json.dumps(cell))
+    # Cells from before rows were recorded are taken as they are.
+    assert overture(*words).json["scores"] == found["scores"]
+
+
+def test_a_start_is_the_version_that_there_was(make_task, overture) -> None:
+    """Cells name the version of the prompt they began with, so a later one is another request."""
+    short = make_task(shots=0, train={"epochs": 1, "batch_size": 4})
+    assert overture("tune", short, "--length", "3").code == 0
+    start = ["--set", "prompt.init=prompt", "--set", "prompt.init_prompt=mood", "--set", "prompt.length=3"]
+    words = ["compare", short, "--way", "prefix-after", "--size", "4", "--seeds", "1", *start, *FEW, "--json"]
+    assert overture(*words).code == 0
+    assert cells()["prefix-after--4--0"]["config"]["settings"]["init_prompt"] == "mood@1"
+    assert overture("tune", short, "--length", "3").code == 0
+    other = overture(*words)
+    assert other.code == 2
+    assert "another settings" in other.json["problems"][0]
+    words[words.index("prompt.init_prompt=mood")] = "prompt.init_prompt=mood@1"
+    assert overture(*words).code == 0
 
 
 ONE = ["--way", "none", "--way", "prefix-after", "--seeds", "1", "--min-steps", "2", *FEW, "--json"]

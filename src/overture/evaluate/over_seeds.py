@@ -148,14 +148,13 @@ def differences_over_seeds(
         DataError: the seeds of a pair do not pair up.
     """
     values = {names: _differences(*pair) for names, pair in pairs.items()}
-    found = {}
-    for names, (a, b) in pairs.items():
-        has_constant = _has_constant(a, b)
+    pooled = {}
+    for has_constant in (True, False):
         alike = [one for one in pairs if len(values[one]) > 1 and _has_constant(*pairs[one]) == has_constant]
-        ways = {name for one in alike for name, way in zip(one, pairs[one], strict=True) if len(way.values) > 1}
-        pooled = _pooled([values[one] for one in alike], len(ways)) if len(alike) > 1 else None
-        found[names] = _tested(a, b, values[names], pooled)
-    return found
+        if len(alike) > 1:
+            ways = {name for one in alike for name, way in zip(one, pairs[one], strict=True) if len(way.values) > 1}
+            pooled[has_constant] = _pooled([values[one] for one in alike], len(ways))
+    return {names: _tested(*pair, values[names], pooled.get(_has_constant(*pair))) for names, pair in pairs.items()}
 
 
 def _differences(a: Resampled, b: Resampled) -> list[float]:

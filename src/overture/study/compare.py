@@ -4,8 +4,6 @@ The folder holds one JSON file a cell, so a comparison goes on where it stopped,
 later, and any cell can be run again alone. The report is made from these files.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -30,14 +28,15 @@ from overture.core.errors import (
 from overture.core.files import exclusive, sweep_temporaries, write_json
 from overture.data import Splits, load_splits
 from overture.engine import Backbone, load_backbone
+from overture.prompt.registry import check_effect
 from overture.store import Store
 from overture.study.budget import Plan, Speed, chosen_plan
+from overture.study.cell_folder import CellFolder, constant, keys_of
 from overture.study.cells import Key, Lab, Listener, Stopped, measured, trial
 from overture.study.request import TuneConfig, check_no_adapter
-from overture.study.result import portable
 from overture.study.run import versions
-from overture.study.ways import Bench, Way, way_named
-from overture.train import MIN_STEPS, TrainConfig
+from overture.study.ways import Bench, Way, way_named, with_versions
+from overture.train import MIN_STEPS
 
 _TINY = {"epochs": 1, "patience": 1}
 
@@ -124,8 +123,10 @@ def compare(
     from overture.study.verdict import summary
 
     check_no_adapter(config.tune, "compare")
+    check_effect(config.tune.prompt)
     ways = [way_named(name, config.tune, config.settings.get(name, ())) for name in config.ways]
     _check(config, only)
+    ways = [with_versions(way, store) for way in ways]
     with exclusive(folder / ".lock", "this comparison"):
         sweep_temporaries(folder / "cells")
         listener({"event": "start", "run": f"comparison on {config.tune.task.name}", "folder": str(folder)})
@@ -208,11 +209,11 @@ def _passages(path: Path | None) -> list[str]:
 
 
 class _Comparison:
-    """The folder, and what is done in it."""
+    """What is run, in which order."""
 
     def __init__(self, config: CompareConfig, folder: Path, ways: Sequence[Way], lab: Lab) -> None:
-        self.config, self.folder, self.ways, self.lab = config, folder, ways, lab
-        self.digest = _digest(lab.splits)
+        self.config, self.ways, self.lab = config, ways, lab
+        self.folder = CellFolder(folder, lab)
         self.seeds = range(config.tune.seed, config.tune.seed + config.seeds)
         self.failed: list[dict[str, Any]] = []
         self._first_error: OvertureError | None = None
@@ -221,18 +222,22 @@ class _Comparison:
 
     def ran(self, only: Key | None) -> Plan:
         """Run all that is planned and not there, or one cell."""
-        if only:
-            way = next(way for way in self.ways if way.name == only.way)
-            key = only if way.needs_rows else Key(way=way.name, size=0, seed=0)
-            if key.size > len(self.lab.splits.train) or (way.needs_rows and key.size < 2):
-                raise ConfigError("no such number of training rows", where="--cell", got=str(only))
-            plan = self._known_plan() or self._whole()
-            if key not in self._keys(plan):
-                wanted = f"of {', '.join(map(str, plan.sizes))} rows, of seeds {', '.join(map(str, self._seeds(plan)))}"
-                raise ConfigError("not a cell of this comparison", where="--cell", got=str(only), wanted=wanted)
-            self._no_strangers(key)
-            self._run(way, key, plan)
-            return plan
+        return self._ran_one(only) if only else self._ran_all()
+
+    def _ran_one(self, only: Key) -> Plan:
+        way = next(way for way in self.ways if way.name == only.way)
+        key = only if way.needs_rows else constant(way)
+        if key.size > len(self.lab.splits.train) or (way.needs_rows and key.size < 2):
+            raise ConfigError("no such number of training rows", where="--cell", got=str(only))
+        plan = self._known_plan() or self._whole()
+        if key not in self._keys(plan):
+            wanted = f"of {', '.join(map(str, plan.sizes))} rows, of seeds {', '.join(map(str, self._seeds(plan)))}"
+            raise ConfigError("not a cell of this comparison", where="--cell", got=str(only), wanted=wanted)
+        self._no_strangers(key)
+        self._run(way, key, plan)
+        return plan
+
+    def _ran_all(self) -> Plan:
         for way in self.ways:
             self._fits(way)
         self._no_strangers()
@@ -245,8 +250,8 @@ class _Comparison:
                 return self._kept(plan.model_copy(update={"seeds": number, "left_out": (*plan.left_out, told)}))
             for size in plan.sizes:
                 for way in self.ways:
-                    key = Key(way=way.name, size=size, seed=seed) if way.needs_rows else _constant(way)
-                    if not self._path(key).exists():
+                    key = Key(way=way.name, size=size, seed=seed) if way.needs_rows else constant(way)
+                    if not self.folder.has(key):
                         self._tried(way, key, plan)
         if self._first_error and not self._done(plan):
             raise self._first_error
@@ -278,10 +283,7 @@ class _Comparison:
         self._tell(plan)
         rate = self._rate(way, plan)
         found = measured(self.lab, way, key, rate)
-        if "gold" in found:
-            write_json(self._gold_path, {"data": self.digest, "gold": found["gold"]})
-        cell = {name: value for name, value in found.items() if name != "gold"}
-        write_json(self._path(key), {**cell, "config": self._identity(way, key, rate)})
+        self.folder.keep(way, key, rate, found)
         metric = self.config.tune.task.metric
         value = found["metrics"]["test"][metric]["value"] if found["metrics"] else None
         facts = {"what": key.title, "metric": metric, "value": value, "seconds": time.monotonic() - started}
@@ -293,16 +295,15 @@ class _Comparison:
         self.lab.listener({"event": "progress", "what": "cells", "done": done, "total": total})
 
     def _done(self, plan: Plan) -> int:
-        return sum(self._path(key).exists() for key in self._keys(plan))
+        return sum(map(self.folder.has, self._keys(plan)))
 
     def _rate(self, way: Way, plan: Plan) -> float | None:
         """A way's learning rate: chosen once for the folder, at the largest size, with the first seed."""
         if not way.rates:
             return None
-        chosen = self._chosen(way)
+        chosen = self.folder.chosen(way)
         if not chosen:
-            path = self._rates_path(way)
-            if path.exists():
+            if self.folder.has_other_rates(way):
                 text = f"the learning rate of {way.name} was chosen for another request, and is chosen anew"
                 self.lab.listener({"event": "notice", "text": text})
             is_tuned = plan.is_tuned and len(way.rates) > 1
@@ -311,25 +312,8 @@ class _Comparison:
             usable = [one for one in tried if one["score"] is not None]
             best = max(usable, key=lambda one: (one["score"], -one["loss"])) if usable else {"lr": way.rates[0]}
             chosen = {"way": way.name, "lr": best["lr"], "size": key.size, "seed": key.seed, "tried": tried}
-            write_json(path, {**chosen, "config": self._of_rates(way)})
+            self.folder.keep_chosen(way, chosen)
         return float(chosen["lr"])
-
-    def _chosen(self, way: Way) -> dict[str, Any]:
-        """How a way's learning rate was chosen; empty where it was not, or for another request."""
-        path = self._rates_path(way)
-        found = _read(path, "way", "lr", "size", "seed", "tried", "config") if path.exists() else {}
-        by_hand = way.config.train.lr
-        if not found or (by_hand and found["lr"] != by_hand):
-            return {}
-        is_same = all(found["config"].get(name) == value for name, value in self._of_rates(way).items())
-        return found if is_same else {}
-
-    def _of_rates(self, way: Way) -> dict[str, Any]:
-        """What decides a way's learning rate; the size it is chosen at does not, so that cells belong together."""
-        return self._identity(way, _constant(way), None)
-
-    def _rates_path(self, way: Way) -> Path:
-        return self.folder / "rates" / f"{way.name.replace(':', '_')}.json"
 
     def _fits(self, way: Way) -> None:
         """Build the way once, so that what does not fit is known before hours were spent."""
@@ -351,17 +335,16 @@ class _Comparison:
             return known
         return self._kept(self._whole() if self.config.budget is None else self._within(self.config.budget))
 
+    @property
+    def _asked(self) -> dict[str, Any]:
+        return self.config.model_dump(mode="json", include={"ways", "sizes", "seeds", "budget", "is_rate_tuned"})
+
     def _kept(self, plan: Plan) -> Plan:
-        asked = self.config.model_dump(mode="json", include={"ways", "sizes", "seeds", "budget", "is_rate_tuned"})
-        write_json(self.folder / "plan.json", {"asked": asked, "plan": plan.model_dump(mode="json")})
+        self.folder.keep_plan(self._asked, plan)
         return plan
 
     def _known_plan(self) -> Plan | None:
-        """The plan of an earlier call for the same, so that going on does not plan anew."""
-        path = self.folder / "plan.json"
-        asked = self.config.model_dump(mode="json", include={"ways", "sizes", "seeds", "budget", "is_rate_tuned"})
-        found = _read(path) if path.exists() else {}
-        return Plan(**found["plan"]) if found.get("asked") == asked else None
+        return self.folder.plan(self._asked)
 
     def _whole(self) -> Plan:
         return Plan(sizes=self.config.sizes, seeds=self.config.seeds, is_tuned=self.config.is_rate_tuned)
@@ -371,28 +354,25 @@ class _Comparison:
         speeds = {way.name: self._speed(way) for way in self.ways}
         # Timing the ways is a part of the time that was given.
         spent = time.monotonic() - started
-        lab = self.lab
-        # What is there already costs nothing more; how much of it depends on nothing but the files.
-        tuned = {way.name for way in self.ways if self._chosen(way)}
 
         def seconds(sizes: Sequence[int], seeds: int, is_tuned: bool) -> float:
-            total = spent
-            for way in self.ways:
-                speed, train = speeds[way.name], way.config.train
-                of = {n: speed.training(train, n, min(n, lab.max_validation), lab.min_steps) for n in sizes}
-                if not way.rates:
-                    of = dict.fromkeys(sizes, speed.fixed)
-                scoring = speed.scoring(len(lab.splits.test))
-                keys = [Key(way=way.name, size=n, seed=s) for n in sizes for s in self.seeds[:seeds]]
-                if not way.needs_rows:
-                    keys, of = [_constant(way)], {0: speed.fixed}
-                total += sum(of[key.size] + scoring for key in keys if not self._path(key).exists())
-                if is_tuned and way.name not in tuned and len(way.rates) > 1:
-                    total += len(way.rates) * of[sizes[-1]]
-            return total
+            return spent + sum(self._left(way, speeds[way.name], sizes, seeds, is_tuned) for way in self.ways)
 
-        plan = chosen_plan(self.config.sizes, self.config.seeds, self.config.is_rate_tuned, 60 * minutes, seconds)
-        return plan
+        return chosen_plan(self.config.sizes, self.config.seeds, self.config.is_rate_tuned, 60 * minutes, seconds)
+
+    def _left(self, way: Way, speed: Speed, sizes: Sequence[int], seeds: int, is_tuned: bool) -> float:
+        """Seconds that a way's missing cells and rates take; what is there already costs nothing more."""
+        lab, train = self.lab, way.config.train
+
+        def training(size: int) -> float:
+            if not way.rates:
+                return speed.fixed
+            return speed.training(train, size, min(size, lab.max_validation), lab.min_steps)
+
+        scoring = speed.scoring(len(lab.splits.test))
+        missing = [key for key in keys_of(way, sizes, self.seeds[:seeds]) if not self.folder.has(key)]
+        trials = len(way.rates) if is_tuned and len(way.rates) > 1 and not self.folder.chosen(way) else 0
+        return sum(training(key.size) + scoring for key in missing) + trials * training(sizes[-1])
 
     def _speed(self, way: Way) -> Speed:
         """From a tiny cell that is not kept."""
@@ -408,62 +388,24 @@ class _Comparison:
             raise ConfigError("training diverged at once", where=f"--way {way.name}", fix="a smaller learning rate")
         return Speed.of(cell, time.monotonic() - started)
 
-    # -- the folder
-
-    def _path(self, key: Key) -> Path:
-        return self.folder / "cells" / f"{key.slug}.json"
-
-    @property
-    def _gold_path(self) -> Path:
-        return self.folder / "gold.json"
+    # -- what is there
 
     def _seeds(self, plan: Plan) -> range:
         return self.seeds[: plan.seeds]
 
     def _keys(self, plan: Plan) -> list[Key]:
-        keys = []
-        for way in self.ways:
-            each = [Key(way=way.name, size=n, seed=s) for n in plan.sizes for s in self._seeds(plan)]
-            keys += each if way.needs_rows else [_constant(way)]
-        return keys
+        return [key for way in self.ways for key in keys_of(way, plan.sizes, self._seeds(plan))]
 
     def cells(self, plan: Plan, only: Key | None = None) -> list[dict[str, Any]]:
         """All cells of the plan that are there; after one alone was run, the others may be missing."""
-        found = [self._cell(key) for key in self._keys(plan) if self._path(key).exists()]
-        gold = self._gold() if any(cell["metrics"] for cell in found) else []
-        assert only or self.failed or len(found) == len(self._keys(plan))
-        return [{**cell, "gold": gold} for cell in found]
-
-    def _cell(self, key: Key) -> dict[str, Any]:
-        return _read(self._path(key), "way", "size", "seed", "metrics")
-
-    def _gold(self) -> list[Any]:
-        """The right answers by which the cells are scored.
-
-        Raises:
-            StoreError: they are missing, damaged, or those of other rows.
-        """
-        path = self._gold_path
-        if not path.exists():
-            raise StoreError(
-                "the right answers of the cells are missing",
-                where=str(path),
-                fix="run any of the cells again with --cell",
-            )
-        found = _read(path, "data", "gold")
-        if found["data"] != self.digest:
-            raise StoreError(
-                "the right answers are those of other rows",
-                where=str(path),
-                got=found["data"],
-                wanted=self.digest,
-                fix="name another folder with --out",
-            )
-        return list(found["gold"])
+        keys = self._keys(plan)
+        found = self.folder.cells(keys)
+        assert only or self.failed or len(found) == len(keys)
+        return found
 
     def rates(self) -> dict[str, Any]:
         """How each way's learning rate was chosen."""
-        return {way.name: chosen for way in self.ways if (chosen := self._chosen(way))}
+        return {way.name: chosen for way in self.ways if (chosen := self.folder.chosen(way))}
 
     def facts(self) -> dict[str, Any]:
         """What the report says of task, data and machine."""
@@ -472,7 +414,7 @@ class _Comparison:
             "backbone": {"id": _named(info.id), "parameters": info.num_parameters, "dtype": info.dtype},
             "device": self.lab.bench.backbone.device.type,
             "versions": versions(),
-            "data": self.digest,
+            "data": self.folder.data,
             "passages": len(self.lab.passages),
         }
 
@@ -485,79 +427,20 @@ class _Comparison:
         Raises:
             StoreError: names what differs.
         """
-        problems = []
+        whole, problems = self._whole(), []
         for way in self.ways:
-            rate = self._chosen(way).get("lr")
-            for key in self._keys(self._whole()):
-                if key.way != way.name or key == replaced or not self._path(key).exists():
-                    continue
-                cell = self._cell(key)
-                wanted = self._identity(way, key, rate)
-                other = [name for name, value in wanted.items() if cell.get("config", {}).get(name) != value]
-                if other:
-                    problems.append(Problem(str(key), f"another {', '.join(other)}"))
-        # The folder may hold cells that are not asked for now; all are scored by the same right answers.
-        others = {path.stem for path in self.folder.glob("cells/*.json")} - {replaced.slug if replaced else ""}
-        if others and self._gold_path.exists() and _read(self._gold_path, "data", "gold")["data"] != self.digest:
-            problems.append(Problem(self._gold_path.name, "another data"))
+            keys = keys_of(way, whole.sizes, self._seeds(whole))
+            problems += self.folder.check(way, keys, replaced)
+        problems += self.folder.check_answers(replaced)
         if problems:
             raise StoreError(
                 "the folder holds cells of another request",
-                where=str(self.folder),
+                where=str(self.folder.folder),
                 problems=problems,
                 fix="name another folder with --out, or delete its cells",
             )
-
-    def _identity(self, way: Way, key: Key, rate: float | None) -> dict[str, Any]:
-        """What decides a cell's numbers, but for the machine."""
-        train = way.config.train.with_steps(max(1, key.size), self.config.min_steps).model_copy(update={"lr": rate})
-        task = portable(self.config.tune.task)
-        return {
-            "task": {name: value for name, value in task.items() if name not in ("data", "backbone")},
-            "data": self.digest,
-            "settings": way.settings,
-            "train": _schedule(train) if way.rates else None,
-            "max_validation": self.config.max_validation,
-            "weights": self.lab.bench.backbone.info.weights_sha256,
-            "dtype": self.lab.bench.backbone.info.dtype,
-            "unrelated": hashlib.sha256("\n".join(self.lab.passages).encode()).hexdigest()[:16],
-        }
 
 
 def _named(model: str) -> str:
     """A model's name as a report may have it: of a folder, its last part."""
     return Path(model).name if Path(model).is_absolute() else model
-
-
-def _constant(way: Way) -> Key:
-    return Key(way=way.name, size=0, seed=0)
-
-
-def _digest(splits: Splits) -> str:
-    """Fingerprint of all rows and their order."""
-    rows = [[row.fields for row in getattr(splits, name)] for name in ("train", "validation", "test")]
-    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _read(path: Path, *names: str) -> dict[str, Any]:
-    """A file of the folder, with what must be in it.
-
-    Raises:
-        StoreError: it is damaged.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError("the file is damaged", where=str(path), got=str(error), fix="delete it and go on") from None
-    if not isinstance(found, dict):
-        raise StoreError("the file is damaged", where=str(path), wanted="a JSON object", fix="delete it and go on")
-    missing = [name for name in names if name not in found]
-    if missing:
-        got = f"no {', '.join(missing)}"
-        raise StoreError("the file is damaged", where=str(path), got=got, fix="delete it and go on")
-    return found
-
-
-def _schedule(train: TrainConfig) -> dict[str, Any]:
-    """Training options as cells record them; one pass an epoch goes unsaid, as before there could be more."""
-    return train.model_dump(mode="json", exclude={"passes"} if train.passes == 1 else None)

@@ -21,9 +21,10 @@ from overture.data.rows import Row
 from overture.engine import Backbone, InputCache, PromptedModel
 from overture.evaluate.source import prompt_source
 from overture.prompt import METHODS, PromptConfig, build_prompt, method_of, own_rate, prompt_tensors
+from overture.prompt.registry import check_effect
 from overture.store import Store
 from overture.store.artifact import tensor_bytes
-from overture.study.request import TuneConfig, with_slots
+from overture.study.request import TuneConfig, pinned, with_slots
 from overture.train import TrainConfig
 
 
@@ -281,7 +282,11 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
         return _checked(way)
     # What is set for one way wins over what the way itself implies, such as options of its method.
     sections: dict[str, Any] = {"train": way.config.train.model_dump()}
-    sections |= {"options": way.options} if isinstance(way, Compared) else {"prompt": way.config.prompt.model_dump()}
+    sections |= (
+        {"options": way.options}
+        if isinstance(way, Compared)
+        else {"prompt": way.config.prompt.model_dump(exclude_unset=True)}
+    )
     values = overridden(sections, list(assignments))
     where = f"--set-way {name}"
     unknown = [key for key in values if key not in sections]
@@ -293,7 +298,17 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
     prompt = validated(PromptConfig, values["prompt"], where)
     if (prompt.method, prompt.place) != (way.config.prompt.method, way.config.prompt.place):
         raise ConfigError("a way's method and place are its name", where=where, fix="name another way with --way")
+    check_effect(prompt)
     return _checked(_with(way, own.model_copy(update={"prompt": prompt})))
+
+
+def with_versions(way: Way, store: Store) -> Way:
+    """A way with the version of every stored prompt that it names: its cells say what they began with.
+
+    Raises:
+        StoreError: there is no such prompt.
+    """
+    return _with(way, pinned(way.config, store)) if isinstance(way, Prompt) else way
 
 
 def _with(way: Way, config: TuneConfig) -> Way:
