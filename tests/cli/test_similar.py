@@ -119,4 +119,4 @@ def test_keys_and_values_and_damaged_ones(tuned, make_task, overture, tmp_path) 
     found = overture("similar", tuned["folder"], "--json").json
     assert [each["prompt"] for each in found["similar"]] == ["mood@2"]
     assert found["left_out"] == {"damaged": 1}
-    assert "--method prefix --length 3 --place after --set prompt.init=prompt" in overture("similar", "mood@1").out
+    assert "--method prefix --place after --length 3 --set prompt.init=prompt" in overture("similar", "mood@1").out

@@ -1,8 +1,6 @@
 """``overture meta``: learn a start on several tasks."""
 
-import json
 from pathlib import Path
-from shlex import quote
 from typing import Annotated, Any, Literal
 
 import typer
@@ -10,7 +8,7 @@ import typer
 from overture.cli.options import JsonOption, StoreOption, field_help, local, stated, store_root
 from overture.cli.out import console, say
 from overture.cli.progress import display
-from overture.cli.report import sentence, show_next
+from overture.cli.report import sentence, show_next, tune_from
 from overture.cli.stop import StopRequest
 from overture.cli.tune import BackboneOption, LengthOption, MethodOption, PlaceOption, SetOption, tell
 
@@ -86,9 +84,6 @@ def _show(found: dict[str, Any], flag: str) -> None:
     for notice in found["notices"]:
         out.print(f"note: {notice}")
     if found["prompt"]:
-        way = " ".join(f"--{name} {found[name]}" for name in ("place", "length"))
-        asked = [f"prompt.options.{key}={json.dumps(value)}" for key, value in found["start"]["options"].items()]
-        options = "".join(f" --set {quote(one)}" for one in asked)
-        init = f"--set prompt.init=prompt --set prompt.init_prompt={found['prompt']}"
-        start = f"--method {found['start']['method']} {way}{options} {init}"
-        show_next(f"Kept as {found['prompt']}. Start a task from it:", [f"overture tune TASK.yaml {start}{flag}"])
+        prompt, start = found["prompt"], found["start"]
+        command = tune_from(prompt, start["method"], found["place"], found["length"], start["options"], flag)
+        show_next(f"Kept as {prompt}. Start a task from it:", [command])

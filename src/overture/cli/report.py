@@ -1,7 +1,9 @@
 """A result for people: the table, what it means in plain words, what to do next."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from overture.cli.out import console, seconds_text, size_text
@@ -51,6 +53,16 @@ def show_next(title: str, commands: Sequence[str]) -> None:
     out.print(f"\n{title}")
     for command in commands:
         out.print(f"  {command}", soft_wrap=True)
+
+
+def tune_from(
+    prompt: str, method: str, place: str, length: int | None, options: Mapping[str, Any], store_flag: str
+) -> str:
+    """The command that tunes another task from a stored prompt; no length where the method takes the prompt's own."""
+    way = f"--method {method} --place {place}" + (f" --length {length}" if length else "")
+    asked = [f"prompt.options.{key}={json.dumps(value)}" for key, value in options.items()]
+    asked += ["prompt.init=prompt", f"prompt.init_prompt={prompt}"]
+    return f"overture tune TASK.yaml {way} {' '.join(f'--set {quote(one)}' for one in asked)}{store_flag}"
 
 
 def result_table(result: Mapping[str, Any], split: str) -> "Table":

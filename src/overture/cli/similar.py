@@ -5,7 +5,7 @@ from typing import Any
 from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
 from overture.cli.out import console, emit, say
 from overture.cli.progress import display, stages
-from overture.cli.report import show_next
+from overture.cli.report import show_next, tune_from
 
 
 def command(prompt: PromptArgument, store: StoreOption = None, is_json: JsonOption = False) -> None:
@@ -51,11 +51,10 @@ def start_line(one: dict[str, Any], kind: str, flag: str) -> str:
     """The command that tunes from a stored prompt."""
     from overture.prompt.registry import method_from, plainest_at
 
+    length: int | None = None
+    options = {"layer": one["layer"]} if one["layer"] else {}
     if kind.startswith("keys and values"):
-        way = f"--method {method_from(one['method'], one['place'], is_memory=True)} --length {one['length']}"
-    elif one["layer"]:
-        way = f"--method late --set prompt.options.layer={one['layer']}"
+        method, length = method_from(one["method"], one["place"], is_memory=True), one["length"]
     else:
-        way = f"--method {plainest_at(one['place'], is_memory=False)}"
-    start = f"--set prompt.init=prompt --set prompt.init_prompt={one['prompt']}"
-    return f"overture tune TASK.yaml {way} --place {one['place']} {start}{flag}"
+        method = "late" if options else plainest_at(one["place"], is_memory=False)
+    return tune_from(one["prompt"], method, one["place"], length, options, flag)

@@ -11,6 +11,7 @@ from overture.core.errors import ConfigError
 from overture.data import Task
 from overture.data.task import with_paths_from
 from overture.engine import Backbone
+from overture.engine.cache import default_budget_bytes
 from overture.engine.load import is_encoder
 from overture.engine.lora import LoraOptions
 from overture.prompt import METHODS, PromptConfig
@@ -97,6 +98,23 @@ def pinned(config: TuneConfig, store: Store) -> TuneConfig:
         StoreError: there is no such prompt.
     """
     return config.model_copy(update={"prompt": with_refs(config.prompt, store.pinned)})
+
+
+def settled(config: TuneConfig, store: Store, backbone: Backbone | None) -> TuneConfig:
+    """The request of a run that is about to begin, with all that must stay as it is now when it is resumed.
+
+    That is place and length where the model or the template decide them, versions of stored prompts, and the memory
+    for kept inputs, whatever is free by then.
+
+    Raises:
+        UserError: the model or a stored prompt is not there.
+        StoreError: the store cannot be written; told before anything is trained.
+    """
+    store.check_writable()
+    config = pinned(with_slots(fitting_place(config, backbone)), store)
+    if config.cache_gb is None:
+        config = config.model_copy(update={"cache_gb": default_budget_bytes() / 1e9})
+    return config
 
 
 def check_no_adapter(config: TuneConfig, what: str) -> None:

@@ -19,13 +19,12 @@ from overture.core.config import validated
 from overture.core.errors import BackboneError, ConfigError
 from overture.core.seeds import derived_seed
 from overture.engine import Backbone, PromptedModel
-from overture.engine.cache import default_budget_bytes
 from overture.prompt import PromptConfig, method_of
 from overture.store import Store
 from overture.study.halving import first_rung, halving_tokens, is_rung, num_after
 from overture.study.lr import LrConfig, find_rate
 from overture.study.members import Histories, fit_cohort, is_done
-from overture.study.request import TuneConfig, check_no_adapter, fitting_place, pinned, with_slots
+from overture.study.request import TuneConfig, check_no_adapter, settled
 from overture.study.run import Run
 from overture.study.search_race import raced
 from overture.study.search_result import result_of
@@ -70,12 +69,9 @@ def search(
         DiskFull: the run can be resumed when there is room.
     """
     check_no_adapter(config, "search")
-    store.check_writable()
-    config = pinned(with_slots(fitting_place(config, backbone)), store)
+    config = settled(config, store, backbone)
     asked_pairs(config)
     wordings(config)
-    if config.cache_gb is None:
-        config = config.model_copy(update={"cache_gb": default_budget_bytes() / 1e9})
     name = f"{config.name or config.task.name}-{KIND}"
     run = Run.create(store.runs, name, config.model_dump(mode="json"), listener, KIND)
     run.write("file.json", {"file": file})

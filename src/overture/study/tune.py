@@ -14,12 +14,11 @@ from overture.core.errors import BackboneError
 from overture.core.meter import Meter
 from overture.core.types import Scorer
 from overture.engine import Backbone, InputCache, PromptedModel
-from overture.engine.cache import default_budget_bytes
 from overture.prompt import own_rate, prompt_tensors
 from overture.prompt.registry import ADAPTER, check_effect
 from overture.store import Store
 from overture.study.adapted import Tuned, tuned_alone, tuned_with_adapter
-from overture.study.request import TuneConfig, fitting_place, pinned, with_slots
+from overture.study.request import TuneConfig, settled
 from overture.study.result import finished
 from overture.study.run import Run
 from overture.study.work import SPLITS, Member, Work, metrics_of, prepared
@@ -51,11 +50,7 @@ def tune(
         DiskFull: the run can be resumed when there is room.
     """
     check_effect(config.prompt)
-    store.check_writable()
-    config = pinned(with_slots(fitting_place(config, backbone)), store)
-    if config.cache_gb is None:
-        # Fixed now: a resumed run must keep the same inputs, whatever is free by then.
-        config = config.model_copy(update={"cache_gb": default_budget_bytes() / 1e9})
+    config = settled(config, store, backbone)
     run = Run.create(store.runs, config.name or config.task.name, config.model_dump(mode="json"), listener)
     return _execute(run, config, store, is_stop_asked, backbone)
 
