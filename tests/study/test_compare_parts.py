@@ -13,6 +13,7 @@ from overture.data.rows import Row
 from overture.study.budget import Plan, Speed, chosen_plan
 from overture.study.cells import Key, ordered
 from overture.study.compare import CompareConfig
+from overture.study.compare_charts import costs
 from overture.study.page import energy_text, page, share_text, write_report
 from overture.study.request import TuneConfig
 from overture.study.verdict import summary
@@ -410,6 +411,19 @@ def test_page_needs_nothing_else(result: dict[str, Any], tmp_path: Path) -> None
         assert {f"{chart}.png", f"{chart}.vl.json"} <= names
         assert (tmp_path / "charts" / f"{chart}.png").read_bytes().startswith(b"\x89PNG")
     assert result["advice"]["text"].replace("&", "&amp;") in text
+
+
+def test_costs_show_every_way() -> None:
+    """What has examples in front trains nothing; its score lies across the chart."""
+    few = cells_of({"shown": 0.7}, seeds=2)
+    for one in few:
+        one["trainable"] = 0
+    trained = [cell("trained", 64, seed, hits(0.8, seed)) for seed in range(2)]
+    chart = costs(summed([*few, *trained], ["shown", "trained"]))
+    assert chart is not None
+    for panel in chart.to_dict()["hconcat"]:
+        drawn = {row["way"] for layer in panel["layer"] for row in layer["data"]["values"]}
+        assert drawn == {"shown", "trained"}
 
 
 def test_what_users_write_is_escaped(result: dict[str, Any]) -> None:

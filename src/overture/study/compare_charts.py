@@ -88,10 +88,9 @@ def costs(result: Result) -> alt.HConcatChart | None:
     ledger = [cost for cost in result["ledger"] if cost["way"] in scores and cost["size"] in (0, result["largest"])]
     panels: list[alt.LayerChart] = []
     for kind, title in kinds.items():
-        points = [
-            {**scores[cost["way"]], "cost": cost[kind]} for cost in ledger if cost[kind] > 0 and cost["trainable"]
-        ]
-        free = [scores[cost["way"]] for cost in ledger if cost["size"] == 0]
+        trained = [cost for cost in ledger if cost["trainable"] and cost[kind] > 0]
+        points = [{**scores[cost["way"]], "cost": cost[kind]} for cost in trained]
+        free = [scores[cost["way"]] for cost in ledger if not cost["trainable"]]
         if not points:
             return None
         panels.append(_cost_panel(result, points, free, title, is_first=not panels))
