@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from overture.evaluate.intervals import Paired
+from overture.evaluate.over_seeds import Difference
 
 
 def marked(name: str, text: str) -> str:
@@ -36,7 +37,7 @@ def ranged(found: dict[str, float], digits: int = 1, unit: str = "") -> str:
     return f"{found['median']:.{digits}f}{unit} ({low}-{high})"
 
 
-def points(found: Paired) -> str:
+def points(found: Paired | Difference) -> str:
     """A difference of accuracies in points with its interval."""
     gap = found.difference
     return f"{100 * gap.value:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f}, n = {gap.n:,})"

@@ -46,6 +46,28 @@ def test_a_method_that_is_clearly_ahead_is_reproduced():
     assert of("prefix", cells("prefix-after", worse) + cells("vectors-after", better)) == "experimental"
 
 
+def test_a_gain_that_two_seeds_have_and_one_has_not_is_not_shown():
+    """Test rows of several seeds are not so many rows more: seeds are what differs."""
+    worse, better = "10" * 300, "1" * 480 + "0" * 120
+    found = cells("prefix-after", better, seeds=(0, 1)) + cells("prefix-after", worse, seeds=(2,))
+    assert of("prefix", found + cells("vectors-after", worse, seeds=(0, 1, 2))) == "experimental"
+    found = cells("prefix-after", better, seeds=(0, 1)) + cells("prefix-after", better[1:] + "0", seeds=(2,))
+    assert of("prefix", found + cells("vectors-after", worse, seeds=(0, 1, 2))) == "reproduced"
+
+
+def test_the_spread_over_seeds_is_told():
+    shares = {"residual-after": (50, 52, 51), "vectors-after": (40, 60, 50)}
+    found = [
+        one
+        for way, counts in shares.items()
+        for seed, count in enumerate(counts)
+        for one in cells(way, "1" * count + "0" * (100 - count), seeds=(seed,))
+    ]
+    text = importlib.import_module("effects").spread_text(found)
+    assert "movie 1.0 beside 10.0 points (ratio of variances 0.01, 0.00026 to 0.39, 3 and 3 seeds)" in text
+    assert importlib.import_module("effects").spread_text(found[:4]) == ""
+
+
 def test_a_gain_on_one_task_and_a_loss_on_another_shows_nothing():
     worse, better = "10" * 100, "1" * 180 + "0" * 20
     mixed = cells("prefix-after", better) + cells("vectors-after", worse)
