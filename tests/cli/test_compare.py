@@ -59,6 +59,8 @@ def test_compare_resume_and_one_cell(task, overture) -> None:
     assert Path(found["report"]).read_text().startswith("<!doctype html>")
     assert json.loads(Path("out/result.json").read_text()) == {k: v for k, v in found.items() if k != "report"}
     prompt = next(cost for cost in found["ledger"] if cost["way"] == "prefix-after" and cost["size"] == 8)
+    assert set(found["metrics"][0]["values"]) >= {"accuracy", "macro_f1", "ece"}
+    assert "<th>macro_f1</th>" in Path(found["report"]).read_text()
     # 3 columns of keys and values in three layers with two heads of eight.
     assert prompt["trainable"] == 3 * 2 * 3 * 2 * 8
     assert prompt["stored_bytes"] > 4 * prompt["trainable"]
@@ -160,6 +162,85 @@ def test_rates_that_are_chosen_cost_no_time_of_a_budget(task, overture, monkeypa
     # A cell and its rates' trials of six seconds each; then both are there.
     assert planned[0] >= 18
     assert planned[1] < 6
+
+
+def test_choosing_a_rate_goes_on_where_it_was_stopped(task, overture, monkeypatch) -> None:
+    words = [
+        "compare",
+        task,
+        "--way",
+        "prefix-after",
+        "--size",
+        "4",
+        "--seeds",
+        "1",
+        "--min-steps",
+        "1",
+        "--out",
+        "out",
+    ]
+    tried = []
+
+    def counted(lab: Lab, way: Any, key: Key, rate: float) -> Any:
+        if len(tried) == 2:
+            raise Stopped
+        tried.append(rate)
+        return trial(lab, way, key, rate)
+
+    trial = study.trial
+    monkeypatch.setattr(study, "trial", counted)
+    assert overture(*words, "--json").json["status"] == "interrupted"
+    assert json.loads(Path("out/rates/prefix-after.json").read_text())["lr"] is None
+    monkeypatch.setattr(study, "trial", lambda *asked: tried.append(asked[-1]) or trial(*asked))
+    found = overture(*words, "--json").json
+    assert tried == [0.1, 0.03, 0.3] == [one["lr"] for one in found["rates"]["prefix-after"]["tried"]]
+
+
+def test_rates_that_stay_at_their_default_are_told(task, overture) -> None:
+    words = [
+        "compare",
+        task,
+        "--way",
+        "prefix-after",
+        "--size",
+        "4",
+        "--seeds",
+        "1",
+        "--min-steps",
+        "1",
+        "--out",
+        "out",
+    ]
+    assert "keeps the default" not in overture(*words, "--default-rates").err
+    assert "prefix-after keeps the default learning rate" in overture(*words, "--tune-rates").err
+
+
+@pytest.mark.parametrize(
+    ("kind", "ways", "left_out"),
+    [
+        ("decoder", ["none", "in-context", "linear", "lora", "prefix-after"], ()),
+        ("whole", ["none", "linear", "lora", "prefix-memory"], ("in-context is left out",)),
+        ("body", ["linear", "lora", "prefix-memory"], ("none is left out", "in-context is left out")),
+    ],
+)
+def test_ways_that_nobody_named_are_those_that_fit(make_task, folders, tiny, overture, kind, ways, left_out) -> None:
+    """Enough to say whether a prompt is worth tuning, on every kind of model."""
+    backbone = str(folders.get(kind, tiny))
+    template = {"whole": "{text} is {mask}", "body": "{text}"}.get(kind, "{text}\nMood:")
+    labels = {"good": "g", "bad": "b"} if kind == "whole" else {"good": " good", "bad": " bad"}
+    task = make_task(backbone=backbone, template=template, labels=labels, train={"epochs": 1, "batch_size": 4})
+    done = overture("compare", task, "--size", "4", "--seeds", "1", "--min-steps", "1", *FEW, "--json")
+    assert done.code == 0, done.err
+    assert (done.json["ways"], done.json["reference"]) == (ways, "lora")
+    assert all(text in done.err for text in left_out)
+    assert done.err.count("is left out") == len(left_out)
+
+
+def test_a_text_of_one_way_may_hold_a_colon(task, overture) -> None:
+    words = ["--way", "text", "--size", "4", "--seeds", "1", *FEW, "--json"]
+    done = overture("compare", task, *words, "--set-way", "text:options.text=Judge the mood: good or bad?")
+    assert done.code == 0, done.err
+    assert cells()["text--0--0"]["config"]["settings"]["text"] == "Judge the mood: good or bad?"
 
 
 def test_settings_of_one_way(task, overture) -> None:
@@ -460,16 +541,56 @@ def test_energy_is_marked_as_an_estimate_where_there_is_no_meter(task, overture,
 
 
 def test_measured_energy_is_not(task, overture, monkeypatch) -> None:
-    """A meter of 100 W that all work runs under."""
-    made = lambda device: EnergyMeter("processor", lambda seconds: seconds * 100 / 3.6e6)  # noqa: E731
+    """A meter by which all work takes ten megawatts: nothing that is assumed comes near."""
+    made = lambda device: EnergyMeter("processor", lambda seconds: seconds * 1e7 / 3.6e6)  # noqa: E731
     monkeypatch.setattr(ledger, "energy_meter", made)
     words = ["compare", task, "--way", "prefix-after", "--size", "4", "--seeds", "1", "--min-steps", "1", *FEW]
     done = overture(*words)
     assert "estimate" not in done.out
     (cost,) = json.loads(Path("out/result.json").read_text())["ledger"]
     assert cost["energy"] == "measured: processor"
-    assert cost["kwh"] == pytest.approx(cost["seconds"] * 100 / 3.6e6, rel=0.1)
+    assert cost["kwh"] > 1000 * cost["seconds"] * 65 / 3.6e6
     assert "(estimate)" not in Path("out/report.html").read_text()
+
+
+def test_choosing_rates_does_not_make_the_next_seed_seem_late(task, overture, monkeypatch) -> None:
+    """Three seeds of 8 minutes, and trials of 8 minutes before them, fit into an hour."""
+    clock = slow(monkeypatch, cell=480.0, trial=480.0)
+    words = ["compare", task, "--way", "bitfit:norms", "--size", "4", "--seeds", "3", "--min-steps", "1"]
+    found = overture(*words, "--out", "out", "--json", "--budget", "60").json
+    assert (found["seeds"], found["left_out"]) == ([0, 1, 2], [])
+    assert 2400 < clock[0] < 3600
+
+
+def test_a_seed_that_would_end_after_the_time_is_left_out(task, overture, monkeypatch) -> None:
+    """Slower than what was timed: two seeds of 40 minutes are all that an hour holds, and the second was begun."""
+    slow(monkeypatch, cell=1900.0, trial=0.0)
+    words = ["compare", task, "--way", "prefix-after", "--size", "4", "--seeds", "3", "--min-steps", "1", *FEW]
+    found = overture(*words, "--json", "--budget", "60").json
+    assert found["seeds"] == [0, 1]
+    assert "would have ended after the time" in found["left_out"][0]
+    again = overture(*words, "--json", "--budget", "60").json
+    assert again["seeds"] == [0, 1]
+
+
+def slow(monkeypatch, cell: float, trial: float) -> list[float]:
+    """A clock that only cells and trials move on; timing the ways promises ten seconds each."""
+    from overture.study.budget import Speed
+
+    clock = [0.0]
+
+    def taking(seconds: float, work: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any) -> Any:
+            clock[0] += seconds
+            return work(*args)
+
+        return timed
+
+    monkeypatch.setattr(study.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(study._Comparison, "_speed", lambda work, way: Speed(10.0, 0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(study, "measured", taking(cell, study.measured))
+    monkeypatch.setattr(study, "trial", taking(trial, study.trial))
+    return clock
 
 
 def test_timing_counts_in_the_budget(task, overture, monkeypatch) -> None:

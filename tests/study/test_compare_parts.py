@@ -169,7 +169,7 @@ def cell(way: str, size: int, seed: int, right: list[bool], seconds: float = 10.
         "way": way,
         "size": size,
         "seed": seed,
-        "metrics": {"test": {}},
+        "metrics": {"test": {"accuracy": {"value": sum(right) / len(right), "low": 0.0, "high": 1.0}}},
         "gold": ["good"] * len(right),
         "predicted": ["good" if hit else "bad" for hit in right],
         "trainable": 100 if size else 0,
@@ -356,6 +356,47 @@ def test_diverged_cells_are_told_and_left_out() -> None:
     assert "diverged" in found["notices"][0]
     assert found["scores"][0]["n_seeds"] == 3
     assert found["pairs"][0]["n_seeds"] == 3
+
+
+def test_worth_is_over_seeds_that_both_have() -> None:
+    """Seeds differ more than ways; a lost seed must not pair the others wrongly."""
+
+    def right(way: str, size: int, seed: int) -> list[bool]:
+        num_right = 500 + 40 * seed + {16: 0, 64: 50, 256: 100}[size] + (50 if way == "a" else 0)
+        return [True] * num_right + [False] * (1000 - num_right)
+
+    cells = [
+        cell(way, size, seed, right(way, size, seed)) for way in "ab" for size in (16, 64, 256) for seed in range(5)
+    ]
+    (whole,) = summed(cells, ["a", "b"], (16, 64, 256), reference="b")["worth"]
+    lost = [one for one in cells if (one["way"], one["seed"]) != ("a", 0)]
+    (one,) = summed(lost, ["a", "b"], (16, 64, 256), reference="b")["worth"]
+    assert whole["times"] == pytest.approx(4, rel=0.01)
+    assert one["times"] == pytest.approx(4, rel=0.01)
+    assert one["times_low"] <= one["times"] <= one["times_high"]
+    none = [one for one in lost if (one["way"], one["seed"]) == ("b", 0) or one["way"] == "a"]
+    (apart,) = summed(none, ["a", "b"], (16, 64, 256), reference="b")["worth"]
+    assert apart["rows"] is None
+
+
+def test_from_how_many_rows_on_training_beats_none() -> None:
+    cells = [cell("none", 0, 0, hits(0.6, 7, 2000))]
+    shares = {16: 0.6, 64: 0.75, 256: 0.8}
+    cells += [
+        cell("a", size, seed, hits(share, size + seed, 2000)) for size, share in shares.items() for seed in range(4)
+    ]
+    cells += [cell("b", size, seed, hits(0.6, 1 + size + seed, 2000)) for size in shares for seed in range(4)]
+    found = summed(cells, ["none", "a", "b"], (16, 64, 256))
+    assert found["enough"] == [{"way": "a", "than": "none", "size": 64}, {"way": "b", "than": "none", "size": None}]
+    assert "Surely better than none: a from 64 rows on, b at no size here." in page(found, {})
+
+
+def test_what_building_takes_grows_with_the_rows() -> None:
+    """Features for a head, or the nearest examples, are found while a way that is not trained is built."""
+    cell = {"ledger": {"building": {"seconds": 8.0}, "scoring": {"seconds": 5.0}, "serving": {"seconds": 0.0}}}
+    speed = Speed.of(cell | {"rows": {"train": 32, "validation": 32, "test": 100}}, 15.0)
+    assert speed.building(32, 32) == pytest.approx(10)
+    assert speed.building(256, 256) == pytest.approx(2 + 64)
 
 
 def test_worth_over_sizes() -> None:

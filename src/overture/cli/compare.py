@@ -39,6 +39,7 @@ def command(
     reference: Annotated[str | None, _named("--reference", "reference", "WAY")] = None,
     margin: Annotated[float | None, _help("margin")] = None,
     min_steps: Annotated[int | None, _help("min_steps")] = None,
+    max_validation: Annotated[int | None, _named("--max-validation", "max_validation", "ROWS")] = None,
     unrelated: Annotated[Path | None, _named("--unrelated", "unrelated", "FILE")] = None,
     is_rate_tuned: Annotated[bool | None, _named("--tune-rates/--default-rates", "is_rate_tuned")] = None,
     way_settings: Annotated[
@@ -78,6 +79,7 @@ def command(
         "reference": reference,
         "margin": margin,
         "min_steps": min_steps,
+        "max_validation": max_validation,
         "unrelated": unrelated,
         "is_rate_tuned": is_rate_tuned,
         "settings": _by_way(way_settings or []),
@@ -150,6 +152,7 @@ def _tell_stopped(found: dict[str, Any], words: str, is_json: bool) -> None:
 def _show(found: dict[str, Any], page: Path) -> None:
     from rich.table import Table
 
+    from overture.study.ledger import cost_of
     from overture.study.page import (
         bytes_text,
         energy_text,
@@ -159,7 +162,6 @@ def _show(found: dict[str, Any], page: Path) -> None:
         times_text,
         worth_text,
     )
-    from overture.study.verdict import cost_of
 
     out = console()
     table = Table(title=f"{found['task']}, {found['largest']} training rows, test rows", title_justify="left")

@@ -91,11 +91,14 @@ def overridden(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ConfigError("cannot read a setting's value", where=f"--set {path}", got=text) from error
-        _assign(merged, path.split("."), _number(value, text), assignment)
+        _assign(merged, path.split("."), _plain(value, text), assignment)
     return merged
 
 
-def _number(value: Any, text: str) -> Any:
+def _plain(value: Any, text: str) -> Any:
+    # YAML reads words with a colon as a mapping; people who type them without braces mean a text.
+    if isinstance(value, dict) and not text.lstrip().startswith("{"):
+        return text
     # YAML 1.1 reads 1e-3 as text; people who type it without quotes mean a number.
     if isinstance(value, str) and text.strip()[:1] not in "\"'":
         try:

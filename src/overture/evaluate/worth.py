@@ -40,6 +40,12 @@ class Worth(Config):
     read_off: float = Field(description="share of the resamples whose curves share scores", ge=0, le=1)
 
 
+NOT_READ_OFF = Worth(
+    rows=None, low=None, high=None, times=None, times_low=None, times_high=None, scores=None, read_off=0.0
+)
+"""Of curves that have nothing in common."""
+
+
 def worth(a: Mapping[int, Resampled], b: Mapping[int, Resampled], seed: int = 0, level: float = 0.95) -> Worth:
     """How many more rows the second way needs than the first for the same scores.
 

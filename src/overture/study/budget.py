@@ -37,7 +37,7 @@ class Speed:
 
     Args:
         fixed: once a cell.
-        read: for each training and validation row, once.
+        read: for each training and validation row, once; where nothing is trained, building the way is such work.
         step: for each visit of a training row.
         validate: for each visit of a validation row.
         score: for each test row.
@@ -53,23 +53,29 @@ class Speed:
     def of(cls, cell: dict[str, Any], seconds: float) -> "Speed":
         """From a cell that was run, and the wall time that it took in all."""
         book, rows = cell["ledger"], cell["rows"]
-        spent = {name: book[name]["seconds"] if name in book else 0.0 for name in ("reading", "training", "validation")}
+        # Features, or examples that are looked for, are found while a way without training is built.
+        reading = "reading" if "history" in cell else "building"
+        spent = {name: book[name]["seconds"] if name in book else 0.0 for name in (reading, "training", "validation")}
         scoring = sum(book[name]["seconds"] for name in ("scoring", "serving") if name in book)
         visits = sum(1 for _ in cell.get("history", ())) or 1
         num_read = rows["train"] + rows["validation"]
         return cls(
             fixed=max(0.0, seconds - sum(spent.values()) - scoring),
-            read=spent["reading"] / max(1, num_read),
+            read=spent[reading] / max(1, num_read),
             step=spent["training"] / max(1, visits * rows["train"]),
             validate=spent["validation"] / max(1, visits * rows["validation"]),
             score=scoring / rows["test"],
         )
 
+    def building(self, size: int, num_validation: int) -> float:
+        """Of one way that is not trained, at a size."""
+        return self.fixed + self.read * (size + num_validation)
+
     def training(self, train: TrainConfig, size: int, num_validation: int, min_steps: int) -> float:
         """Of one training at a size."""
         epochs = train.with_steps(size, min_steps).num_epochs
         each = size * self.step + num_validation * self.validate
-        return self.fixed + self.read * (size + num_validation) + epochs * each
+        return self.building(size, num_validation) + epochs * each
 
     def scoring(self, num_test: int) -> float:
         """Of scoring test rows."""

@@ -112,16 +112,26 @@ class CellFolder:
 
     def chosen(self, way: Way) -> dict[str, Any]:
         """How a way's learning rate was chosen; empty where it was not, or for another request."""
-        path = self._rates_path(way)
-        found = _read(path, "way", "lr", "size", "seed", "tried", "config") if path.exists() else {}
-        by_hand = way.config.train.lr
-        if not found or (by_hand and found["lr"] != by_hand):
+        found, by_hand = self._rates(way), way.config.train.lr
+        if not found or found["lr"] is None or (by_hand and found["lr"] != by_hand):
             return {}
         return {} if _differing(found["config"], self._of_rates(way)) else found
 
+    def tried(self, way: Way, key: Key) -> list[dict[str, Any]]:
+        """Trials of a way's learning rates at a cell, where choosing was stopped before its end."""
+        found = self._rates(way)
+        if not found or found["lr"] is not None or (found["size"], found["seed"]) != (key.size, key.seed):
+            return []
+        return [] if _differing(found["config"], self._of_rates(way)) else list(found["tried"])
+
     def has_other_rates(self, way: Way) -> bool:
         """Whether its learning rate was chosen, but for another request."""
-        return self._rates_path(way).exists() and not self.chosen(way)
+        found = self._rates(way)
+        return bool(found) and found["lr"] is not None and not self.chosen(way)
+
+    def _rates(self, way: Way) -> dict[str, Any]:
+        path = self._rates_path(way)
+        return _read(path, "way", "lr", "size", "seed", "tried", "config") if path.exists() else {}
 
     def keep_chosen(self, way: Way, chosen: dict[str, Any]) -> None:
         """Write how a way's learning rate was chosen."""

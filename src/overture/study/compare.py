@@ -33,12 +33,13 @@ from overture.store import Store
 from overture.study.budget import Plan, Speed, chosen_plan
 from overture.study.cell_folder import CellFolder, constant, keys_of
 from overture.study.cells import Key, Lab, Listener, Stopped, measured, trial
-from overture.study.request import TuneConfig, check_no_adapter
+from overture.study.request import TuneConfig, check_no_adapter, fitting_place, with_slots
 from overture.study.run import versions
 from overture.study.ways import Bench, Way, way_named, with_versions
 from overture.train import MIN_STEPS
 
 _TINY = {"epochs": 1, "patience": 1}
+_USUAL = ("none", "in-context", "linear", "head", "lora")
 
 
 class CompareConfig(Config):
@@ -46,9 +47,9 @@ class CompareConfig(Config):
 
     tune: TuneConfig = Field(description="Task, prompt and training options that all ways share.")
     ways: tuple[str, ...] = Field(
-        ("none", "in-context", "vectors-before", "prefix-after"),
-        min_length=1,
-        description="Ways: none, in-context, linear, head, lora, full, or a prompt: METHOD-PLACE. Repeatable.",
+        (),
+        description="Ways: none, in-context, linear, head, lora, full, or a prompt: METHOD-PLACE. Repeatable. If none "
+        "is named: none, in-context, linear or head, lora and the task's own prompt, where they fit.",
     )
     settings: dict[str, tuple[str, ...]] = Field({}, description="Settings of one way alone: KEY=VALUE by way.")
     sizes: tuple[int, ...] = Field(
@@ -124,13 +125,16 @@ def compare(
 
     check_no_adapter(config.tune, "compare")
     check_effect(config.tune.prompt)
-    ways = [way_named(name, config.tune, config.settings.get(name, ())) for name in config.ways]
-    _check(config, only)
-    ways = [with_versions(way, store) for way in ways]
+    if config.ways:
+        # Told before a model is loaded.
+        _ways(config, store, only)
     with exclusive(folder / ".lock", "this comparison"):
         sweep_temporaries(folder / "cells")
         listener({"event": "start", "run": f"comparison on {config.tune.task.name}", "folder": str(folder)})
-        work = _Comparison(config, folder, ways, _lab(config, store, listener, is_stop_asked, backbone))
+        lab = _lab(config, store, listener, is_stop_asked, backbone)
+        config = config if config.ways else config.model_copy(update={"ways": _usual_ways(config, lab)})
+        ways = _ways(config, store, only)
+        work = _Comparison(config, folder, ways, lab)
         try:
             plan = work.ran(only)
         except Stopped:
@@ -141,7 +145,8 @@ def compare(
         return found
 
 
-def _check(config: CompareConfig, only: Key | None) -> None:
+def _ways(config: CompareConfig, store: Store, only: Key | None) -> list[Way]:
+    ways = [way_named(name, config.tune, config.settings.get(name, ())) for name in config.ways]
     unknown = [name for name in (*config.settings, *([only.way] if only else [])) if name not in config.ways]
     if config.reference and config.reference not in config.ways:
         unknown.append(config.reference)
@@ -149,6 +154,29 @@ def _check(config: CompareConfig, only: Key | None) -> None:
         raise ConfigError(
             "this way is not compared", where="--way", got=unknown[0], wanted=", ".join(config.ways), fix="add it"
         )
+    return [with_versions(way, store) for way in ways]
+
+
+def _usual_ways(config: CompareConfig, lab: Lab) -> tuple[str, ...]:
+    """What answers whether a prompt is worth tuning: the task's own, and the usual others that fit model and task."""
+    prompt = with_slots(fitting_place(config.tune, lab.bench.backbone)).prompt
+    found: list[str] = []
+    for name in _USUAL:
+        if name == "head" and "linear" in found:
+            continue
+        try:
+            _built(way_named(name, config.tune, config.settings.get(name, ())), config, lab)
+        except UserError as error:
+            lab.listener({"event": "notice", "text": f"{name} is left out: {error.what}"})
+        else:
+            found.append(name)
+    return (*found, f"{prompt.method}-{prompt.place}")
+
+
+def _built(way: Way, config: CompareConfig, lab: Lab) -> None:
+    """Build a way once for few rows; rows are encoded when they are asked for, so too long ones are found as well."""
+    made = way.make(lab.bench, lab.rows(config.sizes[0], config.tune.seed), config.tune.seed)
+    assert made.rows["test"]
 
 
 def _lab(
@@ -217,6 +245,8 @@ class _Comparison:
         self.seeds = range(config.tune.seed, config.tune.seed + config.seeds)
         self.failed: list[dict[str, Any]] = []
         self._first_error: OvertureError | None = None
+        self._started = time.monotonic()
+        self._trial_seconds = 0.0
 
     # -- running
 
@@ -238,24 +268,31 @@ class _Comparison:
         return plan
 
     def _ran_all(self) -> Plan:
+        whole = self._whole()
         for way in self.ways:
-            self._fits(way)
+            if not all(map(self.folder.has, keys_of(way, whole.sizes, self._seeds(whole)))):
+                self._fits(way)
         self._no_strangers()
-        started = time.monotonic()
-        plan = self._plan()
-        expected = plan.seconds
+        plan, last = self._plan(), 0.0
+        self._tell_untuned(plan)
         for number, seed in enumerate(self._seeds(plan)):
-            if number and expected and self._is_late(started, number, plan):
-                told = f"seeds beyond the first {number}: the time was over before"
+            if plan.seconds and self._is_late(last):
+                told = f"seeds beyond the first {number}: another one would have ended after the time"
                 return self._kept(plan.model_copy(update={"seeds": number, "left_out": (*plan.left_out, told)}))
-            for size in plan.sizes:
-                for way in self.ways:
-                    key = Key(way=way.name, size=size, seed=seed) if way.needs_rows else constant(way)
-                    if not self.folder.has(key):
-                        self._tried(way, key, plan)
+            last = self._ran_seed(seed, plan)
         if self._first_error and not self._done(plan):
             raise self._first_error
         return plan
+
+    def _ran_seed(self, seed: int, plan: Plan) -> float:
+        """Run a seed's missing cells; the seconds that they took, without the choice of learning rates."""
+        started, trials = time.monotonic(), self._trial_seconds
+        for size in plan.sizes:
+            for way in self.ways:
+                key = Key(way=way.name, size=size, seed=seed) if way.needs_rows else constant(way)
+                if not self.folder.has(key):
+                    self._tried(way, key, plan)
+        return time.monotonic() - started - (self._trial_seconds - trials)
 
     def _tried(self, way: Way, key: Key, plan: Plan) -> None:
         """Run a cell; where it cannot be, the others are, but not this way's with as many rows or more."""
@@ -272,10 +309,10 @@ class _Comparison:
             self.failed.append({**key.model_dump(), "what": own.what})
             self.lab.listener({"event": "notice", "text": f"{key.title} failed, the others go on: {own}"})
 
-    def _is_late(self, started: float, done: int, plan: Plan) -> bool:
-        """Whether another seed as slow as those before would end a tenth or more after the budget."""
-        spent = time.monotonic() - started
-        return spent / done * (done + 1) > 1.1 * 60 * (self.config.budget or float("inf")) and done < plan.seeds
+    def _is_late(self, last: float) -> bool:
+        """Whether another seed as slow as the last would end a tenth or more after the budget; not if none was run."""
+        spent = time.monotonic() - self._started
+        return last > 0 and spent + last > 1.1 * 60 * (self.config.budget or float("inf"))
 
     def _run(self, way: Way, key: Key, plan: Plan | None = None) -> None:
         started = time.monotonic()
@@ -308,19 +345,35 @@ class _Comparison:
                 self.lab.listener({"event": "notice", "text": text})
             is_tuned = plan.is_tuned and len(way.rates) > 1
             key = Key(way=way.name, size=plan.sizes[-1], seed=self.seeds[0])
-            tried = [trial(self.lab, way, key, rate) for rate in way.rates] if is_tuned else []
+            tried = self._trials(way, key) if is_tuned else []
             usable = [one for one in tried if one["score"] is not None]
             best = max(usable, key=lambda one: (one["score"], -one["loss"])) if usable else {"lr": way.rates[0]}
-            chosen = {"way": way.name, "lr": best["lr"], "size": key.size, "seed": key.seed, "tried": tried}
+            chosen = {"way": way.name, "lr": best["lr"], **_at(key), "tried": tried}
             self.folder.keep_chosen(way, chosen)
         return float(chosen["lr"])
 
+    def _trials(self, way: Way, key: Key) -> list[dict[str, Any]]:
+        """What each learning rate gives; those that a stopped call has tried are not tried again."""
+        started, tried = time.monotonic(), self.folder.tried(way, key)
+        for rate in way.rates:
+            if rate not in [one["lr"] for one in tried]:
+                tried.append(trial(self.lab, way, key, rate))
+                self.folder.keep_chosen(way, {"way": way.name, "lr": None, **_at(key), "tried": tried})
+        self._trial_seconds += time.monotonic() - started
+        return tried
+
+    def _tell_untuned(self, plan: Plan) -> None:
+        """Say so where learning rates shall be chosen, but cells with the default are there and are kept."""
+        for way in self.ways:
+            chosen = self.folder.chosen(way)
+            if plan.is_tuned and len(way.rates) > 1 and chosen and not chosen["tried"]:
+                text = f"{way.name} keeps the default learning rate that its cells here have; another --out chooses it"
+                self.lab.listener({"event": "notice", "text": text})
+
     def _fits(self, way: Way) -> None:
         """Build the way once, so that what does not fit is known before hours were spent."""
-        rows = self.lab.rows(self.config.sizes[0], self.seeds[0])
         try:
-            # Rows are encoded when they are asked for; too long ones are found now.
-            assert way.make(self.lab.bench, rows, self.seeds[0]).rows["test"]
+            _built(way, self.config, self.lab)
         except UserError as error:
             named = f"--way {way.name}" + (f": {error.where}" if error.where else "")
             raise type(error)(
@@ -350,10 +403,9 @@ class _Comparison:
         return Plan(sizes=self.config.sizes, seeds=self.config.seeds, is_tuned=self.config.is_rate_tuned)
 
     def _within(self, minutes: float) -> Plan:
-        started = time.monotonic()
         speeds = {way.name: self._speed(way) for way in self.ways}
-        # Timing the ways is a part of the time that was given.
-        spent = time.monotonic() - started
+        # Building and timing the ways is a part of the time that was given.
+        spent = time.monotonic() - self._started
 
         def seconds(sizes: Sequence[int], seeds: int, is_tuned: bool) -> float:
             return spent + sum(self._left(way, speeds[way.name], sizes, seeds, is_tuned) for way in self.ways)
@@ -365,9 +417,10 @@ class _Comparison:
         lab, train = self.lab, way.config.train
 
         def training(size: int) -> float:
+            num_validation = min(size, lab.max_validation)
             if not way.rates:
-                return speed.fixed
-            return speed.training(train, size, min(size, lab.max_validation), lab.min_steps)
+                return speed.building(size, num_validation)
+            return speed.training(train, size, num_validation, lab.min_steps)
 
         scoring = speed.scoring(len(lab.splits.test))
         missing = [key for key in keys_of(way, sizes, self.seeds[:seeds]) if not self.folder.has(key)]
@@ -439,6 +492,10 @@ class _Comparison:
                 problems=problems,
                 fix="name another folder with --out, or delete its cells",
             )
+
+
+def _at(key: Key) -> dict[str, int]:
+    return {"size": key.size, "seed": key.seed}
 
 
 def _named(model: str) -> str:

@@ -3,9 +3,10 @@
 import gc
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from typing import Any
 
 from overture.core.meter import Meter
 from overture.engine import Backbone
@@ -114,3 +115,8 @@ class Ledger:
         if self._operations:
             positions, flops = positions + self._operations.positions, flops + self._operations.flops
         return Account(time.perf_counter(), used.user + used.system, positions, flops, joules)
+
+
+def cost_of(ledger: Sequence[Mapping[str, Any]], way: str, size: int) -> Mapping[str, Any]:
+    """A way's costs at a size, or at none where it does not depend on rows."""
+    return next(one for one in ledger if one["way"] == way and one["size"] in (size, 0))

@@ -12,7 +12,7 @@ from typing import Any
 from overture.core.files import write_atomic
 from overture.study.charts import png_of, spec_of
 from overture.study.compare_charts import charts
-from overture.study.verdict import cost_of
+from overture.study.ledger import cost_of
 
 Result = Mapping[str, Any]
 _STYLE = """
@@ -97,6 +97,7 @@ def _parts(result: Result, drawn: Mapping[str, str], command: str) -> Iterator[s
         yield "<h2>How many rows it needs</h2>"
         yield _figure(drawn, "curve", _curve_caption(result))
         yield _worth_table(result)
+    yield _p(_enough_told(result))
     yield "<h2>What it costs</h2>"
     yield _figure(drawn, "costs", "Scores as above over costs of one training, both at the largest size, cost on a "
                   "logarithmic scale. Dashed, with its interval as a band: what costs no training.")  # fmt: skip
@@ -109,6 +110,7 @@ def _parts(result: Result, drawn: Mapping[str, str], command: str) -> Iterator[s
     yield _base_table(result)
     yield _details("Every pair at every size", _pairs_table(result))
     yield _details("Every score", _scores_table(result))
+    yield _details("Every metric", _metrics_table(result))
     yield _details("Learning rates", _rates_table(result))
     yield _details("How it was measured", "".join(_p(text) for text in _method(result)))
     yield _details("Versions and options", _pre(_environment(result, command)), is_open=bool(command))
@@ -194,9 +196,15 @@ _SHARES = ("seconds", "cpu_seconds", "flops", "trainable", "stored_bytes")
 def _against_note(result: Result) -> str:
     return (
         f"At {result['largest']} training rows. Better or worse: p below 0.05 after Holm's correction for all pairs of "
-        f"this size. Level: the interval lies within {100 * result['margin']:g} points on both sides. Undecided: "
-        f"neither. Costs are shares of those of {result['reference']}."
+        f"this size. Level: the interval, not corrected, lies within {100 * result['margin']:g} points on both "
+        f"sides. Undecided: neither. Costs are shares of those of {result['reference']}.{_of_one_seed(result)}"
     )
+
+
+def _of_one_seed(result: Result) -> str:
+    if len(result["seeds"]) > 1:
+        return ""
+    return " One seed: verdicts are on these trained models, and another seed may turn them."
 
 
 def _curve_caption(result: Result) -> str:
@@ -218,6 +226,15 @@ def _worth_table(result: Result) -> str:
     )
     head = ["way", f"worth against {reference}, rows", f"times the rows of {reference}", "scores compared"]
     return _table(head, rows) + _p(note, "note")
+
+
+def _enough_told(result: Result) -> str:
+    """From how many rows on training surely beats what needs none."""
+    others: dict[str, list[str]] = {}
+    for one in result["enough"]:
+        told = f"{one['way']} from {one['size']} rows on" if one["size"] else f"{one['way']} at no size here"
+        others.setdefault(one["than"], []).append(told)
+    return " ".join(f"Surely better than {than}: {', '.join(told)}." for than, told in others.items())
 
 
 def worth_text(one: Mapping[str, Any]) -> str:
@@ -343,7 +360,11 @@ def _base_table(result: Result) -> str:
         "with it whatever it made the model forget. Shares the model: several tasks can be served from one copy in "
         "memory."
     )
-    return _table(head, rows) + _p(note, "note")
+    told = "" if any(cost["perplexity_after"] for cost in result["ledger"]) else _p("No perplexity: " + _NOT_WRITING)
+    return told + _table(head, rows) + _p(note, "note")
+
+
+_NOT_WRITING = "this model writes no text by which forgetting could be measured."
 
 
 def _pairs_table(result: Result) -> str:
@@ -377,6 +398,20 @@ def _scores_table(result: Result) -> str:
         for score in result["scores"]
     ]
     return _table(["way", "rows", result["metric"], "95% interval", "each seed", "interval by"], rows)
+
+
+def _metrics_table(result: Result) -> str:
+    names = list(dict.fromkeys(name for one in result["metrics"] for name in one["values"]))
+    rows = [
+        [one["way"], str(one["size"] or "-"), *(_metric_text(one["values"].get(name)) for name in names)]
+        for one in result["metrics"]
+    ]
+    note = "Means over the seeds with 95% t intervals of the seeds alone; of one seed with its interval over test rows."
+    return _table(["way", "rows", *names], rows) + _p(note, "note")
+
+
+def _metric_text(found: Mapping[str, Any] | None) -> str:
+    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})" if found else "-"
 
 
 def _rates_table(result: Result) -> str:

@@ -5,17 +5,16 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from overture.core.errors import StoreError
-from overture.evaluate.metrics import as_answers
-from overture.evaluate.over_seeds import Resampled, differences_over_seeds, holm, interval_over_seeds, resampled
-from overture.evaluate.worth import worth
+from overture.evaluate.intervals import across_seeds
+from overture.evaluate.worth import NOT_READ_OFF, Worth, worth
+from overture.study.advice import advice_on
 from overture.study.budget import Plan
 from overture.study.energy import JOULES_PER_KWH
+from overture.study.ledger import cost_of
 from overture.study.result import portable
+from overture.study.scores import Cell, Scores, pair_of, pairs_at
 
-SURE = 0.05
 _FAVOURITES = ("lora", "full")
-Cell = dict[str, Any]
 
 
 def summary(
@@ -42,13 +41,13 @@ def summary(
     found = Scores(ways, plan.sizes, cells, task.metric)
     # Ways that use no rows are the same at every size.
     sizes = plan.sizes if found.largest else (0,)
-    pairs = [pair for size in sizes for pair in _pairs(found, size, config.margin)]
+    pairs = [pair for size in sizes for pair in pairs_at(found, size, config.margin)]
     ledger = [_costs(found, way, size, rates, config) for way, size in found.each()]
     reference = _reference(config.reference, found, ledger)
     against = [
         _against(pair, ledger)
         for way in ways
-        if reference and way != reference and (pair := _pair_of(pairs, way, reference, found.largest))
+        if reference and way != reference and (pair := pair_of(pairs, way, reference, found.largest))
     ]
     return {
         "status": "incomplete" if failed else "finished",
@@ -60,13 +59,15 @@ def summary(
         "largest": found.largest,
         "margin": config.margin,
         "scores": [found.score(way, size) for way, size in found.each()],
+        "metrics": [_all_metrics(found, way, size) for way, size in found.each()],
         "pairs": pairs,
         "reference": reference,
         "against": against,
         "worth": _worths(found, reference),
+        "enough": _enough(found, pairs),
         "ledger": ledger,
         "rates": dict(rates),
-        "advice": _advice(found, pairs, ledger),
+        "advice": advice_on(found, pairs, ledger),
         "left_out": list(plan.left_out),
         "failed": [dict(one) for one in failed],
         "notices": [*found.notices, *_told(found), *_waiting(cells, facts["device"])],
@@ -82,119 +83,6 @@ def summary(
         },
         **facts,
     }
-
-
-class Scores:
-    """Cells by way and size, their scores resampled on the same test rows.
-
-    Args:
-        ways: in order.
-        sizes: training rows.
-        cells: of one task.
-        metric: what is compared.
-    """
-
-    def __init__(self, ways: Sequence[str], sizes: Sequence[int], cells: Sequence[Cell], metric: str) -> None:
-        self.ways, self.sizes, self.metric = ways, sizes, metric
-        self.notices: list[str] = []
-        self.num_diverged: dict[tuple[str, int], int] = {}
-        """Seeds whose training diverged, by way and size."""
-        self._cells: dict[tuple[str, int], dict[int, Cell]] = {}
-        for cell in cells:
-            if not cell["metrics"]:
-                self.notices.append(f"{cell['way']}, {cell['size']} rows, seed {cell['seed']}: training diverged")
-                place = (cell["way"], cell["size"])
-                self.num_diverged[place] = self.num_diverged.get(place, 0) + 1
-                continue
-            if len(cell["predicted"]) != len(cell["gold"]):
-                raise StoreError("a cell was scored on other rows", got=f"{cell['way']}:{cell['size']}:{cell['seed']}")
-            self._cells.setdefault((cell["way"], cell["size"]), {})[cell["seed"]] = cell
-        self._resampled: dict[tuple[str, int], Resampled] = {}
-
-    @property
-    def largest(self) -> int:
-        """The largest size that has cells."""
-        return max((size for _, size in self._cells), default=0)
-
-    def each(self) -> list[tuple[str, int]]:
-        """(way, size) of all cells, in order; a way without training rows has size 0."""
-        return [(way, size) for way in self.ways for size in (0, *self.sizes) if (way, size) in self._cells]
-
-    def cells(self, way: str, size: int) -> dict[int, Cell]:
-        """Cells by seed; those of size 0 where a way does not depend on rows."""
-        return self._cells.get((way, size)) or self._cells.get((way, 0), {})
-
-    def resampled(self, way: str, size: int, seeds: Sequence[int] | None = None) -> Resampled:
-        """Scores of the seeds, or of some of them."""
-        cells = self.cells(way, size)
-        chosen = sorted(cells) if seeds is None or len(cells) == 1 else list(seeds)
-        if chosen != sorted(cells):
-            return self._drawn([cells[seed] for seed in chosen])
-        key = (way, size if (way, size) in self._cells else 0)
-        if key not in self._resampled:
-            self._resampled[key] = self._drawn([cells[seed] for seed in chosen])
-        return self._resampled[key]
-
-    def _drawn(self, cells: Sequence[Cell]) -> Resampled:
-        gold = as_answers(cells[0]["gold"])
-        return resampled(self.metric, gold, [as_answers(cell["predicted"]) for cell in cells])
-
-    def common(self, a: str, b: str, size: int) -> list[int] | None:
-        """Seeds that both ways have; None where they have none in common."""
-        ours, theirs = self.cells(a, size), self.cells(b, size)
-        if not ours or not theirs:
-            return None
-        is_constant = [set(cells) == {0} and all(cell["size"] == 0 for cell in cells.values())
-                       for cells in (ours, theirs)]  # fmt: skip
-        if all(is_constant):
-            return [0]
-        if any(is_constant):
-            return sorted(theirs if is_constant[0] else ours)
-        return sorted(set(ours) & set(theirs)) or None
-
-    def score(self, way: str, size: int) -> dict[str, Any]:
-        """Mean over seeds, its interval, and each seed."""
-        found = self.resampled(way, size)
-        interval = interval_over_seeds(found).model_dump()
-        return {"way": way, "size": size, **interval, "n_seeds": len(found.values), "each": list(found.values)}
-
-
-def _pairs(found: Scores, size: int, margin: float) -> list[dict[str, Any]]:
-    """Every two ways at a size, with p-values corrected for how many pairs there are."""
-    drawn = {
-        (a, b): (found.resampled(a, size, seeds), found.resampled(b, size, seeds))
-        for a, b in itertools.combinations(found.ways, 2)
-        if (seeds := found.common(a, b, size)) is not None
-    }
-    compared = differences_over_seeds(drawn)
-    pairs = [{"size": size, "a": a, "b": b, **one.model_dump()} for (a, b), one in compared.items()]
-    for pair, corrected in zip(pairs, holm([pair["p_value"] for pair in pairs]), strict=True):
-        pair |= {"p_corrected": corrected, "verdict": _verdict(pair["difference"], corrected, margin)}
-    return pairs
-
-
-def _verdict(difference: Mapping[str, Any], p_corrected: float, margin: float) -> str:
-    """``better`` or ``worse`` where the test is sure, ``level`` where the interval lies within the margin."""
-    if p_corrected < SURE and not difference["low"] <= 0 <= difference["high"]:
-        return "better" if difference["value"] > 0 else "worse"
-    if -margin <= difference["low"] and difference["high"] <= margin:
-        return "level"
-    return "undecided"
-
-
-def _pair_of(pairs: Sequence[dict[str, Any]], a: str, b: str, size: int) -> dict[str, Any] | None:
-    """The pair seen from the first way."""
-    for pair in pairs:
-        if pair["size"] == size and {pair["a"], pair["b"]} == {a, b}:
-            return pair if pair["a"] == a else _turned(pair)
-    return None
-
-
-def _turned(pair: Mapping[str, Any]) -> dict[str, Any]:
-    difference = pair["difference"]
-    turned = {**difference, "value": -difference["value"], "low": -difference["high"], "high": -difference["low"]}
-    verdict = {"better": "worse", "worse": "better"}.get(pair["verdict"], pair["verdict"])
-    return {**pair, "a": pair["b"], "b": pair["a"], "difference": turned, "verdict": verdict}
 
 
 # -- costs
@@ -302,155 +190,53 @@ def _against(pair: dict[str, Any], ledger: Sequence[Mapping[str, Any]]) -> dict[
     return {"way": pair["a"], "reference": pair["b"], **pair, "shares": shares}
 
 
-def cost_of(ledger: Sequence[Mapping[str, Any]], way: str, size: int) -> Mapping[str, Any]:
-    """A way's costs at a size, or at none where it does not depend on rows."""
-    return next(one for one in ledger if one["way"] == way and one["size"] in (size, 0))
-
-
 # -- worth in rows
 
 
 def _worths(found: Scores, reference: str) -> list[dict[str, Any]]:
     """What every way that depends on rows is worth against the reference."""
-    curves = {
-        way: {size: found.resampled(way, size) for size in found.sizes if (way, size) in found.each()}
-        for way in found.ways
-    }
-    if not reference or len(curves[reference]) < 2:
+    each = found.each()
+    sizes = {way: [size for size in found.sizes if (way, size) in each] for way in found.ways}
+    if not reference or len(sizes[reference]) < 2:
         return []
     return [
-        {"way": way, "reference": reference, **worth(curve, curves[reference]).model_dump()}
-        for way, curve in curves.items()
-        if way != reference and len(curve) > 1
+        {"way": way, "reference": reference, **_worth(found, way, reference, sizes).model_dump()}
+        for way in found.ways
+        if way != reference and len(sizes[way]) > 1
     ]
 
 
-# -- advice
-
-
-def _advice(found: Scores, pairs: Sequence[dict[str, Any]], ledger: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One sentence: the best way where it is surely the best, else why there is no advice; and whose training diverged.
-
-    A way that diverged with some seed is never advised.
-    """
-    advice = _judged(found, pairs, ledger)
-    told = [
-        f"{way} diverged with {lost} of {lost + len(found.cells(way, size))} seeds"
-        for (way, size), lost in found.num_diverged.items()
-        if size == found.largest
-    ]
-    return {**advice, "text": "; ".join([advice["text"], *told]) + "."}
-
-
-def _judged(found: Scores, pairs: Sequence[dict[str, Any]], ledger: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    size = found.largest
-    scores = [found.score(way, size if (way, size) in found.each() else 0) for way in found.ways
-              if found.cells(way, size)]  # fmt: skip
-    if len(scores) < 2:
-        return {"way": None, "rivals": [], "text": "No advice: there is only one way to look at"}
-    scores.sort(key=lambda score: -score["value"])
-    best = scores[0]
-    against = {score["way"]: _pair_of(pairs, best["way"], score["way"], size) for score in scores[1:]}
-    rivals = [score for score in scores[1:] if not _is_beaten(best, score, against[score["way"]])]
-    steady = [score for score in scores if (score["way"], size) not in found.num_diverged]
-    # Of ways that are trained: the others are the same with every seed.
-    seeds = [score["n_seeds"] for score in (best, *(rivals or steady)) if score["size"]]
-    where = _where(size, best["n"], seeds)
-    if best not in steady:
-        return {
-            "way": None,
-            "rivals": [score["way"] for score in rivals],
-            "text": f"No advice: {_said(best)} scored highest {where}, but only where its training did not diverge",
-        }
-    if min(seeds, default=2) < 2:
-        return {
-            "way": None,
-            "rivals": [score["way"] for score in scores[1:]],
-            "text": f"No advice from one seed: {_said(best)} scored highest {where}, "
-            "but another seed draws other rows and may turn the order",
-        }
-    if rivals:
-        near = rivals[0]
-        pair = against[near["way"]]
-        is_parted = bool(pair and pair["verdict"] == "better")
-        said = (
-            "have intervals that overlap, though the paired test parts them," if is_parted else "cannot be told apart"
-        )
-        told = f", corrected p = {pair['p_corrected']:.2g}{_shared(best, near, pair)}" if pair else ""
-        cheap = min(
-            (score for score in (best, *rivals) if score in steady),
-            key=lambda score: _training_seconds(cost_of(ledger, score["way"], size)),
-        )
-        return {
-            "way": None,
-            "rivals": [score["way"] for score in rivals],
-            "text": f"No advice on quality: {_said(best)} and {_said(near)} {said} {where}{told}"
-            f"{_others(rivals[1:])}; {_cheapest(cheap, best, ledger, size)}",
-        }
-    pair = against[scores[1]["way"]]
-    assert pair is not None
-    gap = pair["difference"]
-    cost = cost_of(ledger, best["way"], size)
-    training = f"{cost['seconds']:.0f} s of training" if cost["size"] else "no training"
-    return {
-        "way": best["way"],
-        "rivals": [],
-        "text": f"Take {_said(best)}: {where} it beats the next best, {_said(scores[1])}, by "
-        f"{100 * gap['value']:.1f} points ({100 * gap['low']:.1f} to {100 * gap['high']:.1f}, corrected p = "
-        f"{pair['p_corrected']:.2g}{_shared(best, scores[1], pair)}), for {training} and "
-        f"{cost['stored_bytes']:,} bytes kept",
-    }
-
-
-def _where(size: int, num_rows: int, seeds: Sequence[int]) -> str:
-    if not size:
-        return f"on {num_rows} test rows"
+def _worth(found: Scores, way: str, reference: str, sizes: Mapping[str, Sequence[int]]) -> Worth:
+    """Over the seeds that both have at all their sizes: a seed draws the same rows for both."""
+    seeds = set.intersection(*(set(found.cells(one, size)) for one in (way, reference) for size in sizes[one]))
     if not seeds:
-        return f"at {size} training rows, {num_rows} test rows"
-    least, most = min(seeds), max(seeds)
-    counted = f"{least} to {most}" if least < most else str(most)
-    return f"at {size} training rows, {num_rows} test rows and {counted} {'seed' if most == 1 else 'seeds'}"
-
-
-def _shared(best: Mapping[str, Any], other: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
-    """The seeds that a pair was tested with, where the scores are means over more."""
-    if all(score["n_seeds"] <= pair["n_seeds"] for score in (best, other)):
-        return ""
-    return f", over the {pair['n_seeds']} {'seed' if pair['n_seeds'] == 1 else 'seeds'} that both have"
-
-
-def _is_beaten(best: Mapping[str, Any], other: Mapping[str, Any], pair: Mapping[str, Any] | None) -> bool:
-    """Surely worse than the best: by the paired test, corrected, and by intervals that do not overlap.
-
-    Paired tests may be sure where intervals of the single scores overlap; advice asks for both.
-    """
-    return bool(pair and pair["verdict"] == "better") and other["high"] < best["low"]
-
-
-def _said(score: Mapping[str, Any]) -> str:
-    return f"{score['way']} ({score['value']:.3f}, {score['low']:.3f} to {score['high']:.3f})"
-
-
-def _others(rivals: Sequence[Mapping[str, Any]]) -> str:
-    names = [score["way"] for score in rivals]
-    if not names:
-        return ""
-    listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-    return f"; nor {'is' if len(names) == 1 else 'are'} {listed} surely behind"
-
-
-def _training_seconds(cost: Mapping[str, Any]) -> float:
-    return float(cost["seconds"]) if cost["size"] else 0.0
-
-
-def _cheapest(cheap: Mapping[str, Any], best: Mapping[str, Any], ledger: Sequence[Mapping[str, Any]], size: int) -> str:
-    ours, theirs = [cost_of(ledger, score["way"], size) for score in (cheap, best)]
-    if not ours["size"]:
-        return f"{cheap['way']} needs no training at all"
-    if cheap["way"] == best["way"]:
-        return f"{best['way']} is also the cheapest of them to train ({ours['seconds']:.1f} s)"
-    share = ours["seconds"] / theirs["seconds"] if theirs["seconds"] else 1.0
-    return (
-        f"the cheapest of them to train is {cheap['way']}, with {share:.0%} of the time of {best['way']} "
-        f"and {ours['stored_bytes']:,} against {theirs['stored_bytes']:,} bytes kept"
+        return NOT_READ_OFF
+    ours, theirs = (
+        {size: found.resampled(one, size, sorted(seeds)) for size in sizes[one]} for one in (way, reference)
     )
+    return worth(ours, theirs)
+
+
+def _enough(found: Scores, pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """From how many training rows on a way surely beats one that uses none; no size where it never does."""
+    free = [way for way in found.ways if found.cells(way, 0)]
+    told = []
+    for way, other in itertools.product([way for way in found.ways if way not in free], free):
+        verdicts = {size: pair["verdict"] for size in found.sizes if (pair := pair_of(pairs, way, other, size))}
+        if not verdicts:
+            continue
+        sure = [size for size in verdicts if all(verdicts[more] == "better" for more in verdicts if more >= size)]
+        told.append({"way": way, "than": other, "size": min(sure, default=None)})
+    return told
+
+
+def _all_metrics(found: Scores, way: str, size: int) -> dict[str, Any]:
+    """Every metric of the task's kind: means over the seeds, with t intervals; of one seed with its own."""
+    cells = [cell["metrics"]["test"] for cell in found.cells(way, size).values()]
+    values = {}
+    for name in cells[0]:
+        each = [cell[name] for cell in cells]
+        spread = across_seeds([one["value"] for one in each])
+        low, high = (each[0]["low"], each[0]["high"]) if len(each) == 1 else (spread.low, spread.high)
+        values[name] = {"value": spread.mean, "low": low, "high": high, "n_seeds": len(each)}
+    return {"way": way, "size": size, "values": values}

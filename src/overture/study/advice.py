@@ -1,0 +1,142 @@
+"""One sentence of advice at the end of a comparison, or why there is none."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from overture.study.ledger import cost_of
+from overture.study.scores import Scores, pair_of
+
+
+def advice_on(found: Scores, pairs: Sequence[dict[str, Any]], ledger: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One sentence: the best way where it is surely the best, else why there is no advice; and whose training diverged.
+
+    A way that diverged with some seed is never advised.
+    """
+    advice = _judged(found, pairs, ledger)
+    told = [
+        f"{way} diverged with {lost} of {lost + len(found.cells(way, size))} seeds"
+        for (way, size), lost in found.num_diverged.items()
+        if size == found.largest
+    ]
+    return {**advice, "text": "; ".join([advice["text"], *told]) + "."}
+
+
+def _judged(found: Scores, pairs: Sequence[dict[str, Any]], ledger: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    size = found.largest
+    scores = [found.score(way, size if (way, size) in found.each() else 0) for way in found.ways
+              if found.cells(way, size)]  # fmt: skip
+    if len(scores) < 2:
+        return {"way": None, "rivals": [], "text": "No advice: there is only one way to look at"}
+    scores.sort(key=lambda score: -score["value"])
+    best = scores[0]
+    against = {score["way"]: pair_of(pairs, best["way"], score["way"], size) for score in scores[1:]}
+    rivals = [score for score in scores[1:] if not _is_beaten(best, score, against[score["way"]])]
+    steady = [score for score in scores if (score["way"], size) not in found.num_diverged]
+    # Of ways that are trained: the others are the same with every seed.
+    seeds = [score["n_seeds"] for score in (best, *(rivals or steady)) if score["size"]]
+    where = _where(size, best["n"], seeds)
+    if best not in steady:
+        return {
+            "way": None,
+            "rivals": [score["way"] for score in rivals],
+            "text": f"No advice: {_said(best)} scored highest {where}, but only where its training did not diverge",
+        }
+    if min(seeds, default=2) < 2:
+        return {
+            "way": None,
+            "rivals": [score["way"] for score in scores[1:]],
+            "text": f"No advice from one seed: {_said(best)} scored highest {where}, "
+            "but another seed draws other rows and may turn the order",
+        }
+    if rivals:
+        near = rivals[0]
+        pair = against[near["way"]]
+        is_parted = bool(pair and pair["verdict"] == "better")
+        said = (
+            "have intervals that overlap, though the paired test parts them," if is_parted else "cannot be told apart"
+        )
+        told = f", corrected p = {pair['p_corrected']:.2g}{_shared(best, near, pair)}" if pair else ""
+        cheap = min(
+            (score for score in (best, *rivals) if score in steady),
+            key=lambda score: _training_seconds(cost_of(ledger, score["way"], size)),
+        )
+        return {
+            "way": None,
+            "rivals": [score["way"] for score in rivals],
+            "text": f"No advice on quality: {_said(best)} and {_said(near)} {said} {where}{told}"
+            f"{_others(rivals[1:])}; {_cheapest(cheap, best, ledger, size)}",
+        }
+    pair = against[scores[1]["way"]]
+    assert pair is not None
+    if pair["n_seeds"] < 2 and (best["size"] or scores[1]["size"]):
+        return {
+            "way": None,
+            "rivals": [scores[1]["way"]],
+            "text": f"No advice: {_said(best)} and {_said(scores[1])}, the two that scored highest {where}, "
+            "share one seed",
+        }
+    gap = pair["difference"]
+    cost = cost_of(ledger, best["way"], size)
+    training = f"{cost['seconds']:.0f} s of training" if cost["size"] else "no training"
+    return {
+        "way": best["way"],
+        "rivals": [],
+        "text": f"Take {_said(best)}: {where} it beats the next best, {_said(scores[1])}, by "
+        f"{100 * gap['value']:.1f} points ({100 * gap['low']:.1f} to {100 * gap['high']:.1f}, corrected p = "
+        f"{pair['p_corrected']:.2g}{_shared(best, scores[1], pair)}), for {training} and "
+        f"{cost['stored_bytes']:,} bytes kept",
+    }
+
+
+def _where(size: int, num_rows: int, seeds: Sequence[int]) -> str:
+    if not size:
+        return f"on {num_rows} test rows"
+    if not seeds:
+        return f"at {size} training rows, {num_rows} test rows"
+    least, most = min(seeds), max(seeds)
+    counted = f"{least} to {most}" if least < most else str(most)
+    return f"at {size} training rows, {num_rows} test rows and {counted} {'seed' if most == 1 else 'seeds'}"
+
+
+def _shared(best: Mapping[str, Any], other: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
+    """The seeds that a pair was tested with, where the scores are means over more."""
+    if all(score["n_seeds"] <= pair["n_seeds"] for score in (best, other)):
+        return ""
+    return f", over the {pair['n_seeds']} {'seed' if pair['n_seeds'] == 1 else 'seeds'} that both have"
+
+
+def _is_beaten(best: Mapping[str, Any], other: Mapping[str, Any], pair: Mapping[str, Any] | None) -> bool:
+    """Surely worse than the best: by the paired test, corrected, and by intervals that do not overlap.
+
+    Paired tests may be sure where intervals of the single scores overlap; advice asks for both.
+    """
+    return bool(pair and pair["verdict"] == "better") and other["high"] < best["low"]
+
+
+def _said(score: Mapping[str, Any]) -> str:
+    return f"{score['way']} ({score['value']:.3f}, {score['low']:.3f} to {score['high']:.3f})"
+
+
+def _others(rivals: Sequence[Mapping[str, Any]]) -> str:
+    names = [score["way"] for score in rivals]
+    if not names:
+        return ""
+    listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    return f"; nor {'is' if len(names) == 1 else 'are'} {listed} surely behind"
+
+
+def _training_seconds(cost: Mapping[str, Any]) -> float:
+    return float(cost["seconds"]) if cost["size"] else 0.0
+
+
+def _cheapest(cheap: Mapping[str, Any], best: Mapping[str, Any], ledger: Sequence[Mapping[str, Any]], size: int) -> str:
+    ours, theirs = [cost_of(ledger, score["way"], size) for score in (cheap, best)]
+    if not ours["size"]:
+        return f"{cheap['way']} needs no training at all"
+    if cheap["way"] == best["way"]:
+        return f"{best['way']} is also the cheapest of them to train ({ours['seconds']:.1f} s)"
+    share = ours["seconds"] / theirs["seconds"] if theirs["seconds"] else 1.0
+    return (
+        f"the cheapest of them to train is {cheap['way']}, with {share:.0%} of the time of {best['way']} "
+        f"and {ours['stored_bytes']:,} against {theirs['stored_bytes']:,} bytes kept"
+    )
