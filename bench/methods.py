@@ -1,0 +1,147 @@
+"""The measured table of docs/methods.md: every method that fits a decoder, on both tasks. One JSON a cell, resumable.
+
+A cell that is there is not run again, so the table fills over several sittings; `--minutes` ends one between two cells.
+
+    python bench/methods.py --data DIR
+    python bench/methods_page.py
+"""
+
+import argparse
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import overture
+from overture.engine import Backbone, InputCache, load_backbone
+from overture.prompt import METHODS
+from overture.store import Store
+from quality import run_cell
+from starts import shared_task
+
+RESULTS = Path(__file__).parent / "results"
+TASKS = ("movie", "trec")
+MOVING = 1
+"""Seeds where the text's inputs cannot be kept, so that a run takes many times as long."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How a method is measured.
+
+    Args:
+        way: METHOD-PLACE.
+        seeds: how many.
+        length: prompt vectors or columns; by task where they differ.
+        options: of the method.
+        sources: other tasks, whose prompts of vectors it mixes.
+    """
+
+    way: str
+    seeds: int = 3
+    length: int | Mapping[str, int] = 10
+    options: Mapping[str, Any] = field(default_factory=dict)
+    sources: bool = False
+
+    @property
+    def method(self) -> str:
+        return self.way.rsplit("-", 1)[0]
+
+    def settings(self, task: str, store: Path) -> dict[str, Any]:
+        length = self.length if isinstance(self.length, int) else self.length[task]
+        sources = {"sources": [source_named(other) for other in sources_for(task)]} if self.sources else {}
+        return {"length": length, "options": {**self.options, **sources}, "store": Store(store)}
+
+
+PLAN = (
+    Entry("vectors-after"),
+    Entry("vectors-before", MOVING),
+    Entry("prefix-after", seeds=5),
+    Entry("prefix-memory", MOVING),
+    Entry("deep-after"),
+    Entry("p_tuning-after"),
+    Entry("residual-after"),
+    Entry("low_rank-after"),
+    Entry("ulpt-after"),
+    Entry("gated-after"),
+    Entry("warp-after"),
+    # The most examples whose vectors and a training row fit the tokens of a pass.
+    Entry("cpt-before", MOVING, length={"movie": 124, "trec": 72}),
+    Entry("dept-before", MOVING),
+    Entry("late-before", options={"layer": 15}),
+    Entry("idpg-after"),
+    Entry("lopa-after"),
+    Entry("attempt-after", sources=True),
+    Entry("mpt-after"),
+    Entry("split-around", MOVING),
+)
+ELSEWHERE = {"pruned": "bench/starts.py --study pruned", "cartridge": "bench/cartridge.py"}
+"""Methods that begin with something else than a task's rows, and the study that measures them."""
+
+
+def sources_for(task: str) -> list[str]:
+    return [other for other in (*TASKS, "bbc") if other != task]
+
+
+def source_named(task: str) -> str:
+    return f"{task}-vectors"
+
+
+def missing(plan: tuple[Entry, ...], folders: list[Path]) -> Iterator[tuple[Entry, str, int]]:
+    """Cells that are in none of the folders: those of first seeds before those of second ones."""
+    for seed in range(max(entry.seeds for entry in plan)):
+        for entry in plan:
+            for task in TASKS:
+                name = f"{entry.way}-{task}-seed{seed}.json"
+                if seed < entry.seeds and not any((folder / name).exists() for folder in folders):
+                    yield entry, task, seed
+
+
+def tune_sources(args: argparse.Namespace, task: str) -> None:
+    """Prompts of vectors for the other tasks, in the store."""
+    store = Store(args.work / "store")
+    for other in sources_for(task):
+        if not any(found.name == source_named(other) for found in store.list()):
+            path = shared_task(args.work, args.data, other)
+            prompt = {"method": "vectors", "place": "after", "length": 10}
+            overture.tune(path, store=args.work / "store", prompt=prompt, shots=0, name=source_named(other))
+
+
+def run(entry: Entry, task: str, seed: int, backbone: Backbone, args: argparse.Namespace) -> None:
+    if entry.sources:
+        tune_sources(args, task)
+    fixed = {"lr": None, "init": "vocabulary", "epochs": 5, "train_rows": 256, "validation_only": False}
+    told = {**vars(args), **fixed, **entry.settings(task, args.work / "store"), "cell_way": entry.way}
+    run_cell(backbone, task, argparse.Namespace(**told), seed, args.out / f"{entry.way}-{task}-seed{seed}.json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=RESULTS / "methods")
+    parser.add_argument("--work", type=Path, default=Path("methods-work"), help="where prompts to mix are kept")
+    parser.add_argument(
+        "--method", action="append", choices=[entry.method for entry in PLAN], help="all if none is named"
+    )
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no cell after so many")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.work.mkdir(parents=True, exist_ok=True)
+    started, args.cache = time.monotonic(), InputCache()
+    plan = tuple(entry for entry in PLAN if not args.method or entry.method in args.method)
+    backbone = load_backbone("smollm2")
+    for entry, task, seed in missing(plan, [args.out, RESULTS / "quality", RESULTS / "methods"]):
+        if time.monotonic() - started > 60 * args.minutes:
+            return
+        run(entry, task, seed, backbone, args)
+
+
+assert {entry.method for entry in PLAN} | set(ELSEWHERE) == set(METHODS)
+
+
+if __name__ == "__main__":
+    main()
