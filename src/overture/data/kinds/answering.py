@@ -372,5 +372,6 @@ KIND = Kind(
     optional_fields=_optional_fields,
     merged=_merged,
     writes=True,
+    for_encoders=lambda task: task.own.mode == "extractive",
     max_written=_max_written,
 )
