@@ -117,7 +117,7 @@ def test_a_new_kind_is_tuned_kept_and_predicts(file, tmp_path):
 
 
 def test_its_options_are_checked_as_any_kinds(file):
-    with pytest.raises(ConfigError, match="wrods: unknown key"):
+    with pytest.raises(ConfigError, match=r"options.wrods: unknown key \(did you mean 'words'"):
         tune(file, options={"wrods": [" a", " b"]})
     with pytest.raises(ConfigError, match="did you mean 'parity'"):
         tune(file, kind="party")
