@@ -189,7 +189,7 @@ def test_splits_of_files(rows):
         ({"doc_to_text": "{{ ''.__class__.__mro__ }}"}, "a part of a field"),
         ({"doc_to_text": None}, "doc_to_text"),
         ({"doc_to_target": 0}, "doc_to_target"),
-        ({"doc_to_choice": "{{choices.text}}"}, "constant list"),
+        ({"doc_to_choice": "{{[sol1, sol2]}}"}, "constant list"),
         ({"doc_to_choice": "__import__('os').system('true')"}, "constant list"),
         ({"doc_to_choice": ["one"]}, "constant list"),
         ({"output_type": "loglikelihood_rolling"}, "output_type"),

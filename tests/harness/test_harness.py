@@ -14,8 +14,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 from fakes import make_inner_tokenizer, make_model  # noqa: E402
 from overture.core.errors import ConfigError, DataError  # noqa: E402
+from overture.data import Encoder, Task  # noqa: E402
+from overture.data.foreign import task_of_lm_eval  # noqa: E402
 from overture.data.read import read_rows  # noqa: E402
-from overture.data.rows import Row  # noqa: E402
+from overture.data.rows import Row, gold_of  # noqa: E402
 from overture.evaluate.scoring import score  # noqa: E402
 from overture.harness.model import OvertureLM  # noqa: E402
 from overture.study.api import tune  # noqa: E402
@@ -161,6 +163,24 @@ def test_texts_do_not_depend_on_the_batch(home, prompts, case):
     assert [text.strip() for text in texts] == encoded.model().generate(rows, 5, ())
 
 
+@pytest.mark.parametrize("limit", [4, 60])
+def test_passes_have_room_for_what_may_be_written(home, monkeypatch, limit):
+    lm = OvertureLM(backbone=str(home / "tiny"), max_tokens=200)
+    batches = []
+    write = lm.model.write
+
+    def recorded(rows, max_new_tokens, is_done):
+        batches.append([row.num_tokens for row in rows])
+        return write(rows, max_new_tokens, is_done)
+
+    monkeypatch.setattr(lm.model, "write", recorded)
+    asked = [(f"{'x' * 20}{number}", {"max_gen_toks": limit, "until": ["\n"]}) for number in range(9)]
+    found = lm.generate_until(requests_of(asked), disable_tqdm=True)
+    assert sum(map(len, batches)) == len(found) == 9
+    assert all(len(batch) * (max(batch) + limit) <= 200 for batch in batches)
+    assert len(batches) == {4: 2, 60: 5}[limit]
+
+
 # -- without a prompt: HFLM is the oracle
 
 
@@ -217,6 +237,40 @@ def test_a_whole_task_without_a_prompt_is_that_of_hflm(home, offline):
     )
     assert [sample["resps"] for sample in samples] == [sample["resps"] for sample in wanted]
     assert "exact_match,none" in own
+
+
+# -- a task file, translated
+CHOOSING = {
+    "task": "choose_here",
+    "dataset_path": "json",
+    "output_type": "multiple_choice",
+    "test_split": "test",
+    "doc_to_text": "Question: {{question}}\nAnswer:",
+    "doc_to_choice": "{{choices.text}}",
+    "doc_to_target": "{{choices.label.index(answerKey)}}",
+    "metric_list": [{"metric": "acc"}],
+    "metadata": {"version": 0},
+}
+
+
+def test_a_translated_task_with_choices_of_the_rows_own_scores_as_there(tmp_path, home, offline):
+    texts = [["blue", "green and red", "no", "it"], ["2", "1", "4", "3"], ["wet", "dry", "out of order", "☃"]]
+    rows = [
+        {"question": f"Q{n}", "choices": {"text": texts[n % 3], "label": list("1234")}, "answerKey": str(1 + n % 4)}
+        for n in range(24)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = CHOOSING | {"dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}}}
+    (tmp_path / "there.yaml").write_text(json.dumps(told))
+    task = Task.model_validate(task_of_lm_eval(tmp_path / "there.yaml").values)
+    lm = OvertureLM(backbone=str(home / "tiny"))
+    results, samples = evaluated(lm, told)
+    read = [Row(row, line, "here") for line, row in enumerate(rows, 1)]
+    scored = score(lm.model, Encoder(task, lm.backbone.tokenizer).encode(read), task, gold_of(task, read))
+    theirs = [[value for ((value, _),) in sample["resps"]] for sample in samples]
+    best = [row["choices"]["text"][each.index(max(each))] for row, each in zip(rows, theirs, strict=True)]
+    assert list(scored.predicted) == best
+    assert results["acc,none"] == pytest.approx(scored.value(task))
 
 
 # -- what cannot be

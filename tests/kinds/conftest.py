@@ -1,20 +1,26 @@
-"""A kind's sample, a tiny model that writes, and the encoder of the one for the other."""
+"""A kind's sample and a tiny model that can give its answers, and the encoder of the one for the other."""
 
 import pytest
-from kind_samples import SAMPLES, Sample, task_of
+from kind_samples import CASES, SAMPLES, Sample, task_of
 
 from fakes import backbone_of
 from overture.data import Encoder
 
 
-@pytest.fixture(params=SAMPLES.values(), ids=str)
-def sample(request) -> Sample:
+@pytest.fixture(params=CASES, ids="-".join)
+def case(request) -> tuple[str, str]:
+    """A kind and a family; `bert mask` reads a word at a mask, `bert` whatever vectors of labels are read from."""
     return request.param
 
 
-@pytest.fixture(params=["llama", "t5"])
-def backbone(request):
-    return backbone_of(request.param)
+@pytest.fixture
+def sample(case) -> Sample:
+    return SAMPLES[case[0]].read_by(case[1])
+
+
+@pytest.fixture
+def backbone(case):
+    return backbone_of(case[1].split()[0])
 
 
 @pytest.fixture

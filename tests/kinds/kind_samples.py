@@ -1,6 +1,6 @@
 """A task of every kind with good rows, and what may be wrong with them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from overture.data import Task
@@ -17,16 +17,25 @@ CHAT = [
 
 @dataclass(frozen=True)
 class Sample:
-    """A kind's task file, good rows, the field of a long text, and rows that are wrong with words of the message."""
+    """A kind's task file, good rows, the field of a long text, and rows that are wrong with words of the message.
+
+    What the file says otherwise for an encoder stands in `encoder`, and in `mask` where it predicts a word at a mask.
+    """
 
     task: dict[str, Any]
     rows: list[dict[str, Any]]
     long: str
     bad: list[tuple[dict[str, Any], str]] = field(default_factory=list)
     encoder: dict[str, Any] = field(default_factory=dict)
+    mask: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.task["kind"]
+
+    def read_by(self, family: str) -> "Sample":
+        """The sample as a family of models reads it."""
+        changes = {"bert": self.encoder, "bert mask": self.mask}.get(family, {})
+        return replace(self, task={**self.task, **changes})
 
 
 LABELS = {"good": " fine", "bad": " poor", "odd": " odd"}
@@ -37,6 +46,8 @@ SAMPLES = {
         "text",
         [({"label": "fair"}, "unknown label 'fair'"), ({"label": None}, "null"), ({"text": ""}, "empty text")],
         {"template": "{text}"},
+        # A mask stands for one token, and the tiny tokenizers' are bytes.
+        {"template": "{text}\nMood: {mask}.", "labels": {"good": "g", "bad": "b", "odd": "o"}},
     ),
     "multilabel": Sample(
         {"template": "{text}\nMoods:", "labels": LABELS},
@@ -51,6 +62,7 @@ SAMPLES = {
         "text",
         [({"label": 7}, "beyond the labels"), ({"label": "x"}, "finite number"), ({"label": 10**400}, "finite number")],
         {"template": "{text}"},
+        {"template": "{text}\nScore: {mask}.", "labels": {1: "l", 3: "m", 5: "h"}},
     ),
     "choice": Sample(
         {"template": "{text}\nAnswer:"},
@@ -133,6 +145,9 @@ SAMPLES = {
 }
 for _name, _sample in SAMPLES.items():
     _sample.task["kind"] = _name
+CASES = [(name, family) for name in SAMPLES for family in ("llama", "t5")]
+CASES += [(name, "bert") for name, sample in SAMPLES.items() if sample.encoder]
+CASES += [(name, "bert mask") for name, sample in SAMPLES.items() if sample.mask]
 
 
 def task_of(sample: Sample, **changes: Any) -> Task:

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from kind_samples import CHAT, SAMPLES, Sample, rows_of, task_of
+from kind_samples import CASES, CHAT, SAMPLES, Sample, rows_of, task_of
+from test_kinds import bare
 
 from fakes import backbone_of
-from overture.core.errors import DataError
+from overture.core.errors import BackboneError, DataError
 from overture.core.types import Written
 from overture.data import Encoder, Task
 from overture.data.kinds.registry import KINDS
 from overture.data.rows import gold_of, shown_rows
-from overture.engine import PromptedModel
 from overture.evaluate.scoring import grouped, predict, score
 from overture.evaluate.wrong import wrong_rows
 
@@ -91,6 +91,23 @@ class Teacher:
             found.append(shares.log())
         return torch.nn.utils.rnn.pad_sequence(found, batch_first=True, padding_value=float("-inf"))
 
+    def mark_scores(self, rows: Any) -> list[torch.Tensor]:
+        """What is right at each mark, high above the rest; when silent, all alike."""
+        return [self._marked(row) for row in rows]
+
+    def _marked(self, row: Any) -> torch.Tensor:
+        scores = torch.zeros(len(row.marks.at), len(row.candidates.labels))
+        if self.is_silent or row.marks.gold is None:
+            return scores
+        if row.marks.over == "each":
+            scores -= 10
+            scores[0, list(row.marks.gold)] = 10
+        elif row.marks.over == "labels":
+            scores[range(len(scores)), list(row.marks.gold)] = 10
+        else:
+            scores[list(row.marks.gold), range(len(row.marks.gold))] = 10
+        return scores
+
     def log_loss(self, rows: Any) -> torch.Tensor:
         return torch.zeros(())
 
@@ -139,7 +156,7 @@ def test_an_empty_list_is_no_label_but_nothing_else(sample, encoder):
     if sample.task["kind"] == "multilabel":
         (found,) = encoder.encode(rows_of([row]))
         assert gold_of(encoder.task, rows_of([row])) == ((),)
-        assert found.answer_ids
+        assert found.has_target
         return
     with pytest.raises(DataError, match=r"rows.jsonl:1: "):
         encoder.encode(rows_of([row]))
@@ -203,6 +220,8 @@ def test_strange_characters_reach_the_model_whole(sample, backbone, text):
 
 
 def test_an_answer_longer_than_the_room_is_told_and_nothing_breaks(sample, backbone):
+    if backbone.tokenizer.is_encoder:
+        pytest.skip("an encoder writes nothing")
     changes, change, told = TOO_LONG[sample.task["kind"]]
     encoder = Encoder(task_of(sample, **changes), backbone.tokenizer)
     good, long = sample.rows[1], {**sample.rows[0], **change}
@@ -213,8 +232,44 @@ def test_an_answer_longer_than_the_room_is_told_and_nothing_breaks(sample, backb
         return
     encoded = encoder.encode(rows)
     assert any(told in notice and "rows.jsonl:" in notice for notice in encoder.notices), encoder.notices
-    found = score(PromptedModel(backbone), encoded, encoder.task, gold_of(encoder.task, rows))
+    found = score(bare(backbone, encoder), encoded, encoder.task, gold_of(encoder.task, rows))
     assert len(found.predicted) == 2
+
+
+@pytest.mark.parametrize("name", [name for name, family in CASES if family == "bert" and name != "qa"])
+def test_an_encoder_writes_nothing_and_needs_no_room_for_it(name):
+    changes, change, _ = TOO_LONG[name]
+    sample, backbone = SAMPLES[name].read_by("bert"), backbone_of("bert")
+    encoder = Encoder(task_of(sample, **changes), backbone.tokenizer, reserve=3)
+    rows = rows_of([{**sample.rows[0], **change}])
+    found = score(bare(backbone, encoder), encoder.encode(rows), encoder.task, gold_of(encoder.task, rows))
+    assert not encoder.notices
+    assert math.isfinite(found.loss)
+
+
+@pytest.mark.parametrize("name", [name for name, family in CASES if family == "bert mask"])
+def test_a_word_longer_than_a_mask_is_refused(name):
+    changes, change, _ = TOO_LONG[name]
+    sample, backbone = SAMPLES[name].read_by("bert mask"), backbone_of("bert")
+    encoder = Encoder(task_of(sample, **changes), backbone.tokenizer)
+    encoded = encoder.encode(rows_of([{**sample.rows[0], **change}]))
+    with pytest.raises(BackboneError, match="one token"):
+        bare(backbone, encoder).check(encoded)
+
+
+def test_an_answer_of_more_words_than_an_encoder_may_say_is_told():
+    sample, backbone = SAMPLES["qa"].read_by("bert"), backbone_of("bert")
+    encoder = Encoder(task_of(sample, options={"max_answer_tokens": 2}), backbone.tokenizer, reserve=3)
+    rows = rows_of([sample.rows[1], {**sample.rows[0], "answers": ["saw Rome in"]}])
+    encoded = encoder.encode(rows)
+    (told,) = encoder.notices
+    assert "1 of 2 rows" in told
+    assert "cannot be given" in told
+    assert "rows.jsonl:2" in told
+    teacher: Any = Teacher(backbone.tokenizer)
+    found = score(teacher, encoded, encoder.task, gold_of(encoder.task, rows))
+    assert found.predicted[0] == sample.rows[1]["answers"]
+    assert found.predicted[1] != "saw Rome in"
 
 
 @pytest.mark.parametrize("family", ["llama", "t5", "bert"])
@@ -230,9 +285,9 @@ def test_an_answer_that_no_window_holds_is_told(family):
     assert "1 rows" in told
     assert "rows.jsonl:2" in told
     # Where no answers are asked for there is nothing to tell.
-    bare = Encoder(task_of(sample, **changes), backbone.tokenizer)
-    bare.encode_fields([{"context": long["context"], "question": "What?"}])
-    assert not [notice for notice in bare.notices if "nothing is learnt" in notice]
+    unasked = Encoder(task_of(sample, **changes), backbone.tokenizer)
+    unasked.encode_fields([{"context": long["context"], "question": "What?"}])
+    assert not [notice for notice in unasked.notices if "nothing is learnt" in notice]
 
 
 # -- missing references
@@ -242,15 +297,16 @@ def test_missing_references_are_told_for_training_and_not_needed_for_answers(sam
     kind = sample.task["kind"]
     target = TARGETS[kind]
     if kind == "chat":
-        bare = [{"messages": row["messages"][:-1]} for row in sample.rows]
+        unanswered = [{"messages": row["messages"][:-1]} for row in sample.rows]
         wanted = "not the assistant's"
     else:
-        bare = [{name: value for name, value in row.items() if name not in (target, "more")} for row in sample.rows]
+        dropped = (target, "more")
+        unanswered = [{name: value for name, value in row.items() if name not in dropped} for row in sample.rows]
         wanted = f"no field '{target}'"
     with pytest.raises(DataError, match=wanted) as caught:
-        encoder.encode(rows_of(bare))
+        encoder.encode(rows_of(unanswered))
     assert [f"rows.jsonl:{line}" in str(caught.value) for line in (1, 2, 3)] == [True] * 3
-    assert len(predict(PromptedModel(backbone), encoder.encode_fields(bare), encoder.task)) == 3
+    assert len(predict(bare(backbone, encoder), encoder.encode_fields(unanswered), encoder.task)) == 3
 
 
 @pytest.mark.parametrize("more", [None, [], "absent"])

@@ -27,10 +27,18 @@ def prompted(backbone, encoder, case: Case, seed: int = 0, cache=None, labels="a
     return PromptedModel(backbone, build_prompt(config, prompt_source(backbone, encoder, [], None), seed), cache)
 
 
+def bare(backbone, encoder) -> PromptedModel:
+    """The model without a prompt; an encoder's labels that are no words need vectors, trained or not."""
+    needs_vectors = backbone.tokenizer.is_encoder and not encoder.task.has_mask
+    return prompted(backbone, encoder, Case("prefix", "memory")) if needs_vectors else PromptedModel(backbone)
+
+
 def test_every_kind_is_tried_here_and_names_metrics_that_are():
     assert set(SAMPLES) == set(KINDS)
     described = Task.model_fields["kind"].description
     assert all(name in described for name in KINDS)
+    for name, sample in SAMPLES.items():
+        assert KINDS[name].for_encoders(task_of(sample)) == bool(sample.encoder), name
     for kind in KINDS.values():
         assert not [name for name in (*kind.metrics, *kind.reported) if name not in METRICS]
         assert not any(METRICS[name].is_error for name in kind.metrics)
@@ -62,9 +70,10 @@ def test_a_missing_field_is_told(sample, encoder):
 
 def test_predictions_need_no_answers(sample, encoder, backbone):
     target = {"label", "tags", "answers", "short", "more"}
-    bare = [{key: value for key, value in row.items() if key not in target} for row in sample.rows]
-    found = predict(PromptedModel(backbone), encoder.encode_fields(bare), encoder.task)
-    with_answers = predict(PromptedModel(backbone), encoder.encode(rows_of(sample.rows)), encoder.task)
+    unanswered = [{key: value for key, value in row.items() if key not in target} for row in sample.rows]
+    model = bare(backbone, encoder)
+    found = predict(model, encoder.encode_fields(unanswered), encoder.task)
+    with_answers = predict(model, encoder.encode(rows_of(sample.rows)), encoder.task)
     assert [one.said for one in found] == [one.said for one in with_answers]
     for one in found:
         json.dumps(encoder.task.spec.shown(encoder.task, one))
@@ -95,8 +104,8 @@ def test_learning_lowers_the_loss_and_finds_the_answers(sample, encoder, backbon
 def test_scores_depend_on_no_batch_and_no_cache(sample, encoder, backbone):
     rows = rows_of(sample.rows * 2)
     encoded, gold = encoder.encode(rows), gold_of(encoder.task, rows)
-    model = prompted(backbone, encoder, Case("prefix", "after"))
-    cached = prompted(backbone, encoder, Case("prefix", "after"), cache=InputCache(1 << 20))
+    case = Case("prefix", "memory" if backbone.tokenizer.is_encoder else "after")
+    model, cached = (prompted(backbone, encoder, case, cache=cache) for cache in (None, InputCache(1 << 20)))
     once = score(model, encoded, encoder.task, gold)
     for other in (score(model, encoded, encoder.task, gold, max_tokens=1), score(cached, encoded, encoder.task, gold)):
         assert other.loss == pytest.approx(once.loss, abs=1e-5)
@@ -113,21 +122,21 @@ def test_very_long_rows_are_refused_or_shortened(sample, backbone):
     rows = rows_of([sample.rows[1], long])
     tokenizer = backbone.tokenizer
     if sample.task["kind"] == "qa":
-        encoder = Encoder(task_of(sample), tokenizer)
+        encoder = Encoder(task_of(sample), tokenizer, reserve=3)
         encoded = encoder.encode(rows)
         assert [row.has_target for row in encoded[:2]] == [True, True]
         assert len(encoded) > 2
         assert not any(row.has_target for row in encoded[2:])
-        assert len(predict(PromptedModel(backbone), encoded, encoder.task)) == 2
+        assert len(predict(bare(backbone, encoder), encoded, encoder.task)) == 2
         return
     with pytest.raises(DataError, match=r"rows.jsonl:2: too long"):
-        Encoder(task_of(sample), tokenizer).encode(rows)
-    trimmed = Encoder(task_of(sample, too_long="trim"), tokenizer)
+        Encoder(task_of(sample), tokenizer, reserve=3).encode(rows)
+    trimmed = Encoder(task_of(sample, too_long="trim"), tokenizer, reserve=3)
     encoded = trimmed.encode(rows)
     assert "shortened" in " ".join(trimmed.notices)
     apart = 0 if tokenizer.start_ids else max(len(row.answer_ids or ()) for row in encoded)
     assert max(len(row.input_ids) + len(row.anchor_ids) for row in encoded) + apart <= tokenizer.max_length
-    found = predict(PromptedModel(backbone), encoded, trimmed.task)
+    found = predict(bare(backbone, trimmed), encoded, trimmed.task)
     assert len(found) == 2
 
 
@@ -140,8 +149,9 @@ def lengthened(sample: Sample):
     return value + " and more of it" * 40
 
 
-def test_an_answer_longer_than_the_room_is_told(backbone):
-    sample = SAMPLES["generation"]
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_an_answer_longer_than_the_room_is_told(family):
+    sample, backbone = SAMPLES["generation"], backbone_of(family)
     encoder = Encoder(task_of(sample, max_new_tokens=3), backbone.tokenizer)
     encoder.encode(rows_of([{**sample.rows[0], "short": " a very long answer"}, sample.rows[1]]))
     assert any("longer than the 3 tokens" in notice and "rows.jsonl:1" in notice for notice in encoder.notices)
@@ -151,6 +161,8 @@ def test_an_answer_longer_than_the_room_is_told(backbone):
 
 
 def test_examples_can_be_shown_or_are_refused(sample, encoder):
+    if encoder.tokenizer.is_encoder:
+        pytest.skip("encoders are shown no examples")
     rows = rows_of(sample.rows)
     if encoder.task.kind == "chat":
         with pytest.raises(DataError, match="cannot be shown as examples"):

@@ -149,8 +149,8 @@ class Encoder:
             self.notices.append(f"{count} were shortened to fit {self.limit} tokens, first {next(iter(odd.shortened))}")
         if odd.unsaid:
             self.notices.append(
-                f"the answers of {len(odd.unsaid)} of {len(rows)} rows begin or end within a word, or overlap: they "
-                f"cannot be given exactly, first {next(iter(odd.unsaid))}"
+                f"the answers of {len(odd.unsaid)} of {len(rows)} rows begin or end within a word, overlap, or have "
+                f"more words than may be said: they cannot be given exactly, first {next(iter(odd.unsaid))}"
             )
         self._tell_long_answers(rows, encoded)
         if with_answer:

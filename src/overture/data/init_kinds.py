@@ -6,11 +6,11 @@ from typing import Any
 from overture.core.errors import DataError
 from overture.data.formats.form import Rows
 from overture.data.kinds.tags import split_tag
+from overture.data.task import Task
 from overture.data.values import label_text
 
 Values = dict[str, Any]
 _MAX_LABELS = 50
-_READ = ("tagging", "qa", "multilabel")
 WRITES_NOTHING = "an encoder writes no answers, and has none to choose from"
 CHOOSE_DECODER = "choose a decoder with --backbone"
 
@@ -27,7 +27,8 @@ def values_for_encoder(values: Values, where: str) -> Values:
     Raises:
         DataError: the kind's answers are written.
     """
-    if values["kind"] not in _READ or values.get("options", {}).get("mode") == "generative":
+    task = Task.model_validate({"name": "task", "data": {"path": where}, **values})
+    if not task.spec.for_encoders(task):
         raise DataError(WRITES_NOTHING, where=where, got=f"a task of kind {values['kind']}", fix=CHOOSE_DECODER)
     template = values["template"]
     read = {**values, "template": template[: template.rindex("}") + 1]}

@@ -240,6 +240,7 @@ class Kind:
         max_written: tokens of an answer at most, where answers are written.
         part: one part of an answer in words, such as a span's label and text; None where answers are not sets of parts.
         writes: whether answers are written, so that room is kept for them.
+        for_encoders: whether an encoder, which writes nothing, can give the answers.
         sample: a made-up row without its answer, to show what `predict` wants.
     """
 
@@ -270,6 +271,7 @@ class Kind:
     max_written: Callable[[TaskFile], int] = lambda task: task.max_new_tokens
     part: Callable[[TaskFile, Row, Any], str] | None = None
     writes: bool = False
+    for_encoders: Callable[[TaskFile], bool] = lambda task: False
     sample: Callable[[TaskFile], dict[str, Any]] = some_texts
 
     @property

@@ -163,8 +163,7 @@ class Task(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         spec = self.spec
-        # Errors of the kind's own options are raised here, as the file's.
-        _ = self.own
+        _check_options(spec, self.options)
         spec.check(self)
         if self.metric not in spec.metrics:
             raise ValueError(f"metric {self.metric} does not fit {self.kind}; known: {', '.join(spec.metrics)}")
@@ -256,6 +255,21 @@ class Task(Config):
     def dump(self) -> dict[str, Any]:
         """The task as plain values, for JSON; ``Task(**task.dump())`` gives it back."""
         return self.model_dump(mode="json")
+
+
+def _check_options(spec: Kind, options: dict[str, Any]) -> None:
+    """Whether the kind knows its own options; what is wrong is told of `options.name`, with that kind's names.
+
+    Raises:
+        ValueError: every mistake.
+    """
+    try:
+        validated(spec.options, options, "options")
+    except ConfigError as error:
+        told = [
+            f"options.{each.where}: {each.what}" + (f" ({each.fix})" if each.fix else "") for each in error.problems
+        ]
+        raise ValueError("; ".join(told)) from None
 
 
 def _pieces_of(template: str | list[Message]) -> list[Parsed]:

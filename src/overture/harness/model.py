@@ -248,9 +248,14 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
                 words.append(word)
             yield self._row(0, context, _candidates(words))
 
-    def _batches(self, rows: Sequence[Encoded]) -> Iterator[list[Encoded]]:
-        """Rows of like length, longest first, so that what does not fit the memory fails at once."""
-        for batch in reversed(_by_length(rows, self.max_tokens)):
+    def _batches(self, rows: Sequence[Encoded], num_written: int = 0) -> Iterator[list[Encoded]]:
+        """Rows of like length, longest first, so that what does not fit the memory fails at once.
+
+        Args:
+            rows: contexts.
+            num_written: tokens that may be written behind each, which are kept as the context is.
+        """
+        for batch in reversed(_by_length(rows, self.max_tokens, num_written)):
             step = self.max_rows or len(batch)
             for start in range(0, len(batch), step):
                 yield batch[start : start + step]
@@ -295,7 +300,7 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         with tqdm(total=len(requests), disable=disable_tqdm, desc="overture: texts") as bar:
             for (max_new_tokens, stop), members in groups.items():
                 rows = [self._asked(index, requests[index].args[0], max_new_tokens) for index in members]
-                for batch in self._batches(rows):
+                for batch in self._batches(rows, max_new_tokens):
                     written = self.model.write(batch, max_new_tokens, self._ends(stop))
                     found |= {row.row: _until(self._text(ids), stop) for row, ids in zip(batch, written, strict=True)}
                     bar.update(len(batch))
@@ -318,12 +323,12 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         return self.backbone.tokenizer.decode(ids)
 
 
-def _by_length(rows: Sequence[Encoded], max_tokens: int) -> list[list[Encoded]]:
-    """Rows grouped by all their live tokens, words included, within the budget."""
+def _by_length(rows: Sequence[Encoded], max_tokens: int, num_written: int = 0) -> list[list[Encoded]]:
+    """Rows grouped by all their live tokens, words and what may be written included, within the budget."""
     groups: list[list[Encoded]] = []
     for row in sorted(rows, key=_num_live):
         # Sorted, so this row is the group's longest.
-        if groups and (len(groups[-1]) + 1) * _num_live(row) <= max_tokens:
+        if groups and (len(groups[-1]) + 1) * (_num_live(row) + num_written) <= max_tokens:
             groups[-1].append(row)
         else:
             groups.append([row])

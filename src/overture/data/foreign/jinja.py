@@ -23,12 +23,19 @@ class Field:
         choices: what the field chooses from, `choices[field - first]`, or is searched in.
         first: the number of the first choice.
         is_index: the field is a number that chooses; else it is one of the choices.
+        within: instead of `choices` a list of the row's own, as `list_of_row` names it.
     """
 
     name: str
     choices: tuple[str, ...] | None = None
     first: int = 0
     is_index: bool = True
+    within: str | None = None
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether the field means an entry of a list, and not its own value."""
+        return self.choices is not None or self.within is not None
 
 
 @dataclass(slots=True)
@@ -39,7 +46,9 @@ class Parsed:
     notes: list[str] = field(default_factory=list)
 
 
-def parsed(text: str, where: str, constants: Constants | None = None, keep_end: bool = True) -> Parsed:
+def parsed(
+    text: str, where: str, constants: Constants | None = None, keep_end: bool = True, own: str | None = None
+) -> Parsed:
     """A Jinja template as texts and fields.
 
     Args:
@@ -47,6 +56,7 @@ def parsed(text: str, where: str, constants: Constants | None = None, keep_end: 
         where: the file and key, for errors.
         constants: lists that the template may name, such as `answer_choices`.
         keep_end: a line's end at the very end counts.
+        own: the row's own list that `answer_choices` stands for.
 
     Raises:
         ConfigError: the template says more than we can, or is no Jinja.
@@ -55,9 +65,43 @@ def parsed(text: str, where: str, constants: Constants | None = None, keep_end: 
         tree = Environment(keep_trailing_newline=keep_end).parse(text)
     except (TemplateError, RecursionError) as error:
         raise ConfigError("not a Jinja template", where=where, got=str(error)) from None
-    reader = _Reader(where, constants or {})
+    reader = _Reader(where, constants or {}, own)
     reader.read(tree.body)
     return reader.found
+
+
+def list_of_row(text: str, glue: str | None = None) -> str | None:
+    """The row's own list that a template shows, as `field` or `field.part`; None where it shows anything else.
+
+    Args:
+        text: the template.
+        glue: what the list's entries are joined by, where the template must join them.
+    """
+    try:
+        body: list[Any] = Environment().parse(text).body
+    except (TemplateError, RecursionError):
+        return None
+    shown = body[0].nodes if len(body) == 1 and isinstance(body[0], nodes.Output) else []
+    node = shown[0] if len(shown) == 1 else None
+    return _path(node if glue is None else _joined(node, glue))
+
+
+def _joined(node: Any, glue: str) -> Any:
+    """What a template joins by a text; None where it does not."""
+    if not isinstance(node, nodes.Filter) or node.name != "join":
+        return None
+    texts = [str(each.value).strip() for each in node.args if isinstance(each, nodes.Const)]
+    return node.node if texts == [glue] else None
+
+
+def _path(node: Any) -> str | None:
+    """`field`, `field.part` and `field["part"]` with a dot."""
+    if isinstance(node, nodes.Name):
+        return node.name
+    part = node.attr if isinstance(node, nodes.Getattr) else None
+    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
+        part = node.arg.value
+    return f"{node.node.name}.{part}" if part and isinstance(node.node, nodes.Name) else None
 
 
 def as_template(found: Parsed, where: str) -> str:
@@ -70,7 +114,7 @@ def as_template(found: Parsed, where: str) -> str:
     for part in found.parts:
         if isinstance(part, str):
             text += re.sub(r"[{}]", r"\g<0>\g<0>", part)
-        elif part.choices is not None or not is_field_name(part.name):
+        elif part.is_chosen or not is_field_name(part.name):
             raise ConfigError("a template of ours cannot show this", where=where, got=part.name, wanted=_WANTED)
         else:
             text += f"{{{part.name}}}"
@@ -78,8 +122,8 @@ def as_template(found: Parsed, where: str) -> str:
 
 
 class _Reader:
-    def __init__(self, where: str, constants: Constants) -> None:
-        self.where, self.constants, self.found = where, constants, Parsed()
+    def __init__(self, where: str, constants: Constants, own: str | None) -> None:
+        self.where, self.constants, self.own, self.found = where, constants, own, Parsed()
 
     def read(self, body: list[Any]) -> None:
         for node in body:
@@ -132,35 +176,53 @@ class _Reader:
         return None
 
     def chosen(self, node: nodes.Getitem) -> Field:
-        """`answer_choices[label]` or `answer_choices[label - 1]`."""
+        """`answer_choices[label]` or `answer_choices[label - 1]`; of a row's own also by a search in the row."""
         choices = self.constant(node.node)
         at: Any = node.arg
+        is_own = self.own is not None and isinstance(node.node, nodes.Name) and node.node.name == "answer_choices"
+        found = self.searched(at) if is_own else None
+        if found:
+            return found
         first = 0
         if isinstance(at, nodes.Sub) and isinstance(at.right, nodes.Const) and isinstance(at.right.value, int):
             at, first = at.left, at.right.value
-        if not isinstance(choices, list) or not isinstance(at, nodes.Name):
+        if isinstance(at, nodes.Filter) and at.name == "int" and not at.args:
+            at = at.node
+        if not (is_own or isinstance(choices, list)) or not isinstance(at, nodes.Name):
             raise self.refused(node, "a part of a field, or a choice that is computed")
-        return Field(at.name, tuple(choices), first)
+        return Field(at.name, within=self.own, first=first) if is_own else Field(at.name, tuple(choices), first)
 
     def searched(self, node: Any) -> Field | None:
-        """`["a", "b"].index(label)`."""
+        """`["a", "b"].index(label)`, or `choices.label.index(answer)` in a list of the row's own."""
         is_call = isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr) and node.node.attr == "index"
-        if not is_call or len(node.args) != 1 or not isinstance(node.args[0], nodes.Name):
+        if not is_call or len(node.args) != 1:
             return None
-        choices = self.constant(node.node.node)
-        return Field(node.args[0].name, tuple(choices), is_index=False) if isinstance(choices, list) else None
+        choices, within = self.constant(node.node.node), _path(node.node.node)
+        name = self.name(node.args[0]) if within or isinstance(choices, list) else None
+        if name is None:
+            return None
+        if isinstance(choices, list):
+            return Field(name, tuple(choices), is_index=False)
+        return Field(name, is_index=False, within=self.own if within == "answer_choices" else within)
 
     def stripped(self, node: Any) -> Field:
         """`text.strip()` or `text | trim`: the field, with a note."""
+        name = self.name(node)
+        if name is None:
+            raise self.refused(node, _described(node))
+        return Field(name)
+
+    def name(self, node: Any) -> str | None:
+        """A field's name, with a note where its white space is cut off; None for anything else."""
         inner = None
         if isinstance(node, nodes.Filter) and node.name == "trim" and not node.args:
             inner = node.node
         elif isinstance(node, nodes.Call) and not node.args and isinstance(node.node, nodes.Getattr):
-            inner = node.node.node if node.node.attr == "strip" else None
-        if not isinstance(inner, nodes.Name):
-            raise self.refused(node, _described(node))
-        self.found.notes.append(f"{self.where}: white space around {inner.name!r} is not cut off as there")
-        return Field(inner.name)
+            inner = node.node.node if node.node.attr in ("strip", "lstrip", "rstrip") else None
+        if isinstance(inner, nodes.Name):
+            self.found.notes.append(f"{self.where}: white space around {inner.name!r} is not cut off as there")
+            return inner.name
+        return node.name if isinstance(node, nodes.Name) else None
 
 
 def _described(node: Any) -> str:

@@ -1,20 +1,31 @@
 """Tasks of EleutherAI's lm-evaluation-harness: the common keys of its YAML files.
 
 A choice's word is `target_delimiter` and the choice, so a harness that scores our prompt on the same file scores the
-same words. What cannot be said in a task file of ours is refused when it would change the task, and noted when not.
+same words. Choices that are a field of the row make a task of kind `choice`. What cannot be said in a task file of
+ours is refused when it would change the task, and noted when not.
 """
 
 import ast
 import glob
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from overture.core.errors import ConfigError
-from overture.data.foreign.jinja import Field, Parsed, as_template, parsed
-from overture.data.foreign.written import Translated, labels_of, only_field, source_of, values_of
+from overture.data.foreign.jinja import Field, Parsed, as_template, list_of_row, parsed
+from overture.data.foreign.written import (
+    OWN_CHOICES,
+    Translated,
+    labels_of,
+    only_field,
+    otherwise_read,
+    own_choices,
+    source_of,
+    values_of,
+)
 from overture.data.values import label_text
 
 _BUILDERS = {"json": None, "csv": "csv", "parquet": "parquet"}
@@ -36,6 +47,10 @@ _CHANGING = (
     "unsafe_code",
 )
 _METRICS = {"acc": "accuracy", "exact_match": "exact_match"}
+# The harness's names for kind choice's ways to compare choices.
+_LIKELIHOODS = {"acc": "sum", "acc_norm": "mean"}
+_NORM = "acc_norm divides a choice's log-likelihood by its characters; options.likelihood: mean divides by its tokens"
+_OTHER_CHOICES = "a constant list, or one field with each row's own"
 
 
 class _Function(str):
@@ -111,6 +126,9 @@ class _Task:
             raise self.refused("output_type", "multiple_choice or generate_until")
         data = source_of(self.own_data) if self.own_data else self.data()
         values = {"name": self.name(), "data": data, "template": self.template()}
+        own = self.own_choices() if kind == "multiple_choice" else None
+        if own:
+            return Translated(self.with_own_choices(values, own), self.notes)
         values |= self.choices(data) if kind == "multiple_choice" else self.answers()
         return Translated({**values, "metric": self.metric(kind), **self.writing(kind)}, self.notes)
 
@@ -199,11 +217,16 @@ class _Task:
     def delimiter(self) -> str:
         return str(self.found.get("target_delimiter", " "))
 
-    def choices(self, data: dict[str, Any]) -> dict[str, Any]:
-        found = self.jinja("doc_to_target")
-        target = only_field(found)
+    def target(self) -> Field:
+        target = only_field(self.jinja("doc_to_target"))
         if target is None:
             raise self.refused("doc_to_target", "a field, or a list's .index(field)")
+        return target
+
+    def choices(self, data: dict[str, Any]) -> dict[str, Any]:
+        target = self.target()
+        if target.within is not None:
+            raise self.refused("doc_to_target", "a field, or a constant list's .index(field)")
         choices = self.list_of_choices()
         is_index = target.is_index
         if target.choices is not None:
@@ -224,9 +247,9 @@ class _Task:
             try:
                 found = ast.literal_eval(re.sub(r"^\s*\{\{(.*)\}\}\s*$", r"\1", found, flags=re.S))
             except (ValueError, SyntaxError, MemoryError, RecursionError):
-                raise self.refused("doc_to_choice", "a constant list: our labels are the same for every row") from None
+                raise self.refused("doc_to_choice", _OTHER_CHOICES) from None
         if not isinstance(found, list) or len(found) < 2:
-            raise self.refused("doc_to_choice", "a constant list: our labels are the same for every row")
+            raise self.refused("doc_to_choice", _OTHER_CHOICES)
         return [str(choice) for choice in found]
 
     def is_index(self, values: list[Any], choices: list[str], name: str) -> bool:
@@ -243,9 +266,61 @@ class _Task:
 
     def answers(self) -> dict[str, Any]:
         target = only_field(self.jinja("doc_to_target"))
-        if target is None or target.choices is not None:
+        if target is None or target.is_chosen:
             raise self.refused("doc_to_target", "one field with the answer")
         return {"answer_field": target.name}
+
+    # -- choices of the rows' own
+
+    def own_choices(self) -> str | None:
+        """The field that holds a row's choices; None where they are constant, or more than a field."""
+        found = self.found.get("doc_to_choice")
+        if not isinstance(found, str):
+            return None
+        # As in `jinja`: a text that names a field is the field.
+        return list_of_row(f"{{{{{found}}}}}" if re.fullmatch(r"\w+", found) else found)
+
+    def with_own_choices(self, values: dict[str, Any], choices: str) -> dict[str, Any]:
+        """The task as one of kind `choice`."""
+        target = self.target()
+        labels = values_of(values["data"], target.name)
+        if self.found["doc_to_target"] == target.name and labels and all(isinstance(each, str) for each in labels):
+            # Digits are a number where they are rendered; a field that is named is taken as it is.
+            target = replace(target, is_index=False)
+        found = own_choices(values["template"], choices, target, self.likelihood())
+        if found is None:
+            raise self.refused("doc_to_choice", OWN_CHOICES)
+        made = {**values, **found, "template": self.before_choices(values["template"]), "metric": "accuracy"}
+        differs = otherwise_read(made, choices, target, str(self.path))
+        if differs:
+            raise self.refused("doc_to_target", f"labels that mean the same choice here; {differs}")
+        if target.within is None and not labels:
+            self.notes.append(f"{target.name!r} is taken for the number of the right choice, its text, label or letter")
+        return made
+
+    def before_choices(self, template: str) -> str:
+        """The template, with a delimiter other than the space that kind `choice` puts before a choice."""
+        delimiter, ends = self.delimiter(), template[-1:].isspace()
+        if delimiter == ("" if ends else " "):
+            return template
+        if not delimiter.strip() and delimiter.endswith("\n"):
+            return template + delimiter
+        found = repr(delimiter) + (" behind white space" if ends else "")
+        raise self.refused("target_delimiter", f"one space between text and choice, or a line's end, not {found}")
+
+    def likelihood(self) -> str:
+        """How choices are compared: as the first metric that is known does."""
+        listed = self.found.get("metric_list") or [{"metric": "acc"}, {"metric": "acc_norm"}]
+        names = [str(each.get("metric")) for each in listed if isinstance(each, dict)]
+        known = [name for name in names if name in _LIKELIHOODS] or ["acc"]
+        if known[0] == "acc_norm":
+            self.notes.append(f"in place of acc_norm: {_NORM}")
+        elif "acc_norm" in known:
+            self.notes.append(f"not measured: {_NORM}")
+        other = [name for name in names if name not in _LIKELIHOODS]
+        if other:
+            self.notes.append(f"not measured: {', '.join(other)}; the task's metric is accuracy")
+        return _LIKELIHOODS[known[0]]
 
     # -- how it is judged and written
 

@@ -7,8 +7,16 @@ from typing import Any
 import yaml
 
 from overture.core.errors import ConfigError
-from overture.data.foreign.jinja import Field, Parsed, as_template, parsed
-from overture.data.foreign.written import Translated, labels_of, only_field, source_of
+from overture.data.foreign.jinja import Field, Parsed, as_template, list_of_row, parsed
+from overture.data.foreign.written import (
+    OWN_CHOICES,
+    Translated,
+    labels_of,
+    only_field,
+    otherwise_read,
+    own_choices,
+    source_of,
+)
 
 _BAR = "|||"
 
@@ -77,15 +85,16 @@ def _translated(chosen: dict[str, Any], rows: dict[str, Any], where: str, name: 
     if text.count(_BAR) != 1:
         raise ConfigError("a template without one '|||'", where=where, got=f"{text!r:.80}")
     listed = chosen.get("answer_choices")
-    choices = [each.strip() for each in str(listed).split(_BAR)] if listed else []
+    own = list_of_row(str(listed), glue=_BAR)
+    choices = [each.strip() for each in str(listed).split(_BAR)] if listed and own is None else []
     if any("{{" in choice or "{%" in choice for choice in choices):
         raise ConfigError(
             "the choices depend on the row",
             where=where,
             got=str(listed),
-            wanted="constant choices: labels are the same",
+            wanted="constant choices, or one field that is joined by '|||'",
         )
-    found = parsed(text, where, {"answer_choices": choices} if choices else {}, keep_end=False)
+    found = parsed(text, where, {"answer_choices": choices} if choices else {}, keep_end=False, own=own)
     shown, said = _cut(found)
     target = only_field(said)
     if target is None:
@@ -96,11 +105,28 @@ def _translated(chosen: dict[str, Any], rows: dict[str, Any], where: str, name: 
         "template": as_template(shown, where),
     }
     notes = list(found.notes)
+    if target.within is not None:
+        return Translated(_with_own_choices(values, own, target, where), notes)
     if target.choices is None:
         return Translated({**values, "answer_field": target.name, "metric": "exact_match"}, notes)
     # T0's encoder-decoders keep both sides apart; a decoder reads on, so a word needs its space.
     labels = labels_of(target.choices, target.first, target.is_index, " ")
     return Translated({**values, "label_field": target.name, "labels": labels, "metric": "accuracy"}, notes)
+
+
+def _with_own_choices(values: dict[str, Any], own: str | None, target: Field, where: str) -> dict[str, Any]:
+    """The task as one of kind `choice`."""
+    # Sanh et al. 2022 (T0), who wrote the templates, compare choices without regard to their length.
+    found = own_choices(values["template"], own, target, "sum") if own else None
+    if found is None:
+        raise ConfigError(
+            "the row's own choices cannot be read", where=where, got=own or target.within or "", wanted=OWN_CHOICES
+        )
+    made = {**values, **found, "metric": "accuracy"}
+    differs = otherwise_read(made, own or "", target, where)
+    if differs:
+        raise ConfigError("a label means another choice here", where=where, got=differs)
+    return made
 
 
 def _cut(found: Parsed) -> tuple[Parsed, Parsed]:

@@ -53,7 +53,9 @@ class Options(Config):
         0.0, description="By how much an encoder's best span must score above no answer; below 0 it answers more often."
     )
     stride: int = Field(64, ge=1, description="Tokens that windows of a long context share, half of a window at most.")
-    max_answer_tokens: int = Field(24, ge=1, description="Most tokens of a piece of the context.")
+    max_answer_tokens: int = Field(
+        24, ge=1, description="Most tokens of a piece of the context; with an encoder words."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +237,7 @@ def _window(
         # The row's first token stands for no answer, in front of the words.
         nowhere = (0,) if own.no_answer else ()
         places = _places(inside, words, len(nowhere)) if inside else (0, 0)
+        can_say = can_say and places[1] - places[0] < own.max_answer_tokens
         marks = Marks(nowhere, "places", places if teaches else None)
         pick = Pick(own.context_field, words, marks)
         return Example(shown, pick=pick, source=_Source(text, words), can_say=can_say, cut=cut)
@@ -372,5 +375,6 @@ KIND = Kind(
     optional_fields=_optional_fields,
     merged=_merged,
     writes=True,
+    for_encoders=lambda task: task.own.mode == "extractive",
     max_written=_max_written,
 )

@@ -105,4 +105,5 @@ KIND = Kind(
     predictions=_predictions,
     shot=first_word,
     shown=label_shown,
+    for_encoders=lambda task: True,
 )

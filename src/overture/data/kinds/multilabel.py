@@ -165,4 +165,5 @@ KIND = Kind(
     shown=_shown,
     part=label_part,
     writes=True,
+    for_encoders=lambda task: True,
 )

@@ -111,4 +111,5 @@ KIND = Kind(
     predictions=_predictions,
     shot=_shot,
     shown=_shown,
+    for_encoders=lambda task: True,
 )

@@ -401,4 +401,5 @@ KIND = Kind(
     part=_part,
     writes=True,
     sample=_sample,
+    for_encoders=lambda task: True,
 )
