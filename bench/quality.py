@@ -20,7 +20,7 @@ from overture.core.types import Encoded
 from overture.data import Encoder, Task
 from overture.data.rows import Row
 from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
-from overture.evaluate.scoring import score
+from overture.evaluate.scoring import Scored, score
 from overture.evaluate.source import prompt_source
 from overture.prompt import METHODS, PromptConfig, build_prompt, own_rate
 from overture.store import Store
@@ -84,6 +84,12 @@ def in_context_cell(
     return {"model": PromptedModel(backbone, memory), "shots": count}
 
 
+def told_score(found: Scored, task: Task) -> dict[str, object]:
+    """What a cell keeps of a split: with a digit for each row, so that ways can be paired."""
+    right = "".join(str(int(g == p)) for g, p in zip(found.gold, found.predicted, strict=True))
+    return {"accuracy": found.value(task), "n": len(found.gold), "loss": found.loss, "right": right}
+
+
 def run_cell(backbone: Backbone, name: str, args: argparse.Namespace, seed: int, path: Path) -> None:
     task = decoder_task(name)
     encoder = Encoder(task, backbone.tokenizer)
@@ -97,8 +103,7 @@ def run_cell(backbone: Backbone, name: str, args: argparse.Namespace, seed: int,
     model = cell.pop("model")
     for split in ("validation",) if args.validation_only else ("validation", "test"):
         found = score(model, splits[split], task)
-        right = "".join(str(int(g == p)) for g, p in zip(found.gold, found.predicted, strict=True))
-        cell[split] = {"accuracy": found.value(task), "n": len(found.gold), "loss": found.loss, "right": right}
+        cell[split] = told_score(found, task)
     facts = {"way": args.cell_way, "task": name, "seed": seed, "train_rows": args.train_rows, "threads": args.threads}
     versions = {"torch": torch.__version__, "backbone": backbone.info.weights_sha256}
     write_json(path, {**facts, **cell, "versions": versions})

@@ -1,5 +1,6 @@
 """The tasks that all quality measurements share: wording, label words, rows."""
 
+import json
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,10 +52,10 @@ WORDINGS = {
 }
 
 
-def decoder_task(name: str) -> Task:
+def decoder_task(name: str, **values: Any) -> Task:
     """The task for models that predict a word behind the text."""
     wording = WORDINGS[name]
-    return _task(name, template=wording.input + wording.anchor)
+    return _task(name, template=wording.input + wording.anchor, **values)
 
 
 def encoder_task(name: str) -> Task:
@@ -64,7 +65,16 @@ def encoder_task(name: str) -> Task:
 
 def _task(name: str, **values: Any) -> Task:
     wording = WORDINGS[name]
-    return Task(name=name, data={"train": "unused.jsonl"}, labels=wording.words, **wording.limits, **values)
+    return Task(name=name, labels=wording.words, **{"data": {"train": "unused.jsonl"}, **wording.limits, **values})
+
+
+def written_task(name: str, splits: dict[str, list[Row]], folder: Path) -> Task:
+    """The decoder's task on these very rows, which are written into the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, rows in splits.items():
+        lines = [json.dumps(dict(row.fields)) + "\n" for row in rows]
+        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return decoder_task(name, data={split: str((folder / f"{split}.jsonl").resolve()) for split in splits})
 
 
 def rows_of(name: str, data: Path, split: str) -> list[Row]:

@@ -1,0 +1,118 @@
+"""What studies of cells share that run through the package: rows and requests, scores, files, and when to end."""
+
+import argparse
+import resource
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from overture.core.files import write_json
+from overture.data import Encoder
+from overture.data.rows import Row
+from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
+from overture.evaluate.scoring import score
+from overture.store import Store
+from overture.study.request import TuneConfig
+from overture.study.run import versions
+from quality import told_score
+from tasks import decoder_task, splits_of, written_task
+
+RESULTS = Path(__file__).parent / "results"
+SCORED = ("validation", "test")
+EPOCHS = 5
+Todo = TypeVar("Todo")
+
+
+def in_time(todo: Iterable[Todo], minutes: float) -> Iterator[Todo]:
+    """What is to do, until so many minutes are over; what has begun by then is done."""
+    started = time.monotonic()
+    return takewhile(lambda _: time.monotonic() - started <= 60 * minutes, todo)
+
+
+def cpu_seconds() -> float:
+    """Of this process so far."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def study_parser(doc: str | None, name: str) -> argparse.ArgumentParser:
+    """The options that every such study has."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=RESULTS / name)
+    parser.add_argument("--work", type=Path, default=Path(f"{name}-work"), help="where rows, runs and prompts are kept")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--train-rows", type=int, default=256)
+    parser.add_argument("--scored-rows", type=int, help="the first so many of a split alone, to try the script")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after so many")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What all cells of a study share.
+
+    Args:
+        args: of the command line.
+        backbone: the model.
+        cache: of inputs, for scoring.
+    """
+
+    args: argparse.Namespace
+    backbone: Backbone
+    cache: InputCache = field(default_factory=InputCache)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.args.work / "store")
+
+    def file(self, way: str, task: str, seed: int) -> Path:
+        """Where a cell is kept."""
+        return Path(self.args.out) / f"{way}-{task}-seed{seed}.json"
+
+    def rows(self, task: str, num_train: int, seed: int) -> dict[str, list[Row]]:
+        """The rows that `quality.py` draws too."""
+        found = splits_of(task, self.args.data, num_train, seed)
+        return {split: rows[: self.args.scored_rows] if split in SCORED else rows for split, rows in found.items()}
+
+    def request(
+        self,
+        task: str,
+        num_train: int,
+        seed: int,
+        prompt: Mapping[str, Any],
+        lr: float | None = None,
+        **settings: Any,
+    ) -> TuneConfig:
+        """A run on these rows; as many epochs as everywhere else in the benchmark, the best one kept."""
+        written = written_task(task, self.rows(task, num_train, seed), self.args.work / "rows" / f"{task}-seed{seed}")
+        values = {"train": {"epochs": EPOCHS, "patience": EPOCHS, "lr": lr}, "seed": seed, "shots": 0, **settings}
+        return TuneConfig.model_validate({"task": written, "prompt": prompt, **values})
+
+    def scores(self, model: PromptedModel, task: str, num_train: int, seed: int) -> dict[str, Any]:
+        """A finished prompt on the rows that chose its epoch and on the test rows."""
+        own, rows = decoder_task(task), self.rows(task, num_train, seed)
+        encoder = Encoder(own, self.backbone.tokenizer)
+        return {split: told_score(score(model, encoder.encode(rows[split]), own), own) for split in SCORED}
+
+    def keep(self, way: str, task: str, seed: int, cell: Mapping[str, Any]) -> None:
+        """Write a cell, with what decides its numbers besides."""
+        found = {**versions(), "backbone": self.backbone.info.weights_sha256}
+        facts = {"way": way, "task": task, "seed": seed, "threads": self.args.threads}
+        path = self.file(way, task, seed)
+        write_json(path, {**facts, **cell, "versions": found})
+        shown = {split: cell[split]["accuracy"] for split in SCORED}
+        print(path.name, shown, f"{cell['cpu_seconds']:.0f} CPU s", flush=True)
+
+
+def opened(args: argparse.Namespace) -> Lab:
+    """The model loaded, the folders there."""
+    torch.set_num_threads(args.threads)
+    args.work.mkdir(parents=True, exist_ok=True)
+    return Lab(args, load_backbone("smollm2"))

@@ -1,0 +1,119 @@
+"""A prompt and LoRA in one model, beside each of them alone, on the same rows. One JSON a cell, resumable.
+
+A cell that is there is not run again; `--minutes` ends a sitting between two cells. LoRA has the rate that was best for
+it alone (`peft_baseline.py`), the prompt its own, in every way alike.
+
+    python bench/together.py --data DIR
+    python bench/methods_page.py
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from cells import Lab, cpu_seconds, in_time, opened, study_parser
+from overture.engine import PromptedModel
+from overture.engine.lora import LoraOptions, with_lora
+from overture.prompt import PromptConfig, own_rate
+from overture.study.adapted import Tuned, tuned_alone, tuned_with_adapter
+from overture.study.request import AdapterConfig, TuneConfig, settled
+from overture.study.run import Run
+from overture.study.work import Work, prepared
+from peft_baseline import BEST_RATES
+
+PROMPT = PromptConfig(method="prefix", place="after", length=10)
+
+
+def prompt_alone(work: Work) -> Tuned:
+    model = work.fresh(work.config.prompt, work.config.seed)
+    return tuned_alone(model, work.fit(model, work.config.train, work.config.seed))
+
+
+def lora_alone(work: Work) -> Tuned:
+    adapter, seed = adapter_of(work), work.config.seed
+    model = PromptedModel(with_lora(work.backbone, LoraOptions(rank=adapter.rank, alpha=adapter.alpha), seed))
+    return tuned_alone(model, work.fit(model, work.config.train, seed))
+
+
+def both(work: Work) -> Tuned:
+    rate = own_rate(work.config.prompt)
+    return tuned_with_adapter(work, adapter_of(work), work.config.seed, rate, work.run.folder)
+
+
+def adapter_of(work: Work) -> AdapterConfig:
+    assert work.config.adapter is not None
+    return work.config.adapter
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of training.
+
+    Args:
+        tuned: trains it.
+        parts: of the request that it uses, as its cells record them.
+        stage: of the adapter.
+    """
+
+    tuned: Callable[[Work], Tuned]
+    parts: frozenset[str] = frozenset({"prompt", "adapter"})
+    stage: str = "joint"
+
+    def request(self, lab: Lab, task: str, seed: int) -> TuneConfig:
+        lora = BEST_RATES[task]
+        lr = own_rate(PROMPT) if "prompt" in self.parts else lora
+        settings = {"adapter": {"lr": lora, "stage": self.stage}} if "adapter" in self.parts else {}
+        return lab.request(task, lab.args.train_rows, seed, PROMPT.model_dump(), lr, **settings)
+
+
+WAYS = {
+    "prompt": Way(prompt_alone, frozenset({"prompt"})),
+    "lora": Way(lora_alone, frozenset({"adapter"})),
+    "joint": Way(both),
+    "prompt-first": Way(both, stage="prompt first"),
+    "adapter-first": Way(both, stage="adapter first"),
+}
+
+
+def missing(lab: Lab) -> Iterator[tuple[str, str, int]]:
+    """Cells that are not there: all ways of the first seed before any of the second."""
+    args = lab.args
+    for seed in range(args.seeds):
+        for task in args.task or BEST_RATES:
+            for way in args.way or WAYS:
+                if not lab.file(way, task, seed).exists():
+                    yield way, task, seed
+
+
+def run(lab: Lab, way: str, task: str, seed: int) -> None:
+    """Train one cell from nothing, inputs and all, and score it."""
+    num_train, own = lab.args.train_rows, WAYS[way]
+    config, before = settled(own.request(lab, task, seed), lab.store, lab.backbone), cpu_seconds()
+    with TemporaryDirectory() as folder:
+        work = prepared(Run(Path(folder)), config, lab.store, lambda: False, lab.backbone)
+        tuned = own.tuned(work)
+        cell = {
+            "train_rows": num_train,
+            "config": config.model_dump(mode="json", include={"train", *own.parts}),
+            "trainable": tuned.trainable,
+            "train_seconds": tuned.seconds,
+            "history": tuned.result.progress.history,
+            **lab.scores(tuned.model, task, num_train, seed),
+        }
+    lab.keep(way, task, seed, {**cell, "cpu_seconds": cpu_seconds() - before})
+
+
+def main() -> None:
+    parser = study_parser(__doc__, "together")
+    parser.add_argument("--task", action="append", choices=BEST_RATES, help="both when none is named")
+    parser.add_argument("--way", action="append", choices=WAYS, help="all when none is named")
+    args: argparse.Namespace = parser.parse_args()
+    lab = opened(args)
+    for way, task, seed in in_time(missing(lab), args.minutes):
+        run(lab, way, task, seed)
+
+
+if __name__ == "__main__":
+    main()
