@@ -7,7 +7,6 @@ A cell that is there is not run again, so the table fills over several sittings;
 """
 
 import argparse
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 import overture
+from cells import in_time
 from overture.engine import Backbone, InputCache, load_backbone
 from overture.prompt import METHODS
 from overture.store import Store
@@ -38,6 +38,7 @@ class Entry:
         length: prompt vectors or columns; by task where they differ.
         options: of the method.
         sources: other tasks, whose prompts of vectors it mixes.
+        tag: names a variant; its cells are not the method's as it comes.
     """
 
     way: str
@@ -45,10 +46,14 @@ class Entry:
     length: int | Mapping[str, int] = 10
     options: Mapping[str, Any] = field(default_factory=dict)
     sources: bool = False
+    tag: str = ""
 
     @property
     def method(self) -> str:
         return self.way.rsplit("-", 1)[0]
+
+    def file(self, task: str, seed: int) -> str:
+        return "-".join(filter(None, [self.way, self.tag, task, f"seed{seed}.json"]))
 
     def settings(self, task: str, store: Path) -> dict[str, Any]:
         length = self.length if isinstance(self.length, int) else self.length[task]
@@ -71,6 +76,8 @@ PLAN = (
     # The most examples whose vectors and a training row fit the tokens of a pass.
     Entry("cpt-before", MOVING, length={"movie": 124, "trec": 72}),
     Entry("dept-before", MOVING),
+    # 4 D + 5 (65 + D) = 5,509 values of the 5,760 of ten vectors; the longest row has 65 tokens.
+    Entry("dept-before", MOVING, length=4, options={"rank": 5, "max_tokens": 65}, tag="equal"),
     Entry("late-before", options={"layer": 15}),
     Entry("idpg-after"),
     Entry("lopa-after"),
@@ -95,7 +102,7 @@ def missing(plan: tuple[Entry, ...], folders: list[Path]) -> Iterator[tuple[Entr
     for seed in range(max(entry.seeds for entry in plan)):
         for entry in plan:
             for task in TASKS:
-                name = f"{entry.way}-{task}-seed{seed}.json"
+                name = entry.file(task, seed)
                 if seed < entry.seeds and not any((folder / name).exists() for folder in folders):
                     yield entry, task, seed
 
@@ -115,7 +122,7 @@ def run(entry: Entry, task: str, seed: int, backbone: Backbone, args: argparse.N
         tune_sources(args, task)
     fixed = {"lr": None, "init": "vocabulary", "epochs": 5, "train_rows": 256, "validation_only": False}
     told = {**vars(args), **fixed, **entry.settings(task, args.work / "store"), "cell_way": entry.way}
-    run_cell(backbone, task, argparse.Namespace(**told), seed, args.out / f"{entry.way}-{task}-seed{seed}.json")
+    run_cell(backbone, task, argparse.Namespace(**told), seed, args.out / entry.file(task, seed))
 
 
 def main() -> None:
@@ -124,19 +131,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "methods")
     parser.add_argument("--work", type=Path, default=Path("methods-work"), help="where prompts to mix are kept")
     parser.add_argument(
-        "--method", action="append", choices=[entry.method for entry in PLAN], help="all if none is named"
+        "--method", action="append", choices=sorted({entry.method for entry in PLAN}), help="all if none is named"
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no cell after so many")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
-    started, args.cache = time.monotonic(), InputCache()
+    args.cache = InputCache()
     plan = tuple(entry for entry in PLAN if not args.method or entry.method in args.method)
     backbone = load_backbone("smollm2")
-    for entry, task, seed in missing(plan, [args.out, RESULTS / "quality", RESULTS / "methods"]):
-        if time.monotonic() - started > 60 * args.minutes:
-            return
+    for entry, task, seed in in_time(missing(plan, [args.out, RESULTS / "quality", RESULTS / "methods"]), args.minutes):
         run(entry, task, seed, backbone, args)
 
 

@@ -1,4 +1,4 @@
-"""What a start is worth: SPoT's and Reptile's head start, and what a prompt can be pruned to. One JSON a study.
+"""What a start is worth: SPoT's, Reptile's and first-order MAML's, and what pruning keeps. One JSON a study.
 
 SPoT needs snippets of product reviews, which stand in the source archive of the package vaderSentiment:
 
@@ -116,15 +116,22 @@ def tuned_from(
 
 
 def reptile(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    return learnt_start(args, folder, MetaConfig(steps=args.visits, inner=4), "start")
+
+
+def fomaml(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    return learnt_start(args, folder, MetaConfig(steps=args.visits, inner=4, algorithm="fomaml"), "start-fomaml")
+
+
+def learnt_start(args: argparse.Namespace, folder: Path, config: MetaConfig, name: str) -> dict[str, Any]:
     """A start learnt on films and news, tried on question types, which it never saw: few steps, and few rows."""
     paths = [shared_task(folder, args.data, name) for name in ("movie", "bbc", "trec")]
     requests = [request(path, {"prompt": prompt_of(args)}) for path in paths]
-    config = MetaConfig(steps=args.visits, inner=4)
-    learnt = source_of("start", args)
+    learnt = source_of(name, args)
     told = portable(meta(requests[:2], Store(folder / "store"), learnt, config, unseen=requests[2:]))
     tuned: dict[str, Any] = {}
     for rows in args.rows:
-        tuned |= tuned_from(args, folder, shared_task(folder, args.data, "trec", rows), rows, ("ordinary", "start"))
+        tuned |= tuned_from(args, folder, shared_task(folder, args.data, "trec", rows), rows, ("ordinary", name))
     return {**told, "tuned": tuned}
 
 
@@ -145,7 +152,7 @@ def portable(found: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key not in ("folder", "notices")}
 
 
-STUDIES = {"spot": spot, "reptile": reptile, "pruned": pruned}
+STUDIES = {"spot": spot, "reptile": reptile, "fomaml": fomaml, "pruned": pruned}
 
 
 def main() -> None:
@@ -155,7 +162,7 @@ def main() -> None:
     parser.add_argument("--study", action="append", choices=STUDIES, help="all of them when none is named")
     parser.add_argument("--out", type=Path, default=BENCH / "results" / "starts")
     parser.add_argument("--work", type=Path, default=Path("starts-work"), help="where prompts and task files are kept")
-    parser.add_argument("--method", choices=[USUAL, "vectors"], default=USUAL, help="for spot and reptile")
+    parser.add_argument("--method", choices=[USUAL, "vectors"], default=USUAL, help="for all but pruned")
     parser.add_argument("--rows", type=int, nargs="+", default=[16, 64], help="training rows of the few-shot task")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
