@@ -81,17 +81,20 @@ CLAIMS = (
 
 
 def differences(claim: Claim, cells: Cells, studies: Studies) -> Mapping[str, Found]:
-    """For each task, the difference over the seeds that both ways have, paired by seed and test row."""
-    if claim.method in studies:
-        return studies[claim.method]
+    """For each task, what a study found, or what the cells say."""
+    return studies.get(claim.method) or gaps(claim.way, claim.against, cells)
+
+
+def gaps(way: str, against: str, cells: Cells) -> dict[str, Difference]:
+    """What a way gains on another, by task: over the seeds that both have, paired by seed and test row."""
     by_way: dict[str, dict[tuple[str, int], str]] = defaultdict(dict)
     for cell in cells:
         by_way[cell["way"]][cell["task"], cell["seed"]] = cell["test"]["right"]
-    ours, theirs = by_way[claim.way], by_way[claim.against]
+    ours, theirs = by_way[way], by_way[against]
     pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for task, seed in sorted(ours):
         # Asking the model has one cell: it has no seed.
-        other = theirs.get((task, seed)) or (theirs.get((task, 0)) if claim.against == "none" else None)
+        other = theirs.get((task, seed)) or (theirs.get((task, 0)) if against == "none" else None)
         if other is not None:
             pairs[task].append((ours[task, seed], other))
     return {task: _difference(*zip(*own, strict=True)) for task, own in pairs.items()}

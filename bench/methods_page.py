@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from beside import way_of
 from effects import Studies, effects_text, standings
 from methods_grid import KINDS, grid_text
 from overture.core.files import write_atomic
@@ -19,7 +20,16 @@ from overture.engine.families import FAMILIES
 from overture.evaluate import across_seeds
 from overture.prompt import METHODS
 from report import table, with_section
-from studies import cartridge_differences, cartridge_text, pruned_differences, sensitivity_text, starts_text
+from studies import (
+    cartridge_differences,
+    cartridge_text,
+    equal_text,
+    pruned_differences,
+    sensitivity_text,
+    shared_text,
+    starts_text,
+    together_text,
+)
 
 BENCH = Path(__file__).parent
 PAGE = "# Methods\n"
@@ -83,9 +93,9 @@ def measured_text(cells: Cells) -> str:
 
 
 def _made(cells: Cells) -> str:
-    """The commands that give these cells; those that are there are not run again."""
+    """The commands that give the cells without a tag; those that are there are not run again."""
     tasks: dict[tuple[str, str, int], set[str]] = defaultdict(set)
-    for cell in cells:
+    for cell in filter(_is_plain, cells):
         prompt = cell["config"]["prompt"]
         tasks[cell["way"], json.dumps(prompt["options"]), prompt["length"]].add(cell["task"])
     ways: dict[tuple[str, int, tuple[str, ...]], list[str]] = defaultdict(list)
@@ -105,7 +115,7 @@ def _made(cells: Cells) -> str:
 def _task_text(task: str, cells: Cells) -> str:
     ways: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for cell in cells:
-        ways[cell["file"].removesuffix(f"-{task}-seed{cell['seed']}")].append(cell)
+        ways[way_of(cell)].append(cell)
     rows = sorted((_row(way, found) for way, found in ways.items()), key=lambda row: row[1], reverse=True)
     head = [
         "way",
@@ -164,14 +174,18 @@ def write_page(results: Path, docs: Path) -> None:
     page = file.read_text(encoding="utf-8") if file.exists() else PAGE
     cells = cells_in(results / "quality", results / "methods")
     plain = [cell for cell in cells if _is_plain(cell)]
+    prompts = [cell for cell in cells if cell.get("config", {}).get("prompt")]
     studies = pruned_differences(results / "starts") | cartridge_differences(results / "cartridge")
     sections = {
         "methods": methods_text(plain, studies),
         "families": families_text(),
-        "measured": measured_text([cell for cell in cells if cell.get("config", {}).get("prompt")]),
+        "measured": measured_text(prompts),
         "effects": effects_text(plain, studies),
         "sensitivity": sensitivity_text(cells_in(results / "sensitivity")),
         "starts": starts_text(results / "starts"),
+        "equal": equal_text(prompts),
+        "together": together_text(cells_in(results / "together")),
+        "shared": shared_text(cells_in(results / "shared")),
         "cartridges": cartridge_text(results / "cartridge"),
     }
     for name, text in sections.items():

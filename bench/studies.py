@@ -1,4 +1,4 @@
-"""Sections of docs/methods.md on what a method does beyond a score: sensitivity, starts, pruning, texts as memories."""
+"""Sections of docs/methods.md on what a method does beyond a score: sensitivity, starts, sharing, texts as memories."""
 
 import json
 from collections import defaultdict
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from beside import beside_text, way_of
 from overture.evaluate import across_seeds, paired_test
 from overture.evaluate.intervals import Paired
 from pages import points, table
@@ -82,9 +83,9 @@ def _gap(cells: Cells, plain: Cells) -> str:
 
 
 def starts_text(folder: Path) -> str:
-    """What SPoT's and Reptile's starts give, and what pruning keeps."""
+    """What SPoT's start and learnt ones give, and what pruning keeps."""
     parts = []
-    for name, text in {"spot": _spot, "reptile": _reptile, "pruned": _pruned}.items():
+    for name, text in {"spot": _spot, "reptile": _learnt, "fomaml": _learnt, "pruned": _pruned}.items():
         found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"{name}*.json"))]
         command = f"python bench/starts.py --data DIR --study {name}"
         bodies = [f"{text(one)}\n\nMade by `{command}{_asked(one)}`." for one in found]
@@ -110,6 +111,7 @@ _USUAL = "prefix"
 _TITLES = {
     "spot": "A prompt of another task as the start (SPoT)",
     "reptile": "A start learnt over tasks (Reptile)",
+    "fomaml": "A start learnt over tasks (first-order MAML)",
     "pruned": "Pruned prompts (XPrompt)",
 }
 
@@ -148,7 +150,7 @@ def _method(told: Mapping[str, Any]) -> str:
     return f"`{told['settings'].get('method', _USUAL)}` at `after`"
 
 
-def _reptile(told: Mapping[str, Any]) -> str:
+def _learnt(told: Mapping[str, Any]) -> str:
     rows = []
     for one in told["found"]["few_steps"]:
         pair = Paired.model_validate({key: value for key, value in one["compared"].items() if key != "split"})
@@ -161,7 +163,7 @@ def _reptile(told: Mapping[str, Any]) -> str:
         f"After four optimiser steps on the task, on its validation rows; the start was learnt in {settings['visits']} "
         f"visits of four steps to films and news ({_method(told)}, one seed)."
     )
-    few = "Question types tuned from few rows, 1,000 test rows; `start` is the learnt one."
+    few = "Question types tuned from few rows, 1,000 test rows, from the ordinary start and from the learnt one."
     return f"{lead}\n\n{table(head, rows)}\n\n{few}\n\n{_starts_table(told['found']['tuned'])}"
 
 
@@ -195,6 +197,83 @@ def _pruned(told: Mapping[str, Any]) -> str:
         "the whole one."
     )
     return f"{lead}\n\n{table(['prompt', 'vectors', 'values', 'test accuracy', '95% interval'], rows)}"
+
+
+# -- ways side by side
+
+
+def equal_text(cells: Cells) -> str:
+    """DePT with as many values as ten vectors, beside those vectors and DePT as it comes."""
+    ways = {
+        "dept-before-equal": "DePT, 4 vectors",
+        "dept-before": "DePT as it comes, 10 vectors",
+        "vectors-before": "10 vectors",
+    }
+    named = [{**cell, "way": way_of(cell)} for cell in cells]
+    found = [cell for cell in named if cell["way"] in ways]
+    command = "python bench/methods.py --data DIR --method dept --method vectors"
+    if not any(cell["way"] == "dept-before-equal" for cell in found):
+        return NOT_YET.format(command=command)
+    lead = (
+        "The paper's claim is as much accuracy in less time at equal values: 4 vectors and an offset of rank 5 on the "
+        "first 65 tokens, the longest row's, are 4 D + 5 (65 + D) = 5,509 values beside the 5,760 of ten vectors. "
+        "CPU seconds are those of training and validation on one thread."
+    )
+    body = beside_text(found, ways, ("vectors-before",), "cpu_seconds_with_validation")
+    return f"{lead}\n\n{body}\n\nMade by `{command}`."
+
+
+def together_text(cells: Cells) -> str:
+    """A prompt and LoRA in one model."""
+    command = "python bench/together.py --data DIR"
+    both = [cell["config"] for cell in cells if {"prompt", "adapter"} <= set(cell["config"])]
+    if not both:
+        return NOT_YET.format(command=command)
+    ways = {
+        "prompt": "prompt alone",
+        "lora": "LoRA alone",
+        "joint": "both at once",
+        "prompt-first": "prompt, then LoRA",
+        "adapter-first": "LoRA, then prompt",
+    }
+    prompt, adapter = both[0]["prompt"], both[0]["adapter"]
+    lead = (
+        f"`{prompt['method']}` at `{prompt['place']}`, length {prompt['length']}, and LoRA of rank {adapter['rank']} "
+        f"on all linear maps, {cells[0]['train_rows']} training rows, the same for all ways of a seed. Each keeps the "
+        "rate that is its own alone. CPU seconds are those of a whole cell: reading inputs, training, validation and "
+        "the test rows."
+    )
+    body = beside_text(cells, ways, ("prompt", "lora"))
+    return f"{lead}\n\n{body}\n\nMade by `{command}`."
+
+
+def shared_text(cells: Cells) -> str:
+    """MPT and ATTEMPT over several tasks."""
+    command = "python bench/shared.py --data DIR"
+    if not cells:
+        return NOT_YET.format(command=command)
+    ways = {
+        "alone": "vectors, each task alone",
+        "mpt": "MPT together",
+        "mpt-taught": "MPT together, taught by the prompts alone",
+        "attempt": "ATTEMPT together, mixing the prompts alone",
+        "mpt-new": "MPT, ordinary start",
+        "mpt-started": "MPT, begun at the shared prompt",
+    }
+    lead = (
+        "Prompts of 10 vectors at `after`. `movie` and `trec` are trained together; `bbc`, which has "
+        f"{_num_rows(cells, 'bbc')} training rows, begins at what `mpt-taught` shared. ATTEMPT mixes the prompts that "
+        "`movie`, `trec` and `bbc` were tuned to alone, so a task's own is among them. Trained values are those behind "
+        "one task, shared ones included. CPU seconds are those of a run with its scoring; where tasks are trained "
+        "together it is one run for all, and the prompts alone, which teach or are mixed, come on top."
+    )
+    body = beside_text(cells, ways, ("alone", "mpt-new"))
+    return f"{lead}\n\n{body}\n\nMade by `{command}`."
+
+
+def _num_rows(cells: Cells, task: str) -> str:
+    found = sorted({cell["train_rows"] for cell in cells if cell["task"] == task})
+    return " or ".join(map(str, found)) or "few"
 
 
 # -- texts as memories

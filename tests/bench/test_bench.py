@@ -145,3 +145,113 @@ def test_a_cartridge_is_held_against_the_beginning_of_its_text(tmp_path, ours, s
     assert effects.standings([], found)["cartridge"] == standing
     share = f"{ours.count('1') / 100:.3f} (n = 100)"
     assert f"| One (900 tokens) | cartridge | 4 | 9.00 | 0.500 | 20.0 | {share} |" in studies.cartridge_text(tmp_path)
+
+
+def side(way, right, task="trec", seed=0, **more):
+    test = {"accuracy": right.count("1") / len(right), "n": len(right), "right": right}
+    facts = {"way": way, "task": task, "seed": seed, "trainable": 5760, "cpu_seconds": 7.0, "train_rows": 64}
+    config = {
+        "prompt": {"method": "prefix", "place": "after", "length": 10, "options": {}},
+        "train": {"lr": 0.1, "epochs": 5},
+        "adapter": {"rank": 8},
+    }
+    return {**facts, "file": f"{way}-{task}-seed{seed}", "config": config, "test": test, **more}
+
+
+def rows_in(text):
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {line[0]: line[1:] for line in lines}
+
+
+def test_a_prompt_with_lora_is_told_beside_each_alone():
+    worse, better = "10" * 100, "1" * 180 + "0" * 20
+    found = [side("joint", better), side("prompt", worse), side("lora", better)]
+    rows = rows_in(importlib.import_module("studies").together_text(found))
+    head = ["test accuracy", "95% interval", "beside prompt alone", "beside LoRA alone", "trained values"]
+    assert rows["way"][:5] == head
+    assert rows["both at once"][2].startswith("+40.0 (")
+    assert rows["both at once"][3].startswith("+0.0 (")
+    assert rows["prompt alone"][2] == "-"
+    assert rows["prompt alone"][3].startswith("-40.0 (")
+    assert "prompt, then LoRA" not in rows
+
+
+def test_seeds_widen_what_stands_beside():
+    worse = "10" * 300
+    better = ["1" * 480 + "0" * 120, worse, "1" * 420 + "0" * 180]
+    cells = [
+        side(way, own, seed=seed) for seed, one in enumerate(better) for way, own in [("lora", worse), ("joint", one)]
+    ]
+    row = rows_in(importlib.import_module("studies").together_text(cells))["both at once"]
+    assert row[0] == "0.667"
+    assert row[2].startswith("+16.7 (-")
+    assert row[-1] == "3"
+
+
+def test_shared_prompts_are_told_beside_the_task_alone_and_a_new_task_beside_the_ordinary_start():
+    worse, better = "10" * 100, "1" * 180 + "0" * 20
+    found = [side("alone", worse), side("mpt", better), side("alone", worse, "bbc")]
+    found += [side("mpt-new", worse, "bbc"), side("mpt-started", better, "bbc")]
+    text = importlib.import_module("studies").shared_text(found)
+    bbc, trec = text.split("#### ")[1:]
+    assert bbc.startswith("bbc")
+    assert trec.startswith("trec")
+    assert "which has 64 training rows" in text
+    started = rows_in(bbc)["MPT, begun at the shared prompt"]
+    assert started[2].startswith("+40.0 (")
+    assert started[3].startswith("+40.0 (")
+    assert rows_in(trec)["MPT together"][2].startswith("+40.0 (")
+    assert "MPT, ordinary start" not in rows_in(trec)
+
+
+def test_dept_of_equal_values_is_told_with_its_seconds_and_leaves_the_standing_alone():
+    worse, better = "10" * 100, "1" * 180 + "0" * 20
+    own = {"file": "dept-before-equal-trec-seed0", "trainable": 5509, "cpu_seconds_with_validation": 250.0}
+    found = [
+        side("dept-before", better, **own),
+        side("vectors-before", worse, cpu_seconds_with_validation=300.0),
+    ]
+    rows = rows_in(importlib.import_module("studies").equal_text(found))
+    assert rows["DePT, 4 vectors"][2].startswith("+40.0 (")
+    assert rows["DePT, 4 vectors"][3:] == ["5,509", "250", "1"]
+    assert not importlib.import_module("methods_page")._is_plain(found[0])
+
+
+def test_a_study_without_cells_names_its_command():
+    studies = importlib.import_module("studies")
+    assert studies.together_text([]) == "Not measured yet: `python bench/together.py --data DIR`."
+    assert studies.shared_text([]) == "Not measured yet: `python bench/shared.py --data DIR`."
+    assert "--method dept" in studies.equal_text([side("vectors-before", "10")])
+
+
+def test_dept_of_equal_values_has_no_more_of_them_than_ten_vectors():
+    from overture.prompt import METHODS
+    from overture.prompt.method import Shape
+
+    methods = importlib.import_module("methods")
+    (entry,) = (entry for entry in methods.PLAN if entry.tag == "equal")
+    assert entry.file("trec", 0) == "dept-before-equal-trec-seed0.json"
+    dept = METHODS["dept"]
+    shape = Shape(length=entry.length, hidden_size=576, num_layers=30, num_heads=3, head_dim=64, num_labels=6)
+    assert dept.num_trainable(dept.options(**entry.options), shape) == 5509 < 10 * 576
+
+
+def test_a_sitting_begins_nothing_after_its_time():
+    cells = importlib.import_module("cells")
+    assert [*cells.in_time([1, 2], 1.0)] == [1, 2]
+    assert [*cells.in_time([1, 2], -1.0)] == []
+
+
+def test_first_order_maml_is_told_as_reptile_is(tmp_path):
+    compared = {"split": "validation", **paired_test("1" * 20, "1" * 15 + "0" * 5, "10" * 10).model_dump()}
+    score = {"accuracy": {"value": 0.5}}
+    few = [{"task": "trec", "metric": "accuracy", "is_unseen": True, "ordinary": score, "learnt": score}]
+    seeds = {"test": {"mean": 0.6, "low": None, "high": None}, "each": [{"test": 0.6}]}
+    settings = {"method": "prefix", "rows": [16], "epochs": 5, "seeds": 1, "visits": 16, "threads": 1}
+    found = {"few_steps": [{**few[0], "compared": compared}], "tuned": {"16 rows, start": {"seeds": seeds}}}
+    (tmp_path / "fomaml.json").write_text(json.dumps({"settings": settings, "found": found}))
+    text = importlib.import_module("studies").starts_text(tmp_path)
+    section = text.split("### A start learnt over tasks (first-order MAML)")[1]
+    assert "| trec | no | 0.500 | 0.500 | +25.0 (" in section
+    assert "| 16 rows | start | 0.600 | - | 0.600 |" in section
+    assert "--study fomaml --rows 16" in section
