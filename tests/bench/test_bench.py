@@ -255,3 +255,31 @@ def test_first_order_maml_is_told_as_reptile_is(tmp_path):
     assert "| trec | no | 0.500 | 0.500 | +25.0 (" in section
     assert "| 16 rows | start | 0.600 | - | 0.600 |" in section
     assert "--study fomaml --rows 16" in section
+
+
+def test_a_cell_that_is_there_is_not_run_again(tmp_path):
+    from argparse import Namespace
+
+    cells, together, shared = map(importlib.import_module, ("cells", "together", "shared"))
+    args = Namespace(out=tmp_path, seeds=2, task=["trec"], way=["lora", "joint"])
+    lab = cells.Lab(args, backbone=None)
+    (tmp_path / "lora-trec-seed0.json").write_text("{}")
+    left = [("joint", "trec", 0), ("lora", "trec", 1), ("joint", "trec", 1)]
+    assert [*together.missing(lab)] == left
+
+    args.way = ["mpt"]
+    (tmp_path / "mpt-movie-seed0.json").write_text("{}")
+    assert [(entry.way, seed) for entry, seed in shared.missing(lab)] == [("mpt", 0), ("mpt", 1)]
+    (tmp_path / "mpt-trec-seed0.json").write_text("{}")
+    assert [(entry.way, seed) for entry, seed in shared.missing(lab)] == [("mpt", 1)]
+
+
+def test_written_rows_are_the_rows_that_were_drawn(tmp_path):
+    from overture.data import load_splits
+    from overture.data.rows import Row
+
+    tasks = importlib.import_module("tasks")
+    fields = [{"text": "Who?", "label": "person"}, {"text": 'A "quoted" \u00e9', "label": "number"}]
+    splits = {split: [Row(one, line, "rows") for line, one in enumerate(fields)] for split in ("train", "validation")}
+    task = tasks.written_task("trec", splits, tmp_path / "new" / "folder")
+    assert [dict(row.fields) for row in load_splits(task).train] == fields
