@@ -333,10 +333,21 @@ def test_infinity_that_comes_from_folding(make):
         ({}, {"prompt_embeddings": numbers(P, D), **TASKS}, "'prefix_task_cols': is no part of a prompt"),
     ],
 )
-def test_the_tensors_are_exactly_those_of_the_type(make, changes, tensors, message):
+def test_the_tensors_are_exactly_those_of_the_type(make, monkeypatch, changes, tensors, message):
     folder = make(tensors or None, **changes)
     if tensors == {}:
         folder = make({"else": numbers(P, D)})
+    # The header's names are enough.
+    monkeypatch.setattr(safetensors.torch, "load", lambda raw: pytest.fail("it was parsed"))
+    with pytest.raises(ArtifactError, match=message):
+        read_adapter(folder)
+
+
+@pytest.mark.parametrize(("count", "message"), [(64, "no part of a prompt"), (65, "(?s)number of tensors.*1 to 64")])
+def test_more_tensors_than_any_adapter_has(make, monkeypatch, count, message):
+    many = {f"base_model.layer.{number}": numbers(1) for number in range(count - 1)}
+    folder = make({"prompt_embeddings": numbers(P, D), **many})
+    monkeypatch.setattr(safetensors.torch, "load", lambda raw: pytest.fail("it was parsed"))
     with pytest.raises(ArtifactError, match=message):
         read_adapter(folder)
 

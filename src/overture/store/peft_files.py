@@ -7,7 +7,7 @@ in `peft_forms`. Shape letters as in `core.types`.
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
 MAX_TENSOR_FILE_BYTES = 4 << 30
+MAX_TENSORS = 64
+"""Of an adapter: those of a prompt and of a classifier are seven at most."""
 PEFT_VERSION = "0.21.2"
 """The version whose files are written."""
 
@@ -190,26 +192,31 @@ def _tensors(path: Path, found: Format) -> "tuple[dict[str, torch.Tensor], dict[
                 got=f"{size} bytes",
                 wanted=f"at most {MAX_TENSOR_FILE_BYTES}",
             )
-        precheck.check_tensors(handle, str(path))
+        _check_names(precheck.check_tensors(handle, str(path), MAX_TENSORS), found, str(path))
         raw = handle.read()
     import safetensors.torch
 
     tensors: dict[str, torch.Tensor] = safetensors.torch.load(raw)
-    wanted = (TABLE, *found.extra)
     named = {name: _HEAD.fullmatch(name) for name in tensors if found.has_head}
     head = {match[1]: tensors.pop(name) for name, match in named.items() if match}
-    problems = [Problem(f"{name!r:.80}", "is no part of a prompt") for name in sorted(tensors) if name not in wanted]
-    problems += [Problem(name, "is missing") for name in wanted if name not in tensors]
+    check_finite(tensors | head, str(path))
+    return tensors, head
+
+
+def _check_names(names: Iterable[str], found: Format, where: str) -> None:
+    """Refuse a file by what its header names."""
+    wanted = (TABLE, *found.extra)
+    own = {name for name in names if not (found.has_head and _HEAD.fullmatch(name))}
+    problems = [Problem(f"{name!r:.80}", "is no part of a prompt") for name in sorted(own.difference(wanted))]
+    problems += [Problem(name, "is missing") for name in wanted if name not in own]
     if problems:
         raise ArtifactError(
             "the file does not hold the tensors of a prompt",
-            where=str(path),
+            where=where,
             wanted=", ".join(wanted),
             fix="an adapter with a head or embeddings of its own is more than a prompt: use it with peft",
             problems=problems,
         )
-    check_finite(tensors | head, str(path))
-    return tensors, head
 
 
 def _contradictions(config: AdapterConfig, found: Format, tensors: "dict[str, torch.Tensor]") -> Iterator[Problem]:
