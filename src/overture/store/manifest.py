@@ -52,11 +52,16 @@ class Manifest(Config):
     tensors_sha256: str = Field(default="", description="SHA-256 of prompt.safetensors; filled in when it is saved")
 
     @property
-    def layer(self) -> int:
-        """The first layer that sees the prompt; 0 for all but late prompts."""
+    def own_options(self) -> dict[str, Any]:
+        """The method's own options, as far as they were set; none of imported prompts."""
         prompt = self.options.get("prompt")
         options = prompt.get("options") if isinstance(prompt, dict) else None
-        layer = options.get("layer", 0) if isinstance(options, dict) else 0
+        return options if isinstance(options, dict) else {}
+
+    @property
+    def layer(self) -> int:
+        """The first layer that sees the prompt; 0 for all but late prompts."""
+        layer = self.own_options.get("layer", 0)
         return layer if isinstance(layer, int) else 0
 
     @field_validator("options", "task", "metrics", "lineage", "versions")
