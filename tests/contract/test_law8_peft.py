@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from fakes import FAMILIES, SMALL, VOCABULARY, Case, backbone_of, make_model, make_prompt, make_rows
+from overture.core.errors import ArtifactError
 from overture.core.types import Candidates, Encoded
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.tuned import TunedPrompt
@@ -258,6 +259,17 @@ def test_a_multitask_prompt_writes_in_peft(store, tmp_path):
     both = model.generate(input_ids=ids, task_ids=tasks, **told)
     first = model(input_ids=ids, task_ids=tasks).logits[:, -1].argmax(-1)
     assert torch.equal(both[:, 3], first)
+
+
+def test_a_model_that_maps_its_token_vectors(store, tmp_path):
+    """Only keys and values travel: peft puts vectors in front of what the map gets."""
+    family = "opt projected"
+    kept(family, "before", store)
+    with pytest.raises(ArtifactError, match=r"(?s)cannot put.*width 32.*width 20.*--place memory"):
+        export_prompt("mood", tmp_path / "out", store, to="peft")
+    folder = kept(family, "memory", store)
+    export_prompt("mood", tmp_path / "out", store, to="peft")
+    assert_same(folder, family, peft.PeftModel.from_pretrained(make_model(family), tmp_path / "out"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

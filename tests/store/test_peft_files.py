@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ import torch
 
 from overture.core.errors import ArtifactError, ConfigError, StoreError
 from overture.store import peft_files
-from overture.store.export import FORMATS, check_target, write_files
+from overture.store.export import FORMATS, LOST, check_target, write_files
 from overture.store.peft_files import adapter_files, fitted_tensors, read_adapter
 from overture.store.peft_forms import ModelShape
 
@@ -615,6 +616,48 @@ def test_numbers_in_json(tmp_path, make_manifest, dtype):
 def test_a_tensors_name_cannot_lead_elsewhere(make_manifest, to, name):
     with pytest.raises(ArtifactError, match="cannot be a file's"):
         FORMATS[to](make_manifest(), {name: numbers(1)})
+
+
+@pytest.mark.parametrize("to", ["npy", "json"])
+@pytest.mark.parametrize(
+    ("place", "tensors", "changes", "lost"),
+    [
+        ("before", VECTORS, {}, []),
+        ("after", MEMORY, {}, []),
+        ("slots", VECTORS, {}, []),
+        ("around", {**VECTORS, "split": numbers(P + 1)}, {}, []),
+        ("before", {"state.outer_weight": numbers(P, D)}, {"method": "idpg"}, ["depends on the row.*'idpg'"]),
+        ("after", VECTORS, {"options": {"prompt": {"options": {"layer": 3}}}}, ["hidden states before layer 3"]),
+        ("before", {**VECTORS, "offset": numbers(3, D)}, {}, ["offset is added"]),
+        ("memory", {**MEMORY, "weights": numbers(N, P)}, {}, ["weights multiply"]),
+        ("before", {**VECTORS, "labels": numbers(2, D)}, {}, ["compared with the vectors in labels"]),
+        ("memory", {**MEMORY, "labels": numbers(2, D), **HEADS}, {}, ["vectors in labels", r"becomes tanh\("]),
+    ],
+)
+def test_what_cannot_travel_in_numbers_is_said(make_manifest, to, place, tensors, changes, lost):
+    manifest = make_manifest(place=place, **changes)
+    told = json.loads(FORMATS[to](manifest, tensors)["prompt.json"])
+    assert told["lost"] == LOST[to](manifest, tensors)
+    assert len(told["lost"]) == len(lost)
+    assert all(re.search(wanted, text) for wanted, text in zip(lost, told["lost"], strict=True))
+    # Weights of a network, and vectors of a later layer, do not stand where input embeddings would.
+    assert ("positions" in told) == (set(tensors).isdisjoint({"state.outer_weight"}) and not manifest.layer)
+    for name, tensor in tensors.items():
+        assert len(told["tensors"][name].get("axes", tensor.shape)) == tensor.dim()
+
+
+def test_token_vectors_that_the_model_maps(make_manifest, make_backbone):
+    """Vectors of the layers' width do not fit among its token vectors; keys and values have nothing to do with them."""
+    narrow = make_backbone(model_type="opt", embedding_size=D // 2)
+    with pytest.raises(ArtifactError, match=r"(?s)cannot put.*width 8; tiny/model maps.*width 4.*--method prefix"):
+        adapter_files(make_manifest(place="before", backbone=narrow), VECTORS)
+    assert "adapter_config.json" in adapter_files(make_manifest(place="memory", backbone=narrow), MEMORY)
+    told = [
+        LOST["npy"](make_manifest(place=place, backbone=narrow), tensors)
+        for place, tensors in (("before", VECTORS), ("memory", MEMORY))
+    ]
+    assert "token vectors of width 4 to width 8" in told[0][0]
+    assert told[1] == []
 
 
 # -- targets

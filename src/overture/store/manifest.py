@@ -24,6 +24,9 @@ class BackboneRef(Config):
     model_type: str = Field(description="architecture, as the model's config names it")
     hidden_size: int = Field(description="width of the hidden states", gt=0)
     num_layers: int = Field(description="number of layers", gt=0)
+    embedding_size: int | None = Field(
+        default=None, description="width of its token vectors, where it maps them to the hidden states'", gt=0
+    )
     weights_sha256: str = Field(description="fingerprint of the weights", min_length=1)
     tokenizer_sha256: str = Field(description="fingerprint of the tokenizer")
     chat_template_sha256: str | None = Field(

@@ -366,6 +366,7 @@ def _written(
     """The part of the config that depends on where the prompt stands, and the table."""
     names = set() if manifest.layer else set(tensors)
     if manifest.place == "before" and names == {"vectors"} and tensors["vectors"].dim() == 2:
+        _check_width(manifest)
         table = tensors["vectors"]
         # Heads are left out: the manifest does not know them, and peft takes them from its model.
         return {"token_dim": int(table.shape[1]), "num_attention_heads": None}, table
@@ -380,6 +381,20 @@ def _written(
         wanted=f"vectors at before, or keys and values at {of_prefix}: peft puts prompts in front of the text only",
         fix="export with --to npy or --to json, or tune with --method vectors --place before, "
         f"or --method prefix --place {of_prefix}",
+    )
+
+
+def _check_width(manifest: "Manifest") -> None:
+    """Refuse vectors that cannot stand among a model's token vectors."""
+    ref = manifest.backbone
+    if ref.embedding_size is None:
+        return
+    raise ArtifactError(
+        "peft cannot put this prompt's vectors in front of the model's token vectors",
+        where=manifest.name,
+        got=f"vectors of width {ref.hidden_size}; {ref.id} maps token vectors to it",
+        wanted=f"vectors of width {ref.embedding_size}, which stand before that map",
+        fix="--to npy or --to json, or tune with --method prefix --place memory",
     )
 
 
