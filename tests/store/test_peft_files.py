@@ -360,6 +360,16 @@ def test_the_tensors_are_exactly_those_of_the_type(make, monkeypatch, changes, t
         read_adapter(folder)
 
 
+def test_one_classifier_under_two_names(make):
+    tensors = {"prompt_embeddings": numbers(P, D), "base_model.score.weight": numbers(2, D)}
+    given = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
+    assert read_adapter(make(tensors, **given)).head.keys() == {"weight"}
+    with pytest.raises(
+        ArtifactError, match=r"(?s)'base_model.classifier.weight': stands more.*'base_model.score.weight"
+    ):
+        read_adapter(make({**tensors, "base_model.classifier.weight": -numbers(2, D)}, **given))
+
+
 @pytest.mark.parametrize(("count", "message"), [(64, "no part of a prompt"), (65, "(?s)number of tensors.*1 to 64")])
 def test_more_tensors_than_any_adapter_has(make, monkeypatch, count, message):
     many = {f"base_model.layer.{number}": numbers(1) for number in range(count - 1)}

@@ -7,7 +7,7 @@ in `peft_forms`. Shape letters as in `core.types`.
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,11 +203,15 @@ def _tensors(path: Path, found: Format) -> "tuple[dict[str, torch.Tensor], dict[
     return tensors, head
 
 
-def _check_names(names: Iterable[str], found: Format, where: str) -> None:
+def _check_names(names: Sequence[str], found: Format, where: str) -> None:
     """Refuse a file by what its header names."""
     wanted = (TABLE, *found.extra)
-    own = {name for name in names if not (found.has_head and _HEAD.fullmatch(name))}
-    problems = [Problem(f"{name!r:.80}", "is no part of a prompt") for name in sorted(own.difference(wanted))]
+    heads = {name: match[1] for name in names if found.has_head and (match := _HEAD.fullmatch(name))}
+    own = set(names).difference(heads)
+    # Under several names; which of them peft would take depends on their order.
+    twice = [name for name, part in heads.items() if list(heads.values()).count(part) > 1]
+    problems = [Problem(f"{name!r:.80}", "stands more than once") for name in sorted(twice)]
+    problems += [Problem(f"{name!r:.80}", "is no part of a prompt") for name in sorted(own.difference(wanted))]
     problems += [Problem(name, "is missing") for name in wanted if name not in own]
     if problems:
         raise ArtifactError(
