@@ -17,7 +17,7 @@ from torch import Tensor
 from overture.core.config import Config
 from overture.core.errors import ConfigError
 from overture.core.types import Injection, LayerMemory, Memory, Place
-from overture.prompt.method import Method, PromptModule, Request
+from overture.prompt.method import Method, PeftType, PromptModule, Request
 
 PLACES: tuple[Place, ...] = ("memory",)
 
@@ -73,4 +73,5 @@ METHOD = Method(
     num_trainable=lambda options, shape: (shape.length - options.frozen) * shape.memory_width,
     formula="2 N (P - f) H K",
     takes_memory=True,
+    peft=PeftType("CARTRIDGE", lambda options: {"num_frozen_tokens": options.frozen}),
 )

@@ -14,7 +14,9 @@ looked at.
 Source: Blau et al. 2024, "Context-aware Prompt Tuning: Advancing In-Context Learning with Adversarial Methods", and
 peft's CPT. Deviations: peft projects the values after each step and fixes the label tokens, ours scales them inside
 the pass and lets labels change as the template does; balls are measured in the model's mean vector length instead
-of sqrt(D / 2048); the losses are added up, not averaged over the labels of context and row.
+of sqrt(D / 2048); the losses are added up, not averaged over the labels of context and row. What is kept are the
+vectors, without the examples' tokens and their roles: peft's files of type CPT need those, so prompts of this method
+leave for peft as plain vectors.
 """
 
 from collections.abc import Iterator, Sequence

@@ -107,6 +107,19 @@ class Sharing:
 
 
 @dataclass(frozen=True, slots=True)
+class PeftType:
+    """The type of adapter that peft has for a method.
+
+    Args:
+        name: as peft names it.
+        keys: from the method's options, those of the type's config keys that no other type has.
+    """
+
+    name: str
+    keys: Callable[[Any], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class Method:
     """A prompt method.
 
@@ -126,6 +139,7 @@ class Method:
         estimated: values whose gradient is an estimate, since what they decide has none.
         sharing: what several tasks can share; None when each task's prompt stands alone.
         refs: its options that name stored prompts.
+        peft: what peft has for it; None where its prompts leave as plain vectors, or as keys and values.
     """
 
     title: str
@@ -143,6 +157,7 @@ class Method:
     sharing: Sharing | None = None
     rated_length: int | None = None
     refs: tuple[str, ...] = ()
+    peft: PeftType | None = None
 
     def share(self, length: int) -> float:
         """How much of its learning rate a prompt of this length takes."""

@@ -13,7 +13,7 @@ model's; GELU instead of ReLU, since the encoder only ever sees P inputs and a u
 learn nothing; no dropout.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from overture.core.config import Config
 from overture.core.types import Injection, Place, Vectors
-from overture.prompt.method import Method, PromptModule, Request, Shape
+from overture.prompt.method import Method, PeftType, PromptModule, Request, Shape
 
 PLACES: tuple[Place, ...] = ("before", "after", "slots")
 
@@ -87,6 +87,12 @@ def num_trainable(options: Options, shape: Shape) -> int:
     return shape.length * width + width * width + width + (width + 1) * shape.hidden_size + lstm
 
 
+def peft_keys(options: Options) -> dict[str, Any]:
+    """The nearest to our encoder: peft has its own, which it drops when it saves a prompt, as we do."""
+    own = {"encoder_reparameterization_type": options.encoder.upper(), "encoder_hidden_size": options.width}
+    return own | {"encoder_num_layers": 2, "encoder_dropout": 0.0}
+
+
 METHOD = Method(
     title="an encoder that makes the vectors",
     source="Liu et al. 2021 (P-tuning)",
@@ -96,4 +102,5 @@ METHOD = Method(
     build=build,
     num_trainable=num_trainable,
     formula="P W + W W + W + (W + 1) D",
+    peft=PeftType("P_TUNING", peft_keys),
 )
