@@ -19,6 +19,7 @@ from overture.engine.families import FAMILIES
 from overture.evaluate import across_seeds
 from overture.prompt import METHODS
 from report import table, with_section
+from storage import storage_text
 from studies import cartridge_differences, cartridge_text, pruned_differences, sensitivity_text, starts_text
 
 BENCH = Path(__file__).parent
@@ -61,9 +62,10 @@ def families_text() -> str:
     note = (
         "In decoders every method works at each of its places. In encoder-decoders `before`, `slots` and `memory` are "
         "in the encoder; `after` is in the decoder, whose prompt leaves the encoder's output as it is, so that it is "
-        "kept. Encoders answer label tasks: one-token words at a mask, or label vectors (`prompt.labels`). The "
-        "contract suite runs over the grid. Any other family is refused when the model is loaded, with the list of "
-        "those that work."
+        "kept. Encoders answer label tasks: one-token words at a mask, or label vectors (`prompt.labels`). In every "
+        "cell of the grid, family by family, `tests/contract/test_grid.py` holds loss and gradients to the untouched "
+        "model's, with and without kept inputs, or the refusal to an error with a fix; the other laws hold in a sample "
+        "of the cells. Any other family is refused when the model is loaded, with the list of those that work."
     )
     return f"{table(['family', 'kind', 'positions'], rows, are_numbers=False)}\n\n{note}\n\n{grid_text()}"
 
@@ -172,6 +174,7 @@ def write_page(results: Path, docs: Path) -> None:
         "effects": effects_text(plain, studies),
         "sensitivity": sensitivity_text(cells_in(results / "sensitivity")),
         "starts": starts_text(results / "starts"),
+        "storage": storage_text(),
         "cartridges": cartridge_text(results / "cartridge"),
     }
     for name, text in sections.items():

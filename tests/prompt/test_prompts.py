@@ -5,6 +5,7 @@ import torch
 
 from fakes import CASES, ONE_TOKEN, SEVERAL_TOKENS, Case, backbone_of, injection_of, make_prompt, source_of
 from overture.core.errors import ConfigError
+from overture.core.projected import expanded
 from overture.core.types import Injection
 from overture.prompt import (
     METHODS,
@@ -140,7 +141,7 @@ class TestMethods:
     @pytest.mark.parametrize("case", CASES, ids=str)
     def test_tensors_and_back(self, backbone, case):
         prompt = make_prompt(case, backbone)
-        tensors = prompt_tensors(prompt)
+        tensors = expanded(prompt_tensors(prompt))
         length = injection_of(prompt, backbone).length
         config = PromptConfig(method=case.method, place=case.place, length=length, options=case.options)
         again = prompt_from(tensors, config, source_of(backbone))

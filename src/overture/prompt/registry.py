@@ -9,6 +9,7 @@ from torch import Tensor
 
 from overture.core.config import validated
 from overture.core.errors import ConfigError
+from overture.core.projected import expanded
 from overture.core.types import Injection, LabelHead, LayerMemory, Memory, Place, RowMethod, Vectors
 from overture.prompt import (
     attempt,
@@ -33,7 +34,7 @@ from overture.prompt import (
 )
 from overture.prompt.config import PromptConfig
 from overture.prompt.inits import start_of
-from overture.prompt.labels import has_inner_method, label_start, with_labels
+from overture.prompt.labels import has_inner_method, label_start, method_inside, with_labels
 from overture.prompt.method import Built, Method, PromptModule, Request
 from overture.prompt.source import PromptSource
 
@@ -225,7 +226,8 @@ def wants_label_vectors(config: PromptConfig, source: PromptSource) -> bool:
 def prompt_tensors(prompt: Any) -> dict[str, Tensor]:
     """A finished prompt as plain tensors for an artifact.
 
-    What made it is folded away, unless the prompt depends on the row: then the method's own state is kept.
+    What made it is folded away, unless the prompt depends on the row: then the method's own state is kept. Vectors are
+    kept as fewer numbers where the method has them; `core.projected.expanded` gives the vectors again.
     """
     if isinstance(prompt, RowMethod):
         assert isinstance(prompt, PromptModule)
@@ -234,7 +236,7 @@ def prompt_tensors(prompt: Any) -> dict[str, Tensor]:
         injection: Injection = prompt.injection()
     found = {"labels": injection.labels, "offset": injection.offset}
     if injection.vectors:
-        found |= {"vectors": injection.vectors.values, "split": injection.vectors.split}
+        found |= _kept_vectors(prompt, injection.vectors)
     if injection.memory:
         memory = injection.memory.memory
         found |= {"keys": memory.keys, "values": memory.values, "weights": memory.weights}
@@ -242,6 +244,13 @@ def prompt_tensors(prompt: Any) -> dict[str, Tensor]:
         head = injection.head
         found |= dict(zip(HEAD, (head.weight, head.bias, head.label_bias), strict=True))
     return {name: value.detach() for name, value in found.items() if value is not None}
+
+
+def _kept_vectors(prompt: Any, vectors: Vectors) -> dict[str, Tensor | None]:
+    compact = method_inside(prompt).compact() if isinstance(prompt, PromptModule) else {}
+    if 0 < sum(value.numel() for value in compact.values()) < vectors.values.numel():
+        return {**compact}
+    return {"vectors": vectors.values, "split": vectors.split}
 
 
 def prompt_from(
@@ -256,6 +265,7 @@ def prompt_from(
 
     Raises:
         ConfigError: the tensors are not those of a prompt.
+        ArtifactError: vectors cannot be made of what they are kept as.
     """
     if any(name.startswith(ADAPTER) for name in tensors):
         raise ConfigError(
@@ -264,6 +274,7 @@ def prompt_from(
         )
     if any(name.startswith(STATE) for name in tensors):
         return _row_prompt(tensors, config, source)
+    tensors = expanded(tensors)
     names = set(tensors)
     has_head = names.isdisjoint(HEAD) or names >= {"labels", *HEAD}
     if not names or not names <= KNOWN or ("keys" in names) != ("values" in names) or not has_head:
