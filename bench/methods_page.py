@@ -35,7 +35,7 @@ def methods_text(cells: Cells, studies: Studies) -> str:
             name,
             method.title,
             ", ".join(method.places),
-            method.formula,
+            method.formula_text,
             ", ".join(sorted({f"{rate:g}" for rate in method.learning_rate.values()})),
             ", ".join(method.options.model_fields) or "-",
             method.source,
@@ -44,10 +44,11 @@ def methods_text(cells: Cells, studies: Studies) -> str:
         for name, method in METHODS.items()
     ]
     note = (
-        "P prompt length, D model width, N layers, H key/value heads, K head width, C labels; small letters are "
-        "options. `overture methods NAME` explains a method's options; the files in `src/overture/prompt` hold "
-        "the mathematics, and where we deviate from the papers. `reproduced`: an ordering of its paper was seen here "
-        "(see Effects); `experimental`: it was not, or not measured."
+        "P prompt length, D model width, N layers, H key/value heads, K head width, C labels; other letters are said "
+        "beside the formula, and so is what an option changes of it. Label vectors beside a method (`prompt.labels`) "
+        "add C D. `overture methods NAME` explains a method's options; the files in `src/overture/prompt` hold the "
+        "mathematics, and where we deviate from the papers. `reproduced`: an ordering of its paper was seen here (see "
+        "Effects); `experimental`: it was not, or not measured."
     )
     return f"{table(head, rows, are_numbers=False)}\n\n{note}"
 

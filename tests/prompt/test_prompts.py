@@ -1,3 +1,4 @@
+import re
 from dataclasses import dataclass, replace
 
 import pytest
@@ -9,7 +10,6 @@ from overture.core.types import Injection
 from overture.prompt import (
     METHODS,
     PromptConfig,
-    Shape,
     build_prompt,
     method_of,
     own_rate,
@@ -35,9 +35,27 @@ class Constant:
         return self.kept
 
 
-def shape_of(backbone, length: int) -> Shape:
+def value_of(formula: str, numbers: dict[str, int]) -> float:
+    """What a formula says: letters, numbers, sums, quotients, brackets, and products without a sign."""
+    parts = re.findall(r"\d+|[A-Za-z]+|[-+/()]", formula)
+    assert "".join(parts) == formula.replace(" ", "")
+    written = ""
+    for before, part in zip(["(", *parts], parts, strict=False):
+        is_product = (before == ")" or before.isalnum()) and (part == "(" or part.isalnum())
+        written += f"{'*' * is_product}{numbers[part] if part.isalpha() else part}"
+    return eval(written, {"__builtins__": {}})  # noqa: S307 the formulas are ours
+
+
+def numbers_of(backbone, length: int) -> dict[str, int]:
     info = backbone.info
-    return Shape(length, info.hidden_size, info.num_layers, info.num_kv_heads, info.head_dim, num_labels=3)
+    found = {"P": length, "D": info.hidden_size, "N": info.num_layers, "H": info.num_kv_heads, "K": info.head_dim}
+    return {**found, "C": len(ONE_TOKEN.labels)}
+
+
+def variant_of(case: Case) -> str:
+    """The variant of the formula that a case's options ask for; empty for the plain one."""
+    asked = {f"{name}={value}".lower() for name, value in case.options.items()}
+    return next(iter(asked & set(METHODS[case.method].variants)), "")
 
 
 def start(backbone, init: str, length: int = 6, text: str = "", candidates=None, seed: int = 0) -> torch.Tensor:
@@ -108,14 +126,33 @@ class TestStarts:
 
 
 class TestMethods:
-    def test_numbers_of_values(self, backbone):
-        for case in CASES:
-            prompt = make_prompt(case, backbone, length=5)
-            method = METHODS[case.method]
-            shape = shape_of(backbone, injection_of(prompt, backbone).length)
-            wanted = method.num_trainable(method.options(**case.options), shape)
-            assert sum(value.numel() for value in prompt.trainable().values()) == wanted, case
-            assert all(value.requires_grad and value.is_leaf for value in prompt.trainable().values())
+    @pytest.mark.parametrize("case", CASES, ids=str)
+    def test_the_formula_that_is_shown_counts_the_tensors(self, backbone, case):
+        prompt, method = make_prompt(case, backbone, length=5), METHODS[case.method]
+        options = method.options(**case.options)
+        numbers = numbers_of(backbone, injection_of(prompt, backbone).length)
+        own = {letter: getattr(options, name) for letter, name in method.letters.items()}
+        assert not set(own) & set(numbers)
+        formula = method.formula_for(options)
+        assert formula == method.variants.get(variant_of(case), method.formula)
+        values = prompt.trainable().values()
+        assert sum(value.numel() for value in values) == value_of(formula, {**numbers, **own})
+        assert all(value.requires_grad and value.is_leaf for value in values)
+
+    def test_every_variant_of_a_formula_is_counted(self):
+        counted = {(case.method, variant_of(case)) for case in CASES}
+        assert counted >= {(name, variant) for name, method in METHODS.items() for variant in ("", *method.variants)}
+
+    def test_formulas_with_label_vectors_beside_the_prompt(self, backbone):
+        config = PromptConfig(method="vectors", place="after", length=5, labels="vectors")
+        prompt = build_prompt(config, source_of(backbone, ONE_TOKEN), 0)
+        wanted = value_of(f"{METHODS['vectors'].formula} + C D", numbers_of(backbone, 5))
+        assert sum(value.numel() for value in prompt.trainable().values()) == wanted
+
+    @pytest.mark.parametrize(("formula", "value"), [("2 N (P - f) H", 24), ("n D / k", 5), ("r (P + D) (m + 1)", 84)])
+    def test_formulas_are_read_as_written(self, formula, value):
+        numbers = {"N": 2, "P": 4, "f": 1, "H": 2, "n": 3, "D": 10, "k": 6, "r": 2, "m": 2}
+        assert value_of(formula, numbers) == value
 
     def test_vectors_start_as_the_start(self, backbone):
         prompt = make_prompt(Case("vectors", "after"), backbone, noise=0)

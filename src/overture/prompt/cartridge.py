@@ -70,7 +70,7 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"memory": 1e-2},
     build=build,
-    num_trainable=lambda options, shape: (shape.length - options.frozen) * shape.memory_width,
     formula="2 N (P - f) H K",
+    letters={"f": "frozen"},
     takes_memory=True,
 )

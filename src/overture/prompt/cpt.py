@@ -29,7 +29,7 @@ from overture.core.config import Config
 from overture.core.errors import ConfigError
 from overture.core.seeds import named_random
 from overture.core.types import Encoded, Injection, Place, Target, Vectors
-from overture.prompt.method import Method, PromptModule, Request, Shape
+from overture.prompt.method import Method, PromptModule, Request
 
 PLACES: tuple[Place, ...] = ("before",)
 SEPARATOR = "\n\n"
@@ -163,12 +163,6 @@ def _radii(example: Example, options: Options) -> list[float]:
     return [options.epsilon] * len(example.input_ids) + [options.format_epsilon] * rest
 
 
-def num_trainable(options: Options, shape: Shape) -> int:
-    """P D."""
-    del options
-    return shape.length * shape.hidden_size
-
-
 METHOD = Method(
     title="labelled examples as vectors that move a little",
     source="Blau et al. 2024 (CPT)",
@@ -176,6 +170,5 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"before": 1e-2},
     build=build,
-    num_trainable=num_trainable,
     formula="P D",
 )

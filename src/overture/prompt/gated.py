@@ -6,11 +6,12 @@ before it is normalised, with layer gates a [N] and column gates c [P]. A gate a
 a prompt that is one column shorter: which layers, and how long, is learned. All gates begin open, at sigmoid(3) = 0.95.
 Trainable values: 2 N P H K + N + P.
 
-Source: Zhu and Tan 2023, "SPT: Learning to Selectively Insert Prompts for Better Prompt Tuning" (a learned gate for
-each layer); Yang et al. 2023, "Dynamic Prompting" (learned length). Deviations: what is gated is a memory, and a gate
-weighs the numerator of the attention, so that a closed gate is exactly no prompt; gates are plain sigmoids, trained
-together with the prompt by its own loss, without relaxed sampling or a second level of optimisation, and nothing is cut
-in the end; the length is the task's, not the row's.
+Source: Zhu and Tan 2023, "SPT: Learning to Selectively Insert Prompts for Better Prompt Tuning", its learnable
+probabilistic gate at each layer; Yang et al. 2023, "Dynamic Prompting: A Unified Framework for Prompt Tuning", section
+3, its dynamic length. Deviations: what is gated is a memory, and a gate weighs the numerator of the attention, so that
+a closed gate is exactly no prompt; gates are plain sigmoids, trained together with the prompt by its own loss, without
+relaxed sampling or a second level of optimisation, and nothing is cut in the end; the length is the task's, not the
+row's.
 """
 
 from typing import Self
@@ -22,7 +23,7 @@ from torch import Tensor
 from overture.core.config import Config
 from overture.core.errors import ConfigError
 from overture.core.types import Injection, LayerMemory, Memory, Place
-from overture.prompt.method import Method, PromptModule, Request, Shape
+from overture.prompt.method import Method, PromptModule, Request
 
 PLACES: tuple[Place, ...] = ("memory", "after")
 OPEN = 3.0
@@ -98,11 +99,6 @@ def build(request: Request) -> GatedMemory:
     return GatedMemory(request.start_memory(), request.place, request.options)
 
 
-def num_trainable(options: Options, shape: Shape) -> int:
-    """2 N P H K, N layer gates and P column gates."""
-    return shape.length * shape.memory_width + options.layers * shape.num_layers + options.columns * shape.length
-
-
 METHOD = Method(
     title="keys and values in every layer, with gates",
     source="Zhu and Tan 2023 (SPT); Yang et al. 2023 (Dynamic Prompting)",
@@ -110,8 +106,8 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"memory": 1e-1, "after": 1e-1},
     build=build,
-    num_trainable=num_trainable,
     formula="2 N P H K + N + P",
+    variants={"layers=false": "2 N P H K + P", "columns=false": "2 N P H K + N"},
     takes_memory=True,
     takes_weights=True,
     rated_length=30,
