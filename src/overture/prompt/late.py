@@ -3,8 +3,8 @@
     X_(n+1) = layer_n(X_n),   n = 0..k-1,   X_n [L, D] the hidden states of the text that enter layer n
     H_k = [V; X_k] at `before`, [X_k; V; A_k] at `after` (A_k [T, D] the anchor's);   H_(n+1) = layer_n(H_n),   n >= k
 
-with V [P, D] trained. X_k does not depend on V: it is computed once and kept, and neither training nor its gradient ever
-runs the k lower layers. Trainable values: P D.
+with V [P, D] trained. X_k does not depend on V: it is computed once and kept, and neither training nor its gradient
+ever runs the k lower layers. Trainable values: P D.
 
 Source: Liu et al. 2022, "Late Prompt Tuning: A Late Prompt Could Be Better Than Many Prompts", the section on the
 method: a late prompt in an intermediate layer. Deviations: V is a free matrix, the same for all rows; the paper's LPT
