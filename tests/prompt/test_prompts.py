@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from fakes import CASES, ONE_TOKEN, SEVERAL_TOKENS, Case, backbone_of, injection_of, make_prompt, source_of
+from fakes import BOS, CASES, ONE_TOKEN, SEVERAL_TOKENS, Case, backbone_of, injection_of, make_prompt, source_of
 from overture.core.errors import ConfigError
 from overture.core.types import Injection
 from overture.prompt import (
@@ -88,6 +88,41 @@ class TestStarts:
         assert len(ids) == 3
         assert torch.equal(start(backbone, "text", 7, "xyz"), backbone.embed([*ids, *ids, ids[0]]))
         assert torch.equal(start(backbone, "text", 2, "xyz"), backbone.embed(ids[:2]))
+
+    @pytest.mark.parametrize("method", ["cartridge", "prefix"])
+    def test_a_text_at_memory_begins_with_the_models_start_token(self, backbone, method):
+        source = replace(source_of(backbone), bos_ids=(BOS,))
+        ids = backbone.tokenizer.encode_plain("xyz")
+
+        def columns(place, length):
+            chosen = method if place == "memory" else "prefix"
+            config = PromptConfig(method=chosen, place=place, length=length, init="text", init_text="xyz")
+            return build_prompt(config, source, 0).injection().memory.memory
+
+        def are(found, ids):
+            wanted = backbone.memory_of_tokens(ids)
+            return torch.equal(found.keys, wanted.keys) and torch.equal(found.values, wanted.values)
+
+        assert are(columns("memory", 4), [BOS, *ids])
+        assert are(columns("memory", 6), [BOS, *ids, *ids[:2]])
+        # The input in front has the start token already.
+        assert are(columns("after", 4), [*ids, ids[0]])
+
+    def test_a_single_column_of_text_is_the_texts(self, backbone):
+        config = PromptConfig(method="prefix", place="memory", length=1, init="text", init_text="xyz")
+        found = start_of(config, replace(source_of(backbone), bos_ids=(BOS,)), 0)[0]
+        assert torch.equal(found, backbone.embed(backbone.tokenizer.encode_plain("x")))
+
+    def test_vectors_of_a_text_have_no_start_token(self, backbone):
+        config = PromptConfig(method="vectors", place="before", length=3, init="text", init_text="xyz")
+        found = start_of(config, replace(source_of(backbone), bos_ids=(BOS,)), 0)[0]
+        assert torch.equal(found, backbone.embed(backbone.tokenizer.encode_plain("xyz")))
+
+    def test_the_frozen_column_is_the_start_token(self, backbone):
+        config = PromptConfig(method="cartridge", place="memory", length=3, init="text", init_text="xyz")
+        prompt = build_prompt(config, replace(source_of(backbone), bos_ids=(BOS,)), 0)
+        own = backbone.memory_of_tokens([BOS])
+        torch.testing.assert_close(prompt.sink, torch.stack([own.keys, own.values]))
 
     @pytest.mark.parametrize("candidates", [ONE_TOKEN, SEVERAL_TOKENS])
     def test_labels_are_means_of_their_words_then_vocabulary(self, backbone, candidates):
