@@ -18,6 +18,7 @@ from overture.prompt import (
     prompt_tensors,
 )
 from overture.prompt.inits import start_of
+from overture.prompt.registry import plainest_at, pruned_method
 
 
 @pytest.fixture(params=["llama", "gemma3_text", "gpt2"])
@@ -234,6 +235,29 @@ class TestRegistry:
     @pytest.mark.parametrize(("length", "rate"), [(1, 0.1), (30, 0.1), (60, 0.05), (100, 0.03)])
     def test_a_long_prefix_takes_a_smaller_rate(self, length, rate):
         assert own_rate(PromptConfig(method="prefix", place="after", length=length)) == pytest.approx(rate)
+
+    @pytest.mark.parametrize(("place", "wanted"), [("before", "pruned"), ("after", "pruned"), ("slots", None)])
+    def test_what_is_left_of_vectors_has_a_method_where_it_can_stand(self, place, wanted):
+        assert pruned_method("vectors", place) == wanted
+        assert pruned_method("residual", place) is None
+        assert pruned_method("of another version", place) is None
+
+    def test_what_prunes_is_registered_and_stands_nowhere_else(self):
+        for method in METHODS.values():
+            assert method.pruned is None or set(METHODS[method.pruned].places) & set(method.places)
+
+    @pytest.mark.parametrize(
+        ("asked", "wanted"),
+        [
+            (("before", False), "vectors"),
+            (("slots", False), "vectors"),
+            (("around", False), "split"),
+            (("memory", True), "prefix"),
+            (("before", False, True), "late"),
+        ],
+    )
+    def test_the_plainest_method_at_a_place(self, asked, wanted):
+        assert plainest_at(*asked) == wanted
 
     def test_a_method_without_a_rated_length_takes_one_rate(self):
         rates = {own_rate(PromptConfig(method="vectors", place="after", length=length)) for length in (1, 30, 100)}

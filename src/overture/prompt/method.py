@@ -102,6 +102,7 @@ class Method:
         estimated: values whose gradient is an estimate, since what they decide has none.
         sharing: what several tasks can share; None when each task's prompt stands alone.
         refs: its options that name stored prompts.
+        pruned: the method of what is left of such a prompt when parts of it are dropped; None where none can be.
     """
 
     title: str
@@ -120,6 +121,12 @@ class Method:
     sharing: Sharing | None = None
     rated_length: int | None = None
     refs: tuple[str, ...] = ()
+    pruned: str | None = None
+
+    @property
+    def has_layer(self) -> bool:
+        """Whether it enters at a layer of its choice, instead of at the first."""
+        return "layer" in self.options.model_fields
 
     def formula_for(self, options: Any) -> str:
         """How many values are trained with these options."""

@@ -48,4 +48,5 @@ METHOD = Method(
     learning_rate={"before": 3e-2, "after": 1e-1, "slots": 3e-2},
     build=build,
     formula="P D",
+    pruned="pruned",
 )
