@@ -102,6 +102,7 @@ class Method:
         estimated: values whose gradient is an estimate, since what they decide has none.
         sharing: what several tasks can share; None when each task's prompt stands alone.
         refs: its options that name stored prompts.
+        gates: what the gates leave open, from the tensors that are kept; None where there are none.
         pruned: the method of what is left of such a prompt when parts of it are dropped; None where none can be.
     """
 
@@ -121,6 +122,7 @@ class Method:
     sharing: Sharing | None = None
     rated_length: int | None = None
     refs: tuple[str, ...] = ()
+    gates: Callable[[Mapping[str, Tensor]], dict[str, Any]] | None = None
     pruned: str | None = None
 
     @property
