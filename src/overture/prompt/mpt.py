@@ -19,7 +19,7 @@ from torch import Tensor
 
 from overture.core.config import Config
 from overture.core.types import Injection, Place, Vectors
-from overture.prompt.method import Method, PeftType, PromptModule, Request, Shape, Sharing
+from overture.prompt.method import Method, PeftType, PromptModule, Request, Sharing
 from overture.prompt.stored import stored_vectors
 
 PLACES: tuple[Place, ...] = ("before", "after", "slots")
@@ -63,11 +63,6 @@ def build(request: Request) -> SharedPrompt:
     return SharedPrompt(start, request.place, options.rank, request.generator("factors"))
 
 
-def num_trainable(options: Options, shape: Shape) -> int:
-    """P D + r (P + D)."""
-    return shape.length * shape.hidden_size + options.rank * (shape.length + shape.hidden_size)
-
-
 def peft_keys(options: Options) -> dict[str, Any]:
     """One task: what is kept is the scaled prompt, beside which the factors are ones, of rank one."""
     del options
@@ -83,8 +78,8 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"before": 3e-2, "after": 3e-2, "slots": 3e-2},
     build=build,
-    num_trainable=num_trainable,
     formula="P D + r (P + D)",
+    letters={"r": "rank"},
     sharing=Sharing(("shared",), distil=0.9, start=lambda prompt: Injection(Vectors(prompt.shared, prompt.place))),
     refs=("source",),
     peft=PeftType("MULTITASK_PROMPT_TUNING", peft_keys),

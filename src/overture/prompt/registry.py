@@ -1,6 +1,6 @@
 """The methods by name. A new method is a new file and one line in `METHODS`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -132,9 +132,25 @@ def method_from(method: str, place: Place, is_memory: bool) -> str:
     return plainest_at(place, is_memory)
 
 
-def plainest_at(place: Place, is_memory: bool) -> str:
-    """The first method at a place whose values are vectors, or keys and values."""
-    return next(name for name, one in METHODS.items() if place in one.places and one.takes_memory == is_memory)
+def plainest_at(place: Place, is_memory: bool, is_late: bool = False) -> str:
+    """The first method at a place whose values are vectors (of a layer of its choice), or keys and values."""
+    return next(
+        name
+        for name, one in METHODS.items()
+        if place in one.places and (one.takes_memory, one.has_layer) == (is_memory, is_late)
+    )
+
+
+def pruned_method(method: str, place: str) -> str | None:
+    """The method of what is left when parts of such a prompt are dropped; None where none can be."""
+    found = METHODS[method].pruned if method in METHODS else None
+    return found if found and place in METHODS[found].places else None
+
+
+def open_gates(method: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What a prompt's gates leave open, as ``gates``; nothing for methods without gates."""
+    gates = METHODS[method].gates
+    return {"gates": gates(tensors)} if gates else {}
 
 
 def check_effect(config: PromptConfig) -> None:

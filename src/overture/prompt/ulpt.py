@@ -5,9 +5,10 @@
 R depends on the seed alone and is never kept: an artifact has Z, s, b, the seed and R's fingerprint (`core.projected`),
 and V where that is not more. Trainable values: P r + 2 D.
 
-Source: Wu, Hao and Mou 2025, "Ultra-Low-Dimensional Prompt Tuning via Random Projection", the section on the method.
-Deviation: Z and b begin where V is closest to the starting vectors by least squares, for s = 1: b at their mean, and
-Z R at the projection of what differs from it.
+Source: Wu, Hao and Mou 2025, "Ultra-Low-Dimensional Prompt Tuning via Random Projection", the section on optimisation
+in ultra-low dimensions: a frozen random up-projection, with a trained shift and scale (n r + 2 d values there).
+Deviation: Z and b begin where V is closest to the starting vectors by least squares, for s = 1: b at their mean, and Z
+R at the projection of what differs from it.
 """
 
 import torch
@@ -67,6 +68,6 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"before": 3e-2, "after": 1e-1, "slots": 3e-2},
     build=build,
-    num_trainable=lambda options, shape: shape.length * options.rank + 2 * shape.hidden_size,
     formula="P r + 2 D",
+    letters={"r": "rank"},
 )

@@ -47,7 +47,9 @@ class Manifest(Config):
     backbone: BackboneRef = Field(description="the model that the prompt was made for")
     task: dict[str, Any] = Field(default={}, description="the resolved task, template included")
     metrics: dict[str, Any] = Field(default={}, description="scores, each with its interval and number of rows")
-    lineage: dict[str, Any] = Field(default={}, description="parent prompt, run, seed, number of training rows")
+    lineage: dict[str, Any] = Field(
+        default={}, description="parent prompt, run, seed, number of training rows, open gates"
+    )
     versions: dict[str, Any] = Field(default={}, description="versions of the software that made it")
     created: str = Field(default_factory=_now, description="when it was made, UTC, ISO 8601")
     trainable: int = Field(description="number of trained values", ge=0)
