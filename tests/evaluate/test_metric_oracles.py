@@ -89,6 +89,18 @@ def test_squad_by_its_definition():
     assert METRICS["squad_f1"](gold, said) == pytest.approx((1 + 0.8 + 1 + 0 + 1) / 5)
 
 
+def test_squad_with_and_without_answers_are_means_over_their_rows():
+    gold, said = texts(7, 20)
+    said += ["", "the", "mat", ""]
+    answerable, all_gold = METRICS["squad_f1_answerable"], [*gold, (), (), (), ()]
+    assert answerable(all_gold, said) == pytest.approx(METRICS["squad_f1"](gold, said[:20]))
+    # SQuAD sees no article, so that "the" is silence.
+    assert METRICS["no_answer_accuracy"](all_gold, said) == 0.75
+    assert answerable.fits(all_gold)
+    assert not answerable.fits(gold)
+    assert not METRICS["no_answer_accuracy"].fits(gold)
+
+
 def test_entities_are_seqevals():
     chance = random.Random(0)
     names = ["O", "B-x", "I-x", "B-y", "I-y"]

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
-from overture.evaluate.metric import Answers, Metric, from_sums, mean_of, share
+from overture.evaluate.metric import Answers, Metric, from_sums, mean_of, mean_of_part, share
 
 if TYPE_CHECKING:
     from overture.evaluate.metric import Floats
@@ -56,6 +56,10 @@ def squad_text(text: str) -> str:
 
 def _is_squad_right(gold: Hashable, predicted: Hashable) -> bool:
     return any(squad_text(text) == squad_text(str(predicted)) for text in _texts(gold))
+
+
+def _has_answer(gold: Hashable) -> bool:
+    return any(_texts(gold))
 
 
 def _squad_f1(gold: Hashable, predicted: Hashable) -> float:
@@ -154,6 +158,9 @@ METRICS_OF_TEXTS = (
     share("exact_text", "texts", _is_same_to_the_letter),
     share("squad_em", "texts", _is_squad_right),
     Metric("squad_f1", "texts", None, mean_of(_squad_f1)),
+    # HasAns_f1 and NoAns_exact of the script for version 2.0.
+    mean_of_part("squad_f1_answerable", "texts", _squad_f1, _has_answer),
+    mean_of_part("no_answer_accuracy", "texts", _squad_f1, lambda gold: not _has_answer(gold)),
     Metric("bleu", "texts", None, from_sums(functools.partial(_statistics, "bleu"), _bleu)),
     Metric("chrf", "texts", None, from_sums(functools.partial(_statistics, "chrf"), _chrf)),
     Metric("rouge_1", "texts", None, mean_of(functools.partial(_rouge, "rouge1"))),
