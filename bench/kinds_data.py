@@ -20,11 +20,12 @@ NUM_CHOICES, MAX_TURNS = 4, 3
 
 
 def multilabel(tweets: list[Fields]) -> list[Fields]:
-    """The types of names that a tweet holds; two thirds hold none."""
-    return [
+    """The types of the names in a tweet; tweets that name nobody, two of three, are left out."""
+    found = [
         {"text": " ".join(tweet["tokens"]), "label": sorted({tag[2:] for tag in tweet["tags"] if tag != "O"})}
         for tweet in tweets
     ]
+    return [row for row in found if row["label"]]
 
 
 def regression(facts: list[Fields]) -> list[Fields]:
