@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from overture.core.types import Candidates, Encoded, Injection, Kind, LayerMemory, Place, RowMethod, Vectors
-from overture.engine.limits import refused_prompt
+from overture.engine.limits import refused_prompt, refused_text_in_memory
 from overture.prompt import METHODS, PromptConfig, PromptSource, build_prompt
 from report import table
 
@@ -39,8 +39,21 @@ def grid_text() -> str:
                 refusals.setdefault(f"{what}. Instead: {fix}", []).append(f"`{name}` at `{place}` ({kind})")
             cells.append(", ".join(works) or "-")
         rows.append([name, *cells])
+    for kind in KINDS:
+        if refusal := refused_text_in_memory(kind):
+            what, fix = refusal
+            tuned = "; `cartridge` is only tuned on rows there, by `overture tune`"
+            refusals.setdefault(f"{what}. Instead: {fix}{tuned}", []).append(f"`overture cartridge` ({kind})")
     why = "\n".join(f"- {', '.join(where)}: {what}." for what, where in refusals.items())
     return f"{table(['method', *KINDS], rows, are_numbers=False)}\n\nRefused before anything runs:\n\n{why}"
+
+
+def cached(name: str, place: Place) -> str:
+    """Whether a decoder's inputs run once and are kept under such a prompt: yes, partly (below its layer) or no."""
+    injection = _injection(name, place)
+    if injection.layer:
+        return "partly"
+    return "yes" if injection.leaves_input else "no"
 
 
 def _asked(name: str, kind: Kind) -> Iterator[tuple[Place, tuple[str, str] | None]]:

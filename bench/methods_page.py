@@ -14,12 +14,13 @@ from typing import Any
 
 from beside import way_of
 from effects import Studies, effects_text, standings
-from methods_grid import KINDS, grid_text
+from methods_grid import KINDS, cached, grid_text
 from overture.core.files import write_atomic
 from overture.engine.families import FAMILIES
 from overture.evaluate import across_seeds
 from overture.prompt import METHODS
 from report import table, with_section
+from storage import storage_text
 from studies import (
     cartridge_differences,
     cartridge_text,
@@ -45,7 +46,7 @@ def methods_text(cells: Cells, studies: Studies) -> str:
             name,
             method.title,
             ", ".join(method.places),
-            method.formula,
+            method.formula_text,
             ", ".join(sorted({f"{rate:g}" for rate in method.learning_rate.values()})),
             ", ".join(method.options.model_fields) or "-",
             method.source,
@@ -54,10 +55,11 @@ def methods_text(cells: Cells, studies: Studies) -> str:
         for name, method in METHODS.items()
     ]
     note = (
-        "P prompt length, D model width, N layers, H key/value heads, K head width, C labels; small letters are "
-        "options. `overture methods NAME` explains a method's options; the files in `src/overture/prompt` hold "
-        "the mathematics, and where we deviate from the papers. `reproduced`: an ordering of its paper was seen here "
-        "(see Effects); `experimental`: it was not, or not measured."
+        "P prompt length, D model width, N layers, H key/value heads, K head width, C labels; other letters are said "
+        "beside the formula, and so is what an option changes of it. Label vectors beside a method (`prompt.labels`) "
+        "add C D. `overture methods NAME` explains a method's options; the files in `src/overture/prompt` hold the "
+        "mathematics, and where we deviate from the papers. `reproduced`: an ordering of its paper was seen here (see "
+        "Effects); `experimental`: it was not, or not measured."
     )
     return f"{table(head, rows, are_numbers=False)}\n\n{note}"
 
@@ -71,9 +73,10 @@ def families_text() -> str:
     note = (
         "In decoders every method works at each of its places. In encoder-decoders `before`, `slots` and `memory` are "
         "in the encoder; `after` is in the decoder, whose prompt leaves the encoder's output as it is, so that it is "
-        "kept. Encoders answer label tasks: one-token words at a mask, or label vectors (`prompt.labels`). The "
-        "contract suite runs over the grid. Any other family is refused when the model is loaded, with the list of "
-        "those that work."
+        "kept. Encoders answer label tasks: one-token words at a mask, or label vectors (`prompt.labels`). In every "
+        "cell of the grid, family by family, `tests/contract/test_grid.py` holds loss and gradients to the untouched "
+        "model's, with and without kept inputs, or the refusal to an error with a fix; the other laws hold in a sample "
+        "of the cells. Any other family is refused when the model is loaded, with the list of those that work."
     )
     return f"{table(['family', 'kind', 'positions'], rows, are_numbers=False)}\n\n{note}\n\n{grid_text()}"
 
@@ -86,10 +89,32 @@ def measured_text(cells: Cells) -> str:
     head = (
         "SmolLM2-135M-Instruct, 256 training rows, 256 validation rows (they choose the epoch), 1,000 test rows scored "
         "once. Mean over the seeds and the 95% t interval of the mean; a seed draws rows, start and order. Seconds "
-        "are CPU seconds of training and validation on one thread. Inputs run once where they are kept (cached); '-' "
-        "there: the model reads them anew in every pass, since what is tuned stands in front of them."
+        "are CPU seconds of training and validation on one thread. Cached: whether the inputs run through the model "
+        "once and are kept. 'no': it reads them anew in every pass, since what is tuned stands in front of them or "
+        f"changes them; 'partly': only the layers below the prompt's run once. {_few_seeds(cells)}"
     )
     return "\n\n".join([head, *(_task_text(task, found) for task, found in sorted(by_task.items())), _made(cells)])
+
+
+def _few_seeds(cells: Cells) -> str:
+    """Why some ways have one seed, with what a run of theirs takes, in runs of the same prompt behind kept inputs."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for cell in cells:
+        found[cell["task"]][cell["way"]].append(cell["cpu_seconds_with_validation"])
+    pairs = [
+        (fmean(own[way]) / fmean(own[f"{method}-after"]))
+        for own in found.values()
+        for way in own
+        for method, place in [way.rsplit("-", 1)]
+        if cached(method, place) == "no" and f"{method}-after" in own
+    ]
+    if not pairs:
+        return ""
+    return (
+        "Ways whose inputs cannot be kept, or only in part, have one seed: where they cannot, a run takes "
+        f"{min(pairs):.1f} to {max(pairs):.1f} times as long as of the same method at `after`. So have those that mix "
+        "stored prompts, each of which was tuned once."
+    )
 
 
 def _made(cells: Cells) -> str:
@@ -124,6 +149,7 @@ def _task_text(task: str, cells: Cells) -> str:
         "seeds",
         "length",
         "trained values",
+        "cached",
         "CPU seconds",
         "inputs' one run, s",
         "lr, epochs",
@@ -137,6 +163,8 @@ def _row(way: str, cells: Cells) -> list[str]:
     settings = {(cell["config"]["train"]["lr"], cell["config"]["train"]["epochs"]) for cell in cells}
     seconds = fmean(cell["cpu_seconds_with_validation"] for cell in cells)
     kept = fmean(cell["cache_seconds"] for cell in cells)
+    prompt = cells[0]["config"]["prompt"]
+    is_kept = cached(prompt["method"], prompt["place"])
     return [
         way,
         f"{found.mean:.3f}",
@@ -144,8 +172,9 @@ def _row(way: str, cells: Cells) -> list[str]:
         str(found.n_seeds),
         str(cells[0]["config"]["prompt"]["length"]),
         f"{cells[0]['trainable']:,}",
+        is_kept,
         f"{seconds:.0f}",
-        f"{kept:.0f}" if kept >= 0.5 else "-",
+        "-" if is_kept == "no" else f"{kept:.0f}",
         " and ".join(f"{lr:g}, {epochs}" for lr, epochs in sorted(settings)),
     ]
 
@@ -183,6 +212,7 @@ def write_page(results: Path, docs: Path) -> None:
         "effects": effects_text(plain, studies),
         "sensitivity": sensitivity_text(cells_in(results / "sensitivity")),
         "starts": starts_text(results / "starts"),
+        "storage": storage_text(),
         "equal": equal_text(prompts),
         "together": together_text(cells_in(results / "together")),
         "shared": shared_text(cells_in(results / "shared")),

@@ -7,6 +7,7 @@ A way is `none`, `in-context` or METHOD-PLACE, such as prefix-after.
 
 import argparse
 import json
+import os
 import resource
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ from overture.evaluate.source import prompt_source
 from overture.prompt import METHODS, PromptConfig, build_prompt, own_rate
 from overture.store import Store
 from overture.train import Fit, TrainConfig, Validation
+from speed import cpu_name, versions
 from tasks import WORDINGS, decoder_task, splits_of
 
 WAYS = ["none", "in-context", *(f"{name}-{place}" for name, method in METHODS.items() for place in method.places)]
@@ -105,8 +107,11 @@ def run_cell(backbone: Backbone, name: str, args: argparse.Namespace, seed: int,
         found = score(model, splits[split], task)
         cell[split] = told_score(found, task)
     facts = {"way": args.cell_way, "task": name, "seed": seed, "train_rows": args.train_rows, "threads": args.threads}
-    versions = {"torch": torch.__version__, "backbone": backbone.info.weights_sha256}
-    write_json(path, {**facts, **cell, "versions": versions})
+    made = {
+        "versions": {**versions(), "backbone": backbone.info.weights_sha256},
+        "machine": {"cpu": cpu_name(), "num_cpus": os.cpu_count()},
+    }
+    write_json(path, {**facts, **cell, **made})
     shown = {split: cell[split]["accuracy"] for split in ("validation", "test") if split in cell}
     print(path.name, shown, f"{cell.get('train_seconds', 0):.0f} s", flush=True)
 

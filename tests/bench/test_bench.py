@@ -124,6 +124,63 @@ def test_sensitivity_is_told_beside_the_way_as_it_comes():
     assert rows[2].startswith("| length 30 | 0.900 | +0.0 (")
 
 
+@pytest.mark.parametrize(
+    ("way", "wanted"),
+    [
+        ("vectors-after", "yes"),
+        ("prefix-after", "yes"),
+        ("vectors-before", "no"),
+        ("prefix-memory", "no"),
+        ("dept-after", "no"),
+        ("split-around", "no"),
+        ("late-before", "partly"),
+        ("late-after", "partly"),
+    ],
+)
+def test_whether_inputs_are_kept_is_said(way, wanted):
+    assert importlib.import_module("methods_grid").cached(*way.rsplit("-", 1)) == wanted
+
+
+def test_the_table_says_what_is_cached_and_why_some_ways_have_one_seed():
+    def cell(way, seed, seconds):
+        method, place = way.rsplit("-", 1)
+        options = {"layer": 1} if method == "late" else {}
+        return {
+            "file": f"{way}-trec-seed{seed}",
+            "way": way,
+            "task": "trec",
+            "seed": seed,
+            "test": {"accuracy": 0.5},
+            "config": {
+                "prompt": {"method": method, "place": place, "length": 3, "options": options},
+                "train": {"lr": 0.1, "epochs": 5},
+            },
+            "trainable": 12,
+            "cache_seconds": 7.0,
+            "cpu_seconds_with_validation": seconds,
+        }
+
+    cells = [cell("vectors-after", 0, 10), cell("vectors-after", 1, 10), cell("vectors-before", 0, 45)]
+    text = importlib.import_module("methods_page").measured_text([*cells, cell("late-before", 0, 20)])
+    assert "4.5 to 4.5 times as long" in text
+    rows = [[part.strip() for part in line.split("|")] for line in text.splitlines() if line.startswith("| ")]
+    shown = {row[1]: dict(zip(rows[0], row, strict=True)) for row in rows[2:]}
+    assert {way: row["cached"] for way, row in shown.items()} == {
+        "vectors-after": "yes",
+        "vectors-before": "no",
+        "late-before": "partly",
+    }
+    assert shown["vectors-before"]["inputs' one run, s"] == "-"
+    assert shown["late-before"]["inputs' one run, s"] == "7"
+
+
+def test_the_grid_says_where_no_text_becomes_a_memory():
+    text = importlib.import_module("methods_grid").grid_text()
+    refused = [line for line in text.splitlines() if line.startswith("- `overture cartridge` (")]
+    assert ["(encoder)" in refused[0], "(encoder-decoder)" in refused[1]] == [True, True]
+    assert "writes no answers" in refused[0]
+
+
 @pytest.mark.parametrize(("ours", "standing"), [("10" * 50, "reproduced"), ("0" * 60 + "10" * 20, "experimental")])
 def test_a_cartridge_is_held_against_the_beginning_of_its_text(tmp_path, ours, standing):
     f1 = {"value": 0.1, "low": 0.0, "high": 0.2, "n": 9}
@@ -226,14 +283,14 @@ def test_a_study_without_cells_names_its_command():
 
 def test_dept_of_equal_values_has_no_more_of_them_than_ten_vectors():
     from overture.prompt import METHODS
-    from overture.prompt.method import Shape
 
     methods = importlib.import_module("methods")
     (entry,) = (entry for entry in methods.PLAN if entry.tag == "equal")
     assert entry.file("trec", 0) == "dept-before-equal-trec-seed0.json"
-    dept = METHODS["dept"]
-    shape = Shape(length=entry.length, hidden_size=576, num_layers=30, num_heads=3, head_dim=64, num_labels=6)
-    assert dept.num_trainable(dept.options(**entry.options), shape) == 5509 < 10 * 576
+    options, width = METHODS["dept"].options(**entry.options), 576
+    count = entry.length * width + options.rank * (options.max_tokens + width)
+    assert count == 5509
+    assert count < 10 * width
 
 
 def test_a_sitting_begins_nothing_after_its_time():

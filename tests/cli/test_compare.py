@@ -514,7 +514,8 @@ def test_where_nothing_can_be_run_the_reason_is_the_error(task, overture, monkey
 
 
 def test_reports_have_no_paths_of_the_machine(make_task, tiny, overture, tmp_path, monkeypatch) -> None:
-    task = make_task(backbone=str(tiny), train={"epochs": 1, "batch_size": 4})
+    cut = {"too_long": "trim", "max_length": 16}
+    task = make_task(backbone=str(tiny), train={"epochs": 1, "batch_size": 4}, **cut)
     words = ["compare", str(Path(task).resolve()), "--way", "none", "--way", "prefix-after", "--size", "4"]
     words += ["--seeds", "1", "--min-steps", "1", "--default-rates", "--out", str(tmp_path / "there")]
     words += ["--set", f"data.train={tmp_path / 'train.jsonl'}", "--backbone", str(tiny)]
@@ -526,7 +527,9 @@ def test_reports_have_no_paths_of_the_machine(make_task, tiny, overture, tmp_pat
         text = path.read_text()
         assert str(tmp_path) not in text, path
         assert str(Path(tiny).parent) not in text, path
-    assert f"--backbone {Path(tiny).name}" in (tmp_path / "there" / "report.html").read_text()
+    page = (tmp_path / "there" / "report.html").read_text()
+    assert f"--backbone {Path(tiny).name}" in page
+    assert "were shortened to fit 16 tokens, first test.jsonl:1" in page
 
 
 def test_energy_is_marked_as_an_estimate_where_there_is_no_meter(task, overture, monkeypatch) -> None:

@@ -139,13 +139,30 @@ def test_export(adapter, make_task, overture, tmp_path, to) -> None:
     again = overture("export", "mood", "out", "--to", to)
     assert again.code == 2
     assert "exists already" in again.err
-    assert "wrote" in overture("export", "mood@1", "second", "--to", to).out
+    second = overture("export", "mood@1", "second", "--to", to)
+    assert "wrote" in second.out
+    assert done.json["lost"] == [line.removeprefix("note: ") for line in second.err.splitlines()]
+    assert len(done.json["lost"]) == (to == "peft")
     _, tensors = load_artifact(Path("store/prompts/mood/v1"))
     if to == "peft":
         assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes().endswith(tensors["vectors"].numpy().data)
         assert overture("import", "out", "--task", "task.yaml", "--json").json["prompt"] == "mood@2"
     if to == "npy":
         assert numpy.array_equal(numpy.load("out/vectors.npy"), tensors["vectors"].numpy())
+
+
+@pytest.mark.parametrize("to", ["npy", "json"])
+def test_what_cannot_travel_is_said(adapter, make_task, overture, tmp_path, to) -> None:
+    overture("import", adapter(), "--task", make_task())
+    store = Store(tmp_path / "store")
+    manifest, tensors = load_artifact(store.get("mood"))
+    late = {"method": "late", "options": {"prompt": {"options": {"layer": 2}}}, "version": 0, "tensors_sha256": ""}
+    store.add(manifest.model_copy(update=late), tensors)
+    done = overture("export", "mood", "out", "--to", to)
+    assert "note: The vectors are no input embeddings: they join the text's hidden states before layer 2" in done.err
+    assert "note" not in done.out
+    (text,) = json.loads((tmp_path / "out" / "prompt.json").read_text())["lost"]
+    assert f"note: {text}" in done.err
 
 
 def test_a_tuned_prompt_behind_the_input_cannot_go_to_peft(tuned, overture, tmp_path) -> None:

@@ -17,6 +17,8 @@ def test_each_method_is_explained(overture, name):
     shown = overture("methods", name).out
     assert METHODS[name].source.split(" (")[0].split(";")[0] in " ".join(shown.split())
     assert "Undefined" not in shown
+    told = " ".join(shown.replace("│", " ").split())
+    assert all(formula in told for formula in (METHODS[name].formula, *METHODS[name].variants.values()))
     assert all(f"option {option}" in shown for option in METHODS[name].options.model_fields)
 
 

@@ -29,6 +29,18 @@ def test_list_and_show(tuned, overture) -> None:
     assert "test.accuracy" in text
 
 
+def test_the_gates_of_a_prompt_are_told_by_tune_and_show(make_task, overture) -> None:
+    gated = ["--method", "gated", "--length", "3", "--set", "shots=0", "--set", "prompt.init=vocabulary"]
+    told = overture("tune", make_task(), *gated, "--json").json["gates"]
+    assert told["columns"] == {"open": 3, "of": 3}
+    assert told["layers"]["of"] == told["layers"]["open"] > 1
+    assert overture("show", "mood", "--json").json["manifest"]["lineage"]["gates"] == told
+    shown = " ".join(overture("show", "mood").out.split())
+    assert f"{told['layers']['of']} of {told['layers']['of']} layers, 3 of 3 columns are open (above 0.5)" in shown
+    assert "gates {" not in shown
+    assert "3 of 3 columns are open" in " ".join(overture("tune", make_task(), *gated).out.split())
+
+
 def test_damaged_prompt_is_listed_with_its_problem(tuned, overture) -> None:
     (Path(tuned["folder"]) / "prompt.json").write_text("{")
     listed = overture("list", "--json").json["prompts"]

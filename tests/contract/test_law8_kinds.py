@@ -1,5 +1,6 @@
 """Law 8 for encoder-decoders and for sequence classification; peft itself is the oracle."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,9 @@ _COMMON: dict[str, Any] = {"task_type": "SEQ_2_SEQ_LM", "num_virtual_tokens": P}
 OF_SEQ2SEQ = {
     "PROMPT_TUNING": lambda **shape: peft.PromptTuningConfig(**_COMMON),
     "P_TUNING": lambda **shape: peft.PromptEncoderConfig(**_COMMON, encoder_hidden_size=7),
+    "MULTITASK_PROMPT_TUNING": lambda **shape: peft.MultitaskPromptTuningConfig(
+        **_COMMON, num_tasks=2, num_ranks=2, num_transformer_submodules=1
+    ),
     "PREFIX_TUNING": lambda **shape: peft.PrefixTuningConfig(**_COMMON, **shape),
     "PREFIX_TUNING, MLP": lambda **shape: peft.PrefixTuningConfig(
         **_COMMON, **shape, prefix_projection=True, encoder_hidden_size=shape["token_dim"]
@@ -80,15 +84,22 @@ def shape_of(family: str) -> dict[str, int]:
     return {"num_attention_heads": info.num_kv_heads, "token_dim": info.num_kv_heads * info.head_dim}
 
 
-def answers_alike(folder: Path, family: str, model: Any) -> None:
-    """Labels and each of the answers' positions, our rows in one padded batch, peft's one by one."""
+def answers_alike(folder: Path, family: str, model: Any, task_id: int | None = None) -> None:
+    """Labels and each of the answers' positions, our rows in one padded batch, peft's one by one.
+
+    With a task's number peft runs on labels alone, which it shifts to what the decoder reads.
+    """
     tuned = TunedPrompt(folder, backbone_of(family))
     ours, start = tuned.model(), tuned.backbone.tokenizer.start_ids
 
     def logits(row: Encoded, tail: tuple[int, ...]) -> torch.Tensor:
         ids, begun = torch.tensor([[*row.input_ids, *row.anchor_ids]]), torch.tensor([[*start, *tail]])
+        more: dict[str, Any] = {"decoder_input_ids": begun, "use_cache": True}
+        if task_id is not None:
+            assert begun[0, 0] == model.config.decoder_start_token_id
+            more = {"labels": torch.tensor([[*begun[0, 1:], 7]]), "task_ids": torch.tensor([task_id])}
         with torch.no_grad():
-            return model.eval()(input_ids=ids, decoder_input_ids=begun, use_cache=True).logits[0, len(start) - 1 :]
+            return model.eval()(input_ids=ids, **more).logits[0, len(start) - 1 :]
 
     rows = make_rows("free text", LENGTHS)
     asked = [Encoded(row.row, row.input_ids, row.anchor_ids, WHOLE_VOCABULARY, 0) for row in rows]
@@ -110,10 +121,20 @@ def test_an_imported_adapter_of_an_encoder_decoder(family, kind, store, tmp_path
     found = import_adapter(folder, store, task=task_file(tmp_path), backbone=backbone_of(family))
     in_decoder = "PREFIX" in kind or "CARTRIDGE" in kind
     assert (found["method"], found["place"]) == (("prefix", "after") if in_decoder else ("vectors", "before"))
-    answers_alike(Path(found["folder"]), family, peft.PeftModel.from_pretrained(make_model(family), folder))
+    model = peft.PeftModel.from_pretrained(make_model(family), folder)
+    answers_alike(Path(found["folder"]), family, model, 0 if "MULTI" in kind else None)
 
 
-def kept(family: str, place: str, store: Store, tensors: dict[str, torch.Tensor] | None = None) -> Path:
+@pytest.mark.parametrize("family", SEQ2SEQ)
+def test_a_task_of_an_encoder_decoders_adapter(family, store, tmp_path):
+    folder = trained(make_model(family), OF_SEQ2SEQ["MULTITASK_PROMPT_TUNING"](), tmp_path / "adapter")
+    found = import_adapter(folder, store, task=task_file(tmp_path), backbone=backbone_of(family), task_id=1)
+    answers_alike(Path(found["folder"]), family, peft.PeftModel.from_pretrained(make_model(family), folder), 1)
+
+
+def kept(
+    family: str, place: str, store: Store, tensors: dict[str, torch.Tensor] | None = None, method: str = ""
+) -> Path:
     """A prompt of random values in the store."""
     backbone, generator = backbone_of(family), torch.Generator().manual_seed(7)
     info, task = backbone.info, {"name": "mood", "data": {"path": "r.jsonl"}, "template": "{text}"}
@@ -121,7 +142,8 @@ def kept(family: str, place: str, store: Store, tensors: dict[str, torch.Tensor]
     if place != "before":
         shapes = dict.fromkeys(("keys", "values"), (info.num_layers, info.num_kv_heads, P, info.head_dim))
     own = {name: 0.5 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    facts = {"name": "mood", "method": "vectors" if place == "before" else "prefix", "place": place, "length": P}
+    method = method or ("vectors" if place == "before" else "prefix")
+    facts = {"name": "mood", "method": method, "place": place, "length": P}
     task["labels"] = {label: f" {label}" for label in LABELS}
     manifest = Manifest(**facts, backbone=backbone_ref(backbone), task=task, trainable=1)
     return store.add(manifest, own | (tensors or {}))
@@ -137,10 +159,20 @@ def test_peft_gives_our_logits_of_an_encoder_decoders_prompt(family, place, stor
     assert load_artifact(Path(found["folder"]))[0].tensors_sha256 == load_artifact(folder)[0].tensors_sha256
 
 
+@pytest.mark.parametrize(("method", "peft_type"), [("p_tuning", "P_TUNING"), ("mpt", "PROMPT_TUNING")])
+@pytest.mark.parametrize("family", SEQ2SEQ)
+def test_methods_in_an_encoder(family, method, peft_type, store, tmp_path):
+    """Multitask prompts are folded, so that peft takes decoder_input_ids."""
+    folder = kept(family, "before", store, method=method)
+    export_prompt("mood", tmp_path / "out", store, to="peft")
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["peft_type"] == peft_type
+    answers_alike(folder, family, peft.PeftModel.from_pretrained(make_model(family), tmp_path / "out"))
+
+
 def test_what_of_an_encoder_decoder_does_not_travel(store, tmp_path):
     backbone = backbone_of("t5")
     for config, what in (
-        (peft.MultitaskPromptTuningConfig(**_COMMON, num_tasks=2, num_ranks=2), "task_type 'SEQ_2_SEQ_LM'"),
+        (peft.MultitaskPromptTuningConfig(**_COMMON, num_tasks=2, num_ranks=2), "num_transformer_submodules 2"),
         (peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=P), "t5, encoder-decoder"),
     ):
         folder = trained(make_model("t5" if "MULTI" in config.peft_type else "llama"), config, tmp_path / what[:9])
@@ -225,6 +257,27 @@ def test_an_imported_adapter_for_classification(family, kind, store, tmp_path):
     again = import_adapter(tmp_path / "out", store, task=task_file(tmp_path), backbone=backbone)
     old, new = [load_artifact(Path(each["folder"]))[0] for each in (found, again)]
     assert old.tensors_sha256 == new.tensors_sha256
+
+
+@pytest.mark.parametrize(
+    ("method", "place", "peft_type"),
+    [
+        ("p_tuning", "before", "P_TUNING"),
+        ("mpt", "before", "MULTITASK_PROMPT_TUNING"),
+        ("residual", "before", "PROMPT_TUNING"),
+        ("cartridge", "memory", "CARTRIDGE"),
+        ("deep", "memory", "PREFIX_TUNING"),
+    ],
+)
+def test_methods_beside_label_vectors(method, place, peft_type, store, tmp_path):
+    labels = torch.randn(len(LABELS), backbone_of("llama").info.hidden_size, generator=torch.Generator().manual_seed(2))
+    folder = kept("llama", place, store, {"labels": labels}, method)
+    export_prompt("mood", tmp_path / "out", store, to="peft")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["task_type"]) == (peft_type, "SEQ_CLS")
+    more = {"task_ids": torch.tensor([0])} if "MULTI" in peft_type else {}
+    model = peft.PeftModel.from_pretrained(classifier_of("llama"), tmp_path / "out")
+    scores_alike(folder, backbone_of("llama"), model, **more)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Law 8: an imported adapter gives peft's logits, an exported prompt gives ours in peft. peft itself is the oracle."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ import pytest
 import torch
 import yaml
 
-from fakes import FAMILIES, VOCABULARY, backbone_of, make_model, make_rows
+from fakes import FAMILIES, SMALL, VOCABULARY, Case, backbone_of, make_model, make_prompt, make_rows
+from overture.core.errors import ArtifactError
 from overture.core.types import Candidates, Encoded
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.tuned import TunedPrompt
+from overture.prompt import prompt_tensors
 from overture.store import Manifest, Store, load_artifact
 from overture.study.exchange import export_prompt, import_adapter
 
@@ -175,6 +178,98 @@ def test_peft_gives_our_logits_of_an_exported_prompt(family, place, store, tmp_p
     model = peft.PeftModel.from_pretrained(make_model(family), tmp_path / "out")
     assert is_different(family, folder)
     assert_same(folder, family, model)
+
+
+# Every method whose prompt is the same for all rows, at the places where peft has prompts.
+FOLDED = [
+    *[Case(method, "before", SMALL.get(method, {})) for method in ("residual", "low_rank", "ulpt", "cpt", "pruned")],
+    *[Case("p_tuning", "before", {"encoder": encoder, "width": 6}) for encoder in ("mlp", "lstm")],
+    *[Case("mpt", "before", {"rank": rank}) for rank in (1, 2)],
+    Case("deep", "memory"),
+    Case("prefix", "memory", {"reparameterise": "mlp", "mlp_width": 6}),
+    *[Case("cartridge", "memory", {"frozen": frozen}) for frozen in (0, 1, 2)],
+]
+OWN_TYPES = {"p_tuning": "P_TUNING", "mpt": "MULTITASK_PROMPT_TUNING", "cartridge": "CARTRIDGE"}
+
+
+def exported(family: str, case: Case, store: Store, out: Path) -> tuple[Path, dict[str, Any]]:
+    """A prompt of a method in the store, and the config of the adapter that it goes out as."""
+    backbone = backbone_of(family)
+    tensors = prompt_tensors(make_prompt(case, backbone, length=P, noise=0.5))
+    length = len(tensors["vectors"]) if "vectors" in tensors else P
+    config = {"method": case.method, "place": case.place, "length": length, "options": case.options}
+    task = {"name": "mood", "data": {"path": "rows.jsonl"}, "template": "{text}:", "labels": {"a": " a", "b": " b"}}
+    facts = {"method": case.method, "place": case.place, "length": length, "options": {"prompt": config}}
+    ref = backbone_ref(backbone)
+    folder = store.add(Manifest(name="mood", **facts, backbone=ref, task=task, trainable=1), tensors)
+    export_prompt("mood", out, store, to="peft")
+    return folder, json.loads((out / "adapter_config.json").read_text())
+
+
+@pytest.mark.parametrize("case", FOLDED, ids=str)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_peft_gives_our_logits_of_a_folded_method(family, case, store, tmp_path):
+    folder, config = exported(family, case, store, tmp_path / "out")
+    plain = "PREFIX_TUNING" if case.place == "memory" else "PROMPT_TUNING"
+    assert config["peft_type"] == OWN_TYPES.get(case.method, plain)
+    model = peft.PeftModel.from_pretrained(make_model(family), tmp_path / "out")
+    # What peft itself would write of this type, and no key that it does not know.
+    assert set(config) == set(model.peft_config["default"].to_dict())
+    assert is_different(family, folder)
+    assert_same(folder, family, model, 0 if "MULTI" in config["peft_type"] else None)
+
+
+@pytest.mark.parametrize("method", OWN_TYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_types_of_their_own_in_every_family(family, method, store, task, tmp_path):
+    case = next(case for case in FOLDED if case.method == method)
+    folder, config = exported(family, case, store, tmp_path / "out")
+    assert config["peft_type"] == OWN_TYPES[method]
+    model = peft.PeftModel.from_pretrained(make_model(family), tmp_path / "out")
+    assert_same(folder, family, model, 0 if "MULTI" in config["peft_type"] else None)
+    # And in again, as what it is without what made it.
+    found = import_adapter(tmp_path / "out", store, task=task, backbone=backbone_of(family))
+    assert load_artifact(Path(found["folder"]))[0].tensors_sha256 == load_artifact(folder)[0].tensors_sha256
+
+
+@pytest.mark.parametrize(
+    ("method", "place", "keys"),
+    [
+        ("p_tuning", "before", {"encoder_reparameterization_type": "LSTM", "encoder_hidden_size": 6}),
+        ("mpt", "before", {"num_tasks": 1, "num_ranks": 1}),
+        ("cartridge", "memory", {"num_frozen_tokens": 2}),
+    ],
+)
+def test_options_go_along_where_peft_has_them(method, place, keys, store, tmp_path):
+    case = [case for case in FOLDED if case.method == method][-1]
+    _, config = exported("llama", case, store, tmp_path / "out")
+    assert config.items() >= keys.items()
+    model = peft.PeftModel.from_pretrained(make_model("llama"), tmp_path / "out")
+    assert model.peft_config["default"].to_dict().items() >= keys.items()
+
+
+# Said of every prompt of vectors that writes.
+@pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning")
+def test_a_multitask_prompt_writes_in_peft(store, tmp_path):
+    exported("llama", Case("mpt", "before"), store, tmp_path / "out")
+    assert "task_ids=torch.tensor([0])" in (tmp_path / "out" / "README.md").read_text()
+    model = peft.PeftModel.from_pretrained(make_model("llama"), tmp_path / "out").eval()
+    ids, tasks = torch.tensor([[40, 41, 42], [50, 51, 52]]), torch.tensor([0, 0])
+    told = {"do_sample": False, "max_new_tokens": 4, "pad_token_id": 5, "attention_mask": torch.ones_like(ids)}
+    both = model.generate(input_ids=ids, task_ids=tasks, **told)
+    first = model(input_ids=ids, task_ids=tasks).logits[:, -1].argmax(-1)
+    assert torch.equal(both[:, 3], first)
+
+
+def test_a_model_that_maps_its_token_vectors(store, tmp_path):
+    """Only keys and values travel: peft puts vectors in front of what the map gets."""
+    family = "opt projected"
+    kept(family, "before", store)
+    with pytest.raises(ArtifactError, match=r"(?s)cannot put.*width 32.*width 20.*--place memory"):
+        export_prompt("mood", tmp_path / "out", store, to="peft")
+    folder = kept(family, "memory", store)
+    export_prompt("mood", tmp_path / "out", store, to="peft")
+    assert_same(folder, family, peft.PeftModel.from_pretrained(make_model(family), tmp_path / "out"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

@@ -1,4 +1,4 @@
-"""The laws of the design, for every registered method and place in every family.
+"""The laws of the design, for every registered method and place, and in every family; `test_grid` has all cells.
 
 Precision is float64, in which the tiny models agree far closer than the 1e-5 that is promised; the padding law is also
 checked in float32, where the promise is made.

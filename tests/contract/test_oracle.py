@@ -1,4 +1,4 @@
-"""Every method, place and family against the untouched model: scores, losses and gradients."""
+"""Every method and place, and every family, against the untouched model: scores, losses and gradients of all rows."""
 
 import oracles
 import pytest

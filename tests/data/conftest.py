@@ -26,6 +26,15 @@ class FakeTokenizer:
     def encode_plain(self, text: str) -> list[int]:
         return self._encode(text, MERGES)
 
+    def offsets(self, text: str) -> list[tuple[int, int, int]]:
+        found, begin = [], 0
+        for part in self._parts(text, MERGES):
+            pieces = [part] if part in MERGES else list(part)
+            for piece in pieces:
+                found += [(token, begin, begin + len(piece)) for token in self._encode(piece, MERGES)]
+                begin += len(piece)
+        return found
+
     def encode_template(self, text: str) -> list[int]:
         return self._encode(text, NAMES)
 
@@ -48,9 +57,13 @@ class FakeTokenizer:
     @staticmethod
     def _encode(text: str, names: dict[str, int]) -> list[int]:
         ids: list[int] = []
-        for part in re.split("(" + "|".join(map(re.escape, names)) + ")", text):
+        for part in FakeTokenizer._parts(text, names):
             ids += [names[part]] if part in names else part.encode()
         return ids
+
+    @staticmethod
+    def _parts(text: str, names: dict[str, int]) -> list[str]:
+        return re.split("(" + "|".join(map(re.escape, names)) + ")", text)
 
 
 @pytest.fixture

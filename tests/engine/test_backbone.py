@@ -9,6 +9,7 @@ from fakes import (
     CONTEXT,
     ENCODERS,
     FAMILIES,
+    SEQ2SEQ,
     VARIANTS,
     backbone_of,
     config_of,
@@ -26,6 +27,7 @@ from overture.engine.attention import Columns, Step
 from overture.engine.backbone import weights_digest
 from overture.engine.families import max_length
 from overture.engine.tokenizer import Tokenizer
+from overture.evaluate.facts import backbone_ref
 
 DOUBLE = torch.float64
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}
@@ -143,6 +145,13 @@ def test_info_describes_the_model(family):
     tables = {value.data_ptr(): value.numel() for value in _tables(reference)}
     assert info.num_body_parameters == info.num_parameters - sum(tables.values())
     assert info.weights_sha256 == weights_digest(reference)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *ENCODERS, *SEQ2SEQ, *VARIANTS])
+def test_only_maps_of_token_vectors_have_a_width_of_their_own(family):
+    backbone = backbone_of(family)
+    assert backbone.info.embedding_size == (20 if family == "opt projected" else None)
+    assert backbone_ref(backbone).embedding_size == backbone.info.embedding_size
 
 
 def _tables(model):

@@ -56,13 +56,29 @@ def test_corpus_metrics_without_matches(gold, said):
     assert METRICS["chrf"](gold, said) == pytest.approx(corpus(sacrebleu.CHRF(), gold, said), abs=1e-12)
 
 
-def test_rouge_is_the_best_of_the_references():
+@pytest.mark.parametrize(("name", "own"), [("rouge1", "rouge_1"), ("rouge2", "rouge_2"), ("rougeL", "rouge_l")])
+def test_rouge_is_the_best_of_the_references(name, own):
     gold, said = texts(3)
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    best = [
-        max(scorer.score(text, s)["rougeL"].fmeasure for text in right) for right, s in zip(gold, said, strict=True)
-    ]
-    assert METRICS["rouge_l"](gold, said) == pytest.approx(np.mean(best))
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    best = [max(scorer.score(text, s)[name].fmeasure for text in right) for right, s in zip(gold, said, strict=True)]
+    assert METRICS[own](gold, said) == pytest.approx(np.mean(best))
+
+
+def test_rouge_by_hand():
+    # Said "the cat sat", right "the cat ran far": 2 of 3 and 2 of 4 words; 1 of 2 and 1 of 3 pairs.
+    found = {name: METRICS[name](["the cat ran far"], ["the cat sat"]) for name in ("rouge_1", "rouge_2", "rouge_l")}
+    assert found == {
+        name: pytest.approx(value) for name, value in (("rouge_1", 4 / 7), ("rouge_2", 0.4), ("rouge_l", 4 / 7))
+    }
+
+
+def test_exact_text_forgives_the_white_space_around_it_alone():
+    right = "def f(x):\n    return x"
+    gold = [right] * 5 + [("a b", "A  b")]
+    said = [f"\n{right}\n", right.replace("    ", "  "), right.upper(), right.replace("\n", "\n\n"), "", "A  b"]
+    assert METRICS["exact_text"].rows(gold, said) == (True, False, False, False, False, True)
+    # White space and case are nothing to exact_match.
+    assert METRICS["exact_match"].rows(gold, said) == (True, True, True, True, False, True)
 
 
 def test_squad_by_its_definition():
@@ -71,6 +87,18 @@ def test_squad_by_its_definition():
     assert METRICS["squad_em"].rows(gold, said) == (True, False, True, False, True)
     # Second: "in 10th century" against "10th century": 2 of 3 and 2 of 2.
     assert METRICS["squad_f1"](gold, said) == pytest.approx((1 + 0.8 + 1 + 0 + 1) / 5)
+
+
+def test_squad_with_and_without_answers_are_means_over_their_rows():
+    gold, said = texts(7, 20)
+    said += ["", "the", "mat", ""]
+    answerable, all_gold = METRICS["squad_f1_answerable"], [*gold, (), (), (), ()]
+    assert answerable(all_gold, said) == pytest.approx(METRICS["squad_f1"](gold, said[:20]))
+    # SQuAD sees no article, so that "the" is silence.
+    assert METRICS["no_answer_accuracy"](all_gold, said) == 0.75
+    assert answerable.fits(all_gold)
+    assert not answerable.fits(gold)
+    assert not METRICS["no_answer_accuracy"].fits(gold)
 
 
 def test_entities_are_seqevals():
@@ -121,7 +149,7 @@ def test_calibration_by_hand():
     assert METRICS["ece"](gold, said) == pytest.approx((2 * 0.45 + 2 * 0.5) / 4)
 
 
-@pytest.mark.parametrize("name", ["bleu", "chrf", "rouge_l", "squad_f1"])
+@pytest.mark.parametrize("name", ["bleu", "chrf", "rouge_1", "rouge_2", "rouge_l", "squad_f1"])
 def test_corpus_metrics_have_intervals_and_paired_tests(name):
     gold, said = texts(5, 60)
     _, worse = texts(6, 60)

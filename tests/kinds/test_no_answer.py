@@ -57,6 +57,12 @@ def test_answers_and_none_are_learnt_and_a_threshold_moves_between_them():
     found = score(model, encoded, encoder.task, gold_of(encoder.task, rows))
     assert found.predicted == ("Rome", "", "so")
     assert found.value(encoder.task) == 1.0
+    assert {name: own.value for name, own in found.metrics(encoder.task).items()} == {
+        "squad_f1": 1,
+        "squad_em": 1,
+        "squad_f1_answerable": 1,
+        "no_answer_accuracy": 1,
+    }
     said = predict(model, encoded, encoder.task)
     assert said[0].score > 0 > said[1].score
     for threshold, wanted in ((-1e6, 3), (1e6, 0)):

@@ -1,9 +1,11 @@
 """Right answers that can be given and are read back as themselves; those that cannot are told."""
 
 import pytest
+import torch
 from kind_samples import SAMPLES, rows_of, task_of
+from test_kinds import prompted
 
-from fakes import backbone_of
+from fakes import Case, backbone_of
 from overture.core.errors import DataError
 from overture.data import Encoder
 from overture.data.kinds.answering import KIND as QA
@@ -11,7 +13,7 @@ from overture.data.kinds.answering import _copied
 from overture.data.kinds.choice import KIND as CHOICE
 from overture.data.kinds.tagging import _read
 from overture.data.rows import gold_of
-from overture.evaluate.scoring import grouped
+from overture.evaluate.scoring import grouped, score
 
 TEXT = "Barack Obama visited Berlin today 0"
 RAW = {
@@ -184,3 +186,19 @@ def test_a_chat_ends_at_no_text_and_a_piece_of_a_text_neither():
     free = {"mode": "generative"}
     assert QA.stopped(task_of(SAMPLES["qa"]), row) is None
     assert QA.stopped(task_of(SAMPLES["qa"], options=free), row).strip() == "Paris\nLyon"
+
+
+def test_code_of_several_lines_is_learnt_to_the_letter_where_nothing_stops_it():
+    code = {"template": "# {text}\n", "metric": "exact_text", "max_new_tokens": 20}
+    rows = rows_of([{"text": "one", "short": "if:\n  a"}])
+    encoder = Encoder(task_of(SAMPLES["generation"], **code, stop=[]), backbone_of("llama").tokenizer)
+    model = prompted(backbone_of("llama"), encoder, Case("prefix", "memory"))
+    encoded, gold = encoder.encode(rows), gold_of(encoder.task, rows)
+    optimiser = torch.optim.Adam(model.trainable().values(), lr=0.05)
+    for _ in range(150):
+        optimiser.zero_grad()
+        (model.loss(encoded) / model.weight(encoded)).backward()
+        optimiser.step()
+    assert score(model, encoded, encoder.task, gold).predicted == gold
+    by_line = task_of(SAMPLES["generation"], **code)
+    assert score(model, encoded, by_line, gold).predicted == ("if:",)

@@ -7,9 +7,11 @@ import torch
 
 from fakes import KINDS, Case, backbone_of, make_prompt, make_rows, source_of
 from overture.core.errors import ConfigError
+from overture.core.projected import expanded
 from overture.core.types import Injection, LayerMemory, Memory
 from overture.engine import PromptedModel
 from overture.prompt import PromptConfig, build_prompt, prompt_from, prompt_tensors
+from overture.prompt.registry import open_gates
 
 FAMILIES = ["llama", "gemma3_text", "gpt2"]
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}
@@ -41,10 +43,10 @@ MAKERS = [
 
 @pytest.mark.parametrize("case", MAKERS, ids=str)
 class TestFolding:
-    def test_an_artifact_has_the_vectors_and_nothing_else(self, backbone, case):
+    def test_an_artifact_gives_the_vectors_and_nothing_else(self, backbone, case):
         prompt = make_prompt(case, backbone)
         tensors = prompt_tensors(prompt)
-        assert set(tensors) == {"vectors"}
+        assert set(expanded(tensors)) == {"vectors"}
         again = prompt_from(tensors, PromptConfig(method=case.method, place=case.place, options=case.options))
         assert torch.equal(again.vectors.values, prompt.injection().vectors.values)
 
@@ -141,7 +143,7 @@ class TestUlpt:
         prompt = make_prompt(Case("ulpt", "before", {"rank": 3}), backbone)
         found = prompt.injection().vectors.values
         for p, d in [(0, 0), (2, 5), (1, 31)]:
-            along = sum(prompt.code[p, k] * prompt.projection[k, d] for k in range(3))
+            along = sum(prompt.codes[p, k] * prompt.projection[k, d] for k in range(3))
             torch.testing.assert_close(found[p, d], along * prompt.scale[d] + prompt.shift[d])
 
     def test_starts_as_close_as_it_can(self, backbone):
@@ -187,6 +189,35 @@ class TestGated:
         prompt = make_prompt(Case("gated", "memory"), backbone)
         wanted = torch.outer(prompt.layer_gates.sigmoid(), prompt.column_gates.sigmoid())
         torch.testing.assert_close(prompt.injection().memory.memory.weights, wanted)
+
+    @pytest.mark.parametrize(
+        ("options", "shut_layers", "shut_columns"),
+        [({}, 1, 1), ({"layers": False}, 0, 1), ({"columns": False}, 1, 0)],
+        ids=str,
+    )
+    def test_what_is_kept_says_what_is_open(self, backbone, options, shut_layers, shut_columns):
+        prompt = built(backbone, "gated", "memory", length=4, **options)
+        with torch.no_grad():
+            for gates in (prompt.layer_gates, prompt.column_gates):
+                if gates is not None:
+                    gates[1] = -2.0
+        found = open_gates("gated", prompt_tensors(prompt))["gates"]
+        num_layers = backbone.info.num_layers
+        assert found["layers"] == {"open": num_layers - shut_layers, "of": num_layers}
+        assert found["columns"] == {"open": 4 - shut_columns, "of": 4}
+        assert open_gates("prefix", prompt_tensors(built(backbone, "prefix", "memory"))) == {}
+
+    @pytest.mark.parametrize("place", ["memory", "after"])
+    def test_a_closed_column_counts_in_positions_so_it_is_not_cut(self, place):
+        backbone, rows = backbone_of("llama"), make_rows("one token")
+        memory = built(backbone, "gated", place, length=4).injection().memory.memory
+        weights = memory.weights.clone()
+        weights[:, 1] = 0
+        stays, shut = torch.tensor([0, 2, 3]), LayerMemory(memory.keys, memory.values, weights)
+        cut = LayerMemory(memory.keys[:, :, stays], memory.values[:, :, stays], weights[:, stays])
+        ways = [PromptedModel(backbone, Injection(memory=Memory(each, place))) for each in (shut, cut)]
+        closed, without = [model.label_scores(rows) for model in ways]
+        assert float((closed - without).abs().max()) > 1e-4
 
     def test_without_any_gate_is_an_error(self):
         with pytest.raises(ConfigError) as caught:

@@ -173,6 +173,35 @@ class TestContext:
         inside = prompt.injection().vectors.values - start
         torch.testing.assert_close(inside, prompt.change, rtol=0, atol=1e-5)
 
+    def test_the_template_around_the_text_moves_as_little_as_the_label(self, backbone):
+        rows = [
+            replace(row, input_ids=(BOS, 40, 41, *row.input_ids), texts=((3, 3 + len(row.input_ids)),))
+            for row in make_rows("several tokens", (4, 4, 4))
+        ]
+        options = {"num_examples": 2, "epsilon": 0.3, "format_epsilon": 0.05}
+        config = PromptConfig(method="cpt", place="before", length=60, options=options)
+        source = replace(source_of(backbone, SEVERAL_TOKENS, rows), bos_ids=(BOS,))
+        prompt = build_prompt(config, source, 0)
+        radius = (prompt.radius[:, 0] / backbone.embedding_norm).tolist()
+        # The start token and two tokens of the template; four of text; the anchor, the label and the empty line.
+        wanted = [0.05] * 3 + [0.3] * 4
+        assert radius[:7] == pytest.approx(wanted)
+        assert sum(share == pytest.approx(0.3) for share in radius) == 8
+        second = radius.index(pytest.approx(0.3), 7)
+        assert radius[7:second] == pytest.approx([0.05] * (second - 7))
+        table = backbone.embed([40, 41])
+        assert torch.equal(prompt.start[second - 2 : second], table)
+
+    def test_a_text_that_ends_the_row_may_move_far_to_its_last_token(self, backbone):
+        rows = [
+            replace(row, texts=((0, len(row.input_ids) + 1),))
+            for row in make_rows("several tokens", (4, 4, 4), num_anchor=1)
+        ]
+        config = PromptConfig(method="cpt", place="before", length=60, options={"num_examples": 1})
+        prompt = build_prompt(config, source_of(backbone, SEVERAL_TOKENS, rows), 0)
+        radius = (prompt.radius[:, 0] / backbone.embedding_norm).tolist()
+        assert radius == pytest.approx([0.2] * 5 + [0.1] * (len(radius) - 5))
+
     def test_the_start_has_a_gradient(self, backbone):
         prompt = built(backbone, "cpt", length=40)
         PromptedModel(backbone, prompt).loss(make_rows("several tokens")).backward()

@@ -1,15 +1,16 @@
+import re
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
-from fakes import CASES, ONE_TOKEN, SEVERAL_TOKENS, Case, backbone_of, injection_of, make_prompt, source_of
+from fakes import BOS, CASES, ONE_TOKEN, SEVERAL_TOKENS, Case, backbone_of, injection_of, make_prompt, source_of
 from overture.core.errors import ConfigError
+from overture.core.projected import expanded
 from overture.core.types import Injection
 from overture.prompt import (
     METHODS,
     PromptConfig,
-    Shape,
     build_prompt,
     method_of,
     own_rate,
@@ -18,6 +19,7 @@ from overture.prompt import (
     prompt_tensors,
 )
 from overture.prompt.inits import start_of
+from overture.prompt.registry import plainest_at, pruned_method
 
 
 @pytest.fixture(params=["llama", "gemma3_text", "gpt2"])
@@ -35,9 +37,27 @@ class Constant:
         return self.kept
 
 
-def shape_of(backbone, length: int) -> Shape:
+def value_of(formula: str, numbers: dict[str, int]) -> float:
+    """What a formula says: letters, numbers, sums, quotients, brackets, and products without a sign."""
+    parts = re.findall(r"\d+|[A-Za-z]+|[-+/()]", formula)
+    assert "".join(parts) == formula.replace(" ", "")
+    written = ""
+    for before, part in zip(["(", *parts], parts, strict=False):
+        is_product = (before == ")" or before.isalnum()) and (part == "(" or part.isalnum())
+        written += f"{'*' * is_product}{numbers[part] if part.isalpha() else part}"
+    return eval(written, {"__builtins__": {}})  # noqa: S307 the formulas are ours
+
+
+def numbers_of(backbone, length: int) -> dict[str, int]:
     info = backbone.info
-    return Shape(length, info.hidden_size, info.num_layers, info.num_kv_heads, info.head_dim, num_labels=3)
+    found = {"P": length, "D": info.hidden_size, "N": info.num_layers, "H": info.num_kv_heads, "K": info.head_dim}
+    return {**found, "C": len(ONE_TOKEN.labels)}
+
+
+def variant_of(case: Case) -> str:
+    """The variant of the formula that a case's options ask for; empty for the plain one."""
+    asked = {f"{name}={value}".lower() for name, value in case.options.items()}
+    return next(iter(asked & set(METHODS[case.method].variants)), "")
 
 
 def start(backbone, init: str, length: int = 6, text: str = "", candidates=None, seed: int = 0) -> torch.Tensor:
@@ -70,6 +90,41 @@ class TestStarts:
         assert len(ids) == 3
         assert torch.equal(start(backbone, "text", 7, "xyz"), backbone.embed([*ids, *ids, ids[0]]))
         assert torch.equal(start(backbone, "text", 2, "xyz"), backbone.embed(ids[:2]))
+
+    @pytest.mark.parametrize("method", ["cartridge", "prefix"])
+    def test_a_text_at_memory_begins_with_the_models_start_token(self, backbone, method):
+        source = replace(source_of(backbone), bos_ids=(BOS,))
+        ids = backbone.tokenizer.encode_plain("xyz")
+
+        def columns(place, length):
+            chosen = method if place == "memory" else "prefix"
+            config = PromptConfig(method=chosen, place=place, length=length, init="text", init_text="xyz")
+            return build_prompt(config, source, 0).injection().memory.memory
+
+        def are(found, ids):
+            wanted = backbone.memory_of_tokens(ids)
+            return torch.equal(found.keys, wanted.keys) and torch.equal(found.values, wanted.values)
+
+        assert are(columns("memory", 4), [BOS, *ids])
+        assert are(columns("memory", 6), [BOS, *ids, *ids[:2]])
+        # The input in front has the start token already.
+        assert are(columns("after", 4), [*ids, ids[0]])
+
+    def test_a_single_column_of_text_is_the_texts(self, backbone):
+        config = PromptConfig(method="prefix", place="memory", length=1, init="text", init_text="xyz")
+        found = start_of(config, replace(source_of(backbone), bos_ids=(BOS,)), 0)[0]
+        assert torch.equal(found, backbone.embed(backbone.tokenizer.encode_plain("x")))
+
+    def test_vectors_of_a_text_have_no_start_token(self, backbone):
+        config = PromptConfig(method="vectors", place="before", length=3, init="text", init_text="xyz")
+        found = start_of(config, replace(source_of(backbone), bos_ids=(BOS,)), 0)[0]
+        assert torch.equal(found, backbone.embed(backbone.tokenizer.encode_plain("xyz")))
+
+    def test_the_frozen_column_is_the_start_token(self, backbone):
+        config = PromptConfig(method="cartridge", place="memory", length=3, init="text", init_text="xyz")
+        prompt = build_prompt(config, replace(source_of(backbone), bos_ids=(BOS,)), 0)
+        own = backbone.memory_of_tokens([BOS])
+        torch.testing.assert_close(prompt.sink, torch.stack([own.keys, own.values]))
 
     @pytest.mark.parametrize("candidates", [ONE_TOKEN, SEVERAL_TOKENS])
     def test_labels_are_means_of_their_words_then_vocabulary(self, backbone, candidates):
@@ -108,14 +163,33 @@ class TestStarts:
 
 
 class TestMethods:
-    def test_numbers_of_values(self, backbone):
-        for case in CASES:
-            prompt = make_prompt(case, backbone, length=5)
-            method = METHODS[case.method]
-            shape = shape_of(backbone, injection_of(prompt, backbone).length)
-            wanted = method.num_trainable(method.options(**case.options), shape)
-            assert sum(value.numel() for value in prompt.trainable().values()) == wanted, case
-            assert all(value.requires_grad and value.is_leaf for value in prompt.trainable().values())
+    @pytest.mark.parametrize("case", CASES, ids=str)
+    def test_the_formula_that_is_shown_counts_the_tensors(self, backbone, case):
+        prompt, method = make_prompt(case, backbone, length=5), METHODS[case.method]
+        options = method.options(**case.options)
+        numbers = numbers_of(backbone, injection_of(prompt, backbone).length)
+        own = {letter: getattr(options, name) for letter, name in method.letters.items()}
+        assert not set(own) & set(numbers)
+        formula = method.formula_for(options)
+        assert formula == method.variants.get(variant_of(case), method.formula)
+        values = prompt.trainable().values()
+        assert sum(value.numel() for value in values) == value_of(formula, {**numbers, **own})
+        assert all(value.requires_grad and value.is_leaf for value in values)
+
+    def test_every_variant_of_a_formula_is_counted(self):
+        counted = {(case.method, variant_of(case)) for case in CASES}
+        assert counted >= {(name, variant) for name, method in METHODS.items() for variant in ("", *method.variants)}
+
+    def test_formulas_with_label_vectors_beside_the_prompt(self, backbone):
+        config = PromptConfig(method="vectors", place="after", length=5, labels="vectors")
+        prompt = build_prompt(config, source_of(backbone, ONE_TOKEN), 0)
+        wanted = value_of(f"{METHODS['vectors'].formula} + C D", numbers_of(backbone, 5))
+        assert sum(value.numel() for value in prompt.trainable().values()) == wanted
+
+    @pytest.mark.parametrize(("formula", "value"), [("2 N (P - f) H", 24), ("n D / k", 5), ("r (P + D) (m + 1)", 84)])
+    def test_formulas_are_read_as_written(self, formula, value):
+        numbers = {"N": 2, "P": 4, "f": 1, "H": 2, "n": 3, "D": 10, "k": 6, "r": 2, "m": 2}
+        assert value_of(formula, numbers) == value
 
     def test_vectors_start_as_the_start(self, backbone):
         prompt = make_prompt(Case("vectors", "after"), backbone, noise=0)
@@ -140,7 +214,7 @@ class TestMethods:
     @pytest.mark.parametrize("case", CASES, ids=str)
     def test_tensors_and_back(self, backbone, case):
         prompt = make_prompt(case, backbone)
-        tensors = prompt_tensors(prompt)
+        tensors = expanded(prompt_tensors(prompt))
         length = injection_of(prompt, backbone).length
         config = PromptConfig(method=case.method, place=case.place, length=length, options=case.options)
         again = prompt_from(tensors, config, source_of(backbone))
@@ -162,6 +236,29 @@ class TestRegistry:
     @pytest.mark.parametrize(("length", "rate"), [(1, 0.1), (30, 0.1), (60, 0.05), (100, 0.03)])
     def test_a_long_prefix_takes_a_smaller_rate(self, length, rate):
         assert own_rate(PromptConfig(method="prefix", place="after", length=length)) == pytest.approx(rate)
+
+    @pytest.mark.parametrize(("place", "wanted"), [("before", "pruned"), ("after", "pruned"), ("slots", None)])
+    def test_what_is_left_of_vectors_has_a_method_where_it_can_stand(self, place, wanted):
+        assert pruned_method("vectors", place) == wanted
+        assert pruned_method("residual", place) is None
+        assert pruned_method("of another version", place) is None
+
+    def test_what_prunes_is_registered_and_stands_nowhere_else(self):
+        for method in METHODS.values():
+            assert method.pruned is None or set(METHODS[method.pruned].places) & set(method.places)
+
+    @pytest.mark.parametrize(
+        ("asked", "wanted"),
+        [
+            (("before", False), "vectors"),
+            (("slots", False), "vectors"),
+            (("around", False), "split"),
+            (("memory", True), "prefix"),
+            (("before", False, True), "late"),
+        ],
+    )
+    def test_the_plainest_method_at_a_place(self, asked, wanted):
+        assert plainest_at(*asked) == wanted
 
     def test_a_method_without_a_rated_length_takes_one_rate(self):
         rates = {own_rate(PromptConfig(method="vectors", place="after", length=length)) for length in (1, 30, 100)}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ import torch
 
 from overture.core.errors import ArtifactError, ConfigError, StoreError
 from overture.store import peft_files
-from overture.store.export import FORMATS, check_target, write_files
+from overture.store.export import FORMATS, LOST, check_target, write_files
 from overture.store.peft_files import adapter_files, fitted_tensors, read_adapter
 from overture.store.peft_forms import ModelShape
 
@@ -212,7 +213,7 @@ def test_other_kinds_of_models_are_not_supported(make, kind):
         read_adapter(make(task_type=kind))
 
 
-@pytest.mark.parametrize(("kind", "task_type"), [("CPT", "SEQ_CLS"), ("MULTITASK_PROMPT_TUNING", "SEQ_2_SEQ_LM")])
+@pytest.mark.parametrize(("kind", "task_type"), [("CPT", "SEQ_CLS"), ("CPT", "SEQ_2_SEQ_LM")])
 def test_a_type_that_a_kind_of_model_does_not_have_is_refused(make, kind, task_type):
     with pytest.raises(ArtifactError, match=f"(?s)not supported.*{task_type}.*{kind}.*wanted: CAUSAL_LM"):
         read_adapter(make(peft_type=kind, task_type=task_type))
@@ -227,6 +228,22 @@ def test_of_an_encoder_decoders_vectors_the_encoders_are_read(make, submodules):
     assert torch.equal(fitted_tensors(adapter, shape)["vectors"], numbers(rows, D)[:P])
     with pytest.raises(ArtifactError, match=r"(?s)another kind of model.*decoder.*wanted: encoder-decoder"):
         fitted_tensors(adapter, MODEL)
+
+
+@pytest.mark.parametrize("submodules", [2, None])
+def test_a_multitask_prompt_on_both_sides_is_refused(make, submodules):
+    tensors = {"prompt_embeddings": numbers(P, D), **TASKS}
+    given = {"peft_type": "MULTITASK_PROMPT_TUNING", "task_type": "SEQ_2_SEQ_LM", "num_virtual_tokens": None}
+    with pytest.raises(ArtifactError, match=r"(?s)in the encoder and in the decoder.*num_transformer_submodules=1"):
+        read_adapter(make(tensors, num_transformer_submodules=submodules, **given))
+    found = read_adapter(make(tensors, num_transformer_submodules=1, **given))
+    assert torch.equal(fitted_tensors(found, replace(MODEL, kind="encoder-decoder"))["vectors"], numbers(P, D))
+
+
+def test_options_that_are_not_the_methods_are_told(make_manifest):
+    odd = make_manifest(method="cartridge", place="memory", options={"prompt": {"options": {"frozen": "many"}}})
+    with pytest.raises(ConfigError, match="frozen"):
+        adapter_files(odd, MEMORY)
 
 
 def test_an_encoder_decoders_layers_are_counted_in_twos(make):
@@ -333,10 +350,31 @@ def test_infinity_that_comes_from_folding(make):
         ({}, {"prompt_embeddings": numbers(P, D), **TASKS}, "'prefix_task_cols': is no part of a prompt"),
     ],
 )
-def test_the_tensors_are_exactly_those_of_the_type(make, changes, tensors, message):
+def test_the_tensors_are_exactly_those_of_the_type(make, monkeypatch, changes, tensors, message):
     folder = make(tensors or None, **changes)
     if tensors == {}:
         folder = make({"else": numbers(P, D)})
+    # The header's names are enough.
+    monkeypatch.setattr(safetensors.torch, "load", lambda raw: pytest.fail("it was parsed"))
+    with pytest.raises(ArtifactError, match=message):
+        read_adapter(folder)
+
+
+def test_one_classifier_under_two_names(make):
+    tensors = {"prompt_embeddings": numbers(P, D), "base_model.score.weight": numbers(2, D)}
+    given = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
+    assert read_adapter(make(tensors, **given)).head.keys() == {"weight"}
+    with pytest.raises(
+        ArtifactError, match=r"(?s)'base_model.classifier.weight': stands more.*'base_model.score.weight"
+    ):
+        read_adapter(make({**tensors, "base_model.classifier.weight": -numbers(2, D)}, **given))
+
+
+@pytest.mark.parametrize(("count", "message"), [(64, "no part of a prompt"), (65, "(?s)number of tensors.*1 to 64")])
+def test_more_tensors_than_any_adapter_has(make, monkeypatch, count, message):
+    many = {f"base_model.layer.{number}": numbers(1) for number in range(count - 1)}
+    folder = make({"prompt_embeddings": numbers(P, D), **many})
+    monkeypatch.setattr(safetensors.torch, "load", lambda raw: pytest.fail("it was parsed"))
     with pytest.raises(ArtifactError, match=message):
         read_adapter(folder)
 
@@ -462,11 +500,26 @@ VECTORS = {"vectors": numbers(P, D)}
 MEMORY = {"keys": numbers(N, H, P, K), "values": -numbers(N, H, P, K)}
 
 
-@pytest.mark.parametrize(("place", "tensors"), [("before", VECTORS), ("memory", MEMORY)])
-def test_what_is_written_is_read_again(tmp_path, make_manifest, place, tensors):
-    manifest = make_manifest(place=place)
+@pytest.mark.parametrize(
+    ("method", "place", "tensors", "peft_type"),
+    [
+        ("vectors", "before", VECTORS, "PROMPT_TUNING"),
+        ("p_tuning", "before", VECTORS, "P_TUNING"),
+        ("mpt", "before", VECTORS, "MULTITASK_PROMPT_TUNING"),
+        ("cpt", "before", VECTORS, "PROMPT_TUNING"),
+        ("one of a later Overture", "before", VECTORS, "PROMPT_TUNING"),
+        # A type that keeps something else is not the prompt's.
+        ("cartridge", "before", VECTORS, "PROMPT_TUNING"),
+        ("mpt", "memory", MEMORY, "PREFIX_TUNING"),
+        ("prefix", "memory", MEMORY, "PREFIX_TUNING"),
+        ("cartridge", "memory", MEMORY, "CARTRIDGE"),
+    ],
+)
+def test_what_is_written_is_read_again(tmp_path, make_manifest, method, place, tensors, peft_type):
+    manifest = make_manifest(method=method, place=place)
     write_files(tmp_path / "out", adapter_files(manifest, tensors))
     adapter = read_adapter(tmp_path / "out")
+    assert adapter.config.peft_type == peft_type
     found = fitted_tensors(adapter, MODEL)
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
@@ -487,11 +540,37 @@ def test_what_is_written_is_read_again(tmp_path, make_manifest, place, tensors):
         ("memory", {"keys": MEMORY["keys"]}),
         ("memory", {**MEMORY, "weights": numbers(N, P)}),
         ("memory", {"keys": MEMORY["keys"], "values": numbers(N, H, P + 1, K)}),
+        # An offset on the text's own vectors, the weights of a network that reads the row, vectors on both sides.
+        ("before", {**VECTORS, "offset": numbers(3, D)}),
+        ("before", {"state.outer_weight": numbers(P, D)}),
+        ("memory", {"state.keys": MEMORY["keys"], "state.labels": numbers(2, D)}),
+        ("around", {**VECTORS, "split": numbers(P + 1)}),
+        ("before", {**VECTORS, "split": numbers(P + 1)}),
     ],
 )
 def test_what_peft_has_no_form_for(make_manifest, place, tensors):
     with pytest.raises(ArtifactError, match=f"(?s)no form for this prompt.*at {place}.*in front of the text.*--to npy"):
         adapter_files(make_manifest(place=place), tensors)
+
+
+HEADS = {"head_weight": numbers(D, D), "head_bias": numbers(D), "label_bias": numbers(2)}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "own", "message"),
+    [
+        # An encoder reads words, or vectors of labels, where the task says: at a mask, the first token, or as a mean.
+        ("bert", {}, "label words at a mask, encoder"),
+        ("bert", {"labels": numbers(2, D)}, "labels, encoder"),
+        ("modernbert", {"labels": numbers(2, D)}, "labels, encoder"),
+        ("t5", {"labels": numbers(2, D)}, "labels, encoder-decoder"),
+        ("llama", {"labels": numbers(2, D), **HEADS}, "head_bias, head_weight, label_bias, labels, decoder"),
+    ],
+)
+def test_labels_that_peft_cannot_read(make_manifest, make_backbone, model_type, own, message):
+    manifest = make_manifest(place="before", backbone=make_backbone(model_type=model_type))
+    with pytest.raises(ArtifactError, match=f"(?s)no form for how this prompt's labels are read.*{message}.*--to npy"):
+        adapter_files(manifest, {**VECTORS, **own})
 
 
 def test_a_late_prompt_stays(make_manifest):
@@ -547,6 +626,48 @@ def test_numbers_in_json(tmp_path, make_manifest, dtype):
 def test_a_tensors_name_cannot_lead_elsewhere(make_manifest, to, name):
     with pytest.raises(ArtifactError, match="cannot be a file's"):
         FORMATS[to](make_manifest(), {name: numbers(1)})
+
+
+@pytest.mark.parametrize("to", ["npy", "json"])
+@pytest.mark.parametrize(
+    ("place", "tensors", "changes", "lost"),
+    [
+        ("before", VECTORS, {}, []),
+        ("after", MEMORY, {}, []),
+        ("slots", VECTORS, {}, []),
+        ("around", {**VECTORS, "split": numbers(P + 1)}, {}, []),
+        ("before", {"state.outer_weight": numbers(P, D)}, {"method": "idpg"}, ["depends on the row.*'idpg'"]),
+        ("after", VECTORS, {"options": {"prompt": {"options": {"layer": 3}}}}, ["hidden states before layer 3"]),
+        ("before", {**VECTORS, "offset": numbers(3, D)}, {}, ["offset is added"]),
+        ("memory", {**MEMORY, "weights": numbers(N, P)}, {}, ["weights multiply"]),
+        ("before", {**VECTORS, "labels": numbers(2, D)}, {}, ["compared with the vectors in labels"]),
+        ("memory", {**MEMORY, "labels": numbers(2, D), **HEADS}, {}, ["vectors in labels", r"becomes tanh\("]),
+    ],
+)
+def test_what_cannot_travel_in_numbers_is_said(make_manifest, to, place, tensors, changes, lost):
+    manifest = make_manifest(place=place, **changes)
+    told = json.loads(FORMATS[to](manifest, tensors)["prompt.json"])
+    assert told["lost"] == LOST[to](manifest, tensors)
+    assert len(told["lost"]) == len(lost)
+    assert all(re.search(wanted, text) for wanted, text in zip(lost, told["lost"], strict=True))
+    # Weights of a network, and vectors of a later layer, do not stand where input embeddings would.
+    assert ("positions" in told) == (set(tensors).isdisjoint({"state.outer_weight"}) and not manifest.layer)
+    for name, tensor in tensors.items():
+        assert len(told["tensors"][name].get("axes", tensor.shape)) == tensor.dim()
+
+
+def test_token_vectors_that_the_model_maps(make_manifest, make_backbone):
+    """Vectors of the layers' width do not fit among its token vectors; keys and values have nothing to do with them."""
+    narrow = make_backbone(model_type="opt", embedding_size=D // 2)
+    with pytest.raises(ArtifactError, match=r"(?s)cannot put.*width 8; tiny/model maps.*width 4.*--method prefix"):
+        adapter_files(make_manifest(place="before", backbone=narrow), VECTORS)
+    assert "adapter_config.json" in adapter_files(make_manifest(place="memory", backbone=narrow), MEMORY)
+    told = [
+        LOST["npy"](make_manifest(place=place, backbone=narrow), tensors)
+        for place, tensors in (("before", VECTORS), ("memory", MEMORY))
+    ]
+    assert "token vectors of width 4 to width 8" in told[0][0]
+    assert told[1] == []
 
 
 # -- targets

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import struct
+import time
 import zipfile
 
 import pytest
@@ -59,6 +60,17 @@ def test_duplicate_tensor_names_are_refused(rewrite, packed):
     one = json.dumps(ONE)
     with pytest.raises(ArtifactError, match="'a' stands more than once"):
         load_artifact(rewrite(packed(f'{{"a": {one}, "a": {one}}}'.encode(), b"\0" * 8)))
+
+
+def test_a_name_that_stands_twice_is_found_in_one_pass():
+    # Counted name by name, a header of this length takes over a minute.
+    pairs = [f'"{number}":1' for number in [*range(80_000), 7]]
+    raw = f"{{{','.join(pairs)}}}".encode()
+    assert len(raw) < precheck.MAX_HEADER_BYTES
+    start = time.perf_counter()
+    with pytest.raises(ArtifactError, match="'7' stands more than once"):
+        precheck.strict_json(raw, "here")
+    assert time.perf_counter() - start < 10
 
 
 def test_only_the_length_of_a_huge_header_is_read(saved, monkeypatch):

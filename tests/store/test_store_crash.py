@@ -65,9 +65,9 @@ from overture.store import Manifest, Store
 
 store = Store(Path(sys.argv[1]))
 manifest = Manifest.model_validate_json(Path(sys.argv[2]).read_text())
-print("ready", flush=True)
 while True:
     store.add(manifest, {"values": torch.randn(256, 64)})
+    print("ready", flush=True)
 """
 
 

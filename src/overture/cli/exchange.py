@@ -86,5 +86,7 @@ def export_command(
         return
     out = console()
     out.print(f"wrote {', '.join(found['files'])} in {found['folder']}", soft_wrap=True)
+    for text in found["lost"]:
+        say(f"note: {text}")
     if to == "peft":
         show_next("Load it:", [f"PeftModel.from_pretrained(model, {str(folder)!r})"])

@@ -8,6 +8,8 @@ from overture.cli.options import JsonOption
 from overture.cli.out import console, emit
 from overture.cli.report import show_next
 
+LETTERS = "P prompt length, D model width, N layers, H key/value heads, K head width, C labels"
+
 
 def command(
     name: Annotated[str, typer.Argument(help="Show one method with its options.")] = "", is_json: JsonOption = False
@@ -22,7 +24,7 @@ def command(
         emit({"methods": facts})
         return
     if name:
-        _show_one(name, facts[name])
+        _show_one(name, facts[name], METHODS[name].formula_text)
         return
     from rich.table import Table
 
@@ -30,7 +32,7 @@ def command(
     for key, found in facts.items():
         table.add_row(key, found["title"], ", ".join(found["places"]), found["formula"], found["source"])
     console().print(table)
-    console().print("P prompt length, D model width, N layers, H key/value heads, K head width, C labels")
+    console().print(LETTERS)
     show_next("Look closer, or tune:", ["overture methods prefix", "overture tune TASK.yaml --method prefix"])
 
 
@@ -41,6 +43,8 @@ def _facts(method: Any) -> dict[str, Any]:
         "source": method.source,
         "places": list(method.places),
         "formula": method.formula,
+        "variants": dict(method.variants),
+        "letters": dict(method.letters),
         "learning_rate": dict(method.learning_rate),
         "rated_length": method.rated_length,
         "needs_labels": method.needs_labels,
@@ -53,7 +57,7 @@ def _option(field: Any) -> dict[str, Any]:
     return {"is_required": field.is_required(), "default": default, "description": field.description}
 
 
-def _show_one(name: str, found: dict[str, Any]) -> None:
+def _show_one(name: str, found: dict[str, Any], formula: str) -> None:
     from rich.table import Table
 
     rates = ", ".join(f"{rate:g} at {place}" for place, rate in found["learning_rate"].items())
@@ -64,12 +68,13 @@ def _show_one(name: str, found: dict[str, Any]) -> None:
         ("trained", found["title"]),
         ("source", found["source"]),
         ("places", ", ".join(found["places"])),
-        ("trained values", found["formula"]),
+        ("trained values", formula),
         ("learning rate", rates),
         *((f"option {key}", f"{own['description']} ({_default(own)})") for key, own in found["options"].items()),
     ):
         facts.add_row(key, value)
     console().print(facts)
+    console().print(LETTERS)
     option = next(iter(found["options"]), None)
     set_flag = f" --set prompt.options.{option}=..." if option else ""
     show_next("Tune it:", [f"overture tune TASK.yaml --method {name} --place {found['places'][0]}{set_flag}"])

@@ -9,7 +9,7 @@ import typer
 
 from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
 from overture.cli.out import console, emit, say
-from overture.cli.report import show_next
+from overture.cli.report import gates_line, show_next
 from overture.core.errors import StoreError
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ def _facts(folder: Path, manifest: "Manifest") -> dict[str, str]:
         "method": f"{manifest.method} at {manifest.place}, {manifest.length} tokens, {manifest.trainable:,} values",
         "template": shown,
         **({"labels": ", ".join(f"{label}: {word!r}" for label, word in labels.items())} if labels else {}),
-        "made": ", ".join([manifest.created, *(f"{key} {value}" for key, value in manifest.lineage.items())]),
+        **({"gates": gates_line(manifest.lineage["gates"])} if "gates" in manifest.lineage else {}),
+        "made": ", ".join([manifest.created, *(f"{k} {v}" for k, v in manifest.lineage.items() if k != "gates")]),
         "training": "-" if manifest.seconds is None else f"{manifest.seconds:.1f} s",
         "folder": str(folder),
     }

@@ -22,6 +22,8 @@ def show_result(result: Mapping[str, Any], store_flag: str = "", with_next: bool
     split = "test" if "test" in result["metrics"] else "validation"
     out.print()
     out.print(result_table(result, split))
+    if "gates" in result:
+        out.print(f"Gates: {gates_line(result['gates'])}.")
     for line in (*sentences(result), *spread_lines(result, split), *wrong_lines(result)):
         out.print(line)
     for notice in result.get("notices", ()):
@@ -37,6 +39,12 @@ def show_result(result: Mapping[str, Any], store_flag: str = "", with_next: bool
                 f"overture show {result['prompt']}{store_flag}",
             ],
         )
+
+
+def gates_line(gates: Mapping[str, Any]) -> str:
+    """What a prompt's gates leave open, in words."""
+    counts = ", ".join(f"{gates[name]['open']} of {gates[name]['of']} {name}" for name in ("layers", "columns"))
+    return f"{counts} are open (above {gates['above']:g})"
 
 
 def asking(found: Mapping[str, Any], store_flag: str = "") -> str:

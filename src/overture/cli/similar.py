@@ -56,5 +56,5 @@ def start_line(one: dict[str, Any], kind: str, flag: str) -> str:
     if kind.startswith("keys and values"):
         method, length = method_from(one["method"], one["place"], is_memory=True), one["length"]
     else:
-        method = "late" if options else plainest_at(one["place"], is_memory=False)
+        method = plainest_at(one["place"], is_memory=False, is_late=bool(options))
     return tune_from(one["prompt"], method, one["place"], length, options, flag)

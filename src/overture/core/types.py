@@ -121,6 +121,8 @@ class Encoded:
         allowed: what a generated answer may hold; None for anything.
         source: what the task's kind needs to read the model's reply; nobody else looks at it.
         blanks: the same row without its content, by which its label scores are corrected.
+        texts: stretches of input and anchor, (first, end), that hold the fields' text and not the template's; None when
+            unknown.
     """
 
     row: int
@@ -138,6 +140,7 @@ class Encoded:
     allowed: Allowed | None = None
     source: Any = None
     blanks: "tuple[Encoded, ...]" = ()
+    texts: tuple[tuple[int, int], ...] | None = None
 
     @property
     def has_target(self) -> bool:

@@ -7,6 +7,7 @@ come from the template's constants alone; a value that spells one stays text.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Literal
 
 from overture.core.errors import DataError, Problem
@@ -54,12 +55,14 @@ class _Tokens:
         gaps: where prompt vectors stand among them: (index, how many).
         mask: where the mask stands, if there is one.
         at: for each field, where its text's characters went: (index, first character, end) of each token.
+        texts: stretches of tokens that hold a field's text: (first, end).
     """
 
     ids: list[int] = field(default_factory=list)
     gaps: list[tuple[int, int]] = field(default_factory=list)
     mask: int | None = None
     at: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
+    texts: list[tuple[int, int]] = field(default_factory=list)
 
     def after(self, first: "_Tokens") -> "_Tokens":
         """These tokens behind others."""
@@ -67,7 +70,8 @@ class _Tokens:
         mask = first.mask if self.mask is None else done + self.mask
         gaps = [*first.gaps, *((done + i, count) for i, count in self.gaps)]
         at = {name: [(done + i, start, end) for i, start, end in places] for name, places in self.at.items()}
-        return _Tokens([*first.ids, *self.ids], gaps, mask, {**first.at, **at})
+        texts = [*first.texts, *((done + start, done + end) for start, end in self.texts)]
+        return _Tokens([*first.ids, *self.ids], gaps, mask, {**first.at, **at}, texts)
 
 
 @dataclass(slots=True)
@@ -292,6 +296,7 @@ class Encoder:
             allowed=example.allowed,
             source=example.source,
             blanks=tuple(self._built(blank, bos) for blank in blanks),
+            texts=tuple(tokens.texts),
         )
 
     def _reserved(self, item: Encoded) -> int:
@@ -407,19 +412,28 @@ class Encoder:
                 if segment.is_mask:
                     found.mask = len(found.ids)
                 found.ids += segment.ids
-            elif text := "".join(_text(piece, values) for piece in segment.pieces):
-                if picked and Slot(picked) in segment.pieces:
-                    found.at[picked] = self._places(segment, values, picked, len(found.ids))
-                found.ids += self.tokenizer.encode_plain(text)
+            else:
+                self._add(found, segment, values, picked)
         return found
 
-    def _places(self, run: _Run, values: Values, name: str, done: int) -> list[tuple[int, int, int]]:
-        """Tokens of a field's text within a run: (index, first character, end), from the field's first character."""
-        before = "".join(_text(piece, values) for piece in run.pieces[: run.pieces.index(Slot(name))])
-        text = "".join(_text(piece, values) for piece in run.pieces)
-        shift = len(before)
-        each = enumerate(self.tokenizer.offsets(text), done)
-        return [(index, start - shift, end - shift) for index, (_, start, end) in each]
+    def _add(self, found: _Tokens, run: _Run, values: Values, picked: str) -> None:
+        """A run behind the tokens that are there."""
+        texts = [_text(piece, values) for piece in run.pieces]
+        ends = list(accumulate(map(len, texts)))
+        each = self.tokenizer.offsets("".join(texts)) if ends[-1] else []
+        done = len(found.ids)
+        found.ids += [token for token, _, _ in each]
+        for piece, text, end in zip(run.pieces, texts, ends, strict=True):
+            first = end - len(text)
+            if not isinstance(piece, Slot):
+                continue
+            if picked and piece == Slot(picked) and picked not in found.at:
+                # From the field's first character; the tokens around it are before 0, or behind its end.
+                found.at[picked] = [(done + i, begin - first, stop - first) for i, (_, begin, stop) in enumerate(each)]
+            # A token that holds a character of the text is the text's, even if it began in the template.
+            held = [done + i for i, (_, begin, stop) in enumerate(each) if begin < end and stop > first]
+            if held:
+                found.texts.append((held[0], held[-1] + 1))
 
 
 def _marks(pick: Pick, tokens: _Tokens) -> Marks:

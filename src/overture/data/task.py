@@ -121,8 +121,8 @@ class Task(Config):
     options: dict[str, Any] = Field({}, description="The kind's own options, such as options.tokens_field.")
     metric: str = Field(
         default_factory=_default_metric,
-        description="What is reported first and chosen by: accuracy or macro_f1 for labels; exact_match, bleu, chrf or "
-        "rouge_l for answers; the kind's first if not given.",
+        description="What is reported first and chosen by: accuracy or macro_f1 for labels; exact_match, exact_text, "
+        "bleu, chrf or rouge_l for answers; the kind's first if not given.",
     )
     decoding: Decoding = Field(GREEDY, description="How answers are written: greedily, by beam search, or by chance.")
     max_new_tokens: int = Field(32, ge=1, description="Upper limit on the tokens of a generated answer.")

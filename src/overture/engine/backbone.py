@@ -28,7 +28,10 @@ from overture.engine.transfer import moved, sent
 
 @dataclass(frozen=True, slots=True)
 class BackboneInfo:
-    """What a prompt must know of its model; artifacts record it."""
+    """What a prompt must know of its model; artifacts record it.
+
+    `embedding_size` is None but for models that map token vectors of another width to the hidden size.
+    """
 
     id: str
     revision: str | None
@@ -45,6 +48,7 @@ class BackboneInfo:
     weights_sha256: str
     tokenizer_sha256: str
     chat_template_sha256: str
+    embedding_size: int | None = None
 
 
 class Backbone:
@@ -98,6 +102,7 @@ class Backbone:
         config = model.config
         num_heads = getattr(config, self.family.num_heads)
         kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
+        width = self._embedding.weight.shape[1]
         table_ids = {_storage(self._embedding.weight), _storage(self._table.weight)}
         self.info = BackboneInfo(
             id=id,
@@ -115,6 +120,7 @@ class Backbone:
             weights_sha256=weights_sha256 or weights_digest(model),
             tokenizer_sha256=tokenizer.sha256,
             chat_template_sha256=tokenizer.chat_template_sha256,
+            embedding_size=width if width != config.hidden_size else None,
         )
         self.encoder: Backbone | None = None
         if self.family.encoder:

@@ -94,15 +94,25 @@ def check_text_in_memory(backbone: Backbone) -> None:
     Raises:
         BackboneError: it cannot, since what answers does not attend to a memory of the text.
     """
-    check_writing(backbone)
-    if backbone.family.kind == "encoder-decoder":
+    if refusal := refused_text_in_memory(backbone.family.kind):
+        raise _refused(backbone, *refusal)
+
+
+def refused_text_in_memory(kind: Kind) -> tuple[str, str] | None:
+    """Why no memory stands for a text that a kind of model answers from, and what to use instead; None if it can."""
+    if kind == "encoder":
+        return _WRITES_NOTHING
+    if kind == "encoder-decoder":
         what = "an encoder-decoder answers from its encoder's output, in which no memory stands for a text"
-        raise _refused(backbone, what, fix="a decoder as --backbone")
+        return what, "a decoder as --backbone"
+    return None
+
+
+_WRITES_NOTHING = ("an encoder writes no answers", "choose a decoder with --backbone, or a task with labels")
 
 
 def _writes_nothing(backbone: Backbone) -> BackboneError:
-    fix = "choose a decoder with --backbone, or a task with labels"
-    return _refused(backbone, "an encoder writes no answers", fix=fix)
+    return _refused(backbone, *_WRITES_NOTHING)
 
 
 def _refused(backbone: Backbone, what: str, fix: str, got: str = "") -> BackboneError:

@@ -37,6 +37,8 @@ class Metric:
         is_error: a smaller value is better; such a metric is reported and chooses nothing.
         bounds: the smallest and the largest value that it can have.
         is_distance: it adds up absolute values, so that chance alone makes it larger, and drawn rows larger still.
+        counts: which rows it is about, by their right answers; None for all. Such a metric is reported where there are
+            rows of both sorts, and chooses nothing.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Metric:
     is_error: bool = False
     bounds: tuple[float, float] = (0.0, 1.0)
     is_distance: bool = False
+    counts: Callable[[Hashable], bool] | None = None
 
     def __call__(self, gold: Answers, predicted: Answers) -> float:
         """The metric over all rows, each of weight 1."""
@@ -57,6 +60,10 @@ class Metric:
     def weighted(self, gold: Answers, predicted: Answers, weights_RU: "Floats") -> "Floats":
         """The metric for each weighting, [R]."""
         return self.prepared(gold, predicted)(weights_RU)
+
+    def fits(self, gold: Answers) -> bool:
+        """Whether it tells anything about rows with these right answers: of none or of all, a part tells nothing."""
+        return self.counts is None or len({self.counts(right) for right in gold}) == 2
 
     def rows(self, gold: Answers, predicted: Answers) -> tuple[bool, ...]:
         """Whether each row is right: by this metric where it is a share, by equality where not."""
@@ -89,17 +96,24 @@ def share(name: str, of: Of, is_right: Callable[[Hashable, Hashable], bool]) -> 
 
 
 def mean_of(
-    value: Callable[[Hashable, Hashable], float],
+    value: Callable[[Hashable, Hashable], float], counts: Callable[[Hashable], bool] = lambda gold: True
 ) -> "Callable[[Answers, Answers], Callable[[Floats], Floats]]":
-    """The mean of a value that each row has."""
+    """The mean of a value that each row has, over the rows whose right answer counts."""
 
     def statistics(gold: Answers, predicted: Answers) -> "Floats":
         import numpy as np
 
-        values = [value(g, p) for g, p in zip(gold, predicted, strict=True)]
-        return np.stack([np.array(values, dtype=np.float64), np.ones(len(values))], axis=1)
+        each = [(value(g, p), 1.0) if counts(g) else (0.0, 0.0) for g, p in zip(gold, predicted, strict=True)]
+        return np.array(each, dtype=np.float64)
 
     return from_sums(statistics, lambda sums_RS: ratio(sums_RS[:, 0], sums_RS[:, 1]))
+
+
+def mean_of_part(
+    name: str, of: Of, value: Callable[[Hashable, Hashable], float], counts: Callable[[Hashable], bool]
+) -> Metric:
+    """The mean of a value over the rows whose right answer counts; 0 where none does."""
+    return Metric(name, of, None, mean_of(value, counts), counts=counts)
 
 
 def from_sums(

@@ -1,4 +1,4 @@
-"""Metrics of texts, each against one right text or several: exact match, SQuAD's two, BLEU, chrF, ROUGE-L.
+"""Metrics of texts, each against one right text or several: exact match, SQuAD's, BLEU, chrF, ROUGE.
 
 All are from 0 to 1; sacrebleu writes BLEU and chrF as a hundred times that.
 
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
-from overture.evaluate.metric import Answers, Metric, from_sums, mean_of, share
+from overture.evaluate.metric import Answers, Metric, from_sums, mean_of, mean_of_part, share
 
 if TYPE_CHECKING:
     from overture.evaluate.metric import Floats
@@ -37,6 +37,11 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
+def _is_same_to_the_letter(gold: Hashable, predicted: Hashable) -> bool:
+    """Whether texts differ in nothing but the white space around them: a wrong indent within is wrong."""
+    return any(text.strip() == str(predicted).strip() for text in _texts(gold))
+
+
 # -- SQuAD
 
 
@@ -51,6 +56,10 @@ def squad_text(text: str) -> str:
 
 def _is_squad_right(gold: Hashable, predicted: Hashable) -> bool:
     return any(squad_text(text) == squad_text(str(predicted)) for text in _texts(gold))
+
+
+def _has_answer(gold: Hashable) -> bool:
+    return any(_texts(gold))
 
 
 def _squad_f1(gold: Hashable, predicted: Hashable) -> float:
@@ -130,25 +139,31 @@ def _chrf(sums_RS: "Floats") -> "Floats":
 
 
 @functools.cache
-def _rouge() -> Any:
+def _scorer(name: str) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], use_stemmer=True)
+    return RougeScorer([name], use_stemmer=True)
 
 
-def _rouge_l(gold: Hashable, predicted: Hashable) -> float:
-    """F of the longest common subsequence of stemmed words; the best of several references.
+def _rouge(name: str, gold: Hashable, predicted: Hashable) -> float:
+    """F of stemmed words, of pairs of them, or of the longest common subsequence; the best of several references.
 
-    Source: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", section 3.
+    Source: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", sections 2 and 3.
     """
-    return max(float(_rouge().score(text, str(predicted))["rougeL"].fmeasure) for text in _texts(gold))
+    return max(float(_scorer(name).score(text, str(predicted))[name].fmeasure) for text in _texts(gold))
 
 
 METRICS_OF_TEXTS = (
     share("exact_match", "texts", _is_same_text),
+    share("exact_text", "texts", _is_same_to_the_letter),
     share("squad_em", "texts", _is_squad_right),
     Metric("squad_f1", "texts", None, mean_of(_squad_f1)),
+    # HasAns_f1 and NoAns_exact of the script for version 2.0.
+    mean_of_part("squad_f1_answerable", "texts", _squad_f1, _has_answer),
+    mean_of_part("no_answer_accuracy", "texts", _squad_f1, lambda gold: not _has_answer(gold)),
     Metric("bleu", "texts", None, from_sums(functools.partial(_statistics, "bleu"), _bleu)),
     Metric("chrf", "texts", None, from_sums(functools.partial(_statistics, "chrf"), _chrf)),
-    Metric("rouge_l", "texts", None, mean_of(_rouge_l)),
+    Metric("rouge_1", "texts", None, mean_of(functools.partial(_rouge, "rouge1"))),
+    Metric("rouge_2", "texts", None, mean_of(functools.partial(_rouge, "rouge2"))),
+    Metric("rouge_l", "texts", None, mean_of(functools.partial(_rouge, "rougeL"))),
 )

@@ -34,9 +34,9 @@ class Scored:
     confidence: tuple[float, ...] = ()
 
     def metrics(self, task: Task, seed: int = 0) -> dict[str, Interval]:
-        """The task's metrics with intervals; the one it is judged by comes first."""
+        """The task's metrics that fit its rows, with intervals; the one it is judged by comes first."""
         names = dict.fromkeys([task.metric, *task.spec.metrics, *task.spec.reported])
-        found = {name: self._answers(name) for name in names}
+        found = {name: self._answers(name) for name in names if METRICS[name].fits(self.gold)}
         return {name: bootstrap(name, self.gold, said, seed) for name, said in found.items() if said is not None}
 
     def value(self, task: Task) -> float:

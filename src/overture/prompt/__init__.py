@@ -1,7 +1,7 @@
 """Prompt methods: how a prompt's values are parameterised, where they enter, how they start."""
 
 from overture.prompt.config import PromptConfig
-from overture.prompt.method import Method, PromptModule, Request, Shape, Sharing
+from overture.prompt.method import Method, PromptModule, Request, Sharing
 from overture.prompt.registry import METHODS, build_prompt, method_of, own_rate, prompt_from, prompt_tensors
 from overture.prompt.source import PromptSource
 
@@ -12,7 +12,6 @@ __all__ = [
     "PromptModule",
     "PromptSource",
     "Request",
-    "Shape",
     "Sharing",
     "build_prompt",
     "method_of",

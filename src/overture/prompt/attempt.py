@@ -23,7 +23,7 @@ from torch.nn.functional import layer_norm, linear, silu
 from overture.core.config import Config
 from overture.core.types import Injection, Place, Vectors
 from overture.prompt.features import unit
-from overture.prompt.method import Method, PromptModule, Request, Shape, Sharing
+from overture.prompt.method import Method, PromptModule, Request, Sharing
 from overture.prompt.stored import stored_vectors
 
 PLACES: tuple[Place, ...] = ("before", "after", "slots")
@@ -84,11 +84,6 @@ def build(request: Request) -> MixedPrompt:
     return MixedPrompt(request.start, sources, request.place, options, request.generator("attention"))
 
 
-def num_trainable(options: Options, shape: Shape) -> int:
-    """P D + 2 m D + 2 D."""
-    return (shape.length + 2 * options.width + 2) * shape.hidden_size
-
-
 METHOD = Method(
     title="vectors mixed from stored prompts for each row",
     source="Asai et al. 2022 (ATTEMPT)",
@@ -96,8 +91,8 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"before": 1e-2, "after": 1e-2, "slots": 1e-2},
     build=build,
-    num_trainable=num_trainable,
     formula="P D + 2 m D + 2 D",
+    letters={"m": "width"},
     sharing=Sharing(("down_weight", "up_weight", "norm_weight", "norm_bias")),
     refs=("sources",),
 )

@@ -3,7 +3,8 @@
     K, V [N, H, P, K] = [sink; trained],   sink [N, H, f, K],   trained [N, H, P - f, K]
 
 Attention rests on the first token of a sequence, whatever it is; training that column is unstable, so it stays. It
-starts from a text's own keys and values (`init: text`); `overture cartridge` trains it by self-study.
+starts from a text's own keys and values (`init: text`), the model's start token first where there is one;
+`overture cartridge` trains it by self-study.
 Trainable values: 2 N (P - f) H K.
 
 Source: Eyuboglu et al. 2025, "Cartridges: Lightweight and general-purpose long context representations via self-study",
@@ -17,7 +18,7 @@ from torch import Tensor
 from overture.core.config import Config
 from overture.core.errors import ConfigError
 from overture.core.types import Injection, LayerMemory, Memory, Place
-from overture.prompt.method import Method, PromptModule, Request
+from overture.prompt.method import Method, PeftType, PromptModule, Request
 
 PLACES: tuple[Place, ...] = ("memory",)
 
@@ -70,7 +71,8 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"memory": 1e-2},
     build=build,
-    num_trainable=lambda options, shape: (shape.length - options.frozen) * shape.memory_width,
     formula="2 N (P - f) H K",
+    letters={"f": "frozen"},
     takes_memory=True,
+    peft=PeftType("CARTRIDGE", lambda options: {"num_frozen_tokens": options.frozen}),
 )

@@ -6,15 +6,19 @@ With the vectors' start E [P, D] and trained changes d [P, D]:
     vector_i = E_i + d_i min(1, epsilon_i / |d_i|)
     loss     = sum of the rows' losses + rows * w * sum over examples n = 1..K of g^(K + 1 - n) * loss of their label
 
-so no vector leaves a ball around its token, and the newest example, next to the text, weighs most (w `context_loss`, g
-`decay`). The vector before each label token predicts it; that loss counts in training alone, scores do not have it.
-Trainable values: P D, where P is what the examples take: the prompt's `length` is their upper limit, and `init` is not
-looked at.
+so no vector leaves a ball around its token: epsilon_i is `epsilon` where the token holds the row's own text, and
+`format_epsilon` for what the template writes around it, the start token, the label and the empty line. The newest
+example, next to the text, weighs most (w `context_loss`, g `decay`). The vector before each label token predicts it;
+that loss counts in training alone, scores do not have it. Trainable values: P D, where P is what the examples take: the
+prompt's `length` is their upper limit, and `init` is not looked at.
 
-Source: Blau et al. 2024, "Context-aware Prompt Tuning: Advancing In-Context Learning with Adversarial Methods", and
-peft's CPT. Deviations: peft projects the values after each step and fixes the label tokens, ours scales them inside
+Source: Blau et al. 2024, "Context-aware Prompt Tuning: Advancing In-Context Learning with Adversarial Methods", the
+section on the method (the context of templates, inputs and labels, the loss with its decay, the projection), and peft's
+`CPTEmbedding`. Deviations: peft projects the values after each step and fixes the label tokens, ours scales them inside
 the pass and lets labels change as the template does; balls are measured in the model's mean vector length instead
-of sqrt(D / 2048); the losses are added up, not averaged over the labels of context and row.
+of sqrt(D / 2048); the losses are added up, not averaged over the labels of context and row. What is kept are the
+vectors, without the examples' tokens and their roles: peft's files of type CPT need those, so prompts of this method
+leave for peft as plain vectors.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +33,7 @@ from overture.core.config import Config
 from overture.core.errors import ConfigError
 from overture.core.seeds import named_random
 from overture.core.types import Encoded, Injection, Place, Target, Vectors
-from overture.prompt.method import Method, PromptModule, Request, Shape
+from overture.prompt.method import Method, PromptModule, Request
 
 PLACES: tuple[Place, ...] = ("before",)
 SEPARATOR = "\n\n"
@@ -39,7 +43,7 @@ class Options(Config):
     """Options of a context-aware prompt."""
 
     num_examples: int = Field(8, ge=1, description="At most so many examples; fewer when the length ends before.")
-    epsilon: float = Field(0.2, gt=0, description="How far the inputs' vectors may move, in mean vector lengths.")
+    epsilon: float = Field(0.2, gt=0, description="How far the rows' own texts may move, in mean vector lengths.")
     format_epsilon: float = Field(0.1, gt=0, description="The same for the template's and the labels' vectors.")
     context_loss: float = Field(1.0, ge=0, description="Weight of the examples' own labels in the loss, w.")
     decay: float = Field(0.95, gt=0, le=1, description="What an example weighs, of the next one, g.")
@@ -47,17 +51,27 @@ class Options(Config):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A training row with its label as tokens: what may move far, what may move little, what is predicted."""
+    """A training row with its label as tokens.
+
+    Args:
+        input_ids: its input.
+        anchor_ids: the template's end.
+        gold_ids: what is predicted.
+        separator_ids: what stands between two examples.
+        is_text: for each token of input and anchor whether it is the row's own text, which may move far, and not the
+            template's, which may move little.
+    """
 
     input_ids: tuple[int, ...]
-    format_ids: tuple[int, ...]
+    anchor_ids: tuple[int, ...]
     gold_ids: tuple[int, ...]
     separator_ids: tuple[int, ...]
+    is_text: tuple[bool, ...]
 
     @property
     def ids(self) -> tuple[int, ...]:
         """All its tokens, in order."""
-        return (*self.input_ids, *self.format_ids, *self.gold_ids, *self.separator_ids)
+        return (*self.input_ids, *self.anchor_ids, *self.gold_ids, *self.separator_ids)
 
 
 class ContextPrompt(PromptModule):
@@ -120,7 +134,9 @@ def chosen(groups: Sequence[list[Example]], request: Request, count: int) -> lis
             wanted=f"at least {min(sizes)}" if sizes else "",
             fix=f"--length {4 * sorted(sizes)[len(sizes) // 2]}" if sizes else "",
         )
-    return [replace(found[0], input_ids=(*bos, *found[0].input_ids)), *found[1:]]
+    first = found[0]
+    started = replace(first, input_ids=(*bos, *first.input_ids), is_text=(*(False for _ in bos), *first.is_text))
+    return [started, *found[1:]]
 
 
 def targets_of(examples: Sequence[Example], options: Options) -> tuple[Target, ...]:
@@ -129,7 +145,7 @@ def targets_of(examples: Sequence[Example], options: Options) -> tuple[Target, .
     for number, example in enumerate(examples):
         weight = options.context_loss * options.decay ** (len(examples) - number)
         # The output in front of a token predicts it.
-        first = begin + len(example.input_ids) + len(example.format_ids) - 1
+        first = begin + len(example.input_ids) + len(example.anchor_ids) - 1
         found += [Target(first + index, token, weight) for index, token in enumerate(example.gold_ids)]
         begin += len(example.ids)
     return tuple(found) if options.context_loss else ()
@@ -141,9 +157,17 @@ def _examples(rows: Sequence[Encoded], separator: tuple[int, ...], bos: tuple[in
     for row in rows:
         gold = _gold(row)
         if gold:
-            own = row.input_ids[len(bos) :] if row.input_ids[: len(bos)] == bos else row.input_ids
-            groups.setdefault(row.label or 0, []).append(Example(own, row.anchor_ids, gold, separator))
+            cut = len(bos) if row.input_ids[: len(bos)] == bos else 0
+            example = Example(row.input_ids[cut:], row.anchor_ids, gold, separator, _is_text(row)[cut:])
+            groups.setdefault(row.label or 0, []).append(example)
     return [groups[label] for label in sorted(groups)]
+
+
+def _is_text(row: Encoded) -> tuple[bool, ...]:
+    """For each token of input and anchor whether it is the row's own; the whole input where nobody says."""
+    texts = ((0, len(row.input_ids)),) if row.texts is None else row.texts
+    held = {index for first, end in texts for index in range(first, end)}
+    return tuple(index in held for index in range(len(row.input_ids) + len(row.anchor_ids)))
 
 
 def _gold(row: Encoded) -> tuple[int, ...]:
@@ -159,14 +183,9 @@ def _in_turns(groups: Sequence[list[Example]]) -> Iterator[Example]:
 
 
 def _radii(example: Example, options: Options) -> list[float]:
-    rest = len(example.ids) - len(example.input_ids)
-    return [options.epsilon] * len(example.input_ids) + [options.format_epsilon] * rest
-
-
-def num_trainable(options: Options, shape: Shape) -> int:
-    """P D."""
-    del options
-    return shape.length * shape.hidden_size
+    rest = len(example.ids) - len(example.is_text)
+    shares = [options.epsilon if is_text else options.format_epsilon for is_text in example.is_text]
+    return [*shares, *[options.format_epsilon] * rest]
 
 
 METHOD = Method(
@@ -176,6 +195,5 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"before": 1e-2},
     build=build,
-    num_trainable=num_trainable,
     formula="P D",
 )

@@ -1,9 +1,15 @@
 """Deep prompts: P trainable vectors that replace the prompt's hidden states in every layer.
 
-Layer n reads its own V[n], [P, D], instead of what layer n - 1 gave at the prompt's positions. Nothing else sees these
-positions but through their keys and values, so for a causal model the prompt is a memory: in layer n the projections of
-V[n] behind the layer's norm, at positions from 0. It is kept as keys and values.
-Trainable values: N P D.
+Layer n reads its own V[n], [P, D], instead of what layer n - 1 gave at the prompt's positions:
+
+    [_; X_n+1] = layer_n([V[n]; X_n]),   V [N, P, D],   X_n [L, D] the text's hidden states that enter layer n
+
+Nothing else sees these positions but through their keys and values, so for a causal model the prompt is a memory:
+
+    K_n = rotate(norm_n(V[n]) Wk_n, 0..P-1),   V_n = norm_n(V[n]) Wv_n,   both [H, P, K]
+
+with the layer's own frozen norm and projections (and the rotation of positions, where the model has one). It is kept as
+keys and values. Trainable values: N P D.
 
 Source: Liu et al. 2022, "P-Tuning v2", section 3, as it is described there (its code trains keys and values, see
 `prefix`); Jia et al. 2022, "Visual Prompt Tuning", section 3 (deep). Deviation: every layer begins at the same vectors
@@ -54,6 +60,5 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"memory": 3e-3, "after": 3e-3},
     build=build,
-    num_trainable=lambda options, shape: shape.num_layers * shape.length * shape.hidden_size,
     formula="N P D",
 )

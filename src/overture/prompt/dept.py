@@ -18,7 +18,7 @@ from torch import Tensor
 
 from overture.core.config import Config
 from overture.core.types import Injection, Place, Vectors
-from overture.prompt.method import Method, PromptModule, Request, Shape
+from overture.prompt.method import Method, PromptModule, Request
 
 PLACES: tuple[Place, ...] = ("before", "after")
 
@@ -56,11 +56,6 @@ def build(request: Request) -> DecomposedPrompt:
     return DecomposedPrompt(request.start, request.place, request.options, request.generator("offset"))
 
 
-def num_trainable(options: Options, shape: Shape) -> int:
-    """P D + r (S + D)."""
-    return shape.length * shape.hidden_size + options.rank * (options.max_tokens + shape.hidden_size)
-
-
 METHOD = Method(
     title="vectors among the live tokens, and a low-rank offset on the text's",
     source="Shi and Lipani 2024 (DePT)",
@@ -68,6 +63,6 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"before": 3e-2, "after": 3e-2},
     build=build,
-    num_trainable=num_trainable,
     formula="P D + r (S + D)",
+    letters={"r": "rank", "S": "max_tokens"},
 )

@@ -6,14 +6,18 @@ before it is normalised, with layer gates a [N] and column gates c [P]. A gate a
 a prompt that is one column shorter: which layers, and how long, is learned. All gates begin open, at sigmoid(3) = 0.95.
 Trainable values: 2 N P H K + N + P.
 
-Source: Zhu and Tan 2023, "SPT: Learning to Selectively Insert Prompts for Better Prompt Tuning" (a learned gate for
-each layer); Yang et al. 2023, "Dynamic Prompting" (learned length). Deviations: what is gated is a memory, and a gate
-weighs the numerator of the attention, so that a closed gate is exactly no prompt; gates are plain sigmoids, trained
-together with the prompt by its own loss, without relaxed sampling or a second level of optimisation, and nothing is cut
-in the end; the length is the task's, not the row's.
+Source: Zhu and Tan 2023, "SPT: Learning to Selectively Insert Prompts for Better Prompt Tuning", its learnable
+probabilistic gate at each layer; Yang et al. 2023, "Dynamic Prompting: A Unified Framework for Prompt Tuning", section
+3, its dynamic length. Deviations: what is gated is a memory, and a gate weighs the numerator of the attention, so that
+a closed gate is exactly no prompt; gates are plain sigmoids, trained together with the prompt by its own loss, without
+relaxed sampling or a second level of optimisation; the length is the task's, not the row's; nothing is cut in the end,
+but what is kept says how many layers and columns are open (`open_gates`). Cutting a column would give another prompt,
+however small its gate: the text's positions count from behind the prompt, and the keys of those that stay have theirs
+in them.
 """
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -22,10 +26,12 @@ from torch import Tensor
 from overture.core.config import Config
 from overture.core.errors import ConfigError
 from overture.core.types import Injection, LayerMemory, Memory, Place
-from overture.prompt.method import Method, PromptModule, Request, Shape
+from overture.prompt.method import Method, PromptModule, Request
 
 PLACES: tuple[Place, ...] = ("memory", "after")
 OPEN = 3.0
+EFFECTIVE = 0.5
+"""A layer or a column counts as open when what is left of its attention is more than this somewhere."""
 _CLOSED, _CLOSE = 1e-6, 1e-3
 
 
@@ -93,14 +99,20 @@ def gates_of(weights_NP: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     return layers.logit(), columns.logit()
 
 
+def open_gates(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """How many layers and columns a stored prompt leaves open: its effective size, and its size."""
+    is_open = tensors["weights"] > EFFECTIVE
+    num_layers, length = is_open.shape
+    return {
+        "above": EFFECTIVE,
+        "layers": {"open": int(is_open.any(1).sum()), "of": num_layers},
+        "columns": {"open": int(is_open.any(0).sum()), "of": length},
+    }
+
+
 def build(request: Request) -> GatedMemory:
     """The memory at its start, with a stored prompt's gates, or open ones."""
     return GatedMemory(request.start_memory(), request.place, request.options)
-
-
-def num_trainable(options: Options, shape: Shape) -> int:
-    """2 N P H K, N layer gates and P column gates."""
-    return shape.length * shape.memory_width + options.layers * shape.num_layers + options.columns * shape.length
 
 
 METHOD = Method(
@@ -110,9 +122,10 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"memory": 1e-1, "after": 1e-1},
     build=build,
-    num_trainable=num_trainable,
     formula="2 N P H K + N + P",
+    variants={"layers=false": "2 N P H K + P", "columns=false": "2 N P H K + N"},
     takes_memory=True,
     takes_weights=True,
+    gates=open_gates,
     rated_length=30,
 )

@@ -6,9 +6,11 @@ f(x) [D] is the mean of the row's token vectors, scaled to a root mean square of
 begins with the shared prompt P0 [P, D], which is the network's last bias as well.
 Trainable values: P D + m D + m + m P D.
 
-Source: Wu et al. 2022, "IDPG: An Instance-Dependent Prompt Generation Method".
-Deviations: the paper reads the row through a pretrained encoder, ours is the mean of token vectors, which costs no
-pass; the weights are dense (the paper also has a parameterised hypercomplex variant); the prompt enters at one layer.
+Source: Wu et al. 2022, "IDPG: An Instance-Dependent Prompt Generation Method", the section on the generator: a down-
+and an up-projection with a nonlinear layer between. Deviations: the paper reads the row through a pretrained encoder,
+ours is the mean of token vectors, which costs no pass; the nonlinear layer is tanh, so that what a row can move its
+prompt by is bounded, whatever the row; the weights are dense (the paper also has a parameterised hypercomplex variant);
+the prompt enters at one layer.
 """
 
 from collections.abc import Sequence
@@ -21,7 +23,7 @@ from torch.nn.functional import linear
 from overture.core.config import Config
 from overture.core.types import Injection, Place, Vectors
 from overture.prompt.features import unit
-from overture.prompt.method import Method, PromptModule, Request, Shape
+from overture.prompt.method import Method, PromptModule, Request
 
 PLACES: tuple[Place, ...] = ("before", "after", "slots")
 
@@ -58,12 +60,6 @@ def build(request: Request) -> InstancePrompt:
     return InstancePrompt(request.start, request.place, options.width, request.generator("generator"))
 
 
-def num_trainable(options: Options, shape: Shape) -> int:
-    """P D + m D + m + m P D."""
-    prompt = shape.length * shape.hidden_size
-    return prompt + options.width * (shape.hidden_size + 1 + prompt)
-
-
 METHOD = Method(
     title="vectors that a small network makes for each row",
     source="Wu et al. 2022 (IDPG)",
@@ -71,6 +67,6 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"before": 1e-2, "after": 1e-2, "slots": 1e-2},
     build=build,
-    num_trainable=num_trainable,
     formula="P D + m (D + 1 + P D)",
+    letters={"m": "width"},
 )

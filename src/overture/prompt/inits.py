@@ -5,7 +5,8 @@ Methods that train memory take the keys and values which these vectors have in t
 Source: Lester et al. 2021, section 3.2 (random, sampled vocabulary, class labels); Li and Liang 2021, section 7.4 (real
 words' activations). Deviation: `random` has the vocabulary's own length of vector instead of a fixed range, because a
 unit normal is fifty times too long for most models. `null` is the token that ends texts, for each vector, with a
-hundredth of `random` added.
+hundredth of `random` added. At `memory`, where the prompt begins the sequence, `text` begins with the model's start
+token if it has one; elsewhere it does not: the row's own start token stands before it, or begins the text behind it.
 """
 
 from collections.abc import Callable
@@ -42,8 +43,19 @@ def start_of(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Ten
         return _stored(config, source, seed)
     source = source.at(config.place)
     start = INITS[config.init](config.length, config.init_text, source, seed)
+    if config.init == "text" and config.place == "memory":
+        start = _begun(start, source)
     memory = _zero_memory(config.length, source) if config.init == "zero" else None
     return start.detach().float().clone(), memory
+
+
+def _begun(text_PD: Tensor, source: PromptSource) -> Tensor:
+    """A text as it begins a sequence: behind the token that the model expects there, as long as before.
+
+    Attention rests on that token; without it `cartridge` would freeze an ordinary one in its place.
+    """
+    bos = list(source.bos_ids)
+    return torch.cat([source.embed(bos).to(text_PD), text_PD[: -len(bos)]]) if 0 < len(bos) < len(text_PD) else text_PD
 
 
 def _stored(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Tensor, LayerMemory | None]:

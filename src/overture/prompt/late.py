@@ -1,12 +1,16 @@
 """Late prompt: P trainable vectors that enter at layer k; below it the text runs alone.
 
-The text's hidden states at layer k do not depend on the prompt: they are computed once and kept, and neither training
-nor its gradient ever runs the k lower layers. Trainable values: P D.
+    X_(n+1) = layer_n(X_n),   n = 0..k-1,   X_n [L, D] the hidden states of the text that enter layer n
+    H_k = [V; X_k] at `before`, [X_k; V; A_k] at `after` (A_k [T, D] the anchor's);   H_(n+1) = layer_n(H_n),   n >= k
 
-Source: Liu et al. 2022, "Late Prompt Tuning: A Late Prompt Could Be Better Than Many Prompts".
-Deviations: the vectors are trained themselves, the paper's best variant makes them from the row (see `idpg`). They
-start as token vectors do, not as hidden states of layer k; a layer reads them through its norm, so their length
-hardly matters to it.
+with V [P, D] trained. X_k does not depend on V: it is computed once and kept, and neither training nor its gradient
+ever runs the k lower layers. Trainable values: P D.
+
+Source: Liu et al. 2022, "Late Prompt Tuning: A Late Prompt Could Be Better Than Many Prompts", the section on the
+method: a late prompt in an intermediate layer. Deviations: V is a free matrix, the same for all rows; the paper's LPT
+makes an instance's prompt by a trained generator from the hidden states below layer k, which nothing here does (`idpg`
+makes a row's prompt from its token vectors, for layer 0). V starts as token vectors do, not as hidden states of layer
+k; a layer reads them through its norm, so their length hardly matters to it.
 """
 
 import torch
@@ -16,7 +20,7 @@ from torch import Tensor
 from overture.core.config import Config
 from overture.core.errors import ConfigError
 from overture.core.types import Injection, Place, Vectors
-from overture.prompt.method import Method, PromptModule, Request, Shape
+from overture.prompt.method import Method, PromptModule, Request
 
 PLACES: tuple[Place, ...] = ("before", "after", "slots")
 
@@ -59,12 +63,6 @@ def build(request: Request) -> LatePrompt:
     return LatePrompt(request.start, request.place, options.layer)
 
 
-def num_trainable(options: Options, shape: Shape) -> int:
-    """P D, whatever the layer."""
-    del options
-    return shape.length * shape.hidden_size
-
-
 METHOD = Method(
     title="vectors among the hidden states of one layer",
     source="Liu et al. 2022 (late prompt tuning)",
@@ -72,6 +70,5 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"before": 3e-2, "after": 3e-2, "slots": 3e-2},
     build=build,
-    num_trainable=num_trainable,
     formula="P D",
 )

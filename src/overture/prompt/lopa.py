@@ -22,7 +22,7 @@ from torch.nn.functional import linear
 from overture.core.config import Config
 from overture.core.types import Injection, Place, Vectors
 from overture.prompt.features import unit
-from overture.prompt.method import Method, PromptModule, Request, Shape
+from overture.prompt.method import Method, PromptModule, Request
 
 PLACES: tuple[Place, ...] = ("before", "after", "slots")
 
@@ -67,12 +67,6 @@ def build(request: Request) -> GatedPrompt:
     return GatedPrompt(request.start, request.place, request.options, request.generator("gate"))
 
 
-def num_trainable(options: Options, shape: Shape) -> int:
-    """P D + m D + m + r (P + D) (m + 1)."""
-    length, size, width = shape.length, shape.hidden_size, options.width
-    return length * size + width * (size + 1) + options.rank * (length + size) * (width + 1)
-
-
 METHOD = Method(
     title="shared vectors with a low-rank gate for each row",
     source="Jain et al. 2024 (LoPA)",
@@ -80,6 +74,6 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"before": 1e-2, "after": 1e-2, "slots": 1e-2},
     build=build,
-    num_trainable=num_trainable,
     formula="P D + m (D + 1) + r (P + D) (m + 1)",
+    letters={"r": "rank", "m": "width"},
 )

@@ -69,6 +69,6 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"before": 1e-2, "after": 3e-2, "slots": 1e-2},
     build=build,
-    num_trainable=lambda options, shape: options.rank * (shape.length + shape.hidden_size),
     formula="r (P + D)",
+    letters={"r": "rank"},
 )

@@ -1,7 +1,7 @@
 """What a prompt method is: the form that every file of this package fills in."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,6 +25,10 @@ class PromptModule(torch.nn.Module):
 
     def rates(self) -> dict[str, float]:
         """Factors on the learning rate, by name; 1 where none is given."""
+        return {}
+
+    def compact(self) -> dict[str, Tensor]:
+        """What stands for the vectors on disk, where fewer numbers give them (`core.projected`); most have no such."""
         return {}
 
 
@@ -62,32 +66,6 @@ class Request:
         return torch.Generator().manual_seed(derived_seed(self.seed, name))
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The numbers that formulas of trainable values are written in.
-
-    Args:
-        length: P.
-        hidden_size: D.
-        num_layers: N.
-        num_heads: key/value heads, H.
-        head_dim: K.
-        num_labels: C; 0 for free text.
-    """
-
-    length: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    head_dim: int
-    num_labels: int = 0
-
-    @property
-    def memory_width(self) -> int:
-        """Values of one memory column: 2 N H K."""
-        return 2 * self.num_layers * self.num_heads * self.head_dim
-
-
 Built = PromptMethod | RowMethod
 
 
@@ -107,6 +85,19 @@ class Sharing:
 
 
 @dataclass(frozen=True, slots=True)
+class PeftType:
+    """The type of adapter that peft has for a method.
+
+    Args:
+        name: as peft names it.
+        keys: from the method's options, those of the type's config keys that no other type has.
+    """
+
+    name: str
+    keys: Callable[[Any], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class Method:
     """A prompt method.
 
@@ -118,14 +109,19 @@ class Method:
         learning_rate: what worked for it at each place (see docs/log.md).
         rated_length: prompts longer than this take less of that rate, in proportion; None where all lengths take it.
         build: makes the module.
-        num_trainable: trained values, from options and shape.
-        formula: the same in words of the design.
+        formula: how many values are trained: P prompt length, D model width, N layers, H key/value heads, K head width,
+            C labels, and letters of its own.
+        variants: the formula where an option has a value, by ``option=value``.
+        letters: for each letter of its own the option, or what follows from the options, that it stands for.
         needs_labels: only for tasks with label words.
         takes_memory: it can start from keys and values as they are.
         takes_weights: and from their weights, which are then trained further.
         estimated: values whose gradient is an estimate, since what they decide has none.
         sharing: what several tasks can share; None when each task's prompt stands alone.
         refs: its options that name stored prompts.
+        peft: what peft has for it; None where its prompts leave as plain vectors, or as keys and values.
+        gates: what the gates leave open, from the tensors that are kept; None where there are none.
+        pruned: the method of what is left of such a prompt when parts of it are dropped; None where none can be.
     """
 
     title: str
@@ -134,8 +130,9 @@ class Method:
     places: tuple[Place, ...]
     learning_rate: dict[Place, float]
     build: Callable[[Request], Built]
-    num_trainable: Callable[[Any, Shape], int]
     formula: str
+    variants: Mapping[str, str] = field(default_factory=dict)
+    letters: Mapping[str, str] = field(default_factory=dict)
     needs_labels: bool = False
     takes_memory: bool = False
     takes_weights: bool = False
@@ -143,6 +140,29 @@ class Method:
     sharing: Sharing | None = None
     rated_length: int | None = None
     refs: tuple[str, ...] = ()
+    peft: PeftType | None = None
+    gates: Callable[[Mapping[str, Tensor]], dict[str, Any]] | None = None
+    pruned: str | None = None
+
+    @property
+    def has_layer(self) -> bool:
+        """Whether it enters at a layer of its choice, instead of at the first."""
+        return "layer" in self.options.model_fields
+
+    def formula_for(self, options: Any) -> str:
+        """How many values are trained with these options."""
+        for case, formula in self.variants.items():
+            name, _, value = case.partition("=")
+            if str(getattr(options, name)).lower() == value:
+                return formula
+        return self.formula
+
+    @property
+    def formula_text(self) -> str:
+        """The formula with its variants, and what its own letters stand for."""
+        shown = "; ".join([self.formula, *(f"{case}: {formula}" for case, formula in self.variants.items())])
+        letters = ", ".join(f"{letter} {name}" for letter, name in self.letters.items())
+        return f"{shown} ({letters})" if letters else shown
 
     def share(self, length: int) -> float:
         """How much of its learning rate a prompt of this length takes."""

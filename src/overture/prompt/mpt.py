@@ -11,13 +11,15 @@ trained on several tasks under teachers (`overture multi`), then starts a target
 begin at ones, also on the target task, where the paper takes the mean of the source tasks'; ranks above one.
 """
 
+from typing import Any
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from overture.core.config import Config
 from overture.core.types import Injection, Place, Vectors
-from overture.prompt.method import Method, PromptModule, Request, Shape, Sharing
+from overture.prompt.method import Method, PeftType, PromptModule, Request, Sharing
 from overture.prompt.stored import stored_vectors
 
 PLACES: tuple[Place, ...] = ("before", "after", "slots")
@@ -61,9 +63,12 @@ def build(request: Request) -> SharedPrompt:
     return SharedPrompt(start, request.place, options.rank, request.generator("factors"))
 
 
-def num_trainable(options: Options, shape: Shape) -> int:
-    """P D + r (P + D)."""
-    return shape.length * shape.hidden_size + options.rank * (shape.length + shape.hidden_size)
+def peft_keys(options: Options) -> dict[str, Any]:
+    """One task: what is kept is the scaled prompt, beside which the factors are ones, of rank one."""
+    del options
+    starts = {"prompt_tuning_init": "RANDOM", "prompt_tuning_init_text": None, "prompt_tuning_init_task": 0}
+    starts |= dict.fromkeys(("prompt_tuning_init_state_dict_path", "tokenizer_kwargs", "tokenizer_name_or_path"))
+    return {"num_tasks": 1, "num_ranks": 1, **starts}
 
 
 METHOD = Method(
@@ -73,8 +78,9 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"before": 3e-2, "after": 3e-2, "slots": 3e-2},
     build=build,
-    num_trainable=num_trainable,
     formula="P D + r (P + D)",
+    letters={"r": "rank"},
     sharing=Sharing(("shared",), distil=0.9, start=lambda prompt: Injection(Vectors(prompt.shared, prompt.place))),
     refs=("source",),
+    peft=PeftType("MULTITASK_PROMPT_TUNING", peft_keys),
 )

@@ -13,7 +13,7 @@ model's; GELU instead of ReLU, since the encoder only ever sees P inputs and a u
 learn nothing; no dropout.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from overture.core.config import Config
 from overture.core.types import Injection, Place, Vectors
-from overture.prompt.method import Method, PromptModule, Request, Shape
+from overture.prompt.method import Method, PeftType, PromptModule, Request
 
 PLACES: tuple[Place, ...] = ("before", "after", "slots")
 
@@ -80,11 +80,10 @@ def build(request: Request) -> EncodedVectors:
     return EncodedVectors(request.start, request.place, request.options, request.generator("encoder"))
 
 
-def num_trainable(options: Options, shape: Shape) -> int:
-    """P W + W W + W + (W + 1) D, and 12 W W + 16 W of the LSTM."""
-    width = options.width
-    lstm = 12 * width * width + 16 * width if options.encoder == "lstm" else 0
-    return shape.length * width + width * width + width + (width + 1) * shape.hidden_size + lstm
+def peft_keys(options: Options) -> dict[str, Any]:
+    """The nearest to our encoder: peft has its own, which it drops when it saves a prompt, as we do."""
+    own = {"encoder_reparameterization_type": options.encoder.upper(), "encoder_hidden_size": options.width}
+    return own | {"encoder_num_layers": 2, "encoder_dropout": 0.0}
 
 
 METHOD = Method(
@@ -94,6 +93,8 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"before": 3e-4, "after": 1e-3, "slots": 3e-4},
     build=build,
-    num_trainable=num_trainable,
     formula="P W + W W + W + (W + 1) D",
+    variants={"encoder=lstm": "P W + W W + W + (W + 1) D + 12 W W + 16 W"},
+    letters={"W": "width"},
+    peft=PeftType("P_TUNING", peft_keys),
 )

@@ -1,11 +1,19 @@
 """Prefix memory: P trainable keys and values in every layer (prefix tuning, P-tuning v2).
 
+In layer n and head h a live token with query q [K], which sees keys Kx [M, K] and values Vx [M, K] of the text, gets
+
+    softmax(q [Kp; Kx]' / sqrt(K)) [Vp; Vx],   Kp = M[0, n, h], Vp = M[1, n, h],   both [P, K]
+
+of the trained M [2, N, H, P, K]. With the MLP M is made of one code for each column, and folded away in the end:
+
+    M_p = M0_p + W2 tanh(W1 e_p + b1) + b2,   e [P, W], W1 [W, W], W2 [2 N H K, W]
+
 At `memory` they stand before the text, at `after` between the input and the template's constant end.
-Trainable values: 2 * N * P * H * K. With the MLP: P * E + E * W + W + W * 2NHK + 2NHK (E = W = `mlp_width`).
+Trainable values: 2 N P H K; with the MLP P W + W W + W + (W + 1) 2 N H K (W `mlp_width`).
 
 Source: Li and Liang 2021, "Prefix-Tuning", section 4.2 (memory) and 4.3 (MLP); Liu et al. 2022, "P-Tuning v2",
 section 3. Deviations: the memory starts from the keys and values of real tokens instead of noise; the MLP's output is
-added to that start and begins at zero, so both variants begin at the same prompt; it is folded away in the end.
+added to that start and begins at zero, so both variants begin at the same prompt.
 """
 
 from typing import Literal
@@ -16,7 +24,7 @@ from torch import Tensor
 
 from overture.core.config import Config
 from overture.core.types import Injection, LayerMemory, Memory, Place
-from overture.prompt.method import Method, PromptModule, Request, Shape
+from overture.prompt.method import Method, PromptModule, Request
 
 PLACES: tuple[Place, ...] = ("memory", "after")
 
@@ -80,14 +88,6 @@ def build(request: Request) -> PrefixMemory | MlpPrefixMemory:
     return MlpPrefixMemory(start, request.place, options.mlp_width, request.generator("mlp"))
 
 
-def num_trainable(options: Options, shape: Shape) -> int:
-    """P times a column's width; of the MLP P W + W W + W + (W + 1) times a column's width."""
-    if options.reparameterise == "none":
-        return shape.length * shape.memory_width
-    width = options.mlp_width
-    return shape.length * width + width * width + width + (width + 1) * shape.memory_width
-
-
 METHOD = Method(
     title="keys and values in every layer",
     source="Li and Liang 2021; Liu et al. 2022 (P-tuning v2)",
@@ -95,8 +95,9 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"memory": 1e-1, "after": 1e-1},
     build=build,
-    num_trainable=num_trainable,
     formula="2 N P H K",
+    variants={"reparameterise=mlp": "P W + W W + W + (W + 1) 2 N H K"},
+    letters={"W": "mlp_width"},
     takes_memory=True,
     rated_length=30,
 )

@@ -17,7 +17,7 @@ from torch import Tensor
 from overture.core.config import Config
 from overture.core.errors import ConfigError
 from overture.core.types import Injection, Place, Vectors
-from overture.prompt.method import Method, PromptModule, Request, Shape
+from overture.prompt.method import Method, PromptModule, Request
 
 # The template's slots say how many vectors stand there, so none may go.
 PLACES: tuple[Place, ...] = ("before", "after")
@@ -55,6 +55,16 @@ class Options(Config):
         """Whether each piece of each kept vector is kept."""
         return [[piece == "1" for piece in mask] for mask in self.masks or ("1",) * len(self.tokens)]
 
+    @property
+    def kept_pieces(self) -> int:
+        """Pieces that are kept, n."""
+        return sum(map(sum, self.kept))
+
+    @property
+    def pieces_each(self) -> int:
+        """Pieces that a vector is cut into, k."""
+        return len(self.kept[0])
+
 
 class PrunedVectors(PromptModule):
     """The pieces that are left, [n, D/k], and where they belong, [P', k]."""
@@ -88,7 +98,7 @@ def build(request: Request) -> PrunedVectors:
             got=str(options.tokens[-1]),
             wanted=f"0 to {request.length - 1}: prompt.length is the length before pruning",
         )
-    num_pieces, width = len(options.kept[0]), int(request.start.shape[1])
+    num_pieces, width = options.pieces_each, int(request.start.shape[1])
     if width % num_pieces:
         raise ConfigError(
             "the vectors cannot be cut into so many equal pieces",
@@ -99,11 +109,6 @@ def build(request: Request) -> PrunedVectors:
     return PrunedVectors(request.start, request.place, options)
 
 
-def num_trainable(options: Options, shape: Shape) -> int:
-    """Kept pieces times the width of a piece."""
-    return sum(map(sum, options.kept)) * shape.hidden_size // len(options.kept[0])
-
-
 METHOD = Method(
     title="what is left of vectors after pruning",
     source="Ma et al. 2022 (XPrompt)",
@@ -111,6 +116,6 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"before": 3e-2, "after": 1e-1},
     build=build,
-    num_trainable=num_trainable,
     formula="n D / k",
+    letters={"n": "kept_pieces", "k": "pieces_each"},
 )

@@ -1,6 +1,6 @@
 """The methods by name. A new method is a new file and one line in `METHODS`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from overture.core.config import validated
 from overture.core.errors import ConfigError
+from overture.core.projected import expanded
 from overture.core.types import Injection, LabelHead, LayerMemory, Memory, Place, RowMethod, Vectors
 from overture.prompt import (
     attempt,
@@ -33,7 +34,7 @@ from overture.prompt import (
 )
 from overture.prompt.config import PromptConfig
 from overture.prompt.inits import start_of
-from overture.prompt.labels import has_inner_method, label_start, with_labels
+from overture.prompt.labels import has_inner_method, label_start, method_inside, with_labels
 from overture.prompt.method import Built, Method, PromptModule, Request
 from overture.prompt.source import PromptSource
 
@@ -131,9 +132,25 @@ def method_from(method: str, place: Place, is_memory: bool) -> str:
     return plainest_at(place, is_memory)
 
 
-def plainest_at(place: Place, is_memory: bool) -> str:
-    """The first method at a place whose values are vectors, or keys and values."""
-    return next(name for name, one in METHODS.items() if place in one.places and one.takes_memory == is_memory)
+def plainest_at(place: Place, is_memory: bool, is_late: bool = False) -> str:
+    """The first method at a place whose values are vectors (of a layer of its choice), or keys and values."""
+    return next(
+        name
+        for name, one in METHODS.items()
+        if place in one.places and (one.takes_memory, one.has_layer) == (is_memory, is_late)
+    )
+
+
+def pruned_method(method: str, place: str) -> str | None:
+    """The method of what is left when parts of such a prompt are dropped; None where none can be."""
+    found = METHODS[method].pruned if method in METHODS else None
+    return found if found and place in METHODS[found].places else None
+
+
+def open_gates(method: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What a prompt's gates leave open, as ``gates``; nothing for methods without gates."""
+    gates = METHODS[method].gates
+    return {"gates": gates(tensors)} if gates else {}
 
 
 def check_effect(config: PromptConfig) -> None:
@@ -225,7 +242,8 @@ def wants_label_vectors(config: PromptConfig, source: PromptSource) -> bool:
 def prompt_tensors(prompt: Any) -> dict[str, Tensor]:
     """A finished prompt as plain tensors for an artifact.
 
-    What made it is folded away, unless the prompt depends on the row: then the method's own state is kept.
+    What made it is folded away, unless the prompt depends on the row: then the method's own state is kept. Vectors are
+    kept as fewer numbers where the method has them; `core.projected.expanded` gives the vectors again.
     """
     if isinstance(prompt, RowMethod):
         assert isinstance(prompt, PromptModule)
@@ -234,7 +252,7 @@ def prompt_tensors(prompt: Any) -> dict[str, Tensor]:
         injection: Injection = prompt.injection()
     found = {"labels": injection.labels, "offset": injection.offset}
     if injection.vectors:
-        found |= {"vectors": injection.vectors.values, "split": injection.vectors.split}
+        found |= _kept_vectors(prompt, injection.vectors)
     if injection.memory:
         memory = injection.memory.memory
         found |= {"keys": memory.keys, "values": memory.values, "weights": memory.weights}
@@ -242,6 +260,13 @@ def prompt_tensors(prompt: Any) -> dict[str, Tensor]:
         head = injection.head
         found |= dict(zip(HEAD, (head.weight, head.bias, head.label_bias), strict=True))
     return {name: value.detach() for name, value in found.items() if value is not None}
+
+
+def _kept_vectors(prompt: Any, vectors: Vectors) -> dict[str, Tensor | None]:
+    compact = method_inside(prompt).compact() if isinstance(prompt, PromptModule) else {}
+    if 0 < sum(value.numel() for value in compact.values()) < vectors.values.numel():
+        return {**compact}
+    return {"vectors": vectors.values, "split": vectors.split}
 
 
 def prompt_from(
@@ -256,6 +281,7 @@ def prompt_from(
 
     Raises:
         ConfigError: the tensors are not those of a prompt.
+        ArtifactError: vectors cannot be made of what they are kept as.
     """
     if any(name.startswith(ADAPTER) for name in tensors):
         raise ConfigError(
@@ -264,6 +290,7 @@ def prompt_from(
         )
     if any(name.startswith(STATE) for name in tensors):
         return _row_prompt(tensors, config, source)
+    tensors = expanded(tensors)
     names = set(tensors)
     has_head = names.isdisjoint(HEAD) or names >= {"labels", *HEAD}
     if not names or not names <= KNOWN or ("keys" in names) != ("values" in names) or not has_head:

@@ -6,9 +6,9 @@ with P [P, D], W1 [m, D] and W2 [D, m]. In the end the perceptron is folded away
 Trainable values: P D + 2 D m + m + 3 D.
 
 Source: Razdaibiedina et al. 2023, "Residual Prompt Tuning", section 3; the norm stands behind the second projection, as
-in the authors' code. Deviations: g begins at zero instead of one, so that V begins at the starting vectors; GELU
-instead of ReLU, since the perceptron only ever sees P inputs and a unit that is off for all of them would learn
-nothing; no dropout.
+in the authors' code. Deviations: only the perceptron that all vectors share, not the variant with one for each; g
+begins at zero instead of one, so that V begins at the starting vectors; GELU instead of ReLU, since the perceptron only
+ever sees P inputs and a unit that is off for all of them would learn nothing; no dropout.
 """
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from overture.core.config import Config
 from overture.core.types import Injection, Place, Vectors
-from overture.prompt.method import Method, PromptModule, Request, Shape
+from overture.prompt.method import Method, PromptModule, Request
 
 PLACES: tuple[Place, ...] = ("before", "after", "slots")
 
@@ -56,12 +56,6 @@ def build(request: Request) -> ResidualVectors:
     return ResidualVectors(request.start, request.place, request.options.bottleneck, request.generator("perceptron"))
 
 
-def num_trainable(options: Options, shape: Shape) -> int:
-    """P D + 2 D m + m + 3 D."""
-    width, bottleneck = shape.hidden_size, options.bottleneck
-    return shape.length * width + 2 * width * bottleneck + bottleneck + 3 * width
-
-
 METHOD = Method(
     title="vectors and a perceptron around them",
     source="Razdaibiedina et al. 2023",
@@ -69,6 +63,6 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"before": 3e-2, "after": 3e-2, "slots": 3e-2},
     build=build,
-    num_trainable=num_trainable,
     formula="P D + 2 D m + m + 3 D",
+    letters={"m": "bottleneck"},
 )

@@ -68,7 +68,6 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"around": 5e-2},
     build=build,
-    num_trainable=lambda options, shape: shape.length * shape.hidden_size + shape.length + 1,
     formula="P D + P + 1",
     estimated=("logits",),
 )

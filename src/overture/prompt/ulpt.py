@@ -2,12 +2,13 @@
 
     V = (Z R) * s + b,   Z [P, r] trained, R [r, D] frozen and normal with variance 1/r, s [D] and b [D] trained
 
-R depends on the seed alone and is made anew in each run. In the end V [P, D] is kept, so an artifact needs no R.
-Trainable values: P r + 2 D.
+R depends on the seed alone and is never kept: an artifact has Z, s, b, the seed and R's fingerprint (`core.projected`),
+and V where that is not more. Trainable values: P r + 2 D.
 
-Source: Wu, Hao and Mou 2025, "Ultra-Low-Dimensional Prompt Tuning via Random Projection", the section on the method.
-Deviation: Z and b begin where V is closest to the starting vectors by least squares, for s = 1: b at their mean, and
-Z R at the projection of what differs from it.
+Source: Wu, Hao and Mou 2025, "Ultra-Low-Dimensional Prompt Tuning via Random Projection", the section on optimisation
+in ultra-low dimensions: a frozen random up-projection, with a trained shift and scale (n r + 2 d values there).
+Deviation: Z and b begin where V is closest to the starting vectors by least squares, for s = 1: b at their mean, and Z
+R at the projection of what differs from it.
 """
 
 import torch
@@ -15,6 +16,8 @@ from pydantic import Field
 from torch import Tensor
 
 from overture.core.config import Config
+from overture.core.projected import NAMES, origin, projection, vectors_of
+from overture.core.seeds import derived_seed
 from overture.core.types import Injection, Place, Vectors
 from overture.prompt.method import Method, PromptModule, Request
 
@@ -32,24 +35,30 @@ class ProjectedVectors(PromptModule):
 
     projection: Tensor
 
-    def __init__(self, start: Tensor, place: Place, rank: int, generator: torch.Generator) -> None:
+    def __init__(self, start: Tensor, place: Place, rank: int, seed: int) -> None:
         super().__init__()
         self.place = place
-        projection = torch.randn(rank, start.shape[1], generator=generator) / rank**0.5
-        self.register_buffer("projection", projection, persistent=False)
+        drawn = projection(seed, rank, start.shape[1])
+        self.origin = origin(seed, drawn)
+        self.register_buffer("projection", drawn, persistent=False)
         mean = start.mean(0)
-        self.code = torch.nn.Parameter((start - mean) @ torch.linalg.pinv(projection))
+        self.codes = torch.nn.Parameter((start - mean) @ torch.linalg.pinv(drawn))
         self.scale = torch.nn.Parameter(torch.ones_like(mean))
         self.shift = torch.nn.Parameter(mean)
 
     def injection(self) -> Injection:
         """The projected numbers, scaled and shifted."""
-        return Injection(Vectors(self.code @ self.projection * self.scale + self.shift, self.place))
+        return Injection(Vectors(vectors_of(self.codes, self.scale, self.shift, self.projection), self.place))
+
+    def compact(self) -> dict[str, Tensor]:
+        """The trained numbers, and where the projection is from."""
+        return dict(zip(NAMES, (self.codes, self.scale, self.shift, self.origin), strict=True))
 
 
 def build(request: Request) -> ProjectedVectors:
     """As close to the starting vectors as the projection allows."""
-    return ProjectedVectors(request.start, request.place, request.options.rank, request.generator("projection"))
+    seed = derived_seed(request.seed, "projection") % 2**32
+    return ProjectedVectors(request.start, request.place, request.options.rank, seed)
 
 
 METHOD = Method(
@@ -59,6 +68,6 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"before": 3e-2, "after": 1e-1, "slots": 3e-2},
     build=build,
-    num_trainable=lambda options, shape: shape.length * options.rank + 2 * shape.hidden_size,
     formula="P r + 2 D",
+    letters={"r": "rank"},
 )

@@ -47,6 +47,6 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"before": 3e-2, "after": 1e-1, "slots": 3e-2},
     build=build,
-    num_trainable=lambda options, shape: shape.length * shape.hidden_size,
     formula="P D",
+    pruned="pruned",
 )

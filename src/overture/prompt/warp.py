@@ -11,7 +11,7 @@ from pydantic import Field
 from overture.core.config import Config
 from overture.core.types import Place
 from overture.prompt.labels import LabelVectors, RowLabelVectors, label_start, with_labels
-from overture.prompt.method import Method, Request, Shape
+from overture.prompt.method import Method, Request
 from overture.prompt.vectors import PromptVectors
 
 PLACES: tuple[Place, ...] = ("before", "after", "slots")
@@ -30,12 +30,6 @@ def build(request: Request) -> LabelVectors | RowLabelVectors:
     return with_labels(vectors, label_start(request.source), options.label_rate)
 
 
-def num_trainable(options: Options, shape: Shape) -> int:
-    """P D + C D."""
-    del options
-    return (shape.length + shape.num_labels) * shape.hidden_size
-
-
 METHOD = Method(
     title="vectors among the live tokens, and one for each label",
     source="Hambardzumyan et al. 2021 (WARP)",
@@ -43,7 +37,6 @@ METHOD = Method(
     places=PLACES,
     learning_rate={"before": 3e-2, "after": 3e-2, "slots": 3e-2},
     build=build,
-    num_trainable=num_trainable,
     formula="P D + C D",
     needs_labels=True,
 )

@@ -154,7 +154,8 @@ def load_artifact(folder: Path) -> "tuple[Manifest, dict[str, torch.Tensor]]":
     """Read a prompt's folder; what is unsafe or damaged is refused before it is parsed.
 
     Returns:
-        The manifest, and the tensors by name, bit-equal to what was saved.
+        The manifest, and the tensors by name, bit-equal to what was saved; vectors that are kept as fewer numbers are
+        whole again.
 
     Raises:
         ArtifactError: the folder is damaged, unsafe, or holds values that are no numbers.
@@ -176,6 +177,8 @@ def load_artifact(folder: Path) -> "tuple[Manifest, dict[str, torch.Tensor]]":
         )
     import safetensors.torch
 
+    from overture.core.projected import expanded
+
     tensors: dict[str, torch.Tensor] = safetensors.torch.load(raw)
     check_finite(tensors, str(path))
-    return manifest, tensors
+    return manifest, expanded(tensors, str(path))

@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,12 @@ _AXES = {
     "split": ["vectors before the text"],
     "keys": ["layer", "key/value head", "prompt token", "head width"],
     "values": ["layer", "key/value head", "prompt token", "head width"],
+    "weights": ["layer", "prompt token"],
+    "offset": ["text token", "width"],
+    "labels": ["label", "width"],
+    "label_bias": ["label"],
+    "head_weight": ["output width", "width"],
+    "head_bias": ["output width"],
 }
 _POSITIONS = {
     "before": "the vectors stand at positions 0 to length - 1, as input embeddings; the text follows",
@@ -138,13 +144,64 @@ def _facts(name: str, tensor: "torch.Tensor") -> dict[str, Any]:
 
 
 def _described(manifest: Manifest, tensors: dict[str, Any]) -> dict[str, Any]:
-    # Late prompts replace no input embeddings: their options say where they enter.
-    is_known = manifest.place in _POSITIONS and not manifest.layer
+    # Late prompts replace no input embeddings, and of networks it is the work that stands somewhere.
+    is_known = manifest.place in _POSITIONS and not manifest.layer and not _is_network(tensors)
     told = _POSITIONS.get(manifest.place, "")
     if kind_of(manifest) == "encoder-decoder":
         told = _SIDES.get(manifest.place, f"in the encoder: {told}")
     positions = {"positions": told} if is_known else {}
-    return {"manifest": manifest.model_dump(mode="json"), **positions, "tensors": tensors}
+    lost = lost_in_arrays(manifest, tensors)
+    return {"manifest": manifest.model_dump(mode="json"), **positions, "lost": lost, "tensors": tensors}
+
+
+def _is_network(tensors: Mapping[str, Any]) -> bool:
+    return any(name.startswith("state.") for name in tensors)
+
+
+def lost_in_arrays(manifest: Manifest, tensors: Mapping[str, Any]) -> list[str]:
+    """What of a prompt is not in its numbers, in sentences; nothing of vectors that stand for input embeddings.
+
+    Args:
+        manifest: what the tensors are.
+        tensors: by name; their values are not looked at.
+    """
+    ref, found = manifest.backbone, list[str]()
+    if _is_network(tensors):
+        found.append(
+            f"The prompt depends on the row: the tensors are the weights with which method {manifest.method!r} makes "
+            "it from the mean of a text's token vectors. That computation does not travel."
+        )
+    if manifest.layer:
+        found.append(
+            f"The vectors are no input embeddings: they join the text's hidden states before layer {manifest.layer}, "
+            "counted from 0, and the text runs alone below it. A program that takes input embeddings cannot do that."
+        )
+    elif ref.embedding_size and "vectors" in tensors:
+        found.append(
+            f"The vectors are no input embeddings: {ref.id} maps token vectors of width {ref.embedding_size} to width "
+            f"{ref.hidden_size}, and the vectors stand behind that map."
+        )
+    found += [told for name, told in _LOST.items() if name in tensors]
+    return found
+
+
+_LOST = {
+    "offset": "The offset is added to the vectors of the text's first tokens; a program that only puts vectors in "
+    "front of the text leaves it out.",
+    "weights": "The weights multiply the attention that each column gets before it is normalised; a cache of keys and "
+    "values has no place for them.",
+    "labels": "Labels are compared with the vectors in labels, not with label words: a label's score is the product of "
+    "its vector and the hidden state that is read. A program that scores words gives other answers.",
+    "head_weight": "Before the labels, the hidden state h of the first token becomes tanh(head_weight h + head_bias); "
+    "label_bias is added to the scores. A program must do this itself.",
+}
+"""What a tensor does that no program does for a prompt of vectors or a cache."""
+
+
+def lost_in_peft(manifest: Manifest, tensors: Mapping[str, Any]) -> list[str]:
+    """What of a prompt is not in an adapter's files, in sentences; prompts that peft has no form for are refused."""
+    del manifest, tensors
+    return ["The template and the labels are not in the files that peft reads; they stand in README.md."]
 
 
 FORMATS: "dict[str, Callable[[Manifest, dict[str, torch.Tensor]], Files]]" = {
@@ -153,3 +210,10 @@ FORMATS: "dict[str, Callable[[Manifest, dict[str, torch.Tensor]], Files]]" = {
     "json": json_files,
 }
 """What a prompt can be exported to: from its manifest and tensors to files by name."""
+
+LOST: dict[str, Callable[[Manifest, Mapping[str, Any]], list[str]]] = {
+    "peft": lost_in_peft,
+    "npy": lost_in_arrays,
+    "json": lost_in_arrays,
+}
+"""What cannot travel in each of them."""

@@ -24,6 +24,9 @@ class BackboneRef(Config):
     model_type: str = Field(description="architecture, as the model's config names it")
     hidden_size: int = Field(description="width of the hidden states", gt=0)
     num_layers: int = Field(description="number of layers", gt=0)
+    embedding_size: int | None = Field(
+        default=None, description="width of its token vectors, where it maps them to the hidden states'", gt=0
+    )
     weights_sha256: str = Field(description="fingerprint of the weights", min_length=1)
     tokenizer_sha256: str = Field(description="fingerprint of the tokenizer")
     chat_template_sha256: str | None = Field(
@@ -44,7 +47,9 @@ class Manifest(Config):
     backbone: BackboneRef = Field(description="the model that the prompt was made for")
     task: dict[str, Any] = Field(default={}, description="the resolved task, template included")
     metrics: dict[str, Any] = Field(default={}, description="scores, each with its interval and number of rows")
-    lineage: dict[str, Any] = Field(default={}, description="parent prompt, run, seed, number of training rows")
+    lineage: dict[str, Any] = Field(
+        default={}, description="parent prompt, run, seed, number of training rows, open gates"
+    )
     versions: dict[str, Any] = Field(default={}, description="versions of the software that made it")
     created: str = Field(default_factory=_now, description="when it was made, UTC, ISO 8601")
     trainable: int = Field(description="number of trained values", ge=0)
@@ -52,11 +57,16 @@ class Manifest(Config):
     tensors_sha256: str = Field(default="", description="SHA-256 of prompt.safetensors; filled in when it is saved")
 
     @property
-    def layer(self) -> int:
-        """The first layer that sees the prompt; 0 for all but late prompts."""
+    def own_options(self) -> dict[str, Any]:
+        """The method's own options, as far as they were set; none of imported prompts."""
         prompt = self.options.get("prompt")
         options = prompt.get("options") if isinstance(prompt, dict) else None
-        layer = options.get("layer", 0) if isinstance(options, dict) else 0
+        return options if isinstance(options, dict) else {}
+
+    @property
+    def layer(self) -> int:
+        """The first layer that sees the prompt; 0 for all but late prompts."""
+        layer = self.own_options.get("layer", 0)
         return layer if isinstance(layer, int) else 0
 
     @field_validator("options", "task", "metrics", "lineage", "versions")

@@ -7,7 +7,7 @@ in `peft_forms`. Shape letters as in `core.types`.
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
 MAX_TENSOR_FILE_BYTES = 4 << 30
+MAX_TENSORS = 64
+"""Of an adapter: those of a prompt and of a classifier are seven at most."""
 PEFT_VERSION = "0.21.2"
 """The version whose files are written."""
 
@@ -190,26 +192,35 @@ def _tensors(path: Path, found: Format) -> "tuple[dict[str, torch.Tensor], dict[
                 got=f"{size} bytes",
                 wanted=f"at most {MAX_TENSOR_FILE_BYTES}",
             )
-        precheck.check_tensors(handle, str(path))
+        _check_names(precheck.check_tensors(handle, str(path), MAX_TENSORS), found, str(path))
         raw = handle.read()
     import safetensors.torch
 
     tensors: dict[str, torch.Tensor] = safetensors.torch.load(raw)
-    wanted = (TABLE, *found.extra)
     named = {name: _HEAD.fullmatch(name) for name in tensors if found.has_head}
     head = {match[1]: tensors.pop(name) for name, match in named.items() if match}
-    problems = [Problem(f"{name!r:.80}", "is no part of a prompt") for name in sorted(tensors) if name not in wanted]
-    problems += [Problem(name, "is missing") for name in wanted if name not in tensors]
+    check_finite(tensors | head, str(path))
+    return tensors, head
+
+
+def _check_names(names: Sequence[str], found: Format, where: str) -> None:
+    """Refuse a file by what its header names."""
+    wanted = (TABLE, *found.extra)
+    heads = {name: match[1] for name in names if found.has_head and (match := _HEAD.fullmatch(name))}
+    own = set(names).difference(heads)
+    # Under several names; which of them peft would take depends on their order.
+    twice = [name for name, part in heads.items() if list(heads.values()).count(part) > 1]
+    problems = [Problem(f"{name!r:.80}", "stands more than once") for name in sorted(twice)]
+    problems += [Problem(f"{name!r:.80}", "is no part of a prompt") for name in sorted(own.difference(wanted))]
+    problems += [Problem(name, "is missing") for name in wanted if name not in own]
     if problems:
         raise ArtifactError(
             "the file does not hold the tensors of a prompt",
-            where=str(path),
+            where=where,
             wanted=", ".join(wanted),
             fix="an adapter with a head or embeddings of its own is more than a prompt: use it with peft",
             problems=problems,
         )
-    check_finite(tensors | head, str(path))
-    return tensors, head
 
 
 def _contradictions(config: AdapterConfig, found: Format, tensors: "dict[str, torch.Tensor]") -> Iterator[Problem]:
@@ -278,6 +289,12 @@ def fitted_tensors(adapter: Adapter, model: ModelShape) -> "dict[str, torch.Tens
 def adapter_files(manifest: "Manifest", tensors: "dict[str, torch.Tensor]") -> dict[str, bytes]:
     """The files of an adapter that peft 0.21 loads, by name.
 
+    A prompt goes out as peft's own type of its method, which peft runs as what is kept here: all types are saved
+    without what they trained through. Where peft has none, or needs what is not kept (the examples of `cpt`), what
+    the method has made goes out as prompt tuning or prefix tuning. Of multitask prompts the task's factors are ones,
+    as they are folded into the vectors; on encoder-decoders, where peft takes no decoder_input_ids with them, they
+    are prompt tuning.
+
     Args:
         manifest: what the tensors are.
         tensors: a prompt's values.
@@ -288,7 +305,10 @@ def adapter_files(manifest: "Manifest", tensors: "dict[str, torch.Tensor]") -> d
     kind = kind_of(manifest)
     prompt = {name: tensor for name, tensor in tensors.items() if name not in _HEAD_TENSORS}
     head = _written_head(manifest, kind, {name: tensors[name] for name in tensors.keys() - prompt.keys()})
-    own, table = _written(manifest, prompt, kind)
+    task_type = "SEQ_CLS" if head else "SEQ_2_SEQ_LM" if kind == "encoder-decoder" else "CAUSAL_LM"
+    shape, table = _written(manifest, prompt, kind)
+    own = _own_type(manifest, FORMATS[task_type], "keys" in prompt) or _plain_type(shape, "keys" in prompt)
+    found = FORMATS[task_type][own["peft_type"]]
     config = {
         "auto_mapping": None,
         "base_model_name_or_path": manifest.backbone.id,
@@ -299,13 +319,14 @@ def adapter_files(manifest: "Manifest", tensors: "dict[str, torch.Tensor]") -> d
         "num_virtual_tokens": int(table.shape[0]),
         "peft_version": PEFT_VERSION,
         "revision": manifest.backbone.revision,
-        "task_type": "SEQ_CLS" if head else "SEQ_2_SEQ_LM" if kind == "encoder-decoder" else "CAUSAL_LM",
+        "task_type": task_type,
+        **shape,
         **own,
     }
     return {
         CONFIG_FILE: (json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode(),
-        TENSORS_FILE: tensor_bytes({TABLE: table, **head}, TENSORS_FILE),
-        "README.md": _readme(manifest).encode(),
+        TENSORS_FILE: tensor_bytes({TABLE: table, **_ones(found, table), **head}, TENSORS_FILE),
+        "README.md": _readme(manifest, bool(found.extra)).encode(),
     }
 
 
@@ -346,14 +367,13 @@ def _written_head(manifest: "Manifest", kind: Kind, head: "dict[str, torch.Tenso
 def _written(
     manifest: "Manifest", tensors: "dict[str, torch.Tensor]", kind: Kind
 ) -> "tuple[dict[str, Any], torch.Tensor]":
-    """The part of the config that depends on the type, and the table."""
+    """The part of the config that depends on where the prompt stands, and the table."""
     names = set() if manifest.layer else set(tensors)
     if manifest.place == "before" and names == {"vectors"} and tensors["vectors"].dim() == 2:
+        _check_width(manifest)
         table = tensors["vectors"]
         # Heads are left out: the manifest does not know them, and peft takes them from its model.
-        own = {"prompt_tuning_init": "RANDOM", "prompt_tuning_init_text": None, "tokenizer_kwargs": None}
-        own |= {"tokenizer_name_or_path": None, "num_attention_heads": None}
-        return {"peft_type": "PROMPT_TUNING", "token_dim": int(table.shape[1]), **own}, table
+        return {"token_dim": int(table.shape[1]), "num_attention_heads": None}, table
     of_prefix = "after" if kind == "encoder-decoder" else "memory"
     if manifest.place == of_prefix and names == {"keys", "values"} and _is_memory(**tensors):
         return _written_columns(tensors, kind)
@@ -365,6 +385,20 @@ def _written(
         wanted=f"vectors at before, or keys and values at {of_prefix}: peft puts prompts in front of the text only",
         fix="export with --to npy or --to json, or tune with --method vectors --place before, "
         f"or --method prefix --place {of_prefix}",
+    )
+
+
+def _check_width(manifest: "Manifest") -> None:
+    """Refuse vectors that cannot stand among a model's token vectors."""
+    ref = manifest.backbone
+    if ref.embedding_size is None:
+        return
+    raise ArtifactError(
+        "peft cannot put this prompt's vectors in front of the model's token vectors",
+        where=manifest.name,
+        got=f"vectors of width {ref.hidden_size}; {ref.id} maps token vectors to it",
+        wanted=f"vectors of width {ref.embedding_size}, which stand before that map",
+        fix="--to npy or --to json, or tune with --method prefix --place memory",
     )
 
 
@@ -384,12 +418,44 @@ def _written_columns(tensors: "dict[str, torch.Tensor]", kind: Kind) -> "tuple[d
         both = both.repeat_interleave(2, dim=1)
         layers *= 2
         more = {"num_layers": layers, "num_transformer_submodules": 2}
-    own = {"peft_type": "PREFIX_TUNING", "prefix_projection": False, "init_weights": None}
-    own |= {"num_attention_heads": heads, "token_dim": heads * width, "encoder_hidden_size": heads * width}
-    return own | more, both.reshape(length, layers * 2 * heads * width)
+    shape = {"num_attention_heads": heads, "token_dim": heads * width}
+    return shape | more, both.reshape(length, layers * 2 * heads * width)
 
 
-def _readme(manifest: "Manifest") -> str:
+_TASK_HINT = """ It is a multitask prompt of one task, so
+every call needs the task's number: `model(..., task_ids=torch.tensor([0]))`, and `generate` likewise."""
+
+
+def _own_type(manifest: "Manifest", formats: Mapping[str, Format], is_memory: bool) -> dict[str, Any]:
+    """What the config has of the type that peft has for the prompt's method; nothing where the plain one must do."""
+    from overture.prompt.registry import METHODS
+
+    method = METHODS.get(manifest.method)
+    own = method.peft if method else None
+    found = formats.get(own.name) if own else None
+    if not method or not own or not found or not found.is_written or found.is_memory != is_memory:
+        return {}
+    options = validated(method.options, manifest.own_options, f"{manifest.name}: prompt.json")
+    return {"peft_type": own.name, **own.keys(options)}
+
+
+def _plain_type(shape: Mapping[str, Any], is_memory: bool) -> dict[str, Any]:
+    if is_memory:
+        own = {"prefix_projection": False, "init_weights": None, "encoder_hidden_size": shape["token_dim"]}
+        return {"peft_type": "PREFIX_TUNING", **own}
+    nothing = dict.fromkeys(("prompt_tuning_init_text", "tokenizer_kwargs", "tokenizer_name_or_path"))
+    return {"peft_type": "PROMPT_TUNING", "prompt_tuning_init": "RANDOM", **nothing}
+
+
+def _ones(found: Format, table: "torch.Tensor") -> "dict[str, torch.Tensor]":
+    """The factors of one task, for types that have them: each vector is taken as it is."""
+    if not found.extra:
+        return {}
+    cols, rows = found.extra
+    return {cols: table.new_ones(1, len(table), 1), rows: table.new_ones(1, 1, table.shape[1])}
+
+
+def _readme(manifest: "Manifest", has_tasks: bool) -> str:
     """What peft's files cannot tell: how the text around the prompt must read."""
     task = {name: manifest.task[name] for name in ("template", "labels", "answer_field") if manifest.task.get(name)}
     name = json.dumps(manifest.backbone.id)
@@ -402,7 +468,7 @@ tags: [soft-prompt]
 
 # A prompt from Overture
 
-Load it with peft 0.21 or later: `PeftModel.from_pretrained(model, FOLDER)`.
+Load it with peft 0.21 or later: `PeftModel.from_pretrained(model, FOLDER)`.{_TASK_HINT if has_tasks else ""}
 
 The template and the label words below do not travel in peft's files. Write the text as the template has it and do not
 pad it on the left: then peft gives the logits that Overture gives. The prompt stands at the first positions, the text

@@ -1,10 +1,13 @@
 """How peft's types of adapters keep a prompt, for each kind of model, and what it is in our terms.
 
-The order of a prefix's numbers is that of peft's `get_prompt`. For encoder-decoders (`SEQ_2_SEQ_LM`) there are two
-surprises. Tables of vectors have twice the prompt's length, of which only the first half is read. And a prefix stands
-in the decoder, whose layer i reads what the table holds for layer 2 i, counted round: the table is doubled and cut by
-four, as if cross-attentions had a share of it, and that share is thrown away. Adapters for classification (`SEQ_CLS`)
-bring the classifier; its rows are our label vectors, and what it has before them is a `LabelHead`.
+The order of a prefix's numbers is that of peft's `get_prompt`. For encoder-decoders (`SEQ_2_SEQ_LM`) there are three
+surprises. Tables of vectors have twice the prompt's length, of which only the first half is read. That of multitask
+prompts is read whole where peft is given labels: half stands in the encoder, half in the decoder; where it generates,
+the first half alone. With `num_transformer_submodules` 1 all stands in the encoder, and only that can be read. And a
+prefix stands in the decoder, whose layer i reads what the table holds for layer 2 i, counted round: the table is
+doubled and cut by four, as if cross-attentions had a share of it, and that share is thrown away. Adapters for
+classification (`SEQ_CLS`) bring the classifier; its rows are our label vectors, and what it has before them is a
+`LabelHead`.
 
 Source: peft 0.21.2: `peft_model.py` (`get_prompt`, and the `forward` of each kind) and, under `tuners/`,
 `multitask_prompt_tuning/model.py` (a task's prompt), `cpt/model.py` and `cartridge/model.py` (both are saved as what
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from overture.core.errors import ConfigError, Problem
+from overture.core.errors import ArtifactError, ConfigError, Problem
 from overture.core.types import Kind
 
 if TYPE_CHECKING:
@@ -117,6 +120,7 @@ class Format:
         extra: tensors beside the table.
         is_memory: the table holds keys and values.
         has_head: a classifier comes along.
+        is_written: prompts go out in this form, too; else in the plain one of their place.
     """
 
     method: str
@@ -128,6 +132,7 @@ class Format:
     extra: tuple[str, ...] = ()
     is_memory: bool = False
     has_head: bool = False
+    is_written: bool = True
 
 
 # -- vectors
@@ -155,6 +160,18 @@ def _table_of_task(tensors: Tensors, config: AdapterConfig, task_id: int, where:
             "the adapter has no such task", where=where, got=str(task_id), wanted=f"0 to {cols.shape[0] - 1}"
         )
     return shared * (cols[task_id] @ rows[task_id])
+
+
+def _table_of_task_in_encoder(tensors: Tensors, config: AdapterConfig, task_id: int, where: str) -> "torch.Tensor":
+    if config.num_transformer_submodules != 1:
+        raise ArtifactError(
+            "the adapter's vectors stand in the encoder and in the decoder; a prompt of Overture stands in one of them",
+            where=where,
+            got=f"num_transformer_submodules {config.num_transformer_submodules}, peft_type {config.peft_type}",
+            wanted="1: then they stand in the encoder alone; peft's own generate() leaves the decoder's out, too",
+            fix="train with MultitaskPromptTuningConfig(num_transformer_submodules=1), or with prompt tuning",
+        )
+    return _table_of_task(tensors, config, task_id, where)
 
 
 def _vector_misfits(adapter: Adapter, model: ModelShape) -> Iterator[Problem]:
@@ -263,6 +280,8 @@ _VECTORS = Format("vectors", "before", _only_table, _vector_misfits, _as_vectors
 _OF_TASKS = replace(_VECTORS, table=_table_of_task, extra=_TASK_TENSORS)
 _COLUMNS = Format("prefix", "memory", _only_table, _column_misfits, _as_columns, is_memory=True)
 _IN_ENCODER = replace(_VECTORS, table=_first_half, kinds=("encoder-decoder",))
+# Of these peft takes no decoder_input_ids, only labels: plain vectors can be used in more of its calls.
+_OF_TASKS_IN_ENCODER = replace(_OF_TASKS, table=_table_of_task_in_encoder, kinds=("encoder-decoder",), is_written=False)
 _IN_DECODER = replace(_COLUMNS, place="after", kinds=("encoder-decoder",))
 
 FORMATS: dict[str, dict[str, Format]] = {
@@ -277,6 +296,7 @@ FORMATS: dict[str, dict[str, Format]] = {
     "SEQ_2_SEQ_LM": {
         "PROMPT_TUNING": _IN_ENCODER,
         "P_TUNING": _IN_ENCODER,
+        "MULTITASK_PROMPT_TUNING": _OF_TASKS_IN_ENCODER,
         "PREFIX_TUNING": _IN_DECODER,
         "CARTRIDGE": _IN_DECODER,
     },
@@ -289,4 +309,4 @@ FORMATS: dict[str, dict[str, Format]] = {
     },
 }
 """Adapters that can be read, by task type and type. What P-tuning and prefixes trained through is folded away in the
-files. peft cannot run multitask prompts on encoder-decoders as they come: they would stand on both sides at once."""
+files."""

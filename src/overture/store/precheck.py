@@ -9,6 +9,7 @@ import json
 import math
 import os
 import stat
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -97,9 +98,8 @@ def strict_json(raw: bytes, where: str) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = sorted({name for name in found if names.count(name) > 1})
-        raise ValueError(f"key {twice[0]!r:.80} stands more than once")
+        twice = min(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"key {twice!r:.80} stands more than once")
     return found
 
 
@@ -114,12 +114,16 @@ def _finite(text: str) -> float:
     return value
 
 
-def check_tensors(handle: BinaryIO, where: str) -> None:
+def check_tensors(handle: BinaryIO, where: str, max_tensors: int = MAX_TENSORS) -> tuple[str, ...]:
     """Read a safetensors file's header, and nothing else, and refuse what a prompt never holds.
 
     Args:
         handle: the file, at its start; it is rewound at the end.
         where: its path, for the error.
+        max_tensors: as many as such a file may hold.
+
+    Returns:
+        The tensors' names.
 
     Raises:
         ArtifactError: it is no safetensors file, or its header does not fit the file to the byte.
@@ -129,7 +133,7 @@ def check_tensors(handle: BinaryIO, where: str) -> None:
     handle.seek(_LENGTH_BYTES)
     header = strict_json(handle.read(length), where)
     handle.seek(0)
-    _check_header(header, size - _LENGTH_BYTES - length, where)
+    return tuple(_checked_header(header, size - _LENGTH_BYTES - length, where, max_tensors))
 
 
 def _header_length(start: bytes, size: int, where: str) -> int:
@@ -165,13 +169,13 @@ def _guess(start: bytes, length: int) -> str:
     return f"a header of {length} bytes"
 
 
-def _check_header(header: Any, data_bytes: int, where: str) -> None:
+def _checked_header(header: Any, data_bytes: int, where: str, max_tensors: int) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise ArtifactError("the header is not a mapping", where=where, got=type(header).__name__, fix=_FETCH_AGAIN)
     tensors = {name: spec for name, spec in header.items() if name != "__metadata__"}
-    if not 1 <= len(tensors) <= MAX_TENSORS:
+    if not 1 <= len(tensors) <= max_tensors:
         raise ArtifactError(
-            "the number of tensors is wrong", where=where, got=str(len(tensors)), wanted=f"1 to {MAX_TENSORS}"
+            "the number of tensors is wrong", where=where, got=str(len(tensors)), wanted=f"1 to {max_tensors}"
         )
     problems = [Problem(f"{name!r:.80}", what) for name, spec in tensors.items() if (what := _tensor_problem(spec))]
     if not _is_text_mapping(header.get("__metadata__", {})):
@@ -180,6 +184,7 @@ def _check_header(header: Any, data_bytes: int, where: str) -> None:
         problems = _layout_problems([spec["data_offsets"] for spec in tensors.values()], data_bytes)
     if problems:
         raise ArtifactError("the tensor file's header is wrong", where=where, fix=_FETCH_AGAIN, problems=problems)
+    return tensors
 
 
 def _tensor_problem(spec: Any) -> str:

@@ -9,6 +9,7 @@ Source of the last: Perez, Kiela and Cho, "True few-shot learning with language 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from torch import get_num_threads
@@ -108,6 +109,13 @@ class Lab:
             "validation": order["validation"][:num_validation],
             "test": splits.test,
         }
+
+    def without_folders(self, text: str) -> str:
+        """A notice that names rows by their files alone: a cell goes into reports, and those to others."""
+        splits = self.splits
+        for file in {row.file for name in ("train", "validation", "test") for row in getattr(splits, name)}:
+            text = text.replace(file, Path(file).name) if Path(file).is_absolute() else text
+        return text
 
     def perplexity(self, scorer: Scorer, with_bos: bool) -> float:
         """Perplexity of the unrelated texts: three quarters of each, given its first quarter."""
@@ -209,7 +217,7 @@ def measured(lab: Lab, way: Way, key: Key, rate: float | None) -> dict[str, Any]
         "gold": list(scored.gold),
         "predicted": list(scored.predicted),
         "stored_bytes": made.stored_bytes(),
-        "notices": list(dict.fromkeys(made.notices)),
+        "notices": [lab.without_folders(text) for text in dict.fromkeys(made.notices)],
     }
     ledger = book.as_dict()
     return {**found, "ledger": ledger, "base": _base(lab, made, served)}

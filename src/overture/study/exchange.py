@@ -10,7 +10,7 @@ from overture.engine import Backbone, load_backbone
 from overture.evaluate.facts import adapter_of, backbone_ref, config_of
 from overture.evaluate.tuned import shown
 from overture.store import Manifest, Store, load_artifact
-from overture.store.export import FORMATS, check_target, write_files
+from overture.store.export import FORMATS, LOST, check_target, write_files
 from overture.store.names import checked_name
 from overture.store.peft_files import fitted_tensors, read_adapter
 from overture.store.peft_forms import Adapter, ModelShape
@@ -155,7 +155,7 @@ def export_prompt(ref: str | Path, folder: str | Path, store: Store, *, to: str)
         to: ``peft``, ``npy`` or ``json``.
 
     Returns:
-        What was written, as ``overture export --json`` prints it.
+        What was written and, as ``lost``, what cannot travel: as ``overture export --json`` prints it.
 
     Raises:
         StoreError: no such prompt, or the folder holds something.
@@ -176,4 +176,5 @@ def export_prompt(ref: str | Path, folder: str | Path, store: Store, *, to: str)
         )
     files = FORMATS[to](manifest, tensors)
     write_files(target, files)
-    return {"prompt": shown(manifest), "to": to, "folder": str(target), "files": sorted(files)}
+    lost = LOST[to](manifest, tensors)
+    return {"prompt": shown(manifest), "to": to, "folder": str(target), "files": sorted(files), "lost": lost}

@@ -6,8 +6,11 @@ That is Reptile. First-order MAML moves by the last of the k steps alone: what h
 take turns in an order drawn anew for each round.
 
 Source: Nichol, Achiam and Schulman 2018, "On First-Order Meta-Learning Algorithms", algorithm 1 and section 5; for
-prompts Hou et al. 2022, "MetaPrompting". Deviations: the steps inside are AdamW's, with fresh moments on each visit, so
-first-order MAML moves by a step of the optimiser and not by the gradient itself.
+prompts Hou et al. 2022, "MetaPrompting: Learning to Learn Better Prompts", the section on learning the start of soft
+prompts by MAML. Deviations: MAML is first-order alone, since its second derivatives would run back through all k steps,
+each a pass through the model whose graph would have to be kept; the steps inside are AdamW's, with fresh moments on
+each visit, because a prompt is later tuned by AdamW, so first-order MAML moves by one AdamW step (the visit's last,
+with the moments of those before) and not by the gradient itself, whose size says nothing of how far a prompt may move.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -38,9 +38,18 @@ from overture.evaluate import paired_test
 from overture.evaluate.facts import backbone_ref, config_of
 from overture.evaluate.scoring import Scored
 from overture.evaluate.source import prompt_source
-from overture.prompt import PromptConfig, PromptModule, Sharing, method_of, own_rate, prompt_from, prompt_tensors
+from overture.prompt import (
+    METHODS,
+    PromptConfig,
+    PromptModule,
+    Sharing,
+    method_of,
+    own_rate,
+    prompt_from,
+    prompt_tensors,
+)
 from overture.prompt.labels import method_inside
-from overture.prompt.registry import STATE
+from overture.prompt.registry import STATE, plainest_at
 from overture.store import Manifest, Store, check_fingerprint, load_artifact
 from overture.store.names import checked_name
 from overture.study.request import TuneConfig, pinned, with_slots
@@ -51,9 +60,6 @@ from overture.study.work import Work, metrics_of
 from overture.train import Fit, FitResult, TrainConfig, Validation
 
 Listener = Callable[[dict[str, Any]], None]
-
-SINGLE = "vectors"
-"""The method of a task's own prompt: teacher and comparison."""
 
 
 class MultiConfig(Config):
@@ -131,7 +137,8 @@ def _checked(tasks: Sequence[TuneConfig], store: Store, name: str, teachers: Seq
         raise ConfigError(
             f"several tasks share nothing of method {prompt.method!r}",
             where="prompt.method",
-            fix="--method mpt or --method attempt; `overture meta` learns a start for other methods",
+            fix=f"{' or '.join(f'--method {name}' for name, one in METHODS.items() if one.sharing)}; "
+            "`overture meta` learns a start for other methods",
         )
     return requests
 
@@ -260,9 +267,15 @@ class _Multi:
 
     # -- each task alone
 
+    def _alone(self) -> PromptConfig:
+        """A task's own prompt, teacher and comparison: as the shared one, of the plainest vectors."""
+        shared = self.request.prompt
+        method = plainest_at(shared.place, is_memory=False)
+        return shared.model_copy(update={"method": method, "options": {}})
+
     def _tuned_alone(self, task: _Task) -> dict[str, Any]:
         work = task.work
-        config = self.request.prompt.model_copy(update={"method": SINGLE, "options": {}})
+        config = self._alone()
         model, train = work.fresh(config, self.request.seed), self._training(config, [work])
         fitted = work.fit(model, train, self.request.seed, facts={"who": f"{task.name} alone"})
         if not fitted.best:
@@ -380,7 +393,7 @@ class _Multi:
             return None
         task = self.tasks[0]
         start: Injection = self.sharing.start(method_inside(_module(task)))
-        prompt = self.request.prompt.model_copy(update={"method": SINGLE, "options": {}})
+        prompt = self._alone()
         facts = {"seconds": seconds, "trainable": num_shared}
         manifest = self._manifest(task, self.name, prompt, train, {"metrics": {}}, facts)
         assert start.vectors is not None

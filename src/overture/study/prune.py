@@ -31,7 +31,8 @@ from overture.engine import Backbone, PromptedModel
 from overture.evaluate import paired_test
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.tuned import shown
-from overture.prompt import PromptConfig, prompt_from, prompt_tensors
+from overture.prompt import METHODS, PromptConfig, prompt_from, prompt_tensors
+from overture.prompt.registry import pruned_method
 from overture.store import Manifest, Store, check_fingerprint, load_artifact
 from overture.store.names import checked_name
 from overture.study.again import request_again
@@ -136,12 +137,14 @@ def prune(
 
 
 def _check(manifest: Manifest, config: PruneConfig) -> None:
-    if manifest.method != "vectors" or manifest.place == "slots":
+    if pruned_method(manifest.method, manifest.place) is None:
+        able = [(name, place) for name, one in METHODS.items() for place in one.places if pruned_method(name, place)]
         raise ConfigError(
             "this prompt cannot be pruned",
             where=manifest.name,
             got=f"method {manifest.method} at {manifest.place}",
-            wanted="method vectors at before or after: the template fixes how many stand in its slots",
+            wanted=" or ".join(f"{name} at {place}" for name, place in able)
+            + "; the template fixes how many stand in its slots",
         )
     if max(1, round(min(config.keep) * manifest.length)) >= manifest.length:
         raise ConfigError(
@@ -246,7 +249,9 @@ def kept_pieces(scores_Pk: Tensor, tokens: Sequence[int], share: float) -> tuple
 def _trained(work: Work, level: str, share: float, tokens: list[int], masks: list[str]) -> Candidate:
     """What is left, from its starting values to its best epoch."""
     options = {"tokens": tokens, "masks": masks}
-    config = work.config.prompt.model_copy(update={"method": "pruned", "options": options})
+    whole = work.config.prompt
+    method = pruned_method(whole.method, whole.place)
+    config = whole.model_copy(update={"method": method, "options": options})
     model = work.fresh(config, work.config.seed)
     who = f"{share:.0%} of the {level}"
     result = work.fit(model, work.config.train, work.config.seed, facts={"who": who})
@@ -349,8 +354,8 @@ def _manifest(work: Work, whole: Manifest, best: Candidate, metrics: dict[str, A
     train: TrainConfig = work.config.train
     return Manifest(
         name=name,
-        method="pruned",
-        place=work.config.prompt.place,
+        method=best.config.method,
+        place=best.config.place,
         length=len(best.tokens),
         options={"prompt": best.config.model_dump(mode="json"), "train": train.model_dump()},
         backbone=backbone_ref(work.backbone),

@@ -5,9 +5,9 @@
 
 The ridge r is the one of a few that maps every tenth common token best when fitted on the others.
 
-Source: Lester et al. 2022, "Reducing Retraining by Recycling Parameter-Efficient Prompts", the linear map between
-vocabularies (v2v-lin). Deviations: the ridge, the lengths, and tokens matched by their text between tokenizers, where
-the paper's models share one.
+Source: Lester et al. 2022, "Reducing Retraining by Recycling Parameter-Efficient Prompts", of its recyclers from
+vocabulary to vocabulary the linear one, v2v-lin. Deviations: the ridge, the lengths, and tokens matched by their text
+between tokenizers, where the paper's models share one.
 
 Shape letters: P prompt length, D width of the old model, E width of the new one, n common tokens.
 """

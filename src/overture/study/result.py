@@ -13,6 +13,7 @@ from overture.evaluate import across_seeds, paired_test
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.metrics import as_answers
 from overture.evaluate.wrong import WrongRow, wrong_rows
+from overture.prompt.registry import open_gates
 from overture.store import Manifest
 from overture.study.run import versions
 from overture.study.work import SPLITS, Work
@@ -37,9 +38,13 @@ def finished(work: Work, controls: dict[str, Any], seeds: list[dict[str, Any]]) 
     best = max(usable, key=lambda s: (s["metrics"]["validation"][metric]["value"], -s["metrics"]["validation"]["loss"]))
     result = _summary(work, controls, usable, best)
     if all(seed["status"] != "interrupted" for seed in seeds):
+        from safetensors.torch import load_file
+
         # A diverged seed ends the run all the same: its last good values are kept, and its status says so.
         result["status"] = "diverged" if best["status"] == "diverged" else "finished"
-        folder = _stored(work, result, best)
+        tensors = load_file(work.run.folder / f"seed-{best['seed']}" / "prompt.safetensors")
+        result |= open_gates(work.config.prompt.method, tensors)
+        folder = _stored(work, result, best, tensors)
         result |= {"prompt": f"{folder.parent.name}@{folder.name.removeprefix('v')}", "folder": str(folder)}
         work.run.write("result.json", result)
         work.run.event({"event": "end", "prompt": result["prompt"]})
@@ -103,10 +108,7 @@ def _spread(metric: str, seeds: list[dict[str, Any]]) -> dict[str, Any]:
     return {**spread, "each": each, "mean_seconds": statistics.fmean(s["seconds"] for s in seeds)}
 
 
-def _stored(work: Work, result: dict[str, Any], best: dict[str, Any]) -> Path:
-    from safetensors.torch import load_file
-
-    tensors: dict[str, torch.Tensor] = load_file(work.run.folder / f"seed-{best['seed']}" / "prompt.safetensors")
+def _stored(work: Work, result: dict[str, Any], best: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Path:
     config = work.config
     manifest = Manifest(
         name=config.name or work.task.name,
@@ -121,7 +123,12 @@ def _stored(work: Work, result: dict[str, Any], best: dict[str, Any]) -> Path:
         backbone=backbone_ref(work.backbone),
         task=portable(work.task),
         metrics={**best["metrics"], **_of_control(result)},
-        lineage={"run": work.run.name, "seed": best["seed"], "train_rows": len(work.rows["train"])},
+        lineage={
+            "run": work.run.name,
+            "seed": best["seed"],
+            "train_rows": len(work.rows["train"]),
+            **open_gates(config.prompt.method, tensors),
+        },
         versions=versions(),
         trainable=best["trainable"],
         seconds=best["seconds"],

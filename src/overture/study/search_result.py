@@ -8,6 +8,7 @@ from overture.core.errors import Diverged
 from overture.engine import PromptedModel
 from overture.evaluate.facts import backbone_ref
 from overture.prompt import PromptConfig
+from overture.prompt.registry import open_gates
 from overture.store import Manifest
 from overture.study.charts import save_chart
 from overture.study.race import Lane, winner_of
@@ -162,7 +163,12 @@ def _stored(shared: Shared, work: Work, won: dict[str, Any], metrics: dict[str, 
         backbone=backbone_ref(work.backbone),
         task=portable(work.task),
         metrics=metrics,
-        lineage={"run": shared.run.name, "seed": won["seed"], "train_rows": len(work.rows["train"])},
+        lineage={
+            "run": shared.run.name,
+            "seed": won["seed"],
+            "train_rows": len(work.rows["train"]),
+            **open_gates(prompt.method, tensors),
+        },
         versions=versions(),
         trainable=sum(value.numel() for value in trained),
         seconds=won["seconds"],

@@ -269,7 +269,7 @@ class Space:
 
 def has_layer(method: str) -> bool:
     """Whether a method has a layer to choose."""
-    return "layer" in METHODS[method].options.model_fields
+    return METHODS[method].has_layer
 
 
 def _with(values: Sequence[int], own: int) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from overture.baseline.in_context import in_context_prompt
 from overture.core.config import validated
 from overture.core.errors import BackboneError
 from overture.core.meter import Meter
+from overture.core.projected import expanded
 from overture.core.types import Scorer
 from overture.engine import Backbone, InputCache, PromptedModel
 from overture.prompt import own_rate, prompt_tensors
@@ -236,7 +237,7 @@ def _kept_seed(work: Work, seed: int, tuned: Tuned, scorer: Scorer | None, rate:
 
 def _values(model: PromptedModel) -> dict[str, torch.Tensor]:
     """The prompt's values as they are now."""
-    return {name: value.clone() for name, value in prompt_tensors(model.prompt).items()}
+    return {name: value.clone() for name, value in expanded(prompt_tensors(model.prompt)).items()}
 
 
 def _tell_norms(work: Work, model: PromptedModel, start: dict[str, torch.Tensor], seed: int, rate: float) -> None:
@@ -245,7 +246,7 @@ def _tell_norms(work: Work, model: PromptedModel, start: dict[str, torch.Tensor]
 
 def _norms(work: Work, model: PromptedModel, start: dict[str, torch.Tensor]) -> dict[str, Any]:
     """How long the prompt's vectors are beside the vocabulary's, and how far they moved: means."""
-    end = prompt_tensors(model.prompt)
+    end = expanded(prompt_tensors(model.prompt))
     lengths = {
         name: {"start": float(start[name].float().norm(dim=-1).mean()), "end": float(value.float().norm(dim=-1).mean())}
         for name, value in end.items()

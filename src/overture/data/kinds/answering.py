@@ -361,6 +361,7 @@ KIND = Kind(
     name="qa",
     title="answers to questions about a text",
     metrics=("squad_f1", "squad_em"),
+    reported=("squad_f1_answerable", "no_answer_accuracy"),
     options=Options,
     check=_check,
     check_model=_check_model,

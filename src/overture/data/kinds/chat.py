@@ -142,7 +142,7 @@ def _sample(task: TaskFile) -> dict[str, Any]:
 KIND = Kind(
     name="chat",
     title="the assistant's turns of conversations",
-    metrics=("chrf", "bleu", "rouge_l", "squad_f1", "exact_match"),
+    metrics=("chrf", "bleu", "rouge_1", "rouge_2", "rouge_l", "squad_f1", "exact_match", "exact_text"),
     options=Options,
     check=_check,
     target_fields=_target_fields,

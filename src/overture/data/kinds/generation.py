@@ -81,7 +81,7 @@ def predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> list
 KIND = Kind(
     name="generation",
     title="an answer in free text",
-    metrics=("exact_match", "bleu", "chrf", "rouge_l", "squad_f1"),
+    metrics=("exact_match", "exact_text", "bleu", "chrf", "rouge_1", "rouge_2", "rouge_l", "squad_f1"),
     options=Options,
     check=_check,
     target_fields=target_fields,
