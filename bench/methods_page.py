@@ -81,6 +81,13 @@ def families_text() -> str:
     return f"{table(['family', 'kind', 'positions'], rows, are_numbers=False)}\n\n{note}\n\n{grid_text()}"
 
 
+MADE = (
+    "Made by `python bench/methods.py --data DIR`, which has the plan: every method with place, length, options and "
+    "seeds. It runs the cells that are missing (`--minutes 60` ends it between two), so the tables fill over several "
+    "sittings; each cell in `bench/results` tells its own settings. Those of `prefix-after` are docs/benchmarks.md's."
+)
+
+
 def measured_text(cells: Cells) -> str:
     """Test accuracy of every method that was run, task by task."""
     by_task: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -93,7 +100,7 @@ def measured_text(cells: Cells) -> str:
         "once and are kept. 'no': it reads them anew in every pass, since what is tuned stands in front of them or "
         f"changes them; 'partly': only the layers below the prompt's run once. {_few_seeds(cells)}"
     )
-    return "\n\n".join([head, *(_task_text(task, found) for task, found in sorted(by_task.items())), _made(cells)])
+    return "\n\n".join([head, *(_task_text(task, found) for task, found in sorted(by_task.items())), MADE])
 
 
 def _few_seeds(cells: Cells) -> str:
@@ -111,30 +118,9 @@ def _few_seeds(cells: Cells) -> str:
     if not pairs:
         return ""
     return (
-        "Ways whose inputs cannot be kept, or only in part, have one seed: where they cannot, a run takes "
-        f"{min(pairs):.1f} to {max(pairs):.1f} times as long as of the same method at `after`. So have those that mix "
-        "stored prompts, each of which was tuned once."
+        f"Ways whose inputs cannot be kept have one seed: a run takes {min(pairs):.1f} to {max(pairs):.1f} times as "
+        "long as of the same method at `after`. Where another way has one, its others are still to run."
     )
-
-
-def _made(cells: Cells) -> str:
-    """The commands that give the cells without a tag; those that are there are not run again."""
-    tasks: dict[tuple[str, str, int], set[str]] = defaultdict(set)
-    for cell in filter(_is_plain, cells):
-        prompt = cell["config"]["prompt"]
-        tasks[cell["way"], json.dumps(prompt["options"]), prompt["length"]].add(cell["task"])
-    ways: dict[tuple[str, int, tuple[str, ...]], list[str]] = defaultdict(list)
-    for (way, options, length), found in sorted(tasks.items()):
-        ways[options, length, tuple(sorted(found))].append(way)
-    made = "python bench/quality.py --data DIR --out bench/results/methods --threads 1 --seeds 3"
-    lines = []
-    for (options, length, names), found in ways.items():
-        words = [made, *(f"--task {name}" for name in names), *(f"--way {way}" for way in found), f"--length {length}"]
-        words += [] if options == "{}" else [f"--options '{options}'"]
-        # The study of SPoT's starts keeps the prompts that options name.
-        words += ["--store starts-work/store"] if "sources" in options else []
-        lines.append(" ".join(words))
-    return "\n".join(["```sh", *lines, "```"])
 
 
 def _task_text(task: str, cells: Cells) -> str:
