@@ -72,7 +72,8 @@ class TestTraining:
         trainee = Recorded(case)
         with torch.no_grad():
             before = float(trainee.model.loss(ROWS))
-        result = make_fit(trainee, optimiser=optimiser, epochs=4).run()
+        # At a rate where no start overshoots, for four epochs are few.
+        result = make_fit(trainee, optimiser=optimiser, epochs=4, lr=0.02).run()
         assert result.status == "finished"
         assert result.progress.history[result.progress.best_epoch]["validation_loss"] * len(ROWS) < before
 
