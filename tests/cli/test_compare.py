@@ -23,6 +23,7 @@ from overture.study.request import tune_config
 from overture.study.ways import WAYS, Bench, way_named
 
 WORDS = ["--way", "none", "--way", "prefix-after", "--size", "4", "--size", "8", "--seeds", "2", "--min-steps", "2"]
+SMALLEST = ["--way", "prefix-after", "--size", "4", "--seeds", "1", "--min-steps", "1", "--out", "out"]
 FEW = ["--default-rates", "--out", "out"]
 CELLS = {"none--0--0", "prefix-after--4--0", "prefix-after--8--0", "prefix-after--4--1", "prefix-after--8--1"}
 
@@ -165,20 +166,7 @@ def test_rates_that_are_chosen_cost_no_time_of_a_budget(task, overture, monkeypa
 
 
 def test_choosing_a_rate_goes_on_where_it_was_stopped(task, overture, monkeypatch) -> None:
-    words = [
-        "compare",
-        task,
-        "--way",
-        "prefix-after",
-        "--size",
-        "4",
-        "--seeds",
-        "1",
-        "--min-steps",
-        "1",
-        "--out",
-        "out",
-    ]
+    words = ["compare", task, *SMALLEST]
     tried = []
 
     def counted(lab: Lab, way: Any, key: Key, rate: float) -> Any:
@@ -197,20 +185,7 @@ def test_choosing_a_rate_goes_on_where_it_was_stopped(task, overture, monkeypatc
 
 
 def test_rates_that_stay_at_their_default_are_told(task, overture) -> None:
-    words = [
-        "compare",
-        task,
-        "--way",
-        "prefix-after",
-        "--size",
-        "4",
-        "--seeds",
-        "1",
-        "--min-steps",
-        "1",
-        "--out",
-        "out",
-    ]
+    words = ["compare", task, *SMALLEST]
     assert "keeps the default" not in overture(*words, "--default-rates").err
     assert "prefix-after keeps the default learning rate" in overture(*words, "--tune-rates").err
 
