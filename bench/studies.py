@@ -85,12 +85,12 @@ def _gap(cells: Cells, plain: Cells) -> str:
 def starts_text(folder: Path) -> str:
     """What SPoT's start and learnt ones give, and what pruning keeps."""
     parts = []
-    for name, text in {"spot": _spot, "reptile": _learnt, "fomaml": _learnt, "pruned": _pruned}.items():
+    for name, (title, text) in _STARTS.items():
         found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"{name}*.json"))]
         command = f"python bench/starts.py --data DIR --study {name}"
         bodies = [f"{text(one)}\n\nMade by `{command}{_asked(one)}`." for one in found]
         bodies = bodies or [NOT_YET.format(command=command)]
-        parts.append("\n\n".join([f"### {_TITLES[name]}", *bodies]))
+        parts.append("\n\n".join([f"### {title}", *bodies]))
     return "\n\n".join(parts)
 
 
@@ -108,12 +108,6 @@ def _asked(told: Mapping[str, Any]) -> str:
 
 
 _USUAL = "prefix"
-_TITLES = {
-    "spot": "A prompt of another task as the start (SPoT)",
-    "reptile": "A start learnt over tasks (Reptile)",
-    "fomaml": "A start learnt over tasks (first-order MAML)",
-    "pruned": "Pruned prompts (XPrompt)",
-}
 
 
 def _spot(told: Mapping[str, Any]) -> str:
@@ -197,6 +191,15 @@ def _pruned(told: Mapping[str, Any]) -> str:
         "the whole one."
     )
     return f"{lead}\n\n{table(['prompt', 'vectors', 'values', 'test accuracy', '95% interval'], rows)}"
+
+
+_STARTS = {
+    "spot": ("A prompt of another task as the start (SPoT)", _spot),
+    "reptile": ("A start learnt over tasks (Reptile)", _learnt),
+    "fomaml": ("A start learnt over tasks (first-order MAML)", _learnt),
+    "maml": ("A start learnt over tasks (MAML)", _learnt),
+    "pruned": ("Pruned prompts (XPrompt)", _pruned),
+}
 
 
 # -- ways side by side

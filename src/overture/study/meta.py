@@ -2,15 +2,16 @@
 
     theta <- theta + e_t (theta' - theta),   theta' = theta after k optimiser steps on one task,  e_t falling to zero
 
-That is Reptile. First-order MAML moves by the last of the k steps alone: what helps after the others were taken. Tasks
-take turns in an order drawn anew for each round.
+That is Reptile. First-order MAML moves by the last of the k steps alone: what helps after the others were taken. MAML
+(`study.maml`) moves by what would have made the last one better, through all of them. Tasks take turns in an order
+drawn anew for each round.
 
 Source: Nichol, Achiam and Schulman 2018, "On First-Order Meta-Learning Algorithms", algorithm 1 and section 5; for
 prompts Hou et al. 2022, "MetaPrompting: Learning to Learn Better Prompts", the section on learning the start of soft
-prompts by MAML. Deviations: MAML is first-order alone, since its second derivatives would run back through all k steps,
-each a pass through the model whose graph would have to be kept; the steps inside are AdamW's, with fresh moments on
-each visit, because a prompt is later tuned by AdamW, so first-order MAML moves by one AdamW step (the visit's last,
-with the moments of those before) and not by the gradient itself, whose size says nothing of how far a prompt may move.
+prompts by MAML. Deviations: the steps inside are AdamW's, with fresh moments on each visit, because a prompt is later
+tuned by AdamW, so first-order MAML moves by one AdamW step (the visit's last, with the moments of those before) and not
+by the gradient itself, whose size says nothing of how far a prompt may move. MAML's steps inside are plain gradient
+steps; its own gradient moves the start by AdamW, whose moments last over the visits.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,12 +23,12 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from overture.core.config import Config
 from overture.core.errors import ConfigError, Diverged
 from overture.core.seeds import derived_seed, named_random
 from overture.core.types import Encoded, PromptMethod
+from overture.data.batches import epoch_batches
 from overture.engine import Backbone, PromptedModel
 from overture.evaluate import paired_test
 from overture.evaluate.facts import backbone_ref
@@ -36,14 +37,16 @@ from overture.prompt import own_rate, prompt_tensors
 from overture.prompt.registry import method_from
 from overture.store import Manifest, Store
 from overture.store.names import checked_name
+from overture.study.maml import Maml, Values
 from overture.study.request import TuneConfig, pinned, with_slots
 from overture.study.result import portable
 from overture.study.run import Run, versions
 from overture.study.several import alike, all_prepared
 from overture.study.work import Work, metrics_of
 from overture.train import Fit, TrainConfig, Validation
+from overture.train.optim import OPTIMISERS
 
-Values = dict[str, Tensor]
+Move = Callable[[Work, str], tuple[Values, float]]
 Listener = Callable[[dict[str, Any]], None]
 
 
@@ -55,8 +58,10 @@ class MetaConfig(Config):
     rate: float = Field(
         0.5, gt=0, le=1, description="How far the start moves towards where a visit led; falls to zero over the visits."
     )
-    algorithm: Literal["reptile", "fomaml"] = Field(
-        "reptile", description="reptile moves by all steps of a visit, fomaml (first-order MAML) by the last."
+    algorithm: Literal["reptile", "fomaml", "maml"] = Field(
+        "reptile",
+        description="reptile moves by all steps of a visit, fomaml (first-order MAML) by the last, maml by what makes "
+        "the last one better, second derivatives and all, which takes several times as long.",
     )
 
 
@@ -126,7 +131,11 @@ class _Start:
         # A visit is one epoch of just so many rows, at one rate; measured is what a user's own short training gives.
         self.tuning: TrainConfig = self.request.train.model_copy(update={"epochs": 1, "passes": 1, "lr": rate})
         self.train = self.tuning.model_copy(update={"warmup_steps": 0, "schedule": "constant"})
+        groups = [{"params": [value]} for value in self.values.values()]
+        self.outer = OPTIMISERS[self.train.optimiser](groups, rate, self.train.weight_decay)
         self.history: list[dict[str, Any]] = []
+        moves = {"reptile": self._by_all_steps, "fomaml": self._by_the_last_step, "maml": self._by_maml}
+        self.moved: Move = moves[config.algorithm]
 
     def learnt(self, name: str) -> dict[str, Any]:
         """Learn, measure, keep."""
@@ -173,9 +182,8 @@ class _Start:
             if self.works[0].is_stop_asked():
                 return
             before = _copied(self.values)
-            reached, last, loss = self._visited(work, f"visit {step}", self.train)
+            moved, loss = self.moved(work, f"visit {step}")
             share = self.config.rate * (1 - step / self.config.steps)
-            moved = reached if self.config.algorithm == "reptile" else last
             _put(self.values, {key: value + share * moved[key] for key, value in before.items()} if moved else before)
             if not moved:
                 work.notice(f"{work.task.name}: the loss became NaN or infinite on a visit, which moved nothing")
@@ -188,6 +196,33 @@ class _Start:
             order = list(self.works)
             named_random(self.request.seed, "turn", turn).shuffle(order)
             yield order[place]
+
+    def _by_all_steps(self, work: Work, key: str) -> tuple[Values, float]:
+        moved, _, loss = self._visited(work, key, self.train)
+        return moved, loss
+
+    def _by_the_last_step(self, work: Work, key: str) -> tuple[Values, float]:
+        _, moved, loss = self._visited(work, key, self.train)
+        return moved, loss
+
+    def _by_maml(self, work: Work, key: str) -> tuple[Values, float]:
+        train, model = self.train, self._model(work)
+        assert train.lr is not None
+        rows, seed = self._rows(work, key, train)
+        maml = Maml(model, train.lr, train.clip, train.max_tokens, work.notice)
+        gradient, loss = maml.gradient(epoch_batches(rows, train.batch_size, seed, 0))
+        if not gradient:
+            return {}, loss
+        before = _copied(self.values)
+        for name, value in self.values.items():
+            value.grad = gradient[name]
+        self.outer.step()
+        return {name: value.detach() - before[name] for name, value in self.values.items()}, loss
+
+    def _rows(self, work: Work, key: str, train: TrainConfig) -> tuple[list[Encoded], int]:
+        """A visit's rows, and the seed that drew them."""
+        seed = derived_seed(self.request.seed, "meta", work.task.name, key)
+        return _drawn(work.rows["train"], self.config.inner * train.batch_size, seed), seed
 
     def _visited(self, work: Work, key: str, train: TrainConfig) -> tuple[Values, Values, float]:
         """Take the steps of one visit: how far all of them led, how far the last did, and the mean loss.
@@ -202,8 +237,7 @@ class _Start:
             if event["event"] == "step" and event["step"] == self.config.inner - 1:
                 before_last = _copied(self.values)
 
-        seed = derived_seed(self.request.seed, "meta", work.task.name, key)
-        rows = _drawn(work.rows["train"], self.config.inner * train.batch_size, seed)
+        rows, seed = self._rows(work, key, train)
         found = Fit(self._model(work), rows, lambda: Validation(0.0, 0.0), train, seed, events=note).run()
         if not found.best:
             return {}, {}, float("nan")
