@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from fakes import backbone_of, reference_of
-from overture.core.errors import ConfigError
+from overture.core.errors import ConfigError, DataError
 from overture.data import Encoder, Task, load_splits
 from overture.data.foreign import task_of_lm_eval, task_of_promptsource
 from overture.data.rows import gold_of
@@ -149,6 +149,53 @@ def test_ways_to_name_a_field_of_choices(tmp_path, changes, field):
         assert gold_of(task, [row]) == (row.fields["text"],)
 
 
+def test_letters_for_the_entries_of_a_list(tmp_path):
+    """MMLU as it comes: the choices are shown behind letters, and a letter is the answer."""
+    letters = "ABCD"
+    text = (
+        "{{question.strip()}}\n"
+        + "".join(f"{own}. {{{{choices[{n}]}}}}\n" for n, own in enumerate(letters))
+        + "Answer:"
+    )
+    changes = {"doc_to_text": text, "doc_to_choice": list(letters), "doc_to_target": "answer"}
+    task = task_of(task_of_lm_eval(written(tmp_path, MMLU, MMLU_ROWS, **changes)), tmp_path)
+    assert (task.kind, task.fields[1:], task.columns) == (
+        "classification",
+        tuple(f"choices[{n}]" for n in range(4)),
+        ("question", "choices"),
+    )
+    splits = load_splits(task)
+    read = sorted([*splits.train, *splits.validation, *splits.test], key=lambda row: row.line)
+    backbone = backbone_of("llama")
+    scored = score(PromptedModel(backbone), Encoder(task, backbone.tokenizer).encode(read), task, gold_of(task, read))
+    wanted = []
+    for row in MMLU_ROWS:
+        listed = "".join(f"{own}. {shown}\n" for own, shown in zip(letters, row["choices"], strict=True))
+        found = [log_likelihood(f"{row['question']}\n{listed}Answer:", own)[0] for own in letters]
+        wanted.append(str(max(range(4), key=found.__getitem__)))
+    assert list(scored.predicted) == wanted
+    assert list(scored.gold) == [str(row["answer"]) for row in MMLU_ROWS]
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        (["a", "b", "c"], "field 'choices' has 3 entries (wanted 4 at least, for {choices[3]})"),
+        ("abcd", "field 'choices' is of type str (wanted a list, for {choices[0]})"),
+        (["a", "b", "c", {}], "field 'choices[3]' is an object"),
+    ],
+)
+def test_rows_without_the_entry(tmp_path, choices, message):
+    rows = [*MMLU_ROWS, {**MMLU_ROWS[0], "choices": choices}]
+    text = "{{question}} " + " ".join(f"{{{{choices[{n}]}}}}" for n in range(4))
+    changes = {"doc_to_text": text, "doc_to_choice": list("ABCD"), "doc_to_target": "answer"}
+    task = task_of(task_of_lm_eval(written(tmp_path, MMLU, rows, **changes)), tmp_path)
+    with pytest.raises(DataError) as caught:
+        load_splits(task)
+    assert f"rows.jsonl:{len(rows)}" in str(caught.value)
+    assert message in str(caught.value)
+
+
 def test_the_metrics_of_choices(tmp_path):
     def notes(*names):
         listed = [{"metric": name} for name in names] or None
@@ -185,7 +232,8 @@ def test_data_elsewhere_is_taken_as_it_is_told(tmp_path):
         ({"doc_to_target": 0}, "a template or the name of a field"),
         ({"doc_to_target": "{{answer}} or {{question}}"}, "a field, or a list's .index(field)"),
         ({"doc_to_text": "{{question}}\n{{choices}}"}, "the template does not show"),
-        ({"doc_to_text": "{{question}}\nA. {{choices[0]}}"}, "a part of a field"),
+        ({"doc_to_text": "{{question}}\nA. {{choices[-1]}}"}, "a part of a field"),
+        ({"doc_to_target": "{{choices[0]}}"}, "a field, or a list's .index(field)"),
         ({"target_delimiter": ""}, "target_delimiter"),
         ({"doc_to_text": "{{question}}\n"}, "behind white space"),
         ({"doc_to_choice": ["a", "b", "c", "d"], "doc_to_target": "{{choices.index(answer)}}"}, "a constant list's"),

@@ -183,7 +183,7 @@ def test_splits_of_files(rows):
         ({"doc_to_text": "{{passage.upper()}}"}, "a call"),
         ({"doc_to_text": "{{doc.passage}}"}, "a part of a field"),
         ({"doc_to_text": "{{passage|replace('a', 'b')}}"}, "filter 'replace'"),
-        ({"doc_to_text": "{{passage[0]}}"}, "a part of a field"),
+        ({"doc_to_text": "{{passage['a']}}"}, "a part of a field"),
         ({"doc_to_text": "{{ 'a' if label else 'b' }}"}, "a condition"),
         ({"doc_to_text": "{{ passage"}, "not a Jinja template"),
         ({"doc_to_text": "{{ ''.__class__.__mro__ }}"}, "a part of a field"),

@@ -121,7 +121,7 @@ def _lines(texts: Sequence[str]) -> tuple[str, list[str]]:
 def _rows_of_lines(tasks: Sequence["Task"], lines: tuple[str, list[str]]) -> list[Fields]:
     """Each line as fields: a JSON object, or a plain text where every template has one field."""
     where, found = lines
-    names = list(dict.fromkeys(name for task in tasks for name in task.fields))
+    names = list(dict.fromkeys(name for task in tasks for name in task.columns))
     rows: list[Fields] = []
     problems: list[Problem] = []
     for number, line in enumerate(found, 1):
@@ -130,7 +130,7 @@ def _rows_of_lines(tasks: Sequence["Task"], lines: tuple[str, list[str]]) -> lis
             rows.append(row)
         elif not line.strip() and where == "stdin":
             continue
-        elif all(len(task.fields) == 1 for task in tasks):
+        elif all(len(task.columns) == 1 for task in tasks):
             rows.append(dict.fromkeys(names, line.rstrip("\r")))
         else:
             wanted = f"wanted a JSON object with {', '.join(names)}"
@@ -195,6 +195,6 @@ def predictions_together(prompts: Mapping[str, "TunedPrompt"], rows: Sequence[Fi
 
 def answer(task: "Task", row: Fields, found: "Prediction") -> dict[str, Any]:
     """A prediction as it is printed: the input, then what the kind of task shows of it."""
-    fields = {name: row[name] for name in task.fields}
-    given = {"input": fields[task.fields[0]] if len(fields) == 1 else fields}
+    fields = {name: row[name] for name in task.columns}
+    given = {"input": fields[task.columns[0]] if len(fields) == 1 else fields}
     return {**given, **task.spec.shown(task, found)}

@@ -14,6 +14,7 @@ from overture.core.decoding import Decoding
 from overture.core.errors import Problem
 from overture.core.types import Allowed, Candidates, Encoded, Marks, Prediction, Scorer, TextTokenizer
 from overture.data.row import Row
+from overture.data.template import column_of
 from overture.data.values import as_text
 
 
@@ -174,8 +175,13 @@ def no_group(task: TaskFile, row: Row) -> str:
 
 
 def some_texts(task: TaskFile) -> dict[str, Any]:
-    """A text for every field of the template."""
-    return dict.fromkeys(task.fields, "some text")
+    """A text for every field of the template, and lists long enough for the entries that it shows."""
+    found: dict[str, Any] = {}
+    for column, entry in map(column_of, task.fields):
+        known = found.get(column)
+        count = max(entry + 1, len(known) if isinstance(known, list) else 0) if entry is not None else 0
+        found[column] = ["some text"] * count or "some text"
+    return found
 
 
 def no_shots(task: TaskFile, row: Row) -> str | None:

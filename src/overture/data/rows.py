@@ -8,6 +8,7 @@ from typing import Any
 from overture.core.errors import Problem
 from overture.data.row import Row, answer_texts, broken_text, missing_field
 from overture.data.task import Task
+from overture.data.template import column_of
 from overture.data.values import kind, label_text
 
 __all__ = [
@@ -40,7 +41,7 @@ class ShownRow:
 
 def texts_of(task: Task, row: Row) -> dict[str, str]:
     """The texts of the fields that the template shows; the row must have passed `row_problems`."""
-    return {name: _text(task, name, row.fields[name]) or "" for name in task.fields}
+    return {name: _text(task, name, _value(name, row)) or "" for name in task.fields}
 
 
 def label_of(task: Task, row: Row) -> str:
@@ -76,8 +77,9 @@ def row_problems(task: Task, row: Row, with_answer: bool = True, skip: Collectio
         with_answer: whether its label or answer is needed.
         skip: fields that were reported already.
     """
-    fields = [name for name in task.fields if name not in skip]
-    problems = [problem for name in fields for problem in _field_problems(task, name, row)]
+    fields = [name for name in task.fields if column_of(name)[0] not in skip]
+    found = [problem for name in fields for problem in _field_problems(task, name, row)]
+    problems = [problem for number, problem in enumerate(found) if problem not in found[:number]]
     if not problems and len(fields) == len(task.fields) and not any(t.strip() for t in texts_of(task, row).values()):
         problems.append(Problem(row.where, f"empty text in {', '.join(map(repr, task.fields))}"))
     problems += [problem for problem in task.spec.input_problems(task, row) if problem not in problems]
@@ -90,10 +92,29 @@ def _text(task: Task, name: str, value: Any) -> str | None:
     return task.spec.field_text(task, name, value)
 
 
+def _value(name: str, row: Row) -> Any:
+    """What stands in a row's field, or in an entry of it."""
+    column, entry = column_of(name)
+    return row.fields[column] if entry is None else row.fields[column][entry]
+
+
 def _field_problems(task: Task, name: str, row: Row) -> list[Problem]:
-    if name not in row.fields:
-        return [missing_field(name, row.where, list(row.fields))]
-    text = _text(task, name, row.fields[name])
+    column, entry = column_of(name)
+    if column not in row.fields:
+        return [missing_field(column, row.where, list(row.fields))]
+    if entry is not None and (problem := _list_problem(column, entry, row)):
+        return [problem]
+    text = _text(task, name, _value(name, row))
     if text is None:
-        return [Problem(row.where, f"field {name!r} is {kind(row.fields[name])}", task.spec.wanted)]
+        return [Problem(row.where, f"field {name!r} is {kind(_value(name, row))}", task.spec.wanted)]
     return broken_text(name, text, row)
+
+
+def _list_problem(column: str, entry: int, row: Row) -> Problem | None:
+    found = row.fields[column]
+    if not isinstance(found, list):
+        return Problem(row.where, f"field {column!r} is {kind(found)}", f"wanted a list, for {{{column}[{entry}]}}")
+    if len(found) <= entry:
+        wanted = f"wanted {entry + 1} at least, for {{{column}[{entry}]}}"
+        return Problem(row.where, f"field {column!r} has {len(found)} entries", wanted)
+    return None

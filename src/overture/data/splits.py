@@ -108,7 +108,7 @@ def _all_problems(task: Task, rows: list[Row]) -> list[Problem]:
     """Every row's problems; a field that no row has is one problem, not one for each row."""
     if not rows:
         return []
-    nowhere = [n for n in (*task.fields, *task.target_fields) if not any(n in row.fields for row in rows)]
+    nowhere = [n for n in (*task.columns, *task.target_fields) if not any(n in row.fields for row in rows)]
     problems = [missing_field(name, rows[0].file, list(rows[0].fields)) for name in nowhere]
     return problems + [problem for row in rows for problem in row_problems(task, row, skip=nowhere)]
 

@@ -13,7 +13,7 @@ from overture.core.types import Reading
 from overture.data.formats import FormatName
 from overture.data.kind import Kind
 from overture.data.kinds.registry import KINDS, kind_named
-from overture.data.template import Parsed, num_masks_in, num_vectors_in, parse, slots_in
+from overture.data.template import Parsed, column_of, num_masks_in, num_vectors_in, parse, slots_in
 from overture.data.values import label_text
 
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
@@ -167,7 +167,7 @@ class Task(Config):
         spec.check(self)
         if self.metric not in spec.metrics:
             raise ValueError(f"metric {self.metric} does not fit {self.kind}; known: {', '.join(spec.metrics)}")
-        shown = set(self.target_fields) & set(self.fields)
+        shown = set(self.target_fields) & set(self.columns)
         if shown:
             raise ValueError(f"the template shows {shown.pop()!r}, which is what the model must find")
         return self
@@ -184,8 +184,13 @@ class Task(Config):
 
     @cached_property
     def fields(self) -> tuple[str, ...]:
-        """The fields that the template shows, each once, in order."""
+        """What the template shows, fields and entries of lists, each once, in order."""
         return tuple(dict.fromkeys(slot.name for slot in slots_in(_pieces_of(self.template))))
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The fields of a row that the template shows, whole or in part, each once, in order."""
+        return tuple(dict.fromkeys(column_of(name)[0] for name in self.fields))
 
     @cached_property
     def num_slot_vectors(self) -> int:

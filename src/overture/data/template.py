@@ -1,4 +1,4 @@
-"""Templates: ``{field}``, ``{prompt:5}``, ``{mask}`` and nothing more, so that none can run code or use up the machine.
+"""Templates: ``{field}``, ``{list[0]}``, ``{prompt:5}``, ``{mask}`` and nothing more, so that none can run code.
 
 A template becomes pieces: constant text, slots for values, gaps for prompt vectors, the mask at which an encoder
 predicts, and ``None`` where tokenisation must not join what stands on both sides.
@@ -20,7 +20,7 @@ _NOT_IN_NAMES = re.compile(r"[.\[\]!:\n\"]")
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where a field's value goes; `shot` numbers the in-context example it belongs to, -1 the row itself."""
+    """Where a field or a list's entry goes; `shot` numbers the in-context example it belongs to, -1 the row itself."""
 
     name: str
     shot: int = _ROW
@@ -41,12 +41,19 @@ class Mask:
 Parsed = str | Slot | Gap | Mask
 Piece = Parsed | None
 _GAP = re.compile(r"prompt:([1-9][0-9]{0,3})")
+_ENTRY = re.compile(r"(.+)\[([0-9]{1,3})\]", re.DOTALL)
 
 
 def is_field_name(name: str) -> bool:
     """Whether a template can name the field."""
     is_free = name not in ("", "mask") and name == name.strip()
     return is_free and not re.search(r"[{}]", name) and not _NOT_IN_NAMES.search(name)
+
+
+def column_of(name: str) -> tuple[str, int | None]:
+    """The field that a slot shows, and the number of its entry where it shows one: of ``choices[0]`` the first."""
+    entry = _ENTRY.fullmatch(name)
+    return (entry.group(1), int(entry.group(2))) if entry else (name, None)
 
 
 def parse(text: str) -> tuple[Parsed, ...]:
@@ -67,12 +74,12 @@ def parse(text: str) -> tuple[Parsed, ...]:
             pieces.append(Gap(int(gap.group(1))))
         elif name == "mask":
             pieces.append(Mask())
-        elif name is not None and is_field_name(name):
+        elif name is not None and is_field_name(column_of(name)[0]):
             pieces.append(Slot(name))
         else:
             raise ValueError(
-                f"{match.group()!r} is not a field; write {{name}} for a field, {{prompt:5}} for prompt vectors, "
-                "{{mask}} for an encoder's mask, and {{{{ or }}}} for a brace"
+                f"{match.group()!r} is not a field; write {{name}} for a field, {{name[0]}} for a list's first entry, "
+                "{prompt:5} for prompt vectors, {mask} for an encoder's mask, and {{ or }} for a brace"
             )
     return _joined([*pieces, text[end:]])
 

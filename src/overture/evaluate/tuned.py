@@ -94,11 +94,11 @@ class TunedPrompt:
     def _fields(self, row: Mapping[str, Any] | str) -> Mapping[str, Any]:
         if not isinstance(row, str):
             return row
-        if len(self.task.fields) != 1:
+        if len(self.task.columns) != 1:
             raise DataError(
-                "a plain text fits only a template with one field", got="a text", wanted=", ".join(self.task.fields)
+                "a plain text fits only a template with one field", got="a text", wanted=", ".join(self.task.columns)
             )
-        return {self.task.fields[0]: row}
+        return {self.task.columns[0]: row}
 
 
 def predict_together(

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, TemplateError, nodes
 
 from overture.core.errors import ConfigError
-from overture.data.template import is_field_name
+from overture.data.template import column_of, is_field_name
 
 Constants = Mapping[str, list[str]]
 _WANTED = "text, {{ field }}, constants"
@@ -114,7 +114,7 @@ def as_template(found: Parsed, where: str) -> str:
     for part in found.parts:
         if isinstance(part, str):
             text += re.sub(r"[{}]", r"\g<0>\g<0>", part)
-        elif part.is_chosen or not is_field_name(part.name):
+        elif part.is_chosen or not is_field_name(column_of(part.name)[0]):
             raise ConfigError("a template of ours cannot show this", where=where, got=part.name, wanted=_WANTED)
         else:
             text += f"{{{part.name}}}"
@@ -151,11 +151,23 @@ class _Reader:
         constant = self.constant(node)
         if isinstance(constant, str | int):
             return str(constant)
-        if isinstance(node, nodes.Name):
-            return Field(node.name)
+        shown = self.shown(node)
+        if shown is not None:
+            return Field(shown)
         if isinstance(node, nodes.Getitem):
             return self.chosen(node)
         return self.searched(node) or self.stripped(node)
+
+    def shown(self, node: Any) -> str | None:
+        """A field, or an entry of one that is a list, as our templates name it; None for anything else."""
+        if isinstance(node, nodes.Name):
+            return node.name
+        if not isinstance(node, nodes.Getitem) or not isinstance(node.arg, nodes.Const):
+            return None
+        entry, inner = node.arg.value, node.node
+        is_entry = isinstance(entry, int) and not isinstance(entry, bool) and entry >= 0
+        is_own = self.own is not None and isinstance(inner, nodes.Name) and inner.name == "answer_choices"
+        return f"{inner.name}[{entry}]" if is_entry and isinstance(inner, nodes.Name) and not is_own else None
 
     def constant(self, node: Any) -> Any:
         """A text, number or list that is written out; None for anything else."""
@@ -219,10 +231,10 @@ class _Reader:
             inner = node.node
         elif isinstance(node, nodes.Call) and not node.args and isinstance(node.node, nodes.Getattr):
             inner = node.node.node if node.node.attr in ("strip", "lstrip", "rstrip") else None
-        if isinstance(inner, nodes.Name):
-            self.found.notes.append(f"{self.where}: white space around {inner.name!r} is not cut off as there")
-            return inner.name
-        return node.name if isinstance(node, nodes.Name) else None
+        shown = None if inner is None else self.shown(inner)
+        if shown is not None:
+            self.found.notes.append(f"{self.where}: white space around {shown!r} is not cut off as there")
+        return shown or self.shown(node)
 
 
 def _described(node: Any) -> str:

@@ -14,7 +14,7 @@ from overture.data.foreign.jinja import Field, Parsed
 from overture.data.read import read_found
 from overture.data.row import Row
 from overture.data.task import Task
-from overture.data.template import parse, slots_in
+from overture.data.template import column_of, parse, slots_in
 from overture.data.values import as_text, label_text
 
 OWN_CHOICES = (
@@ -65,10 +65,11 @@ def labels_of(choices: Sequence[str], first: int, is_index: bool, delimiter: str
 
 
 def only_field(found: Parsed) -> Field | None:
-    """The field of a template that shows one and, but for white space, nothing else."""
+    """The whole field that a template shows, where it shows one and, but for white space, nothing else."""
     fields = [part for part in found.parts if isinstance(part, Field)]
     texts = [part for part in found.parts if isinstance(part, str) and part.strip()]
-    return fields[0] if len(fields) == 1 and not texts else None
+    is_whole = len(fields) == 1 and column_of(fields[0].name)[1] is None
+    return fields[0] if is_whole and not texts else None
 
 
 def source_of(path: Path) -> dict[str, Any]:

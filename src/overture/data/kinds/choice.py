@@ -138,7 +138,9 @@ def _shot(task: TaskFile, row: Row) -> str | None:
 
 def _sample(task: TaskFile) -> dict[str, Any]:
     own: Options = task.own
-    return {**some_texts(task), own.choices_field: ["one", "another"]}
+    texts = some_texts(task)
+    count = max(2, len(texts[own.choices_field]) if isinstance(texts.get(own.choices_field), list) else 0)
+    return {**texts, own.choices_field: [f"choice {number}" for number in range(1, count + 1)]}
 
 
 KIND = Kind(
