@@ -20,7 +20,7 @@ NUM_CHOICES, MAX_TURNS = 4, 3
 
 
 def multilabel(tweets: list[Fields]) -> list[Fields]:
-    """The types of the names in a tweet; tweets that name nobody, two of three, are left out."""
+    """The types of the names in a tweet; tweets that name nobody, three of five, are left out."""
     found = [
         {"text": " ".join(tweet["tokens"]), "label": sorted({tag[2:] for tag in tweet["tags"] if tag != "O"})}
         for tweet in tweets
