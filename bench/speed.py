@@ -35,6 +35,7 @@ import overture
 from overture.core.errors import UserError
 from overture.core.files import sha256_file, write_json
 from overture.core.meter import Meter
+from overture.core.packages import install
 from overture.core.seeds import named_random
 from overture.core.types import Encoded
 from overture.data import Encoder, epoch_batches
@@ -46,7 +47,7 @@ from tasks import WORDINGS, decoder_task, rows_of
 try:
     import peft
 except ImportError:
-    raise SystemExit("peft is not installed\n  fix: pip install 'overture[peft]'") from None
+    raise SystemExit(f"peft is not installed\n  fix: {install('peft')}") from None
 
 RESULTS = Path(__file__).parent / "results" / "speed"
 NUM_EPOCHS_OF_A_RUN = 10

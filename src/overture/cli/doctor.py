@@ -14,6 +14,7 @@ import typer
 from overture.cli.options import JsonOption, StoreOption, store_root
 from overture.cli.out import console, emit, say, size_text
 from overture.core.errors import OvertureError
+from overture.core.packages import install, requirements
 
 _LEAST_FREE_BYTES = 1_000_000_000
 _MATRIX_SIZE = 1024
@@ -86,7 +87,10 @@ def _packages(errors: list[str], advice: list[str]) -> tuple[Facts, Facts]:
     """What Overture's own metadata requires, and the packages of each extra."""
     packages: Facts = {}
     extras: Facts = {}
-    for requirement, extra in _requirements():
+    from packaging.requirements import Requirement
+
+    # Not named by the metadata: it comes with transformers, and its version decides the tokens.
+    for requirement, extra in [(Requirement("tokenizers"), ""), *requirements()]:
         found = _installed(requirement)
         if not extra:
             packages[requirement.name] = found
@@ -96,24 +100,8 @@ def _packages(errors: list[str], advice: list[str]) -> tuple[Facts, Facts]:
             extras.setdefault(extra, {})[requirement.name] = found
     for name, found in extras.items():
         if any(one["problem"] for one in found.values()):
-            advice.append(f"the extra {name!r} is not installed: pip install 'overture[{name}]'")
+            advice.append(f"the extra {name!r} is not installed: {install(name)}")
     return packages, extras
-
-
-def _requirements() -> Iterator[tuple[Any, str]]:
-    # packaging comes with transformers.
-    from packaging.requirements import Requirement
-
-    # Not named by the metadata: it comes with transformers, and its version decides the tokens.
-    yield Requirement("tokenizers"), ""
-    extras = metadata.metadata("overture").get_all("Provides-Extra") or []
-    for line in metadata.requires("overture") or []:
-        requirement = Requirement(line)
-        marker, requirement.marker = requirement.marker, None
-        if marker is None or marker.evaluate({"extra": ""}):
-            yield requirement, ""
-        else:
-            yield from ((requirement, extra) for extra in extras if marker.evaluate({"extra": extra}))
 
 
 def _installed(requirement: Any) -> Facts:

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from overture.core.errors import ConfigError, DataError, Problem
+from overture.core.packages import install
 from overture.core.seeds import named_random
 from overture.data.read import flattened, scan
 from overture.data.rows import Row, missing_field, row_problems, texts_of
@@ -87,7 +88,7 @@ def _from_hub(data: DataConfig, problems: list[Problem], notices: list[str]) -> 
             "a data set of the Hub needs the datasets package",
             where="data.dataset",
             got=str(data.dataset),
-            fix="pip install overture[datasets]",
+            fix=install("datasets"),
         ) from None
     try:
         hub: Mapping[str, Any] = datasets.load_dataset(data.dataset, data.subset)

@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from overture.core.config import Config
 from overture.core.errors import ArtifactError, BackboneError, ConfigError
+from overture.core.packages import install
 from overture.core.seeds import derived_seed
 from overture.engine.backbone import Backbone
 
@@ -82,9 +83,7 @@ def _peft() -> Any:
     try:
         import peft
     except ImportError:
-        raise BackboneError(
-            "LoRA needs the package peft, which is not installed", fix='pip install "overture[peft]"'
-        ) from None
+        raise BackboneError("LoRA needs the package peft, which is not installed", fix=install("peft")) from None
     return peft
 
 

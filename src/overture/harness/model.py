@@ -21,6 +21,7 @@ import torch
 
 from overture.core.errors import BackboneError, ConfigError, DataError
 from overture.core.files import store_dir
+from overture.core.packages import install
 from overture.core.types import Candidates, Encoded
 from overture.engine import Backbone, PromptedModel, load_backbone
 from overture.evaluate.tuned import TunedPrompt, shown
@@ -33,7 +34,7 @@ try:
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
     from tqdm import tqdm
 except ImportError as _error:
-    raise ConfigError("the harness is not installed", got=str(_error), fix="pip install overture[harness]") from None
+    raise ConfigError("the harness is not installed", got=str(_error), fix=install("harness")) from None
 
 Ids = tuple[int, ...]
 Pair = tuple[Any, Sequence[int], Sequence[int]]

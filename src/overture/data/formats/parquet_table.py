@@ -3,6 +3,7 @@
 import io
 
 from overture.core.errors import ConfigError, Problem
+from overture.core.packages import install
 from overture.data.formats.form import Container, Problems, Rows
 
 
@@ -12,7 +13,7 @@ def _read(raw: bytes, file: str, problems: Problems) -> tuple[Rows, list[int]]:
         from pyarrow import parquet
     except ImportError:
         raise ConfigError(
-            "Parquet files need pyarrow", where=file, fix="pip install overture[parquet], or use .jsonl"
+            "Parquet files need pyarrow", where=file, fix=f"{install('parquet')}, or use .jsonl"
         ) from None
     try:
         rows: Rows = parquet.read_table(io.BytesIO(raw)).to_pylist()
