@@ -119,7 +119,7 @@ def _few_seeds(cells: Cells) -> str:
         return ""
     return (
         f"Ways whose inputs cannot be kept have one seed: a run takes {min(pairs):.1f} to {max(pairs):.1f} times as "
-        "long as of the same method at `after`. Where another way has one, its others are still to run."
+        "long as one of the same method at `after`. Where another way has one, its others are still to run."
     )
 
 

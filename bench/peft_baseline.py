@@ -334,6 +334,7 @@ def parse_arguments() -> argparse.Namespace:
         type=float,
         help="any other than the task's best is a check: the test set is not scored and the file name holds the rate",
     )
+    parser.add_argument("--test", action="store_true", help="score the test set at any rate")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     return parser.parse_args()
 
@@ -349,10 +350,10 @@ def main() -> None:
             if path.exists():
                 print(f"{path.name}: exists, skipped", flush=True)
                 continue
+            is_scored = config.is_main or arguments.test
             with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-                result = pool.submit(
-                    run_cell, config, arguments.model, arguments.data, arguments.threads, config.is_main
-                ).result()
+                run = pool.submit(run_cell, config, arguments.model, arguments.data, arguments.threads, is_scored)
+                result = run.result()
             write_json(path, result)
             print(report_line(path, result), flush=True)
 

@@ -36,7 +36,7 @@ def speed_text(results: Sequence[dict[str, Any]], picture: str) -> str:
     head = (
         f"![Training speed beside peft]({picture})\n\n"
         "Every way trains on the same rows with the same model, batch size, prompt length and number of steps, in one "
-        "process; the ways take turns, and ratios are taken within a round. Cells are the median of the rounds with "
+        "process; the ways take turns, and ratios are taken within a round. Figures are medians of the rounds with "
         '(lowest-highest). "Same method" compares vectors with peft prompt tuning and prefix with peft prefix tuning.'
     )
     return "\n\n".join([head, *map(_speed_part, results)])
@@ -188,9 +188,9 @@ def cell_of(path: Path) -> Cell | None:
 
 
 def _lora_cell(path: Path, found: dict[str, Any]) -> Cell:
-    config = found["config"]
+    config, is_check = found["config"], "-lr" in path.name
     return Cell(
-        way=LORA if "-lr" not in path.name else f"{LORA}, lr {config['lr']:g}",
+        way=f"{LORA}, lr {config['lr']:g}" if is_check else LORA,
         task=config["task"],
         seed=config["seed"],
         test=found["test"]["accuracy"],
@@ -202,7 +202,7 @@ def _lora_cell(path: Path, found: dict[str, Any]) -> Cell:
         setting=f"r = {config['rank']}, lr {config['lr']:g}, {config['num_epochs']} epochs, "
         f"{config['num_train']} training rows, {threads(found)}",
         command=f"python bench/peft_baseline.py --data DIR --model MODEL --task {config['task']} "
-        f"--threads {found['threads']}",
+        f"--threads {found['threads']}" + (f" --lr {config['lr']:g} --test" if is_check else ""),
     )
 
 

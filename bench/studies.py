@@ -87,7 +87,9 @@ def starts_text(folder: Path) -> str:
     parts = []
     for name, (title, text) in _STARTS.items():
         found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"{name}*.json"))]
-        command = f"python bench/starts.py --data DIR --study {name}"
+        command = f"python bench/starts.py --data DIR --study {name}" + (
+            " --snippets ARCHIVE" if name == "spot" else ""
+        )
         bodies = [f"{text(one)}\n\nMade by `{command}{_asked(one)}`." for one in found]
         bodies = bodies or [NOT_YET.format(command=command)]
         parts.append("\n\n".join([f"### {title}", *bodies]))

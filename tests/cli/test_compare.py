@@ -1,11 +1,13 @@
 """``overture compare`` end to end on a tiny model."""
 
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from comparisons import CELLS, FEW, WORDS, cells, timeless
 
 from overture.cli import compare as command
@@ -326,12 +328,18 @@ def test_diverged_seed_is_told(task, overture, monkeypatch) -> None:
 
 
 def test_a_way_that_fails_does_not_stop_the_others(task, overture, monkeypatch) -> None:
-    run, asked = study.measured, []
+    run, asked, tensors = study.measured, [], []
 
     def failing(lab, way, key, rate):
         asked.append(str(key))
+        assert all(tensor() is None for tensor in tensors), "a cell that failed stays in memory"
         if way.name == "vectors-before" and key.size == 8:
-            raise BackboneError("the model said no", where="/secret/place")
+            held = torch.zeros(1)
+            tensors.append(weakref.ref(held))
+            try:
+                raise torch.OutOfMemoryError("full")
+            except torch.OutOfMemoryError as error:
+                raise BackboneError("the model said no", where="/secret/place") from error
         return run(lab, way, key, rate)
 
     words = ["compare", task, "--way", "vectors-before", *WORDS, *FEW]

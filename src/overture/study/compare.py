@@ -303,8 +303,9 @@ class _Comparison:
         except (StoreError, DiskFull):
             raise
         except (OvertureError, OutOfMemoryError) as error:
-            # Of torch's error the text alone: it holds the frames, and they the tensors.
             own = error if isinstance(error, OvertureError) else DeviceFull("the memory is full", got=str(error)[:200])
+            # It is kept to the end: without its frames, which hold the model and the tensors of the cell.
+            own.__traceback__ = own.__context__ = own.__cause__ = None
             self._first_error = self._first_error or own
             self.failed.append({**key.model_dump(), "what": own.what})
             self.lab.listener({"event": "notice", "text": f"{key.title} failed, the others go on: {own}"})
