@@ -57,7 +57,7 @@ def test_compare_resume_and_one_cell(task, overture) -> None:
     assert prompt["own_bytes"] == 0
     assert prompt["perplexity_after"] != prompt["perplexity_before"] > 1
     assert prompt["money"] == pytest.approx(prompt["seconds"] / 1800)
-    assert prompt["flops"] > prompt["serving_flops"] > 0
+    assert prompt["flops"] > prompt["serving_flops_per_row"] > 0
     assert str(Path.cwd()) not in json.dumps(found)
     none = next(cost for cost in found["ledger"] if cost["way"] == "none")
     assert none["perplexity_after"] == pytest.approx(none["perplexity_before"])

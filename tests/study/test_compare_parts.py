@@ -334,8 +334,8 @@ def test_costs_are_counted_once() -> None:
     assert cost["money"] == pytest.approx(0.04)
     assert cost["kwh"] == pytest.approx(40 * 100 / 3.6e6)
     assert cost["energy"] == "estimate: 100 W"
-    assert cost["serving_seconds"] == pytest.approx(100)
-    assert cost["serving_money"] == pytest.approx(0.1)
+    assert cost["serving_seconds_per_1000"] == pytest.approx(100)
+    assert cost["serving_money_per_1000"] == pytest.approx(0.1)
 
 
 def test_a_rate_that_diverged_before_its_first_validation_costs_what_it_took() -> None:

@@ -190,7 +190,7 @@ def _show(found: dict[str, Any], page: Path) -> None:
             f"{cost['trainable']:,}",
             energy_text(cost, "kwh") if score["size"] else "-",
             bytes_text(cost["stored_bytes"]),
-            seconds_text(cost["serving_seconds"]),
+            seconds_text(cost["serving_seconds_per_1000"]),
         )
     out.print(table)
     for one in found["against"]:

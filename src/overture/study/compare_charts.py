@@ -121,9 +121,9 @@ def serving(result: Result) -> alt.LayerChart | None:
     """Seconds that 1,000 requests take."""
     ledger = sorted(
         (cost for cost in result["ledger"] if cost["size"] in (0, result["largest"])),
-        key=lambda cost: float(cost["serving_seconds"]),
+        key=lambda cost: float(cost["serving_seconds_per_1000"]),
     )
-    rows = [{"way": cost["way"], "seconds": cost["serving_seconds"]} for cost in ledger]
+    rows = [{"way": cost["way"], "seconds": cost["serving_seconds_per_1000"]} for cost in ledger]
     order = alt.Y("way:N", sort=[row["way"] for row in rows], title=None)
     amount = alt.X("seconds:Q", title="seconds for 1,000 requests", axis=alt.Axis(tickCount=6))
     base = alt.Chart(data([{**row, "text": _three_digits(row["seconds"])} for row in rows]))

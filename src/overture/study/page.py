@@ -319,13 +319,13 @@ def _serving_table(result: Result) -> str:
             continue
         row = [
             cost["way"],
-            f"{cost['serving_seconds']:.1f}",
-            f"{cost['serving_cpu_seconds']:.1f}",
-            f"{cost['serving_positions']:.1f}",
-            count_text(cost["serving_flops"]),
-            energy_text(cost, "serving_kwh"),
+            f"{cost['serving_seconds_per_1000']:.1f}",
+            f"{cost['serving_cpu_seconds_per_1000']:.1f}",
+            f"{cost['serving_positions_per_row']:.1f}",
+            count_text(cost["serving_flops_per_row"]),
+            energy_text(cost, "serving_kwh_per_1000"),
         ]
-        rows.append([*row, f"{cost['serving_money']:.3g}"] if has_price else row)
+        rows.append([*row, f"{cost['serving_money_per_1000']:.3g}"] if has_price else row)
     return _table([*head, "money for 1,000"] if has_price else head, rows)
 
 

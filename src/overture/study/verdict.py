@@ -91,22 +91,12 @@ def summary(
 def _costs(found: Scores, way: str, size: int, rates: Mapping[str, Any], config: Any) -> dict[str, Any]:
     """A way's ledger at a size: means over the seeds."""
     cells = list(found.cells(way, size).values())
-
-    def mean(account: str, field: str) -> float:
-        return fmean(cell["ledger"].get(account, {}).get(field, 0.0) for cell in cells)
-
-    work = ("building", "reading", "training", "validation")
-    seconds = sum(mean(account, "seconds") for account in work)
-    served = cells[0]["rows"]["test"]
-    serving = mean("serving", "seconds") / served * 1000
+    meter = _meter(cells)
+    seconds = sum(_mean(cells, account, "seconds") for account in _WORK)
+    joules = sum(_mean(cells, account, "joules") for account in _WORK) if meter else seconds * config.watts
     trials = rates.get(way, {}).get("tried", ())
-    # A meter that some of the cells lacked has measured only a part.
-    meters = {cell["ledger"]["energy_meter"] for cell in cells}
-    meter = meters.pop() if len(meters) == 1 else ""
-    joules = sum(mean(account, "joules") for account in work) if meter else seconds * config.watts
     befores = [cell["base"]["perplexity_before"] for cell in cells]
     afters = [cell["base"]["perplexity_after"] for cell in cells]
-    price = config.price
     return {
         "way": way,
         "size": size,
@@ -114,31 +104,58 @@ def _costs(found: Scores, way: str, size: int, rates: Mapping[str, Any], config:
         "validation_rows": cells[0]["rows"]["validation"] if size else 0,
         "stored_bytes": round(fmean(cell["stored_bytes"] for cell in cells)),
         "seconds": seconds,
-        **{f"{account}_seconds": mean(account, "seconds") for account in work},
-        "cpu_seconds": sum(mean(account, "cpu_seconds") for account in work),
+        **{f"{account}_seconds": _mean(cells, account, "seconds") for account in _WORK},
+        "cpu_seconds": sum(_mean(cells, account, "cpu_seconds") for account in _WORK),
         "steps": fmean(cell.get("steps", 0) for cell in cells),
-        "positions": sum(mean(account, "positions") for account in work),
-        "training_positions": mean("training", "positions"),
-        "flops": sum(mean(account, "flops") for account in work),
+        "positions": sum(_mean(cells, account, "positions") for account in _WORK),
+        "training_positions": _mean(cells, "training", "positions"),
+        "flops": sum(_mean(cells, account, "flops") for account in _WORK),
         "peak_bytes": max(cell["ledger"]["peak_bytes"] for cell in cells),
         "grown_bytes": max(cell["ledger"]["grown_bytes"] for cell in cells),
         "kwh": joules / JOULES_PER_KWH,
         "energy": f"measured: {meter}" if meter else f"estimate: {config.watts:g} W",
-        "money": None if price is None else seconds / 3600 * price,
-        "choosing_seconds": sum(one["ledger"].get(name, {}).get("seconds", 0.0) for one in trials for name in work),
-        "serving_seconds": serving,
-        "serving_cpu_seconds": mean("serving", "cpu_seconds") / served * 1000,
-        "serving_positions": mean("serving", "positions") / served,
-        "serving_flops": mean("serving", "flops") / served,
-        "serving_money": None if price is None else serving / 3600 * price,
-        "serving_kwh": (mean("serving", "joules") / served * 1000 if meter else serving * config.watts)
-        / JOULES_PER_KWH,
+        "money": _money(seconds, config.price),
+        "choosing_seconds": sum(one["ledger"].get(name, {}).get("seconds", 0.0) for one in trials for name in _WORK),
+        **_serving(cells, meter, config),
         "is_intact": all(cell["base"]["is_intact"] for cell in cells),
         "is_shared": all(cell["base"]["is_shared"] for cell in cells),
         "own_bytes": max(cell["base"]["own_bytes"] for cell in cells),
         "perplexity_before": None if None in befores else fmean(befores),
         "perplexity_after": None if None in afters else fmean(afters),
     }
+
+
+_WORK = ("building", "reading", "training", "validation")
+
+
+def _serving(cells: Sequence[Cell], meter: str, config: Any) -> dict[str, Any]:
+    """What answering costs: time, energy and money of 1,000 rows, work of one."""
+    num_rows = cells[0]["rows"]["test"]
+    seconds, cpu_seconds, joules = (
+        _mean(cells, "serving", field) / num_rows * 1000 for field in ("seconds", "cpu_seconds", "joules")
+    )
+    return {
+        "serving_seconds_per_1000": seconds,
+        "serving_cpu_seconds_per_1000": cpu_seconds,
+        "serving_kwh_per_1000": (joules if meter else seconds * config.watts) / JOULES_PER_KWH,
+        "serving_money_per_1000": _money(seconds, config.price),
+        "serving_positions_per_row": _mean(cells, "serving", "positions") / num_rows,
+        "serving_flops_per_row": _mean(cells, "serving", "flops") / num_rows,
+    }
+
+
+def _mean(cells: Sequence[Cell], account: str, field: str) -> float:
+    return fmean(cell["ledger"].get(account, {}).get(field, 0.0) for cell in cells)
+
+
+def _meter(cells: Sequence[Cell]) -> str:
+    """The meter that measured all of the cells; a meter that some of them lacked has measured only a part."""
+    meters = {cell["ledger"]["energy_meter"] for cell in cells}
+    return meters.pop() if len(meters) == 1 else ""
+
+
+def _money(seconds: float, price: float | None) -> float | None:
+    return None if price is None else seconds / 3600 * price
 
 
 def _told(found: Scores) -> list[str]:
@@ -185,7 +202,7 @@ def _reference(asked: str, found: Scores, ledger: Sequence[Mapping[str, Any]]) -
 def _against(pair: dict[str, Any], ledger: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A way beside the reference: the difference, and its share of the reference's costs."""
     ours, theirs = [cost_of(ledger, way, pair["size"]) for way in (pair["a"], pair["b"])]
-    names = ("seconds", "cpu_seconds", "flops", "trainable", "stored_bytes", "serving_seconds")
+    names = ("seconds", "cpu_seconds", "flops", "trainable", "stored_bytes", "serving_seconds_per_1000")
     shares = {name: ours[name] / theirs[name] if theirs[name] else None for name in names}
     return {"way": pair["a"], "reference": pair["b"], **pair, "shares": shares}
 
