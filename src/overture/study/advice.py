@@ -26,7 +26,7 @@ def _judged(found: Scores, pairs: Sequence[dict[str, Any]], ledger: Sequence[Map
     scores = [found.score(way, size if (way, size) in found.each() else 0) for way in found.ways
               if found.cells(way, size)]  # fmt: skip
     if len(scores) < 2:
-        return {"way": None, "rivals": [], "text": "No advice: there is only one way to look at"}
+        return _none("No advice: there is only one way to look at")
     scores.sort(key=lambda score: -score["value"])
     best = scores[0]
     against = {score["way"]: pair_of(pairs, best["way"], score["way"], size) for score in scores[1:]}
@@ -36,45 +36,23 @@ def _judged(found: Scores, pairs: Sequence[dict[str, Any]], ledger: Sequence[Map
     seeds = [score["n_seeds"] for score in (best, *(rivals or steady)) if score["size"]]
     where = _where(size, best["n"], seeds)
     if best not in steady:
-        return {
-            "way": None,
-            "rivals": [score["way"] for score in rivals],
-            "text": f"No advice: {_said(best)} scored highest {where}, but only where its training did not diverge",
-        }
+        told = f"No advice: {_said(best)} scored highest {where}, but only where its training did not diverge"
+        return _none(told, rivals)
     if min(seeds, default=2) < 2:
-        return {
-            "way": None,
-            "rivals": [score["way"] for score in scores[1:]],
-            "text": f"No advice from one seed: {_said(best)} scored highest {where}, "
-            "but another seed draws other rows and may turn the order",
-        }
+        told = f"No advice from one seed: {_said(best)} scored highest {where}, but another seed draws other rows "
+        return _none(told + "and may turn the order", scores[1:])
     if rivals:
-        near = rivals[0]
-        pair = against[near["way"]]
-        is_parted = bool(pair and pair["verdict"] == "better")
-        said = (
-            "have intervals that overlap, though the paired test parts them," if is_parted else "cannot be told apart"
-        )
-        told = f", corrected p = {pair['p_corrected']:.2g}{_shared(best, near, pair)}" if pair else ""
         cheap = min(
             (score for score in (best, *rivals) if score in steady),
             key=lambda score: _training_seconds(cost_of(ledger, score["way"], size)),
         )
-        return {
-            "way": None,
-            "rivals": [score["way"] for score in rivals],
-            "text": f"No advice on quality: {_said(best)} and {_said(near)} {said} {where}{told}"
-            f"{_others(rivals[1:])}; {_cheapest(cheap, best, ledger, size)}",
-        }
+        told = f"No advice on quality: {_undecided(best, rivals, against[rivals[0]['way']], where)}"
+        return _none(f"{told}; {_cheapest(cheap, best, ledger, size)}", rivals)
     pair = against[scores[1]["way"]]
     assert pair is not None
     if pair["n_seeds"] < 2 and (best["size"] or scores[1]["size"]):
-        return {
-            "way": None,
-            "rivals": [scores[1]["way"]],
-            "text": f"No advice: {_said(best)} and {_said(scores[1])}, the two that scored highest {where}, "
-            "share one seed",
-        }
+        told = f"No advice: {_said(best)} and {_said(scores[1])}, the two that scored highest {where}, share one seed"
+        return _none(told, scores[1:2])
     gap = pair["difference"]
     cost = cost_of(ledger, best["way"], size)
     training = f"{cost['seconds']:.0f} s of training" if cost["size"] else "no training"
@@ -86,6 +64,21 @@ def _judged(found: Scores, pairs: Sequence[dict[str, Any]], ledger: Sequence[Map
         f"{pair['p_corrected']:.2g}{_shared(best, scores[1], pair)}), for {training} and "
         f"{cost['stored_bytes']:,} bytes kept",
     }
+
+
+def _none(text: str, rivals: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    return {"way": None, "rivals": [score["way"] for score in rivals], "text": text}
+
+
+def _undecided(
+    best: Mapping[str, Any], rivals: Sequence[Mapping[str, Any]], pair: Mapping[str, Any] | None, where: str
+) -> str:
+    """That the best cannot be told from the nearest of its rivals, nor from the others."""
+    near = rivals[0]
+    is_parted = bool(pair and pair["verdict"] == "better")
+    said = "have intervals that overlap, though the paired test parts them," if is_parted else "cannot be told apart"
+    told = f", corrected p = {pair['p_corrected']:.2g}{_shared(best, near, pair)}" if pair else ""
+    return f"{_said(best)} and {_said(near)} {said} {where}{told}{_others(rivals[1:])}"
 
 
 def _where(size: int, num_rows: int, seeds: Sequence[int]) -> str:

@@ -190,11 +190,7 @@ def recycle(
     def progress(what: str, done: int, total: int) -> None:
         listener({"event": "progress", "what": what, "done": done, "total": total})
 
-    new = backbone if isinstance(backbone, Backbone) else load_backbone(backbone, notify=notify)
-    if backbone_ref(new).weights_sha256 == manifest.backbone.weights_sha256:
-        raise ConfigError("the prompt was made for this very model", where="backbone", got=new.info.id)
-    old = old or load_backbone(manifest.backbone.id, revision=manifest.backbone.revision, notify=notify)
-    check_fingerprint(manifest.backbone, backbone_ref(old))
+    old, new = _models(manifest, old, backbone, notify)
     vectors = common_vectors(old, new, config.tokens)
     progress("fitting the map", 0, 1)
     found = fitted_map(*vectors)
@@ -224,6 +220,18 @@ def recycle(
         **result,
         **({"old_metrics": manifest.metrics} if manifest.metrics else {}),
     }
+
+
+def _models(
+    manifest: Manifest, old: Backbone | None, new: str | Backbone, notify: Callable[[str], None]
+) -> tuple[Backbone, Backbone]:
+    """The prompt's own model, and another."""
+    there = new if isinstance(new, Backbone) else load_backbone(new, notify=notify)
+    if backbone_ref(there).weights_sha256 == manifest.backbone.weights_sha256:
+        raise ConfigError("the prompt was made for this very model", where="backbone", got=there.info.id)
+    own = old or load_backbone(manifest.backbone.id, revision=manifest.backbone.revision, notify=notify)
+    check_fingerprint(manifest.backbone, backbone_ref(own))
+    return own, there
 
 
 _WHY = {
