@@ -14,8 +14,9 @@ from overture.study.budget import Plan, Speed, chosen_plan
 from overture.study.cells import Key, ordered
 from overture.study.compare import CompareConfig
 from overture.study.compare_charts import costs
-from overture.study.page import energy_text, page, share_text, write_report
+from overture.study.page import page, write_report
 from overture.study.request import TuneConfig
+from overture.study.units import energy_text, share_text
 from overture.study.verdict import summary
 from overture.train import TrainConfig
 

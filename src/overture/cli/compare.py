@@ -153,15 +153,8 @@ def _show(found: dict[str, Any], page: Path) -> None:
     from rich.table import Table
 
     from overture.study.ledger import cost_of
-    from overture.study.page import (
-        bytes_text,
-        energy_text,
-        failed_text,
-        seconds_text,
-        share_text,
-        times_text,
-        worth_text,
-    )
+    from overture.study.page import times_text, worth_text
+    from overture.study.units import bytes_text, energy_text, failed_text, seconds_text, share_text
 
     out = console()
     table = Table(title=f"{found['task']}, {found['largest']} training rows, test rows", title_justify="left")

@@ -4,15 +4,17 @@ Charts stand in the page as SVG, so it opens offline and runs no script. Whateve
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from overture.core.files import write_atomic
+from overture.study import html
 from overture.study.charts import png_of, spec_of
 from overture.study.compare_charts import charts
 from overture.study.ledger import cost_of
+from overture.study.units import bytes_text, count_text, energy_text, failed_text, p_text, seconds_text, share_text
 
 Result = Mapping[str, Any]
 _STYLE = """
@@ -80,40 +82,40 @@ def page(result: Result, drawn: Mapping[str, str], command: str = "") -> str:
 
 def _parts(result: Result, drawn: Mapping[str, str], command: str) -> Iterator[str]:
     advice = result["advice"]
-    yield _p(_subtitle(result), "note")
+    yield html.p(_subtitle(result), "note")
     yield f'<p class="advice{"" if advice["way"] else " none"}">{escape(advice["text"])}</p>'
     if result["failed"]:
-        yield _p(f"Could not be run, and is missing below: {'; '.join(map(failed_text, result['failed']))}.")
+        yield html.p(f"Could not be run, and is missing below: {'; '.join(map(failed_text, result['failed']))}.")
     if result["left_out"]:
-        yield _p(f"Left out for want of time: {'; '.join(result['left_out'])}.", "note")
+        yield html.p(f"Left out for want of time: {'; '.join(result['left_out'])}.", "note")
     yield "<h2>How good</h2>"
-    yield _figure(drawn, "quality", _quality_caption(result))
+    yield html.figure(drawn, "quality", _quality_caption(result))
     yield _quality_table(result)
     if result["against"]:
         yield f"<h2>Beside {escape(result['reference'])}</h2>"
         yield _against_table(result)
-        yield _p(_against_note(result), "note")
+        yield html.p(_against_note(result), "note")
     if "curve" in drawn:
         yield "<h2>How many rows it needs</h2>"
-        yield _figure(drawn, "curve", _curve_caption(result))
+        yield html.figure(drawn, "curve", _curve_caption(result))
         yield _worth_table(result)
-    yield _p(_enough_told(result))
+    yield html.p(_enough_told(result))
     yield "<h2>What it costs</h2>"
-    yield _figure(drawn, "costs", "Scores as above over costs of one training, both at the largest size, cost on a "
+    yield html.figure(drawn, "costs", "Scores as above over costs of one training, both at the largest size, cost on a "
                   "logarithmic scale. Dashed, with its interval as a band: what costs no training.")  # fmt: skip
     yield from _ledger(result)
     yield "<h2>What it costs to serve</h2>"
-    yield _figure(drawn, "serving", _serving_caption())
+    yield html.figure(drawn, "serving", _serving_caption())
     yield _serving_table(result)
     yield "<h2>What the model forgets</h2>"
-    yield _figure(drawn, "forgetting", _forgetting_caption(result))
+    yield html.figure(drawn, "forgetting", _forgetting_caption(result))
     yield _base_table(result)
-    yield _details("Every pair at every size", _pairs_table(result))
-    yield _details("Every score", _scores_table(result))
-    yield _details("Every metric", _metrics_table(result))
-    yield _details("Learning rates", _rates_table(result))
-    yield _details("How it was measured", "".join(_p(text) for text in _method(result)))
-    yield _details("Versions and options", _pre(_environment(result, command)), is_open=bool(command))
+    yield html.details("Every pair at every size", _pairs_table(result))
+    yield html.details("Every score", _scores_table(result))
+    yield html.details("Every metric", _metrics_table(result))
+    yield html.details("Learning rates", _rates_table(result))
+    yield html.details("How it was measured", "".join(html.p(text) for text in _method(result)))
+    yield html.details("Versions and options", html.pre(_environment(result, command)), is_open=bool(command))
 
 
 # -- parts
@@ -167,7 +169,7 @@ def _quality_table(result: Result) -> str:
                 bytes_text(cost["peak_bytes"]),
             ]
         )
-    return _table(head, rows)
+    return html.table(head, rows)
 
 
 def _against_table(result: Result) -> str:
@@ -187,7 +189,7 @@ def _against_table(result: Result) -> str:
                 *(share_text(shares[kind]) for kind in _SHARES),
             ]
         )
-    return _table(head, rows)
+    return html.table(head, rows)
 
 
 _SHARES = ("seconds", "cpu_seconds", "flops", "trainable", "stored_bytes")
@@ -225,7 +227,7 @@ def _worth_table(result: Result) -> str:
         "with few seeds they are too narrow."
     )
     head = ["way", f"worth against {reference}, rows", f"times the rows of {reference}", "scores compared"]
-    return _table(head, rows) + _p(note, "note")
+    return html.table(head, rows) + html.p(note, "note")
 
 
 def _enough_told(result: Result) -> str:
@@ -262,8 +264,8 @@ def _ledger(result: Result) -> Iterator[str]:
     sizes = [size for size in result["sizes"] if any(cost["size"] == size for cost in result["ledger"])]
     for size in reversed(sizes):
         table = _ledger_table(result, size)
-        yield table if size == sizes[-1] else _details(f"The same at {size} training rows", table)
-    yield _p(_ledger_note(result), "note")
+        yield table if size == sizes[-1] else html.details(f"The same at {size} training rows", table)
+    yield html.p(_ledger_note(result), "note")
 
 
 def _ledger_table(result: Result, size: int) -> str:
@@ -290,7 +292,7 @@ def _ledger_table(result: Result, size: int) -> str:
             energy_text(cost, "kwh"),
         ]
         rows.append([*row, f"{cost['money']:.3g}"] if has_price else row)
-    return _table([*head, "money"] if has_price else head, rows)
+    return html.table([*head, "money"] if has_price else head, rows)
 
 
 def _ledger_note(result: Result) -> str:
@@ -326,7 +328,7 @@ def _serving_table(result: Result) -> str:
             energy_text(cost, "serving_kwh_per_1000"),
         ]
         rows.append([*row, f"{cost['serving_money_per_1000']:.3g}"] if has_price else row)
-    return _table([*head, "money for 1,000"] if has_price else head, rows)
+    return html.table([*head, "money for 1,000"] if has_price else head, rows)
 
 
 def _forgetting_caption(result: Result) -> str:
@@ -360,8 +362,10 @@ def _base_table(result: Result) -> str:
         "with it whatever it made the model forget. Shares the model: several tasks can be served from one copy in "
         "memory."
     )
-    told = "" if any(cost["perplexity_after"] for cost in result["ledger"]) else _p("No perplexity: " + _NOT_WRITING)
-    return told + _table(head, rows) + _p(note, "note")
+    told = (
+        "" if any(cost["perplexity_after"] for cost in result["ledger"]) else html.p("No perplexity: " + _NOT_WRITING)
+    )
+    return told + html.table(head, rows) + html.p(note, "note")
 
 
 _NOT_WRITING = "this model writes no text by which forgetting could be measured."
@@ -382,7 +386,7 @@ def _pairs_table(result: Result) -> str:
         ]
         for pair in result["pairs"]
     ]
-    return _table(head, rows)
+    return html.table(head, rows)
 
 
 def _scores_table(result: Result) -> str:
@@ -397,7 +401,7 @@ def _scores_table(result: Result) -> str:
         ]
         for score in result["scores"]
     ]
-    return _table(["way", "rows", result["metric"], "95% interval", "each seed", "interval by"], rows)
+    return html.table(["way", "rows", result["metric"], "95% interval", "each seed", "interval by"], rows)
 
 
 def _metrics_table(result: Result) -> str:
@@ -407,7 +411,7 @@ def _metrics_table(result: Result) -> str:
         for one in result["metrics"]
     ]
     note = "Means over the seeds with 95% t intervals of the seeds alone; of one seed with its interval over test rows."
-    return _table(["way", "rows", *names], rows) + _p(note, "note")
+    return html.table(["way", "rows", *names], rows) + html.p(note, "note")
 
 
 def _metric_text(found: Mapping[str, Any] | None) -> str:
@@ -422,7 +426,7 @@ def _rates_table(result: Result) -> str:
         where = f"{found['size']} rows, seed {found['seed']}" if tried else "-"
         untried = "set by hand" if _is_set(result, way) else "its default, not tuned"
         rows.append([way, f"{found['lr']:g}", "; ".join(tried) or untried, where])
-    return _table(["way", "learning rate", "validation score of each tried", "chosen at"], rows) if rows else ""
+    return html.table(["way", "learning rate", "validation score of each tried", "chosen at"], rows) if rows else ""
 
 
 def _method(result: Result) -> Iterator[str]:
@@ -488,82 +492,3 @@ def _environment(result: Result, command: str) -> str:
     lines += [f"{name} {value}" for name, value in result["versions"].items() if value]
     lines.append(f"rows {result['data']}")
     return "\n".join([*lines, "", json.dumps(result["request"], indent=1, ensure_ascii=False)])
-
-
-# -- words
-
-
-def seconds_text(seconds: float) -> str:
-    """A time span."""
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
-
-
-def bytes_text(size: float) -> str:
-    """An amount of memory."""
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size >= limit:
-            return f"{size / limit:.1f} {unit}"
-    return f"{size:.0f} B"
-
-
-def count_text(count: float) -> str:
-    """A large number."""
-    for limit, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= limit:
-            return f"{count / limit:.1f}{unit}"
-    return f"{count:.0f}"
-
-
-def energy_text(cost: Mapping[str, Any], name: str) -> str:
-    """Watt-hours, marked where no meter measured them."""
-    mark = "" if cost["energy"].startswith("measured") else " (estimate)"
-    return f"{1000 * cost[name]:.3g}{mark}"
-
-
-def failed_text(one: Mapping[str, Any]) -> str:
-    """A cell that could not be run, and why."""
-    where = f", {one['size']} rows, seed {one['seed']}" if one["size"] else ""
-    return f"{one['way']}{where}: {one['what']}"
-
-
-def share_text(share: float | None) -> str:
-    """A share of something else."""
-    if share is None:
-        return "-"
-    if 0 < share < 0.0001:
-        return "< 0.01%"
-    return f"{share:.0%}" if share >= 0.1 or share == 0 else f"{share:.2%}"
-
-
-def p_text(p_value: float) -> str:
-    """A p-value."""
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.2g}"
-
-
-# -- HTML
-
-
-def _p(text: str, kind: str = "") -> str:
-    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
-
-
-def _pre(text: str) -> str:
-    return f"<pre>{escape(text)}</pre>"
-
-
-def _figure(drawn: Mapping[str, str], name: str, caption: str) -> str:
-    if name not in drawn:
-        return ""
-    return f"<figure>{drawn[name]}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def _details(title: str, body: str, is_open: bool = False) -> str:
-    if not body:
-        return ""
-    return f"<details{' open' if is_open else ''}><summary>{escape(title)}</summary>\n{body}\n</details>"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
