@@ -5,16 +5,19 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fakes import backbone_of, make_backbone
+from fakes import SEQ2SEQ, backbone_of, make_backbone
 from overture.core.types import Encoded, Injection, LayerMemory, Memory, Vectors
 from overture.engine import InputCache, PromptedModel
 from overture.engine.operations import counted
 
 ROWS = [Encoded(n, tuple(range(10 + n, 40 + n)), (5, 6), answer_ids=(7, 8, 9)) for n in range(4)]
 
+SIDES = ("before", "after")
+
 
 def prompt(backbone, place: str) -> Injection:
-    info = backbone.info
+    # Of an encoder-decoder only what stands at `after` is the decoder's.
+    info = (backbone.encoder or backbone).info if place == "memory" else backbone.info
     if place == "before":
         return Injection(Vectors(torch.randn(5, info.hidden_size, requires_grad=True), "before"))
     shape = (info.num_layers, info.num_kv_heads, 5, info.head_dim)
@@ -23,8 +26,8 @@ def prompt(backbone, place: str) -> Injection:
     )
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
-@pytest.mark.parametrize("place", ["before", "memory"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3", *SEQ2SEQ])
+@pytest.mark.parametrize("place", ["before", "memory", "after"])
 def test_against_torchs_counter(family: str, place: str) -> None:
     backbone = backbone_of(family)
     model = PromptedModel(backbone, prompt(backbone, place))
@@ -56,6 +59,32 @@ def test_positions_and_kept_inputs() -> None:
         assert found.positions - before == 4 * (2 + 2)
 
 
+@pytest.mark.parametrize(
+    ("family", "num_encoder", "num_decoder", "width", "num_maps"),
+    [("t5", 3, 3, 32, 2), ("t5 gated", 4, 2, 40, 3), ("bart", 3, 2, 32, 2)],
+)
+def test_texts_of_encoder_decoders_cost_their_encoder_once(
+    family: str, num_encoder: int, num_decoder: int, width: int, num_maps: int
+) -> None:
+    backbone = backbone_of(family)
+    # The start tokens, and the answer but for its last token.
+    num_live = len(backbone.tokenizer.start_ids) + 2
+    at_before, at_after = [PromptedModel(backbone, prompt(backbone, place), InputCache()) for place in SIDES]
+    with counted(backbone) as found:
+        at_before.loss(ROWS)
+    assert found.layer_positions == 4 * ((32 + 5) * num_encoder + num_live * num_decoder)
+    assert found.positions == found.layer_positions / (num_encoder + num_decoder)
+    with counted(backbone) as kept:
+        at_after.warm(ROWS)
+    assert kept.layer_positions == 4 * 32 * num_encoder
+    # Four maps of attention, those behind it, and two for each decoder layer to what it reads; the hidden size is 32.
+    matrices = (4 * 32 * width + num_maps * 32 * 48) * num_encoder + 2 * 32 * width * num_decoder
+    assert kept.flops == 4 * 32 * (2 * matrices + 4 * width * 32 * num_encoder)
+    with counted(backbone) as found:
+        at_after.loss(ROWS)
+    assert found.layer_positions == 4 * num_live * num_decoder
+
+
 def test_late_prompts_enter_the_upper_layers_only() -> None:
     backbone = backbone_of("llama")
     values = torch.randn(3, backbone.info.hidden_size, requires_grad=True)
@@ -85,4 +114,4 @@ def test_nothing_stays_behind() -> None:
         pass
     PromptedModel(backbone).log_loss(ROWS)
     assert found.flops == 0
-    assert "head" not in vars(backbone)
+    assert {"head", "read_of"}.isdisjoint(vars(backbone))

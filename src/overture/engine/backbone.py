@@ -319,15 +319,17 @@ class Backbone:
             valid: [B, L].
         """
         width = self.info.head_dim
-        maps = [layer.get_submodule(self.family.cross) for layer in self.layers]
+        maps = [self.cross_maps_of(layer) for layer in self.layers]
         keys, values = [
-            {
-                number: getattr(own, name)(hidden).unflatten(-1, (-1, width)).transpose(1, 2)
-                for number, own in enumerate(maps)
-            }
-            for name in self.family.cross_maps
+            {number: own(hidden).unflatten(-1, (-1, width)).transpose(1, 2) for number, own in enumerate(each)}
+            for each in zip(*maps, strict=True)
         ]
         return Columns(keys, values, torch.zeros_like(valid, dtype=torch.long), valid)
+
+    def cross_maps_of(self, layer: Any) -> list[Any]:
+        """A layer's maps from the encoder's output to keys and values; none without cross-attention."""
+        inside = layer.get_submodule(self.family.cross) if self.family.cross else None
+        return [getattr(inside, name) for name in self.family.cross_maps] if inside is not None else []
 
     def _view(self, start_layer: int, end_layer: int | None) -> Any:
         key = (start_layer, end_layer)

@@ -11,16 +11,21 @@ parameters in matrices, t the positions, k the keys that each attends to, A the 
 So training costs 4 P t where the layer is frozen and 6 P t where it is not (Kaplan et al. 2020, section 2.1). The head
 is counted alike, for the vocabulary rows that were asked for. Padding is computed, so it counts; norms, activations and
 the softmax do not. A method's own network counts for nothing: it runs once a pass, not once a token.
+
+An encoder-decoder has the layers of both stacks. What its decoder reads is counted where it is made, so a text that is
+kept costs its keys and values once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from overture.engine.attention import Columns
 from overture.engine.backbone import Backbone
 
 
@@ -29,7 +34,7 @@ class Operations:
     """What was computed so far.
 
     Args:
-        num_layers: of the model.
+        num_layers: of the model, in all its stacks.
         flops: floating-point operations.
         layer_positions: positions that entered layers, one for each layer.
     """
@@ -47,19 +52,33 @@ class Operations:
 @contextmanager
 def counted(backbone: Backbone) -> Iterator[Operations]:
     """Count what the backbone computes while the block runs; one block at a time."""
-    found = Operations(backbone.info.num_layers)
-    config = backbone.model.config
-    width = config.num_attention_heads * backbone.info.head_dim
+    found = Operations(len(backbone.all_layers))
 
-    def entered(layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    def entered(
+        stack: Backbone, layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         step = kwargs.get("overture")
         num_rows, num_live = hidden.shape[0], hidden.shape[1]
         num_keys = num_live + sum(part.valid.shape[1] for part in step.memory) if step else num_live
+        num_keys += step.read.valid.shape[1] if step and step.read else 0
         found.layer_positions += num_rows * num_live
+        width = getattr(stack.model.config, stack.family.num_heads) * stack.info.head_dim
         seen = 4.0 * width * num_rows * num_live * num_keys
         own = out[0] if isinstance(out, tuple) else out
-        found.flops += _products(layer, num_rows * num_live, own) + seen * (3 if _has_gradient(own) else 1)
+        maps = _matrices(stack.cross_maps_of(layer))
+        rest = _matrices([layer], but=maps)
+        found.flops += _products(rest, num_rows * num_live, own) + seen * (3 if _has_gradient(own) else 1)
+        # The layer itself runs these maps on a stand-in of one token, whose keys and values nobody reads.
+        found.flops += 2.0 * _size(maps) * num_rows
+
+    read_of = backbone.read_of
+
+    def read(hidden: Tensor, valid: Tensor) -> Columns:
+        columns = read_of(hidden, valid)
+        maps = _matrices(own for layer in backbone.layers for own in backbone.cross_maps_of(layer))
+        found.flops += _products(maps, valid.numel(), columns.keys[0])
+        return columns
 
     head = backbone.head
 
@@ -69,12 +88,17 @@ def counted(backbone: Backbone) -> Iterator[Operations]:
         found.flops += factor * 2.0 * hidden.numel() * logits.shape[-1]
         return logits
 
-    hooks = [layer.register_forward_hook(entered, with_kwargs=True) for layer in backbone.layers]
-    backbone.head = headed  # type: ignore[method-assign]
+    hooks = [
+        layer.register_forward_hook(partial(entered, stack), with_kwargs=True)
+        for stack in (backbone, backbone.encoder)
+        if stack
+        for layer in stack.layers
+    ]
+    backbone.head, backbone.read_of = headed, read  # type: ignore[method-assign]
     try:
         yield found
     finally:
-        del backbone.head
+        del backbone.head, backbone.read_of
         for hook in hooks:
             hook.remove()
 
@@ -83,11 +107,22 @@ def _has_gradient(value: Tensor) -> bool:
     return torch.is_grad_enabled() and value.requires_grad
 
 
-def _products(layer: torch.nn.Module, num_positions: int, out: Tensor) -> float:
-    """Operations of a layer's products with its weights."""
-    matrices = [value for value in layer.parameters() if value.dim() > 1]
-    size = sum(value.numel() for value in matrices)
+def _matrices(modules: Iterable[torch.nn.Module], but: Sequence[Tensor] = ()) -> list[Tensor]:
+    """Weights that positions are multiplied with; tables that are looked up, such as T5's of distances, are none."""
+    left_out = {id(value) for value in but}
+    parts = [part for module in modules for part in module.modules() if not isinstance(part, torch.nn.Embedding)]
+    values = [value for part in parts for value in part.parameters(recurse=False)]
+    return [value for value in values if value.dim() > 1 and id(value) not in left_out]
+
+
+def _size(matrices: Sequence[Tensor]) -> int:
+    return sum(value.numel() for value in matrices)
+
+
+def _products(matrices: Sequence[Tensor], num_positions: int, out: Tensor) -> float:
+    """Operations of the products of positions with weights."""
+    size = _size(matrices)
     if not _has_gradient(out):
         return 2.0 * size * num_positions
-    trained = sum(value.numel() for value in matrices if value.requires_grad)
+    trained = _size([value for value in matrices if value.requires_grad])
     return (4.0 * size + 2.0 * trained) * num_positions
