@@ -91,8 +91,8 @@ def test_each_row_counts_alike_whatever_its_task(made) -> None:
     mixed = [row for task in found.tasks for row in task.rows[:5]]
     labels, text = [task.model for task in found.tasks]
     rows = found.works[1].rows["train"][:5]
-    wanted = labels.loss(found.works[0].rows["train"][:5]) + 5 * text.loss(rows) / text.weight(rows)
-    torch.testing.assert_close(found.trainee.loss(mixed), wanted)
+    each = [text.loss([row]) / text.weight([row]) for row in rows]
+    torch.testing.assert_close(found.trainee.loss(mixed), labels.loss(found.works[0].rows["train"][:5]) + sum(each))
     assert found.trainee.weight(mixed) == 10
     values = found.trainee.trainable()
     gradients = torch.autograd.grad(found.trainee.loss(mixed), list(values.values()))
@@ -110,7 +110,20 @@ def test_teachers_add_their_predictions_and_hidden_states(made) -> None:
     teacher, student = [model.said(own) for model in (task.single["model"], task.model)]
     backbone = task.work.backbone
     wanted = right(backbone, student, own) + 0.3 * divergence(backbone, teacher, student, 2.0)
-    torch.testing.assert_close(found.trainee.loss(rows), wanted + 0.7 * distance(teacher, student))
+    torch.testing.assert_close(found.trainee.loss(rows), (wanted + 0.7 * distance(teacher, student)).sum())
+
+
+def test_how_a_batch_is_cut_changes_nothing(made) -> None:
+    found = made("at", MultiConfig(logits=0.3, hidden=0.7))
+    for task in found.tasks:
+        task.single = {"model": task.work.built(found.request.prompt.model_copy(update={"method": "vectors"}), 5)}
+    found._teach()
+    rows = [row for task in found.tasks for row in task.rows[:5]]
+    assert len({len(row.answer_ids or ()) for row in rows[5:]}) > 1
+    values = list(found.trainee.trainable().values())
+    whole, alone = found.trainee.loss(rows), sum(found.trainee.loss([row]) for row in rows)
+    torch.testing.assert_close(whole, alone)
+    torch.testing.assert_close(torch.autograd.grad(whole, values), torch.autograd.grad(alone, values))
 
 
 @pytest.mark.parametrize("mixing", ["drawn", "all"])

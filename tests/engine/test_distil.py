@@ -22,10 +22,12 @@ def backbone(request):
 def test_what_is_said_gives_the_loss_and_its_gradient(backbone, case, kind):
     prompt, rows = make_prompt(case, backbone), make_rows(kind)
     model = PromptedModel(backbone, prompt)
-    ours, theirs = right(backbone, model.said(rows), rows), model.loss(rows)
+    ours, theirs = right(backbone, model.said(rows), rows), model.losses_under(rows, model.injections(rows))
     torch.testing.assert_close(ours, theirs, **CLOSE)
     values = list(prompt.trainable().values())
-    torch.testing.assert_close(torch.autograd.grad(ours, values), torch.autograd.grad(theirs, values), **CLOSE)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours.sum(), values), torch.autograd.grad(theirs.sum(), values), **CLOSE
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -48,11 +50,15 @@ def test_divergence_and_distance_by_their_definitions(backbone, kind, temperatur
     shares = [(log_probabilities(backbone, said) / temperature).softmax(-1) for said in (one, other)]
     pairs = [map(torch.distributions.Categorical, pair) for pair in zip(*shares, strict=True)]
     wanted = temperature**2 * sum(torch.distributions.kl_divergence(*pair) for pair in pairs)
-    torch.testing.assert_close(divergence(backbone, one, other, temperature), wanted, rtol=1e-6, atol=1e-8)
-    assert float(divergence(backbone, one, one, temperature)) == pytest.approx(0, abs=1e-9)
+    torch.testing.assert_close(divergence(backbone, one, other, temperature).sum(), wanted, rtol=1e-6, atol=1e-8)
+    assert float(divergence(backbone, one, one, temperature).sum()) == pytest.approx(0, abs=1e-9)
     states = [torch.cat([said.hidden for said in each]) for each in (one, other)]
     wanted = ((states[0] - states[1]) ** 2).sum() / backbone.info.hidden_size
-    assert float(distance(one, other)) == pytest.approx(float(wanted), rel=1e-5)
+    assert float(distance(one, other).sum()) == pytest.approx(float(wanted), rel=1e-5)
+    alone = [divergence(backbone, [a], [b], temperature) for a, b in zip(one, other, strict=True)]
+    torch.testing.assert_close(divergence(backbone, one, other, temperature), torch.cat(alone), **CLOSE)
+    alone = [distance([a], [b]) for a, b in zip(one, other, strict=True)]
+    torch.testing.assert_close(distance(one, other), torch.cat(alone), **CLOSE)
 
 
 def test_what_is_kept_is_constant():

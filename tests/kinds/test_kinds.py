@@ -236,10 +236,10 @@ def test_what_is_said_gives_the_loss_and_can_be_taught(name, family):
     rows = [row for row in encoder.encode(rows_of(sample.rows)) if row.has_target]
     teacher, student = (prompted(backbone, encoder, Case("prefix", "memory"), seed) for seed in (0, 1))
     said = student.said(rows)
-    torch.testing.assert_close(right(backbone, said, rows), student.loss(rows))
+    torch.testing.assert_close(right(backbone, said, rows), student.losses_under(rows, student.injections(rows)))
     other = [one.kept() for one in teacher.said(rows)]
-    assert float(divergence(backbone, said, said).detach()) == pytest.approx(0.0, abs=1e-5)
-    loss = divergence(backbone, other, said)
+    assert float(divergence(backbone, said, said).detach().sum()) == pytest.approx(0.0, abs=1e-5)
+    loss = divergence(backbone, other, said).sum()
     loss.backward()
     assert float(loss.detach()) >= 0
     assert all(value.grad is None or value.grad.isfinite().all() for value in student.trainable().values())

@@ -1,6 +1,6 @@
 """What one prompt can learn from another, or from a text that it stands for: predictions and hidden states.
 
-Shape letters: R places whose predictions count, D width, V vocabulary or labels.
+Shape letters: B rows, R places whose predictions count, D width, V vocabulary or labels.
 """
 
 from collections.abc import Sequence
@@ -48,23 +48,24 @@ def log_probabilities(backbone: Backbone, said: Sequence[Said]) -> Tensor:
 
 
 def right(backbone: Backbone, said: Sequence[Said], rows: Sequence[Encoded]) -> Tensor:
-    """Negative log-likelihood of the right labels or answers, added up."""
+    """Negative log-likelihood of each row's right label or answer, [B]."""
     found = log_probabilities(backbone, said)
     if rows[0].shares is not None:
-        return -(found.new_tensor([row.shares for row in rows]) * found).sum()
+        return -(found.new_tensor([row.shares for row in rows]) * found).sum(1)
     if rows[0].marks is not None:
         gold = [right_one for row in rows for right_one in mark_gold(row)]
     elif rows[0].candidates is not None:
         gold = [row.label or 0 for row in rows]
     else:
         gold = [token for row in rows for token in row.answer_ids or ()]
-    return torch.nn.functional.nll_loss(found, torch.tensor(gold, device=found.device), reduction="sum")
+    each = torch.nn.functional.nll_loss(found, torch.tensor(gold, device=found.device), reduction="none")
+    return _of_rows(each, said)
 
 
 def divergence(
     backbone: Backbone, teacher: Sequence[Said], student: Sequence[Said], temperature: float = 1.0
 ) -> Tensor:
-    """KL(teacher || student) over all labels or the whole vocabulary, added up over the places.
+    """KL(teacher || student) over all labels or the whole vocabulary, added up over each row's places, [B].
 
     Args:
         backbone: its head makes the logits.
@@ -78,10 +79,18 @@ def divergence(
     # Choices that a row lacks have no probability under either.
     lacks = wanted.isneginf()
     found, wanted = found.masked_fill(lacks, 0.0), wanted.masked_fill(lacks, 0.0)
-    return temperature**2 * torch.nn.functional.kl_div(found, wanted, reduction="sum", log_target=True)
+    each = torch.nn.functional.kl_div(found, wanted, reduction="none", log_target=True).sum(1)
+    return temperature**2 * _of_rows(each, student)
 
 
 def distance(teacher: Sequence[Said], student: Sequence[Said]) -> Tensor:
-    """Squared distance of the hidden states, a mean over the width and a sum over the places."""
+    """Squared distance of the hidden states, a mean over the width and a sum over each row's places, [B]."""
     wanted, found = [torch.cat([one.hidden for one in said]).float() for said in (teacher, student)]
-    return (found - wanted).square().mean(-1).sum()
+    each = (found - wanted).square().mean(-1)
+    return torch.stack([own.sum() for own in torch.split(each, [len(one.hidden) for one in student])])
+
+
+def _of_rows(each: Tensor, said: Sequence[Said]) -> Tensor:
+    """Sums over what is decided in each row, [B]."""
+    sizes = [len(one.hidden if one.scores is None else one.scores) for one in said]
+    return torch.stack([own.sum() for own in torch.split(each, sizes)])

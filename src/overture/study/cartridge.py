@@ -493,7 +493,7 @@ class _Student:
 
     def loss(self, rows: Sequence[Encoded]) -> Tensor:
         """Divergence from what the model with the text says, added up over the tokens."""
-        return divergence(self.model.backbone, [self.taught[row.row] for row in rows], self.model.said(rows))
+        return divergence(self.model.backbone, [self.taught[row.row] for row in rows], self.model.said(rows)).sum()
 
     @torch.no_grad()
     def mean(self, rows: Sequence[Encoded], max_tokens: int) -> float:

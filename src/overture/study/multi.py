@@ -203,13 +203,13 @@ class _Trainee:
 
     def _loss(self, task: _Task, rows: list[Encoded]) -> Tensor:
         backbone, student = task.work.backbone, task.model.said(rows)
-        # A free-text row's answer tokens count as one row.
         loss = right(backbone, student, rows)
         if task.taught:
             teacher = [task.taught[row.row - task.first] for row in rows]
             loss = loss + self.logits * divergence(backbone, teacher, student, self.temperature)
             loss = loss + self.hidden * distance(teacher, student)
-        return loss * len(rows) / task.model.weight(rows)
+        # A free-text row's answer tokens count as one row, whatever the other rows of the pass.
+        return (loss / loss.new_tensor([task.model.weight([row]) for row in rows])).sum()
 
 
 def _module(task: _Task) -> PromptModule:
