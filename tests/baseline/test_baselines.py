@@ -146,8 +146,10 @@ def test_training_in_half_precision_follows_full_precision(family, name, options
     assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], rel=0.35)
 
 
-def test_masters_get_the_same_gradients_where_activations_are_made_again():
-    request = make_request("llama", dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("family", ["llama", *SEQ2SEQ])
+def test_trained_weights_get_the_same_gradients_where_activations_are_made_again(family, dtype):
+    request = make_request(family, dtype=dtype)
     found, rows = built("full", request), request.rows["train"][:3]
     grads = []
     for checkpointing in (False, True):
@@ -157,6 +159,10 @@ def test_masters_get_the_same_gradients_where_activations_are_made_again():
         for value in found.trainee.trainable().values():
             value.grad = None
     assert all(torch.equal(grad, grads[1][name]) for name, grad in grads[0].items())
+    tables = [grad for name, grad in grads[0].items() if "relative_attention_bias" in name]
+    # T5's table of distances, in both stacks.
+    assert len(tables) == 2 * family.startswith("t5")
+    assert all((grad != 0).any() for grad in tables)
 
 
 def test_half_precision_shares_what_it_does_not_train():

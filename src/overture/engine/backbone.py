@@ -290,6 +290,9 @@ class Backbone:
         if self._masks:
             for window, num_groups, is_causal in self._masks[step.is_plain(None, live)]:
                 step.mask(window, num_groups, live.dtype, is_causal)
+        if self._bias:
+            # Its table may be trained: made within a layer, the mask would miss where that layer is computed again.
+            step.mask(None, 1, self.dtype, self.family.is_causal)
         named: dict[str, Any] = {"attention_mask": through, "use_cache": False, "overture": step}
         if self.read is not None:
             # Cross-attention takes its keys and values from the step; the states are there for their presence alone.
