@@ -10,6 +10,7 @@ import torch
 
 from fakes import backbone_of, make_inner_tokenizer
 from overture.core.errors import BackboneError, ConfigError, DataError
+from overture.engine.operations import counted
 from overture.engine.tokenizer import Tokenizer
 from overture.store import Store, load_artifact
 from overture.study import cartridge as study
@@ -66,6 +67,22 @@ def test_what_is_taught_is_what_the_model_says_with_the_piece(inside, backbone) 
     torch.testing.assert_close(backbone.head(said.hidden), logits, rtol=1e-4, atol=1e-5)
 
 
+def test_a_piece_runs_once_for_all_talks_about_it(inside, backbone) -> None:
+    talks = inside._talks("trained", 5)
+    (text,) = {talk.taught.input_ids for talk in talks}
+    with counted(backbone) as found:
+        inside._taught(talks)
+    longest = max(len(talk.taught.anchor_ids) + len(talk.taught.answer_ids) - 1 for talk in talks)
+    assert found.positions <= len(text) + len(talks) * longest
+
+
+def test_the_teacher_is_asked_once_for_each_talk(backbone, tmp_path: Path, monkeypatch) -> None:
+    asked, taught = [], study._SelfStudy._taught
+    monkeypatch.setattr(study._SelfStudy, "_taught", lambda own, talks: asked.extend(talks) or taught(own, talks))
+    found = cartridge(TEXT, Store(tmp_path / "s"), "x", config_of(), backbone=backbone)
+    assert len(asked) == sum(found["conversations"].values())
+
+
 def test_it_starts_as_the_beginning_of_the_text(inside, backbone) -> None:
     own = backbone.memory_of_tokens((*inside.head, *inside.ids)[:6])
     start = inside._start().injection().memory.memory
@@ -105,7 +122,7 @@ def test_a_text_that_the_model_cannot_read_at_once(backbone, tmp_path: Path) -> 
 
 def test_measures_are_those_of_the_model_with_each_memory(inside, backbone) -> None:
     talks = inside._talks("held out", 4)
-    ways = inside._measured(inside._start().injection(), talks)
+    ways = inside._measured(inside._start().injection(), talks, inside._taught(talks))
     assert ways["cartridge"] == ways["beginning"]
     # The whole text in front, token by token, in the library's own way.
     total, count = 0.0, 0

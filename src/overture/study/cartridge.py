@@ -265,7 +265,7 @@ class _SelfStudy:
             return {**told, "notices": self.notices}
         with torch.no_grad():
             start.trainable()["values"].copy_(fitted.best["values"])
-        ways = self._measured(start.injection(), held_out)
+        ways = self._measured(start.injection(), held_out, judge.taught)
         manifest = self._manifest(task or self.task, origin, fitted, ways)
         folder = store.add(manifest, {key: value.cpu().contiguous() for key, value in prompt_tensors(start).items()})
         return {
@@ -380,8 +380,8 @@ class _SelfStudy:
 
     @torch.no_grad()
     def _taught(self, talks: Sequence[Talk]) -> list[Said]:
-        """What the model says at each token with the piece in front."""
-        model = PromptedModel(self.backbone, None)
+        """What the model says at each token with the piece in front, which runs once for all talks about it."""
+        model = PromptedModel(self.backbone, None, InputCache(notify=self.notices.append))
         said: dict[int, Said] = {}
         rows = [replace(talk.taught, row=number) for number, talk in enumerate(talks)]
         for batch in scoring_batches(rows, 2 * self.config.train.max_tokens):
@@ -415,7 +415,9 @@ class _SelfStudy:
     # -- what it is worth
 
     @torch.no_grad()
-    def _measured(self, found: Injection, talks: Sequence[Talk]) -> dict[str, dict[str, Any] | None]:
+    def _measured(
+        self, found: Injection, talks: Sequence[Talk], taught: Sequence[Said]
+    ) -> dict[str, dict[str, Any] | None]:
         """Each way to know the text: perplexity of the answers, divergence a token, bytes of keys and values."""
         whole = (*self.head, *self.ids)
         longest = max(talk.used.num_tokens for talk in talks)
@@ -428,7 +430,6 @@ class _SelfStudy:
             "cartridge": found,
             **({"whole text": self._memory_of(whole)} if fits else {}),
         }
-        taught = self._taught(talks)
         trained, used = [[replace(getattr(talk, kind), row=n) for n, talk in enumerate(talks)] for kind in _KINDS]
         told: dict[str, dict[str, Any] | None] = {}
         for number, (what, way) in enumerate(ways.items(), 1):
