@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 import overture as package
 from overture.engine.backbone import weights_digest
+from overture.study.work import Work
 
 LORA = ("--adapter", "lora", "--set", "adapter.rank=2", "--set", "adapter.lr=0.01")
 
@@ -38,6 +39,30 @@ def test_prompt_and_adapter_are_trained_kept_and_used_together(make_task, overtu
         done.json["no_prompt"]["metrics"]["test"]["loss"], abs=1e-5
     )
     assert overture("predict", "mood@1", "some text").json["label"] in ("good", "bad")
+
+
+@pytest.mark.parametrize(("method", "place"), [("prefix", "memory"), ("idpg", "before"), ("warp", "before")])
+def test_label_vectors_of_the_adapters_stage_are_those_the_prompt_begins_with(
+    make_task, overture, monkeypatch, method, place
+):
+    begun, left, fit = [], [], Work.fit
+
+    def labels_of(model) -> torch.Tensor:
+        return model.prompt.labels.detach().clone()
+
+    def watched(work, model, *others):
+        begun.append(labels_of(model))
+        found = fit(work, model, *others)
+        left.append(labels_of(model))
+        return found
+
+    monkeypatch.setattr(Work, "fit", watched)
+    words = ("--method", method, "--place", place, "--set", "adapter.stage=adapter first")
+    done = overture("tune", make_task(prompt={"labels": "vectors"}), *LORA, *words, "--json")
+    assert done.code == 0, done.err
+    assert len(begun) == 2
+    assert not torch.equal(left[0], begun[0])
+    assert torch.equal(begun[1], left[0])
 
 
 def test_the_model_that_was_handed_in_stays_as_it_is(make_task, overture):

@@ -16,7 +16,7 @@ from overture.engine import Backbone, InputCache, PromptedModel
 from overture.engine.lora import LoraOptions, with_lora
 from overture.engine.prompted import OnePrompt
 from overture.evaluate.source import prompt_source
-from overture.prompt.labels import label_start, with_labels
+from overture.prompt.labels import LabelVectors, RowLabelVectors, label_start, with_labels
 from overture.prompt.registry import wants_label_vectors
 from overture.study.request import AdapterConfig
 from overture.study.work import Work
@@ -111,6 +111,11 @@ def _adapter_first(stage: _Stage) -> Tuned:
         return tuned_alone(alone, first)
     stage.adapted.freeze()
     model = stage.on_adapted.fresh(work.config.prompt, stage.seed)
+    if labels is not None:
+        # The adapter was trained with these vectors; the prompt's stage trains them on.
+        assert isinstance(model.prompt, LabelVectors | RowLabelVectors)
+        with torch.no_grad():
+            model.prompt.labels.copy_(labels.labels)
     return _finished(stage, model, first, stage.fitted(model, stage.rate))
 
 
