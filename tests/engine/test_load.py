@@ -1,8 +1,9 @@
-"""A model's float32 copy, made once for all processes."""
+"""A model's float32 copy, made once for all processes, and what is told from a config alone."""
 
 import pytest
+from transformers import Gemma3Config
 
-from fakes import make_backbone, make_inner_tokenizer
+from fakes import config_of, make_backbone, make_inner_tokenizer
 from overture.core.errors import BackboneError
 from overture.engine import load, load_backbone
 
@@ -41,3 +42,9 @@ def test_a_refusal_while_converting_is_told_as_it_is(packed, monkeypatch):
     monkeypatch.setattr(load, "_convert", refuses)
     with pytest.raises(BackboneError, match="only decoders"):
         load_backbone(str(packed))
+
+
+def test_of_a_model_that_reads_pictures_too_the_text_is_looked_at(tmp_path):
+    Gemma3Config(text_config=config_of("gemma3_text").to_dict()).save_pretrained(tmp_path)
+    assert load.label_place(str(tmp_path), ["yes", "no"]) == "end"
+    assert not load.is_encoder(str(tmp_path))

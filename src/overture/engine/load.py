@@ -68,8 +68,7 @@ def load_backbone(
     source = str(path) if path else name
     with _readable_errors(name), _quiet():
         options = {} if path else {"revision": revision}
-        config: Any = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
-        config = config.text_config if config.model_type == "gemma3" else config
+        config = _config_of(source, **options)
         family = family_of(config.model_type, name)
         inner = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
         model = _class_for(config, family, name).from_pretrained(
@@ -91,8 +90,7 @@ def is_encoder(name: str, revision: str | None = None) -> bool:
         return False
     try:
         with _quiet():
-            config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False, revision=revision)
-        return not family_of(config.model_type, name).is_causal
+            return not family_of(_config_of(name, revision=revision).model_type, name).is_causal
     except (OSError, ValueError):
         return False
 
@@ -110,7 +108,7 @@ def label_place(name: str, words: Sequence[str]) -> Literal["end", "mask", "vect
     if name in EMBEDDED or name.endswith(".gguf"):
         return "end"
     with _readable_errors(name), _quiet():
-        config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = _config_of(name)
         family = family_of(config.model_type, name)
         if family.is_causal:
             return "end"
@@ -118,6 +116,12 @@ def label_place(name: str, words: Sequence[str]) -> Literal["end", "mask", "vect
         has_head = _class_for(config, family, name) is AutoModelForMaskedLM
     is_short = all(len(inner.encode(w, add_special_tokens=False, split_special_tokens=True)) == 1 for w in words)
     return "mask" if has_head and inner.mask_token_id is not None and is_short else "vectors"
+
+
+def _config_of(source: str, **options: Any) -> Any:
+    """A model's config; of one that reads pictures too, that of its texts."""
+    config: Any = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+    return config.text_config if config.model_type == "gemma3" else config
 
 
 def _class_for(config: Any, family: Family, name: str) -> Any:
