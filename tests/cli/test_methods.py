@@ -55,6 +55,23 @@ def test_a_run_names_the_versions_that_it_began_with(make_task, overture, method
     assert {key: asked[key] for key in named} == named
 
 
+@pytest.mark.parametrize("method", ["idpg", "lopa", "attempt"])
+def test_what_depends_on_the_row_is_no_start_for_others(make_task, overture, method) -> None:
+    task = make_task(shots=0)
+    overture("tune", task, "--method", "vectors", "--place", "before", "--name", "first", "--json")
+    sources = ["--set", "prompt.options.sources=[first]"] if method == "attempt" else []
+    overture("tune", task, "--method", method, "--place", "before", *sources, "--name", "rows", "--json")
+    for words in (
+        ["--method", "vectors", "--set", "prompt.init=prompt", "--set", "prompt.init_prompt=rows"],
+        ["--method", "attempt", "--set", "prompt.options.sources=[rows]"],
+    ):
+        refused = overture("tune", task, "--place", "before", *words, "--json")
+        assert (refused.code, refused.json["error"]) == (2, "ConfigError"), refused.err
+        assert "depends on the row" in refused.json["what"]
+        assert refused.json["got"] == f"rows@1, of method {method}"
+        assert "overture list" in refused.json["fix"]
+
+
 def test_pruning_begins_where_the_run_began(make_task, overture) -> None:
     task, store = make_task(shots=0, prompt={"method": "vectors", "place": "after", "length": 4}), _store(None)
     overture("tune", task, "--json")

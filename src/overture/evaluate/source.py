@@ -9,6 +9,7 @@ from overture.data import Encoder
 from overture.engine import Backbone
 from overture.evaluate.facts import backbone_ref, config_of
 from overture.prompt import PromptSource, prompt_from
+from overture.prompt.registry import STATE
 from overture.prompt.source import no_prompts
 from overture.store import Store, check_fingerprint, load_artifact
 
@@ -57,9 +58,16 @@ def _stored(store: Store, backbone: Backbone) -> Callable[[str], Injection]:
     def prompt(ref: str) -> Injection:
         manifest, tensors = load_artifact(store.get(ref))
         check_fingerprint(manifest.backbone, backbone_ref(backbone))
+        if any(name.startswith(STATE) for name in tensors):
+            raise ConfigError(
+                "a prompt that depends on the row cannot be built upon",
+                where="prompt",
+                got=f"{ref}, of method {manifest.method}",
+                wanted="a prompt that is the same for all rows",
+                fix="name a prompt of another method: `overture list` shows them",
+            )
         found = prompt_from(tensors, config_of(manifest))
-        if not isinstance(found, Injection):
-            raise ConfigError("a prompt that depends on the row cannot be built upon", where="prompt", got=ref)
+        assert isinstance(found, Injection)
         return found
 
     return prompt
