@@ -229,6 +229,14 @@ def test_what_cannot_be_learnt(tasks, overture, words, message) -> None:
     assert overture("list", "--json").json["prompts"] == []
 
 
+def test_compiled_layers_have_no_second_derivatives(tasks, overture, monkeypatch) -> None:
+    monkeypatch.setattr(study, "all_prepared", lambda *_: pytest.fail("a model was loaded"))
+    words = ["--name", "x", "--algorithm", "maml", "--set", "compile_layers=true"]
+    done = overture("meta", tasks["a"], tasks["b"], *words, "--json")
+    assert (done.code, done.json["error"], done.json["where"]) == (2, "ConfigError", "compile_layers")
+    assert "--algorithm fomaml" in done.json["fix"]
+
+
 def test_tasks_must_agree(tasks, overture) -> None:
     values = yaml.safe_load(tasks["b"].read_text())
     tasks["b"].write_text(yaml.safe_dump({**values, "prompt": {"length": 5}, "train": {**values["train"], "lr": 0.5}}))

@@ -80,6 +80,15 @@ def test_one_batch_gives_its_own_gradient_and_parts_change_nothing() -> None:
     assert not torch.allclose(whole, plain)
 
 
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_activations_that_are_made_again_change_nothing(place: str) -> None:
+    model, batches = model_of("llama", "vectors", place), batches_of()
+    plain, _ = maml_of(model, 1e-3).gradient(batches)
+    with model.backbone.checkpointing(True):
+        again, _ = maml_of(model, 1e-3).gradient(batches)
+    torch.testing.assert_close(again, plain, rtol=1e-12, atol=0)
+
+
 def test_a_loss_that_is_not_finite_gives_no_gradient_and_the_values_stay() -> None:
     model, batches = model_of("llama", "vectors", "after"), batches_of()
     (value,) = model.trainable().values()

@@ -93,7 +93,8 @@ def meta(
         ordinary start and from the learnt one, on validation rows.
 
     Raises:
-        ConfigError: the tasks differ in model or prompt, or the method cannot start another prompt.
+        ConfigError: the tasks differ in model or prompt, the method cannot start another prompt, or MAML is asked for
+            with compiled layers.
         DataError: rows cannot be used.
         Diverged: the loss became NaN or infinite on every visit.
     """
@@ -103,6 +104,14 @@ def meta(
     if len(tasks) < 2:
         raise ConfigError("a start is learnt on several tasks", got=str(len(tasks)), wanted="at least 2 task files")
     requests = alike([pinned(with_slots(request), store) for request in (*tasks, *unseen)])
+    if config.algorithm == "maml" and requests[0].compile_layers:
+        raise ConfigError(
+            "compiled layers have no second derivatives",
+            where="compile_layers",
+            got="compile_layers: true, algorithm: maml",
+            wanted="layers as they are, or an algorithm of first derivatives",
+            fix="--set compile_layers=false, or --algorithm fomaml",
+        )
     with TemporaryDirectory() as folder, ExitStack() as held:
         # Nothing of this goes on after a stop, so the run leaves nothing behind.
         run = Run(Path(folder), listener)
