@@ -22,6 +22,15 @@ from overture.engine.inputs import groups as cut
 from overture.engine.passes import Injections, kept_input
 from overture.engine.prompted import Kind, PromptedModel, side_by_side
 
+_DIFFER = {
+    "layer": "enter at different layers",
+    "heads": "read labels from vectors or words",
+    "is_mean": "read labels from different places",
+    "has_marks": "read one place or many",
+    "candidates": "have different labels",
+}
+"""Of each part of a kind, what members do that share no pass for it."""
+
 
 class Cohort:
     """Prompted models of one backbone and one cache, answering together. Meets `core.types.Trainees`.
@@ -90,14 +99,7 @@ class Cohort:
         num = sum(count for _, count in found)
         if len(found) == 1:
             return f"{num} members in 1 pass"
-        names = (
-            "enter at different layers",
-            "read labels from vectors or words",
-            "read labels from different places",
-            "read one place or many",
-        )
-        varies = [name for at, name in enumerate(names) if len({kind[at] for kind, _ in found}) > 1]
-        varies += ["have different labels"] if len({kind[-1] for kind, _ in found}) > 1 else []
+        varies = [_DIFFER[name] for name in Kind._fields if len({getattr(kind, name) for kind, _ in found}) > 1]
         sizes = " + ".join(str(count) for _, count in found)
         return f"{num} members in {len(found)} passes ({sizes}), because they {' and '.join(varies)}"
 

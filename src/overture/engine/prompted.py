@@ -5,7 +5,7 @@ Shape letters: B rows, P prompt length, S live tokens, D width, W label words, C
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,10 +26,27 @@ from overture.engine.passes import Injections, Make, kept_input, prepared, text_
 from overture.engine.transfer import placed, sent
 
 OnePrompt = PromptMethod | RowMethod | Injection
-Kind = tuple[int, int, bool, bool, Candidates | None]
 _OWN = Candidates((), (), (), is_own=True)
 INNER = "model."
 """What the names of values inside the model begin with."""
+
+
+class Kind(NamedTuple):
+    """What a pass has one of.
+
+    Args:
+        layer: at which prompts enter.
+        heads: what labels are told by: 0 words, 1 label vectors, 2 a classifier.
+        is_mean: labels are read from the mean of the text.
+        has_marks: labels are read at many places of a row.
+        candidates: the labels; None for free text.
+    """
+
+    layer: int
+    heads: int
+    is_mean: bool
+    has_marks: bool
+    candidates: Candidates | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +363,7 @@ class PromptedModel:
         return seq2seq.decoding(inputs, rows, injections) if self.backbone.encoder else (inputs, rows, injections)
 
     def kind(self, row: Encoded, injection: Injection | None) -> Kind:
-        """What a pass has one of: the layer at which prompts enter, label vectors or words, how labels are read.
+        """Which passes a row can be in under a prompt.
 
         Raises:
             BackboneError: the model cannot answer such a row.
@@ -354,11 +371,8 @@ class PromptedModel:
         check_reading(self.backbone, row, injection)
         # What a row chooses from is its own: such rows share a pass all the same.
         own = _OWN if row.candidates and row.candidates.is_own else row.candidates
-        if injection is None:
-            return 0, 0, row.read == "mean", row.marks is None, own
-        # Words, label vectors, or a classifier's.
-        labels = (injection.labels is not None) + (injection.head is not None)
-        return injection.layer, labels, row.read == "mean", row.marks is None, own
+        heads = (injection.labels is not None) + (injection.head is not None) if injection else 0
+        return Kind(injection.layer if injection else 0, heads, row.read == "mean", row.marks is not None, own)
 
     def _alike(
         self, rows: Sequence[Encoded], injections: Injections, with_labels: bool = True
@@ -373,10 +387,12 @@ class PromptedModel:
         Raises:
             BackboneError: the model cannot answer such rows.
         """
-        alike: dict[tuple[Any, ...], list[int]] = {}
+        alike: dict[tuple[Kind, bool], list[int]] = {}
         for number, each in enumerate(zip(rows, injections, strict=True)):
-            *rest, labels = self.kind(*each)
-            alike.setdefault((*rest, labels if with_labels else labels is None), []).append(number)
+            kind = self.kind(*each)
+            # Free text shares no pass with labels, whichever they are.
+            key = kind if with_labels else kind._replace(candidates=None)
+            alike.setdefault((key, kind.candidates is None), []).append(number)
         for index in alike.values():
             yield index, [rows[number] for number in index], [injections[number] for number in index]
 
