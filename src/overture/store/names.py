@@ -23,6 +23,11 @@ class Ref:
         return self.name if self.version is None else f"{self.name}@{self.version}"
 
 
+def ref_of(folder: Path) -> Ref:
+    """The name and version of a prompt that the store has put there."""
+    return Ref(folder.parent.name, int(folder.name.removeprefix("v")))
+
+
 def checked_name(name: str) -> str:
     """The name, if it is one.
 

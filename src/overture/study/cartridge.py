@@ -44,7 +44,7 @@ from overture.evaluate.source import prompt_source
 from overture.prompt import METHODS, PromptConfig, Request, prompt_tensors
 from overture.prompt.cartridge import Cartridge, Options, build
 from overture.store import Manifest, Store
-from overture.store.names import checked_name
+from overture.store.names import checked_name, ref_of
 from overture.study.result import portable
 from overture.study.run import versions
 from overture.train import Fit, FitResult, TrainConfig, Validation
@@ -271,7 +271,7 @@ class _SelfStudy:
         return {
             **told,
             "status": "interrupted" if fitted.status == "interrupted" else "finished",
-            "prompt": f"{folder.parent.name}@{folder.name.removeprefix('v')}",
+            "prompt": str(ref_of(folder)),
             "folder": str(folder),
             "trainable": manifest.trainable,
             "conversations": {"trained": len(trained), "held_out": len(held_out)},

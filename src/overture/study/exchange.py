@@ -11,7 +11,7 @@ from overture.evaluate.facts import adapter_of, backbone_ref, config_of
 from overture.evaluate.tuned import shown
 from overture.store import Manifest, Store, load_artifact
 from overture.store.export import FORMATS, LOST, check_target, write_files
-from overture.store.names import checked_name
+from overture.store.names import checked_name, ref_of
 from overture.store.peft_files import fitted_tensors, read_adapter
 from overture.store.peft_forms import Adapter, ModelShape
 from overture.study.request import TuneConfig, tune_config
@@ -72,7 +72,7 @@ def import_adapter(
     for text in notices:
         notify(text)
     return {
-        "prompt": f"{kept.parent.name}@{kept.name.removeprefix('v')}",
+        "prompt": str(ref_of(kept)),
         "folder": str(kept),
         "backbone": model.info.id,
         "method": manifest.method,

@@ -36,7 +36,7 @@ from overture.evaluate.scoring import Scored
 from overture.prompt import own_rate, prompt_tensors
 from overture.prompt.registry import method_from
 from overture.store import Manifest, Store
-from overture.store.names import checked_name
+from overture.store.names import checked_name, ref_of
 from overture.study.maml import Maml, Values
 from overture.study.request import TuneConfig, pinned, with_slots
 from overture.study.result import portable
@@ -174,7 +174,7 @@ class _Start:
             raise Diverged("the loss became NaN or infinite on every visit", fix="a smaller rate: --set train.lr=0.001")
         # Kept before it is measured: a stop in between loses nothing.
         folder = self.works[0].store.add(self._manifest(name, seconds), prompt_tensors(self.prompt))
-        result |= {"prompt": f"{folder.parent.name}@{folder.name.removeprefix('v')}", "folder": str(folder)}
+        result |= {"prompt": str(ref_of(folder)), "folder": str(folder)}
         result["few_steps"] = self._measured(ordinary) if is_whole else []
         return {**result, "notices": [text for work in (*self.works, *self.unseen) for text in work.notices]}
 

@@ -51,7 +51,7 @@ from overture.prompt import (
 from overture.prompt.labels import method_inside
 from overture.prompt.registry import STATE, plainest_at
 from overture.store import Manifest, Store, check_fingerprint, load_artifact
-from overture.store.names import checked_name
+from overture.store.names import checked_name, ref_of
 from overture.study.request import TuneConfig, pinned, with_slots
 from overture.study.result import portable
 from overture.study.run import Run, versions
@@ -438,7 +438,7 @@ class _Multi:
 
     def _added(self, manifest: Manifest, tensors: dict[str, Tensor]) -> str:
         folder = self.works[0].store.add(manifest, {name: value.cpu().contiguous() for name, value in tensors.items()})
-        return f"{folder.parent.name}@{folder.name.removeprefix('v')}"
+        return str(ref_of(folder))
 
     def _notices(self) -> list[str]:
         return list(dict.fromkeys(text for work in self.works for text in work.notices))

@@ -34,7 +34,7 @@ from overture.evaluate.tuned import shown
 from overture.prompt import METHODS, PromptConfig, prompt_from, prompt_tensors
 from overture.prompt.registry import pruned_method
 from overture.store import Manifest, Store, check_fingerprint, load_artifact
-from overture.store.names import checked_name
+from overture.store.names import checked_name, ref_of
 from overture.study.again import request_again
 from overture.study.result import portable
 from overture.study.run import Run, versions
@@ -327,7 +327,7 @@ def _pruned(work: Work, config: PruneConfig, manifest: Manifest, prompt: Injecti
     metrics = metrics_of(work.task, after)
     folder = work.store.add(_manifest(work, manifest, best, metrics, name), best.tensors)
     return {
-        "prompt": f"{folder.parent.name}@{folder.name.removeprefix('v')}",
+        "prompt": str(ref_of(folder)),
         "folder": str(folder),
         "pruned_from": shown(manifest),
         "task": work.task.name,

@@ -30,7 +30,7 @@ from overture.engine import Backbone, load_backbone
 from overture.evaluate.facts import adapter_of, backbone_ref
 from overture.evaluate.tuned import TunedPrompt, shown
 from overture.store import Manifest, Store, check_fingerprint, load_artifact, save_artifact
-from overture.store.names import checked_name
+from overture.store.names import checked_name, ref_of
 from overture.study.again import task_with_data_of
 from overture.study.measure import measured
 from overture.study.result import portable
@@ -208,7 +208,7 @@ def recycle(
         result = measured(prompt, rows, split, progress) if rows else {}
     kept = store.add(made.model_copy(update={"metrics": result.get("metrics", {})}), values)
     return {
-        "prompt": f"{kept.parent.name}@{kept.name.removeprefix('v')}",
+        "prompt": str(ref_of(kept)),
         "folder": str(kept),
         "recycled_from": shown(manifest),
         "old_backbone": old.info.id,

@@ -15,6 +15,7 @@ from overture.evaluate.metrics import as_answers
 from overture.evaluate.wrong import WrongRow, wrong_rows
 from overture.prompt.registry import open_gates
 from overture.store import Manifest
+from overture.store.names import ref_of
 from overture.study.run import versions
 from overture.study.work import SPLITS, Work
 
@@ -45,7 +46,7 @@ def finished(work: Work, controls: dict[str, Any], seeds: list[dict[str, Any]]) 
         tensors = load_file(work.run.folder / f"seed-{best['seed']}" / "prompt.safetensors")
         result |= open_gates(work.config.prompt.method, tensors)
         folder = _stored(work, result, best, tensors)
-        result |= {"prompt": f"{folder.parent.name}@{folder.name.removeprefix('v')}", "folder": str(folder)}
+        result |= {"prompt": str(ref_of(folder)), "folder": str(folder)}
         work.run.write("result.json", result)
         work.run.event({"event": "end", "prompt": result["prompt"]})
     return result

@@ -10,6 +10,7 @@ from overture.evaluate.facts import backbone_ref
 from overture.prompt import PromptConfig
 from overture.prompt.registry import open_gates
 from overture.store import Manifest
+from overture.store.names import ref_of
 from overture.study.charts import save_chart
 from overture.study.race import Lane, winner_of
 from overture.study.result import portable
@@ -53,7 +54,7 @@ def result_of(
     }
     if won["path"]:
         folder = _stored(shared, seen, won, result["metrics"])
-        result |= {"prompt": f"{folder.parent.name}@{folder.name.removeprefix('v')}", "folder": str(folder)}
+        result |= {"prompt": str(ref_of(folder)), "folder": str(folder)}
     shared.run.write("result.json", result)
     shared.run.event({"event": "end", "prompt": result["prompt"]})
     return result
