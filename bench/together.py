@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from cells import Lab, cpu_seconds, in_time, opened, study_parser
 from overture.engine import PromptedModel
 from overture.engine.lora import LoraOptions, with_lora
-from overture.prompt import PromptConfig, own_rate
+from overture.prompt import PromptConfig
 from overture.study.adapted import Tuned, tuned_alone, tuned_with_adapter
 from overture.study.request import AdapterConfig, TuneConfig, settled
 from overture.study.run import Run
@@ -38,8 +38,7 @@ def lora_alone(work: Work) -> Tuned:
 
 
 def both(work: Work) -> Tuned:
-    rate = own_rate(work.config.prompt)
-    return tuned_with_adapter(work, adapter_of(work), work.config.seed, rate, work.run.folder)
+    return tuned_with_adapter(work, adapter_of(work), work.config.seed, work.config.prompt_rate, work.run.folder)
 
 
 def adapter_of(work: Work) -> AdapterConfig:
@@ -63,9 +62,11 @@ class Way:
 
     def request(self, lab: Lab, task: str, seed: int) -> TuneConfig:
         lora = BEST_RATES[task]
-        lr = own_rate(PROMPT) if "prompt" in self.parts else lora
+        lr = None if "prompt" in self.parts else lora
         settings = {"adapter": {"lr": lora, "stage": self.stage}} if "adapter" in self.parts else {}
-        return lab.request(task, lab.args.train_rows, seed, PROMPT.model_dump(), lr, **settings)
+        made = lab.request(task, lab.args.train_rows, seed, PROMPT.model_dump(), lr, **settings)
+        # Cells record the rate.
+        return made.model_copy(update={"train": made.train.model_copy(update={"lr": made.prompt_rate})})
 
 
 WAYS = {

@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 
 import overture as package
 from overture.engine.backbone import weights_digest
+from overture.prompt import own_rate
+from overture.study.request import tune_config
 from overture.study.work import Work
 
 LORA = ("--adapter", "lora", "--set", "adapter.rank=2", "--set", "adapter.lr=0.01")
@@ -39,6 +41,14 @@ def test_prompt_and_adapter_are_trained_kept_and_used_together(make_task, overtu
         done.json["no_prompt"]["metrics"]["test"]["loss"], abs=1e-5
     )
     assert overture("predict", "mood@1", "some text").json["label"] in ("good", "bad")
+
+
+@pytest.mark.parametrize(("stage", "share"), [("joint", 1.0), ("prompt first", 1.0), ("adapter first", 0.1)])
+def test_the_prompts_own_rate_is_lower_on_a_finished_adapter(make_task, stage, share):
+    words = ["adapter.kind=lora", f"adapter.stage={stage}", "train.lr=null"]
+    asked = tune_config(make_task(), words)
+    assert asked.prompt_rate == pytest.approx(share * own_rate(asked.prompt))
+    assert tune_config(make_task(), [*words, "train.lr=0.02"]).prompt_rate == 0.02
 
 
 @pytest.mark.parametrize(("method", "place"), [("prefix", "memory"), ("idpg", "before"), ("warp", "before")])

@@ -14,11 +14,13 @@ from overture.engine import Backbone
 from overture.engine.cache import default_budget_bytes
 from overture.engine.load import is_encoder
 from overture.engine.lora import LoraOptions
-from overture.prompt import METHODS, PromptConfig
+from overture.prompt import METHODS, PromptConfig, own_rate
 from overture.prompt.registry import with_refs
 from overture.store import Store
 from overture.study.space import SearchConfig
 from overture.train import TrainConfig
+
+ON_FINISHED = 0.1
 
 
 class AdapterConfig(LoraOptions):
@@ -50,6 +52,15 @@ class TuneConfig(Config):
     compile_layers: bool = Field(False, description="Run the model's layers as compiled kernels; needs a compiler.")
     search: SearchConfig = Field(SearchConfig(), description="What `overture search` may choose from and spend.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub model.")
+
+    @property
+    def prompt_rate(self) -> float:
+        """The prompt's learning rate: as asked, or its own; a tenth of that on a finished adapter.
+
+        There the loss is near zero already, and AdamW's steps are as long as its rate says however small the gradient.
+        """
+        share = ON_FINISHED if self.adapter and self.adapter.stage == "adapter first" else 1.0
+        return self.train.lr or share * own_rate(self.prompt)
 
 
 def tune_config(path: Path, assignments: Sequence[str] = ()) -> TuneConfig:

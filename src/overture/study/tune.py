@@ -15,7 +15,7 @@ from overture.core.meter import Meter
 from overture.core.projected import expanded
 from overture.core.types import Scorer
 from overture.engine import Backbone, InputCache, PromptedModel
-from overture.prompt import own_rate, prompt_tensors
+from overture.prompt import prompt_tensors
 from overture.prompt.registry import ADAPTER, check_effect
 from overture.store import Store
 from overture.study.adapted import Tuned, tuned_alone, tuned_with_adapter
@@ -161,7 +161,7 @@ def _tuned_seeds(work: Work) -> list[dict[str, Any]]:
     seeds = range(config.seed, config.seed + config.seeds)
     known = {seed: work.run.read(f"seed-{seed}/result.json") for seed in seeds}
     left = [seed for seed in seeds if known[seed] is None]
-    rate = config.train.lr or own_rate(config.prompt)
+    rate = config.prompt_rate
     found = _with_adapter(work, left, rate) if config.adapter else _together(work, left, rate)
     return [each for each in (known | found).values() if each is not None]
 
