@@ -1,5 +1,6 @@
 """`overture search` in real runs on a tiny model: what it measures, spends, keeps, and how it goes on."""
 
+import json
 import shlex
 import sqlite3
 from pathlib import Path
@@ -88,6 +89,26 @@ def test_stopped_search_goes_on_where_it_stood(make_task, overture, monkeypatch,
     assert [one["scores"] for one in resumed["race"]] == [one["scores"] for one in whole["race"]]
     assert resumed["winner"] == whole["winner"]
     assert resumed["spent"]["tokens"] == whole["spent"]["tokens"]
+
+
+@pytest.mark.parametrize(("words", "steps"), [([], 60), (["--set", "search.epochs=[5]"], 5)])
+def test_few_rows_get_as_many_steps_in_a_search_as_in_a_tune(searched, overture, tmp_path, words, steps) -> None:
+    found = searched("--tunes", "8", "--set", "search.cohort=3", *words, train={"lr": 0.1})
+    folder = tmp_path / "store" / "runs" / found["run"]
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    planned = {event["who"]: event["num_steps"] for event in events if event["event"] == "step"}
+    assert len(planned) > 2
+    assert {num for who, num in planned.items() if who != "trial 0"} == {steps}
+    assert planned["trial 0"] == 60
+    # An epoch's tokens are those of the passes that it takes.
+    own, *others = [one["tokens"] / one["epochs_done"] for one in found["trials"][1:]]
+    assert [one < own / 2 for one in others] == [steps == 5] * len(others)
+    with sqlite3.connect(folder / "search.db") as db:
+        own_params = db.execute("select * from trial_params join trials using (trial_id) where number = 0").fetchall()
+    assert bool(own_params) == (steps == 60)
+    again = overture(*shlex.split(found["command"])[1:], "--json").json["metrics"]
+    assert again["test"]["accuracy"] == found["metrics"]["test"]["accuracy"]
+    assert again["test"]["loss"] == pytest.approx(found["metrics"]["test"]["loss"], abs=1e-5)
 
 
 def test_test_rows_choose_nothing(make_task, overture, tmp_path) -> None:

@@ -98,10 +98,10 @@ def test_rungs_and_their_cost() -> None:
 
 
 def test_the_first_rung_is_counted_in_steps() -> None:
-    assert first_rung(256, 16, 30) == 2
+    assert first_rung(16, 30) == 2
     # Three steps an epoch: a score after the first says how high the rate is.
-    assert first_rung(48, 16, 30) == 10
-    assert first_rung(10_000, 16, 30) == first_rung(48, 16, 0) == 1
+    assert first_rung(3, 30) == 10
+    assert first_rung(625, 30) == first_rung(3, 0) == 1
 
 
 def test_frontier() -> None:

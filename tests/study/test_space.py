@@ -6,11 +6,12 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from optuna.trial import FixedTrial
 
 from overture.data import Task
 from overture.prompt import METHODS, PromptConfig
 from overture.study.request import TuneConfig
-from overture.study.space import Pair, Space
+from overture.study.space import Pair, SearchConfig, Space
 from overture.train import TrainConfig
 
 PREFIX: Pair = ("prefix", "after")
@@ -21,7 +22,7 @@ TASK = Task(name="mood", data={"train": "r.jsonl"}, template="{text}:", labels={
 def space(length: int = 10, lr: float | None = None, found: float | None = None) -> Space:
     prompt = PromptConfig(method="prefix", place="after", length=length)
     config = TuneConfig(task=TASK, prompt=prompt, train=TrainConfig(epochs=5, lr=lr))
-    return Space(config, [PREFIX, ("vectors", "after")], 4, {PREFIX: found} if found else None)
+    return Space(config, [PREFIX, ("vectors", "after")], 4, 512, {PREFIX: found} if found else None)
 
 
 @pytest.mark.parametrize(("length", "share"), [(5, 1.0), (30, 1.0), (60, 0.5), (100, 0.3)])
@@ -60,3 +61,20 @@ def test_the_flags_of_a_candidate_repeat_its_training(rows: int) -> None:
     train = {name.removeprefix("train."): json.loads(text) for name, text in values.items() if "train." in name}
     # Whatever the rows: a number of epochs alone means single passes.
     assert TrainConfig(**train).for_rows(rows) == setting.train
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "num_passes", "is_own_in"),
+    [({}, (), 12, True), ({}, (5, 9), 1, False), ({"epochs": 5}, (5, 9), 1, True), ({"passes": 3}, (5, 9), 3, True)],
+)
+def test_only_epochs_that_are_asked_for_are_single_passes(own, asked, num_passes: int, is_own_in: bool) -> None:
+    config = TuneConfig(task=TASK, train=TrainConfig(**own), search=SearchConfig(epochs=asked))
+    pair = (config.prompt.method, config.prompt.place)
+    few = Space(config, [pair], 4, 16)
+    prompt = {"prompt": " ".join(pair), "length": config.prompt.length, "init": config.prompt.init, "lr_factor": 1.0}
+    trial = FixedTrial({**prompt, "epochs": few.epochs[-1]})
+    found = few.setting(trial, 0).train
+    assert (found.epochs, found.passes) == ((asked or (5,))[-1], num_passes)
+    assert few.own().train == config.train.for_rows(16).model_copy(update={"lr": few.own().train.lr})
+    assert (few.own_params() is not None) == is_own_in
+    assert few.min_batches == num_passes

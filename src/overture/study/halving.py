@@ -8,9 +8,9 @@ import math
 from collections.abc import Sequence
 
 
-def first_rung(num_rows: int, batch_size: int, num_steps: int) -> int:
-    """The epoch, from 1, at whose end that many optimiser steps are done."""
-    return max(1, math.ceil(num_steps / math.ceil(num_rows / batch_size)))
+def first_rung(num_batches: int, num_steps: int) -> int:
+    """The epoch, from 1, at whose end that many optimiser steps are done, so many in each epoch."""
+    return max(1, math.ceil(num_steps / num_batches))
 
 
 def is_rung(epoch: int, eta: int, first: int) -> bool:

@@ -113,7 +113,7 @@ def _execute(
 
 def _with_room(config: TuneConfig) -> TuneConfig:
     """The request with room for the longest prompt, so that all candidates see the same rows."""
-    room = Space(config, (), 1).room
+    room = Space(config, (), 1, 1).room
     return config.model_copy(update={"prompt": config.prompt.model_copy(update={"length": room})})
 
 
@@ -122,9 +122,8 @@ class _Search:
 
     def __init__(self, work: Work) -> None:
         self.shared = Shared(work)
-        train = work.config.train
-        num_steps = train.warmup_steps + self.shared.asked.min_steps
-        self.first_rung = first_rung(len(work.epoch_rows), train.batch_size, num_steps)
+        num_steps = work.config.train.warmup_steps + self.shared.asked.min_steps
+        self.first_rung = first_rung(self.shared.space.min_batches, num_steps)
 
     def run(self) -> dict[str, Any]:
         """Everything in turn."""
@@ -186,14 +185,15 @@ class _Search:
         ):
             options = {"layer": self.shared.space.layers[len(self.shared.space.layers) // 2]}
         prompt = own.model_copy(update={"method": method, "place": place, "options": options})
-        test = LrConfig()
-        rows = len(work.epoch_rows) + len(work.rows["validation"])
-        tokens = shared.cost(prompt, 0).epoch_tokens / rows * test.steps * work.config.train.batch_size
+        test, train = LrConfig(), shared.space.own().train
+        cost = shared.cost(Setting(prompt, train))
+        num_rows = len(work.rows["train"]) * train.num_passes + len(work.rows["validation"])
+        tokens = cost.epoch_tokens / num_rows * test.steps * train.batch_size
         affordable = _AFFORDABLE_RATE_TEST / len(shared.space.pairs)
         if not shared.asked.find_lr and shared.spending.share_of(tokens) > affordable:
             return None
-        self.shared.read_inputs(self.shared.cost(prompt, 0), 0)
-        found = find_rate(work, prompt, work.config.train, work.config.seed, test)
+        self.shared.read_inputs(cost, 0)
+        found = find_rate(work, prompt, train, work.config.seed, test)
         self.shared.check_stop()
         self.shared.spending.tokens += tokens
         self.shared.save_spent()
@@ -264,7 +264,7 @@ class _Search:
         for trial, setting in asked:
             assert setting.prompt is not None
             trial.set_user_attr("wording", wording)
-            trial.set_user_attr("epoch_tokens", shared.cost(setting.prompt, wording).epoch_tokens)
+            trial.set_user_attr("epoch_tokens", shared.cost(setting).epoch_tokens)
             facts = {"number": trial.number, "wording": wording, "is_own": (trial, setting) in own}
             dumped = {"prompt": setting.prompt.model_dump(mode="json"), "train": setting.train.model_dump()}
             found.append({**facts, **dumped, "history": [], "seconds": 0.0})
@@ -292,7 +292,7 @@ class _Search:
     def _is_affordable(self, settings: Sequence[Setting], num_spared: int) -> bool:
         """Whether the first part of the budget has room for such a group."""
         shared = self.shared
-        costs = [shared.cost(one.prompt, one.wording).epoch_tokens for one in settings if one.prompt]
+        costs = [shared.cost(one).epoch_tokens for one in settings]
         epochs = max(one.train.num_epochs for one in settings)
         planned = halving_tokens(costs, epochs, shared.asked.eta, self.first_rung, num_spared)
         return shared.spending.share + shared.spending.share_of(planned) <= 1 - shared.asked.race_share
@@ -301,8 +301,9 @@ class _Search:
         where = str(self.shared.run.folder)
         prompt = validated(PromptConfig, saved["prompt"], where)
         setting = Setting(prompt, validated(TrainConfig, saved["train"], where), saved["wording"])
-        cost = self.shared.cost(prompt, saved["wording"])
-        return Trial(saved["number"], setting, cost, saved["is_own"], saved["history"], saved["seconds"])
+        return Trial(
+            saved["number"], setting, self.shared.cost(setting), saved["is_own"], saved["history"], saved["seconds"]
+        )
 
     def _train(self, number: int, state: dict[str, Any], group: list[Trial]) -> None:
         """Train one group from where it stands, halving it on the way."""

@@ -110,9 +110,9 @@ class _Racing:
     def _tune_tokens(self, trial: Trial) -> float:
         # And the validation rows once more, for its predictions.
         work = self.shared.work(trial.setting.wording)
-        num_validation = len(work.rows["validation"])
-        share = num_validation / (len(work.epoch_rows) + num_validation)
-        return trial.cost.epoch_tokens * (trial.setting.train.num_epochs + share)
+        train, num_validation = trial.setting.train, len(work.rows["validation"])
+        share = num_validation / (len(work.rows["train"]) * train.num_passes + num_validation)
+        return trial.cost.epoch_tokens * (train.num_epochs + share)
 
     def _lane(self, number: int) -> Lane:
         trial = self.shared.of(number)

@@ -72,11 +72,12 @@ class Shared:
         self.costs: dict[Any, Cost] = {}
         self.trials: list[Trial] = []
         self.read_wordings: set[int] = set()
-        self.space = Space(work.config, self._pairs(), work.backbone.info.num_layers)
-        self.own_cost = self.cost(self.own, 0)
+        self.space = self._space(self._pairs())
+        own = self.space.own()
+        self.own_cost = self.cost(own)
         # A tune reads its inputs too.
         read = self.input_tokens(0) if self.own_cost.is_input_kept else 0
-        self.spending = Spending.of(self.asked, self.own_cost.epoch_tokens * work.config.train.num_epochs + read)
+        self.spending = Spending.of(self.asked, self.own_cost.epoch_tokens * own.train.num_epochs + read)
         spent = self.run.read("spent.json") or {}
         self.spending.tokens, self.spending.seconds = spent.get("tokens", 0.0), spent.get("seconds", 0.0)
         self.read_wordings |= set(spent.get("read_wordings", ()))
@@ -93,7 +94,11 @@ class Shared:
 
     def set_rates(self, rates: dict[Pair, float]) -> None:
         """Learning rates that were found, as the middle of what is tried."""
-        self.space = Space(self.whole.config, self.space.pairs, self.whole.backbone.info.num_layers, rates)
+        self.space = self._space(self.space.pairs, rates)
+
+    def _space(self, pairs: Sequence[Pair], rates: dict[Pair, float] | None = None) -> Space:
+        work = self.whole
+        return Space(work.config, pairs, work.backbone.info.num_layers, len(work.rows["train"]), rates)
 
     def _pairs(self) -> list[Pair]:
         """Methods and places that this model can answer with."""
@@ -133,13 +138,15 @@ class Shared:
             work.notice(text)
         return replace(work, config=work.config.model_copy(update={"task": task}), encoder=encoder, rows=rows)
 
-    def cost(self, prompt: PromptConfig, wording: int) -> Cost:
-        """What a prompt costs on the rows in a wording."""
-        key = (prompt.method, prompt.place, prompt.length, str(prompt.options), wording)
+    def cost(self, setting: Setting) -> Cost:
+        """What a candidate costs on the rows in its wording."""
+        prompt, passes = setting.prompt, setting.train.num_passes
+        assert prompt is not None
+        key = (prompt.method, prompt.place, prompt.length, str(prompt.options), setting.wording, passes)
         if key not in self.costs:
-            work = self.work(wording)
+            work = self.work(setting.wording)
             model = work.built(prompt, work.config.seed)
-            self.costs[key] = cost_of(model, work.epoch_rows, work.rows["validation"])
+            self.costs[key] = cost_of(model, work.rows["train"] * passes, work.rows["validation"])
         return self.costs[key]
 
     def worth(self, trial: Trial) -> tuple[float, float]:

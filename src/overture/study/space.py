@@ -46,7 +46,9 @@ class SearchConfig(Config):
         (), description="Layers to choose from, for methods with such an option; three inner ones when empty."
     )
     epochs: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (), description="Epochs to choose from; the task file's when empty."
+        (),
+        description="Epochs to choose from, each one pass over the rows unless train.passes says more; when empty the "
+        "task file's.",
     )
     template: tuple[TemplateText, ...] = Field((), description="Wordings to choose from, beside the task file's own.")
     labels: tuple[dict[str, Words], ...] = Field(
@@ -161,14 +163,20 @@ class Space:
         config: the request.
         pairs: methods and places that the model can answer with.
         num_layers: of the model.
+        num_rows: training rows.
         rates: the middle of each pair's learning rates; the method's own where it is not given.
     """
 
     def __init__(
-        self, config: Request, pairs: Sequence[Pair], num_layers: int, rates: Mapping[Pair, float] | None = None
+        self,
+        config: Request,
+        pairs: Sequence[Pair],
+        num_layers: int,
+        num_rows: int,
+        rates: Mapping[Pair, float] | None = None,
     ) -> None:
         self.config, self.asked, self.pairs = config, config.search, tuple(pairs)
-        self.rates = dict(rates or {})
+        self.num_rows, self.rates = num_rows, dict(rates or {})
         own = config.prompt
         if own.place == "slots":
             self.lengths: tuple[int, ...] = (own.length,)
@@ -198,8 +206,18 @@ class Space:
             rate = self.rate((method, place), length) * factor
         changed = {"method": method, "place": place, "length": length, "init": init, "options": options}
         prompt = self.config.prompt.model_copy(update=changed)
-        train = self.config.train.model_copy(update={"lr": min(rate, _LARGEST_RATE), "epochs": epochs})
-        return Setting(prompt, train, wording)
+        return Setting(prompt, self._train(min(rate, _LARGEST_RATE), epochs), wording)
+
+    def _train(self, rate: float, epochs: int) -> TrainConfig:
+        # Only a number of epochs that somebody asked for means single passes where rows are few.
+        asked = {"epochs": epochs} if self.asked.epochs else {}
+        return self.config.train.model_copy(update={"lr": rate, **asked}).for_rows(self.num_rows)
+
+    @property
+    def min_batches(self) -> int:
+        """The fewest optimiser steps that an epoch of any candidate has."""
+        trains = [self.own().train, *(self._train(1.0, epochs) for epochs in self.epochs)]
+        return min(train.num_batches(self.num_rows) for train in trains)
 
     @property
     def room(self) -> int:
@@ -210,12 +228,12 @@ class Space:
         """The task file's own setting: always a candidate, even where what is to be searched leaves it out."""
         prompt, train = self.config.prompt, self.config.train
         rate = train.lr or own_rate(prompt)
-        return Setting(prompt, train.model_copy(update={"lr": rate}))
+        return Setting(prompt, train.for_rows(self.num_rows).model_copy(update={"lr": rate}))
 
     def own_params(self) -> dict[str, Any] | None:
         """It as a trial's parameters; None when it is not one of the space's."""
-        prompt, train = self.config.prompt, self.config.train
-        rate = self.own().train.lr or 0.0
+        prompt, train = self.config.prompt, self.own().train
+        rate = train.lr or 0.0
         pair = (prompt.method, prompt.place)
         middle = self.rate(pair, prompt.length) if pair in self.pairs else rate
         low, high = self.asked.lr or (middle / RATE_FACTOR, middle * RATE_FACTOR)
@@ -224,7 +242,7 @@ class Space:
             pair in self.pairs
             and prompt.length in self.lengths
             and prompt.init in self.inits
-            and train.epochs in self.epochs
+            and train in [self._train(rate, epochs) for epochs in self.epochs]
             and low <= rate <= high
             and (not has_layer(prompt.method) or layer in self.layers)
         )

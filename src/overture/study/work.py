@@ -92,11 +92,6 @@ class Work:
             if self.rows[name]:
                 model.warm(self.rows[name], self.progress(f"reading {name} inputs once"))
 
-    @property
-    def epoch_rows(self) -> list[Encoded]:
-        """The training rows, as often as an epoch passes over them."""
-        return [*self.rows["train"]] * self.config.train.num_passes
-
     def built(self, prompt: PromptConfig, seed: int) -> PromptedModel:
         """The model under a new prompt."""
         source = prompt_source(self.backbone, self.encoder, self.rows["train"], self.store)
