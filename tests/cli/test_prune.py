@@ -12,8 +12,10 @@ from overture.engine import PromptedModel
 from overture.store import Store, load_artifact
 from overture.store import store as store_module
 from overture.study import prune as study
+from overture.study import search_result
 from overture.study.again import request_again
 from overture.study.prune import PruneConfig, best_indices, importances, kept_pieces, prune
+from overture.study.race import Lane
 from overture.study.run import Run
 from overture.study.work import prepared
 
@@ -111,6 +113,25 @@ def test_the_rest_is_trained_as_the_whole_was(whole: Path, make_task, overture) 
     assert overture("tune", "task.yaml", "--name", "by-hand", *words, "--json").code == 0
     ours, theirs = [load_artifact(whole / f"prompts/{name}/v1")[1] for name in ("mood-pruned", "by-hand")]
     assert torch.equal(ours["vectors"], theirs["vectors"])
+
+
+def test_a_reworded_winner_of_a_search_keeps_its_wording(make_task, overture, monkeypatch) -> None:
+    def reworded(lanes: list[Lane], *_: object) -> Lane:
+        # The first group, trials 0 and 1, has the task file's own wording.
+        return next(lane for lane in lanes if lane.key.partition(" ")[2] not in ("0", "1"))
+
+    monkeypatch.setattr(search_result, "winner_of", reworded)
+    prompt = {"method": "vectors", "place": "after", "length": LENGTH}
+    search = {"template": ["{text}\nIs it good or bad?"], "labels": [{"good": " great", "bad": " poor"}], "cohort": 4}
+    task = make_task(prompt=prompt, search={**search, "method": ["vectors"], "place": ["after"]})
+    won = overture("search", task, "--length", LENGTH, "--tunes", "16", "--json").json
+    assert won["winner"]["wording"]
+    pruned = overture("prune", "mood", "--keep", "0.5", "--pieces", "1", "--json").json
+    assert pruned["whole"]["metrics"]["test"]["loss"] == pytest.approx(won["metrics"]["test"]["loss"], abs=1e-5)
+    own, ours = [load_artifact(Path("store/prompts", name, "v1"))[0].task for name in ("mood", "mood-pruned")]
+    assert ours == own
+    again = overture("eval", "mood-pruned", "--json").json["metrics"]["test"]
+    assert again["loss"] == pytest.approx(pruned["metrics"]["test"]["loss"], abs=1e-5)
 
 
 def test_rows_of_a_task_file(whole: Path, overture, make_task, tmp_path: Path) -> None:

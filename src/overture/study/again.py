@@ -48,7 +48,7 @@ def task_with_data_of(manifest: Manifest, path: Path) -> Task:
 
 
 def _task_again(manifest: Manifest, given: Task, path: Path) -> Task:
-    own = validated(Task, {**manifest.task, "data": given.dump()["data"]}, f"{manifest.name}: prompt.json")
+    own = _own_task(manifest, given)
     theirs, ours = given.dump(), own.dump()
     other = [key for key in ours if key not in _ELSEWHERE and ours[key] != theirs[key]]
     if other:
@@ -59,6 +59,11 @@ def _task_again(manifest: Manifest, given: Task, path: Path) -> Task:
             wanted=f"the task of {manifest.name}; only its data may differ",
         )
     return own
+
+
+def _own_task(manifest: Manifest, given: Task) -> Task:
+    """The prompt's task on the rows of another; a search may have worded it as its file does not."""
+    return validated(Task, {**manifest.task, "data": given.dump()["data"]}, f"{manifest.name}: prompt.json")
 
 
 def request_again(manifest: Manifest, store: Store, path: Path | None) -> TuneConfig:
@@ -91,7 +96,7 @@ def request_again(manifest: Manifest, store: Store, path: Path | None) -> TuneCo
     if path is None:
         run = run_of(store, manifest, "name the task file after the prompt")
         asked = validated(TuneConfig, run.config(), str(run.folder / "run.json"))
-        task = asked.task
+        task = _own_task(manifest, asked.task)
     else:
         asked = tune_config(path)
         task = _task_again(manifest, asked.task, path)
