@@ -60,7 +60,7 @@ def test_finds_a_setting_within_the_budget(searched, tmp_path, overture) -> None
     assert found["command"] in table
 
 
-@pytest.mark.parametrize("stop_at", [7, 40])
+@pytest.mark.parametrize("stop_at", [1, 7, 40])
 def test_stopped_search_goes_on_where_it_stood(make_task, overture, monkeypatch, stop_at) -> None:
     from overture.cli.stop import StopRequest
 
@@ -88,6 +88,27 @@ def test_stopped_search_goes_on_where_it_stood(make_task, overture, monkeypatch,
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-4)
     assert [one["scores"] for one in resumed["race"]] == [one["scores"] for one in whole["race"]]
     assert resumed["winner"] == whole["winner"]
+    assert resumed["spent"]["tokens"] == whole["spent"]["tokens"]
+
+
+@pytest.mark.parametrize("part", ["race-0/wording-0", "race-0/wording-1"])
+def test_a_stopped_race_counts_nothing_twice(make_task, overture, monkeypatch, tmp_path, part) -> None:
+    from overture.cli.stop import StopRequest
+
+    train = {"epochs": 4, "batch_size": 4, "lr": 0.1, "warmup_steps": 0}
+    # Whoever is found races, so that both wordings do.
+    search = {"template": ["{text}\nIs it good or bad?"], "finalists": 8, "race_seeds": 1, "race_share": 0.7}
+    words = ["search", make_task(train=train, search=search), *SPACE, "--tunes", "12", *HALVED, "--json"]
+    whole = overture(*words).json
+    # There from the end of the group's first epoch on.
+    state = tmp_path / "store/runs/mood-search-2" / part / "checkpoint.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "__call__", lambda self: state.exists())
+        stopped = overture(*words)
+    assert stopped.code == 130, stopped.err
+    assert not state.parents[1].with_suffix(".json").exists()
+    resumed = overture("resume", stopped.json["run"], "--json").json
+    assert [one["scores"] for one in resumed["race"]] == [one["scores"] for one in whole["race"]]
     assert resumed["spent"]["tokens"] == whole["spent"]["tokens"]
 
 

@@ -152,7 +152,8 @@ class _Search:
                 self.shared.whole.notice(f"the model without a prompt could not be measured: {error.what}")
                 break
             scored = work.score(model, "validation", "scoring no prompt, validation")
-            self.shared.spending.tokens += cost_of(model, work.rows["train"][:1], work.rows["validation"]).epoch_tokens
+            cost = cost_of(model, work.rows["train"][:1], work.rows["validation"])
+            self.shared.spending.count(f"none {wording}", cost.epoch_tokens)
             score = scored.value(work.task)
             found.append({"wording": wording, "score": score, "loss": scored.loss, "predicted": list(scored.predicted)})
             self.shared.check_stop()
@@ -195,7 +196,7 @@ class _Search:
         self.shared.read_inputs(cost, 0)
         found = find_rate(work, prompt, train, work.config.seed, test)
         self.shared.check_stop()
-        self.shared.spending.tokens += tokens
+        self.shared.spending.count(f"rate {method} {place}", tokens)
         self.shared.save_spent()
         return {"lr": found.suggested}
 
@@ -312,11 +313,9 @@ class _Search:
 
         def count(histories: Histories) -> None:
             for key, history in histories.items():
-                self.shared.spending.tokens += by_key[key].cost.epoch_tokens * max(
-                    0, len(history) - len(by_key[key].history)
-                )
                 by_key[key].history = [dict(entry) for entry in history]
                 by_key[key].seconds = history[-1]["seconds"] if history else 0.0
+                self.shared.spending.count(key, by_key[key].tokens)
             for saved, trial in zip(state["trials"], group, strict=True):
                 saved.update(history=trial.history, seconds=trial.seconds)
             self.shared.save_spent()

@@ -107,12 +107,21 @@ class _Racing:
         tokens = sum(self._tune_tokens(trial) for trial in trials) * num_seeds
         return self.shared.spending.share + self.shared.spending.share_of(tokens) <= 1
 
+    def _count(self, turn: int, key: str, num_epochs: int, is_scored: bool = False) -> None:
+        """Count what a candidate ran in a turn so far."""
+        trial = self.shared.of(int(key.split()[1]))
+        num = num_epochs + (self._validation_share(trial) if is_scored else 0)
+        self.shared.spending.count(f"race-{turn} {key}", trial.cost.epoch_tokens * num)
+
     def _tune_tokens(self, trial: Trial) -> float:
         # And the validation rows once more, for its predictions.
+        return trial.cost.epoch_tokens * (trial.setting.train.num_epochs + self._validation_share(trial))
+
+    def _validation_share(self, trial: Trial) -> float:
+        """The validation rows' share of an epoch."""
         work = self.shared.work(trial.setting.wording)
         train, num_validation = trial.setting.train, len(work.rows["validation"])
-        share = num_validation / (len(work.rows["train"]) * train.num_passes + num_validation)
-        return trial.cost.epoch_tokens * (train.num_epochs + share)
+        return num_validation / (len(work.rows["train"]) * train.num_passes + num_validation)
 
     def _lane(self, number: int) -> Lane:
         trial = self.shared.of(number)
@@ -126,13 +135,10 @@ class _Racing:
         found: dict[str, Any] = {}
         for wording in sorted({trial.setting.wording for trial in trials}):
             work, own = self.shared.work(wording), [trial for trial in trials if trial.setting.wording == wording]
-            counted = {trial.key: 0 for trial in own}
 
-            def decide(histories: Histories, own: list[Trial] = own, counted: dict[str, int] = counted) -> set[str]:
-                for trial in own:
-                    epochs = len(histories.get(trial.key, ()))
-                    self.shared.spending.tokens += trial.cost.epoch_tokens * max(0, epochs - counted[trial.key])
-                    counted[trial.key] = max(epochs, counted[trial.key])
+            def decide(histories: Histories) -> set[str]:
+                for key, history in histories.items():
+                    self._count(turn, key, len(history))
                 self.shared.save_spent()
                 return set() if self.shared.spending.share >= 1 else set(histories)
 
@@ -140,7 +146,7 @@ class _Racing:
             results = fit_cohort(work, members, decide, self.shared.run.folder / f"race-{turn}" / f"wording-{wording}")
             self.shared.check_stop()
             decide({key: result.progress.history for key, result in results.items()})
-            for member, trial in zip(members, own, strict=True):
+            for member in members:
                 result = results[member.key]
                 if not is_done(result):
                     continue
@@ -149,9 +155,7 @@ class _Racing:
                 else:
                     path = f"race-{turn}/{member.key}.prompt.safetensors"
                     found[member.key] = self._scored(work, member, result, path)
-                    self.shared.spending.tokens += (
-                        self._tune_tokens(trial) - trial.cost.epoch_tokens * member.train.num_epochs
-                    )
+                    self._count(turn, member.key, len(result.progress.history), is_scored=True)
         if len(found) == len(lanes):
             self.shared.run.write(f"race-{turn}.json", found)
         self.shared.save_spent()

@@ -71,7 +71,6 @@ class Shared:
         self.works = {0: replace(work, rows={**work.rows, "test": []})}
         self.costs: dict[Any, Cost] = {}
         self.trials: list[Trial] = []
-        self.read_wordings: set[int] = set()
         self.space = self._space(self._pairs())
         own = self.space.own()
         self.own_cost = self.cost(own)
@@ -79,8 +78,7 @@ class Shared:
         read = self.input_tokens(0) if self.own_cost.is_input_kept else 0
         self.spending = Spending.of(self.asked, self.own_cost.epoch_tokens * own.train.num_epochs + read)
         spent = self.run.read("spent.json") or {}
-        self.spending.tokens, self.spending.seconds = spent.get("tokens", 0.0), spent.get("seconds", 0.0)
-        self.read_wordings |= set(spent.get("read_wordings", ()))
+        self.spending.counted, self.spending.seconds = spent.get("counted", {}), spent.get("seconds", 0.0)
 
     @property
     def own(self) -> PromptConfig:
@@ -197,9 +195,8 @@ class Shared:
 
     def read_inputs(self, cost: Cost, wording: int) -> None:
         """Count the inputs that run once, the first time that somebody needs them."""
-        if cost.is_input_kept and wording not in self.read_wordings:
-            self.read_wordings.add(wording)
-            self.spending.tokens += self.input_tokens(wording)
+        if cost.is_input_kept:
+            self.spending.count(f"inputs {wording}", self.input_tokens(wording))
 
     def input_tokens(self, wording: int) -> int:
         """Tokens of the inputs of the rows that choose."""
@@ -215,7 +212,6 @@ class Shared:
     def save_spent(self) -> None:
         """Write down what was spent, and tell how far the budget has gone."""
         spent = self.spending
-        facts = {"tokens": spent.tokens, "seconds": spent.all_seconds, "read_wordings": sorted(self.read_wordings)}
-        self.run.write("spent.json", facts)
+        self.run.write("spent.json", {"counted": spent.counted, "seconds": spent.all_seconds})
         done = min(1000, round(1000 * spent.share))
         self.run.event({"event": "progress", "what": "search, thousandths of the budget", "done": done, "total": 1000})

@@ -61,14 +61,14 @@ class Spending:
         unit: tokens or seconds.
         limit: how much there is, in that unit.
         price: of an hour; None when money does not count.
-        tokens: live tokens so far.
+        counted: live tokens so far, by what ran them.
         seconds: of earlier sittings.
     """
 
     unit: str
     limit: float
     price: float | None = None
-    tokens: float = 0.0
+    counted: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     _started: float = field(default_factory=time.monotonic)
 
@@ -80,6 +80,15 @@ class Spending:
         if asked.money and asked.price:
             return cls("seconds", asked.money / asked.price * SECONDS_PER_HOUR, asked.price)
         return cls("tokens", asked.tokens or asked.tunes * tokens_of_a_tune)
+
+    def count(self, what: str, tokens: float) -> None:
+        """Note that something ran so many tokens from its beginning on; what a resumed search does again is no more."""
+        self.counted[what] = max(tokens, self.counted.get(what, 0.0))
+
+    @property
+    def tokens(self) -> float:
+        """Live tokens so far."""
+        return sum(self.counted.values())
 
     @property
     def all_seconds(self) -> float:
