@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from overture.study import search, search_race
+from overture.train import FitResult
+from overture.train.checkpoint import Progress
+
 SPACE = ["--method", "prefix", "--method", "vectors", "--place", "after", "--length", "2", "--length", "3"]
 
 
@@ -97,8 +101,8 @@ def test_a_stopped_race_counts_nothing_twice(make_task, overture, monkeypatch, t
 
     train = {"epochs": 4, "batch_size": 4, "lr": 0.1, "warmup_steps": 0}
     # Whoever is found races, so that both wordings do.
-    search = {"template": ["{text}\nIs it good or bad?"], "finalists": 8, "race_seeds": 1, "race_share": 0.7}
-    words = ["search", make_task(train=train, search=search), *SPACE, "--tunes", "12", *HALVED, "--json"]
+    asked = {"template": ["{text}\nIs it good or bad?"], "finalists": 8, "race_seeds": 1, "race_share": 0.7}
+    words = ["search", make_task(train=train, search=asked), *SPACE, "--tunes", "12", *HALVED, "--json"]
     whole = overture(*words).json
     # There from the end of the group's first epoch on.
     state = tmp_path / "store/runs/mood-search-2" / part / "checkpoint.safetensors"
@@ -147,13 +151,13 @@ def test_test_rows_choose_nothing(make_task, overture, tmp_path) -> None:
 
 
 def test_wordings_and_label_words(make_task, overture) -> None:
-    search = {
+    asked = {
         "template": ["{text}\nIs it good or bad?"],
         "labels": [{"bad": " poor", "good": " great"}],
         "cohort": 8,
         "tunes": 16,
     }
-    found = overture("search", make_task(search=search), "--method", "prefix", "--place", "after", "--json").json
+    found = overture("search", make_task(search=asked), "--method", "prefix", "--place", "after", "--json").json
     assert [one["key"] for one in found["trials"][:4]] == ["none 0", "none 1", "none 2", "none 3"]
     tried = {one["wording"] for one in found["trials"][4:]}
     assert len(tried) > 1
@@ -204,9 +208,6 @@ def test_nobody_wins_unheld_against_the_default(make_task, overture) -> None:
 
 
 def test_a_racer_that_diverges_loses_and_the_race_goes_on(searched, monkeypatch) -> None:
-    from overture.study import search_race
-    from overture.train import FitResult
-
     together = search_race.fit_cohort
 
     def others_diverge(work, members, *rest):
@@ -223,6 +224,34 @@ def test_a_racer_that_diverges_loses_and_the_race_goes_on(searched, monkeypatch)
     assert found["winner"]["key"] != gone
     assert any("diverged with seed" in note for note in found["notices"])
     assert not any("budget" in note for note in found["notices"])
+
+
+@pytest.mark.parametrize("part", [search, search_race])
+def test_where_scores_fall_below_0_what_diverged_is_no_better(make_task, overture, monkeypatch, tmp_path, part) -> None:
+    together = part.fit_cohort
+
+    def others_diverge(work, members, decide, folder):
+        found = {one.key: FitResult("diverged", {}, Progress()) for one in members}
+        own = [one for one in members if one.key == "trial 0"]
+        return found | (together(work, own, decide, folder) if own else {})
+
+    monkeypatch.setattr(part, "fit_cohort", others_diverge)
+    task = make_task(kind="regression", labels={"1": " grim", "3": " fair", "5": " fine"})
+    for path in tmp_path.glob("*.jsonl"):
+        path.write_text(path.read_text().replace('"bad"', "3").replace('"good"', "5"))
+    found = overture("search", task, *SPACE, "--tunes", "8", "--set", "search.cohort=2", "--json").json
+    # Half of the right numbers are 3, half 5; who answers nothing says 0 each time.
+    worst = 1 - (3**2 + 5**2) / 2
+    if part is search_race:
+        (mean,) = [one["mean"] for one in found["race"] if one["key"] not in ("none 0", "trial 0")]
+        assert mean == pytest.approx(worst)
+    else:
+        with sqlite3.connect(tmp_path / "store/runs" / found["run"] / "search.db") as db:
+            (own,), *others = db.execute("select value from trial_values join trials using (trial_id) order by number")
+        assert worst < own < 0
+        # Each is booked with the epoch in which it diverged, so the budget ends.
+        assert 2 < len(others) < 20
+        assert [told for (told,) in others] == pytest.approx([worst] * len(others))
 
 
 def test_no_budget_for_a_race_is_told(searched) -> None:

@@ -35,6 +35,11 @@ def is_done(result: FitResult) -> bool:
     return result.status in ("finished", "stopped early", "diverged")
 
 
+def num_epochs_of(result: FitResult) -> int:
+    """How many epochs a member ran; the one in which it diverged counts whole."""
+    return len(result.progress.history) + (result.status == "diverged")
+
+
 def fit_cohort(work: Work, members: Sequence[Member], decide: Decide, folder: Path) -> dict[str, FitResult]:
     """Train settings at one pace.
 

@@ -23,7 +23,7 @@ from overture.prompt import PromptConfig, method_of
 from overture.store import Store
 from overture.study.halving import first_rung, halving_tokens, is_rung, num_after
 from overture.study.lr import LrConfig, find_rate
-from overture.study.members import Histories, fit_cohort, is_done
+from overture.study.members import Histories, fit_cohort, is_done, num_epochs_of
 from overture.study.request import TuneConfig, check_no_adapter, settled
 from overture.study.run import Run
 from overture.study.search_race import raced
@@ -348,6 +348,9 @@ class _Search:
                 work, [t.member(work.config.seed) for t in alive], decide, self.shared.run.folder / name
             )
             self.shared.check_stop()
+            # What diverges before its first validation spends too, or there might be no end of such candidates.
+            for trial in alive:
+                self.shared.spending.count(trial.key, trial.cost.epoch_tokens * num_epochs_of(results[trial.key]))
             count({key: result.progress.history for key, result in results.items()})
             for trial in alive:
                 if (found := results[trial.key]).best and is_done(found):
@@ -358,7 +361,9 @@ class _Search:
         self.shared.run.write(f"{name}.json", state)
 
     def _tell(self, study: "optuna.Study", group: Sequence[Trial]) -> None:
-        # A candidate that was dropped tells what it had reached; one whose loss diverged at once, the worst there is.
+        # A candidate that was dropped tells what it had reached; one whose loss diverged at once, the worst so far.
+        worths = {trial.number: self.shared.worth(trial)[0] for trial in self.shared.trials if trial.history}
+        worst = min((self.shared.unanswered()[1], *worths.values()))
         for trial in group:
-            worth = self.shared.worth(trial)[0] if trial.history else 0.0
+            worth = worths.get(trial.number, worst)
             study.tell(trial.number, worth, skip_if_finished=True)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from overture.core.errors import ConfigError, Diverged, OvertureError
-from overture.evaluate.metrics import NOTHING, as_answers, metric_named
-from overture.study.members import Histories, Member, fit_cohort, is_done
+from overture.evaluate.metrics import as_answers
+from overture.study.members import Histories, Member, fit_cohort, is_done, num_epochs_of
 from overture.study.race import Lane, drop_worse
 from overture.study.search_state import Shared, Trial
 from overture.study.work import Work
@@ -150,12 +150,12 @@ class _Racing:
                 result = results[member.key]
                 if not is_done(result):
                     continue
+                self._count(turn, member.key, num_epochs_of(result), is_scored=bool(result.best))
                 if not result.best:
-                    found[member.key] = self._failed(work, member)
+                    found[member.key] = self._failed(member)
                 else:
                     path = f"race-{turn}/{member.key}.prompt.safetensors"
                     found[member.key] = self._scored(work, member, result, path)
-                    self._count(turn, member.key, len(result.progress.history), is_scored=True)
         if len(found) == len(lanes):
             self.shared.run.write(f"race-{turn}.json", found)
         self.shared.save_spent()
@@ -194,9 +194,9 @@ class _Racing:
             "seconds": result.progress.seconds,
         }
 
-    def _failed(self, work: Work, member: Member) -> dict[str, Any]:
+    def _failed(self, member: Member) -> dict[str, Any]:
         """A seed whose loss was not finite from the start: it answers nothing."""
-        gold = work.answers("validation")
-        self.shared.whole.notice(f"{member.key} diverged with seed {member.seed}, and counts as wrong on every row")
-        nothing = {"score": 0.0, "loss": 0.0, "predicted": [NOTHING[metric_named(work.task.metric).of]] * len(gold)}
+        predicted, score = self.shared.unanswered()
+        self.shared.whole.notice(f"{member.key} diverged with seed {member.seed}, and counts as answering nothing")
+        nothing = {"score": score, "loss": 0.0, "predicted": predicted}
         return {"seed": member.seed, **nothing, "path": "", "seconds": 0.0}

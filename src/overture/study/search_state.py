@@ -1,7 +1,7 @@
 """What the parts of one search share: the space, rows in each wording, costs, spending, candidates, their files."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from overture.core.errors import BackboneError, ConfigError
 from overture.data import Encoder
 from overture.engine import PromptedModel
+from overture.evaluate.metrics import NOTHING, metric_named
 from overture.prompt import PromptConfig, method_of, prompt_from, prompt_tensors
 from overture.study.members import Member
 from overture.study.space import NUM_PAIRS, Pair, Setting, Space, asked_pairs
@@ -146,6 +147,12 @@ class Shared:
             model = work.built(prompt, work.config.seed)
             self.costs[key] = cost_of(model, work.rows["train"] * passes, work.rows["validation"])
         return self.costs[key]
+
+    def unanswered(self) -> tuple[list[Hashable], float]:
+        """What a prompt whose loss was never a number answers to the validation rows, and its score."""
+        metric, gold = metric_named(self.whole.task.metric), self.whole.answers("validation")
+        answers = [NOTHING[metric.of]] * len(gold)
+        return answers, metric(gold, answers)
 
     def worth(self, trial: Trial) -> tuple[float, float]:
         """What candidates are compared by: the score less a little for what it costs, then the loss."""
