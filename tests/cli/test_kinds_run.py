@@ -90,6 +90,8 @@ def test_from_task_file_to_prediction(kind, overture, tiny, tmp_path: Path):
     assert result["no_prompt"]["metrics"]["test"].keys() == result["metrics"]["test"].keys()
     assert all(row["where"].startswith(str(tmp_path / "test.jsonl")) for row in result["wrong"])
     assert ("in_context" in result) == (kind != "chat")
+    # The same few rows are in every split.
+    assert "leak" in {one["name"] for one in overture("doctor", result["run"], "--json").json["findings"]}
     again = json_of(overture("eval", "one", "--json"))
     name = result["metric"]
     assert again["metrics"]["test"][name]["value"] == pytest.approx(result["metrics"]["test"][name]["value"], abs=1e-6)

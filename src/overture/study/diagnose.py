@@ -13,6 +13,7 @@ from statistics import fmean, median, variance
 from typing import Any
 
 from overture.core.config import Config
+from overture.evaluate.metrics import as_answers
 from overture.study.run import Run
 
 # A loss that falls by less than this share of itself has not moved.
@@ -318,11 +319,12 @@ def _check_norms(told: Told, who: str) -> Iterator[Finding]:
 
 def _check_majority(told: Told, who: str) -> Iterator[Finding]:
     labels = told.config["task"].get("labels") or {}
-    for split, predicted in told.seeds.get(who, {}).get("predicted", {}).items():
+    for split, said in told.seeds.get(who, {}).get("predicted", {}).items():
+        predicted = as_answers(said)
         if len(labels) > 1 and len(predicted) > 1 and len(set(predicted)) == 1:
             yield Finding(
                 name="one_label",
-                what=f"the tuned prompt gives one label to all {split} rows",
+                what=f"the tuned prompt gives the same answer to all {split} rows",
                 evidence=f"{predicted[0]!r} for each of {len(predicted)} rows",
                 fix="another learning rate (overture lr TASK.yaml), more epochs, or balanced training rows",
             )
