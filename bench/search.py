@@ -25,7 +25,7 @@ from overture.evaluate.scoring import Scored, score
 from overture.evaluate.tuned import TunedPrompt
 from overture.prompt import PromptConfig, own_rate
 from overture.store import Store
-from overture.study.members import Member, fit_cohort
+from overture.study.members import SeededSetting, fit_settings
 from overture.study.request import TuneConfig
 from overture.study.run import Run
 from overture.study.search import search
@@ -66,8 +66,8 @@ def tuned_once(work: Work, folder: Path) -> tuple[PromptedModel, dict[str, Any]]
     config = work.config
     clock = Clock()
     rate = config.train.lr or own_rate(config.prompt)
-    member = Member("default", config.prompt, config.train.model_copy(update={"lr": rate}), config.seed)
-    result = fit_cohort(work, [member], set, folder)["default"]
+    setting = SeededSetting("default", config.prompt, config.train.model_copy(update={"lr": rate}), config.seed)
+    result = fit_settings(work, [setting], set, folder)["default"]
     seconds = clock.seconds()
     model = work.built(config.prompt, config.seed)
     with torch.no_grad():

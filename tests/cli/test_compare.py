@@ -19,10 +19,11 @@ from overture.store import Store
 from overture.study import cells as cells_of_a_lab
 from overture.study import compare as study
 from overture.study import ledger, page
-from overture.study.cells import Key, Lab, Stopped
+from overture.study.cells import Key, Lab
 from overture.study.compare import CompareConfig, compare
 from overture.study.energy import EnergyMeter
 from overture.study.request import tune_config
+from overture.study.run import Stopped
 from overture.study.ways import WAYS, Bench
 
 

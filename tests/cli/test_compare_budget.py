@@ -10,8 +10,9 @@ from comparisons import FEW, SMALLEST, cells
 
 from overture.study import compare as study
 from overture.study import page
-from overture.study.cells import Key, Lab, Stopped
+from overture.study.cells import Key, Lab
 from overture.study.request import tune_config
+from overture.study.run import Stopped
 from overture.study.ways import way_named
 
 

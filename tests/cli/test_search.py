@@ -208,14 +208,14 @@ def test_nobody_wins_unheld_against_the_default(make_task, overture) -> None:
 
 
 def test_a_racer_that_diverges_loses_and_the_race_goes_on(searched, monkeypatch) -> None:
-    together = search_race.fit_cohort
+    together = search_race.fit_settings
 
     def others_diverge(work, members, *rest):
         results = together(work, members, *rest)
         gone = [key for key in results if key != "trial 0"]
         return results | {key: FitResult("diverged", {}, results[key].progress) for key in gone}
 
-    monkeypatch.setattr(search_race, "fit_cohort", others_diverge)
+    monkeypatch.setattr(search_race, "fit_settings", others_diverge)
     found = searched("--tunes", "8", "--set", "search.cohort=2")
     lanes = {one["key"]: one for one in found["race"]}
     assert len(lanes) == 3
@@ -228,14 +228,14 @@ def test_a_racer_that_diverges_loses_and_the_race_goes_on(searched, monkeypatch)
 
 @pytest.mark.parametrize("part", [search, search_race])
 def test_where_scores_fall_below_0_what_diverged_is_no_better(make_task, overture, monkeypatch, tmp_path, part) -> None:
-    together = part.fit_cohort
+    together = part.fit_settings
 
     def others_diverge(work, members, decide, folder):
         found = {one.key: FitResult("diverged", {}, Progress()) for one in members}
         own = [one for one in members if one.key == "trial 0"]
         return found | (together(work, own, decide, folder) if own else {})
 
-    monkeypatch.setattr(part, "fit_cohort", others_diverge)
+    monkeypatch.setattr(part, "fit_settings", others_diverge)
     task = make_task(kind="regression", labels={"1": " grim", "3": " fair", "5": " fine"})
     for path in tmp_path.glob("*.jsonl"):
         path.write_text(path.read_text().replace('"bad"', "3").replace('"good"', "5"))

@@ -11,7 +11,7 @@ from optuna.trial import FixedTrial
 from overture.data import Task
 from overture.prompt import METHODS, PromptConfig
 from overture.study.request import TuneConfig
-from overture.study.space import Pair, SearchConfig, Space
+from overture.study.space import Pair, SearchConfig, Space, options_of
 from overture.train import TrainConfig
 
 PREFIX: Pair = ("prefix", "after")
@@ -78,3 +78,10 @@ def test_only_epochs_that_are_asked_for_are_single_passes(own, asked, num_passes
     assert few.own().train == config.train.for_rows(16).model_copy(update={"lr": few.own().train.lr})
     assert (few.own_params() is not None) == is_own_in
     assert few.min_batches == num_passes
+
+
+def test_options_of_another_method_are_a_layer_at_most() -> None:
+    own = PromptConfig(method="late", options={"layer": 3})
+    assert options_of(own, "late", 1) == {"layer": 3}
+    assert options_of(own, "prefix", 1) == {}
+    assert options_of(own.model_copy(update={"method": "prefix"}), "late", 1) == {"layer": 1}

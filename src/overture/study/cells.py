@@ -25,16 +25,12 @@ from overture.engine import Backbone, PromptedModel
 from overture.engine.backbone import weights_digest
 from overture.evaluate.scoring import Scored, mean_loss, predict, score
 from overture.study.ledger import Ledger
-from overture.study.run import versions
+from overture.study.run import Stopped, versions
 from overture.study.ways import Bench, Made, Way
 from overture.train import Fit, FitResult, Validation
 
 _PASSAGE_TOKENS = 160
 Listener = Callable[[dict[str, Any]], None]
-
-
-class Stopped(Exception):
-    """The user asked to stop in the middle of a cell; the cell is not kept."""
 
 
 class Key(Config):
@@ -189,7 +185,7 @@ def measured(lab: Lab, way: Way, key: Key, rate: float | None) -> dict[str, Any]
     """Train, score, and say what it cost.
 
     Raises:
-        Stopped: the user asked to stop.
+        Stopped: the user asked to stop; a cell that is not done is not kept.
         UserError: the way does not fit the model or the task.
     """
     book = Ledger(lab.bench.backbone.device.type)

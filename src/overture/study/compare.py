@@ -32,9 +32,9 @@ from overture.prompt.registry import check_effect
 from overture.store import Store
 from overture.study.budget import Plan, Speed, chosen_plan
 from overture.study.cell_folder import CellFolder, constant, keys_of
-from overture.study.cells import Key, Lab, Listener, Stopped, measured, trial
+from overture.study.cells import Key, Lab, Listener, measured, trial
 from overture.study.request import TuneConfig, check_no_adapter, fitting_place, with_slots
-from overture.study.run import versions
+from overture.study.run import Stopped, versions
 from overture.study.ways import Bench, Way, way_named, with_versions
 from overture.train import MIN_STEPS
 

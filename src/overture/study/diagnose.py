@@ -281,21 +281,29 @@ def _check_clipping(told: Told, who: str) -> Iterator[Finding]:
         )
 
 
-def _check_overfitting(told: Told, who: str) -> Iterator[Finding]:
-    epochs = told.epochs[who]
+def overfitting(epochs: Sequence[Mapping[str, float]]) -> str:
+    """How much worse validation got while training got better; nothing where it did not."""
     if len(epochs) < 2:
-        return
+        return ""
     best, last = min(epochs, key=lambda one: one["validation_loss"]), epochs[-1]
     if last["validation_loss"] < _RISEN * best["validation_loss"] or last["train_loss"] >= best["train_loss"]:
-        return
-    yield Finding(
-        name="overfitting",
-        what="validation got worse while training got better",
-        evidence=f"from epoch {best['epoch'] + 1} to {last['epoch'] + 1} the validation loss rose from "
-        f"{best['validation_loss']:.3f} to {last['validation_loss']:.3f}, the training loss fell from "
-        f"{best['train_loss']:.3f} to {last['train_loss']:.3f}",
-        fix="the best epoch was kept; more training rows, a shorter prompt, fewer epochs or --set train.weight_decay",
+        return ""
+    return (
+        f"from epoch {best['epoch'] + 1:.0f} to {last['epoch'] + 1:.0f} the validation loss rose from "
+        f"{best['validation_loss']:.3f} to {last['validation_loss']:.3f} while the training loss fell from "
+        f"{best['train_loss']:.3f} to {last['train_loss']:.3f}"
     )
+
+
+def _check_overfitting(told: Told, who: str) -> Iterator[Finding]:
+    if figures := overfitting(told.epochs[who]):
+        yield Finding(
+            name="overfitting",
+            what="validation got worse while training got better",
+            evidence=figures,
+            fix="the best epoch was kept; more training rows, a shorter prompt, fewer epochs or "
+            "--set train.weight_decay",
+        )
 
 
 def _check_norms(told: Told, who: str) -> Iterator[Finding]:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from overture.prompt import PromptConfig
-from overture.study import work as parts
-from overture.study.work import Work
+from overture.study.work import Member, Work
 from overture.train import FitResult, TrainConfig
 
 Histories = Mapping[str, Sequence[Mapping[str, float]]]
@@ -14,8 +13,8 @@ Decide = Callable[[Histories], Collection[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """One setting of a group.
+class SeededSetting:
+    """One setting of a group, and the seed that it is trained with.
 
     Args:
         key: names it.
@@ -40,19 +39,19 @@ def num_epochs_of(result: FitResult) -> int:
     return len(result.progress.history) + (result.status == "diverged")
 
 
-def fit_cohort(work: Work, members: Sequence[Member], decide: Decide, folder: Path) -> dict[str, FitResult]:
+def fit_settings(work: Work, settings: Sequence[SeededSetting], decide: Decide, folder: Path) -> dict[str, FitResult]:
     """Train settings at one pace.
 
     Args:
         work: rows and model.
-        members: what is trained.
+        settings: what is trained.
         decide: told after each epoch of the epochs of all that could go on; gives the keys that do. It is not told of
             members that ended with the epoch, so look at the results for those.
         folder: where the group's state is kept; what is there is gone on with.
     """
     group = [
-        parts.Member(one.key, work.fresh(one.prompt, one.seed), one.train, one.seed, {"who": one.key, "seed": one.seed})
-        for one in members
+        Member(one.key, work.fresh(one.prompt, one.seed), one.train, one.seed, {"who": one.key, "seed": one.seed})
+        for one in settings
     ]
     results = work.fit_cohort(group, folder / "checkpoint.safetensors", lambda epoch, histories: decide(histories))
-    return {one.key: result for one, result in zip(members, results, strict=True)}
+    return {one.key: result for one, result in zip(settings, results, strict=True)}

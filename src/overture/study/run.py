@@ -22,6 +22,10 @@ Listener = Callable[[dict[str, Any]], None]
 _PACKAGES = ("overture", "torch", "transformers", "tokenizers", "numpy")
 
 
+class Stopped(Exception):
+    """Somebody asked to stop; what is done is kept."""
+
+
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers."""
     found = {name: version(name) for name in _PACKAGES}

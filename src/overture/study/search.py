@@ -19,17 +19,17 @@ from overture.core.config import validated
 from overture.core.errors import BackboneError, ConfigError
 from overture.core.seeds import derived_seed
 from overture.engine import Backbone, PromptedModel
-from overture.prompt import PromptConfig, method_of
+from overture.prompt import PromptConfig
 from overture.store import Store
 from overture.study.halving import first_rung, halving_tokens, is_rung, num_after
 from overture.study.lr import LrConfig, find_rate
-from overture.study.members import Histories, fit_cohort, is_done, num_epochs_of
+from overture.study.members import Histories, fit_settings, is_done, num_epochs_of
 from overture.study.request import TuneConfig, check_no_adapter, settled
-from overture.study.run import Run
+from overture.study.run import Run, Stopped
 from overture.study.search_race import raced
 from overture.study.search_result import result_of
-from overture.study.search_state import Shared, Stopped, Trial
-from overture.study.space import Pair, Setting, Space, asked_pairs, wordings
+from overture.study.search_state import Shared, Trial
+from overture.study.space import Pair, Setting, Space, asked_pairs, options_of, wordings
 from overture.study.spending import cost_of
 from overture.study.work import Work, prepared
 from overture.train import TrainConfig
@@ -179,12 +179,7 @@ class _Search:
     def _rate_of(self, method: str, place: Any) -> dict[str, Any] | None:
         shared = self.shared
         own, work = shared.own, shared.work(0)
-        options = own.options if method == own.method else {}
-        if (
-            method != own.method
-            and "layer" in method_of(own.model_copy(update={"method": method})).options.model_fields
-        ):
-            options = {"layer": self.shared.space.layers[len(self.shared.space.layers) // 2]}
+        options = options_of(own, method, shared.space.layers[len(shared.space.layers) // 2])
         prompt = own.model_copy(update={"method": method, "place": place, "options": options})
         test, train = LrConfig(), shared.space.own().train
         cost = shared.cost(Setting(prompt, train))
@@ -344,8 +339,8 @@ class _Search:
             work = self.shared.work(alive[0].setting.wording)
             for trial in alive:
                 self.shared.read_inputs(trial.cost, trial.setting.wording)
-            results = fit_cohort(
-                work, [t.member(work.config.seed) for t in alive], decide, self.shared.run.folder / name
+            results = fit_settings(
+                work, [t.seeded(work.config.seed) for t in alive], decide, self.shared.run.folder / name
             )
             self.shared.check_stop()
             # What diverges before its first validation spends too, or there might be no end of such candidates.
@@ -355,7 +350,7 @@ class _Search:
             for trial in alive:
                 if (found := results[trial.key]).best and is_done(found):
                     self.shared.keep(
-                        work, trial.member(work.config.seed), found, f"{name}/{trial.key}.prompt.safetensors"
+                        work, trial.seeded(work.config.seed), found, f"{name}/{trial.key}.prompt.safetensors"
                     )
         state["is_done"] = True
         self.shared.run.write(f"{name}.json", state)

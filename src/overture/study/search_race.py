@@ -5,7 +5,7 @@ from typing import Any
 
 from overture.core.errors import ConfigError, Diverged, OvertureError
 from overture.evaluate.metrics import as_answers
-from overture.study.members import Histories, Member, fit_cohort, is_done, num_epochs_of
+from overture.study.members import Histories, SeededSetting, fit_settings, is_done, num_epochs_of
 from overture.study.race import Lane, drop_worse
 from overture.study.search_state import Shared, Trial
 from overture.study.work import Work
@@ -142,8 +142,10 @@ class _Racing:
                 self.shared.save_spent()
                 return set() if self.shared.spending.share >= 1 else set(histories)
 
-            members = [trial.member(seed) for trial in own]
-            results = fit_cohort(work, members, decide, self.shared.run.folder / f"race-{turn}" / f"wording-{wording}")
+            members = [trial.seeded(seed) for trial in own]
+            results = fit_settings(
+                work, members, decide, self.shared.run.folder / f"race-{turn}" / f"wording-{wording}"
+            )
             self.shared.check_stop()
             decide({key: result.progress.history for key, result in results.items()})
             for member in members:
@@ -181,7 +183,7 @@ class _Racing:
         lane.predicted, lane.scores = [list(scored.predicted)], [scored.value(work.task)]
         return lane
 
-    def _scored(self, work: Work, member: Member, result: FitResult, path: str) -> dict[str, Any]:
+    def _scored(self, work: Work, member: SeededSetting, result: FitResult, path: str) -> dict[str, Any]:
         """A trained prompt's validation predictions; its values are kept."""
         model = self.shared.keep(work, member, result, path)
         scored = work.score(model, "validation", f"{member.key}, seed {member.seed}: scoring validation")
@@ -194,7 +196,7 @@ class _Racing:
             "seconds": result.progress.seconds,
         }
 
-    def _failed(self, member: Member) -> dict[str, Any]:
+    def _failed(self, member: SeededSetting) -> dict[str, Any]:
         """A seed whose loss was not finite from the start: it answers nothing."""
         predicted, score = self.shared.unanswered()
         self.shared.whole.notice(f"{member.key} diverged with seed {member.seed}, and counts as answering nothing")

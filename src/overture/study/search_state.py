@@ -10,16 +10,13 @@ from overture.core.errors import BackboneError, ConfigError
 from overture.data import Encoder
 from overture.engine import PromptedModel
 from overture.evaluate.metrics import NOTHING, metric_named
-from overture.prompt import PromptConfig, method_of, prompt_from, prompt_tensors
-from overture.study.members import Member
-from overture.study.space import NUM_PAIRS, Pair, Setting, Space, asked_pairs
+from overture.prompt import PromptConfig, prompt_from, prompt_tensors
+from overture.study.members import SeededSetting
+from overture.study.run import Stopped
+from overture.study.space import NUM_PAIRS, Pair, Setting, Space, asked_pairs, options_of
 from overture.study.spending import Cost, Spending, cost_of
 from overture.study.work import Work
 from overture.train import FitResult
-
-
-class Stopped(Exception):
-    """Somebody asked to stop; what was done is kept."""
 
 
 @dataclass(slots=True)
@@ -57,10 +54,10 @@ class Trial:
         """Live tokens that it ran."""
         return self.cost.epoch_tokens * len(self.history)
 
-    def member(self, seed: int) -> Member:
-        """It, as a member of a group."""
+    def seeded(self, seed: int) -> SeededSetting:
+        """It, as a member of a group that is trained with that seed."""
         assert self.setting.prompt is not None
-        return Member(self.key, self.setting.prompt, self.setting.train, seed)
+        return SeededSetting(self.key, self.setting.prompt, self.setting.train, seed)
 
 
 class Shared:
@@ -105,10 +102,8 @@ class Shared:
         refused: list[BackboneError | ConfigError] = []
         is_default = not (self.asked.method or self.asked.place)
         for method, place in asked_pairs(self.whole.config):
-            config = self.whole.config.prompt.model_copy(update={"method": method, "place": place})
-            if method != self.whole.config.prompt.method:
-                options = {"layer": 1} if "layer" in method_of(config).options.model_fields else {}
-                config = config.model_copy(update={"options": options})
+            options = options_of(self.own, method, 1)
+            config = self.own.model_copy(update={"method": method, "place": place, "options": options})
             try:
                 self.whole.built(config, self.whole.config.seed).check(self.whole.rows["train"][:1])
             except (BackboneError, ConfigError) as error:
@@ -174,7 +169,7 @@ class Shared:
         """What the seed that found it left; None when it did not come to its end."""
         return next(iter(self.run.folder.glob(f"cohort-*/{trial.key}.prompt.safetensors")), None)
 
-    def keep(self, work: Work, member: Member, result: FitResult, path: str) -> PromptedModel:
+    def keep(self, work: Work, member: SeededSetting, result: FitResult, path: str) -> PromptedModel:
         """The model under a trained prompt; its values are written."""
         import torch
         from safetensors.torch import save

@@ -285,6 +285,13 @@ class Space:
         return [shlex.quote(word) for word in words]
 
 
+def options_of(own: PromptConfig, method: str, layer: int) -> dict[str, Any]:
+    """A method's options: the task file's where it is the task file's method, else a layer where it has one."""
+    if method == own.method:
+        return own.options
+    return {"layer": layer} if has_layer(method) else {}
+
+
 def has_layer(method: str) -> bool:
     """Whether a method has a layer to choose."""
     return METHODS[method].has_layer

@@ -19,6 +19,7 @@ from overture.prompt import prompt_tensors
 from overture.prompt.registry import ADAPTER, check_effect
 from overture.store import Store
 from overture.study.adapted import Tuned, tuned_alone, tuned_with_adapter
+from overture.study.diagnose import overfitting
 from overture.study.request import TuneConfig, settled
 from overture.study.result import finished
 from overture.study.run import Run
@@ -222,8 +223,8 @@ def _kept_seed(work: Work, seed: int, tuned: Tuned, scorer: Scorer | None, rate:
     }
     if scorer is None:
         return {**facts, "metrics": {}}
-    if note := overfitting(history):
-        work.notice(f"seed {seed}: {note}")
+    if figures := overfitting(history):
+        work.notice(f"seed {seed}: overfitting: {figures}; the best epoch by score was kept")
     scored = {name: work.score(scorer, name, f"seed {seed}: scoring {name}") for name in SPLITS if work.rows[name]}
     _save_values(work.run.folder / f"seed-{seed}" / "prompt.safetensors", model)
     found = {
@@ -269,18 +270,3 @@ def _save_values(path: Path, model: PromptedModel) -> None:
     found = prompt_tensors(model.prompt) | {ADAPTER + name: value for name, value in model.backbone.inner.items()}
     tensors = {name: value.detach().cpu().contiguous() for name, value in found.items()}
     write_atomic(path, save(tensors))
-
-
-def overfitting(history: Sequence[dict[str, float]]) -> str:
-    """A sentence when validation got worse while training got better, else nothing."""
-    if len(history) < 2:
-        return ""
-    best = min(history, key=lambda entry: entry["validation_loss"])
-    last = history[-1]
-    if last["validation_loss"] < 1.1 * best["validation_loss"] or last["train_loss"] >= best["train_loss"]:
-        return ""
-    return (
-        f"overfitting: from epoch {best['epoch'] + 1:.0f} to {last['epoch'] + 1:.0f} the validation loss rose from "
-        f"{best['validation_loss']:.3f} to {last['validation_loss']:.3f} while the training loss fell from "
-        f"{best['train_loss']:.3f} to {last['train_loss']:.3f}; the best epoch by score was kept"
-    )
