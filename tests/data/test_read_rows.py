@@ -50,11 +50,11 @@ def test_parquet(tmp_path):
     assert read_rows(path) == (ROWS, [1, 2])
 
 
-def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     path = tmp_path / "a.parquet"
     path.write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ConfigError, match=r"pip install overture\[parquet\]"):
+    with pytest.raises(ConfigError, match=r"pip install 'pyarrow"):
         read_rows(path)
 
 

@@ -204,7 +204,7 @@ def test_one_question_with_other_choices_is_no_repeat(jsonl, make_task):
 
 def test_a_hub_data_set_needs_the_extra(make_task, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ConfigError, match=r"pip install overture\[datasets\]"):
+    with pytest.raises(ConfigError, match=r"pip install 'datasets"):
         load_splits(make_task(data={"dataset": "someone/set"}))
 
 
