@@ -9,6 +9,7 @@ Source of the last: Perez, Kiela and Cho, "True few-shot learning with language 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
@@ -152,6 +153,22 @@ def ordered(task: Task, rows: Sequence[Row], seed: int, split: str) -> list[Row]
             place = (number + shift) / len(members) if is_spread else -1.0
             placed.append((place, random.random(), row))
     return [row for *_, row in sorted(placed, key=lambda entry: entry[:2])]
+
+
+def passages_of(path: Path | None) -> list[str]:
+    """Texts that have nothing to do with the task.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no text.
+    """
+    try:
+        text = (path or files("overture.data") / "unrelated.txt").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("the unrelated text cannot be read", where="--unrelated", got=str(error)) from error
+    found = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
+    if not found:
+        raise ConfigError("the unrelated text is empty", where=str(path), wanted="passages parted by empty lines")
+    return found
 
 
 def unrelated_rows(backbone: Backbone, passages: Sequence[str], with_bos: bool) -> list[Encoded]:

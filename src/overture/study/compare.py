@@ -7,7 +7,6 @@ later, and any cell can be run again alone. The report is made from these files.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from overture.prompt.registry import check_effect
 from overture.store import Store
 from overture.study.budget import Plan, Speed, chosen_plan
 from overture.study.cell_folder import CellFolder, constant, keys_of
-from overture.study.cells import Key, Lab, Listener, measured, trial
+from overture.study.cells import Key, Lab, Listener, measured, passages_of, trial
 from overture.study.request import TuneConfig, check_no_adapter, fitting_place, with_slots
 from overture.study.run import Stopped, versions
 from overture.study.ways import Bench, Way, way_named, with_versions
@@ -132,9 +131,10 @@ def compare(
         sweep_temporaries(folder / "cells")
         listener({"event": "start", "run": f"comparison on {config.tune.task.name}", "folder": str(folder)})
         lab = _lab(config, store, listener, is_stop_asked, backbone)
-        config = config if config.ways else config.model_copy(update={"ways": _usual_ways(config, lab)})
+        known = () if config.ways else _fitting_ways(config, lab)
+        config = config if config.ways else config.model_copy(update={"ways": (*known, _own_way(config, lab))})
         ways = _ways(config, store, only)
-        work = _Comparison(config, folder, ways, lab)
+        work = _Comparison(config, folder, ways, lab, known)
         try:
             plan = work.ran(only)
         except Stopped:
@@ -157,9 +157,14 @@ def _ways(config: CompareConfig, store: Store, only: Key | None) -> list[Way]:
     return [with_versions(way, store) for way in ways]
 
 
-def _usual_ways(config: CompareConfig, lab: Lab) -> tuple[str, ...]:
-    """What answers whether a prompt is worth tuning: the task's own, and the usual others that fit model and task."""
+def _own_way(config: CompareConfig, lab: Lab) -> str:
+    """The task's own prompt."""
     prompt = with_slots(fitting_place(config.tune, lab.bench.backbone)).prompt
+    return f"{prompt.method}-{prompt.place}"
+
+
+def _fitting_ways(config: CompareConfig, lab: Lab) -> tuple[str, ...]:
+    """The usual ways that fit model and task: beside these a prompt shows whether it is worth tuning."""
     found: list[str] = []
     for name in _USUAL:
         if name == "head" and "linear" in found:
@@ -170,7 +175,7 @@ def _usual_ways(config: CompareConfig, lab: Lab) -> tuple[str, ...]:
             lab.listener({"event": "notice", "text": f"{name} is left out: {error.what}"})
         else:
             found.append(name)
-    return (*found, f"{prompt.method}-{prompt.place}")
+    return tuple(found)
 
 
 def _built(way: Way, config: CompareConfig, lab: Lab) -> None:
@@ -189,7 +194,7 @@ def _lab(
     tune = config.tune
     splits = load_splits(tune.task)
     _check_rows(config, splits)
-    passages = _passages(config.unrelated)
+    passages = passages_of(config.unrelated)
 
     def notify(text: str) -> None:
         listener({"event": "notice", "text": text})
@@ -220,27 +225,13 @@ def _check_rows(config: CompareConfig, splits: Splits) -> None:
         raise DataError("these rows cannot be compared on", problems=problems)
 
 
-def _passages(path: Path | None) -> list[str]:
-    """Texts that have nothing to do with the task.
-
-    Raises:
-        ConfigError: the file cannot be read, or holds no text.
-    """
-    try:
-        text = (path or files("overture.data") / "unrelated.txt").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("the unrelated text cannot be read", where="--unrelated", got=str(error)) from error
-    found = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
-    if not found:
-        raise ConfigError("the unrelated text is empty", where=str(path), wanted="passages parted by empty lines")
-    return found
-
-
 class _Comparison:
-    """What is run, in which order."""
+    """What is run, in which order; of ways that are known to fit nothing is built to find out."""
 
-    def __init__(self, config: CompareConfig, folder: Path, ways: Sequence[Way], lab: Lab) -> None:
-        self.config, self.ways, self.lab = config, ways, lab
+    def __init__(
+        self, config: CompareConfig, folder: Path, ways: Sequence[Way], lab: Lab, known: Sequence[str] = ()
+    ) -> None:
+        self.config, self.ways, self.lab, self.known = config, ways, lab, known
         self.folder = CellFolder(folder, lab)
         self.seeds = range(config.tune.seed, config.tune.seed + config.seeds)
         self.failed: list[dict[str, Any]] = []
@@ -270,7 +261,8 @@ class _Comparison:
     def _ran_all(self) -> Plan:
         whole = self._whole()
         for way in self.ways:
-            if not all(map(self.folder.has, keys_of(way, whole.sizes, self._seeds(whole)))):
+            is_done = all(map(self.folder.has, keys_of(way, whole.sizes, self._seeds(whole))))
+            if not is_done and way.name not in self.known:
                 self._fits(way)
         self._no_strangers()
         plan, last = self._plan(), 0.0
