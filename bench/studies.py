@@ -245,8 +245,8 @@ def together_text(cells: Cells) -> str:
     lead = (
         f"`{prompt['method']}` at `{prompt['place']}`, length {prompt['length']}, and LoRA of rank {adapter['rank']} "
         f"on all linear maps, {cells[0]['train_rows']} training rows, the same for all ways of a seed. Each keeps the "
-        "rate that is its own alone. CPU seconds are those of a whole cell: reading inputs, training, validation and "
-        "the test rows."
+        "rate that is its own alone, but on a finished LoRA the prompt has a tenth of it. CPU seconds are those of a "
+        "whole cell: reading inputs, training, validation and the test rows."
     )
     body = beside_text(cells, ways, ("prompt", "lora"))
     return f"{lead}\n\n{body}\n\nMade by `{command}`."

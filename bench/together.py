@@ -1,7 +1,7 @@
 """A prompt and LoRA in one model, beside each of them alone, on the same rows. One JSON a cell, resumable.
 
 A cell that is there is not run again; `--minutes` ends a sitting between two cells. LoRA has the rate that was best for
-it alone (`peft_baseline.py`), the prompt its own, in every way alike.
+it alone (`peft_baseline.py`), the prompt its own, of which it has a tenth on a finished LoRA.
 
     python bench/together.py --data DIR
     python bench/methods_page.py

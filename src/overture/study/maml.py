@@ -53,7 +53,7 @@ class Maml:
         Returns:
             The gradient by name, and the mean of the batches' losses; no gradient when something was not finite.
         """
-        start = self._now()
+        start = copied(self.values)
         steps, losses = [], list[float]()
         try:
             for batch in batches:
@@ -61,17 +61,17 @@ class Maml:
                 losses.append(loss)
                 if not math.isfinite(loss) or not _is_finite(slope):
                     return {}, math.nan
-                steps.append((batch, self._now(), slope))
+                steps.append((batch, copied(self.values), slope))
                 moved = _clipped(slope, self.clip)
-                self._put({name: value - self.rates[name] * moved[name] for name, value in self.values.items()})
+                put(self.values, {name: value - self.rates[name] * moved[name] for name, value in self.values.items()})
             found = steps.pop()[2]
             while steps:
                 batch, values, slope = steps.pop()
-                self._put(values)
+                put(self.values, values)
                 found = self._pulled_back(batch, slope, found)
             return (found, sum(losses) / len(losses)) if _is_finite(found) else ({}, math.nan)
         finally:
-            self._put(start)
+            put(self.values, start)
 
     def _slope(self, batch: Batch) -> tuple[Values, float]:
         """The gradient of a batch's mean loss, and that loss."""
@@ -111,13 +111,17 @@ class Maml:
     def _zeros(self) -> Values:
         return {name: torch.zeros_like(value) for name, value in self.values.items()}
 
-    def _now(self) -> Values:
-        return {name: value.detach().clone() for name, value in self.values.items()}
 
-    @torch.no_grad()
-    def _put(self, wanted: Values) -> None:
-        for name, value in self.values.items():
-            value.copy_(wanted[name])
+def copied(values: Values) -> Values:
+    """The values as they are now."""
+    return {name: value.detach().clone() for name, value in values.items()}
+
+
+@torch.no_grad()
+def put(values: Values, wanted: Values) -> None:
+    """Give the values those of others, by name."""
+    for name, value in values.items():
+        value.copy_(wanted[name])
 
 
 def _add(total: Values, more: Values) -> None:

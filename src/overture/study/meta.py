@@ -16,13 +16,14 @@ steps; its own gradient moves the start by AdamW, whose moments last over the vi
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
+from torch.optim import Optimizer
 
 from overture.core.config import Config
 from overture.core.errors import ConfigError, Diverged
@@ -37,7 +38,7 @@ from overture.prompt import own_rate, prompt_tensors
 from overture.prompt.registry import method_from
 from overture.store import Manifest, Store
 from overture.store.names import checked_name, ref_of
-from overture.study.maml import Maml, Values
+from overture.study.maml import Maml, Values, copied, put
 from overture.study.request import TuneConfig, pinned, with_slots
 from overture.study.result import portable
 from overture.study.run import Run, versions
@@ -61,7 +62,7 @@ class MetaConfig(Config):
     algorithm: Literal["reptile", "fomaml", "maml"] = Field(
         "reptile",
         description="reptile moves by all steps of a visit, fomaml (first-order MAML) by the last, maml by what makes "
-        "the last one better, second derivatives and all, which takes several times as long.",
+        "the last one better, second derivatives and all: one Hessian product more for each step but the last.",
     )
 
 
@@ -140,8 +141,6 @@ class _Start:
         # A visit is one epoch of just so many rows, at one rate; measured is what a user's own short training gives.
         self.tuning: TrainConfig = self.request.train.model_copy(update={"epochs": 1, "passes": 1, "lr": rate})
         self.train = self.tuning.model_copy(update={"warmup_steps": 0, "schedule": "constant"})
-        groups = [{"params": [value]} for value in self.values.values()]
-        self.outer = OPTIMISERS[self.train.optimiser](groups, rate, self.train.weight_decay)
         self.history: list[dict[str, Any]] = []
         moves = {"reptile": self._by_all_steps, "fomaml": self._by_the_last_step, "maml": self._by_maml}
         self.moved: Move = moves[config.algorithm]
@@ -151,7 +150,7 @@ class _Start:
         for work in (*self.works, *self.unseen):
             # Whether the model can answer such rows at all; nothing is lost yet.
             self._model(work).check(work.rows["train"][:1])
-        ordinary, started = _copied(self.values), perf_counter()
+        ordinary, started = copied(self.values), perf_counter()
         self._visits()
         seconds, is_whole = perf_counter() - started, len(self.history) == self.config.steps
         result: dict[str, Any] = {
@@ -190,10 +189,10 @@ class _Start:
         for step, work in enumerate(self._turns()):
             if self.works[0].is_stop_asked():
                 return
-            before = _copied(self.values)
+            before = copied(self.values)
             moved, loss = self.moved(work, f"visit {step}")
             share = self.config.rate * (1 - step / self.config.steps)
-            _put(self.values, {key: value + share * moved[key] for key, value in before.items()} if moved else before)
+            put(self.values, {key: value + share * moved[key] for key, value in before.items()} if moved else before)
             if not moved:
                 work.notice(f"{work.task.name}: the loss became NaN or infinite on a visit, which moved nothing")
             self.history.append({"task": work.task.name, "loss": loss if moved else None})
@@ -214,6 +213,13 @@ class _Start:
         _, moved, loss = self._visited(work, key, self.train)
         return moved, loss
 
+    @cached_property
+    def _outer(self) -> Optimizer:
+        """What moves the start along MAML's gradient; its moments last over the visits."""
+        train, groups = self.train, [{"params": [value]} for value in self.values.values()]
+        assert train.lr is not None
+        return OPTIMISERS[train.optimiser](groups, train.lr, train.weight_decay)
+
     def _by_maml(self, work: Work, key: str) -> tuple[Values, float]:
         train, model = self.train, self._model(work)
         assert train.lr is not None
@@ -222,10 +228,10 @@ class _Start:
         gradient, loss = maml.gradient(epoch_batches(rows, train.batch_size, seed, 0))
         if not gradient:
             return {}, loss
-        before = _copied(self.values)
+        before = copied(self.values)
         for name, value in self.values.items():
             value.grad = gradient[name]
-        self.outer.step()
+        self._outer.step()
         return {name: value.detach() - before[name] for name, value in self.values.items()}, loss
 
     def _rows(self, work: Work, key: str, train: TrainConfig) -> tuple[list[Encoded], int]:
@@ -238,13 +244,13 @@ class _Start:
 
         The values stay where the steps led; nothing is given when the loss diverged.
         """
-        start = _copied(self.values)
+        start = copied(self.values)
         before_last = start
 
         def note(event: dict[str, Any]) -> None:
             nonlocal before_last
             if event["event"] == "step" and event["step"] == self.config.inner - 1:
-                before_last = _copied(self.values)
+                before_last = copied(self.values)
 
         rows, seed = self._rows(work, key, train)
         found = Fit(self._model(work), rows, lambda: Validation(0.0, 0.0), train, seed, events=note).run()
@@ -258,7 +264,7 @@ class _Start:
 
     def _measured(self, ordinary: Values) -> list[dict[str, Any]]:
         """Each task after as many steps of tuning, from the ordinary start and the learnt one, with equal batches."""
-        learnt, found = _copied(self.values), []
+        learnt, found = copied(self.values), []
         for work in (*self.works, *self.unseen):
             if work.is_stop_asked():
                 work.notice(f"stopped before {work.task.name} was measured")
@@ -273,11 +279,11 @@ class _Start:
             scores = metrics_of(work.task, sides)
             facts = {"task": work.task.name, "metric": work.task.metric, "is_unseen": work in self.unseen}
             found.append({**facts, **scores, "compared": {"split": "validation", **pair.model_dump()}})
-        _put(self.values, learnt)
+        put(self.values, learnt)
         return found
 
     def _few(self, work: Work, values: Values, what: str) -> Scored:
-        _put(self.values, values)
+        put(self.values, values)
         self._visited(work, "measure", self.tuning)
         return work.score(self._model(work), "validation", what)
 
@@ -326,13 +332,3 @@ def _drawn(rows: Sequence[Encoded], count: int, seed: int) -> list[Encoded]:
     order = list(rows)
     named_random(seed, "rows").shuffle(order)
     return [order[index % len(order)] for index in range(count)]
-
-
-def _copied(values: Values) -> Values:
-    return {name: value.detach().clone() for name, value in values.items()}
-
-
-@torch.no_grad()
-def _put(values: Values, wanted: Values) -> None:
-    for name, value in values.items():
-        value.copy_(wanted[name])
