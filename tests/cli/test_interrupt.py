@@ -147,3 +147,14 @@ def test_a_cohort_of_seeds_stopped_and_resumed_is_the_same(make_task, overture, 
     assert again["metrics"] == whole["metrics"]
     assert again["seeds"]["each"] == whole["seeds"]["each"]
     assert any("3 members in 1 pass" in note for note in whole["notices"])
+
+
+def test_what_was_told_before_a_stop_stands_in_the_result(make_task, overture, monkeypatch) -> None:
+    """Examples are counted once, before training; a resumed run only reads what they scored."""
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "__call__", lambda self: True)
+        stopped = overture("tune", make_task(), "--set", "shots=50", "--json")
+    assert stopped.code == 130, stopped.err
+    found = overture("resume", stopped.json["run"], "--json").json
+    (told,) = [text for text in found["notices"] if "in-context examples fit" in text]
+    assert "of 50" in told

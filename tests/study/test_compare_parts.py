@@ -1,5 +1,6 @@
 """Parts of a comparison without a model: the order of rows, the plan, verdicts, advice, the page."""
 
+import itertools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,6 +17,7 @@ from overture.study.compare import CompareConfig
 from overture.study.compare_charts import costs
 from overture.study.page import page, write_report
 from overture.study.request import TuneConfig
+from overture.study.scores import pair_of
 from overture.study.units import energy_text, share_text
 from overture.study.verdict import summary
 from overture.train import TrainConfig
@@ -309,6 +311,27 @@ def test_level_is_an_interval_within_the_margin() -> None:
     assert summed(same, ["a", "b"])["pairs"][0]["verdict"] == "level"
     few = [cell(way, 64, seed, hits(0.8, seed + 10 * number, 40)) for number, way in enumerate("ab") for seed in (0, 1)]
     assert summed(few, ["a", "b"])["pairs"][0]["verdict"] == "undecided"
+
+
+def test_level_is_asked_of_all_pairs_at_once() -> None:
+    """What one pair alone may be called, it may not be called among fifteen."""
+    ways = "abcdef"
+    seeds = {way: [(0.8, seed + 10 * number) for seed in range(3)] for number, way in enumerate(ways)}
+    cells = [cell(way, 64, seed, hits(*at, 2500)) for way in ways for seed, at in enumerate(seeds[way])]
+    alone = {pair: summed(cells, list(pair))["pairs"][0] for pair in itertools.combinations(ways, 2)}
+    table = {(pair["a"], pair["b"]): pair for pair in summed(cells, list(ways))["pairs"]}
+    for names, pair in table.items():
+        assert pair["together"]["level"] == pytest.approx(1 - 0.05 / 15)
+        assert (
+            pair["together"]["low"] < pair["difference"]["low"] <= pair["difference"]["high"] < pair["together"]["high"]
+        )
+        assert pair["verdict"] != "level" or alone[names]["verdict"] == "level"
+    assert [pair["verdict"] for pair in alone.values()].count("level") > [
+        pair["verdict"] for pair in table.values()
+    ].count("level")
+    turned = pair_of(list(table.values()), "b", "a", 64)
+    assert turned is not None
+    assert turned["together"]["low"] == -table["a", "b"]["together"]["high"]
 
 
 def test_p_values_are_corrected_within_a_size() -> None:

@@ -145,7 +145,14 @@ def wilson(num_right: int, n: int, level: float = LEVEL) -> tuple[float, float]:
 
 
 def paired_test(
-    gold: Answers, a: Answers, b: Answers, metric: str = "accuracy", *, seed: int = 0, resamples: int = 2000
+    gold: Answers,
+    a: Answers,
+    b: Answers,
+    metric: str = "accuracy",
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+    level: float = LEVEL,
 ) -> Paired:
     """Whether one set of predictions is better than another on the same rows.
 
@@ -156,6 +163,7 @@ def paired_test(
         metric: a name in `METRICS`.
         seed: seed of the resampling.
         resamples: how often the rows are drawn again, and the predictions swapped.
+        level: of the interval.
 
     Returns:
         The difference a - b with its bootstrap interval, and a two-sided p-value: exact McNemar for shares of right
@@ -179,7 +187,7 @@ def paired_test(
         metric=metric,
         a=measure(gold, a),
         b=measure(gold, b),
-        difference=_difference(measure, outcomes, (only_a, only_b), seed, resamples),
+        difference=_difference(measure, outcomes, (only_a, only_b), seed, resamples, level),
         p_value=p_value,
         test=test,
         only_a=only_a,
@@ -237,7 +245,12 @@ def _resampled(measure: Metric, outcomes: "Mapping[Any, int]", seed: int, resamp
 
 
 def _difference(
-    measure: Metric, outcomes: "Mapping[Any, int]", discordant: tuple[int, int], seed: int, resamples: int
+    measure: Metric,
+    outcomes: "Mapping[Any, int]",
+    discordant: tuple[int, int],
+    seed: int,
+    resamples: int,
+    level: float,
 ) -> Interval:
     import numpy as np
 
@@ -247,20 +260,20 @@ def _difference(
     of_a, of_b = measure.prepared(gold, a), measure.prepared(gold, b)
     value = float((of_a(all_rows) - of_b(all_rows))[0])
     chunks = [of_a(weights_RU) - of_b(weights_RU) for weights_RU in _weights(counts, seed, resamples)]
-    low, high = _percentiles(np.concatenate(chunks), LEVEL)
+    low, high = _percentiles(np.concatenate(chunks), level)
     method = "bootstrap percentile"
     if low == high:
-        low, high, method = *_bonett_price(*discordant, n), f"Bonett-Price: {_NO_SPREAD}"
-    return Interval(value=value, low=low, high=high, n=n, method=method, seed=seed)
+        low, high, method = *_bonett_price(*discordant, n, level), f"Bonett-Price: {_NO_SPREAD}"
+    return Interval(value=value, low=low, high=high, n=n, level=level, method=method, seed=seed)
 
 
-def _bonett_price(only_a: int, only_b: int, n: int) -> tuple[float, float]:
+def _bonett_price(only_a: int, only_b: int, n: int, level: float) -> tuple[float, float]:
     """Interval of a difference of paired shares that keeps its width when no row, or every row, tells them apart.
 
     Source: Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial proportions based on
     paired data", 2012.
     """
-    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    z = NormalDist().inv_cdf((1 + level) / 2)
     share_a, share_b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
     centre = share_a - share_b
     half = z * math.sqrt((share_a + share_b - centre**2) / (n + 2))

@@ -128,7 +128,7 @@ def difference_over_seeds(a: Resampled, b: Resampled) -> Difference:
 
 
 def differences_over_seeds(
-    pairs: Mapping[tuple[str, str], tuple[Resampled, Resampled]],
+    pairs: Mapping[tuple[str, str], tuple[Resampled, Resampled]], level: float = LEVEL
 ) -> dict[tuple[str, str], Difference]:
     """The same of several pairs that are looked at together.
 
@@ -143,6 +143,7 @@ def differences_over_seeds(
 
     Args:
         pairs: by the names of both ways; each as in `difference_over_seeds`.
+        level: of the intervals.
 
     Raises:
         DataError: the seeds of a pair do not pair up.
@@ -154,7 +155,9 @@ def differences_over_seeds(
         if len(alike) > 1:
             ways = {name for one in alike for name, way in zip(one, pairs[one], strict=True) if len(way.values) > 1}
             pooled[has_constant] = _pooled([values[one] for one in alike], len(ways))
-    return {names: _tested(*pair, values[names], pooled.get(_has_constant(*pair))) for names, pair in pairs.items()}
+    return {
+        names: _tested(*pair, values[names], pooled.get(_has_constant(*pair)), level) for names, pair in pairs.items()
+    }
 
 
 def _differences(a: Resampled, b: Resampled) -> list[float]:
@@ -174,23 +177,25 @@ def _pooled(values: Sequence[Sequence[float]], num_ways: int) -> tuple[float, fl
     return fmean(variance(own) for own in values), freedom
 
 
-def _tested(a: Resampled, b: Resampled, values: Sequence[float], pooled: tuple[float, float] | None) -> Difference:
+def _tested(
+    a: Resampled, b: Resampled, values: Sequence[float], pooled: tuple[float, float] | None, level: float
+) -> Difference:
     n_seeds, n = len(values), len(a.gold)
     mean = math.fsum(values) / n_seeds
     draws_R = a.draws.mean(axis=0) - b.draws.mean(axis=0)
-    own = _half_width(values, draws_R, n, LEVEL)
+    own = _half_width(values, draws_R, n, level)
     if n_seeds == 1 or own[1] == 0:
-        one = paired_test(a.gold, a.predicted[0], b.predicted[0], a.metric)
+        one = paired_test(a.gold, a.predicted[0], b.predicted[0], a.metric, level=level)
         return Difference(difference=one.difference, p_value=one.p_value, test=f"{one.test}, one seed", n_seeds=n_seeds)
     from scipy.stats import t
 
     method, tests = BOTH, [own]
     if pooled:
-        method, tests = POOLED, [own, _half_width(values, draws_R, n, LEVEL, pooled)]
+        method, tests = POOLED, [own, _half_width(values, draws_R, n, level, pooled)]
     half = max(half for half, *_ in tests)
     least, most = metric_named(a.metric).bounds
     low, high = _within((least - most, most - least), mean - half, mean + half)
-    interval = Interval(value=mean, low=low, high=high, n=n, method=method)
+    interval = Interval(value=mean, low=low, high=high, n=n, level=level, method=method)
     p_value = max(float(2 * t.sf(abs(mean) / error, freedom)) for _, error, freedom in tests)
     return Difference(difference=interval, p_value=p_value, test=method, n_seeds=n_seeds)
 

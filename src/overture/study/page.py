@@ -198,8 +198,9 @@ _SHARES = ("seconds", "cpu_seconds", "flops", "trainable", "stored_bytes")
 def _against_note(result: Result) -> str:
     return (
         f"At {result['largest']} training rows. Better or worse: p below 0.05 after Holm's correction for all pairs of "
-        f"this size. Level: the interval, not corrected, lies within {100 * result['margin']:g} points on both "
-        f"sides. Undecided: neither. Costs are shares of those of {result['reference']}.{_of_one_seed(result)}"
+        f"this size. Level: the difference lies within {100 * result['margin']:g} points on both sides by an interval "
+        "that holds for all pairs at once. Undecided: neither. Costs are shares of those of "
+        f"{result['reference']}.{_of_one_seed(result)}"
     )
 
 

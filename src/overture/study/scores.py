@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from overture.core.errors import StoreError
+from overture.evaluate.intervals import Interval
 from overture.evaluate.metrics import as_answers
 from overture.evaluate.over_seeds import Resampled, differences_over_seeds, holm, interval_over_seeds, resampled
 
@@ -88,26 +89,34 @@ class Scores:
 
 
 def pairs_at(found: Scores, size: int, margin: float) -> list[dict[str, Any]]:
-    """Every two ways at a size, with p-values corrected for how many pairs there are."""
+    """Every two ways at a size, with p-values corrected for how many pairs there are.
+
+    ``together`` is the interval of the difference that all pairs' intervals hold at once (Bonferroni): whether two ways
+    are level is asked of every pair, as whether they differ is.
+    """
     drawn = {
         (a, b): (found.resampled(a, size, seeds), found.resampled(b, size, seeds))
         for a, b in itertools.combinations(found.ways, 2)
         if (seeds := found.common(a, b, size)) is not None
     }
     compared = differences_over_seeds(drawn)
-    pairs = [{"size": size, "a": a, "b": b, **one.model_dump()} for (a, b), one in compared.items()]
-    for pair, corrected in zip(pairs, holm([pair["p_value"] for pair in pairs]), strict=True):
-        pair |= {"p_corrected": corrected, "verdict": _verdict(pair["difference"], corrected, margin)}
-    return pairs
+    together = differences_over_seeds(drawn, level=1 - SURE / max(1, len(drawn)))
+    corrected = holm([one.p_value for one in compared.values()])
+    return [
+        {"size": size, "a": a, "b": b, **one.model_dump(), "p_corrected": p_value}
+        | _judged(one.difference, together[a, b].difference, p_value, margin)
+        for ((a, b), one), p_value in zip(compared.items(), corrected, strict=True)
+    ]
 
 
-def _verdict(difference: Mapping[str, Any], p_corrected: float, margin: float) -> str:
-    """``better`` or ``worse`` where the test is sure, ``level`` where the interval lies within the margin."""
-    if p_corrected < SURE and not difference["low"] <= 0 <= difference["high"]:
-        return "better" if difference["value"] > 0 else "worse"
-    if -margin <= difference["low"] and difference["high"] <= margin:
-        return "level"
-    return "undecided"
+def _judged(difference: Interval, together: Interval, p_corrected: float, margin: float) -> dict[str, Any]:
+    """``better`` or ``worse`` where the test is sure, ``level`` where all pairs' interval lies within the margin."""
+    verdict = "undecided"
+    if p_corrected < SURE and not difference.low <= 0 <= difference.high:
+        verdict = "better" if difference.value > 0 else "worse"
+    elif -margin <= together.low and together.high <= margin:
+        verdict = "level"
+    return {"together": together.model_dump(include={"value", "low", "high", "level"}), "verdict": verdict}
 
 
 def pair_of(pairs: Sequence[dict[str, Any]], a: str, b: str, size: int) -> dict[str, Any] | None:
@@ -119,7 +128,10 @@ def pair_of(pairs: Sequence[dict[str, Any]], a: str, b: str, size: int) -> dict[
 
 
 def _turned(pair: Mapping[str, Any]) -> dict[str, Any]:
-    difference = pair["difference"]
-    turned = {**difference, "value": -difference["value"], "low": -difference["high"], "high": -difference["low"]}
     verdict = {"better": "worse", "worse": "better"}.get(pair["verdict"], pair["verdict"])
-    return {**pair, "a": pair["b"], "b": pair["a"], "difference": turned, "verdict": verdict}
+    turned = {name: _negative(pair[name]) for name in ("difference", "together")}
+    return {**pair, "a": pair["b"], "b": pair["a"], **turned, "verdict": verdict}
+
+
+def _negative(interval: Mapping[str, Any]) -> dict[str, Any]:
+    return {**interval, "value": -interval["value"], "low": -interval["high"], "high": -interval["low"]}

@@ -21,6 +21,7 @@ from overture.train import Fit, FitResult, FitTogether, TrainConfig, Validation
 from overture.train.fit import Decide
 
 SPLITS = ("validation", "test")
+_NOTICES = "notices.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,10 @@ class Work:
         return lambda done, total: self.run.event({"event": "progress", "what": what, "done": done, "total": total})
 
     def notice(self, text: str) -> None:
-        """Tell the user something, once."""
+        """Tell the user something, once; a run that is resumed knows it still."""
         if text not in self.notices:
             self.notices.append(text)
+            self.run.write(_NOTICES, {**(self.run.read(_NOTICES) or {}), self.task.name: self.notices})
             self.run.event({"event": "notice", "text": text})
 
     def answers(self, split: str) -> Answers:
@@ -219,7 +221,8 @@ def prepared(
     rows = {name: encoder.encode_split(name, getattr(splits, name)) for name in ("train", *SPLITS)}
     budget = None if config.cache_gb is None else int(config.cache_gb * 1e9)
     config = config.model_copy(update={"train": config.train.for_rows(len(rows["train"]))})
-    work = Work(config, run, store, backbone, encoder, splits, rows, InputCache(budget, notify=notify), is_stop_asked)
+    cache, told = InputCache(budget, notify=notify), (run.read(_NOTICES) or {}).get(task.name, [])
+    work = Work(config, run, store, backbone, encoder, splits, rows, cache, is_stop_asked, told)
     for text in (*splits.notices, *encoder.notices):
         work.notice(text)
     run.event({"event": "data", **_data_facts(work)})
