@@ -362,6 +362,17 @@ def test_costs_are_counted_once() -> None:
     assert cost["serving_money_per_1000"] == pytest.approx(0.1)
 
 
+def test_steps_to_the_best_epoch_are_told() -> None:
+    trained = [{"steps": 60, "best_epoch": 2, "history": [{}] * 6}, {"steps": 40, "best_epoch": 3, "history": [{}] * 4}]
+    cells = [cell("a", 64, seed, hits(0.8, seed), **facts) for seed, facts in enumerate(trained)]
+    found = summed([*cells, *cells_of({"b": 0.7}, seeds=2)], ["a", "b"])
+    of_a, of_b = found["ledger"]
+    assert (of_a["steps"], of_a["best_steps"]) == (50, 35)
+    assert (of_b["steps"], of_b["best_steps"]) == (0, 0)
+    text = page(found, "overture compare task.yaml")
+    assert "<td>50</td><td>35</td>" in text
+
+
 def test_a_rate_that_diverged_before_its_first_validation_costs_what_it_took() -> None:
     tried = [
         {"lr": 0.1, "score": 0.5, "ledger": {"training": {"seconds": 3.0}, "validation": {"seconds": 1.0}}},

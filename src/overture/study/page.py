@@ -272,7 +272,8 @@ def _ledger(result: Result) -> Iterator[str]:
 def _ledger_table(result: Result, size: int) -> str:
     has_price = result["price"] is not None
     head = ["way", "trained values", "bytes kept", "training, s", "of it reading inputs, s", "validating, s", "CPU, s",
-            "choosing the rate, s", "tokens", "operations", "peak memory", "of it grown", "energy, Wh"]  # fmt: skip
+            "steps", "to the best epoch", "choosing the rate, s", "tokens", "operations", "peak memory", "of it grown",
+            "energy, Wh"]  # fmt: skip
     rows = []
     for cost in result["ledger"]:
         if cost["size"] != size:
@@ -285,6 +286,8 @@ def _ledger_table(result: Result, size: int) -> str:
             f"{cost['reading_seconds']:.1f}",
             f"{cost['validation_seconds']:.1f}",
             f"{cost['cpu_seconds']:.1f}",
+            f"{cost['steps']:.0f}" if cost["steps"] else "-",
+            f"{cost['best_steps']:.0f}" if cost["steps"] else "-",
             f"{cost['choosing_seconds']:.1f}",
             count_text(cost["positions"]),
             count_text(cost["flops"]),
@@ -300,7 +303,8 @@ def _ledger_note(result: Result) -> str:
     energy = sorted({cost["energy"] for cost in result["ledger"]})
     price = "" if result["price"] is None else f" Money: seconds at {result['price']:g} an hour."
     return (
-        "Means over the seeds; one training, building, reading of inputs and validation included. Choosing the rate: "
+        "Means over the seeds; one training, building, reading of inputs and validation included. Steps: optimiser "
+        "steps taken, and those up to the epoch whose values were kept. Choosing the rate: "
         "what all trial runs of learning rates took together, once a way. Tokens: positions that ran through the whole "
         "model, padding included. Energy: " + "; ".join(energy) + "." + price
     )

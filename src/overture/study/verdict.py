@@ -107,6 +107,7 @@ def _costs(found: Scores, way: str, size: int, rates: Mapping[str, Any], config:
         **{f"{account}_seconds": _mean(cells, account, "seconds") for account in _WORK},
         "cpu_seconds": sum(_mean(cells, account, "cpu_seconds") for account in _WORK),
         "steps": fmean(cell.get("steps", 0) for cell in cells),
+        "best_steps": fmean(map(_best_steps, cells)),
         "positions": sum(_mean(cells, account, "positions") for account in _WORK),
         "training_positions": _mean(cells, "training", "positions"),
         "flops": sum(_mean(cells, account, "flops") for account in _WORK),
@@ -126,6 +127,12 @@ def _costs(found: Scores, way: str, size: int, rates: Mapping[str, Any], config:
 
 
 _WORK = ("building", "reading", "training", "validation")
+
+
+def _best_steps(cell: Cell) -> float:
+    """Optimiser steps up to the epoch whose values were kept; 0 where none were taken."""
+    history = cell.get("history")
+    return cell["steps"] * (cell["best_epoch"] + 1) / len(history) if history else 0.0
 
 
 def _serving(cells: Sequence[Cell], meter: str, config: Any) -> dict[str, Any]:
