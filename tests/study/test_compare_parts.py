@@ -243,11 +243,17 @@ def test_a_sure_paired_test_is_not_enough() -> None:
 
     base = np.random.default_rng(0).random(400)
     ahead = [cell("a", 64, seed, (base < 0.72).tolist()) for seed in range(4)]
-    behind = [cell("b", 64, seed, (base < 0.68).tolist()) for seed in range(4)]
+    behind = [cell("b", 64, seed, (base < 0.68).tolist(), seconds=1.0) for seed in range(4)]
     found = summed(ahead + behind, ["a", "b"])
     assert found["pairs"][0]["verdict"] == "better"
     assert found["advice"]["way"] is None
     assert "though the paired test parts them" in found["advice"]["text"]
+    # Beside one that is alike, what the test puts behind is told as that, and is not the cheap way out.
+    alike = [cell("c", 64, seed, (base[::-1] < 0.72).tolist(), seconds=99.0) for seed in range(4)]
+    text = summed([*ahead, *behind, *alike], ["a", "b", "c"])["advice"]["text"]
+    assert "cannot be told apart at 64 training rows" in text
+    assert "; b is behind by the paired test alone, for intervals overlap;" in text
+    assert "; a is also the cheapest of them" in text or "the cheapest of them to train is a" in text
 
 
 @pytest.mark.parametrize(

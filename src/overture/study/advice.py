@@ -42,11 +42,12 @@ def _judged(found: Scores, pairs: Sequence[dict[str, Any]], ledger: Sequence[Map
         told = f"No advice from one seed: {_said(best)} scored highest {where}, but another seed draws other rows "
         return _none(told + "and may turn the order", scores[1:])
     if rivals:
+        alike = [score for score in rivals if not _is_parted(against[score["way"]])]
         cheap = min(
-            (score for score in (best, *rivals) if score in steady),
+            (score for score in (best, *(alike or rivals)) if score in steady),
             key=lambda score: _training_seconds(cost_of(ledger, score["way"], size)),
         )
-        told = f"No advice on quality: {_undecided(best, rivals, against[rivals[0]['way']], where)}"
+        told = f"No advice on quality: {_undecided(best, rivals, alike, against, where)}"
         return _none(f"{told}; {_cheapest(cheap, best, ledger, size)}", rivals)
     pair = against[scores[1]["way"]]
     assert pair is not None
@@ -71,14 +72,21 @@ def _none(text: str, rivals: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]
 
 
 def _undecided(
-    best: Mapping[str, Any], rivals: Sequence[Mapping[str, Any]], pair: Mapping[str, Any] | None, where: str
+    best: Mapping[str, Any],
+    rivals: Sequence[Mapping[str, Any]],
+    alike: Sequence[Mapping[str, Any]],
+    against: Mapping[str, Mapping[str, Any] | None],
+    where: str,
 ) -> str:
-    """That the best cannot be told from the nearest of its rivals, nor from the others."""
-    near = rivals[0]
-    is_parted = bool(pair and pair["verdict"] == "better")
-    said = "have intervals that overlap, though the paired test parts them," if is_parted else "cannot be told apart"
+    """That the best cannot be told from the nearest of its rivals, nor from the others; or only by the paired test."""
+    near = (alike or rivals)[0]
+    pair = against[near["way"]]
+    said = "cannot be told apart" if alike else "have intervals that overlap, though the paired test parts them,"
     told = f", corrected p = {pair['p_corrected']:.2g}{_shared(best, near, pair)}" if pair else ""
-    return f"{_said(best)} and {_said(near)} {said} {where}{told}{_others(rivals[1:])}"
+    others = _listed("; nor {are} {names} surely behind", alike[1:])
+    parted = [score for score in rivals if score not in alike and score is not near]
+    others += _listed("; {names} {are} behind by the paired test alone, for intervals overlap", parted)
+    return f"{_said(best)} and {_said(near)} {said} {where}{told}{others}"
 
 
 def _where(size: int, num_rows: int, seeds: Sequence[int]) -> str:
@@ -103,19 +111,25 @@ def _is_beaten(best: Mapping[str, Any], other: Mapping[str, Any], pair: Mapping[
 
     Paired tests may be sure where intervals of the single scores overlap; advice asks for both.
     """
-    return bool(pair and pair["verdict"] == "better") and other["high"] < best["low"]
+    return _is_parted(pair) and other["high"] < best["low"]
+
+
+def _is_parted(pair: Mapping[str, Any] | None) -> bool:
+    """Surely worse by the paired test, corrected."""
+    return bool(pair and pair["verdict"] == "better")
 
 
 def _said(score: Mapping[str, Any]) -> str:
     return f"{score['way']} ({score['value']:.3f}, {score['low']:.3f} to {score['high']:.3f})"
 
 
-def _others(rivals: Sequence[Mapping[str, Any]]) -> str:
-    names = [score["way"] for score in rivals]
+def _listed(sentence: str, scores: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence about several ways; nothing of none."""
+    names = [score["way"] for score in scores]
     if not names:
         return ""
     listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-    return f"; nor {'is' if len(names) == 1 else 'are'} {listed} surely behind"
+    return sentence.format(names=listed, are="is" if len(names) == 1 else "are")
 
 
 def _training_seconds(cost: Mapping[str, Any]) -> float:
