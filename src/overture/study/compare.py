@@ -32,6 +32,7 @@ from overture.store import Store
 from overture.study.budget import Plan, Speed, chosen_plan
 from overture.study.cell_folder import CellFolder, constant, keys_of
 from overture.study.cells import Key, Lab, Listener, measured, passages_of, trial
+from overture.study.rates import FURTHER, best_rate, next_rate
 from overture.study.request import TuneConfig, check_no_adapter, fitting_place, with_slots
 from overture.study.run import Stopped, versions
 from overture.study.ways import Bench, Way, way_named, with_versions
@@ -339,19 +340,16 @@ class _Comparison:
             is_tuned = plan.is_tuned and len(way.rates) > 1
             key = Key(way=way.name, size=plan.sizes[-1], seed=self.seeds[0])
             tried = self._trials(way, key) if is_tuned else []
-            usable = [one for one in tried if one["score"] is not None]
-            best = max(usable, key=lambda one: (one["score"], -one["loss"])) if usable else {"lr": way.rates[0]}
-            chosen = {"way": way.name, "lr": best["lr"], **_at(key), "tried": tried}
+            chosen = {"way": way.name, "lr": best_rate(way.rates, tried), **_at(key), "tried": tried}
             self.folder.keep_chosen(way, chosen)
         return float(chosen["lr"])
 
     def _trials(self, way: Way, key: Key) -> list[dict[str, Any]]:
         """What each learning rate gives; those that a stopped call has tried are not tried again."""
         started, tried = time.monotonic(), self.folder.tried(way, key)
-        for rate in way.rates:
-            if rate not in [one["lr"] for one in tried]:
-                tried.append(trial(self.lab, way, key, rate))
-                self.folder.keep_chosen(way, {"way": way.name, "lr": None, **_at(key), "tried": tried})
+        while (rate := next_rate(way.rates, tried)) is not None:
+            tried.append(trial(self.lab, way, key, rate))
+            self.folder.keep_chosen(way, {"way": way.name, "lr": None, **_at(key), "tried": tried})
         self._trial_seconds += time.monotonic() - started
         return tried
 
@@ -417,7 +415,7 @@ class _Comparison:
 
         scoring = speed.scoring(len(lab.splits.test))
         missing = [key for key in keys_of(way, sizes, self.seeds[:seeds]) if not self.folder.has(key)]
-        trials = len(way.rates) if is_tuned and len(way.rates) > 1 and not self.folder.chosen(way) else 0
+        trials = len(way.rates) + FURTHER if is_tuned and len(way.rates) > 1 and not self.folder.chosen(way) else 0
         return sum(training(key.size) + scoring for key in missing) + trials * training(sizes[-1])
 
     def _speed(self, way: Way) -> Speed:
