@@ -174,6 +174,12 @@ def test_across_seeds_by_hand():
     assert (found.low, found.high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
 
 
+def test_across_seeds_ends_at_the_bounds():
+    found = across_seeds([0.9, 1.0, 1.0], bounds=(0.0, 1.0))
+    assert 0.8 < found.low < 0.9
+    assert found.high == 1
+
+
 def test_one_seed_tells_no_spread():
     found = across_seeds([0.5])
     assert (found.mean, found.sd, found.low, found.high) == (0.5, None, None, None)

@@ -486,3 +486,21 @@ def test_validation_rows_are_those_that_the_cells_had(result: dict[str, Any]) ->
 )
 def test_shares(share: float | None, text: str) -> None:
     assert share_text(share) == text
+
+
+def test_every_metric_has_the_interval_of_its_score_and_stays_within_its_bounds() -> None:
+    """Over seeds and rows as the score itself, and no share above 1 or below 0."""
+    ece = {"value": 0.01, "low": 0.0, "high": 0.02}
+    near = [cell("a", 64, seed, hits(share, seed, 100)) for seed, share in enumerate((0.9, 1.0, 1.0))]
+    for seed, one in enumerate(near):
+        one["metrics"]["test"] |= {"macro_f1": {"value": 0.5}, "ece": {**ece, "value": 0.01 + 0.1 * (seed == 0)}}
+    found = summed([*near, cell("b", 0, 0, hits(0.5, 9, 100))], ["a", "b"])
+    values = found["metrics"][0]["values"]
+    score = found["scores"][0]
+    assert [values["accuracy"][end] for end in ("value", "low", "high")] == [
+        score[end] for end in ("value", "low", "high")
+    ]
+    assert values["accuracy"]["high"] == 1
+    assert "rows" in values["macro_f1"]["method"]
+    assert values["ece"]["low"] == 0
+    assert "over seeds and test rows, of ece over the seeds alone." in page(found, {})

@@ -195,8 +195,15 @@ def paired_test(
     )
 
 
-def across_seeds(values: Sequence[float], level: float = LEVEL) -> Spread:
+def across_seeds(
+    values: Sequence[float], level: float = LEVEL, bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> Spread:
     """Mean, standard deviation and t interval of a score over seeds; one seed tells no spread.
+
+    Args:
+        values: a score each.
+        level: of the interval.
+        bounds: the smallest and the largest value that a score can have; the interval ends there.
 
     Raises:
         DataError: no values.
@@ -210,7 +217,13 @@ def across_seeds(values: Sequence[float], level: float = LEVEL) -> Spread:
 
     sd = stdev(values)
     half = float(t.ppf((1 + level) / 2, n - 1)) * sd / math.sqrt(n)
-    return Spread(mean=mean, sd=sd, low=mean - half, high=mean + half, n_seeds=n)
+    low, high = within(bounds, mean - half, mean + half)
+    return Spread(mean=mean, sd=sd, low=low, high=high, n_seeds=n)
+
+
+def within(bounds: tuple[float, float], low: float, high: float) -> tuple[float, float]:
+    """An interval without what lies beyond the bounds."""
+    return max(bounds[0], low), min(bounds[1], high)
 
 
 def _check_resamples(resamples: int) -> None:

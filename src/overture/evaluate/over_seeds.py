@@ -22,7 +22,7 @@ from pydantic import Field
 
 from overture.core.config import Config
 from overture.core.errors import DataError
-from overture.evaluate.intervals import LEVEL, Interval, bootstrap, paired_test
+from overture.evaluate.intervals import LEVEL, Interval, bootstrap, paired_test, within
 from overture.evaluate.metrics import Answers, check_rows, metric_named
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def interval_over_seeds(found: Resampled, level: float = LEVEL) -> Interval:
         # No seed and no row differ; the rows' own interval keeps its width.
         return bootstrap(found.metric, found.gold, found.predicted[0], level=level)
     mean, n = found.mean, len(found.gold)
-    low, high = _within(metric_named(found.metric).bounds, mean - half, mean + half)
+    low, high = within(metric_named(found.metric).bounds, mean - half, mean + half)
     return Interval(value=mean, low=low, high=high, n=n, level=level, method=BOTH)
 
 
@@ -224,14 +224,10 @@ def _tested(
         method, tests = POOLED, [own, _half_width(values, draws_R, n, level, moderated)]
     half = max(half for half, *_ in tests)
     least, most = metric_named(a.metric).bounds
-    low, high = _within((least - most, most - least), mean - half, mean + half)
+    low, high = within((least - most, most - least), mean - half, mean + half)
     interval = Interval(value=mean, low=low, high=high, n=n, level=level, method=method)
     p_value = max(float(2 * t.sf(abs(mean) / error, freedom)) for _, error, freedom in tests)
     return Difference(difference=interval, p_value=p_value, test=method, n_seeds=n_seeds)
-
-
-def _within(bounds: tuple[float, float], low: float, high: float) -> tuple[float, float]:
-    return max(bounds[0], low), min(bounds[1], high)
 
 
 def _spread(found: Resampled, n_seeds: int) -> tuple[float, ...]:

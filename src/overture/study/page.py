@@ -15,6 +15,7 @@ from overture.study.charts import png_of, spec_of
 from overture.study.compare_charts import charts
 from overture.study.ledger import cost_of
 from overture.study.units import bytes_text, count_text, energy_text, failed_text, p_text, seconds_text, share_text
+from overture.study.verdict import OF_SEEDS
 
 Result = Mapping[str, Any]
 _STYLE = """
@@ -415,7 +416,10 @@ def _metrics_table(result: Result) -> str:
         [one["way"], str(one["size"] or "-"), *(_metric_text(one["values"].get(name)) for name in names)]
         for one in result["metrics"]
     ]
-    note = "Means over the seeds with 95% t intervals of the seeds alone; of one seed with its interval over test rows."
+    values = [(name, value) for one in result["metrics"] for name, value in one["values"].items()]
+    alone = dict.fromkeys(name for name, value in values if value["method"] == OF_SEEDS)
+    note = "Means over the seeds with 95% intervals over seeds and test rows"
+    note += f", of {', '.join(alone)} over the seeds alone." if alone else "."
     return html.table(["way", "rows", *names], rows) + html.p(note, "note")
 
 

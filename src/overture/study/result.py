@@ -11,7 +11,7 @@ from overture.data import Task
 from overture.data.rows import shown_rows
 from overture.evaluate import across_seeds, paired_test
 from overture.evaluate.facts import backbone_ref
-from overture.evaluate.metrics import as_answers
+from overture.evaluate.metrics import as_answers, metric_named
 from overture.evaluate.wrong import WrongRow, wrong_rows
 from overture.prompt.registry import open_gates
 from overture.store import Manifest
@@ -101,7 +101,9 @@ def _compared(work: Work, controls: dict[str, Any], best: dict[str, Any]) -> dic
 
 def _spread(metric: str, seeds: list[dict[str, Any]]) -> dict[str, Any]:
     names = [name for name in SPLITS if name in seeds[0]["metrics"]]
-    spread = {name: across_seeds([s["metrics"][name][metric]["value"] for s in seeds]).model_dump() for name in names}
+    values = {name: [s["metrics"][name][metric]["value"] for s in seeds] for name in names}
+    bounds = metric_named(metric).bounds
+    spread = {name: across_seeds(each, bounds=bounds).model_dump() for name, each in values.items()}
     each = [
         {"seed": s["seed"], "status": s["status"], **{n: s["metrics"][n][metric]["value"] for n in names}}
         for s in seeds

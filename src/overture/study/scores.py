@@ -58,15 +58,15 @@ class Scores:
         cells = self.cells(way, size)
         chosen = sorted(cells) if seeds is None or len(cells) == 1 else list(seeds)
         if chosen != sorted(cells):
-            return self._drawn([cells[seed] for seed in chosen])
+            return self._drawn([cells[seed] for seed in chosen], self.metric)
         key = (way, size if (way, size) in self._cells else 0)
         if key not in self._resampled:
-            self._resampled[key] = self._drawn([cells[seed] for seed in chosen])
+            self._resampled[key] = self._drawn([cells[seed] for seed in chosen], self.metric)
         return self._resampled[key]
 
-    def _drawn(self, cells: Sequence[Cell]) -> Resampled:
+    def _drawn(self, cells: Sequence[Cell], metric: str) -> Resampled:
         gold = as_answers(cells[0]["gold"])
-        return resampled(self.metric, gold, [as_answers(cell["predicted"]) for cell in cells])
+        return resampled(metric, gold, [as_answers(cell["predicted"]) for cell in cells])
 
     def common(self, a: str, b: str, size: int) -> list[int] | None:
         """Seeds that both ways have; None where they have none in common."""
@@ -86,6 +86,12 @@ class Scores:
         found = self.resampled(way, size)
         interval = interval_over_seeds(found).model_dump()
         return {"way": way, "size": size, **interval, "n_seeds": len(found.values), "each": list(found.values)}
+
+    def interval(self, way: str, size: int, metric: str) -> Interval:
+        """Another metric's mean over seeds with its interval."""
+        if metric == self.metric:
+            return interval_over_seeds(self.resampled(way, size))
+        return interval_over_seeds(self._drawn(list(self.cells(way, size).values()), metric))
 
 
 def pairs_at(found: Scores, size: int, margin: float) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from overture.evaluate.intervals import across_seeds
+from overture.evaluate.metrics import metric_named
 from overture.evaluate.worth import NOT_READ_OFF, Worth, worth
 from overture.study.advice import advice_on
 from overture.study.budget import Plan
@@ -15,6 +16,7 @@ from overture.study.result import portable
 from overture.study.scores import Cell, Scores, pair_of, pairs_at
 
 _FAVOURITES = ("lora", "full")
+OF_SEEDS = "t over seeds"
 
 
 def summary(
@@ -255,12 +257,17 @@ def _enough(found: Scores, pairs: Sequence[dict[str, Any]]) -> list[dict[str, An
 
 
 def _all_metrics(found: Scores, way: str, size: int) -> dict[str, Any]:
-    """Every metric of the task's kind: means over the seeds, with t intervals; of one seed with its own."""
+    """Every metric of the task's kind; cells keep no confidences, so a metric of these varies with the seeds alone."""
     cells = [cell["metrics"]["test"] for cell in found.cells(way, size).values()]
     values = {}
     for name in cells[0]:
-        each = [cell[name] for cell in cells]
-        spread = across_seeds([one["value"] for one in each])
-        low, high = (each[0]["low"], each[0]["high"]) if len(each) == 1 else (spread.low, spread.high)
-        values[name] = {"value": spread.mean, "low": low, "high": high, "n_seeds": len(each)}
+        metric = metric_named(name)
+        if metric.of != "confidences":
+            values[name] = found.interval(way, size, name).model_dump()
+        elif len(cells) == 1:
+            values[name] = dict(cells[0][name])
+        else:
+            spread = across_seeds([cell[name]["value"] for cell in cells], bounds=metric.bounds)
+            values[name] = {"value": spread.mean, "low": spread.low, "high": spread.high, "method": OF_SEEDS}
+        values[name] |= {"n_seeds": len(cells)}
     return {"way": way, "size": size, "values": values}
