@@ -119,9 +119,7 @@ def test_one_of_two_seeds_stopped_before_its_result(make_task, overture, monkeyp
         done = overture("tune", task, "--seeds", "2", "--json")
     assert (done.code, done.json["status"], done.json["prompt"]) == (130, "interrupted", None)
     found = overture("resume", "mood-1", "--json").json
-    spread = found["seeds"]["test"]
-    assert spread["n_seeds"] == 2
-    assert 0 <= spread["low"] <= spread["high"] <= 1
+    assert found["seeds"]["test"]["n_seeds"] == 2
 
 
 def test_a_cohort_of_seeds_stopped_and_resumed_is_the_same(make_task, overture, monkeypatch, tmp_path) -> None:
