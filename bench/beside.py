@@ -5,7 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from effects import gaps
-from overture.evaluate import across_seeds
+from overture.evaluate.intervals import across_seeds
 from pages import points, table
 
 Cells = Sequence[dict[str, Any]]

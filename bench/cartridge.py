@@ -14,15 +14,19 @@ from typing import Any
 import torch
 
 from overture.core.files import write_json
-from overture.core.types import Encoded, Injection, Memory
-from overture.data import Encoder, Task
+from overture.core.injection import Injection, Memory
+from overture.core.rows import Encoded
 from overture.data.batches import scoring_batches
+from overture.data.encode import Encoder
 from overture.data.rows import Row, gold_of
-from overture.engine import Backbone, PromptedModel, load_backbone
+from overture.data.task import Task
+from overture.engine.backbone import Backbone
+from overture.engine.load import load_backbone
+from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import score
 from overture.evaluate.tuned import TunedPrompt
-from overture.store import Store
-from overture.study.cartridge import CartridgeConfig, cartridge, frame_of
+from overture.jobs.distil.cartridge import CartridgeConfig, cartridge, frame_of
+from overture.store.store import Store
 from tasks import rows_of
 
 RESULTS = Path(__file__).parent / "results" / "cartridge"

@@ -12,13 +12,16 @@ from typing import Any, TypeVar
 import torch
 
 from overture.core.files import write_json
-from overture.data import Encoder
+from overture.core.versions import versions
+from overture.data.encode import Encoder
 from overture.data.rows import Row
-from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.load import load_backbone
+from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import score
-from overture.store import Store
-from overture.study.request import TuneConfig
-from overture.study.run import versions
+from overture.jobs.run.request import TuneConfig
+from overture.store.store import Store
 from quality import told_score
 from tasks import decoder_task, splits_of, written_task
 

@@ -23,12 +23,17 @@ import torch
 
 from overture.core.files import write_json
 from overture.core.meter import Meter
-from overture.data import Encoder
-from overture.engine import Cohort, InputCache, PromptedModel, load_backbone
+from overture.data.encode import Encoder
+from overture.engine.cache import InputCache
+from overture.engine.cohort import Cohort
+from overture.engine.load import load_backbone
+from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import score
 from overture.evaluate.source import prompt_source
-from overture.prompt import PromptConfig, build_prompt, own_rate
-from overture.train import Fit, FitResult, FitTogether, TrainConfig, Validation
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
+from overture.prompt.registry import own_rate
+from overture.train.fit import Fit, FitResult, FitTogether, TrainConfig, Validation
 from speed import cpu_name, spread, versions
 from tasks import WORDINGS, decoder_task, rows_of
 

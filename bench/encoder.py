@@ -18,17 +18,21 @@ from typing import Any
 
 import torch
 
-from overture.baseline import BASELINES, Built, Request, build_baseline
-from overture.baseline.base import num_values, stored_bytes
+from overture.baseline.base import Built, Request, num_values, stored_bytes
+from overture.baseline.registry import BASELINES, build_baseline
+from overture.core.contracts import Scorer
 from overture.core.files import write_json
 from overture.core.meter import Meter
-from overture.core.types import Encoded, Scorer
-from overture.data import Encoder
-from overture.engine import Backbone, PromptedModel, load_backbone
+from overture.core.rows import Encoded
+from overture.data.encode import Encoder
+from overture.engine.backbone import Backbone
+from overture.engine.load import load_backbone
+from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import score
 from overture.evaluate.source import prompt_source
-from overture.prompt import PromptConfig, build_prompt
-from overture.train import Fit, TrainConfig, Validation
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
+from overture.train.fit import Fit, TrainConfig, Validation
 from tasks import WORDINGS, encoder_task, splits_of
 
 RESULTS = Path(__file__).parent / "results" / "encoder"

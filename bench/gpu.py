@@ -32,11 +32,16 @@ from tokenizers import models
 
 from overture.core.files import write_json
 from overture.core.meter import Meter
-from overture.core.types import Candidates, Encoded
-from overture.engine import Backbone, Cohort, InputCache, PromptedModel
+from overture.core.rows import Candidates, Encoded
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.cohort import Cohort
+from overture.engine.prompted import PromptedModel
 from overture.engine.tokenizer import Tokenizer
-from overture.prompt import PromptConfig, PromptSource, build_prompt
-from overture.train import Fit, FitTogether, TrainConfig, Validation
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
+from overture.prompt.source import PromptSource
+from overture.train.fit import Fit, FitTogether, TrainConfig, Validation
 from speed import cpu_name, num_live_tokens, padded_batch, peft, spread, versions
 
 RESULTS = Path(__file__).parent / "results" / "gpu"

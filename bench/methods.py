@@ -16,9 +16,11 @@ import torch
 
 import overture
 from cells import in_time
-from overture.engine import Backbone, InputCache, load_backbone
-from overture.prompt import METHODS
-from overture.store import Store
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.load import load_backbone
+from overture.prompt.registry import METHODS
+from overture.store.store import Store
 from quality import run_cell
 from starts import shared_task
 

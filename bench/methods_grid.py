@@ -8,9 +8,14 @@ from typing import Any
 
 import torch
 
-from overture.core.types import Candidates, Encoded, Injection, Kind, LayerMemory, Place, RowMethod, Vectors
+from overture.core.contracts import RowMethod
+from overture.core.injection import Injection, Kind, LayerMemory, Place, Vectors
+from overture.core.rows import Candidates, Encoded
 from overture.engine.limits import refused_prompt, refused_text_in_memory
-from overture.prompt import METHODS, PromptConfig, PromptSource, build_prompt
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
+from overture.prompt.registry import METHODS
+from overture.prompt.source import PromptSource
 from report import table
 
 KINDS: tuple[Kind, ...] = ("decoder", "encoder", "encoder-decoder")

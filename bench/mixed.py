@@ -23,12 +23,13 @@ import torch
 import transformers
 
 from overture.core.files import write_json
-from overture.core.types import Encoded
-from overture.data import Encoder
-from overture.engine import PromptedModel, load_backbone
-from overture.engine.prompted import RowPrompts
+from overture.core.rows import Encoded
+from overture.data.encode import Encoder
+from overture.engine.load import load_backbone
+from overture.engine.prompted import PromptedModel, RowPrompts
 from overture.evaluate.source import prompt_source
-from overture.prompt import PromptConfig, build_prompt
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
 from speed import cpu_name, spread, versions
 from tasks import WORDINGS, decoder_task, rows_of
 

@@ -17,15 +17,21 @@ import torch
 from overture.baseline.in_context import in_context_prompt
 from overture.core.files import write_json
 from overture.core.meter import Meter
-from overture.core.types import Encoded
-from overture.data import Encoder, Task
+from overture.core.rows import Encoded
+from overture.data.encode import Encoder
 from overture.data.rows import Row
-from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
+from overture.data.task import Task
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.load import load_backbone
+from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import Scored, score
 from overture.evaluate.source import prompt_source
-from overture.prompt import METHODS, PromptConfig, build_prompt, own_rate
-from overture.store import Store
-from overture.train import Fit, TrainConfig, Validation
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
+from overture.prompt.registry import METHODS, own_rate
+from overture.store.store import Store
+from overture.train.fit import Fit, TrainConfig, Validation
 from speed import cpu_name, versions
 from tasks import WORDINGS, decoder_task, splits_of
 

@@ -18,7 +18,7 @@ from typing import Any
 import altair as alt
 
 from overture.core.files import write_atomic
-from overture.evaluate import across_seeds
+from overture.evaluate.intervals import across_seeds
 from pages import marked, ranged, table, threads, with_section
 from sharing import sections_of
 

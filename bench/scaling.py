@@ -25,12 +25,16 @@ import torch
 
 from mixed import peft_model
 from overture.core.files import write_json
-from overture.core.types import Encoded
-from overture.data import Encoder
-from overture.engine import Backbone, Cohort, InputCache, PromptedModel, load_backbone
-from overture.engine.prompted import RowPrompts
+from overture.core.rows import Encoded
+from overture.data.encode import Encoder
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.cohort import Cohort
+from overture.engine.load import load_backbone
+from overture.engine.prompted import PromptedModel, RowPrompts
 from overture.evaluate.source import prompt_source
-from overture.prompt import PromptConfig, build_prompt
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
 from speed import Config, cpu_name, our_way, peft_way, spread, versions
 from tasks import decoder_task
 

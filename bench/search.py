@@ -18,20 +18,25 @@ from typing import Any
 import torch
 
 from overture.core.files import write_json
-from overture.data import Encoder, Task
-from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
-from overture.evaluate import bootstrap, paired_test
+from overture.data.encode import Encoder
+from overture.data.task import Task
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.load import load_backbone
+from overture.engine.prompted import PromptedModel
+from overture.evaluate.intervals import bootstrap, paired_test
 from overture.evaluate.scoring import Scored, score
 from overture.evaluate.tuned import TunedPrompt
-from overture.prompt import PromptConfig, own_rate
-from overture.store import Store
-from overture.study.members import SeededSetting, fit_settings
-from overture.study.request import TuneConfig
-from overture.study.run import Run
-from overture.study.search import search
-from overture.study.space import SearchConfig
-from overture.study.work import Work, prepared
-from overture.train import TrainConfig
+from overture.jobs.run.members import SeededSetting, fit_settings
+from overture.jobs.run.request import TuneConfig
+from overture.jobs.run.work import Work, prepared
+from overture.jobs.search.search import search
+from overture.jobs.search.space import SearchConfig
+from overture.prompt.config import PromptConfig
+from overture.prompt.registry import own_rate
+from overture.store.runs import Run
+from overture.store.store import Store
+from overture.train.fit import TrainConfig
 from tasks import WORDINGS, decoder_task, rows_of
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from overture.engine import InputCache, load_backbone
+from overture.engine.cache import InputCache
+from overture.engine.load import load_backbone
 from quality import run_cell
 from tasks import WORDINGS
 

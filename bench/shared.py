@@ -15,9 +15,9 @@ from typing import Any
 
 from cells import Lab, cpu_seconds, in_time, opened, study_parser
 from overture.evaluate.tuned import TunedPrompt
-from overture.study.multi import MultiConfig, multi
-from overture.study.request import TuneConfig
-from overture.study.tune import tune
+from overture.jobs.run.request import TuneConfig
+from overture.jobs.transfer.multi import MultiConfig, multi
+from overture.jobs.tune.tune import tune
 
 TASKS, THIRD = ("movie", "trec"), "bbc"
 Options = Callable[[int], dict[str, Any]]

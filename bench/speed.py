@@ -36,12 +36,18 @@ from overture.core.errors import UserError
 from overture.core.files import sha256_file, write_json
 from overture.core.meter import Meter
 from overture.core.packages import install
+from overture.core.rows import Encoded
 from overture.core.seeds import named_random
-from overture.core.types import Encoded
-from overture.data import Encoder, epoch_batches
-from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
+from overture.data.batches import epoch_batches
+from overture.data.encode import Encoder
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.load import load_backbone
+from overture.engine.prompted import PromptedModel
 from overture.evaluate.source import prompt_source
-from overture.prompt import PromptConfig, build_prompt, own_rate
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
+from overture.prompt.registry import own_rate
 from tasks import WORDINGS, decoder_task, rows_of
 
 try:

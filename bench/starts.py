@@ -20,10 +20,10 @@ import torch
 import overture
 from overture.core.config import read_yaml
 from overture.core.files import write_json
-from overture.store import Store
-from overture.study.api import request
-from overture.study.meta import MetaConfig, meta
-from overture.study.prune import PruneConfig, prune
+from overture.jobs.api import request
+from overture.jobs.distil.prune import PruneConfig, prune
+from overture.jobs.transfer.meta import MetaConfig, meta
+from overture.store.store import Store
 
 SNIPPETS = "amazonReviewSnippets_GroundTruth.txt"
 BENCH = Path(__file__).parent

@@ -2,7 +2,7 @@
 
 import torch
 
-from overture.prompt import prompt_tensors
+from overture.prompt.pack import prompt_tensors
 from overture.prompt.ulpt import ProjectedVectors
 from overture.prompt.vectors import PromptVectors
 from overture.store.artifact import tensor_bytes

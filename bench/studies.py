@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from beside import beside_text, way_of
-from overture.evaluate import across_seeds, paired_test
-from overture.evaluate.intervals import Paired
+from overture.evaluate.intervals import Paired, across_seeds, paired_test
 from pages import points, table
 
 Cells = Sequence[dict[str, Any]]

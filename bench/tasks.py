@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from overture.data import Task
 from overture.data.read import read_rows
 from overture.data.rows import Row
+from overture.data.task import Task
 
 NUM_VALIDATION = 256
 

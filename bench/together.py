@@ -14,13 +14,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cells import Lab, cpu_seconds, in_time, opened, study_parser
-from overture.engine import PromptedModel
 from overture.engine.lora import LoraOptions, with_lora
-from overture.prompt import PromptConfig
-from overture.study.adapted import Tuned, tuned_alone, tuned_with_adapter
-from overture.study.request import AdapterConfig, TuneConfig, settled
-from overture.study.run import Run
-from overture.study.work import Work, prepared
+from overture.engine.prompted import PromptedModel
+from overture.jobs.run.request import AdapterConfig, TuneConfig, settled
+from overture.jobs.run.work import Work, prepared
+from overture.jobs.tune.adapted import Tuned, tuned_alone, tuned_with_adapter
+from overture.prompt.config import PromptConfig
+from overture.store.runs import Run
 from peft_baseline import BEST_RATES
 
 PROMPT = PromptConfig(method="prefix", place="after", length=10)

@@ -39,10 +39,16 @@ from transformers import (
 from transformers.masking_utils import eager_mask
 from transformers.models.modernbert import modeling_modernbert
 
-from overture.core.types import Candidates, Encoded, Injection, Place, RowMethod, Vectors
-from overture.engine import Backbone, PromptedModel
+from overture.core.contracts import RowMethod
+from overture.core.injection import Injection, Place, Vectors
+from overture.core.rows import Candidates, Encoded
+from overture.engine.backbone import Backbone
+from overture.engine.prompted import PromptedModel
 from overture.engine.tokenizer import Tokenizer
-from overture.prompt import METHODS, PromptConfig, PromptSource, build_prompt
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
+from overture.prompt.registry import METHODS
+from overture.prompt.source import PromptSource
 
 # Between them these run every method with all its options, see FAMILY_CASES.
 WHOLE = ("llama", "gemma3_text", "gpt2", "qwen3")

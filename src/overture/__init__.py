@@ -11,14 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from overture.store import Store
-    from overture.study.api import load, tune
+    from overture.jobs.api import load, tune
+    from overture.store.store import Store
 
 __version__ = "0.1.0"
 __all__ = ["Store", "__version__", "load", "tune"]
 
 # Imported on first use: torch and transformers take seconds.
-_HOMES = {"Store": "overture.store", "load": "overture.study.api", "tune": "overture.study.api"}
+_HOMES = {"Store": "overture.store", "load": "overture.jobs.api", "tune": "overture.jobs.api"}
 
 
 def __getattr__(name: str) -> Any:

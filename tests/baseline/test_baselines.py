@@ -10,18 +10,21 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from fakes import ENCODERS, FAMILIES, SEQ2SEQ, make_backbone, reference_of
-from overture.baseline import BASELINES, Request, build_baseline
+from overture.baseline.base import Request
 from overture.baseline.features import features_of
 from overture.baseline.full import trained_names
 from overture.baseline.in_context import chosen_shots
+from overture.baseline.registry import BASELINES, build_baseline
 from overture.core.errors import ConfigError
-from overture.data import Encoder, Task
+from overture.data.encode import Encoder
 from overture.data.rows import Row
-from overture.engine import InputCache, PromptedModel
+from overture.data.task import Task
 from overture.engine.backbone import weights_digest
+from overture.engine.cache import InputCache
 from overture.engine.lora import LoraOptions, lora_size, with_lora
+from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import predict, score
-from overture.train import Fit, TrainConfig, Validation
+from overture.train.fit import Fit, TrainConfig, Validation
 
 WORDS = {"good": ("fine", "great", "glad"), "bad": ("poor", "dull", "grim")}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from overture.evaluate import paired_test
+from overture.evaluate.intervals import paired_test
 
 BENCH = Path(__file__).parents[2] / "bench"
 
@@ -24,7 +24,7 @@ def test_every_script_loads(script):
 
 @pytest.mark.parametrize("file", sorted(path.name for path in (BENCH / "tasks").glob("*.yaml")))
 def test_every_task_file_can_be_read(file):
-    from overture.study.api import request
+    from overture.jobs.api import request
 
     task = request(BENCH / "tasks" / file, {}).task
     assert task.name == Path(file).stem
@@ -282,7 +282,7 @@ def test_a_study_without_cells_names_its_command():
 
 
 def test_dept_of_equal_values_has_no_more_of_them_than_ten_vectors():
-    from overture.prompt import METHODS
+    from overture.prompt.registry import METHODS
 
     methods = importlib.import_module("methods")
     (entry,) = (entry for entry in methods.PLAN if entry.tag == "equal")
@@ -332,8 +332,8 @@ def test_a_cell_that_is_there_is_not_run_again(tmp_path):
 
 
 def test_written_rows_are_the_rows_that_were_drawn(tmp_path):
-    from overture.data import load_splits
     from overture.data.rows import Row
+    from overture.data.splits import load_splits
 
     tasks = importlib.import_module("tasks")
     fields = [{"text": "Who?", "label": "person"}, {"text": 'A "quoted" \u00e9', "label": "number"}]

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 import overture as package
 from overture.engine.backbone import weights_digest
-from overture.prompt import own_rate
-from overture.study.request import tune_config
-from overture.study.work import Work
+from overture.jobs.run.request import tune_config
+from overture.jobs.run.work import Work
+from overture.prompt.registry import own_rate
 
 LORA = ("--adapter", "lora", "--set", "adapter.rank=2", "--set", "adapter.lr=0.01")
 
@@ -88,8 +88,8 @@ def test_a_stopped_run_goes_on_bit_equal(make_task, overture, tmp_path, monkeypa
     task = make_task()
     words = (*LORA, "--set", "adapter.stage=adapter first", "--method", "prefix", "--place", "after")
     overture("tune", task, *words, "--name", "whole", "--json")
-    from overture.study.api import _store, request
-    from overture.study.tune import resume, tune
+    from overture.jobs.api import _store, request
+    from overture.jobs.tune.tune import resume, tune
 
     config = request(
         task,

@@ -11,20 +11,19 @@ import torch
 from comparisons import CELLS, FEW, WORDS, cells, timeless
 
 from overture.cli import compare as command
-from overture.core.errors import BackboneError
+from overture.core.errors import BackboneError, Stopped
 from overture.core.files import write_json
 from overture.data.rows import Row
-from overture.engine import load_backbone
-from overture.store import Store
-from overture.study import cells as cells_of_a_lab
-from overture.study import compare as study
-from overture.study import ledger, page
-from overture.study.cells import Key, Lab
-from overture.study.compare import CompareConfig, compare
-from overture.study.energy import EnergyMeter
-from overture.study.request import tune_config
-from overture.study.run import Stopped
-from overture.study.ways import WAYS, Bench
+from overture.engine.load import load_backbone
+from overture.jobs.compare import cells as cells_of_a_lab
+from overture.jobs.compare import compare as study
+from overture.jobs.compare import ledger, page
+from overture.jobs.compare.cells import Key, Lab
+from overture.jobs.compare.compare import CompareConfig, compare
+from overture.jobs.compare.energy import EnergyMeter
+from overture.jobs.compare.ways import WAYS, Bench
+from overture.jobs.run.request import tune_config
+from overture.store.store import Store
 
 
 @pytest.fixture

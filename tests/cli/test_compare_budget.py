@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from comparisons import FEW, SMALLEST, cells
 
-from overture.study import compare as study
-from overture.study import page
-from overture.study.cells import Key, Lab
-from overture.study.rates import next_rate
-from overture.study.request import tune_config
-from overture.study.run import Stopped
-from overture.study.ways import way_named
+from overture.core.errors import Stopped
+from overture.jobs.compare import compare as study
+from overture.jobs.compare.cells import Key, Lab
+from overture.jobs.compare.rates import next_rate
+from overture.jobs.compare.ways import way_named
+from overture.jobs.run.request import tune_config
+from overture.report import compare_page as page
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_rate_that_is_given_is_taken(task, overture) -> None:
 
 
 def test_rates_that_are_chosen_cost_no_time_of_a_budget(task, overture, monkeypatch) -> None:
-    from overture.study.budget import Speed
+    from overture.jobs.compare.budget import Speed
 
     monkeypatch.setattr(study._Comparison, "_speed", lambda work, way: Speed(6.0, 0.0, 0.0, 0.0, 0.0))
     words = ["compare", task, "--way", "bitfit:norms", "--size", "4", "--seeds", "1", "--min-steps", "1"]
@@ -113,7 +113,7 @@ def test_rates_that_stay_at_their_default_are_told(task, overture) -> None:
 
 
 def test_budget_leaves_out_what_does_not_fit(task, overture, monkeypatch) -> None:
-    from overture.study.budget import Speed
+    from overture.jobs.compare.budget import Speed
 
     # Each cell takes six seconds, whatever its size.
     monkeypatch.setattr(study._Comparison, "_speed", lambda work, way: Speed(6.0, 0.0, 0.0, 0.0, 0.0))
@@ -156,7 +156,7 @@ def test_a_seed_that_would_end_after_the_time_is_left_out(task, overture, monkey
 
 def slow(monkeypatch, cell: float, trial: float) -> list[float]:
     """A clock that only cells and trials move on; timing the ways promises ten seconds each."""
-    from overture.study.budget import Speed
+    from overture.jobs.compare.budget import Speed
 
     clock = [0.0]
 
@@ -175,7 +175,7 @@ def slow(monkeypatch, cell: float, trial: float) -> list[float]:
 
 
 def test_timing_counts_in_the_budget(task, overture, monkeypatch) -> None:
-    from overture.study.budget import Speed
+    from overture.jobs.compare.budget import Speed
 
     clock = iter(range(0, 10**6, 30))
     monkeypatch.setattr(study.time, "monotonic", lambda: float(next(clock)))

@@ -9,8 +9,8 @@ from tokenizers import normalizers
 import overture as package
 from fakes import make_inner_tokenizer, make_model
 from overture.core.errors import BackboneError
-from overture.data import Task
-from overture.engine import load_backbone
+from overture.data.task import Task
+from overture.engine.load import load_backbone
 from overture.engine.tokenizer import Tokenizer
 
 

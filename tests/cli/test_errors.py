@@ -100,7 +100,7 @@ def test_words_after_two_dashes_are_text(tuned, overture) -> None:
 
 @pytest.mark.parametrize(("error", "code"), [(Diverged("x"), 3), (DiskFull("x"), 4)])
 def test_exit_codes(error, code, overture, monkeypatch) -> None:
-    from overture.store import Store
+    from overture.store.store import Store
 
     def fail(store: Store) -> None:
         raise error
@@ -111,7 +111,7 @@ def test_exit_codes(error, code, overture, monkeypatch) -> None:
 
 
 def test_bugs_keep_their_traceback(overture, monkeypatch) -> None:
-    from overture.store import Store
+    from overture.store.store import Store
 
     monkeypatch.setattr(Store, "list", lambda store: 1 / 0)
     with pytest.raises(ZeroDivisionError):

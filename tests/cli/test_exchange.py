@@ -10,9 +10,10 @@ import safetensors.torch
 import torch
 
 from overture.core.errors import ConfigError
-from overture.store import Store, load_artifact
-from overture.store.peft_forms import ModelShape
-from overture.study import exchange
+from overture.exchange.peft_forms import ModelShape
+from overture.jobs.transfer import exchange
+from overture.store.artifact import load_artifact
+from overture.store.store import Store
 
 WIDTH, LAYERS = 32, 3
 

@@ -82,7 +82,7 @@ def test_killed_run_is_listed(started, overture) -> None:
 
 
 def test_stop_before_training(make_task, overture, monkeypatch) -> None:
-    from overture.study import tune
+    from overture.jobs.tune import tune
 
     controls = tune._controls
     # A shell that starts the tests in the background has it ignored.
@@ -104,7 +104,7 @@ def test_stop_before_training(make_task, overture, monkeypatch) -> None:
 
 
 def test_one_of_two_seeds_stopped_before_its_result(make_task, overture, monkeypatch) -> None:
-    from overture.study import tune
+    from overture.jobs.tune import tune
 
     kept_seed = tune._kept_seed
 
@@ -123,7 +123,7 @@ def test_one_of_two_seeds_stopped_before_its_result(make_task, overture, monkeyp
 
 
 def test_a_cohort_of_seeds_stopped_and_resumed_is_the_same(make_task, overture, monkeypatch, tmp_path) -> None:
-    from overture.train import FitTogether
+    from overture.train.fit import FitTogether
 
     whole = overture("tune", make_task(), "--seeds", "3", "--name", "whole", "--json").json
     step = FitTogether._step

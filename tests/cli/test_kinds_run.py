@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from overture.study import page
+from overture.report import compare_page as page
 
 TEXTS = ["sun and joy", "rain, alas", "snow ☃ falls", "wind blows"]
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 import yaml
 
-from overture.store import Store, load_artifact
-from overture.study import meta as study
-from overture.study.api import request
-from overture.study.meta import MetaConfig, meta
-from overture.study.request import TuneConfig
-from overture.train import TrainConfig
+from overture.jobs.api import request
+from overture.jobs.run.request import TuneConfig
+from overture.jobs.transfer import meta as study
+from overture.jobs.transfer.meta import MetaConfig, meta
+from overture.store.artifact import load_artifact
+from overture.store.store import Store
+from overture.train.fit import TrainConfig
 
 LABELS = {"a": {"good": " good", "bad": " bad"}, "b": {"good": " yes", "bad": " no"}, "c": {"good": " up", "bad": " x"}}
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from overture.store import load_artifact
-from overture.study.again import request_again
-from overture.study.api import _store, request
-from overture.study.run import Run
-from overture.study.tune import tune
+from overture.jobs.api import _store, request
+from overture.jobs.run.again import request_again
+from overture.jobs.tune.tune import tune
+from overture.store.artifact import load_artifact
+from overture.store.runs import Run
 
 OPTIONS = {
     "warp": [],

@@ -11,12 +11,13 @@ import torch
 import yaml
 
 from overture.engine.distil import distance, divergence, right
-from overture.store import Store, load_artifact
-from overture.study import multi as study
-from overture.study.api import request
-from overture.study.multi import MultiConfig, _Multi, _Trainee
-from overture.study.run import Run
-from overture.study.several import all_prepared
+from overture.jobs.api import request
+from overture.jobs.transfer import multi as study
+from overture.jobs.transfer.multi import MultiConfig, _Multi, _Trainee
+from overture.jobs.transfer.several import all_prepared
+from overture.store.artifact import load_artifact
+from overture.store.runs import Run
+from overture.store.store import Store
 
 P, D = 3, 32
 

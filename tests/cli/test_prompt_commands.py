@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from overture.cli import doctor
-from overture.data import Task
+from overture.data.task import Task
 
 
 def test_empty_store(overture) -> None:

@@ -7,17 +7,18 @@ import pytest
 import torch
 
 from overture.cli.progress import Event
-from overture.core.types import Injection, Vectors
-from overture.engine import PromptedModel
-from overture.store import Store, load_artifact
+from overture.core.injection import Injection, Vectors
+from overture.engine.prompted import PromptedModel
+from overture.jobs.distil import prune as study
+from overture.jobs.distil.prune import PruneConfig, best_indices, importances, kept_pieces, prune
+from overture.jobs.run.again import request_again
+from overture.jobs.run.work import prepared
+from overture.jobs.search import result as search_result
+from overture.jobs.search.race import Lane
 from overture.store import store as store_module
-from overture.study import prune as study
-from overture.study import search_result
-from overture.study.again import request_again
-from overture.study.prune import PruneConfig, best_indices, importances, kept_pieces, prune
-from overture.study.race import Lane
-from overture.study.run import Run
-from overture.study.work import prepared
+from overture.store.artifact import load_artifact
+from overture.store.runs import Run
+from overture.store.store import Store
 
 LENGTH = 6
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from overture.core.errors import ArtifactError, DiskFull
-from overture.prompt import METHODS
-from overture.store import load_artifact
-from overture.study.api import request
-from overture.train import FitTogether
+from overture.jobs.api import request
+from overture.prompt.registry import METHODS
+from overture.store.artifact import load_artifact
+from overture.train.fit import FitTogether
 
 
 def test_tune_result(tuned: dict) -> None:

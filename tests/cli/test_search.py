@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from overture.study import search, search_race
-from overture.train import FitResult
+from overture.jobs.search import search, search_race
 from overture.train.checkpoint import Progress
+from overture.train.fit import FitResult
 
 SPACE = ["--method", "prefix", "--method", "vectors", "--place", "after", "--length", "2", "--length", "3"]
 

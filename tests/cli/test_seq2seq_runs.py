@@ -7,7 +7,7 @@ from transformers import T5EncoderModel
 import overture as package
 from fakes import make_inner_tokenizer, make_model
 from overture.core.errors import BackboneError
-from overture.engine import load_backbone
+from overture.engine.load import load_backbone
 
 LAYER = "prompt.options={layer: 1}"
 
@@ -134,8 +134,9 @@ def test_stored_prompts_start_those_of_their_own_side(folders, make_task, overtu
 
 
 def test_low_rank_changes_are_in_both_stacks_and_one_cache_serves_both(folders, make_task, overture):
-    from overture.engine import InputCache, PromptedModel
+    from overture.engine.cache import InputCache
     from overture.engine.lora import LoraOptions, with_lora
+    from overture.engine.prompted import PromptedModel
 
     backbone = load_backbone(str(folders["t5 gated"]))
     other = with_lora(backbone, LoraOptions(rank=2))

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from overture.store import Manifest, load_artifact
-from overture.store.manifest import BackboneRef
-from overture.study.similar import Points, average_cosine, pairwise_cosine, points_of
+from overture.jobs.transfer.similar import Points, average_cosine, pairwise_cosine, points_of
+from overture.store.artifact import load_artifact
+from overture.store.manifest import BackboneRef, Manifest
 
 MODEL = {"id": "m", "model_type": "llama", "hidden_size": 2, "num_layers": 2, "weights_sha256": "w"}
 

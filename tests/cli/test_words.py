@@ -8,9 +8,9 @@ import pytest
 
 from overture.cli import demo, options, progress
 from overture.cli.report import sentence
-from overture.data import Task
-from overture.prompt import PromptConfig
-from overture.study.request import TuneConfig
+from overture.data.task import Task
+from overture.jobs.run.request import TuneConfig
+from overture.prompt.config import PromptConfig
 
 
 def compared(value: float, low: float, high: float, p_value: float) -> dict:
@@ -42,7 +42,7 @@ def test_help_is_the_fields_description() -> None:
     for model, file, fields in (
         (Task, "data/task.py", ("backbone", "name")),
         (PromptConfig, "prompt/config.py", ("method", "place", "length")),
-        (TuneConfig, "study/request.py", ("seeds", "cache_gb")),
+        (TuneConfig, "jobs/run/request.py", ("seeds", "cache_gb")),
     ):
         for field in fields:
             assert options.field_help(file, model.__name__, field) == model.model_fields[field].description
@@ -113,7 +113,7 @@ def test_demo_rows_are_as_described() -> None:
 
 
 def test_demo(overture, tiny, monkeypatch) -> None:
-    from overture.study import api
+    from overture.jobs import api
 
     request = api.request
 

@@ -12,7 +12,8 @@ import torch
 from oracles import mixed
 from torch import Tensor
 
-from overture.core.types import Encoded, Injection, LayerMemory
+from overture.core.injection import Injection, LayerMemory
+from overture.core.rows import Encoded
 
 
 def label_scores(reference: Any, injection: Injection | None, row: Encoded) -> Tensor:

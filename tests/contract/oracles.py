@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from overture.core.types import Encoded, Injection, Memory, Vectors
+from overture.core.injection import Injection, Memory, Vectors
+from overture.core.rows import Encoded
 
 
 def following_logits(reference: Any, injection: Injection | None, row: Encoded, tail: Sequence[int]) -> Tensor:

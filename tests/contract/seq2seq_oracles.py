@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from overture.core.types import Encoded, Injection, LayerMemory, Memory, Vectors
+from overture.core.injection import Injection, LayerMemory, Memory, Vectors
+from overture.core.rows import Encoded
 
 
 def following_logits(

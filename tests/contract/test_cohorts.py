@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from fakes import CASES, ENCODER_CASES, ENTRIES, FAMILY_CASES, WHOLE, backbone_of, is_fit, make_prompt, make_rows
-from overture.core.types import Encoded
-from overture.engine import Cohort, InputCache, PromptedModel
+from overture.core.rows import Encoded
+from overture.engine.cache import InputCache
+from overture.engine.cohort import Cohort
+from overture.engine.prompted import PromptedModel
 
 DOUBLE = torch.float64
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}

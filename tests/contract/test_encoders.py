@@ -22,10 +22,10 @@ from fakes import (
     reference_of,
 )
 from overture.core.errors import BackboneError
-from overture.engine import InputCache, PromptedModel
 from overture.engine.attention import Step
-from overture.engine.prompted import RowPrompts
-from overture.prompt import METHODS
+from overture.engine.cache import InputCache
+from overture.engine.prompted import PromptedModel, RowPrompts
+from overture.prompt.registry import METHODS
 
 EXACT = {"rtol": 1e-8, "atol": 1e-8}
 # Within ModernBERT's window of eight on each side and beyond it.

@@ -16,8 +16,10 @@ from fakes import (
     make_rows,
     reference_of,
 )
-from overture.core.types import Encoded
-from overture.engine import InputCache, PromptedModel, generate
+from overture.core.rows import Encoded
+from overture.engine import generate
+from overture.engine.cache import InputCache
+from overture.engine.prompted import PromptedModel
 
 LENGTHS = (5, 19, 0, 2)
 BARE = [(family, None) for family in FAMILIES]

@@ -27,7 +27,8 @@ from fakes import (
     reference_of,
 )
 from overture.core.errors import BackboneError
-from overture.engine import InputCache, PromptedModel
+from overture.engine.cache import InputCache
+from overture.engine.prompted import PromptedModel
 
 EXACT = {"rtol": 1e-8, "atol": 1e-8}
 # Within the sliding windows and beyond them.

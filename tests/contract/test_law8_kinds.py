@@ -13,13 +13,15 @@ from transformers import AutoModelForSequenceClassification
 
 from fakes import CONTEXT, SEQ2SEQ, backbone_of, config_of, make_inner_tokenizer, make_model, make_rows
 from overture.core.errors import ArtifactError
-from overture.core.types import Encoded
-from overture.engine import Backbone
+from overture.core.rows import Encoded
+from overture.engine.backbone import Backbone
 from overture.engine.tokenizer import Tokenizer
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.tuned import TunedPrompt
-from overture.store import Manifest, Store, load_artifact
-from overture.study.exchange import export_prompt, import_adapter
+from overture.jobs.transfer.exchange import export_prompt, import_adapter
+from overture.store.artifact import load_artifact
+from overture.store.manifest import Manifest
+from overture.store.store import Store
 
 peft = pytest.importorskip("peft")
 

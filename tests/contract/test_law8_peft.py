@@ -11,12 +11,14 @@ import yaml
 
 from fakes import FAMILIES, SMALL, VOCABULARY, Case, backbone_of, make_model, make_prompt, make_rows
 from overture.core.errors import ArtifactError
-from overture.core.types import Candidates, Encoded
+from overture.core.rows import Candidates, Encoded
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.tuned import TunedPrompt
-from overture.prompt import prompt_tensors
-from overture.store import Manifest, Store, load_artifact
-from overture.study.exchange import export_prompt, import_adapter
+from overture.jobs.transfer.exchange import export_prompt, import_adapter
+from overture.prompt.pack import prompt_tensors
+from overture.store.artifact import load_artifact
+from overture.store.manifest import Manifest
+from overture.store.store import Store
 
 peft = pytest.importorskip("peft")
 

@@ -24,12 +24,14 @@ from fakes import (
     make_prompt,
     make_rows,
 )
-from overture.core.types import Encoded, RowMethod
+from overture.core.contracts import RowMethod
+from overture.core.rows import Encoded
 from overture.data.task import Task
-from overture.engine import InputCache, PromptedModel
 from overture.engine.backbone import weights_digest
+from overture.engine.cache import InputCache
+from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import score
-from overture.prompt import METHODS
+from overture.prompt.registry import METHODS
 
 pytestmark = pytest.mark.parametrize(("family", "case"), FAMILY_CASES, ids=str)
 

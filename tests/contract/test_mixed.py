@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from fakes import CASES, FAMILIES, backbone_of, make_prompt, make_rows
-from overture.core.types import Encoded
-from overture.engine import Backbone, InputCache, PromptedModel
-from overture.engine.prompted import OnePrompt, RowPrompts
+from overture.core.rows import Encoded
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.prompted import OnePrompt, PromptedModel, RowPrompts
 
 pytestmark = pytest.mark.parametrize("family", FAMILIES)
 LENGTHS = tuple((5, 19, 0, 2, 11, 3, 30, 7)[number % 8] for number in range(len(CASES) + 2))

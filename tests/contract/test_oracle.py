@@ -17,8 +17,9 @@ from fakes import (
     make_rows,
     reference_of,
 )
-from overture.engine import InputCache, PromptedModel
-from overture.prompt import METHODS
+from overture.engine.cache import InputCache
+from overture.engine.prompted import PromptedModel
+from overture.prompt.registry import METHODS
 
 EXACT = {"rtol": 1e-8, "atol": 1e-8}
 # Within Gemma's window of eight and beyond it.

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fakes import KINDS, Case, backbone_of, make_prompt, make_rows, reference_of
-from overture.core.types import Injection, LayerMemory, Memory, Vectors
-from overture.engine import PromptedModel
+from overture.core.injection import Injection, LayerMemory, Memory, Vectors
+from overture.engine.prompted import PromptedModel
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}
 

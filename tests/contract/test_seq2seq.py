@@ -21,11 +21,11 @@ from fakes import (
     reference_of,
 )
 from overture.core.errors import BackboneError
-from overture.core.types import Injection
-from overture.engine import InputCache, PromptedModel
+from overture.core.injection import Injection
 from overture.engine.backbone import Backbone
-from overture.engine.prompted import RowPrompts
-from overture.prompt import METHODS
+from overture.engine.cache import InputCache
+from overture.engine.prompted import PromptedModel, RowPrompts
+from overture.prompt.registry import METHODS
 
 EXACT = {"rtol": 1e-8, "atol": 1e-8}
 DOUBLE = torch.float64

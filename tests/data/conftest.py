@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from overture.data import Task
+from overture.data.task import Task
 
 SPECIALS = {"<bos>": 256, "<eos>": 257, "<|system|>": 258, "<|user|>": 259, "<|bot|>": 260, "<|end|>": 261}
 # A few merges, so that tokenising two texts apart differs from tokenising them as one.

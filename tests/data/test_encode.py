@@ -3,7 +3,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from overture.core.errors import DataError
-from overture.data import Encoder
+from overture.data.encode import Encoder
 from overture.data.rows import Row
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Text: {text}"}]

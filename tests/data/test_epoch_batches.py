@@ -3,9 +3,8 @@ from itertools import zip_longest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overture.core.types import Encoded
-from overture.data import epoch_batches
-from overture.data.batches import micro_batches, scoring_batches
+from overture.core.rows import Encoded
+from overture.data.batches import epoch_batches, micro_batches, scoring_batches
 
 LENGTHS = st.lists(st.integers(0, 40), max_size=120)
 

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overture.core.errors import DataError
-from overture.data import Task, load_splits
 from overture.data.formats import FORMATS, FormatName
 from overture.data.formats.conll import bio
 from overture.data.read import read_found, read_rows
+from overture.data.splits import load_splits
+from overture.data.task import Task
 
 SQUAD = {
     "version": "v2.0",

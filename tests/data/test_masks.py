@@ -4,8 +4,9 @@ import pytest
 
 from overture.core.config import validated
 from overture.core.errors import ConfigError, DataError
-from overture.data import Encoder, Task
+from overture.data.encode import Encoder
 from overture.data.rows import Row
+from overture.data.task import Task
 
 BEGIN, END, MASK = 256, 257, 260
 

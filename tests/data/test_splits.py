@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from overture.core.errors import ConfigError, DataError
-from overture.data import load_splits
 from overture.data.rows import Row, answers_of
+from overture.data.splits import load_splits
 
 
 def rows_of(counts, start=0):

@@ -4,7 +4,10 @@ import pytest
 import yaml
 
 from overture.core.errors import DataError
-from overture.data import Encoder, Task, load_splits, starting_task
+from overture.data.encode import Encoder
+from overture.data.init_task import starting_task
+from overture.data.splits import load_splits
+from overture.data.task import Task
 
 
 def loaded(path, folder):

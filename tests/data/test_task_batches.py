@@ -2,7 +2,7 @@
 
 import pytest
 
-from overture.core.types import Encoded
+from overture.core.rows import Encoded
 from overture.data.batches import task_batches
 
 SIZES = (40, 7, 23)

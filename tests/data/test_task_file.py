@@ -3,8 +3,7 @@ import yaml
 from pydantic import ValidationError
 
 from overture.core.errors import ConfigError
-from overture.data import Task
-from overture.data.task import DataConfig
+from overture.data.task import DataConfig, Task
 
 GOOD = {
     "name": "movie",

@@ -21,11 +21,11 @@ from fakes import (
     reference_of,
 )
 from overture.core.errors import BackboneError
-from overture.engine import Backbone, PromptedModel
 from overture.engine import families as supported
 from overture.engine.attention import Columns, Step
-from overture.engine.backbone import weights_digest
+from overture.engine.backbone import Backbone, weights_digest
 from overture.engine.families import max_length
+from overture.engine.prompted import PromptedModel
 from overture.engine.tokenizer import Tokenizer
 from overture.evaluate.facts import backbone_ref
 

@@ -6,9 +6,11 @@ from transformers import GenerationConfig
 
 from fakes import EOS, Case, backbone_of, make_prompt, make_rows, reference_of
 from overture.core.decoding import Decoding
-from overture.core.types import Encoded
-from overture.engine import InputCache, PromptedModel, generate
+from overture.core.rows import Encoded
+from overture.engine import generate
+from overture.engine.cache import InputCache
 from overture.engine.generate import _Chance
+from overture.engine.prompted import PromptedModel
 
 LENGTHS = (5, 19, 1, 2)
 FAMILIES = ("llama", "gpt2", "gemma3_text", "opt", "t5", "bart")

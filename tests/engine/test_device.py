@@ -9,9 +9,13 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from fakes import CASES, KINDS, Case, backbone_of, is_fit, make_model, make_prompt, make_rows
-from overture.core.types import Injection, LayerMemory, Memory, Vectors
-from overture.engine import Backbone, Cohort, InputCache, PromptedModel, attention, cache, inputs, transfer
+from overture.core.injection import Injection, LayerMemory, Memory, Vectors
+from overture.engine import attention, cache, inputs, transfer
 from overture.engine.attention import Step
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.cohort import Cohort
+from overture.engine.prompted import PromptedModel
 
 HALF, FAR = torch.bfloat16, torch.device("meta")
 # What it draws is looked at on the host: that is how it works.

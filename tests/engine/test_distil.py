@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fakes import KINDS, Case, backbone_of, make_prompt, make_rows
-from overture.engine import PromptedModel
 from overture.engine.distil import Said, distance, divergence, log_probabilities, right
+from overture.engine.prompted import PromptedModel
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 

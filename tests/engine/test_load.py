@@ -5,7 +5,8 @@ from transformers import Gemma3Config
 
 from fakes import config_of, make_backbone, make_inner_tokenizer
 from overture.core.errors import BackboneError
-from overture.engine import load, load_backbone
+from overture.engine import load
+from overture.engine.load import load_backbone
 
 
 @pytest.fixture

@@ -6,9 +6,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fakes import SEQ2SEQ, backbone_of, make_backbone
-from overture.core.types import Encoded, Injection, LayerMemory, Memory, Vectors
-from overture.engine import InputCache, PromptedModel
+from overture.core.injection import Injection, LayerMemory, Memory, Vectors
+from overture.core.rows import Encoded
+from overture.engine.cache import InputCache
 from overture.engine.operations import counted
+from overture.engine.prompted import PromptedModel
 
 ROWS = [Encoded(n, tuple(range(10 + n, 40 + n)), (5, 6), answer_ids=(7, 8, 9)) for n in range(4)]
 

@@ -13,7 +13,8 @@ from seqeval.scheme import IOB2
 from sklearn.metrics import f1_score, mean_squared_error, r2_score
 
 from overture.data.kinds.tags import spans_of
-from overture.evaluate import METRICS, bootstrap, paired_test
+from overture.evaluate.intervals import bootstrap, paired_test
+from overture.evaluate.metrics import METRICS
 
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "in", "Paris,", "France.", "runs", "Running", "10", "ran"]
 

@@ -4,9 +4,9 @@ import pytest
 
 from overture.cli.report import wrong_lines
 from overture.core.errors import DataError
-from overture.data import Task
 from overture.data.row import Row
 from overture.data.rows import ShownRow, gold_of, shown_rows
+from overture.data.task import Task
 from overture.evaluate.wrong import wrong_rows
 
 SHOWN = [ShownRow(f"rows.jsonl:{number}", f"text {number}") for number in range(1, 5)]

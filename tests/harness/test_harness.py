@@ -14,13 +14,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 from fakes import make_inner_tokenizer, make_model  # noqa: E402
 from overture.core.errors import ConfigError, DataError  # noqa: E402
-from overture.data import Encoder, Task  # noqa: E402
-from overture.data.foreign import task_of_lm_eval  # noqa: E402
+from overture.data.encode import Encoder  # noqa: E402
 from overture.data.read import read_rows  # noqa: E402
 from overture.data.rows import Row, gold_of  # noqa: E402
+from overture.data.task import Task  # noqa: E402
 from overture.evaluate.scoring import score  # noqa: E402
+from overture.exchange.tasks import task_of_lm_eval  # noqa: E402
 from overture.harness.model import OvertureLM  # noqa: E402
-from overture.study.api import tune  # noqa: E402
+from overture.jobs.api import tune  # noqa: E402
 
 WORDS = {"good": ("fine", "great", "glad"), "bad": ("poor", "dull", "grim")}
 CHOICES = {"good": " good", "bad": " rather bad", "odd": " odd"}
@@ -336,5 +337,5 @@ def test_the_command_line_knows_the_model(home, prompts, tmp_path):
 
 
 def test_importing_overture_does_not_import_the_harness():
-    code = "import sys, overture, overture.study.api, overture.harness; sys.exit('lm_eval' in sys.modules)"
+    code = "import sys, overture, overture.jobs.api, overture.harness; sys.exit('lm_eval' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

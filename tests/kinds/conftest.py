@@ -4,7 +4,7 @@ import pytest
 from kind_samples import CASES, SAMPLES, Sample, task_of
 
 from fakes import backbone_of
-from overture.data import Encoder
+from overture.data.encode import Encoder
 
 
 @pytest.fixture(params=CASES, ids="-".join)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from overture.data import Task
 from overture.data.row import Row
+from overture.data.task import Task
 
 CHAT = [
     {"role": "system", "content": "Be brief."},

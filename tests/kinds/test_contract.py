@@ -13,10 +13,11 @@ from test_kinds import bare
 
 from fakes import backbone_of
 from overture.core.errors import BackboneError, DataError
-from overture.core.types import Written
-from overture.data import Encoder, Task
+from overture.core.rows import Written
+from overture.data.encode import Encoder
 from overture.data.kinds.registry import KINDS
 from overture.data.rows import gold_of, shown_rows
+from overture.data.task import Task
 from overture.evaluate.scoring import grouped, predict, score
 from overture.evaluate.wrong import wrong_rows
 

@@ -8,16 +8,18 @@ from kind_samples import SAMPLES, Sample, rows_of, task_of
 
 from fakes import Case, backbone_of, make_backbone
 from overture.core.errors import BackboneError, DataError
-from overture.data import Encoder, Task
+from overture.data.encode import Encoder
 from overture.data.kinds.registry import KINDS
 from overture.data.rows import gold_of, row_problems, texts_of
-from overture.engine import InputCache, PromptedModel
+from overture.data.task import Task
+from overture.engine.cache import InputCache
 from overture.engine.distil import divergence, right
 from overture.engine.lora import LoraOptions, lora_size, with_lora
-from overture.evaluate import METRICS
-from overture.evaluate.metrics import as_answers
+from overture.engine.prompted import PromptedModel
+from overture.evaluate.metrics import METRICS, as_answers
 from overture.evaluate.scoring import grouped, predict, score
-from overture.prompt import PromptConfig, build_prompt
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
 
 
 def prompted(backbone, encoder, case: Case, seed: int = 0, cache=None, labels="auto") -> PromptedModel:

@@ -8,9 +8,10 @@ from test_kinds import prompted
 from fakes import Case, backbone_of
 from overture.core.config import validated
 from overture.core.errors import ConfigError, DataError
-from overture.data import Encoder, Task
+from overture.data.encode import Encoder
 from overture.data.kinds import answering
 from overture.data.rows import gold_of
+from overture.data.task import Task
 from overture.evaluate.scoring import grouped, predict, score
 
 ROWS = [

@@ -7,7 +7,7 @@ from test_kinds import prompted
 
 from fakes import Case, backbone_of
 from overture.core.errors import DataError
-from overture.data import Encoder
+from overture.data.encode import Encoder
 from overture.data.kinds.answering import KIND as QA
 from overture.data.kinds.answering import _copied
 from overture.data.kinds.choice import KIND as CHOICE

@@ -10,16 +10,18 @@ from pydantic import Field
 
 from fakes import backbone_of, make_inner_tokenizer, make_model
 from overture.core.config import Config
+from overture.core.contracts import Scorer
 from overture.core.errors import ConfigError, DataError, Problem
-from overture.core.types import Candidates, Encoded, Prediction, Scorer
-from overture.data import Encoder, Task
+from overture.core.rows import Candidates, Encoded, Prediction
+from overture.data.encode import Encoder
 from overture.data.kind import Example, Kind, TaskFile, Tools
 from overture.data.kinds.registry import KINDS
 from overture.data.row import Row, missing_field
 from overture.data.rows import gold_of
-from overture.engine import PromptedModel
+from overture.data.task import Task
+from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import score
-from overture.study.api import load, tune
+from overture.jobs.api import load, tune
 
 
 class Options(Config):

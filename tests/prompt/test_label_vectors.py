@@ -4,11 +4,14 @@ import pytest
 import torch
 
 from fakes import CASES, ONE_TOKEN, Case, backbone_of, make_backbone, make_rows, source_of
+from overture.core.contracts import RowMethod
 from overture.core.errors import ConfigError
-from overture.core.types import RowMethod
-from overture.engine import InputCache, PromptedModel
-from overture.prompt import PromptConfig, build_prompt, prompt_from, prompt_tensors
+from overture.engine.cache import InputCache
+from overture.engine.prompted import PromptedModel
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
 from overture.prompt.labels import label_start, with_labels
+from overture.prompt.pack import prompt_from, prompt_tensors
 
 METHODS = [("vectors", "after"), ("prefix", "after"), ("prefix", "memory"), ("late", "before"), ("idpg", "before")]
 EACH = pytest.mark.parametrize(("method", "place"), METHODS, ids=str)

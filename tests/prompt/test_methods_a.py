@@ -7,10 +7,12 @@ import torch
 
 from fakes import KINDS, Case, backbone_of, make_prompt, make_rows, source_of
 from overture.core.errors import ConfigError
+from overture.core.injection import Injection, LayerMemory, Memory
 from overture.core.projected import expanded
-from overture.core.types import Injection, LayerMemory, Memory
-from overture.engine import PromptedModel
-from overture.prompt import PromptConfig, build_prompt, prompt_from, prompt_tensors
+from overture.engine.prompted import PromptedModel
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
+from overture.prompt.pack import prompt_from, prompt_tensors
 from overture.prompt.registry import open_gates
 
 FAMILIES = ["llama", "gemma3_text", "gpt2"]

@@ -19,10 +19,13 @@ from fakes import (
     source_of,
 )
 from overture.core.errors import ConfigError
-from overture.core.types import Injection, Memory
-from overture.engine import InputCache, PromptedModel
-from overture.prompt import PromptConfig, build_prompt, prompt_from, prompt_tensors
+from overture.core.injection import Injection, Memory
+from overture.engine.cache import InputCache
+from overture.engine.prompted import PromptedModel
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
 from overture.prompt.cpt import SEPARATOR
+from overture.prompt.pack import prompt_from, prompt_tensors
 
 DOUBLE = torch.float64
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}

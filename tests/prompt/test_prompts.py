@@ -6,20 +6,14 @@ import torch
 
 from fakes import BOS, CASES, ONE_TOKEN, SEVERAL_TOKENS, Case, backbone_of, injection_of, make_prompt, source_of
 from overture.core.errors import ConfigError
+from overture.core.injection import Injection
 from overture.core.projected import expanded
-from overture.core.types import Injection
-from overture.prompt import (
-    METHODS,
-    PromptConfig,
-    build_prompt,
-    method_of,
-    own_rate,
-    prefix,
-    prompt_from,
-    prompt_tensors,
-)
+from overture.prompt import prefix
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
 from overture.prompt.inits import start_of
-from overture.prompt.registry import plainest_at, pruned_method
+from overture.prompt.pack import prompt_from, prompt_tensors
+from overture.prompt.registry import METHODS, method_of, own_rate, plainest_at, pruned_method
 
 
 @pytest.fixture(params=["llama", "gemma3_text", "gpt2"])

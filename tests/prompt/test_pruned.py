@@ -5,7 +5,8 @@ import torch
 
 from fakes import backbone_of, source_of
 from overture.core.errors import ConfigError
-from overture.prompt import PromptConfig, build_prompt
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
 
 LENGTH, WIDTH = 5, 32
 

@@ -8,10 +8,12 @@ import torch
 
 from fakes import backbone_of, make_rows, source_of
 from overture.core.errors import ConfigError
-from overture.core.types import Injection, Vectors
-from overture.engine import PromptedModel
-from overture.prompt import PromptConfig, build_prompt, prompt_from, prompt_tensors
-from overture.study.adapted import _fixed
+from overture.core.injection import Injection, Vectors
+from overture.engine.prompted import PromptedModel
+from overture.jobs.tune.adapted import _fixed
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
+from overture.prompt.pack import prompt_from, prompt_tensors
 
 
 def built(length: int = 3, seed: int = 0, **options: Any) -> Any:

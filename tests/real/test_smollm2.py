@@ -5,17 +5,21 @@ import json
 import pytest
 import torch
 
+from overture.core.rows import Encoded
 from overture.core.seeds import named_random
-from overture.core.types import Encoded
-from overture.data import Encoder, Task
+from overture.data.encode import Encoder
 from overture.data.rows import Row
-from overture.engine import Backbone, InputCache, PromptedModel, load_backbone
-from overture.engine.backbone import weights_digest
+from overture.data.task import Task
+from overture.engine.backbone import Backbone, weights_digest
+from overture.engine.cache import InputCache
+from overture.engine.load import load_backbone
+from overture.engine.prompted import PromptedModel
 from overture.evaluate.source import prompt_source
-from overture.prompt import PromptConfig, build_prompt
-from overture.store import Store
-from overture.study.request import TuneConfig
-from overture.study.tune import tune
+from overture.jobs.run.request import TuneConfig
+from overture.jobs.tune.tune import tune
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
+from overture.store.store import Store
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("smollm2")]
 

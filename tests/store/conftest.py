@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from overture.store import BackboneRef, Manifest, save_artifact
+from overture.store.artifact import save_artifact
+from overture.store.manifest import BackboneRef, Manifest
 
 
 def backbone(**changes: Any) -> BackboneRef:

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 import overture.store
 from overture.core.errors import ArtifactError, DiskFull, StoreError
-from overture.store import check_fingerprint, load_artifact, save_artifact
+from overture.store.artifact import load_artifact, save_artifact
+from overture.store.manifest import check_fingerprint
 
 
 def test_exported_members():

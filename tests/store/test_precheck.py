@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from overture.core.errors import ArtifactError
-from overture.store import load_artifact, precheck, save_artifact
+from overture.store import precheck
+from overture.store.artifact import load_artifact, save_artifact
 
 ONE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 

@@ -7,10 +7,11 @@ import torch
 
 from overture.core.errors import ArtifactError, ConfigError
 from overture.core.projected import MAX_VALUES, NAMES, expanded, origin, projection
-from overture.prompt import PromptConfig, prompt_from, prompt_tensors
+from overture.prompt.config import PromptConfig
 from overture.prompt.labels import with_labels
+from overture.prompt.pack import prompt_from, prompt_tensors
 from overture.prompt.ulpt import ProjectedVectors
-from overture.store import load_artifact, save_artifact
+from overture.store.artifact import load_artifact, save_artifact
 
 WIDTH = 576
 

@@ -13,8 +13,9 @@ import torch
 
 from overture.core.errors import ArtifactError, StoreError
 from overture.core.files import exclusive
-from overture.store import Store, load_artifact, save_artifact
 from overture.store import store as store_module
+from overture.store.artifact import load_artifact, save_artifact
+from overture.store.store import Store
 
 BAD_NAMES = [
     "",

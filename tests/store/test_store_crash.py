@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from overture.store import Store, load_artifact
+from overture.store.artifact import load_artifact
+from overture.store.store import Store
 
 _STEPS = ("fsync", "rename", "replace", "mkdir", "open")
 
@@ -19,7 +20,8 @@ _KILLER = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from overture.store import Manifest, Store
+from overture.store.manifest import Manifest
+from overture.store.store import Store
 
 store = Store(Path(sys.argv[1]))
 manifest = Manifest.model_validate_json(Path(sys.argv[2]).read_text())
@@ -61,7 +63,8 @@ _LOOP = """
 import sys
 from pathlib import Path
 import torch
-from overture.store import Manifest, Store
+from overture.store.manifest import Manifest
+from overture.store.store import Store
 
 store = Store(Path(sys.argv[1]))
 manifest = Manifest.model_validate_json(Path(sys.argv[2]).read_text())

@@ -6,9 +6,9 @@ import shlex
 import pytest
 
 from overture.cli.predict import _rows_of_lines
-from overture.data import Task
 from overture.data.row import Row
 from overture.data.rows import row_problems
+from overture.data.task import Task
 from overture.store.usage import predict_command, sample_input
 
 DATA = {"train": "rows.jsonl"}

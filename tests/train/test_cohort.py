@@ -6,9 +6,11 @@ from tiny import CASE, ROWS, assert_equal, config, copied
 
 from fakes import Case, backbone_of, make_prompt
 from overture.core.errors import ArtifactError
-from overture.engine import Cohort, InputCache, PromptedModel
+from overture.engine.cache import InputCache
+from overture.engine.cohort import Cohort
+from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import mean_loss
-from overture.train import Fit, FitTogether, Validation
+from overture.train.fit import Fit, FitTogether, Validation
 
 CASES = [CASE, Case("vectors", "after"), Case("prefix", "after", {"reparameterise": "mlp", "mlp_width": 6})]
 

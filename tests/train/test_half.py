@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from fakes import CASES, KINDS, Case, make_backbone, make_rows, source_of
-from overture.engine import InputCache, PromptedModel
+from overture.engine.cache import InputCache
+from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import mean_loss
-from overture.prompt import PromptConfig, build_prompt
-from overture.train import Fit, FitResult, TrainConfig, Validation
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
+from overture.train.fit import Fit, FitResult, TrainConfig, Validation
 
 HALF = torch.bfloat16
 WAYS = [case for case in CASES if case.method in ("vectors", "prefix", "gated", "low_rank", "late", "idpg", "warp")]

@@ -8,8 +8,8 @@ from tiny import ROWS, Recorded, make_fit
 
 from overture.core.errors import DeviceFull
 from overture.core.room import Room, fitted_tokens
-from overture.data import Task
 from overture.data.batches import num_padded
+from overture.data.task import Task
 from overture.evaluate.scoring import mean_loss, predict
 from overture.train import fit as fitting
 

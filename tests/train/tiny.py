@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fakes import Case, backbone_of, make_prompt, make_rows
-from overture.core.types import Encoded
-from overture.engine import InputCache, PromptedModel
+from overture.core.rows import Encoded
+from overture.engine.cache import InputCache
+from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import mean_loss
-from overture.train import Fit, FitTogether, TrainConfig, Validation
-from overture.train.fit import Apart
+from overture.train.fit import Apart, Fit, FitTogether, TrainConfig, Validation
 
 CASE = Case("prefix", "after")
 LENGTHS = tuple(random.Random(0).choices(range(12), k=13))

@@ -8,16 +8,19 @@ from pydantic import Field
 from torch import Tensor
 
 from overture.core.config import Config
+from overture.core.contracts import Scorer, Trainee
 from overture.core.errors import ConfigError
-from overture.core.types import Encoded, Scorer, Trainee
-from overture.data import Encoder, Task
+from overture.core.rows import Encoded
+from overture.data.encode import Encoder
 from overture.data.rows import Row
-from overture.engine import Backbone, InputCache, PromptedModel
+from overture.data.task import Task
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.prompted import PromptedModel
 from overture.evaluate.source import prompt_source
-from overture.prompt import PromptConfig
-from overture.prompt.config import Labels
+from overture.prompt.build import wants_label_vectors
+from overture.prompt.config import Labels, PromptConfig
 from overture.prompt.labels import LabelVectors, RowLabelVectors, label_start, with_labels
-from overture.prompt.registry import wants_label_vectors
 
 
 class LabelOptions(Config):

@@ -18,7 +18,8 @@ from pydantic import Field
 from overture.baseline.base import Baseline, Built, LabelOptions, Request, trained
 from overture.baseline.full import trained_names
 from overture.core.errors import ConfigError
-from overture.engine import Backbone, PromptedModel
+from overture.engine.backbone import Backbone
+from overture.engine.prompted import PromptedModel
 
 
 class Options(LabelOptions):

@@ -6,9 +6,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from overture.core.types import Encoded
+from overture.core.rows import Encoded
 from overture.data.batches import scoring_batches
-from overture.engine import Backbone, PromptedModel
+from overture.engine.backbone import Backbone
+from overture.engine.prompted import PromptedModel
 
 
 def features_of(backbone: Backbone, rows: Sequence[Encoded], is_mean: bool = False, max_tokens: int = 4096) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from overture.baseline.base import Baseline, Built, LabelOptions, Request, trained
-from overture.engine import PromptedModel
+from overture.engine.prompted import PromptedModel
 
 
 class Options(LabelOptions):

@@ -20,11 +20,14 @@ from overture.baseline.base import Baseline, Built, LazyRows, Request
 from overture.baseline.features import features_of
 from overture.core.config import Config
 from overture.core.errors import DataError
+from overture.core.injection import Injection, Memory
+from overture.core.rows import Encoded
 from overture.core.seeds import named_random
-from overture.core.types import Encoded, Injection, Memory
-from overture.data import Encoder, Task
+from overture.data.encode import Encoder
 from overture.data.rows import Row, gold_of
-from overture.engine import Backbone, PromptedModel
+from overture.data.task import Task
+from overture.engine.backbone import Backbone
+from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import score
 
 Choice = Literal["balanced", "random", "nearest"]

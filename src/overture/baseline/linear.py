@@ -21,8 +21,8 @@ from overture.baseline.features import features_of
 from overture.core.config import Config
 from overture.core.decoding import GREEDY, Decoding
 from overture.core.errors import DataError
-from overture.core.types import Encoded, Written
-from overture.engine import Backbone
+from overture.core.rows import Encoded, Written
+from overture.engine.backbone import Backbone
 
 _NEVER = -1e4
 """Logit of a label that no training row has."""
@@ -42,7 +42,7 @@ class Options(Config):
 
 
 class LinearHead:
-    """A linear map on frozen features; meets `core.types.Scorer`.
+    """A linear map on frozen features; meets `core.contracts.Scorer`.
 
     Args:
         backbone: the frozen model.

@@ -4,8 +4,9 @@ from pydantic import Field
 
 from overture.baseline.base import Baseline, Built, Request
 from overture.core.config import Config, validated
-from overture.data import Encoder, Task
-from overture.engine import PromptedModel
+from overture.data.encode import Encoder
+from overture.data.task import Task
+from overture.engine.prompted import PromptedModel
 
 
 class Options(Config):

@@ -20,11 +20,11 @@ _INCOMPLETE = 1
 
 
 def _help(field: str) -> Any:
-    return typer.Option(help=field_help("study/compare.py", "CompareConfig", field), show_default=False)
+    return typer.Option(help=field_help("jobs/compare/compare.py", "CompareConfig", field), show_default=False)
 
 
 def _named(flag: str, field: str, metavar: str | None = None) -> Any:
-    text = field_help("study/compare.py", "CompareConfig", field)
+    text = field_help("jobs/compare/compare.py", "CompareConfig", field)
     return typer.Option(flag, metavar=metavar, help=text, show_default=False)
 
 
@@ -86,11 +86,11 @@ def command(
     }
 
     from overture.core.config import validated
-    from overture.store import Store
-    from overture.study.api import request
-    from overture.study.cells import Key
-    from overture.study.compare import CompareConfig, compare
-    from overture.study.page import write_report
+    from overture.jobs.api import request
+    from overture.jobs.compare.cells import Key
+    from overture.jobs.compare.compare import CompareConfig, compare
+    from overture.report.compare_page import write_report
+    from overture.store.store import Store
 
     tune = request(task, {"backbone": backbone and local(backbone), "length": length}, settings or [])
     asked = {name: value for name, value in given.items() if value not in (None, [], {})}
@@ -152,9 +152,9 @@ def _tell_stopped(found: dict[str, Any], words: str, is_json: bool) -> None:
 def _show(found: dict[str, Any], page: Path) -> None:
     from rich.table import Table
 
-    from overture.study.ledger import cost_of
-    from overture.study.page import times_text, worth_text
-    from overture.study.units import bytes_text, energy_text, failed_text, seconds_text, share_text
+    from overture.core.records import cost_of
+    from overture.report.compare_page import times_text, worth_text
+    from overture.report.units import bytes_text, energy_text, failed_text, seconds_text, share_text
 
     out = console()
     table = Table(title=f"{found['task']}, {found['largest']} training rows, test rows", title_justify="left")

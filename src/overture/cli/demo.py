@@ -12,7 +12,7 @@ from overture.cli.tune import finish, worked
 from overture.core.errors import Diverged
 
 if TYPE_CHECKING:
-    from overture.engine import Backbone
+    from overture.engine.backbone import Backbone
 
 NAME = "demo-movie"
 _SENTENCES = (
@@ -35,10 +35,10 @@ def command(
 
     from importlib.resources import as_file, files
 
-    from overture.engine import load_backbone
-    from overture.store import Store
-    from overture.study.api import request
-    from overture.study.tune import tune
+    from overture.engine.load import load_backbone
+    from overture.jobs.api import request
+    from overture.jobs.tune.tune import tune
+    from overture.store.store import Store
 
     with as_file(files("overture.data").joinpath("demo")) as folder:
         config = request(Path(folder) / "movie.yaml", {"name": NAME, "train": {"epochs": epochs}})

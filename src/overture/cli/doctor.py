@@ -49,8 +49,8 @@ def command(
 def _examine_run(ref: str, store: Path, is_json: bool) -> None:
     """Print what explains a run's result; exit with 1 when something does."""
     from overture.cli.runs import is_held
-    from overture.study.diagnose import diagnose
-    from overture.study.run import Run
+    from overture.evaluate.diagnose import diagnose
+    from overture.store.runs import Run
 
     run = Run.open(store / "runs", ref, lambda event: None)
     found = diagnose(run, is_held(run.folder))
@@ -193,7 +193,7 @@ def _model(advice: list[str]) -> Facts:
 def _tokens_per_second(name: str) -> Facts:
     import torch
 
-    from overture.engine import load_backbone
+    from overture.engine.load import load_backbone
 
     start = time.perf_counter()
     backbone = load_backbone(name, notify=say)

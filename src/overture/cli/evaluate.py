@@ -33,11 +33,11 @@ def command(
     root = store_root(store)
 
     from overture.core.config import validated
-    from overture.data import Task
+    from overture.data.task import Task
+    from overture.evaluate.measure import measured, rows_of_file, rows_of_run
     from overture.evaluate.tuned import TunedPrompt, shown
-    from overture.store import Store
     from overture.store.artifact import read_manifest
-    from overture.study.measure import measured, rows_of_file, rows_of_run
+    from overture.store.store import Store
 
     kept = Store(root, say)
     folder = kept.get(prompt)

@@ -37,8 +37,8 @@ def import_command(
     """Keep the prompt of a peft adapter; it gives the logits that it gives in peft."""
     root = store_root(store)
 
-    from overture.store import Store
-    from overture.study.exchange import import_adapter
+    from overture.jobs.transfer.exchange import import_adapter
+    from overture.store.store import Store
 
     found = import_adapter(
         folder,
@@ -77,8 +77,8 @@ def export_command(
     """Write a prompt for other programs."""
     root = store_root(store)
 
-    from overture.store import Store
-    from overture.study.exchange import export_prompt
+    from overture.jobs.transfer.exchange import export_prompt
+    from overture.store.store import Store
 
     found = export_prompt(prompt, folder, Store(root, say), to=to)
     if is_json:

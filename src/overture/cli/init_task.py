@@ -84,7 +84,7 @@ def _written(
 ) -> tuple[str, list[str]]:
     """The task file's text, and notes on what was assumed."""
     if lm_eval is None and promptsource is None:
-        from overture.data import starting_task
+        from overture.data.init_task import starting_task
 
         assert file is not None
         if backbone is None:
@@ -92,7 +92,7 @@ def _written(
         from overture.engine.load import label_place
 
         return starting_task(file, folder, backbone, lambda words: label_place(backbone, words))
-    from overture.data.foreign import task_of_lm_eval, task_of_promptsource
+    from overture.exchange.tasks import task_of_lm_eval, task_of_promptsource
 
     if lm_eval is not None:
         found = task_of_lm_eval(lm_eval, file)
@@ -104,7 +104,7 @@ def _written(
 
 def _renamed(text: str, name: str) -> str:
     from overture.core.config import validated
-    from overture.data import Task
+    from overture.data.task import Task
 
     # The name is checked as part of the smallest whole task.
     rest = {"data": {"path": "rows.jsonl"}, "template": "{text}", "answer_field": "answer"}

@@ -14,7 +14,7 @@ from overture.cli.tune import BackboneOption, LengthOption, MethodOption, PlaceO
 
 
 def _help(field: str) -> Any:
-    return typer.Option(help=field_help("study/meta.py", "MetaConfig", field), show_default=False)
+    return typer.Option(help=field_help("jobs/transfer/meta.py", "MetaConfig", field), show_default=False)
 
 
 def command(
@@ -40,9 +40,9 @@ def command(
     flags = {"backbone": backbone and local(backbone), "method": method, "place": place, "length": length}
 
     from overture.core.config import validated
-    from overture.store import Store
-    from overture.study.api import request
-    from overture.study.meta import MetaConfig, meta
+    from overture.jobs.api import request
+    from overture.jobs.transfer.meta import MetaConfig, meta
+    from overture.store.store import Store
 
     asked = {"steps": steps, "inner": inner, "rate": rate, "algorithm": algorithm}
     config = validated(MetaConfig, stated(asked), "overture meta")

@@ -15,7 +15,8 @@ def command(
     name: Annotated[str, typer.Argument(help="Show one method with its options.")] = "", is_json: JsonOption = False
 ) -> None:
     """Show the prompt methods: places, trained values, learning rates and options."""
-    from overture.prompt import METHODS, PromptConfig, method_of
+    from overture.prompt.config import PromptConfig
+    from overture.prompt.registry import METHODS, method_of
 
     # An unknown name is refused with the known ones.
     shown = {name: method_of(PromptConfig(method=name), is_place_checked=False)} if name else METHODS

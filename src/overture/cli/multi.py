@@ -14,7 +14,7 @@ from overture.cli.tune import BackboneOption, LengthOption, PlaceOption, SetOpti
 
 
 def _help(field: str) -> Any:
-    return typer.Option(help=field_help("study/multi.py", "MultiConfig", field), show_default=False)
+    return typer.Option(help=field_help("jobs/transfer/multi.py", "MultiConfig", field), show_default=False)
 
 
 def command(
@@ -48,9 +48,9 @@ def command(
     flags = {"backbone": backbone and local(backbone), "method": method, "place": place, "length": length}
 
     from overture.core.config import validated
-    from overture.store import Store
-    from overture.study.api import request
-    from overture.study.multi import MultiConfig, multi
+    from overture.jobs.api import request
+    from overture.jobs.transfer.multi import MultiConfig, multi
+    from overture.store.store import Store
 
     asked = {"logits": logits, "hidden": hidden, "temperature": temperature, "mixing": mixing}
     config = validated(MultiConfig, stated(asked), "overture multi")

@@ -14,8 +14,8 @@ from overture.cli.out import emit, say
 from overture.core.errors import ConfigError, DataError, Problem
 
 if TYPE_CHECKING:
-    from overture.core.types import Prediction
-    from overture.data import Task
+    from overture.core.rows import Prediction
+    from overture.data.task import Task
     from overture.evaluate.tuned import TunedPrompt
 
 # Answers are printed as they come; a larger group saves padding.
@@ -56,9 +56,9 @@ def command(
     root = store_root(store)
 
     from overture.core.config import validated
-    from overture.data import Task
-    from overture.store import Store
+    from overture.data.task import Task
     from overture.store.artifact import read_manifest
+    from overture.store.store import Store
 
     folders = [Store(root, say).get(ref) for ref in refs]
     tasks = [validated(Task, read_manifest(folder).task, str(folder / "prompt.json")) for folder in folders]

@@ -13,13 +13,13 @@ from overture.cli.report import gates_line, show_next
 from overture.core.errors import StoreError
 
 if TYPE_CHECKING:
-    from overture.store import Manifest
+    from overture.store.manifest import Manifest
     from overture.store.store import Entry
 
 
 def list_command(store: StoreOption = None, is_json: JsonOption = False) -> None:
     """List the prompts of a store, with their scores."""
-    from overture.store import Store
+    from overture.store.store import Store
 
     root = store_root(store)
     entries = Store(root, say).list()
@@ -73,7 +73,7 @@ def _interval(score: Mapping[str, Any]) -> str:
 
 def show_command(prompt: PromptArgument, store: StoreOption = None, is_json: JsonOption = False) -> None:
     """Show what a prompt is: its model, task, scores and origin."""
-    from overture.store import Store
+    from overture.store.store import Store
     from overture.store.usage import predict_command
 
     entry = Store(store_root(store), say).show(prompt)
@@ -124,7 +124,7 @@ def _score_table(manifest: "Manifest") -> Any:
 
 def diff_command(a: PromptArgument, b: PromptArgument, store: StoreOption = None, is_json: JsonOption = False) -> None:
     """Show what differs between two prompts."""
-    from overture.store import Store
+    from overture.store.store import Store
 
     found = Store(store_root(store), say).diff(a, b)
     if is_json:
@@ -162,8 +162,8 @@ def rm_command(
     is_json: JsonOption = False,
 ) -> None:
     """Remove a prompt from a store."""
-    from overture.store import Store
     from overture.store.names import is_path
+    from overture.store.store import Store
 
     if is_path(prompt):
         raise StoreError("only a prompt's name can be removed", got=prompt, wanted="name or name@version")

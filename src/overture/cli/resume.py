@@ -23,17 +23,17 @@ def resume_command(
         _list_runs(root, store, is_json)
         return
 
-    from overture.store import Store
-    from overture.study.run import Run
+    from overture.store.runs import Run
+    from overture.store.store import Store
 
     kept = Store(root, say)
     if Run.open(kept.runs, run, lambda event: None).kind == "search":
-        from overture.study.search import resume_search
+        from overture.jobs.search.search import resume_search
 
         found = worked(lambda listener, stop: resume_search(run, kept, listener, stop), store, is_json, run)
         finish_search(found, store, is_json)
         return
-    from overture.study.tune import resume
+    from overture.jobs.tune.tune import resume
 
     finish(worked(lambda listener, stop: resume(run, kept, listener, stop), store, is_json, run), store, is_json)
 

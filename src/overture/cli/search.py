@@ -25,12 +25,12 @@ _MAX_TABLE_TRIALS = 20
 
 
 def _space(field: str, repeatable: bool = True) -> Any:
-    text = field_help("study/space.py", "SearchConfig", field) + (" Repeatable." if repeatable else "")
+    text = field_help("jobs/run/search_config.py", "SearchConfig", field) + (" Repeatable." if repeatable else "")
     return typer.Option(help=text, show_default=False)
 
 
 def _lr_help(field: str) -> Any:
-    return typer.Option(help=field_help("study/lr.py", "LrConfig", field), show_default=False)
+    return typer.Option(help=field_help("jobs/search/lr.py", "LrConfig", field), show_default=False)
 
 
 def search_command(
@@ -72,9 +72,9 @@ def search_command(
         f"search.{key}": list(v) if isinstance(v, tuple) else v for key, v in space.items() if v not in (None, [])
     }
 
-    from overture.store import Store
-    from overture.study.api import request
-    from overture.study.search import search
+    from overture.jobs.api import request
+    from overture.jobs.search.search import search
+    from overture.store.store import Store
 
     config = request(task, flags, settings or [])
     kept = Store(root, say)
@@ -168,9 +168,9 @@ def lr_command(
 
     from overture.cli.progress import display
     from overture.core.config import validated
-    from overture.store import Store
-    from overture.study.api import request
-    from overture.study.lr import LrConfig, lr
+    from overture.jobs.api import request
+    from overture.jobs.search.lr import LrConfig, lr
+    from overture.store.store import Store
 
     asked = {"low": low, "high": high, "steps": steps}
     config = validated(LrConfig, stated(asked), "overture lr")

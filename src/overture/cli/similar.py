@@ -12,8 +12,8 @@ def command(prompt: PromptArgument, store: StoreOption = None, is_json: JsonOpti
     """Find stored prompts of the same model that are like a prompt: a start for its task, or for one like it."""
     root = store_root(store)
 
-    from overture.store import Store
-    from overture.study.similar import similar
+    from overture.jobs.transfer.similar import similar
+    from overture.store.store import Store
 
     show = display()
     with show.live():

@@ -27,11 +27,11 @@ def _help(file: str, model: str, field: str) -> Any:
 BackboneOption = Annotated[str | None, _help("data/task.py", "Task", "backbone")]
 MethodOption = Annotated[str | None, _help("prompt/config.py", "PromptConfig", "method")]
 PlaceOption = Annotated[str | None, _help("prompt/config.py", "PromptConfig", "place")]
-AdapterOption = Annotated[str | None, _help("study/request.py", "AdapterConfig", "kind")]
+AdapterOption = Annotated[str | None, _help("jobs/run/request.py", "AdapterConfig", "kind")]
 LengthOption = Annotated[int | None, _help("prompt/config.py", "PromptConfig", "length")]
-SeedsOption = Annotated[int | None, _help("study/request.py", "TuneConfig", "seeds")]
+SeedsOption = Annotated[int | None, _help("jobs/run/request.py", "TuneConfig", "seeds")]
 NameOption = Annotated[str | None, _help("data/task.py", "Task", "name")]
-CacheOption = Annotated[float | None, _help("study/request.py", "TuneConfig", "cache_gb")]
+CacheOption = Annotated[float | None, _help("jobs/run/request.py", "TuneConfig", "cache_gb")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the task file, such as train.lr=0.01. Repeatable."),
@@ -63,9 +63,9 @@ def tune_command(
     }
     flags |= {"seeds": seeds, "name": name, "cache_gb": cache_gb}
 
-    from overture.store import Store
-    from overture.study.api import request
-    from overture.study.tune import tune
+    from overture.jobs.api import request
+    from overture.jobs.tune.tune import tune
+    from overture.store.store import Store
 
     config = request(task, flags, settings or [])
     kept = Store(root, say)

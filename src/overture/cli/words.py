@@ -16,7 +16,7 @@ _SHOWN_WORDS = 6
 
 
 def _help(field: str) -> Any:
-    return typer.Option(help=field_help("study/words.py", "WordsConfig", field), show_default=False)
+    return typer.Option(help=field_help("jobs/search/words.py", "WordsConfig", field), show_default=False)
 
 
 def command(
@@ -30,8 +30,8 @@ def command(
     """Propose label words from the training rows; measure them on validation rows, without training."""
     from overture.cli.progress import display, stages
     from overture.core.config import validated
-    from overture.study import words as study
-    from overture.study.api import request
+    from overture.jobs.api import request
+    from overture.jobs.search import words as study
 
     given = {"words": words, "pool": pool}
     config = validated(study.WordsConfig, {k: v for k, v in given.items() if v is not None}, "overture words")

@@ -115,3 +115,7 @@ class DiskFull(OvertureError):
     """No room is left on the disk."""
 
     exit_code = 4
+
+
+class Stopped(Exception):
+    """Somebody asked to stop; what is done is kept."""

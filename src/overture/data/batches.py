@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from overture.core.rows import Encoded
 from overture.core.seeds import named_random
-from overture.core.types import Encoded
 
 _BATCHES_PER_BUCKET = 8
 

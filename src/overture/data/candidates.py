@@ -1,7 +1,8 @@
 """Label words as tokens."""
 
+from overture.core.contracts import TextTokenizer
 from overture.core.errors import DataError, Problem
-from overture.core.types import Candidates, TextTokenizer
+from overture.core.rows import Candidates
 from overture.data.kind import TaskFile
 
 

@@ -10,8 +10,9 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any, Literal
 
+from overture.core.contracts import TextTokenizer
 from overture.core.errors import DataError, Problem
-from overture.core.types import Encoded, Marks, Reading, TextTokenizer
+from overture.core.rows import Encoded, Marks, Reading
 from overture.data.kind import Example, Pick, Tools
 from overture.data.rows import Row, row_problems, texts_of
 from overture.data.task import Task

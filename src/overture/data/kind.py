@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from overture.core.config import Config
+from overture.core.contracts import Scorer, TextTokenizer
 from overture.core.decoding import Decoding
 from overture.core.errors import Problem
-from overture.core.types import Allowed, Candidates, Encoded, Marks, Prediction, Scorer, TextTokenizer
+from overture.core.rows import Allowed, Candidates, Encoded, Marks, Prediction
 from overture.data.row import Row
 from overture.data.template import column_of
 from overture.data.values import as_text

@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, field_validat
 from overture.core.config import Config, overridden, read_yaml, validated
 from overture.core.decoding import GREEDY, Decoding
 from overture.core.errors import ConfigError
-from overture.core.types import Reading
+from overture.core.rows import Reading
 from overture.data.formats import FormatName
 from overture.data.kind import Kind
 from overture.data.kinds.registry import KINDS, kind_named
@@ -291,3 +291,11 @@ def with_paths_from(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     paths = {name: data[name] for name in _PATHS if isinstance(data.get(name), str)}
     resolved = {name: str((folder / Path(text).expanduser()).resolve()) for name, text in paths.items()}
     return {**values, "data": {**data, **resolved}}
+
+
+def portable(task: Task) -> dict[str, Any]:
+    """A task as a prompt records it: paths of the machine that made it do not travel."""
+    values = task.dump()
+    names = ("train", "validation", "test", "path")
+    data = {key: Path(v).name if key in names and v else v for key, v in values["data"].items()}
+    return {**values, "data": data}

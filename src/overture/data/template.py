@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from overture.core.contracts import TextTokenizer
 from overture.core.errors import DataError
-from overture.core.types import TextTokenizer
 
 ANSWER = "\0answer"
 _ROW = -1

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from overture.core.errors import BackboneError
-from overture.core.types import Injection, LayerMemory, Memory, Vectors
+from overture.core.injection import Injection, LayerMemory, Memory, Vectors
 from overture.engine.attention import Columns, MaskKind, Step, install
 from overture.engine.compiler import Backend, check_compiler, compiled_layers
 from overture.engine.families import Family, family_of, layers_view

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from overture.core.decoding import GREEDY, Decoding
-from overture.core.types import Encoded, Written
+from overture.core.rows import Encoded, Written
 from overture.engine.inputs import Ids
 from overture.engine.inputs import groups as cut
 from overture.engine.passes import Injections, kept_input
@@ -33,7 +33,7 @@ _DIFFER = {
 
 
 class Cohort:
-    """Prompted models of one backbone and one cache, answering together. Meets `core.types.Trainees`.
+    """Prompted models of one backbone and one cache, answering together. Meets `core.contracts.Trainees`.
 
     Args:
         models: the backbone under each prompt.
@@ -190,7 +190,7 @@ class Cohort:
 
 @dataclass(frozen=True, slots=True)
 class MemberScorer:
-    """One prompt of a cohort, as `core.types.Scorer`; made by `Cohort.scorers`."""
+    """One prompt of a cohort, as `core.contracts.Scorer`; made by `Cohort.scorers`."""
 
     cohort: Cohort
     number: int

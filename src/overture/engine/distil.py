@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from overture.core.types import Encoded
+from overture.core.rows import Encoded
 from overture.engine.backbone import Backbone
 from overture.engine.marks import mark_gold
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from overture.core.errors import BackboneError
-from overture.core.types import Kind
+from overture.core.injection import Kind
 
 
 @dataclass(frozen=True, slots=True)

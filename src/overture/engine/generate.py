@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from overture.core.decoding import GREEDY, Decoding
+from overture.core.rows import Encoded, Written
 from overture.core.seeds import derived_seed
-from overture.core.types import Encoded, Written
 from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
 from overture.engine.inputs import Inputs

@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from overture.core.types import Candidates, Encoded
+from overture.core.rows import Candidates, Encoded
 from overture.engine.transfer import sent
 
 

@@ -1,7 +1,8 @@
 """What cannot be asked of a model: each is one clear error, before anything runs."""
 
 from overture.core.errors import BackboneError
-from overture.core.types import Encoded, Injection, Kind
+from overture.core.injection import Injection, Kind
+from overture.core.rows import Encoded
 from overture.engine.backbone import Backbone
 
 NAMES: dict[Kind, str] = {"decoder": "a decoder", "encoder": "an encoder", "encoder-decoder": "an encoder-decoder"}

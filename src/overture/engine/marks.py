@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from overture.core.types import Encoded
+from overture.core.rows import Encoded
 from overture.engine.layout import Layout
 from overture.engine.transfer import sent
 

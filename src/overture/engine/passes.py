@@ -10,7 +10,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from overture.core.types import Encoded, Injection, LayerMemory
+from overture.core.injection import Injection, LayerMemory
+from overture.core.rows import Encoded
 from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
 from overture.engine.inputs import Inputs

@@ -10,8 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from overture.core.contracts import PromptMethod, RowMethod
 from overture.core.decoding import GREEDY, Decoding
-from overture.core.types import Candidates, Encoded, Injection, PromptMethod, RowMethod, Written
+from overture.core.injection import Injection
+from overture.core.rows import Candidates, Encoded, Written
 from overture.engine import seq2seq
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
@@ -59,7 +61,7 @@ class RowPrompts:
 class PromptedModel:
     """The backbone with one prompt, or with none; frozen, but for values of its own that a copy may train.
 
-    Meets `core.types.Trainee` and `core.types.Scorer`.
+    Meets `core.contracts.Trainee` and `core.contracts.Scorer`.
 
     Args:
         backbone: the model.

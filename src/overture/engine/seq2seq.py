@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from overture.core.types import Encoded, Injection
+from overture.core.injection import Injection
+from overture.core.rows import Encoded
 from overture.engine.attention import Columns
 from overture.engine.inputs import Ids, Inputs, Progress, groups
 from overture.engine.layout import answer_layout

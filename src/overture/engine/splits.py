@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overture.core.types import Encoded, Injection
+from overture.core.injection import Injection
+from overture.core.rows import Encoded
 
 
 def with_splits(live: Tensor, rows: Sequence[Encoded], injections: Sequence[Injection | None]) -> Tensor:

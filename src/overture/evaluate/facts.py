@@ -4,11 +4,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from overture.core.config import validated
-from overture.engine import Backbone
+from overture.engine.backbone import Backbone
 from overture.engine.lora import LoraOptions
-from overture.prompt import PromptConfig
-from overture.prompt.registry import ADAPTER
-from overture.store import BackboneRef, Manifest
+from overture.prompt.config import PromptConfig
+from overture.prompt.pack import ADAPTER
+from overture.store.manifest import BackboneRef, Manifest
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,8 +5,9 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from overture.core.contracts import Scorer
 from overture.core.room import Room
-from overture.core.types import Encoded, Prediction, Scorer
+from overture.core.rows import Encoded, Prediction
 from overture.data.batches import micro_batches, num_padded, scoring_batches
 from overture.data.task import Task
 from overture.evaluate.intervals import Interval, bootstrap

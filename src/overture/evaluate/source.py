@@ -4,14 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from overture.core.errors import ConfigError
-from overture.core.types import Encoded, Injection, LayerMemory
-from overture.data import Encoder
-from overture.engine import Backbone
+from overture.core.injection import Injection, LayerMemory
+from overture.core.rows import Encoded
+from overture.data.encode import Encoder
+from overture.engine.backbone import Backbone
 from overture.evaluate.facts import backbone_ref, config_of
-from overture.prompt import PromptSource, prompt_from
-from overture.prompt.registry import STATE
-from overture.prompt.source import no_prompts
-from overture.store import Store, check_fingerprint, load_artifact
+from overture.prompt.pack import STATE, prompt_from
+from overture.prompt.source import PromptSource, no_prompts
+from overture.store.artifact import load_artifact
+from overture.store.manifest import check_fingerprint
+from overture.store.store import Store
 
 
 def prompt_source(

@@ -7,15 +7,22 @@ from typing import Any
 
 from overture.core.config import validated
 from overture.core.errors import ArtifactError, DataError
-from overture.core.types import Encoded, Injection
-from overture.data import Encoder, Task
-from overture.engine import Backbone, Cohort, InputCache, PromptedModel, load_backbone
+from overture.core.injection import Injection
+from overture.core.rows import Encoded
+from overture.data.encode import Encoder
+from overture.data.task import Task
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.cohort import Cohort
+from overture.engine.load import load_backbone
 from overture.engine.lora import with_lora
+from overture.engine.prompted import PromptedModel
 from overture.evaluate.facts import adapter_of, backbone_ref, config_of, parted
 from overture.evaluate.scoring import Prediction, predict
 from overture.evaluate.source import prompt_source
-from overture.prompt import prompt_from
-from overture.store import Manifest, check_fingerprint, load_artifact
+from overture.prompt.pack import prompt_from
+from overture.store.artifact import load_artifact
+from overture.store.manifest import Manifest, check_fingerprint
 
 
 class TunedPrompt:

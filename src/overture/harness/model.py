@@ -22,10 +22,13 @@ import torch
 from overture.core.errors import BackboneError, ConfigError, DataError
 from overture.core.files import store_dir
 from overture.core.packages import install
-from overture.core.types import Candidates, Encoded
-from overture.engine import Backbone, PromptedModel, load_backbone
+from overture.core.rows import Candidates, Encoded
+from overture.engine.backbone import Backbone
+from overture.engine.load import load_backbone
+from overture.engine.prompted import PromptedModel
 from overture.evaluate.tuned import TunedPrompt, shown
-from overture.store import Store, load_artifact
+from overture.store.artifact import load_artifact
+from overture.store.store import Store
 
 try:
     from lm_eval.api.model import TemplateLM

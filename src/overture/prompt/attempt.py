@@ -5,7 +5,7 @@
 
 f(x) [D] is the mean of the row's token vectors and q_j that of prompt j, both scaled to a root mean square of one;
 norm is a layer norm with trained scale and shift. The stored prompts are constants and are kept with the prompt.
-Trainable values: P D + 2 m D + 2 D; T P D + 2 m D + 2 D for T tasks that share the attention (`study/multi.py`).
+Trainable values: P D + 2 m D + 2 D; T P D + 2 m D + 2 D for T tasks that share the attention (`jobs.transfer.multi`).
 
 Source: Asai et al. 2022, "ATTEMPT: Parameter-Efficient Multi-task Tuning via Attentional Mixtures of Soft Prompts",
 section 3 (3.3: several tasks share the attention, each has its own T). Deviations: means instead of maxima over tokens,
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, linear, silu
 
 from overture.core.config import Config
-from overture.core.types import Injection, Place, Vectors
+from overture.core.injection import Injection, Place, Vectors
 from overture.prompt.features import unit
 from overture.prompt.method import Method, PromptModule, Request, Sharing
 from overture.prompt.stored import stored_vectors

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from overture.core.config import Config
-from overture.core.types import Place
+from overture.core.injection import Place
 
 Init = Literal["random", "vocabulary", "text", "labels", "null", "zero", "prompt"]
 Labels = Literal["auto", "words", "vectors"]

@@ -31,8 +31,9 @@ from torch import Tensor
 
 from overture.core.config import Config
 from overture.core.errors import ConfigError
+from overture.core.injection import Injection, Place, Vectors, VectorTarget
+from overture.core.rows import Encoded
 from overture.core.seeds import named_random
-from overture.core.types import Encoded, Injection, Place, Target, Vectors
 from overture.prompt.method import Method, PromptModule, Request
 
 PLACES: tuple[Place, ...] = ("before",)
@@ -80,7 +81,7 @@ class ContextPrompt(PromptModule):
     start: Tensor
     radius: Tensor
 
-    def __init__(self, start: Tensor, radius: Tensor, targets: tuple[Target, ...]) -> None:
+    def __init__(self, start: Tensor, radius: Tensor, targets: tuple[VectorTarget, ...]) -> None:
         super().__init__()
         self.targets = targets
         self.register_buffer("start", start)
@@ -139,14 +140,14 @@ def chosen(groups: Sequence[list[Example]], request: Request, count: int) -> lis
     return [started, *found[1:]]
 
 
-def targets_of(examples: Sequence[Example], options: Options) -> tuple[Target, ...]:
+def targets_of(examples: Sequence[Example], options: Options) -> tuple[VectorTarget, ...]:
     """What the vectors in front of label tokens must predict; newer examples weigh more."""
     found, begin = [], 0
     for number, example in enumerate(examples):
         weight = options.context_loss * options.decay ** (len(examples) - number)
         # The output in front of a token predicts it.
         first = begin + len(example.input_ids) + len(example.anchor_ids) - 1
-        found += [Target(first + index, token, weight) for index, token in enumerate(example.gold_ids)]
+        found += [VectorTarget(first + index, token, weight) for index, token in enumerate(example.gold_ids)]
         begin += len(example.ids)
     return tuple(found) if options.context_loss else ()
 

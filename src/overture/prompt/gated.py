@@ -25,7 +25,7 @@ from torch import Tensor
 
 from overture.core.config import Config
 from overture.core.errors import ConfigError
-from overture.core.types import Injection, LayerMemory, Memory, Place
+from overture.core.injection import Injection, LayerMemory, Memory, Place
 from overture.prompt.method import Method, PromptModule, Request
 
 PLACES: tuple[Place, ...] = ("memory", "after")

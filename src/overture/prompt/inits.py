@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from overture.core.errors import ConfigError
+from overture.core.injection import LayerMemory
 from overture.core.seeds import derived_seed, named_random
-from overture.core.types import LayerMemory
 from overture.prompt.config import PromptConfig
 from overture.prompt.source import PromptSource
 

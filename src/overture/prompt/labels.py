@@ -17,7 +17,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from overture.core.types import Injection, PromptMethod, RowMethod
+from overture.core.contracts import PromptMethod, RowMethod
+from overture.core.injection import Injection
 from overture.prompt.method import Built, PromptModule
 from overture.prompt.source import PromptSource
 

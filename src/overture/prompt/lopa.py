@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from overture.core.config import Config
-from overture.core.types import Injection, Place, Vectors
+from overture.core.injection import Injection, Place, Vectors
 from overture.prompt.features import unit
 from overture.prompt.method import Method, PromptModule, Request
 

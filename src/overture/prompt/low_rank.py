@@ -17,7 +17,7 @@ from torch import Tensor
 
 from overture.core.config import Config
 from overture.core.errors import ConfigError
-from overture.core.types import Injection, Place, Vectors
+from overture.core.injection import Injection, Place, Vectors
 from overture.prompt.method import Method, PromptModule, Request
 
 PLACES: tuple[Place, ...] = ("before", "after", "slots")

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from overture.core.config import Config
+from overture.core.contracts import PromptMethod, RowMethod
+from overture.core.injection import Injection, LayerMemory, Place
 from overture.core.seeds import derived_seed
-from overture.core.types import Injection, LayerMemory, Place, PromptMethod, RowMethod
 from overture.prompt.source import PromptSource
 
 
 class PromptModule(torch.nn.Module):
     """Base of the methods: parameters are what is trained, buffers are what the prompt needs besides.
 
-    A method has `injection` (`core.types.PromptMethod`), or `injections` when it depends on the row (`RowMethod`).
+    A method has `injection` (`core.contracts.PromptMethod`), or `injections` when it depends on the row (`RowMethod`).
     """
 
     def trainable(self) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@
 
 With rank 1, as in the paper, U V is the outer product of one factor for each position and one for each dimension. The
 factors begin at ones, so P begins at P*: the start, or the stored prompt that `source` names. All parts are trained.
-Trainable values: P D + r (P + D) for one task; P D + T r (P + D) for T tasks that share P* (`study/multi.py`).
+Trainable values: P D + r (P + D) for one task; P D + T r (P + D) for T tasks that share P* (`jobs/transfer/multi.py`).
 
 Source: Wang et al. 2023, "Multitask Prompt Tuning Enables Parameter-Efficient Transfer Learning", section 3: P* is
 trained on several tasks under teachers (`overture multi`), then starts a target task (`source`). Deviations: factors
@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from overture.core.config import Config
-from overture.core.types import Injection, Place, Vectors
+from overture.core.injection import Injection, Place, Vectors
 from overture.prompt.method import Method, PeftType, PromptModule, Request, Sharing
 from overture.prompt.stored import stored_vectors
 

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from overture.core.config import Config
-from overture.core.types import Injection, Place, Vectors
+from overture.core.injection import Injection, Place, Vectors
 from overture.prompt.method import Method, PeftType, PromptModule, Request
 
 PLACES: tuple[Place, ...] = ("before", "after", "slots")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from overture.core.config import Config
 from overture.core.errors import ConfigError
-from overture.core.types import Injection, Place, Vectors
+from overture.core.injection import Injection, Place, Vectors
 from overture.prompt.method import Method, PromptModule, Request
 
 # The template's slots say how many vectors stand there, so none may go.

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from overture.core.errors import ConfigError
-from overture.core.types import Candidates, Encoded, Injection, LayerMemory, Place
+from overture.core.injection import Injection, LayerMemory, Place
+from overture.core.rows import Candidates, Encoded
 
 
 def no_prompts(ref: str) -> Injection:

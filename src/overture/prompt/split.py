@@ -17,8 +17,8 @@ from pydantic import Field
 from torch import Tensor
 
 from overture.core.config import Config
+from overture.core.injection import Injection, Place, Vectors
 from overture.core.seeds import derived_seed
-from overture.core.types import Injection, Place, Vectors
 from overture.prompt.method import Method, PromptModule, Request
 
 PLACES: tuple[Place, ...] = ("around",)

@@ -16,9 +16,9 @@ from pydantic import Field
 from torch import Tensor
 
 from overture.core.config import Config
+from overture.core.injection import Injection, Place, Vectors
 from overture.core.projected import NAMES, origin, projection, vectors_of
 from overture.core.seeds import derived_seed
-from overture.core.types import Injection, Place, Vectors
 from overture.prompt.method import Method, PromptModule, Request
 
 PLACES: tuple[Place, ...] = ("before", "after", "slots")

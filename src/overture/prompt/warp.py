@@ -9,7 +9,7 @@ Deviations: see `labels.py`; the option `prompt.labels` puts the same label vect
 from pydantic import Field
 
 from overture.core.config import Config
-from overture.core.types import Place
+from overture.core.injection import Place
 from overture.prompt.labels import LabelVectors, RowLabelVectors, label_start, with_labels
 from overture.prompt.method import Method, Request
 from overture.prompt.vectors import PromptVectors

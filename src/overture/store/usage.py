@@ -7,7 +7,7 @@ from typing import Any
 
 from overture.core.config import validated
 from overture.core.errors import OvertureError
-from overture.data import Task
+from overture.data.task import Task
 
 PLAIN = "some text"
 

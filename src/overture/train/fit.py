@@ -13,9 +13,10 @@ from pydantic import Field
 from torch import Tensor
 
 from overture.core.config import Config
+from overture.core.contracts import Trainee, Trainees
 from overture.core.errors import DataError
 from overture.core.room import Room, fitted_tokens
-from overture.core.types import Encoded, Trainee, Trainees
+from overture.core.rows import Encoded
 from overture.data.batches import epoch_batches, num_padded, shared_batches
 from overture.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from overture.train.memory import device_memory
@@ -268,7 +269,7 @@ class Fit:
 
 
 class Apart:
-    """Trainees that share nothing; meets `core.types.Trainees`."""
+    """Trainees that share nothing; meets `core.contracts.Trainees`."""
 
     def __init__(self, trainees: Sequence[Trainee]) -> None:
         self.trainees = trainees

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 import torch
 
+from overture.core.contracts import Trainee
 from overture.core.errors import Diverged
-from overture.core.types import Encoded, Trainee
+from overture.core.rows import Encoded
 from overture.data.batches import epoch_batches, micro_batches
 from overture.train.fit import TrainConfig
 from overture.train.optim import OPTIMISERS

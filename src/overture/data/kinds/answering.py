@@ -17,8 +17,9 @@ from typing import Literal
 from pydantic import Field
 
 from overture.core.config import Config
+from overture.core.contracts import Scorer, TextTokenizer
 from overture.core.errors import DataError, Problem
-from overture.core.types import Candidates, Encoded, Marks, Prediction, Scorer, TextTokenizer
+from overture.core.rows import Candidates, Encoded, Marks, Prediction
 from overture.data.kind import Example, Kind, Pick, TaskFile, Tools
 from overture.data.kinds.grammar import END, WORD, Copied, Grammar, Rules, fixed
 from overture.data.kinds.labels import lead, no_mask

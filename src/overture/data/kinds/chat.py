@@ -12,7 +12,7 @@ from pydantic import Field
 
 from overture.core.config import Config
 from overture.core.errors import Problem
-from overture.core.types import Prediction
+from overture.core.rows import Prediction
 from overture.data.kind import Example, Kind, TaskFile, Tools
 from overture.data.kinds.generation import predictions
 from overture.data.kinds.labels import no_mask

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from overture.core.config import Config
+from overture.core.contracts import Scorer, TextTokenizer
 from overture.core.errors import DataError, Problem
-from overture.core.types import Candidates, Encoded, Prediction, Scorer, TextTokenizer
+from overture.core.rows import Candidates, Encoded, Prediction
 from overture.data.kind import Example, Kind, TaskFile, Tools, some_texts
 from overture.data.kinds.labels import label_fields, lead, no_mask
 from overture.data.row import Row, broken_text, missing_field

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from overture.core.config import Config
-from overture.core.types import Encoded, Prediction, Scorer
+from overture.core.contracts import Scorer
+from overture.core.rows import Encoded, Prediction
 from overture.data.candidates import candidates_of
 from overture.data.kind import Example, Kind, TaskFile, Tools
 from overture.data.kinds.labels import (

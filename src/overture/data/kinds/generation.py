@@ -5,8 +5,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from pydantic import Field
 
 from overture.core.config import Config
+from overture.core.contracts import Scorer
 from overture.core.errors import Problem
-from overture.core.types import Encoded, Prediction, Scorer
+from overture.core.rows import Encoded, Prediction
 from overture.data.kind import Example, Kind, TaskFile, Tools
 from overture.data.kinds.labels import lead, no_mask
 from overture.data.row import Row, answer_problems, answer_texts

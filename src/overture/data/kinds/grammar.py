@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
 
-from overture.core.types import TextTokenizer
+from overture.core.contracts import TextTokenizer
 
 # A word is a run of letters and digits, or one other sign; in scripts without spaces each letter is one.
 _UNSPACED = (

@@ -4,8 +4,9 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from overture.core.contracts import TextTokenizer
 from overture.core.errors import DataError, Problem
-from overture.core.types import Prediction, TextTokenizer
+from overture.core.rows import Prediction
 from overture.data.kind import TaskFile
 from overture.data.row import Row, missing_field
 from overture.data.values import kind, label_text

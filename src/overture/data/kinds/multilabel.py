@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import Field
 
 from overture.core.config import Config
+from overture.core.contracts import Scorer, TextTokenizer
 from overture.core.errors import Problem
-from overture.core.types import Candidates, Encoded, Marks, Prediction, Scorer, TextTokenizer
+from overture.core.rows import Candidates, Encoded, Marks, Prediction
 from overture.data.candidates import candidates_of
 from overture.data.kind import Example, Kind, Pick, TaskFile, Tools, label_part
 from overture.data.kinds.grammar import END, Grammar, Rules, fixed

@@ -8,8 +8,9 @@ from bisect import bisect_right
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+from overture.core.contracts import Scorer
 from overture.core.errors import Problem
-from overture.core.types import Encoded, Prediction, Scorer
+from overture.core.rows import Encoded, Prediction
 from overture.data.candidates import candidates_of
 from overture.data.kind import Example, Kind, TaskFile, Tools
 from overture.data.kinds.labels import check_labels, check_places, label_fields, shares_shown

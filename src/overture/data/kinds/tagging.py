@@ -14,8 +14,9 @@ from typing import Any
 from pydantic import Field
 
 from overture.core.config import Config
+from overture.core.contracts import Scorer, TextTokenizer
 from overture.core.errors import Problem
-from overture.core.types import Candidates, Encoded, Marks, Prediction, Scorer, TextTokenizer
+from overture.core.rows import Candidates, Encoded, Marks, Prediction
 from overture.data.kind import Example, Kind, Pick, TaskFile, Tools, some_texts
 from overture.data.kinds.grammar import END, WORD, Copied, Grammar, Piece, Rules, fixed
 from overture.data.kinds.labels import check_labels, lead, no_mask, written_alike

@@ -1,0 +1,219 @@
+"""Prompts for other programs: an adapter of peft, NumPy arrays, or JSON."""
+
+import io
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from overture.core.errors import ArtifactError, StoreError
+from overture.core.files import write_folder
+from overture.exchange.peft_files import adapter_files, kind_of
+from overture.store.artifact import MANIFEST_FILE, check_finite, fill
+from overture.store.manifest import Manifest
+from overture.store.names import is_name
+
+if TYPE_CHECKING:
+    import torch
+
+Files = dict[str, bytes]
+
+_AXES = {
+    "vectors": ["prompt token", "width"],
+    "split": ["vectors before the text"],
+    "keys": ["layer", "key/value head", "prompt token", "head width"],
+    "values": ["layer", "key/value head", "prompt token", "head width"],
+    "weights": ["layer", "prompt token"],
+    "offset": ["text token", "width"],
+    "labels": ["label", "width"],
+    "label_bias": ["label"],
+    "head_weight": ["output width", "width"],
+    "head_bias": ["output width"],
+}
+_POSITIONS = {
+    "before": "the vectors stand at positions 0 to length - 1, as input embeddings; the text follows",
+    "memory": "the keys and values stand at positions 0 to length - 1 of every layer's cache, keys after any rotation; "
+    "the text follows at position length",
+    "after": "the prompt stands behind the template's last field, before the template's constant end",
+    "around": "as many vectors as the place of the 1 in split stand at positions from 0; the others stand behind the "
+    "template's last field, before its constant end",
+    "slots": "the vectors stand where the template has {prompt:N}, as input embeddings",
+}
+_SIDES = {"after": "the prompt stands in the decoder, at positions 0 to length - 1; the decoder's start tokens follow"}
+"""Where an encoder-decoder's prompt stands; at other places as above, in the encoder."""
+
+
+def check_target(folder: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        StoreError: it holds something, or is no folder.
+    """
+    try:
+        # A link is left alone: what it leads to is not ours to replace.
+        is_free = not os.path.lexists(folder) or (
+            folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
+        )
+    except (OSError, ValueError) as error:
+        raise _unwritable(folder, str(error)) from error
+    if not is_free:
+        raise StoreError(
+            "the target exists already",
+            where=str(folder),
+            wanted="a new or an empty folder",
+            fix="name another folder, or remove this one",
+        )
+
+
+def write_files(folder: Path, files: Files) -> None:
+    """Write an exported prompt's folder, whole or not at all.
+
+    Raises:
+        StoreError: the folder exists and holds something, or cannot be made.
+        DiskFull: no room; nothing is left behind.
+    """
+    check_target(folder)
+    try:
+        write_folder(folder, lambda temporary: fill(temporary, files))
+    except StoreError:
+        raise
+    except (OSError, ValueError) as error:
+        raise _unwritable(folder, str(error)) from error
+
+
+def _unwritable(folder: Path, why: str) -> StoreError:
+    return StoreError("the folder cannot be written", where=f"{str(folder)!r:.200}", got=why, fix="name another folder")
+
+
+def npy_files(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> Files:
+    """One ``.npy`` file for each tensor, and what they are in ``prompt.json``.
+
+    Raises:
+        ArtifactError: a tensor's name cannot be a file's.
+    """
+    import numpy
+
+    arrays = {name: _array(tensor) for name, tensor in _checked(manifest, tensors).items()}
+    files: Files = {}
+    for name, array in arrays.items():
+        buffer = io.BytesIO()
+        numpy.save(buffer, array, allow_pickle=False)
+        files[f"{name}.npy"] = buffer.getvalue()
+    told = {
+        name: {**_facts(name, tensors[name]), "file": f"{name}.npy", "file_dtype": str(array.dtype)}
+        for name, array in arrays.items()
+    }
+    text = json.dumps(_described(manifest, told), indent=1, ensure_ascii=False, allow_nan=False)
+    return {**files, MANIFEST_FILE: f"{text}\n".encode()}
+
+
+def json_files(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> Files:
+    """One ``prompt.json`` with the numbers as nested lists; each number reads back to the same value.
+
+    Raises:
+        ArtifactError: a tensor's name cannot be a file's.
+    """
+    told = {
+        name: {**_facts(name, tensor), "values": tensor.tolist()}
+        for name, tensor in _checked(manifest, tensors).items()
+    }
+    # One line: with line breaks every number would stand on its own.
+    text = json.dumps(_described(manifest, told), ensure_ascii=False, allow_nan=False)
+    return {MANIFEST_FILE: f"{text}\n".encode()}
+
+
+def _checked(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
+    odd = [name for name in tensors if not is_name(name.lower())]
+    if odd:
+        raise ArtifactError("a tensor's name cannot be a file's", where=manifest.name, got=f"{odd[0]!r:.80}")
+    check_finite(tensors, manifest.name)
+    return tensors
+
+
+def _array(tensor: "torch.Tensor") -> Any:
+    import torch
+
+    # NumPy has no bfloat16; float32 holds each of its values.
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).contiguous().numpy()
+
+
+def _facts(name: str, tensor: "torch.Tensor") -> dict[str, Any]:
+    facts: dict[str, Any] = {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+    return facts | ({"axes": _AXES[name]} if name in _AXES else {})
+
+
+def _described(manifest: Manifest, tensors: dict[str, Any]) -> dict[str, Any]:
+    # Late prompts replace no input embeddings, and of networks it is the work that stands somewhere.
+    is_known = manifest.place in _POSITIONS and not manifest.layer and not _is_network(tensors)
+    told = _POSITIONS.get(manifest.place, "")
+    if kind_of(manifest) == "encoder-decoder":
+        told = _SIDES.get(manifest.place, f"in the encoder: {told}")
+    positions = {"positions": told} if is_known else {}
+    lost = lost_in_arrays(manifest, tensors)
+    return {"manifest": manifest.model_dump(mode="json"), **positions, "lost": lost, "tensors": tensors}
+
+
+def _is_network(tensors: Mapping[str, Any]) -> bool:
+    return any(name.startswith("state.") for name in tensors)
+
+
+def lost_in_arrays(manifest: Manifest, tensors: Mapping[str, Any]) -> list[str]:
+    """What of a prompt is not in its numbers, in sentences; nothing of vectors that stand for input embeddings.
+
+    Args:
+        manifest: what the tensors are.
+        tensors: by name; their values are not looked at.
+    """
+    ref, found = manifest.backbone, list[str]()
+    if _is_network(tensors):
+        found.append(
+            f"The prompt depends on the row: the tensors are the weights with which method {manifest.method!r} makes "
+            "it from the mean of a text's token vectors. That computation does not travel."
+        )
+    if manifest.layer:
+        found.append(
+            f"The vectors are no input embeddings: they join the text's hidden states before layer {manifest.layer}, "
+            "counted from 0, and the text runs alone below it. A program that takes input embeddings cannot do that."
+        )
+    elif ref.embedding_size and "vectors" in tensors:
+        found.append(
+            f"The vectors are no input embeddings: {ref.id} maps token vectors of width {ref.embedding_size} to width "
+            f"{ref.hidden_size}, and the vectors stand behind that map."
+        )
+    found += [told for name, told in _LOST.items() if name in tensors]
+    return found
+
+
+_LOST = {
+    "offset": "The offset is added to the vectors of the text's first tokens; a program that only puts vectors in "
+    "front of the text leaves it out.",
+    "weights": "The weights multiply the attention that each column gets before it is normalised; a cache of keys and "
+    "values has no place for them.",
+    "labels": "Labels are compared with the vectors in labels, not with label words: a label's score is the product of "
+    "its vector and the hidden state that is read. A program that scores words gives other answers.",
+    "head_weight": "Before the labels, the hidden state h of the first token becomes tanh(head_weight h + head_bias); "
+    "label_bias is added to the scores. A program must do this itself.",
+}
+"""What a tensor does that no program does for a prompt of vectors or a cache."""
+
+
+def lost_in_peft(manifest: Manifest, tensors: Mapping[str, Any]) -> list[str]:
+    """What of a prompt is not in an adapter's files, in sentences; prompts that peft has no form for are refused."""
+    del manifest, tensors
+    return ["The template and the labels are not in the files that peft reads; they stand in README.md."]
+
+
+FORMATS: "dict[str, Callable[[Manifest, dict[str, torch.Tensor]], Files]]" = {
+    "peft": adapter_files,
+    "npy": npy_files,
+    "json": json_files,
+}
+"""What a prompt can be exported to: from its manifest and tensors to files by name."""
+
+LOST: dict[str, Callable[[Manifest, Mapping[str, Any]], list[str]]] = {
+    "peft": lost_in_peft,
+    "npy": lost_in_arrays,
+    "json": lost_in_arrays,
+}
+"""What cannot travel in each of them."""

@@ -1,0 +1,478 @@
+"""Prompts in the files of peft: ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+The peft package is never imported: the format is one JSON object and a few tensors. How each type keeps its prompt is
+in `peft_forms`. Shape letters as in `core.injection`.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from overture.core.config import validated
+from overture.core.errors import ArtifactError, ConfigError, Problem
+from overture.core.injection import Kind
+from overture.exchange.peft_forms import FORMATS, HEAD, TABLE, Adapter, AdapterConfig, Format, ModelShape
+from overture.store import precheck
+from overture.store.artifact import check_finite, tensor_bytes
+from overture.store.card import code_block
+
+if TYPE_CHECKING:
+    import torch
+
+    from overture.store.manifest import Manifest
+
+CONFIG_FILE = "adapter_config.json"
+TENSORS_FILE = "adapter_model.safetensors"
+MAX_TENSOR_FILE_BYTES = 4 << 30
+MAX_TENSORS = 64
+"""Of an adapter: those of a prompt and of a classifier are seven at most."""
+PEFT_VERSION = "0.21.2"
+"""The version whose files are written."""
+
+# Keys that make a loader import modules or run code that a repository brings.
+_DANGEROUS = ("auto_mapping", "trust_remote_code")
+_PICKLE = re.compile(r"adapter_model.*\.(bin|pt|pth|pkl|pickle|ckpt)", re.IGNORECASE)
+_HEAD = re.compile(rf"(?:base_model\.)?(?:model\.)?(?:{'|'.join(HEAD)})\.(.+)")
+_DOWNLOAD = "for an adapter of the Hub: hf download OWNER/NAME --local-dir DIR"
+
+
+# -- reading
+
+
+def read_adapter(folder: Path, task_id: int | None = None) -> Adapter:
+    """Read an adapter's folder; what is unsafe or damaged is refused before it is parsed.
+
+    Args:
+        folder: as `save_pretrained` writes it.
+        task_id: which task's prompt of an adapter for several tasks; the first when None.
+
+    Raises:
+        ArtifactError: the folder is no adapter, holds no prompt, is unsafe or damaged, or its kind is not supported.
+        ConfigError: there is no such task.
+    """
+    folder = Path(folder)
+    _check_listing(folder)
+    config = _config(folder / CONFIG_FILE)
+    found = FORMATS[config.task_type][config.peft_type]
+    if task_id is not None and not found.extra:
+        raise ConfigError(
+            "only an adapter for several tasks has a task number",
+            where="task id",
+            got=f"{task_id}, for an adapter of type {config.peft_type}",
+            fix="leave it out",
+        )
+    path = folder / TENSORS_FILE
+    tensors, head = _tensors(path, found)
+    problems = list(_contradictions(config, found, tensors))
+    if problems:
+        raise ArtifactError("the adapter's tensors do not fit its own config", where=str(folder), problems=problems)
+    table = found.table(tensors, config, task_id or 0, str(path))
+    # Folding multiplies: finite values can give infinite ones.
+    check_finite({TABLE: table}, str(path))
+    return Adapter(config, found, table, str(folder), head)
+
+
+def _check_listing(folder: Path) -> None:
+    try:
+        names = sorted(os.listdir(folder))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            "the adapter's folder cannot be read",
+            where=f"{str(folder)!r:.200}",
+            got=str(error),
+            wanted=f"a folder with {CONFIG_FILE} and {TENSORS_FILE}",
+            fix=_DOWNLOAD,
+        ) from error
+    pickles = [name for name in names if _PICKLE.fullmatch(name)]
+    if pickles:
+        raise ArtifactError(
+            "the adapter is pickled",
+            where=str(folder),
+            wanted=TENSORS_FILE,
+            fix="where you trust it, load it with peft and save it again with save_pretrained",
+            problems=[Problem(name, "a pickle can run code when it is read; it was not opened") for name in pickles],
+        )
+    missing = [name for name in (CONFIG_FILE, TENSORS_FILE) if name not in names]
+    if missing:
+        raise ArtifactError(
+            "the folder is no peft adapter",
+            where=str(folder),
+            got=f"no {' and no '.join(missing)}",
+            wanted=f"{CONFIG_FILE} and {TENSORS_FILE}",
+            fix=_DOWNLOAD,
+        )
+
+
+def _config(path: Path) -> AdapterConfig:
+    with precheck.open_plain(path) as handle:
+        raw = handle.read(precheck.MAX_MANIFEST_BYTES + 1)
+    if len(raw) > precheck.MAX_MANIFEST_BYTES:
+        raise ArtifactError(
+            "the adapter's config is too long", where=str(path), wanted=f"at most {precheck.MAX_MANIFEST_BYTES} bytes"
+        )
+    values = precheck.strict_json(raw, str(path))
+    if not isinstance(values, dict):
+        raise ArtifactError("the adapter's config is not a mapping", where=str(path), got=type(values).__name__)
+    _check_kind(values, str(path))
+    try:
+        return validated(AdapterConfig, values, str(path))
+    except ConfigError as error:
+        raise ArtifactError("the adapter's config cannot be read", where=str(path), problems=error.problems) from error
+
+
+def _check_kind(values: Mapping[str, Any], where: str) -> None:
+    dangers = list(_dangers(values))
+    if dangers:
+        raise ArtifactError(
+            "the adapter's config asks for code to be run",
+            where=where,
+            wanted="no " + " and no ".join(_DANGEROUS),
+            fix="remove the keys where you know that the prompt does not need them",
+            problems=dangers,
+        )
+    kind, task_type = values.get("peft_type"), values.get("task_type")
+    known = {name for forms in FORMATS.values() for name in forms}
+    if not isinstance(kind, str) or kind not in known:
+        raise ArtifactError(
+            "the adapter is no prompt that can be imported",
+            where=where,
+            got=f"peft_type {kind!r:.80}",
+            wanted=", ".join(sorted(known)),
+            fix="adapters that change the model's weights, such as LoRA, are no prompts: use them with peft",
+        )
+    if not isinstance(task_type, str) or task_type not in FORMATS or kind not in FORMATS[task_type]:
+        raise ArtifactError(
+            "adapters of this type for this kind of model are not supported",
+            where=where,
+            got=f"task_type {task_type!r:.80}, peft_type {kind}",
+            wanted=", ".join(name for name, forms in FORMATS.items() if kind in forms),
+            fix="only prompts of language models and of sequence classification can be imported",
+        )
+    saved = values.get("modules_to_save") or []
+    if not FORMATS[task_type][kind].has_head or not isinstance(saved, list):
+        is_more = bool(saved)
+    else:
+        is_more = any(name not in HEAD for name in saved)
+    if is_more:
+        raise ArtifactError(
+            "the adapter is more than a prompt: it brings trained modules of the model",
+            where=where,
+            got=f"modules_to_save {values['modules_to_save']!r:.80}",
+            wanted="modules_to_save null, or a classifier's in an adapter for classification",
+            fix="use it with peft",
+        )
+
+
+def _dangers(values: Mapping[str, Any]) -> Iterator[Problem]:
+    # A list instead of recursion: JSON may be nested as deep as its parser allows.
+    waiting: list[tuple[str, Any]] = [("", values)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, list):
+            waiting += [(f"{path}[{index}]", inner) for index, inner in enumerate(value)]
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                name = f"{path}.{key}".lstrip(".")
+                if key in _DANGEROUS and inner not in (None, False):
+                    yield Problem(f"{name!r:.120}", f"is {inner!r:.80}")
+                waiting.append((name, inner))
+
+
+def _tensors(path: Path, found: Format) -> "tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]":
+    """The prompt's tensors, and the classifier's by their names in it."""
+    with precheck.open_plain(path) as handle:
+        size = os.fstat(handle.fileno()).st_size
+        if size > MAX_TENSOR_FILE_BYTES:
+            raise ArtifactError(
+                "the file is too large for a prompt",
+                where=str(path),
+                got=f"{size} bytes",
+                wanted=f"at most {MAX_TENSOR_FILE_BYTES}",
+            )
+        _check_names(precheck.check_tensors(handle, str(path), MAX_TENSORS), found, str(path))
+        raw = handle.read()
+    import safetensors.torch
+
+    tensors: dict[str, torch.Tensor] = safetensors.torch.load(raw)
+    named = {name: _HEAD.fullmatch(name) for name in tensors if found.has_head}
+    head = {match[1]: tensors.pop(name) for name, match in named.items() if match}
+    check_finite(tensors | head, str(path))
+    return tensors, head
+
+
+def _check_names(names: Sequence[str], found: Format, where: str) -> None:
+    """Refuse a file by what its header names."""
+    wanted = (TABLE, *found.extra)
+    heads = {name: match[1] for name in names if found.has_head and (match := _HEAD.fullmatch(name))}
+    own = set(names).difference(heads)
+    # Under several names; which of them peft would take depends on their order.
+    twice = [name for name, part in heads.items() if list(heads.values()).count(part) > 1]
+    problems = [Problem(f"{name!r:.80}", "stands more than once") for name in sorted(twice)]
+    problems += [Problem(f"{name!r:.80}", "is no part of a prompt") for name in sorted(own.difference(wanted))]
+    problems += [Problem(name, "is missing") for name in wanted if name not in own]
+    if problems:
+        raise ArtifactError(
+            "the file does not hold the tensors of a prompt",
+            where=where,
+            wanted=", ".join(wanted),
+            fix="an adapter with a head or embeddings of its own is more than a prompt: use it with peft",
+            problems=problems,
+        )
+
+
+def _contradictions(config: AdapterConfig, found: Format, tensors: "dict[str, torch.Tensor]") -> Iterator[Problem]:
+    """Where config and tensors tell different things; what the config leaves open is not asked."""
+    wrong = [Problem(n, f"shape {list(t.shape)}") for n, t in tensors.items() if t.dim() != (2 if n == TABLE else 3)]
+    if wrong:
+        yield from wrong
+        return
+    table = tensors[TABLE]
+    is_seq2seq = found.kinds == ("encoder-decoder",)
+    copies = (config.num_transformer_submodules or 1 + is_seq2seq) if not found.is_memory else 1
+    if config.num_transformer_submodules == 2 and not is_seq2seq:
+        yield Problem("num_transformer_submodules", "is 2, as for encoder-decoders alone")
+    if table.shape[0] % copies or config.num_virtual_tokens not in (None, table.shape[0] // copies):
+        times = f"{copies} * " if copies > 1 else ""
+        yield Problem(TABLE, f"{table.shape[0]} rows, num_virtual_tokens is {times}{config.num_virtual_tokens}")
+    if config.token_dim is not None:
+        layers = 2 * (config.num_layers or 0) if found.is_memory else 1
+        # A prefix without num_layers is split by the model's; its width is checked there.
+        if layers and table.shape[1] != layers * config.token_dim:
+            yield Problem(TABLE, f"{table.shape[1]} columns, the config tells {layers} * {config.token_dim}")
+    if found.extra:
+        cols, rows = (tensors[name] for name in found.extra)
+        wanted = ([rows.shape[0], table.shape[0], rows.shape[1]], [cols.shape[0], cols.shape[2], table.shape[1]])
+        for name, shape in zip(found.extra, wanted, strict=True):
+            if list(tensors[name].shape) != shape:
+                yield Problem(name, f"shape {list(tensors[name].shape)}, wanted {shape}")
+
+
+# -- fitting to a model
+
+
+def fitted_tensors(adapter: Adapter, model: ModelShape) -> "dict[str, torch.Tensor]":
+    """An adapter's prompt as the tensors of our artifact: vectors, or keys and values.
+
+    Raises:
+        ArtifactError: the adapter was made for a model of another shape; both are named.
+    """
+    if model.kind not in adapter.format.kinds:
+        raise ArtifactError(
+            "the adapter is for another kind of model",
+            where=adapter.where,
+            got=f"{model.id}, {model.kind}",
+            wanted=" or ".join(adapter.format.kinds) + f", as task_type {adapter.config.task_type} says",
+            fix="name the adapter's own model with --backbone",
+        )
+    problems = list(adapter.format.misfits(adapter, model))
+    if adapter.length >= model.max_length:
+        problems.append(Problem("length", f"{adapter.length} positions, {model.id} has {model.max_length}"))
+    if problems:
+        raise ArtifactError(
+            "the adapter was made for another model",
+            where=adapter.where,
+            got=f"{model.id} ({model.num_layers} layers of width {model.hidden_size}, "
+            f"{model.num_kv_heads} key/value heads of width {model.head_dim})",
+            wanted=f"the adapter's {adapter.config.base_model_name_or_path or 'model, which it does not name'}",
+            fix="name the adapter's own model with --backbone",
+            problems=problems,
+        )
+    return adapter.format.tensors(adapter, model)
+
+
+# -- writing
+
+
+def adapter_files(manifest: "Manifest", tensors: "dict[str, torch.Tensor]") -> dict[str, bytes]:
+    """The files of an adapter that peft 0.21 loads, by name.
+
+    A prompt goes out as peft's own type of its method, which peft runs as what is kept here: all types are saved
+    without what they trained through. Where peft has none, or needs what is not kept (the examples of `cpt`), what
+    the method has made goes out as prompt tuning or prefix tuning. Of multitask prompts the task's factors are ones,
+    as they are folded into the vectors; on encoder-decoders, where peft takes no decoder_input_ids with them, they
+    are prompt tuning.
+
+    Args:
+        manifest: what the tensors are.
+        tensors: a prompt's values.
+
+    Raises:
+        ArtifactError: peft has no form for this prompt; the message tells why, and what to use instead.
+    """
+    kind = kind_of(manifest)
+    prompt = {name: tensor for name, tensor in tensors.items() if name not in _HEAD_TENSORS}
+    head = _written_head(manifest, kind, {name: tensors[name] for name in tensors.keys() - prompt.keys()})
+    task_type = "SEQ_CLS" if head else "SEQ_2_SEQ_LM" if kind == "encoder-decoder" else "CAUSAL_LM"
+    shape, table = _written(manifest, prompt, kind)
+    own = _own_type(manifest, FORMATS[task_type], "keys" in prompt) or _plain_type(shape, "keys" in prompt)
+    found = FORMATS[task_type][own["peft_type"]]
+    config = {
+        "auto_mapping": None,
+        "base_model_name_or_path": manifest.backbone.id,
+        "inference_mode": True,
+        "modules_to_save": list(HEAD) if head else None,
+        "num_layers": manifest.backbone.num_layers,
+        "num_transformer_submodules": 1,
+        "num_virtual_tokens": int(table.shape[0]),
+        "peft_version": PEFT_VERSION,
+        "revision": manifest.backbone.revision,
+        "task_type": task_type,
+        **shape,
+        **own,
+    }
+    return {
+        CONFIG_FILE: (json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode(),
+        TENSORS_FILE: tensor_bytes({TABLE: table, **_ones(found, table), **head}, TENSORS_FILE),
+        "README.md": _readme(manifest, bool(found.extra)).encode(),
+    }
+
+
+def kind_of(manifest: "Manifest") -> Kind:
+    """The kind of model that a prompt is for."""
+    from overture.engine.families import FAMILIES
+
+    family = FAMILIES.get(manifest.backbone.model_type)
+    return family.kind if family else "decoder"
+
+
+_HEAD_TENSORS = ("labels", "label_bias", "head_weight", "head_bias")
+
+
+def _written_head(manifest: "Manifest", kind: Kind, head: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
+    """A classifier as peft names its tensors; none for a prompt that answers with words."""
+    if kind == "decoder" and set(head) == {"labels"}:
+        return {"base_model.score.weight": head["labels"]}
+    if kind == "encoder" and set(head) == set(_HEAD_TENSORS):
+        rows = {"weight": head["labels"], "bias": head["label_bias"]}
+        if manifest.backbone.model_type == "bert":
+            # What stands before it is the pooler, which is the model's own.
+            return {f"base_model.classifier.{name}": tensor for name, tensor in rows.items()}
+        dense = {"dense.weight": head["head_weight"], "dense.bias": head["head_bias"]}
+        rows = {f"out_proj.{name}": tensor for name, tensor in rows.items()}
+        return {f"base_model.classifier.{name}": tensor for name, tensor in (dense | rows).items()}
+    if kind == "encoder" or head:
+        raise ArtifactError(
+            "peft has no form for how this prompt's labels are read",
+            where=manifest.name,
+            got=f"{', '.join(sorted(head)) or 'label words at a mask'}, {kind} ({manifest.backbone.model_type})",
+            wanted="label vectors of a decoder, a classifier from peft, or label words of a model that writes",
+            fix="--to npy or --to json",
+        )
+    return {}
+
+
+def _written(
+    manifest: "Manifest", tensors: "dict[str, torch.Tensor]", kind: Kind
+) -> "tuple[dict[str, Any], torch.Tensor]":
+    """The part of the config that depends on where the prompt stands, and the table."""
+    names = set() if manifest.layer else set(tensors)
+    if manifest.place == "before" and names == {"vectors"} and tensors["vectors"].dim() == 2:
+        _check_width(manifest)
+        table = tensors["vectors"]
+        # Heads are left out: the manifest does not know them, and peft takes them from its model.
+        return {"token_dim": int(table.shape[1]), "num_attention_heads": None}, table
+    of_prefix = "after" if kind == "encoder-decoder" else "memory"
+    if manifest.place == of_prefix and names == {"keys", "values"} and _is_memory(**tensors):
+        return _written_columns(tensors, kind)
+    late = f", from layer {manifest.layer} up" if manifest.layer else ""
+    raise ArtifactError(
+        "peft has no form for this prompt",
+        where=manifest.name,
+        got=f"{', '.join(sorted(tensors))} at {manifest.place}{late}",
+        wanted=f"vectors at before, or keys and values at {of_prefix}: peft puts prompts in front of the text only",
+        fix="export with --to npy or --to json, or tune with --method vectors --place before, "
+        f"or --method prefix --place {of_prefix}",
+    )
+
+
+def _check_width(manifest: "Manifest") -> None:
+    """Refuse vectors that cannot stand among a model's token vectors."""
+    ref = manifest.backbone
+    if ref.embedding_size is None:
+        return
+    raise ArtifactError(
+        "peft cannot put this prompt's vectors in front of the model's token vectors",
+        where=manifest.name,
+        got=f"vectors of width {ref.hidden_size}; {ref.id} maps token vectors to it",
+        wanted=f"vectors of width {ref.embedding_size}, which stand before that map",
+        fix="--to npy or --to json, or tune with --method prefix --place memory",
+    )
+
+
+def _is_memory(keys: "torch.Tensor", values: "torch.Tensor") -> bool:
+    return keys.dim() == 4 and keys.shape == values.shape and keys.dtype == values.dtype
+
+
+def _written_columns(tensors: "dict[str, torch.Tensor]", kind: Kind) -> "tuple[dict[str, Any], torch.Tensor]":
+    import torch
+
+    layers, heads, length, width = tensors["keys"].shape
+    # [2, N, H, P, K] to [P, N, 2, H, K]: the inverse of `_as_columns`.
+    both = torch.stack([tensors["keys"], tensors["values"]]).permute(3, 1, 0, 2, 4)
+    more: dict[str, Any] = {}
+    if kind == "encoder-decoder":
+        # Layer i reads what stands for layer 2 i of twice as many; what stands between is read by nobody.
+        both = both.repeat_interleave(2, dim=1)
+        layers *= 2
+        more = {"num_layers": layers, "num_transformer_submodules": 2}
+    shape = {"num_attention_heads": heads, "token_dim": heads * width}
+    return shape | more, both.reshape(length, layers * 2 * heads * width)
+
+
+_TASK_HINT = """ It is a multitask prompt of one task, so
+every call needs the task's number: `model(..., task_ids=torch.tensor([0]))`, and `generate` likewise."""
+
+
+def _own_type(manifest: "Manifest", formats: Mapping[str, Format], is_memory: bool) -> dict[str, Any]:
+    """What the config has of the type that peft has for the prompt's method; nothing where the plain one must do."""
+    from overture.prompt.registry import METHODS
+
+    method = METHODS.get(manifest.method)
+    own = method.peft if method else None
+    found = formats.get(own.name) if own else None
+    if not method or not own or not found or not found.is_written or found.is_memory != is_memory:
+        return {}
+    options = validated(method.options, manifest.own_options, f"{manifest.name}: prompt.json")
+    return {"peft_type": own.name, **own.keys(options)}
+
+
+def _plain_type(shape: Mapping[str, Any], is_memory: bool) -> dict[str, Any]:
+    if is_memory:
+        own = {"prefix_projection": False, "init_weights": None, "encoder_hidden_size": shape["token_dim"]}
+        return {"peft_type": "PREFIX_TUNING", **own}
+    nothing = dict.fromkeys(("prompt_tuning_init_text", "tokenizer_kwargs", "tokenizer_name_or_path"))
+    return {"peft_type": "PROMPT_TUNING", "prompt_tuning_init": "RANDOM", **nothing}
+
+
+def _ones(found: Format, table: "torch.Tensor") -> "dict[str, torch.Tensor]":
+    """The factors of one task, for types that have them: each vector is taken as it is."""
+    if not found.extra:
+        return {}
+    cols, rows = found.extra
+    return {cols: table.new_ones(1, len(table), 1), rows: table.new_ones(1, 1, table.shape[1])}
+
+
+def _readme(manifest: "Manifest", has_tasks: bool) -> str:
+    """What peft's files cannot tell: how the text around the prompt must read."""
+    task = {name: manifest.task[name] for name in ("template", "labels", "answer_field") if manifest.task.get(name)}
+    name = json.dumps(manifest.backbone.id)
+    facts = {"backbone": manifest.backbone.model_dump(), "task": task, "metrics": manifest.metrics}
+    return f"""---
+base_model: {name}
+library_name: peft
+tags: [soft-prompt]
+---
+
+# A prompt from Overture
+
+Load it with peft 0.21 or later: `PeftModel.from_pretrained(model, FOLDER)`.{_TASK_HINT if has_tasks else ""}
+
+The template and the label words below do not travel in peft's files. Write the text as the template has it and do not
+pad it on the left: then peft gives the logits that Overture gives. The prompt stands at the first positions, the text
+follows. It fits only the model named below, with these weights.
+
+{code_block(json.dumps(facts, indent=1, ensure_ascii=False), "json")}
+"""

@@ -1,0 +1,312 @@
+"""How peft's types of adapters keep a prompt, for each kind of model, and what it is in our terms.
+
+The order of a prefix's numbers is that of peft's `get_prompt`. For encoder-decoders (`SEQ_2_SEQ_LM`) there are three
+surprises. Tables of vectors have twice the prompt's length, of which only the first half is read. That of multitask
+prompts is read whole where peft is given labels: half stands in the encoder, half in the decoder; where it generates,
+the first half alone. With `num_transformer_submodules` 1 all stands in the encoder, and only that can be read. And a
+prefix stands in the decoder, whose layer i reads what the table holds for layer 2 i, counted round: the table is
+doubled and cut by four, as if cross-attentions had a share of it, and that share is thrown away. Adapters for
+classification (`SEQ_CLS`) bring the classifier; its rows are our label vectors, and what it has before them is a
+`LabelHead`.
+
+Source: peft 0.21.2: `peft_model.py` (`get_prompt`, and the `forward` of each kind) and, under `tuners/`,
+`multitask_prompt_tuning/model.py` (a task's prompt), `cpt/model.py` and `cartridge/model.py` (both are saved as what
+the model reads: the projected delta is added, the frozen first tokens stand in front).
+Shape letters as in `core.injection`; T tasks, R ranks.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from overture.core.errors import ArtifactError, ConfigError, Problem
+from overture.core.injection import Kind
+
+if TYPE_CHECKING:
+    import torch
+
+TABLE = "prompt_embeddings"
+HEAD = ("classifier", "score")
+"""What peft calls the classifiers that it trains beside a prompt."""
+
+Count = Annotated[int, Field(gt=0)]
+# No control characters: names are shown on terminals.
+Name = Annotated[str, StringConstraints(max_length=1000, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+Tensors = dict[str, "torch.Tensor"]
+
+
+class AdapterConfig(BaseModel):
+    """What of ``adapter_config.json`` decides how the tensors are read; how they were trained is not looked at."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    peft_type: Name = Field(description="the method")
+    task_type: Name = Field(description="the kind of model")
+    base_model_name_or_path: Name | None = Field(None, description="the model that the adapter was trained on")
+    revision: Name | None = Field(None, description="branch, tag or commit of that model")
+    peft_version: Name | None = Field(None, description="the peft that wrote the files")
+    num_virtual_tokens: Count | None = Field(None, description="prompt length, P")
+    token_dim: Count | None = Field(None, description="width of a vector, D; of a prefix H * K")
+    num_layers: Count | None = Field(None, description="layers of the model, N")
+    num_attention_heads: Count | None = Field(None, description="heads; of a prefix key/value heads, H")
+    num_transformer_submodules: Literal[1, 2] | None = Field(None, description="2 for encoder-decoders")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What of a model decides whether a prompt fits; of an encoder-decoder, the decoder's.
+
+    Args:
+        id: how the user named it.
+        hidden_size: width of a token vector, D.
+        num_layers: N.
+        num_kv_heads: H.
+        head_dim: K.
+        max_length: the context, in tokens.
+        kind: of the model.
+        num_labels: C of the task; 0 for free text.
+        pooler: weight [D, D] and bias [D] of what stands between a BERT and its classifier.
+    """
+
+    id: str
+    hidden_size: int
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    max_length: int
+    kind: Kind = "decoder"
+    num_labels: int = 0
+    pooler: "tuple[torch.Tensor, torch.Tensor] | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter as it was read: checked in itself, not yet against a model.
+
+    Args:
+        config: its facts.
+        format: how its type keeps a prompt.
+        table: one row for each virtual token, [P, D] or [P, N * 2 * H * K].
+        where: its folder.
+        head: the classifier's tensors, by their names in its module.
+    """
+
+    config: AdapterConfig
+    format: "Format"
+    table: "torch.Tensor"
+    where: str
+    head: Tensors = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """Prompt length, P."""
+        return int(self.table.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How a type of adapter keeps a prompt.
+
+    Args:
+        method: our method of the same form.
+        place: where the prompt enters.
+        table: from the file's tensors, its config, the task's number and a name for errors: one row for each virtual
+            token.
+        misfits: what of an adapter does not fit a model.
+        tensors: from an adapter that fits: the tensors of our artifact.
+        kinds: of models that it is for.
+        extra: tensors beside the table.
+        is_memory: the table holds keys and values.
+        has_head: a classifier comes along.
+        is_written: prompts go out in this form, too; else in the plain one of their place.
+    """
+
+    method: str
+    place: str
+    table: Callable[[Tensors, AdapterConfig, int, str], "torch.Tensor"]
+    misfits: Callable[[Adapter, ModelShape], Iterator[Problem]]
+    tensors: Callable[[Adapter, ModelShape], Tensors]
+    kinds: tuple[Kind, ...] = ("decoder",)
+    extra: tuple[str, ...] = ()
+    is_memory: bool = False
+    has_head: bool = False
+    is_written: bool = True
+
+
+# -- vectors
+
+
+def _only_table(tensors: Tensors, config: AdapterConfig, task_id: int, where: str) -> "torch.Tensor":
+    del config, task_id, where
+    return tensors[TABLE]
+
+
+def _first_half(tensors: Tensors, config: AdapterConfig, task_id: int, where: str) -> "torch.Tensor":
+    """The encoder's vectors, which are all that peft reads of an encoder-decoder's."""
+    del task_id, where
+    table = tensors[TABLE]
+    return table[: len(table) // (config.num_transformer_submodules or 2)]
+
+
+def _table_of_task(tensors: Tensors, config: AdapterConfig, task_id: int, where: str) -> "torch.Tensor":
+    """A task's prompt: the shared vectors times the task's matrix of low rank, P * (cols @ rows)."""
+    del config
+    # peft computes in float32, whatever was saved.
+    shared, cols, rows = (tensors[name].float() for name in (TABLE, *_TASK_TENSORS))
+    if not 0 <= task_id < cols.shape[0]:
+        raise ConfigError(
+            "the adapter has no such task", where=where, got=str(task_id), wanted=f"0 to {cols.shape[0] - 1}"
+        )
+    return shared * (cols[task_id] @ rows[task_id])
+
+
+def _table_of_task_in_encoder(tensors: Tensors, config: AdapterConfig, task_id: int, where: str) -> "torch.Tensor":
+    if config.num_transformer_submodules != 1:
+        raise ArtifactError(
+            "the adapter's vectors stand in the encoder and in the decoder; a prompt of Overture stands in one of them",
+            where=where,
+            got=f"num_transformer_submodules {config.num_transformer_submodules}, peft_type {config.peft_type}",
+            wanted="1: then they stand in the encoder alone; peft's own generate() leaves the decoder's out, too",
+            fix="train with MultitaskPromptTuningConfig(num_transformer_submodules=1), or with prompt tuning",
+        )
+    return _table_of_task(tensors, config, task_id, where)
+
+
+def _vector_misfits(adapter: Adapter, model: ModelShape) -> Iterator[Problem]:
+    width = adapter.table.shape[1]
+    if model.kind != "encoder-decoder" and adapter.config.num_layers not in (None, model.num_layers):
+        yield Problem("layers", f"{adapter.config.num_layers}, {model.id} has {model.num_layers}")
+    if width != model.hidden_size:
+        yield Problem("hidden size", f"{width}, {model.id} has {model.hidden_size}")
+
+
+def _as_vectors(adapter: Adapter, model: ModelShape) -> Tensors:
+    del model
+    return {"vectors": adapter.table}
+
+
+# -- keys and values
+
+
+def _column_misfits(adapter: Adapter, model: ModelShape) -> Iterator[Problem]:
+    heads, both = adapter.config.num_attention_heads, adapter.config.token_dim
+    if adapter.config.num_layers is not None and not _are_enough(adapter.config.num_layers, model):
+        yield Problem("layers", f"{adapter.config.num_layers}, {model.id} has {model.num_layers}")
+    if heads not in (None, model.num_kv_heads):
+        yield Problem("key/value heads", f"{heads}, {model.id} has {model.num_kv_heads}")
+    wanted = model.num_kv_heads * model.head_dim
+    if both not in (None, wanted):
+        yield Problem("width of a layer's keys", f"{both}, {model.id} has {wanted}")
+    layers, rest = divmod(adapter.table.shape[1], 2 * wanted)
+    if rest or not _are_enough(layers, model):
+        needed = f"{model.num_layers * 2 * wanted}"
+        yield Problem("numbers of a token", f"{adapter.table.shape[1]}, {model.id} needs {needed}")
+
+
+def _are_enough(layers: int, model: ModelShape) -> bool:
+    """An encoder-decoder's table is counted round, and may hold more than the decoder reads."""
+    return layers >= model.num_layers if model.kind == "encoder-decoder" else layers == model.num_layers
+
+
+def _as_columns(adapter: Adapter, model: ModelShape) -> Tensors:
+    """[P, N * 2 * H * K] to keys and values [N, H, P, K]: a token's numbers run over layers, key and value, heads."""
+    table, (heads, width) = adapter.table, (model.num_kv_heads, model.head_dim)
+    both = table.reshape(table.shape[0], -1, 2, heads, width).permute(2, 1, 3, 0, 4)
+    if model.kind == "encoder-decoder":
+        both = both[:, [2 * layer % both.shape[1] for layer in range(model.num_layers)]]
+    return {"keys": both[0].contiguous(), "values": both[1].contiguous()}
+
+
+# -- classifiers
+
+
+def _with_head(inner: Format) -> Format:
+    def misfits(adapter: Adapter, model: ModelShape) -> Iterator[Problem]:
+        yield from inner.misfits(adapter, model)
+        yield from _head_misfits(adapter.head, model)
+
+    def tensors(adapter: Adapter, model: ModelShape) -> Tensors:
+        return inner.tensors(adapter, model) | _as_head(adapter.head, model)
+
+    own = replace(inner, misfits=misfits, tensors=tensors, kinds=("decoder", "encoder"), has_head=True)
+    return own if inner.is_memory else replace(own, method="warp")
+
+
+def _head_misfits(head: Tensors, model: ModelShape) -> Iterator[Problem]:
+    known = _known_head(head)
+    if known is None or (model.kind == "encoder") != (known != "score"):
+        yield Problem("classifier", f"{', '.join(sorted(head)) or 'none'}: no {model.kind}'s that is known")
+        return
+    if known == "classifier" and model.pooler is None:
+        yield Problem("pooler", f"{model.id} was loaded without one: name the folder of the classification model")
+    rows = head[_ROWS[known]]
+    if rows.shape[0] != model.num_labels:
+        yield Problem("labels", f"{rows.shape[0]} in the classifier, {model.num_labels} in the task file")
+    for name, tensor in head.items():
+        if tensor.shape[-1] != (rows.shape[0] if name == _BIAS.get(known) else model.hidden_size):
+            yield Problem(name, f"shape {list(tensor.shape)}, {model.id} has width {model.hidden_size}")
+
+
+def _known_head(head: Tensors) -> str | None:
+    return next((kind for kind, names in _HEADS.items() if set(head) == set(names)), None)
+
+
+def _as_head(head: Tensors, model: ModelShape) -> Tensors:
+    kind = _known_head(head)
+    assert kind is not None
+    found = {"labels": head[_ROWS[kind]]}
+    if kind == "score":
+        return found
+    found["label_bias"] = head[_BIAS[kind]]
+    dense = (head["dense.weight"], head["dense.bias"]) if kind == "dense" else model.pooler
+    assert dense is not None
+    weight, bias = dense
+    return found | {"head_weight": weight, "head_bias": bias}
+
+
+_HEADS = {
+    "score": ("weight",),
+    "classifier": ("weight", "bias"),
+    "dense": ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias"),
+}
+"""Classifiers: of decoders, of BERT behind its pooler, of RoBERTa."""
+_ROWS = {"score": "weight", "classifier": "weight", "dense": "out_proj.weight"}
+_BIAS = {"classifier": "bias", "dense": "out_proj.bias"}
+
+_TASK_TENSORS = ("prefix_task_cols", "prefix_task_rows")
+_VECTORS = Format("vectors", "before", _only_table, _vector_misfits, _as_vectors)
+_OF_TASKS = replace(_VECTORS, table=_table_of_task, extra=_TASK_TENSORS)
+_COLUMNS = Format("prefix", "memory", _only_table, _column_misfits, _as_columns, is_memory=True)
+_IN_ENCODER = replace(_VECTORS, table=_first_half, kinds=("encoder-decoder",))
+# Of these peft takes no decoder_input_ids, only labels: plain vectors can be used in more of its calls.
+_OF_TASKS_IN_ENCODER = replace(_OF_TASKS, table=_table_of_task_in_encoder, kinds=("encoder-decoder",), is_written=False)
+_IN_DECODER = replace(_COLUMNS, place="after", kinds=("encoder-decoder",))
+
+FORMATS: dict[str, dict[str, Format]] = {
+    "CAUSAL_LM": {
+        "PROMPT_TUNING": _VECTORS,
+        "P_TUNING": _VECTORS,
+        "CPT": _VECTORS,
+        "MULTITASK_PROMPT_TUNING": _OF_TASKS,
+        "PREFIX_TUNING": _COLUMNS,
+        "CARTRIDGE": _COLUMNS,
+    },
+    "SEQ_2_SEQ_LM": {
+        "PROMPT_TUNING": _IN_ENCODER,
+        "P_TUNING": _IN_ENCODER,
+        "MULTITASK_PROMPT_TUNING": _OF_TASKS_IN_ENCODER,
+        "PREFIX_TUNING": _IN_DECODER,
+        "CARTRIDGE": _IN_DECODER,
+    },
+    "SEQ_CLS": {
+        "PROMPT_TUNING": _with_head(_VECTORS),
+        "P_TUNING": _with_head(_VECTORS),
+        "MULTITASK_PROMPT_TUNING": _with_head(_OF_TASKS),
+        "PREFIX_TUNING": _with_head(_COLUMNS),
+        "CARTRIDGE": _with_head(_COLUMNS),
+    },
+}
+"""Adapters that can be read, by task type and type. What P-tuning and prefixes trained through is folded away in the
+files."""

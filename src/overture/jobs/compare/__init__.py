@@ -1,0 +1,1 @@
+"""Ways to adapt a model side by side: plan, cells, costs."""

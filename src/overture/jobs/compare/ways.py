@@ -1,0 +1,331 @@
+"""Ways to adapt a model, by name: what `overture compare` trains and scores side by side.
+
+A way says how it is made for the rows of one cell; the loop, the rows, the measuring and the report know nothing of it.
+``METHOD-PLACE`` is a prompt of the registry, such as ``prefix-after``; all others are baselines.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from torch import no_grad
+
+from overture.baseline.base import LazyRows, Request
+from overture.baseline.registry import baseline_of, build_baseline
+from overture.core.config import overridden, validated
+from overture.core.contracts import PromptMethod, RowMethod, Scorer, Trainee
+from overture.core.errors import ConfigError
+from overture.core.injection import Injection
+from overture.core.rows import Encoded
+from overture.data.encode import Encoder
+from overture.data.rows import Row
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.prompted import PromptedModel
+from overture.evaluate.source import prompt_source
+from overture.jobs.run.request import TuneConfig, pinned, with_slots
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
+from overture.prompt.pack import prompt_tensors
+from overture.prompt.registry import METHODS, check_effect, method_of, own_rate
+from overture.store.artifact import tensor_bytes
+from overture.store.store import Store
+from overture.train.fit import TrainConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all ways work with.
+
+    Args:
+        backbone: the frozen model.
+        store: where prompts are kept, for starts from a stored one.
+        cache_bytes: memory for kept inputs.
+        notify: told what the user should know.
+    """
+
+    backbone: Backbone
+    store: Store
+    cache_bytes: int | None = None
+    notify: Callable[[str], None] = lambda text: None
+
+
+Rows = Mapping[str, Sequence[Row]]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One way, made for one cell.
+
+    Args:
+        backbone: the model that computes; a copy where a way changes weights.
+        model: answers as the way stands now.
+        rows: those it scores, by split; ways may encode them each in its own way.
+        served: the model as it would be served, once training is over.
+        stored_bytes: what must be kept beside the frozen model, once training is over.
+        num_trainable: trained values.
+        trainee: what the loop trains; None where it has nothing to train.
+        warm: runs what may be kept of rows once.
+        facts: what else its cell should record.
+        notices: what is odd about the rows as they were encoded; grows as more are.
+    """
+
+    backbone: Backbone
+    model: Scorer
+    rows: Mapping[str, Sequence[Encoded]]
+    served: Callable[[], Scorer]
+    stored_bytes: Callable[[], int] = lambda: 0
+    num_trainable: int = 0
+    trainee: Trainee | None = None
+    warm: Callable[[Sequence[Encoded]], None] = lambda rows: None
+    facts: dict[str, Any] = field(default_factory=dict)
+    notices: Sequence[str] = ()
+
+
+class Way(Protocol):
+    """One way to adapt a model."""
+
+    @property
+    def name(self) -> str:
+        """As users type it."""
+        ...
+
+    @property
+    def config(self) -> TuneConfig:
+        """The request with what is this way's own."""
+        ...
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Learning rates worth trying, the default first; none where nothing is trained."""
+        ...
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether it depends on training rows and seed at all."""
+        ...
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options that decide its numbers, as its cells record them."""
+        ...
+
+    def make(self, bench: Bench, rows: Rows, seed: int) -> Made:
+        """Make it for one cell's rows: `train` and `validation` to learn and choose by, `test` to be scored."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A baseline of the registry, with options of its own."""
+
+    name: str
+    config: TuneConfig
+    baseline: str
+    options: dict[str, Any]
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Those of the baseline, its default first; one alone where the user set it."""
+        found = baseline_of(self.baseline)
+        if found.learning_rate is None:
+            return ()
+        if self.config.train.lr:
+            return (self.config.train.lr,)
+        return (found.learning_rate, *(rate for rate in found.rates if rate != found.learning_rate))
+
+    @property
+    def needs_rows(self) -> bool:
+        """All but the template alone, or with a text."""
+        return self.baseline not in ("none", "text")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The baseline's options."""
+        return {"baseline": self.baseline, **self.options}
+
+    def make(self, bench: Bench, rows: Rows, seed: int) -> Made:
+        """The baseline, ready to train or to score."""
+        encoder = Encoder(self.config.task, bench.backbone.tokenizer)
+        encoded = LazyRows(encoder.encode_split, rows)
+        request = Request({}, bench.backbone, encoder, rows, encoded, seed)
+        built = build_baseline(self.baseline, self.options, request)
+        model = built.model
+        backbone = model.backbone if isinstance(model, PromptedModel) else bench.backbone
+
+        def served() -> Scorer:
+            if not isinstance(model, PromptedModel) or built.trainee is None:
+                return model
+            backbone.freeze()
+            prompt = model.prompt
+            own = _constant(prompt, backbone) if isinstance(prompt, PromptMethod | RowMethod) else prompt
+            return PromptedModel(backbone, own)
+
+        return Made(
+            backbone,
+            model,
+            built.rows,
+            served,
+            lambda: built.stored_bytes,
+            built.num_trainable,
+            built.trainee,
+            facts=built.facts,
+            notices=built.notices or encoder.notices,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt of the registry; the learning rates worth trying lie a factor of three around its own."""
+
+    name: str
+    config: TuneConfig
+    needs_rows: bool = True
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The method's own, a third and three times of it; one alone where the user set it."""
+        if self.config.train.lr:
+            return (self.config.train.lr,)
+        own = own_rate(self.config.prompt)
+        return (own, *(float(f"{own * factor:.1g}") for factor in (1 / 3, 3)))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The prompt's options."""
+        return self.config.prompt.model_dump(mode="json")
+
+    def make(self, bench: Bench, rows: Rows, seed: int) -> Made:
+        """A fresh prompt with a cache of its own, so that a cell's costs do not depend on the cells before it."""
+        backbone = bench.backbone
+        encoder = Encoder(self.config.task, backbone.tokenizer, reserve=self.config.prompt.length)
+        encoded = LazyRows(encoder.encode_split, rows)
+        source = prompt_source(backbone, encoder, encoded["train"], bench.store)
+        prompt = build_prompt(self.config.prompt, source, seed)
+        model = PromptedModel(backbone, prompt, InputCache(bench.cache_bytes, notify=bench.notify))
+        model.check(encoded["train"][:1])
+        return Made(
+            backbone,
+            model,
+            encoded,
+            lambda: PromptedModel(backbone, _constant(prompt, backbone)),
+            lambda: len(tensor_bytes(prompt_tensors(prompt), self.name)),
+            num_trainable=sum(value.numel() for value in model.trainable().values()),
+            trainee=model,
+            warm=model.warm,
+            notices=encoder.notices,
+        )
+
+
+def _constant(prompt: PromptMethod | RowMethod, backbone: Backbone) -> RowMethod | Injection:
+    """A prompt as it is served: computed once, and as memory where that is the same."""
+    if isinstance(prompt, RowMethod):
+        return prompt
+    with no_grad():
+        return backbone.compile(prompt.injection())
+
+
+Build = Callable[[str, TuneConfig], Way]
+
+
+def _prompt_way(method: str, place: str) -> Build:
+    def build(name: str, config: TuneConfig) -> Way:
+        asked = config.prompt
+        own = {"method": method, "place": place, "options": asked.options if asked.method == method else {}}
+        changed = config.model_copy(update={"prompt": asked.model_copy(update=own)})
+        return Prompt(name, changed)
+
+    return build
+
+
+def _baseline_way(baseline: str, **options: Any) -> Build:
+    def build(name: str, config: TuneConfig) -> Way:
+        shots = {"shots": max(1, config.shots)} if baseline == "in_context" else {}
+        return Compared(name, config, baseline, {**shots, **options})
+
+    return build
+
+
+WAYS: dict[str, Build] = {
+    "none": _baseline_way("none"),
+    "text": _baseline_way("text"),
+    "in-context": _baseline_way("in_context"),
+    "in-context:random": _baseline_way("in_context", choice="random"),
+    "in-context:nearest": _baseline_way("in_context", choice="nearest"),
+    "in-context:orders": _baseline_way("in_context", orders=8),
+    "in-context:calibrated": _baseline_way("in_context", calibrated=True),
+    "linear": _baseline_way("linear"),
+    "head": _baseline_way("head"),
+    "bitfit": _baseline_way("bitfit"),
+    "bitfit:norms": _baseline_way("bitfit", values="norms"),
+    "lora": _baseline_way("lora"),
+    "full": _baseline_way("full"),
+    **{f"{method}-{place}": _prompt_way(method, place) for method, found in METHODS.items() for place in found.places},
+}
+"""Ways by name: each makes itself from its name and the request. A variant of a baseline is one line here."""
+
+
+def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) -> Way:
+    """A way with its own settings.
+
+    Args:
+        name: a key of `WAYS`.
+        config: the request; a learning rate in it is not used, each way has its own.
+        assignments: ``train.lr=0.01``, ``prompt.length=20`` of a prompt, ``options.rank=4`` of a baseline, for this way
+            alone.
+
+    Raises:
+        ConfigError: there is no such way, or its settings do not fit.
+    """
+    if name not in WAYS:
+        near = difflib.get_close_matches(name, WAYS, 1)
+        fix = f"did you mean {near[0]!r}?" if near else ""
+        raise ConfigError("no such way", where="--way", got=f"{name!r:.80}", wanted=", ".join(WAYS), fix=fix)
+    plain = config.model_copy(update={"train": config.train.model_copy(update={"lr": None})})
+    way = WAYS[name](name, plain)
+    if not assignments:
+        return _checked(way)
+    # What is set for one way wins over what the way itself implies, such as options of its method.
+    sections: dict[str, Any] = {"train": way.config.train.model_dump()}
+    sections |= (
+        {"options": way.options}
+        if isinstance(way, Compared)
+        else {"prompt": way.config.prompt.model_dump(exclude_unset=True)}
+    )
+    values = overridden(sections, list(assignments))
+    where = f"--set-way {name}"
+    unknown = [key for key in values if key not in sections]
+    if unknown:
+        raise ConfigError("a way has no such setting", where=where, got=unknown[0], wanted=" or ".join(sections))
+    own = plain.model_copy(update={"train": validated(TrainConfig, values["train"], where)})
+    if isinstance(way, Compared):
+        return _checked(replace(way, config=own, options=values["options"]))
+    prompt = validated(PromptConfig, values["prompt"], where)
+    if (prompt.method, prompt.place) != (way.config.prompt.method, way.config.prompt.place):
+        raise ConfigError("a way's method and place are its name", where=where, fix="name another way with --way")
+    check_effect(prompt)
+    return _checked(_with(way, own.model_copy(update={"prompt": prompt})))
+
+
+def with_versions(way: Way, store: Store) -> Way:
+    """A way with the version of every stored prompt that it names: its cells say what they began with.
+
+    Raises:
+        StoreError: there is no such prompt.
+    """
+    return _with(way, pinned(way.config, store)) if isinstance(way, Prompt) else way
+
+
+def _with(way: Way, config: TuneConfig) -> Way:
+    return replace(way, config=config)  # type: ignore[type-var]
+
+
+def _checked(way: Way) -> Way:
+    if isinstance(way, Prompt):
+        method = method_of(way.config.prompt)
+        validated(method.options, way.config.prompt.options, f"--way {way.name}: prompt.options")
+        return _with(way, with_slots(way.config))
+    if isinstance(way, Compared):
+        validated(baseline_of(way.baseline).options, way.options, f"--way {way.name}: options")
+    return way

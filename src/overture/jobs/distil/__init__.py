@@ -1,0 +1,1 @@
+"""Shorter forms of what is known: a long text as a memory, a prompt with fewer values."""

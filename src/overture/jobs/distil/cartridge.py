@@ -1,0 +1,527 @@
+"""Distil a long text into a short memory by self-study: the model talks to itself about the text, then learns to say
+the same without it.
+
+    1. c: a piece of the text;  q: what the model asks when it is shown c and a seed instruction;  a: its answer, with c
+    2. min over Z of  sum over (q, a)  sum over tokens i  KL(p(. | c, x_<i) || p(. | Z, x_<i)),   x = q a
+
+Z is a memory (method `cartridge`) that begins at the keys and values of the text's first P tokens. The divergence is
+over the whole vocabulary: the teacher's last hidden states are kept, and the frozen head makes its logits again.
+
+Source: Eyuboglu et al. 2025, "Cartridges: Lightweight and general-purpose long context representations via self-study",
+sections 3 and 4. Deviations: questions and answers are greedy, and variety comes from random pieces; one of the kinds
+of conversation asks how a passage goes on and is answered by the text itself; the whole softmax, not the likeliest
+tokens alone; several conversations share a piece, so that it runs through the model once.
+
+Shape letters: P columns.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from overture.core.config import Config
+from overture.core.errors import ConfigError, DataError, Diverged
+from overture.core.injection import Injection, LayerMemory, Memory
+from overture.core.rows import Encoded
+from overture.core.seeds import named_random
+from overture.core.versions import versions
+from overture.data.batches import scoring_batches
+from overture.data.encode import Encoder
+from overture.data.rows import Row
+from overture.data.task import Task, portable
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.distil import Said, divergence
+from overture.engine.limits import check_text_in_memory
+from overture.engine.load import load_backbone
+from overture.engine.prompted import PromptedModel
+from overture.engine.tokenizer import Tokenizer
+from overture.evaluate.facts import backbone_ref
+from overture.evaluate.scoring import mean_loss
+from overture.evaluate.source import prompt_source
+from overture.prompt.cartridge import Cartridge, Options, build
+from overture.prompt.config import PromptConfig
+from overture.prompt.method import Request
+from overture.prompt.pack import prompt_tensors
+from overture.prompt.registry import METHODS
+from overture.store.manifest import Manifest
+from overture.store.names import checked_name, ref_of
+from overture.store.store import Store
+from overture.train.fit import Fit, FitResult, TrainConfig, Validation
+
+Listener = Callable[[dict[str, Any]], None]
+
+SEEDS = (
+    "Ask one short question about a fact in the text above. Write only the question.",
+    "Write one request for a short summary of a part of the text above. Name the part. Write only the request.",
+    "Write one request for a list of facts from the text above. Say what the list is of. Write only the request.",
+    "Think of somebody who needs the text above for their work. Write one question they would ask. Write only it.",
+)
+"""What the model is told when it writes the user's part."""
+
+CONTINUE = 'How does the text go on after "{}"?'
+_PER_PIECE = 5
+_LEAD_TOKENS = 16
+
+
+class CartridgeConfig(Config):
+    """How a text becomes a memory."""
+
+    length: int = Field(128, ge=2, le=20000, description="Columns of the memory, P: tokens that it takes the room of.")
+    frozen: int = Field(1, ge=0, description="First columns that are not trained.")
+    piece: int = Field(256, ge=32, description="Longest piece of the text that is talked about at a time, in tokens.")
+    conversations: int = Field(80, ge=2, description="Conversations that are trained on.")
+    held_out: int = Field(20, ge=1, description="Further conversations that choose the best epoch and are measured on.")
+    question_tokens: int = Field(32, ge=1, description="Upper limit on the tokens of a question.")
+    answer_tokens: int = Field(48, ge=1, description="Upper limit on the tokens of an answer.")
+    seed: int = Field(0, ge=0, description="Draws the pieces and orders the batches.")
+    train: TrainConfig = Field(
+        TrainConfig(epochs=6, batch_size=4, max_tokens=1024), description="How the memory is trained."
+    )
+
+    @model_validator(mode="after")
+    def _some_are_trained(self) -> Self:
+        if self.frozen >= self.length:
+            raise ValueError(f"no column is left to train: frozen must be less than the length, {self.length}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """How a conversation about a text is written: head, text, middle, question, tail, answer."""
+
+    head: str
+    middle: str
+    tail: str
+    space: str
+
+    @property
+    def template(self) -> str:
+        """A task's template for questions that follow the text, or the memory that stands for it."""
+        middle, tail = [part.replace("{", "{{").replace("}", "}}") for part in (self.middle, self.tail)]
+        return f"{middle}{{question}}{tail}"
+
+
+def frame_of(tokenizer: Tokenizer) -> Frame:
+    """The chat template with the text as its system message; plain questions and answers where there is none."""
+    text, question = "0TEXT0", "0QUESTION0"
+    messages = [{"role": "system", "content": text}, {"role": "user", "content": question}]
+    plain = Frame("", "\n\nQuestion: ", "\nAnswer:", " ")
+    try:
+        shown = tokenizer.chat(messages)
+    except DataError:
+        return plain
+    if shown.count(text) != 1 or shown.count(question) != 1 or shown.index(text) > shown.index(question):
+        return plain
+    head, rest = shown.split(text)
+    middle, tail = rest.split(question)
+    return Frame(head, middle, tail, "") if middle.strip() else plain
+
+
+def cartridge(
+    text: str,
+    store: Store,
+    name: str,
+    config: CartridgeConfig | None = None,
+    *,
+    backbone: Backbone | str = "smollm2",
+    task: Task | None = None,
+    origin: str = "text",
+    listener: Listener = lambda event: None,
+    is_stop_asked: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Make a memory that stands for a text, and keep it as a prompt.
+
+    Args:
+        text: the text.
+        store: where the prompt goes.
+        name: what it is called.
+        config: how it is made.
+        backbone: the model, or its name.
+        task: what the prompt will be used for; questions in the model's own chat format when None.
+        origin: what the text is called in the prompt's record.
+        listener: told of every event.
+        is_stop_asked: looked at while the model talks and after each step; the best epoch so far is kept.
+
+    Returns:
+        What ``overture cartridge --json`` prints: the prompt, and perplexity, divergence and bytes of each way to know
+        the text, on held-out conversations.
+
+    Raises:
+        DataError: the text is shorter than the memory.
+        ConfigError: the memory leaves no room in the model's context for a question and its answer.
+        BackboneError: the model cannot be loaded, or is no decoder.
+        Diverged: the loss became NaN or infinite in the first epoch.
+    """
+    checked_name(name)
+    store.check_writable()
+    config = config or CartridgeConfig()
+    if isinstance(backbone, str):
+        backbone = load_backbone(backbone, notify=lambda told: listener({"event": "notice", "text": told}))
+    check_text_in_memory(backbone)
+    study = _SelfStudy(text, backbone, name, config, listener, is_stop_asked)
+    with ExitStack() as held:
+        held.enter_context(backbone.checkpointing(config.train.gradient_checkpointing))
+        return study.result(store, task, origin)
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """A conversation about a piece of the text: as it is used, as it is trained on, and with the piece in front."""
+
+    used: Encoded
+    trained: Encoded
+    taught: Encoded
+
+
+class _SelfStudy:
+    """One text on its way to a memory.
+
+    Args:
+        text: the text.
+        backbone: the model.
+        name: of the prompt.
+        config: how it is made.
+        listener: told of every event.
+        is_stop_asked: whether to stop.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        backbone: Backbone,
+        name: str,
+        config: CartridgeConfig,
+        listener: Listener,
+        is_stop_asked: Callable[[], bool],
+    ) -> None:
+        self.backbone, self.config, self.listener, self.is_stop_asked = backbone, config, listener, is_stop_asked
+        self.frame, tokenizer = frame_of(backbone.tokenizer), backbone.tokenizer
+        self.task = Task(
+            name=name,
+            backbone=backbone.info.id,
+            data={"path": "questions.jsonl"},
+            template=self.frame.template,
+            answer_field="answer",
+            max_new_tokens=config.answer_tokens,
+        )
+        self.encoder = Encoder(self.task, tokenizer)
+        head = tuple(tokenizer.encode_template(self.frame.head)) if self.frame.head else ()
+        bos = tokenizer.bos_ids
+        self.head = head if head[: len(bos)] == bos else (*bos, *head)
+        self.ids = tuple(tokenizer.encode_plain(text))
+        if len(self.head) + len(self.ids) <= config.length:
+            raise DataError(
+                "the text is no longer than the memory that should stand for it",
+                where="text",
+                got=f"{len(self.ids)} tokens",
+                wanted=f"more than {config.length}",
+                fix="a smaller --length",
+            )
+        self._check_room(tokenizer)
+        self.notices: list[str] = []
+
+    def _check_room(self, tokenizer: Tokenizer) -> None:
+        """Whether the longest question and answer fit behind the memory.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        # The mark's own token is room for the one that ends the answer.
+        frame = self.encoder.encode([self._row("?")], with_answer=False)[0].num_tokens
+        question = max(self.config.question_tokens, len(tokenizer.encode_plain(CONTINUE)) + _LEAD_TOKENS)
+        talk, most = frame + question + self.config.answer_tokens, self.backbone.info.max_length
+        if self.config.length + talk > most:
+            shorter = most - talk > self.config.frozen
+            raise ConfigError(
+                "the memory, a question and its answer do not fit the model's context",
+                where="length",
+                got=f"{self.config.length} columns and {talk} tokens",
+                wanted=f"at most {most} together",
+                fix=f"--length {most - talk}" if shorter else "lower question_tokens and answer_tokens",
+            )
+
+    def result(self, store: Store, task: Task | None, origin: str) -> dict[str, Any]:
+        """Talk, teach, train, measure, keep."""
+        told: dict[str, Any] = {
+            "status": "interrupted",
+            "prompt": None,
+            "text_tokens": len(self.ids),
+            "length": self.config.length,
+        }
+        trained = self._talks("trained", self.config.conversations)
+        held_out: list[Talk] = []
+        if not self.is_stop_asked():
+            held_out = self._new(self._talks("held out", self.config.held_out), trained)
+        if self.is_stop_asked():
+            return {**told, "notices": self.notices}
+        start = self._start()
+        student = _Student(PromptedModel(self.backbone, start), self._taught(trained))
+        judge = _Student(PromptedModel(self.backbone, start), self._taught(held_out))
+        fitted = self._fitted(student, trained, judge, held_out)
+        if not fitted.best and fitted.status != "interrupted":
+            raise Diverged("the loss became NaN or infinite in the first epoch", fix="--set train.lr=0.001")
+        if not fitted.best:
+            return {**told, "notices": self.notices}
+        with torch.no_grad():
+            start.trainable()["values"].copy_(fitted.best["values"])
+        ways = self._measured(start.injection(), held_out, judge.taught)
+        manifest = self._manifest(task or self.task, origin, fitted, ways)
+        folder = store.add(manifest, {key: value.cpu().contiguous() for key, value in prompt_tensors(start).items()})
+        return {
+            **told,
+            "status": "interrupted" if fitted.status == "interrupted" else "finished",
+            "prompt": str(ref_of(folder)),
+            "folder": str(folder),
+            "trainable": manifest.trainable,
+            "conversations": {"trained": len(trained), "held_out": len(held_out)},
+            "ways": ways,
+            "history": fitted.progress.history,
+            "seconds": fitted.progress.seconds,
+            "notices": self.notices,
+        }
+
+    def _progress(self, what: str, done: int, total: int) -> None:
+        self.listener({"event": "progress", "what": what, "done": done, "total": total})
+
+    # -- the model talks to itself
+
+    def _talks(self, what: str, count: int) -> list[Talk]:
+        """Conversations about random pieces; fewer when a stop is asked for."""
+        random = named_random(self.config.seed, "talks", what)
+        found: list[Talk] = []
+        while len(found) < count and not self.is_stop_asked():
+            piece = self._piece(random)
+            found += self._about(piece, min(_PER_PIECE, count - len(found)), random)
+            self._progress(f"talking about the text ({what})", len(found), count)
+        return found
+
+    def _new(self, held_out: list[Talk], trained: Sequence[Talk]) -> list[Talk]:
+        """Those that are not trained on as well.
+
+        Raises:
+            DataError: all of them are.
+        """
+        known = {talk.trained.answer_ids for talk in trained}
+        found = [talk for talk in held_out if talk.trained.answer_ids not in known]
+        if not found:
+            raise DataError(
+                "no held-out conversation differs from those that are trained on",
+                where="text",
+                got=f"{len(self.ids)} tokens of text",
+                fix="a longer text, or a larger --held-out",
+            )
+        if len(found) < len(held_out):
+            self.notices.append(f"{len(held_out) - len(found)} held-out conversations were trained on: left out")
+        return found
+
+    def _piece(self, random: Random) -> tuple[int, ...]:
+        room = self.backbone.info.max_length - self.config.question_tokens - self.config.answer_tokens - 128
+        longest = max(min(self.config.piece, room, len(self.ids)), 1)
+        length = random.randint((longest + 1) // 2, longest)
+        first = random.randint(0, len(self.ids) - length)
+        return self.ids[first : first + length]
+
+    def _about(self, piece: tuple[int, ...], count: int, random: Random) -> list[Talk]:
+        """Conversations about one piece, which runs through the model once."""
+        model = PromptedModel(self.backbone, None, InputCache(1 << 30))
+        kinds = random.sample([*SEEDS, CONTINUE], min(count, len(SEEDS) + 1))
+        seeds = [kind for kind in kinds if kind != CONTINUE]
+        questions = self._said(model, piece, seeds, self.config.question_tokens)
+        answers = self._said(model, piece, questions, self.config.answer_tokens)
+        pairs = list(zip(questions, answers, strict=True))
+        if CONTINUE in kinds:
+            pairs.append(self._continued(piece, random))
+        return [self._talk(piece, *pair) for pair in pairs if all(part.strip() for part in pair)]
+
+    def _said(self, model: PromptedModel, piece: tuple[int, ...], asked: Sequence[str], most: int) -> list[str]:
+        """What the model answers with the piece in front."""
+        if not asked:
+            return []
+        rows = self.encoder.encode([self._row(each) for each in asked], with_answer=False, bos=False)
+        behind = [self._behind(piece, row.input_ids + row.anchor_ids) for row in rows]
+        return [text.strip() for text in model.generate(behind, most, self.task.stop)]
+
+    def _continued(self, piece: tuple[int, ...], random: Random) -> tuple[str, str]:
+        """How a passage of the piece goes on, in the text's own words."""
+        decode, most = self.backbone.tokenizer.decode, self.config.answer_tokens
+        first = random.randint(0, max(len(piece) - _LEAD_TOKENS - most, 0))
+        lead, rest = piece[first : first + _LEAD_TOKENS], piece[first + _LEAD_TOKENS :][:most]
+        return CONTINUE.format(decode(lead).strip()), decode(rest).strip()
+
+    def _row(self, question: str, answer: str = "") -> Row:
+        return Row({"question": question, "answer": self.frame.space + answer}, 1, "self-study")
+
+    def _behind(self, piece: tuple[int, ...], ids: tuple[int, ...], answer: tuple[int, ...] | None = None) -> Encoded:
+        return Encoded(0, (*self.head, *piece), ids, answer_ids=answer)
+
+    def _talk(self, piece: tuple[int, ...], question: str, answer: str) -> Talk:
+        row = self._row(question, answer)
+        used, without_bos = [self.encoder.encode([row], bos=bos)[0] for bos in (True, False)]
+        first = len(self.backbone.tokenizer.bos_ids) + 1
+        ids = (*used.input_ids, *used.anchor_ids, *(used.answer_ids or ()))
+        tail = ids[first:]
+        assert (*without_bos.input_ids, *without_bos.anchor_ids, *(without_bos.answer_ids or ()))[1:] == tail
+        trained, taught = (
+            Encoded(0, (), ids[:first], answer_ids=tail),
+            self._behind(piece, ids[first - 1 : first], tail),
+        )
+        return Talk(used, trained, taught)
+
+    # -- and learns to say the same without the text
+
+    def _start(self) -> Cartridge:
+        ids = (*self.head, *self.ids)[: self.config.length]
+        source = prompt_source(self.backbone, self.encoder)
+        start = self.backbone.embed(list(ids)).float()
+        memory = self.backbone.memory_of_tokens(ids)
+        request = Request(Options(frozen=self.config.frozen), "memory", start, source, self.config.seed, memory)
+        return build(request).to(self.backbone.device)
+
+    @torch.no_grad()
+    def _taught(self, talks: Sequence[Talk]) -> list[Said]:
+        """What the model says at each token with the piece in front, which runs once for all talks about it."""
+        model = PromptedModel(self.backbone, None, InputCache(notify=self.notices.append))
+        said: dict[int, Said] = {}
+        rows = [replace(talk.taught, row=number) for number, talk in enumerate(talks)]
+        for batch in scoring_batches(rows, 2 * self.config.train.max_tokens):
+            said |= {row.row: one.kept() for row, one in zip(batch, model.said(batch), strict=True)}
+            self._progress("asking the teacher", len(said), len(rows))
+        return [said[row.row] for row in rows]
+
+    def _fitted(
+        self, student: "_Student", trained: Sequence[Talk], judge: "_Student", held_out: Sequence[Talk]
+    ) -> FitResult:
+        rows, judged = [
+            [replace(talk.trained, row=number) for number, talk in enumerate(talks)] for talks in (trained, held_out)
+        ]
+        rate = self.config.train.lr or METHODS["cartridge"].learning_rate["memory"]
+        train = self.config.train.model_copy(update={"lr": rate})
+
+        def validated() -> Validation:
+            loss = judge.mean(judged, train.max_tokens)
+            return Validation(-loss, loss)
+
+        return Fit(
+            student,
+            rows,
+            validated,
+            train,
+            self.config.seed,
+            events=lambda event: self.listener({**event, "who": "memory"}),
+            is_stop_asked=self.is_stop_asked,
+        ).run()
+
+    # -- what it is worth
+
+    @torch.no_grad()
+    def _measured(
+        self, found: Injection, talks: Sequence[Talk], taught: Sequence[Said]
+    ) -> dict[str, dict[str, Any] | None]:
+        """Each way to know the text: perplexity of the answers, divergence a token, bytes of keys and values."""
+        whole = (*self.head, *self.ids)
+        longest = max(talk.used.num_tokens for talk in talks)
+        fits = len(whole) + longest <= self.backbone.info.max_length
+        if not fits:
+            self.notices.append(f"the whole text has {len(self.ids)} tokens: the model cannot read it at once")
+        ways: dict[str, Injection | None] = {
+            "no text": self._memory_of(self.head) if self.head else None,
+            "beginning": self._memory_of(whole[: self.config.length]),
+            "cartridge": found,
+            **({"whole text": self._memory_of(whole)} if fits else {}),
+        }
+        trained, used = [[replace(getattr(talk, kind), row=n) for n, talk in enumerate(talks)] for kind in _KINDS]
+        told: dict[str, dict[str, Any] | None] = {}
+        for number, (what, way) in enumerate(ways.items(), 1):
+            model, most = PromptedModel(self.backbone, way), self.config.train.max_tokens
+            told[what] = {
+                "perplexity": math.exp(min(mean_loss(model, used, most), 700.0)),
+                "divergence": _Student(model, taught).mean(trained, most),
+                "columns": way.length if way else 0,
+                "bytes": _bytes_of(way.memory.memory) if way and way.memory else 0,
+            }
+            self._progress("measuring", number, len(ways))
+        return told
+
+    def _memory_of(self, ids: tuple[int, ...]) -> Injection:
+        return Injection(memory=Memory(self.backbone.memory_of_tokens(ids), "memory"))
+
+    def _manifest(self, task: Task, origin: str, fitted: FitResult, ways: dict[str, Any]) -> Manifest:
+        config = self.config
+        prompt = PromptConfig(
+            method="cartridge", place="memory", length=config.length, options={"frozen": config.frozen}
+        )
+        return Manifest(
+            name=self.task.name,
+            method="cartridge",
+            place="memory",
+            length=config.length,
+            options={"prompt": prompt.model_dump(mode="json"), "cartridge": config.model_dump(mode="json")},
+            backbone=backbone_ref(self.backbone),
+            task=portable(task),
+            lineage={"text": origin, "text_tokens": len(self.ids), "epoch": fitted.progress.best_epoch, "ways": ways},
+            versions=versions(),
+            trainable=sum(value.numel() for value in fitted.best.values()),
+            seconds=fitted.progress.seconds,
+        )
+
+
+_KINDS = ("trained", "used")
+
+
+class _Student:
+    """The model under a memory, judged by what the model with the text says; meets `core.contracts.Trainee`.
+
+    Args:
+        model: the model under the memory.
+        taught: what should be said of each row, by its number.
+    """
+
+    def __init__(self, model: PromptedModel, taught: Sequence[Said]) -> None:
+        self.model, self.taught = model, taught
+
+    def trainable(self) -> dict[str, Tensor]:
+        """The memory's trained columns."""
+        return self.model.trainable()
+
+    def rates(self) -> dict[str, float]:
+        """Factors on the learning rate, by name."""
+        return self.model.rates()
+
+    def weight(self, rows: Sequence[Encoded]) -> float:
+        """Tokens that are predicted."""
+        return self.model.weight(rows)
+
+    def loss(self, rows: Sequence[Encoded]) -> Tensor:
+        """Divergence from what the model with the text says, added up over the tokens."""
+        return divergence(self.model.backbone, [self.taught[row.row] for row in rows], self.model.said(rows)).sum()
+
+    @torch.no_grad()
+    def mean(self, rows: Sequence[Encoded], max_tokens: int) -> float:
+        """Divergence a token."""
+        batches: Iterator[list[Encoded]] = iter(scoring_batches(rows, max_tokens))
+        return sum(float(self.loss(batch)) for batch in batches) / self.weight(rows)
+
+
+def _bytes_of(memory: LayerMemory) -> int:
+    return sum(value.numel() * value.element_size() for value in (memory.keys, memory.values))
+
+
+def text_of(path: Path) -> str:
+    """A text file.
+
+    Raises:
+        DataError: it cannot be read, or is no UTF-8 text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError("the text cannot be read", where=str(path), got=str(error), wanted="a UTF-8 file") from error

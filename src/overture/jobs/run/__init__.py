@@ -1,0 +1,1 @@
+"""What every job shares: the request, its rows and model, the training loop, what is kept."""

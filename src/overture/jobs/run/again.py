@@ -1,0 +1,89 @@
+"""The request that made a stored prompt, once more, from its manifest and from where its rows are."""
+
+from pathlib import Path
+from typing import Any
+
+from overture.core.config import validated
+from overture.core.errors import ConfigError
+from overture.data.task import Task
+from overture.evaluate.facts import adapter_of, config_of
+from overture.jobs.run.request import TuneConfig, tune_config
+from overture.store.manifest import Manifest
+from overture.store.runs import run_of
+from overture.store.store import Store
+from overture.train.fit import TrainConfig
+
+_ELSEWHERE = ("name", "backbone", "data")
+
+
+def task_with_data_of(manifest: Manifest, path: Path) -> Task:
+    """A prompt's own task on the rows of a task file; a manifest does not say where rows are.
+
+    Raises:
+        ConfigError: the file cannot be read, or describes another task.
+    """
+    return _task_again(manifest, tune_config(path).task, path)
+
+
+def _task_again(manifest: Manifest, given: Task, path: Path) -> Task:
+    own = _own_task(manifest, given)
+    theirs, ours = given.dump(), own.dump()
+    other = [key for key in ours if key not in _ELSEWHERE and ours[key] != theirs[key]]
+    if other:
+        raise ConfigError(
+            "the task file describes another task than the prompt's",
+            where=str(path),
+            got=f"another {', '.join(other)}",
+            wanted=f"the task of {manifest.name}; only its data may differ",
+        )
+    return own
+
+
+def _own_task(manifest: Manifest, given: Task) -> Task:
+    """The prompt's task on the rows of another; a search may have worded it as its file does not."""
+    return validated(Task, {**manifest.task, "data": given.dump()["data"]}, f"{manifest.name}: prompt.json")
+
+
+def request_again(manifest: Manifest, store: Store, path: Path | None) -> TuneConfig:
+    """What made a prompt: its task, prompt, training and seed.
+
+    Args:
+        manifest: the prompt's.
+        store: where its run is.
+        path: a task file that says where the rows are; the run says it when None.
+
+    Raises:
+        StoreError: the run is not in this store, and no task file was given.
+        ConfigError: the prompt was not tuned here, or the file describes another task.
+    """
+    if adapter_of(manifest):
+        raise ConfigError(
+            "this prompt was trained together with an adapter, and cannot be made again without it",
+            where=manifest.name,
+            fix="tune a prompt without --adapter",
+        )
+    train: Any = manifest.options.get("train")
+    seed = manifest.lineage.get("seed")
+    if not isinstance(train, dict) or not isinstance(seed, int):
+        raise ConfigError(
+            "how this prompt was trained is not known",
+            where=manifest.name,
+            got=f"made by {', '.join(map(str, manifest.lineage)) or 'hand'}",
+            wanted="a prompt of `overture tune`",
+        )
+    if path is None:
+        run = run_of(store, manifest, "name the task file after the prompt")
+        asked = validated(TuneConfig, run.config(), str(run.folder / "run.json"))
+        task = _own_task(manifest, asked.task)
+    else:
+        asked = tune_config(path)
+        task = _task_again(manifest, asked.task, path)
+    own = {
+        "task": task.model_copy(update={"backbone": manifest.backbone.id}),
+        "prompt": config_of(manifest),
+        "train": validated(TrainConfig, train, f"{manifest.name}: prompt.json"),
+        "seed": seed,
+        "seeds": 1,
+        "revision": manifest.backbone.revision,
+    }
+    return asked.model_copy(update=own)

@@ -1,0 +1,57 @@
+"""A group of settings on the same rows, trained as one cohort: after each epoch somebody says which go on."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from overture.jobs.run.work import Member, Work
+from overture.prompt.config import PromptConfig
+from overture.train.fit import FitResult, TrainConfig
+
+Histories = Mapping[str, Sequence[Mapping[str, float]]]
+Decide = Callable[[Histories], Collection[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class SeededSetting:
+    """One setting of a group, and the seed that it is trained with.
+
+    Args:
+        key: names it.
+        prompt: the prompt.
+        train: how it is trained; with a learning rate.
+        seed: of its start and its batches.
+    """
+
+    key: str
+    prompt: PromptConfig
+    train: TrainConfig
+    seed: int
+
+
+def is_done(result: FitResult) -> bool:
+    """Whether a member came to its own end."""
+    return result.status in ("finished", "stopped early", "diverged")
+
+
+def num_epochs_of(result: FitResult) -> int:
+    """How many epochs a member ran; the one in which it diverged counts whole."""
+    return len(result.progress.history) + (result.status == "diverged")
+
+
+def fit_settings(work: Work, settings: Sequence[SeededSetting], decide: Decide, folder: Path) -> dict[str, FitResult]:
+    """Train settings at one pace.
+
+    Args:
+        work: rows and model.
+        settings: what is trained.
+        decide: told after each epoch of the epochs of all that could go on; gives the keys that do. It is not told of
+            members that ended with the epoch, so look at the results for those.
+        folder: where the group's state is kept; what is there is gone on with.
+    """
+    group = [
+        Member(one.key, work.fresh(one.prompt, one.seed), one.train, one.seed, {"who": one.key, "seed": one.seed})
+        for one in settings
+    ]
+    results = work.fit_cohort(group, folder / "checkpoint.safetensors", lambda epoch, histories: decide(histories))
+    return {one.key: result for one, result in zip(settings, results, strict=True)}

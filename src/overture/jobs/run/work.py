@@ -1,0 +1,250 @@
+"""What the parts of one run share: the rows, the model, the loop on them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from overture.core.contracts import Scorer
+from overture.core.errors import DataError
+from overture.core.rows import Encoded
+from overture.data.encode import Encoder
+from overture.data.rows import gold_of
+from overture.data.splits import Splits, load_splits
+from overture.data.task import Task
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.cohort import Cohort
+from overture.engine.load import load_backbone
+from overture.engine.prompted import PromptedModel
+from overture.evaluate.metrics import Answers
+from overture.evaluate.scoring import Scored, score
+from overture.evaluate.source import prompt_source
+from overture.jobs.run.request import TuneConfig
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
+from overture.store.runs import Run
+from overture.store.store import Store
+from overture.train.fit import Decide, Fit, FitResult, FitTogether, TrainConfig, Validation
+
+SPLITS = ("validation", "test")
+_NOTICES = "notices.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One prompt of a cohort on a run's rows.
+
+    Args:
+        key: its name in checkpoint and decisions; without a slash.
+        model: the model under the prompt, its inputs read.
+        train: how it is trained; with a learning rate.
+        seed: of its batches.
+        facts: what every event of it says besides; ``who`` names it to people.
+    """
+
+    key: str
+    model: PromptedModel
+    train: TrainConfig
+    seed: int
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def who(self) -> str:
+        """Its name to people."""
+        return str(self.facts.get("who", f"seed {self.seed}"))
+
+
+@dataclass(slots=True)
+class Work:
+    """What all parts of one run share."""
+
+    config: TuneConfig
+    run: Run
+    store: Store
+    backbone: Backbone
+    encoder: Encoder
+    splits: Splits
+    rows: dict[str, list[Encoded]]
+    cache: InputCache
+    is_stop_asked: Callable[[], bool]
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def task(self) -> Task:
+        """What is learnt."""
+        return self.config.task
+
+    def progress(self, what: str) -> Callable[[int, int], None]:
+        """A listener that reports how far something has got."""
+        return lambda done, total: self.run.event({"event": "progress", "what": what, "done": done, "total": total})
+
+    def notice(self, text: str) -> None:
+        """Tell the user something, once; a run that is resumed knows it still."""
+        if text not in self.notices:
+            self.notices.append(text)
+            self.run.write(_NOTICES, {**(self.run.read(_NOTICES) or {}), self.task.name: self.notices})
+            self.run.event({"event": "notice", "text": text})
+
+    def answers(self, split: str) -> Answers:
+        """The right answers of a split, as the metrics compare them."""
+        return gold_of(self.task, getattr(self.splits, split))
+
+    def score(self, model: Scorer, split: str, what: str) -> Scored:
+        """Score a model on a split."""
+        max_tokens = self.config.train.max_tokens
+        return score(model, self.rows[split], self.task, self.answers(split), max_tokens, self.progress(what))
+
+    def warm(self, model: PromptedModel) -> None:
+        """Read the inputs of every split once, as far as the prompt leaves them alone."""
+        for name in ("train", *SPLITS):
+            if self.rows[name]:
+                model.warm(self.rows[name], self.progress(f"reading {name} inputs once"))
+
+    def built(self, prompt: PromptConfig, seed: int) -> PromptedModel:
+        """The model under a new prompt."""
+        source = prompt_source(self.backbone, self.encoder, self.rows["train"], self.store)
+        return PromptedModel(self.backbone, build_prompt(prompt, source, seed), self.cache)
+
+    def fresh(self, prompt: PromptConfig, seed: int) -> PromptedModel:
+        """The model under a new prompt, its inputs read."""
+        model = self.built(prompt, seed)
+        self.warm(model)
+        return model
+
+    def fit(
+        self,
+        model: PromptedModel,
+        train: TrainConfig,
+        seed: int,
+        checkpoint: Path | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> FitResult:
+        """Train a prompt on the training rows; validation rows choose its best epoch.
+
+        Args:
+            model: the model under the prompt.
+            train: how; with a learning rate.
+            seed: of the batches.
+            checkpoint: where the state is kept; nothing is kept when None.
+            facts: what every event of it says besides; ``who`` names it to people.
+        """
+        return self.fit_cohort([Member("0", model, train, seed, facts or {"seed": seed})], checkpoint)[0]
+
+    def fit_cohort(
+        self, members: Sequence[Member], checkpoint: Path | None = None, decide: Decide | None = None
+    ) -> list[FitResult]:
+        """Train several prompts at one pace, in shared forward passes where they can share them.
+
+        Each is as if trained alone, but for rounding; each stops on its own.
+
+        Args:
+            members: on this run's model and cache.
+            checkpoint: where the state of all is kept; nothing is kept when None. It may know more members than these.
+            decide: called after each epoch with its number, from 0, and the histories of the members that could go on,
+                by key; it returns the keys of those that do. The others keep their best values, as ``dropped``.
+
+        Returns:
+            The members' results, in their order.
+        """
+        train = self.rows["train"]
+        cohort = Cohort([member.model for member in members])
+        if len(members) > 1:
+            self.notice("trained together: " + cohort.grouping(dict.fromkeys(range(len(members)), train[:1])))
+
+        def validated(which: Sequence[int]) -> list[Validation]:
+            some = [members[number] for number in which]
+            scorers = self.scorers([member.model for member in some])
+            found = [
+                self.score(scorer, "validation", f"{member.who}: scoring validation")
+                for member, scorer in zip(some, scorers, strict=True)
+            ]
+            return [Validation(each.value(self.task), each.loss) for each in found]
+
+        fits = [self._fit_of(member) for member in members]
+        return FitTogether(fits, cohort, validated, checkpoint, self.is_stop_asked, decide).run()
+
+    def scorers(self, models: Sequence[PromptedModel]) -> Sequence[Scorer]:
+        """Scorers of finished prompts on the same rows; several share forward passes."""
+        return models if len(models) == 1 else Cohort(models).scorers(self.config.train.shared_tokens)
+
+    def _fit_of(self, member: Member) -> Fit:
+        facts = member.facts or {"seed": member.seed}
+
+        def tell(event: dict[str, Any]) -> None:
+            self.run.event({**event, **facts})
+
+        def apart() -> Validation:
+            raise AssertionError("members are validated together")
+
+        return Fit(member.model, self.rows["train"], apart, member.train, member.seed, events=tell, key=member.key)
+
+
+def metrics_of(task: Task, scored: dict[str, Scored]) -> dict[str, Any]:
+    """Metrics with intervals, and the loss, of each split."""
+    return {
+        name: {**{key: value.model_dump() for key, value in found.metrics(task).items()}, "loss": found.loss}
+        for name, found in scored.items()
+    }
+
+
+def prepared(
+    run: Run, config: TuneConfig, store: Store, is_stop_asked: Callable[[], bool], backbone: Backbone | None
+) -> Work:
+    """Rows read and encoded, the model loaded.
+
+    Args:
+        run: is told of notices.
+        config: the request.
+        store: where prompts are.
+        is_stop_asked: looked at after each step.
+        backbone: a loaded model; loaded by the task's name when None.
+
+    Raises:
+        DataError: rows are wrong, or none are there to choose by.
+        BackboneError: the model cannot be loaded.
+    """
+    task = config.task
+    splits = load_splits(task)
+    if not splits.validation:
+        raise DataError(
+            "tuning needs validation rows: they choose the best epoch",
+            where="data",
+            fix="set data.validation_share: 0.2",
+        )
+
+    def notify(text: str) -> None:
+        run.event({"event": "notice", "text": text})
+
+    backbone = backbone or load_backbone(
+        task.backbone,
+        revision=config.revision,
+        device=config.device,
+        dtype=config.dtype,
+        compile_layers=config.compile_layers,
+        notify=notify,
+    )
+    encoder = Encoder(task, backbone.tokenizer, reserve=config.prompt.length)
+    rows = {name: encoder.encode_split(name, getattr(splits, name)) for name in ("train", *SPLITS)}
+    budget = None if config.cache_gb is None else int(config.cache_gb * 1e9)
+    config = config.model_copy(update={"train": config.train.for_rows(len(rows["train"]))})
+    cache, told = InputCache(budget, notify=notify), (run.read(_NOTICES) or {}).get(task.name, [])
+    work = Work(config, run, store, backbone, encoder, splits, rows, cache, is_stop_asked, told)
+    for text in (*splits.notices, *encoder.notices):
+        work.notice(text)
+    run.event({"event": "data", **_data_facts(work)})
+    return work
+
+
+def _data_facts(work: Work) -> dict[str, Any]:
+    """What `diagnose` asks of the rows and the label words."""
+    facts = {"rows": {name: len(rows) for name, rows in work.rows.items()}, "repeats": work.splits.repeats}
+    candidates = work.encoder.candidates
+    if candidates is None:
+        return facts
+    counts = {
+        name: {label: sum(row.label == number for row in rows) for number, label in enumerate(candidates.labels)}
+        for name, rows in work.rows.items()
+    }
+    words = {work.backbone.tokenizer.decode(word): len(word) for word in candidates.words}
+    return {**facts, "labels": counts, "words": words}

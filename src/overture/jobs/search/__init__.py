@@ -1,0 +1,1 @@
+"""Method, place, length, learning rate and wording by measurement, within a budget."""

@@ -1,0 +1,183 @@
+"""Prompts from and to other programs: adapters of peft come in; adapters, arrays and JSON go out."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from overture.core.errors import ConfigError
+from overture.core.versions import versions
+from overture.data.encode import Encoder
+from overture.data.task import Task, portable
+from overture.engine.backbone import Backbone
+from overture.engine.load import load_backbone
+from overture.evaluate.facts import adapter_of, backbone_ref, config_of
+from overture.evaluate.tuned import shown
+from overture.exchange.export import FORMATS, LOST, check_target, write_files
+from overture.exchange.peft_files import fitted_tensors, read_adapter
+from overture.exchange.peft_forms import Adapter, ModelShape
+from overture.jobs.run.request import TuneConfig, tune_config
+from overture.store.artifact import load_artifact
+from overture.store.manifest import Manifest
+from overture.store.names import checked_name, ref_of
+from overture.store.store import Store
+
+Notify = Callable[[str], None]
+
+
+def import_adapter(
+    folder: str | Path,
+    store: Store,
+    *,
+    task: str | Path,
+    backbone: str | Backbone | None = None,
+    name: str | None = None,
+    task_id: int | None = None,
+    notify: Notify = lambda text: None,
+) -> dict[str, Any]:
+    """Keep the prompt of a peft adapter as a prompt of the store; it gives the logits that it gives in peft.
+
+    Everything is checked before anything is stored. An adapter tells no fingerprint of its model's weights: that the
+    model is the right one is the caller's word, and only the shapes are checked.
+
+    Args:
+        folder: the adapter's folder, as peft's `save_pretrained` writes it.
+        store: where the prompt is kept.
+        task: the task file: an adapter knows no template and no label words.
+        backbone: the model; the one that the adapter names when None.
+        name: the prompt's name; the task's when None.
+        task_id: which task's prompt of an adapter for several tasks; the first when None.
+        notify: told of work that takes long, and of what could not be checked.
+
+    Returns:
+        What was kept, as ``overture import --json`` prints it.
+
+    Raises:
+        ArtifactError: the adapter is unsafe, damaged, no prompt, or made for a model of another shape.
+        ConfigError: the task file is wrong, no model is named, or there is no such task.
+        BackboneError: the model cannot be loaded.
+        StoreError: the name is wrong.
+    """
+    adapter = read_adapter(Path(folder), task_id)
+    config = tune_config(Path(task))
+    chosen = checked_name(name or config.name or config.task.name)
+    model = backbone if isinstance(backbone, Backbone) else _model(adapter, config, backbone, notify)
+    tensors = fitted_tensors(adapter, _shape(model, config.task))
+    # The template and the label words must fit this model before anything is stored.
+    own = config.task.model_copy(update={"backbone": model.info.id})
+    encoder = Encoder(own, model.tokenizer, reserve=adapter.length)
+    trainable = sum(tensor.numel() for tensor in tensors.values())
+    manifest = _manifest(adapter, own, model, chosen, task_id, trainable)
+    # What could not be loaded again is not kept.
+    config_of(manifest)
+    kept = store.add(manifest, tensors)
+    asked = backbone.info.id if isinstance(backbone, Backbone) else backbone
+    notices = [*_doubts(adapter, asked), *encoder.notices]
+    for text in notices:
+        notify(text)
+    return {
+        "prompt": str(ref_of(kept)),
+        "folder": str(kept),
+        "backbone": model.info.id,
+        "method": manifest.method,
+        "place": manifest.place,
+        "length": manifest.length,
+        **manifest.lineage,
+        "notices": notices,
+    }
+
+
+def _model(adapter: Adapter, config: TuneConfig, name: str | None, notify: Notify) -> Backbone:
+    own = adapter.config.base_model_name_or_path
+    chosen = name or own
+    if not chosen:
+        raise ConfigError(
+            "the adapter does not name its model", where=adapter.where, fix="name the model with --backbone"
+        )
+    path = Path(chosen).expanduser()
+    # A folder by its whole path: the prompt is used from elsewhere too.
+    found = str(path.resolve()) if chosen.startswith((".", "~")) or path.exists() else chosen
+    revision = config.revision or (adapter.config.revision if chosen == own else None)
+    return load_backbone(found, revision=revision, device=config.device, dtype=config.dtype, notify=notify)
+
+
+def _shape(model: Backbone, task: Task) -> ModelShape:
+    info = model.info
+    return ModelShape(
+        info.id,
+        info.hidden_size,
+        info.num_layers,
+        info.num_kv_heads,
+        info.head_dim,
+        info.max_length,
+        model.family.kind,
+        len(task.words),
+        model.pooler,
+    )
+
+
+def _manifest(
+    adapter: Adapter, task: Task, model: Backbone, name: str, task_id: int | None, trainable: int
+) -> Manifest:
+    config = adapter.config
+    lineage = {
+        "imported_from": "peft",
+        "peft_type": config.peft_type,
+        "peft_version": config.peft_version,
+        "base_model": config.base_model_name_or_path,
+        **({"task_id": task_id or 0} if adapter.format.extra else {}),
+    }
+    return Manifest(
+        name=name,
+        method=adapter.format.method,
+        place=adapter.format.place,
+        length=adapter.length,
+        backbone=backbone_ref(model),
+        task=portable(task),
+        lineage=lineage,
+        versions=versions(),
+        trainable=trainable,
+    )
+
+
+def _doubts(adapter: Adapter, asked: str | None) -> list[str]:
+    """What could not be checked, in sentences; nothing when the adapter's own model was taken."""
+    named = adapter.config.base_model_name_or_path
+    if asked in (None, named):
+        return []
+    told = f"the adapter names {named}" if named else "the adapter names no model"
+    return [f"{told} and no fingerprint of its weights; only the shapes of {asked} were checked"]
+
+
+def export_prompt(ref: str | Path, folder: str | Path, store: Store, *, to: str) -> dict[str, Any]:
+    """Write a stored prompt for other programs.
+
+    Args:
+        ref: ``name``, ``name@2``, or a prompt's folder.
+        folder: the folder to make.
+        store: where the prompt is.
+        to: ``peft``, ``npy`` or ``json``.
+
+    Returns:
+        What was written and, as ``lost``, what cannot travel: as ``overture export --json`` prints it.
+
+    Raises:
+        StoreError: no such prompt, or the folder holds something.
+        ArtifactError: the prompt is damaged, or peft has no form for it.
+        ConfigError: there is no such format.
+        DiskFull: no room; nothing is left behind.
+    """
+    if to not in FORMATS:
+        raise ConfigError("prompts cannot be exported to this", where="to", got=to, wanted=", ".join(FORMATS))
+    target = Path(folder)
+    check_target(target)
+    manifest, tensors = load_artifact(store.get(ref))
+    if adapter_of(manifest):
+        raise ConfigError(
+            "a prompt that was trained together with an adapter cannot be exported: no other format holds both",
+            where=shown(manifest),
+            fix="copy its folder; overture predict and eval take folders",
+        )
+    files = FORMATS[to](manifest, tensors)
+    write_files(target, files)
+    lost = LOST[to](manifest, tensors)
+    return {"prompt": shown(manifest), "to": to, "folder": str(target), "files": sorted(files), "lost": lost}

@@ -1,0 +1,302 @@
+"""Recycle a prompt: map its vectors to another model by what both models make of the same tokens.
+
+    W = argmin |X W - Y|^2 + r |W|^2,   X [n, D] and Y [n, E] the two models' vectors of n common tokens
+    p' = p W, as long in units of the new model's mean token vector as p was in the old one's
+
+The ridge r is the one of a few that maps every tenth common token best when fitted on the others.
+
+Source: Lester et al. 2022, "Reducing Retraining by Recycling Parameter-Efficient Prompts", of its recyclers from
+vocabulary to vocabulary the linear one, v2v-lin. Deviations: the ridge, the lengths, and tokens matched by their text
+between tokenizers, where the paper's models share one.
+
+Shape letters: P prompt length, D width of the old model, E width of the new one, n common tokens.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from overture.core.config import Config, validated
+from overture.core.errors import ConfigError, DataError
+from overture.core.versions import versions
+from overture.data.rows import Row
+from overture.data.splits import load_splits
+from overture.data.task import Task, portable
+from overture.engine.backbone import Backbone
+from overture.engine.load import load_backbone
+from overture.evaluate.facts import adapter_of, backbone_ref
+from overture.evaluate.measure import measured
+from overture.evaluate.tuned import TunedPrompt, shown
+from overture.jobs.run.again import task_with_data_of
+from overture.store.artifact import load_artifact, save_artifact
+from overture.store.manifest import Manifest, check_fingerprint
+from overture.store.names import checked_name, ref_of
+from overture.store.store import Store
+
+FEWEST = 50
+"""Common tokens that a map needs at least."""
+
+_RIDGES = (1e-8, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_HELD_OUT_EVERY = 10
+
+Listener = Callable[[dict[str, Any]], None]
+
+
+class RecycleConfig(Config):
+    """How the map is fitted."""
+
+    tokens: int = Field(10_000, ge=FEWEST, description="Common tokens that the map is fitted on, most frequent first.")
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """A linear map from one model's token vectors to another's.
+
+    Args:
+        matrix: [D, E], float64.
+        scale: how many times longer the other model's token vectors are.
+        num_tokens: common tokens that it was fitted on.
+        ridge: in units of the mean squared length of what is mapped.
+        cosine: between mapped and real vectors of tokens that it was not fitted on, mean.
+    """
+
+    matrix: Tensor
+    scale: float
+    num_tokens: int
+    ridge: float
+    cosine: float
+
+    def of(self, vectors_PD: Tensor) -> Tensor:
+        """Vectors in the other model, float32 [P, E], each as long as it was in the model's own measure."""
+        before = vectors_PD.double()
+        after = before @ self.matrix
+        lengths = after.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        scaled: Tensor = after / lengths * before.norm(dim=1, keepdim=True) * self.scale
+        return scaled.float()
+
+
+def plain_texts(backbone: Backbone) -> dict[str, int]:
+    """Tokens that are printable ASCII, by the text they stand for, with a space where a word begins.
+
+    Others are written differently by each kind of tokenizer, and are not needed.
+    """
+    tokenizer = backbone.tokenizer
+    vocabulary = sorted(tokenizer.inner.get_vocab().items(), key=lambda item: item[1])
+    special = tokenizer.special_ids
+    is_wordpiece = any(text.startswith("##") and len(text) > 2 for text, _ in vocabulary) and not any(
+        text.startswith(("\u0120", "\u2581")) for text, _ in vocabulary
+    )
+    found: dict[str, int] = {}
+    for text, token in vocabulary:
+        if is_wordpiece:
+            plain = text.removeprefix("##") if text.startswith("##") else f" {text}"
+        else:
+            # A space before a word: as byte-level tokenizers write it, and as SentencePiece does.
+            plain = text.replace("\u0120", " ").replace("\u2581", " ")
+        if token not in special and token < backbone.info.vocab_size and plain.isascii() and plain.isprintable():
+            found.setdefault(plain, token)
+    return found
+
+
+def common_vectors(old: Backbone, new: Backbone, most: int) -> tuple[Tensor, Tensor]:
+    """Both models' vectors of common tokens, float64 [n, D] and [n, E] on the CPU, most frequent first.
+
+    Raises:
+        ConfigError: the vocabularies have next to nothing in common.
+    """
+    ours, theirs = plain_texts(old), plain_texts(new)
+    # A tokenizer numbers its tokens by frequency.
+    texts = [text for text in ours if text in theirs][:most]
+    if len(texts) < FEWEST:
+        raise ConfigError(
+            "the two models have too few tokens in common",
+            where="backbone",
+            got=f"{len(texts)} tokens of {old.info.id} and {new.info.id}",
+            wanted=f"at least {FEWEST}",
+            fix="choose a model with a tokenizer for the same languages",
+        )
+    sides = ((old, ours), (new, theirs))
+    one, other = [model.embed([ids[text] for text in texts]).double().cpu() for model, ids in sides]
+    return one, other
+
+
+def fitted_map(old_nD: Tensor, new_nE: Tensor) -> Map:
+    """The map that takes the old model's vectors closest to the new one's."""
+    is_held = torch.arange(len(old_nD)) % _HELD_OUT_EVERY == 0
+    scored = {}
+    for ridge, matrix in _solutions(old_nD[~is_held], new_nE[~is_held]):
+        mapped = old_nD[is_held] @ matrix
+        scored[ridge] = float(torch.cosine_similarity(mapped, new_nE[is_held], dim=1).mean())
+    best = max(scored, key=lambda ridge: scored[ridge])
+    matrix = dict(_solutions(old_nD, new_nE))[best]
+    scale = float(new_nE.norm(dim=1).mean() / old_nD.norm(dim=1).mean())
+    return Map(matrix, scale, len(old_nD), best, scored[best])
+
+
+def _solutions(old_nD: Tensor, new_nE: Tensor) -> list[tuple[float, Tensor]]:
+    """The least squares solution for each ridge."""
+    values, vectors = torch.linalg.eigh(old_nD.T @ old_nD)
+    turned = vectors.T @ (old_nD.T @ new_nE)
+    mean = values.mean()
+    return [(ridge, vectors @ (turned / (values.clamp_min(0) + ridge * mean)[:, None])) for ridge in _RIDGES]
+
+
+def recycle(
+    ref: str | Path,
+    store: Store,
+    *,
+    backbone: str | Backbone,
+    name: str | None = None,
+    task: str | Path | None = None,
+    config: RecycleConfig | None = None,
+    listener: Listener = lambda event: None,
+    old: Backbone | None = None,
+) -> dict[str, Any]:
+    """Keep a prompt of vectors as a prompt of another model, untrained there.
+
+    Args:
+        ref: ``name``, ``name@2``, or a prompt's folder.
+        store: where it is, and where the new one is kept.
+        backbone: the other model: a known name, a Hub id, a folder, a file, or a loaded one.
+        name: the new prompt's name; the old one's with ``-recycled`` when None.
+        task: a task file that says where rows are; the prompt is measured on them when given.
+        config: how the map is fitted.
+        listener: told of every event.
+        old: the prompt's own model; loaded as the prompt names it when None.
+
+    Returns:
+        What ``overture recycle --json`` prints: the prompt, how good the map is, and the scores if measured.
+
+    Raises:
+        StoreError: no such prompt, or the name is wrong.
+        ConfigError: the prompt is more than vectors, the model is its own, or the vocabularies do not meet.
+        BackboneError: a model cannot be loaded, or cannot answer such rows.
+        DataError: rows or template do not fit.
+    """
+    config = config or RecycleConfig()
+    store.check_writable()
+    manifest, tensors = load_artifact(store.get(ref))
+    _check(manifest, set(tensors))
+    chosen = checked_name(name or f"{manifest.name}-recycled")
+    own = task_with_data_of(manifest, Path(task)) if task else validated(Task, manifest.task, f"{shown(manifest)}")
+    split, rows = _rows(own) if task else ("", [])
+
+    def notify(text: str) -> None:
+        listener({"event": "notice", "text": text})
+
+    def progress(what: str, done: int, total: int) -> None:
+        listener({"event": "progress", "what": what, "done": done, "total": total})
+
+    old, new = _models(manifest, old, backbone, notify)
+    vectors = common_vectors(old, new, config.tokens)
+    progress("fitting the map", 0, 1)
+    found = fitted_map(*vectors)
+    progress("fitting the map", 1, 1)
+    notices = _doubts(found, len(found.matrix))
+    for text in notices:
+        notify(text)
+    values = {"vectors": found.of(tensors["vectors"])}
+    task_there = own.model_copy(update={"backbone": new.info.id})
+    made = _manifest(manifest, task_there, new, chosen, found)
+    with TemporaryDirectory() as folder:
+        # What could not be loaded again is not kept; what is measured is what will be loaded.
+        made = save_artifact(Path(folder) / "prompt", made, values)
+        prompt = TunedPrompt(Path(folder) / "prompt", new, notify=notify)
+        result = measured(prompt, rows, split, progress) if rows else {}
+    kept = store.add(made.model_copy(update={"metrics": result.get("metrics", {})}), values)
+    return {
+        "prompt": str(ref_of(kept)),
+        "folder": str(kept),
+        "recycled_from": shown(manifest),
+        "old_backbone": old.info.id,
+        "backbone": new.info.id,
+        "place": made.place,
+        "length": made.length,
+        "map": {"tokens": found.num_tokens, "ridge": found.ridge, "cosine": found.cosine},
+        "notices": notices,
+        **result,
+        **({"old_metrics": manifest.metrics} if manifest.metrics else {}),
+    }
+
+
+def _models(
+    manifest: Manifest, old: Backbone | None, new: str | Backbone, notify: Callable[[str], None]
+) -> tuple[Backbone, Backbone]:
+    """The prompt's own model, and another."""
+    there = new if isinstance(new, Backbone) else load_backbone(new, notify=notify)
+    if backbone_ref(there).weights_sha256 == manifest.backbone.weights_sha256:
+        raise ConfigError("the prompt was made for this very model", where="backbone", got=there.info.id)
+    own = old or load_backbone(manifest.backbone.id, revision=manifest.backbone.revision, notify=notify)
+    check_fingerprint(manifest.backbone, backbone_ref(own))
+    return own, there
+
+
+_WHY = {
+    "keys": "keys and values are made by the layers of one model; only vectors of tokens can be mapped",
+    "labels": "vectors that stand for labels belong to the head of one model",
+    "split": "where vectors are split was learned with the model that they stood in",
+    "offset": "an offset on the text's vectors belongs to the text's length in one tokenizer",
+}
+
+
+def _check(manifest: Manifest, names: set[str]) -> None:
+    why = [_WHY[name] for name in _WHY if name in names]
+    if adapter_of(manifest):
+        why.append("the adapter that it was trained with belongs to the layers of one model")
+    if manifest.layer:
+        why.append("vectors at a late layer are hidden states, and no tokens stand for those")
+    if "vectors" not in names and not why:
+        why.append("a prompt that depends on the row is made by a network for one model")
+    if why:
+        raise ConfigError(
+            "this prompt cannot be recycled",
+            where=shown(manifest),
+            got=f"method {manifest.method} at {manifest.place}: {'; '.join(why)}",
+            wanted="a prompt of vectors among the live tokens",
+            fix="tune one with --method vectors and without --adapter",
+        )
+
+
+def _rows(task: Task) -> tuple[str, list[Row]]:
+    """Rows to measure on: test rows, or validation rows when there are none; nothing was chosen by either."""
+    splits = load_splits(task)
+    for name in ("test", "validation"):
+        if rows := getattr(splits, name):
+            return name, rows
+    raise DataError("the task has no rows to measure on", where="data", wanted="test or validation rows")
+
+
+def _doubts(found: Map, width: int) -> list[str]:
+    if found.num_tokens >= 2 * width:
+        return []
+    return [
+        f"only {found.num_tokens} common tokens for vectors of width {width}: much of what a vector holds cannot be "
+        "mapped from so few"
+    ]
+
+
+def _manifest(old: Manifest, task: Task, model: Backbone, name: str, found: Map) -> Manifest:
+    return Manifest(
+        name=name,
+        method="vectors",
+        place=old.place,
+        length=old.length,
+        options={"prompt": {"method": "vectors", "place": old.place, "length": old.length}},
+        backbone=backbone_ref(model),
+        task=portable(task),
+        lineage={
+            "recycled_from": shown(old),
+            "recycled_backbone": old.backbone.id,
+            "common_tokens": found.num_tokens,
+            "held_out_cosine": found.cosine,
+        },
+        versions=versions(),
+        # Nothing was trained for this model.
+        trainable=0,
+    )

@@ -1,0 +1,181 @@
+"""A prompt and an adapter in the same model: trained jointly, or one after the other.
+
+While the adapter is trained nothing is kept of the inputs, for it changes them. An adapter that is finished belongs to
+the frozen model: a prompt that is trained on it keeps its inputs, in a cache of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from overture.core.contracts import PromptMethod, RowMethod
+from overture.core.injection import Injection
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.lora import LoraOptions, with_lora
+from overture.engine.prompted import OnePrompt, PromptedModel
+from overture.evaluate.source import prompt_source
+from overture.jobs.run.request import AdapterConfig
+from overture.jobs.run.work import Work
+from overture.prompt.build import wants_label_vectors
+from overture.prompt.labels import LabelVectors, RowLabelVectors, label_start, with_labels
+from overture.train.fit import FitResult
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What a seed's training left.
+
+    Args:
+        model: the model under the prompt.
+        result: of the last stage.
+        trainable: trained values of all stages.
+        seconds: of all stages.
+    """
+
+    model: PromptedModel
+    result: FitResult
+    trainable: int
+    seconds: float
+
+
+def tuned_alone(model: PromptedModel, *results: FitResult, trainable: int | None = None) -> Tuned:
+    """What training left; the last result counts, and the seconds of all."""
+    own = sum(value.numel() for value in model.trainable().values())
+    seconds = sum(result.progress.seconds for result in results)
+    return Tuned(model, results[-1], own if trainable is None else trainable, seconds)
+
+
+def tuned_with_adapter(work: Work, adapter: AdapterConfig, seed: int, rate: float, folder: Path) -> Tuned:
+    """Train a prompt and an adapter as the adapter's `stage` says.
+
+    Args:
+        work: rows, the frozen model and the prompt's config.
+        adapter: which adapter, when and how fast.
+        seed: of the run.
+        rate: the prompt's learning rate.
+        folder: where checkpoints are kept.
+    """
+    options = LoraOptions(**{name: getattr(adapter, name) for name in LoraOptions.model_fields})
+    adapted = with_lora(work.backbone, options, seed)
+    with adapted.checkpointing(work.config.train.gradient_checkpointing):
+        return _STAGES[adapter.stage](_Stage(work, adapted, adapter.lr, rate, seed, folder))
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    work: Work
+    adapted: Backbone
+    adapter_rate: float
+    rate: float
+    seed: int
+    folder: Path
+
+    @property
+    def on_adapted(self) -> Work:
+        """The same work on the adapted model; its inputs are its own."""
+        budget = int((self.work.config.cache_gb or 0.0) * 1e9)
+        cache = InputCache(budget, notify=self.work.notice)
+        return replace(self.work, backbone=self.adapted, cache=cache)
+
+    def fitted(self, model: PromptedModel, rate: float, name: str = "checkpoint") -> FitResult:
+        train = self.work.config.train.model_copy(update={"lr": rate})
+        return self.work.fit(model, train, self.seed, self.folder / f"{name}.safetensors")
+
+
+def _jointly(stage: _Stage) -> Tuned:
+    stage.adapted.inner_rate = stage.adapter_rate / stage.rate
+    model = stage.on_adapted.built(stage.work.config.prompt, stage.seed)
+    return _finished(stage, model, stage.fitted(model, stage.rate))
+
+
+def _prompt_first(stage: _Stage) -> Tuned:
+    plain = stage.work.fresh(stage.work.config.prompt, stage.seed)
+    first = stage.fitted(plain, stage.rate, "checkpoint-first")
+    if first.status == "interrupted" or not first.best:
+        return tuned_alone(plain, first)
+    second = stage.fitted(PromptedModel(stage.adapted, _fixed(plain.prompt)), stage.adapter_rate)
+    return _finished(stage, PromptedModel(stage.adapted, plain.prompt), first, second)
+
+
+def _adapter_first(stage: _Stage) -> Tuned:
+    work = stage.work
+    source = prompt_source(work.backbone, work.encoder, work.rows["train"])
+    labels = None
+    if wants_label_vectors(work.config.prompt, source):
+        labels = with_labels(None, label_start(source), work.config.prompt.label_rate)
+    alone = PromptedModel(stage.adapted, labels)
+    first = stage.fitted(alone, stage.adapter_rate, "checkpoint-first")
+    if first.status == "interrupted" or not first.best:
+        return tuned_alone(alone, first)
+    stage.adapted.freeze()
+    model = stage.on_adapted.fresh(work.config.prompt, stage.seed)
+    if labels is not None:
+        # The adapter was trained with these vectors; the prompt's stage trains them on.
+        assert isinstance(model.prompt, LabelVectors | RowLabelVectors)
+        with torch.no_grad():
+            model.prompt.labels.copy_(labels.labels)
+    return _finished(stage, model, first, stage.fitted(model, stage.rate))
+
+
+_STAGES = {"joint": _jointly, "prompt first": _prompt_first, "adapter first": _adapter_first}
+
+
+def _finished(stage: _Stage, model: PromptedModel, *results: FitResult) -> Tuned:
+    """The pair, with the values of both counted."""
+    prompt = sum(value.numel() for name, value in model.trainable().items() if name not in _inner_names(stage.adapted))
+    inner = sum(value.numel() for value in stage.adapted.inner.values())
+    return tuned_alone(model, *results, trainable=prompt + inner)
+
+
+def _inner_names(backbone: Backbone) -> set[str]:
+    return set(PromptedModel(backbone).trainable())
+
+
+def _fixed(prompt: object) -> OnePrompt:
+    """A trained prompt as it is; nothing of it is trained any more."""
+    if isinstance(prompt, RowMethod):
+        return _FixedRows(prompt)
+    assert isinstance(prompt, PromptMethod)
+    with torch.no_grad():
+        # Without gradients nothing is drawn: it stands where it will when it is used.
+        return _detached(prompt.injection())
+
+
+def _detached(found: Injection) -> Injection:
+    vectors, memory = found.vectors, found.memory
+    if vectors:
+        # What its vectors had to predict was for their own training.
+        split = None if vectors.split is None else vectors.split.detach()
+        vectors = replace(vectors, values=vectors.values.detach(), targets=(), split=split)
+    if memory:
+        own = memory.memory
+        weights = None if own.weights is None else own.weights.detach()
+        memory = replace(
+            memory, memory=replace(own, keys=own.keys.detach(), values=own.values.detach(), weights=weights)
+        )
+    labels = None if found.labels is None else found.labels.detach()
+    offset = None if found.offset is None else found.offset.detach()
+    return Injection(vectors, memory, labels, offset)
+
+
+class _FixedRows:
+    """A method that depends on the row, finished."""
+
+    def __init__(self, method: RowMethod) -> None:
+        self.method = method
+
+    def injections(self, features: Tensor) -> Sequence[Injection]:
+        """Each row's prompt; no gradient reaches the method."""
+        return [_detached(found) for found in self.method.injections(features)]
+
+    def rates(self) -> dict[str, float]:
+        """None."""
+        return {}
+
+    def trainable(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}

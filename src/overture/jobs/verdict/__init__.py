@@ -1,0 +1,1 @@
+"""Cells in, summary out: scores, differences, advice; never torch."""

@@ -1,0 +1,64 @@
+"""A fresh prompt from its config."""
+
+from overture.core.config import validated
+from overture.core.errors import ConfigError
+from overture.core.injection import LayerMemory
+from overture.prompt.config import PromptConfig
+from overture.prompt.inits import start_of
+from overture.prompt.labels import label_start, with_labels
+from overture.prompt.method import Built, Method, Request
+from overture.prompt.registry import METHODS, method_of
+from overture.prompt.source import PromptSource
+
+
+def _check_memory(config: PromptConfig, method: Method, memory: LayerMemory) -> None:
+    """Whether a method can start from a stored prompt's keys and values.
+
+    Raises:
+        ConfigError: it cannot, or not from their gates.
+    """
+    is_gated = memory.weights is not None
+    if method.takes_weights if is_gated else method.takes_memory:
+        return
+    able = [name for name, other in METHODS.items() if (other.takes_weights if is_gated else other.takes_memory)]
+    raise ConfigError(
+        f"method {config.method!r} cannot start from keys and values{' with gates' if is_gated else ''}",
+        where="prompt.init_prompt",
+        got=config.init_prompt,
+        wanted="a stored prompt without gates" if is_gated and method.takes_memory else "a stored prompt of vectors",
+        fix=f"--method {' or '.join(able)}",
+    )
+
+
+def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built:
+    """A fresh prompt, ready to train; it meets `core.contracts.PromptMethod` or `core.contracts.RowMethod`.
+
+    Raises:
+        ConfigError: the method, its place or its options do not fit.
+    """
+    method = method_of(config)
+    if method.needs_labels and source.candidates is None:
+        raise ConfigError(f"method {config.method!r} needs label words", where="prompt.method", got="a free-text task")
+    options = validated(method.options, config.options, "prompt.options")
+    own = source.at(config.place)
+    start, memory = start_of(config, source, seed)
+    if config.init == "prompt" and memory:
+        _check_memory(config, method, memory)
+    built = method.build(Request(options, config.place, start, own, seed, memory))
+    # Labels are read where the decoder writes, wherever the prompt stands.
+    if method.needs_labels or not wants_label_vectors(config, source):
+        return built
+    return with_labels(built, label_start(source), config.label_rate)
+
+
+def wants_label_vectors(config: PromptConfig, source: PromptSource) -> bool:
+    """Whether labels are to be compared with vectors of their own.
+
+    Raises:
+        ConfigError: they are, but the task has no labels.
+    """
+    if config.labels == "auto":
+        return source.candidates is not None and not source.predicts_words
+    if config.labels == "vectors" and source.candidates is None:
+        raise ConfigError("label vectors need labels", where="prompt.labels", got="a free-text task")
+    return config.labels == "vectors"

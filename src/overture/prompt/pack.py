@@ -1,0 +1,131 @@
+"""A finished prompt as plain tensors, and back."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from overture.core.config import validated
+from overture.core.contracts import RowMethod
+from overture.core.errors import ConfigError
+from overture.core.injection import Injection, LabelHead, LayerMemory, Memory, Vectors
+from overture.core.projected import expanded
+from overture.prompt.config import PromptConfig
+from overture.prompt.labels import has_inner_method, method_inside, with_labels
+from overture.prompt.method import PromptModule, Request
+from overture.prompt.registry import method_of
+from overture.prompt.source import PromptSource
+
+STATE = "state."
+
+
+ADAPTER = "adapter."
+"""What the names of an adapter's tensors begin with, beside the prompt that it was trained with."""
+
+
+HEAD = ("head_weight", "head_bias", "label_bias")
+
+
+KNOWN = {"vectors", "split", "keys", "values", "weights", "labels", "offset", *HEAD}
+
+
+def prompt_tensors(prompt: Any) -> dict[str, Tensor]:
+    """A finished prompt as plain tensors for an artifact.
+
+    What made it is folded away, unless the prompt depends on the row: then the method's own state is kept. Vectors are
+    kept as fewer numbers where the method has them; `core.projected.expanded` gives the vectors again.
+    """
+    if isinstance(prompt, RowMethod):
+        assert isinstance(prompt, PromptModule)
+        return {STATE + name: value.detach() for name, value in prompt.state_dict().items()}
+    with torch.no_grad():
+        injection: Injection = prompt.injection()
+    found = {"labels": injection.labels, "offset": injection.offset}
+    if injection.vectors:
+        found |= _kept_vectors(prompt, injection.vectors)
+    if injection.memory:
+        memory = injection.memory.memory
+        found |= {"keys": memory.keys, "values": memory.values, "weights": memory.weights}
+    if injection.head:
+        head = injection.head
+        found |= dict(zip(HEAD, (head.weight, head.bias, head.label_bias), strict=True))
+    return {name: value.detach() for name, value in found.items() if value is not None}
+
+
+def _kept_vectors(prompt: Any, vectors: Vectors) -> dict[str, Tensor | None]:
+    compact = method_inside(prompt).compact() if isinstance(prompt, PromptModule) else {}
+    if 0 < sum(value.numel() for value in compact.values()) < vectors.values.numel():
+        return {**compact}
+    return {"vectors": vectors.values, "split": vectors.split}
+
+
+def prompt_from(
+    tensors: dict[str, Tensor], config: PromptConfig, source: PromptSource | None = None
+) -> Injection | RowMethod:
+    """The inverse of `prompt_tensors`.
+
+    Args:
+        tensors: of an artifact.
+        config: the prompt's, from its manifest.
+        source: the model's facts; only prompts that depend on the row need it.
+
+    Raises:
+        ConfigError: the tensors are not those of a prompt.
+        ArtifactError: vectors cannot be made of what they are kept as.
+    """
+    if any(name.startswith(ADAPTER) for name in tensors):
+        raise ConfigError(
+            "this prompt was trained together with an adapter, and without it is another prompt",
+            fix="use it whole: overture predict and eval do; here take a prompt that was tuned without --adapter",
+        )
+    if any(name.startswith(STATE) for name in tensors):
+        return _row_prompt(tensors, config, source)
+    tensors = expanded(tensors)
+    names = set(tensors)
+    has_head = names.isdisjoint(HEAD) or names >= {"labels", *HEAD}
+    if not names or not names <= KNOWN or ("keys" in names) != ("values" in names) or not has_head:
+        raise ConfigError(
+            "not the tensors of a prompt", got=", ".join(sorted(tensors)), wanted="some of " + ", ".join(sorted(KNOWN))
+        )
+    layer = int(config.options.get("layer", 0))
+    vectors = None
+    if "vectors" in names:
+        vectors = Vectors(tensors["vectors"], config.place, layer, split=_split(tensors, config))
+    memory = None
+    if "keys" in names:
+        memory = Memory(LayerMemory(tensors["keys"], tensors["values"], tensors.get("weights")), config.place)
+    head = LabelHead(*(tensors[name] for name in HEAD)) if "label_bias" in names else None
+    return Injection(vectors, memory, tensors.get("labels"), tensors.get("offset"), head)
+
+
+def _split(tensors: dict[str, Tensor], config: PromptConfig) -> Tensor | None:
+    """Where vectors around the input are split; other vectors are not.
+
+    Raises:
+        ConfigError: there is a split where there should be none, or none that fits.
+    """
+    split, wanted = tensors.get("split"), len(tensors["vectors"]) + 1 if config.place == "around" else None
+    if (None if split is None else len(split)) != wanted:
+        raise ConfigError("not the tensors of a prompt", got=f"a split at {config.place}", wanted=f"{wanted} numbers")
+    return split
+
+
+def _row_prompt(tensors: dict[str, Tensor], config: PromptConfig, source: PromptSource | None) -> RowMethod:
+    assert source is not None, "a prompt that depends on the row is built for a model"
+    method = method_of(config)
+    options = validated(method.options, config.options, "prompt.options")
+    start = torch.zeros(config.length, source.hidden_size)
+    # What it was built from may be gone by now, and its values are in the tensors.
+    blank = replace(source.at(config.place), prompt=lambda ref: Injection(Vectors(start, "before")))
+    prompt = method.build(Request(options, config.place, start, blank, 0))
+    own = {name.removeprefix(STATE): value for name, value in tensors.items()}
+    if has_inner_method(list(own)) and "labels" in own:
+        prompt = with_labels(prompt, torch.zeros_like(own["labels"]), config.label_rate)
+    assert isinstance(prompt, PromptModule)
+    assert isinstance(prompt, RowMethod)
+    wanted = {name: value.shape for name, value in prompt.state_dict().items()}
+    if {name: value.shape for name, value in own.items()} != wanted:
+        raise ConfigError(f"not the tensors of a {config.method!r} prompt", got=", ".join(sorted(own)))
+    prompt.load_state_dict(own)
+    return prompt

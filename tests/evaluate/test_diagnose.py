@@ -1,0 +1,128 @@
+"""Each finding from events such as a run writes; figures are checked, not wording."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overture.evaluate.diagnose import diagnose
+from overture.store.runs import Run
+
+CONFIG = {"task": {"labels": {"good": " good", "bad": " bad"}}, "train": {"lr": 0.1, "clip": 1.0}}
+HEALTHY = {
+    "status": "finished",
+    "metric": "accuracy",
+    "metrics": {"test": {"accuracy": {"value": 0.9, "low": 0.88, "high": 0.92, "n": 1000}}},
+    "compared": {"no_prompt": {"p_value": 0.001, "split": "test", "difference": {"value": 0.2, "n": 1000}}},
+}
+DATA = {
+    "rows": {"train": 100, "validation": 50, "test": 1000},
+    "repeats": {"train": 0, "validation": 0, "test": 0},
+    "labels": {"train": {"good": 50, "bad": 50}},
+    "words": {" good": 1, " bad": 1},
+}
+FALLING = [1.0 - 0.01 * step for step in range(64)]
+
+
+def epochs(*losses: tuple[float, float]) -> list[dict[str, Any]]:
+    best = min(range(len(losses)), key=lambda i: losses[i][1])
+    return [
+        {"event": "epoch", "seed": 0, "epoch": i, "train_loss": t, "validation_loss": v, "is_best": i >= best}
+        for i, (t, v) in enumerate(losses)
+    ]
+
+
+USUAL_EPOCHS = epochs((0.6, 0.5), (0.4, 0.49))
+
+
+@pytest.fixture
+def make_run(tmp_path: Path):
+    def make(
+        losses: list[float] = FALLING,
+        norms: dict[str, Any] | None = None,
+        ends: list[dict[str, Any]] = USUAL_EPOCHS,
+        result: dict[str, Any] | None = HEALTHY,
+        grad_norm: float = 0.5,
+        predicted: tuple[Any, ...] = ("good", "bad"),
+        more: tuple[dict[str, Any], ...] = (),
+        config: dict[str, Any] = CONFIG,
+        **data: Any,
+    ) -> Run:
+        run = Run.create(tmp_path, "mood", config, lambda event: None)
+        run.event({"event": "data", **DATA, **data})
+        for step, loss in enumerate(losses):
+            run.event({"event": "step", "seed": 0, "step": step + 1, "loss": loss, "grad_norm": grad_norm})
+        usual = {"lengths": {"vectors": {"start": 1.0, "end": 1.5}}, "moved": 0.5, "embedding": 1.0, "lr": 0.1}
+        for event in (*ends, *more, {"event": "norms", "seed": 0, **usual, **(norms or {})}):
+            run.event(event)
+        run.write("seed-0/result.json", {"seed": 0, "lr": 0.1, "predicted": {"test": list(predicted)}})
+        run.status("finished" if result else "running")
+        if result:
+            run.write("result.json", result)
+        return run
+
+    return make
+
+
+def names(run: Run) -> list[str]:
+    return [one.name for one in diagnose(run)]
+
+
+def test_nothing_to_say_of_a_good_run(make_run) -> None:
+    assert diagnose(make_run()) == []
+
+
+FEW = {"accuracy": {"value": 0.5, "low": 0.3, "high": 0.7, "n": 20}}
+EQUAL = {"p_value": 0.4, "split": "test", "difference": {"value": 0.01, "n": 1000}}
+WORSE = {"p_value": 0.001, "split": "test", "difference": {"value": -0.2, "n": 1000}}
+CASES: list[tuple[str, dict[str, Any], str]] = [
+    ("loss_flat", {"losses": [0.7] * 64}, "0.700 in the first steps, 0.700 in the last"),
+    ("rate_too_low", {"losses": [0.7] * 64, "norms": {"moved": 0.001}}, "moved by 0.1%"),
+    ("rate_too_high", {"losses": [1.0 + 0.05 * i for i in range(64)]}, "1.175 in the first steps"),
+    ("diverged", {"more": ({"event": "diverged", "seed": 0, "step": 4},)}, "at step 5, lr 0.1"),
+    ("clipped", {"grad_norm": 30.0}, "100% of 64 steps over the clip of 1, median length 30"),
+    ("overfitting", {"ends": epochs((0.6, 0.5), (0.2, 0.9))}, "from 0.500 to 0.900"),
+    ("stopped_too_soon", {"ends": epochs((0.6, 0.8), (0.4, 0.5))}, "0.800, then 0.500, in 2 epochs"),
+    ("norm", {"norms": {"lengths": {"vectors": {"start": 1.0, "end": 40.0}}}}, "40 against 1, 40 times"),
+    ("norm", {"norms": {"lengths": {"keys": {"start": 2.0, "end": 0.1}}}}, "0.1 against 2, 0.05 times"),
+    ("one_label", {"predicted": ("good", "good", "good")}, "'good' for each of 3 rows"),
+    ("one_label", {"predicted": (("good", "bad"), ("good", "bad"))}, "('good', 'bad') for each of 2 rows"),
+    ("one_label", {"predicted": ((("PER", 0, 3),),) * 2}, "(('PER', 0, 3),) for each of 2 rows"),
+    ("leak", {"repeats": {"test": 7}}, "7 of 1000 test rows"),
+    ("label_words", {"words": {" good": 1, " dreadful": 3}}, "' dreadful' 3 tokens"),
+    ("imbalance", {"labels": {"train": {"good": 90, "bad": 10}}}, "'good' 90 of 100 rows (90%), 'bad' 10"),
+    ("imbalance", {"labels": {"train": {"a": 30, "b": 30, "c": 40, "d": 1}}}, "'d' 1"),
+    ("few_rows", {"result": {**HEALTHY, "metrics": {"test": FEW}}}, "20 rows"),
+    ("no_better_than_no_prompt", {"result": {**HEALTHY, "compared": {"no_prompt": EQUAL}}}, "+1.0 points"),
+    ("no_better_than_in_context", {"result": {**HEALTHY, "compared": {"in_context": WORSE}}}, "-20.0 points"),
+    ("interrupted", {"result": None}, "status 'running'"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "figures"), CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)])
+def test_finding(make_run, name, changes, figures) -> None:
+    found = diagnose(make_run(**changes))
+    assert [one.name for one in found] == [name]
+    assert figures in found[0].evidence
+    assert found[0].fix
+
+
+def test_a_line_cut_by_a_kill_is_left_out(make_run) -> None:
+    run = make_run()
+    with open(run.folder / "events.jsonl", "a") as file:
+        file.write('{"event": "step", "se')
+    assert names(run) == []
+
+
+def test_a_run_that_is_worked_on_is_not_interrupted(make_run) -> None:
+    assert diagnose(make_run(result=None), is_running=True) == []
+
+
+def test_steps_done_again_after_a_resume_count_once(make_run) -> None:
+    rising = tuple({"event": "step", "seed": 0, "step": s + 1, "loss": 1.0 + s / 20} for s in range(64))
+    assert names(make_run(more=rising)) == ["rate_too_high"]
+
+
+def test_findings_of_runs_are_json(make_run) -> None:
+    json.dumps([one.model_dump() for one in diagnose(make_run(losses=[0.7] * 64))])

@@ -1,0 +1,150 @@
+"""What a comparison runs, without a model: the order of rows, the names of cells, the plan within a budget."""
+
+from typing import Any
+
+import pytest
+
+from overture.core.errors import ConfigError
+from overture.data.rows import Row
+from overture.data.task import Task
+from overture.jobs.compare.budget import Speed, chosen_plan
+from overture.jobs.compare.cells import Key, ordered
+from overture.train.fit import TrainConfig
+
+TASK = Task(
+    name="mood",
+    data={"train": "rows.jsonl"},
+    template="{text}\nMood:",
+    labels={"good": " good", "bad": " bad", "odd": " odd"},
+)
+
+
+def rows(**counts: int) -> list[Row]:
+    labels = [label for label, count in counts.items() for _ in range(count)]
+    return [Row({"text": f"row {n}", "label": label}, n + 1, "rows.jsonl") for n, label in enumerate(labels)]
+
+
+# -- rows
+
+
+def test_every_beginning_is_a_sample() -> None:
+    found = [row.fields["label"] for row in ordered(TASK, rows(good=60, bad=36, odd=4), 0, "train")]
+    assert set(found[:3]) == {"good", "bad", "odd"}
+    assert len(found) == 100
+    for count in (20, 50, 75):
+        head = found[:count]
+        assert abs(head.count("good") - 0.6 * count) <= 2
+        assert abs(head.count("bad") - 0.36 * count) <= 2
+
+
+def test_order_depends_on_seed_and_split_alone() -> None:
+    every = rows(good=30, bad=30)
+    order = ordered(TASK, every, 1, "train")
+    assert order == ordered(TASK, every, 1, "train")
+    assert order != ordered(TASK, every, 2, "train")
+    assert order != ordered(TASK, every, 1, "validation")
+    assert sorted(row.line for row in order) == list(range(1, 61))
+
+
+def test_order_of_free_text_is_random() -> None:
+    task = Task(name="names", data={"train": "rows.jsonl"}, template="{text}:", answer_field="label")
+    lines = [row.line for row in ordered(task, rows(a=50), 0, "train")]
+    assert sorted(lines) == list(range(1, 51))
+    assert lines != list(range(1, 51))
+
+
+NAMES = Task(name="names", data={"train": "rows.jsonl"}, template="{text}:", answer_field="answer")
+
+
+def test_a_common_answer_comes_as_often_as_chance_has_it() -> None:
+    answers = ["none" if n % 5 < 3 else f"name {n}" for n in range(400)]
+    every = [Row({"text": f"row {n}", "answer": answer}, n + 1, "rows.jsonl") for n, answer in enumerate(answers)]
+    shares = [
+        [row.fields["answer"] for row in ordered(NAMES, every, seed, "train")][:64].count("none") / 64
+        for seed in range(8)
+    ]
+    # 3.6 rows are the standard deviation of one seed's 64.
+    assert all(abs(share - 0.6) < 0.2 for share in shares)
+    assert sum(shares) / len(shares) == pytest.approx(0.6, abs=0.06)
+
+
+def test_orders_are_those_of_earlier_versions() -> None:
+    """Reports go on where they stopped, so what a seed draws must never change."""
+
+    def lines(task: Task, every: list[Row], seed: int) -> list[int]:
+        return [row.line for row in ordered(task, every, seed, "train")]
+
+    different = [Row({"text": f"row {n}", "answer": f"name {n}"}, n + 1, "rows.jsonl") for n in range(12)]
+    assert lines(NAMES, different, 0) == [10, 1, 9, 3, 8, 7, 12, 2, 11, 4, 6, 5]
+    assert lines(NAMES, different, 1) == [1, 3, 12, 7, 4, 6, 9, 10, 5, 11, 2, 8]
+    assert lines(TASK, rows(good=6, bad=4, odd=2), 0) == [3, 11, 9, 1, 10, 6, 7, 2, 12, 5, 8, 4]
+    assert lines(TASK, rows(good=8), 0) == [8, 5, 6, 2, 7, 3, 1, 4]
+
+
+# -- keys
+
+
+@pytest.mark.parametrize("text", ["prefix-after:16:0", "in-context:nearest:64:3"])
+def test_key_there_and_back(text: str) -> None:
+    assert str(Key.parse(text)) == text
+    assert ":" not in Key.parse(text).slug
+
+
+@pytest.mark.parametrize("text", ["prefix-after", "prefix-after:16", "a:b:c", ":1:2", "a:-1:0"])
+def test_not_a_key(text: str) -> None:
+    with pytest.raises(ConfigError):
+        Key.parse(text)
+
+
+# -- the budget
+
+
+def by_cells(sizes: Any, seeds: int, is_tuned: bool) -> float:
+    """A second for each row and seed, and three trainings at the largest size for the rates."""
+    return sum(sizes) * seeds + (3 * sizes[-1] if is_tuned else 0)
+
+
+@pytest.mark.parametrize(
+    ("budget", "sizes", "seeds", "is_tuned"),
+    [
+        (10_000, (16, 64, 256), 5, True),
+        (1_800, (16, 64, 256), 3, True),
+        (432, (16, 64), 3, True),
+        # Three seeds at one size tell more than two at two: two seeds hardly give an interval.
+        (420, (16,), 5, True),
+        (100, (16,), 3, True),
+        (80, (16,), 2, True),
+        (40, (16,), 2, False),
+        (20, (16,), 1, False),
+    ],
+)
+def test_what_fits(budget: float, sizes: tuple[int, ...], seeds: int, is_tuned: bool) -> None:
+    found = chosen_plan((16, 64, 256), 5, True, budget, by_cells)
+    assert (found.sizes, found.seeds, found.is_tuned) == (sizes, seeds, is_tuned)
+    assert by_cells(found.sizes, found.seeds, found.is_tuned) == found.seconds <= budget
+
+
+def test_what_was_left_out_is_told() -> None:
+    assert chosen_plan((16, 64), 2, True, 1e9, by_cells).left_out == ()
+    (told,) = chosen_plan((16, 64, 256), 5, True, 40, by_cells).left_out
+    for text in ("64 rows", "256 rows", "seeds beyond the first 2 of 5", "learning rates"):
+        assert text in told
+
+
+def test_too_small_a_budget() -> None:
+    with pytest.raises(ConfigError, match="too small"):
+        chosen_plan((16, 64), 3, True, 10, by_cells)
+
+
+def test_speed_gives_back_what_it_was_made_from() -> None:
+    spent = {"reading": 4.0, "training": 6.0, "validation": 3.0, "scoring": 5.0, "serving": 2.0}
+    cell = {
+        "ledger": {name: {"seconds": seconds} for name, seconds in spent.items()},
+        "rows": {"train": 32, "validation": 32, "test": 100},
+        "history": [{}, {}, {}],
+    }
+    speed = Speed.of(cell, 25.0)
+    train = TrainConfig(epochs=3, batch_size=16)
+    assert speed.fixed == pytest.approx(5)
+    assert speed.training(train, 32, 32, 1) + speed.scoring(100) == pytest.approx(25)
+    assert speed.training(train, 64, 32, 1) == pytest.approx(5 + 6 + 12 + 3)
