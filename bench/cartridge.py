@@ -25,7 +25,8 @@ from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import score
 from overture.evaluate.tuned import TunedPrompt
-from overture.jobs.distil.cartridge import CartridgeConfig, cartridge, frame_of
+from overture.jobs.distil.cartridge import cartridge, frame_of
+from overture.jobs.distil.options import CartridgeConfig
 from overture.store.store import Store
 from tasks import rows_of
 

@@ -33,7 +33,8 @@ from overture.evaluate.source import prompt_source
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.prompt.registry import own_rate
-from overture.train.fit import Fit, FitResult, FitTogether, TrainConfig, Validation
+from overture.train.fit import Fit, FitResult, FitTogether, Validation
+from overture.train.options import TrainConfig
 from speed import cpu_name, spread, versions
 from tasks import WORDINGS, decoder_task, rows_of
 

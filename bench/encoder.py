@@ -32,7 +32,8 @@ from overture.evaluate.scoring import score
 from overture.evaluate.source import prompt_source
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
-from overture.train.fit import Fit, TrainConfig, Validation
+from overture.train.fit import Fit, Validation
+from overture.train.options import TrainConfig
 from tasks import WORDINGS, encoder_task, splits_of
 
 RESULTS = Path(__file__).parent / "results" / "encoder"

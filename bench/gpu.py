@@ -41,7 +41,8 @@ from overture.engine.tokenizer import Tokenizer
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.prompt.source import PromptSource
-from overture.train.fit import Fit, FitTogether, TrainConfig, Validation
+from overture.train.fit import Fit, FitTogether, Validation
+from overture.train.options import TrainConfig
 from speed import cpu_name, num_live_tokens, padded_batch, peft, spread, versions
 
 RESULTS = Path(__file__).parent / "results" / "gpu"

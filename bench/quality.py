@@ -31,7 +31,8 @@ from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.prompt.registry import METHODS, own_rate
 from overture.store.store import Store
-from overture.train.fit import Fit, TrainConfig, Validation
+from overture.train.fit import Fit, Validation
+from overture.train.options import TrainConfig
 from speed import cpu_name, versions
 from tasks import WORDINGS, decoder_task, splits_of
 

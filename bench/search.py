@@ -36,7 +36,7 @@ from overture.prompt.config import PromptConfig
 from overture.prompt.registry import own_rate
 from overture.store.runs import Run
 from overture.store.store import Store
-from overture.train.fit import TrainConfig
+from overture.train.options import TrainConfig
 from tasks import WORDINGS, decoder_task, rows_of
 
 

@@ -16,7 +16,8 @@ from typing import Any
 from cells import Lab, cpu_seconds, in_time, opened, study_parser
 from overture.evaluate.tuned import TunedPrompt
 from overture.jobs.run.request import TuneConfig
-from overture.jobs.transfer.multi import MultiConfig, multi
+from overture.jobs.transfer.multi import multi
+from overture.jobs.transfer.options import MultiConfig
 from overture.jobs.tune.tune import tune
 
 TASKS, THIRD = ("movie", "trec"), "bbc"

@@ -21,8 +21,10 @@ import overture
 from overture.core.config import read_yaml
 from overture.core.files import write_json
 from overture.jobs.api import request
-from overture.jobs.distil.prune import PruneConfig, prune
-from overture.jobs.transfer.meta import MetaConfig, meta
+from overture.jobs.distil.options import PruneConfig
+from overture.jobs.distil.prune import prune
+from overture.jobs.transfer.meta import meta
+from overture.jobs.transfer.options import MetaConfig
 from overture.store.store import Store
 
 SNIPPETS = "amazonReviewSnippets_GroundTruth.txt"

@@ -14,7 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cells import Lab, cpu_seconds, in_time, opened, study_parser
-from overture.engine.lora import LoraOptions, with_lora
+from overture.engine.lora import with_lora
+from overture.engine.options import LoraOptions
 from overture.engine.prompted import PromptedModel
 from overture.jobs.run.request import AdapterConfig, TuneConfig, settled
 from overture.jobs.run.work import Work, prepared

@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 __all__ = ["Store", "__version__", "load", "tune"]
 
 # Imported on first use: torch and transformers take seconds.
-_HOMES = {"Store": "overture.store", "load": "overture.jobs.api", "tune": "overture.jobs.api"}
+_HOMES = {"Store": "overture.store.store", "load": "overture.jobs.api", "tune": "overture.jobs.api"}
 
 
 def __getattr__(name: str) -> Any:

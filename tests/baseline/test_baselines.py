@@ -21,10 +21,12 @@ from overture.data.rows import Row
 from overture.data.task import Task
 from overture.engine.backbone import weights_digest
 from overture.engine.cache import InputCache
-from overture.engine.lora import LoraOptions, lora_size, with_lora
+from overture.engine.lora import lora_size, with_lora
+from overture.engine.options import LoraOptions
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import predict, score
-from overture.train.fit import Fit, TrainConfig, Validation
+from overture.train.fit import Fit, Validation
+from overture.train.options import TrainConfig
 
 WORDS = {"good": ("fine", "great", "glad"), "bad": ("poor", "dull", "grim")}
 

@@ -13,10 +13,11 @@ from overture.core.errors import BackboneError, ConfigError, DataError
 from overture.engine.operations import counted
 from overture.engine.tokenizer import Tokenizer
 from overture.jobs.distil import cartridge as study
-from overture.jobs.distil.cartridge import CartridgeConfig, Frame, cartridge, frame_of
+from overture.jobs.distil.cartridge import Frame, cartridge, frame_of
+from overture.jobs.distil.options import CartridgeConfig
 from overture.store.artifact import load_artifact
 from overture.store.store import Store
-from overture.train.fit import TrainConfig
+from overture.train.options import TrainConfig
 
 TEXT = " ".join(f"{number} is {chr(97 + number)}{number * 7}." for number in range(12))
 SMALL = {"length": 6, "piece": 40, "conversations": 8, "held_out": 4, "question_tokens": 5, "answer_tokens": 6}

@@ -19,8 +19,9 @@ from overture.jobs.compare import cells as cells_of_a_lab
 from overture.jobs.compare import compare as study
 from overture.jobs.compare import ledger, page
 from overture.jobs.compare.cells import Key, Lab
-from overture.jobs.compare.compare import CompareConfig, compare
+from overture.jobs.compare.compare import compare
 from overture.jobs.compare.energy import EnergyMeter
+from overture.jobs.compare.options import CompareConfig
 from overture.jobs.compare.ways import WAYS, Bench
 from overture.jobs.run.request import tune_config
 from overture.store.store import Store

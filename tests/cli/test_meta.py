@@ -13,10 +13,11 @@ import yaml
 from overture.jobs.api import request
 from overture.jobs.run.request import TuneConfig
 from overture.jobs.transfer import meta as study
-from overture.jobs.transfer.meta import MetaConfig, meta
+from overture.jobs.transfer.meta import meta
+from overture.jobs.transfer.options import MetaConfig
 from overture.store.artifact import load_artifact
 from overture.store.store import Store
-from overture.train.fit import TrainConfig
+from overture.train.options import TrainConfig
 
 LABELS = {"a": {"good": " good", "bad": " bad"}, "b": {"good": " yes", "bad": " no"}, "c": {"good": " up", "bad": " x"}}
 

@@ -13,7 +13,8 @@ import yaml
 from overture.engine.distil import distance, divergence, right
 from overture.jobs.api import request
 from overture.jobs.transfer import multi as study
-from overture.jobs.transfer.multi import MultiConfig, _Multi, _Trainee
+from overture.jobs.transfer.multi import _Multi, _Trainee
+from overture.jobs.transfer.options import MultiConfig
 from overture.jobs.transfer.several import all_prepared
 from overture.store.artifact import load_artifact
 from overture.store.runs import Run

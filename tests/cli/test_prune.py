@@ -10,7 +10,8 @@ from overture.cli.progress import Event
 from overture.core.injection import Injection, Vectors
 from overture.engine.prompted import PromptedModel
 from overture.jobs.distil import prune as study
-from overture.jobs.distil.prune import PruneConfig, best_indices, importances, kept_pieces, prune
+from overture.jobs.distil.options import PruneConfig
+from overture.jobs.distil.prune import best_indices, importances, kept_pieces, prune
 from overture.jobs.run.again import request_again
 from overture.jobs.run.work import prepared
 from overture.jobs.search import result as search_result

@@ -8,7 +8,8 @@ import torch
 from fakes import make_backbone, make_inner_tokenizer, make_model
 from overture.core.errors import ConfigError
 from overture.jobs.transfer import recycle as study
-from overture.jobs.transfer.recycle import FEWEST, Map, common_vectors, fitted_map, plain_texts
+from overture.jobs.transfer.options import FEWEST
+from overture.jobs.transfer.recycle import Map, common_vectors, fitted_map, plain_texts
 from overture.store.artifact import load_artifact
 from overture.store.store import Store
 

@@ -135,7 +135,8 @@ def test_stored_prompts_start_those_of_their_own_side(folders, make_task, overtu
 
 def test_low_rank_changes_are_in_both_stacks_and_one_cache_serves_both(folders, make_task, overture):
     from overture.engine.cache import InputCache
-    from overture.engine.lora import LoraOptions, with_lora
+    from overture.engine.lora import with_lora
+    from overture.engine.options import LoraOptions
     from overture.engine.prompted import PromptedModel
 
     backbone = load_backbone(str(folders["t5 gated"]))

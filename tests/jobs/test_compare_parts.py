@@ -11,7 +11,7 @@ import pytest
 from overture.core.records import Plan
 from overture.data.task import Task
 from overture.jobs.compare.budget import Speed
-from overture.jobs.compare.compare import CompareConfig
+from overture.jobs.compare.options import CompareConfig
 from overture.jobs.run.request import TuneConfig
 from overture.jobs.verdict.scores import pair_of
 from overture.jobs.verdict.summary import summary

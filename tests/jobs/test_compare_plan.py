@@ -9,7 +9,7 @@ from overture.data.rows import Row
 from overture.data.task import Task
 from overture.jobs.compare.budget import Speed, chosen_plan
 from overture.jobs.compare.cells import Key, ordered
-from overture.train.fit import TrainConfig
+from overture.train.options import TrainConfig
 
 TASK = Task(
     name="mood",

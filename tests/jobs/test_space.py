@@ -13,7 +13,7 @@ from overture.jobs.run.request import TuneConfig
 from overture.jobs.search.space import Pair, SearchConfig, Space, options_of
 from overture.prompt.config import PromptConfig
 from overture.prompt.registry import METHODS
-from overture.train.fit import TrainConfig
+from overture.train.options import TrainConfig
 
 PREFIX: Pair = ("prefix", "after")
 OWN = METHODS["prefix"].learning_rate["after"]

@@ -14,7 +14,8 @@ from overture.data.rows import gold_of, row_problems, texts_of
 from overture.data.task import Task
 from overture.engine.cache import InputCache
 from overture.engine.distil import divergence, right
-from overture.engine.lora import LoraOptions, lora_size, with_lora
+from overture.engine.lora import lora_size, with_lora
+from overture.engine.options import LoraOptions
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.metrics import METRICS, as_answers
 from overture.evaluate.scoring import grouped, predict, score

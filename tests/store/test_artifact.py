@@ -11,15 +11,9 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-import overture.store
 from overture.core.errors import ArtifactError, DiskFull, StoreError
 from overture.store.artifact import load_artifact, save_artifact
 from overture.store.manifest import check_fingerprint
-
-
-def test_exported_members():
-    assert overture.store.__all__ == sorted(overture.store.__all__)
-    assert len(overture.store.__all__) == 6
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])

@@ -3,8 +3,9 @@ import torch
 from tiny import LENGTHS, ROWS, Recorded, assert_equal, copied, make_fit, one_step
 
 from fakes import CASES, Case, make_rows
-from overture.train.fit import Fit, TrainConfig, Validation
+from overture.train.fit import Fit, Validation
 from overture.train.optim import rate_at
+from overture.train.options import TrainConfig
 
 NUM_BATCHES = -(-len(LENGTHS) // 4)
 

@@ -9,7 +9,8 @@ from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import mean_loss
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
-from overture.train.fit import Fit, FitResult, TrainConfig, Validation
+from overture.train.fit import Fit, FitResult, Validation
+from overture.train.options import TrainConfig
 
 HALF = torch.bfloat16
 WAYS = [case for case in CASES if case.method in ("vectors", "prefix", "gated", "low_rank", "late", "idpg", "warp")]

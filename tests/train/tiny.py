@@ -13,7 +13,8 @@ from overture.core.rows import Encoded
 from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import mean_loss
-from overture.train.fit import Apart, Fit, FitTogether, TrainConfig, Validation
+from overture.train.fit import Apart, Fit, FitTogether, Validation
+from overture.train.options import TrainConfig
 
 CASE = Case("prefix", "after")
 LENGTHS = tuple(random.Random(0).choices(range(12), k=13))

@@ -6,7 +6,8 @@ Trained values: r (in + out) for each linear map, and C D where labels have vect
 """
 
 from overture.baseline.base import Baseline, Built, LabelOptions, Request, trained
-from overture.engine.lora import LoraOptions, with_lora
+from overture.engine.lora import with_lora
+from overture.engine.options import LoraOptions
 from overture.engine.prompted import PromptedModel
 
 

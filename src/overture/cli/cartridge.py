@@ -14,7 +14,7 @@ from overture.cli.tune import tell
 
 
 def _help(field: str) -> Any:
-    return typer.Option(help=field_help("jobs/distil/cartridge.py", "CartridgeConfig", field), show_default=False)
+    return typer.Option(help=field_help("jobs/distil/options.py", "CartridgeConfig", field), show_default=False)
 
 
 def command(
@@ -44,7 +44,8 @@ def command(
     flags = {"length": length, "conversations": conversations, "held_out": held_out, "piece": piece, "seed": seed}
 
     from overture.core.config import overridden, validated
-    from overture.jobs.distil.cartridge import CartridgeConfig, cartridge, text_of
+    from overture.jobs.distil.cartridge import cartridge, text_of
+    from overture.jobs.distil.options import CartridgeConfig
     from overture.jobs.run.request import tune_config
     from overture.store.store import Store
 

@@ -20,11 +20,11 @@ _INCOMPLETE = 1
 
 
 def _help(field: str) -> Any:
-    return typer.Option(help=field_help("jobs/compare/compare.py", "CompareConfig", field), show_default=False)
+    return typer.Option(help=field_help("jobs/compare/options.py", "CompareConfig", field), show_default=False)
 
 
 def _named(flag: str, field: str, metavar: str | None = None) -> Any:
-    text = field_help("jobs/compare/compare.py", "CompareConfig", field)
+    text = field_help("jobs/compare/options.py", "CompareConfig", field)
     return typer.Option(flag, metavar=metavar, help=text, show_default=False)
 
 
@@ -88,7 +88,8 @@ def command(
     from overture.core.config import validated
     from overture.jobs.api import request
     from overture.jobs.compare.cells import Key
-    from overture.jobs.compare.compare import CompareConfig, compare
+    from overture.jobs.compare.compare import compare
+    from overture.jobs.compare.options import CompareConfig
     from overture.report.compare_page import write_report
     from overture.store.store import Store
 

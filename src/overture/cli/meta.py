@@ -14,7 +14,7 @@ from overture.cli.tune import BackboneOption, LengthOption, MethodOption, PlaceO
 
 
 def _help(field: str) -> Any:
-    return typer.Option(help=field_help("jobs/transfer/meta.py", "MetaConfig", field), show_default=False)
+    return typer.Option(help=field_help("jobs/transfer/options.py", "MetaConfig", field), show_default=False)
 
 
 def command(
@@ -41,7 +41,8 @@ def command(
 
     from overture.core.config import validated
     from overture.jobs.api import request
-    from overture.jobs.transfer.meta import MetaConfig, meta
+    from overture.jobs.transfer.meta import meta
+    from overture.jobs.transfer.options import MetaConfig
     from overture.store.store import Store
 
     asked = {"steps": steps, "inner": inner, "rate": rate, "algorithm": algorithm}

@@ -14,7 +14,7 @@ from overture.cli.tune import BackboneOption, LengthOption, PlaceOption, SetOpti
 
 
 def _help(field: str) -> Any:
-    return typer.Option(help=field_help("jobs/transfer/multi.py", "MultiConfig", field), show_default=False)
+    return typer.Option(help=field_help("jobs/transfer/options.py", "MultiConfig", field), show_default=False)
 
 
 def command(
@@ -49,7 +49,8 @@ def command(
 
     from overture.core.config import validated
     from overture.jobs.api import request
-    from overture.jobs.transfer.multi import MultiConfig, multi
+    from overture.jobs.transfer.multi import multi
+    from overture.jobs.transfer.options import MultiConfig
     from overture.store.store import Store
 
     asked = {"logits": logits, "hidden": hidden, "temperature": temperature, "mixing": mixing}

@@ -20,12 +20,12 @@ def command(
     keep: Annotated[
         list[float] | None,
         typer.Option(
-            help=field_help("jobs/distil/prune.py", "PruneConfig", "keep") + " Repeatable.",
+            help=field_help("jobs/distil/options.py", "PruneConfig", "keep") + " Repeatable.",
             show_default=False,
         ),
     ] = None,
     pieces: Annotated[
-        int | None, typer.Option(help=field_help("jobs/distil/prune.py", "PruneConfig", "pieces"), show_default=False)
+        int | None, typer.Option(help=field_help("jobs/distil/options.py", "PruneConfig", "pieces"), show_default=False)
     ] = None,
     name: Annotated[str | None, typer.Option(help="The pruned prompt's name; PROMPT-pruned if not given.")] = None,
     store: StoreOption = None,
@@ -35,7 +35,8 @@ def command(
     root = store_root(store)
 
     from overture.core.config import validated
-    from overture.jobs.distil.prune import PruneConfig, prune
+    from overture.jobs.distil.options import PruneConfig
+    from overture.jobs.distil.prune import prune
     from overture.store.store import Store
 
     asked = {"keep": tuple(keep) if keep else None, "pieces": pieces}

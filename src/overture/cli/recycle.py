@@ -21,7 +21,7 @@ def command(
     name: Annotated[str | None, typer.Option(help="The new prompt's name; PROMPT-recycled if not given.")] = None,
     tokens: Annotated[
         int | None,
-        typer.Option(help=field_help("jobs/transfer/recycle.py", "RecycleConfig", "tokens"), show_default=False),
+        typer.Option(help=field_help("jobs/transfer/options.py", "RecycleConfig", "tokens"), show_default=False),
     ] = None,
     store: StoreOption = None,
     is_json: JsonOption = False,
@@ -30,7 +30,8 @@ def command(
     root = store_root(store)
 
     from overture.core.config import validated
-    from overture.jobs.transfer.recycle import RecycleConfig, recycle
+    from overture.jobs.transfer.options import RecycleConfig
+    from overture.jobs.transfer.recycle import recycle
     from overture.store.store import Store
 
     config = validated(RecycleConfig, {} if tokens is None else {"tokens": tokens}, "overture recycle")

@@ -30,7 +30,7 @@ def _space(field: str, repeatable: bool = True) -> Any:
 
 
 def _lr_help(field: str) -> Any:
-    return typer.Option(help=field_help("jobs/search/lr.py", "LrConfig", field), show_default=False)
+    return typer.Option(help=field_help("jobs/search/options.py", "LrConfig", field), show_default=False)
 
 
 def search_command(
@@ -169,7 +169,8 @@ def lr_command(
     from overture.cli.progress import display
     from overture.core.config import validated
     from overture.jobs.api import request
-    from overture.jobs.search.lr import LrConfig, lr
+    from overture.jobs.search.lr import lr
+    from overture.jobs.search.options import LrConfig
     from overture.store.store import Store
 
     asked = {"low": low, "high": high, "steps": steps}

@@ -16,7 +16,7 @@ _SHOWN_WORDS = 6
 
 
 def _help(field: str) -> Any:
-    return typer.Option(help=field_help("jobs/search/words.py", "WordsConfig", field), show_default=False)
+    return typer.Option(help=field_help("jobs/search/options.py", "WordsConfig", field), show_default=False)
 
 
 def command(
@@ -32,9 +32,10 @@ def command(
     from overture.core.config import validated
     from overture.jobs.api import request
     from overture.jobs.search import words as study
+    from overture.jobs.search.options import WordsConfig
 
     given = {"words": words, "pool": pool}
-    config = validated(study.WordsConfig, {k: v for k, v in given.items() if v is not None}, "overture words")
+    config = validated(WordsConfig, {k: v for k, v in given.items() if v is not None}, "overture words")
     asked = request(task, {"backbone": backbone and local(backbone)}, settings or [])
     show = display()
     with show.live():

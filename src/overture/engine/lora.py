@@ -10,27 +10,16 @@ all linear maps of attention and MLP are changed, as in Dettmers et al. 2023, "Q
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from overture.core.config import Config
 from overture.core.errors import ArtifactError, BackboneError, ConfigError
 from overture.core.packages import install
 from overture.core.seeds import derived_seed
 from overture.engine.backbone import Backbone
+from overture.engine.options import LoraOptions
 
 _NAME = "overture"
-
-
-class LoraOptions(Config):
-    """Options of low-rank adapters."""
-
-    rank: int = Field(8, ge=1, description="Rank of the change of each linear map, r.")
-    alpha: float = Field(16.0, gt=0, description="The change is scaled by alpha / r.")
-    targets: tuple[str, ...] = Field(
-        (), description="Names that the changed linear maps end with, such as q_proj; all in the layers when empty."
-    )
 
 
 def with_lora(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from overture.core.config import validated
 from overture.engine.backbone import Backbone
-from overture.engine.lora import LoraOptions
+from overture.engine.options import LoraOptions
 from overture.prompt.config import PromptConfig
 from overture.prompt.pack import ADAPTER
 from overture.store.manifest import BackboneRef, Manifest

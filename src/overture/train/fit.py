@@ -6,13 +6,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, cast
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from overture.core.config import Config
 from overture.core.contracts import Trainee, Trainees
 from overture.core.errors import DataError
 from overture.core.room import Room, fitted_tokens
@@ -20,74 +18,14 @@ from overture.core.rows import Encoded
 from overture.data.batches import epoch_batches, num_padded, shared_batches
 from overture.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from overture.train.memory import device_memory
-from overture.train.optim import OPTIMISERS, OptimiserName, rate_at
+from overture.train.optim import OPTIMISERS, rate_at
+from overture.train.options import TrainConfig
 
 Status = Literal["finished", "stopped early", "interrupted", "diverged", "dropped"]
 Events = Callable[[dict[str, Any]], None]
 History = list[dict[str, float]]
 Decide = Callable[[int, Mapping[str, History]], Collection[str]]
 Batches = Callable[[Sequence[Encoded], int, int, int], list[list[Encoded]]]
-
-
-EPOCHS, MIN_STEPS = 5, 60
-
-
-class TrainConfig(Config):
-    """How a prompt is trained."""
-
-    epochs: int | None = Field(
-        None, ge=1, description="Rounds of training, after each of which validation rows are scored; 5 when empty."
-    )
-    passes: int | None = Field(
-        None,
-        ge=1,
-        description="Passes over the training rows in an epoch; when empty 1, or where rows are few and no number of "
-        "epochs is asked for as many as make 60 optimiser steps together.",
-    )
-    batch_size: int = Field(16, ge=1, description="Rows of one optimiser step.")
-    lr: float | None = Field(None, gt=0, le=10, description="Learning rate; the method's own when empty.")
-    optimiser: OptimiserName = Field("adamw", description="adamw or adafactor.")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
-    warmup_steps: int = Field(10, ge=0, description="Steps over which the learning rate rises.")
-    schedule: Literal["linear", "constant"] = Field("linear", description="The learning rate after the warm-up.")
-    clip: float = Field(1.0, gt=0, description="Largest length of the gradient.")
-    patience: int = Field(3, ge=1, description="Epochs without a better validation score before training stops.")
-    max_tokens: int = Field(4096, ge=1, description="Padded tokens of one forward pass; larger batches are cut.")
-    shared_tokens: int = Field(
-        1280, ge=1, description="The same of a pass that several prompts share, such as the seeds of a run."
-    )
-    checkpoint_seconds: float = Field(30.0, ge=0, description="Seconds between checkpoints within an epoch.")
-    fit_memory: bool = Field(
-        True, description="On a GPU, passes as large as its memory allows by a trial, whatever the two limits say."
-    )
-    gradient_checkpointing: bool = Field(False, description="Less memory, about a third more time.")
-
-    @property
-    def num_epochs(self) -> int:
-        """How many epochs there are."""
-        return self.epochs or EPOCHS
-
-    @property
-    def num_passes(self) -> int:
-        """How often an epoch passes over the rows; see `for_rows`."""
-        return self.passes or 1
-
-    def num_batches(self, num_rows: int) -> int:
-        """Optimiser steps of an epoch over so many rows."""
-        return self.num_passes * math.ceil(num_rows / self.batch_size)
-
-    def for_rows(self, num_rows: int) -> Self:
-        """The options with all numbers filled in, for so many training rows."""
-        # Where there are no rows at all, whoever trains says so.
-        needed = math.ceil(MIN_STEPS / (EPOCHS * max(1, math.ceil(num_rows / self.batch_size))))
-        passes = self.passes or (1 if self.epochs else needed)
-        return self.model_copy(update={"epochs": self.num_epochs, "passes": passes})
-
-    def with_steps(self, num_rows: int, min_steps: int) -> Self:
-        """The options with as many epochs as give so many steps; patience lasts as many steps as it did."""
-        epochs = max(self.num_epochs, math.ceil(min_steps / self.num_batches(num_rows)))
-        patience = math.ceil(self.patience * epochs / self.num_epochs)
-        return self.model_copy(update={"epochs": epochs, "passes": self.num_passes, "patience": patience})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,9 @@
 """Learning rate over steps, and the optimisers by name."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
-
-OptimiserName = Literal["adamw", "adafactor"]
 
 Groups = list[dict[str, Any]]
 Build = Callable[[Groups, float, float], torch.optim.Optimizer]

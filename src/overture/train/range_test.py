@@ -22,8 +22,8 @@ from overture.core.contracts import Trainee
 from overture.core.errors import Diverged
 from overture.core.rows import Encoded
 from overture.data.batches import epoch_batches, micro_batches
-from overture.train.fit import TrainConfig
 from overture.train.optim import OPTIMISERS
+from overture.train.options import TrainConfig
 
 _SMOOTH = 0.8
 _RISEN = 0.25

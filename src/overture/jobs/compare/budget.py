@@ -7,7 +7,7 @@ from typing import Any
 
 from overture.core.errors import ConfigError
 from overture.core.records import Plan
-from overture.train.fit import TrainConfig
+from overture.train.options import TrainConfig
 
 Seconds = Callable[[Sequence[int], int, bool], float]
 _FEW_SEEDS, _ENOUGH_SEEDS = 2, 3

@@ -10,10 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
 from torch import OutOfMemoryError
 
-from overture.core.config import Config
 from overture.core.errors import (
     ConfigError,
     DataError,
@@ -34,66 +32,15 @@ from overture.engine.load import load_backbone
 from overture.jobs.compare.budget import Speed, chosen_plan
 from overture.jobs.compare.cells import Key, Lab, Listener, measured, passages_of, trial
 from overture.jobs.compare.folder import CellFolder, constant, keys_of
+from overture.jobs.compare.options import CompareConfig
 from overture.jobs.compare.rates import FURTHER, best_rate, next_rate
 from overture.jobs.compare.ways import Bench, Way, way_named, with_versions
-from overture.jobs.run.request import TuneConfig, check_no_adapter, fitting_place, with_slots
+from overture.jobs.run.request import check_no_adapter, fitting_place, with_slots
 from overture.prompt.registry import check_effect
 from overture.store.store import Store
-from overture.train.fit import MIN_STEPS
 
 _TINY = {"epochs": 1, "patience": 1}
 _USUAL = ("none", "in-context", "linear", "head", "lora")
-
-
-class CompareConfig(Config):
-    """What is compared."""
-
-    tune: TuneConfig = Field(description="Task, prompt and training options that all ways share.")
-    ways: tuple[str, ...] = Field(
-        (),
-        description="Ways: none, in-context, linear, head, lora, full, or a prompt: METHOD-PLACE. Repeatable. If none "
-        "is named: none, in-context, linear or head, lora and the task's own prompt, where they fit.",
-    )
-    settings: dict[str, tuple[str, ...]] = Field({}, description="Settings of one way alone: KEY=VALUE by way.")
-    sizes: tuple[int, ...] = Field(
-        (16, 64, 256), min_length=1, description="Numbers of training rows to compare at. Repeatable."
-    )
-    seeds: int = Field(3, ge=1, le=100, description="Seeds: each draws rows, start and order, the same for all ways.")
-    budget: float | None = Field(
-        None, gt=0, description="Minutes; sizes and seeds that do not fit are left out, and the report says which."
-    )
-    price: float | None = Field(None, ge=0, description="Price of an hour of this machine, in any currency.")
-    watts: float = Field(
-        65.0, gt=0, description="Power of the machine, assumed where it has no meter that can be read."
-    )
-    margin: float = Field(
-        0.02, gt=0, lt=1, description="Ways are called level when their difference surely lies within this."
-    )
-    reference: str = Field(
-        "", description="The way that prompts are set against; lora, full, or the costliest trained one if not given."
-    )
-    unrelated: Path | None = Field(
-        None, description="Text for measuring forgetting, passages parted by empty lines; a text of ours if not given."
-    )
-    is_rate_tuned: bool = Field(
-        True, description="Whether each way's learning rate is chosen on validation rows, at the largest size."
-    )
-    min_steps: int = Field(
-        MIN_STEPS, ge=1, description="Optimiser steps given to every training at least, however few the rows."
-    )
-    max_validation: int = Field(256, ge=2, description="Validation rows at most; never more than training rows.")
-
-    @field_validator("sizes")
-    @classmethod
-    def _rising(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        if any(size < 2 for size in sizes):
-            raise ValueError("a size is a number of training rows, two at least")
-        return tuple(sorted(set(sizes)))
-
-    @field_validator("ways")
-    @classmethod
-    def _once(cls, ways: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(ways))
 
 
 def compare(

@@ -16,7 +16,7 @@ from overture.data.rows import Row
 from overture.data.task import portable
 from overture.jobs.compare.cells import Key, Lab
 from overture.jobs.compare.ways import Way
-from overture.train.fit import TrainConfig
+from overture.train.options import TrainConfig
 
 
 class CellFolder:

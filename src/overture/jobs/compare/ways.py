@@ -31,7 +31,7 @@ from overture.prompt.pack import prompt_tensors
 from overture.prompt.registry import METHODS, check_effect, method_of, own_rate
 from overture.store.artifact import tensor_bytes
 from overture.store.store import Store
-from overture.train.fit import TrainConfig
+from overture.train.options import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)

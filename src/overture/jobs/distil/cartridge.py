@@ -21,13 +21,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any, Self
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from overture.core.config import Config
 from overture.core.errors import ConfigError, DataError, Diverged
 from overture.core.injection import Injection, LayerMemory, Memory
 from overture.core.rows import Encoded
@@ -47,6 +45,7 @@ from overture.engine.tokenizer import Tokenizer
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.scoring import mean_loss
 from overture.evaluate.source import prompt_source
+from overture.jobs.distil.options import CartridgeConfig
 from overture.prompt.cartridge import Cartridge, Options, build
 from overture.prompt.config import PromptConfig
 from overture.prompt.method import Request
@@ -55,7 +54,7 @@ from overture.prompt.registry import METHODS
 from overture.store.manifest import Manifest
 from overture.store.names import checked_name, ref_of
 from overture.store.store import Store
-from overture.train.fit import Fit, FitResult, TrainConfig, Validation
+from overture.train.fit import Fit, FitResult, Validation
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -70,28 +69,6 @@ SEEDS = (
 CONTINUE = 'How does the text go on after "{}"?'
 _PER_PIECE = 5
 _LEAD_TOKENS = 16
-
-
-class CartridgeConfig(Config):
-    """How a text becomes a memory."""
-
-    length: int = Field(128, ge=2, le=20000, description="Columns of the memory, P: tokens that it takes the room of.")
-    frozen: int = Field(1, ge=0, description="First columns that are not trained.")
-    piece: int = Field(256, ge=32, description="Longest piece of the text that is talked about at a time, in tokens.")
-    conversations: int = Field(80, ge=2, description="Conversations that are trained on.")
-    held_out: int = Field(20, ge=1, description="Further conversations that choose the best epoch and are measured on.")
-    question_tokens: int = Field(32, ge=1, description="Upper limit on the tokens of a question.")
-    answer_tokens: int = Field(48, ge=1, description="Upper limit on the tokens of an answer.")
-    seed: int = Field(0, ge=0, description="Draws the pieces and orders the batches.")
-    train: TrainConfig = Field(
-        TrainConfig(epochs=6, batch_size=4, max_tokens=1024), description="How the memory is trained."
-    )
-
-    @model_validator(mode="after")
-    def _some_are_trained(self) -> Self:
-        if self.frozen >= self.length:
-            raise ValueError(f"no column is left to train: frozen must be less than the length, {self.length}")
-        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from overture.core.config import Config
 from overture.core.errors import ConfigError, Diverged
 from overture.core.injection import Injection, Vectors
 from overture.core.versions import versions
@@ -34,6 +32,7 @@ from overture.engine.prompted import PromptedModel
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.intervals import paired_test
 from overture.evaluate.tuned import shown
+from overture.jobs.distil.options import PruneConfig
 from overture.jobs.run.again import request_again
 from overture.jobs.run.work import SPLITS, Work, metrics_of, prepared
 from overture.prompt.config import PromptConfig
@@ -44,18 +43,7 @@ from overture.store.manifest import Manifest, check_fingerprint
 from overture.store.names import checked_name, ref_of
 from overture.store.runs import Run
 from overture.store.store import Store
-from overture.train.fit import TrainConfig
-
-Share = Annotated[float, Field(gt=0, lt=1)]
-
-
-class PruneConfig(Config):
-    """How much is tried."""
-
-    keep: tuple[Share, ...] = Field(
-        (0.75, 0.5, 0.33, 0.25), min_length=1, description="Share to keep; each is tried, for tokens, then for pieces."
-    )
-    pieces: int = Field(16, ge=1, description="Equal pieces of a token's vector; 1 prunes whole tokens only.")
+from overture.train.options import TrainConfig
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from overture.jobs.run.request import TuneConfig, tune_config
 from overture.store.manifest import Manifest
 from overture.store.runs import run_of
 from overture.store.store import Store
-from overture.train.fit import TrainConfig
+from overture.train.options import TrainConfig
 
 _ELSEWHERE = ("name", "backbone", "data")
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from overture.jobs.run.work import Member, Work
 from overture.prompt.config import PromptConfig
-from overture.train.fit import FitResult, TrainConfig
+from overture.train.fit import FitResult
+from overture.train.options import TrainConfig
 
 Histories = Mapping[str, Sequence[Mapping[str, float]]]
 Decide = Callable[[Histories], Collection[str]]

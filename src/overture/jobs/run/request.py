@@ -12,12 +12,12 @@ from overture.data.task import Task, with_paths_from
 from overture.engine.backbone import Backbone
 from overture.engine.cache import default_budget_bytes
 from overture.engine.load import is_encoder
-from overture.engine.lora import LoraOptions
+from overture.engine.options import LoraOptions
 from overture.jobs.run.search_config import SearchConfig
 from overture.prompt.config import PromptConfig
 from overture.prompt.registry import METHODS, own_rate, with_refs
 from overture.store.store import Store
-from overture.train.fit import TrainConfig
+from overture.train.options import TrainConfig
 
 ON_FINISHED = 0.1
 

@@ -25,7 +25,8 @@ from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.store.runs import Run
 from overture.store.store import Store
-from overture.train.fit import Decide, Fit, FitResult, FitTogether, TrainConfig, Validation
+from overture.train.fit import Decide, Fit, FitResult, FitTogether, Validation
+from overture.train.options import TrainConfig
 
 SPLITS = ("validation", "test")
 _NOTICES = "notices.json"

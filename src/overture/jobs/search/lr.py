@@ -4,37 +4,21 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any
 
-from pydantic import Field, model_validator
-
-from overture.core.config import Config
 from overture.core.meter import Meter
 from overture.engine.backbone import Backbone
 from overture.jobs.run.request import TuneConfig, check_no_adapter, fitting_place, with_slots
 from overture.jobs.run.work import Work, prepared
+from overture.jobs.search.options import LrConfig
 from overture.prompt.config import PromptConfig
 from overture.prompt.registry import own_rate
 from overture.report.charts import save_chart
 from overture.report.search_charts import rate_chart
 from overture.store.runs import Run
 from overture.store.store import Store
-from overture.train.fit import TrainConfig
+from overture.train.options import TrainConfig
 from overture.train.range_test import RangeTest, range_test
-
-
-class LrConfig(Config):
-    """A range test."""
-
-    low: float = Field(1e-4, gt=0, description="The first learning rate.")
-    high: float = Field(10.0, gt=0, le=1e3, description="The last learning rate.")
-    steps: int = Field(48, ge=8, le=10_000, description="Optimiser steps from the first to the last.")
-
-    @model_validator(mode="after")
-    def _is_range(self) -> Self:
-        if self.low >= self.high:
-            raise ValueError("low must be below high")
-        return self
 
 
 def find_rate(work: Work, prompt: PromptConfig, train: TrainConfig, seed: int, config: LrConfig) -> RangeTest:

@@ -24,7 +24,8 @@ from overture.jobs.run.members import Histories, fit_settings, is_done, num_epoc
 from overture.jobs.run.request import TuneConfig, check_no_adapter, settled
 from overture.jobs.run.work import Work, prepared
 from overture.jobs.search.halving import first_rung, halving_tokens, is_rung, num_after
-from overture.jobs.search.lr import LrConfig, find_rate
+from overture.jobs.search.lr import find_rate
+from overture.jobs.search.options import LrConfig
 from overture.jobs.search.racing import raced
 from overture.jobs.search.result import result_of
 from overture.jobs.search.space import Pair, Setting, Space, asked_pairs, options_of, wordings
@@ -33,7 +34,7 @@ from overture.jobs.search.state import Shared, Trial
 from overture.prompt.config import PromptConfig
 from overture.store.runs import Run
 from overture.store.store import Store
-from overture.train.fit import TrainConfig
+from overture.train.options import TrainConfig
 
 if TYPE_CHECKING:
     import optuna

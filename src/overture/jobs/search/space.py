@@ -12,7 +12,7 @@ from overture.data.task import Task
 from overture.jobs.run.search_config import SearchConfig
 from overture.prompt.config import PromptConfig
 from overture.prompt.registry import METHODS, own_rate
-from overture.train.fit import TrainConfig
+from overture.train.options import TrainConfig
 
 if TYPE_CHECKING:
     import optuna

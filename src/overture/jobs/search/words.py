@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from overture.core.config import Config, validated
+from overture.core.config import validated
 from overture.core.errors import BackboneError, ConfigError, DataError
 from overture.core.meter import Meter
 from overture.core.rows import Encoded
@@ -31,19 +30,12 @@ from overture.engine.cache import InputCache
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import score
+from overture.jobs.search.options import WordsConfig
 
 Progress = Callable[[str, int, int], None]
 _ROWS_AT_ONCE = 64
 _MAX_TOKENS = 4096
 _OWN = "task file"
-
-
-class WordsConfig(Config):
-    """How label words are looked for."""
-
-    pool: int = Field(100, ge=1, le=10_000, description="Likeliest words of each label that are looked at.")
-    words: int = Field(10, ge=1, le=100, description="Words of each pool that may be chosen, those that tell most.")
-    rounds: int = Field(10, ge=1, le=100, description="Most rounds over the labels while words are chosen.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,10 @@ from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
 from torch.optim import Optimizer
 
-from overture.core.config import Config
 from overture.core.contracts import PromptMethod
 from overture.core.errors import ConfigError, Diverged
 from overture.core.rows import Encoded
@@ -41,6 +39,7 @@ from overture.evaluate.scoring import Scored
 from overture.jobs.run.request import TuneConfig, pinned, with_slots
 from overture.jobs.run.work import Work, metrics_of
 from overture.jobs.transfer.maml import Maml, Values, copied, put
+from overture.jobs.transfer.options import MetaConfig
 from overture.jobs.transfer.several import alike, all_prepared
 from overture.prompt.pack import prompt_tensors
 from overture.prompt.registry import method_from, own_rate
@@ -48,26 +47,12 @@ from overture.store.manifest import Manifest
 from overture.store.names import checked_name, ref_of
 from overture.store.runs import Run
 from overture.store.store import Store
-from overture.train.fit import Fit, TrainConfig, Validation
+from overture.train.fit import Fit, Validation
 from overture.train.optim import OPTIMISERS
+from overture.train.options import TrainConfig
 
 Move = Callable[[Work, str], tuple[Values, float]]
 Listener = Callable[[dict[str, Any]], None]
-
-
-class MetaConfig(Config):
-    """How a start is learnt."""
-
-    steps: int = Field(100, ge=1, description="Visits to a task; each moves the start once.")
-    inner: int = Field(8, ge=1, description="Optimiser steps on the task in each visit.")
-    rate: float = Field(
-        0.5, gt=0, le=1, description="How far the start moves towards where a visit led; falls to zero over the visits."
-    )
-    algorithm: Literal["reptile", "fomaml", "maml"] = Field(
-        "reptile",
-        description="reptile moves by all steps of a visit, fomaml (first-order MAML) by the last, maml by what makes "
-        "the last one better, second derivatives and all: one Hessian product more for each step but the last.",
-    )
 
 
 def meta(

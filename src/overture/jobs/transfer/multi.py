@@ -22,13 +22,11 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from overture.core.config import Config
 from overture.core.errors import ConfigError, Diverged
 from overture.core.injection import Injection
 from overture.core.rows import Encoded
@@ -44,6 +42,7 @@ from overture.evaluate.scoring import Scored
 from overture.evaluate.source import prompt_source
 from overture.jobs.run.request import TuneConfig, pinned, with_slots
 from overture.jobs.run.work import Work, metrics_of
+from overture.jobs.transfer.options import MultiConfig
 from overture.jobs.transfer.several import alike, all_prepared
 from overture.prompt.config import PromptConfig
 from overture.prompt.labels import method_inside
@@ -55,24 +54,10 @@ from overture.store.manifest import Manifest, check_fingerprint
 from overture.store.names import checked_name, ref_of
 from overture.store.runs import Run
 from overture.store.store import Store
-from overture.train.fit import Fit, FitResult, TrainConfig, Validation
+from overture.train.fit import Fit, FitResult, Validation
+from overture.train.options import TrainConfig
 
 Listener = Callable[[dict[str, Any]], None]
-
-
-class MultiConfig(Config):
-    """How several tasks are trained together."""
-
-    logits: float | None = Field(
-        None, ge=0, description="Weight of the teachers' predictions; the method's own when empty (mpt 0.9, attempt 0)."
-    )
-    hidden: float | None = Field(
-        None, ge=0, description="Weight of the teachers' last hidden states; the method's own when empty."
-    )
-    temperature: float = Field(1.0, gt=0, description="Above 1 the teachers' unlikely answers count more.")
-    mixing: Literal["drawn", "all"] = Field(
-        "drawn", description="Tasks of a batch: a number drawn from two up (drawn), or whatever rows come (all)."
-    )
 
 
 def multi(

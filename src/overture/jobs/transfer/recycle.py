@@ -19,10 +19,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from overture.core.config import Config, validated
+from overture.core.config import validated
 from overture.core.errors import ConfigError, DataError
 from overture.core.versions import versions
 from overture.data.rows import Row
@@ -34,24 +33,16 @@ from overture.evaluate.facts import adapter_of, backbone_ref
 from overture.evaluate.measure import measured
 from overture.evaluate.tuned import TunedPrompt, shown
 from overture.jobs.run.again import task_with_data_of
+from overture.jobs.transfer.options import FEWEST, RecycleConfig
 from overture.store.artifact import load_artifact, save_artifact
 from overture.store.manifest import Manifest, check_fingerprint
 from overture.store.names import checked_name, ref_of
 from overture.store.store import Store
 
-FEWEST = 50
-"""Common tokens that a map needs at least."""
-
 _RIDGES = (1e-8, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _HELD_OUT_EVERY = 10
 
 Listener = Callable[[dict[str, Any]], None]
-
-
-class RecycleConfig(Config):
-    """How the map is fitted."""
-
-    tokens: int = Field(10_000, ge=FEWEST, description="Common tokens that the map is fitted on, most frequent first.")
 
 
 @dataclass(frozen=True, slots=True)

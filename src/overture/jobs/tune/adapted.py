@@ -15,7 +15,8 @@ from overture.core.contracts import PromptMethod, RowMethod
 from overture.core.injection import Injection
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
-from overture.engine.lora import LoraOptions, with_lora
+from overture.engine.lora import with_lora
+from overture.engine.options import LoraOptions
 from overture.engine.prompted import OnePrompt, PromptedModel
 from overture.evaluate.source import prompt_source
 from overture.jobs.run.request import AdapterConfig
