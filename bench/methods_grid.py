@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from overture.core.contracts import RowMethod
-from overture.core.injection import Injection, Kind, LayerMemory, Place, Vectors
+from overture.core.injection import Injection, LayerMemory, ModelKind, Place, Vectors
 from overture.core.rows import Candidates, Encoded
 from overture.engine.limits import refused_prompt, refused_text_in_memory
 from overture.prompt.build import build_prompt
@@ -18,7 +18,7 @@ from overture.prompt.registry import METHODS
 from overture.prompt.source import PromptSource
 from report import table
 
-KINDS: tuple[Kind, ...] = ("decoder", "encoder", "encoder-decoder")
+KINDS: tuple[ModelKind, ...] = ("decoder", "encoder", "encoder-decoder")
 # What a method cannot do without.
 NEEDED: dict[str, dict[str, Any]] = {
     "late": {"layer": 1},
@@ -61,7 +61,7 @@ def cached(name: str, place: Place) -> str:
     return "yes" if injection.leaves_input else "no"
 
 
-def _asked(name: str, kind: Kind) -> Iterator[tuple[Place, tuple[str, str] | None]]:
+def _asked(name: str, kind: ModelKind) -> Iterator[tuple[Place, tuple[str, str] | None]]:
     for place in METHODS[name].places:
         yield place, refused_prompt(kind, _injection(name, place))
 

@@ -14,7 +14,7 @@ from overture.core.contracts import Scorer
 from overture.core.errors import ConfigError, DataError, Problem
 from overture.core.rows import Candidates, Encoded, Prediction
 from overture.data.encode import Encoder
-from overture.data.kind import Example, Kind, TaskFile, Tools
+from overture.data.kind import Example, TaskFile, TaskKind, Tools
 from overture.data.kinds.registry import KINDS
 from overture.data.row import Row, missing_field
 from overture.data.rows import gold_of
@@ -53,7 +53,7 @@ def _predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> lis
     return [Prediction(task.own.words[shares[1] > shares[0]].strip(), shares, score=max(shares)) for shares in each]
 
 
-PARITY = Kind(
+PARITY = TaskKind(
     name="parity",
     title="whether a number that is not shown is odd",
     metrics=("accuracy",),

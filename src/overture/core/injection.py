@@ -1,19 +1,22 @@
-"""Everything that a prompt adds to the frozen model, as one closed record.
+"""Everything that a prompt adds to the frozen model, as one closed record of parts.
+
+A part is one class here and one field of `Injection`. It names its tensors in ``stored``; moving, detaching, storing
+and reading an injection follow from the fields.
 
 Shape letters: B rows, L length, P prompt length, D width, N layers, H key/value heads, K head width, V vocabulary,
 M memory columns.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 if TYPE_CHECKING:
     import torch
 
 Place = Literal["before", "after", "memory", "slots", "around"]
-
-
-Kind = Literal["decoder", "encoder", "encoder-decoder"]
+ModelKind = Literal["decoder", "encoder", "encoder-decoder"]
+"""How a model's stacks attend; it decides which places a prompt may enter at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,16 @@ class LayerMemory:
     keys: "torch.Tensor"
     values: "torch.Tensor"
     weights: "torch.Tensor | None" = None
+    stored: ClassVar[Mapping[str, str]] = {"keys": "keys", "values": "values", "weights": "weights"}
 
     @property
     def length(self) -> int:
         """Columns, P."""
         return int(self.keys.shape[2])
+
+    def map(self, change: "Callable[[torch.Tensor], torch.Tensor]") -> "LayerMemory":
+        """The same memory of changed tensors."""
+        return _mapped(self, change)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +78,13 @@ class Vectors:
     layer: int = 0
     targets: tuple[VectorTarget, ...] = ()
     split: "torch.Tensor | None" = None
+    stored: ClassVar[Mapping[str, str]] = {"values": "vectors", "split": "split"}
 
     def __post_init__(self) -> None:
         if (self.place == "around") != (self.split is not None):
             raise ValueError("vectors around the input, and only those, are split")
+        if self.split is not None and len(self.split) != self.length + 1:
+            raise ValueError(f"{self.length} vectors have {self.length + 1} splits, not {len(self.split)}")
 
     @property
     def length(self) -> int:
@@ -113,6 +124,7 @@ class LabelHead:
     weight: "torch.Tensor"
     bias: "torch.Tensor"
     label_bias: "torch.Tensor"
+    stored: ClassVar[Mapping[str, str]] = {"weight": "head_weight", "bias": "head_bias", "label_bias": "label_bias"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +144,11 @@ class Injection:
     labels: "torch.Tensor | None" = None
     offset: "torch.Tensor | None" = None
     head: LabelHead | None = None
+    stored: ClassVar[Mapping[str, str]] = {"labels": "labels", "offset": "offset"}
 
     def __post_init__(self) -> None:
+        if self.head and self.labels is None:
+            raise ValueError("a classifier's map stands before label vectors, and there are none")
         if self.layer and (self.memory or self.offset is not None):
             raise ValueError("vectors at a late layer stand alone: below it the text must run as it is")
         if self.memory and self.memory.place == "after" and not self.leaves_input:
@@ -158,3 +173,81 @@ class Injection:
     def leaves_input(self) -> bool:
         """Whether the input's keys and values are the model's own, so that they can be kept."""
         return self.places <= {"after"} and self.offset is None and self.layer == 0
+
+    def parts(self) -> "Iterator[tuple[str, Any]]":
+        """Its parts by field: records of this module, or tensors."""
+        for field in fields(self):
+            if (part := getattr(self, field.name)) is not None:
+                yield field.name, part
+
+    def map(self, change: "Callable[[torch.Tensor], torch.Tensor]") -> "Injection":
+        """The same injection of changed tensors; the same record where no tensor changed."""
+        return _mapped(self, change)
+
+    def tensors(self) -> "dict[str, torch.Tensor]":
+        """Its tensors by the names that they have on disk."""
+        return dict(_named(self))
+
+    @classmethod
+    def from_tensors(cls, tensors: "Mapping[str, torch.Tensor]", place: Place, layer: int = 0) -> Self:
+        """The inverse of `tensors`.
+
+        Args:
+            tensors: by the names that they have on disk.
+            place: of its vectors and of its memory.
+            layer: of its vectors.
+
+        Raises:
+            ValueError: a tensor is of no part, or a part lacks one.
+        """
+        unknown = set(tensors) - STORED
+        if unknown or not tensors:
+            raise ValueError(f"not the tensors of a prompt: {', '.join(sorted(unknown)) or 'none'}")
+        vectors = _made(Vectors, tensors, place=place, layer=layer)
+        columns = _made(LayerMemory, tensors)
+        memory = Memory(columns, place) if columns else None
+        return cls(vectors, memory, tensors.get("labels"), tensors.get("offset"), _made(LabelHead, tensors))
+
+
+_STORED_PARTS: tuple[Any, ...] = (Vectors, LayerMemory, LabelHead, Injection)
+STORED = frozenset(name for part in _STORED_PARTS for name in part.stored.values())
+"""Names that tensors of an injection have on disk."""
+
+
+def _mapped(record: Any, change: "Callable[[torch.Tensor], torch.Tensor]") -> Any:
+    import torch
+
+    changed = {}
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, torch.Tensor):
+            mapped = change(value)
+        elif is_dataclass(value):
+            mapped = _mapped(value, change)
+        else:
+            continue
+        if mapped is not value:
+            changed[field.name] = mapped
+    return replace(record, **changed) if changed else record
+
+
+def _named(record: Any) -> "Iterator[tuple[str, torch.Tensor]]":
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if is_dataclass(value):
+            yield from _named(value)
+        elif value is not None and field.name in getattr(record, "stored", ()):
+            yield record.stored[field.name], value
+
+
+def _made(part: Any, tensors: "Mapping[str, torch.Tensor]", **others: Any) -> Any:
+    """A part of its tensors; None where there are none of them."""
+    values = {field: tensors[name] for field, name in part.stored.items() if name in tensors}
+    if not values:
+        return None
+    needed = {
+        part.stored[field.name] for field in fields(part) if field.name in part.stored and field.default is MISSING
+    }
+    if lacking := needed - set(tensors):
+        raise ValueError(f"a part of a prompt lacks {', '.join(sorted(lacking))}")
+    return part(**values, **others)

@@ -216,7 +216,7 @@ def answer_shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class TaskKind:
     """One kind of task.
 
     Args:

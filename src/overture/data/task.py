@@ -11,7 +11,7 @@ from overture.core.decoding import GREEDY, Decoding
 from overture.core.errors import ConfigError
 from overture.core.rows import Reading
 from overture.data.formats import FormatName
-from overture.data.kind import Kind
+from overture.data.kind import TaskKind
 from overture.data.kinds.registry import KINDS, kind_named
 from overture.data.template import Parsed, column_of, num_masks_in, num_vectors_in, parse, slots_in
 from overture.data.values import label_text
@@ -173,7 +173,7 @@ class Task(Config):
         return self
 
     @property
-    def spec(self) -> Kind:
+    def spec(self) -> TaskKind:
         """What the kind of task says of itself."""
         return kind_named(self.kind)
 
@@ -262,7 +262,7 @@ class Task(Config):
         return self.model_dump(mode="json")
 
 
-def _check_options(spec: Kind, options: dict[str, Any]) -> None:
+def _check_options(spec: TaskKind, options: dict[str, Any]) -> None:
     """Whether the kind knows its own options; what is wrong is told of `options.name`, with that kind's names.
 
     Raises:

@@ -465,7 +465,7 @@ class Backbone:
         if vectors is None or not is_fixed or (vectors.layer and not self.family.is_rotary):
             return injection
         memory = Memory(self.memory_of(vectors.values, vectors.layer), "memory")
-        return Injection(memory=memory, labels=injection.labels, offset=injection.offset, head=injection.head)
+        return replace(injection, vectors=None, memory=memory)
 
     def _compiled_around(self, injection: Injection, vectors: Vectors) -> Injection:
         front, back = vectors.values[: vectors.num_before], vectors.values[vectors.num_before :]

@@ -20,7 +20,7 @@ from overture.core.rows import Encoded, Written
 from overture.engine.inputs import Ids
 from overture.engine.inputs import groups as cut
 from overture.engine.passes import Injections, kept_input
-from overture.engine.prompted import Kind, PromptedModel, side_by_side
+from overture.engine.prompted import PassKey, PromptedModel, side_by_side
 
 _DIFFER = {
     "layer": "enter at different layers",
@@ -43,7 +43,7 @@ class Cohort:
         assert models
         assert all(model.backbone is models[0].backbone and model.cache is models[0].cache for model in models)
         self.models = list(models)
-        self._kinds: dict[int, Kind] = {}
+        self._kinds: dict[int, PassKey] = {}
         self._keeps: dict[int, bool] = {}
 
     @property
@@ -62,7 +62,7 @@ class Cohort:
         Raises:
             BackboneError: the model cannot answer such rows under a member's prompt.
         """
-        found: dict[Kind, list[int]] = {}
+        found: dict[PassKey, list[int]] = {}
         for member, rows in batches.items():
             found.setdefault(self._kind(member, rows[0]), []).append(member)
         return list(found.values())
@@ -99,11 +99,11 @@ class Cohort:
         num = sum(count for _, count in found)
         if len(found) == 1:
             return f"{num} members in 1 pass"
-        varies = [_DIFFER[name] for name in Kind._fields if len({getattr(kind, name) for kind, _ in found}) > 1]
+        varies = [_DIFFER[name] for name in PassKey._fields if len({getattr(kind, name) for kind, _ in found}) > 1]
         sizes = " + ".join(str(count) for _, count in found)
         return f"{num} members in {len(found)} passes ({sizes}), because they {' and '.join(varies)}"
 
-    def _kind(self, member: int, row: Encoded) -> Kind:
+    def _kind(self, member: int, row: Encoded) -> PassKey:
         # The rows of one task are alike, and a prompt's parts do not change in training.
         if member not in self._kinds:
             model = self.models[member]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from overture.core.errors import BackboneError
-from overture.core.injection import Kind
+from overture.core.injection import ModelKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Family:
     offset: int = 0
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> ModelKind:
         """What kind of model this is."""
         if self.encoder is not None:
             return "encoder-decoder"

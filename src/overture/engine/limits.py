@@ -1,11 +1,11 @@
 """What cannot be asked of a model: each is one clear error, before anything runs."""
 
 from overture.core.errors import BackboneError
-from overture.core.injection import Injection, Kind
+from overture.core.injection import Injection, ModelKind
 from overture.core.rows import Encoded
 from overture.engine.backbone import Backbone
 
-NAMES: dict[Kind, str] = {"decoder": "a decoder", "encoder": "an encoder", "encoder-decoder": "an encoder-decoder"}
+NAMES: dict[ModelKind, str] = {"decoder": "a decoder", "encoder": "an encoder", "encoder-decoder": "an encoder-decoder"}
 
 
 def check_reading(backbone: Backbone, row: Encoded, injection: Injection | None) -> None:
@@ -21,7 +21,7 @@ def check_reading(backbone: Backbone, row: Encoded, injection: Injection | None)
         raise _refused(backbone, *refusal)
 
 
-def refused_prompt(kind: Kind, injection: Injection) -> tuple[str, str] | None:
+def refused_prompt(kind: ModelKind, injection: Injection) -> tuple[str, str] | None:
     """Why a kind of model cannot take a prompt, and what to use instead; None when it can. Its parts decide it."""
     if kind == "decoder":
         return None
@@ -99,7 +99,7 @@ def check_text_in_memory(backbone: Backbone) -> None:
         raise _refused(backbone, *refusal)
 
 
-def refused_text_in_memory(kind: Kind) -> tuple[str, str] | None:
+def refused_text_in_memory(kind: ModelKind) -> tuple[str, str] | None:
     """Why no memory stands for a text that a kind of model answers from, and what to use instead; None if it can."""
     if kind == "encoder":
         return _WRITES_NOTHING

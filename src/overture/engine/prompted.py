@@ -25,7 +25,7 @@ from overture.engine.likelihood import Likelihood, word_likelihoods
 from overture.engine.limits import check_reading, check_writing
 from overture.engine.marks import mark_logits, mark_losses, mark_places, mark_shares, mark_weight
 from overture.engine.passes import Injections, Make, kept_input, prepared, text_layout
-from overture.engine.transfer import placed, sent
+from overture.engine.transfer import moved, sent
 
 OnePrompt = PromptMethod | RowMethod | Injection
 _OWN = Candidates((), (), (), is_own=True)
@@ -33,7 +33,7 @@ INNER = "model."
 """What the names of values inside the model begin with."""
 
 
-class Kind(NamedTuple):
+class PassKey(NamedTuple):
     """What a pass has one of.
 
     Args:
@@ -364,7 +364,7 @@ class PromptedModel:
         inputs = inputs or self.inputs
         return seq2seq.decoding(inputs, rows, injections) if self.backbone.encoder else (inputs, rows, injections)
 
-    def kind(self, row: Encoded, injection: Injection | None) -> Kind:
+    def kind(self, row: Encoded, injection: Injection | None) -> PassKey:
         """Which passes a row can be in under a prompt.
 
         Raises:
@@ -374,7 +374,7 @@ class PromptedModel:
         # What a row chooses from is its own: such rows share a pass all the same.
         own = _OWN if row.candidates and row.candidates.is_own else row.candidates
         heads = (injection.labels is not None) + (injection.head is not None) if injection else 0
-        return Kind(injection.layer if injection else 0, heads, row.read == "mean", row.marks is not None, own)
+        return PassKey(injection.layer if injection else 0, heads, row.read == "mean", row.marks is not None, own)
 
     def _alike(
         self, rows: Sequence[Encoded], injections: Injections, with_labels: bool = True
@@ -389,7 +389,7 @@ class PromptedModel:
         Raises:
             BackboneError: the model cannot answer such rows.
         """
-        alike: dict[tuple[Kind, bool], list[int]] = {}
+        alike: dict[tuple[PassKey, bool], list[int]] = {}
         for number, each in enumerate(zip(rows, injections, strict=True)):
             kind = self.kind(*each)
             # Free text shares no pass with labels, whichever they are.
@@ -505,8 +505,7 @@ def _placed(prompt: OnePrompt | RowPrompts | None, device: torch.device) -> OneP
         there = {id(each): _placed(each, device) for each in prompt.prompts}
         return RowPrompts([there[id(each)] for each in prompt.prompts])  # type: ignore[misc]
     if isinstance(prompt, Injection):
-        own: Injection = placed(prompt, device)
-        return own
+        return prompt.map(lambda tensor: moved(tensor, device))
     if isinstance(prompt, torch.nn.Module):
         prompt.to(device)
     return prompt

@@ -28,10 +28,14 @@ def in_encoder(injection: Injection | None) -> Injection | None:
     """The part of a prompt that stands in the encoder; None when it leaves the encoder as it is."""
     if injection is None or (injection.places <= {"after"} and injection.offset is None):
         return None
-    vectors, memory = [
-        part if part and part.place != "after" else None for part in (injection.vectors, injection.memory)
-    ]
-    return Injection(vectors, memory, offset=injection.offset)  # type: ignore[arg-type]
+    vectors, memory = injection.vectors, injection.memory
+    return replace(
+        injection,
+        vectors=vectors if vectors and vectors.place != "after" else None,
+        memory=memory if memory and memory.place != "after" else None,
+        labels=None,
+        head=None,
+    )
 
 
 def in_decoder(injection: Injection | None) -> Injection | None:
@@ -39,11 +43,11 @@ def in_decoder(injection: Injection | None) -> Injection | None:
     if injection is None:
         return None
     vectors, memory = injection.vectors, injection.memory
-    return Injection(
-        replace(vectors, place="before") if vectors and vectors.place == "after" else None,
-        replace(memory, place="memory") if memory and memory.place == "after" else None,
-        injection.labels,
-        head=injection.head,
+    return replace(
+        injection,
+        vectors=replace(vectors, place="before") if vectors and vectors.place == "after" else None,
+        memory=replace(memory, place="memory") if memory and memory.place == "after" else None,
+        offset=None,
     )
 
 

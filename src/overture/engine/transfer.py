@@ -5,7 +5,6 @@ CPU nothing is copied.
 """
 
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -32,15 +31,3 @@ def moved(value: Tensor, device: torch.device) -> Tensor:
 def locked(value: Tensor) -> Tensor:
     """A tensor of the host in locked pages, from which copies need not be waited for; others as they are."""
     return value.pin_memory() if value.device.type == "cpu" else value
-
-
-def placed(record: Any, device: torch.device) -> Any:
-    """A record of tensors, such as an injection, on a device; the same record when all of it is there."""
-    if isinstance(record, Tensor):
-        return moved(record, device)
-    if not is_dataclass(record) or isinstance(record, type):
-        return record
-    parts = {field.name: getattr(record, field.name) for field in fields(record)}
-    there = {name: placed(part, device) for name, part in parts.items()}
-    is_there = all(there[name] is part for name, part in parts.items())
-    return record if is_there else replace(record, **there)

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
 from overture.core.errors import ConfigError
-from overture.core.injection import Injection, LayerMemory
+from overture.core.injection import Injection
 from overture.core.rows import Encoded
 from overture.data.encode import Encoder
 from overture.engine.backbone import Backbone
@@ -32,7 +34,7 @@ def prompt_source(
         hidden_size=info.hidden_size,
         embedding_norm=backbone.embedding_norm,
         embed=lambda ids: backbone.embed(ids).cpu(),
-        memory_of=lambda vectors: _on_cpu(backbone.memory_of(vectors)),
+        memory_of=lambda vectors: backbone.memory_of(vectors).map(Tensor.cpu),
         encode=tokenizer.encode_plain,
         text_ids=[token for token in range(info.vocab_size) if token not in specials],
         num_layers=info.num_layers,
@@ -49,11 +51,6 @@ def prompt_source(
         bos_ids=tokenizer.bos_ids,
         predicts_words=backbone.has_head and (backbone.family.is_causal or encoder.task.has_mask),
     )
-
-
-def _on_cpu(memory: LayerMemory) -> LayerMemory:
-    weights = None if memory.weights is None else memory.weights.cpu()
-    return LayerMemory(memory.keys.cpu(), memory.values.cpu(), weights)
 
 
 def _stored(store: Store, backbone: Backbone) -> Callable[[str], Injection]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from overture.core.config import validated
 from overture.core.errors import ArtifactError, ConfigError, Problem
-from overture.core.injection import Kind
+from overture.core.injection import ModelKind
 from overture.exchange.peft_forms import FORMATS, HEAD, TABLE, Adapter, AdapterConfig, Format, ModelShape
 from overture.store import precheck
 from overture.store.artifact import check_finite, tensor_bytes
@@ -330,7 +330,7 @@ def adapter_files(manifest: "Manifest", tensors: "dict[str, torch.Tensor]") -> d
     }
 
 
-def kind_of(manifest: "Manifest") -> Kind:
+def kind_of(manifest: "Manifest") -> ModelKind:
     """The kind of model that a prompt is for."""
     from overture.engine.families import FAMILIES
 
@@ -341,7 +341,7 @@ def kind_of(manifest: "Manifest") -> Kind:
 _HEAD_TENSORS = ("labels", "label_bias", "head_weight", "head_bias")
 
 
-def _written_head(manifest: "Manifest", kind: Kind, head: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
+def _written_head(manifest: "Manifest", kind: ModelKind, head: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
     """A classifier as peft names its tensors; none for a prompt that answers with words."""
     if kind == "decoder" and set(head) == {"labels"}:
         return {"base_model.score.weight": head["labels"]}
@@ -365,7 +365,7 @@ def _written_head(manifest: "Manifest", kind: Kind, head: "dict[str, torch.Tenso
 
 
 def _written(
-    manifest: "Manifest", tensors: "dict[str, torch.Tensor]", kind: Kind
+    manifest: "Manifest", tensors: "dict[str, torch.Tensor]", kind: ModelKind
 ) -> "tuple[dict[str, Any], torch.Tensor]":
     """The part of the config that depends on where the prompt stands, and the table."""
     names = set() if manifest.layer else set(tensors)
@@ -406,7 +406,7 @@ def _is_memory(keys: "torch.Tensor", values: "torch.Tensor") -> bool:
     return keys.dim() == 4 and keys.shape == values.shape and keys.dtype == values.dtype
 
 
-def _written_columns(tensors: "dict[str, torch.Tensor]", kind: Kind) -> "tuple[dict[str, Any], torch.Tensor]":
+def _written_columns(tensors: "dict[str, torch.Tensor]", kind: ModelKind) -> "tuple[dict[str, Any], torch.Tensor]":
     import torch
 
     layers, heads, length, width = tensors["keys"].shape

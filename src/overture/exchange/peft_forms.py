@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from overture.core.errors import ArtifactError, ConfigError, Problem
-from overture.core.injection import Kind
+from overture.core.injection import ModelKind
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +76,7 @@ class ModelShape:
     num_kv_heads: int
     head_dim: int
     max_length: int
-    kind: Kind = "decoder"
+    kind: ModelKind = "decoder"
     num_labels: int = 0
     pooler: "tuple[torch.Tensor, torch.Tensor] | None" = None
 
@@ -128,7 +128,7 @@ class Format:
     table: Callable[[Tensors, AdapterConfig, int, str], "torch.Tensor"]
     misfits: Callable[[Adapter, ModelShape], Iterator[Problem]]
     tensors: Callable[[Adapter, ModelShape], Tensors]
-    kinds: tuple[Kind, ...] = ("decoder",)
+    kinds: tuple[ModelKind, ...] = ("decoder",)
     extra: tuple[str, ...] = ()
     is_memory: bool = False
     has_head: bool = False

@@ -9,7 +9,7 @@ from torch import Tensor
 from overture.core.config import validated
 from overture.core.contracts import RowMethod
 from overture.core.errors import ConfigError
-from overture.core.injection import Injection, LabelHead, LayerMemory, Memory, Vectors
+from overture.core.injection import STORED, Injection, Vectors
 from overture.core.projected import expanded
 from overture.prompt.config import PromptConfig
 from overture.prompt.labels import has_inner_method, method_inside, with_labels
@@ -24,12 +24,6 @@ ADAPTER = "adapter."
 """What the names of an adapter's tensors begin with, beside the prompt that it was trained with."""
 
 
-HEAD = ("head_weight", "head_bias", "label_bias")
-
-
-KNOWN = {"vectors", "split", "keys", "values", "weights", "labels", "offset", *HEAD}
-
-
 def prompt_tensors(prompt: Any) -> dict[str, Tensor]:
     """A finished prompt as plain tensors for an artifact.
 
@@ -41,23 +35,12 @@ def prompt_tensors(prompt: Any) -> dict[str, Tensor]:
         return {STATE + name: value.detach() for name, value in prompt.state_dict().items()}
     with torch.no_grad():
         injection: Injection = prompt.injection()
-    found = {"labels": injection.labels, "offset": injection.offset}
-    if injection.vectors:
-        found |= _kept_vectors(prompt, injection.vectors)
-    if injection.memory:
-        memory = injection.memory.memory
-        found |= {"keys": memory.keys, "values": memory.values, "weights": memory.weights}
-    if injection.head:
-        head = injection.head
-        found |= dict(zip(HEAD, (head.weight, head.bias, head.label_bias), strict=True))
-    return {name: value.detach() for name, value in found.items() if value is not None}
-
-
-def _kept_vectors(prompt: Any, vectors: Vectors) -> dict[str, Tensor | None]:
+    tensors = injection.tensors()
     compact = method_inside(prompt).compact() if isinstance(prompt, PromptModule) else {}
-    if 0 < sum(value.numel() for value in compact.values()) < vectors.values.numel():
-        return {**compact}
-    return {"vectors": vectors.values, "split": vectors.split}
+    if injection.vectors and 0 < sum(value.numel() for value in compact.values()) < injection.vectors.values.numel():
+        del tensors["vectors"]
+        tensors |= compact
+    return {name: value.detach() for name, value in tensors.items()}
 
 
 def prompt_from(
@@ -81,34 +64,12 @@ def prompt_from(
         )
     if any(name.startswith(STATE) for name in tensors):
         return _row_prompt(tensors, config, source)
-    tensors = expanded(tensors)
-    names = set(tensors)
-    has_head = names.isdisjoint(HEAD) or names >= {"labels", *HEAD}
-    if not names or not names <= KNOWN or ("keys" in names) != ("values" in names) or not has_head:
+    try:
+        return Injection.from_tensors(expanded(tensors), config.place, int(config.options.get("layer", 0)))
+    except ValueError as error:
         raise ConfigError(
-            "not the tensors of a prompt", got=", ".join(sorted(tensors)), wanted="some of " + ", ".join(sorted(KNOWN))
-        )
-    layer = int(config.options.get("layer", 0))
-    vectors = None
-    if "vectors" in names:
-        vectors = Vectors(tensors["vectors"], config.place, layer, split=_split(tensors, config))
-    memory = None
-    if "keys" in names:
-        memory = Memory(LayerMemory(tensors["keys"], tensors["values"], tensors.get("weights")), config.place)
-    head = LabelHead(*(tensors[name] for name in HEAD)) if "label_bias" in names else None
-    return Injection(vectors, memory, tensors.get("labels"), tensors.get("offset"), head)
-
-
-def _split(tensors: dict[str, Tensor], config: PromptConfig) -> Tensor | None:
-    """Where vectors around the input are split; other vectors are not.
-
-    Raises:
-        ConfigError: there is a split where there should be none, or none that fits.
-    """
-    split, wanted = tensors.get("split"), len(tensors["vectors"]) + 1 if config.place == "around" else None
-    if (None if split is None else len(split)) != wanted:
-        raise ConfigError("not the tensors of a prompt", got=f"a split at {config.place}", wanted=f"{wanted} numbers")
-    return split
+            "not the tensors of a prompt", got=str(error), wanted="some of " + ", ".join(sorted(STORED))
+        ) from error
 
 
 def _row_prompt(tensors: dict[str, Tensor], config: PromptConfig, source: PromptSource | None) -> RowMethod:

@@ -20,7 +20,7 @@ from overture.core.config import Config
 from overture.core.contracts import Scorer, TextTokenizer
 from overture.core.errors import DataError, Problem
 from overture.core.rows import Candidates, Encoded, Marks, Prediction
-from overture.data.kind import Example, Kind, Pick, TaskFile, Tools
+from overture.data.kind import Example, Pick, TaskFile, TaskKind, Tools
 from overture.data.kinds.grammar import END, WORD, Copied, Grammar, Rules, fixed
 from overture.data.kinds.labels import lead, no_mask
 from overture.data.row import Row, answer_problems, answer_texts
@@ -358,7 +358,7 @@ def _optional_fields(task: TaskFile) -> tuple[str, ...]:
     return (task.own.starts_field,) if task.own.starts_field else ()
 
 
-KIND = Kind(
+KIND = TaskKind(
     name="qa",
     title="answers to questions about a text",
     metrics=("squad_f1", "squad_em"),

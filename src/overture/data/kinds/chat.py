@@ -13,7 +13,7 @@ from pydantic import Field
 from overture.core.config import Config
 from overture.core.errors import Problem
 from overture.core.rows import Prediction
-from overture.data.kind import Example, Kind, TaskFile, Tools
+from overture.data.kind import Example, TaskFile, TaskKind, Tools
 from overture.data.kinds.generation import predictions
 from overture.data.kinds.labels import no_mask
 from overture.data.row import Row, broken_text, missing_field
@@ -139,7 +139,7 @@ def _sample(task: TaskFile) -> dict[str, Any]:
     return {own.messages_field: [{"role": "user", "content": "some text"}]}
 
 
-KIND = Kind(
+KIND = TaskKind(
     name="chat",
     title="the assistant's turns of conversations",
     metrics=("chrf", "bleu", "rouge_1", "rouge_2", "rouge_l", "squad_f1", "exact_match", "exact_text"),

@@ -10,7 +10,7 @@ from overture.core.config import Config
 from overture.core.contracts import Scorer, TextTokenizer
 from overture.core.errors import DataError, Problem
 from overture.core.rows import Candidates, Encoded, Prediction
-from overture.data.kind import Example, Kind, TaskFile, Tools, some_texts
+from overture.data.kind import Example, TaskFile, TaskKind, Tools, some_texts
 from overture.data.kinds.labels import label_fields, lead, no_mask
 from overture.data.row import Row, broken_text, missing_field
 from overture.data.values import as_text, kind, label_text
@@ -144,7 +144,7 @@ def _sample(task: TaskFile) -> dict[str, Any]:
     return {**texts, own.choices_field: [f"choice {number}" for number in range(1, count + 1)]}
 
 
-KIND = Kind(
+KIND = TaskKind(
     name="choice",
     title="one of a row's own choices",
     metrics=("accuracy",),

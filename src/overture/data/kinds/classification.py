@@ -13,7 +13,7 @@ from overture.core.config import Config
 from overture.core.contracts import Scorer
 from overture.core.rows import Encoded, Prediction
 from overture.data.candidates import candidates_of
-from overture.data.kind import Example, Kind, TaskFile, Tools
+from overture.data.kind import Example, TaskFile, TaskKind, Tools
 from overture.data.kinds.labels import (
     check_labels,
     check_places,
@@ -89,7 +89,7 @@ def _calibrated(scorer: Scorer, rows: Sequence[Encoded], scores: "Tensor") -> "T
     return (scores - bias).log_softmax(dim=1)
 
 
-KIND = Kind(
+KIND = TaskKind(
     name="classification",
     title="one label of several",
     metrics=("accuracy", "macro_f1"),

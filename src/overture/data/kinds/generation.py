@@ -8,7 +8,7 @@ from overture.core.config import Config
 from overture.core.contracts import Scorer
 from overture.core.errors import Problem
 from overture.core.rows import Encoded, Prediction
-from overture.data.kind import Example, Kind, TaskFile, Tools
+from overture.data.kind import Example, TaskFile, TaskKind, Tools
 from overture.data.kinds.labels import lead, no_mask
 from overture.data.row import Row, answer_problems, answer_texts
 
@@ -79,7 +79,7 @@ def predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> list
     return [Prediction(answer.text, score=answer.log_likelihood) for answer in written]
 
 
-KIND = Kind(
+KIND = TaskKind(
     name="generation",
     title="an answer in free text",
     metrics=("exact_match", "exact_text", "bleu", "chrf", "rouge_1", "rouge_2", "rouge_l", "squad_f1"),

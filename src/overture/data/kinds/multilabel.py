@@ -14,7 +14,7 @@ from overture.core.contracts import Scorer, TextTokenizer
 from overture.core.errors import Problem
 from overture.core.rows import Candidates, Encoded, Marks, Prediction
 from overture.data.candidates import candidates_of
-from overture.data.kind import Example, Kind, Pick, TaskFile, Tools, label_part
+from overture.data.kind import Example, Pick, TaskFile, TaskKind, Tools, label_part
 from overture.data.kinds.grammar import END, Grammar, Rules, fixed
 from overture.data.kinds.labels import check_labels, check_places, label_fields, lead, unknown_label, written_alike
 from overture.data.row import Row, missing_field
@@ -149,7 +149,7 @@ def _shot(task: TaskFile, row: Row) -> str | None:
     return lead(task) + (said or task.own.none)
 
 
-KIND = Kind(
+KIND = TaskKind(
     name="multilabel",
     title="any number of labels",
     metrics=("multilabel_micro_f1", "multilabel_macro_f1", "subset_accuracy"),

@@ -2,16 +2,16 @@
 
 import difflib
 
-from overture.data.kind import Kind
+from overture.data.kind import TaskKind
 from overture.data.kinds import answering, chat, choice, classification, generation, multilabel, regression, tagging
 
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, TaskKind] = {
     kind.KIND.name: kind.KIND
     for kind in (classification, multilabel, regression, choice, tagging, answering, generation, chat)
 }
 
 
-def kind_named(name: str) -> Kind:
+def kind_named(name: str) -> TaskKind:
     """A kind by its name.
 
     Raises:

@@ -12,7 +12,7 @@ from overture.core.contracts import Scorer
 from overture.core.errors import Problem
 from overture.core.rows import Encoded, Prediction
 from overture.data.candidates import candidates_of
-from overture.data.kind import Example, Kind, TaskFile, Tools
+from overture.data.kind import Example, TaskFile, TaskKind, Tools
 from overture.data.kinds.labels import check_labels, check_places, label_fields, shares_shown
 from overture.data.row import Row, missing_field
 from overture.data.values import kind
@@ -97,7 +97,7 @@ def _shot(task: TaskFile, row: Row) -> str | None:
     return list(task.words.values())[nearest][0]
 
 
-KIND = Kind(
+KIND = TaskKind(
     name="regression",
     title="a number, by label words or a head",
     metrics=("r2", "spearman", "pearson"),

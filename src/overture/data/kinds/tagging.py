@@ -17,7 +17,7 @@ from overture.core.config import Config
 from overture.core.contracts import Scorer, TextTokenizer
 from overture.core.errors import Problem
 from overture.core.rows import Candidates, Encoded, Marks, Prediction
-from overture.data.kind import Example, Kind, Pick, TaskFile, Tools, some_texts
+from overture.data.kind import Example, Pick, TaskFile, TaskKind, Tools, some_texts
 from overture.data.kinds.grammar import END, WORD, Copied, Grammar, Piece, Rules, fixed
 from overture.data.kinds.labels import check_labels, lead, no_mask, written_alike
 from overture.data.kinds.tags import best_tags, spans_of, split_tag, tags_of
@@ -380,7 +380,7 @@ def _sample(task: TaskFile) -> dict[str, Any]:
     return {**some_texts(task), **({} if own.text_field else {own.tokens_field: ["some", "words"]})}
 
 
-KIND = Kind(
+KIND = TaskKind(
     name="tagging",
     title="spans of types in a text",
     metrics=("entity_f1",),

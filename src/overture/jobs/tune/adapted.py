@@ -146,21 +146,10 @@ def _fixed(prompt: object) -> OnePrompt:
         return _detached(prompt.injection())
 
 
-def _detached(found: Injection) -> Injection:
-    vectors, memory = found.vectors, found.memory
-    if vectors:
-        # What its vectors had to predict was for their own training.
-        split = None if vectors.split is None else vectors.split.detach()
-        vectors = replace(vectors, values=vectors.values.detach(), targets=(), split=split)
-    if memory:
-        own = memory.memory
-        weights = None if own.weights is None else own.weights.detach()
-        memory = replace(
-            memory, memory=replace(own, keys=own.keys.detach(), values=own.values.detach(), weights=weights)
-        )
-    labels = None if found.labels is None else found.labels.detach()
-    offset = None if found.offset is None else found.offset.detach()
-    return Injection(vectors, memory, labels, offset)
+def _detached(injection: Injection) -> Injection:
+    constant = injection.map(Tensor.detach)
+    # What its vectors had to predict was for their own training.
+    return replace(constant, vectors=replace(constant.vectors, targets=())) if constant.vectors else constant
 
 
 class _FixedRows:
