@@ -8,10 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 import overture as package
+from overture.core.files import store_dir
 from overture.engine.backbone import weights_digest
 from overture.jobs.run.request import tune_config
 from overture.jobs.run.work import Work
 from overture.prompt.registry import own_rate
+from overture.store.store import Store
 
 LORA = ("--adapter", "lora", "--set", "adapter.rank=2", "--set", "adapter.lr=0.01")
 
@@ -24,7 +26,7 @@ def test_prompt_and_adapter_are_trained_kept_and_used_together(make_task, overtu
     done = overture("tune", make_task(), *LORA, *words, "--json")
     assert done.code == 0, done.err
     assert done.json["adapter"] == {"rank": 2, "alpha": 16.0, "targets": [], "kind": "lora", "stage": stage, "lr": 0.01}
-    folder = package.study.api._store(None).get("mood@1")
+    folder = Store(store_dir()).get("mood@1")
     tensors = load_file(folder / "prompt.safetensors")
     inner = {key: value for key, value in tensors.items() if key.startswith("adapter.")}
     assert len(inner) == 2 * 7 * 3
