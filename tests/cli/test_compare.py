@@ -17,13 +17,14 @@ from overture.data.rows import Row
 from overture.engine.load import load_backbone
 from overture.jobs.compare import cells as cells_of_a_lab
 from overture.jobs.compare import compare as study
-from overture.jobs.compare import ledger, page
+from overture.jobs.compare import ledger
 from overture.jobs.compare.cells import Key, Lab
 from overture.jobs.compare.compare import compare
 from overture.jobs.compare.energy import EnergyMeter
 from overture.jobs.compare.options import CompareConfig
 from overture.jobs.compare.ways import WAYS, Bench
 from overture.jobs.run.request import tune_config
+from overture.report import compare_page as page
 from overture.store.store import Store
 
 

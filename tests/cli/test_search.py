@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from overture.jobs.search import search, search_race
+from overture.jobs.search import racing as search_race
+from overture.jobs.search import search
 from overture.train.checkpoint import Progress
 from overture.train.fit import FitResult
 

@@ -367,7 +367,7 @@ def test_listing_and_showing_import_neither_torch_nor_numpy(store, make_manifest
     (store.root / "index.sqlite").unlink()
     code = (
         "import sys, pathlib\n"
-        "from overture.store import Store\n"
+        "from overture.store.store import Store\n"
         "store = Store(pathlib.Path(sys.argv[1]))\n"
         "print(len(store.list()), store.show('movie').version)\n"
         "print([name for name in ('torch', 'numpy', 'safetensors', 'transformers') if name in sys.modules])\n"
