@@ -14,7 +14,7 @@ from typing import Any
 
 from scipy.stats import f as f_distribution
 
-from overture.evaluate.intervals import Paired
+from overture.core.records.scores import Paired
 from overture.evaluate.over_seeds import Difference, difference_over_seeds, resampled
 from overture.prompt.registry import METHODS
 from pages import points, table

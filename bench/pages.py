@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from overture.evaluate.intervals import Paired
+from overture.core.records.scores import Paired
 from overture.evaluate.over_seeds import Difference
 
 

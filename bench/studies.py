@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from beside import beside_text, way_of
-from overture.evaluate.intervals import Paired, across_seeds, paired_test
+from overture.core.records.scores import Paired
+from overture.evaluate.intervals import across_seeds, paired_test
 from pages import points, table
 
 Cells = Sequence[dict[str, Any]]

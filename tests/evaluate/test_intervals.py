@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from overture.core.errors import ConfigError, DataError
-from overture.evaluate.intervals import Interval, across_seeds, bootstrap, paired_test, wilson
+from overture.core.records.scores import Interval
+from overture.evaluate.intervals import across_seeds, bootstrap, paired_test, wilson
 from overture.evaluate.metrics import macro_f1
 
 LABELS = 3

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from overture.core.records import Plan
+from overture.core.records.compare import Plan
 from overture.data.task import Task
 from overture.jobs.compare.budget import Speed
 from overture.jobs.compare.options import CompareConfig

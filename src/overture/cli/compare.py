@@ -153,7 +153,7 @@ def _tell_stopped(found: dict[str, Any], words: str, is_json: bool) -> None:
 def _show(found: dict[str, Any], page: Path) -> None:
     from rich.table import Table
 
-    from overture.core.records import cost_of
+    from overture.core.records.compare import cost_of
     from overture.report.compare_page import times_text, worth_text
     from overture.report.units import bytes_text, energy_text, failed_text, seconds_text, share_text
 

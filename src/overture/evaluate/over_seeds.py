@@ -22,7 +22,8 @@ from pydantic import Field
 
 from overture.core.config import Config
 from overture.core.errors import DataError
-from overture.evaluate.intervals import LEVEL, Interval, bootstrap, paired_test, within
+from overture.core.records.scores import LEVEL, Interval
+from overture.evaluate.intervals import bootstrap, paired_test, within
 from overture.evaluate.metrics import Answers, check_rows, metric_named
 
 if TYPE_CHECKING:

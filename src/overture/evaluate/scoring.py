@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from overture.core.contracts import Scorer
+from overture.core.records.scores import Interval
 from overture.core.room import Room
 from overture.core.rows import Encoded, Prediction
 from overture.data.batches import micro_batches, num_padded, scoring_batches
 from overture.data.task import Task
-from overture.evaluate.intervals import Interval, bootstrap
+from overture.evaluate.intervals import bootstrap
 from overture.evaluate.metrics import METRICS, Answers
 
 __all__ = ["Prediction", "Scored", "grouped", "mean_loss", "predict", "score"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from overture.core.files import write_atomic
-from overture.core.records import OF_SEEDS, cost_of
+from overture.core.records.compare import OF_SEEDS, cost_of
 from overture.report import html
 from overture.report.charts import png_of, spec_of
 from overture.report.compare_charts import charts

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from overture.core.errors import ConfigError
-from overture.core.records import Plan
+from overture.core.records.compare import Plan
 from overture.train.options import TrainConfig
 
 Seconds = Callable[[Sequence[int], int, bool], float]

@@ -24,7 +24,7 @@ from overture.core.errors import (
     UserError,
 )
 from overture.core.files import exclusive, sweep_temporaries, write_json
-from overture.core.records import Plan
+from overture.core.records.compare import Plan
 from overture.core.versions import versions
 from overture.data.splits import Splits, load_splits
 from overture.engine.backbone import Backbone

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from threading import Thread
 from typing import Any, TypeVar
 
-from overture.core.records import JOULES_PER_KWH
+from overture.core.records.compare import JOULES_PER_KWH
 
 Read = Callable[[float], float]
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from typing import Any
 
 from overture.core.errors import Problem, StoreError
 from overture.core.files import write_json
-from overture.core.records import Plan
+from overture.core.records.compare import Plan
 from overture.data.rows import Row
 from overture.data.task import portable
 from overture.jobs.compare.cells import Key, Lab

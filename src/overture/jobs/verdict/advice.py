@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from overture.core.records import cost_of
+from overture.core.records.compare import cost_of
 from overture.jobs.verdict.scores import Scores, pair_of
 
 

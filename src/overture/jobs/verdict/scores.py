@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from overture.core.errors import StoreError
-from overture.evaluate.intervals import Interval
+from overture.core.records.scores import Interval
 from overture.evaluate.metrics import as_answers
 from overture.evaluate.over_seeds import Resampled, differences_over_seeds, holm, interval_over_seeds, resampled
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from overture.core.records import JOULES_PER_KWH, OF_SEEDS, Plan, cost_of
+from overture.core.records.compare import JOULES_PER_KWH, OF_SEEDS, Plan, cost_of
 from overture.data.task import portable
 from overture.evaluate.intervals import across_seeds
 from overture.evaluate.metrics import metric_named

@@ -1,4 +1,4 @@
-"""Records that rooms hand to each other: plans, costs."""
+"""Records of a comparison: plans, costs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,0 +1,1 @@
+"""Records that rooms hand to each other and that runs keep as JSON. Nothing here imports torch."""

@@ -1,0 +1,141 @@
+"""What happens in a run: one record for each kind of event, told to a listener and kept in ``events.jsonl``."""
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from overture.core.records.base import Record, optional
+
+
+class _Event(Record):
+    """Fields that every event may have."""
+
+    time: str | None = optional("when it was kept, UTC, ISO 8601")
+    event: str = Field(description="the kind of event")
+    who: str | None = optional("which training it belongs to, for people")
+    seed: int | None = optional("the seed of that training")
+
+
+class StartEvent(_Event):
+    """A run begins, or goes on."""
+
+    event: Literal["start"] = "start"
+    run: str = Field(description="the run's name")
+    folder: str = Field(description="the run's folder")
+
+
+class NoticeEvent(_Event):
+    """Something that the user should know."""
+
+    event: Literal["notice"] = "notice"
+    text: str = Field(description="one sentence")
+
+
+class ProgressEvent(_Event):
+    """A piece of work has got further; not kept."""
+
+    event: Literal["progress"] = "progress"
+    what: str = Field(description="the piece of work")
+    done: int = Field(description="how much of it is done")
+    total: int = Field(description="how much it is in all")
+
+
+class DataEvent(_Event):
+    """The rows and the label words of a run."""
+
+    event: Literal["data"] = "data"
+    rows: dict[str, int] = Field({}, description="split -> number of encoded rows")
+    repeats: dict[str, int] = Field({}, description="split -> rows that show what an earlier training row shows")
+    labels: dict[str, dict[str, int]] | None = optional("split -> label -> number of rows")
+    words: dict[str, int] | None = optional("label word -> number of its tokens")
+
+
+class _TrainingEvent(_Event):
+    """Fields of every event of a training."""
+
+    epoch: int = Field(description="the epoch, from 0")
+    num_epochs: int = Field(description="epochs of the whole training")
+    num_steps: int = Field(description="optimiser steps of the whole training")
+
+
+class StepEvent(_TrainingEvent):
+    """One optimiser step was taken."""
+
+    event: Literal["step"] = "step"
+    step: int = Field(description="steps taken so far")
+    loss: float = Field(description="mean loss of the batch")
+    grad_norm: float = Field(description="length of the gradient before clipping")
+
+
+class DivergedEvent(_TrainingEvent):
+    """The loss or the gradient is not finite; the training ends."""
+
+    event: Literal["diverged"] = "diverged"
+    step: int = Field(description="steps taken before")
+
+
+class EpochEvent(_TrainingEvent):
+    """An epoch has ended and its validation rows are scored."""
+
+    event: Literal["epoch"] = "epoch"
+    train_loss: float = Field(description="mean training loss of the epoch")
+    validation_loss: float = Field(description="mean validation loss after the epoch")
+    validation_score: float = Field(description="score of the validation rows; the larger, the better")
+    seconds: float = Field(description="seconds of training so far")
+    is_best: bool = Field(description="whether no earlier epoch scored better")
+
+
+class NormChange(Record):
+    """Mean length of a prompt's vectors before and after training."""
+
+    start: float = Field(description="before")
+    end: float = Field(description="after")
+
+
+class NormsEvent(_Event):
+    """How far a prompt moved from its start."""
+
+    event: Literal["norms"] = "norms"
+    lr: float = Field(description="the learning rate")
+    lengths: dict[str, NormChange] = Field({}, description="tensor -> mean length of its vectors")
+    moved: float | None = Field(description="distance from the start as a share of the start's length")
+    embedding: float = Field(description="mean length of the vocabulary's vectors")
+
+
+class CellEvent(_Event):
+    """A cell of a comparison is measured."""
+
+    event: Literal["cell"] = "cell"
+    what: str = Field(description="the cell, for people")
+    metric: str = Field(description="the task's metric")
+    value: float | None = Field(description="its score; none where training diverged")
+    seconds: float = Field(description="wall seconds that it took")
+
+
+class EndEvent(_Event):
+    """A run has its result."""
+
+    event: Literal["end"] = "end"
+    prompt: str | None = Field(description="the stored prompt, as name@version")
+
+
+TrainingEvent = StepEvent | DivergedEvent | EpochEvent | NoticeEvent
+Event = Annotated[
+    StartEvent
+    | NoticeEvent
+    | ProgressEvent
+    | DataEvent
+    | StepEvent
+    | DivergedEvent
+    | EpochEvent
+    | NormsEvent
+    | CellEvent
+    | EndEvent,
+    Field(discriminator="event"),
+]
+Listener = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """The listener of a caller who wants to hear nothing."""
