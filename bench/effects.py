@@ -16,7 +16,7 @@ from scipy.stats import f as f_distribution
 
 from overture.core.records.scores import Paired
 from overture.evaluate.over_seeds import Difference, difference_over_seeds, resampled
-from overture.prompt.registry import METHODS
+from overture.prompt.methods import METHODS
 from pages import points, table
 
 Cells = Sequence[dict[str, Any]]

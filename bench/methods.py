@@ -19,7 +19,7 @@ from cells import in_time
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.load import load_backbone
-from overture.prompt.registry import METHODS
+from overture.prompt.methods import METHODS
 from overture.store.store import Store
 from quality import run_cell
 from starts import shared_task

@@ -14,7 +14,7 @@ from overture.core.rows import Candidates, Encoded
 from overture.engine.limits import refused_prompt, refused_text_in_memory
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
-from overture.prompt.registry import METHODS
+from overture.prompt.methods import METHODS
 from overture.prompt.source import PromptSource
 from report import table
 

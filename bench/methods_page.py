@@ -18,7 +18,7 @@ from methods_grid import KINDS, cached, grid_text
 from overture.core.files import write_atomic
 from overture.engine.families import FAMILIES
 from overture.evaluate.intervals import across_seeds
-from overture.prompt.registry import METHODS
+from overture.prompt.methods import METHODS
 from report import table, with_section
 from storage import storage_text
 from studies import (

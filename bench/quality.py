@@ -29,7 +29,8 @@ from overture.evaluate.scoring import Scored, score
 from overture.evaluate.source import prompt_source
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
-from overture.prompt.registry import METHODS, own_rate
+from overture.prompt.methods import METHODS
+from overture.prompt.registry import own_rate
 from overture.store.store import Store
 from overture.train.fit import Fit, Validation
 from overture.train.options import TrainConfig

@@ -47,7 +47,7 @@ from overture.engine.prompted import PromptedModel
 from overture.engine.tokenizer import Tokenizer
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
-from overture.prompt.registry import METHODS
+from overture.prompt.methods import METHODS
 from overture.prompt.source import PromptSource
 
 # Between them these run every method with all its options, see FAMILY_CASES.

@@ -282,7 +282,7 @@ def test_a_study_without_cells_names_its_command():
 
 
 def test_dept_of_equal_values_has_no_more_of_them_than_ten_vectors():
-    from overture.prompt.registry import METHODS
+    from overture.prompt.methods import METHODS
 
     methods = importlib.import_module("methods")
     (entry,) = (entry for entry in methods.PLAN if entry.tag == "equal")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from overture.prompt.registry import METHODS
+from overture.prompt.methods import METHODS
 
 
 def test_all_methods_are_listed(overture):

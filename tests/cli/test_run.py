@@ -9,7 +9,7 @@ import pytest
 
 from overture.core.errors import ArtifactError, DiskFull
 from overture.jobs.api import request
-from overture.prompt.registry import METHODS
+from overture.prompt.methods import METHODS
 from overture.store.artifact import load_artifact
 from overture.train.fit import FitTogether
 

@@ -25,7 +25,7 @@ from overture.core.errors import BackboneError
 from overture.engine.attention import Step
 from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel, RowPrompts
-from overture.prompt.registry import METHODS
+from overture.prompt.methods import METHODS
 
 EXACT = {"rtol": 1e-8, "atol": 1e-8}
 # Within ModernBERT's window of eight on each side and beyond it.

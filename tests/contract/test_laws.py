@@ -31,7 +31,7 @@ from overture.engine.backbone import weights_digest
 from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import score
-from overture.prompt.registry import METHODS
+from overture.prompt.methods import METHODS
 
 pytestmark = pytest.mark.parametrize(("family", "case"), FAMILY_CASES, ids=str)
 

@@ -19,7 +19,7 @@ from fakes import (
 )
 from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
-from overture.prompt.registry import METHODS
+from overture.prompt.methods import METHODS
 
 EXACT = {"rtol": 1e-8, "atol": 1e-8}
 # Within Gemma's window of eight and beyond it.

@@ -25,7 +25,7 @@ from overture.core.injection import Injection
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel, RowPrompts
-from overture.prompt.registry import METHODS
+from overture.prompt.methods import METHODS
 
 EXACT = {"rtol": 1e-8, "atol": 1e-8}
 DOUBLE = torch.float64

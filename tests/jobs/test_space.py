@@ -12,7 +12,7 @@ from overture.data.task import Task
 from overture.jobs.run.request import TuneConfig
 from overture.jobs.search.space import Pair, SearchConfig, Space, options_of
 from overture.prompt.config import PromptConfig
-from overture.prompt.registry import METHODS
+from overture.prompt.methods import METHODS
 from overture.train.options import TrainConfig
 
 PREFIX: Pair = ("prefix", "after")

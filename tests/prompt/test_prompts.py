@@ -8,12 +8,12 @@ from fakes import BOS, CASES, ONE_TOKEN, SEVERAL_TOKENS, Case, backbone_of, inje
 from overture.core.errors import ConfigError
 from overture.core.injection import Injection
 from overture.core.projected import expanded
-from overture.prompt import prefix
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.prompt.inits import start_of
+from overture.prompt.methods import METHODS
 from overture.prompt.pack import prompt_from, prompt_tensors
-from overture.prompt.registry import METHODS, method_of, own_rate, plainest_at, pruned_method
+from overture.prompt.registry import method_of, own_rate, plainest_at, pruned_method
 
 
 @pytest.fixture(params=["llama", "gemma3_text", "gpt2"])
@@ -134,7 +134,7 @@ class TestStarts:
         assert float(noise.mean()) == pytest.approx(0.01, rel=0.05)
         assert len(found.unique(dim=0)) == 50
 
-    @pytest.mark.parametrize("place", prefix.PLACES)
+    @pytest.mark.parametrize("place", METHODS["prefix"].places)
     def test_zero_is_zero_keys_and_values(self, backbone, place):
         config = PromptConfig(method="prefix", place=place, length=3, init="zero")
         memory = build_prompt(config, source_of(backbone), 0).injection().memory.memory
@@ -189,7 +189,7 @@ class TestMethods:
         prompt = make_prompt(Case("vectors", "after"), backbone, noise=0)
         assert torch.equal(prompt.injection().vectors.values, start(backbone, "vocabulary", 3))
 
-    @pytest.mark.parametrize("place", prefix.PLACES)
+    @pytest.mark.parametrize("place", METHODS["prefix"].places)
     @pytest.mark.parametrize("options", [{}, {"reparameterise": "mlp", "mlp_width": 6}], ids=["plain", "mlp"])
     def test_prefix_starts_as_the_tokens_own_memory(self, backbone, place, options):
         config = PromptConfig(method="prefix", place=place, length=3, init="text", init_text="xyz", options=options)

@@ -16,7 +16,8 @@ def command(
 ) -> None:
     """Show the prompt methods: places, trained values, learning rates and options."""
     from overture.prompt.config import PromptConfig
-    from overture.prompt.registry import METHODS, method_of
+    from overture.prompt.methods import METHODS
+    from overture.prompt.registry import method_of
 
     # An unknown name is refused with the known ones.
     shown = {name: method_of(PromptConfig(method=name), is_place_checked=False)} if name else METHODS

@@ -428,15 +428,14 @@ every call needs the task's number: `model(..., task_ids=torch.tensor([0]))`, an
 
 def _own_type(manifest: "Manifest", formats: Mapping[str, Format], is_memory: bool) -> dict[str, Any]:
     """What the config has of the type that peft has for the prompt's method; nothing where the plain one must do."""
-    from overture.prompt.registry import METHODS
+    from overture.prompt.methods import METHODS
 
     method = METHODS.get(manifest.method)
-    own = method.peft if method else None
-    found = formats.get(own.name) if own else None
-    if not method or not own or not found or not found.is_written or found.is_memory != is_memory:
+    found = formats.get(method.peft) if method else None
+    if not method or not found or not found.is_written or found.is_memory != is_memory:
         return {}
     options = validated(method.options, manifest.own_options, f"{manifest.name}: prompt.json")
-    return {"peft_type": own.name, **own.keys(options)}
+    return {"peft_type": method.peft, **method.maths.peft_keys(options)}
 
 
 def _plain_type(shape: Mapping[str, Any], is_memory: bool) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from overture.evaluate.tuned import TunedPrompt
 from overture.jobs.run.request import TuneConfig, tune_config
 from overture.jobs.tune.tune import tune as tune_in_store
 from overture.prompt.config import PromptConfig
-from overture.prompt.registry import METHODS
+from overture.prompt.methods import METHODS
 from overture.store.store import Store
 
 SHORT = {"adapter": "adapter.kind", "method": "prompt.method", "place": "prompt.place", "length": "prompt.length"}

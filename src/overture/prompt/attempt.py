@@ -16,27 +16,14 @@ network begins at random, whatever was trained before.
 from collections.abc import Sequence
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear, silu
 
-from overture.core.config import Config
 from overture.core.injection import Injection, Place, Vectors
 from overture.prompt.features import unit
-from overture.prompt.method import Method, PromptModule, Request, Sharing
+from overture.prompt.methods import AttemptOptions
+from overture.prompt.module import PromptModule, Request
 from overture.prompt.stored import stored_vectors
-
-PLACES: tuple[Place, ...] = ("before", "after", "slots")
-
-
-class Options(Config):
-    """Options of a mixture of stored prompts."""
-
-    sources: tuple[str, ...] = Field(
-        min_length=1, description="Stored prompts to mix: name or name@2; cut or repeated to the prompt's length."
-    )
-    width: int = Field(32, ge=1, description="Width of the attention's network, m.")
-    temperature: float = Field(1.0, gt=0, description="Above 1 the mixture is more even, below 1 more decided, t.")
 
 
 class MixedPrompt(PromptModule):
@@ -44,7 +31,9 @@ class MixedPrompt(PromptModule):
 
     sources: Tensor
 
-    def __init__(self, start: Tensor, sources: Tensor, place: Place, options: Options, random: torch.Generator) -> None:
+    def __init__(
+        self, start: Tensor, sources: Tensor, place: Place, options: AttemptOptions, random: torch.Generator
+    ) -> None:
         super().__init__()
         self.place, self.temperature = place, options.temperature
         size, width = start.shape[1], options.width
@@ -77,22 +66,8 @@ def build(request: Request) -> MixedPrompt:
     Raises:
         ConfigError: a stored prompt is unknown, or has no vectors.
     """
-    options: Options = request.options
+    options: AttemptOptions = request.options
     where = "prompt.options.sources"
     found = [stored_vectors(request.source, ref, request.length, where) for ref in options.sources]
     sources = torch.stack(found).to(request.start)
     return MixedPrompt(request.start, sources, request.place, options, request.generator("attention"))
-
-
-METHOD = Method(
-    title="vectors mixed from stored prompts for each row",
-    source="Asai et al. 2022 (ATTEMPT)",
-    options=Options,
-    places=PLACES,
-    learning_rate={"before": 1e-2, "after": 1e-2, "slots": 1e-2},
-    build=build,
-    formula="P D + 2 m D + 2 D",
-    letters={"m": "width"},
-    sharing=Sharing(("down_weight", "up_weight", "norm_weight", "norm_bias")),
-    refs=("sources",),
-)

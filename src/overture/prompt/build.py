@@ -6,8 +6,10 @@ from overture.core.injection import LayerMemory
 from overture.prompt.config import PromptConfig
 from overture.prompt.inits import start_of
 from overture.prompt.labels import label_start, with_labels
-from overture.prompt.method import Built, Method, Request
-from overture.prompt.registry import METHODS, method_of
+from overture.prompt.method import Method
+from overture.prompt.methods import METHODS
+from overture.prompt.module import Built, Request
+from overture.prompt.registry import method_of
 from overture.prompt.source import PromptSource
 
 
@@ -44,7 +46,7 @@ def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built
     start, memory = start_of(config, source, seed)
     if config.init == "prompt" and memory:
         _check_memory(config, method, memory)
-    built = method.build(Request(options, config.place, start, own, seed, memory))
+    built = method.maths.build(Request(options, config.place, start, own, seed, memory))
     # Labels are read where the decoder writes, wherever the prompt stands.
     if method.needs_labels or not wants_label_vectors(config, source):
         return built

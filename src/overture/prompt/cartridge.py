@@ -11,22 +11,15 @@ Source: Eyuboglu et al. 2025, "Cartridges: Lightweight and general-purpose long 
 section 3 (the memory, its start and its frozen first token).
 """
 
+from typing import Any
+
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from overture.core.config import Config
 from overture.core.errors import ConfigError
 from overture.core.injection import Injection, LayerMemory, Memory, Place
-from overture.prompt.method import Method, PeftType, PromptModule, Request
-
-PLACES: tuple[Place, ...] = ("memory",)
-
-
-class Options(Config):
-    """Options of a cartridge."""
-
-    frozen: int = Field(1, ge=0, description="First columns that are not trained, f.")
+from overture.prompt.methods import CartridgeOptions
+from overture.prompt.module import PromptModule, Request
 
 
 class Cartridge(PromptModule):
@@ -53,7 +46,7 @@ def build(request: Request) -> Cartridge:
     Raises:
         ConfigError: no column would be trained.
     """
-    options: Options = request.options
+    options: CartridgeOptions = request.options
     if options.frozen >= request.length:
         raise ConfigError(
             "no column is left to train",
@@ -64,15 +57,6 @@ def build(request: Request) -> Cartridge:
     return Cartridge(request.start_memory(), request.place, options.frozen)
 
 
-METHOD = Method(
-    title="keys and values that stand for a text; the first stay",
-    source="Eyuboglu et al. 2025 (Cartridges)",
-    options=Options,
-    places=PLACES,
-    learning_rate={"memory": 1e-2},
-    build=build,
-    formula="2 N (P - f) H K",
-    letters={"f": "frozen"},
-    takes_memory=True,
-    peft=PeftType("CARTRIDGE", lambda options: {"num_frozen_tokens": options.frozen}),
-)
+def peft_keys(options: CartridgeOptions) -> dict[str, Any]:
+    """The config keys that only peft's type CARTRIDGE has."""
+    return {"num_frozen_tokens": options.frozen}

@@ -1,6 +1,6 @@
 """Which prompt is tuned."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -9,6 +9,7 @@ from overture.core.injection import Place
 
 Init = Literal["random", "vocabulary", "text", "labels", "null", "zero", "prompt"]
 Labels = Literal["auto", "words", "vectors"]
+LabelRate = Annotated[float, Field(gt=0, description="Factor on the learning rate of the label vectors.")]
 
 
 class PromptConfig(Config):
@@ -33,5 +34,5 @@ class PromptConfig(Config):
         description="What labels are compared with: their words, or a trained vector for each beside the prompt; "
         "vectors where the model predicts no words, such as an encoder without a head or a template without {mask}.",
     )
-    label_rate: float = Field(1.0, gt=0, description="Factor on the learning rate of the label vectors.")
+    label_rate: LabelRate = 1.0
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the method itself.")

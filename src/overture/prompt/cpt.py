@@ -26,28 +26,16 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from overture.core.config import Config
 from overture.core.errors import ConfigError
-from overture.core.injection import Injection, Place, Vectors, VectorTarget
+from overture.core.injection import Injection, Vectors, VectorTarget
 from overture.core.rows import Encoded
 from overture.core.seeds import named_random
-from overture.prompt.method import Method, PromptModule, Request
+from overture.prompt.methods import CptOptions
+from overture.prompt.module import PromptModule, Request
 
-PLACES: tuple[Place, ...] = ("before",)
 SEPARATOR = "\n\n"
-
-
-class Options(Config):
-    """Options of a context-aware prompt."""
-
-    num_examples: int = Field(8, ge=1, description="At most so many examples; fewer when the length ends before.")
-    epsilon: float = Field(0.2, gt=0, description="How far the rows' own texts may move, in mean vector lengths.")
-    format_epsilon: float = Field(0.1, gt=0, description="The same for the template's and the labels' vectors.")
-    context_loss: float = Field(1.0, ge=0, description="Weight of the examples' own labels in the loss, w.")
-    decay: float = Field(0.95, gt=0, le=1, description="What an example weighs, of the next one, g.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +89,7 @@ def build(request: Request) -> ContextPrompt:
     Raises:
         ConfigError: there are no labelled examples, or none fits into the prompt's length.
     """
-    options: Options = request.options
+    options: CptOptions = request.options
     source = request.source
     groups = _examples(source.examples, tuple(source.encode(SEPARATOR)), source.bos_ids)
     examples = chosen(groups, request, options.num_examples)
@@ -140,7 +128,7 @@ def chosen(groups: Sequence[list[Example]], request: Request, count: int) -> lis
     return [started, *found[1:]]
 
 
-def targets_of(examples: Sequence[Example], options: Options) -> tuple[VectorTarget, ...]:
+def targets_of(examples: Sequence[Example], options: CptOptions) -> tuple[VectorTarget, ...]:
     """What the vectors in front of label tokens must predict; newer examples weigh more."""
     found, begin = [], 0
     for number, example in enumerate(examples):
@@ -183,18 +171,7 @@ def _in_turns(groups: Sequence[list[Example]]) -> Iterator[Example]:
         yield from (example for example in turn if example is not None)
 
 
-def _radii(example: Example, options: Options) -> list[float]:
+def _radii(example: Example, options: CptOptions) -> list[float]:
     rest = len(example.ids) - len(example.is_text)
     shares = [options.epsilon if is_text else options.format_epsilon for is_text in example.is_text]
     return [*shares, *[options.format_epsilon] * rest]
-
-
-METHOD = Method(
-    title="labelled examples as vectors that move a little",
-    source="Blau et al. 2024 (CPT)",
-    options=Options,
-    places=PLACES,
-    learning_rate={"before": 1e-2},
-    build=build,
-    formula="P D",
-)

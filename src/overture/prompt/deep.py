@@ -22,15 +22,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from overture.core.config import Config
 from overture.core.injection import Injection, LayerMemory, Memory, Place
-from overture.prompt.method import Method, PromptModule, Request
-
-PLACES: tuple[Place, ...] = ("memory", "after")
-
-
-class Options(Config):
-    """Deep prompts have no options of their own."""
+from overture.prompt.module import PromptModule, Request
 
 
 class DeepVectors(PromptModule):
@@ -51,14 +44,3 @@ def build(request: Request) -> DeepVectors:
     """The starting vectors in every layer."""
     source = request.source
     return DeepVectors(request.start.repeat(source.num_layers, 1, 1), request.place, source.memory_of_layers)
-
-
-METHOD = Method(
-    title="vectors in every layer",
-    source="Liu et al. 2022 (P-tuning v2)",
-    options=Options,
-    places=PLACES,
-    learning_rate={"memory": 3e-3, "after": 3e-3},
-    build=build,
-    formula="N P D",
-)

@@ -13,28 +13,17 @@ Deviation: with label words or answers behind the text, those have no offset. Th
 """
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from overture.core.config import Config
 from overture.core.injection import Injection, Place, Vectors
-from overture.prompt.method import Method, PromptModule, Request
-
-PLACES: tuple[Place, ...] = ("before", "after")
-
-
-class Options(Config):
-    """Options of a decomposed prompt."""
-
-    rank: int = Field(8, ge=1, description="Rank of the offset, r.")
-    max_tokens: int = Field(256, ge=1, description="How many of a row's first tokens have an offset, S.")
-    offset_rate: float = Field(0.01, gt=0, description="Factor on the learning rate of the offset.")
+from overture.prompt.methods import DeptOptions
+from overture.prompt.module import PromptModule, Request
 
 
 class DecomposedPrompt(PromptModule):
     """Trainable vectors [P, D] and the two factors of the offset, [S, r] and [r, D]."""
 
-    def __init__(self, start: Tensor, place: Place, options: Options, generator: torch.Generator) -> None:
+    def __init__(self, start: Tensor, place: Place, options: DeptOptions, generator: torch.Generator) -> None:
         super().__init__()
         self.place, self.offset_rate = place, options.offset_rate
         self.values = torch.nn.Parameter(start.clone())
@@ -54,15 +43,3 @@ class DecomposedPrompt(PromptModule):
 def build(request: Request) -> DecomposedPrompt:
     """The prompt at its start, without any offset yet."""
     return DecomposedPrompt(request.start, request.place, request.options, request.generator("offset"))
-
-
-METHOD = Method(
-    title="vectors among the live tokens, and a low-rank offset on the text's",
-    source="Shi and Lipani 2024 (DePT)",
-    options=Options,
-    places=PLACES,
-    learning_rate={"before": 3e-2, "after": 3e-2},
-    build=build,
-    formula="P D + r (S + D)",
-    letters={"r": "rank", "S": "max_tokens"},
-)

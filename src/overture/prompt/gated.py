@@ -17,41 +17,26 @@ in them.
 """
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from overture.core.config import Config
 from overture.core.errors import ConfigError
 from overture.core.injection import Injection, LayerMemory, Memory, Place
-from overture.prompt.method import Method, PromptModule, Request
+from overture.prompt.methods import GatedOptions
+from overture.prompt.module import PromptModule, Request
 
-PLACES: tuple[Place, ...] = ("memory", "after")
 OPEN = 3.0
 EFFECTIVE = 0.5
 """A layer or a column counts as open when what is left of its attention is more than this somewhere."""
 _CLOSED, _CLOSE = 1e-6, 1e-3
 
 
-class Options(Config):
-    """Options of gated prefix memory."""
-
-    layers: bool = Field(True, description="A gate for every layer.")
-    columns: bool = Field(True, description="A gate for every column of the prompt.")
-
-    @model_validator(mode="after")
-    def _some_gate(self) -> Self:
-        if not (self.layers or self.columns):
-            raise ValueError("without any gate this is the method prefix")
-        return self
-
-
 class GatedMemory(PromptModule):
     """Keys and values [2, N, H, P, K], layer gates [N], column gates [P]."""
 
-    def __init__(self, start: LayerMemory, place: Place, options: Options) -> None:
+    def __init__(self, start: LayerMemory, place: Place, options: GatedOptions) -> None:
         super().__init__()
         self.place = place
         values = torch.stack([start.keys, start.values]).detach().float().clone()
@@ -77,7 +62,7 @@ class GatedMemory(PromptModule):
         return weights
 
 
-def gates_of(weights_NP: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+def gates_of(weights_NP: Tensor, options: GatedOptions) -> tuple[Tensor, Tensor]:
     """Gates of layers [N] and of columns [P] whose products are a stored prompt's weights.
 
     Raises:
@@ -113,19 +98,3 @@ def open_gates(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 def build(request: Request) -> GatedMemory:
     """The memory at its start, with a stored prompt's gates, or open ones."""
     return GatedMemory(request.start_memory(), request.place, request.options)
-
-
-METHOD = Method(
-    title="keys and values in every layer, with gates",
-    source="Zhu and Tan 2023 (SPT); Yang et al. 2023 (Dynamic Prompting)",
-    options=Options,
-    places=PLACES,
-    learning_rate={"memory": 1e-1, "after": 1e-1},
-    build=build,
-    formula="2 N P H K + N + P",
-    variants={"layers=false": "2 N P H K + P", "columns=false": "2 N P H K + N"},
-    takes_memory=True,
-    takes_weights=True,
-    gates=open_gates,
-    rated_length=30,
-)

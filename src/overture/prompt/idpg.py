@@ -16,22 +16,13 @@ the prompt enters at one layer.
 from collections.abc import Sequence
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import linear
 
-from overture.core.config import Config
 from overture.core.injection import Injection, Place, Vectors
 from overture.prompt.features import unit
-from overture.prompt.method import Method, PromptModule, Request
-
-PLACES: tuple[Place, ...] = ("before", "after", "slots")
-
-
-class Options(Config):
-    """Options of an instance-dependent prompt."""
-
-    width: int = Field(16, ge=1, description="Width of the generator's bottleneck, m.")
+from overture.prompt.methods import IdpgOptions
+from overture.prompt.module import PromptModule, Request
 
 
 class InstancePrompt(PromptModule):
@@ -56,17 +47,5 @@ class InstancePrompt(PromptModule):
 
 def build(request: Request) -> InstancePrompt:
     """The shared prompt at its start; the generator adds nothing yet."""
-    options: Options = request.options
+    options: IdpgOptions = request.options
     return InstancePrompt(request.start, request.place, options.width, request.generator("generator"))
-
-
-METHOD = Method(
-    title="vectors that a small network makes for each row",
-    source="Wu et al. 2022 (IDPG)",
-    options=Options,
-    places=PLACES,
-    learning_rate={"before": 1e-2, "after": 1e-2, "slots": 1e-2},
-    build=build,
-    formula="P D + m (D + 1 + P D)",
-    letters={"m": "width"},
-)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from overture.core.contracts import PromptMethod, RowMethod
 from overture.core.injection import Injection
-from overture.prompt.method import Built, PromptModule
+from overture.prompt.module import Built, PromptModule
 from overture.prompt.source import PromptSource
 
 _INNER = "method."

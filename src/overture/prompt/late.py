@@ -14,21 +14,12 @@ k; a layer reads them through its norm, so their length hardly matters to it.
 """
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from overture.core.config import Config
 from overture.core.errors import ConfigError
 from overture.core.injection import Injection, Place, Vectors
-from overture.prompt.method import Method, PromptModule, Request
-
-PLACES: tuple[Place, ...] = ("before", "after", "slots")
-
-
-class Options(Config):
-    """Options of a late prompt."""
-
-    layer: int = Field(ge=1, description="The first layer that sees the prompt, counted from 0; half-way is a start.")
+from overture.prompt.methods import LateOptions
+from overture.prompt.module import PromptModule, Request
 
 
 class LatePrompt(PromptModule):
@@ -50,7 +41,7 @@ def build(request: Request) -> LatePrompt:
     Raises:
         ConfigError: the model has no such layer.
     """
-    options: Options = request.options
+    options: LateOptions = request.options
     num_layers = request.source.num_layers
     if options.layer >= num_layers:
         raise ConfigError(
@@ -61,14 +52,3 @@ def build(request: Request) -> LatePrompt:
             fix=f"--set prompt.options.layer={num_layers // 2}",
         )
     return LatePrompt(request.start, request.place, options.layer)
-
-
-METHOD = Method(
-    title="vectors among the hidden states of one layer",
-    source="Liu et al. 2022 (late prompt tuning)",
-    options=Options,
-    places=PLACES,
-    learning_rate={"before": 3e-2, "after": 3e-2, "slots": 3e-2},
-    build=build,
-    formula="P D",
-)

@@ -15,29 +15,19 @@ layer, which costs no pass; S begins at real tokens.
 from collections.abc import Sequence
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import linear
 
-from overture.core.config import Config
 from overture.core.injection import Injection, Place, Vectors
 from overture.prompt.features import unit
-from overture.prompt.method import Method, PromptModule, Request
-
-PLACES: tuple[Place, ...] = ("before", "after", "slots")
-
-
-class Options(Config):
-    """Options of low-rank prompt adaptation."""
-
-    rank: int = Field(2, ge=1, description="Rank of the gate's argument, r.")
-    width: int = Field(32, ge=1, description="Width of the layer that reads the row, m.")
+from overture.prompt.methods import LopaOptions
+from overture.prompt.module import PromptModule, Request
 
 
 class GatedPrompt(PromptModule):
     """A shared prompt [P, D] and what makes its gates."""
 
-    def __init__(self, start: Tensor, place: Place, options: Options, generator: torch.Generator) -> None:
+    def __init__(self, start: Tensor, place: Place, options: LopaOptions, generator: torch.Generator) -> None:
         super().__init__()
         self.place, self.rank = place, options.rank
         (length, size), width = start.shape, options.width
@@ -65,15 +55,3 @@ class GatedPrompt(PromptModule):
 def build(request: Request) -> GatedPrompt:
     """The shared prompt at twice its start, and gates at one half."""
     return GatedPrompt(request.start, request.place, request.options, request.generator("gate"))
-
-
-METHOD = Method(
-    title="shared vectors with a low-rank gate for each row",
-    source="Jain et al. 2024 (LoPA)",
-    options=Options,
-    places=PLACES,
-    learning_rate={"before": 1e-2, "after": 1e-2, "slots": 1e-2},
-    build=build,
-    formula="P D + m (D + 1) + r (P + D) (m + 1)",
-    letters={"r": "rank", "m": "width"},
-)

@@ -12,21 +12,11 @@ size and no row of B is zero, whatever the start's own rank, so every direction 
 """
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from overture.core.config import Config
 from overture.core.errors import ConfigError
 from overture.core.injection import Injection, Place, Vectors
-from overture.prompt.method import Method, PromptModule, Request
-
-PLACES: tuple[Place, ...] = ("before", "after", "slots")
-
-
-class Options(Config):
-    """Options of decomposed prompt tuning."""
-
-    rank: int = Field(4, ge=1, description="Rank of the prompt, r; at most its length.")
+from overture.prompt.module import PromptModule, Request
 
 
 class LowRankVectors(PromptModule):
@@ -60,15 +50,3 @@ def build(request: Request) -> LowRankVectors:
             fix=f"--set prompt.options.rank={largest}, or a longer prompt",
         )
     return LowRankVectors(request.start, request.place, rank, request.source.embedding_norm**0.5)
-
-
-METHOD = Method(
-    title="vectors of low rank",
-    source="Xiao et al. 2023 (DPT)",
-    options=Options,
-    places=PLACES,
-    learning_rate={"before": 1e-2, "after": 3e-2, "slots": 1e-2},
-    build=build,
-    formula="r (P + D)",
-    letters={"r": "rank"},
-)

@@ -1,73 +1,13 @@
-"""What a prompt method is: the form that every file of this package fills in."""
+"""The facts of a prompt method, without its maths; imports no torch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from overture.core.config import Config
-from overture.core.contracts import PromptMethod, RowMethod
-from overture.core.injection import Injection, LayerMemory, Place
-from overture.core.seeds import derived_seed
-from overture.prompt.source import PromptSource
-
-
-class PromptModule(torch.nn.Module):
-    """Base of the methods: parameters are what is trained, buffers are what the prompt needs besides.
-
-    A method has `injection` (`core.contracts.PromptMethod`), or `injections` when it depends on the row (`RowMethod`).
-    """
-
-    def trainable(self) -> dict[str, Tensor]:
-        """What gradient descent may change, by name."""
-        return dict(self.named_parameters())
-
-    def rates(self) -> dict[str, float]:
-        """Factors on the learning rate, by name; 1 where none is given."""
-        return {}
-
-    def compact(self) -> dict[str, Tensor]:
-        """What stands for the vectors on disk, where fewer numbers give them (`core.projected`); most have no such."""
-        return {}
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a method builds a prompt from.
-
-    Args:
-        options: its own, checked.
-        place: where the prompt enters.
-        start: token-like vectors to start from, float32 [P, D].
-        source: the frozen model's facts.
-        seed: of the run.
-        memory: the keys and values to start from, when a stored prompt gave them.
-    """
-
-    options: Any
-    place: Place
-    start: Tensor
-    source: PromptSource
-    seed: int
-    memory: LayerMemory | None = None
-
-    @property
-    def length(self) -> int:
-        """Prompt length, P."""
-        return int(self.start.shape[0])
-
-    def start_memory(self) -> LayerMemory:
-        """Keys and values to start from: a stored prompt's, or those of the starting vectors."""
-        return self.memory or self.source.memory_of(self.start)
-
-    def generator(self, name: str) -> torch.Generator:
-        """Random numbers of one part; they depend on the seed and the name alone."""
-        return torch.Generator().manual_seed(derived_seed(self.seed, name))
-
-
-Built = PromptMethod | RowMethod
+from overture.core.injection import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,40 +16,28 @@ class Sharing:
 
     Args:
         names: the values that all tasks have in common.
-        distil: weight of what single-task prompts teach; 0 when the method's authors have no teachers.
-        start: what the tasks have in common, as a prompt from which another task starts; None where there is none.
+        distil: weight of the loss that distils single-task prompts; 0 when the method's authors have no teachers.
+        has_start: the shared values make a prompt from which another task can start; the method's file gives it as
+            `shared_start(module)`.
     """
 
     names: tuple[str, ...]
     distil: float = 0.0
-    start: Callable[[Any], Injection] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PeftType:
-    """The type of adapter that peft has for a method.
-
-    Args:
-        name: as peft names it.
-        keys: from the method's options, those of the type's config keys that no other type has.
-    """
-
-    name: str
-    keys: Callable[[Any], dict[str, Any]]
+    has_start: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A prompt method.
+    """A prompt method. Its file, of the same name, has `build(Request)`, which makes the module.
 
     Args:
+        name: of the method and of its file.
         title: in one line, what is trained.
         source: author and year.
         options: its own options.
         places: where it can enter.
         learning_rate: what worked for it at each place (see docs/log.md).
         rated_length: prompts longer than this take less of that rate, in proportion; None where all lengths take it.
-        build: makes the module.
         formula: how many values are trained: P prompt length, D model width, N layers, H key/value heads, K head width,
             C labels, and letters of its own.
         variants: the formula where an option has a value, by ``option=value``.
@@ -120,17 +48,18 @@ class Method:
         estimated: values whose gradient is an estimate, since what they decide has none.
         sharing: what several tasks can share; None when each task's prompt stands alone.
         refs: its options that name stored prompts.
-        peft: what peft has for it; None where its prompts leave as plain vectors, or as keys and values.
-        gates: what the gates leave open, from the tensors that are kept; None where there are none.
+        peft: the type of adapter that peft has for it, whose own config keys its file gives as `peft_keys(options)`;
+            empty where its prompts are exported as plain vectors, or as keys and values.
+        has_gates: its file has `open_gates(tensors)`, which says what the gates of a stored prompt leave open.
         pruned: the method of what is left of such a prompt when parts of it are dropped; None where none can be.
     """
 
+    name: str
     title: str
     source: str
     options: type[Config]
     places: tuple[Place, ...]
     learning_rate: dict[Place, float]
-    build: Callable[[Request], Built]
     formula: str
     variants: Mapping[str, str] = field(default_factory=dict)
     letters: Mapping[str, str] = field(default_factory=dict)
@@ -141,9 +70,14 @@ class Method:
     sharing: Sharing | None = None
     rated_length: int | None = None
     refs: tuple[str, ...] = ()
-    peft: PeftType | None = None
-    gates: Callable[[Mapping[str, Tensor]], dict[str, Any]] | None = None
+    peft: str = ""
+    has_gates: bool = False
     pruned: str | None = None
+
+    @property
+    def maths(self) -> ModuleType:
+        """The method's file; it imports torch, so it is imported on first use."""
+        return import_module(f"overture.prompt.{self.name}")
 
     @property
     def has_layer(self) -> bool:

@@ -14,22 +14,12 @@ begin at ones, also on the target task, where the paper takes the mean of the so
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from overture.core.config import Config
 from overture.core.injection import Injection, Place, Vectors
-from overture.prompt.method import Method, PeftType, PromptModule, Request, Sharing
+from overture.prompt.methods import MptOptions
+from overture.prompt.module import PromptModule, Request
 from overture.prompt.stored import stored_vectors
-
-PLACES: tuple[Place, ...] = ("before", "after", "slots")
-
-
-class Options(Config):
-    """Options of a multi-task prompt."""
-
-    rank: int = Field(1, ge=1, description="Rank of the task factors, r.")
-    source: str = Field("", description="Stored prompt that the shared one starts from: name or name@2.")
 
 
 class SharedPrompt(PromptModule):
@@ -56,31 +46,21 @@ def build(request: Request) -> SharedPrompt:
     Raises:
         ConfigError: the stored prompt is unknown, or has no vectors.
     """
-    options: Options = request.options
+    options: MptOptions = request.options
     start = request.start
     if options.source:
         start = stored_vectors(request.source, options.source, request.length, "prompt.options.source").to(start)
     return SharedPrompt(start, request.place, options.rank, request.generator("factors"))
 
 
-def peft_keys(options: Options) -> dict[str, Any]:
+def shared_start(prompt: SharedPrompt) -> Injection:
+    """The shared prompt, from which another task starts."""
+    return Injection(Vectors(prompt.shared, prompt.place))
+
+
+def peft_keys(options: MptOptions) -> dict[str, Any]:
     """One task: what is kept is the scaled prompt, beside which the factors are ones, of rank one."""
     del options
     starts = {"prompt_tuning_init": "RANDOM", "prompt_tuning_init_text": None, "prompt_tuning_init_task": 0}
     starts |= dict.fromkeys(("prompt_tuning_init_state_dict_path", "tokenizer_kwargs", "tokenizer_name_or_path"))
     return {"num_tasks": 1, "num_ranks": 1, **starts}
-
-
-METHOD = Method(
-    title="shared vectors, scaled by the task's low-rank factors",
-    source="Wang et al. 2023 (MPT)",
-    options=Options,
-    places=PLACES,
-    learning_rate={"before": 3e-2, "after": 3e-2, "slots": 3e-2},
-    build=build,
-    formula="P D + r (P + D)",
-    letters={"r": "rank"},
-    sharing=Sharing(("shared",), distil=0.9, start=lambda prompt: Injection(Vectors(prompt.shared, prompt.place))),
-    refs=("source",),
-    peft=PeftType("MULTITASK_PROMPT_TUNING", peft_keys),
-)

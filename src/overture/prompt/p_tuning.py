@@ -13,24 +13,14 @@ model's; GELU instead of ReLU, since the encoder only ever sees P inputs and a u
 learn nothing; no dropout.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from overture.core.config import Config
 from overture.core.injection import Injection, Place, Vectors
-from overture.prompt.method import Method, PeftType, PromptModule, Request
-
-PLACES: tuple[Place, ...] = ("before", "after", "slots")
-
-
-class Options(Config):
-    """Options of P-tuning."""
-
-    encoder: Literal["mlp", "lstm"] = Field("mlp", description="What makes the vectors: mlp, or lstm and mlp.")
-    width: int = Field(256, ge=2, multiple_of=2, description="Width of the codes and of the encoder; an even number.")
+from overture.prompt.methods import PTuningOptions
+from overture.prompt.module import PromptModule, Request
 
 
 class EncodedVectors(PromptModule):
@@ -38,7 +28,7 @@ class EncodedVectors(PromptModule):
 
     start: Tensor
 
-    def __init__(self, start: Tensor, place: Place, options: Options, generator: torch.Generator) -> None:
+    def __init__(self, start: Tensor, place: Place, options: PTuningOptions, generator: torch.Generator) -> None:
         super().__init__()
         self.place = place
         self.register_buffer("start", start.clone())
@@ -80,21 +70,7 @@ def build(request: Request) -> EncodedVectors:
     return EncodedVectors(request.start, request.place, request.options, request.generator("encoder"))
 
 
-def peft_keys(options: Options) -> dict[str, Any]:
+def peft_keys(options: PTuningOptions) -> dict[str, Any]:
     """The nearest to our encoder: peft has its own, which it drops when it saves a prompt, as we do."""
     own = {"encoder_reparameterization_type": options.encoder.upper(), "encoder_hidden_size": options.width}
     return own | {"encoder_num_layers": 2, "encoder_dropout": 0.0}
-
-
-METHOD = Method(
-    title="an encoder that makes the vectors",
-    source="Liu et al. 2021 (P-tuning)",
-    options=Options,
-    places=PLACES,
-    learning_rate={"before": 3e-4, "after": 1e-3, "slots": 3e-4},
-    build=build,
-    formula="P W + W W + W + (W + 1) D",
-    variants={"encoder=lstm": "P W + W W + W + (W + 1) D + 12 W W + 16 W"},
-    letters={"W": "width"},
-    peft=PeftType("P_TUNING", peft_keys),
-)

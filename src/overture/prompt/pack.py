@@ -13,7 +13,7 @@ from overture.core.injection import STORED, Injection, Vectors
 from overture.core.projected import expanded
 from overture.prompt.config import PromptConfig
 from overture.prompt.labels import has_inner_method, method_inside, with_labels
-from overture.prompt.method import PromptModule, Request
+from overture.prompt.module import PromptModule, Request
 from overture.prompt.registry import method_of
 from overture.prompt.source import PromptSource
 
@@ -79,7 +79,7 @@ def _row_prompt(tensors: dict[str, Tensor], config: PromptConfig, source: Prompt
     start = torch.zeros(config.length, source.hidden_size)
     # What it was built from may be gone by now, and its values are in the tensors.
     blank = replace(source.at(config.place), prompt=lambda ref: Injection(Vectors(start, "before")))
-    prompt = method.build(Request(options, config.place, start, blank, 0))
+    prompt = method.maths.build(Request(options, config.place, start, blank, 0))
     own = {name.removeprefix(STATE): value for name, value in tensors.items()}
     if has_inner_method(list(own)) and "labels" in own:
         prompt = with_labels(prompt, torch.zeros_like(own["labels"]), config.label_rate)

@@ -16,26 +16,12 @@ section 3. Deviations: the memory starts from the keys and values of real tokens
 added to that start and begins at zero, so both variants begin at the same prompt.
 """
 
-from typing import Literal
-
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from overture.core.config import Config
 from overture.core.injection import Injection, LayerMemory, Memory, Place
-from overture.prompt.method import Method, PromptModule, Request
-
-PLACES: tuple[Place, ...] = ("memory", "after")
-
-
-class Options(Config):
-    """Options of prefix memory."""
-
-    reparameterise: Literal["none", "mlp"] = Field(
-        "none", description="Train the memory itself or an MLP that makes it."
-    )
-    mlp_width: int = Field(256, ge=1, description="Width of the MLP's input and hidden layer.")
+from overture.prompt.methods import PrefixOptions
+from overture.prompt.module import PromptModule, Request
 
 
 class PrefixMemory(PromptModule):
@@ -81,23 +67,8 @@ class MlpPrefixMemory(PromptModule):
 
 def build(request: Request) -> PrefixMemory | MlpPrefixMemory:
     """The memory at its start, or an MLP that begins there."""
-    options: Options = request.options
+    options: PrefixOptions = request.options
     start = request.start_memory()
     if options.reparameterise == "none":
         return PrefixMemory(start, request.place)
     return MlpPrefixMemory(start, request.place, options.mlp_width, request.generator("mlp"))
-
-
-METHOD = Method(
-    title="keys and values in every layer",
-    source="Li and Liang 2021; Liu et al. 2022 (P-tuning v2)",
-    options=Options,
-    places=PLACES,
-    learning_rate={"memory": 1e-1, "after": 1e-1},
-    build=build,
-    formula="2 N P H K",
-    variants={"reparameterise=mlp": "P W + W W + W + (W + 1) 2 N H K"},
-    letters={"W": "mlp_width"},
-    takes_memory=True,
-    rated_length=30,
-)

@@ -1,58 +1,17 @@
-"""The methods by name. A new method is a new file and one line in `METHODS`."""
+"""Look-ups and checks on the catalogue of methods; imports no torch."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from overture.core.config import validated
 from overture.core.errors import ConfigError
 from overture.core.injection import Place
-from overture.prompt import (
-    attempt,
-    cartridge,
-    cpt,
-    deep,
-    dept,
-    gated,
-    idpg,
-    late,
-    lopa,
-    low_rank,
-    mpt,
-    p_tuning,
-    prefix,
-    pruned,
-    residual,
-    split,
-    ulpt,
-    vectors,
-    warp,
-)
 from overture.prompt.config import PromptConfig
 from overture.prompt.method import Method
+from overture.prompt.methods import METHODS
 
-METHODS: dict[str, Method] = {
-    "vectors": vectors.METHOD,
-    "prefix": prefix.METHOD,
-    "deep": deep.METHOD,
-    "p_tuning": p_tuning.METHOD,
-    "residual": residual.METHOD,
-    "low_rank": low_rank.METHOD,
-    "ulpt": ulpt.METHOD,
-    "gated": gated.METHOD,
-    "warp": warp.METHOD,
-    "cpt": cpt.METHOD,
-    "dept": dept.METHOD,
-    "late": late.METHOD,
-    "idpg": idpg.METHOD,
-    "lopa": lopa.METHOD,
-    "attempt": attempt.METHOD,
-    "mpt": mpt.METHOD,
-    "pruned": pruned.METHOD,
-    "split": split.METHOD,
-    "cartridge": cartridge.METHOD,
-}
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def own_rate(config: PromptConfig) -> float:
@@ -134,10 +93,9 @@ def pruned_method(method: str, place: str) -> str | None:
     return found if found and place in METHODS[found].places else None
 
 
-def open_gates(method: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def open_gates(method: str, tensors: "Mapping[str, Tensor]") -> dict[str, Any]:
     """What a prompt's gates leave open, as ``gates``; nothing for methods without gates."""
-    gates = METHODS[method].gates
-    return {"gates": gates(tensors)} if gates else {}
+    return {"gates": METHODS[method].maths.open_gates(tensors)} if METHODS[method].has_gates else {}
 
 
 def check_effect(config: PromptConfig) -> None:

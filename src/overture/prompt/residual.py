@@ -12,20 +12,10 @@ ever sees P inputs and a unit that is off for all of them would learn nothing; n
 """
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from overture.core.config import Config
 from overture.core.injection import Injection, Place, Vectors
-from overture.prompt.method import Method, PromptModule, Request
-
-PLACES: tuple[Place, ...] = ("before", "after", "slots")
-
-
-class Options(Config):
-    """Options of residual prompt tuning."""
-
-    bottleneck: int = Field(128, ge=1, description="Hidden width of the perceptron, m.")
+from overture.prompt.module import PromptModule, Request
 
 
 class ResidualVectors(PromptModule):
@@ -54,15 +44,3 @@ class ResidualVectors(PromptModule):
 def build(request: Request) -> ResidualVectors:
     """The starting vectors and a perceptron that adds nothing yet."""
     return ResidualVectors(request.start, request.place, request.options.bottleneck, request.generator("perceptron"))
-
-
-METHOD = Method(
-    title="vectors and a perceptron around them",
-    source="Razdaibiedina et al. 2023",
-    options=Options,
-    places=PLACES,
-    learning_rate={"before": 3e-2, "after": 3e-2, "slots": 3e-2},
-    build=build,
-    formula="P D + 2 D m + m + 3 D",
-    letters={"m": "bottleneck"},
-)

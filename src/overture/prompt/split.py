@@ -13,21 +13,12 @@ is what the gates of method `gated` do.
 """
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from overture.core.config import Config
 from overture.core.injection import Injection, Place, Vectors
 from overture.core.seeds import derived_seed
-from overture.prompt.method import Method, PromptModule, Request
-
-PLACES: tuple[Place, ...] = ("around",)
-
-
-class Options(Config):
-    """Options of a learned position."""
-
-    temperature: float = Field(1.0, gt=0, description="Above 1 all splits share the gradient, below 1 few do, t.")
+from overture.prompt.methods import SplitOptions
+from overture.prompt.module import PromptModule, Request
 
 
 class SplitPrompt(PromptModule):
@@ -57,17 +48,5 @@ class SplitPrompt(PromptModule):
 
 def build(request: Request) -> SplitPrompt:
     """Vectors at their start, all splits equally likely."""
-    options: Options = request.options
+    options: SplitOptions = request.options
     return SplitPrompt(request.start, request.place, options.temperature, request.seed)
-
-
-METHOD = Method(
-    title="vectors on both sides of the input, and how many on each",
-    source="Yang et al. 2023 (Dynamic Prompting)",
-    options=Options,
-    places=PLACES,
-    learning_rate={"around": 5e-2},
-    build=build,
-    formula="P D + P + 1",
-    estimated=("logits",),
-)

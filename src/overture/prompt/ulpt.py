@@ -12,22 +12,12 @@ R at the projection of what differs from it.
 """
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from overture.core.config import Config
 from overture.core.injection import Injection, Place, Vectors
 from overture.core.projected import NAMES, origin, projection, vectors_of
 from overture.core.seeds import derived_seed
-from overture.prompt.method import Method, PromptModule, Request
-
-PLACES: tuple[Place, ...] = ("before", "after", "slots")
-
-
-class Options(Config):
-    """Options of ultra-low-dimensional prompt tuning."""
-
-    rank: int = Field(16, ge=1, description="Trained numbers of each vector, r.")
+from overture.prompt.module import PromptModule, Request
 
 
 class ProjectedVectors(PromptModule):
@@ -59,15 +49,3 @@ def build(request: Request) -> ProjectedVectors:
     """As close to the starting vectors as the projection allows."""
     seed = derived_seed(request.seed, "projection") % 2**32
     return ProjectedVectors(request.start, request.place, request.options.rank, seed)
-
-
-METHOD = Method(
-    title="a few numbers for each vector, randomly projected",
-    source="Wu et al. 2025 (ULPT)",
-    options=Options,
-    places=PLACES,
-    learning_rate={"before": 3e-2, "after": 1e-1, "slots": 3e-2},
-    build=build,
-    formula="P r + 2 D",
-    letters={"r": "rank"},
-)

@@ -11,15 +11,8 @@ values do not depend on the prompt and can be kept.
 import torch
 from torch import Tensor
 
-from overture.core.config import Config
 from overture.core.injection import Injection, Place, Vectors
-from overture.prompt.method import Method, PromptModule, Request
-
-PLACES: tuple[Place, ...] = ("before", "after", "slots")
-
-
-class Options(Config):
-    """Prompt vectors have no options of their own."""
+from overture.prompt.module import PromptModule, Request
 
 
 class PromptVectors(PromptModule):
@@ -38,15 +31,3 @@ class PromptVectors(PromptModule):
 def build(request: Request) -> PromptVectors:
     """Vectors at their start."""
     return PromptVectors(request.start, request.place)
-
-
-METHOD = Method(
-    title="vectors among the live tokens",
-    source="Lester et al. 2021",
-    options=Options,
-    places=PLACES,
-    learning_rate={"before": 3e-2, "after": 1e-1, "slots": 3e-2},
-    build=build,
-    formula="P D",
-    pruned="pruned",
-)

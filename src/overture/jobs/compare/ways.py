@@ -27,8 +27,9 @@ from overture.evaluate.source import prompt_source
 from overture.jobs.run.request import TuneConfig, pinned, with_slots
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
+from overture.prompt.methods import METHODS
 from overture.prompt.pack import prompt_tensors
-from overture.prompt.registry import METHODS, check_effect, method_of, own_rate
+from overture.prompt.registry import check_effect, method_of, own_rate
 from overture.store.artifact import tensor_bytes
 from overture.store.store import Store
 from overture.train.options import TrainConfig

@@ -46,11 +46,11 @@ from overture.evaluate.facts import backbone_ref
 from overture.evaluate.scoring import mean_loss
 from overture.evaluate.source import prompt_source
 from overture.jobs.distil.options import CartridgeConfig
-from overture.prompt.cartridge import Cartridge, Options, build
+from overture.prompt.cartridge import Cartridge, build
 from overture.prompt.config import PromptConfig
-from overture.prompt.method import Request
+from overture.prompt.methods import METHODS, CartridgeOptions
+from overture.prompt.module import Request
 from overture.prompt.pack import prompt_tensors
-from overture.prompt.registry import METHODS
 from overture.store.manifest import Manifest
 from overture.store.names import checked_name, ref_of
 from overture.store.store import Store
@@ -360,7 +360,9 @@ class _SelfStudy:
         source = prompt_source(self.backbone, self.encoder)
         start = self.backbone.embed(list(ids)).float()
         memory = self.backbone.memory_of_tokens(ids)
-        request = Request(Options(frozen=self.config.frozen), "memory", start, source, self.config.seed, memory)
+        request = Request(
+            CartridgeOptions(frozen=self.config.frozen), "memory", start, source, self.config.seed, memory
+        )
         return build(request).to(self.backbone.device)
 
     @torch.no_grad()

@@ -36,8 +36,9 @@ from overture.jobs.distil.options import PruneConfig
 from overture.jobs.run.again import request_again
 from overture.jobs.run.work import SPLITS, Work, metrics_of, prepared
 from overture.prompt.config import PromptConfig
+from overture.prompt.methods import METHODS
 from overture.prompt.pack import prompt_from, prompt_tensors
-from overture.prompt.registry import METHODS, pruned_method
+from overture.prompt.registry import pruned_method
 from overture.store.artifact import load_artifact
 from overture.store.manifest import Manifest, check_fingerprint
 from overture.store.names import checked_name, ref_of

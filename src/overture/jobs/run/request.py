@@ -15,7 +15,8 @@ from overture.engine.load import is_encoder
 from overture.engine.options import LoraOptions
 from overture.jobs.run.search_config import SearchConfig
 from overture.prompt.config import PromptConfig
-from overture.prompt.registry import METHODS, own_rate, with_refs
+from overture.prompt.methods import METHODS
+from overture.prompt.registry import own_rate, with_refs
 from overture.store.store import Store
 from overture.train.options import TrainConfig
 

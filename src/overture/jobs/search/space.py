@@ -11,7 +11,8 @@ from overture.core.injection import Place
 from overture.data.task import Task
 from overture.jobs.run.search_config import SearchConfig
 from overture.prompt.config import PromptConfig
-from overture.prompt.registry import METHODS, own_rate
+from overture.prompt.methods import METHODS
+from overture.prompt.registry import own_rate
 from overture.train.options import TrainConfig
 
 if TYPE_CHECKING:

@@ -46,9 +46,11 @@ from overture.jobs.transfer.options import MultiConfig
 from overture.jobs.transfer.several import alike, all_prepared
 from overture.prompt.config import PromptConfig
 from overture.prompt.labels import method_inside
-from overture.prompt.method import PromptModule, Sharing
+from overture.prompt.method import Sharing
+from overture.prompt.methods import METHODS
+from overture.prompt.module import PromptModule
 from overture.prompt.pack import STATE, prompt_from, prompt_tensors
-from overture.prompt.registry import METHODS, method_of, own_rate, plainest_at
+from overture.prompt.registry import method_of, own_rate, plainest_at
 from overture.store.artifact import load_artifact
 from overture.store.manifest import Manifest, check_fingerprint
 from overture.store.names import checked_name, ref_of
@@ -372,10 +374,10 @@ class _Multi:
         }
 
     def _kept_start(self, train: TrainConfig, seconds: float, num_shared: int) -> str | None:
-        if self.sharing.start is None:
+        if not self.sharing.has_start:
             return None
         task = self.tasks[0]
-        start: Injection = self.sharing.start(method_inside(_module(task)))
+        start: Injection = method_of(self.request.prompt).maths.shared_start(method_inside(_module(task)))
         prompt = self._alone()
         facts = {"seconds": seconds, "trainable": num_shared}
         manifest = self._manifest(task, self.name, prompt, train, {"metrics": {}}, facts)
