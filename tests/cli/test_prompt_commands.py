@@ -84,7 +84,7 @@ def test_init_task(overture, tmp_path) -> None:
     assert overture("init", "rows.jsonl", "-o", "x.yaml", "--name", "A B").code == 2
 
 
-def test_init_from_tasks_of_other_projects(overture, tmp_path) -> None:
+def test_init_from_a_task_of_the_harness(overture, tmp_path) -> None:
     rows = [{"text": f"row {n}", "label": n % 2} for n in range(20)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     harness = {"task": "there", "dataset_path": "json", "dataset_kwargs": {"data_files": "rows.jsonl"}}
@@ -94,15 +94,9 @@ def test_init_from_tasks_of_other_projects(overture, tmp_path) -> None:
     assert done.json["next"] == "overture tune task.yaml"
     task = Task.load(tmp_path / "task.yaml")
     assert (task.name, task.words["0"]) == ("here", (" [b]no[/b]",))
-    templates = "dataset: x\ntemplates: {a: !Template {name: first, jinja: '{{text}} ||| {{label}}'}}\n"
-    (tmp_path / "templates.yaml").write_text(templates)
-    shown = overture("init", "rows.jsonl", "--from-promptsource", "templates.yaml", "-o", "b.yaml")
-    assert shown.code == 0, shown.err
-    assert Task.load(tmp_path / "b.yaml").answer_field == "label"
     for words in (
         ["init"],
-        ["init", "--from-lm-eval", "there.yaml", "--from-promptsource", "templates.yaml"],
-        ["init", "rows.jsonl", "--template", "x"],
+        ["init", "--from-lm-eval", "there.yaml", "--backbone", "smollm2"],
         ["init", "--from-lm-eval", "nowhere.yaml"],
     ):
         assert overture(*words, "-o", "c.yaml").code == 2

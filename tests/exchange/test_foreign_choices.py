@@ -1,4 +1,4 @@
-"""Tasks of other projects whose choices are a field of each row, from their file to scores of a tiny model."""
+"""Tasks of lm-evaluation-harness whose choices are a field of each row, from their file to scores of a tiny model."""
 
 import json
 
@@ -14,7 +14,7 @@ from overture.data.splits import load_splits
 from overture.data.task import Task
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import score
-from overture.exchange.tasks import task_of_lm_eval, task_of_promptsource
+from overture.exchange.tasks.lm_eval import task_of_lm_eval
 
 ARC = """
 task: arc_easy
@@ -54,26 +54,6 @@ FORMS = {
     "arc": (ARC, ARC_ROWS, [row["choices"]["text"][n % len(row["choices"]["text"])] for n, row in enumerate(ARC_ROWS)]),
     "mmlu": (MMLU, MMLU_ROWS, [row["choices"][n % 4] for n, row in enumerate(MMLU_ROWS)]),
 }
-TEMPLATES = """
-dataset: ai2_arc
-templates:
-  a: !Template
-    answer_choices: '{{choices.text | join("|||")}}'
-    jinja: 'Q: {{question}} ||| {{answer_choices[choices["label"].index(answerKey)]}}'
-    name: keys
-  b: !Template
-    answer_choices: '{{choices | join(" ||| ")}}'
-    jinja: 'Q: {{question}} ||| {{answer_choices[answer | int]}}'
-    name: numbers
-  c: !Template
-    answer_choices: '{{choices | join("|||")}}'
-    jinja: 'Q: {{question}} ||| {{answer_choices[answer - 1]}}'
-    name: from one
-  d: !Template
-    answer_choices: '{{choices | join("|||")}}'
-    jinja: 'Of {{choices}}: {{question}} ||| {{answer_choices[answer]}}'
-    name: shown
-"""
 
 
 def written(folder, text, rows, **changes):
@@ -258,22 +238,3 @@ def test_labels_that_mean_another_choice_here_are_told(tmp_path):
     keyed = [{**row, "answer": 1, "answerKey": None} for row in ARC_ROWS]
     with pytest.raises(ConfigError, match=r"rows.jsonl:2 means '1' there and '2' here"):
         task_of_lm_eval(written(tmp_path, ARC, keyed, doc_to_target="{{answer}}"))
-
-
-def test_templates_of_promptsource(tmp_path):
-    path = tmp_path / "templates.yaml"
-    path.write_text(TEMPLATES)
-    for name, rows, form in (("keys", ARC_ROWS, "arc"), ("numbers", MMLU_ROWS, "mmlu")):
-        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        task = task_of(task_of_promptsource(path, name, tmp_path / "rows.jsonl"), tmp_path)
-        assert (task.kind, task.template, task.own.likelihood) == ("choice", "Q: {question}", "sum")
-        splits = load_splits(task)
-        read = sorted([*splits.train, *splits.validation, *splits.test], key=lambda row: row.line)
-        assert list(gold_of(task, read)) == FORMS[form][2]
-    for name in ("from one", "shown"):
-        with pytest.raises(ConfigError, match="own choices cannot be read"):
-            task_of_promptsource(path, name)
-    text = [{**row, "answer": str(row["answer"])} for row in MMLU_ROWS]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in text))
-    with pytest.raises(ConfigError, match="means another choice here"):
-        task_of_promptsource(path, "numbers", tmp_path / "rows.jsonl")

@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness and promptsource, written as their users write them, in our words."""
+"""Tasks of lm-evaluation-harness, written as their users write them, translated into task files of ours."""
 
 import json
 
@@ -10,7 +10,7 @@ from overture.data.encode import Encoder
 from overture.data.rows import Row
 from overture.data.splits import load_splits
 from overture.data.task import Task
-from overture.exchange.tasks import task_of_lm_eval, task_of_promptsource
+from overture.exchange.tasks.lm_eval import task_of_lm_eval
 
 HARNESS = """
 task: my_boolq
@@ -33,33 +33,6 @@ metric_list:
 num_fewshot: 2
 metadata:
   version: 2.0
-"""
-TEMPLATES = """
-dataset: ag_news
-templates:
-  24e44a81-a18a-42dd-a71c-5b31b2d2cb39: !Template
-    answer_choices: World politics ||| Sports ||| Business
-    id: 24e44a81-a18a-42dd-a71c-5b31b2d2cb39
-    jinja: "What label best describes this news article?\\n{{text}} ||| \\n{{answer_choices[label] }}"
-    metadata: !TemplateMetadata
-      choices_in_prompt: false
-      languages: [en]
-      metrics: [Accuracy]
-      original_task: true
-    name: classify_question_first
-    reference: ''
-  8fdc1056-1029-41a1-9c67-354fc2b8ceaf: !Template
-    answer_choices: yes ||| no
-    jinja: "Is {{premise|trim}} one of {{\\"the\\"}} {{answer_choices | join(', ')}} or {{answer_choices[1]}}?\\n\\n\\
-      |||{% if label != -1 %}{{ answer_choices[label - 1] }}{% endif %}"
-    name: with_options
-  cc0b6c6c: !Template
-    jinja: '{{title}}: {{text}}
-
-      |||
-
-      {{summary}}'
-    name: summary
 """
 
 
@@ -220,51 +193,3 @@ def test_code_is_refused_and_never_runs(rows):
     (rows / "task.yaml").write_text("a: !!python/object/apply:os.system ['true']\n")
     with pytest.raises(ConfigError, match="cannot be read as YAML"):
         task_of_lm_eval(rows / "task.yaml")
-
-
-def test_promptsource(tmp_path, tokenizer):
-    path = tmp_path / "templates.yaml"
-    path.write_text(TEMPLATES)
-    found = task_of_promptsource(path, "classify_question_first")
-    task = task_of(found, tmp_path)
-    assert task.name == "ag_news-classify_question_first"
-    assert task.data.dataset == "ag_news"
-    assert task.template == "What label best describes this news article?\n{text}"
-    assert task.words == {"0": (" World politics",), "1": (" Sports",), "2": (" Business",)}
-    task = task_of(found := task_of_promptsource(path, "with_options"), tmp_path)
-    assert task.template == "Is {premise} one of the yes, no or no?"
-    assert task.words == {"1": (" yes",), "2": (" no",)}
-    assert [note.split(": ")[-1] for note in found.notes] == [
-        "white space around 'premise' is not cut off as there",
-        "rows whose label is -1 must be dropped from the data",
-    ]
-    (tmp_path / "rows.jsonl").write_text('{"title": "T", "text": "x", "summary": "s"}\n' * 9)
-    task = task_of(task_of_promptsource(path, "summary", tmp_path / "rows.jsonl"), tmp_path)
-    assert (task.template, task.answer_field) == ("{title}: {text}", "summary")
-    assert Encoder(task, tokenizer).text_of(load_splits(task).train[0]) == "T: xs"
-
-
-@pytest.mark.parametrize(
-    ("text", "name", "message"),
-    [
-        (TEMPLATES, None, "classify_question_first, with_options, summary"),
-        (TEMPLATES, "other", "no such template"),
-        ("templates: 3", None, "not a file of promptsource"),
-        ("dataset: x\ntemplates: {a: {name: a, jinja: '{{text}}'}}", None, r"'\|\|\|'"),
-        ("dataset: x\ntemplates: {a: {name: a, jinja: '{{text}} ||| so {{y}}'}}", None, "not one field"),
-        (
-            "dataset: x\ntemplates: {a: {name: a, answer_choices: '{{a}} ||| {{b}}', "
-            "jinja: '{{t}} ||| {{answer_choices[l]}}'}}",
-            None,
-            "depend on the row",
-        ),
-        ("dataset: x\ntemplates: {a: {name: a, jinja: '{{t}} ||| {{answer_choices[l]}}'}}", None, "a part of a field"),
-        ("templates: {a: {name: a, jinja: '{{t}} ||| {{y}}'}}", None, "name no data set"),
-        ("x: !!python/name:os.system ''", None, "cannot be read as YAML"),
-    ],
-)
-def test_templates_that_cannot_be_translated(tmp_path, text, name, message):
-    path = tmp_path / "templates.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=message):
-        task_of_promptsource(path, name)

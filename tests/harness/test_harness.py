@@ -19,7 +19,7 @@ from overture.data.read import read_rows  # noqa: E402
 from overture.data.rows import Row, gold_of  # noqa: E402
 from overture.data.task import Task  # noqa: E402
 from overture.evaluate.scoring import score  # noqa: E402
-from overture.exchange.tasks import task_of_lm_eval  # noqa: E402
+from overture.exchange.tasks.lm_eval import task_of_lm_eval  # noqa: E402
 from overture.harness.model import OvertureLM  # noqa: E402
 from overture.jobs.api import tune  # noqa: E402
 

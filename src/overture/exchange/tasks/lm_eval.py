@@ -7,26 +7,24 @@ ours is refused when it would change the task, and noted when not.
 
 import ast
 import glob
+import os
 import re
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 import yaml
 
+from overture.core.config import validated
 from overture.core.errors import ConfigError
-from overture.data.values import label_text
-from overture.exchange.tasks.jinja import Field, Parsed, as_template, list_of_row, parsed
-from overture.exchange.tasks.written import (
-    OWN_CHOICES,
-    Translated,
-    labels_of,
-    only_field,
-    otherwise_read,
-    own_choices,
-    source_of,
-    values_of,
-)
+from overture.data.read import read_found
+from overture.data.row import Row
+from overture.data.task import Task
+from overture.data.template import parse, slots_in
+from overture.data.values import as_text, label_text
+from overture.exchange.tasks.jinja import Field, Parsed, as_template, list_of_row, only_field, parsed
 
 _BUILDERS = {"json": None, "csv": "csv", "parquet": "parquet"}
 _MAX_INCLUDES = 10
@@ -34,7 +32,7 @@ _DATA_KEYS = ("dataset_path", "dataset_name", "dataset_kwargs", "training_split"
 _TEXT_KEYS = ("description", "doc_to_text", "doc_to_target", "doc_to_choice", "target_delimiter")
 _OTHER_KEYS = ("output_type", "generation_kwargs", "metric_list", "include")
 _NAMES = ("task", "task_alias", "tag", "group", "metadata")
-_SAID_BY_US = frozenset([*_DATA_KEYS, *_TEXT_KEYS, *_OTHER_KEYS, *_NAMES])
+_READ_KEYS = frozenset([*_DATA_KEYS, *_TEXT_KEYS, *_OTHER_KEYS, *_NAMES])
 _CHANGING = (
     "process_docs",
     "process_results",
@@ -50,11 +48,48 @@ _METRICS = {"acc": "accuracy", "exact_match": "exact_match"}
 # The harness's names for kind choice's ways to compare choices.
 _LIKELIHOODS = {"acc": "sum", "acc_norm": "mean"}
 _NORM = "acc_norm divides a choice's log-likelihood by its characters; options.likelihood: mean divides by its tokens"
-_OTHER_CHOICES = "a constant list, or one field with each row's own"
+_CHOICES = "a constant list, or one field with each row's own"
+_CHOICES_OF_ROW = (
+    "a field with a list of texts that the template does not show, and as target its number, text, letter or label"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Translated:
+    """A task of the harness as our task file says it.
+
+    Args:
+        values: the task file's keys; paths are absolute or relative to the working folder.
+        notes: what was left out or assumed.
+    """
+
+    values: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+    def text(self, where: str, folder: Path) -> str:
+        """The text of the task file, with the description of each key as a comment.
+
+        Args:
+            where: the translated file, for errors.
+            folder: the folder of the task file; data paths are written relative to it.
+
+        Raises:
+            ConfigError: the values make no task.
+        """
+        validated(Task, self.values, where)
+        lines: list[str] = []
+        for key, value in self.values.items():
+            lines += ["", f"# {Task.model_fields[key].description}"] if key != "name" else []
+            shown = value
+            if key == "data":
+                paths = ("train", "validation", "test", "path")
+                shown = {name: os.path.relpath(v, folder) if name in paths else v for name, v in value.items()}
+            lines.append(yaml.safe_dump({key: shown}, sort_keys=False, allow_unicode=True, width=10**9).rstrip())
+        return "\n".join(lines) + "\n"
 
 
 class _Function(str):
-    """Where the YAML file says ``!function module.name``."""
+    """The value of a key that says ``!function module.name``."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -69,45 +104,47 @@ _Loader.add_constructor("!function", _function)
 
 
 def task_of_lm_eval(path: Path, data: Path | None = None) -> Translated:
-    """A task of the harness in our words.
+    """Translate a task of the harness.
 
     Args:
         path: its YAML file.
-        data: a file to take the rows from instead of the task's own data set.
+        data: a file with rows that replaces the task's own data set.
 
     Raises:
-        ConfigError: the file cannot be read, or says what we cannot.
+        ConfigError: the file cannot be read, or our task files cannot express it.
         DataError: local rows cannot be read.
     """
     return _Task(path, _loaded(path), data).translated()
 
 
 def _loaded(path: Path, depth: int = 0) -> dict[str, Any]:
-    """The file's keys over those of the files that it includes."""
+    """The keys of a file, merged over those of the files that it includes."""
     try:
-        found = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError("the task cannot be read as YAML", where=str(path), got=str(error)) from None
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise ConfigError("not a task of the harness", where=str(path), wanted="a mapping with doc_to_text")
     if depth > _MAX_INCLUDES:
         raise ConfigError("files include each other", where=str(path))
     base: dict[str, Any] = {}
-    included = found.get("include") or []
-    for name in included if isinstance(included, list) else [included]:
+    includes = values.get("include") or []
+    for name in includes if isinstance(includes, list) else [includes]:
         base |= _loaded(path.parent / str(name), depth + 1)
-    return {**base, **found}
+    return {**base, **values}
 
 
 class _Task:
-    def __init__(self, path: Path, found: dict[str, Any], data: Path | None) -> None:
-        self.path, self.found, self.own_data, self.notes = path, found, data, list[str]()
-        for key in (key for key in _CHANGING if found.get(key)):
+    """A task of the harness under translation: its keys, the user's own rows, and the notes so far."""
+
+    def __init__(self, path: Path, keys: dict[str, Any], own_data: Path | None) -> None:
+        self.path, self.keys, self.own_data, self.notes = path, keys, own_data, list[str]()
+        for key in (key for key in _CHANGING if keys.get(key)):
             raise self.refused(key, "it changes the rows or the scores by code")
-        functions = [key for key, value in found.items() if isinstance(value, _Function)]
+        functions = [key for key, value in keys.items() if isinstance(value, _Function)]
         if functions:
-            raise self.refused(functions[0], f"!function {found[functions[0]]} is code, and code of files never runs")
-        ignored = sorted(set(found) - _SAID_BY_US)
+            raise self.refused(functions[0], f"!function {keys[functions[0]]} is code, and code of files never runs")
+        ignored = sorted(set(keys) - _READ_KEYS)
         if ignored:
             self.notes.append(f"ignored: {', '.join(ignored)}")
 
@@ -115,32 +152,38 @@ class _Task:
         return ConfigError(
             "the harness's task cannot be translated",
             where=f"{self.path}: {key}",
-            got=f"{self.found.get(key)!r:.120}",
+            got=f"{self.keys.get(key)!r:.120}",
             wanted=why,
             fix=fix,
         )
 
     def translated(self) -> Translated:
-        kind = self.found.get("output_type", "generate_until")
+        kind = self.keys.get("output_type", "generate_until")
         if kind not in ("multiple_choice", "generate_until"):
             raise self.refused("output_type", "multiple_choice or generate_until")
-        data = source_of(self.own_data) if self.own_data else self.data()
-        values = {"name": self.name(), "data": data, "template": self.template()}
-        own = self.own_choices() if kind == "multiple_choice" else None
-        if own:
-            return Translated(self.with_own_choices(values, own), self.notes)
-        values |= self.choices(data) if kind == "multiple_choice" else self.answers()
-        return Translated({**values, "metric": self.metric(kind), **self.writing(kind)}, self.notes)
-
-    def name(self) -> str:
-        name = str(self.found.get("task") or self.path.stem).lower()
-        return re.sub(r"[^a-z0-9_-]+", "-", name).strip("-_")[:64] or "task"
+        name = str(self.keys.get("task") or self.path.stem).lower()
+        values: dict[str, Any] = {
+            "name": re.sub(r"[^a-z0-9_-]+", "-", name).strip("-_")[:64] or "task",
+            "data": {"path": str(self.own_data.resolve())} if self.own_data else self.data(),
+            "template": self.template(),
+        }
+        if kind == "generate_until":
+            values |= {"answer_field": self.answer_field(), "metric": self.metric("exact_match")}
+            return Translated(values | self.generation(), self.notes)
+        choices = self.keys.get("doc_to_choice")
+        if isinstance(choices, str):
+            # The harness takes a text that names a field for the field.
+            choices = list_of_row(f"{{{{{choices}}}}}" if re.fullmatch(r"\w+", choices) else choices)
+            if choices:
+                return Translated(self.with_choices_of_rows(values, choices), self.notes)
+        values |= self.labels(values["data"])
+        return Translated(values | {"metric": self.metric("accuracy")}, self.notes)
 
     # -- rows
 
     def data(self) -> dict[str, Any]:
-        dataset = self.found.get("dataset_path")
-        options = self.found.get("dataset_kwargs") or {}
+        dataset = self.keys.get("dataset_path")
+        options = self.keys.get("dataset_kwargs") or {}
         if dataset not in _BUILDERS:
             if not isinstance(dataset, str):
                 raise self.refused("dataset_path", "the name of a data set")
@@ -148,8 +191,8 @@ class _Task:
         files = options.get("data_files") if isinstance(options, dict) else None
         if not files:
             raise self.refused("dataset_kwargs", "data_files, since the data is local")
-        found = files if isinstance(files, dict) else {"train": files}
-        paths = {split: self.file(each) for split, each in found.items()}
+        by_split = files if isinstance(files, dict) else {"train": files}
+        paths = {split: self.file(name) for split, name in by_split.items()}
         form = _BUILDERS[dataset]
         if form is None and any(Path(path).suffix not in (".json", ".jsonl") for path in paths.values()):
             form = "jsonl"
@@ -159,13 +202,13 @@ class _Task:
         names = name if isinstance(name, list) else [name]
         if len(names) != 1 or not isinstance(names[0], str) or "://" in names[0] or glob.has_magic(names[0]):
             raise self.refused("dataset_kwargs", "one local file for each split")
-        # The harness reads it from the working folder; beside the task is where files are that came with it.
+        # The harness reads it from the working folder; files that came with a task lie beside it.
         beside = self.path.parent / names[0]
         return str((beside if beside.exists() else Path(names[0])).resolve())
 
     def splits(self, paths: dict[str, str]) -> dict[str, str]:
         """Our splits: the harness scores on its test split, or on validation where it has none."""
-        roles = {role: self.found.get(f"{role}_split") for role in ("training", "validation", "test")}
+        roles = {role: self.keys.get(f"{role}_split") for role in ("training", "validation", "test")}
         unknown = [f"{split}" for split in roles.values() if split and split not in paths]
         if unknown:
             raise self.refused("dataset_kwargs", f"a file for the split {unknown[0]!r}; parts of splits are not read")
@@ -175,47 +218,44 @@ class _Task:
             rest = train or next(iter(paths.values()))
             self.notes.append(f"{Path(rest).name} is split: the harness has no rows to train on beside those it scores")
             return {"path": rest}
-        found = {"train": train}
+        splits = {"train": train}
         if roles["test"] and roles["validation"] and roles["validation"] in paths:
-            found["validation"] = paths[roles["validation"]]
-        return found | ({"test": paths[test]} if test in paths else {})
+            splits["validation"] = paths[roles["validation"]]
+        return splits | ({"test": paths[test]} if test in paths else {})
 
     def hub(self, dataset: str) -> dict[str, Any]:
-        expected = {"training": "train", "validation": "validation", "test": "test"}
-        for role, name in expected.items():
-            split = self.found.get(f"{role}_split")
+        for role, name in {"training": "train", "validation": "validation", "test": "test"}.items():
+            split = self.keys.get(f"{role}_split")
             if split and split != name:
                 raise self.refused(f"{role}_split", f"the split {name!r}", "name a local file of rows as FILE")
-        if self.found.get("validation_split") and not self.found.get("test_split"):
+        if self.keys.get("validation_split") and not self.keys.get("test_split"):
             self.notes.append("the harness scores on the split 'validation'; here it chooses, and test rows decide")
-        if self.found.get("dataset_kwargs"):
+        if self.keys.get("dataset_kwargs"):
             self.notes.append("ignored: dataset_kwargs")
-        subset = self.found.get("dataset_name")
+        subset = self.keys.get("dataset_name")
         return {"dataset": dataset, **({"subset": str(subset)} if subset else {})}
 
     # -- text and answers
 
     def jinja(self, key: str) -> Parsed:
-        text = self.found.get(key)
+        text = self.keys.get(key)
         if not isinstance(text, str):
             raise self.refused(key, "a template or the name of a field")
         if re.fullmatch(r"\w+", text):
-            # The harness takes a text that names a field for the field.
             return Parsed([Field(text)])
-        found = parsed(text, f"{self.path}: {key}")
-        self.notes += found.notes
-        return found
+        template = parsed(text, f"{self.path}: {key}")
+        self.notes += template.notes
+        return template
 
     def template(self) -> str:
-        where = f"{self.path}: doc_to_text"
-        text = as_template(self.jinja("doc_to_text"), where)
-        before = self.found.get("description") or ""
-        if not isinstance(before, str) or "{{" in before or "{%" in before:
+        text = as_template(self.jinja("doc_to_text"), f"{self.path}: doc_to_text")
+        description = self.keys.get("description") or ""
+        if not isinstance(description, str) or "{{" in description or "{%" in description:
             raise self.refused("description", "constant text")
-        return re.sub(r"[{}]", r"\g<0>\g<0>", before) + text
+        return re.sub(r"[{}]", r"\g<0>\g<0>", description) + text
 
     def delimiter(self) -> str:
-        return str(self.found.get("target_delimiter", " "))
+        return str(self.keys.get("target_delimiter", " "))
 
     def target(self) -> Field:
         target = only_field(self.jinja("doc_to_target"))
@@ -223,7 +263,15 @@ class _Task:
             raise self.refused("doc_to_target", "a field, or a list's .index(field)")
         return target
 
-    def choices(self, data: dict[str, Any]) -> dict[str, Any]:
+    def answer_field(self) -> str:
+        target = only_field(self.jinja("doc_to_target"))
+        if target is None or target.is_chosen:
+            raise self.refused("doc_to_target", "one field with the answer")
+        return target.name
+
+    # -- choices that are the same in every row
+
+    def labels(self, data: dict[str, Any]) -> dict[str, Any]:
         target = self.target()
         if target.within is not None:
             raise self.refused("doc_to_target", "a field, or a constant list's .index(field)")
@@ -233,109 +281,109 @@ class _Task:
             if len(target.choices) != len(choices):
                 raise self.refused("doc_to_target", f"as many entries as doc_to_choice has, {len(choices)}")
         else:
-            is_index = self.is_index(values_of(data, target.name), choices, target.name)
-        names = choices if target.choices is None else list(target.choices)
-        words = labels_of(choices, 0, True, self.delimiter())
-        labels = words if is_index else dict(zip(names, words.values(), strict=True))
-        return {"label_field": target.name, "labels": labels}
+            is_index = self.is_index(_values_of(data, target.name), choices, target.name)
+        names = map(str, range(len(choices))) if is_index else target.choices or choices
+        words = [f"{self.delimiter()}{choice}" for choice in choices]
+        return {"label_field": target.name, "labels": dict(zip(names, words, strict=True))}
 
     def list_of_choices(self) -> list[str]:
-        found = self.found.get("doc_to_choice")
-        if isinstance(found, dict):
-            found = list(found.values())
-        if isinstance(found, str):
+        choices = self.keys.get("doc_to_choice")
+        if isinstance(choices, dict):
+            choices = list(choices.values())
+        if isinstance(choices, str):
             try:
-                found = ast.literal_eval(re.sub(r"^\s*\{\{(.*)\}\}\s*$", r"\1", found, flags=re.S))
+                choices = ast.literal_eval(re.sub(r"^\s*\{\{(.*)\}\}\s*$", r"\1", choices, flags=re.S))
             except (ValueError, SyntaxError, MemoryError, RecursionError):
-                raise self.refused("doc_to_choice", _OTHER_CHOICES) from None
-        if not isinstance(found, list) or len(found) < 2:
-            raise self.refused("doc_to_choice", _OTHER_CHOICES)
-        return [str(choice) for choice in found]
+                raise self.refused("doc_to_choice", _CHOICES) from None
+        if not isinstance(choices, list) or len(choices) < 2:
+            raise self.refused("doc_to_choice", _CHOICES)
+        return [str(choice) for choice in choices]
 
     def is_index(self, values: list[Any], choices: list[str], name: str) -> bool:
-        """Whether a label field holds numbers of choices; else it holds the choices."""
+        """Whether a label field holds the numbers of choices; otherwise it holds the choices."""
         if not values:
             self.notes.append(f"{name!r} is taken for the choice's number, from 0; correct labels if it is not")
             return True
-        names = [label_text(value) or "" for value in values]
+        numbers = [label_text(value) or "" for value in values]
         if all(isinstance(value, str) and value in choices for value in values):
             return False
-        if all(number.isdecimal() and int(number) < len(choices) for number in names):
+        if all(number.isdecimal() and int(number) < len(choices) for number in numbers):
             return True
         raise self.refused("doc_to_target", f"choices, or their numbers from 0, in the field {name!r}")
 
-    def answers(self) -> dict[str, Any]:
-        target = only_field(self.jinja("doc_to_target"))
-        if target is None or target.is_chosen:
-            raise self.refused("doc_to_target", "one field with the answer")
-        return {"answer_field": target.name}
-
     # -- choices of the rows' own
 
-    def own_choices(self) -> str | None:
-        """The field that holds a row's choices; None where they are constant, or more than a field."""
-        found = self.found.get("doc_to_choice")
-        if not isinstance(found, str):
-            return None
-        # As in `jinja`: a text that names a field is the field.
-        return list_of_row(f"{{{{{found}}}}}" if re.fullmatch(r"\w+", found) else found)
-
-    def with_own_choices(self, values: dict[str, Any], choices: str) -> dict[str, Any]:
-        """The task as one of kind `choice`."""
+    def with_choices_of_rows(self, values: dict[str, Any], choices: str) -> dict[str, Any]:
+        """The task as one of kind `choice`; `choices` is the field with the choices, as `list_of_row` names it."""
         target = self.target()
-        labels = values_of(values["data"], target.name)
-        if self.found["doc_to_target"] == target.name and labels and all(isinstance(each, str) for each in labels):
+        labels = _values_of(values["data"], target.name)
+        if self.keys["doc_to_target"] == target.name and labels and all(isinstance(label, str) for label in labels):
             # Digits are a number where they are rendered; a field that is named is taken as it is.
             target = replace(target, is_index=False)
-        found = own_choices(values["template"], choices, target, self.likelihood())
-        if found is None:
-            raise self.refused("doc_to_choice", OWN_CHOICES)
-        made = {**values, **found, "template": self.before_choices(values["template"]), "metric": "accuracy"}
-        differs = otherwise_read(made, choices, target, str(self.path))
-        if differs:
-            raise self.refused("doc_to_target", f"labels that mean the same choice here; {differs}")
+        name, _, part = choices.partition(".")
+        count = len(target.choices or ())
+        is_field = part in ("", "text") and target.within in (None, choices, f"{name}.label")
+        # The harness shows a list in Python's notation, and ours does not.
+        is_shown = name in {slot.name for slot in slots_in(parse(values["template"]))}
+        # Letters and numbers mean the same to us; any other list has an order of its own.
+        orders = (None, tuple(ascii_uppercase[:count]), tuple(map(str, range(count))))
+        likelihood = self.likelihood()
+        if not is_field or is_shown or target.choices not in orders:
+            raise self.refused("doc_to_choice", _CHOICES_OF_ROW)
+        values = values | {
+            "kind": "choice",
+            "label_field": target.name,
+            "options": {"choices_field": name, "likelihood": likelihood},
+            "template": self.before_choices(values["template"]),
+            "metric": "accuracy",
+        }
+        task = validated(Task, values, str(self.path))
+        for row in _rows_of(values["data"]):
+            theirs = _right_choice(row, choices, target)
+            if theirs is not None and not task.spec.problems(task, row) and task.spec.gold(task, row) != theirs:
+                differs = f"{row.where} means {theirs!r:.60} there and {task.spec.gold(task, row)!r:.60} here"
+                raise self.refused("doc_to_target", f"labels that mean the same choice here; {differs}")
         if target.within is None and not labels:
             self.notes.append(f"{target.name!r} is taken for the number of the right choice, its text, label or letter")
-        return made
+        return values
 
     def before_choices(self, template: str) -> str:
         """The template, with a delimiter other than the space that kind `choice` puts before a choice."""
-        delimiter, ends = self.delimiter(), template[-1:].isspace()
-        if delimiter == ("" if ends else " "):
+        delimiter, ends_with_space = self.delimiter(), template[-1:].isspace()
+        if delimiter == ("" if ends_with_space else " "):
             return template
         if not delimiter.strip() and delimiter.endswith("\n"):
             return template + delimiter
-        found = repr(delimiter) + (" behind white space" if ends else "")
-        raise self.refused("target_delimiter", f"one space between text and choice, or a line's end, not {found}")
+        shown = repr(delimiter) + (" behind white space" if ends_with_space else "")
+        raise self.refused("target_delimiter", f"one space between text and choice, or a line's end, not {shown}")
 
     def likelihood(self) -> str:
-        """How choices are compared: as the first metric that is known does."""
-        listed = self.found.get("metric_list") or [{"metric": "acc"}, {"metric": "acc_norm"}]
-        names = [str(each.get("metric")) for each in listed if isinstance(each, dict)]
+        """How choices are compared: as the first known metric does it."""
+        metrics = self.keys.get("metric_list") or [{"metric": "acc"}, {"metric": "acc_norm"}]
+        names = [str(metric.get("metric")) for metric in metrics if isinstance(metric, dict)]
         known = [name for name in names if name in _LIKELIHOODS] or ["acc"]
         if known[0] == "acc_norm":
             self.notes.append(f"in place of acc_norm: {_NORM}")
         elif "acc_norm" in known:
             self.notes.append(f"not measured: {_NORM}")
-        other = [name for name in names if name not in _LIKELIHOODS]
-        if other:
-            self.notes.append(f"not measured: {', '.join(other)}; the task's metric is accuracy")
+        unknown = [name for name in names if name not in _LIKELIHOODS]
+        if unknown:
+            self.notes.append(f"not measured: {', '.join(unknown)}; the task's metric is accuracy")
         return _LIKELIHOODS[known[0]]
 
-    # -- how it is judged and written
+    # -- scores and generation
 
-    def metric(self, kind: str) -> str:
-        wanted = "accuracy" if kind == "multiple_choice" else "exact_match"
-        listed = self.found.get("metric_list") or []
-        names = [str(each.get("metric")) for each in listed if isinstance(each, dict)]
-        other = [name for name in names if _METRICS.get(name) != wanted]
-        if other:
-            self.notes.append(f"not measured: {', '.join(other)}; the task's metric is {wanted}")
-        return wanted
+    def metric(self, name: str) -> str:
+        metrics = self.keys.get("metric_list") or []
+        names = [str(metric.get("metric")) for metric in metrics if isinstance(metric, dict)]
+        unknown = [harness_name for harness_name in names if _METRICS.get(harness_name) != name]
+        if unknown:
+            self.notes.append(f"not measured: {', '.join(unknown)}; the task's metric is {name}")
+        return name
 
-    def writing(self, kind: str) -> dict[str, Any]:
-        options = self.found.get("generation_kwargs") or {}
-        if kind == "multiple_choice" or not isinstance(options, dict):
+    def generation(self) -> dict[str, Any]:
+        options = self.keys.get("generation_kwargs") or {}
+        if not isinstance(options, dict):
             return {}
         if options.get("do_sample") or options.get("temperature"):
             self.notes.append("answers are written greedily: do_sample and temperature are ignored")
@@ -346,3 +394,35 @@ class _Task:
             self.notes.append(f"max_gen_toks is {limit!r:.40}, which is no number: left out")
             limit = None
         return {"stop": stop, **({"max_new_tokens": int(limit)} if limit else {})}
+
+
+def _rows_of(data: Mapping[str, Any]) -> list[Row]:
+    """At most 1,000 rows of local data; none where the data lies elsewhere."""
+    file = data.get("train") or data.get("path")
+    if not file:
+        return []
+    table = read_found(Path(file), data.get("format"))
+    return [Row(fields, line, str(file)) for fields, line in zip(table.rows[:1000], table.lines, strict=False)]
+
+
+def _values_of(data: Mapping[str, Any], name: str) -> list[Any]:
+    """Values of a field in local data; none where the data lies elsewhere or lacks the field."""
+    return [row.fields[name] for row in _rows_of(data) if row.fields.get(name) is not None]
+
+
+def _right_choice(row: Row, choices: str, target: Field) -> str | None:
+    """The choice that the harness takes for right; None where it finds none."""
+    texts, value = _list_in(row, choices), row.fields.get(target.name)
+    names = list(target.choices) if target.choices is not None else _list_in(row, target.within or choices)
+    text = label_text(value) or ""
+    is_number = target.is_index and text.isdecimal()
+    index = int(text) if is_number else names.index(text) if text in names else len(texts)
+    return texts[index] if index < len(texts) else None
+
+
+def _list_in(row: Row, path: str) -> list[str]:
+    """A list of the row's own as texts; empty where the row has none."""
+    name, _, part = path.partition(".")
+    value = row.fields.get(name)
+    value = value.get(part) if part and isinstance(value, dict) else value
+    return [as_text(text) or "" for text in value] if isinstance(value, list) else []
