@@ -1,4 +1,4 @@
-"""What a start is worth: SPoT's, Reptile's and MAML's, and what pruning keeps. One JSON a study.
+"""What a start is worth: SPoT's, Reptile's and first-order MAML's, and what pruning keeps. One JSON a study.
 
 SPoT needs snippets of product reviews, which stand in the source archive of the package vaderSentiment:
 
@@ -125,10 +125,6 @@ def fomaml(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return learnt_start(args, folder, MetaConfig(steps=args.visits, inner=4, algorithm="fomaml"), "start-fomaml")
 
 
-def maml(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    return learnt_start(args, folder, MetaConfig(steps=args.visits, inner=4, algorithm="maml"), "start-maml")
-
-
 def learnt_start(args: argparse.Namespace, folder: Path, config: MetaConfig, name: str) -> dict[str, Any]:
     """A start learnt on films and news, tried on question types, which it never saw: few steps, and few rows."""
     paths = [shared_task(folder, args.data, name) for name in ("movie", "bbc", "trec")]
@@ -158,7 +154,7 @@ def portable(found: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key not in ("folder", "notices")}
 
 
-STUDIES = {"spot": spot, "reptile": reptile, "fomaml": fomaml, "maml": maml, "pruned": pruned}
+STUDIES = {"spot": spot, "reptile": reptile, "fomaml": fomaml, "pruned": pruned}
 
 
 def main() -> None:

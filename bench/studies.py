@@ -199,7 +199,6 @@ _STARTS = {
     "spot": ("A prompt of another task as the start (SPoT)", _spot),
     "reptile": ("A start learnt over tasks (Reptile)", _learnt),
     "fomaml": ("A start learnt over tasks (first-order MAML)", _learnt),
-    "maml": ("A start learnt over tasks (MAML)", _learnt),
     "pruned": ("Pruned prompts (XPrompt)", _pruned),
 }
 

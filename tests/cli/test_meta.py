@@ -76,27 +76,6 @@ def test_reptile_moves_by_all_steps_and_fomaml_by_the_last(requests_of, tmp_path
         torch.testing.assert_close(values_of(tmp_path / "s", algorithm), second[0] + 0.25 * moved[1])
 
 
-def test_maml_moves_by_adamw_along_its_gradient(requests_of, tmp_path: Path, monkeypatch) -> None:
-    seen: list[tuple[int, torch.Tensor]] = []
-
-    def gradient(maml, batches):
-        (value,) = maml.values.values()
-        seen.append((sum(map(len, batches)), value.detach().clone()))
-        return ({}, float("nan")) if len(seen) == 2 else ({"values": torch.full_like(value, -3.0)}, 1.5)
-
-    monkeypatch.setattr(study.Maml, "gradient", gradient)
-    requests, store = requests_of(), Store(tmp_path / "s")
-    found = meta(requests, store, "x", MetaConfig(steps=3, inner=2, rate=0.5, algorithm="maml"))
-    assert [visit["loss"] for visit in found["history"]] == [1.5, None, 1.5]
-    (num_rows, first), (_, second), (_, third) = seen
-    assert num_rows == 2 * requests[0].train.batch_size
-    lr = requests[0].train.lr
-    assert lr is not None
-    torch.testing.assert_close(second, first + 0.5 * lr)
-    assert torch.equal(third, second)
-    torch.testing.assert_close(values_of(store.root, "x"), third + 0.5 * lr * (1 - 2 / 3))
-
-
 def test_every_task_has_its_turn_and_the_seed_decides(requests_of, tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
     config = MetaConfig(steps=6, inner=1)
@@ -109,7 +88,7 @@ def test_every_task_has_its_turn_and_the_seed_decides(requests_of, tmp_path: Pat
     assert not torch.equal(values_of(store.root, "one"), values_of(store.root, "other"))
 
 
-@pytest.mark.parametrize("algorithm", ["reptile", "maml"])
+@pytest.mark.parametrize("algorithm", ["reptile", "fomaml"])
 def test_few_steps_are_measured_from_both_starts(requests_of, tmp_path: Path, algorithm: str) -> None:
     config = MetaConfig(steps=20, inner=4, algorithm=algorithm)
     found = meta(requests_of(), Store(tmp_path / "s"), "x", config, unseen=requests_of("c"))
@@ -146,7 +125,7 @@ def test_command(tasks, overture, method) -> None:
     assert found["steps"] == len(found["history"]) == 4
     manifest, _ = load_artifact(Path("store/prompts/start/v1"))
     assert (manifest.method, manifest.lineage["meta"], manifest.lineage["tasks"]) == (method, "reptile", ["a", "b"])
-    shown = overture("meta", *words, "--algorithm", "maml", "--unseen", tasks["c"]).out
+    shown = overture("meta", *words, "--algorithm", "fomaml", "--unseen", tasks["c"]).out
     for text in ("after 2 steps", "c (unseen)", "Learnt start against the ordinary start", "Kept as start@2"):
         assert text in shown
     command = next(line for line in shown.splitlines() if "prompt.init=prompt" in line)
@@ -218,7 +197,7 @@ def test_a_visit_that_diverges_moves_nothing(requests_of, tmp_path: Path, monkey
         (["a.yaml", "b.yaml", "--method", "dept"], "gives no start for other tasks"),
         (["a.yaml", "b.yaml", "--method", "nothing"], "no such method"),
         (["a.yaml", "b.yaml", "--steps", "0"], "steps"),
-        (["a.yaml", "b.yaml", "--algorithm", "imaml"], "imaml"),
+        (["a.yaml", "b.yaml", "--algorithm", "maml"], "maml"),
         (["a.yaml", "nowhere.yaml"], "no such file"),
         (["a.yaml", "b.yaml", "--name", "A B"], "no name for a prompt"),
     ],
@@ -229,14 +208,6 @@ def test_what_cannot_be_learnt(tasks, overture, words, message) -> None:
     assert done.code == 2
     assert message in done.err
     assert overture("list", "--json").json["prompts"] == []
-
-
-def test_compiled_layers_have_no_second_derivatives(tasks, overture, monkeypatch) -> None:
-    monkeypatch.setattr(study, "all_prepared", lambda *_: pytest.fail("a model was loaded"))
-    words = ["--name", "x", "--algorithm", "maml", "--set", "compile_layers=true"]
-    done = overture("meta", tasks["a"], tasks["b"], *words, "--json")
-    assert (done.code, done.json["error"], done.json["where"]) == (2, "ConfigError", "compile_layers")
-    assert "--algorithm fomaml" in done.json["fix"]
 
 
 def test_tasks_must_agree(tasks, overture) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from overture.jobs.search import racing as search_race
-from overture.jobs.search import search
+from overture.jobs.search import racing, search
 from overture.train.checkpoint import Progress
 from overture.train.fit import FitResult
 
@@ -209,14 +208,14 @@ def test_nobody_wins_unheld_against_the_default(make_task, overture) -> None:
 
 
 def test_a_racer_that_diverges_loses_and_the_race_goes_on(searched, monkeypatch) -> None:
-    together = search_race.fit_settings
+    together = racing.fit_settings
 
     def others_diverge(work, members, *rest):
         results = together(work, members, *rest)
         gone = [key for key in results if key != "trial 0"]
         return results | {key: FitResult("diverged", {}, results[key].progress) for key in gone}
 
-    monkeypatch.setattr(search_race, "fit_settings", others_diverge)
+    monkeypatch.setattr(racing, "fit_settings", others_diverge)
     found = searched("--tunes", "8", "--set", "search.cohort=2")
     lanes = {one["key"]: one for one in found["race"]}
     assert len(lanes) == 3
@@ -227,7 +226,7 @@ def test_a_racer_that_diverges_loses_and_the_race_goes_on(searched, monkeypatch)
     assert not any("budget" in note for note in found["notices"])
 
 
-@pytest.mark.parametrize("part", [search, search_race])
+@pytest.mark.parametrize("part", [search, racing])
 def test_where_scores_fall_below_0_what_diverged_is_no_better(make_task, overture, monkeypatch, tmp_path, part) -> None:
     together = part.fit_settings
 
@@ -243,7 +242,7 @@ def test_where_scores_fall_below_0_what_diverged_is_no_better(make_task, overtur
     found = overture("search", task, *SPACE, "--tunes", "8", "--set", "search.cohort=2", "--json").json
     # Half of the right numbers are 3, half 5; who answers nothing says 0 each time.
     worst = 1 - (3**2 + 5**2) / 2
-    if part is search_race:
+    if part is racing:
         (mean,) = [one["mean"] for one in found["race"] if one["key"] not in ("none 0", "trial 0")]
         assert mean == pytest.approx(worst)
     else:

@@ -85,16 +85,16 @@ def test_the_default_is_never_dropped() -> None:
 
 
 def test_rungs_and_their_cost() -> None:
-    assert [epoch for epoch in range(1, 10) if is_rung(epoch, 2, 1)] == [1, 2, 4, 8]
-    assert [epoch for epoch in range(1, 10) if is_rung(epoch, 3, 1)] == [1, 3, 9]
-    assert [epoch for epoch in range(1, 25) if is_rung(epoch, 2, 5)] == [5, 10, 20]
+    assert [epoch for epoch in range(1, 10) if is_rung(epoch, 1)] == [1, 2, 4, 8]
+    assert [epoch for epoch in range(1, 25) if is_rung(epoch, 3)] == [3, 6, 12, 24]
+    assert [epoch for epoch in range(1, 25) if is_rung(epoch, 5)] == [5, 10, 20]
     # 8 for one epoch, 4 for one, 2 for two, 1 for one.
-    assert halving_tokens([10.0] * 8, 5, 2, 1) == 10 * (8 + 4 + 2 * 2 + 1)
+    assert halving_tokens([10.0] * 8, 5, 1) == 10 * (8 + 4 + 2 * 2 + 1)
     # One more than the best goes on after each rung, until two are left.
-    assert halving_tokens([10.0] * 8, 5, 2, 1, 1) == 10 * (8 + 5 + 4 * 2 + 3)
-    assert halving_tokens([10.0] * 2, 5, 2, 1, 1) == 10 * 2 * 5
+    assert halving_tokens([10.0] * 8, 5, 1, 1) == 10 * (8 + 5 + 4 * 2 + 3)
+    assert halving_tokens([10.0] * 2, 5, 1, 1) == 10 * 2 * 5
     # 8 for three epochs, 4 for two.
-    assert halving_tokens([10.0] * 8, 5, 2, 3) == 10 * (8 * 3 + 4 * 2)
+    assert halving_tokens([10.0] * 8, 5, 3) == 10 * (8 * 3 + 4 * 2)
 
 
 def test_the_first_rung_is_counted_in_steps() -> None:

@@ -23,7 +23,7 @@ def command(
     steps: Annotated[int | None, _help("steps")] = None,
     inner: Annotated[int | None, _help("inner")] = None,
     rate: Annotated[float | None, _help("rate")] = None,
-    algorithm: Annotated[Literal["reptile", "fomaml", "maml"] | None, _help("algorithm")] = None,
+    algorithm: Annotated[Literal["reptile", "fomaml"] | None, _help("algorithm")] = None,
     unseen: Annotated[
         list[Path] | None, typer.Option(metavar="TASK.yaml", help="A task to measure the start on only. Repeatable.")
     ] = None,

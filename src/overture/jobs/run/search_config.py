@@ -46,12 +46,6 @@ class SearchConfig(Config):
     money: float | None = Field(None, gt=0, description="Budget in money, in place of tunes; needs price.")
     price: float | None = Field(None, gt=0, description="What an hour of this machine costs, in the unit of money.")
     cohort: int = Field(8, ge=1, le=256, description="Candidates that start together.")
-    eta: int = Field(
-        2,
-        ge=2,
-        le=10,
-        description="At the first rung, after eta times, eta squared times as many epochs, one of eta goes on.",
-    )
     min_steps: int = Field(
         20, ge=0, description="Optimiser steps behind the warm-up before the first rung: fewer favour high rates."
     )
@@ -61,15 +55,6 @@ class SearchConfig(Config):
     alpha: float = Field(0.05, gt=0, lt=1, description="A paired test below this probability tells two apart.")
     tolerance: float = Field(
         0.01, ge=0, lt=1, description="Scores this close, and not told apart, are equal: the cheaper wins."
-    )
-    cost_weight: float = Field(
-        0.002,
-        ge=0,
-        le=1,
-        description="What ten times the training tokens takes off a score while candidates are chosen.",
-    )
-    find_lr: bool | None = Field(
-        None, description="Find each method's rate before (overture lr); when it costs little if empty."
     )
 
     @model_validator(mode="after")

@@ -13,24 +13,24 @@ def first_rung(num_batches: int, num_steps: int) -> int:
     return max(1, math.ceil(num_steps / num_batches))
 
 
-def is_rung(epoch: int, eta: int, first: int) -> bool:
-    """Whether a group is halved after this epoch: the first rung, eta times as many, eta squared times, ..."""
+def is_rung(epoch: int, first: int) -> bool:
+    """Whether a group is halved after this epoch: at the first rung, and at 2, 4, 8, ... times as many epochs."""
     rung = first
     while rung < epoch:
-        rung *= eta
+        rung *= 2
     return rung == epoch
 
 
-def num_after(alive: int, eta: int, num_spared: int = 0) -> int:
+def num_after(alive: int, num_spared: int = 0) -> int:
     """How many go on after a rung, if those that are spared are not among the best."""
-    return min(alive, math.ceil(alive / eta) + num_spared)
+    return min(alive, math.ceil(alive / 2) + num_spared)
 
 
-def halving_tokens(epoch_tokens: Sequence[float], epochs: int, eta: int, first: int, num_spared: int = 0) -> float:
+def halving_tokens(epoch_tokens: Sequence[float], epochs: int, first: int, num_spared: int = 0) -> float:
     """Tokens that a group will run, if what is dropped costs as much as what goes on."""
     alive, total = len(epoch_tokens), 0.0
     for epoch in range(1, epochs + 1):
         total += alive
-        if is_rung(epoch, eta, first):
-            alive = num_after(alive, eta, num_spared)
+        if is_rung(epoch, first):
+            alive = num_after(alive, num_spared)
     return total * sum(epoch_tokens) / len(epoch_tokens)

@@ -1,7 +1,7 @@
 """Search: which prompt, where, how long, how trained and how worded, chosen by measurement under a budget.
 
 Length 0 is measured first. Candidates are asked of Optuna's TPE (Bergstra et al. 2011) in groups that train side by
-side; at the first rung (`halving`), after eta times, eta squared times as many epochs, one of eta goes on (successive
+side; at the first rung (`halving`), after 2, 4, 8, ... times as many epochs, the better half goes on (successive
 halving: Jamieson and Talwalkar 2016). The task file's own setting is in the first group and is never dropped. It and
 the best race on fresh seeds (`search_race`). Validation rows alone choose; the winner is scored on test rows once, at
 the end.
@@ -166,8 +166,8 @@ class _Search:
     # -- learning rates
 
     def _rates(self) -> dict[Pair, float]:
-        """Each pair's rate by a range test, where that was asked for or costs little."""
-        if self.shared.asked.lr or self.shared.asked.find_lr is False:
+        """Each pair's rate by a range test, where that costs little."""
+        if self.shared.asked.lr:
             return {}
         saved = self.shared.run.read("rates.json") or {}
         for method, place in self.shared.space.pairs:
@@ -188,7 +188,7 @@ class _Search:
         num_rows = len(work.rows["train"]) * train.num_passes + len(work.rows["validation"])
         tokens = cost.epoch_tokens / num_rows * test.steps * train.batch_size
         affordable = _AFFORDABLE_RATE_TEST / len(shared.space.pairs)
-        if not shared.asked.find_lr and shared.spending.share_of(tokens) > affordable:
+        if shared.spending.share_of(tokens) > affordable:
             return None
         self.shared.read_inputs(cost, 0)
         found = find_rate(work, prompt, train, work.config.seed, test)
@@ -292,7 +292,7 @@ class _Search:
         shared = self.shared
         costs = [shared.cost(one).epoch_tokens for one in settings]
         epochs = max(one.train.num_epochs for one in settings)
-        planned = halving_tokens(costs, epochs, shared.asked.eta, self.first_rung, num_spared)
+        planned = halving_tokens(costs, epochs, self.first_rung, num_spared)
         return shared.spending.share + shared.spending.share_of(planned) <= 1 - shared.asked.race_share
 
     def _trial(self, saved: dict[str, Any]) -> Trial:
@@ -326,10 +326,8 @@ class _Search:
             going: list[Trial] = alive
             if self.shared.spending.share >= limit:
                 going = []
-            elif is_rung(epoch, self.shared.asked.eta, self.first_rung):
-                going = sorted(alive, key=self.shared.worth, reverse=True)[
-                    : num_after(len(alive), self.shared.asked.eta)
-                ]
+            elif is_rung(epoch, self.first_rung):
+                going = sorted(alive, key=self.shared.worth, reverse=True)[: num_after(len(alive))]
             # What the others are held against comes to its end, if need be on the race's share of the budget.
             spared = [trial.key for trial in alive if trial.is_own and self.shared.spending.share < 1]
             state.update(epoch=epoch, alive=list(dict.fromkeys([*spared, *(trial.key for trial in going)])))

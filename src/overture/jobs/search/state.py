@@ -18,6 +18,9 @@ from overture.prompt.config import PromptConfig
 from overture.prompt.pack import prompt_from, prompt_tensors
 from overture.train.fit import FitResult
 
+_COST_WEIGHT = 0.002
+"""What ten times the training tokens take off a score while candidates are compared."""
+
 
 @dataclass(slots=True)
 class Trial:
@@ -155,7 +158,7 @@ class Shared:
         if best is None:
             return -math.inf, -math.inf
         times = max(trial.cost.epoch_tokens, 1.0) / max(self.own_cost.epoch_tokens, 1.0)
-        return best["validation_score"] - self.asked.cost_weight * math.log10(times), -best["validation_loss"]
+        return best["validation_score"] - _COST_WEIGHT * math.log10(times), -best["validation_loss"]
 
     def ranked(self) -> list[Trial]:
         """Candidates that trained, the best first."""

@@ -2,34 +2,31 @@
 
     theta <- theta + e_t (theta' - theta),   theta' = theta after k optimiser steps on one task,  e_t falling to zero
 
-That is Reptile. First-order MAML moves by the last of the k steps alone: what helps after the others were taken. MAML
-(`study.maml`) moves by what would have made the last one better, through all of them. Tasks take turns in an order
-drawn anew for each round.
+That is Reptile. First-order MAML moves by the last of the k steps alone. Tasks take turns in an order that is drawn
+anew for each round.
 
 Source: Nichol, Achiam and Schulman 2018, "On First-Order Meta-Learning Algorithms", algorithm 1 and section 5; for
 prompts Hou et al. 2022, "MetaPrompting: Learning to Learn Better Prompts", the section on learning the start of soft
 prompts by MAML. Deviations: the steps inside are AdamW's, with fresh moments on each visit, because a prompt is later
 tuned by AdamW, so first-order MAML moves by one AdamW step (the visit's last, with the moments of those before) and not
-by the gradient itself, whose size says nothing of how far a prompt may move. MAML's steps inside are plain gradient
-steps; its own gradient moves the start by AdamW, whose moments last over the visits.
+by the gradient itself, whose size says nothing of how far a prompt may move.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
-from torch.optim import Optimizer
+import torch
+from torch import Tensor
 
 from overture.core.contracts import PromptMethod
 from overture.core.errors import ConfigError, Diverged
 from overture.core.rows import Encoded
 from overture.core.seeds import derived_seed, named_random
 from overture.core.versions import versions
-from overture.data.batches import epoch_batches
 from overture.data.task import portable
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
@@ -38,7 +35,6 @@ from overture.evaluate.intervals import paired_test
 from overture.evaluate.scoring import Scored
 from overture.jobs.run.request import TuneConfig, pinned, with_slots
 from overture.jobs.run.work import Work, metrics_of
-from overture.jobs.transfer.maml import Maml, Values, copied, put
 from overture.jobs.transfer.options import MetaConfig
 from overture.jobs.transfer.several import alike, all_prepared
 from overture.prompt.pack import prompt_tensors
@@ -48,10 +44,9 @@ from overture.store.names import checked_name, ref_of
 from overture.store.runs import Run
 from overture.store.store import Store
 from overture.train.fit import Fit, Validation
-from overture.train.optim import OPTIMISERS
 from overture.train.options import TrainConfig
 
-Move = Callable[[Work, str], tuple[Values, float]]
+Values = dict[str, Tensor]
 Listener = Callable[[dict[str, Any]], None]
 
 
@@ -83,8 +78,7 @@ def meta(
         ordinary start and from the learnt one, on validation rows.
 
     Raises:
-        ConfigError: the tasks differ in model or prompt, the method cannot start another prompt, or MAML is asked for
-            with compiled layers.
+        ConfigError: the tasks differ in model or prompt, or the method cannot start another prompt.
         DataError: rows cannot be used.
         Diverged: the loss became NaN or infinite on every visit.
     """
@@ -94,14 +88,6 @@ def meta(
     if len(tasks) < 2:
         raise ConfigError("a start is learnt on several tasks", got=str(len(tasks)), wanted="at least 2 task files")
     requests = alike([pinned(with_slots(request), store) for request in (*tasks, *unseen)])
-    if config.algorithm == "maml" and requests[0].compile_layers:
-        raise ConfigError(
-            "compiled layers have no second derivatives",
-            where="compile_layers",
-            got="compile_layers: true, algorithm: maml",
-            wanted="layers as they are, or an algorithm of first derivatives",
-            fix="--set compile_layers=false, or --algorithm fomaml",
-        )
     with TemporaryDirectory() as folder, ExitStack() as held:
         # Nothing of this goes on after a stop, so the run leaves nothing behind.
         run = Run(Path(folder), listener)
@@ -131,8 +117,6 @@ class _Start:
         self.tuning: TrainConfig = self.request.train.model_copy(update={"epochs": 1, "passes": 1, "lr": rate})
         self.train = self.tuning.model_copy(update={"warmup_steps": 0, "schedule": "constant"})
         self.history: list[dict[str, Any]] = []
-        moves = {"reptile": self._by_all_steps, "fomaml": self._by_the_last_step, "maml": self._by_maml}
-        self.moved: Move = moves[config.algorithm]
 
     def learnt(self, name: str) -> dict[str, Any]:
         """Learn, measure, keep."""
@@ -179,7 +163,8 @@ class _Start:
             if self.works[0].is_stop_asked():
                 return
             before = copied(self.values)
-            moved, loss = self.moved(work, f"visit {step}")
+            by_all_steps, by_the_last, loss = self._visited(work, f"visit {step}", self.train)
+            moved = by_all_steps if self.config.algorithm == "reptile" else by_the_last
             share = self.config.rate * (1 - step / self.config.steps)
             put(self.values, {key: value + share * moved[key] for key, value in before.items()} if moved else before)
             if not moved:
@@ -194,40 +179,6 @@ class _Start:
             named_random(self.request.seed, "turn", turn).shuffle(order)
             yield order[place]
 
-    def _by_all_steps(self, work: Work, key: str) -> tuple[Values, float]:
-        moved, _, loss = self._visited(work, key, self.train)
-        return moved, loss
-
-    def _by_the_last_step(self, work: Work, key: str) -> tuple[Values, float]:
-        _, moved, loss = self._visited(work, key, self.train)
-        return moved, loss
-
-    @cached_property
-    def _outer(self) -> Optimizer:
-        """What moves the start along MAML's gradient; its moments last over the visits."""
-        train, groups = self.train, [{"params": [value]} for value in self.values.values()]
-        assert train.lr is not None
-        return OPTIMISERS[train.optimiser](groups, train.lr, train.weight_decay)
-
-    def _by_maml(self, work: Work, key: str) -> tuple[Values, float]:
-        train, model = self.train, self._model(work)
-        assert train.lr is not None
-        rows, seed = self._rows(work, key, train)
-        maml = Maml(model, train.lr, train.clip, train.max_tokens, work.notice)
-        gradient, loss = maml.gradient(epoch_batches(rows, train.batch_size, seed, 0))
-        if not gradient:
-            return {}, loss
-        before = copied(self.values)
-        for name, value in self.values.items():
-            value.grad = gradient[name]
-        self._outer.step()
-        return {name: value.detach() - before[name] for name, value in self.values.items()}, loss
-
-    def _rows(self, work: Work, key: str, train: TrainConfig) -> tuple[list[Encoded], int]:
-        """A visit's rows, and the seed that drew them."""
-        seed = derived_seed(self.request.seed, "meta", work.task.name, key)
-        return _drawn(work.rows["train"], self.config.inner * train.batch_size, seed), seed
-
     def _visited(self, work: Work, key: str, train: TrainConfig) -> tuple[Values, Values, float]:
         """Take the steps of one visit: how far all of them led, how far the last did, and the mean loss.
 
@@ -241,7 +192,8 @@ class _Start:
             if event["event"] == "step" and event["step"] == self.config.inner - 1:
                 before_last = copied(self.values)
 
-        rows, seed = self._rows(work, key, train)
+        seed = derived_seed(self.request.seed, "meta", work.task.name, key)
+        rows = _drawn(work.rows["train"], self.config.inner * train.batch_size, seed)
         found = Fit(self._model(work), rows, lambda: Validation(0.0, 0.0), train, seed, events=note).run()
         if not found.best:
             return {}, {}, float("nan")
@@ -321,3 +273,15 @@ def _drawn(rows: Sequence[Encoded], count: int, seed: int) -> list[Encoded]:
     order = list(rows)
     named_random(seed, "rows").shuffle(order)
     return [order[index % len(order)] for index in range(count)]
+
+
+def copied(values: Values) -> Values:
+    """The values as they are now."""
+    return {name: value.detach().clone() for name, value in values.items()}
+
+
+@torch.no_grad()
+def put(values: Values, wanted: Values) -> None:
+    """Give the values those of others, by name."""
+    for name, value in values.items():
+        value.copy_(wanted[name])

@@ -18,10 +18,8 @@ class MetaConfig(Config):
     rate: float = Field(
         0.5, gt=0, le=1, description="How far the start moves towards where a visit led; falls to zero over the visits."
     )
-    algorithm: Literal["reptile", "fomaml", "maml"] = Field(
-        "reptile",
-        description="reptile moves by all steps of a visit, fomaml (first-order MAML) by the last, maml by what makes "
-        "the last one better, second derivatives and all: one Hessian product more for each step but the last.",
+    algorithm: Literal["reptile", "fomaml"] = Field(
+        "reptile", description="reptile moves by all steps of a visit, fomaml (first-order MAML) by the last."
     )
 
 
