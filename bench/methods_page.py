@@ -20,7 +20,6 @@ from overture.engine.families import FAMILIES
 from overture.evaluate.intervals import across_seeds
 from overture.prompt.methods import METHODS
 from report import table, with_section
-from storage import storage_text
 from studies import (
     cartridge_differences,
     cartridge_text,
@@ -198,7 +197,6 @@ def write_page(results: Path, docs: Path) -> None:
         "effects": effects_text(plain, studies),
         "sensitivity": sensitivity_text(cells_in(results / "sensitivity")),
         "starts": starts_text(results / "starts"),
-        "storage": storage_text(),
         "equal": equal_text(prompts),
         "together": together_text(cells_in(results / "together")),
         "shared": shared_text(cells_in(results / "shared")),

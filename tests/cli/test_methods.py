@@ -1,9 +1,6 @@
 """Methods of every form from the command line: tuned, kept, loaded again and measured the same."""
 
-from pathlib import Path
-
 import pytest
-from safetensors import safe_open
 
 from overture.jobs.api import _store, request
 from overture.jobs.run.again import request_again
@@ -93,30 +90,3 @@ def test_what_would_have_no_effect_is_refused(make_task, overture, words, fix) -
     refused = overture("tune", make_task(), *[word for one in words for word in ("--set", one)], "--json")
     assert refused.code == 2
     assert fix in refused.json["fix"]
-
-
-def test_what_is_kept_as_few_numbers_is_whole_to_all_who_read_it(make_task, overture) -> None:
-    task, own = make_task(shots=0), ["--place", "before", "--length", "8"]
-    ulpt = ["--method", "ulpt", "--set", "prompt.options.rank=2"]
-    done = overture("tune", task, *ulpt, *own, "--json")
-    assert done.code == 0, done.err
-    kept = safe_open(Path(done.json["folder"]) / "prompt.safetensors", "pt")
-    assert set(kept.keys()) == {"codes", "scale", "shift", "projection"}
-    loss = done.json["metrics"]["test"]["loss"]
-    assert overture("eval", "mood", "--split", "test", "--json").json["metrics"]["test"]["loss"] == pytest.approx(loss)
-    assert overture("predict", "mood", "test.jsonl").code == 0
-    assert "ulpt" in overture("show", "mood").out
-    # peft's file has vectors, and comes back as them.
-    assert overture("export", "mood", "out", "--to", "peft").code == 0
-    imported = overture("import", "out", "--task", task, "--name", "again", "--json")
-    assert imported.code == 0, imported.err
-    measured = overture("eval", "again", "--data", "test.jsonl", "--json").json["metrics"]["data"]
-    assert measured["loss"] == pytest.approx(loss)
-    (found,) = overture("similar", "mood", "--json").json["similar"]
-    assert (found["prompt"], found["average"]) == ("again@1", pytest.approx(1))
-    assert overture("diff", "mood", "again", "--json").json["tensors"]["vectors"]["max_difference"] == 0
-    begun = ["--set", "prompt.init=prompt", "--set", "prompt.init_prompt=mood"]
-    for method in (ulpt, ["--method", "vectors"]):
-        assert overture("tune", task, *method, *own, *begun, "--name", "next", "--json").code == 0
-    assert overture("prune", "mood", "--json").code == 2
-    assert overture("prune", "next", "--json").code == 0

@@ -8,7 +8,6 @@ import torch
 from fakes import KINDS, Case, backbone_of, make_prompt, make_rows, source_of
 from overture.core.errors import ConfigError
 from overture.core.injection import Injection, LayerMemory, Memory
-from overture.core.projected import expanded
 from overture.engine.prompted import PromptedModel
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
@@ -48,7 +47,7 @@ class TestFolding:
     def test_an_artifact_gives_the_vectors_and_nothing_else(self, backbone, case):
         prompt = make_prompt(case, backbone)
         tensors = prompt_tensors(prompt)
-        assert set(expanded(tensors)) == {"vectors"}
+        assert set(tensors) == {"vectors"}
         again = prompt_from(tensors, PromptConfig(method=case.method, place=case.place, options=case.options))
         assert torch.equal(again.vectors.values, prompt.injection().vectors.values)
 

@@ -7,7 +7,6 @@ import torch
 from fakes import BOS, CASES, ONE_TOKEN, SEVERAL_TOKENS, Case, backbone_of, injection_of, make_prompt, source_of
 from overture.core.errors import ConfigError
 from overture.core.injection import Injection
-from overture.core.projected import expanded
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.prompt.inits import start_of
@@ -208,7 +207,7 @@ class TestMethods:
     @pytest.mark.parametrize("case", CASES, ids=str)
     def test_tensors_and_back(self, backbone, case):
         prompt = make_prompt(case, backbone)
-        tensors = expanded(prompt_tensors(prompt))
+        tensors = prompt_tensors(prompt)
         length = injection_of(prompt, backbone).length
         config = PromptConfig(method=case.method, place=case.place, length=length, options=case.options)
         again = prompt_from(tensors, config, source_of(backbone))

@@ -26,10 +26,6 @@ class PromptModule(torch.nn.Module):
         """Factors on the learning rate, by name; 1 where none is given."""
         return {}
 
-    def compact(self) -> dict[str, Tensor]:
-        """What stands for the vectors on disk, where fewer numbers give them (`core.projected`); most have no such."""
-        return {}
-
 
 @dataclass(frozen=True, slots=True)
 class Request:

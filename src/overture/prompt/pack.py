@@ -10,9 +10,8 @@ from overture.core.config import validated
 from overture.core.contracts import RowMethod
 from overture.core.errors import ConfigError
 from overture.core.injection import STORED, Injection, Vectors
-from overture.core.projected import expanded
 from overture.prompt.config import PromptConfig
-from overture.prompt.labels import has_inner_method, method_inside, with_labels
+from overture.prompt.labels import has_inner_method, with_labels
 from overture.prompt.module import PromptModule, Request
 from overture.prompt.registry import method_of
 from overture.prompt.source import PromptSource
@@ -27,20 +26,15 @@ ADAPTER = "adapter."
 def prompt_tensors(prompt: Any) -> dict[str, Tensor]:
     """A finished prompt as plain tensors for an artifact.
 
-    What made it is folded away, unless the prompt depends on the row: then the method's own state is kept. Vectors are
-    kept as fewer numbers where the method has them; `core.projected.expanded` gives the vectors again.
+    The values are those that enter the model, without the network that made them. Of a prompt that depends on the row
+    the method's own state is kept instead.
     """
     if isinstance(prompt, RowMethod):
         assert isinstance(prompt, PromptModule)
         return {STATE + name: value.detach() for name, value in prompt.state_dict().items()}
     with torch.no_grad():
         injection: Injection = prompt.injection()
-    tensors = injection.tensors()
-    compact = method_inside(prompt).compact() if isinstance(prompt, PromptModule) else {}
-    if injection.vectors and 0 < sum(value.numel() for value in compact.values()) < injection.vectors.values.numel():
-        del tensors["vectors"]
-        tensors |= compact
-    return {name: value.detach() for name, value in tensors.items()}
+    return {name: value.detach() for name, value in injection.tensors().items()}
 
 
 def prompt_from(
@@ -55,7 +49,6 @@ def prompt_from(
 
     Raises:
         ConfigError: the tensors are not those of a prompt.
-        ArtifactError: vectors cannot be made of what they are kept as.
     """
     if any(name.startswith(ADAPTER) for name in tensors):
         raise ConfigError(
@@ -65,7 +58,7 @@ def prompt_from(
     if any(name.startswith(STATE) for name in tensors):
         return _row_prompt(tensors, config, source)
     try:
-        return Injection.from_tensors(expanded(tensors), config.place, int(config.options.get("layer", 0)))
+        return Injection.from_tensors(tensors, config.place, int(config.options.get("layer", 0)))
     except ValueError as error:
         raise ConfigError(
             "not the tensors of a prompt", got=str(error), wanted="some of " + ", ".join(sorted(STORED))

@@ -177,8 +177,6 @@ def load_artifact(folder: Path) -> "tuple[Manifest, dict[str, torch.Tensor]]":
         )
     import safetensors.torch
 
-    from overture.core.projected import expanded
-
     tensors: dict[str, torch.Tensor] = safetensors.torch.load(raw)
     check_finite(tensors, str(path))
-    return manifest, expanded(tensors, str(path))
+    return manifest, tensors

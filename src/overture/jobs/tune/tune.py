@@ -13,7 +13,6 @@ from overture.core.config import validated
 from overture.core.contracts import Scorer
 from overture.core.errors import BackboneError
 from overture.core.meter import Meter
-from overture.core.projected import expanded
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
@@ -240,7 +239,7 @@ def _kept_seed(work: Work, seed: int, tuned: Tuned, scorer: Scorer | None, rate:
 
 def _values(model: PromptedModel) -> dict[str, torch.Tensor]:
     """The prompt's values as they are now."""
-    return {name: value.clone() for name, value in expanded(prompt_tensors(model.prompt)).items()}
+    return {name: value.clone() for name, value in prompt_tensors(model.prompt).items()}
 
 
 def _tell_norms(work: Work, model: PromptedModel, start: dict[str, torch.Tensor], seed: int, rate: float) -> None:
@@ -249,7 +248,7 @@ def _tell_norms(work: Work, model: PromptedModel, start: dict[str, torch.Tensor]
 
 def _norms(work: Work, model: PromptedModel, start: dict[str, torch.Tensor]) -> dict[str, Any]:
     """How long the prompt's vectors are beside the vocabulary's, and how far they moved: means."""
-    end = expanded(prompt_tensors(model.prompt))
+    end = prompt_tensors(model.prompt)
     lengths = {
         name: {"start": float(start[name].float().norm(dim=-1).mean()), "end": float(value.float().norm(dim=-1).mean())}
         for name, value in end.items()
