@@ -126,8 +126,8 @@ def side_of(side: str, config: Config, data: str) -> dict[str, Any]:
         "cpu_seconds": time.process_time() - cpu,
         "peak_bytes": meter.peak_bytes,
         "training_seconds": sum(found.progress.seconds for found in results),
-        "scores": [found.progress.history[-1]["validation_score"] for found in results],
-        "losses": [found.progress.history[-1]["validation_loss"] for found in results],
+        "scores": [found.progress.history[-1].validation_score for found in results],
+        "losses": [found.progress.history[-1].validation_loss for found in results],
     }
 
 

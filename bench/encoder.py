@@ -108,7 +108,10 @@ def run_cell(backbone: Backbone, config: Config, data: Path, with_test: bool) ->
             return Validation(scored.value(task), scored.loss)
 
         result = Fit(found.trainee, rows["train"], validate, config.train, config.seed).run()
-        cell |= {"train_seconds": result.progress.seconds, "history": result.progress.history}
+        cell |= {
+            "train_seconds": result.progress.seconds,
+            "history": [epoch.dump() for epoch in result.progress.history],
+        }
         cell |= {"best_epoch": result.progress.best_epoch, "status": result.status}
     cell |= {
         "cpu_seconds_with_validation": time.process_time() - cpu,

@@ -32,6 +32,7 @@ from tokenizers import models
 
 from overture.core.files import write_json
 from overture.core.meter import Meter
+from overture.core.records.events import Event, NoticeEvent
 from overture.core.rows import Candidates, Encoded
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
@@ -155,9 +156,9 @@ def source_of(backbone: Backbone) -> PromptSource:
 def trained(models_: Sequence[PromptedModel], rows: Sequence[Encoded], config: Config, notices: list[str]) -> None:
     """An epoch of several prompts together, with the loop of a run and without validation."""
 
-    def tell(event: dict[str, Any]) -> None:
-        if event["event"] == "notice":
-            notices.append(event["text"])
+    def tell(event: Event) -> None:
+        if isinstance(event, NoticeEvent):
+            notices.append(event.text)
 
     options = TrainConfig(epochs=1, batch_size=config.batch_size, lr=1e-2, warmup_steps=0, schedule="constant")
     fits = [

@@ -77,7 +77,7 @@ def train_cell(
         "cpu_seconds_with_validation": resource.getrusage(resource.RUSAGE_SELF).ru_utime - cpu,
         "peak_bytes": meter.peak_bytes,
         "best_epoch": result.progress.best_epoch,
-        "history": result.progress.history,
+        "history": [epoch.dump() for epoch in result.progress.history],
     }
 
 

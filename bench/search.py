@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from overture.core.files import write_json
+from overture.core.records.events import EpochEvent, Event
 from overture.data.encode import Encoder
 from overture.data.task import Task
 from overture.engine.backbone import Backbone
@@ -79,7 +80,7 @@ def tuned_once(work: Work, folder: Path) -> tuple[PromptedModel, dict[str, Any]]
         for name, value in model.trainable().items():
             value.copy_(result.best[name])
     best = result.progress.history[result.progress.best_epoch]
-    return model, {"seconds": seconds, "validation": best["validation_score"], "epochs": len(result.progress.history)}
+    return model, {"seconds": seconds, "validation": best.validation_score, "epochs": len(result.progress.history)}
 
 
 def cell(backbone: Backbone, args: argparse.Namespace, seed: int, path: Path) -> None:
@@ -132,10 +133,9 @@ def cell(backbone: Backbone, args: argparse.Namespace, seed: int, path: Path) ->
     print(path.name, found["winner"], values, f"p = {compared.p_value:.3f}", f"{ratio['cpu']:.1f} tunes", flush=True)
 
 
-def tell(event: dict[str, Any]) -> None:
-    if event["event"] == "epoch":
-        told = {name: event[name] for name in ("who", "epoch", "validation_score")}
-        print(told, flush=True)
+def tell(event: Event) -> None:
+    if isinstance(event, EpochEvent):
+        print(event.dump(), flush=True)
 
 
 def winner_scored(found: dict[str, Any], backbone: Backbone, args: argparse.Namespace, task: Task) -> Scored:

@@ -101,7 +101,7 @@ def run(lab: Lab, way: str, task: str, seed: int) -> None:
             "config": config.model_dump(mode="json", include={"train", *own.parts}),
             "trainable": tuned.trainable,
             "train_seconds": tuned.seconds,
-            "history": tuned.result.progress.history,
+            "history": [epoch.dump() for epoch in tuned.result.progress.history],
             **lab.scores(tuned.model, task, num_train, seed),
         }
     lab.keep(way, task, seed, {**cell, "cpu_seconds": cpu_seconds() - before})

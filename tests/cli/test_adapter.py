@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 import overture as package
 from overture.core.files import store_dir
+from overture.core.records.events import StepEvent
 from overture.engine.backbone import weights_digest
 from overture.jobs.run.request import tune_config
 from overture.jobs.run.work import Work
@@ -101,7 +102,7 @@ def test_a_stopped_run_goes_on_bit_equal(make_task, overture, tmp_path, monkeypa
     for after in (3, 11):
         store = _store(tmp_path / f"store{after}")
         steps = []
-        listen = lambda event, steps=steps: steps.append(1) if event["event"] == "step" else None  # noqa: E731
+        listen = lambda event, steps=steps: steps.append(1) if isinstance(event, StepEvent) else None  # noqa: E731
         stopped = tune(config, store, listen, lambda steps=steps, after=after: len(steps) >= after)
         assert stopped["status"] == "interrupted"
         done = resume(stopped["run"], store)

@@ -13,6 +13,7 @@ from comparisons import CELLS, FEW, WORDS, cells, timeless
 from overture.cli import compare as command
 from overture.core.errors import BackboneError, Stopped
 from overture.core.files import write_json
+from overture.core.records.events import Event, StepEvent
 from overture.data.rows import Row
 from overture.engine.load import load_backbone
 from overture.jobs.compare import cells as cells_of_a_lab
@@ -163,8 +164,8 @@ def test_a_request_to_stop_ends_a_cell_in_training(task, tmp_path) -> None:
     )
     steps: list[Any] = []
 
-    def listen(event: dict[str, Any]) -> None:
-        if event["event"] == "step":
+    def listen(event: Event) -> None:
+        if isinstance(event, StepEvent):
             steps.append(event)
 
     found = compare(config, tmp_path / "out", Store(tmp_path / "store"), listen, lambda: len(steps) >= 3)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from overture.core.records.events import Event, StepEvent
 from overture.jobs.api import request
 from overture.jobs.run.request import TuneConfig
 from overture.jobs.transfer import meta as study
@@ -54,8 +55,8 @@ def test_reptile_moves_by_all_steps_and_fomaml_by_the_last(requests_of, tmp_path
         path = [value.detach().clone()]
         inner = fit.events
 
-        def note(event: dict[str, Any]) -> None:
-            if event["event"] == "step":
+        def note(event: Event) -> None:
+            if isinstance(event, StepEvent):
                 path.append(value.detach().clone())
             inner(event)
 

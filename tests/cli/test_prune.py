@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from overture.cli.progress import Event
 from overture.core.injection import Injection, Vectors
+from overture.core.records.events import Event
 from overture.engine.prompted import PromptedModel
 from overture.jobs.distil import prune as study
 from overture.jobs.distil.options import PruneConfig

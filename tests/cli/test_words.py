@@ -3,11 +3,21 @@
 import json
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from overture.cli import demo, options, progress
 from overture.cli.report import sentence
+from overture.core.records.events import (
+    DivergedEvent,
+    EndEvent,
+    EpochEvent,
+    NoticeEvent,
+    ProgressEvent,
+    StartEvent,
+    StepEvent,
+)
 from overture.data.task import Task
 from overture.jobs.run.request import TuneConfig
 from overture.prompt.config import PromptConfig
@@ -48,17 +58,17 @@ def test_help_is_the_fields_description() -> None:
             assert options.field_help(file, model.__name__, field) == model.model_fields[field].description
 
 
-STEP = {"event": "step", "seed": 0, "epoch": 0, "num_epochs": 2, "num_steps": 8, "loss": 0.5}
-EPOCH = {"event": "epoch", "seed": 0, "epoch": 0, "num_epochs": 2, "train_loss": 0.5, "validation_loss": 0.4}
+TRAINING: dict[str, Any] = {"seed": 0, "num_epochs": 2, "num_steps": 8}
+LOSSES = {"train_loss": 0.5, "validation_loss": 0.4, "validation_score": 0.75, "seconds": 1.0}
 EVENTS = [
-    {"event": "start", "run": "mood-1", "folder": "runs/mood-1"},
-    {"event": "notice", "text": "[red] is text"},
-    *({"event": "progress", "what": "reading train inputs once", "done": n, "total": 3} for n in (1, 2, 3)),
-    *({**STEP, "step": n} for n in (1, 2, 3, 4)),
-    {**EPOCH, "validation_score": 0.75, "is_best": True},
-    *({**STEP, "epoch": 1, "step": n} for n in (5, 6, 7, 8)),
-    {"event": "diverged", "seed": 0, "epoch": 1, "step": 7},
-    {"event": "end", "prompt": "mood@1"},
+    StartEvent(run="mood-1", folder="runs/mood-1"),
+    NoticeEvent(text="[red] is text"),
+    *(ProgressEvent(what="reading train inputs once", done=n, total=3) for n in (1, 2, 3)),
+    *(StepEvent(**TRAINING, epoch=0, step=n, loss=0.5, grad_norm=1.0) for n in (1, 2, 3, 4)),
+    EpochEvent(**TRAINING, **LOSSES, epoch=0, is_best=True),
+    *(StepEvent(**TRAINING, epoch=1, step=n, loss=0.5, grad_norm=1.0) for n in (5, 6, 7, 8)),
+    DivergedEvent(**TRAINING, epoch=1, step=7),
+    EndEvent(prompt="mood@1"),
 ]
 LASTING = (
     "run mood-1 in runs/mood-1",

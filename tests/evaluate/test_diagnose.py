@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from overture.core.records.events import DataEvent, DivergedEvent, EpochEvent, Event, NormsEvent, StepEvent
 from overture.evaluate.diagnose import diagnose
 from overture.store.runs import Run
 
@@ -25,10 +26,18 @@ DATA = {
 FALLING = [1.0 - 0.01 * step for step in range(64)]
 
 
-def epochs(*losses: tuple[float, float]) -> list[dict[str, Any]]:
+TRAINING: dict[str, Any] = {"seed": 0, "num_epochs": 2, "num_steps": 64}
+
+
+def step_event(step: int, loss: float, grad_norm: float = 0.5) -> StepEvent:
+    return StepEvent(**TRAINING, epoch=0, step=step, loss=loss, grad_norm=grad_norm)
+
+
+def epochs(*losses: tuple[float, float]) -> list[EpochEvent]:
     best = min(range(len(losses)), key=lambda i: losses[i][1])
+    rest = {"validation_score": 0.5, "seconds": 1.0, **TRAINING}
     return [
-        {"event": "epoch", "seed": 0, "epoch": i, "train_loss": t, "validation_loss": v, "is_best": i >= best}
+        EpochEvent(epoch=i, train_loss=t, validation_loss=v, is_best=i >= best, **rest)
         for i, (t, v) in enumerate(losses)
     ]
 
@@ -41,20 +50,20 @@ def make_run(tmp_path: Path):
     def make(
         losses: list[float] = FALLING,
         norms: dict[str, Any] | None = None,
-        ends: list[dict[str, Any]] = USUAL_EPOCHS,
+        ends: list[EpochEvent] = USUAL_EPOCHS,
         result: dict[str, Any] | None = HEALTHY,
         grad_norm: float = 0.5,
         predicted: tuple[Any, ...] = ("good", "bad"),
-        more: tuple[dict[str, Any], ...] = (),
+        more: tuple[Event, ...] = (),
         config: dict[str, Any] = CONFIG,
         **data: Any,
     ) -> Run:
         run = Run.create(tmp_path, "mood", config, lambda event: None)
-        run.event({"event": "data", **DATA, **data})
+        run.event(DataEvent(**{**DATA, **data}))
         for step, loss in enumerate(losses):
-            run.event({"event": "step", "seed": 0, "step": step + 1, "loss": loss, "grad_norm": grad_norm})
+            run.event(step_event(step + 1, loss, grad_norm))
         usual = {"lengths": {"vectors": {"start": 1.0, "end": 1.5}}, "moved": 0.5, "embedding": 1.0, "lr": 0.1}
-        for event in (*ends, *more, {"event": "norms", "seed": 0, **usual, **(norms or {})}):
+        for event in (*ends, *more, NormsEvent(seed=0, **{**usual, **(norms or {})})):
             run.event(event)
         run.write("seed-0/result.json", {"seed": 0, "lr": 0.1, "predicted": {"test": list(predicted)}})
         run.status("finished" if result else "running")
@@ -80,7 +89,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("loss_flat", {"losses": [0.7] * 64}, "0.700 in the first steps, 0.700 in the last"),
     ("rate_too_low", {"losses": [0.7] * 64, "norms": {"moved": 0.001}}, "moved by 0.1%"),
     ("rate_too_high", {"losses": [1.0 + 0.05 * i for i in range(64)]}, "1.175 in the first steps"),
-    ("diverged", {"more": ({"event": "diverged", "seed": 0, "step": 4},)}, "at step 5, lr 0.1"),
+    ("diverged", {"more": (DivergedEvent(**TRAINING, epoch=0, step=4),)}, "at step 5, lr 0.1"),
     ("clipped", {"grad_norm": 30.0}, "100% of 64 steps over the clip of 1, median length 30"),
     ("overfitting", {"ends": epochs((0.6, 0.5), (0.2, 0.9))}, "from 0.500 to 0.900"),
     ("stopped_too_soon", {"ends": epochs((0.6, 0.8), (0.4, 0.5))}, "0.800, then 0.500, in 2 epochs"),
@@ -120,7 +129,7 @@ def test_a_run_that_is_worked_on_is_not_interrupted(make_run) -> None:
 
 
 def test_steps_done_again_after_a_resume_count_once(make_run) -> None:
-    rising = tuple({"event": "step", "seed": 0, "step": s + 1, "loss": 1.0 + s / 20} for s in range(64))
+    rising = tuple(step_event(s + 1, 1.0 + s / 20) for s in range(64))
     assert names(make_run(more=rising)) == ["rate_too_high"]
 
 

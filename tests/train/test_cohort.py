@@ -6,6 +6,7 @@ from tiny import CASE, ROWS, assert_equal, config, copied
 
 from fakes import Case, backbone_of, make_prompt
 from overture.core.errors import ArtifactError
+from overture.core.records.events import DivergedEvent, StepEvent
 from overture.engine.cache import InputCache
 from overture.engine.cohort import Cohort
 from overture.engine.prompted import PromptedModel
@@ -62,7 +63,7 @@ def test_a_cohort_trains_as_its_members_alone(shared_tokens):
         )
         torch.testing.assert_close(one.best, other.best, rtol=1e-9, atol=1e-9)
         for entry, wanted in zip(one.progress.history, other.progress.history, strict=True):
-            assert entry["train_loss"] == pytest.approx(wanted["train_loss"], rel=1e-9)
+            assert entry.train_loss == pytest.approx(wanted.train_loss, rel=1e-9)
 
 
 def test_each_stops_on_its_own():
@@ -88,14 +89,15 @@ def test_one_that_diverges_stops_alone(tmp_path):
 
     def breaking(event):
         events.append(event)
-        if event["event"] == "step" and event["step"] == 6:
+        if isinstance(event, StepEvent) and event.step == 6:
             for value in models[1].trainable().values():
                 value.data.fill_(torch.nan)
 
     fits[1].events = breaking
     found = together(models, fits, tmp_path / "run").run()
     assert [each.status for each in found] == ["finished", "diverged", "finished"]
-    assert {**events[-1], "event": "diverged", "epoch": 1, "step": 6} == events[-1]
+    assert isinstance(events[-1], DivergedEvent)
+    assert (events[-1].epoch, events[-1].step) == (1, 6)
     assert found[1].progress.best_epoch == 0
     assert_equal(copied(models[1].trainable()), found[1].best)
     for number in (0, 2):

@@ -3,6 +3,8 @@ import torch
 from tiny import LENGTHS, ROWS, Recorded, assert_equal, copied, make_fit, one_step
 
 from fakes import CASES, Case, make_rows
+from overture.core.records.events import DivergedEvent, EpochEvent, StepEvent
+from overture.core.records.training import EpochRecord
 from overture.train.fit import Fit, Validation
 from overture.train.optim import rate_at
 from overture.train.options import TrainConfig
@@ -49,8 +51,8 @@ class TestFewRows:
 
         events = []
         result = make_fit(trainee, validate=validate, events=events.append, epochs=2, passes=3).run()
-        assert {(event["num_epochs"], event["num_steps"]) for event in events} == {(2, 6 * NUM_BATCHES)}
-        assert events[-2]["step"] == 6 * NUM_BATCHES
+        assert {(event.num_epochs, event.num_steps) for event in events} == {(2, 6 * NUM_BATCHES)}
+        assert events[-2].step == 6 * NUM_BATCHES
         assert validated == [3 * NUM_BATCHES, 6 * NUM_BATCHES]
         assert len(result.progress.history) == 2
         passes = [trainee.seen[start : start + NUM_BATCHES] for start in range(0, 6 * NUM_BATCHES, NUM_BATCHES)]
@@ -76,7 +78,7 @@ class TestTraining:
         # At a rate where no start overshoots, for four epochs are few.
         result = make_fit(trainee, optimiser=optimiser, epochs=4, lr=0.02).run()
         assert result.status == "finished"
-        assert result.progress.history[result.progress.best_epoch]["validation_loss"] * len(ROWS) < before
+        assert result.progress.history[result.progress.best_epoch].validation_loss * len(ROWS) < before
 
     def test_every_row_once_an_epoch(self):
         trainee = Recorded()
@@ -88,14 +90,14 @@ class TestTraining:
     def test_history_and_events(self):
         events = []
         result = make_fit(Recorded(), events=events.append, epochs=2).run()
-        steps = [event for event in events if event["event"] == "step"]
-        epochs = [event for event in events if event["event"] == "epoch"]
-        assert [event["step"] for event in steps] == list(range(1, 2 * NUM_BATCHES + 1))
+        steps = [event for event in events if isinstance(event, StepEvent)]
+        epochs = [event for event in events if isinstance(event, EpochEvent)]
+        assert [event.step for event in steps] == list(range(1, 2 * NUM_BATCHES + 1))
         assert [
-            {name: event[name] for name in entry} for event, entry in zip(epochs, result.progress.history, strict=True)
+            EpochRecord(**{name: getattr(event, name) for name in EpochRecord.model_fields}) for event in epochs
         ] == result.progress.history
-        first = [event["loss"] * size for event, size in zip(steps, self._sizes(), strict=False)]
-        assert result.progress.history[0]["train_loss"] == pytest.approx(sum(first) / len(ROWS))
+        first = [event.loss * size for event, size in zip(steps, self._sizes(), strict=False)]
+        assert result.progress.history[0].train_loss == pytest.approx(sum(first) / len(ROWS))
 
     def _sizes(self):
         trainee = Recorded()
@@ -163,7 +165,7 @@ class TestDivergence:
         result = fit.run()
         assert result.status == "diverged"
         counts = {"num_epochs": fit.config.epochs, "num_steps": fit.config.epochs * NUM_BATCHES}
-        assert events[-1] == {"event": "diverged", "epoch": 1, "step": NUM_BATCHES + 2, **counts}
+        assert events[-1] == DivergedEvent(seed=7, epoch=1, step=NUM_BATCHES + 2, **counts)
         assert result.progress.best_epoch == 0
         assert_equal(copied(trainee.trainable()), result.best)
         assert is_finite_everywhere(fit)

@@ -46,7 +46,7 @@ def test_values_and_optimiser_stay_in_full_precision(case: Case) -> None:
     tensors = [*fit.values.values(), *result.best.values(), *state]
     assert state
     assert {value.dtype for value in tensors} == {torch.float32}
-    losses = [entry["train_loss"] for entry in result.progress.history]
+    losses = [entry.train_loss for entry in result.progress.history]
     assert losses[-1] < losses[0]
 
 
@@ -54,9 +54,9 @@ def test_values_and_optimiser_stay_in_full_precision(case: Case) -> None:
 def test_it_learns_what_full_precision_learns(case: Case) -> None:
     half, full = [trained(model_of(case, dtype))[1].progress.history[-1] for dtype in (HALF, torch.float32)]
     start = mean_loss(model_of(case, torch.float32), make_rows("one token", seed=3))
-    gained = start - full["validation_loss"]
+    gained = start - full.validation_loss
     assert gained > 0
-    assert abs(half["validation_loss"] - full["validation_loss"]) < 0.25 * gained
+    assert abs(half.validation_loss - full.validation_loss) < 0.25 * gained
 
 
 @pytest.mark.parametrize("kind", KINDS)

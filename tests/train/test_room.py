@@ -7,6 +7,7 @@ import torch
 from tiny import ROWS, Recorded, make_fit
 
 from overture.core.errors import DeviceFull
+from overture.core.records.events import Event, NoticeEvent
 from overture.core.room import Room, fitted_tokens
 from overture.data.batches import num_padded
 from overture.data.task import Task
@@ -31,20 +32,20 @@ class Small(Recorded):
 
 
 def test_training_goes_on_in_smaller_passes_with_the_same_gradients() -> None:
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     small, wide = Small(holds=30), Recorded()
     told = make_fit(small, epochs=2, events=events.append).run()
     expected = make_fit(wide, epochs=2).run()
     assert max(len(seen) for seen in small.seen) == 4
     torch.testing.assert_close(
-        [each["train_loss"] for each in told.progress.history],
-        [each["train_loss"] for each in expected.progress.history],
+        [epoch.train_loss for epoch in told.progress.history],
+        [epoch.train_loss for epoch in expected.progress.history],
         rtol=1e-4,
         atol=1e-5,
     )
     for name, value in expected.best.items():
         torch.testing.assert_close(told.best[name], value, rtol=1e-3, atol=1e-4)
-    notices = [event["text"] for event in events if event["event"] == "notice"]
+    notices = [event.text for event in events if isinstance(event, NoticeEvent)]
     assert 1 <= len(notices) <= 3, "what did not fit is not tried again at every step"
     assert "the results are the same" in notices[0]
 
@@ -122,7 +123,7 @@ class TestTrial:
         monkeypatch.setattr(fitting, "device_memory", lambda device: memory)
         trainee, events = Recorded(), []
         make_fit(trainee, events=events.append, epochs=1, max_tokens=20, **changes).run()
-        return trainee, [event["text"] for event in events if event["event"] == "notice"]
+        return trainee, [event.text for event in events if isinstance(event, NoticeEvent)]
 
     def test_passes_grow_to_what_the_device_holds(self, monkeypatch) -> None:
         memory = Memory(10**9)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fakes import Case, backbone_of, make_prompt, make_rows
+from overture.core.records.events import Listener, ignore
 from overture.core.rows import Encoded
 from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
@@ -65,7 +66,7 @@ def make_fit(
     checkpoint: Path | None = None,
     validate: Callable[[], Validation] | None = None,
     is_stop_asked: Callable[[], bool] = lambda: False,
-    events: Callable[[dict[str, Any]], None] = lambda event: None,
+    events: Listener = ignore,
     **changes: Any,
 ) -> Fit:
     def validation() -> Validation:

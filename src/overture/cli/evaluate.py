@@ -10,6 +10,7 @@ from overture.cli.out import console, emit, say
 from overture.cli.progress import display, stages
 from overture.cli.report import calibration_lines, result_table, sentences, show_confusion
 from overture.core.errors import ConfigError
+from overture.core.records.events import NoticeEvent
 
 
 def command(
@@ -49,12 +50,10 @@ def command(
     name, rows = ("data", rows_of_file(data, task)) if data else rows_of_run(kept, manifest, split or "")
     show = display()
     with show.live():
-        tuned = TunedPrompt(
-            folder, allow_drift=allow_drift, notify=lambda text: show({"event": "notice", "text": text})
-        )
+        tuned = TunedPrompt(folder, allow_drift=allow_drift, notify=lambda text: show(NoticeEvent(text=text)))
         result = {"prompt": shown(tuned.manifest), **measured(tuned, rows, name, stages(show), calibrated)}
         for text in tuned.encoder.notices:
-            show({"event": "notice", "text": text})
+            show(NoticeEvent(text=text))
     if is_json:
         emit(result)
     else:

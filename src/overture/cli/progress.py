@@ -4,14 +4,24 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from overture.cli.out import say, seconds_text
+from overture.core.records.events import (
+    CellEvent,
+    DivergedEvent,
+    EpochEvent,
+    Event,
+    NoticeEvent,
+    ProgressEvent,
+    StartEvent,
+    StepEvent,
+)
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-Event = dict[str, Any]
 _LINE_EVERY_S = 10.0
 
 
@@ -34,69 +44,64 @@ def display() -> Display:
 
 def stages(show: Display) -> Callable[[str, int, int], None]:
     """What library functions call with (what, done, all)."""
-    return lambda what, done, total: show({"event": "progress", "what": what, "done": done, "total": total})
-
-
-def epoch_line(event: Event) -> str:
-    """What an epoch brought."""
-    best = ", the best so far" if event["is_best"] else ""
-    return (
-        f"{_who(event)}epoch {event['epoch'] + 1}/{event['num_epochs']}: training loss {event['train_loss']:.3f}, "
-        f"validation loss {event['validation_loss']:.3f}, validation score {event['validation_score']:.3f}{best}"
-    )
+    return lambda what, done, total: show(ProgressEvent(what=what, done=done, total=total))
 
 
 def lasting_line(event: Event) -> str:
     """The line that an event leaves behind, or nothing."""
-    match event["event"]:
-        case "start":
-            return f"run {event['run']} in {event['folder']}"
-        case "notice":
-            return f"note: {event['text']}"
-        case "epoch":
-            return epoch_line(event)
-        case "cell":
-            score = "diverged" if event["value"] is None else f"{event['metric']} {event['value']:.3f}"
-            return f"{event['what']}: {score}, {seconds_text(event['seconds'])}"
-        case "diverged":
-            return f"{_who(event)}the loss became NaN or infinite at step {event['step'] + 1}; training ends here"
+    match event:
+        case StartEvent():
+            return f"run {event.run} in {event.folder}"
+        case NoticeEvent():
+            return f"note: {event.text}"
+        case EpochEvent():
+            best = ", the best so far" if event.is_best else ""
+            return (
+                f"{event.title}: epoch {event.epoch + 1}/{event.num_epochs}: training loss {event.train_loss:.3f}, "
+                f"validation loss {event.validation_loss:.3f}, validation score {event.validation_score:.3f}{best}"
+            )
+        case CellEvent():
+            score = "diverged" if event.value is None else f"{event.metric} {event.value:.3f}"
+            return f"{event.what}: {score}, {seconds_text(event.seconds)}"
+        case DivergedEvent():
+            return f"{event.title}: the loss became NaN or infinite at step {event.step + 1}; training ends here"
     return ""
 
 
-def stage_of(event: Event) -> tuple[str, int, int] | None:
-    """Which piece of work an event moves on, how far, and how much it is in all."""
-    if event["event"] == "progress":
-        return event["what"], event["done"], event["total"]
-    if event["event"] == "step":
-        return f"{_who(event)}training", event["step"], event["num_steps"]
-    return None
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A piece of work under way.
+
+    Args:
+        what: its name.
+        done: how far it is.
+        total: how much it is in all.
+        detail: more about it; empty for all but training.
+    """
+
+    what: str
+    done: int
+    total: int
+    detail: str = ""
 
 
-def _who(event: Event) -> str:
-    if "who" in event:
-        return f"{event['who']}: "
-    return f"seed {event['seed']}: " if "seed" in event else ""
-
-
-def _detail(event: Event, best: float | None) -> str:
-    if event["event"] != "step":
-        return ""
-    text = f"epoch {event['epoch'] + 1}/{event['num_epochs']}, loss {event['loss']:.3f}"
-    return text if best is None else f"{text}, best {best:.3f}"
-
-
-class _Best:
-    """The best validation score of each seed, or other training, so far."""
+class Stages:
+    """The pieces of work that events are about; remembers each training's best validation score."""
 
     def __init__(self) -> None:
-        self.scores: dict[str, float] = {}
+        self._best_scores: dict[str, float] = {}
 
-    def note(self, event: Event) -> None:
-        if event["event"] == "epoch" and event["is_best"]:
-            self.scores[_who(event)] = event["validation_score"]
-
-    def of(self, event: Event) -> float | None:
-        return self.scores.get(_who(event))
+    def stage_of(self, event: Event) -> Stage | None:
+        """The piece of work that an event moves on; None for other events."""
+        if isinstance(event, EpochEvent) and event.is_best:
+            self._best_scores[event.title] = event.validation_score
+        if isinstance(event, ProgressEvent):
+            return Stage(event.what, event.done, event.total)
+        if not isinstance(event, StepEvent):
+            return None
+        best = f", best {self._best_scores[event.title]:.3f}" if event.title in self._best_scores else ""
+        detail = f"epoch {event.epoch + 1}/{event.num_epochs}, loss {event.loss:.3f}{best}"
+        return Stage(f"{event.title}: training", event.step, event.num_steps, detail)
 
 
 class Bars:
@@ -117,7 +122,7 @@ class Bars:
         )
         self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
         self._tasks: dict[str, TaskID] = {}
-        self._best = _Best()
+        self._stages = Stages()
 
     def live(self) -> AbstractContextManager[Any]:
         """Draws while it is held."""
@@ -125,18 +130,17 @@ class Bars:
 
     def __call__(self, event: Event) -> None:
         """Move a bar, or print a line above the bars."""
-        self._best.note(event)
         if line := lasting_line(event):
             self.progress.console.print(line, markup=False, highlight=False)
-        if stage := stage_of(event):
-            self._move(*stage, _detail(event, self._best.of(event)))
-
-    def _move(self, what: str, done: int, total: int, detail: str) -> None:
-        if what not in self._tasks:
-            self._tasks[what] = self.progress.add_task(what, total=total, detail=detail)
-        self.progress.update(self._tasks[what], completed=done, total=total, detail=detail)
-        if done >= total:
-            self.progress.remove_task(self._tasks.pop(what))
+        stage = self._stages.stage_of(event)
+        if stage is None:
+            return
+        if stage.what not in self._tasks:
+            self._tasks[stage.what] = self.progress.add_task(stage.what, total=stage.total, detail=stage.detail)
+        task = self._tasks[stage.what]
+        self.progress.update(task, completed=stage.done, total=stage.total, detail=stage.detail)
+        if stage.done >= stage.total:
+            self.progress.remove_task(self._tasks.pop(stage.what))
 
 
 class Lines:
@@ -145,8 +149,8 @@ class Lines:
     def __init__(self, every_s: float = _LINE_EVERY_S) -> None:
         self.every_s = every_s
         self._started: dict[str, tuple[float, int]] = {}
-        self._told = time.monotonic()
-        self._best = _Best()
+        self._last_line = time.monotonic()
+        self._stages = Stages()
 
     def live(self) -> AbstractContextManager[Any]:
         """Nothing to hold."""
@@ -154,21 +158,19 @@ class Lines:
 
     def __call__(self, event: Event) -> None:
         """Print a line when it is time."""
-        self._best.note(event)
         if line := lasting_line(event):
             say(line)
-        if stage := stage_of(event):
-            self._tell(*stage, _detail(event, self._best.of(event)))
-
-    def _tell(self, what: str, done: int, total: int, detail: str) -> None:
-        now = time.monotonic()
-        start, first = self._started.setdefault(what, (now, done))
+        stage = self._stages.stage_of(event)
+        if stage is None:
+            return
+        now, done, total = time.monotonic(), stage.done, stage.total
+        start, first = self._started.setdefault(stage.what, (now, done))
         if done >= total:
-            del self._started[what]
+            del self._started[stage.what]
             if now - start < self.every_s / 5:
                 return
-        elif now - self._told < self.every_s or done == first:
+        elif now - self._last_line < self.every_s or done == first:
             return
-        self._told = now
+        self._last_line = now
         left = f", about {seconds_text((now - start) / (done - first) * (total - done))} left" if done < total else ""
-        say(f"{what}: {done}/{total}{left}" + (f", {detail}" if detail else ""))
+        say(f"{stage.what}: {done}/{total}{left}" + (f", {stage.detail}" if stage.detail else ""))

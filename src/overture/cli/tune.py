@@ -9,14 +9,14 @@ import typer
 
 from overture.cli.options import JsonOption, StoreOption, field_help, local, store_flag, store_root
 from overture.cli.out import emit, say, show_error
-from overture.cli.progress import Event, display
+from overture.cli.progress import display
 from overture.cli.report import show_result, total_line
 from overture.cli.stop import StopRequest
 from overture.core.errors import DiskFull, Diverged
+from overture.core.records.events import Event, Listener, ProgressEvent, StartEvent, StepEvent
 
 INTERRUPTED = 130
 
-Listener = Callable[[Event], None]
 Work = Callable[[Listener, Callable[[], bool]], dict[str, Any]]
 
 
@@ -90,11 +90,11 @@ def worked(work: Work, store: Path | None, is_json: bool, run: str = "") -> dict
 
         def listen(event: Event) -> None:
             nonlocal name, is_training
-            name = event.get("run", name)
-            is_training = is_training or event["event"] == "step"
+            name = event.run if isinstance(event, StartEvent) else name
+            is_training = is_training or isinstance(event, StepEvent)
             shown(event)
             # Before training nothing is lost by stopping here; in training the loop stops after its step.
-            if stop.is_asked and event["event"] == "progress" and not is_training:
+            if stop.is_asked and isinstance(event, ProgressEvent) and not is_training:
                 raise KeyboardInterrupt
 
         try:

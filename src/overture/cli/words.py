@@ -11,6 +11,7 @@ from overture.cli.options import JsonOption, field_help, local
 from overture.cli.out import console, emit, seconds_text
 from overture.cli.report import interval_text, show_next
 from overture.cli.tune import BackboneOption, SetOption
+from overture.core.records.events import NoticeEvent
 
 _SHOWN_WORDS = 6
 
@@ -43,7 +44,7 @@ def command(
             asked.task,
             config,
             progress=stages(show),
-            notify=lambda text: show({"event": "notice", "text": text}),
+            notify=lambda text: show(NoticeEvent(text=text)),
         )
     if is_json:
         emit(found)

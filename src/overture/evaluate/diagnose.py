@@ -3,16 +3,15 @@
 Nothing is loaded but JSON, so it takes no time and works while a run goes on.
 """
 
-import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean, median, variance
 from typing import Any
 
 from overture.core.config import Config
+from overture.core.records.events import DataEvent, DivergedEvent, EpochEvent, NormsEvent, StepEvent
 from overture.evaluate.history import overfitting
 from overture.evaluate.metrics import as_answers
 from overture.store.runs import Run
@@ -62,11 +61,11 @@ class Told:
     config: dict[str, Any]
     status: dict[str, Any]
     result: dict[str, Any] | None
-    data: dict[str, Any]
-    steps: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
-    epochs: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
-    diverged: dict[str, dict[str, Any]] = field(default_factory=dict)
-    norms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    data: DataEvent = field(default_factory=DataEvent)
+    steps: dict[str, list[StepEvent]] = field(default_factory=lambda: defaultdict(list))
+    epochs: dict[str, list[EpochEvent]] = field(default_factory=lambda: defaultdict(list))
+    diverged: dict[str, DivergedEvent] = field(default_factory=dict)
+    norms: dict[str, NormsEvent] = field(default_factory=dict)
     seeds: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -91,40 +90,27 @@ def diagnose(run: Run, is_running: bool = False) -> list[Finding]:
 
 def read(run: Run) -> Told:
     """A run's folder; a line of events that was cut by a kill is left out."""
-    told = Told(run.kind, run.config(), run.read("status.json") or {}, run.read("result.json"), {})
-    for event in _events(run.folder / "events.jsonl"):
-        who = str(event.get("who", event.get("seed", "")))
-        match event.get("event"):
-            case "data":
+    told = Told(run.kind, run.config(), run.read("status.json") or {}, run.read("result.json"))
+    for event in run.events():
+        match event:
+            case DataEvent():
                 told.data = event
-            case "step":
-                steps = told.steps[who]
+            case StepEvent():
+                steps = told.steps[event.who or str(event.seed)]
                 # A resumed run does some steps again.
-                while steps and steps[-1]["step"] >= event["step"]:
+                while steps and steps[-1].step >= event.step:
                     steps.pop()
                 steps.append(event)
-            case "epoch":
-                told.epochs[who].append(event)
-            case "diverged":
-                told.diverged[who] = event
-            case "norms":
-                told.norms[who] = event
+            case EpochEvent():
+                told.epochs[event.who or str(event.seed)].append(event)
+            case DivergedEvent():
+                told.diverged[event.who or str(event.seed)] = event
+            case NormsEvent():
+                told.norms[str(event.seed)] = event
     for path in sorted(run.folder.glob("seed-*/result.json")):
         found = run.read(str(path.relative_to(run.folder))) or {}
         told.seeds[str(found.get("seed", ""))] = found
     return told
-
-
-def _events(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(found, dict):
-            yield found
 
 
 # -- how it ended
@@ -152,7 +138,7 @@ def _ended(told: Told, name: str, is_running: bool) -> Iterator[Finding]:
 def _of_data(told: Told) -> Iterator[Finding]:
     data = told.data
     for split in ("validation", "test"):
-        repeated, rows = data.get("repeats", {}).get(split, 0), data.get("rows", {}).get(split, 0)
+        repeated, rows = data.repeats.get(split, 0), data.rows.get(split, 0)
         if repeated:
             yield Finding(
                 name="leak",
@@ -161,7 +147,7 @@ def _of_data(told: Told) -> Iterator[Finding]:
                 fix=f"take them out of the {split} rows, or draw the splits anew from one file without repeats",
             )
     yield from _of_labels(data)
-    if several := {word: count for word, count in data.get("words", {}).items() if count > 1}:
+    if several := {word: count for word, count in (data.words or {}).items() if count > 1}:
         yield Finding(
             name="label_words",
             what="label words have several tokens",
@@ -171,12 +157,12 @@ def _of_data(told: Told) -> Iterator[Finding]:
         )
 
 
-def _of_labels(data: Mapping[str, Any]) -> Iterator[Finding]:
-    counts = data.get("labels", {}).get("train", {})
+def _of_labels(data: DataEvent) -> Iterator[Finding]:
+    counts = (data.labels or {}).get("train", {})
     total = sum(counts.values())
     if not total:
         return
-    most, least = max(counts, key=counts.get), min(counts, key=counts.get)
+    most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
     is_rare = counts[least] * _RATIO < counts[most]
     if counts[most] / total >= _MAJORITY or is_rare:
         yield Finding(
@@ -198,8 +184,9 @@ def _of_training(told: Told, who: str) -> Iterator[Finding]:
 
 
 def _rate(told: Told, who: str) -> float | None:
-    found = told.seeds.get(who, {}).get("lr") or told.norms.get(who, {}).get("lr") or told.config["train"].get("lr")
-    return float(found) if found else None
+    norms = told.norms.get(who)
+    rate = told.seeds.get(who, {}).get("lr") or (norms and norms.lr) or told.config["train"].get("lr")
+    return float(rate) if rate else None
 
 
 def _rate_text(told: Told, who: str) -> str:
@@ -212,10 +199,10 @@ def _times(told: Told, who: str, factor: float) -> str:
     return f"--set train.lr={rate * factor:.2g}, " if rate else ""
 
 
-def _ends(steps: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
+def _ends(steps: Sequence[StepEvent]) -> tuple[float, float, float]:
     """Mean loss of the first and of the last eighth of the steps, and twice the standard error of their difference."""
     count = max(_FEW_STEPS, len(steps) // 8)
-    first, last = ([float(step["loss"]) for step in part] for part in (steps[:count], steps[-count:]))
+    first, last = ([step.loss for step in part] for part in (steps[:count], steps[-count:]))
     return fmean(first), fmean(last), 2 * math.sqrt((variance(first) + variance(last)) / count)
 
 
@@ -224,7 +211,7 @@ def _check_diverged(told: Told, who: str) -> Iterator[Finding]:
         yield Finding(
             name="diverged",
             what="the loss became NaN or infinite",
-            evidence=f"at step {told.diverged[who]['step'] + 1}, {_rate_text(told, who)}",
+            evidence=f"at step {told.diverged[who].step + 1}, {_rate_text(told, who)}",
             fix=f"{_times(told, who, 0.1)}or overture lr TASK.yaml finds one",
         )
 
@@ -236,7 +223,7 @@ def _check_loss(told: Told, who: str) -> Iterator[Finding]:
         return
     first, last, noise = _ends(steps)
     figures = f"training loss {first:.3f} in the first steps, {last:.3f} in the last, {_rate_text(told, who)}"
-    moved = told.norms.get(who, {}).get("moved")
+    moved = told.norms[who].moved if who in told.norms else None
     walked = "" if moved is None else f", the prompt moved by {moved:.1%} of its length"
     if last - first > max((_RISEN - 1) * first, noise):
         yield Finding(
@@ -256,8 +243,8 @@ def _check_loss(told: Told, who: str) -> Iterator[Finding]:
             evidence=figures + walked,
             fix=raised if is_still else other,
         )
-    elif len(epochs) > 1 and epochs[-1]["is_best"]:
-        before, after = epochs[-2]["validation_loss"], epochs[-1]["validation_loss"]
+    elif len(epochs) > 1 and epochs[-1].is_best:
+        before, after = epochs[-2].validation_loss, epochs[-1].validation_loss
         if before - after > _STILL_FALLING * before:
             yield Finding(
                 name="stopped_too_soon",
@@ -269,7 +256,7 @@ def _check_loss(told: Told, who: str) -> Iterator[Finding]:
 
 def _check_clipping(told: Told, who: str) -> Iterator[Finding]:
     clip = float(told.config["train"]["clip"])
-    norms = [float(step["grad_norm"]) for step in told.steps[who] if "grad_norm" in step]
+    norms = [step.grad_norm for step in told.steps[who]]
     if len(norms) < 2 * _FEW_STEPS:
         return
     share = fmean(norm > clip for norm in norms)
@@ -294,20 +281,19 @@ def _check_overfitting(told: Told, who: str) -> Iterator[Finding]:
 
 
 def _check_norms(told: Told, who: str) -> Iterator[Finding]:
-    found = told.norms.get(who, {})
-    lengths, embedding = found.get("lengths", {}), found.get("embedding")
-    for name, both in lengths.items():
-        # Vectors stand among token vectors; keys and values have only where they began to be compared with.
-        other = embedding if name == "vectors" else both["start"]
-        if not other or not both["end"]:
+    norms = told.norms.get(who)
+    for name, length in norms.lengths.items() if norms else ():
+        # Vectors stand among token vectors; keys and values have only their start to be compared with.
+        usual = norms.embedding if norms and name == "vectors" else length.start
+        if not usual or not length.end:
             continue
-        times = both["end"] / other
+        times = length.end / usual
         if max(times, 1 / times) > _FAR:
             what = "the vocabulary's" if name == "vectors" else "where they began"
             yield Finding(
                 name="norm",
                 what=f"the prompt's {name} are far from {what} in length",
-                evidence=f"mean length {both['end']:.3g} against {other:.3g}, {times:.2g} times",
+                evidence=f"mean length {length.end:.3g} against {usual:.3g}, {times:.2g} times",
                 fix=f"{_times(told, who, 0.1)}--set train.weight_decay=0.01, or --set prompt.init=vocabulary",
             )
 

@@ -8,12 +8,13 @@ Example:
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from overture.core.config import overridden, read_yaml
 from overture.core.files import store_dir
+from overture.core.records.events import Listener, ignore
 from overture.data.task import with_paths_from
 from overture.evaluate.tuned import TunedPrompt
 from overture.jobs.run.request import TuneConfig, tune_config
@@ -32,7 +33,7 @@ def tune(
     path: str | Path,
     *,
     store: str | Path | None = None,
-    listener: Callable[[dict[str, Any]], None] = lambda event: None,
+    listener: Listener = ignore,
     **settings: Any,
 ) -> dict[str, Any]:
     """Tune a prompt for a task file, measure it, keep it.

@@ -14,11 +14,10 @@ from typing import Any
 
 from overture.core.errors import DiskFull, Diverged, StoreError
 from overture.core.files import exclusive, no_room_as_disk_full, write_json
+from overture.core.records.events import EVENTS, Event, Listener, NoticeEvent, ProgressEvent, StartEvent, ignore
 from overture.core.versions import versions
 from overture.store.manifest import Manifest
 from overture.store.store import Store
-
-Listener = Callable[[dict[str, Any]], None]
 
 
 class Run:
@@ -29,7 +28,7 @@ class Run:
         listener: told of every event.
     """
 
-    def __init__(self, folder: Path, listener: Listener = lambda event: None) -> None:
+    def __init__(self, folder: Path, listener: Listener = ignore) -> None:
         self.folder, self.listener = Path(folder), listener
 
     @classmethod
@@ -121,7 +120,7 @@ class Run:
         with self.working():
             self.status("running")
             try:
-                self.event({"event": "start", "run": self.name, "folder": str(self.folder)})
+                self.event(StartEvent(run=self.name, folder=str(self.folder)))
                 result = work()
             except BaseException as error:
                 ended = "diverged" if isinstance(error, Diverged) else "stopped"
@@ -130,25 +129,35 @@ class Run:
             self.status(result["status"])
             return result
 
-    def event(self, event: dict[str, Any]) -> None:
+    def event(self, event: Event) -> None:
         """Tell the listener, and keep everything but progress.
 
         Raises:
             DiskFull: the event could not be kept; what was there is intact.
         """
         self.listener(event)
-        if event["event"] == "progress":
+        if isinstance(event, ProgressEvent):
             return
-        line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **event}, allow_nan=False)
+        kept = event.model_copy(update={"time": datetime.now(UTC).isoformat(timespec="milliseconds")})
+        line = json.dumps(kept.dump(), allow_nan=False)
         with no_room_as_disk_full(self.folder), open(self.folder / "events.jsonl", "a") as file:
             file.write(line + "\n")
+
+    def events(self) -> Iterator[Event]:
+        """The events kept so far; a line that a kill cut off, and one of another version's, is left out."""
+        path = self.folder / "events.jsonl"
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            try:
+                yield EVENTS.validate_json(line)
+            except ValueError:
+                continue
 
     def status(self, status: str, **facts: Any) -> None:
         """Keep how the run stands; a full disk does not hide the reason for which it ended."""
         try:
             self.write("status.json", {"status": status, "pid": os.getpid(), **facts})
         except DiskFull:
-            self.listener({"event": "notice", "text": f"the disk is full: the status {status!r} could not be kept"})
+            self.listener(NoticeEvent(text=f"the disk is full: the status {status!r} could not be kept"))
 
 
 def run_of(store: Store, manifest: Manifest, fix: str) -> Run:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from overture.core.errors import ArtifactError
 from overture.core.files import write_atomic
+from overture.core.records.training import EpochRecord
 
 
 @dataclass(slots=True)
@@ -41,7 +42,7 @@ class Progress:
     loss_sum: float = 0.0
     weight_sum: float = 0.0
     seconds: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[EpochRecord] = field(default_factory=list)
     best_epoch: int = -1
     ended: str = ""
 
@@ -73,7 +74,8 @@ def save_checkpoint(path: Path, members: Mapping[str, Member]) -> None:
         own |= {f"best/{key}": value.cpu().contiguous() for key, value in member.best.items()}
         tensors |= {f"{name}/{key}": value for key, value in own.items()}
         kind = type(member.optimiser).__name__
-        states[name] = {"progress": asdict(member.progress), "optimiser": numbers, "optimiser_kind": kind}
+        progress = {**asdict(member.progress), "history": [epoch.dump() for epoch in member.progress.history]}
+        states[name] = {"progress": progress, "optimiser": numbers, "optimiser_kind": kind}
     state = {"members": states, "sha256": _digest(tensors)}
     write_atomic(path, save(tensors, metadata={"overture": json.dumps(state)}))
 
@@ -111,7 +113,7 @@ def load_checkpoint(path: Path, members: Mapping[str, Member]) -> None:
             state = json.loads(file.metadata()["overture"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         states = state["members"]
-        progress = {name: Progress(**found["progress"]) for name, found in states.items()}
+        progress = {name: _progress(found["progress"]) for name, found in states.items()}
         random = tensors["random/torch"]
         if _digest(tensors) != state["sha256"]:
             raise ValueError("the values are not those that were saved")
@@ -135,6 +137,10 @@ def load_checkpoint(path: Path, members: Mapping[str, Member]) -> None:
         _put_optimiser(own, states[name]["optimiser"], member.optimiser)
         member.progress, member.best = progress[name], _under(own, "best/")
     torch.set_rng_state(random)
+
+
+def _progress(saved: dict[str, Any]) -> Progress:
+    return Progress(**{**saved, "history": [EpochRecord.model_validate(epoch) for epoch in saved["history"]]})
 
 
 def _check(path: Path, tensors: dict[str, Tensor], kind: str, member: Member) -> None:

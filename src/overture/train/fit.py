@@ -6,13 +6,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, TypedDict, cast
 
 import torch
 from torch import Tensor
 
 from overture.core.contracts import Trainee, Trainees
 from overture.core.errors import DataError
+from overture.core.records.events import DivergedEvent, EpochEvent, Listener, NoticeEvent, StepEvent, ignore
+from overture.core.records.training import EpochRecord
 from overture.core.room import Room, fitted_tokens
 from overture.core.rows import Encoded
 from overture.data.batches import epoch_batches, num_padded, shared_batches
@@ -22,9 +24,7 @@ from overture.train.optim import OPTIMISERS, rate_at
 from overture.train.options import TrainConfig
 
 Status = Literal["finished", "stopped early", "interrupted", "diverged", "dropped"]
-Events = Callable[[dict[str, Any]], None]
-History = list[dict[str, float]]
-Decide = Callable[[int, Mapping[str, History]], Collection[str]]
+Decide = Callable[[int, Mapping[str, Sequence[EpochRecord]]], Collection[str]]
 Batches = Callable[[Sequence[Encoded], int, int, int], list[list[Encoded]]]
 
 
@@ -51,6 +51,13 @@ class FitResult:
     progress: Progress
 
 
+class _Facts(TypedDict):
+    who: str | None
+    seed: int
+    num_epochs: int
+    num_steps: int
+
+
 class Fit:
     """One training run of one trainee; it can stop after any batch and go on bit-equal.
 
@@ -61,8 +68,9 @@ class Fit:
         config: options; ``lr`` must be set.
         seed: orders the batches.
         checkpoint: where the state is kept; nothing is kept when None.
-        events: told of steps and epochs, and of how many there are.
+        events: called with each event: steps, epochs, divergence, notices.
         is_stop_asked: looked at after each batch.
+        who: what its events call it, for people; they name the seed where it is empty.
         key: its name among others of a cohort, whose checkpoint and stop are the cohort's.
         cut: an epoch's batches of rows, from their size, the seed and the epoch.
 
@@ -81,9 +89,10 @@ class Fit:
         config: TrainConfig,
         seed: int,
         checkpoint: Path | None = None,
-        events: Events = lambda event: None,
+        events: Listener = ignore,
         is_stop_asked: Callable[[], bool] = lambda: False,
         key: str = "0",
+        who: str = "",
         cut: Batches = epoch_batches,
     ) -> None:
         assert config.lr is not None
@@ -96,6 +105,7 @@ class Fit:
             )
         self.trainee, self.rows, self.validate, self.seed = trainee, rows, validate, seed
         self.checkpoint, self.events, self.is_stop_asked, self.key = checkpoint, events, is_stop_asked, key
+        self.who = who or None
         self.config, self.lr, self.cut = config.for_rows(len(rows)), config.lr, cut
         self.values = trainee.trainable()
         self.factors = [trainee.rates().get(name, 1.0) for name in self.values]
@@ -157,14 +167,21 @@ class Fit:
         self.optimiser.step()
         at.batch, at.step = at.batch + 1, at.step + 1
         at.loss_sum, at.weight_sum = at.loss_sum + loss, at.weight_sum + weight
-        self._tell("step", epoch=at.epoch, step=at.step, loss=loss / weight, grad_norm=self.norm)
+        self.events(StepEvent(epoch=at.epoch, step=at.step, loss=loss / weight, grad_norm=self.norm, **self._facts))
 
     def _diverged(self) -> None:
         self.progress.ended = "diverged"
-        self._tell("diverged", epoch=self.progress.epoch, step=self.progress.step)
+        self.events(DivergedEvent(epoch=self.progress.epoch, step=self.progress.step, **self._facts))
 
-    def _tell(self, event: str, **facts: Any) -> None:
-        self.events({"event": event, **facts, "num_epochs": self.config.num_epochs, "num_steps": self.num_steps})
+    @property
+    def _facts(self) -> _Facts:
+        """The fields that every event of this training has."""
+        return {
+            "who": self.who,
+            "seed": self.seed,
+            "num_epochs": self.config.num_epochs,
+            "num_steps": self.num_steps,
+        }
 
     def end_epoch(self, found: Validation) -> None:
         """Note what validation gave; the values are kept when they are the best so far."""
@@ -173,13 +190,13 @@ class Fit:
             self._diverged()
             return
         at.history.append(
-            {
-                "epoch": at.epoch,
-                "train_loss": at.loss_sum / at.weight_sum,
-                "validation_loss": found.loss,
-                "validation_score": found.score,
-                "seconds": at.seconds,
-            }
+            EpochRecord(
+                epoch=at.epoch,
+                train_loss=at.loss_sum / at.weight_sum,
+                validation_loss=found.loss,
+                validation_score=found.score,
+                seconds=at.seconds,
+            )
         )
         if self._is_best(found):
             at.best_epoch = at.epoch
@@ -190,12 +207,13 @@ class Fit:
         if self.progress.best_epoch < 0:
             return True
         best = self.progress.history[self.progress.best_epoch]
-        return (found.score, -found.loss) > (best["validation_score"], -best["validation_loss"])
+        return (found.score, -found.loss) > (best.validation_score, -best.validation_loss)
 
     def tell_epoch(self) -> None:
         """Report the epoch that ended."""
         entry = self.progress.history[-1]
-        self._tell("epoch", **entry, is_best=self.progress.best_epoch == entry["epoch"])
+        is_best = self.progress.best_epoch == entry.epoch
+        self.events(EpochEvent(**entry.model_dump(), is_best=is_best, **self._facts))
 
     def result(self) -> FitResult:
         """What training left; when it ended, the best values are put back."""
@@ -360,7 +378,7 @@ class FitTogether:
         )
 
     def _notice(self, text: str) -> None:
-        self.fits[0].events({"event": "notice", "text": text})
+        self.fits[0].events(NoticeEvent(text=text))
 
     def _end_epoch(self, active: list[int]) -> bool:
         for number, found in zip(active, self.validate(active) if active else (), strict=True):

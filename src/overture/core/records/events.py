@@ -3,18 +3,16 @@
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from overture.core.records.base import Record, optional
 
 
 class _Event(Record):
-    """Fields that every event may have."""
+    """Fields of every event."""
 
     time: str | None = optional("when it was kept, UTC, ISO 8601")
     event: str = Field(description="the kind of event")
-    who: str | None = optional("which training it belongs to, for people")
-    seed: int | None = optional("the seed of that training")
 
 
 class StartEvent(_Event):
@@ -54,9 +52,16 @@ class DataEvent(_Event):
 class _TrainingEvent(_Event):
     """Fields of every event of a training."""
 
+    who: str | None = optional("which training it is, for people; the seed says it where this is absent")
+    seed: int = Field(description="seed of the training")
     epoch: int = Field(description="the epoch, from 0")
     num_epochs: int = Field(description="epochs of the whole training")
     num_steps: int = Field(description="optimiser steps of the whole training")
+
+    @property
+    def title(self) -> str:
+        """The training's name for people."""
+        return self.who or f"seed {self.seed}"
 
 
 class StepEvent(_TrainingEvent):
@@ -97,6 +102,7 @@ class NormsEvent(_Event):
     """How far a prompt moved from its start."""
 
     event: Literal["norms"] = "norms"
+    seed: int = Field(description="seed of the training")
     lr: float = Field(description="the learning rate")
     lengths: dict[str, NormChange] = Field({}, description="tensor -> mean length of its vectors")
     moved: float | None = Field(description="distance from the start as a share of the start's length")
@@ -120,7 +126,7 @@ class EndEvent(_Event):
     prompt: str | None = Field(description="the stored prompt, as name@version")
 
 
-TrainingEvent = StepEvent | DivergedEvent | EpochEvent | NoticeEvent
+TrainingEvent = StepEvent | DivergedEvent | EpochEvent
 Event = Annotated[
     StartEvent
     | NoticeEvent
@@ -134,6 +140,8 @@ Event = Annotated[
     | EndEvent,
     Field(discriminator="event"),
 ]
+EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
+"""Reads an event of any kind."""
 Listener = Callable[[Event], None]
 
 

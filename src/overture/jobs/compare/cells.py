@@ -18,6 +18,7 @@ from torch import get_num_threads
 from overture.core.config import Config
 from overture.core.contracts import Scorer
 from overture.core.errors import ConfigError, OvertureError, Stopped
+from overture.core.records.events import EpochEvent, Event, Listener, ProgressEvent, ignore
 from overture.core.rows import Encoded
 from overture.core.seeds import named_random
 from overture.core.versions import versions
@@ -33,7 +34,6 @@ from overture.jobs.compare.ways import Bench, Made, Way
 from overture.train.fit import Fit, FitResult, Validation
 
 _PASSAGE_TOKENS = 160
-Listener = Callable[[dict[str, Any]], None]
 
 
 class Key(Config):
@@ -90,7 +90,7 @@ class Lab:
     min_steps: int
     max_validation: int
     passages: Sequence[str]
-    listener: Listener = lambda event: None
+    listener: Listener = ignore
     is_stop_asked: Callable[[], bool] = lambda: False
     digest: str = ""
     _before: dict[bool, float] = field(default_factory=dict)
@@ -196,7 +196,7 @@ def trial(lab: Lab, way: Way, key: Key, rate: float) -> dict[str, Any]:
     at = fitted.progress.best_epoch
     best: dict[str, float | None] = {"score": None, "loss": None}
     if fitted.best:
-        best = {"score": history[at]["validation_score"], "loss": history[at]["validation_loss"]}
+        best = {"score": history[at].validation_score, "loss": history[at].validation_loss}
     return {"lr": rate, **best, "status": fitted.status, "ledger": book.as_dict()}
 
 
@@ -221,7 +221,11 @@ def measured(lab: Lab, way: Way, key: Key, rate: float | None) -> dict[str, Any]
     }
     if fitted:
         progress = fitted.progress
-        found |= {"steps": progress.step, "best_epoch": progress.best_epoch, "history": progress.history}
+        found |= {
+            "steps": progress.step,
+            "best_epoch": progress.best_epoch,
+            "history": [epoch.dump() for epoch in progress.history],
+        }
     if fitted and not fitted.best:
         return {**found, "metrics": {}, "ledger": book.as_dict()}
     served = made.served()
@@ -256,10 +260,10 @@ def _trained(lab: Lab, way: Way, key: Key, rate: float | None, book: Ledger, who
                 found = score(made.model, made.rows["validation"], lab.task, answers, config.max_tokens)
                 return Validation(found.value(lab.task), found.loss)
 
-        def listen(event: dict[str, Any]) -> None:
+        def listen(event: Event) -> None:
             # Dozens of short epochs a cell: their lines would bury everything else.
-            if event["event"] != "epoch":
-                lab.listener({**event, "who": who})
+            if not isinstance(event, EpochEvent):
+                lab.listener(event)
 
         with made.backbone.checkpointing(config.gradient_checkpointing), book.on("training"):
             fitted = Fit(
@@ -270,6 +274,7 @@ def _trained(lab: Lab, way: Way, key: Key, rate: float | None, book: Ledger, who
                 key.seed,
                 events=listen,
                 is_stop_asked=lab.is_stop_asked,
+                who=who,
             ).run()
     if fitted.status == "interrupted":
         raise Stopped
@@ -298,7 +303,7 @@ def _scored(lab: Lab, served: Scorer, made: Made, book: Ledger, who: str) -> Sco
     """Predictions for the test rows, as requests would be served: in batches, with nothing kept."""
 
     def progress(done: int, total: int) -> None:
-        lab.listener({"event": "progress", "what": f"{who}: scoring test rows", "done": done, "total": total})
+        lab.listener(ProgressEvent(what=f"{who}: scoring test rows", done=done, total=total))
         if lab.is_stop_asked():
             raise Stopped
 

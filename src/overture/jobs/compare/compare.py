@@ -25,12 +25,13 @@ from overture.core.errors import (
 )
 from overture.core.files import exclusive, sweep_temporaries, write_json
 from overture.core.records.compare import Plan
+from overture.core.records.events import CellEvent, Listener, NoticeEvent, ProgressEvent, StartEvent, ignore
 from overture.core.versions import versions
 from overture.data.splits import Splits, load_splits
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
 from overture.jobs.compare.budget import Speed, chosen_plan
-from overture.jobs.compare.cells import Key, Lab, Listener, measured, passages_of, trial
+from overture.jobs.compare.cells import Key, Lab, measured, passages_of, trial
 from overture.jobs.compare.folder import CellFolder, constant, keys_of
 from overture.jobs.compare.options import CompareConfig
 from overture.jobs.compare.rates import FURTHER, best_rate, next_rate
@@ -47,7 +48,7 @@ def compare(
     config: CompareConfig,
     folder: Path,
     store: Store,
-    listener: Listener = lambda event: None,
+    listener: Listener = ignore,
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
     only: Key | None = None,
@@ -80,7 +81,7 @@ def compare(
         _ways(config, store, only)
     with exclusive(folder / ".lock", "this comparison"):
         sweep_temporaries(folder / "cells")
-        listener({"event": "start", "run": f"comparison on {config.tune.task.name}", "folder": str(folder)})
+        listener(StartEvent(run=f"comparison on {config.tune.task.name}", folder=str(folder)))
         lab = _lab(config, store, listener, is_stop_asked, backbone)
         known = () if config.ways else _fitting_ways(config, lab)
         config = config if config.ways else config.model_copy(update={"ways": (*known, _own_way(config, lab))})
@@ -123,7 +124,7 @@ def _fitting_ways(config: CompareConfig, lab: Lab) -> tuple[str, ...]:
         try:
             _built(way_named(name, config.tune, config.settings.get(name, ())), config, lab)
         except UserError as error:
-            lab.listener({"event": "notice", "text": f"{name} is left out: {error.what}"})
+            lab.listener(NoticeEvent(text=f"{name} is left out: {error.what}"))
         else:
             found.append(name)
     return tuple(found)
@@ -148,7 +149,7 @@ def _lab(
     passages = passages_of(config.unrelated)
 
     def notify(text: str) -> None:
-        listener({"event": "notice", "text": text})
+        listener(NoticeEvent(text=text))
 
     for text in splits.notices:
         notify(text)
@@ -251,7 +252,7 @@ class _Comparison:
             own.__traceback__ = own.__context__ = own.__cause__ = None
             self._first_error = self._first_error or own
             self.failed.append({**key.model_dump(), "what": own.what})
-            self.lab.listener({"event": "notice", "text": f"{key.title} failed, the others go on: {own}"})
+            self.lab.listener(NoticeEvent(text=f"{key.title} failed, the others go on: {own}"))
 
     def _is_late(self, last: float) -> bool:
         """Whether another seed as slow as the last would end a tenth or more after the budget; not if none was run."""
@@ -267,13 +268,12 @@ class _Comparison:
         self.folder.keep(way, key, rate, found)
         metric = self.config.tune.task.metric
         value = found["metrics"]["test"][metric]["value"] if found["metrics"] else None
-        facts = {"what": key.title, "metric": metric, "value": value, "seconds": time.monotonic() - started}
-        self.lab.listener({"event": "cell", **facts})
+        self.lab.listener(CellEvent(what=key.title, metric=metric, value=value, seconds=time.monotonic() - started))
         self._tell(plan)
 
     def _tell(self, plan: Plan) -> None:
         done, total = self._done(plan), len(self._keys(plan))
-        self.lab.listener({"event": "progress", "what": "cells", "done": done, "total": total})
+        self.lab.listener(ProgressEvent(what="cells", done=done, total=total))
 
     def _done(self, plan: Plan) -> int:
         return sum(map(self.folder.has, self._keys(plan)))
@@ -286,7 +286,7 @@ class _Comparison:
         if not chosen:
             if self.folder.has_other_rates(way):
                 text = f"the learning rate of {way.name} was chosen for another request, and is chosen anew"
-                self.lab.listener({"event": "notice", "text": text})
+                self.lab.listener(NoticeEvent(text=text))
             is_tuned = plan.is_tuned and len(way.rates) > 1
             key = Key(way=way.name, size=plan.sizes[-1], seed=self.seeds[0])
             tried = self._trials(way, key) if is_tuned else []
@@ -309,7 +309,7 @@ class _Comparison:
             chosen = self.folder.chosen(way)
             if plan.is_tuned and len(way.rates) > 1 and chosen and not chosen["tried"]:
                 text = f"{way.name} keeps the default learning rate that its cells here have; another --out chooses it"
-                self.lab.listener({"event": "notice", "text": text})
+                self.lab.listener(NoticeEvent(text=text))
 
     def _fits(self, way: Way) -> None:
         """Build the way once, so that what does not fit is known before hours were spent."""
@@ -375,7 +375,7 @@ class _Comparison:
         train = way.config.train.model_copy(update=_TINY)
         slow = replace(way, config=way.config.model_copy(update={"train": train}))  # type: ignore[type-var]
         key = Key(way=way.name, size=min(self.config.sizes[-1], 32), seed=self.seeds[0])
-        lab.listener({"event": "notice", "text": f"timing {way.name}"})
+        lab.listener(NoticeEvent(text=f"timing {way.name}"))
         started = time.monotonic()
         cell = measured(small, slow, key, way.rates[0] if way.rates else None)
         if not cell["metrics"]:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from overture.core.errors import ConfigError, DataError, Diverged
 from overture.core.injection import Injection, LayerMemory, Memory
+from overture.core.records.events import Listener, NoticeEvent, ProgressEvent, ignore
 from overture.core.rows import Encoded
 from overture.core.seeds import named_random
 from overture.core.versions import versions
@@ -55,8 +56,6 @@ from overture.store.manifest import Manifest
 from overture.store.names import checked_name, ref_of
 from overture.store.store import Store
 from overture.train.fit import Fit, FitResult, Validation
-
-Listener = Callable[[dict[str, Any]], None]
 
 SEEDS = (
     "Ask one short question about a fact in the text above. Write only the question.",
@@ -112,7 +111,7 @@ def cartridge(
     backbone: Backbone | str = "smollm2",
     task: Task | None = None,
     origin: str = "text",
-    listener: Listener = lambda event: None,
+    listener: Listener = ignore,
     is_stop_asked: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Make a memory that stands for a text, and keep it as a prompt.
@@ -142,7 +141,7 @@ def cartridge(
     store.check_writable()
     config = config or CartridgeConfig()
     if isinstance(backbone, str):
-        backbone = load_backbone(backbone, notify=lambda told: listener({"event": "notice", "text": told}))
+        backbone = load_backbone(backbone, notify=lambda text: listener(NoticeEvent(text=text)))
     check_text_in_memory(backbone)
     study = _SelfStudy(text, backbone, name, config, listener, is_stop_asked)
     with ExitStack() as held:
@@ -261,13 +260,13 @@ class _SelfStudy:
             "trainable": manifest.trainable,
             "conversations": {"trained": len(trained), "held_out": len(held_out)},
             "ways": ways,
-            "history": fitted.progress.history,
+            "history": [epoch.dump() for epoch in fitted.progress.history],
             "seconds": fitted.progress.seconds,
             "notices": self.notices,
         }
 
     def _progress(self, what: str, done: int, total: int) -> None:
-        self.listener({"event": "progress", "what": what, "done": done, "total": total})
+        self.listener(ProgressEvent(what=what, done=done, total=total))
 
     # -- the model talks to itself
 
@@ -395,7 +394,8 @@ class _SelfStudy:
             validated,
             train,
             self.config.seed,
-            events=lambda event: self.listener({**event, "who": "memory"}),
+            events=self.listener,
+            who="memory",
             is_stop_asked=self.is_stop_asked,
         ).run()
 

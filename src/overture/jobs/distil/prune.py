@@ -13,7 +13,8 @@ without any piece left is dropped instead of standing there as zeros.
 Shape letters: B rows, P prompt length, D width, k pieces of a vector.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from overture.core.errors import ConfigError, Diverged
 from overture.core.injection import Injection, Vectors
+from overture.core.records.events import Listener, ignore
 from overture.core.versions import versions
 from overture.data.batches import scoring_batches
 from overture.data.task import portable
@@ -90,7 +92,7 @@ def prune(
     *,
     task: str | Path | None = None,
     name: str | None = None,
-    listener: Callable[[dict[str, Any]], None] = lambda event: None,
+    listener: Listener = ignore,
     backbone: Backbone | None = None,
 ) -> dict[str, Any]:
     """Prune a stored prompt of vectors, measure what is left, keep it beside the whole.
@@ -248,9 +250,9 @@ def _trained(work: Work, level: str, share: float, tokens: list[int], masks: lis
     config = whole.model_copy(update={"method": method, "options": options})
     model = work.fresh(config, work.config.seed)
     who = f"{share:.0%} of the {level}"
-    result = work.fit(model, work.config.train, work.config.seed, facts={"who": who})
+    result = work.fit(model, work.config.train, work.config.seed, who=who)
     history, best = result.progress.history, result.progress.best_epoch
-    found = history[best] if result.best else {"validation_score": -1.0, "validation_loss": float("inf")}
+    score, loss = (history[best].validation_score, history[best].validation_loss) if result.best else (-1.0, math.inf)
     return Candidate(
         level,
         share,
@@ -258,8 +260,8 @@ def _trained(work: Work, level: str, share: float, tokens: list[int], masks: lis
         masks,
         config,
         prompt_tensors(model.prompt) if result.best else {},
-        found["validation_score"],
-        found["validation_loss"],
+        score,
+        loss,
         sum(value.numel() for value in model.trainable().values()),
         result.progress.seconds,
     )

@@ -4,12 +4,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from overture.core.records.training import EpochRecord
 from overture.jobs.run.work import Member, Work
 from overture.prompt.config import PromptConfig
 from overture.train.fit import FitResult
 from overture.train.options import TrainConfig
 
-Histories = Mapping[str, Sequence[Mapping[str, float]]]
+Histories = Mapping[str, Sequence[EpochRecord]]
 Decide = Callable[[Histories], Collection[str]]
 
 
@@ -50,9 +51,6 @@ def fit_settings(work: Work, settings: Sequence[SeededSetting], decide: Decide, 
             members that ended with the epoch, so look at the results for those.
         folder: where the group's state is kept; what is there is gone on with.
     """
-    group = [
-        Member(one.key, work.fresh(one.prompt, one.seed), one.train, one.seed, {"who": one.key, "seed": one.seed})
-        for one in settings
-    ]
+    group = [Member(one.key, work.fresh(one.prompt, one.seed), one.train, one.seed, one.key) for one in settings]
     results = work.fit_cohort(group, folder / "checkpoint.safetensors", lambda epoch, histories: decide(histories))
     return {one.key: result for one, result in zip(settings, results, strict=True)}

@@ -7,6 +7,7 @@ from typing import Any
 
 from overture.core.contracts import Scorer
 from overture.core.errors import DataError
+from overture.core.records.events import DataEvent, NoticeEvent, ProgressEvent
 from overture.core.rows import Encoded
 from overture.data.encode import Encoder
 from overture.data.rows import gold_of
@@ -41,19 +42,14 @@ class Member:
         model: the model under the prompt, its inputs read.
         train: how it is trained; with a learning rate.
         seed: of its batches.
-        facts: what every event of it says besides; ``who`` names it to people.
+        who: what its events call it, for people; they name the seed where it is empty.
     """
 
     key: str
     model: PromptedModel
     train: TrainConfig
     seed: int
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def who(self) -> str:
-        """Its name to people."""
-        return str(self.facts.get("who", f"seed {self.seed}"))
+    who: str = ""
 
 
 @dataclass(slots=True)
@@ -78,14 +74,14 @@ class Work:
 
     def progress(self, what: str) -> Callable[[int, int], None]:
         """A listener that reports how far something has got."""
-        return lambda done, total: self.run.event({"event": "progress", "what": what, "done": done, "total": total})
+        return lambda done, total: self.run.event(ProgressEvent(what=what, done=done, total=total))
 
     def notice(self, text: str) -> None:
         """Tell the user something, once; a run that is resumed knows it still."""
         if text not in self.notices:
             self.notices.append(text)
             self.run.write(_NOTICES, {**(self.run.read(_NOTICES) or {}), self.task.name: self.notices})
-            self.run.event({"event": "notice", "text": text})
+            self.run.event(NoticeEvent(text=text))
 
     def answers(self, split: str) -> Answers:
         """The right answers of a split, as the metrics compare them."""
@@ -119,7 +115,7 @@ class Work:
         train: TrainConfig,
         seed: int,
         checkpoint: Path | None = None,
-        facts: dict[str, Any] | None = None,
+        who: str = "",
     ) -> FitResult:
         """Train a prompt on the training rows; validation rows choose its best epoch.
 
@@ -128,9 +124,9 @@ class Work:
             train: how; with a learning rate.
             seed: of the batches.
             checkpoint: where the state is kept; nothing is kept when None.
-            facts: what every event of it says besides; ``who`` names it to people.
+            who: what its events call it, for people; they name the seed where it is empty.
         """
-        return self.fit_cohort([Member("0", model, train, seed, facts or {"seed": seed})], checkpoint)[0]
+        return self.fit_cohort([Member("0", model, train, seed, who)], checkpoint)[0]
 
     def fit_cohort(
         self, members: Sequence[Member], checkpoint: Path | None = None, decide: Decide | None = None
@@ -156,29 +152,33 @@ class Work:
         def validated(which: Sequence[int]) -> list[Validation]:
             some = [members[number] for number in which]
             scorers = self.scorers([member.model for member in some])
-            found = [
-                self.score(scorer, "validation", f"{member.who}: scoring validation")
+            scored = [
+                self.score(scorer, "validation", f"{member.who or f'seed {member.seed}'}: scoring validation")
                 for member, scorer in zip(some, scorers, strict=True)
             ]
-            return [Validation(each.value(self.task), each.loss) for each in found]
+            return [Validation(rows.value(self.task), rows.loss) for rows in scored]
 
-        fits = [self._fit_of(member) for member in members]
+        def apart() -> Validation:
+            raise AssertionError("members are validated together")
+
+        fits = [
+            Fit(
+                member.model,
+                train,
+                apart,
+                member.train,
+                member.seed,
+                events=self.run.event,
+                key=member.key,
+                who=member.who,
+            )
+            for member in members
+        ]
         return FitTogether(fits, cohort, validated, checkpoint, self.is_stop_asked, decide).run()
 
     def scorers(self, models: Sequence[PromptedModel]) -> Sequence[Scorer]:
         """Scorers of finished prompts on the same rows; several share forward passes."""
         return models if len(models) == 1 else Cohort(models).scorers(self.config.train.shared_tokens)
-
-    def _fit_of(self, member: Member) -> Fit:
-        facts = member.facts or {"seed": member.seed}
-
-        def tell(event: dict[str, Any]) -> None:
-            self.run.event({**event, **facts})
-
-        def apart() -> Validation:
-            raise AssertionError("members are validated together")
-
-        return Fit(member.model, self.rows["train"], apart, member.train, member.seed, events=tell, key=member.key)
 
 
 def metrics_of(task: Task, scored: dict[str, Scored]) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def prepared(
         )
 
     def notify(text: str) -> None:
-        run.event({"event": "notice", "text": text})
+        run.event(NoticeEvent(text=text))
 
     backbone = backbone or load_backbone(
         task.backbone,
@@ -233,19 +233,19 @@ def prepared(
     work = Work(config, run, store, backbone, encoder, splits, rows, cache, is_stop_asked, told)
     for text in (*splits.notices, *encoder.notices):
         work.notice(text)
-    run.event({"event": "data", **_data_facts(work)})
+    run.event(_data_event(work))
     return work
 
 
-def _data_facts(work: Work) -> dict[str, Any]:
-    """What `diagnose` asks of the rows and the label words."""
-    facts = {"rows": {name: len(rows) for name, rows in work.rows.items()}, "repeats": work.splits.repeats}
+def _data_event(work: Work) -> DataEvent:
+    """Counts of rows and labels, and the label words' lengths."""
+    num_rows = {name: len(rows) for name, rows in work.rows.items()}
     candidates = work.encoder.candidates
     if candidates is None:
-        return facts
+        return DataEvent(rows=num_rows, repeats=work.splits.repeats)
     counts = {
         name: {label: sum(row.label == number for row in rows) for number, label in enumerate(candidates.labels)}
         for name, rows in work.rows.items()
     }
     words = {work.backbone.tokenizer.decode(word): len(word) for word in candidates.words}
-    return {**facts, "labels": counts, "words": words}
+    return DataEvent(rows=num_rows, repeats=work.splits.repeats, labels=counts, words=words)

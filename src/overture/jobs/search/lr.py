@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from overture.core.meter import Meter
+from overture.core.records.events import Listener, ignore
 from overture.engine.backbone import Backbone
 from overture.jobs.run.request import TuneConfig, check_no_adapter, fitting_place, with_slots
 from overture.jobs.run.work import Work, prepared
@@ -46,7 +47,7 @@ def lr(
     config: LrConfig | None = None,
     *,
     out: Path | None = None,
-    listener: Callable[[dict[str, Any]], None] = lambda event: None,
+    listener: Listener = ignore,
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
 ) -> dict[str, Any]:

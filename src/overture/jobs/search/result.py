@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from overture.core.errors import Diverged
+from overture.core.records.events import EndEvent
 from overture.core.versions import versions
 from overture.data.task import portable
 from overture.engine.prompted import PromptedModel
@@ -56,7 +57,7 @@ def result_of(
         folder = _stored(shared, seen, won, result["metrics"])
         result |= {"prompt": str(ref_of(folder)), "folder": str(folder)}
     shared.run.write("result.json", result)
-    shared.run.event({"event": "end", "prompt": result["prompt"]})
+    shared.run.event(EndEvent(prompt=result["prompt"]))
     return result
 
 
@@ -108,14 +109,14 @@ def _plain_facts(shared: Shared, one: dict[str, Any]) -> dict[str, Any]:
 
 
 def _trial_facts(trial: Trial) -> dict[str, Any]:
-    best = trial.best or {}
+    best = trial.best
     return {
         "key": trial.key,
         "title": trial.setting.title(),
         "wording": trial.setting.wording,
         **trial.setting.facts(),
-        "score": best.get("validation_score"),
-        "loss": best.get("validation_loss"),
+        "score": best and best.validation_score,
+        "loss": best and best.validation_loss,
         "tokens": trial.tokens,
         "seconds": trial.seconds,
         "serving": trial.cost.serving,

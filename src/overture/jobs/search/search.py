@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from overture.core.config import validated
 from overture.core.errors import BackboneError, ConfigError, Stopped
+from overture.core.records.events import Listener, ignore
+from overture.core.records.training import EpochRecord
 from overture.core.seeds import derived_seed
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
@@ -47,7 +49,7 @@ _TRIES = 4
 def search(
     config: TuneConfig,
     store: Store,
-    listener: Callable[[dict[str, Any]], None] = lambda event: None,
+    listener: Listener = ignore,
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
     file: str = "TASK.yaml",
@@ -83,7 +85,7 @@ def search(
 def resume_search(
     ref: str,
     store: Store,
-    listener: Callable[[dict[str, Any]], None] = lambda event: None,
+    listener: Listener = ignore,
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
 ) -> dict[str, Any]:
@@ -300,7 +302,12 @@ class _Search:
         prompt = validated(PromptConfig, saved["prompt"], where)
         setting = Setting(prompt, validated(TrainConfig, saved["train"], where), saved["wording"])
         return Trial(
-            saved["number"], setting, self.shared.cost(setting), saved["is_own"], saved["history"], saved["seconds"]
+            saved["number"],
+            setting,
+            self.shared.cost(setting),
+            saved["is_own"],
+            [EpochRecord.model_validate(epoch) for epoch in saved["history"]],
+            saved["seconds"],
         )
 
     def _train(self, number: int, state: dict[str, Any], group: list[Trial]) -> None:
@@ -310,11 +317,11 @@ class _Search:
 
         def count(histories: Histories) -> None:
             for key, history in histories.items():
-                by_key[key].history = [dict(entry) for entry in history]
-                by_key[key].seconds = history[-1]["seconds"] if history else 0.0
+                by_key[key].history = list(history)
+                by_key[key].seconds = history[-1].seconds if history else 0.0
                 self.shared.spending.count(key, by_key[key].tokens)
             for saved, trial in zip(state["trials"], group, strict=True):
-                saved.update(history=trial.history, seconds=trial.seconds)
+                saved.update(history=[epoch.dump() for epoch in trial.history], seconds=trial.seconds)
             self.shared.save_spent()
 
         def decide(histories: Histories) -> Collection[str]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from overture.core.errors import BackboneError, ConfigError, Stopped
+from overture.core.records.events import ProgressEvent
+from overture.core.records.training import EpochRecord
 from overture.data.encode import Encoder
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.metrics import NOTHING, metric_named
@@ -39,7 +41,7 @@ class Trial:
     setting: Setting
     cost: Cost
     is_own: bool = False
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[EpochRecord] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -48,9 +50,9 @@ class Trial:
         return f"trial {self.number}"
 
     @property
-    def best(self) -> dict[str, float] | None:
+    def best(self) -> EpochRecord | None:
         """Its best epoch by score, then by loss."""
-        return max(self.history, key=lambda e: (e["validation_score"], -e["validation_loss"]), default=None)
+        return max(self.history, key=lambda epoch: (epoch.validation_score, -epoch.validation_loss), default=None)
 
     @property
     def tokens(self) -> float:
@@ -158,7 +160,7 @@ class Shared:
         if best is None:
             return -math.inf, -math.inf
         times = max(trial.cost.epoch_tokens, 1.0) / max(self.own_cost.epoch_tokens, 1.0)
-        return best["validation_score"] - _COST_WEIGHT * math.log10(times), -best["validation_loss"]
+        return best.validation_score - _COST_WEIGHT * math.log10(times), -best.validation_loss
 
     def ranked(self) -> list[Trial]:
         """Candidates that trained, the best first."""
@@ -219,4 +221,4 @@ class Shared:
         spent = self.spending
         self.run.write("spent.json", {"counted": spent.counted, "seconds": spent.all_seconds})
         done = min(1000, round(1000 * spent.share))
-        self.run.event({"event": "progress", "what": "search, thousandths of the budget", "done": done, "total": 1000})
+        self.run.event(ProgressEvent(what="search, thousandths of the budget", done=done, total=1000))

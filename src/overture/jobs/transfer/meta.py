@@ -24,6 +24,7 @@ from torch import Tensor
 
 from overture.core.contracts import PromptMethod
 from overture.core.errors import ConfigError, Diverged
+from overture.core.records.events import Event, Listener, StepEvent, ignore
 from overture.core.rows import Encoded
 from overture.core.seeds import derived_seed, named_random
 from overture.core.versions import versions
@@ -47,7 +48,6 @@ from overture.train.fit import Fit, Validation
 from overture.train.options import TrainConfig
 
 Values = dict[str, Tensor]
-Listener = Callable[[dict[str, Any]], None]
 
 
 def meta(
@@ -57,7 +57,7 @@ def meta(
     config: MetaConfig | None = None,
     *,
     unseen: Sequence[TuneConfig] = (),
-    listener: Listener = lambda event: None,
+    listener: Listener = ignore,
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
 ) -> dict[str, Any]:
@@ -187,9 +187,9 @@ class _Start:
         start = copied(self.values)
         before_last = start
 
-        def note(event: dict[str, Any]) -> None:
+        def note(event: Event) -> None:
             nonlocal before_last
-            if event["event"] == "step" and event["step"] == self.config.inner - 1:
+            if isinstance(event, StepEvent) and event.step == self.config.inner - 1:
                 before_last = copied(self.values)
 
         seed = derived_seed(self.request.seed, "meta", work.task.name, key)
@@ -198,7 +198,7 @@ class _Start:
         if not found.best:
             return {}, {}, float("nan")
         ways = [{key: value - old[key] for key, value in found.best.items()} for old in (start, before_last)]
-        return ways[0], ways[1], found.progress.history[0]["train_loss"]
+        return ways[0], ways[1], found.progress.history[0].train_loss
 
     def _model(self, work: Work) -> PromptedModel:
         return PromptedModel(work.backbone, self.prompt, work.cache)

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from overture.core.errors import ConfigError, Diverged
 from overture.core.injection import Injection
+from overture.core.records.events import Listener, ignore
 from overture.core.rows import Encoded
 from overture.core.versions import versions
 from overture.data.batches import epoch_batches, scoring_batches, task_batches
@@ -59,8 +60,6 @@ from overture.store.store import Store
 from overture.train.fit import Fit, FitResult, Validation
 from overture.train.options import TrainConfig
 
-Listener = Callable[[dict[str, Any]], None]
-
 
 def multi(
     tasks: Sequence[TuneConfig],
@@ -69,7 +68,7 @@ def multi(
     config: MultiConfig | None = None,
     *,
     teachers: Sequence[str] = (),
-    listener: Listener = lambda event: None,
+    listener: Listener = ignore,
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
 ) -> dict[str, Any]:
@@ -262,7 +261,7 @@ class _Multi:
         work = task.work
         config = self._alone()
         model, train = work.fresh(config, self.request.seed), self._training(config, [work])
-        fitted = work.fit(model, train, self.request.seed, facts={"who": f"{task.name} alone"})
+        fitted = work.fit(model, train, self.request.seed, who=f"{task.name} alone")
         if not fitted.best:
             return _nothing(task, fitted)
         found = self._measured(task, model, "alone")
@@ -322,7 +321,8 @@ class _Multi:
             validated,
             train,
             self.request.seed,
-            events=lambda event: first.run.event({**event, "who": "all tasks"}),
+            events=first.run.event,
+            who="all tasks",
             is_stop_asked=first.is_stop_asked,
             cut=drawn if self.config.mixing == "drawn" else epoch_batches,
         ).run()
@@ -351,7 +351,7 @@ class _Multi:
                 "together": sum(value.numel() for value in values.values()),
                 "alone": sum(task.single["trainable"] for task in self.tasks),
             },
-            "history": fitted.progress.history,
+            "history": [epoch.dump() for epoch in fitted.progress.history],
             "seconds": seconds,
         }
 

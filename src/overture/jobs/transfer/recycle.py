@@ -23,6 +23,7 @@ from torch import Tensor
 
 from overture.core.config import validated
 from overture.core.errors import ConfigError, DataError
+from overture.core.records.events import Listener, NoticeEvent, ProgressEvent, ignore
 from overture.core.versions import versions
 from overture.data.rows import Row
 from overture.data.splits import load_splits
@@ -41,8 +42,6 @@ from overture.store.store import Store
 
 _RIDGES = (1e-8, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _HELD_OUT_EVERY = 10
-
-Listener = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +145,7 @@ def recycle(
     name: str | None = None,
     task: str | Path | None = None,
     config: RecycleConfig | None = None,
-    listener: Listener = lambda event: None,
+    listener: Listener = ignore,
     old: Backbone | None = None,
 ) -> dict[str, Any]:
     """Keep a prompt of vectors as a prompt of another model, untrained there.
@@ -179,10 +178,10 @@ def recycle(
     split, rows = _rows(own) if task else ("", [])
 
     def notify(text: str) -> None:
-        listener({"event": "notice", "text": text})
+        listener(NoticeEvent(text=text))
 
     def progress(what: str, done: int, total: int) -> None:
-        listener({"event": "progress", "what": what, "done": done, "total": total})
+        listener(ProgressEvent(what=what, done=done, total=total))
 
     old, new = _models(manifest, old, backbone, notify)
     vectors = common_vectors(old, new, config.tokens)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from overture.core.errors import Diverged
+from overture.core.records.events import EndEvent
 from overture.core.versions import versions
 from overture.data.rows import shown_rows
 from overture.data.task import portable
@@ -48,7 +49,7 @@ def finished(work: Work, controls: dict[str, Any], seeds: list[dict[str, Any]]) 
         folder = _stored(work, result, best, tensors)
         result |= {"prompt": str(ref_of(folder)), "folder": str(folder)}
         work.run.write("result.json", result)
-        work.run.event({"event": "end", "prompt": result["prompt"]})
+        work.run.event(EndEvent(prompt=result["prompt"]))
     return result
 
 

@@ -13,6 +13,7 @@ from overture.core.config import validated
 from overture.core.contracts import Scorer
 from overture.core.errors import BackboneError
 from overture.core.meter import Meter
+from overture.core.records.events import Listener, NormChange, NormsEvent, ignore
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
@@ -31,7 +32,7 @@ from overture.train.fit import FitResult
 def tune(
     config: TuneConfig,
     store: Store,
-    listener: Callable[[dict[str, Any]], None] = lambda event: None,
+    listener: Listener = ignore,
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
 ) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def tune(
 def resume(
     ref: str,
     store: Store,
-    listener: Callable[[dict[str, Any]], None] = lambda event: None,
+    listener: Listener = ignore,
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
 ) -> dict[str, Any]:
@@ -172,7 +173,7 @@ def _together(work: Work, seeds: Sequence[int], rate: float) -> dict[int, dict[s
     """Seeds in shared forward passes."""
     config = work.config
     train = config.train.model_copy(update={"lr": rate})
-    members = [Member(str(seed), work.fresh(config.prompt, seed), train, seed, {"seed": seed}) for seed in seeds]
+    members = [Member(str(seed), work.fresh(config.prompt, seed), train, seed) for seed in seeds]
     starts = {member.seed: _values(member.model) for member in members}
     meter = Meter(work.backbone.device.type)
     results = work.fit_cohort(members, work.run.folder / "checkpoint.safetensors") if members else []
@@ -220,7 +221,7 @@ def _kept_seed(work: Work, seed: int, tuned: Tuned, scorer: Scorer | None, rate:
         "seconds": tuned.seconds,
         "peak_bytes": meter.peak_bytes,
         "best_epoch": result.progress.best_epoch,
-        "history": history,
+        "history": [epoch.dump() for epoch in history],
     }
     if scorer is None:
         return {**facts, "metrics": {}}
@@ -243,24 +244,25 @@ def _values(model: PromptedModel) -> dict[str, torch.Tensor]:
 
 
 def _tell_norms(work: Work, model: PromptedModel, start: dict[str, torch.Tensor], seed: int, rate: float) -> None:
-    work.run.event({"event": "norms", "seed": seed, "lr": rate, **_norms(work, model, start)})
-
-
-def _norms(work: Work, model: PromptedModel, start: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """How long the prompt's vectors are beside the vocabulary's, and how far they moved: means."""
+    """Report how long the prompt's vectors are beside the vocabulary's, and how far training moved them."""
     end = prompt_tensors(model.prompt)
     lengths = {
-        name: {"start": float(start[name].float().norm(dim=-1).mean()), "end": float(value.float().norm(dim=-1).mean())}
+        name: (float(start[name].float().norm(dim=-1).mean()), float(value.float().norm(dim=-1).mean()))
         for name, value in end.items()
         if value.ndim > 1
     }
     square = sum(float(value.float().square().sum()) for value in start.values())
     moved = sum(float((end[name].float() - value.float()).square().sum()) for name, value in start.items())
-    finite = all(math.isfinite(number) for both in lengths.values() for number in both.values())
-    if not finite or not math.isfinite(moved):
-        return {"lengths": {}, "moved": None, "embedding": work.backbone.embedding_norm}
-    share = math.sqrt(moved / square) if square else None
-    return {"lengths": lengths, "moved": share, "embedding": work.backbone.embedding_norm}
+    is_finite = all(math.isfinite(length) for pair in lengths.values() for length in pair) and math.isfinite(moved)
+    work.run.event(
+        NormsEvent(
+            seed=seed,
+            lr=rate,
+            lengths={name: NormChange(start=a, end=b) for name, (a, b) in lengths.items()} if is_finite else {},
+            moved=math.sqrt(moved / square) if square and is_finite else None,
+            embedding=work.backbone.embedding_norm,
+        )
+    )
 
 
 def _save_values(path: Path, model: PromptedModel) -> None:
