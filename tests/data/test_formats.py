@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overture.core.errors import DataError
-from overture.data.formats import FORMATS, FormatName
 from overture.data.formats.conll import bio
-from overture.data.read import read_found, read_rows
+from overture.data.formats.registry import FORMATS, FormatName
+from overture.data.read import read_rows, read_table
 from overture.data.splits import load_splits
 from overture.data.task import Task
 
@@ -149,7 +149,7 @@ def test_a_file_that_is_too_large_is_not_opened(tmp_path, monkeypatch):
 
 
 def test_conll_2003_becomes_bio(tmp_path):
-    found = read_found(written(tmp_path, "eng.train.conll", CONLL_2003))
+    found = read_table(written(tmp_path, "eng.train.conll", CONLL_2003))
     assert found.format == "conll"
     assert found.rows == [
         {
@@ -163,7 +163,7 @@ def test_conll_2003_becomes_bio(tmp_path):
 
 def test_wnut_is_found_by_its_content(tmp_path):
     text = "#\tO\n@paulwalk\tO\nEmpire\tB-location\nState\tI-location\n\nRT\tO\n"
-    found = read_found(written(tmp_path, "wnut17train.txt", text))
+    found = read_table(written(tmp_path, "wnut17train.txt", text))
     assert found.rows[0]["tokens"] == ["#", "@paulwalk", "Empire", "State"]
     assert found.notices == ["wnut17train.txt is read as conll; set data.format if it is not"]
     assert found.lines == [1, 6]
@@ -224,7 +224,7 @@ def test_alpaca(tmp_path):
         {"instruction": "Sort.", "input": "b a", "output": "a b"},
         {"instruction": "Say hi.", "output": "hi", "id": 7},
     ]
-    found = read_found(written(tmp_path, "alpaca_data.json", rows))
+    found = read_table(written(tmp_path, "alpaca_data.json", rows))
     assert found.rows == [rows[0], {**rows[1], "input": ""}]
     assert (found.format, found.lines) == ("alpaca", [2, 7])
     assert found.notices == ["alpaca_data.json is read as Alpaca (data.format: alpaca)"]
@@ -242,7 +242,7 @@ def test_alpaca_that_was_asked_for_names_bad_records(tmp_path):
 def test_sharegpt(tmp_path):
     more = [*TALK, {"from": "human", "value": "And?"}]
     rows = [{"id": "x", "conversations": TALK}, {"system": "S", "conversations": more[1:]}]
-    found = read_found(written(tmp_path, "sg.json", rows))
+    found = read_table(written(tmp_path, "sg.json", rows))
     messages = [
         {"role": "system", "content": "Be short."},
         {"role": "user", "content": "Two and two?"},
@@ -276,7 +276,7 @@ def test_openai_messages(tmp_path):
     ]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = read_found(path)
+    found = read_table(path)
     assert found.rows[0] == {**rows[0], "system": "", "user": "Hi", "assistant": "Hello"}
     assert found.rows[1] == {"messages": [{"role": "system", "content": "S"}]}
     rows[1]["messages"] = [
@@ -292,7 +292,7 @@ def test_openai_messages(tmp_path):
 
 def test_squad(tmp_path):
     for content in (json.dumps(SQUAD), json.dumps(SQUAD, indent=1)):
-        found = read_found(written(tmp_path, "dev-v2.0.json", content))
+        found = read_table(written(tmp_path, "dev-v2.0.json", content))
         assert found.format == "squad"
         assert found.lines == [1, 2, 3]
         assert found.rows[0] == {
@@ -314,7 +314,7 @@ def test_squad(tmp_path):
 
 def test_squad_by_column_and_broken(tmp_path):
     row = {"id": "1", "context": "c", "question": "q", "answers": {"text": ["c"], "answer_start": [0]}}
-    found = read_found(written(tmp_path, "flat.jsonl", json.dumps(row)))
+    found = read_table(written(tmp_path, "flat.jsonl", json.dumps(row)))
     assert found.rows == [{**row, "answers": ["c"], "answer_starts": [0]}]
     broken_ones = [
         ({"paragraphs": [{"qas": []}]}, "paragraph 1 has no context"),

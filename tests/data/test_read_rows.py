@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from overture.core.errors import ConfigError, DataError
-from overture.data.read import read_rows, scan_rows
+from overture.data.read import read_rows, scan
 
 ROWS = [{"text": 'a, "b"\nc', "label": "x"}, {"text": "d\u2028e", "label": "y"}]
 
@@ -113,6 +113,6 @@ def test_no_bytes_escape_the_report(tmp_path_factory, raw, suffix):
     path = tmp_path_factory.getbasetemp() / f"fuzz{suffix}"
     path.write_bytes(raw)
     found = []
-    rows, lines = scan_rows(path, found)
-    assert len(rows) == len(lines)
-    assert rows or found
+    table = scan(path, found)
+    assert len(table.rows) == len(table.lines)
+    assert table.rows or found

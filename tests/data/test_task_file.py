@@ -94,7 +94,7 @@ def test_every_mistake_in_one_error_with_the_nearest_key(tmp_path):
         ({"template": "{[0]}"}, r"write {name} for a field, {name[0]} for a list's first entry, {prompt:5}"),
         ({"template": "{text} {"}, "is not a field"),
         ({"template": [{"role": "system", "content": "{text}"}]}, "last message must be the user's"),
-        ({"template": [{"role": "bot", "content": "{text}"}]}, "template.several.0.role"),
+        ({"template": [{"role": "bot", "content": "{text}"}]}, "template.list.0.role"),
         ({"name": "../x"}, "should match pattern"),
         ({"name": "a" * 65}, "should match pattern"),
         ({"stop": [""]}, "at least 1 character"),

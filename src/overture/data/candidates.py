@@ -7,7 +7,7 @@ from overture.data.kind import TaskFile
 
 
 def candidates_of(task: TaskFile, tokenizer: TextTokenizer) -> tuple[Candidates | None, list[str]]:
-    """The task's label words as tokens, and what is odd about them; None for free-text tasks.
+    """The task's label words as tokens, with notices on odd ones; None for free-text tasks.
 
     Raises:
         DataError: a word has no tokens, or two words have the same.
@@ -16,19 +16,6 @@ def candidates_of(task: TaskFile, tokenizer: TextTokenizer) -> tuple[Candidates 
         return None, []
     texts = [(label, word) for label, words in task.words.items() for word in words]
     ids = [tuple(tokenizer.encode_plain(word)) for _, word in texts]
-    problems = _problems(texts, ids)
-    if problems:
-        raise DataError("the label words cannot be told apart", where="labels", problems=problems)
-    labels = tuple(task.words)
-    found = Candidates(labels, tuple(ids), tuple(labels.index(label) for label, _ in texts))
-    # An encoder's words are read at its mask, or stand for nothing but their label.
-    if tokenizer.is_encoder:
-        return found, []
-    # Where a decoder of its own writes, nothing stands in front of the words.
-    return found, [*_prefix_notices(texts, ids), *([] if tokenizer.start_ids else _space_notices(task))]
-
-
-def _problems(texts: list[tuple[str, str]], ids: list[tuple[int, ...]]) -> list[Problem]:
     problems = []
     first: dict[tuple[int, ...], tuple[str, str]] = {}
     for (label, word), tokens in zip(texts, ids, strict=True):
@@ -41,7 +28,15 @@ def _problems(texts: list[tuple[str, str]], ids: list[tuple[int, ...]]) -> list[
             )
         else:
             first[tokens] = (label, word)
-    return problems
+    if problems:
+        raise DataError("the label words cannot be told apart", where="labels", problems=problems)
+    labels = tuple(task.words)
+    candidates = Candidates(labels, tuple(ids), tuple(labels.index(label) for label, _ in texts))
+    # An encoder's words are read at its mask, or stand for nothing but their label.
+    if tokenizer.is_encoder:
+        return candidates, []
+    # Where a decoder of its own writes, nothing stands in front of the words.
+    return candidates, [*_prefix_notices(texts, ids), *([] if tokenizer.start_ids else _space_notices(task))]
 
 
 def _prefix_notices(texts: list[tuple[str, str]], ids: list[tuple[int, ...]]) -> list[str]:

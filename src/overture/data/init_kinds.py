@@ -1,10 +1,10 @@
-"""Kinds of tasks that rows show by their fields: words with tags, questions on a text, choices, label lists, chats."""
+"""Kinds of tasks that are detected by the fields of the rows: tagging, qa, choice, multilabel, chat."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from overture.core.errors import DataError
-from overture.data.formats.form import Rows
+from overture.data.formats.form import Records
 from overture.data.kinds.tags import split_tag
 from overture.data.task import Task
 from overture.data.values import label_text
@@ -15,14 +15,14 @@ WRITES_NOTHING = "an encoder writes no answers, and has none to choose from"
 CHOOSE_DECODER = "choose a decoder with --backbone"
 
 
-def values_of_kind(rows: Rows) -> Values | None:
-    """What a task file says of such rows, from template on; None where they are labels or answers like most."""
-    found = (guess(rows) for guess in _GUESSES)
-    return next((values for values in found if values), None)
+def values_of_kind(rows: Records) -> Values | None:
+    """The keys of a task file for such rows, from `kind` on; None where they hold plain labels or answers."""
+    guesses = (guess(rows) for guess in (_tagging, _qa, _choice, _multilabel, _chat))
+    return next((values for values in guesses if values), None)
 
 
 def values_for_encoder(values: Values, where: str) -> Values:
-    """The same for an encoder, which answers by vectors for labels, so nothing stands behind the text.
+    """The keys for an encoder, which answers by label vectors, so that the template ends with the text.
 
     Raises:
         DataError: the kind's answers are written.
@@ -31,19 +31,27 @@ def values_for_encoder(values: Values, where: str) -> Values:
     if not task.spec.for_encoders(task):
         raise DataError(WRITES_NOTHING, where=where, got=f"a task of kind {values['kind']}", fix=CHOOSE_DECODER)
     template = values["template"]
-    read = {**values, "template": template[: template.rindex("}") + 1]}
-    return {key: value for key, value in read.items() if key != "max_new_tokens"}
+    values = {**values, "template": template[: template.rindex("}") + 1]}
+    return {key: value for key, value in values.items() if key != "max_new_tokens"}
 
 
-def _all(rows: Rows, name: str, is_so: Callable[[Any], bool]) -> bool:
-    return all(name in row and is_so(row[name]) for row in rows)
+def _all(rows: Records, name: str, fits: Callable[[Any], bool]) -> bool:
+    return all(name in row and fits(row[name]) for row in rows)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _tagging(rows: Rows) -> Values | None:
+def _is_texts_or_columns(value: Any) -> bool:
+    return _is_texts(value) or (isinstance(value, dict) and "text" in value)
+
+
+def _tagging(rows: Records) -> Values | None:
     if not (_all(rows, "tokens", _is_texts) and _all(rows, "tags", _is_texts)):
         return None
     try:
@@ -61,18 +69,20 @@ def _tagging(rows: Rows) -> Values | None:
     }
 
 
-def _qa(rows: Rows) -> Values | None:
+def _qa(rows: Records) -> Values | None:
     if not (_all(rows, "context", _is_text) and _all(rows, "question", _is_text)):
         return None
-    if not _all(rows, "answers", lambda value: _is_texts(value) or (isinstance(value, dict) and "text" in value)):
+    if not _all(rows, "answers", _is_texts_or_columns):
         return None
+    answers = [row["answers"]["text"] if isinstance(row["answers"], dict) else row["answers"] for row in rows]
     options: Values = {}
     if all("answer_starts" in row for row in rows):
         options["starts_field"] = "answer_starts"
-    if any(not _answers(row["answers"]) for row in rows):
+    if not all(answers):
         options["no_answer"] = "no answer"
-    if any(text not in row["context"] for row in rows for text in _answers(row["answers"])):
-        options = {**{key: options[key] for key in options if key == "no_answer"}, "mode": "generative"}
+    if any(text not in row["context"] for row, texts in zip(rows, answers, strict=True) for text in texts):
+        options.pop("starts_field", None)
+        options["mode"] = "generative"
     return {
         "kind": "qa",
         "template": "{context}\nQuestion: {question}\nAnswer:",
@@ -81,50 +91,37 @@ def _qa(rows: Rows) -> Values | None:
     }
 
 
-def _answers(found: Any) -> Sequence[str]:
-    texts: Sequence[str] = found["text"] if isinstance(found, dict) else found
-    return texts
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _choice(rows: Rows) -> Values | None:
-    if not _all(rows, "choices", lambda value: _is_texts(value) or (isinstance(value, dict) and "text" in value)):
+def _choice(rows: Records) -> Values | None:
+    if not _all(rows, "choices", _is_texts_or_columns):
         return None
     label = next((name for name in ("label", "answer", "answerKey", "gold") if all(name in row for row in rows)), None)
-    text = next(
-        (name for name in ("question", "text", "context", "premise", "goal") if _all(rows, name, _is_text)), None
-    )
+    names = ("question", "text", "context", "premise", "goal")
+    text = next((name for name in names if _all(rows, name, _is_text)), None)
     if label is None or text is None:
         return None
     return {"kind": "choice", "template": f"{{{text}}}\nAnswer:", "label_field": label}
 
 
-def _multilabel(rows: Rows) -> Values | None:
-    named = [name for name in ("labels", "label", "classes", "categories", "tags") if _all(rows, name, _is_texts)]
+def _multilabel(rows: Records) -> Values | None:
+    fields = [name for name in ("labels", "label", "classes", "categories", "tags") if _all(rows, name, _is_texts)]
     texts = [name for name in ("text", "sentence", "document", "comment") if _all(rows, name, _is_text)]
-    if not named or not texts:
+    if not fields or not texts:
         return None
-    labels = sorted({label_text(label) or "" for row in rows for label in row[named[0]]})
+    labels = sorted({label_text(label) or "" for row in rows for label in row[fields[0]]})
     if not 2 <= len(labels) <= _MAX_LABELS:
         return None
     return {
         "kind": "multilabel",
         "template": f"{{{texts[0]}}}\nLabels:",
-        "label_field": named[0],
+        "label_field": fields[0],
         "labels": {label: " " + label.lower().replace("_", " ") for label in labels},
         "max_new_tokens": 64,
     }
 
 
-def _chat(rows: Rows) -> Values | None:
-    """Conversations of several turns; those of one question and one answer have fields of their own."""
+def _chat(rows: Records) -> Values | None:
+    """Conversations of several turns; those of one question and one answer also have the field `user`."""
     has_messages = _all(rows, "messages", lambda value: isinstance(value, list) and bool(value))
     if not has_messages or all("user" in row for row in rows):
         return None
     return {"kind": "chat", "template": "{messages}", "max_new_tokens": 256, "stop": []}
-
-
-_GUESSES = (_tagging, _qa, _choice, _multilabel, _chat)

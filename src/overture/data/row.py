@@ -1,4 +1,4 @@
-"""One row as it was read, and what any kind of task may find wrong with its fields."""
+"""One row of a data file, and checks of its fields that all kinds of task share."""
 
 import difflib
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from overture.data.values import as_text, kind
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as it was read.
+    """A row of a data file.
 
     Args:
         fields: all its fields, by name.
@@ -30,13 +30,13 @@ class Row:
 
 
 def missing_field(name: str, where: str, known: Sequence[str]) -> Problem:
-    """That a field is not there, with the nearest that is."""
+    """The problem of a missing field; names the nearest known one."""
     near = difflib.get_close_matches(name, known, 1)
     return Problem(where, f"no field {name!r}", f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
 
 
 def broken_text(name: str, text: str, row: Row) -> list[Problem]:
-    """Whether a text cannot be written as UTF-8."""
+    """The problem of a text that cannot be written as UTF-8; none for others."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -44,22 +44,22 @@ def broken_text(name: str, text: str, row: Row) -> list[Problem]:
     return []
 
 
-def answer_texts(found: Any) -> tuple[str, ...]:
-    """One answer, or all of a list, as texts; what is no text is left out."""
-    texts = [as_text(answer) for answer in (found if isinstance(found, list) else [found])]
+def answer_texts(value: Any) -> tuple[str, ...]:
+    """One answer, or all of a list, as texts; values that are no text are left out."""
+    texts = [as_text(answer) for answer in (value if isinstance(value, list) else [value])]
     return tuple(text for text in texts if text is not None)
 
 
 def answer_problems(name: str, row: Row, may_be_empty: bool = False) -> list[Problem]:
-    """What is wrong with a field that holds one right text, or a list of them."""
+    """The problems of a field that should hold one right text, or a list of them."""
     if name not in row.fields:
         return [missing_field(name, row.where, list(row.fields))]
-    found = row.fields[name]
-    answers = found if isinstance(found, list) else [found]
+    value = row.fields[name]
+    answers = value if isinstance(value, list) else [value]
     bad = [answer for answer in answers if as_text(answer) is None]
     if bad:
         return [Problem(row.where, f"answer {name!r} is {kind(bad[0])}", "wanted text, or a list of texts")]
-    texts = answer_texts(found)
+    texts = answer_texts(value)
     if not may_be_empty and (not texts or not all(text.strip() for text in texts)):
         return [Problem(row.where, f"empty answer in {name!r}")]
     return [problem for text in texts for problem in broken_text(name, text, row)]

@@ -1,4 +1,4 @@
-"""The rows of a task, and what can be wrong with them."""
+"""Texts, answers and problems of a task's rows."""
 
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ class ShownRow:
 
     Args:
         where: file and line.
-        text: what the template shows.
-        part: one part of an answer to it in words; None where answers are not sets of parts.
+        text: the texts of the template's fields.
+        part: describes one part of an answer in words; None where answers are not sets of parts.
     """
 
     where: str
@@ -41,7 +41,7 @@ class ShownRow:
 
 def texts_of(task: Task, row: Row) -> dict[str, str]:
     """The texts of the fields that the template shows; the row must have passed `row_problems`."""
-    return {name: _text(task, name, _value(name, row)) or "" for name in task.fields}
+    return {name: task.spec.field_text(task, name, _value(name, row)) or "" for name in task.fields}
 
 
 def label_of(task: Task, row: Row) -> str:
@@ -50,7 +50,7 @@ def label_of(task: Task, row: Row) -> str:
 
 
 def answers_of(task: Task, row: Row) -> tuple[str, ...]:
-    """The answers that count as right: one, or all of a list. The first is the one that is trained on."""
+    """The answers that count as right: one, or all of a list. Training uses the first."""
     return answer_texts(row.fields[task.target_fields[0]])
 
 
@@ -74,12 +74,11 @@ def row_problems(task: Task, row: Row, with_answer: bool = True, skip: Collectio
     Args:
         task: names the fields and knows its kind.
         row: the row.
-        with_answer: whether its label or answer is needed.
+        with_answer: whether its label or answer is checked too.
         skip: fields that were reported already.
     """
     fields = [name for name in task.fields if column_of(name)[0] not in skip]
-    found = [problem for name in fields for problem in _field_problems(task, name, row)]
-    problems = [problem for number, problem in enumerate(found) if problem not in found[:number]]
+    problems = list(dict.fromkeys(problem for name in fields for problem in _field_problems(task, name, row)))
     if not problems and len(fields) == len(task.fields) and not any(t.strip() for t in texts_of(task, row).values()):
         problems.append(Problem(row.where, f"empty text in {', '.join(map(repr, task.fields))}"))
     problems += [problem for problem in task.spec.input_problems(task, row) if problem not in problems]
@@ -88,12 +87,8 @@ def row_problems(task: Task, row: Row, with_answer: bool = True, skip: Collectio
     return problems
 
 
-def _text(task: Task, name: str, value: Any) -> str | None:
-    return task.spec.field_text(task, name, value)
-
-
 def _value(name: str, row: Row) -> Any:
-    """What stands in a row's field, or in an entry of it."""
+    """The value of a row's field, or of one entry of it."""
     column, entry = column_of(name)
     return row.fields[column] if entry is None else row.fields[column][entry]
 
@@ -102,19 +97,13 @@ def _field_problems(task: Task, name: str, row: Row) -> list[Problem]:
     column, entry = column_of(name)
     if column not in row.fields:
         return [missing_field(column, row.where, list(row.fields))]
-    if entry is not None and (problem := _list_problem(column, entry, row)):
-        return [problem]
-    text = _text(task, name, _value(name, row))
+    value = row.fields[column]
+    if entry is not None and not isinstance(value, list):
+        return [Problem(row.where, f"field {column!r} is {kind(value)}", f"wanted a list, for {{{name}}}")]
+    if entry is not None and len(value) <= entry:
+        wanted = f"wanted {entry + 1} at least, for {{{name}}}"
+        return [Problem(row.where, f"field {column!r} has {len(value)} entries", wanted)]
+    text = task.spec.field_text(task, name, _value(name, row))
     if text is None:
         return [Problem(row.where, f"field {name!r} is {kind(_value(name, row))}", task.spec.wanted)]
     return broken_text(name, text, row)
-
-
-def _list_problem(column: str, entry: int, row: Row) -> Problem | None:
-    found = row.fields[column]
-    if not isinstance(found, list):
-        return Problem(row.where, f"field {column!r} is {kind(found)}", f"wanted a list, for {{{column}[{entry}]}}")
-    if len(found) <= entry:
-        wanted = f"wanted {entry + 1} at least, for {{{column}[{entry}]}}"
-        return Problem(row.where, f"field {column!r} has {len(found)} entries", wanted)
-    return None

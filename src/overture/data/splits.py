@@ -15,8 +15,8 @@ from overture.data.rows import Row, missing_field, row_problems, texts_of
 from overture.data.task import DataConfig, Task
 
 _NAMES = ("train", "validation", "test")
-# Names in one notice.
-_MAX_TOLD = 10
+# Labels named in one notice.
+_MAX_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class Splits:
         train: rows to learn from.
         validation: rows to choose by.
         test: rows for the final score.
-        notices: what is odd about the data but no error.
-        repeats: rows of each split that show the model what an earlier training row showed.
+        notices: oddities of the data that are no errors.
+        repeats: how many rows of each split look to the model like an earlier training row.
     """
 
     train: list[Row]
@@ -48,16 +48,34 @@ def load_splits(task: Task) -> Splits:
     problems: list[Problem] = []
     notices: list[str] = []
     read = _from_hub if task.data.dataset else _from_files
-    found = read(task.data, problems, notices)
-    problems += _missing_options(task, found)
-    for rows in found.values():
-        problems += _all_problems(task, rows)
+    rows_of = read(task.data, problems, notices)
+    all_rows = [row for rows in rows_of.values() for row in rows]
+    for name in task.spec.optional_fields(task):
+        # Rows may lack a field that the task file names, but not all of them.
+        if all_rows and not any(name in row.fields for row in all_rows):
+            problems.append(missing_field(name, all_rows[0].file, list(all_rows[0].fields)))
+    for rows in filter(None, rows_of.values()):
+        # A field that no row has is one problem, not one for each row.
+        nowhere = [n for n in (*task.columns, *task.target_fields) if not any(n in row.fields for row in rows)]
+        problems += [missing_field(name, rows[0].file, list(rows[0].fields)) for name in nowhere]
+        problems += [problem for row in rows for problem in row_problems(task, row, skip=nowhere)]
     _raise_any(problems)
-    drawn = _sampled(task, _drawn(task, found), notices)
-    _raise_any(_train_problems(task, drawn["train"]))
-    splits = Splits(drawn["train"], drawn["validation"], drawn["test"], notices)
-    notices += [*_unseen_labels(task, splits.train), *_empty_texts(task, splits), *_unreachable_answers(task, splits)]
-    notices += _repeats(task, splits)
+
+    sampled = _sampled(task, _drawn(task, rows_of), notices)
+    train = sampled["train"]
+    labels = {task.spec.group(task, row) for row in train}
+    if not train:
+        _raise_any([Problem("train", "no training rows")])
+    if len(labels) == 1 and labels != {""}:
+        only = f"only one label in the {len(train)} training rows: {labels.pop()!r}"
+        _raise_any([Problem(train[0].file, only)])
+
+    splits = Splits(train, sampled["validation"], sampled["test"], notices)
+    unseen = [label for label in task.words if label not in labels] if labels != {""} else []
+    if unseen:
+        more = f" and {len(unseen) - _MAX_NAMED} more" if len(unseen) > _MAX_NAMED else ""
+        notices.append(f"no training row has the label {', '.join(map(repr, unseen[:_MAX_NAMED]))}{more}")
+    notices += [*_empty_texts(task, splits), *_unreachable_answers(task, splits), *_repeats(task, splits)]
     return splits
 
 
@@ -71,13 +89,13 @@ def _raise_any(problems: list[Problem]) -> None:
 
 def _from_files(data: DataConfig, problems: list[Problem], notices: list[str]) -> dict[str, list[Row]]:
     paths: dict[str, Path | None] = {"train": data.train or data.path, "validation": data.validation, "test": data.test}
-    found: dict[str, list[Row]] = {}
+    rows_of: dict[str, list[Row]] = {}
     for name, path in paths.items():
         if path is not None:
-            read = scan(path, problems, data.format)
-            notices += read.notices
-            found[name] = [Row(fields, line, str(path)) for fields, line in zip(read.rows, read.lines, strict=True)]
-    return found
+            table = scan(path, problems, data.format)
+            notices += table.notices
+            rows_of[name] = [Row(fields, line, str(path)) for fields, line in zip(table.rows, table.lines, strict=True)]
+    return rows_of
 
 
 def _from_hub(data: DataConfig, problems: list[Problem], notices: list[str]) -> dict[str, list[Row]]:
@@ -96,47 +114,22 @@ def _from_hub(data: DataConfig, problems: list[Problem], notices: list[str]) -> 
         raise DataError("the data set cannot be loaded", where=str(data.dataset), got=str(error)) from error
     if "train" not in hub:
         raise DataError("the data set has no split 'train'", where=str(data.dataset), got=", ".join(hub))
-    found: dict[str, list[Row]] = {}
+    rows_of: dict[str, list[Row]] = {}
     for name in (name for name in _NAMES if name in hub):
         records, where = [dict(row) for row in hub[name]], f"{data.dataset}/{name}"
-        read = flattened(records, range(1, len(records) + 1), where, problems, data.format)
-        notices += read.notices
-        found[name] = [Row(fields, line, where) for fields, line in zip(read.rows, read.lines, strict=True)]
-    return found
+        table = flattened(records, range(1, len(records) + 1), where, problems, data.format)
+        notices += table.notices
+        rows_of[name] = [Row(fields, line, where) for fields, line in zip(table.rows, table.lines, strict=True)]
+    return rows_of
 
 
-def _all_problems(task: Task, rows: list[Row]) -> list[Problem]:
-    """Every row's problems; a field that no row has is one problem, not one for each row."""
-    if not rows:
-        return []
-    nowhere = [n for n in (*task.columns, *task.target_fields) if not any(n in row.fields for row in rows)]
-    problems = [missing_field(name, rows[0].file, list(rows[0].fields)) for name in nowhere]
-    return problems + [problem for row in rows for problem in row_problems(task, row, skip=nowhere)]
-
-
-def _missing_options(task: Task, found: dict[str, list[Row]]) -> list[Problem]:
-    """Fields that the task file names and that rows may lack, but not all of them."""
-    rows = [row for part in found.values() for row in part]
-    nowhere = [name for name in task.spec.optional_fields(task) if not any(name in row.fields for row in rows)]
-    return [missing_field(name, rows[0].file, list(rows[0].fields)) for name in nowhere if rows]
-
-
-def _train_problems(task: Task, train: list[Row]) -> list[Problem]:
-    if not train:
-        return [Problem("train", "no training rows")]
-    labels = {task.spec.group(task, row) for row in train}
-    if len(labels) > 1 or labels == {""}:
-        return []
-    return [Problem(train[0].file, f"only one label in the {len(train)} training rows: {labels.pop()!r}")]
-
-
-def _drawn(task: Task, found: dict[str, list[Row]]) -> dict[str, list[Row]]:
-    """The splits with missing ones drawn from the training rows."""
-    rest, splits = found["train"], dict(found)
+def _drawn(task: Task, rows_of: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """The splits, with missing ones drawn from the training rows."""
+    rest, splits = rows_of["train"], dict(rows_of)
     shares = {"test": task.data.test_share, "validation": task.data.validation_share}
     for name, share in shares.items():
-        if name not in found:
-            count = max(1, round(share * len(found["train"]))) if share else 0
+        if name not in rows_of:
+            count = max(1, round(share * len(rows_of["train"]))) if share else 0
             splits[name], rest = _take(task, rest, count, named_random(task.data.seed, "draw", name), keep=1)
     return {**splits, "train": rest}
 
@@ -158,8 +151,8 @@ def _take(task: Task, rows: list[Row], count: int, random: Random, keep: int) ->
     """Draw rows with each label's share kept; both parts stay in file order.
 
     Args:
-        task: says what a row's label is.
-        rows: what is drawn from.
+        task: tells a row's label.
+        rows: the rows to draw from.
         count: how many rows to draw.
         random: shuffles within each label.
         keep: how many rows of each label must be left.
@@ -180,23 +173,14 @@ def _quotas(sizes: dict[str, int], count: int, keep: int) -> dict[str, int]:
     least = 1 if keep == 0 and count >= len(sizes) else 0
     most = {label: max(size - keep, 0) for label, size in sizes.items()}
     ideal = {label: count * size / sum(sizes.values()) for label, size in sizes.items()}
-    given = {label: min(max(int(ideal[label]), least), most[label]) for label in sorted(sizes)}
-    while sum(given.values()) < min(count, sum(most.values())):
-        label = max((x for x in given if given[x] < most[x]), key=lambda x: ideal[x] - given[x])
-        given[label] += 1
-    while sum(given.values()) > count:
-        label = min((x for x in given if given[x] > least), key=lambda x: ideal[x] - given[x])
-        given[label] -= 1
-    return given
-
-
-def _unseen_labels(task: Task, train: list[Row]) -> list[str]:
-    seen = {task.spec.group(task, row) for row in train}
-    if seen == {""}:
-        return []
-    unseen = [label for label in task.words if label not in seen]
-    more = f" and {len(unseen) - _MAX_TOLD} more" if len(unseen) > _MAX_TOLD else ""
-    return [f"no training row has the label {', '.join(map(repr, unseen[:_MAX_TOLD]))}{more}"] if unseen else []
+    quotas = {label: min(max(int(ideal[label]), least), most[label]) for label in sorted(sizes)}
+    while sum(quotas.values()) < min(count, sum(most.values())):
+        label = max((x for x in quotas if quotas[x] < most[x]), key=lambda x: ideal[x] - quotas[x])
+        quotas[label] += 1
+    while sum(quotas.values()) > count:
+        label = min((x for x in quotas if quotas[x] > least), key=lambda x: ideal[x] - quotas[x])
+        quotas[label] -= 1
+    return quotas
 
 
 def _parts(splits: Splits) -> list[tuple[str, list[Row]]]:
@@ -219,7 +203,8 @@ def _empty_texts(task: Task, splits: Splits) -> list[str]:
 def _unreachable_answers(task: Task, splits: Splits) -> list[str]:
     notices = []
     for name, rows in _parts(splits):
-        cut = [row for row in rows if _is_cut(task, row)]
+        answers = [(row, task.spec.stopped(task, row)) for row in rows]
+        cut = [row for row, text in answers if text is not None and any(stop in text.strip() for stop in task.stop)]
         if cut:
             notices.append(
                 f"{name}: {len(cut)} answers hold a text at which generation stops, first {cut[0].where}; change stop"
@@ -227,13 +212,9 @@ def _unreachable_answers(task: Task, splits: Splits) -> list[str]:
     return notices
 
 
-def _is_cut(task: Task, row: Row) -> bool:
-    text = task.spec.stopped(task, row)
-    return text is not None and any(stop in text.strip() for stop in task.stop)
-
-
 def _repeats(task: Task, splits: Splits) -> list[str]:
-    """Rows that show the model what an earlier training row showed."""
+    """Notices of rows that look to the model like an earlier training row; counts them in `splits.repeats`."""
+    group = task.spec.group
     seen: dict[Hashable, Row] = {}
     notices = []
     for name, rows in _parts(splits):
@@ -251,14 +232,8 @@ def _repeats(task: Task, splits: Splits) -> list[str]:
             notices.append(
                 f"{name}: {len(repeated)} of {len(rows)} rows repeat {what}, first {row.where} = {earlier.where}"
             )
-        if name == "train":
-            notices += _contradictions(task, repeated)
+        relabelled = [(row, earlier) for row, earlier in repeated if group(task, row) != group(task, earlier)]
+        if name == "train" and relabelled:
+            first = f"{relabelled[0][0].where} and {relabelled[0][1].where}"
+            notices.append(f"train: {len(relabelled)} rows repeat a row with another label, first {first}")
     return notices
-
-
-def _contradictions(task: Task, repeated: list[tuple[Row, Row]]) -> list[str]:
-    group = task.spec.group
-    odd = [(row, earlier) for row, earlier in repeated if group(task, row) != group(task, earlier)]
-    if not odd:
-        return []
-    return [f"train: {len(odd)} rows repeat a row with another label, first {odd[0][0].where} and {odd[0][1].where}"]

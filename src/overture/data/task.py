@@ -1,4 +1,4 @@
-"""The task file: which data, how a row is shown to the model, what counts as an answer."""
+"""The task file: its data, its template, its kind, and its metric."""
 
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from overture.core.config import Config, overridden, read_yaml, validated
 from overture.core.decoding import GREEDY, Decoding
 from overture.core.errors import ConfigError
 from overture.core.rows import Reading
-from overture.data.formats import FormatName
+from overture.data.formats.registry import FormatName
 from overture.data.kind import TaskKind
 from overture.data.kinds.registry import KINDS, kind_named
 from overture.data.template import Parsed, column_of, num_masks_in, num_vectors_in, parse, slots_in
@@ -28,7 +28,7 @@ class Message(Config):
 
 
 class DataConfig(Config):
-    """Where the rows come from, and how splits that are not given are drawn."""
+    """The source of the rows, and how missing splits are drawn."""
 
     train: Path | None = Field(
         None, description="Training rows: a file of JSON lines, JSON, CSV, TSV, Parquet or CoNLL."
@@ -65,17 +65,17 @@ class DataConfig(Config):
         return self
 
 
-def _is_list(value: Any) -> str:
-    return "several" if isinstance(value, list | tuple) else "one"
+def _text_or_list(value: Any) -> str:
+    return "list" if isinstance(value, list | tuple) else "text"
 
 
 Words = Annotated[
-    Annotated[NonEmpty, Tag("one")] | Annotated[list[NonEmpty], Field(min_length=1), Tag("several")],
-    Discriminator(_is_list),
+    Annotated[NonEmpty, Tag("text")] | Annotated[list[NonEmpty], Field(min_length=1), Tag("list")],
+    Discriminator(_text_or_list),
 ]
 TemplateText = Annotated[
-    Annotated[NonEmpty, Tag("one")] | Annotated[list[Message], Field(min_length=1), Tag("several")],
-    Discriminator(_is_list),
+    Annotated[NonEmpty, Tag("text")] | Annotated[list[Message], Field(min_length=1), Tag("list")],
+    Discriminator(_text_or_list),
 ]
 
 
@@ -94,7 +94,7 @@ def _default_stop(values: dict[str, Any]) -> list[str]:
 
 
 class Task(Config):
-    """What is to be learned; one YAML file."""
+    """A task; one YAML file."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$", description="Names the task's runs and prompts.")
     backbone: NonEmpty = Field("smollm2", description="The frozen model: a known name, a Hub id, a folder or a file.")
@@ -174,7 +174,7 @@ class Task(Config):
 
     @property
     def spec(self) -> TaskKind:
-        """What the kind of task says of itself."""
+        """The record of functions of the task's kind."""
         return kind_named(self.kind)
 
     @cached_property
@@ -184,12 +184,12 @@ class Task(Config):
 
     @cached_property
     def fields(self) -> tuple[str, ...]:
-        """What the template shows, fields and entries of lists, each once, in order."""
+        """The fields, and entries of lists, that the template shows; unique, in order."""
         return tuple(dict.fromkeys(slot.name for slot in slots_in(_pieces_of(self.template))))
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """The fields of a row that the template shows, whole or in part, each once, in order."""
+        """The fields of a row that the template shows, whole or in part; unique, in order."""
         return tuple(dict.fromkeys(column_of(name)[0] for name in self.fields))
 
     @cached_property
@@ -199,7 +199,7 @@ class Task(Config):
 
     @cached_property
     def has_mask(self) -> bool:
-        """Whether the template says where an encoder predicts the label's word."""
+        """Whether the template has a {mask}, at which an encoder predicts the label's word."""
         return num_masks_in(_pieces_of(self.template)) > 0
 
     @property
@@ -239,22 +239,22 @@ class Task(Config):
         """Whether label scores are calibrated in predictions."""
         return getattr(self.own, "calibration", "none") != "none"
 
-    def calibrated(self, is_so: bool = True) -> Self:
+    def calibrated(self, is_calibrated: bool = True) -> Self:
         """The same task with label scores calibrated in predictions, or not.
 
         Raises:
             ConfigError: its kind has no such option.
         """
         if "calibration" not in self.spec.options.model_fields:
-            able = [kind.name for kind in KINDS.values() if "calibration" in kind.options.model_fields]
+            kinds = [kind.name for kind in KINDS.values() if "calibration" in kind.options.model_fields]
             raise ConfigError(
                 "calibration needs labels",
                 where="options.calibration",
                 got=f"a task of kind {self.kind}",
-                wanted=", ".join(able),
+                wanted=", ".join(kinds),
             )
         values = self.dump()
-        options = {**values["options"], "calibration": "contextual" if is_so else "none"}
+        options = {**values["options"], "calibration": "contextual" if is_calibrated else "none"}
         return validated(type(self), {**values, "options": options}, "options.calibration")
 
     def dump(self) -> dict[str, Any]:
@@ -263,7 +263,7 @@ class Task(Config):
 
 
 def _check_options(spec: TaskKind, options: dict[str, Any]) -> None:
-    """Whether the kind knows its own options; what is wrong is told of `options.name`, with that kind's names.
+    """Check the kind's own options; each mistake is reported at `options.name`.
 
     Raises:
         ValueError: every mistake.
@@ -271,10 +271,7 @@ def _check_options(spec: TaskKind, options: dict[str, Any]) -> None:
     try:
         validated(spec.options, options, "options")
     except ConfigError as error:
-        told = [
-            f"options.{each.where}: {each.what}" + (f" ({each.fix})" if each.fix else "") for each in error.problems
-        ]
-        raise ValueError("; ".join(told)) from None
+        raise ValueError("; ".join(f"options.{problem}" for problem in error.problems)) from None
 
 
 def _pieces_of(template: str | list[Message]) -> list[Parsed]:
@@ -296,6 +293,5 @@ def with_paths_from(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
 def portable(task: Task) -> dict[str, Any]:
     """A task as a prompt records it: paths of the machine that made it do not travel."""
     values = task.dump()
-    names = ("train", "validation", "test", "path")
-    data = {key: Path(v).name if key in names and v else v for key, v in values["data"].items()}
+    data = {key: Path(v).name if key in _PATHS and v else v for key, v in values["data"].items()}
     return {**values, "data": data}

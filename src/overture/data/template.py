@@ -1,12 +1,13 @@
 """Templates: ``{field}``, ``{list[0]}``, ``{prompt:5}``, ``{mask}`` and nothing more, so that none can run code.
 
 A template becomes pieces: constant text, slots for values, gaps for prompt vectors, the mask at which an encoder
-predicts, and ``None`` where tokenisation must not join what stands on both sides.
+predicts, and ``None`` where tokenisation must not join the texts on both sides.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Protocol
 
 from overture.core.contracts import TextTokenizer
@@ -20,7 +21,7 @@ _NOT_IN_NAMES = re.compile(r"[.\[\]!:\n\"]")
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where a field or a list's entry goes; `shot` numbers the in-context example it belongs to, -1 the row itself."""
+    """The place of a field or of a list's entry; `shot` numbers the in-context example, -1 means the row itself."""
 
     name: str
     shot: int = _ROW
@@ -28,14 +29,14 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Where so many of the prompt's vectors stand."""
+    """The place of some of the prompt's vectors."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """Where an encoder predicts the label word."""
+    """The place at which an encoder predicts the label word."""
 
 
 Parsed = str | Slot | Gap | Mask
@@ -51,7 +52,7 @@ def is_field_name(name: str) -> bool:
 
 
 def column_of(name: str) -> tuple[str, int | None]:
-    """The field that a slot shows, and the number of its entry where it shows one: of ``choices[0]`` the first."""
+    """The field that a slot shows, and the number of the entry if it shows one of a list, as ``choices[0]`` does."""
     entry = _ENTRY.fullmatch(name)
     return (entry.group(1), int(entry.group(2))) if entry else (name, None)
 
@@ -81,13 +82,9 @@ def parse(text: str) -> tuple[Parsed, ...]:
                 f"{match.group()!r} is not a field; write {{name}} for a field, {{name[0]}} for a list's first entry, "
                 "{prompt:5} for prompt vectors, {mask} for an encoder's mask, and {{ or }} for a brace"
             )
-    return _joined([*pieces, text[end:]])
-
-
-def _joined(pieces: Sequence[Parsed]) -> tuple[Parsed, ...]:
-    """Neighbouring constants made one; empty ones dropped."""
+    # Neighbouring constants become one; empty ones are dropped.
     joined: list[Parsed] = []
-    for piece in pieces:
+    for piece in [*pieces, text[end:]]:
         if isinstance(piece, str) and joined and isinstance(joined[-1], str):
             joined[-1] += piece
         elif piece != "":
@@ -106,12 +103,12 @@ def num_vectors_in(pieces: Sequence[Piece]) -> int:
 
 
 def num_masks_in(pieces: Sequence[Piece]) -> int:
-    """How often a word is to be predicted."""
+    """The number of masks."""
     return sum(isinstance(piece, Mask) for piece in pieces)
 
 
 class Template(Protocol):
-    """What the encoder needs to know of a template."""
+    """A template as the encoder sees it."""
 
     def row(self) -> tuple[Piece, ...]:
         """The row alone, from the start of the sequence."""
@@ -122,7 +119,7 @@ class Template(Protocol):
         ...
 
     def shots(self, count: int) -> tuple[Piece, ...]:
-        """What stands before the row when examples are shown, from the start of the sequence."""
+        """The examples in front of the row, from the start of the sequence."""
         ...
 
 
@@ -145,8 +142,8 @@ class PlainTemplate:
         shots: list[Piece] = []
         for shot in range(count):
             kept = [piece for piece in self._pieces if not isinstance(piece, Gap)]
-            own = [replace(piece, shot=shot) if isinstance(piece, Slot) else piece for piece in kept]
-            shots += [*_with_cuts([*own, Slot(ANSWER, shot)]), "\n\n", None]
+            numbered = [replace(piece, shot=shot) if isinstance(piece, Slot) else piece for piece in kept]
+            shots += [*_with_cuts([*numbered, Slot(ANSWER, shot)]), "\n\n", None]
         return tuple(shots)
 
 
@@ -163,7 +160,9 @@ class ChatTemplate:
         num_system = next((i for i, (role, _) in enumerate(parsed) if role != "system"), len(parsed))
         self._opening, self._turns = parsed[:num_system], parsed[num_system:]
         self._tokenizer = tokenizer
-        self._mark = _unused("OvtrSlot", [content for _, content in messages])
+        self._mark = "OvtrSlot"
+        while any(self._mark in content for _, content in messages):
+            self._mark += "q"
 
     def row(self) -> tuple[Piece, ...]:
         """The whole conversation, up to where the assistant speaks.
@@ -175,7 +174,7 @@ class ChatTemplate:
         return tuple(_cut(text, marks))
 
     def turn(self) -> tuple[Piece, ...]:
-        """The row as a later turn, without what the conversation opens with."""
+        """The row as a later turn, without the opening of the conversation."""
         _, marks = self._rendered(0)
         return tuple(_cut(self._later_turn(), marks))
 
@@ -215,13 +214,13 @@ class ChatTemplate:
                 content += mark
             elif shot == _ROW:
                 # Examples have no prompt of their own.
-                mark = f"{self._mark}Gn{sum(not isinstance(other, Slot) for other in marks.values())}x"
+                mark = f"{self._mark}Gn{sum(not isinstance(place, Slot) for place in marks.values())}x"
                 marks[mark] = piece
                 content += mark
         return {"role": role, "content": content}
 
     def _later_turn(self) -> str:
-        """What the row's rendering has in common with its rendering after one example."""
+        """The common end of the row's renderings alone and after one example."""
         if any(slots_in(pieces) for _, pieces in self._opening):
             raise DataError(
                 "a system message with a field cannot stand before examples",
@@ -259,12 +258,6 @@ def _with_cuts(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
     return tuple(cut)
 
 
-def _unused(mark: str, texts: Sequence[str]) -> str:
-    while any(mark in text for text in texts):
-        mark += "q"
-    return mark
-
-
 def _cut(text: str, marks: Mapping[str, Slot | Gap | Mask]) -> Iterator[Parsed]:
     if not marks:
         yield text
@@ -277,21 +270,16 @@ def _cut(text: str, marks: Mapping[str, Slot | Gap | Mask]) -> Iterator[Parsed]:
 def _common_end(first: Sequence[tuple[str, bool]], second: Sequence[tuple[str, bool]]) -> str:
     """The longest common end that does not cut a special token."""
     end = ""
-    for (one, one_special), (two, two_special) in zip(reversed(first), reversed(second), strict=False):
-        if one == two:
-            end = one + end
+    for (text, is_special), (second_text, is_second_special) in zip(reversed(first), reversed(second), strict=False):
+        if text == second_text:
+            end = text + end
             continue
-        if not one_special and not two_special:
-            end = _common_suffix(one, two) + end
+        if not is_special and not is_second_special:
+            same = zip(reversed(text), reversed(second_text), strict=False)
+            length = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], same))
+            end = text[len(text) - length :] + end
         break
     return end
-
-
-def _common_suffix(one: str, two: str) -> str:
-    same = 0
-    while same < min(len(one), len(two)) and one[-1 - same] == two[-1 - same]:
-        same += 1
-    return one[len(one) - same :]
 
 
 def _unfit(why: str) -> DataError:

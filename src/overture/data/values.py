@@ -23,7 +23,7 @@ def label_text(value: Any) -> str | None:
 
 
 def kind(value: Any) -> str:
-    """What a value is, in the words of a data file."""
+    """The type of a value, in the words of a data file."""
     if value is None:
         return "null"
     names = {"dict": "an object", "list": "a list", "float": "not a finite number"}

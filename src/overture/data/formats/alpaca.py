@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 
 from overture.core.errors import Problem
-from overture.data.formats.form import Problems, Row, Shape
+from overture.data.formats.form import Problems, Record, Shape
 from overture.data.values import kind
 
 _FIELDS = ("instruction", "input", "output")
 
 
-def _is_like(record: Row) -> bool:
+def _is_like(record: Record) -> bool:
     return "instruction" in record and "output" in record and "messages" not in record
 
 
-def _rows(record: Row, where: str, problems: Problems) -> Sequence[Row]:
+def _rows(record: Record, where: str, problems: Problems) -> Sequence[Record]:
     row = {**record, **{name: "" for name in ("input",) if record.get(name) is None}}
     for name in _FIELDS:
         if name not in row:

@@ -9,14 +9,14 @@ import re
 from collections.abc import Sequence
 
 from overture.core.errors import Problem
-from overture.data.formats.form import Container, Problems, Rows, text_of
+from overture.data.formats.form import Container, Problems, Records, text_of
 
 _ENTITY = re.compile(r"O|([BIEMSLU])-(\S+)")
 _STARTS, _ENDS = "BSU", "ESLU"
 
 
-def _read(raw: bytes, file: str, problems: Problems) -> tuple[Rows, list[int]]:
-    rows: Rows = []
+def _read(raw: bytes, file: str, problems: Problems) -> tuple[Records, list[int]]:
+    rows: Records = []
     lines: list[int] = []
     width = 0
     tokens: list[str] = []
@@ -60,7 +60,7 @@ def _is_comment(columns: Sequence[str], width: int) -> bool:
     return columns[0].startswith("#") and not (_ENTITY.fullmatch(columns[-1]) or len(columns) == width == 2)
 
 
-def _normalise(rows: Rows, lines: Sequence[int], file: str, problems: Problems) -> None:
+def _normalise(rows: Records, lines: Sequence[int], file: str, problems: Problems) -> None:
     """Entity tags as BIO, in place."""
     has_entities = any("-" in tag and _ENTITY.fullmatch(tag) for row in rows for tag in row["tags"])
     if not has_entities:
@@ -76,18 +76,18 @@ def _normalise(rows: Rows, lines: Sequence[int], file: str, problems: Problems) 
 
 def bio(tags: Sequence[str]) -> list[str]:
     """Entity tags of one sentence as BIO: each entity begins with B."""
-    found: list[str] = []
+    bio_tags: list[str] = []
     open_type = ""
     for tag in tags:
         prefix, _, kind = tag.partition("-")
         if prefix == "O":
-            found.append("O")
+            bio_tags.append("O")
             open_type = ""
             continue
         goes_on = prefix not in _STARTS and kind == open_type
-        found.append(f"{'I' if goes_on else 'B'}-{kind}")
+        bio_tags.append(f"{'I' if goes_on else 'B'}-{kind}")
         open_type = "" if prefix in _ENDS else kind
-    return found
+    return bio_tags
 
 
 def _is_like(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""What every format is made of, and the few things that several need."""
+"""The two kinds of formats, containers and shapes, and functions that several formats share."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -7,8 +7,8 @@ from typing import Any, NoReturn
 
 from overture.core.errors import Problem
 
-Row = dict[str, Any]
-Rows = list[Row]
+Record = dict[str, Any]
+Records = list[Record]
 Problems = list[Problem]
 _FIX = "save it as UTF-8"
 
@@ -18,34 +18,34 @@ class Container:
     """How records lie in a file.
 
     Args:
-        name: as `data.format` says it.
-        suffixes: of files that are read so when nothing else is said.
-        read: bytes, the file's name and a list for problems, to the records and the line each starts on.
-        is_like: whether an unknown file's first text looks so.
+        name: the value of `data.format`.
+        suffixes: of files that are read so if `data.format` is not given.
+        read: takes bytes, the file's name and a list for problems; gives the records and the line of each.
+        is_like: whether the first text of an unknown file looks like this format.
     """
 
     name: str
     suffixes: tuple[str, ...]
-    read: Callable[[bytes, str, Problems], tuple[Rows, list[int]]]
+    read: Callable[[bytes, str, Problems], tuple[Records, list[int]]]
     is_like: Callable[[str], bool] = lambda text: False
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a record says, whatever file it lies in.
+    """The fields of a record, whatever file it lies in.
 
     Args:
-        name: as `data.format` says it.
+        name: the value of `data.format`.
         title: as its users call it.
-        is_like: whether a record looks so.
-        rows: a record, where it stands and a list for problems, to plain rows: one, or several.
-        has_several: a record may hold several rows, so rows are numbered by themselves.
+        is_like: whether a record looks like this format.
+        rows: takes a record, its place and a list for problems; gives its plain rows, one or several.
+        has_several: a record may hold several rows, so rows have numbers of their own.
     """
 
     name: str
     title: str
-    is_like: Callable[[Row], bool]
-    rows: Callable[[Row, str, Problems], Sequence[Row]]
+    is_like: Callable[[Record], bool]
+    rows: Callable[[Record, str, Problems], Sequence[Record]]
     has_several: bool = False
 
 
@@ -68,12 +68,12 @@ def text_of(raw: bytes, file: str, problems: Problems) -> str:
 
 
 def no_constant(name: str) -> NoReturn:
-    """For `json`: NaN and infinities are no JSON."""
+    """Refuse NaN and infinities, which `json` would accept."""
     raise ValueError(f"{name} is not a JSON value")
 
 
 def reason(error: Exception) -> str:
-    """Why something is not JSON."""
+    """Why a text is not JSON, in a few words."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at character {error.colno}"
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)

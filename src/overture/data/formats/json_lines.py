@@ -3,12 +3,12 @@
 import json
 
 from overture.core.errors import Problem
-from overture.data.formats.form import Container, Problems, Rows, no_constant, reason, text_of
+from overture.data.formats.form import Container, Problems, Records, no_constant, reason, text_of
 
 
-def rows_of_text(text: str, file: str, problems: Problems) -> tuple[Rows, list[int]]:
+def rows_of_text(text: str, file: str, problems: Problems) -> tuple[Records, list[int]]:
     """Objects and their lines; every bad line is a problem."""
-    rows: Rows = []
+    rows: Records = []
     lines: list[int] = []
     # Not splitlines(): it also cuts at characters that JSON strings may hold as they are.
     for number, line in enumerate(text.split("\n"), 1):
@@ -27,7 +27,7 @@ def rows_of_text(text: str, file: str, problems: Problems) -> tuple[Rows, list[i
     return rows, lines
 
 
-def _read(raw: bytes, file: str, problems: Problems) -> tuple[Rows, list[int]]:
+def _read(raw: bytes, file: str, problems: Problems) -> tuple[Records, list[int]]:
     return rows_of_text(text_of(raw, file, problems), file, problems)
 
 

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from overture.core.errors import Problem
-from overture.data.formats.form import Container, Problems, Rows, no_constant, reason, text_of
+from overture.data.formats.form import Container, Problems, Records, no_constant, reason, text_of
 from overture.data.formats.json_lines import rows_of_text
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -16,13 +16,13 @@ _COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
 _DECODER = json.JSONDecoder(parse_constant=no_constant)
 
 
-def _read(raw: bytes, file: str, problems: Problems) -> tuple[Rows, list[int]]:
+def _read(raw: bytes, file: str, problems: Problems) -> tuple[Records, list[int]]:
     text = text_of(raw, file, problems)
     start = _after(_SPACE, text, 0)
     try:
         if text[start : start + 1] == "[":
             return _objects(*_items(text, start + 1), file, problems)
-        found, end = _DECODER.raw_decode(text, start) if text[start:] else (None, 0)
+        value, end = _DECODER.raw_decode(text, start) if text[start:] else (None, 0)
     except (ValueError, RecursionError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
         problems.append(Problem(f"{file}:{line}", f"not JSON: {reason(error)}"))
@@ -30,41 +30,41 @@ def _read(raw: bytes, file: str, problems: Problems) -> tuple[Rows, list[int]]:
     if text[end:].strip():
         # Many files called .json hold JSON lines.
         return rows_of_text(text, file, problems)
-    if isinstance(found, dict):
-        inner = found.get("data")
-        items = inner if isinstance(inner, list) else [found]
+    if isinstance(value, dict):
+        inner = value.get("data")
+        items = inner if isinstance(inner, list) else [value]
         return _objects(items, list(range(1, len(items) + 1)), file, problems)
-    if found is not None:
+    if value is not None:
         problems.append(Problem(f"{file}:1", f"not a list of objects but {text.strip()!r:.40}"))
     return [], []
 
 
-def _items(text: str, at: int) -> tuple[list[Any], list[int]]:
-    """The items of a list that opens before `at`, and their lines or, where some share a line, their numbers."""
+def _items(text: str, position: int) -> tuple[list[Any], list[int]]:
+    """The items of a list that opens before `position`, and their lines; their numbers where some share a line."""
     items: list[Any] = []
     lines: list[int] = []
     line, counted = 1, 0
-    at = _after(_SPACE, text, at)
-    while text[at : at + 1] != "]":
-        line, counted = line + text.count("\n", counted, at), at
-        item, at = _DECODER.raw_decode(text, at)
+    position = _after(_SPACE, text, position)
+    while text[position : position + 1] != "]":
+        line, counted = line + text.count("\n", counted, position), position
+        item, position = _DECODER.raw_decode(text, position)
         items.append(item)
         lines.append(line)
-        comma = _COMMA.match(text, at)
+        comma = _COMMA.match(text, position)
         if comma is None:
-            at = _after(_SPACE, text, at)
-            if text[at : at + 1] != "]":
-                raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
+            position = _after(_SPACE, text, position)
+            if text[position : position + 1] != "]":
+                raise json.JSONDecodeError("Expecting ',' delimiter", text, position)
             break
-        at = comma.end()
-        if text[at : at + 1] == "]":
-            raise json.JSONDecodeError("Illegal trailing comma before end of array", text, at)
-    if rest := text[at + 1 :].strip():
-        raise json.JSONDecodeError(f"Extra data: {rest!r:.20}", text, at + 1)
+        position = comma.end()
+        if text[position : position + 1] == "]":
+            raise json.JSONDecodeError("Illegal trailing comma before end of array", text, position)
+    if rest := text[position + 1 :].strip():
+        raise json.JSONDecodeError(f"Extra data: {rest!r:.20}", text, position + 1)
     return items, lines if len(set(lines)) == len(lines) else list(range(1, len(items) + 1))
 
 
-def _objects(items: list[Any], lines: list[int], file: str, problems: Problems) -> tuple[Rows, list[int]]:
+def _objects(items: list[Any], lines: list[int], file: str, problems: Problems) -> tuple[Records, list[int]]:
     for item, line in zip(items, lines, strict=True):
         if not isinstance(item, dict):
             problems.append(Problem(f"{file}:{line}", f"not a JSON object but {json.dumps(item)!r:.40}"))
@@ -72,9 +72,9 @@ def _objects(items: list[Any], lines: list[int], file: str, problems: Problems) 
     return [item for item, _ in kept], [line for _, line in kept]
 
 
-def _after(pattern: re.Pattern[str], text: str, at: int) -> int:
-    match = pattern.match(text, at)
-    return match.end() if match else at
+def _after(pattern: re.Pattern[str], text: str, position: int) -> int:
+    match = pattern.match(text, position)
+    return match.end() if match else position
 
 
 JSON = Container("json", (".json",), _read)

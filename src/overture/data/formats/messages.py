@@ -8,30 +8,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from overture.core.errors import Problem
-from overture.data.formats.form import Problems, Row, Shape
+from overture.data.formats.form import Problems, Record, Shape
 from overture.data.values import kind
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
-def _is_like(record: Row) -> bool:
+def _is_like(record: Record) -> bool:
     return is_list_with(record.get("messages"), "role")
 
 
-def is_list_with(found: Any, key: str) -> bool:
-    """Whether something is a list of objects that all have a key."""
-    return isinstance(found, list) and bool(found) and all(isinstance(item, dict) and key in item for item in found)
+def is_list_with(value: Any, key: str) -> bool:
+    """Whether a value is a list of objects that all have a key."""
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) and key in item for item in value)
 
 
-def _rows(record: Row, where: str, problems: Problems) -> Sequence[Row]:
-    found = record.get("messages")
-    if not is_list_with(found, "role"):
+def _rows(record: Record, where: str, problems: Problems) -> Sequence[Record]:
+    turns = record.get("messages")
+    if not is_list_with(turns, "role"):
         problems.append(Problem(where, "no list of messages", 'wanted "messages": [{"role": ..., "content": ...}]'))
         return []
-    assert isinstance(found, list)
-    read = [_message(item, f"message {number}", where, problems) for number, item in enumerate(found, 1)]
+    assert isinstance(turns, list)
+    read = [_message(turn, f"message {number}", where, problems) for number, turn in enumerate(turns, 1)]
     messages = [message for message in read if message]
-    return [with_turns(record, messages)] if len(messages) == len(found) else []
+    return [with_turns(record, messages)] if len(messages) == len(turns) else []
 
 
 def _message(item: Mapping[str, Any], name: str, where: str, problems: Problems) -> dict[str, str] | None:
@@ -49,7 +49,7 @@ def _message(item: Mapping[str, Any], name: str, where: str, problems: Problems)
 
 
 def _text(content: Any) -> str | None:
-    """A content as text: text, or a list of parts that are all text."""
+    """The content of a message, which is a text or a list of text parts; None for anything else."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list) or not content:
@@ -58,8 +58,8 @@ def _text(content: Any) -> str | None:
     return "".join(map(str, parts)) if all(isinstance(part, str) for part in parts) else None
 
 
-def with_turns(record: Row, messages: Sequence[Mapping[str, str]]) -> Row:
-    """A record with its messages and, for one question with one answer, the fields of their own."""
+def with_turns(record: Record, messages: Sequence[Mapping[str, str]]) -> Record:
+    """A record with its messages; one question with one answer also gets the fields user, assistant and system."""
     row = {**record, "messages": [dict(message) for message in messages]}
     system = "\n\n".join(message["content"] for message in messages if message["role"] == "system")
     turns = [message for message in messages if message["role"] != "system"]

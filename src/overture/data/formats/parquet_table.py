@@ -4,10 +4,10 @@ import io
 
 from overture.core.errors import ConfigError, Problem
 from overture.core.packages import install
-from overture.data.formats.form import Container, Problems, Rows
+from overture.data.formats.form import Container, Problems, Records
 
 
-def _read(raw: bytes, file: str, problems: Problems) -> tuple[Rows, list[int]]:
+def _read(raw: bytes, file: str, problems: Problems) -> tuple[Records, list[int]]:
     try:
         import pyarrow as pa
         from pyarrow import parquet
@@ -16,7 +16,7 @@ def _read(raw: bytes, file: str, problems: Problems) -> tuple[Rows, list[int]]:
             "Parquet files need pyarrow", where=file, fix=f"{install('parquet')}, or use .jsonl"
         ) from None
     try:
-        rows: Rows = parquet.read_table(io.BytesIO(raw)).to_pylist()
+        rows: Records = parquet.read_table(io.BytesIO(raw)).to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         problems.append(Problem(file, f"not Parquet: {str(error).splitlines()[0]:.120}"))
         return [], []

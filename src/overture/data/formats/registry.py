@@ -1,4 +1,4 @@
-"""The formats by name, and which one a file or its records have."""
+"""The formats by name, and their detection by file name and content."""
 
 from collections.abc import Sequence
 from pathlib import PurePath
@@ -6,7 +6,7 @@ from typing import Literal
 
 from overture.data.formats.alpaca import ALPACA
 from overture.data.formats.conll import CONLL
-from overture.data.formats.form import Container, Row, Shape
+from overture.data.formats.form import Container, Record, Shape
 from overture.data.formats.json_lines import JSONL
 from overture.data.formats.json_list import JSON
 from overture.data.formats.messages import MESSAGES
@@ -21,11 +21,11 @@ FormatName = Literal[
 CONTAINERS = {form.name: form for form in (JSONL, JSON, CSV, TSV, PARQUET, CONLL)}
 SHAPES = {form.name: form for form in (ALPACA, SHAREGPT, MESSAGES, SQUAD)}
 FORMATS = (*CONTAINERS, *SHAPES)
-_NUM_LOOKED_AT = 20
+_NUM_RECORDS_READ = 20
 
 
 def container_of(path: PurePath, head: bytes) -> Container | None:
-    """How a file is read, by its suffix or, where that says nothing, its first bytes."""
+    """The container of a file, by its suffix or, where that says nothing, its first bytes; None if unknown."""
     suffix = path.suffix.lower()
     for container in CONTAINERS.values():
         if suffix in container.suffixes:
@@ -34,7 +34,7 @@ def container_of(path: PurePath, head: bytes) -> Container | None:
     return next((container for container in CONTAINERS.values() if container.is_like(text)), None)
 
 
-def shape_of(records: Sequence[Row]) -> Shape | None:
-    """What the first records say, if all of them say it in one of the known ways."""
-    first = records[:_NUM_LOOKED_AT]
+def shape_of(records: Sequence[Record]) -> Shape | None:
+    """The known shape that all of the first records have; None if there is none."""
+    first = records[:_NUM_RECORDS_READ]
     return next((shape for shape in SHAPES.values() if first and all(map(shape.is_like, first))), None)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from overture.core.errors import Problem
-from overture.data.formats.form import Problems, Row, Shape
+from overture.data.formats.form import Problems, Record, Shape
 from overture.data.formats.messages import is_list_with, with_turns
 from overture.data.values import kind
 
@@ -12,19 +12,19 @@ _SPEAKERS = {"system": "system", "human": "user", "user": "user"}
 _SPEAKERS |= dict.fromkeys(("gpt", "assistant", "chatgpt", "bard", "bing", "model"), "assistant")
 
 
-def _is_like(record: Row) -> bool:
+def _is_like(record: Record) -> bool:
     return is_list_with(record.get("conversations"), "from")
 
 
-def _rows(record: Row, where: str, problems: Problems) -> Sequence[Row]:
-    found = record.get("conversations")
-    if not is_list_with(found, "from"):
+def _rows(record: Record, where: str, problems: Problems) -> Sequence[Record]:
+    turns = record.get("conversations")
+    if not is_list_with(turns, "from"):
         problems.append(Problem(where, "no conversation", 'wanted "conversations": [{"from": ..., "value": ...}]'))
         return []
-    assert isinstance(found, list)
-    read = [_message(item, f"message {number}", where, problems) for number, item in enumerate(found, 1)]
+    assert isinstance(turns, list)
+    read = [_message(turn, f"message {number}", where, problems) for number, turn in enumerate(turns, 1)]
     messages = [message for message in read if message]
-    if len(messages) < len(found):
+    if len(messages) < len(turns):
         return []
     system = record.get("system")
     if isinstance(system, str) and system and messages[0]["role"] != "system":

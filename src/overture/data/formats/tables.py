@@ -6,10 +6,10 @@ from functools import partial
 from typing import Any
 
 from overture.core.errors import Problem
-from overture.data.formats.form import Container, Problems, Rows, text_of
+from overture.data.formats.form import Container, Problems, Records, text_of
 
 
-def _read(raw: bytes, file: str, problems: Problems, delimiter: str) -> tuple[Rows, list[int]]:
+def _read(raw: bytes, file: str, problems: Problems, delimiter: str) -> tuple[Records, list[int]]:
     text = text_of(raw, file, problems)
     # The csv module refuses long texts by a limit that is global; it is put back.
     limit = csv.field_size_limit(max(len(text), 1))
@@ -19,10 +19,10 @@ def _read(raw: bytes, file: str, problems: Problems, delimiter: str) -> tuple[Ro
         csv.field_size_limit(limit)
 
 
-def _rows(text: str, file: str, problems: Problems, delimiter: str) -> tuple[Rows, list[int]]:
+def _rows(text: str, file: str, problems: Problems, delimiter: str) -> tuple[Records, list[int]]:
     options: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if delimiter == "\t" else {}
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, **options)
-    rows: Rows = []
+    rows: Records = []
     lines: list[int] = []
     header: list[str] | None = None
     start = 1
@@ -45,7 +45,7 @@ def _rows(text: str, file: str, problems: Problems, delimiter: str) -> tuple[Row
 
 
 def _is_header(header: list[str], where: str, problems: Problems, delimiter: str) -> bool:
-    found = len(problems)
+    num_before = len(problems)
     if delimiter == "," and len(header) == 1 and any(mark in header[0] for mark in ";\t"):
         fix = "separate columns by commas" + (", or set data.format: tsv" if "\t" in header[0] else "")
         problems.append(Problem(where, f"one column: {header[0]!r:.60}", fix))
@@ -54,7 +54,7 @@ def _is_header(header: list[str], where: str, problems: Problems, delimiter: str
     doubled = sorted({name for name in header if header.count(name) > 1})
     if doubled:
         problems.append(Problem(where, f"columns with the same name: {', '.join(doubled)}"))
-    return len(problems) == found
+    return len(problems) == num_before
 
 
 CSV = Container("csv", (".csv",), partial(_read, delimiter=","))

@@ -19,7 +19,7 @@ import yaml
 
 from overture.core.config import validated
 from overture.core.errors import ConfigError
-from overture.data.read import read_found
+from overture.data.read import read_table
 from overture.data.row import Row
 from overture.data.task import Task
 from overture.data.template import parse, slots_in
@@ -401,7 +401,7 @@ def _rows_of(data: Mapping[str, Any]) -> list[Row]:
     file = data.get("train") or data.get("path")
     if not file:
         return []
-    table = read_found(Path(file), data.get("format"))
+    table = read_table(file, data.get("format"))
     return [Row(fields, line, str(file)) for fields, line in zip(table.rows[:1000], table.lines, strict=False)]
 
 
