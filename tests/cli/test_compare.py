@@ -85,7 +85,14 @@ def test_compare_resume_and_one_cell(task, overture) -> None:
 def test_same_rows_for_all_ways_and_nested(task, tiny) -> None:
     config = tune_config(task)
     splits = study.load_splits(config.task)
-    lab = Lab(Bench(load_backbone(str(tiny)), Store(Path("store"))), config.task, splits, 1, 6, ["a b c d e f g h"])
+    lab = Lab(
+        Bench(load_backbone(str(tiny)), Store(Path("store"))),
+        config.task,
+        splits,
+        1,
+        ["a b c d e f g h"],
+        max_validation=6,
+    )
 
     def lines(found: list[Row]) -> list[int]:
         return [row.line for row in found]

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 from scipy.stats import binomtest
 
+from overture.evaluate.intervals import permutation_test
 from overture.jobs.search.halving import first_rung, halving_tokens, is_rung
-from overture.jobs.search.race import Lane, drop_worse, paired_over_seeds, winner_of
+from overture.jobs.search.race import Lane, drop_worse, winner_of
 from overture.report.search_charts import frontier
 
 GOLD = ["a"] * 60
@@ -23,13 +24,13 @@ def test_one_seed_is_mcnemar(only_a: int, only_b: int) -> None:
     a = ["a"] * only_a + ["b"] * only_b + ["a"] * (60 - only_a - only_b)
     b = ["b"] * only_a + ["a"] * (60 - only_a)
     exact = binomtest(only_a, only_a + only_b, 0.5).pvalue
-    assert paired_over_seeds(GOLD, [a], [b], "accuracy", resamples=20_000) == pytest.approx(exact, abs=0.015)
+    assert permutation_test(GOLD, [a], [b], "accuracy", resamples=20_000) == pytest.approx(exact, abs=0.015)
 
 
 def test_same_rows_of_many_seeds_are_no_more_evidence() -> None:
     a, b = answers(40), answers(30, 1)
-    once = paired_over_seeds(GOLD, [a], [b], "accuracy")
-    assert paired_over_seeds(GOLD, [a] * 5, [b] * 5, "accuracy") == once
+    once = permutation_test(GOLD, [a], [b], "accuracy")
+    assert permutation_test(GOLD, [a] * 5, [b] * 5, "accuracy") == once
 
 
 def test_alike_settings_are_told_apart_as_rarely_as_promised() -> None:
@@ -38,14 +39,14 @@ def test_alike_settings_are_told_apart_as_rarely_as_promised() -> None:
     for number in range(150):
         hard = [chance.random() for _ in GOLD]
         seeds = [[["a" if chance.random() > h else "b" for h in hard] for _ in range(3)] for _ in range(2)]
-        told += paired_over_seeds(GOLD, *seeds, "accuracy", seed=number, resamples=200) < 0.05
+        told += permutation_test(GOLD, *seeds, "accuracy", seed=number, resamples=200) < 0.05
     assert told <= 16  # 150 times 5% is 7.5; more than 16 would happen once in 300 tries
 
 
 def test_macro_f1_of_swaps() -> None:
     gold = ["a", "b"] * 30
-    assert paired_over_seeds(gold, [gold], [["a"] * 60], "macro_f1") < 0.01
-    assert paired_over_seeds(gold, [gold], [gold], "macro_f1") == 1.0
+    assert permutation_test(gold, [gold], [["a"] * 60], "macro_f1") < 0.01
+    assert permutation_test(gold, [gold], [gold], "macro_f1") == 1.0
 
 
 def lane(key: str, cost: float, *scores: int) -> Lane:

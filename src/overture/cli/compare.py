@@ -39,7 +39,6 @@ def command(
     reference: Annotated[str | None, _named("--reference", "reference", "WAY")] = None,
     margin: Annotated[float | None, _help("margin")] = None,
     min_steps: Annotated[int | None, _help("min_steps")] = None,
-    max_validation: Annotated[int | None, _named("--max-validation", "max_validation", "ROWS")] = None,
     unrelated: Annotated[Path | None, _named("--unrelated", "unrelated", "FILE")] = None,
     is_rate_tuned: Annotated[bool | None, _named("--tune-rates/--default-rates", "is_rate_tuned")] = None,
     way_settings: Annotated[
@@ -79,7 +78,6 @@ def command(
         "reference": reference,
         "margin": margin,
         "min_steps": min_steps,
-        "max_validation": max_validation,
         "unrelated": unrelated,
         "is_rate_tuned": is_rate_tuned,
         "settings": _by_way(way_settings or []),

@@ -144,7 +144,7 @@ def paired_test(
     if measure.is_right is not None:
         p_value, test = _mcnemar(only_a, only_b), "exact McNemar"
     else:
-        p_value, test = _permutation(measure, outcomes, seed, resamples), "paired permutation"
+        p_value, test = permutation_test(gold, [a], [b], metric, seed=seed, resamples=resamples), "paired permutation"
     return Paired(
         metric=metric,
         a=measure(gold, a),
@@ -155,6 +155,60 @@ def paired_test(
         only_a=only_a,
         only_b=only_b,
     )
+
+
+def permutation_test(
+    gold: Answers, a: Sequence[Answers], b: Sequence[Answers], metric: str, *, seed: int = 0, resamples: int = 2000
+) -> float:
+    """Two-sided p-value of a mean difference over seeds, by random swaps of the two sides within rows.
+
+    The statistic is the mean over the seeds of the metric's difference. A row's predictions of all seeds are swapped
+    together: they share the row's difficulty and are not independent. The p-value is the share of swaps that part the
+    sides at least as far, never 0.
+
+    Args:
+        gold: the right answers.
+        a: predictions of the first side, one list a seed.
+        b: predictions of the second side, of the same seeds in the same order.
+        metric: a name in `METRICS`.
+        seed: seed of the swaps.
+        resamples: how often rows are swapped.
+
+    Raises:
+        DataError: no rows, or not as many predictions as rows.
+        ConfigError: no such metric.
+
+    Source: Good, "Permutation, parametric and bootstrap tests of hypotheses", 2005, section 3.2.
+    """
+    import numpy as np
+
+    measure = metric_named(metric)
+    check_rows(gold, *a, *b)
+    outcomes = Counter(zip(gold, zip(*a, strict=True), zip(*b, strict=True), strict=True))
+    gold_U, a_U, b_U = zip(*outcomes, strict=True)
+    counts_U = np.array(list(outcomes.values()))
+    generator = np.random.default_rng(seed)
+    # Each outcome stands twice, as (gold, a) and (gold, b): swapped rows move their weight across.
+    scores_of_seeds = [
+        measure.prepared(gold_U * 2, first + second)
+        for first, second in zip(zip(*a_U, strict=True), zip(*b_U, strict=True), strict=True)
+    ]
+
+    def distances(swapped_RU: "NDArray[np.int64]") -> "Floats":
+        kept_RU = counts_U - swapped_RU
+        first = np.concatenate([kept_RU, swapped_RU], axis=1).astype(np.float64)
+        second = np.concatenate([swapped_RU, kept_RU], axis=1).astype(np.float64)
+        differences = [scores(first) - scores(second) for scores in scores_of_seeds]
+        distances_R: Floats = np.abs(np.mean(differences, axis=0))
+        return distances_R
+
+    observed = distances(np.zeros((1, len(counts_U)), dtype=np.int64))[0]
+    num_as_far = 0
+    for done in range(0, resamples, _CHUNK):
+        size = (min(_CHUNK, resamples - done), len(counts_U))
+        # Equal but for rounding counts as equally far.
+        num_as_far += int((distances(generator.binomial(counts_U, 0.5, size=size)) >= observed - 1e-12).sum())
+    return (num_as_far + 1) / (resamples + 1)
 
 
 def across_seeds(
@@ -261,28 +315,3 @@ def _mcnemar(only_a: int, only_b: int) -> float:
     from scipy.stats import binomtest
 
     return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
-
-
-def _permutation(measure: Metric, outcomes: "Mapping[Any, int]", seed: int, resamples: int) -> float:
-    """Share of random swaps of a and b within rows that part them at least as far as they are; never 0."""
-    import numpy as np
-
-    gold, a, b = zip(*outcomes, strict=True)
-    counts_U = np.array(list(outcomes.values()))
-    generator = np.random.default_rng(seed)
-    weighted = measure.prepared(gold * 2, a + b)
-
-    def apart(swapped_RU: "NDArray[np.int64]") -> "Floats":
-        # Each outcome stands twice, as (gold, a) and (gold, b): swapped rows move their weight across.
-        kept_RU = counts_U - swapped_RU
-        first = np.concatenate([kept_RU, swapped_RU], axis=1).astype(np.float64)
-        second = np.concatenate([swapped_RU, kept_RU], axis=1).astype(np.float64)
-        return np.abs(weighted(first) - weighted(second))
-
-    observed = apart(np.zeros((1, len(counts_U)), dtype=np.int64))[0]
-    num_as_far = 0
-    for done in range(0, resamples, _CHUNK):
-        size = (min(_CHUNK, resamples - done), len(counts_U))
-        # Equal but for rounding counts as equally far.
-        num_as_far += int((apart(generator.binomial(counts_U, 0.5, size=size)) >= observed - 1e-12).sum())
-    return (num_as_far + 1) / (resamples + 1)

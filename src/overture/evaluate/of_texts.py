@@ -85,7 +85,10 @@ def _sacrebleu(name: str) -> Any:
 
 
 def _statistics(name: str, gold: Answers, predicted: Answers) -> "Floats":
-    """What each row adds to sacrebleu's sums, [U, S]; its own functions, so that references count as it has them."""
+    """The sums that each row adds to sacrebleu's corpus score, [U, S].
+
+    They come from private functions of sacrebleu, so its version is pinned, and tests compare with `corpus_score`.
+    """
     import numpy as np
 
     metric = _sacrebleu(name)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from overture.core.files import write_atomic
-from overture.core.records.compare import OF_SEEDS, cost_of
+from overture.core.records.compare import MAX_VALIDATION, OF_SEEDS, cost_of
 from overture.report import html
 from overture.report.charts import png_of, spec_of
 from overture.report.compare_charts import charts
@@ -472,7 +472,7 @@ def _validation_told(result: Result) -> str:
     """How many validation rows the cells had, and how many they were to have."""
     counts = {cost["size"]: cost["validation_rows"] for cost in result["ledger"] if cost["size"]}
     told = ", ".join(f"{counts[size]} at {size} training rows" for size in sorted(counts)) or "none"
-    most = result["request"]["max_validation"]
+    most = MAX_VALIDATION
     return f"Validation rows: {told}; as many as training rows if there are, {most} at most (Perez et al. 2021)."
 
 

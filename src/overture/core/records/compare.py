@@ -6,8 +6,8 @@ from typing import Any
 from overture.core.config import Config
 
 JOULES_PER_KWH = 3.6e6
-
-
+MAX_VALIDATION = 256
+"""A cell has as many validation rows as training rows, and no more than these."""
 OF_SEEDS = "t over seeds"
 
 

@@ -18,6 +18,7 @@ from torch import get_num_threads
 from overture.core.config import Config
 from overture.core.contracts import Scorer
 from overture.core.errors import ConfigError, OvertureError, Stopped
+from overture.core.records.compare import MAX_VALIDATION
 from overture.core.records.events import EpochEvent, Event, Listener, ProgressEvent, ignore
 from overture.core.rows import Encoded
 from overture.core.seeds import named_random
@@ -78,20 +79,20 @@ class Lab:
         task: what is learnt.
         splits: all rows.
         min_steps: optimiser steps that every training takes at least.
-        max_validation: validation rows of a cell at most.
         passages: unrelated texts.
         listener: told of events.
         is_stop_asked: looked at after each step.
+        max_validation: validation rows of a cell at most.
     """
 
     bench: Bench
     task: Task
     splits: Splits
     min_steps: int
-    max_validation: int
     passages: Sequence[str]
     listener: Listener = ignore
     is_stop_asked: Callable[[], bool] = lambda: False
+    max_validation: int = MAX_VALIDATION
     digest: str = ""
     _before: dict[bool, float] = field(default_factory=dict)
 

@@ -163,7 +163,7 @@ def _lab(
     )
     cache_bytes = None if tune.cache_gb is None else int(tune.cache_gb * 1e9)
     bench = Bench(backbone, store, cache_bytes, notify)
-    return Lab(bench, tune.task, splits, config.min_steps, config.max_validation, passages, listener, is_stop_asked)
+    return Lab(bench, tune.task, splits, config.min_steps, passages, listener, is_stop_asked)
 
 
 def _check_rows(config: CompareConfig, splits: Splits) -> None:

@@ -1,101 +1,72 @@
-"""Energy by the machine's own meters, read through codecarbon; nothing is sent anywhere, no tracker runs.
+"""Energy from the machine's own counters, read through codecarbon, which sends nothing and starts no tracker here.
 
-What the meters see is the whole processor or GPU, so other work on the machine counts too.
+A counter covers the whole processor or GPU, so other work on the machine is included.
 """
 
 import logging
 import math
 import time
 from collections.abc import Callable
-from threading import Thread
-from typing import Any, TypeVar
+from typing import Any
 
 from overture.core.records.compare import JOULES_PER_KWH
 
 Read = Callable[[float], float]
-T = TypeVar("T")
-_PROBE_SECONDS, _READ_SECONDS = 20.0, 2.0
-_SURELY_MORE_THAN_NONE_SECONDS = 0.1
-_hung: set[str] = set()
+_MIN_SECONDS = 0.1
+"""After so many seconds a counter must have moved."""
 
 
 class EnergyMeter:
-    """Joules since it was made.
-
-    A meter that once fails, hangs, or says nothing is no meter any more: half a measurement would pass for a whole one.
+    """Joules since the meter was made.
 
     Args:
-        what: which meters it reads.
-        read: the kWh since it was last called, for so many seconds since then.
+        what: which counters it reads.
+        read: takes the seconds since its last call; returns the kWh used since then.
     """
 
     def __init__(self, what: str, read: Read) -> None:
-        self._what, self._read = what, read
-        self._joules, self._last, self._is_well = 0.0, time.perf_counter(), True
-
-    @property
-    def what(self) -> str:
-        """Which meters were read from beginning to end; empty where one failed on the way."""
-        return self._what if self._is_well else ""
+        self.what, self._read = what, read
+        self._joules, self._last = 0.0, time.perf_counter()
 
     def joules(self) -> float:
-        """So far; it means nothing where `what` is empty."""
+        """The joules so far; a reading that fails clears `what`, because half a measurement would pass for a whole."""
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
-        if self._is_well:
-            gained = _in_time(lambda: self._read(seconds), _READ_SECONDS, math.nan)
-            # No machine runs on nothing: codecarbon gives 0 where a counter could not be read, and tells nobody.
-            is_silent = gained == 0 and seconds > _SURELY_MORE_THAN_NONE_SECONDS
-            self._is_well = math.isfinite(gained) and gained >= 0 and not is_silent
-            self._joules += gained * JOULES_PER_KWH if self._is_well else 0.0
+        if self.what:
+            try:
+                kwh = self._read(seconds)
+            except Exception:
+                kwh = math.nan
+            # codecarbon returns 0 where a counter cannot be read.
+            if math.isfinite(kwh) and kwh >= 0 and (kwh > 0 or seconds <= _MIN_SECONDS):
+                self._joules += kwh * JOULES_PER_KWH
+            else:
+                self.what = ""
         return self._joules
 
 
 def energy_meter(device: str) -> EnergyMeter | None:
-    """A meter for what computes; None where codecarbon or a readable meter is missing, raises, or does not answer.
+    """A meter for a device; None where codecarbon is not installed or finds no counter that it can read.
 
     Args:
         device: ``cpu``, or a GPU's name in torch.
     """
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
-    probes = {"processor": _of_processor} | ({"GPUs": _of_gpus} if device.startswith("cuda") else {})
-    found = {name: read for name, probe in probes.items() if (read := _probed(name, probe)) is not None}
-    if not found or (device.startswith("cuda") and "GPUs" not in found):
-        return None
-    return EnergyMeter(" and ".join(found), lambda seconds: sum(read(seconds) for read in found.values()))
-
-
-def _probed(name: str, probe: Callable[[], Read | None]) -> Read | None:
-    """A meter's reader; one that hung is not waited for again."""
-    if name in _hung:
-        return None
-    started = time.perf_counter()
-    found = _in_time(probe, _PROBE_SECONDS, None)
-    if time.perf_counter() - started >= _PROBE_SECONDS:
-        _hung.add(name)
-    return found
-
-
-def _in_time(work: Callable[[], T], seconds: float, otherwise: T) -> T:
-    """What work gives, or something else where it raises or takes too long; the program can end all the same.
-
-    What packages and drivers raise here is theirs; without a meter energy is estimated, and the report says so.
-    """
-    found: list[T] = []
-
-    def run() -> None:
+    is_gpu = device.startswith("cuda")
+    reads: dict[str, Read] = {}
+    for name, open_counter in (("processor", _processor), *((("GPUs", _gpus),) if is_gpu else ())):
         try:
-            found.append(work())
-        except BaseException:
-            found.append(otherwise)
+            if read := open_counter():
+                reads[name] = read
+        except (Exception, SystemExit):
+            # Drivers and packages raise what they like; without a meter, energy is estimated and marked so.
+            continue
+    if not reads or (is_gpu and "GPUs" not in reads):
+        return None
+    return EnergyMeter(" and ".join(reads), lambda seconds: sum(read(seconds) for read in reads.values()))
 
-    thread = Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return found[0] if found else otherwise
 
-
-def _of_processor() -> Read | None:
+def _processor() -> Read | None:
     from codecarbon.core.cpu import IntelRAPL, is_rapl_available
     from codecarbon.core.units import Time
 
@@ -105,13 +76,13 @@ def _of_processor() -> Read | None:
     counters.start()
 
     def read(seconds: float) -> float:
-        found = counters.get_cpu_details(Time.from_seconds(seconds))
-        return sum(float(value) for name, value in found.items() if "Energy" in name)
+        details = counters.get_cpu_details(Time.from_seconds(seconds))
+        return sum(float(value) for name, value in details.items() if "Energy" in name)
 
     return read
 
 
-def _of_gpus() -> Read | None:
+def _gpus() -> Read | None:
     from codecarbon.core.gpu import AllGPUDevices, is_gpu_details_available
     from codecarbon.core.units import Time
 
@@ -121,7 +92,7 @@ def _of_gpus() -> Read | None:
     devices.start()
 
     def read(seconds: float) -> float:
-        found = devices.get_delta(Time.from_seconds(seconds))
-        return sum(float(device["delta_energy_consumption"].kWh) for device in found)
+        deltas = devices.get_delta(Time.from_seconds(seconds))
+        return sum(float(device["delta_energy_consumption"].kWh) for device in deltas)
 
     return read if devices.devices else None

@@ -175,7 +175,6 @@ class CellFolder:
             "rows": self._rows(key),
             "settings": way.settings,
             "train": _schedule(train) if way.rates else None,
-            "max_validation": lab.max_validation,
             "weights": info.weights_sha256,
             "dtype": info.dtype,
             "unrelated": hashlib.sha256("\n".join(lab.passages).encode()).hexdigest()[:16],

@@ -45,7 +45,6 @@ class CompareConfig(Config):
     min_steps: int = Field(
         MIN_STEPS, ge=1, description="Optimiser steps given to every training at least, however few the rows."
     )
-    max_validation: int = Field(256, ge=2, description="Validation rows at most; never more than training rows.")
 
     @field_validator("sizes")
     @classmethod

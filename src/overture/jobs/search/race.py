@@ -1,13 +1,8 @@
 """Racing: settings trained with the same fresh seeds, told apart by paired tests, of equals the cheaper.
 
-For two settings A and B with predictions of the same S seeds on the same rows, the statistic is the mean over seeds of
-the metric's difference. Under the null hypothesis A and B are alike, so a row's predictions may be swapped between
-them; a row's predictions of all seeds are swapped together, because they share the row's difficulty and are not
-independent. The p-value is the share of random swaps that part A and B at least as far: a permutation test paired by
-row. With one seed and accuracy it is McNemar's test by simulation.
+The test is `evaluate.intervals.permutation_test`: rows are swapped between two settings, all seeds of a row together.
 
-Source: sign-flip permutation tests (Fisher 1935; Good, "Permutation, Parametric and Bootstrap Tests of Hypotheses",
-2005, section 3.2); dropping settings between seeds follows racing (Maron and Moore 1994; Birattari et al. 2002,
+Source: dropping settings between seeds follows racing (Maron and Moore 1994; Birattari et al. 2002,
 F-race). No correction for the number of comparisons: dropping too late costs seconds, and the last choice is by score.
 """
 
@@ -15,11 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
 
-from overture.evaluate.metrics import Answers, metric_named
+from overture.evaluate.intervals import permutation_test
+from overture.evaluate.metrics import Answers
 
-_CHUNK = 256
 _ROUNDING = 1e-9
 
 
@@ -49,39 +43,6 @@ class Lane:
         return fmean(self.scores)
 
 
-def paired_over_seeds(
-    gold: Answers, a: Sequence[Answers], b: Sequence[Answers], metric: str, seed: int = 0, resamples: int = 2000
-) -> float:
-    """Probability of such a difference if the two were alike.
-
-    Args:
-        gold: the right answers.
-        a: the first's answers, one list a seed.
-        b: the second's, of the same seeds in the same order.
-        metric: a name in `METRICS`.
-        seed: of the random swaps.
-        resamples: how often rows are swapped.
-    """
-    import numpy as np
-
-    measure, n = metric_named(metric), len(gold)
-    generator = np.random.default_rng(seed)
-    of_seeds = [measure.prepared((*gold, *gold), (*one, *other)) for one, other in zip(a, b, strict=True)]
-
-    def apart(swapped_RB: Any) -> Any:
-        kept_RB = 1.0 - swapped_RB
-        first, second = np.concatenate([kept_RB, swapped_RB], 1), np.concatenate([swapped_RB, kept_RB], 1)
-        return np.abs(np.mean([weighted(first) - weighted(second) for weighted in of_seeds], axis=0))
-
-    observed = apart(np.zeros((1, n)))[0]
-    num_as_far = 0
-    for done in range(0, resamples, _CHUNK):
-        swaps = generator.integers(0, 2, size=(min(_CHUNK, resamples - done), n)).astype(np.float64)
-        # Equal but for rounding counts as equally far.
-        num_as_far += int((apart(swaps) >= observed - 1e-12).sum())
-    return (num_as_far + 1) / (resamples + 1)
-
-
 def drop_worse(lanes: Sequence[Lane], gold: Answers, metric: str, alpha: float) -> dict[str, float]:
     """Drop what is worse than the leader by the paired test; each running lane's p-value beside the leader.
 
@@ -93,7 +54,7 @@ def drop_worse(lanes: Sequence[Lane], gold: Answers, metric: str, alpha: float) 
     for lane in running:
         if lane is leader:
             continue
-        p_values[lane.key] = paired_over_seeds(gold, leader.predicted, lane.predicted, metric)
+        p_values[lane.key] = permutation_test(gold, leader.predicted, lane.predicted, metric)
         if p_values[lane.key] < alpha and lane.mean < leader.mean and not lane.is_default:
             lane.out_after = len(lane.scores)
     return p_values
