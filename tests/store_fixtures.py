@@ -30,6 +30,10 @@ def make_backbone() -> Callable[..., BackboneRef]:
     return backbone
 
 
+def accuracy(value: float, **changes: Any) -> dict[str, Any]:
+    return {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 100, **changes}
+
+
 @pytest.fixture
 def make_manifest() -> Callable[..., Manifest]:
     def make(**changes: Any) -> Manifest:
@@ -38,12 +42,10 @@ def make_manifest() -> Callable[..., Manifest]:
             "method": "vectors",
             "place": "after",
             "length": 4,
-            "options": {"init": "vocabulary", "betas": (0.9, 0.999)},
+            "options": {"prompt": {"init": "vocabulary", "betas": (0.9, 0.999)}},
             "backbone": backbone(),
             "task": {"name": "movie", "template": "{{ text }}"},
-            "metrics": {
-                "accuracy": {"value": 0.8, "low": 0.7, "high": 0.9, "n": 100, "level": 0.95, "method": "Wilson"}
-            },
+            "metrics": {"test": {"accuracy": accuracy(0.8, method="Wilson")}},
             "trainable": 32,
         }
         return Manifest(**{**values, **changes})

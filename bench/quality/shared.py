@@ -157,7 +157,7 @@ def keep(lab: Lab, entry: Entry, task: str, seed: int, facts: dict[str, Any]) ->
     """The cell of a stored prompt."""
     found = TunedPrompt(lab.store.get(task_named(entry.way, task, seed)), lab.backbone)
     scores = lab.scores(found.model(lab.cache), task, num_train(lab, task), seed)
-    cell = {"train_rows": num_train(lab, task), "config": found.manifest.options, **facts, **scores}
+    cell = {"train_rows": num_train(lab, task), "config": found.manifest.options.dump(), **facts, **scores}
     lab.keep(entry.way, task, seed, cell)
 
 

@@ -162,7 +162,7 @@ def test_command(text, tiny, overture) -> None:
     assert answer.code == 0, answer.err
     Path("asked.jsonl").write_text(json.dumps({"question": "What?", "answer": "That."}) + "\n")
     assert overture("eval", "lines", "--data", "asked.jsonl", "--json").code == 0
-    assert load_artifact(Path("store/prompts/lines/v1"))[0].lineage["text"] == "text.txt"
+    assert load_artifact(Path("store/prompts/lines/v1"))[0].lineage.text == "text.txt"
 
 
 def test_a_task_says_what_the_prompt_is_for(text, make_task, overture) -> None:

@@ -125,7 +125,7 @@ def test_command(tasks, overture, method) -> None:
     assert (found["status"], found["prompt"], found["tasks"]) == ("finished", "start@1", ["a", "b"])
     assert found["steps"] == len(found["history"]) == 4
     manifest, _ = load_artifact(Path("store/prompts/start/v1"))
-    assert (manifest.method, manifest.lineage["meta"], manifest.lineage["tasks"]) == (method, "reptile", ["a", "b"])
+    assert (manifest.method, manifest.lineage.meta, manifest.lineage.tasks) == (method, "reptile", ["a", "b"])
     shown = overture("meta", *words, "--algorithm", "fomaml", "--unseen", tasks["c"]).out
     for text in ("after 2 steps", "c (unseen)", "Learnt start against the ordinary start", "Kept as start@2"):
         assert text in shown
@@ -169,7 +169,7 @@ def test_a_stop_keeps_what_was_learnt(tasks, overture, monkeypatch) -> None:
         "start@1",
     )
     lineage = load_artifact(Path("store/prompts/start/v1"))[0].lineage
-    assert (lineage["visits"], lineage["visits_asked"]) == (3, 9)
+    assert (lineage.visits, lineage.visits_asked) == (3, 9)
     assert "stopped after 3 visits; what they taught is kept" in overture("meta", *words).out
 
 

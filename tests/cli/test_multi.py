@@ -139,7 +139,7 @@ def test_command(tasks, overture, mixing: str) -> None:
     for one in found["tasks"]:
         name = one["task"]
         manifest, tensors = load_artifact(Path(f"store/prompts/all-{name}/v1"))
-        assert (manifest.method, manifest.task["name"], manifest.lineage["tasks"]) == ("mpt", name, ["a", "b", "t"])
+        assert (manifest.method, manifest.task["name"], manifest.lineage.tasks) == ("mpt", name, ["a", "b", "t"])
         assert tensors["vectors"].shape == (P, D)
         assert one["compared"]["difference"]["n"] == 8
         score = overture("eval", f"all-{name}", "--data", "test.jsonl", "--json").json["metrics"]

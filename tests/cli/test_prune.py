@@ -77,7 +77,7 @@ def test_command(whole: Path, overture) -> None:
     assert found["metrics"]["validation"]["accuracy"]["value"] == pytest.approx(best["score"])
     manifest, tensors = load_artifact(whole / "prompts/mood-pruned/v1")
     assert (manifest.method, manifest.length) == ("pruned", len(best["tokens"]))
-    assert manifest.lineage["pruned_from"] == "mood@1"
+    assert manifest.lineage.pruned_from == "mood@1"
     assert tensors["vectors"].shape == (len(best["tokens"]), 32)
     assert int((tensors["vectors"] != 0).sum()) == best["trainable"]
     again = overture("eval", "mood-pruned", "--json").json

@@ -121,8 +121,8 @@ def test_an_imported_adapter_gives_pefts_logits(family, kind, store, task, tmp_p
     found = import_adapter(folder, store, task=task, backbone=backbone_of(family))
     manifest, tensors = load_artifact(Path(found["folder"]))
     assert (found["prompt"], found["peft_type"], found["length"]) == ("mood@1", kind.partition(",")[0], P)
-    assert manifest.lineage["imported_from"] == "peft"
-    assert manifest.lineage["peft_version"] == peft.__version__
+    assert manifest.lineage.imported_from == "peft"
+    assert manifest.lineage.peft_version == peft.__version__
     assert manifest.trainable == sum(tensor.numel() for tensor in tensors.values())
     assert is_different(family, Path(found["folder"]))
     model = peft.PeftModel.from_pretrained(make_model(family), folder)

@@ -33,7 +33,7 @@ def test_tensors_come_back_bit_equal(tmp_path, make_manifest, dtype):
 
 def test_manifest_comes_back_equal(saved, make_manifest):
     manifest, _ = load_artifact(saved)
-    assert manifest.options["betas"] == [0.9, 0.999]
+    assert manifest.options.prompt["betas"] == [0.9, 0.999]
     assert manifest.model_copy(update={"tensors_sha256": "", "created": ""}) == make_manifest(created="")
 
 
@@ -89,7 +89,7 @@ def test_an_existing_folder_is_not_replaced(saved, make_manifest, tensors):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), "\ud800"])
 def test_manifest_holds_only_what_json_can(make_manifest, value):
     with pytest.raises(ValidationError):
-        make_manifest(metrics={"accuracy": value})
+        make_manifest(options={"prompt": {"init": value}})
 
 
 def test_a_manifest_that_could_not_be_read_back_is_not_saved(tmp_path, make_manifest, tensors):
@@ -180,7 +180,7 @@ def test_the_card_tells_model_scores_and_limits(saved):
     card = (saved / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert front["base_model"] == "tiny/model"
-    assert "| accuracy | 0.8 | 0.7 to 0.9 (95%) | 100 | Wilson |" in card
+    assert "| test.accuracy | 0.8 | 0.7 to 0.9 (95%) | 100 | Wilson |" in card
     assert "fits only tiny/model" in card
     assert "licence" in card
 

@@ -16,6 +16,7 @@ from overture.core.files import exclusive
 from overture.store import store as store_module
 from overture.store.artifact import load_artifact, save_artifact
 from overture.store.store import Store
+from store_fixtures import accuracy
 
 BAD_NAMES = [
     "",
@@ -173,12 +174,12 @@ def test_looking_at_a_store_that_does_not_exist_makes_none(tmp_path):
 
 def test_diff_tells_options_scores_and_tensors(store, make_manifest):
     values = torch.tensor([[3.0, 4.0]])
-    store.add(make_manifest(metrics={"test": {"accuracy": {"value": 0.5}}}), {"values": values})
-    later = make_manifest(metrics={"test": {"accuracy": {"value": 0.75}}}, options={"init": "zeros"})
+    store.add(make_manifest(metrics={"test": {"accuracy": accuracy(0.5)}}), {"values": values})
+    later = make_manifest(metrics={"test": {"accuracy": accuracy(0.75)}}, options={"prompt": {"init": "zeros"}})
     store.add(later, {"values": torch.tensor([[-4.0, 3.0]]), "more": values})
     found = store.diff("movie@1", "movie@2")
-    assert found["config"]["options.init"] == {"a": "vocabulary", "b": "zeros"}
-    assert "options.betas" in found["config"]
+    assert found["config"]["options.prompt.init"] == {"a": "vocabulary", "b": "zeros"}
+    assert "options.prompt.betas" in found["config"]
     assert "method" not in found["config"]
     assert found["metrics"] == {"test.accuracy": {"a": 0.5, "b": 0.75, "difference": 0.25}}
     assert found["tensors"]["values"]["a"] == {"shape": [1, 2], "norm": 5.0}

@@ -1,7 +1,6 @@
 """``overture list``, ``show``, ``diff`` and ``rm``: the prompts of a store."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,10 +8,11 @@ import typer
 
 from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
 from overture.cli.out import console, emit, say
-from overture.cli.report import gates_line, show_next
+from overture.cli.report import gates_line, interval_text, show_next
 from overture.core.errors import StoreError
 
 if TYPE_CHECKING:
+    from overture.core.records.scores import Interval
     from overture.store.manifest import Manifest
     from overture.store.store import Entry
 
@@ -47,28 +47,23 @@ def _listed(entry: "Entry") -> dict[str, Any]:
     if manifest is None:
         return facts
     chosen = {name: getattr(manifest, name) for name in ("method", "place", "length", "trainable", "created")}
-    return {**facts, "backbone": manifest.backbone.id, **chosen, "metrics": manifest.metrics}
+    return {**facts, "backbone": manifest.backbone.id, **chosen, "metrics": manifest.metrics.dump()}
 
 
 def _cells(manifest: "Manifest") -> list[str]:
     name, score = _main_score(manifest)
-    shown = [f"{name} {score['value']:.3f}", _interval(score), str(score.get("n", "-"))] if score else ["-"] * 3
+    shown = [f"{name} {score.value:.3f}", interval_text(score), str(score.n)] if score else ["-"] * 3
     facts = [manifest.backbone.id, manifest.method, manifest.place, str(manifest.length)]
     return [*facts, *shown, manifest.created[:16].replace("T", " ")]
 
 
-def _main_score(manifest: "Manifest") -> tuple[str, Mapping[str, Any]]:
+def _main_score(manifest: "Manifest") -> tuple[str, "Interval | None"]:
     """The task's metric on test rows, or on validation rows."""
-    for split in ("test", "validation"):
-        found = manifest.metrics.get(split)
-        name = str(manifest.task.get("metric", ""))
-        if isinstance(found, dict) and isinstance(found.get(name), dict) and "value" in found[name]:
-            return f"{split} {name}", found[name]
-    return "", {}
-
-
-def _interval(score: Mapping[str, Any]) -> str:
-    return f"{score['low']:.3f} to {score['high']:.3f}" if "low" in score and "high" in score else "-"
+    metric = str(manifest.task.get("metric", ""))
+    for split, scores in (("test", manifest.metrics.test), ("validation", manifest.metrics.validation)):
+        if scores and metric in scores.scores:
+            return f"{split} {metric}", scores[metric]
+    return "", None
 
 
 def show_command(prompt: PromptArgument, store: StoreOption = None, is_json: JsonOption = False) -> None:
@@ -104,8 +99,10 @@ def _facts(folder: Path, manifest: "Manifest") -> dict[str, str]:
         "method": f"{manifest.method} at {manifest.place}, {manifest.length} tokens, {manifest.trainable:,} values",
         "template": shown,
         **({"labels": ", ".join(f"{label}: {word!r}" for label, word in labels.items())} if labels else {}),
-        **({"gates": gates_line(manifest.lineage["gates"])} if "gates" in manifest.lineage else {}),
-        "made": ", ".join([manifest.created, *(f"{k} {v}" for k, v in manifest.lineage.items() if k != "gates")]),
+        **({"gates": gates_line(manifest.lineage.gates)} if manifest.lineage.gates else {}),
+        "made": ", ".join(
+            [manifest.created, *(f"{k} {v}" for k, v in manifest.lineage.dump().items() if k != "gates")]
+        ),
         "training": "-" if manifest.seconds is None else f"{manifest.seconds:.1f} s",
         "folder": str(folder),
     }
@@ -114,11 +111,9 @@ def _facts(folder: Path, manifest: "Manifest") -> dict[str, str]:
 def _score_table(manifest: "Manifest") -> Any:
     from rich.table import Table
 
-    from overture.store.card import scores
-
     table = Table("score", "value", "95% interval", "rows")
-    for name, score in scores(manifest.metrics):
-        table.add_row(name, f"{score['value']:.3f}", _interval(score), str(score.get("n", "-")))
+    for name, value, score in manifest.metrics.named():
+        table.add_row(name, f"{value:.3f}", *((interval_text(score), str(score.n)) if score else "--"))
     return table
 
 

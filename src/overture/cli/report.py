@@ -7,9 +7,12 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from overture.cli.out import console, seconds_text, size_text
+from overture.core.records.prompt import OpenGates
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from overture.core.records.scores import Interval
 
 _SURE = 0.05
 _MAX_TABLE_LABELS = 12
@@ -23,7 +26,7 @@ def show_result(result: Mapping[str, Any], store_flag: str = "", with_next: bool
     out.print()
     out.print(result_table(result, split))
     if "gates" in result:
-        out.print(f"Gates: {gates_line(result['gates'])}.")
+        out.print(f"Gates: {gates_line(OpenGates.model_validate(result['gates']))}.")
     for line in (*sentences(result), *spread_lines(result, split), *wrong_lines(result)):
         out.print(line)
     for notice in result.get("notices", ()):
@@ -41,10 +44,11 @@ def show_result(result: Mapping[str, Any], store_flag: str = "", with_next: bool
         )
 
 
-def gates_line(gates: Mapping[str, Any]) -> str:
-    """What a prompt's gates leave open, in words."""
-    counts = ", ".join(f"{gates[name]['open']} of {gates[name]['of']} {name}" for name in ("layers", "columns"))
-    return f"{counts} are open (above {gates['above']:g})"
+def gates_line(gates: "OpenGates") -> str:
+    """The gates that a prompt leaves open, in words."""
+    layers, columns = gates.layers, gates.columns
+    counts = f"{layers.open} of {layers.of} layers, {columns.open} of {columns.of} columns"
+    return f"{counts} are open (above {gates.above:g})"
 
 
 def asking(found: Mapping[str, Any], store_flag: str = "") -> str:
@@ -151,9 +155,10 @@ def sentences(result: Mapping[str, Any]) -> Iterator[str]:
         yield sentence(names.get(control, control), compared)
 
 
-def interval_text(score: Mapping[str, Any]) -> str:
+def interval_text(score: "Interval | Mapping[str, Any]") -> str:
     """A score's interval."""
-    return f"{score['low']:.3f} to {score['high']:.3f}"
+    low, high = (score["low"], score["high"]) if isinstance(score, Mapping) else (score.low, score.high)
+    return f"{low:.3f} to {high:.3f}"
 
 
 def sentence(other: str, compared: Mapping[str, Any], who: str = "tuned prompt") -> str:

@@ -3,30 +3,10 @@
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
-from pydantic import Field
-
-from overture.core.config import Config
+from overture.core.records.scores import ConfusedPair, Confusion
 from overture.evaluate.metrics import Answers, check_rows
 
 NO_ANSWER = "(none)"
-
-
-class ConfusedPair(Config):
-    """One kind of error."""
-
-    gold: str = Field(description="the right label")
-    predicted: str = Field(description="the label given instead")
-    count: int = Field(description="how often", gt=0)
-    share: float = Field(description="share of the rows of the right label", gt=0, le=1)
-    rows: tuple[int, ...] = Field(description="the first of these rows, by number from 0")
-
-
-class Confusion(Config):
-    """Counts of gold against predicted labels."""
-
-    labels: tuple[str, ...] = Field(description="labels of the rows and of the columns")
-    counts: tuple[tuple[int, ...], ...] = Field(description="one row per gold label, one column per predicted label")
-    errors: tuple[ConfusedPair, ...] = Field(description="kinds of errors, most frequent first")
 
 
 def confusion(

@@ -26,7 +26,7 @@ def config_of(manifest: Manifest) -> PromptConfig:
     Raises:
         ConfigError: a manifest that was written by hand, or by an Overture whose options differ.
     """
-    known = manifest.options.get("prompt") or {
+    known = manifest.options.prompt or {
         "method": manifest.method,
         "place": manifest.place,
         "length": manifest.length,
@@ -40,11 +40,10 @@ def adapter_of(manifest: Manifest) -> LoraOptions | None:
     Raises:
         ConfigError: a manifest that was written by hand, or by an Overture whose options differ.
     """
-    known = manifest.options.get("adapter")
-    if not isinstance(known, dict):
+    if manifest.options.adapter is None:
         return None
-    own = {name: value for name, value in known.items() if name in LoraOptions.model_fields}
-    return validated(LoraOptions, own, f"{manifest.name}: prompt.json")
+    options = {name: value for name, value in manifest.options.adapter.items() if name in LoraOptions.model_fields}
+    return validated(LoraOptions, options, f"{manifest.name}: prompt.json")
 
 
 def parted(tensors: "dict[str, Tensor]") -> "tuple[dict[str, Tensor], dict[str, Tensor]]":

@@ -3,24 +3,10 @@
 from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any
 
-from pydantic import Field
-
-from overture.core.config import Config
+from overture.core.records.scores import WrongRow
 from overture.data.rows import ShownRow
 from overture.evaluate.metric import Metric
 from overture.evaluate.metrics import Answers, check_rows, metric_named
-
-
-class WrongRow(Config):
-    """One row that was answered wrongly."""
-
-    where: str = Field(description="file and line")
-    text: str = Field(description="what the model was shown, shortened")
-    gold: str = Field(description="the right answer")
-    predicted: str = Field(description="the answer given")
-    missed: list[str] = Field([], description="of answers that are sets: what is right and was not given")
-    made_up: list[str] = Field([], description="of answers that are sets: what was given and is not right")
-    score: float | None = Field(description="the metric on this row alone; none for metrics that need several rows")
 
 
 def wrong_rows(

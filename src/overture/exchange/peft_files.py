@@ -458,7 +458,7 @@ def _readme(manifest: "Manifest", has_tasks: bool) -> str:
     """What peft's files cannot tell: how the text around the prompt must read."""
     task = {name: manifest.task[name] for name in ("template", "labels", "answer_field") if manifest.task.get(name)}
     name = json.dumps(manifest.backbone.id)
-    facts = {"backbone": manifest.backbone.model_dump(), "task": task, "metrics": manifest.metrics}
+    facts = {"backbone": manifest.backbone.model_dump(), "task": task, "metrics": manifest.metrics.dump()}
     return f"""---
 base_model: {name}
 library_name: peft

@@ -17,13 +17,13 @@ in them.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from overture.core.errors import ConfigError
 from overture.core.injection import Injection, LayerMemory, Memory, Place
+from overture.core.records.prompt import GateCount, OpenGates
 from overture.prompt.methods import GatedOptions
 from overture.prompt.module import PromptModule, Request
 
@@ -84,15 +84,15 @@ def gates_of(weights_NP: Tensor, options: GatedOptions) -> tuple[Tensor, Tensor]
     return layers.logit(), columns.logit()
 
 
-def open_gates(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def open_gates(tensors: Mapping[str, Tensor]) -> OpenGates:
     """How many layers and columns a stored prompt leaves open: its effective size, and its size."""
     is_open = tensors["weights"] > EFFECTIVE
     num_layers, length = is_open.shape
-    return {
-        "above": EFFECTIVE,
-        "layers": {"open": int(is_open.any(1).sum()), "of": num_layers},
-        "columns": {"open": int(is_open.any(0).sum()), "of": length},
-    }
+    return OpenGates(
+        layers=GateCount(open=int(is_open.any(1).sum()), of=num_layers),
+        columns=GateCount(open=int(is_open.any(0).sum()), of=length),
+        above=EFFECTIVE,
+    )
 
 
 def build(request: Request) -> GatedMemory:

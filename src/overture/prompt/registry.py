@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from overture.core.config import validated
 from overture.core.errors import ConfigError
 from overture.core.injection import Place
+from overture.core.records.prompt import OpenGates
 from overture.prompt.config import PromptConfig
 from overture.prompt.method import Method
 from overture.prompt.methods import METHODS
@@ -93,9 +94,12 @@ def pruned_method(method: str, place: str) -> str | None:
     return found if found and place in METHODS[found].places else None
 
 
-def open_gates(method: str, tensors: "Mapping[str, Tensor]") -> dict[str, Any]:
-    """What a prompt's gates leave open, as ``gates``; nothing for methods without gates."""
-    return {"gates": METHODS[method].maths.open_gates(tensors)} if METHODS[method].has_gates else {}
+def open_gates(method: str, tensors: "Mapping[str, Tensor]") -> OpenGates | None:
+    """The gates that a prompt leaves open; None for methods without gates."""
+    if not METHODS[method].has_gates:
+        return None
+    gates: OpenGates = METHODS[method].maths.open_gates(tensors)
+    return gates
 
 
 def check_effect(config: PromptConfig) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from overture.core.records.prompt import PromptScores
 
 if TYPE_CHECKING:
     from overture.store.manifest import Manifest
@@ -64,8 +66,12 @@ def _backbone_facts(manifest: "Manifest") -> dict[str, Any]:
 
 def _origin(manifest: "Manifest") -> dict[str, Any]:
     seconds = {} if manifest.seconds is None else {"training seconds": round(manifest.seconds, 1)}
-    named = {"created": manifest.created, **seconds, "options": manifest.options}
-    return {**named, **manifest.lineage, **{f"version of {name}": text for name, text in manifest.versions.items()}}
+    facts = {"created": manifest.created, **seconds, "options": manifest.options.dump()}
+    return {
+        **facts,
+        **manifest.lineage.dump(),
+        **{f"version of {name}": text for name, text in manifest.versions.items()},
+    }
 
 
 def _limits(manifest: "Manifest") -> str:
@@ -82,38 +88,16 @@ def _facts(values: Mapping[str, Any]) -> str:
     return "\n".join(f"- {_cell(name)}: {_cell(value)}" for name, value in values.items())
 
 
-def _scores(metrics: Mapping[str, Any]) -> str:
-    rows = [
-        f"| {_cell(name)} | {_number(score['value'])} | {_range(score)} | {_cell(score.get('n', '-'))} "
-        f"| {_cell(score.get('method', '-'))} |"
-        for name, score in scores(metrics)
-    ]
+def _scores(metrics: PromptScores) -> str:
+    rows = []
+    for name, value, score in metrics.named():
+        interval = "- | - | -"
+        if score:
+            interval = f"{score.low:.4g} to {score.high:.4g} ({score.level:.0%}) | {score.n} | {_cell(score.method)}"
+        rows.append(f"| {_cell(name)} | {value:.4g} | {interval} |")
     if not rows:
         return "Not measured."
     return "\n".join(["| score | value | interval | rows | interval by |", "|---|---|---|---|---|", *rows])
-
-
-def scores(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every score in a nested mapping, under its dotted name, as a mapping with at least ``value``."""
-    for name, found in metrics.items():
-        if isinstance(found, Mapping) and not isinstance(found.get("value"), int | float):
-            yield from scores(found, f"{prefix}{name}.")
-        elif isinstance(found, Mapping):
-            yield f"{prefix}{name}", found
-        elif isinstance(found, int | float):
-            yield f"{prefix}{name}", {"value": found}
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else _cell(value)
-
-
-def _range(score: Mapping[str, Any]) -> str:
-    if "low" not in score or "high" not in score:
-        return "-"
-    level = score.get("level")
-    named = f" ({level:.0%})" if isinstance(level, float) else ""
-    return f"{_number(score['low'])} to {_number(score['high'])}{named}"
 
 
 def _cell(value: Any) -> str:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from overture.store.artifact import load_artifact
-from overture.store.card import scores
 from overture.store.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def _unequal(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _metrics(a: Manifest, b: Manifest) -> dict[str, Any]:
-    values_a, values_b = ({name: score["value"] for name, score in scores(m.metrics)} for m in (a, b))
+    values_a, values_b = ({name: value for name, value, _ in m.metrics.named()} for m in (a, b))
     found = {}
     for name in [*values_a, *(name for name in values_b if name not in values_a)]:
         pair = {"a": values_a.get(name), "b": values_b.get(name)}

@@ -1,13 +1,14 @@
 """What a prompt is: the manifest in ``prompt.json``, and the model that the prompt was made for."""
 
-import json
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from overture.core.config import Config
 from overture.core.errors import ArtifactError, Problem
+from overture.core.records.base import Options
+from overture.core.records.prompt import Lineage, MadeWith, PromptScores
 
 FORMAT_VERSION = 1
 
@@ -43,14 +44,14 @@ class Manifest(Config):
     method: str = Field(description="how the prompt's values are parameterised")
     place: str = Field(description="where the prompt enters the model")
     length: int = Field(description="prompt length in tokens", ge=0)
-    options: dict[str, Any] = Field(default={}, description="the method's resolved options")
+    options: MadeWith = Field(default=MadeWith(), description="the resolved options that made it")
     backbone: BackboneRef = Field(description="the model that the prompt was made for")
-    task: dict[str, Any] = Field(default={}, description="the resolved task, template included")
-    metrics: dict[str, Any] = Field(default={}, description="scores, each with its interval and number of rows")
-    lineage: dict[str, Any] = Field(
-        default={}, description="parent prompt, run, seed, number of training rows, open gates"
+    task: Options = Field(default={}, description="the resolved task, template included")
+    metrics: PromptScores = Field(
+        default=PromptScores(), description="scores, each with its interval and number of rows"
     )
-    versions: dict[str, Any] = Field(default={}, description="versions of the software that made it")
+    lineage: Lineage = Field(default=Lineage(), description="where it comes from: run, seed, parent prompt")
+    versions: dict[str, str] = Field(default={}, description="versions of the software that made it")
     created: str = Field(default_factory=_now, description="when it was made, UTC, ISO 8601")
     trainable: int = Field(description="number of trained values", ge=0)
     seconds: float | None = Field(default=None, description="training time in seconds", ge=0)
@@ -59,8 +60,7 @@ class Manifest(Config):
     @property
     def own_options(self) -> dict[str, Any]:
         """The method's own options, as far as they were set; none of imported prompts."""
-        prompt = self.options.get("prompt")
-        options = prompt.get("options") if isinstance(prompt, dict) else None
+        options = (self.options.prompt or {}).get("options")
         return options if isinstance(options, dict) else {}
 
     @property
@@ -68,17 +68,6 @@ class Manifest(Config):
         """The first layer that sees the prompt; 0 for all but late prompts."""
         layer = self.own_options.get("layer", 0)
         return layer if isinstance(layer, int) else 0
-
-    @field_validator("options", "task", "metrics", "lineage", "versions")
-    @classmethod
-    def _as_json(cls, value: dict[str, Any]) -> dict[str, Any]:
-        # What is kept equals what will be read back: tuples become lists now, NaN is refused now.
-        try:
-            raw = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
-        except (TypeError, RecursionError) as error:
-            raise ValueError(f"cannot be written as JSON: {error}") from error
-        kept: dict[str, Any] = json.loads(raw)
-        return kept
 
 
 def check_fingerprint(wanted: BackboneRef, actual: BackboneRef, allow_drift: bool = False) -> None:

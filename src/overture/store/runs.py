@@ -171,7 +171,7 @@ def run_of(store: Store, manifest: Manifest, fix: str) -> Run:
     Raises:
         StoreError: the run is not in this store.
     """
-    name = str(manifest.lineage.get("run") or "")
+    name = manifest.lineage.run or ""
     folder = store.runs / name
     if not name or Path(name).name != name or not (folder / "run.json").is_file():
         raise StoreError(

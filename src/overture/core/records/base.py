@@ -2,14 +2,36 @@
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from overture.core.config import validated
 from overture.core.errors import ConfigError, StoreError
 
-R = TypeVar("R", bound="Record")
+R = TypeVar("R", bound=BaseModel)
+
+
+def _as_json(value: dict[str, Any]) -> dict[str, Any]:
+    # What is kept equals what will be read back: tuples become lists now, NaN is refused now.
+    try:
+        raw = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"cannot be written as JSON: {error}") from error
+    kept: dict[str, Any] = json.loads(raw)
+    return kept
+
+
+Options = Annotated[dict[str, Any], AfterValidator(_as_json)]
+"""Options of a room above, as JSON holds them; that room's own class reads them back."""
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+Answers = Annotated[tuple[Any, ...], BeforeValidator(_frozen)]
+"""Answers of a model, one a row, hashable as metrics compare them; JSON holds their tuples as lists."""
 
 
 class Record(BaseModel):

@@ -1,6 +1,8 @@
-"""Scores with their uncertainty: intervals, paired tests, spreads over seeds."""
+"""Scores with their uncertainty: intervals, paired tests, spreads over seeds; and which rows went wrong."""
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, model_serializer, model_validator
 
 from overture.core.records.base import Record
 
@@ -40,3 +42,64 @@ class Spread(Record):
     low: float | None = Field(description="lower end of the t interval of the mean; none for one seed")
     high: float | None = Field(description="upper end of the t interval of the mean; none for one seed")
     n_seeds: int = Field(description="number of seeds", gt=0)
+
+
+class SplitScores(Record):
+    """The scores of one split; in JSON the loss stands among the metrics."""
+
+    scores: dict[str, Interval] = Field(
+        description="metric -> score; the metric that the task is judged by comes first"
+    )
+    loss: float | None = Field(None, description="mean loss, if it was measured")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_json(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "scores" in values:
+            return values
+        return {"scores": {name: score for name, score in values.items() if name != "loss"}, "loss": values.get("loss")}
+
+    @model_serializer
+    def _as_json(self) -> dict[str, Any]:
+        scores = {name: score.dump() for name, score in self.scores.items()}
+        return scores if self.loss is None else {**scores, "loss": self.loss}
+
+    def __getitem__(self, metric: str) -> Interval:
+        """The score by a metric."""
+        return self.scores[metric]
+
+
+class Comparison(Paired):
+    """A paired test on the rows of a split."""
+
+    split: str = Field(description="the split")
+
+
+class WrongRow(Record):
+    """One row that was answered wrongly."""
+
+    where: str = Field(description="file and line")
+    text: str = Field(description="what the model was shown, shortened")
+    gold: str = Field(description="the right answer")
+    predicted: str = Field(description="the answer given")
+    missed: list[str] = Field([], description="of answers that are sets: what is right and was not given")
+    made_up: list[str] = Field([], description="of answers that are sets: what was given and is not right")
+    score: float | None = Field(description="the metric on this row alone; none for metrics that need several rows")
+
+
+class ConfusedPair(Record):
+    """One kind of error."""
+
+    gold: str = Field(description="the right label")
+    predicted: str = Field(description="the label given instead")
+    count: int = Field(description="how often", gt=0)
+    share: float = Field(description="share of the rows of the right label", gt=0, le=1)
+    rows: tuple[int, ...] = Field(description="the first of these rows, by number from 0")
+
+
+class Confusion(Record):
+    """Counts of gold against predicted labels."""
+
+    labels: tuple[str, ...] = Field(description="labels of the rows and of the columns")
+    counts: tuple[tuple[int, ...], ...] = Field(description="one row per gold label, one column per predicted label")
+    errors: tuple[ConfusedPair, ...] = Field(description="kinds of errors, most frequent first")

@@ -29,13 +29,13 @@ from torch import Tensor
 from overture.core.errors import ConfigError, DataError, Diverged
 from overture.core.injection import Injection, LayerMemory, Memory
 from overture.core.records.events import Listener, NoticeEvent, ProgressEvent, ignore
+from overture.core.records.prompt import Lineage
 from overture.core.rows import Encoded
 from overture.core.seeds import named_random
-from overture.core.versions import versions
 from overture.data.batches import scoring_batches
 from overture.data.encode import Encoder
 from overture.data.rows import Row
-from overture.data.task import Task, portable
+from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.distil import Said, divergence
@@ -43,10 +43,10 @@ from overture.engine.limits import check_text_in_memory
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
 from overture.engine.tokenizer import Tokenizer
-from overture.evaluate.facts import backbone_ref
 from overture.evaluate.scoring import mean_loss
 from overture.evaluate.source import prompt_source
 from overture.jobs.distil.options import CartridgeConfig
+from overture.jobs.run.keep import made_with, new_manifest
 from overture.prompt.cartridge import Cartridge, build
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS, CartridgeOptions
@@ -438,16 +438,15 @@ class _SelfStudy:
         prompt = PromptConfig(
             method="cartridge", place="memory", length=config.length, options={"frozen": config.frozen}
         )
-        return Manifest(
-            name=self.task.name,
+        return new_manifest(
+            self.task.name,
+            self.backbone,
+            task,
             method="cartridge",
             place="memory",
             length=config.length,
-            options={"prompt": prompt.model_dump(mode="json"), "cartridge": config.model_dump(mode="json")},
-            backbone=backbone_ref(self.backbone),
-            task=portable(task),
-            lineage={"text": origin, "text_tokens": len(self.ids), "epoch": fitted.progress.best_epoch, "ways": ways},
-            versions=versions(),
+            options=made_with(prompt, cartridge=config.model_dump(mode="json")),
+            lineage=Lineage(text=origin, text_tokens=len(self.ids), epoch=fitted.progress.best_epoch, ways=ways),
             trainable=sum(value.numel() for value in fitted.best.values()),
             seconds=fitted.progress.seconds,
         )

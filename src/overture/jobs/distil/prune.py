@@ -26,9 +26,8 @@ from torch import Tensor
 from overture.core.errors import ConfigError, Diverged
 from overture.core.injection import Injection, Vectors
 from overture.core.records.events import Listener, ignore
-from overture.core.versions import versions
+from overture.core.records.prompt import Lineage, PromptScores
 from overture.data.batches import scoring_batches
-from overture.data.task import portable
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.facts import backbone_ref
@@ -36,6 +35,7 @@ from overture.evaluate.intervals import paired_test
 from overture.evaluate.tuned import shown
 from overture.jobs.distil.options import PruneConfig
 from overture.jobs.run.again import request_again
+from overture.jobs.run.keep import made_with, new_manifest
 from overture.jobs.run.work import SPLITS, Work, metrics_of, prepared
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS
@@ -348,22 +348,21 @@ def _pruned(work: Work, config: PruneConfig, manifest: Manifest, prompt: Injecti
 
 def _manifest(work: Work, whole: Manifest, best: Candidate, metrics: dict[str, Any], name: str) -> Manifest:
     train: TrainConfig = work.config.train
-    return Manifest(
-        name=name,
+    return new_manifest(
+        name,
+        work.backbone,
+        work.task,
         method=best.config.method,
         place=best.config.place,
         length=len(best.tokens),
-        options={"prompt": best.config.model_dump(mode="json"), "train": train.model_dump()},
-        backbone=backbone_ref(work.backbone),
-        task=portable(work.task),
-        metrics=metrics,
-        lineage={
-            "pruned_from": shown(whole),
-            "run": whole.lineage.get("run"),
-            "seed": work.config.seed,
-            "train_rows": len(work.rows["train"]),
-        },
-        versions=versions(),
+        options=made_with(best.config, train),
+        metrics=PromptScores.model_validate(metrics),
+        lineage=Lineage(
+            pruned_from=shown(whole),
+            run=whole.lineage.run,
+            seed=work.config.seed,
+            train_rows=len(work.rows["train"]),
+        ),
         trainable=best.trainable,
         seconds=best.seconds,
     )

@@ -1,7 +1,6 @@
 """The request that made a stored prompt, once more, from its manifest and from where its rows are."""
 
 from pathlib import Path
-from typing import Any
 
 from overture.core.config import validated
 from overture.core.errors import ConfigError
@@ -62,13 +61,12 @@ def request_again(manifest: Manifest, store: Store, path: Path | None) -> TuneCo
             where=manifest.name,
             fix="tune a prompt without --adapter",
         )
-    train: Any = manifest.options.get("train")
-    seed = manifest.lineage.get("seed")
-    if not isinstance(train, dict) or not isinstance(seed, int):
+    train, seed = manifest.options.train, manifest.lineage.seed
+    if train is None or seed is None:
         raise ConfigError(
             "how this prompt was trained is not known",
             where=manifest.name,
-            got=f"made by {', '.join(map(str, manifest.lineage)) or 'hand'}",
+            got=f"made by {', '.join(manifest.lineage.dump()) or 'hand'}",
             wanted="a prompt of `overture tune`",
         )
     if path is None:

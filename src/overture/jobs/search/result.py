@@ -6,10 +6,9 @@ from typing import Any
 
 from overture.core.errors import Diverged
 from overture.core.records.events import EndEvent
-from overture.core.versions import versions
-from overture.data.task import portable
+from overture.core.records.prompt import Lineage, PromptScores
 from overture.engine.prompted import PromptedModel
-from overture.evaluate.facts import backbone_ref
+from overture.jobs.run.keep import made_with, new_manifest
 from overture.jobs.run.work import SPLITS, Work, metrics_of
 from overture.jobs.search.race import Lane, winner_of
 from overture.jobs.search.space import Setting
@@ -18,7 +17,6 @@ from overture.prompt.config import PromptConfig
 from overture.prompt.registry import open_gates
 from overture.report.charts import save_chart
 from overture.report.search_charts import frontier, pareto_chart
-from overture.store.manifest import Manifest
 from overture.store.names import ref_of
 
 
@@ -156,22 +154,21 @@ def _stored(shared: Shared, work: Work, won: dict[str, Any], metrics: dict[str, 
     setting, tensors = won["setting"], load_file(won["path"])
     prompt: PromptConfig = setting.prompt
     trained = work.built(prompt, won["seed"]).trainable().values()
-    manifest = Manifest(
-        name=work.config.name or work.task.name,
+    manifest = new_manifest(
+        work.config.name or work.task.name,
+        work.backbone,
+        work.task,
         method=prompt.method,
         place=prompt.place,
         length=int(tensors["vectors"].shape[0]) if "vectors" in tensors else prompt.length,
-        options={"prompt": prompt.model_dump(mode="json"), "train": setting.train.model_dump()},
-        backbone=backbone_ref(work.backbone),
-        task=portable(work.task),
-        metrics=metrics,
-        lineage={
-            "run": shared.run.name,
-            "seed": won["seed"],
-            "train_rows": len(work.rows["train"]),
-            **open_gates(prompt.method, tensors),
-        },
-        versions=versions(),
+        options=made_with(prompt, setting.train),
+        metrics=PromptScores.model_validate(metrics),
+        lineage=Lineage(
+            run=shared.run.name,
+            seed=won["seed"],
+            train_rows=len(work.rows["train"]),
+            gates=open_gates(prompt.method, tensors),
+        ),
         trainable=sum(value.numel() for value in trained),
         seconds=won["seconds"],
     )

@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from overture.core.errors import ConfigError
-from overture.core.versions import versions
+from overture.core.records.prompt import Lineage
 from overture.data.encode import Encoder
-from overture.data.task import Task, portable
+from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
-from overture.evaluate.facts import adapter_of, backbone_ref, config_of
+from overture.evaluate.facts import adapter_of, config_of
 from overture.evaluate.tuned import shown
 from overture.exchange.export import FORMATS, LOST, check_target, write_files
 from overture.exchange.peft_files import fitted_tensors, read_adapter
 from overture.exchange.peft_forms import Adapter, ModelShape
+from overture.jobs.run.keep import new_manifest
 from overture.jobs.run.request import TuneConfig, tune_config
 from overture.store.artifact import load_artifact
 from overture.store.manifest import Manifest
@@ -81,7 +82,7 @@ def import_adapter(
         "method": manifest.method,
         "place": manifest.place,
         "length": manifest.length,
-        **manifest.lineage,
+        **manifest.lineage.dump(),
         "notices": notices,
     }
 
@@ -119,22 +120,21 @@ def _manifest(
     adapter: Adapter, task: Task, model: Backbone, name: str, task_id: int | None, trainable: int
 ) -> Manifest:
     config = adapter.config
-    lineage = {
-        "imported_from": "peft",
-        "peft_type": config.peft_type,
-        "peft_version": config.peft_version,
-        "base_model": config.base_model_name_or_path,
-        **({"task_id": task_id or 0} if adapter.format.extra else {}),
-    }
-    return Manifest(
-        name=name,
+    lineage = Lineage(
+        imported_from="peft",
+        peft_type=config.peft_type,
+        peft_version=config.peft_version,
+        base_model=config.base_model_name_or_path,
+        task_id=task_id or 0 if adapter.format.extra else None,
+    )
+    return new_manifest(
+        name,
+        model,
+        task,
         method=adapter.format.method,
         place=adapter.format.place,
         length=adapter.length,
-        backbone=backbone_ref(model),
-        task=portable(task),
         lineage=lineage,
-        versions=versions(),
         trainable=trainable,
     )
 

@@ -25,15 +25,14 @@ from torch import Tensor
 from overture.core.contracts import PromptMethod
 from overture.core.errors import ConfigError, Diverged
 from overture.core.records.events import Event, Listener, StepEvent, ignore
+from overture.core.records.prompt import Lineage
 from overture.core.rows import Encoded
 from overture.core.seeds import derived_seed, named_random
-from overture.core.versions import versions
-from overture.data.task import portable
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
-from overture.evaluate.facts import backbone_ref
 from overture.evaluate.intervals import paired_test
 from overture.evaluate.scoring import Scored
+from overture.jobs.run.keep import made_with, new_manifest
 from overture.jobs.run.request import TuneConfig, pinned, with_slots
 from overture.jobs.run.work import Work, metrics_of
 from overture.jobs.transfer.options import MetaConfig
@@ -230,22 +229,21 @@ class _Start:
 
     def _manifest(self, name: str, seconds: float) -> Manifest:
         work, prompt = self.works[0], self.request.prompt
-        return Manifest(
-            name=name,
+        return new_manifest(
+            name,
+            work.backbone,
+            work.task,
             method=prompt.method,
             place=prompt.place,
             length=prompt.length,
-            options={"prompt": prompt.model_dump(mode="json"), "train": self.train.model_dump()},
-            backbone=backbone_ref(work.backbone),
-            task=portable(work.task),
-            lineage={
-                "meta": self.config.algorithm,
-                "tasks": [each.task.name for each in self.works],
-                "visits": len(self.history),
-                "visits_asked": self.config.steps,
-                "inner": self.config.inner,
-            },
-            versions=versions(),
+            options=made_with(prompt, self.train),
+            lineage=Lineage(
+                meta=self.config.algorithm,
+                tasks=[each.task.name for each in self.works],
+                visits=len(self.history),
+                visits_asked=self.config.steps,
+                inner=self.config.inner,
+            ),
             trainable=sum(value.numel() for value in self.values.values()),
             seconds=seconds,
         )

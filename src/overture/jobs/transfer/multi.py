@@ -30,10 +30,9 @@ from torch import Tensor
 from overture.core.errors import ConfigError, Diverged
 from overture.core.injection import Injection
 from overture.core.records.events import Listener, ignore
+from overture.core.records.prompt import Lineage, PromptScores
 from overture.core.rows import Encoded
-from overture.core.versions import versions
 from overture.data.batches import epoch_batches, scoring_batches, task_batches
-from overture.data.task import portable
 from overture.engine.backbone import Backbone
 from overture.engine.distil import Said, distance, divergence, right
 from overture.engine.prompted import PromptedModel
@@ -41,6 +40,7 @@ from overture.evaluate.facts import backbone_ref, config_of
 from overture.evaluate.intervals import paired_test
 from overture.evaluate.scoring import Scored
 from overture.evaluate.source import prompt_source
+from overture.jobs.run.keep import made_with, new_manifest
 from overture.jobs.run.request import TuneConfig, pinned, with_slots
 from overture.jobs.run.work import Work, metrics_of
 from overture.jobs.transfer.options import MultiConfig
@@ -401,23 +401,22 @@ class _Multi:
         found: dict[str, Any],
         facts: dict[str, Any],
     ) -> Manifest:
-        return Manifest(
-            name=name,
+        return new_manifest(
+            name,
+            task.work.backbone,
+            task.work.task,
             method=prompt.method,
             place=prompt.place,
             length=prompt.length,
-            options={"prompt": prompt.model_dump(mode="json"), "train": train.model_dump()},
-            backbone=backbone_ref(task.work.backbone),
-            task=portable(task.work.task),
-            metrics=found["metrics"],
-            lineage={
-                "multi": self.name,
-                "tasks": [each.name for each in self.tasks],
-                "train_rows": [len(each.work.rows["train"]) for each in self.tasks],
-                "seed": self.request.seed,
-                "distilled": {"logits": self.trainee.logits, "hidden": self.trainee.hidden},
-            },
-            versions=versions(),
+            options=made_with(prompt, train),
+            metrics=PromptScores.model_validate(found["metrics"]),
+            lineage=Lineage(
+                multi=self.name,
+                tasks=[each.name for each in self.tasks],
+                train_rows=[len(each.work.rows["train"]) for each in self.tasks],
+                seed=self.request.seed,
+                distilled={"logits": self.trainee.logits, "hidden": self.trainee.hidden},
+            ),
             **facts,
         )
 

@@ -24,16 +24,17 @@ from torch import Tensor
 from overture.core.config import validated
 from overture.core.errors import ConfigError, DataError
 from overture.core.records.events import Listener, NoticeEvent, ProgressEvent, ignore
-from overture.core.versions import versions
+from overture.core.records.prompt import Lineage, MadeWith
 from overture.data.rows import Row
 from overture.data.splits import load_splits
-from overture.data.task import Task, portable
+from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
 from overture.evaluate.facts import adapter_of, backbone_ref
 from overture.evaluate.measure import measured
 from overture.evaluate.tuned import TunedPrompt, shown
 from overture.jobs.run.again import task_with_data_of
+from overture.jobs.run.keep import new_manifest
 from overture.jobs.transfer.options import FEWEST, RecycleConfig
 from overture.store.artifact import load_artifact, save_artifact
 from overture.store.manifest import Manifest, check_fingerprint
@@ -211,7 +212,7 @@ def recycle(
         "map": {"tokens": found.num_tokens, "ridge": found.ridge, "cosine": found.cosine},
         "notices": notices,
         **result,
-        **({"old_metrics": manifest.metrics} if manifest.metrics else {}),
+        **({"old_metrics": old_metrics} if (old_metrics := manifest.metrics.dump()) else {}),
     }
 
 
@@ -272,21 +273,20 @@ def _doubts(found: Map, width: int) -> list[str]:
 
 
 def _manifest(old: Manifest, task: Task, model: Backbone, name: str, found: Map) -> Manifest:
-    return Manifest(
-        name=name,
+    return new_manifest(
+        name,
+        model,
+        task,
         method="vectors",
         place=old.place,
         length=old.length,
-        options={"prompt": {"method": "vectors", "place": old.place, "length": old.length}},
-        backbone=backbone_ref(model),
-        task=portable(task),
-        lineage={
-            "recycled_from": shown(old),
-            "recycled_backbone": old.backbone.id,
-            "common_tokens": found.num_tokens,
-            "held_out_cosine": found.cosine,
-        },
-        versions=versions(),
+        options=MadeWith(prompt={"method": "vectors", "place": old.place, "length": old.length}),
+        lineage=Lineage(
+            recycled_from=shown(old),
+            recycled_backbone=old.backbone.id,
+            common_tokens=found.num_tokens,
+            held_out_cosine=found.cosine,
+        ),
         # Nothing was trained for this model.
         trainable=0,
     )

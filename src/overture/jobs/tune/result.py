@@ -8,16 +8,15 @@ import torch
 
 from overture.core.errors import Diverged
 from overture.core.records.events import EndEvent
-from overture.core.versions import versions
+from overture.core.records.prompt import Lineage, PromptScores
+from overture.core.records.scores import WrongRow
 from overture.data.rows import shown_rows
-from overture.data.task import portable
-from overture.evaluate.facts import backbone_ref
 from overture.evaluate.intervals import across_seeds, paired_test
 from overture.evaluate.metrics import as_answers, metric_named
-from overture.evaluate.wrong import WrongRow, wrong_rows
+from overture.evaluate.wrong import wrong_rows
+from overture.jobs.run.keep import made_with, new_manifest
 from overture.jobs.run.work import SPLITS, Work
 from overture.prompt.registry import open_gates
-from overture.store.manifest import Manifest
 from overture.store.names import ref_of
 
 
@@ -45,7 +44,8 @@ def finished(work: Work, controls: dict[str, Any], seeds: list[dict[str, Any]]) 
         # A diverged seed ends the run all the same: its last good values are kept, and its status says so.
         result["status"] = "diverged" if best["status"] == "diverged" else "finished"
         tensors = load_file(work.run.folder / f"seed-{best['seed']}" / "prompt.safetensors")
-        result |= open_gates(work.config.prompt.method, tensors)
+        if gates := open_gates(work.config.prompt.method, tensors):
+            result["gates"] = gates.dump()
         folder = _stored(work, result, best, tensors)
         result |= {"prompt": str(ref_of(folder)), "folder": str(folder)}
         work.run.write("result.json", result)
@@ -114,26 +114,25 @@ def _spread(metric: str, seeds: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _stored(work: Work, result: dict[str, Any], best: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Path:
     config = work.config
-    manifest = Manifest(
-        name=config.name or work.task.name,
+    manifest = new_manifest(
+        config.name or work.task.name,
+        work.backbone,
+        work.task,
         method=config.prompt.method,
         place=config.prompt.place,
         length=_length(tensors, config.prompt.length),
-        options={
-            "prompt": config.prompt.model_dump(mode="json"),
-            "train": {**config.train.model_dump(), "lr": best["lr"]},
-            **({"adapter": config.adapter.model_dump(mode="json")} if config.adapter else {}),
-        },
-        backbone=backbone_ref(work.backbone),
-        task=portable(work.task),
-        metrics={**best["metrics"], **_of_control(result)},
-        lineage={
-            "run": work.run.name,
-            "seed": best["seed"],
-            "train_rows": len(work.rows["train"]),
-            **open_gates(config.prompt.method, tensors),
-        },
-        versions=versions(),
+        options=made_with(
+            config.prompt,
+            config.train.model_copy(update={"lr": best["lr"]}),
+            config.adapter.model_dump(mode="json") if config.adapter else None,
+        ),
+        metrics=PromptScores.model_validate({**best["metrics"], **_of_control(result)}),
+        lineage=Lineage(
+            run=work.run.name,
+            seed=best["seed"],
+            train_rows=len(work.rows["train"]),
+            gates=open_gates(config.prompt.method, tensors),
+        ),
         trainable=best["trainable"],
         seconds=best["seconds"],
     )

@@ -1,0 +1,123 @@
+"""What a run of `overture tune` keeps, and what `overture eval` measures."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from overture.core.records.base import Answers, Options, Record, optional
+from overture.core.records.prompt import OpenGates
+from overture.core.records.scores import Comparison, Confusion, SplitScores, Spread, WrongRow
+from overture.core.records.training import EpochRecord
+
+Status = Literal["finished", "stopped early", "interrupted", "diverged", "dropped"]
+
+
+class StoppedRun(Record):
+    """A run that was stopped before it had anything to show."""
+
+    status: Literal["interrupted"] = "interrupted"
+    run: str = Field(description="the run's name")
+    prompt: None = Field(None, description="none yet")
+    metrics: dict[str, SplitScores] = Field({}, description="none yet")
+
+
+class Measured(Record):
+    """A model scored on a task's rows."""
+
+    shots: int | None = optional("examples in front of the row")
+    metrics: dict[str, SplitScores] = Field(description="split -> scores")
+    trainable: int | None = optional("number of trained values")
+    seconds: float = Field(description="seconds of training, or of scoring where nothing was trained")
+    peak_bytes: int = Field(description="peak memory in bytes")
+    predicted: dict[str, Answers] | None = optional("split -> the answers given")
+
+
+class Controls(Record):
+    """What a tuned prompt is compared with, on the same rows."""
+
+    no_prompt: Measured | None = optional("the model without a prompt")
+    in_context: Measured | None = optional("the model with examples in front of the row")
+
+    def named(self) -> Iterator[tuple[str, Measured]]:
+        """Those that were measured, by name."""
+        for name in ("no_prompt", "in_context"):
+            if measured := getattr(self, name):
+                yield name, measured
+
+
+class SeedResult(Measured):
+    """One seed of a run; without metrics where no epoch ended with a finite loss."""
+
+    seed: int = Field(description="the seed")
+    status: Status = Field(description="how its training ended")
+    lr: float = Field(description="the learning rate")
+    trainable: int = Field(description="number of trained values")
+    best_epoch: int = Field(description="the epoch of the best validation score, from 0; -1 before the first")
+    history: list[EpochRecord] = Field(description="its epochs")
+
+
+class SeedScore(Record):
+    """One seed's scores by the task's metric."""
+
+    seed: int = Field(description="the seed")
+    status: Status = Field(description="how its training ended")
+    validation: float = Field(description="on validation rows")
+    test: float | None = optional("on test rows")
+
+
+class SeedSpread(Record):
+    """How the score varies over the seeds of a run."""
+
+    validation: Spread = Field(description="on validation rows")
+    test: Spread | None = optional("on test rows")
+    each: list[SeedScore] = Field(description="the seeds")
+    mean_seconds: float = Field(description="mean seconds of training")
+
+
+class TuneResult(SeedResult):
+    """The result of a run: its best seed by validation, compared with the controls."""
+
+    run: str = Field(description="the run's name")
+    prompt: str | None = Field(None, description="the stored prompt, as name@version; none while seeds are missing")
+    folder: str | None = optional("the stored prompt's folder")
+    task: str = Field(description="the task's name")
+    metric: str = Field(description="the metric that the task is judged by")
+    method: str = Field(description="how the prompt's values are parameterised")
+    place: str = Field(description="where the prompt enters the model")
+    length: int = Field(description="prompt length in tokens")
+    adapter: Options | None = optional("the adapter that was trained with the prompt")
+    rows: dict[str, int] = Field(description="split -> number of encoded rows")
+    no_prompt: Measured | None = optional("the model without a prompt")
+    in_context: Measured | None = optional("the model with examples in front of the row")
+    wrong: list[WrongRow] = Field(description="the worst answers")
+    compared: dict[str, Comparison] = Field(description="control -> paired test of the prompt against it")
+    seeds: SeedSpread = Field(description="the scores of all seeds")
+    total_seconds: float = Field(description="seconds of training of all seeds")
+    notices: list[str] = Field(description="sentences that the user should know")
+    gates: OpenGates | None = optional("what the prompt's gates leave open")
+
+
+class Calibration(Record):
+    """A prompt scored with and without contextual calibration."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True, validate_by_alias=True)
+
+    without: Measured = Field(description="without it")
+    with_it: Measured = Field(alias="with", description="with it")
+    stored: Literal["with", "without"] = Field(description="which of the two the stored prompt is")
+    compared: Comparison = Field(description="paired test of with against without")
+
+
+class Evaluation(Measured):
+    """A stored prompt scored again, and its model without one."""
+
+    prompt: str = Field(description="the stored prompt, as name@version")
+    metric: str = Field(description="the metric that the task is judged by")
+    split: str = Field(description="what the rows are called")
+    trainable: int = Field(description="number of trained values")
+    calibration: Calibration | None = optional("with and without contextual calibration")
+    no_prompt: Measured | None = optional("the model without a prompt")
+    compared: dict[str, Comparison] | None = optional("control -> paired test of the prompt against it")
+    wrong: list[WrongRow] = Field(description="the worst answers")
+    confusion: Confusion | None = optional("which labels are taken for which")
