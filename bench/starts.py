@@ -20,9 +20,9 @@ import torch
 import overture
 from overture.core.config import read_yaml
 from overture.core.files import write_json
-from overture.jobs.api import request
 from overture.jobs.distil.options import PruneConfig
 from overture.jobs.distil.prune import prune
+from overture.jobs.run.request import TuneConfig, resolved
 from overture.jobs.transfer.meta import meta
 from overture.jobs.transfer.options import MetaConfig
 from overture.store.store import Store
@@ -128,7 +128,7 @@ def fomaml(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def learnt_start(args: argparse.Namespace, folder: Path, config: MetaConfig, name: str) -> dict[str, Any]:
     """A start learnt on films and news, tried on question types, which it never saw: few steps, and few rows."""
     paths = [shared_task(folder, args.data, name) for name in ("movie", "bbc", "trec")]
-    requests = [request(path, {"prompt": prompt_of(args)}) for path in paths]
+    requests = [resolved(TuneConfig, path, {"prompt": prompt_of(args)}) for path in paths]
     learnt = source_of(name, args)
     told = portable(meta(requests[:2], Store(folder / "store"), learnt, config, unseen=requests[2:]))
     tuned: dict[str, Any] = {}

@@ -24,9 +24,9 @@ def test_every_script_loads(script):
 
 @pytest.mark.parametrize("file", sorted(path.name for path in (BENCH / "tasks").glob("*.yaml")))
 def test_every_task_file_can_be_read(file):
-    from overture.jobs.api import request
+    from overture.jobs.run.request import TuneConfig, resolved
 
-    task = request(BENCH / "tasks" / file, {}).task
+    task = resolved(TuneConfig, BENCH / "tasks" / file, {}).task
     assert task.name == Path(file).stem
     words = [word for own in task.words.values() for word in own]
     assert len(set(words)) == len(words)

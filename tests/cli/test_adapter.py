@@ -11,7 +11,7 @@ import overture as package
 from overture.core.files import store_dir
 from overture.core.records.events import StepEvent
 from overture.engine.backbone import weights_digest
-from overture.jobs.run.request import tune_config
+from overture.jobs.run.request import TuneConfig, resolved, tune_config
 from overture.jobs.run.work import Work
 from overture.prompt.registry import own_rate
 from overture.store.store import Store
@@ -91,10 +91,11 @@ def test_a_stopped_run_goes_on_bit_equal(make_task, overture, tmp_path, monkeypa
     task = make_task()
     words = (*LORA, "--set", "adapter.stage=adapter first", "--method", "prefix", "--place", "after")
     overture("tune", task, *words, "--name", "whole", "--json")
-    from overture.jobs.api import _store, request
+    from overture.jobs.api import _store
     from overture.jobs.tune.tune import resume, tune
 
-    config = request(
+    config = resolved(
+        TuneConfig,
         task,
         {"adapter": "lora", "method": "prefix", "place": "after", "name": "cut"},
         ["adapter.rank=2", "adapter.lr=0.01", "adapter.stage=adapter first"],

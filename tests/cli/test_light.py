@@ -85,3 +85,55 @@ def test_version_is_the_packages(capfd: pytest.CaptureFixture[str]) -> None:
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "overture", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"overture {overture.__version__}\n"
+
+
+def test_options_load_nothing_heavy() -> None:
+    package = Path(overture.__file__).parent
+    modules = [".".join(path.with_suffix("").relative_to(package.parent).parts) for path in package.rglob("options.py")]
+    code = f"""
+import importlib, sys
+for name in {modules!r}:
+    importlib.import_module(name)
+assert not [name for name in {HEAVY!r} if name in sys.modules]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+WRONG_REQUESTS = (
+    [],
+    ["--set", "train.epoch=1"],
+    ["--set", "prompt.method=prefx"],
+    ["--set", "data.train=gone.jsonl"],
+    ["--store", "task.yaml"],
+)
+WRONG = (
+    *([command, "task.yaml", *words] for command in ("tune", "search", "compare", "lr") for words in WRONG_REQUESTS),
+    ["words", "task.yaml", "--set", "train.epoch=1"],
+    ["meta", "task.yaml", "task.yaml", "--name", "x", "--set", "train.epoch=1"],
+    ["multi", "task.yaml", "task.yaml", "--name", "x", "--set", "train.epoch=1"],
+    ["tune", "gone.yaml"],
+    ["tune", "task.yaml", "--method", "prefx"],
+    ["tune", "task.yaml", "--method", "vectors", "--place", "memory"],
+    ["tune", "task.yaml", "--method", "late", "--set", "prompt.options.layr=1"],
+    ["search", "task.yaml", "--method", "prefx"],
+)
+
+
+@pytest.mark.parametrize("words", WRONG, ids=" ".join)
+def test_what_is_wrong_is_told_before_anything_heavy_is_loaded(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("")
+    labels = "labels: {good: ' good', bad: ' bad'}"
+    task = f"name: mood\ndata: {{path: rows.jsonl}}\ntemplate: '{{text}}'\n{labels}\n"
+    # Without any wrong flag the file itself is wrong.
+    (tmp_path / "task.yaml").write_text(task + ("trian: {}\n" if len(words) == 2 else ""))
+    code = f"""
+import sys
+from overture.cli.app import app
+try:
+    app({words!r}, prog_name="overture")
+except SystemExit as end:
+    assert end.code == 2, end.code
+assert not [name for name in {HEAVY!r} if name in sys.modules]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr

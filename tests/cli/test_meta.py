@@ -11,8 +11,7 @@ import torch
 import yaml
 
 from overture.core.records.events import Event, StepEvent
-from overture.jobs.api import request
-from overture.jobs.run.request import TuneConfig
+from overture.jobs.run.request import TuneConfig, resolved
 from overture.jobs.transfer import meta as study
 from overture.jobs.transfer.meta import meta
 from overture.jobs.transfer.options import MetaConfig
@@ -37,7 +36,9 @@ def tasks(make_task, tmp_path: Path) -> dict[str, Path]:
 @pytest.fixture
 def requests_of(tasks) -> Callable[..., list[TuneConfig]]:
     def make(names: str = "ab", **settings: Any) -> list[TuneConfig]:
-        return [request(tasks[name], {"method": "vectors", "place": "after", **settings}) for name in names]
+        return [
+            resolved(TuneConfig, tasks[name], {"method": "vectors", "place": "after", **settings}) for name in names
+        ]
 
     return make
 

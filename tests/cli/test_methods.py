@@ -2,8 +2,9 @@
 
 import pytest
 
-from overture.jobs.api import _store, request
+from overture.jobs.api import _store
 from overture.jobs.run.again import request_again
+from overture.jobs.run.request import TuneConfig, resolved
 from overture.jobs.tune.tune import tune
 from overture.store.artifact import load_artifact
 from overture.store.runs import Run
@@ -46,7 +47,7 @@ def test_a_kept_prompt_scores_as_it_did(make_task, overture, method) -> None:
 def test_a_run_names_the_versions_that_it_began_with(make_task, overture, method, options, named) -> None:
     task, store = make_task(shots=0), _store(None)
     overture("tune", task, "--method", "vectors", "--place", "before", "--name", "first", "--json")
-    config = request(task, {"method": method, "place": "before"}, options)
+    config = resolved(TuneConfig, task, {"method": method, "place": "before"}, options)
     found = tune(config, store, is_stop_asked=lambda: True)
     asked = Run.open(store.runs, found["run"], lambda event: None).config()["prompt"]
     assert {key: asked[key] for key in named} == named

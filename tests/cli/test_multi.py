@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from overture.engine.distil import distance, divergence, right
-from overture.jobs.api import request
+from overture.jobs.run.request import TuneConfig, resolved
 from overture.jobs.transfer import multi as study
 from overture.jobs.transfer.multi import _Multi, _Trainee
 from overture.jobs.transfer.options import MultiConfig
@@ -48,7 +48,9 @@ def made(tasks, tmp_path: Path) -> Callable[..., _Multi]:
     """The inside of a run, before anything is trained."""
 
     def make(names: str = "ab", config: MultiConfig | None = None, **settings: Any) -> _Multi:
-        requests = [request(tasks[name], {"method": "mpt", "place": "after", **settings}) for name in names]
+        requests = [
+            resolved(TuneConfig, tasks[name], {"method": "mpt", "place": "after", **settings}) for name in names
+        ]
         store = Store(tmp_path / "s")
         return _Multi(all_prepared(Run(tmp_path), requests, store, lambda: False, None), config or MultiConfig(), "x")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from overture.core.errors import ArtifactError, DiskFull
-from overture.jobs.api import request
+from overture.jobs.run.request import TuneConfig, resolved
 from overture.prompt.methods import METHODS
 from overture.store.artifact import load_artifact
 from overture.train.fit import FitTogether
@@ -61,19 +61,20 @@ def test_few_rows_are_passed_over_more_often_unless_asked(make_task, overture) -
 def test_method_gets_its_own_place(make_task, monkeypatch) -> None:
     method = METHODS["vectors"]
     monkeypatch.setitem(METHODS, "vectors", replace(method, places=("before",)))
-    assert request(make_task(), {"method": "vectors"}).prompt.place == "before"
-    assert request(make_task(), {"method": "vectors", "place": "memory"}).prompt.place == "memory"
-    assert request(make_task(prompt={"method": "vectors", "place": "memory"}), {}).prompt.place == "memory"
-    assert request(make_task(), {}, ["prompt.method=vectors"]).prompt.place == "before"
+    assert resolved(TuneConfig, make_task(), {"method": "vectors"}).prompt.place == "before"
+    given = {"method": "vectors", "place": "memory"}
+    assert resolved(TuneConfig, make_task(), given, prompt_use="unused").prompt.place == "memory"
+    assert resolved(TuneConfig, make_task(prompt=given), prompt_use="unused").prompt.place == "memory"
+    assert resolved(TuneConfig, make_task(), {}, ["prompt.method=vectors"]).prompt.place == "before"
 
 
 def test_settings_of_python(make_task) -> None:
-    config = request(make_task(), {"train": {"lr": 0.5}, "seeds": 3}, ["seeds=4"])
+    config = resolved(TuneConfig, make_task(), {"train": {"lr": 0.5}, "seeds": 3}, ["seeds=4"])
     assert (config.train.lr, config.train.epochs, config.seeds) == (0.5, 2, 4)
 
 
 def test_data_given_as_a_setting_is_found_from_elsewhere(make_task, tmp_path, monkeypatch) -> None:
-    config = request(make_task(), {}, ["data.train=test.jsonl"])
+    config = resolved(TuneConfig, make_task(), {}, ["data.train=test.jsonl"])
     assert config.task.data.train == tmp_path / "test.jsonl"
 
 

@@ -6,7 +6,9 @@ from transformers import Gemma3Config
 from fakes import config_of, make_backbone, make_inner_tokenizer
 from overture.core.errors import BackboneError
 from overture.engine import load
+from overture.engine.families import FAMILIES
 from overture.engine.load import load_backbone
+from overture.engine.options import ENCODERS, is_encoder
 
 
 @pytest.fixture
@@ -48,4 +50,8 @@ def test_a_refusal_while_converting_is_told_as_it_is(packed, monkeypatch):
 def test_of_a_model_that_reads_pictures_too_the_text_is_looked_at(tmp_path):
     Gemma3Config(text_config=config_of("gemma3_text").to_dict()).save_pretrained(tmp_path)
     assert load.label_place(str(tmp_path), ["yes", "no"]) == "end"
-    assert not load.is_encoder(str(tmp_path))
+    assert not is_encoder(str(tmp_path))
+
+
+def test_the_encoders_known_by_their_config_file_are_those_of_the_families():
+    assert set(ENCODERS) == {name for name, family in FAMILIES.items() if not family.is_causal}

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import FixedTrial
 
 from overture.data.task import Task
-from overture.jobs.run.request import TuneConfig
+from overture.jobs.search.options import SearchRequest
 from overture.jobs.search.space import Pair, SearchConfig, Space, options_of
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS
@@ -22,7 +22,7 @@ TASK = Task(name="mood", data={"train": "r.jsonl"}, template="{text}:", labels={
 
 def space(length: int = 10, lr: float | None = None, found: float | None = None) -> Space:
     prompt = PromptConfig(method="prefix", place="after", length=length)
-    config = TuneConfig(task=TASK, prompt=prompt, train=TrainConfig(epochs=5, lr=lr))
+    config = SearchRequest(task=TASK, prompt=prompt, train=TrainConfig(epochs=5, lr=lr))
     return Space(config, [PREFIX, ("vectors", "after")], 4, 512, {PREFIX: found} if found else None)
 
 
@@ -69,7 +69,7 @@ def test_the_flags_of_a_candidate_repeat_its_training(rows: int) -> None:
     [({}, (), 12, True), ({}, (5, 9), 1, False), ({"epochs": 5}, (5, 9), 1, True), ({"passes": 3}, (5, 9), 3, True)],
 )
 def test_only_epochs_that_are_asked_for_are_single_passes(own, asked, num_passes: int, is_own_in: bool) -> None:
-    config = TuneConfig(task=TASK, train=TrainConfig(**own), search=SearchConfig(epochs=asked))
+    config = SearchRequest(task=TASK, train=TrainConfig(**own), search=SearchConfig(epochs=asked))
     pair = (config.prompt.method, config.prompt.place)
     few = Space(config, [pair], 4, 16)
     prompt = {"prompt": " ".join(pair), "length": config.prompt.length, "init": config.prompt.init, "lr_factor": 1.0}

@@ -84,20 +84,23 @@ def command(
     }
 
     from overture.core.config import validated
-    from overture.jobs.api import request
-    from overture.jobs.compare.cells import Key
-    from overture.jobs.compare.compare import compare
     from overture.jobs.compare.options import CompareConfig
-    from overture.report.compare_page import write_report
+    from overture.jobs.run.request import TuneConfig, resolved
     from overture.store.store import Store
 
-    tune = request(task, {"backbone": backbone and local(backbone), "length": length}, settings or [])
+    flags = {"backbone": backbone and local(backbone), "length": length}
+    tune = resolved(TuneConfig, task, flags, settings or [], prompt_use="as a model")
     asked = {name: value for name, value in given.items() if value not in (None, [], {})}
     config = validated(CompareConfig, {**asked, "tune": tune}, "overture compare")
-    only = Key.parse(cell) if cell else None
     folder = out or Path(f"compare-{tune.task.name}")
     if folder.exists() and not folder.is_dir():
         raise ConfigError("the report's folder is a file", where=f"--out {folder}", fix="name a folder")
+
+    from overture.jobs.compare.cells import Key
+    from overture.jobs.compare.compare import compare
+    from overture.report.compare_page import write_report
+
+    only = Key.parse(cell) if cell else None
     show = display()
     words = shlex.join(["overture", *_words()])
     with StopRequest("stopping after this step; press Ctrl-C again to stop at once") as stop, show.live():

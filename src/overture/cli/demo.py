@@ -36,12 +36,12 @@ def command(
     from importlib.resources import as_file, files
 
     from overture.engine.load import load_backbone
-    from overture.jobs.api import request
+    from overture.jobs.run.request import TuneConfig, resolved
     from overture.jobs.tune.tune import tune
     from overture.store.store import Store
 
     with as_file(files("overture.data").joinpath("demo")) as folder:
-        config = request(Path(folder) / "movie.yaml", {"name": NAME, "train": {"epochs": epochs}})
+        config = resolved(TuneConfig, Path(folder) / "movie.yaml", {"name": NAME, "train": {"epochs": epochs}})
         kept = Store(root, say)
         backbone = load_backbone(config.task.backbone, notify=say)
         result = worked(lambda listener, stop: tune(config, kept, listener, stop, backbone), store, is_json)

@@ -167,7 +167,7 @@ def _gflops() -> Facts:
 def _model(advice: list[str]) -> Facts:
     """The embedded model: is its package there, is it converted, how fast is it."""
     from overture.core.files import cache_dir
-    from overture.engine.load import EMBEDDED
+    from overture.engine.options import EMBEDDED
 
     name, package = next(iter(EMBEDDED.items()))
     try:

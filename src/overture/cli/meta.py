@@ -40,14 +40,16 @@ def command(
     flags = {"backbone": backbone and local(backbone), "method": method, "place": place, "length": length}
 
     from overture.core.config import validated
-    from overture.jobs.api import request
-    from overture.jobs.transfer.meta import meta
+    from overture.jobs.run.request import TuneConfig, resolved
     from overture.jobs.transfer.options import MetaConfig
     from overture.store.store import Store
 
     asked = {"steps": steps, "inner": inner, "rate": rate, "algorithm": algorithm}
     config = validated(MetaConfig, stated(asked), "overture meta")
-    requests = [request(path, flags, settings or []) for path in (*tasks, *(unseen or []))]
+    requests = [resolved(TuneConfig, path, flags, settings or []) for path in (*tasks, *(unseen or []))]
+
+    from overture.jobs.transfer.meta import meta
+
     show = display()
     with StopRequest("stopping after this visit; press Ctrl-C again to stop at once") as stop, show.live():
         found = meta(

@@ -48,14 +48,16 @@ def command(
     flags = {"backbone": backbone and local(backbone), "method": method, "place": place, "length": length}
 
     from overture.core.config import validated
-    from overture.jobs.api import request
-    from overture.jobs.transfer.multi import multi
+    from overture.jobs.run.request import TuneConfig, resolved
     from overture.jobs.transfer.options import MultiConfig
     from overture.store.store import Store
 
     asked = {"logits": logits, "hidden": hidden, "temperature": temperature, "mixing": mixing}
     config = validated(MultiConfig, stated(asked), "overture multi")
-    requests = [request(path, flags, settings or []) for path in tasks]
+    requests = [resolved(TuneConfig, path, flags, settings or []) for path in tasks]
+
+    from overture.jobs.transfer.multi import multi
+
     show = display()
     with StopRequest("stopping after this step; press Ctrl-C again to stop at once") as stop, show.live():
         found = multi(

@@ -72,12 +72,17 @@ def search_command(
         f"search.{key}": list(v) if isinstance(v, tuple) else v for key, v in space.items() if v not in (None, [])
     }
 
-    from overture.jobs.api import request
-    from overture.jobs.search.search import search
+    from overture.jobs.run.request import resolved
+    from overture.jobs.search.options import SearchRequest
+    from overture.jobs.search.space import asked_pairs, wordings
     from overture.store.store import Store
 
-    config = request(task, flags, settings or [])
-    kept = Store(root, say)
+    config, kept = resolved(SearchRequest, task, flags, settings or []), Store(root, say)
+    asked_pairs(config)
+    wordings(config)
+
+    from overture.jobs.search.search import search
+
     file = shlex.quote(str(task))
     found = worked(lambda listen, stop: search(config, kept, listen, stop, file=file), store, is_json)
     finish_search(found, store, is_json)
@@ -168,16 +173,18 @@ def lr_command(
 
     from overture.cli.progress import display
     from overture.core.config import validated
-    from overture.jobs.api import request
-    from overture.jobs.search.lr import lr
+    from overture.jobs.run.request import TuneConfig, resolved
     from overture.jobs.search.options import LrConfig
     from overture.store.store import Store
 
-    asked = {"low": low, "high": high, "steps": steps}
-    config = validated(LrConfig, stated(asked), "overture lr")
+    config = validated(LrConfig, stated({"low": low, "high": high, "steps": steps}), "overture lr")
+    request = resolved(TuneConfig, task, flags, settings or [])
+
+    from overture.jobs.search.lr import lr
+
     show = display()
     with show.live():
-        found = lr(request(task, flags, settings or []), Store(root, say), config, out=chart, listener=show)
+        found = lr(request, Store(root, say), config, out=chart, listener=show)
     if is_json:
         emit(found)
         return

@@ -63,12 +63,13 @@ def tune_command(
     }
     flags |= {"seeds": seeds, "name": name, "cache_gb": cache_gb}
 
-    from overture.jobs.api import request
-    from overture.jobs.tune.tune import tune
+    from overture.jobs.run.request import TuneConfig, resolved
     from overture.store.store import Store
 
-    config = request(task, flags, settings or [])
-    kept = Store(root, say)
+    config, kept = resolved(TuneConfig, task, flags, settings or []), Store(root, say)
+
+    from overture.jobs.tune.tune import tune
+
     finish(worked(lambda listener, stop: tune(config, kept, listener, stop), store, is_json), store, is_json)
 
 

@@ -31,13 +31,16 @@ def command(
     """Propose label words from the training rows; measure them on validation rows, without training."""
     from overture.cli.progress import display, stages
     from overture.core.config import validated
-    from overture.jobs.api import request
-    from overture.jobs.search import words as study
+    from overture.jobs.run.request import TuneConfig, resolved
     from overture.jobs.search.options import WordsConfig
 
     given = {"words": words, "pool": pool}
     config = validated(WordsConfig, {k: v for k, v in given.items() if v is not None}, "overture words")
-    asked = request(task, {"backbone": backbone and local(backbone)}, settings or [])
+    flags = {"backbone": backbone and local(backbone)}
+    asked = resolved(TuneConfig, task, flags, settings or [], prompt_use="unused")
+
+    from overture.jobs.search import words as study
+
     show = display()
     with show.live():
         found = study.words(

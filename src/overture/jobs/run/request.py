@@ -1,24 +1,31 @@
-"""What a run is asked to do."""
+"""The request of a run: its options, and the one place where they are merged, validated and checked.
 
-from collections.abc import Sequence
+It imports no torch, so that what is wrong is reported at once.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from overture.core.config import Config, overridden, read_yaml, validated
-from overture.core.errors import ConfigError
+from overture.core.config import Config, assign, parsed, read_yaml, unknown_key, validated
+from overture.core.errors import ConfigError, DataError, Problem, UserError
 from overture.data.task import Task, with_paths_from
-from overture.engine.backbone import Backbone
-from overture.engine.cache import default_budget_bytes
-from overture.engine.load import is_encoder
-from overture.engine.options import LoraOptions
-from overture.jobs.run.search_config import SearchConfig
+from overture.engine.options import Device, DType, LoraOptions, is_encoder
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS
-from overture.prompt.registry import own_rate, with_refs
+from overture.prompt.registry import check_effect, checked_options, own_rate, with_refs
 from overture.store.store import Store
 from overture.train.options import TrainConfig
+
+if TYPE_CHECKING:
+    from overture.engine.backbone import Backbone
+
+PromptUse = Literal["as it is", "as a model", "unused"]
+T = TypeVar("T")
+R = TypeVar("R", bound="TuneConfig")
 
 ON_FINISHED = 0.1
 
@@ -47,10 +54,9 @@ class TuneConfig(Config):
     cache_gb: float | None = Field(
         None, ge=0, description="Memory for kept inputs, GB; a quarter of the free when empty."
     )
-    device: str = Field("auto", description="cpu, cuda, or auto.")
-    dtype: str = Field("auto", description="float32, bfloat16, or auto.")
+    device: Device = Field("auto", description="cpu, cuda, or auto.")
+    dtype: DType = Field("auto", description="The model's precision; float32 on the CPU, bfloat16 on a GPU when auto.")
     compile_layers: bool = Field(False, description="Run the model's layers as compiled kernels; needs a compiler.")
-    search: SearchConfig = Field(SearchConfig(), description="What `overture search` may choose from and spend.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub model.")
 
     @property
@@ -63,32 +69,149 @@ class TuneConfig(Config):
         return self.train.lr or share * own_rate(self.prompt)
 
 
-def tune_config(path: Path, assignments: Sequence[str] = ()) -> TuneConfig:
-    """A request from a task file and settings: default < file < settings.
+SHORT = {"adapter": "adapter.kind", "method": "prompt.method", "place": "prompt.place", "length": "prompt.length"}
+"""Settings that have a shorter name."""
+
+_SECTIONS = ("prompt", "train", "data", "search")
+_DATA_FILES = ("train", "validation", "test", "path")
+
+
+def resolved(
+    model: type[R],
+    path: Path,
+    settings: Mapping[str, Any] | None = None,
+    assignments: Sequence[str] = (),
+    *,
+    prompt_use: PromptUse = "as it is",
+) -> R:
+    """A request: defaults, over them the task file, over it named settings, over them assignments.
+
+    A method that cannot enter at the default place gets its own first place, unless a place is given.
 
     Args:
-        path: the task file; keys of `TuneConfig` may stand beside the task's.
-        assignments: ``train.lr=0.01``, ``prompt.length=20``, ``data.train_rows=64``.
+        model: the class of the request; one without the section `search` passes over it.
+        path: the task file; the keys of `TuneConfig` may stand beside the task's.
+        settings: by dotted key, or nested: ``{"train.lr": 0.01, "prompt": {"length": 20}}``; None stands for not given.
+        assignments: ``train.lr=0.01``, ``data.train=rows.jsonl``; the value is read as YAML.
+        prompt_use: a prompt that is used as it is must fit the template; one on which others are modelled must be
+            right by itself; one that is unused is not looked at.
+
+    Raises:
+        ConfigError: everything that is wrong, with the nearest known key.
+        DataError: nothing is wrong but that data files are missing.
+    """
+    values = _merged(path, settings or {}, assignments)
+    prompt_values = values.get("prompt")
+    if isinstance(prompt_values, Mapping) and prompt_values.get("place") is None:
+        method = METHODS.get(str(prompt_values.get("method")))
+        if method and PromptConfig().place not in method.places:
+            values["prompt"] = {**prompt_values, "place": method.places[0]}
+
+    errors: list[UserError] = []
+    config = _attempt(errors, lambda: _validated(values, model, path))
+    prompt = config.prompt if config else _attempt([], lambda: validated(PromptConfig, prompt_values or {}, ""))
+    if prompt_use != "unused" and prompt:
+        is_known = _attempt(errors, lambda: checked_options(prompt))
+        if is_known:
+            _attempt(errors, lambda: check_effect(prompt))
+    if prompt_use == "as it is" and config:
+        config = _attempt(errors, partial(with_slots, config))
+    if missing := list(_missing_files(values.get("data"))):
+        errors.append(DataError(f"the data cannot be used: {len(missing)} missing", problems=missing))
+    if errors or config is None:
+        raise _joined(errors, path)
+    return config
+
+
+def tune_config(path: Path, assignments: Sequence[str] = ()) -> TuneConfig:
+    """What a task file says, for jobs that take its task alone: prompt and data files are not looked at.
 
     Raises:
         ConfigError: every mistake, with the nearest known key.
     """
-    values = overridden(with_paths_from(Path(path).parent, read_yaml(path)), list(assignments))
-    own = {
-        key: values.pop(key) for key in list(values) if key in TuneConfig.model_fields and key not in ("name", "task")
-    }
-    task = validated(Task, values, str(path))
-    return validated(TuneConfig, {**own, "task": task}, str(path))
+    return _validated(_merged(path, {}, assignments), TuneConfig, path)
 
 
-def fitting_place(config: TuneConfig, backbone: Backbone | None) -> TuneConfig:
+def _merged(path: Path, settings: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """The task file's values with what wins over them, data files by their whole path."""
+    values = with_paths_from(Path(path).parent, read_yaml(path))
+    given = [(SHORT.get(key, key), value) for key, value in _flat(settings) if value is not None]
+    for key, value in [*given, *map(parsed, assignments)]:
+        section, _, name = key.partition(".")
+        if section == "data" and name in _DATA_FILES and value:
+            # A run that is resumed from another folder must find it.
+            assign(values, ["data", name], str(Path(str(value)).expanduser().resolve()))
+        else:
+            assign(values, key.split("."), value)
+    return values
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and (prefix or key in _SECTIONS):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _validated(values: Mapping[str, Any], model: type[R], path: Path) -> R:
+    """The request of merged values; of a key that no section has the nearest of all keys is named.
+
+    Raises:
+        ConfigError: every mistake.
+    """
+    sections = [key for key in model.model_fields if key not in ("name", "task")]
+    known = [*Task.model_fields, *sections]
+    problems = [unknown_key(key, known) for key in values if key not in (*known, "search")]
+    task = {key: value for key, value in values.items() if key in Task.model_fields}
+    own = {key: value for key, value in values.items() if key in sections}
+    try:
+        config = validated(model, {**own, "task": task}, str(path))
+    except ConfigError as error:
+        # A task's keys stand at the top of the file.
+        problems += [Problem(item.where.removeprefix("task."), item.what, item.fix) for item in error.problems]
+    if problems:
+        raise ConfigError("the task file or the settings are wrong", where=str(path), problems=problems)
+    return config
+
+
+def _missing_files(data: Any) -> Iterator[Problem]:
+    for name in _DATA_FILES if isinstance(data, Mapping) else ():
+        if isinstance(file := data.get(name), str) and file and not Path(file).exists():
+            folder = Path(file).parent
+            yield Problem(file, "no such file" if folder.is_dir() else f"no such folder: {folder}", "check the path")
+
+
+def _attempt(errors: list[UserError], check: Callable[[], T]) -> T | None:
+    """What a check gives; its error joins the others."""
+    try:
+        return check()
+    except UserError as error:
+        errors.append(error)
+        return None
+
+
+def _joined(errors: Sequence[UserError], path: Path) -> UserError:
+    """One error of several; a single one stays as it is."""
+    if len(errors) == 1:
+        return errors[0]
+    problems = [
+        problem
+        for error in errors
+        for problem in error.problems
+        or [Problem(error.where, error.what + (f", got {error.got}" if error.got else ""), error.fix or error.wanted)]
+    ]
+    return ConfigError("the task file or the settings are wrong", where=str(path), problems=problems)
+
+
+def fitting_place(config: R, backbone: "Backbone | None") -> R:
     """`with_place` for a loaded model, or for the one that the request names."""
     if backbone is None:
         return with_place(config, is_encoder(config.task.backbone, config.revision))
     return with_place(config, not backbone.family.is_causal)
 
 
-def with_place(config: TuneConfig, is_encoder: bool) -> TuneConfig:
+def with_place(config: R, is_encoder: bool) -> R:
     """The request with a place that the model's kind can use, where none was asked for.
 
     An encoder keeps no memory of its input for keys and values to follow; there they stand before the text, and an
@@ -102,7 +225,7 @@ def with_place(config: TuneConfig, is_encoder: bool) -> TuneConfig:
     return config.model_copy(update={"prompt": prompt.model_copy(update={"place": "memory"})})
 
 
-def pinned(config: TuneConfig, store: Store) -> TuneConfig:
+def pinned(config: R, store: Store) -> R:
     """The request with the version of every stored prompt that it names: who goes on with it begins there again.
 
     Raises:
@@ -111,7 +234,7 @@ def pinned(config: TuneConfig, store: Store) -> TuneConfig:
     return config.model_copy(update={"prompt": with_refs(config.prompt, store.pinned)})
 
 
-def settled(config: TuneConfig, store: Store, backbone: Backbone | None) -> TuneConfig:
+def settled(config: R, store: Store, backbone: "Backbone | None") -> R:
     """The request of a run that is about to begin, with all that must stay as it is now when it is resumed.
 
     That is place and length where the model or the template decide them, versions of stored prompts, and the memory
@@ -124,6 +247,8 @@ def settled(config: TuneConfig, store: Store, backbone: Backbone | None) -> Tune
     store.check_writable()
     config = pinned(with_slots(fitting_place(config, backbone)), store)
     if config.cache_gb is None:
+        from overture.engine.cache import default_budget_bytes
+
         config = config.model_copy(update={"cache_gb": default_budget_bytes() / 1e9})
     return config
 
@@ -140,7 +265,7 @@ def check_no_adapter(config: TuneConfig, what: str) -> None:
         )
 
 
-def with_slots(config: TuneConfig) -> TuneConfig:
+def with_slots(config: R) -> R:
     """The request with the prompt's length taken from the template's own places for it.
 
     Raises:
@@ -150,7 +275,7 @@ def with_slots(config: TuneConfig) -> TuneConfig:
     if prompt.place != "slots":
         if num_vectors:
             raise ConfigError(
-                "the template says where the prompt stands",
+                "the template contains {prompt:...}, so prompt.place must be 'slots'",
                 where="prompt.place",
                 got=prompt.place,
                 wanted="slots",
@@ -159,11 +284,13 @@ def with_slots(config: TuneConfig) -> TuneConfig:
         return config
     if not num_vectors:
         raise ConfigError(
-            "the template has no place for the prompt", where="template", fix="write {prompt:5} where it should stand"
+            "prompt.place is 'slots', but the template has no {prompt:...}",
+            where="template",
+            fix="write {prompt:5} where it should stand",
         )
     if "length" in prompt.model_fields_set and prompt.length != num_vectors:
         raise ConfigError(
-            "the template has room for another number of vectors",
+            "the template holds another number of prompt vectors than prompt.length",
             where="prompt.length",
             got=str(prompt.length),
             wanted=str(num_vectors),

@@ -5,6 +5,14 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from overture.core.config import Config
+from overture.jobs.run.request import TuneConfig
+from overture.jobs.run.search_config import SearchConfig
+
+
+class SearchRequest(TuneConfig):
+    """A request with what may be chosen from and spent: the section `search` of a task file."""
+
+    search: SearchConfig = Field(SearchConfig(), description="What `overture search` may choose from and spend.")
 
 
 class LrConfig(Config):

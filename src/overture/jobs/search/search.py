@@ -23,11 +23,11 @@ from overture.core.seeds import derived_seed
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 from overture.jobs.run.members import Histories, fit_settings, is_done, num_epochs_of
-from overture.jobs.run.request import TuneConfig, check_no_adapter, settled
+from overture.jobs.run.request import check_no_adapter, settled
 from overture.jobs.run.work import Work, prepared
 from overture.jobs.search.halving import first_rung, halving_tokens, is_rung, num_after
 from overture.jobs.search.lr import find_rate
-from overture.jobs.search.options import LrConfig
+from overture.jobs.search.options import LrConfig, SearchRequest
 from overture.jobs.search.racing import raced
 from overture.jobs.search.result import result_of
 from overture.jobs.search.space import Pair, Setting, Space, asked_pairs, options_of, wordings
@@ -47,7 +47,7 @@ _TRIES = 4
 
 
 def search(
-    config: TuneConfig,
+    config: SearchRequest,
     store: Store,
     listener: Listener = ignore,
     is_stop_asked: Callable[[], bool] = lambda: False,
@@ -98,11 +98,11 @@ def resume_search(
     done = run.read("result.json")
     if done:
         return done
-    return _execute(run, validated(TuneConfig, run.config(), str(run.folder)), store, is_stop_asked, backbone)
+    return _execute(run, validated(SearchRequest, run.config(), str(run.folder)), store, is_stop_asked, backbone)
 
 
 def _execute(
-    run: Run, config: TuneConfig, store: Store, is_stop_asked: Callable[[], bool], backbone: Backbone | None
+    run: Run, config: SearchRequest, store: Store, is_stop_asked: Callable[[], bool], backbone: Backbone | None
 ) -> dict[str, Any]:
     def searched() -> dict[str, Any]:
         try:
@@ -115,7 +115,7 @@ def _execute(
     return run.carried_out(searched)
 
 
-def _with_room(config: TuneConfig) -> TuneConfig:
+def _with_room(config: SearchRequest) -> SearchRequest:
     """The request with room for the longest prompt, so that all candidates see the same rows."""
     room = Space(config, (), 1, 1).room
     return config.model_copy(update={"prompt": config.prompt.model_copy(update={"length": room})})

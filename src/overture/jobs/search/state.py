@@ -14,6 +14,7 @@ from overture.engine.prompted import PromptedModel
 from overture.evaluate.metrics import NOTHING, metric_named
 from overture.jobs.run.members import SeededSetting
 from overture.jobs.run.work import Work
+from overture.jobs.search.options import SearchRequest
 from overture.jobs.search.space import NUM_PAIRS, Pair, Setting, Space, asked_pairs, options_of
 from overture.jobs.search.spending import Cost, Spending, cost_of
 from overture.prompt.config import PromptConfig
@@ -69,7 +70,8 @@ class Shared:
     """What one search knows; every part of it that is done is read back from the run's folder."""
 
     def __init__(self, work: Work) -> None:
-        self.whole, self.asked, self.run = work, work.config.search, work.run
+        assert isinstance(work.config, SearchRequest)
+        self.config, self.whole, self.asked, self.run = work.config, work, work.config.search, work.run
         # What chooses never sees a test row.
         self.works = {0: replace(work, rows={**work.rows, "test": []})}
         self.costs: dict[Any, Cost] = {}
@@ -99,14 +101,14 @@ class Shared:
 
     def _space(self, pairs: Sequence[Pair], rates: dict[Pair, float] | None = None) -> Space:
         work = self.whole
-        return Space(work.config, pairs, work.backbone.info.num_layers, len(work.rows["train"]), rates)
+        return Space(self.config, pairs, work.backbone.info.num_layers, len(work.rows["train"]), rates)
 
     def _pairs(self) -> list[Pair]:
         """Methods and places that this model can answer with."""
         found: list[Pair] = []
         refused: list[BackboneError | ConfigError] = []
         is_default = not (self.asked.method or self.asked.place)
-        for method, place in asked_pairs(self.whole.config):
+        for method, place in asked_pairs(self.config):
             options = options_of(self.own, method, 1)
             config = self.own.model_copy(update={"method": method, "place": place, "options": options})
             try:
