@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from overture.core.contracts import Readouts
 from overture.core.files import write_json
 from overture.core.injection import Injection, Memory
 from overture.core.rows import Encoded
@@ -58,7 +59,7 @@ def right_tokens(model: PromptedModel, rows: Sequence[Encoded]) -> str:
     """For each token of the answers whether the model, given all before, puts it first: a digit each, in row order."""
     found: dict[int, str] = {}
     for batch in scoring_batches(rows, 2048):
-        for row, said in zip(batch, model.said(batch), strict=True):
+        for row, said in zip(batch, model.ask(batch, Readouts()), strict=True):
             likeliest = model.backbone.head(said.hidden).argmax(-1).tolist()
             found[row.row] = "".join(str(int(a == b)) for a, b in zip(likeliest, row.answer_ids or (), strict=True))
     return "".join(found[row.row] for row in rows)

@@ -23,7 +23,7 @@ import torch
 import transformers
 
 from overture.core.files import write_json
-from overture.core.rows import Encoded
+from overture.core.rows import Answer, Encoded
 from overture.data.encode import Encoder
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel, RowPrompts
@@ -141,7 +141,7 @@ class Bench:
     def _written(self, model: PromptedModel) -> None:
         # The end token ends an answer whatever is asked: with random prompts few rows write it, and their place in
         # the batch is computed all the same.
-        free = [replace(row, candidates=None, label=None) for row in self.rows]
+        free = [replace(row, target=Answer()) for row in self.rows]
         written = model.write(free, self.config.new_tokens, lambda ids: False)
         assert max(map(len, written)) == self.config.new_tokens, "the batch runs to the last token"
 

@@ -132,7 +132,9 @@ class Bench:
         (row,) = self.encoder.encode_fields([{"text": "any"}])
         vocabulary = self.backbone.info.vocab_size
         texts = [tuple(draw.randrange(100, vocabulary) for _ in range(cell.num_input)) for _ in range(cell.num_rows)]
-        return [replace(row, row=n, input_ids=text, label=n % 2) for n, text in enumerate(texts)]
+        return [
+            replace(row, row=n, input_ids=text, target=replace(row.target, label=n % 2)) for n, text in enumerate(texts)
+        ]
 
     def work(self, cell: Cell) -> Work:
         """What is timed."""

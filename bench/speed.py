@@ -194,8 +194,8 @@ def padded_batch(batch: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
 
 
 def label_word(row: Encoded) -> int:
-    assert row.candidates is not None
-    word = row.candidates.words[row.candidates.label_of.index(row.label)]
+    candidates = row.target.candidates
+    word = candidates.words[candidates.label_of.index(row.label)]
     assert len(word) == 1, "label words of this benchmark are one token each"
     return word[0]
 

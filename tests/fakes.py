@@ -41,7 +41,7 @@ from transformers.models.modernbert import modeling_modernbert
 
 from overture.core.contracts import RowMethod
 from overture.core.injection import Injection, Place, Vectors
-from overture.core.rows import Candidates, Encoded
+from overture.core.rows import Answer, Candidates, Encoded, OneOf
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 from overture.engine.tokenizer import Tokenizer
@@ -474,8 +474,8 @@ def _row(kind: str, number: int, length: int, anchor: tuple[int, ...], chance: r
     slots = ((min(1, length), 1), (length + 1, 1))
     if kind == "free text":
         answer = (*chance.choices(range(32, 240), k=chance.randint(0, 4)), EOS)
-        return Encoded(number, text, anchor, answer_ids=answer, slots=slots)
+        return Encoded(number, text, anchor, Answer(answer), slots)
     candidates = SEVERAL_TOKENS if kind == "several tokens" else ONE_TOKEN
     read = {"mask": length // (1 + number % 2), "first": 0, "mean": "mean"}.get(kind)
     label = chance.randrange(3)
-    return Encoded(number, text, anchor, candidates, label, slots=slots, read=read, is_mask=kind == "mask")
+    return Encoded(number, text, anchor, OneOf(candidates, label, read=read, is_mask=kind == "mask"), slots)

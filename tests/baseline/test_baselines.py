@@ -198,7 +198,7 @@ def test_full_gradients_are_the_librarys(family):
     found.model.loss(rows).backward()
     mine = {n.removeprefix("model."): v.grad for n, v in found.model.trainable().items()}
     copy = make_backbone(family).model.requires_grad_(True)
-    words = [word[0] for word in rows[0].candidates.words]
+    words = [word[0] for word in rows[0].target.candidates.words]
     losses = []
     for row in rows:
         ids = torch.tensor([[*row.input_ids, *row.anchor_ids]])

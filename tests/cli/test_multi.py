@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from overture.core.contracts import Readouts
 from overture.engine.distil import distance, divergence, right
 from overture.jobs.run.request import TuneConfig, resolved
 from overture.jobs.transfer import multi as study
@@ -111,7 +112,7 @@ def test_teachers_add_their_predictions_and_hidden_states(made) -> None:
     found._teach()
     task = found.tasks[1]
     rows, own = task.rows[3:9], task.work.rows["train"][3:9]
-    teacher, student = [model.said(own) for model in (task.single["model"], task.model)]
+    teacher, student = [model.ask(own, Readouts()) for model in (task.single["model"], task.model)]
     backbone = task.work.backbone
     wanted = right(backbone, student, own) + 0.3 * divergence(backbone, teacher, student, 2.0)
     torch.testing.assert_close(found.trainee.loss(rows), (wanted + 0.7 * distance(teacher, student)).sum())

@@ -21,9 +21,9 @@ def label_scores(reference: Any, injection: Injection | None, row: Encoded) -> T
     logits, entering = _predicted(reference, injection, row)
     if injection is not None and injection.labels is not None:
         return (injection.labels @ entering).log_softmax(0)
-    each = logits.log_softmax(0)[torch.tensor([word[0] for word in row.candidates.words])]
-    labels = torch.tensor(row.candidates.label_of)
-    found = [each[labels == label].logsumexp(0) for label in range(len(row.candidates.labels))]
+    each = logits.log_softmax(0)[torch.tensor([word[0] for word in row.target.candidates.words])]
+    labels = torch.tensor(row.target.candidates.label_of)
+    found = [each[labels == label].logsumexp(0) for label in range(len(row.target.candidates.labels))]
     return torch.stack(found).log_softmax(0)
 
 
@@ -37,7 +37,7 @@ def _predicted(reference: Any, injection: Injection | None, row: Encoded) -> tup
     ids = (*row.input_ids, *row.anchor_ids)
     at = _places(injection, row)
     texts = [index for index in range(len(ids) + len(at)) if index not in at]
-    read = texts if row.read == "mean" else [texts[row.read]]
+    read = texts if row.target.read == "mean" else [texts[row.target.read]]
     found: list[Tensor] = []
 
     def pick(module: Any, args: Any, out: Any) -> Any:

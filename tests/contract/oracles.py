@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from overture.core.injection import Injection, Memory, Vectors
-from overture.core.rows import Encoded
+from overture.core.rows import Answer, Encoded
 
 
 def following_logits(reference: Any, injection: Injection | None, row: Encoded, tail: Sequence[int]) -> Tensor:
@@ -206,7 +206,7 @@ def label_scores(reference: Any, injection: Injection | None, row: Encoded) -> T
     """Log-probabilities of a row's labels, word by word."""
     if injection is not None and injection.labels is not None:
         return (injection.labels @ _end(reference, injection, row)).log_softmax(0)
-    candidates = row.candidates
+    candidates = row.target.candidates
     each = [likelihood(reference, injection, row, word) for word in candidates.words]
     labels = [
         torch.stack([score for score, of in zip(each, candidates.label_of, strict=True) if of == label]).logsumexp(0)
@@ -238,7 +238,7 @@ def loss(reference: Any, injections: Sequence[Injection | None], rows: Sequence[
     """The rows' losses, added up."""
     pairs = list(zip(injections, rows, strict=True))
     context = sum(_context_loss(reference, found, row) for found, row in pairs)
-    if rows[0].candidates is None:
+    if isinstance(rows[0].target, Answer):
         return context - sum(likelihood(reference, found, row, row.answer_ids) for found, row in pairs)
     return context - sum(label_scores(reference, found, row)[row.label] for found, row in pairs)
 

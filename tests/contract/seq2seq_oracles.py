@@ -15,7 +15,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from overture.core.injection import Injection, LayerMemory, Memory, Vectors
-from overture.core.rows import Encoded
+from overture.core.rows import Answer, Encoded
 
 
 def following_logits(
@@ -35,7 +35,7 @@ def label_scores(reference: Any, injection: Injection | None, row: Encoded, star
         with _hooked(keep):
             following_logits(reference, injection, row, (0,), start)
         return (injection.labels @ found[0][0, -1]).log_softmax(0)
-    candidates = row.candidates
+    candidates = row.target.candidates
     each = [likelihood(reference, injection, row, word, start) for word in candidates.words]
     labels = [
         torch.stack([score for score, of in zip(each, candidates.label_of, strict=True) if of == label]).logsumexp(0)
@@ -57,7 +57,7 @@ def loss(
 ) -> Tensor:
     """The rows' losses, added up."""
     pairs = list(zip(injections, rows, strict=True))
-    if rows[0].candidates is None:
+    if isinstance(rows[0].target, Answer):
         return -sum(likelihood(reference, found, row, row.answer_ids, start) for found, row in pairs)
     return -sum(label_scores(reference, found, row, start)[row.label] for found, row in pairs)
 

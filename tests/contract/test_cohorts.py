@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fakes import CASES, ENCODER_CASES, ENTRIES, FAMILY_CASES, WHOLE, backbone_of, is_fit, make_prompt, make_rows
+from overture.core.contracts import Answers, LabelScores, Losses
 from overture.core.rows import Encoded
 from overture.engine.cache import InputCache
 from overture.engine.cohort import Cohort
@@ -84,13 +85,13 @@ def test_scores_and_answers_of_every_member(family):
     losses = torch.stack([model.log_loss(rows) for model in models])
     answers = [model.generate(free, 4, []) for model in models]
     for max_tokens in (1, 150, 10_000):
-        found = cohort.label_scores(rows, max_tokens)
-        torch.testing.assert_close(found, scores, **CLOSE)
-        torch.testing.assert_close(cohort.log_losses(rows, max_tokens), losses, **CLOSE)
-        assert cohort.generate(free, 4, [], max_tokens) == answers
+        found = [torch.stack(own) for own in cohort.ask(rows, LabelScores(), max_tokens)]
+        torch.testing.assert_close(torch.stack(found), scores, **CLOSE)
+        sums = [torch.stack(own).sum() for own in cohort.ask(rows, Losses(with_vector_targets=False), max_tokens)]
+        torch.testing.assert_close(torch.stack(sums), losses, **CLOSE)
+        assert [[answer.text for answer in own] for own in cohort.ask(free, Answers(4), max_tokens)] == answers
         for scorer, own in zip(cohort.scorers(max_tokens), found, strict=True):
-            assert torch.equal(scorer.label_scores(rows), own)
-            assert scorer.weight(rows) == len(rows)
+            assert torch.equal(torch.stack(scorer.ask(rows, LabelScores())), own)
 
 
 def num_tokens_run(backbone, monkeypatch, work) -> int:
@@ -111,7 +112,7 @@ def num_tokens_run(backbone, monkeypatch, work) -> int:
 def test_texts_run_once_for_prompts_after_them(monkeypatch):
     rows = make_rows("one token", LENGTHS)
     models = members_of([case for case in ENTRIES if case.place == "after"] * 2, "llama", InputCache(1 << 24))
-    num = num_tokens_run(models[0].backbone, monkeypatch, lambda: Cohort(models).label_scores(rows))
+    num = num_tokens_run(models[0].backbone, monkeypatch, lambda: Cohort(models).ask(rows, LabelScores()))
     own = [sum(len(row.anchor_ids) for row in rows) * len(models)]
     own += [found.vectors.length * len(rows) for model in models if (found := model.prompt.injection()).vectors]
     assert num == sum(LENGTHS) + sum(own)
@@ -121,9 +122,9 @@ def test_memory_of_a_text_is_there_once():
     rows = make_rows("one token", LENGTHS)
     model = members_of([ENTRIES[0]], "llama", InputCache(1 << 24))[0]
     texts = [row.input_ids for row in rows]
-    assert len(model.inputs.columns(texts * 4).keys[0]) == len(rows)
-    assert model.inputs.columns(texts * 4).valid.shape[0] == 4 * len(rows)
-    assert len(model.inputs.columns([*texts, texts[1], texts[0]]).keys[0]) == len(rows) + 2
+    assert len(model.answerer.inputs.columns(texts * 4).keys[0]) == len(rows)
+    assert model.answerer.inputs.columns(texts * 4).valid.shape[0] == 4 * len(rows)
+    assert len(model.answerer.inputs.columns([*texts, texts[1], texts[0]]).keys[0]) == len(rows) + 2
 
 
 def test_the_grouping_is_told():

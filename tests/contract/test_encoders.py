@@ -82,8 +82,8 @@ def test_no_prompt_is_the_untouched_model_in_a_padded_batch(family):
     ids = torch.tensor([[*text, *[pad] * (longest - len(text))] for text in texts])
     mask = torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in texts])
     logits = reference(ids, attention_mask=mask).logits
-    words = [word[0] for word in rows[0].candidates.words]
-    each = torch.stack([logits[number, row.read, words] for number, row in enumerate(rows)]).log_softmax(1)
+    words = [word[0] for word in rows[0].target.candidates.words]
+    each = torch.stack([logits[number, row.target.read, words] for number, row in enumerate(rows)]).log_softmax(1)
     theirs = torch.cat([each[:, :2], each[:, 2:].logsumexp(1, keepdim=True)], dim=1)
     torch.testing.assert_close(PromptedModel(backbone).label_scores(rows), theirs, **EXACT)
 
@@ -196,7 +196,7 @@ def test_what_encoders_cannot_do(family):
     refused(plain, make_rows("free text", (3, 1)), "writes no answers")
     refused(plain, make_rows("first", (3, 1)), "at a mask")
     several = make_rows("several tokens", (3, 1))
-    refused(plain, [replace(row, read=0, is_mask=True) for row in several], "one token")
+    refused(plain, [replace(row, target=replace(row.target, read=0, is_mask=True)) for row in several], "one token")
     for asked in (rows, make_rows("free text", (3, 1))):
         with pytest.raises(BackboneError, match="writes no answers"):
             plain.generate(asked, 3, [])

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 
 from fakes import FAMILIES, SMALL, VOCABULARY, Case, backbone_of, make_model, make_prompt, make_rows
 from overture.core.errors import ArtifactError
-from overture.core.rows import Candidates, Encoded
+from overture.core.rows import Candidates, Encoded, OneOf
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.tuned import TunedPrompt
 from overture.jobs.transfer.exchange import export_prompt, import_adapter
@@ -87,9 +88,9 @@ def logits_of_peft(model: Any, ids: tuple[int, ...], task_id: int | None = None)
 
 
 def rows_with(candidates: Candidates | None) -> list[Encoded]:
-    kind = "one token" if candidates else "free text"
-    rows = make_rows(kind, LENGTHS)
-    return [Encoded(row.row, row.input_ids, row.anchor_ids, candidates, 0, row.answer_ids) for row in rows]
+    if candidates is None:
+        return [replace(row, slots=()) for row in make_rows("free text", LENGTHS)]
+    return [replace(row, slots=(), target=OneOf(candidates, 0)) for row in make_rows("one token", LENGTHS)]
 
 
 def assert_same(folder: Path, family: str, model: Any, task_id: int | None = None) -> None:

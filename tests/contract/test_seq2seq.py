@@ -20,6 +20,7 @@ from fakes import (
     make_rows,
     reference_of,
 )
+from overture.core.contracts import Likelihoods
 from overture.core.errors import BackboneError
 from overture.core.injection import Injection
 from overture.engine.backbone import Backbone
@@ -246,8 +247,8 @@ def test_words_and_tokens_without_a_task_are_the_untouched_models(family):
     prompt, start = make_prompt(Case("vectors", "after"), backbone), backbone.tokenizer.start_ids
     model, rows = PromptedModel(backbone, prompt), make_rows("several tokens", (5, 19, 0))
     with torch.no_grad():
-        for row, own in zip(rows, model.word_likelihoods(rows), strict=True):
-            for word, found in zip(row.candidates.words, own, strict=True):
+        for row, own in zip(rows, model.ask(rows, Likelihoods()), strict=True):
+            for word, found in zip(row.target.candidates.words, own, strict=True):
                 wanted = oracles.likelihood(reference, prompt.injection(), row, word, start)
                 assert found.value == pytest.approx(wanted.item(), abs=1e-8)
         written = model.write(rows, 6, lambda answer: len(answer) == 4)

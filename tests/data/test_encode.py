@@ -3,6 +3,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from overture.core.errors import DataError
+from overture.core.rows import Answer
 from overture.data.encode import Encoder
 from overture.data.rows import Row
 
@@ -30,7 +31,7 @@ def test_input_anchor_and_label(make_task, tokenizer):
     assert items[0].input_ids == (256, *b"good")
     assert items[0].anchor_ids == items[1].anchor_ids == tuple(b"\nLabel:")
     assert (items[0].label, items[1].label) == (0, 1)
-    assert items[0].candidates is items[1].candidates
+    assert items[0].target.candidates is items[1].target.candidates
     assert items[0].answer_ids is None
 
 
@@ -162,7 +163,7 @@ def test_answers_end_with_the_end_token(make_task, tokenizer):
     task = make_task(labels=None, answer_field="answer")
     item = first(Encoder(task, tokenizer), row(answer=["yes", "no"]))
     assert item.answer_ids == (*b" yes", 257)
-    assert (item.candidates, item.label) == (None, None)
+    assert isinstance(item.target, Answer)
     tokenizer.eos_id = None
     assert first(Encoder(task, tokenizer), row(answer="y")).answer_ids == tuple(b" y")
 
@@ -180,7 +181,7 @@ def test_prediction_needs_no_label(make_task, tokenizer):
     items = encoder.encode_fields([{"text": "a"}, {"text": "b", "label": "unknown"}])
     assert [(item.label, item.answer_ids) for item in items] == [(None, None)] * 2
     assert items[1].input_ids == (256, ord("b"))
-    assert items[1].candidates is encoder.candidates
+    assert items[1].target.candidates is encoder.candidates
     assert problems(lambda: encoder.encode_fields([{"text": "a"}, {"txt": "b"}])) == [
         "input:2: no field 'text' (did you mean 'txt'?)"
     ]

@@ -30,16 +30,16 @@ def encode(make_task, both_ways):
 def test_a_text_has_a_beginning_and_an_end(encode):
     item = encode(template="{text}")
     assert (item.input_ids, item.anchor_ids) == ((BEGIN, *b"ab"), (END,))
-    assert (item.read, item.is_mask) == (0, False)
+    assert (item.target.read, item.target.is_mask) == (0, False)
     item = encode(template="{text}.", read="mean")
     assert (item.input_ids, item.anchor_ids) == ((BEGIN, *b"ab"), (*b".", END))
-    assert (item.read, item.is_mask) == ("mean", False)
+    assert (item.target.read, item.target.is_mask) == ("mean", False)
 
 
 def test_the_mask_behind_a_field_takes_the_space_before_it(encode):
     item = encode(template="{text} is {mask}.")
     assert item.anchor_ids == (*b" is", MASK, *b".", END)
-    assert (item.read, item.is_mask) == (len(item.input_ids) + 3, True)
+    assert (item.target.read, item.target.is_mask) == (len(item.input_ids) + 3, True)
     assert encode("<|bot|>", template="{text} {mask}").anchor_ids == (MASK, END)
     assert MASK not in encode("<|bot|>", template="{text}").input_ids
 
@@ -47,14 +47,14 @@ def test_the_mask_behind_a_field_takes_the_space_before_it(encode):
 def test_the_mask_before_a_field_and_slots_around_it(encode):
     item = encode(template="{prompt:2}x {mask}{prompt:1}: {text}")
     assert item.input_ids == (BEGIN, *b"x", MASK, *b": ab")
-    assert (item.read, item.slots) == (2, ((1, 2), (3, 1)))
+    assert (item.target.read, item.slots) == (2, ((1, 2), (3, 1)))
     ids = (*item.input_ids, *item.anchor_ids)
-    assert ids[item.read] == MASK
+    assert ids[item.target.read] == MASK
 
 
 def test_another_place_may_be_read_though_there_is_a_mask(encode):
     item = encode(template="{text} {mask}", read="first")
-    assert (item.read, item.is_mask) == (0, False)
+    assert (item.target.read, item.target.is_mask) == (0, False)
 
 
 def test_the_end_counts_and_words_take_no_room(encode):
@@ -63,7 +63,7 @@ def test_the_end_counts_and_words_take_no_room(encode):
     with pytest.raises(DataError, match="cannot be encoded"):
         encode("a" * 8, template=template, max_length=10)
     item = encode("a" * 50, template=template, max_length=10, too_long="trim")
-    assert (item.num_tokens, item.anchor_ids, item.read) == (10, (MASK, END), 8)
+    assert (item.num_tokens, item.anchor_ids, item.target.read) == (10, (MASK, END), 8)
 
 
 def test_decoders_have_no_mask(make_task, tokenizer):
@@ -99,7 +99,7 @@ def test_an_encoder_decoders_text_has_an_end_and_its_words_need_no_space(make_ta
     tokenizer.bos_ids, tokenizer.end_ids, tokenizer.start_ids = (), (END,), (0,)
     encoder = Encoder(make_task(template="{text}: ", labels={"pos": "good", "neg": " bad"}), tokenizer)
     item = encoder.encode([Row({"text": "ab", "label": "pos"}, 1, "f.jsonl")])[0]
-    assert (item.input_ids, item.anchor_ids, item.read) == (tuple(b"ab"), (*b": ", END), None)
+    assert (item.input_ids, item.anchor_ids, item.target.read) == (tuple(b"ab"), (*b": ", END), None)
     assert encoder.notices == []
     with pytest.raises(DataError, match="behind its start"):
         Encoder(make_task(template="{text}{mask}"), tokenizer)

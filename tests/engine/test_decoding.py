@@ -5,8 +5,9 @@ import torch
 from transformers import GenerationConfig
 
 from fakes import EOS, Case, backbone_of, make_prompt, make_rows, reference_of
+from overture.core.contracts import Answers
 from overture.core.decoding import Decoding
-from overture.core.rows import Encoded
+from overture.core.rows import Answer, Encoded
 from overture.engine import generate
 from overture.engine.cache import InputCache
 from overture.engine.generate import _Chance
@@ -37,8 +38,8 @@ def test_beams_are_transformers_beams(family, beams, penalty):
     rows = make_rows("free text", LENGTHS)
     decoding = Decoding(beams=beams, length_penalty=penalty)
     wanted = [theirs(family, row, 7, num_beams=beams, length_penalty=penalty) for row in rows]
-    assert [answer.ids for answer in model.answer(rows, 7, (), decoding)] == wanted
-    assert [model.answer([row], 7, (), decoding)[0].ids for row in rows] == wanted
+    assert [answer.ids for answer in model.ask(rows, Answers(7, (), decoding))] == wanted
+    assert [model.ask([row], Answers(7, (), decoding))[0].ids for row in rows] == wanted
 
 
 @pytest.mark.parametrize("family", ["llama", "t5", "bart"])
@@ -51,9 +52,9 @@ def test_beams_under_prompts_depend_on_no_batch_and_no_cache(case, family):
     rows = make_rows("free text", LENGTHS)
     decoding = Decoding(beams=3)
     model, cached = PromptedModel(backbone, prompt), PromptedModel(backbone, prompt, InputCache(1 << 20))
-    together = model.answer(rows, 6, (), decoding)
-    assert [answer.ids for answer in cached.answer(rows, 6, (), decoding)] == [answer.ids for answer in together]
-    assert [model.answer([row], 6, (), decoding)[0].ids for row in rows] == [answer.ids for answer in together]
+    together = model.ask(rows, Answers(6, (), decoding))
+    assert [answer.ids for answer in cached.ask(rows, Answers(6, (), decoding))] == [answer.ids for answer in together]
+    assert [model.ask([row], Answers(6, (), decoding))[0].ids for row in rows] == [answer.ids for answer in together]
 
 
 def test_a_likelihood_is_that_of_the_tokens():
@@ -61,8 +62,8 @@ def test_a_likelihood_is_that_of_the_tokens():
     rows = make_rows("free text", LENGTHS)
     model = PromptedModel(backbone)
     for decoding in (Decoding(), Decoding(beams=3), Decoding(temperature=1.0)):
-        for row, answer in zip(rows, model.answer(rows, 5, (), decoding), strict=True):
-            given = Encoded(0, row.input_ids, row.anchor_ids, answer_ids=answer.ids)
+        for row, answer in zip(rows, model.ask(rows, Answers(5, (), decoding)), strict=True):
+            given = Encoded(0, row.input_ids, row.anchor_ids, Answer(answer.ids))
             if len(answer.ids) == 5:
                 assert answer.log_likelihood == pytest.approx(-float(model.log_loss([given])))
 
@@ -70,8 +71,8 @@ def test_a_likelihood_is_that_of_the_tokens():
 def test_beams_find_what_is_at_least_as_likely():
     model = PromptedModel(backbone_of("gpt2", torch.float64))
     rows = make_rows("free text", LENGTHS)
-    greedy = model.answer(rows, 6, ())
-    searched = model.answer(rows, 6, (), Decoding(beams=16, length_penalty=0.0))
+    greedy = model.ask(rows, Answers(6))
+    searched = model.ask(rows, Answers(6, (), Decoding(beams=16, length_penalty=0.0)))
     assert all(b.log_likelihood >= g.log_likelihood - 1e-9 for b, g in zip(searched, greedy, strict=True))
 
 
@@ -80,12 +81,12 @@ def test_chance_is_the_same_for_the_same_seed_in_any_batch(family):
     model = PromptedModel(backbone_of(family, torch.float64))
     rows = make_rows("free text", LENGTHS)
     drawn = Decoding(temperature=1.5, seed=3)
-    once = [answer.ids for answer in model.answer(rows, 6, (), drawn)]
-    assert [model.answer([row], 6, (), drawn)[0].ids for row in rows] == once
-    assert [answer.ids for answer in model.answer(rows, 6, (), Decoding(temperature=1.5, seed=4))] != once
-    greedy = [answer.ids for answer in model.answer(rows, 6, ())]
-    assert [answer.ids for answer in model.answer(rows, 6, (), Decoding(temperature=1e-4))] == greedy
-    assert [answer.ids for answer in model.answer(rows, 6, (), Decoding(temperature=5.0, top_p=1e-6))] == greedy
+    once = [answer.ids for answer in model.ask(rows, Answers(6, (), drawn))]
+    assert [model.ask([row], Answers(6, (), drawn))[0].ids for row in rows] == once
+    assert [answer.ids for answer in model.ask(rows, Answers(6, (), Decoding(temperature=1.5, seed=4)))] != once
+    greedy = [answer.ids for answer in model.ask(rows, Answers(6))]
+    assert [answer.ids for answer in model.ask(rows, Answers(6, (), Decoding(temperature=1e-4)))] == greedy
+    assert [answer.ids for answer in model.ask(rows, Answers(6, (), Decoding(temperature=5.0, top_p=1e-6)))] == greedy
 
 
 def test_an_encoder_decoders_rows_draw_by_their_own_texts():
@@ -100,7 +101,7 @@ def test_an_encoder_decoders_rows_draw_by_their_own_texts():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generate, "_drawn", drawn)
         rows = make_rows("free text", LENGTHS)
-        PromptedModel(backbone_of("t5", torch.float64)).answer(rows, 2, (), Decoding(temperature=1.0))
+        PromptedModel(backbone_of("t5", torch.float64)).ask(rows, Answers(2, (), Decoding(temperature=1.0)))
     assert sorted(seen) == sorted((*row.input_ids, *row.anchor_ids) for row in rows)
     assert len(set(seen)) == len(rows)
 
@@ -130,16 +131,17 @@ class Only:
 def test_only_what_is_allowed_is_written(decoding):
     model = PromptedModel(backbone_of("llama", torch.float64))
     rows = [
-        Encoded(r.row, r.input_ids, r.anchor_ids, allowed=Only() if r.row % 2 else None) for r in make_rows("free text")
+        Encoded(r.row, r.input_ids, r.anchor_ids, Answer(None, Only() if r.row % 2 else None))
+        for r in make_rows("free text")
     ]
-    found = model.answer(rows, 8, (), decoding)
-    free = model.answer([row for row in rows if row.allowed is None], 8, (), decoding)
-    assert all(found[row.row].ids in ((40, 41), (40, 42, 43)) for row in rows if row.allowed)
-    assert [found[row.row].ids for row in rows if row.allowed is None] == [answer.ids for answer in free]
+    found = model.ask(rows, Answers(8, (), decoding))
+    free = model.ask([row for row in rows if row.target.allowed is None], Answers(8, (), decoding))
+    assert all(found[row.row].ids in ((40, 41), (40, 42, 43)) for row in rows if row.target.allowed)
+    assert [found[row.row].ids for row in rows if row.target.allowed is None] == [answer.ids for answer in free]
     if decoding.beams > 1:
         # Both answers are within the beams, so the likelier per token wins.
         for row in rows:
-            if row.allowed:
-                ends = [Encoded(0, row.input_ids, row.anchor_ids, answer_ids=ids) for ids in Only.answers]
+            if row.target.allowed:
+                ends = [Encoded(0, row.input_ids, row.anchor_ids, Answer(ids)) for ids in Only.answers]
                 means = [-float(model.log_loss([end])) / len(end.answer_ids) for end in ends]
                 assert found[row.row].ids == Only.answers[means.index(max(means))][:-1]

@@ -10,11 +10,10 @@ from torch.overrides import TorchFunctionMode
 
 from fakes import CASES, KINDS, Case, backbone_of, is_fit, make_model, make_prompt, make_rows
 from overture.core.injection import Injection, LayerMemory, Memory, Vectors
-from overture.engine import attention, cache, inputs, transfer
+from overture.engine import attention, cache, transfer
 from overture.engine.attention import Step
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
-from overture.engine.cohort import Cohort
 from overture.engine.prompted import PromptedModel
 
 HALF, FAR = torch.bfloat16, torch.device("meta")
@@ -46,7 +45,7 @@ def _is_of_the_host(index) -> bool:
 
 @pytest.fixture(autouse=True)
 def meta_is_far(monkeypatch):
-    for module in (transfer, cache, inputs):
+    for module in (transfer, cache):
         monkeypatch.setattr(module, "is_far", lambda device: device.type == "meta")
     monkeypatch.setattr(transfer, "locked", lambda value: value)
 
@@ -181,36 +180,3 @@ class TestKeptInputs:
         for number in range(3):
             kept.put((number,), torch.zeros(1, 2, 1, 3, 20, device=FAR))
         assert (kept.device_used_bytes, kept.used_bytes) == (960, 480)
-
-    def test_sent_ahead(self, monkeypatch) -> None:
-        # The CPU plays the device and its own host.
-        for module in (transfer, inputs):
-            monkeypatch.setattr(module, "is_far", lambda device: True)
-        backbone = backbone_of("llama")
-        prompts = [make_prompt(Case("vectors", "after"), backbone, seed=seed) for seed in range(2)]
-        kept = InputCache(1 << 20)
-        cohort = Cohort([PromptedModel(backbone, prompt, kept) for prompt in prompts])
-        rows = make_rows("one token")
-        batch = dict.fromkeys(range(2), rows)
-        cohort.models[0].warm(rows)
-        wanted, built = cohort.losses(batch), []
-        padded = cache.padded
-        monkeypatch.setattr(cache, "padded", lambda *args: built.append("ahead") or padded(*args))
-        monkeypatch.setattr(inputs, "padded", lambda *args: built.append("now") or padded(*args))
-        cohort.expect(batch)
-        torch.testing.assert_close(cohort.losses(batch), wanted, rtol=0, atol=0)
-        assert built == ["ahead"], "once, for both prompts"
-        # Another batch than was expected is put together when it is asked for, and the expected one is forgotten.
-        cohort.expect(batch)
-        cohort.losses({0: rows[:2]})
-        cohort.losses(batch)
-        assert built == ["ahead", "ahead", "now", "now"]
-        cohort.expect({})
-
-    def test_prompts_before_the_text_expect_nothing(self, monkeypatch) -> None:
-        monkeypatch.setattr(inputs, "is_far", lambda device: True)
-        backbone, kept = backbone_of("llama"), InputCache(1 << 20)
-        Cohort([PromptedModel(backbone, make_prompt(Case("vectors", "before"), backbone), kept)]).expect(
-            {0: make_rows("one token")}
-        )
-        assert kept.ahead.take([]) is None

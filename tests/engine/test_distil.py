@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from fakes import KINDS, Case, backbone_of, make_prompt, make_rows
-from overture.engine.distil import Said, distance, divergence, log_probabilities, right
+from overture.core.contracts import Losses, Readout, Readouts
+from overture.engine.distil import distance, divergence, log_probabilities, right
 from overture.engine.prompted import PromptedModel
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
@@ -22,7 +23,7 @@ def backbone(request):
 def test_what_is_said_gives_the_loss_and_its_gradient(backbone, case, kind):
     prompt, rows = make_prompt(case, backbone), make_rows(kind)
     model = PromptedModel(backbone, prompt)
-    ours, theirs = right(backbone, model.said(rows), rows), model.losses_under(rows, model.injections(rows))
+    ours, theirs = right(backbone, model.ask(rows, Readouts()), rows), torch.stack(model.ask(rows, Losses()))
     torch.testing.assert_close(ours, theirs, **CLOSE)
     values = list(prompt.trainable().values())
     torch.testing.assert_close(
@@ -33,7 +34,7 @@ def test_what_is_said_gives_the_loss_and_its_gradient(backbone, case, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_come_back_in_order(backbone, kind):
     model, rows = PromptedModel(backbone, make_prompt(Case("vectors", "before"), backbone)), make_rows(kind)
-    together, alone = model.said(rows), [model.said([row])[0] for row in rows]
+    together, alone = model.ask(rows, Readouts()), [model.ask([row], Readouts())[0] for row in rows]
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one.hidden, other.hidden, **CLOSE)
         assert (one.scores is None) == (kind == "free text")
@@ -46,7 +47,7 @@ def test_rows_come_back_in_order(backbone, kind):
 def test_divergence_and_distance_by_their_definitions(backbone, kind, temperature):
     rows, case = make_rows(kind), Case("vectors", "before")
     models = [PromptedModel(backbone, make_prompt(case, backbone, seed=seed)) for seed in (0, 1)]
-    one, other = [[said.kept() for said in model.said(rows)] for model in models]
+    one, other = [[said.kept() for said in model.ask(rows, Readouts())] for model in models]
     shares = [(log_probabilities(backbone, said) / temperature).softmax(-1) for said in (one, other)]
     pairs = [map(torch.distributions.Categorical, pair) for pair in zip(*shares, strict=True)]
     wanted = temperature**2 * sum(torch.distributions.kl_divergence(*pair) for pair in pairs)
@@ -62,7 +63,7 @@ def test_divergence_and_distance_by_their_definitions(backbone, kind, temperatur
 
 
 def test_what_is_kept_is_constant():
-    said = Said(torch.zeros(2, 3, requires_grad=True) + 1, torch.zeros(1, 2, requires_grad=True) + 1)
+    said = Readout(torch.zeros(2, 3, requires_grad=True) + 1, torch.zeros(1, 2, requires_grad=True) + 1)
     kept = said.kept()
     assert not kept.hidden.requires_grad
     assert not kept.scores.requires_grad

@@ -7,12 +7,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fakes import SEQ2SEQ, backbone_of, make_backbone
 from overture.core.injection import Injection, LayerMemory, Memory, Vectors
-from overture.core.rows import Encoded
+from overture.core.rows import Answer, Encoded
 from overture.engine.cache import InputCache
 from overture.engine.operations import counted
 from overture.engine.prompted import PromptedModel
 
-ROWS = [Encoded(n, tuple(range(10 + n, 40 + n)), (5, 6), answer_ids=(7, 8, 9)) for n in range(4)]
+ROWS = [Encoded(n, tuple(range(10 + n, 40 + n)), (5, 6), Answer((7, 8, 9))) for n in range(4)]
 
 SIDES = ("before", "after")
 

@@ -12,6 +12,7 @@ from kind_samples import CASES, CHAT, SAMPLES, Sample, rows_of, task_of
 from test_kinds import bare
 
 from fakes import backbone_of
+from overture.core.contracts import Answers, LabelScores, MarkScores
 from overture.core.errors import BackboneError, DataError
 from overture.core.rows import Written
 from overture.data.encode import Encoder
@@ -73,47 +74,37 @@ class Teacher:
     def __init__(self, tokenizer: Any, is_silent: bool = False) -> None:
         self.tokenizer, self.is_silent = tokenizer, is_silent
 
-    def answer(self, rows: Any, max_new_tokens: int, stop: Any, decoding: Any) -> list[Written]:
-        return [self._written(() if self.is_silent else row.answer_ids or ()) for row in rows]
+    def ask(self, rows: Any, question: Any) -> list[Any]:
+        ways = {Answers: self._written, LabelScores: self._label_scores, MarkScores: self._mark_scores}
+        return [ways[type(question)](row) if type(question) in ways else torch.zeros(()) for row in rows]
 
-    def _written(self, ids: Any) -> Written:
+    def _written(self, row: Any) -> Written:
+        ids = () if self.is_silent else row.answer_ids or ()
         kept = tuple(token for token in ids if token != self.tokenizer.eos_id)
         return Written(self.tokenizer.decode(kept).strip(), kept, 0.0)
 
-    def label_scores(self, rows: Any) -> torch.Tensor:
+    def _label_scores(self, row: Any) -> torch.Tensor:
         """The right label, or shares; when silent, all alike."""
-        found = []
-        for row in rows:
-            count = len(row.candidates.labels)
-            shares = torch.full((count,), 1.0 / count)
-            if not self.is_silent:
-                right = torch.tensor(row.shares) if row.shares else torch.eye(count)[row.label]
-                shares = right.clamp(min=1e-9)
-            found.append(shares.log())
-        return torch.nn.utils.rnn.pad_sequence(found, batch_first=True, padding_value=float("-inf"))
+        count = len(row.target.candidates.labels)
+        if self.is_silent:
+            return torch.full((count,), 1.0 / count).log()
+        shares = torch.tensor(row.target.shares) if row.target.shares else torch.eye(count)[row.target.label]
+        return shares.clamp(min=1e-9).log()
 
-    def mark_scores(self, rows: Any) -> list[torch.Tensor]:
+    def _mark_scores(self, row: Any) -> torch.Tensor:
         """What is right at each mark, high above the rest; when silent, all alike."""
-        return [self._marked(row) for row in rows]
-
-    def _marked(self, row: Any) -> torch.Tensor:
-        scores = torch.zeros(len(row.marks.at), len(row.candidates.labels))
-        if self.is_silent or row.marks.gold is None:
+        marks = row.target.marks
+        scores = torch.zeros(len(marks.at), len(row.target.candidates.labels))
+        if self.is_silent or marks.gold is None:
             return scores
-        if row.marks.over == "each":
+        if marks.over == "each":
             scores -= 10
-            scores[0, list(row.marks.gold)] = 10
-        elif row.marks.over == "labels":
-            scores[range(len(scores)), list(row.marks.gold)] = 10
+            scores[0, list(marks.gold)] = 10
+        elif marks.over == "labels":
+            scores[range(len(scores)), list(marks.gold)] = 10
         else:
-            scores[list(row.marks.gold), range(len(row.marks.gold))] = 10
+            scores[list(marks.gold), range(len(marks.gold))] = 10
         return scores
-
-    def log_loss(self, rows: Any) -> torch.Tensor:
-        return torch.zeros(())
-
-    def weight(self, rows: Any) -> float:
-        return float(len(rows))
 
 
 def strange(sample: Sample, text: str) -> dict[str, Any]:
@@ -157,7 +148,7 @@ def test_an_empty_list_is_no_label_but_nothing_else(sample, encoder):
     if sample.task["kind"] == "multilabel":
         (found,) = encoder.encode(rows_of([row]))
         assert gold_of(encoder.task, rows_of([row])) == ((),)
-        assert found.has_target
+        assert found.target.is_known
         return
     with pytest.raises(DataError, match=r"rows.jsonl:1: "):
         encoder.encode(rows_of([row]))
@@ -281,7 +272,7 @@ def test_an_answer_that_no_window_holds_is_told(family):
     long = {**sample.rows[0], "context": "word " * 300, "answers": ["word " * 250 + "word"]}
     rows = rows_of([sample.rows[1], long])
     encoded = encoder.encode(rows)
-    assert not any(part.has_target for part in grouped(encoded)[1])
+    assert not any(part.target.is_known for part in grouped(encoded)[1])
     (told,) = [notice for notice in encoder.notices if "nothing is learnt" in notice]
     assert "1 rows" in told
     assert "rows.jsonl:2" in told

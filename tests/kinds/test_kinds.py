@@ -7,6 +7,7 @@ import torch
 from kind_samples import SAMPLES, Sample, rows_of, task_of
 
 from fakes import Case, backbone_of, make_backbone
+from overture.core.contracts import Losses, Readouts
 from overture.core.errors import BackboneError, DataError
 from overture.data.encode import Encoder
 from overture.data.kinds.registry import KINDS
@@ -127,9 +128,9 @@ def test_very_long_rows_are_refused_or_shortened(sample, backbone):
     if sample.task["kind"] == "qa":
         encoder = Encoder(task_of(sample), tokenizer, reserve=3)
         encoded = encoder.encode(rows)
-        assert [row.has_target for row in encoded[:2]] == [True, True]
+        assert [row.target.is_known for row in encoded[:2]] == [True, True]
         assert len(encoded) > 2
-        assert not any(row.has_target for row in encoded[2:])
+        assert not any(row.target.is_known for row in encoded[2:])
         assert len(predict(bare(backbone, encoder), encoded, encoder.task)) == 2
         return
     with pytest.raises(DataError, match=r"rows.jsonl:2: too long"):
@@ -236,11 +237,11 @@ def test_what_is_said_gives_the_loss_and_can_be_taught(name, family):
     sample = SAMPLES[name]
     backbone = backbone_of(family)
     encoder = Encoder(task_of(sample, **(sample.encoder if family == "bert" else {})), backbone.tokenizer)
-    rows = [row for row in encoder.encode(rows_of(sample.rows)) if row.has_target]
+    rows = [row for row in encoder.encode(rows_of(sample.rows)) if row.target.is_known]
     teacher, student = (prompted(backbone, encoder, Case("prefix", "memory"), seed) for seed in (0, 1))
-    said = student.said(rows)
-    torch.testing.assert_close(right(backbone, said, rows), student.losses_under(rows, student.injections(rows)))
-    other = [one.kept() for one in teacher.said(rows)]
+    said = student.ask(rows, Readouts())
+    torch.testing.assert_close(right(backbone, said, rows), torch.stack(student.ask(rows, Losses())))
+    other = [one.kept() for one in teacher.ask(rows, Readouts())]
     assert float(divergence(backbone, said, said).detach().sum()) == pytest.approx(0.0, abs=1e-5)
     loss = divergence(backbone, other, said).sum()
     loss.backward()

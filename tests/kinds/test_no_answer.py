@@ -30,19 +30,19 @@ def encoder_of(**options) -> Encoder:
 def test_the_first_token_is_right_where_nothing_is():
     encoded = encoder_of().encode(rows_of(ROWS))
     words = [row.source.words for row in encoded]
-    assert [row.marks.at[0] for row in encoded] == [0, 0, 0]
-    assert [len(row.marks.at) for row in encoded] == [len(own) + 1 for own in words]
+    assert [row.target.marks.at[0] for row in encoded] == [0, 0, 0]
+    assert [len(row.target.marks.at) for row in encoded] == [len(own) + 1 for own in words]
     # "Rome" is the third word and "so" the third, each behind the first token's place.
-    assert [row.marks.gold for row in encoded] == [(3, 3), (0, 0), (3, 3)]
-    assert all(row.marks.gold is None for row in encoder_of().encode_fields([dict(row) for row in ROWS]))
+    assert [row.target.marks.gold for row in encoded] == [(3, 3), (0, 0), (3, 3)]
+    assert all(row.target.marks.gold is None for row in encoder_of().encode_fields([dict(row) for row in ROWS]))
 
 
 def test_windows_without_the_answer_are_taught_to_be_silent():
     long = {**ROWS[0], "context": ROWS[0]["context"] + " and more of it" * 40}
     parts = grouped(encoder_of().encode(rows_of([long])))[0]
     assert len(parts) > 2
-    assert parts[0].marks.gold == (3, 3)
-    assert all(part.marks.gold == (0, 0) for part in parts[1:])
+    assert parts[0].target.marks.gold == (3, 3)
+    assert all(part.target.marks.gold == (0, 0) for part in parts[1:])
 
 
 def test_answers_and_none_are_learnt_and_a_threshold_moves_between_them():

@@ -11,7 +11,7 @@ from overture.data.encode import Encoder
 from overture.data.kinds.answering import KIND as QA
 from overture.data.kinds.answering import _copied
 from overture.data.kinds.choice import KIND as CHOICE
-from overture.data.kinds.tagging import _read
+from overture.data.kinds.tagging import _written_spans
 from overture.data.rows import gold_of
 from overture.evaluate.scoring import grouped, score
 
@@ -37,7 +37,7 @@ def raw(family, **changes):
 
 def is_allowed(item):
     """Whether each token of an answer may follow those before it."""
-    return all(token in item.allowed(item.answer_ids[:at]) for at, token in enumerate(item.answer_ids))
+    return all(token in item.target.allowed(item.answer_ids[:at]) for at, token in enumerate(item.answer_ids))
 
 
 def told(encoder):
@@ -56,7 +56,7 @@ def test_white_space_around_a_span_is_no_part_of_it(family):
     assert not told(encoder)
     if family == "llama":
         assert is_allowed(item)
-        assert _read(item.source, item.answer_ids[:-1]) == [("per", 0, 12), ("loc", 21, 27)]
+        assert _written_spans(item.source, item.answer_ids[:-1]) == [("per", 0, 12), ("loc", 21, 27)]
     with pytest.raises(DataError, match="nothing but white space"):
         encoder.encode(rows_of([{"text": TEXT, "spans": [[12, 13, "per"]]}]))
 
@@ -130,7 +130,7 @@ def test_windows_fit_whatever_their_words_are(word, with_answer):
     rows = rows_of([{"context": context, "question": "Who?", "answers": ["Rome"]}])
     encoded = encoder.encode(rows, with_answer=with_answer)
     assert len(encoded) > 3
-    assert any(item.has_target for item in encoded) == with_answer
+    assert any(item.target.is_known for item in encoded) == with_answer
     # Every token of the context is in a window.
     assert sum(len(item.source.text) for item in encoded) >= len(context)
 
@@ -140,7 +140,7 @@ def test_windows_leave_room_for_a_long_answer():
     answer = " ".join(["word"] * 12)
     context = f"{'many more ' * 40}{answer} {'and others ' * 40}"
     encoded = encoder.encode(rows_of([{"context": context, "question": "What?", "answers": [answer]}]))
-    assert any(item.has_target for item in encoded)
+    assert any(item.target.is_known for item in encoded)
 
 
 @pytest.mark.parametrize("stride", [16, 64, 10_000])

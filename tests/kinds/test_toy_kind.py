@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fakes import backbone_of, make_inner_tokenizer, make_model
 from overture.core.config import Config
-from overture.core.contracts import Scorer
+from overture.core.contracts import LabelScores
 from overture.core.errors import ConfigError, DataError, Problem
 from overture.core.rows import Candidates, Encoded, Prediction
 from overture.data.encode import Encoder
@@ -48,9 +48,9 @@ def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, 
     return [Example(texts, label=label, candidates=Candidates(words, ids, (0, 1), is_own=True))]
 
 
-def _predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> list[Prediction]:
-    each = [tuple(scores.exp().tolist()) for scores in scorer.label_scores(rows)]
-    return [Prediction(task.own.words[shares[1] > shares[0]].strip(), shares, score=max(shares)) for shares in each]
+def _read(task: TaskFile, row: Encoded, reply: Any, blank_replies: Sequence[Any]) -> Prediction:
+    shares = tuple(reply.exp().tolist())
+    return Prediction(task.own.words[shares[1] > shares[0]].strip(), shares, score=max(shares))
 
 
 PARITY = TaskKind(
@@ -61,7 +61,8 @@ PARITY = TaskKind(
     problems=_problems,
     gold=_gold,
     examples=_examples,
-    predictions=_predictions,
+    question=lambda task, row: LabelScores(),
+    read=_read,
     options=Options,
     shot=lambda task, row: f" {_gold(task, row)}",
 )

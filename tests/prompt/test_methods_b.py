@@ -65,7 +65,7 @@ class TestWarp:
         # One word of one token each, and neither a bias nor a cap on this family's head.
         backbone = backbone_of("llama", DOUBLE)
         words = replace(ONE_TOKEN, words=ONE_TOKEN.words[:3], label_of=(0, 1, 2))
-        rows = [replace(row, candidates=words) for row in make_rows("one token")]
+        rows = [replace(row, target=replace(row.target, candidates=words)) for row in make_rows("one token")]
         config = PromptConfig(method="warp", place="after", length=2)
         prompt = build_prompt(config, source_of(backbone, words), 0).to(DOUBLE)
         hard = PromptedModel(backbone, Injection(prompt.injection().vectors)).label_scores(rows)

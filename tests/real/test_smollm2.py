@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from overture.core.rows import Encoded
+from overture.core.rows import Encoded, OneOf
 from overture.core.seeds import named_random
 from overture.data.encode import Encoder
 from overture.data.rows import Row
@@ -64,9 +64,9 @@ def prompt_for(backbone: Backbone, task: Task, method: str, place: str) -> torch
 def test_untouched_model_and_ours_agree(backbone: Backbone, rows: list[Encoded]) -> None:
     ours = PromptedModel(backbone).label_scores(rows)
     for index, row in enumerate(rows):
-        assert row.candidates is not None
+        assert isinstance(row.target, OneOf)
         likelihoods = []
-        for word in row.candidates.words:
+        for word in row.target.candidates.words:
             ids = [*row.input_ids, *row.anchor_ids, *word]
             with torch.no_grad():
                 logits = backbone.model(torch.tensor([ids])).logits[0].log_softmax(-1)

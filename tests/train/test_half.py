@@ -21,7 +21,7 @@ def model_of(case: Case, dtype: torch.dtype) -> PromptedModel:
     rows = make_rows("one token")
     length = 2 if case.place == "slots" else 3
     config = PromptConfig(method=case.method, place=case.place, length=length, options=case.options)
-    prompt = build_prompt(config, source_of(backbone, rows[0].candidates, rows), 0)
+    prompt = build_prompt(config, source_of(backbone, rows[0].target.candidates, rows), 0)
     return PromptedModel(backbone, prompt, InputCache(1 << 20))
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from overture.core.contracts import Features
 from overture.core.rows import Encoded
 from overture.data.batches import scoring_batches
 from overture.engine.backbone import Backbone
@@ -22,8 +23,8 @@ def features_of(backbone: Backbone, rows: Sequence[Encoded], is_mean: bool = Fal
         max_tokens: padded tokens of one forward pass.
     """
     model = PromptedModel(backbone)
-    numbered = [replace(row, row=i, read="mean" if is_mean else row.read) for i, row in enumerate(rows)]
-    found = torch.empty(len(rows), backbone.info.hidden_size)
+    numbered = [replace(row, row=index) for index, row in enumerate(rows)]
+    features = torch.empty(len(rows), backbone.info.hidden_size)
     for batch in scoring_batches(numbered, max_tokens):
-        found[[row.row for row in batch]] = model.features(batch).float().cpu()
-    return found
+        features[[row.row for row in batch]] = torch.stack(model.ask(batch, Features(is_mean))).float().cpu()
+    return features

@@ -19,9 +19,9 @@ from torch import Tensor
 from overture.baseline.base import Baseline, Built, Request
 from overture.baseline.features import features_of
 from overture.core.config import Config
-from overture.core.decoding import GREEDY, Decoding
+from overture.core.contracts import LabelScores, Question, T
 from overture.core.errors import DataError
-from overture.core.rows import Encoded, Written
+from overture.core.rows import Encoded
 from overture.engine.backbone import Backbone
 
 _NEVER = -1e4
@@ -54,52 +54,24 @@ class LinearHead:
     def __init__(self, backbone: Backbone, weight: Tensor, bias: Tensor, is_mean: bool) -> None:
         self.backbone, self.values, self.is_mean = backbone, {"weight": weight, "bias": bias}, is_mean
 
-    def label_scores(self, rows: Sequence[Encoded]) -> Tensor:
-        """Log-probabilities of the labels, [B, C]."""
-        return self.scores_of(features_of(self.backbone, rows, self.is_mean))
+    def ask(self, rows: Sequence[Encoded], question: Question[T]) -> list[T]:
+        """Label scores; a linear head has no other replies.
+
+        Raises:
+            DataError: something else is asked.
+        """
+        if not isinstance(question, LabelScores):
+            raise DataError(
+                "a linear head answers with one label alone",
+                got=type(question).__name__,
+                fix="choose another baseline for this kind of task",
+            )
+        scores = self.scores_of(features_of(self.backbone, rows, self.is_mean))
+        return list(scores)
 
     def scores_of(self, features: Tensor) -> Tensor:
-        """The same from features [B, D]."""
+        """Log-probabilities of the labels, [B, C], from features [B, D]."""
         return torch.nn.functional.linear(features, self.values["weight"], self.values["bias"]).log_softmax(dim=1)
-
-    def log_loss(self, rows: Sequence[Encoded]) -> Tensor:
-        """Sum of the rows' negative log-likelihoods."""
-        gold = torch.tensor([row.label for row in rows])
-        return torch.nn.functional.nll_loss(self.label_scores(rows), gold, reduction="sum")
-
-    def weight(self, rows: Sequence[Encoded]) -> float:
-        """Rows."""
-        return float(len(rows))
-
-    def mark_scores(self, rows: Sequence[Encoded]) -> list[Tensor]:
-        """A linear head reads one place.
-
-        Raises:
-            DataError: always.
-        """
-        raise _other_task()
-
-    def generate(self, rows: Sequence[Encoded], max_new_tokens: int, stop: Sequence[str]) -> list[str]:
-        """A linear head writes nothing.
-
-        Raises:
-            DataError: always.
-        """
-        raise _other_task()
-
-    def answer(
-        self, rows: Sequence[Encoded], max_new_tokens: int, stop: Sequence[str], decoding: Decoding = GREEDY
-    ) -> list[Written]:
-        """A linear head writes nothing.
-
-        Raises:
-            DataError: always.
-        """
-        raise _other_task()
-
-
-def _other_task() -> DataError:
-    return DataError("a linear head answers with one label alone", fix="choose another baseline for this kind of task")
 
 
 def build(request: Request) -> Built:

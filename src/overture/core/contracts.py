@@ -1,17 +1,21 @@
-"""What rooms ask of each other: tokenizers, methods, trainees, scorers.
+"""What rooms ask of each other: tokenizers, methods, trainees, and questions to a model with who answers them.
 
-Shape letters: B rows, D width.
+Shape letters: B rows, D width, C labels, n marks of a row, R places of a row at which something is predicted.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 from overture.core.decoding import GREEDY, Decoding
-from overture.core.injection import Injection
-from overture.core.rows import Encoded, Written
+from overture.core.errors import BackboneError
+from overture.core.injection import Injection, Place
+from overture.core.rows import Encoded, Likelihood, Written
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 
 class TextTokenizer(Protocol):
@@ -119,7 +123,7 @@ class Trainee(Protocol):
         ...
 
     def weight(self, rows: Sequence[Encoded]) -> float:
-        """What the sum is divided by: rows for labels, answer tokens for free text."""
+        """What the sum is divided by; by default the sum of the targets' weights."""
         ...
 
     def trainable(self) -> dict[str, "torch.Tensor"]:
@@ -138,36 +142,186 @@ class Trainees(Protocol):
         """As `Trainee.loss`, of each member of one group."""
         ...
 
-    def expect(self, batches: Mapping[int, Sequence[Encoded]]) -> None:
-        """What `losses` will be asked next: it may be prepared while the device is busy. May be empty, may not come."""
+
+# -- what a model is asked of rows
+
+
+class Question(Generic[T]):
+    """What is asked of each row; T is one row's reply. Questions are frozen records, so that equal ones are equal."""
+
+    has_gradient: ClassVar[bool] = False
+    """Whether replies can be differentiated; for all others a prompt is as it will be when finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Losses(Question["torch.Tensor"]):
+    """Negative log-likelihood of what is right in each row, a scalar; differentiable where gradients are recorded.
+
+    Args:
+        with_vector_targets: what the prompt's own vectors must predict is added.
+    """
+
+    with_vector_targets: bool = True
+    has_gradient: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScores(Question["torch.Tensor"]):
+    """Log-probabilities of the labels, [C], normalised over them; a label's words add up. On the CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class MarkScores(Question["torch.Tensor"]):
+    """Logits of the labels at a row's marks, [n, C], on the CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihoods(Question[list[Likelihood]]):
+    """Log-likelihoods over the vocabulary of a row's candidate words, in order; rows may have different ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers(Question[Written]):
+    """A written answer, within what the row allows; the right one, if known, is not looked at.
+
+    Args:
+        max_new_tokens: at most so many tokens, if neither the end token nor a stop text comes before.
+        stop: the answer ends before the first of these texts.
+        decoding: greedy, by chance, or beam search.
+    """
+
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+    decoding: Decoding = GREEDY
+
+
+@dataclass(frozen=True, slots=True)
+class Continuations(Question[list[int]]):
+    """Greedy tokens behind a row, the end token left out.
+
+    Args:
+        max_new_tokens: at most so many.
+        is_done: whether a row's tokens so far are the last.
+    """
+
+    max_new_tokens: int
+    is_done: Callable[[Sequence[int]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Features(Question["torch.Tensor"]):
+    """The hidden state of the last layer that a label is read from, [D].
+
+    Args:
+        is_mean: the mean over the row's tokens instead.
+    """
+
+    is_mean: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """What a model predicts where predictions of a row count: where a label is read, or answer tokens are predicted.
+
+    Args:
+        hidden: the last hidden states there, [R, D].
+        scores: log-probabilities of all that is decided, [R, C]; None for free text, where the head has them.
+    """
+
+    hidden: "torch.Tensor"
+    scores: "torch.Tensor | None" = None
+
+    def kept(self) -> "Readout":
+        """The same as constants. A frozen head makes any logits again, so D numbers a token are kept, not V."""
+        scores = None if self.scores is None else self.scores.detach().clone()
+        return Readout(self.hidden.detach().clone(), scores)
+
+
+@dataclass(frozen=True, slots=True)
+class Readouts(Question[Readout]):
+    """States and scores where predictions count, differentiable; distillation compares them."""
+
+    has_gradient: ClassVar[bool] = True
+
+
+# -- who answers
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an answerer can do, known before anything runs.
+
+    Args:
+        name: of the model, for errors.
+        places: where prompts may stand.
+        can_write: it writes answers.
+        has_gradients: losses and readouts can be differentiated.
+        has_label_vectors: labels may have vectors instead of words.
+        max_length: tokens of prompt, row and answer together.
+        modalities: of the input.
+    """
+
+    name: str
+    places: frozenset[Place]
+    can_write: bool
+    has_gradients: bool
+    has_label_vectors: bool
+    max_length: int
+    modalities: frozenset[str] = frozenset({"text"})
+
+    def check(self, pairs: "Sequence[tuple[Encoded, Injection | None]]", question: Question[Any]) -> None:
+        """Refuse what cannot be answered.
+
+        Raises:
+            BackboneError: with the first row's reason.
+        """
+        if isinstance(question, Answers | Continuations) and not self.can_write:
+            raise BackboneError(
+                "the model writes no answers", where=self.name, fix="choose a decoder, or a task with labels"
+            )
+        num_written = question.max_new_tokens if isinstance(question, Answers | Continuations) else 0
+        for row, injection in pairs:
+            num_tokens = row.num_tokens + num_written + (injection.length if injection else 0)
+            if num_tokens > self.max_length:
+                raise BackboneError(
+                    f"row {row.row} does not fit the model's context",
+                    where=self.name,
+                    got=f"{num_tokens} tokens with prompt and answer",
+                    wanted=f"at most {self.max_length}",
+                    fix="shorten the row, the prompt or the answer",
+                )
+            if injection is None:
+                continue
+            if strange := injection.places - self.places:
+                raise BackboneError(
+                    f"a prompt cannot stand at {', '.join(sorted(strange))} here",
+                    where=self.name,
+                    wanted=f"one of {', '.join(sorted(self.places))}",
+                )
+            if injection.labels is not None and not self.has_label_vectors:
+                raise BackboneError("labels cannot have vectors here", where=self.name, fix="a prompt with label words")
+
+
+class Answerer(Protocol):
+    """Answers questions about rows, each under a prompt of its own or none."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+        ...
+
+    def ask(self, pairs: "Sequence[tuple[Encoded, Injection | None]]", question: Question[T]) -> list[T]:
+        """A reply for each pair, in order.
+
+        Raises:
+            BackboneError: the model cannot answer such rows under such prompts.
+        """
         ...
 
 
 class Scorer(Protocol):
-    """What evaluation needs of a model."""
+    """A model under its own prompt or prompts: what evaluation asks."""
 
-    def log_loss(self, rows: Sequence[Encoded]) -> "torch.Tensor":
-        """Sum of the rows' negative log-likelihoods, a scalar."""
-        ...
-
-    def weight(self, rows: Sequence[Encoded]) -> float:
-        """As `Trainee.weight`."""
-        ...
-
-    def label_scores(self, rows: Sequence[Encoded]) -> "torch.Tensor":
-        """Log-probabilities of the labels, [B, labels], normalised over them; -inf for those that a row lacks."""
-        ...
-
-    def mark_scores(self, rows: Sequence[Encoded]) -> "list[torch.Tensor]":
-        """Logits of the labels at each row's marks, [n, labels]."""
-        ...
-
-    def generate(self, rows: Sequence[Encoded], max_new_tokens: int, stop: Sequence[str]) -> list[str]:
-        """Greedy answers."""
-        ...
-
-    def answer(
-        self, rows: Sequence[Encoded], max_new_tokens: int, stop: Sequence[str], decoding: Decoding = GREEDY
-    ) -> list[Written]:
-        """Answers by any decoding, within what each row allows."""
+    def ask(self, rows: Sequence[Encoded], question: Question[T]) -> list[T]:
+        """A reply for each row, in order."""
         ...

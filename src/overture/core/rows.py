@@ -30,6 +30,14 @@ class Candidates:
     is_own: bool = False
 
 
+class Allowed(Protocol):
+    """What may be written next in an answer."""
+
+    def __call__(self, written: Sequence[int]) -> Sequence[int]:
+        """Tokens that may follow those written, the end token among them; none where nothing may."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Marks:
     """Tokens of a row at which an encoder scores the labels.
@@ -46,12 +54,117 @@ class Marks:
     gold: tuple[int, ...] | None = None
 
 
-class Allowed(Protocol):
-    """What may be written next in an answer."""
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """One of several labels, or a share of each, read at one place of the row.
 
-    def __call__(self, written: Sequence[int]) -> Sequence[int]:
-        """Tokens that may follow those written, the end token among them; none where nothing may."""
-        ...
+    Args:
+        candidates: the labels with their words.
+        label: index of the right one; None when unknown.
+        shares: for each label how much of the row is its, where the truth stands between labels; instead of ``label``.
+        read: what the label is read from: the token at this index into input and anchor, or the mean of them all;
+            None for the last, where models that read from left to right predict.
+        is_mask: the token read is a mask, at which the model predicts a word.
+    """
+
+    candidates: Candidates
+    label: int | None = None
+    shares: tuple[float, ...] | None = None
+    read: int | Literal["mean"] | None = None
+    is_mask: bool = False
+
+    @property
+    def is_known(self) -> bool:
+        """Whether something can be learnt from it."""
+        return self.label is not None or self.shares is not None
+
+    @property
+    def weight(self) -> float:
+        """What a row's loss is divided by in a mean over rows."""
+        return 1.0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are learnt behind the row; label words are none of them."""
+        return 0
+
+    @property
+    def gold(self) -> tuple[int, ...]:
+        """The right choice at each place where one is made."""
+        return () if self.label is None else (self.label,)
+
+
+@dataclass(frozen=True, slots=True)
+class AtMarks:
+    """Labels at several tokens of a row.
+
+    Args:
+        candidates: the labels with their words.
+        marks: the tokens, and what is right there.
+    """
+
+    candidates: Candidates
+    marks: Marks
+
+    @property
+    def is_known(self) -> bool:
+        """Whether something can be learnt from it; a part of a row without the row's answer teaches nothing."""
+        return self.marks.gold is not None
+
+    @property
+    def weight(self) -> float:
+        """What a row's loss is divided by: its tokens where each has a label, else one."""
+        return float(len(self.marks.at)) if self.marks.over == "labels" else 1.0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are learnt behind the row: none."""
+        return 0
+
+    @property
+    def gold(self) -> tuple[int, ...]:
+        """The right choice at each place where one is made; for labels that may all apply, whether each does."""
+        known = self.marks.gold or ()
+        if self.marks.over == "each":
+            return tuple(int(label in known) for label in range(len(self.candidates.labels)))
+        return known if self.marks.at else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A text that is written behind the row.
+
+    Args:
+        ids: its tokens with the end token; None when unknown.
+        allowed: what a generated answer may hold; None for anything.
+    """
+
+    ids: tuple[int, ...] | None = None
+    allowed: Allowed | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether something can be learnt from it."""
+        return self.ids is not None
+
+    @property
+    def weight(self) -> float:
+        """What a row's loss is divided by: the answer's tokens."""
+        return float(self.num_tokens)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are learnt behind the row."""
+        return len(self.ids or ())
+
+    @property
+    def gold(self) -> tuple[int, ...]:
+        """The right token at each place where one is predicted."""
+        return self.ids or ()
+
+
+Target = OneOf | AtMarks | Answer
+"""What a row asks of the model, with the right reply where it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +180,19 @@ class Written:
     text: str
     ids: tuple[int, ...]
     log_likelihood: float
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """Of one word behind one row, over the whole vocabulary.
+
+    Args:
+        value: log-likelihood, summed over the word's tokens.
+        is_greedy: each token is the likeliest at its place.
+    """
+
+    value: float
+    is_greedy: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +227,9 @@ class Encoded:
         row: the row's number in its split, from 0.
         input_ids: what depends on the row; may be kept as memory. May be empty.
         anchor_ids: the constant end of the template; at least one token, so that something is live.
-        candidates: label words, for label tasks.
-        label: index into ``candidates.labels``; None when unknown (prediction).
-        answer_ids: the answer's tokens with the end token, for free-text tasks; None when unknown.
+        target: what is asked of the model; free text where nothing else is said.
         slots: where the template has places for the prompt: (index into input and anchor, number of vectors).
-        read: what the label is read from: the token at this index into input and anchor, or the mean of them all;
-            None for the last, where models that read from left to right predict.
-        is_mask: the token read is a mask, at which the model predicts a word.
-        shares: for each label how much of the row is its, where the truth stands between labels; instead of ``label``.
-        marks: tokens at which labels are scored, instead of one that is read.
         part: number of this part among those of its row, from 0; long rows are read in several.
-        allowed: what a generated answer may hold; None for anything.
         source: what the task's kind needs to read the model's reply; nobody else looks at it.
         blanks: the same row without its content, by which its label scores are corrected.
         texts: stretches of input and anchor, (first, end), that hold the fields' text and not the template's; None when
@@ -121,27 +239,24 @@ class Encoded:
     row: int
     input_ids: tuple[int, ...]
     anchor_ids: tuple[int, ...]
-    candidates: Candidates | None = None
-    label: int | None = None
-    answer_ids: tuple[int, ...] | None = None
+    target: Target = Answer()
     slots: tuple[tuple[int, int], ...] = ()
-    read: int | Literal["mean"] | None = None
-    is_mask: bool = False
-    shares: tuple[float, ...] | None = None
-    marks: Marks | None = None
     part: int = 0
-    allowed: Allowed | None = None
     source: Any = None
     blanks: "tuple[Encoded, ...]" = ()
     texts: tuple[tuple[int, int], ...] | None = None
 
     @property
-    def has_target(self) -> bool:
-        """Whether something can be learnt from it; a part of a row without the row's answer teaches nothing."""
-        known = (self.label, self.shares, self.answer_ids, self.marks and self.marks.gold)
-        return any(target is not None for target in known)
+    def num_tokens(self) -> int:
+        """Tokens of the row without any prompt, its answer's among them."""
+        return len(self.input_ids) + len(self.anchor_ids) + self.target.num_tokens
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens of the row without any prompt."""
-        return len(self.input_ids) + len(self.anchor_ids) + len(self.answer_ids or ())
+    def label(self) -> int | None:
+        """Index of the one right label; None where it is unknown, or the target another."""
+        return self.target.label if isinstance(self.target, OneOf) else None
+
+    @property
+    def answer_ids(self) -> tuple[int, ...] | None:
+        """Tokens of the answer; None where it is unknown, or the target another."""
+        return self.target.ids if isinstance(self.target, Answer) else None

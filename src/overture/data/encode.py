@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from overture.core.contracts import TextTokenizer
 from overture.core.errors import DataError, Problem
-from overture.core.rows import Encoded, Marks, Reading
+from overture.core.rows import Answer, AtMarks, Encoded, Marks, OneOf, Reading, Target
 from overture.data.kind import Example, Pick, Tools
 from overture.data.rows import Row, row_problems, texts_of
 from overture.data.task import Task
@@ -173,11 +173,11 @@ class Encoder:
             DataError: as `encode`.
         """
         encoded = self.encode(rows)
-        return [item for item in encoded if item.has_target] if split == "train" else encoded
+        return [item for item in encoded if item.target.is_known] if split == "train" else encoded
 
     def _tell_long_answers(self, rows: Sequence[Row], encoded: Sequence[Encoded]) -> None:
         most = self.task.spec.max_written(self.task)
-        long = [item.row for item in encoded if len(item.answer_ids or ()) > most]
+        long = [item.row for item in encoded if item.target.num_tokens > most]
         if long:
             self.notices.append(
                 f"{len(long)} answers are longer than the {most} tokens that may be written (max_new_tokens, or "
@@ -185,7 +185,7 @@ class Encoder:
             )
 
     def _tell_lost_answers(self, rows: Sequence[Row], encoded: Sequence[Encoded]) -> None:
-        lost = sorted({item.row for item in encoded} - {item.row for item in encoded if item.has_target})
+        lost = sorted({item.row for item in encoded} - {item.row for item in encoded if item.target.is_known})
         if lost:
             self.notices.append(
                 f"the answers of {len(lost)} rows stand in no part of them that fits {self.limit} tokens: nothing is "
@@ -282,19 +282,21 @@ class Encoder:
         num_input, tokens = self._tokens(example, bos)
         ids, read = tuple(tokens.ids), self._read(tokens)
         blanks = [replace(example, texts=texts, blanks=(), label=None) for texts in example.blanks]
+        candidates = example.candidates or self.candidates
+        target: Target
+        if example.answer_ids is not None or candidates is None:
+            target = Answer(example.answer_ids, example.allowed)
+        elif example.pick:
+            target = AtMarks(candidates, _marks(example.pick, tokens))
+        else:
+            is_mask = read is not None and read == tokens.mask
+            target = OneOf(candidates, example.label, example.shares, read, is_mask)
         return Encoded(
             0,
             ids[:num_input],
             ids[num_input:],
-            example.candidates or self.candidates,
-            example.label,
-            example.answer_ids,
+            target,
             tuple(tokens.gaps),
-            read,
-            read is not None and read == tokens.mask,
-            shares=example.shares,
-            marks=_marks(example.pick, tokens) if example.pick else None,
-            allowed=example.allowed,
             source=example.source,
             blanks=tuple(self._built(blank, bos) for blank in blanks),
             texts=tuple(tokens.texts),
@@ -303,9 +305,9 @@ class Encoder:
     def _reserved(self, item: Encoded) -> int:
         """Tokens to keep free behind the row: the prompt's, and those of the longest label word or generated answer."""
         if self.task.spec.writes and not self.tokenizer.is_encoder:
-            return self.reserve + max(0, self.task.max_new_tokens - len(item.answer_ids or ()))
+            return self.reserve + max(0, self.task.max_new_tokens - item.target.num_tokens)
         # An encoder's word stands at its mask.
-        words = item.candidates.words if item.candidates and not self.tokenizer.is_encoder else ()
+        words = () if self.tokenizer.is_encoder or not isinstance(item.target, OneOf) else item.target.candidates.words
         return self.reserve + max(map(len, words), default=0)
 
     def _needed(self, item: Encoded) -> tuple[int, int]:
@@ -313,7 +315,7 @@ class Encoder:
         if not self.tokenizer.start_ids:
             return item.num_tokens, self._reserved(item)
         # The text is the encoder's, what is written is the decoder's, and each has the whole context for itself.
-        answer = len(item.answer_ids or ())
+        answer = item.target.num_tokens
         written = len(self.tokenizer.start_ids) + self._reserved(item) - self.reserve + answer
         return max((item.num_tokens - answer, self.reserve), (written, self.reserve))
 

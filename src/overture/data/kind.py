@@ -2,7 +2,8 @@
 
 A kind stands between a row and a few primitives of the engine: label scores where one token is read, label scores at
 many tokens, likelihoods of a row's own choices, and written answers within what is allowed. It says which of these a
-row becomes (`examples`), and what the model's reply means (`predictions`).
+row becomes (`examples`), what the model is asked of it (`question`), and what the reply means (`read`). It never calls
+the model, so rows of several tasks can be asked together.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from overture.core.config import Config
-from overture.core.contracts import Scorer, TextTokenizer
+from overture.core.contracts import Question, TextTokenizer
 from overture.core.decoding import Decoding
 from overture.core.errors import Problem
 from overture.core.rows import Allowed, Candidates, Encoded, Marks, Prediction
@@ -227,7 +228,8 @@ class TaskKind:
         target_fields: the fields that hold what the model must find.
         gold: a row's right answer, as the metrics compare it.
         examples: what is put to the model for a row, with its answer if that is known.
-        predictions: what the model says of some examples, one for each.
+        question: what the model is asked of an encoded row, by the row's target.
+        read: the prediction from the model's reply, and from the replies to the row's blanks, if it has any.
         options: the kind's own options.
         check: raises ValueError if the task file does not fit.
         check_model: raises DataError if the model does not.
@@ -258,7 +260,8 @@ class TaskKind:
     problems: Callable[[TaskFile, Row], list[Problem]]
     gold: Callable[[TaskFile, Row], Hashable]
     examples: Callable[[TaskFile, Row, Mapping[str, str], Tools, bool], list[Example]]
-    predictions: Callable[[TaskFile, Scorer, Sequence[Encoded]], list[Prediction]]
+    question: Callable[[TaskFile, Encoded], Question[Any]]
+    read: Callable[[TaskFile, Encoded, Any, Sequence[Any]], Prediction]
     reported: tuple[str, ...] = ()
     options: type[Config] = NoOptions
     check: Callable[[TaskFile], None] = no_check

@@ -9,9 +9,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -62,7 +60,6 @@ class InputCache:
         self._disk: _SpillFile | None = None
         self._is_disk_full = False
         self._state: tuple[object, int] | None = None
-        self.ahead = Ahead()
 
     def belong_to(self, state: tuple[object, int]) -> None:
         """Entries are of one model in one state: those of another would be silently wrong.
@@ -167,45 +164,3 @@ def padded(entries: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Ten
         values[:, :, index, :, :length] = moved(entry, place)
     valid = torch.arange(max(lengths), device=device)[None] < sent(lengths, device)[:, None]
     return moved(values, device), valid
-
-
-class Ahead:
-    """The next batch's columns on their way to the device, while it is busy with those of this one.
-
-    One batch at a time; on the CPU there is nothing to send, and nothing is kept here.
-    """
-
-    def __init__(self) -> None:
-        self._texts: tuple[tuple[int, ...], ...] | None = None
-        self._found: tuple[Tensor, Tensor] | None = None
-        self._stream: torch.cuda.Stream | None = None
-
-    def send(self, texts: Sequence[tuple[int, ...]], entries: Sequence[Tensor], device: torch.device) -> None:
-        """Begin to send a batch that lies in the host's memory; the one that was under way is forgotten."""
-        self._texts = self._found = None
-        if any(is_far(entry.device) for entry in entries):
-            # What lies on the device already is soon put together there, and may be written just now.
-            return
-        with self._aside(device):
-            self._texts, self._found = tuple(texts), padded(entries, device)
-
-    def take(self, texts: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor] | None:
-        """The batch that was sent, if it is this one."""
-        texts_sent, found = self._texts, self._found
-        self._texts = self._found = None
-        if found is None or texts_sent != tuple(texts):
-            return None
-        if self._stream is not None:
-            current = torch.cuda.current_stream(found[0].device)
-            current.wait_stream(self._stream)
-            for value in found:
-                # Else the allocator would give its memory away when the side stream, not this one, is done with it.
-                value.record_stream(current)
-        return found
-
-    def _aside(self, device: torch.device) -> AbstractContextManager[Any]:
-        if device.type != "cuda":
-            return nullcontext()
-        if self._stream is None:
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        return torch.cuda.stream(self._stream)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from overture.core.decoding import GREEDY, Decoding
-from overture.core.rows import Encoded, Written
+from overture.core.rows import Allowed, Answer, Encoded, Written
 from overture.core.seeds import derived_seed
 from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
@@ -71,8 +71,8 @@ def greedy_tokens(
 def _begun(inputs: Inputs, rows: Sequence[Encoded], injections: Injections) -> tuple[Tensor, "_Continued"]:
     """Logits of the first token, [B, V], and what goes on behind it."""
     backbone = inputs.backbone
-    asked = [Encoded(row.row, row.input_ids, row.anchor_ids, slots=row.slots) for row in rows]
-    first = prepared(inputs, asked, injections, answer_layout, is_generating=True)
+    bare = [Encoded(row.row, row.input_ids, row.anchor_ids, slots=row.slots) for row in rows]
+    first = prepared(inputs, bare, injections, answer_layout, is_generating=True)
     hidden = backbone.run(first.live, first.step, first.layer)
     logits = backbone.head(hidden[torch.arange(len(rows), device=hidden.device), first.layout.trunk_end])
     return logits, _Continued(backbone, first)
@@ -109,20 +109,20 @@ class _Line:
     """One answer as it is written."""
 
     def __init__(self, row: Encoded, eos_id: int | None, is_whole: Callable[[Sequence[int]], bool]) -> None:
-        self.row, self.eos_id, self.is_whole = row, eos_id, is_whole
+        self.allowed, self.eos_id, self.is_whole = _allowed(row), eos_id, is_whole
         self.ids: list[int] = []
         self.log_likelihood = 0.0
         self.is_done = False
 
     def may_follow(self) -> Sequence[int] | None:
         """Tokens that may come next; None for any."""
-        return None if self.is_done or self.row.allowed is None else self.row.allowed(self.ids)
+        return None if self.is_done or self.allowed is None else self.allowed(self.ids)
 
     def append(self, token: int, share: float) -> None:
         """Write a token; nothing is written behind the end."""
         if self.is_done:
             return
-        if self.row.allowed is not None and token not in self.row.allowed(self.ids):
+        if self.allowed is not None and token not in self.allowed(self.ids):
             # Nothing may follow: the answer ends here.
             self.is_done = True
             return
@@ -132,6 +132,11 @@ class _Line:
             return
         self.ids.append(token)
         self.is_done = self.is_whole(self.ids)
+
+
+def _allowed(row: Encoded) -> Allowed | None:
+    """What the row's answer may hold; None for anything."""
+    return row.target.allowed if isinstance(row.target, Answer) else None
 
 
 def _answer(backbone: Backbone, ids: Sequence[int], log_likelihood: float, stop: Sequence[str]) -> Written:
@@ -285,7 +290,7 @@ class _Search:
                 yield _Beam((*beams.running[number].ids, token), value, number)
 
     def _allowed(self, row: int, beams: _Beams, shares: Tensor, length: int) -> Tensor:
-        allowed = self.rows[row].allowed
+        allowed = _allowed(self.rows[row])
         if allowed is None:
             return shares
         found = torch.full_like(shares, float("-inf"))

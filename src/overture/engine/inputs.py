@@ -13,7 +13,7 @@ from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache, padded
 from overture.engine.layout import Layout
-from overture.engine.transfer import is_far, moved, sent
+from overture.engine.transfer import moved, sent
 
 Progress = Callable[[int, int], None]
 Ids = tuple[int, ...]
@@ -47,22 +47,12 @@ class Inputs:
         Texts that come again and again in the same order, as those of a cohort on the same rows, are there once.
         """
         period = _period(texts)
-        found = None if self.cache is None else self.cache.ahead.take(texts[:period])
-        values, valid = found or padded(self._found(texts[:period], self._keys_and_values), self.backbone.device)
+        values, valid = padded(self._found(texts[:period], self._keys_and_values), self.backbone.device)
         valid = valid.repeat(len(texts) // period, 1)
         positions = torch.arange(valid.shape[1], device=valid.device)[None].expand_as(valid)
         if self.backbone.family.is_rotary:
             positions = positions - valid.sum(1, keepdim=True)
         return Columns(dict(enumerate(values[:, 0])), dict(enumerate(values[:, 1])), positions, valid)
-
-    def expect(self, texts: Sequence[Ids]) -> None:
-        """Begin to send what `columns` will be asked next, where all of it is kept and the device is elsewhere."""
-        if self.cache is None or not is_far(self.backbone.device):
-            return
-        entries = [self.cache.get(ids) for ids in texts[: _period(texts)]]
-        known = [entry for entry in entries if entry is not None]
-        if len(known) == len(entries):
-            self.cache.ahead.send(texts[: len(entries)], known, self.backbone.device)
 
     def warm_columns(self, texts: Sequence[Ids], progress: Progress | None) -> None:
         """Fill the cache with texts, in an order that depends on the texts alone."""

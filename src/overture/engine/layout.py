@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from overture.core.rows import Candidates, Encoded
+from overture.core.rows import Candidates, Encoded, OneOf
 from overture.engine.transfer import sent
 
 
@@ -88,8 +88,8 @@ def label_layout(rows: Sequence[Encoded], starts: Sequence[Start], device: torch
     for row, start in zip(rows, starts, strict=True):
         line = _trunk(row, start)
         ends.append(len(line.ids) - 1)
-        assert row.candidates is not None
-        _add_branches(line, row.candidates)
+        assert isinstance(row.target, OneOf)
+        _add_branches(line, row.target.candidates)
         lines.append(line)
     return _stacked(lines, ends, device)
 
@@ -125,7 +125,8 @@ def _trunk(row: Encoded, start: Start) -> Line:
         done = index
     line.positions = list(range(start.position, start.position + len(line.ids)))
     line.branch = [0] * len(line.ids)
-    line.read = line.trunk_index.index(row.read) if isinstance(row.read, int) else len(line.ids) - 1
+    read = row.target.read if isinstance(row.target, OneOf) else None
+    line.read = line.trunk_index.index(read) if isinstance(read, int) else len(line.ids) - 1
     return line
 
 

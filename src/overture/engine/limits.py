@@ -1,8 +1,10 @@
 """What cannot be asked of a model: each is one clear error, before anything runs."""
 
+from typing import get_args
+
 from overture.core.errors import BackboneError
-from overture.core.injection import Injection, ModelKind
-from overture.core.rows import Encoded
+from overture.core.injection import Injection, ModelKind, Place
+from overture.core.rows import Answer, AtMarks, Encoded, OneOf
 from overture.engine.backbone import Backbone
 
 NAMES: dict[ModelKind, str] = {"decoder": "a decoder", "encoder": "an encoder", "encoder-decoder": "an encoder-decoder"}
@@ -36,40 +38,40 @@ def refused_prompt(kind: ModelKind, injection: Injection) -> tuple[str, str] | N
 
 
 def _check_labels(backbone: Backbone, row: Encoded, injection: Injection | None) -> None:
-    if row.candidates is None:
+    target = row.target
+    if isinstance(target, Answer):
         raise _writes_nothing(backbone)
     has_labels = injection is not None and injection.labels is not None
-    if row.marks is not None and not has_labels:
+    if isinstance(target, AtMarks) and not has_labels:
         raise _refused(
             backbone,
             "an encoder scores labels at many tokens by a vector for each label",
             fix="--set prompt.labels=auto, which trains them beside the prompt",
         )
-    if row.marks is not None and injection is not None and injection.head is not None:
+    if isinstance(target, AtMarks) and injection is not None and injection.head is not None:
         raise _refused(
             backbone,
             "this prompt brings a classifier of whole texts, and the task asks for labels of tokens",
             fix="use it in a task of kind classification",
         )
-    if not has_labels:
-        _check_words(backbone, row)
+    if isinstance(target, OneOf) and not has_labels:
+        _check_words(backbone, target)
 
 
-def _check_words(backbone: Backbone, row: Encoded) -> None:
-    assert row.candidates is not None
+def _check_words(backbone: Backbone, target: OneOf) -> None:
     if not backbone.has_head:
         raise _refused(
             backbone,
             "this encoder has no head over its vocabulary, so it predicts no label words",
             fix="--set prompt.labels=vectors trains a vector for each label; or a masked language model as --backbone",
         )
-    if not row.is_mask:
+    if not target.is_mask:
         raise _refused(
             backbone,
             "an encoder predicts label words at a mask",
             fix="write {mask} where the word stands in the template, or --set prompt.labels=vectors",
         )
-    several = [backbone.tokenizer.decode(word) for word in row.candidates.words if len(word) > 1]
+    several = [backbone.tokenizer.decode(word) for word in target.candidates.words if len(word) > 1]
     if several:
         raise _refused(
             backbone,
@@ -77,6 +79,25 @@ def _check_words(backbone: Backbone, row: Encoded) -> None:
             got=", ".join(map(repr, several[:5])),
             fix="choose words that are one token each, or --set prompt.labels=vectors",
         )
+
+
+def check_likelihoods(backbone: Backbone, row: Encoded, injection: Injection | None) -> None:
+    """Whether a row's candidate words have likelihoods over the vocabulary.
+
+    Raises:
+        BackboneError: they have none.
+    """
+    check_writing(backbone)
+    check_reading(backbone, row, injection)
+    if not isinstance(row.target, OneOf):
+        raise _refused(backbone, f"row {row.row} has no candidate words whose likelihood is asked for", fix="name some")
+    if injection is not None and injection.labels is not None:
+        raise _refused(backbone, "this prompt has vectors for its labels, not words", fix="a prompt with label words")
+
+
+def places_of(kind: ModelKind) -> frozenset[Place]:
+    """Where prompts may stand in a kind of model."""
+    return frozenset(get_args(Place))
 
 
 def check_writing(backbone: Backbone) -> None:

@@ -4,11 +4,12 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
-from overture.core.contracts import Scorer
+from overture.core.contracts import Losses, Question, Scorer
 from overture.core.records.scores import Interval
 from overture.core.room import Room
-from overture.core.rows import Encoded, Prediction
+from overture.core.rows import Encoded, OneOf, Prediction
 from overture.data.batches import micro_batches, num_padded, scoring_batches
 from overture.data.task import Task
 from overture.evaluate.intervals import bootstrap
@@ -83,18 +84,34 @@ def predict(
 def _of_parts(
     scorer: Scorer, rows: Sequence[Encoded], task: Task, max_tokens: int, progress: Progress
 ) -> list[Prediction]:
-    found: dict[int, Prediction] = {}
+    predictions: dict[int, Prediction] = {}
     numbered = [replace(row, row=index) for index, row in enumerate(rows)]
     room = Room(max_tokens)
 
-    def answers(batches: Sequence[list[Encoded]]) -> list[Prediction]:
-        return [answer for batch in batches for answer in task.spec.predictions(task, scorer, batch)]
+    def predicted(batches: Sequence[list[Encoded]]) -> list[Prediction]:
+        return [prediction for batch in batches for prediction in _predicted(scorer, batch, task)]
 
     for batch in scoring_batches(numbered, max_tokens):
-        given = room.run(partial(micro_batches, batch), answers, num_padded)
-        found.update((row.row, answer) for row, answer in zip(batch, given, strict=True))
-        progress(len(found), len(rows))
-    return [found[index] for index in range(len(rows))]
+        batch_predictions = room.run(partial(micro_batches, batch), predicted, num_padded)
+        predictions.update((row.row, found) for row, found in zip(batch, batch_predictions, strict=True))
+        progress(len(predictions), len(rows))
+    return [predictions[index] for index in range(len(rows))]
+
+
+def _predicted(scorer: Scorer, rows: Sequence[Encoded], task: Task) -> list[Prediction]:
+    """Rows that the model is asked the same are asked together, and so are the blanks that rows share."""
+    kind = task.spec
+    questions: dict[Question[Any], list[int]] = {}
+    for index, row in enumerate(rows):
+        questions.setdefault(kind.question(task, row), []).append(index)
+    replies: dict[int, Any] = {}
+    for question, indices in questions.items():
+        replies |= zip(indices, scorer.ask([rows[index] for index in indices], question), strict=True)
+    blank_replies: dict[tuple[Encoded, ...], list[Any]] = {(): []}
+    for row in rows:
+        if row.blanks not in blank_replies:
+            blank_replies[row.blanks] = scorer.ask(row.blanks, kind.question(task, row.blanks[0]))
+    return [kind.read(task, row, replies[index], blank_replies[row.blanks]) for index, row in enumerate(rows)]
 
 
 def _merged(parts: Sequence[Prediction], rows: Sequence[Encoded], task: Task) -> list[Prediction]:
@@ -132,9 +149,9 @@ def score(
 
 
 def _gold_label(row: Encoded) -> str:
-    assert row.candidates is not None
-    assert row.label is not None
-    return row.candidates.labels[row.label]
+    assert isinstance(row.target, OneOf)
+    assert row.target.label is not None
+    return row.target.candidates.labels[row.target.label]
 
 
 def _label_loss(said: Sequence[Prediction], rows: Sequence[Encoded]) -> float:
@@ -149,10 +166,11 @@ def mean_loss(scorer: Scorer, rows: Sequence[Encoded], max_tokens: int = 4096) -
     import torch
 
     with torch.no_grad():
-        batches, room = scoring_batches([row for row in rows if row.has_target], max_tokens), Room(max_tokens)
+        known = [row for row in rows if row.target.is_known]
+        batches, room = scoring_batches(known, max_tokens), Room(max_tokens)
 
         def loss(parts: Sequence[list[Encoded]]) -> float:
-            return sum(float(scorer.log_loss(part)) for part in parts)
+            return sum(float(torch.stack(scorer.ask(part, Losses(with_vector_targets=False))).sum()) for part in parts)
 
         total = sum(room.run(partial(micro_batches, batch), loss, num_padded) for batch in batches)
-        return total / max(sum(scorer.weight(batch) for batch in batches), 1.0)
+        return total / max(sum(row.target.weight for row in known), 1.0)

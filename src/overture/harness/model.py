@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 
+from overture.core.contracts import Continuations, Likelihoods
 from overture.core.errors import BackboneError, ConfigError, DataError
 from overture.core.files import store_dir
 from overture.core.packages import install
-from overture.core.rows import Candidates, Encoded
+from overture.core.rows import Answer, Candidates, Encoded, OneOf
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
@@ -195,7 +196,7 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         ids, anchor = tuple(context), self._anchor[1]
         is_own = bool(anchor) and len(ids) > len(anchor) and ids[-len(anchor) :] == anchor
         end = len(ids) - (len(anchor) if is_own else 1)
-        return Encoded(number, ids[:end], ids[end:], candidates)
+        return Encoded(number, ids[:end], ids[end:], OneOf(candidates) if candidates else Answer())
 
     # -- likelihoods
 
@@ -213,10 +214,10 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         found: dict[int, tuple[float, bool]] = {}
         with tqdm(total=len(requests), disable=disable_tqdm, desc="overture: likelihoods") as bar:
             for rows in self._batches(list(self._rows_of(asked))):
-                for row, likelihoods in zip(rows, self.model.word_likelihoods(rows), strict=True):
-                    assert row.candidates is not None
+                for row, likelihoods in zip(rows, self.model.ask(rows, Likelihoods()), strict=True):
+                    assert isinstance(row.target, OneOf)
                     at = asked[(*row.input_ids, *row.anchor_ids)]
-                    for word, each in zip(row.candidates.words, likelihoods, strict=True):
+                    for word, each in zip(row.target.candidates.words, likelihoods, strict=True):
                         found |= dict.fromkeys(at[word], (each.value, each.is_greedy))
                         bar.update(len(at[word]))
         for index, request in enumerate(requests):
@@ -305,7 +306,7 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             for (max_new_tokens, stop), members in groups.items():
                 rows = [self._asked(index, requests[index].args[0], max_new_tokens) for index in members]
                 for batch in self._batches(rows, max_new_tokens):
-                    written = self.model.write(batch, max_new_tokens, self._ends(stop))
+                    written = self.model.ask(batch, Continuations(max_new_tokens, self._ends(stop)))
                     found |= {row.row: _until(self._text(ids), stop) for row, ids in zip(batch, written, strict=True)}
                     bar.update(len(batch))
         for index, request in enumerate(requests):
@@ -340,7 +341,7 @@ def _by_length(rows: Sequence[Encoded], max_tokens: int, num_written: int = 0) -
 
 
 def _num_live(row: Encoded) -> int:
-    words = row.candidates.words if row.candidates else ()
+    words = row.target.candidates.words if isinstance(row.target, OneOf) else ()
     return row.num_tokens + sum(len(word) - 1 for word in words)
 
 

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from overture.core.errors import ConfigError
 from overture.core.injection import Injection, Vectors, VectorTarget
-from overture.core.rows import Encoded
+from overture.core.rows import Encoded, OneOf
 from overture.core.seeds import named_random
 from overture.prompt.methods import CptOptions
 from overture.prompt.module import PromptModule, Request
@@ -161,9 +161,10 @@ def _is_text(row: Encoded) -> tuple[bool, ...]:
 
 def _gold(row: Encoded) -> tuple[int, ...]:
     """A label's first word, or the answer; empty when unknown."""
-    if row.candidates is None:
+    if not isinstance(row.target, OneOf):
         return row.answer_ids or ()
-    return () if row.label is None else row.candidates.words[row.candidates.label_of.index(row.label)]
+    candidates, label = row.target.candidates, row.target.label
+    return () if label is None else candidates.words[candidates.label_of.index(label)]
 
 
 def _in_turns(groups: Sequence[list[Example]]) -> Iterator[Example]:

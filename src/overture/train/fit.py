@@ -238,9 +238,6 @@ class Apart:
         """Each member's own."""
         return {member: self.trainees[member].loss(rows) for member, rows in batches.items()}
 
-    def expect(self, batches: Mapping[int, Sequence[Encoded]]) -> None:
-        """Each prepares by itself."""
-
 
 class FitTogether:
     """Several runs at one pace: a step of each at a time, in shared forward passes, and an epoch of all.
@@ -275,7 +272,6 @@ class FitTogether:
         self.room = Room(min(fit.config.max_tokens for fit in fits), self._notice)
         self._is_fitted = not all(fit.config.fit_memory for fit in fits)
         self.checkpoint_seconds = min(fit.config.checkpoint_seconds for fit in fits)
-        self._next: Mapping[int, Sequence[Encoded]] = {}
         self._saved = time.perf_counter()
 
     def run(self) -> list[FitResult]:
@@ -300,7 +296,6 @@ class FitTogether:
         """Train and validate one epoch; whether to go on."""
         left = {number: self.fits[number].batches() for number in active}
         while batches := {number: left[number].pop(0) for number in self._active(active) if left[number]}:
-            self._next = self._first_part({number: left[number][0] for number in batches if left[number]})
             self._fit_memory(batches)
             self._step(batches)
             if self.is_stop_asked() and self._active(active):
@@ -324,10 +319,6 @@ class FitTogether:
         """Each member's sum of losses; the gradients of their means are left in the values, clipped."""
         return self.room.run(partial(self._parts, batches), partial(self._gradients_of, weights), num_of_part)
 
-    def _first_part(self, batches: Mapping[int, Sequence[Encoded]]) -> Mapping[int, Sequence[Encoded]]:
-        """What the next step begins with."""
-        return next(iter(self._parts(batches, self.room.max_tokens)), {})
-
     def _parts(self, batches: Mapping[int, Sequence[Encoded]], max_tokens: int) -> list[dict[int, list[Encoded]]]:
         """What one forward pass each gets."""
         parts = []
@@ -342,11 +333,10 @@ class FitTogether:
         found: list[tuple[int, Tensor]] = []
         for number in weights:
             self.fits[number].optimiser.zero_grad(set_to_none=True)
-        for at, part in enumerate(parts):
+        for part in parts:
             losses = self.trainees.losses(part)
             sum(loss / weights[number] for number, loss in losses.items()).backward()  # type: ignore[union-attr]
             found += [(number, loss.detach()) for number, loss in losses.items()]
-            self.trainees.expect(parts[at + 1] if at + 1 < len(parts) else self._next)
         norms = [self.fits[number].clipped() for number in weights]
         # All at once: each look at a number would wait for the device.
         numbers = torch.stack([value.double() for value in (*(loss for _, loss in found), *norms)]).tolist()

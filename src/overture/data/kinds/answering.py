@@ -12,14 +12,14 @@ the smallest of the windows' scores for no answer; here each window compares its
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from overture.core.config import Config
-from overture.core.contracts import Scorer, TextTokenizer
+from overture.core.contracts import Answers, MarkScores, Question, TextTokenizer
 from overture.core.errors import DataError, Problem
-from overture.core.rows import Candidates, Encoded, Marks, Prediction
+from overture.core.rows import AtMarks, Candidates, Encoded, Marks, Prediction
 from overture.data.kind import Example, Pick, TaskFile, TaskKind, Tools
 from overture.data.kinds.grammar import END, WORD, Copied, Grammar, Rules, fixed
 from overture.data.kinds.labels import lead, no_mask
@@ -296,20 +296,24 @@ def _rules(task: TaskFile, tools: Tools, text: str, words: tuple[tuple[int, int]
 # -- what the model's reply means
 
 
-def _predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> list[Prediction]:
+def _question(task: TaskFile, row: Encoded) -> Question[Any]:
+    if isinstance(row.target, AtMarks):
+        return MarkScores()
+    if task.own.mode == "generative":
+        return Answers(task.max_new_tokens, tuple(task.stop), task.decoding)
+    return Answers(_max_written(task), (), task.decoding)
+
+
+def _read(task: TaskFile, row: Encoded, reply: Any, blank_replies: Sequence[Any]) -> Prediction:
+    del blank_replies
     own: Options = task.own
-    if rows[0].marks is not None:
-        each = zip(rows, scorer.mark_scores(rows), strict=True)
-        return [_best_span(own, row.source, scores.tolist()) for row, scores in each]
-    if own.mode == "generative":
-        written = scorer.answer(rows, task.max_new_tokens, task.stop, task.decoding)
-        nothing = (own.no_answer or "").casefold()
-        texts = ["" if nothing and found.text.strip().casefold() == nothing else found.text for found in written]
-        return [Prediction(text, answer=text, score=w.log_likelihood) for text, w in zip(texts, written, strict=True)]
-    return [
-        _copied(row.source, found.ids, found.log_likelihood)
-        for row, found in zip(rows, scorer.answer(rows, _max_written(task), (), task.decoding), strict=True)
-    ]
+    if isinstance(row.target, AtMarks):
+        return _best_span(own, row.source, reply.tolist())
+    if own.mode == "extractive":
+        return _copied(row.source, reply.ids, reply.log_likelihood)
+    nothing = (own.no_answer or "").casefold()
+    text = "" if nothing and reply.text.strip().casefold() == nothing else reply.text
+    return Prediction(text, answer=text, score=reply.log_likelihood)
 
 
 def _copied(source: _Source, ids: Sequence[int], score: float) -> Prediction:
@@ -371,7 +375,8 @@ KIND = TaskKind(
     gold=_gold,
     candidates=_candidates,
     examples=_examples,
-    predictions=_predictions,
+    question=_question,
+    read=_read,
     shot=_shot,
     stopped=_stopped,
     optional_fields=_optional_fields,

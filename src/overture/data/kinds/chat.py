@@ -14,7 +14,7 @@ from overture.core.config import Config
 from overture.core.errors import Problem
 from overture.core.rows import Prediction
 from overture.data.kind import Example, TaskFile, TaskKind, Tools
-from overture.data.kinds.generation import predictions
+from overture.data.kinds.generation import question, read
 from overture.data.kinds.labels import no_mask
 from overture.data.row import Row, broken_text, missing_field
 from overture.data.values import kind
@@ -150,7 +150,8 @@ KIND = TaskKind(
     problems=_problems,
     gold=_gold,
     examples=_examples,
-    predictions=predictions,
+    question=question,
+    read=read,
     field_text=_field_text,
     wanted="wanted a list of messages",
     stopped=lambda task, row: _turns(task, row)[-1][1],

@@ -2,18 +2,21 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 from string import ascii_uppercase
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from overture.core.config import Config
-from overture.core.contracts import Scorer, TextTokenizer
+from overture.core.contracts import LabelScores, TextTokenizer
 from overture.core.errors import DataError, Problem
-from overture.core.rows import Candidates, Encoded, Prediction
+from overture.core.rows import Candidates, Encoded, OneOf, Prediction
 from overture.data.kind import Example, TaskFile, TaskKind, Tools, some_texts
 from overture.data.kinds.labels import label_fields, lead, no_mask
 from overture.data.row import Row, broken_text, missing_field
 from overture.data.values import as_text, kind, label_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _DIGITS = 6
 
@@ -117,15 +120,12 @@ def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, 
     return [Example(texts, label=_right(task, row) if with_answer else None, candidates=candidates)]
 
 
-def _predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> list[Prediction]:
-    del task
-    found = []
-    for row, scores in zip(rows, scorer.label_scores(rows), strict=True):
-        assert row.candidates is not None
-        shares = tuple(scores.exp().tolist()[: len(row.candidates.labels)])
-        best = max(range(len(shares)), key=shares.__getitem__)
-        found.append(Prediction(row.candidates.labels[best], shares, score=shares[best]))
-    return found
+def _read(task: TaskFile, row: Encoded, scores: "Tensor", blank_scores: Sequence["Tensor"]) -> Prediction:
+    del task, blank_scores
+    assert isinstance(row.target, OneOf)
+    shares = tuple(scores.exp().tolist())
+    best = max(range(len(shares)), key=shares.__getitem__)
+    return Prediction(row.target.candidates.labels[best], shares, score=shares[best])
 
 
 def _shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
@@ -157,7 +157,8 @@ KIND = TaskKind(
     problems=_problems,
     gold=_gold,
     examples=_examples,
-    predictions=_predictions,
+    question=lambda task, row: LabelScores(),
+    read=_read,
     shot=_shot,
     field_text=_field_text,
     beside=_choices,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from overture.core.config import Config
-from overture.core.contracts import Scorer
+from overture.core.contracts import LabelScores
 from overture.core.rows import Encoded, Prediction
 from overture.data.candidates import candidates_of
 from overture.data.kind import Example, TaskFile, TaskKind, Tools
@@ -67,26 +67,18 @@ def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, 
     return [Example(texts, label=label, candidates=tools.candidates, blanks=tuple(blanks))]
 
 
-def _predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> list[Prediction]:
-    scores = _calibrated(scorer, rows, scorer.label_scores(rows))
-    labels = tuple(task.words)
-    shares = [tuple(own.exp().tolist()) for own in scores]
-    best = [int(own.argmax()) for own in scores]
-    return [Prediction(labels[at], own, score=own[at]) for at, own in zip(best, shares, strict=True)]
+def _read(task: TaskFile, row: Encoded, scores: "Tensor", blank_scores: Sequence["Tensor"]) -> Prediction:
+    del row
+    if blank_scores:
+        import torch
 
-
-def _calibrated(scorer: Scorer, rows: Sequence[Encoded], scores: "Tensor") -> "Tensor":
-    """Label scores, [B, C], less the logarithm of the mean probability for the rows without content."""
-    import torch
-
-    groups = list(dict.fromkeys(row.blanks for row in rows if row.blanks))
-    if not groups:
-        return scores
-    # A head gives a label without rows no probability at all, and no logarithm.
-    tiny = torch.finfo(torch.float32).tiny
-    of_blanks = [scorer.label_scores(blanks).exp().mean(0).clamp_min(tiny).log() for blanks in groups]
-    bias = torch.stack([of_blanks[groups.index(row.blanks)] for row in rows])
-    return (scores - bias).log_softmax(dim=1)
+        # A head gives a label without rows no probability at all, and no logarithm.
+        tiny = torch.finfo(torch.float32).tiny
+        bias = torch.stack(list(blank_scores)).exp().mean(0).clamp_min(tiny).log()
+        scores = (scores - bias).log_softmax(dim=0)
+    shares = tuple(scores.exp().tolist())
+    best = int(scores.argmax())
+    return Prediction(tuple(task.words)[best], shares, score=shares[best])
 
 
 KIND = TaskKind(
@@ -103,7 +95,8 @@ KIND = TaskKind(
     group=row_label,
     candidates=candidates_of,
     examples=_examples,
-    predictions=_predictions,
+    question=lambda task, row: LabelScores(),
+    read=_read,
     shot=first_word,
     shown=label_shown,
     for_encoders=lambda task: True,

@@ -5,9 +5,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from pydantic import Field
 
 from overture.core.config import Config
-from overture.core.contracts import Scorer
+from overture.core.contracts import Answers, Question
 from overture.core.errors import Problem
-from overture.core.rows import Encoded, Prediction
+from overture.core.rows import Encoded, Prediction, Written
 from overture.data.kind import Example, TaskFile, TaskKind, Tools
 from overture.data.kinds.labels import lead, no_mask
 from overture.data.row import Row, answer_problems, answer_texts
@@ -73,10 +73,16 @@ def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, 
     return [Example(texts, answer_ids=tools.ended(tools.tokenizer.encode_plain(text)))]
 
 
-def predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> list[Prediction]:
-    """Answers as the task's decoding writes them."""
-    written = scorer.answer(rows, task.max_new_tokens, task.stop, task.decoding)
-    return [Prediction(answer.text, score=answer.log_likelihood) for answer in written]
+def question(task: TaskFile, row: Encoded) -> Question[Written]:
+    """An answer as the task's decoding writes it."""
+    del row
+    return Answers(task.max_new_tokens, tuple(task.stop), task.decoding)
+
+
+def read(task: TaskFile, row: Encoded, reply: Written, blank_replies: Sequence[Written]) -> Prediction:
+    """The answer as it was written."""
+    del task, row, blank_replies
+    return Prediction(reply.text, score=reply.log_likelihood)
 
 
 KIND = TaskKind(
@@ -89,7 +95,8 @@ KIND = TaskKind(
     problems=problems,
     gold=gold,
     examples=_examples,
-    predictions=predictions,
+    question=question,
+    read=read,
     shot=_shot,
     stopped=_answer,
     optional_fields=_optional_fields,

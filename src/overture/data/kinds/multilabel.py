@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import Field
 
 from overture.core.config import Config
-from overture.core.contracts import Scorer, TextTokenizer
+from overture.core.contracts import Answers, MarkScores, Question, TextTokenizer
 from overture.core.errors import Problem
-from overture.core.rows import Candidates, Encoded, Marks, Prediction
+from overture.core.rows import AtMarks, Candidates, Encoded, Marks, Prediction
 from overture.data.candidates import candidates_of
 from overture.data.kind import Example, Pick, TaskFile, TaskKind, Tools, label_part
 from overture.data.kinds.grammar import END, Grammar, Rules, fixed
@@ -119,22 +119,19 @@ def _rules(task: TaskFile, tools: Tools) -> Rules:
     return Rules(pieces, ("none", "first"), then, ends)
 
 
-def _predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> list[Prediction]:
-    if rows[0].marks is not None:
-        names = tuple(task.words)
-        found = []
-        for scores in scorer.mark_scores(rows):
-            shares = tuple(scores[0].sigmoid().tolist())
-            said = tuple(label for label, share in zip(names, shares, strict=True) if share > 0.5)
-            found.append(Prediction(", ".join(said), shares, said))
-        return found
-    written = scorer.answer(rows, task.max_new_tokens, (), task.decoding)
-    return [_read(row.source, answer.ids, answer.log_likelihood) for row, answer in zip(rows, written, strict=True)]
+def _question(task: TaskFile, row: Encoded) -> Question[Any]:
+    return MarkScores() if isinstance(row.target, AtMarks) else Answers(task.max_new_tokens, (), task.decoding)
 
 
-def _read(grammar: Grammar, ids: Sequence[int], score: float) -> Prediction:
-    said = tuple(piece.name for group, piece, _ in grammar.parsed(ids) if group in ("first", "later"))
-    return Prediction(", ".join(said), answer=said, score=score)
+def _read(task: TaskFile, row: Encoded, reply: Any, blank_replies: Sequence[Any]) -> Prediction:
+    del blank_replies
+    if isinstance(row.target, AtMarks):
+        shares = tuple(reply[0].sigmoid().tolist())
+        labels = tuple(label for label, share in zip(task.words, shares, strict=True) if share > 0.5)
+        return Prediction(", ".join(labels), shares, labels)
+    grammar: Grammar = row.source
+    labels = tuple(piece.name for group, piece, _ in grammar.parsed(reply.ids) if group in ("first", "later"))
+    return Prediction(", ".join(labels), answer=labels, score=reply.log_likelihood)
 
 
 def _shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
@@ -161,7 +158,8 @@ KIND = TaskKind(
     gold=_gold,
     candidates=_candidates,
     examples=_examples,
-    predictions=_predictions,
+    question=_question,
+    read=_read,
     shot=_shot,
     shown=_shown,
     part=label_part,

@@ -6,9 +6,9 @@ that the mean is the number. With a trained vector for each label (``warp``) thi
 
 from bisect import bisect_right
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from overture.core.contracts import Scorer
+from overture.core.contracts import LabelScores
 from overture.core.errors import Problem
 from overture.core.rows import Encoded, Prediction
 from overture.data.candidates import candidates_of
@@ -16,6 +16,9 @@ from overture.data.kind import Example, TaskFile, TaskKind, Tools
 from overture.data.kinds.labels import check_labels, check_places, label_fields, shares_shown
 from overture.data.row import Row, missing_field
 from overture.data.values import kind
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def _number(value: Any) -> float | None:
@@ -77,14 +80,11 @@ def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, 
     return [Example(texts, shares=shares, candidates=tools.candidates)]
 
 
-def _predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> list[Prediction]:
-    points = _points(task)
-    found = []
-    for scores in scorer.label_scores(rows):
-        shares = tuple(scores.exp().tolist())
-        value = sum(share * point for share, point in zip(shares, points, strict=True))
-        found.append(Prediction(f"{value:.6g}", shares, value))
-    return found
+def _read(task: TaskFile, row: Encoded, scores: "Tensor", blank_scores: Sequence["Tensor"]) -> Prediction:
+    del row, blank_scores
+    shares = tuple(scores.exp().tolist())
+    value = sum(share * point for share, point in zip(shares, _points(task), strict=True))
+    return Prediction(f"{value:.6g}", shares, value)
 
 
 def _shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
@@ -109,7 +109,8 @@ KIND = TaskKind(
     gold=_gold,
     candidates=candidates_of,
     examples=_examples,
-    predictions=_predictions,
+    question=lambda task, row: LabelScores(),
+    read=_read,
     shot=_shot,
     shown=_shown,
     for_encoders=lambda task: True,

@@ -14,9 +14,9 @@ from typing import Any
 from pydantic import Field
 
 from overture.core.config import Config
-from overture.core.contracts import Scorer, TextTokenizer
+from overture.core.contracts import Answers, MarkScores, Question, TextTokenizer
 from overture.core.errors import Problem
-from overture.core.rows import Candidates, Encoded, Marks, Prediction
+from overture.core.rows import AtMarks, Candidates, Encoded, Marks, Prediction
 from overture.data.kind import Example, Pick, TaskFile, TaskKind, Tools, some_texts
 from overture.data.kinds.grammar import END, WORD, Copied, Grammar, Piece, Rules, fixed
 from overture.data.kinds.labels import check_labels, lead, no_mask, written_alike
@@ -307,31 +307,29 @@ def _rules(task: TaskFile, tools: Tools, source: _Source) -> Rules:
 # -- what the model's reply means
 
 
-def _predictions(task: TaskFile, scorer: Scorer, rows: Sequence[Encoded]) -> list[Prediction]:
-    if rows[0].marks is None:
-        written = scorer.answer(rows, task.max_new_tokens, (), task.decoding)
-        return [
-            _prediction(row.source, _read(row.source, answer.ids), answer.log_likelihood)
-            for row, answer in zip(rows, written, strict=True)
-        ]
-    names = _tag_names(task)
-    found = []
-    for row, scores in zip(rows, scorer.mark_scores(rows), strict=True):
-        spans = spans_of(best_tags(scores.tolist(), names)) if len(scores) else []
-        words = row.source.words
-        found.append(_prediction(row.source, [(n, words[s][0], words[e - 1][1]) for n, s, e in spans], 0.0))
-    return found
+def _question(task: TaskFile, row: Encoded) -> Question[Any]:
+    return MarkScores() if isinstance(row.target, AtMarks) else Answers(task.max_new_tokens, (), task.decoding)
 
 
-def _read(source: _Source, ids: Sequence[int]) -> Spans:
+def _read(task: TaskFile, row: Encoded, reply: Any, blank_replies: Sequence[Any]) -> Prediction:
+    del blank_replies
+    source: _Source = row.source
+    if not isinstance(row.target, AtMarks):
+        return _prediction(source, _written_spans(source, reply.ids), reply.log_likelihood)
+    spans = spans_of(best_tags(reply.tolist(), _tag_names(task))) if len(reply) else []
+    words = source.words
+    return _prediction(source, [(name, words[first][0], words[end - 1][1]) for name, first, end in spans], 0.0)
+
+
+def _written_spans(source: _Source, ids: Sequence[int]) -> Spans:
     """The spans that an answer names, in characters."""
     assert source.grammar is not None
-    found = []
+    spans = []
     for (group, kind_of, _), (following, piece, done) in pairwise(source.grammar.parsed(ids)):
         end = piece.ends[done - 1]
         if group in ("first", "type") and following == "span" and piece.start is not None and end is not None:
-            found.append((kind_of.name, piece.start, end))
-    return found
+            spans.append((kind_of.name, piece.start, end))
+    return spans
 
 
 def _prediction(source: _Source, spans: Spans, score: float) -> Prediction:
@@ -394,7 +392,8 @@ KIND = TaskKind(
     gold=_gold,
     candidates=_candidates,
     examples=_examples,
-    predictions=_predictions,
+    question=_question,
+    read=_read,
     shot=_shot,
     field_text=_field_text,
     wanted="wanted text, or a list of words",

@@ -8,6 +8,7 @@ Source of the last: Perez, Kiela and Cho, "True few-shot learning with language 
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -16,11 +17,11 @@ from typing import Any, Self
 from torch import get_num_threads
 
 from overture.core.config import Config
-from overture.core.contracts import Scorer
+from overture.core.contracts import Losses, Question, Scorer, T
 from overture.core.errors import ConfigError, OvertureError, Stopped
 from overture.core.records.compare import MAX_VALIDATION
 from overture.core.records.events import EpochEvent, Event, Listener, ProgressEvent, ignore
-from overture.core.rows import Encoded
+from overture.core.rows import Answer, Encoded
 from overture.core.seeds import named_random
 from overture.core.versions import versions
 from overture.data.kind import no_group
@@ -183,7 +184,7 @@ def unrelated_rows(backbone: Backbone, passages: Sequence[str], with_bos: bool) 
         if cut < 1 or cut + 1 >= len(ids):
             raise ConfigError("an unrelated text is too short", where="--unrelated", got=f"{text!r:.60}")
         start = backbone.tokenizer.bos_ids if with_bos else ()
-        rows.append(Encoded(len(rows), (*start, *ids[:cut]), ids[cut : cut + 1], answer_ids=ids[cut + 1 :]))
+        rows.append(Encoded(len(rows), (*start, *ids[:cut]), ids[cut : cut + 1], Answer(ids[cut + 1 :])))
     return rows
 
 
@@ -283,21 +284,15 @@ def _trained(lab: Lab, way: Way, key: Key, rate: float | None, book: Ledger, who
 
 
 class _Served:
-    """A scorer whose answers are booked as serving; its losses are only for the score."""
+    """A scorer whose replies are booked as serving; its losses are only for the score."""
 
     def __init__(self, scorer: Scorer, book: Ledger) -> None:
         self._scorer, self._book = scorer, book
 
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._scorer, name)
-        if name in ("log_loss", "weight") or not callable(found):
-            return found
-
-        def booked(*args: Any, **kwargs: Any) -> Any:
-            with self._book.on("serving"):
-                return found(*args, **kwargs)
-
-        return booked
+    def ask(self, rows: Sequence[Encoded], question: Question[T]) -> list[T]:
+        """As the scorer's own."""
+        with nullcontext() if isinstance(question, Losses) else self._book.on("serving"):
+            return self._scorer.ask(rows, question)
 
 
 def _scored(lab: Lab, served: Scorer, made: Made, book: Ledger, who: str) -> Scored:
@@ -313,8 +308,7 @@ def _scored(lab: Lab, served: Scorer, made: Made, book: Ledger, who: str) -> Sco
         rows = made.rows["test"]
     predict(served, rows[:4], lab.task)
     with book.on("scoring"):
-        booked: Any = _Served(served, book)
-        return score(booked, rows, lab.task, gold_of(lab.task, lab.splits.test), progress=progress)
+        return score(_Served(served, book), rows, lab.task, gold_of(lab.task, lab.splits.test), progress=progress)
 
 
 def _base(lab: Lab, made: Made, served: Scorer) -> dict[str, Any]:

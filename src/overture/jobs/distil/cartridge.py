@@ -26,11 +26,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overture.core.contracts import Readout, Readouts
 from overture.core.errors import ConfigError, DataError, Diverged
 from overture.core.injection import Injection, LayerMemory, Memory
 from overture.core.records.events import Listener, NoticeEvent, ProgressEvent, ignore
 from overture.core.records.prompt import Lineage
-from overture.core.rows import Encoded
+from overture.core.rows import Answer, Encoded
 from overture.core.seeds import named_random
 from overture.data.batches import scoring_batches
 from overture.data.encode import Encoder
@@ -38,7 +39,7 @@ from overture.data.rows import Row
 from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
-from overture.engine.distil import Said, divergence
+from overture.engine.distil import divergence
 from overture.engine.limits import check_text_in_memory
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
@@ -337,7 +338,7 @@ class _SelfStudy:
         return Row({"question": question, "answer": self.frame.space + answer}, 1, "self-study")
 
     def _behind(self, piece: tuple[int, ...], ids: tuple[int, ...], answer: tuple[int, ...] | None = None) -> Encoded:
-        return Encoded(0, (*self.head, *piece), ids, answer_ids=answer)
+        return Encoded(0, (*self.head, *piece), ids, Answer(answer))
 
     def _talk(self, piece: tuple[int, ...], question: str, answer: str) -> Talk:
         row = self._row(question, answer)
@@ -347,7 +348,7 @@ class _SelfStudy:
         tail = ids[first:]
         assert (*without_bos.input_ids, *without_bos.anchor_ids, *(without_bos.answer_ids or ()))[1:] == tail
         trained, taught = (
-            Encoded(0, (), ids[:first], answer_ids=tail),
+            Encoded(0, (), ids[:first], Answer(tail)),
             self._behind(piece, ids[first - 1 : first], tail),
         )
         return Talk(used, trained, taught)
@@ -365,13 +366,14 @@ class _SelfStudy:
         return build(request).to(self.backbone.device)
 
     @torch.no_grad()
-    def _taught(self, talks: Sequence[Talk]) -> list[Said]:
+    def _taught(self, talks: Sequence[Talk]) -> list[Readout]:
         """What the model says at each token with the piece in front, which runs once for all talks about it."""
         model = PromptedModel(self.backbone, None, InputCache(notify=self.notices.append))
-        said: dict[int, Said] = {}
+        said: dict[int, Readout] = {}
         rows = [replace(talk.taught, row=number) for number, talk in enumerate(talks)]
         for batch in scoring_batches(rows, 2 * self.config.train.max_tokens):
-            said |= {row.row: one.kept() for row, one in zip(batch, model.said(batch), strict=True)}
+            readouts = model.ask(batch, Readouts())
+            said |= {row.row: readout.kept() for row, readout in zip(batch, readouts, strict=True)}
             self._progress("asking the teacher", len(said), len(rows))
         return [said[row.row] for row in rows]
 
@@ -403,7 +405,7 @@ class _SelfStudy:
 
     @torch.no_grad()
     def _measured(
-        self, found: Injection, talks: Sequence[Talk], taught: Sequence[Said]
+        self, found: Injection, talks: Sequence[Talk], taught: Sequence[Readout]
     ) -> dict[str, dict[str, Any] | None]:
         """Each way to know the text: perplexity of the answers, divergence a token, bytes of keys and values."""
         whole = (*self.head, *self.ids)
@@ -463,7 +465,7 @@ class _Student:
         taught: what should be said of each row, by its number.
     """
 
-    def __init__(self, model: PromptedModel, taught: Sequence[Said]) -> None:
+    def __init__(self, model: PromptedModel, taught: Sequence[Readout]) -> None:
         self.model, self.taught = model, taught
 
     def trainable(self) -> dict[str, Tensor]:
@@ -480,7 +482,9 @@ class _Student:
 
     def loss(self, rows: Sequence[Encoded]) -> Tensor:
         """Divergence from what the model with the text says, added up over the tokens."""
-        return divergence(self.model.backbone, [self.taught[row.row] for row in rows], self.model.said(rows)).sum()
+        return divergence(
+            self.model.backbone, [self.taught[row.row] for row in rows], self.model.ask(rows, Readouts())
+        ).sum()
 
     @torch.no_grad()
     def mean(self, rows: Sequence[Encoded], max_tokens: int) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from overture.core.injection import Injection
-from overture.core.rows import Encoded
+from overture.core.rows import Encoded, OneOf
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 from overture.jobs.run.search_config import SearchConfig
@@ -41,14 +41,15 @@ def cost_of(model: PromptedModel, train: Sequence[Encoded], validation: Sequence
 
 def row_tokens(backbone: Backbone, injection: Injection | None, row: Encoded) -> float:
     """Live tokens of one row; those that run in the upper layers only count for their share of the layers."""
-    has_words = row.candidates is not None and not (injection and injection.labels is not None)
+    has_vectors = injection is not None and injection.labels is not None
+    label_words = row.target.candidates.words if isinstance(row.target, OneOf) and not has_vectors else ()
     # A word's last token is predicted and not read.
-    words = sum(len(word) - 1 for word in row.candidates.words) if has_words and row.candidates else 0
+    words = sum(len(word) - 1 for word in label_words)
     vectors = injection.vectors.length if injection and injection.vectors else 0
     text = len(row.anchor_ids) if _is_kept(backbone, injection) else len(row.input_ids) + len(row.anchor_ids)
     layers = backbone.info.num_layers
     upper = layers - (injection.layer if injection else 0)
-    return (text + vectors + words + len(row.answer_ids or ())) * upper / layers
+    return (text + vectors + words + row.target.num_tokens) * upper / layers
 
 
 def _is_kept(backbone: Backbone, injection: Injection | None) -> bool:

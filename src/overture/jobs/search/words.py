@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from overture.core.config import validated
+from overture.core.contracts import Readouts
 from overture.core.errors import BackboneError, ConfigError, DataError
 from overture.core.meter import Meter
 from overture.core.rows import Encoded
@@ -121,7 +122,7 @@ def words(
 
 
 def _check(task: Task, backbone: Backbone, rows: Sequence[Encoded]) -> None:
-    if any(row.label is None or row.candidates is None for row in rows):
+    if any(row.label is None for row in rows):
         raise ConfigError("label words need one label for each row", where="kind", got=task.kind)
     if not backbone.has_head or (backbone.tokenizer.is_encoder and not task.has_mask):
         raise BackboneError(
@@ -139,8 +140,8 @@ def _hidden(model: PromptedModel, rows: Sequence[Encoded], progress: Callable[[i
     """What the head would make the label's word of, [N, D]."""
     found: dict[int, Tensor] = {}
     for batch in scoring_batches(rows, _MAX_TOKENS):
-        said = model.said(batch)
-        found |= {row.row: one.hidden[0] for row, one in zip(batch, said, strict=True)}
+        readouts = model.ask(batch, Readouts())
+        found |= {row.row: readout.hidden[0] for row, readout in zip(batch, readouts, strict=True)}
         progress(len(found), len(rows))
     return torch.stack([found[row.row] for row in rows])
 

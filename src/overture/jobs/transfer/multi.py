@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overture.core.contracts import Readout, Readouts
 from overture.core.errors import ConfigError, Diverged
 from overture.core.injection import Injection
 from overture.core.records.events import Listener, ignore
@@ -34,7 +35,7 @@ from overture.core.records.prompt import Lineage, PromptScores
 from overture.core.rows import Encoded
 from overture.data.batches import epoch_batches, scoring_batches, task_batches
 from overture.engine.backbone import Backbone
-from overture.engine.distil import Said, distance, divergence, right
+from overture.engine.distil import distance, divergence, right
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.facts import backbone_ref, config_of
 from overture.evaluate.intervals import paired_test
@@ -135,7 +136,7 @@ class _Task:
     model: PromptedModel
     first: int
     single: dict[str, Any] = field(default_factory=dict)
-    taught: list[Said] = field(default_factory=list)
+    taught: list[Readout] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -186,14 +187,14 @@ class _Trainee:
         return torch.stack([self._loss(self.tasks[number], part) for number, part in parts.items()]).sum()
 
     def _loss(self, task: _Task, rows: list[Encoded]) -> Tensor:
-        backbone, student = task.work.backbone, task.model.said(rows)
+        backbone, student = task.work.backbone, task.model.ask(rows, Readouts())
         loss = right(backbone, student, rows)
         if task.taught:
             teacher = [task.taught[row.row - task.first] for row in rows]
             loss = loss + self.logits * divergence(backbone, teacher, student, self.temperature)
             loss = loss + self.hidden * distance(teacher, student)
         # A free-text row's answer tokens count as one row, whatever the other rows of the pass.
-        return (loss / loss.new_tensor([task.model.weight([row]) for row in rows])).sum()
+        return (loss / loss.new_tensor([row.target.weight for row in rows])).sum()
 
 
 def _module(task: _Task) -> PromptModule:
@@ -287,9 +288,10 @@ class _Multi:
             return
         for task in self.tasks:
             rows, model = task.rows, task.single["model"]
-            said: dict[int, Said] = {}
+            said: dict[int, Readout] = {}
             for batch in scoring_batches(rows, self.request.train.max_tokens):
-                said |= {row.row: one.kept() for row, one in zip(batch, model.said(batch), strict=True)}
+                readouts = model.ask(batch, Readouts())
+                said |= {row.row: readout.kept() for row, readout in zip(batch, readouts, strict=True)}
                 task.work.progress(f"{task.name}: asking the teacher")(len(said), len(rows))
             task.taught = [said[row.row] for row in rows]
 

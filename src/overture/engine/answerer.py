@@ -1,0 +1,305 @@
+"""One loaded model that answers questions about rows, each under a prompt of its own or none.
+
+Rows that enter the model's layers alike and are read alike share a forward pass; others come in passes of their own.
+
+Shape letters: B rows, S live tokens, D width.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from overture.core.contracts import (
+    Answers,
+    Capabilities,
+    Continuations,
+    Features,
+    LabelScores,
+    Likelihoods,
+    Losses,
+    MarkScores,
+    Question,
+    Readout,
+    Readouts,
+)
+from overture.core.injection import Injection
+from overture.core.rows import Answer, Encoded, Likelihood, OneOf, Written
+from overture.engine import seq2seq
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.generate import greedy_tokens, written
+from overture.engine.inputs import Inputs, Progress, groups
+from overture.engine.layout import Layout, answer_layout, label_layout
+from overture.engine.likelihood import word_likelihoods
+from overture.engine.limits import check_likelihoods, check_reading, check_writing, places_of
+from overture.engine.passes import Injections, Make, kept_input, prepared, text_layout
+from overture.engine.readers import Batch, Reader, read_states, reader_of
+from overture.engine.transfer import sent
+
+T = TypeVar("T")
+
+
+class PassKey(NamedTuple):
+    """What rows have in common that share a pass.
+
+    Args:
+        layer: at which prompts enter.
+        reader: reads their targets.
+    """
+
+    layer: int
+    reader: Reader
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows that share a pass: their numbers among those that were asked about, they, and their prompts."""
+
+    numbers: list[int]
+    rows: list[Encoded]
+    injections: list[Injection | None]
+
+
+class LocalAnswerer:
+    """Meets `core.contracts.Answerer`.
+
+    Args:
+        backbone: the model.
+        cache: keeps what texts give where no prompt can change it; None runs them each time. While values inside the
+            backbone are trained nothing is kept.
+        max_tokens: live tokens of one forward pass while a cache is filled.
+    """
+
+    def __init__(self, backbone: Backbone, cache: InputCache | None = None, max_tokens: int = 2048) -> None:
+        self.backbone, self.cache, self.max_tokens = backbone, cache, max_tokens
+
+    @property
+    def inputs(self) -> Inputs:
+        """What texts give by themselves."""
+        return Inputs(self.backbone, self.cache, self.max_tokens)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can do."""
+        kind = self.backbone.family.kind
+        return Capabilities(
+            name=self.backbone.info.id,
+            places=places_of(kind),
+            can_write=kind != "encoder",
+            has_gradients=True,
+            has_label_vectors=True,
+            max_length=self.backbone.tokenizer.max_length,
+        )
+
+    def ask(self, pairs: Sequence[tuple[Encoded, Injection | None]], question: Question[T]) -> list[T]:
+        """A reply for each pair, in order.
+
+        Raises:
+            BackboneError: the model cannot answer such rows under such prompts.
+        """
+        rows, injections = [row for row, _ in pairs], [injection for _, injection in pairs]
+        if isinstance(question, Losses):
+            return list(self.losses(rows, injections, question.with_vector_targets))
+        key_of, replies_of = _PLANS[type(question)]
+        replies: dict[int, T] = {}
+        with recording(question):
+            for part in self._parts(rows, injections, key_of(self, question)):
+                replies |= zip(part.numbers, replies_of(self, part, question), strict=True)
+        return [replies[index] for index in range(len(pairs))]
+
+    def losses(self, rows: Sequence[Encoded], injections: Injections, with_vector_targets: bool = True) -> Tensor:
+        """Each row's loss under its prompt, [B]; see `core.contracts.Losses`."""
+        numbers: list[int] = []
+        losses: list[Tensor] = []
+        for part in self._parts(rows, injections, self.pass_key):
+            numbers += part.numbers
+            batch, reader = self._read(part)
+            part_losses = reader.losses(batch)
+            losses.append(part_losses + _vector_losses(batch) if with_vector_targets else part_losses)
+        together = torch.cat(losses)
+        return together.new_zeros(len(rows)).index_put((sent(numbers, together.device),), together)
+
+    def pass_key(self, row: Encoded, injection: Injection | None) -> PassKey:
+        """Which passes a row can be in under a prompt, for all questions that read its target.
+
+        Raises:
+            BackboneError: the model cannot answer such a row.
+        """
+        check_reading(self.backbone, row, injection)
+        return PassKey(injection.layer if injection else 0, reader_of(row.target, injection))
+
+    @torch.no_grad()
+    def warm(self, rows: Sequence[Encoded], injections: Injections, progress: Progress | None = None) -> None:
+        """Fill the cache with what the rows' texts give, in an order that depends on the rows alone.
+
+        Args:
+            rows: all rows of a split, so that a resumed run computes in the same groups, bit for bit.
+            injections: each row's prompt; its values do not matter.
+            progress: called with (done, all).
+        """
+        inputs = self.inputs
+        if inputs.cache is None:
+            return
+        for part in self._parts(rows, injections, self.pass_key):
+            if self.backbone.encoder:
+                seq2seq.warm(inputs, part.rows, part.injections, progress)
+                continue
+            if layer := part.injections[0].layer if part.injections[0] else 0:
+                make = reader_of(part.rows[0].target, part.injections[0]).make
+                by_length = sorted(part.rows, key=lambda row: (row.num_tokens, row.row))
+                batches = groups(by_length, lambda row: row.num_tokens, self.max_tokens)
+                layouts = [text_layout(batch, make, self.backbone) for batch in batches]
+                inputs.warm_hidden(layer, layouts, progress)
+                continue
+            texts = [kept_input(*pair, inputs) for pair in zip(part.rows, part.injections, strict=True)]
+            inputs.warm_columns([ids for ids in texts if ids is not None], progress)
+
+    def _parts(
+        self,
+        rows: Sequence[Encoded],
+        injections: Injections,
+        key_of: Callable[[Encoded, Injection | None], Hashable],
+    ) -> Iterator[_Part]:
+        alike: dict[Hashable, list[int]] = {}
+        for number, pair in enumerate(zip(rows, injections, strict=True)):
+            alike.setdefault(key_of(*pair), []).append(number)
+        for numbers in alike.values():
+            yield _Part(numbers, [rows[number] for number in numbers], [injections[number] for number in numbers])
+
+    # -- the forward pass
+
+    def _read(self, part: _Part) -> tuple[Batch, Reader]:
+        reader = reader_of(part.rows[0].target, part.injections[0])
+        hidden, layout = self._forward(part, reader.make)
+        return Batch(self.backbone, part.rows, part.injections, hidden, layout), reader
+
+    def _forward(self, part: _Part, make: Make) -> tuple[Tensor, Layout]:
+        """Hidden states of the live tokens, [B, S, D], and their layout."""
+        inputs, rows, injections = self._decoding(part)
+        prepared_pass = prepared(inputs, rows, injections, make)
+        hidden = inputs.backbone.run(prepared_pass.live, prepared_pass.step, prepared_pass.layer)
+        return hidden, prepared_pass.layout
+
+    def _decoding(self, part: _Part) -> tuple[Inputs, Sequence[Encoded], Injections]:
+        """What reads the rows from left to right: the model, or an encoder-decoder's decoder."""
+        if self.backbone.encoder:
+            return seq2seq.decoding(self.inputs, part.rows, part.injections)
+        return self.inputs, part.rows, part.injections
+
+    # -- replies to each question about rows that share a pass
+
+    def _label_scores(self, part: _Part, question: LabelScores) -> list[Tensor]:
+        batch, reader = self._read(part)
+        return [scores.cpu() for scores in reader.label_scores(batch)]
+
+    def _mark_scores(self, part: _Part, question: MarkScores) -> list[Tensor]:
+        batch, reader = self._read(part)
+        return [logits.cpu() for logits in reader.mark_scores(batch)]
+
+    def _readouts(self, part: _Part, question: Readouts) -> list[Readout]:
+        batch, reader = self._read(part)
+        return reader.readouts(batch)
+
+    def _likelihoods(self, part: _Part, question: Likelihoods) -> list[list[Likelihood]]:
+        hidden, layout = self._forward(part, label_layout)
+        return word_likelihoods(self.backbone, part.rows, hidden, layout)
+
+    def _answers(self, part: _Part, question: Answers) -> list[Written]:
+        inputs, rows, injections = self._decoding(part)
+        max_new_tokens, stop, decoding = question.max_new_tokens, question.stop, question.decoding
+        return written(inputs, rows, injections, max_new_tokens, stop, decoding, part.rows)
+
+    def _continuations(self, part: _Part, question: Continuations) -> list[list[int]]:
+        return greedy_tokens(*self._decoding(part), question.max_new_tokens, question.is_done)
+
+    def _features(self, part: _Part, question: Features) -> list[Tensor]:
+        is_mean = _is_mean(part.rows[0], question)
+        bare = [row if isinstance(row.target, OneOf) else replace(row, target=Answer()) for row in part.rows]
+        # Nothing is kept: what ran before has no part in a mean.
+        inputs = Inputs(self.backbone, None, self.max_tokens)
+        rows, injections = bare, list(part.injections)
+        if self.backbone.encoder and is_mean:
+            # Of a text's tokens the encoder has the states.
+            inputs = Inputs(self.backbone.encoder, None, self.max_tokens)
+            injections = [seq2seq.in_encoder(injection) for injection in injections]
+        elif self.backbone.encoder:
+            inputs, rows, injections = seq2seq.decoding(inputs, bare, injections)
+        features_pass = prepared(inputs, rows, injections, answer_layout)
+        hidden = inputs.backbone.run(features_pass.live, features_pass.step, features_pass.layer)
+        return list(read_states(hidden, features_pass.layout, is_mean))
+
+
+def recording(question: Question[Any]) -> torch.set_grad_enabled:
+    """Gradients are recorded where they are now and the question has any."""
+    return torch.set_grad_enabled(torch.is_grad_enabled() and question.has_gradient)
+
+
+def _is_mean(row: Encoded, question: Features) -> bool:
+    return question.is_mean or (isinstance(row.target, OneOf) and row.target.read == "mean")
+
+
+def _layer(injection: Injection | None) -> int:
+    return injection.layer if injection else 0
+
+
+_KeyOf = Callable[[Encoded, Injection | None], Hashable]
+
+
+def _read_key(answerer: LocalAnswerer, question: Question[Any]) -> _KeyOf:
+    return answerer.pass_key
+
+
+def _words_key(answerer: LocalAnswerer, question: Likelihoods) -> _KeyOf:
+    def key(row: Encoded, injection: Injection | None) -> Hashable:
+        check_likelihoods(answerer.backbone, row, injection)
+        return _layer(injection)
+
+    return key
+
+
+def _writing_key(answerer: LocalAnswerer, question: Question[Any]) -> _KeyOf:
+    check_writing(answerer.backbone)
+
+    def key(row: Encoded, injection: Injection | None) -> Hashable:
+        check_reading(answerer.backbone, row, injection)
+        return _layer(injection)
+
+    return key
+
+
+def _features_key(answerer: LocalAnswerer, question: Features) -> _KeyOf:
+    return lambda row, injection: (_layer(injection), _is_mean(row, question))
+
+
+_PLANS: dict[type[Question[Any]], tuple[Callable[[LocalAnswerer, Any], _KeyOf], Callable[..., Sequence[Any]]]] = {
+    LabelScores: (_read_key, LocalAnswerer._label_scores),
+    MarkScores: (_read_key, LocalAnswerer._mark_scores),
+    Readouts: (_read_key, LocalAnswerer._readouts),
+    Likelihoods: (_words_key, LocalAnswerer._likelihoods),
+    Answers: (_writing_key, LocalAnswerer._answers),
+    Continuations: (_writing_key, LocalAnswerer._continuations),
+    Features: (_features_key, LocalAnswerer._features),
+}
+"""For each question which rows can share a pass, and what makes the replies of such rows."""
+
+
+def _vector_losses(batch: Batch) -> Tensor | float:
+    """What vectors must predict themselves, [B]; before the text they are the same in every row of a prompt."""
+    known: dict[int, Tensor] = {}
+    for number, injection in enumerate(batch.injections):
+        targets = injection.vectors.targets if injection and injection.vectors else ()
+        if targets and id(injection) not in known:
+            vector_places = [n for n, is_vector in enumerate(batch.layout.lines[number].is_vector) if is_vector]
+            places = sent([vector_places[target.index] for target in targets], batch.hidden.device)
+            logits = batch.backbone.head(batch.hidden[number, places])
+            gold = sent([target.token for target in targets], logits.device)
+            weights = sent([target.weight for target in targets], logits.device, logits.dtype)
+            losses = torch.nn.functional.cross_entropy(logits, gold, reduction="none")
+            known[id(injection)] = (weights * losses).sum()
+    if not known:
+        return 0.0
+    none = batch.hidden.new_zeros(())
+    return torch.stack([known.get(id(injection), none) for injection in batch.injections])

@@ -1,0 +1,329 @@
+"""How replies are read from the model's hidden states: one class for each kind of target and of head.
+
+`reader_of` chooses; nothing else in the engine asks which kind a row's target is of. Readers are equal when their rows
+can share a pass.
+
+Shape letters: B rows, S live tokens, D width, W label words, C labels, n marks of a row, R places that are decided.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from overture.core.contracts import Readout
+from overture.core.injection import Injection
+from overture.core.rows import AtMarks, Candidates, Encoded, OneOf, Target
+from overture.engine.backbone import Backbone
+from overture.engine.layout import Layout, answer_layout, label_layout
+from overture.engine.passes import Injections, Make
+from overture.engine.transfer import sent
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of one pass with what the model made of them.
+
+    Args:
+        backbone: its head makes logits.
+        rows: B of them.
+        injections: each row's prompt.
+        hidden: last hidden states of the live tokens, [B, S, D].
+        layout: where each token stands.
+    """
+
+    backbone: Backbone
+    rows: Sequence[Encoded]
+    injections: Injections
+    hidden: Tensor
+    layout: Layout
+
+
+class Reader(ABC):
+    """Reads one kind of target."""
+
+    has_words: ClassVar[bool] = False
+    """Whether label words are laid out behind the rows."""
+
+    @property
+    def make(self) -> Make:
+        """Lays out what stands behind the rows: label words, or an answer."""
+        return label_layout if self.has_words else answer_layout
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> Tensor:
+        """Negative log-likelihood of what is right in each row, [B]."""
+
+    @abstractmethod
+    def readouts(self, batch: Batch) -> list[Readout]:
+        """States and scores where predictions count."""
+
+    def label_scores(self, batch: Batch) -> list[Tensor]:
+        """Log-probabilities of each row's labels, [C]."""
+        raise TypeError(f"row {batch.rows[0].row} has no label that is read at one place")
+
+    def mark_scores(self, batch: Batch) -> list[Tensor]:
+        """Logits of the labels at each row's marks, [n, C]."""
+        raise TypeError(f"row {batch.rows[0].row} has no marks")
+
+
+def reader_of(target: Target, injection: Injection | None) -> Reader:
+    """What reads a target under a prompt."""
+    if isinstance(target, AtMarks):
+        return _AtMarks()
+    if not isinstance(target, OneOf):
+        return _Answers()
+    candidates, is_mean, has_shares = target.candidates, target.read == "mean", target.shares is not None
+    if injection is not None and injection.head is not None:
+        return _Classifier(candidates, is_mean, has_shares)
+    if injection is not None and injection.labels is not None:
+        return _LabelVectors(candidates, is_mean, has_shares)
+    # What a row chooses from is its own: such rows share a pass all the same.
+    return _Choices(None, is_mean, has_shares) if candidates.is_own else _LabelWords(candidates, is_mean, has_shares)
+
+
+def read_states(hidden: Tensor, layout: Layout, is_mean: bool) -> Tensor:
+    """Hidden states that labels are read from, [B, D]; the prompt's own vectors have no part in a mean."""
+    if is_mean:
+        is_text = (layout.trunk_index >= 0)[:, :, None]
+        return hidden.masked_fill(~is_text, 0.0).sum(1) / is_text.sum(1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), layout.read]
+
+
+def _as_float(values: Tensor) -> Tensor:
+    """In half precision the logits of like labels would often be the same number."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+# -- one label of several
+
+
+@dataclass(frozen=True, slots=True)
+class _OneOf(Reader):
+    """One place of each row.
+
+    Args:
+        candidates: the labels; None where each row has its own.
+        is_mean: it is the mean of the row's tokens.
+        has_shares: the truth stands between labels.
+    """
+
+    candidates: Candidates | None
+    is_mean: bool
+    has_shares: bool
+
+    @abstractmethod
+    def scores(self, batch: Batch, ends: Tensor) -> Tensor:
+        """Log-probabilities of the labels, [B, C], from the states that are read, [B, D]."""
+
+    def _scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        ends = read_states(batch.hidden, batch.layout, self.is_mean)
+        return ends, self.scores(batch, ends)
+
+    def losses(self, batch: Batch) -> Tensor:
+        """Of the right label, or of the labels by their shares."""
+        _, scores = self._scores(batch)
+        targets = [_one_of(row) for row in batch.rows]
+        if self.has_shares:
+            return -(sent([target.shares for target in targets], scores.device, scores.dtype) * scores).sum(1)
+        gold = sent([target.label for target in targets], scores.device)
+        return torch.nn.functional.nll_loss(scores, gold, reduction="none")
+
+    def readouts(self, batch: Batch) -> list[Readout]:
+        """One place a row."""
+        return [Readout(end[None], scores[None]) for end, scores in zip(*self._scores(batch), strict=True)]
+
+    def label_scores(self, batch: Batch) -> list[Tensor]:
+        """Of the row's own labels, without padding."""
+        _, scores = self._scores(batch)
+        counts = [len(_one_of(row).candidates.labels) for row in batch.rows]
+        return [row_scores[:count] for row_scores, count in zip(scores, counts, strict=True)]
+
+
+def _one_of(row: Encoded) -> OneOf:
+    assert isinstance(row.target, OneOf)
+    return row.target
+
+
+class _LabelWords(_OneOf):
+    """The likelihood of the labels' words, by the model's own head."""
+
+    __slots__ = ()
+    has_words: ClassVar[bool] = True
+
+    def scores(self, batch: Batch, ends: Tensor) -> Tensor:
+        """A label's words add up."""
+        candidates, layout = self.candidates, batch.layout
+        assert candidates is not None
+        # The vocabulary's normaliser at the place that is read is the same for all: only the words' rows are needed.
+        first = sent([word[0] for word in candidates.words], batch.hidden.device)
+        scores = batch.backbone.head(ends, first)
+        if layout.targets:
+            scores = scores + _of_later_tokens(batch, scores.shape)
+        words_of: list[list[int]] = [[] for _ in candidates.labels]
+        for word, label in enumerate(candidates.label_of):
+            words_of[label].append(word)
+        per_label = [scores[:, sent(words, scores.device, torch.long)].logsumexp(1) for words in words_of]
+        return torch.stack(per_label, dim=1).log_softmax(dim=1)
+
+
+class _Choices(_OneOf):
+    """The likelihood of words that differ from row to row; here the vocabulary's normaliser counts."""
+
+    __slots__ = ()
+    has_words: ClassVar[bool] = True
+
+    def scores(self, batch: Batch, ends: Tensor) -> Tensor:
+        """Of each row's choices, with -inf behind its last one."""
+        candidates = [_one_of(row).candidates for row in batch.rows]
+        most = max(len(choices.words) for choices in candidates)
+        firsts = [[word[0] for word in choices.words] + [0] * (most - len(choices.words)) for choices in candidates]
+        scores = _as_float(batch.backbone.head(ends)).log_softmax(dim=-1).gather(1, sent(firsts, ends.device))
+        if batch.layout.targets:
+            scores = scores + _of_later_tokens(batch, scores.shape).to(scores.dtype)
+        normalised = []
+        for row_scores, choices in zip(scores, candidates, strict=True):
+            likelihoods = row_scores[: len(choices.words)]
+            if choices.is_mean:
+                lengths = [len(word) for word in choices.words]
+                likelihoods = likelihoods / sent(lengths, likelihoods.device, likelihoods.dtype)
+            normalised.append(likelihoods.log_softmax(dim=0))
+        return side_by_side(normalised)
+
+
+class _LabelVectors(_OneOf):
+    """A vector for each label in place of the head's rows."""
+
+    __slots__ = ()
+
+    def scores(self, batch: Batch, ends: Tensor) -> Tensor:
+        """By each row's own vectors."""
+        ends = _as_float(batch.backbone.transformed(ends))
+        labels = [injection.labels for injection in batch.injections if injection is not None]
+        vectors = torch.stack([label_vectors.to(ends.dtype) for label_vectors in labels if label_vectors is not None])
+        return torch.einsum("bd,bcd->bc", ends, vectors).log_softmax(dim=1)
+
+
+class _Classifier(_OneOf):
+    """A classifier's own map and its label vectors, read at the very first live token."""
+
+    __slots__ = ()
+
+    def scores(self, batch: Batch, ends: Tensor) -> Tensor:
+        """By each row's own classifier."""
+        first = batch.hidden[:, 0]
+        parts = [(injection.labels, injection.head) for injection in batch.injections if injection is not None]
+        heads = [(labels, head) for labels, head in parts if labels is not None and head is not None]
+        weight = torch.stack([head.weight for _, head in heads]).to(first)
+        bias = torch.stack([head.bias for _, head in heads]).to(first)
+        inner = torch.tanh(torch.einsum("bd,bed->be", first, weight) + bias)
+        scores = torch.stack(
+            [
+                labels.to(state) @ state + head.label_bias.to(state)
+                for (labels, head), state in zip(heads, inner, strict=True)
+            ]
+        )
+        return _as_float(scores).log_softmax(dim=1)
+
+
+def _of_later_tokens(batch: Batch, shape: torch.Size) -> Tensor:
+    """Log-likelihood of each word's tokens after the first, [B, W]."""
+    hidden = batch.hidden
+    row, index, token = sent(batch.layout.targets, hidden.device).T
+    logits = batch.backbone.head(hidden[row, index]).log_softmax(dim=-1)
+    values = logits.gather(1, token[:, None])[:, 0]
+    words = sent(batch.layout.words, hidden.device)
+    return torch.zeros(shape, device=hidden.device, dtype=values.dtype).index_put((row, words), values, True)
+
+
+def side_by_side(scores: Sequence[Tensor]) -> Tensor:
+    """Rows of scores with -inf behind shorter ones."""
+    return torch.nn.utils.rnn.pad_sequence(list(scores), batch_first=True, padding_value=float("-inf"))
+
+
+# -- labels at many tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _AtMarks(Reader):
+    """A head of one vector for each label, at several tokens of each row."""
+
+    def mark_scores(self, batch: Batch) -> list[Tensor]:
+        """By each row's own label vectors; float32 at least."""
+        hidden = batch.backbone.transformed(batch.hidden)
+        labels = [injection.labels for injection in batch.injections if injection is not None]
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        logits = []
+        for number, (row, vectors) in enumerate(zip(batch.rows, labels, strict=True)):
+            assert vectors is not None
+            places = sent(_places(row, batch.layout, number), hidden.device, torch.long)
+            logits.append(hidden[number, places].to(dtype) @ vectors.to(dtype).T)
+        return logits
+
+    def losses(self, batch: Batch) -> Tensor:
+        """Added up over the row's marks."""
+        return torch.stack(
+            [
+                torch.nn.functional.nll_loss(
+                    _decided(row, logits), sent(row.target.gold, logits.device, torch.long), reduction="sum"
+                )
+                for row, logits in zip(batch.rows, self.mark_scores(batch), strict=True)
+            ]
+        )
+
+    def readouts(self, batch: Batch) -> list[Readout]:
+        """The states of the marks, and the scores of whatever is decided there."""
+        readouts = []
+        for number, (row, logits) in enumerate(zip(batch.rows, self.mark_scores(batch), strict=True)):
+            places = sent(_places(row, batch.layout, number), batch.hidden.device, torch.long)
+            readouts.append(Readout(batch.hidden[number, places], _decided(row, logits)))
+        return readouts
+
+
+def _places(row: Encoded, layout: Layout, number: int) -> list[int]:
+    """The live tokens that are a row's marks; `number` is the row's in the layout."""
+    assert isinstance(row.target, AtMarks)
+    live_index = {text: live for live, text in enumerate(layout.lines[number].trunk_index) if text >= 0}
+    return [live_index[index] for index in row.target.marks.at]
+
+
+def _decided(row: Encoded, logits: Tensor) -> Tensor:
+    """Log-probabilities of whatever is decided at a row's marks, [R, C].
+
+    A token's label among the labels; a label's token among the tokens; of labels that may all apply, whether each does.
+    """
+    assert isinstance(row.target, AtMarks)
+    marks = row.target.marks
+    if marks.over == "each":
+        return torch.nn.functional.logsigmoid(torch.stack([-logits[0], logits[0]], dim=1))
+    if not marks.at:
+        return logits
+    return (logits if marks.over == "labels" else logits.T).log_softmax(dim=1)
+
+
+# -- written answers
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers(Reader):
+    """The likelihood of a text behind the row."""
+
+    def losses(self, batch: Batch) -> Tensor:
+        """Added up over the answer's tokens."""
+        row, index, gold = sent(batch.layout.targets, batch.hidden.device).T
+        logits = batch.backbone.head(batch.hidden[row, index])
+        token_losses = torch.nn.functional.cross_entropy(logits, gold, reduction="none")
+        return token_losses.new_zeros(len(batch.rows)).index_add(0, row, token_losses)
+
+    def readouts(self, batch: Batch) -> list[Readout]:
+        """The states in front of the answer's tokens; the head has the scores."""
+        places: list[list[int]] = [[] for _ in batch.rows]
+        for row, index, _ in batch.layout.targets:
+            places[row].append(index)
+        return [
+            Readout(batch.hidden[number, sent(indices, batch.hidden.device, torch.long)])
+            for number, indices in enumerate(places)
+        ]
