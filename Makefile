@@ -41,6 +41,7 @@ bench: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/python bench/report.py
 	$(BIN)/python bench/methods_page.py
+	$(BIN)/python bench/comparisons.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache

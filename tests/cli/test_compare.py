@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from comparisons import CELLS, FEW, WORDS, cells, timeless
 
+from comparisons import CELLS, FEW, WORDS, cells, timeless
 from overture.cli import compare as command
 from overture.core.errors import BackboneError, Stopped
 from overture.core.files import write_json
+from overture.core.records.compare import DivergedCell, Key
 from overture.core.records.events import Event, StepEvent
 from overture.data.rows import Row
 from overture.engine.load import load_backbone
 from overture.jobs.compare import cells as cells_of_a_lab
 from overture.jobs.compare import compare as study
 from overture.jobs.compare import ledger
-from overture.jobs.compare.cells import Key, Lab
+from overture.jobs.compare.cells import Lab
 from overture.jobs.compare.compare import compare
 from overture.jobs.compare.energy import EnergyMeter
 from overture.jobs.compare.options import CompareConfig
@@ -176,7 +177,7 @@ def test_a_request_to_stop_ends_a_cell_in_training(task, tmp_path) -> None:
             steps.append(event)
 
     found = compare(config, tmp_path / "out", Store(tmp_path / "store"), listen, lambda: len(steps) >= 3)
-    assert (found["status"], len(steps)) == ("interrupted", 3)
+    assert (found.status, len(steps)) == ("interrupted", 3)
     assert not list((tmp_path / "out").glob("cells/*.json"))
 
 
@@ -299,18 +300,15 @@ def test_right_answers_that_are_lost_are_told_and_come_back(task, overture) -> N
     gold = Path("out/gold.json")
     gold.write_text("{}")
     damaged = overture(*words)
-    assert (damaged.code, damaged.json["what"], damaged.json["fix"]) == (
-        2,
-        "the file is damaged",
-        "delete it and go on",
-    )
+    assert (damaged.code, damaged.json["error"]) == (2, "StoreError")
+    assert damaged.json["where"].endswith("gold.json")
     gold.unlink()
     missing = overture(*words)
     assert (missing.code, missing.json["what"]) == (2, "the right answers of the cells are missing")
     assert overture(*words, "--cell", "none:0:0").code == 0
     assert overture(*words).json["scores"] == found["scores"]
     Path("out/rates/prefix-after.json").write_text("{}")
-    assert overture(*words).json["what"] == "the file is damaged"
+    assert overture(*words).json["where"].endswith("prefix-after.json")
 
 
 def test_two_at_once(task, overture, tmp_path) -> None:
@@ -326,9 +324,11 @@ def test_diverged_seed_is_told(task, overture, monkeypatch) -> None:
     run = study.measured
 
     def diverging(lab, way, key, rate):
-        found = run(lab, way, key, rate)
-        is_it = key == Key(way="prefix-after", size=4, seed=1)
-        return {**found, "status": "diverged", "metrics": {}} if is_it else found
+        cell = run(lab, way, key, rate)
+        if key != Key(way="prefix-after", size=4, seed=1):
+            return cell
+        values = {name: value for name, value in cell if name in DivergedCell.model_fields}
+        return DivergedCell(**values | {"kind": "diverged", "status": "diverged"})
 
     monkeypatch.setattr(study, "measured", diverging)
     done = overture("compare", task, *WORDS, *FEW)
@@ -462,11 +462,14 @@ def test_words_of_the_command(monkeypatch) -> None:
 
 def test_a_damaged_plan_is_told(task, overture) -> None:
     Path("out").mkdir()
-    write_json(Path("out/plan.json"), {"asked": None})
-    assert overture("compare", task, "--way", "none", "--size", "4", "--out", "out", "--json").code == 0
+    other = {"ways": ["lora"], "sizes": [4], "seeds": 1, "budget": None, "is_rate_tuned": True}
+    write_json(Path("out/plan.json"), {"request": other, "plan": {"sizes": [2], "seeds": 1, "is_tuned": True}})
+    done = overture("compare", task, "--way", "none", "--size", "4", "--out", "out", "--json")
+    assert (done.code, done.json["sizes"]) == (0, [4])
     Path("out/plan.json").write_text("[]")
     done = overture("compare", task, "--way", "none", "--size", "4", "--out", "out", "--json")
-    assert (done.code, done.json["wanted"]) == (2, "a JSON object")
+    assert (done.code, done.json["error"]) == (2, "StoreError")
+    assert done.json["where"].endswith("plan.json")
 
 
 def test_baselines_beside_prompts(task, overture) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comparisons import FEW, SMALLEST, cells
 
+from comparisons import FEW, SMALLEST, cells
 from overture.core.errors import Stopped
+from overture.core.records.compare import Key, Trial
 from overture.jobs.compare import compare as study
-from overture.jobs.compare.cells import Key, Lab
+from overture.jobs.compare.cells import Lab
 from overture.jobs.compare.rates import next_rate
 from overture.jobs.compare.ways import way_named
 from overture.jobs.run.request import tune_config
@@ -33,7 +34,7 @@ def test_rates_are_chosen_on_validation_and_kept(task, overture) -> None:
     rates = found["rates"]["prefix-after"]
     assert [one["lr"] for one in rates["tried"]][:3] == [0.1, 0.03, 0.3]
     # Beyond an end that is best, until it is not.
-    assert next_rate((0.1, 0.03, 0.3), rates["tried"]) is None
+    assert next_rate((0.1, 0.03, 0.3), list(map(Trial.model_validate, rates["tried"]))) is None
     best = max(rates["tried"], key=lambda one: (one["score"], -one["loss"]))
     assert rates["lr"] == best["lr"] == cells()["prefix-after--4--0"]["lr"]
     (cost,) = found["ledger"]
@@ -190,3 +191,18 @@ def test_a_file_rate_is_not_taken_for_all_ways(make_task) -> None:
     assert config.train.lr == 0.01
     assert way_named("prefix-after", config).rates == (0.1, 0.03, 0.3)
     assert way_named("prefix-after", config, ["train.lr=0.2"]).rates == (0.2,)
+
+
+def test_a_comparison_without_its_rates_goes_on_with_those_of_its_cells(task, overture, monkeypatch) -> None:
+    words = ["compare", task, *SMALLEST, "--json"]
+    assert overture(*words).code == 0
+    rates = Path("out/rates/prefix-after.json")
+    chosen = json.loads(rates.read_text())["lr"]
+    rates.unlink()
+    Path("out/plan.json").unlink()
+    monkeypatch.setattr(study, "trial", lambda *given: pytest.fail("rates are chosen again"))
+    again = overture(*words, "--seeds", "2")
+    assert again.code == 0, again.err
+    assert [cell["lr"] for cell in cells().values()] == [chosen, chosen]
+    # A rate that is set by hand is another request.
+    assert overture(*words, "--set-way", "prefix-after:train.lr=0.007").json["error"] == "StoreError"

@@ -8,7 +8,18 @@ from typing import Any
 
 import pytest
 
-from overture.core.records.compare import Plan
+from overture.core.records.compare import (
+    CELLS,
+    Enough,
+    Facts,
+    FailedCell,
+    ModelFacts,
+    Plan,
+    RateChoice,
+    Request,
+    Summary,
+    Trial,
+)
 from overture.data.task import Task
 from overture.jobs.compare.budget import Speed
 from overture.jobs.compare.options import CompareConfig
@@ -31,15 +42,18 @@ TASK = Task(
 
 
 def cell(way: str, size: int, seed: int, right: list[bool], seconds: float = 10.0, **more: Any) -> dict[str, Any]:
+    """A cell as JSON has it, with the answers it is scored by; tests change it before it becomes a record."""
     account = {"seconds": seconds, "cpu_seconds": seconds, "positions": 100.0, "flops": 1e9 * seconds, "joules": 0.0}
     ledger = dict.fromkeys(("building", "reading", "training", "validation", "scoring", "serving"), account)
     base = {"is_intact": True, "is_shared": True, "own_bytes": 0, "perplexity_before": 10.0, "perplexity_after": 12.0}
     return {
+        "kind": "built",
         "way": way,
         "size": size,
         "seed": seed,
-        "metrics": {"test": {"accuracy": {"value": sum(right) / len(right), "low": 0.0, "high": 1.0}}},
-        "gold": ["good"] * len(right),
+        "status": "finished",
+        "lr": None,
+        "metrics": {"test": {"accuracy": interval(sum(right) / len(right))}},
         "predicted": ["good" if hit else "bad" for hit in right],
         "trainable": 100 if size else 0,
         "stored_bytes": 400 if size else 0,
@@ -49,6 +63,15 @@ def cell(way: str, size: int, seed: int, right: list[bool], seconds: float = 10.
         "base": base,
         **more,
     }
+
+
+def interval(value: float, low: float = 0.0, high: float = 1.0) -> dict[str, Any]:
+    return {"value": value, "low": low, "high": high, "n": 100}
+
+
+def history(num_epochs: int) -> list[dict[str, Any]]:
+    epoch = {"train_loss": 1.0, "validation_loss": 1.0, "validation_score": 0.5, "seconds": 1.0}
+    return [{"epoch": number, **epoch} for number in range(num_epochs)]
 
 
 def hits(share: float, seed: int, n: int = 400) -> list[bool]:
@@ -72,35 +95,40 @@ def summed(
     failed: Any = (),
     rates: Any = None,
     **more: Any,
-) -> dict[str, Any]:
+) -> Summary:
     config = CompareConfig(tune=TuneConfig(task=TASK), ways=ways, sizes=sizes, **more)
+    request = Request(
+        **config.model_dump(mode="json", exclude={"tune", "unrelated"}),
+        tune={"seed": 0, "task": {"name": TASK.name, "metric": TASK.metric}},
+    )
     seeds = 1 + max(one["seed"] for one in cells)
     plan = Plan(sizes=sizes, seeds=seeds, is_tuned=False)
-    facts = {
-        "backbone": {"id": "tiny", "parameters": 10**6, "dtype": "float32"},
-        "device": "cpu",
-        "versions": {"overture": "0", "git": ""},
-        "data": "0",
-        "passages": 8,
-    }
-    return summary(config, plan, ways, cells, rates or {}, facts, failed)
+    facts = Facts(
+        backbone=ModelFacts(id="tiny", parameters=10**6, dtype="float32"),
+        device="cpu",
+        versions={"overture": "0", "git": ""},
+        data="0",
+        passages=8,
+    )
+    gold = ("good",) * max(len(one.get("predicted", ())) for one in cells)
+    return summary(request, plan, list(map(CELLS.validate_python, cells)), gold, rates or {}, facts, failed)
 
 
 def test_advice_where_one_way_is_surely_best() -> None:
     found = summed(cells_of({"a": 0.9, "b": 0.6}), ["a", "b"])
-    assert found["advice"]["way"] == "a"
-    assert found["advice"]["text"].startswith("Take a (0.")
-    assert "points" in found["advice"]["text"]
-    assert found["pairs"][0]["verdict"] == "better"
+    assert found.advice.way == "a"
+    assert found.advice.text.startswith("Take a (0.")
+    assert "points" in found.advice.text
+    assert found.pairs[0].verdict == "better"
 
 
 def test_no_advice_where_intervals_overlap() -> None:
     found = summed(cells_of({"a": 0.80, "b": 0.79, "c": 0.5}), ["a", "b", "c"])
-    advice = found["advice"]
-    assert advice["way"] is None
-    assert advice["text"].startswith("No advice on quality")
-    assert "c" not in advice["rivals"]
-    assert "the cheapest of them to train is a" in advice["text"] or "a is also the cheapest" in advice["text"]
+    advice = found.advice
+    assert advice.way is None
+    assert advice.text.startswith("No advice on quality")
+    assert "c" not in advice.rivals
+    assert "the cheapest of them to train is a" in advice.text or "a is also the cheapest" in advice.text
 
 
 def test_a_sure_paired_test_is_not_enough() -> None:
@@ -111,12 +139,12 @@ def test_a_sure_paired_test_is_not_enough() -> None:
     ahead = [cell("a", 64, seed, (base < 0.72).tolist()) for seed in range(4)]
     behind = [cell("b", 64, seed, (base < 0.68).tolist(), seconds=1.0) for seed in range(4)]
     found = summed(ahead + behind, ["a", "b"])
-    assert found["pairs"][0]["verdict"] == "better"
-    assert found["advice"]["way"] is None
-    assert "though the paired test parts them" in found["advice"]["text"]
+    assert found.pairs[0].verdict == "better"
+    assert found.advice.way is None
+    assert "though the paired test parts them" in found.advice.text
     # Beside one that is alike, what the test puts behind is told as that, and is not the cheap way out.
     alike = [cell("c", 64, seed, (base[::-1] < 0.72).tolist(), seconds=99.0) for seed in range(4)]
-    text = summed([*ahead, *behind, *alike], ["a", "b", "c"])["advice"]["text"]
+    text = summed([*ahead, *behind, *alike], ["a", "b", "c"]).advice.text
     assert "cannot be told apart at 64 training rows" in text
     assert "; b is behind by the paired test alone, for intervals overlap;" in text
     assert "; a is also the cheapest of them" in text or "the cheapest of them to train is a" in text
@@ -126,63 +154,69 @@ def test_a_sure_paired_test_is_not_enough() -> None:
     ("names", "said"), [("ab", ""), ("abc", "; nor is "), ("abcd", "; nor are "), ("abcde", "; nor are ")]
 )
 def test_ways_that_are_not_surely_behind_are_listed(names: str, said: str) -> None:
-    text = summed(cells_of(dict.fromkeys(names, 0.5)), [*names])["advice"]["text"]
+    text = summed(cells_of(dict.fromkeys(names, 0.5)), [*names]).advice.text
     assert (said in text) if said else "; nor " not in text
     assert len(names) < 4 or " and " in text.partition(said)[2].partition("surely behind")[0]
 
 
 def test_no_advice_from_one_seed() -> None:
     found = summed(cells_of({"a": 0.9, "b": 0.5}, seeds=1), ["a", "b"])
-    assert found["advice"]["way"] is None
-    assert "one seed" in found["advice"]["text"]
+    assert found.advice.way is None
+    assert "one seed" in found.advice.text
 
 
 def diverged(cells: list[dict[str, Any]], way: str, *seeds: int) -> list[dict[str, Any]]:
-    return [one | {"metrics": {}} if one["way"] == way and one["seed"] in seeds else one for one in cells]
+    return [without_score(one) if one["way"] == way and one["seed"] in seeds else one for one in cells]
+
+
+def without_score(cell: dict[str, Any]) -> dict[str, Any]:
+    scored = ("metrics", "predicted", "stored_bytes", "base")
+    rest = {name: value for name, value in cell.items() if name not in scored}
+    return {**rest, "kind": "diverged", "status": "diverged", "steps": 3, "best_epoch": 0, "history": []}
 
 
 def test_what_diverged_is_never_advised() -> None:
     found = summed(diverged(cells_of({"a": 0.95, "b": 0.6}), "a", 0, 2), ["a", "b"])
-    assert found["advice"]["way"] is None
-    assert found["advice"]["text"].startswith("No advice: a (0.9")
-    assert "and 2 to 4 seeds, but only where" in found["advice"]["text"]
-    assert found["advice"]["text"].endswith("did not diverge; a diverged with 2 of 4 seeds.")
+    assert found.advice.way is None
+    assert found.advice.text.startswith("No advice: a (0.9")
+    assert "and 2 to 4 seeds, but only where" in found.advice.text
+    assert found.advice.text.endswith("did not diverge; a diverged with 2 of 4 seeds.")
 
 
 def test_advice_counts_the_seeds_that_there_are() -> None:
     found = summed(diverged(cells_of({"a": 0.95, "b": 0.6}), "b", 0), ["a", "b"])
-    text = found["advice"]["text"]
-    assert found["advice"]["way"] == "a"
+    text = found.advice.text
+    assert found.advice.way == "a"
     assert "and 4 seeds it beats" in text
     assert "over the 3 seeds that both have)" in text
     assert text.endswith("; b diverged with 1 of 4 seeds.")
     # Only one seed of the rival is left, which is no ground for advice.
-    few = summed(diverged(cells_of({"a": 0.8, "b": 0.77}), "b", 0, 1, 2), ["a", "b"])["advice"]
-    assert few["text"].startswith("No advice from one seed")
-    assert "and 1 to 4 seeds" in few["text"]
+    few = summed(diverged(cells_of({"a": 0.8, "b": 0.77}), "b", 0, 1, 2), ["a", "b"]).advice
+    assert few.text.startswith("No advice from one seed")
+    assert "and 1 to 4 seeds" in few.text
 
 
 def test_ways_that_know_no_seeds_are_judged_without() -> None:
     constant = [cell("a", 0, 0, hits(0.9, 0)), cell("b", 0, 0, hits(0.6, 1))]
     found = summed(constant, ["a", "b"], (16, 64))
-    assert found["advice"]["way"] == "a"
-    assert "on 400 test rows" in found["advice"]["text"]
-    assert "seed" not in found["advice"]["text"]
-    assert len(found["pairs"]) == 1
+    assert found.advice.way == "a"
+    assert "on 400 test rows" in found.advice.text
+    assert "seed" not in found.advice.text
+    assert len(found.pairs) == 1
     # Beside trained ways of one seed, another seed may turn the order.
     one = [*constant, *cells_of({"c": 0.7}, seeds=1)]
-    assert "from one seed" in summed(one, ["a", "b", "c"])["advice"]["text"]
+    assert "from one seed" in summed(one, ["a", "b", "c"]).advice.text
 
 
 def test_no_advice_from_one_way() -> None:
-    assert summed(cells_of({"a": 0.9}), ["a"])["advice"]["way"] is None
+    assert summed(cells_of({"a": 0.9}), ["a"]).advice.way is None
 
 
 def test_level_is_an_interval_within_the_margin() -> None:
     same = [cell(way, 64, seed, hits(0.8, seed, 4000)) for way in "ab" for seed in range(4)]
-    assert summed(same, ["a", "b"])["pairs"][0]["verdict"] == "level"
+    assert summed(same, ["a", "b"]).pairs[0].verdict == "level"
     few = [cell(way, 64, seed, hits(0.8, seed + 10 * number, 40)) for number, way in enumerate("ab") for seed in (0, 1)]
-    assert summed(few, ["a", "b"])["pairs"][0]["verdict"] == "undecided"
+    assert summed(few, ["a", "b"]).pairs[0].verdict == "undecided"
 
 
 def test_level_is_asked_of_all_pairs_at_once() -> None:
@@ -190,79 +224,86 @@ def test_level_is_asked_of_all_pairs_at_once() -> None:
     ways = "abcdef"
     seeds = {way: [(0.8, seed + 10 * number) for seed in range(3)] for number, way in enumerate(ways)}
     cells = [cell(way, 64, seed, hits(*at, 2500)) for way in ways for seed, at in enumerate(seeds[way])]
-    alone = {pair: summed(cells, list(pair))["pairs"][0] for pair in itertools.combinations(ways, 2)}
-    table = {(pair["a"], pair["b"]): pair for pair in summed(cells, list(ways))["pairs"]}
+    alone = {pair: summed(cells, list(pair)).pairs[0] for pair in itertools.combinations(ways, 2)}
+    table = {(pair.a, pair.b): pair for pair in summed(cells, list(ways)).pairs}
     for names, pair in table.items():
-        assert pair["together"]["level"] == pytest.approx(1 - 0.05 / 15)
-        assert (
-            pair["together"]["low"] < pair["difference"]["low"] <= pair["difference"]["high"] < pair["together"]["high"]
-        )
-        assert pair["verdict"] != "level" or alone[names]["verdict"] == "level"
-    assert [pair["verdict"] for pair in alone.values()].count("level") > [
-        pair["verdict"] for pair in table.values()
-    ].count("level")
+        assert pair.together.level == pytest.approx(1 - 0.05 / 15)
+        assert pair.together.low < pair.difference.low <= pair.difference.high < pair.together.high
+        assert pair.verdict != "level" or alone[names].verdict == "level"
+    assert [pair.verdict for pair in alone.values()].count("level") > [pair.verdict for pair in table.values()].count(
+        "level"
+    )
     turned = pair_of(list(table.values()), "b", "a", 64)
     assert turned is not None
-    assert turned["together"]["low"] == -table["a", "b"]["together"]["high"]
+    assert turned.together.low == -table["a", "b"].together.high
 
 
 def test_p_values_are_corrected_within_a_size() -> None:
     found = summed(cells_of({"a": 0.8, "b": 0.75, "c": 0.7}), ["a", "b", "c"])
-    raw = sorted(pair["p_value"] for pair in found["pairs"])
-    assert min(pair["p_corrected"] for pair in found["pairs"]) == pytest.approx(min(1, 3 * raw[0]))
-    assert all(pair["p_corrected"] >= pair["p_value"] for pair in found["pairs"])
+    raw = sorted(pair.p_value for pair in found.pairs)
+    assert min(pair.p_corrected for pair in found.pairs) == pytest.approx(min(1, 3 * raw[0]))
+    assert all(pair.p_corrected >= pair.p_value for pair in found.pairs)
 
 
 def test_against_the_reference_by_shares() -> None:
     found = summed(cells_of({"a": 0.8, "b": 0.8}), ["a", "b"])
-    assert found["reference"] == "b"
-    (one,) = found["against"]
-    assert (one["way"], one["reference"]) == ("a", "b")
-    assert one["shares"]["seconds"] == pytest.approx(0.5)
-    assert one["shares"]["trainable"] == 1
-    assert summed(cells_of({"a": 0.8, "b": 0.8}), ["a", "b"], reference="a")["against"][0]["way"] == "b"
+    assert found.reference == "b"
+    (one,) = found.against
+    assert (one.way, one.reference) == ("a", "b")
+    assert one.shares.seconds == pytest.approx(0.5)
+    assert one.shares.trainable == 1
+    assert summed(cells_of({"a": 0.8, "b": 0.8}), ["a", "b"], reference="a").against[0].way == "b"
 
 
 def test_costs_are_counted_once() -> None:
     found = summed(cells_of({"a": 0.8}, seeds=2), ["a"], price=3.6, watts=100.0)
-    (cost,) = found["ledger"]
-    assert cost["seconds"] == pytest.approx(40)
-    assert cost["money"] == pytest.approx(0.04)
-    assert cost["kwh"] == pytest.approx(40 * 100 / 3.6e6)
-    assert cost["energy"] == "estimate: 100 W"
-    assert cost["serving_seconds_per_1000"] == pytest.approx(100)
-    assert cost["serving_money_per_1000"] == pytest.approx(0.1)
+    (cost,) = found.ledger
+    assert cost.seconds == pytest.approx(40)
+    assert cost.money == pytest.approx(0.04)
+    assert cost.kwh == pytest.approx(40 * 100 / 3.6e6)
+    assert cost.energy == "estimate: 100 W"
+    assert cost.serving_seconds_per_1000 == pytest.approx(100)
+    assert cost.serving_money_per_1000 == pytest.approx(0.1)
 
 
 def test_steps_to_the_best_epoch_are_told() -> None:
-    trained = [{"steps": 60, "best_epoch": 2, "history": [{}] * 6}, {"steps": 40, "best_epoch": 3, "history": [{}] * 4}]
+    trained: list[dict[str, Any]] = [
+        {"kind": "trained", "steps": 60, "best_epoch": 2, "history": history(6)},
+        {"kind": "trained", "steps": 40, "best_epoch": 3, "history": history(4)},
+    ]
     cells = [cell("a", 64, seed, hits(0.8, seed), **facts) for seed, facts in enumerate(trained)]
     found = summed([*cells, *cells_of({"b": 0.7}, seeds=2)], ["a", "b"])
-    of_a, of_b = found["ledger"]
-    assert (of_a["steps"], of_a["best_steps"]) == (50, 35)
-    assert (of_b["steps"], of_b["best_steps"]) == (0, 0)
-    text = page(found, "overture compare task.yaml")
+    of_a, of_b = found.ledger
+    assert (of_a.steps, of_a.best_steps) == (50, 35)
+    assert (of_b.steps, of_b.best_steps) == (0, 0)
+    text = page(found, {})
     assert "<td>50</td><td>35</td>" in text
+
+
+def trial(lr: float, score: float | None, **accounts: Any) -> Trial:
+    ledger = {"peak_bytes": 1, "grown_bytes": 0, "energy_meter": "", **accounts}
+    loss = None if score is None else 1 - score
+    return Trial.model_validate({"lr": lr, "score": score, "loss": loss, "status": "finished", "ledger": ledger})
 
 
 def test_a_rate_that_diverged_before_its_first_validation_costs_what_it_took() -> None:
     tried = [
-        {"lr": 0.1, "score": 0.5, "ledger": {"training": {"seconds": 3.0}, "validation": {"seconds": 1.0}}},
-        {"lr": 0.3, "score": None, "ledger": {"training": {"seconds": 2.0}}},
+        trial(0.1, 0.5, training={"seconds": 3.0}, validation={"seconds": 1.0}),
+        trial(0.3, None, training={"seconds": 2.0}),
     ]
-    rates = {"a": {"way": "a", "lr": 0.1, "size": 64, "seed": 0, "tried": tried}}
+    rates = {"a": RateChoice(way="a", lr=0.1, size=64, seed=0, tried=tried)}
     found = summed(cells_of({"a": 0.8}), ["a"], rates=rates)
-    assert found["ledger"][0]["choosing_seconds"] == 6
+    assert found.ledger[0].choosing_seconds == 6
     assert "0.1: 0.500; 0.3: diverged" in page(found, {})
 
 
 def test_diverged_cells_are_told_and_left_out() -> None:
     cells = cells_of({"a": 0.9, "b": 0.6})
-    cells[0] |= {"metrics": {}}
+    cells[0] = without_score(cells[0])
     found = summed(cells, ["a", "b"])
-    assert "diverged" in found["notices"][0]
-    assert found["scores"][0]["n_seeds"] == 3
-    assert found["pairs"][0]["n_seeds"] == 3
+    assert "diverged" in found.notices[0]
+    assert found.scores[0].n_seeds == 3
+    assert found.pairs[0].n_seeds == 3
 
 
 def test_worth_is_over_seeds_that_both_have() -> None:
@@ -275,15 +316,15 @@ def test_worth_is_over_seeds_that_both_have() -> None:
     cells = [
         cell(way, size, seed, right(way, size, seed)) for way in "ab" for size in (16, 64, 256) for seed in range(5)
     ]
-    (whole,) = summed(cells, ["a", "b"], (16, 64, 256), reference="b")["worth"]
+    (whole,) = summed(cells, ["a", "b"], (16, 64, 256), reference="b").worth
     lost = [one for one in cells if (one["way"], one["seed"]) != ("a", 0)]
-    (one,) = summed(lost, ["a", "b"], (16, 64, 256), reference="b")["worth"]
-    assert whole["times"] == pytest.approx(4, rel=0.01)
-    assert one["times"] == pytest.approx(4, rel=0.01)
-    assert one["times_low"] <= one["times"] <= one["times_high"]
+    (one,) = summed(lost, ["a", "b"], (16, 64, 256), reference="b").worth
+    assert whole.times == pytest.approx(4, rel=0.01)
+    assert one.times == pytest.approx(4, rel=0.01)
+    assert one.times_low <= one.times <= one.times_high
     none = [one for one in lost if (one["way"], one["seed"]) == ("b", 0) or one["way"] == "a"]
-    (apart,) = summed(none, ["a", "b"], (16, 64, 256), reference="b")["worth"]
-    assert apart["rows"] is None
+    (apart,) = summed(none, ["a", "b"], (16, 64, 256), reference="b").worth
+    assert apart.rows is None
 
 
 def test_from_how_many_rows_on_training_beats_none() -> None:
@@ -294,14 +335,16 @@ def test_from_how_many_rows_on_training_beats_none() -> None:
     ]
     cells += [cell("b", size, seed, hits(0.6, 1 + size + seed, 2000)) for size in shares for seed in range(4)]
     found = summed(cells, ["none", "a", "b"], (16, 64, 256))
-    assert found["enough"] == [{"way": "a", "than": "none", "size": 64}, {"way": "b", "than": "none", "size": None}]
+    assert found.enough == (Enough(way="a", than="none", size=64), Enough(way="b", than="none", size=None))
     assert "Surely better than none: a from 64 rows on, b at no size here." in page(found, {})
 
 
 def test_what_building_takes_grows_with_the_rows() -> None:
     """Features for a head, or the nearest examples, are found while a way that is not trained is built."""
-    cell = {"ledger": {"building": {"seconds": 8.0}, "scoring": {"seconds": 5.0}, "serving": {"seconds": 0.0}}}
-    speed = Speed.of(cell | {"rows": {"train": 32, "validation": 32, "test": 100}}, 15.0)
+    spent = {"building": {"seconds": 8.0}, "scoring": {"seconds": 5.0}}
+    ledger = {"peak_bytes": 1, "grown_bytes": 0, "energy_meter": "", **spent}
+    built = cell("linear", 32, 0, [True], ledger=ledger, rows={"train": 32, "validation": 32, "test": 100})
+    speed = Speed.of(CELLS.validate_python(built), 15.0)
     assert speed.building(32, 32) == pytest.approx(10)
     assert speed.building(256, 256) == pytest.approx(2 + 64)
 
@@ -317,9 +360,9 @@ def test_worth_over_sizes() -> None:
         for seed in range(4)
     ]
     found = summed(cells, ["a", "b"], (16, 64, 256), reference="b")
-    (one,) = found["worth"]
-    assert one["times_low"] < 4 < one["times_high"]
-    assert one["times"] == pytest.approx(4, rel=0.6)
+    (one,) = found.worth
+    assert one.times_low < 4 < one.times_high
+    assert one.times == pytest.approx(4, rel=0.6)
 
 
 # -- the page
@@ -339,14 +382,14 @@ class Links(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def result() -> dict[str, Any]:
+def result() -> Summary:
     cells = [one for size in (16, 64) for one in cells_of({"a": 0.6 + size / 256, "b": 0.55}, seeds=2, size=size)]
     return summed(cells, ["a", "b"], (16, 64), price=1.0)
 
 
-def test_page_needs_nothing_else(result: dict[str, Any], tmp_path: Path) -> None:
-    written = write_report(result, tmp_path, "overture compare task.yaml")
-    text = (tmp_path / "report.html").read_text()
+def test_page_needs_nothing_else(result: Summary, tmp_path: Path) -> None:
+    path = write_report(result.model_copy(update={"command": "overture compare task.yaml"}), tmp_path)
+    text = path.read_text()
     links = Links()
     links.feed(text)
     assert [link for link in links.found if not link.startswith(("#", "data:"))] == []
@@ -354,11 +397,10 @@ def test_page_needs_nothing_else(result: dict[str, Any], tmp_path: Path) -> None
     assert re.search(r"url\((?!#)", text) is None
     assert "@import" not in text
     assert text.count("<svg") == 5
-    names = {path.name for path in written}
-    for chart in ("quality", "curve", "costs", "serving", "forgetting"):
-        assert {f"{chart}.png", f"{chart}.vl.json"} <= names
-        assert (tmp_path / "charts" / f"{chart}.png").read_bytes().startswith(b"\x89PNG")
-    assert result["advice"]["text"].replace("&", "&amp;") in text
+    assert "overture compare task.yaml" in text
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "result.json"}
+    assert Summary.model_validate_json((tmp_path / "result.json").read_text()).ledger == result.ledger
+    assert result.advice.text.replace("&", "&amp;") in text
 
 
 def test_costs_show_every_way() -> None:
@@ -374,10 +416,10 @@ def test_costs_show_every_way() -> None:
         assert drawn == {"shown", "trained"}
 
 
-def test_what_users_write_is_escaped(result: dict[str, Any]) -> None:
+def test_what_users_write_is_escaped(result: Summary) -> None:
     nasty = '<script>alert("x")</script>'
-    changed = {**result, "task": nasty, "notices": [nasty], "left_out": [nasty]}
-    text = page(changed, {}, f"overture compare {nasty}")
+    changed = {"task": nasty, "notices": (nasty,), "left_out": (nasty,), "command": f"overture compare {nasty}"}
+    text = page(result.model_copy(update=changed), {})
     assert "<script" not in text
     assert text.count("&lt;script&gt;") == 5
 
@@ -385,18 +427,18 @@ def test_what_users_write_is_escaped(result: dict[str, Any]) -> None:
 def test_page_of_one_size_and_one_way() -> None:
     found = summed(cells_of({"a": 0.9}, seeds=1), ["a"])
     assert "No advice" in page(found, {})
-    assert found["worth"] == []
+    assert found.worth == ()
 
 
 def test_a_way_that_could_not_be_run_is_told_and_the_rest_compared() -> None:
     cells = [one for one in cells_of({"a": 0.9, "b": 0.6}) if one["way"] == "a"]
     cells += cells_of({"a": 0.9, "b": 0.6}, size=16)
-    failed = [{"way": "b", "size": 64, "seed": 0, "what": "the model said no"}]
+    failed = [FailedCell(way="b", size=64, seed=0, what="the model said no")]
     found = summed(cells, ["a", "b"], (16, 64), failed=failed)
-    assert found["status"] == "incomplete"
+    assert found.status == "incomplete"
     assert "b, 64 rows, seed 0: the model said no" in page(found, {})
-    assert found["advice"]["way"] is None
-    assert {(pair["size"], pair["a"], pair["b"]) for pair in found["pairs"]} == {(16, "a", "b")}
+    assert found.advice.way is None
+    assert {(pair.size, pair.a, pair.b) for pair in found.pairs} == {(16, "a", "b")}
 
 
 def test_energy_of_a_meter_that_some_cells_lacked_is_an_estimate() -> None:
@@ -409,12 +451,12 @@ def test_energy_of_a_meter_that_some_cells_lacked_is_an_estimate() -> None:
         one["ledger"]["energy_meter"] = "processor"
     cells[0]["ledger"]["energy_meter"] = ""
     found = summed(cells, ["a", "b"], watts=100.0)
-    some, whole = found["ledger"]
-    assert (some["energy"], some["kwh"]) == ("estimate: 100 W", pytest.approx(some["seconds"] * 100 / 3.6e6))
+    some, whole = found.ledger
+    assert (some.energy, some.kwh) == ("estimate: 100 W", pytest.approx(some.seconds * 100 / 3.6e6))
     # Building, reading, training, validation.
-    assert (whole["energy"], whole["kwh"]) == ("measured: processor", pytest.approx(4 * 360 / 3.6e6))
-    assert energy_text(some, "kwh").endswith(" (estimate)")
-    assert energy_text(whole, "kwh") == "0.4"
+    assert (whole.energy, whole.kwh) == ("measured: processor", pytest.approx(4 * 360 / 3.6e6))
+    assert energy_text(some.kwh, some.energy).endswith(" (estimate)")
+    assert energy_text(whole.kwh, whole.energy) == "0.4"
     text = page(found, {})
     # In the ledger and in what it costs to serve.
     assert text.count("(estimate)</td>") == 2
@@ -424,10 +466,10 @@ def test_energy_of_a_meter_that_some_cells_lacked_is_an_estimate() -> None:
 
 def test_a_busy_machine_is_told() -> None:
     cells = cells_of({"a": 0.8, "b": 0.6})
-    assert summed(cells, ["a", "b"])["notices"] == []
+    assert summed(cells, ["a", "b"]).notices == ()
     for account in {id(one): one for one in cells[0]["ledger"].values() if isinstance(one, dict)}.values():
         account["cpu_seconds"] = account["seconds"] / 2
-    (told,) = summed(cells, ["a", "b"])["notices"]
+    (told,) = summed(cells, ["a", "b"]).notices
     assert told.startswith("1 of 8 cells waited")
 
 
@@ -436,7 +478,7 @@ def test_what_was_odd_about_the_rows_is_told_once_with_its_ways() -> None:
     for one in cells:
         if one["way"] != "c":
             one["notices"] = [f"{one['size'] + one['seed']} rows were shortened"]
-    assert summed(cells, ["a", "b", "c"], (16, 64))["notices"] == ["64 rows were shortened (a, b)"]
+    assert summed(cells, ["a", "b", "c"], (16, 64)).notices == ("64 rows were shortened (a, b)",)
 
 
 @pytest.mark.parametrize(
@@ -458,25 +500,29 @@ def test_what_needs_no_training_is_the_cheapest() -> None:
         if one["way"] == "b":
             one |= {"size": 0, "trainable": 0}
     found = summed([one for one in cells if one["way"] == "a" or one["seed"] == 0], ["a", "b"])
-    assert "b needs no training at all" in found["advice"]["text"]
+    assert "b needs no training at all" in found.advice.text
 
 
-def test_how_rates_were_chosen_is_told_as_it_was(result: dict[str, Any]) -> None:
-    tried = {"way": "a", "lr": 0.1, "size": 64, "seed": 0, "tried": [{"lr": 0.1, "score": 0.5}]}
-    own = {**tried, "way": "b", "tried": []}
-    assert "chosen among its few" not in page({**result, "rates": {"b": own}}, {})
-    assert "none was chosen on this task" in page({**result, "rates": {"b": own}}, {})
-    mixed = page({**result, "rates": {"a": tried, "b": own}}, {})
+def test_how_rates_were_chosen_is_told_as_it_was(result: Summary) -> None:
+    tried = RateChoice(way="a", lr=0.1, size=64, seed=0, tried=(trial(0.1, 0.5),))
+    default = RateChoice(way="b", lr=0.1, size=64, seed=0)
+
+    def shown(rates: dict[str, RateChoice], **settings: tuple[str, ...]) -> str:
+        request = result.request.model_copy(update={"settings": settings})
+        return page(result.model_copy(update={"rates": rates, "request": request}), {})
+
+    assert "chosen among its few" not in shown({"b": default})
+    assert "none was chosen on this task" in shown({"b": default})
+    mixed = shown({"a": tried, "b": default})
     assert "a: chosen among its few on validation rows, at 64 rows with seed 0; b: ran at their default" in mixed
     assert mixed.count("<td>its default, not tuned</td>") == 1
-    by_hand = {**result, "request": {**result["request"], "settings": {"b": ["train.lr=0.1"]}}}
-    given = page({**by_hand, "rates": {"a": tried, "b": own}}, {})
+    given = shown({"a": tried, "b": default}, b=("train.lr=0.1",))
     assert "; b: set by hand." in given
     assert "<td>set by hand</td>" in given
     assert "default" not in given
 
 
-def test_validation_rows_are_those_that_the_cells_had(result: dict[str, Any]) -> None:
+def test_validation_rows_are_those_that_the_cells_had(result: Summary) -> None:
     text = page(result, {})
     assert "Validation rows: 16 at 16 training rows, 32 at 64 training rows; as many as training rows if" in text
     assert "is given 60 optimiser steps at least, however few the rows, and ends before" in text
@@ -491,17 +537,16 @@ def test_shares(share: float | None, text: str) -> None:
 
 def test_every_metric_has_the_interval_of_its_score_and_stays_within_its_bounds() -> None:
     """Over seeds and rows as the score itself, and no share above 1 or below 0."""
-    ece = {"value": 0.01, "low": 0.0, "high": 0.02}
     near = [cell("a", 64, seed, hits(share, seed, 100)) for seed, share in enumerate((0.9, 1.0, 1.0))]
     for seed, one in enumerate(near):
-        one["metrics"]["test"] |= {"macro_f1": {"value": 0.5}, "ece": {**ece, "value": 0.01 + 0.1 * (seed == 0)}}
+        one["metrics"]["test"] |= {"macro_f1": interval(0.5), "ece": interval(0.01 + 0.1 * (seed == 0))}
     found = summed([*near, cell("b", 0, 0, hits(0.5, 9, 100))], ["a", "b"])
-    values = found["metrics"][0]["values"]
-    score = found["scores"][0]
-    assert [values["accuracy"][end] for end in ("value", "low", "high")] == [
-        score[end] for end in ("value", "low", "high")
+    values = found.metrics[0].values
+    score = found.scores[0]
+    assert [getattr(values["accuracy"], end) for end in ("value", "low", "high")] == [
+        getattr(score, end) for end in ("value", "low", "high")
     ]
-    assert values["accuracy"]["high"] == 1
-    assert "rows" in values["macro_f1"]["method"]
-    assert values["ece"]["low"] == 0
+    assert values["accuracy"].high == 1
+    assert "rows" in values["macro_f1"].method
+    assert values["ece"].low == 0
     assert "over seeds and test rows, of ece over the seeds alone." in page(found, {})

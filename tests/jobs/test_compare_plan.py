@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 
 from overture.core.errors import ConfigError
+from overture.core.records.compare import Account, DivergedCell, Key, Ledger, RowCounts
+from overture.core.records.training import EpochRecord
 from overture.data.rows import Row
 from overture.data.task import Task
 from overture.jobs.compare.budget import Speed, chosen_plan
-from overture.jobs.compare.cells import Key, ordered
+from overture.jobs.compare.cells import ordered
 from overture.train.options import TrainConfig
 
 TASK = Task(
@@ -138,11 +140,21 @@ def test_too_small_a_budget() -> None:
 
 def test_speed_gives_back_what_it_was_made_from() -> None:
     spent = {"reading": 4.0, "training": 6.0, "validation": 3.0, "scoring": 5.0, "serving": 2.0}
-    cell = {
-        "ledger": {name: {"seconds": seconds} for name, seconds in spent.items()},
-        "rows": {"train": 32, "validation": 32, "test": 100},
-        "history": [{}, {}, {}],
-    }
+    accounts = {name: Account(seconds=seconds) for name, seconds in spent.items()}
+    epoch = {"train_loss": 1.0, "validation_loss": 1.0, "validation_score": 0.5, "seconds": 1.0}
+    cell = DivergedCell(
+        way="lora",
+        size=32,
+        seed=0,
+        status="finished",
+        lr=0.1,
+        rows=RowCounts(train=32, validation=32, test=100),
+        trainable=1,
+        ledger=Ledger(**accounts, peak_bytes=1, grown_bytes=0, energy_meter=""),
+        steps=6,
+        best_epoch=0,
+        history=tuple(EpochRecord(epoch=number, **epoch) for number in range(3)),
+    )
     speed = Speed.of(cell, 25.0)
     train = TrainConfig(epochs=3, batch_size=16)
     assert speed.fixed == pytest.approx(5)

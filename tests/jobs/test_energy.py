@@ -14,7 +14,7 @@ import pytest
 
 from overture.jobs.compare import energy
 from overture.jobs.compare.energy import EnergyMeter, energy_meter
-from overture.jobs.compare.ledger import Ledger
+from overture.jobs.compare.ledger import CostMeter
 
 cpu = pytest.importorskip("codecarbon.core.cpu")
 gpu = pytest.importorskip("codecarbon.core.gpu")
@@ -61,7 +61,7 @@ def test_joules_are_the_counters(counter: Counter) -> None:
 def test_work_is_booked_where_it_was_done(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
     # This counter stands still between our calls.
     monkeypatch.setattr(energy, "_MIN_SECONDS", 60.0)
-    book = Ledger("cpu")
+    book = CostMeter("cpu")
     counter.spend(1000.0)
     with book.on("training"):
         counter.spend(7.0)
@@ -69,10 +69,10 @@ def test_work_is_booked_where_it_was_done(counter: Counter, monkeypatch: pytest.
             counter.spend(3.0)
         counter.spend(2.0)
     counter.spend(1000.0)
-    found = book.as_dict()
-    assert found["energy_meter"] == "processor"
-    assert found["training"]["joules"] == pytest.approx(9.0, rel=1e-5)  # type: ignore[index]
-    assert found["validation"]["joules"] == pytest.approx(3.0, rel=1e-5)  # type: ignore[index]
+    found = book.ledger()
+    assert found.energy_meter == "processor"
+    assert found.training.joules == pytest.approx(9.0, rel=1e-5)
+    assert found.validation.joules == pytest.approx(3.0, rel=1e-5)
 
 
 def test_a_counter_that_starts_again_at_zero_is_no_loss(counter: Counter) -> None:
@@ -87,20 +87,20 @@ def test_a_counter_that_starts_again_at_zero_is_no_loss(counter: Counter) -> Non
 
 def test_a_counter_that_cannot_be_read_any_more_is_no_meter(counter: Counter) -> None:
     """codecarbon gives 0 kWh then, without a word."""
-    book = Ledger("cpu")
+    book = CostMeter("cpu")
     with book.on("training"):
         counter.spend(5.0)
     counter.file.unlink()
     with book.on("serving"):
         time.sleep(0.15)
-    assert book.as_dict()["energy_meter"] == ""
+    assert book.ledger().energy_meter == ""
 
 
 def test_a_machine_without_counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     available = cpu.is_rapl_available
     monkeypatch.setattr(cpu, "is_rapl_available", lambda: available(str(tmp_path / "nothing")))
     assert energy_meter("cpu") is None
-    assert Ledger("cpu").as_dict()["energy_meter"] == ""
+    assert CostMeter("cpu").ledger().energy_meter == ""
 
 
 def test_without_codecarbon(monkeypatch: pytest.MonkeyPatch) -> None:

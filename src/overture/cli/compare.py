@@ -4,7 +4,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from overture.cli.report import show_next
 from overture.cli.stop import StopRequest
 from overture.cli.tune import INTERRUPTED, BackboneOption, LengthOption, SetOption
 from overture.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from overture.core.records.compare import Summary
 
 _INCOMPLETE = 1
 
@@ -84,6 +87,7 @@ def command(
     }
 
     from overture.core.config import validated
+    from overture.core.records.compare import Interrupted, Key
     from overture.jobs.compare.options import CompareConfig
     from overture.jobs.run.request import TuneConfig, resolved
     from overture.store.store import Store
@@ -96,7 +100,6 @@ def command(
     if folder.exists() and not folder.is_dir():
         raise ConfigError("the report's folder is a file", where=f"--out {folder}", fix="name a folder")
 
-    from overture.jobs.compare.cells import Key
     from overture.jobs.compare.compare import compare
     from overture.report.compare_page import write_report
 
@@ -104,16 +107,20 @@ def command(
     show = display()
     words = shlex.join(["overture", *_words()])
     with StopRequest("stopping after this step; press Ctrl-C again to stop at once") as stop, show.live():
-        found = compare(config, folder, Store(root, say), show, stop, only=only)
-    if found["status"] == "interrupted":
-        _tell_stopped(found, words, is_json)
+        portable_words = shlex.join(["overture", *map(_portable, _words())])
+        result = compare(config, folder, Store(root, say), show, stop, only=only, command=portable_words)
+    if isinstance(result, Interrupted):
+        if is_json or is_json_only():
+            emit({**result.dump(), "resume": words})
+        else:
+            say(f"stopped; finished cells are kept in {result.folder}; go on with: {words}")
         raise typer.Exit(INTERRUPTED)
-    page = write_report(found, folder, shlex.join(["overture", *map(_portable, _words())]))[0]
+    page = write_report(result, folder)
     if is_json:
-        emit({**found, "report": str(page)})
+        emit({**result.dump(), "report": str(page)})
     else:
-        _show(found, page)
-    if found["failed"]:
+        _show(result, page)
+    if result.failed:
         raise typer.Exit(_INCOMPLETE)
 
 
@@ -144,25 +151,25 @@ def _by_way(assignments: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def _tell_stopped(found: dict[str, Any], words: str, is_json: bool) -> None:
-    if is_json or is_json_only():
-        emit({**found, "resume": words})
-    else:
-        say(f"stopped; finished cells are kept in {found['folder']}; go on with: {words}")
-
-
-def _show(found: dict[str, Any], page: Path) -> None:
+def _show(result: "Summary", page: Path) -> None:
     from rich.table import Table
 
     from overture.core.records.compare import cost_of
-    from overture.report.compare_page import times_text, worth_text
-    from overture.report.units import bytes_text, energy_text, failed_text, seconds_text, share_text
+    from overture.report.units import (
+        bytes_text,
+        energy_text,
+        failed_text,
+        seconds_text,
+        share_text,
+        times_text,
+        worth_text,
+    )
 
     out = console()
-    table = Table(title=f"{found['task']}, {found['largest']} training rows, test rows", title_justify="left")
+    table = Table(title=f"{result.task}, {result.largest} training rows, test rows", title_justify="left")
     for title in (
         "way",
-        found["metric"],
+        result.metric,
         "95% interval",
         "seeds",
         "training",
@@ -173,43 +180,40 @@ def _show(found: dict[str, Any], page: Path) -> None:
     ):
         is_whole = title in ("way", "95% interval")
         table.add_column(title, justify="left" if title == "way" else "right", no_wrap=is_whole)
-    scores = [score for score in found["scores"] if score["size"] in (0, found["largest"])]
-    for score in sorted(scores, key=lambda score: -score["value"]):
-        cost = cost_of(found["ledger"], score["way"], score["size"])
+    for score in sorted(result.at_largest, key=lambda score: -score.value):
+        cost = cost_of(result.ledger, score.way, score.size)
         table.add_row(
-            score["way"],
-            f"{score['value']:.3f}",
-            f"{score['low']:.3f} to {score['high']:.3f}",
-            str(score["n_seeds"]) if score["size"] else "-",
-            seconds_text(cost["seconds"]) if score["size"] else "-",
-            f"{cost['trainable']:,}",
-            energy_text(cost, "kwh") if score["size"] else "-",
-            bytes_text(cost["stored_bytes"]),
-            seconds_text(cost["serving_seconds_per_1000"]),
+            score.way,
+            f"{score.value:.3f}",
+            f"{score.low:.3f} to {score.high:.3f}",
+            str(score.n_seeds) if score.size else "-",
+            seconds_text(cost.seconds) if score.size else "-",
+            f"{cost.trainable:,}",
+            energy_text(cost.kwh, cost.energy) if score.size else "-",
+            bytes_text(cost.stored_bytes),
+            seconds_text(cost.serving_seconds_per_1000),
         )
     out.print(table)
-    for one in found["against"]:
-        gap = one["difference"]
-        shares = {name: share_text(one["shares"][name]) for name in ("seconds", "trainable")}
-        is_trained = cost_of(found["ledger"], one["way"], found["largest"])["size"]
-        told = f"{shares['seconds']} of its time, {shares['trainable']} of its values" if is_trained else "no training"
-        out.print(
-            f"{one['way']} against {one['reference']}: {one['verdict']} ({100 * gap['value']:+.1f} points, "
-            f"95% interval {100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}); {told}",
-            soft_wrap=True,
+    lines = []
+    for pair in result.against:
+        gap, shares = pair.difference, pair.shares
+        cost_text = "no training"
+        if cost_of(result.ledger, pair.way, result.largest).size:
+            cost_text = f"{share_text(shares.seconds)} of its time, {share_text(shares.trainable)} of its values"
+        lines.append(
+            f"{pair.way} against {pair.reference}: {pair.verdict} ({100 * gap.value:+.1f} points, "
+            f"95% interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f}); {cost_text}"
         )
-    for one in found["worth"]:
-        if one["rows"] is not None:
-            text = f"{one['way']} is worth {worth_text(one)} rows of {one['reference']}, {times_text(one)} times"
-            out.print(text, soft_wrap=True)
-    for one in found["failed"]:
-        out.print(f"failed: {failed_text(one)}", soft_wrap=True)
-    if found["failed"]:
-        out.print("the same command tries again what failed", soft_wrap=True)
-    for text in found["left_out"]:
-        out.print(f"left out: {text}", soft_wrap=True)
-    for text in found["notices"]:
-        out.print(f"note: {text}", soft_wrap=True)
-    out.print()
-    out.print(found["advice"]["text"], soft_wrap=True)
+    for worth in result.worth:
+        if worth.rows is not None:
+            lines.append(
+                f"{worth.way} is worth {worth_text(worth)} rows of {worth.reference}, {times_text(worth)} times"
+            )
+    lines += [f"failed: {failed_text(failed)}" for failed in result.failed]
+    if result.failed:
+        lines.append("the same command tries again what failed")
+    lines += [f"left out: {text}" for text in result.left_out]
+    lines += [f"note: {text}" for text in result.notices]
+    for line in (*lines, "", result.advice.text):
+        out.print(line, soft_wrap=True)
     show_next("The report:", [str(page)])

@@ -3,13 +3,15 @@
 Shape letters: B rows, D width, C labels, n marks of a row, R places of a row at which something is predicted.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 from overture.core.decoding import GREEDY, Decoding
-from overture.core.errors import BackboneError
+from overture.core.errors import BackboneError, OvertureError
 from overture.core.injection import Injection, Place
+from overture.core.records.base import Record
+from overture.core.records.events import Listener
 from overture.core.rows import Encoded, Likelihood, Written
 
 if TYPE_CHECKING:
@@ -324,4 +326,55 @@ class Scorer(Protocol):
 
     def ask(self, rows: Sequence[Encoded], question: Question[T]) -> list[T]:
         """A reply for each row, in order."""
+        ...
+
+
+# -- jobs
+
+
+Job = TypeVar("Job", bound=Record)
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[Job, Result]):
+    """The outcome of one job: a result or an error.
+
+    Args:
+        job: the job.
+        seconds: wall time that it took.
+        result: what it returned; None where it failed.
+        error: why it failed.
+    """
+
+    job: Job
+    seconds: float
+    result: Result | None = None
+    error: OvertureError | None = None
+
+    def checked(self) -> Result:
+        """The result.
+
+        Raises:
+            OvertureError: the job failed.
+        """
+        if self.error:
+            raise self.error
+        assert self.result is not None
+        return self.result
+
+
+class Executor(Protocol[Job, Result]):
+    """Runs jobs that may run elsewhere: a job is a record that can be serialised, with everything that it needs."""
+
+    def map(self, jobs: Iterable[Job], on_event: Listener) -> Iterator[Done[Job, Result]]:
+        """The outcomes in the order of the jobs; a job that fails is one failed `Done` and not the end.
+
+        Args:
+            jobs: taken one by one as there is room for them, so that later jobs may depend on earlier outcomes.
+            on_event: told of the jobs' events.
+
+        Raises:
+            Stopped: a stop was asked for between two jobs or within one.
+        """
         ...

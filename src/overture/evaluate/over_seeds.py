@@ -18,11 +18,8 @@ from dataclasses import dataclass
 from statistics import variance
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from overture.core.config import Config
 from overture.core.errors import DataError
-from overture.core.records.scores import LEVEL, Interval
+from overture.core.records.scores import LEVEL, Difference, Interval
 from overture.evaluate.intervals import bootstrap, paired_test, within
 from overture.evaluate.metrics import Answers, check_rows, metric_named
 
@@ -59,15 +56,6 @@ class Resampled:
     def mean(self) -> float:
         """Mean over the seeds."""
         return math.fsum(self.values) / len(self.values)
-
-
-class Difference(Config):
-    """Two ways on the same seeds and test rows."""
-
-    difference: Interval = Field(description="first minus second")
-    p_value: float = Field(description="probability of such a difference if both were alike", ge=0, le=1)
-    test: str = Field(description="how the p-value was found")
-    n_seeds: int = Field(description="number of seeds", gt=0)
 
 
 def resampled(

@@ -11,10 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from overture.core.config import Config
 from overture.core.errors import DataError
+from overture.core.records.compare import Worth
 from overture.evaluate.over_seeds import Resampled
 
 if TYPE_CHECKING:
@@ -25,19 +23,6 @@ if TYPE_CHECKING:
 
 _GRID = 64
 _MOSTLY = 0.9
-
-
-class Worth(Config):
-    """What one way saves against another, in training rows."""
-
-    rows: float | None = Field(description="rows that the other needs beyond this one's, on average; none if not known")
-    low: float | None = Field(description="lower end of its interval; none where too few resamples can be read off")
-    high: float | None = Field(description="upper end of its interval")
-    times: float | None = Field(description="how many times as many rows the other needs")
-    times_low: float | None = Field(description="lower end of its interval")
-    times_high: float | None = Field(description="upper end of its interval")
-    scores: tuple[float, float] | None = Field(description="the scores over which it was averaged")
-    read_off: float = Field(description="share of the resamples whose curves share scores", ge=0, le=1)
 
 
 NOT_READ_OFF = Worth(

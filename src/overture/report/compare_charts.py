@@ -8,35 +8,30 @@ from typing import Any
 
 import altair as alt
 
+from overture.core.records.compare import Score, Summary
 from overture.report.charts import WIDTH, colour_of, data
 
-Result = Mapping[str, Any]
 
-
-def charts(result: Result) -> dict[str, alt.TopLevelMixin]:
+def charts(result: Summary) -> dict[str, alt.TopLevelMixin]:
     """All charts that the result has data for, by name."""
     made = {name: make(result) for name, make in _CHARTS.items()}
     return {name: chart for name, chart in made.items() if chart is not None}
 
 
-def _colour(result: Result, with_legend: bool = True) -> alt.Color:
-    return colour_of("way", list(result["ways"]), with_legend=with_legend)
+def _colour(result: Summary, with_legend: bool = True) -> alt.Color:
+    return colour_of("way", result.ways, with_legend=with_legend)
 
 
-def _at_largest(result: Result) -> list[dict[str, Any]]:
-    return [dict(score) for score in result["scores"] if score["size"] in (0, result["largest"])]
-
-
-def quality(result: Result) -> alt.LayerChart | None:
+def quality(result: Summary) -> alt.LayerChart | None:
     """Scores at the largest size, best first, with intervals; each seed is a tick."""
-    scores = sorted(_at_largest(result), key=lambda score: -score["value"])
-    seeds = [{"way": score["way"], "value": value} for score in scores for value in score["each"]]
-    order = alt.Y("way:N", sort=[score["way"] for score in scores], title=None)
+    scores = sorted(result.at_largest, key=lambda score: -score.value)
+    seeds = [{"way": score.way, "value": value} for score in scores for value in score.each]
+    order = alt.Y("way:N", sort=[score.way for score in scores], title=None)
     ticked = alt.Axis(tickCount=8)
     axis = alt.X("value:Q", title=_metric(result), scale=alt.Scale(zero=False), axis=ticked)
     colour = _colour(result, with_legend=False)
     low = alt.X("low:Q", title=_metric(result), scale=alt.Scale(zero=False), axis=ticked)
-    base = alt.Chart(data(scores))
+    base = alt.Chart(data([score.dump() for score in scores]))
     spans = base.mark_rule(strokeWidth=2).encode(y=order, x=low, x2="high:Q", color=colour)
     ticks = alt.Chart(data(seeds)).mark_tick(thickness=1, opacity=0.6, size=12).encode(y=order, x=axis, color=colour)
     points = base.mark_point(filled=True, size=80, opacity=1).encode(y=order, x=axis, color=colour)
@@ -44,17 +39,16 @@ def quality(result: Result) -> alt.LayerChart | None:
     return alt.layer(spans, ticks, points, numbers).properties(width=WIDTH, height=alt.Step(44))
 
 
-def curve(result: Result) -> alt.LayerChart | None:
+def curve(result: Summary) -> alt.LayerChart | None:
     """Scores over training rows; what needs no rows is a line across."""
-    if len(result["sizes"]) < 2:
+    if len(result.sizes) < 2:
         return None
-    scores = [dict(score) for score in result["scores"] if score["size"]]
-    constant = [dict(score) for score in result["scores"] if not score["size"]]
-    sizes = list(result["sizes"])
-    # Intervals of several ways at one size would hide each other, so each stands a little beside.
-    for score in scores:
-        place = result["ways"].index(score["way"]) - (len(result["ways"]) - 1) / 2
-        score["at"] = score["size"] * 1.02**place
+    scores = [score for score in result.scores if score.size]
+    constant = [score for score in result.scores if not score.size]
+    sizes = list(result.sizes)
+    # Intervals of several ways at one size would hide each other, so they stand side by side.
+    middle = (len(result.ways) - 1) / 2
+    shifted = [{**score.dump(), "at": score.size * 1.02 ** (result.ways.index(score.way) - middle)} for score in scores]
     rows = alt.X(
         "at:Q",
         title="training rows",
@@ -63,7 +57,7 @@ def curve(result: Result) -> alt.LayerChart | None:
     )
     axis = alt.Y("value:Q", title=_metric(result), scale=alt.Scale(zero=False))
     colour = _colour(result)
-    base = alt.Chart(data(scores))
+    base = alt.Chart(data(shifted))
     lines = base.mark_line(strokeWidth=2).encode(x=rows, y=axis, color=colour)
     points = base.mark_point(filled=True, size=50, opacity=1).encode(x=rows, y=axis, color=colour)
     spans = base.mark_rule(strokeWidth=1.5, opacity=0.7).encode(
@@ -73,24 +67,24 @@ def curve(result: Result) -> alt.LayerChart | None:
     return alt.layer(*layers).properties(width=WIDTH, height=320)
 
 
-def _across(scores: Sequence[Mapping[str, Any]], title: str | None, colour: alt.Color) -> Iterator[alt.Chart]:
-    """Scores that hang on nothing across the chart: a dashed line each, in a band that is its interval."""
-    base = alt.Chart(data(scores))
+def _across(scores: Sequence[Score], title: str | None, colour: alt.Color) -> Iterator[alt.Chart]:
+    """Scores that do not depend on the axis: a dashed line in a band that is the interval."""
+    base = alt.Chart(data([score.dump() for score in scores]))
     low, value = (alt.Y(f"{name}:Q", title=title, scale=alt.Scale(zero=False)) for name in ("low", "value"))
     yield base.mark_rect(opacity=0.1).encode(y=low, y2="high:Q", color=colour)
     yield base.mark_rule(strokeDash=[5, 4], strokeWidth=1.5).encode(y=value, color=colour)
 
 
-def costs(result: Result) -> alt.HConcatChart | None:
+def costs(result: Summary) -> alt.HConcatChart | None:
     """Scores at the largest size over what they cost: processor time, operations, bytes kept; logarithmic."""
     kinds = {"cpu_seconds": "processor seconds to train", "flops": "operations to train", "stored_bytes": "bytes kept"}
-    scores = {score["way"]: score for score in _at_largest(result)}
-    ledger = [cost for cost in result["ledger"] if cost["way"] in scores and cost["size"] in (0, result["largest"])]
+    scores = {score.way: score for score in result.at_largest}
+    ledger = [cost for cost in result.costs_at_largest if cost.way in scores]
     panels: list[alt.LayerChart] = []
     for kind, title in kinds.items():
-        trained = [cost for cost in ledger if cost["trainable"] and cost[kind] > 0]
-        points = [{**scores[cost["way"]], "cost": cost[kind]} for cost in trained]
-        free = [scores[cost["way"]] for cost in ledger if not cost["trainable"]]
+        trained = [cost for cost in ledger if cost.trainable and getattr(cost, kind) > 0]
+        points = [{**scores[cost.way].dump(), "cost": getattr(cost, kind)} for cost in trained]
+        free = [scores[cost.way] for cost in ledger if not cost.trainable]
         if not points:
             return None
         panels.append(_cost_panel(result, points, free, title, is_first=not panels))
@@ -98,7 +92,7 @@ def costs(result: Result) -> alt.HConcatChart | None:
 
 
 def _cost_panel(
-    result: Result, points: Sequence[Mapping[str, Any]], free: Sequence[Mapping[str, Any]], title: str, is_first: bool
+    result: Summary, points: Sequence[Mapping[str, Any]], free: Sequence[Score], title: str, is_first: bool
 ) -> alt.LayerChart:
     amounts = [point["cost"] for point in points]
     domain = [min(amounts) / 2, max(amounts) * 2]
@@ -117,51 +111,45 @@ def _cost_panel(
     return alt.layer(*(_across(free, name, colour) if free else ()), *layers).properties(width=190, height=260)
 
 
-def serving(result: Result) -> alt.LayerChart | None:
+def serving(result: Summary) -> alt.LayerChart | None:
     """Seconds that 1,000 requests take."""
-    ledger = sorted(
-        (cost for cost in result["ledger"] if cost["size"] in (0, result["largest"])),
-        key=lambda cost: float(cost["serving_seconds_per_1000"]),
-    )
-    rows = [{"way": cost["way"], "seconds": cost["serving_seconds_per_1000"]} for cost in ledger]
-    order = alt.Y("way:N", sort=[row["way"] for row in rows], title=None)
+    ledger = sorted(result.costs_at_largest, key=lambda cost: cost.serving_seconds_per_1000)
+    rows = []
+    for cost in ledger:
+        seconds = cost.serving_seconds_per_1000
+        text = f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
+        rows.append({"way": cost.way, "seconds": seconds, "text": text})
+    order = alt.Y("way:N", sort=[cost.way for cost in ledger], title=None)
     amount = alt.X("seconds:Q", title="seconds for 1,000 requests", axis=alt.Axis(tickCount=6))
-    base = alt.Chart(data([{**row, "text": _three_digits(row["seconds"])} for row in rows]))
+    base = alt.Chart(data(rows))
     bars = base.mark_bar(height=16).encode(y=order, x=amount, color=_colour(result, False))
     numbers = base.mark_text(align="left", dx=4).encode(y=order, x=amount, text="text:N")
     return alt.layer(bars, numbers).properties(width=WIDTH - 60, height=alt.Step(28))
 
 
-def _three_digits(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def forgetting(result: Result) -> alt.LayerChart | None:
+def forgetting(result: Summary) -> alt.LayerChart | None:
     """Perplexity on unrelated text under each way, as a multiple of the model's own."""
-    ledger = [
-        {"way": cost["way"], "times": cost["perplexity_after"] / cost["perplexity_before"]}
-        for cost in result["ledger"]
-        if cost["size"] == result["largest"] and cost["perplexity_before"] is not None
-    ]
-    if not ledger:
+    times = {
+        cost.way: cost.perplexity_after / cost.perplexity_before
+        for cost in result.ledger
+        if cost.size == result.largest and cost.perplexity_before is not None and cost.perplexity_after is not None
+    }
+    if not times:
         return None
-    ledger.sort(key=lambda cost: cost["times"])
-    order = alt.Y("way:N", sort=[cost["way"] for cost in ledger], title=None)
+    ways = sorted(times, key=lambda way: times[way])
+    order = alt.Y("way:N", sort=ways, title=None)
     title = "perplexity on unrelated text, as a multiple of the untouched model's"
-    amount = alt.X("times:Q", title=title, scale=alt.Scale(type="log", nice=False, domain=_around_one(ledger)))
-    base = alt.Chart(data(ledger))
+    # 1, the untouched model, is always in sight.
+    domain = [min(0.8, min(times.values()) / 1.15), max(1.25, max(times.values()) * 1.15)]
+    amount = alt.X("times:Q", title=title, scale=alt.Scale(type="log", nice=False, domain=domain))
+    base = alt.Chart(data([{"way": way, "times": times[way]} for way in ways]))
     points = base.mark_point(filled=True, size=80, opacity=1).encode(y=order, x=amount, color=_colour(result, False))
     numbers = base.mark_text(dy=-11).encode(y=order, x=amount, text=alt.Text("times:Q", format=".2f"))
     even = alt.Chart(data([{"times": 1}])).mark_rule(strokeDash=[5, 4], color="gray").encode(x=amount)
     return alt.layer(even, points, numbers).properties(width=WIDTH - 60, height=alt.Step(36))
 
 
-def _around_one(ledger: Sequence[Mapping[str, Any]]) -> list[float]:
-    times = [cost["times"] for cost in ledger]
-    return [min(0.8, min(times) / 1.15), max(1.25, max(times) * 1.15)]
-
-
-_CHARTS: dict[str, Callable[[Result], Any]] = {
+_CHARTS: dict[str, Callable[[Summary], Any]] = {
     "quality": quality,
     "curve": curve,
     "costs": costs,
@@ -170,5 +158,5 @@ _CHARTS: dict[str, Callable[[Result], Any]] = {
 }
 
 
-def _metric(result: Result) -> str:
-    return str(result["metric"]).replace("_", " ")
+def _metric(result: Summary) -> str:
+    return result.metric.replace("_", " ")

@@ -1,7 +1,6 @@
-"""Figures as a report says them: time, memory, counts, energy, shares, p-values."""
+"""Figures as a report shows them: time, memory, counts, energy, shares, p-values, worth in rows."""
 
-from collections.abc import Mapping
-from typing import Any
+from overture.core.records.compare import FailedCell, Worth
 
 
 def seconds_text(seconds: float) -> str:
@@ -25,20 +24,30 @@ def count_text(count: float) -> str:
     return f"{count:.0f}"
 
 
-def energy_text(cost: Mapping[str, Any], name: str) -> str:
-    """Watt-hours, marked where no meter measured them."""
-    mark = "" if cost["energy"].startswith("measured") else " (estimate)"
-    return f"{1000 * cost[name]:.3g}{mark}"
+def score_text(score: float) -> str:
+    """A score."""
+    return f"{score:.3f}"
 
 
-def failed_text(one: Mapping[str, Any]) -> str:
+def energy_text(kwh: float, energy: str) -> str:
+    """Watt-hours, marked where no meter measured them.
+
+    Args:
+        kwh: the amount.
+        energy: how it was found.
+    """
+    mark = "" if energy.startswith("measured") else " (estimate)"
+    return f"{1000 * kwh:.3g}{mark}"
+
+
+def failed_text(failed: FailedCell) -> str:
     """A cell that could not be run, and why."""
-    where = f", {one['size']} rows, seed {one['seed']}" if one["size"] else ""
-    return f"{one['way']}{where}: {one['what']}"
+    where = f", {failed.size} rows, seed {failed.seed}" if failed.size else ""
+    return f"{failed.way}{where}: {failed.what}"
 
 
 def share_text(share: float | None) -> str:
-    """A share of something else."""
+    """A share of another quantity."""
     if share is None:
         return "-"
     if 0 < share < 0.0001:
@@ -49,3 +58,20 @@ def share_text(share: float | None) -> str:
 def p_text(p_value: float) -> str:
     """A p-value."""
     return "< 0.001" if p_value < 0.001 else f"{p_value:.2g}"
+
+
+def worth_text(worth: Worth) -> str:
+    """Rows with their interval."""
+    if worth.rows is None:
+        return "cannot be read off: the curves share no scores"
+    if worth.low is None:
+        return f"{worth.rows:+.0f} (no interval: the curves hardly share scores)"
+    return f"{worth.rows:+.0f} ({worth.low:+.0f} to {worth.high:+.0f})"
+
+
+def times_text(worth: Worth) -> str:
+    """The ratio of rows with its interval."""
+    if worth.times is None:
+        return "-"
+    tail = "" if worth.times_low is None else f" ({worth.times_low:.2g} to {worth.times_high:.2g})"
+    return f"{worth.times:.2g}{tail}"

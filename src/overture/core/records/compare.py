@@ -1,34 +1,507 @@
-"""Records of a comparison: plans, costs."""
+"""Records of a comparison: its cells with what they cost, and the summary that pages and advice read."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
 
-from overture.core.config import Config
+from pydantic import BeforeValidator, Field, JsonValue, TypeAdapter
+
+from overture.core.errors import ConfigError
+from overture.core.records.base import Record, optional
+from overture.core.records.scores import Difference, Interval
+from overture.core.records.training import EpochRecord
 
 JOULES_PER_KWH = 3.6e6
 MAX_VALIDATION = 256
 """A cell has as many validation rows as training rows, and no more than these."""
-OF_SEEDS = "t over seeds"
+OVER_SEEDS = "t over seeds"
+Accounts = Literal["building", "reading", "training", "validation", "scoring", "serving"]
+WORK: tuple[Accounts, ...] = ("building", "reading", "training", "validation")
+"""Accounts of making a way ready, as opposed to serving it."""
 
 
-class Plan(Config):
-    """What is run.
-
-    Args:
-        sizes: training rows.
-        seeds: how many.
-        is_tuned: whether each way's learning rate is chosen among several.
-        seconds: what it is expected to take; none without a budget.
-        left_out: what the budget did not allow, in words.
-    """
-
-    sizes: tuple[int, ...]
-    seeds: int
-    is_tuned: bool
-    seconds: float | None = None
-    left_out: tuple[str, ...] = ()
+# -- what was run
 
 
-def cost_of(ledger: Sequence[Mapping[str, Any]], way: str, size: int) -> Mapping[str, Any]:
-    """A way's costs at a size, or at none where it does not depend on rows."""
-    return next(one for one in ledger if one["way"] == way and one["size"] in (size, 0))
+class Key(Record):
+    """Names a cell."""
+
+    way: str = Field(description="the way")
+    size: int = Field(description="training rows; 0 of a way that uses none")
+    seed: int = Field(description="the seed; 0 of a way that uses none")
+
+    @property
+    def slug(self) -> str:
+        """Its name as a file."""
+        return f"{self.way.replace(':', '_')}--{self.size}--{self.seed}"
+
+    def __str__(self) -> str:
+        return f"{self.way}:{self.size}:{self.seed}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The inverse of `str`.
+
+        Raises:
+            ConfigError: the text does not name a cell.
+        """
+        way, *numbers = text.rsplit(":", 2)
+        if len(numbers) != 2 or not way or not all(part.isdecimal() for part in numbers):
+            raise ConfigError("not a cell", where="--cell", got=f"{text!r:.80}", wanted="WAY:SIZE:SEED")
+        return cls(way=way, size=int(numbers[0]), seed=int(numbers[1]))
+
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        return f"{self.way}, {self.size} rows, seed {self.seed}" if self.size else self.way
+
+
+class Plan(Record):
+    """Sizes and seeds that are run."""
+
+    sizes: tuple[int, ...] = Field(description="numbers of training rows, rising")
+    seeds: int = Field(description="number of seeds")
+    is_tuned: bool = Field(description="whether each way's learning rate is chosen among several")
+    seconds: float | None = Field(None, description="expected duration; none without a budget")
+    left_out: tuple[str, ...] = Field((), description="sentences about what the budget did not allow")
+
+
+class Request(Record):
+    """The request that a comparison was made for, without paths of the machine."""
+
+    ways: tuple[str, ...] = Field(description="the ways in order")
+    settings: dict[str, tuple[str, ...]] = Field(description="way -> settings of its own, as KEY=VALUE")
+    sizes: tuple[int, ...] = Field(description="numbers of training rows")
+    seeds: int = Field(description="number of seeds")
+    budget: float | None = Field(description="minutes")
+    price: float | None = Field(description="price of an hour of the machine")
+    watts: float = Field(description="power that is assumed without a meter")
+    margin: float = Field(description="largest difference that counts as none")
+    reference: str = Field(description="the way that others are compared with; empty if the comparison chooses it")
+    is_rate_tuned: bool = Field(description="whether learning rates are chosen")
+    min_steps: int = Field(description="least optimiser steps of a training")
+    tune: dict[str, JsonValue] = Field(description="the task and the options that all ways share")
+
+
+# -- cells
+
+
+class Account(Record):
+    """Costs of one kind of work."""
+
+    seconds: float = Field(0.0, description="wall time")
+    cpu_seconds: float = Field(0.0, description="processor time of all threads of the process")
+    positions: float = Field(0.0, description="positions that ran through the model, padding included")
+    flops: float = Field(0.0, description="floating-point operations, counted as in `engine.operations`")
+    joules: float = Field(0.0, description="by the machine's meter; 0 without one")
+
+
+def _account(description: str) -> Any:
+    return Field(Account(), description=description, exclude_if=lambda account: account == Account())
+
+
+class Ledger(Record):
+    """Costs of a cell."""
+
+    building: Account = _account("making the way from the rows")
+    reading: Account = _account("running inputs whose results are kept")
+    training: Account = _account("optimiser steps")
+    validation: Account = _account("scoring validation rows")
+    serving: Account = _account("answering test rows")
+    scoring: Account = _account("losses and metrics of test rows")
+    peak_bytes: int = Field(description="highest memory of the process, the model included")
+    grown_bytes: int = Field(description="memory beyond what was used when the cell began")
+    energy_meter: str = Field(description="counters that measured the joules; empty if there were none")
+
+    @property
+    def accounts(self) -> tuple[Account, ...]:
+        """All accounts."""
+        return (self.building, self.reading, self.training, self.validation, self.serving, self.scoring)
+
+    def account(self, name: Accounts) -> Account:
+        """One account by its name."""
+        return getattr(self, name)
+
+
+class RowCounts(Record):
+    """Rows of a cell."""
+
+    train: int = Field(description="training rows")
+    validation: int = Field(description="validation rows")
+    test: int = Field(description="test rows")
+
+
+class ModelState(Record):
+    """The frozen model after a cell."""
+
+    is_intact: bool = Field(description="whether its weights have the same digest as before")
+    is_shared: bool = Field(description="whether the way answers with the frozen model's own weights")
+    own_bytes: int = Field(description="bytes of weights that the way keeps beside the model's")
+    perplexity_before: float | None = Field(
+        description="of unrelated texts, by the model alone; none if it cannot write"
+    )
+    perplexity_after: float | None = Field(description="the same under the way")
+
+
+class Identity(Record):
+    """Everything that decides a cell's numbers, except the machine."""
+
+    task: dict[str, JsonValue] = Field(description="the task without data and model")
+    data: str = Field(description="fingerprint of all rows")
+    rows: str | None = optional("fingerprint of the rows that the cell learns from, in order")
+    settings: dict[str, JsonValue] = Field(description="the way's options")
+    train: dict[str, JsonValue] | None = Field(description="training options; none if nothing is trained")
+    weights: str = Field(description="SHA-256 of the model's weights")
+    dtype: str = Field(description="their data type")
+    unrelated: str = Field(description="fingerprint of the unrelated texts")
+
+    def differences(self, wanted: "Identity") -> list[str]:
+        """Names of the fields that differ; rows that were not recorded count as equal."""
+        return [
+            name
+            for name in type(self).model_fields
+            if getattr(self, name) != getattr(wanted, name) and not (name == "rows" and self.rows is None)
+        ]
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+Answers = Annotated[tuple[Any, ...], BeforeValidator(_as_tuples)]
+"""Answers by row; lists, as JSON has them, become tuples."""
+
+
+class _Cell(Key):
+    """Fields of every cell."""
+
+    status: str = Field(description="how its training ended")
+    lr: float | None = Field(description="learning rate; none if nothing is trained")
+    rows: RowCounts = Field(description="number of rows")
+    trainable: int = Field(description="number of trained values")
+    facts: dict[str, JsonValue] = Field({}, description="further facts of the way")
+    versions: dict[str, str] = Field({}, description="package -> version")
+    threads: int | None = optional("processor threads")
+    ledger: Ledger = Field(description="costs")
+    config: Identity | None = optional("what decides its numbers")
+
+    @property
+    def key(self) -> Key:
+        """The cell's name."""
+        return Key(way=self.way, size=self.size, seed=self.seed)
+
+
+class _ScoredCell(_Cell):
+    """Fields of a cell whose test rows were answered."""
+
+    metrics: dict[str, dict[str, Interval]] = Field(description="split -> metric -> score")
+    predicted: Answers = Field(description="answers to the test rows")
+    stored_bytes: int = Field(description="bytes kept beside the frozen model")
+    notices: tuple[str, ...] = Field((), description="sentences about odd rows")
+    base: ModelState = Field(description="the frozen model afterwards")
+
+
+class BuiltCell(_ScoredCell):
+    """A cell of a way that no gradient trains."""
+
+    kind: Literal["built"] = "built"
+
+
+class _Training(Record):
+    """Course of a training."""
+
+    steps: int = Field(description="optimiser steps taken")
+    best_epoch: int = Field(description="epoch whose values were kept")
+    history: tuple[EpochRecord, ...] = Field(description="one record for each epoch")
+
+
+class TrainedCell(_ScoredCell, _Training):
+    """A cell that was trained."""
+
+    kind: Literal["trained"] = "trained"
+
+    @property
+    def best_steps(self) -> float:
+        """Optimiser steps up to the end of the best epoch."""
+        return self.steps * (self.best_epoch + 1) / len(self.history) if self.history else 0.0
+
+
+class DivergedCell(_Cell, _Training):
+    """A cell whose training diverged before any epoch could be kept; it has no score."""
+
+    kind: Literal["diverged"] = "diverged"
+
+
+ScoredCell = BuiltCell | TrainedCell
+Cell = Annotated[BuiltCell | TrainedCell | DivergedCell, Field(discriminator="kind")]
+CELLS: TypeAdapter[Cell] = TypeAdapter(Cell)
+"""Reads a cell of any kind."""
+
+
+class FailedCell(Key):
+    """A cell that could not be run."""
+
+    what: str = Field(description="the error")
+
+
+class Trial(Record):
+    """One learning rate that was tried."""
+
+    lr: float = Field(description="the rate")
+    score: float | None = Field(description="best score of the validation rows; none if training diverged")
+    loss: float | None = Field(description="validation loss of that epoch; none if training diverged")
+    status: str = Field(description="how the training ended")
+    ledger: Ledger = Field(description="costs")
+
+
+class RateChoice(Key):
+    """How a way's learning rate was chosen, at one size and seed."""
+
+    lr: float | None = Field(description="the rate; none while rates are being tried")
+    tried: tuple[Trial, ...] = Field((), description="the trials; none if the rate was not chosen among several")
+    config: Identity | None = optional("what decides the choice")
+
+
+class RightAnswers(Record):
+    """The answers that a comparison's cells are scored by."""
+
+    data: str = Field(description="fingerprint of all rows")
+    gold: Answers = Field(description="right answers of the test rows")
+
+
+# -- the summary
+
+
+class Score(Interval):
+    """Mean score of a way at a size."""
+
+    way: str = Field(description="the way")
+    size: int = Field(description="training rows")
+    n_seeds: int = Field(description="number of seeds", gt=0)
+    each: tuple[float, ...] = Field(description="score of each seed")
+
+
+class MetricMean(Record):
+    """A metric's mean over seeds."""
+
+    value: float = Field(description="the mean")
+    low: float = Field(description="lower end of the interval")
+    high: float = Field(description="upper end of the interval")
+    n: int | None = optional("number of rows scored")
+    level: float | None = optional("confidence of the interval")
+    method: str = Field(description="how the interval was found")
+    seed: int | None = optional("seed of the resampling")
+    n_seeds: int = Field(description="number of seeds", gt=0)
+
+
+class WayMetrics(Record):
+    """Every metric of a way at a size."""
+
+    way: str = Field(description="the way")
+    size: int = Field(description="training rows")
+    values: dict[str, MetricMean] = Field(description="metric -> mean")
+
+
+class Bounds(Record):
+    """An interval that holds for all pairs of a size at once."""
+
+    value: float = Field(description="the difference")
+    low: float = Field(description="lower end")
+    high: float = Field(description="upper end")
+    level: float = Field(description="confidence of this pair's interval")
+
+    def reversed(self) -> Self:
+        """The interval of the difference the other way round."""
+        return self.model_copy(update={"value": -self.value, "low": -self.high, "high": -self.low})
+
+
+Verdict = Literal["better", "worse", "level", "undecided"]
+_REVERSED: dict[Verdict, Verdict] = {"better": "worse", "worse": "better", "level": "level", "undecided": "undecided"}
+
+
+class Pair(Difference):
+    """Two ways at one size."""
+
+    size: int = Field(description="training rows")
+    a: str = Field(description="the first way")
+    b: str = Field(description="the second way")
+    p_corrected: float = Field(description="p-value after Holm's correction for all pairs of the size", ge=0, le=1)
+    together: Bounds = Field(description="interval of the difference that holds for all pairs at once")
+    verdict: Verdict = Field(description="what the first way is beside the second")
+
+    def reversed(self) -> Self:
+        """The pair seen from the second way."""
+        difference = self.difference
+        turned = {"value": -difference.value, "low": -difference.high, "high": -difference.low}
+        return self.model_copy(
+            update={
+                "a": self.b,
+                "b": self.a,
+                "difference": difference.model_copy(update=turned),
+                "together": self.together.reversed(),
+                "verdict": _REVERSED[self.verdict],
+            }
+        )
+
+
+class Shares(Record):
+    """Costs as shares of the reference's; none where the reference has no such cost."""
+
+    seconds: float | None = Field(description="wall time of training")
+    cpu_seconds: float | None = Field(description="processor time of training")
+    flops: float | None = Field(description="operations of training")
+    trainable: float | None = Field(description="trained values")
+    stored_bytes: float | None = Field(description="bytes kept")
+    serving_seconds_per_1000: float | None = Field(description="wall time of 1,000 requests")
+
+
+class Against(Pair):
+    """A way beside the reference."""
+
+    way: str = Field(description="the way")
+    reference: str = Field(description="the reference")
+    shares: Shares = Field(description="its costs as shares of the reference's")
+
+
+class Worth(Record):
+    """Training rows that one way saves against another."""
+
+    rows: float | None = Field(description="rows that the other needs beyond this one's, on average; none if not known")
+    low: float | None = Field(description="lower end of its interval; none where too few resamples can be read off")
+    high: float | None = Field(description="upper end of its interval")
+    times: float | None = Field(description="how many times as many rows the other needs")
+    times_low: float | None = Field(description="lower end of its interval")
+    times_high: float | None = Field(description="upper end of its interval")
+    scores: tuple[float, float] | None = Field(description="the scores over which it was averaged")
+    read_off: float = Field(description="share of the resamples whose curves share scores", ge=0, le=1)
+
+
+class WayWorth(Worth):
+    """Worth of a way against the reference."""
+
+    way: str = Field(description="the way")
+    reference: str = Field(description="the reference")
+
+
+class Enough(Record):
+    """From how many training rows on a way is surely better than one that uses none."""
+
+    way: str = Field(description="the way")
+    than: str = Field(description="the way that uses no rows")
+    size: int | None = Field(description="training rows; none if at no size")
+
+
+class Cost(Record):
+    """Costs of a way at a size: means over the seeds."""
+
+    way: str = Field(description="the way")
+    size: int = Field(description="training rows; 0 of a way that uses none")
+    trainable: int = Field(description="trained values")
+    validation_rows: int = Field(description="validation rows")
+    stored_bytes: int = Field(description="bytes kept beside the frozen model")
+    seconds: float = Field(description="wall time of one training with building, reading and validation")
+    building_seconds: float = Field(description="of it building")
+    reading_seconds: float = Field(description="of it running inputs whose results are kept")
+    training_seconds: float = Field(description="of it optimiser steps")
+    validation_seconds: float = Field(description="of it scoring validation rows")
+    cpu_seconds: float = Field(description="processor time")
+    steps: float = Field(description="optimiser steps")
+    best_steps: float = Field(description="optimiser steps to the end of the best epoch")
+    positions: float = Field(description="positions that ran through the model")
+    training_positions: float = Field(description="of them in optimiser steps")
+    flops: float = Field(description="floating-point operations")
+    peak_bytes: int = Field(description="highest memory of the process")
+    grown_bytes: int = Field(description="memory beyond what was used before")
+    kwh: float = Field(description="energy")
+    energy: str = Field(description="how the energy was found")
+    money: float | None = Field(description="price of the seconds; none without a price")
+    choosing_seconds: float = Field(description="wall time of choosing the learning rate, once for all sizes and seeds")
+    serving_seconds_per_1000: float = Field(description="wall time of 1,000 requests")
+    serving_cpu_seconds_per_1000: float = Field(description="processor time of 1,000 requests")
+    serving_kwh_per_1000: float = Field(description="energy of 1,000 requests")
+    serving_money_per_1000: float | None = Field(description="price of 1,000 requests; none without a price")
+    serving_positions_per_row: float = Field(description="positions of one request")
+    serving_flops_per_row: float = Field(description="operations of one request")
+    is_intact: bool = Field(description="whether the model's weights stayed as they were")
+    is_shared: bool = Field(description="whether the way answers with the frozen model's own weights")
+    own_bytes: int = Field(description="bytes of weights that the way keeps beside the model's")
+    perplexity_before: float | None = Field(description="of unrelated texts, by the model alone")
+    perplexity_after: float | None = Field(description="the same under the way")
+
+
+def cost_of(ledger: Sequence[Cost], way: str, size: int) -> Cost:
+    """A way's costs at a size, or at size 0 if the way uses no rows."""
+    return next(cost for cost in ledger if cost.way == way and cost.size in (size, 0))
+
+
+class Advice(Record):
+    """The sentence at the end of a comparison."""
+
+    way: str | None = Field(description="the way that is advised; none without advice")
+    rivals: tuple[str, ...] = Field((), description="ways that are not surely worse than the best")
+    text: str = Field(description="the sentence")
+
+
+class ModelFacts(Record):
+    """The frozen model."""
+
+    id: str = Field(description="its name")
+    parameters: int = Field(description="number of its values")
+    dtype: str = Field(description="their data type")
+
+
+class Facts(Record):
+    """Model, machine and data of a comparison."""
+
+    backbone: ModelFacts = Field(description="the frozen model")
+    device: str = Field(description="device, as torch names its kind")
+    versions: dict[str, str] = Field(description="package -> version")
+    data: str = Field(description="fingerprint of all rows")
+    passages: int = Field(description="number of unrelated texts")
+
+
+class Summary(Facts):
+    """Everything that the report of a comparison shows; made from cells alone."""
+
+    status: Literal["finished", "incomplete"] = Field(description="incomplete if a cell could not be run")
+    command: str = Field("", description="the command that made it")
+    task: str = Field(description="name of the task")
+    metric: str = Field(description="the metric that ways are compared by")
+    ways: tuple[str, ...] = Field(description="the ways in order")
+    sizes: tuple[int, ...] = Field(description="numbers of training rows, rising")
+    seeds: tuple[int, ...] = Field(description="the seeds")
+    largest: int = Field(description="largest number of training rows that has cells")
+    margin: float = Field(description="largest difference that counts as none")
+    scores: tuple[Score, ...] = Field(description="mean scores by way and size")
+    metrics: tuple[WayMetrics, ...] = Field(description="every metric by way and size")
+    pairs: tuple[Pair, ...] = Field(description="every two ways at every size")
+    reference: str = Field(description="the way that others are compared with; empty if there is none")
+    against: tuple[Against, ...] = Field(description="each way beside the reference, at the largest size")
+    worth: tuple[WayWorth, ...] = Field(description="worth of each way against the reference, in rows")
+    enough: tuple[Enough, ...] = Field(description="rows from which on training is surely better than none")
+    ledger: tuple[Cost, ...] = Field(description="costs by way and size")
+    rates: dict[str, RateChoice] = Field(description="way -> choice of its learning rate")
+    advice: Advice = Field(description="the advice, or why there is none")
+    left_out: tuple[str, ...] = Field(description="sentences about what the budget did not allow")
+    failed: tuple[FailedCell, ...] = Field(description="cells that could not be run")
+    notices: tuple[str, ...] = Field(description="sentences for the reader")
+    threads: tuple[int, ...] = Field(description="numbers of processor threads that cells had")
+    price: float | None = Field(description="price of an hour of the machine")
+    watts: float = Field(description="power that is assumed without a meter")
+    request: Request = Field(description="the request")
+
+    @property
+    def at_largest(self) -> list[Score]:
+        """Scores at the largest size and those of ways that use no rows, in order."""
+        return [score for score in self.scores if score.size in (0, self.largest)]
+
+    @property
+    def costs_at_largest(self) -> list[Cost]:
+        """Costs at the largest size and those of ways that use no rows, in order."""
+        return [cost for cost in self.ledger if cost.size in (0, self.largest)]
+
+
+class Interrupted(Record):
+    """A comparison that was stopped; its finished cells are kept."""
+
+    status: Literal["interrupted"] = "interrupted"
+    folder: str = Field(description="where its cells are")

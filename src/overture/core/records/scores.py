@@ -34,6 +34,15 @@ class Paired(Record):
     only_b: int = Field(description="rows that only the second has right", ge=0)
 
 
+class Difference(Record):
+    """Two ways on the same seeds and test rows."""
+
+    difference: Interval = Field(description="first minus second")
+    p_value: float = Field(description="probability of such a difference if both were alike", ge=0, le=1)
+    test: str = Field(description="how the p-value was found")
+    n_seeds: int = Field(description="number of seeds", gt=0)
+
+
 class Spread(Record):
     """A score over several seeds."""
 

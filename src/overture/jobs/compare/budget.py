@@ -3,10 +3,9 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from overture.core.errors import ConfigError
-from overture.core.records.compare import Plan
+from overture.core.records.compare import BuiltCell, Cell, Plan
 from overture.train.options import TrainConfig
 
 Seconds = Callable[[Sequence[int], int, bool], float]
@@ -32,21 +31,20 @@ class Speed:
     score: float
 
     @classmethod
-    def of(cls, cell: dict[str, Any], seconds: float) -> "Speed":
+    def of(cls, cell: Cell, seconds: float) -> "Speed":
         """From a cell that was run, and the wall time that it took in all."""
-        book, rows = cell["ledger"], cell["rows"]
+        ledger, rows = cell.ledger, cell.rows
         # Features, or examples that are looked for, are found while a way without training is built.
-        reading = "reading" if "history" in cell else "building"
-        spent = {name: book[name]["seconds"] if name in book else 0.0 for name in (reading, "training", "validation")}
-        scoring = sum(book[name]["seconds"] for name in ("scoring", "serving") if name in book)
-        visits = sum(1 for _ in cell.get("history", ())) or 1
-        num_read = rows["train"] + rows["validation"]
+        reading = (ledger.building if isinstance(cell, BuiltCell) else ledger.reading).seconds
+        training, validation = ledger.training.seconds, ledger.validation.seconds
+        scoring = ledger.scoring.seconds + ledger.serving.seconds
+        num_epochs = 1 if isinstance(cell, BuiltCell) else len(cell.history) or 1
         return cls(
-            fixed=max(0.0, seconds - sum(spent.values()) - scoring),
-            read=spent[reading] / max(1, num_read),
-            step=spent["training"] / max(1, visits * rows["train"]),
-            validate=spent["validation"] / max(1, visits * rows["validation"]),
-            score=scoring / rows["test"],
+            fixed=max(0.0, seconds - (reading + training + validation) - scoring),
+            read=reading / max(1, rows.train + rows.validation),
+            step=training / max(1, num_epochs * rows.train),
+            validate=validation / max(1, num_epochs * rows.validation),
+            score=scoring / rows.test,
         )
 
     def building(self, size: int, num_validation: int) -> float:
@@ -56,8 +54,8 @@ class Speed:
     def training(self, train: TrainConfig, size: int, num_validation: int, min_steps: int) -> float:
         """Of one training at a size."""
         epochs = train.with_steps(size, min_steps).num_epochs
-        each = size * self.step + num_validation * self.validate
-        return self.building(size, num_validation) + epochs * each
+        epoch = size * self.step + num_validation * self.validate
+        return self.building(size, num_validation) + epochs * epoch
 
     def scoring(self, num_test: int) -> float:
         """Of scoring test rows."""
@@ -107,6 +105,6 @@ def chosen_plan(sizes: Sequence[int], seeds: int, is_tuned: bool, budget: float,
     if is_tuned and not tuned:
         missing.append("the choice of learning rates: each way ran at its default")
     whole = seconds(sizes, seeds, is_tuned)
-    told = [f"{', '.join(missing)} (all of it would take about {whole / 60:.0f} minutes)"] if missing else []
+    left_out = [f"{', '.join(missing)} (all of it would take about {whole / 60:.0f} minutes)"] if missing else []
     expected = seconds(kept, num_seeds, tuned)
-    return Plan(sizes=tuple(kept), seeds=num_seeds, is_tuned=tuned, seconds=expected, left_out=tuple(told))
+    return Plan(sizes=tuple(kept), seeds=num_seeds, is_tuned=tuned, seconds=expected, left_out=tuple(left_out))

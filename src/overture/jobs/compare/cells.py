@@ -12,14 +12,25 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
+from pydantic import Field
 from torch import get_num_threads
 
-from overture.core.config import Config
 from overture.core.contracts import Losses, Question, Scorer, T
 from overture.core.errors import ConfigError, OvertureError, Stopped
-from overture.core.records.compare import MAX_VALIDATION
+from overture.core.records.base import Record
+from overture.core.records.compare import (
+    MAX_VALIDATION,
+    BuiltCell,
+    Cell,
+    DivergedCell,
+    Key,
+    ModelState,
+    RowCounts,
+    TrainedCell,
+    Trial,
+)
 from overture.core.records.events import EpochEvent, Event, Listener, ProgressEvent, ignore
 from overture.core.rows import Answer, Encoded
 from overture.core.seeds import named_random
@@ -31,44 +42,18 @@ from overture.data.task import Task
 from overture.engine.backbone import Backbone, weights_digest
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import Scored, mean_loss, predict, score
-from overture.jobs.compare.ledger import Ledger
+from overture.jobs.compare.ledger import CostMeter
 from overture.jobs.compare.ways import Bench, Made, Way
 from overture.train.fit import Fit, FitResult, Validation
 
 _PASSAGE_TOKENS = 160
 
 
-class Key(Config):
-    """Which cell."""
+class CellJob(Record):
+    """A cell, or a trial of its learning rate, as an executor is given it."""
 
-    way: str
-    size: int
-    seed: int
-
-    @property
-    def slug(self) -> str:
-        """Its name as a file."""
-        return f"{self.way.replace(':', '_')}--{self.size}--{self.seed}"
-
-    def __str__(self) -> str:
-        return f"{self.way}:{self.size}:{self.seed}"
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """The inverse of `str`.
-
-        Raises:
-            ConfigError: it does not name a cell.
-        """
-        way, *numbers = text.rsplit(":", 2)
-        if len(numbers) != 2 or not way or not all(part.isdecimal() for part in numbers):
-            raise ConfigError("not a cell", where="--cell", got=f"{text!r:.80}", wanted="WAY:SIZE:SEED")
-        return cls(way=way, size=int(numbers[0]), seed=int(numbers[1]))
-
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"{self.way}, {self.size} rows, seed {self.seed}" if self.size else self.way
+    key: Key = Field(description="the cell")
+    lr: float | None = Field(description="the learning rate; none if nothing is trained")
 
 
 @dataclass(slots=True)
@@ -188,34 +173,37 @@ def unrelated_rows(backbone: Backbone, passages: Sequence[str], with_bos: bool) 
     return rows
 
 
-def trial(lab: Lab, way: Way, key: Key, rate: float) -> dict[str, Any]:
+def trial(lab: Lab, way: Way, key: Key, rate: float | None) -> Trial:
     """Train with one learning rate and score validation rows alone."""
-    book = Ledger(lab.bench.backbone.device.type)
-    made, fitted = _trained(lab, way, key, rate, book, f"{key.title}, lr {rate:g}")
+    assert rate is not None
+    meter = CostMeter(lab.bench.backbone.device.type)
+    _, fitted = _trained(lab, way, key, rate, meter, f"{key.title}, lr {rate:g}")
     assert fitted is not None
-    del made
-    history = fitted.progress.history
-    at = fitted.progress.best_epoch
-    best: dict[str, float | None] = {"score": None, "loss": None}
-    if fitted.best:
-        best = {"score": history[at].validation_score, "loss": history[at].validation_loss}
-    return {"lr": rate, **best, "status": fitted.status, "ledger": book.as_dict()}
+    best = fitted.progress.history[fitted.progress.best_epoch] if fitted.best else None
+    return Trial(
+        lr=rate,
+        score=best.validation_score if best else None,
+        loss=best.validation_loss if best else None,
+        status=fitted.status,
+        ledger=meter.ledger(),
+    )
 
 
-def measured(lab: Lab, way: Way, key: Key, rate: float | None) -> dict[str, Any]:
-    """Train, score, and say what it cost.
+def measured(lab: Lab, way: Way, key: Key, rate: float | None) -> Cell:
+    """Train a way on a cell's rows, score it, and measure what it costs.
 
     Raises:
         Stopped: the user asked to stop; a cell that is not done is not kept.
         UserError: the way does not fit the model or the task.
     """
-    book = Ledger(lab.bench.backbone.device.type)
-    made, fitted = _trained(lab, way, key, rate, book, key.title)
-    found: dict[str, Any] = {
-        **key.model_dump(),
+    meter = CostMeter(lab.bench.backbone.device.type)
+    made, fitted = _trained(lab, way, key, rate, meter, key.title)
+    num_rows = {name: len(rows) for name, rows in lab.rows(key.size, key.seed).items()}
+    facts: dict[str, Any] = {
+        **dict(key),
         "status": fitted.status if fitted else "finished",
         "lr": rate,
-        "rows": {name: len(found) for name, found in lab.rows(key.size, key.seed).items()} | {"train": key.size},
+        "rows": RowCounts(**num_rows | {"train": key.size}),
         "trainable": made.num_trainable,
         "facts": made.facts,
         "versions": versions(),
@@ -223,42 +211,42 @@ def measured(lab: Lab, way: Way, key: Key, rate: float | None) -> dict[str, Any]
     }
     if fitted:
         progress = fitted.progress
-        found |= {
-            "steps": progress.step,
-            "best_epoch": progress.best_epoch,
-            "history": [epoch.dump() for epoch in progress.history],
-        }
+        facts |= {"steps": progress.step, "best_epoch": progress.best_epoch, "history": tuple(progress.history)}
     if fitted and not fitted.best:
-        return {**found, "metrics": {}, "ledger": book.as_dict()}
+        return DivergedCell(**facts, ledger=meter.ledger())
+
     served = made.served()
-    with book.counting(made.backbone):
-        scored = _scored(lab, served, made, book, key.title)
-    found |= {
-        "metrics": {"test": {name: value.model_dump() for name, value in scored.metrics(lab.task).items()}},
-        "gold": list(scored.gold),
-        "predicted": list(scored.predicted),
-        "stored_bytes": made.stored_bytes(),
-        "notices": [lab.without_folders(text) for text in dict.fromkeys(made.notices)],
-    }
-    ledger = book.as_dict()
-    return {**found, "ledger": ledger, "base": _base(lab, made, served)}
+    with meter.counting(made.backbone):
+        scored = _scored(lab, served, made, meter, key.title)
+    kind = TrainedCell if fitted else BuiltCell
+    return kind(
+        **facts,
+        metrics={"test": scored.metrics(lab.task)},
+        predicted=scored.predicted,
+        stored_bytes=made.stored_bytes(),
+        notices=tuple(lab.without_folders(text) for text in dict.fromkeys(made.notices)),
+        ledger=meter.ledger(),
+        base=_model_state(lab, made, served),
+    )
 
 
-def _trained(lab: Lab, way: Way, key: Key, rate: float | None, book: Ledger, who: str) -> tuple[Made, FitResult | None]:
+def _trained(
+    lab: Lab, way: Way, key: Key, rate: float | None, meter: CostMeter, who: str
+) -> tuple[Made, FitResult | None]:
     rows = lab.rows(key.size, key.seed)
-    with book.on("building"), book.counting(lab.bench.backbone):
+    with meter.on("building"), meter.counting(lab.bench.backbone):
         made = way.make(lab.bench, rows, key.seed)
     if made.trainee is None:
         return made, None
-    with book.counting(made.backbone):
-        with book.on("reading"):
+    with meter.counting(made.backbone):
+        with meter.on("reading"):
             made.warm(made.rows["train"])
             made.warm(made.rows["validation"])
         config = way.config.train.with_steps(len(rows["train"]), lab.min_steps).model_copy(update={"lr": rate})
         answers = gold_of(lab.task, rows["validation"])
 
         def validated() -> Validation:
-            with book.on("validation"):
+            with meter.on("validation"):
                 found = score(made.model, made.rows["validation"], lab.task, answers, config.max_tokens)
                 return Validation(found.value(lab.task), found.loss)
 
@@ -267,7 +255,7 @@ def _trained(lab: Lab, way: Way, key: Key, rate: float | None, book: Ledger, who
             if not isinstance(event, EpochEvent):
                 lab.listener(event)
 
-        with made.backbone.checkpointing(config.gradient_checkpointing), book.on("training"):
+        with made.backbone.checkpointing(config.gradient_checkpointing), meter.on("training"):
             fitted = Fit(
                 made.trainee,
                 made.rows["train"],
@@ -286,16 +274,16 @@ def _trained(lab: Lab, way: Way, key: Key, rate: float | None, book: Ledger, who
 class _Served:
     """A scorer whose replies are booked as serving; its losses are only for the score."""
 
-    def __init__(self, scorer: Scorer, book: Ledger) -> None:
-        self._scorer, self._book = scorer, book
+    def __init__(self, scorer: Scorer, meter: CostMeter) -> None:
+        self._scorer, self._meter = scorer, meter
 
     def ask(self, rows: Sequence[Encoded], question: Question[T]) -> list[T]:
         """As the scorer's own."""
-        with nullcontext() if isinstance(question, Losses) else self._book.on("serving"):
+        with nullcontext() if isinstance(question, Losses) else self._meter.on("serving"):
             return self._scorer.ask(rows, question)
 
 
-def _scored(lab: Lab, served: Scorer, made: Made, book: Ledger, who: str) -> Scored:
+def _scored(lab: Lab, served: Scorer, made: Made, meter: CostMeter, who: str) -> Scored:
     """Predictions for the test rows, as requests would be served: in batches, with nothing kept."""
 
     def progress(done: int, total: int) -> None:
@@ -303,34 +291,40 @@ def _scored(lab: Lab, served: Scorer, made: Made, book: Ledger, who: str) -> Sco
         if lab.is_stop_asked():
             raise Stopped
 
-    with book.on("serving"):
+    with meter.on("serving"):
         # What a way finds out of every request, such as the examples nearest to it, is a part of serving it.
         rows = made.rows["test"]
     predict(served, rows[:4], lab.task)
-    with book.on("scoring"):
-        return score(_Served(served, book), rows, lab.task, gold_of(lab.task, lab.splits.test), progress=progress)
+    with meter.on("scoring"):
+        return score(_Served(served, meter), rows, lab.task, gold_of(lab.task, lab.splits.test), progress=progress)
 
 
-def _base(lab: Lab, made: Made, served: Scorer) -> dict[str, Any]:
-    """What became of the model: its weights, what a way keeps of its own, and texts that have nothing to do with it."""
+def _model_state(lab: Lab, made: Made, served: Scorer) -> ModelState:
+    """The frozen model afterwards: its weights, the weights that the way has beside them, and unrelated texts."""
     backbone = lab.bench.backbone
-    own = {value.data_ptr() for value in backbone.model.parameters()}
-    others = [value for value in made.backbone.model.parameters() if value.data_ptr() not in own]
-    left = {value.data_ptr() for value in made.backbone.model.parameters()}
-    found: dict[str, Any] = {
-        "is_intact": weights_digest(backbone.model) == lab.digest,
-        "is_shared": own <= left,
-        "own_bytes": sum(value.numel() * value.element_size() for value in others),
-        "perplexity_before": None,
-        "perplexity_after": None,
-    }
+    frozen = {value.data_ptr() for value in backbone.model.parameters()}
+    used = list(made.backbone.model.parameters())
+    added = [value for value in used if value.data_ptr() not in frozen]
+    before, after = _perplexities(lab, made, served)
+    return ModelState(
+        is_intact=weights_digest(backbone.model) == lab.digest,
+        is_shared=frozen <= {value.data_ptr() for value in used},
+        own_bytes=sum(value.numel() * value.element_size() for value in added),
+        perplexity_before=before,
+        perplexity_after=after,
+    )
+
+
+def _perplexities(lab: Lab, made: Made, served: Scorer) -> tuple[float | None, float | None]:
+    """Perplexity of unrelated texts by the model alone and under the way; None of a model that writes no text."""
+    backbone = lab.bench.backbone
     first = made.rows["test"][0]
     if not isinstance(served, PromptedModel) or backbone.family.kind != "decoder" or first.slots:
-        return found
+        return None, None
     bos = tuple(backbone.tokenizer.bos_ids)
     with_bos = bool(bos) and (*first.input_ids, *first.anchor_ids)[: len(bos)] == bos
     try:
         after = lab.perplexity(served, with_bos)
     except OvertureError:
-        return found
-    return found | {"perplexity_before": lab.perplexity_before(with_bos), "perplexity_after": after}
+        return None, None
+    return lab.perplexity_before(with_bos), after

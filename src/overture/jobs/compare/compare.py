@@ -1,21 +1,18 @@
 """Ways side by side: over training-set sizes and seeds, on the same rows, with everything they cost.
 
-The folder holds one JSON file a cell, so a comparison goes on where it stopped, takes further ways, sizes and seeds
-later, and any cell can be run again alone. The report is made from these files.
+The folder holds one file a cell, so a comparison goes on where it stopped, takes further ways, sizes and seeds later,
+and any cell can be run again alone. The summary and the report are made from these files.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from torch import OutOfMemoryError
-
+from overture.core.contracts import Executor
 from overture.core.errors import (
     ConfigError,
     DataError,
-    DeviceFull,
     DiskFull,
     OvertureError,
     Problem,
@@ -24,19 +21,35 @@ from overture.core.errors import (
     UserError,
 )
 from overture.core.files import exclusive, sweep_temporaries, write_json
-from overture.core.records.compare import Plan
+from overture.core.records.compare import (
+    Cell,
+    DivergedCell,
+    Facts,
+    FailedCell,
+    Interrupted,
+    Key,
+    ModelFacts,
+    Plan,
+    RateChoice,
+    Request,
+    Summary,
+    Trial,
+)
 from overture.core.records.events import CellEvent, Listener, NoticeEvent, ProgressEvent, StartEvent, ignore
 from overture.core.versions import versions
 from overture.data.splits import Splits, load_splits
+from overture.data.task import portable
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
 from overture.jobs.compare.budget import Speed, chosen_plan
-from overture.jobs.compare.cells import Key, Lab, measured, passages_of, trial
-from overture.jobs.compare.folder import CellFolder, constant, keys_of
+from overture.jobs.compare.cells import CellJob, Lab, measured, passages_of, trial
+from overture.jobs.compare.folder import CellFolder, PlanRequest, constant, keys_of
 from overture.jobs.compare.options import CompareConfig
 from overture.jobs.compare.rates import FURTHER, best_rate, next_rate
 from overture.jobs.compare.ways import Bench, Way, way_named, with_versions
+from overture.jobs.run.local import LocalExecutor
 from overture.jobs.run.request import check_no_adapter, fitting_place, with_slots
+from overture.jobs.verdict.summary import summary
 from overture.prompt.registry import check_effect
 from overture.store.store import Store
 
@@ -52,8 +65,9 @@ def compare(
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
     only: Key | None = None,
-) -> dict[str, Any]:
-    """Run what is not there yet, and sum up all that is.
+    command: str = "",
+) -> Summary | Interrupted:
+    """Run the cells that are missing, and summarise all.
 
     Args:
         config: the request.
@@ -63,17 +77,15 @@ def compare(
         is_stop_asked: looked at after each step; cells that are finished are kept.
         backbone: a loaded model; loaded by the task's name when None.
         only: run this cell, whether it is there or not, and no other.
+        command: the command line, for the report.
 
     Returns:
-        ``{"status": "finished", ...}`` with the summary, ``"incomplete"`` if a way could not be run, or
-        ``{"status": "interrupted", "folder": ...}``.
+        The summary, ``incomplete`` if a way could not be run; `Interrupted` if a stop was asked for.
 
     Raises:
         UserError: task, data, model or a way is wrong; told before anything is trained.
         StoreError: the folder holds cells of another request, or another process works on it.
     """
-    from overture.jobs.verdict.summary import summary
-
     check_no_adapter(config.tune, "compare")
     check_effect(config.tune.prompt)
     if config.ways:
@@ -83,18 +95,19 @@ def compare(
         sweep_temporaries(folder / "cells")
         listener(StartEvent(run=f"comparison on {config.tune.task.name}", folder=str(folder)))
         lab = _lab(config, store, listener, is_stop_asked, backbone)
-        known = () if config.ways else _fitting_ways(config, lab)
-        config = config if config.ways else config.model_copy(update={"ways": (*known, _own_way(config, lab))})
+        fitting: tuple[str, ...] = ()
+        if not config.ways:
+            fitting = _fitting_ways(config, lab)
+            config = config.model_copy(update={"ways": (*fitting, _own_way(config, lab))})
         ways = _ways(config, store, only)
-        work = _Comparison(config, folder, ways, lab, known)
+        comparison = _Comparison(config, folder, ways, lab, fitting)
         try:
-            plan = work.ran(only)
+            plan = comparison.run_one(only) if only else comparison.run_all()
         except Stopped:
-            return {"status": "interrupted", "folder": str(folder)}
-        cells = work.cells(plan, only)
-        found = summary(config, plan, [way.name for way in ways], cells, work.rates(), work.facts(), work.failed)
-        write_json(folder / "result.json", found)
-        return found
+            return Interrupted(folder=str(folder))
+        result = comparison.summary(plan, command)
+        write_json(folder / "result.json", result.dump())
+        return result
 
 
 def _ways(config: CompareConfig, store: Store, only: Key | None) -> list[Way]:
@@ -117,17 +130,17 @@ def _own_way(config: CompareConfig, lab: Lab) -> str:
 
 def _fitting_ways(config: CompareConfig, lab: Lab) -> tuple[str, ...]:
     """The usual ways that fit model and task: beside these a prompt shows whether it is worth tuning."""
-    found: list[str] = []
+    fitting: list[str] = []
     for name in _USUAL:
-        if name == "head" and "linear" in found:
+        if name == "head" and "linear" in fitting:
             continue
         try:
             _built(way_named(name, config.tune, config.settings.get(name, ())), config, lab)
         except UserError as error:
             lab.listener(NoticeEvent(text=f"{name} is left out: {error.what}"))
         else:
-            found.append(name)
-    return tuple(found)
+            fitting.append(name)
+    return tuple(fitting)
 
 
 def _built(way: Way, config: CompareConfig, lab: Lab) -> None:
@@ -178,183 +191,191 @@ def _check_rows(config: CompareConfig, splits: Splits) -> None:
 
 
 class _Comparison:
-    """What is run, in which order; of ways that are known to fit nothing is built to find out."""
+    """The cells of one request: which of them run, in which order, and what is made of them.
+
+    Args:
+        config: the request.
+        folder: where cells are kept.
+        ways: those that are compared.
+        lab: the rows, the model and the task.
+        fitting: names of ways that are known to fit the model.
+    """
 
     def __init__(
-        self, config: CompareConfig, folder: Path, ways: Sequence[Way], lab: Lab, known: Sequence[str] = ()
+        self, config: CompareConfig, folder: Path, ways: Sequence[Way], lab: Lab, fitting: Sequence[str] = ()
     ) -> None:
-        self.config, self.ways, self.lab, self.known = config, ways, lab, known
+        self.config, self.ways, self.lab, self.fitting = config, ways, lab, fitting
         self.folder = CellFolder(folder, lab)
         self.seeds = range(config.tune.seed, config.tune.seed + config.seeds)
-        self.failed: list[dict[str, Any]] = []
+        self.failed: list[FailedCell] = []
+        self._by_name = {way.name: way for way in ways}
+        self._cells: Executor[CellJob, Cell] = LocalExecutor(
+            lambda job, on_event: measured(lab, self._by_name[job.key.way], job.key, job.lr), lab.is_stop_asked
+        )
+        self._trials: Executor[CellJob, Trial] = LocalExecutor(
+            lambda job, on_event: trial(lab, self._by_name[job.key.way], job.key, job.lr), lab.is_stop_asked
+        )
         self._first_error: OvertureError | None = None
         self._started = time.monotonic()
         self._trial_seconds = 0.0
 
     # -- running
 
-    def ran(self, only: Key | None) -> Plan:
-        """Run all that is planned and not there, or one cell."""
-        return self._ran_one(only) if only else self._ran_all()
-
-    def _ran_one(self, only: Key) -> Plan:
-        way = next(way for way in self.ways if way.name == only.way)
+    def run_one(self, only: Key) -> Plan:
+        """Run one cell of the plan, also where it is there already."""
+        way = self._by_name[only.way]
         key = only if way.needs_rows else constant(way)
         if key.size > len(self.lab.splits.train) or (way.needs_rows and key.size < 2):
             raise ConfigError("no such number of training rows", where="--cell", got=str(only))
-        plan = self._known_plan() or self._whole()
+        plan = self._kept_plan() or self._whole_plan()
         if key not in self._keys(plan):
             wanted = f"of {', '.join(map(str, plan.sizes))} rows, of seeds {', '.join(map(str, self._seeds(plan)))}"
             raise ConfigError("not a cell of this comparison", where="--cell", got=str(only), wanted=wanted)
-        self._no_strangers(key)
-        self._run(way, key, plan)
+        self._refuse_other_requests(key)
+        self._show_progress(plan)
+        for done in self._cells.map([CellJob(key=key, lr=self._rate(way, plan))], self.lab.listener):
+            self._keep(done.checked(), done.seconds, plan)
         return plan
 
-    def _ran_all(self) -> Plan:
-        whole = self._whole()
+    def run_all(self) -> Plan:
+        """Run all cells of the plan that are missing, seed by seed, as long as the budget lasts."""
+        whole = self._whole_plan()
         for way in self.ways:
             is_done = all(map(self.folder.has, keys_of(way, whole.sizes, self._seeds(whole))))
-            if not is_done and way.name not in self.known:
-                self._fits(way)
-        self._no_strangers()
-        plan, last = self._plan(), 0.0
-        self._tell_untuned(plan)
+            if not is_done and way.name not in self.fitting:
+                self._check_fit(way)
+        self._refuse_other_requests()
+        plan = self._plan()
+        self._notify_untuned(plan)
+
+        seconds_of_last = 0.0
         for number, seed in enumerate(self._seeds(plan)):
-            if plan.seconds and self._is_late(last):
-                told = f"seeds beyond the first {number}: another one would have ended after the time"
-                return self._kept(plan.model_copy(update={"seeds": number, "left_out": (*plan.left_out, told)}))
-            last = self._ran_seed(seed, plan)
-        if self._first_error and not self._done(plan):
+            # A tenth more than the budget is allowed.
+            end = time.monotonic() - self._started + seconds_of_last if plan.seconds else 0.0
+            if seconds_of_last > 0 and end > 1.1 * 60 * (self.config.budget or float("inf")):
+                left_out = f"seeds beyond the first {number}: another one would have ended after the time"
+                plan = plan.model_copy(update={"seeds": number, "left_out": (*plan.left_out, left_out)})
+                self.folder.keep_plan(self._plan_request, plan)
+                return plan
+            started, trials = time.monotonic(), self._trial_seconds
+            self._run(self._missing(seed, plan), plan)
+            seconds_of_last = time.monotonic() - started - (self._trial_seconds - trials)
+        if self._first_error and not self._num_done(plan):
             raise self._first_error
         return plan
 
-    def _ran_seed(self, seed: int, plan: Plan) -> float:
-        """Run a seed's missing cells; the seconds that they took, without the choice of learning rates."""
-        started, trials = time.monotonic(), self._trial_seconds
+    def _missing(self, seed: int, plan: Plan) -> Iterator[CellJob]:
+        """A seed's missing cells; none of a way that failed with as many rows or fewer."""
         for size in plan.sizes:
             for way in self.ways:
                 key = Key(way=way.name, size=size, seed=seed) if way.needs_rows else constant(way)
-                if not self.folder.has(key):
-                    self._tried(way, key, plan)
-        return time.monotonic() - started - (self._trial_seconds - trials)
+                has_failed = any(failed.way == way.name and failed.size <= key.size for failed in self.failed)
+                if self.folder.has(key) or has_failed:
+                    continue
+                try:
+                    yield CellJob(key=key, lr=self._rate(way, plan))
+                except (StoreError, DiskFull):
+                    raise
+                except OvertureError as error:
+                    self._note_failure(key, error)
 
-    def _tried(self, way: Way, key: Key, plan: Plan) -> None:
-        """Run a cell; where it cannot be, the others are, but not this way's with as many rows or more."""
-        if any(one["way"] == way.name and one["size"] <= key.size for one in self.failed):
-            return
-        try:
-            self._run(way, key, plan)
-        except (StoreError, DiskFull):
-            raise
-        except (OvertureError, OutOfMemoryError) as error:
-            own = error if isinstance(error, OvertureError) else DeviceFull("the memory is full", got=str(error)[:200])
-            # It is kept to the end: without its frames, which hold the model and the tensors of the cell.
-            own.__traceback__ = own.__context__ = own.__cause__ = None
-            self._first_error = self._first_error or own
-            self.failed.append({**key.model_dump(), "what": own.what})
-            self.lab.listener(NoticeEvent(text=f"{key.title} failed, the others go on: {own}"))
+    def _run(self, jobs: Iterator[CellJob], plan: Plan) -> None:
+        """Run cells and keep each as soon as it is done; one that fails does not stop the others."""
+        self._show_progress(plan)
+        for done in self._cells.map(jobs, self.lab.listener):
+            if done.error:
+                self._note_failure(done.job.key, done.error)
+            else:
+                self._keep(done.checked(), done.seconds, plan)
 
-    def _is_late(self, last: float) -> bool:
-        """Whether another seed as slow as the last would end a tenth or more after the budget; not if none was run."""
-        spent = time.monotonic() - self._started
-        return last > 0 and spent + last > 1.1 * 60 * (self.config.budget or float("inf"))
-
-    def _run(self, way: Way, key: Key, plan: Plan | None = None) -> None:
-        started = time.monotonic()
-        plan = plan or self._known_plan() or self._whole()
-        self._tell(plan)
-        rate = self._rate(way, plan)
-        found = measured(self.lab, way, key, rate)
-        self.folder.keep(way, key, rate, found)
+    def _keep(self, cell: Cell, seconds: float, plan: Plan) -> None:
+        self.folder.keep(self._by_name[cell.way], cell)
         metric = self.config.tune.task.metric
-        value = found["metrics"]["test"][metric]["value"] if found["metrics"] else None
-        self.lab.listener(CellEvent(what=key.title, metric=metric, value=value, seconds=time.monotonic() - started))
-        self._tell(plan)
+        value = None if isinstance(cell, DivergedCell) else cell.metrics["test"][metric].value
+        self.lab.listener(CellEvent(what=cell.key.title, metric=metric, value=value, seconds=seconds))
+        self._show_progress(plan)
 
-    def _tell(self, plan: Plan) -> None:
-        done, total = self._done(plan), len(self._keys(plan))
+    def _note_failure(self, key: Key, error: OvertureError) -> None:
+        self._first_error = self._first_error or error
+        self.failed.append(FailedCell(**dict(key), what=error.what))
+        self._notify(f"{key.title} failed, the others go on: {error}")
+
+    def _show_progress(self, plan: Plan) -> None:
+        done, total = self._num_done(plan), len(self._keys(plan))
         self.lab.listener(ProgressEvent(what="cells", done=done, total=total))
 
-    def _done(self, plan: Plan) -> int:
-        return sum(map(self.folder.has, self._keys(plan)))
+    def _notify(self, text: str) -> None:
+        self.lab.listener(NoticeEvent(text=text))
+
+    # -- learning rates
 
     def _rate(self, way: Way, plan: Plan) -> float | None:
         """A way's learning rate: chosen once for the folder, at the largest size, with the first seed."""
         if not way.rates:
             return None
-        chosen = self.folder.chosen(way)
-        if not chosen:
-            if self.folder.has_other_rates(way):
-                text = f"the learning rate of {way.name} was chosen for another request, and is chosen anew"
-                self.lab.listener(NoticeEvent(text=text))
-            is_tuned = plan.is_tuned and len(way.rates) > 1
+        choice = self.folder.chosen(way)
+        if choice is None:
+            if self.folder.has_other_rate(way):
+                self._notify(f"the learning rate of {way.name} was chosen for another request, and is chosen anew")
             key = Key(way=way.name, size=plan.sizes[-1], seed=self.seeds[0])
-            tried = self._trials(way, key) if is_tuned else []
-            chosen = {"way": way.name, "lr": best_rate(way.rates, tried), **_at(key), "tried": tried}
-            self.folder.keep_chosen(way, chosen)
-        return float(chosen["lr"])
+            trials = self._tried(way, key) if plan.is_tuned and len(way.rates) > 1 else ()
+            choice = RateChoice(**dict(key), lr=best_rate(way.rates, trials), tried=trials)
+            self.folder.keep_rate(way, choice)
+        return choice.lr
 
-    def _trials(self, way: Way, key: Key) -> list[dict[str, Any]]:
-        """What each learning rate gives; those that a stopped call has tried are not tried again."""
-        started, tried = time.monotonic(), self.folder.tried(way, key)
-        while (rate := next_rate(way.rates, tried)) is not None:
-            tried.append(trial(self.lab, way, key, rate))
-            self.folder.keep_chosen(way, {"way": way.name, "lr": None, **_at(key), "tried": tried})
+    def _tried(self, way: Way, key: Key) -> tuple[Trial, ...]:
+        """A trial of each learning rate; those that a stopped call has tried are not tried again."""
+        started, kept = time.monotonic(), self.folder.trials_at(way, key)
+        choice = kept or RateChoice(**dict(key), lr=None)
+        while (rate := next_rate(way.rates, choice.tried)) is not None:
+            (done,) = self._trials.map([CellJob(key=key, lr=rate)], self.lab.listener)
+            choice = choice.model_copy(update={"tried": (*choice.tried, done.checked())})
+            self.folder.keep_rate(way, choice)
         self._trial_seconds += time.monotonic() - started
-        return tried
+        return choice.tried
 
-    def _tell_untuned(self, plan: Plan) -> None:
-        """Say so where learning rates shall be chosen, but cells with the default are there and are kept."""
+    def _notify_untuned(self, plan: Plan) -> None:
+        """Say so where learning rates shall be chosen, but cells with another rate are there and are kept."""
         for way in self.ways:
-            chosen = self.folder.chosen(way)
-            if plan.is_tuned and len(way.rates) > 1 and chosen and not chosen["tried"]:
-                text = f"{way.name} keeps the default learning rate that its cells here have; another --out chooses it"
-                self.lab.listener(NoticeEvent(text=text))
-
-    def _fits(self, way: Way) -> None:
-        """Build the way once, so that what does not fit is known before hours were spent."""
-        try:
-            _built(way, self.config, self.lab)
-        except UserError as error:
-            named = f"--way {way.name}" + (f": {error.where}" if error.where else "")
-            raise type(error)(
-                error.what, where=named, got=error.got, wanted=error.wanted, fix=error.fix, problems=error.problems
-            ) from error
+            choice = self.folder.chosen(way)
+            if plan.is_tuned and len(way.rates) > 1 and choice and not choice.tried:
+                self._notify(
+                    f"{way.name} keeps the default learning rate that its cells here have; another --out chooses it"
+                )
 
     # -- planning
 
     def _plan(self) -> Plan:
-        known = self._known_plan()
-        if known:
-            return known
-        return self._kept(self._whole() if self.config.budget is None else self._within(self.config.budget))
-
-    @property
-    def _asked(self) -> dict[str, Any]:
-        return self.config.model_dump(mode="json", include={"ways", "sizes", "seeds", "budget", "is_rate_tuned"})
-
-    def _kept(self, plan: Plan) -> Plan:
-        self.folder.keep_plan(self._asked, plan)
+        """The plan that is kept, or a new one."""
+        plan = self._kept_plan()
+        if plan is None:
+            plan = self._whole_plan() if self.config.budget is None else self._plan_within(self.config.budget)
+            self.folder.keep_plan(self._plan_request, plan)
         return plan
 
-    def _known_plan(self) -> Plan | None:
-        return self.folder.plan(self._asked)
+    @property
+    def _plan_request(self) -> PlanRequest:
+        return PlanRequest(**self.config.model_dump(include=set(PlanRequest.model_fields)))
 
-    def _whole(self) -> Plan:
+    def _kept_plan(self) -> Plan | None:
+        return self.folder.plan(self._plan_request)
+
+    def _whole_plan(self) -> Plan:
         return Plan(sizes=self.config.sizes, seeds=self.config.seeds, is_tuned=self.config.is_rate_tuned)
 
-    def _within(self, minutes: float) -> Plan:
+    def _plan_within(self, minutes: float) -> Plan:
+        """The most that fits into a time, by a tiny cell of each way."""
         speeds = {way.name: self._speed(way) for way in self.ways}
         # Building and timing the ways is a part of the time that was given.
         spent = time.monotonic() - self._started
 
         def seconds(sizes: Sequence[int], seeds: int, is_tuned: bool) -> float:
-            return spent + sum(self._left(way, speeds[way.name], sizes, seeds, is_tuned) for way in self.ways)
+            return spent + sum(self._seconds_left(way, speeds[way.name], sizes, seeds, is_tuned) for way in self.ways)
 
         return chosen_plan(self.config.sizes, self.config.seeds, self.config.is_rate_tuned, 60 * minutes, seconds)
 
-    def _left(self, way: Way, speed: Speed, sizes: Sequence[int], seeds: int, is_tuned: bool) -> float:
-        """Seconds that a way's missing cells and rates take; what is there already costs nothing more."""
+    def _seconds_left(self, way: Way, speed: Speed, sizes: Sequence[int], seeds: int, is_tuned: bool) -> float:
+        """Seconds that a way's missing cells and trials of learning rates take."""
         lab, train = self.lab, way.config.train
 
         def training(size: int) -> float:
@@ -369,50 +390,32 @@ class _Comparison:
         return sum(training(key.size) + scoring for key in missing) + trials * training(sizes[-1])
 
     def _speed(self, way: Way) -> Speed:
-        """From a tiny cell that is not kept."""
+        """A way's speed, from a tiny cell that is not kept."""
         lab, splits = self.lab, self.lab.splits
         small = replace(lab, splits=Splits(splits.train, splits.validation, splits.test[:16]), min_steps=3)
         train = way.config.train.model_copy(update=_TINY)
-        slow = replace(way, config=way.config.model_copy(update={"train": train}))  # type: ignore[type-var]
+        tiny = replace(way, config=way.config.model_copy(update={"train": train}))  # type: ignore[type-var]
         key = Key(way=way.name, size=min(self.config.sizes[-1], 32), seed=self.seeds[0])
-        lab.listener(NoticeEvent(text=f"timing {way.name}"))
+        self._notify(f"timing {way.name}")
         started = time.monotonic()
-        cell = measured(small, slow, key, way.rates[0] if way.rates else None)
-        if not cell["metrics"]:
+        cell = measured(small, tiny, key, way.rates[0] if way.rates else None)
+        if isinstance(cell, DivergedCell):
             raise ConfigError("training diverged at once", where=f"--way {way.name}", fix="a smaller learning rate")
         return Speed.of(cell, time.monotonic() - started)
 
-    # -- what is there
+    # -- checks
 
-    def _seeds(self, plan: Plan) -> range:
-        return self.seeds[: plan.seeds]
+    def _check_fit(self, way: Way) -> None:
+        """Build a way once, so that one that does not fit is refused before hours are spent."""
+        try:
+            _built(way, self.config, self.lab)
+        except UserError as error:
+            where = f"--way {way.name}" + (f": {error.where}" if error.where else "")
+            raise type(error)(
+                error.what, where=where, got=error.got, wanted=error.wanted, fix=error.fix, problems=error.problems
+            ) from error
 
-    def _keys(self, plan: Plan) -> list[Key]:
-        return [key for way in self.ways for key in keys_of(way, plan.sizes, self._seeds(plan))]
-
-    def cells(self, plan: Plan, only: Key | None = None) -> list[dict[str, Any]]:
-        """All cells of the plan that are there; after one alone was run, the others may be missing."""
-        keys = self._keys(plan)
-        found = self.folder.cells(keys)
-        assert only or self.failed or len(found) == len(keys)
-        return found
-
-    def rates(self) -> dict[str, Any]:
-        """How each way's learning rate was chosen."""
-        return {way.name: chosen for way in self.ways if (chosen := self.folder.chosen(way))}
-
-    def facts(self) -> dict[str, Any]:
-        """What the report says of task, data and machine."""
-        info = self.lab.bench.backbone.info
-        return {
-            "backbone": {"id": _named(info.id), "parameters": info.num_parameters, "dtype": info.dtype},
-            "device": self.lab.bench.backbone.device.type,
-            "versions": versions(),
-            "data": self.folder.data,
-            "passages": len(self.lab.passages),
-        }
-
-    def _no_strangers(self, replaced: Key | None = None) -> None:
+    def _refuse_other_requests(self, replaced: Key | None = None) -> None:
         """Refuse to mix cells of another request into this one's report.
 
         Args:
@@ -421,7 +424,7 @@ class _Comparison:
         Raises:
             StoreError: names what differs.
         """
-        whole, problems = self._whole(), []
+        whole, problems = self._whole_plan(), []
         for way in self.ways:
             keys = keys_of(way, whole.sizes, self._seeds(whole))
             problems += self.folder.check(way, keys, replaced)
@@ -434,11 +437,37 @@ class _Comparison:
                 fix="name another folder with --out, or delete its cells",
             )
 
+    # -- what is there
 
-def _at(key: Key) -> dict[str, int]:
-    return {"size": key.size, "seed": key.seed}
+    def _seeds(self, plan: Plan) -> range:
+        return self.seeds[: plan.seeds]
 
+    def _keys(self, plan: Plan) -> list[Key]:
+        return [key for way in self.ways for key in keys_of(way, plan.sizes, self._seeds(plan))]
 
-def _named(model: str) -> str:
-    """A model's name as a report may have it: of a folder, its last part."""
-    return Path(model).name if Path(model).is_absolute() else model
+    def _num_done(self, plan: Plan) -> int:
+        return sum(map(self.folder.has, self._keys(plan)))
+
+    def summary(self, plan: Plan, command: str) -> Summary:
+        """The summary of the plan's cells; some may be missing after a failure, or after one was run alone."""
+        config, info = self.config, self.lab.bench.backbone.info
+        model = Path(info.id).name if Path(info.id).is_absolute() else info.id
+        request = Request(
+            **config.model_dump(mode="json", exclude={"tune", "unrelated"}),
+            tune={
+                **config.tune.model_dump(mode="json", exclude={"task"}),
+                "task": {**portable(config.tune.task), "backbone": model},
+            },
+        )
+        facts = Facts(
+            backbone=ModelFacts(id=model, parameters=info.num_parameters, dtype=info.dtype),
+            device=self.lab.bench.backbone.device.type,
+            versions=versions(),
+            data=self.folder.data,
+            passages=len(self.lab.passages),
+        )
+        cells = self.folder.cells(self._keys(plan))
+        has_scores = any(not isinstance(cell, DivergedCell) for cell in cells)
+        gold = self.folder.gold() if has_scores else ()
+        rates = {way.name: choice for way in self.ways if (choice := self.folder.chosen(way))}
+        return summary(request, plan, cells, gold, rates, facts, self.failed, command)

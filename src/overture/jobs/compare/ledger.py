@@ -1,116 +1,93 @@
-"""What a cell costs: time, processor time, positions, operations, energy and memory, each booked where it arises."""
+"""Costs of a cell: time, processor time, positions, operations, energy and memory, each booked where it arises."""
 
 import gc
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 
 from overture.core.meter import Meter
+from overture.core.records.compare import Account, Accounts, Ledger
 from overture.engine.backbone import Backbone
 from overture.engine.operations import Operations, counted
 from overture.jobs.compare.energy import energy_meter
 
 
-@dataclass(slots=True)
-class Account:
-    """What one kind of work cost.
+class CostMeter:
+    """Measures the ledger of one cell.
 
-    Args:
-        seconds: wall time.
-        cpu_seconds: of all threads of the process.
-        positions: positions that ran through the model, padding included.
-        flops: floating-point operations, by the rules of `engine.operations`.
-        joules: by the machine's meter; 0 where there is none.
-    """
-
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    positions: float = 0.0
-    flops: float = 0.0
-    joules: float = 0.0
-
-    def add(self, now: "Account", before: "Account") -> None:
-        """Book what lies between two readings."""
-        for field in fields(self):
-            gained = getattr(now, field.name) - getattr(before, field.name)
-            setattr(self, field.name, getattr(self, field.name) + gained)
-
-    def as_dict(self) -> dict[str, float]:
-        """Plain values."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-class Ledger:
-    """Accounts of one cell; work is booked on one account at a time, and inner accounts interrupt outer ones.
-
-    Memory is the process's, the model included; ``grown_bytes`` is what the work took beyond what was there when it
-    began. Positions and operations are those within `counting`.
+    Work is booked on one account at a time; an inner account interrupts the outer one. Memory is that of the process,
+    the model included. Positions and operations are those within `counting`.
 
     Args:
         device: what computes, as torch names its kind.
     """
 
     def __init__(self, device: str) -> None:
-        self.accounts: dict[str, Account] = {}
+        self._accounts: dict[Accounts, Account] = {}
         self._operations: Operations | None = None
         self._positions = self._flops = 0.0
         self._energy = energy_meter(device)
         gc.collect()
-        self._meter = Meter(device)
-        self._bytes_before = self._meter.peak_bytes
-        self._current, self._read = "", self._reading()
+        self._memory = Meter(device)
+        self._bytes_before = self._memory.peak_bytes
+        self._current: Accounts | None = None
+        self._reading = self._read()
 
     @contextmanager
     def counting(self, backbone: Backbone) -> Iterator[None]:
         """Count what a model computes while the block runs."""
         assert self._operations is None
-        with counted(backbone) as found:
-            self._operations = found
+        with counted(backbone) as operations:
+            self._operations = operations
             try:
                 yield
             finally:
                 self._operations = None
-                self._positions, self._flops = self._positions + found.positions, self._flops + found.flops
+                self._positions, self._flops = self._positions + operations.positions, self._flops + operations.flops
 
     @contextmanager
-    def on(self, name: str) -> Iterator[Account]:
+    def on(self, account: Accounts) -> Iterator[None]:
         """Book the block's work on an account."""
         outer = self._current
-        self._turn_to(name)
+        self._turn_to(account)
         try:
-            yield self.accounts[name]
+            yield
         finally:
             self._turn_to(outer)
 
-    @property
-    def energy(self) -> str:
-        """Which meters were read; empty where there are none."""
-        return self._energy.what if self._energy else ""
+    def ledger(self) -> Ledger:
+        """All accounts, and memory, as they are now."""
+        peak_bytes = self._memory.peak_bytes
+        return Ledger(
+            **self._accounts,
+            peak_bytes=peak_bytes,
+            grown_bytes=max(0, peak_bytes - self._bytes_before),
+            energy_meter=self._energy.what if self._energy else "",
+        )
 
-    def as_dict(self) -> dict[str, object]:
-        """All accounts, and memory."""
-        peak = self._meter.peak_bytes
-        return {
-            **{name: account.as_dict() for name, account in self.accounts.items()},
-            "peak_bytes": peak,
-            "grown_bytes": max(0, peak - self._bytes_before),
-            "energy_meter": self.energy,
-        }
-
-    def _turn_to(self, name: str) -> None:
-        now = self._reading()
+    def _turn_to(self, account: Accounts | None) -> None:
+        """Book what was spent since the last reading on the current account, and go on with another."""
+        reading = self._read()
         if self._current:
-            self.accounts[self._current].add(now, self._read)
-        if name:
-            self.accounts.setdefault(name, Account())
-        self._current, self._read = name, now
+            spent = self._accounts.get(self._current, Account())
+            self._accounts[self._current] = Account(
+                **{
+                    name: getattr(spent, name) + getattr(reading, name) - getattr(self._reading, name)
+                    for name in Account.model_fields
+                }
+            )
+        self._current, self._reading = account, reading
 
-    def _reading(self) -> Account:
-        used = os.times()
-        joules = self._energy.joules() if self._energy else 0.0
+    def _read(self) -> Account:
+        times = os.times()
         positions, flops = self._positions, self._flops
         if self._operations:
             positions, flops = positions + self._operations.positions, flops + self._operations.flops
-        return Account(time.perf_counter(), used.user + used.system, positions, flops, joules)
+        return Account(
+            seconds=time.perf_counter(),
+            cpu_seconds=times.user + times.system,
+            positions=positions,
+            flops=flops,
+            joules=self._energy.joules() if self._energy else 0.0,
+        )

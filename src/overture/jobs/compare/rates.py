@@ -1,33 +1,34 @@
 """Which learning rate a comparison tries next, and which it takes."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-Tried = Mapping[str, Any]
-"""A trial: ``lr``, and ``score`` and ``loss`` on validation rows, None where it diverged."""
+from overture.core.records.compare import Trial
 
 FURTHER = 2
-"""Rates beyond the list at most."""
+"""Largest number of rates beyond the list."""
 
 
-def best_rate(rates: Sequence[float], tried: Sequence[Tried]) -> float:
+def best_rate(rates: Sequence[float], trials: Sequence[Trial]) -> float:
     """The rate of the best score, then of the least loss; the first of the list where all diverged."""
-    usable = [one for one in tried if one["score"] is not None]
-    return float(max(usable, key=lambda one: (one["score"], -one["loss"]))["lr"]) if usable else rates[0]
+    scored = [
+        (trial.score, -trial.loss, trial.lr) for trial in trials if trial.score is not None and trial.loss is not None
+    ]
+    return max(scored, key=lambda entry: entry[:2])[2] if scored else rates[0]
 
 
-def next_rate(rates: Sequence[float], tried: Sequence[Tried]) -> float | None:
-    """The next to try: those of the list, then beyond it for as long as the best lies at an end of what was tried.
+def next_rate(rates: Sequence[float], trials: Sequence[Trial]) -> float | None:
+    """The rate to try next; None where enough are tried.
 
-    A step beyond is as long as the last one before it. A list that ends below what a way needs would be unfair to it.
+    First those of the list, then up to two beyond it for as long as the best lies at an end of those tried, so that no
+    way is compared at a rate that its list ended before. A step beyond is as long as the last one before it.
     """
-    known = sorted(float(one["lr"]) for one in tried)
+    known = sorted(trial.lr for trial in trials)
     left = [rate for rate in rates if rate not in known]
     if left:
         return left[0]
-    if len(known) < 2 or len(known) >= len(rates) + FURTHER or all(one["score"] is None for one in tried):
+    if len(known) < 2 or len(known) >= len(rates) + FURTHER or all(trial.score is None for trial in trials):
         return None
-    best = best_rate(rates, tried)
+    best = best_rate(rates, trials)
     if best not in (known[0], known[-1]):
         return None
     beside = known[1] if best == known[0] else known[-2]
