@@ -35,7 +35,7 @@ check: $(INSTALLED)
 	$(BIN)/python bench/methods_page.py --check
 
 bench: $(INSTALLED)
-	$(BIN)/python bench/speed.py --data $(DATA)
+	$(BIN)/python bench/speed/speed.py --data $(DATA)
 	$(BIN)/python bench/report.py
 
 docs: $(INSTALLED)

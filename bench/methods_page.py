@@ -81,9 +81,10 @@ def families_text() -> str:
 
 
 MADE = (
-    "Made by `python bench/methods.py --data DIR`, which has the plan: every method with place, length, options and "
-    "seeds. It runs the cells that are missing (`--minutes 60` ends it between two), so the tables fill over several "
-    "sittings; each cell in `bench/results` tells its own settings. Those of `prefix-after` are docs/benchmarks.md's."
+    "Made by `python bench/quality/methods.py --data DIR`, which has the plan: every method with place, length, "
+    "options and seeds. It runs the cells that are missing (`--minutes 60` ends it between two), so the tables fill "
+    "over several sittings; each cell in `bench/results` tells its own settings. Those of "
+    "`prefix-after` are docs/benchmarks.md's."
 )
 
 

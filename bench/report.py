@@ -201,7 +201,7 @@ def _lora_cell(path: Path, found: dict[str, Any]) -> Cell:
         trainable=found["num_trainable_values"],
         setting=f"r = {config['rank']}, lr {config['lr']:g}, {config['num_epochs']} epochs, "
         f"{config['num_train']} training rows, {threads(found)}",
-        command=f"python bench/peft_baseline.py --data DIR --model MODEL --task {config['task']} "
+        command=f"python bench/quality/peft_baseline.py --data DIR --model MODEL --task {config['task']} "
         f"--threads {found['threads']}" + (f" --lr {config['lr']:g} --test" if is_check else ""),
     )
 
@@ -235,7 +235,7 @@ def _setting(found: dict[str, Any]) -> str:
 
 
 def _command(found: dict[str, Any], tag: str) -> str:
-    parts = [f"python bench/quality.py --data DIR --task {found['task']} --way {found['way']}"]
+    parts = [f"python bench/quality/quality.py --data DIR --task {found['task']} --way {found['way']}"]
     parts.append(f"--threads {found['threads']} --train-rows {found['train_rows']}")
     if "config" in found:
         prompt, train = found["config"]["prompt"], found["config"]["train"]
@@ -345,7 +345,7 @@ def _encoder_part(task: str, cells: Sequence[dict[str, Any]]) -> str:
     config = cells[0]["config"]
     setting = f"P = {config['length']}, {config['epochs']} epochs, {config['train_rows']} training rows"
     chosen = " ".join(f"--way {way}" for way in ways)
-    command = f"python bench/encoder.py --model DIR --data DIR --task {task} {chosen}"
+    command = f"python bench/quality/encoder.py --model DIR --data DIR --task {task} {chosen}"
     return f"### {task}, encoder\n\n{setting}, {threads(cells[0])}.\n\n{table(head, rows)}\n\nMade by `{command}`"
 
 
@@ -413,7 +413,7 @@ def _search_row(found: dict[str, Any]) -> list[str]:
 
 def _search_command(found: dict[str, Any]) -> str:
     return (
-        f"python bench/search.py --data DIR --task {found['task']} --train-rows {found['train_rows']} "
+        f"python bench/quality/search.py --data DIR --task {found['task']} --train-rows {found['train_rows']} "
         f"--validation-rows {found['validation_rows']} --tunes {found['tunes']:g} --threads {found['threads']}"
     )
 
@@ -429,7 +429,7 @@ def gpu_text(results: Sequence[dict[str, Any]]) -> str:
         "the same run. Peak memory is beyond the weights."
     )
     if not results:
-        how = "python bench/gpu.py --shape 1b\npython bench/gpu.py --shape 8b\npython bench/report.py"
+        how = "python bench/speed/gpu.py --shape 1b\npython bench/speed/gpu.py --shape 8b\npython bench/report.py"
         told = (
             "Not measured yet, compiled layers (`--compile-layers`) neither: the code is written and tested on the "
             "CPU, no figure here or elsewhere is of a GPU."
@@ -534,7 +534,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; fail when the page is not up to date")
     arguments = parser.parse_args()
     if not arguments.results.is_dir():
-        raise SystemExit(f"there are no results in {arguments.results}\n  fix: run bench/speed.py, or give --results")
+        raise SystemExit(f"there are no results in {arguments.results}\n  fix: bench/speed/speed.py, or --results")
     if arguments.check:
         raise SystemExit(outdated(arguments.results, arguments.docs))
     written = write_report(arguments.results, arguments.docs)

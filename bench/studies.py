@@ -22,7 +22,7 @@ NOT_YET = "Not measured yet: `{command}`."
 def sensitivity_text(cells: Cells) -> str:
     """One table a way: each change beside the way as it comes, on the same test rows and seeds."""
     if not cells:
-        return NOT_YET.format(command="python bench/sensitivity.py --data DIR --way prefix-after")
+        return NOT_YET.format(command="python bench/quality/sensitivity.py --data DIR --way prefix-after")
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for cell in cells:
         groups[cell["way"], cell["task"]].append(cell)
@@ -87,7 +87,7 @@ def starts_text(folder: Path) -> str:
     parts = []
     for name, (title, text) in _STARTS.items():
         found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"{name}*.json"))]
-        command = f"python bench/starts.py --data DIR --study {name}" + (
+        command = f"python bench/quality/starts.py --data DIR --study {name}" + (
             " --snippets ARCHIVE" if name == "spot" else ""
         )
         bodies = [f"{text(one)}\n\nMade by `{command}{_asked(one)}`." for one in found]
@@ -215,7 +215,7 @@ def equal_text(cells: Cells) -> str:
     }
     named = [{**cell, "way": way_of(cell)} for cell in cells]
     found = [cell for cell in named if cell["way"] in ways]
-    command = "python bench/methods.py --data DIR --method dept --method vectors"
+    command = "python bench/quality/methods.py --data DIR --method dept --method vectors"
     if not any(cell["way"] == "dept-before-equal" for cell in found):
         return NOT_YET.format(command=command)
     lead = (
@@ -229,7 +229,7 @@ def equal_text(cells: Cells) -> str:
 
 def together_text(cells: Cells) -> str:
     """A prompt and LoRA in one model."""
-    command = "python bench/together.py --data DIR"
+    command = "python bench/quality/together.py --data DIR"
     both = [cell["config"] for cell in cells if {"prompt", "adapter"} <= set(cell["config"])]
     if not both:
         return NOT_YET.format(command=command)
@@ -253,7 +253,7 @@ def together_text(cells: Cells) -> str:
 
 def shared_text(cells: Cells) -> str:
     """MPT and ATTEMPT over several tasks."""
-    command = "python bench/shared.py --data DIR"
+    command = "python bench/quality/shared.py --data DIR"
     if not cells:
         return NOT_YET.format(command=command)
     ways = {
@@ -296,7 +296,7 @@ def cartridge_text(folder: Path) -> str:
     """One line for each article and what the model has of it."""
     articles = _articles(folder)
     if not articles:
-        return NOT_YET.format(command="python bench/cartridge.py --data DIR --article Normans")
+        return NOT_YET.format(command="python bench/quality/cartridge.py --data DIR --article Normans")
     rows = [_known_row(one, way, asked) for one in articles for way, asked in one["questions"].items()]
     head = [
         "article",
@@ -317,7 +317,7 @@ def cartridge_text(folder: Path) -> str:
     )
     names = " ".join(f"--article {one['article']}" for one in articles)
     asked = " ".join(f"--{key} {settings[key]}" for key in ("length", "conversations", "threads"))
-    made = f"Made by `python bench/cartridge.py --data DIR {names} {asked}`."
+    made = f"Made by `python bench/quality/cartridge.py --data DIR {names} {asked}`."
     return f"{lead}\n\n{table(head, rows)}\n\n{made}"
 
 

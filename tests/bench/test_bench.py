@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import runpy
 import sys
 from pathlib import Path
 
@@ -12,14 +13,27 @@ from overture.evaluate.intervals import paired_test
 BENCH = Path(__file__).parents[2] / "bench"
 
 
+FOLDERS = [*(BENCH / name for name in ("speed", "quality")), BENCH]
+SCRIPTS = [path for folder in FOLDERS for path in sorted(folder.glob("*.py"))]
+
+
 @pytest.fixture(autouse=True)
 def bench_is_found(monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(BENCH), *sys.path])
+    monkeypatch.setattr(sys, "path", [*map(str, FOLDERS), *sys.path])
 
 
-@pytest.mark.parametrize("script", sorted(path.stem for path in BENCH.glob("*.py")))
-def test_every_script_loads(script):
-    assert importlib.import_module(script).__doc__
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_every_script_says_how_it_is_called(script, monkeypatch, capsys):
+    """Run as a script is, with its own folder alone on the path."""
+    if "def main(" not in script.read_text(encoding="utf-8"):
+        assert importlib.import_module(script.stem).__doc__
+        return
+    monkeypatch.setattr(sys, "path", [str(script.parent), *(path for path in sys.path if "bench" not in path)])
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(script), run_name="__main__")
+    assert stopped.value.code == 0
+    assert "usage:" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in (BENCH / "tasks").glob("*.yaml")))
@@ -276,8 +290,8 @@ def test_dept_of_equal_values_is_told_with_its_seconds_and_leaves_the_standing_a
 
 def test_a_study_without_cells_names_its_command():
     studies = importlib.import_module("studies")
-    assert studies.together_text([]) == "Not measured yet: `python bench/together.py --data DIR`."
-    assert studies.shared_text([]) == "Not measured yet: `python bench/shared.py --data DIR`."
+    assert studies.together_text([]) == "Not measured yet: `python bench/quality/together.py --data DIR`."
+    assert studies.shared_text([]) == "Not measured yet: `python bench/quality/shared.py --data DIR`."
     assert "--method dept" in studies.equal_text([side("vectors-before", "10")])
 
 

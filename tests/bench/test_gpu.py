@@ -13,6 +13,7 @@ pytest.importorskip("peft")
 @pytest.fixture(autouse=True)
 def bench_path(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCH))
+    monkeypatch.syspath_prepend(str(BENCH / "speed"))
 
 
 def test_shapes_are_those_of_the_models() -> None:

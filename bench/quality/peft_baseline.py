@@ -5,7 +5,7 @@ position), batches of rows of like length, no evaluation inside the timed part. 
 that exists is skipped, so a stopped run goes on where it was. Each cell runs in its own process, so that its peak
 memory is its own.
 
-    python bench/peft_baseline.py --task trec --task movie --seeds 5 --model DIR --data DIR --threads 1
+    python bench/quality/peft_baseline.py --task trec --task movie --seeds 5 --model DIR --data DIR --threads 1
 
 Shape letters: B rows, L length, D width, C label words.
 """
@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import platform
 import random
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -33,9 +34,12 @@ from torch.nn import functional as F
 import overture
 from overture.core.files import sha256_file, write_json
 from overture.core.seeds import named_random
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from tasks import WORDINGS, Wording
 
-RESULTS = Path(__file__).parent / "results" / "quality"
+RESULTS = Path(__file__).parents[1] / "results" / "quality"
 
 
 # The best on validation rows, seed 0: of 5e-4, 1e-3, 2e-3 and 4e-3 on trec, of 5e-4 and 2e-3 on movie; see docs/log.md.

@@ -3,13 +3,14 @@
 Both start from the same rows and the same task file. The default is the task file's own setting (prefix at after,
 P = 10, the method's own rate, 5 epochs) tuned once with the search's first seed. Test rows choose nothing.
 
-    python bench/search.py --data DIR --seeds 1
+    python bench/quality/search.py --data DIR --seeds 1
 """
 
 import argparse
 import json
 import random
 import resource
+import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,6 +39,9 @@ from overture.prompt.registry import own_rate
 from overture.store.runs import Run
 from overture.store.store import Store
 from overture.train.options import TrainConfig
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from tasks import WORDINGS, decoder_task, rows_of
 
 
@@ -57,7 +61,7 @@ class Clock:
 
 
 def task_of(name: str, data: Path, folder: Path, args: argparse.Namespace, seed: int) -> Task:
-    """The task on a sample of the training rows, as bench/quality.py draws it."""
+    """The task on a sample of the training rows, as bench/quality/quality.py draws it."""
     plain = decoder_task(name)
     train = random.Random(seed).sample(rows_of(name, data, "train"), args.train_rows)
     validation = rows_of(name, data, "validation")[: args.validation_rows]
@@ -151,7 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--task", choices=WORDINGS, default="trec")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/search"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results/search")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--train-rows", type=int, default=256)
     parser.add_argument("--validation-rows", type=int, default=256)

@@ -5,7 +5,7 @@ tokens, so that lengths are exact; one-token label words; ours at `after` reads 
 A cell is the median of a few repeats after a warm-up; where that took long it is the warm-up alone (n = 1). Cells are
 kept one by one: the same command goes on where it stopped.
 
-    python bench/scaling.py --threads 2
+    python bench/speed/scaling.py --threads 2
 """
 
 import argparse
@@ -14,6 +14,7 @@ import json
 import os
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,6 @@ from typing import Any
 
 import torch
 
-from mixed import peft_model
 from overture.core.files import write_json
 from overture.core.rows import Encoded
 from overture.data.encode import Encoder
@@ -35,10 +35,14 @@ from overture.engine.prompted import PromptedModel, RowPrompts
 from overture.evaluate.source import prompt_source
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from mixed import peft_model
 from speed import Config, cpu_name, our_way, peft_way, spread, versions
 from tasks import decoder_task
 
-RESULTS = Path(__file__).parent / "results" / "scaling"
+RESULTS = Path(__file__).parents[1] / "results" / "scaling"
 SIZES = {
     "input length": (16, 64, 256, 1024, 4096),
     "prompt length": (0, 10, 50, 100, 200),
@@ -252,7 +256,7 @@ def measured(bench: Bench, cell: Cell, num_repeats: int, longest_s: float) -> di
         "seconds_per_row": statistics.median(seconds) / cell.num_pairs,
         "threads": bench.threads,
         "command": (
-            f"python bench/scaling.py --repeats {num_repeats} --longest {longest_s:g} --threads {bench.threads}"
+            f"python bench/speed/scaling.py --repeats {num_repeats} --longest {longest_s:g} --threads {bench.threads}"
         ),
         "started_at": started,
         "load_at_start": load,

@@ -3,13 +3,14 @@
 Each way's learning rate is the best of a few on validation rows of seed 0; the cells of that search hold no test rows.
 A way is METHOD-PLACE, such as prefix-memory, or a baseline's name. Every way but the linear head has label vectors.
 
-    python bench/encoder.py --model DIR --data DIR --task trec --task movie --seeds 3
+    python bench/quality/encoder.py --model DIR --data DIR --task trec --task movie --seeds 3
 
 DIR of the model is a folder with a BERT's body; sentence-transformers/all-MiniLM-L6-v2 was measured.
 """
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,9 +35,12 @@ from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.train.fit import Fit, Validation
 from overture.train.options import TrainConfig
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from tasks import WORDINGS, encoder_task, splits_of
 
-RESULTS = Path(__file__).parent / "results" / "encoder"
+RESULTS = Path(__file__).parents[1] / "results" / "encoder"
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """What rate, length and start of a prompt matter, one changed at a time: one JSON a cell, resumable.
 
-python bench/sensitivity.py --data DIR --way prefix-after --way vectors-after
+python bench/quality/sensitivity.py --data DIR --way prefix-after --way vectors-after
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import torch
 
 from overture.engine.cache import InputCache
 from overture.engine.load import load_backbone
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from quality import run_cell
 from tasks import WORDINGS
 
-RESULTS = Path(__file__).parent / "results" / "sensitivity"
+RESULTS = Path(__file__).parents[1] / "results" / "sensitivity"
 PLAIN: dict[str, Any] = {
     "lr": None,
     "length": 10,

@@ -5,9 +5,9 @@ trains the same rows in batches of the same size; ours with the loop of a run, p
 the ways take turns for some rounds. Model FLOP utilisation is 4 x body parameters x live tokens (2 forward, 2 backward,
 since the weights are frozen) over the seconds, as a share of the best matrix product measured in the same run.
 
-    python bench/gpu.py --shape 1b --repeats 5
-    python bench/gpu.py --shape 8b --repeats 5 --cohorts 1 4 16
-    python bench/gpu.py --shape 1b --repeats 5 --compile-layers
+    python bench/speed/gpu.py --shape 1b --repeats 5
+    python bench/speed/gpu.py --shape 8b --repeats 5 --cohorts 1 4 16
+    python bench/speed/gpu.py --shape 1b --repeats 5 --compile-layers
     python bench/report.py
 
 Shape letters: B rows, L length, D width.
@@ -17,6 +17,7 @@ import argparse
 import gc
 import os
 import random
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -44,9 +45,12 @@ from overture.prompt.config import PromptConfig
 from overture.prompt.source import PromptSource
 from overture.train.fit import Fit, FitTogether, Validation
 from overture.train.options import TrainConfig
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from speed import cpu_name, num_live_tokens, padded_batch, peft, spread, versions
 
-RESULTS = Path(__file__).parent / "results" / "gpu"
+RESULTS = Path(__file__).parents[1] / "results" / "gpu"
 OURS = {"vectors/before": ("vectors", "before"), "vectors/after": ("vectors", "after")}
 OURS |= {"prefix/after": ("prefix", "after")}
 RIVAL = "peft prompt tuning"
@@ -95,7 +99,7 @@ class Config:
     def command(self) -> str:
         cohorts = " ".join(map(str, self.cohorts))
         return (
-            f"python bench/gpu.py --shape {self.shape} --device {self.device} --dtype {self.dtype} --rows "
+            f"python bench/speed/gpu.py --shape {self.shape} --device {self.device} --dtype {self.dtype} --rows "
             f"{self.num_rows} --tokens {self.num_tokens} --batch {self.batch_size} --length {self.length} "
             f"--repeats {self.num_repeats} --cohorts {cohorts}{' --compile-layers' if self.compile_layers else ''}"
         )

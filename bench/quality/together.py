@@ -3,17 +3,17 @@
 A cell that is there is not run again; `--minutes` ends a sitting between two cells. LoRA has the rate that was best for
 it alone (`peft_baseline.py`), the prompt its own, of which it has a tenth on a finished LoRA.
 
-    python bench/together.py --data DIR
+    python bench/quality/together.py --data DIR
     python bench/methods_page.py
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cells import Lab, cpu_seconds, in_time, opened, study_parser
 from overture.engine.lora import with_lora
 from overture.engine.options import LoraOptions
 from overture.engine.prompted import PromptedModel
@@ -22,6 +22,10 @@ from overture.jobs.run.work import Work, prepared
 from overture.jobs.tune.adapted import Tuned, tuned_alone, tuned_with_adapter
 from overture.prompt.config import PromptConfig
 from overture.store.runs import Run
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from cells import Lab, cpu_seconds, in_time, opened, study_parser
 from peft_baseline import BEST_RATES
 
 PROMPT = PromptConfig(method="prefix", place="after", length=10)

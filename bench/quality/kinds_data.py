@@ -2,7 +2,7 @@
 
 Each kind's rows are derived from those of another, with its splits; the same data gives the same files.
 
-    python bench/kinds_data.py --data ../shared/data --out bench/rows
+    python bench/quality/kinds_data.py --data ../shared/data --out bench/rows
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 Fields = dict[str, Any]
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 NUM_CHOICES, MAX_TURNS = 4, 3
 
 

@@ -4,12 +4,13 @@ The three ways answer the same rows in turn, round by round, in one process; our
 compiled prompts as rows run one batch, peft sets the adapter of each row and runs it alone. Two kinds of work: answers
 of so many tokens, greedy and without a stop, which is what serving does, and label scores.
 
-    python bench/mixed.py --data DIR --rows 32 --new-tokens 16 --repeats 5 --threads 2
+    python bench/speed/mixed.py --data DIR --rows 32 --new-tokens 16 --repeats 5 --threads 2
 """
 
 import argparse
 import os
 import random
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -30,10 +31,13 @@ from overture.engine.prompted import PromptedModel, RowPrompts
 from overture.evaluate.source import prompt_source
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from speed import cpu_name, spread, versions
 from tasks import WORDINGS, decoder_task, rows_of
 
-RESULTS = Path(__file__).parent / "results" / "mixed"
+RESULTS = Path(__file__).parents[1] / "results" / "mixed"
 Work = Callable[[], Any]
 
 
@@ -51,7 +55,7 @@ class Config:
     @property
     def command(self) -> str:
         return (
-            f"python bench/mixed.py --data DIR --task {self.task} --rows {self.num_rows} --length {self.length} "
+            f"python bench/speed/mixed.py --data DIR --task {self.task} --rows {self.num_rows} --length {self.length} "
             f"--new-tokens {self.new_tokens} --repeats {self.num_repeats} --threads {self.threads}"
         )
 

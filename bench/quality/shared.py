@@ -4,21 +4,26 @@ Films and question types are trained alone, then together; news, with few rows, 
 cell that is there is not run again; `--minutes` ends a sitting between two runs. Prompts that a run begins with are in
 the store under `--work`, and are made again where they are not.
 
-    python bench/shared.py --data DIR
+    python bench/quality/shared.py --data DIR
     python bench/methods_page.py
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from cells import Lab, cpu_seconds, in_time, opened, study_parser
 from overture.evaluate.tuned import TunedPrompt
 from overture.jobs.run.request import TuneConfig
 from overture.jobs.transfer.multi import multi
 from overture.jobs.transfer.options import MultiConfig
 from overture.jobs.tune.tune import tune
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from cells import Lab, cpu_seconds, in_time, opened, study_parser
 
 TASKS, THIRD = ("movie", "trec"), "bbc"
 Options = Callable[[int], dict[str, Any]]

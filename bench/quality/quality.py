@@ -2,13 +2,13 @@
 
 A way is `none`, `in-context` or METHOD-PLACE, such as prefix-after.
 
-    python bench/quality.py --data DIR --task trec --task movie --seeds 5 --way prefix-after
+    python bench/quality/quality.py --data DIR --task trec --task movie --seeds 5 --way prefix-after
 """
 
 import argparse
 import json
-import os
 import resource
+import sys
 import time
 from pathlib import Path
 
@@ -34,7 +34,10 @@ from overture.prompt.registry import own_rate
 from overture.store.store import Store
 from overture.train.fit import Fit, Validation
 from overture.train.options import TrainConfig
-from speed import cpu_name, versions
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from common import machine_facts
 from tasks import WORDINGS, decoder_task, splits_of
 
 WAYS = ["none", "in-context", *(f"{name}-{place}" for name, method in METHODS.items() for place in method.places)]
@@ -115,10 +118,8 @@ def run_cell(backbone: Backbone, name: str, args: argparse.Namespace, seed: int,
         found = score(model, splits[split], task)
         cell[split] = told_score(found, task)
     facts = {"way": args.cell_way, "task": name, "seed": seed, "train_rows": args.train_rows, "threads": args.threads}
-    made = {
-        "versions": {**versions(), "backbone": backbone.info.weights_sha256},
-        "machine": {"cpu": cpu_name(), "num_cpus": os.cpu_count()},
-    }
+    made = machine_facts()
+    made["versions"]["backbone"] = backbone.info.weights_sha256
     write_json(path, {**facts, **cell, **made})
     shown = {split: cell[split]["accuracy"] for split in ("validation", "test") if split in cell}
     print(path.name, shown, f"{cell.get('train_seconds', 0):.0f} s", flush=True)
@@ -129,7 +130,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--task", action="append", choices=WORDINGS, required=True)
     parser.add_argument("--way", action="append", choices=WAYS, required=True)
-    parser.add_argument("--out", type=Path, default=Path("bench/results/quality"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results/quality")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--length", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=5)

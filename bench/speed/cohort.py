@@ -4,13 +4,14 @@ Each side runs in a process of its own, sides in turn for some rounds, so that a
 are trained one after another in one process, each filling a fresh cache; a run's seconds are those of reading its
 inputs, training and validation, without loading the model. Peak memory alone is that of one member.
 
-    python bench/cohort.py --data DIR --members 8 --vary lr --repeats 3 --threads 2
+    python bench/speed/cohort.py --data DIR --members 8 --vary lr --repeats 3 --threads 2
 """
 
 import argparse
 import multiprocessing
 import os
 import random
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -35,10 +36,13 @@ from overture.prompt.config import PromptConfig
 from overture.prompt.registry import own_rate
 from overture.train.fit import Fit, FitResult, FitTogether, Validation
 from overture.train.options import TrainConfig
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from speed import cpu_name, spread, versions
 from tasks import WORDINGS, decoder_task, rows_of
 
-RESULTS = Path(__file__).parent / "results" / "cohort"
+RESULTS = Path(__file__).parents[1] / "results" / "cohort"
 SIDES = ("together", "alone", "one alone")
 
 
@@ -69,7 +73,7 @@ class Config:
     def command(self, num_repeats: int) -> str:
         """What to type to measure it again."""
         return (
-            f"python bench/cohort.py --data DIR --task {self.task} --method {self.method} --place {self.place} "
+            f"python bench/speed/cohort.py --data DIR --task {self.task} --method {self.method} --place {self.place} "
             f"--vary {self.vary} --members {self.num_members} --rows {self.num_rows} "
             f"--validation {self.num_validation} --epochs {self.epochs} --shared-tokens {self.shared_tokens} "
             f"--repeats {num_repeats} --threads {self.threads}"

@@ -3,7 +3,7 @@
 SPoT needs snippets of product reviews, which stand in the source archive of the package vaderSentiment:
 
     pip download vaderSentiment==3.3.2 --no-binary :all: --no-deps
-    python bench/starts.py --data DIR --snippets vaderSentiment-3.3.2.tar.gz
+    python bench/quality/starts.py --data DIR --snippets vaderSentiment-3.3.2.tar.gz
 """
 
 import argparse
@@ -28,7 +28,7 @@ from overture.jobs.transfer.options import MetaConfig
 from overture.store.store import Store
 
 SNIPPETS = "amazonReviewSnippets_GroundTruth.txt"
-BENCH = Path(__file__).parent
+BENCH = Path(__file__).parents[1]
 USUAL = "prefix"
 
 

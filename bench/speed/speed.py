@@ -5,7 +5,7 @@ one warm-up epoch each, the ways take turns for several rounds, so that a slow m
 ratios are taken within a round. peft runs the plain loop of its guides: `AutoModelForCausalLM` under `get_peft_model`,
 batches in random order padded on the right, labels of -100 everywhere but at the label word, AdamW.
 
-    python bench/speed.py --data DIR --task movie --task bbc --threads 2
+    python bench/speed/speed.py --data DIR --task movie --task bbc --threads 2
     python bench/report.py
 
 Shape letters: B rows, L length.
@@ -18,6 +18,7 @@ import os
 import platform
 import random
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -48,6 +49,9 @@ from overture.evaluate.source import prompt_source
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.prompt.registry import own_rate
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from tasks import WORDINGS, decoder_task, rows_of
 
 try:
@@ -55,7 +59,7 @@ try:
 except ImportError:
     raise SystemExit(f"peft is not installed\n  fix: {install('peft')}") from None
 
-RESULTS = Path(__file__).parent / "results" / "speed"
+RESULTS = Path(__file__).parents[1] / "results" / "speed"
 NUM_EPOCHS_OF_A_RUN = 10
 
 NUM_ROWS = {"movie": 64, "bbc": 32}
@@ -93,7 +97,7 @@ class Config:
     def command(self) -> str:
         flags = " --same-batches" * self.same_batches + " --ten-epochs" * self.ten_epochs
         return (
-            f"python bench/speed.py --data DIR --task {self.task} --rows {self.num_rows} "
+            f"python bench/speed/speed.py --data DIR --task {self.task} --rows {self.num_rows} "
             f"--repeats {self.num_repeats} --threads {self.threads}{flags}"
         )
 

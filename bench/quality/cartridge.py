@@ -1,12 +1,13 @@
 """What a cartridge knows of its text: articles as memories, asked SQuAD's questions. One JSON an article.
 
-    python bench/cartridge.py --data DIR --article Normans --article Private_school
+    python bench/quality/cartridge.py --data DIR --article Normans --article Private_school
 
 A cartridge is made by self-study alone; the questions are people's, and it never sees them.
 """
 
 import argparse
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,12 @@ from overture.evaluate.tuned import TunedPrompt
 from overture.jobs.distil.cartridge import cartridge, frame_of
 from overture.jobs.distil.options import CartridgeConfig
 from overture.store.store import Store
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from tasks import rows_of
 
-RESULTS = Path(__file__).parent / "results" / "cartridge"
+RESULTS = Path(__file__).parents[1] / "results" / "cartridge"
 ASKED = " Answer with a few words of the text."
 
 

@@ -2,11 +2,12 @@
 
 A cell that is there is not run again, so the table fills over several sittings; `--minutes` ends one between two cells.
 
-    python bench/methods.py --data DIR
+    python bench/quality/methods.py --data DIR
     python bench/methods_page.py
 """
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,16 +16,19 @@ from typing import Any
 import torch
 
 import overture
-from cells import in_time
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.load import load_backbone
 from overture.prompt.methods import METHODS
 from overture.store.store import Store
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from cells import in_time
 from quality import run_cell
 from starts import shared_task
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 TASKS = ("movie", "trec")
 MOVING = 1
 """Seeds where the text's inputs cannot be kept, so that a run takes many times as long."""
@@ -87,7 +91,7 @@ PLAN = (
     Entry("mpt-after"),
     Entry("split-around", MOVING),
 )
-ELSEWHERE = {"pruned": "bench/starts.py --study pruned", "cartridge": "bench/cartridge.py"}
+ELSEWHERE = {"pruned": "bench/quality/starts.py --study pruned", "cartridge": "bench/quality/cartridge.py"}
 """Methods that begin with something else than a task's rows, and the study that measures them."""
 
 
