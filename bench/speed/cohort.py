@@ -7,16 +7,10 @@ inputs, training and validation, without loading the model. Peak memory alone is
     python bench/speed/cohort.py --data DIR --members 8 --vary lr --repeats 3 --threads 2
 """
 
-import argparse
-import multiprocessing
-import os
 import random
 import sys
-import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +33,9 @@ from overture.train.options import TrainConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from speed import cpu_name, spread, versions
+from common import add_data, in_own_process, machine_facts, script_parser, spread, start_facts, timed
 from tasks import WORDINGS, decoder_task, rows_of
 
-RESULTS = Path(__file__).parents[1] / "results" / "cohort"
 SIDES = ("together", "alone", "one alone")
 
 
@@ -104,10 +97,11 @@ class Bench:
             models[0].warm(rows)
 
         def validate(which: Sequence[int]) -> list[Validation]:
-            some = [models[number] for number in which]
-            scorers = Cohort(some).scorers(config.shared_tokens) if len(some) > 1 else some
-            found = [score(scorer, self.validation, self.task) for scorer in scorers]
-            return [Validation(each.value(self.task), each.loss) for each in found]
+            scorers = [models[number] for number in which]
+            if len(scorers) > 1:
+                scorers = Cohort(scorers).scorers(config.shared_tokens)
+            scores = [score(scorer, self.validation, self.task) for scorer in scorers]
+            return [Validation(scored.value(self.task), scored.loss) for scored in scores]
 
         fits = []
         for number, seed, model in zip(numbers, seeds, models, strict=True):
@@ -117,87 +111,61 @@ class Bench:
         return FitTogether(fits, Cohort(models), validate).run()
 
 
-def side_of(side: str, config: Config, data: str) -> dict[str, Any]:
+def side_of(side: str, config: Config, data: Path) -> dict[str, Any]:
     """Seconds and peak memory of one side; run in a fresh process."""
-    bench = Bench(config, Path(data))
-    meter, started, cpu = Meter(), time.perf_counter(), time.process_time()
+    bench = Bench(config, data)
+    meter = Meter()
     numbers = list(range(config.num_members if side != "one alone" else 1))
-    results = []
-    for part in [numbers] if side != "alone" else [[number] for number in numbers]:
-        results += bench.trained(part)
+    cohorts = [numbers] if side != "alone" else [[number] for number in numbers]
+    results, seconds = timed(lambda: [result for cohort in cohorts for result in bench.trained(cohort)])
     return {
-        "seconds": time.perf_counter() - started,
-        "cpu_seconds": time.process_time() - cpu,
+        **seconds,
         "peak_bytes": meter.peak_bytes,
-        "training_seconds": sum(found.progress.seconds for found in results),
-        "scores": [found.progress.history[-1].validation_score for found in results],
-        "losses": [found.progress.history[-1].validation_loss for found in results],
+        "training_seconds": sum(result.progress.seconds for result in results),
+        "scores": [result.progress.history[-1]["validation_score"] for result in results],
+        "losses": [result.progress.history[-1]["validation_loss"] for result in results],
     }
 
 
 def result_of(config: Config, data: Path, num_repeats: int) -> dict[str, Any]:
-    started, load = datetime.now(UTC).isoformat(timespec="seconds"), os.getloadavg()[0]
-    rounds = []
+    started, rounds = start_facts(), []
     for number in range(num_repeats):
-        found = {}
-        for side in SIDES:
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                found[side] = pool.submit(side_of, side, config, str(data)).result()
-            shown = found[side]
-            print(
-                f"{config.name} round {number}: {side} {shown['seconds']:.1f} s, {shown['peak_bytes'] >> 20} MiB",
-                flush=True,
-            )
-        rounds.append(found)
+        sides = {side: in_own_process(side_of, side, config, data) for side in SIDES}
+        shown = ", ".join(f"{side} {r['seconds']:.1f} s {r['peak_bytes'] >> 20} MiB" for side, r in sides.items())
+        print(f"{config.name} round {number}: {shown}", flush=True)
+        rounds.append(sides)
+    memory = [sides["together"]["peak_bytes"] / sides["one alone"]["peak_bytes"] for sides in rounds]
     return {
         "config": asdict(config),
         "command": config.command(num_repeats),
-        "started_at": started,
-        "load_at_start": load,
-        "seconds": {side: spread([found[side]["seconds"] for found in rounds]) for side in SIDES},
-        "time_ratio": spread([found["together"]["seconds"] / found["alone"]["seconds"] for found in rounds]),
-        "memory_ratio": spread(
-            [found["together"]["peak_bytes"] / found["one alone"]["peak_bytes"] for found in rounds]
-        ),
+        **started,
+        "seconds": {side: spread([sides[side]["seconds"] for sides in rounds]) for side in SIDES},
+        "time_ratio": spread([sides["together"]["seconds"] / sides["alone"]["seconds"] for sides in rounds]),
+        "memory_ratio": spread(memory),
         "rounds": rounds,
-        "versions": versions(),
-        "machine": {"cpu": cpu_name(), "num_cpus": os.cpu_count()},
+        **machine_facts(),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder with TASK/train.jsonl and TASK/validation.jsonl"
-    )
+    parser = script_parser(__doc__, "cohort")
+    add_data(parser)
     parser.add_argument("--task", choices=WORDINGS, default="movie")
     parser.add_argument("--method", default="prefix")
     parser.add_argument("--place", default="after")
     parser.add_argument("--vary", choices=("lr", "seed"), default="lr", help="what the members differ in")
-    parser.add_argument("--members", type=int, default=8)
-    parser.add_argument("--rows", type=int, default=256)
-    parser.add_argument("--validation", type=int, default=256)
+    parser.add_argument("--members", type=int, default=8, dest="num_members")
+    parser.add_argument("--rows", type=int, default=256, dest="num_rows")
+    parser.add_argument("--validation", type=int, default=256, dest="num_validation")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--shared-tokens", type=int, default=TrainConfig().shared_tokens)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    args = parser.parse_args()
-    config = Config(
-        args.task,
-        args.method,
-        args.place,
-        args.vary,
-        args.members,
-        args.rows,
-        args.validation,
-        args.epochs,
-        args.threads,
-        args.shared_tokens,
-    )
-    found = result_of(config, args.data, args.repeats)
-    write_json(args.out / f"{config.name}.json", found)
-    print({key: found[key] for key in ("time_ratio", "memory_ratio")})
+    options = vars(parser.parse_args())
+    data, out, repeats = (options.pop(key) for key in ("data", "out", "repeats"))
+    config = Config(**options)
+    result = result_of(config, data, repeats)
+    write_json(out / f"{config.name}.json", result)
+    print({key: result[key] for key in ("time_ratio", "memory_ratio")})
 
 
 if __name__ == "__main__":

@@ -15,17 +15,15 @@ Shape letters: B rows, L length, D width.
 
 import argparse
 import gc
-import os
 import random
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 import transformers
 from tokenizers import Tokenizer as Inner
@@ -33,7 +31,6 @@ from tokenizers import models
 
 from overture.core.files import write_json
 from overture.core.meter import Meter
-from overture.core.records.events import Event, NoticeEvent
 from overture.core.rows import Candidates, Encoded
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
@@ -48,29 +45,29 @@ from overture.train.options import TrainConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from speed import cpu_name, num_live_tokens, padded_batch, peft, spread, versions
+from common import RESULTS, machine_facts, script_parser, spread, start_facts, timed
+from speed import built_cache, num_live_tokens, padded_batch
 
-RESULTS = Path(__file__).parents[1] / "results" / "gpu"
-OURS = {"vectors/before": ("vectors", "before"), "vectors/after": ("vectors", "after")}
-OURS |= {"prefix/after": ("prefix", "after")}
+WAYS = (("vectors", "before"), ("vectors", "after"), ("prefix", "after"))
+OURS = {f"{method}/{place}": (method, place) for method, place in WAYS}
 RIVAL = "peft prompt tuning"
 COHORT_WAYS = ("vectors/before", "prefix/after")
 ANCHOR = 8
 
 # Llama-3.2-1B and Llama-3.1-8B, from their config.json; tiny is for a try on the CPU.
+FIELDS = [
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+]
+FIELDS += ["vocab_size", "tie_word_embeddings"]
 SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "head_dim": 8,
-    }
-    | {"num_key_value_heads": 2, "vocab_size": 300, "tie_word_embeddings": True},
-    "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
-    | {"num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128256, "tie_word_embeddings": True},
-    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
-    | {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256, "tie_word_embeddings": False},
+    "tiny": dict(zip(FIELDS, (32, 64, 2, 4, 2, 8, 300, True), strict=True)),
+    "1b": dict(zip(FIELDS, (2048, 8192, 16, 32, 8, 64, 128256, True), strict=True)),
+    "8b": dict(zip(FIELDS, (4096, 14336, 32, 32, 8, 128, 128256, False), strict=True)),
 }
 
 
@@ -91,8 +88,12 @@ class Config:
     seed: int = 0
 
     @property
+    def is_cuda(self) -> bool:
+        return torch.device(self.device).type == "cuda"
+
+    @property
     def name(self) -> str:
-        """What the result's file is called."""
+        """Name of the result's file."""
         return f"{self.shape}-compiled" if self.compile_layers else self.shape
 
     @property
@@ -133,8 +134,8 @@ def backbone_of(config: Config) -> Backbone:
     # Nothing here has a spelling.
     inner = transformers.PreTrainedTokenizerFast(tokenizer_object=Inner(models.WordLevel({"?": 0}, unk_token="?")))
     name = f"random {config.shape}"
-    found = Backbone(random_model(config), Tokenizer(inner, 4096), id=name, weights_sha256="random")
-    return found.with_compiled_layers() if config.compile_layers else found
+    backbone = Backbone(random_model(config), Tokenizer(inner, 4096), id=name, weights_sha256="random")
+    return backbone.with_compiled_layers() if config.compile_layers else backbone
 
 
 def source_of(backbone: Backbone) -> PromptSource:
@@ -157,16 +158,11 @@ def source_of(backbone: Backbone) -> PromptSource:
 # -- ways to train
 
 
-def trained(models_: Sequence[PromptedModel], rows: Sequence[Encoded], config: Config, notices: list[str]) -> None:
+def trained(models_: Sequence[PromptedModel], rows: Sequence[Encoded], config: Config) -> None:
     """An epoch of several prompts together, with the loop of a run and without validation."""
-
-    def tell(event: Event) -> None:
-        if isinstance(event, NoticeEvent):
-            notices.append(event.text)
-
     options = TrainConfig(epochs=1, batch_size=config.batch_size, lr=1e-2, warmup_steps=0, schedule="constant")
     fits = [
-        Fit(model, rows, lambda: Validation(0, 0), options, config.seed, events=tell, key=str(number))
+        Fit(model, rows, lambda: Validation(0, 0), options, config.seed, key=str(number))
         for number, model in enumerate(models_)
     ]
     FitTogether(fits, Cohort(models_), lambda which: [Validation(0, 0)] * len(which)).run()
@@ -206,23 +202,19 @@ def peft_epoch(config: Config, rows: Sequence[Encoded]) -> tuple[Callable[[], No
 # -- measuring
 
 
-def settled(config: Config) -> None:
-    """Wait until the device has done all that it was asked."""
-    if torch.device(config.device).type == "cuda":
-        torch.cuda.synchronize()
-
-
 def measured(work: Callable[[], object], config: Config) -> dict[str, float]:
     """Seconds, and peak bytes beyond what was there before: of the device, or of the process on the CPU."""
-    gc.collect()
-    is_far = torch.device(config.device).type == "cuda"
-    before = torch.cuda.memory_allocated() if is_far else 0
+    before = torch.cuda.memory_allocated() if config.is_cuda else 0
     meter = Meter(config.device)
-    settled(config)
-    started = time.perf_counter()
-    work()
-    settled(config)
-    return {"seconds": time.perf_counter() - started, "peak_bytes": meter.peak_bytes - before}
+
+    def settled() -> None:
+        work()
+        if config.is_cuda:
+            torch.cuda.synchronize()
+
+    if config.is_cuda:
+        torch.cuda.synchronize()
+    return {"seconds": timed(settled)[1]["seconds"], "peak_bytes": meter.peak_bytes - before}
 
 
 def matmul_rate(config: Config, num_tries: int = 5) -> float:
@@ -232,7 +224,7 @@ def matmul_rate(config: Config, num_tries: int = 5) -> float:
     batch = torch.randn(num, shape["hidden_size"], **wide)
     weight = torch.randn(shape["intermediate_size"], shape["hidden_size"], **wide)
     flop = 2 * num * shape["hidden_size"] * shape["intermediate_size"]
-    num_loops = max(1, int((1e13 if config.device.startswith("cuda") else 1e9) / flop))
+    num_loops = max(1, int((1e13 if config.is_cuda else 1e9) / flop))
 
     def products() -> None:
         for _ in range(num_loops):
@@ -243,145 +235,115 @@ def matmul_rate(config: Config, num_tries: int = 5) -> float:
         return flop * num_loops / min(measured(products, config)["seconds"] for _ in range(num_tries))
 
 
-def ways_of(backbone: Backbone, rows: Sequence[Encoded], config: Config, notices: list[str]) -> dict[str, Any]:
+def ways_of(backbone: Backbone, rows: Sequence[Encoded], config: Config) -> dict[str, Any]:
     """Every single way's median epoch, in turns, with the rate of products of the same run."""
-    cache = InputCache()
-    PromptedModel(backbone, None, cache).warm(rows)
+    cache = built_cache(backbone, rows)
     work: dict[str, Callable[[], object]] = {}
     trainable: dict[str, int] = {}
     for name in OURS:
         model = prompts_of(backbone, name, 1, config, cache if name.endswith("after") else None)
         trainable[name] = sum(value.numel() for value in model[0].trainable().values())
-        work[name] = lambda model=model: trained(model, rows, config, notices)
+        work[name] = lambda model=model: trained(model, rows, config)
     work[RIVAL], trainable[RIVAL] = peft_epoch(config, rows)
     rounds, rates = [], [matmul_rate(config)]
     for number in range(config.num_repeats + 1):
-        found = {name: measured(epoch, config) for name, epoch in work.items()}
-        if number:
-            rounds.append(found)
-        print(f"{config.shape} round {number}: " + "  ".join(f"{n} {f['seconds']:.3f}" for n, f in found.items()))
+        records = {name: measured(epoch, config) for name, epoch in work.items()}
+        print(f"{config.shape} round {number}: " + "  ".join(f"{n} {r['seconds']:.3f}" for n, r in records.items()))
+        if number:  # the first round is the warm-up
+            rounds.append(records)
     rates.append(matmul_rate(config))
     num_text = sum(len(row.input_ids) + len(row.anchor_ids) for row in rows)
     ways = {}
     for name in work:
-        seconds = spread([each[name]["seconds"] for each in rounds])
+        seconds = spread([records[name]["seconds"] for records in rounds])
         # In peft's loop the label word is read too; it is left out as it is of ours.
-        shown = name if name in OURS else "vectors/before"
-        num_live = num_live_tokens(shown, rows, config.length)
-        flop = 4 * backbone.info.num_body_parameters * num_live
+        num_live = num_live_tokens(name if name in OURS else "vectors/before", rows, config.length)
         ways[name] = {
             "seconds": seconds,
-            "times_as_fast": spread([each[RIVAL]["seconds"] / each[name]["seconds"] for each in rounds]),
+            "times_as_fast": spread([records[RIVAL]["seconds"] / records[name]["seconds"] for records in rounds]),
             "text_tokens_per_s": num_text / seconds["median"],
             "num_live_tokens": num_live,
-            "utilisation": flop / seconds["median"] / max(rates),
-            "peak_bytes": max(each[name]["peak_bytes"] for each in rounds),
+            "utilisation": 4 * backbone.info.num_body_parameters * num_live / seconds["median"] / max(rates),
+            "peak_bytes": max(records[name]["peak_bytes"] for records in rounds),
             "num_trainable_values": trainable[name],
         }
     return {"ways": ways, "matmul_flop_per_s": rates, "cache": [cache.device_used_bytes, cache.used_bytes]}
 
 
-def cohort_of(
-    backbone: Backbone, name: str, number: int, rows: Sequence[Encoded], config: Config, notices: list[str]
-) -> dict[str, Any]:
-    """So many prompts together, and one after another."""
-    cache = InputCache()
-    PromptedModel(backbone, None, cache).warm(rows)
-    kept = cache if name.endswith("after") else None
-    prompts = prompts_of(backbone, name, number, config, kept)
-
-    def alone() -> None:
-        for model in prompts:
-            trained([model], rows, config, notices)
-
-    rounds = []
-    for _ in range(config.num_repeats + 1):
-        together = measured(lambda: trained(prompts, rows, config, notices), config)
-        rounds.append({"together": together, "alone": measured(alone, config)})
-    seconds = [each["alone"]["seconds"] / each["together"]["seconds"] for each in rounds[1:]]
-    found = {side: spread([each[side]["seconds"] for each in rounds[1:]]) for side in ("together", "alone")}
-    print(f"{config.shape} {name} x {number}: {spread(seconds)['median']:.2f} times as fast as one after another")
-    peaks = {side: max(each[side]["peak_bytes"] for each in rounds[1:]) for side in ("together", "alone")}
-    return {"way": name, "members": number, "seconds": found, "times_as_fast": spread(seconds), "peak_bytes": peaks}
-
-
-def without_room(work: Callable[[], dict[str, Any]], facts: dict[str, Any]) -> dict[str, Any]:
-    """What work gives, or that the device's memory did not suffice."""
+def cohort_of(backbone: Backbone, name: str, number: int, rows: Sequence[Encoded], config: Config) -> dict[str, Any]:
+    """So many prompts together, and one after another; where the device has no room for them, the reason."""
+    cohort = {"way": name, "members": number}
     try:
-        return work()
+        cache = built_cache(backbone, rows)
+        prompts = prompts_of(backbone, name, number, config, cache if name.endswith("after") else None)
+
+        def alone() -> None:
+            for model in prompts:
+                trained([model], rows, config)
+
+        sides: dict[str, Callable[[], None]] = {"together": lambda: trained(prompts, rows, config), "alone": alone}
+        rounds = [{side: measured(work, config) for side, work in sides.items()} for _ in range(config.num_repeats + 1)]
     except torch.OutOfMemoryError as error:
         reason = str(error).partition("\n")[0]
-    torch.cuda.empty_cache()
-    return {**facts, "error": reason}
+        torch.cuda.empty_cache()
+        return {**cohort, "error": reason}
+    rounds = rounds[1:]  # the first is the warm-up
+    times = spread([records["alone"]["seconds"] / records["together"]["seconds"] for records in rounds])
+    print(f"{config.shape} {name} x {number}: {times['median']:.2f} times as fast as one after another")
+    return {
+        **cohort,
+        "seconds": {side: spread([records[side]["seconds"] for records in rounds]) for side in sides},
+        "times_as_fast": times,
+        "peak_bytes": {side: max(records[side]["peak_bytes"] for records in rounds) for side in sides},
+    }
 
 
 def result_of(config: Config) -> dict[str, Any]:
-    started, load = datetime.now(UTC).isoformat(timespec="seconds"), os.getloadavg()[0]
-    rows, notices = random_rows(config), []  # type: ignore[var-annotated]
-    backbone = backbone_of(config)
-    found = ways_of(backbone, rows, config, notices)
+    started = start_facts()
+    rows, backbone = random_rows(config), backbone_of(config)
+    ways = ways_of(backbone, rows, config)
     gc.collect()
-    cohorts = [
-        without_room(
-            lambda name=name, number=number: cohort_of(backbone, name, number, rows, config, notices),
-            {"way": name, "members": number},
-        )
-        for name in COHORT_WAYS
-        for number in config.cohorts
-    ]
-    is_far = config.device.startswith("cuda")
-    machine = {"cpu": cpu_name(), "num_cpus": os.cpu_count()}
-    machine |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if is_far else {}
+    facts = machine_facts()
+    if config.is_cuda:
+        facts["machine"] |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
     return {
         "config": asdict(config),
         "command": config.command,
-        "started_at": started,
-        "load_at_start": load,
+        **started,
         "body_parameters": backbone.info.num_body_parameters,
-        **found,
-        "cohorts": cohorts,
-        "notices": list(dict.fromkeys(notices)),
-        "versions": versions(),
-        "machine": machine,
+        **ways,
+        "cohorts": [
+            cohort_of(backbone, name, number, rows, config) for name in COHORT_WAYS for number in config.cohorts
+        ],
+        **facts,
     }
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__, "gpu")
     parser.add_argument("--shape", choices=SHAPES, required=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--rows", type=int, default=128)
-    parser.add_argument("--tokens", type=int, default=256, help="of the longest text")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rows", type=int, default=128, dest="num_rows")
+    parser.add_argument("--tokens", type=int, default=256, dest="num_tokens", help="of the longest text")
+    parser.add_argument("--batch", type=int, default=16, dest="batch_size")
     parser.add_argument("--length", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5, dest="num_repeats")
     parser.add_argument("--cohorts", type=int, nargs="*", default=[1, 4, 16, 64])
     parser.add_argument("--compile-layers", action="store_true", help="ours with compiled layers; peft runs as it is")
-    parser.add_argument("--out", type=Path, help="folder of the result; bench/results/gpu for all shapes but tiny")
+    parser.set_defaults(out=None)
     return parser.parse_args(words)
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    arguments = parse_arguments(words)
-    config = Config(
-        arguments.shape,
-        arguments.device,
-        arguments.dtype,
-        arguments.rows,
-        arguments.tokens,
-        arguments.batch,
-        arguments.length,
-        arguments.repeats,
-        tuple(arguments.cohorts),
-        arguments.compile_layers,
-    )
+    options = vars(parse_arguments(words))
+    out, _ = options.pop("out"), options.pop("threads")
+    config = Config(**options | {"cohorts": tuple(options["cohorts"])})
     if config.shape != "tiny" and config.device == "cpu":
         raise SystemExit("this shape is for a GPU, and there is none\n  fix: --shape tiny tries the bench on the CPU")
-    found = result_of(config)
-    out = arguments.out or (None if config.shape == "tiny" else RESULTS)
-    if out:
-        write_json(out / f"{config.name}.json", found)
+    result = result_of(config)
+    if config.shape != "tiny" or out:
+        write_json((out or RESULTS / "gpu") / f"{config.name}.json", result)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,11 @@ of so many tokens, greedy and without a stop, which is what serving does, and la
     python bench/speed/mixed.py --data DIR --rows 32 --new-tokens 16 --repeats 5 --threads 2
 """
 
-import argparse
-import os
 import random
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +30,9 @@ from overture.prompt.config import PromptConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from speed import cpu_name, spread, versions
+from common import add_data, machine_facts, script_parser, spread, start_facts, timed
 from tasks import WORDINGS, decoder_task, rows_of
 
-RESULTS = Path(__file__).parents[1] / "results" / "mixed"
 Work = Callable[[], Any]
 
 
@@ -150,59 +145,50 @@ class Bench:
         assert max(map(len, written)) == self.config.new_tokens, "the batch runs to the last token"
 
 
-def timed(work: Work) -> dict[str, float]:
-    started, cpu = time.perf_counter(), time.process_time()
-    work()
-    return {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
-
-
 def measured(ways: dict[str, Work], num_repeats: int) -> dict[str, Any]:
     """Rounds of the ways in turn after a warm-up of each; ratios are taken within a round."""
     for work in ways.values():
         work()
     rounds = []
     for _ in range(num_repeats):
-        rounds.append({name: timed(work) for name, work in ways.items()})
-        print({name: round(found["seconds"], 2) for name, found in rounds[-1].items()}, flush=True)
+        rounds.append({name: timed(work)[1] for name, work in ways.items()})
+        print({name: round(record["seconds"], 2) for name, record in rounds[-1].items()}, flush=True)
 
     def ratio(way: str) -> dict[str, float]:
-        return spread([each[way]["seconds"] / each["mixed"]["seconds"] for each in rounds])
+        return spread([record[way]["seconds"] / record["mixed"]["seconds"] for record in rounds])
 
-    seconds = {name: spread([each[name]["seconds"] for each in rounds]) for name in ways}
+    seconds = {name: spread([record[name]["seconds"] for record in rounds]) for name in ways}
     return {"throughput_of_none": ratio("none"), "times_peft": ratio("peft"), "seconds": seconds, "rounds": rounds}
 
 
 def result_of(config: Config, data: Path) -> dict[str, Any]:
-    started, load = datetime.now(UTC).isoformat(timespec="seconds"), os.getloadavg()[0]
+    started = start_facts()
     bench = Bench(config, data)
     return {
         "config": asdict(config),
         "command": config.command,
-        "started_at": started,
-        "load_at_start": load,
+        **started,
         "answers": measured(bench.answers(), config.num_repeats),
         "scores": measured(bench.scores(), config.num_repeats),
-        "versions": versions(),
-        "machine": {"cpu": cpu_name(), "num_cpus": os.cpu_count()},
+        **machine_facts(),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with TASK/train.jsonl")
+    parser = script_parser(__doc__, "mixed")
+    add_data(parser)
     parser.add_argument("--task", choices=WORDINGS, default="movie")
-    parser.add_argument("--rows", type=int, default=32, help="rows of the batch, and prompts")
+    parser.add_argument("--rows", type=int, default=32, dest="num_rows", help="rows of the batch, and prompts")
     parser.add_argument("--length", type=int, default=10, help="prompt length")
     parser.add_argument("--new-tokens", type=int, default=16, help="of each answer")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    args = parser.parse_args()
-    config = Config(args.task, args.rows, args.length, args.new_tokens, args.repeats, args.threads)
-    found = result_of(config, args.data)
-    write_json(args.out / f"{config.task}-{config.num_rows}.json", found)
+    parser.add_argument("--repeats", type=int, default=5, dest="num_repeats")
+    options = vars(parser.parse_args())
+    data, out = options.pop("data"), options.pop("out")
+    config = Config(**options)
+    result = result_of(config, data)
+    write_json(out / f"{config.task}-{config.num_rows}.json", result)
     for kind in ("answers", "scores"):
-        print(kind, {key: found[kind][key] for key in ("throughput_of_none", "times_peft")})
+        print(kind, {key: result[kind][key] for key in ("throughput_of_none", "times_peft")})
 
 
 if __name__ == "__main__":

@@ -8,17 +8,12 @@ kept one by one: the same command goes on where it stopped.
     python bench/speed/scaling.py --threads 2
 """
 
-import argparse
-import gc
 import json
-import os
 import random
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +33,11 @@ from overture.prompt.config import PromptConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from common import machine_facts, script_parser, spread, start_facts, timed
 from mixed import peft_model
-from speed import Config, cpu_name, our_way, peft_way, spread, versions
+from speed import Config, our_way, peft_way
 from tasks import decoder_task
 
-RESULTS = Path(__file__).parents[1] / "results" / "scaling"
 SIZES = {
     "input length": (16, 64, 256, 1024, 4096),
     "prompt length": (0, 10, 50, 100, 200),
@@ -174,7 +169,7 @@ class Bench:
         prompt = PromptConfig(method=method, place=place, length=cell.length)
         source, cache = prompt_source(self.backbone, self.encoder), self._cache(cell, rows)
         prompts = [build_prompt(prompt, source, seed) for seed in range(cell.size)]
-        models = [PromptedModel(self.backbone, one, cache) for one in prompts]
+        models = [PromptedModel(self.backbone, prompt, cache) for prompt in prompts]
         cohort, batches = Cohort(models), dict.fromkeys(range(cell.size), rows)
         assert len(cohort.groups(batches)) == 1
 
@@ -200,7 +195,7 @@ class Bench:
         prompt = PromptConfig(method="vectors", place="before", length=cell.length)
         prompts = [build_prompt(prompt, source, seed) for seed in range(cell.size)]
         with torch.no_grad():
-            compiled = [self.backbone.compile(one.injection()) for one in prompts]
+            compiled = [self.backbone.compile(prompt.injection()) for prompt in prompts]
         model = PromptedModel(self.backbone, RowPrompts([compiled[row.row // share] for row in rows]))
         return lambda: model.label_scores(rows)
 
@@ -223,13 +218,6 @@ def _switching(model: Any, ids: torch.Tensor, share: int) -> None:
 # -- measuring
 
 
-def seconds_of(work: Work) -> float:
-    gc.collect()
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 def measured(bench: Bench, cell: Cell, num_repeats: int, longest_s: float) -> dict[str, Any]:
     """A cell's result.
 
@@ -239,11 +227,10 @@ def measured(bench: Bench, cell: Cell, num_repeats: int, longest_s: float) -> di
         num_repeats: after the warm-up.
         longest_s: a warm-up that takes longer is the measurement.
     """
-    started, load = datetime.now(UTC).isoformat(timespec="seconds"), os.getloadavg()[0]
-    work = bench.work(cell)
-    warm_up = seconds_of(work)
+    started, work = start_facts(), bench.work(cell)
+    warm_up = timed(work)[1]["seconds"]
     is_warm = warm_up <= longest_s
-    seconds = [seconds_of(work) for _ in range(num_repeats)] if is_warm else [warm_up]
+    seconds = [timed(work)[1]["seconds"] for _ in range(num_repeats)] if is_warm else [warm_up]
     return {
         "axis": cell.axis,
         "size": cell.size,
@@ -258,21 +245,17 @@ def measured(bench: Bench, cell: Cell, num_repeats: int, longest_s: float) -> di
         "command": (
             f"python bench/speed/scaling.py --repeats {num_repeats} --longest {longest_s:g} --threads {bench.threads}"
         ),
-        "started_at": started,
-        "load_at_start": load,
-        "versions": versions(),
-        "machine": {"cpu": cpu_name(), "num_cpus": os.cpu_count()},
+        **started,
+        **machine_facts(),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__, "scaling")
     parser.add_argument("--axis", choices=SIZES, action="append", help="repeat for several; all when not given")
     parser.add_argument("--largest", type=int, default=1 << 30, help="leave out larger sizes")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--longest", type=float, default=5.0, help="seconds of a warm-up that is not repeated")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     left = [cell for cell in cells() if cell.axis in (args.axis or SIZES) and cell.size <= args.largest]
     left = [cell for cell in left if not cell.file(args.out).exists()]
@@ -281,9 +264,9 @@ def main() -> None:
         return
     bench = Bench(args.threads)
     for cell in left:
-        found = measured(bench, cell, args.repeats, args.longest)
-        write_json(cell.file(args.out), found)
-        print(json.dumps({key: found[key] for key in ("axis", "size", "way", "rows", "seconds")}), flush=True)
+        result = measured(bench, cell, args.repeats, args.longest)
+        write_json(cell.file(args.out), result)
+        print(json.dumps({key: result[key] for key in ("axis", "size", "way", "rows", "seconds")}), flush=True)
 
 
 if __name__ == "__main__":

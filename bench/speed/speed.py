@@ -12,31 +12,24 @@ Shape letters: B rows, L length.
 """
 
 import argparse
-import gc
-import multiprocessing
-import os
-import platform
 import random
 import statistics
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 import transformers
 from torch import Tensor
 
-import overture
 from overture.core.errors import UserError
 from overture.core.files import sha256_file, write_json
 from overture.core.meter import Meter
-from overture.core.packages import install
 from overture.core.rows import Encoded
 from overture.core.seeds import named_random
 from overture.data.batches import epoch_batches
@@ -52,14 +45,9 @@ from overture.prompt.registry import own_rate
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from common import add_data, in_own_process, machine_facts, script_parser, spread, start_facts, timed
 from tasks import WORDINGS, decoder_task, rows_of
 
-try:
-    import peft
-except ImportError:
-    raise SystemExit(f"peft is not installed\n  fix: {install('peft')}") from None
-
-RESULTS = Path(__file__).parents[1] / "results" / "speed"
 NUM_EPOCHS_OF_A_RUN = 10
 
 NUM_ROWS = {"movie": 64, "bbc": 32}
@@ -275,7 +263,6 @@ class Bench:
         backbone: our instance of the model.
         encoder: of the task.
         rows: training rows.
-        folder: the converted weights, for peft's instance.
     """
 
     config: Config
@@ -285,7 +272,7 @@ class Bench:
 
     @property
     def folder(self) -> str:
-        """The converted weights, for peft's own instance."""
+        """Folder of the converted weights, for peft's own instance."""
         return str(self.backbone.model.name_or_path)
 
     def way(self, name: str) -> Way:
@@ -301,14 +288,6 @@ def make_bench(config: Config, data: Path) -> Bench:
     encoder = Encoder(task, backbone.tokenizer)
     rows = random.Random(config.seed).sample(rows_of(config.task, data, "train"), config.num_rows)
     return Bench(config, backbone, encoder, encoder.encode(rows))
-
-
-def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """What a piece of work gives, and its wall and processor seconds."""
-    gc.collect()
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = work()
-    return result, {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
 
 
 def run_round(bench: Bench, ways: dict[str, Way], number: int) -> dict[str, Any]:
@@ -393,20 +372,14 @@ def peak_of(name: str, config: Config, folder: str, data: Path, rows: list[Encod
 
 
 def peaks(bench: Bench, data: Path) -> dict[str, dict[str, int]]:
-    spawn = multiprocessing.get_context("spawn")
     found = {}
     for name in bench.config.ways:
-        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-            found[name] = pool.submit(peak_of, name, bench.config, bench.folder, data, bench.rows).result()
+        found[name] = in_own_process(peak_of, name, bench.config, bench.folder, data, bench.rows)
         print(f"{bench.config.task} peak memory: {name} {found[name]['peak_bytes'] / 2**20:.0f} MiB", flush=True)
     return found
 
 
 # -- results
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}
 
 
 def ratios(rounds: list[dict[str, Any]], name: str, rival: str) -> dict[str, dict[str, float]]:
@@ -441,8 +414,7 @@ def summary(bench: Bench, rounds: list[dict[str, Any]], name: str) -> dict[str, 
 
 def result_of(bench: Bench, data: Path) -> dict[str, Any]:
     """Measure everything of one task."""
-    config, started = bench.config, datetime.now(UTC).isoformat(timespec="seconds")
-    load_at_start = os.getloadavg()[0]
+    config, started = bench.config, start_facts()
     ways = {name: bench.way(name) for name in config.ways}
     warm_up, *rounds = [run_round(bench, ways, number) for number in range(config.num_repeats + 1)]
     summaries = {name: summary(bench, rounds, name) for name in ways}
@@ -456,8 +428,7 @@ def result_of(bench: Bench, data: Path) -> dict[str, Any]:
         summaries[name] |= peak
     return {
         **facts(bench, data),
-        "started_at": started,
-        "load_at_start": load_at_start,
+        **started,
         "cache_seconds": spread([found["ways"]["input cache"]["seconds"] for found in rounds]),
         "cache_bytes": rounds[-1]["ways"]["input cache"]["bytes"],
         "best_matmul_flop_per_s": max(rate for found in rounds for rate in found["matmul_flop_per_s"].values()),
@@ -483,41 +454,25 @@ def facts(bench: Bench, data: Path) -> dict[str, Any]:
         },
         "data_sha256": sha256_file(data / config.task / "train.jsonl"),
         "model": {key: value for key, value in asdict(bench.backbone.info).items() if key != "revision"},
-        "versions": versions(),
-        "machine": {"cpu": cpu_name(), "num_cpus": os.cpu_count(), "arch": platform.machine()},
+        **machine_facts(),
     }
-
-
-def versions() -> dict[str, str]:
-    packages = {"torch": torch, "transformers": transformers, "peft": peft, "overture": overture}
-    return {"python": platform.python_version()} | {name: package.__version__ for name, package in packages.items()}
-
-
-def cpu_name() -> str:
-    table = Path("/proc/cpuinfo")
-    lines = table.read_text().splitlines() if table.exists() else []
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 # -- command line
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Training speed beside peft's, one JSON file per task.")
-    parser.add_argument("--data", type=Path, required=True, help="folder with TASK/train.jsonl")
+    parser = script_parser(__doc__, "speed")
+    add_data(parser)
     parser.add_argument("--task", action="append", choices=NUM_ROWS, help="repeat for several; all when not given")
     parser.add_argument(
         "--rows", type=int, help="training rows of an epoch; 64 for movie and 32 for bbc when not given"
     )
     parser.add_argument("--repeats", type=int, default=5, help="measured rounds after the warm-up")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--same-batches", action="store_true", help="measure peft with our batches of like length as well"
     )
     parser.add_argument("--ten-epochs", action="store_true", help="also run ten epochs end to end, as a check")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args()
     for name in ("rows", "repeats", "threads"):
         if (value := getattr(arguments, name)) is not None and value < 1:
