@@ -55,15 +55,10 @@ COHORT_WAYS = ("vectors/before", "prefix/after")
 ANCHOR = 8
 
 # Llama-3.2-1B and Llama-3.1-8B, from their config.json; tiny is for a try on the CPU.
-FIELDS = [
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-]
-FIELDS += ["vocab_size", "tie_word_embeddings"]
+FIELDS = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "vocab_size", "tie_word_embeddings"),
+)
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": dict(zip(FIELDS, (32, 64, 2, 4, 2, 8, 300, True), strict=True)),
     "1b": dict(zip(FIELDS, (2048, 8192, 16, 32, 8, 64, 128256, True), strict=True)),
