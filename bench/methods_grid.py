@@ -10,7 +10,7 @@ import torch
 
 from overture.core.contracts import RowMethod
 from overture.core.injection import Injection, LayerMemory, ModelKind, Place, Vectors
-from overture.core.rows import Candidates, Encoded
+from overture.core.rows import Candidates, Encoded, OneOf
 from overture.engine.limits import refused_prompt, refused_text_in_memory
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
@@ -92,6 +92,6 @@ def _source() -> PromptSource:
         memory_of_layers=lambda vectors: memory,
         head_rows=embed,
         candidates=candidates,
-        examples=[Encoded(0, (4,), (5,), candidates, 0)],
+        examples=[Encoded(0, (4,), (5,), OneOf(candidates, 0))],
         prompt=lambda ref: Injection(Vectors(torch.zeros(P, K), "before")),
     )

@@ -122,8 +122,8 @@ def side_of(side: str, config: Config, data: Path) -> dict[str, Any]:
         **seconds,
         "peak_bytes": meter.peak_bytes,
         "training_seconds": sum(result.progress.seconds for result in results),
-        "scores": [result.progress.history[-1]["validation_score"] for result in results],
-        "losses": [result.progress.history[-1]["validation_loss"] for result in results],
+        "scores": [result.progress.history[-1].validation_score for result in results],
+        "losses": [result.progress.history[-1].validation_loss for result in results],
     }
 
 

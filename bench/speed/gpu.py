@@ -31,7 +31,7 @@ from tokenizers import models
 
 from overture.core.files import write_json
 from overture.core.meter import Meter
-from overture.core.rows import Candidates, Encoded
+from overture.core.rows import Candidates, Encoded, OneOf
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.cohort import Cohort
@@ -121,7 +121,7 @@ def random_rows(config: Config) -> list[Encoded]:
     for number in range(config.num_rows):
         num = chance.randint(config.num_tokens // 2, config.num_tokens)
         text = tuple(chance.choices(range(10, top), k=num))
-        rows.append(Encoded(number, text, anchor, words, chance.randrange(2)))
+        rows.append(Encoded(number, text, anchor, OneOf(words, chance.randrange(2))))
     return rows
 
 

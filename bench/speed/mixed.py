@@ -19,6 +19,7 @@ import peft
 import torch
 import transformers
 
+from overture.core.contracts import Continuations, LabelScores
 from overture.core.files import write_json
 from overture.core.rows import Answer, Encoded
 from overture.data.encode import Encoder
@@ -124,8 +125,8 @@ class Bench:
     def scores(self) -> dict[str, Work]:
         """Label scores of every row."""
         return {
-            "none": lambda: self.plain.label_scores(self.rows),
-            "mixed": lambda: self.mixed.label_scores(self.rows),
+            "none": lambda: self.plain.ask(self.rows, LabelScores()),
+            "mixed": lambda: self.mixed.ask(self.rows, LabelScores()),
             "peft": lambda: peft_scores(self.rival, self.rows),
         }
 
@@ -141,7 +142,7 @@ class Bench:
         # The end token ends an answer whatever is asked: with random prompts few rows write it, and their place in
         # the batch is computed all the same.
         free = [replace(row, target=Answer()) for row in self.rows]
-        written = model.write(free, self.config.new_tokens, lambda ids: False)
+        written = model.ask(free, Continuations(self.config.new_tokens, lambda ids: False))
         assert max(map(len, written)) == self.config.new_tokens, "the batch runs to the last token"
 
 

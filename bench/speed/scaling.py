@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from overture.core.contracts import LabelScores
 from overture.core.files import write_json
 from overture.core.rows import Encoded
 from overture.data.encode import Encoder
@@ -146,7 +147,7 @@ class Bench:
             return self._scored(cell, rows)
         if cell.way == NO_PROMPT:
             plain = PromptedModel(self.backbone)
-            return lambda: plain.label_scores(rows)
+            return lambda: plain.ask(rows, LabelScores())
         return self._step(cell, rows)
 
     def _step(self, cell: Cell, rows: list[Encoded]) -> Work:
@@ -197,7 +198,7 @@ class Bench:
         with torch.no_grad():
             compiled = [self.backbone.compile(prompt.injection()) for prompt in prompts]
         model = PromptedModel(self.backbone, RowPrompts([compiled[row.row // share] for row in rows]))
-        return lambda: model.label_scores(rows)
+        return lambda: model.ask(rows, LabelScores())
 
     def _cache(self, cell: Cell, rows: Sequence[Encoded]) -> InputCache | None:
         if not cell.way.endswith("/after"):
