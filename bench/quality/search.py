@@ -100,7 +100,7 @@ def cell(backbone: Backbone, args: argparse.Namespace, seed: int, path: Path) ->
             search=SearchConfig(tunes=args.tunes),
         )
         clock = Clock()
-        found = search(config, Store(folder / "store"), tell, backbone=backbone)
+        found = search(config, Store(folder / "store"), tell, backbone=backbone).dump()
         spent = clock.seconds()
         # After the search and on a cache of its own, so that neither profits from the other.
         work = prepared(

@@ -84,8 +84,8 @@ def test_every_assignment_is_climbed_to_where_no_single_word_helps():
     found = study._climbed([0, 1, 2], [[0, 3], [1, 4], [2, 5]], dict(enumerate("abcdef")), scores_NT, labels_N, 5)
     assert found == [3, 4, 5]
     alike = dict(enumerate("aaabbb"))
-    assert study._apart([[0, 1], [2, 3]], alike) == [0, 3]
-    assert study._apart([[0, 1], [2]], alike) is None
+    assert study._first_free([[0, 1], [2, 3]], alike) == [0, 3]
+    assert study._first_free([[0, 1], [2]], alike) is None
 
 
 def test_labels_that_share_their_only_word_are_told(task, overture):

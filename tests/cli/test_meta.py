@@ -82,9 +82,9 @@ def test_every_task_has_its_turn_and_the_seed_decides(requests_of, tmp_path: Pat
     store = Store(tmp_path / "s")
     config = MetaConfig(steps=6, inner=1)
     found = meta(requests_of("abc"), store, "one", config)
-    order = [visit["task"] for visit in found["history"]]
+    order = [visit.task for visit in found.history]
     assert sorted(order[:3]) == sorted(order[3:]) == ["a", "b", "c"]
-    assert meta(requests_of("abc"), store, "same", config)["history"] == found["history"]
+    assert meta(requests_of("abc"), store, "same", config).history == found.history
     assert torch.equal(values_of(store.root, "one"), values_of(store.root, "same"))
     meta(requests_of("abc", seed=1), store, "other", config)
     assert not torch.equal(values_of(store.root, "one"), values_of(store.root, "other"))
@@ -94,10 +94,10 @@ def test_every_task_has_its_turn_and_the_seed_decides(requests_of, tmp_path: Pat
 def test_few_steps_are_measured_from_both_starts(requests_of, tmp_path: Path, algorithm: str) -> None:
     config = MetaConfig(steps=20, inner=4, algorithm=algorithm)
     found = meta(requests_of(), Store(tmp_path / "s"), "x", config, unseen=requests_of("c"))
-    assert [(one["task"], one["is_unseen"]) for one in found["few_steps"]] == [("a", False), ("b", False), ("c", True)]
-    for one in found["few_steps"][:2]:
-        assert one["learnt"]["loss"] < one["ordinary"]["loss"]
-    assert found["few_steps"][2]["compared"]["difference"]["n"] == 8
+    assert [(one.task, one.is_unseen) for one in found.few_steps] == [("a", False), ("b", False), ("c", True)]
+    for one in found.few_steps[:2]:
+        assert one.learnt.loss < one.ordinary.loss
+    assert found.few_steps[2].compared.difference.n == 8
 
 
 def test_measured_are_steps_as_tuning_takes_them(requests_of, tmp_path: Path, monkeypatch) -> None:
@@ -153,14 +153,14 @@ def test_the_command_it_says_next_starts_a_task(tasks, overture, words, wanted) 
 
 
 def test_a_stop_keeps_what_was_learnt(tasks, overture, monkeypatch) -> None:
-    visited = study._Start._visited
+    visited = study._Learner._visited
 
     def third_is_stopped(start, work, key, train):
         if key == "visit 2":
             os.kill(os.getpid(), signal.SIGINT)
         return visited(start, work, key, train)
 
-    monkeypatch.setattr(study._Start, "_visited", third_is_stopped)
+    monkeypatch.setattr(study._Learner, "_visited", third_is_stopped)
     words = [tasks["a"], tasks["b"], "--name", "start", "--steps", "9", "--inner", "1"]
     done = overture("meta", *words, "--json")
     assert (done.code, done.json["status"], done.json["steps"], done.json["prompt"]) == (
@@ -183,8 +183,8 @@ def test_a_visit_that_diverges_moves_nothing(requests_of, tmp_path: Path, monkey
     monkeypatch.setattr(study.Fit, "take_step", diverging)
     bad = {study.derived_seed(0, "meta", name, f"visit {number}") for name in "ab" for number in (1, 2)}
     found = meta(requests_of(), Store(tmp_path / "s"), "x", MetaConfig(steps=3, inner=2))
-    assert [visit["loss"] is None for visit in found["history"]] == [False, True, True]
-    assert any("moved nothing" in text for text in found["notices"])
+    assert [visit.loss is None for visit in found.history] == [False, True, True]
+    assert any("moved nothing" in text for text in found.notices)
     bad |= {study.derived_seed(0, "meta", name, "visit 0") for name in "ab"}
     with pytest.raises(study.Diverged):
         meta(requests_of(), Store(tmp_path / "s"), "x", MetaConfig(steps=3, inner=2))

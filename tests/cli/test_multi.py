@@ -14,7 +14,7 @@ from overture.core.contracts import Readouts
 from overture.engine.distil import distance, divergence, right
 from overture.jobs.run.request import TuneConfig, resolved
 from overture.jobs.transfer import multi as study
-from overture.jobs.transfer.multi import _Multi, _Trainee
+from overture.jobs.transfer.multi import Single, _Multi, _Trainee
 from overture.jobs.transfer.options import MultiConfig
 from overture.jobs.transfer.several import all_prepared
 from overture.store.artifact import load_artifact
@@ -108,11 +108,12 @@ def test_teachers_add_their_predictions_and_hidden_states(made) -> None:
     found = made("ab", MultiConfig(logits=0.3, hidden=0.7, temperature=2.0))
     for task in found.tasks:
         # Any other prompt may teach.
-        task.single = {"model": task.work.built(found.request.prompt.model_copy(update={"method": "vectors"}), 5)}
+        model = task.work.built(found.request.prompt.model_copy(update={"method": "vectors"}), 5)
+        task.teacher = Single(model, measured=None, kept=None)
     found._teach()
     task = found.tasks[1]
     rows, own = task.rows[3:9], task.work.rows["train"][3:9]
-    teacher, student = [model.ask(own, Readouts()) for model in (task.single["model"], task.model)]
+    teacher, student = [model.ask(own, Readouts()) for model in (task.teacher.model, task.model)]
     backbone = task.work.backbone
     wanted = right(backbone, student, own) + 0.3 * divergence(backbone, teacher, student, 2.0)
     torch.testing.assert_close(found.trainee.loss(rows), (wanted + 0.7 * distance(teacher, student)).sum())
@@ -121,7 +122,8 @@ def test_teachers_add_their_predictions_and_hidden_states(made) -> None:
 def test_how_a_batch_is_cut_changes_nothing(made) -> None:
     found = made("at", MultiConfig(logits=0.3, hidden=0.7))
     for task in found.tasks:
-        task.single = {"model": task.work.built(found.request.prompt.model_copy(update={"method": "vectors"}), 5)}
+        model = task.work.built(found.request.prompt.model_copy(update={"method": "vectors"}), 5)
+        task.teacher = Single(model, measured=None, kept=None)
     found._teach()
     rows = [row for task in found.tasks for row in task.rows[:5]]
     assert len({len(row.answer_ids or ()) for row in rows[5:]}) > 1

@@ -14,7 +14,7 @@ from overture.jobs.distil.options import PruneConfig
 from overture.jobs.distil.prune import best_indices, importances, kept_pieces, prune
 from overture.jobs.run.again import request_again
 from overture.jobs.run.work import prepared
-from overture.jobs.search import result as search_result
+from overture.jobs.search import race as search_race
 from overture.jobs.search.race import Lane
 from overture.store import store as store_module
 from overture.store.artifact import load_artifact
@@ -122,7 +122,7 @@ def test_a_reworded_winner_of_a_search_keeps_its_wording(make_task, overture, mo
         # The first group, trials 0 and 1, has the task file's own wording.
         return next(lane for lane in lanes if lane.key.partition(" ")[2] not in ("0", "1"))
 
-    monkeypatch.setattr(search_result, "winner_of", reworded)
+    monkeypatch.setattr(search_race, "winner_of", reworded)
     prompt = {"method": "vectors", "place": "after", "length": LENGTH}
     search = {"template": ["{text}\nIs it good or bad?"], "labels": [{"good": " great", "bad": " poor"}], "cohort": 4}
     task = make_task(prompt=prompt, search={**search, "method": ["vectors"], "place": ["after"]})
@@ -173,9 +173,9 @@ def test_a_store_that_cannot_be_written_is_told_before_training(whole: Path, ove
 def test_a_candidate_that_diverges_is_not_chosen(whole: Path, monkeypatch) -> None:
     fit = study.Work.fit
 
-    def failing(work, model, train, seed, checkpoint=None, facts=None):
-        result = fit(work, model, train, seed, checkpoint, facts)
-        if facts["who"].startswith("50%"):
+    def failing(work, model, train, seed, checkpoint=None, who=""):
+        result = fit(work, model, train, seed, checkpoint, who)
+        if who.startswith("50%"):
             result.best.clear()
         return result
 

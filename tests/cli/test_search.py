@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from overture.jobs.search import racing, search
+from overture.jobs.search import race, search
 from overture.train.checkpoint import Progress
 from overture.train.fit import FitResult
 
@@ -208,14 +208,14 @@ def test_nobody_wins_unheld_against_the_default(make_task, overture) -> None:
 
 
 def test_a_racer_that_diverges_loses_and_the_race_goes_on(searched, monkeypatch) -> None:
-    together = racing.fit_settings
+    together = race.fit_settings
 
     def others_diverge(work, members, *rest):
         results = together(work, members, *rest)
         gone = [key for key in results if key != "trial 0"]
         return results | {key: FitResult("diverged", {}, results[key].progress) for key in gone}
 
-    monkeypatch.setattr(racing, "fit_settings", others_diverge)
+    monkeypatch.setattr(race, "fit_settings", others_diverge)
     found = searched("--tunes", "8", "--set", "search.cohort=2")
     lanes = {one["key"]: one for one in found["race"]}
     assert len(lanes) == 3
@@ -226,7 +226,7 @@ def test_a_racer_that_diverges_loses_and_the_race_goes_on(searched, monkeypatch)
     assert not any("budget" in note for note in found["notices"])
 
 
-@pytest.mark.parametrize("part", [search, racing])
+@pytest.mark.parametrize("part", [search, race])
 def test_where_scores_fall_below_0_what_diverged_is_no_better(make_task, overture, monkeypatch, tmp_path, part) -> None:
     together = part.fit_settings
 
@@ -242,7 +242,7 @@ def test_where_scores_fall_below_0_what_diverged_is_no_better(make_task, overtur
     found = overture("search", task, *SPACE, "--tunes", "8", "--set", "search.cohort=2", "--json").json
     # Half of the right numbers are 3, half 5; who answers nothing says 0 each time.
     worst = 1 - (3**2 + 5**2) / 2
-    if part is racing:
+    if part is race:
         (mean,) = [one["mean"] for one in found["race"] if one["key"] not in ("none 0", "trial 0")]
         assert mean == pytest.approx(worst)
     else:

@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import binomtest
 
 from overture.evaluate.intervals import permutation_test
-from overture.jobs.search.halving import first_rung, halving_tokens, is_rung
 from overture.jobs.search.race import Lane, drop_worse, winner_of
+from overture.jobs.search.search import first_rung, halving_tokens, is_rung
 from overture.report.search_charts import frontier
 
 GOLD = ["a"] * 60
@@ -57,7 +57,7 @@ def lane(key: str, cost: float, *scores: int) -> Lane:
 def test_worse_is_dropped_and_cheaper_of_equals_wins() -> None:
     lanes = [lane("dear", 10, 50, 50), lane("cheap", 0, 50, 49), lane("bad", 0, 20, 22)]
     p_values = drop_worse(lanes, GOLD, "accuracy", 0.05)
-    assert [one.out_after for one in lanes] == [None, None, 2]
+    assert [one.dropped_after for one in lanes] == [None, None, 2]
     assert winner_of(lanes, p_values, 0.05, 0.01).key == "cheap"
     assert winner_of(lanes, p_values, 0.05, 0.0).key == "dear"
 
@@ -81,7 +81,7 @@ def test_the_default_is_never_dropped() -> None:
     lanes = [replace(lane("default", 0, 20, 22), is_default=True), lane("good", 10, 50, 50)]
     p_values = drop_worse(lanes, GOLD, "accuracy", 0.05)
     assert p_values["default"] < 0.05
-    assert lanes[0].out_after is None
+    assert lanes[0].dropped_after is None
     assert winner_of(lanes, p_values, 0.05, 0.01).key == "good"
 
 

@@ -47,7 +47,7 @@ def test_a_rate_that_was_given_is_only_its_pair_s() -> None:
 
 @pytest.mark.parametrize("length", [10, 50])
 def test_the_task_s_own_setting_is_one_of_the_space_s(length: int) -> None:
-    params = space(length, lr=0.2).own_params()
+    params = space(length, lr=0.2).default_params()
     assert params is not None
     assert params["lr_factor"] == pytest.approx(1)
 
@@ -55,7 +55,7 @@ def test_the_task_s_own_setting_is_one_of_the_space_s(length: int) -> None:
 @pytest.mark.parametrize("rows", [4, 512])
 def test_the_flags_of_a_candidate_repeat_its_training(rows: int) -> None:
     asked = space(lr=0.2)
-    own = asked.own()
+    own = asked.default()
     setting = replace(own, train=TrainConfig(lr=0.2).for_rows(rows))
     words = [shlex.split(word)[0] for word in asked.assignments(setting, 3)]
     values = dict(word.split("=", 1) for flag, word in pairwise(words) if flag == "--set")
@@ -76,8 +76,8 @@ def test_only_epochs_that_are_asked_for_are_single_passes(own, asked, num_passes
     trial = FixedTrial({**prompt, "epochs": few.epochs[-1]})
     found = few.setting(trial, 0).train
     assert (found.epochs, found.passes) == ((asked or (5,))[-1], num_passes)
-    assert few.own().train == config.train.for_rows(16).model_copy(update={"lr": few.own().train.lr})
-    assert (few.own_params() is not None) == is_own_in
+    assert few.default().train == config.train.for_rows(16).model_copy(update={"lr": few.default().train.lr})
+    assert (few.default_params() is not None) == is_own_in
     assert few.min_batches == num_passes
 
 

@@ -10,6 +10,7 @@ from overture.cli.out import console, emit, say
 from overture.cli.report import show_next, show_result
 from overture.cli.tune import finish, worked
 from overture.core.errors import Diverged
+from overture.core.records.tune import StoppedRun
 
 if TYPE_CHECKING:
     from overture.engine.backbone import Backbone
@@ -45,8 +46,9 @@ def command(
         kept = Store(root, say)
         backbone = load_backbone(config.task.backbone, notify=say)
         result = worked(lambda listener, stop: tune(config, kept, listener, stop, backbone), store, is_json)
-    if not result.get("prompt"):
+    if isinstance(result, StoppedRun) or not result.get("prompt"):
         finish(result, store, is_json)
+        return
     said = _answers(kept.get(result["prompt"]), backbone)
     if is_json:
         emit({**result, "predictions": said})

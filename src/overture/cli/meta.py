@@ -1,7 +1,7 @@
 """``overture meta``: learn a start on several tasks."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,6 +11,11 @@ from overture.cli.progress import display
 from overture.cli.report import sentence, show_next, tune_from
 from overture.cli.stop import StopRequest
 from overture.cli.tune import BackboneOption, LengthOption, MethodOption, PlaceOption, SetOption, tell
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from overture.core.records.transfer import MetaResult
 
 
 def _help(field: str) -> Any:
@@ -52,7 +57,7 @@ def command(
 
     show = display()
     with StopRequest("stopping after this visit; press Ctrl-C again to stop at once") as stop, show.live():
-        found = meta(
+        result = meta(
             requests[: len(tasks)],
             Store(root, say),
             name,
@@ -61,32 +66,37 @@ def command(
             listener=show,
             is_stop_asked=stop,
         )
-    tell(found, store, is_json, _show)
+    tell(result, store, is_json, _show)
 
 
-def _show(found: dict[str, Any], flag: str) -> None:
+def _show(result: "MetaResult", flag: str) -> None:
+    out = console()
+    if result.status == "interrupted":
+        out.print(f"stopped after {result.steps} visits" + ("; what they taught is kept" if result.prompt else ""))
+    if result.few_steps:
+        out.print(_few_steps_table(result))
+        for task in result.few_steps:
+            out.print(f"{task.task}: {sentence('the ordinary start', task.compared.dump(), 'learnt start')}")
+        if not any(task.is_unseen for task in result.few_steps):
+            out.print("note: these tasks taught the start; --unseen TASK.yaml measures it on another")
+    for notice in result.notices:
+        out.print(f"note: {notice}")
+    if result.prompt:
+        start = result.start
+        command = tune_from(result.prompt, start.method, result.place, result.length, start.options, flag)
+        show_next(f"Kept as {result.prompt}. Start a task from it:", [command])
+
+
+def _few_steps_table(result: "MetaResult") -> "Table":
     from rich.table import Table
 
-    out = console()
-    if found["status"] == "interrupted":
-        out.print(f"stopped after {found['steps']} visits" + ("; what they taught is kept" if found["prompt"] else ""))
-    if found["few_steps"]:
-        steps = "1 step" if found["inner"] == 1 else f"{found['inner']} steps"
-        table = Table(title=f"after {steps}, on validation rows", title_justify="left")
-        for title in ("task", "score", "from the ordinary start", "from the learnt start", "rows"):
-            table.add_column(title, justify="left" if title in ("task", "score") else "right")
-        for one in found["few_steps"]:
-            scores = [one[side][one["metric"]] for side in ("ordinary", "learnt")]
-            title = f"{one['task']} (unseen)" if one["is_unseen"] else one["task"]
-            table.add_row(title, one["metric"], *(f"{each['value']:.3f}" for each in scores), str(scores[0]["n"]))
-        out.print(table)
-        for one in found["few_steps"]:
-            out.print(f"{one['task']}: {sentence('the ordinary start', one['compared'], 'learnt start')}")
-        if not any(one["is_unseen"] for one in found["few_steps"]):
-            out.print("note: these tasks taught the start; --unseen TASK.yaml measures it on another")
-    for notice in found["notices"]:
-        out.print(f"note: {notice}")
-    if found["prompt"]:
-        prompt, start = found["prompt"], found["start"]
-        command = tune_from(prompt, start["method"], found["place"], found["length"], start["options"], flag)
-        show_next(f"Kept as {prompt}. Start a task from it:", [command])
+    steps = "1 step" if result.inner == 1 else f"{result.inner} steps"
+    table = Table(title=f"after {steps}, on validation rows", title_justify="left")
+    for title in ("task", "score", "from the ordinary start", "from the learnt start", "rows"):
+        table.add_column(title, justify="left" if title in ("task", "score") else "right")
+    for task in result.few_steps:
+        compared = task.compared
+        title = f"{task.task} (unseen)" if task.is_unseen else task.task
+        rows = str(compared.difference.n)
+        table.add_row(title, task.metric, f"{compared.b:.3f}", f"{compared.a:.3f}", rows)
+    return table

@@ -1,7 +1,7 @@
 """``overture multi``: one prompt for several tasks."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,6 +11,11 @@ from overture.cli.progress import display
 from overture.cli.report import asking, sentence, show_next
 from overture.cli.stop import StopRequest
 from overture.cli.tune import BackboneOption, LengthOption, PlaceOption, SetOption, tell
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from overture.core.records.transfer import MultiResult, TaskTogether
 
 
 def _help(field: str) -> Any:
@@ -60,49 +65,56 @@ def command(
 
     show = display()
     with StopRequest("stopping after this step; press Ctrl-C again to stop at once") as stop, show.live():
-        found = multi(
+        result = multi(
             requests, Store(root, say), name, config, teachers=teacher or [], listener=show, is_stop_asked=stop
         )
-    tell(found, store, is_json, _show)
+    tell(result, store, is_json, _show)
 
 
-def _show(found: dict[str, Any], flag: str) -> None:
+def _show(result: "MultiResult", flag: str) -> None:
+    from overture.core.records.transfer import TaskTogether
+
     out = console()
-    done = [one for one in found["tasks"] if "multi" in one]
-    if found["status"] == "interrupted":
-        kept = [one["single"]["prompt"] for one in found["tasks"] if one["single"].get("prompt")]
+    together = [task for task in result.tasks if isinstance(task, TaskTogether)]
+    if result.status == "interrupted":
+        kept = [task.single.prompt for task in result.tasks if task.single]
         out.print("stopped" + (f"; kept: {', '.join(kept)}" if kept else ""))
-    if done:
-        _show_scores(found, done)
-    for notice in found["notices"]:
+    if result.values:
+        out.print(_scores_table(result, together))
+        out.print(
+            f"values: {result.values.alone:,} for all tasks alone, {result.values.together:,} together, "
+            f"{result.values.shared:,} of them shared"
+        )
+        for task in together:
+            out.print(f"{task.task}: {sentence('the prompt tuned alone', task.compared.dump(), 'multi-task prompt')}")
+    for notice in result.notices:
         out.print(f"note: {notice}")
-    if found["prompt"]:
-        way = " ".join(f"--{name} {found[name]}" for name in ("method", "place", "length"))
-        start = f"{way} --set prompt.options.source={found['prompt']}"
+    if result.prompt:
+        way = f"--method {result.method} --place {result.place} --length {result.length}"
+        start = f"{way} --set prompt.options.source={result.prompt}"
         show_next(
-            f"Shared prompt kept as {found['prompt']}. Start a task from it:",
+            f"Shared prompt kept as {result.prompt}. Start a task from it:",
             [f"overture tune TASK.yaml {start}{flag}"],
         )
-    if done:
-        show_next("Next:", [asking(one["multi"], flag) for one in done])
+    if together:
+        show_next("Next:", [asking(task.multi.dump(), flag) for task in together])
 
 
-def _show_scores(found: dict[str, Any], done: list[dict[str, Any]]) -> None:
+def _scores_table(result: "MultiResult", together: "list[TaskTogether]") -> "Table":
     from rich.table import Table
 
-    out, values = console(), found["values"]
-    table = Table(title=f"{found['method']} at {found['place']}, {len(done)} tasks", title_justify="left")
+    table = Table(title=f"{result.method} at {result.place}, {len(together)} tasks", title_justify="left")
     for title in ("task", "score", "rows", "alone", "together", "values alone", "own values together"):
         table.add_column(title, justify="left" if title in ("task", "score", "rows") else "right")
-    for one in done:
-        scores = [one[side]["metrics"][one["split"]][one["metric"]] for side in ("single", "multi")]
-        told = [f"{score['value']:.3f}" for score in scores]
-        sizes = [f"{one['single']['trainable']:,}", f"{one['own_values']:,}"]
-        table.add_row(one["task"], one["metric"], f"{scores[0]['n']} {one['split']}", *told, *sizes)
-    out.print(table)
-    out.print(
-        f"values: {values['alone']:,} for all tasks alone, {values['together']:,} together, "
-        f"{values['shared']:,} of them shared"
-    )
-    for one in done:
-        out.print(f"{one['task']}: {sentence('the prompt tuned alone', one['compared'], 'multi-task prompt')}")
+    for task in together:
+        compared = task.compared
+        table.add_row(
+            task.task,
+            task.metric,
+            f"{compared.difference.n} {task.split}",
+            f"{compared.b:.3f}",
+            f"{compared.a:.3f}",
+            f"{task.single.trainable:,}",
+            f"{task.own_values:,}",
+        )
+    return table

@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -20,6 +20,12 @@ from overture.cli.tune import (
     finish,
     worked,
 )
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from overture.core.records.search import RateResult, SearchResult
+    from overture.core.records.tune import StoppedRun
 
 _MAX_TABLE_TRIALS = 20
 
@@ -84,71 +90,86 @@ def search_command(
     from overture.jobs.search.search import search
 
     file = shlex.quote(str(task))
-    found = worked(lambda listen, stop: search(config, kept, listen, stop, file=file), store, is_json)
-    finish_search(found, store, is_json)
+    result = worked(lambda listen, stop: search(config, kept, listen, stop, file=file), store, is_json)
+    finish_search(result, store, is_json)
 
 
-def finish_search(found: dict[str, Any], store: Path | None, is_json: bool) -> None:
+def finish_search(result: "SearchResult | StoppedRun", store: Path | None, is_json: bool) -> None:
     """Print a search's result and exit with its code."""
-    finish(found, store, is_json, _show)
+
+    def show(_: Any, flag: str) -> None:
+        _show(cast("SearchResult", result), flag)
+
+    finish(result.dump(), store, is_json, show)
 
 
-def _show(found: dict[str, Any], flag: str) -> None:
-    from rich.table import Table
-
-    out, metric = console(), found["metric"]
-    ranked = sorted(found["trials"], key=lambda one: -1 if one["score"] is None else one["score"], reverse=True)
-    table = Table(title=f"{found['task']}: tried, on validation rows, one seed", title_justify="left")
-    for head in ("", metric, "loss", "epochs", "live tokens", "tokens a request", "seconds", "frontier"):
-        table.add_column(head, justify="right" if head else "left")
-    for one in ranked[:_MAX_TABLE_TRIALS]:
-        score = "diverged" if one["score"] is None else f"{one['score']:.3f}"
-        loss = "-" if one["loss"] is None else f"{one['loss']:.3f}"
-        spent = [f"{one['epochs_done']}/{one['epochs']}", f"{one['tokens']:,.0f}", str(one["serving"])]
-        title = f"{one['title']}, wording {one['wording'] + 1}" if one["wording"] else one["title"]
-        table.add_row(title, score, loss, *spent, f"{one['seconds']:.1f}", "*" if one["is_frontier"] else "")
+def _show(result: "SearchResult", flag: str) -> None:
+    out = console()
     out.print()
-    out.print(table)
-    if len(ranked) > _MAX_TABLE_TRIALS:
-        out.print(f"... and {len(ranked) - _MAX_TABLE_TRIALS} more in the run's result.json")
-    race = Table(title="the race, on fresh seeds", title_justify="left")
-    for head in ("", f"mean {metric}", "seeds", "p against the leader", "tokens a request", ""):
-        race.add_column(head, justify="right" if head else "left")
-    for one in sorted(found["race"], key=lambda one: one["mean"], reverse=True):
-        chance = "-" if one["p_value"] is None else f"{one['p_value']:.3f}"
-        end = "winner" if one["is_winner"] else ("dropped" if one["dropped_after"] else "")
-        race.add_row(
-            one["title"] + (" (task file)" if one["is_default"] else ""),
-            f"{one['mean']:.3f}",
-            str(len(one["scores"])),
-            chance,
-            str(one["serving"]),
-            end,
-        )
-    out.print(race)
-    split = "test" if "test" in found["metrics"] else "validation"
-    score, winner = found["metrics"][split][metric], next(one for one in found["race"] if one["is_winner"])
+    out.print(_trials_table(result))
+    if len(result.trials) > _MAX_TABLE_TRIALS:
+        out.print(f"... and {len(result.trials) - _MAX_TABLE_TRIALS} more in the run's result.json")
+    out.print(_race_table(result))
+    split = "test" if "test" in result.metrics else "validation"
+    score = result.metrics[split][result.metric]
+    winner = next(lane for lane in result.race if lane.is_winner)
     out.print(
-        f"The winner, {winner['title']}: {metric} {score['value']:.3f} on {score['n']} {split} rows, "
-        f"95% interval {interval_text(score)}."
+        f"The winner, {winner.title}: {result.metric} {score.value:.3f} on {score.n} {split} rows, "
+        f"95% interval {interval_text(score.dump())}."
     )
-    out.print(_spent_line(found["spent"]))
-    for notice in found["notices"]:
+    spent = result.spent
+    money = "" if spent.money is None else f", {spent.money:.2f} in money"
+    out.print(
+        f"Spent: {spent.tokens:,.0f} live tokens, {seconds_text(spent.seconds)}{money}; "
+        f"{spent.share:.0%} of the budget of {spent.limit:,.0f} {spent.unit}."
+    )
+    for notice in result.notices:
         out.print(f"note: {notice}")
-    out.print(f"Chart: {found['charts'][-1]}", soft_wrap=True)
-    if not found["prompt"]:
+    out.print(f"Chart: {result.charts[-1]}", soft_wrap=True)
+    if not result.prompt:
         out.print("No prompt was worth its cost: the model as it is won, so nothing was kept.")
         return
-    commands = [found["command"] + flag, asking(found, flag)]
-    show_next(f"Kept as {found['prompt']}. To repeat it, and to use it:", commands)
+    commands = [result.command + flag, asking(result.dump(), flag)]
+    show_next(f"Kept as {result.prompt}. To repeat it, and to use it:", commands)
 
 
-def _spent_line(spent: dict[str, Any]) -> str:
-    money = f", {spent['money']:.2f} in money" if "money" in spent else ""
-    return (
-        f"Spent: {spent['tokens']:,.0f} live tokens, {seconds_text(spent['seconds'])}{money}; "
-        f"{spent['share']:.0%} of the budget of {spent['limit']:,.0f} {spent['unit']}."
-    )
+def _trials_table(result: "SearchResult") -> "Table":
+    from rich.table import Table
+
+    table = Table(title=f"{result.task}: tried, on validation rows, one seed", title_justify="left")
+    for head in ("", result.metric, "loss", "epochs", "live tokens", "tokens a request", "seconds", "frontier"):
+        table.add_column(head, justify="right" if head else "left")
+    ranked = sorted(result.trials, key=lambda trial: -1 if trial.score is None else trial.score, reverse=True)
+    for trial in ranked[:_MAX_TABLE_TRIALS]:
+        table.add_row(
+            f"{trial.title}, wording {trial.wording + 1}" if trial.wording else trial.title,
+            "diverged" if trial.score is None else f"{trial.score:.3f}",
+            "-" if trial.loss is None else f"{trial.loss:.3f}",
+            f"{trial.epochs_done}/{trial.epochs}",
+            f"{trial.tokens:,.0f}",
+            str(trial.serving),
+            f"{trial.seconds:.1f}",
+            "*" if trial.is_frontier else "",
+        )
+    return table
+
+
+def _race_table(result: "SearchResult") -> "Table":
+    from rich.table import Table
+
+    table = Table(title="the race, on fresh seeds", title_justify="left")
+    for head in ("", f"mean {result.metric}", "seeds", "p against the leader", "tokens a request", ""):
+        table.add_column(head, justify="right" if head else "left")
+    for lane in sorted(result.race, key=lambda lane: lane.mean, reverse=True):
+        table.add_row(
+            lane.title + (" (task file)" if lane.is_default else ""),
+            f"{lane.mean:.3f}",
+            str(len(lane.scores)),
+            "-" if lane.p_value is None else f"{lane.p_value:.3f}",
+            str(lane.serving),
+            "winner" if lane.is_winner else ("dropped" if lane.dropped_after else ""),
+        )
+    return table
 
 
 def lr_command(
@@ -184,34 +205,32 @@ def lr_command(
 
     show = display()
     with show.live():
-        found = lr(request, Store(root, say), config, out=chart, listener=show)
+        result = lr(request, Store(root, say), config, out=chart, listener=show)
     if is_json:
-        emit(found)
+        emit(result.dump())
         return
-    _show_rates(found)
-    given = [word for key in ("method", "place", "length") if (word := f"--{key} {found[key]}")]
-    rate = found["suggested"] or found["default"]
-    show_next("Next:", [f"overture tune {shlex.quote(str(task))} {' '.join(given)} --set train.lr={rate:.2g}"])
+    _show_rates(result)
+    rate = result.suggested or result.default
+    way = f"--method {result.method} --place {result.place} --length {result.length}"
+    show_next("Next:", [f"overture tune {shlex.quote(str(task))} {way} --set train.lr={rate:.2g}"])
 
 
-def _show_rates(found: dict[str, Any]) -> None:
+def _show_rates(result: "RateResult") -> None:
     from rich.table import Table
 
     out = console()
-    table = Table(title=f"{found['task']}, {found['method']}-{found['place']}", title_justify="left")
+    table = Table(title=f"{result.task}, {result.method}-{result.place}", title_justify="left")
     for head in ("learning rate", "loss", "smoothed"):
         table.add_column(head, justify="right")
-    rows = list(zip(found["rates"], found["losses"], found["smooth"], strict=True))
-    for rate, loss, smooth in rows[:: max(1, len(rows) // 16)]:
+    steps = list(zip(result.rates, result.losses, result.smooth, strict=True))
+    for rate, loss, smooth in steps[:: max(1, len(steps) // 16)]:
         table.add_row(f"{rate:.2g}", f"{loss:.3f}", f"{smooth:.3f}")
     out.print(table)
-    took = seconds_text(found["seconds"])
-    if found["suggested"]:
-        out.print(
-            f"The loss blew up at {found['blow_up']:.2g}; a tenth of that is suggested: {found['suggested']:.2g}."
-        )
+    if result.suggested:
+        out.print(f"The loss blew up at {result.blow_up:.2g}; a tenth of that is suggested: {result.suggested:.2g}.")
     else:
-        out.print(f"The loss never blew up, so the test tells nothing: the usual rate stays, {found['default']:.2g}.")
-    out.print(f"It fell fastest at {found['steepest']:.2g}, which single batches decide as well ({took}).")
-    for path in found["charts"]:
+        out.print(f"The loss never blew up, so the test tells nothing: the usual rate stays, {result.default:.2g}.")
+    took = seconds_text(result.seconds)
+    out.print(f"It fell fastest at {result.steepest:.2g}, which single batches decide as well ({took}).")
+    for path in result.charts:
         out.print(f"chart: {path}", soft_wrap=True)

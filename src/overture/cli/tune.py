@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -13,11 +13,13 @@ from overture.cli.progress import display
 from overture.cli.report import show_result, total_line
 from overture.cli.stop import StopRequest
 from overture.core.errors import DiskFull, Diverged
+from overture.core.records.base import Record
 from overture.core.records.events import Event, Listener, ProgressEvent, StartEvent, StepEvent
+from overture.core.records.tune import StoppedRun
+
+T = TypeVar("T")
 
 INTERRUPTED = 130
-
-Work = Callable[[Listener, Callable[[], bool]], dict[str, Any]]
 
 
 def _help(file: str, model: str, field: str) -> Any:
@@ -73,7 +75,9 @@ def tune_command(
     finish(worked(lambda listener, stop: tune(config, kept, listener, stop), store, is_json), store, is_json)
 
 
-def worked(work: Work, store: Path | None, is_json: bool, run: str = "") -> dict[str, Any]:
+def worked(
+    work: Callable[[Listener, Callable[[], bool]], T], store: Path | None, is_json: bool, run: str = ""
+) -> T | StoppedRun:
     """Do a run's work with its progress shown; Ctrl-C stops it where it can go on.
 
     Args:
@@ -83,7 +87,7 @@ def worked(work: Work, store: Path | None, is_json: bool, run: str = "") -> dict
         run: the run's name, when it is known already.
 
     Returns:
-        The result; of a run that was stopped before it could tell one, only its status and name.
+        The result; of a run that was stopped before it had one, only its status and name.
     """
     shown, name, is_training = display(), run, False
     started = time.monotonic()
@@ -100,16 +104,16 @@ def worked(work: Work, store: Path | None, is_json: bool, run: str = "") -> dict
 
         try:
             with shown.live():
-                result = work(listen, stop)
+                result: T | StoppedRun = work(listen, stop)
         except KeyboardInterrupt:
             if not name:
                 raise
-            result = {"status": "interrupted", "run": name, "prompt": None, "metrics": {}}
+            result = StoppedRun(run=name)
         except (DiskFull, Diverged) as error:
             more = {"resume": resume_line(name, store)} if name and isinstance(error, DiskFull) else {}
             show_error(error, is_json, **more)
             raise typer.Exit(error.exit_code) from None
-    say(total_line(result, time.monotonic() - started))
+    say(total_line(_facts(result), time.monotonic() - started))
     return result
 
 
@@ -118,9 +122,11 @@ def resume_line(run: str, store: Path | None) -> str:
     return f"overture resume {run}{store_flag(store)}"
 
 
-def tell(
-    result: dict[str, Any], store: Path | None, is_json: bool, show: Callable[[dict[str, Any], str], None]
-) -> None:
+def _facts(result: Any) -> dict[str, Any]:
+    return result.dump() if isinstance(result, Record) else dict(result)
+
+
+def tell(result: T, store: Path | None, is_json: bool, show: Callable[[T, str], None]) -> None:
     """Print what was found, also by a command that was stopped and keeps what it has; exit with its code.
 
     Args:
@@ -130,15 +136,15 @@ def tell(
         show: prints it for people, with the flag for the store.
     """
     if is_json:
-        emit(result)
+        emit(_facts(result))
     else:
         show(result, store_flag(store))
-    if result["status"] == "interrupted":
+    if _facts(result)["status"] == "interrupted":
         raise typer.Exit(INTERRUPTED)
 
 
 def finish(
-    result: dict[str, Any],
+    result: dict[str, Any] | Record,
     store: Path | None,
     is_json: bool,
     show: Callable[[dict[str, Any], str], None] = show_result,
@@ -151,6 +157,7 @@ def finish(
         is_json: print the result alone.
         show: prints a result that is whole, with the flag for the store.
     """
+    result = _facts(result)
     if result["status"] == "interrupted":
         command = resume_line(result["run"], store)
         if is_json:

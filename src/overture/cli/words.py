@@ -3,7 +3,7 @@
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from overture.cli.out import console, emit, seconds_text
 from overture.cli.report import interval_text, show_next
 from overture.cli.tune import BackboneOption, SetOption
 from overture.core.records.events import NoticeEvent
+
+if TYPE_CHECKING:
+    from overture.core.records.search import WordsResult
 
 _SHOWN_WORDS = 6
 
@@ -43,16 +46,16 @@ def command(
 
     show = display()
     with show.live():
-        found = study.words(
+        result = study.words(
             asked.task,
             config,
             progress=stages(show),
             notify=lambda text: show(NoticeEvent(text=text)),
         )
     if is_json:
-        emit(found)
+        emit(result.dump())
     else:
-        _show(found, _tune_command(task, backbone, settings or [], found["wordings"][0]["labels"]))
+        _show(result, _tune_command(task, backbone, settings or [], result.wordings[0].labels))
 
 
 def _tune_command(task: Path, backbone: str | None, settings: list[str], labels: dict[str, Any]) -> str:
@@ -62,35 +65,32 @@ def _tune_command(task: Path, backbone: str | None, settings: list[str], labels:
     return shlex.join(words)
 
 
-def _show(found: dict[str, Any], command_line: str) -> None:
+def _show(result: "WordsResult", command_line: str) -> None:
     from rich.table import Table
 
-    out, metric = console(), found["metric"]
-    table = Table(title=f"{found['task']}: words that tell each label best", title_justify="left")
+    out, metric = console(), result.metric
+    table = Table(title=f"{result.task}: words that tell each label best", title_justify="left")
     table.add_column("label")
     table.add_column("word (mean log-likelihood, by how much it is above the other labels')")
-    for label, own in found["labels"].items():
-        each = (f"{word['word'].strip()} ({word['log_likelihood']:.1f}, {word['ratio']:+.1f})" for word in own)
-        table.add_row(label, ", ".join(list(each)[:_SHOWN_WORDS]))
+    for label, words in result.labels.items():
+        shown = [f"{word.word.strip()} ({word.log_likelihood:.1f}, {word.ratio:+.1f})" for word in words]
+        table.add_row(label, ", ".join(shown[:_SHOWN_WORDS]))
     out.print(table)
-    count = found["rows"]["validation"]
-    scores = Table(title=f"without training, on {count} validation rows", title_justify="left")
+    scores = Table(title=f"without training, on {result.rows['validation']} validation rows", title_justify="left")
     for head in ("words", metric, "95% interval", "loss", ""):
         scores.add_column(head)
-    for one in found["wordings"]:
-        value = one["metrics"][metric]
-        chosen = one["labels"].values()
-        shown = ", ".join(
-            word.strip() if isinstance(word, str) else "/".join(w.strip() for w in word) for word in chosen
-        )
-        scores.add_row(one["name"], f"{value['value']:.3f}", interval_text(value), f"{one['loss']:.3f}", shown)
+    for wording in result.wordings:
+        score = wording.metrics[metric]
+        label_words = [[words] if isinstance(words, str) else words for words in wording.labels.values()]
+        joined = ", ".join("/".join(word.strip() for word in words) for words in label_words)
+        scores.add_row(wording.name, f"{score.value:.3f}", interval_text(score.dump()), f"{wording.loss:.3f}", joined)
     out.print(scores)
-    out.print(f"{found['rows']['train']} training rows, {seconds_text(found['seconds'])}.")
-    for notice in found["notices"]:
+    out.print(f"{result.rows['train']} training rows, {seconds_text(result.seconds)}.")
+    for notice in result.notices:
         out.print(f"note: {notice}")
-    best = found["wordings"][0]["name"]
     out.print("The best words of the table are chosen on these rows, so their score is a little too good.")
+    is_task_file = result.wordings[0].name == "task file"
     show_next(
-        "Words without training are a start; what they are worth after it:" if best != "task file" else "Next:",
+        "Next:" if is_task_file else "Words without training are a start; what they are worth after it:",
         [command_line],
     )

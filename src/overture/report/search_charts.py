@@ -1,26 +1,26 @@
 """Charts of a search and of a learning-rate range test."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import altair as alt
 
+from overture.core.records.search import TrialResult
 from overture.report.charts import WIDTH, colour_of, data
 
 
-def pareto_chart(trials: Sequence[dict[str, Any]], metric: str) -> alt.LayerChart:
+def pareto_chart(trials: Sequence[TrialResult], metric: str) -> alt.LayerChart:
     """Score against training tokens, every trial a point, the frontier a line."""
     rows = [
         {
-            "setting": trial["title"],
-            "prompt": f"{trial['method']}-{trial['place']}" if trial["place"] else "no prompt",
-            "score": trial["score"],
-            "tokens": trial["tokens"],
-            "serving": trial["serving"],
-            "is_frontier": trial["is_frontier"],
+            "setting": trial.title,
+            "prompt": f"{trial.method}-{trial.place}" if trial.place else "no prompt",
+            "score": trial.score,
+            "tokens": trial.tokens,
+            "serving": trial.serving,
+            "is_frontier": trial.is_frontier,
         }
         for trial in trials
-        if trial["score"] is not None
+        if trial.score is not None
     ]
     prompts = list(dict.fromkeys(str(row["prompt"]) for row in rows))
     base = alt.Chart(data(rows)).encode(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from overture.core.errors import DiskFull, Diverged, StoreError
 from overture.core.files import exclusive, no_room_as_disk_full, write_json
@@ -18,6 +18,8 @@ from overture.core.records.events import EVENTS, Event, Listener, NoticeEvent, P
 from overture.core.versions import versions
 from overture.store.manifest import Manifest
 from overture.store.store import Store
+
+T = TypeVar("T")
 
 
 class Run:
@@ -108,7 +110,7 @@ class Run:
         with exclusive(self.folder / ".lock", f"to run {self.name}"):
             yield
 
-    def carried_out(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def carried_out(self, work: Callable[[], T]) -> T:
         """Do the run's work as its only process, and keep how it stands and how it ended.
 
         Args:
@@ -126,7 +128,7 @@ class Run:
                 ended = "diverged" if isinstance(error, Diverged) else "stopped"
                 self.status(ended, why=f"{type(error).__name__}: {error}")
                 raise
-            self.status(result["status"])
+            self.status(result["status"] if isinstance(result, dict) else result.status)  # type: ignore[attr-defined]
             return result
 
     def event(self, event: Event) -> None:

@@ -1,13 +1,13 @@
-"""The learning rate that a prompt learns best with, found in a few dozen steps."""
+"""`overture lr`: find a learning rate by a range test of a few dozen steps."""
 
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from overture.core.meter import Meter
 from overture.core.records.events import Listener, ignore
+from overture.core.records.search import RateResult
 from overture.engine.backbone import Backbone
 from overture.jobs.run.request import TuneConfig, check_no_adapter, fitting_place, with_slots
 from overture.jobs.run.work import Work, prepared
@@ -23,7 +23,7 @@ from overture.train.range_test import RangeTest, range_test
 
 
 def find_rate(work: Work, prompt: PromptConfig, train: TrainConfig, seed: int, config: LrConfig) -> RangeTest:
-    """A range test on a prompt of its own.
+    """Run a range test on a new prompt, which is thrown away.
 
     Raises:
         Diverged: the loss is not finite from the start.
@@ -50,20 +50,17 @@ def lr(
     listener: Listener = ignore,
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
-) -> dict[str, Any]:
-    """Find the learning rate for a request; nothing is kept but the chart.
+) -> RateResult:
+    """Find the learning rate for a request; only the chart is kept.
 
     Args:
         request: task, prompt and training.
         store: where a prompt to start from is looked up.
         config: the range.
         out: the chart's path without a suffix; no chart when None.
-        listener: told of every event.
+        listener: called with each event.
         is_stop_asked: looked at after each step.
         backbone: a loaded model; loaded by the task's name when None.
-
-    Returns:
-        What ``overture lr --json`` prints.
 
     Raises:
         UserError: task, data, model or options are wrong.
@@ -71,24 +68,23 @@ def lr(
     """
     check_no_adapter(request, "lr")
     request = with_slots(fitting_place(request, backbone))
-    own = own_rate(request.prompt)
     with TemporaryDirectory() as folder:
         work = prepared(Run(Path(folder), listener), request, store, is_stop_asked, backbone)
         # Only training rows are read.
         work.rows |= {"validation": [], "test": []}
         meter = Meter(work.backbone.device.type)
         with work.backbone.checkpointing(request.train.gradient_checkpointing):
-            found = find_rate(work, request.prompt, request.train, request.seed, config or LrConfig())
-    default = request.train.lr or own
-    chart = rate_chart(found.rates, found.losses, found.smooth, found.suggested or default)
-    return {
-        "task": request.task.name,
-        "method": request.prompt.method,
-        "place": request.prompt.place,
-        "length": request.prompt.length,
-        "default": default,
-        **asdict(found),
-        "seconds": meter.seconds,
-        "charts": save_chart(chart, out) if out else [],
-        "notices": work.notices,
-    }
+            curve = find_rate(work, request.prompt, request.train, request.seed, config or LrConfig())
+    default = request.train.lr or own_rate(request.prompt)
+    chart = rate_chart(curve.rates, curve.losses, curve.smooth, curve.suggested or default)
+    return RateResult(
+        task=request.task.name,
+        method=request.prompt.method,
+        place=request.prompt.place,
+        length=request.prompt.length,
+        default=default,
+        **asdict(curve),
+        seconds=meter.seconds,
+        charts=save_chart(chart, out) if out else [],
+        notices=work.notices,
+    )

@@ -1,13 +1,15 @@
-"""What a search may choose from, and one choice of it."""
+"""The space of a search: methods, places, lengths, rates and wordings to choose from, and one choice of them."""
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from overture.core.config import validated
 from overture.core.errors import ConfigError
 from overture.core.injection import Place
+from overture.core.records.search import Choice
 from overture.data.task import Task
 from overture.jobs.run.search_config import SearchConfig
 from overture.prompt.config import PromptConfig
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 Pair = tuple[str, Place]
 
-# What is tried when nobody says what: from docs/log.md, best first. A model may refuse some of them.
+# Tried where the request names none, best first by docs/log.md. A model may refuse some of them.
 PAIRS: tuple[Pair, ...] = (("prefix", "after"), ("vectors", "after"), ("prefix", "memory"), ("vectors", "before"))
 NUM_PAIRS = 3
 LENGTHS = (5, 10, 20, 50)
@@ -29,7 +31,7 @@ _LARGEST_RATE = 10.0
 
 
 class Request(Protocol):
-    """What a space is made from: the parts of `study.request.TuneConfig`, which holds a `SearchConfig` itself."""
+    """The parts of a `TuneConfig` that a space is made from."""
 
     @property
     def task(self) -> Task:
@@ -66,14 +68,20 @@ class Setting:
     train: TrainConfig
     wording: int = 0
 
-    def facts(self) -> dict[str, Any]:
-        """What tables tell of it."""
-        if self.prompt is None:
-            return {"method": "none", "place": "", "length": 0, "init": "", "lr": None, "epochs": 0}
+    def choice(self) -> Choice:
+        """The candidate for tables and results."""
         prompt = self.prompt
-        own = {"method": prompt.method, "place": prompt.place, "length": prompt.length, "init": prompt.init}
-        layer = {"layer": prompt.options["layer"]} if "layer" in prompt.options else {}
-        return {**own, **layer, "lr": self.train.lr, "epochs": self.train.epochs}
+        if prompt is None:
+            return Choice(method="none", place="", length=0, init="", lr=None, epochs=0)
+        return Choice(
+            method=prompt.method,
+            place=prompt.place,
+            length=prompt.length,
+            init=prompt.init,
+            layer=prompt.options.get("layer"),
+            lr=self.train.lr,
+            epochs=self.train.epochs,
+        )
 
     def title(self) -> str:
         """A name for people."""
@@ -83,7 +91,7 @@ class Setting:
 
 
 class Space:
-    """What is left to choose from, once the model and the task are known.
+    """Everything that may be chosen, once the model and the task are known.
 
     Args:
         config: the request.
@@ -101,22 +109,23 @@ class Space:
         num_rows: int,
         rates: Mapping[Pair, float] | None = None,
     ) -> None:
-        self.config, self.asked, self.pairs = config, config.search, tuple(pairs)
+        self.config, self.options, self.pairs = config, config.search, tuple(pairs)
         self.num_rows, self.rates = num_rows, dict(rates or {})
-        own = config.prompt
-        if own.place == "slots":
-            self.lengths: tuple[int, ...] = (own.length,)
+        prompt = config.prompt
+        if prompt.place == "slots":
+            self.lengths: tuple[int, ...] = (prompt.length,)
+        elif self.options.length:
+            self.lengths = tuple(length for length in self.options.length if length)
         else:
-            given = tuple(length for length in self.asked.length if length)
-            self.lengths = given if self.asked.length else _with(LENGTHS, own.length)
-        self.inits = self.asked.init or (own.init,)
+            self.lengths = tuple(sorted({*LENGTHS, prompt.length}))
+        self.inits = self.options.init or (prompt.init,)
         inner = tuple(dict.fromkeys(max(1, num_layers * part // 4) for part in (1, 2, 3)))
-        self.layers = self.asked.layer or inner
-        self.epochs = self.asked.epochs or (config.train.num_epochs,)
+        self.layers = self.options.layer or inner
+        self.epochs = self.options.epochs or (config.train.num_epochs,)
         self.wordings = wordings(config)
 
     def setting(self, trial: "optuna.trial.Trial", wording: int) -> Setting:
-        """What a trial chooses, for one wording."""
+        """The candidate that an Optuna trial chooses, in one wording."""
         method, _, place = trial.suggest_categorical("prompt", [f"{m} {p}" for m, p in self.pairs]).partition(" ")
         length = trial.suggest_categorical("length", self.lengths)
         init = trial.suggest_categorical("init", self.inits)
@@ -124,10 +133,10 @@ class Space:
         options = dict(self.config.prompt.options) if method == self.config.prompt.method else {}
         if has_layer(method):
             options["layer"] = trial.suggest_categorical("layer", self.layers)
-        if self.asked.lr:
-            rate = trial.suggest_float("lr", *self.asked.lr, log=True)
+        if self.options.lr:
+            rate = trial.suggest_float("lr", *self.options.lr, log=True)
         else:
-            # A factor and not the rate, so that what is learnt of one method's rates serves the others.
+            # A factor and not the rate, so that good rates of one method inform those of the others.
             factor = trial.suggest_float("lr_factor", 1 / RATE_FACTOR, RATE_FACTOR, log=True)
             rate = self.rate((method, place), length) * factor
         changed = {"method": method, "place": place, "length": length, "init": init, "options": options}
@@ -135,14 +144,14 @@ class Space:
         return Setting(prompt, self._train(min(rate, _LARGEST_RATE), epochs), wording)
 
     def _train(self, rate: float, epochs: int) -> TrainConfig:
-        # Only a number of epochs that somebody asked for means single passes where rows are few.
-        asked = {"epochs": epochs} if self.asked.epochs else {}
-        return self.config.train.model_copy(update={"lr": rate, **asked}).for_rows(self.num_rows)
+        # Only a requested number of epochs means single passes where rows are few.
+        requested = {"epochs": epochs} if self.options.epochs else {}
+        return self.config.train.model_copy(update={"lr": rate, **requested}).for_rows(self.num_rows)
 
     @property
     def min_batches(self) -> int:
         """The fewest optimiser steps that an epoch of any candidate has."""
-        trains = [self.own().train, *(self._train(1.0, epochs) for epochs in self.epochs)]
+        trains = [self.default().train, *(self._train(1.0, epochs) for epochs in self.epochs)]
         return min(train.num_batches(self.num_rows) for train in trains)
 
     @property
@@ -150,21 +159,20 @@ class Space:
         """The longest prompt that the rows must leave room for."""
         return max(self.config.prompt.length, *self.lengths, 0)
 
-    def own(self) -> Setting:
-        """The task file's own setting: always a candidate, even where what is to be searched leaves it out."""
+    def default(self) -> Setting:
+        """The task file's own setting: always a candidate, even where the space leaves it out."""
         prompt, train = self.config.prompt, self.config.train
         rate = train.lr or own_rate(prompt)
         return Setting(prompt, train.for_rows(self.num_rows).model_copy(update={"lr": rate}))
 
-    def own_params(self) -> dict[str, Any] | None:
-        """It as a trial's parameters; None when it is not one of the space's."""
-        prompt, train = self.config.prompt, self.own().train
-        rate = train.lr or 0.0
-        pair = (prompt.method, prompt.place)
+    def default_params(self) -> dict[str, Any] | None:
+        """The task file's own setting as parameters of an Optuna trial; None where the space leaves it out."""
+        prompt, train = self.config.prompt, self.default().train
+        rate, pair = train.lr or 0.0, (prompt.method, prompt.place)
         middle = self.rate(pair, prompt.length) if pair in self.pairs else rate
-        low, high = self.asked.lr or (middle / RATE_FACTOR, middle * RATE_FACTOR)
+        low, high = self.options.lr or (middle / RATE_FACTOR, middle * RATE_FACTOR)
         layer = prompt.options.get("layer")
-        is_in = (
+        is_in_space = (
             pair in self.pairs
             and prompt.length in self.lengths
             and prompt.init in self.inits
@@ -172,22 +180,19 @@ class Space:
             and low <= rate <= high
             and (not has_layer(prompt.method) or layer in self.layers)
         )
-        if not is_in:
+        if not is_in_space:
             return None
-        layers = {"layer": layer} if has_layer(prompt.method) else {}
-        rates = {"lr": rate} if self.asked.lr else {"lr_factor": rate / middle}
-        named = f"{prompt.method} {prompt.place}"
-        return {
-            "prompt": named,
+        params = {
+            "prompt": f"{prompt.method} {prompt.place}",
             "length": prompt.length,
             "init": prompt.init,
             "epochs": train.epochs,
-            **layers,
-            **rates,
         }
+        params |= {"layer": layer} if has_layer(prompt.method) else {}
+        return params | ({"lr": rate} if self.options.lr else {"lr_factor": rate / middle})
 
     def rate(self, pair: Pair, length: int) -> float:
-        """The middle of a pair's rates for a prompt of this length; found and given ones are for the task's length."""
+        """The middle of a pair's rates for a prompt of this length; found and given rates are for the task's length."""
         own, method = self.config.prompt, METHODS[pair[0]]
         given = self.config.train.lr if pair == (own.method, own.place) else None
         known = self.rates.get(pair, given)
@@ -195,7 +200,7 @@ class Space:
 
     def assignments(self, setting: Setting, seed: int) -> list[str]:
         """The flags of `overture tune` that repeat a candidate from the same task file."""
-        prompt, task = setting.prompt, self.wordings[setting.wording]
+        prompt, task = setting.prompt, self.wordings[setting.wording].dump()
         assert prompt is not None
         words = ["--method", prompt.method, "--place", prompt.place, "--length", str(prompt.length)]
         values: dict[str, Any] = {"prompt.init": prompt.init, "train.lr": setting.train.lr}
@@ -204,8 +209,8 @@ class Space:
             values["train.passes"] = setting.train.passes
         if prompt.options != self.config.prompt.options:
             values["prompt.options"] = prompt.options
-        own = self.wordings[0]
-        values |= {name: task.dump()[name] for name in ("template", "labels") if task.dump()[name] != own.dump()[name]}
+        own_task = self.wordings[0].dump()
+        values |= {name: task[name] for name in ("template", "labels") if task[name] != own_task[name]}
         for name, value in values.items():
             words += ["--set", f"{name}={json.dumps(value, ensure_ascii=False)}"]
         return [shlex.quote(word) for word in words]
@@ -223,22 +228,18 @@ def has_layer(method: str) -> bool:
     return METHODS[method].has_layer
 
 
-def _with(values: Sequence[int], own: int) -> tuple[int, ...]:
-    return tuple(sorted({*values, own}))
-
-
 def wordings(config: Request) -> list[Task]:
     """The task with every template and all label words in turn; the task file's own first.
 
     Raises:
         ConfigError: they do not fit the task.
     """
-    task, asked = config.task, config.search
-    if asked.labels and not task.labels:
+    task, options = config.task, config.search
+    if options.labels and not task.labels:
         raise ConfigError("label words are for tasks with labels", where="search.labels", got="a free-text task")
-    templates = [task.template, *(one for one in asked.template if one != task.template)]
-    labels = [task.labels, *(one for one in asked.labels if one != task.labels)]
-    for words in labels:
+    templates = [task.template, *(template for template in options.template if template != task.template)]
+    label_words = [task.labels, *(words for words in options.labels if words != task.labels)]
+    for words in label_words:
         if words is not None and set(words) != set(task.labels or {}):
             raise ConfigError(
                 "label words must be given for the task's labels",
@@ -246,19 +247,16 @@ def wordings(config: Request) -> list[Task]:
                 got=", ".join(words),
                 wanted=", ".join(task.labels or {}),
             )
-    found = [_reworded(task, template, words) for template in templates for words in labels]
-    if len({one.num_slot_vectors for one in found}) > 1:
+    tasks = []
+    for template in templates:
+        for words in label_words:
+            # In the task's own order: rows hold a label's number.
+            ordered = {label: words[label] for label in task.labels} if words and task.labels else words
+            values = task.model_copy(update={"template": template, "labels": ordered}).dump()
+            tasks.append(validated(Task, values, "search"))
+    if len({task.num_slot_vectors for task in tasks}) > 1:
         raise ConfigError("every wording must hold as many places for the prompt", where="search.template")
-    return found
-
-
-def _reworded(task: Task, template: Any, words: Any) -> Task:
-    from overture.core.config import validated
-
-    # In the task's own order: rows hold a label's number.
-    ordered = {label: words[label] for label in task.labels} if words and task.labels else words
-    values = task.model_copy(update={"template": template, "labels": ordered}).dump()
-    return validated(Task, values, "search")
+    return tasks
 
 
 def asked_pairs(config: Request) -> list[Pair]:
@@ -267,28 +265,27 @@ def asked_pairs(config: Request) -> list[Pair]:
     Raises:
         ConfigError: no such method, or none can enter at any of the places.
     """
-    asked, own = config.search, (config.prompt.method, config.prompt.place)
-    if unknown := [name for name in asked.method if name not in METHODS]:
+    options, prompt = config.search, config.prompt
+    if unknown := [name for name in options.method if name not in METHODS]:
         raise ConfigError("no such method", where="search.method", got=", ".join(unknown), wanted=", ".join(METHODS))
-    if config.prompt.place == "slots":
-        methods = asked.method or (own[0],)
-        found: list[Pair] = [(method, "slots") for method in methods if "slots" in METHODS[method].places]
-    elif asked.method or asked.place:
-        found = list(_product(asked.method, asked.place))
+    pairs: list[Pair]
+    if prompt.place == "slots":
+        methods = options.method or (prompt.method,)
+        pairs = [(method, "slots") for method in methods if "slots" in METHODS[method].places]
+    elif options.method or options.place:
+        pairs = [
+            (method, place)
+            for method in options.method or dict.fromkeys(name for name, _ in PAIRS)
+            for place in METHODS[method].places
+            if place != "slots" and (not options.place or place in options.place)
+        ]
     else:
-        found = list(dict.fromkeys([own, *PAIRS]))
-    if not found:
+        pairs = list(dict.fromkeys([(prompt.method, prompt.place), *PAIRS]))
+    if not pairs:
         raise ConfigError(
             "none of the methods can enter at any of the places",
             where="search",
-            got=f"{', '.join(asked.method)} at {', '.join(asked.place)}",
+            got=f"{', '.join(options.method)} at {', '.join(options.place)}",
             fix="overture methods lists each method's places",
         )
-    return found
-
-
-def _product(methods: Sequence[str], places: Sequence[Place]) -> Iterator[Pair]:
-    for method in methods or tuple(dict.fromkeys(name for name, _ in PAIRS)):
-        for place in METHODS[method].places:
-            if place != "slots" and (not places or place in places):
-                yield method, place
+    return pairs

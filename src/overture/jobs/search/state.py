@@ -1,47 +1,158 @@
-"""What the parts of one search share: the space, rows in each wording, costs, spending, candidates, their files."""
+"""The state of one search: rows in each wording, the space, the budget, the candidates and their files."""
 
 import math
+import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from overture.core.errors import BackboneError, ConfigError, Stopped
+from overture.core.injection import Injection
+from overture.core.records.base import read_record
 from overture.core.records.events import ProgressEvent
+from overture.core.records.search import Spent, SpentBook
 from overture.core.records.training import EpochRecord
+from overture.core.rows import Encoded, OneOf
 from overture.data.encode import Encoder
+from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.metrics import NOTHING, metric_named
 from overture.jobs.run.members import SeededSetting
+from overture.jobs.run.search_config import SearchConfig
 from overture.jobs.run.work import Work
 from overture.jobs.search.options import SearchRequest
 from overture.jobs.search.space import NUM_PAIRS, Pair, Setting, Space, asked_pairs, options_of
-from overture.jobs.search.spending import Cost, Spending, cost_of
 from overture.prompt.config import PromptConfig
 from overture.prompt.pack import prompt_from, prompt_tensors
+from overture.store.runs import Run
 from overture.train.fit import FitResult
 
+SECONDS_PER_HOUR = 3600
 _COST_WEIGHT = 0.002
 """What ten times the training tokens take off a score while candidates are compared."""
 
 
-@dataclass(slots=True)
-class Trial:
-    """One candidate and what became of it.
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one setting costs.
 
     Args:
-        number: in the study.
+        serving: live prompt tokens of a request, once the prompt is compiled.
+        epoch_tokens: live tokens of an epoch of training and of the validation after it; padding is not counted, and a
+            backward pass counts nothing of its own.
+        is_input_kept: whether each input runs once and is kept.
+    """
+
+    serving: int
+    epoch_tokens: float
+    is_input_kept: bool
+
+    @classmethod
+    def of(cls, model: PromptedModel, train: Sequence[Encoded], validation: Sequence[Encoded]) -> "Cost":
+        """The cost of a prompt on training and validation rows."""
+        injection = model.injections(train[:1])[0]
+        compiled = model.backbone.compile(injection) if injection else None
+        serving = compiled.vectors.length if compiled and compiled.vectors else 0
+        tokens = sum(row_tokens(model.backbone, injection, row) for row in (*train, *validation))
+        return cls(serving, tokens, _is_input_kept(model.backbone, injection))
+
+
+def row_tokens(backbone: Backbone, injection: Injection | None, row: Encoded) -> float:
+    """Live tokens of one row; those that run in the upper layers only count for their share of the layers."""
+    has_vectors = injection is not None and injection.labels is not None
+    label_words = row.target.candidates.words if isinstance(row.target, OneOf) and not has_vectors else ()
+    # A word's last token is predicted and not read.
+    words = sum(len(word) - 1 for word in label_words)
+    vectors = injection.vectors.length if injection and injection.vectors else 0
+    text = len(row.anchor_ids) + (0 if _is_input_kept(backbone, injection) else len(row.input_ids))
+    layers = backbone.info.num_layers
+    upper = layers - (injection.layer if injection else 0)
+    return (text + vectors + words + row.target.num_tokens) * upper / layers
+
+
+def _is_input_kept(backbone: Backbone, injection: Injection | None) -> bool:
+    return injection is not None and injection.leaves_input and backbone.family.is_causal
+
+
+class Budget:
+    """What a search may spend and has spent; ``spent.json`` is its book.
+
+    Args:
+        run: the run, in whose folder the book lies.
+        options: the budget: tokens, seconds, money, or tunes.
+        tune_tokens: live tokens of tuning the task file's own setting.
+    """
+
+    def __init__(self, run: Run, options: SearchConfig, tune_tokens: float) -> None:
+        self.run, self.price = run, options.price
+        self.limit_seconds = options.seconds
+        if options.money and options.price:
+            self.limit_seconds = options.money / options.price * SECONDS_PER_HOUR
+        self.limit_tokens = options.tokens or options.tunes * tune_tokens
+        book = read_record(SpentBook, run.folder / "spent.json") or SpentBook()
+        self.counted = dict(book.counted)
+        self._earlier_seconds, self._started = book.seconds, time.monotonic()
+
+    def count(self, part: str, tokens: float) -> None:
+        """Note that a part has run so many tokens since it began; what a resumed search repeats counts once."""
+        self.counted[part] = max(tokens, self.counted.get(part, 0.0))
+
+    @property
+    def tokens(self) -> float:
+        """Live tokens so far."""
+        return sum(self.counted.values())
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far, over all sittings."""
+        return self._earlier_seconds + time.monotonic() - self._started
+
+    @property
+    def share(self) -> float:
+        """Share of the budget that is spent; over 1 when it was exceeded."""
+        return self.seconds / self.limit_seconds if self.limit_seconds else self.tokens / self.limit_tokens
+
+    def share_of(self, tokens: float) -> float:
+        """The share of the budget that so many more tokens take, at the pace so far."""
+        if self.limit_seconds:
+            return tokens * self.seconds / max(1.0, self.tokens) / self.limit_seconds
+        return tokens / self.limit_tokens
+
+    def save(self) -> None:
+        """Write the book and report how far the budget has gone."""
+        self.run.write("spent.json", SpentBook(counted=self.counted, seconds=self.seconds).dump())
+        done = min(1000, round(1000 * self.share))
+        self.run.event(ProgressEvent(what="search, thousandths of the budget", done=done, total=1000))
+
+    def spent(self) -> Spent:
+        """What was spent, for the result."""
+        return Spent(
+            tokens=self.tokens,
+            seconds=self.seconds,
+            share=self.share,
+            money=self.seconds / SECONDS_PER_HOUR * self.price if self.price else None,
+            unit="seconds" if self.limit_seconds else "tokens",
+            limit=self.limit_seconds or self.limit_tokens,
+        )
+
+
+@dataclass(slots=True)
+class Trial:
+    """One candidate and its training.
+
+    Args:
+        number: its number in Optuna's study.
         setting: the candidate.
-        cost: of it.
-        is_own: whether it is the task file's own setting.
-        history: its epochs.
+        cost: its cost.
+        is_default: whether it is the task file's own setting.
+        history: its epochs so far.
         seconds: of its training.
     """
 
     number: int
     setting: Setting
     cost: Cost
-    is_own: bool = False
+    is_default: bool = False
     history: list[EpochRecord] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -57,127 +168,149 @@ class Trial:
 
     @property
     def tokens(self) -> float:
-        """Live tokens that it ran."""
+        """Live tokens of its epochs."""
         return self.cost.epoch_tokens * len(self.history)
 
     def seeded(self, seed: int) -> SeededSetting:
-        """It, as a member of a group that is trained with that seed."""
+        """The candidate as a member of a group that is trained with a seed."""
         assert self.setting.prompt is not None
         return SeededSetting(self.key, self.setting.prompt, self.setting.train, seed)
 
 
-class Shared:
-    """What one search knows; every part of it that is done is read back from the run's folder."""
+class SearchState:
+    """Everything that the parts of one search share; what is finished is read back from the run's folder.
+
+    Args:
+        work: rows and model, test rows included.
+    """
 
     def __init__(self, work: Work) -> None:
         assert isinstance(work.config, SearchRequest)
-        self.config, self.whole, self.asked, self.run = work.config, work, work.config.search, work.run
-        # What chooses never sees a test row.
-        self.works = {0: replace(work, rows={**work.rows, "test": []})}
-        self.costs: dict[Any, Cost] = {}
+        self.work, self.run, self.config, self.options = work, work.run, work.config, work.config.search
+        # Candidates are chosen without test rows.
+        self._works = {0: replace(work, rows={**work.rows, "test": []})}
+        self._costs: dict[Hashable, Cost] = {}
         self.trials: list[Trial] = []
-        self.space = self._space(self._pairs())
-        own = self.space.own()
-        self.own_cost = self.cost(own)
-        # A tune reads its inputs too.
-        read = self.input_tokens(0) if self.own_cost.is_input_kept else 0
-        self.spending = Spending.of(self.asked, self.own_cost.epoch_tokens * own.train.num_epochs + read)
-        spent = self.run.read("spent.json") or {}
-        self.spending.counted, self.spending.seconds = spent.get("counted", {}), spent.get("seconds", 0.0)
+        self.space = self._space(self._usable_pairs())
+        default = self.space.default()
+        self.default_cost = self.cost(default)
+        # Tuning reads the inputs that it keeps.
+        inputs = self.input_tokens(0) if self.default_cost.is_input_kept else 0
+        self.budget = Budget(self.run, self.options, self.default_cost.epoch_tokens * default.train.num_epochs + inputs)
+
+    # -- what may be chosen
 
     @property
-    def own(self) -> PromptConfig:
+    def prompt(self) -> PromptConfig:
         """The task file's own prompt."""
-        return self.whole.config.prompt
-
-    @property
-    def own_trial(self) -> Trial | None:
-        """The candidate that is the task file's own setting; None where it could not be trained."""
-        return next((trial for trial in self.trials if trial.is_own), None)
+        return self.work.config.prompt
 
     def set_rates(self, rates: dict[Pair, float]) -> None:
-        """Learning rates that were found, as the middle of what is tried."""
+        """Make learning rates that were found the middle of what is tried."""
         self.space = self._space(self.space.pairs, rates)
 
     def _space(self, pairs: Sequence[Pair], rates: dict[Pair, float] | None = None) -> Space:
-        work = self.whole
+        work = self.work
         return Space(self.config, pairs, work.backbone.info.num_layers, len(work.rows["train"]), rates)
 
-    def _pairs(self) -> list[Pair]:
+    def _usable_pairs(self) -> list[Pair]:
         """Methods and places that this model can answer with."""
-        found: list[Pair] = []
+        usable: list[Pair] = []
         refused: list[BackboneError | ConfigError] = []
-        is_default = not (self.asked.method or self.asked.place)
+        is_asked = bool(self.options.method or self.options.place)
         for method, place in asked_pairs(self.config):
-            options = options_of(self.own, method, 1)
-            config = self.own.model_copy(update={"method": method, "place": place, "options": options})
+            options = options_of(self.prompt, method, 1)
+            prompt = self.prompt.model_copy(update={"method": method, "place": place, "options": options})
             try:
-                self.whole.built(config, self.whole.config.seed).check(self.whole.rows["train"][:1])
+                self.work.built(prompt, self.work.config.seed).check(self.work.rows["train"][:1])
             except (BackboneError, ConfigError) as error:
                 refused.append(error)
-                if not is_default:
-                    self.whole.notice(f"{method} at {place} is left out: {error.what}")
+                if is_asked:
+                    self.work.notice(f"{method} at {place} is left out: {error.what}")
             else:
-                found.append((method, place))
-        if not found:
+                usable.append((method, place))
+        if not usable:
             raise refused[0]
-        return found[:NUM_PAIRS] if is_default else found
+        return usable if is_asked else usable[:NUM_PAIRS]
 
-    def work(self, wording: int) -> Work:
-        """The rows in one wording."""
-        if wording not in self.works:
-            self.works[wording] = self.reworded(wording, ("train", "validation"))
-        return self.works[wording]
+    # -- rows and their cost
+
+    def in_wording(self, wording: int) -> Work:
+        """Training and validation rows in one wording."""
+        if wording not in self._works:
+            self._works[wording] = self.reworded(wording, ("train", "validation"))
+        return self._works[wording]
 
     def reworded(self, wording: int, splits: Sequence[str]) -> Work:
-        """The work in a wording, with those splits alone."""
-        work, task = self.whole, self.space.wordings[wording]
+        """The work with the rows of these splits alone, in one wording."""
+        work, task = self.work, self.space.wordings[wording]
         encoder = Encoder(task, work.backbone.tokenizer, reserve=self.space.room)
-        wanted = {name: getattr(work.splits, name) if name in splits else [] for name in work.rows}
-        rows = {name: encoder.encode_split(name, found) for name, found in wanted.items()}
+        rows = {
+            split: encoder.encode_split(split, getattr(work.splits, split) if split in splits else [])
+            for split in work.rows
+        }
         for text in encoder.notices:
             work.notice(text)
         return replace(work, config=work.config.model_copy(update={"task": task}), encoder=encoder, rows=rows)
 
     def cost(self, setting: Setting) -> Cost:
-        """What a candidate costs on the rows in its wording."""
+        """The cost of a candidate on the rows in its wording."""
         prompt, passes = setting.prompt, setting.train.num_passes
         assert prompt is not None
         key = (prompt.method, prompt.place, prompt.length, str(prompt.options), setting.wording, passes)
-        if key not in self.costs:
-            work = self.work(setting.wording)
+        if key not in self._costs:
+            work = self.in_wording(setting.wording)
             model = work.built(prompt, work.config.seed)
-            self.costs[key] = cost_of(model, work.rows["train"] * passes, work.rows["validation"])
-        return self.costs[key]
+            self._costs[key] = Cost.of(model, work.rows["train"] * passes, work.rows["validation"])
+        return self._costs[key]
 
-    def unanswered(self) -> tuple[list[Hashable], float]:
-        """What a prompt whose loss was never a number answers to the validation rows, and its score."""
-        metric, gold = metric_named(self.whole.task.metric), self.whole.answers("validation")
-        answers = [NOTHING[metric.of]] * len(gold)
-        return answers, metric(gold, answers)
+    def count_inputs(self, cost: Cost, wording: int) -> None:
+        """Count a wording's inputs, which run once, where a candidate keeps them."""
+        if cost.is_input_kept:
+            self.budget.count(f"inputs {wording}", self.input_tokens(wording))
+
+    def input_tokens(self, wording: int) -> int:
+        """Tokens of the inputs of training and validation rows."""
+        rows = self.in_wording(wording).rows
+        return sum(map(len, {row.input_ids for split in ("train", "validation") for row in rows[split]}))
+
+    # -- candidates
+
+    @property
+    def default_trial(self) -> Trial | None:
+        """The candidate that is the task file's own setting; None where it could not be trained."""
+        return next((trial for trial in self.trials if trial.is_default), None)
+
+    def trial(self, number: int) -> Trial:
+        """The candidate of a number."""
+        return next(trial for trial in self.trials if trial.number == number)
 
     def worth(self, trial: Trial) -> tuple[float, float]:
-        """What candidates are compared by: the score less a little for what it costs, then the loss."""
+        """Candidates are compared by their score less a little for their cost, then by their loss."""
         best = trial.best
         if best is None:
             return -math.inf, -math.inf
-        times = max(trial.cost.epoch_tokens, 1.0) / max(self.own_cost.epoch_tokens, 1.0)
+        times = max(trial.cost.epoch_tokens, 1.0) / max(self.default_cost.epoch_tokens, 1.0)
         return best.validation_score - _COST_WEIGHT * math.log10(times), -best.validation_loss
 
     def ranked(self) -> list[Trial]:
         """Candidates that trained, the best first."""
         return sorted((trial for trial in self.trials if trial.history), key=self.worth, reverse=True)
 
-    def of(self, number: int) -> Trial:
-        """The candidate of that number."""
-        return next(trial for trial in self.trials if trial.number == number)
+    def empty_answers(self) -> tuple[tuple[Hashable, ...], float]:
+        """An empty answer to each validation row, and their score: a prompt that diverged has this."""
+        metric, gold = metric_named(self.work.task.metric), self.work.answers("validation")
+        answers = (NOTHING[metric.of],) * len(gold)
+        return answers, metric(gold, answers)
 
-    def values_of(self, trial: Trial) -> Path | None:
-        """What the seed that found it left; None when it did not come to its end."""
+    # -- their files
+
+    def values_file(self, trial: Trial) -> Path | None:
+        """The values that a trial left when it was explored; None where it did not come to its end."""
         return next(iter(self.run.folder.glob(f"cohort-*/{trial.key}.prompt.safetensors")), None)
 
     def keep(self, work: Work, member: SeededSetting, result: FitResult, path: str) -> PromptedModel:
-        """The model under a trained prompt; its values are written."""
+        """Write a trained prompt's values; gives the model under it."""
         import torch
         from safetensors.torch import save
 
@@ -202,25 +335,8 @@ class Shared:
         source = prompt_source(work.backbone, work.encoder, work.rows["train"], work.store)
         return PromptedModel(work.backbone, prompt_from(tensors, setting.prompt, source), work.cache)
 
-    def read_inputs(self, cost: Cost, wording: int) -> None:
-        """Count the inputs that run once, the first time that somebody needs them."""
-        if cost.is_input_kept:
-            self.spending.count(f"inputs {wording}", self.input_tokens(wording))
-
-    def input_tokens(self, wording: int) -> int:
-        """Tokens of the inputs of the rows that choose."""
-        rows = self.work(wording).rows
-        return sum(map(len, {row.input_ids for name in ("train", "validation") for row in rows[name]}))
-
     def check_stop(self) -> None:
-        """Raise `Stopped` when somebody asked to stop."""
-        if self.whole.is_stop_asked():
-            self.save_spent()
+        """Raise `Stopped` when a stop was asked for."""
+        if self.work.is_stop_asked():
+            self.budget.save()
             raise Stopped
-
-    def save_spent(self) -> None:
-        """Write down what was spent, and tell how far the budget has gone."""
-        spent = self.spending
-        self.run.write("spent.json", {"counted": spent.counted, "seconds": spent.all_seconds})
-        done = min(1000, round(1000 * spent.share))
-        self.run.event(ProgressEvent(what="search, thousandths of the budget", done=done, total=1000))

@@ -11,7 +11,7 @@ are climbed, one label at a time, where LM-BFF tries all of them; and validation
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,10 +20,11 @@ from overture.core.config import validated
 from overture.core.contracts import Readouts
 from overture.core.errors import BackboneError, ConfigError, DataError
 from overture.core.meter import Meter
+from overture.core.records.search import LabelWord, WordingScore, WordsResult
 from overture.core.rows import Encoded
 from overture.data.batches import scoring_batches
 from overture.data.encode import Encoder
-from overture.data.rows import Row, gold_of
+from overture.data.rows import gold_of
 from overture.data.splits import load_splits
 from overture.data.task import Task
 from overture.engine.backbone import Backbone
@@ -40,12 +41,12 @@ _OWN = "task file"
 
 
 @dataclass(frozen=True, slots=True)
-class LabelWord:
-    """A word that may stand for a label.
+class Candidate:
+    """A word of one token that may stand for a label.
 
     Args:
         text: as the task file has it, with its leading space.
-        token: its one token.
+        token: its token.
         log_likelihood: mean over the label's training rows.
         ratio: how much higher that is than the mean over the other labels' rows.
     """
@@ -55,10 +56,6 @@ class LabelWord:
     log_likelihood: float
     ratio: float
 
-    def shown(self) -> dict[str, Any]:
-        """For people and machines."""
-        return {"word": self.text, "log_likelihood": round(self.log_likelihood, 4), "ratio": round(self.ratio, 4)}
-
 
 def words(
     task: Task,
@@ -67,7 +64,7 @@ def words(
     backbone: Backbone | None = None,
     progress: Progress = lambda what, done, total: None,
     notify: Callable[[str], None] = lambda message: None,
-) -> dict[str, Any]:
+) -> WordsResult:
     """Propose label words for a task, and measure them on validation rows without any training.
 
     Args:
@@ -75,14 +72,13 @@ def words(
         config: how words are looked for.
         backbone: a loaded model; loaded by the task's name when None.
         progress: called with (what, done, all).
-        notify: told of work that takes long.
+        notify: called with a sentence before work that takes long.
 
     Returns:
-        What ``overture words --json`` prints: `labels` with their words, best first; `wordings`, the best on validation
-        rows first. Test rows are not looked at.
+        Words of each label, best first, and choices of them, the best on validation rows first; test rows are not read.
 
     Raises:
-        ConfigError: the task's rows have not one label each.
+        ConfigError: the task's rows do not have one label each.
         DataError: the rows cannot be used, or a label has no training rows.
         BackboneError: the model predicts no words.
     """
@@ -93,32 +89,55 @@ def words(
     if not splits.validation:
         raise DataError("words are measured on validation rows", where="data.validation_share", wanted="above 0")
     backbone = backbone or load_backbone(task.backbone, notify=notify)
-    encoder = Encoder(task, backbone.tokenizer)
-    rows = encoder.encode(splits.train)
+    rows = Encoder(task, backbone.tokenizer).encode(splits.train)
     _check(task, backbone, rows)
     meter = Meter(backbone.device.type)
     cache = InputCache()
+
+    # The hidden state at each training row's label word: the head makes a likelihood of every word of it.
+    hidden_states: dict[int, Tensor] = {}
     model = PromptedModel(backbone, None, cache)
-    hidden_ND = _hidden(model, rows, lambda done, total: progress("reading training rows", done, total))
+    with torch.no_grad():
+        for batch in scoring_batches(rows, _MAX_TOKENS):
+            readouts = model.ask(batch, Readouts())
+            hidden_states |= {row.row: readout.hidden[0] for row, readout in zip(batch, readouts, strict=True)}
+            progress("reading training rows", len(hidden_states), len(rows))
+    hidden_ND = torch.stack([hidden_states[row.row] for row in rows])
     labels_N = torch.tensor([row.label or 0 for row in rows], device=hidden_ND.device)
-    found = _proposed(backbone, task, hidden_ND, labels_N, config)
-    chosen = _chosen(backbone, found, hidden_ND, labels_N, config.rounds)
-    notices = [] if chosen else ["labels share too few words to have one each; ask for more words of each pool"]
-    measured = [
-        _measured(name, _with_words(task, chosen.get(name)), backbone, splits.validation, cache, progress)
-        for name in (_OWN, *chosen)
-    ]
-    return {
-        "task": task.name,
-        "backbone": task.backbone,
-        "metric": task.metric,
-        "rows": {"train": len(splits.train), "validation": len(splits.validation)},
-        "labels": {label: [word.shown() for word in own] for label, own in zip(task.words, found, strict=True)},
-        # Ties go to what stands first, the task file's own words.
-        "wordings": sorted(measured, key=lambda one: -one["metrics"][task.metric]["value"]),
-        "seconds": meter.seconds,
-        "notices": notices,
-    }
+
+    candidates = _candidates(backbone, task, hidden_ND, labels_N, config)
+    assignments = _assignments(backbone, candidates, hidden_ND, labels_N, config.rounds)
+    notices = [] if assignments else ["labels share too few words to have one each; ask for more words of each pool"]
+
+    scores = []
+    gold = gold_of(task, splits.validation)
+    for name in (_OWN, *assignments):
+        worded = task
+        if name in assignments:
+            labels = dict(zip(task.words, assignments[name], strict=True))
+            worded = validated(Task, {**task.dump(), "labels": labels}, "words")
+        encoded = Encoder(worded, backbone.tokenizer).encode(splits.validation)
+        report = partial(progress, f"scoring the words: {name}")
+        scored = score(PromptedModel(backbone, None, cache), encoded, worded, gold, progress=report)
+        labels, metrics = worded.dump()["labels"], scored.metrics(worded)
+        scores.append(WordingScore(name=name, labels=labels, metrics=metrics, loss=scored.loss))
+    return WordsResult(
+        task=task.name,
+        backbone=task.backbone,
+        metric=task.metric,
+        rows={"train": len(splits.train), "validation": len(splits.validation)},
+        labels={
+            label: [
+                LabelWord(word=word.text, log_likelihood=round(word.log_likelihood, 4), ratio=round(word.ratio, 4))
+                for word in of_label
+            ]
+            for label, of_label in zip(task.words, candidates, strict=True)
+        },
+        # Of equal scores the first stays first: the task file's own words.
+        wordings=sorted(scores, key=lambda wording: -wording.metrics[task.metric].value),
+        seconds=meter.seconds,
+        notices=notices,
+    )
 
 
 def _check(task: Task, backbone: Backbone, rows: Sequence[Encoded]) -> None:
@@ -136,60 +155,49 @@ def _check(task: Task, backbone: Backbone, rows: Sequence[Encoded]) -> None:
 
 
 @torch.no_grad()
-def _hidden(model: PromptedModel, rows: Sequence[Encoded], progress: Callable[[int, int], None]) -> Tensor:
-    """What the head would make the label's word of, [N, D]."""
-    found: dict[int, Tensor] = {}
-    for batch in scoring_batches(rows, _MAX_TOKENS):
-        readouts = model.ask(batch, Readouts())
-        found |= {row.row: readout.hidden[0] for row, readout in zip(batch, readouts, strict=True)}
-        progress(len(found), len(rows))
-    return torch.stack([found[row.row] for row in rows])
-
-
-@torch.no_grad()
 def _likelihoods(backbone: Backbone, hidden_ND: Tensor) -> Tensor:
     """Log-probabilities over the whole vocabulary, [N, V]."""
     return backbone.head(hidden_ND).float().log_softmax(-1)
 
 
-def _means(backbone: Backbone, hidden_ND: Tensor, labels_N: Tensor, num_labels: int) -> Tensor:
-    """Each label's mean log-likelihood of every word, [C, V]."""
+def _mean_likelihoods(backbone: Backbone, hidden_ND: Tensor, labels_N: Tensor, num_labels: int) -> Tensor:
+    """Mean log-likelihood of every word over the rows of each label, [C, V]."""
     sums_CV: Tensor | None = None
     for start in range(0, len(hidden_ND), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
-        own_NV = _likelihoods(backbone, hidden_ND[part]).double()
+        likelihoods_NV = _likelihoods(backbone, hidden_ND[part]).double()
         if sums_CV is None:
-            sums_CV = own_NV.new_zeros(num_labels, own_NV.shape[1])
-        sums_CV.index_add_(0, labels_N[part], own_NV)
+            sums_CV = likelihoods_NV.new_zeros(num_labels, likelihoods_NV.shape[1])
+        sums_CV.index_add_(0, labels_N[part], likelihoods_NV)
     assert sums_CV is not None
     return sums_CV / labels_N.bincount(minlength=num_labels)[:, None]
 
 
-def _proposed(
+def _candidates(
     backbone: Backbone, task: Task, hidden_ND: Tensor, labels_N: Tensor, config: WordsConfig
-) -> list[list[LabelWord]]:
-    """Each label's words, those first that tell it best from the others."""
-    means_CV = _means(backbone, hidden_ND, labels_N, len(task.words))
+) -> list[list[Candidate]]:
+    """Words of each label, those first that tell it best from the others."""
+    means_CV = _mean_likelihoods(backbone, hidden_ND, labels_N, len(task.words))
     others_CV = (means_CV.sum(0) - means_CV) / (len(means_CV) - 1)
-    # As the task file's own words are written: a word behind a space is another token.
+    # Written as the task file's own words: behind a space a word is another token.
     lead = " " if next(iter(task.words.values()))[0].startswith(" ") else ""
-    found = []
-    for label, own_V, other_V in zip(task.words, means_CV, others_CV, strict=True):
-        pool: list[LabelWord] = []
-        for token in own_V.argsort(descending=True).tolist():
+    candidates = []
+    for label, mean_V, others_V in zip(task.words, means_CV, others_CV, strict=True):
+        pool: list[Candidate] = []
+        for token in mean_V.argsort(descending=True).tolist():
             text = _word(backbone, token, lead)
             if text and all(text.casefold() != word.text.casefold() for word in pool):
-                pool.append(LabelWord(text, token, float(own_V[token]), float(own_V[token] - other_V[token])))
+                pool.append(Candidate(text, token, float(mean_V[token]), float(mean_V[token] - others_V[token])))
             if len(pool) == config.pool:
                 break
         if not pool:
             raise BackboneError("the vocabulary has no words of one token", got=task.backbone, where=f"labels.{label}")
-        found.append(sorted(pool, key=lambda word: -word.ratio)[: config.words])
-    return found
+        candidates.append(sorted(pool, key=lambda word: -word.ratio)[: config.words])
+    return candidates
 
 
 def _word(backbone: Backbone, token: int, lead: str) -> str | None:
-    """A token as a label word; None where it is none: a piece of a word, a mark, a special token."""
+    """A token as a label word; None for a piece of a word, a mark or a special token."""
     tokenizer = backbone.tokenizer
     core = tokenizer.decode([token]).strip()
     if not core.isalpha() or (len(core) < 2 and core.isascii()):
@@ -197,85 +205,68 @@ def _word(backbone: Backbone, token: int, lead: str) -> str | None:
     return lead + core if tokenizer.encode_plain(lead + core) == [token] else None
 
 
-def _chosen(
+def _assignments(
     backbone: Backbone,
-    found: Sequence[Sequence[LabelWord]],
+    candidates: Sequence[Sequence[Candidate]],
     hidden_ND: Tensor,
     labels_N: Tensor,
     rounds: int,
 ) -> dict[str, tuple[str, ...]]:
-    """Assignments of one word to each label, no word twice: by the ratio alone, and climbed from there."""
-    tokens = list(dict.fromkeys(word.token for own in found for word in own))
-    texts = {word.token: word.text for own in found for word in own}
+    """One word for each label, no word twice: the best by the ratio alone, and the same after climbing."""
+    texts = {word.token: word.text for of_label in candidates for word in of_label}
+    tokens = list(texts)
+    columns = {token: column for column, token in enumerate(tokens)}
     chunks = torch.split(hidden_ND, _ROWS_AT_ONCE)
-    scores_NT = torch.cat([_likelihoods(backbone, part)[:, tokens] for part in chunks])
-    at = {token: number for number, token in enumerate(tokens)}
-    choices = [[at[word.token] for word in own] for own in found]
-    spelt = {number: texts[token].casefold() for number, token in enumerate(tokens)}
-    start = _apart(choices, spelt)
+    scores_NT = torch.cat([_likelihoods(backbone, chunk)[:, tokens] for chunk in chunks])
+    choices = [[columns[word.token] for word in of_label] for of_label in candidates]
+    spellings = {column: texts[token].casefold() for column, token in enumerate(tokens)}
+    start = _first_free(choices, spellings)
     if start is None:
         return {}
-    climbed = _climbed(start, choices, spelt, scores_NT, labels_N, rounds)
-    each = {"ratio": start, "climbed": climbed}
-    return {name: tuple(texts[tokens[number]] for number in own) for name, own in each.items()}
+    climbed = _climbed(start, choices, spellings, scores_NT, labels_N, rounds)
+    return {
+        name: tuple(texts[tokens[column]] for column in assignment)
+        for name, assignment in {"ratio": start, "climbed": climbed}.items()
+    }
 
 
-def _apart(choices: Sequence[Sequence[int]], spelt: dict[int, str]) -> list[int] | None:
-    """Each label's first word that no label has yet; None where one has none left."""
-    used: set[str] = set()
-    found = []
-    for own in choices:
-        free = next((number for number in own if spelt[number] not in used), None)
+def _first_free(choices: Sequence[Sequence[int]], spellings: dict[int, str]) -> list[int] | None:
+    """The first word of each label that no earlier label has; None where a label has none left."""
+    taken: set[str] = set()
+    assignment = []
+    for of_label in choices:
+        free = next((word for word in of_label if spellings[word] not in taken), None)
         if free is None:
             return None
-        used.add(spelt[free])
-        found.append(free)
-    return found
+        taken.add(spellings[free])
+        assignment.append(free)
+    return assignment
 
 
 def _climbed(
     start: Sequence[int],
     choices: Sequence[Sequence[int]],
-    spelt: dict[int, str],
+    spellings: dict[int, str],
     scores_NT: Tensor,
     labels_N: Tensor,
     rounds: int,
 ) -> list[int]:
-    """The words after changing one label's at a time while training rows get better."""
+    """The assignment after changing the word of one label at a time while training accuracy, then loss, improves."""
 
-    def worth(words: Sequence[int]) -> tuple[float, float]:
-        own_NC = scores_NT[:, list(words)].log_softmax(1)
-        right = (own_NC.argmax(1) == labels_N).float().mean()
-        return float(right), -float(torch.nn.functional.nll_loss(own_NC, labels_N))
+    def worth(assignment: Sequence[int]) -> tuple[float, float]:
+        scores_NC = scores_NT[:, list(assignment)].log_softmax(1)
+        accuracy = (scores_NC.argmax(1) == labels_N).float().mean()
+        return float(accuracy), -float(torch.nn.functional.nll_loss(scores_NC, labels_N))
 
-    found, best = list(start), worth(start)
+    best, best_worth = list(start), worth(start)
     for _ in range(rounds):
-        before = list(found)
-        for label, own in enumerate(choices):
-            others = {spelt[word] for number, word in enumerate(found) if number != label}
-            for word in own:
-                changed = [*found[:label], word, *found[label + 1 :]]
-                if spelt[word] not in others and (now := worth(changed)) > best:
-                    found, best = changed, now
-        if found == before:
+        before = list(best)
+        for label, of_label in enumerate(choices):
+            taken = {spellings[word] for number, word in enumerate(best) if number != label}
+            for word in of_label:
+                changed = [*best[:label], word, *best[label + 1 :]]
+                if spellings[word] not in taken and (changed_worth := worth(changed)) > best_worth:
+                    best, best_worth = changed, changed_worth
+        if best == before:
             break
-    return found
-
-
-def _with_words(task: Task, chosen: Sequence[str] | None) -> Task:
-    if chosen is None:
-        return task
-    labels = dict(zip(task.words, chosen, strict=True))
-    return validated(Task, {**task.dump(), "labels": labels}, "words")
-
-
-def _measured(
-    name: str, task: Task, backbone: Backbone, rows: Sequence[Row], cache: InputCache, progress: Progress
-) -> dict[str, Any]:
-    """One wording on validation rows, the model as it is."""
-    encoded = Encoder(task, backbone.tokenizer).encode(rows)
-    model = PromptedModel(backbone, None, cache)
-    what = f"scoring the words: {name}"
-    found = score(model, encoded, task, gold_of(task, rows), progress=lambda done, all_: progress(what, done, all_))
-    metrics = {key: value.model_dump() for key, value in found.metrics(task).items()}
-    return {"name": name, "labels": task.dump()["labels"], "metrics": metrics, "loss": found.loss}
+    return best

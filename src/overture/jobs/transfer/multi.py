@@ -1,11 +1,11 @@
-"""Train one prompt for several tasks at once: what they share, and what each has of its own.
+"""Train prompts for several tasks at once: values that they share, and values that each has for itself.
 
     loss = sum over tasks k of  task loss_k + a KL(teacher_k || student_k) + b |h_teacher_k - h_student_k|^2
 
 The method says what is shared (`prompt.method.Sharing`): MPT's tasks share a prompt that each scales by factors,
 ATTEMPT's share the attention over stored prompts and add a prompt of their own. A teacher is the task's own prompt of
-vectors, tuned alone: what it says of the training rows is computed once and kept. Each row counts alike, and each batch
-mixes a number of tasks that is drawn anew.
+vectors, tuned alone; its predictions for the training rows are computed once and kept. Each row counts alike, and each
+batch mixes a number of tasks that is drawn anew.
 
 Source: Wang et al. 2023, "Multitask Prompt Tuning Enables Parameter-Efficient Transfer Learning", section 3 (losses,
 sampling of tasks; a = b = 0.9); Asai et al. 2022, "ATTEMPT", section 3.3. Deviations: label tasks are distilled over
@@ -22,7 +22,6 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +31,15 @@ from overture.core.errors import ConfigError, Diverged
 from overture.core.injection import Injection
 from overture.core.records.events import Listener, ignore
 from overture.core.records.prompt import Lineage, PromptScores
+from overture.core.records.scores import SplitScores
+from overture.core.records.transfer import (
+    Distilled,
+    KeptPrompt,
+    MultiResult,
+    TaskAlone,
+    TaskTogether,
+    ValueCounts,
+)
 from overture.core.rows import Encoded
 from overture.data.batches import epoch_batches, scoring_batches, task_batches
 from overture.engine.backbone import Backbone
@@ -54,7 +62,7 @@ from overture.prompt.module import PromptModule
 from overture.prompt.pack import STATE, prompt_from, prompt_tensors
 from overture.prompt.registry import method_of, own_rate, plainest_at
 from overture.store.artifact import load_artifact
-from overture.store.manifest import Manifest, check_fingerprint
+from overture.store.manifest import check_fingerprint
 from overture.store.names import checked_name, ref_of
 from overture.store.runs import Run
 from overture.store.store import Store
@@ -72,8 +80,8 @@ def multi(
     listener: Listener = ignore,
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
-) -> dict[str, Any]:
-    """Train a prompt for each of several tasks, with a part that they share, beside each task's own prompt.
+) -> MultiResult:
+    """Train a prompt for each of several tasks, with values that they share, beside a prompt for each task alone.
 
     Args:
         tasks: requests for one model and one method that can share.
@@ -81,12 +89,9 @@ def multi(
         name: of the shared prompt; a task's is ``name-task``, the one tuned for it alone ``name-task-single``.
         config: how they are trained.
         teachers: a stored prompt for each task, in order; tuned first when none are given.
-        listener: told of every event.
+        listener: called with each event.
         is_stop_asked: looked at after each step; what was finished by then is kept.
         backbone: a loaded model; loaded as the tasks name it when None.
-
-    Returns:
-        What ``overture multi --json`` prints: the prompts, the scores of both prompts of each task, and their values.
 
     Raises:
         ConfigError: the tasks differ in model or prompt, or the method shares nothing.
@@ -96,10 +101,10 @@ def multi(
     store.check_writable()
     requests = _checked(tasks, store, name, teachers)
     with TemporaryDirectory() as folder, ExitStack() as held:
-        # Nothing of this goes on after a stop: the prompts are in the store.
+        # A stopped run cannot be resumed, so its folder need not stay: finished prompts are in the store.
         works = all_prepared(Run(Path(folder), listener), requests, store, is_stop_asked, backbone)
         held.enter_context(works[0].backbone.checkpointing(requests[0].train.gradient_checkpointing))
-        return _Multi(works, config or MultiConfig(), name).result(teachers)
+        return _Multi(works, config or MultiConfig(), name).run(teachers)
 
 
 def _checked(tasks: Sequence[TuneConfig], store: Store, name: str, teachers: Sequence[str]) -> list[TuneConfig]:
@@ -108,10 +113,10 @@ def _checked(tasks: Sequence[TuneConfig], store: Store, name: str, teachers: Seq
     checked_name(name)
     requests = alike([pinned(with_slots(task), store) for task in tasks])
     names = [request.task.name for request in requests]
-    if twice := [each for each, count in Counter(names).items() if count > 1]:
+    if twice := [task_name for task_name, count in Counter(names).items() if count > 1]:
         raise ConfigError("two tasks have the same name", where="name", got=twice[0], fix="give one file another name")
-    for each in names:
-        checked_name(f"{name}-{each}-single")
+    for task_name in names:
+        checked_name(f"{name}-{task_name}-single")
     if teachers and len(teachers) != len(tasks):
         wanted = f"one for each of the {len(tasks)} tasks, in their order"
         raise ConfigError(
@@ -119,28 +124,71 @@ def _checked(tasks: Sequence[TuneConfig], store: Store, name: str, teachers: Seq
         )
     prompt = requests[0].prompt
     if method_of(prompt).sharing is None:
+        able = [f"--method {method_name}" for method_name, method in METHODS.items() if method.sharing]
         raise ConfigError(
             f"several tasks share nothing of method {prompt.method!r}",
             where="prompt.method",
-            fix=f"{' or '.join(f'--method {name}' for name, one in METHODS.items() if one.sharing)}; "
-            "`overture meta` learns a start for other methods",
+            fix=f"{' or '.join(able)}; `overture meta` learns a start for other methods",
         )
     return requests
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A prompt's scores on its task.
+
+    Args:
+        metrics: of each split.
+        split: the last of them.
+        scored: the predictions of that split.
+    """
+
+    metrics: dict[str, SplitScores]
+    split: str
+    scored: Scored
+
+
+@dataclass(frozen=True, slots=True)
+class Single:
+    """A task's own prompt, its teacher and what it is compared with.
+
+    Args:
+        model: the model under the prompt.
+        measured: its scores.
+        kept: where it is stored.
+    """
+
+    model: PromptedModel
+    measured: Measured
+    kept: KeptPrompt
+
+
 @dataclass(slots=True)
 class _Task:
-    """One of the tasks: its rows, its part of the prompt, and what its teacher says."""
+    """One of the tasks.
+
+    Args:
+        work: its rows.
+        model: the model under its part of the prompt.
+        first: number of its first training row among those of all tasks.
+        teacher: its own prompt.
+        taught: the teacher's predictions and hidden states for each training row.
+    """
 
     work: Work
     model: PromptedModel
     first: int
-    single: dict[str, Any] = field(default_factory=dict)
+    teacher: Single | None = None
     taught: list[Readout] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         return self.work.task.name
+
+    @property
+    def module(self) -> PromptModule:
+        assert isinstance(self.model.prompt, PromptModule)
+        return self.model.prompt
 
     @property
     def rows(self) -> list[Encoded]:
@@ -164,15 +212,18 @@ class _Trainee:
 
     def trainable(self) -> dict[str, Tensor]:
         """Each task's values under its number; shared ones once, under the first's."""
-        return dict(torch.nn.ModuleList(map(_module, self.tasks)).named_parameters())
+        return dict(torch.nn.ModuleList([task.module for task in self.tasks]).named_parameters())
 
     def rates(self) -> dict[str, float]:
         """Factors on the learning rate, by name."""
-        each = enumerate(map(_module, self.tasks))
-        return {f"{number}.{name}": rate for number, module in each for name, rate in module.rates().items()}
+        return {
+            f"{number}.{name}": rate
+            for number, task in enumerate(self.tasks)
+            for name, rate in task.module.rates().items()
+        }
 
     def weight(self, rows: Sequence[Encoded]) -> float:
-        """Rows: each counts alike, whatever its task."""
+        """Number of rows: each counts alike, whatever its task."""
         return float(len(rows))
 
     def task_of(self, row: Encoded) -> int:
@@ -181,10 +232,10 @@ class _Trainee:
 
     def loss(self, rows: Sequence[Encoded]) -> Tensor:
         """Sum over the tasks of their rows' losses."""
-        parts: dict[int, list[Encoded]] = {}
+        by_task: dict[int, list[Encoded]] = {}
         for row in rows:
-            parts.setdefault(self.task_of(row), []).append(row)
-        return torch.stack([self._loss(self.tasks[number], part) for number, part in parts.items()]).sum()
+            by_task.setdefault(self.task_of(row), []).append(row)
+        return torch.stack([self._loss(self.tasks[number], rows) for number, rows in by_task.items()]).sum()
 
     def _loss(self, task: _Task, rows: list[Encoded]) -> Tensor:
         backbone, student = task.work.backbone, task.model.ask(rows, Readouts())
@@ -197,18 +248,13 @@ class _Trainee:
         return (loss / loss.new_tensor([row.target.weight for row in rows])).sum()
 
 
-def _module(task: _Task) -> PromptModule:
-    assert isinstance(task.model.prompt, PromptModule)
-    return task.model.prompt
-
-
 class _Multi:
-    """The whole of one run.
+    """One run.
 
     Args:
         works: the tasks.
         config: how they are trained.
-        name: of what is kept.
+        name: of the stored prompts.
     """
 
     def __init__(self, works: Sequence[Work], config: MultiConfig, name: str) -> None:
@@ -219,191 +265,220 @@ class _Multi:
         self.sharing: Sharing = sharing
         firsts = [0, *accumulate(len(work.rows["train"]) for work in works)]
         models = [work.built(self.request.prompt, self.request.seed) for work in works]
-        self.tasks = [_Task(*each) for each in zip(works, models, firsts, strict=False)]
-        methods = [method_inside(_module(task)) for task in self.tasks]
+        self.tasks = [_Task(work, model, first) for work, model, first in zip(works, models, firsts, strict=False)]
+        methods = [method_inside(task.module) for task in self.tasks]
         for method in methods[1:]:
             for shared in sharing.names:
                 setattr(method, shared, getattr(methods[0], shared))
-        weights = [sharing.distil if own is None else own for own in (config.logits, config.hidden)]
-        self.trainee = _Trainee(self.tasks, weights[0], weights[1], config.temperature)
+        logits, hidden = (sharing.distil if given is None else given for given in (config.logits, config.hidden))
+        self.trainee = _Trainee(self.tasks, logits, hidden, config.temperature)
 
-    def result(self, teachers: Sequence[str]) -> dict[str, Any]:
+    def run(self, teachers: Sequence[str]) -> MultiResult:
         """Tune each alone, train all together, measure, keep."""
         for task in self.tasks:
-            # Whether the model can answer such rows at all; nothing is lost yet.
+            # A model that cannot answer such rows is refused before anything is trained.
             task.model.check(task.work.rows["train"][:1])
-        told: dict[str, Any] = {
-            "status": "interrupted",
-            "prompt": None,
-            "method": self.request.prompt.method,
-            "place": self.request.prompt.place,
-            "length": self.request.prompt.length,
-            "weights": {"logits": self.trainee.logits, "hidden": self.trainee.hidden},
-            "tasks": [],
-        }
+        tasks: list[TaskTogether | TaskAlone] = []
         for number, task in enumerate(self.tasks):
-            task.single = self._stored(task, teachers[number]) if teachers else self._tuned_alone(task)
-            told["tasks"].append({"task": task.name, "single": _told(task.single)})
+            task.teacher = self._stored(task, teachers[number]) if teachers else self._tuned_alone(task)
+            tasks.append(TaskAlone(task=task.name, single=task.teacher.kept if task.teacher else None))
             if task.work.is_stop_asked():
-                return {**told, "notices": self._notices()}
+                return self._result(tasks)
         self._teach()
         fitted = self._fitted()
-        return {**told, **self._kept(fitted), "notices": self._notices()}
+        if not _has_values(self.tasks[0], fitted):
+            return self._result(tasks)
+        return self._kept(fitted)
+
+    def _result(
+        self,
+        tasks: list[TaskTogether | TaskAlone],
+        prompt: str | None = None,
+        values: ValueCounts | None = None,
+        fitted: FitResult | None = None,
+    ) -> MultiResult:
+        """The result; interrupted where nothing was trained together to its end."""
+        return MultiResult(
+            status="finished" if fitted and fitted.status != "interrupted" else "interrupted",
+            prompt=prompt,
+            method=self.request.prompt.method,
+            place=self.request.prompt.place,
+            length=self.request.prompt.length,
+            weights=Distilled(logits=self.trainee.logits, hidden=self.trainee.hidden),
+            tasks=tasks,
+            values=values,
+            history=fitted.progress.history if fitted else None,
+            seconds=fitted.progress.seconds if fitted else None,
+            notices=list(dict.fromkeys(text for work in self.works for text in work.notices)),
+        )
 
     # -- each task alone
 
-    def _alone(self) -> PromptConfig:
-        """A task's own prompt, teacher and comparison: as the shared one, of the plainest vectors."""
+    def _single_prompt(self) -> PromptConfig:
+        """A task's own prompt: like the shared one, of the plainest vectors."""
         shared = self.request.prompt
         method = plainest_at(shared.place, is_memory=False)
         return shared.model_copy(update={"method": method, "options": {}})
 
-    def _tuned_alone(self, task: _Task) -> dict[str, Any]:
-        work = task.work
-        config = self._alone()
+    def _tuned_alone(self, task: _Task) -> Single | None:
+        """Tune and keep a task's own prompt; None where a stop was asked for before its first validation."""
+        work, config = task.work, self._single_prompt()
         model, train = work.fresh(config, self.request.seed), self._training(config, [work])
         fitted = work.fit(model, train, self.request.seed, who=f"{task.name} alone")
-        if not fitted.best:
-            return _nothing(task, fitted)
-        found = self._measured(task, model, "alone")
-        facts = {"seconds": fitted.progress.seconds, "trainable": sum(v.numel() for v in model.trainable().values())}
-        manifest = self._manifest(task, f"{self.name}-{task.name}-single", config, train, found, facts)
-        return {**found, **facts, "prompt": self._added(manifest, prompt_tensors(model.prompt)), "model": model}
+        if not _has_values(task, fitted):
+            return None
+        measured = self._measured(task, model, "alone")
+        kept = self._keep(
+            task,
+            f"{self.name}-{task.name}-single",
+            config,
+            train,
+            prompt_tensors(model.prompt),
+            metrics=measured.metrics,
+            seconds=fitted.progress.seconds,
+            trainable=sum(value.numel() for value in model.trainable().values()),
+        )
+        return Single(model, measured, kept.model_copy(update={"folder": None}))
 
-    def _stored(self, task: _Task, ref: str) -> dict[str, Any]:
+    def _stored(self, task: _Task, ref: str) -> Single:
+        """A task's own prompt from the store."""
         work = task.work
         manifest, tensors = load_artifact(work.store.get(ref))
         check_fingerprint(manifest.backbone, backbone_ref(work.backbone))
         _check_labels(task, ref, tensors)
         source = prompt_source(work.backbone, work.encoder, work.rows["train"], work.store)
-        found = prompt_from(tensors, config_of(manifest), source)
-        model = PromptedModel(work.backbone, found, work.cache)
+        model = PromptedModel(work.backbone, prompt_from(tensors, config_of(manifest), source), work.cache)
         model.check(work.rows["train"][:1])
-        facts = {"seconds": manifest.seconds or 0.0, "trainable": manifest.trainable, "prompt": ref, "model": model}
-        return {**self._measured(task, model, "alone"), **facts}
+        measured = self._measured(task, model, "alone")
+        kept = KeptPrompt(
+            metrics=measured.metrics, seconds=manifest.seconds or 0.0, trainable=manifest.trainable, prompt=ref
+        )
+        return Single(model, measured, kept)
 
     @torch.no_grad()
     def _teach(self) -> None:
+        """Keep each teacher's predictions and hidden states for its training rows, where they have a weight."""
         if not (self.trainee.logits or self.trainee.hidden):
             return
         for task in self.tasks:
-            rows, model = task.rows, task.single["model"]
-            said: dict[int, Readout] = {}
+            assert task.teacher is not None
+            rows, teacher = task.rows, task.teacher.model
+            taught: dict[int, Readout] = {}
             for batch in scoring_batches(rows, self.request.train.max_tokens):
-                readouts = model.ask(batch, Readouts())
-                said |= {row.row: readout.kept() for row, readout in zip(batch, readouts, strict=True)}
-                task.work.progress(f"{task.name}: asking the teacher")(len(said), len(rows))
-            task.taught = [said[row.row] for row in rows]
+                readouts = teacher.ask(batch, Readouts())
+                taught |= {row.row: readout.kept() for row, readout in zip(batch, readouts, strict=True)}
+                task.work.progress(f"{task.name}: asking the teacher")(len(taught), len(rows))
+            task.taught = [taught[row.row] for row in rows]
 
     # -- all together
 
     def _training(self, prompt: PromptConfig, works: Sequence[Work]) -> TrainConfig:
-        """Of all works together; the one with most rows says how often an epoch passes over all."""
-        train = min((work.config.train for work in works), key=lambda own: own.num_passes)
+        """How works are trained together; the one with most rows says how often an epoch passes over all."""
+        train = min((work.config.train for work in works), key=lambda train: train.num_passes)
         return train.model_copy(update={"lr": train.lr or own_rate(prompt)})
 
     def _training_together(self) -> TrainConfig:
         return self._training(self.request.prompt, [task.work for task in self.tasks])
 
     def _fitted(self) -> FitResult:
-        first, train = self.tasks[0].work, self._training_together()
+        """Train all tasks together."""
+        first = self.tasks[0].work
         for task in self.tasks:
             task.work.warm(task.model)
-        rows = [row for task in self.tasks for row in task.rows]
-        drawn = partial(task_batches, task_of=self.trainee.task_of)
 
         def validated() -> Validation:
-            found = [(task, task.work.score(task.model, "validation", f"scoring {task.name}")) for task in self.tasks]
-            values = [scored.value(task.work.task) for task, scored in found]
-            return Validation(sum(values) / len(found), sum(scored.loss for _, scored in found) / len(found))
+            scored = [(task, task.work.score(task.model, "validation", f"scoring {task.name}")) for task in self.tasks]
+            values = [scores.value(task.work.task) for task, scores in scored]
+            return Validation(sum(values) / len(scored), sum(scores.loss for _, scores in scored) / len(scored))
 
         return Fit(
             self.trainee,
-            rows,
+            [row for task in self.tasks for row in task.rows],
             validated,
-            train,
+            self._training_together(),
             self.request.seed,
             events=first.run.event,
             who="all tasks",
             is_stop_asked=first.is_stop_asked,
-            cut=drawn if self.config.mixing == "drawn" else epoch_batches,
+            cut=partial(task_batches, task_of=self.trainee.task_of) if self.config.mixing == "drawn" else epoch_batches,
         ).run()
 
     @torch.no_grad()
-    def _kept(self, fitted: FitResult) -> dict[str, Any]:
+    def _kept(self, fitted: FitResult) -> MultiResult:
+        """Measure and keep each task's prompt, and the shared one; a run that was stopped keeps its best epoch."""
         values = self.trainee.trainable()
-        if not fitted.best:
-            _nothing(self.tasks[0], fitted)
-            return {}
         for name, value in fitted.best.items():
-            # A run that was stopped keeps its best epoch.
             values[name].copy_(value)
         train, seconds = self._training_together(), fitted.progress.seconds
-        method = method_inside(_module(self.tasks[0]))
+        method = method_inside(self.tasks[0].module)
         shared = {id(getattr(method, name)) for name in self.sharing.names}
         num_shared = sum(value.numel() for value in values.values() if id(value) in shared)
-        told = [self._kept_task(task, train, seconds, shared, num_shared) for task in self.tasks]
-        is_whole = fitted.status != "interrupted"
-        return {
-            "status": "finished" if is_whole else "interrupted",
-            "prompt": self._kept_start(train, seconds, num_shared),
-            "tasks": told,
-            "values": {
-                "shared": num_shared,
-                "together": sum(value.numel() for value in values.values()),
-                "alone": sum(task.single["trainable"] for task in self.tasks),
-            },
-            "history": [epoch.dump() for epoch in fitted.progress.history],
-            "seconds": seconds,
-        }
-
-    def _kept_task(
-        self, task: _Task, train: TrainConfig, seconds: float, shared: set[int], num_shared: int
-    ) -> dict[str, Any]:
-        own = sum(value.numel() for value in _module(task).parameters() if id(value) not in shared)
-        found = self._measured(task, task.model, "together")
-        facts = {"seconds": seconds, "trainable": own + num_shared}
-        manifest = self._manifest(task, f"{self.name}-{task.name}", self.request.prompt, train, found, facts)
-        prompt = self._added(manifest, prompt_tensors(task.model.prompt))
-        return {
-            "task": task.name,
-            "metric": task.work.task.metric,
-            "split": found["split"],
-            "own_values": own,
-            "single": _told(task.single),
-            "multi": _told({**found, **facts, "prompt": prompt, "folder": str(task.work.store.get(prompt))}),
-            "compared": _compared(task, found["scored"], task.single["scored"]),
-        }
-
-    def _kept_start(self, train: TrainConfig, seconds: float, num_shared: int) -> str | None:
-        if not self.sharing.has_start:
-            return None
-        task = self.tasks[0]
-        start: Injection = method_of(self.request.prompt).maths.shared_start(method_inside(_module(task)))
-        prompt = self._alone()
-        facts = {"seconds": seconds, "trainable": num_shared}
-        manifest = self._manifest(task, self.name, prompt, train, {"metrics": {}}, facts)
-        assert start.vectors is not None
-        return self._added(manifest, {"vectors": start.vectors.values.detach()})
+        tasks: list[TaskTogether | TaskAlone] = []
+        for task in self.tasks:
+            assert task.teacher is not None
+            num_own = sum(value.numel() for value in task.module.parameters() if id(value) not in shared)
+            measured = self._measured(task, task.model, "together")
+            kept = self._keep(
+                task,
+                f"{self.name}-{task.name}",
+                self.request.prompt,
+                train,
+                prompt_tensors(task.model.prompt),
+                metrics=measured.metrics,
+                seconds=seconds,
+                trainable=num_own + num_shared,
+            )
+            gold, alone = measured.scored.gold, task.teacher.measured.scored
+            test = paired_test(gold, measured.scored.predicted, alone.predicted, task.work.task.metric)
+            tasks.append(
+                TaskTogether(
+                    task=task.name,
+                    metric=task.work.task.metric,
+                    split=measured.split,
+                    own_values=num_own,
+                    single=task.teacher.kept,
+                    multi=kept,
+                    compared=test,
+                )
+            )
+        prompt = None
+        if self.sharing.has_start:
+            start: Injection = method_of(self.request.prompt).maths.shared_start(method)
+            assert start.vectors is not None
+            tensors, config = {"vectors": start.vectors.values.detach()}, self._single_prompt()
+            kept = self._keep(
+                self.tasks[0], self.name, config, train, tensors, metrics={}, seconds=seconds, trainable=num_shared
+            )
+            prompt = kept.prompt
+        counts = ValueCounts(
+            shared=num_shared,
+            together=sum(value.numel() for value in values.values()),
+            alone=sum(task.teacher.kept.trainable or 0 for task in self.tasks if task.teacher),
+        )
+        return self._result(tasks, prompt, counts, fitted)
 
     # -- scores and prompts
 
-    def _measured(self, task: _Task, model: PromptedModel, what: str) -> dict[str, Any]:
+    def _measured(self, task: _Task, model: PromptedModel, what: str) -> Measured:
         work = task.work
         splits = [name for name in ("validation", "test") if work.rows[name]]
         scored = {name: work.score(model, name, f"{task.name} {what}: scoring {name}") for name in splits}
-        return {"metrics": metrics_of(work.task, scored), "split": splits[-1], "scored": scored[splits[-1]]}
+        return Measured(metrics_of(work.task, scored), splits[-1], scored[splits[-1]])
 
-    def _manifest(
+    def _keep(
         self,
         task: _Task,
         name: str,
         prompt: PromptConfig,
         train: TrainConfig,
-        found: dict[str, Any],
-        facts: dict[str, Any],
-    ) -> Manifest:
-        return new_manifest(
+        tensors: dict[str, Tensor],
+        *,
+        metrics: dict[str, SplitScores],
+        seconds: float,
+        trainable: int,
+    ) -> KeptPrompt:
+        """Store one prompt."""
+        manifest = new_manifest(
             name,
             task.work.backbone,
             task.work.task,
@@ -411,33 +486,31 @@ class _Multi:
             place=prompt.place,
             length=prompt.length,
             options=made_with(prompt, train),
-            metrics=PromptScores.model_validate(found["metrics"]),
+            metrics=PromptScores.model_validate(metrics),
             lineage=Lineage(
                 multi=self.name,
-                tasks=[each.name for each in self.tasks],
-                train_rows=[len(each.work.rows["train"]) for each in self.tasks],
+                tasks=[task.name for task in self.tasks],
+                train_rows=[len(task.work.rows["train"]) for task in self.tasks],
                 seed=self.request.seed,
                 distilled={"logits": self.trainee.logits, "hidden": self.trainee.hidden},
             ),
-            **facts,
+            seconds=seconds,
+            trainable=trainable,
+        )
+        folder = task.work.store.add(manifest, {key: value.cpu().contiguous() for key, value in tensors.items()})
+        return KeptPrompt(
+            metrics=metrics, seconds=seconds, trainable=trainable, prompt=str(ref_of(folder)), folder=str(folder)
         )
 
-    def _added(self, manifest: Manifest, tensors: dict[str, Tensor]) -> str:
-        folder = self.works[0].store.add(manifest, {name: value.cpu().contiguous() for name, value in tensors.items()})
-        return str(ref_of(folder))
 
-    def _notices(self) -> list[str]:
-        return list(dict.fromkeys(text for work in self.works for text in work.notices))
-
-
-def _nothing(task: _Task, fitted: FitResult) -> dict[str, Any]:
-    """What there is before the first validation: nothing, if it was stopped.
+def _has_values(task: _Task, fitted: FitResult) -> bool:
+    """Whether a training gave values; a stop before the first validation gives none.
 
     Raises:
-        Diverged: it was not.
+        Diverged: it gave none for another reason.
     """
-    if fitted.status == "interrupted":
-        return {}
+    if fitted.best or fitted.status == "interrupted":
+        return bool(fitted.best)
     raise Diverged(
         "the loss became NaN or infinite before the first validation",
         where=task.name,
@@ -446,7 +519,7 @@ def _nothing(task: _Task, fitted: FitResult) -> dict[str, Any]:
 
 
 def _check_labels(task: _Task, ref: str, tensors: dict[str, Tensor]) -> None:
-    """Whether a teacher's label vectors, if it has any, are as many as the task's labels.
+    """Check that a teacher's label vectors, if it has any, are as many as the task's labels.
 
     Raises:
         ConfigError: they are not.
@@ -461,12 +534,3 @@ def _check_labels(task: _Task, ref: str, tensors: dict[str, Tensor]) -> None:
             wanted=f"{len(candidates.labels)}, for task {task.name}",
             fix="name the teachers in the order of the tasks",
         )
-
-
-def _told(found: dict[str, Any]) -> dict[str, Any]:
-    """What is printed of one prompt."""
-    return {key: value for key, value in found.items() if key not in ("scored", "model", "split")}
-
-
-def _compared(task: _Task, together: Scored, alone: Scored) -> dict[str, Any]:
-    return paired_test(together.gold, together.predicted, alone.predicted, task.work.task.metric).model_dump()
