@@ -41,7 +41,7 @@ bench: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/python bench/report.py
 	$(BIN)/python bench/methods_page.py
-	$(BIN)/python bench/comparisons.py
+	$(BIN)/python bench/reports.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from comparisons import CELLS, FEW, WORDS, cells, timeless
+
 from overture.cli import compare as command
 from overture.core.errors import BackboneError, Stopped
 from overture.core.files import write_json

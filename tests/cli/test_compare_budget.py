@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from comparisons import FEW, SMALLEST, cells
+
 from overture.core.errors import Stopped
 from overture.core.records.compare import Key, Trial
 from overture.jobs.compare import compare as study
