@@ -25,8 +25,8 @@ from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
+from overture.evaluate.host import Host
 from overture.evaluate.scoring import score
-from overture.evaluate.tuned import TunedPrompt
 from overture.jobs.distil.cartridge import cartridge, frame_of
 from overture.jobs.distil.options import CartridgeConfig
 from overture.store.store import Store
@@ -96,7 +96,7 @@ def study(backbone: Backbone, args: argparse.Namespace, title: str) -> dict[str,
     ways: Mapping[str, Any] = {
         "no text": memory(head),
         "beginning": memory(whole[: args.length]),
-        "cartridge": TunedPrompt(store.get(told["prompt"]), backbone).prompt,
+        "cartridge": Host(backbone, store).open(told["prompt"]).prompt,
         "whole text": memory(whole),
     }
     questions = {name: asked(PromptedModel(backbone, way), task, rows, encoded) for name, way in ways.items()}

@@ -26,9 +26,9 @@ from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
+from overture.evaluate.host import Host
 from overture.evaluate.intervals import bootstrap, paired_test
 from overture.evaluate.scoring import Scored, score
-from overture.evaluate.tuned import TunedPrompt
 from overture.jobs.run.members import SeededSetting, fit_settings
 from overture.jobs.run.request import TuneConfig
 from overture.jobs.run.work import Work, prepared
@@ -147,7 +147,7 @@ def winner_scored(found: dict[str, Any], backbone: Backbone, args: argparse.Name
     rows = rows_of(args.task, args.data, "test")
     if not found["prompt"]:
         return score(PromptedModel(backbone, None), Encoder(task, backbone.tokenizer).encode(rows), task)
-    prompt = TunedPrompt(Path(found["folder"]), backbone)
+    prompt = Host(backbone).open(Path(found["folder"]))
     return score(prompt.model(InputCache()), prompt.encoder.encode(rows), prompt.task)
 
 

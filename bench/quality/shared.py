@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from overture.evaluate.tuned import TunedPrompt
+from overture.evaluate.host import Host
 from overture.jobs.run.request import TuneConfig
 from overture.jobs.transfer.multi import multi
 from overture.jobs.transfer.options import MultiConfig
@@ -155,7 +155,7 @@ def is_stored(lab: Lab, entry: Entry, seed: int) -> bool:
 
 def keep(lab: Lab, entry: Entry, task: str, seed: int, facts: dict[str, Any]) -> None:
     """The cell of a stored prompt."""
-    found = TunedPrompt(lab.store.get(task_named(entry.way, task, seed)), lab.backbone)
+    found = Host(lab.backbone, lab.store).open(task_named(entry.way, task, seed))
     scores = lab.scores(found.model(lab.cache), task, num_train(lab, task), seed)
     cell = {"train_rows": num_train(lab, task), "config": found.manifest.options.dump(), **facts, **scores}
     lab.keep(entry.way, task, seed, cell)

@@ -89,7 +89,7 @@ def test_kinds_without_labels_refuse_before_the_model_is_loaded(make_task, overt
     def never(*args, **kwargs):
         raise AssertionError("loaded")
 
-    monkeypatch.setattr("overture.evaluate.tuned.load_backbone", never)
+    monkeypatch.setattr("overture.evaluate.host.load_backbone", never)
     for words in (["eval", "mood"], ["predict", "mood", "some text"]):
         refused = overture(*words, "--calibrated", "--json")
         assert (refused.code, refused.json["error"]) == (2, "ConfigError")

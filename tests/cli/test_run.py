@@ -225,15 +225,16 @@ def test_python_api(make_task) -> None:
 def test_several_prompts_answer_together(make_task, monkeypatch) -> None:
     import overture
     from overture.core.files import store_dir
-    from overture.evaluate.tuned import TunedPrompt, predict_together
+    from overture.evaluate.host import Ask, Host
 
     task = make_task(shots=0)
     refs = [
         overture.tune(task, train={"epochs": 1}, method=name, place="after")["prompt"] for name in ("prefix", "vectors")
     ]
+    store = overture.Store(store_dir())
     first = overture.load(refs[0])
-    folder = overture.Store(store_dir()).get(refs[1])
-    prompts = [first, TunedPrompt(folder, first.backbone)]
+    host = Host(first.backbone, store)
+    requests = [Ask(host.open(ref), row) for row in ("fine 1", "poor old 2") for ref in refs]
     rows, tokens = ["fine 1", "poor old 2"], []
     run = first.backbone.run
 
@@ -242,17 +243,19 @@ def test_several_prompts_answer_together(make_task, monkeypatch) -> None:
         return run(live, step, *layers)
 
     monkeypatch.setattr(first.backbone, "run", counting)
-    found = predict_together(prompts, rows)
+    replies = host.answer(requests)
     num_together = sum(tokens)
     tokens.clear()
-    alone = [prompt.predict(rows) for prompt in prompts]
+    # Each on a host of its own, which has kept nothing.
+    alone = [Host(first.backbone, store).open(ref).predict(rows) for ref in refs]
     num_inputs = sum(len(row.input_ids) for row in first.encoder.encode_fields([{"text": text} for text in rows]))
     assert sum(tokens) - num_together == num_inputs
-    for one, other in zip(found, alone, strict=True):
-        assert [each.text for each in one] == [each.text for each in other]
-        assert one[0].probabilities == pytest.approx(other[0].probabilities, abs=1e-6)
-    with pytest.raises(ArtifactError, match="one loaded model"):
-        predict_together([first, overture.load(refs[1])], rows)
+    for number, predictions in enumerate(alone):
+        for prediction, reply in zip(predictions, replies[number::2], strict=True):
+            assert reply.result().text == prediction.text
+            assert reply.result().probabilities == pytest.approx(prediction.probabilities, abs=1e-6)
+    with pytest.raises(ArtifactError):
+        host.answer([Ask(first, "fine 1")])
 
 
 def test_files_of_the_task_s_own_format_are_scored_and_predicted(make_task, overture):

@@ -17,7 +17,7 @@ from overture.core.rows import Encoded
 from overture.engine.backbone import Backbone
 from overture.engine.tokenizer import Tokenizer
 from overture.evaluate.facts import backbone_ref
-from overture.evaluate.tuned import TunedPrompt
+from overture.evaluate.host import Host
 from overture.jobs.transfer.exchange import export_prompt, import_adapter
 from overture.store.artifact import load_artifact
 from overture.store.manifest import Manifest
@@ -91,7 +91,7 @@ def answers_alike(folder: Path, family: str, model: Any, task_id: int | None = N
 
     With a task's number peft runs on labels alone, which it shifts to what the decoder reads.
     """
-    tuned = TunedPrompt(folder, backbone_of(family))
+    tuned = Host(backbone_of(family)).open(folder)
     ours, start = tuned.model(), tuned.backbone.tokenizer.start_ids
 
     def logits(row: Encoded, tail: tuple[int, ...]) -> torch.Tensor:
@@ -227,7 +227,7 @@ def classified_backbone(family: str) -> Backbone:
 
 def scores_alike(folder: Path, backbone: Backbone, model: Any, **more: Any) -> None:
     rows = make_rows("first" if not backbone.family.is_causal else "one token", LENGTHS)
-    ours, theirs = TunedPrompt(folder, backbone).model().label_scores(rows), []
+    ours, theirs = Host(backbone).open(folder).model().label_scores(rows), []
     for row in rows:
         ids = torch.tensor([[*row.input_ids, *row.anchor_ids]])
         with torch.no_grad():

@@ -14,7 +14,7 @@ from fakes import FAMILIES, SMALL, VOCABULARY, Case, backbone_of, make_model, ma
 from overture.core.errors import ArtifactError
 from overture.core.rows import Candidates, Encoded, OneOf
 from overture.evaluate.facts import backbone_ref
-from overture.evaluate.tuned import TunedPrompt
+from overture.evaluate.host import Host
 from overture.jobs.transfer.exchange import export_prompt, import_adapter
 from overture.prompt.pack import prompt_tensors
 from overture.store.artifact import load_artifact
@@ -95,7 +95,7 @@ def rows_with(candidates: Candidates | None) -> list[Encoded]:
 
 def assert_same(folder: Path, family: str, model: Any, task_id: int | None = None) -> None:
     """Our rows in one padded batch, peft's one by one."""
-    ours = TunedPrompt(folder, backbone_of(family)).model()
+    ours = Host(backbone_of(family)).open(folder).model()
     rows = rows_with(WHOLE_VOCABULARY)
     theirs = [logits_of_peft(model, (*row.input_ids, *row.anchor_ids), task_id)[-1] for row in rows]
     torch.testing.assert_close(ours.label_scores(rows), torch.stack(theirs).log_softmax(-1), **PROMISED)
@@ -110,7 +110,7 @@ def assert_same(folder: Path, family: str, model: Any, task_id: int | None = Non
 def is_different(family: str, folder: Path) -> bool:
     """Whether the prompt matters at all: else equal logits would prove nothing."""
     rows = rows_with(WHOLE_VOCABULARY)
-    tuned = TunedPrompt(folder, backbone_of(family))
+    tuned = Host(backbone_of(family)).open(folder)
     plain = type(tuned.model())(tuned.backbone, None)
     return (tuned.model().label_scores(rows) - plain.label_scores(rows)).abs().max().item() > 0.1
 

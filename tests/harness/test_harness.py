@@ -111,9 +111,9 @@ def evaluated(model, task):
 def ours(lm, home):
     """Our own scores of the test rows: label log-probabilities, and the share that is right."""
     rows, lines = read_rows(home / "test.jsonl")
-    encoded = lm.tuned.encoder.encode([Row(row, line, "test") for row, line in zip(rows, lines, strict=True)])
-    scored = score(lm.tuned.model(), encoded, lm.tuned.task)
-    return lm.tuned.model().label_scores(encoded), scored.value(lm.tuned.task)
+    encoded = lm.handle.encoder.encode([Row(row, line, "test") for row, line in zip(rows, lines, strict=True)])
+    scored = score(lm.handle.model(), encoded, lm.handle.task)
+    return lm.handle.model().label_scores(encoded), scored.value(lm.handle.task)
 
 
 @pytest.mark.parametrize("case", PLACES, ids="-".join)
@@ -157,7 +157,7 @@ def test_texts_do_not_depend_on_the_batch(home, prompts, case):
     assert found[0] == found[1]
     # Where the context ends as the prompt's own rows do, the text is that of its own rows.
     own = [Row({"text": text}, 1, "here") for text in TEXTS[1:]]
-    encoded = OvertureLM(prompt=prompts[case], store=str(home / "store")).tuned
+    encoded = OvertureLM(prompt=prompts[case], store=str(home / "store")).handle
     again = [(f"Say: {row.fields['text']}\nMood:", {"max_gen_toks": 5}) for row in own]
     texts = lm.generate_until(requests_of(again), disable_tqdm=True)
     rows = encoded.encoder.encode(own, with_answer=False)
@@ -168,13 +168,13 @@ def test_texts_do_not_depend_on_the_batch(home, prompts, case):
 def test_passes_have_room_for_what_may_be_written(home, monkeypatch, limit):
     lm = OvertureLM(backbone=str(home / "tiny"), max_tokens=200)
     batches = []
-    write = lm.model.write
+    ask = lm.model.ask
 
-    def recorded(rows, max_new_tokens, is_done):
+    def recorded(rows, question):
         batches.append([row.num_tokens for row in rows])
-        return write(rows, max_new_tokens, is_done)
+        return ask(rows, question)
 
-    monkeypatch.setattr(lm.model, "write", recorded)
+    monkeypatch.setattr(lm.model, "ask", recorded)
     asked = [(f"{'x' * 20}{number}", {"max_gen_toks": limit, "until": ["\n"]}) for number in range(9)]
     found = lm.generate_until(requests_of(asked), disable_tqdm=True)
     assert sum(map(len, batches)) == len(found) == 9

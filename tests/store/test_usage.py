@@ -26,7 +26,7 @@ def test_the_command_s_row_is_one_that_the_task_takes(name):
     task = Task(name="it", data=DATA, **TASKS[name])
     *words, asked = shlex.split(predict_command("it@1", task.dump(), " --store there"))
     assert words == ["overture", "predict", "it@1", "--store", "there"]
-    (fields,) = _rows_of_lines([task], ("argument", [asked]))
+    (fields,) = _rows_of_lines([task], "argument", [asked])
     assert row_problems(task, Row(dict(fields), 1, "argument"), with_answer=False) == []
 
 

@@ -60,9 +60,10 @@ def command(
 
 def _answers(prompt: Path, backbone: "Backbone") -> list[dict[str, Any]]:
     from overture.cli.predict import predictions
-    from overture.evaluate.tuned import TunedPrompt
+    from overture.evaluate.host import Host
 
-    return list(predictions(TunedPrompt(prompt, backbone), [{"text": text} for text in _SENTENCES]))
+    rows = [{"text": text} for text in _SENTENCES]
+    return [line for (line,) in predictions([Host(backbone).open(prompt)], rows)]
 
 
 def _show(result: dict[str, Any], said: list[dict[str, Any]], flag: str) -> None:

@@ -35,8 +35,8 @@ def command(
 
     from overture.core.config import validated
     from overture.data.task import Task
+    from overture.evaluate.host import Host
     from overture.evaluate.measure import measured, rows_of_file, rows_of_run
-    from overture.evaluate.tuned import TunedPrompt, shown
     from overture.store.artifact import read_manifest
     from overture.store.store import Store
 
@@ -50,9 +50,10 @@ def command(
     name, rows = ("data", rows_of_file(data, task)) if data else rows_of_run(kept, manifest, split or "")
     show = display()
     with show.live():
-        tuned = TunedPrompt(folder, allow_drift=allow_drift, notify=lambda text: show(NoticeEvent(text=text)))
-        result = {"prompt": shown(tuned.manifest), **measured(tuned, rows, name, stages(show), calibrated)}
-        for text in tuned.encoder.notices:
+        host = Host(allow_drift=allow_drift, notify=lambda text: show(NoticeEvent(text=text)))
+        handle = host.open(folder)
+        result = {"prompt": manifest.ref, **measured(handle, rows, name, stages(show), calibrated)}
+        for text in handle.encoder.notices:
             show(NoticeEvent(text=text))
     if is_json:
         emit(result)

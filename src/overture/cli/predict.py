@@ -1,4 +1,4 @@
-"""``overture predict``: what the model says under a stored prompt."""
+"""``overture predict``: predictions for rows under stored prompts."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from overture.core.errors import ConfigError, DataError, Problem
 if TYPE_CHECKING:
     from overture.core.rows import Prediction
     from overture.data.task import Task
-    from overture.evaluate.tuned import TunedPrompt
+    from overture.evaluate.host import Handle
 
 # Answers are printed as they come; a larger group saves padding.
 _ROWS_AT_ONCE = 256
@@ -51,44 +51,9 @@ def command(
     allow_drift: DriftOption = False,
     is_json: JsonOption = False,
 ) -> None:
-    """Print what the model says of each text under a stored prompt, or several, one JSON object a line."""
-    refs, words, file = _asked(prompt, texts or [], prompts or [], file)
-    root = store_root(store)
-
-    from overture.core.config import validated
-    from overture.data.task import Task
-    from overture.store.artifact import read_manifest
-    from overture.store.store import Store
-
-    folders = [Store(root, say).get(ref) for ref in refs]
-    tasks = [validated(Task, read_manifest(folder).task, str(folder / "prompt.json")) for folder in folders]
-    if calibrated:
-        tasks = [task.calibrated() for task in tasks]
-    # The rows come first: what is wrong with them is told before the model is loaded.
-    rows = _rows_of_file(file, tasks) if file else _rows_of_lines(tasks, _lines(words))
-
-    from overture.evaluate.tuned import TunedPrompt, shown
-
-    first = TunedPrompt(folders[0], allow_drift=allow_drift, notify=say)
-    tuned = [first, *(TunedPrompt(folder, first.backbone, allow_drift) for folder in folders[1:])]
-    tuned = [one.calibrated() for one in tuned] if calibrated else tuned
-    names = [shown(one.manifest) for one in tuned]
-    if prompts:
-        found = predictions_together(dict(zip(refs, tuned, strict=True)), rows)
-        head: dict[str, Any] = {"prompts": dict(zip(refs, names, strict=True))}
-    else:
-        found, head = predictions(tuned[0], rows), {"prompt": names[0]}
-    if is_json:
-        emit({**head, "predictions": list(found)})
-        return
-    for one in found:
-        emit(one)
-
-
-def _asked(
-    prompt: str | None, texts: list[str], prompts: list[str], file: Path | None
-) -> tuple[list[str], list[str], Path | None]:
-    """Prompts, texts and the rows' file: behind ``--prompt`` arguments are texts, or one is a file."""
+    """Print the predictions for texts under a stored prompt, or several, one JSON object a line."""
+    # Behind --prompt all arguments are texts, or a single one is a file.
+    texts = texts or []
     if prompts:
         texts = [*([] if prompt is None else [prompt]), *texts]
         if not file and len(texts) == 1 and os.path.isfile(texts[0]):
@@ -98,14 +63,89 @@ def _asked(
     if file and texts:
         raise ConfigError("texts and --file exclude each other", fix="leave one of them out")
     refs = prompts or [str(prompt)]
-    twice = sorted({ref for ref in refs if refs.count(ref) > 1})
-    if twice:
-        raise ConfigError("a prompt is named twice", where="--prompt", got=", ".join(twice), fix="name each once")
-    return refs, texts, file
+    repeated = sorted({ref for ref in refs if refs.count(ref) > 1})
+    if repeated:
+        raise ConfigError("a prompt is named twice", where="--prompt", got=", ".join(repeated), fix="name each once")
+    root = store_root(store)
+
+    from overture.core.config import validated
+    from overture.data.read import read_rows_like
+    from overture.data.task import Task
+    from overture.store.artifact import read_manifest
+    from overture.store.store import Store
+
+    folders = [Store(root, say).get(ref) for ref in refs]
+    tasks = [validated(Task, read_manifest(folder).task, str(folder / "prompt.json")) for folder in folders]
+    if calibrated:
+        tasks = [task.calibrated() for task in tasks]
+    # Rows are read before the model is loaded, so that their mistakes are reported at once.
+    rows: Sequence[Fields]
+    rows = read_rows_like(file, tasks[0].data.format)[0] if file else _rows_of_lines(tasks, *_lines(texts))
+
+    from overture.evaluate.host import Host
+
+    host = Host(allow_drift=allow_drift, notify=say)
+    handles = [host.open(folder) for folder in folders]
+    if calibrated:
+        handles = [handle.calibrated() for handle in handles]
+    names = [handle.manifest.ref for handle in handles]
+    lines: Iterator[dict[str, Any]]
+    if prompts:
+        head: dict[str, Any] = {"prompts": dict(zip(refs, names, strict=True))}
+        lines = _side_by_side(refs, rows, predictions(handles, rows))
+    else:
+        head = {"prompt": names[0]}
+        lines = (shown[0] for shown in predictions(handles, rows))
+    if is_json:
+        emit({**head, "predictions": list(lines)})
+        return
+    for line in lines:
+        emit(line)
+
+
+def predictions(handles: Sequence["Handle"], rows: Sequence[Fields]) -> Iterator[list[dict[str, Any]]]:
+    """For each row, in order, what is printed of its prediction under each prompt.
+
+    Args:
+        handles: prompts of one host.
+        rows: the template's fields.
+
+    Raises:
+        DataError: every row that cannot be encoded, before the first prediction.
+    """
+    from overture.evaluate.host import Ask, raise_problems
+
+    host, num_prompts = handles[0].host, len(handles)
+    encoded = host.encoded([Ask(handle, row, number) for number, row in enumerate(rows, 1) for handle in handles])
+    raise_problems(encoded)
+    for notice in dict.fromkeys(notice for handle in handles for notice in handle.encoder.notices):
+        say(f"note: {notice}")
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        chunk = rows[start : start + _ROWS_AT_ONCE]
+        replies = iter(host.answer_encoded(encoded[start * num_prompts : (start + len(chunk)) * num_prompts]))
+        for row in chunk:
+            yield [_shown(handle.task, row, next(replies).result()) for handle in handles]
+
+
+def _shown(task: "Task", row: Fields, prediction: "Prediction") -> dict[str, Any]:
+    fields = {name: row[name] for name in task.columns}
+    shown_input = fields[task.columns[0]] if len(fields) == 1 else fields
+    return {"input": shown_input, **task.spec.shown(task, prediction)}
+
+
+def _side_by_side(
+    refs: Sequence[str], rows: Sequence[Fields], lines: Iterator[list[dict[str, Any]]]
+) -> Iterator[dict[str, Any]]:
+    """The predictions of a row under several prompts as one object, with its input once."""
+    for row, shown in zip(rows, lines, strict=True):
+        inputs = [line.pop("input") for line in shown]
+        # Templates of different fields have different inputs.
+        same = inputs[0] if all(shown_input == inputs[0] for shown_input in inputs) else dict(row)
+        yield {"input": same, "prompts": dict(zip(refs, shown, strict=True))}
 
 
 def _lines(texts: Sequence[str]) -> tuple[str, list[str]]:
-    """Where the lines are from, and the lines."""
+    """The source of the lines, and the lines."""
     if texts and list(texts) != ["-"]:
         return "argument", list(texts)
     if not texts and sys.stdin.isatty():
@@ -118,13 +158,12 @@ def _lines(texts: Sequence[str]) -> tuple[str, list[str]]:
     return "stdin", text.split("\n")
 
 
-def _rows_of_lines(tasks: Sequence["Task"], lines: tuple[str, list[str]]) -> list[Fields]:
+def _rows_of_lines(tasks: Sequence["Task"], where: str, lines: Sequence[str]) -> list[Fields]:
     """Each line as fields: a JSON object, or a plain text where every template has one field."""
-    where, found = lines
     names = list(dict.fromkeys(name for task in tasks for name in task.columns))
     rows: list[Fields] = []
     problems: list[Problem] = []
-    for number, line in enumerate(found, 1):
+    for number, line in enumerate(lines, 1):
         row = _json_object(line)
         if row is not None:
             rows.append(row)
@@ -146,55 +185,7 @@ def _json_object(line: str) -> dict[str, Any] | None:
     if not line.lstrip().startswith("{"):
         return None
     try:
-        found = json.loads(line)
+        value = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
-
-
-def _rows_of_file(path: Path, tasks: Sequence["Task"]) -> list[Fields]:
-    from overture.data.read import read_rows_like
-
-    return list(read_rows_like(path, tasks[0].data.format)[0])
-
-
-def predictions(prompt: "TunedPrompt", rows: Sequence[Fields]) -> Iterator[dict[str, Any]]:
-    """What the model says of each row, as it is printed."""
-    from overture.evaluate.scoring import grouped, predict
-
-    parts = grouped(prompt.encoder.encode_fields(rows))
-    for notice in prompt.encoder.notices:
-        say(f"note: {notice}")
-    model = prompt.model()
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
-        encoded = [one for group in parts[part] for one in group]
-        for row, found in zip(rows[part], predict(model, encoded, prompt.task), strict=True):
-            yield answer(prompt.task, row, found)
-
-
-def predictions_together(prompts: Mapping[str, "TunedPrompt"], rows: Sequence[Fields]) -> Iterator[dict[str, Any]]:
-    """What the model says of each row under each prompt, as it is printed: a field for each, by the name given."""
-    from overture.evaluate.tuned import predict_together
-
-    for prompt in prompts.values():
-        # Every row under every prompt is looked at before the first answer.
-        prompt.encoder.encode_fields(rows)
-    for notice in dict.fromkeys(notice for prompt in prompts.values() for notice in prompt.encoder.notices):
-        say(f"note: {notice}")
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        part = rows[start : start + _ROWS_AT_ONCE]
-        each = zip(*predict_together(list(prompts.values()), part), strict=True)
-        for row, found in zip(part, each, strict=True):
-            shown = [answer(prompt.task, row, one) for prompt, one in zip(prompts.values(), found, strict=True)]
-            given = [one.pop("input") for one in shown]
-            # Templates of different fields have different inputs.
-            first = given[0] if all(one == given[0] for one in given) else dict(row)
-            yield {"input": first, "prompts": dict(zip(prompts, shown, strict=True))}
-
-
-def answer(task: "Task", row: Fields, found: "Prediction") -> dict[str, Any]:
-    """A prediction as it is printed: the input, then what the kind of task shows of it."""
-    fields = {name: row[name] for name in task.columns}
-    given = {"input": fields[task.columns[0]] if len(fields) == 1 else fields}
-    return {**given, **task.spec.shown(task, found)}
+    return value if isinstance(value, dict) else None

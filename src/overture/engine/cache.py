@@ -41,6 +41,8 @@ class InputCache:
         notify: told once when the disk is full and texts are computed again instead.
         device_bytes: how much of a device's memory entries may take that were made there; a quarter of what is free
             at the first of them when None, but no more than ``budget_bytes`` where that is given.
+        keeps_recent: beyond the budget the entries that were used longest ago are dropped, wherever they lie, and
+            nothing goes to the disk.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class InputCache:
         spill_dir: Path | None = None,
         notify: Notify | None = None,
         device_bytes: int | None = None,
+        keeps_recent: bool = False,
     ) -> None:
+        self.keeps_recent = keeps_recent
         self.budget_bytes = default_budget_bytes() if budget_bytes is None else budget_bytes
         self._most_on_device = budget_bytes
         self.device_bytes, self.device_used_bytes = device_bytes, 0
@@ -82,6 +86,8 @@ class InputCache:
     def get(self, ids: tuple[int, ...]) -> Tensor | None:
         """The entry of a text, or None when it has to run; on the device or in the host's memory."""
         found = self._memory.get(ids)
+        if found is not None and self.keeps_recent:
+            self._memory[ids] = self._memory.pop(ids)
         if found is None and self._disk is not None:
             found = self._disk.get(ids)
         return found
@@ -89,6 +95,13 @@ class InputCache:
     def put(self, ids: tuple[int, ...], entry: Tensor) -> None:
         """Keep an entry where there is room."""
         size = entry.numel() * entry.element_size()
+        if self.keeps_recent:
+            self._memory[ids] = entry.contiguous()
+            self.used_bytes += size
+            while self.used_bytes > self.budget_bytes:
+                oldest = self._memory.pop(next(iter(self._memory)))
+                self.used_bytes -= oldest.numel() * oldest.element_size()
+            return
         if is_far(entry.device):
             if self.device_used_bytes + size <= self._device_budget(entry.device):
                 self._memory[ids] = entry.contiguous()

@@ -15,10 +15,10 @@ from overture.data.task import Task
 from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.confusion import confusion
+from overture.evaluate.host import Handle
 from overture.evaluate.intervals import paired_test
 from overture.evaluate.metrics import metric_named
 from overture.evaluate.scoring import Scored, score
-from overture.evaluate.tuned import TunedPrompt
 from overture.evaluate.wrong import wrong_rows
 from overture.store.manifest import Manifest
 from overture.store.runs import run_of
@@ -62,7 +62,7 @@ def rows_of_file(path: Path, task: Task) -> list[Row]:
 
 
 def measured(
-    prompt: TunedPrompt,
+    prompt: Handle,
     rows: Sequence[Row],
     split: str,
     progress: Progress = lambda what, done, total: None,

@@ -27,8 +27,8 @@ from overture.core.rows import Answer, Candidates, Encoded, OneOf
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
-from overture.evaluate.tuned import TunedPrompt, shown
-from overture.store.artifact import load_artifact
+from overture.evaluate.host import Handle, Host
+from overture.store.artifact import read_manifest
 from overture.store.store import Store
 
 try:
@@ -88,26 +88,26 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             known = "prompt, backbone, store, device, dtype, max_tokens, max_length, allow_drift"
             raise ConfigError("unknown model argument", where="--model_args", got=", ".join(unknown), wanted=known)
         self.max_tokens, self.max_rows = int(max_tokens), _max_rows(batch_size, max_batch_size)
-        self.tuned: TunedPrompt | None = None
+        self.handle: Handle | None = None
         folder = Store(Path(store) if store else store_dir()).get(prompt) if prompt else None
         if not isinstance(backbone, Backbone):
-            ref = load_artifact(folder)[0].backbone if folder and backbone is None else None
+            ref = read_manifest(folder).backbone if folder and backbone is None else None
             name, revision = (ref.id, ref.revision) if ref else (backbone or "smollm2", None)
             backbone = load_backbone(name, revision=revision, device=_there(device), dtype=dtype, notify=_say)
         self.backbone = backbone
         self._anchor: tuple[str, Ids] = ("", ())
         if folder:
-            self.tuned = TunedPrompt(folder, backbone, allow_drift)
-            _check_prompt(self.tuned)
-            self._anchor = self.tuned.encoder.anchor
-        self.model = self.tuned.model() if self.tuned else PromptedModel(backbone)
+            self.handle = Host(backbone, allow_drift=allow_drift).open(folder)
+            _check_prompt(self.handle)
+            self._anchor = self.handle.encoder.anchor
+        self.model = self.handle.model() if self.handle else PromptedModel(backbone)
         kind = backbone.family.kind
         if kind != "decoder":
             raise BackboneError(
                 "the harness scores texts that go on, as a decoder's do", where=backbone.info.id, got=f"an {kind}"
             )
         self.tokenizer = backbone.tokenizer.inner
-        length = self.tuned.manifest.length if self.tuned else 0
+        length = self.handle.manifest.length if self.handle else 0
         self.max_length = min(max_length or backbone.info.max_length, backbone.info.max_length) - length
         self._device = backbone.device
 
@@ -137,7 +137,7 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     def get_model_info(self) -> dict[str, Any]:
         """What the harness writes beside the scores."""
         info = self.backbone.info
-        found: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "model_num_parameters": info.num_parameters,
             "model_dtype": info.dtype,
             "model_revision": info.revision or "",
@@ -145,11 +145,11 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             "backbone": info.id,
             "prompt": None,
         }
-        if self.tuned:
-            manifest = self.tuned.manifest
-            found |= {"prompt": shown(manifest), "prompt_method": manifest.method, "prompt_place": manifest.place}
-            found |= {"prompt_length": manifest.length, "prompt_sha": manifest.tensors_sha256}
-        return found
+        if self.handle:
+            manifest = self.handle.manifest
+            facts |= {"prompt": manifest.ref, "prompt_method": manifest.method, "prompt_place": manifest.place}
+            facts |= {"prompt_length": manifest.length, "prompt_sha": manifest.tensors_sha256}
+        return facts
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The model's own chat template over messages.
@@ -400,25 +400,25 @@ def _there(device: str) -> str:
     return "cpu" if is_missing else device
 
 
-def _check_prompt(tuned: TunedPrompt) -> None:
+def _check_prompt(handle: Handle) -> None:
     """Whether the prompt can stand in a text that somebody else wrote.
 
     Raises:
         ConfigError: it cannot.
     """
-    manifest, end = tuned.manifest, (tuned.backbone.tokenizer.eos_id or 0,)
+    manifest, end = handle.manifest, (handle.backbone.tokenizer.eos_id or 0,)
     if manifest.place == "slots":
         raise ConfigError(
             "the harness writes the text, and this prompt stands in slots of its own template",
-            where=shown(manifest),
+            where=manifest.ref,
             fix="choose a prompt at before, memory or after",
         )
     # A prompt may depend on the row; what it is made of does not.
-    (found,) = tuned.model().injections([Encoded(0, end, end)])
-    if found is not None and found.labels is not None:
+    (injection,) = handle.model().injections([Encoded(0, end, end)])
+    if injection is not None and injection.labels is not None:
         raise ConfigError(
             "this prompt has a vector for each label of its own task, and says nothing of the harness's choices",
-            where=shown(manifest),
+            where=manifest.ref,
             got=manifest.method,
             fix="overture eval, or a prompt trained with label words (prompt.labels: words; not warp)",
         )

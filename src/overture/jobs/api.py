@@ -12,7 +12,7 @@ from typing import Any
 
 from overture.core.files import store_dir
 from overture.core.records.events import Listener, ignore
-from overture.evaluate.tuned import TunedPrompt
+from overture.evaluate.host import Handle, Host
 from overture.jobs.run.request import TuneConfig, resolved
 from overture.jobs.tune.tune import tune as tune_in_store
 from overture.store.store import Store
@@ -44,7 +44,7 @@ def tune(
     return tune_in_store(resolved(TuneConfig, Path(path), settings), _store(store), listener)
 
 
-def load(ref: str | Path, *, store: str | Path | None = None, allow_drift: bool = False) -> TunedPrompt:
+def load(ref: str | Path, *, store: str | Path | None = None, allow_drift: bool = False) -> Handle:
     """A stored prompt on its model, ready to answer.
 
     Args:
@@ -57,7 +57,7 @@ def load(ref: str | Path, *, store: str | Path | None = None, allow_drift: bool 
         ArtifactError: it is damaged, or made for another model.
         BackboneError: its model cannot be loaded.
     """
-    return TunedPrompt(_store(store).get(ref), allow_drift=allow_drift)
+    return Host(store=_store(store), allow_drift=allow_drift).open(ref)
 
 
 def _store(root: str | Path | None) -> Store:

@@ -58,6 +58,11 @@ class Manifest(Config):
     tensors_sha256: str = Field(default="", description="SHA-256 of prompt.safetensors; filled in when it is saved")
 
     @property
+    def ref(self) -> str:
+        """Name and version, as commands take them."""
+        return f"{self.name}@{self.version}" if self.version else self.name
+
+    @property
     def own_options(self) -> dict[str, Any]:
         """The method's own options, as far as they were set; none of imported prompts."""
         options = (self.options.prompt or {}).get("options")

@@ -32,7 +32,6 @@ from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.intervals import paired_test
-from overture.evaluate.tuned import shown
 from overture.jobs.distil.options import PruneConfig
 from overture.jobs.run.again import request_again
 from overture.jobs.run.keep import made_with, new_manifest
@@ -325,7 +324,7 @@ def _pruned(work: Work, config: PruneConfig, manifest: Manifest, prompt: Injecti
     return {
         "prompt": str(ref_of(folder)),
         "folder": str(folder),
-        "pruned_from": shown(manifest),
+        "pruned_from": manifest.ref,
         "task": work.task.name,
         "metric": work.task.metric,
         "place": best.config.place,
@@ -358,7 +357,7 @@ def _manifest(work: Work, whole: Manifest, best: Candidate, metrics: dict[str, A
         options=made_with(best.config, train),
         metrics=PromptScores.model_validate(metrics),
         lineage=Lineage(
-            pruned_from=shown(whole),
+            pruned_from=whole.ref,
             run=whole.lineage.run,
             seed=work.config.seed,
             train_rows=len(work.rows["train"]),

@@ -11,7 +11,6 @@ from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
 from overture.evaluate.facts import adapter_of, config_of
-from overture.evaluate.tuned import shown
 from overture.exchange.export import FORMATS, LOST, check_target, write_files
 from overture.exchange.peft_files import fitted_tensors, read_adapter
 from overture.exchange.peft_forms import Adapter, ModelShape
@@ -174,10 +173,10 @@ def export_prompt(ref: str | Path, folder: str | Path, store: Store, *, to: str)
     if adapter_of(manifest):
         raise ConfigError(
             "a prompt that was trained together with an adapter cannot be exported: no other format holds both",
-            where=shown(manifest),
+            where=manifest.ref,
             fix="copy its folder; overture predict and eval take folders",
         )
     files = FORMATS[to](manifest, tensors)
     write_files(target, files)
     lost = LOST[to](manifest, tensors)
-    return {"prompt": shown(manifest), "to": to, "folder": str(target), "files": sorted(files), "lost": lost}
+    return {"prompt": manifest.ref, "to": to, "folder": str(target), "files": sorted(files), "lost": lost}

@@ -31,8 +31,8 @@ from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
 from overture.evaluate.facts import adapter_of, backbone_ref
+from overture.evaluate.host import Host
 from overture.evaluate.measure import measured
-from overture.evaluate.tuned import TunedPrompt, shown
 from overture.jobs.run.again import task_with_data_of
 from overture.jobs.run.keep import new_manifest
 from overture.jobs.transfer.options import FEWEST, RecycleConfig
@@ -175,7 +175,7 @@ def recycle(
     manifest, tensors = load_artifact(store.get(ref))
     _check(manifest, set(tensors))
     chosen = checked_name(name or f"{manifest.name}-recycled")
-    own = task_with_data_of(manifest, Path(task)) if task else validated(Task, manifest.task, f"{shown(manifest)}")
+    own = task_with_data_of(manifest, Path(task)) if task else validated(Task, manifest.task, manifest.ref)
     split, rows = _rows(own) if task else ("", [])
 
     def notify(text: str) -> None:
@@ -198,13 +198,13 @@ def recycle(
     with TemporaryDirectory() as folder:
         # What could not be loaded again is not kept; what is measured is what will be loaded.
         made = save_artifact(Path(folder) / "prompt", made, values)
-        prompt = TunedPrompt(Path(folder) / "prompt", new, notify=notify)
+        prompt = Host(new, notify=notify).open(Path(folder) / "prompt")
         result = measured(prompt, rows, split, progress) if rows else {}
     kept = store.add(made.model_copy(update={"metrics": result.get("metrics", {})}), values)
     return {
         "prompt": str(ref_of(kept)),
         "folder": str(kept),
-        "recycled_from": shown(manifest),
+        "recycled_from": manifest.ref,
         "old_backbone": old.info.id,
         "backbone": new.info.id,
         "place": made.place,
@@ -247,7 +247,7 @@ def _check(manifest: Manifest, names: set[str]) -> None:
     if why:
         raise ConfigError(
             "this prompt cannot be recycled",
-            where=shown(manifest),
+            where=manifest.ref,
             got=f"method {manifest.method} at {manifest.place}: {'; '.join(why)}",
             wanted="a prompt of vectors among the live tokens",
             fix="tune one with --method vectors and without --adapter",
@@ -282,7 +282,7 @@ def _manifest(old: Manifest, task: Task, model: Backbone, name: str, found: Map)
         length=old.length,
         options=MadeWith(prompt={"method": "vectors", "place": old.place, "length": old.length}),
         lineage=Lineage(
-            recycled_from=shown(old),
+            recycled_from=old.ref,
             recycled_backbone=old.backbone.id,
             common_tokens=found.num_tokens,
             held_out_cosine=found.cosine,

@@ -1,0 +1,474 @@
+"""One frozen model that answers rows under any number of stored prompts, whatever their tasks and methods.
+
+A row is encoded once for all prompts that show it alike, a text that prompts stand behind runs once for all of them,
+and what can share a forward pass shares it. A server, the command line and the harness are callers of a `Host`.
+"""
+
+import json
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from overture.core.config import validated
+from overture.core.contracts import Question, RowMethod
+from overture.core.errors import ArtifactError, BackboneError, DataError, UserError
+from overture.core.injection import Injection
+from overture.core.room import Room
+from overture.core.rows import Encoded, Prediction
+from overture.data.encode import Encoder
+from overture.data.row import Row
+from overture.data.task import Task
+from overture.engine.answerer import LocalAnswerer
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache, default_budget_bytes
+from overture.engine.load import load_backbone
+from overture.engine.lora import with_lora
+from overture.engine.prompted import PromptedModel
+from overture.evaluate.facts import adapter_of, backbone_ref, config_of, parted
+from overture.evaluate.scoring import grouped
+from overture.evaluate.source import prompt_source
+from overture.prompt.pack import prompt_from
+from overture.store.artifact import load_artifact, read_manifest
+from overture.store.manifest import Manifest, check_fingerprint
+from overture.store.store import Store
+
+Fields = Mapping[str, Any] | str
+Progress = Callable[[int, int], None]
+_MAX_CACHE_BYTES = 1 << 30
+_NOT_ENCODED = {"name", "backbone", "data", "metric", "decoding"}
+"""Keys of a task file that do not change how a row is encoded."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Handle:
+    """A stored prompt that is open on a host's model.
+
+    Args:
+        host: opened it, and answers for it.
+        folder: of the prompt.
+        manifest: describes the prompt.
+        task: of the prompt; its predictions are calibrated or not.
+        encoder: encodes rows of the task, with room for the prompt.
+        encoding: equal for prompts that show rows alike.
+        adapted: the frozen model, with the prompt's adapter where it has one.
+        prompt: compiled where it is the same for all rows.
+    """
+
+    host: "Host" = field(repr=False)
+    folder: Path
+    manifest: Manifest
+    task: Task
+    encoder: Encoder
+    encoding: str
+    adapted: Backbone
+    prompt: Injection | RowMethod
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen model alone."""
+        return self.host.backbone
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the prompt goes with an adapter, so that kept texts are not those of the model alone."""
+        return self.adapted is not self.backbone
+
+    def model(self, cache: InputCache | None = None) -> PromptedModel:
+        """The model under this prompt, and under its adapter where it has one."""
+        return PromptedModel(self.adapted, self.prompt, cache)
+
+    def calibrated(self, is_calibrated: bool = True) -> "Handle":
+        """The same prompt with label scores calibrated in predictions, or not.
+
+        A label's probability is divided by the one that the model gives it, under this prompt, for rows without
+        content.
+
+        Raises:
+            ConfigError: the task's kind has no labels that can be calibrated.
+
+        Source: Zhao et al. 2021, section 4; see `overture.data.kinds.classification`.
+        """
+        task = self.task.calibrated(is_calibrated)
+        encoder, encoding = self.host.encoder_of(task, self.manifest.length)
+        return replace(self, task=task, encoder=encoder, encoding=encoding)
+
+    def predict(self, rows: Sequence[Fields], progress: Progress = lambda done, total: None) -> list[Prediction]:
+        """Predictions for rows, in their order.
+
+        Args:
+            rows: the template's fields; a plain text where the template has one field.
+            progress: called with (done, all).
+
+        Raises:
+            DataError: every row that lacks a field, is no text, or is too long.
+        """
+        encoded = self.host.encoded([Ask(self, row, number) for number, row in enumerate(rows, 1)])
+        raise_problems(encoded)
+        return [reply.result() for reply in self.host.answer_encoded(encoded, progress)]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A row that a prompt is asked about.
+
+    Args:
+        handle: the prompt.
+        fields: the template's fields; a plain text where the template has one field.
+        number: of the row, for errors, from 1.
+    """
+
+    handle: Handle
+    fields: Fields
+    number: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedAsk:
+    """A row as tokens, in one part or several, or the reason why it cannot be encoded."""
+
+    handle: Handle
+    parts: tuple[Encoded, ...] = ()
+    problem: UserError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The prediction for a row, or the reason why there is none."""
+
+    prediction: Prediction | None = None
+    problem: UserError | None = None
+
+    def result(self) -> Prediction:
+        """The prediction; raises the problem where there is none."""
+        if self.problem is not None:
+            raise self.problem
+        assert self.prediction is not None
+        return self.prediction
+
+
+def raise_problems(encoded: Sequence[EncodedAsk]) -> None:
+    """Raise one error for all rows that cannot be encoded.
+
+    Raises:
+        DataError: names each of them.
+    """
+    errors = [ask.problem for ask in encoded if ask.problem]
+    if any(not isinstance(error, DataError) for error in errors):
+        raise next(error for error in errors if not isinstance(error, DataError))
+    if errors:
+        problems = list(dict.fromkeys(problem for error in errors for problem in error.problems))
+        raise DataError(errors[0].what, problems=problems) if problems else errors[0]
+
+
+class _Item(NamedTuple):
+    """One question to the model about one part of a row, or about its blank."""
+
+    handle: Handle
+    row: Encoded
+    question: Question[Any]
+
+
+class Host:
+    """Opens stored prompts on one frozen model, and answers requests about rows.
+
+    Args:
+        backbone: the model, or its name; the one of the first prompt that is opened when None.
+        store: where prompts are found by name; without it prompts are opened by their folders.
+        allow_drift: accept another tokenizer, chat template or revision around the same weights.
+        notify: called with a line before work that takes long.
+        max_tokens: padded tokens of one forward pass.
+        cache_bytes: how much memory kept texts may take; 1 GiB, but at most a quarter of the free memory, when None.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone | str | None = None,
+        store: Store | None = None,
+        *,
+        allow_drift: bool = False,
+        notify: Callable[[str], None] = lambda message: None,
+        max_tokens: int = 4096,
+        cache_bytes: int | None = None,
+    ) -> None:
+        self.store, self.allow_drift, self.notify, self.max_tokens = store, allow_drift, notify, max_tokens
+        self._backbone = load_backbone(backbone, notify=notify) if isinstance(backbone, str) else backbone
+        budget = min(_MAX_CACHE_BYTES, default_budget_bytes()) if cache_bytes is None else cache_bytes
+        self._cache = InputCache(budget, keeps_recent=True)
+        self._handles: dict[tuple[Path, str], Handle] = {}
+        self._encoders: dict[tuple[str, int], Encoder] = {}
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen model, without any adapter."""
+        assert self._backbone is not None, "a host without a model has opened no prompt"
+        return self._backbone
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory that kept texts take now."""
+        return self._cache.used_bytes
+
+    # -- prompts
+
+    def open(self, ref: str | Path) -> Handle:
+        """Open a stored prompt; the same handle for a prompt that is open already.
+
+        Args:
+            ref: ``name`` for the latest version, ``name@2``, or a prompt's folder.
+
+        Raises:
+            StoreError: no such prompt.
+            ArtifactError: it is damaged, or made for another model.
+            BackboneError: the model cannot be loaded.
+            DataError: its task does not fit the model.
+        """
+        folder = self.store.get(ref) if self.store else Path(ref)
+        key = (folder.resolve(), read_manifest(folder).tensors_sha256)
+        if key not in self._handles:
+            self._handles[key] = self._opened(folder)
+        return self._handles[key]
+
+    def close(self, handle: Handle) -> None:
+        """Forget a prompt; requests that hold the handle are still answered."""
+        self._handles = {key: kept for key, kept in self._handles.items() if kept.folder != handle.folder}
+        used = {(kept.encoding, kept.encoder.reserve) for kept in self._handles.values()}
+        self._encoders = {key: encoder for key, encoder in self._encoders.items() if key in used}
+
+    def encoder_of(self, task: Task, reserve: int) -> tuple[Encoder, str]:
+        """The encoder of a task's rows, shared by all prompts that show rows alike, and a key of how it shows them.
+
+        Args:
+            task: template, labels, kind and limits.
+            reserve: tokens to keep free for the prompt.
+        """
+        encoding = task.model_dump_json(exclude=_NOT_ENCODED)
+        encoder = self._encoders.get((encoding, reserve)) or Encoder(task, self.backbone.tokenizer, reserve)
+        self._encoders[encoding, reserve] = encoder
+        return encoder, encoding
+
+    def _opened(self, folder: Path) -> Handle:
+        manifest, tensors = load_artifact(folder)
+        ref = manifest.backbone
+        if self._backbone is None:
+            self._backbone = load_backbone(ref.id, revision=ref.revision, notify=self.notify)
+        check_fingerprint(ref, backbone_ref(self.backbone), self.allow_drift)
+        task = validated(Task, manifest.task, str(folder / "prompt.json"))
+        encoder, encoding = self.encoder_of(task, manifest.length)
+        values, inner = parted({name: value.to(self.backbone.device) for name, value in tensors.items()})
+        adapter = adapter_of(manifest)
+        # A copy that shares the weights: the model itself stays as it is.
+        adapted = with_lora(self.backbone, adapter, values=inner) if adapter else self.backbone
+        prompt = prompt_from(values, config_of(manifest), prompt_source(adapted, encoder))
+        compiled = adapted.compile(prompt) if isinstance(prompt, Injection) else prompt
+        return Handle(self, folder, manifest, task, encoder, encoding, adapted, compiled)
+
+    # -- requests
+
+    def answer(self, requests: Sequence[Ask], progress: Progress = lambda done, total: None) -> list[Reply]:
+        """A reply for each request, in order; prompts, tasks, kinds and methods may be mixed.
+
+        Args:
+            requests: rows with the prompts that are asked about them.
+            progress: called with (done, all) of the rows' parts.
+        """
+        return self.answer_encoded(self.encoded(requests), progress)
+
+    def encoded(self, requests: Sequence[Ask]) -> list[EncodedAsk]:
+        """The requests' rows as tokens, in order; a row is encoded once for all prompts that show it alike.
+
+        Raises:
+            ArtifactError: a prompt was opened by another host.
+        """
+        strange = sorted({request.handle.manifest.ref for request in requests if request.handle.host is not self})
+        if strange:
+            raise ArtifactError("prompts are asked on the host that opened them", got=", ".join(strange))
+        encoded: dict[int, EncodedAsk] = {}
+        by_encoding: dict[str, dict[int, list[int]]] = {}
+        for index, request in enumerate(requests):
+            same_task = by_encoding.setdefault(request.handle.encoding, {})
+            same_task.setdefault(request.handle.encoder.reserve, []).append(index)
+        keys = {id(request.fields): _key(request.fields) for request in requests}
+        for by_reserve in by_encoding.values():
+            # A row that fits whole beside the longest prompt is the same beside a shorter one.
+            shared: dict[str, tuple[Encoded, ...]] = {}
+            for _, indices in sorted(by_reserve.items(), reverse=True):
+                encoder = requests[indices[0]].handle.encoder
+                rows: dict[str, Ask] = {}
+                for index in indices:
+                    key = keys[id(requests[index].fields)]
+                    if key not in shared:
+                        rows.setdefault(key, requests[index])
+                num_notices = len(encoder.notices)
+                parts, problems = _encode(encoder, rows)
+                is_whole = all(len(row_parts) == 1 for row_parts in parts.values())
+                if is_whole and len(encoder.notices) == num_notices:
+                    shared |= parts
+                for index in indices:
+                    key, handle = keys[id(requests[index].fields)], requests[index].handle
+                    if key in problems:
+                        encoded[index] = EncodedAsk(handle, problem=problems[key])
+                    else:
+                        encoded[index] = EncodedAsk(handle, parts[key] if key in parts else shared[key])
+        return [encoded[index] for index in range(len(requests))]
+
+    @torch.no_grad()
+    def answer_encoded(
+        self, encoded: Sequence[EncodedAsk], progress: Progress = lambda done, total: None
+    ) -> list[Reply]:
+        """As `answer`, of requests that are encoded already."""
+        problems = {index: ask.problem for index, ask in enumerate(encoded) if ask.problem}
+        refusals: dict[tuple[int, str], BackboneError | None] = {}
+        items: list[_Item] = []
+        # A row's parts are asked one by one; blanks are asked once for all rows of a prompt that have them.
+        part_items: dict[int, list[int]] = {}
+        blank_items: dict[tuple[int, tuple[Encoded, ...]], list[int]] = {}
+        for index, (handle, parts, problem) in ((i, (a.handle, a.parts, a.problem)) for i, a in enumerate(encoded)):
+            if problem is not None:
+                continue
+            refusal_key = (id(handle), type(parts[0].target).__name__)
+            if refusal_key not in refusals:
+                refusals[refusal_key] = _refusal(handle, parts[0])
+            if refusal := refusals[refusal_key]:
+                problems[index] = refusal
+                continue
+            question = partial(handle.task.spec.question, handle.task)
+            part_items[index] = list(range(len(items), len(items) + len(parts)))
+            items += [_Item(handle, part, question(part)) for part in parts]
+            for part in parts:
+                if part.blanks and (id(handle), part.blanks) not in blank_items:
+                    blank_items[id(handle), part.blanks] = list(range(len(items), len(items) + len(part.blanks)))
+                    items += [_Item(handle, blank, question(blank)) for blank in part.blanks]
+
+        answers = self._asked(items, progress)
+        replies: list[Reply] = []
+        for index, ask in enumerate(encoded):
+            if index in problems:
+                replies.append(Reply(problem=problems[index]))
+                continue
+            task, predictions = ask.handle.task, []
+            for part, number in zip(ask.parts, part_items[index], strict=True):
+                blanks = blank_items[id(ask.handle), part.blanks] if part.blanks else []
+                predictions.append(task.spec.read(task, part, answers[number], [answers[blank] for blank in blanks]))
+            merged = predictions[0] if len(predictions) == 1 else task.spec.merged(task, predictions)
+            replies.append(Reply(merged))
+        return replies
+
+    def _asked(self, items: Sequence[_Item], progress: Progress) -> dict[int, Any]:
+        """The model's answer to each item, by the item's number."""
+        texts: dict[tuple[Backbone, tuple[int, ...]], list[int]] = {}
+        for number, item in enumerate(items):
+            texts.setdefault((item.handle.adapted, item.row.input_ids), []).append(number)
+        # Texts about which the same is asked share batches, so that a text's passes follow each other closely.
+        alike: dict[Hashable, list[list[int]]] = {}
+        for (backbone, _), numbers in texts.items():
+            questions = frozenset(items[number].question for number in numbers)
+            alike.setdefault((backbone, questions), []).append(numbers)
+        answers: dict[int, Any] = {}
+        room = Room(self.max_tokens, self.notify)
+
+        def ask(batches: Sequence[Sequence[int]]) -> None:
+            for batch in batches:
+                answers.update(self._batch_answers([items[number] for number in batch], batch))
+
+        for groups in alike.values():
+            groups.sort(key=lambda numbers: max(items[number].row.num_tokens for number in numbers))
+            for batch in _cut(items, groups, room.max_tokens):
+                cut = partial(_cut, items, _regrouped(items, batch))
+                room.run(cut, ask, lambda part: len(part) * max(items[number].row.num_tokens for number in part))
+                progress(len(answers), len(items))
+        return answers
+
+    def _batch_answers(self, items: Sequence[_Item], numbers: Sequence[int]) -> dict[int, Any]:
+        """The answers to items of one backbone, by number."""
+        backbone = items[0].handle.adapted
+        # Texts are kept for the model alone: under an adapter they are of use to one prompt only.
+        cache = self._cache if backbone is self.backbone else None
+        answerer = LocalAnswerer(backbone, cache)
+        injections: dict[int, Injection | None] = {}
+        by_handle: dict[int, list[int]] = {}
+        for index, item in enumerate(items):
+            by_handle.setdefault(id(item.handle), []).append(index)
+        by_question: dict[Question[Any], list[int]] = {}
+        for indices in by_handle.values():
+            rows = [items[index].row for index in indices]
+            injections |= zip(indices, items[indices[0]].handle.model().injections(rows), strict=True)
+            # Prompt by prompt, in the order of the texts: what prompts read in the same order is kept once.
+            for index in indices:
+                by_question.setdefault(items[index].question, []).append(index)
+        answers: dict[int, Any] = {}
+        for question, indices in by_question.items():
+            replies = answerer.ask([(items[index].row, injections[index]) for index in indices], question)
+            answers |= zip((numbers[index] for index in indices), replies, strict=True)
+        return answers
+
+
+def _key(fields: Fields) -> str:
+    """Equal for rows with equal fields; values that are not of JSON are equal only to themselves."""
+    return json.dumps(fields, sort_keys=True, default=lambda value: f"{type(value)} {id(value)}")
+
+
+def _encode(
+    encoder: Encoder, requests: Mapping[str, Ask]
+) -> tuple[dict[str, tuple[Encoded, ...]], dict[str, DataError]]:
+    """The rows of requests as tokens, and the problems of those that cannot be encoded, by the requests' keys."""
+    rows, problems = {}, {}
+    for key, request in requests.items():
+        fields, columns = request.fields, encoder.task.columns
+        if not isinstance(fields, str):
+            rows[key] = Row(dict(fields), request.number, "input")
+        elif len(columns) == 1:
+            rows[key] = Row({columns[0]: fields}, request.number, "input")
+        else:
+            problems[key] = DataError(
+                "a plain text fits only a template with one field", got="a text", wanted=", ".join(columns)
+            )
+    try:
+        parts = grouped(encoder.encode(list(rows.values()), with_answer=False))
+        return {key: tuple(row_parts) for key, row_parts in zip(rows, parts, strict=True)}, problems
+    except DataError:
+        encoded = {}
+        for key, row in rows.items():
+            try:
+                encoded[key] = tuple(encoder.encode([row], with_answer=False))
+            except DataError as error:
+                problems[key] = error
+        return encoded, problems
+
+
+def _refusal(handle: Handle, row: Encoded) -> BackboneError | None:
+    """Why the model cannot answer such rows under a prompt; None where it can."""
+    try:
+        handle.model().check([row])
+    except BackboneError as error:
+        return error
+    return None
+
+
+def _cut(items: Sequence[_Item], groups: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
+    """Batches of the items of texts, in order, so that items times the longest row stay within the budget."""
+    batches: list[list[int]] = []
+    longest = 0
+    for numbers in groups:
+        length = max(1, *(items[number].row.num_tokens for number in numbers))
+        size = max(1, max_tokens // length)
+        for start in range(0, len(numbers), size):
+            part = numbers[start : start + size]
+            longest = max(longest, length)
+            if batches and (len(batches[-1]) + len(part)) * longest <= max_tokens:
+                batches[-1] += part
+            else:
+                batches.append(list(part))
+                longest = length
+    return batches
+
+
+def _regrouped(items: Sequence[_Item], batch: Sequence[int]) -> list[list[int]]:
+    """The items of a batch, text by text."""
+    texts: dict[tuple[int, ...], list[int]] = {}
+    for number in batch:
+        texts.setdefault(items[number].row.input_ids, []).append(number)
+    return list(texts.values())
