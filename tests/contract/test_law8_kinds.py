@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 
 from fakes import CONTEXT, SEQ2SEQ, backbone_of, config_of, make_inner_tokenizer, make_model, make_rows
 from overture.core.errors import ArtifactError
-from overture.core.rows import Encoded
+from overture.core.rows import Encoded, OneOf
 from overture.engine.backbone import Backbone
 from overture.engine.tokenizer import Tokenizer
 from overture.evaluate.facts import backbone_ref
@@ -104,7 +104,7 @@ def answers_alike(folder: Path, family: str, model: Any, task_id: int | None = N
             return model.eval()(input_ids=ids, **more).logits[0, len(start) - 1 :]
 
     rows = make_rows("free text", LENGTHS)
-    asked = [Encoded(row.row, row.input_ids, row.anchor_ids, WHOLE_VOCABULARY, 0) for row in rows]
+    asked = [Encoded(row.row, row.input_ids, row.anchor_ids, OneOf(WHOLE_VOCABULARY, 0)) for row in rows]
     theirs = torch.stack([logits(row, ())[-1] for row in rows]).log_softmax(-1)
     found = ours.label_scores(asked)
     torch.testing.assert_close(found, theirs, **PROMISED)

@@ -329,6 +329,31 @@ class Scorer(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Slopes:
+    """The gradient of rows' summed loss by what enters the first layer.
+
+    Args:
+        prompt: by the prompt's vectors, [P, D].
+        text: by each token of a row's input and anchor, [B, L, D]; zero behind a row's last token.
+    """
+
+    prompt: "torch.Tensor"
+    text: "torch.Tensor"
+
+
+class Judge(Protocol):
+    """Several prompts on the same rows: what searches, and explanations, ask."""
+
+    def losses(self, prompts: Sequence[Injection | None], rows: Sequence[Encoded]) -> "torch.Tensor":
+        """Each row's loss under each prompt, [J, B]."""
+        ...
+
+    def slopes(self, prompt: Injection | None, rows: Sequence[Encoded]) -> Slopes:
+        """How the loss changes with the embeddings of the prompt and of the texts."""
+        ...
+
+
 # -- jobs
 
 
