@@ -22,8 +22,8 @@ from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import score
 from overture.jobs.run.request import TuneConfig
 from overture.store.store import Store
-from quality import told_score
 from tasks import decoder_task, splits_of, written_task
+from training import score_record
 
 RESULTS = Path(__file__).parent / "results"
 SCORED = ("validation", "test")
@@ -102,7 +102,7 @@ class Lab:
         """A finished prompt on the rows that chose its epoch and on the test rows."""
         own, rows = decoder_task(task), self.rows(task, num_train, seed)
         encoder = Encoder(own, self.backbone.tokenizer)
-        return {split: told_score(score(model, encoder.encode(rows[split]), own), own) for split in SCORED}
+        return {split: score_record(score(model, encoder.encode(rows[split]), own), own) for split in SCORED}
 
     def keep(self, way: str, task: str, seed: int, cell: Mapping[str, Any]) -> None:
         """Write a cell, with what decides its numbers besides."""

@@ -33,9 +33,9 @@ from overture.store.store import Store
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from common import add_data, script_parser
 from tasks import rows_of
 
-RESULTS = Path(__file__).parents[1] / "results" / "cartridge"
 ASKED = " Answer with a few words of the text."
 
 
@@ -105,15 +105,13 @@ def study(backbone: Backbone, args: argparse.Namespace, title: str) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser = script_parser(__doc__, "cartridge")
+    add_data(parser)
     parser.add_argument("--article", action="append", required=True)
-    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--work", type=Path, default=Path("cartridge-work"), help="where the prompts are kept")
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--conversations", type=int, default=80)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     backbone = load_backbone("smollm2")

@@ -16,19 +16,17 @@ from typing import Any
 import torch
 
 import overture
-from overture.engine.backbone import Backbone
-from overture.engine.cache import InputCache
 from overture.engine.load import load_backbone
+from overture.jobs.compare.ways import Bench
 from overture.prompt.methods import METHODS
 from overture.store.store import Store
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cells import in_time
-from quality import run_cell
+from common import RESULTS, add_data, in_time, script_parser
+from quality import Cell, run_cell
 from starts import shared_task
 
-RESULTS = Path(__file__).parents[1] / "results"
 TASKS = ("movie", "trec")
 MOVING = 1
 """Seeds where the text's inputs cannot be kept, so that a run takes many times as long."""
@@ -61,10 +59,10 @@ class Entry:
     def file(self, task: str, seed: int) -> str:
         return "-".join(filter(None, [self.way, self.tag, task, f"seed{seed}.json"]))
 
-    def settings(self, task: str, store: Path) -> dict[str, Any]:
+    def cell(self, task: str, seed: int) -> Cell:
         length = self.length if isinstance(self.length, int) else self.length[task]
         sources = {"sources": [source_named(other) for other in sources_for(task)]} if self.sources else {}
-        return {"length": length, "options": {**self.options, **sources}, "store": Store(store)}
+        return Cell(self.way, task, seed, length=length, options={**self.options, **sources})
 
 
 PLAN = (
@@ -123,32 +121,23 @@ def tune_sources(args: argparse.Namespace, task: str) -> None:
             overture.tune(path, store=args.work / "store", prompt=prompt, shots=0, name=source_named(other))
 
 
-def run(entry: Entry, task: str, seed: int, backbone: Backbone, args: argparse.Namespace) -> None:
-    if entry.sources:
-        tune_sources(args, task)
-    fixed = {"lr": None, "init": "vocabulary", "epochs": 5, "train_rows": 256, "validation_only": False}
-    told = {**vars(args), **fixed, **entry.settings(task, args.work / "store"), "cell_way": entry.way}
-    run_cell(backbone, task, argparse.Namespace(**told), seed, args.out / entry.file(task, seed))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=RESULTS / "methods")
+    parser = script_parser(__doc__, "methods", threads=1)
+    add_data(parser)
     parser.add_argument("--work", type=Path, default=Path("methods-work"), help="where prompts to mix are kept")
     parser.add_argument(
         "--method", action="append", choices=sorted({entry.method for entry in PLAN}), help="all if none is named"
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no cell after so many")
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
-    args.cache = InputCache()
     plan = tuple(entry for entry in PLAN if not args.method or entry.method in args.method)
-    backbone = load_backbone("smollm2")
+    bench = Bench(load_backbone("smollm2"), Store(args.work / "store"))
     for entry, task, seed in in_time(missing(plan, [args.out, RESULTS / "quality", RESULTS / "methods"]), args.minutes):
-        run(entry, task, seed, backbone, args)
+        if entry.sources:
+            tune_sources(args, task)
+        run_cell(entry.cell(task, seed), bench, args.data, args.threads, args.out / entry.file(task, seed))
 
 
 assert {entry.method for entry in PLAN} | set(ELSEWHERE) == set(METHODS)

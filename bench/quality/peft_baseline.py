@@ -11,17 +11,12 @@ Shape letters: B rows, L length, D width, C label words.
 """
 
 import argparse
-import json
-import multiprocessing
 import os
-import platform
 import random
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +26,15 @@ import transformers
 from torch import Tensor
 from torch.nn import functional as F
 
-import overture
 from overture.core.files import sha256_file, write_json
+from overture.core.meter import Meter
 from overture.core.seeds import named_random
+from overture.data.rows import Row as TextRow
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tasks import WORDINGS, Wording
-
-RESULTS = Path(__file__).parents[1] / "results" / "quality"
-
+from common import add_data, in_own_process, machine_facts, script_parser, start_facts
+from tasks import NUM_VALIDATION, WORDINGS, Wording, splits_of
 
 # The best on validation rows, seed 0: of 5e-4, 1e-3, 2e-3 and 4e-3 on trec, of 5e-4 and 2e-3 on movie; see docs/log.md.
 BEST_RATES = {"movie": 5e-4, "trec": 2e-3}
@@ -63,7 +57,7 @@ class Config:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     num_train: int = 256
-    num_validation: int = 256
+    num_validation: int = NUM_VALIDATION
     eval_batch_size: int = 32
     dtype: str = "float32"
 
@@ -125,18 +119,13 @@ class LabelWordModel:
         return F.linear(last_BD, self.word_rows_CD)
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    with open(path, encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
-
-
-def encode(tokenizer: Any, task: Wording, rows: list[dict[str, str]]) -> list[Row]:
+def encode(tokenizer: Any, task: Wording, rows: Sequence[TextRow]) -> list[Row]:
     """Tokenise input and anchor apart and join them, so that the anchor is the same tokens in every row."""
     labels = {label: index for index, label in enumerate(task.words)}
     anchor = tokenizer(task.anchor, add_special_tokens=False).input_ids
-    texts = [task.input.format(text=row["text"]) for row in rows]
+    texts = [task.input.format(text=row.fields["text"]) for row in rows]
     inputs = tokenizer(texts, add_special_tokens=False).input_ids
-    return [Row(ids + anchor, labels[row["label"]]) for ids, row in zip(inputs, rows, strict=True)]
+    return [Row(ids + anchor, labels[row.fields["label"]]) for ids, row in zip(inputs, rows, strict=True)]
 
 
 def label_word_ids(tokenizer: Any, task: Wording) -> list[int]:
@@ -234,51 +223,31 @@ def fit(
     return history, best_values
 
 
-def peak_rss_bytes() -> int:
-    """This process's highest resident memory (Linux). ``ru_maxrss`` would count the parent's as well."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("no VmHWM in /proc/self/status")
-
-
-def versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "peft": peft.__version__,
-        "overture": overture.__version__,
-    }
-
-
 def run_cell(config: Config, model_folder: Path, data_folder: Path, threads: int, score_test: bool) -> dict[str, Any]:
     """Train one cell and, unless told not to, score the whole test set once with the best checkpoint."""
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    started, meter = start_facts(), Meter()
     torch.set_num_threads(threads)
     torch.manual_seed(config.seed)
     task = WORDINGS[config.task]
     files = {split: data_folder / config.task / f"{split}.jsonl" for split in ("train", "validation", "test")}
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder)
-    sample = random.Random(config.seed).sample(read_rows(files["train"]), config.num_train)
-    train = encode(tokenizer, task, sample)
-    validation = encode(tokenizer, task, read_rows(files["validation"])[: config.num_validation])
+    rows = splits_of(config.task, data_folder, config.num_train, config.seed)
+    train, validation = (encode(tokenizer, task, rows[split]) for split in ("train", "validation"))
     model = LabelWordModel(model_folder, config, label_word_ids(tokenizer, task), tokenizer.pad_token_id)
-    rss_loaded = peak_rss_bytes()
+    rss_loaded = meter.peak_bytes
 
     history, best_values = fit(model, train, validation, config)
     best = [record for record in history if record["is_best_so_far"]][-1]
-    rss_trained = peak_rss_bytes()
+    rss_trained = meter.peak_bytes
     for name, value in model.trainable().items():
         value.data.copy_(best_values[name])
 
     test = None
     if score_test:
-        rows = encode(tokenizer, task, read_rows(files["test"]))
-        score = evaluate(model, rows, config.eval_batch_size)
+        score = evaluate(model, encode(tokenizer, task, rows["test"]), config.eval_batch_size)
         test = {
-            "n": len(rows),
+            "n": len(score.correct),
             "accuracy": score.accuracy,
             "loss": score.loss,
             "correct": "".join(str(int(is_right)) for is_right in score.correct),
@@ -287,10 +256,9 @@ def run_cell(config: Config, model_folder: Path, data_folder: Path, threads: int
         "method": "lora",
         "config": asdict(config),
         "text": asdict(task),
-        "versions": versions(),
-        "started_at": started,
+        **started,
         "threads": threads,
-        "machine": {"arch": platform.machine(), "num_cpus": os.cpu_count()},
+        **machine_facts(),
         "model_sha256": {file.name: sha256_file(file) for file in sorted(model_folder.glob("*.safetensors"))},
         "data_sha256": {split: sha256_file(file) for split, file in files.items()},
         "n": {"train": len(train), "validation": len(validation), "test": test["n"] if test else 0},
@@ -327,26 +295,23 @@ def report_line(path: Path, result: dict[str, Any]) -> str:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="LoRA by peft, one JSON file per task and seed.")
+    parser = script_parser(__doc__, "quality", threads=1)
+    add_data(parser)
     parser.add_argument("--task", action="append", choices=sorted(WORDINGS), required=True, help="repeat for several")
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0 up")
     parser.add_argument("--model", type=Path, required=True, help="folder of the model, in Hugging Face layout")
-    parser.add_argument("--data", type=Path, required=True, help="folder with TASK/{train,validation,test}.jsonl")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--lr",
         type=float,
         help="any other than the task's best is a check: the test set is not scored and the file name holds the rate",
     )
     parser.add_argument("--test", action="store_true", help="score the test set at any rate")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse_arguments()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # read by each cell's process when torch loads
-    spawn = multiprocessing.get_context("spawn")
     for task in arguments.task:
         for seed in range(arguments.seeds):
             config = Config(task, seed, lr=arguments.lr or BEST_RATES[task])
@@ -355,9 +320,7 @@ def main() -> None:
                 print(f"{path.name}: exists, skipped", flush=True)
                 continue
             is_scored = config.is_main or arguments.test
-            with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-                run = pool.submit(run_cell, config, arguments.model, arguments.data, arguments.threads, is_scored)
-                result = run.result()
+            result = in_own_process(run_cell, config, arguments.model, arguments.data, arguments.threads, is_scored)
             write_json(path, result)
             print(report_line(path, result), flush=True)
 

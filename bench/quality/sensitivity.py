@@ -3,31 +3,22 @@
 python bench/quality/sensitivity.py --data DIR --way prefix-after --way vectors-after
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from overture.engine.cache import InputCache
+from overture.core.files import store_dir
 from overture.engine.load import load_backbone
+from overture.jobs.compare.ways import Bench
+from overture.store.store import Store
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from quality import run_cell
+from common import add_data, script_parser
+from quality import Cell, run_cell
 from tasks import WORDINGS
-
-RESULTS = Path(__file__).parents[1] / "results" / "sensitivity"
-PLAIN: dict[str, Any] = {
-    "lr": None,
-    "length": 10,
-    "init": "vocabulary",
-    "options": {},
-    "epochs": 5,
-    "store": None,
-    "validation_only": False,
-}
 
 # Rates are those around the way's own.
 CHANGES: dict[str, list[dict[str, Any]]] = {
@@ -46,25 +37,23 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser = script_parser(__doc__, "sensitivity")
+    add_data(parser)
     parser.add_argument("--task", choices=WORDINGS, default="trec")
     parser.add_argument("--way", action="append", choices=CHANGES, required=True)
-    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--train-rows", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    backbone, cache = load_backbone("smollm2"), InputCache()
+    bench = Bench(load_backbone("smollm2"), Store(store_dir()))
     for way in args.way:
         for change in [{}, *CHANGES[way]]:
-            settings = {**vars(args), **PLAIN, **change, "cell_way": way, "cache": cache}
             name = "-".join([way, *(f"{key}-{value}" for key, value in change.items())])
             for seed in range(args.seeds):
                 path = args.out / f"{name}-{args.task}-seed{seed}.json"
                 if not path.exists():
-                    run_cell(backbone, args.task, argparse.Namespace(**settings), seed, path)
+                    cell = Cell(way, args.task, seed, args.train_rows, **change)
+                    run_cell(cell, bench, args.data, args.threads, path)
 
 
 if __name__ == "__main__":

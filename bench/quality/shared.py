@@ -23,7 +23,8 @@ from overture.jobs.tune.tune import tune
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cells import Lab, cpu_seconds, in_time, opened, study_parser
+from cells import Lab, cpu_seconds, opened, study_parser
+from common import in_time
 
 TASKS, THIRD = ("movie", "trec"), "bbc"
 Options = Callable[[int], dict[str, Any]]

@@ -10,8 +10,10 @@ import argparse
 import io
 import json
 import random
+import sys
 import tarfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,10 @@ from overture.jobs.run.request import TuneConfig, resolved
 from overture.jobs.transfer.meta import meta
 from overture.jobs.transfer.options import MetaConfig
 from overture.store.store import Store
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from common import add_data, script_parser
 
 SNIPPETS = "amazonReviewSnippets_GroundTruth.txt"
 BENCH = Path(__file__).parents[1]
@@ -117,16 +123,9 @@ def tuned_from(
     return found
 
 
-def reptile(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    return learnt_start(args, folder, MetaConfig(steps=args.visits, inner=4), "start")
-
-
-def fomaml(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    return learnt_start(args, folder, MetaConfig(steps=args.visits, inner=4, algorithm="fomaml"), "start-fomaml")
-
-
-def learnt_start(args: argparse.Namespace, folder: Path, config: MetaConfig, name: str) -> dict[str, Any]:
+def learnt_start(args: argparse.Namespace, folder: Path, algorithm: str, name: str) -> dict[str, Any]:
     """A start learnt on films and news, tried on question types, which it never saw: few steps, and few rows."""
+    config = MetaConfig.model_validate({"steps": args.visits, "inner": 4, "algorithm": algorithm})
     paths = [shared_task(folder, args.data, name) for name in ("movie", "bbc", "trec")]
     requests = [resolved(TuneConfig, path, {"prompt": prompt_of(args)}) for path in paths]
     learnt = source_of(name, args)
@@ -154,22 +153,25 @@ def portable(found: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key not in ("folder", "notices")}
 
 
-STUDIES = {"spot": spot, "reptile": reptile, "fomaml": fomaml, "pruned": pruned}
+STUDIES = {
+    "spot": spot,
+    "reptile": partial(learnt_start, algorithm="reptile", name="start"),
+    "fomaml": partial(learnt_start, algorithm="fomaml", name="start-fomaml"),
+    "pruned": pruned,
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser = script_parser(__doc__, "starts")
+    add_data(parser)
     parser.add_argument("--snippets", type=Path, help="the source archive of vaderSentiment, for spot")
     parser.add_argument("--study", action="append", choices=STUDIES, help="all of them when none is named")
-    parser.add_argument("--out", type=Path, default=BENCH / "results" / "starts")
     parser.add_argument("--work", type=Path, default=Path("starts-work"), help="where prompts and task files are kept")
     parser.add_argument("--method", choices=[USUAL, "vectors"], default=USUAL, help="for all but pruned")
     parser.add_argument("--rows", type=int, nargs="+", default=[16, 64], help="training rows of the few-shot task")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--visits", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)

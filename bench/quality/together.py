@@ -25,7 +25,8 @@ from overture.store.runs import Run
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cells import Lab, cpu_seconds, in_time, opened, study_parser
+from cells import Lab, cpu_seconds, opened, study_parser
+from common import in_time
 from peft_baseline import BEST_RATES
 
 PROMPT = PromptConfig(method="prefix", place="after", length=10)
