@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from overture.core.records.tune import TuneResult
 from overture.evaluate.host import Host
 from overture.jobs.run.request import TuneConfig
 from overture.jobs.transfer.multi import multi
@@ -69,9 +70,10 @@ def one_by_one(lab: Lab, entry: Entry, requests: Sequence[TuneConfig], seed: int
         before = cpu_seconds()
         own = request.model_copy(update={"name": task_named(entry.way, task, seed)})
         told = tune(own, lab.store, backbone=lab.backbone)
+        assert isinstance(told, TuneResult)
         facts[task] = {
-            "trainable": told["trainable"],
-            "train_seconds": told["seconds"],
+            "trainable": told.trainable,
+            "train_seconds": told.seconds,
             "cpu_seconds": cpu_seconds() - before,
         }
     return facts

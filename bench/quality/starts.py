@@ -119,7 +119,7 @@ def tuned_from(
             name=source_of(f"{target.stem}-{rows}-{start}", args),
         )
         kept = ("seeds", "no_prompt", "trainable")
-        found[f"{rows} rows, {start}"] = {key: told[key] for key in kept if key in told}
+        found[f"{rows} rows, {start}"] = {key: value for key, value in told.dump().items() if key in kept}
     return found
 
 
@@ -145,7 +145,7 @@ def pruned(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "shots": 0,
     }
     whole = overture.tune(path, store=folder / "store", name="whole", **settings)
-    return portable(prune(whole["prompt"], Store(folder / "store"), PruneConfig(keep=(0.5, 0.33))))
+    return portable(prune(str(whole.prompt), Store(folder / "store"), PruneConfig(keep=(0.5, 0.33))))
 
 
 def portable(found: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import overture
 
 result = overture.tune("task.yaml", seeds=3)
-prompt = overture.load(result["prompt"])
+prompt = overture.load(result.prompt)
 print(prompt.predict(["A film that stays with you."]))
 """
 

@@ -105,9 +105,9 @@ def test_a_stopped_run_goes_on_bit_equal(make_task, overture, tmp_path, monkeypa
         steps = []
         listen = lambda event, steps=steps: steps.append(1) if isinstance(event, StepEvent) else None  # noqa: E731
         stopped = tune(config, store, listen, lambda steps=steps, after=after: len(steps) >= after)
-        assert stopped["status"] == "interrupted"
-        done = resume(stopped["run"], store)
-        found = load_file(store.get(done["prompt"]) / "prompt.safetensors")
+        assert stopped.status == "interrupted"
+        done = resume(stopped.run, store)
+        found = load_file(store.get(done.prompt) / "prompt.safetensors")
         whole = load_file(_store(None).get("whole") / "prompt.safetensors")
         assert found.keys() == whole.keys()
         assert all(torch.equal(found[key], whole[key]) for key in whole)

@@ -48,7 +48,9 @@ def test_leak(make_task, overture, tmp_path: Path) -> None:
 def test_interrupted_and_unknown(make_task, overture, tuned, tmp_path: Path) -> None:
     folder = tmp_path / "store" / "runs" / tuned["run"]
     (folder / "result.json").unlink()
-    (folder / "status.json").write_text(json.dumps({"status": "stopped", "why": "DiskFull: the disk is full"}))
+    (folder / "status.json").write_text(
+        json.dumps({"status": "stopped", "pid": 1, "why": "DiskFull: the disk is full"})
+    )
     found = overture("doctor", tuned["run"], "--json").json["findings"]
     assert found[0]["name"] == "interrupted"
     assert "the disk is full" in found[0]["evidence"]

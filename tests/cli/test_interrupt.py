@@ -84,18 +84,18 @@ def test_killed_run_is_listed(started, overture) -> None:
 def test_stop_before_training(make_task, overture, monkeypatch) -> None:
     from overture.jobs.tune import tune
 
-    controls = tune._controls
+    without_prompt = tune._without_prompt
     # A shell that starts the tests in the background has it ignored.
     usual = signal.getsignal(signal.SIGINT)
 
     def interrupted(work: object) -> object:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.05)
-        return controls(work)
+        return without_prompt(work)
 
     task = make_task()
     with monkeypatch.context() as patch:
-        patch.setattr(tune, "_controls", interrupted)
+        patch.setattr(tune, "_without_prompt", interrupted)
         done = overture("tune", task)
     assert done.code == 130
     assert "stopped; go on with: overture resume mood-1" in done.err
@@ -106,16 +106,16 @@ def test_stop_before_training(make_task, overture, monkeypatch) -> None:
 def test_one_of_two_seeds_stopped_before_its_result(make_task, overture, monkeypatch) -> None:
     from overture.jobs.tune import tune
 
-    kept_seed = tune._kept_seed
+    seed_result = tune._seed_result
 
     def second_is_lost(work: object, seed: int, *rest: object) -> object:
         if seed == 1:
             raise KeyboardInterrupt
-        return kept_seed(work, seed, *rest)
+        return seed_result(work, seed, *rest)
 
     task = make_task()
     with monkeypatch.context() as patch:
-        patch.setattr(tune, "_kept_seed", second_is_lost)
+        patch.setattr(tune, "_seed_result", second_is_lost)
         done = overture("tune", task, "--seeds", "2", "--json")
     assert (done.code, done.json["status"], done.json["prompt"]) == (130, "interrupted", None)
     found = overture("resume", "mood-1", "--json").json

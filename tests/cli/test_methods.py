@@ -49,7 +49,7 @@ def test_a_run_names_the_versions_that_it_began_with(make_task, overture, method
     overture("tune", task, "--method", "vectors", "--place", "before", "--name", "first", "--json")
     config = resolved(TuneConfig, task, {"method": method, "place": "before"}, options)
     found = tune(config, store, is_stop_asked=lambda: True)
-    asked = Run.open(store.runs, found["run"], lambda event: None).config()["prompt"]
+    asked = Run.open(store.runs, found.run).request().config["prompt"]
     assert {key: asked[key] for key in named} == named
 
 

@@ -218,7 +218,7 @@ def test_python_api(make_task) -> None:
     import overture
 
     result = overture.tune(make_task(), train={"epochs": 1}, shots=0)
-    prompt = overture.load(result["prompt"])
+    prompt = overture.load(result.prompt)
     assert prompt.predict(["fine 1"])[0].text in ("good", "bad")
 
 
@@ -229,7 +229,7 @@ def test_several_prompts_answer_together(make_task, monkeypatch) -> None:
 
     task = make_task(shots=0)
     refs = [
-        overture.tune(task, train={"epochs": 1}, method=name, place="after")["prompt"] for name in ("prefix", "vectors")
+        overture.tune(task, train={"epochs": 1}, method=name, place="after").prompt for name in ("prefix", "vectors")
     ]
     store = overture.Store(store_dir())
     first = overture.load(refs[0])

@@ -18,13 +18,16 @@ from overture.core.records.events import (
     StartEvent,
     StepEvent,
 )
+from overture.core.records.scores import Interval, Paired
 from overture.data.task import Task
 from overture.jobs.run.request import TuneConfig
 from overture.prompt.config import PromptConfig
 
 
-def compared(value: float, low: float, high: float, p_value: float) -> dict:
-    return {"difference": {"value": value, "low": low, "high": high}, "p_value": p_value}
+def compared(value: float, low: float, high: float, p_value: float) -> Paired:
+    difference = Interval(value=value, low=low, high=high, n=100)
+    facts = {"metric": "accuracy", "a": 0.5, "b": 0.5, "test": "exact McNemar", "only_a": 0, "only_b": 0}
+    return Paired(difference=difference, p_value=p_value, **facts)
 
 
 SENTENCES = [
@@ -44,7 +47,7 @@ SENTENCES = [
 
 
 @pytest.mark.parametrize(("found", "text"), SENTENCES)
-def test_sentence(found: dict, text: str) -> None:
+def test_sentence(found: Paired, text: str) -> None:
     assert sentence("no prompt", found) == text
 
 

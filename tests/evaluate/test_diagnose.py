@@ -7,16 +7,62 @@ from typing import Any
 import pytest
 
 from overture.core.records.events import DataEvent, DivergedEvent, EpochEvent, Event, NormsEvent, StepEvent
+from overture.core.records.scores import Comparison, Interval, SplitScores, Spread
+from overture.core.records.tune import SeedResult, SeedSpread, TuneResult
 from overture.evaluate.diagnose import diagnose
 from overture.store.runs import Run
 
 CONFIG = {"task": {"labels": {"good": " good", "bad": " bad"}}, "train": {"lr": 0.1, "clip": 1.0}}
-HEALTHY = {
+SEED: dict[str, Any] = {
+    "seed": 0,
     "status": "finished",
-    "metric": "accuracy",
-    "metrics": {"test": {"accuracy": {"value": 0.9, "low": 0.88, "high": 0.92, "n": 1000}}},
-    "compared": {"no_prompt": {"p_value": 0.001, "split": "test", "difference": {"value": 0.2, "n": 1000}}},
+    "lr": 0.1,
+    "trainable": 8,
+    "seconds": 1.0,
+    "peak_bytes": 1,
+    "best_epoch": 1,
+    "history": [],
 }
+SPREAD = Spread(mean=0.9, sd=None, low=None, high=None, n_seeds=1)
+
+
+def scores(value: float, low: float, high: float, n: int) -> dict[str, SplitScores]:
+    return {"test": SplitScores(scores={"accuracy": Interval(value=value, low=low, high=high, n=n)}, loss=0.5)}
+
+
+def against(p_value: float, difference: float) -> Comparison:
+    interval = Interval(value=difference, low=difference, high=difference, n=1000)
+    facts: dict[str, Any] = {
+        "metric": "accuracy",
+        "a": 0.9,
+        "b": 0.7,
+        "test": "exact McNemar",
+    }
+    return Comparison(split="test", p_value=p_value, difference=interval, only_a=0, only_b=0, **facts)
+
+
+def run_result(
+    metrics: dict[str, SplitScores] | None = None, compared: dict[str, Comparison] | None = None
+) -> TuneResult:
+    return TuneResult(
+        **SEED,
+        run="mood-1",
+        task="mood",
+        metric="accuracy",
+        method="vectors",
+        place="after",
+        length=5,
+        rows={},
+        metrics=metrics or scores(0.9, 0.88, 0.92, 1000),
+        compared=compared or {"no_prompt": against(0.001, 0.2)},
+        wrong=[],
+        seeds=SeedSpread(validation=SPREAD, each=[], mean_seconds=1.0),
+        total_seconds=1.0,
+        notices=[],
+    )
+
+
+HEALTHY = run_result()
 DATA = {
     "rows": {"train": 100, "validation": 50, "test": 1000},
     "repeats": {"train": 0, "validation": 0, "test": 0},
@@ -51,7 +97,7 @@ def make_run(tmp_path: Path):
         losses: list[float] = FALLING,
         norms: dict[str, Any] | None = None,
         ends: list[EpochEvent] = USUAL_EPOCHS,
-        result: dict[str, Any] | None = HEALTHY,
+        result: TuneResult | None = HEALTHY,
         grad_norm: float = 0.5,
         predicted: tuple[Any, ...] = ("good", "bad"),
         more: tuple[Event, ...] = (),
@@ -65,7 +111,7 @@ def make_run(tmp_path: Path):
         usual = {"lengths": {"vectors": {"start": 1.0, "end": 1.5}}, "moved": 0.5, "embedding": 1.0, "lr": 0.1}
         for event in (*ends, *more, NormsEvent(seed=0, **{**usual, **(norms or {})})):
             run.event(event)
-        run.write("seed-0/result.json", {"seed": 0, "lr": 0.1, "predicted": {"test": list(predicted)}})
+        run.write("seed-0/result.json", SeedResult(**SEED, metrics={}, predicted={"test": predicted}))
         run.status("finished" if result else "running")
         if result:
             run.write("result.json", result)
@@ -82,9 +128,7 @@ def test_nothing_to_say_of_a_good_run(make_run) -> None:
     assert diagnose(make_run()) == []
 
 
-FEW = {"accuracy": {"value": 0.5, "low": 0.3, "high": 0.7, "n": 20}}
-EQUAL = {"p_value": 0.4, "split": "test", "difference": {"value": 0.01, "n": 1000}}
-WORSE = {"p_value": 0.001, "split": "test", "difference": {"value": -0.2, "n": 1000}}
+WORSE = {"in_context": against(0.001, -0.2)}
 CASES: list[tuple[str, dict[str, Any], str]] = [
     ("loss_flat", {"losses": [0.7] * 64}, "0.700 in the first steps, 0.700 in the last"),
     ("rate_too_low", {"losses": [0.7] * 64, "norms": {"moved": 0.001}}, "moved by 0.1%"),
@@ -102,9 +146,13 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("label_words", {"words": {" good": 1, " dreadful": 3}}, "' dreadful' 3 tokens"),
     ("imbalance", {"labels": {"train": {"good": 90, "bad": 10}}}, "'good' 90 of 100 rows (90%), 'bad' 10"),
     ("imbalance", {"labels": {"train": {"a": 30, "b": 30, "c": 40, "d": 1}}}, "'d' 1"),
-    ("few_rows", {"result": {**HEALTHY, "metrics": {"test": FEW}}}, "20 rows"),
-    ("no_better_than_no_prompt", {"result": {**HEALTHY, "compared": {"no_prompt": EQUAL}}}, "+1.0 points"),
-    ("no_better_than_in_context", {"result": {**HEALTHY, "compared": {"in_context": WORSE}}}, "-20.0 points"),
+    ("few_rows", {"result": run_result(scores(0.5, 0.3, 0.7, 20))}, "20 rows"),
+    ("no_better_than_no_prompt", {"result": run_result(compared={"no_prompt": against(0.4, 0.01)})}, "+1.0 points"),
+    (
+        "no_better_than_in_context",
+        {"result": run_result(compared={"in_context": against(0.001, -0.2)})},
+        "-20.0 points",
+    ),
     ("interrupted", {"result": None}, "status 'running'"),
 ]
 

@@ -68,7 +68,7 @@ def prompts(home):
     for method, place in PLACES:
         options = {"layer": 1} if method == "late" else {}
         prompt = {"method": method, "place": place, "options": options}
-        found[method, place] = tune(home / "task.yaml", store=home / "store", prompt=prompt)["prompt"]
+        found[method, place] = tune(home / "task.yaml", store=home / "store", prompt=prompt).prompt
     return found
 
 
@@ -288,11 +288,11 @@ def test_what_is_refused(home, prompts):
         lm.generate_until(requests_of([("a", {"do_sample": True, "temperature": 0.7})]))
     with pytest.raises(DataError, match="longer than the model's context"):
         lm.generate_until(requests_of([("a", {"max_gen_toks": 100_000})]))
-    warp = tune(home / "task.yaml", store=home / "store", prompt={"method": "warp", "place": "after"})["prompt"]
+    warp = tune(home / "task.yaml", store=home / "store", prompt={"method": "warp", "place": "after"}).prompt
     with pytest.raises(ConfigError, match="a vector for each label"):
         OvertureLM(prompt=warp, store=str(home / "store"))
     row_own = {"method": "idpg", "place": "before", "labels": "vectors"}
-    own = tune(home / "task.yaml", name="own", store=home / "store", prompt=row_own, train={"epochs": 1})["prompt"]
+    own = tune(home / "task.yaml", name="own", store=home / "store", prompt=row_own, train={"epochs": 1}).prompt
     with pytest.raises(ConfigError, match="a vector for each label") as caught:
         OvertureLM(prompt=own, store=str(home / "store"))
     assert caught.value.got == "idpg"
@@ -301,7 +301,7 @@ def test_what_is_refused(home, prompts):
         store=home / "store",
         template="{prompt:2}{text}\nMood:",
         prompt={"method": "vectors", "place": "slots", "length": 2},
-    )["prompt"]
+    ).prompt
     with pytest.raises(ConfigError, match="slots of its own template"):
         OvertureLM(prompt=slots, store=str(home / "store"))
 

@@ -112,7 +112,7 @@ def test_a_new_kind_is_encoded_and_scored(file):
 
 def test_a_new_kind_is_tuned_kept_and_predicts(file, tmp_path):
     result = tune(file, store=tmp_path / "store")
-    prompt = load(result["prompt"], store=tmp_path / "store")
+    prompt = load(result.prompt, store=tmp_path / "store")
     assert (prompt.task.kind, prompt.task.metric) == ("parity", "accuracy")
     # A tiny model learns the rows by heart.
     said = [one.said for one in prompt.predict([{"text": row["text"]} for row in rows_of(16)])]

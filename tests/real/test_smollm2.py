@@ -113,6 +113,6 @@ def test_a_short_tuning_learns_and_leaves_the_model_alone(backbone: Backbone, ta
         task=Task(**authors.model_dump()), train={"epochs": 12, "warmup_steps": 2, "patience": 12}, shots=0
     )
     result = tune(config, Store(tmp_path / "store"), backbone=backbone)
-    assert result["metrics"]["test"]["accuracy"]["value"] >= 0.9
-    assert result["no_prompt"]["metrics"]["test"]["accuracy"]["value"] <= 0.75
+    assert result.metrics["test"]["accuracy"].value >= 0.9
+    assert result.no_prompt.metrics["test"]["accuracy"].value <= 0.75
     assert weights_digest(backbone.model) == before

@@ -10,7 +10,7 @@ from overture.cli.out import console, emit, say
 from overture.cli.report import show_next, show_result
 from overture.cli.tune import finish, worked
 from overture.core.errors import Diverged
-from overture.core.records.tune import StoppedRun
+from overture.core.records.tune import StoppedRun, TuneResult
 
 if TYPE_CHECKING:
     from overture.engine.backbone import Backbone
@@ -46,15 +46,15 @@ def command(
         kept = Store(root, say)
         backbone = load_backbone(config.task.backbone, notify=say)
         result = worked(lambda listener, stop: tune(config, kept, listener, stop, backbone), store, is_json)
-    if isinstance(result, StoppedRun) or not result.get("prompt"):
-        finish(result, store, is_json)
+    if isinstance(result, StoppedRun) or not result.prompt:
+        finish(result, store, is_json, show_result)
         return
-    said = _answers(kept.get(result["prompt"]), backbone)
+    answers = _answers(kept.get(result.prompt), backbone)
     if is_json:
-        emit({**result, "predictions": said})
+        emit({**result.dump(), "predictions": answers})
     else:
-        _show(result, said, store_flag(store))
-    if result["status"] == "diverged":
+        _show(result, answers, store_flag(store))
+    if result.status == "diverged":
         raise typer.Exit(Diverged.exit_code)
 
 
@@ -66,15 +66,15 @@ def _answers(prompt: Path, backbone: "Backbone") -> list[dict[str, Any]]:
     return [line for (line,) in predictions([Host(backbone).open(prompt)], rows)]
 
 
-def _show(result: dict[str, Any], said: list[dict[str, Any]], flag: str) -> None:
+def _show(result: TuneResult, answers: list[dict[str, Any]], flag: str) -> None:
     show_result(result, flag, with_next=False)
     out = console()
     out.print("\nSentences that nobody rated:")
-    for one in said:
-        share = one["probabilities"][one["label"]]
-        out.print(f"  {one['label']} ({share:.0%})  {one['input']}")
+    for answer in answers:
+        share = answer["probabilities"][answer["label"]]
+        out.print(f"  {answer['label']} ({share:.0%})  {answer['input']}")
     show_next(
-        f"Kept as {result['prompt']}. Next:",
+        f"Kept as {result.prompt}. Next:",
         [
             f'overture predict {NAME}{flag} "your own sentence"',
             f"overture show {NAME}{flag}",

@@ -48,24 +48,23 @@ def command(
 
 def _examine_run(ref: str, store: Path, is_json: bool) -> None:
     """Print what explains a run's result; exit with 1 when something does."""
-    from overture.cli.runs import is_held
     from overture.evaluate.diagnose import diagnose
     from overture.store.runs import Run
 
-    run = Run.open(store / "runs", ref, lambda event: None)
-    found = diagnose(run, is_held(run.folder))
+    run = Run.open(store / "runs", ref)
+    findings = diagnose(run, run.is_held)
     if is_json:
-        emit({"run": run.name, "findings": [one.model_dump() for one in found]})
+        emit({"run": run.name, "findings": [finding.dump() for finding in findings]})
     else:
         out = console()
-        for one in found:
-            whose = f"seed {one.seed}: " if one.seed is not None else ""
-            out.print(f"{whose}{one.what} [{one.name}]", soft_wrap=True)
-            out.print(f"  evidence: {one.evidence}", soft_wrap=True)
-            out.print(f"  to do: {one.fix}", soft_wrap=True)
-        if not found:
+        for finding in findings:
+            whose = f"seed {finding.seed}: " if finding.seed is not None else ""
+            out.print(f"{whose}{finding.what} [{finding.name}]", soft_wrap=True)
+            out.print(f"  evidence: {finding.evidence}", soft_wrap=True)
+            out.print(f"  to do: {finding.fix}", soft_wrap=True)
+        if not findings:
             out.print(f"{run.name}: nothing was found that would explain a bad result")
-    if found:
+    if findings:
         raise typer.Exit(_FOUND)
 
 

@@ -1,7 +1,7 @@
 """``overture eval``: score a stored prompt again."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,6 +11,7 @@ from overture.cli.progress import display, stages
 from overture.cli.report import calibration_lines, result_table, sentences, show_confusion
 from overture.core.errors import ConfigError
 from overture.core.records.events import NoticeEvent
+from overture.core.records.tune import Evaluation
 
 
 def command(
@@ -52,7 +53,7 @@ def command(
     with show.live():
         host = Host(allow_drift=allow_drift, notify=lambda text: show(NoticeEvent(text=text)))
         handle = host.open(folder)
-        result = {"prompt": manifest.ref, **measured(handle, rows, name, stages(show), calibrated)}
+        result = measured(handle, rows, name, stages(show), calibrated)
         for text in handle.encoder.notices:
             show(NoticeEvent(text=text))
     if is_json:
@@ -61,10 +62,10 @@ def command(
         _show(result, name)
 
 
-def _show(result: dict[str, Any], split: str) -> None:
+def _show(result: Evaluation, split: str) -> None:
     out = console()
     out.print(result_table(result, split))
     for line in (*sentences(result), *calibration_lines(result, split)):
         out.print(line)
-    if "confusion" in result:
-        show_confusion(result["confusion"])
+    if result.confusion:
+        show_confusion(result.confusion)

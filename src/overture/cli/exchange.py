@@ -59,7 +59,7 @@ def import_command(
         "Measure and use it:",
         [
             f"overture eval {found['prompt']}{flag} --data rows.jsonl",
-            asking(found, flag),
+            asking(found["prompt"], found["folder"], flag),
         ],
     )
 

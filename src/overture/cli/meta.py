@@ -76,7 +76,7 @@ def _show(result: "MetaResult", flag: str) -> None:
     if result.few_steps:
         out.print(_few_steps_table(result))
         for task in result.few_steps:
-            out.print(f"{task.task}: {sentence('the ordinary start', task.compared.dump(), 'learnt start')}")
+            out.print(f"{task.task}: {sentence('the ordinary start', task.compared, 'learnt start')}")
         if not any(task.is_unseen for task in result.few_steps):
             out.print("note: these tasks taught the start; --unseen TASK.yaml measures it on another")
     for notice in result.notices:

@@ -86,7 +86,7 @@ def _show(result: "MultiResult", flag: str) -> None:
             f"{result.values.shared:,} of them shared"
         )
         for task in together:
-            out.print(f"{task.task}: {sentence('the prompt tuned alone', task.compared.dump(), 'multi-task prompt')}")
+            out.print(f"{task.task}: {sentence('the prompt tuned alone', task.compared, 'multi-task prompt')}")
     for notice in result.notices:
         out.print(f"note: {notice}")
     if result.prompt:
@@ -97,7 +97,7 @@ def _show(result: "MultiResult", flag: str) -> None:
             [f"overture tune TASK.yaml {start}{flag}"],
         )
     if together:
-        show_next("Next:", [asking(task.multi.dump(), flag) for task in together])
+        show_next("Next:", [asking(task.multi.prompt, str(task.multi.folder), flag) for task in together])
 
 
 def _scores_table(result: "MultiResult", together: "list[TaskTogether]") -> "Table":

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from rich.console import Console
 
     from overture.core.errors import OvertureError
@@ -36,11 +37,12 @@ def is_json_only() -> bool:
     return bool(_kept)
 
 
-def emit(value: Mapping[str, Any]) -> None:
+def emit(value: "BaseModel | Mapping[str, Any]") -> None:
     """Print one JSON object on standard output, on one line."""
+    values = value if isinstance(value, Mapping) else value.model_dump(mode="json")
     stream = _kept[-1] if _kept else sys.stdout
     is_unicode = (getattr(stream, "encoding", None) or "").lower().replace("-", "") == "utf8"
-    stream.write(json.dumps(value, ensure_ascii=not is_unicode, allow_nan=False, default=str) + "\n")
+    stream.write(json.dumps(values, ensure_ascii=not is_unicode, allow_nan=False, default=str) + "\n")
     stream.flush()
 
 

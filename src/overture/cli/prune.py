@@ -80,7 +80,7 @@ def _show(found: dict[str, Any], flag: str) -> None:
     show_next(
         f"Kept as {found['prompt']}. Next:",
         [
-            asking(found, flag),
+            asking(found["prompt"], found["folder"], flag),
             f"overture diff {found['pruned_from']} {found['prompt']}{flag}",
         ],
     )

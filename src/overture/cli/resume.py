@@ -7,7 +7,7 @@ import typer
 
 from overture.cli.options import JsonOption, StoreOption, store_root
 from overture.cli.out import console, emit, say
-from overture.cli.report import show_next
+from overture.cli.report import show_next, show_result
 from overture.cli.search import finish_search
 from overture.cli.tune import finish, resume_line, worked
 
@@ -27,7 +27,7 @@ def resume_command(
     from overture.store.store import Store
 
     kept = Store(root, say)
-    if Run.open(kept.runs, run, lambda event: None).kind == "search":
+    if Run.open(kept.runs, run).request().kind == "search":
         from overture.jobs.search.search import resume_search
 
         found = worked(lambda listener, stop: resume_search(run, kept, listener, stop), store, is_json, run)
@@ -35,15 +35,16 @@ def resume_command(
         return
     from overture.jobs.tune.tune import resume
 
-    finish(worked(lambda listener, stop: resume(run, kept, listener, stop), store, is_json, run), store, is_json)
+    result = worked(lambda listener, stop: resume(run, kept, listener, stop), store, is_json, run)
+    finish(result, store, is_json, show_result)
 
 
 def _list_runs(root: Path, store: Path | None, is_json: bool) -> None:
-    from overture.cli.runs import unfinished_runs
+    from overture.store.runs import unfinished_runs
 
     runs = unfinished_runs(root / "runs")
     if is_json:
-        emit({"runs": runs})
+        emit({"runs": [run.dump() for run in runs]})
         return
     if not runs:
         console().print("there are no runs to go on with")
@@ -52,6 +53,6 @@ def _list_runs(root: Path, store: Path | None, is_json: bool) -> None:
 
     table = Table("run", "state", "started", "why it ended")
     for run in runs:
-        table.add_row(run["run"], run["state"], run["started"], run["why"])
+        table.add_row(run.run, run.state, run.started, run.why)
     console().print(table)
-    show_next("Go on with one:", [resume_line(runs[-1]["run"], store)])
+    show_next("Go on with one:", [resume_line(runs[-1].run, store)])

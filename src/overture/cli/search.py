@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -96,11 +96,7 @@ def search_command(
 
 def finish_search(result: "SearchResult | StoppedRun", store: Path | None, is_json: bool) -> None:
     """Print a search's result and exit with its code."""
-
-    def show(_: Any, flag: str) -> None:
-        _show(cast("SearchResult", result), flag)
-
-    finish(result.dump(), store, is_json, show)
+    finish(result, store, is_json, _show)
 
 
 def _show(result: "SearchResult", flag: str) -> None:
@@ -115,7 +111,7 @@ def _show(result: "SearchResult", flag: str) -> None:
     winner = next(lane for lane in result.race if lane.is_winner)
     out.print(
         f"The winner, {winner.title}: {result.metric} {score.value:.3f} on {score.n} {split} rows, "
-        f"95% interval {interval_text(score.dump())}."
+        f"95% interval {interval_text(score)}."
     )
     spent = result.spent
     money = "" if spent.money is None else f", {spent.money:.2f} in money"
@@ -129,7 +125,7 @@ def _show(result: "SearchResult", flag: str) -> None:
     if not result.prompt:
         out.print("No prompt was worth its cost: the model as it is won, so nothing was kept.")
         return
-    commands = [result.command + flag, asking(result.dump(), flag)]
+    commands = [result.command + flag, asking(result.prompt, str(result.folder), flag)]
     show_next(f"Kept as {result.prompt}. To repeat it, and to use it:", commands)
 
 

@@ -8,16 +8,18 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from overture.cli.options import JsonOption, StoreOption, field_help, local, store_flag, store_root
-from overture.cli.out import emit, say, show_error
+from overture.cli.out import emit, say, seconds_text, show_error
 from overture.cli.progress import display
-from overture.cli.report import show_result, total_line
+from overture.cli.report import show_result
 from overture.cli.stop import StopRequest
 from overture.core.errors import DiskFull, Diverged
 from overture.core.records.base import Record
 from overture.core.records.events import Event, Listener, ProgressEvent, StartEvent, StepEvent
+from overture.core.records.runs import RunResult
 from overture.core.records.tune import StoppedRun
 
 T = TypeVar("T")
+Result = TypeVar("Result", bound=RunResult)
 
 INTERRUPTED = 130
 
@@ -72,12 +74,13 @@ def tune_command(
 
     from overture.jobs.tune.tune import tune
 
-    finish(worked(lambda listener, stop: tune(config, kept, listener, stop), store, is_json), store, is_json)
+    result = worked(lambda listener, stop: tune(config, kept, listener, stop), store, is_json)
+    finish(result, store, is_json, show_result)
 
 
 def worked(
-    work: Callable[[Listener, Callable[[], bool]], T], store: Path | None, is_json: bool, run: str = ""
-) -> T | StoppedRun:
+    work: Callable[[Listener, Callable[[], bool]], Result], store: Path | None, is_json: bool, run: str = ""
+) -> Result | StoppedRun:
     """Do a run's work with its progress shown; Ctrl-C stops it where it can go on.
 
     Args:
@@ -87,8 +90,9 @@ def worked(
         run: the run's name, when it is known already.
 
     Returns:
-        The result; of a run that was stopped before it had one, only its status and name.
+        The result; `StoppedRun` where Ctrl-C came before training.
     """
+    result: Result | StoppedRun
     shown, name, is_training = display(), run, False
     started = time.monotonic()
     with StopRequest("stopping after this step; press Ctrl-C again to stop at once") as stop:
@@ -104,7 +108,7 @@ def worked(
 
         try:
             with shown.live():
-                result: T | StoppedRun = work(listen, stop)
+                result = work(listen, stop)
         except KeyboardInterrupt:
             if not name:
                 raise
@@ -113,17 +117,13 @@ def worked(
             more = {"resume": resume_line(name, store)} if name and isinstance(error, DiskFull) else {}
             show_error(error, is_json, **more)
             raise typer.Exit(error.exit_code) from None
-    say(total_line(_facts(result), time.monotonic() - started))
+    say(f"{result.run}: {result.status} after {seconds_text(time.monotonic() - started)}")
     return result
 
 
 def resume_line(run: str, store: Path | None) -> str:
     """The command that goes on with a run."""
     return f"overture resume {run}{store_flag(store)}"
-
-
-def _facts(result: Any) -> dict[str, Any]:
-    return result.dump() if isinstance(result, Record) else dict(result)
 
 
 def tell(result: T, store: Path | None, is_json: bool, show: Callable[[T, str], None]) -> None:
@@ -135,20 +135,17 @@ def tell(result: T, store: Path | None, is_json: bool, show: Callable[[T, str], 
         is_json: print the result alone.
         show: prints it for people, with the flag for the store.
     """
+    facts = result.dump() if isinstance(result, Record) else result
+    assert isinstance(facts, dict)
     if is_json:
-        emit(_facts(result))
+        emit(facts)
     else:
         show(result, store_flag(store))
-    if _facts(result)["status"] == "interrupted":
+    if facts["status"] == "interrupted":
         raise typer.Exit(INTERRUPTED)
 
 
-def finish(
-    result: dict[str, Any] | Record,
-    store: Path | None,
-    is_json: bool,
-    show: Callable[[dict[str, Any], str], None] = show_result,
-) -> None:
+def finish(result: Result | StoppedRun, store: Path | None, is_json: bool, show: Callable[[Result, str], None]) -> None:
     """Print a run's result and exit with its code.
 
     Args:
@@ -157,17 +154,16 @@ def finish(
         is_json: print the result alone.
         show: prints a result that is whole, with the flag for the store.
     """
-    result = _facts(result)
-    if result["status"] == "interrupted":
-        command = resume_line(result["run"], store)
+    if isinstance(result, StoppedRun) or result.status == "interrupted":
+        command = resume_line(result.run, store)
         if is_json:
-            emit({**result, "resume": command})
+            emit({**result.dump(), "resume": command})
         else:
             say(f"stopped; go on with: {command}")
         raise typer.Exit(INTERRUPTED)
     if is_json:
-        emit(result)
+        emit(result.dump())
     else:
         show(result, store_flag(store))
-    if result["status"] == "diverged":
+    if result.status == "diverged":
         raise typer.Exit(Diverged.exit_code)

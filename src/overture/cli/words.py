@@ -83,7 +83,7 @@ def _show(result: "WordsResult", command_line: str) -> None:
         score = wording.metrics[metric]
         label_words = [[words] if isinstance(words, str) else words for words in wording.labels.values()]
         joined = ", ".join("/".join(word.strip() for word in words) for words in label_words)
-        scores.add_row(wording.name, f"{score.value:.3f}", interval_text(score.dump()), f"{wording.loss:.3f}", joined)
+        scores.add_row(wording.name, f"{score.value:.3f}", interval_text(score), f"{wording.loss:.3f}", joined)
     out.print(scores)
     out.print(f"{result.rows['train']} training rows, {seconds_text(result.seconds)}.")
     for notice in result.notices:

@@ -4,17 +4,19 @@ Nothing is loaded but JSON, so it takes no time and works while a run goes on.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median, variance
 from typing import Any
 
-from overture.core.config import Config
+from pydantic import BaseModel, Field
+
+from overture.core.records.base import Record
 from overture.core.records.events import DataEvent, DivergedEvent, EpochEvent, NormsEvent, StepEvent
+from overture.core.records.runs import RunStatus
+from overture.core.records.tune import SeedResult, TuneResult
 from overture.evaluate.history import overfitting
-from overture.evaluate.metrics import as_answers
-from overture.store.runs import Run
+from overture.store.runs import RESULT, STATUS, Run
 
 # A loss that falls by less than this share of itself has not moved.
 _FLAT = 0.02
@@ -30,47 +32,71 @@ _SURE = 0.05
 _FEW_STEPS = 4
 
 
-class Finding(Config):
+class Finding(Record):
     """One thing that is wrong, or explains the result."""
 
-    name: str
-    what: str
-    evidence: str
-    fix: str
-    seed: int | None = None
+    name: str = Field(description="its name, for programs")
+    what: str = Field(description="what is wrong, in one sentence")
+    evidence: str = Field(description="the figures that show it")
+    fix: str = Field(description="what to do")
+    seed: int | None = Field(None, description="the seed whose training shows it; none for the whole run")
+
+
+class _TaskPart(BaseModel):
+    labels: dict[str, Any] | None = None
+
+
+class _TrainPart(BaseModel):
+    lr: float | None = None
+    clip: float
+
+
+class _RequestPart(BaseModel):
+    """The part of a request that the checks need."""
+
+    task: _TaskPart
+    train: _TrainPart
 
 
 @dataclass(slots=True)
-class Told:
-    """What a run's folder says.
+class Training:
+    """One training of a run, from its events.
 
     Args:
-        kind: tune or search.
-        config: the request.
-        status: how the run stands.
-        result: how it ended; None when it did not.
-        data: rows, labels and words.
-        steps: of each training, by who it was.
-        epochs: likewise.
-        diverged: likewise, where it happened.
-        norms: of each seed.
-        seeds: each seed's result.
+        name: its seed, or its name in a search.
+        request: how it was asked for.
+        steps: its optimiser steps.
+        epochs: its epochs.
+        diverged: where it diverged, if it did.
+        norms: how far the prompt moved, if it ended.
+        result: its scores, if it ended.
     """
 
-    kind: str
-    config: dict[str, Any]
-    status: dict[str, Any]
-    result: dict[str, Any] | None
-    data: DataEvent = field(default_factory=DataEvent)
-    steps: dict[str, list[StepEvent]] = field(default_factory=lambda: defaultdict(list))
-    epochs: dict[str, list[EpochEvent]] = field(default_factory=lambda: defaultdict(list))
-    diverged: dict[str, DivergedEvent] = field(default_factory=dict)
-    norms: dict[str, NormsEvent] = field(default_factory=dict)
-    seeds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    name: str
+    request: _RequestPart
+    steps: list[StepEvent] = field(default_factory=list)
+    epochs: list[EpochEvent] = field(default_factory=list)
+    diverged: DivergedEvent | None = None
+    norms: NormsEvent | None = None
+    result: SeedResult | None = None
+
+    @property
+    def rate(self) -> float | None:
+        """The learning rate; None where the method's own was used and the training did not end."""
+        return (self.result and self.result.lr) or (self.norms and self.norms.lr) or self.request.train.lr
+
+    @property
+    def rate_text(self) -> str:
+        """The learning rate in words."""
+        return f"lr {self.rate:.2g}" if self.rate else "the method's own lr"
+
+    def rate_flag(self, factor: float) -> str:
+        """The flag for a learning rate so many times the training's, with a comma; empty where it is not known."""
+        return f"--set train.lr={self.rate * factor:.2g}, " if self.rate else ""
 
 
 def diagnose(run: Run, is_running: bool = False) -> list[Finding]:
-    """What explains a run's result, gravest first.
+    """Findings that explain a run's result, gravest first.
 
     Args:
         run: the run.
@@ -79,64 +105,71 @@ def diagnose(run: Run, is_running: bool = False) -> list[Finding]:
     Raises:
         StoreError: a file of the run is damaged.
     """
-    told = read(run)
-    found = [*_ended(told, run.name, is_running), *_of_data(told)]
-    if told.kind == "tune":
-        for who in told.steps:
-            found += _of_training(told, who)
-        found += _of_result(told)
-    return found
+    data, trainings = read(run)
+    findings = [*_interrupted(run, trainings, is_running), *_of_data(data)]
+    if run.request().kind == "tune":
+        for training in trainings:
+            if not training.steps:
+                continue
+            seed = int(training.name) if training.name.isdigit() else None
+            for check in _CHECKS:
+                findings += [finding.model_copy(update={"seed": seed}) for finding in check(training)]
+        result = run.read(RESULT, TuneResult)
+        findings += _of_result(result) if result else []
+    return findings
 
 
-def read(run: Run) -> Told:
-    """A run's folder; a line of events that was cut by a kill is left out."""
-    told = Told(run.kind, run.config(), run.read("status.json") or {}, run.read("result.json"))
+def read(run: Run) -> tuple[DataEvent, list[Training]]:
+    """The rows of a run and its trainings, in the order in which they began."""
+    data, request = DataEvent(), run.config(_RequestPart)
+    trainings: dict[str, Training] = {}
+
+    def training_of(name: str) -> Training:
+        return trainings.setdefault(name, Training(name, request))
+
     for event in run.events():
         match event:
             case DataEvent():
-                told.data = event
+                data = event
             case StepEvent():
-                steps = told.steps[event.who or str(event.seed)]
+                steps = training_of(event.who or str(event.seed)).steps
                 # A resumed run does some steps again.
                 while steps and steps[-1].step >= event.step:
                     steps.pop()
                 steps.append(event)
             case EpochEvent():
-                told.epochs[event.who or str(event.seed)].append(event)
+                training_of(event.who or str(event.seed)).epochs.append(event)
             case DivergedEvent():
-                told.diverged[event.who or str(event.seed)] = event
+                training_of(event.who or str(event.seed)).diverged = event
             case NormsEvent():
-                told.norms[str(event.seed)] = event
+                training_of(str(event.seed)).norms = event
     for path in sorted(run.folder.glob("seed-*/result.json")):
-        found = run.read(str(path.relative_to(run.folder))) or {}
-        told.seeds[str(found.get("seed", ""))] = found
-    return told
+        if result := run.read(str(path.relative_to(run.folder)), SeedResult):
+            training_of(str(result.seed)).result = result
+    return data, list(trainings.values())
 
 
 # -- how it ended
 
 
-def _ended(told: Told, name: str, is_running: bool) -> Iterator[Finding]:
-    if told.result is not None or is_running:
+def _interrupted(run: Run, trainings: Sequence[Training], is_running: bool) -> Iterator[Finding]:
+    status = run.read(STATUS, RunStatus)
+    if run.is_finished or is_running or (status and status.status == "diverged"):
         return
-    status = told.status.get("status", "not started")
-    if status == "diverged":
-        return
-    why = str(told.status.get("why", "")).partition("\n")[0] or "it was stopped or killed"
-    num = sum(len(epochs) for epochs in told.epochs.values())
+    why = ((status and status.why) or "").partition("\n")[0] or "it was stopped or killed"
+    num_epochs = sum(len(training.epochs) for training in trainings)
     yield Finding(
         name="interrupted",
         what="the run did not come to its end",
-        evidence=f"status {status!r}: {why}; {num} epochs are done",
-        fix=f"overture resume {name}",
+        evidence=f"status {status.status if status else 'not started'!r}: {why}; {num_epochs} epochs are done",
+        fix=f"overture resume {run.name}",
     )
 
 
 # -- rows and label words
 
 
-def _of_data(told: Told) -> Iterator[Finding]:
-    data = told.data
+def _of_data(data: DataEvent) -> Iterator[Finding]:
     for split in ("validation", "test"):
         repeated, rows = data.repeats.get(split, 0), data.rows.get(split, 0)
         if repeated:
@@ -176,29 +209,6 @@ def _of_labels(data: DataEvent) -> Iterator[Finding]:
 # -- one training
 
 
-def _of_training(told: Told, who: str) -> Iterator[Finding]:
-    seed = int(who) if who.isdigit() else None
-    for check in _CHECKS:
-        for found in check(told, who):
-            yield found.model_copy(update={"seed": seed})
-
-
-def _rate(told: Told, who: str) -> float | None:
-    norms = told.norms.get(who)
-    rate = told.seeds.get(who, {}).get("lr") or (norms and norms.lr) or told.config["train"].get("lr")
-    return float(rate) if rate else None
-
-
-def _rate_text(told: Told, who: str) -> str:
-    rate = _rate(told, who)
-    return f"lr {rate:.2g}" if rate else "the method's own lr"
-
-
-def _times(told: Told, who: str, factor: float) -> str:
-    rate = _rate(told, who)
-    return f"--set train.lr={rate * factor:.2g}, " if rate else ""
-
-
 def _ends(steps: Sequence[StepEvent]) -> tuple[float, float, float]:
     """Mean loss of the first and of the last eighth of the steps, and twice the standard error of their difference."""
     count = max(_FEW_STEPS, len(steps) // 8)
@@ -206,36 +216,36 @@ def _ends(steps: Sequence[StepEvent]) -> tuple[float, float, float]:
     return fmean(first), fmean(last), 2 * math.sqrt((variance(first) + variance(last)) / count)
 
 
-def _check_diverged(told: Told, who: str) -> Iterator[Finding]:
-    if who in told.diverged:
+def _check_diverged(training: Training) -> Iterator[Finding]:
+    if training.diverged:
         yield Finding(
             name="diverged",
             what="the loss became NaN or infinite",
-            evidence=f"at step {told.diverged[who].step + 1}, {_rate_text(told, who)}",
-            fix=f"{_times(told, who, 0.1)}or overture lr TASK.yaml finds one",
+            evidence=f"at step {training.diverged.step + 1}, {training.rate_text}",
+            fix=f"{training.rate_flag(0.1)}or overture lr TASK.yaml finds one",
         )
 
 
-def _check_loss(told: Told, who: str) -> Iterator[Finding]:
+def _check_loss(training: Training) -> Iterator[Finding]:
     """Flat, rising, or still falling at the end."""
-    steps, epochs = told.steps[who], told.epochs[who]
-    if len(steps) < 2 * _FEW_STEPS or who in told.diverged:
+    steps, epochs = training.steps, training.epochs
+    if len(steps) < 2 * _FEW_STEPS or training.diverged:
         return
     first, last, noise = _ends(steps)
-    figures = f"training loss {first:.3f} in the first steps, {last:.3f} in the last, {_rate_text(told, who)}"
-    moved = told.norms[who].moved if who in told.norms else None
+    figures = f"training loss {first:.3f} in the first steps, {last:.3f} in the last, {training.rate_text}"
+    moved = training.norms.moved if training.norms else None
     walked = "" if moved is None else f", the prompt moved by {moved:.1%} of its length"
     if last - first > max((_RISEN - 1) * first, noise):
         yield Finding(
             name="rate_too_high",
             what="the loss rose: the learning rate is too high",
             evidence=figures + walked,
-            fix=f"{_times(told, who, 0.1)}or overture lr TASK.yaml finds one",
+            fix=f"{training.rate_flag(0.1)}or overture lr TASK.yaml finds one",
         )
     elif first - last < max(_FLAT * first, noise):
         is_still = moved is not None and moved < _HARDLY_MOVED
         cause = ": the learning rate is too low" if is_still else ""
-        raised = f"{_times(told, who, 10)}or overture lr TASK.yaml finds one"
+        raised = f"{training.rate_flag(10)}or overture lr TASK.yaml finds one"
         other = "try overture lr TASK.yaml, other label words or a wording that states the question, or another method"
         yield Finding(
             name="rate_too_low" if is_still else "loss_flat",
@@ -254,9 +264,9 @@ def _check_loss(told: Told, who: str) -> Iterator[Finding]:
             )
 
 
-def _check_clipping(told: Told, who: str) -> Iterator[Finding]:
-    clip = float(told.config["train"]["clip"])
-    norms = [step.grad_norm for step in told.steps[who]]
+def _check_clipping(training: Training) -> Iterator[Finding]:
+    clip = training.request.train.clip
+    norms = [step.grad_norm for step in training.steps]
     if len(norms) < 2 * _FEW_STEPS:
         return
     share = fmean(norm > clip for norm in norms)
@@ -269,8 +279,8 @@ def _check_clipping(told: Told, who: str) -> Iterator[Finding]:
         )
 
 
-def _check_overfitting(told: Told, who: str) -> Iterator[Finding]:
-    if figures := overfitting(told.epochs[who]):
+def _check_overfitting(training: Training) -> Iterator[Finding]:
+    if figures := overfitting(training.epochs):
         yield Finding(
             name="overfitting",
             what="validation got worse while training got better",
@@ -280,8 +290,8 @@ def _check_overfitting(told: Told, who: str) -> Iterator[Finding]:
         )
 
 
-def _check_norms(told: Told, who: str) -> Iterator[Finding]:
-    norms = told.norms.get(who)
+def _check_norms(training: Training) -> Iterator[Finding]:
+    norms = training.norms
     for name, length in norms.lengths.items() if norms else ():
         # Vectors stand among token vectors; keys and values have only their start to be compared with.
         usual = norms.embedding if norms and name == "vectors" else length.start
@@ -294,14 +304,13 @@ def _check_norms(told: Told, who: str) -> Iterator[Finding]:
                 name="norm",
                 what=f"the prompt's {name} are far from {what} in length",
                 evidence=f"mean length {length.end:.3g} against {usual:.3g}, {times:.2g} times",
-                fix=f"{_times(told, who, 0.1)}--set train.weight_decay=0.01, or --set prompt.init=vocabulary",
+                fix=f"{training.rate_flag(0.1)}--set train.weight_decay=0.01, or --set prompt.init=vocabulary",
             )
 
 
-def _check_majority(told: Told, who: str) -> Iterator[Finding]:
-    labels = told.config["task"].get("labels") or {}
-    for split, said in told.seeds.get(who, {}).get("predicted", {}).items():
-        predicted = as_answers(said)
+def _check_majority(training: Training) -> Iterator[Finding]:
+    labels, result = training.request.task.labels or {}, training.result
+    for split, predicted in ((result and result.predicted) or {}).items():
         if len(labels) > 1 and len(predicted) > 1 and len(set(predicted)) == 1:
             yield Finding(
                 name="one_label",
@@ -312,7 +321,7 @@ def _check_majority(told: Told, who: str) -> Iterator[Finding]:
             return
 
 
-_CHECKS: tuple[Callable[[Told, str], Iterator[Finding]], ...] = (
+_CHECKS: tuple[Callable[[Training], Iterator[Finding]], ...] = (
     _check_diverged,
     _check_loss,
     _check_clipping,
@@ -322,32 +331,29 @@ _CHECKS: tuple[Callable[[Told, str], Iterator[Finding]], ...] = (
 )
 
 
-# -- what the result can tell
+# -- the result
 
 
-def _of_result(told: Told) -> Iterator[Finding]:
-    result = told.result
-    if not result or not result.get("metrics"):
-        return
-    split = "test" if "test" in result["metrics"] else "validation"
-    score = result["metrics"][split][result["metric"]]
-    width = (score["high"] - score["low"]) / 2
+def _of_result(result: TuneResult) -> Iterator[Finding]:
+    split = "test" if "test" in result.metrics else "validation"
+    score = result.metrics[split][result.metric]
+    width = (score.high - score.low) / 2
     if width > _WIDE / 2:
-        wanted = math.ceil(score["n"] * (width / (_WIDE / 2)) ** 2)
+        wanted = math.ceil(score.n * (width / (_WIDE / 2)) ** 2)
         yield Finding(
             name="few_rows",
             what=f"there are too few {split} rows to tell settings apart",
-            evidence=f"{score['n']} rows: {result['metric']} {score['value']:.3f}, 95% interval {score['low']:.3f} to "
-            f"{score['high']:.3f}",
+            evidence=f"{score.n} rows: {result.metric} {score.value:.3f}, "
+            f"95% interval {score.low:.3f} to {score.high:.3f}",
             fix=f"about {wanted} {split} rows give 5 points to each side",
         )
     names = {"no_prompt": "the model without a prompt", "in_context": "examples in front of the row"}
-    for control, compared in result.get("compared", {}).items():
-        if compared["p_value"] >= _SURE or compared["difference"]["value"] <= 0:
+    for control, compared in result.compared.items():
+        if compared.p_value >= _SURE or compared.difference.value <= 0:
             yield Finding(
                 name=f"no_better_than_{control}",
                 what=f"the tuned prompt was not shown to be better than {names.get(control, control)}",
-                evidence=f"{100 * compared['difference']['value']:+.1f} points on {compared['difference']['n']} "
-                f"{compared['split']} rows, p = {compared['p_value']:.2g}",
+                evidence=f"{100 * compared.difference.value:+.1f} points on {compared.difference.n} "
+                f"{compared.split} rows, p = {compared.p_value:.2g}",
                 fix="use that, or let overture search TASK.yaml look for a better setting",
             )

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from overture.core.config import validated
 from overture.core.errors import BackboneError, DataError
 from overture.core.meter import Meter
+from overture.core.records.scores import Comparison
+from overture.core.records.tune import Calibration, Evaluation, Measured
 from overture.core.rows import Encoded
 from overture.data.read import read_rows_like
 from overture.data.rows import Row, gold_of, shown_rows
@@ -21,7 +22,7 @@ from overture.evaluate.metrics import metric_named
 from overture.evaluate.scoring import Scored, score
 from overture.evaluate.wrong import wrong_rows
 from overture.store.manifest import Manifest
-from overture.store.runs import run_of
+from overture.store.runs import REQUEST, run_of
 from overture.store.store import Store
 
 Progress = Callable[[str, int, int], None]
@@ -43,7 +44,7 @@ def rows_of_run(store: Store, manifest: Manifest, split: str) -> tuple[str, list
         DataError: its data cannot be read, or has no such rows.
     """
     run = run_of(store, manifest, "name rows to score with --data FILE")
-    splits = load_splits(validated(Task, run.config().get("task"), str(run.folder / "run.json")))
+    splits = load_splits(validated(Task, run.request().config.get("task"), str(run.folder / REQUEST)))
     chosen = split or ("test" if splits.test else "validation")
     rows: list[Row] = getattr(splits, chosen)
     if not rows:
@@ -67,7 +68,7 @@ def measured(
     split: str,
     progress: Progress = lambda what, done, total: None,
     with_calibration: bool = False,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Scores of a prompt and of its model without one, on the same rows.
 
     Args:
@@ -77,55 +78,66 @@ def measured(
         progress: called with (what, done, all).
         with_calibration: measure the prompt with and without contextual calibration.
 
-    Returns:
-        As the result of a run, with the confusion table of label tasks; `calibration` has the scores `without` and
-        `with` it, which of them is the prompt as it is `stored`, and the paired test of one against the other.
-
     Raises:
         DataError: every row that cannot be used.
         ConfigError: calibration of a task that has none.
     """
-    other = prompt.calibrated(not prompt.task.is_calibrated) if with_calibration else None
+    task, metric = prompt.task, prompt.task.metric
+    recalibrated = prompt.calibrated(not task.is_calibrated) if with_calibration else None
     encoded = prompt.encoder.encode(rows)
-    answers = gold_of(prompt.task, rows)
+    answers = gold_of(task, rows)
     cache = InputCache()
     # Both read the same inputs: they run once, and neither is charged for them.
     prompt.model(cache).warm(encoded, lambda done, total: progress("reading inputs once", done, total))
 
-    def one(
-        model: PromptedModel, what: str, rows: Sequence[Encoded] = encoded, task: Task = prompt.task
-    ) -> tuple[Scored, dict[str, Any]]:
+    def scored(
+        model: PromptedModel, what: str, rows: Sequence[Encoded] = encoded, task: Task = task
+    ) -> tuple[Scored, Measured]:
         meter = Meter(prompt.backbone.device.type)
-        found = score(model, rows, task, answers, progress=lambda done, total: progress(what, done, total))
-        metrics = {name: value.model_dump() for name, value in found.metrics(task).items()}
-        facts = {"seconds": meter.seconds, "peak_bytes": meter.peak_bytes}
-        return found, {"metrics": {split: {**metrics, "loss": found.loss}}, **facts}
+        result = score(model, rows, task, answers, progress=lambda done, total: progress(what, done, total))
+        metrics = {split: result.split_scores(task)}
+        return result, Measured(metrics=metrics, seconds=meter.seconds, peak_bytes=meter.peak_bytes)
 
-    tuned, of_prompt = one(prompt.model(cache), "scoring the prompt")
-    result = {"metric": prompt.task.metric, "split": split, **of_prompt, "trainable": prompt.manifest.trainable}
-    if other:
-        again, of_other = one(prompt.model(cache), "scoring with calibration", other.encoder.encode(rows), other.task)
-        ways = {other.task.is_calibrated: (again, of_other), prompt.task.is_calibrated: (tuned, of_prompt)}
-        paired = paired_test(tuned.gold, ways[True][0].predicted, ways[False][0].predicted, prompt.task.metric)
-        result["calibration"] = {
-            "without": ways[False][1],
-            "with": ways[True][1],
-            "stored": "with" if prompt.task.is_calibrated else "without",
-            "compared": {"split": split, **paired.model_dump()},
-        }
+    def compared(first: Scored, second: Scored) -> Comparison:
+        paired = paired_test(first.gold, first.predicted, second.predicted, metric)
+        return Comparison(split=split, **paired.model_dump())
+
+    tuned, of_prompt = scored(prompt.model(cache), "scoring the prompt")
+    calibration, no_prompt, against_no_prompt = None, None, None
+    if recalibrated:
+        other, of_other = scored(
+            prompt.model(cache),
+            "scoring with calibration",
+            recalibrated.encoder.encode(rows),
+            recalibrated.task,
+        )
+        ways = {recalibrated.task.is_calibrated: (other, of_other), task.is_calibrated: (tuned, of_prompt)}
+        calibration = Calibration(
+            without=ways[False][1],
+            with_it=ways[True][1],
+            stored="with" if task.is_calibrated else "without",
+            compared=compared(ways[True][0], ways[False][0]),
+        )
     control = PromptedModel(prompt.backbone, None, None if prompt.has_adapter else cache)
     if _is_measurable(control, encoded[:1]):
-        plain, of_model = one(control, "scoring no prompt")
-        paired = paired_test(tuned.gold, tuned.predicted, plain.predicted, prompt.task.metric)
-        result |= {
-            "no_prompt": {**of_model, "trainable": 0},
-            "compared": {"no_prompt": {"split": split, **paired.model_dump()}},
-        }
-    shown = shown_rows(prompt.task, rows)
-    result["wrong"] = [row.model_dump() for row in wrong_rows(prompt.task.metric, tuned.gold, tuned.predicted, shown)]
-    if metric_named(prompt.task.metric).of == "labels" and prompt.task.labels:
-        result["confusion"] = confusion(tuned.gold, tuned.predicted, tuple(prompt.task.words)).model_dump()
-    return result
+        plain, of_model = scored(control, "scoring no prompt")
+        no_prompt = of_model.model_copy(update={"trainable": 0})
+        against_no_prompt = {"no_prompt": compared(tuned, plain)}
+    has_labels = metric_named(metric).of == "labels" and bool(task.labels)
+    return Evaluation(
+        prompt=prompt.manifest.ref,
+        metric=metric,
+        split=split,
+        metrics=of_prompt.metrics,
+        seconds=of_prompt.seconds,
+        peak_bytes=of_prompt.peak_bytes,
+        trainable=prompt.manifest.trainable,
+        calibration=calibration,
+        no_prompt=no_prompt,
+        compared=against_no_prompt,
+        wrong=wrong_rows(metric, tuned.gold, tuned.predicted, shown_rows(task, rows)),
+        confusion=confusion(tuned.gold, tuned.predicted, tuple(task.words)) if has_labels else None,
+    )
 
 
 def _is_measurable(model: PromptedModel, rows: Sequence[Encoded]) -> bool:

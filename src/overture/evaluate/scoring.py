@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from overture.core.contracts import Losses, Question, Scorer
-from overture.core.records.scores import Interval
+from overture.core.records.scores import Interval, SplitScores
 from overture.core.room import Room
 from overture.core.rows import Encoded, OneOf, Prediction
 from overture.data.batches import micro_batches, num_padded, scoring_batches
@@ -41,6 +41,10 @@ class Scored:
         names = dict.fromkeys([task.metric, *task.spec.metrics, *task.spec.reported])
         found = {name: self._answers(name) for name in names if METRICS[name].fits(self.gold)}
         return {name: bootstrap(name, self.gold, said, seed) for name, said in found.items() if said is not None}
+
+    def split_scores(self, task: Task) -> SplitScores:
+        """The task's metrics and the loss, as they are kept."""
+        return SplitScores(scores=self.metrics(task), loss=self.loss)
 
     def value(self, task: Task) -> float:
         """The task's metric alone."""

@@ -3,7 +3,7 @@
 Example:
     >>> import overture  # doctest: +SKIP
     >>> result = overture.tune("task.yaml", seeds=3)  # doctest: +SKIP
-    >>> prompt = overture.load(result["prompt"])  # doctest: +SKIP
+    >>> prompt = overture.load(result.prompt)  # doctest: +SKIP
     >>> prompt.predict(["A film that stays with you."])  # doctest: +SKIP
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from overture.core.files import store_dir
 from overture.core.records.events import Listener, ignore
+from overture.core.records.tune import TuneResult
 from overture.evaluate.host import Handle, Host
 from overture.jobs.run.request import TuneConfig, resolved
 from overture.jobs.tune.tune import tune as tune_in_store
@@ -24,13 +25,13 @@ def tune(
     store: str | Path | None = None,
     listener: Listener = ignore,
     **settings: Any,
-) -> dict[str, Any]:
+) -> TuneResult:
     """Tune a prompt for a task file, measure it, keep it.
 
     Args:
         path: the task file.
         store: where prompts and runs are kept; ``OVERTURE_HOME`` or ``.overture`` when None.
-        listener: told of every event.
+        listener: called with every event.
         settings: what wins over the file: ``seeds=3``, ``method="vectors"``, ``train={"epochs": 2}``.
 
     Returns:
@@ -41,7 +42,9 @@ def tune(
         Diverged: no seed gave a finite prompt.
         DiskFull: the run can be resumed when there is room.
     """
-    return tune_in_store(resolved(TuneConfig, Path(path), settings), _store(store), listener)
+    result = tune_in_store(resolved(TuneConfig, Path(path), settings), _store(store), listener)
+    assert isinstance(result, TuneResult), "nobody asked it to stop"
+    return result
 
 
 def load(ref: str | Path, *, store: str | Path | None = None, allow_drift: bool = False) -> Handle:

@@ -1,7 +1,8 @@
-"""A run's folder: what was asked, what happened, what was found. A stopped run goes on from it.
+"""A run's folder: the request, its events, and the finished parts from which a stopped run goes on.
 
-``run.json`` the request, ``events.jsonl`` what happened, ``controls.json`` the model without a tuned prompt,
-``checkpoint.safetensors`` the training of all seeds, ``seed-N/result.json`` each seed, ``result.json`` the end.
+``run.json`` the request, ``status.json`` how the run stands, ``events.jsonl`` what happened, ``controls.json`` the
+model without a tuned prompt, ``checkpoint.safetensors`` the training of all seeds, ``seed-N/result.json`` each seed,
+``result.json`` the end.
 """
 
 import json
@@ -10,16 +11,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, overload
 
+from pydantic import BaseModel
+
+from overture.core.config import validated
 from overture.core.errors import DiskFull, Diverged, StoreError
 from overture.core.files import exclusive, no_room_as_disk_full, write_json
+from overture.core.records.base import Options, read_record
 from overture.core.records.events import EVENTS, Event, Listener, NoticeEvent, ProgressEvent, StartEvent, ignore
+from overture.core.records.runs import RunKind, RunRequest, RunResult, RunState, RunStatus, UnfinishedRun
 from overture.core.versions import versions
 from overture.store.manifest import Manifest
 from overture.store.store import Store
 
-T = TypeVar("T")
+REQUEST, STATUS, EVENT_LINES, RESULT = "run.json", "status.json", "events.jsonl", "result.json"
+M = TypeVar("M", bound=BaseModel)
+Result = TypeVar("Result", bound=RunResult)
 
 
 class Run:
@@ -27,15 +35,15 @@ class Run:
 
     Args:
         folder: the folder; made by `create`.
-        listener: told of every event.
+        listener: called with every event.
     """
 
     def __init__(self, folder: Path, listener: Listener = ignore) -> None:
         self.folder, self.listener = Path(folder), listener
 
     @classmethod
-    def create(cls, runs: Path, name: str, config: dict[str, Any], listener: Listener, kind: str = "tune") -> "Run":
-        """A new folder ``name-N`` with the request, and what kind of run it is of, in it."""
+    def create(cls, runs: Path, name: str, config: Options, listener: Listener, kind: RunKind = "tune") -> "Run":
+        """Make a folder ``name-N`` with the request in it."""
         runs.mkdir(parents=True, exist_ok=True)
         number = 1 + max(
             (int(tail) for path in runs.glob(f"{name}-*") if (tail := path.name[len(name) + 1 :]).isdigit()), default=0
@@ -48,20 +56,21 @@ class Run:
             except FileExistsError:
                 number += 1
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(folder / "run.json", {"kind": kind, "config": config, "versions": versions(), "created": created})
+        request = RunRequest(kind=kind, config=config, versions=versions(), created=created)
+        write_json(folder / REQUEST, request.dump())
         return cls(folder, listener)
 
     @classmethod
-    def open(cls, runs: Path, ref: str, listener: Listener) -> "Run":
+    def open(cls, runs: Path, ref: str, listener: Listener = ignore) -> "Run":
         """A run by name or folder.
 
         Raises:
             StoreError: there is no such run.
         """
         for folder in (Path(ref), runs / ref):
-            if (folder / "run.json").is_file():
+            if (folder / REQUEST).is_file():
                 return cls(folder, listener)
-        known = sorted(path.parent.name for path in runs.glob("*/run.json"))
+        known = sorted(path.parent.name for path in runs.glob(f"*/{REQUEST}"))
         raise StoreError(
             "no such run", where=str(runs), got=ref, wanted=", ".join(known[-10:]) or "there are no runs yet"
         )
@@ -71,24 +80,42 @@ class Run:
         """The folder's name."""
         return self.folder.name
 
-    @property
-    def kind(self) -> str:
-        """What the run does: tune, or search."""
-        return str((self.read("run.json") or {}).get("kind", "tune"))
-
-    def config(self) -> dict[str, Any]:
-        """The request.
+    def request(self) -> RunRequest:
+        """What the run was asked to do.
 
         Raises:
             StoreError: ``run.json`` is damaged.
         """
-        found = self.read("run.json")
-        if not found or "config" not in found:
-            raise StoreError("the run's request is damaged", where=str(self.folder / "run.json"), fix="start a new run")
-        return dict(found["config"])
+        try:
+            request = read_record(RunRequest, self.folder / REQUEST)
+        except StoreError as error:
+            raise StoreError(
+                error.what, where=error.where, got=error.got, problems=error.problems, fix="start a new run"
+            ) from None
+        assert request is not None, "a run is opened by its request"
+        return request
 
-    def read(self, name: str) -> dict[str, Any] | None:
-        """A finished part, or None."""
+    def config(self, model: type[M]) -> M:
+        """The resolved request as its own class.
+
+        Raises:
+            StoreError: ``run.json`` is damaged.
+            ConfigError: the request is of another version of Overture.
+        """
+        return validated(model, self.request().config, str(self.folder / REQUEST))
+
+    @overload
+    def read(self, name: str, model: type[M]) -> M | None: ...
+    @overload
+    def read(self, name: str) -> dict[str, Any] | None: ...
+    def read(self, name: str, model: type[M] | None = None) -> M | dict[str, Any] | None:
+        """A finished part, or None where there is none yet.
+
+        Raises:
+            StoreError: the file is damaged, or its keys are not the record's.
+        """
+        if model is not None:
+            return read_record(model, self.folder / name)
         try:
             return dict(json.loads((self.folder / name).read_text()))
         except FileNotFoundError:
@@ -96,9 +123,14 @@ class Run:
         except ValueError:
             raise StoreError("the file is damaged", where=str(self.folder / name), fix="delete it and resume") from None
 
-    def write(self, name: str, value: dict[str, Any]) -> None:
+    def write(self, name: str, value: BaseModel | dict[str, Any]) -> None:
         """Keep a finished part."""
-        write_json(self.folder / name, value)
+        write_json(self.folder / name, value.model_dump(mode="json") if isinstance(value, BaseModel) else value)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has its result."""
+        return (self.folder / RESULT).exists()
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -110,7 +142,19 @@ class Run:
         with exclusive(self.folder / ".lock", f"to run {self.name}"):
             yield
 
-    def carried_out(self, work: Callable[[], T]) -> T:
+    @property
+    def is_held(self) -> bool:
+        """Whether a process works on the run now."""
+        try:
+            with self.working():
+                return False
+        except StoreError:
+            return True
+        except OSError:
+            # A store that cannot be written is worked on by nobody.
+            return False
+
+    def carried_out(self, work: Callable[[], Result]) -> Result:
         """Do the run's work as its only process, and keep how it stands and how it ended.
 
         Args:
@@ -125,10 +169,10 @@ class Run:
                 self.event(StartEvent(run=self.name, folder=str(self.folder)))
                 result = work()
             except BaseException as error:
-                ended = "diverged" if isinstance(error, Diverged) else "stopped"
+                ended: RunState = "diverged" if isinstance(error, Diverged) else "stopped"
                 self.status(ended, why=f"{type(error).__name__}: {error}")
                 raise
-            self.status(result["status"] if isinstance(result, dict) else result.status)  # type: ignore[attr-defined]
+            self.status(cast(RunState, result.status))
             return result
 
     def event(self, event: Event) -> None:
@@ -142,24 +186,48 @@ class Run:
             return
         kept = event.model_copy(update={"time": datetime.now(UTC).isoformat(timespec="milliseconds")})
         line = json.dumps(kept.dump(), allow_nan=False)
-        with no_room_as_disk_full(self.folder), open(self.folder / "events.jsonl", "a") as file:
+        with no_room_as_disk_full(self.folder), open(self.folder / EVENT_LINES, "a") as file:
             file.write(line + "\n")
 
     def events(self) -> Iterator[Event]:
         """The events kept so far; a line that a kill cut off, and one of another version's, is left out."""
-        path = self.folder / "events.jsonl"
+        path = self.folder / EVENT_LINES
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
             try:
                 yield EVENTS.validate_json(line)
             except ValueError:
                 continue
 
-    def status(self, status: str, **facts: Any) -> None:
+    def status(self, status: RunState, why: str | None = None) -> None:
         """Keep how the run stands; a full disk does not hide the reason for which it ended."""
         try:
-            self.write("status.json", {"status": status, "pid": os.getpid(), **facts})
+            self.write(STATUS, RunStatus(status=status, pid=os.getpid(), why=why))
         except DiskFull:
             self.listener(NoticeEvent(text=f"the disk is full: the status {status!r} could not be kept"))
+
+
+def unfinished_runs(runs: Path) -> list[UnfinishedRun]:
+    """Runs without a result, oldest first; a file that cannot be read leaves its facts empty."""
+    unfinished = []
+    for run in (Run(path.parent) for path in runs.glob(f"*/{REQUEST}")):
+        if run.is_finished:
+            continue
+        status, request = _read_if_whole(run, STATUS, RunStatus), _read_if_whole(run, REQUEST, RunRequest)
+        state: str = status.status if status else "not started"
+        if run.is_held:
+            state = "running"
+        elif state == "running":
+            state = "killed"
+        why = ((status and status.why) or "").partition("\n")[0]
+        unfinished.append(UnfinishedRun(run=run.name, state=state, started=request.created if request else "", why=why))
+    return sorted(unfinished, key=lambda run: (run.started, run.run))
+
+
+def _read_if_whole(run: Run, name: str, model: type[M]) -> M | None:
+    try:
+        return run.read(name, model)
+    except (StoreError, OSError):
+        return None
 
 
 def run_of(store: Store, manifest: Manifest, fix: str) -> Run:
@@ -175,7 +243,7 @@ def run_of(store: Store, manifest: Manifest, fix: str) -> Run:
     """
     name = manifest.lineage.run or ""
     folder = store.runs / name
-    if not name or Path(name).name != name or not (folder / "run.json").is_file():
+    if not name or Path(name).name != name or not (folder / REQUEST).is_file():
         raise StoreError(
             "the run that made this prompt is not in this store",
             where=str(store.runs),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypedDict, cast
+from typing import TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from overture.core.contracts import Trainee, Trainees
 from overture.core.errors import DataError
 from overture.core.records.events import DivergedEvent, EpochEvent, Listener, NoticeEvent, StepEvent, ignore
 from overture.core.records.training import EpochRecord
+from overture.core.records.tune import Status
 from overture.core.room import Room, fitted_tokens
 from overture.core.rows import Encoded
 from overture.data.batches import epoch_batches, num_padded, shared_batches
@@ -23,7 +24,6 @@ from overture.train.memory import device_memory
 from overture.train.optim import OPTIMISERS, rate_at
 from overture.train.options import TrainConfig
 
-Status = Literal["finished", "stopped early", "interrupted", "diverged", "dropped"]
 Decide = Callable[[int, Mapping[str, Sequence[EpochRecord]]], Collection[str]]
 Batches = Callable[[Sequence[Encoded], int, int, int], list[list[Encoded]]]
 

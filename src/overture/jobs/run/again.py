@@ -71,7 +71,7 @@ def request_again(manifest: Manifest, store: Store, path: Path | None) -> TuneCo
         )
     if path is None:
         run = run_of(store, manifest, "name the task file after the prompt")
-        asked = validated(TuneConfig, run.config(), str(run.folder / "run.json"))
+        asked = run.config(TuneConfig)
         task = _own_task(manifest, asked.task)
     else:
         asked = tune_config(path)

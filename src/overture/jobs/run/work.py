@@ -8,6 +8,7 @@ from typing import Any
 from overture.core.contracts import Scorer
 from overture.core.errors import DataError
 from overture.core.records.events import DataEvent, NoticeEvent, ProgressEvent
+from overture.core.records.runs import Notices
 from overture.core.rows import Encoded
 from overture.data.encode import Encoder
 from overture.data.rows import gold_of
@@ -80,7 +81,7 @@ class Work:
         """Tell the user something, once; a run that is resumed knows it still."""
         if text not in self.notices:
             self.notices.append(text)
-            self.run.write(_NOTICES, {**(self.run.read(_NOTICES) or {}), self.task.name: self.notices})
+            self.run.write(_NOTICES, Notices({**_kept_notices(self.run), self.task.name: self.notices}))
             self.run.event(NoticeEvent(text=text))
 
     def answers(self, split: str) -> Answers:
@@ -181,12 +182,15 @@ class Work:
         return models if len(models) == 1 else Cohort(models).scorers(self.config.train.shared_tokens)
 
 
+def _kept_notices(run: Run) -> dict[str, list[str]]:
+    """The notices of the run's earlier sittings, by task."""
+    notices = run.read(_NOTICES, Notices)
+    return notices.root if notices else {}
+
+
 def metrics_of(task: Task, scored: dict[str, Scored]) -> dict[str, Any]:
     """Metrics with intervals, and the loss, of each split."""
-    return {
-        name: {**{key: value.model_dump() for key, value in found.metrics(task).items()}, "loss": found.loss}
-        for name, found in scored.items()
-    }
+    return {name: found.split_scores(task).dump() for name, found in scored.items()}
 
 
 def prepared(
@@ -229,8 +233,8 @@ def prepared(
     rows = {name: encoder.encode_split(name, getattr(splits, name)) for name in ("train", *SPLITS)}
     budget = None if config.cache_gb is None else int(config.cache_gb * 1e9)
     config = config.model_copy(update={"train": config.train.for_rows(len(rows["train"]))})
-    cache, told = InputCache(budget, notify=notify), (run.read(_NOTICES) or {}).get(task.name, [])
-    work = Work(config, run, store, backbone, encoder, splits, rows, cache, is_stop_asked, told)
+    cache, notices = InputCache(budget, notify=notify), _kept_notices(run).get(task.name, [])
+    work = Work(config, run, store, backbone, encoder, splits, rows, cache, is_stop_asked, notices)
     for text in (*splits.notices, *encoder.notices):
         work.notice(text)
     run.event(_data_event(work))

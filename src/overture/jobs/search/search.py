@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from overture.core.config import validated
 from overture.core.errors import BackboneError, ConfigError, Stopped
 from overture.core.injection import Place
 from overture.core.records.base import Record, read_record
 from overture.core.records.events import Listener, ignore
+from overture.core.records.runs import RunKind
 from overture.core.records.search import FoundRate, PlainScore, PlainScores, SearchResult
 from overture.core.records.training import EpochRecord
 from overture.core.records.tune import StoppedRun
@@ -46,7 +46,7 @@ from overture.train.options import TrainConfig
 if TYPE_CHECKING:
     import optuna
 
-KIND = "search"
+KIND: RunKind = "search"
 _AFFORDABLE_RATE_TEST = 0.05
 """Share of the budget that range tests of all methods and places may take."""
 _TRIES = 4
@@ -121,9 +121,9 @@ def resume_search(
         StoreError: there is no such run, or another process works on it.
     """
     run = Run.open(store.runs, ref, listener)
-    if result := read_record(SearchResult, run.folder / "result.json"):
+    if result := run.read("result.json", SearchResult):
         return result
-    return _execute(run, validated(SearchRequest, run.config(), str(run.folder)), store, is_stop_asked, backbone)
+    return _execute(run, run.config(SearchRequest), store, is_stop_asked, backbone)
 
 
 def _execute(

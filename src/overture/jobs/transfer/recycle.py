@@ -24,7 +24,7 @@ from torch import Tensor
 from overture.core.config import validated
 from overture.core.errors import ConfigError, DataError
 from overture.core.records.events import Listener, NoticeEvent, ProgressEvent, ignore
-from overture.core.records.prompt import Lineage, MadeWith
+from overture.core.records.prompt import Lineage, MadeWith, PromptScores
 from overture.data.rows import Row
 from overture.data.splits import load_splits
 from overture.data.task import Task
@@ -199,9 +199,11 @@ def recycle(
         # What could not be loaded again is not kept; what is measured is what will be loaded.
         made = save_artifact(Path(folder) / "prompt", made, values)
         prompt = Host(new, notify=notify).open(Path(folder) / "prompt")
-        result = measured(prompt, rows, split, progress) if rows else {}
-    kept = store.add(made.model_copy(update={"metrics": result.get("metrics", {})}), values)
+        result = measured(prompt, rows, split, progress) if rows else None
+    metrics = PromptScores(**result.metrics) if result else PromptScores()
+    kept = store.add(made.model_copy(update={"metrics": metrics}), values)
     return {
+        **(result.dump() if result else {}),
         "prompt": str(ref_of(kept)),
         "folder": str(kept),
         "recycled_from": manifest.ref,
@@ -211,7 +213,6 @@ def recycle(
         "length": made.length,
         "map": {"tokens": found.num_tokens, "ridge": found.ridge, "cosine": found.cosine},
         "notices": notices,
-        **result,
         **({"old_metrics": old_metrics} if (old_metrics := manifest.metrics.dump()) else {}),
     }
 

@@ -1,34 +1,38 @@
 """The result of a run: the best seed, its comparison with the controls, the stored prompt."""
 
 import statistics
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from overture.core.errors import Diverged
+from overture.core.records.base import Options
 from overture.core.records.events import EndEvent
 from overture.core.records.prompt import Lineage, PromptScores
-from overture.core.records.scores import WrongRow
+from overture.core.records.scores import Comparison
+from overture.core.records.tune import Controls, Measured, SeedResult, SeedScore, SeedSpread, StoppedRun, TuneResult
 from overture.data.rows import shown_rows
 from overture.evaluate.intervals import across_seeds, paired_test
-from overture.evaluate.metrics import as_answers, metric_named
+from overture.evaluate.metrics import Answers, metric_named
 from overture.evaluate.wrong import wrong_rows
 from overture.jobs.run.keep import made_with, new_manifest
-from overture.jobs.run.work import SPLITS, Work
+from overture.jobs.run.work import Work
 from overture.prompt.registry import open_gates
+from overture.store.manifest import Manifest
 from overture.store.names import ref_of
+from overture.store.runs import RESULT
 
 
-def finished(work: Work, controls: dict[str, Any], seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a run gives; a run that is done is kept in the store.
+def finished(work: Work, controls: Controls, seeds: Sequence[SeedResult]) -> TuneResult | StoppedRun:
+    """The result of a run; the prompt of a run whose seeds all ended is kept in the store.
 
     Raises:
         Diverged: no seed gave a finite prompt.
     """
-    usable = [seed for seed in seeds if seed["metrics"]]
-    if any(seed["status"] == "interrupted" for seed in seeds) and not usable:
-        return {"status": "interrupted", "run": work.run.name, "prompt": None, "metrics": {}}
+    is_stopped = any(seed.status == "interrupted" for seed in seeds)
+    usable = [seed for seed in seeds if seed.metrics]
+    if not usable and is_stopped:
+        return StoppedRun(run=work.run.name)
     if not usable:
         raise Diverged(
             "the loss became NaN or infinite before the first validation",
@@ -36,114 +40,108 @@ def finished(work: Work, controls: dict[str, Any], seeds: list[dict[str, Any]]) 
             fix="a smaller learning rate: --set train.lr=0.001",
         )
     metric = work.task.metric
-    best = max(usable, key=lambda s: (s["metrics"]["validation"][metric]["value"], -s["metrics"]["validation"]["loss"]))
-    result = _summary(work, controls, usable, best)
-    if all(seed["status"] != "interrupted" for seed in seeds):
-        from safetensors.torch import load_file
 
-        # A diverged seed ends the run all the same: its last good values are kept, and its status says so.
-        result["status"] = "diverged" if best["status"] == "diverged" else "finished"
-        tensors = load_file(work.run.folder / f"seed-{best['seed']}" / "prompt.safetensors")
-        if gates := open_gates(work.config.prompt.method, tensors):
-            result["gates"] = gates.dump()
-        folder = _stored(work, result, best, tensors)
-        result |= {"prompt": str(ref_of(folder)), "folder": str(folder)}
-        work.run.write("result.json", result)
-        work.run.event(EndEvent(prompt=result["prompt"]))
+    def score_and_loss(seed: SeedResult) -> tuple[float, float]:
+        validation = seed.metrics["validation"]
+        return validation[metric].value, -(validation.loss or 0.0)
+
+    best = max(usable, key=score_and_loss)
+    result = _summary(work, controls, usable, best)
+    if is_stopped:
+        return result
+
+    from safetensors.torch import load_file
+
+    tensors = load_file(work.run.folder / f"seed-{best.seed}" / "prompt.safetensors")
+    manifest = _manifest(work, result, best, tensors)
+    folder = work.store.add(manifest, tensors)
+    result = result.model_copy(
+        update={
+            # A diverged seed ends the run all the same: its last good values are kept, and its status says so.
+            "status": "diverged" if best.status == "diverged" else "finished",
+            "gates": manifest.lineage.gates,
+            "prompt": str(ref_of(folder)),
+            "folder": str(folder),
+        }
+    )
+    work.run.write(RESULT, result)
+    work.run.event(EndEvent(prompt=result.prompt))
     return result
 
 
-def _summary(work: Work, controls: dict[str, Any], seeds: list[dict[str, Any]], best: dict[str, Any]) -> dict[str, Any]:
-    def without(found: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in found.items() if key != "predicted"}
-
-    return {
-        "run": work.run.name,
-        "prompt": None,
-        "task": work.task.name,
-        "metric": work.task.metric,
-        "method": work.config.prompt.method,
-        "place": work.config.prompt.place,
-        "length": work.config.prompt.length,
-        **({"adapter": work.config.adapter.model_dump(mode="json")} if work.config.adapter else {}),
-        "rows": {name: len(rows) for name, rows in work.rows.items()},
-        **without(best),
-        # The run's, not the best seed's: a later seed may have been stopped.
-        "status": "interrupted",
-        **{name: without(found) for name, found in controls.items()},
-        "wrong": [row.model_dump() for row in _wrong(work, best)],
-        "compared": _compared(work, controls, best),
-        "seeds": _spread(work.task.metric, seeds),
-        "total_seconds": sum(seed["seconds"] for seed in seeds),
-        "notices": work.notices,
-    }
-
-
-def _wrong(work: Work, best: dict[str, Any]) -> list[WrongRow]:
-    split = "test" if work.rows["test"] else "validation"
+def _summary(work: Work, controls: Controls, seeds: Sequence[SeedResult], best: SeedResult) -> TuneResult:
+    """Everything but the stored prompt, as of a run that was stopped."""
+    assert best.predicted is not None, "a seed with metrics has predictions"
+    metric, split = work.task.metric, "test" if work.rows["test"] else "validation"
+    gold, predicted = work.answers(split), best.predicted[split]
     shown = shown_rows(work.task, getattr(work.splits, split))
-    return wrong_rows(work.task.metric, work.answers(split), as_answers(best["predicted"][split]), shown)
+    return TuneResult(
+        run=work.run.name,
+        task=work.task.name,
+        metric=metric,
+        method=work.config.prompt.method,
+        place=work.config.prompt.place,
+        length=work.config.prompt.length,
+        adapter=_adapter_options(work),
+        rows={name: len(rows) for name, rows in work.rows.items()},
+        **{name: getattr(best, name) for name in SeedResult.model_fields if name not in ("status", "predicted")},
+        # The run's, not the best seed's: a later seed may have been stopped.
+        status="interrupted",
+        **{name: control.model_copy(update={"predicted": None}) for name, control in controls.named()},
+        wrong=wrong_rows(metric, gold, predicted, shown),
+        compared={name: _compared(gold, predicted, control, metric, split) for name, control in controls.named()},
+        seeds=seed_spread(metric, seeds),
+        total_seconds=sum(seed.seconds for seed in seeds),
+        notices=work.notices,
+    )
 
 
-def _compared(work: Work, controls: dict[str, Any], best: dict[str, Any]) -> dict[str, Any]:
-    """Paired tests of the tuned prompt against each control, on test rows, or on validation when there are none."""
-    split = "test" if work.rows["test"] else "validation"
-    gold = work.answers(split)
-    return {
-        name: {
-            "split": split,
-            **paired_test(
-                gold, as_answers(best["predicted"][split]), as_answers(found["predicted"][split]), work.task.metric
-            ).model_dump(),
-        }
-        for name, found in controls.items()
-    }
+def _compared(gold: Answers, predicted: Answers, control: Measured, metric: str, split: str) -> Comparison:
+    assert control.predicted is not None, "controls are kept with their predictions"
+    paired = paired_test(gold, predicted, control.predicted[split], metric)
+    return Comparison(split=split, **paired.model_dump())
 
 
-def _spread(metric: str, seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    names = [name for name in SPLITS if name in seeds[0]["metrics"]]
-    values = {name: [s["metrics"][name][metric]["value"] for s in seeds] for name in names}
+def _adapter_options(work: Work) -> Options | None:
+    return work.config.adapter.model_dump(mode="json") if work.config.adapter else None
+
+
+def seed_spread(metric: str, seeds: Sequence[SeedResult]) -> SeedSpread:
+    """The scores of a run's seeds by the task's metric, and how they vary."""
     bounds = metric_named(metric).bounds
-    spread = {name: across_seeds(each, bounds=bounds).model_dump() for name, each in values.items()}
-    each = [
-        {"seed": s["seed"], "status": s["status"], **{n: s["metrics"][n][metric]["value"] for n in names}}
-        for s in seeds
-    ]
-    return {**spread, "each": each, "mean_seconds": statistics.fmean(s["seconds"] for s in seeds)}
+    values = {name: [seed.metrics[name][metric].value for seed in seeds] for name in seeds[0].metrics}
+    return SeedSpread(
+        **{name: across_seeds(scores, bounds=bounds) for name, scores in values.items()},
+        each=[
+            SeedScore(
+                seed=seed.seed, status=seed.status, **{name: seed.metrics[name][metric].value for name in seed.metrics}
+            )
+            for seed in seeds
+        ],
+        mean_seconds=statistics.fmean(seed.seconds for seed in seeds),
+    )
 
 
-def _stored(work: Work, result: dict[str, Any], best: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Path:
+def _manifest(work: Work, result: TuneResult, best: SeedResult, tensors: dict[str, torch.Tensor]) -> Manifest:
     config = work.config
-    manifest = new_manifest(
+    return new_manifest(
         config.name or work.task.name,
         work.backbone,
         work.task,
         method=config.prompt.method,
         place=config.prompt.place,
-        length=_length(tensors, config.prompt.length),
+        # A prompt of examples may be shorter than what was asked for.
+        length=int(tensors["vectors"].shape[0]) if "vectors" in tensors else config.prompt.length,
         options=made_with(
-            config.prompt,
-            config.train.model_copy(update={"lr": best["lr"]}),
-            config.adapter.model_dump(mode="json") if config.adapter else None,
+            config.prompt, config.train.model_copy(update={"lr": best.lr}), adapter=_adapter_options(work)
         ),
-        metrics=PromptScores.model_validate({**best["metrics"], **_of_control(result)}),
+        metrics=PromptScores(**best.metrics, no_prompt=result.no_prompt and result.no_prompt.metrics),
         lineage=Lineage(
             run=work.run.name,
-            seed=best["seed"],
+            seed=best.seed,
             train_rows=len(work.rows["train"]),
             gates=open_gates(config.prompt.method, tensors),
         ),
-        trainable=best["trainable"],
-        seconds=best["seconds"],
+        trainable=best.trainable,
+        seconds=best.seconds,
     )
-    return work.store.add(manifest, tensors)
-
-
-def _of_control(result: dict[str, Any]) -> dict[str, Any]:
-    """Scores of the model without a prompt, where it could be measured."""
-    return {"no_prompt": result["no_prompt"]["metrics"]} if "no_prompt" in result else {}
-
-
-def _length(tensors: dict[str, torch.Tensor], asked: int) -> int:
-    """A prompt of examples may be shorter than what was asked for."""
-    return int(tensors["vectors"].shape[0]) if "vectors" in tensors else asked

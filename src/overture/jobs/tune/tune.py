@@ -4,29 +4,29 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from overture.baseline.in_context import in_context_prompt
-from overture.core.config import validated
 from overture.core.contracts import Scorer
 from overture.core.errors import BackboneError
 from overture.core.meter import Meter
 from overture.core.records.events import Listener, NormChange, NormsEvent, ignore
+from overture.core.records.tune import Controls, Measured, SeedResult, StoppedRun, TuneResult
 from overture.engine.backbone import Backbone
-from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.history import overfitting
 from overture.jobs.run.request import TuneConfig, settled
-from overture.jobs.run.work import SPLITS, Member, Work, metrics_of, prepared
+from overture.jobs.run.work import SPLITS, Member, Work, prepared
 from overture.jobs.tune.adapted import Tuned, tuned_alone, tuned_with_adapter
 from overture.jobs.tune.result import finished
 from overture.prompt.pack import ADAPTER, prompt_tensors
 from overture.prompt.registry import check_effect
-from overture.store.runs import Run
+from overture.store.runs import RESULT, Run
 from overture.store.store import Store
 from overture.train.fit import FitResult
+
+_CONTROLS = "controls.json"
 
 
 def tune(
@@ -35,18 +35,18 @@ def tune(
     listener: Listener = ignore,
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
-) -> dict[str, Any]:
-    """Tune, measure, keep.
+) -> TuneResult | StoppedRun:
+    """Tune a prompt, measure it against its controls, keep it.
 
     Args:
         config: the request.
         store: where the prompt and the run's folder go.
-        listener: told of every event.
+        listener: called with every event.
         is_stop_asked: looked at after each step; the run can be resumed.
         backbone: a loaded model; loaded by the task's name when None.
 
     Returns:
-        The result as ``--json`` prints it.
+        The result as ``--json`` prints it; `StoppedRun` where it was stopped before any seed was measured.
 
     Raises:
         UserError: task, data, model or options are wrong.
@@ -56,7 +56,7 @@ def tune(
     check_effect(config.prompt)
     config = settled(config, store, backbone)
     run = Run.create(store.runs, config.name or config.task.name, config.model_dump(mode="json"), listener)
-    return _execute(run, config, store, is_stop_asked, backbone)
+    return run.carried_out(lambda: _result(run, config, store, is_stop_asked, backbone))
 
 
 def resume(
@@ -65,177 +65,162 @@ def resume(
     listener: Listener = ignore,
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
-) -> dict[str, Any]:
+) -> TuneResult | StoppedRun:
     """Go on with a stopped run, as if it had never stopped; a finished run gives its result again.
 
     Raises:
         StoreError: there is no such run, or another process works on it.
     """
     run = Run.open(store.runs, ref, listener)
-    done = run.read("result.json")
-    if done:
-        return done
-    return _execute(run, validated(TuneConfig, run.config(), str(run.folder)), store, is_stop_asked, backbone)
+    if result := run.read(RESULT, TuneResult):
+        return result
+    config = run.config(TuneConfig)
+    return run.carried_out(lambda: _result(run, config, store, is_stop_asked, backbone))
 
 
-def _execute(
+def _result(
     run: Run, config: TuneConfig, store: Store, is_stop_asked: Callable[[], bool], backbone: Backbone | None
-) -> dict[str, Any]:
-    return run.carried_out(lambda: _stages(run, config, store, is_stop_asked, backbone))
-
-
-def _stages(
-    run: Run, config: TuneConfig, store: Store, is_stop_asked: Callable[[], bool], backbone: Backbone | None
-) -> dict[str, Any]:
+) -> TuneResult | StoppedRun:
+    """Measure the controls, train and measure the seeds, keep the best; parts that the run's folder has are read."""
     work = prepared(run, config, store, is_stop_asked, backbone)
     with work.backbone.checkpointing(config.train.gradient_checkpointing):
-        controls = run.read("controls.json")
+        controls = run.read(_CONTROLS, Controls)
         if controls is None:
-            _check_prompt(work)
-            controls = _controls(work)
-        seeds = _tuned_seeds(work)
+            # A prompt that cannot be built, or that the model cannot answer with, is refused before anything is run.
+            work.built(work.config.prompt, work.config.seed).check(work.rows["train"][:1])
+            controls = Controls(no_prompt=_without_prompt(work), in_context=_in_context(work))
+            run.write(_CONTROLS, controls)
+        seeds = _seed_results(work)
     return finished(work, controls, seeds)
 
 
-def _check_prompt(work: Work) -> None:
-    """Whether the model can answer the task's rows under such a prompt at all.
-
-    Raises:
-        UserError: it cannot, or the prompt cannot be built.
-    """
-    work.built(work.config.prompt, work.config.seed).check(work.rows["train"][:1])
-
-
-def _controls(work: Work) -> dict[str, Any]:
-    """The model as it is, and with examples in front: predictions and scores on the same rows."""
-    plain = PromptedModel(work.backbone, None, _cache_if_used(work))
-    found: dict[str, Any] = {}
+def _without_prompt(work: Work) -> Measured | None:
+    """The model as it is; None where it cannot answer such rows without a prompt."""
+    # The model alone fills and uses the cache when the prompt will use it too; else it would only cost memory.
+    plain = PromptedModel(work.backbone, None, work.cache if work.config.prompt.place == "after" else None)
     try:
         plain.check(work.rows["train"][:1])
     except BackboneError as error:
         work.notice(f"the model without a prompt could not be measured: {error.what}")
-    else:
-        work.warm(plain)
-        found["no_prompt"] = _measured(work, plain, "no prompt", Meter(work.backbone.device.type), {})
-    kind = work.backbone.family.kind
-    if work.config.shots and kind != "decoder":
+        return None
+    work.warm(plain)
+    return _measured(work, plain, "no prompt", Meter(work.backbone.device.type))
+
+
+def _in_context(work: Work) -> Measured | None:
+    """The model with examples in front of each row; None where it was not asked for or cannot be."""
+    shots, kind = work.config.shots, work.backbone.family.kind
+    if not shots:
+        return None
+    if kind != "decoder":
         work.notice(f"an {kind} keeps no examples in memory, so there is no comparison with in-context examples")
-    elif work.config.shots and not work.task.spec.has_shots:
+        return None
+    if not work.task.spec.has_shots:
         work.notice(f"rows of kind {work.task.kind} cannot be shown as examples, so none are compared with")
-    elif work.config.shots:
-        found["in_context"] = _in_context(work, Meter(work.backbone.device.type))
-    work.run.write("controls.json", found)
-    return found
-
-
-def _cache_if_used(work: Work) -> InputCache | None:
-    # The model alone fills and uses the cache when the prompt will use it too; else it would only cost memory.
-    return work.cache if work.config.prompt.place == "after" else None
-
-
-def _in_context(work: Work, meter: Meter) -> dict[str, Any]:
-    scored = [row for name in SPLITS for row in getattr(work.splits, name)]
+        return None
+    meter = Meter(work.backbone.device.type)
+    scored_rows = [row for name in SPLITS for row in getattr(work.splits, name)]
     memory, encoder, count = in_context_prompt(
-        work.backbone, work.task, work.splits.train, scored, work.config.shots, work.config.seed
+        work.backbone, work.task, work.splits.train, scored_rows, shots, work.config.seed
     )
-    if count < work.config.shots:
-        work.notice(f"only {count} of {work.config.shots} in-context examples fit in front of the longest row")
+    if count < shots:
+        work.notice(f"only {count} of {shots} in-context examples fit in front of the longest row")
     rows = {name: encoder.encode(getattr(work.splits, name), bos=False) for name in SPLITS}
+    behind_examples = replace(work, encoder=encoder, rows=rows)
     model = PromptedModel(work.backbone, memory)
-    following = replace(work, encoder=encoder, rows=rows)
-    return _measured(following, model, f"{count} examples", meter, {"shots": count})
+    return _measured(behind_examples, model, f"{count} examples", meter, shots=count)
 
 
-def _measured(work: Work, model: PromptedModel, what: str, meter: Meter, facts: dict[str, Any]) -> dict[str, Any]:
+def _measured(work: Work, model: PromptedModel, what: str, meter: Meter, shots: int | None = None) -> Measured:
     scored = {name: work.score(model, name, f"scoring {what}, {name}") for name in SPLITS if work.rows[name]}
-    return {
-        **facts,
-        "metrics": metrics_of(work.task, scored),
-        "trainable": 0,
-        "seconds": meter.seconds,
-        "peak_bytes": meter.peak_bytes,
-        "predicted": {name: list(found.predicted) for name, found in scored.items()},
-    }
+    return Measured(
+        shots=shots,
+        metrics={name: rows.split_scores(work.task) for name, rows in scored.items()},
+        trainable=0,
+        seconds=meter.seconds,
+        peak_bytes=meter.peak_bytes,
+        predicted={name: rows.predicted for name, rows in scored.items()},
+    )
 
 
-def _tuned_seeds(work: Work) -> list[dict[str, Any]]:
-    """Train all seeds together to their ends, or to where they were stopped, and score them; done ones are read."""
+def _seed_results(work: Work) -> list[SeedResult]:
+    """Train all seeds to their ends, or to where they were stopped, and score them; finished ones are read."""
     config = work.config
     seeds = range(config.seed, config.seed + config.seeds)
-    known = {seed: work.run.read(f"seed-{seed}/result.json") for seed in seeds}
-    left = [seed for seed in seeds if known[seed] is None]
-    rate = config.prompt_rate
-    found = _with_adapter(work, left, rate) if config.adapter else _together(work, left, rate)
-    return [each for each in (known | found).values() if each is not None]
+    results = {seed: work.run.read(f"seed-{seed}/result.json", SeedResult) for seed in seeds}
+    left = [seed for seed in seeds if results[seed] is None]
+    results |= _with_adapter(work, left) if config.adapter else _together(work, left)
+    return [result for result in results.values() if result is not None]
 
 
-def _together(work: Work, seeds: Sequence[int], rate: float) -> dict[int, dict[str, Any]]:
-    """Seeds in shared forward passes."""
+def _together(work: Work, seeds: Sequence[int]) -> dict[int, SeedResult]:
+    """Train and score seeds in shared forward passes."""
+    if not seeds:
+        return {}
     config = work.config
-    train = config.train.model_copy(update={"lr": rate})
+    train = config.train.model_copy(update={"lr": config.prompt_rate})
     members = [Member(str(seed), work.fresh(config.prompt, seed), train, seed) for seed in seeds]
     starts = {member.seed: _values(member.model) for member in members}
     meter = Meter(work.backbone.device.type)
-    results = work.fit_cohort(members, work.run.folder / "checkpoint.safetensors") if members else []
-    done = [(member, result) for member, result in zip(members, results, strict=True) if _is_usable(result)]
-    scorers = work.scorers([member.model for member, _ in done]) if done else []
-    by_key = {member.key: scorer for (member, _), scorer in zip(done, scorers, strict=True)}
-    found = {}
-    for member, result in zip(members, results, strict=True):
-        _tell_norms(work, member.model, starts[member.seed], member.seed, rate)
+    fitted = work.fit_cohort(members, work.run.folder / "checkpoint.safetensors")
+    usable = [member for member, result in zip(members, fitted, strict=True) if _is_usable(result)]
+    scorers = work.scorers([member.model for member in usable]) if usable else []
+    scorer_of = {member.seed: scorer for member, scorer in zip(usable, scorers, strict=True)}
+    results = {}
+    for member, result in zip(members, fitted, strict=True):
+        _report_norms(work, member.model, starts[member.seed], member.seed)
         tuned = tuned_alone(member.model, result)
-        found[member.seed] = _kept_seed(work, member.seed, tuned, by_key.get(member.key), rate, meter)
-    return found
+        results[member.seed] = _seed_result(work, member.seed, tuned, scorer_of.get(member.seed), meter)
+    return results
 
 
-def _with_adapter(work: Work, seeds: Sequence[int], rate: float) -> dict[int, dict[str, Any]]:
-    """Seeds one by one: each has a copy of the model with an adapter of its own."""
+def _with_adapter(work: Work, seeds: Sequence[int]) -> dict[int, SeedResult]:
+    """Train and score seeds one by one: each has a copy of the model with an adapter of its own."""
     adapter = work.config.adapter
     assert adapter is not None
-    found = {}
+    results = {}
     for seed in seeds:
         meter = Meter(work.backbone.device.type)
         start = _values(work.built(work.config.prompt, seed))
-        tuned = tuned_with_adapter(work, adapter, seed, rate, work.run.folder / f"seed-{seed}")
+        tuned = tuned_with_adapter(work, adapter, seed, work.config.prompt_rate, work.run.folder / f"seed-{seed}")
         scorer = tuned.model if _is_usable(tuned.result) else None
         if scorer:
-            _tell_norms(work, scorer, start, seed, rate)
-        found[seed] = _kept_seed(work, seed, tuned, scorer, rate, meter)
+            _report_norms(work, scorer, start, seed)
+        results[seed] = _seed_result(work, seed, tuned, scorer, meter)
         if tuned.result.status == "interrupted":
             break
-    return found
+    return results
 
 
 def _is_usable(result: FitResult) -> bool:
     return result.status != "interrupted" and bool(result.best)
 
 
-def _kept_seed(work: Work, seed: int, tuned: Tuned, scorer: Scorer | None, rate: float, meter: Meter) -> dict[str, Any]:
-    model, result = tuned.model, tuned.result
-    history = result.progress.history
-    facts: dict[str, Any] = {
-        "seed": seed,
-        "status": result.status,
-        "lr": rate,
-        "trainable": tuned.trainable,
-        "seconds": tuned.seconds,
-        "peak_bytes": meter.peak_bytes,
-        "best_epoch": result.progress.best_epoch,
-        "history": [epoch.dump() for epoch in history],
-    }
+def _seed_result(work: Work, seed: int, tuned: Tuned, scorer: Scorer | None, meter: Meter) -> SeedResult:
+    """Score a trained seed and keep its values and result; without a scorer it has no metrics and is not kept."""
+    progress = tuned.result.progress
+    result = SeedResult(
+        seed=seed,
+        status=tuned.result.status,
+        lr=work.config.prompt_rate,
+        metrics={},
+        trainable=tuned.trainable,
+        seconds=tuned.seconds,
+        peak_bytes=meter.peak_bytes,
+        best_epoch=progress.best_epoch,
+        history=progress.history,
+    )
     if scorer is None:
-        return {**facts, "metrics": {}}
-    if figures := overfitting(history):
+        return result
+    if figures := overfitting(progress.history):
         work.notice(f"seed {seed}: overfitting: {figures}; the best epoch by score was kept")
     scored = {name: work.score(scorer, name, f"seed {seed}: scoring {name}") for name in SPLITS if work.rows[name]}
-    _save_values(work.run.folder / f"seed-{seed}" / "prompt.safetensors", model)
-    found = {
-        **facts,
-        "metrics": metrics_of(work.task, scored),
-        "predicted": {name: list(value.predicted) for name, value in scored.items()},
-    }
-    work.run.write(f"seed-{seed}/result.json", found)
-    return found
+    _save_values(work.run.folder / f"seed-{seed}" / "prompt.safetensors", tuned.model)
+    metrics = {name: rows.split_scores(work.task) for name, rows in scored.items()}
+    predicted = {name: rows.predicted for name, rows in scored.items()}
+    result = result.model_copy(update={"metrics": metrics, "predicted": predicted})
+    work.run.write(f"seed-{seed}/result.json", result)
+    return result
 
 
 def _values(model: PromptedModel) -> dict[str, torch.Tensor]:
@@ -243,7 +228,7 @@ def _values(model: PromptedModel) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in prompt_tensors(model.prompt).items()}
 
 
-def _tell_norms(work: Work, model: PromptedModel, start: dict[str, torch.Tensor], seed: int, rate: float) -> None:
+def _report_norms(work: Work, model: PromptedModel, start: dict[str, torch.Tensor], seed: int) -> None:
     """Report how long the prompt's vectors are beside the vocabulary's, and how far training moved them."""
     end = prompt_tensors(model.prompt)
     lengths = {
@@ -257,7 +242,7 @@ def _tell_norms(work: Work, model: PromptedModel, start: dict[str, torch.Tensor]
     work.run.event(
         NormsEvent(
             seed=seed,
-            lr=rate,
+            lr=work.config.prompt_rate,
             lengths={name: NormChange(start=a, end=b) for name, (a, b) in lengths.items()} if is_finite else {},
             moved=math.sqrt(moved / square) if square and is_finite else None,
             embedding=work.backbone.embedding_norm,
@@ -270,6 +255,6 @@ def _save_values(path: Path, model: PromptedModel) -> None:
 
     from overture.core.files import write_atomic
 
-    found = prompt_tensors(model.prompt) | {ADAPTER + name: value for name, value in model.backbone.inner.items()}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in found.items()}
+    values = prompt_tensors(model.prompt) | {ADAPTER + name: value for name, value in model.backbone.inner.items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in values.items()}
     write_atomic(path, save(tensors))

@@ -1,0 +1,58 @@
+"""What a run's folder says of the run: the request, how it stands."""
+
+from typing import Any, Literal, Protocol
+
+from pydantic import Field, RootModel
+
+from overture.core.records.base import Options, Record, optional
+
+RunKind = Literal["tune", "search"]
+RunState = Literal["running", "stopped", "interrupted", "diverged", "finished"]
+
+
+class RunRequest(Record):
+    """``run.json``: what was asked for, and with which software."""
+
+    kind: RunKind = Field("tune", description="the command that made it")
+    config: Options = Field(description="the resolved request")
+    versions: dict[str, str] = Field(description="versions of what decides the numbers")
+    created: str = Field(description="when it began, UTC, ISO 8601")
+
+
+class RunStatus(Record):
+    """``status.json``: how the run stands."""
+
+    status: RunState = Field(description="running, or how it ended")
+    pid: int = Field(description="the process that works or worked on it")
+    why: str | None = optional("the error that ended it")
+
+
+class RunResult(Protocol):
+    """What the result of every run can say."""
+
+    @property
+    def run(self) -> str:
+        """The run's name."""
+        ...
+
+    @property
+    def status(self) -> str:
+        """How the run ended."""
+        ...
+
+    def dump(self) -> dict[str, Any]:
+        """The result as JSON holds it."""
+        ...
+
+
+class Notices(RootModel[dict[str, list[str]]]):
+    """``notices.json``: task -> sentences that the user should know."""
+
+
+class UnfinishedRun(Record):
+    """A run without a result."""
+
+    run: str = Field(description="the run's name")
+    state: str = Field(description="running, killed, stopped, interrupted, diverged, or not started")
+    started: str = Field(description="when it began, UTC, ISO 8601")
+    why: str = Field(description="why it ended, in one line; empty when that is not known")
