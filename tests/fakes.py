@@ -61,6 +61,7 @@ SEQ2SEQ = ("t5", "t5 gated", "bart")
 # Other shapes that models of these families have.
 VARIANTS = ("gpt_neox serial", "opt projected", "phi3 longrope", "mistral unwindowed")
 VOCABULARY, CONTEXT, WINDOW = 300, 256, 8
+TEXT_IDS = range(40, 240)
 SPECIALS = ("<bos>", "<eos>", "<|user|>", "<|bot|>", "<|end|>", "<pad>")
 BOS, EOS = 256, 257
 CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}<|bot|>"
@@ -411,7 +412,7 @@ def source_of(
         embed=backbone.embed,
         memory_of=backbone.memory_of,
         encode=backbone.tokenizer.encode_plain,
-        text_ids=range(40, 240),
+        sample=lambda num, random: backbone.embed(random.choices(TEXT_IDS, k=num)),
         num_layers=backbone.info.num_layers,
         num_heads=backbone.info.num_kv_heads,
         head_dim=backbone.info.head_dim,
@@ -474,8 +475,10 @@ def _row(kind: str, number: int, length: int, anchor: tuple[int, ...], chance: r
     slots = ((min(1, length), 1), (length + 1, 1))
     if kind == "free text":
         answer = (*chance.choices(range(32, 240), k=chance.randint(0, 4)), EOS)
-        return Encoded(number, text, anchor, Answer(answer), slots)
+        return Encoded.of_ids(number, text, anchor, Answer(answer), slots=slots)
     candidates = SEVERAL_TOKENS if kind == "several tokens" else ONE_TOKEN
     read = {"mask": length // (1 + number % 2), "first": 0, "mean": "mean"}.get(kind)
     label = chance.randrange(3)
-    return Encoded(number, text, anchor, OneOf(candidates, label, read=read, is_mask=kind == "mask"), slots)
+    return Encoded.of_ids(
+        number, text, anchor, OneOf(candidates, label, read=read, is_mask=kind == "mask"), slots=slots
+    )

@@ -121,7 +121,7 @@ def random_rows(config: Config) -> list[Encoded]:
     for number in range(config.num_rows):
         num = chance.randint(config.num_tokens // 2, config.num_tokens)
         text = tuple(chance.choices(range(10, top), k=num))
-        rows.append(Encoded(number, text, anchor, OneOf(words, chance.randrange(2))))
+        rows.append(Encoded.of_ids(number, text, anchor, OneOf(words, chance.randrange(2))))
     return rows
 
 
@@ -141,7 +141,7 @@ def source_of(backbone: Backbone) -> PromptSource:
         embed=lambda ids: backbone.embed(ids).cpu(),
         memory_of=backbone.memory_of,
         encode=backbone.tokenizer.encode_plain,
-        text_ids=range(10, info.vocab_size),
+        sample=backbone.frontend.sample,
         num_layers=info.num_layers,
         num_heads=info.num_kv_heads,
         head_dim=info.head_dim,

@@ -21,7 +21,7 @@ import torch
 
 from overture.core.contracts import LabelScores
 from overture.core.files import write_json
-from overture.core.rows import Encoded
+from overture.core.rows import Encoded, Tokens
 from overture.data.encode import Encoder
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
@@ -133,7 +133,8 @@ class Bench:
         vocabulary = self.backbone.info.vocab_size
         texts = [tuple(draw.randrange(100, vocabulary) for _ in range(cell.num_input)) for _ in range(cell.num_rows)]
         return [
-            replace(row, row=n, input_ids=text, target=replace(row.target, label=n % 2)) for n, text in enumerate(texts)
+            replace(row, row=n, input=(Tokens(text),), target=replace(row.target, label=n % 2))
+            for n, text in enumerate(texts)
         ]
 
     def work(self, cell: Cell) -> Work:

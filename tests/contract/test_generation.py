@@ -123,6 +123,6 @@ def test_an_answer_ends_at_the_end_token(backbone, monkeypatch):
 
 def test_known_answers_are_not_looked_at(backbone):
     rows = make_rows("free text", LENGTHS)
-    bare = [Encoded(row.row, row.input_ids, row.anchor_ids) for row in rows]
+    bare = [Encoded.of_ids(row.row, row.input_ids, row.anchor_ids) for row in rows]
     model = PromptedModel(backbone)
     assert model.generate(rows, 6, []) == model.generate(bare, 6, [])

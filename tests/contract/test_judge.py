@@ -96,7 +96,7 @@ def test_an_offset_is_what_another_embedding_of_a_token_gives():
         moved = torch.zeros(len(text), backbone.info.hidden_size, dtype=torch.float64)
         moved[place] = backbone.embed((99,))[0] - backbone.embed((text[place],))[0]
         changed = (*text[:place], 99, *text[place + 1 :])
-        other = replace(row, input_ids=changed[: len(row.input_ids)], anchor_ids=changed[len(row.input_ids) :])
+        other = Encoded.of_ids(0, changed[: row.num_input], changed[row.num_input :], row.target)
         wanted = judge.losses([prompt], [other])
         torch.testing.assert_close(judge.losses([replace(prompt, offset=moved)], [row]), wanted, rtol=1e-9, atol=1e-9)
         small = [float(judge.losses([replace(prompt, offset=s * moved)], [row])) for s in (STEP, -STEP)]

@@ -104,7 +104,7 @@ def answers_alike(folder: Path, family: str, model: Any, task_id: int | None = N
             return model.eval()(input_ids=ids, **more).logits[0, len(start) - 1 :]
 
     rows = make_rows("free text", LENGTHS)
-    asked = [Encoded(row.row, row.input_ids, row.anchor_ids, OneOf(WHOLE_VOCABULARY, 0)) for row in rows]
+    asked = [Encoded.of_ids(row.row, row.input_ids, row.anchor_ids, OneOf(WHOLE_VOCABULARY, 0)) for row in rows]
     theirs = torch.stack([logits(row, ())[-1] for row in rows]).log_softmax(-1)
     found = ours.label_scores(asked)
     torch.testing.assert_close(found, theirs, **PROMISED)

@@ -10,7 +10,7 @@ LENGTHS = st.lists(st.integers(0, 40), max_size=120)
 
 
 def rows_of(lengths):
-    return [Encoded(i, (1,) * length, (2,)) for i, length in enumerate(lengths)]
+    return [Encoded.of_ids(i, (1,) * length, (2,)) for i, length in enumerate(lengths)]
 
 
 def numbers(batches):

@@ -10,7 +10,11 @@ SIZES = (40, 7, 23)
 
 def rows_of(sizes: tuple[int, ...] = SIZES) -> list[Encoded]:
     starts = [1000 * number for number in range(len(sizes))]
-    return [Encoded(start + row, (1,), (2,)) for start, size in zip(starts, sizes, strict=True) for row in range(size)]
+    return [
+        Encoded.of_ids(start + row, (1,), (2,))
+        for start, size in zip(starts, sizes, strict=True)
+        for row in range(size)
+    ]
 
 
 def batches(seed: int = 0, epoch: int = 0, size: int = 8, sizes: tuple[int, ...] = SIZES) -> list[list[Encoded]]:

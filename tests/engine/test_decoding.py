@@ -63,7 +63,7 @@ def test_a_likelihood_is_that_of_the_tokens():
     model = PromptedModel(backbone)
     for decoding in (Decoding(), Decoding(beams=3), Decoding(temperature=1.0)):
         for row, answer in zip(rows, model.ask(rows, Answers(5, (), decoding)), strict=True):
-            given = Encoded(0, row.input_ids, row.anchor_ids, Answer(answer.ids))
+            given = Encoded.of_ids(0, row.input_ids, row.anchor_ids, Answer(answer.ids))
             if len(answer.ids) == 5:
                 assert answer.log_likelihood == pytest.approx(-float(model.log_loss([given])))
 
@@ -131,7 +131,7 @@ class Only:
 def test_only_what_is_allowed_is_written(decoding):
     model = PromptedModel(backbone_of("llama", torch.float64))
     rows = [
-        Encoded(r.row, r.input_ids, r.anchor_ids, Answer(None, Only() if r.row % 2 else None))
+        Encoded.of_ids(r.row, r.input_ids, r.anchor_ids, Answer(None, Only() if r.row % 2 else None))
         for r in make_rows("free text")
     ]
     found = model.ask(rows, Answers(8, (), decoding))
@@ -142,6 +142,6 @@ def test_only_what_is_allowed_is_written(decoding):
         # Both answers are within the beams, so the likelier per token wins.
         for row in rows:
             if row.target.allowed:
-                ends = [Encoded(0, row.input_ids, row.anchor_ids, Answer(ids)) for ids in Only.answers]
+                ends = [Encoded.of_ids(0, row.input_ids, row.anchor_ids, Answer(ids)) for ids in Only.answers]
                 means = [-float(model.log_loss([end])) / len(end.answer_ids) for end in ends]
                 assert found[row.row].ids == Only.answers[means.index(max(means))][:-1]

@@ -12,7 +12,7 @@ from overture.engine.cache import InputCache
 from overture.engine.operations import counted
 from overture.engine.prompted import PromptedModel
 
-ROWS = [Encoded(n, tuple(range(10 + n, 40 + n)), (5, 6), Answer((7, 8, 9))) for n in range(4)]
+ROWS = [Encoded.of_ids(n, tuple(range(10 + n, 40 + n)), (5, 6), Answer((7, 8, 9))) for n in range(4)]
 
 SIDES = ("before", "after")
 

@@ -20,6 +20,7 @@ from fakes import (
 )
 from overture.core.errors import ConfigError
 from overture.core.injection import Injection, Memory
+from overture.core.rows import Tokens
 from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
 from overture.prompt.build import build_prompt
@@ -114,7 +115,7 @@ class TestContext:
 
     def test_what_starts_a_sequence_stands_once_in_front(self, backbone):
         rows = make_rows("several tokens", (2, 3, 2, 4, 2, 3, 5, 2, 2))
-        with_bos = [replace(row, input_ids=(BOS, *row.input_ids)) for row in rows]
+        with_bos = [replace(row, input=(Tokens((BOS,)), *row.input)) for row in rows]
         config = PromptConfig(method="cpt", place="before", length=60)
         source = replace(source_of(backbone, SEVERAL_TOKENS, with_bos), bos_ids=(BOS,))
         found = build_prompt(config, source, 0).injection().vectors
@@ -178,7 +179,7 @@ class TestContext:
 
     def test_the_template_around_the_text_moves_as_little_as_the_label(self, backbone):
         rows = [
-            replace(row, input_ids=(BOS, 40, 41, *row.input_ids), texts=((3, 3 + len(row.input_ids)),))
+            replace(row, input=(Tokens((BOS, 40, 41)), *row.input), texts=((3, 3 + len(row.input_ids)),))
             for row in make_rows("several tokens", (4, 4, 4))
         ]
         options = {"num_examples": 2, "epsilon": 0.3, "format_epsilon": 0.05}

@@ -4,7 +4,18 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from fakes import BOS, CASES, ONE_TOKEN, SEVERAL_TOKENS, Case, backbone_of, injection_of, make_prompt, source_of
+from fakes import (
+    BOS,
+    CASES,
+    ONE_TOKEN,
+    SEVERAL_TOKENS,
+    TEXT_IDS,
+    Case,
+    backbone_of,
+    injection_of,
+    make_prompt,
+    source_of,
+)
 from overture.core.errors import ConfigError
 from overture.core.injection import Injection
 from overture.prompt.build import build_prompt
@@ -75,7 +86,7 @@ class TestStarts:
 
     def test_vocabulary_is_rows_of_the_embedding(self, backbone):
         ids = rows_of(backbone, start(backbone, "vocabulary", 20))
-        assert set(ids) <= set(source_of(backbone).text_ids)
+        assert set(ids) <= set(TEXT_IDS)
         assert len(set(ids)) > 10
 
     def test_text_is_repeated_or_cut(self, backbone):
@@ -124,7 +135,7 @@ class TestStarts:
         found = start(backbone, "labels", 6, candidates=candidates)
         means = torch.stack([backbone.embed(word).mean(0) for word in candidates.words])
         assert torch.equal(found[:4], means)
-        assert set(rows_of(backbone, found[4:])) <= set(source_of(backbone).text_ids)
+        assert set(rows_of(backbone, found[4:])) <= set(TEXT_IDS)
         assert torch.equal(start(backbone, "labels", 3, candidates=candidates), means[:3])
 
     def test_null_is_the_end_of_text_with_a_little_noise(self, backbone):

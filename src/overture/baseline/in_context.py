@@ -21,7 +21,7 @@ from overture.baseline.features import features_of
 from overture.core.config import Config
 from overture.core.errors import DataError
 from overture.core.injection import Injection, Memory
-from overture.core.rows import Encoded
+from overture.core.rows import Encoded, Tokens
 from overture.core.seeds import named_random
 from overture.data.encode import Encoder
 from overture.data.rows import Row, gold_of
@@ -216,13 +216,14 @@ def _behind(encoder: Encoder, row: Row, nearest: list[Row]) -> tuple[list[Encode
 
 def _following(ids: tuple[int, ...], part: Encoded) -> Encoded:
     slots = tuple((index + len(ids), number) for index, number in part.slots)
-    return replace(part, input_ids=(*ids, *part.input_ids), slots=slots)
+    return replace(part, input=(Tokens(ids), *part.input), slots=slots)
 
 
 def _bare(encoder: Encoder, split: Sequence[Row]) -> list[Encoded]:
     """Each row, or its first part, without the template's constant end, which would make all of them alike."""
     rows = [row for row in encoder.encode(split) if row.part == 0]
-    return [replace(r, input_ids=r.input_ids[:-1], anchor_ids=r.input_ids[-1:]) if r.input_ids else r for r in rows]
+    cut = [(row, row.input_ids) for row in rows]
+    return [replace(row, input=(Tokens(ids[:-1]),), anchor=(Tokens(ids[-1:]),)) if ids else row for row, ids in cut]
 
 
 def _text_bytes(encoder: Encoder, shots: Sequence[Row]) -> int:

@@ -5,6 +5,7 @@ Shape letters: B rows, D width, C labels, n marks of a row, R places of a row at
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 from overture.core.decoding import GREEDY, Decoding
@@ -12,7 +13,7 @@ from overture.core.errors import BackboneError, OvertureError
 from overture.core.injection import Injection, Place
 from overture.core.records.base import Record
 from overture.core.records.events import Listener
-from overture.core.rows import Encoded, Likelihood, Written
+from overture.core.rows import Encoded, Likelihood, Segment, Written
 
 if TYPE_CHECKING:
     import torch
@@ -302,6 +303,32 @@ class Capabilities:
                 )
             if injection.labels is not None and not self.has_label_vectors:
                 raise BackboneError("labels cannot have vectors here", where=self.name, fix="a prompt with label words")
+
+
+class Frontend(Protocol):
+    """What a modality brings: how its values enter a model."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that decides which segments a value becomes."""
+        ...
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """Those that it reads."""
+        ...
+
+    def segments(self, value: object) -> Sequence[Segment]:
+        """A value, such as a text, cut into what the model reads."""
+        ...
+
+    def enter(self, segments: Sequence[Segment]) -> "torch.Tensor":
+        """Vectors as the first layer gets them, one for each position, [L, D]."""
+        ...
+
+    def sample(self, num: int, random: Random) -> "torch.Tensor":
+        """Vectors that prompts may start from, [num, D]."""
+        ...
 
 
 class Answerer(Protocol):

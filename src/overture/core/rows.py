@@ -4,11 +4,69 @@ Shape letters: B rows, L length, P prompt length, D width, N layers, H key/value
 M memory columns.
 """
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
 
 Reading = Literal["mask", "first", "mean"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A stretch of text."""
+
+    ids: tuple[int, ...]
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """What stands at each position."""
+        return self.ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A stretch that is no text, such as an image; the model's frontend makes vectors of it.
+
+    Args:
+        key: digest of its bytes and of what prepares them, so that equal keys are equal content.
+        length: its positions.
+        load: gives its values: pixels [C, H, W], or samples [T].
+    """
+
+    key: str
+    length: int
+    load: "Callable[[], torch.Tensor]" = field(compare=False, repr=False)
+
+    @property
+    def elements(self) -> "tuple[Patch, ...]":
+        """What stands at each position."""
+        return tuple(Patch(self, index) for index in range(self.length))
+
+    def __len__(self) -> int:
+        return self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """One position of a signal."""
+
+    signal: Signal
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.signal.key}:{self.index}"
+
+
+Segment = Tokens | Signal
+Element = int | Patch
+"""What stands at one position: a token, or a part of a signal. Elements name content, so kept values go by them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,14 +277,14 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One row as tokens, cut where a prompt may enter.
+    """One row as the model reads it, cut where a prompt may enter.
 
-    The model reads ``input_ids`` then ``anchor_ids``. A prompt stands before the input or between the two.
+    The model reads ``input`` then ``anchor``. A prompt stands before the input or between the two.
 
     Args:
         row: the row's number in its split, from 0.
-        input_ids: what depends on the row; may be kept as memory. May be empty.
-        anchor_ids: the constant end of the template; at least one token, so that something is live.
+        input: what depends on the row; may be kept as memory. May be empty.
+        anchor: the constant end of the template; at least one token, so that something is live.
         target: what is asked of the model; free text where nothing else is said.
         slots: where the template has places for the prompt: (index into input and anchor, number of vectors).
         part: number of this part among those of its row, from 0; long rows are read in several.
@@ -237,8 +295,8 @@ class Encoded:
     """
 
     row: int
-    input_ids: tuple[int, ...]
-    anchor_ids: tuple[int, ...]
+    input: tuple[Segment, ...]
+    anchor: tuple[Segment, ...]
     target: Target = Answer()
     slots: tuple[tuple[int, int], ...] = ()
     part: int = 0
@@ -246,10 +304,55 @@ class Encoded:
     blanks: "tuple[Encoded, ...]" = ()
     texts: tuple[tuple[int, int], ...] | None = None
 
+    @classmethod
+    def of_ids(
+        cls, row: int, input_ids: Sequence[int], anchor_ids: Sequence[int], target: Target = Answer(), **others: Any
+    ) -> "Encoded":
+        """A row of text from its tokens; the other fields by name."""
+        return cls(row, (Tokens(tuple(input_ids)),), (Tokens(tuple(anchor_ids)),), target, **others)
+
+    @property
+    def input_ids(self) -> tuple[int, ...]:
+        """Tokens of the input.
+
+        Raises:
+            TypeError: a part of it is no text.
+        """
+        return _ids(self.input)
+
+    @property
+    def anchor_ids(self) -> tuple[int, ...]:
+        """Tokens of the anchor.
+
+        Raises:
+            TypeError: a part of it is no text.
+        """
+        return _ids(self.anchor)
+
+    @property
+    def input_elements(self) -> tuple[Element, ...]:
+        """What stands at each position of the input."""
+        return _elements(self.input)
+
+    @property
+    def anchor_elements(self) -> tuple[Element, ...]:
+        """What stands at each position of the anchor."""
+        return _elements(self.anchor)
+
+    @property
+    def num_input(self) -> int:
+        """Positions of the input."""
+        return sum(map(len, self.input))
+
+    @property
+    def num_text(self) -> int:
+        """Positions of input and anchor."""
+        return sum(map(len, self.input)) + sum(map(len, self.anchor))
+
     @property
     def num_tokens(self) -> int:
-        """Tokens of the row without any prompt, its answer's among them."""
-        return len(self.input_ids) + len(self.anchor_ids) + self.target.num_tokens
+        """Positions of the row without any prompt, its answer's among them."""
+        return self.num_text + self.target.num_tokens
 
     @property
     def label(self) -> int | None:
@@ -260,3 +363,16 @@ class Encoded:
     def answer_ids(self) -> tuple[int, ...] | None:
         """Tokens of the answer; None where it is unknown, or the target another."""
         return self.target.ids if isinstance(self.target, Answer) else None
+
+
+def _elements(segments: tuple[Segment, ...]) -> tuple[Element, ...]:
+    if len(segments) == 1:
+        return segments[0].elements
+    return tuple(chain.from_iterable(segment.elements for segment in segments))
+
+
+def _ids(segments: tuple[Segment, ...]) -> tuple[int, ...]:
+    signals = [segment.key for segment in segments if isinstance(segment, Signal)]
+    if signals:
+        raise TypeError(f"signal {signals[0]} has no tokens")
+    return _elements(segments)  # type: ignore[return-value]

@@ -291,12 +291,12 @@ class Encoder:
         else:
             is_mask = read is not None and read == tokens.mask
             target = OneOf(candidates, example.label, example.shares, read, is_mask)
-        return Encoded(
+        return Encoded.of_ids(
             0,
             ids[:num_input],
             ids[num_input:],
             target,
-            tuple(tokens.gaps),
+            slots=tuple(tokens.gaps),
             source=example.source,
             blanks=tuple(self._built(blank, bos) for blank in blanks),
             texts=tuple(tokens.texts),

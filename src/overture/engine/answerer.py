@@ -91,7 +91,8 @@ class LocalAnswerer:
             can_write=kind != "encoder",
             has_gradients=True,
             has_label_vectors=True,
-            max_length=self.backbone.tokenizer.max_length,
+            max_length=self.backbone.info.max_length,
+            modalities=self.backbone.frontend.modalities,
         )
 
     def ask(self, pairs: Sequence[tuple[Encoded, Injection | None]], question: Question[T]) -> list[T]:

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from overture.core.contracts import Frontend
 from overture.core.errors import BackboneError
 from overture.core.injection import Injection, LayerMemory, Memory, Vectors
 from overture.engine.attention import Columns, MaskKind, Step, install
 from overture.engine.compiler import Backend, check_compiler, compiled_layers
 from overture.engine.families import Family, family_of, layers_view
+from overture.engine.frontends.text import TextFrontend
 from overture.engine.masters import with_masters
 from overture.engine.ragged import groups_of, in_groups
 from overture.engine.tokenizer import Tokenizer
@@ -61,6 +63,7 @@ class Backbone:
         revision: of a Hub model.
         weights_sha256: fingerprint of the weight files; from the tensors when empty.
         family: facts of the stack of layers that this runs; those of the model's family when None.
+        frontend: makes what enters the first layer of a backbone; tokens of text alone when None.
 
     Attributes:
         encoder: the stack whose output the layers read; None for models of one stack. Then this is the decoder.
@@ -81,6 +84,7 @@ class Backbone:
         revision: str | None = None,
         weights_sha256: str = "",
         family: Family | None = None,
+        frontend: Callable[["Backbone"], Frontend] | None = None,
     ) -> None:
         self.family = family or family_of(model.config.model_type, id)
         self.model = model.eval().requires_grad_(False)
@@ -122,11 +126,19 @@ class Backbone:
             chat_template_sha256=tokenizer.chat_template_sha256,
             embedding_size=width if width != config.hidden_size else None,
         )
+        self._frontend_of = frontend or _text_frontend
+        self.frontend: Frontend = self._frontend_of(self)
         self.encoder: Backbone | None = None
         if self.family.encoder:
             digest = self.info.weights_sha256
             self.encoder = Backbone(
-                model, tokenizer, id=id, revision=revision, weights_sha256=digest, family=self.family.encoder
+                model,
+                tokenizer,
+                id=id,
+                revision=revision,
+                weights_sha256=digest,
+                family=self.family.encoder,
+                frontend=frontend,
             )
             self.encoder._identity = self._identity
 
@@ -149,7 +161,8 @@ class Backbone:
                 # What recomputes activations is of the model that was copied.
                 layer.__dict__.pop("forward", None)
         info = self.info
-        other = Backbone(model, self.tokenizer, id=info.id, revision=info.revision, weights_sha256=info.weights_sha256)
+        facts: dict[str, Any] = {"id": info.id, "revision": info.revision, "weights_sha256": info.weights_sha256}
+        other = Backbone(model, self.tokenizer, **facts, frontend=self._frontend_of)
         own = {name: value for name, value in model.named_parameters() if is_own(name)}
         other.train_inner(with_masters(model, own))
         return other
@@ -507,3 +520,7 @@ def weights_digest(model: Any) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _text_frontend(backbone: Backbone) -> TextFrontend:
+    return TextFrontend(backbone.tokenizer, backbone.embed, backbone.info.vocab_size)

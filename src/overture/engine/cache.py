@@ -8,7 +8,7 @@ import mmap
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 import psutil
@@ -60,7 +60,7 @@ class InputCache:
         self.used_bytes = 0
         self._spill_dir = spill_dir
         self._notify = notify or (lambda message: None)
-        self._memory: dict[tuple[int, ...], Tensor] = {}
+        self._memory: dict[tuple[Hashable, ...], Tensor] = {}
         self._disk: _SpillFile | None = None
         self._is_disk_full = False
         self._state: tuple[object, int] | None = None
@@ -83,7 +83,7 @@ class InputCache:
         """Bytes kept on disk."""
         return self._disk.size if self._disk else 0
 
-    def get(self, ids: tuple[int, ...]) -> Tensor | None:
+    def get(self, ids: tuple[Hashable, ...]) -> Tensor | None:
         """The entry of a text, or None when it has to run; on the device or in the host's memory."""
         found = self._memory.get(ids)
         if found is not None and self.keeps_recent:
@@ -92,7 +92,7 @@ class InputCache:
             found = self._disk.get(ids)
         return found
 
-    def put(self, ids: tuple[int, ...], entry: Tensor) -> None:
+    def put(self, ids: tuple[Hashable, ...], entry: Tensor) -> None:
         """Keep an entry where there is room."""
         size = entry.numel() * entry.element_size()
         if self.keeps_recent:
@@ -120,7 +120,7 @@ class InputCache:
             self.device_bytes = free if self._most_on_device is None else min(free, self._most_on_device)
         return self.device_bytes
 
-    def _spill(self, ids: tuple[int, ...], entry: Tensor) -> None:
+    def _spill(self, ids: tuple[Hashable, ...], entry: Tensor) -> None:
         try:
             if self._disk is None:
                 self._disk = _SpillFile(self._spill_dir or cache_dir())
@@ -140,9 +140,9 @@ class _SpillFile:
         weakref.finalize(self, self._file.close)
         self._map: mmap.mmap | None = None
         self.size = 0
-        self.entries: dict[tuple[int, ...], tuple[int, torch.Size, torch.dtype]] = {}
+        self.entries: dict[tuple[Hashable, ...], tuple[int, torch.Size, torch.dtype]] = {}
 
-    def put(self, ids: tuple[int, ...], entry: Tensor) -> None:
+    def put(self, ids: tuple[Hashable, ...], entry: Tensor) -> None:
         raw = entry.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         # Written through the file and only read through the map: a full disk is an error here, not a SIGBUS later.
         with no_room_as_disk_full(self._folder):
@@ -152,7 +152,7 @@ class _SpillFile:
         self.entries[ids] = (self.size, entry.shape, entry.dtype)
         self.size += raw.nbytes
 
-    def get(self, ids: tuple[int, ...]) -> Tensor | None:
+    def get(self, ids: tuple[Hashable, ...]) -> Tensor | None:
         if ids not in self.entries:
             return None
         offset, shape, dtype = self.entries[ids]

@@ -71,7 +71,7 @@ def greedy_tokens(
 def _begun(inputs: Inputs, rows: Sequence[Encoded], injections: Injections) -> tuple[Tensor, "_Continued"]:
     """Logits of the first token, [B, V], and what goes on behind it."""
     backbone = inputs.backbone
-    bare = [Encoded(row.row, row.input_ids, row.anchor_ids, slots=row.slots) for row in rows]
+    bare = [Encoded(row.row, row.input, row.anchor, slots=row.slots) for row in rows]
     first = prepared(inputs, bare, injections, answer_layout, is_generating=True)
     hidden = backbone.run(first.live, first.step, first.layer)
     logits = backbone.head(hidden[torch.arange(len(rows), device=hidden.device), first.layout.trunk_end])
@@ -187,7 +187,7 @@ def _drawn(rows: Sequence[Encoded], decoding: Decoding) -> _Chance:
     assert decoding.temperature is not None
     streams = []
     for row in rows:
-        text = " ".join(map(str, (*row.input_ids, *row.anchor_ids)))
+        text = " ".join(map(str, (*row.input_elements, *row.anchor_elements)))
         streams.append(torch.Generator().manual_seed(derived_seed(decoding.seed, "sample", text)))
     return _Chance(tuple(streams), decoding.temperature, decoding.top_p)
 

@@ -9,14 +9,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from overture.core.rows import Element, Patch, Signal
 from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache, padded
-from overture.engine.layout import Layout
+from overture.engine.layout import Layout, tokens_and_patches
 from overture.engine.transfer import moved, sent
 
 Progress = Callable[[int, int], None]
-Ids = tuple[int, ...]
+Text = tuple[Element, ...]
+"""What stands at each position of a text; kept values go by it."""
 T = TypeVar("T")
 
 
@@ -39,9 +41,40 @@ class Inputs:
 
     # No gradient is recorded where the model is frozen; where its own values are trained, texts pass it on.
 
+    # -- what enters the first layer
+
+    def vectors(self, texts: Sequence[Text]) -> Tensor:
+        """Vectors of texts, padded on the right, [B, L, D]."""
+        tokens, patches = tokens_and_patches(texts)
+        longest = max(1, *map(len, texts))
+        ids = sent([[*text, *[0] * (longest - len(text))] for text in tokens], self.backbone.device)
+        return self._with_signals(self.backbone.embed(ids), patches)
+
+    def entered(self, layout: Layout) -> Tensor:
+        """Vectors of a batch's live tokens, [B, S, D]."""
+        return self._with_signals(self.backbone.embed(layout.ids), layout.patches)
+
+    def _with_signals(self, vectors: Tensor, patches: Sequence[tuple[int, int, Patch]]) -> Tensor:
+        if not patches:
+            return vectors
+        values = torch.stack([self._signal(patch.signal)[patch.index] for _, _, patch in patches])
+        rows, places = [sent([patch[axis] for patch in patches], vectors.device) for axis in (0, 1)]
+        return vectors.index_put((rows, places), values.to(vectors))
+
+    @torch.no_grad()
+    def _signal(self, signal: Signal) -> Tensor:
+        """What a signal enters as, [length, D]; kept as texts' values are."""
+        key = (Patch(signal, -1),)
+        entry = self.cache.get(key) if self.cache else None
+        if entry is None:
+            entry = self.backbone.frontend.enter([signal])
+            if self.cache is not None:
+                self.cache.put(key, entry)
+        return moved(entry, self.backbone.device)
+
     # -- keys and values of whole inputs
 
-    def columns(self, texts: Sequence[Ids]) -> Columns:
+    def columns(self, texts: Sequence[Text]) -> Columns:
         """Keys and values of a batch's texts; positions end below zero where they are relative.
 
         Texts that come again and again in the same order, as those of a cohort on the same rows, are there once.
@@ -54,22 +87,21 @@ class Inputs:
             positions = positions - valid.sum(1, keepdim=True)
         return Columns(dict(enumerate(values[:, 0])), dict(enumerate(values[:, 1])), positions, valid)
 
-    def warm_columns(self, texts: Sequence[Ids], progress: Progress | None) -> None:
+    def warm_columns(self, texts: Sequence[Text], progress: Progress | None) -> None:
         """Fill the cache with texts, in an order that depends on the texts alone."""
-        self._warm(sorted(set(texts), key=lambda ids: (len(ids), ids)), self._keys_and_values, progress)
+        self._warm(sorted(set(texts), key=_order), self._keys_and_values, progress)
 
-    def _keys_and_values(self, texts: Sequence[Ids]) -> list[Tensor]:
+    def _keys_and_values(self, texts: Sequence[Text]) -> list[Tensor]:
         """Entries [N, 2, H, L, K] of texts."""
         device = self.backbone.device
         longest = max(1, *map(len, texts))
-        ids = sent([[*text, *[0] * (longest - len(text))] for text in texts], device)
         lengths = sent([len(text) for text in texts], device)[:, None]
-        positions = torch.arange(longest, device=device)[None].expand_as(ids)
+        positions = torch.arange(longest, device=device)[None].expand(len(texts), -1)
         valid = positions < lengths
         if self.backbone.family.is_rotary:
             positions = positions - lengths
         run = self.backbone.encoded if self.backbone.encoder else self.backbone.remember
-        columns = run(self.backbone.embed(ids), positions, valid)
+        columns = run(self.vectors(texts), positions, valid)
         layers = range(self.backbone.info.num_layers)
         keys, values = [torch.stack([part[n] for n in layers]) for part in (columns.keys, columns.values)]
         both = torch.stack([keys, values], dim=1)
@@ -98,13 +130,13 @@ class Inputs:
         branch = None if layout.branch is None else layout.branch[at]
         valid = layout.valid[at]
         step = Step(layout.positions[at], valid, branch, is_packed=True)
-        found = self.backbone.run(self.backbone.embed(layout.ids[at]), step, end_layer=layer)
+        found = self.backbone.run(self.entered(layout)[at], step, end_layer=layer)
         return [own[: len(layout.lines[row].ids)].clone() for own, row in zip(found, rows, strict=True)]
 
     # -- the cache
 
-    def _found(self, keys: Sequence[Ids], compute: Callable[[Sequence[Ids]], list[Tensor]]) -> list[Tensor]:
-        known: dict[Ids, Any] = {key: self.cache.get(key) if self.cache else None for key in keys}
+    def _found(self, keys: Sequence[Text], compute: Callable[[Sequence[Text]], list[Tensor]]) -> list[Tensor]:
+        known: dict[Text, Any] = {key: self.cache.get(key) if self.cache else None for key in keys}
         missing = [key for key, entry in known.items() if entry is None]
         for key, entry in zip(missing, compute(missing) if missing else [], strict=True):
             known[key] = entry
@@ -113,7 +145,7 @@ class Inputs:
         return [known[key] for key in keys]
 
     def _warm(
-        self, texts: Sequence[Ids], compute: Callable[[Sequence[Ids]], list[Tensor]], progress: Progress | None
+        self, texts: Sequence[Text], compute: Callable[[Sequence[Text]], list[Tensor]], progress: Progress | None
     ) -> None:
         assert self.cache is not None
         done = 0
@@ -128,14 +160,20 @@ class Inputs:
                 progress(done, len(texts))
 
 
-def _period(texts: Sequence[Ids]) -> int:
+def _order(text: Text) -> tuple[int, list[tuple[int, int, str]]]:
+    """Short texts first, then by their tokens."""
+    elements = [(0, e, "") if isinstance(e, int) else (1, e.index, e.signal.key) for e in text]
+    return len(text), elements
+
+
+def _period(texts: Sequence[Text]) -> int:
     """After how many texts the same come again; their number when they do not."""
     num = len(texts)
     again = (at for at in range(1, num // 2 + 1) if num % at == 0 and texts[at] == texts[0])
     return next((at for at in again if list(texts[:at]) * (num // at) == list(texts)), num)
 
 
-def _lines(layer: int, layout: Layout) -> list[Ids]:
+def _lines(layer: int, layout: Layout) -> list[Text]:
     """What decides a row's hidden states, as a cache key; no text begins with a number below zero."""
     if layout.branch is None:
         return [(-layer, *line.ids) for line in layout.lines]

@@ -77,7 +77,7 @@ class LocalJudge:
         if vectors is not None:
             vectors = replace(vectors, values=vectors.values.detach().requires_grad_())
         values = table.new_zeros(0, table.shape[1]) if vectors is None else vectors.values
-        longest = max(len(row.input_ids) + len(row.anchor_ids) for row in rows)
+        longest = max(row.num_text for row in rows)
         prompt_slope = torch.zeros_like(values)
         text_slopes = table.new_zeros(len(rows), longest, table.shape[1])
         for part in groups(range(len(rows)), lambda index: rows[index].num_tokens, self.max_tokens):

@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from overture.core.rows import Candidates, Encoded, OneOf
+from overture.core.rows import Candidates, Element, Encoded, OneOf, Patch
 from overture.engine.transfer import sent
 
 
@@ -21,7 +21,7 @@ class Layout:
     """Tokens of a batch, padded on the right.
 
     Args:
-        ids: [B, S].
+        ids: [B, S]; 0 where no token stands.
         positions: [B, S].
         valid: [B, S].
         branch: [B, S]; None when no row has branches.
@@ -32,6 +32,7 @@ class Layout:
         targets: (row, index, token) of every prediction beyond the trunk's end; empty for one-token label words.
         words: for each target the number of its label word; empty for answers.
         lines: the same row by row without padding, on the host, so that nobody has to ask the device for it.
+        patches: (row, index, patch) of every part of a signal.
     """
 
     ids: Tensor
@@ -45,13 +46,14 @@ class Layout:
     targets: list[tuple[int, int, int]]
     words: list[int]
     lines: "list[Line]"
+    patches: list[tuple[int, int, Patch]]
 
 
 @dataclass(slots=True)
 class Line:
     """One row's live tokens while they are laid out, in the words of `Layout`."""
 
-    ids: list[int]
+    ids: list[Element]
     positions: list[int]
     branch: list[int]
     is_vector: list[bool]
@@ -114,7 +116,7 @@ def answer_layout(rows: Sequence[Encoded], starts: Sequence[Start], device: torc
 
 
 def _trunk(row: Encoded, start: Start) -> Line:
-    text = [*(row.input_ids if start.with_input else ()), *row.anchor_ids]
+    text = [*(row.input_elements if start.with_input else ()), *row.anchor_elements]
     line = Line([], [], [], [], [])
     done = 0
     for index, count in (*start.vectors, (len(text), 0)):
@@ -149,11 +151,12 @@ def _stacked(lines: Sequence[Line], ends: Sequence[int], device: torch.device) -
     def padded(values: Sequence[Sequence[int]], filler: int = 0) -> Tensor:
         return sent([[*row, *[filler] * (longest - len(row))] for row in values], device)
 
+    tokens, patches = tokens_and_patches([line.ids for line in lines])
     lengths = sent([len(line.ids) for line in lines], device)
     has_branches = any(line.words for line in lines)
     has_vectors = any(any(line.is_vector) for line in lines)
     return Layout(
-        ids=padded([line.ids for line in lines]),
+        ids=padded(tokens),
         positions=padded([line.positions for line in lines]),
         valid=torch.arange(longest, device=device)[None] < lengths[:, None],
         branch=padded([line.branch for line in lines]) if has_branches else None,
@@ -164,4 +167,15 @@ def _stacked(lines: Sequence[Line], ends: Sequence[int], device: torch.device) -
         targets=[(number, index, token) for number, line in enumerate(lines) for index, token in line.targets],
         words=[word for line in lines for word in line.words],
         lines=list(lines),
+        patches=patches,
     )
+
+
+def tokens_and_patches(
+    rows: Sequence[Sequence[Element]],
+) -> tuple[Sequence[Sequence[int]], list[tuple[int, int, Patch]]]:
+    """Rows' tokens, 0 where none stands, and what stands there instead: (row, index, patch)."""
+    patches = [(n, i, element) for n, row in enumerate(rows) for i, element in enumerate(row) if type(element) is Patch]
+    if not patches:
+        return rows, []  # type: ignore[return-value]
+    return [[element if isinstance(element, int) else 0 for element in row] for row in rows], patches

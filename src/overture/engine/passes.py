@@ -14,7 +14,7 @@ from overture.core.injection import Injection, LayerMemory
 from overture.core.rows import Encoded
 from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
-from overture.engine.inputs import Inputs
+from overture.engine.inputs import Inputs, Text
 from overture.engine.layout import Layout, Start
 from overture.engine.splits import with_splits
 from overture.engine.transfer import sent
@@ -65,14 +65,14 @@ def prepared(
     if layer:
         live, below = _below(inputs, rows, make, layer, layout, is_generating)
     else:
-        live, below = _with_offsets(backbone.embed(layout.ids), layout, injections), None
+        live, below = _with_offsets(inputs.entered(layout), layout, injections), None
     live = with_splits(_with_vectors(live, layout, injections), rows, injections)
     return Pass(live, step, layout, layer, below)
 
 
-def kept_input(row: Encoded, injection: Injection | None, inputs: Inputs) -> tuple[int, ...] | None:
+def kept_input(row: Encoded, injection: Injection | None, inputs: Inputs) -> Text | None:
     """The text of a row whose keys and values are kept under this prompt; None when it runs anew each time."""
-    return row.input_ids if _runs_input_first(injection, inputs) else None
+    return row.input_elements if _runs_input_first(injection, inputs) else None
 
 
 def text_layout(rows: Sequence[Encoded], make: Make, backbone: Backbone) -> Layout:
@@ -91,7 +91,7 @@ def _runs_input_first(injection: Injection | None, inputs: Inputs) -> bool:
 
 
 def _start(backbone: Backbone, row: Encoded, injection: Injection | None, is_live: bool) -> Start:
-    position = 0 if is_live or backbone.family.is_rotary else len(row.input_ids)
+    position = 0 if is_live or backbone.family.is_rotary else row.num_input
     if injection is None:
         return Start(position, (), is_live)
     if injection.memory:
@@ -107,8 +107,8 @@ def _vector_slots(row: Encoded, injection: Injection, is_live: bool) -> tuple[tu
         assert sum(count for _, count in row.slots) == vectors.length, "the template's slots hold the prompt"
         return row.slots
     if vectors.place == "around":
-        return (0, vectors.num_before), (len(row.input_ids), vectors.length - vectors.num_before)
-    index = len(row.input_ids) if vectors.place == "after" and is_live else 0
+        return (0, vectors.num_before), (row.num_input, vectors.length - vectors.num_before)
+    index = row.num_input if vectors.place == "after" and is_live else 0
     return ((index, vectors.length),)
 
 
@@ -121,7 +121,9 @@ def _memory(
 ) -> list[Columns]:
     memory = []
     if not all(is_live):
-        memory.append(inputs.columns([() if live else row.input_ids for row, live in zip(rows, is_live, strict=True)]))
+        memory.append(
+            inputs.columns([() if live else row.input_elements for row, live in zip(rows, is_live, strict=True)])
+        )
     memories = [found.memory.memory if found and found.memory else None for found in injections]
     if any(memories):
         firsts = [start.position for start in starts]
@@ -139,7 +141,7 @@ def _below(
     if is_generating or backbone.read is not None:
         # Equal lines of decoders that read an encoder's output differ by what they read.
         step = Step(alone.positions, alone.valid, alone.branch, kept={}, is_packed=True)
-        hidden = backbone.run(backbone.embed(alone.ids), step, end_layer=layer)
+        hidden = backbone.run(inputs.entered(alone), step, end_layer=layer)
     else:
         hidden = inputs.hidden(layer, alone)
     is_text = layout.valid if layout.is_vector is None else layout.valid & ~layout.is_vector

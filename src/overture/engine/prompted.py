@@ -88,7 +88,9 @@ class PromptedModel:
 
     def _features(self, rows: Sequence[Encoded]) -> Tensor:
         """Mean of each row's token vectors, [B, D]."""
-        return torch.stack([self.backbone.embed((*row.input_ids, *row.anchor_ids)).mean(0) for row in rows])
+        inputs = self.answerer.inputs
+        texts = [(*row.input_elements, *row.anchor_elements) for row in rows]
+        return torch.stack([inputs.vectors([text])[0].mean(0) for text in texts])
 
     def trainable(self) -> dict[str, Tensor]:
         """What gradient descent changes, by name: the prompt's values, and those inside the model."""

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from overture.core.injection import Injection
-from overture.core.rows import Encoded
+from overture.core.rows import Encoded, Tokens
 from overture.engine.attention import Columns
-from overture.engine.inputs import Ids, Inputs, Progress, groups
+from overture.engine.inputs import Inputs, Progress, Text, groups
 from overture.engine.layout import answer_layout
 from overture.engine.passes import Injections, prepared, text_layout
 from overture.engine.transfer import sent
@@ -60,9 +60,9 @@ def decoding(
         The decoder with what it reads, its rows, and the prompts' parts in it.
     """
     backbone = inputs.backbone
-    start = backbone.tokenizer.start_ids
+    start = (Tokens(backbone.tokenizer.start_ids),)
     decoder = Inputs(backbone.reading(_read(inputs, rows, injections)), None, inputs.max_tokens)
-    own = [replace(row, input_ids=(), anchor_ids=start, slots=(), blanks=()) for row in rows]
+    own = [replace(row, input=(), anchor=start, slots=(), blanks=()) for row in rows]
     return decoder, own, [in_decoder(found) for found in injections]
 
 
@@ -83,13 +83,13 @@ def warm(inputs: Inputs, rows: Sequence[Encoded], injections: Injections, progre
         below.warm_hidden(layer, [text_layout(batch, answer_layout, encoder) for batch in batches], progress)
 
 
-def _text(row: Encoded) -> Ids:
-    return (*row.input_ids, *row.anchor_ids)
+def _text(row: Encoded) -> Text:
+    return (*row.input_elements, *row.anchor_elements)
 
 
 def _source(row: Encoded) -> Encoded:
     """A row as the encoder has it."""
-    return Encoded(row.row, row.input_ids, row.anchor_ids, slots=row.slots)
+    return Encoded(row.row, row.input, row.anchor, slots=row.slots)
 
 
 def _read(inputs: Inputs, rows: Sequence[Encoded], injections: Injections) -> Columns:

@@ -23,7 +23,7 @@ def with_splits(live: Tensor, rows: Sequence[Encoded], injections: Sequence[Inje
         return live
     each = zip(live, splits, rows, strict=True)
     put: Any = _Split.apply
-    return torch.stack([own if s is None else put(own, s, len(row.input_ids)) for own, s, row in each])
+    return torch.stack([own if s is None else put(own, s, row.num_input) for own, s, row in each])
 
 
 class _Split(torch.autograd.Function):

@@ -27,7 +27,6 @@ def prompt_source(
     to the model's device as a whole.
     """
     tokenizer, info, inner = backbone.tokenizer, backbone.info, backbone.encoder
-    specials = tokenizer.special_ids
     # A manifest holds the fingerprint of the whole model, whichever side the prompt enters.
     stored = _stored(store, backbone) if store else no_prompts
     return PromptSource(
@@ -36,7 +35,7 @@ def prompt_source(
         embed=lambda ids: backbone.embed(ids).cpu(),
         memory_of=lambda vectors: backbone.memory_of(vectors).map(Tensor.cpu),
         encode=tokenizer.encode_plain,
-        text_ids=[token for token in range(info.vocab_size) if token not in specials],
+        sample=lambda num, random: backbone.frontend.sample(num, random).cpu(),
         num_layers=info.num_layers,
         num_heads=info.num_kv_heads,
         head_dim=info.head_dim,

@@ -196,7 +196,7 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         ids, anchor = tuple(context), self._anchor[1]
         is_own = bool(anchor) and len(ids) > len(anchor) and ids[-len(anchor) :] == anchor
         end = len(ids) - (len(anchor) if is_own else 1)
-        return Encoded(number, ids[:end], ids[end:], OneOf(candidates) if candidates else Answer())
+        return Encoded.of_ids(number, ids[:end], ids[end:], OneOf(candidates) if candidates else Answer())
 
     # -- likelihoods
 
@@ -414,7 +414,7 @@ def _check_prompt(handle: Handle) -> None:
             fix="choose a prompt at before, memory or after",
         )
     # A prompt may depend on the row; what it is made of does not.
-    (injection,) = handle.model().injections([Encoded(0, end, end)])
+    (injection,) = handle.model().injections([Encoded.of_ids(0, end, end)])
     if injection is not None and injection.labels is not None:
         raise ConfigError(
             "this prompt has a vector for each label of its own task, and says nothing of the harness's choices",

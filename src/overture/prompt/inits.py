@@ -20,9 +20,6 @@ from overture.core.seeds import derived_seed, named_random
 from overture.prompt.config import PromptConfig
 from overture.prompt.source import PromptSource
 
-NUM_COMMON = 5000
-"""Sampled vocabulary comes from the most common tokens (Lester et al. 2021, section 3.2)."""
-
 NOISE = 0.01
 """Length of the noise on a null token's vectors, in vocabulary vectors."""
 
@@ -108,8 +105,7 @@ def _random(length: int, text: str, source: PromptSource, seed: int) -> Tensor:
 
 def _vocabulary(length: int, text: str, source: PromptSource, seed: int) -> Tensor:
     del text
-    common = list(source.text_ids[:NUM_COMMON])
-    return source.embed(named_random(seed, "init").choices(common, k=length))
+    return source.sample(length, named_random(seed, "init"))
 
 
 def _text(length: int, text: str, source: PromptSource, seed: int) -> Tensor:

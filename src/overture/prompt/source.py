@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from random import Random
 
 from torch import Tensor
 
@@ -25,7 +26,7 @@ class PromptSource:
         embed: token ids to vectors, [n, D].
         memory_of: vectors [P, D] to the keys and values they have in every layer.
         encode: text to token ids.
-        text_ids: token ids that are text, most frequent first.
+        sample: vectors of common tokens, [n, D], by a random number generator.
         num_layers: N.
         num_heads: key/value heads, H.
         head_dim: K.
@@ -45,7 +46,7 @@ class PromptSource:
     embed: Callable[[Sequence[int]], Tensor]
     memory_of: Callable[[Tensor], LayerMemory]
     encode: Callable[[str], list[int]]
-    text_ids: Sequence[int]
+    sample: Callable[[int, Random], Tensor]
     num_layers: int
     num_heads: int
     head_dim: int

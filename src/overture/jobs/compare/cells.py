@@ -169,7 +169,7 @@ def unrelated_rows(backbone: Backbone, passages: Sequence[str], with_bos: bool) 
         if cut < 1 or cut + 1 >= len(ids):
             raise ConfigError("an unrelated text is too short", where="--unrelated", got=f"{text!r:.60}")
         start = backbone.tokenizer.bos_ids if with_bos else ()
-        rows.append(Encoded(len(rows), (*start, *ids[:cut]), ids[cut : cut + 1], Answer(ids[cut + 1 :])))
+        rows.append(Encoded.of_ids(len(rows), (*start, *ids[:cut]), ids[cut : cut + 1], Answer(ids[cut + 1 :])))
     return rows
 
 

@@ -338,7 +338,7 @@ class _SelfStudy:
         return Row({"question": question, "answer": self.frame.space + answer}, 1, "self-study")
 
     def _behind(self, piece: tuple[int, ...], ids: tuple[int, ...], answer: tuple[int, ...] | None = None) -> Encoded:
-        return Encoded(0, (*self.head, *piece), ids, Answer(answer))
+        return Encoded.of_ids(0, (*self.head, *piece), ids, Answer(answer))
 
     def _talk(self, piece: tuple[int, ...], question: str, answer: str) -> Talk:
         row = self._row(question, answer)
@@ -348,7 +348,7 @@ class _SelfStudy:
         tail = ids[first:]
         assert (*without_bos.input_ids, *without_bos.anchor_ids, *(without_bos.answer_ids or ()))[1:] == tail
         trained, taught = (
-            Encoded(0, (), ids[:first], Answer(tail)),
+            Encoded.of_ids(0, (), ids[:first], Answer(tail)),
             self._behind(piece, ids[first - 1 : first], tail),
         )
         return Talk(used, trained, taught)

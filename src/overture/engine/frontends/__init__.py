@@ -1,0 +1,1 @@
+"""What enters a model, by modality."""

@@ -1,0 +1,61 @@
+"""Text as the model's first layer gets it: rows of its token table."""
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+import torch
+from torch import Tensor
+
+from overture.core.errors import BackboneError
+from overture.core.rows import Segment, Signal, Tokens
+from overture.engine.tokenizer import Tokenizer
+
+NUM_COMMON = 5000
+"""Tokens that starting vectors are drawn from: tokenizers number frequent tokens first."""
+
+
+class TextFrontend:
+    """Meets `core.contracts.Frontend`.
+
+    Args:
+        tokenizer: makes tokens of texts.
+        embed: vectors of tokens, [L, D].
+        vocab_size: rows of the token table.
+    """
+
+    modalities = frozenset({"text"})
+
+    def __init__(self, tokenizer: Tokenizer, embed: Callable[[Sequence[int]], Tensor], vocab_size: int) -> None:
+        self.tokenizer, self.embed, self.vocab_size = tokenizer, embed, vocab_size
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that decides which tokens a text becomes."""
+        return self.tokenizer.sha256
+
+    def segments(self, value: object) -> list[Segment]:
+        """A text as tokens, special tokens' spellings being only text.
+
+        Raises:
+            BackboneError: it is no text.
+        """
+        if not isinstance(value, str):
+            raise BackboneError("a model of texts reads nothing else", got=type(value).__name__, wanted="a text")
+        return [Tokens(tuple(self.tokenizer.encode_plain(value)))]
+
+    def enter(self, segments: Sequence[Segment]) -> Tensor:
+        """Vectors of all tokens, [L, D].
+
+        Raises:
+            BackboneError: a segment is no text.
+        """
+        signals = [segment.key for segment in segments if isinstance(segment, Signal)]
+        if signals:
+            raise BackboneError("a model of texts reads nothing else", got=f"signal {signals[0]}", wanted="tokens")
+        return torch.cat([self.embed(segment.elements) for segment in segments])  # type: ignore[arg-type]
+
+    def sample(self, num: int, random: Random) -> Tensor:
+        """Vectors of common tokens, [num, D]."""
+        specials = self.tokenizer.special_ids
+        common = [token for token in range(self.vocab_size) if token not in specials][:NUM_COMMON]
+        return self.embed(random.choices(common, k=num))
