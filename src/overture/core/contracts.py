@@ -146,6 +146,23 @@ class Trainees(Protocol):
         ...
 
 
+class Reducer(Protocol):
+    """Sums values over the processes that train one prompt together, each on its share of every batch."""
+
+    rank: int
+    """This process, from 0; the first one writes checkpoints."""
+    size: int
+    """How many processes there are."""
+
+    def sum(self, values: Sequence["torch.Tensor"]) -> None:
+        """Replace each value by its sum over all processes, in place; called between backward and clipping.
+
+        Args:
+            values: as many, of the same shapes and in the same order, in every process.
+        """
+        ...
+
+
 # -- what a model is asked of rows
 
 

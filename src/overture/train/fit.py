@@ -11,7 +11,7 @@ from typing import TypedDict, cast
 import torch
 from torch import Tensor
 
-from overture.core.contracts import Trainee, Trainees
+from overture.core.contracts import Reducer, Trainee, Trainees
 from overture.core.errors import DataError
 from overture.core.records.events import DivergedEvent, EpochEvent, Listener, NoticeEvent, StepEvent, ignore
 from overture.core.records.training import EpochRecord
@@ -23,6 +23,7 @@ from overture.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from overture.train.memory import device_memory
 from overture.train.optim import OPTIMISERS, rate_at
 from overture.train.options import TrainConfig
+from overture.train.reducer import OneProcess
 
 Decide = Callable[[int, Mapping[str, Sequence[EpochRecord]]], Collection[str]]
 Batches = Callable[[Sequence[Encoded], int, int, int], list[list[Encoded]]]
@@ -253,6 +254,8 @@ class FitTogether:
         is_stop_asked: looked at after each step.
         decide: called after each epoch with its number, from 0, and the histories of the members that could go on, by
             key; it returns the keys of those that do. All do when None.
+        reducer: sums losses and gradients over processes, which must have the same rows, seeds and decisions; each
+            runs its share of every batch.
     """
 
     def __init__(
@@ -263,7 +266,9 @@ class FitTogether:
         checkpoint: Path | None = None,
         is_stop_asked: Callable[[], bool] = lambda: False,
         decide: Decide | None = None,
+        reducer: Reducer | None = None,
     ) -> None:
+        self.reducer = reducer or OneProcess()
         self.fits, self.trainees, self.validate, self.checkpoint = list(fits), trainees, validate, checkpoint
         self.is_stop_asked, self.decide = is_stop_asked, decide
         self.members = {fit.key: fit for fit in fits}
@@ -317,7 +322,23 @@ class FitTogether:
 
     def _gradients(self, batches: Mapping[int, Sequence[Encoded]], weights: Mapping[int, float]) -> dict[int, float]:
         """Each member's sum of losses; the gradients of their means are left in the values, clipped."""
-        return self.room.run(partial(self._parts, batches), partial(self._gradients_of, weights), num_of_part)
+        rank, size = self.reducer.rank, self.reducer.size
+        shares = {number: share for number, batch in batches.items() if (share := batch[rank::size])}
+        losses = self.room.run(partial(self._parts, shares), partial(self._backward, weights), num_of_part)
+        fits = [self.fits[number] for number in weights]
+        sums = torch.stack([losses[number] for number in weights])
+        if size > 1:
+            values = [value for fit in fits for value in fit.values.values()]
+            for value in values:
+                # A value that this share does not reach may have a gradient in another process.
+                value.grad = torch.zeros_like(value) if value.grad is None else value.grad
+            self.reducer.sum([sums, *(value.grad for value in values if value.grad is not None)])
+        norms = [fit.clipped().double() for fit in fits]
+        # All at once: each look at a number would wait for the device.
+        numbers = torch.stack([*sums, *norms]).tolist()
+        for fit, norm in zip(fits, numbers[len(fits) :], strict=True):
+            fit.norm = norm
+        return dict(zip(weights, numbers, strict=False))
 
     def _parts(self, batches: Mapping[int, Sequence[Encoded]], max_tokens: int) -> list[dict[int, list[Encoded]]]:
         """What one forward pass each gets."""
@@ -327,25 +348,21 @@ class FitTogether:
             parts += shared_batches({number: batches[number] for number in group}, limit)
         return parts
 
-    def _gradients_of(
+    def _backward(
         self, weights: Mapping[int, float], parts: Sequence[Mapping[int, Sequence[Encoded]]]
-    ) -> dict[int, float]:
-        found: list[tuple[int, Tensor]] = []
+    ) -> dict[int, Tensor]:
+        """Each member's sum of losses, a scalar; the gradients of sum over weight are left in the values."""
+        sums = {}
         for number in weights:
-            self.fits[number].optimiser.zero_grad(set_to_none=True)
+            fit = self.fits[number]
+            fit.optimiser.zero_grad(set_to_none=True)
+            sums[number] = torch.zeros((), dtype=torch.float64, device=next(iter(fit.values.values())).device)
         for part in parts:
             losses = self.trainees.losses(part)
             sum(loss / weights[number] for number, loss in losses.items()).backward()  # type: ignore[union-attr]
-            found += [(number, loss.detach()) for number, loss in losses.items()]
-        norms = [self.fits[number].clipped() for number in weights]
-        # All at once: each look at a number would wait for the device.
-        numbers = torch.stack([value.double() for value in (*(loss for _, loss in found), *norms)]).tolist()
-        totals = dict.fromkeys(weights, 0.0)
-        for (number, _), loss in zip(found, numbers, strict=False):
-            totals[number] += loss
-        for number, norm in zip(weights, numbers[len(found) :], strict=True):
-            self.fits[number].norm = norm
-        return totals
+            for number, loss in losses.items():
+                sums[number] = sums[number] + loss.detach().double()
+        return sums
 
     def _fit_memory(self, batches: Mapping[int, Sequence[Encoded]]) -> None:
         """Let passes become as large as the device's memory allows, once, by a trial; on the CPU nothing is tried."""
@@ -358,7 +375,7 @@ class FitTogether:
         weights = {number: self.fits[number].trainee.weight(batch) for number, batch in batches.items()}
         first = max(self._parts(batches, self.room.max_tokens), key=num_of_part)
         try:
-            needed = memory.peak_of(lambda: self._gradients_of({number: weights[number] for number in first}, [first]))
+            needed = memory.peak_of(lambda: self._backward({number: weights[number] for number in first}, [first]))
         except torch.OutOfMemoryError:
             return
         tokens = fitted_tokens(num_of_part(first), needed, memory.free_bytes())
@@ -391,7 +408,7 @@ class FitTogether:
                 self.fits[number].progress.ended = "dropped"
 
     def _save(self) -> None:
-        if self.checkpoint:
+        if self.checkpoint and self.reducer.rank == 0:
             save_checkpoint(self.checkpoint, self.members)
         self._saved = time.perf_counter()
 
