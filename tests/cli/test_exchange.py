@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 
 from overture.core.errors import ConfigError
+from overture.core.records.prompt import MadeWith
 from overture.exchange.peft_forms import ModelShape
 from overture.jobs.transfer import exchange
 from overture.store.artifact import load_artifact
@@ -157,7 +158,7 @@ def test_what_cannot_travel_is_said(adapter, make_task, overture, tmp_path, to) 
     overture("import", adapter(), "--task", make_task())
     store = Store(tmp_path / "store")
     manifest, tensors = load_artifact(store.get("mood"))
-    late = {"method": "late", "options": {"prompt": {"options": {"layer": 2}}}, "version": 0, "tensors_sha256": ""}
+    late = {"method": "late", "options": MadeWith(prompt={"options": {"layer": 2}}), "version": 0, "tensors_sha256": ""}
     store.add(manifest.model_copy(update=late), tensors)
     done = overture("export", "mood", "out", "--to", to)
     assert "note: The vectors are no input embeddings: they join the text's hidden states before layer 2" in done.err

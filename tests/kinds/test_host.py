@@ -161,16 +161,18 @@ def test_a_row_with_a_problem_does_not_stop_the_others(tmp_path):
     host = Host(backbone_of("llama"))
     one, other = (host.open(stored(tmp_path / str(n), "llama", make_task(max_length=40), seed=n)) for n in range(2))
     two_fields = host.open(stored(tmp_path / "two", "llama", make_task(template="{text} {more}\nMood:")))
-    rows = ["fine", {"txt": "no such field"}, "x" * 100, {"text": "well"}]
+    rows = ["fine", {"txt": "no such field"}, "x" * 100, {"text": "well"}, "x" * 100]
     replies = host.answer([Ask(handle, row, n) for n, row in enumerate(rows, 1) for handle in (one, other)])
-    assert [reply.problem is None for reply in replies[::2]] == [True, False, False, True]
-    assert [reply.problem.problems[0].where for reply in replies[2:6]] == ["input:2", "input:2", "input:3", "input:3"]
+    assert [reply.problem is None for reply in replies[::2]] == [True, False, False, True, False]
+    assert [reply.problem.problems[0].where for reply in replies if reply.problem] == [
+        *("input:2", "input:2", "input:3", "input:3", "input:5", "input:5")
+    ]
     assert replies[6].result().probabilities == pytest.approx(one.predict(["well"])[0].probabilities, abs=1e-6)
     (reply,) = host.answer([Ask(two_fields, "one text")])
     assert isinstance(reply.problem, DataError)
     with pytest.raises(DataError) as caught:
         one.predict(rows)
-    assert [problem.where for problem in caught.value.problems] == ["input:2", "input:3"]
+    assert [problem.where for problem in caught.value.problems] == ["input:2", "input:3", "input:5"]
 
 
 def test_opening_is_idempotent_and_closing_forgets(tmp_path):

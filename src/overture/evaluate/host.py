@@ -165,7 +165,7 @@ def raise_problems(encoded: Sequence[EncodedAsk]) -> None:
 
 
 class _Item(NamedTuple):
-    """One question to the model about one part of a row, or about its blank."""
+    """A question to the model about one part of a row, or about one of its blanks."""
 
     handle: Handle
     row: Encoded
@@ -291,7 +291,8 @@ class Host:
         for index, request in enumerate(requests):
             same_task = by_encoding.setdefault(request.handle.encoding, {})
             same_task.setdefault(request.handle.encoder.reserve, []).append(index)
-        keys = {id(request.fields): _key(request.fields) for request in requests}
+        fields_of = {id(request.fields): request.fields for request in requests}
+        keys = {number: _key(fields) for number, fields in fields_of.items()}
         for by_reserve in by_encoding.values():
             # A row that fits whole beside the longest prompt is the same beside a shorter one.
             shared: dict[str, tuple[Encoded, ...]] = {}
@@ -308,11 +309,14 @@ class Host:
                 if is_whole and len(encoder.notices) == num_notices:
                     shared |= parts
                 for index in indices:
-                    key, handle = keys[id(requests[index].fields)], requests[index].handle
-                    if key in problems:
-                        encoded[index] = EncodedAsk(handle, problem=problems[key])
+                    request, key = requests[index], keys[id(requests[index].fields)]
+                    if key not in problems:
+                        encoded[index] = EncodedAsk(request.handle, parts[key] if key in parts else shared[key])
+                    elif request.number == rows[key].number:
+                        encoded[index] = EncodedAsk(request.handle, problem=problems[key])
                     else:
-                        encoded[index] = EncodedAsk(handle, parts[key] if key in parts else shared[key])
+                        # The same mistake in another row, which its error must name.
+                        encoded[index] = EncodedAsk(request.handle, problem=_encode(encoder, {key: request})[1][key])
         return [encoded[index] for index in range(len(requests))]
 
     @torch.no_grad()
@@ -326,8 +330,9 @@ class Host:
         # A row's parts are asked one by one; blanks are asked once for all rows of a prompt that have them.
         part_items: dict[int, list[int]] = {}
         blank_items: dict[tuple[int, tuple[Encoded, ...]], list[int]] = {}
-        for index, (handle, parts, problem) in ((i, (a.handle, a.parts, a.problem)) for i, a in enumerate(encoded)):
-            if problem is not None:
+        for index, ask in enumerate(encoded):
+            handle, parts = ask.handle, ask.parts
+            if index in problems:
                 continue
             refusal_key = (id(handle), type(parts[0].target).__name__)
             if refusal_key not in refusals:
@@ -343,7 +348,7 @@ class Host:
                     blank_items[id(handle), part.blanks] = list(range(len(items), len(items) + len(part.blanks)))
                     items += [_Item(handle, blank, question(blank)) for blank in part.blanks]
 
-        answers = self._asked(items, progress)
+        answers = self._answers(items, progress)
         replies: list[Reply] = []
         for index, ask in enumerate(encoded):
             if index in problems:
@@ -357,7 +362,7 @@ class Host:
             replies.append(Reply(merged))
         return replies
 
-    def _asked(self, items: Sequence[_Item], progress: Progress) -> dict[int, Any]:
+    def _answers(self, items: Sequence[_Item], progress: Progress) -> dict[int, Any]:
         """The model's answer to each item, by the item's number."""
         texts: dict[tuple[Backbone, tuple[int, ...]], list[int]] = {}
         for number, item in enumerate(items):

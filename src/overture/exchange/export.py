@@ -87,7 +87,7 @@ def _unwritable(folder: Path, why: str) -> StoreError:
 
 
 def npy_files(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> Files:
-    """One ``.npy`` file for each tensor, and what they are in ``prompt.json``.
+    """One ``.npy`` file for each tensor, and their description in ``prompt.json``.
 
     Raises:
         ArtifactError: a tensor's name cannot be a file's.
@@ -100,11 +100,11 @@ def npy_files(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> Files:
         buffer = io.BytesIO()
         numpy.save(buffer, array, allow_pickle=False)
         files[f"{name}.npy"] = buffer.getvalue()
-    told = {
+    facts = {
         name: {**_facts(name, tensors[name]), "file": f"{name}.npy", "file_dtype": str(array.dtype)}
         for name, array in arrays.items()
     }
-    text = json.dumps(_described(manifest, told), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_described(manifest, facts), indent=1, ensure_ascii=False, allow_nan=False)
     return {**files, MANIFEST_FILE: f"{text}\n".encode()}
 
 
@@ -114,12 +114,12 @@ def json_files(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> Files:
     Raises:
         ArtifactError: a tensor's name cannot be a file's.
     """
-    told = {
+    facts = {
         name: {**_facts(name, tensor), "values": tensor.tolist()}
         for name, tensor in _checked(manifest, tensors).items()
     }
     # One line: with line breaks every number would stand on its own.
-    text = json.dumps(_described(manifest, told), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_described(manifest, facts), ensure_ascii=False, allow_nan=False)
     return {MANIFEST_FILE: f"{text}\n".encode()}
 
 
@@ -144,14 +144,17 @@ def _facts(name: str, tensor: "torch.Tensor") -> dict[str, Any]:
 
 
 def _described(manifest: Manifest, tensors: dict[str, Any]) -> dict[str, Any]:
-    # Late prompts replace no input embeddings, and of networks it is the work that stands somewhere.
+    # Late prompts replace no input embeddings, and the weights of a network stand nowhere.
     is_known = manifest.place in _POSITIONS and not manifest.layer and not _is_network(tensors)
-    told = _POSITIONS.get(manifest.place, "")
+    position = _POSITIONS.get(manifest.place, "")
     if kind_of(manifest) == "encoder-decoder":
-        told = _SIDES.get(manifest.place, f"in the encoder: {told}")
-    positions = {"positions": told} if is_known else {}
-    lost = lost_in_arrays(manifest, tensors)
-    return {"manifest": manifest.model_dump(mode="json"), **positions, "lost": lost, "tensors": tensors}
+        position = _SIDES.get(manifest.place, f"in the encoder: {position}")
+    return {
+        "manifest": manifest.model_dump(mode="json"),
+        **({"positions": position} if is_known else {}),
+        "lost": lost_in_arrays(manifest, tensors),
+        "tensors": tensors,
+    }
 
 
 def _is_network(tensors: Mapping[str, Any]) -> bool:
@@ -159,30 +162,29 @@ def _is_network(tensors: Mapping[str, Any]) -> bool:
 
 
 def lost_in_arrays(manifest: Manifest, tensors: Mapping[str, Any]) -> list[str]:
-    """What of a prompt is not in its numbers, in sentences; nothing of vectors that stand for input embeddings.
+    """What another program must do beyond reading the arrays, in sentences; nothing for plain input embeddings.
 
     Args:
-        manifest: what the tensors are.
+        manifest: describes the tensors.
         tensors: by name; their values are not looked at.
     """
-    ref, found = manifest.backbone, list[str]()
+    ref, lost = manifest.backbone, list[str]()
     if _is_network(tensors):
-        found.append(
+        lost.append(
             f"The prompt depends on the row: the tensors are the weights with which method {manifest.method!r} makes "
             "it from the mean of a text's token vectors. That computation does not travel."
         )
     if manifest.layer:
-        found.append(
+        lost.append(
             f"The vectors are no input embeddings: they join the text's hidden states before layer {manifest.layer}, "
             "counted from 0, and the text runs alone below it. A program that takes input embeddings cannot do that."
         )
     elif ref.embedding_size and "vectors" in tensors:
-        found.append(
+        lost.append(
             f"The vectors are no input embeddings: {ref.id} maps token vectors of width {ref.embedding_size} to width "
             f"{ref.hidden_size}, and the vectors stand behind that map."
         )
-    found += [told for name, told in _LOST.items() if name in tensors]
-    return found
+    return lost + [sentence for name, sentence in _LOST.items() if name in tensors]
 
 
 _LOST = {
@@ -195,11 +197,11 @@ _LOST = {
     "head_weight": "Before the labels, the hidden state h of the first token becomes tanh(head_weight h + head_bias); "
     "label_bias is added to the scores. A program must do this itself.",
 }
-"""What a tensor does that no program does for a prompt of vectors or a cache."""
+"""For each tensor, what a program must do that it does for no plain prompt of vectors or cache."""
 
 
 def lost_in_peft(manifest: Manifest, tensors: Mapping[str, Any]) -> list[str]:
-    """What of a prompt is not in an adapter's files, in sentences; prompts that peft has no form for are refused."""
+    """What an adapter's files do not hold, in sentences; prompts that peft has no form for are refused."""
     del manifest, tensors
     return ["The template and the labels are not in the files that peft reads; they stand in README.md."]
 
@@ -209,11 +211,11 @@ FORMATS: "dict[str, Callable[[Manifest, dict[str, torch.Tensor]], Files]]" = {
     "npy": npy_files,
     "json": json_files,
 }
-"""What a prompt can be exported to: from its manifest and tensors to files by name."""
+"""Export formats: each makes files, by name, from a prompt's manifest and tensors."""
 
 LOST: dict[str, Callable[[Manifest, Mapping[str, Any]], list[str]]] = {
     "peft": lost_in_peft,
     "npy": lost_in_arrays,
     "json": lost_in_arrays,
 }
-"""What cannot travel in each of them."""
+"""For each format, sentences on what it cannot hold."""

@@ -1,7 +1,7 @@
 """Prompts in the files of peft: ``adapter_config.json`` and ``adapter_model.safetensors``.
 
-The peft package is never imported: the format is one JSON object and a few tensors. How each type keeps its prompt is
-in `peft_forms`. Shape letters as in `core.injection`.
+The peft package is never imported: the format is one JSON object and a few tensors. `peft_forms` says how each type of
+adapter stores its prompt. Shape letters as in `core.injection`.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from overture.core.config import validated
 from overture.core.errors import ArtifactError, ConfigError, Problem
-from overture.core.injection import ModelKind
+from overture.core.injection import LabelHead, ModelKind
 from overture.exchange.peft_forms import FORMATS, HEAD, TABLE, Adapter, AdapterConfig, Format, ModelShape
 from overture.store import precheck
 from overture.store.artifact import check_finite, tensor_bytes
@@ -28,11 +28,11 @@ CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
 MAX_TENSOR_FILE_BYTES = 4 << 30
 MAX_TENSORS = 64
-"""Of an adapter: those of a prompt and of a classifier are seven at most."""
+"""In a file; a prompt and a classifier have at most seven."""
 PEFT_VERSION = "0.21.2"
 """The version whose files are written."""
 
-# Keys that make a loader import modules or run code that a repository brings.
+# Keys that make a loader import modules or run code of the repository.
 _DANGEROUS = ("auto_mapping", "trust_remote_code")
 _PICKLE = re.compile(r"adapter_model.*\.(bin|pt|pth|pkl|pickle|ckpt)", re.IGNORECASE)
 _HEAD = re.compile(rf"(?:base_model\.)?(?:model\.)?(?:{'|'.join(HEAD)})\.(.+)")
@@ -43,21 +43,21 @@ _DOWNLOAD = "for an adapter of the Hub: hf download OWNER/NAME --local-dir DIR"
 
 
 def read_adapter(folder: Path, task_id: int | None = None) -> Adapter:
-    """Read an adapter's folder; what is unsafe or damaged is refused before it is parsed.
+    """Read an adapter's folder; refuse unsafe and damaged files before they are parsed.
 
     Args:
         folder: as `save_pretrained` writes it.
-        task_id: which task's prompt of an adapter for several tasks; the first when None.
+        task_id: the number of the task, in an adapter for several tasks; the first when None.
 
     Raises:
-        ArtifactError: the folder is no adapter, holds no prompt, is unsafe or damaged, or its kind is not supported.
+        ArtifactError: the folder is no adapter, holds no prompt, is unsafe or damaged, or its type is not supported.
         ConfigError: there is no such task.
     """
     folder = Path(folder)
     _check_listing(folder)
     config = _config(folder / CONFIG_FILE)
-    found = FORMATS[config.task_type][config.peft_type]
-    if task_id is not None and not found.extra:
+    form = FORMATS[config.task_type][config.peft_type]
+    if task_id is not None and not form.extra:
         raise ConfigError(
             "only an adapter for several tasks has a task number",
             where="task id",
@@ -65,14 +65,14 @@ def read_adapter(folder: Path, task_id: int | None = None) -> Adapter:
             fix="leave it out",
         )
     path = folder / TENSORS_FILE
-    tensors, head = _tensors(path, found)
-    problems = list(_contradictions(config, found, tensors))
+    tensors, head = _tensors(path, form)
+    problems = list(_contradictions(config, form, tensors))
     if problems:
         raise ArtifactError("the adapter's tensors do not fit its own config", where=str(folder), problems=problems)
-    table = found.table(tensors, config, task_id or 0, str(path))
-    # Folding multiplies: finite values can give infinite ones.
+    table = form.table(tensors, config, task_id or 0, str(path))
+    # A multitask table is a product: finite values can give infinite ones.
     check_finite({TABLE: table}, str(path))
-    return Adapter(config, found, table, str(folder), head)
+    return Adapter(config, form, table, str(folder), head)
 
 
 def _check_listing(folder: Path) -> None:
@@ -152,11 +152,8 @@ def _check_kind(values: Mapping[str, Any], where: str) -> None:
             fix="only prompts of language models and of sequence classification can be imported",
         )
     saved = values.get("modules_to_save") or []
-    if not FORMATS[task_type][kind].has_head or not isinstance(saved, list):
-        is_more = bool(saved)
-    else:
-        is_more = any(name not in HEAD for name in saved)
-    if is_more:
+    is_only_head = FORMATS[task_type][kind].has_head and isinstance(saved, list) and set(saved) <= set(HEAD)
+    if saved and not is_only_head:
         raise ArtifactError(
             "the adapter is more than a prompt: it brings trained modules of the model",
             where=where,
@@ -181,7 +178,7 @@ def _dangers(values: Mapping[str, Any]) -> Iterator[Problem]:
                 waiting.append((name, inner))
 
 
-def _tensors(path: Path, found: Format) -> "tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]":
+def _tensors(path: Path, form: Format) -> "tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]":
     """The prompt's tensors, and the classifier's by their names in it."""
     with precheck.open_plain(path) as handle:
         size = os.fstat(handle.fileno()).st_size
@@ -192,27 +189,27 @@ def _tensors(path: Path, found: Format) -> "tuple[dict[str, torch.Tensor], dict[
                 got=f"{size} bytes",
                 wanted=f"at most {MAX_TENSOR_FILE_BYTES}",
             )
-        _check_names(precheck.check_tensors(handle, str(path), MAX_TENSORS), found, str(path))
+        _check_names(precheck.check_tensors(handle, str(path), MAX_TENSORS), form, str(path))
         raw = handle.read()
     import safetensors.torch
 
     tensors: dict[str, torch.Tensor] = safetensors.torch.load(raw)
-    named = {name: _HEAD.fullmatch(name) for name in tensors if found.has_head}
-    head = {match[1]: tensors.pop(name) for name, match in named.items() if match}
+    matches = {name: _HEAD.fullmatch(name) for name in tensors if form.has_head}
+    head = {match[1]: tensors.pop(name) for name, match in matches.items() if match}
     check_finite(tensors | head, str(path))
     return tensors, head
 
 
-def _check_names(names: Sequence[str], found: Format, where: str) -> None:
-    """Refuse a file by what its header names."""
-    wanted = (TABLE, *found.extra)
-    heads = {name: match[1] for name in names if found.has_head and (match := _HEAD.fullmatch(name))}
-    own = set(names).difference(heads)
-    # Under several names; which of them peft would take depends on their order.
-    twice = [name for name, part in heads.items() if list(heads.values()).count(part) > 1]
-    problems = [Problem(f"{name!r:.80}", "stands more than once") for name in sorted(twice)]
-    problems += [Problem(f"{name!r:.80}", "is no part of a prompt") for name in sorted(own.difference(wanted))]
-    problems += [Problem(name, "is missing") for name in wanted if name not in own]
+def _check_names(names: Sequence[str], form: Format, where: str) -> None:
+    """Refuse a file whose header names other tensors than those of a prompt and its classifier."""
+    wanted = (TABLE, *form.extra)
+    heads = {name: match[1] for name in names if form.has_head and (match := _HEAD.fullmatch(name))}
+    others = set(names).difference(heads)
+    # One tensor under several names: which of them peft takes depends on their order.
+    repeated = [name for name, part in heads.items() if list(heads.values()).count(part) > 1]
+    problems = [Problem(f"{name!r:.80}", "stands more than once") for name in sorted(repeated)]
+    problems += [Problem(f"{name!r:.80}", "is no part of a prompt") for name in sorted(others.difference(wanted))]
+    problems += [Problem(name, "is missing") for name in wanted if name not in others]
     if problems:
         raise ArtifactError(
             "the file does not hold the tensors of a prompt",
@@ -223,29 +220,29 @@ def _check_names(names: Sequence[str], found: Format, where: str) -> None:
         )
 
 
-def _contradictions(config: AdapterConfig, found: Format, tensors: "dict[str, torch.Tensor]") -> Iterator[Problem]:
-    """Where config and tensors tell different things; what the config leaves open is not asked."""
+def _contradictions(config: AdapterConfig, form: Format, tensors: "dict[str, torch.Tensor]") -> Iterator[Problem]:
+    """Differences between config and tensors; facts that the config leaves out are not compared."""
     wrong = [Problem(n, f"shape {list(t.shape)}") for n, t in tensors.items() if t.dim() != (2 if n == TABLE else 3)]
     if wrong:
         yield from wrong
         return
     table = tensors[TABLE]
-    is_seq2seq = found.kinds == ("encoder-decoder",)
-    copies = (config.num_transformer_submodules or 1 + is_seq2seq) if not found.is_memory else 1
+    is_seq2seq = form.kinds == ("encoder-decoder",)
+    copies = (config.num_transformer_submodules or 1 + is_seq2seq) if not form.is_memory else 1
     if config.num_transformer_submodules == 2 and not is_seq2seq:
         yield Problem("num_transformer_submodules", "is 2, as for encoder-decoders alone")
     if table.shape[0] % copies or config.num_virtual_tokens not in (None, table.shape[0] // copies):
         times = f"{copies} * " if copies > 1 else ""
         yield Problem(TABLE, f"{table.shape[0]} rows, num_virtual_tokens is {times}{config.num_virtual_tokens}")
     if config.token_dim is not None:
-        layers = 2 * (config.num_layers or 0) if found.is_memory else 1
+        layers = 2 * (config.num_layers or 0) if form.is_memory else 1
         # A prefix without num_layers is split by the model's; its width is checked there.
         if layers and table.shape[1] != layers * config.token_dim:
             yield Problem(TABLE, f"{table.shape[1]} columns, the config tells {layers} * {config.token_dim}")
-    if found.extra:
-        cols, rows = (tensors[name] for name in found.extra)
+    if form.extra:
+        cols, rows = (tensors[name] for name in form.extra)
         wanted = ([rows.shape[0], table.shape[0], rows.shape[1]], [cols.shape[0], cols.shape[2], table.shape[1]])
-        for name, shape in zip(found.extra, wanted, strict=True):
+        for name, shape in zip(form.extra, wanted, strict=True):
             if list(tensors[name].shape) != shape:
                 yield Problem(name, f"shape {list(tensors[name].shape)}, wanted {shape}")
 
@@ -289,26 +286,36 @@ def fitted_tensors(adapter: Adapter, model: ModelShape) -> "dict[str, torch.Tens
 def adapter_files(manifest: "Manifest", tensors: "dict[str, torch.Tensor]") -> dict[str, bytes]:
     """The files of an adapter that peft 0.21 loads, by name.
 
-    A prompt goes out as peft's own type of its method, which peft runs as what is kept here: all types are saved
-    without what they trained through. Where peft has none, or needs what is not kept (the examples of `cpt`), what
-    the method has made goes out as prompt tuning or prefix tuning. Of multitask prompts the task's factors are ones,
-    as they are folded into the vectors; on encoder-decoders, where peft takes no decoder_input_ids with them, they
-    are prompt tuning.
+    A prompt is written as peft's own type of its method where there is one; peft stores all types without the network
+    that they were trained through. Other methods, and `cpt`, whose examples are not stored, are written as prompt
+    tuning or prefix tuning. A multitask prompt gets factors of one, since its vectors are the product already; on
+    encoder-decoders it is written as prompt tuning, because peft takes no decoder_input_ids with multitask prompts.
 
     Args:
-        manifest: what the tensors are.
-        tensors: a prompt's values.
+        manifest: describes the tensors.
+        tensors: the prompt's values.
 
     Raises:
-        ArtifactError: peft has no form for this prompt; the message tells why, and what to use instead.
+        ArtifactError: peft has no form for this prompt; says why, and what to use instead.
     """
     kind = kind_of(manifest)
     prompt = {name: tensor for name, tensor in tensors.items() if name not in _HEAD_TENSORS}
     head = _written_head(manifest, kind, {name: tensors[name] for name in tensors.keys() - prompt.keys()})
     task_type = "SEQ_CLS" if head else "SEQ_2_SEQ_LM" if kind == "encoder-decoder" else "CAUSAL_LM"
     shape, table = _written(manifest, prompt, kind)
-    own = _own_type(manifest, FORMATS[task_type], "keys" in prompt) or _plain_type(shape, "keys" in prompt)
-    found = FORMATS[task_type][own["peft_type"]]
+    type_keys = _type_of_method(manifest, FORMATS[task_type], "keys" in prompt)
+    if not type_keys and "keys" in prompt:
+        type_keys = {"peft_type": "PREFIX_TUNING", "prefix_projection": False, "init_weights": None}
+        type_keys["encoder_hidden_size"] = shape["token_dim"]
+    elif not type_keys:
+        unused = dict.fromkeys(("prompt_tuning_init_text", "tokenizer_kwargs", "tokenizer_name_or_path"))
+        type_keys = {"peft_type": "PROMPT_TUNING", "prompt_tuning_init": "RANDOM", **unused}
+    form = FORMATS[task_type][type_keys["peft_type"]]
+    # The factors of one task, for types that have them: each vector is taken as it is.
+    ones = {}
+    if form.extra:
+        cols, rows = form.extra
+        ones = {cols: table.new_ones(1, len(table), 1), rows: table.new_ones(1, 1, table.shape[1])}
     config = {
         "auto_mapping": None,
         "base_model_name_or_path": manifest.backbone.id,
@@ -321,12 +328,12 @@ def adapter_files(manifest: "Manifest", tensors: "dict[str, torch.Tensor]") -> d
         "revision": manifest.backbone.revision,
         "task_type": task_type,
         **shape,
-        **own,
+        **type_keys,
     }
     return {
         CONFIG_FILE: (json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode(),
-        TENSORS_FILE: tensor_bytes({TABLE: table, **_ones(found, table), **head}, TENSORS_FILE),
-        "README.md": _readme(manifest, bool(found.extra)).encode(),
+        TENSORS_FILE: tensor_bytes({TABLE: table, **ones, **head}, TENSORS_FILE),
+        "README.md": _readme(manifest, bool(form.extra)).encode(),
     }
 
 
@@ -338,17 +345,17 @@ def kind_of(manifest: "Manifest") -> ModelKind:
     return family.kind if family else "decoder"
 
 
-_HEAD_TENSORS = ("labels", "label_bias", "head_weight", "head_bias")
+_HEAD_TENSORS = ("labels", *LabelHead.stored.values())
 
 
 def _written_head(manifest: "Manifest", kind: ModelKind, head: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
-    """A classifier as peft names its tensors; none for a prompt that answers with words."""
+    """The classifier's tensors by their names in peft; none for a prompt that answers with words."""
     if kind == "decoder" and set(head) == {"labels"}:
         return {"base_model.score.weight": head["labels"]}
     if kind == "encoder" and set(head) == set(_HEAD_TENSORS):
         rows = {"weight": head["labels"], "bias": head["label_bias"]}
         if manifest.backbone.model_type == "bert":
-            # What stands before it is the pooler, which is the model's own.
+            # In front of it stands the pooler, which is the model's own.
             return {f"base_model.classifier.{name}": tensor for name, tensor in rows.items()}
         dense = {"dense.weight": head["head_weight"], "dense.bias": head["head_bias"]}
         rows = {f"out_proj.{name}": tensor for name, tensor in rows.items()}
@@ -367,38 +374,31 @@ def _written_head(manifest: "Manifest", kind: ModelKind, head: "dict[str, torch.
 def _written(
     manifest: "Manifest", tensors: "dict[str, torch.Tensor]", kind: ModelKind
 ) -> "tuple[dict[str, Any], torch.Tensor]":
-    """The part of the config that depends on where the prompt stands, and the table."""
+    """The keys of the config that depend on the prompt's place, and the table."""
     names = set() if manifest.layer else set(tensors)
     if manifest.place == "before" and names == {"vectors"} and tensors["vectors"].dim() == 2:
-        _check_width(manifest)
-        table = tensors["vectors"]
+        ref, table = manifest.backbone, tensors["vectors"]
+        if ref.embedding_size is not None:
+            raise ArtifactError(
+                "peft cannot put this prompt's vectors in front of the model's token vectors",
+                where=manifest.name,
+                got=f"vectors of width {ref.hidden_size}; {ref.id} maps token vectors to it",
+                wanted=f"vectors of width {ref.embedding_size}, which stand before that map",
+                fix="--to npy or --to json, or tune with --method prefix --place memory",
+            )
         # Heads are left out: the manifest does not know them, and peft takes them from its model.
         return {"token_dim": int(table.shape[1]), "num_attention_heads": None}, table
-    of_prefix = "after" if kind == "encoder-decoder" else "memory"
-    if manifest.place == of_prefix and names == {"keys", "values"} and _is_memory(**tensors):
+    prefix_place = "after" if kind == "encoder-decoder" else "memory"
+    if manifest.place == prefix_place and names == {"keys", "values"} and _is_memory(**tensors):
         return _written_columns(tensors, kind)
     late = f", from layer {manifest.layer} up" if manifest.layer else ""
     raise ArtifactError(
         "peft has no form for this prompt",
         where=manifest.name,
         got=f"{', '.join(sorted(tensors))} at {manifest.place}{late}",
-        wanted=f"vectors at before, or keys and values at {of_prefix}: peft puts prompts in front of the text only",
+        wanted=f"vectors at before, or keys and values at {prefix_place}: peft puts prompts in front of the text only",
         fix="export with --to npy or --to json, or tune with --method vectors --place before, "
-        f"or --method prefix --place {of_prefix}",
-    )
-
-
-def _check_width(manifest: "Manifest") -> None:
-    """Refuse vectors that cannot stand among a model's token vectors."""
-    ref = manifest.backbone
-    if ref.embedding_size is None:
-        return
-    raise ArtifactError(
-        "peft cannot put this prompt's vectors in front of the model's token vectors",
-        where=manifest.name,
-        got=f"vectors of width {ref.hidden_size}; {ref.id} maps token vectors to it",
-        wanted=f"vectors of width {ref.embedding_size}, which stand before that map",
-        fix="--to npy or --to json, or tune with --method prefix --place memory",
+        f"or --method prefix --place {prefix_place}",
     )
 
 
@@ -412,50 +412,34 @@ def _written_columns(tensors: "dict[str, torch.Tensor]", kind: ModelKind) -> "tu
     layers, heads, length, width = tensors["keys"].shape
     # [2, N, H, P, K] to [P, N, 2, H, K]: the inverse of `_as_columns`.
     both = torch.stack([tensors["keys"], tensors["values"]]).permute(3, 1, 0, 2, 4)
-    more: dict[str, Any] = {}
+    seq2seq_keys: dict[str, Any] = {}
     if kind == "encoder-decoder":
-        # Layer i reads what stands for layer 2 i of twice as many; what stands between is read by nobody.
+        # Layer i reads the entry of layer 2 i of twice as many; the entries between are never read.
         both = both.repeat_interleave(2, dim=1)
         layers *= 2
-        more = {"num_layers": layers, "num_transformer_submodules": 2}
+        seq2seq_keys = {"num_layers": layers, "num_transformer_submodules": 2}
     shape = {"num_attention_heads": heads, "token_dim": heads * width}
-    return shape | more, both.reshape(length, layers * 2 * heads * width)
+    return shape | seq2seq_keys, both.reshape(length, layers * 2 * heads * width)
 
 
 _TASK_HINT = """ It is a multitask prompt of one task, so
 every call needs the task's number: `model(..., task_ids=torch.tensor([0]))`, and `generate` likewise."""
 
 
-def _own_type(manifest: "Manifest", formats: Mapping[str, Format], is_memory: bool) -> dict[str, Any]:
-    """What the config has of the type that peft has for the prompt's method; nothing where the plain one must do."""
+def _type_of_method(manifest: "Manifest", formats: Mapping[str, Format], is_memory: bool) -> dict[str, Any]:
+    """The config's keys for peft's own type of the prompt's method; empty where peft has none that fits."""
     from overture.prompt.methods import METHODS
 
     method = METHODS.get(manifest.method)
-    found = formats.get(method.peft) if method else None
-    if not method or not found or not found.is_written or found.is_memory != is_memory:
+    form = formats.get(method.peft) if method else None
+    if not method or not form or not form.is_written or form.is_memory != is_memory:
         return {}
     options = validated(method.options, manifest.own_options, f"{manifest.name}: prompt.json")
     return {"peft_type": method.peft, **method.maths.peft_keys(options)}
 
 
-def _plain_type(shape: Mapping[str, Any], is_memory: bool) -> dict[str, Any]:
-    if is_memory:
-        own = {"prefix_projection": False, "init_weights": None, "encoder_hidden_size": shape["token_dim"]}
-        return {"peft_type": "PREFIX_TUNING", **own}
-    nothing = dict.fromkeys(("prompt_tuning_init_text", "tokenizer_kwargs", "tokenizer_name_or_path"))
-    return {"peft_type": "PROMPT_TUNING", "prompt_tuning_init": "RANDOM", **nothing}
-
-
-def _ones(found: Format, table: "torch.Tensor") -> "dict[str, torch.Tensor]":
-    """The factors of one task, for types that have them: each vector is taken as it is."""
-    if not found.extra:
-        return {}
-    cols, rows = found.extra
-    return {cols: table.new_ones(1, len(table), 1), rows: table.new_ones(1, 1, table.shape[1])}
-
-
 def _readme(manifest: "Manifest", has_tasks: bool) -> str:
-    """What peft's files cannot tell: how the text around the prompt must read."""
+    """A README with the template and the label words, which peft's files do not hold."""
     task = {name: manifest.task[name] for name in ("template", "labels", "answer_field") if manifest.task.get(name)}
     name = json.dumps(manifest.backbone.id)
     facts = {"backbone": manifest.backbone.model_dump(), "task": task, "metrics": manifest.metrics.dump()}

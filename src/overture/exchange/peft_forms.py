@@ -1,17 +1,16 @@
-"""How peft's types of adapters keep a prompt, for each kind of model, and what it is in our terms.
+"""How each type of peft adapter stores a prompt, for each kind of model, and how its tensors become ours.
 
 The order of a prefix's numbers is that of peft's `get_prompt`. For encoder-decoders (`SEQ_2_SEQ_LM`) there are three
-surprises. Tables of vectors have twice the prompt's length, of which only the first half is read. That of multitask
-prompts is read whole where peft is given labels: half stands in the encoder, half in the decoder; where it generates,
-the first half alone. With `num_transformer_submodules` 1 all stands in the encoder, and only that can be read. And a
-prefix stands in the decoder, whose layer i reads what the table holds for layer 2 i, counted round: the table is
-doubled and cut by four, as if cross-attentions had a share of it, and that share is thrown away. Adapters for
-classification (`SEQ_CLS`) bring the classifier; its rows are our label vectors, and what it has before them is a
-`LabelHead`.
+surprises. (1) Tables of vectors have twice the prompt's length, of which peft reads only the first half. (2) It reads
+the whole table of multitask prompts when it is given labels (half for the encoder, half for the decoder), but the first
+half alone when it generates. With `num_transformer_submodules` 1 the whole table is the encoder's; only that can be
+imported. (3) A prefix stands in the decoder, whose layer i reads the table's entry 2 i, counted round: peft doubles the
+table and cuts it by four, as if cross-attentions had a share of it, and drops that share. Adapters for classification
+(`SEQ_CLS`) bring the classifier: its rows are our label vectors, and its map in front of them is a `LabelHead`.
 
 Source: peft 0.21.2: `peft_model.py` (`get_prompt`, and the `forward` of each kind) and, under `tuners/`,
-`multitask_prompt_tuning/model.py` (a task's prompt), `cpt/model.py` and `cartridge/model.py` (both are saved as what
-the model reads: the projected delta is added, the frozen first tokens stand in front).
+`multitask_prompt_tuning/model.py` (a task's prompt), `cpt/model.py` and `cartridge/model.py` (both store what the model
+reads: the projected delta is added, the frozen first tokens stand in front).
 Shape letters as in `core.injection`; T tasks, R ranks.
 """
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 TABLE = "prompt_embeddings"
 HEAD = ("classifier", "score")
-"""What peft calls the classifiers that it trains beside a prompt."""
+"""peft's names of the classifiers that it trains beside a prompt."""
 
 Count = Annotated[int, Field(gt=0)]
 # No control characters: names are shown on terminals.
@@ -38,7 +37,7 @@ Tensors = dict[str, "torch.Tensor"]
 
 
 class AdapterConfig(BaseModel):
-    """What of ``adapter_config.json`` decides how the tensors are read; how they were trained is not looked at."""
+    """The keys of ``adapter_config.json`` that decide how the tensors are read; those of training are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
@@ -56,10 +55,10 @@ class AdapterConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What of a model decides whether a prompt fits; of an encoder-decoder, the decoder's.
+    """The facts of a model that decide whether a prompt fits it; of an encoder-decoder, the decoder's.
 
     Args:
-        id: how the user named it.
+        id: the user's name for it.
         hidden_size: width of a token vector, D.
         num_layers: N.
         num_kv_heads: H.
@@ -67,7 +66,7 @@ class ModelShape:
         max_length: the context, in tokens.
         kind: of the model.
         num_labels: C of the task; 0 for free text.
-        pooler: weight [D, D] and bias [D] of what stands between a BERT and its classifier.
+        pooler: weight [D, D] and bias [D] of the map between a BERT and its classifier.
     """
 
     id: str
@@ -83,11 +82,11 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """An adapter as it was read: checked in itself, not yet against a model.
+    """An adapter that was read and checked in itself, not yet against a model.
 
     Args:
         config: its facts.
-        format: how its type keeps a prompt.
+        format: of its type.
         table: one row for each virtual token, [P, D] or [P, N * 2 * H * K].
         where: its folder.
         head: the classifier's tensors, by their names in its module.
@@ -107,20 +106,20 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a type of adapter keeps a prompt.
+    """How a type of adapter stores a prompt.
 
     Args:
         method: our method of the same form.
         place: where the prompt enters.
-        table: from the file's tensors, its config, the task's number and a name for errors: one row for each virtual
-            token.
-        misfits: what of an adapter does not fit a model.
-        tensors: from an adapter that fits: the tensors of our artifact.
-        kinds: of models that it is for.
+        table: makes one row for each virtual token from the file's tensors, its config, the task's number and a name
+            for errors.
+        misfits: lists the facts of an adapter that do not fit a model.
+        tensors: makes the tensors of our artifact from an adapter that fits.
+        kinds: the kinds of models that it is for.
         extra: tensors beside the table.
         is_memory: the table holds keys and values.
-        has_head: a classifier comes along.
-        is_written: prompts go out in this form, too; else in the plain one of their place.
+        has_head: the adapter brings a classifier.
+        is_written: prompts are also exported in this form; otherwise in the plain one of their place.
     """
 
     method: str
@@ -144,7 +143,7 @@ def _only_table(tensors: Tensors, config: AdapterConfig, task_id: int, where: st
 
 
 def _first_half(tensors: Tensors, config: AdapterConfig, task_id: int, where: str) -> "torch.Tensor":
-    """The encoder's vectors, which are all that peft reads of an encoder-decoder's."""
+    """The encoder's vectors, the only ones that peft reads."""
     del task_id, where
     table = tensors[TABLE]
     return table[: len(table) // (config.num_transformer_submodules or 2)]
@@ -153,7 +152,7 @@ def _first_half(tensors: Tensors, config: AdapterConfig, task_id: int, where: st
 def _table_of_task(tensors: Tensors, config: AdapterConfig, task_id: int, where: str) -> "torch.Tensor":
     """A task's prompt: the shared vectors times the task's matrix of low rank, P * (cols @ rows)."""
     del config
-    # peft computes in float32, whatever was saved.
+    # peft computes in float32, whatever the file holds.
     shared, cols, rows = (tensors[name].float() for name in (TABLE, *_TASK_TENSORS))
     if not 0 <= task_id < cols.shape[0]:
         raise ConfigError(
@@ -230,8 +229,8 @@ def _with_head(inner: Format) -> Format:
     def tensors(adapter: Adapter, model: ModelShape) -> Tensors:
         return inner.tensors(adapter, model) | _as_head(adapter.head, model)
 
-    own = replace(inner, misfits=misfits, tensors=tensors, kinds=("decoder", "encoder"), has_head=True)
-    return own if inner.is_memory else replace(own, method="warp")
+    form = replace(inner, misfits=misfits, tensors=tensors, kinds=("decoder", "encoder"), has_head=True)
+    return form if inner.is_memory else replace(form, method="warp")
 
 
 def _head_misfits(head: Tensors, model: ModelShape) -> Iterator[Problem]:
@@ -256,14 +255,13 @@ def _known_head(head: Tensors) -> str | None:
 def _as_head(head: Tensors, model: ModelShape) -> Tensors:
     kind = _known_head(head)
     assert kind is not None
-    found = {"labels": head[_ROWS[kind]]}
+    rows = {"labels": head[_ROWS[kind]]}
     if kind == "score":
-        return found
-    found["label_bias"] = head[_BIAS[kind]]
+        return rows
     dense = (head["dense.weight"], head["dense.bias"]) if kind == "dense" else model.pooler
     assert dense is not None
     weight, bias = dense
-    return found | {"head_weight": weight, "head_bias": bias}
+    return rows | {"label_bias": head[_BIAS[kind]], "head_weight": weight, "head_bias": bias}
 
 
 _HEADS = {
@@ -308,5 +306,5 @@ FORMATS: dict[str, dict[str, Format]] = {
         "CARTRIDGE": _with_head(_COLUMNS),
     },
 }
-"""Adapters that can be read, by task type and type. What P-tuning and prefixes trained through is folded away in the
-files."""
+"""Adapters that can be read, by task type and type. The files hold no networks of P-tuning and prefix tuning, only
+their results."""
