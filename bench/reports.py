@@ -7,7 +7,8 @@ import argparse
 from pathlib import Path
 
 from overture.core.records.base import read_record
-from overture.core.records.compare import Facts, Plan, Summary
+from overture.core.records.cells import Plan
+from overture.core.records.compare import Facts, Summary
 from overture.jobs.verdict.files import CellFiles
 from overture.jobs.verdict.summary import summary
 from overture.report.compare_page import write_report

@@ -13,7 +13,7 @@ from comparisons import CELLS, FEW, WORDS, cells, timeless
 from overture.cli import compare as command
 from overture.core.errors import BackboneError, Stopped
 from overture.core.files import write_json
-from overture.core.records.compare import DivergedCell, Key
+from overture.core.records.cells import DivergedCell, Key
 from overture.core.records.events import Event, StepEvent
 from overture.data.rows import Row
 from overture.engine.load import load_backbone
@@ -26,6 +26,7 @@ from overture.jobs.compare.energy import EnergyMeter
 from overture.jobs.compare.options import CompareConfig
 from overture.jobs.compare.ways import WAYS, Bench
 from overture.jobs.run.request import tune_config
+from overture.jobs.verdict.files import CellFiles
 from overture.report import compare_page as page
 from overture.store.store import Store
 
@@ -196,7 +197,7 @@ def test_a_request_to_stop_ends_a_cell_in_training(task, tmp_path) -> None:
         (["--cell", "prefix-after:4:5"], "of 4 rows, of seeds 0, 1, 2"),
         (["--set-way", "train.lr=1"], "WAY:KEY=VALUE"),
         (["--set-way", "prefix-after:seeds=3"], "no such setting"),
-        (["--set-way", "prefix-after:prompt.place=memory"], "method and place are its name"),
+        (["--set-way", "prefix-after:prompt.place=memory"], "cannot change method or place"),
         (["--set-way", "prefix-after:prompt.lenth=3"], "did you mean 'length'?"),
         (["--set-way", "prefix-after:prompt.init_text=mood"], "init_text has no effect"),
         (["--set", "prompt.init_text=mood"], "init_text has no effect"),
@@ -536,3 +537,19 @@ def test_a_label_without_training_rows_is_calibrated_too(make_task, overture, tm
     assert done.code == 0, done.err
     cell = next(found for name, found in cells().items() if name.startswith("linear"))
     assert 0 <= cell["metrics"]["test"]["ece"]["value"] <= 1
+
+
+def test_a_packed_comparison_goes_on(task, overture, monkeypatch) -> None:
+    words = ["compare", task, *ONE, "--size", "4"]
+    before = overture(*words).json
+    CellFiles(Path("out")).pack()
+    assert {path.name for path in Path("out").iterdir()} == {"cells.jsonl", "report.html", "result.json"}
+    run, keys = study.measured, []
+    monkeypatch.setattr(study, "measured", lambda *given: keys.append(str(given[2])) or run(*given))
+    again = overture(*words)
+    assert (again.code, again.json, keys) == (0, before, [])
+    more = overture(*words, "--seeds", "2").json
+    assert keys == ["prefix-after:4:1"]
+    assert more["scores"][1]["each"][0] == before["scores"][1]["each"][0]
+    # Cells of another request are refused in this form, too.
+    assert overture(*words, "--set", "prompt.length=5").json["error"] == "StoreError"

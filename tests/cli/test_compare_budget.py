@@ -9,7 +9,7 @@ import pytest
 from comparisons import FEW, SMALLEST, cells
 
 from overture.core.errors import Stopped
-from overture.core.records.compare import Key, Trial
+from overture.core.records.cells import Key, Trial
 from overture.jobs.compare import compare as study
 from overture.jobs.compare.cells import Lab
 from overture.jobs.compare.rates import next_rate

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from overture.core.errors import StoreError
-from overture.core.records.compare import CELLS, Cell, Key, RateChoice, RightAnswers
+from overture.core.records.cells import CELLS, Cell, Key, RateChoice, RightAnswers
 from overture.jobs.verdict.files import CellFiles
 
 

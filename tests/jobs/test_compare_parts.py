@@ -8,18 +8,8 @@ from typing import Any
 
 import pytest
 
-from overture.core.records.compare import (
-    CELLS,
-    Enough,
-    Facts,
-    FailedCell,
-    ModelFacts,
-    Plan,
-    RateChoice,
-    Request,
-    Summary,
-    Trial,
-)
+from overture.core.records.cells import CELLS, FailedCell, Plan, RateChoice, Request, Trial
+from overture.core.records.compare import Enough, Facts, ModelFacts, Summary
 from overture.data.task import Task
 from overture.jobs.compare.budget import Speed
 from overture.jobs.compare.options import CompareConfig

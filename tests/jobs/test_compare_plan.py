@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from overture.core.errors import ConfigError
-from overture.core.records.compare import Account, DivergedCell, Key, Ledger, RowCounts
+from overture.core.records.cells import Account, DivergedCell, Key, Ledger, RowCounts
 from overture.core.records.training import EpochRecord
 from overture.data.rows import Row
 from overture.data.task import Task

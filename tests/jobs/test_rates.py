@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from overture.core.records.compare import Ledger, Trial
+from overture.core.records.cells import Ledger, Trial
 from overture.jobs.compare.rates import FURTHER, best_rate, next_rate
 
 LEDGER = Ledger(peak_bytes=0, grown_bytes=0, energy_meter="")

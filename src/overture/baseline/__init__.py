@@ -1,1 +1,1 @@
-"""What prompts are compared with: the model as it is, examples, a linear head, BitFit, LoRA, full fine-tuning."""
+"""Baselines for prompts: the model as it is, examples, a linear head, BitFit, LoRA, full fine-tuning."""

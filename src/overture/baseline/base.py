@@ -1,4 +1,4 @@
-"""What a baseline is: the form that every file of this package fills in."""
+"""The contract of a baseline; every file of this package fills it in."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +24,7 @@ from overture.prompt.labels import LabelVectors, RowLabelVectors, label_start, w
 
 
 class LabelOptions(Config):
-    """What labels are compared with, as in `prompt.labels`."""
+    """Options of label words and label vectors, as in `prompt.labels`."""
 
     labels: Labels = Field(
         "auto", description="words, a trained vector for each label, or vectors only where the model predicts no words."
@@ -34,16 +34,16 @@ class LabelOptions(Config):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a baseline is built from.
+    """Everything that a baseline is built from.
 
     Args:
-        options: its own, checked.
+        options: the baseline's options, checked.
         backbone: the frozen model; no baseline changes it.
         encoder: of the task's rows.
         splits: rows as they were read, by split; `train` and `validation` are needed.
         rows: the same encoded.
         seed: of the run.
-        cache: keeps the frozen model's inputs; None keeps nothing.
+        cache: keeps the frozen model's inputs; none are kept without it.
     """
 
     options: Any
@@ -56,7 +56,7 @@ class Request:
 
     @property
     def task(self) -> Task:
-        """What is learnt."""
+        """The task."""
         return self.encoder.task
 
     def label_vectors(self) -> LabelVectors | RowLabelVectors | None:
@@ -69,14 +69,14 @@ class Request:
         return vectors.to(self.backbone.device)
 
     def need_labels(self, what: str) -> None:
-        """Refuse tasks whose rows have not one label each.
+        """Refuse a task whose rows do not have exactly one label.
 
         Raises:
-            ConfigError: they have none, or several, or choices of their own.
+            ConfigError: rows have no label, several labels, or choices of their own.
         """
         if self.encoder.candidates is None or any(row.label is None for row in self.rows["train"]):
             raise ConfigError(
-                f"{what} needs one label for each row",
+                f"{what} needs exactly one label a row",
                 where="kind",
                 got=self.task.kind,
                 wanted="classification",
@@ -94,7 +94,7 @@ class Request:
         return replace(self, encoder=encoder, rows=rows)
 
     def need_decoder(self, what: str) -> None:
-        """Refuse models that do not go on with a text.
+        """Refuse models that do not continue a text.
 
         Raises:
             ConfigError: the backbone is no decoder.
@@ -115,12 +115,12 @@ class Built:
 
     Args:
         model: scores rows.
-        rows: those it scores, by split; a baseline may encode them in its own way.
-        trainee: what the training loop has still to train; None when the model is finished.
+        rows: rows to score, by split; a baseline may encode them differently.
+        trainee: given to the training loop; None when the model is finished.
         num_trainable: trained values.
-        stored_bytes: what must be kept, beside the frozen model, to use it again.
-        facts: what it chose by itself, for the result.
-        notices: what is odd about the rows as it encoded them itself; grows as more are.
+        stored_bytes: bytes to keep beside the frozen model in order to use it again.
+        facts: choices made while building, for the result.
+        notices: sentences about rows that were changed by encoding; grows as more are encoded.
     """
 
     model: Scorer
@@ -133,58 +133,58 @@ class Built:
 
 
 class LazyRows(Mapping[str, Sequence[Encoded]]):
-    """Rows by split, encoded when they are asked for: what it costs to make is not what test rows cost to read."""
+    """Encodes a split on first access, so that encoding test rows is not counted as building the baseline."""
 
     def __init__(
         self, encode: Callable[[str, Sequence[Row]], list[Encoded]], rows: Mapping[str, Sequence[Row]]
     ) -> None:
         self._encode, self._rows = encode, rows
-        self._found: dict[str, list[Encoded]] = {}
+        self._encoded: dict[str, list[Encoded]] = {}
 
     def __getitem__(self, split: str) -> list[Encoded]:
         """One split's rows."""
-        if split not in self._found:
-            self._found[split] = self._encode(split, self._rows[split])
-        return self._found[split]
+        if split not in self._encoded:
+            self._encoded[split] = self._encode(split, self._rows[split])
+        return self._encoded[split]
 
     def __iter__(self) -> Iterator[str]:
         """The splits."""
         return iter(self._rows)
 
     def __len__(self) -> int:
-        """How many splits."""
+        """The number of splits."""
         return len(self._rows)
 
 
 def trained(model: PromptedModel, rows: Mapping[str, Sequence[Encoded]]) -> Built:
-    """A baseline that the loop trains."""
+    """A baseline that is still to be trained."""
     values = model.trainable()
     return Built(model, rows, model, num_values(values), stored_bytes(values))
 
 
 def num_values(values: Mapping[str, Tensor]) -> int:
-    """How many numbers some tensors hold."""
+    """Number of values in all tensors."""
     return sum(value.numel() for value in values.values())
 
 
 def stored_bytes(values: Mapping[str, Tensor]) -> int:
-    """Bytes of some tensors in their own precision."""
+    """Bytes of all tensors in their own precision."""
     return sum(value.numel() * value.element_size() for value in values.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A way to compare prompts with.
+    """One entry of the registry.
 
     Args:
-        title: in one line, what is done.
+        title: one line for people.
         source: author and year.
-        options: its own options.
-        build: makes it; raises `ConfigError` or `BackboneError` where it does not fit model or task.
-        learning_rate: what worked (see docs/log.md); None when the loop has nothing to train.
+        options: class of its options.
+        build: builds it; raises `ConfigError` or `BackboneError` where it does not fit model or task.
+        learning_rate: the default (see docs/log.md); None when nothing is trained.
         rates: the few learning rates worth trying on validation rows.
         is_for_encoders: it runs on encoders too.
-        needs_labels: only for tasks with labels.
+        needs_labels: it runs on tasks with labels only.
     """
 
     title: str

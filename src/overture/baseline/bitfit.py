@@ -1,8 +1,7 @@
 """BitFit: the biases alone are trained, or the norms' scales where a model has no biases.
 
-Many decoders (Llama, Mistral) have not one bias, and are refused unless asked for `values: norms`: training the scales
-of their norms is the nearest thing that the literature has for them, and another method (LN-tuning), so it is not
-taken silently in BitFit's name.
+Many decoders (Llama, Mistral) have no biases and are refused unless the option is `values: norms`. Training the scales
+of their norms is the nearest method in the literature, but it is another one (LN-tuning), so it must be named.
 Trained values: all biases of the model, and C D where labels have vectors.
 
 Source: Ben Zaken, Goldberg and Ravfogel 2022, "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based
@@ -12,13 +11,11 @@ Pre-trained Language Models", section 3 (their scales and biases).
 
 from typing import Literal
 
-import torch
 from pydantic import Field
 
 from overture.baseline.base import Baseline, Built, LabelOptions, Request, trained
 from overture.baseline.full import trained_names
 from overture.core.errors import ConfigError
-from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 
 
@@ -38,8 +35,12 @@ def build(request: Request) -> Built:
     """
     options: Options = request.options
     labels = request.label_vectors()
-    every = trained_names(request.backbone, None, with_words=labels is None)
-    names = _norms(request.backbone) & every if options.values == "norms" else {n for n in every if _is_bias(n)}
+    reached = trained_names(request.backbone, None, with_words=labels is None)
+    if options.values == "norms":
+        norms = [m for m in request.backbone.model.modules() if type(m).__name__.endswith("Norm")]
+        names = request.backbone.names_in(norms) & reached
+    else:
+        names = {name for name in reached if name.rsplit(".", 1)[-1] == "bias"}
     if not names:
         raise ConfigError(
             "this model has no biases to train",
@@ -48,18 +49,6 @@ def build(request: Request) -> Built:
             fix="options values=norms trains the scales of its norms instead (LN-tuning)",
         )
     return trained(PromptedModel(request.backbone.copied(names.__contains__), labels), request.rows)
-
-
-def _is_bias(name: str) -> bool:
-    return name.rsplit(".", 1)[-1] == "bias"
-
-
-def _norms(backbone: Backbone) -> set[str]:
-    return backbone.names_in(m for m in backbone.model.modules() if _is_norm(m))
-
-
-def _is_norm(module: torch.nn.Module) -> bool:
-    return type(module).__name__.endswith("Norm")
 
 
 BASELINE = Baseline(

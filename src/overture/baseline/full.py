@@ -20,7 +20,7 @@ class Options(LabelOptions):
     """Options of full fine-tuning."""
 
     layers: int | None = Field(
-        None, ge=1, description="Train the highest layers only, so many, and what stands behind them; all when empty."
+        None, ge=1, description="Number of the highest layers that are trained, with all behind them; all when empty."
     )
 
 
@@ -28,7 +28,7 @@ def build(request: Request) -> Built:
     """The model's values as they are, ready to train in a copy.
 
     Raises:
-        ConfigError: the model has not so many layers.
+        ConfigError: the model has fewer layers.
     """
     options: Options = request.options
     labels = request.label_vectors()
@@ -45,7 +45,7 @@ def trained_names(backbone: Backbone, layers: int | None, with_words: bool) -> s
         with_words: labels are compared with words, so the head has a part in the loss.
 
     Raises:
-        ConfigError: the model has not so many layers.
+        ConfigError: the model has fewer layers.
     """
     if layers is not None and layers > backbone.info.num_layers:
         raise ConfigError(

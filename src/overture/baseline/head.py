@@ -1,7 +1,7 @@
 """A trained head alone: a vector for each label on the frozen model, by gradient and without any prompt.
 
-What a prompt must beat where labels stand on words or ends of answers: a head over tags for tagging, a span head for
-questions, both on an encoder. `linear` is the same for one label a row, solved instead of stepped.
+The baseline of prompts for labels at words or ends of answers: a head over tags for tagging, a span head for questions,
+both on an encoder. `linear` is the same for one label a row, solved in closed steps instead of trained by the loop.
 Trained values: C D.
 
 Source: Devlin et al. 2019, "BERT", section 5.3 (features without fine-tuning); the start from label words:
@@ -25,7 +25,7 @@ class Options(LabelOptions):
 
 
 def build(request: Request) -> Built:
-    """Label vectors at their words' start, nothing beside them.
+    """Label vectors that start at the embeddings of their words.
 
     Raises:
         ConfigError: the task has no labels.

@@ -1,7 +1,7 @@
 """In-context examples: training rows with their answers in front of each row, the model untouched.
 
 Examples that are the same for all rows run once: their keys and values are memory before every row, so k examples cost
-no live tokens. The nearest examples are other ones for every row, so they are live text and run with it.
+no live tokens. The nearest examples differ from row to row, so they are live text and run with it.
 
 Source: Brown et al. 2020, "Language Models are Few-Shot Learners", section 2; the nearest by embedding: Liu et al.
 2022, "What Makes Good In-Context Examples for GPT-3?" (KATE), section 3, the nearest standing last; orders: Lu et al.
@@ -95,7 +95,7 @@ def in_context_prompt(
 
 
 def _fitting(backbone: Backbone, task: Task, shots: list[Row], scored: Sequence[Row]) -> tuple[list[Row], Encoder]:
-    """As many of the examples as leave room for the longest row, and the encoder of what follows them."""
+    """As many of the examples as leave room for the longest row, and the encoder of the rows behind them."""
     encoder = Encoder(task, backbone.tokenizer)
     while shots:
         following = Encoder(task, backbone.tokenizer, behind=len(encoder.shots(shots)))
@@ -150,28 +150,28 @@ def _alike(request: Request, options: Options) -> Built:
 def _ordered(
     request: Request, options: Options, encoder: Encoder, shots: list[Row], validation: Sequence[Encoded]
 ) -> tuple[list[Row], int]:
-    """The examples in the order that validation rows like best, and how many orders were tried."""
+    """The examples in the order with the best validation score, and the number of orders that were tried."""
     random = named_random(request.seed, "orders")
     orders = [shots]
     for _ in range(50 * options.orders):
         if len(orders) == options.orders:
             break
-        other = random.sample(shots, len(shots))
-        if other not in orders:
-            orders.append(other)
+        order = random.sample(shots, len(shots))
+        if order not in orders:
+            orders.append(order)
     if len(orders) == 1:
         return shots, 1
     answers = gold_of(request.task, request.splits["validation"])
 
     def quality(order: list[Row]) -> tuple[float, float]:
         model = PromptedModel(request.backbone, _memory_of(request.backbone, encoder, order))
-        found = score(model, validation, request.task, answers)
-        return found.value(request.task), -found.loss
+        scored = score(model, validation, request.task, answers)
+        return scored.value(request.task), -scored.loss
 
     return max(orders, key=quality), len(orders)
 
 
-# -- other examples for every row
+# -- the nearest examples of every row
 
 
 def _nearest(request: Request, options: Options) -> Built:
@@ -185,13 +185,13 @@ def _nearest(request: Request, options: Options) -> Built:
 
     def behind_nearest(name: str, split: Sequence[Row]) -> list[Encoded]:
         del name
-        asked = features_of(request.backbone, _bare(encoder, split), is_mean=True)
-        order = ((asked - common) @ known.T).argsort(dim=1, descending=True, stable=True)[:, : options.shots]
-        found = [
+        features = features_of(request.backbone, _bare(encoder, split), is_mean=True)
+        order = ((features - common) @ known.T).argsort(dim=1, descending=True, stable=True)[:, : options.shots]
+        encoded = [
             _behind(encoder, row, [pool[i] for i in near]) for row, near in zip(split, order.tolist(), strict=True)
         ]
-        facts["fewest"] = min(facts["fewest"], *(count for _, count in found))
-        return [replace(part, row=number) for number, (parts, _) in enumerate(found) for part in parts]
+        facts["fewest"] = min(facts["fewest"], *(count for _, count in encoded))
+        return [replace(part, row=number) for number, (parts, _) in enumerate(encoded) for part in parts]
 
     return Built(
         PromptedModel(request.backbone),
@@ -207,10 +207,10 @@ def _behind(encoder: Encoder, row: Row, nearest: list[Row]) -> tuple[list[Encode
         ids = tuple(encoder.shots(nearest[:count][::-1]))
         following = Encoder(encoder.task, encoder.tokenizer, behind=len(ids))
         try:
-            found = following.encode([row], bos=False)
+            parts = following.encode([row], bos=False)
         except DataError:
             continue
-        return [_following(ids, part) for part in found], count
+        return [_following(ids, part) for part in parts], count
     return encoder.encode([row]), 0
 
 

@@ -16,10 +16,11 @@ class Options(LabelOptions, LoraOptions):
 
 
 def build(request: Request) -> Built:
-    """An adapter that changes nothing yet, in a copy of the model that shares its weights."""
+    """An adapter that starts as zero, in a copy of the model that shares its weights."""
     options: Options = request.options
-    own = LoraOptions(**{name: getattr(options, name) for name in LoraOptions.model_fields})
-    return trained(PromptedModel(with_lora(request.backbone, own, request.seed), request.label_vectors()), request.rows)
+    lora = LoraOptions(**{name: getattr(options, name) for name in LoraOptions.model_fields})
+    adapted = with_lora(request.backbone, lora, request.seed)
+    return trained(PromptedModel(adapted, request.label_vectors()), request.rows)
 
 
 BASELINE = Baseline(

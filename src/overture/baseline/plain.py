@@ -18,11 +18,11 @@ class Options(Config):
 class TextOptions(Options):
     """Options of a prompt written by hand."""
 
-    text: str = Field(min_length=1, description="What stands in front of the template, special tokens included.")
+    text: str = Field(min_length=1, description="Text in front of the template; special tokens are recognised.")
 
 
 def build(request: Request) -> Built:
-    """Nothing is added.
+    """The model under the task's template, unchanged.
 
     Raises:
         BackboneError: the model predicts no label words.
@@ -35,7 +35,7 @@ def build(request: Request) -> Built:
 
 
 def build_text(request: Request) -> Built:
-    """The text becomes part of the template, so it is tokenised with it; rows are encoded anew.
+    """The model under the template with the text in front; both are tokenised together, so rows are encoded anew.
 
     Raises:
         BackboneError: the model predicts no label words.

@@ -87,15 +87,16 @@ def command(
     }
 
     from overture.core.config import validated
-    from overture.core.records.compare import Interrupted, Key
+    from overture.core.records.cells import Key
+    from overture.core.records.compare import Interrupted
     from overture.jobs.compare.options import CompareConfig
     from overture.jobs.run.request import TuneConfig, resolved
     from overture.store.store import Store
 
     flags = {"backbone": backbone and local(backbone), "length": length}
     tune = resolved(TuneConfig, task, flags, settings or [], prompt_use="as a model")
-    asked = {name: value for name, value in given.items() if value not in (None, [], {})}
-    config = validated(CompareConfig, {**asked, "tune": tune}, "overture compare")
+    values = {name: value for name, value in given.items() if value not in (None, [], {})}
+    config = validated(CompareConfig, {**values, "tune": tune}, "overture compare")
     folder = out or Path(f"compare-{tune.task.name}")
     if folder.exists() and not folder.is_dir():
         raise ConfigError("the report's folder is a file", where=f"--out {folder}", fix="name a folder")
@@ -131,7 +132,7 @@ def _words() -> Sequence[str]:
 
 
 def _portable(word: str) -> str:
-    """A word of the command line as a report may have it: without where things lie on this machine."""
+    """A word of the command line without the folders of this machine, for the report."""
     name, equals, value = word.rpartition("=")
     path = Path(value)
     if not path.is_absolute():
@@ -140,15 +141,15 @@ def _portable(word: str) -> str:
 
 
 def _by_way(assignments: Sequence[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    settings: dict[str, list[str]] = {}
     for text in assignments:
-        # A way's own name may hold a colon; what is set stands behind the last one before the equals sign.
+        # A way's name may contain a colon; the key is behind the last one before the equals sign.
         target, equals, value = text.partition("=")
         name, colon, key = target.rpartition(":")
         if not (equals and colon and name and key):
             raise ConfigError("cannot read a way's setting", where="--set-way", got=text, wanted="WAY:KEY=VALUE")
-        found.setdefault(name, []).append(f"{key}={value}")
-    return found
+        settings.setdefault(name, []).append(f"{key}={value}")
+    return settings
 
 
 def _show(result: "Summary", page: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which labels are taken for which: the table, and the errors that occur most."""
+"""The confusion table of labels, and the most frequent errors."""
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -18,8 +18,8 @@ def confusion(
         gold: the right labels.
         predicted: the labels given; None where there was no answer.
         labels: the task's labels in their order; labels that occur but are not named follow as they occur.
-        max_errors: how many kinds of errors are told.
-        max_rows: how many row numbers are told per kind.
+        max_errors: number of kinds of errors in the result.
+        max_rows: number of row numbers for each kind.
 
     Raises:
         DataError: no rows, or not as many predictions as rows.
@@ -47,7 +47,7 @@ def _errors(
             predicted=pair[1],
             count=counts[pair],
             share=counts[pair] / of_label[pair[0]],
-            rows=tuple(row for row, found in enumerate(pairs) if found == pair)[:max_rows],
+            rows=tuple(row for row, labels in enumerate(pairs) if labels == pair)[:max_rows],
         )
         for pair in wrong[:max_errors]
     )

@@ -1,4 +1,4 @@
-"""How sure a score is: intervals, paired tests, and the spread across seeds.
+"""Uncertainty of scores: intervals, paired tests, and the spread across seeds.
 
 Shares of right rows get Wilson intervals: a bootstrap of "all right" has no width. Other metrics are bootstrapped over
 rows. A bootstrap of B rows depends only on how often each distinct outcome occurs, so the counts are drawn at once
@@ -84,11 +84,11 @@ def _mirrored(
 
 
 def _without_spread(measure: Metric, gold: Answers, predicted: Answers, level: float) -> tuple[float, float]:
-    """Wilson's interval of the share of right rows, of those that tell something; from 0 to 1 where none does."""
+    """Wilson's interval of the share of right rows, among those that the metric counts; 0 to 1 where it counts none."""
     # A row may be right though it adds nothing to the metric: no entities found where there are none.
-    each = zip(gold, predicted, measure.rows(gold, predicted), strict=True)
-    telling = [is_right for g, p, is_right in each if not is_right or measure([g], [p])]
-    return wilson(sum(telling), len(telling), level) if telling else (0.0, 1.0)
+    rows = zip(gold, predicted, measure.rows(gold, predicted), strict=True)
+    counted = [is_right for g, p, is_right in rows if not is_right or measure([g], [p])]
+    return wilson(sum(counted), len(counted), level) if counted else (0.0, 1.0)
 
 
 def wilson(num_right: int, n: int, level: float = LEVEL) -> tuple[float, float]:
@@ -116,7 +116,7 @@ def paired_test(
     resamples: int = 2000,
     level: float = LEVEL,
 ) -> Paired:
-    """Whether one set of predictions is better than another on the same rows.
+    """The difference between two sets of predictions on the same rows, with its interval and p-value.
 
     Args:
         gold: the right answers.
@@ -214,10 +214,10 @@ def permutation_test(
 def across_seeds(
     values: Sequence[float], level: float = LEVEL, bounds: tuple[float, float] = (-math.inf, math.inf)
 ) -> Spread:
-    """Mean, standard deviation and t interval of a score over seeds; one seed tells no spread.
+    """Mean, standard deviation and t interval of a score over seeds; one seed has no spread.
 
     Args:
-        values: a score each.
+        values: the score of each seed.
         level: of the interval.
         bounds: the smallest and the largest value that a score can have; the interval ends there.
 
@@ -238,7 +238,7 @@ def across_seeds(
 
 
 def within(bounds: tuple[float, float], low: float, high: float) -> tuple[float, float]:
-    """An interval without what lies beyond the bounds."""
+    """An interval cut at the bounds."""
     return max(bounds[0], low), min(bounds[1], high)
 
 

@@ -1,4 +1,4 @@
-"""What a metric is: one number for gold and predicted answers, and the same number for many weightings of the rows.
+"""Metrics: one number for gold and predicted answers, and the same number for many weightings of the rows.
 
 A resample of the rows is a vector of weights. Rows that are alike share one weight, so a bootstrap costs what the
 distinct (gold, predicted) pairs cost, however many rows there are. Most metrics are functions of sums over rows: what
@@ -36,7 +36,7 @@ class Metric:
         prepared: (gold, predicted), U outcomes of each -> the metric as a function of weights [R, U] -> [R].
         is_error: a smaller value is better; such a metric is reported and chooses nothing.
         bounds: the smallest and the largest value that it can have.
-        is_distance: it adds up absolute values, so that chance alone makes it larger, and drawn rows larger still.
+        is_distance: it sums absolute values, so chance makes it larger, and a bootstrap sample larger still.
         counts: which rows it is about, by their right answers; None for all. Such a metric is reported where there are
             rows of both sorts, and chooses nothing.
     """
@@ -62,7 +62,7 @@ class Metric:
         return self.prepared(gold, predicted)(weights_RU)
 
     def fits(self, gold: Answers) -> bool:
-        """Whether it tells anything about rows with these right answers: of none or of all, a part tells nothing."""
+        """Whether some but not all of the right answers are those that the metric is about."""
         return self.counts is None or len({self.counts(right) for right in gold}) == 2
 
     def rows(self, gold: Answers, predicted: Answers) -> tuple[bool, ...]:
@@ -103,8 +103,8 @@ def mean_of(
     def statistics(gold: Answers, predicted: Answers) -> "Floats":
         import numpy as np
 
-        each = [(value(g, p), 1.0) if counts(g) else (0.0, 0.0) for g, p in zip(gold, predicted, strict=True)]
-        return np.array(each, dtype=np.float64)
+        rows = [(value(g, p), 1.0) if counts(g) else (0.0, 0.0) for g, p in zip(gold, predicted, strict=True)]
+        return np.array(rows, dtype=np.float64)
 
     return from_sums(statistics, lambda sums_RS: ratio(sums_RS[:, 0], sums_RS[:, 1]))
 
@@ -134,8 +134,8 @@ def from_sums(
 
 
 def ratio(above: "Floats", below: "Floats") -> "Floats":
-    """One over the other; 0 where there is nothing below."""
+    """Quotients; 0 where the divisor is 0."""
     import numpy as np
 
-    found: Floats = np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below > 0)
-    return found
+    quotients: Floats = np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below > 0)
+    return quotients

@@ -1,4 +1,4 @@
-"""Metrics of labels: one label a row, several labels a row, and how far confidence can be believed.
+"""Metrics of labels: one label a row, several labels a row, and calibration.
 
 Shape letters: U distinct outcomes, R weightings, S statistics of a row, K labels.
 """
@@ -21,10 +21,10 @@ def _counts(gold: "Sequence[Sequence[Hashable]]", predicted: "Sequence[Sequence[
     codes = {label: code for code, label in enumerate(dict.fromkeys(x for row in (*gold, *predicted) for x in row))}
 
     def table(rows: "Sequence[Sequence[Hashable]]") -> "Floats":
-        found = np.zeros((len(rows), len(codes)))
+        has_label_UK = np.zeros((len(rows), len(codes)))
         for number, row in enumerate(rows):
-            found[number, [codes[label] for label in row]] = 1
-        return found
+            has_label_UK[number, [codes[label] for label in row]] = 1
+        return has_label_UK
 
     gold_UK, predicted_UK = table(gold), table(predicted)
     return np.concatenate([2 * gold_UK * predicted_UK, gold_UK + predicted_UK], axis=1)
@@ -63,15 +63,15 @@ def _bins(gold: Answers, predicted: Answers) -> "Floats":
     """For each bin of confidence the surplus of confidence over right rows, and the row itself: [U, bins + 1]."""
     import numpy as np
 
-    found = np.zeros((len(gold), _NUM_BINS + 1))
+    sums_US = np.zeros((len(gold), _NUM_BINS + 1))
     for number, (right, said) in enumerate(zip(gold, predicted, strict=True)):
         assert isinstance(said, tuple)
         label, confidence = said
         # Bins are open on the left: (0, 1/15], (1/15, 2/15], ...
-        at = min(max(int(np.ceil(confidence * _NUM_BINS)) - 1, 0), _NUM_BINS - 1)
-        found[number, at] = confidence - (label == right)
-        found[number, -1] = 1
-    return found
+        bin_index = min(max(int(np.ceil(confidence * _NUM_BINS)) - 1, 0), _NUM_BINS - 1)
+        sums_US[number, bin_index] = confidence - (label == right)
+        sums_US[number, -1] = 1
+    return sums_US
 
 
 def _calibration_error(sums_RS: "Floats") -> "Floats":

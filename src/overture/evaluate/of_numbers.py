@@ -68,8 +68,8 @@ def _ranks(values: Answers) -> "Callable[[Floats], Floats]":
     """Ranks of the rows in each weighting, from 0 to 1 about a half, as a function of the weights."""
     import numpy as np
 
-    found, codes_U = np.unique(np.array(values, dtype=np.float64), return_inverse=True)
-    is_value_UV = np.eye(len(found))[codes_U]
+    distinct_V, codes_U = np.unique(np.array(values, dtype=np.float64), return_inverse=True)
+    is_value_UV = np.eye(len(distinct_V))[codes_U]
 
     def weighted(weights_RU: "Floats") -> "Floats":
         weights_RV = weights_RU @ is_value_UV

@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 def _counts(gold: Answers, predicted: Answers) -> "Floats":
-    """Spans that are right, that should be there, and that were given: [U, 3]."""
+    """Numbers of right, gold and predicted spans: [U, 3]."""
     import numpy as np
 
-    found = []
+    counts = []
     for right, said in zip(gold, predicted, strict=True):
         assert isinstance(right, tuple)
         assert isinstance(said, tuple)
         wanted, given = set(right), set(said)
-        found.append((len(wanted & given), len(wanted), len(given)))
-    return np.array(found, dtype=np.float64)
+        counts.append((len(wanted & given), len(wanted), len(given)))
+    return np.array(counts, dtype=np.float64)
 
 
 def _f1(sums_RS: "Floats") -> "Floats":

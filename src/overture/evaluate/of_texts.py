@@ -23,7 +23,7 @@ _ORDERS = 4
 
 
 def _texts(gold: Hashable) -> tuple[str, ...]:
-    """The texts that count as right; none means that there is no answer, which is the empty text."""
+    """The texts that count as right; a row without an answer has the empty text."""
     if isinstance(gold, tuple):
         return tuple(map(str, gold)) or ("",)
     return (str(gold),)
@@ -38,7 +38,7 @@ def _plain(text: str) -> str:
 
 
 def _is_same_to_the_letter(gold: Hashable, predicted: Hashable) -> bool:
-    """Whether texts differ in nothing but the white space around them: a wrong indent within is wrong."""
+    """Whether texts are equal except for the white space around them."""
     return any(text.strip() == str(predicted).strip() for text in _texts(gold))
 
 
@@ -92,12 +92,12 @@ def _statistics(name: str, gold: Answers, predicted: Answers) -> "Floats":
     import numpy as np
 
     metric = _sacrebleu(name)
-    found = []
+    statistics = []
     for right, said in zip(gold, predicted, strict=True):
         references = [metric._preprocess_segment(text) for text in _texts(right)]
         known = metric._extract_reference_info(references)
-        found.append(metric._compute_segment_statistics(metric._preprocess_segment(str(said)), known))
-    return np.array(found, dtype=np.float64)
+        statistics.append(metric._compute_segment_statistics(metric._preprocess_segment(str(said)), known))
+    return np.array(statistics, dtype=np.float64)
 
 
 def _bleu(sums_RS: "Floats") -> "Floats":
@@ -116,8 +116,8 @@ def _bleu(sums_RS: "Floats") -> "Floats":
     has_all_R = (total_RN > 0).all(axis=1) & (right_RN > 0).any(axis=1)
     shares_RN = counted_RN / np.where(total_RN > 0, total_RN, 1)
     brevity_R = np.exp(np.minimum(0, 1 - reference_R / np.maximum(length_R, 1e-300)))
-    found: Floats = np.where(has_all_R, brevity_R * np.exp(np.log(shares_RN).mean(axis=1)), 0.0)
-    return found
+    bleu_R: Floats = np.where(has_all_R, brevity_R * np.exp(np.log(shares_RN).mean(axis=1)), 0.0)
+    return bleu_R
 
 
 def _chrf(sums_RS: "Floats") -> "Floats":
@@ -134,8 +134,8 @@ def _chrf(sums_RS: "Floats") -> "Floats":
     precision_R = (np.where(is_used_RN, same_RN, 0) / np.where(is_used_RN, said_RN, 1)).sum(axis=1) / num_used_R
     recall_R = (np.where(is_used_RN, same_RN, 0) / np.where(is_used_RN, right_RN, 1)).sum(axis=1) / num_used_R
     below_R = 4 * precision_R + recall_R
-    found: Floats = 5 * precision_R * recall_R / np.where(below_R > 0, below_R, 1)
-    return found
+    f_R: Floats = 5 * precision_R * recall_R / np.where(below_R > 0, below_R, 1)
+    return f_R
 
 
 # -- ROUGE

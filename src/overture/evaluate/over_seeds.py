@@ -3,8 +3,8 @@
 A score varies with the seed (training rows, start, order) and with the test rows, and the test rows are the same for
 all seeds. The two variances are estimated apart and added: that of the mean over S seeds from the spread of the seeds,
 that of the rows by a bootstrap in which all seeds share the drawn rows. What a seed and a row do together is in both,
-so intervals are a little too wide rather than too narrow. Degrees of freedom follow Satterthwaite (1946), so few seeds
-cost what they should.
+so intervals are a little too wide rather than too narrow. Degrees of freedom follow Satterthwaite (1946), so intervals
+of few seeds are wide.
 
 Source of the demand: Dror et al., "The hitchhiker's guide to testing statistical significance in NLP", 2018;
 Bouthillier et al., "Accounting for variance in machine learning benchmarks", 2021.
@@ -82,8 +82,8 @@ def resampled(
     check_rows(gold, *predicted)
     n = len(gold)
     weights_RB = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
-    draws = np.stack([measure.weighted(gold, own, weights_RB) for own in predicted])
-    return Resampled(metric, gold, tuple(predicted), tuple(measure(gold, own) for own in predicted), draws)
+    draws = np.stack([measure.weighted(gold, answers, weights_RB) for answers in predicted])
+    return Resampled(metric, gold, tuple(predicted), tuple(measure(gold, answers) for answers in predicted), draws)
 
 
 def interval_over_seeds(found: Resampled, level: float = LEVEL) -> Interval:
@@ -100,7 +100,7 @@ def interval_over_seeds(found: Resampled, level: float = LEVEL) -> Interval:
 
 
 def difference_over_seeds(a: Resampled, b: Resampled) -> Difference:
-    """Whether one way is better than another; seeds are paired, and so are test rows.
+    """The difference between two ways, paired by seed and by test row.
 
     Args:
         a: the first; resampled with the same seed as the second.
@@ -119,7 +119,7 @@ def difference_over_seeds(a: Resampled, b: Resampled) -> Difference:
 def differences_over_seeds(
     pairs: Mapping[tuple[str, str], tuple[Resampled, Resampled]], level: float = LEVEL
 ) -> dict[tuple[str, str], Difference]:
-    """The same of several pairs that are looked at together.
+    """The differences of several pairs that are compared together.
 
     Two or three seeds of one pair hardly tell how much seeds differ, and among many pairs some seem to differ by
     nothing. So each pair is tested twice, with its own variance of seeds and with one drawn towards all pairs' by as
@@ -146,10 +146,10 @@ def differences_over_seeds(
     values = {names: _differences(*pair) for names, pair in pairs.items()}
     moderated: dict[tuple[str, str], tuple[float, float]] = {}
     for has_constant in (True, False):
-        alike = [one for one in pairs if len(values[one]) > 1 and _has_constant(*pairs[one]) == has_constant]
-        if len(alike) > 1:
-            ways = {name for one in alike for name, way in zip(one, pairs[one], strict=True) if len(way.values) > 1}
-            moderated |= zip(alike, _moderated([values[one] for one in alike], len(ways)), strict=True)
+        family = [pair for pair in pairs if len(values[pair]) > 1 and _has_constant(*pairs[pair]) == has_constant]
+        if len(family) > 1:
+            ways = {name for pair in family for name, way in zip(pair, pairs[pair], strict=True) if len(way.values) > 1}
+            moderated |= zip(family, _moderated([values[pair] for pair in family], len(ways)), strict=True)
     return {names: _tested(*pair, values[names], moderated.get(names), level) for names, pair in pairs.items()}
 
 
@@ -174,23 +174,23 @@ def _moderated(values: Sequence[Sequence[float]], num_ways: int) -> list[tuple[f
     from scipy.optimize import brentq
     from scipy.special import digamma, polygamma
 
-    own = np.array([variance(each) for each in values])
-    freedom = np.array([len(each) - 1.0 for each in values])
+    variances = np.array([variance(differences) for differences in values])
+    freedom = np.array([len(differences) - 1.0 for differences in values])
     most = float(freedom.mean()) * max(1, num_ways - 1)
-    alike = [(float(own.mean()), most)] * len(values)
-    median = float(np.median(own))
+    mean_for_all = [(float(variances.mean()), most)] * len(values)
+    median = float(np.median(variances))
     if freedom.min() < _LEAST_FREEDOM or median == 0:
-        return alike
+        return mean_for_all
     # A pair whose seeds happen to agree has no logarithm.
-    own = np.maximum(own, 1e-5 * median)
-    logs = np.log(own) - digamma(freedom / 2) + np.log(freedom / 2)
+    variances = np.maximum(variances, 1e-5 * median)
+    logs = np.log(variances) - digamma(freedom / 2) + np.log(freedom / 2)
     excess = float(logs.var(ddof=1) - polygamma(1, freedom / 2).mean())
     if excess <= polygamma(1, _MOST_FREEDOM / 2):
-        return alike
+        return mean_for_all
     prior = 2 * float(brentq(lambda half: polygamma(1, half) - excess, 1e-4, _MOST_FREEDOM / 2))
     middle = math.exp(float(logs.mean()) + float(digamma(prior / 2)) - math.log(prior / 2))
-    drawn = (prior * middle + freedom * own) / (prior + freedom)
-    return [(float(one), min(most, prior + each)) for one, each in zip(drawn, freedom.tolist(), strict=True)]
+    moderated = (prior * middle + freedom * variances) / (prior + freedom)
+    return [(float(value), min(most, prior + df)) for value, df in zip(moderated, freedom.tolist(), strict=True)]
 
 
 _LEAST_FREEDOM, _MOST_FREEDOM = 2, 1e6
@@ -202,15 +202,16 @@ def _tested(
     n_seeds, n = len(values), len(a.gold)
     mean = math.fsum(values) / n_seeds
     draws_R = a.draws.mean(axis=0) - b.draws.mean(axis=0)
-    own = _half_width(values, draws_R, n, level)
-    if n_seeds == 1 or own[1] == 0:
-        one = paired_test(a.gold, a.predicted[0], b.predicted[0], a.metric, level=level)
-        return Difference(difference=one.difference, p_value=one.p_value, test=f"{one.test}, one seed", n_seeds=n_seeds)
+    plain = _half_width(values, draws_R, n, level)
+    if n_seeds == 1 or plain[1] == 0:
+        paired = paired_test(a.gold, a.predicted[0], b.predicted[0], a.metric, level=level)
+        test = f"{paired.test}, one seed"
+        return Difference(difference=paired.difference, p_value=paired.p_value, test=test, n_seeds=n_seeds)
     from scipy.stats import t
 
-    method, tests = BOTH, [own]
+    method, tests = BOTH, [plain]
     if moderated:
-        method, tests = POOLED, [own, _half_width(values, draws_R, n, level, moderated)]
+        method, tests = POOLED, [plain, _half_width(values, draws_R, n, level, moderated)]
     half = max(half for half, *_ in tests)
     least, most = metric_named(a.metric).bounds
     low, high = within((least - most, most - least), mean - half, mean + half)
@@ -230,15 +231,15 @@ def _half_width(
     from scipy.stats import t
 
     num_seeds = len(values)
-    own, of_freedom = moderated or (variance(values) if num_seeds > 1 else 0.0, num_seeds - 1)
-    of_seeds = own / num_seeds
+    seed_variance, seed_freedom = moderated or (variance(values) if num_seeds > 1 else 0.0, num_seeds - 1)
+    of_seeds = seed_variance / num_seeds
     of_rows = float(draws_R.var(ddof=1))
     error = math.sqrt(of_seeds + of_rows)
     # A sum of equal numbers differs by rounding; that is no spread.
     if error < 1e-12:
         return 0.0, 0.0, math.inf
-    each = (of_seeds**2 / of_freedom if num_seeds > 1 else 0.0) + of_rows**2 / max(1, n - 1)
-    freedom = (of_seeds + of_rows) ** 2 / each
+    terms = (of_seeds**2 / seed_freedom if num_seeds > 1 else 0.0) + of_rows**2 / max(1, n - 1)
+    freedom = (of_seeds + of_rows) ** 2 / terms
     return float(t.ppf((1 + level) / 2, freedom)) * error, error, freedom
 
 

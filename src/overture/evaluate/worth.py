@@ -1,8 +1,8 @@
-"""How many rows a way is worth: the distance between two learning curves, along the axis of rows.
+"""Training rows that a way saves: the distance between two learning curves along the axis of rows.
 
 Source: Le Scao and Rush, "How many data points is a prompt worth?", 2021: curves are made monotone, and the horizontal
 distance is averaged over the scores that both reach. Deviation: between measured sizes we interpolate in the logarithm
-of the rows, since sizes grow by factors, and we tell the ratio beside the difference.
+of the rows, since sizes grow by factors, and give the ratio beside the difference.
 
 Shape letters: N sizes, S seeds, R resamples, G scores.
 """
@@ -51,13 +51,13 @@ def worth(a: Mapping[int, Resampled], b: Mapping[int, Resampled], seed: int = 0,
         if len(curve) < 2:
             raise DataError("a curve needs at least two sizes", got=str(len(curve)))
     sizes_a, sizes_b = sorted(a), sorted(b)
-    whole = _apart(sizes_a, _means(a, sizes_a), sizes_b, _means(b, sizes_b))
-    num_seeds = min(len(found.values) for curve in (a, b) for found in curve.values())
-    num_draws = min(found.draws.shape[1] for curve in (a, b) for found in curve.values())
+    whole = _distance(sizes_a, _means(a, sizes_a), sizes_b, _means(b, sizes_b))
+    num_seeds = min(len(scores.values) for curve in (a, b) for scores in curve.values())
+    num_draws = min(scores.draws.shape[1] for curve in (a, b) for scores in curve.values())
     drawn_RS = np.random.default_rng(seed).integers(0, num_seeds, size=(num_draws, num_seeds))
     curves_a, curves_b = _drawn(a, sizes_a, drawn_RS), _drawn(b, sizes_b, drawn_RS)
-    each = [_apart(sizes_a, own, sizes_b, other) for own, other in zip(curves_a, curves_b, strict=True)]
-    known = [found for found in each if found is not None]
+    distances = [_distance(sizes_a, of_a, sizes_b, of_b) for of_a, of_b in zip(curves_a, curves_b, strict=True)]
+    known = [distance for distance in distances if distance is not None]
     share = len(known) / num_draws
     ends: list[tuple[float | None, float | None]] = [(None, None), (None, None)]
     if whole is not None and share >= _MOSTLY:
@@ -86,8 +86,8 @@ def _drawn(curve: Mapping[int, Resampled], sizes: Sequence[int], drawn_RS: "NDAr
     """The curve under each resampling of seeds and rows, [R, N]."""
     import numpy as np
 
-    at = np.arange(len(drawn_RS))[:, None]
-    return np.stack([curve[size].draws[drawn_RS, at].mean(axis=1) for size in sizes], axis=1)
+    draws_R1 = np.arange(len(drawn_RS))[:, None]
+    return np.stack([curve[size].draws[drawn_RS, draws_R1].mean(axis=1) for size in sizes], axis=1)
 
 
 def monotone(scores_N: "Floats") -> "Floats":
@@ -97,13 +97,13 @@ def monotone(scores_N: "Floats") -> "Floats":
     count = len(scores_N)
     sums = np.concatenate([[0.0], np.cumsum(scores_N)])
 
-    def least_mean(first: int, at: int) -> float:
-        return min(float(sums[last] - sums[first]) / (last - first) for last in range(at + 1, count + 1))
+    def least_mean(first: int, index: int) -> float:
+        return min(float(sums[last] - sums[first]) / (last - first) for last in range(index + 1, count + 1))
 
-    return np.array([max(least_mean(first, at) for first in range(at + 1)) for at in range(count)])
+    return np.array([max(least_mean(first, index) for first in range(index + 1)) for index in range(count)])
 
 
-def _apart(
+def _distance(
     sizes_a: Sequence[int], scores_a: "Floats", sizes_b: Sequence[int], scores_b: "Floats"
 ) -> tuple[float, float, float, float] | None:
     """(rows more, times as many, lowest and highest shared score); None where the curves share no scores."""
@@ -127,5 +127,5 @@ def _log_rows(sizes: Sequence[int], up_N: "Floats", grid_G: "Floats") -> "Floats
     # The step that crosses a score is strictly rising, also behind a level stretch.
     after = np.clip(np.searchsorted(up_N, grid_G, side="left"), 1, len(up_N) - 1)
     share = (grid_G - up_N[after - 1]) / (up_N[after] - up_N[after - 1])
-    found: Floats = logs_N[after - 1] + share * (logs_N[after] - logs_N[after - 1])
-    return found
+    logs_G: Floats = logs_N[after - 1] + share * (logs_N[after] - logs_N[after - 1])
+    return logs_G

@@ -1,4 +1,4 @@
-"""Which rows went wrong, the worst first."""
+"""Rows that were answered wrongly, the worst first."""
 
 from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any
@@ -23,9 +23,9 @@ def wrong_rows(
         metric: a name in `METRICS`.
         gold: the right answers.
         predicted: the answers given.
-        shown: where each row stands, its text, and how parts of its answers are said.
-        max_rows: how many are told.
-        max_characters: how much of a text is told.
+        shown: place and text of each row, and how parts of its answers are written.
+        max_rows: number of rows in the result.
+        max_characters: length to which texts are shortened.
 
     Raises:
         DataError: no rows, or not as many predictions as rows.
@@ -34,11 +34,11 @@ def wrong_rows(
     measure = metric_named(metric)
     scores = _scores(measure, gold, predicted)
     is_right = measure.rows(gold, predicted)
-    # What differs from the right answer may still have the full score: an article more, in SQuAD's.
+    # An answer that differs from the right one may still have the full score: one more article, in SQuAD's.
     is_full = [right or (measure.of != "numbers" and scores[row] >= 1) for row, right in enumerate(is_right)]
     wrong = sorted((row for row, full in enumerate(is_full) if not full), key=lambda row: (scores[row], row))
 
-    def told(row: int) -> WrongRow:
+    def wrong_row(row: int) -> WrongRow:
         part, right, given = shown[row].part, gold[row], predicted[row]
         return WrongRow(
             where=shown[row].where,
@@ -50,7 +50,7 @@ def wrong_rows(
             score=None if measure.of == "numbers" else scores[row],
         )
 
-    return [told(row) for row in wrong[:max_rows]]
+    return [wrong_row(row) for row in wrong[:max_rows]]
 
 
 def _scores(measure: Metric, gold: Answers, predicted: Answers) -> list[float]:
@@ -59,8 +59,8 @@ def _scores(measure: Metric, gold: Answers, predicted: Answers) -> list[float]:
 
     if measure.of == "numbers":
         pairs = np.array([gold, predicted], dtype=np.float64)
-        found: list[float] = (-abs(pairs[0] - pairs[1])).tolist()
-        return found
+        distances: list[float] = (-abs(pairs[0] - pairs[1])).tolist()
+        return distances
     alone: list[float] = measure.weighted(gold, predicted, np.eye(len(gold))).tolist()
     return alone
 
@@ -75,10 +75,10 @@ def _text(answer: object, part: Callable[[Any], str] | None) -> str:
 
 
 def _left(these: Hashable, those: Hashable, part: Callable[[Any], str] | None) -> list[str]:
-    """The parts of one answer that the other has not."""
+    """Parts of the first answer that the second lacks."""
     if not part or not isinstance(these, tuple) or not isinstance(those, Collection):
         return []
-    return [part(one) for one in these if one not in those]
+    return [part(piece) for piece in these if piece not in those]
 
 
 def _cut(text: str, most: int) -> str:

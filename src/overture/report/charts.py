@@ -1,6 +1,6 @@
-"""What all charts share: colours, width, data, and the files of one.
+"""Colours, width, data and files of all charts.
 
-An Altair spec is the chart: page, notebook and picture are made from it.
+A chart is an Altair spec; page, notebook and picture are made from it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ _COLOURS = (
 
 
 def colour_of(field: str, names: Sequence[str], title: str | None = None, with_legend: bool = True) -> alt.Color:
-    """A colour for each name; they come round again where there are more names."""
+    """A colour for each name; with more names than colours they repeat."""
     scale = alt.Scale(domain=list(names), range=[_COLOURS[number % len(_COLOURS)] for number in range(len(names))])
     return alt.Color(
         f"{field}:N", scale=scale, title=title, legend=alt.Legend(symbolOpacity=1) if with_legend else None

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from overture.core.files import write_atomic
-from overture.core.records.compare import MAX_VALIDATION, OVER_SEEDS, Summary, cost_of
+from overture.core.records.cells import MAX_VALIDATION
+from overture.core.records.compare import OVER_SEEDS, Summary, cost_of
 from overture.report.charts import spec_of
 from overture.report.compare_charts import charts
 from overture.report.render import rendered

@@ -1,6 +1,7 @@
 """Figures as a report shows them: time, memory, counts, energy, shares, p-values, worth in rows."""
 
-from overture.core.records.compare import FailedCell, Worth
+from overture.core.records.cells import FailedCell
+from overture.core.records.compare import Worth
 
 
 def seconds_text(seconds: float) -> str:

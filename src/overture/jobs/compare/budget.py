@@ -1,11 +1,11 @@
-"""Which sizes and seeds fit into a time, from seconds measured on a few rows; what does not fit is told."""
+"""The sizes and seeds that fit into a time, by seconds measured on a few rows."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from overture.core.errors import ConfigError
-from overture.core.records.compare import BuiltCell, Cell, Plan
+from overture.core.records.cells import BuiltCell, Cell, Plan
 from overture.train.options import TrainConfig
 
 Seconds = Callable[[Sequence[int], int, bool], float]
@@ -17,11 +17,11 @@ class Speed:
     """Seconds of one way, from a small cell.
 
     Args:
-        fixed: once a cell.
-        read: for each training and validation row, once; where nothing is trained, building the way is such work.
-        step: for each visit of a training row.
-        validate: for each visit of a validation row.
-        score: for each test row.
+        fixed: of a cell, whatever its rows.
+        read: of each training and validation row, once; where nothing is trained, building the way is such work.
+        step: of each visit of a training row.
+        validate: of each visit of a validation row.
+        score: of each test row.
     """
 
     fixed: float

@@ -1,7 +1,7 @@
-"""One cell of a comparison: one way, so many training rows, one seed; trained, scored, and what it cost.
+"""One cell of a comparison: a way, a number of training rows and a seed; trained, scored, and measured.
 
 All ways at a size and seed get the same rows. Rows are nested: those of a smaller size are among those of a larger one.
-A cell has as many validation rows as training rows (up to a limit): whoever has 8 rows has not 500 to choose epochs by.
+A cell has as many validation rows as training rows (up to a limit): with 8 rows nobody has 500 to choose epochs by.
 
 Source of the last: Perez, Kiela and Cho, "True few-shot learning with language models", 2021.
 """
@@ -20,7 +20,7 @@ from torch import get_num_threads
 from overture.core.contracts import Losses, Question, Scorer, T
 from overture.core.errors import ConfigError, OvertureError, Stopped
 from overture.core.records.base import Record
-from overture.core.records.compare import (
+from overture.core.records.cells import (
     MAX_VALIDATION,
     BuiltCell,
     Cell,
@@ -58,11 +58,11 @@ class CellJob(Record):
 
 @dataclass(slots=True)
 class Lab:
-    """What all cells of a comparison share.
+    """Everything that all cells of a comparison share.
 
     Args:
         bench: model and store.
-        task: what is learnt.
+        task: the task.
         splits: all rows.
         min_steps: optimiser steps that every training takes at least.
         passages: unrelated texts.
@@ -97,7 +97,7 @@ class Lab:
         }
 
     def without_folders(self, text: str) -> str:
-        """A notice that names rows by their files alone: a cell goes into reports, and those to others."""
+        """A notice that names files without their folders: cells go into reports, which other people read."""
         splits = self.splits
         for file in {row.file for name in ("train", "validation", "test") for row in getattr(splits, name)}:
             text = text.replace(file, Path(file).name) if Path(file).is_absolute() else text
@@ -109,23 +109,23 @@ class Lab:
         return math.exp(min(mean_loss(scorer, rows), 700.0))
 
     def perplexity_before(self, with_bos: bool) -> float:
-        """The same of the model as it is."""
+        """Perplexity of the unrelated texts by the model alone."""
         if with_bos not in self._before:
             self._before[with_bos] = self.perplexity(PromptedModel(self.bench.backbone), with_bos)
         return self._before[with_bos]
 
 
 def ordered(task: Task, rows: Sequence[Row], seed: int, split: str) -> list[Row]:
-    """Rows in an order whose every beginning is a sample.
+    """Rows in an order of which every beginning is a sample.
 
     Rows with a label: one of each label first, then labels by their shares. All others are shuffled, so an answer that
     many rows have comes as often as chance has it.
 
     Args:
-        task: says what a row's answer is, and whether it is a label.
+        task: gives a row's answer, and whether it is a label.
         rows: a split.
-        seed: of the comparison.
-        split: its name; each split has its own order.
+        seed: seed of the comparison.
+        split: name of the split; each split has its own order.
     """
     random = named_random(seed, "compare", split)
     has_labels = task.spec.group is not no_group
@@ -145,7 +145,7 @@ def ordered(task: Task, rows: Sequence[Row], seed: int, split: str) -> list[Row]
 
 
 def passages_of(path: Path | None) -> list[str]:
-    """Texts that have nothing to do with the task.
+    """Texts that are unrelated to the task.
 
     Raises:
         ConfigError: the file cannot be read, or holds no text.
@@ -154,10 +154,10 @@ def passages_of(path: Path | None) -> list[str]:
         text = (path or files("overture.data") / "unrelated.txt").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("the unrelated text cannot be read", where="--unrelated", got=str(error)) from error
-    found = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
-    if not found:
+    passages = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
+    if not passages:
         raise ConfigError("the unrelated text is empty", where=str(path), wanted="passages parted by empty lines")
-    return found
+    return passages
 
 
 def unrelated_rows(backbone: Backbone, passages: Sequence[str], with_bos: bool) -> list[Encoded]:
@@ -247,8 +247,8 @@ def _trained(
 
         def validated() -> Validation:
             with meter.on("validation"):
-                found = score(made.model, made.rows["validation"], lab.task, answers, config.max_tokens)
-                return Validation(found.value(lab.task), found.loss)
+                scored = score(made.model, made.rows["validation"], lab.task, answers, config.max_tokens)
+                return Validation(scored.value(lab.task), scored.loss)
 
         def listen(event: Event) -> None:
             # Dozens of short epochs a cell: their lines would bury everything else.
@@ -292,7 +292,7 @@ def _scored(lab: Lab, served: Scorer, made: Made, meter: CostMeter, who: str) ->
             raise Stopped
 
     with meter.on("serving"):
-        # What a way finds out of every request, such as the examples nearest to it, is a part of serving it.
+        # Work that a way does for every request, such as finding the nearest examples, is a part of serving it.
         rows = made.rows["test"]
     predict(served, rows[:4], lab.task)
     with meter.on("scoring"):

@@ -21,20 +21,8 @@ from overture.core.errors import (
     UserError,
 )
 from overture.core.files import exclusive, sweep_temporaries, write_json
-from overture.core.records.compare import (
-    Cell,
-    DivergedCell,
-    Facts,
-    FailedCell,
-    Interrupted,
-    Key,
-    ModelFacts,
-    Plan,
-    RateChoice,
-    Request,
-    Summary,
-    Trial,
-)
+from overture.core.records.cells import Cell, DivergedCell, FailedCell, Key, Plan, RateChoice, Request, Trial
+from overture.core.records.compare import Facts, Interrupted, ModelFacts, Summary
 from overture.core.records.events import CellEvent, Listener, NoticeEvent, ProgressEvent, StartEvent, ignore
 from overture.core.versions import versions
 from overture.data.splits import Splits, load_splits

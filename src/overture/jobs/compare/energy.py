@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from overture.core.records.compare import JOULES_PER_KWH
+from overture.core.records.cells import JOULES_PER_KWH
 
 Read = Callable[[float], float]
 _MIN_SECONDS = 0.1

@@ -9,7 +9,7 @@ from typing import Any
 from overture.core.errors import Problem, StoreError
 from overture.core.files import write_json
 from overture.core.records.base import Record, read_record
-from overture.core.records.compare import Cell, DivergedCell, Identity, Key, Plan, RateChoice, RightAnswers
+from overture.core.records.cells import Cell, DivergedCell, Identity, Key, Plan, RateChoice, RightAnswers
 from overture.data.rows import Row, gold_of
 from overture.data.task import portable
 from overture.jobs.compare.cells import Lab
@@ -157,7 +157,7 @@ class CellFolder:
         return choice.config is not None and not choice.config.differences(self._identity_of_rate(way))
 
     def _identity_of_rate(self, way: Way) -> Identity:
-        """What decides a way's learning rate; the size it is chosen at does not, so that cells belong together."""
+        """Identity of a choice of a learning rate, without the size it was made at: all sizes take the same rate."""
         return self._identity(way, constant(way), None)
 
     def plan(self, request: PlanRequest) -> Plan | None:

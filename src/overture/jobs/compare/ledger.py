@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from overture.core.meter import Meter
-from overture.core.records.compare import Account, Accounts, Ledger
+from overture.core.records.cells import Account, Accounts, Ledger
 from overture.engine.backbone import Backbone
 from overture.engine.operations import Operations, counted
 from overture.jobs.compare.energy import energy_meter

@@ -10,7 +10,7 @@ from overture.train.options import MIN_STEPS
 
 
 class CompareConfig(Config):
-    """What is compared."""
+    """The request of a comparison."""
 
     tune: TuneConfig = Field(description="Task, prompt and training options that all ways share.")
     ways: tuple[str, ...] = Field(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from overture.core.records.compare import Trial
+from overture.core.records.cells import Trial
 
 FURTHER = 2
 """Largest number of rates beyond the list."""

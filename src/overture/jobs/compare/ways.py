@@ -1,6 +1,6 @@
 """Ways to adapt a model, by name: what `overture compare` trains and scores side by side.
 
-A way says how it is made for the rows of one cell; the loop, the rows, the measuring and the report know nothing of it.
+A way makes itself for the rows of one cell; the loop, the rows, the measuring and the report do not know ways.
 ``METHOD-PLACE`` is a prompt of the registry, such as ``prefix-after``; all others are baselines.
 """
 
@@ -37,13 +37,13 @@ from overture.train.options import TrainConfig
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What all ways work with.
+    """Everything that all ways work with.
 
     Args:
         backbone: the frozen model.
         store: where prompts are kept, for starts from a stored one.
         cache_bytes: memory for kept inputs.
-        notify: told what the user should know.
+        notify: called with sentences for the user.
     """
 
     backbone: Backbone
@@ -61,15 +61,15 @@ class Made:
 
     Args:
         backbone: the model that computes; a copy where a way changes weights.
-        model: answers as the way stands now.
-        rows: those it scores, by split; ways may encode them each in its own way.
-        served: the model as it would be served, once training is over.
-        stored_bytes: what must be kept beside the frozen model, once training is over.
-        num_trainable: trained values.
-        trainee: what the loop trains; None where it has nothing to train.
-        warm: runs what may be kept of rows once.
-        facts: what else its cell should record.
-        notices: what is odd about the rows as they were encoded; grows as more are.
+        model: answers with the values as they are now.
+        rows: rows to score, by split; ways may encode them differently.
+        served: gives the model as it would be served, once training is over.
+        stored_bytes: gives the bytes to keep beside the frozen model, once training is over.
+        num_trainable: number of trained values.
+        trainee: given to the training loop; None where nothing is trained.
+        warm: runs inputs whose results are kept.
+        facts: further facts for the cell.
+        notices: sentences about rows that were changed by encoding; grows as more are encoded.
     """
 
     backbone: Backbone
@@ -94,12 +94,12 @@ class Way(Protocol):
 
     @property
     def config(self) -> TuneConfig:
-        """The request with what is this way's own."""
+        """The request with the way's own settings."""
         ...
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """Learning rates worth trying, the default first; none where nothing is trained."""
+        """Learning rates to try, the default first; none where nothing is trained."""
         ...
 
     @property
@@ -109,11 +109,11 @@ class Way(Protocol):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The options that decide its numbers, as its cells record them."""
+        """The options that decide its numbers, for its cells."""
         ...
 
     def make(self, bench: Bench, rows: Rows, seed: int) -> Made:
-        """Make it for one cell's rows: `train` and `validation` to learn and choose by, `test` to be scored."""
+        """Make the way for a cell's rows: `train` to learn from, `validation` to choose by, `test` to score."""
         ...
 
 
@@ -129,12 +129,12 @@ class Compared:
     @property
     def rates(self) -> tuple[float, ...]:
         """Those of the baseline, its default first; one alone where the user set it."""
-        found = baseline_of(self.baseline)
-        if found.learning_rate is None:
+        baseline = baseline_of(self.baseline)
+        if baseline.learning_rate is None:
             return ()
         if self.config.train.lr:
             return (self.config.train.lr,)
-        return (found.learning_rate, *(rate for rate in found.rates if rate != found.learning_rate))
+        return (baseline.learning_rate, *(rate for rate in baseline.rates if rate != baseline.learning_rate))
 
     @property
     def needs_rows(self) -> bool:
@@ -160,8 +160,9 @@ class Compared:
                 return model
             backbone.freeze()
             prompt = model.prompt
-            own = _constant(prompt, backbone) if isinstance(prompt, PromptMethod | RowMethod) else prompt
-            return PromptedModel(backbone, own)
+            if isinstance(prompt, PromptMethod | RowMethod):
+                return PromptedModel(backbone, _constant(prompt, backbone))
+            return PromptedModel(backbone, prompt)
 
         return Made(
             backbone,
@@ -189,8 +190,8 @@ class Prompt:
         """The method's own, a third and three times of it; one alone where the user set it."""
         if self.config.train.lr:
             return (self.config.train.lr,)
-        own = own_rate(self.config.prompt)
-        return (own, *(float(f"{own * factor:.1g}") for factor in (1 / 3, 3)))
+        rate = own_rate(self.config.prompt)
+        return (rate, *(float(f"{rate * factor:.1g}") for factor in (1 / 3, 3)))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -232,10 +233,9 @@ Build = Callable[[str, TuneConfig], Way]
 
 def _prompt_way(method: str, place: str) -> Build:
     def build(name: str, config: TuneConfig) -> Way:
-        asked = config.prompt
-        own = {"method": method, "place": place, "options": asked.options if asked.method == method else {}}
-        changed = config.model_copy(update={"prompt": asked.model_copy(update=own)})
-        return Prompt(name, changed)
+        options = config.prompt.options if config.prompt.method == method else {}
+        prompt = config.prompt.model_copy(update={"method": method, "place": place, "options": options})
+        return Prompt(name, config.model_copy(update={"prompt": prompt}))
 
     return build
 
@@ -262,7 +262,7 @@ WAYS: dict[str, Build] = {
     "bitfit:norms": _baseline_way("bitfit", values="norms"),
     "lora": _baseline_way("lora"),
     "full": _baseline_way("full"),
-    **{f"{method}-{place}": _prompt_way(method, place) for method, found in METHODS.items() for place in found.places},
+    **{f"{method}-{place}": _prompt_way(method, place) for method, entry in METHODS.items() for place in entry.places},
 }
 """Ways by name: each makes itself from its name and the request. A variant of a baseline is one line here."""
 
@@ -287,7 +287,7 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
     way = WAYS[name](name, plain)
     if not assignments:
         return _checked(way)
-    # What is set for one way wins over what the way itself implies, such as options of its method.
+    # Settings of one way win over those that the way itself implies, such as options of its method.
     sections: dict[str, Any] = {"train": way.config.train.model_dump()}
     sections |= (
         {"options": way.options}
@@ -299,14 +299,20 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
     unknown = [key for key in values if key not in sections]
     if unknown:
         raise ConfigError("a way has no such setting", where=where, got=unknown[0], wanted=" or ".join(sections))
-    own = plain.model_copy(update={"train": validated(TrainConfig, values["train"], where)})
+    config = plain.model_copy(update={"train": validated(TrainConfig, values["train"], where)})
     if isinstance(way, Compared):
-        return _checked(replace(way, config=own, options=values["options"]))
+        return _checked(replace(way, config=config, options=values["options"]))
     prompt = validated(PromptConfig, values["prompt"], where)
     if (prompt.method, prompt.place) != (way.config.prompt.method, way.config.prompt.place):
-        raise ConfigError("a way's method and place are its name", where=where, fix="name another way with --way")
+        raise ConfigError(
+            "--set-way cannot change method or place",
+            where=where,
+            got=f"{prompt.method}-{prompt.place}",
+            wanted=way.name,
+            fix="compare another way with --way, such as vectors-before",
+        )
     check_effect(prompt)
-    return _checked(_with(way, own.model_copy(update={"prompt": prompt})))
+    return _checked(_with(way, config.model_copy(update={"prompt": prompt})))
 
 
 def with_versions(way: Way, store: Store) -> Way:

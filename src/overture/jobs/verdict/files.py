@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from overture.core.errors import StoreError
 from overture.core.files import write_atomic, write_json
 from overture.core.records.base import Record, read_record
-from overture.core.records.compare import CELLS, Answers, Cell, Key, RateChoice, RightAnswers
+from overture.core.records.cells import CELLS, Answers, Cell, Key, RateChoice, RightAnswers
 
 
 class _Header(Record):

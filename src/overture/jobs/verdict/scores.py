@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from overture.core.errors import StoreError
-from overture.core.records.compare import Bounds, Cell, DivergedCell, Pair, Score, ScoredCell, Verdict
+from overture.core.records.cells import Cell, DivergedCell, ScoredCell
+from overture.core.records.compare import Bounds, Pair, Score, Verdict
 from overture.core.records.scores import Interval
 from overture.evaluate.over_seeds import Resampled, differences_over_seeds, holm, interval_over_seeds, resampled
 

@@ -5,26 +5,28 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from overture.core.records.compare import (
+from overture.core.records.cells import (
     JOULES_PER_KWH,
-    OVER_SEEDS,
     WORK,
     Accounts,
-    Against,
     Cell,
-    Cost,
-    Enough,
-    Facts,
     FailedCell,
-    MetricMean,
-    Pair,
     Plan,
     RateChoice,
     Request,
     ScoredCell,
+    TrainedCell,
+)
+from overture.core.records.compare import (
+    OVER_SEEDS,
+    Against,
+    Cost,
+    Enough,
+    Facts,
+    MetricMean,
+    Pair,
     Shares,
     Summary,
-    TrainedCell,
     WayMetrics,
     WayWorth,
     Worth,
