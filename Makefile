@@ -31,16 +31,16 @@ check: $(INSTALLED)
 	$(BIN)/ruff check src tests bench
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python bench/report.py --check
-	$(BIN)/python bench/methods_page.py --check
+	$(BIN)/python bench/pages/report.py --check
+	$(BIN)/python bench/pages/methods_page.py --check
 
 bench: $(INSTALLED)
 	$(BIN)/python bench/speed/speed.py --data $(DATA)
-	$(BIN)/python bench/report.py
+	$(BIN)/python bench/pages/report.py
 
 docs: $(INSTALLED)
-	$(BIN)/python bench/report.py
-	$(BIN)/python bench/methods_page.py
+	$(BIN)/python bench/pages/report.py
+	$(BIN)/python bench/pages/methods_page.py
 	$(BIN)/python bench/reports.py
 
 clean:

@@ -3,7 +3,7 @@
 A cell that is there is not run again, so the table fills over several sittings; `--minutes` ends one between two cells.
 
     python bench/quality/methods.py --data DIR
-    python bench/methods_page.py
+    python bench/pages/methods_page.py
 """
 
 import argparse

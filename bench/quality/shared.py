@@ -5,11 +5,12 @@ cell that is there is not run again; `--minutes` ends a sitting between two runs
 the store under `--work`, and are made again where they are not.
 
     python bench/quality/shared.py --data DIR
-    python bench/methods_page.py
+    python bench/pages/methods_page.py
 """
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from overture.jobs.tune.tune import tune
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cells import Lab, cpu_seconds, opened, study_parser
+from cells import Lab, opened, study_parser
 from common import in_time
 
 TASKS, THIRD = ("movie", "trec"), "bbc"
@@ -67,14 +68,14 @@ def one_by_one(lab: Lab, entry: Entry, requests: Sequence[TuneConfig], seed: int
     """Each task by itself."""
     facts: Facts = {}
     for task, request in zip(entry.tasks, requests, strict=True):
-        before = cpu_seconds()
+        before = time.process_time()
         own = request.model_copy(update={"name": task_named(entry.way, task, seed)})
         told = tune(own, lab.store, backbone=lab.backbone)
         assert isinstance(told, TuneResult)
         facts[task] = {
             "trainable": told.trainable,
             "train_seconds": told.seconds,
-            "cpu_seconds": cpu_seconds() - before,
+            "cpu_seconds": time.process_time() - before,
         }
     return facts
 
@@ -83,13 +84,13 @@ def as_one(config: MultiConfig) -> Callable[[Lab, Entry, Sequence[TuneConfig], i
     """All tasks together; the prompts that each was tuned alone to are there, and may teach."""
 
     def trained(lab: Lab, entry: Entry, requests: Sequence[TuneConfig], seed: int) -> Facts:
-        before = cpu_seconds()
+        before = time.process_time()
         teachers = [task_named("alone", task, seed) for task in entry.tasks]
         name = named(entry.way, seed)
         told = multi(requests, lab.store, name, config, teachers=teachers, backbone=lab.backbone)
         run = {
             "train_seconds": told["seconds"],
-            "cpu_seconds": cpu_seconds() - before,
+            "cpu_seconds": time.process_time() - before,
             "weights": told["weights"],
             "values": told["values"],
             "together": list(entry.tasks),

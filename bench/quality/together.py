@@ -4,11 +4,12 @@ A cell that is there is not run again; `--minutes` ends a sitting between two ce
 it alone (`peft_baseline.py`), the prompt its own, of which it has a tenth on a finished LoRA.
 
     python bench/quality/together.py --data DIR
-    python bench/methods_page.py
+    python bench/pages/methods_page.py
 """
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from overture.store.runs import Run
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cells import Lab, cpu_seconds, opened, study_parser
+from cells import Lab, opened, study_parser
 from common import in_time
 from peft_baseline import BEST_RATES
 
@@ -97,7 +98,7 @@ def missing(lab: Lab) -> Iterator[tuple[str, str, int]]:
 def run(lab: Lab, way: str, task: str, seed: int) -> None:
     """Train one cell from nothing, inputs and all, and score it."""
     num_train, own = lab.args.train_rows, WAYS[way]
-    config, before = settled(own.request(lab, task, seed), lab.store, lab.backbone), cpu_seconds()
+    config, before = settled(own.request(lab, task, seed), lab.store, lab.backbone), time.process_time()
     with TemporaryDirectory() as folder:
         work = prepared(Run(Path(folder)), config, lab.store, lambda: False, lab.backbone)
         tuned = own.tuned(work)
@@ -109,7 +110,7 @@ def run(lab: Lab, way: str, task: str, seed: int) -> None:
             "history": [epoch.dump() for epoch in tuned.result.progress.history],
             **lab.scores(tuned.model, task, num_train, seed),
         }
-    lab.keep(way, task, seed, {**cell, "cpu_seconds": cpu_seconds() - before})
+    lab.keep(way, task, seed, {**cell, "cpu_seconds": time.process_time() - before})
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ since the weights are frozen) over the seconds, as a share of the best matrix pr
     python bench/speed/gpu.py --shape 1b --repeats 5
     python bench/speed/gpu.py --shape 8b --repeats 5 --cohorts 1 4 16
     python bench/speed/gpu.py --shape 1b --repeats 5 --compile-layers
-    python bench/report.py
+    python bench/pages/report.py
 
 Shape letters: B rows, L length, D width.
 """

@@ -6,7 +6,7 @@ ratios are taken within a round. peft runs the plain loop of its guides: `AutoMo
 batches in random order padded on the right, labels of -100 everywhere but at the label word, AdamW.
 
     python bench/speed/speed.py --data DIR --task movie --task bbc --threads 2
-    python bench/report.py
+    python bench/pages/report.py
 
 Shape letters: B rows, L length.
 """

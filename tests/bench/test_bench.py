@@ -13,7 +13,7 @@ from overture.evaluate.intervals import paired_test
 BENCH = Path(__file__).parents[2] / "bench"
 
 
-FOLDERS = [*(BENCH / name for name in ("speed", "quality")), BENCH]
+FOLDERS = [*(BENCH / name for name in ("speed", "quality", "pages")), BENCH]
 SCRIPTS = [path for folder in FOLDERS for path in sorted(folder.glob("*.py"))]
 
 
@@ -312,9 +312,9 @@ def test_dept_of_equal_values_has_no_more_of_them_than_ten_vectors():
 
 
 def test_a_sitting_begins_nothing_after_its_time():
-    cells = importlib.import_module("cells")
-    assert [*cells.in_time([1, 2], 1.0)] == [1, 2]
-    assert [*cells.in_time([1, 2], -1.0)] == []
+    common = importlib.import_module("common")
+    assert [*common.in_time([1, 2], 1.0)] == [1, 2]
+    assert [*common.in_time([1, 2], -1.0)] == []
 
 
 def test_first_order_maml_is_told_as_reptile_is(tmp_path):

@@ -13,7 +13,8 @@ pytest.importorskip("peft")
 @pytest.fixture(autouse=True)
 def bench_path(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCH))
-    monkeypatch.syspath_prepend(str(BENCH / "speed"))
+    for folder in ("speed", "pages"):
+        monkeypatch.syspath_prepend(str(BENCH / folder))
 
 
 def test_shapes_are_those_of_the_models() -> None:

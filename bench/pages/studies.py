@@ -9,7 +9,7 @@ from typing import Any
 from beside import beside_text, way_of
 from overture.core.records.scores import Paired
 from overture.evaluate.intervals import across_seeds, paired_test
-from pages import points, table
+from page_parts import points, table
 
 Cells = Sequence[dict[str, Any]]
 CHANGED = ("lr", "length", "init")

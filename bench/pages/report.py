@@ -2,7 +2,7 @@
 
 Only what stands between a section's two markers is replaced, so the page may say more around them.
 
-    python bench/report.py
+    python bench/pages/report.py
 """
 
 import argparse
@@ -19,11 +19,11 @@ import altair as alt
 
 from overture.core.files import write_atomic
 from overture.evaluate.intervals import across_seeds
-from pages import marked, ranged, table, threads, with_section
-from sharing import sections_of
+from page_parts import marked, ranged, table, threads, with_section
+from shared_passes import sections_of
 
 LORA = "LoRA (peft)"
-BENCH = Path(__file__).parent
+BENCH = Path(__file__).parents[1]
 PAGE = "# Benchmarks\n\n## Speed\n\n{speed}\n\n## Quality\n\n{quality}\n\n## Encoders\n\n{encoder}\n"
 MIB = 2**20
 
@@ -429,7 +429,7 @@ def gpu_text(results: Sequence[dict[str, Any]]) -> str:
         "the same run. Peak memory is beyond the weights."
     )
     if not results:
-        how = "python bench/speed/gpu.py --shape 1b\npython bench/speed/gpu.py --shape 8b\npython bench/report.py"
+        how = "python bench/speed/gpu.py --shape 1b\npython bench/speed/gpu.py --shape 8b\npython bench/pages/report.py"
         told = (
             "Not measured yet, compiled layers (`--compile-layers`) neither: the code is written and tested on the "
             "CPU, no figure here or elsewhere is of a GPU."
@@ -524,7 +524,7 @@ def outdated(results: Path, docs: Path) -> str | None:
         write_report(results, Path(folder))
         if (Path(folder) / "benchmarks.md").read_text(encoding="utf-8") == page:
             return None
-    return f"{docs / 'benchmarks.md'} does not say what {results} says\n  fix: python bench/report.py"
+    return f"{docs / 'benchmarks.md'} does not say what {results} says\n  fix: python bench/pages/report.py"
 
 
 def main() -> None:

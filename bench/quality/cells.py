@@ -1,16 +1,14 @@
-"""What studies of cells share that run through the package: rows and requests, scores, files, and when to end."""
+"""Rows, requests, scores and files of the studies that run through the jobs of the package (together, shared)."""
 
 import argparse
-import resource
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
+from common import add_data, script_parser
 from overture.core.files import write_json
 from overture.core.versions import versions
 from overture.data.encode import Encoder
@@ -23,43 +21,26 @@ from overture.evaluate.scoring import score
 from overture.jobs.run.request import TuneConfig
 from overture.store.store import Store
 from tasks import decoder_task, splits_of, written_task
-from training import score_record
+from training import SCORED, score_record
 
-RESULTS = Path(__file__).parent / "results"
-SCORED = ("validation", "test")
 EPOCHS = 5
-Todo = TypeVar("Todo")
-
-
-def in_time(todo: Iterable[Todo], minutes: float) -> Iterator[Todo]:
-    """What is to do, until so many minutes are over; what has begun by then is done."""
-    started = time.monotonic()
-    return takewhile(lambda _: time.monotonic() - started <= 60 * minutes, todo)
-
-
-def cpu_seconds() -> float:
-    """Of this process so far."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 def study_parser(doc: str | None, name: str) -> argparse.ArgumentParser:
     """The options that every such study has."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=RESULTS / name)
+    parser = script_parser(doc, name, threads=1)
+    add_data(parser)
     parser.add_argument("--work", type=Path, default=Path(f"{name}-work"), help="where rows, runs and prompts are kept")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--train-rows", type=int, default=256)
     parser.add_argument("--scored-rows", type=int, help="the first so many of a split alone, to try the script")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after so many")
-    parser.add_argument("--threads", type=int, default=1)
     return parser
 
 
 @dataclass(frozen=True)
 class Lab:
-    """What all cells of a study share.
+    """The model and the options of a study, for all its cells.
 
     Args:
         args: of the command line.
@@ -81,8 +62,8 @@ class Lab:
 
     def rows(self, task: str, num_train: int, seed: int) -> dict[str, list[Row]]:
         """The rows that `quality.py` draws too."""
-        found = splits_of(task, self.args.data, num_train, seed)
-        return {split: rows[: self.args.scored_rows] if split in SCORED else rows for split, rows in found.items()}
+        splits = splits_of(task, self.args.data, num_train, seed)
+        return {split: rows[: self.args.scored_rows] if split in SCORED else rows for split, rows in splits.items()}
 
     def request(
         self,
@@ -100,12 +81,13 @@ class Lab:
 
     def scores(self, model: PromptedModel, task: str, num_train: int, seed: int) -> dict[str, Any]:
         """A finished prompt on the rows that chose its epoch and on the test rows."""
-        own, rows = decoder_task(task), self.rows(task, num_train, seed)
-        encoder = Encoder(own, self.backbone.tokenizer)
-        return {split: score_record(score(model, encoder.encode(rows[split]), own), own) for split in SCORED}
+        bench_task, rows = decoder_task(task), self.rows(task, num_train, seed)
+        encoder = Encoder(bench_task, self.backbone.tokenizer)
+        scores = {split: score(model, encoder.encode(rows[split]), bench_task) for split in SCORED}
+        return {split: score_record(scored, bench_task) for split, scored in scores.items()}
 
     def keep(self, way: str, task: str, seed: int, cell: Mapping[str, Any]) -> None:
-        """Write a cell, with what decides its numbers besides."""
+        """Write a cell with the versions that decide its numbers."""
         found = {**versions(), "backbone": self.backbone.info.weights_sha256}
         facts = {"way": way, "task": task, "seed": seed, "threads": self.args.threads}
         path = self.file(way, task, seed)

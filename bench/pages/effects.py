@@ -17,7 +17,7 @@ from scipy.stats import f as f_distribution
 from overture.core.records.scores import Paired
 from overture.evaluate.over_seeds import Difference, difference_over_seeds, resampled
 from overture.prompt.methods import METHODS
-from pages import points, table
+from page_parts import points, table
 
 Cells = Sequence[dict[str, Any]]
 Found = Paired | Difference

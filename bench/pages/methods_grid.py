@@ -16,7 +16,7 @@ from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS
 from overture.prompt.source import PromptSource
-from report import table
+from page_parts import table
 
 KINDS: tuple[ModelKind, ...] = ("decoder", "encoder", "encoder-decoder")
 # What a method cannot do without.

@@ -1,6 +1,6 @@
 """Write docs/methods.md: the methods and families from the code, what was measured from the result files.
 
-python bench/methods_page.py
+python bench/pages/methods_page.py
 """
 
 import argparse
@@ -19,7 +19,7 @@ from overture.core.files import write_atomic
 from overture.engine.families import FAMILIES
 from overture.evaluate.intervals import across_seeds
 from overture.prompt.methods import METHODS
-from report import table, with_section
+from page_parts import table, with_section
 from studies import (
     cartridge_differences,
     cartridge_text,
@@ -31,7 +31,7 @@ from studies import (
     together_text,
 )
 
-BENCH = Path(__file__).parent
+BENCH = Path(__file__).parents[1]
 PAGE = "# Methods\n"
 Cells = Sequence[dict[str, Any]]
 
@@ -224,7 +224,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.check:
         if is_outdated(arguments.results, arguments.docs):
-            raise SystemExit(f"{arguments.docs / 'methods.md'} is out of date\n  fix: python bench/methods_page.py")
+            raise SystemExit(f"{arguments.docs / 'methods.md'} is out of date\n  fix: make docs")
         return
     write_page(arguments.results, arguments.docs)
     print(f"{arguments.docs / 'methods.md'} written")

@@ -6,7 +6,7 @@ from typing import Any
 
 from effects import gaps
 from overture.evaluate.intervals import across_seeds
-from pages import points, table
+from page_parts import points, table
 
 Cells = Sequence[dict[str, Any]]
 

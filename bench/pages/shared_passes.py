@@ -8,7 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from pages import ranged, table, threads
+from page_parts import ranged, table, threads
 
 MISSING = "Not measured yet."
 # The axes of `scaling.py` in the page's order, with what one number is.
