@@ -82,7 +82,7 @@ def test_the_teacher_is_asked_once_for_each_talk(backbone, tmp_path: Path, monke
     asked, taught = [], study._SelfStudy._taught
     monkeypatch.setattr(study._SelfStudy, "_taught", lambda own, talks: asked.extend(talks) or taught(own, talks))
     found = cartridge(TEXT, Store(tmp_path / "s"), "x", config_of(), backbone=backbone)
-    assert len(asked) == sum(found["conversations"].values())
+    assert len(asked) == found.conversations.trained + found.conversations.held_out
 
 
 def test_it_starts_as_the_beginning_of_the_text(inside, backbone) -> None:
@@ -95,14 +95,14 @@ def test_it_starts_as_the_beginning_of_the_text(inside, backbone) -> None:
 def test_the_divergence_falls_and_the_sink_stays(inside, backbone, tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
     found = cartridge(TEXT, store, "x", config_of(), backbone=backbone)
-    losses = [epoch["train_loss"] for epoch in found["history"]]
+    losses = [epoch.train_loss for epoch in found.history]
     assert losses[-1] < losses[0]
-    ways = found["ways"]
+    ways = found.ways
     assert list(ways) == ["no text", "beginning", "cartridge", "whole text"]
-    assert ways["cartridge"]["divergence"] < min(ways[other]["divergence"] for other in ("no text", "beginning"))
-    assert ways["cartridge"]["bytes"] == ways["beginning"]["bytes"] == 2 * 3 * 2 * 8 * 6 * 4
+    assert ways["cartridge"].divergence < min(ways[other].divergence for other in ("no text", "beginning"))
+    assert ways["cartridge"].bytes == ways["beginning"].bytes == 2 * 3 * 2 * 8 * 6 * 4
     manifest, tensors = load_artifact(store.get("x"))
-    assert manifest.trainable == found["trainable"] == 2 * 3 * 2 * 8 * 5
+    assert manifest.trainable == found.trainable == 2 * 3 * 2 * 8 * 5
     own = backbone.memory_of_tokens((*inside.head, *inside.ids)[:6])
     for name, start in (("keys", own.keys), ("values", own.values)):
         assert torch.equal(tensors[name][:, :, 0], start[:, :, 0])
@@ -111,15 +111,15 @@ def test_the_divergence_falls_and_the_sink_stays(inside, backbone, tmp_path: Pat
 
 def test_the_seed_decides(backbone, tmp_path: Path) -> None:
     store, few = Store(tmp_path / "s"), {"train": TrainConfig(epochs=1, batch_size=4)}
-    ways = [cartridge(TEXT, store, "x", config_of(seed=seed, **few), backbone=backbone)["ways"] for seed in (0, 0, 1)]
+    ways = [cartridge(TEXT, store, "x", config_of(seed=seed, **few), backbone=backbone).ways for seed in (0, 0, 1)]
     assert ways[0] == ways[1]
     assert ways[0] != ways[2]
 
 
 def test_a_text_that_the_model_cannot_read_at_once(backbone, tmp_path: Path) -> None:
     found = cartridge(TEXT * 3, Store(tmp_path / "s"), "x", config_of(), backbone=backbone)
-    assert "whole text" not in found["ways"]
-    assert any("cannot read it at once" in text for text in found["notices"])
+    assert "whole text" not in found.ways
+    assert any("cannot read it at once" in text for text in found.notices)
 
 
 def test_measures_are_those_of_the_model_with_each_memory(inside, backbone) -> None:
@@ -134,7 +134,7 @@ def test_measures_are_those_of_the_model_with_each_memory(inside, backbone) -> N
         found = backbone.model(ids, use_cache=False).logits[0, -len(answer) - 1 : -1].log_softmax(-1)
         total -= float(found[torch.arange(len(answer)), torch.tensor(answer)].sum())
         count += len(answer)
-    assert ways["whole text"]["perplexity"] == pytest.approx(float(torch.tensor(total / count).exp()), rel=1e-3)
+    assert ways["whole text"].perplexity == pytest.approx(float(torch.tensor(total / count).exp()), rel=1e-3)
 
 
 def test_held_out_conversations_are_new(inside) -> None:
@@ -192,7 +192,7 @@ def test_a_stop_keeps_the_best_epoch(text, tiny, overture, monkeypatch, epoch: i
 
 @pytest.mark.parametrize("family", ["t5", "t5 gated", "bart", "bert"])
 def test_only_decoders_answer_from_a_memory_of_a_text(family: str, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(study._SelfStudy, "result", lambda *_: pytest.fail("the model talked"))
+    monkeypatch.setattr(study._SelfStudy, "run", lambda *_: pytest.fail("the model talked"))
     with pytest.raises(BackboneError, match="encoder"):
         cartridge(TEXT, Store(tmp_path / "s"), "x", config_of(), backbone=backbone_of(family))
 
@@ -204,7 +204,7 @@ def test_a_question_must_fit_behind_the_memory(tmp_path: Path, monkeypatch) -> N
     length = int(refused.value.fix.removeprefix("--length "))
     few = {"conversations": 5, "held_out": 5, "train": TrainConfig(epochs=1, batch_size=4)}
     found = cartridge(TEXT * 3, Store(tmp_path / "s"), "x", config_of(length=length, **few), backbone=backbone)
-    assert found["status"] == "finished"
+    assert found.status == "finished"
     with pytest.raises(ConfigError, match="question_tokens"):
         cartridge(TEXT, Store(tmp_path / "s"), "x", config_of(answer_tokens=250), backbone=backbone)
 

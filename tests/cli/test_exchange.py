@@ -216,7 +216,7 @@ def test_a_prompt_too_long_to_be_loaded_again_is_not_kept(make_task, tiny, tmp_p
     (folder / "adapter_config.json").write_text(json.dumps(config))
     table = safetensors.torch.save({"prompt_embeddings": torch.ones(long, WIDTH)})
     (folder / "adapter_model.safetensors").write_bytes(table)
-    monkeypatch.setattr(exchange, "_shape", lambda model, task: ModelShape("tiny", WIDTH, LAYERS, 2, 8, 40_000))
+    monkeypatch.setattr(exchange, "ModelShape", lambda *_: ModelShape("tiny", WIDTH, LAYERS, 2, 8, 40_000))
     store = Store(tmp_path / "store")
     with pytest.raises(ConfigError, match="length"):
         exchange.import_adapter(folder, store, task=make_task())

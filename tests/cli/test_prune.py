@@ -182,7 +182,7 @@ def test_a_candidate_that_diverges_is_not_chosen(whole: Path, monkeypatch) -> No
     monkeypatch.setattr(study.Work, "fit", failing)
     events: list[Event] = []
     found = prune("mood", Store(whole), PruneConfig(keep=(0.5, 0.34), pieces=1), listener=events.append)
-    assert [one["loss"] is None for one in found["candidates"]] == [True, False]
-    assert found["kept"]["share"] == 0.34
+    assert [candidate.loss is None for candidate in found.candidates] == [True, False]
+    assert found.kept.share == 0.34
     with pytest.raises(study.Diverged):
         prune("mood", Store(whole), PruneConfig(keep=(0.5,), pieces=1))

@@ -122,16 +122,16 @@ def test_an_imported_adapter_of_an_encoder_decoder(family, kind, store, tmp_path
     folder = trained(make_model(family), OF_SEQ2SEQ[kind](**shape_of(family)), tmp_path / "adapter")
     found = import_adapter(folder, store, task=task_file(tmp_path), backbone=backbone_of(family))
     in_decoder = "PREFIX" in kind or "CARTRIDGE" in kind
-    assert (found["method"], found["place"]) == (("prefix", "after") if in_decoder else ("vectors", "before"))
+    assert (found.method, found.place) == (("prefix", "after") if in_decoder else ("vectors", "before"))
     model = peft.PeftModel.from_pretrained(make_model(family), folder)
-    answers_alike(Path(found["folder"]), family, model, 0 if "MULTI" in kind else None)
+    answers_alike(Path(found.folder), family, model, 0 if "MULTI" in kind else None)
 
 
 @pytest.mark.parametrize("family", SEQ2SEQ)
 def test_a_task_of_an_encoder_decoders_adapter(family, store, tmp_path):
     folder = trained(make_model(family), OF_SEQ2SEQ["MULTITASK_PROMPT_TUNING"](), tmp_path / "adapter")
     found = import_adapter(folder, store, task=task_file(tmp_path), backbone=backbone_of(family), task_id=1)
-    answers_alike(Path(found["folder"]), family, peft.PeftModel.from_pretrained(make_model(family), folder), 1)
+    answers_alike(Path(found.folder), family, peft.PeftModel.from_pretrained(make_model(family), folder), 1)
 
 
 def kept(
@@ -158,7 +158,7 @@ def test_peft_gives_our_logits_of_an_encoder_decoders_prompt(family, place, stor
     export_prompt("mood", tmp_path / "out", store, to="peft")
     answers_alike(folder, family, peft.PeftModel.from_pretrained(make_model(family), tmp_path / "out"))
     found = import_adapter(tmp_path / "out", store, task=task_file(tmp_path), backbone=backbone_of(family))
-    assert load_artifact(Path(found["folder"]))[0].tensors_sha256 == load_artifact(folder)[0].tensors_sha256
+    assert load_artifact(Path(found.folder))[0].tensors_sha256 == load_artifact(folder)[0].tensors_sha256
 
 
 @pytest.mark.parametrize(("method", "peft_type"), [("p_tuning", "P_TUNING"), ("mpt", "PROMPT_TUNING")])
@@ -245,19 +245,17 @@ def test_an_imported_adapter_for_classification(family, kind, store, tmp_path):
     )
     found = import_adapter(folder, store, task=task_file(tmp_path), backbone=backbone)
     is_memory = kind in ("PREFIX_TUNING", "CARTRIDGE")
-    assert (found["method"], found["place"]) == (("prefix", "memory") if is_memory else ("warp", "before"))
+    assert (found.method, found.place) == (("prefix", "memory") if is_memory else ("warp", "before"))
     model = peft.PeftModel.from_pretrained(classifier_of(family), folder)
     more = {"task_ids": torch.tensor([0])} if "MULTI" in kind else {}
-    scores_alike(Path(found["folder"]), backbone, model, **more)
+    scores_alike(Path(found.folder), backbone, model, **more)
     if "MULTI" in kind:
         return
     # And back again.
     export_prompt("mood", tmp_path / "out", store, to="peft")
-    scores_alike(
-        Path(found["folder"]), backbone, peft.PeftModel.from_pretrained(classifier_of(family), tmp_path / "out")
-    )
+    scores_alike(Path(found.folder), backbone, peft.PeftModel.from_pretrained(classifier_of(family), tmp_path / "out"))
     again = import_adapter(tmp_path / "out", store, task=task_file(tmp_path), backbone=backbone)
-    old, new = [load_artifact(Path(each["folder"]))[0] for each in (found, again)]
+    old, new = [load_artifact(Path(each.folder))[0] for each in (found, again)]
     assert old.tensors_sha256 == new.tensors_sha256
 
 

@@ -120,22 +120,22 @@ def is_different(family: str, folder: Path) -> bool:
 def test_an_imported_adapter_gives_pefts_logits(family, kind, store, task, tmp_path):
     folder = trained(family, kind, tmp_path / "adapter")
     found = import_adapter(folder, store, task=task, backbone=backbone_of(family))
-    manifest, tensors = load_artifact(Path(found["folder"]))
-    assert (found["prompt"], found["peft_type"], found["length"]) == ("mood@1", kind.partition(",")[0], P)
+    manifest, tensors = load_artifact(Path(found.folder))
+    assert (found.prompt, found.peft_type, found.length) == ("mood@1", kind.partition(",")[0], P)
     assert manifest.lineage.imported_from == "peft"
     assert manifest.lineage.peft_version == peft.__version__
     assert manifest.trainable == sum(tensor.numel() for tensor in tensors.values())
-    assert is_different(family, Path(found["folder"]))
+    assert is_different(family, Path(found.folder))
     model = peft.PeftModel.from_pretrained(make_model(family), folder)
-    assert_same(Path(found["folder"]), family, model, 0 if "MULTI" in kind else None)
+    assert_same(Path(found.folder), family, model, 0 if "MULTI" in kind else None)
 
 
 @pytest.mark.parametrize("task_id", range(TASKS))
 def test_each_task_of_a_multitask_adapter(task_id, store, task, tmp_path):
     folder = trained("llama", "MULTITASK_PROMPT_TUNING", tmp_path / "adapter")
     found = import_adapter(folder, store, task=task, backbone=backbone_of("llama"), task_id=task_id)
-    assert found["task_id"] == task_id
-    assert_same(Path(found["folder"]), "llama", peft.PeftModel.from_pretrained(make_model("llama"), folder), task_id)
+    assert found.task_id == task_id
+    assert_same(Path(found.folder), "llama", peft.PeftModel.from_pretrained(make_model("llama"), folder), task_id)
 
 
 @pytest.mark.parametrize("kind", ["PROMPT_TUNING", "PREFIX_TUNING"])
@@ -143,9 +143,9 @@ def test_each_task_of_a_multitask_adapter(task_id, store, task, tmp_path):
 def test_halves_keep_their_values(kind, dtype, store, task, tmp_path):
     folder = trained("llama", kind, tmp_path / "adapter", dtype)
     found = import_adapter(folder, store, task=task, backbone=backbone_of("llama"))
-    _, tensors = load_artifact(Path(found["folder"]))
+    _, tensors = load_artifact(Path(found.folder))
     assert {tensor.dtype for tensor in tensors.values()} == {dtype}
-    assert_same(Path(found["folder"]), "llama", peft.PeftModel.from_pretrained(make_model("llama"), folder))
+    assert_same(Path(found.folder), "llama", peft.PeftModel.from_pretrained(make_model("llama"), folder))
 
 
 def test_a_prompt_that_was_loaded_and_saved_again(store, task, tmp_path):
@@ -153,7 +153,7 @@ def test_a_prompt_that_was_loaded_and_saved_again(store, task, tmp_path):
     model = peft.PeftModel.from_pretrained(make_model("llama"), first)
     model.save_pretrained(tmp_path / "again")
     found = import_adapter(tmp_path / "again", store, task=task, backbone=backbone_of("llama"))
-    assert_same(Path(found["folder"]), "llama", model)
+    assert_same(Path(found.folder), "llama", model)
 
 
 # -- export
@@ -232,7 +232,7 @@ def test_types_of_their_own_in_every_family(family, method, store, task, tmp_pat
     assert_same(folder, family, model, 0 if "MULTI" in config["peft_type"] else None)
     # And in again, as what it is without what made it.
     found = import_adapter(tmp_path / "out", store, task=task, backbone=backbone_of(family))
-    assert load_artifact(Path(found["folder"]))[0].tensors_sha256 == load_artifact(folder)[0].tensors_sha256
+    assert load_artifact(Path(found.folder))[0].tensors_sha256 == load_artifact(folder)[0].tensors_sha256
 
 
 @pytest.mark.parametrize(
@@ -281,8 +281,8 @@ def test_out_and_in_again_is_bit_equal(place, dtype, store, task, tmp_path):
     folder = kept("qwen3", place, store, dtype)
     export_prompt("mood", tmp_path / "out", store, to="peft")
     found = import_adapter(tmp_path / "out", store, task=task, backbone=backbone_of("qwen3"))
-    assert found["prompt"] == "mood@2"
-    (old, before), (new, after) = load_artifact(folder), load_artifact(Path(found["folder"]))
+    assert found.prompt == "mood@2"
+    (old, before), (new, after) = load_artifact(folder), load_artifact(Path(found.folder))
     assert (old.method, old.place, old.length, old.backbone) == (new.method, new.place, new.length, new.backbone)
     assert old.tensors_sha256 == new.tensors_sha256
     assert {name: tensor.dtype for name, tensor in before.items()} == {name: t.dtype for name, t in after.items()}

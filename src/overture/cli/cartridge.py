@@ -1,7 +1,7 @@
 """``overture cartridge``: a long text as a prompt."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from overture.cli.progress import display
 from overture.cli.report import show_next
 from overture.cli.stop import StopRequest
 from overture.cli.tune import tell
+
+if TYPE_CHECKING:
+    from overture.core.records.distil import CartridgeResult
 
 
 def _help(field: str) -> Any:
@@ -56,7 +59,7 @@ def command(
     chosen = backbone or (used.backbone if used else "smollm2")
     text, show = text_of(file), display()
     with StopRequest("stopping after this step; press Ctrl-C again to stop at once") as stop, show.live():
-        found = cartridge(
+        result = cartridge(
             text,
             Store(root, say),
             name,
@@ -67,29 +70,28 @@ def command(
             listener=show,
             is_stop_asked=stop,
         )
-    tell(found, store, is_json, _show)
+    tell(result, store, is_json, _show)
 
 
-def _show(found: dict[str, Any], flag: str) -> None:
+def _show(result: "CartridgeResult", flag: str) -> None:
     from rich.table import Table
 
     out = console()
-    if found["status"] == "interrupted":
-        out.print("stopped" + ("; the best epoch so far is kept" if found["prompt"] else ""))
-    if found["prompt"]:
-        count = found["conversations"]["held_out"]
-        table = Table(
-            title=f"{found['text_tokens']:,} tokens of text, {count} held-out conversations", title_justify="left"
-        )
+    if result.status == "interrupted":
+        out.print("stopped" + ("; the best epoch so far is kept" if result.prompt else ""))
+    if result.conversations and result.ways:
+        count = result.conversations.held_out
+        title = f"{result.text_tokens:,} tokens of text, {count} held-out conversations"
+        table = Table(title=title, title_justify="left")
         for column in ("what the model has", "perplexity", "divergence a token", "columns", "keys and values"):
             table.add_column(column, justify="left" if column.startswith("what") else "right")
-        for what, one in found["ways"].items():
-            shown = [f"{one['perplexity']:.2f}", f"{one['divergence']:.3f}", f"{one['columns']:,}"]
-            table.add_row(what, *shown, size_text(one["bytes"]))
+        for what, way in result.ways.items():
+            figures = [f"{way.perplexity:.2f}", f"{way.divergence:.3f}", f"{way.columns:,}"]
+            table.add_row(what, *figures, size_text(way.bytes))
         out.print(table)
         out.print("divergence: from what the model says with the right piece of the text in front of it")
-    for notice in found["notices"]:
+    for notice in result.notices:
         out.print(f"note: {notice}")
-    if found["prompt"]:
-        ask = f'overture predict {found["prompt"]}{flag} "a question about the text"'
-        show_next(f"Kept as {found['prompt']}. Next:", [ask])
+    if result.prompt:
+        ask = f'overture predict {result.prompt}{flag} "a question about the text"'
+        show_next(f"Kept as {result.prompt}. Next:", [ask])

@@ -40,7 +40,7 @@ def import_command(
     from overture.jobs.transfer.exchange import import_adapter
     from overture.store.store import Store
 
-    found = import_adapter(
+    result = import_adapter(
         folder,
         Store(root, say),
         task=task,
@@ -50,16 +50,16 @@ def import_command(
         notify=lambda text: say(f"note: {text}"),
     )
     if is_json:
-        emit(found)
+        emit(result.dump())
         return
-    what = f"{found['method']} at {found['place']}, {found['length']} tokens, for {found['backbone']}"
-    console().print(f"kept {found['prompt']}: {what}", soft_wrap=True)
+    what = f"{result.method} at {result.place}, {result.length} tokens, for {result.backbone}"
+    console().print(f"kept {result.prompt}: {what}", soft_wrap=True)
     flag = store_flag(store)
     show_next(
         "Measure and use it:",
         [
-            f"overture eval {found['prompt']}{flag} --data rows.jsonl",
-            asking(found["prompt"], found["folder"], flag),
+            f"overture eval {result.prompt}{flag} --data rows.jsonl",
+            asking(result.prompt, result.folder, flag),
         ],
     )
 
@@ -80,13 +80,12 @@ def export_command(
     from overture.jobs.transfer.exchange import export_prompt
     from overture.store.store import Store
 
-    found = export_prompt(prompt, folder, Store(root, say), to=to)
+    result = export_prompt(prompt, folder, Store(root, say), to=to)
     if is_json:
-        emit(found)
+        emit(result.dump())
         return
-    out = console()
-    out.print(f"wrote {', '.join(found['files'])} in {found['folder']}", soft_wrap=True)
-    for text in found["lost"]:
+    console().print(f"wrote {', '.join(result.files)} in {result.folder}", soft_wrap=True)
+    for text in result.lost:
         say(f"note: {text}")
     if to == "peft":
         show_next("Load it:", [f"PeftModel.from_pretrained(model, {str(folder)!r})"])

@@ -1,7 +1,7 @@
 """``overture prune``: keep what a prompt needs, train it again from its start."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,9 @@ from overture.cli.options import JsonOption, PromptArgument, StoreOption, field_
 from overture.cli.out import console, emit, say
 from overture.cli.progress import display
 from overture.cli.report import asking, interval_text, sentence, show_next
+
+if TYPE_CHECKING:
+    from overture.core.records.distil import PruneResult
 
 
 def command(
@@ -43,44 +46,46 @@ def command(
     config = validated(PruneConfig, stated(asked), "overture prune")
     show = display()
     with show.live():
-        found = prune(prompt, Store(root, say), config, task=task, name=name, listener=show)
+        result = prune(prompt, Store(root, say), config, task=task, name=name, listener=show)
     if is_json:
-        emit(found)
+        emit(result.dump())
     else:
-        _show(found, store_flag(store))
+        _show(result, store_flag(store))
 
 
-def _show(found: dict[str, Any], flag: str) -> None:
+def _show(result: "PruneResult", flag: str) -> None:
     from rich.table import Table
 
-    out = console()
+    out, metric = console(), result.metric
     tried = Table(title="tried, on validation rows", title_justify="left")
-    for name in ("kept", "tokens", "trained values", found["metric"], "loss", "seconds"):
-        tried.add_column(name, justify="left" if name == "kept" else "right")
-    for one in found["candidates"]:
-        shown = ["diverged", "-"] if one["loss"] is None else [f"{one['score']:.3f}", f"{one['loss']:.3f}"]
-        facts = [f"{one['share']:.0%} of the {one['level']}", str(len(one["tokens"])), f"{one['trainable']:,}"]
-        tried.add_row(*facts, *shown, f"{one['seconds']:.1f}")
+    for head in ("kept", "tokens", "trained values", metric, "loss", "seconds"):
+        tried.add_column(head, justify="left" if head == "kept" else "right")
+    for candidate in result.candidates:
+        tried.add_row(
+            f"{candidate.share:.0%} of the {candidate.level}",
+            str(len(candidate.tokens)),
+            f"{candidate.trainable:,}",
+            "diverged" if candidate.score is None else f"{candidate.score:.3f}",
+            "-" if candidate.loss is None else f"{candidate.loss:.3f}",
+            f"{candidate.seconds:.1f}",
+        )
     out.print(tried)
-    compared = found["compared"]["whole"]
-    sides: tuple[dict[str, Any], ...] = (found["whole"], found)
-    table = Table(title=f"{found['pruned_from']}, {compared['split']} rows", title_justify="left")
-    for name in ("", "whole prompt", "pruned prompt"):
-        table.add_column(name, justify="right" if name else "left")
-    scores = [side["metrics"][compared["split"]][found["metric"]] for side in sides]
-    table.add_row(found["metric"], *(f"{score['value']:.3f}" for score in scores))
-    table.add_row("95% interval", *map(interval_text, scores))
-    table.add_row("rows", *(str(score["n"]) for score in scores))
-    table.add_row("tokens", *(str(side["length"]) for side in sides))
-    table.add_row("trained values", *(f"{side['trainable']:,}" for side in sides))
+    compared = result.compared["whole"]
+    sides = (result.whole, result)
+    scores = [side.metrics[compared.split][metric] for side in sides]
+    table = Table(title=f"{result.pruned_from}, {compared.split} rows", title_justify="left")
+    for head in ("", "whole prompt", "pruned prompt"):
+        table.add_column(head, justify="right" if head else "left")
+    table.add_row(metric, *(f"{score.value:.3f}" for score in scores))
+    table.add_row("95% interval", *(interval_text(score) for score in scores))
+    table.add_row("rows", *(str(score.n) for score in scores))
+    table.add_row("tokens", *(str(side.length) for side in sides))
+    table.add_row("trained values", *(f"{side.trainable:,}" for side in sides))
     out.print(table)
     out.print(sentence("the whole prompt", compared, "pruned prompt"))
-    for notice in found["notices"]:
+    for notice in result.notices:
         out.print(f"note: {notice}")
     show_next(
-        f"Kept as {found['prompt']}. Next:",
-        [
-            asking(found["prompt"], found["folder"], flag),
-            f"overture diff {found['pruned_from']} {found['prompt']}{flag}",
-        ],
+        f"Kept as {result.prompt}. Next:",
+        [asking(result.prompt, result.folder, flag), f"overture diff {result.pruned_from} {result.prompt}{flag}"],
     )

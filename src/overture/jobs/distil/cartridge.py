@@ -1,7 +1,7 @@
 """Distil a long text into a short memory by self-study: the model talks to itself about the text, then learns to say
 the same without it.
 
-    1. c: a piece of the text;  q: what the model asks when it is shown c and a seed instruction;  a: its answer, with c
+    1. c: a piece of the text;  q: the model's question, given c and a seed instruction;  a: its answer, given c
     2. min over Z of  sum over (q, a)  sum over tokens i  KL(p(. | c, x_<i) || p(. | Z, x_<i)),   x = q a
 
 Z is a memory (method `cartridge`) that begins at the keys and values of the text's first P tokens. The divergence is
@@ -16,19 +16,19 @@ Shape letters: P columns.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from overture.core.contracts import Readout, Readouts
 from overture.core.errors import ConfigError, DataError, Diverged
-from overture.core.injection import Injection, LayerMemory, Memory
+from overture.core.injection import Injection, Memory
+from overture.core.records.distil import CartridgeResult, Conversations, Knowledge
 from overture.core.records.events import Listener, NoticeEvent, ProgressEvent, ignore
 from overture.core.records.prompt import Lineage
 from overture.core.rows import Answer, Encoded
@@ -64,7 +64,7 @@ SEEDS = (
     "Write one request for a list of facts from the text above. Say what the list is of. Write only the request.",
     "Think of somebody who needs the text above for their work. Write one question they would ask. Write only it.",
 )
-"""What the model is told when it writes the user's part."""
+"""Instructions for the user's part of a conversation."""
 
 CONTINUE = 'How does the text go on after "{}"?'
 _PER_PIECE = 5
@@ -114,23 +114,19 @@ def cartridge(
     origin: str = "text",
     listener: Listener = ignore,
     is_stop_asked: Callable[[], bool] = lambda: False,
-) -> dict[str, Any]:
+) -> CartridgeResult:
     """Make a memory that stands for a text, and keep it as a prompt.
 
     Args:
         text: the text.
         store: where the prompt goes.
-        name: what it is called.
+        name: of the prompt.
         config: how it is made.
         backbone: the model, or its name.
-        task: what the prompt will be used for; questions in the model's own chat format when None.
-        origin: what the text is called in the prompt's record.
-        listener: told of every event.
+        task: the task that the prompt is for; questions in the model's own chat format when None.
+        origin: name of the text in the prompt's lineage.
+        listener: called with each event.
         is_stop_asked: looked at while the model talks and after each step; the best epoch so far is kept.
-
-    Returns:
-        What ``overture cartridge --json`` prints: the prompt, and perplexity, divergence and bytes of each way to know
-        the text, on held-out conversations.
 
     Raises:
         DataError: the text is shorter than the memory.
@@ -147,12 +143,18 @@ def cartridge(
     study = _SelfStudy(text, backbone, name, config, listener, is_stop_asked)
     with ExitStack() as held:
         held.enter_context(backbone.checkpointing(config.train.gradient_checkpointing))
-        return study.result(store, task, origin)
+        return study.run(store, task, origin)
 
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """A conversation about a piece of the text: as it is used, as it is trained on, and with the piece in front."""
+    """A conversation about a piece of the text, encoded in three ways.
+
+    Args:
+        used: question and answer, as the prompt will be used.
+        trained: the same tokens, all but the first predicted: the student's row.
+        taught: the same with the piece in front: the teacher's row.
+    """
 
     used: Encoded
     trained: Encoded
@@ -160,7 +162,7 @@ class Talk:
 
 
 class _SelfStudy:
-    """One text on its way to a memory.
+    """Self-study of one text.
 
     Args:
         text: the text.
@@ -207,7 +209,7 @@ class _SelfStudy:
         self.notices: list[str] = []
 
     def _check_room(self, tokenizer: Tokenizer) -> None:
-        """Whether the longest question and answer fit behind the memory.
+        """Check that the longest question and answer fit behind the memory.
 
         Raises:
             ConfigError: they do not.
@@ -217,29 +219,23 @@ class _SelfStudy:
         question = max(self.config.question_tokens, len(tokenizer.encode_plain(CONTINUE)) + _LEAD_TOKENS)
         talk, most = frame + question + self.config.answer_tokens, self.backbone.info.max_length
         if self.config.length + talk > most:
-            shorter = most - talk > self.config.frozen
+            has_room = most - talk > self.config.frozen
             raise ConfigError(
                 "the memory, a question and its answer do not fit the model's context",
                 where="length",
                 got=f"{self.config.length} columns and {talk} tokens",
                 wanted=f"at most {most} together",
-                fix=f"--length {most - talk}" if shorter else "lower question_tokens and answer_tokens",
+                fix=f"--length {most - talk}" if has_room else "lower question_tokens and answer_tokens",
             )
 
-    def result(self, store: Store, task: Task | None, origin: str) -> dict[str, Any]:
+    def run(self, store: Store, task: Task | None, origin: str) -> CartridgeResult:
         """Talk, teach, train, measure, keep."""
-        told: dict[str, Any] = {
-            "status": "interrupted",
-            "prompt": None,
-            "text_tokens": len(self.ids),
-            "length": self.config.length,
-        }
         trained = self._talks("trained", self.config.conversations)
         held_out: list[Talk] = []
         if not self.is_stop_asked():
             held_out = self._new(self._talks("held out", self.config.held_out), trained)
         if self.is_stop_asked():
-            return {**told, "notices": self.notices}
+            return self._nothing()
         start = self._start()
         student = _Student(PromptedModel(self.backbone, start), self._taught(trained))
         judge = _Student(PromptedModel(self.backbone, start), self._taught(held_out))
@@ -247,24 +243,35 @@ class _SelfStudy:
         if not fitted.best and fitted.status != "interrupted":
             raise Diverged("the loss became NaN or infinite in the first epoch", fix="--set train.lr=0.001")
         if not fitted.best:
-            return {**told, "notices": self.notices}
+            return self._nothing()
         with torch.no_grad():
             start.trainable()["values"].copy_(fitted.best["values"])
         ways = self._measured(start.injection(), held_out, judge.taught)
         manifest = self._manifest(task or self.task, origin, fitted, ways)
         folder = store.add(manifest, {key: value.cpu().contiguous() for key, value in prompt_tensors(start).items()})
-        return {
-            **told,
-            "status": "interrupted" if fitted.status == "interrupted" else "finished",
-            "prompt": str(ref_of(folder)),
-            "folder": str(folder),
-            "trainable": manifest.trainable,
-            "conversations": {"trained": len(trained), "held_out": len(held_out)},
-            "ways": ways,
-            "history": [epoch.dump() for epoch in fitted.progress.history],
-            "seconds": fitted.progress.seconds,
-            "notices": self.notices,
-        }
+        return CartridgeResult(
+            status="interrupted" if fitted.status == "interrupted" else "finished",
+            prompt=str(ref_of(folder)),
+            text_tokens=len(self.ids),
+            length=self.config.length,
+            folder=str(folder),
+            trainable=manifest.trainable,
+            conversations=Conversations(trained=len(trained), held_out=len(held_out)),
+            ways=ways,
+            history=fitted.progress.history,
+            seconds=fitted.progress.seconds,
+            notices=self.notices,
+        )
+
+    def _nothing(self) -> CartridgeResult:
+        """The result of a run that was stopped before its first epoch."""
+        return CartridgeResult(
+            status="interrupted",
+            prompt=None,
+            text_tokens=len(self.ids),
+            length=self.config.length,
+            notices=self.notices,
+        )
 
     def _progress(self, what: str, done: int, total: int) -> None:
         self.listener(ProgressEvent(what=what, done=done, total=total))
@@ -274,33 +281,34 @@ class _SelfStudy:
     def _talks(self, what: str, count: int) -> list[Talk]:
         """Conversations about random pieces; fewer when a stop is asked for."""
         random = named_random(self.config.seed, "talks", what)
-        found: list[Talk] = []
-        while len(found) < count and not self.is_stop_asked():
+        talks: list[Talk] = []
+        while len(talks) < count and not self.is_stop_asked():
             piece = self._piece(random)
-            found += self._about(piece, min(_PER_PIECE, count - len(found)), random)
-            self._progress(f"talking about the text ({what})", len(found), count)
-        return found
+            talks += self._about(piece, min(_PER_PIECE, count - len(talks)), random)
+            self._progress(f"talking about the text ({what})", len(talks), count)
+        return talks
 
     def _new(self, held_out: list[Talk], trained: Sequence[Talk]) -> list[Talk]:
-        """Those that are not trained on as well.
+        """The held-out conversations that are not trained on as well.
 
         Raises:
             DataError: all of them are.
         """
-        known = {talk.trained.answer_ids for talk in trained}
-        found = [talk for talk in held_out if talk.trained.answer_ids not in known]
-        if not found:
+        trained_answers = {talk.trained.answer_ids for talk in trained}
+        new = [talk for talk in held_out if talk.trained.answer_ids not in trained_answers]
+        if not new:
             raise DataError(
                 "no held-out conversation differs from those that are trained on",
                 where="text",
                 got=f"{len(self.ids)} tokens of text",
                 fix="a longer text, or a larger --held-out",
             )
-        if len(found) < len(held_out):
-            self.notices.append(f"{len(held_out) - len(found)} held-out conversations were trained on: left out")
-        return found
+        if len(new) < len(held_out):
+            self.notices.append(f"{len(held_out) - len(new)} held-out conversations were trained on: left out")
+        return new
 
     def _piece(self, random: Random) -> tuple[int, ...]:
+        """A random piece of the text."""
         room = self.backbone.info.max_length - self.config.question_tokens - self.config.answer_tokens - 128
         longest = max(min(self.config.piece, room, len(self.ids)), 1)
         length = random.randint((longest + 1) // 2, longest)
@@ -312,23 +320,23 @@ class _SelfStudy:
         model = PromptedModel(self.backbone, None, InputCache(1 << 30))
         kinds = random.sample([*SEEDS, CONTINUE], min(count, len(SEEDS) + 1))
         seeds = [kind for kind in kinds if kind != CONTINUE]
-        questions = self._said(model, piece, seeds, self.config.question_tokens)
-        answers = self._said(model, piece, questions, self.config.answer_tokens)
+        questions = self._replies(model, piece, seeds, self.config.question_tokens)
+        answers = self._replies(model, piece, questions, self.config.answer_tokens)
         pairs = list(zip(questions, answers, strict=True))
         if CONTINUE in kinds:
             pairs.append(self._continued(piece, random))
         return [self._talk(piece, *pair) for pair in pairs if all(part.strip() for part in pair)]
 
-    def _said(self, model: PromptedModel, piece: tuple[int, ...], asked: Sequence[str], most: int) -> list[str]:
-        """What the model answers with the piece in front."""
-        if not asked:
+    def _replies(self, model: PromptedModel, piece: tuple[int, ...], messages: Sequence[str], most: int) -> list[str]:
+        """The model's replies to messages, with the piece in front."""
+        if not messages:
             return []
-        rows = self.encoder.encode([self._row(each) for each in asked], with_answer=False, bos=False)
-        behind = [self._behind(piece, row.input_ids + row.anchor_ids) for row in rows]
-        return [text.strip() for text in model.generate(behind, most, self.task.stop)]
+        encoded = self.encoder.encode([self._row(message) for message in messages], with_answer=False, bos=False)
+        rows = [self._behind(piece, row.input_ids + row.anchor_ids) for row in encoded]
+        return [text.strip() for text in model.generate(rows, most, self.task.stop)]
 
     def _continued(self, piece: tuple[int, ...], random: Random) -> tuple[str, str]:
-        """How a passage of the piece goes on, in the text's own words."""
+        """A question about how a passage of the piece goes on, answered in the text's own words."""
         decode, most = self.backbone.tokenizer.decode, self.config.answer_tokens
         first = random.randint(0, max(len(piece) - _LEAD_TOKENS - most, 0))
         lead, rest = piece[first : first + _LEAD_TOKENS], piece[first + _LEAD_TOKENS :][:most]
@@ -367,15 +375,15 @@ class _SelfStudy:
 
     @torch.no_grad()
     def _taught(self, talks: Sequence[Talk]) -> list[Readout]:
-        """What the model says at each token with the piece in front, which runs once for all talks about it."""
+        """The teacher's readout at each token; a piece runs once for all conversations about it."""
         model = PromptedModel(self.backbone, None, InputCache(notify=self.notices.append))
-        said: dict[int, Readout] = {}
+        taught: dict[int, Readout] = {}
         rows = [replace(talk.taught, row=number) for number, talk in enumerate(talks)]
         for batch in scoring_batches(rows, 2 * self.config.train.max_tokens):
             readouts = model.ask(batch, Readouts())
-            said |= {row.row: readout.kept() for row, readout in zip(batch, readouts, strict=True)}
-            self._progress("asking the teacher", len(said), len(rows))
-        return [said[row.row] for row in rows]
+            taught |= {row.row: readout.kept() for row, readout in zip(batch, readouts, strict=True)}
+            self._progress("asking the teacher", len(taught), len(rows))
+        return [taught[row.row] for row in rows]
 
     def _fitted(
         self, student: "_Student", trained: Sequence[Talk], judge: "_Student", held_out: Sequence[Talk]
@@ -404,38 +412,40 @@ class _SelfStudy:
     # -- what it is worth
 
     @torch.no_grad()
-    def _measured(
-        self, found: Injection, talks: Sequence[Talk], taught: Sequence[Readout]
-    ) -> dict[str, dict[str, Any] | None]:
-        """Each way to know the text: perplexity of the answers, divergence a token, bytes of keys and values."""
+    def _measured(self, cartridge: Injection, talks: Sequence[Talk], taught: Sequence[Readout]) -> dict[str, Knowledge]:
+        """Measure each way to give the model the text, on held-out conversations."""
         whole = (*self.head, *self.ids)
         longest = max(talk.used.num_tokens for talk in talks)
         fits = len(whole) + longest <= self.backbone.info.max_length
         if not fits:
             self.notices.append(f"the whole text has {len(self.ids)} tokens: the model cannot read it at once")
-        ways: dict[str, Injection | None] = {
+        injections: dict[str, Injection | None] = {
             "no text": self._memory_of(self.head) if self.head else None,
             "beginning": self._memory_of(whole[: self.config.length]),
-            "cartridge": found,
+            "cartridge": cartridge,
             **({"whole text": self._memory_of(whole)} if fits else {}),
         }
-        trained, used = [[replace(getattr(talk, kind), row=n) for n, talk in enumerate(talks)] for kind in _KINDS]
-        told: dict[str, dict[str, Any] | None] = {}
-        for number, (what, way) in enumerate(ways.items(), 1):
-            model, most = PromptedModel(self.backbone, way), self.config.train.max_tokens
-            told[what] = {
-                "perplexity": math.exp(min(mean_loss(model, used, most), 700.0)),
-                "divergence": _Student(model, taught).mean(trained, most),
-                "columns": way.length if way else 0,
-                "bytes": _bytes_of(way.memory.memory) if way and way.memory else 0,
-            }
-            self._progress("measuring", number, len(ways))
-        return told
+        trained = [replace(talk.trained, row=number) for number, talk in enumerate(talks)]
+        used = [replace(talk.used, row=number) for number, talk in enumerate(talks)]
+        most = self.config.train.max_tokens
+        ways: dict[str, Knowledge] = {}
+        for what, injection in injections.items():
+            model = PromptedModel(self.backbone, injection)
+            memory = injection.memory.memory if injection and injection.memory else None
+            tensors = (memory.keys, memory.values) if memory else ()
+            ways[what] = Knowledge(
+                perplexity=math.exp(min(mean_loss(model, used, most), 700.0)),
+                divergence=_Student(model, taught).mean(trained, most),
+                columns=injection.length if injection else 0,
+                bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+            )
+            self._progress("measuring", len(ways), len(injections))
+        return ways
 
     def _memory_of(self, ids: tuple[int, ...]) -> Injection:
         return Injection(memory=Memory(self.backbone.memory_of_tokens(ids), "memory"))
 
-    def _manifest(self, task: Task, origin: str, fitted: FitResult, ways: dict[str, Any]) -> Manifest:
+    def _manifest(self, task: Task, origin: str, fitted: FitResult, ways: dict[str, Knowledge]) -> Manifest:
         config = self.config
         prompt = PromptConfig(
             method="cartridge", place="memory", length=config.length, options={"frozen": config.frozen}
@@ -448,21 +458,23 @@ class _SelfStudy:
             place="memory",
             length=config.length,
             options=made_with(prompt, cartridge=config.model_dump(mode="json")),
-            lineage=Lineage(text=origin, text_tokens=len(self.ids), epoch=fitted.progress.best_epoch, ways=ways),
+            lineage=Lineage(
+                text=origin,
+                text_tokens=len(self.ids),
+                epoch=fitted.progress.best_epoch,
+                ways={way: measured.dump() for way, measured in ways.items()},
+            ),
             trainable=sum(value.numel() for value in fitted.best.values()),
             seconds=fitted.progress.seconds,
         )
 
 
-_KINDS = ("trained", "used")
-
-
 class _Student:
-    """The model under a memory, judged by what the model with the text says; meets `core.contracts.Trainee`.
+    """The model under a memory, compared with the model that has the text; meets `core.contracts.Trainee`.
 
     Args:
         model: the model under the memory.
-        taught: what should be said of each row, by its number.
+        taught: the teacher's readout of each row, by the row's number.
     """
 
     def __init__(self, model: PromptedModel, taught: Sequence[Readout]) -> None:
@@ -477,28 +489,22 @@ class _Student:
         return self.model.rates()
 
     def weight(self, rows: Sequence[Encoded]) -> float:
-        """Tokens that are predicted."""
+        """Number of predicted tokens."""
         return self.model.weight(rows)
 
     def loss(self, rows: Sequence[Encoded]) -> Tensor:
-        """Divergence from what the model with the text says, added up over the tokens."""
-        return divergence(
-            self.model.backbone, [self.taught[row.row] for row in rows], self.model.ask(rows, Readouts())
-        ).sum()
+        """Divergence from the model with the text, summed over the tokens."""
+        teacher = [self.taught[row.row] for row in rows]
+        return divergence(self.model.backbone, teacher, self.model.ask(rows, Readouts())).sum()
 
     @torch.no_grad()
     def mean(self, rows: Sequence[Encoded], max_tokens: int) -> float:
         """Divergence a token."""
-        batches: Iterator[list[Encoded]] = iter(scoring_batches(rows, max_tokens))
-        return sum(float(self.loss(batch)) for batch in batches) / self.weight(rows)
-
-
-def _bytes_of(memory: LayerMemory) -> int:
-    return sum(value.numel() * value.element_size() for value in (memory.keys, memory.values))
+        return sum(float(self.loss(batch)) for batch in scoring_batches(rows, max_tokens)) / self.weight(rows)
 
 
 def text_of(path: Path) -> str:
-    """A text file.
+    """Read a text file.
 
     Raises:
         DataError: it cannot be read, or is no UTF-8 text.

@@ -18,15 +18,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from overture.core.errors import ConfigError, Diverged
 from overture.core.injection import Injection, Vectors
+from overture.core.records.distil import Importance, Kept, PrunedCandidate, PruneResult, Whole
 from overture.core.records.events import Listener, ignore
 from overture.core.records.prompt import Lineage, PromptScores
+from overture.core.records.scores import Comparison
 from overture.data.batches import scoring_batches
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
@@ -45,27 +47,26 @@ from overture.store.manifest import Manifest, check_fingerprint
 from overture.store.names import checked_name, ref_of
 from overture.store.runs import Run
 from overture.store.store import Store
-from overture.train.options import TrainConfig
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
-    """What is left of a prompt, trained again.
+    """A part of a prompt, trained again.
 
     Args:
-        level: tokens or pieces.
-        share: of the level's units that were kept.
+        level: what was dropped, tokens or pieces.
+        share: share of the level's units that were kept.
         tokens: indices of the kept tokens.
-        masks: of their pieces; empty when all are kept.
+        masks: masks of their pieces; empty when all are kept.
         config: the prompt.
-        tensors: its values at the best epoch; none when its loss diverged.
+        tensors: its values at the best epoch; empty when its loss diverged.
         score: on validation rows.
         loss: on validation rows.
-        trainable: trained values.
+        trainable: number of trained values.
         seconds: of training.
     """
 
-    level: str
+    level: Literal["tokens", "pieces"]
     share: float
     tokens: list[int]
     masks: list[str]
@@ -75,13 +76,6 @@ class Candidate:
     loss: float
     trainable: int
     seconds: float
-
-    def facts(self) -> dict[str, Any]:
-        """What the result tells of it."""
-        names = ("level", "share", "tokens", "masks", "score", "loss", "trainable", "seconds")
-        found = {name: getattr(self, name) for name in names}
-        # A loss that is no number has no form in JSON.
-        return found if self.tensors else {**found, "score": None, "loss": None}
 
 
 def prune(
@@ -93,20 +87,17 @@ def prune(
     name: str | None = None,
     listener: Listener = ignore,
     backbone: Backbone | None = None,
-) -> dict[str, Any]:
-    """Prune a stored prompt of vectors, measure what is left, keep it beside the whole.
+) -> PruneResult:
+    """Prune a stored prompt of vectors, measure the rest, and keep it beside the whole prompt.
 
     Args:
         ref: ``name``, ``name@2``, or a prompt's folder.
         store: where it is, and where the pruned one is kept.
-        config: how much is tried.
+        config: shares to keep, and the number of pieces.
         task: a task file that says where the rows are; the prompt's run says it when None.
         name: the pruned prompt's name; the whole one's with ``-pruned`` when None.
-        listener: told of every event.
+        listener: called with each event.
         backbone: a loaded model; loaded as the prompt names it when None.
-
-    Returns:
-        What ``overture prune --json`` prints: scores before and after, each candidate, importances.
 
     Raises:
         StoreError: no such prompt, its run is gone, or the name is wrong.
@@ -121,12 +112,12 @@ def prune(
     chosen = checked_name(name or f"{manifest.name}-pruned")
     request = request_again(manifest, store, Path(task) if task else None)
     with TemporaryDirectory() as folder:
-        # Nothing of this goes on after a stop, so the run leaves nothing behind.
+        # A stopped run cannot be resumed, so its folder need not stay.
         work = prepared(Run(Path(folder), listener), request, store, lambda: False, backbone)
         check_fingerprint(manifest.backbone, backbone_ref(work.backbone))
         with work.backbone.checkpointing(request.train.gradient_checkpointing):
-            own = {name: value.to(work.backbone.device) for name, value in tensors.items()}
-            whole = prompt_from(own, work.config.prompt)
+            on_device = {name: value.to(work.backbone.device) for name, value in tensors.items()}
+            whole = prompt_from(on_device, work.config.prompt)
             assert isinstance(whole, Injection)
             return _pruned(work, config, manifest, whole, chosen)
 
@@ -178,8 +169,8 @@ class _Masked:
     def injections(self, features: Tensor) -> list[Injection]:
         """The prompt under new masks of one, for each row."""
         self.masks = self.pieces.new_ones(len(features), *self.pieces.shape[:2]).requires_grad_()
-        values = (self.pieces * self.masks[..., None]).flatten(2)
-        return [replace(self.whole, vectors=replace(self.vectors, values=own)) for own in values]
+        values_BPD = (self.pieces * self.masks[..., None]).flatten(2)
+        return [replace(self.whole, vectors=replace(self.vectors, values=values_PD)) for values_PD in values_BPD]
 
     def rates(self) -> dict[str, float]:
         """Nothing is trained."""
@@ -241,26 +232,25 @@ def kept_pieces(scores_Pk: Tensor, tokens: Sequence[int], share: float) -> tuple
     return [token for token, _ in left], [mask for _, mask in left]
 
 
-def _trained(work: Work, level: str, share: float, tokens: list[int], masks: list[str]) -> Candidate:
-    """What is left, from its starting values to its best epoch."""
-    options = {"tokens": tokens, "masks": masks}
+def _trained(
+    work: Work, level: Literal["tokens", "pieces"], share: float, tokens: list[int], masks: list[str]
+) -> Candidate:
+    """Train what is kept, from its starting values to its best epoch."""
     whole = work.config.prompt
     method = pruned_method(whole.method, whole.place)
-    config = whole.model_copy(update={"method": method, "options": options})
+    config = whole.model_copy(update={"method": method, "options": {"tokens": tokens, "masks": masks}})
     model = work.fresh(config, work.config.seed)
-    who = f"{share:.0%} of the {level}"
-    result = work.fit(model, work.config.train, work.config.seed, who=who)
-    history, best = result.progress.history, result.progress.best_epoch
-    score, loss = (history[best].validation_score, history[best].validation_loss) if result.best else (-1.0, math.inf)
+    result = work.fit(model, work.config.train, work.config.seed, who=f"{share:.0%} of the {level}")
+    best = result.progress.history[result.progress.best_epoch] if result.best else None
     return Candidate(
         level,
         share,
         tokens,
         masks,
         config,
-        prompt_tensors(model.prompt) if result.best else {},
-        score,
-        loss,
+        prompt_tensors(model.prompt) if best else {},
+        best.validation_score if best else -1.0,
+        best.validation_loss if best else math.inf,
         sum(value.numel() for value in model.trainable().values()),
         result.progress.seconds,
     )
@@ -272,96 +262,101 @@ def _best(candidates: Sequence[Candidate]) -> Candidate:
     Raises:
         Diverged: none had a finite loss.
     """
-    usable = [one for one in candidates if one.tensors]
-    if not usable:
+    finite = [candidate for candidate in candidates if candidate.tensors]
+    if not finite:
         raise Diverged(
             "the loss of every pruned prompt became NaN or infinite", fix="tune the whole prompt with a smaller rate"
         )
-    return max(usable, key=lambda one: (one.score, -one.loss, -one.trainable))
+    return max(finite, key=lambda candidate: (candidate.score, -candidate.loss, -candidate.trainable))
 
 
 def _candidates(work: Work, config: PruneConfig, tokens_P: Tensor, pieces_Pk: Tensor) -> list[Candidate]:
-    """Every share of tokens, then every share of the best one's pieces."""
-    found: list[Candidate] = []
+    """Train every share of tokens, then every share of the best one's pieces."""
+    candidates: list[Candidate] = []
     for share in config.keep:
         kept = best_indices(tokens_P, share)
-        if len(kept) < len(tokens_P) and all(one.tokens != kept for one in found):
-            found.append(_trained(work, "tokens", share, kept, []))
+        is_new = all(candidate.tokens != kept for candidate in candidates)
+        if is_new and len(kept) < len(tokens_P):
+            candidates.append(_trained(work, "tokens", share, kept, []))
     if config.pieces == 1:
-        return found
-    tokens = _best(found).tokens
+        return candidates
+    tokens = _best(candidates).tokens
     for share in config.keep:
         kept, masks = kept_pieces(pieces_Pk, tokens, share)
-        is_new = all((one.tokens, one.masks) != (kept, masks) for one in found)
+        is_new = all((candidate.tokens, candidate.masks) != (kept, masks) for candidate in candidates)
         if is_new and (any("0" in mask for mask in masks) or len(kept) < len(tokens)):
-            found.append(_trained(work, "pieces", share, kept, masks))
-    return found
+            candidates.append(_trained(work, "pieces", share, kept, masks))
+    return candidates
 
 
 # -- the result
 
 
-def _pruned(work: Work, config: PruneConfig, manifest: Manifest, prompt: Injection, name: str) -> dict[str, Any]:
+def _pruned(work: Work, config: PruneConfig, manifest: Manifest, prompt: Injection, name: str) -> PruneResult:
+    """Find what is important, train candidates, measure the best, keep it."""
     whole = PromptedModel(work.backbone, prompt, work.cache)
     work.warm(whole)
     tokens_P, pieces_Pk = importances(work, prompt, config.pieces)
     candidates = _candidates(work, config, tokens_P, pieces_Pk)
     best = _best(candidates)
-    # Only now is a test row read.
-    left = PromptedModel(work.backbone, prompt_from(best.tensors, best.config), work.cache)
+
+    # No test row is read before this line.
+    pruned = PromptedModel(work.backbone, prompt_from(best.tensors, best.config), work.cache)
     splits = [split for split in SPLITS if work.rows[split]]
-    scored = {
-        what: {split: work.score(model, split, f"scoring the {what} prompt, {split}") for split in splits}
-        for what, model in (("whole", whole), ("pruned", left))
-    }
-    after, before = scored["pruned"], scored["whole"]
+    before = {split: work.score(whole, split, f"scoring the whole prompt, {split}") for split in splits}
+    after = {split: work.score(pruned, split, f"scoring the pruned prompt, {split}") for split in splits}
     split = splits[-1]
     if split == "validation":
         work.notice("there are no test rows: validation rows chose what is kept, so its score is too good")
-    compared = paired_test(after[split].gold, after[split].predicted, before[split].predicted, work.task.metric)
+    test = paired_test(after[split].gold, after[split].predicted, before[split].predicted, work.task.metric)
     metrics = metrics_of(work.task, after)
-    folder = work.store.add(_manifest(work, manifest, best, metrics, name), best.tensors)
-    return {
-        "prompt": str(ref_of(folder)),
-        "folder": str(folder),
-        "pruned_from": manifest.ref,
-        "task": work.task.name,
-        "metric": work.task.metric,
-        "place": best.config.place,
-        "length": len(best.tokens),
-        "trainable": best.trainable,
-        "metrics": metrics,
-        "kept": {"tokens": best.tokens, "masks": best.masks, "level": best.level, "share": best.share},
-        "whole": {
-            "length": manifest.length,
-            "trainable": manifest.trainable,
-            "metrics": metrics_of(work.task, before),
-        },
-        "compared": {"whole": {"split": split, **compared.model_dump()}},
-        "importance": {"tokens": tokens_P.tolist()},
-        "candidates": [one.facts() for one in candidates],
-        "seconds": sum(one.seconds for one in candidates),
-        "notices": work.notices,
-    }
 
-
-def _manifest(work: Work, whole: Manifest, best: Candidate, metrics: dict[str, Any], name: str) -> Manifest:
-    train: TrainConfig = work.config.train
-    return new_manifest(
+    pruned_manifest = new_manifest(
         name,
         work.backbone,
         work.task,
         method=best.config.method,
         place=best.config.place,
         length=len(best.tokens),
-        options=made_with(best.config, train),
+        options=made_with(best.config, work.config.train),
         metrics=PromptScores.model_validate(metrics),
         lineage=Lineage(
-            pruned_from=whole.ref,
-            run=whole.lineage.run,
+            pruned_from=manifest.ref,
+            run=manifest.lineage.run,
             seed=work.config.seed,
             train_rows=len(work.rows["train"]),
         ),
         trainable=best.trainable,
         seconds=best.seconds,
+    )
+    folder = work.store.add(pruned_manifest, best.tensors)
+    return PruneResult(
+        prompt=str(ref_of(folder)),
+        folder=str(folder),
+        pruned_from=manifest.ref,
+        task=work.task.name,
+        metric=work.task.metric,
+        place=best.config.place,
+        length=len(best.tokens),
+        trainable=best.trainable,
+        metrics=metrics,
+        kept=Kept(tokens=best.tokens, masks=best.masks, level=best.level, share=best.share),
+        whole=Whole(length=manifest.length, trainable=manifest.trainable, metrics=metrics_of(work.task, before)),
+        compared={"whole": Comparison(**dict(test), split=split)},
+        importance=Importance(tokens=tokens_P.tolist()),
+        candidates=[
+            PrunedCandidate(
+                level=candidate.level,
+                share=candidate.share,
+                tokens=candidate.tokens,
+                masks=candidate.masks,
+                score=candidate.score if candidate.tensors else None,
+                loss=candidate.loss if candidate.tensors else None,
+                trainable=candidate.trainable,
+                seconds=candidate.seconds,
+            )
+            for candidate in candidates
+        ],
+        seconds=sum(candidate.seconds for candidate in candidates),
+        notices=work.notices,
     )

@@ -71,7 +71,9 @@ def request_again(manifest: Manifest, store: Store, path: Path | None) -> TuneCo
         )
     if path is None:
         run = run_of(store, manifest, "name the task file after the prompt")
-        asked = run.config(TuneConfig)
+        # A search's request is a tune's with the section `search` besides.
+        values = {key: value for key, value in run.request().config.items() if key != "search"}
+        asked = validated(TuneConfig, values, str(run.folder))
         task = _own_task(manifest, asked.task)
     else:
         asked = tune_config(path)

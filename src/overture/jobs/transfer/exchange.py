@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from overture.core.errors import ConfigError
 from overture.core.records.prompt import Lineage
+from overture.core.records.transfer import ExportResult, ImportResult
 from overture.data.encode import Encoder
-from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
 from overture.evaluate.facts import adapter_of, config_of
@@ -17,7 +16,6 @@ from overture.exchange.peft_forms import Adapter, ModelShape
 from overture.jobs.run.keep import new_manifest
 from overture.jobs.run.request import TuneConfig, tune_config
 from overture.store.artifact import load_artifact
-from overture.store.manifest import Manifest
 from overture.store.names import checked_name, ref_of
 from overture.store.store import Store
 
@@ -33,11 +31,11 @@ def import_adapter(
     name: str | None = None,
     task_id: int | None = None,
     notify: Notify = lambda text: None,
-) -> dict[str, Any]:
+) -> ImportResult:
     """Keep the prompt of a peft adapter as a prompt of the store; it gives the logits that it gives in peft.
 
-    Everything is checked before anything is stored. An adapter tells no fingerprint of its model's weights: that the
-    model is the right one is the caller's word, and only the shapes are checked.
+    Everything is checked before anything is stored. An adapter holds no fingerprint of its model's weights, so only the
+    shapes of the model are checked.
 
     Args:
         folder: the adapter's folder, as peft's `save_pretrained` writes it.
@@ -46,10 +44,7 @@ def import_adapter(
         backbone: the model; the one that the adapter names when None.
         name: the prompt's name; the task's when None.
         task_id: which task's prompt of an adapter for several tasks; the first when None.
-        notify: told of work that takes long, and of what could not be checked.
-
-    Returns:
-        What was kept, as ``overture import --json`` prints it.
+        notify: called with sentences about long work and about checks that were not possible.
 
     Raises:
         ArtifactError: the adapter is unsafe, damaged, no prompt, or made for a model of another shape.
@@ -61,48 +56,8 @@ def import_adapter(
     config = tune_config(Path(task))
     chosen = checked_name(name or config.name or config.task.name)
     model = backbone if isinstance(backbone, Backbone) else _model(adapter, config, backbone, notify)
-    tensors = fitted_tensors(adapter, _shape(model, config.task))
-    # The template and the label words must fit this model before anything is stored.
-    own = config.task.model_copy(update={"backbone": model.info.id})
-    encoder = Encoder(own, model.tokenizer, reserve=adapter.length)
-    trainable = sum(tensor.numel() for tensor in tensors.values())
-    manifest = _manifest(adapter, own, model, chosen, task_id, trainable)
-    # What could not be loaded again is not kept.
-    config_of(manifest)
-    kept = store.add(manifest, tensors)
-    asked = backbone.info.id if isinstance(backbone, Backbone) else backbone
-    notices = [*_doubts(adapter, asked), *encoder.notices]
-    for text in notices:
-        notify(text)
-    return {
-        "prompt": str(ref_of(kept)),
-        "folder": str(kept),
-        "backbone": model.info.id,
-        "method": manifest.method,
-        "place": manifest.place,
-        "length": manifest.length,
-        **manifest.lineage.dump(),
-        "notices": notices,
-    }
-
-
-def _model(adapter: Adapter, config: TuneConfig, name: str | None, notify: Notify) -> Backbone:
-    own = adapter.config.base_model_name_or_path
-    chosen = name or own
-    if not chosen:
-        raise ConfigError(
-            "the adapter does not name its model", where=adapter.where, fix="name the model with --backbone"
-        )
-    path = Path(chosen).expanduser()
-    # A folder by its whole path: the prompt is used from elsewhere too.
-    found = str(path.resolve()) if chosen.startswith((".", "~")) or path.exists() else chosen
-    revision = config.revision or (adapter.config.revision if chosen == own else None)
-    return load_backbone(found, revision=revision, device=config.device, dtype=config.dtype, notify=notify)
-
-
-def _shape(model: Backbone, task: Task) -> ModelShape:
     info = model.info
-    return ModelShape(
+    shape = ModelShape(
         info.id,
         info.hidden_size,
         info.num_layers,
@@ -110,44 +65,80 @@ def _shape(model: Backbone, task: Task) -> ModelShape:
         info.head_dim,
         info.max_length,
         model.family.kind,
-        len(task.words),
+        len(config.task.words),
         model.pooler,
     )
-
-
-def _manifest(
-    adapter: Adapter, task: Task, model: Backbone, name: str, task_id: int | None, trainable: int
-) -> Manifest:
-    config = adapter.config
+    tensors = fitted_tensors(adapter, shape)
+    # The template and the label words must fit this model before anything is stored.
+    own_task = config.task.model_copy(update={"backbone": info.id})
+    encoder = Encoder(own_task, model.tokenizer, reserve=adapter.length)
     lineage = Lineage(
         imported_from="peft",
-        peft_type=config.peft_type,
-        peft_version=config.peft_version,
-        base_model=config.base_model_name_or_path,
+        peft_type=adapter.config.peft_type,
+        peft_version=adapter.config.peft_version,
+        base_model=adapter.config.base_model_name_or_path,
         task_id=task_id or 0 if adapter.format.extra else None,
     )
-    return new_manifest(
-        name,
+    manifest = new_manifest(
+        chosen,
         model,
-        task,
+        own_task,
         method=adapter.format.method,
         place=adapter.format.place,
         length=adapter.length,
         lineage=lineage,
-        trainable=trainable,
+        trainable=sum(tensor.numel() for tensor in tensors.values()),
+    )
+    # A prompt that could not be loaded again is not kept.
+    config_of(manifest)
+    kept = store.add(manifest, tensors)
+
+    notices = list(encoder.notices)
+    requested = backbone.info.id if isinstance(backbone, Backbone) else backbone
+    named = adapter.config.base_model_name_or_path
+    if requested not in (None, named):
+        names = f"the adapter names {named}" if named else "the adapter names no model"
+        notices.insert(0, f"{names} and no fingerprint of its weights; only the shapes of {requested} were checked")
+    for text in notices:
+        notify(text)
+    return ImportResult(
+        prompt=str(ref_of(kept)),
+        folder=str(kept),
+        backbone=info.id,
+        method=manifest.method,
+        place=manifest.place,
+        length=manifest.length,
+        imported_from="peft",
+        peft_type=adapter.config.peft_type,
+        peft_version=adapter.config.peft_version,
+        base_model=named,
+        task_id=lineage.task_id,
+        notices=notices,
     )
 
 
-def _doubts(adapter: Adapter, asked: str | None) -> list[str]:
-    """What could not be checked, in sentences; nothing when the adapter's own model was taken."""
+def _model(adapter: Adapter, config: TuneConfig, name: str | None, notify: Notify) -> Backbone:
+    """Load the model of a name, or the one that the adapter names."""
     named = adapter.config.base_model_name_or_path
-    if asked in (None, named):
-        return []
-    told = f"the adapter names {named}" if named else "the adapter names no model"
-    return [f"{told} and no fingerprint of its weights; only the shapes of {asked} were checked"]
+    chosen = name or named
+    if not chosen:
+        raise ConfigError(
+            "the adapter does not name its model", where=adapter.where, fix="name the model with --backbone"
+        )
+    path = Path(chosen).expanduser()
+    # A folder by its whole path: the prompt is used from elsewhere too.
+    is_folder = chosen.startswith((".", "~")) or path.exists()
+    revision = config.revision or (adapter.config.revision if chosen == named else None)
+    return load_backbone(
+        str(path.resolve()) if is_folder else chosen,
+        revision=revision,
+        device=config.device,
+        dtype=config.dtype,
+        notify=notify,
+    )
 
 
-def export_prompt(ref: str | Path, folder: str | Path, store: Store, *, to: str) -> dict[str, Any]:
+def export_prompt(ref: str | Path, folder: str | Path, store: Store, *, to: str) -> ExportResult:
     """Write a stored prompt for other programs.
 
     Args:
@@ -155,9 +146,6 @@ def export_prompt(ref: str | Path, folder: str | Path, store: Store, *, to: str)
         folder: the folder to make.
         store: where the prompt is.
         to: ``peft``, ``npy`` or ``json``.
-
-    Returns:
-        What was written and, as ``lost``, what cannot travel: as ``overture export --json`` prints it.
 
     Raises:
         StoreError: no such prompt, or the folder holds something.
@@ -179,4 +167,4 @@ def export_prompt(ref: str | Path, folder: str | Path, store: Store, *, to: str)
     files = FORMATS[to](manifest, tensors)
     write_files(target, files)
     lost = LOST[to](manifest, tensors)
-    return {"prompt": manifest.ref, "to": to, "folder": str(target), "files": sorted(files), "lost": lost}
+    return ExportResult(prompt=manifest.ref, to=to, folder=str(target), files=sorted(files), lost=lost)
