@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 from torch import Tensor
 
 from overture.core.config import Config
@@ -128,7 +128,7 @@ class Built:
     trainee: Trainee | None = None
     num_trainable: int = 0
     stored_bytes: int = 0
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, JsonValue] = field(default_factory=dict)
     notices: Sequence[str] = ()
 
 

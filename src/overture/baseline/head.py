@@ -1,7 +1,7 @@
 """A trained head alone: a vector for each label on the frozen model, by gradient and without any prompt.
 
 The baseline of prompts for labels at words or ends of answers: a head over tags for tagging, a span head for questions,
-both on an encoder. `linear` is the same for one label a row, solved in closed steps instead of trained by the loop.
+both on an encoder. `linear` is the same for one label a row, fitted by logistic regression.
 Trained values: C D.
 
 Source: Devlin et al. 2019, "BERT", section 5.3 (features without fine-tuning); the start from label words:

@@ -88,10 +88,10 @@ def build(request: Request) -> Built:
     gold = {name: torch.tensor([row.label for row in request.rows[name]]) for name in features}
     if len(set(gold["train"].tolist())) < 2:
         raise DataError("a linear head needs training rows of two labels", got="rows of one label")
-    found = [_fitted(request, options, features["train"], gold["train"], penalty) for penalty in options.penalties]
-    quality = [_quality(head, features["validation"], gold["validation"]) for head in found]
-    best = max(range(len(found)), key=quality.__getitem__)
-    head = found[best]
+    heads = [_fitted(request, options, features["train"], gold["train"], penalty) for penalty in options.penalties]
+    quality = [_quality(head, features["validation"], gold["validation"]) for head in heads]
+    best = max(range(len(heads)), key=quality.__getitem__)
+    head = heads[best]
     values = head.values
     return Built(
         head,

@@ -441,7 +441,7 @@ class Executor(Protocol[Job, Result]):
 
         Args:
             jobs: taken one by one as there is room for them, so that later jobs may depend on earlier outcomes.
-            on_event: told of the jobs' events.
+            on_event: called with the jobs' events.
 
         Raises:
             Stopped: a stop was asked for between two jobs or within one.

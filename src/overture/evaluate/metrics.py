@@ -53,7 +53,7 @@ def metric_named(name: str) -> Metric:
     """A metric by its name.
 
     Raises:
-        ConfigError: there is none; the nearest is told.
+        ConfigError: there is none; the error names the nearest.
     """
     if name not in METRICS:
         near = difflib.get_close_matches(name, METRICS, 1)

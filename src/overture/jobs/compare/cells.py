@@ -66,7 +66,7 @@ class Lab:
         splits: all rows.
         min_steps: optimiser steps that every training takes at least.
         passages: unrelated texts.
-        listener: told of events.
+        listener: called with every event.
         is_stop_asked: looked at after each step.
         max_validation: validation rows of a cell at most.
     """

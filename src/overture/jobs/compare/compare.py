@@ -61,7 +61,7 @@ def compare(
         config: the request.
         folder: where cells are kept; cells that are there are not run again.
         store: where prompts are, for starts from a stored one.
-        listener: told of every event.
+        listener: called with every event.
         is_stop_asked: looked at after each step; cells that are finished are kept.
         backbone: a loaded model; loaded by the task's name when None.
         only: run this cell, whether it is there or not, and no other.
@@ -71,7 +71,7 @@ def compare(
         The summary, ``incomplete`` if a way could not be run; `Interrupted` if a stop was asked for.
 
     Raises:
-        UserError: task, data, model or a way is wrong; told before anything is trained.
+        UserError: task, data, model or a way is wrong; raised before anything is trained.
         StoreError: the folder holds cells of another request, or another process works on it.
     """
     check_no_adapter(config.tune, "compare")

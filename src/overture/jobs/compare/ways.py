@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from pydantic import JsonValue
 from torch import no_grad
 
 from overture.baseline.base import LazyRows, Request
@@ -80,7 +81,7 @@ class Made:
     num_trainable: int = 0
     trainee: Trainee | None = None
     warm: Callable[[Sequence[Encoded]], None] = lambda rows: None
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, JsonValue] = field(default_factory=dict)
     notices: Sequence[str] = ()
 
 
@@ -108,7 +109,7 @@ class Way(Protocol):
         ...
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, JsonValue]:
         """The options that decide its numbers, for its cells."""
         ...
 
@@ -142,7 +143,7 @@ class Compared:
         return self.baseline not in ("none", "text")
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, JsonValue]:
         """The baseline's options."""
         return {"baseline": self.baseline, **self.options}
 
@@ -194,7 +195,7 @@ class Prompt:
         return (rate, *(float(f"{rate * factor:.1g}") for factor in (1 / 3, 3)))
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, JsonValue]:
         """The prompt's options."""
         return self.config.prompt.model_dump(mode="json")
 
