@@ -1,78 +1,19 @@
-"""Rows as tokens: the input, the anchor after it, and the label or answer.
+"""Rows as tokens: the input, the anchor after it, and the label or answer."""
 
-Text is tokenised in runs that are as long as possible, so that tokens are the ones the model knows. Special tokens
-come from the template's constants alone; a value that spells one stays text.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate
 from typing import Any, Literal
 
 from overture.core.contracts import TextTokenizer
 from overture.core.errors import DataError, Problem
-from overture.core.rows import Answer, AtMarks, Encoded, Marks, OneOf, Reading, Target
-from overture.data.kind import Example, Pick, Tools
+from overture.core.rows import Answer, AtMarks, Encoded, OneOf, Reading, Target
+from overture.data.fitting import shortened
+from overture.data.kind import Example, Tools
 from overture.data.rows import Row, row_problems, texts_of
 from overture.data.task import Task
-from overture.data.template import ANSWER, ChatTemplate, Gap, Mask, Piece, PlainTemplate, Slot, Template
-
-Values = Mapping[Slot, str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Special:
-    """Tokens that are always the same; a mask is one of them."""
-
-    ids: tuple[int, ...]
-    is_mask: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Plain text and values that are tokenised in one go."""
-
-    pieces: tuple[str | Slot, ...]
-
-
-_Segment = _Special | _Run | Gap
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """A template ready for rows: what depends on them, and the anchor; it is empty if a field comes last."""
-
-    input: tuple[_Segment, ...]
-    anchor: "_Tokens"
-
-
-@dataclass(slots=True)
-class _Tokens:
-    """Segments as tokens.
-
-    Args:
-        ids: the tokens.
-        gaps: where prompt vectors stand among them: (index, how many).
-        mask: where the mask stands, if there is one.
-        at: for each field, where its text's characters went: (index, first character, end) of each token.
-        texts: stretches of tokens that hold a field's text: (first, end).
-    """
-
-    ids: list[int] = field(default_factory=list)
-    gaps: list[tuple[int, int]] = field(default_factory=list)
-    mask: int | None = None
-    at: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
-    texts: list[tuple[int, int]] = field(default_factory=list)
-
-    def after(self, first: "_Tokens") -> "_Tokens":
-        """These tokens behind others."""
-        done = len(first.ids)
-        mask = first.mask if self.mask is None else done + self.mask
-        gaps = [*first.gaps, *((done + i, count) for i, count in self.gaps)]
-        at = {name: [(done + i, start, end) for i, start, end in places] for name, places in self.at.items()}
-        texts = [*first.texts, *((done + start, done + end) for start, end in self.texts)]
-        return _Tokens([*first.ids, *self.ids], gaps, mask, {**first.at, **at}, texts)
+from overture.data.template import ANSWER, ChatTemplate, PlainTemplate, Slot, Template
+from overture.data.tokens import Layout, RowTokens, layout_of, marks_of, parts_of, text_of, tokens_of, values_of
 
 
 @dataclass(slots=True)
@@ -107,14 +48,18 @@ class Encoder:
         task.spec.check_model(task, tokenizer)
         self.candidates, self.notices = task.spec.candidates(task, tokenizer)
         self.limit = min(task.max_length or tokenizer.max_length, tokenizer.max_length - behind)
-        self._template = _template_of(task, tokenizer)
-        self._own_layouts: dict[tuple[tuple[str, str], ...], _Layout] = {}
+        if isinstance(task.template, str):
+            self._template: Template = PlainTemplate(task.template, tokenizer)
+        else:
+            messages = [(message.role, message.content) for message in task.template]
+            self._template = ChatTemplate(messages, tokenizer)
+        self._own_layouts: dict[tuple[tuple[str, str], ...], Layout] = {}
         self._row_pieces = self._template.row()
-        self._row_layout = self._layout(self._row_pieces)
+        self._row_layout = layout_of(self._row_pieces, tokenizer)
 
     @cached_property
-    def _turn_layout(self) -> _Layout:
-        return self._layout(self._template.turn())
+    def _turn_layout(self) -> Layout:
+        return layout_of(self._template.turn(), self.tokenizer)
 
     @property
     def anchor(self) -> tuple[str, tuple[int, ...]]:
@@ -207,8 +152,8 @@ class Encoder:
             DataError: the row lacks a field, a label or an answer.
         """
         self._check([row])
-        values = _values(texts_of(self.task, row))
-        return "".join(_text(piece, values) for piece in self._row_pieces) + self._answer_text(row)
+        values = values_of(texts_of(self.task, row))
+        return "".join(text_of(piece, values) for piece in self._row_pieces) + self._answer_text(row)
 
     def shots(self, rows: Sequence[Row]) -> list[int]:
         """Rows with their answers as in-context examples, from the start of the sequence.
@@ -223,10 +168,10 @@ class Encoder:
         self._check(rows)
         values: dict[Slot, str] = {}
         for shot, row in enumerate(rows):
-            values |= _values(self._fitting(texts_of(self.task, row)), shot)
+            values |= values_of(self._fitting(texts_of(self.task, row)), shot)
             values[Slot(ANSWER, shot)] = self._answer_text(row)
-        segments = self._segments(self._template.shots(len(rows)))
-        return [*self.tokenizer.bos_ids, *self._ids(segments, values).ids]
+        parts = parts_of(self._template.shots(len(rows)), self.tokenizer)
+        return [*self.tokenizer.bos_ids, *tokens_of(parts, values, self.tokenizer).ids]
 
     def _fitting(self, texts: Mapping[str, str]) -> Mapping[str, str]:
         """A row's texts as they are, or shortened if the task says so and they are too long."""
@@ -237,7 +182,7 @@ class Encoder:
         if self.task.too_long != "trim":
             return texts
         whole = build(texts)
-        found = _shortened(texts, build, self._over, whole) if self._over(whole) > 0 else None
+        found = shortened(texts, build, self._over, whole) if self._over(whole) > 0 else None
         return found[0] if found else texts
 
     def _check(self, rows: Sequence[Row]) -> None:
@@ -251,13 +196,13 @@ class Encoder:
             raise DataError(f"rows of kind {self.task.kind} cannot be shown as examples", where=row.where)
         return text
 
-    def _parts(self, row: Row, with_answer: bool, bos: bool, odd: "_Odd") -> list[Encoded | Problem]:
+    def _parts(self, row: Row, with_answer: bool, bos: bool, odd: _Odd) -> list[Encoded | Problem]:
         """What the row becomes: one part, or several."""
         tools = Tools(self.tokenizer, self.candidates, lambda example: self._over(self._built(example, bos)))
         examples = self.task.spec.examples(self.task, row, texts_of(self.task, row), tools, with_answer)
         return [self._encoded(row, example, bos, odd) for example in examples]
 
-    def _encoded(self, row: Row, example: Example, bos: bool, odd: "_Odd") -> Encoded | Problem:
+    def _encoded(self, row: Row, example: Example, bos: bool, odd: _Odd) -> Encoded | Problem:
         item = self._built(example, bos)
         if item.answer_ids is not None and not item.answer_ids:
             return Problem(row.where, "the answer has no tokens")
@@ -271,7 +216,7 @@ class Encoder:
         def build(texts: Mapping[str, str]) -> Encoded:
             return self._built(example.cut(texts) if example.cut else replace(example, texts=texts), bos)
 
-        fitting = _shortened(example.texts, build, self._over, item) if self.task.too_long == "trim" else None
+        fitting = shortened(example.texts, build, self._over, item) if self.task.too_long == "trim" else None
         if fitting is None:
             return self._too_long(row, item)
         odd.shortened[row.where] = None
@@ -287,7 +232,7 @@ class Encoder:
         if example.answer_ids is not None or candidates is None:
             target = Answer(example.answer_ids, example.allowed)
         elif example.pick:
-            target = AtMarks(candidates, _marks(example.pick, tokens))
+            target = AtMarks(candidates, marks_of(example.pick, tokens))
         else:
             is_mask = read is not None and read == tokens.mask
             target = OneOf(candidates, example.label, example.shares, read, is_mask)
@@ -338,175 +283,27 @@ class Encoder:
             return f"answers have room for {most} tokens: lower max_new_tokens"
         return "shorten the template or the prompt"
 
-    def _tokens(self, example: Example, bos: bool) -> tuple[int, _Tokens]:
+    def _tokens(self, example: Example, bos: bool) -> tuple[int, RowTokens]:
         """The example's tokens, and how many of them are the input."""
         layout = self._layout_of(example, bos)
-        start = _Tokens(list(self.tokenizer.bos_ids if bos else ()))
+        start = RowTokens(list(self.tokenizer.bos_ids if bos else ()))
         picked = example.pick.field if example.pick else ""
-        found = self._ids(layout.input, _values(example.texts), picked).after(start)
+        tokens = tokens_of(layout.input, values_of(example.texts), self.tokenizer, picked).after(start)
         # A template that ends with a field has no constant end: the last token is what must stay live.
-        num_input = len(found.ids) - (0 if layout.anchor.ids else 1)
-        return max(num_input, 0), layout.anchor.after(found)
+        num_input = len(tokens.ids) - (0 if layout.anchor.ids else 1)
+        return max(num_input, 0), layout.anchor.after(tokens)
 
-    def _layout_of(self, example: Example, bos: bool) -> _Layout:
+    def _layout_of(self, example: Example, bos: bool) -> Layout:
         if example.messages is None:
             return self._row_layout if bos else self._turn_layout
         if example.messages not in self._own_layouts:
             pieces = ChatTemplate(example.messages, self.tokenizer).row()
-            self._own_layouts[example.messages] = self._layout(pieces)
+            self._own_layouts[example.messages] = layout_of(pieces, self.tokenizer)
         return self._own_layouts[example.messages]
 
-    def _read(self, tokens: _Tokens) -> int | Literal["mean"] | None:
+    def _read(self, tokens: RowTokens) -> int | Literal["mean"] | None:
         """What the label is read from; None where decoders predict."""
         if not self.tokenizer.is_encoder:
             return None
         where: dict[Reading, int | Literal["mean"] | None] = {"mask": tokens.mask, "first": 0, "mean": "mean"}
         return where[self.task.reading]
-
-    def _layout(self, pieces: Sequence[Piece]) -> _Layout:
-        end = max(i for i, piece in enumerate(pieces) if isinstance(piece, Slot)) + 1
-        anchor = self._ids(self._segments(pieces[end:]), {})
-        anchor.ids += self.tokenizer.end_ids
-        return _Layout(tuple(self._segments(pieces[:end])), anchor)
-
-    def _segments(self, pieces: Sequence[Piece]) -> list[_Segment]:
-        """Pieces grouped by how they are tokenised."""
-        segments: list[_Segment] = []
-        run: list[str | Slot] = []
-
-        def close() -> None:
-            if run:
-                segments.append(_Run(tuple(run)))
-                run.clear()
-
-        for piece in pieces:
-            if isinstance(piece, Slot):
-                run.append(piece)
-                continue
-            if isinstance(piece, Gap):
-                close()
-                segments.append(piece)
-                continue
-            if isinstance(piece, Mask):
-                if run and isinstance(run[-1], str):
-                    # The word that belongs there brings its space, and masks of BPE vocabularies take it.
-                    run[-1] = run[-1].rstrip()
-                close()
-                segments.append(_Special(self.tokenizer.mask_ids, is_mask=True))
-                continue
-            for text, is_special in self.tokenizer.split_specials(piece) if piece else ():
-                if not is_special:
-                    run.append(text)
-                    continue
-                close()
-                segments.append(_Special(tuple(self.tokenizer.encode_template(text))))
-            if piece is None:
-                close()
-        close()
-        return segments
-
-    def _ids(self, segments: Sequence[_Segment], values: Values, picked: str = "") -> _Tokens:
-        """Segments as tokens; of the picked field, where its characters went."""
-        found = _Tokens()
-        for segment in segments:
-            if isinstance(segment, Gap):
-                found.gaps.append((len(found.ids), segment.count))
-            elif isinstance(segment, _Special):
-                if segment.is_mask:
-                    found.mask = len(found.ids)
-                found.ids += segment.ids
-            else:
-                self._add(found, segment, values, picked)
-        return found
-
-    def _add(self, found: _Tokens, run: _Run, values: Values, picked: str) -> None:
-        """A run behind the tokens that are there."""
-        texts = [_text(piece, values) for piece in run.pieces]
-        ends = list(accumulate(map(len, texts)))
-        each = self.tokenizer.offsets("".join(texts)) if ends[-1] else []
-        done = len(found.ids)
-        found.ids += [token for token, _, _ in each]
-        for piece, text, end in zip(run.pieces, texts, ends, strict=True):
-            first = end - len(text)
-            if not isinstance(piece, Slot):
-                continue
-            if picked and piece == Slot(picked) and picked not in found.at:
-                # From the field's first character; the tokens around it are before 0, or behind its end.
-                found.at[picked] = [(done + i, begin - first, stop - first) for i, (_, begin, stop) in enumerate(each)]
-            # A token that holds a character of the text is the text's, even if it began in the template.
-            held = [done + i for i, (_, begin, stop) in enumerate(each) if begin < end and stop > first]
-            if held:
-                found.texts.append((held[0], held[-1] + 1))
-
-
-def _marks(pick: Pick, tokens: _Tokens) -> Marks:
-    """Where labels are scored: the first token of each stretch of characters, behind the places that are given.
-
-    Stretches that were cut off have none, and no label either.
-    """
-    if not pick.spans:
-        return pick.marks
-    places = tokens.at.get(pick.field, [])
-    at = list(pick.marks.at)
-    number = 0
-    for start, _ in pick.spans:
-        while number < len(places) and places[number][2] <= start:
-            number += 1
-        if number == len(places):
-            break
-        at.append(places[number][0])
-    gold = pick.marks.gold
-    if gold is not None and pick.marks.over == "labels":
-        gold = gold[: len(at)]
-    if gold is not None and pick.marks.over == "places":
-        lost = 0 if pick.marks.at else max(len(at) - 1, 0)
-        gold = tuple(place if place < len(at) else lost for place in gold)
-    return replace(pick.marks, at=tuple(at), gold=gold)
-
-
-def _template_of(task: Task, tokenizer: TextTokenizer) -> Template:
-    if isinstance(task.template, str):
-        return PlainTemplate(task.template, tokenizer)
-    return ChatTemplate([(message.role, message.content) for message in task.template], tokenizer)
-
-
-def _values(texts: Mapping[str, str], shot: int | None = None) -> dict[Slot, str]:
-    return {Slot(name) if shot is None else Slot(name, shot): text for name, text in texts.items()}
-
-
-def _text(piece: Piece, values: Values) -> str:
-    if isinstance(piece, Slot):
-        return values[piece]
-    return piece if isinstance(piece, str) else ""
-
-
-def _shortened(
-    texts: Mapping[str, str],
-    build: Callable[[Mapping[str, str]], Encoded],
-    over: Callable[[Encoded], int],
-    whole: Encoded,
-) -> tuple[Mapping[str, str], Encoded] | None:
-    """The row's texts, the longest cut to one length, as long as fits, and the row of them; None if nothing fits.
-
-    One length for all: the longest is shortened first, and no field disappears for another's sake.
-    """
-
-    def cut(length: int) -> dict[str, str]:
-        return {name: text[:length] for name, text in texts.items()}
-
-    fits, fails = 1, max(map(len, texts.values()))
-    best, fails_over = build(cut(fits)), over(whole)
-    if over(best) > 0:
-        return None
-    step = 0
-    while fails - fits > 1 and over(best) < 0:
-        # Tokens grow about evenly with characters, so a straight line lands close; halving in turn bounds the steps.
-        share = 0.5 if step % 2 else -over(best) / (fails_over - over(best))
-        length = min(max(fits + int(share * (fails - fits)), fits + 1), fails - 1)
-        item = build(cut(length))
-        if over(item) <= 0:
-            fits, best = length, item
-        else:
-            fails, fails_over = length, over(item)
-        step += 1
-    return cut(fits), best
