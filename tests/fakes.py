@@ -43,6 +43,7 @@ from overture.core.contracts import RowMethod
 from overture.core.injection import Injection, Place, Vectors
 from overture.core.rows import Answer, Candidates, Encoded, OneOf
 from overture.engine.backbone import Backbone
+from overture.engine.compiled import compiled_prompt
 from overture.engine.prompted import PromptedModel
 from overture.engine.tokenizer import Tokenizer
 from overture.prompt.build import build_prompt
@@ -449,7 +450,7 @@ def injection_of(prompt: Any, backbone: Backbone) -> Injection:
 
 def compiled_of(backbone: Backbone, prompt: Any) -> Any:
     """The prompt as constants; one that depends on the row stays what it is."""
-    return prompt if isinstance(prompt, RowMethod) else backbone.compile(prompt.injection())
+    return prompt if isinstance(prompt, RowMethod) else compiled_prompt(backbone, prompt.injection())
 
 
 # -- rows

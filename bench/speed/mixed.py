@@ -23,6 +23,7 @@ from overture.core.contracts import Continuations, LabelScores
 from overture.core.files import write_json
 from overture.core.rows import Answer, Encoded
 from overture.data.encode import Encoder
+from overture.engine.compiled import compiled_prompt
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel, RowPrompts
 from overture.evaluate.source import prompt_source
@@ -118,7 +119,9 @@ class Bench:
         self.rows = [replace(row, row=number) for number, row in enumerate(encoder.encode(chosen))]
         source = prompt_source(backbone, encoder)
         prompt = PromptConfig(method="vectors", place="before", length=config.length)
-        compiled = [backbone.compile(build_prompt(prompt, source, n).injection()) for n in range(config.num_rows)]
+        compiled = [
+            compiled_prompt(backbone, build_prompt(prompt, source, n).injection()) for n in range(config.num_rows)
+        ]
         self.plain, self.mixed = PromptedModel(backbone), PromptedModel(backbone, RowPrompts(compiled))
         self.rival = peft_model(str(backbone.model.name_or_path), config.num_rows, config.length)
 

@@ -26,6 +26,7 @@ from overture.data.encode import Encoder
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.cohort import Cohort
+from overture.engine.compiled import compiled_prompt
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel, RowPrompts
 from overture.evaluate.source import prompt_source
@@ -197,7 +198,7 @@ class Bench:
         prompt = PromptConfig(method="vectors", place="before", length=cell.length)
         prompts = [build_prompt(prompt, source, seed) for seed in range(cell.size)]
         with torch.no_grad():
-            compiled = [self.backbone.compile(prompt.injection()) for prompt in prompts]
+            compiled = [compiled_prompt(self.backbone, prompt.injection()) for prompt in prompts]
         model = PromptedModel(self.backbone, RowPrompts([compiled[row.row // share] for row in rows]))
         return lambda: model.ask(rows, LabelScores())
 

@@ -20,8 +20,8 @@ from overture.core.errors import ConfigError
 from overture.data.encode import Encoder
 from overture.data.rows import Row
 from overture.data.task import Task
-from overture.engine.backbone import weights_digest
 from overture.engine.cache import InputCache
+from overture.engine.info import weights_digest
 from overture.engine.lora import lora_size, with_lora
 from overture.engine.options import LoraOptions
 from overture.engine.prompted import PromptedModel

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import overture as package
 from overture.core.files import store_dir
 from overture.core.records.events import StepEvent
-from overture.engine.backbone import weights_digest
+from overture.engine.info import weights_digest
 from overture.jobs.run.request import TuneConfig, resolved, tune_config
 from overture.jobs.run.work import Work
 from overture.prompt.registry import own_rate

@@ -7,7 +7,7 @@ import torch
 
 from fakes import ENCODERS, ENTRIES, FAMILIES, SEQ2SEQ, WHOLE, WHOLE_ENCODERS, backbone_of, is_fit
 from overture.engine import ragged
-from overture.engine.backbone import weights_digest
+from overture.engine.info import weights_digest
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -24,6 +24,7 @@ from fakes import (
 from overture.core.errors import BackboneError
 from overture.engine.attention import Step
 from overture.engine.cache import InputCache
+from overture.engine.compiled import compiled_prompt
 from overture.engine.prompted import PromptedModel, RowPrompts
 from overture.prompt.methods import METHODS
 
@@ -176,7 +177,7 @@ def test_scores_in_a_mixed_batch_equal_one_by_one(family, is_cached):
 def test_a_prompt_is_its_own_constant(family, case):
     backbone = backbone_of(family)
     found = injection_of(make_prompt(case, backbone), backbone)
-    assert backbone.compile(found) is found
+    assert compiled_prompt(backbone, found) is found
 
 
 # -- what encoders cannot do

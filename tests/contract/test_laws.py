@@ -27,8 +27,8 @@ from fakes import (
 from overture.core.contracts import RowMethod
 from overture.core.rows import Encoded
 from overture.data.task import Task
-from overture.engine.backbone import weights_digest
 from overture.engine.cache import InputCache
+from overture.engine.info import weights_digest
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import score
 from overture.prompt.methods import METHODS

@@ -25,6 +25,7 @@ from overture.core.errors import BackboneError
 from overture.core.injection import Injection
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
+from overture.engine.compiled import compiled_prompt
 from overture.engine.prompted import PromptedModel, RowPrompts
 from overture.prompt.methods import METHODS
 
@@ -228,7 +229,7 @@ def test_under_a_prompt_in_the_decoder_the_encoder_runs_once(family, method, pla
 def test_a_prompt_is_its_own_constant(family, case):
     backbone: Backbone = backbone_of(family)
     found: Injection = injection_of(make_prompt(case, backbone), backbone)
-    assert backbone.compile(found) is found
+    assert compiled_prompt(backbone, found) is found
 
 
 @pytest.mark.parametrize("family", SEQ2SEQ)

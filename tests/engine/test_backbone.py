@@ -23,8 +23,10 @@ from fakes import (
 from overture.core.errors import BackboneError
 from overture.engine import families as supported
 from overture.engine.attention import Columns, Step
-from overture.engine.backbone import Backbone, weights_digest
+from overture.engine.backbone import Backbone
+from overture.engine.compiled import compiled_prompt
 from overture.engine.families import max_length
+from overture.engine.info import weights_digest
 from overture.engine.prompted import PromptedModel
 from overture.engine.tokenizer import Tokenizer
 from overture.evaluate.facts import backbone_ref
@@ -225,7 +227,7 @@ def test_compile_keeps_what_follows_the_text():
     backbone = backbone_of("llama", DOUBLE)
     for case in CASES:
         injection = injection_of(make_prompt(case, backbone), backbone)
-        compiled = backbone.compile(injection)
+        compiled = compiled_prompt(backbone, injection)
         if case.place != "around":
             assert compiled.memory or compiled is injection
             assert (compiled is injection) == (case.place != "before")

@@ -10,9 +10,10 @@ from fakes import Case, backbone_of, make_backbone, make_prompt, make_rows
 from overture.core.errors import BackboneError
 from overture.engine import compiler
 from overture.engine.attention import Step
-from overture.engine.backbone import Backbone, weights_digest
+from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.cohort import Cohort
+from overture.engine.info import weights_digest
 from overture.engine.operations import counted
 from overture.engine.prompted import PromptedModel
 

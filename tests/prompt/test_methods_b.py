@@ -22,6 +22,7 @@ from overture.core.errors import ConfigError
 from overture.core.injection import Injection, Memory
 from overture.core.rows import Tokens
 from overture.engine.cache import InputCache
+from overture.engine.compiled import compiled_prompt
 from overture.engine.prompted import PromptedModel
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
@@ -276,7 +277,7 @@ class TestLate:
         for family in ("llama", "gemma3_text"):
             backbone = backbone_of(family, DOUBLE)
             prompt = make_prompt(Case("late", "before", {"layer": 2}), backbone)
-            compiled = backbone.compile(prompt.injection())
+            compiled = compiled_prompt(backbone, prompt.injection())
             assert compiled.vectors is None
             weights = compiled.memory.memory.weights
             assert torch.equal(weights, torch.ones_like(weights) * (torch.arange(len(weights)) >= 2)[:, None])
@@ -287,7 +288,7 @@ class TestLate:
     def test_learned_positions_keep_it_live(self):
         backbone = backbone_of("gpt2")
         injection = make_prompt(Case("late", "before", {"layer": 1}), backbone).injection()
-        assert backbone.compile(injection) is injection
+        assert compiled_prompt(backbone, injection) is injection
 
     def test_the_layer_comes_back_from_an_artifact(self, backbone):
         prompt = built(backbone, "late", layer=2)

@@ -9,6 +9,7 @@ import torch
 from fakes import backbone_of, make_rows, source_of
 from overture.core.errors import ConfigError
 from overture.core.injection import Injection, Vectors
+from overture.engine.compiled import compiled_prompt
 from overture.engine.prompted import PromptedModel
 from overture.jobs.tune.adapted import _fixed
 from overture.prompt.build import build_prompt
@@ -69,7 +70,7 @@ def test_compiled_it_costs_only_what_stands_after(front: int) -> None:
     values = torch.randn(3, backbone.info.hidden_size, dtype=torch.float64)
     split = torch.nn.functional.one_hot(torch.tensor(front), 4)
     live = Injection(Vectors(values, "around", split=split))
-    compiled = backbone.compile(live)
+    compiled = compiled_prompt(backbone, live)
     assert (compiled.vectors.length if compiled.vectors else 0) == 3 - front
     assert (compiled.memory.length if compiled.memory else 0) == front
     rows = make_rows("several tokens", (4, 0, 9))
@@ -88,7 +89,7 @@ def test_compiled_it_keeps_its_label_vectors(front: int) -> None:
     split = torch.nn.functional.one_hot(torch.tensor(front), 4)
     live = Injection(Vectors(values, "around", split=split), labels=labels)
     rows = make_rows("one token", (4, 0, 9))
-    one, other = [PromptedModel(backbone, each).label_scores(rows) for each in (live, backbone.compile(live))]
+    one, other = [PromptedModel(backbone, each).label_scores(rows) for each in (live, compiled_prompt(backbone, live))]
     torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
 
 

@@ -10,8 +10,9 @@ from overture.core.seeds import named_random
 from overture.data.encode import Encoder
 from overture.data.rows import Row
 from overture.data.task import Task
-from overture.engine.backbone import Backbone, weights_digest
+from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
+from overture.engine.info import weights_digest
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.source import prompt_source

@@ -4,10 +4,8 @@ Shape letters: B rows, S live tokens, D width, N layers, H key/value heads, K he
 """
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -17,40 +15,16 @@ from torch.utils.checkpoint import checkpoint
 
 from overture.core.contracts import Frontend
 from overture.core.errors import BackboneError
-from overture.core.injection import Injection, LayerMemory, Memory, Vectors
+from overture.core.injection import LayerMemory
 from overture.engine.attention import Columns, MaskKind, Step, install
 from overture.engine.compiler import Backend, check_compiler, compiled_layers
 from overture.engine.families import Family, family_of, layers_view
 from overture.engine.frontends.text import TextFrontend
+from overture.engine.info import info_of
 from overture.engine.masters import with_masters
 from overture.engine.ragged import groups_of, in_groups
 from overture.engine.tokenizer import Tokenizer
 from overture.engine.transfer import moved, sent
-
-
-@dataclass(frozen=True, slots=True)
-class BackboneInfo:
-    """What a prompt must know of its model; artifacts record it.
-
-    `embedding_size` is None but for models that map token vectors of another width to the hidden size.
-    """
-
-    id: str
-    revision: str | None
-    model_type: str
-    hidden_size: int
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    max_length: int
-    num_parameters: int
-    num_body_parameters: int
-    dtype: str
-    weights_sha256: str
-    tokenizer_sha256: str
-    chat_template_sha256: str
-    embedding_size: int | None = None
 
 
 class Backbone:
@@ -103,29 +77,7 @@ class Backbone:
         self.inner: dict[str, Tensor] = {}
         self.inner_rate = 1.0
         self._identity = object()
-        config = model.config
-        num_heads = getattr(config, self.family.num_heads)
-        kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
-        width = self._embedding.weight.shape[1]
-        table_ids = {_storage(self._embedding.weight), _storage(self._table.weight)}
-        self.info = BackboneInfo(
-            id=id,
-            revision=revision,
-            model_type=config.model_type,
-            hidden_size=config.hidden_size,
-            num_layers=len(self.layers),
-            num_kv_heads=kv_heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // num_heads,
-            vocab_size=self._table.weight.shape[0],
-            max_length=tokenizer.max_length,
-            num_parameters=sum(value.numel() for value in model.parameters()),
-            num_body_parameters=sum(v.numel() for v in model.parameters() if _storage(v) not in table_ids),
-            dtype=str(model.dtype).removeprefix("torch."),
-            weights_sha256=weights_sha256 or weights_digest(model),
-            tokenizer_sha256=tokenizer.sha256,
-            chat_template_sha256=tokenizer.chat_template_sha256,
-            embedding_size=width if width != config.hidden_size else None,
-        )
+        self.info = info_of(model, self.family, tokenizer, len(self.layers), self._table, id, revision, weights_sha256)
         self._frontend_of = frontend or _text_frontend
         self.frontend: Frontend = self._frontend_of(self)
         self.encoder: Backbone | None = None
@@ -460,31 +412,6 @@ class Backbone:
         """The head's vectors of tokens, [n, D]; where there is no head, those that the model reads."""
         return self._table.weight[sent(list(ids), self.device, torch.long)].detach()
 
-    @torch.no_grad()
-    def compile(self, injection: Injection) -> Injection:
-        """The same prompt as constants that cost no live tokens; exact for decoders.
-
-        Vectors before the text become memory, in the layers that see them. What stands after the text depends on it
-        and stays as it is; in an encoder, whose prompt sees the text, so does what stands before it; and in a decoder
-        that reads an encoder's output, whose prompt reads it too. Of vectors around the input, those before the text
-        become memory.
-        """
-        vectors = injection.vectors
-        is_decoder = self.family.kind == "decoder"
-        if vectors is not None and vectors.place == "around" and is_decoder:
-            return self._compiled_around(injection, vectors)
-        is_fixed = vectors is not None and vectors.place == "before" and not injection.memory and is_decoder
-        # Learned positions count from the text below a late prompt, and from the prompt below a memory.
-        if vectors is None or not is_fixed or (vectors.layer and not self.family.is_rotary):
-            return injection
-        memory = Memory(self.memory_of(vectors.values, vectors.layer), "memory")
-        return replace(injection, vectors=None, memory=memory)
-
-    def _compiled_around(self, injection: Injection, vectors: Vectors) -> Injection:
-        front, back = vectors.values[: vectors.num_before], vectors.values[vectors.num_before :]
-        memory = Memory(self.memory_of(front), "memory") if len(front) else None
-        return replace(injection, vectors=Vectors(back, "after") if len(back) else None, memory=memory)
-
     @contextmanager
     def checkpointing(self, enabled: bool) -> Iterator[None]:
         """Recompute activations in the backward pass: less memory, about a third more time.
@@ -506,20 +433,6 @@ class Backbone:
                 del layer.forward
                 if own is not None:
                     layer.forward = own
-
-
-def _storage(value: Tensor) -> int:
-    """Identity of a tensor's storage: tied weights are one."""
-    return value.data_ptr()
-
-
-def weights_digest(model: Any) -> str:
-    """SHA-256 over a model's tensors, by name, bit for bit."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _text_frontend(backbone: Backbone) -> TextFrontend:

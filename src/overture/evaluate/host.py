@@ -25,6 +25,7 @@ from overture.data.task import Task
 from overture.engine.answerer import LocalAnswerer
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache, default_budget_bytes
+from overture.engine.compiled import compiled_prompt
 from overture.engine.load import load_backbone
 from overture.engine.lora import with_lora
 from overture.engine.prompted import PromptedModel
@@ -263,7 +264,7 @@ class Host:
         # A copy that shares the weights: the model itself stays as it is.
         adapted = with_lora(self.backbone, adapter, values=inner) if adapter else self.backbone
         prompt = prompt_from(values, config_of(manifest), prompt_source(adapted, encoder))
-        compiled = adapted.compile(prompt) if isinstance(prompt, Injection) else prompt
+        compiled = compiled_prompt(adapted, prompt) if isinstance(prompt, Injection) else prompt
         return Handle(self, folder, manifest, task, encoder, encoding, adapted, compiled)
 
     # -- requests

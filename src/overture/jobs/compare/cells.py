@@ -39,7 +39,8 @@ from overture.data.kind import no_group
 from overture.data.rows import Row, gold_of
 from overture.data.splits import Splits
 from overture.data.task import Task
-from overture.engine.backbone import Backbone, weights_digest
+from overture.engine.backbone import Backbone
+from overture.engine.info import weights_digest
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import Scored, mean_loss, predict, score
 from overture.jobs.compare.ledger import CostMeter

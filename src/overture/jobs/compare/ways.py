@@ -23,6 +23,7 @@ from overture.data.encode import Encoder
 from overture.data.rows import Row
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
+from overture.engine.compiled import compiled_prompt
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.source import prompt_source
 from overture.jobs.run.request import TuneConfig, pinned, with_slots
@@ -226,7 +227,7 @@ def _constant(prompt: PromptMethod | RowMethod, backbone: Backbone) -> RowMethod
     if isinstance(prompt, RowMethod):
         return prompt
     with no_grad():
-        return backbone.compile(prompt.injection())
+        return compiled_prompt(backbone, prompt.injection())
 
 
 Build = Callable[[str, TuneConfig], Way]

@@ -15,6 +15,7 @@ from overture.core.records.training import EpochRecord
 from overture.core.rows import Encoded, OneOf
 from overture.data.encode import Encoder
 from overture.engine.backbone import Backbone
+from overture.engine.compiled import compiled_prompt
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.metrics import NOTHING, metric_named
 from overture.jobs.run.members import SeededSetting
@@ -51,7 +52,7 @@ class Cost:
     def of(cls, model: PromptedModel, train: Sequence[Encoded], validation: Sequence[Encoded]) -> "Cost":
         """The cost of a prompt on training and validation rows."""
         injection = model.injections(train[:1])[0]
-        compiled = model.backbone.compile(injection) if injection else None
+        compiled = compiled_prompt(model.backbone, injection) if injection else None
         serving = compiled.vectors.length if compiled and compiled.vectors else 0
         tokens = sum(row_tokens(model.backbone, injection, row) for row in (*train, *validation))
         return cls(serving, tokens, _is_input_kept(model.backbone, injection))

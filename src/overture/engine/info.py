@@ -1,0 +1,91 @@
+"""What is known of a loaded model, and the fingerprint of its weights."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from overture.engine.families import Family
+from overture.engine.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneInfo:
+    """What a prompt must know of its model; artifacts record it.
+
+    `embedding_size` is None but for models that map token vectors of another width to the hidden size.
+    """
+
+    id: str
+    revision: str | None
+    model_type: str
+    hidden_size: int
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_length: int
+    num_parameters: int
+    num_body_parameters: int
+    dtype: str
+    weights_sha256: str
+    tokenizer_sha256: str
+    chat_template_sha256: str
+    embedding_size: int | None = None
+
+
+def info_of(
+    model: Any,
+    family: Family,
+    tokenizer: Tokenizer,
+    num_layers: int,
+    table: Any,
+    id: str,
+    revision: str | None,
+    weights_sha256: str,
+) -> BackboneInfo:
+    """Facts of a transformers model.
+
+    Args:
+        model: the model.
+        family: of the stack of layers that is run.
+        tokenizer: its tokenizer.
+        num_layers: of that stack.
+        table: the module that holds a vector for each token that the model can predict, or read.
+        id: how the user named it.
+        revision: of a Hub model.
+        weights_sha256: fingerprint of the weight files; from the tensors when empty.
+    """
+    config, embedding = model.config, model.get_input_embeddings()
+    num_heads = getattr(config, family.num_heads)
+    width = embedding.weight.shape[1]
+    # Tied weights are one storage.
+    table_ids = {embedding.weight.data_ptr(), table.weight.data_ptr()}
+    return BackboneInfo(
+        id=id,
+        revision=revision,
+        model_type=config.model_type,
+        hidden_size=config.hidden_size,
+        num_layers=num_layers,
+        num_kv_heads=getattr(config, "num_key_value_heads", None) or num_heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // num_heads,
+        vocab_size=table.weight.shape[0],
+        max_length=tokenizer.max_length,
+        num_parameters=sum(value.numel() for value in model.parameters()),
+        num_body_parameters=sum(v.numel() for v in model.parameters() if v.data_ptr() not in table_ids),
+        dtype=str(model.dtype).removeprefix("torch."),
+        weights_sha256=weights_sha256 or weights_digest(model),
+        tokenizer_sha256=tokenizer.sha256,
+        chat_template_sha256=tokenizer.chat_template_sha256,
+        embedding_size=width if width != config.hidden_size else None,
+    )
+
+
+def weights_digest(model: Any) -> str:
+    """SHA-256 over a model's tensors, by name, bit for bit."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
