@@ -25,7 +25,7 @@ TABLE = {
     "unknown prompt to show": (["show", "moood"], "no such prompt"),
     "unknown run": (["resume", "mood-9"], "no such run"),
     "no data file": (["eval", "mood", "--data", "x.jsonl", "--split", "test"], "exclude each other"),
-    "no file to start from": (["init-task", "x.jsonl", "-o", "x.yaml"], "no such file"),
+    "no file to start from": (["init", "x.jsonl", "-o", "x.yaml"], "no such file"),
     "store is a file": (["list", "--store", "task.yaml"], "not a folder"),
 }
 

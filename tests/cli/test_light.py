@@ -116,6 +116,15 @@ WRONG = (
     ["tune", "task.yaml", "--method", "vectors", "--place", "memory"],
     ["tune", "task.yaml", "--method", "late", "--set", "prompt.options.layr=1"],
     ["search", "task.yaml", "--method", "prefx"],
+    *([command, "task.yaml", "--set", "adapter.kind=lora"] for command in ("search", "compare", "lr")),
+    ["compare", "task.yaml", "--way", "prefx-after"],
+    ["compare", "task.yaml", "--way", "linear", "--set-way", "linear:options.featurs=mean"],
+    ["predict", "gone", "text"],
+    *([command, "gone"] for command in ("eval", "prune", "similar")),
+    ["recycle", "gone", "--backbone", "smollm2"],
+    ["export", "gone", "out", "--to", "npy"],
+    ["import", "adapter", "--task", "gone.yaml"],
+    ["cartridge", "gone.txt", "--name", "x"],
 )
 
 

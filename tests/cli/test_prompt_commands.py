@@ -1,4 +1,4 @@
-"""List, show, diff, rm, init-task, doctor."""
+"""List, show, diff, rm, init, doctor."""
 
 import json
 from pathlib import Path
@@ -72,13 +72,13 @@ def test_rm(tuned, overture) -> None:
 def test_init_task(overture, tmp_path) -> None:
     rows = [{"text": f"row {n}", "label": "ab"[n % 2]} for n in range(20)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = overture("init-task", "rows.jsonl", "-o", "my task.yaml", "--name", "mine", "--json")
+    done = overture("init", "rows.jsonl", "-o", "my task.yaml", "--name", "mine", "--json")
     assert done.json["next"] == "overture tune 'my task.yaml'"
     assert Task.load(tmp_path / "my task.yaml").name == "mine"
-    refused = overture("init-task", "rows.jsonl", "-o", "my task.yaml")
+    refused = overture("init", "rows.jsonl", "-o", "my task.yaml")
     assert refused.code == 2
     assert "--force" in refused.err
-    shown = overture("init-task", "rows.jsonl", "-o", "my task.yaml", "--force")
+    shown = overture("init", "rows.jsonl", "-o", "my task.yaml", "--force")
     assert "overture tune 'my task.yaml'" in shown.out
     assert yaml.safe_load((tmp_path / "my task.yaml").read_text())["name"] == "rows"
     assert overture("init", "rows.jsonl", "-o", "x.yaml", "--name", "A B").code == 2

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from overture.cli import demo, options, progress
+from overture.cli import demo, progress
 from overture.cli.report import sentence
 from overture.core.records.events import (
     DivergedEvent,
@@ -19,9 +19,7 @@ from overture.core.records.events import (
     StepEvent,
 )
 from overture.core.records.scores import Interval, Paired
-from overture.data.task import Task
-from overture.jobs.run.request import TuneConfig
-from overture.prompt.config import PromptConfig
+from overture.jobs.run.request import TuneConfig, resolved
 
 
 def compared(value: float, low: float, high: float, p_value: float) -> Paired:
@@ -49,16 +47,6 @@ SENTENCES = [
 @pytest.mark.parametrize(("found", "text"), SENTENCES)
 def test_sentence(found: Paired, text: str) -> None:
     assert sentence("no prompt", found) == text
-
-
-def test_help_is_the_fields_description() -> None:
-    for model, file, fields in (
-        (Task, "data/task.py", ("backbone", "name")),
-        (PromptConfig, "prompt/config.py", ("method", "place", "length")),
-        (TuneConfig, "jobs/run/request.py", ("seeds", "cache_gb")),
-    ):
-        for field in fields:
-            assert options.field_help(file, model.__name__, field) == model.model_fields[field].description
 
 
 TRAINING: dict[str, Any] = {"seed": 0, "num_epochs": 2, "num_steps": 8}
@@ -126,15 +114,11 @@ def test_demo_rows_are_as_described() -> None:
 
 
 def test_demo(overture, tiny, monkeypatch) -> None:
-    from overture.jobs import api
-
-    request = api.request
-
-    def small(path: Path, settings: dict) -> TuneConfig:
+    def small(model: type[TuneConfig], path: Path, settings: dict) -> TuneConfig:
         sizes = [f"data.{name}_rows=8" for name in ("train", "validation", "test")]
-        return request(path, {**settings, "backbone": str(tiny)}, [*sizes, "prompt.length=2", "shots=0"])
+        return resolved(model, path, {**settings, "backbone": str(tiny)}, [*sizes, "prompt.length=2", "shots=0"])
 
-    monkeypatch.setattr(api, "request", small)
+    monkeypatch.setattr(demo, "resolved", small)
     found = overture("demo", "--epochs", "1", "--json").json
     assert found["prompt"] == f"{demo.NAME}@1"
     assert len(found["predictions"]) == 3

@@ -202,11 +202,11 @@ class TestGated:
             for gates in (prompt.layer_gates, prompt.column_gates):
                 if gates is not None:
                     gates[1] = -2.0
-        found = open_gates("gated", prompt_tensors(prompt))["gates"]
+        gates = open_gates("gated", prompt_tensors(prompt)).dump()
         num_layers = backbone.info.num_layers
-        assert found["layers"] == {"open": num_layers - shut_layers, "of": num_layers}
-        assert found["columns"] == {"open": 4 - shut_columns, "of": 4}
-        assert open_gates("prefix", prompt_tensors(built(backbone, "prefix", "memory"))) == {}
+        assert gates["layers"] == {"open": num_layers - shut_layers, "of": num_layers}
+        assert gates["columns"] == {"open": 4 - shut_columns, "of": 4}
+        assert open_gates("prefix", prompt_tensors(built(backbone, "prefix", "memory"))) is None
 
     @pytest.mark.parametrize("place", ["memory", "after"])
     def test_a_closed_column_counts_in_positions_so_it_is_not_cut(self, place):

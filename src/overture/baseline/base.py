@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic import Field, JsonValue
+from pydantic import JsonValue
 from torch import Tensor
 
-from overture.core.config import Config
+from overture.baseline.options import LabelOptions
 from overture.core.contracts import Scorer, Trainee
 from overture.core.errors import ConfigError
 from overture.core.rows import Encoded
@@ -19,17 +19,8 @@ from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.source import prompt_source
 from overture.prompt.build import wants_label_vectors
-from overture.prompt.config import Labels, PromptConfig
+from overture.prompt.config import PromptConfig
 from overture.prompt.labels import LabelVectors, RowLabelVectors, label_start, with_labels
-
-
-class LabelOptions(Config):
-    """Options of label words and label vectors, as in `prompt.labels`."""
-
-    labels: Labels = Field(
-        "auto", description="words, a trained vector for each label, or vectors only where the model predicts no words."
-    )
-    label_rate: float = Field(1.0, gt=0, description="Factor on the learning rate of the label vectors.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,28 +161,3 @@ def num_values(values: Mapping[str, Tensor]) -> int:
 def stored_bytes(values: Mapping[str, Tensor]) -> int:
     """Bytes of all tensors in their own precision."""
     return sum(value.numel() * value.element_size() for value in values.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Baseline:
-    """One entry of the registry.
-
-    Args:
-        title: one line for people.
-        source: author and year.
-        options: class of its options.
-        build: builds it; raises `ConfigError` or `BackboneError` where it does not fit model or task.
-        learning_rate: the default (see docs/log.md); None when nothing is trained.
-        rates: the few learning rates worth trying on validation rows.
-        is_for_encoders: it runs on encoders too.
-        needs_labels: it runs on tasks with labels only.
-    """
-
-    title: str
-    source: str
-    options: type[Config]
-    build: Callable[[Request], Built]
-    learning_rate: float | None = None
-    rates: tuple[float, ...] = ()
-    is_for_encoders: bool = True
-    needs_labels: bool = False

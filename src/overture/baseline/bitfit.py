@@ -9,22 +9,11 @@ Masked Language-models", section 3; the norms: Qi et al. 2022, "Parameter-Effici
 Pre-trained Language Models", section 3 (their scales and biases).
 """
 
-from typing import Literal
-
-from pydantic import Field
-
-from overture.baseline.base import Baseline, Built, LabelOptions, Request, trained
+from overture.baseline.base import Built, Request, trained
 from overture.baseline.full import trained_names
+from overture.baseline.options import BitFitOptions
 from overture.core.errors import ConfigError
 from overture.engine.prompted import PromptedModel
-
-
-class Options(LabelOptions):
-    """Options of BitFit."""
-
-    values: Literal["biases", "norms"] = Field(
-        "biases", description="The biases, or the scales and biases of the norms (LN-tuning)."
-    )
 
 
 def build(request: Request) -> Built:
@@ -33,7 +22,7 @@ def build(request: Request) -> Built:
     Raises:
         ConfigError: the model has no biases.
     """
-    options: Options = request.options
+    options: BitFitOptions = request.options
     labels = request.label_vectors()
     reached = trained_names(request.backbone, None, with_words=labels is None)
     if options.values == "norms":
@@ -49,13 +38,3 @@ def build(request: Request) -> Built:
             fix="options values=norms trains the scales of its norms instead (LN-tuning)",
         )
     return trained(PromptedModel(request.backbone.copied(names.__contains__), labels), request.rows)
-
-
-BASELINE = Baseline(
-    title="the biases",
-    source="Ben Zaken et al. 2022 (BitFit)",
-    options=Options,
-    build=build,
-    learning_rate=1e-3,
-    rates=(3e-4, 1e-3, 3e-3, 1e-2),
-)

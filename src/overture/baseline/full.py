@@ -8,20 +8,11 @@ Source: Devlin et al. 2019, "BERT", section 4 and appendix A.3 (rates); Lee, Tan
 Freezing Layers During Transformer Fine-Tuning" (the highest layers). Deviation: no dropout.
 """
 
-from pydantic import Field
-
-from overture.baseline.base import Baseline, Built, LabelOptions, Request, trained
+from overture.baseline.base import Built, Request, trained
+from overture.baseline.options import FullOptions
 from overture.core.errors import ConfigError
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
-
-
-class Options(LabelOptions):
-    """Options of full fine-tuning."""
-
-    layers: int | None = Field(
-        None, ge=1, description="Number of the highest layers that are trained, with all behind them; all when empty."
-    )
 
 
 def build(request: Request) -> Built:
@@ -30,7 +21,7 @@ def build(request: Request) -> Built:
     Raises:
         ConfigError: the model has fewer layers.
     """
-    options: Options = request.options
+    options: FullOptions = request.options
     labels = request.label_vectors()
     names = trained_names(request.backbone, options.layers, with_words=labels is None)
     return trained(PromptedModel(request.backbone.copied(names.__contains__), labels), request.rows)
@@ -54,13 +45,3 @@ def trained_names(backbone: Backbone, layers: int | None, with_words: bool) -> s
     every = backbone.names_in([backbone.model]) - backbone.idle
     names = every if layers is None else backbone.upper(layers) & every
     return names if with_words else names - backbone.of_head
-
-
-BASELINE = Baseline(
-    title="all weights, or those of the highest layers",
-    source="Devlin et al. 2019",
-    options=Options,
-    build=build,
-    learning_rate=5e-5,
-    rates=(1e-5, 2e-5, 5e-5, 1e-4, 2e-4),
-)

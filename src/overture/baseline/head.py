@@ -8,20 +8,8 @@ Source: Devlin et al. 2019, "BERT", section 5.3 (features without fine-tuning); 
 Hambardzumyan et al. 2021, "WARP", section 3.
 """
 
-from typing import Literal
-
-from pydantic import Field
-
-from overture.baseline.base import Baseline, Built, LabelOptions, Request, trained
+from overture.baseline.base import Built, Request, trained
 from overture.engine.prompted import PromptedModel
-
-
-class Options(LabelOptions):
-    """Options of the head."""
-
-    labels: Literal["vectors"] = Field(
-        "vectors", description="A trained vector for each label; a head has nothing else."
-    )
 
 
 def build(request: Request) -> Built:
@@ -31,13 +19,3 @@ def build(request: Request) -> Built:
         ConfigError: the task has no labels.
     """
     return trained(PromptedModel(request.backbone, request.label_vectors(), request.cache), request.rows)
-
-
-BASELINE = Baseline(
-    title="a vector for each label, no prompt",
-    source="Devlin et al. 2019",
-    options=Options,
-    build=build,
-    learning_rate=1e-2,
-    rates=(3e-3, 1e-2, 3e-2, 1e-1),
-)

@@ -11,14 +11,13 @@ ranked on validation rows.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 
-from overture.baseline.base import Baseline, Built, LazyRows, Request
+from overture.baseline.base import Built, LazyRows, Request
 from overture.baseline.features import features_of
-from overture.core.config import Config
+from overture.baseline.options import Choice, InContextOptions
 from overture.core.errors import DataError
 from overture.core.injection import Injection, Memory
 from overture.core.rows import Encoded, Tokens
@@ -29,28 +28,6 @@ from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import score
-
-Choice = Literal["balanced", "random", "nearest"]
-
-
-class Options(Config):
-    """Options of in-context examples."""
-
-    shots: int = Field(8, ge=1, description="Examples in front of every row.")
-    choice: Choice = Field(
-        "balanced",
-        description="balanced over the labels, random, or those nearest to the row, which run as live text.",
-    )
-    orders: int = Field(1, ge=1, le=64, description="Orders of the examples to choose from on validation rows.")
-    calibrated: bool = Field(False, description="Divide label scores by those of texts without content.")
-
-    @model_validator(mode="after")
-    def _orders_fit(self) -> Self:
-        if self.orders > 1 and self.choice == "nearest":
-            raise ValueError("the nearest examples are ordered by how near they are; orders must be 1")
-        if self.calibrated and self.choice == "nearest":
-            raise ValueError("a text without content has no nearest examples; calibrated must be false")
-        return self
 
 
 def chosen_shots(task: Task, rows: Sequence[Row], count: int, seed: int, choice: Choice = "balanced") -> list[Row]:
@@ -122,14 +99,14 @@ def build(request: Request) -> Built:
     Raises:
         DataError: not one example fits.
     """
-    options: Options = request.options
+    options: InContextOptions = request.options
     return _nearest(request, options) if options.choice == "nearest" else _alike(request, options)
 
 
 # -- the same examples for all rows
 
 
-def _alike(request: Request, options: Options) -> Built:
+def _alike(request: Request, options: InContextOptions) -> Built:
     request = request.calibrated() if options.calibrated else request
     backbone, task = request.backbone, request.task
     drawn = chosen_shots(task, request.splits["train"], options.shots, request.seed, options.choice)
@@ -148,7 +125,7 @@ def _alike(request: Request, options: Options) -> Built:
 
 
 def _ordered(
-    request: Request, options: Options, encoder: Encoder, shots: list[Row], validation: Sequence[Encoded]
+    request: Request, options: InContextOptions, encoder: Encoder, shots: list[Row], validation: Sequence[Encoded]
 ) -> tuple[list[Row], int]:
     """The examples in the order with the best validation score, and the number of orders that were tried."""
     random = named_random(request.seed, "orders")
@@ -174,7 +151,7 @@ def _ordered(
 # -- the nearest examples of every row
 
 
-def _nearest(request: Request, options: Options) -> Built:
+def _nearest(request: Request, options: InContextOptions) -> Built:
     encoder = Encoder(request.task, request.backbone.tokenizer)
     pool = list(request.splits["train"])
     known = features_of(request.backbone, _bare(encoder, pool), is_mean=True)
@@ -228,12 +205,3 @@ def _bare(encoder: Encoder, split: Sequence[Row]) -> list[Encoded]:
 
 def _text_bytes(encoder: Encoder, shots: Sequence[Row]) -> int:
     return sum(len(encoder.text_of(row).encode()) for row in shots)
-
-
-BASELINE = Baseline(
-    title="training rows with their answers in front of each row",
-    source="Brown et al. 2020; Liu et al. 2022 (KATE); Lu et al. 2022 (orders)",
-    options=Options,
-    build=build,
-    is_for_encoders=False,
-)

@@ -9,16 +9,14 @@ the penalty: Radford et al. 2021, "Learning Transferable Visual Models From Natu
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from overture.baseline.base import Baseline, Built, Request
+from overture.baseline.base import Built, Request
 from overture.baseline.features import features_of
-from overture.core.config import Config
+from overture.baseline.options import LinearOptions
 from overture.core.contracts import LabelScores, Question, T
 from overture.core.errors import DataError
 from overture.core.rows import Encoded
@@ -26,19 +24,6 @@ from overture.engine.backbone import Backbone
 
 _NEVER = -1e4
 """Logit of a label that no training row has."""
-
-
-class Options(Config):
-    """Options of the linear head."""
-
-    features: Literal["read", "mean"] = Field(
-        "read", description="The state that the label is read from (the last token in decoders), or the tokens' mean."
-    )
-    penalties: tuple[float, ...] = Field(
-        (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0),
-        min_length=1,
-        description="Inverse strengths of the L2 penalty (scikit-learn's C) to choose from on validation rows.",
-    )
 
 
 class LinearHead:
@@ -80,7 +65,7 @@ def build(request: Request) -> Built:
     Raises:
         DataError: all training rows have one label.
     """
-    options: Options = request.options
+    options: LinearOptions = request.options
     is_mean = options.features == "mean"
     features = {
         name: features_of(request.backbone, request.rows[name], is_mean).double() for name in ("train", "validation")
@@ -102,7 +87,7 @@ def build(request: Request) -> Built:
     )
 
 
-def _fitted(request: Request, options: Options, features: Tensor, gold: Tensor, penalty: float) -> LinearHead:
+def _fitted(request: Request, options: LinearOptions, features: Tensor, gold: Tensor, penalty: float) -> LinearHead:
     """The head whose map holds mean and deviation of the features already."""
     from sklearn.linear_model import LogisticRegression
 
@@ -127,12 +112,3 @@ def _quality(head: LinearHead, features: Tensor, gold: Tensor) -> tuple[float, f
     scores = head.scores_of(features.float())
     is_right = scores.argmax(1) == gold
     return float(is_right.float().mean()), float(scores.gather(1, gold[:, None]).mean())
-
-
-BASELINE = Baseline(
-    title="logistic regression on frozen features",
-    source="Alain and Bengio 2017",
-    options=Options,
-    build=build,
-    needs_labels=True,
-)

@@ -1,24 +1,11 @@
 """The model as it is: the task's template alone, or with a text written by hand in front of it."""
 
-from pydantic import Field
-
-from overture.baseline.base import Baseline, Built, Request
-from overture.core.config import Config, validated
+from overture.baseline.base import Built, Request
+from overture.baseline.options import PlainOptions, TextOptions
+from overture.core.config import validated
 from overture.data.encode import Encoder
 from overture.data.task import Task
 from overture.engine.prompted import PromptedModel
-
-
-class Options(Config):
-    """Options of the model as it is."""
-
-    calibrated: bool = Field(False, description="Divide label scores by those of texts without content.")
-
-
-class TextOptions(Options):
-    """Options of a prompt written by hand."""
-
-    text: str = Field(min_length=1, description="Text in front of the template; special tokens are recognised.")
 
 
 def build(request: Request) -> Built:
@@ -27,7 +14,7 @@ def build(request: Request) -> Built:
     Raises:
         BackboneError: the model predicts no label words.
     """
-    options: Options = request.options
+    options: PlainOptions = request.options
     request = request.calibrated() if options.calibrated else request
     model = PromptedModel(request.backbone, None, request.cache)
     model.check(request.rows["train"][:1])
@@ -60,12 +47,3 @@ def with_text(task: Task, text: str) -> Task:
     else:
         template = [{**template[0], "content": text + template[0]["content"]}, *template[1:]]
     return validated(Task, {**values, "template": template}, "text")
-
-
-BASELINE = Baseline(title="the template alone", source="Brown et al. 2020 (zero-shot)", options=Options, build=build)
-TEXT_BASELINE = Baseline(
-    title="a text written by hand in front of the template",
-    source="Schick and Schuetze 2021 (patterns)",
-    options=TextOptions,
-    build=build_text,
-)

@@ -3,40 +3,66 @@
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from overture.cli import (
-    cartridge,
-    compare,
-    demo,
-    doctor,
-    evaluate,
-    exchange,
-    init_task,
-    meta,
-    methods,
-    multi,
-    predict,
-    prompts,
-    prune,
-    recycle,
-    resume,
-    search,
-    similar,
-    tune,
-    words,
-)
 from overture.cli.out import is_json_only, only_json, say, show_error
 from overture.core.errors import OvertureError, UserError
 
 _INTERRUPTED = 130
 
+_COMMANDS = {
+    "demo": "demo.command",
+    "init": "init_task.command",
+    "tune": "tune.tune_command",
+    "search": "search.search_command",
+    "lr": "search.lr_command",
+    "words": "words.command",
+    "resume": "resume.resume_command",
+    "compare": "compare.command",
+    "eval": "evaluate.command",
+    "predict": "predict.command",
+    "list": "prompts.list_command",
+    "show": "prompts.show_command",
+    "diff": "prompts.diff_command",
+    "rm": "prompts.rm_command",
+    "methods": "methods.command",
+    "import": "exchange.import_command",
+    "export": "exchange.export_command",
+    "similar": "similar.command",
+    "prune": "prune.command",
+    "recycle": "recycle.command",
+    "meta": "meta.command",
+    "multi": "multi.command",
+    "cartridge": "cartridge.command",
+    "doctor": "doctor.command",
+}
+"""Module and function of each command; it is imported when it is asked for."""
+
 
 class _Group(TyperGroup):
     """Commands whose errors are one block on standard error, or one JSON object on standard output."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        # The names are what a mistyped one is compared with; `get_command` makes the commands.
+        self.commands: Any = dict.fromkeys(_COMMANDS)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names, as the help shows them."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command, with what it imports; None where there is none of the name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module, function = _COMMANDS[cmd_name].split(".")
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        single.command(cmd_name)(getattr(import_module(f"overture.cli.{module}"), function))
+        return typer.main.get_command(single)
 
     def main(self, args: Sequence[str] | None = None, *_: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run a command line and exit with its code."""
@@ -105,33 +131,6 @@ def _options(
 ) -> None:
     """Tune the prompt, keep the model: soft prompts trained, measured and kept for frozen models."""
     del is_version_asked
-
-
-app.command("demo")(demo.command)
-app.command("init")(init_task.command)
-app.command("init-task", hidden=True)(init_task.command)
-app.command("tune")(tune.tune_command)
-app.command("search")(search.search_command)
-app.command("lr")(search.lr_command)
-app.command("words")(words.command)
-app.command("resume")(resume.resume_command)
-app.command("compare")(compare.command)
-app.command("eval")(evaluate.command)
-app.command("predict")(predict.command)
-app.command("list")(prompts.list_command)
-app.command("show")(prompts.show_command)
-app.command("diff")(prompts.diff_command)
-app.command("rm")(prompts.rm_command)
-app.command("methods")(methods.command)
-app.command("import")(exchange.import_command)
-app.command("export")(exchange.export_command)
-app.command("similar")(similar.command)
-app.command("prune")(prune.command)
-app.command("recycle")(recycle.command)
-app.command("meta")(meta.command)
-app.command("multi")(multi.command)
-app.command("cartridge")(cartridge.command)
-app.command("doctor")(doctor.command)
 
 
 def main() -> None:

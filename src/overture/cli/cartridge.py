@@ -1,36 +1,31 @@
 """``overture cartridge``: a long text as a prompt."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overture.cli.options import JsonOption, StoreOption, field_help, local, stated, store_root
+from overture.cli.options import Given, JsonOption, StoreOption, flag, store_root, with_flags
 from overture.cli.out import console, say, size_text
 from overture.cli.progress import display
 from overture.cli.report import show_next
 from overture.cli.stop import StopRequest
-from overture.cli.tune import tell
+from overture.cli.tune import BACKBONE, tell
+from overture.core.errors import DataError
+from overture.jobs.distil.options import CartridgeConfig
+from overture.jobs.run.request import TuneConfig, tune_config
 
 if TYPE_CHECKING:
     from overture.core.records.distil import CartridgeResult
 
-
-def _help(field: str) -> Any:
-    return typer.Option(help=field_help("jobs/distil/options.py", "CartridgeConfig", field), show_default=False)
+_FLAGS = ("length", "conversations", "held_out", "piece", "seed")
 
 
+@with_flags(BACKBONE, *(flag(CartridgeConfig, name) for name in _FLAGS))
 def command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The text, UTF-8.")],
     name: Annotated[str, typer.Option(help="The name under which the prompt is kept.")],
-    backbone: Annotated[
-        str | None, typer.Option(help=field_help("data/task.py", "Task", "backbone"), show_default=False)
-    ] = None,
-    length: Annotated[int | None, _help("length")] = None,
-    conversations: Annotated[int | None, _help("conversations")] = None,
-    held_out: Annotated[int | None, _help("held_out")] = None,
-    piece: Annotated[int | None, _help("piece")] = None,
-    seed: Annotated[int | None, _help("seed")] = None,
+    given: Given,
     task: Annotated[
         Path | None,
         typer.Option(metavar="TASK.yaml", help="What the prompt is for; questions as in a chat if not given."),
@@ -44,19 +39,20 @@ def command(
 ) -> None:
     """Distil a long text into a memory of few columns, by self-study; Ctrl-C keeps the best epoch so far."""
     root = store_root(store)
-    flags = {"length": length, "conversations": conversations, "held_out": held_out, "piece": piece, "seed": seed}
 
     from overture.core.config import overridden, validated
-    from overture.jobs.distil.cartridge import cartridge, text_of
-    from overture.jobs.distil.options import CartridgeConfig
-    from overture.jobs.run.request import tune_config
     from overture.store.store import Store
 
-    given = overridden({"train": CartridgeConfig().train.model_dump()}, settings or [])
-    values = given | stated(flags)
+    values = overridden({"train": CartridgeConfig().train.model_dump()}, settings or [])
+    values |= given.of(CartridgeConfig)
     config = validated(CartridgeConfig, values, "overture cartridge")
     used = tune_config(task).task if task else None
-    chosen = backbone or (used.backbone if used else "smollm2")
+    chosen = given.of(TuneConfig).get("backbone") or (used.backbone if used else "smollm2")
+    if not file.is_file():
+        raise DataError("the text cannot be read", where=str(file), wanted="a UTF-8 file", fix="check the path")
+
+    from overture.jobs.distil.cartridge import cartridge, text_of
+
     text, show = text_of(file), display()
     with StopRequest("stopping after this step; press Ctrl-C again to stop at once") as stop, show.live():
         result = cartridge(
@@ -64,7 +60,7 @@ def command(
             Store(root, say),
             name,
             config,
-            backbone=local(chosen),
+            backbone=chosen,
             task=used,
             origin=file.name,
             listener=show,

@@ -4,17 +4,19 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overture.cli.options import JsonOption, StoreOption, field_help, local, store_root
+from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
 from overture.cli.out import console, emit, is_json_only, say
 from overture.cli.progress import display
 from overture.cli.report import show_next
 from overture.cli.stop import StopRequest
-from overture.cli.tune import INTERRUPTED, BackboneOption, LengthOption, SetOption
+from overture.cli.tune import BACKBONE, INTERRUPTED, LENGTH
 from overture.core.errors import ConfigError
+from overture.jobs.compare.options import CompareConfig
+from overture.jobs.run.request import TuneConfig, check_no_adapter, resolved
 
 if TYPE_CHECKING:
     from overture.core.records.compare import Summary
@@ -22,28 +24,24 @@ if TYPE_CHECKING:
 _INCOMPLETE = 1
 
 
-def _help(field: str) -> Any:
-    return typer.Option(help=field_help("jobs/compare/options.py", "CompareConfig", field), show_default=False)
-
-
-def _named(flag: str, field: str, metavar: str | None = None) -> Any:
-    text = field_help("jobs/compare/options.py", "CompareConfig", field)
-    return typer.Option(flag, metavar=metavar, help=text, show_default=False)
-
-
+@with_flags(
+    flag(CompareConfig, "ways", "--way", metavar="WAY"),
+    flag(CompareConfig, "sizes", "--size", metavar="ROWS"),
+    flag(CompareConfig, "seeds"),
+    flag(CompareConfig, "budget", metavar="MINUTES"),
+    flag(CompareConfig, "price"),
+    flag(CompareConfig, "watts"),
+    flag(CompareConfig, "reference", metavar="WAY"),
+    flag(CompareConfig, "margin"),
+    flag(CompareConfig, "min_steps"),
+    flag(CompareConfig, "unrelated", metavar="FILE"),
+    flag(CompareConfig, "is_rate_tuned", "--tune-rates/--default-rates"),
+    BACKBONE,
+    LENGTH,
+)
 def command(
     task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `overture init` writes one.")],
-    way: Annotated[list[str] | None, _named("--way", "ways", "WAY")] = None,
-    size: Annotated[list[int] | None, _named("--size", "sizes", "ROWS")] = None,
-    seeds: Annotated[int | None, _help("seeds")] = None,
-    budget: Annotated[float | None, _named("--budget", "budget", "MINUTES")] = None,
-    price: Annotated[float | None, _help("price")] = None,
-    watts: Annotated[float | None, _help("watts")] = None,
-    reference: Annotated[str | None, _named("--reference", "reference", "WAY")] = None,
-    margin: Annotated[float | None, _help("margin")] = None,
-    min_steps: Annotated[int | None, _help("min_steps")] = None,
-    unrelated: Annotated[Path | None, _named("--unrelated", "unrelated", "FILE")] = None,
-    is_rate_tuned: Annotated[bool | None, _named("--tune-rates/--default-rates", "is_rate_tuned")] = None,
+    given: Given,
     way_settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -59,8 +57,6 @@ def command(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of cells and report; compare-NAME if not given.")
     ] = None,
-    backbone: BackboneOption = None,
-    length: LengthOption = None,
     settings: SetOption = None,
     store: StoreOption = None,
     is_json: JsonOption = False,
@@ -71,32 +67,19 @@ def command(
     the exit code is 1.
     """
     root = store_root(store)
-    given = {
-        "ways": way,
-        "sizes": size,
-        "seeds": seeds,
-        "budget": budget,
-        "price": price,
-        "watts": watts,
-        "reference": reference,
-        "margin": margin,
-        "min_steps": min_steps,
-        "unrelated": unrelated,
-        "is_rate_tuned": is_rate_tuned,
-        "settings": _by_way(way_settings or []),
-    }
 
     from overture.core.config import validated
     from overture.core.records.cells import Key
     from overture.core.records.compare import Interrupted
-    from overture.jobs.compare.options import CompareConfig
-    from overture.jobs.run.request import TuneConfig, resolved
+    from overture.jobs.compare.ways import ways_of
     from overture.store.store import Store
 
-    flags = {"backbone": backbone and local(backbone), "length": length}
-    tune = resolved(TuneConfig, task, flags, settings or [], prompt_use="as a model")
-    values = {name: value for name, value in given.items() if value not in (None, [], {})}
-    config = validated(CompareConfig, {**values, "tune": tune}, "overture compare")
+    tune = resolved(TuneConfig, task, given.of(TuneConfig), settings or [], prompt_use="as a model")
+    check_no_adapter(tune, "compare")
+    values = {**given.of(CompareConfig), "settings": _by_way(way_settings or []), "tune": tune}
+    config = validated(CompareConfig, values, "overture compare")
+    if config.ways:
+        ways_of(config)
     folder = out or Path(f"compare-{tune.task.name}")
     if folder.exists() and not folder.is_dir():
         raise ConfigError("the report's folder is a file", where=f"--out {folder}", fix="name a folder")

@@ -1,16 +1,17 @@
 """``overture demo``: the whole job for real, on rows and a model that are here already."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from overture.cli.options import JsonOption, StoreOption, store_flag, store_root
+from overture.cli.options import Given, JsonOption, StoreOption, flag, store_flag, store_root, with_flags
 from overture.cli.out import console, emit, say
 from overture.cli.report import show_next, show_result
 from overture.cli.tune import finish, worked
 from overture.core.errors import Diverged
 from overture.core.records.tune import StoppedRun, TuneResult
+from overture.jobs.run.request import TuneConfig, resolved
 
 if TYPE_CHECKING:
     from overture.engine.backbone import Backbone
@@ -23,10 +24,9 @@ _SENTENCES = (
 )
 
 
+@with_flags(flag(TuneConfig, "train.epochs"))
 def command(
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the training rows.", show_default=False)
-    ] = None,
+    given: Given,
     store: StoreOption = None,
     is_json: JsonOption = False,
 ) -> None:
@@ -37,12 +37,11 @@ def command(
     from importlib.resources import as_file, files
 
     from overture.engine.load import load_backbone
-    from overture.jobs.run.request import TuneConfig, resolved
     from overture.jobs.tune.tune import tune
     from overture.store.store import Store
 
     with as_file(files("overture.data").joinpath("demo")) as folder:
-        config = resolved(TuneConfig, Path(folder) / "movie.yaml", {"name": NAME, "train": {"epochs": epochs}})
+        config = resolved(TuneConfig, Path(folder) / "movie.yaml", {"name": NAME, **given.of(TuneConfig)})
         kept = Store(root, say)
         backbone = load_backbone(config.task.backbone, notify=say)
         result = worked(lambda listener, stop: tune(config, kept, listener, stop, backbone), store, is_json)

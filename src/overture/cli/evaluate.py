@@ -36,8 +36,6 @@ def command(
 
     from overture.core.config import validated
     from overture.data.task import Task
-    from overture.evaluate.host import Host
-    from overture.evaluate.measure import measured, rows_of_file, rows_of_run
     from overture.store.artifact import read_manifest
     from overture.store.store import Store
 
@@ -47,6 +45,10 @@ def command(
     task = validated(Task, manifest.task, str(folder / "prompt.json"))
     if calibrated:
         task.calibrated()
+
+    from overture.evaluate.host import Host
+    from overture.evaluate.measure import measured, rows_of_file, rows_of_run
+
     # The rows come first: what is wrong with them is told before the model is loaded.
     name, rows = ("data", rows_of_file(data, task)) if data else rows_of_run(kept, manifest, split or "")
     show = display()

@@ -37,8 +37,12 @@ def import_command(
     """Keep the prompt of a peft adapter; it gives the logits that it gives in peft."""
     root = store_root(store)
 
-    from overture.jobs.transfer.exchange import import_adapter
+    from overture.jobs.run.request import tune_config
     from overture.store.store import Store
+
+    tune_config(task)
+
+    from overture.jobs.transfer.exchange import import_adapter
 
     result = import_adapter(
         folder,
@@ -77,10 +81,14 @@ def export_command(
     """Write a prompt for other programs."""
     root = store_root(store)
 
-    from overture.jobs.transfer.exchange import export_prompt
     from overture.store.store import Store
 
-    result = export_prompt(prompt, folder, Store(root, say), to=to)
+    kept = Store(root, say)
+    kept.get(prompt)
+
+    from overture.jobs.transfer.exchange import export_prompt
+
+    result = export_prompt(prompt, folder, kept, to=to)
     if is_json:
         emit(result.dump())
         return

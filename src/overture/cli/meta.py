@@ -1,16 +1,18 @@
 """``overture meta``: learn a start on several tasks."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overture.cli.options import JsonOption, StoreOption, field_help, local, stated, store_root
+from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
 from overture.cli.out import console, say
 from overture.cli.progress import display
 from overture.cli.report import sentence, show_next, tune_from
 from overture.cli.stop import StopRequest
-from overture.cli.tune import BackboneOption, LengthOption, MethodOption, PlaceOption, SetOption, tell
+from overture.cli.tune import BACKBONE, LENGTH, METHOD, PLACE, tell
+from overture.jobs.run.request import TuneConfig, resolved
+from overture.jobs.transfer.options import MetaConfig
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,40 +20,26 @@ if TYPE_CHECKING:
     from overture.core.records.transfer import MetaResult
 
 
-def _help(field: str) -> Any:
-    return typer.Option(help=field_help("jobs/transfer/options.py", "MetaConfig", field), show_default=False)
-
-
+@with_flags(*(flag(MetaConfig, name) for name in MetaConfig.model_fields), BACKBONE, METHOD, PLACE, LENGTH)
 def command(
     tasks: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="The tasks to learn from, two at least.")],
     name: Annotated[str, typer.Option(help="The name under which the start is kept.")],
-    steps: Annotated[int | None, _help("steps")] = None,
-    inner: Annotated[int | None, _help("inner")] = None,
-    rate: Annotated[float | None, _help("rate")] = None,
-    algorithm: Annotated[Literal["reptile", "fomaml"] | None, _help("algorithm")] = None,
+    given: Given,
     unseen: Annotated[
         list[Path] | None, typer.Option(metavar="TASK.yaml", help="A task to measure the start on only. Repeatable.")
     ] = None,
-    backbone: BackboneOption = None,
-    method: MethodOption = None,
-    place: PlaceOption = None,
-    length: LengthOption = None,
     settings: SetOption = None,
     store: StoreOption = None,
     is_json: JsonOption = False,
 ) -> None:
     """Learn starting values from which a few steps on a new task go far; Ctrl-C keeps what was learnt."""
     root = store_root(store)
-    flags = {"backbone": backbone and local(backbone), "method": method, "place": place, "length": length}
 
     from overture.core.config import validated
-    from overture.jobs.run.request import TuneConfig, resolved
-    from overture.jobs.transfer.options import MetaConfig
     from overture.store.store import Store
 
-    asked = {"steps": steps, "inner": inner, "rate": rate, "algorithm": algorithm}
-    config = validated(MetaConfig, stated(asked), "overture meta")
-    requests = [resolved(TuneConfig, path, flags, settings or []) for path in (*tasks, *(unseen or []))]
+    config = validated(MetaConfig, given.of(MetaConfig), "overture meta")
+    requests = [resolved(TuneConfig, path, given.of(TuneConfig), settings or []) for path in (*tasks, *(unseen or []))]
 
     from overture.jobs.transfer.meta import meta
 

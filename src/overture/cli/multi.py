@@ -1,16 +1,18 @@
 """``overture multi``: one prompt for several tasks."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overture.cli.options import JsonOption, StoreOption, field_help, local, stated, store_root
+from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
 from overture.cli.out import console, say
 from overture.cli.progress import display
 from overture.cli.report import asking, sentence, show_next
 from overture.cli.stop import StopRequest
-from overture.cli.tune import BackboneOption, LengthOption, PlaceOption, SetOption, tell
+from overture.cli.tune import BACKBONE, LENGTH, PLACE, tell
+from overture.jobs.run.request import TuneConfig, resolved
+from overture.jobs.transfer.options import MultiConfig
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,48 +20,39 @@ if TYPE_CHECKING:
     from overture.core.records.transfer import MultiResult, TaskTogether
 
 
-def _help(field: str) -> Any:
-    return typer.Option(help=field_help("jobs/transfer/options.py", "MultiConfig", field), show_default=False)
-
-
+@with_flags(
+    *(flag(MultiConfig, name) for name in MultiConfig.model_fields),
+    BACKBONE,
+    flag(TuneConfig, "prompt.method", default="mpt"),
+    PLACE,
+    LENGTH,
+)
 def command(
     tasks: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="The tasks, two at least.")],
     name: Annotated[str, typer.Option(help="The shared prompt is kept as NAME, each task's as NAME-TASK.")],
-    method: Annotated[
-        str, typer.Option(help="mpt: a shared prompt, scaled by each task; attempt: shared attention over stored ones.")
-    ] = "mpt",
+    given: Given,
     teacher: Annotated[
         list[str] | None,
         typer.Option(
             metavar="PROMPT", help="A task's own stored prompt, in the order of the tasks; tuned if none is given."
         ),
     ] = None,
-    logits: Annotated[float | None, _help("logits")] = None,
-    hidden: Annotated[float | None, _help("hidden")] = None,
-    temperature: Annotated[float | None, _help("temperature")] = None,
-    mixing: Annotated[Literal["drawn", "all"] | None, _help("mixing")] = None,
-    backbone: BackboneOption = None,
-    place: PlaceOption = None,
-    length: LengthOption = None,
     settings: SetOption = None,
     store: StoreOption = None,
     is_json: JsonOption = False,
 ) -> None:
     """Train prompts for several tasks that share values, beside one for each alone.
 
+    Methods: mpt (a shared prompt, scaled by each task) and attempt (shared attention over stored prompts).
     Ctrl-C keeps what is finished; the run itself cannot be resumed, but --teacher takes the prompts tuned alone.
     """
     root = store_root(store)
-    flags = {"backbone": backbone and local(backbone), "method": method, "place": place, "length": length}
 
     from overture.core.config import validated
-    from overture.jobs.run.request import TuneConfig, resolved
-    from overture.jobs.transfer.options import MultiConfig
     from overture.store.store import Store
 
-    asked = {"logits": logits, "hidden": hidden, "temperature": temperature, "mixing": mixing}
-    config = validated(MultiConfig, stated(asked), "overture multi")
-    requests = [resolved(TuneConfig, path, flags, settings or []) for path in tasks]
+    config = validated(MultiConfig, given.of(MultiConfig), "overture multi")
+    requests = [resolved(TuneConfig, path, given.of(TuneConfig), settings or []) for path in tasks]
 
     from overture.jobs.transfer.multi import multi
 

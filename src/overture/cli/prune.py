@@ -5,30 +5,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overture.cli.options import JsonOption, PromptArgument, StoreOption, field_help, stated, store_flag, store_root
+from overture.cli.options import (
+    Given,
+    JsonOption,
+    PromptArgument,
+    StoreOption,
+    flag,
+    store_flag,
+    store_root,
+    with_flags,
+)
 from overture.cli.out import console, emit, say
 from overture.cli.progress import display
 from overture.cli.report import asking, interval_text, sentence, show_next
+from overture.jobs.distil.options import PruneConfig
+from overture.jobs.run.request import tune_config
 
 if TYPE_CHECKING:
     from overture.core.records.distil import PruneResult
 
 
+@with_flags(flag(PruneConfig, "keep", metavar="SHARE"), flag(PruneConfig, "pieces"))
 def command(
     prompt: PromptArgument,
+    given: Given,
     task: Annotated[
         Path | None,
         typer.Argument(metavar="TASK.yaml", help="Says where the rows are; the prompt's own run says it if not given."),
-    ] = None,
-    keep: Annotated[
-        list[float] | None,
-        typer.Option(
-            help=field_help("jobs/distil/options.py", "PruneConfig", "keep") + " Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    pieces: Annotated[
-        int | None, typer.Option(help=field_help("jobs/distil/options.py", "PruneConfig", "pieces"), show_default=False)
     ] = None,
     name: Annotated[str | None, typer.Option(help="The pruned prompt's name; PROMPT-pruned if not given.")] = None,
     store: StoreOption = None,
@@ -38,15 +41,19 @@ def command(
     root = store_root(store)
 
     from overture.core.config import validated
-    from overture.jobs.distil.options import PruneConfig
-    from overture.jobs.distil.prune import prune
     from overture.store.store import Store
 
-    asked = {"keep": tuple(keep) if keep else None, "pieces": pieces}
-    config = validated(PruneConfig, stated(asked), "overture prune")
+    config = validated(PruneConfig, given.of(PruneConfig), "overture prune")
+    kept = Store(root, say)
+    kept.get(prompt)
+    if task:
+        tune_config(task)
+
+    from overture.jobs.distil.prune import prune
+
     show = display()
     with show.live():
-        result = prune(prompt, Store(root, say), config, task=task, name=name, listener=show)
+        result = prune(prompt, kept, config, task=task, name=name, listener=show)
     if is_json:
         emit(result.dump())
     else:

@@ -5,24 +5,34 @@ from typing import Annotated, Any
 
 import typer
 
-from overture.cli.options import JsonOption, PromptArgument, StoreOption, field_help, local, store_flag, store_root
+from overture.cli.options import (
+    Given,
+    JsonOption,
+    PromptArgument,
+    StoreOption,
+    flag,
+    local,
+    store_flag,
+    store_root,
+    with_flags,
+)
 from overture.cli.out import console, emit, say
 from overture.cli.progress import display
 from overture.cli.report import interval_text, sentence, show_next
+from overture.jobs.run.request import tune_config
+from overture.jobs.transfer.options import RecycleConfig
 
 
+@with_flags(flag(RecycleConfig, "tokens"))
 def command(
     prompt: PromptArgument,
     backbone: Annotated[str, typer.Option(help="The other model: a known name, a Hub id, a folder or a file.")],
+    given: Given,
     task: Annotated[
         Path | None,
         typer.Argument(metavar="TASK.yaml", help="Says where rows are; the new prompt is measured on them."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The new prompt's name; PROMPT-recycled if not given.")] = None,
-    tokens: Annotated[
-        int | None,
-        typer.Option(help=field_help("jobs/transfer/options.py", "RecycleConfig", "tokens"), show_default=False),
-    ] = None,
     store: StoreOption = None,
     is_json: JsonOption = False,
 ) -> None:
@@ -30,16 +40,19 @@ def command(
     root = store_root(store)
 
     from overture.core.config import validated
-    from overture.jobs.transfer.options import RecycleConfig
-    from overture.jobs.transfer.recycle import recycle
     from overture.store.store import Store
 
-    config = validated(RecycleConfig, {} if tokens is None else {"tokens": tokens}, "overture recycle")
+    config = validated(RecycleConfig, given.of(RecycleConfig), "overture recycle")
+    kept = Store(root, say)
+    kept.get(prompt)
+    if task:
+        tune_config(task)
+
+    from overture.jobs.transfer.recycle import recycle
+
     show = display()
     with show.live():
-        found = recycle(
-            prompt, Store(root, say), backbone=local(backbone), name=name, task=task, config=config, listener=show
-        )
+        found = recycle(prompt, kept, backbone=local(backbone), name=name, task=task, config=config, listener=show)
     if is_json:
         emit(found)
     else:

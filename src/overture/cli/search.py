@@ -2,24 +2,16 @@
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overture.cli.options import JsonOption, StoreOption, field_help, local, stated, store_root
+from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
 from overture.cli.out import console, emit, say, seconds_text
 from overture.cli.report import asking, interval_text, show_next
-from overture.cli.tune import (
-    BackboneOption,
-    CacheOption,
-    LengthOption,
-    MethodOption,
-    NameOption,
-    PlaceOption,
-    SetOption,
-    finish,
-    worked,
-)
+from overture.cli.tune import BACKBONE, LENGTH, METHOD, PLACE, finish, worked
+from overture.jobs.run.request import TuneConfig, check_no_adapter, resolved
+from overture.jobs.search.options import LrConfig, SearchRequest
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,60 +22,31 @@ if TYPE_CHECKING:
 _MAX_TABLE_TRIALS = 20
 
 
-def _space(field: str, repeatable: bool = True) -> Any:
-    text = field_help("jobs/run/search_config.py", "SearchConfig", field) + (" Repeatable." if repeatable else "")
-    return typer.Option(help=text, show_default=False)
+_SPACE = ("method", "place", "length", "init", "layer", "epochs", "template", "lr")
+_BUDGET = ("tunes", "seconds", "tokens", "money", "price")
 
 
-def _lr_help(field: str) -> Any:
-    return typer.Option(help=field_help("jobs/search/options.py", "LrConfig", field), show_default=False)
-
-
+@with_flags(
+    flag(SearchRequest, "task.backbone"),
+    *(flag(SearchRequest, f"search.{name}") for name in (*_SPACE, *_BUDGET)),
+    flag(SearchRequest, "task.name"),
+    flag(SearchRequest, "cache_gb"),
+)
 def search_command(
     task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `search:` in it says the same.")],
-    backbone: BackboneOption = None,
-    method: Annotated[list[str] | None, _space("method")] = None,
-    place: Annotated[list[str] | None, _space("place")] = None,
-    length: Annotated[list[int] | None, _space("length")] = None,
-    init: Annotated[list[str] | None, _space("init")] = None,
-    layer: Annotated[list[int] | None, _space("layer")] = None,
-    epochs: Annotated[list[int] | None, _space("epochs")] = None,
-    template: Annotated[list[str] | None, _space("template")] = None,
-    lr: Annotated[tuple[float, float] | None, _space("lr", repeatable=False)] = None,
-    tunes: Annotated[float | None, _space("tunes", repeatable=False)] = None,
-    seconds: Annotated[float | None, _space("seconds", repeatable=False)] = None,
-    tokens: Annotated[float | None, _space("tokens", repeatable=False)] = None,
-    money: Annotated[float | None, _space("money", repeatable=False)] = None,
-    price: Annotated[float | None, _space("price", repeatable=False)] = None,
-    name: NameOption = None,
-    cache_gb: CacheOption = None,
+    given: Given,
     settings: SetOption = None,
     store: StoreOption = None,
     is_json: JsonOption = False,
 ) -> None:
     """Choose method, place, length, learning rate and wording by measurement under a budget; keep the winner."""
     root = store_root(store)
-    space: dict[str, Any] = {
-        "method": method,
-        "place": place,
-        "length": length,
-        "init": init,
-        "layer": layer,
-        "epochs": epochs,
-    }
-    space |= {"template": template, "lr": lr, "tunes": tunes, "seconds": seconds, "tokens": tokens}
-    space |= {"money": money, "price": price}
-    flags: dict[str, Any] = {"backbone": backbone and local(backbone), "name": name, "cache_gb": cache_gb}
-    flags |= {
-        f"search.{key}": list(v) if isinstance(v, tuple) else v for key, v in space.items() if v not in (None, [])
-    }
 
-    from overture.jobs.run.request import resolved
-    from overture.jobs.search.options import SearchRequest
     from overture.jobs.search.space import asked_pairs, wordings
     from overture.store.store import Store
 
-    config, kept = resolved(SearchRequest, task, flags, settings or []), Store(root, say)
+    config, kept = resolved(SearchRequest, task, given.of(SearchRequest), settings or []), Store(root, say)
+    check_no_adapter(config, "search")
     asked_pairs(config)
     wordings(config)
 
@@ -168,34 +131,33 @@ def _race_table(result: "SearchResult") -> "Table":
     return table
 
 
+@with_flags(
+    *(flag(LrConfig, name) for name in LrConfig.model_fields),
+    BACKBONE,
+    METHOD,
+    PLACE,
+    LENGTH,
+)
 def lr_command(
     task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file.")],
-    low: Annotated[float | None, _lr_help("low")] = None,
-    high: Annotated[float | None, _lr_help("high")] = None,
-    steps: Annotated[int | None, _lr_help("steps")] = None,
+    given: Given,
     chart: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Write the chart as PATH.png, .html and .json.")
     ] = None,
-    backbone: BackboneOption = None,
-    method: MethodOption = None,
-    place: PlaceOption = None,
-    length: LengthOption = None,
     settings: SetOption = None,
     store: StoreOption = None,
     is_json: JsonOption = False,
 ) -> None:
     """Find the learning rate: a few dozen steps at growing rates on a prompt that is thrown away."""
     root = store_root(store)
-    flags = {"backbone": backbone and local(backbone), "method": method, "place": place, "length": length}
 
     from overture.cli.progress import display
     from overture.core.config import validated
-    from overture.jobs.run.request import TuneConfig, resolved
-    from overture.jobs.search.options import LrConfig
     from overture.store.store import Store
 
-    config = validated(LrConfig, stated({"low": low, "high": high, "steps": steps}), "overture lr")
-    request = resolved(TuneConfig, task, flags, settings or [])
+    config = validated(LrConfig, given.of(LrConfig), "overture lr")
+    request = resolved(TuneConfig, task, given.of(TuneConfig), settings or [])
+    check_no_adapter(request, "overture lr")
 
     from overture.jobs.search.lr import lr
 

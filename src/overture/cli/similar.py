@@ -16,12 +16,16 @@ def command(prompt: PromptArgument, store: StoreOption = None, is_json: JsonOpti
     """Find stored prompts of the same model that are like a prompt: a start for its task, or for one like it."""
     root = store_root(store)
 
-    from overture.jobs.transfer.similar import similar
     from overture.store.store import Store
+
+    kept = Store(root, say)
+    kept.get(prompt)
+
+    from overture.jobs.transfer.similar import similar
 
     show = display()
     with show.live():
-        result = similar(prompt, Store(root, say), stages(show))
+        result = similar(prompt, kept, stages(show))
     if is_json:
         emit(result.dump())
     else:

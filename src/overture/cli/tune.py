@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
-from overture.cli.options import JsonOption, StoreOption, field_help, local, store_flag, store_root
+from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_flag, store_root, with_flags
 from overture.cli.out import emit, say, seconds_text, show_error
 from overture.cli.progress import display
 from overture.cli.report import show_result
@@ -17,6 +17,7 @@ from overture.core.records.base import Record
 from overture.core.records.events import Event, Listener, ProgressEvent, StartEvent, StepEvent
 from overture.core.records.runs import RunResult
 from overture.core.records.tune import StoppedRun
+from overture.jobs.run.request import TuneConfig, resolved
 
 T = TypeVar("T")
 Result = TypeVar("Result", bound=RunResult)
@@ -24,53 +25,35 @@ Result = TypeVar("Result", bound=RunResult)
 INTERRUPTED = 130
 
 
-def _help(file: str, model: str, field: str) -> Any:
-    return typer.Option(help=field_help(file, model, field), show_default=False)
+BACKBONE = flag(TuneConfig, "task.backbone")
+METHOD = flag(TuneConfig, "prompt.method")
+PLACE = flag(TuneConfig, "prompt.place")
+LENGTH = flag(TuneConfig, "prompt.length")
 
 
-BackboneOption = Annotated[str | None, _help("data/task.py", "Task", "backbone")]
-MethodOption = Annotated[str | None, _help("prompt/config.py", "PromptConfig", "method")]
-PlaceOption = Annotated[str | None, _help("prompt/config.py", "PromptConfig", "place")]
-AdapterOption = Annotated[str | None, _help("jobs/run/request.py", "AdapterConfig", "kind")]
-LengthOption = Annotated[int | None, _help("prompt/config.py", "PromptConfig", "length")]
-SeedsOption = Annotated[int | None, _help("jobs/run/request.py", "TuneConfig", "seeds")]
-NameOption = Annotated[str | None, _help("data/task.py", "Task", "name")]
-CacheOption = Annotated[float | None, _help("jobs/run/request.py", "TuneConfig", "cache_gb")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the task file, such as train.lr=0.01. Repeatable."),
-]
-
-
+@with_flags(
+    BACKBONE,
+    METHOD,
+    PLACE,
+    LENGTH,
+    flag(TuneConfig, "adapter.kind", "--adapter"),
+    flag(TuneConfig, "seeds"),
+    flag(TuneConfig, "task.name"),
+    flag(TuneConfig, "cache_gb"),
+)
 def tune_command(
     task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `overture init` writes one.")],
-    backbone: BackboneOption = None,
-    method: MethodOption = None,
-    place: PlaceOption = None,
-    length: LengthOption = None,
-    adapter: AdapterOption = None,
-    seeds: SeedsOption = None,
-    name: NameOption = None,
-    cache_gb: CacheOption = None,
+    given: Given,
     settings: SetOption = None,
     store: StoreOption = None,
     is_json: JsonOption = False,
 ) -> None:
     """Tune a prompt for a task, measure it against no prompt and examples, and keep it."""
     root = store_root(store)
-    flags: dict[str, Any] = {
-        "backbone": backbone and local(backbone),
-        "method": method,
-        "place": place,
-        "length": length,
-        "adapter": adapter,
-    }
-    flags |= {"seeds": seeds, "name": name, "cache_gb": cache_gb}
 
-    from overture.jobs.run.request import TuneConfig, resolved
     from overture.store.store import Store
 
-    config, kept = resolved(TuneConfig, task, flags, settings or []), Store(root, say)
+    config, kept = resolved(TuneConfig, task, given.of(TuneConfig), settings or []), Store(root, say)
 
     from overture.jobs.tune.tune import tune
 

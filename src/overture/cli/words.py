@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from overture.cli.options import JsonOption, field_help, local
+from overture.cli.options import Given, JsonOption, SetOption, flag, with_flags
 from overture.cli.out import console, emit, seconds_text
 from overture.cli.report import interval_text, show_next
-from overture.cli.tune import BackboneOption, SetOption
+from overture.cli.tune import BACKBONE
 from overture.core.records.events import NoticeEvent
+from overture.jobs.run.request import TuneConfig, resolved
+from overture.jobs.search.options import WordsConfig
 
 if TYPE_CHECKING:
     from overture.core.records.search import WordsResult
@@ -19,27 +21,19 @@ if TYPE_CHECKING:
 _SHOWN_WORDS = 6
 
 
-def _help(field: str) -> Any:
-    return typer.Option(help=field_help("jobs/search/options.py", "WordsConfig", field), show_default=False)
-
-
+@with_flags(BACKBONE, flag(WordsConfig, "words"), flag(WordsConfig, "pool"))
 def command(
     task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file, with labels.")],
-    backbone: BackboneOption = None,
-    words: Annotated[int | None, _help("words")] = None,
-    pool: Annotated[int | None, _help("pool")] = None,
+    given: Given,
     settings: SetOption = None,
     is_json: JsonOption = False,
 ) -> None:
     """Propose label words from the training rows; measure them on validation rows, without training."""
     from overture.cli.progress import display, stages
     from overture.core.config import validated
-    from overture.jobs.run.request import TuneConfig, resolved
-    from overture.jobs.search.options import WordsConfig
 
-    given = {"words": words, "pool": pool}
-    config = validated(WordsConfig, {k: v for k, v in given.items() if v is not None}, "overture words")
-    flags = {"backbone": backbone and local(backbone)}
+    config = validated(WordsConfig, given.of(WordsConfig), "overture words")
+    flags = given.of(TuneConfig)
     asked = resolved(TuneConfig, task, flags, settings or [], prompt_use="unused")
 
     from overture.jobs.search import words as study
@@ -55,7 +49,7 @@ def command(
     if is_json:
         emit(result.dump())
     else:
-        _show(result, _tune_command(task, backbone, settings or [], result.wordings[0].labels))
+        _show(result, _tune_command(task, flags.get("backbone"), settings or [], result.wordings[0].labels))
 
 
 def _tune_command(task: Path, backbone: str | None, settings: list[str], labels: dict[str, Any]) -> str:

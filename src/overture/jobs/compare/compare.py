@@ -34,7 +34,7 @@ from overture.jobs.compare.cells import CellJob, Lab, measured, passages_of, tri
 from overture.jobs.compare.folder import CellFolder, PlanRequest, constant, keys_of
 from overture.jobs.compare.options import CompareConfig
 from overture.jobs.compare.rates import FURTHER, best_rate, next_rate
-from overture.jobs.compare.ways import Bench, Way, way_named, with_versions
+from overture.jobs.compare.ways import Bench, Way, way_named, ways_of, with_versions
 from overture.jobs.run.local import LocalExecutor
 from overture.jobs.run.request import check_no_adapter, fitting_place, with_slots
 from overture.jobs.verdict.summary import summary
@@ -99,15 +99,7 @@ def compare(
 
 
 def _ways(config: CompareConfig, store: Store, only: Key | None) -> list[Way]:
-    ways = [way_named(name, config.tune, config.settings.get(name, ())) for name in config.ways]
-    unknown = [name for name in (*config.settings, *([only.way] if only else [])) if name not in config.ways]
-    if config.reference and config.reference not in config.ways:
-        unknown.append(config.reference)
-    if unknown:
-        raise ConfigError(
-            "this way is not compared", where="--way", got=unknown[0], wanted=", ".join(config.ways), fix="add it"
-        )
-    return [with_versions(way, store) for way in ways]
+    return [with_versions(way, store) for way in ways_of(config, only.way if only else "")]
 
 
 def _own_way(config: CompareConfig, lab: Lab) -> str:

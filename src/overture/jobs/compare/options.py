@@ -15,13 +15,11 @@ class CompareConfig(Config):
     tune: TuneConfig = Field(description="Task, prompt and training options that all ways share.")
     ways: tuple[str, ...] = Field(
         (),
-        description="Ways: none, in-context, linear, head, lora, full, or a prompt: METHOD-PLACE. Repeatable. If none "
+        description="Ways: none, in-context, linear, head, lora, full, or a prompt: METHOD-PLACE. If none "
         "is named: none, in-context, linear or head, lora and the task's own prompt, where they fit.",
     )
     settings: dict[str, tuple[str, ...]] = Field({}, description="Settings of one way alone: KEY=VALUE by way.")
-    sizes: tuple[int, ...] = Field(
-        (16, 64, 256), min_length=1, description="Numbers of training rows to compare at. Repeatable."
-    )
+    sizes: tuple[int, ...] = Field((16, 64, 256), min_length=1, description="Numbers of training rows to compare at.")
     seeds: int = Field(3, ge=1, le=100, description="Seeds: each draws rows, start and order, the same for all ways.")
     budget: float | None = Field(
         None, gt=0, description="Minutes; sizes and seeds that do not fit are left out, and the report says which."

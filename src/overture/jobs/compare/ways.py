@@ -1,18 +1,17 @@
 """Ways to adapt a model, by name: what `overture compare` trains and scores side by side.
 
 A way makes itself for the rows of one cell; the loop, the rows, the measuring and the report do not know ways.
-``METHOD-PLACE`` is a prompt of the registry, such as ``prefix-after``; all others are baselines.
+``METHOD-PLACE`` is a prompt of the registry, such as ``prefix-after``; all others are baselines. What a way computes
+with is imported when it is made, so that names and settings are checked without torch.
 """
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import JsonValue
-from torch import no_grad
 
-from overture.baseline.base import LazyRows, Request
 from overture.baseline.registry import baseline_of, build_baseline
 from overture.core.config import overridden, validated
 from overture.core.contracts import PromptMethod, RowMethod, Scorer, Trainee
@@ -21,20 +20,17 @@ from overture.core.injection import Injection
 from overture.core.rows import Encoded
 from overture.data.encode import Encoder
 from overture.data.rows import Row
-from overture.engine.backbone import Backbone
-from overture.engine.cache import InputCache
-from overture.engine.compiled import compiled_prompt
-from overture.engine.prompted import PromptedModel
-from overture.evaluate.source import prompt_source
+from overture.jobs.compare.options import CompareConfig
 from overture.jobs.run.request import TuneConfig, pinned, with_slots
-from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS
-from overture.prompt.pack import prompt_tensors
 from overture.prompt.registry import check_effect, method_of, own_rate
 from overture.store.artifact import tensor_bytes
 from overture.store.store import Store
 from overture.train.options import TrainConfig
+
+if TYPE_CHECKING:
+    from overture.engine.backbone import Backbone
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +44,7 @@ class Bench:
         notify: called with sentences for the user.
     """
 
-    backbone: Backbone
+    backbone: "Backbone"
     store: Store
     cache_bytes: int | None = None
     notify: Callable[[str], None] = lambda text: None
@@ -74,7 +70,7 @@ class Made:
         notices: sentences about rows that were changed by encoding; grows as more are encoded.
     """
 
-    backbone: Backbone
+    backbone: "Backbone"
     model: Scorer
     rows: Mapping[str, Sequence[Encoded]]
     served: Callable[[], Scorer]
@@ -150,6 +146,9 @@ class Compared:
 
     def make(self, bench: Bench, rows: Rows, seed: int) -> Made:
         """The baseline, ready to train or to score."""
+        from overture.baseline.base import LazyRows, Request
+        from overture.engine.prompted import PromptedModel
+
         encoder = Encoder(self.config.task, bench.backbone.tokenizer)
         encoded = LazyRows(encoder.encode_split, rows)
         request = Request({}, bench.backbone, encoder, rows, encoded, seed)
@@ -202,6 +201,13 @@ class Prompt:
 
     def make(self, bench: Bench, rows: Rows, seed: int) -> Made:
         """A fresh prompt with a cache of its own, so that a cell's costs do not depend on the cells before it."""
+        from overture.baseline.base import LazyRows
+        from overture.engine.cache import InputCache
+        from overture.engine.prompted import PromptedModel
+        from overture.evaluate.source import prompt_source
+        from overture.prompt.build import build_prompt
+        from overture.prompt.pack import prompt_tensors
+
         backbone = bench.backbone
         encoder = Encoder(self.config.task, backbone.tokenizer, reserve=self.config.prompt.length)
         encoded = LazyRows(encoder.encode_split, rows)
@@ -222,11 +228,15 @@ class Prompt:
         )
 
 
-def _constant(prompt: PromptMethod | RowMethod, backbone: Backbone) -> RowMethod | Injection:
+def _constant(prompt: PromptMethod | RowMethod, backbone: "Backbone") -> RowMethod | Injection:
     """A prompt as it is served: computed once, and as memory where that is the same."""
     if isinstance(prompt, RowMethod):
         return prompt
-    with no_grad():
+    import torch
+
+    from overture.engine.compiled import compiled_prompt
+
+    with torch.no_grad():
         return compiled_prompt(backbone, prompt.injection())
 
 
@@ -315,6 +325,26 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
         )
     check_effect(prompt)
     return _checked(_with(way, config.model_copy(update={"prompt": prompt})))
+
+
+def ways_of(config: CompareConfig, only: str = "") -> list[Way]:
+    """The ways that a comparison names, with their settings.
+
+    Args:
+        config: of the comparison.
+        only: the way of the one cell that is to run; empty when all are.
+
+    Raises:
+        ConfigError: there is no such way, its settings do not fit, or settings, reference or cell name a way that is
+            not compared.
+    """
+    ways = [way_named(name, config.tune, config.settings.get(name, ())) for name in config.ways]
+    named = [*config.settings, *filter(None, (only, config.reference))]
+    if unknown := [name for name in named if name not in config.ways]:
+        raise ConfigError(
+            "this way is not compared", where="--way", got=unknown[0], wanted=", ".join(config.ways), fix="add it"
+        )
+    return ways
 
 
 def with_versions(way: Way, store: Store) -> Way:
