@@ -301,8 +301,9 @@ def test_gates_that_cannot_be_started_from_are_refused():
     stored = make_prompt(Case("gated", "memory"), backbone, noise=1.0).injection()
     source = replace(source_of(backbone), prompt=lambda ref: stored)
     config = PromptConfig(method="gated", place="memory", length=3, init="prompt", init_prompt="x")
-    with pytest.raises(ConfigError, match="not of the kind"):
+    with pytest.raises(ConfigError) as caught:
         build_prompt(config.model_copy(update={"options": {"layers": False}}), source, 0)
+    assert (caught.value.where, caught.value.got) == ("prompt.options", "columns")
     for method in ("prefix", "cartridge"):
         with pytest.raises(ConfigError, match="--method gated"):
             build_prompt(config.model_copy(update={"method": method}), source, 0)

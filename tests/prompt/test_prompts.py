@@ -157,13 +157,16 @@ class TestStarts:
         assert not torch.equal(start(backbone, init, seed=4), start(backbone, init, seed=5))
 
     def test_what_is_missing_is_an_error(self, backbone):
-        with pytest.raises(ConfigError, match="needs a text"):
+        with pytest.raises(ConfigError) as no_text:
             start(backbone, "text")
-        with pytest.raises(ConfigError, match="needs label words"):
+        assert no_text.value.where == "prompt.init_text"
+        with pytest.raises(ConfigError) as no_labels:
             start(backbone, "labels")
+        assert no_labels.value.where == "prompt.init"
         config = PromptConfig(init="null")
-        with pytest.raises(ConfigError, match="no token that says nothing"):
+        with pytest.raises(ConfigError) as no_token:
             start_of(config, replace(source_of(backbone), null_id=None), 0)
+        assert (no_token.value.where, no_token.value.fix) == ("prompt.init", "--set prompt.init=text")
 
 
 class TestMethods:

@@ -67,8 +67,8 @@ class _Group(TyperGroup):
     def main(self, args: Sequence[str] | None = None, *_: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run a command line and exit with its code."""
         words = list(sys.argv[1:] if args is None else args)
-        own = words[: words.index("--")] if "--" in words else words
-        with only_json("--json" in own):
+        flags = words[: words.index("--")] if "--" in words else words
+        with only_json("--json" in flags):
             code = self._code(words, extra)
         if standalone_mode:
             sys.exit(code)
@@ -78,7 +78,7 @@ class _Group(TyperGroup):
         try:
             return int(super().main(words, standalone_mode=False, **extra) or 0)
         except typer.TyperException as error:
-            # What the command line parser has to say; without any words it is the help.
+            # An error of the command line parser; without any words it is the help.
             if words:
                 show_error(UserError(error.format_message(), fix=_help_command(error)), is_json_only())
             elif help_text := error.format_message():

@@ -31,8 +31,8 @@ def command(
     from rich.table import Table
 
     table = Table("method", "what is trained", "places", "trained values", "source")
-    for key, found in facts.items():
-        table.add_row(key, found["title"], ", ".join(found["places"]), found["formula"], found["source"])
+    for key, fact in facts.items():
+        table.add_row(key, fact["title"], ", ".join(fact["places"]), fact["formula"], fact["source"])
     console().print(table)
     console().print(LETTERS)
     show_next("Look closer, or tune:", ["overture methods prefix", "overture tune TASK.yaml --method prefix"])
@@ -50,7 +50,7 @@ def _facts(method: Any) -> dict[str, Any]:
         "learning_rate": dict(method.learning_rate),
         "rated_length": method.rated_length,
         "needs_labels": method.needs_labels,
-        "options": {name: _option(found) for name, found in fields.items()},
+        "options": {name: _option(field) for name, field in fields.items()},
     }
 
 
@@ -59,27 +59,30 @@ def _option(field: Any) -> dict[str, Any]:
     return {"is_required": field.is_required(), "default": default, "description": field.description}
 
 
-def _show_one(name: str, found: dict[str, Any], formula: str) -> None:
+def _show_one(name: str, method: dict[str, Any], formula: str) -> None:
     from rich.table import Table
 
-    rates = ", ".join(f"{rate:g} at {place}" for place, rate in found["learning_rate"].items())
-    if found["rated_length"]:
-        rates += f"; less in proportion beyond {found['rated_length']} tokens"
+    rates = ", ".join(f"{rate:g} at {place}" for place, rate in method["learning_rate"].items())
+    if method["rated_length"]:
+        rates += f"; less in proportion beyond {method['rated_length']} tokens"
     facts = Table(title=name, title_justify="left", show_header=False)
     for key, value in (
-        ("trained", found["title"]),
-        ("source", found["source"]),
-        ("places", ", ".join(found["places"])),
+        ("trained", method["title"]),
+        ("source", method["source"]),
+        ("places", ", ".join(method["places"])),
         ("trained values", formula),
         ("learning rate", rates),
-        *((f"option {key}", f"{own['description']} ({_default(own)})") for key, own in found["options"].items()),
+        *(
+            (f"option {key}", f"{option['description']} ({_default(option)})")
+            for key, option in method["options"].items()
+        ),
     ):
         facts.add_row(key, value)
     console().print(facts)
     console().print(LETTERS)
-    option = next(iter(found["options"]), None)
+    option = next(iter(method["options"]), None)
     set_flag = f" --set prompt.options.{option}=..." if option else ""
-    show_next("Tune it:", [f"overture tune TASK.yaml --method {name} --place {found['places'][0]}{set_flag}"])
+    show_next("Tune it:", [f"overture tune TASK.yaml --method {name} --place {method['places'][0]}{set_flag}"])
 
 
 def _default(option: dict[str, Any]) -> str:

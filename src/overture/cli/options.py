@@ -64,7 +64,7 @@ def local(backbone: str) -> str:
 
 
 def store_flag(given: Path | None) -> str:
-    """What must follow a command so that it finds the same store."""
+    """The flag that makes another command use the same store."""
     import shlex
 
     return f" --store {shlex.quote(str(given))}" if given else ""
@@ -120,7 +120,7 @@ def with_flags(*flags: Flag) -> Callable[[Callable[..., None]], Callable[..., No
     """Give a command the flags, in place of its parameter ``given``, which gets their values as `Given`."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(command, eval_str=True).parameters
+        declared = inspect.signature(command, eval_str=True).parameters
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
@@ -130,7 +130,7 @@ def with_flags(*flags: Flag) -> Callable[[Callable[..., None]], Callable[..., No
                     given[key] = local(value)
             command(given=given, **values)
 
-        places = [[item.parameter for item in flags] if name == "given" else [own[name]] for name in own]
+        places = [[item.parameter for item in flags] if name == "given" else [declared[name]] for name in declared]
         parameters = [_parameter(p.name, p.default, p.annotation) for place in places for p in place]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}

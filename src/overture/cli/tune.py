@@ -1,4 +1,4 @@
-"""``overture tune``, and what every command that makes a run shares."""
+"""``overture tune``, and functions that all commands that make a run share."""
 
 import time
 from collections.abc import Callable
@@ -110,7 +110,7 @@ def resume_line(run: str, store: Path | None) -> str:
 
 
 def tell(result: T, store: Path | None, is_json: bool, show: Callable[[T, str], None]) -> None:
-    """Print what was found, also by a command that was stopped and keeps what it has; exit with its code.
+    """Print a command's result, also one of a command that was stopped; exit with its code.
 
     Args:
         result: what the command found.

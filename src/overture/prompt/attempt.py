@@ -50,14 +50,14 @@ class MixedPrompt(PromptModule):
         mixed = torch.cat([self.sources, self.target[None]])
         shares = self.shares(features.to(self.target.dtype), mixed)
         values = self.target + torch.einsum("bj,jpd->bpd", shares, mixed)
-        return [Injection(Vectors(own, self.place)) for own in values]
+        return [Injection(Vectors(vectors, self.place)) for vectors in values]
 
     def shares(self, features: Tensor, mixed: Tensor) -> Tensor:
-        """How much of each prompt every row takes, [B, J + 1]; a row's add up to one."""
+        """The weight of each prompt in every row's mixture, [B, J + 1]; a row's weights add up to one."""
         size = features.shape[-1]
-        made = linear(silu(linear(unit(features), self.down_weight)), self.up_weight)
-        asked = layer_norm(made, (size,), self.norm_weight, self.norm_bias)
-        return (asked @ unit(mixed.mean(1)).T / (self.temperature * size**0.5)).softmax(-1)
+        hidden = linear(silu(linear(unit(features), self.down_weight)), self.up_weight)
+        query = layer_norm(hidden, (size,), self.norm_weight, self.norm_bias)
+        return (query @ unit(mixed.mean(1)).T / (self.temperature * size**0.5)).softmax(-1)
 
 
 def build(request: Request) -> MixedPrompt:
@@ -68,6 +68,6 @@ def build(request: Request) -> MixedPrompt:
     """
     options: AttemptOptions = request.options
     where = "prompt.options.sources"
-    found = [stored_vectors(request.source, ref, request.length, where) for ref in options.sources]
-    sources = torch.stack(found).to(request.start)
+    stored = [stored_vectors(request.source, ref, request.length, where) for ref in options.sources]
+    sources = torch.stack(stored).to(request.start)
     return MixedPrompt(request.start, sources, request.place, options, request.generator("attention"))

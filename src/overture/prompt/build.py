@@ -22,7 +22,7 @@ def _check_memory(config: PromptConfig, method: Method, memory: LayerMemory) -> 
     is_gated = memory.weights is not None
     if method.takes_weights if is_gated else method.takes_memory:
         return
-    able = [name for name, other in METHODS.items() if (other.takes_weights if is_gated else other.takes_memory)]
+    able = [name for name, known in METHODS.items() if (known.takes_weights if is_gated else known.takes_memory)]
     raise ConfigError(
         f"method {config.method!r} cannot start from keys and values{' with gates' if is_gated else ''}",
         where="prompt.init_prompt",
@@ -42,11 +42,11 @@ def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built
     if method.needs_labels and source.candidates is None:
         raise ConfigError(f"method {config.method!r} needs label words", where="prompt.method", got="a free-text task")
     options = validated(method.options, config.options, "prompt.options")
-    own = source.at(config.place)
+    side = source.at(config.place)
     start, memory = start_of(config, source, seed)
     if config.init == "prompt" and memory:
         _check_memory(config, method, memory)
-    built = method.maths.build(Request(options, config.place, start, own, seed, memory))
+    built = method.maths.build(Request(options, config.place, start, side, seed, memory))
     # Labels are read where the decoder writes, wherever the prompt stands.
     if method.needs_labels or not wants_label_vectors(config, source):
         return built

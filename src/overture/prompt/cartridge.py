@@ -35,7 +35,7 @@ class Cartridge(PromptModule):
         self.values = torch.nn.Parameter(both[:, :, :, frozen:].clone())
 
     def injection(self) -> Injection:
-        """The sink and, behind it, what is trained."""
+        """The sink and, behind it, the trained columns."""
         both = torch.cat([self.sink, self.values], dim=3)
         return Injection(memory=Memory(LayerMemory(both[0], both[1]), self.place))
 

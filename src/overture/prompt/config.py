@@ -13,7 +13,7 @@ LabelRate = Annotated[float, Field(gt=0, description="Factor on the learning rat
 
 
 class PromptConfig(Config):
-    """What prompt is tuned, and where it enters."""
+    """The prompt that is tuned: method, place, length and start."""
 
     method: str = Field("prefix", description="How the prompt's values are parameterised; see docs/methods.md.")
     place: Place = Field(

@@ -103,18 +103,18 @@ def build(request: Request) -> ContextPrompt:
 def chosen(groups: Sequence[list[Example]], request: Request, count: int) -> list[Example]:
     """Examples drawn by seed, label after label, as many as fit into the prompt's length.
 
-    What starts a sequence stands once, in front of the first; the row behind the prompt has its own, as behind any.
+    The model's start tokens stand once, in front of the first example; the row behind the prompt has its own.
     """
     bos, random = request.source.bos_ids, named_random(request.seed, "examples")
     for group in groups:
         random.shuffle(group)
     room = request.length - len(bos)
-    found: list[Example] = []
+    examples: list[Example] = []
     for example in _in_turns(groups):
-        if len(found) < count and len(example.ids) <= room:
-            found.append(example)
+        if len(examples) < count and len(example.ids) <= room:
+            examples.append(example)
             room -= len(example.ids)
-    if not found:
+    if not examples:
         sizes = [len(bos) + len(example.ids) for group in groups for example in group]
         raise ConfigError(
             "no training row fits into the prompt as an example" if sizes else "there are no labelled training rows",
@@ -123,25 +123,25 @@ def chosen(groups: Sequence[list[Example]], request: Request, count: int) -> lis
             wanted=f"at least {min(sizes)}" if sizes else "",
             fix=f"--length {4 * sorted(sizes)[len(sizes) // 2]}" if sizes else "",
         )
-    first = found[0]
+    first = examples[0]
     started = replace(first, input_ids=(*bos, *first.input_ids), is_text=(*(False for _ in bos), *first.is_text))
-    return [started, *found[1:]]
+    return [started, *examples[1:]]
 
 
 def targets_of(examples: Sequence[Example], options: CptOptions) -> tuple[VectorTarget, ...]:
-    """What the vectors in front of label tokens must predict; newer examples weigh more."""
-    found, begin = [], 0
+    """The label tokens as targets of the vectors in front of them; newer examples weigh more."""
+    targets, begin = [], 0
     for number, example in enumerate(examples):
         weight = options.context_loss * options.decay ** (len(examples) - number)
         # The output in front of a token predicts it.
         first = begin + len(example.input_ids) + len(example.anchor_ids) - 1
-        found += [VectorTarget(first + index, token, weight) for index, token in enumerate(example.gold_ids)]
+        targets += [VectorTarget(first + index, token, weight) for index, token in enumerate(example.gold_ids)]
         begin += len(example.ids)
-    return tuple(found) if options.context_loss else ()
+    return tuple(targets) if options.context_loss else ()
 
 
 def _examples(rows: Sequence[Encoded], separator: tuple[int, ...], bos: tuple[int, ...] = ()) -> list[list[Example]]:
-    """Labelled rows by label, or all together for free text, without what starts a sequence."""
+    """Labelled rows by label, or all together for free text, without the model's start tokens."""
     groups: dict[int, list[Example]] = {}
     for row in rows:
         gold = _gold(row)

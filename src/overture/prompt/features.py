@@ -1,4 +1,4 @@
-"""What methods that depend on the row do with its features."""
+"""Features of a row, for methods whose prompt depends on the row."""
 
 from torch import Tensor
 

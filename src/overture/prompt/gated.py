@@ -29,7 +29,7 @@ from overture.prompt.module import PromptModule, Request
 
 OPEN = 3.0
 EFFECTIVE = 0.5
-"""A layer or a column counts as open when what is left of its attention is more than this somewhere."""
+"""A layer or a column counts as open when its weight exceeds this somewhere."""
 _CLOSED, _CLOSE = 1e-6, 1e-3
 
 
@@ -73,10 +73,10 @@ def gates_of(weights_NP: Tensor, options: GatedOptions) -> tuple[Tensor, Tensor]
     layer, column = divmod(int(wanted.argmax()), wanted.shape[1])
     widest = wanted.max() ** (1 / (options.layers + options.columns))
     layers, columns = [gates / wanted.max() * widest for gates in (wanted[:, column], wanted[layer])]
-    found = (layers if options.layers else torch.ones_like(layers))[:, None] * (columns if options.columns else 1.0)
-    if (found - wanted).abs().max() > _CLOSE:
+    products = (layers if options.layers else torch.ones_like(layers))[:, None] * (columns if options.columns else 1.0)
+    if (products - wanted).abs().max() > _CLOSE:
         raise ConfigError(
-            "the stored prompt's gates are not of the kind that is asked for",
+            "the options ask for other gates than the stored prompt has",
             where="prompt.options",
             got=", ".join(name for name, is_there in options if is_there),
             fix="--set prompt.options.layers=true --set prompt.options.columns=true",

@@ -42,7 +42,7 @@ class InstancePrompt(PromptModule):
         """Each row's prompt from its features, [B, D]."""
         hidden = torch.tanh(linear(unit(features.to(self.shared.dtype)), self.down_weight, self.down_bias))
         values = self.shared + linear(hidden, self.up_weight).view(-1, *self.shared.shape)
-        return [Injection(Vectors(own, self.place)) for own in values]
+        return [Injection(Vectors(vectors, self.place)) for vectors in values]
 
 
 def build(request: Request) -> InstancePrompt:

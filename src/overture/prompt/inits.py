@@ -28,7 +28,7 @@ def start_of(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Ten
     """Where a prompt starts: vectors, float32 [P, D], and keys and values where the start is given as such.
 
     Args:
-        config: names the start, the length and what it is made of.
+        config: names the start, its text or stored prompt, and the length.
         source: the frozen model's facts; the prompt starts at the side of an encoder-decoder that its place is in.
         seed: the run's seed.
 
@@ -61,29 +61,29 @@ def _stored(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Tens
         raise ConfigError(
             "initialisation by a prompt needs its name", where="prompt.init_prompt", fix="--set prompt.init_prompt=NAME"
         )
-    found = source.prompt(config.init_prompt)
-    if found.vectors:
-        values = found.vectors.values.detach().float()
+    stored = source.prompt(config.init_prompt)
+    if stored.vectors:
+        values = stored.vectors.values.detach().float()
         return values[torch.arange(config.length) % len(values)].clone(), None
-    if not found.memory:
+    if not stored.memory:
         raise ConfigError("this prompt has no vectors to start from", where="prompt.init_prompt")
-    memory, own = found.memory.memory, source.at(config.place)
-    if source.at(found.memory.place) is not own:
+    memory, side = stored.memory.memory, source.at(config.place)
+    if source.at(stored.memory.place) is not side:
         raise ConfigError(
-            "keys and values of one side of an encoder-decoder start none of the other",
+            "keys and values of an encoder cannot start a prompt of its decoder, nor the reverse",
             where="prompt.init_prompt",
-            got=f"a prompt at {found.memory.place}",
-            fix=f"--place {found.memory.place}",
+            got=f"a prompt at {stored.memory.place}",
+            fix=f"--place {stored.memory.place}",
         )
     if memory.length != config.length:
         raise ConfigError(
-            "a prompt of keys and values starts one of the same length",
+            "a stored prompt of keys and values can start only a prompt of the same length",
             where="prompt.length",
             got=str(config.length),
             wanted=str(memory.length),
             fix=f"--length {memory.length}",
         )
-    return _vocabulary(config.length, "", own, seed).detach().float().clone(), memory
+    return _vocabulary(config.length, "", side, seed).detach().float().clone(), memory
 
 
 def _zero(length: int, text: str, source: PromptSource, seed: int) -> Tensor:
@@ -128,7 +128,7 @@ def _labels(length: int, text: str, source: PromptSource, seed: int) -> Tensor:
 
 def _null(length: int, text: str, source: PromptSource, seed: int) -> Tensor:
     if source.null_id is None:
-        raise ConfigError("the model has no token that says nothing", where="prompt.init", fix="--set prompt.init=text")
+        raise ConfigError("the model has no end token for init null", where="prompt.init", fix="--set prompt.init=text")
     # Without the noise all vectors would be told apart by their position alone.
     return source.embed([source.null_id] * length) + NOISE * _random(length, text, source, seed)
 

@@ -61,7 +61,7 @@ class RowLabelVectors(_WithLabels):
     def injections(self, features: Tensor) -> Sequence[Injection]:
         """Each row's prompt with the same label vectors."""
         assert isinstance(self.method, RowMethod)
-        return [replace(found, labels=self.labels) for found in self.method.injections(features)]
+        return [replace(injection, labels=self.labels) for injection in self.method.injections(features)]
 
 
 def with_labels(method: Built | None, labels: Tensor, label_rate: float = 1.0) -> LabelVectors | RowLabelVectors:

@@ -49,7 +49,7 @@ class GatedPrompt(PromptModule):
         hidden = torch.tanh(linear(unit(features.to(self.shared.dtype)), self.read_weight, self.read_bias))
         left = linear(hidden, self.left_weight, self.left_bias).view(-1, length, self.rank)
         right = linear(hidden, self.right_weight, self.right_bias).view(-1, self.rank, size)
-        return [Injection(Vectors(own, self.place)) for own in self.shared * torch.sigmoid(left @ right)]
+        return [Injection(Vectors(vectors, self.place)) for vectors in self.shared * torch.sigmoid(left @ right)]
 
 
 def build(request: Request) -> GatedPrompt:

@@ -34,24 +34,24 @@ class Method:
         name: of the method and of its file.
         title: in one line, what is trained.
         source: author and year.
-        options: its own options.
+        options: class of its options.
         places: where it can enter.
         learning_rate: what worked for it at each place (see docs/log.md).
         rated_length: prompts longer than this take less of that rate, in proportion; None where all lengths take it.
         formula: how many values are trained: P prompt length, D model width, N layers, H key/value heads, K head width,
-            C labels, and letters of its own.
+            C labels, and further letters.
         variants: the formula where an option has a value, by ``option=value``.
-        letters: for each letter of its own the option, or what follows from the options, that it stands for.
+        letters: the option, or property of the options, that each further letter of the formula stands for.
         needs_labels: only for tasks with label words.
         takes_memory: it can start from keys and values as they are.
         takes_weights: and from their weights, which are then trained further.
-        estimated: values whose gradient is an estimate, since what they decide has none.
-        sharing: what several tasks can share; None when each task's prompt stands alone.
-        refs: its options that name stored prompts.
+        estimated: values whose gradient is an estimate, since they make a discrete choice.
+        sharing: the values that several tasks can share; None when each task's prompt stands alone.
+        refs: names of its options that hold names of stored prompts.
         peft: the type of adapter that peft has for it, whose own config keys its file gives as `peft_keys(options)`;
             empty where its prompts are exported as plain vectors, or as keys and values.
         has_gates: its file has `open_gates(tensors)`, which says what the gates of a stored prompt leave open.
-        pruned: the method of what is left of such a prompt when parts of it are dropped; None where none can be.
+        pruned: the method of such a prompt after pruning; None where it cannot be pruned.
     """
 
     name: str

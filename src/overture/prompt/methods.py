@@ -129,7 +129,7 @@ class MptOptions(Config):
 
 
 class PrunedOptions(Config):
-    """What is left of a prompt."""
+    """The tokens and pieces of a pruned prompt that are kept."""
 
     tokens: tuple[int, ...] = Field(
         min_length=1, description="The vectors that are kept, by their index in the whole prompt, from 0."

@@ -13,13 +13,13 @@ from overture.prompt.source import PromptSource
 
 
 class PromptModule(torch.nn.Module):
-    """Base of the methods: parameters are what is trained, buffers are what the prompt needs besides.
+    """Base of the methods: parameters are trained, buffers are constants that the prompt needs.
 
     A method has `injection` (`core.contracts.PromptMethod`), or `injections` when it depends on the row (`RowMethod`).
     """
 
     def trainable(self) -> dict[str, Tensor]:
-        """What gradient descent may change, by name."""
+        """The trained values, by name."""
         return dict(self.named_parameters())
 
     def rates(self) -> dict[str, float]:
@@ -29,10 +29,10 @@ class PromptModule(torch.nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a method builds a prompt from.
+    """The request that a method builds a prompt from.
 
     Args:
-        options: its own, checked.
+        options: the method's own options, checked.
         place: where the prompt enters.
         start: token-like vectors to start from, float32 [P, D].
         source: the frozen model's facts.
@@ -57,7 +57,7 @@ class Request:
         return self.memory or self.source.memory_of(self.start)
 
     def generator(self, name: str) -> torch.Generator:
-        """Random numbers of one part; they depend on the seed and the name alone."""
+        """Random numbers for one part of the module; they depend on the seed and the name alone."""
         return torch.Generator().manual_seed(derived_seed(self.seed, name))
 
 

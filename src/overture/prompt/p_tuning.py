@@ -49,10 +49,10 @@ class EncodedVectors(PromptModule):
     def _read_code(self) -> Tensor:
         if self.lstm is None:
             return self.code
-        # Without gradients torch takes another kernel with other last bits; what is kept must be what was scored.
+        # Without gradients torch takes a kernel that rounds differently; the stored prompt must be the scored one.
         with torch.enable_grad():
-            found: Tensor = self.lstm(self.code)[0]
-        return found if torch.is_grad_enabled() else found.detach()
+            states: Tensor = self.lstm(self.code)[0]
+        return states if torch.is_grad_enabled() else states.detach()
 
 
 def _lstm(width: int, generator: torch.Generator) -> torch.nn.LSTM:
@@ -72,5 +72,5 @@ def build(request: Request) -> EncodedVectors:
 
 def peft_keys(options: PTuningOptions) -> dict[str, Any]:
     """The nearest to our encoder: peft has its own, which it drops when it saves a prompt, as we do."""
-    own = {"encoder_reparameterization_type": options.encoder.upper(), "encoder_hidden_size": options.width}
-    return own | {"encoder_num_layers": 2, "encoder_dropout": 0.0}
+    encoder = {"encoder_reparameterization_type": options.encoder.upper(), "encoder_hidden_size": options.width}
+    return encoder | {"encoder_num_layers": 2, "encoder_dropout": 0.0}

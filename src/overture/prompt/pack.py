@@ -20,7 +20,7 @@ STATE = "state."
 
 
 ADAPTER = "adapter."
-"""What the names of an adapter's tensors begin with, beside the prompt that it was trained with."""
+"""Prefix of the names of an adapter's tensors, beside the prompt that it was trained with."""
 
 
 def prompt_tensors(prompt: Any) -> dict[str, Tensor]:
@@ -70,16 +70,16 @@ def _row_prompt(tensors: dict[str, Tensor], config: PromptConfig, source: Prompt
     method = method_of(config)
     options = validated(method.options, config.options, "prompt.options")
     start = torch.zeros(config.length, source.hidden_size)
-    # What it was built from may be gone by now, and its values are in the tensors.
+    # Stored prompts that it was built from may be gone by now; their values are in the tensors.
     blank = replace(source.at(config.place), prompt=lambda ref: Injection(Vectors(start, "before")))
     prompt = method.maths.build(Request(options, config.place, start, blank, 0))
-    own = {name.removeprefix(STATE): value for name, value in tensors.items()}
-    if has_inner_method(list(own)) and "labels" in own:
-        prompt = with_labels(prompt, torch.zeros_like(own["labels"]), config.label_rate)
+    state = {name.removeprefix(STATE): value for name, value in tensors.items()}
+    if has_inner_method(list(state)) and "labels" in state:
+        prompt = with_labels(prompt, torch.zeros_like(state["labels"]), config.label_rate)
     assert isinstance(prompt, PromptModule)
     assert isinstance(prompt, RowMethod)
     wanted = {name: value.shape for name, value in prompt.state_dict().items()}
-    if {name: value.shape for name, value in own.items()} != wanted:
-        raise ConfigError(f"not the tensors of a {config.method!r} prompt", got=", ".join(sorted(own)))
-    prompt.load_state_dict(own)
+    if {name: value.shape for name, value in state.items()} != wanted:
+        raise ConfigError(f"not the tensors of a {config.method!r} prompt", got=", ".join(sorted(state)))
+    prompt.load_state_dict(state)
     return prompt

@@ -40,7 +40,7 @@ class PrunedVectors(PromptModule):
 
 
 def build(request: Request) -> PrunedVectors:
-    """What is kept of the starting vectors.
+    """The kept pieces of the starting vectors.
 
     Raises:
         ConfigError: the whole prompt has no such vector, or vectors cannot be cut into so many pieces.

@@ -40,12 +40,12 @@ def method_of(config: PromptConfig, is_place_checked: bool = True) -> Method:
             fix=did_you_mean(config.method, METHODS),
         )
     if is_place_checked and config.place not in method.places:
-        others = [name for name, other in METHODS.items() if config.place in other.places]
+        able = [name for name, candidate in METHODS.items() if config.place in candidate.places]
         raise ConfigError(
             f"method {config.method!r} cannot enter at {config.place!r}",
             where="prompt.place",
             wanted=" or ".join(method.places),
-            fix=f"--place {method.places[0]}, or --method {others[0]}",
+            fix=f"--place {method.places[0]}, or --method {able[0]}",
         )
     return method
 
@@ -78,23 +78,23 @@ def with_refs(config: PromptConfig, changed: Callable[[str], str]) -> PromptConf
     if config.init_prompt:
         update["init_prompt"] = changed(config.init_prompt)
     if method.refs:
-        own = validated(method.options, config.options, "prompt.options")
-        named = {name: getattr(own, name) for name in method.refs if getattr(own, name)}
-        found = {name: changed(ref) if isinstance(ref, str) else [*map(changed, ref)] for name, ref in named.items()}
-        update["options"] = {**config.options, **found}
+        options = validated(method.options, config.options, "prompt.options")
+        refs = {name: value for name in method.refs if (value := getattr(options, name))}
+        renamed = {name: changed(ref) if isinstance(ref, str) else [*map(changed, ref)] for name, ref in refs.items()}
+        update["options"] = {**config.options, **renamed}
     return config.model_copy(update=update)
 
 
 def method_from(method: str, place: Place, is_memory: bool) -> str:
-    """The method that goes on from what another has made: the same where it can, else the plainest at the place.
+    """The method that can go on from a stored prompt: the same where it can, else the plainest at the place.
 
     Args:
-        method: the one that made it.
-        place: where it stands.
-        is_memory: whether it is keys and values.
+        method: the stored prompt's.
+        place: the stored prompt's.
+        is_memory: whether it consists of keys and values.
     """
-    own = METHODS.get(method)
-    if own and place in own.places and (own.takes_memory or not is_memory):
+    known = METHODS.get(method)
+    if known and place in known.places and (known.takes_memory or not is_memory):
         return method
     return plainest_at(place, is_memory)
 
@@ -103,15 +103,15 @@ def plainest_at(place: Place, is_memory: bool, is_late: bool = False) -> str:
     """The first method at a place whose values are vectors (of a layer of its choice), or keys and values."""
     return next(
         name
-        for name, one in METHODS.items()
-        if place in one.places and (one.takes_memory, one.has_layer) == (is_memory, is_late)
+        for name, method in METHODS.items()
+        if place in method.places and (method.takes_memory, method.has_layer) == (is_memory, is_late)
     )
 
 
 def pruned_method(method: str, place: str) -> str | None:
-    """The method of what is left when parts of such a prompt are dropped; None where none can be."""
-    found = METHODS[method].pruned if method in METHODS else None
-    return found if found and place in METHODS[found].places else None
+    """The method of a prompt of which parts were dropped; None where a prompt of this method cannot be pruned."""
+    pruned = METHODS[method].pruned if method in METHODS else None
+    return pruned if pruned and place in METHODS[pruned].places else None
 
 
 def open_gates(method: str, tensors: "Mapping[str, Tensor]") -> OpenGates | None:
@@ -126,28 +126,28 @@ def check_effect(config: PromptConfig) -> None:
     """Refuse settings that would change nothing.
 
     Raises:
-        ConfigError: what starts the prompt or its label vectors is set, but not looked at.
+        ConfigError: a start or an option of label vectors is set that the prompt does not use.
     """
-    is_asked = "init" in config.model_fields_set
+    is_init_set = "init" in config.model_fields_set
     for init in ("text", "prompt"):
-        # Who asks for another start by name, as a search does, need not take back what the task file has.
-        if getattr(config, f"init_{init}") and config.init != init and not is_asked:
+        # A search sets another init over a task file whose init_text stays.
+        if getattr(config, f"init_{init}") and config.init != init and not is_init_set:
             raise ConfigError(
-                f"init_{init} has no effect on a prompt that starts otherwise",
+                f"init_{init} has no effect when init is {config.init!r}",
                 where="prompt.init",
                 got=config.init,
                 wanted=init,
                 fix=f"--set prompt.init={init}, or leave init_{init} out",
             )
-    own = method_of(config)
-    if own.needs_labels and config.labels == "words":
+    method = method_of(config)
+    if method.needs_labels and config.labels == "words":
         raise ConfigError(
             f"method {config.method!r} always compares labels with vectors",
             where="prompt.labels",
             got=config.labels,
             fix="leave it out, or --method vectors",
         )
-    if own.needs_labels and config.label_rate != PromptConfig().label_rate:
+    if method.needs_labels and config.label_rate != PromptConfig().label_rate:
         raise ConfigError(
             f"method {config.method!r} has a rate of its own for label vectors",
             where="prompt.label_rate",

@@ -1,4 +1,4 @@
-"""What a prompt method may ask of the model it is made for; the engine's backbone is handed in as this."""
+"""Facts and look-ups of the frozen model that a prompt method needs; `evaluate.source` makes them of a backbone."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from overture.core.rows import Candidates, Encoded
 
 
 def no_prompts(ref: str) -> Injection:
-    """Where there is no store, no prompt is known."""
+    """Refuse to look up a stored prompt, where there is no store."""
     raise ConfigError("there is no store to look a prompt up in", where="prompt", got=ref)
 
 
@@ -35,8 +35,8 @@ class PromptSource:
         candidates: the task's label words; None for free text.
         examples: training rows, for methods that start from labelled examples.
         prompt: a stored prompt by name, for methods and starts that build on others.
-        null_id: a token that says nothing; None where the model has none.
-        bos_ids: what the model expects in front of any text; the examples begin with it.
+        null_id: the token that ends texts; None where the model has none.
+        bos_ids: the start tokens that the model expects in front of any text; the examples begin with them.
         predicts_words: whether the model predicts label words where the task reads.
         encoder: the same of an encoder-decoder's encoder; then these are the decoder's.
     """

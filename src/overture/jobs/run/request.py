@@ -61,9 +61,9 @@ class TuneConfig(Config):
 
     @property
     def prompt_rate(self) -> float:
-        """The prompt's learning rate: as asked, or its own; a tenth of that on a finished adapter.
+        """The prompt's learning rate: as given, or the method's own; a tenth of that on a finished adapter.
 
-        There the loss is near zero already, and AdamW's steps are as long as its rate says however small the gradient.
+        There the loss is near zero already, and the length of AdamW's steps does not depend on the gradient's.
         """
         share = ON_FINISHED if self.adapter and self.adapter.stage == "adapter first" else 1.0
         return self.train.lr or share * own_rate(self.prompt)
@@ -97,8 +97,8 @@ def resolved(
             right by itself; one that is unused is not looked at.
 
     Raises:
-        ConfigError: everything that is wrong, with the nearest known key.
-        DataError: nothing is wrong but that data files are missing.
+        ConfigError: names every mistake, with the nearest known key.
+        DataError: data files are missing, and nothing else is wrong.
     """
     values = _merged(path, settings or {}, assignments)
     prompt_values = values.get("prompt")
@@ -124,7 +124,7 @@ def resolved(
 
 
 def tune_config(path: Path, assignments: Sequence[str] = ()) -> TuneConfig:
-    """What a task file says, for jobs that take its task alone: prompt and data files are not looked at.
+    """A task file's request, for jobs that use its task alone: prompt and data files are not checked.
 
     Raises:
         ConfigError: every mistake, with the nearest known key.
@@ -133,7 +133,7 @@ def tune_config(path: Path, assignments: Sequence[str] = ()) -> TuneConfig:
 
 
 def _merged(path: Path, settings: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """The task file's values with what wins over them, data files by their whole path."""
+    """The task file's values with settings and assignments over them; data files get their whole path."""
     values = with_paths_from(Path(path).parent, read_yaml(path))
     given = [(SHORT.get(key, key), value) for key, value in _flat(settings) if value is not None]
     for key, value in [*given, *map(parsed, assignments)]:
@@ -164,9 +164,9 @@ def _validated(values: Mapping[str, Any], model: type[R], path: Path) -> R:
     known = [*Task.model_fields, *sections]
     problems = [unknown_key(key, known) for key in values if key not in (*known, "search")]
     task = {key: value for key, value in values.items() if key in Task.model_fields}
-    own = {key: value for key, value in values.items() if key in sections}
+    rest = {key: value for key, value in values.items() if key in sections}
     try:
-        config = validated(model, {**own, "task": task}, str(path))
+        config = validated(model, {**rest, "task": task}, str(path))
     except ConfigError as error:
         # A task's keys stand at the top of the file.
         problems += [Problem(item.where.removeprefix("task."), item.what, item.fix) for item in error.problems]
@@ -183,7 +183,7 @@ def _missing_files(data: Any) -> Iterator[Problem]:
 
 
 def _attempt(errors: list[UserError], check: Callable[[], T]) -> T | None:
-    """What a check gives; its error joins the others."""
+    """The result of a check; its error is added to the others."""
     try:
         return check()
     except UserError as error:
@@ -212,10 +212,10 @@ def fitting_place(config: R, backbone: "Backbone | None") -> R:
 
 
 def with_place(config: R, is_encoder: bool) -> R:
-    """The request with a place that the model's kind can use, where none was asked for.
+    """The request with place `memory` instead of the default on an encoder, unless a place is given.
 
-    An encoder keeps no memory of its input for keys and values to follow; there they stand before the text, and an
-    encoder's text sees them from everywhere.
+    An encoder's input depends on the text behind it, so its keys and values cannot be kept and followed by a prompt's;
+    a prompt's keys and values stand before the text there, where every token sees them.
     """
     prompt, method = config.prompt, METHODS.get(config.prompt.method)
     if not is_encoder or "place" in prompt.model_fields_set or method is None:
@@ -226,7 +226,7 @@ def with_place(config: R, is_encoder: bool) -> R:
 
 
 def pinned(config: R, store: Store) -> R:
-    """The request with the version of every stored prompt that it names: who goes on with it begins there again.
+    """The request with the version of every stored prompt that it names, so that a resumed run starts from the same.
 
     Raises:
         StoreError: there is no such prompt.
@@ -235,14 +235,14 @@ def pinned(config: R, store: Store) -> R:
 
 
 def settled(config: R, store: Store, backbone: "Backbone | None") -> R:
-    """The request of a run that is about to begin, with all that must stay as it is now when it is resumed.
+    """The request of a run that is about to begin, with everything fixed that must be the same when it is resumed.
 
     That is place and length where the model or the template decide them, versions of stored prompts, and the memory
-    for kept inputs, whatever is free by then.
+    for kept inputs.
 
     Raises:
         UserError: the model or a stored prompt is not there.
-        StoreError: the store cannot be written; told before anything is trained.
+        StoreError: the store cannot be written.
     """
     store.check_writable()
     config = pinned(with_slots(fitting_place(config, backbone)), store)
@@ -254,7 +254,7 @@ def settled(config: R, store: Store, backbone: "Backbone | None") -> R:
 
 
 def check_no_adapter(config: TuneConfig, what: str) -> None:
-    """Refuse an adapter where none would be trained.
+    """Refuse an adapter in a job that trains none.
 
     Raises:
         ConfigError: the request has one.
@@ -266,10 +266,10 @@ def check_no_adapter(config: TuneConfig, what: str) -> None:
 
 
 def with_slots(config: R) -> R:
-    """The request with the prompt's length taken from the template's own places for it.
+    """The request with the prompt's length taken from the template's slots.
 
     Raises:
-        ConfigError: place and template do not agree on whether the template has such places.
+        ConfigError: the template has slots and the place is another, or the reverse; or their number is not the length.
     """
     num_vectors, prompt = config.task.num_slot_vectors, config.prompt
     if prompt.place != "slots":
