@@ -9,8 +9,8 @@ import pytest
 from optuna.trial import FixedTrial
 
 from overture.data.task import Task
-from overture.jobs.search.options import SearchRequest
-from overture.jobs.search.space import Pair, SearchConfig, Space, options_of
+from overture.jobs.search.options import SearchConfig, SearchRequest
+from overture.jobs.search.space import Pair, Space, options_of
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS
 from overture.train.options import TrainConfig

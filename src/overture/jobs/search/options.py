@@ -1,12 +1,73 @@
 """Options of the search, of the rate finder and of the search for label words; imports no torch."""
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from overture.core.config import Config
+from overture.core.injection import Place
+from overture.data.task import TemplateText, Words
 from overture.jobs.run.request import TuneConfig
-from overture.jobs.run.search_config import SearchConfig
+from overture.prompt.config import Init
+
+Name = Annotated[str, StringConstraints(min_length=1)]
+
+
+class SearchConfig(Config):
+    """What `overture search` may choose from, how much it may spend, and how it chooses."""
+
+    method: tuple[Name, ...] = Field((), description="Methods to choose from; a few good ones when empty.")
+    place: tuple[Place, ...] = Field((), description="Places to choose from; those of the methods when empty.")
+    length: tuple[Annotated[int, Field(ge=0, le=20000)], ...] = Field(
+        (), description="Prompt lengths to choose from; 5, 10, 20, 50 when empty. 0 is always a candidate."
+    )
+    init: tuple[Init, ...] = Field((), description="Starting points to choose from; the task file's when empty.")
+    lr: tuple[Annotated[float, Field(gt=0, le=10)], Annotated[float, Field(gt=0, le=10)]] | None = Field(
+        None, description="Lowest and highest learning rate; ten times below and above the method's own when empty."
+    )
+    layer: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="Layers to choose from, for methods with such an option; three inner ones when empty."
+    )
+    epochs: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (),
+        description="Epochs to choose from, each one pass over the rows unless train.passes says more; when empty the "
+        "task file's.",
+    )
+    template: tuple[TemplateText, ...] = Field((), description="Wordings to choose from, beside the task file's own.")
+    labels: tuple[dict[str, Words], ...] = Field(
+        (), description="Label words to choose from, beside the task file's own: label to its word or words."
+    )
+    tunes: float = Field(
+        8.0, gt=0, description="Budget: as many times the tokens that tuning the task file's own setting runs."
+    )
+    seconds: float | None = Field(None, gt=0, description="Budget in seconds, in place of tunes.")
+    tokens: float | None = Field(
+        None, gt=0, description="Budget in live tokens that the model runs, in place of tunes."
+    )
+    money: float | None = Field(None, gt=0, description="Budget in money, in place of tunes; needs price.")
+    price: float | None = Field(None, gt=0, description="What an hour of this machine costs, in the unit of money.")
+    cohort: int = Field(8, ge=1, le=256, description="Candidates that start together.")
+    min_steps: int = Field(
+        20, ge=0, description="Optimiser steps behind the warm-up before the first rung: fewer favour high rates."
+    )
+    race_share: float = Field(0.5, ge=0, lt=1, description="Share of the budget kept for racing the best.")
+    finalists: int = Field(3, ge=1, le=32, description="How many candidates race, where the budget allows it.")
+    race_seeds: int = Field(2, ge=1, le=20, description="Fresh seeds that each finalist is trained with.")
+    alpha: float = Field(0.05, gt=0, lt=1, description="A paired test below this probability tells two apart.")
+    tolerance: float = Field(
+        0.01, ge=0, lt=1, description="Scores this close, and not told apart, are equal: the cheaper wins."
+    )
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        given = [name for name in ("seconds", "tokens", "money") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"one budget at most, not {' and '.join(given)}")
+        if (self.money is None) != (self.price is None):
+            raise ValueError("money and price (of an hour) go together")
+        if self.lr and self.lr[0] > self.lr[1]:
+            raise ValueError("lr is lowest, highest")
+        return self
 
 
 class SearchRequest(TuneConfig):

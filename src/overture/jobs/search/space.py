@@ -4,14 +4,14 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from overture.core.config import validated
 from overture.core.errors import ConfigError
 from overture.core.injection import Place
 from overture.core.records.search import Choice
 from overture.data.task import Task
-from overture.jobs.run.search_config import SearchConfig
+from overture.jobs.search.options import SearchRequest
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS
 from overture.prompt.registry import own_rate
@@ -28,30 +28,6 @@ NUM_PAIRS = 3
 LENGTHS = (5, 10, 20, 50)
 RATE_FACTOR = 10.0
 _LARGEST_RATE = 10.0
-
-
-class Request(Protocol):
-    """The parts of a `TuneConfig` that a space is made from."""
-
-    @property
-    def task(self) -> Task:
-        """What is learnt."""
-        ...
-
-    @property
-    def prompt(self) -> PromptConfig:
-        """The task file's own prompt."""
-        ...
-
-    @property
-    def train(self) -> TrainConfig:
-        """Its own training."""
-        ...
-
-    @property
-    def search(self) -> SearchConfig:
-        """What may be chosen."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +79,7 @@ class Space:
 
     def __init__(
         self,
-        config: Request,
+        config: SearchRequest,
         pairs: Sequence[Pair],
         num_layers: int,
         num_rows: int,
@@ -228,7 +204,7 @@ def has_layer(method: str) -> bool:
     return METHODS[method].has_layer
 
 
-def wordings(config: Request) -> list[Task]:
+def wordings(config: SearchRequest) -> list[Task]:
     """The task with every template and all label words in turn; the task file's own first.
 
     Raises:
@@ -259,7 +235,7 @@ def wordings(config: Request) -> list[Task]:
     return tasks
 
 
-def asked_pairs(config: Request) -> list[Pair]:
+def asked_pairs(config: SearchRequest) -> list[Pair]:
     """Methods and places to try, in order, before the model is asked which of them it can answer with.
 
     Raises:

@@ -19,9 +19,8 @@ from overture.engine.compiled import compiled_prompt
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.metrics import NOTHING, metric_named
 from overture.jobs.run.members import SeededSetting
-from overture.jobs.run.search_config import SearchConfig
 from overture.jobs.run.work import Work
-from overture.jobs.search.options import SearchRequest
+from overture.jobs.search.options import SearchConfig, SearchRequest
 from overture.jobs.search.space import NUM_PAIRS, Pair, Setting, Space, asked_pairs, options_of
 from overture.prompt.config import PromptConfig
 from overture.prompt.pack import prompt_from, prompt_tensors
