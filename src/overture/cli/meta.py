@@ -11,7 +11,7 @@ from overture.cli.progress import display
 from overture.cli.report import sentence, show_next, tune_from
 from overture.cli.stop import StopRequest
 from overture.cli.tune import BACKBONE, LENGTH, METHOD, PLACE, tell
-from overture.jobs.run.request import TuneConfig, resolved
+from overture.jobs.run.request import TuneConfig, check_no_adapter, resolved
 from overture.jobs.transfer.options import MetaConfig
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def command(
 
     config = validated(MetaConfig, given.of(MetaConfig), "overture meta")
     requests = [resolved(TuneConfig, path, given.of(TuneConfig), settings or []) for path in (*tasks, *(unseen or []))]
+    for request in requests:
+        check_no_adapter(request, "a run of several tasks")
 
     from overture.jobs.transfer.meta import meta
 

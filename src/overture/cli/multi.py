@@ -11,7 +11,7 @@ from overture.cli.progress import display
 from overture.cli.report import asking, sentence, show_next
 from overture.cli.stop import StopRequest
 from overture.cli.tune import BACKBONE, LENGTH, PLACE, tell
-from overture.jobs.run.request import TuneConfig, resolved
+from overture.jobs.run.request import TuneConfig, check_no_adapter, resolved
 from overture.jobs.transfer.options import MultiConfig
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def command(
 
     config = validated(MultiConfig, given.of(MultiConfig), "overture multi")
     requests = [resolved(TuneConfig, path, given.of(TuneConfig), settings or []) for path in tasks]
+    for request in requests:
+        check_no_adapter(request, "a run of several tasks")
 
     from overture.jobs.transfer.multi import multi
 

@@ -44,7 +44,6 @@ class TuneConfig(Config):
     """Everything that decides a run."""
 
     task: Task = Field(description="The task; its keys may also stand at the top of the file.")
-    name: str = Field("", description="Name of the prompt in the store; the task's name when empty.")
     prompt: PromptConfig = Field(PromptConfig(), description="What prompt, and where it enters.")
     train: TrainConfig = Field(TrainConfig(), description="How it is trained.")
     adapter: AdapterConfig | None = Field(None, description="An adapter to train together with the prompt.")
@@ -160,7 +159,7 @@ def _validated(values: Mapping[str, Any], model: type[R], path: Path) -> R:
     Raises:
         ConfigError: every mistake.
     """
-    sections = [key for key in model.model_fields if key not in ("name", "task")]
+    sections = [key for key in model.model_fields if key != "task"]
     known = [*Task.model_fields, *sections]
     problems = [unknown_key(key, known) for key in values if key not in (*known, "search")]
     task = {key: value for key, value in values.items() if key in Task.model_fields}

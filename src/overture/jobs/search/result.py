@@ -158,7 +158,7 @@ def _stored(state: SearchState, work: Work, setting: Setting, kept: KeptSeed, me
     assert prompt is not None
     trained = work.built(prompt, kept.seed).trainable().values()
     manifest = new_manifest(
-        work.config.name or work.task.name,
+        work.task.name,
         work.backbone,
         work.task,
         method=prompt.method,

@@ -102,7 +102,7 @@ def search(
     # Both raise for what the task cannot have, before a run is made.
     asked_pairs(config)
     wordings(config)
-    name = f"{config.name or config.task.name}-{KIND}"
+    name = f"{config.task.name}-{KIND}"
     run = Run.create(store.runs, name, config.model_dump(mode="json"), listener, KIND)
     run.write("file.json", {"file": file})
     return _execute(run, config, store, is_stop_asked, backbone)

@@ -54,7 +54,7 @@ def import_adapter(
     """
     adapter = read_adapter(Path(folder), task_id)
     config = tune_config(Path(task))
-    chosen = checked_name(name or config.name or config.task.name)
+    chosen = checked_name(name or config.task.name)
     model = backbone if isinstance(backbone, Backbone) else _model(adapter, config, backbone, notify)
     info = model.info
     shape = ModelShape(

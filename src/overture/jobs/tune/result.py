@@ -125,7 +125,7 @@ def seed_spread(metric: str, seeds: Sequence[SeedResult]) -> SeedSpread:
 def _manifest(work: Work, result: TuneResult, best: SeedResult, tensors: dict[str, torch.Tensor]) -> Manifest:
     config = work.config
     return new_manifest(
-        config.name or work.task.name,
+        work.task.name,
         work.backbone,
         work.task,
         method=config.prompt.method,

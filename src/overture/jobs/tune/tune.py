@@ -55,7 +55,7 @@ def tune(
     """
     check_effect(config.prompt)
     config = settled(config, store, backbone)
-    run = Run.create(store.runs, config.name or config.task.name, config.model_dump(mode="json"), listener)
+    run = Run.create(store.runs, config.task.name, config.model_dump(mode="json"), listener)
     return run.carried_out(lambda: _result(run, config, store, is_stop_asked, backbone))
 
 
