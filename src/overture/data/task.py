@@ -118,7 +118,7 @@ class Task(Config):
         description="What a right answer is: classification, multilabel, regression, choice, tagging, qa, generation, "
         "chat. Labels mean classification, an answer_field generation, if not given.",
     )
-    options: dict[str, Any] = Field({}, description="The kind's own options, such as options.tokens_field.")
+    options: dict[str, Any] = Field({}, description="The kind's own options, such as options.no_answer.")
     metric: str = Field(
         default_factory=_default_metric,
         description="What is reported first and chosen by: accuracy or macro_f1 for labels; exact_match, exact_text, "

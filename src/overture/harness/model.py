@@ -93,7 +93,7 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         if not isinstance(backbone, Backbone):
             ref = read_manifest(folder).backbone if folder and backbone is None else None
             name, revision = (ref.id, ref.revision) if ref else (backbone or "smollm2", None)
-            backbone = load_backbone(name, revision=revision, device=_there(device), dtype=dtype, notify=_say)
+            backbone = load_backbone(name, revision=revision, device=_available(device), dtype=dtype, notify=_say)
         self.backbone = backbone
         self._anchor: tuple[str, Ids] = ("", ())
         if folder:
@@ -111,7 +111,7 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         self.max_length = min(max_length or backbone.info.max_length, backbone.info.max_length) - length
         self._device = backbone.device
 
-    # -- what the harness asks of any model
+    # -- the harness's contract for any model
 
     @property
     def eot_token_id(self) -> int:
@@ -120,7 +120,7 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text without a context."""
+        """The token in front of a text without a context."""
         bos = self.tokenizer.bos_token_id
         return int(self.tokenizer.eos_token_id if bos is None else bos)
 
@@ -135,7 +135,7 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         return self.max_rows or "auto"
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the harness writes beside the scores."""
+        """Facts that the harness writes beside the scores."""
         info = self.backbone.info
         facts: dict[str, Any] = {
             "model_num_parameters": info.num_parameters,
@@ -178,9 +178,9 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         return list(self.tokenizer.encode(string, **options))
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        own = self._as_trained(context)
-        if own is not None:
-            return own, self.tok_encode(continuation, add_special_tokens=False)
+        trained = self._as_trained(context)
+        if trained is not None:
+            return trained, self.tok_encode(continuation, add_special_tokens=False)
         first, second = super()._encode_pair(context, continuation)
         return list(first), list(second)
 
@@ -194,8 +194,8 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     def _row(self, number: int, context: Sequence[int], candidates: Candidates | None = None) -> Encoded:
         """A context as a row: its anchor is the prompt's own, or the last token."""
         ids, anchor = tuple(context), self._anchor[1]
-        is_own = bool(anchor) and len(ids) > len(anchor) and ids[-len(anchor) :] == anchor
-        end = len(ids) - (len(anchor) if is_own else 1)
+        ends_with_anchor = bool(anchor) and len(ids) > len(anchor) and ids[-len(anchor) :] == anchor
+        end = len(ids) - (len(anchor) if ends_with_anchor else 1)
         return Encoded.of_ids(number, ids[:end], ids[end:], OneOf(candidates) if candidates else Answer())
 
     # -- likelihoods
@@ -207,23 +207,23 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
 
         Continuations of one context share its pass.
         """
-        asked: dict[Ids, dict[Ids, list[int]]] = {}
+        by_context: dict[Ids, dict[Ids, list[int]]] = {}
         for index, (_text, context, continuation) in enumerate(requests):
             cut = self._shortened(context, len(continuation) - 1)
-            asked.setdefault(cut, {}).setdefault(tuple(continuation), []).append(index)
-        found: dict[int, tuple[float, bool]] = {}
+            by_context.setdefault(cut, {}).setdefault(tuple(continuation), []).append(index)
+        results: dict[int, tuple[float, bool]] = {}
         with tqdm(total=len(requests), disable=disable_tqdm, desc="overture: likelihoods") as bar:
-            for rows in self._batches(list(self._rows_of(asked))):
+            for rows in self._batches(list(self._rows_of(by_context))):
                 for row, likelihoods in zip(rows, self.model.ask(rows, Likelihoods()), strict=True):
                     assert isinstance(row.target, OneOf)
-                    at = asked[(*row.input_ids, *row.anchor_ids)]
-                    for word, each in zip(row.target.candidates.words, likelihoods, strict=True):
-                        found |= dict.fromkeys(at[word], (each.value, each.is_greedy))
-                        bar.update(len(at[word]))
+                    indices = by_context[(*row.input_ids, *row.anchor_ids)]
+                    for word, likelihood in zip(row.target.candidates.words, likelihoods, strict=True):
+                        results |= dict.fromkeys(indices[word], (likelihood.value, likelihood.is_greedy))
+                        bar.update(len(indices[word]))
         for index, request in enumerate(requests):
             if request[0] is not None:
-                self.cache_hook.add_partial("loglikelihood", request[0], found[index])
-        return [found[index] for index in range(len(requests))]
+                self.cache_hook.add_partial("loglikelihood", request[0], results[index])
+        return [results[index] for index in range(len(requests))]
 
     def _shortened(self, context: Sequence[int], num_more: int) -> Ids:
         """A context without its beginning where it does not fit with what follows, as HFLM does.
@@ -235,15 +235,12 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         if room < 1:
             raise DataError("a continuation is longer than the model's context", got=f"{num_more + 1} tokens")
         if len(context) > room:
-            self._warn_of_cut(len(context) - room)
+            _say(f"a context was cut by {len(context) - room} tokens at its beginning to fit {self.max_length}")
         return tuple(context[-room:])
 
-    def _warn_of_cut(self, count: int) -> None:
-        _say(f"a context was cut by {count} tokens at its beginning to fit {self.max_length}")
-
-    def _rows_of(self, asked: dict[Ids, dict[Ids, list[int]]]) -> Iterator[Encoded]:
+    def _rows_of(self, by_context: dict[Ids, dict[Ids, list[int]]]) -> Iterator[Encoded]:
         """A row for each context, or several where its continuations are too many for one pass."""
-        for context, continuations in asked.items():
+        for context, continuations in by_context.items():
             room = max(0, self.max_tokens - len(context))
             words: list[Ids] = []
             for word in continuations:
@@ -301,19 +298,19 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}
         for index, request in enumerate(requests):
             groups.setdefault(_limits(request.args[1], self.tokenizer.eos_token), []).append(index)
-        found: dict[int, str] = {}
+        texts: dict[int, str] = {}
         with tqdm(total=len(requests), disable=disable_tqdm, desc="overture: texts") as bar:
             for (max_new_tokens, stop), members in groups.items():
-                rows = [self._asked(index, requests[index].args[0], max_new_tokens) for index in members]
+                rows = [self._context_row(index, requests[index].args[0], max_new_tokens) for index in members]
                 for batch in self._batches(rows, max_new_tokens):
                     written = self.model.ask(batch, Continuations(max_new_tokens, self._ends(stop)))
-                    found |= {row.row: _until(self._text(ids), stop) for row, ids in zip(batch, written, strict=True)}
+                    texts |= {row.row: _until(self._text(ids), stop) for row, ids in zip(batch, written, strict=True)}
                     bar.update(len(batch))
         for index, request in enumerate(requests):
-            self.cache_hook.add_partial("generate_until", request.args, found[index])
-        return [found[index] for index in range(len(requests))]
+            self.cache_hook.add_partial("generate_until", request.args, texts[index])
+        return [texts[index] for index in range(len(requests))]
 
-    def _asked(self, number: int, context: str, max_new_tokens: int) -> Encoded:
+    def _context_row(self, number: int, context: str, max_new_tokens: int) -> Encoded:
         ids = self._as_trained(context) or self.tok_encode(context) or [self.prefix_token_id]
         return self._row(number, self._shortened(ids, max_new_tokens))
 
@@ -356,17 +353,17 @@ def _limits(options: dict[str, Any], eos: str | None) -> tuple[int, tuple[str, .
     Raises:
         ConfigError: something else than greedy decoding is asked for.
     """
-    found: dict[str, Any] = dict(normalize_gen_kwargs(options, _MAX_GENERATED))
-    is_sampling = found.get("do_sample") and float(found.get("temperature", 1.0) or 0.0) > 0
-    if is_sampling or int(found.get("num_beams", 1)) > 1:
+    limits: dict[str, Any] = dict(normalize_gen_kwargs(options, _MAX_GENERATED))
+    is_sampling = limits.get("do_sample") and float(limits.get("temperature", 1.0) or 0.0) > 0
+    if is_sampling or int(limits.get("num_beams", 1)) > 1:
         raise ConfigError(
             "answers are written greedily",
             where="generation_kwargs",
-            got=", ".join(f"{key}={found[key]}" for key in ("do_sample", "temperature", "num_beams") if key in found),
+            got=", ".join(f"{key}={limits[key]}" for key in ("do_sample", "temperature", "num_beams") if key in limits),
             fix="--gen_kwargs do_sample=False,temperature=0",
         )
-    stop = tuple(end for end in handle_stop_sequences(found.get("until"), eos) if end)
-    return int(found["max_gen_toks"]), stop
+    stop = tuple(end for end in handle_stop_sequences(limits.get("until"), eos) if end)
+    return int(limits["max_gen_toks"]), stop
 
 
 def _until(text: str, stop: Sequence[str]) -> str:
@@ -392,8 +389,8 @@ def _max_rows(batch_size: int | str | None, max_batch_size: int | None) -> int |
     return rows
 
 
-def _there(device: str) -> str:
-    """The device, or the CPU for a GPU that is not there: the harness's command line asks for one unless told."""
+def _available(device: str) -> str:
+    """The device, or the CPU if there is no GPU: the harness's command line names one by default."""
     is_missing = device.startswith("cuda") and not torch.cuda.is_available()
     if is_missing:
         _say(f"there is no {device}: on the CPU")

@@ -26,6 +26,8 @@ from overture.data.kinds.labels import lead, no_mask
 from overture.data.row import Row, answer_problems, answer_texts
 from overture.data.values import as_text
 
+_CONTEXT = "context"
+"""The field with the text that the question is about."""
 _LEAST_WINDOW, _SLACK = 16, 4
 # SQuAD itself has places that are off by a character or two.
 _SLIP = 2
@@ -37,7 +39,6 @@ class Options(Config):
     mode: Literal["extractive", "generative"] = Field(
         "extractive", description="extractive answers are pieces of the context; generative ones are free text."
     )
-    context_field: str = Field("context", min_length=1, description="The field with the text that is asked about.")
     starts_field: str | None = Field(
         None,
         min_length=1,
@@ -75,8 +76,8 @@ def _check(task: TaskFile) -> None:
     no_mask(task)
     if own.no_answer_threshold and not own.no_answer:
         raise ValueError("no_answer_threshold goes with no_answer")
-    if own.context_field not in task.fields:
-        raise ValueError(f"the template must show the context, {{{own.context_field}}}")
+    if _CONTEXT not in task.fields:
+        raise ValueError(f"the template must show the context, {{{_CONTEXT}}}")
 
 
 def _check_model(task: TaskFile, tokenizer: TextTokenizer) -> None:
@@ -126,7 +127,7 @@ def _problems(task: TaskFile, row: Row) -> list[Problem]:
     problems = answer_problems(name, checked, may_be_empty=own.no_answer is not None)
     if problems or own.mode == "generative":
         return problems
-    context = as_text(row.fields.get(own.context_field)) or ""
+    context = as_text(row.fields.get(_CONTEXT)) or ""
     starts = _starts(task, row)
     for text in _answers(task, row):
         at = starts.get(text)
@@ -165,12 +166,10 @@ def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, 
     gold = _answers(task, row)[:1] if with_answer else None
     if own.mode == "generative":
         return [Example(texts, answer_ids=None if gold is None else _free_ids(task, tools, gold))]
-    context = texts[own.context_field]
+    context = texts[_CONTEXT]
     span = _gold_span(task, row, gold[0], context) if gold else None
     return [
-        _window(
-            task, tools, gold is not None, _within(span, start, end), {**texts, own.context_field: context[start:end]}
-        )
+        _window(task, tools, gold is not None, _within(span, start, end), {**texts, _CONTEXT: context[start:end]})
         for start, end in _windows(task, texts, tools, gold)
     ]
 
@@ -190,7 +189,7 @@ def _windows(
 ) -> list[tuple[int, int]]:
     """Stretches of the context, in characters, that fit the model one by one, the answer's tokens with each."""
     own: Options = task.own
-    context = texts[own.context_field]
+    context = texts[_CONTEXT]
     tokens = tools.tokenizer.offsets(context)
 
     def over(num_answer: int) -> int:
@@ -226,13 +225,13 @@ def _window(
 ) -> Example:
     """One window; it teaches nothing where the answer is not in it and silence is no answer."""
     own: Options = task.own
-    text = shown[own.context_field]
+    text = shown[_CONTEXT]
     words = tuple(match.span() for match in WORD.finditer(text))
     teaches = is_known and (inside is not None or own.no_answer is not None)
     can_say = inside is None or (inside[0] in {s for s, _ in words} and inside[1] in {e for _, e in words})
 
     def cut(texts: Mapping[str, str]) -> Example:
-        return _window(task, tools, is_known, _within(inside, 0, len(texts[own.context_field])), texts)
+        return _window(task, tools, is_known, _within(inside, 0, len(texts[_CONTEXT])), texts)
 
     if tools.tokenizer.is_encoder:
         # The row's first token stands for no answer, in front of the words.
@@ -240,7 +239,7 @@ def _window(
         places = _places(inside, words, len(nowhere)) if inside else (0, 0)
         can_say = can_say and places[1] - places[0] < own.max_answer_tokens
         marks = Marks(nowhere, "places", places if teaches else None)
-        pick = Pick(own.context_field, words, marks)
+        pick = Pick(_CONTEXT, words, marks)
         return Example(shown, pick=pick, source=_Source(text, words), can_say=can_say, cut=cut)
     grammar = Grammar(lambda: _rules(task, tools, text, words))
     answer, is_allowed = _answer_ids(task, tools, text, words, inside) if teaches else (None, True)

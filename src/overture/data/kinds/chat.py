@@ -8,9 +8,6 @@ What the template has around {messages} stands around the first user's message, 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from pydantic import Field
-
-from overture.core.config import Config
 from overture.core.errors import Problem
 from overture.core.rows import Prediction
 from overture.data.kind import Example, TaskFile, TaskKind, Tools
@@ -22,23 +19,18 @@ from overture.data.values import kind
 _ROLES = ("system", "user", "assistant")
 
 
-class Options(Config):
-    """Options of chat."""
-
-    messages_field: str = Field(
-        "messages", min_length=1, description="A row's messages: objects with role and content."
-    )
+_MESSAGES = "messages"
+"""The field with a row's messages: objects with role and content."""
 
 
 def _check(task: TaskFile) -> None:
-    own: Options = task.own
     if task.labels is not None or task.answer_field is not None:
         raise ValueError("the rows hold the answers: labels and answer_field are for other kinds")
     no_mask(task)
-    if not isinstance(task.template, str) or task.fields != (own.messages_field,):
-        raise ValueError(f"the template of a chat is a text with {{{own.messages_field}}} and no other field")
-    if task.template.count(f"{{{own.messages_field}}}") != 1:
-        raise ValueError(f"the template shows {{{own.messages_field}}} more than once")
+    if not isinstance(task.template, str) or task.fields != (_MESSAGES,):
+        raise ValueError(f"the template of a chat is a text with {{{_MESSAGES}}} and no other field")
+    if task.template.count(f"{{{_MESSAGES}}}") != 1:
+        raise ValueError(f"the template shows {{{_MESSAGES}}} more than once")
 
 
 def _target_fields(task: TaskFile) -> tuple[str, ...]:
@@ -58,13 +50,11 @@ def _field_text(task: TaskFile, name: str, value: Any) -> str | None:
 
 
 def _turns(task: TaskFile, row: Row) -> list[tuple[str, str]]:
-    own: Options = task.own
-    return [(turn["role"], turn["content"]) for turn in row.fields[own.messages_field]]
+    return [(turn["role"], turn["content"]) for turn in row.fields[_MESSAGES]]
 
 
 def _input_problems(task: TaskFile, row: Row) -> list[Problem]:
-    own: Options = task.own
-    name = own.messages_field
+    name = _MESSAGES
     if name not in row.fields:
         return [missing_field(name, row.where, list(row.fields))]
     found = row.fields[name]
@@ -117,8 +107,7 @@ def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, 
 
 def _example(task: TaskFile, turns: Sequence[tuple[str, str]], answer: tuple[int, ...] | None) -> Example:
     """What was said before a turn of the assistant, each message a field."""
-    own: Options = task.own
-    before, _, behind = task.template.partition(f"{{{own.messages_field}}}")
+    before, _, behind = task.template.partition(f"{{{_MESSAGES}}}")
     first = next(number for number, (role, _) in enumerate(turns) if role == "user")
     shown = [
         (role, f"{before}{{m{number}}}{behind}" if number == first else f"{{m{number}}}")
@@ -135,15 +124,13 @@ def _merged(task: TaskFile, parts: Sequence[Prediction]) -> Prediction:
 
 
 def _sample(task: TaskFile) -> dict[str, Any]:
-    own: Options = task.own
-    return {own.messages_field: [{"role": "user", "content": "some text"}]}
+    return {_MESSAGES: [{"role": "user", "content": "some text"}]}
 
 
 KIND = TaskKind(
     name="chat",
     title="the assistant's turns of conversations",
     metrics=("chrf", "bleu", "rouge_1", "rouge_2", "rouge_l", "squad_f1", "exact_match", "exact_text"),
-    options=Options,
     check=_check,
     target_fields=_target_fields,
     input_problems=_input_problems,

@@ -27,11 +27,13 @@ from overture.data.values import as_text, kind
 Spans = list[tuple[str, int, int]]
 
 
+_TOKENS, _TAGS = "tokens", "tags"
+"""The fields with a row's words, shown with spaces between, and their BIO tags, as many."""
+
+
 class Options(Config):
     """Options of tagging."""
 
-    tokens_field: str = Field("tokens", min_length=1, description="A row's words, a list; they are shown with spaces.")
-    tags_field: str = Field("tags", min_length=1, description="Their BIO tags, a list of the same length.")
     text_field: str | None = Field(
         None, min_length=1, description="Instead of words and tags: the field that holds a row's text."
     )
@@ -56,7 +58,7 @@ class _Source:
 
 def _shown_field(task: TaskFile) -> str:
     own: Options = task.own
-    return own.text_field or own.tokens_field
+    return own.text_field or _TOKENS
 
 
 def _check(task: TaskFile) -> None:
@@ -73,27 +75,27 @@ def _check_model(task: TaskFile, tokenizer: TextTokenizer) -> None:
 
 def _target_fields(task: TaskFile) -> tuple[str, ...]:
     own: Options = task.own
-    return (own.spans_field if own.text_field else own.tags_field,)
+    return (own.spans_field if own.text_field else _TAGS,)
 
 
 def _field_text(task: TaskFile, name: str, value: Any) -> str | None:
     own: Options = task.own
-    if name != own.tokens_field or own.text_field or not isinstance(value, list):
+    if name != _TOKENS or own.text_field or not isinstance(value, list):
         return as_text(value)
     return " ".join(value) if value and all(isinstance(word, str) for word in value) else None
 
 
 def _input_problems(task: TaskFile, row: Row) -> list[Problem]:
     own: Options = task.own
-    words = row.fields.get(own.tokens_field)
+    words = row.fields.get(_TOKENS)
     if own.text_field or words is None:
         return []
     if not isinstance(words, list):
-        return [Problem(row.where, f"field {own.tokens_field!r} is {kind(words)}", "wanted a list of words")]
+        return [Problem(row.where, f"field {_TOKENS!r} is {kind(words)}", "wanted a list of words")]
     odd = [word for word in words if not isinstance(word, str) or not word or any(c.isspace() for c in word)]
     if odd:
-        return [Problem(row.where, f"{odd[0]!r:.40} in {own.tokens_field!r} is no word", "wanted texts without spaces")]
-    return [problem for word in words for problem in broken_text(own.tokens_field, word, row)][:1]
+        return [Problem(row.where, f"{odd[0]!r:.40} in {_TOKENS!r} is no word", "wanted texts without spaces")]
+    return [problem for word in words for problem in broken_text(_TOKENS, word, row)][:1]
 
 
 def _problems(task: TaskFile, row: Row) -> list[Problem]:
@@ -108,8 +110,7 @@ def _problems(task: TaskFile, row: Row) -> list[Problem]:
 
 
 def _tag_problems(task: TaskFile, row: Row, tags: list[Any]) -> list[Problem]:
-    own: Options = task.own
-    words = row.fields.get(own.tokens_field)
+    words = row.fields.get(_TOKENS)
     if isinstance(words, list) and len(words) != len(tags):
         return [Problem(row.where, f"{len(tags)} tags for {len(words)} words")]
     before = "O"
@@ -165,7 +166,7 @@ def _gold_spans(task: TaskFile, row: Row) -> Spans:
     """The right spans, in words or in characters."""
     own: Options = task.own
     if not own.text_field:
-        return spans_of([str(tag) for tag in row.fields[own.tags_field]])
+        return spans_of([str(tag) for tag in row.fields[_TAGS]])
     text = as_text(row.fields[own.text_field]) or ""
     found = [_bare(span, text) for value in row.fields[own.spans_field] if (span := _span(value))]
     return sorted(found, key=lambda span: span[1:])
@@ -181,7 +182,7 @@ def _words(task: TaskFile, row: Row, text: str) -> tuple[tuple[int, int], ...]:
     if own.text_field:
         return tuple(match.span() for match in WORD.finditer(text))
     ends, at = [], 0
-    for word in row.fields[own.tokens_field]:
+    for word in row.fields[_TOKENS]:
         ends.append((at, at + len(word)))
         at += len(word) + 1
     return tuple(span for span in ends if span[1] <= len(text))
@@ -354,7 +355,7 @@ def _part(task: TaskFile, row: Row, span: tuple[str, int, int]) -> str:
         text = as_text(row.fields[own.text_field]) or ""
         said, unit, times = text[start:end], "character", text.count(text[start:end])
     else:
-        words = row.fields[own.tokens_field]
+        words = row.fields[_TOKENS]
         said, unit = " ".join(words[start:end]), "word"
         times = sum(words[at : at + end - start] == words[start:end] for at in range(len(words)))
     return f"{name}: {said}" + (f" ({unit} {start + 1})" if times > 1 else "")
@@ -375,7 +376,7 @@ def _row_text(task: TaskFile, row: Row) -> tuple[str, tuple[tuple[int, int], ...
 
 def _sample(task: TaskFile) -> dict[str, Any]:
     own: Options = task.own
-    return {**some_texts(task), **({} if own.text_field else {own.tokens_field: ["some", "words"]})}
+    return {**some_texts(task), **({} if own.text_field else {_TOKENS: ["some", "words"]})}
 
 
 KIND = TaskKind(
