@@ -178,16 +178,16 @@ def test_diff_tells_options_scores_and_tensors(store, make_manifest):
     later = make_manifest(metrics={"test": {"accuracy": accuracy(0.75)}}, options={"prompt": {"init": "zeros"}})
     store.add(later, {"values": torch.tensor([[-4.0, 3.0]]), "more": values})
     found = store.diff("movie@1", "movie@2")
-    assert found["config"]["options.prompt.init"] == {"a": "vocabulary", "b": "zeros"}
-    assert "options.prompt.betas" in found["config"]
-    assert "method" not in found["config"]
-    assert found["metrics"] == {"test.accuracy": {"a": 0.5, "b": 0.75, "difference": 0.25}}
-    assert found["tensors"]["values"]["a"] == {"shape": [1, 2], "norm": 5.0}
-    assert found["tensors"]["values"]["cosine"] == pytest.approx(0.0)
-    assert found["tensors"]["values"]["max_difference"] == 7.0
-    assert found["tensors"]["more"]["a"] is None
-    assert not found["is_same_prompt"]
-    assert store.diff("movie@1", "movie@1")["is_same_prompt"]
+    assert found.config["options.prompt.init"].dump() == {"a": "vocabulary", "b": "zeros"}
+    assert "options.prompt.betas" in found.config
+    assert "method" not in found.config
+    assert found.dump()["metrics"] == {"test.accuracy": {"a": 0.5, "b": 0.75, "difference": 0.25}}
+    assert found.dump()["tensors"]["values"]["a"] == {"shape": [1, 2], "norm": 5.0}
+    assert found.tensors["values"].cosine == pytest.approx(0.0)
+    assert found.tensors["values"].max_difference == 7.0
+    assert found.tensors["more"].a is None
+    assert not found.is_same_prompt
+    assert store.diff("movie@1", "movie@1").is_same_prompt
 
 
 # The index

@@ -83,33 +83,33 @@ def examined(store: Path) -> Facts:
 
 
 def _packages(errors: list[str], advice: list[str]) -> tuple[Facts, Facts]:
-    """What Overture's own metadata requires, and the packages of each extra."""
+    """The packages that Overture's own metadata requires, and those of each extra."""
     packages: Facts = {}
     extras: Facts = {}
     from packaging.requirements import Requirement
 
     # Not named by the metadata: it comes with transformers, and its version decides the tokens.
     for requirement, extra in [(Requirement("tokenizers"), ""), *requirements()]:
-        found = _installed(requirement)
+        package = _installed(requirement)
         if not extra:
-            packages[requirement.name] = found
-            if found["problem"]:
-                errors.append(f"{requirement.name} {found['problem']}: pip install '{requirement}'")
+            packages[requirement.name] = package
+            if package["problem"]:
+                errors.append(f"{requirement.name} {package['problem']}: pip install '{requirement}'")
         elif extra != "dev":
-            extras.setdefault(extra, {})[requirement.name] = found
-    for name, found in extras.items():
-        if any(one["problem"] for one in found.values()):
+            extras.setdefault(extra, {})[requirement.name] = package
+    for name, members in extras.items():
+        if any(package["problem"] for package in members.values()):
             advice.append(f"the extra {name!r} is not installed: {install(name)}")
     return packages, extras
 
 
 def _installed(requirement: Any) -> Facts:
     try:
-        found = metadata.version(requirement.name)
+        version = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
         return {"version": None, "problem": "is not installed"}
-    is_fit = requirement.specifier.contains(found, prereleases=True)
-    return {"version": found, "problem": "" if is_fit else f"{found} does not fit, wanted {requirement.specifier}"}
+    is_fit = requirement.specifier.contains(version, prereleases=True)
+    return {"version": version, "problem": "" if is_fit else f"{version} does not fit, wanted {requirement.specifier}"}
 
 
 def _machine() -> Facts:
@@ -226,16 +226,16 @@ def _show(facts: Facts) -> None:
 
 def _shown(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "python", facts["python"]
-    for name, found in facts["packages"].items():
-        yield name, _version_text(found)
+    for name, package in facts["packages"].items():
+        yield name, _version_text(package)
     for extra, packages in facts["extras"].items():
-        for name, found in packages.items():
-            yield f"{name} (extra {extra})", _version_text(found)
+        for name, package in packages.items():
+            yield f"{name} (extra {extra})", _version_text(package)
     machine = facts["machine"]
     yield "machine", f"{machine['system']}, {machine['cores']} cores"
     yield "free memory", size_text(machine.get("free_memory_bytes"))
-    for name, found in facts["disk"].items():
-        yield f"{name} folder", f"{found['folder']}, {size_text(found['free_bytes'])} free"
+    for name, disk in facts["disk"].items():
+        yield f"{name} folder", f"{disk['folder']}, {size_text(disk['free_bytes'])} free"
     if "gflops" not in facts:
         return
     yield "gpu", facts["gpu"]["name"] if facts["gpu"] else "none"
@@ -244,8 +244,8 @@ def _shown(facts: Facts) -> Iterator[tuple[str, str]]:
     yield f"model {model['name']}", _model_text(model)
 
 
-def _version_text(found: Facts) -> str:
-    return str(found["problem"] or found["version"])
+def _version_text(package: Facts) -> str:
+    return str(package["problem"] or package["version"])
 
 
 def _model_text(model: Facts) -> str:

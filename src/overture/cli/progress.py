@@ -1,4 +1,4 @@
-"""What a run tells while it works: live bars on a terminal, a line now and then elsewhere. Standard error only."""
+"""The progress of a run: live bars on a terminal, a line now and then elsewhere. Standard error only."""
 
 import sys
 import time
@@ -43,7 +43,7 @@ def display() -> Display:
 
 
 def stages(show: Display) -> Callable[[str, int, int], None]:
-    """What library functions call with (what, done, all)."""
+    """A callback for library functions, which call it with (what, done, all)."""
     return lambda what, done, total: show(ProgressEvent(what=what, done=done, total=total))
 
 

@@ -121,24 +121,24 @@ def diff_command(a: PromptArgument, b: PromptArgument, store: StoreOption = None
     """Show what differs between two prompts."""
     from overture.store.store import Store
 
-    found = Store(store_root(store), say).diff(a, b)
+    diff = Store(store_root(store), say).diff(a, b)
     if is_json:
-        emit(found)
+        emit(diff)
         return
     from rich.table import Table
 
     out = console()
-    out.print("the values are bit-equal" if found["is_same_prompt"] else "the values differ")
-    options = Table("option", found["a"], found["b"])
-    for name, pair in found["config"].items():
-        options.add_row(name, _short(pair["a"]), _short(pair["b"]))
-    metrics = Table("score", found["a"], found["b"], "difference")
-    for name, pair in found["metrics"].items():
-        metrics.add_row(name, *(_short(pair.get(key)) for key in ("a", "b", "difference")))
-    tensors = Table("values", found["a"], found["b"], "largest difference", "cosine")
-    for name, sides in found["tensors"].items():
-        shapes = [str(sides[side]["shape"]) if sides[side] else "-" for side in ("a", "b")]
-        tensors.add_row(name, *shapes, *(_short(sides.get(key)) for key in ("max_difference", "cosine")))
+    out.print("the values are bit-equal" if diff.is_same_prompt else "the values differ")
+    options = Table("option", diff.a, diff.b)
+    for name, values in diff.config.items():
+        options.add_row(name, _short(values.a), _short(values.b))
+    metrics = Table("score", diff.a, diff.b, "difference")
+    for name, scores in diff.metrics.items():
+        metrics.add_row(name, _short(scores.a), _short(scores.b), _short(scores.difference))
+    tensors = Table("values", diff.a, diff.b, "largest difference", "cosine")
+    for name, both in diff.tensors.items():
+        shapes = [str(side.shape) if side else "-" for side in (both.a, both.b)]
+        tensors.add_row(name, *shapes, _short(both.max_difference), _short(both.cosine))
     for table in (options, metrics, tensors):
         if table.row_count:
             out.print(table)

@@ -30,8 +30,8 @@ def resume_command(
     if Run.open(kept.runs, run).request().kind == "search":
         from overture.jobs.search.search import resume_search
 
-        found = worked(lambda listener, stop: resume_search(run, kept, listener, stop), store, is_json, run)
-        finish_search(found, store, is_json)
+        searched = worked(lambda listener, stop: resume_search(run, kept, listener, stop), store, is_json, run)
+        finish_search(searched, store, is_json)
         return
     from overture.jobs.tune.tune import resume
 

@@ -29,7 +29,7 @@ class Problem:
 
 
 class OvertureError(Exception):
-    """What went wrong, where, what was found and wanted, and how to mend it.
+    """An error with its place, what stands there, what should, and how to mend it.
 
     Args:
         what: one sentence.
@@ -37,7 +37,7 @@ class OvertureError(Exception):
         got: what stands there.
         wanted: what should stand there.
         fix: what the user can do.
-        problems: several findings that are raised together.
+        problems: several mistakes that are raised together.
     """
 
     exit_code = 1
@@ -69,10 +69,10 @@ class OvertureError(Exception):
     def as_dict(self) -> dict[str, object]:
         """The error as the CLI's ``--json`` prints it."""
         fields = {"what": self.what, "where": self.where, "got": self.got, "wanted": self.wanted, "fix": self.fix}
-        found: dict[str, object] = {name: text for name, text in fields.items() if text}
+        described: dict[str, object] = {name: text for name, text in fields.items() if text}
         if self.problems:
-            found["problems"] = [str(problem) for problem in self.problems]
-        return {"error": type(self).__name__, **found}
+            described["problems"] = [str(problem) for problem in self.problems]
+        return {"error": type(self).__name__, **described}
 
 
 class UserError(OvertureError, ValueError):

@@ -23,4 +23,6 @@ def requirements() -> Iterator[tuple[Any, str]]:
 
 def install(extra: str) -> str:
     """The command that installs an extra's packages; they are named, so it needs no copy of Overture."""
-    return " ".join(["pip install", *(quote(str(found)) for found, wanted_by in requirements() if wanted_by == extra)])
+    return " ".join(
+        ["pip install", *(quote(str(requirement)) for requirement, wanted_by in requirements() if wanted_by == extra)]
+    )

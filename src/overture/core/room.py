@@ -16,7 +16,7 @@ class Room:
 
     Args:
         max_tokens: at first.
-        notify: told when memory ran out and passes became smaller.
+        notify: called when memory ran out and passes became smaller.
     """
 
     def __init__(self, max_tokens: int, notify: Callable[[str], None] = lambda text: None) -> None:
@@ -28,7 +28,7 @@ class Room:
         work: Callable[[Sequence[Part]], T],
         num_tokens: Callable[[Part], int],
     ) -> T:
-        """What work on all parts gives; done anew in parts half as large, as often as memory runs out.
+        """The result of work on all parts; it is done again in parts half as large whenever memory runs out.
 
         Args:
             cut: the parts for a budget.

@@ -10,8 +10,8 @@ _PACKAGES = ("overture", "torch", "transformers", "tokenizers", "numpy")
 
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers."""
-    found = {name: version(name) for name in _PACKAGES}
-    return {**found, "python": platform.python_version(), "git": _git_hash()}
+    packages = {name: version(name) for name in _PACKAGES}
+    return {**packages, "python": platform.python_version(), "git": _git_hash()}
 
 
 def _git_hash() -> str:

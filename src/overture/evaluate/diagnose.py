@@ -246,12 +246,14 @@ def _check_loss(training: Training) -> Iterator[Finding]:
         is_still = moved is not None and moved < _HARDLY_MOVED
         cause = ": the learning rate is too low" if is_still else ""
         raised = f"{training.rate_flag(10)}or overture lr TASK.yaml finds one"
-        other = "try overture lr TASK.yaml, other label words or a wording that states the question, or another method"
+        elsewhere = (
+            "try overture lr TASK.yaml, other label words or a wording that states the question, or another method"
+        )
         yield Finding(
             name="rate_too_low" if is_still else "loss_flat",
             what=f"the loss did not fall{cause}",
             evidence=figures + walked,
-            fix=raised if is_still else other,
+            fix=raised if is_still else elsewhere,
         )
     elif len(epochs) > 1 and epochs[-1].is_best:
         before, after = epochs[-2].validation_loss, epochs[-1].validation_loss

@@ -1,4 +1,4 @@
-"""What a manifest says of a prompt and its model, in the terms of the layers below."""
+"""The config, adapter and tensors of a stored prompt, read from its manifest by their own classes."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING

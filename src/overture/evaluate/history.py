@@ -1,4 +1,4 @@
-"""What a training's epochs tell."""
+"""Overfitting, as the epochs of a training show it."""
 
 from collections.abc import Sequence
 

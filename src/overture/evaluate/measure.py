@@ -105,13 +105,13 @@ def measured(
     tuned, of_prompt = scored(prompt.model(cache), "scoring the prompt")
     calibration, no_prompt, against_no_prompt = None, None, None
     if recalibrated:
-        other, of_other = scored(
+        again, of_again = scored(
             prompt.model(cache),
             "scoring with calibration",
             recalibrated.encoder.encode(rows),
             recalibrated.task,
         )
-        ways = {recalibrated.task.is_calibrated: (other, of_other), task.is_calibrated: (tuned, of_prompt)}
+        ways = {recalibrated.task.is_calibrated: (again, of_again), task.is_calibrated: (tuned, of_prompt)}
         calibration = Calibration(
             without=ways[False][1],
             with_it=ways[True][1],

@@ -1,4 +1,4 @@
-"""What prompt methods may ask of a loaded model, a task and a store."""
+"""The look-ups in a loaded model, a task and a store that prompt methods start from."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -64,8 +64,8 @@ def _stored(store: Store, backbone: Backbone) -> Callable[[str], Injection]:
                 wanted="a prompt that is the same for all rows",
                 fix="name a prompt of another method: `overture list` shows them",
             )
-        found = prompt_from(tensors, config_of(manifest))
-        assert isinstance(found, Injection)
-        return found
+        injection = prompt_from(tensors, config_of(manifest))
+        assert isinstance(injection, Injection)
+        return injection
 
     return prompt

@@ -79,8 +79,8 @@ def tensor_bytes(tensors: "dict[str, torch.Tensor]", where: str) -> bytes:
         raise ArtifactError("the tensors cannot be kept as a prompt", where=where, problems=problems)
     check_finite(tensors, where)
     # A clone of its own storage each: safetensors refuses views that share one.
-    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    raw: bytes = safetensors.torch.save(own, {"format": "pt"})
+    clones = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    raw: bytes = safetensors.torch.save(clones, {"format": "pt"})
     return raw
 
 
@@ -166,12 +166,12 @@ def load_artifact(folder: Path) -> "tuple[Manifest, dict[str, torch.Tensor]]":
     with precheck.open_plain(path) as handle:
         precheck.check_tensors(handle, str(path))
         raw = handle.read()
-    found = hashlib.sha256(raw).hexdigest()
-    if found != manifest.tensors_sha256:
+    digest = hashlib.sha256(raw).hexdigest()
+    if digest != manifest.tensors_sha256:
         raise ArtifactError(
             "the tensors are not the ones that the manifest describes",
             where=str(path),
-            got=f"SHA-256 {found}",
+            got=f"SHA-256 {digest}",
             wanted=manifest.tensors_sha256 or "a SHA-256 in prompt.json",
             fix="fetch the prompt again from where it was made",
         )

@@ -41,8 +41,8 @@ def model_card(manifest: "Manifest") -> str:
 def _use(manifest: "Manifest") -> str:
     from overture.store.usage import predict_command, sample_input
 
-    asked = sample_input(manifest.task)
-    row = asked if asked.startswith("{") else json.dumps(asked)
+    sample = sample_input(manifest.task)
+    row = sample if sample.startswith("{") else json.dumps(sample)
     return _USE.replace("COMMAND", predict_command("PROMPT_FOLDER", manifest.task)).replace("ROW", row)
 
 

@@ -107,9 +107,9 @@ def _connected(path: str) -> sqlite3.Connection:
 
 
 def _fault_in(database: sqlite3.Connection) -> str:
-    found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if found != "ok":
-        return f"damaged ({found})"
+    check = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if check != "ok":
+        return f"damaged ({check})"
     schema = database.execute("PRAGMA user_version").fetchone()[0]
     columns = tuple(row[1] for row in database.execute("PRAGMA table_info(prompts)"))
     is_empty = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0

@@ -1,4 +1,4 @@
-"""What a prompt is: the manifest in ``prompt.json``, and the model that the prompt was made for."""
+"""The manifest of a prompt, ``prompt.json``, and the model that the prompt was made for."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -36,7 +36,7 @@ class BackboneRef(Config):
 
 
 class Manifest(Config):
-    """What ``prompt.json`` holds."""
+    """The contents of ``prompt.json``."""
 
     format_version: int = Field(default=FORMAT_VERSION, description="version of the folder's format")
     name: str = Field(description="the prompt's name", min_length=1)
@@ -86,14 +86,14 @@ def check_fingerprint(wanted: BackboneRef, actual: BackboneRef, allow_drift: boo
     Raises:
         ArtifactError: another model, always; drift, unless it is allowed.
     """
-    other = _differences(wanted, actual, ("model_type", "hidden_size", "num_layers", "weights_sha256"))
-    if other:
+    unequal = _differences(wanted, actual, ("model_type", "hidden_size", "num_layers", "weights_sha256"))
+    if unequal:
         raise ArtifactError(
             "the prompt was made for another model",
             got=_model_name(actual),
             wanted=_model_name(wanted),
             fix=f"load {wanted.id}, or train a prompt for {actual.id}",
-            problems=other,
+            problems=unequal,
         )
     drift = _differences(wanted, actual, ("tokenizer_sha256", "chat_template_sha256"))
     if None not in (wanted.revision, actual.revision):

@@ -96,11 +96,11 @@ def strict_json(raw: bytes, where: str) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
         twice = min(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise ValueError(f"key {twice!r:.80} stands more than once")
-    return found
+    return mapping
 
 
 def _refuse_constant(text: str) -> NoReturn:

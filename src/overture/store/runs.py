@@ -81,7 +81,7 @@ class Run:
         return self.folder.name
 
     def request(self) -> RunRequest:
-        """What the run was asked to do.
+        """The request of the run.
 
         Raises:
             StoreError: ``run.json`` is damaged.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
 
@@ -25,6 +25,8 @@ from overture.store.names import Ref, checked_name, is_name, is_path, parsed_ref
 
 if TYPE_CHECKING:
     import torch
+
+    from overture.store.diff import PromptDiff
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class Store:
 
     Args:
         root: the store's folder.
-        notice: told, in one sentence, about anything that was mended. Default: the log.
+        notice: called with one sentence about anything that was mended; writes to the log by default.
 
     Example:
         >>> store = Store(Path(".overture"))
@@ -103,12 +105,11 @@ class Store:
             named_only: refuse paths; for callers that pass on what strangers typed.
 
         Raises:
-            StoreError: no such prompt; names that come near are told.
+            StoreError: no such prompt; the error names similar ones.
         """
         if not named_only and is_path(ref):
             return _prompt_folder(Path(ref))
-        found = self._found(parsed_ref(str(ref)))
-        return self._version_folder(found)
+        return self._version_folder(self._with_version(parsed_ref(str(ref))))
 
     def check_writable(self) -> None:
         """Tell before long work that its end could not be kept.
@@ -128,7 +129,7 @@ class Store:
         Raises:
             StoreError: no such prompt.
         """
-        return ref if is_path(ref) else str(self._found(parsed_ref(ref)))
+        return ref if is_path(ref) else str(self._with_version(parsed_ref(ref)))
 
     def list(self) -> Entries:
         """Every version of every prompt, by name and version; one that cannot be read is listed with its problem."""
@@ -147,8 +148,8 @@ class Store:
         manifest = read_manifest(folder)
         if is_path(ref):
             return Entry(name=manifest.name, version=manifest.version, folder=folder, manifest=manifest)
-        found = self._found(parsed_ref(str(ref)))
-        return Entry(name=found.name, version=found.version or 0, folder=folder, manifest=manifest)
+        known = self._with_version(parsed_ref(str(ref)))
+        return Entry(name=known.name, version=known.version or 0, folder=folder, manifest=manifest)
 
     def remove(self, ref: str) -> tuple[str, ...]:
         """Remove one version (``name@2``) or all of them (``name``).
@@ -159,20 +160,20 @@ class Store:
         Raises:
             StoreError: no such prompt, or another process keeps the store locked.
         """
-        asked = parsed_ref(ref)
+        wanted = parsed_ref(ref)
         with self._writing():
-            found = self._found(asked)
-            folder = self._named(asked.name) if asked.version is None else self._version_folder(found)
-            versions = _versions(folder) if asked.version is None else [asked.version]
-            if asked.version is not None:
+            known = self._with_version(wanted)
+            folder = self._named(wanted.name) if wanted.version is None else self._version_folder(known)
+            versions = _versions(folder) if wanted.version is None else [wanted.version]
+            if wanted.version is not None:
                 # A number is never given twice: logs and servers may still name it.
                 last = max([*_versions(folder.parent), _last_version(folder.parent)])
                 write_atomic(folder.parent / _LAST_VERSION, f"{last}\n")
             _vanish(folder)
-        return tuple(str(Ref(asked.name, version)) for version in versions)
+        return tuple(str(Ref(wanted.name, version)) for version in versions)
 
-    def diff(self, a: str | Path, b: str | Path) -> dict[str, Any]:
-        """What differs between two prompts: configuration, scores and tensors.
+    def diff(self, a: str | Path, b: str | Path) -> "PromptDiff":
+        """The differences between two prompts in configuration, scores and tensors.
 
         Raises:
             StoreError: no such prompt.
@@ -222,7 +223,7 @@ class Store:
             raise StoreError("a prompt's folder leads outside the store", where=str(folder), fix="remove the link")
         return folder
 
-    def _found(self, ref: Ref) -> Ref:
+    def _with_version(self, ref: Ref) -> Ref:
         """The reference with its version: the one asked for, or the latest."""
         versions = _versions(self._named(ref.name))
         if not versions:
@@ -267,8 +268,8 @@ class Store:
         except ValidationError:
             # The index was edited, or written by an Overture whose manifests differ: ask the folder.
             manifest, problem = self._read((name, version))
-            found = Manifest.model_validate_json(manifest) if manifest else None
-            return Entry(name=name, version=version, folder=folder, manifest=found, problem=problem)
+            read_again = Manifest.model_validate_json(manifest) if manifest else None
+            return Entry(name=name, version=version, folder=folder, manifest=read_again, problem=problem)
 
 
 def _name_folders(prompts: Path) -> Sequence[Path]:
@@ -287,10 +288,10 @@ def _versions(folder: Path) -> Sequence[int]:
 
 def _stamp(folder: Path) -> str:
     try:
-        found = (folder / MANIFEST_FILE).lstat()
+        stat = (folder / MANIFEST_FILE).lstat()
     except OSError:
         return "missing"
-    return f"{found.st_mtime_ns}-{found.st_ctime_ns}-{found.st_size}-{found.st_ino}"
+    return f"{stat.st_mtime_ns}-{stat.st_ctime_ns}-{stat.st_size}-{stat.st_ino}"
 
 
 def _prompt_folder(path: Path) -> Path:

@@ -19,8 +19,8 @@ def sample_input(task: Mapping[str, Any]) -> str:
         task: as a manifest records it; a prompt from elsewhere may have none, or one that is not for us.
     """
     try:
-        found = validated(Task, dict(task), "task")
-        row = found.spec.sample(found)
+        known = validated(Task, dict(task), "task")
+        row = known.spec.sample(known)
     except OvertureError:
         return PLAIN
     return PLAIN if [*row.values()] == [PLAIN] else json.dumps(row)
@@ -28,5 +28,5 @@ def sample_input(task: Mapping[str, Any]) -> str:
 
 def predict_command(ref: str, task: Mapping[str, Any], flag: str = "") -> str:
     """The command that asks a stored prompt."""
-    asked = sample_input(task)
-    return f"overture predict {ref}{flag} " + (f'"{asked}"' if asked == PLAIN else shlex.quote(asked))
+    sample = sample_input(task)
+    return f"overture predict {ref}{flag} " + (f'"{sample}"' if sample == PLAIN else shlex.quote(sample))

@@ -48,7 +48,7 @@ class Progress:
 
 
 class Member(Protocol):
-    """What is kept of one trainee; `progress` and `best` are replaced when it is put back, the others changed."""
+    """The state of one trainee; loading replaces `progress` and `best` and changes the others in place."""
 
     progress: Progress
     values: dict[str, Tensor]
@@ -69,15 +69,15 @@ def save_checkpoint(path: Path, members: Mapping[str, Member]) -> None:
     tensors = {"random/torch": torch.get_rng_state()}
     states = {}
     for name, member in members.items():
-        numbers, own = _optimiser_state(member.optimiser)
-        own |= {f"value/{key}": value.detach().cpu().contiguous() for key, value in member.values.items()}
-        own |= {f"best/{key}": value.cpu().contiguous() for key, value in member.best.items()}
-        tensors |= {f"{name}/{key}": value for key, value in own.items()}
+        numbers, state = _optimiser_state(member.optimiser)
+        state |= {f"value/{key}": value.detach().cpu().contiguous() for key, value in member.values.items()}
+        state |= {f"best/{key}": value.cpu().contiguous() for key, value in member.best.items()}
+        tensors |= {f"{name}/{key}": value for key, value in state.items()}
         kind = type(member.optimiser).__name__
         progress = {**asdict(member.progress), "history": [epoch.dump() for epoch in member.progress.history]}
         states[name] = {"progress": progress, "optimiser": numbers, "optimiser_kind": kind}
-    state = {"members": states, "sha256": _digest(tensors)}
-    write_atomic(path, save(tensors, metadata={"overture": json.dumps(state)}))
+    header = {"members": states, "sha256": _digest(tensors)}
+    write_atomic(path, save(tensors, metadata={"overture": json.dumps(header)}))
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
@@ -113,7 +113,7 @@ def load_checkpoint(path: Path, members: Mapping[str, Member]) -> None:
             state = json.loads(file.metadata()["overture"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         states = state["members"]
-        progress = {name: _progress(found["progress"]) for name, found in states.items()}
+        progress = {name: _progress(saved["progress"]) for name, saved in states.items()}
         random = tensors["random/torch"]
         if _digest(tensors) != state["sha256"]:
             raise ValueError("the values are not those that were saved")
@@ -130,12 +130,12 @@ def load_checkpoint(path: Path, members: Mapping[str, Member]) -> None:
     for name, member in members.items():
         _check(path, _under(tensors, f"{name}/"), states[name]["optimiser_kind"], member)
     for name, member in members.items():
-        own = _under(tensors, f"{name}/")
+        saved = _under(tensors, f"{name}/")
         with torch.no_grad():
             for key, value in member.values.items():
-                value.copy_(own[f"value/{key}"])
-        _put_optimiser(own, states[name]["optimiser"], member.optimiser)
-        member.progress, member.best = progress[name], _under(own, "best/")
+                value.copy_(saved[f"value/{key}"])
+        _put_optimiser(saved, states[name]["optimiser"], member.optimiser)
+        member.progress, member.best = progress[name], _under(saved, "best/")
     torch.set_rng_state(random)
 
 

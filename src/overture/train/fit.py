@@ -39,7 +39,7 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """What training left.
+    """The outcome of a training.
 
     Args:
         status: how it ended.
@@ -130,22 +130,22 @@ class Fit:
     @property
     def status(self) -> Status | None:
         """How it ended; None while there is more to do."""
-        at = self.progress
-        if at.ended:
-            return cast(Status, at.ended)
-        if at.epoch >= self.config.num_epochs:
+        progress = self.progress
+        if progress.ended:
+            return cast(Status, progress.ended)
+        if progress.epoch >= self.config.num_epochs:
             return "finished"
-        is_patience_over = at.epoch > 0 and at.epoch - 1 - at.best_epoch >= self.config.patience
+        is_patience_over = progress.epoch > 0 and progress.epoch - 1 - progress.best_epoch >= self.config.patience
         return "stopped early" if is_patience_over else None
 
     # -- the loop's parts, in their order
 
     def batches(self) -> list[list[Encoded]]:
-        """What is left of the epoch under way."""
-        at = self.progress
-        first, count = at.epoch * self.config.num_passes, self.config.num_passes
+        """The remaining batches of the epoch under way."""
+        progress = self.progress
+        first, count = progress.epoch * self.config.num_passes, self.config.num_passes
         passes = [self.cut(self.rows, self.config.batch_size, self.seed, first + number) for number in range(count)]
-        return [batch for batches in passes for batch in batches][at.batch :]
+        return [batch for batches in passes for batch in batches][progress.batch :]
 
     def clipped(self) -> Tensor:
         """The gradient's length before it is cut to its largest, a scalar on the values' device."""
@@ -158,17 +158,19 @@ class Fit:
             loss: sum of the batch's losses.
             weight: what it is divided by.
         """
-        at = self.progress
+        progress = self.progress
         if not (math.isfinite(loss) and math.isfinite(self.norm)):
             self._diverged()
             return
-        share = rate_at(at.step, self.num_steps, self.config.warmup_steps, self.config.schedule)
+        share = rate_at(progress.step, self.num_steps, self.config.warmup_steps, self.config.schedule)
         for group, factor in zip(self.optimiser.param_groups, self.factors, strict=True):
             group["lr"] = self.lr * share * factor
         self.optimiser.step()
-        at.batch, at.step = at.batch + 1, at.step + 1
-        at.loss_sum, at.weight_sum = at.loss_sum + loss, at.weight_sum + weight
-        self.events(StepEvent(epoch=at.epoch, step=at.step, loss=loss / weight, grad_norm=self.norm, **self._facts))
+        progress.batch, progress.step = progress.batch + 1, progress.step + 1
+        progress.loss_sum, progress.weight_sum = progress.loss_sum + loss, progress.weight_sum + weight
+        self.events(
+            StepEvent(epoch=progress.epoch, step=progress.step, loss=loss / weight, grad_norm=self.norm, **self._facts)
+        )
 
     def _diverged(self) -> None:
         self.progress.ended = "diverged"
@@ -184,40 +186,40 @@ class Fit:
             "num_steps": self.num_steps,
         }
 
-    def end_epoch(self, found: Validation) -> None:
-        """Note what validation gave; the values are kept when they are the best so far."""
-        at = self.progress
-        if not math.isfinite(found.loss):
+    def end_epoch(self, validation: Validation) -> None:
+        """Record the epoch with its validation; the values are kept when they are the best so far."""
+        progress = self.progress
+        if not math.isfinite(validation.loss):
             self._diverged()
             return
-        at.history.append(
+        progress.history.append(
             EpochRecord(
-                epoch=at.epoch,
-                train_loss=at.loss_sum / at.weight_sum,
-                validation_loss=found.loss,
-                validation_score=found.score,
-                seconds=at.seconds,
+                epoch=progress.epoch,
+                train_loss=progress.loss_sum / progress.weight_sum,
+                validation_loss=validation.loss,
+                validation_score=validation.score,
+                seconds=progress.seconds,
             )
         )
-        if self._is_best(found):
-            at.best_epoch = at.epoch
+        if self._is_best(validation):
+            progress.best_epoch = progress.epoch
             self.best = {name: value.detach().clone() for name, value in self.values.items()}
-        at.epoch, at.batch, at.loss_sum, at.weight_sum = at.epoch + 1, 0, 0.0, 0.0
+        progress.epoch, progress.batch, progress.loss_sum, progress.weight_sum = progress.epoch + 1, 0, 0.0, 0.0
 
-    def _is_best(self, found: Validation) -> bool:
+    def _is_best(self, validation: Validation) -> bool:
         if self.progress.best_epoch < 0:
             return True
         best = self.progress.history[self.progress.best_epoch]
-        return (found.score, -found.loss) > (best.validation_score, -best.validation_loss)
+        return (validation.score, -validation.loss) > (best.validation_score, -best.validation_loss)
 
-    def tell_epoch(self) -> None:
+    def report_epoch(self) -> None:
         """Report the epoch that ended."""
         entry = self.progress.history[-1]
         is_best = self.progress.best_epoch == entry.epoch
         self.events(EpochEvent(**entry.model_dump(), is_best=is_best, **self._facts))
 
     def result(self) -> FitResult:
-        """What training left; when it ended, the best values are put back."""
+        """The outcome; when training has ended, the best values are put back."""
         if self.status:
             with torch.no_grad():
                 for name, value in self.best.items():
@@ -341,7 +343,7 @@ class FitTogether:
         return dict(zip(weights, numbers, strict=False))
 
     def _parts(self, batches: Mapping[int, Sequence[Encoded]], max_tokens: int) -> list[dict[int, list[Encoded]]]:
-        """What one forward pass each gets."""
+        """Rows by member for each forward pass."""
         parts = []
         for group in self.trainees.groups(batches):
             limit = min(self.shared_tokens, max_tokens) if len(group) > 1 else max_tokens
@@ -388,13 +390,13 @@ class FitTogether:
         self.fits[0].events(NoticeEvent(text=text))
 
     def _end_epoch(self, active: list[int]) -> bool:
-        for number, found in zip(active, self.validate(active) if active else (), strict=True):
-            self.fits[number].end_epoch(found)
+        for number, validation in zip(active, self.validate(active) if active else (), strict=True):
+            self.fits[number].end_epoch(validation)
         done = [number for number in active if self.fits[number].progress.ended != "diverged"]
         self._drop(self._active(done))
         self._save()
         for number in done:
-            self.fits[number].tell_epoch()
+            self.fits[number].report_epoch()
         return not self.is_stop_asked()
 
     def _drop(self, active: list[int]) -> None:

@@ -8,10 +8,10 @@ import torch
 
 
 class DeviceMemory(Protocol):
-    """What planning asks of a device."""
+    """Questions about a device's memory that planning asks."""
 
     def free_bytes(self) -> int:
-        """What new tensors may take."""
+        """Bytes that new tensors may take."""
         ...
 
     def peak_of(self, work: Callable[[], object]) -> int:
@@ -26,7 +26,7 @@ class CudaMemory:
     device: torch.device
 
     def free_bytes(self) -> int:
-        """What the driver has left, and what the allocator keeps without using it."""
+        """Bytes that the driver has left, and those that the allocator keeps without using them."""
         free, _ = torch.cuda.mem_get_info(self.device)
         return free + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
 

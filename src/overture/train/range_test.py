@@ -9,7 +9,7 @@ Suggested is a tenth of that rate. Where it never comes to that, nothing is: the
 Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3; exponential rates, smoothing
 and the tenth as practised since (Gugger 2018). Deviations: an adaptive optimiser, gradients clipped as in training, a
 few dozen steps on a prompt of its own that is thrown away, so the loss has little time to fall; where it falls fastest
-is told but not used, because between single batches that is mostly chance (docs/log.md).
+is reported but not used, because between single batches that is mostly chance (docs/log.md).
 """
 
 import math
@@ -34,7 +34,7 @@ _WIDTH = 3.0
 
 @dataclass(frozen=True, slots=True)
 class RangeTest:
-    """What a range test found.
+    """The result of a range test.
 
     Args:
         rates: of each step.
@@ -91,9 +91,9 @@ def range_test(
         optimiser.zero_grad(set_to_none=True)
         loss, weight = 0.0, trainee.weight(batch)
         for part in micro_batches(batch, config.max_tokens):
-            one = trainee.loss(part) / weight
-            one.backward()  # type: ignore[no-untyped-call]
-            loss += float(one.detach())
+            part_loss = trainee.loss(part) / weight
+            part_loss.backward()  # type: ignore[no-untyped-call]
+            loss += float(part_loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(values, config.clip)
         if not (math.isfinite(loss) and bool(norm.isfinite())):
             blow_up = rate
@@ -133,8 +133,8 @@ def _read(rates: list[float], losses: list[float], blow_up: float | None) -> Ran
 
 def _smoothed(losses: Sequence[float]) -> list[float]:
     """Weighted means around each step, with weights of a bell."""
-    found = []
+    smooth = []
     for here in range(len(losses)):
         weights = [math.exp(-0.5 * ((step - here) / _WIDTH) ** 2) for step in range(len(losses))]
-        found.append(sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights))
-    return found
+        smooth.append(sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights))
+    return smooth

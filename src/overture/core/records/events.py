@@ -1,4 +1,4 @@
-"""What happens in a run: one record for each kind of event, told to a listener and kept in ``events.jsonl``."""
+"""Events of a run: one record for each kind, handed to a listener and kept in ``events.jsonl``."""
 
 from collections.abc import Callable
 from typing import Annotated, Literal

@@ -1,4 +1,4 @@
-"""What a run's folder says of the run: the request, how it stands."""
+"""The request and the state of a run, as its folder keeps them."""
 
 from typing import Any, Literal, Protocol
 
@@ -28,7 +28,7 @@ class RunStatus(Record):
 
 
 class RunResult(Protocol):
-    """What the result of every run can say."""
+    """The facts that the result of every run has."""
 
     @property
     def run(self) -> str:

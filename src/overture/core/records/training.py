@@ -1,4 +1,4 @@
-"""What a training keeps of its epochs."""
+"""The epochs of a training."""
 
 from pydantic import Field
 

@@ -1,4 +1,4 @@
-"""What a run of `overture tune` keeps, and what `overture eval` measures."""
+"""Results of `overture tune` and `overture eval`."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -34,7 +34,7 @@ class Measured(Record):
 
 
 class Controls(Record):
-    """What a tuned prompt is compared with, on the same rows."""
+    """The models that a tuned prompt is compared with, on the same rows."""
 
     no_prompt: Measured | None = optional("the model without a prompt")
     in_context: Measured | None = optional("the model with examples in front of the row")

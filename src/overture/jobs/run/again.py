@@ -8,7 +8,7 @@ from overture.data.task import Task
 from overture.evaluate.facts import adapter_of, config_of
 from overture.jobs.run.request import TuneConfig, tune_config
 from overture.store.manifest import Manifest
-from overture.store.runs import run_of
+from overture.store.runs import REQUEST, run_of
 from overture.store.store import Store
 from overture.train.options import TrainConfig
 
@@ -25,26 +25,26 @@ def task_with_data_of(manifest: Manifest, path: Path) -> Task:
 
 
 def _task_again(manifest: Manifest, given: Task, path: Path) -> Task:
-    own = _own_task(manifest, given)
-    theirs, ours = given.dump(), own.dump()
-    other = [key for key in ours if key not in _ELSEWHERE and ours[key] != theirs[key]]
-    if other:
+    task = _task_of(manifest, given)
+    expected, actual = task.dump(), given.dump()
+    unequal = [key for key in expected if key not in _ELSEWHERE and expected[key] != actual[key]]
+    if unequal:
         raise ConfigError(
             "the task file describes another task than the prompt's",
             where=str(path),
-            got=f"another {', '.join(other)}",
+            got=f"another {', '.join(unequal)}",
             wanted=f"the task of {manifest.name}; only its data may differ",
         )
-    return own
+    return task
 
 
-def _own_task(manifest: Manifest, given: Task) -> Task:
+def _task_of(manifest: Manifest, given: Task) -> Task:
     """The prompt's task on the rows of another; a search may have worded it as its file does not."""
     return validated(Task, {**manifest.task, "data": given.dump()["data"]}, f"{manifest.name}: prompt.json")
 
 
 def request_again(manifest: Manifest, store: Store, path: Path | None) -> TuneConfig:
-    """What made a prompt: its task, prompt, training and seed.
+    """The request that made a prompt: its task, prompt, training and seed.
 
     Args:
         manifest: the prompt's.
@@ -73,12 +73,12 @@ def request_again(manifest: Manifest, store: Store, path: Path | None) -> TuneCo
         run = run_of(store, manifest, "name the task file after the prompt")
         # A search's request is a tune's with the section `search` besides.
         values = {key: value for key, value in run.request().config.items() if key != "search"}
-        asked = validated(TuneConfig, values, str(run.folder))
-        task = _own_task(manifest, asked.task)
+        request = validated(TuneConfig, values, str(run.folder / REQUEST))
+        task = _task_of(manifest, request.task)
     else:
-        asked = tune_config(path)
-        task = _task_again(manifest, asked.task, path)
-    own = {
+        request = tune_config(path)
+        task = _task_again(manifest, request.task, path)
+    changes = {
         "task": task.model_copy(update={"backbone": manifest.backbone.id}),
         "prompt": config_of(manifest),
         "train": validated(TrainConfig, train, f"{manifest.name}: prompt.json"),
@@ -86,4 +86,4 @@ def request_again(manifest: Manifest, store: Store, path: Path | None) -> TuneCo
         "seeds": 1,
         "revision": manifest.backbone.revision,
     }
-    return asked.model_copy(update=own)
+    return request.model_copy(update=changes)

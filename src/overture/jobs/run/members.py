@@ -47,10 +47,10 @@ def fit_settings(work: Work, settings: Sequence[SeededSetting], decide: Decide, 
     Args:
         work: rows and model.
         settings: what is trained.
-        decide: told after each epoch of the epochs of all that could go on; gives the keys that do. It is not told of
-            members that ended with the epoch, so look at the results for those.
-        folder: where the group's state is kept; what is there is gone on with.
+        decide: called after each epoch with the history of every running member; returns the keys to continue.
+            Members that ended with the epoch are not among them: their results say how.
+        folder: where the group's state is kept; training goes on from a state that is there.
     """
-    group = [Member(one.key, work.fresh(one.prompt, one.seed), one.train, one.seed, one.key) for one in settings]
+    group = [Member(s.key, work.fresh(s.prompt, s.seed), s.train, s.seed, s.key) for s in settings]
     results = work.fit_cohort(group, folder / "checkpoint.safetensors", lambda epoch, histories: decide(histories))
-    return {one.key: result for one, result in zip(settings, results, strict=True)}
+    return {setting.key: result for setting, result in zip(settings, results, strict=True)}

@@ -1,4 +1,4 @@
-"""What the parts of one run share: the rows, the model, the loop on them."""
+"""The rows and the model of a run, and the training loop on them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -55,7 +55,7 @@ class Member:
 
 @dataclass(slots=True)
 class Work:
-    """What all parts of one run share."""
+    """Everything that the parts of one run share."""
 
     config: TuneConfig
     run: Run
@@ -70,7 +70,7 @@ class Work:
 
     @property
     def task(self) -> Task:
-        """What is learnt."""
+        """The task that is learnt."""
         return self.config.task
 
     def progress(self, what: str) -> Callable[[int, int], None]:
@@ -190,7 +190,7 @@ def _kept_notices(run: Run) -> dict[str, list[str]]:
 
 def metrics_of(task: Task, scored: dict[str, Scored]) -> dict[str, Any]:
     """Metrics with intervals, and the loss, of each split."""
-    return {name: found.split_scores(task).dump() for name, found in scored.items()}
+    return {name: rows.split_scores(task).dump() for name, rows in scored.items()}
 
 
 def prepared(

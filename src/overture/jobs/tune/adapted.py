@@ -28,7 +28,7 @@ from overture.train.fit import FitResult
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What a seed's training left.
+    """The outcome of a seed's training.
 
     Args:
         model: the model under the prompt.
@@ -44,10 +44,10 @@ class Tuned:
 
 
 def tuned_alone(model: PromptedModel, *results: FitResult, trainable: int | None = None) -> Tuned:
-    """What training left; the last result counts, and the seconds of all."""
-    own = sum(value.numel() for value in model.trainable().values())
+    """The outcome of a training in stages: the last result, and the seconds of all."""
+    num_values = sum(value.numel() for value in model.trainable().values())
     seconds = sum(result.progress.seconds for result in results)
-    return Tuned(model, results[-1], own if trainable is None else trainable, seconds)
+    return Tuned(model, results[-1], num_values if trainable is None else trainable, seconds)
 
 
 def tuned_with_adapter(work: Work, adapter: AdapterConfig, seed: int, rate: float, folder: Path) -> Tuned:
@@ -160,7 +160,7 @@ class _FixedRows:
 
     def injections(self, features: Tensor) -> Sequence[Injection]:
         """Each row's prompt; no gradient reaches the method."""
-        return [_detached(found) for found in self.method.injections(features)]
+        return [_detached(injection) for injection in self.method.injections(features)]
 
     def rates(self) -> dict[str, float]:
         """None."""
