@@ -83,7 +83,7 @@ def study(backbone: Backbone, args: argparse.Namespace, title: str) -> dict[str,
     text, rows = article(args.data, title)
     config = CartridgeConfig(length=args.length, conversations=args.conversations, seed=args.seed)
     store = Store(args.work / "store")
-    told = cartridge(text, store, f"{title.lower()}-{args.length}", config, backbone=backbone, origin=title)
+    told = cartridge(text, store, f"{title.lower()}-{args.length}", config, backbone=backbone, origin=title).dump()
     task, frame = question_task(backbone), frame_of(backbone.tokenizer)
     encoder = Encoder(task, backbone.tokenizer)
     encoded = encoder.encode(rows)

@@ -87,7 +87,7 @@ def as_one(config: MultiConfig) -> Callable[[Lab, Entry, Sequence[TuneConfig], i
         before = time.process_time()
         teachers = [task_named("alone", task, seed) for task in entry.tasks]
         name = named(entry.way, seed)
-        told = multi(requests, lab.store, name, config, teachers=teachers, backbone=lab.backbone)
+        told = multi(requests, lab.store, name, config, teachers=teachers, backbone=lab.backbone).dump()
         run = {
             "train_seconds": told["seconds"],
             "cpu_seconds": time.process_time() - before,

@@ -22,6 +22,7 @@ import torch
 import overture
 from overture.core.config import read_yaml
 from overture.core.files import write_json
+from overture.core.records.base import Record
 from overture.jobs.distil.options import PruneConfig
 from overture.jobs.distil.prune import prune
 from overture.jobs.run.request import TuneConfig, resolved
@@ -148,9 +149,9 @@ def pruned(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return portable(prune(str(whole.prompt), Store(folder / "store"), PruneConfig(keep=(0.5, 0.33))))
 
 
-def portable(found: dict[str, Any]) -> dict[str, Any]:
-    """A result without where things lie on this machine; notices name files."""
-    return {key: value for key, value in found.items() if key not in ("folder", "notices")}
+def portable(result: Record) -> dict[str, Any]:
+    """A result without the folder and the notices, which name files of this machine."""
+    return {key: value for key, value in result.dump().items() if key not in ("folder", "notices")}
 
 
 STUDIES = {
