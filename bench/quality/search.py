@@ -15,7 +15,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from overture.jobs.run.search_config import SearchConfig
 
 from overture.core.files import write_json
 from overture.core.records.events import EpochEvent, Event
@@ -29,7 +28,7 @@ from overture.evaluate.intervals import bootstrap, paired_test
 from overture.evaluate.scoring import score
 from overture.jobs.run.members import SeededSetting, fit_settings
 from overture.jobs.run.work import Work, prepared
-from overture.jobs.search.options import SearchRequest
+from overture.jobs.search.options import SearchConfig, SearchRequest
 from overture.jobs.search.search import search
 from overture.prompt.registry import own_rate
 from overture.store.runs import Run
