@@ -115,8 +115,8 @@ class Backbone:
         info = self.info
         facts: dict[str, Any] = {"id": info.id, "revision": info.revision, "weights_sha256": info.weights_sha256}
         other = Backbone(model, self.tokenizer, **facts, frontend=self._frontend_of)
-        own = {name: value for name, value in model.named_parameters() if is_own(name)}
-        other.train_inner(with_masters(model, own))
+        trained = {name: value for name, value in model.named_parameters() if is_own(name)}
+        other.train_inner(with_masters(model, trained))
         return other
 
     def with_compiled_layers(self, backend: Backend = "inductor") -> "Backbone":
@@ -221,8 +221,8 @@ class Backbone:
 
     def embed(self, ids: Tensor | Sequence[int]) -> Tensor:
         """Vectors of tokens as the first layer gets them: [..., D]; a family's scaling and projection are included."""
-        found = moved(ids, self.device) if isinstance(ids, Tensor) else sent(ids, self.device, torch.long)
-        vectors = self._embedding(found)
+        tokens = moved(ids, self.device) if isinstance(ids, Tensor) else sent(ids, self.device, torch.long)
+        vectors = self._embedding(tokens)
         return self.family.entering(self._base, vectors)
 
     @cached_property
@@ -245,7 +245,9 @@ class Backbone:
         """
         groups = groups_of(live, step) if self.read is None else []
         if len(groups) > 1:
-            return in_groups(lambda some, own: self._run(some, own, start_layer, end_layer), live, step, groups)
+            return in_groups(
+                lambda some, some_step: self._run(some, some_step, start_layer, end_layer), live, step, groups
+            )
         return self._run(live, step, start_layer, end_layer)
 
     def _run(self, live: Tensor, step: Step, start_layer: int, end_layer: int | None) -> Tensor:
@@ -289,8 +291,11 @@ class Backbone:
         width = self.info.head_dim
         maps = [self.cross_maps_of(layer) for layer in self.layers]
         keys, values = [
-            {number: own(hidden).unflatten(-1, (-1, width)).transpose(1, 2) for number, own in enumerate(each)}
-            for each in zip(*maps, strict=True)
+            {
+                number: to_heads(hidden).unflatten(-1, (-1, width)).transpose(1, 2)
+                for number, to_heads in enumerate(layer_maps)
+            }
+            for layer_maps in zip(*maps, strict=True)
         ]
         return Columns(keys, values, torch.zeros_like(valid, dtype=torch.long), valid)
 
@@ -346,8 +351,8 @@ class Backbone:
     @property
     def pooler(self) -> tuple[Tensor, Tensor] | None:
         """Weight and bias of what BERT's body has behind its first token, where it was loaded; a tanh follows."""
-        found = getattr(self._base, self.family.pooler, None) if self.family.pooler else None
-        return None if found is None else (found.dense.weight.detach(), found.dense.bias.detach())
+        pooler = getattr(self._base, self.family.pooler, None) if self.family.pooler else None
+        return None if pooler is None else (pooler.dense.weight.detach(), pooler.dense.bias.detach())
 
     @property
     def _head_bias(self) -> Tensor | None:
@@ -402,9 +407,9 @@ class Backbone:
         positions = torch.arange(values.shape[1], device=self.device)[None]
         valid = torch.ones_like(positions, dtype=torch.bool)
         pairs = []
-        for layer, own in enumerate(values.to(self.device, self.dtype)):
+        for layer, layer_values in enumerate(values.to(self.device, self.dtype)):
             step = Step(positions, valid, kept={})
-            self.run(own[None], step, layer, layer + 1)
+            self.run(layer_values[None], step, layer, layer + 1)
             pairs.append((step.kept or {})[layer])
         return LayerMemory(torch.cat([key for key, _ in pairs]), torch.cat([value for _, value in pairs]))
 
@@ -429,10 +434,10 @@ class Backbone:
         try:
             yield
         finally:
-            for layer, own in zip(layers, compiled, strict=True):
+            for layer, forward in zip(layers, compiled, strict=True):
                 del layer.forward
-                if own is not None:
-                    layer.forward = own
+                if forward is not None:
+                    layer.forward = forward
 
 
 def _text_frontend(backbone: Backbone) -> TextFrontend:

@@ -85,12 +85,12 @@ class InputCache:
 
     def get(self, ids: tuple[Hashable, ...]) -> Tensor | None:
         """The entry of a text, or None when it has to run; on the device or in the host's memory."""
-        found = self._memory.get(ids)
-        if found is not None and self.keeps_recent:
+        entry = self._memory.get(ids)
+        if entry is not None and self.keeps_recent:
             self._memory[ids] = self._memory.pop(ids)
-        if found is None and self._disk is not None:
-            found = self._disk.get(ids)
-        return found
+        if entry is None and self._disk is not None:
+            entry = self._disk.get(ids)
+        return entry
 
     def put(self, ids: tuple[Hashable, ...], entry: Tensor) -> None:
         """Keep an entry where there is room."""

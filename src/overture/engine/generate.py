@@ -145,15 +145,17 @@ def _answer(backbone: Backbone, ids: Sequence[int], log_likelihood: float, stop:
 
 def _within(logits: Tensor, lines: Sequence[_Line]) -> Tensor:
     """Logits with what may not be written at minus infinity; rows that may write anything, or nothing, as they are."""
-    each = [line.may_follow() for line in lines]
-    if all(allowed is None for allowed in each):
+    allowed_by_row = [line.may_follow() for line in lines]
+    if all(allowed is None for allowed in allowed_by_row):
         return logits
-    found = logits.clone()
-    for number, allowed in enumerate(each):
+    masked = logits.clone()
+    for number, allowed in enumerate(allowed_by_row):
         if allowed:
-            at = torch.tensor(list(allowed), device=logits.device)
-            found[number] = torch.full_like(logits[number], float("-inf")).index_copy(0, at, logits[number, at])
-    return found
+            tokens = torch.tensor(list(allowed), device=logits.device)
+            masked[number] = torch.full_like(logits[number], float("-inf")).index_copy(
+                0, tokens, logits[number, tokens]
+            )
+    return masked
 
 
 # -- one token of many
@@ -179,7 +181,9 @@ class _Chance:
         ordered, index = shares.sort(dim=-1, descending=True, stable=True)
         # A token is kept when those before it do not have the share yet.
         kept = ordered * (ordered.cumsum(-1) - ordered < self.top_p)
-        drawn = [torch.multinomial(own, 1, generator=stream) for own, stream in zip(kept, self.generators, strict=True)]
+        drawn = [
+            torch.multinomial(shares, 1, generator=stream) for shares, stream in zip(kept, self.generators, strict=True)
+        ]
         return index.gather(1, torch.stack(drawn))[:, 0].to(logits.device)
 
 
@@ -216,7 +220,7 @@ class _Beams:
     def finish(self, beam: _Beam, length: int) -> None:
         """Keep a finished answer if it is among the best."""
         self.finished.append((beam.total / length**self.length_penalty, beam))
-        self.finished.sort(key=lambda each: -each[0])
+        self.finished.sort(key=lambda answer: -answer[0])
         del self.finished[self.num_beams :]
 
     def close(self, length: int) -> None:
@@ -282,25 +286,25 @@ class _Search:
         """The likeliest beginnings with one token more, twice as many as there are beams."""
         shares = self._allowed(row, beams, shares, length)
         totals = torch.tensor([beam.total for beam in beams.running], device=shares.device, dtype=shares.dtype)
-        each = (shares + totals[:, None]).flatten()
-        values, index = each.topk(min(2 * self.num_beams, len(each)))
-        for value, at in zip(values.tolist(), index.tolist(), strict=True):
+        continued_totals = (shares + totals[:, None]).flatten()
+        values, index = continued_totals.topk(min(2 * self.num_beams, len(continued_totals)))
+        for value, flat_index in zip(values.tolist(), index.tolist(), strict=True):
             if value > float("-inf"):
-                number, token = divmod(at, shares.shape[1])
+                number, token = divmod(flat_index, shares.shape[1])
                 yield _Beam((*beams.running[number].ids, token), value, number)
 
     def _allowed(self, row: int, beams: _Beams, shares: Tensor, length: int) -> Tensor:
         allowed = _allowed(self.rows[row])
         if allowed is None:
             return shares
-        found = torch.full_like(shares, float("-inf"))
+        masked = torch.full_like(shares, float("-inf"))
         for number, beam in enumerate(beams.running):
             tokens = list(allowed(beam.ids))
             if tokens:
-                found[number, tokens] = shares[number, tokens]
+                masked[number, tokens] = shares[number, tokens]
             else:
                 beams.finish(beam, max(length - 1, 1))
-        return found
+        return masked
 
     def _best(self, beams: _Beams) -> Written:
         best = beams.finished[0][1] if beams.finished else (beams.running or [_Beam((), 0.0)])[0]
@@ -363,11 +367,11 @@ def _selected(part: Columns, index: Tensor) -> Columns:
     def of(values: Tensor) -> Tensor:
         return values[index % len(values)]
 
-    weights = None if part.weights is None else [of(own) for own in part.weights]
+    weights = None if part.weights is None else [of(layer_weights) for layer_weights in part.weights]
     if part.room is not None:
         room = {layer: (of(keys), of(values)) for layer, (keys, values) in part.room.items()}
         return _filled(room, of(part.positions), of(part.valid), weights)
-    keys, values = [{layer: of(own) for layer, own in which.items()} for which in (part.keys, part.values)]
+    keys, values = [{layer: of(values) for layer, values in by_layer.items()} for by_layer in (part.keys, part.values)]
     return Columns(keys, values, of(part.positions), of(part.valid), weights)
 
 
@@ -386,12 +390,12 @@ def _merged(parts: Sequence[Columns], num_rows: int) -> Columns:
 
     def buffer(layer: int, which: str) -> Tensor:
         like = getattr(parts[-1], which)[layer]
-        found, start = like.new_empty(num_rows, like.shape[1], num + _ROOM, like.shape[3]), 0
+        together, start = like.new_empty(num_rows, like.shape[1], num + _ROOM, like.shape[3]), 0
         for part in parts:
             values = getattr(part, which)[layer]
-            found[:, :, start : start + values.shape[2]] = _of_rows(values, part.shared, num_rows)
+            together[:, :, start : start + values.shape[2]] = _of_rows(values, part.shared, num_rows)
             start += values.shape[2]
-        return found
+        return together
 
     room = {layer: (buffer(layer, "keys"), buffer(layer, "values")) for layer in parts[-1].keys}
     positions = torch.cat([part.positions.expand(num_rows, -1) for part in parts], dim=1)
@@ -404,7 +408,7 @@ def _filled(
 ) -> Columns:
     """Columns that are the beginning of buffers."""
     end = positions.shape[1]
-    keys, values = [{layer: pair[at][:, :, :end] for layer, pair in room.items()} for at in (0, 1)]
+    keys, values = [{layer: pair[which][:, :, :end] for layer, pair in room.items()} for which in (0, 1)]
     return Columns(keys, values, positions, valid, weights, room=room)
 
 
@@ -453,7 +457,9 @@ def _grown(part: Columns, step: Step) -> Columns:
     assert part.room is not None
     weights = part.weights
     if weights is not None:
-        weights = [torch.cat([own, own.new_ones(step.positions.shape)], dim=1) for own in weights]
+        weights = [
+            torch.cat([layer_weights, layer_weights.new_ones(step.positions.shape)], dim=1) for layer_weights in weights
+        ]
     positions = torch.cat([part.positions, step.positions], dim=1)
     return _filled(dict(part.room), positions, torch.cat([part.valid, step.valid], dim=1), weights)
 

@@ -126,12 +126,12 @@ class Inputs:
                 progress(done, len(layouts))
 
     def _hidden(self, layer: int, layout: Layout, rows: Sequence[int]) -> list[Tensor]:
-        at = sent(rows, layout.ids.device)
-        branch = None if layout.branch is None else layout.branch[at]
-        valid = layout.valid[at]
-        step = Step(layout.positions[at], valid, branch, is_packed=True)
-        found = self.backbone.run(self.entered(layout)[at], step, end_layer=layer)
-        return [own[: len(layout.lines[row].ids)].clone() for own, row in zip(found, rows, strict=True)]
+        indices = sent(rows, layout.ids.device)
+        branch = None if layout.branch is None else layout.branch[indices]
+        valid = layout.valid[indices]
+        step = Step(layout.positions[indices], valid, branch, is_packed=True)
+        hidden = self.backbone.run(self.entered(layout)[indices], step, end_layer=layer)
+        return [row_hidden[: len(layout.lines[row].ids)].clone() for row_hidden, row in zip(hidden, rows, strict=True)]
 
     # -- the cache
 
@@ -169,8 +169,8 @@ def _order(text: Text) -> tuple[int, list[tuple[int, int, str]]]:
 def _period(texts: Sequence[Text]) -> int:
     """After how many texts the same come again; their number when they do not."""
     num = len(texts)
-    again = (at for at in range(1, num // 2 + 1) if num % at == 0 and texts[at] == texts[0])
-    return next((at for at in again if list(texts[:at]) * (num // at) == list(texts)), num)
+    periods = (period for period in range(1, num // 2 + 1) if num % period == 0 and texts[period] == texts[0])
+    return next((period for period in periods if list(texts[:period]) * (num // period) == list(texts)), num)
 
 
 def _lines(layer: int, layout: Layout) -> list[Text]:

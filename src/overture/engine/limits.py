@@ -138,5 +138,5 @@ def _writes_nothing(backbone: Backbone) -> BackboneError:
 
 
 def _refused(backbone: Backbone, what: str, fix: str, got: str = "") -> BackboneError:
-    own = f"{NAMES[backbone.family.kind]} ({backbone.info.model_type})"
-    return BackboneError(what, where=backbone.info.id, got=got or own, fix=fix)
+    model = f"{NAMES[backbone.family.kind]} ({backbone.info.model_type})"
+    return BackboneError(what, where=backbone.info.id, got=got or model, fix=fix)

@@ -57,7 +57,7 @@ def prepared(
     backbone = inputs.backbone
     layer = max(injection.layer if injection else 0 for injection in injections)
     is_live = [not _runs_input_first(injection, inputs) for injection in injections]
-    starts = [_start(backbone, *each) for each in zip(rows, injections, is_live, strict=True)]
+    starts = [_start(backbone, *start_facts) for start_facts in zip(rows, injections, is_live, strict=True)]
     layout = make(rows, starts, backbone.device)
     memory = _memory(inputs, rows, injections, is_live, starts)
     kept: dict[int, tuple[Tensor, Tensor]] | None = {} if is_generating else None
@@ -124,7 +124,7 @@ def _memory(
         memory.append(
             inputs.columns([() if live else row.input_elements for row, live in zip(rows, is_live, strict=True)])
         )
-    memories = [found.memory.memory if found and found.memory else None for found in injections]
+    memories = [injection.memory.memory if injection and injection.memory else None for injection in injections]
     if any(memories):
         firsts = [start.position for start in starts]
         memory.append(_prompt_columns(memories, firsts, inputs.backbone.device))
@@ -155,22 +155,24 @@ def _with_vectors(live: Tensor, layout: Layout, injections: Injections) -> Tenso
     """Live tokens with each row's prompt vectors in their places, [B, S, D]."""
     if layout.is_vector is None:
         return live
-    each = [found.vectors.values for found in injections if found and found.vectors]
-    first = each[0]
-    if len(each) == len(injections) and all(values is first for values in each):
-        values = first.to(live.dtype).expand(len(each), -1, -1).reshape(-1, live.shape[-1])
+    row_vectors = [injection.vectors.values for injection in injections if injection and injection.vectors]
+    first = row_vectors[0]
+    if len(row_vectors) == len(injections) and all(values is first for values in row_vectors):
+        values = first.to(live.dtype).expand(len(row_vectors), -1, -1).reshape(-1, live.shape[-1])
     else:
-        values = torch.cat(each).to(live.dtype)
+        values = torch.cat(row_vectors).to(live.dtype)
     return live.masked_scatter(layout.is_vector[:, :, None], values)
 
 
 def _with_offsets(live: Tensor, layout: Layout, injections: Injections) -> Tensor:
-    offsets = [found.offset if found else None for found in injections]
+    offsets = [injection.offset if injection else None for injection in injections]
     if not any(offset is not None for offset in offsets):
         return live
     rows = zip(live, offsets, layout.trunk_index, strict=True)
-    added = [torch.zeros_like(own) if offset is None else _offset(offset, at) for own, offset, at in rows]
-    return live + torch.stack(added).to(live.dtype)
+    row_offsets = [
+        torch.zeros_like(vectors) if offset is None else _offset(offset, index) for vectors, offset, index in rows
+    ]
+    return live + torch.stack(row_offsets).to(live.dtype)
 
 
 def _offset(offset: Tensor, index: Tensor) -> Tensor:
@@ -186,12 +188,12 @@ def _prompt_columns(memories: Sequence[LayerMemory | None], firsts: Sequence[int
     valid = torch.arange(longest, device=device)[None] < lengths
     positions = sent(firsts, device)[:, None] - lengths + torch.arange(longest, device=device)[None]
     first = memories[0]
-    if first is not None and all(found is first for found in memories):
+    if first is not None and all(memory is first for memory in memories):
         weights = None if first.weights is None else list(first.weights[:, None])
         return Columns(_by_layer(first.keys[:, None]), _by_layer(first.values[:, None]), positions, valid, weights)
-    each = _heads_of_runs(memories)
-    keys = _side_by_side([memory.keys if memory else None for memory in each], longest)
-    values = _side_by_side([memory.values if memory else None for memory in each], longest)
+    distinct = _heads_of_runs(memories)
+    keys = _side_by_side([memory.keys if memory else None for memory in distinct], longest)
+    values = _side_by_side([memory.values if memory else None for memory in distinct], longest)
     return Columns(_by_layer(keys), _by_layer(values), positions, valid, _weights(memories, longest), "run")
 
 
@@ -212,9 +214,9 @@ def _weights(memories: Sequence[LayerMemory | None], longest: int) -> list[Tenso
     some = next(memory for memory in memories if memory)
     rows = []
     for memory in memories:
-        own = memory.weights if memory else None
-        ones = some.keys.new_ones(some.keys.shape[0], longest - (own.shape[1] if own is not None else 0))
-        rows.append(ones if own is None else torch.cat([own, ones], dim=1))
+        columns = memory.weights if memory else None
+        ones = some.keys.new_ones(some.keys.shape[0], longest - (columns.shape[1] if columns is not None else 0))
+        rows.append(ones if columns is None else torch.cat([columns, ones], dim=1))
     return list(torch.stack(rows, dim=1))
 
 

@@ -94,14 +94,14 @@ class PromptedModel:
 
     def trainable(self) -> dict[str, Tensor]:
         """What gradient descent changes, by name: the prompt's values, and those inside the model."""
-        own = self.prompt.trainable() if isinstance(self.prompt, PromptMethod | RowMethod) else {}
+        of_prompt = self.prompt.trainable() if isinstance(self.prompt, PromptMethod | RowMethod) else {}
         inner = {} if self.backbone.is_frozen else self.backbone.inner
-        return own | {INNER + name: value for name, value in inner.items()}
+        return of_prompt | {INNER + name: value for name, value in inner.items()}
 
     def rates(self) -> dict[str, float]:
         """Factors on the learning rate, by name; 1 where none is given."""
-        own = self.prompt.rates() if isinstance(self.prompt, PromptMethod | RowMethod) else {}
-        return own | {INNER + name: self.backbone.inner_rate for name in self.backbone.inner}
+        of_prompt = self.prompt.rates() if isinstance(self.prompt, PromptMethod | RowMethod) else {}
+        return of_prompt | {INNER + name: self.backbone.inner_rate for name in self.backbone.inner}
 
     def check(self, rows: Sequence[Encoded]) -> None:
         """Whether the model can answer such rows under this prompt, before anything runs.
@@ -109,8 +109,8 @@ class PromptedModel:
         Raises:
             BackboneError: it cannot.
         """
-        for row, found in zip(rows, self.injections(rows), strict=True):
-            check_reading(self.backbone, row, found)
+        for row, injection in zip(rows, self.injections(rows), strict=True):
+            check_reading(self.backbone, row, injection)
 
     # -- what the model answers
 

@@ -23,16 +23,16 @@ WASTE = 1.15
 
 def like_lengths(lengths: Sequence[int]) -> list[list[int]]:
     """Rows in groups of like length, the shortest first; all in one where there is little to save."""
-    found: list[list[int]] = [[]]
+    groups: list[list[int]] = [[]]
     total = 0
     for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        num_padded = (len(found[-1]) + 1) * lengths[row]
+        num_padded = (len(groups[-1]) + 1) * lengths[row]
         if total >= ENOUGH and num_padded > WASTE * (total + lengths[row]):
-            found.append([])
+            groups.append([])
             total = 0
-        found[-1].append(row)
+        groups[-1].append(row)
         total += lengths[row]
-    return found
+    return groups
 
 
 def groups_of(live: Tensor, step: Step) -> list[list[int]]:
@@ -58,18 +58,18 @@ def in_groups(
         step: of all rows; what it keeps is filled in.
         groups: every row once.
     """
-    found: Tensor | None = None
+    together: Tensor | None = None
     for rows in groups:
-        at = torch.tensor(rows)
-        own = _step_of(step, at)
-        length = own.valid.shape[1]
-        hidden = run(live[at, :length], own)
-        found = hidden.new_zeros(*live.shape[:2], hidden.shape[-1]) if found is None else found
-        found[at, :length] = hidden
-        for layer, pair in (own.kept or {}).items():
-            _put(step, layer, pair, at)
-    assert found is not None
-    return found
+        indices = torch.tensor(rows)
+        group_step = _step_of(step, indices)
+        length = group_step.valid.shape[1]
+        hidden = run(live[indices, :length], group_step)
+        together = hidden.new_zeros(*live.shape[:2], hidden.shape[-1]) if together is None else together
+        together[indices, :length] = hidden
+        for layer, pair in (group_step.kept or {}).items():
+            _put(step, layer, pair, indices)
+    assert together is not None
+    return together
 
 
 def _is_of_rows(part: Columns, num_rows: int) -> bool:
@@ -77,34 +77,34 @@ def _is_of_rows(part: Columns, num_rows: int) -> bool:
     return part.room is None and all(part.num_memories(layer) in (1, num_rows) for layer in part.keys)
 
 
-def _step_of(step: Step, at: Tensor) -> Step:
+def _step_of(step: Step, indices: Tensor) -> Step:
     """What a step tells of some rows, as long as the longest of them."""
-    length = int(step.valid[at].sum(1).max())
-    branch = None if step.branch is None else step.branch[at, :length]
-    memory = [_columns_of(part, at, len(step.valid)) for part in step.memory]
+    length = int(step.valid[indices].sum(1).max())
+    branch = None if step.branch is None else step.branch[indices, :length]
+    memory = [_columns_of(part, indices, len(step.valid)) for part in step.memory]
     kept: dict[int, tuple[Tensor, Tensor]] | None = None if step.kept is None else {}
-    return Step(step.positions[at, :length], step.valid[at, :length], branch, memory, kept, is_packed=True)
+    return Step(step.positions[indices, :length], step.valid[indices, :length], branch, memory, kept, is_packed=True)
 
 
-def _columns_of(part: Columns, at: Tensor, num_rows: int) -> Columns:
-    def own(value: Tensor) -> Tensor:
-        return value[at] if value.shape[0] == num_rows else value
+def _columns_of(part: Columns, indices: Tensor, num_rows: int) -> Columns:
+    def of_group(value: Tensor) -> Tensor:
+        return value[indices] if value.shape[0] == num_rows else value
 
     return replace(
         part,
-        keys={layer: own(value) for layer, value in part.keys.items()},
-        values={layer: own(value) for layer, value in part.values.items()},
-        positions=own(part.positions),
-        valid=own(part.valid),
-        weights=None if part.weights is None else [own(value) for value in part.weights],
+        keys={layer: of_group(value) for layer, value in part.keys.items()},
+        values={layer: of_group(value) for layer, value in part.values.items()},
+        positions=of_group(part.positions),
+        valid=of_group(part.valid),
+        weights=None if part.weights is None else [of_group(value) for value in part.weights],
     )
 
 
-def _put(step: Step, layer: int, pair: tuple[Tensor, Tensor], at: Tensor) -> None:
+def _put(step: Step, layer: int, pair: tuple[Tensor, Tensor], indices: Tensor) -> None:
     assert step.kept is not None
     if layer not in step.kept:
         num_heads, width = pair[0].shape[1], pair[0].shape[3]
         shape = (step.valid.shape[0], num_heads, step.valid.shape[1], width)
         step.kept[layer] = (pair[0].new_zeros(shape), pair[1].new_zeros(*shape[:3], pair[1].shape[3]))
-    for whole, own in zip(step.kept[layer], pair, strict=True):
-        whole[at, :, : own.shape[2]] = own
+    for whole, values in zip(step.kept[layer], pair, strict=True):
+        whole[indices, :, : values.shape[2]] = values

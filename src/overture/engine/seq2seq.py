@@ -62,15 +62,15 @@ def decoding(
     backbone = inputs.backbone
     start = (Tokens(backbone.tokenizer.start_ids),)
     decoder = Inputs(backbone.reading(_read(inputs, rows, injections)), None, inputs.max_tokens)
-    own = [replace(row, input=(), anchor=start, slots=(), blanks=()) for row in rows]
-    return decoder, own, [in_decoder(found) for found in injections]
+    decoder_rows = [replace(row, input=(), anchor=start, slots=(), blanks=()) for row in rows]
+    return decoder, decoder_rows, [in_decoder(injection) for injection in injections]
 
 
 def warm(inputs: Inputs, rows: Sequence[Encoded], injections: Injections, progress: Progress | None) -> None:
     """Keep what a split's texts give in the encoder; all injections enter at the same layer."""
     encoder = inputs.backbone.encoder
     assert encoder is not None
-    parts = [in_encoder(found) for found in injections]
+    parts = [in_encoder(injection) for injection in injections]
     left = [_text(row) for row, part in zip(rows, parts, strict=True) if part is None]
     if left:
         inputs.warm_columns(left, progress)
@@ -94,28 +94,32 @@ def _source(row: Encoded) -> Encoded:
 
 def _read(inputs: Inputs, rows: Sequence[Encoded], injections: Injections) -> Columns:
     """What the decoder reads of each row: as it was kept, or of an encoder that runs under the prompt."""
-    parts = [in_encoder(found) for found in injections]
+    parts = [in_encoder(injection) for injection in injections]
     kept = [index for index, part in enumerate(parts) if part is None]
     live = [index for index, part in enumerate(parts) if part is not None]
-    found = []
+    columns = []
     if kept:
-        found.append(inputs.columns([_text(rows[index]) for index in kept]))
+        columns.append(inputs.columns([_text(rows[index]) for index in kept]))
     if live:
-        found.append(_under_prompts(inputs, [_source(rows[index]) for index in live], [parts[index] for index in live]))
-    return found[0] if len(found) == 1 else _merged(found, [*kept, *live])
+        columns.append(
+            _under_prompts(inputs, [_source(rows[index]) for index in live], [parts[index] for index in live])
+        )
+    return columns[0] if len(columns) == 1 else _merged(columns, [*kept, *live])
 
 
 def _under_prompts(inputs: Inputs, rows: Sequence[Encoded], parts: Injections) -> Columns:
     encoder = inputs.backbone.encoder
     assert encoder is not None
-    one = prepared(Inputs(encoder, inputs.cache, inputs.max_tokens), rows, parts, answer_layout)
-    return inputs.backbone.read_of(encoder.run(one.live, one.step, one.layer), one.layout.valid)
+    encoder_pass = prepared(Inputs(encoder, inputs.cache, inputs.max_tokens), rows, parts, answer_layout)
+    return inputs.backbone.read_of(
+        encoder.run(encoder_pass.live, encoder_pass.step, encoder_pass.layer), encoder_pass.layout.valid
+    )
 
 
 def _merged(parts: Sequence[Columns], order: Sequence[int]) -> Columns:
     """Columns of some rows and of the others, in the batch's order."""
     longest = max(part.valid.shape[1] for part in parts)
-    at = sent(order, parts[0].valid.device).argsort()
+    place = sent(order, parts[0].valid.device).argsort()
 
     def together(values: Sequence[Tensor], axis: int) -> Tensor:
         # Padding is spelt from the last axis on; texts that rows share in turn are there once.
@@ -125,7 +129,7 @@ def _merged(parts: Sequence[Columns], order: Sequence[int]) -> Columns:
             )
             for value, part in zip(values, parts, strict=True)
         ]
-        return torch.cat(rows)[at]
+        return torch.cat(rows)[place]
 
     keys, values = [
         {layer: together([getattr(part, name)[layer] for part in parts], -2) for layer in parts[0].keys}

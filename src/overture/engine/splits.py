@@ -18,12 +18,12 @@ from overture.core.rows import Encoded
 
 def with_splits(live: Tensor, rows: Sequence[Encoded], injections: Sequence[Injection | None]) -> Tensor:
     """The same live tokens, [B, S, D], with a gradient for splits that want one."""
-    splits = [found.vectors.split if found and found.vectors else None for found in injections]
+    splits = [injection.vectors.split if injection and injection.vectors else None for injection in injections]
     if not any(split is not None and split.requires_grad for split in splits):
         return live
-    each = zip(live, splits, rows, strict=True)
+    facts = zip(live, splits, rows, strict=True)
     put: Any = _Split.apply
-    return torch.stack([own if s is None else put(own, s, row.num_input) for own, s, row in each])
+    return torch.stack([vectors if s is None else put(vectors, s, row.num_input) for vectors, s, row in facts])
 
 
 class _Split(torch.autograd.Function):
@@ -44,8 +44,8 @@ class _Split(torch.autograd.Function):
         # [S, S]: how a place would like each element, elements in the order of the split in force.
         liking = grad[:num_moved] @ live[:num_moved].T
         place_of = orders[int(split.argmax())].argsort()
-        at = torch.arange(num_moved, device=live.device)
-        return grad, liking[at, place_of[orders]].sum(1).to(split.dtype), None
+        place = torch.arange(num_moved, device=live.device)
+        return grad, liking[place, place_of[orders]].sum(1).to(split.dtype), None
 
 
 def _order(num_before: int, length: int, num_text: int) -> Tensor:

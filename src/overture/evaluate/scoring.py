@@ -39,8 +39,8 @@ class Scored:
     def metrics(self, task: Task, seed: int = 0) -> dict[str, Interval]:
         """The task's metrics that fit its rows, with intervals; the one it is judged by comes first."""
         names = dict.fromkeys([task.metric, *task.spec.metrics, *task.spec.reported])
-        found = {name: self._answers(name) for name in names if METRICS[name].fits(self.gold)}
-        return {name: bootstrap(name, self.gold, said, seed) for name, said in found.items() if said is not None}
+        replies = {name: self._answers(name) for name in names if METRICS[name].fits(self.gold)}
+        return {name: bootstrap(name, self.gold, reply, seed) for name, reply in replies.items() if reply is not None}
 
     def split_scores(self, task: Task) -> SplitScores:
         """The task's metrics and the loss, as they are kept."""
@@ -58,12 +58,12 @@ class Scored:
 
 def grouped(rows: Sequence[Encoded]) -> list[list[Encoded]]:
     """Encoded rows with the parts of each row together."""
-    found: list[list[Encoded]] = []
+    groups: list[list[Encoded]] = []
     for row in rows:
-        if row.part == 0 or not found:
-            found.append([])
-        found[-1].append(row)
-    return found
+        if row.part == 0 or not groups:
+            groups.append([])
+        groups[-1].append(row)
+    return groups
 
 
 def predict(
@@ -97,7 +97,7 @@ def _of_parts(
 
     for batch in scoring_batches(numbered, max_tokens):
         batch_predictions = room.run(partial(micro_batches, batch), predicted, num_padded)
-        predictions.update((row.row, found) for row, found in zip(batch, batch_predictions, strict=True))
+        predictions.update((row.row, prediction) for row, prediction in zip(batch, batch_predictions, strict=True))
         progress(len(predictions), len(rows))
     return [predictions[index] for index in range(len(rows))]
 
@@ -119,8 +119,8 @@ def _predicted(scorer: Scorer, rows: Sequence[Encoded], task: Task) -> list[Pred
 
 
 def _merged(parts: Sequence[Prediction], rows: Sequence[Encoded], task: Task) -> list[Prediction]:
-    each = iter(parts)
-    groups = [[next(each) for _ in group] for group in grouped(rows)]
+    remaining = iter(parts)
+    groups = [[next(remaining) for _ in group] for group in grouped(rows)]
     return [group[0] if len(group) == 1 else task.spec.merged(task, group) for group in groups]
 
 
