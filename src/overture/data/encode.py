@@ -84,9 +84,9 @@ class Encoder:
         encoded: list[Encoded] = []
         odd = _Odd()
         for number, row in enumerate(rows):
-            found = row_problems(self.task, row, with_answer)
-            problems += found
-            if not found:
+            row_faults = row_problems(self.task, row, with_answer)
+            problems += row_faults
+            if not row_faults:
                 for part, item in enumerate(self._parts(row, with_answer, bos, odd)):
                     if isinstance(item, Problem):
                         problems.append(item)
@@ -182,8 +182,8 @@ class Encoder:
         if self.task.too_long != "trim":
             return texts
         whole = build(texts)
-        found = shortened(texts, build, self._over, whole) if self._over(whole) > 0 else None
-        return found[0] if found else texts
+        fitting = shortened(texts, build, self._over, whole) if self._over(whole) > 0 else None
+        return fitting[0] if fitting else texts
 
     def _check(self, rows: Sequence[Row]) -> None:
         problems = [problem for row in rows for problem in row_problems(self.task, row)]

@@ -130,8 +130,8 @@ class Step:
             return mask
         num_rows, num_live = self.positions.shape
         ones = mask.new_ones(num_rows, num_live)
-        each = [_weights_of(part, layer, num_rows, ones) for part in self.memory]
-        return mask + torch.cat([*each, ones], dim=1).log()[:, None, None, :]
+        memory_weights = [_weights_of(part, layer, num_rows, ones) for part in self.memory]
+        return mask + torch.cat([*memory_weights, ones], dim=1).log()[:, None, None, :]
 
     def _seen(self, window: int | None, is_causal: bool) -> Tensor:
         num_rows, num_live = self.positions.shape
@@ -152,8 +152,8 @@ class Step:
 
     def _distances(self) -> Tensor:
         """Positions of columns less those of live tokens, [B, S, M+S]."""
-        at = [part.positions.expand(len(self.positions), -1) for part in self.memory]
-        return torch.cat([*at, self.positions], dim=1)[:, None, :] - self.positions[:, :, None]
+        memory_positions = [part.positions.expand(len(self.positions), -1) for part in self.memory]
+        return torch.cat([*memory_positions, self.positions], dim=1)[:, None, :] - self.positions[:, :, None]
 
 
 def _weights_of(part: Columns, layer: int, num_rows: int, like: Tensor) -> Tensor:
@@ -222,19 +222,19 @@ def _stacked(query: Tensor, key: Tensor) -> Tensor:
     return query.reshape(num_rows, key.shape[1], num_groups * num_live, width)
 
 
-def _with_memory(memory: Sequence[Columns], layer: int, own: Tensor, which: str) -> Tensor:
+def _with_memory(memory: Sequence[Columns], layer: int, live: Tensor, which: str) -> Tensor:
     if memory and memory[0].room is not None:
-        return _written(memory[0], layer, own, which)
-    parts = [getattr(part, which)[layer].to(own.dtype).expand(own.shape[0], -1, -1, -1) for part in memory]
-    return torch.cat([*parts, own], dim=2) if parts else own
+        return _written(memory[0], layer, live, which)
+    parts = [getattr(part, which)[layer].to(live.dtype).expand(live.shape[0], -1, -1, -1) for part in memory]
+    return torch.cat([*parts, live], dim=2) if parts else live
 
 
-def _written(part: Columns, layer: int, own: Tensor, which: str) -> Tensor:
+def _written(part: Columns, layer: int, live: Tensor, which: str) -> Tensor:
     """Columns with what is live behind them, in the room that they have there."""
     assert part.room is not None
     buffer = part.room[layer][0 if which == "keys" else 1]
-    end = part.valid.shape[1] + own.shape[2]
-    buffer[:, :, part.valid.shape[1] : end] = own
+    end = part.valid.shape[1] + live.shape[2]
+    buffer[:, :, part.valid.shape[1] : end] = live
     return buffer[:, :, :end]
 
 
@@ -250,10 +250,10 @@ def _folded(rows: Tensor, part: Columns, num_memories: int) -> Tensor:
     if share == 1:
         return rows
     if part.shared == "cycle":
-        each = rows.view(share, num_memories, num_heads, num_queries, width).permute(1, 2, 0, 3, 4)
+        regrouped = rows.view(share, num_memories, num_heads, num_queries, width).permute(1, 2, 0, 3, 4)
     else:
-        each = rows.view(num_memories, share, num_heads, num_queries, width).transpose(1, 2)
-    return each.reshape(num_memories, num_heads, share * num_queries, width)
+        regrouped = rows.view(num_memories, share, num_heads, num_queries, width).transpose(1, 2)
+    return regrouped.reshape(num_memories, num_heads, share * num_queries, width)
 
 
 def _unfolded(folded: Tensor, part: Columns, num_rows: int) -> Tensor:
@@ -262,9 +262,9 @@ def _unfolded(folded: Tensor, part: Columns, num_rows: int) -> Tensor:
     share = num_rows // num_memories
     if share == 1:
         return folded
-    each = folded.view(num_memories, num_heads, share, -1, width)
-    each = each.permute(2, 0, 1, 3, 4) if part.shared == "cycle" else each.transpose(1, 2)
-    return each.reshape(num_rows, num_heads, -1, width)
+    regrouped = folded.view(num_memories, num_heads, share, -1, width)
+    regrouped = regrouped.permute(2, 0, 1, 3, 4) if part.shared == "cycle" else regrouped.transpose(1, 2)
+    return regrouped.reshape(num_rows, num_heads, -1, width)
 
 
 def _attention_by_parts(
@@ -292,19 +292,19 @@ def _attention_by_parts(
     num_rows = query.shape[0]
     query = query * (query.shape[3] ** -0.5 if scaling is None else scaling)
     keys = [part.keys[layer].to(query.dtype) for part in step.memory]
-    found = [
-        _unfolded(_folded(query, part, len(own)) @ own.transpose(2, 3), part, num_rows)
-        for part, own in zip(step.memory, keys, strict=True)
+    memory_logits = [
+        _unfolded(_folded(query, part, len(part_keys)) @ part_keys.transpose(2, 3), part, num_rows)
+        for part, part_keys in zip(step.memory, keys, strict=True)
     ]
-    logits = torch.cat([*found, query @ key.transpose(2, 3)], dim=3)
+    logits = torch.cat([*memory_logits, query @ key.transpose(2, 3)], dim=3)
     if softcap is not None:
         logits = torch.tanh(logits / softcap) * softcap
     weights = (logits + mask).softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(query.dtype)
-    *shares, last = torch.split(weights, [*(own.shape[2] for own in keys), key.shape[2]], dim=3)
+    *shares, last = torch.split(weights, [*(part_keys.shape[2] for part_keys in keys), key.shape[2]], dim=3)
     out = last @ value
     for part, share in zip(step.memory, shares, strict=True):
-        own = part.values[layer].to(query.dtype)
-        out = out + _unfolded(_folded(share, part, len(own)) @ own, part, num_rows)
+        values = part.values[layer].to(query.dtype)
+        out = out + _unfolded(_folded(share, part, len(values)) @ values, part, num_rows)
     return out
 
 

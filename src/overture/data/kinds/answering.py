@@ -101,42 +101,42 @@ def _target_fields(task: TaskFile) -> tuple[str, ...]:
 
 
 def _answers(task: TaskFile, row: Row) -> tuple[str, ...]:
-    found = row.fields[_target_fields(task)[0]]
-    texts = found.get("text", []) if isinstance(found, dict) else found
+    value = row.fields[_target_fields(task)[0]]
+    texts = value.get("text", []) if isinstance(value, dict) else value
     return tuple(text for text in answer_texts(texts) if text.strip())
 
 
 def _starts(task: TaskFile, row: Row) -> dict[str, int]:
     """Where each answer begins in the context; left out where that is not said."""
     own: Options = task.own
-    found = row.fields[_target_fields(task)[0]]
-    given = found.get("answer_start") if isinstance(found, dict) else row.fields.get(own.starts_field or "")
+    value = row.fields[_target_fields(task)[0]]
+    given = value.get("answer_start") if isinstance(value, dict) else row.fields.get(own.starts_field or "")
     if isinstance(given, dict):
-        return {str(text): at for text, at in given.items() if isinstance(at, int)}
+        return {str(text): start for text, start in given.items() if isinstance(start, int)}
     if isinstance(given, int):
         given = [given]
-    each = zip(_answers(task, row), given if isinstance(given, list) else [], strict=False)
-    return {text: at for text, at in reversed(list(each)) if isinstance(at, int)}
+    pairs = zip(_answers(task, row), given if isinstance(given, list) else [], strict=False)
+    return {text: start for text, start in reversed(list(pairs)) if isinstance(start, int)}
 
 
 def _problems(task: TaskFile, row: Row) -> list[Problem]:
     own: Options = task.own
     name = _target_fields(task)[0]
-    found = row.fields.get(name)
-    checked = Row({**row.fields, name: found.get("text", [])}, row.line, row.file) if isinstance(found, dict) else row
+    value = row.fields.get(name)
+    checked = Row({**row.fields, name: value.get("text", [])}, row.line, row.file) if isinstance(value, dict) else row
     problems = answer_problems(name, checked, may_be_empty=own.no_answer is not None)
     if problems or own.mode == "generative":
         return problems
     context = as_text(row.fields.get(_CONTEXT)) or ""
     starts = _starts(task, row)
     for text in _answers(task, row):
-        at = starts.get(text)
+        start = starts.get(text)
         if text not in context:
             fix = "options.mode: generative takes free answers"
             return [Problem(row.where, f"the answer {text!r:.60} is not in the context", fix)]
-        if at is not None and abs(_nearest(context, text, at) - at) > _SLIP:
-            there = context[max(at, 0) : at + len(text)]
-            return [Problem(row.where, f"at {at} the context has {there!r:.60}, not the answer {text!r:.60}")]
+        if start is not None and abs(_nearest(context, text, start) - start) > _SLIP:
+            there = context[max(start, 0) : start + len(text)]
+            return [Problem(row.where, f"at {start} the context has {there!r:.60}, not the answer {text!r:.60}")]
     return []
 
 
@@ -180,8 +180,8 @@ def _within(span: tuple[int, int] | None, start: int, end: int) -> tuple[int, in
 
 
 def _gold_span(task: TaskFile, row: Row, answer: str, context: str) -> tuple[int, int]:
-    at = _nearest(context, answer, _starts(task, row).get(answer, 0))
-    return at, at + len(answer)
+    start = _nearest(context, answer, _starts(task, row).get(answer, 0))
+    return start, start + len(answer)
 
 
 def _windows(
@@ -195,13 +195,13 @@ def _windows(
     def over(num_answer: int) -> int:
         return tools.over(Example(texts, answer_ids=(0,) * num_answer or None))
 
-    found = over(own.max_answer_tokens if gold is not None else 0)
+    num_over = over(own.max_answer_tokens if gold is not None else 0)
     if gold and not tools.tokenizer.is_encoder:
         # One that leaves the text no room stands in no window, and needs none.
         needed = over(max(own.max_answer_tokens, len(_free_ids(task, tools, gold))))
-        found = needed if len(tokens) - needed >= _LEAST_WINDOW else found
-    size = len(tokens) - found
-    if found <= 0 or size < _LEAST_WINDOW:
+        num_over = needed if len(tokens) - needed >= _LEAST_WINDOW else num_over
+    size = len(tokens) - num_over
+    if num_over <= 0 or size < _LEAST_WINDOW:
         return [(0, len(context))]
     # Cut at words: a little less than fits, since a word at the cut may have other tokens alone.
     size = size - _SLACK
@@ -209,7 +209,7 @@ def _windows(
     starts = [start for start, _ in (match.span() for match in WORD.finditer(context))]
     windows = []
     for first in range(0, len(tokens), step):
-        begin = max((at for at in starts if at <= tokens[first][1] + 1), default=0) if first else 0
+        begin = max((start for start in starts if start <= tokens[first][1] + 1), default=0) if first else 0
         if tokens[max(first - _SLACK, 0)][1] > begin:
             # A word of many tokens would not fit from its start.
             begin = tokens[first][1]

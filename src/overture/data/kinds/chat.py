@@ -57,11 +57,11 @@ def _input_problems(task: TaskFile, row: Row) -> list[Problem]:
     name = _MESSAGES
     if name not in row.fields:
         return [missing_field(name, row.where, list(row.fields))]
-    found = row.fields[name]
-    if not isinstance(found, list) or not found:
-        return [Problem(row.where, f"field {name!r} is {kind(found)}", "wanted a list of messages, at least one")]
-    problems = [problem for number, turn in enumerate(found, 1) for problem in _turn_problems(name, number, turn, row)]
-    return problems or _order_problems([turn["role"] for turn in found], row)
+    turns = row.fields[name]
+    if not isinstance(turns, list) or not turns:
+        return [Problem(row.where, f"field {name!r} is {kind(turns)}", "wanted a list of messages, at least one")]
+    problems = [problem for number, turn in enumerate(turns, 1) for problem in _turn_problems(name, number, turn, row)]
+    return problems or _order_problems([turn["role"] for turn in turns], row)
 
 
 def _turn_problems(name: str, number: int, turn: Any, row: Row) -> list[Problem]:
@@ -98,11 +98,11 @@ def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, 
     turns = _turns(task, row)
     if not with_answer:
         return [_example(task, turns[:-1] if turns[-1][0] == "assistant" else turns, None)]
-    found = []
+    examples = []
     for number, (role, content) in enumerate(turns):
         if role == "assistant":
-            found.append(_example(task, turns[:number], tools.ended(tools.tokenizer.encode_plain(content))))
-    return found
+            examples.append(_example(task, turns[:number], tools.ended(tools.tokenizer.encode_plain(content))))
+    return examples
 
 
 def _example(task: TaskFile, turns: Sequence[tuple[str, str]], answer: tuple[int, ...] | None) -> Example:

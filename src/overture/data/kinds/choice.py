@@ -46,11 +46,11 @@ def _check_model(task: TaskFile, tokenizer: TextTokenizer) -> None:
 
 def _choices(task: TaskFile, row: Row) -> tuple[str, ...]:
     own: Options = task.own
-    found = row.fields.get(own.choices_field)
-    if isinstance(found, dict):
+    choices = row.fields.get(own.choices_field)
+    if isinstance(choices, dict):
         # As ARC and CommonsenseQA have it: labels beside texts.
-        found = found.get("text")
-    return tuple(as_text(text) or "" for text in found) if isinstance(found, list) else ()
+        choices = choices.get("text")
+    return tuple(as_text(text) or "" for text in choices) if isinstance(choices, list) else ()
 
 
 def _input_problems(task: TaskFile, row: Row) -> list[Problem]:
@@ -59,8 +59,10 @@ def _input_problems(task: TaskFile, row: Row) -> list[Problem]:
         return [missing_field(own.choices_field, row.where, list(row.fields))]
     choices = _choices(task, row)
     if len(choices) < 2:
-        found = kind(row.fields[own.choices_field])
-        return [Problem(row.where, f"field {own.choices_field!r} holds {len(choices)} choices, {found}", "wanted two")]
+        kind_of = kind(row.fields[own.choices_field])
+        return [
+            Problem(row.where, f"field {own.choices_field!r} holds {len(choices)} choices, {kind_of}", "wanted two")
+        ]
     if not all(choice.strip() for choice in choices):
         return [Problem(row.where, f"empty choice in {own.choices_field!r}")]
     if own.choices_field in task.fields and len(choices) > len(ascii_uppercase):
@@ -76,8 +78,8 @@ def _problems(task: TaskFile, row: Row) -> list[Problem]:
         return [missing_field(task.label_field, row.where, list(row.fields))]
     if _input_problems(task, row) or _right(task, row) is not None:
         return []
-    found = row.fields[task.label_field]
-    return [Problem(row.where, f"{found!r:.60} is none of the choices", "wanted its text, number from 0, or letter")]
+    answer = row.fields[task.label_field]
+    return [Problem(row.where, f"{answer!r:.60} is none of the choices", "wanted its text, number from 0, or letter")]
 
 
 def _right(task: TaskFile, row: Row) -> int | None:
@@ -86,8 +88,8 @@ def _right(task: TaskFile, row: Row) -> int | None:
     A number that is no text is first of all the choice's number: choices may be numbers too.
     """
     own: Options = task.own
-    choices, found = _choices(task, row), label_text(row.fields[task.label_field])
-    if found is None:
+    choices, label = _choices(task, row), label_text(row.fields[task.label_field])
+    if label is None:
         return None
     whole = row.fields[own.choices_field]
     given = whole.get("label") if isinstance(whole, dict) else None
@@ -96,8 +98,8 @@ def _right(task: TaskFile, row: Row) -> int | None:
     is_number = isinstance(row.fields[task.label_field], int)
     names: list[Sequence[str | None]] = [keys, *((numbers, choices) if is_number else (choices, numbers))]
     names.append(list(ascii_uppercase))
-    at = next((known.index(found) for known in names if found in known), None)
-    return at if at is not None and at < len(choices) else None
+    right = next((known.index(label) for known in names if label in known), None)
+    return right if right is not None and right < len(choices) else None
 
 
 def _gold(task: TaskFile, row: Row) -> Hashable:

@@ -45,8 +45,8 @@ def gold(task: TaskFile, row: Row) -> Hashable:
     """The one text that is right, or all of them."""
     extra = task.own.references_field
     texts = [*answer_texts(row.fields[target_fields(task)[0]]), *answer_texts(row.fields.get(extra) if extra else [])]
-    each = tuple(dict.fromkeys(texts))
-    return each[0] if len(each) == 1 else each
+    right_texts = tuple(dict.fromkeys(texts))
+    return right_texts[0] if len(right_texts) == 1 else right_texts
 
 
 def _answer(task: TaskFile, row: Row) -> str:

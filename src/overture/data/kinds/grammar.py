@@ -139,10 +139,10 @@ class Grammar:
             rules = self.rules
             if len(written) == 1:
                 begun = [self._begun(group, written[0], 0, ()) for group in rules.first]
-                found = [state for states in begun for state in states]
+                states = [state for states in begun for state in states]
             else:
-                found = [new for state in self._states(written[:-1]) for new in self._stepped(state, written[-1])]
-            self._known[written] = list({(state.piece, state.done): state for state in reversed(found)}.values())[::-1]
+                states = [new for state in self._states(written[:-1]) for new in self._stepped(state, written[-1])]
+            self._known[written] = list({(state.piece, state.done): state for state in reversed(states)}.values())[::-1]
         return self._known[written]
 
     def _begun(self, group: str, token: int, position: int, before: tuple[tuple[str, Piece, int], ...]) -> list[_State]:
@@ -150,13 +150,13 @@ class Grammar:
         return [_State(group, p, 1, position, before) for p in pieces if _may_start(p, position)]
 
     def _stepped(self, state: _State, token: int) -> list[_State]:
-        found = []
+        states = []
         if state.done < len(state.piece.ids) and state.piece.ids[state.done] == token:
-            found.append(_State(state.group, state.piece, state.done + 1, state.position, state.before))
+            states.append(_State(state.group, state.piece, state.done + 1, state.position, state.before))
         before = (*state.before, (state.group, state.piece, state.done))
         for group, position in self._after(state):
-            found += self._begun(group, token, position, before)
-        return found
+            states += self._begun(group, token, position, before)
+        return states
 
 
 def _may_start(piece: Piece, position: int) -> bool:
@@ -185,8 +185,8 @@ class Copied:
 
     def ids(self, start: int, end: int) -> list[int] | None:
         """Tokens of a piece, as they follow each other in the text; None if it ends within a token."""
-        found = [*takewhile(lambda token: token[1] < end, self._path(start))]
-        return [token for token, _, _ in found] if found and found[-1][2] == end else None
+        path = [*takewhile(lambda token: token[1] < end, self._path(start))]
+        return [token for token, _, _ in path] if path and path[-1][2] == end else None
 
     def pieces(self, name: str, max_tokens: int) -> list[Piece]:
         """A piece from each word on, up to so many tokens."""

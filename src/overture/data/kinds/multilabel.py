@@ -38,10 +38,10 @@ def _check(task: TaskFile) -> None:
 
 def _found(task: TaskFile, row: Row) -> list[Any] | None:
     own: Options = task.own
-    found = row.fields[task.label_field]
-    if isinstance(found, str) and own.separator:
-        return [part.strip() for part in found.split(own.separator) if part.strip()]
-    return found if isinstance(found, list) else None
+    value = row.fields[task.label_field]
+    if isinstance(value, str) and own.separator:
+        return [part.strip() for part in value.split(own.separator) if part.strip()]
+    return value if isinstance(value, list) else None
 
 
 def _problems(task: TaskFile, row: Row) -> list[Problem]:
@@ -49,8 +49,8 @@ def _problems(task: TaskFile, row: Row) -> list[Problem]:
         return [missing_field(task.label_field, row.where, list(row.fields))]
     labels = _found(task, row)
     if labels is None:
-        found = kind(row.fields[task.label_field])
-        return [Problem(row.where, f"the labels are {found}", "wanted a list, or set options.separator")]
+        kind_of = kind(row.fields[task.label_field])
+        return [Problem(row.where, f"the labels are {kind_of}", "wanted a list, or set options.separator")]
     return [problem for label in labels for problem in unknown_label(task.words, label, row.where)]
 
 
@@ -106,8 +106,8 @@ def _rules(task: TaskFile, tools: Tools) -> Rules:
     order = {label: number for number, label in enumerate(task.words)}
 
     def words(lead: str) -> list[Any]:
-        each = _word_ids(task, tools, lead).items()
-        return [fixed(label, ids, order[label], order[label] + 1) for label, ids in each]
+        ids_of = _word_ids(task, tools, lead).items()
+        return [fixed(label, ids, order[label], order[label] + 1) for label, ids in ids_of]
 
     pieces = {
         "none": [fixed("none", encode(lead(task) + own.none))],

@@ -26,10 +26,10 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        found = float(value)
+        number = float(value)
     except (ValueError, OverflowError):
         return None
-    return found if abs(found) < float("inf") else None
+    return number if abs(number) < float("inf") else None
 
 
 def _check(task: TaskFile) -> None:
@@ -48,10 +48,10 @@ def _points(task: TaskFile) -> list[float]:
 def _problems(task: TaskFile, row: Row) -> list[Problem]:
     if task.label_field not in row.fields:
         return [missing_field(task.label_field, row.where, list(row.fields))]
-    found = row.fields[task.label_field]
-    value = _number(found)
+    label = row.fields[task.label_field]
+    value = _number(label)
     if value is None:
-        what = repr(found) if isinstance(found, str) else kind(found)
+        what = repr(label) if isinstance(label, str) else kind(label)
         return [Problem(row.where, f"the label is {what}", "wanted a finite number")]
     low, high = min(_points(task)), max(_points(task))
     if not low <= value <= high:
@@ -70,9 +70,9 @@ def _shares(task: TaskFile, value: float) -> tuple[float, ...]:
     rank = min(max(bisect_right([points[i] for i in order], value), 1), len(order) - 1)
     below, above = order[rank - 1], order[rank]
     share = (value - points[below]) / (points[above] - points[below])
-    found = [0.0] * len(points)
-    found[below], found[above] = 1 - share, share
-    return tuple(found)
+    shares = [0.0] * len(points)
+    shares[below], shares[above] = 1 - share, share
+    return tuple(shares)
 
 
 def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:

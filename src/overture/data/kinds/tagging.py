@@ -103,10 +103,10 @@ def _problems(task: TaskFile, row: Row) -> list[Problem]:
     name = _target_fields(task)[0]
     if name not in row.fields:
         return [missing_field(name, row.where, list(row.fields))]
-    found = row.fields[name]
-    if not isinstance(found, list):
-        return [Problem(row.where, f"field {name!r} is {kind(found)}", "wanted a list")]
-    return _span_problems(task, row, found) if own.text_field else _tag_problems(task, row, found)
+    marked = row.fields[name]
+    if not isinstance(marked, list):
+        return [Problem(row.where, f"field {name!r} is {kind(marked)}", "wanted a list")]
+    return _span_problems(task, row, marked) if own.text_field else _tag_problems(task, row, marked)
 
 
 def _tag_problems(task: TaskFile, row: Row, tags: list[Any]) -> list[Problem]:
@@ -168,8 +168,8 @@ def _gold_spans(task: TaskFile, row: Row) -> Spans:
     if not own.text_field:
         return spans_of([str(tag) for tag in row.fields[_TAGS]])
     text = as_text(row.fields[own.text_field]) or ""
-    found = [_bare(span, text) for value in row.fields[own.spans_field] if (span := _span(value))]
-    return sorted(found, key=lambda span: span[1:])
+    spans = [_bare(span, text) for value in row.fields[own.spans_field] if (span := _span(value))]
+    return sorted(spans, key=lambda span: span[1:])
 
 
 def _gold(task: TaskFile, row: Row) -> Hashable:
@@ -181,10 +181,10 @@ def _words(task: TaskFile, row: Row, text: str) -> tuple[tuple[int, int], ...]:
     own: Options = task.own
     if own.text_field:
         return tuple(match.span() for match in WORD.finditer(text))
-    ends, at = [], 0
+    ends, start = [], 0
     for word in row.fields[_TOKENS]:
-        ends.append((at, at + len(word)))
-        at += len(word) + 1
+        ends.append((start, start + len(word)))
+        start += len(word) + 1
     return tuple(span for span in ends if span[1] <= len(text))
 
 
@@ -261,8 +261,8 @@ def _is_of_words(span: tuple[str, int, int], words: Sequence[tuple[int, int]]) -
 
 def _gold_tags(task: TaskFile, gold: Spans, words: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     names = _tag_names(task)
-    placed = [(name, at) for name, start, end in gold if (at := _in_words(start, end, words))]
-    return tuple(names.index(tag) for tag in tags_of([(name, *at) for name, at in placed], len(words)))
+    in_words = [(name, place) for name, start, end in gold if (place := _in_words(start, end, words))]
+    return tuple(names.index(tag) for tag in tags_of([(name, *place) for name, place in in_words], len(words)))
 
 
 def _type_ids(task: TaskFile, tools: Tools, lead: str) -> dict[str, list[int]]:
@@ -277,15 +277,15 @@ def _answer_ids(task: TaskFile, tools: Tools, source: _Source, spans: Spans) -> 
     if not spans:
         return encode(lead(task) + own.none), True
     copied = Copied(source.text, tools.tokenizer, " ", source.words)
-    found: list[int] = []
+    ids_written: list[int] = []
     is_allowed = True
     for number, (name, start, end) in enumerate(spans):
-        found += encode(";") if number else []
-        found += _type_ids(task, tools, " " if number else lead(task))[name]
+        ids_written += encode(";") if number else []
+        ids_written += _type_ids(task, tools, " " if number else lead(task))[name]
         ids = copied.ids(start, end)
         is_allowed = is_allowed and ids is not None
-        found += ids or encode(" " + source.text[start:end])
-    return found, is_allowed
+        ids_written += ids or encode(" " + source.text[start:end])
+    return ids_written, is_allowed
 
 
 def _rules(task: TaskFile, tools: Tools, source: _Source) -> Rules:
@@ -337,7 +337,7 @@ def _prediction(source: _Source, spans: Spans, score: float) -> Prediction:
     text = "; ".join(f"{name}: {source.text[start:end]}" for name, start, end in spans) or "none"
     if source.counts_words:
         counted = [(name, _in_words(start, end, source.words)) for name, start, end in spans]
-        spans = [(name, *at) for name, at in counted if at]
+        spans = [(name, *place) for name, place in counted if place]
     return Prediction(text, answer=tuple(spans), score=score)
 
 
