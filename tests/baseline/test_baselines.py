@@ -15,8 +15,8 @@ from overture.baseline.features import features_of
 from overture.baseline.full import trained_names
 from overture.baseline.in_context import chosen_shots
 from overture.baseline.registry import BASELINES, build_baseline
-from overture.core.contracts import LabelScores
-from overture.core.errors import ConfigError
+from overture.core.contracts import Answers, LabelScores
+from overture.core.errors import ConfigError, DataError
 from overture.data.encode import Encoder
 from overture.data.rows import Row
 from overture.data.task import Task
@@ -327,6 +327,8 @@ def test_linear_head_is_scikit_learns(family, features):
     oracle = LogisticRegression(C=0.5, max_iter=10_000).fit((x["train"] - mean) / deviation, gold)
     theirs = oracle.predict_log_proba((x["validation"] - mean) / deviation)
     ours = torch.stack(found.model.ask(request.rows["validation"], LabelScores())).numpy()
+    with pytest.raises(DataError):
+        found.model.ask(request.rows["validation"], Answers(3))
     np.testing.assert_allclose(ours, theirs, atol=5e-3)
     assert found.num_trainable == 2 * (request.backbone.info.hidden_size + 1)
     assert found.trainee is None
