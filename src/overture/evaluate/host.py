@@ -18,7 +18,7 @@ from overture.core.contracts import Question, RowMethod
 from overture.core.errors import ArtifactError, BackboneError, DataError, UserError
 from overture.core.injection import Injection
 from overture.core.room import Room
-from overture.core.rows import Encoded, Prediction
+from overture.core.rows import Encoded, Prediction, Segment
 from overture.data.encode import Encoder
 from overture.data.row import Row
 from overture.data.task import Task
@@ -365,9 +365,9 @@ class Host:
 
     def _answers(self, items: Sequence[_Item], progress: Progress) -> dict[int, Any]:
         """The model's answer to each item, by the item's number."""
-        texts: dict[tuple[Backbone, tuple[int, ...]], list[int]] = {}
+        texts: dict[tuple[Backbone, tuple[Segment, ...]], list[int]] = {}
         for number, item in enumerate(items):
-            texts.setdefault((item.handle.adapted, item.row.input_ids), []).append(number)
+            texts.setdefault((item.handle.adapted, item.row.input), []).append(number)
         # Texts about which the same is asked share batches, so that a text's passes follow each other closely.
         alike: dict[Hashable, list[list[int]]] = {}
         for (backbone, _), numbers in texts.items():
@@ -474,7 +474,7 @@ def _cut(items: Sequence[_Item], groups: Sequence[Sequence[int]], max_tokens: in
 
 def _regrouped(items: Sequence[_Item], batch: Sequence[int]) -> list[list[int]]:
     """The items of a batch, text by text."""
-    texts: dict[tuple[int, ...], list[int]] = {}
+    texts: dict[tuple[Segment, ...], list[int]] = {}
     for number in batch:
-        texts.setdefault(items[number].row.input_ids, []).append(number)
+        texts.setdefault(items[number].row.input, []).append(number)
     return list(texts.values())
