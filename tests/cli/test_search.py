@@ -254,6 +254,26 @@ def test_where_scores_fall_below_0_what_diverged_is_no_better(make_task, overtur
         assert [told for (told,) in others] == pytest.approx([worst] * len(others))
 
 
+@pytest.mark.parametrize(("tunes", "is_found"), [("150", True), ("8", False)])
+def test_learning_rates_are_found_where_range_tests_cost_little(searched, tmp_path, tunes: str, is_found: bool) -> None:
+    words = [
+        "--tunes",
+        tunes,
+        "--set",
+        "search.cohort=2",
+        "--set",
+        "search.race_share=0.97",
+        "--set",
+        "search.race_seeds=1",
+    ]
+    found = searched(*words, train={"epochs": 4, "batch_size": 4})
+    book = json.loads((tmp_path / "store" / "runs" / found["run"] / "spent.json").read_text())
+    parts = {f"rate {method} after" for method in ("prefix", "vectors")}
+    assert (parts <= book["counted"].keys()) == is_found
+    assert book["counted"].keys().isdisjoint(parts) == (not is_found)
+    assert found["spent"]["tokens"] == sum(book["counted"].values())
+
+
 def test_no_budget_for_a_race_is_told(searched) -> None:
     found = searched("--tunes", "1.5", "--set", "search.race_share=0")
     assert any("no fresh seed" in note for note in found["notices"])

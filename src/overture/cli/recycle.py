@@ -1,7 +1,7 @@
 """``overture recycle``: a prompt of one model as a start, or a makeshift, for another."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,13 @@ from overture.cli.progress import display
 from overture.cli.report import interval_text, sentence, show_next
 from overture.jobs.run.request import tune_config
 from overture.jobs.transfer.options import RecycleConfig
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from overture.core.records.scores import SplitScores
+    from overture.core.records.transfer import RecycleResult
+    from overture.core.records.tune import Evaluation
 
 
 @with_flags(flag(RecycleConfig, "tokens"))
@@ -52,44 +59,49 @@ def command(
 
     show = display()
     with show.live():
-        found = recycle(prompt, kept, backbone=local(backbone), name=name, task=task, config=config, listener=show)
+        result = recycle(prompt, kept, backbone=local(backbone), name=name, task=task, config=config, listener=show)
     if is_json:
-        emit(found)
+        emit(result.dump())
     else:
-        _show(found, task, store_flag(store))
+        _show(result, task, store_flag(store))
 
 
-def _show(found: dict[str, Any], task: Path | None, flag: str) -> None:
-    from rich.table import Table
-
-    out, fit = console(), found["map"]
+def _show(result: "RecycleResult", task: Path | None, flag: str) -> None:
+    out = console()
     out.print(
-        f"{found['recycled_from']} of {found['old_backbone']} is now {found['prompt']} of {found['backbone']}: "
-        f"{found['length']} vectors at {found['place']}",
+        f"{result.recycled_from} of {result.old_backbone} is now {result.prompt} of {result.backbone}: "
+        f"{result.length} vectors at {result.place}",
         soft_wrap=True,
     )
     out.print(
-        f"The map was fitted on {fit['tokens']:,} common tokens; others it meets with a mean cosine of "
-        f"{fit['cosine']:.3f} (1 is perfect).",
+        f"The map was fitted on {result.map.tokens:,} common tokens; others it meets with a mean cosine of "
+        f"{result.map.cosine:.3f} (1 is perfect).",
         soft_wrap=True,
     )
-    if "metrics" in found:
-        split, metric = found["split"], found["metric"]
-        sides = {"no prompt": found.get("no_prompt"), "recycled prompt": found}
-        columns = {title: side["metrics"][split][metric] for title, side in sides.items() if side}
-        old = found.get("old_metrics", {}).get(split, {}).get(metric)
-        if isinstance(old, dict) and "low" in old:
-            columns["prompt on the old model"] = old
-        table = Table(title=f"{found['prompt']}, {split} rows", title_justify="left")
-        for title in ("", *columns):
-            table.add_column(title, justify="right" if title else "left")
-        table.add_row(metric, *(f"{score['value']:.3f}" for score in columns.values()))
-        table.add_row("95% interval", *map(interval_text, columns.values()))
-        table.add_row("rows", *(str(score["n"]) for score in columns.values()))
-        out.print(table)
-        for compared in found.get("compared", {}).values():
+    if result.evaluation:
+        out.print(_scores_table(result, result.evaluation))
+        for compared in (result.evaluation.compared or {}).values():
             out.print(sentence("no prompt", compared, "recycled prompt"))
-    start = f"--set prompt.init=prompt --set prompt.init_prompt={found['prompt']}"
-    way = f"--backbone {found['backbone']} --method vectors --place {found['place']} --length {found['length']}"
+    start = f"--set prompt.init=prompt --set prompt.init_prompt={result.prompt}"
+    way = f"--backbone {result.backbone} --method vectors --place {result.place} --length {result.length}"
     where = "TASK.yaml" if task is None else str(task)
     show_next("Train it from here on the new model:", [f"overture tune {where} {way} {start}{flag}"])
+
+
+def _scores_table(result: "RecycleResult", evaluation: "Evaluation") -> "Table":
+    from rich.table import Table
+
+    split, metric = evaluation.split, evaluation.metric
+    columns = {"recycled prompt": evaluation.metrics[split][metric]}
+    if evaluation.no_prompt:
+        columns = {"no prompt": evaluation.no_prompt.metrics[split][metric], **columns}
+    old: SplitScores | None = getattr(result.old_metrics, split, None)
+    if old and metric in old.scores:
+        columns["prompt on the old model"] = old[metric]
+    table = Table(title=f"{result.prompt}, {split} rows", title_justify="left")
+    for title in ("", *columns):
+        table.add_column(title, justify="right" if title else "left")
+    table.add_row(metric, *(f"{score.value:.3f}" for score in columns.values()))
+    table.add_row("95% interval", *map(interval_text, columns.values()))
+    table.add_row("rows", *(str(score.n) for score in columns.values()))
+    return table

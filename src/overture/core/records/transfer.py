@@ -2,11 +2,13 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from overture.core.records.base import Record, optional
+from overture.core.records.prompt import PromptScores
 from overture.core.records.scores import Comparison, Paired, SplitScores
 from overture.core.records.training import EpochRecord
+from overture.core.records.tune import Evaluation
 
 # -- overture meta
 
@@ -128,6 +130,27 @@ class MapFit(Record):
     tokens: int = Field(description="common tokens that it was fitted on")
     ridge: float = Field(description="ridge, in units of the mean squared length")
     cosine: float = Field(description="mean cosine between mapped and real vectors of held-out tokens")
+
+
+class RecycleResult(Record):
+    """A prompt that was mapped to another model; in JSON its scores stand among the other keys."""
+
+    prompt: str = Field(description="the stored prompt, as name@version")
+    folder: str = Field(description="its folder")
+    recycled_from: str = Field(description="the prompt of the old model")
+    old_backbone: str = Field(description="the old model")
+    backbone: str = Field(description="the new model")
+    place: str = Field(description="where the prompt enters")
+    length: int = Field(description="its length")
+    map: MapFit
+    notices: list[str] = Field(description="what the user should know")
+    evaluation: Evaluation | None = optional("scores on the rows of a task file, where one was given")
+    old_metrics: PromptScores | None = optional("scores of the prompt on the old model")
+
+    @model_serializer(mode="wrap")
+    def _as_json(self, serialized: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values = serialized(self)
+        return {**values.pop("evaluation", {}), **values}
 
 
 # -- overture similar

@@ -1,4 +1,4 @@
-"""Recycle a prompt: map its vectors to another model by what both models make of the same tokens.
+"""Recycle a prompt: map its vectors to another model by the vectors that both models have for the same tokens.
 
     W = argmin |X W - Y|^2 + r |W|^2,   X [n, D] and Y [n, E] the two models' vectors of n common tokens
     p' = p W, as long in units of the new model's mean token vector as p was in the old one's
@@ -12,11 +12,9 @@ between tokenizers, where the paper's models share one.
 Shape letters: P prompt length, D width of the old model, E width of the new one, n common tokens.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +23,7 @@ from overture.core.config import validated
 from overture.core.errors import ConfigError, DataError
 from overture.core.records.events import Listener, NoticeEvent, ProgressEvent, ignore
 from overture.core.records.prompt import Lineage, MadeWith, PromptScores
+from overture.core.records.transfer import MapFit, RecycleResult
 from overture.data.rows import Row
 from overture.data.splits import load_splits
 from overture.data.task import Task
@@ -53,8 +52,8 @@ class Map:
         matrix: [D, E], float64.
         scale: how many times longer the other model's token vectors are.
         num_tokens: common tokens that it was fitted on.
-        ridge: in units of the mean squared length of what is mapped.
-        cosine: between mapped and real vectors of tokens that it was not fitted on, mean.
+        ridge: in units of the mean squared length of the old model's token vectors.
+        cosine: mean over held-out tokens, between their mapped and their real vectors.
     """
 
     matrix: Tensor
@@ -64,7 +63,7 @@ class Map:
     cosine: float
 
     def of(self, vectors_PD: Tensor) -> Tensor:
-        """Vectors in the other model, float32 [P, E], each as long as it was in the model's own measure."""
+        """Vectors in the other model, float32 [P, E]; lengths stay the same in units of a model's mean token vector."""
         before = vectors_PD.double()
         after = before @ self.matrix
         lengths = after.norm(dim=1, keepdim=True).clamp_min(1e-12)
@@ -73,9 +72,9 @@ class Map:
 
 
 def plain_texts(backbone: Backbone) -> dict[str, int]:
-    """Tokens that are printable ASCII, by the text they stand for, with a space where a word begins.
+    """Text of each token that is printable ASCII, with a space where a word begins, and the token.
 
-    Others are written differently by each kind of tokenizer, and are not needed.
+    Tokenizers write other tokens in different ways, and those are not needed.
     """
     tokenizer = backbone.tokenizer
     vocabulary = sorted(tokenizer.inner.get_vocab().items(), key=lambda item: item[1])
@@ -83,7 +82,7 @@ def plain_texts(backbone: Backbone) -> dict[str, int]:
     is_wordpiece = any(text.startswith("##") and len(text) > 2 for text, _ in vocabulary) and not any(
         text.startswith(("\u0120", "\u2581")) for text, _ in vocabulary
     )
-    found: dict[str, int] = {}
+    tokens: dict[str, int] = {}
     for text, token in vocabulary:
         if is_wordpiece:
             plain = text.removeprefix("##") if text.startswith("##") else f" {text}"
@@ -91,19 +90,19 @@ def plain_texts(backbone: Backbone) -> dict[str, int]:
             # A space before a word: as byte-level tokenizers write it, and as SentencePiece does.
             plain = text.replace("\u0120", " ").replace("\u2581", " ")
         if token not in special and token < backbone.info.vocab_size and plain.isascii() and plain.isprintable():
-            found.setdefault(plain, token)
-    return found
+            tokens.setdefault(plain, token)
+    return tokens
 
 
 def common_vectors(old: Backbone, new: Backbone, most: int) -> tuple[Tensor, Tensor]:
     """Both models' vectors of common tokens, float64 [n, D] and [n, E] on the CPU, most frequent first.
 
     Raises:
-        ConfigError: the vocabularies have next to nothing in common.
+        ConfigError: the vocabularies have too few tokens in common.
     """
-    ours, theirs = plain_texts(old), plain_texts(new)
+    old_tokens, new_tokens = plain_texts(old), plain_texts(new)
     # A tokenizer numbers its tokens by frequency.
-    texts = [text for text in ours if text in theirs][:most]
+    texts = [text for text in old_tokens if text in new_tokens][:most]
     if len(texts) < FEWEST:
         raise ConfigError(
             "the two models have too few tokens in common",
@@ -112,22 +111,22 @@ def common_vectors(old: Backbone, new: Backbone, most: int) -> tuple[Tensor, Ten
             wanted=f"at least {FEWEST}",
             fix="choose a model with a tokenizer for the same languages",
         )
-    sides = ((old, ours), (new, theirs))
-    one, other = [model.embed([ids[text] for text in texts]).double().cpu() for model, ids in sides]
-    return one, other
+    old_nD = old.embed([old_tokens[text] for text in texts]).double().cpu()
+    new_nE = new.embed([new_tokens[text] for text in texts]).double().cpu()
+    return old_nD, new_nE
 
 
 def fitted_map(old_nD: Tensor, new_nE: Tensor) -> Map:
     """The map that takes the old model's vectors closest to the new one's."""
-    is_held = torch.arange(len(old_nD)) % _HELD_OUT_EVERY == 0
-    scored = {}
-    for ridge, matrix in _solutions(old_nD[~is_held], new_nE[~is_held]):
-        mapped = old_nD[is_held] @ matrix
-        scored[ridge] = float(torch.cosine_similarity(mapped, new_nE[is_held], dim=1).mean())
-    best = max(scored, key=lambda ridge: scored[ridge])
+    is_held_out = torch.arange(len(old_nD)) % _HELD_OUT_EVERY == 0
+    cosines = {}
+    for ridge, matrix in _solutions(old_nD[~is_held_out], new_nE[~is_held_out]):
+        mapped = old_nD[is_held_out] @ matrix
+        cosines[ridge] = float(torch.cosine_similarity(mapped, new_nE[is_held_out], dim=1).mean())
+    best = max(cosines, key=lambda ridge: cosines[ridge])
     matrix = dict(_solutions(old_nD, new_nE))[best]
     scale = float(new_nE.norm(dim=1).mean() / old_nD.norm(dim=1).mean())
-    return Map(matrix, scale, len(old_nD), best, scored[best])
+    return Map(matrix, scale, len(old_nD), best, cosines[best])
 
 
 def _solutions(old_nD: Tensor, new_nE: Tensor) -> list[tuple[float, Tensor]]:
@@ -148,7 +147,7 @@ def recycle(
     config: RecycleConfig | None = None,
     listener: Listener = ignore,
     old: Backbone | None = None,
-) -> dict[str, Any]:
+) -> RecycleResult:
     """Keep a prompt of vectors as a prompt of another model, untrained there.
 
     Args:
@@ -158,11 +157,8 @@ def recycle(
         name: the new prompt's name; the old one's with ``-recycled`` when None.
         task: a task file that says where rows are; the prompt is measured on them when given.
         config: how the map is fitted.
-        listener: told of every event.
+        listener: called with each event.
         old: the prompt's own model; loaded as the prompt names it when None.
-
-    Returns:
-        What ``overture recycle --json`` prints: the prompt, how good the map is, and the scores if measured.
 
     Raises:
         StoreError: no such prompt, or the name is wrong.
@@ -175,8 +171,8 @@ def recycle(
     manifest, tensors = load_artifact(store.get(ref))
     _check(manifest, set(tensors))
     chosen = checked_name(name or f"{manifest.name}-recycled")
-    own = task_with_data_of(manifest, Path(task)) if task else validated(Task, manifest.task, manifest.ref)
-    split, rows = _rows(own) if task else ("", [])
+    own_task = task_with_data_of(manifest, Path(task)) if task else validated(Task, manifest.task, manifest.ref)
+    split, rows = _rows(own_task) if task else ("", [])
 
     def notify(text: str) -> None:
         listener(NoticeEvent(text=text))
@@ -184,49 +180,63 @@ def recycle(
     def progress(what: str, done: int, total: int) -> None:
         listener(ProgressEvent(what=what, done=done, total=total))
 
-    old, new = _models(manifest, old, backbone, notify)
+    new = backbone if isinstance(backbone, Backbone) else load_backbone(backbone, notify=notify)
+    if backbone_ref(new).weights_sha256 == manifest.backbone.weights_sha256:
+        raise ConfigError("the prompt was made for this very model", where="backbone", got=new.info.id)
+    old = old or load_backbone(manifest.backbone.id, revision=manifest.backbone.revision, notify=notify)
+    check_fingerprint(manifest.backbone, backbone_ref(old))
+
     vectors = common_vectors(old, new, config.tokens)
     progress("fitting the map", 0, 1)
-    found = fitted_map(*vectors)
+    fit = fitted_map(*vectors)
     progress("fitting the map", 1, 1)
-    notices = _doubts(found, len(found.matrix))
+    notices = []
+    if fit.num_tokens < 2 * len(fit.matrix):
+        notices.append(
+            f"only {fit.num_tokens} common tokens for vectors of width {len(fit.matrix)}: much of what a vector holds "
+            "cannot be mapped from so few"
+        )
     for text in notices:
         notify(text)
-    values = {"vectors": found.of(tensors["vectors"])}
-    task_there = own.model_copy(update={"backbone": new.info.id})
-    made = _manifest(manifest, task_there, new, chosen, found)
+
+    values = {"vectors": fit.of(tensors["vectors"])}
+    mapped = new_manifest(
+        chosen,
+        new,
+        own_task.model_copy(update={"backbone": new.info.id}),
+        method="vectors",
+        place=manifest.place,
+        length=manifest.length,
+        options=MadeWith(prompt={"method": "vectors", "place": manifest.place, "length": manifest.length}),
+        lineage=Lineage(
+            recycled_from=manifest.ref,
+            recycled_backbone=manifest.backbone.id,
+            common_tokens=fit.num_tokens,
+            held_out_cosine=fit.cosine,
+        ),
+        # Nothing was trained for this model.
+        trainable=0,
+    )
     with TemporaryDirectory() as folder:
-        # What could not be loaded again is not kept; what is measured is what will be loaded.
-        made = save_artifact(Path(folder) / "prompt", made, values)
+        # A prompt that could not be loaded again is not kept; the loaded prompt is the one that is measured.
+        mapped = save_artifact(Path(folder) / "prompt", mapped, values)
         prompt = Host(new, notify=notify).open(Path(folder) / "prompt")
-        result = measured(prompt, rows, split, progress) if rows else None
-    metrics = PromptScores(**result.metrics) if result else PromptScores()
-    kept = store.add(made.model_copy(update={"metrics": metrics}), values)
-    return {
-        **(result.dump() if result else {}),
-        "prompt": str(ref_of(kept)),
-        "folder": str(kept),
-        "recycled_from": manifest.ref,
-        "old_backbone": old.info.id,
-        "backbone": new.info.id,
-        "place": made.place,
-        "length": made.length,
-        "map": {"tokens": found.num_tokens, "ridge": found.ridge, "cosine": found.cosine},
-        "notices": notices,
-        **({"old_metrics": old_metrics} if (old_metrics := manifest.metrics.dump()) else {}),
-    }
-
-
-def _models(
-    manifest: Manifest, old: Backbone | None, new: str | Backbone, notify: Callable[[str], None]
-) -> tuple[Backbone, Backbone]:
-    """The prompt's own model, and another."""
-    there = new if isinstance(new, Backbone) else load_backbone(new, notify=notify)
-    if backbone_ref(there).weights_sha256 == manifest.backbone.weights_sha256:
-        raise ConfigError("the prompt was made for this very model", where="backbone", got=there.info.id)
-    own = old or load_backbone(manifest.backbone.id, revision=manifest.backbone.revision, notify=notify)
-    check_fingerprint(manifest.backbone, backbone_ref(own))
-    return own, there
+        evaluation = measured(prompt, rows, split, progress) if rows else None
+    metrics = PromptScores(**evaluation.metrics) if evaluation else PromptScores()
+    kept = store.add(mapped.model_copy(update={"metrics": metrics}), values)
+    return RecycleResult(
+        prompt=str(ref_of(kept)),
+        folder=str(kept),
+        recycled_from=manifest.ref,
+        old_backbone=old.info.id,
+        backbone=new.info.id,
+        place=mapped.place,
+        length=mapped.length,
+        map=MapFit(tokens=fit.num_tokens, ridge=fit.ridge, cosine=fit.cosine),
+        notices=notices,
+        evaluation=evaluation,
+        old_metrics=manifest.metrics if manifest.metrics.dump() else None,
+    )
 
 
 _WHY = {
@@ -256,38 +266,9 @@ def _check(manifest: Manifest, names: set[str]) -> None:
 
 
 def _rows(task: Task) -> tuple[str, list[Row]]:
-    """Rows to measure on: test rows, or validation rows when there are none; nothing was chosen by either."""
+    """Rows to measure on: test rows, or validation rows when there are none; neither chose anything."""
     splits = load_splits(task)
     for name in ("test", "validation"):
         if rows := getattr(splits, name):
             return name, rows
     raise DataError("the task has no rows to measure on", where="data", wanted="test or validation rows")
-
-
-def _doubts(found: Map, width: int) -> list[str]:
-    if found.num_tokens >= 2 * width:
-        return []
-    return [
-        f"only {found.num_tokens} common tokens for vectors of width {width}: much of what a vector holds cannot be "
-        "mapped from so few"
-    ]
-
-
-def _manifest(old: Manifest, task: Task, model: Backbone, name: str, found: Map) -> Manifest:
-    return new_manifest(
-        name,
-        model,
-        task,
-        method="vectors",
-        place=old.place,
-        length=old.length,
-        options=MadeWith(prompt={"method": "vectors", "place": old.place, "length": old.length}),
-        lineage=Lineage(
-            recycled_from=old.ref,
-            recycled_backbone=old.backbone.id,
-            common_tokens=found.num_tokens,
-            held_out_cosine=found.cosine,
-        ),
-        # Nothing was trained for this model.
-        trainable=0,
-    )
