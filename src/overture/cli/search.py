@@ -42,12 +42,12 @@ def search_command(
     """Choose method, place, length, learning rate and wording by measurement under a budget; keep the winner."""
     root = store_root(store)
 
-    from overture.jobs.search.space import asked_pairs, wordings
+    from overture.jobs.search.space import requested_pairs, wordings
     from overture.store.store import Store
 
     config, kept = resolved(SearchRequest, task, given.of(SearchRequest), settings or []), Store(root, say)
     check_no_adapter(config, "search")
-    asked_pairs(config)
+    requested_pairs(config)
     wordings(config)
 
     from overture.jobs.search.search import search

@@ -34,14 +34,14 @@ def command(
 
     config = validated(WordsConfig, given.of(WordsConfig), "overture words")
     flags = given.of(TuneConfig)
-    asked = resolved(TuneConfig, task, flags, settings or [], prompt_use="unused")
+    request = resolved(TuneConfig, task, flags, settings or [], prompt_use="unused")
 
     from overture.jobs.search import words as study
 
     show = display()
     with show.live():
         result = study.words(
-            asked.task,
+            request.task,
             config,
             progress=stages(show),
             notify=lambda text: show(NoticeEvent(text=text)),

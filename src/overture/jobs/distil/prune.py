@@ -124,13 +124,17 @@ def prune(
 
 def _check(manifest: Manifest, config: PruneConfig) -> None:
     if pruned_method(manifest.method, manifest.place) is None:
-        able = [(name, place) for name, one in METHODS.items() for place in one.places if pruned_method(name, place)]
+        able = [
+            f"{name} at {place}"
+            for name, method in METHODS.items()
+            for place in method.places
+            if pruned_method(name, place)
+        ]
         raise ConfigError(
             "this prompt cannot be pruned",
             where=manifest.name,
             got=f"method {manifest.method} at {manifest.place}",
-            wanted=" or ".join(f"{name} at {place}" for name, place in able)
-            + "; the template fixes how many stand in its slots",
+            wanted=f"{' or '.join(able)}; the template fixes the number of vectors in its slots",
         )
     if max(1, round(min(config.keep) * manifest.length)) >= manifest.length:
         raise ConfigError(

@@ -36,7 +36,7 @@ from overture.jobs.search.lr import find_rate
 from overture.jobs.search.options import LrConfig, SearchRequest
 from overture.jobs.search.race import Race
 from overture.jobs.search.result import result_of
-from overture.jobs.search.space import Pair, Setting, Space, asked_pairs, options_of, wordings
+from overture.jobs.search.space import Pair, Setting, Space, options_of, requested_pairs, wordings
 from overture.jobs.search.state import Cost, SearchState, Trial
 from overture.prompt.config import PromptConfig
 from overture.store.runs import Run
@@ -100,7 +100,7 @@ def search(
     check_no_adapter(config, "search")
     config = settled(config, store, backbone)
     # Both raise for what the task cannot have, before a run is made.
-    asked_pairs(config)
+    requested_pairs(config)
     wordings(config)
     name = f"{config.task.name}-{KIND}"
     run = Run.create(store.runs, name, config.model_dump(mode="json"), listener, KIND)
@@ -197,16 +197,12 @@ class _Search:
         rates: dict[Pair, float] = {}
         for method, place in self.state.space.pairs:
             key = f"{method} {place}"
-            if key in saved:
-                found = FoundRate.model_validate(saved[key])
-            elif tested := self._tested_rate(method, place):
-                found = tested
-                saved[key] = found.dump()
+            if key not in saved and (tested := self._tested_rate(method, place)):
+                saved[key] = tested.dump()
                 self.state.run.write("rates.json", saved)
-            else:
-                continue
-            if found.lr:
-                rates[method, place] = found.lr
+            rate = FoundRate.model_validate(saved[key]).lr if key in saved else None
+            if rate:
+                rates[method, place] = rate
         return rates
 
     def _tested_rate(self, method: str, place: Place) -> FoundRate | None:

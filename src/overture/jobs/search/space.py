@@ -169,10 +169,10 @@ class Space:
 
     def rate(self, pair: Pair, length: int) -> float:
         """The middle of a pair's rates for a prompt of this length; found and given rates are for the task's length."""
-        own, method = self.config.prompt, METHODS[pair[0]]
-        given = self.config.train.lr if pair == (own.method, own.place) else None
+        prompt, method = self.config.prompt, METHODS[pair[0]]
+        given = self.config.train.lr if pair == (prompt.method, prompt.place) else None
         known = self.rates.get(pair, given)
-        return known * method.share(length) / method.share(own.length) if known else method.rate(pair[1], length)
+        return known * method.share(length) / method.share(prompt.length) if known else method.rate(pair[1], length)
 
     def assignments(self, setting: Setting, seed: int) -> list[str]:
         """The flags of `overture tune` that repeat a candidate from the same task file."""
@@ -192,10 +192,10 @@ class Space:
         return [shlex.quote(word) for word in words]
 
 
-def options_of(own: PromptConfig, method: str, layer: int) -> dict[str, Any]:
+def options_of(prompt: PromptConfig, method: str, layer: int) -> dict[str, Any]:
     """A method's options: the task file's where it is the task file's method, else a layer where it has one."""
-    if method == own.method:
-        return own.options
+    if method == prompt.method:
+        return prompt.options
     return {"layer": layer} if has_layer(method) else {}
 
 
@@ -235,7 +235,7 @@ def wordings(config: SearchRequest) -> list[Task]:
     return tasks
 
 
-def asked_pairs(config: SearchRequest) -> list[Pair]:
+def requested_pairs(config: SearchRequest) -> list[Pair]:
     """Methods and places to try, in order, before the model is asked which of them it can answer with.
 
     Raises:

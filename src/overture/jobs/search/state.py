@@ -21,7 +21,7 @@ from overture.evaluate.metrics import NOTHING, metric_named
 from overture.jobs.run.members import SeededSetting
 from overture.jobs.run.work import Work
 from overture.jobs.search.options import SearchConfig, SearchRequest
-from overture.jobs.search.space import NUM_PAIRS, Pair, Setting, Space, asked_pairs, options_of
+from overture.jobs.search.space import NUM_PAIRS, Pair, Setting, Space, options_of, requested_pairs
 from overture.prompt.config import PromptConfig
 from overture.prompt.pack import prompt_from, prompt_tensors
 from overture.store.runs import Run
@@ -218,7 +218,7 @@ class SearchState:
         usable: list[Pair] = []
         refused: list[BackboneError | ConfigError] = []
         is_asked = bool(self.options.method or self.options.place)
-        for method, place in asked_pairs(self.config):
+        for method, place in requested_pairs(self.config):
             options = options_of(self.prompt, method, 1)
             prompt = self.prompt.model_copy(update={"method": method, "place": place, "options": options})
             try:

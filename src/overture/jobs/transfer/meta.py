@@ -147,16 +147,16 @@ class _Learner:
             # Kept before it is measured: a stop in between loses nothing.
             folder = self.works[0].store.add(self._manifest(name, seconds), prompt_tensors(self.prompt))
             few_steps = self._few_steps(ordinary) if is_whole else []
-        asked = self.request.prompt
+        prompt = self.request.prompt
         assert isinstance(self.prompt, PromptMethod)
-        method = method_from(asked.method, asked.place, self.prompt.injection().memory is not None)
+        method = method_from(prompt.method, prompt.place, self.prompt.injection().memory is not None)
         return MetaResult(
             status="finished" if is_whole else "interrupted",
             prompt=str(ref_of(folder)) if folder else None,
-            method=asked.method,
-            place=asked.place,
-            length=asked.length,
-            start=Start(method=method, options=asked.options if method == asked.method else {}),
+            method=prompt.method,
+            place=prompt.place,
+            length=prompt.length,
+            start=Start(method=method, options=prompt.options if method == prompt.method else {}),
             algorithm=self.config.algorithm,
             tasks=[work.task.name for work in self.works],
             steps=len(self.history),

@@ -11,26 +11,26 @@ from overture.jobs.run.work import Work, prepared
 from overture.store.runs import Run
 from overture.store.store import Store
 
-_ALIKE = ("prompt", "revision", "device", "dtype", "compile_layers", "seed")
-_ALIKE_IN_TRAINING = ("batch_size", "lr", "optimiser", "weight_decay", "clip", "max_tokens", "gradient_checkpointing")
+_SHARED = ("prompt", "revision", "device", "dtype", "compile_layers", "seed")
+_SHARED_IN_TRAINING = ("batch_size", "lr", "optimiser", "weight_decay", "clip", "max_tokens", "gradient_checkpointing")
 
 
 def alike(requests: Sequence[TuneConfig]) -> list[TuneConfig]:
-    """The requests with the cache's room shared among them.
+    """Check that the requests agree; gives them with the memory for kept inputs shared among them.
 
     Raises:
-        ConfigError: they differ in what must be the same.
+        ConfigError: they differ in model, prompt or training.
     """
     for request in requests:
         check_no_adapter(request, "a run of several tasks")
-    first = _decisive(requests[0])
+    first = _common_settings(requests[0])
     for request in requests[1:]:
-        found = _decisive(request)
-        if other := [key for key in first if found[key] != first[key]]:
+        settings = _common_settings(request)
+        if different := [key for key in first if settings[key] != first[key]]:
             raise ConfigError(
                 "the tasks must agree on model, prompt and training",
                 where=f"{requests[0].task.name} and {request.task.name}",
-                got=", ".join(f"{key}: {first[key]} and {found[key]}" for key in other),
+                got=", ".join(f"{key}: {first[key]} and {settings[key]}" for key in different),
                 fix="set it for all: --backbone, --method, --place, --length or --set KEY=VALUE",
             )
     room_gb = requests[0].cache_gb
@@ -38,10 +38,11 @@ def alike(requests: Sequence[TuneConfig]) -> list[TuneConfig]:
     return [request.model_copy(update={"cache_gb": share}) for request in requests]
 
 
-def _decisive(request: TuneConfig) -> dict[str, Any]:
+def _common_settings(request: TuneConfig) -> dict[str, Any]:
+    """The settings that all tasks must share."""
     values = request.model_dump(mode="json")
-    training = {f"train.{key}": values["train"][key] for key in _ALIKE_IN_TRAINING}
-    return {"backbone": request.task.backbone, **{key: values[key] for key in _ALIKE}, **training}
+    training = {f"train.{key}": values["train"][key] for key in _SHARED_IN_TRAINING}
+    return {"backbone": request.task.backbone, **{key: values[key] for key in _SHARED}, **training}
 
 
 def all_prepared(
@@ -51,7 +52,7 @@ def all_prepared(
     is_stop_asked: Callable[[], bool],
     backbone: Backbone | None,
 ) -> list[Work]:
-    """Every task's rows read and encoded, the model loaded once.
+    """Read and encode every task's rows; the model is loaded once.
 
     Raises:
         DataError: rows are wrong, or none are there to choose by.
