@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from overture.cli.out import console, size_text
 from overture.core.records.prompt import OpenGates
-from overture.core.records.scores import Comparison, Confusion, Interval, Paired, WrongRow
+from overture.core.records.scores import Confusion, Interval, Paired, WrongRow
 from overture.core.records.tune import Evaluation, Measured, TuneResult
 
 if TYPE_CHECKING:
@@ -144,15 +144,13 @@ def sentences(result: TuneResult | Evaluation) -> Iterator[str]:
         yield sentence(names.get(control, control), compared)
 
 
-def interval_text(score: Interval | Mapping[str, Any]) -> str:
+def interval_text(score: Interval) -> str:
     """A score's interval."""
-    low, high = (score["low"], score["high"]) if isinstance(score, Mapping) else (score.low, score.high)
-    return f"{low:.3f} to {high:.3f}"
+    return f"{score.low:.3f} to {score.high:.3f}"
 
 
-def sentence(control: str, compared: Paired | Mapping[str, Any], who: str = "tuned prompt") -> str:
+def sentence(control: str, paired: Paired, who: str = "tuned prompt") -> str:
     """One paired test in plain words."""
-    paired = compared if isinstance(compared, Paired) else Comparison.model_validate(compared)
     difference = paired.difference
     value, low, high = 100 * difference.value, 100 * difference.low, 100 * difference.high
     chance = "p < 0.001" if paired.p_value < 0.001 else f"p = {paired.p_value:.2g}"

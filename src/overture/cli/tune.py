@@ -13,13 +13,12 @@ from overture.cli.progress import display
 from overture.cli.report import show_result
 from overture.cli.stop import StopRequest
 from overture.core.errors import DiskFull, Diverged
-from overture.core.records.base import Record
 from overture.core.records.events import Event, Listener, ProgressEvent, StartEvent, StepEvent
-from overture.core.records.runs import RunResult
+from overture.core.records.runs import Outcome, RunResult
 from overture.core.records.tune import StoppedRun
 from overture.jobs.run.request import TuneConfig, resolved
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Outcome)
 Result = TypeVar("Result", bound=RunResult)
 
 INTERRUPTED = 130
@@ -118,13 +117,11 @@ def tell(result: T, store: Path | None, is_json: bool, show: Callable[[T, str], 
         is_json: print the result alone.
         show: prints it for people, with the flag for the store.
     """
-    facts = result.dump() if isinstance(result, Record) else result
-    assert isinstance(facts, dict)
     if is_json:
-        emit(facts)
+        emit(result.dump())
     else:
         show(result, store_flag(store))
-    if facts["status"] == "interrupted":
+    if result.status == "interrupted":
         raise typer.Exit(INTERRUPTED)
 
 

@@ -27,21 +27,25 @@ class RunStatus(Record):
     why: str | None = optional("the error that ended it")
 
 
-class RunResult(Protocol):
+class Outcome(Protocol):
+    """The facts that the result of every command has that can be stopped."""
+
+    @property
+    def status(self) -> str:
+        """How the work ended."""
+        ...
+
+    def dump(self) -> dict[str, Any]:
+        """The result as JSON holds it."""
+        ...
+
+
+class RunResult(Outcome, Protocol):
     """The facts that the result of every run has."""
 
     @property
     def run(self) -> str:
         """The run's name."""
-        ...
-
-    @property
-    def status(self) -> str:
-        """How the run ended."""
-        ...
-
-    def dump(self) -> dict[str, Any]:
-        """The result as JSON holds it."""
         ...
 
 
