@@ -7,7 +7,7 @@ Shape letters: B rows, S live tokens, D width.
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from overture.core.contracts import (
     Readout,
     Readouts,
 )
-from overture.core.injection import Injection
+from overture.core.injection import Injection, Place
 from overture.core.rows import Answer, Encoded, Likelihood, OneOf, Written
 from overture.engine import seq2seq
 from overture.engine.backbone import Backbone
@@ -34,7 +34,7 @@ from overture.engine.generate import greedy_tokens, written
 from overture.engine.inputs import Inputs, Progress, groups
 from overture.engine.layout import Layout, answer_layout, label_layout
 from overture.engine.likelihood import word_likelihoods
-from overture.engine.limits import check_likelihoods, check_reading, check_writing, places_of
+from overture.engine.limits import check_likelihoods, check_reading, check_writing
 from overture.engine.passes import Injections, Make, kept_input, prepared, text_layout
 from overture.engine.readers import Batch, Reader, read_states, reader_of
 from overture.engine.transfer import sent
@@ -87,7 +87,7 @@ class LocalAnswerer:
         kind = self.backbone.family.kind
         return Capabilities(
             name=self.backbone.info.id,
-            places=places_of(kind),
+            places=frozenset(get_args(Place)),
             can_write=kind != "encoder",
             has_gradients=True,
             has_label_vectors=True,

@@ -1,9 +1,7 @@
 """What cannot be asked of a model: each is one clear error, before anything runs."""
 
-from typing import get_args
-
 from overture.core.errors import BackboneError
-from overture.core.injection import Injection, ModelKind, Place
+from overture.core.injection import Injection, ModelKind
 from overture.core.rows import Answer, AtMarks, Encoded, OneOf
 from overture.engine.backbone import Backbone
 
@@ -93,11 +91,6 @@ def check_likelihoods(backbone: Backbone, row: Encoded, injection: Injection | N
         raise _refused(backbone, f"row {row.row} has no candidate words whose likelihood is asked for", fix="name some")
     if injection is not None and injection.labels is not None:
         raise _refused(backbone, "this prompt has vectors for its labels, not words", fix="a prompt with label words")
-
-
-def places_of(kind: ModelKind) -> frozenset[Place]:
-    """Where prompts may stand in a kind of model."""
-    return frozenset(get_args(Place))
 
 
 def check_writing(backbone: Backbone) -> None:
