@@ -4,6 +4,7 @@ import json
 import random
 
 from overture.cli import report
+from overture.core.records.scores import Confusion
 
 NAMES = [f"label-{a}{b}" for a in "abcdefgh" for b in "klmnopq"]
 
@@ -39,8 +40,11 @@ def test_a_folded_table_adds_up_and_keeps_what_goes_wrong():
     for number in range(size):
         counts[number][number] = 3
     counts[40][7], counts[7][40], counts[20][21] = 5, 4, 2
-    found = {"labels": [f"l{number}" for number in range(size)], "counts": counts}
-    labels, folded = report._most_confused(found)
+
+    def table() -> Confusion:
+        return Confusion(labels=[f"l{number}" for number in range(size)], counts=counts, errors=())
+
+    labels, folded = report._most_confused(table())
     assert labels == ["l7", "l20", "l21", "l40", "(others)"]
     assert sum(map(sum, folded)) == sum(map(sum, counts))
     at = {label: number for number, label in enumerate(labels)}
@@ -49,9 +53,10 @@ def test_a_folded_table_adds_up_and_keeps_what_goes_wrong():
     assert folded[-1][-1] == 3 * (size - 4)
     for number in range(size):
         counts[number][(number + 1) % size] = 1
-    labels, folded = report._most_confused(found)
+    labels, folded = report._most_confused(table())
     assert len(labels) == len(folded) == 12
     assert {"l7", "l40"} < set(labels)
     assert sum(map(sum, folded)) == sum(map(sum, counts))
-    small = {"labels": ["a", "b"], "counts": [[1, 2], [3, 4]]}
-    assert report._most_confused(small) == (["a", "b"], [[1, 2], [3, 4]])
+    small = Confusion(labels=["a", "b"], counts=[[1, 2], [3, 4]], errors=())
+    labels, folded = report._most_confused(small)
+    assert (labels, [list(row) for row in folded]) == (["a", "b"], [[1, 2], [3, 4]])

@@ -149,7 +149,7 @@ def test_low_rank_changes_are_in_both_stacks_and_one_cache_serves_both(folders, 
         "tune", task, "--method", "late", "--place", "before", "--adapter", "lora", "--set", LAYER, "--json"
     )
     assert done.code == 0, done.err
-    assert PromptedModel(backbone, None, InputCache(10**6)).inputs.cache is not None
+    assert PromptedModel(backbone, None, InputCache(10**6)).answerer.inputs.cache is not None
 
 
 def test_baselines_beside_a_prompt(folders, make_task, overture, tmp_path):

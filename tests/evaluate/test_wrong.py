@@ -47,7 +47,7 @@ def test_spans_are_shown_by_their_words():
     assert found.predicted == "per: Barack Obama; loc: Paris (word 6); per: met Ada"
     assert found.missed == ["per: Ada", "loc: Paris (word 8)"]
     assert found.made_up == ["loc: Paris (word 6)", "per: met Ada"]
-    lines = list(wrong_lines({"wrong": [found.model_dump()]}))
+    lines = list(wrong_lines([found]))
     assert lines[1:] == [
         "  rows.jsonl:1: missed per: Ada; loc: Paris (word 8) | made up loc: Paris (word 6); per: met Ada"
     ]
@@ -59,7 +59,7 @@ def test_spans_of_a_text_are_shown_by_its_characters():
     (found,) = wrong_rows("entity_f1", gold_of(task, rows), [()], shown_rows(task, rows))
     assert found.missed == ["per: Barack Obama", "per: Zoë ☃"]
     assert (found.predicted, found.made_up) == ("none", [])
-    (line,) = list(wrong_lines({"wrong": [found.model_dump()]}))[1:]
+    (line,) = list(wrong_lines([found]))[1:]
     assert line == "  rows.jsonl:1: missed per: Barack Obama; per: Zoë ☃"
 
 
