@@ -1,4 +1,4 @@
-"""What rooms ask of each other: tokenizers, methods, trainees, and questions to a model with who answers them.
+"""Contracts between rooms: tokenizers, methods, trainees, questions to a model and their answerers.
 
 Shape letters: B rows, D width, C labels, n marks of a row, R places of a row at which something is predicted.
 """
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class TextTokenizer(Protocol):
-    """What the data layer needs of a tokenizer; the engine's backbone provides it."""
+    """A tokenizer as the data room needs it; the engine's backbone provides one."""
 
     def encode_plain(self, text: str) -> list[int]:
         """Tokens of text in which special tokens' spellings are only text."""
@@ -66,7 +66,7 @@ class TextTokenizer(Protocol):
 
     @property
     def start_ids(self) -> tuple[int, ...]:
-        """What a decoder that reads an encoder's output begins with; none where one stack reads and writes."""
+        """The start tokens of a decoder that reads an encoder's output; none for models of one stack."""
         ...
 
     @property
@@ -93,7 +93,7 @@ class PromptMethod(Protocol):
         ...
 
     def trainable(self) -> dict[str, "torch.Tensor"]:
-        """What gradient descent may change, by name."""
+        """The trainable values by name."""
         ...
 
 
@@ -110,12 +110,12 @@ class RowMethod(Protocol):
         ...
 
     def trainable(self) -> dict[str, "torch.Tensor"]:
-        """What gradient descent may change, by name."""
+        """The trainable values by name."""
         ...
 
 
 class Trainee(Protocol):
-    """What the training loop needs; prompted models, LoRA and full fine-tuning meet it alike."""
+    """A model as the training loop needs it: prompted models, LoRA and full fine-tuning."""
 
     def rates(self) -> dict[str, float]:
         """Factors on the learning rate, by name; 1 where none is given."""
@@ -126,11 +126,11 @@ class Trainee(Protocol):
         ...
 
     def weight(self, rows: Sequence[Encoded]) -> float:
-        """What the sum is divided by; by default the sum of the targets' weights."""
+        """The divisor of the summed losses; by default the sum of the targets' weights."""
         ...
 
     def trainable(self) -> dict[str, "torch.Tensor"]:
-        """What gradient descent changes, by name."""
+        """The trainable values by name."""
         ...
 
 
@@ -167,7 +167,7 @@ class Reducer(Protocol):
 
 
 class Question(Generic[T]):
-    """What is asked of each row; T is one row's reply. Questions are frozen records, so that equal ones are equal."""
+    """A question about each row; T is one row's reply. Questions are frozen records and compare by value."""
 
     has_gradient: ClassVar[bool] = False
     """Whether replies can be differentiated; for all others a prompt is as it will be when finished."""
@@ -241,7 +241,7 @@ class Features(Question["torch.Tensor"]):
 
 @dataclass(frozen=True, slots=True)
 class Readout:
-    """What a model predicts where predictions of a row count: where a label is read, or answer tokens are predicted.
+    """A model's predictions at the positions of a row that enter the loss.
 
     Args:
         hidden: the last hidden states there, [R, D].
@@ -269,7 +269,7 @@ class Readouts(Question[Readout]):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an answerer can do, known before anything runs.
+    """The capabilities of an answerer, known before anything runs.
 
     Args:
         name: of the model, for errors.
@@ -323,7 +323,7 @@ class Capabilities:
 
 
 class Frontend(Protocol):
-    """What a modality brings: how its values enter a model."""
+    """The entry of one modality into a model."""
 
     @property
     def fingerprint(self) -> str:
@@ -353,7 +353,7 @@ class Answerer(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do."""
+        """Its capabilities."""
         ...
 
     def ask(self, pairs: "Sequence[tuple[Encoded, Injection | None]]", question: Question[T]) -> list[T]:

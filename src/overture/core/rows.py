@@ -23,7 +23,7 @@ class Tokens:
 
     @property
     def elements(self) -> tuple[int, ...]:
-        """What stands at each position."""
+        """The elements, one for each position."""
         return self.ids
 
     def __len__(self) -> int:
@@ -46,7 +46,7 @@ class Signal:
 
     @property
     def elements(self) -> "tuple[Patch, ...]":
-        """What stands at each position."""
+        """The elements, one for each position."""
         return tuple(Patch(self, index) for index in range(self.length))
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class Patch:
 
 Segment = Tokens | Signal
 Element = int | Patch
-"""What stands at one position: a token, or a part of a signal. Elements name content, so kept values go by them."""
+"""The element at one position: a token, or a part of a signal. Elements name content and serve as cache keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Candidates:
 
 
 class Allowed(Protocol):
-    """What may be written next in an answer."""
+    """The rule for the next token of an answer."""
 
     def __call__(self, written: Sequence[int]) -> Sequence[int]:
         """Tokens that may follow those written, the end token among them; none where nothing may."""
@@ -138,7 +138,7 @@ class OneOf:
 
     @property
     def weight(self) -> float:
-        """What a row's loss is divided by in a mean over rows."""
+        """The row's weight in a mean over rows."""
         return 1.0
 
     @property
@@ -171,7 +171,7 @@ class AtMarks:
 
     @property
     def weight(self) -> float:
-        """What a row's loss is divided by: its tokens where each has a label, else one."""
+        """The row's weight in a mean loss: its tokens where each has a label, else one."""
         return float(len(self.marks.at)) if self.marks.over == "labels" else 1.0
 
     @property
@@ -207,7 +207,7 @@ class Answer:
 
     @property
     def weight(self) -> float:
-        """What a row's loss is divided by: the answer's tokens."""
+        """The row's weight in a mean loss: the answer's tokens."""
         return float(self.num_tokens)
 
     @property
@@ -222,7 +222,7 @@ class Answer:
 
 
 Target = OneOf | AtMarks | Answer
-"""What a row asks of the model, with the right reply where it is known."""
+"""The question that a row puts to the model, with the right reply where it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +255,7 @@ class Likelihood:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model said of one row.
+    """The model's prediction for one row.
 
     Args:
         text: the label, or the answer, for people.
@@ -271,7 +271,7 @@ class Prediction:
 
     @property
     def said(self) -> Hashable:
-        """What is compared with the right answer."""
+        """The value that metrics compare with the right answer."""
         return self.text if self.answer is None else self.answer
 
 
@@ -331,12 +331,12 @@ class Encoded:
 
     @property
     def input_elements(self) -> tuple[Element, ...]:
-        """What stands at each position of the input."""
+        """The elements of the input, one for each position."""
         return _elements(self.input)
 
     @property
     def anchor_elements(self) -> tuple[Element, ...]:
-        """What stands at each position of the anchor."""
+        """The elements of the anchor, one for each position."""
         return _elements(self.anchor)
 
     @property

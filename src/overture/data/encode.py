@@ -197,7 +197,7 @@ class Encoder:
         return text
 
     def _parts(self, row: Row, with_answer: bool, bos: bool, odd: _Odd) -> list[Encoded | Problem]:
-        """What the row becomes: one part, or several."""
+        """The parts of a row, one or several."""
         tools = Tools(self.tokenizer, self.candidates, lambda example: self._over(self._built(example, bos)))
         examples = self.task.spec.examples(self.task, row, texts_of(self.task, row), tools, with_answer)
         return [self._encoded(row, example, bos, odd) for example in examples]
@@ -302,7 +302,7 @@ class Encoder:
         return self._own_layouts[example.messages]
 
     def _read(self, tokens: RowTokens) -> int | Literal["mean"] | None:
-        """What the label is read from; None where decoders predict."""
+        """The place that the label is read from; None where decoders predict."""
         if not self.tokenizer.is_encoder:
             return None
         where: dict[Reading, int | Literal["mean"] | None] = {"mask": tokens.mask, "first": 0, "mean": "mean"}

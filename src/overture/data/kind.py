@@ -1,4 +1,4 @@
-"""What a kind of task must say of itself; everything else in Overture works on this alone.
+"""The record that describes a kind of task; everything else in Overture works on this alone.
 
 A kind stands between a row and a few primitives of the engine: label scores where one token is read, label scores at
 many tokens, likelihoods of a row's own choices, and written answers within what is allowed. It says which of these a
@@ -21,7 +21,7 @@ from overture.data.values import as_text
 
 
 class TaskFile(Protocol):
-    """What a kind may ask of the task file."""
+    """The parts of a task file that a kind may read."""
 
     @property
     def template(self) -> Any:
@@ -131,7 +131,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What a kind may use to make examples.
+    """Tools with which a kind makes examples.
 
     Args:
         tokenizer: the backbone's.

@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 class PassKey(NamedTuple):
-    """What rows have in common that share a pass.
+    """The facts that rows of one pass have in common.
 
     Args:
         layer: at which prompts enter.
@@ -78,12 +78,12 @@ class LocalAnswerer:
 
     @property
     def inputs(self) -> Inputs:
-        """What texts give by themselves."""
+        """Access to values that inputs give alone."""
         return Inputs(self.backbone, self.cache, self.max_tokens)
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the model can do."""
+        """The model's capabilities."""
         kind = self.backbone.family.kind
         return Capabilities(
             name=self.backbone.info.id,
@@ -185,7 +185,7 @@ class LocalAnswerer:
         return hidden, prepared_pass.layout
 
     def _decoding(self, part: _Part) -> tuple[Inputs, Sequence[Encoded], Injections]:
-        """What reads the rows from left to right: the model, or an encoder-decoder's decoder."""
+        """The stack that reads rows from left to right: the model, or an encoder-decoder's decoder."""
         if self.backbone.encoder:
             return seq2seq.decoding(self.inputs, part.rows, part.injections)
         return self.inputs, part.rows, part.injections
@@ -288,7 +288,7 @@ _PLANS: dict[type[Question[Any]], tuple[Callable[[LocalAnswerer, Any], _KeyOf], 
 
 
 def _vector_losses(batch: Batch) -> Tensor | float:
-    """What vectors must predict themselves, [B]; before the text they are the same in every row of a prompt."""
+    """Losses of the tokens that prompt vectors must predict, [B]; equal in every row of a prompt."""
     known: dict[int, Tensor] = {}
     for number, injection in enumerate(batch.injections):
         targets = injection.vectors.targets if injection and injection.vectors else ()

@@ -22,7 +22,7 @@ FUSED = {"cuda": 0, "cpu": 512}
 """Devices whose causal kernels are used, from how many live tokens on. Shorter batches on a CPU go through one kernel,
 whatever stands in them, bit for bit; the other would save them little."""
 HALF = (torch.bfloat16, torch.float16)
-"""What a GPU's kernels compute in."""
+"""Data types of a GPU's fast kernels."""
 READS = "reads_encoder"
 """Marks a decoder's cross-attentions."""
 MaskKind = tuple[int | None, int, bool]
@@ -61,7 +61,7 @@ class Columns:
 
 @dataclass(slots=True)
 class Step:
-    """What one forward pass tells the attention function.
+    """The arguments that one forward pass hands to the attention function.
 
     Args:
         positions: of the live tokens, [B, S].
@@ -205,7 +205,7 @@ def _alone(
     softcap: float | None,
     **kwargs: Any,
 ) -> Tensor:
-    """What the library would compute for the model as it is: [B, S, H*G, K]."""
+    """Attention as the library computes it for the unchanged model: [B, S, H*G, K]."""
     if softcap is None:
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         return out
@@ -244,7 +244,7 @@ def is_shared(memory: Sequence[Columns], layer: int, num_rows: int) -> bool:
 
 
 def _folded(rows: Tensor, part: Columns, num_memories: int) -> Tensor:
-    """What stands in rows, [B, H, Q, *], as more queries of the memory that they share: [R, H, B/R*Q, *]."""
+    """Fold rows, [B, H, Q, *], into queries of the memory that they share: [R, H, B/R*Q, *]."""
     num_rows, num_heads, num_queries, width = rows.shape
     share = num_rows // num_memories
     if share == 1:

@@ -216,7 +216,7 @@ class Backbone:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the weights are."""
+        """The data type of the weights."""
         return torch.empty(0, dtype=getattr(torch, self.info.dtype)).dtype
 
     def embed(self, ids: Tensor | Sequence[int]) -> Tensor:
@@ -321,7 +321,7 @@ class Backbone:
         return [*self.layers, *(self.encoder.layers if self.encoder else ())]
 
     def transformed(self, hidden: Tensor) -> Tensor:
-        """What the head's rows are compared with: in masked language models the hidden state goes through a map."""
+        """Hidden states as the head's rows are compared with them: masked language models map them first."""
         for part in self._transform:
             hidden = part(hidden)
         return hidden
@@ -356,7 +356,7 @@ class Backbone:
 
     @property
     def _head_bias(self) -> Tensor | None:
-        """What the head adds; BART keeps it beside the head."""
+        """The bias of the head; BART keeps it beside the head."""
         beside = getattr(self.model, "final_logits_bias", None)
         return self._head.bias if beside is None else beside[0]
 

@@ -96,7 +96,7 @@ def _has_graphs(step: Step, layer: int) -> bool:
 
 
 def _step_of(step: Step, layer: int) -> Step:
-    """What a step tells one layer, which it calls layer 0, whichever it is; the masks are those of the whole pass."""
+    """A step for one layer, numbered 0 whichever it is; the masks are those of the whole pass."""
     memory = [_columns_of(part, layer) for part in step.memory]
     return replace(step, memory=memory, kept=None if step.kept is None else {}, layer=0)
 

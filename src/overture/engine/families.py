@@ -65,7 +65,7 @@ class Family:
 
     @property
     def kind(self) -> ModelKind:
-        """What kind of model this is."""
+        """The architecture: decoder, encoder or encoder-decoder."""
         if self.encoder is not None:
             return "encoder-decoder"
         return "decoder" if self.is_causal else "encoder"
@@ -84,11 +84,11 @@ class Family:
         return attrgetter(self.layers)(base)
 
     def first_position(self, base: Any) -> int:
-        """What the model calls the first position."""
+        """The model's number of the first position."""
         return int(attrgetter(self.before_first)(base)) + 1 if self.before_first else 0
 
     def transform_of(self, model: Any) -> Sequence[Callable[[Tensor], Tensor]]:
-        """What a hidden state goes through before the head's rows."""
+        """The modules that a hidden state passes before the head."""
         parts = [attrgetter(part)(model) if isinstance(part, str) else part for part in self.transform]
         if getattr(model.config, "scale_decoder_outputs", False):
             parts.append(partial(torch.mul, model.config.hidden_size**-0.5))
@@ -99,7 +99,7 @@ class Family:
         return partial(_bias, attrgetter(self.bias)(base)) if self.bias else None
 
     def positioned(self, base: Any, vectors: Tensor, positions: Tensor) -> Tensor:
-        """What enters the first layer, where the model would count positions itself; else as it is: [B, S, D]."""
+        """Add positions in families that would otherwise count them from the input's shape: [B, S, D]."""
         if not self.embedded_norm:
             return vectors
         table = getattr(base, self.positions).weight
@@ -252,7 +252,7 @@ class _AsItIs(torch.nn.Module):
     def forward(
         self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, *others: Any, **named: Any
     ) -> Tensor:
-        """What enters."""
+        """Embeddings as they enter the first layer."""
         assert inputs_embeds is not None
         return inputs_embeds
 

@@ -135,7 +135,7 @@ class _Line:
 
 
 def _allowed(row: Encoded) -> Allowed | None:
-    """What the row's answer may hold; None for anything."""
+    """The rule of what the row's answer may hold; None for anything."""
     return row.target.allowed if isinstance(row.target, Answer) else None
 
 
@@ -413,7 +413,7 @@ def _filled(
 
 
 def _of_rows(values: Tensor, shared: str, num_rows: int) -> Tensor:
-    """What stands once for several rows, for each of them."""
+    """Repeat values that several rows share, once for each row."""
     share = num_rows // values.shape[0]
     if share == 1 or values.shape[0] == 1:
         return values.expand(num_rows, -1, -1, -1)

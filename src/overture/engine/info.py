@@ -1,4 +1,4 @@
-"""What is known of a loaded model, and the fingerprint of its weights."""
+"""Facts of a loaded model, and the fingerprint of its weights."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from overture.engine.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class BackboneInfo:
-    """What a prompt must know of its model; artifacts record it.
+    """The facts of a model that a prompt depends on; artifacts record them.
 
     `embedding_size` is None but for models that map token vectors of another width to the hidden size.
     """

@@ -18,12 +18,12 @@ from overture.engine.transfer import moved, sent
 
 Progress = Callable[[int, int], None]
 Text = tuple[Element, ...]
-"""What stands at each position of a text; kept values go by it."""
+"""The elements of an input, one for each position; the key of its kept values."""
 T = TypeVar("T")
 
 
 class Inputs:
-    """What texts give in the frozen model, from the cache where there is one.
+    """Values that the frozen model computes from inputs alone, from the cache where there is one.
 
     An encoder-decoder's text gives the keys and values that the decoder's cross-attentions read.
 
@@ -63,7 +63,7 @@ class Inputs:
 
     @torch.no_grad()
     def _signal(self, signal: Signal) -> Tensor:
-        """What a signal enters as, [length, D]; kept as texts' values are."""
+        """A signal's embeddings, [length, D]; kept as texts' values are."""
         key = (Patch(signal, -1),)
         entry = self.cache.get(key) if self.cache else None
         if entry is None:
@@ -110,7 +110,7 @@ class Inputs:
     # -- hidden states below a late prompt
 
     def hidden(self, layer: int, layout: Layout) -> Tensor:
-        """What enters a layer, [B, S, D]; zero at padding."""
+        """Hidden states that enter a layer, [B, S, D]; zero at padding."""
         lines = _lines(layer, layout)
         entries = self._found(lines, lambda missing: self._hidden(layer, layout, [lines.index(k) for k in missing]))
         hidden = entries[0].new_zeros(*layout.ids.shape, entries[0].shape[-1], device=layout.ids.device)
@@ -174,7 +174,7 @@ def _period(texts: Sequence[Text]) -> int:
 
 
 def _lines(layer: int, layout: Layout) -> list[Text]:
-    """What decides a row's hidden states, as a cache key; no text begins with a number below zero."""
+    """Cache key of a row's hidden states; no text begins with a number below zero."""
     if layout.branch is None:
         return [(-layer, *line.ids) for line in layout.lines]
     return [(-layer, *line.ids, -1, *line.branch) for line in layout.lines]

@@ -1,4 +1,4 @@
-"""What cannot be asked of a model: each is one clear error, before anything runs."""
+"""Requests that a model cannot meet: each is one clear error, before anything runs."""
 
 from overture.core.errors import BackboneError
 from overture.core.injection import Injection, ModelKind

@@ -1,4 +1,4 @@
-"""What a model computes, counted while it runs: positions that enter its layers, and floating-point operations.
+"""Count a model's work while it runs: positions that enter its layers, and floating-point operations.
 
 Counted where layers are entered, so it needs no formula for each method: late prompts enter half the layers, kept
 inputs none, adapters bring parameters of their own. Multiplying and adding are two operations; P is a layer's
@@ -31,7 +31,7 @@ from overture.engine.backbone import Backbone
 
 @dataclass(slots=True)
 class Operations:
-    """What was computed so far.
+    """The work done so far.
 
     Args:
         num_layers: of the model, in all its stacks.

@@ -24,7 +24,7 @@ from overture.engine.transfer import moved
 T = TypeVar("T")
 OnePrompt = PromptMethod | RowMethod | Injection
 INNER = "model."
-"""What the names of values inside the model begin with."""
+"""Prefix of the names of values inside the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class PromptedModel:
 
     @property
     def cache(self) -> InputCache | None:
-        """What keeps the texts' values."""
+        """The cache of the texts' keys, values and hidden states."""
         return self.answerer.cache
 
     # -- what the prompt is
@@ -93,7 +93,7 @@ class PromptedModel:
         return torch.stack([inputs.vectors([text])[0].mean(0) for text in texts])
 
     def trainable(self) -> dict[str, Tensor]:
-        """What gradient descent changes, by name: the prompt's values, and those inside the model."""
+        """The trained values by name: the prompt's, and those inside the model."""
         of_prompt = self.prompt.trainable() if isinstance(self.prompt, PromptMethod | RowMethod) else {}
         inner = {} if self.backbone.is_frozen else self.backbone.inner
         return of_prompt | {INNER + name: value for name, value in inner.items()}

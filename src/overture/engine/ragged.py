@@ -50,7 +50,7 @@ def groups_of(live: Tensor, step: Step) -> list[list[int]]:
 def in_groups(
     run: Callable[[Tensor, Step], Tensor], live: Tensor, step: Step, groups: Sequence[Sequence[int]]
 ) -> Tensor:
-    """What a run of all rows gives, [B, S, D], from a run of each group; zero at padding.
+    """Run each group of rows and put the results together, [B, S, D]; zero at padding.
 
     Args:
         run: of some rows.
@@ -78,7 +78,7 @@ def _is_of_rows(part: Columns, num_rows: int) -> bool:
 
 
 def _step_of(step: Step, indices: Tensor) -> Step:
-    """What a step tells of some rows, as long as the longest of them."""
+    """A step for some of the rows, cut to the length of the longest of them."""
     length = int(step.valid[indices].sum(1).max())
     branch = None if step.branch is None else step.branch[indices, :length]
     memory = [_columns_of(part, indices, len(step.valid)) for part in step.memory]

@@ -71,7 +71,7 @@ class Reader(ABC):
 
 
 def reader_of(target: Target, injection: Injection | None) -> Reader:
-    """What reads a target under a prompt."""
+    """The reader of a target under a prompt."""
     if isinstance(target, AtMarks):
         return _AtMarks()
     if not isinstance(target, OneOf):

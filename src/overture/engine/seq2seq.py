@@ -93,7 +93,7 @@ def _source(row: Encoded) -> Encoded:
 
 
 def _read(inputs: Inputs, rows: Sequence[Encoded], injections: Injections) -> Columns:
-    """What the decoder reads of each row: as it was kept, or of an encoder that runs under the prompt."""
+    """The encoder's output for each row: the kept one, or that of an encoder run under the prompt."""
     parts = [in_encoder(injection) for injection in injections]
     kept = [index for index, part in enumerate(parts) if part is None]
     live = [index for index, part in enumerate(parts) if part is not None]

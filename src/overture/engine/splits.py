@@ -1,4 +1,4 @@
-"""What it would do to the loss if the split of vectors around an input stood elsewhere.
+"""The gradient of the loss with respect to the split of vectors around an input.
 
 With the split s as a one-hot vector z, the live tokens are x = sum_s z[s] x_s, where x_s are the tokens in the order
 that split s gives them. All x_s have the same length, so only the one that is chosen runs, and dL/dz[s] = <dL/dx, x_s>.

@@ -98,7 +98,7 @@ class Tokenizer:
 
     @property
     def start_ids(self) -> tuple[int, ...]:
-        """What a decoder that reads an encoder's output begins with; none where one stack reads and writes.
+        """The start tokens of a decoder that reads an encoder's output; none for models of one stack.
 
         BART's begins, as it was trained, with what its texts begin with besides.
         """
@@ -106,7 +106,7 @@ class Tokenizer:
 
     @cached_property
     def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """What the tokenizer puts before and behind a text."""
+        """The special tokens that the tokenizer puts before and behind a text."""
         marked = self.inner("a", return_special_tokens_mask=True)
         at = marked["special_tokens_mask"].index(0)
         plain = len(marked["special_tokens_mask"]) - sum(marked["special_tokens_mask"])

@@ -73,7 +73,7 @@ def predict(
     max_tokens: int = 4096,
     progress: Progress = lambda done, total: None,
 ) -> list[Prediction]:
-    """What the model says of each row, in the rows' order; the parts of one row give one prediction.
+    """Predict each row, in the rows' order; the parts of one row give one prediction.
 
     Args:
         scorer: the model under its prompt.

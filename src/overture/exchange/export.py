@@ -162,7 +162,7 @@ def _is_network(tensors: Mapping[str, Any]) -> bool:
 
 
 def lost_in_arrays(manifest: Manifest, tensors: Mapping[str, Any]) -> list[str]:
-    """What another program must do beyond reading the arrays, in sentences; nothing for plain input embeddings.
+    """Sentences on how another program must use the arrays; none for plain input embeddings.
 
     Args:
         manifest: describes the tensors.
@@ -201,7 +201,7 @@ _LOST = {
 
 
 def lost_in_peft(manifest: Manifest, tensors: Mapping[str, Any]) -> list[str]:
-    """What an adapter's files do not hold, in sentences; prompts that peft has no form for are refused."""
+    """Sentences on what an adapter's files do not hold; prompts that peft cannot hold are refused."""
     del manifest, tensors
     return ["The template and the labels are not in the files that peft reads; they stand in README.md."]
 

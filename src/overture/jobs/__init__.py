@@ -1,1 +1,1 @@
-"""What a user asks for, each resumable: api > search | compare | transfer | distil > tune | verdict > run."""
+"""The jobs of a user, each resumable: api > search | compare | transfer | distil > tune | verdict > run."""

@@ -26,7 +26,7 @@ class Knowledge(Record):
 
 
 class CartridgeResult(Record):
-    """What `overture cartridge` made of a text."""
+    """Result of `overture cartridge`."""
 
     status: Literal["finished", "interrupted"]
     prompt: str | None = Field(description="the stored prompt; none for a run that was stopped early")
@@ -78,7 +78,7 @@ class Importance(Record):
 
 
 class PruneResult(Record):
-    """What `overture prune` kept of a prompt."""
+    """Result of `overture prune`."""
 
     prompt: str = Field(description="the stored pruned prompt, as name@version")
     folder: str = Field(description="its folder")

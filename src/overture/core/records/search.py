@@ -1,4 +1,4 @@
-"""What a search keeps in its run's folder and tells at its end; results of `overture lr` and `overture words`."""
+"""Records of a search's run folder and result; results of `overture lr` and `overture words`."""
 
 from typing import Any, Literal
 
@@ -55,7 +55,7 @@ class SpentBook(Record):
 
 
 class Spent(Record):
-    """What a search has spent of its budget."""
+    """The spent part of a search's budget."""
 
     tokens: float = Field(description="live tokens")
     seconds: float = Field(description="seconds over all sittings")
@@ -136,7 +136,7 @@ class SearchResult(Record):
 
 
 class RateResult(Record):
-    """What `overture lr` found: a range test's curve and the rate that it suggests."""
+    """Result of `overture lr`: a range test's curve and the suggested learning rate."""
 
     task: str = Field(description="name of the task")
     method: str = Field(description="method of the prompt")
@@ -172,7 +172,7 @@ class WordingScore(Record):
 
 
 class WordsResult(Record):
-    """What `overture words` found."""
+    """Result of `overture words`."""
 
     task: str = Field(description="name of the task")
     backbone: str = Field(description="the model")

@@ -39,7 +39,7 @@ class FewSteps(Record):
 
 
 class MetaResult(Record):
-    """What `overture meta` learnt."""
+    """Result of `overture meta`."""
 
     status: Literal["finished", "interrupted"]
     prompt: str | None = Field(description="the stored start, as name@version")
@@ -106,7 +106,7 @@ class ValueCounts(Record):
 
 
 class MultiResult(Record):
-    """What `overture multi` trained."""
+    """Result of `overture multi`."""
 
     status: Literal["finished", "interrupted"]
     prompt: str | None = Field(description="the shared prompt; none where the method keeps none")

@@ -106,7 +106,7 @@ def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, 
 
 
 def _example(task: TaskFile, turns: Sequence[tuple[str, str]], answer: tuple[int, ...] | None) -> Example:
-    """What was said before a turn of the assistant, each message a field."""
+    """The messages before a turn of the assistant, each as a field."""
     before, _, behind = task.template.partition(f"{{{_MESSAGES}}}")
     first = next(number for number, (role, _) in enumerate(turns) if role == "user")
     shown = [

@@ -1,4 +1,4 @@
-"""What an answer may hold: fixed words and pieces copied from a text, in an order that a small grammar gives.
+"""Grammars of answers: fixed words and pieces copied from a text, in a given order.
 
 A grammar's pieces are token sequences. A copied piece starts at a word of the text and may end behind any later word;
 copies follow each other in the text's order, so a list of them ends. All is made when the first token is asked for.

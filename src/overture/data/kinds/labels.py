@@ -1,4 +1,4 @@
-"""What kinds with labels share: a label field, its checks, and labels at the place that is read."""
+"""Parts shared by kinds with labels: the label field, its checks, labels at the place that is read."""
 
 import difflib
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ def label_fields(task: TaskFile) -> tuple[str, ...]:
 
 
 def label_problems(task: TaskFile, row: Row) -> list[Problem]:
-    """What is wrong with a row's one label."""
+    """Problems of a row's single label."""
     if task.label_field not in row.fields:
         return [missing_field(task.label_field, row.where, list(row.fields))]
     return unknown_label(task.words, row.fields[task.label_field], row.where)
@@ -116,7 +116,7 @@ def written_alike(task: TaskFile, none: str) -> None:
 
 
 def lead(task: TaskFile) -> str:
-    """What stands between a row and what is written behind it: a space, where the template ends with none."""
+    """The text between a row and its answer: a space, unless the template ends with one."""
     return " " if isinstance(task.template, str) and not task.template[-1].isspace() else ""
 
 

@@ -48,7 +48,7 @@ class Options(Config):
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What a reply is read with: where the words stand, the grammar, and whether spans count words or characters."""
+    """Facts for reading a reply: places of the words, the grammar, and whether spans count words or characters."""
 
     text: str
     words: tuple[tuple[int, int], ...]

@@ -1,1 +1,1 @@
-"""What enters a model, by modality."""
+"""Inputs of a model, one module for each modality."""

@@ -1,1 +1,1 @@
-"""What every job shares: the request, its rows and model, the training loop, what is kept."""
+"""Parts that every job shares: request, rows and model, the training loop, the stored manifest."""

@@ -14,7 +14,7 @@ Name = Annotated[str, StringConstraints(min_length=1)]
 
 
 class SearchConfig(Config):
-    """What `overture search` may choose from, how much it may spend, and how it chooses."""
+    """The search space of `overture search`, its budget, and its rules of choice."""
 
     method: tuple[Name, ...] = Field((), description="Methods to choose from; a few good ones when empty.")
     place: tuple[Place, ...] = Field((), description="Places to choose from; those of the methods when empty.")

@@ -29,12 +29,12 @@ from overture.train.fit import FitResult
 
 SECONDS_PER_HOUR = 3600
 _COST_WEIGHT = 0.002
-"""What ten times the training tokens take off a score while candidates are compared."""
+"""Score points that ten times the training tokens cost while candidates are compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one setting costs.
+    """The cost of one setting.
 
     Args:
         serving: live prompt tokens of a request, once the prompt is compiled.
@@ -75,7 +75,7 @@ def _is_input_kept(backbone: Backbone, injection: Injection | None) -> bool:
 
 
 class Budget:
-    """What a search may spend and has spent; ``spent.json`` is its book.
+    """The budget of a search and the amount spent, kept in ``spent.json``.
 
     Args:
         run: the run, in whose folder the book lies.
@@ -125,7 +125,7 @@ class Budget:
         self.run.event(ProgressEvent(what="search, thousandths of the budget", done=done, total=1000))
 
     def spent(self) -> Spent:
-        """What was spent, for the result."""
+        """The amounts spent, for the result."""
         return Spent(
             tokens=self.tokens,
             seconds=self.seconds,
