@@ -20,7 +20,7 @@ from fakes import (
     make_rows,
     reference_of,
 )
-from overture.core.contracts import Likelihoods
+from overture.core.contracts import Continuations, Likelihoods
 from overture.core.errors import BackboneError
 from overture.core.injection import Injection
 from overture.engine.backbone import Backbone
@@ -222,7 +222,7 @@ def test_under_a_prompt_in_the_decoder_the_encoder_runs_once(family, method, pla
     model.loss(rows).backward()
     model.label_scores(rows)
     model.generate(rows, 3, [])
-    model.write(rows, 3, lambda answer: False)
+    model.ask(rows, Continuations(3, lambda answer: False))
 
 
 @EACH
@@ -252,6 +252,6 @@ def test_words_and_tokens_without_a_task_are_the_untouched_models(family):
             for word, found in zip(row.target.candidates.words, own, strict=True):
                 wanted = oracles.likelihood(reference, prompt.injection(), row, word, start)
                 assert found.value == pytest.approx(wanted.item(), abs=1e-8)
-        written = model.write(rows, 6, lambda answer: len(answer) == 4)
+        written = model.ask(rows, Continuations(6, lambda answer: len(answer) == 4))
         wanted = [oracles.greedy(reference, prompt.injection(), row, 4, start, EOS) for row in rows]
     assert written == wanted
