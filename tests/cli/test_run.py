@@ -135,6 +135,20 @@ def test_eval_gives_the_runs_scores_again(tuned, overture) -> None:
     assert again["metrics"]["validation"]["accuracy"] == tuned["metrics"]["validation"]["accuracy"]
 
 
+def test_tune_and_eval_tell_the_same_mistakes(tuned, overture) -> None:
+    found = overture("eval", "mood", "--json").json
+    for name in ("num_wrong", "wrong", "confusion", "labels"):
+        assert found[name] == tuned[name]
+    assert sum(score["num_gold"] for score in tuned["labels"]) == 8
+    assert tuned["num_wrong"] == len(tuned["wrong"]) > 0
+    confidences = [row["confidence"] for row in tuned["wrong"]]
+    assert confidences == sorted(confidences, reverse=True)
+    assert min(confidences) >= 0.5
+    kept = json.loads(Path("store/runs/mood-1/wrong.json").read_text())
+    assert (kept["split"], kept["num_rows"], kept["wrong"]) == ("test", 8, tuned["wrong"])
+    assert kept["wrong"][0]["where"].partition(":")[0].endswith("test.jsonl")
+
+
 def test_eval_of_a_file(tuned, overture, tmp_path) -> None:
     (tmp_path / "more.csv").write_text("text,label\nfine,good\npoor,bad\ndull,bad\n")
     done = overture("eval", tuned["folder"], "--data", "more.csv", "--json")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from overture.cli.report import wrong_lines
+from overture.cli.mistakes import wrong_lines
 from overture.core.errors import DataError
 from overture.data.row import Row
 from overture.data.rows import ShownRow, gold_of, shown_rows
@@ -34,8 +34,17 @@ def test_every_sort_of_answer_is_shown():
     numbers = wrong_rows("spearman", [1.0, 2.0, 3.0], [1.5, 2.0, 7.0], SHOWN[:3])
     assert [row.where for row in numbers] == ["rows.jsonl:3", "rows.jsonl:1"]
     assert numbers[0].score is None
-    labels = wrong_rows("accuracy", ["a", "b"], ["b", "b"], SHOWN[:2], max_characters=5)
-    assert [(row.text, row.gold, row.predicted) for row in labels] == [("te...", "a", "b")]
+    labels = wrong_rows("accuracy", ["a", "b"], ["b", "b"], SHOWN[:2])
+    assert [(row.text, row.gold, row.predicted, row.confidence) for row in labels] == [("text 1", "a", "b", None)]
+
+
+def test_of_equally_wrong_answers_the_most_confident_comes_first():
+    found = wrong_rows("accuracy", ["a", "a", "b", "a"], ["b", "b", "b", "b"], SHOWN, [0.6, 0.9, 0.99, 0.7])
+    assert [(row.where, row.confidence) for row in found] == [
+        ("rows.jsonl:2", 0.9),
+        ("rows.jsonl:4", 0.7),
+        ("rows.jsonl:1", 0.6),
+    ]
 
 
 def test_spans_are_shown_by_their_words():
@@ -47,10 +56,9 @@ def test_spans_are_shown_by_their_words():
     assert found.predicted == "per: Barack Obama; loc: Paris (word 6); per: met Ada"
     assert found.missed == ["per: Ada", "loc: Paris (word 8)"]
     assert found.made_up == ["loc: Paris (word 6)", "per: met Ada"]
-    lines = list(wrong_lines([found]))
-    assert lines[1:] == [
-        "  rows.jsonl:1: missed per: Ada; loc: Paris (word 8) | made up loc: Paris (word 6); per: met Ada"
-    ]
+    head, text = wrong_lines([found], 100)
+    assert head == "  rows.jsonl:1  missed per: Ada; loc: Paris (word 8) | made up loc: Paris (word 6); per: met Ada"
+    assert "Barack Obama met Ada" in text.replace('", "', " ")
 
 
 def test_spans_of_a_text_are_shown_by_its_characters():
@@ -59,8 +67,8 @@ def test_spans_of_a_text_are_shown_by_its_characters():
     (found,) = wrong_rows("entity_f1", gold_of(task, rows), [()], shown_rows(task, rows))
     assert found.missed == ["per: Barack Obama", "per: Zoë ☃"]
     assert (found.predicted, found.made_up) == ("none", [])
-    (line,) = list(wrong_lines([found]))[1:]
-    assert line == "  rows.jsonl:1: missed per: Barack Obama; per: Zoë ☃"
+    (line,) = wrong_lines([found], 120)
+    assert line == '  rows.jsonl:1  missed per: Barack Obama; per: Zoë ☃  "Barack Obama met Zoë ☃."'
 
 
 def test_of_several_labels_missed_and_made_up_ones_are_apart():

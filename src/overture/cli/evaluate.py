@@ -5,10 +5,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from overture.cli.mistakes import show_mistakes
 from overture.cli.options import CalibratedOption, DriftOption, JsonOption, PromptArgument, StoreOption, store_root
 from overture.cli.out import console, emit, say
 from overture.cli.progress import display, stages
-from overture.cli.report import calibration_lines, result_table, sentences, show_confusion
+from overture.cli.report import calibration_lines, result_table, sentences
 from overture.core.errors import ConfigError
 from overture.core.records.events import NoticeEvent
 from overture.core.records.tune import Evaluation
@@ -55,7 +56,7 @@ def command(
     with show.live():
         host = Host(allow_drift=allow_drift, notify=lambda text: show(NoticeEvent(text=text)))
         handle = host.open(folder)
-        result = measured(handle, rows, name, stages(show), calibrated)
+        result, _ = measured(handle, rows, name, stages(show), calibrated)
         for text in handle.encoder.notices:
             show(NoticeEvent(text=text))
     if is_json:
@@ -69,5 +70,4 @@ def _show(result: Evaluation, split: str) -> None:
     out.print(result_table(result, split))
     for line in (*sentences(result), *calibration_lines(result, split)):
         out.print(line)
-    if result.confusion:
-        show_confusion(result.confusion)
+    show_mistakes(out, result, result.metrics[split][result.metric].n, split)

@@ -6,17 +6,16 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from overture.cli.mistakes import show_mistakes
 from overture.cli.out import console, size_text
 from overture.core.records.prompt import OpenGates
-from overture.core.records.scores import Confusion, Interval, Paired, WrongRow
+from overture.core.records.scores import Interval, Paired
 from overture.core.records.tune import Evaluation, Measured, TuneResult
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 _SURE = 0.05
-_MAX_TABLE_LABELS = 12
-_OTHERS = "(others)"
 
 
 def show_result(result: TuneResult, store_flag: str = "", with_next: bool = True) -> None:
@@ -27,8 +26,10 @@ def show_result(result: TuneResult, store_flag: str = "", with_next: bool = True
     out.print(result_table(result, split))
     if result.gates:
         out.print(f"Gates: {gates_line(result.gates)}.")
-    for line in (*sentences(result), *spread_lines(result, split), *wrong_lines(result.wrong)):
+    for line in (*sentences(result), *spread_lines(result, split)):
         out.print(line)
+    ref = f"{result.prompt}{store_flag}" if result.prompt else None
+    show_mistakes(out, result, result.metrics[split][result.metric].n, split, ref)
     for notice in result.notices:
         out.print(f"note: {notice}")
     if result.status == "diverged":
@@ -115,17 +116,6 @@ def _columns(result: TuneResult | Evaluation) -> Iterator[tuple[str, Measured]]:
         yield ("calibrated", both.with_it) if both.stored == "without" else ("not calibrated", both.without)
 
 
-def wrong_lines(wrong: Sequence[WrongRow], most: int = 3) -> Iterator[str]:
-    """The worst answers of the tuned prompt."""
-    if wrong:
-        yield f"Worst answers, of up to {len(wrong)} in the result (--json):"
-    for row in wrong[:most]:
-        parts = {"missed": row.missed, "made up": row.made_up}
-        named = [f"{what} {'; '.join(texts)}" for what, texts in parts.items() if texts]
-        answer = " | ".join(named) if named else f"{row.predicted!r:.70} for {row.gold!r:.70}"
-        yield f"  {row.where}: {answer:.160}"
-
-
 def calibration_lines(result: Evaluation, split: str) -> Iterator[str]:
     """The effect of calibration on the tuned prompt."""
     both = result.calibration
@@ -176,46 +166,3 @@ def spread_lines(result: TuneResult, split: str) -> Iterator[str]:
             f"Over {spread.n_seeds} seeds: mean {spread.mean:.3f}, standard deviation {spread.sd:.3f}, "
             f"95% interval of the mean {spread.low:.3f} to {spread.high:.3f}; seed {result.seed} was kept."
         )
-
-
-def show_confusion(confusion: Confusion) -> None:
-    """Print which labels are taken for which."""
-    from rich.table import Table
-
-    out = console()
-    labels, table_rows = _most_confused(confusion)
-    columns = labels
-    out.print("right label (rows) against predicted label (columns):")
-    if len(labels) < len(confusion.labels):
-        out.print(f"the {len(labels) - 1} of {len(confusion.labels)} labels with most errors, all others as one")
-        # Names of so many columns would be cut.
-        columns = [str(number) for number in range(1, len(labels) + 1)]
-        labels = [f"{number} {label}" for number, label in enumerate(labels, 1)]
-    table = Table()
-    for label in ("", *columns):
-        table.add_column(label, justify="right" if label else "left", no_wrap=not label)
-    for label, counts in zip(labels, table_rows, strict=True):
-        table.add_row(label, *map(str, counts))
-    out.print(table)
-    if confusion.errors:
-        out.print("most frequent errors:")
-    for error in confusion.errors[:5]:
-        rows = ", ".join(str(row + 1) for row in error.rows)
-        out.print(
-            f"  {error.gold} taken for {error.predicted}: {error.count} times, "
-            f"{error.share:.0%} of {error.gold}; rows {rows}"
-        )
-
-
-def _most_confused(confusion: Confusion) -> tuple[list[str], list[list[int]]]:
-    """Labels and counts of a table that can be read: of many labels those with most errors, the others added up."""
-    labels, counts = list(confusion.labels), confusion.counts
-    if len(labels) <= _MAX_TABLE_LABELS:
-        return labels, [list(row) for row in counts]
-    numbers = range(len(labels))
-    errors = {n: sum(counts[n]) + sum(row[n] for row in counts) - 2 * counts[n][n] for n in numbers}
-    worst = sorted((n for n in numbers if errors[n]), key=lambda n: -errors[n])
-    kept = sorted(worst[: _MAX_TABLE_LABELS - 1])
-    groups = [[n] for n in kept] + [[n for n in numbers if n not in kept]]
-    folded = [[sum(counts[row][column] for row in rows for column in columns) for columns in groups] for rows in groups]
-    return [*(labels[n] for n in kept), _OTHERS], folded

@@ -1,56 +1,100 @@
-"""The confusion table of labels, and the most frequent errors."""
+"""The confusion table of labels, the most frequent errors, and the scores of each label."""
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
-from overture.core.records.scores import ConfusedPair, Confusion
-from overture.evaluate.metrics import Answers, check_rows
+from overture.core.records.scores import ConfusedPair, Confusion, LabelScore
+from overture.evaluate.metric import Answers, Of, check_rows
 
 NO_ANSWER = "(none)"
 
 
 def confusion(
-    gold: Answers, predicted: Answers, labels: Sequence[Hashable] = (), max_errors: int = 10, max_rows: int = 5
+    gold: Answers,
+    predicted: Answers,
+    places: Sequence[str],
+    labels: Sequence[Hashable] = (),
+    max_errors: int = 10,
+    max_places: int = 5,
 ) -> Confusion:
     """The confusion table and the most frequent errors.
 
     Args:
         gold: the right labels.
         predicted: the labels given; None where there was no answer.
+        places: file and line of each row.
         labels: the task's labels in their order; labels that occur but are not named follow as they occur.
         max_errors: number of kinds of errors in the result.
-        max_rows: number of row numbers for each kind.
+        max_places: number of places for each kind.
+
+    Raises:
+        DataError: no rows, or not as many predictions or places as rows.
+    """
+    check_rows(gold, predicted, places)
+    pairs = [(_text(g), _text(p)) for g, p in zip(gold, predicted, strict=True)]
+    names = tuple(dict.fromkeys([*map(_text, labels), *(g for g, _ in pairs), *(p for _, p in pairs)]))
+    counts = Counter(pairs)
+    num_gold = Counter(right for right, _ in pairs)
+    # Ties by name, so that two reports of the same predictions are equal.
+    wrong = sorted((pair for pair in counts if pair[0] != pair[1]), key=lambda pair: (-counts[pair], pair))
+
+    def confused_pair(pair: tuple[str, str]) -> ConfusedPair:
+        where = [place for place, labels in zip(places, pairs, strict=True) if labels == pair]
+        share = counts[pair] / num_gold[pair[0]]
+        return ConfusedPair(
+            gold=pair[0], predicted=pair[1], count=counts[pair], share=share, where=tuple(where[:max_places])
+        )
+
+    return Confusion(
+        labels=names,
+        counts=tuple(tuple(counts[row, column] for column in names) for row in names),
+        errors=tuple(map(confused_pair, wrong[:max_errors])),
+    )
+
+
+def label_scores(gold: Answers, predicted: Answers, of: Of, labels: Sequence[str] = ()) -> tuple[LabelScore, ...]:
+    """Precision, recall and F1 of each label; of spans a label is right with its start and end only.
+
+    Args:
+        gold: the right answers.
+        predicted: the answers given.
+        of: what the answers are: labels, sets of labels, or spans (label, start, end).
+        labels: the task's labels in their order; labels that occur but are not named follow as they occur.
 
     Raises:
         DataError: no rows, or not as many predictions as rows.
     """
     check_rows(gold, predicted)
-    pairs = [(_text(g), _text(p)) for g, p in zip(gold, predicted, strict=True)]
-    names = tuple(dict.fromkeys([*map(_text, labels), *(g for g, _ in pairs), *(p for _, p in pairs)]))
-    counts = Counter(pairs)
-    return Confusion(
-        labels=names,
-        counts=tuple(tuple(counts[row, column] for column in names) for row in names),
-        errors=_errors(pairs, counts, max_errors, max_rows),
-    )
+    hits: Counter[Hashable] = Counter()
+    num_gold: Counter[Hashable] = Counter()
+    num_predicted: Counter[Hashable] = Counter()
+    for right, given in zip(gold, predicted, strict=True):
+        right_parts, given_parts = _labelled_parts(right, of), _labelled_parts(given, of)
+        hits.update(label for label, _ in right_parts & given_parts)
+        num_gold.update(label for label, _ in right_parts)
+        num_predicted.update(label for label, _ in given_parts)
+    names = dict.fromkeys([*labels, *num_gold, *num_predicted])
 
-
-def _errors(
-    pairs: Sequence[tuple[str, str]], counts: "Counter[tuple[str, str]]", max_errors: int, max_rows: int
-) -> tuple[ConfusedPair, ...]:
-    of_label = Counter(gold for gold, _ in pairs)
-    # Ties by name, so that two reports of the same predictions are equal.
-    wrong = sorted((pair for pair in counts if pair[0] != pair[1]), key=lambda pair: (-counts[pair], pair))
-    return tuple(
-        ConfusedPair(
-            gold=pair[0],
-            predicted=pair[1],
-            count=counts[pair],
-            share=counts[pair] / of_label[pair[0]],
-            rows=tuple(row for row, labels in enumerate(pairs) if labels == pair)[:max_rows],
+    def label_score(label: Hashable) -> LabelScore:
+        right, given, both = num_gold[label], num_predicted[label], hits[label]
+        return LabelScore(
+            label=str(label),
+            precision=both / given if given else None,
+            recall=both / right if right else None,
+            f1=2 * both / (right + given) if right + given else None,
+            num_gold=right,
+            num_predicted=given,
         )
-        for pair in wrong[:max_errors]
-    )
+
+    return tuple(map(label_score, names))
+
+
+def _labelled_parts(answer: Hashable, of: Of) -> set[tuple[Hashable, Hashable]]:
+    """The parts of an answer, each with its label."""
+    if of == "labels":
+        return set() if answer is None else {(answer, None)}
+    parts = answer if isinstance(answer, tuple) else (answer,)
+    return {(part[0] if of == "spans" else part, part) for part in parts}
 
 
 def _text(label: Hashable) -> str:

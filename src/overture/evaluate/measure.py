@@ -6,21 +6,19 @@ from pathlib import Path
 from overture.core.config import validated
 from overture.core.errors import BackboneError, DataError
 from overture.core.meter import Meter
-from overture.core.records.scores import Comparison
+from overture.core.records.scores import Comparison, WrongRows
 from overture.core.records.tune import Calibration, Evaluation, Measured
 from overture.core.rows import Encoded
 from overture.data.read import read_rows_like
-from overture.data.rows import Row, gold_of, shown_rows
+from overture.data.rows import Row, gold_of
 from overture.data.splits import load_splits
 from overture.data.task import Task
 from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
-from overture.evaluate.confusion import confusion
 from overture.evaluate.host import Handle
 from overture.evaluate.intervals import paired_test
-from overture.evaluate.metrics import metric_named
 from overture.evaluate.scoring import Scored, score
-from overture.evaluate.wrong import wrong_rows
+from overture.evaluate.wrong import all_mistakes
 from overture.store.manifest import Manifest
 from overture.store.runs import REQUEST, run_of
 from overture.store.store import Store
@@ -68,8 +66,8 @@ def measured(
     split: str,
     progress: Progress = lambda what, done, total: None,
     with_calibration: bool = False,
-) -> Evaluation:
-    """Scores of a prompt and of its model without one, on the same rows.
+) -> tuple[Evaluation, WrongRows]:
+    """Scores of a prompt and of its model without one, on the same rows; and all rows that it answers wrongly.
 
     Args:
         prompt: the prompt on its model.
@@ -123,8 +121,8 @@ def measured(
         plain, of_model = scored(control, "scoring no prompt")
         no_prompt = of_model.model_copy(update={"trainable": 0})
         against_no_prompt = {"no_prompt": compared(tuned, plain)}
-    has_labels = metric_named(metric).of == "labels" and bool(task.labels)
-    return Evaluation(
+    mistakes, all_wrong = all_mistakes(task, split, rows, tuned.gold, tuned.predicted, tuned.confidence)
+    evaluation = Evaluation(
         prompt=prompt.manifest.ref,
         metric=metric,
         split=split,
@@ -135,9 +133,9 @@ def measured(
         calibration=calibration,
         no_prompt=no_prompt,
         compared=against_no_prompt,
-        wrong=wrong_rows(metric, tuned.gold, tuned.predicted, shown_rows(task, rows)),
-        confusion=confusion(tuned.gold, tuned.predicted, tuple(task.words)) if has_labels else None,
+        **dict(mistakes),
     )
+    return evaluation, all_wrong
 
 
 def _is_measurable(model: PromptedModel, rows: Sequence[Encoded]) -> bool:

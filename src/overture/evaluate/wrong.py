@@ -1,12 +1,45 @@
-"""Rows that were answered wrongly, the worst first."""
+"""Rows that were answered wrongly, the worst first, and the scores of each label."""
 
 from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any
 
-from overture.core.records.scores import WrongRow
-from overture.data.rows import ShownRow
+from overture.core.records.scores import Mistakes, WrongRow, WrongRows
+from overture.data.rows import Row, ShownRow, shown_rows
+from overture.data.task import Task
+from overture.evaluate.confusion import confusion, label_scores
 from overture.evaluate.metric import Metric
 from overture.evaluate.metrics import Answers, check_rows, metric_named
+
+_MAX_ROWS, _MAX_CHARACTERS = 20, 200
+
+
+def all_mistakes(
+    task: Task, split: str, rows: Sequence[Row], gold: Answers, predicted: Answers, confidences: Sequence[float] = ()
+) -> tuple[Mistakes, WrongRows]:
+    """What was answered wrongly: a summary with the worst answers, and all wrong answers in full.
+
+    Args:
+        task: of the rows; names the labels and the metric.
+        split: what the rows are called.
+        rows: the rows.
+        gold: the right answers.
+        predicted: the answers given.
+        confidences: probability of each answer given; empty where there are none.
+
+    Raises:
+        DataError: no rows, or not as many predictions as rows.
+    """
+    wrong = wrong_rows(task.metric, gold, predicted, shown_rows(task, rows), confidences)
+    of, names = metric_named(task.metric).of, tuple(task.words)
+    has_one_label = of == "labels" and bool(names)
+    places = [row.where for row in rows]
+    summary = Mistakes(
+        num_wrong=len(wrong),
+        wrong=list(map(_shortened, wrong[:_MAX_ROWS])),
+        confusion=confusion(gold, predicted, places, names) if has_one_label else None,
+        labels=label_scores(gold, predicted, of, names) if has_one_label or of in ("sets", "spans") else None,
+    )
+    return summary, WrongRows(split=split, num_rows=len(rows), wrong=wrong)
 
 
 def wrong_rows(
@@ -14,18 +47,16 @@ def wrong_rows(
     gold: Answers,
     predicted: Answers,
     shown: Sequence[ShownRow],
-    max_rows: int = 20,
-    max_characters: int = 200,
+    confidences: Sequence[float] = (),
 ) -> list[WrongRow]:
-    """The rows with the worst answers.
+    """The rows with wrong answers, the worst first; of equally bad ones the one that the model was surest of.
 
     Args:
         metric: a name in `METRICS`.
         gold: the right answers.
         predicted: the answers given.
         shown: place and text of each row, and how parts of its answers are written.
-        max_rows: number of rows in the result.
-        max_characters: length to which texts are shortened.
+        confidences: probability of each answer given; empty where there are none.
 
     Raises:
         DataError: no rows, or not as many predictions as rows.
@@ -36,21 +67,23 @@ def wrong_rows(
     is_right = measure.rows(gold, predicted)
     # An answer that differs from the right one may still have the full score: one more article, in SQuAD's.
     is_full = [right or (measure.of != "numbers" and scores[row] >= 1) for row, right in enumerate(is_right)]
-    wrong = sorted((row for row, full in enumerate(is_full) if not full), key=lambda row: (scores[row], row))
+    wrong = [row for row, full in enumerate(is_full) if not full]
+    wrong.sort(key=lambda row: (scores[row], -confidences[row] if confidences else 0.0, row))
 
     def wrong_row(row: int) -> WrongRow:
         part, right, given = shown[row].part, gold[row], predicted[row]
         return WrongRow(
             where=shown[row].where,
-            text=_cut(shown[row].text, max_characters),
-            gold=_cut(_text(right, part), max_characters),
-            predicted=_cut(_text(given, part), max_characters),
-            missed=[_cut(text, max_characters) for text in _left(right, given, part)],
-            made_up=[_cut(text, max_characters) for text in _left(given, right, part)],
+            text=shown[row].text,
+            gold=_text(right, part),
+            predicted=_text(given, part),
+            confidence=confidences[row] if confidences else None,
+            missed=_left(right, given, part),
+            made_up=_left(given, right, part),
             score=None if measure.of == "numbers" else scores[row],
         )
 
-    return [wrong_row(row) for row in wrong[:max_rows]]
+    return list(map(wrong_row, wrong))
 
 
 def _scores(measure: Metric, gold: Answers, predicted: Answers) -> list[float]:
@@ -81,5 +114,13 @@ def _left(these: Hashable, those: Hashable, part: Callable[[Any], str] | None) -
     return [part(piece) for piece in these if piece not in those]
 
 
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."
+def _shortened(row: WrongRow) -> WrongRow:
+    def cut(text: str) -> str:
+        return text if len(text) <= _MAX_CHARACTERS else text[: _MAX_CHARACTERS - 3] + "..."
+
+    return row.model_copy(
+        update={
+            **{name: cut(getattr(row, name)) for name in ("text", "gold", "predicted")},
+            **{name: list(map(cut, getattr(row, name))) for name in ("missed", "made_up")},
+        }
+    )

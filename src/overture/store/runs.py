@@ -2,7 +2,7 @@
 
 ``run.json`` the request, ``status.json`` how the run stands, ``events.jsonl`` what happened, ``controls.json`` the
 model without a tuned prompt, ``checkpoint.safetensors`` the training of all seeds, ``seed-N/result.json`` each seed,
-``result.json`` the end.
+``wrong.json`` the rows that the stored prompt answers wrongly, ``result.json`` the end.
 """
 
 import json
@@ -26,6 +26,7 @@ from overture.store.manifest import Manifest
 from overture.store.store import Store
 
 REQUEST, STATUS, EVENT_LINES, RESULT = "run.json", "status.json", "events.jsonl", "result.json"
+WRONG_ROWS = "wrong.json"
 M = TypeVar("M", bound=BaseModel)
 Result = TypeVar("Result", bound=RunResult)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field, model_serializer, model_validator
 
-from overture.core.records.base import Record
+from overture.core.records.base import Record, optional
 
 LEVEL = 0.95
 
@@ -88,12 +88,23 @@ class WrongRow(Record):
     """One row that was answered wrongly."""
 
     where: str = Field(description="file and line")
-    text: str = Field(description="what the model was shown, shortened")
+    text: str = Field(description="what the model was shown")
     gold: str = Field(description="the right answer")
     predicted: str = Field(description="the answer given")
+    confidence: float | None = optional("probability of the answer given; none where the model gives no probabilities")
     missed: list[str] = Field([], description="of answers that are sets: what is right and was not given")
     made_up: list[str] = Field([], description="of answers that are sets: what was given and is not right")
     score: float | None = Field(description="the metric on this row alone; none for metrics that need several rows")
+
+
+class WrongRows(Record):
+    """All rows of a split that a stored prompt answers wrongly, in full."""
+
+    split: str = Field(description="the split")
+    num_rows: int = Field(description="number of rows scored", gt=0)
+    wrong: list[WrongRow] = Field(
+        description="the wrong answers, the worst first; of equally bad ones the most confident first"
+    )
 
 
 class ConfusedPair(Record):
@@ -103,7 +114,7 @@ class ConfusedPair(Record):
     predicted: str = Field(description="the label given instead")
     count: int = Field(description="how often", gt=0)
     share: float = Field(description="share of the rows of the right label", gt=0, le=1)
-    rows: tuple[int, ...] = Field(description="the first of these rows, by number from 0")
+    where: tuple[str, ...] = Field(description="file and line of the first of these rows")
 
 
 class Confusion(Record):
@@ -112,3 +123,27 @@ class Confusion(Record):
     labels: tuple[str, ...] = Field(description="labels of the rows and of the columns")
     counts: tuple[tuple[int, ...], ...] = Field(description="one row per gold label, one column per predicted label")
     errors: tuple[ConfusedPair, ...] = Field(description="kinds of errors, most frequent first")
+
+
+class LabelScore(Record):
+    """How well one label is predicted."""
+
+    label: str = Field(description="the label")
+    precision: float | None = Field(description="share of its predictions that are right; none where there are none")
+    recall: float | None = Field(description="share of its occurrences that are predicted; none where there are none")
+    f1: float | None = Field(
+        description="2 TP / (2 TP + FP + FN); none where the label neither occurs nor is predicted"
+    )
+    num_gold: int = Field(description="number of its occurrences among the right answers", ge=0)
+    num_predicted: int = Field(description="number of its predictions", ge=0)
+
+
+class Mistakes(Record):
+    """What was answered wrongly on one split, and how well each label is predicted."""
+
+    num_wrong: int | None = optional("number of rows that were answered wrongly")
+    wrong: list[WrongRow] = Field(
+        [], description="the worst answers, texts shortened; of equally bad ones the most confident first"
+    )
+    confusion: Confusion | None = optional("which labels are taken for which, where a row has one label")
+    labels: tuple[LabelScore, ...] | None = optional("scores of each label, where answers are labels or labelled spans")

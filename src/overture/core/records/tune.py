@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 
 from overture.core.records.base import Answers, Options, Record, optional
 from overture.core.records.prompt import OpenGates
-from overture.core.records.scores import Comparison, Confusion, SplitScores, Spread, WrongRow
+from overture.core.records.scores import Comparison, Mistakes, SplitScores, Spread
 from overture.core.records.training import EpochRecord
 
 Status = Literal["finished", "stopped early", "interrupted", "diverged", "dropped"]
@@ -31,6 +31,7 @@ class Measured(Record):
     seconds: float = Field(description="seconds of training, or of scoring where nothing was trained")
     peak_bytes: int = Field(description="peak memory in bytes")
     predicted: dict[str, Answers] | None = optional("split -> the answers given")
+    confidences: dict[str, tuple[float, ...]] | None = optional("split -> probability of each answer given")
 
 
 class Controls(Record):
@@ -75,7 +76,7 @@ class SeedSpread(Record):
     mean_seconds: float = Field(description="mean seconds of training")
 
 
-class TuneResult(SeedResult):
+class TuneResult(SeedResult, Mistakes):
     """The result of a run: its best seed by validation, compared with the controls."""
 
     run: str = Field(description="the run's name")
@@ -90,7 +91,6 @@ class TuneResult(SeedResult):
     rows: dict[str, int] = Field(description="split -> number of encoded rows")
     no_prompt: Measured | None = optional("the model without a prompt")
     in_context: Measured | None = optional("the model with examples in front of the row")
-    wrong: list[WrongRow] = Field(description="the worst answers")
     compared: dict[str, Comparison] = Field(description="control -> paired test of the prompt against it")
     seeds: SeedSpread = Field(description="the scores of all seeds")
     total_seconds: float = Field(description="seconds of training of all seeds")
@@ -109,7 +109,7 @@ class Calibration(Record):
     compared: Comparison = Field(description="paired test of with against without")
 
 
-class Evaluation(Measured):
+class Evaluation(Measured, Mistakes):
     """A stored prompt scored again, and its model without one."""
 
     prompt: str = Field(description="the stored prompt, as name@version")
@@ -119,5 +119,3 @@ class Evaluation(Measured):
     calibration: Calibration | None = optional("with and without contextual calibration")
     no_prompt: Measured | None = optional("the model without a prompt")
     compared: dict[str, Comparison] | None = optional("control -> paired test of the prompt against it")
-    wrong: list[WrongRow] = Field(description="the worst answers")
-    confusion: Confusion | None = optional("which labels are taken for which")

@@ -221,7 +221,7 @@ def recycle(
         # A prompt that could not be loaded again is not kept; the loaded prompt is the one that is measured.
         mapped = save_artifact(Path(folder) / "prompt", mapped, values)
         prompt = Host(new, notify=notify).open(Path(folder) / "prompt")
-        evaluation = measured(prompt, rows, split, progress) if rows else None
+        evaluation = measured(prompt, rows, split, progress)[0] if rows else None
     metrics = PromptScores(**evaluation.metrics) if evaluation else PromptScores()
     kept = store.add(mapped.model_copy(update={"metrics": metrics}), values)
     return RecycleResult(

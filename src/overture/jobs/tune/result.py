@@ -9,18 +9,17 @@ from overture.core.errors import Diverged
 from overture.core.records.base import Options
 from overture.core.records.events import EndEvent
 from overture.core.records.prompt import Lineage, PromptScores
-from overture.core.records.scores import Comparison
+from overture.core.records.scores import Comparison, WrongRows
 from overture.core.records.tune import Controls, Measured, SeedResult, SeedScore, SeedSpread, StoppedRun, TuneResult
-from overture.data.rows import shown_rows
 from overture.evaluate.intervals import across_seeds, paired_test
 from overture.evaluate.metrics import Answers, metric_named
-from overture.evaluate.wrong import wrong_rows
+from overture.evaluate.wrong import all_mistakes
 from overture.jobs.run.keep import made_with, new_manifest
 from overture.jobs.run.work import Work
 from overture.prompt.registry import open_gates
 from overture.store.manifest import Manifest
 from overture.store.names import ref_of
-from overture.store.runs import RESULT
+from overture.store.runs import RESULT, WRONG_ROWS
 
 
 def finished(work: Work, controls: Controls, seeds: Sequence[SeedResult]) -> TuneResult | StoppedRun:
@@ -46,7 +45,7 @@ def finished(work: Work, controls: Controls, seeds: Sequence[SeedResult]) -> Tun
         return validation[metric].value, -(validation.loss or 0.0)
 
     best = max(usable, key=score_and_loss)
-    result = _summary(work, controls, usable, best)
+    result, all_wrong = _summary(work, controls, usable, best)
     if is_stopped:
         return result
 
@@ -64,18 +63,23 @@ def finished(work: Work, controls: Controls, seeds: Sequence[SeedResult]) -> Tun
             "folder": str(folder),
         }
     )
+    work.run.write(WRONG_ROWS, all_wrong)
     work.run.write(RESULT, result)
     work.run.event(EndEvent(prompt=result.prompt))
     return result
 
 
-def _summary(work: Work, controls: Controls, seeds: Sequence[SeedResult], best: SeedResult) -> TuneResult:
-    """Everything but the stored prompt, as of a run that was stopped."""
+def _summary(
+    work: Work, controls: Controls, seeds: Sequence[SeedResult], best: SeedResult
+) -> tuple[TuneResult, WrongRows]:
+    """Everything but the stored prompt, as of a run that was stopped; and all rows that were answered wrongly."""
     assert best.predicted is not None, "a seed with metrics has predictions"
     metric, split = work.task.metric, "test" if work.rows["test"] else "validation"
     gold, predicted = work.answers(split), best.predicted[split]
-    shown = shown_rows(work.task, getattr(work.splits, split))
-    return TuneResult(
+    confidences = (best.confidences or {}).get(split, ())
+    mistakes, all_wrong = all_mistakes(work.task, split, getattr(work.splits, split), gold, predicted, confidences)
+    taken = [name for name in SeedResult.model_fields if name not in ("status", "predicted", "confidences")]
+    result = TuneResult(
         run=work.run.name,
         task=work.task.name,
         metric=metric,
@@ -84,16 +88,20 @@ def _summary(work: Work, controls: Controls, seeds: Sequence[SeedResult], best: 
         length=work.config.prompt.length,
         adapter=_adapter_options(work),
         rows={name: len(rows) for name, rows in work.rows.items()},
-        **{name: getattr(best, name) for name in SeedResult.model_fields if name not in ("status", "predicted")},
+        **{name: getattr(best, name) for name in taken},
         # The run's, not the best seed's: a later seed may have been stopped.
         status="interrupted",
-        **{name: control.model_copy(update={"predicted": None}) for name, control in controls.named()},
-        wrong=wrong_rows(metric, gold, predicted, shown),
+        **{
+            name: control.model_copy(update={"predicted": None, "confidences": None})
+            for name, control in controls.named()
+        },
+        **dict(mistakes),
         compared={name: _compared(gold, predicted, control, metric, split) for name, control in controls.named()},
         seeds=seed_spread(metric, seeds),
         total_seconds=sum(seed.seconds for seed in seeds),
         notices=work.notices,
     )
+    return result, all_wrong
 
 
 def _compared(gold: Answers, predicted: Answers, control: Measured, metric: str, split: str) -> Comparison:

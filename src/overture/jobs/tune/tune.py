@@ -218,7 +218,8 @@ def _seed_result(work: Work, seed: int, tuned: Tuned, scorer: Scorer | None, met
     _save_values(work.run.folder / f"seed-{seed}" / "prompt.safetensors", tuned.model)
     metrics = {name: rows.split_scores(work.task) for name, rows in scored.items()}
     predicted = {name: rows.predicted for name, rows in scored.items()}
-    result = result.model_copy(update={"metrics": metrics, "predicted": predicted})
+    confidences = {name: rows.confidence for name, rows in scored.items() if rows.confidence} or None
+    result = result.model_copy(update={"metrics": metrics, "predicted": predicted, "confidences": confidences})
     work.run.write(f"seed-{seed}/result.json", result)
     return result
 

@@ -1,0 +1,155 @@
+"""Wrong answers, scores of each label, and the confusion table, in as many columns as the screen has."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from overture.core.records.scores import Confusion, LabelScore, Mistakes, WrongRow
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_MAX_TABLE_LABELS = 12
+_OTHERS = "(others)"
+_MIN_TEXT, _BORDERS = 24, 3
+"""Least width of a row's text beside its answer; width of a table's borders and padding in each column."""
+
+
+def show_mistakes(out: "Console", mistakes: Mistakes, num_rows: int, split: str, ref: str | None = None) -> None:
+    """Print the scores of each label, which labels are taken for which, and the worst answers.
+
+    Args:
+        out: where to print.
+        mistakes: of a split.
+        num_rows: number of its rows.
+        split: its name.
+        ref: the prompt whose wrong answers `overture errors` shows, with the flag for its store.
+    """
+    if mistakes.labels:
+        out.print(label_table(mistakes.labels, out.width))
+    if mistakes.confusion and mistakes.num_wrong:
+        show_confusion(out, mistakes.confusion)
+    if mistakes.wrong:
+        out.print(
+            f"Wrong answers: {mistakes.num_wrong} of {num_rows} {split} rows (right -> predicted, worst and most "
+            "confident first):"
+        )
+        for line in wrong_lines(mistakes.wrong, out.width):
+            out.print(line, soft_wrap=True)
+        if ref:
+            out.print(f"  all of them: overture errors {ref}", soft_wrap=True)
+
+
+def label_table(scores: Sequence[LabelScore], width: int) -> "Table":
+    """Precision, recall and F1 of each label; of many labels those with the lowest F1."""
+    from rich.table import Table
+
+    shown = list(scores)
+    if len(scores) > _MAX_TABLE_LABELS:
+        worst = sorted(scores, key=lambda score: (score.f1 is None, score.f1))[:_MAX_TABLE_LABELS]
+        shown = [score for score in scores if score in worst]
+    title = "labels" if len(shown) == len(scores) else f"the {len(shown)} of {len(scores)} labels with the lowest F1"
+    table = Table(title=title, title_justify="left")
+    columns = ("precision", "recall", "F1", "rows", "predicted") if width >= 60 else ("prec.", "recall", "F1", "rows")
+    name_width = max(width - 1 - _BORDERS - sum(len(name) + _BORDERS for name in columns), 8)
+    table.add_column("label", overflow="fold")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, score in zip(shortened([score.label for score in shown], name_width), shown, strict=True):
+        figures = ["-" if value is None else f"{value:.2f}" for value in (score.precision, score.recall, score.f1)]
+        counts = [str(score.num_gold), str(score.num_predicted)]
+        table.add_row(name, *[*figures, *counts][: len(columns)])
+    return table
+
+
+def show_confusion(out: "Console", confusion: Confusion) -> None:
+    """Print which labels are taken for which, and the most frequent errors."""
+    from rich.table import Table
+
+    num_digits = max(len(str(count)) for row in confusion.counts for count in row)
+    column_width = max(num_digits, 2) + _BORDERS
+    name_width = min(max(map(len, confusion.labels)) + 3, out.width // 3)
+    most = min(_MAX_TABLE_LABELS, (out.width - 1 - _BORDERS - name_width) // column_width)
+    labels, table_rows = _most_confused(confusion, max(most, 2))
+    out.print("right label (rows) against predicted label (columns):")
+    if len(labels) < len(confusion.labels):
+        out.print(f"the {len(labels) - 1} of {len(confusion.labels)} labels with most errors, all others as one")
+    names = shortened(labels, name_width)
+    room = (out.width - 1 - _BORDERS - max(map(len, names))) // len(labels) - _BORDERS
+    columns = shortened(labels, max(room, num_digits, 1))
+    if max(map(len, columns)) > room:
+        # Names of so many columns would be cut.
+        columns = [str(number) for number in range(1, len(labels) + 1)]
+        names = shortened([f"{number} {label}" for number, label in enumerate(labels, 1)], name_width)
+    table = Table()
+    table.add_column("", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, counts in zip(names, table_rows, strict=True):
+        table.add_row(name, *map(str, counts))
+    out.print(table)
+    if confusion.errors:
+        out.print("most frequent errors:")
+    for error in confusion.errors[:5]:
+        places = ", ".join(map(_short_place, error.where[:3])) + (", ..." if error.count > len(error.where[:3]) else "")
+        out.print(
+            f"  {error.gold} -> {error.predicted}: {error.count} {'time' if error.count == 1 else 'times'}, "
+            f"{error.share:.0%} of {error.gold}: {places}"
+        )
+
+
+def shortened(labels: Sequence[str], width: int) -> list[str]:
+    """Labels of at most so many characters, where they stay distinct; else as they are."""
+    cut = [label if len(label) <= width else label[: max(width - 1, 1)] + "…" for label in labels]
+    return cut if len(set(cut)) == len(set(labels)) else list(labels)
+
+
+def _most_confused(confusion: Confusion, most: int) -> tuple[list[str], list[list[int]]]:
+    """Labels and counts of a table that can be read: of many labels those with most errors, the others added up."""
+    labels, counts = list(confusion.labels), confusion.counts
+    if len(labels) <= most:
+        return labels, [list(row) for row in counts]
+    numbers = range(len(labels))
+    errors = {n: sum(counts[n]) + sum(row[n] for row in counts) - 2 * counts[n][n] for n in numbers}
+    worst = sorted((n for n in numbers if errors[n]), key=lambda n: -errors[n])
+    kept = sorted(worst[: most - 1])
+    groups = [[n] for n in kept] + [[n for n in numbers if n not in kept]]
+    folded = [[sum(counts[row][column] for row in rows for column in columns) for columns in groups] for rows in groups]
+    return [*(labels[n] for n in kept), _OTHERS], folded
+
+
+def wrong_lines(wrong: Sequence[WrongRow], width: int, most: int = 3) -> Iterator[str]:
+    """The worst answers, each with its place, the right answer, the one given and the row's text.
+
+    Args:
+        wrong: wrong answers, the worst first.
+        width: of the screen.
+        most: number of answers.
+    """
+    for row in wrong[:most]:
+        parts = {"missed": row.missed, "made up": row.made_up}
+        named = [f"{what} {'; '.join(texts)}" for what, texts in parts.items() if texts]
+        sure = "" if row.confidence is None else f" {row.confidence:.0%}"
+        answer = " | ".join(named) or f"{_on_a_line(row.gold)} -> {_on_a_line(row.predicted)}{sure}"
+        head = f"  {_short_place(row.where)}  {answer}"
+        room = width - len(head) - 2
+        if room >= _MIN_TEXT:
+            yield f"{head}  {_quoted(row.text, room)}"
+        else:
+            yield head if len(head) <= width else head[: width - 1] + "…"
+            yield f"    {_quoted(row.text, width - 4)}"
+
+
+def _short_place(where: str) -> str:
+    """The name of the file, without its folder, and the line."""
+    return Path(where).name
+
+
+def _on_a_line(text: str) -> str:
+    return " ".join(text.split()) or '""'
+
+
+def _quoted(text: str, width: int) -> str:
+    line = " ".join(text.split())
+    return f'"{line}"' if len(line) + 2 <= width else f'"{line[: max(width - 3, 1)]}…"'

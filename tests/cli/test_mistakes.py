@@ -1,0 +1,73 @@
+"""Wrong answers, scores of labels and the confusion table on screens of several widths."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from overture.cli.mistakes import shortened, show_mistakes, wrong_lines
+from overture.core.records.scores import Mistakes, WrongRow
+from overture.evaluate.confusion import confusion, label_scores
+
+LABELS = ("Billing question", "Bug report", "Cancellation", "Feature request", "Shipping delay")
+ROWS = 40
+
+
+def mistakes_of(labels: tuple[str, ...]) -> Mistakes:
+    gold = [labels[number % len(labels)] for number in range(ROWS)]
+    predicted = [labels[(number + (number % 3 == 0)) % len(labels)] for number in range(ROWS)]
+    places = [f"/data/of/mine/tickets.csv:{number + 2}" for number in range(ROWS)]
+    wrong = [
+        WrongRow(where=where, text="the order\nnever came " * 9, gold=g, predicted=p, confidence=0.934, score=0.0)
+        for where, g, p in zip(places, gold, predicted, strict=True)
+        if g != p
+    ]
+    return Mistakes(
+        num_wrong=len(wrong),
+        wrong=wrong,
+        confusion=confusion(gold, predicted, places, labels),
+        labels=label_scores(gold, predicted, "labels", labels),
+    )
+
+
+def screen(mistakes: Mistakes, width: int) -> list[str]:
+    out = Console(file=io.StringIO(), width=width, markup=False, highlight=False)
+    show_mistakes(out, mistakes, ROWS, "test", "tickets@1")
+    return out.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+@pytest.mark.parametrize("num_labels", [2, 5, 30])
+def test_figures_are_whole_and_lines_fit(width: int, num_labels: int) -> None:
+    labels = LABELS[:num_labels] if num_labels <= 5 else tuple(f"a label of number {number:02}" for number in range(30))
+    mistakes = mistakes_of(labels)
+    lines = screen(mistakes, width)
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    assert "F1" in text
+    assert "recall" in text
+    if num_labels <= 5:
+        for score in mistakes.labels or ():
+            assert f"{score.f1:.2f}" in text
+        # Each label's row begins with a name that no other label has.
+        rows = [line.split("│")[1].strip() for line in lines if line.count("│") >= 4]
+        assert all(any(label.startswith(row.rstrip("…")) for row in rows) for label in labels)
+    elif width < 120:
+        assert "(others)" in text
+
+
+def test_labels_are_shortened_only_where_they_stay_distinct() -> None:
+    assert shortened(LABELS, 8) == ["Billing…", "Bug rep…", "Cancell…", "Feature…", "Shippin…"]
+    alike = ["question about billing", "question about bugs"]
+    assert shortened(alike, 10) == alike
+    assert shortened(["a", "b"], 1) == ["a", "b"]
+
+
+def test_a_wrong_answer_is_one_line_where_it_fits() -> None:
+    (row, *_) = mistakes_of(LABELS).wrong
+    (line,) = wrong_lines([row], 100)
+    assert line.startswith('  tickets.csv:2  Billing question -> Bug report 93%  "the order never came')
+    assert len(line) <= 100
+    head, text = wrong_lines([row], 60)
+    assert head == "  tickets.csv:2  Billing question -> Bug report 93%"
+    assert text.startswith('    "the order never came')
