@@ -63,8 +63,21 @@ def bootstrap(
             low, high, method = *_mirrored(value, scores_R, (low, high), measure.bounds), "bootstrap, mirrored"
         if low == high:
             low, high = _without_spread(measure, gold, predicted, level)
-            low, high, method = min(low, value), max(high, value), f"Wilson over right rows: {_NO_SPREAD}"
-    return Interval(value=value, low=low, high=high, n=n, level=level, method=method, seed=seed)
+            method = f"Wilson over right rows: {_NO_SPREAD}"
+    return interval_around(value, low, high, measure, n=n, level=level, method=method, seed=seed)
+
+
+def interval_around(
+    value: float, low: float, high: float, measure: Metric, *, n: int, level: float, method: str, seed: int = 0
+) -> Interval:
+    """The interval of a metric's value, widened to the value where it lies outside.
+
+    Percentiles of resamples exclude the value of the rows themselves where resampling lowers a metric: few of the rare
+    labels are drawn.
+    """
+    low, high = min(low, value), max(high, value)
+    tokenizer = measure.tokenizer or None
+    return Interval(value=value, low=low, high=high, n=n, level=level, method=method, seed=seed, tokenizer=tokenizer)
 
 
 def _mirrored(
@@ -140,7 +153,6 @@ def paired_test(
     _check_resamples(resamples)
     pairs = list(zip(measure.rows(gold, a), measure.rows(gold, b), strict=True))
     only_a, only_b = pairs.count((True, False)), pairs.count((False, True))
-    outcomes = Counter(zip(gold, a, b, strict=True))
     if measure.is_right is not None:
         p_value, test = _mcnemar(only_a, only_b), "exact McNemar"
     else:
@@ -149,7 +161,7 @@ def paired_test(
         metric=metric,
         a=measure(gold, a),
         b=measure(gold, b),
-        difference=_difference(measure, outcomes, (only_a, only_b), seed, resamples, level),
+        difference=_difference(measure, Counter(zip(gold, a, b, strict=True)), seed, resamples, level),
         p_value=p_value,
         test=test,
         only_a=only_a,
@@ -276,7 +288,6 @@ def _resampled(measure: Metric, outcomes: "Mapping[Any, int]", seed: int, resamp
 def _difference(
     measure: Metric,
     outcomes: "Mapping[Any, int]",
-    discordant: tuple[int, int],
     seed: int,
     resamples: int,
     level: float,
@@ -292,8 +303,13 @@ def _difference(
     low, high = _percentiles(np.concatenate(chunks), level)
     method = "bootstrap percentile"
     if low == high:
-        low, high, method = *_bonett_price(*discordant, n, level), f"Bonett-Price: {_NO_SPREAD}"
-    return Interval(value=value, low=low, high=high, n=n, level=level, method=method, seed=seed)
+        # By the metric of each row alone: one-word answers have no pairs of words, so ROUGE-2 tells none apart.
+        starts = range(0, len(counts), _CHUNK)
+        alone = (np.eye(min(_CHUNK, len(counts) - start), len(counts), start) for start in starts)
+        gaps_U = np.concatenate([of_a(weights_RU) - of_b(weights_RU) for weights_RU in alone])
+        only_a, only_b = (int(np.array(counts)[differs].sum()) for differs in (gaps_U > 0, gaps_U < 0))
+        low, high, method = *_bonett_price(only_a, only_b, n, level), f"Bonett-Price: {_NO_SPREAD}"
+    return interval_around(value, low, high, measure, n=n, level=level, method=method, seed=seed)
 
 
 def _bonett_price(only_a: int, only_b: int, n: int, level: float) -> tuple[float, float]:

@@ -39,6 +39,7 @@ class Metric:
         is_distance: it sums absolute values, so chance makes it larger, and a bootstrap sample larger still.
         counts: which rows it is about, by their right answers; None for all. Such a metric is reported where there are
             rows of both sorts, and chooses nothing.
+        tokenizer: how it cuts texts into words; empty where it does not.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Metric:
     bounds: tuple[float, float] = (0.0, 1.0)
     is_distance: bool = False
     counts: Callable[[Hashable], bool] | None = None
+    tokenizer: str = ""
 
     def __call__(self, gold: Answers, predicted: Answers) -> float:
         """The metric over all rows, each of weight 1."""
@@ -90,9 +92,10 @@ def is_equal(gold: Hashable, predicted: Hashable) -> bool:
     return gold == predicted or (isinstance(gold, tuple) and isinstance(predicted, str) and predicted in gold)
 
 
-def share(name: str, of: Of, is_right: Callable[[Hashable, Hashable], bool]) -> Metric:
+def share(name: str, of: Of, is_right: Callable[[Hashable, Hashable], bool], tokenizer: str = "") -> Metric:
     """The share of right rows."""
-    return Metric(name, of, is_right, mean_of(lambda gold, predicted: float(is_right(gold, predicted))))
+    value = mean_of(lambda gold, predicted: float(is_right(gold, predicted)))
+    return Metric(name, of, is_right, value, tokenizer=tokenizer)
 
 
 def mean_of(
@@ -110,10 +113,14 @@ def mean_of(
 
 
 def mean_of_part(
-    name: str, of: Of, value: Callable[[Hashable, Hashable], float], counts: Callable[[Hashable], bool]
+    name: str,
+    of: Of,
+    value: Callable[[Hashable, Hashable], float],
+    counts: Callable[[Hashable], bool],
+    tokenizer: str = "",
 ) -> Metric:
     """The mean of a value over the rows whose right answer counts; 0 where none does."""
-    return Metric(name, of, None, mean_of(value, counts), counts=counts)
+    return Metric(name, of, None, mean_of(value, counts), counts=counts, tokenizer=tokenizer)
 
 
 def from_sums(

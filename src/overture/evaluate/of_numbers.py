@@ -15,39 +15,43 @@ if TYPE_CHECKING:
 
 
 def _columns(gold: Answers, predicted: Answers) -> "Floats":
-    """Number of rows, sums, squares and products: [U, 6]."""
+    """Number of rows, sums, squares and products about each side's mean, and squared errors: [U, 7]."""
     import numpy as np
 
     right, said = np.array(gold, dtype=np.float64), np.array(predicted, dtype=np.float64)
-    # About a common centre: squares of large numbers would lose their last digits.
-    right, said = right - right.mean(), said - right.mean()
-    return np.stack([np.ones(len(right)), right, said, right * right, said * said, right * said], axis=1)
+    errors = right - said
+    # About the means: squares of large numbers would lose their last digits.
+    right, said = right - right.mean(), said - said.mean()
+    return np.stack([np.ones(len(right)), right, said, right**2, said**2, right * said, errors**2], axis=1)
 
 
 def _squared_error(sums_RS: "Floats") -> "Floats":
-    n, _, _, squares, said_squares, products = sums_RS.T
-    return ratio(squares + said_squares - 2 * products, n)
+    return ratio(sums_RS[:, 6], sums_RS[:, 0])
 
 
 def _explained(sums_RS: "Floats") -> "Floats":
     """1 - squared error / variance; 0 where the right numbers do not vary."""
-    import numpy as np
-
-    n, total, _, squares, *_ = sums_RS.T
-    variance_R = squares / n - (total / n) ** 2
-    does_vary = variance_R > 1e-12
-    return np.where(does_vary, 1 - _squared_error(sums_RS) / np.where(does_vary, variance_R, 1), 0.0)
+    variance_R = _variance(sums_RS[:, 0], sums_RS[:, 1], sums_RS[:, 3])
+    return (variance_R > 0) * (1 - ratio(_squared_error(sums_RS), variance_R))
 
 
 def _correlation(sums_RS: "Floats") -> "Floats":
     """Pearson's; 0 where one side does not vary."""
     import numpy as np
 
-    n, total, said, squares, said_squares, products = sums_RS.T
-    variance_R, said_variance_R = squares / n - (total / n) ** 2, said_squares / n - (said / n) ** 2
-    covariance_R = products / n - total * said / n**2
-    does_vary = (variance_R > 1e-12) & (said_variance_R > 1e-12)
-    return np.where(does_vary, covariance_R / np.sqrt(np.where(does_vary, variance_R * said_variance_R, 1)), 0.0)
+    n, total, said, squares, said_squares, products = sums_RS[:, :6].T
+    deviations_R = np.sqrt(_variance(n, total, squares)) * np.sqrt(_variance(n, said, said_squares))
+    return np.clip(ratio(products / n - total * said / n**2, deviations_R), -1.0, 1.0)
+
+
+def _variance(n_R: "Floats", sums_R: "Floats", squares_R: "Floats") -> "Floats":
+    """Variances; exactly 0 where what is left of the mean square is rounding alone."""
+    import numpy as np
+
+    mean_squares_R = squares_R / n_R
+    variance_R = mean_squares_R - (sums_R / n_R) ** 2
+    does_vary: Floats = np.where(variance_R > 1e-12 * mean_squares_R, variance_R, 0.0)
+    return does_vary
 
 
 def _rank_correlation(gold: Answers, predicted: Answers) -> "Callable[[Floats], Floats]":

@@ -6,19 +6,17 @@ Shape letters: U distinct outcomes, R weightings, S statistics of a row, N order
 """
 
 import functools
-import re
-import string
+import unicodedata
 from collections import Counter
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from overture.evaluate.metric import Answers, Metric, from_sums, mean_of, mean_of_part, share
+from overture.evaluate.tokens import CHARACTERS, RougeWords, composed, spaced, squad_words
 
 if TYPE_CHECKING:
     from overture.evaluate.metric import Floats
 
-_ARTICLE = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ORDERS = 4
 
 
@@ -34,7 +32,8 @@ def _is_same_text(gold: Hashable, predicted: Hashable) -> bool:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.split()).casefold()
+    # Letters with accents are written in one or in two code points.
+    return unicodedata.normalize("NFC", " ".join(text.split())).casefold()
 
 
 def _is_same_to_the_letter(gold: Hashable, predicted: Hashable) -> bool:
@@ -45,17 +44,14 @@ def _is_same_to_the_letter(gold: Hashable, predicted: Hashable) -> bool:
 # -- SQuAD
 
 
-def squad_text(text: str) -> str:
-    """A text as SQuAD compares it: lower case, without punctuation, articles and needless space.
-
-    Source: Rajpurkar et al. 2016, "SQuAD: 100,000+ Questions for Machine Comprehension of Text", section 6.1, and
-    their script for version 2.0.
-    """
-    return " ".join(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+def _squad_golds(gold: Hashable) -> list[list[str]]:
+    """The words of each right answer; those of articles and punctuation alone do not count beside others."""
+    words = [squad_words(text) for text in _texts(gold)]
+    return [answer for answer in words if answer] or [[]]
 
 
 def _is_squad_right(gold: Hashable, predicted: Hashable) -> bool:
-    return any(squad_text(text) == squad_text(str(predicted)) for text in _texts(gold))
+    return squad_words(str(predicted)) in _squad_golds(gold)
 
 
 def _has_answer(gold: Hashable) -> bool:
@@ -63,7 +59,8 @@ def _has_answer(gold: Hashable) -> bool:
 
 
 def _squad_f1(gold: Hashable, predicted: Hashable) -> float:
-    return max(_word_f1(squad_text(text).split(), squad_text(str(predicted)).split()) for text in _texts(gold))
+    said = squad_words(str(predicted))
+    return max(_word_f1(answer, said) for answer in _squad_golds(gold))
 
 
 def _word_f1(gold: list[str], predicted: list[str]) -> float:
@@ -94,9 +91,12 @@ def _statistics(name: str, gold: Answers, predicted: Answers) -> "Floats":
     metric = _sacrebleu(name)
     statistics = []
     for right, said in zip(gold, predicted, strict=True):
-        references = [metric._preprocess_segment(text) for text in _texts(right)]
+        # chrF counts characters and drops white space, so it needs no cutting.
+        prepare = spaced if name == "bleu" else composed
+        references = [metric._preprocess_segment(prepare(text)) for text in _texts(right)]
         known = metric._extract_reference_info(references)
-        statistics.append(metric._compute_segment_statistics(metric._preprocess_segment(str(said)), known))
+        answer = metric._preprocess_segment(prepare(str(said)))
+        statistics.append(metric._compute_segment_statistics(answer, known))
     return np.array(statistics, dtype=np.float64)
 
 
@@ -145,7 +145,7 @@ def _chrf(sums_RS: "Floats") -> "Floats":
 def _scorer(name: str) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer([name], use_stemmer=True)
+    return RougeScorer([name], tokenizer=RougeWords())
 
 
 def _rouge(name: str, gold: Hashable, predicted: Hashable) -> float:
@@ -156,17 +156,29 @@ def _rouge(name: str, gold: Hashable, predicted: Hashable) -> float:
     return max(float(_scorer(name).score(text, str(predicted))[name].fmeasure) for text in _texts(gold))
 
 
+_SQUAD_WORDS = f"words without punctuation and English articles, {CHARACTERS}"
+_ROUGE_WORDS = f"words of letters and digits, English stems, {CHARACTERS}"
+
+
+def _rouge_metric(name: str, rouge: str) -> Metric:
+    return Metric(name, "texts", None, mean_of(functools.partial(_rouge, rouge)), tokenizer=_ROUGE_WORDS)
+
+
 METRICS_OF_TEXTS = (
     share("exact_match", "texts", _is_same_text),
     share("exact_text", "texts", _is_same_to_the_letter),
-    share("squad_em", "texts", _is_squad_right),
-    Metric("squad_f1", "texts", None, mean_of(_squad_f1)),
+    share("squad_em", "texts", _is_squad_right, tokenizer=_SQUAD_WORDS),
+    Metric("squad_f1", "texts", None, mean_of(_squad_f1), tokenizer=_SQUAD_WORDS),
     # HasAns_f1 and NoAns_exact of the script for version 2.0.
-    mean_of_part("squad_f1_answerable", "texts", _squad_f1, _has_answer),
-    mean_of_part("no_answer_accuracy", "texts", _squad_f1, lambda gold: not _has_answer(gold)),
-    Metric("bleu", "texts", None, from_sums(functools.partial(_statistics, "bleu"), _bleu)),
-    Metric("chrf", "texts", None, from_sums(functools.partial(_statistics, "chrf"), _chrf)),
-    Metric("rouge_1", "texts", None, mean_of(functools.partial(_rouge, "rouge1"))),
-    Metric("rouge_2", "texts", None, mean_of(functools.partial(_rouge, "rouge2"))),
-    Metric("rouge_l", "texts", None, mean_of(functools.partial(_rouge, "rougeL"))),
+    mean_of_part("squad_f1_answerable", "texts", _squad_f1, _has_answer, tokenizer=_SQUAD_WORDS),
+    mean_of_part("no_answer_accuracy", "texts", _squad_f1, lambda gold: not _has_answer(gold), tokenizer=_SQUAD_WORDS),
+    Metric(
+        "bleu", "texts", None, from_sums(functools.partial(_statistics, "bleu"), _bleu), tokenizer=f"13a, {CHARACTERS}"
+    ),
+    Metric(
+        "chrf", "texts", None, from_sums(functools.partial(_statistics, "chrf"), _chrf), tokenizer="characters, 1 to 6"
+    ),
+    _rouge_metric("rouge_1", "rouge1"),
+    _rouge_metric("rouge_2", "rouge2"),
+    _rouge_metric("rouge_l", "rougeL"),
 )

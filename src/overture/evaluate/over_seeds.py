@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from overture.core.errors import DataError
 from overture.core.records.scores import LEVEL, Difference, Interval
-from overture.evaluate.intervals import bootstrap, paired_test, within
+from overture.evaluate.intervals import bootstrap, interval_around, paired_test, within
 from overture.evaluate.metrics import Answers, check_rows, metric_named
 
 if TYPE_CHECKING:
@@ -94,9 +94,9 @@ def interval_over_seeds(found: Resampled, level: float = LEVEL) -> Interval:
     if half == 0:
         # No seed and no row differ; the rows' own interval keeps its width.
         return bootstrap(found.metric, found.gold, found.predicted[0], level=level)
-    mean, n = found.mean, len(found.gold)
-    low, high = within(metric_named(found.metric).bounds, mean - half, mean + half)
-    return Interval(value=mean, low=low, high=high, n=n, level=level, method=BOTH)
+    measure, mean = metric_named(found.metric), found.mean
+    low, high = within(measure.bounds, mean - half, mean + half)
+    return interval_around(mean, low, high, measure, n=len(found.gold), level=level, method=BOTH)
 
 
 def difference_over_seeds(a: Resampled, b: Resampled) -> Difference:
@@ -213,9 +213,10 @@ def _tested(
     if moderated:
         method, tests = POOLED, [plain, _half_width(values, draws_R, n, level, moderated)]
     half = max(half for half, *_ in tests)
-    least, most = metric_named(a.metric).bounds
+    measure = metric_named(a.metric)
+    least, most = measure.bounds
     low, high = within((least - most, most - least), mean - half, mean + half)
-    interval = Interval(value=mean, low=low, high=high, n=n, level=level, method=method)
+    interval = interval_around(mean, low, high, measure, n=n, level=level, method=method)
     p_value = max(float(2 * t.sf(abs(mean) / error, freedom)) for _, error, freedom in tests)
     return Difference(difference=interval, p_value=p_value, test=method, n_seeds=n_seeds)
 

@@ -62,7 +62,9 @@ def worth(a: Mapping[int, Resampled], b: Mapping[int, Resampled], seed: int = 0,
     ends: list[tuple[float | None, float | None]] = [(None, None), (None, None)]
     if whole is not None and share >= _MOSTLY:
         tails = [(1 - level) / 2, (1 + level) / 2]
-        ends = [(float(low), float(high)) for low, high in np.quantile(np.array(known)[:, :2], tails, axis=0).T]
+        quantiles = np.quantile(np.array(known)[:, :2], tails, axis=0).T.tolist()
+        # Each interval holds its value.
+        ends = [(min(low, value), max(high, value)) for (low, high), value in zip(quantiles, whole[:2], strict=True)]
     rows, times, low, high = whole or (None, None, 0.0, 0.0)
     return Worth(
         rows=rows,

@@ -32,6 +32,7 @@ class MetricMean(Record):
     method: str = Field(description="how the interval was found")
     seed: int | None = optional("seed of the resampling")
     n_seeds: int = Field(description="number of seeds", gt=0)
+    tokenizer: str | None = optional("how the metric cut texts into words")
 
 
 class WayMetrics(Record):

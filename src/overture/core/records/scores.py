@@ -19,6 +19,7 @@ class Interval(Record):
     level: float = Field(default=LEVEL, description="confidence of the interval", gt=0, lt=1)
     method: str = Field(default="bootstrap percentile", description="how the interval was found")
     seed: int = Field(default=0, description="seed of the resampling")
+    tokenizer: str | None = optional("how the metric cut texts into words")
 
 
 class Paired(Record):
