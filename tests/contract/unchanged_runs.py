@@ -62,13 +62,14 @@ def value(result: Any, *path: str | int) -> Any:
 
 
 def plain(result: Any) -> Any:
-    """A result or a part of one as JSON has it, without the names of statistical methods and tests."""
+    """A result or a part of one as JSON has it, without the names of statistical methods, tests and tokenizers."""
     if hasattr(result, "model_dump"):
         result = result.model_dump(mode="json")
     elif dataclasses.is_dataclass(result) and not isinstance(result, type):
         result = dataclasses.asdict(result)
     if isinstance(result, dict):
-        kept = {key: each for key, each in result.items() if not (key in ("method", "test") and isinstance(each, str))}
+        names = ("method", "test", "tokenizer")
+        kept = {key: each for key, each in result.items() if not (key in names and isinstance(each, str))}
         return {str(key): plain(each) for key, each in kept.items()}
     return [plain(each) for each in result] if isinstance(result, list | tuple) else result
 
