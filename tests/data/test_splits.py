@@ -130,11 +130,6 @@ def test_a_field_that_no_row_has_is_one_problem(jsonl, make_task):
     assert "did you mean 'label'?" in found[1]
 
 
-def test_yaml_truth_values_are_explained(jsonl, make_task):
-    rows = [{"text": str(i), "label": ["yes", "no"][i % 2]} for i in range(4)]
-    assert "quotes" in report(make_task(data={"path": jsonl(rows)}, labels={True: " yes", False: " no"}))[0]
-
-
 def test_one_label_is_an_error_and_an_unseen_one_a_notice(jsonl, make_task):
     assert "only one label" in report(make_task(data={"path": jsonl(rows_of({"pos": 20}))}))[0]
     three = {"pos": " p", "neg": " n", "odd": " o"}

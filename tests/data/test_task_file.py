@@ -78,7 +78,7 @@ def test_every_mistake_in_one_error_with_the_nearest_key(tmp_path):
         ({"answer_field": "answer"}, "exactly one of labels and answer_field"),
         ({"labels": {"pos": " positive"}}, "at least two labels"),
         ({"labels": {"pos": " ", "neg": " n"}}, "must not be blank"),
-        ({"labels": {"pos": [], "neg": " n"}}, "at least 1 item"),
+        ({"labels": {"pos": [], "neg": " n"}}, "labels.pos: must not be empty"),
         ({"labels": {1: " a", "1": " b"}}, "the same once written as text"),
         ({"metric": "exact_match"}, "does not fit classification"),
         ({"labels": None, "answer_field": "a", "metric": "macro_f1"}, "does not fit generation"),
@@ -94,16 +94,16 @@ def test_every_mistake_in_one_error_with_the_nearest_key(tmp_path):
         ({"template": "{[0]}"}, r"write {name} for a field, {name[0]} for a list's first entry, {prompt:5}"),
         ({"template": "{text} {"}, "is not a field"),
         ({"template": [{"role": "system", "content": "{text}"}]}, "last message must be the user's"),
-        ({"template": [{"role": "bot", "content": "{text}"}]}, "template.list.0.role"),
-        ({"name": "../x"}, "should match pattern"),
-        ({"name": "a" * 65}, "should match pattern"),
-        ({"stop": [""]}, "at least 1 character"),
+        ({"template": [{"role": "bot", "content": "{text}"}]}, "template.0.role: "),
+        ({"name": "../x"}, "name: "),
+        ({"name": "a" * 65}, "name: "),
+        ({"stop": [""]}, "stop.0: must not be empty"),
         ({"data": {}}, "exactly one of train, path and dataset"),
         ({"data": {"train": "a", "path": "b"}}, "exactly one of train, path and dataset"),
         ({"data": {"path": "b", "test": "c"}}, "go with train"),
         ({"data": {"path": "b", "subset": "c"}}, "subset goes with dataset"),
         ({"data": {"path": "b", "test_share": 0.6, "validation_share": 0.4}}, "leave no training rows"),
-        ({"data": {"path": "b", "train_rows": 0}}, "greater than or equal to 1"),
+        ({"data": {"path": "b", "train_rows": 0}}, "data.train_rows: must be at least 1"),
     ],
 )
 def test_refused(tmp_path, changes, message):
@@ -118,6 +118,13 @@ def test_a_wrong_value_is_told_once(tmp_path):
     with pytest.raises(ConfigError) as caught:
         Task.load(write(tmp_path, {**GOOD, "name": "../x"}))
     assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize("file", ["a\0b", "~no-such-user/x", "\ud800"])
+def test_a_path_that_no_system_has(tmp_path, file):
+    with pytest.raises(ConfigError) as caught:
+        Task.load(write(tmp_path, {**GOOD, "data": {"train": file}}))
+    assert caught.value.where == "data.train"
 
 
 def test_frozen():

@@ -1,11 +1,12 @@
 """Tasks of lm-evaluation-harness, written as their users write them, translated into task files of ours."""
 
+import contextlib
 import json
 
 import pytest
 import yaml
 
-from overture.core.errors import ConfigError
+from overture.core.errors import ConfigError, UserError
 from overture.data.encode import Encoder
 from overture.data.rows import Row
 from overture.data.splits import load_splits
@@ -193,3 +194,19 @@ def test_code_is_refused_and_never_runs(rows):
     (rows / "task.yaml").write_text("a: !!python/object/apply:os.system ['true']\n")
     with pytest.raises(ConfigError, match="cannot be read as YAML"):
         task_of_lm_eval(rows / "task.yaml")
+
+
+KEYS = sorted(
+    {*yaml.safe_load(HARNESS), "include", "description", "target_delimiter", "generation_kwargs", "task_alias"}
+)
+ODD = [5, 1.5, True, "", "\0", "x" * 5000, [], [1], [[1]], {}, {"a": 1}, [{"metric": 3}], {"data_files": 5}]
+ODD += [{"data_files": {"train": "\0"}}, {"data_files": {"train": "x" * 5000}}, {"data_files": {3: "train.jsonl"}}]
+
+
+@pytest.mark.parametrize("kind", ["multiple_choice", "generate_until"])
+@pytest.mark.parametrize("key", KEYS)
+def test_odd_values_are_refused_or_translated(rows, key, kind):
+    for value in ODD:
+        path = harness(rows, **({"output_type": kind} | {key: value}))
+        with contextlib.suppress(UserError):
+            task_of(task_of_lm_eval(path), rows)

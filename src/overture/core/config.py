@@ -1,16 +1,17 @@
 """Options: each is one field of one frozen pydantic model; flags, YAML keys and docs derive from it."""
 
-import contextlib
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from overture.core.errors import ConfigError, Problem
+from overture.core.settings_yaml import loaded_yaml
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -36,23 +37,86 @@ def validated(model: type[M], values: Any, where: str) -> M:
         return model.model_validate(values)
     except ValidationError as error:
         # Defaults that follow from a wrong value are not wrong themselves.
-        problems = [_problem(model, item) for item in error.errors() if item["type"] != "default_factory_not_called"]
-        raise ConfigError(f"{model.__name__} cannot be read", where=where, problems=problems) from None
+        items = [item for item in error.errors() if item["type"] != "default_factory_not_called"]
+        what = f"{len(items)} settings are wrong" if len(items) > 1 else "a setting is wrong"
+        raise ConfigError(what, where=where, problems=[_problem(model, item) for item in items]) from None
+
+
+_MESSAGES = {
+    "missing": "this key is required",
+    "string_type": "must be text",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a mapping of keys and values",
+    "model_type": "must be a mapping of keys and values",
+    "model_attributes_type": "must be a mapping of keys and values",
+    "path_type": "must be a path",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "too_short": "must have {min_length} entries or more",
+    "too_long": "must have {max_length} entries or fewer",
+    "string_too_short": "must have {min_length} characters or more",
+    "string_too_long": "must have {max_length} characters or fewer",
+    "string_pattern_mismatch": "has not the form that is wanted",
+    "literal_error": "must be {expected}",
+    "value_error": "{error}",
+}
+"""Pydantic's types of errors in plain words."""
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxtuple, _SHORT.maxstring = 2, 4, 4, 4, 60
 
 
 def _problem(model: type[BaseModel], error: Any) -> Problem:
-    path = ".".join(str(part) for part in error["loc"]) or "(top)"
-    if error["type"] == "extra_forbidden":
-        return unknown_key(path, _keys(model, error["loc"][:-1]))
-    if error["type"] == "literal_error":
-        choices = re.findall(r"'([^']*)'", str(error["ctx"]["expected"]))
-        return Problem(path, f"{error['msg']}, got {error.get('input')!r:.80}", did_you_mean(error["input"], choices))
-    return Problem(path, f"{error['msg']}, got {error.get('input')!r:.80}")
+    # Union members are tagged <like this>, which no key is.
+    keys = [str(part) for part in error["loc"] if not str(part).startswith("<")]
+    path, kind = ".".join(keys) or "(top)", error["type"]
+    if kind == "extra_forbidden":
+        section = _section(model, keys[:-1])
+        return unknown_key(path, list(section.model_fields) if section else [], dotted_keys(model))
+    message = _MESSAGES.get(kind, error["msg"]).format(**error.get("ctx", {}))
+    if kind in ("too_short", "string_too_short") and error["ctx"]["min_length"] == 1:
+        message = "must not be empty"
+    fix = ""
+    if kind == "literal_error":
+        fix = did_you_mean(error["input"], re.findall(r"'([^']*)'", error["ctx"]["expected"]))
+    if kind == "string_pattern_mismatch":
+        section = _section(model, keys[:-1])
+        field = section.model_fields.get(keys[-1]) if section else None
+        fix = field.description or "" if field else ""
+    shown = "" if kind == "missing" else f", got {_SHORT.repr(error.get('input'))[:80]}"
+    return Problem(path, f"{message}{shown}", fix)
 
 
-def unknown_key(path: str, known: Sequence[str]) -> Problem:
-    """The problem with a key that no config has."""
-    return Problem(path, "unknown key", did_you_mean(path.rpartition(".")[2], known) or f"known: {', '.join(known)}")
+def unknown_key(path: str, known: Sequence[str], dotted: Iterable[str] = ()) -> Problem:
+    """The problem with a key that no config has.
+
+    Args:
+        path: the key with its sections, dotted.
+        known: the keys of its section.
+        dotted: keys of all sections, of which one may be meant.
+    """
+    name = path.rpartition(".")[2]
+    by_name: dict[str, list[str]] = {}
+    for key in dotted:
+        by_name.setdefault(key.rpartition(".")[2], []).append(key)
+    fix = ""
+    if name in by_name and "." not in path:
+        fix = f"did you mean {' or '.join(map(repr, by_name[name]))}?"
+    elif not (fix := did_you_mean(name, known)) and "." not in path:
+        near = difflib.get_close_matches(name, by_name, 1)
+        fix = f"did you mean {' or '.join(map(repr, by_name[near[0]]))}?" if near else ""
+    return Problem(path, "unknown key", fix or f"known: {', '.join(known)}")
 
 
 def did_you_mean(text: object, known: Iterable[str]) -> str:
@@ -61,14 +125,26 @@ def did_you_mean(text: object, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else ""
 
 
-def _keys(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The keys of a config and of its sections, such as train.epochs."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        if inner := _model_in(field.annotation):
+            yield from dotted_keys(inner, f"{prefix}{name}.")
+
+
+def _section(model: type[BaseModel] | None, path: Sequence[str]) -> type[BaseModel] | None:
+    """The config of a section; None where there is none."""
     for part in path:
-        field = model.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        model = inner
-    return list(model.model_fields)
+        field = model.model_fields.get(part) if model else None
+        model = _model_in(field.annotation) if field else None
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The config that a field holds, always or if it is given."""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -78,11 +154,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, not UTF-8, not YAML, or not a mapping.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+        text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError("no such file", where=str(path), fix="check the path") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError("the file cannot be read as YAML", where=str(path), got=str(error)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("the file cannot be read as text", where=str(path), got=str(error)) from error
+    values = loaded_yaml(text, str(path))
     if not isinstance(values, dict):
         raise ConfigError(
             "the file must hold a mapping", where=str(path), got=type(values).__name__, wanted="key: value lines"
@@ -112,18 +189,10 @@ def parsed(assignment: str) -> tuple[str, Any]:
     path, equals, text = assignment.partition("=")
     if not equals or not path:
         raise ConfigError("cannot read a setting", where="--set", got=assignment, wanted="key=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError("cannot read a setting's value", where=f"--set {path}", got=text) from error
+    value = loaded_yaml(text, f"--set {path}")
     # YAML reads words with a colon as a mapping; people who type them without braces mean a text.
-    if isinstance(value, dict) and not text.lstrip().startswith("{"):
-        return path, text
-    # YAML 1.1 reads 1e-3 as text; people who type it without quotes mean a number.
-    if isinstance(value, str) and text.strip()[:1] not in "\"'":
-        with contextlib.suppress(ValueError):
-            return path, float(value)
-    return path, value
+    is_mapping = isinstance(value, dict) and not text.lstrip().startswith("{")
+    return path, text if is_mapping else value
 
 
 def assign(target: dict[str, Any], path: Sequence[str], value: Any) -> None:

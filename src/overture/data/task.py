@@ -66,15 +66,15 @@ class DataConfig(Config):
 
 
 def _text_or_list(value: Any) -> str:
-    return "list" if isinstance(value, list | tuple) else "text"
+    return "<list>" if isinstance(value, list | tuple) else "<text>"
 
 
 Words = Annotated[
-    Annotated[NonEmpty, Tag("text")] | Annotated[list[NonEmpty], Field(min_length=1), Tag("list")],
+    Annotated[NonEmpty, Tag("<text>")] | Annotated[list[NonEmpty], Field(min_length=1), Tag("<list>")],
     Discriminator(_text_or_list),
 ]
 TemplateText = Annotated[
-    Annotated[NonEmpty, Tag("text")] | Annotated[list[Message], Field(min_length=1), Tag("list")],
+    Annotated[NonEmpty, Tag("<text>")] | Annotated[list[Message], Field(min_length=1), Tag("<list>")],
     Discriminator(_text_or_list),
 ]
 
@@ -96,7 +96,10 @@ def _default_stop(values: dict[str, Any]) -> list[str]:
 class Task(Config):
     """A task; one YAML file."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$", description="Names the task's runs and prompts.")
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
+        description="Names the task's runs and prompts: up to 64 small letters, digits, - and _, no sign first.",
+    )
     backbone: NonEmpty = Field("smollm2", description="The frozen model: a known name, a Hub id, a folder or a file.")
     data: DataConfig = Field(description="Where the rows come from.")
     template: TemplateText = Field(
@@ -285,9 +288,24 @@ def with_paths_from(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     data = values.get("data")
     if not isinstance(data, dict):
         return values
-    paths = {name: data[name] for name in _PATHS if isinstance(data.get(name), str)}
-    resolved = {name: str((folder / Path(text).expanduser()).resolve()) for name, text in paths.items()}
-    return {**values, "data": {**data, **resolved}}
+    paths = {
+        name: resolved_path(data[name], f"data.{name}", folder) for name in _PATHS if isinstance(data.get(name), str)
+    }
+    return {**values, "data": {**data, **paths}}
+
+
+def resolved_path(text: str, where: str, folder: Path | None = None) -> str:
+    """A path made absolute; relative ones start at the folder, or at the working folder if None.
+
+    Raises:
+        ConfigError: no system has such a path.
+    """
+    try:
+        text.encode()
+        return str((folder or Path()).joinpath(Path(text).expanduser()).resolve())
+    except (ValueError, RuntimeError, OSError) as error:
+        # A zero byte or half a character; the home of an unknown user; links in a circle.
+        raise ConfigError("this is no path", where=where, got=repr(text)[:80], wanted=f"a file ({error})") from None
 
 
 def portable(task: Task) -> dict[str, Any]:

@@ -49,8 +49,6 @@ def unknown_label(known: Mapping[str, object], value: Any, where: str) -> list[P
         return []
     near = difflib.get_close_matches(label, known, 1)
     fix = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    if label.lower() in ("yes", "no", "on", "off") and {"true", "false"} & set(known):
-        fix = f"YAML reads {label} as a truth value; write it in quotes"
     return [Problem(where, f"unknown label {label!r}", fix)]
 
 

@@ -19,9 +19,10 @@ import yaml
 
 from overture.core.config import validated
 from overture.core.errors import ConfigError
+from overture.core.settings_yaml import BoundedLoader, loaded_yaml
 from overture.data.read import read_table
 from overture.data.row import Row
-from overture.data.task import Task
+from overture.data.task import Task, resolved_path
 from overture.data.template import parse, slots_in
 from overture.data.values import as_text, label_text
 from overture.exchange.tasks.jinja import Field, Parsed, as_template, list_of_row, only_field, parsed
@@ -44,6 +45,10 @@ _CHANGING = (
     "gen_prefix",
     "unsafe_code",
 )
+_TYPES = {
+    **dict.fromkeys(("dataset_path", "training_split", "validation_split", "test_split"), (str, "a name")),
+    "metric_list": (list, "a list of metrics"),
+}
 _METRICS = {"acc": "accuracy", "exact_match": "exact_match"}
 # The harness's names for kind choice's ways to compare choices.
 _LIKELIHOODS = {"acc": "sum", "acc_norm": "mean"}
@@ -92,8 +97,8 @@ class _Function(str):
     """The value of a key that says ``!function module.name``."""
 
 
-class _Loader(yaml.SafeLoader):
-    """Plain YAML; functions are only names."""
+class _Loader(BoundedLoader):
+    """YAML as the harness reads it; functions are only names."""
 
 
 def _function(loader: yaml.SafeLoader, node: yaml.Node) -> _Function:
@@ -120,9 +125,10 @@ def task_of_lm_eval(path: Path, data: Path | None = None) -> Translated:
 def _loaded(path: Path, depth: int = 0) -> dict[str, Any]:
     """The keys of a file, merged over those of the files that it includes."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise ConfigError("the task cannot be read as YAML", where=str(path), got=str(error)) from None
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise ConfigError("the task cannot be read", where=str(path), got=str(error)) from None
+    values = loaded_yaml(text, str(path), _Loader)
     if not isinstance(values, dict):
         raise ConfigError("not a task of the harness", where=str(path), wanted="a mapping with doc_to_text")
     if depth > _MAX_INCLUDES:
@@ -144,6 +150,9 @@ class _Task:
         functions = [key for key, value in keys.items() if isinstance(value, _Function)]
         if functions:
             raise self.refused(functions[0], f"!function {keys[functions[0]]} is code, and code of files never runs")
+        for key, (kind, wanted) in _TYPES.items():
+            if keys.get(key) is not None and not isinstance(keys[key], kind):
+                raise self.refused(key, wanted, "correct the file")
         ignored = sorted(set(keys) - _READ_KEYS)
         if ignored:
             self.notes.append(f"ignored: {', '.join(ignored)}")
@@ -182,10 +191,10 @@ class _Task:
     # -- rows
 
     def data(self) -> dict[str, Any]:
-        dataset = self.keys.get("dataset_path")
+        dataset: str | None = self.keys.get("dataset_path")
         options = self.keys.get("dataset_kwargs") or {}
         if dataset not in _BUILDERS:
-            if not isinstance(dataset, str):
+            if dataset is None:
                 raise self.refused("dataset_path", "the name of a data set")
             return self.hub(dataset)
         files = options.get("data_files") if isinstance(options, dict) else None
@@ -203,8 +212,8 @@ class _Task:
         if len(names) != 1 or not isinstance(names[0], str) or "://" in names[0] or glob.has_magic(names[0]):
             raise self.refused("dataset_kwargs", "one local file for each split")
         # The harness reads it from the working folder; files that came with a task lie beside it.
-        beside = self.path.parent / names[0]
-        return str((beside if beside.exists() else Path(names[0])).resolve())
+        beside = resolved_path(names[0], f"{self.path}: dataset_kwargs", self.path.parent)
+        return beside if os.path.exists(beside) else resolved_path(names[0], f"{self.path}: dataset_kwargs")
 
     def splits(self, paths: dict[str, str]) -> dict[str, str]:
         """Our splits: the harness scores on its test split, or on validation where it has none."""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from overture.core.config import Config, assign, parsed, read_yaml, unknown_key, validated
+from overture.core.config import Config, assign, dotted_keys, parsed, read_yaml, unknown_key, validated
 from overture.core.errors import ConfigError, DataError, Problem, UserError
-from overture.data.task import Task, with_paths_from
+from overture.data.task import Task, resolved_path, with_paths_from
 from overture.engine.options import Device, DType, LoraOptions, is_encoder
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS
@@ -139,7 +139,7 @@ def _merged(path: Path, settings: Mapping[str, Any], assignments: Sequence[str])
         section, _, name = key.partition(".")
         if section == "data" and name in _DATA_FILES and value:
             # A run that is resumed from another folder must find it.
-            assign(values, ["data", name], str(Path(str(value)).expanduser().resolve()))
+            assign(values, ["data", name], resolved_path(str(value), key))
         else:
             assign(values, key.split("."), value)
     return values
@@ -161,7 +161,8 @@ def _validated(values: Mapping[str, Any], model: type[R], path: Path) -> R:
     """
     sections = [key for key in model.model_fields if key != "task"]
     known = [*Task.model_fields, *sections]
-    problems = [unknown_key(key, known) for key in values if key not in (*known, "search")]
+    dotted = [key.removeprefix("task.") for key in dotted_keys(model)]
+    problems = [unknown_key(key, known, dotted) for key in values if key not in (*known, "search")]
     task = {key: value for key, value in values.items() if key in Task.model_fields}
     rest = {key: value for key, value in values.items() if key in sections}
     try:
