@@ -44,6 +44,7 @@ from overture.core.injection import Injection, Place, Vectors
 from overture.core.rows import Answer, Candidates, Encoded, OneOf
 from overture.engine.backbone import Backbone
 from overture.engine.compiled import compiled_prompt
+from overture.engine.frontends.text import text_backbone
 from overture.engine.prompted import PromptedModel
 from overture.engine.tokenizer import Tokenizer
 from overture.prompt.build import build_prompt
@@ -269,7 +270,7 @@ def make_backbone(family: str, dtype: torch.dtype = torch.float32) -> Backbone:
     model = make_model(family, dtype=dtype)
     start_id = model.config.decoder_start_token_id if family in SEQ2SEQ else None
     tokenizer = Tokenizer(make_inner_tokenizer(family), CONTEXT, is_encoder=family in ENCODERS, start_id=start_id)
-    return Backbone(model, tokenizer, id=f"tiny-{family}")
+    return text_backbone(model, tokenizer, id=f"tiny-{family}")
 
 
 @functools.cache
@@ -412,7 +413,7 @@ def source_of(
         embedding_norm=backbone.embedding_norm,
         embed=backbone.embed,
         memory_of=backbone.memory_of,
-        encode=backbone.tokenizer.encode_plain,
+        encode=backbone.text.tokenizer.encode_plain,
         sample=lambda num, random: backbone.embed(random.choices(TEXT_IDS, k=num)),
         num_layers=backbone.info.num_layers,
         num_heads=backbone.info.num_kv_heads,
@@ -423,7 +424,7 @@ def source_of(
         examples=examples,
         prompt=stored,
         encoder=source_of(backbone.encoder, candidates, examples) if backbone.encoder else None,
-        null_id=backbone.tokenizer.null_id,
+        null_id=backbone.text.tokenizer.null_id,
     )
 
 

@@ -51,7 +51,7 @@ def question_task(backbone: Backbone) -> Task:
         name="questions",
         kind="generation",
         data={"train": "unused.jsonl"},
-        template=frame_of(backbone.tokenizer).template.replace("{question}", "{question}" + ASKED),
+        template=frame_of(backbone.text.tokenizer).template.replace("{question}", "{question}" + ASKED),
         answer_field="answers",
         max_new_tokens=24,
         metric="squad_f1",
@@ -84,11 +84,11 @@ def study(backbone: Backbone, args: argparse.Namespace, title: str) -> dict[str,
     config = CartridgeConfig(length=args.length, conversations=args.conversations, seed=args.seed)
     store = Store(args.work / "store")
     told = cartridge(text, store, f"{title.lower()}-{args.length}", config, backbone=backbone, origin=title).dump()
-    task, frame = question_task(backbone), frame_of(backbone.tokenizer)
-    encoder = Encoder(task, backbone.tokenizer)
+    task, frame = question_task(backbone), frame_of(backbone.text.tokenizer)
+    encoder = Encoder(task, backbone.text.tokenizer)
     encoded = encoder.encode(rows)
-    head = tuple(backbone.tokenizer.encode_template(frame.head))
-    whole = (*head, *backbone.tokenizer.encode_plain(text))
+    head = tuple(backbone.text.tokenizer.encode_template(frame.head))
+    whole = (*head, *backbone.text.tokenizer.encode_plain(text))
 
     def memory(ids: Sequence[int]) -> Injection:
         return Injection(memory=Memory(backbone.memory_of_tokens(list(ids)), "memory"))

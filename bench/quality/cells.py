@@ -82,7 +82,7 @@ class Lab:
     def scores(self, model: PromptedModel, task: str, num_train: int, seed: int) -> dict[str, Any]:
         """A finished prompt on the rows that chose its epoch and on the test rows."""
         bench_task, rows = decoder_task(task), self.rows(task, num_train, seed)
-        encoder = Encoder(bench_task, self.backbone.tokenizer)
+        encoder = Encoder(bench_task, self.backbone.text.tokenizer)
         scores = {split: score(model, encoder.encode(rows[split]), bench_task) for split in SCORED}
         return {split: score_record(scored, bench_task) for split, scored in scores.items()}
 

@@ -75,7 +75,7 @@ def run_cell(backbone: Backbone, args: argparse.Namespace, seed: int, path: Path
         )
         work.rows["test"] = []
         model, default = tuned_once(work, folder / "default")
-        test = Encoder(task, backbone.tokenizer).encode(rows["test"])
+        test = Encoder(task, backbone.text.tokenizer).encode(rows["test"])
         default_scored = score(model, test, task)
         if found["prompt"]:
             prompt = Host(backbone).open(Path(found["folder"]))

@@ -80,7 +80,7 @@ class Bench:
         torch.set_num_threads(config.threads)
         self.config, self.backbone = config, load_backbone("smollm2", device="cpu", dtype="float32")
         self.task = decoder_task(config.task)
-        self.encoder = Encoder(self.task, self.backbone.tokenizer)
+        self.encoder = Encoder(self.task, self.backbone.text.tokenizer)
         train = random.Random(0).sample(rows_of(config.task, data, "train"), config.num_rows)
         self.train = self.encoder.encode(train)
         self.validation = self.encoder.encode(rows_of(config.task, data, "validation")[: config.num_validation])

@@ -35,6 +35,7 @@ from overture.core.rows import Candidates, Encoded, OneOf
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.cohort import Cohort
+from overture.engine.frontends.text import text_backbone
 from overture.engine.prompted import PromptedModel
 from overture.engine.tokenizer import Tokenizer
 from overture.prompt.build import build_prompt
@@ -129,7 +130,7 @@ def backbone_of(config: Config) -> Backbone:
     # Nothing here has a spelling.
     inner = transformers.PreTrainedTokenizerFast(tokenizer_object=Inner(models.WordLevel({"?": 0}, unk_token="?")))
     name = f"random {config.shape}"
-    backbone = Backbone(random_model(config), Tokenizer(inner, 4096), id=name, weights_sha256="random")
+    backbone = text_backbone(random_model(config), Tokenizer(inner, 4096), id=name, weights_sha256="random")
     return backbone.with_compiled_layers() if config.compile_layers else backbone
 
 
@@ -140,8 +141,8 @@ def source_of(backbone: Backbone) -> PromptSource:
         embedding_norm=backbone.embedding_norm,
         embed=lambda ids: backbone.embed(ids).cpu(),
         memory_of=backbone.memory_of,
-        encode=backbone.tokenizer.encode_plain,
-        sample=backbone.frontend.sample,
+        encode=backbone.text.tokenizer.encode_plain,
+        sample=backbone.text.sample,
         num_layers=info.num_layers,
         num_heads=info.num_kv_heads,
         head_dim=info.head_dim,

@@ -114,7 +114,7 @@ class Bench:
         self.config = config
         backbone = load_backbone("smollm2", device="cpu", dtype="float32")
         task = decoder_task(config.task)
-        encoder = Encoder(task, backbone.tokenizer)
+        encoder = Encoder(task, backbone.text.tokenizer)
         chosen = random.Random(0).sample(rows_of(config.task, data, "train"), config.num_rows)
         self.rows = [replace(row, row=number) for number, row in enumerate(encoder.encode(chosen))]
         source = prompt_source(backbone, encoder)

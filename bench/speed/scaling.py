@@ -125,7 +125,7 @@ class Bench:
         self.backbone: Backbone = load_backbone("smollm2", device="cpu", dtype="float32")
         # The limit of the length is the cell's own.
         task = decoder_task("movie")
-        self.encoder = Encoder(task, self.backbone.tokenizer)
+        self.encoder = Encoder(task, self.backbone.text.tokenizer)
 
     def rows(self, cell: Cell) -> list[Encoded]:
         """Random texts of the cell's length, with labels in turn."""

@@ -285,7 +285,7 @@ def make_bench(config: Config, data: Path) -> Bench:
     backbone = load_backbone("smollm2", device="cpu", dtype=config.dtype)
     task = decoder_task(config.task)
     # One limit for all ways; room for the prompt is not taken from the text.
-    encoder = Encoder(task, backbone.tokenizer)
+    encoder = Encoder(task, backbone.text.tokenizer)
     rows = random.Random(config.seed).sample(rows_of(config.task, data, "train"), config.num_rows)
     return Bench(config, backbone, encoder, encoder.encode(rows))
 

@@ -40,7 +40,7 @@ def make_request(
     if family in ENCODERS:
         values |= {"template": "{text}", "read": "mean"}
     task = Task.model_validate(values | {"labels": {"good": " g", "bad": " b"}} | changes)
-    encoder = Encoder(task, backbone.tokenizer)
+    encoder = Encoder(task, backbone.text.tokenizer)
     splits = {name: rows_of(count, seed) for seed, (name, count) in enumerate({"train": 12, "validation": 8}.items())}
     rows = {name: encoder.encode(split) for name, split in splits.items()}
     return Request(None, backbone, encoder, splits, rows, 0)
@@ -402,9 +402,9 @@ def test_nearest_examples_stand_in_front_of_their_row_as_text():
     found = built("in_context", request, choice="nearest", shots=2)
     for row, encoded in zip(request.splits["validation"], found.rows["validation"], strict=True):
         # A row that is among the examples is nearest to itself, and the nearest stands last.
-        tail = request.encoder.shots([row])[len(request.backbone.tokenizer.bos_ids) :]
-        text = request.backbone.tokenizer.decode(list(encoded.input_ids))
-        assert request.backbone.tokenizer.decode(tail) in text
+        tail = request.encoder.shots([row])[len(request.backbone.text.tokenizer.bos_ids) :]
+        text = request.backbone.text.tokenizer.decode(list(encoded.input_ids))
+        assert request.backbone.text.tokenizer.decode(tail) in text
         assert text.count("Mood:") == 2
         assert encoded.anchor_ids == request.rows["train"][0].anchor_ids
     assert found.model.label_scores(found.rows["validation"]).shape == (4, 2)
@@ -431,7 +431,7 @@ def test_text_stands_in_front_of_the_template():
     request = make_request("llama")
     found = built("text", request, text="Tell the mood.\n")
     encoded = found.rows["validation"][0]
-    text = request.backbone.tokenizer.decode(list(encoded.input_ids))
+    text = request.backbone.text.tokenizer.decode(list(encoded.input_ids))
     assert text.startswith("Tell the mood.\n" + request.splits["validation"][0].fields["text"])
     with pytest.raises(ConfigError, match="text"):
         built("text", request)
@@ -449,7 +449,7 @@ def test_calibration_divides_by_texts_without_content(name, options):
     request = make_request("llama")
     plain, found = built(name, request, **options), built(name, request, calibrated=True, **options)
     (blanks,) = {row.blanks for row in found.rows["validation"]}
-    shown = [request.backbone.tokenizer.decode(list(row.input_ids)) for row in blanks]
+    shown = [request.backbone.text.tokenizer.decode(list(row.input_ids)) for row in blanks]
     assert all(content in text for content, text in zip(("N/A", "[MASK]"), shown, strict=True))
     expected = probabilities(plain, request) / plain.model.label_scores(blanks).exp().mean(0)
     torch.testing.assert_close(probabilities(found, request), expected / expected.sum(1, keepdim=True))

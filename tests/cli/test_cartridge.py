@@ -40,7 +40,7 @@ def inside(backbone) -> study._SelfStudy:
 
 
 def test_the_frame_is_the_chat_template_cut_at_text_and_question(backbone) -> None:
-    assert frame_of(backbone.tokenizer) == Frame("<|system|>", "<|end|><|user|>", "<|end|><|bot|>", "")
+    assert frame_of(backbone.text.tokenizer) == Frame("<|system|>", "<|end|><|user|>", "<|end|><|bot|>", "")
     inner = make_inner_tokenizer("llama")
     for template in (None, "{{ raise_exception('no system') }}", "{{ messages[1].content }}"):
         inner.chat_template = template
@@ -56,7 +56,7 @@ def test_teacher_and_student_read_the_same_conversation(inside, backbone) -> Non
         used = (*talk.used.input_ids, *talk.used.anchor_ids, *talk.used.answer_ids)
         assert (*talk.trained.anchor_ids, *talk.trained.answer_ids) == used
         piece = talk.taught.input_ids[len(inside.head) :]
-        assert backbone.tokenizer.decode(piece) in TEXT
+        assert backbone.text.tokenizer.decode(piece) in TEXT
         assert 20 <= len(piece) <= 40
 
 

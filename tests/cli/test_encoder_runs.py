@@ -18,7 +18,7 @@ def test_the_class_is_chosen_by_what_the_weights_are(folders):
     whole, body = load_backbone(str(folders["whole"])), load_backbone(str(folders["body"]))
     assert (whole.has_head, body.has_head) == (True, False)
     assert whole.info.num_body_parameters > body.info.num_body_parameters
-    assert (body.info.vocab_size, body.info.max_length, body.tokenizer.end_ids) == (300, 256, (257,))
+    assert (body.info.vocab_size, body.info.max_length, body.text.tokenizer.end_ids) == (300, 256, (257,))
     assert body.head_rows([5, 6]).shape == (2, 32)
 
 

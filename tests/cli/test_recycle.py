@@ -126,7 +126,7 @@ class Words:
 )
 def test_tokens_are_matched_by_their_text(texts: list[str], wanted: dict[str, int]) -> None:
     backbone = make_backbone("llama")
-    backbone.tokenizer = Words(texts, (0,))  # type: ignore[assignment]
+    backbone.text.tokenizer = Words(texts, (0,))  # type: ignore[assignment]
     assert plain_texts(backbone) == wanted
 
 
@@ -135,7 +135,7 @@ def test_vocabularies_that_do_not_meet() -> None:
     one, other = common_vectors(old, new, 60)
     assert one.shape == other.shape == (60, WIDTH)
     assert torch.equal(one, other)
-    new.tokenizer = Words([f"x{index}" for index in range(200)])  # type: ignore[assignment]
+    new.text.tokenizer = Words([f"x{index}" for index in range(200)])  # type: ignore[assignment]
     with pytest.raises(ConfigError, match=f"too few tokens in common[^$]*at least {FEWEST}"):
         common_vectors(old, new, 100)
 

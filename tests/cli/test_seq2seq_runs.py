@@ -30,8 +30,8 @@ def test_a_folder_is_the_model_that_was_saved(folders, family):
     given = {"input_ids": ids, "decoder_input_ids": ids[:, :2]}
     torch.testing.assert_close(backbone.model(**given).logits, model(**given).logits, rtol=0, atol=2e-5)
     start = (257, 256) if family == "bart" else (261,)
-    assert backbone.tokenizer.start_ids == start
-    assert (backbone.tokenizer.bos_ids, backbone.tokenizer.end_ids) == (start[1:], (257,))
+    assert backbone.info.start_ids == start
+    assert (backbone.text.tokenizer.bos_ids, backbone.text.tokenizer.end_ids) == (start[1:], (257,))
     assert (backbone.family.kind, backbone.info.max_length) == ("encoder-decoder", 256)
     assert backbone.info.num_layers == len(backbone.layers)
 

@@ -1,5 +1,7 @@
 """Greedy answers against a plain loop that recomputes everything with the untouched model."""
 
+from dataclasses import replace
+
 import oracles
 import pytest
 import torch
@@ -33,7 +35,7 @@ def spelt(ids) -> str:
 @pytest.fixture(params=FAMILIES)
 def backbone(request, monkeypatch):
     made = make_backbone(request.param, torch.float64)
-    monkeypatch.setattr(made.tokenizer, "decode", spelt)
+    monkeypatch.setattr(made.text.tokenizer, "decode", spelt)
     return made
 
 
@@ -87,7 +89,7 @@ def test_compiled_prompts_generate_the_same(backbone):
 
 
 def test_exactly_so_many_new_tokens(backbone, monkeypatch):
-    monkeypatch.setattr(type(backbone.tokenizer), "eos_id", None)
+    monkeypatch.setattr(backbone, "info", replace(backbone.info, eos_id=None))
     rows = make_rows("free text", LENGTHS)
     model = PromptedModel(backbone)
     longest = model.generate(rows, 12, [])
@@ -97,7 +99,7 @@ def test_exactly_so_many_new_tokens(backbone, monkeypatch):
 
 
 def test_an_answer_ends_before_a_stop_text(backbone, monkeypatch):
-    monkeypatch.setattr(type(backbone.tokenizer), "eos_id", None)
+    monkeypatch.setattr(backbone, "info", replace(backbone.info, eos_id=None))
     rows = make_rows("free text", LENGTHS)
     model = PromptedModel(backbone)
     full = model.generate(rows, 12, [])
@@ -112,12 +114,12 @@ def test_an_answer_ends_before_a_stop_text(backbone, monkeypatch):
 
 
 def test_an_answer_ends_at_the_end_token(backbone, monkeypatch):
-    monkeypatch.setattr(type(backbone.tokenizer), "eos_id", None)
+    monkeypatch.setattr(backbone, "info", replace(backbone.info, eos_id=None))
     rows = make_rows("free text", LENGTHS)
     model = PromptedModel(backbone)
     full = model.generate(rows, 12, [])
     for letter in (full[0][3], full[1][0]):
-        monkeypatch.setattr(type(backbone.tokenizer), "eos_id", ord(letter) - 0x4E00)
+        monkeypatch.setattr(backbone, "info", replace(backbone.info, eos_id=ord(letter) - 0x4E00))
         assert model.generate(rows, 12, []) == [answer.split(letter)[0] for answer in full]
 
 

@@ -51,7 +51,7 @@ def loss_of_untouched(family: str, injections: list, rows: list) -> torch.Tensor
     if family in ENCODERS:
         return encoder_oracles.loss(reference, injections, rows)
     if family in SEQ2SEQ:
-        start = backbone_of(family, torch.float64).tokenizer.start_ids
+        start = backbone_of(family, torch.float64).info.start_ids
         return seq2seq_oracles.loss(reference, injections, rows, start)
     return oracles.loss(reference, injections, rows)
 

@@ -15,6 +15,7 @@ from fakes import CONTEXT, SEQ2SEQ, backbone_of, config_of, make_inner_tokenizer
 from overture.core.errors import ArtifactError
 from overture.core.rows import Encoded, OneOf
 from overture.engine.backbone import Backbone
+from overture.engine.frontends.text import text_backbone
 from overture.engine.tokenizer import Tokenizer
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.host import Host
@@ -92,7 +93,7 @@ def answers_alike(folder: Path, family: str, model: Any, task_id: int | None = N
     With a task's number peft runs on labels alone, which it shifts to what the decoder reads.
     """
     tuned = Host(backbone_of(family)).open(folder)
-    ours, start = tuned.model(), tuned.backbone.tokenizer.start_ids
+    ours, start = tuned.model(), tuned.backbone.info.start_ids
 
     def logits(row: Encoded, tail: tuple[int, ...]) -> torch.Tensor:
         ids, begun = torch.tensor([[*row.input_ids, *row.anchor_ids]]), torch.tensor([[*start, *tail]])
@@ -222,7 +223,7 @@ def classified_backbone(family: str) -> Backbone:
     if family != "bert":
         return backbone_of(family)
     tokenizer = Tokenizer(make_inner_tokenizer(family), CONTEXT, is_encoder=True)
-    return Backbone(classifier_of(family).bert, tokenizer, id="tiny-bert")
+    return text_backbone(classifier_of(family).bert, tokenizer, id="tiny-bert")
 
 
 def scores_alike(folder: Path, backbone: Backbone, model: Any, **more: Any) -> None:

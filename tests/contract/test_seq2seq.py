@@ -45,7 +45,11 @@ IN_SEQ2SEQ = [case for case in CASES if case.method != "cpt"]
 @EACH
 def test_loss_gradients_and_scores_are_the_untouched_models(family, case, kind):
     backbone, reference = backbone_of(family, DOUBLE), reference_of(family, DOUBLE)
-    prompt, rows, start = make_prompt(case, backbone, length=2), make_rows(kind, LENGTHS), backbone.tokenizer.start_ids
+    prompt, rows, start = (
+        make_prompt(case, backbone, length=2),
+        make_rows(kind, LENGTHS),
+        backbone.info.start_ids,
+    )
     model = PromptedModel(backbone, prompt)
     if is_fit(case, kind):
         ours = model.loss(rows)
@@ -68,7 +72,7 @@ def test_no_prompt_is_the_untouched_model(family, kind, is_cached):
     backbone, reference = backbone_of(family, DOUBLE), reference_of(family, DOUBLE)
     rows = make_rows(kind, LENGTHS, seed=2)
     model = PromptedModel(backbone, None, InputCache(budget_bytes=1 << 20) if is_cached else None)
-    theirs = oracles.loss(reference, [None] * len(rows), rows, backbone.tokenizer.start_ids)
+    theirs = oracles.loss(reference, [None] * len(rows), rows, backbone.info.start_ids)
     torch.testing.assert_close(model.loss(rows), theirs, **EXACT)
 
 
@@ -78,7 +82,7 @@ def test_higher_layers_are_the_untouched_models(place, layer):
     backbone, reference = backbone_of("t5", DOUBLE), reference_of("t5", DOUBLE)
     prompt = make_prompt(Case("late", place, {"layer": layer}), backbone)
     rows = make_rows("several tokens", LENGTHS)
-    theirs = oracles.loss(reference, [prompt.injection()] * len(rows), rows, backbone.tokenizer.start_ids)
+    theirs = oracles.loss(reference, [prompt.injection()] * len(rows), rows, backbone.info.start_ids)
     for cache in (None, InputCache(budget_bytes=1 << 20)):
         torch.testing.assert_close(PromptedModel(backbone, prompt, cache).loss(rows), theirs, **EXACT)
 
@@ -91,8 +95,8 @@ def spelt(ids) -> str:
 @pytest.mark.parametrize(("family", "case"), [*((family, None) for family in SEQ2SEQ), *SEQ2SEQ_CASES], ids=str)
 def test_answers_are_those_of_a_plain_loop(family, case, monkeypatch):
     backbone = make_backbone(family, DOUBLE)
-    monkeypatch.setattr(backbone.tokenizer, "decode", spelt)
-    prompt, start = make_prompt(case, backbone) if case else None, backbone.tokenizer.start_ids
+    monkeypatch.setattr(backbone.text.tokenizer, "decode", spelt)
+    prompt, start = make_prompt(case, backbone) if case else None, backbone.info.start_ids
     model, cached = PromptedModel(backbone, prompt), PromptedModel(backbone, prompt, InputCache(1 << 20))
     rows, reference = make_rows("free text", (5, 19, 0, 2)), reference_of(family, DOUBLE)
     with torch.no_grad():
@@ -107,8 +111,8 @@ def test_answers_are_those_of_a_plain_loop(family, case, monkeypatch):
 @pytest.mark.parametrize("family", SEQ2SEQ)
 def test_answers_are_those_of_the_librarys_generate(family, monkeypatch):
     backbone, reference = make_backbone(family, DOUBLE), reference_of(family, DOUBLE)
-    monkeypatch.setattr(backbone.tokenizer, "decode", spelt)
-    rows, start = make_rows("free text", (5, 19, 1, 2)), backbone.tokenizer.start_ids
+    monkeypatch.setattr(backbone.text.tokenizer, "decode", spelt)
+    rows, start = make_rows("free text", (5, 19, 1, 2)), backbone.info.start_ids
     texts = [(*row.input_ids, *row.anchor_ids) for row in rows]
     longest, pad = max(map(len, texts)), reference.config.pad_token_id
     ids = torch.tensor([[*text, *[pad] * (longest - len(text))] for text in texts])
@@ -245,7 +249,7 @@ def test_what_encoder_decoders_cannot_do(family):
 @pytest.mark.parametrize("family", SEQ2SEQ)
 def test_words_and_tokens_without_a_task_are_the_untouched_models(family):
     backbone, reference = backbone_of(family, DOUBLE), reference_of(family, DOUBLE)
-    prompt, start = make_prompt(Case("vectors", "after"), backbone), backbone.tokenizer.start_ids
+    prompt, start = make_prompt(Case("vectors", "after"), backbone), backbone.info.start_ids
     model, rows = PromptedModel(backbone, prompt), make_rows("several tokens", (5, 19, 0))
     with torch.no_grad():
         for row, own in zip(rows, model.ask(rows, Likelihoods()), strict=True):

@@ -13,7 +13,7 @@ from overture.core.errors import BackboneError
 from overture.core.rows import Encoded, OneOf, Segment, Signal, Tokens
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
-from overture.engine.frontends.text import TextFrontend
+from overture.engine.frontends.text import text_backbone
 from overture.engine.prompted import PromptedModel, RowPrompts
 from overture.engine.tokenizer import Tokenizer
 
@@ -30,38 +30,37 @@ CASES = [
 
 
 class Patches:
-    """Reads texts, and images [1, 2, 2 n] as n patches through a random map."""
+    """Reads images [1, 2, 2 n] as n patches through a random map."""
 
-    modalities = frozenset({"text", "image"})
+    modalities = frozenset({"image"})
 
     def __init__(self, backbone: Backbone) -> None:
-        self.text = TextFrontend(backbone.tokenizer, backbone.embed, backbone.info.vocab_size)
         generator = torch.Generator().manual_seed(3)
         self.map = torch.randn(4, backbone.info.hidden_size, generator=generator, dtype=torch.float64)
         self.fingerprint = "patches"
         self.entered: list[str] = []
 
     def segments(self, value: object) -> Sequence[Segment]:
-        return self.text.segments(value)
+        assert isinstance(value, Signal)
+        return [value]
 
     def enter(self, segments: Sequence[Segment]) -> Tensor:
         parts = []
         for segment in segments:
-            if isinstance(segment, Signal):
-                self.entered.append(segment.key)
-                pixels = segment.load()
-                parts.append(pixels[0].unfold(1, 2, 2).permute(1, 0, 2).reshape(segment.length, 4) @ self.map)
-            else:
-                parts.append(self.text.enter([segment]))
+            assert isinstance(segment, Signal)
+            self.entered.append(segment.key)
+            pixels = segment.load()
+            parts.append(pixels[0].unfold(1, 2, 2).permute(1, 0, 2).reshape(segment.length, 4) @ self.map)
         return torch.cat(parts)
 
     def sample(self, num: int, random: Random) -> Tensor:
-        return self.text.sample(num, random)
+        generator = torch.Generator().manual_seed(random.randrange(1 << 30))
+        return torch.randn(num, len(self.map[0]), generator=generator, dtype=torch.float64)
 
 
 def backbone_with_images() -> Backbone:
     model = make_model("llama", dtype=torch.float64)
-    return Backbone(model, Tokenizer(make_inner_tokenizer(), CONTEXT), id="images", frontend=Patches)
+    return text_backbone(model, Tokenizer(make_inner_tokenizer(), CONTEXT), Patches, id="images")
 
 
 def image(number: int, length: int) -> Signal:
@@ -70,7 +69,7 @@ def image(number: int, length: int) -> Signal:
     def load() -> Tensor:
         return torch.randn(1, 2, 2 * length, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
 
-    return Signal(f"image-{number}", length, load)
+    return Signal("image", f"image-{number}", length, load)
 
 
 def rows_with_images() -> list[Encoded]:
@@ -91,7 +90,10 @@ def test_scores_without_a_prompt_are_the_untouched_models():
     scores = PromptedModel(backbone).ask(rows, LabelScores())
     words = torch.tensor([word[0] for word in ONE_TOKEN.words])
     for row, own in zip(rows, scores, strict=True):
-        vectors = backbone.frontend.enter([*row.input, *row.anchor])
+        segments = [*row.input, *row.anchor]
+        modalities = [segment.modality if isinstance(segment, Signal) else "text" for segment in segments]
+        parts = [backbone.frontend_of(m).enter([segment]) for m, segment in zip(modalities, segments, strict=True)]
+        vectors = torch.cat(parts)
         with torch.no_grad():
             logits = reference_of("llama", torch.float64)(inputs_embeds=vectors[None], use_cache=False).logits[0, -1]
         by_word = logits[words].log_softmax(0)
@@ -128,7 +130,9 @@ def test_content_is_entered_once(case):
     model.warm(rows)
     for _ in range(2):
         model.ask(rows, Losses())
-    assert sorted(backbone.frontend.entered) == ["image-0", "image-1", "image-2"]
+    images = backbone.frontend_of("image")
+    assert isinstance(images, Patches)
+    assert sorted(images.entered) == ["image-0", "image-1", "image-2"]
 
 
 def test_mixed_prompts_and_a_copy_read_images_too():
@@ -145,9 +149,9 @@ def test_mixed_prompts_and_a_copy_read_images_too():
 
 def test_a_model_of_texts_refuses_an_image():
     model = make_model("llama", dtype=torch.float64)
-    backbone = Backbone(model, Tokenizer(make_inner_tokenizer(), CONTEXT), id="texts")
+    backbone = text_backbone(model, Tokenizer(make_inner_tokenizer(), CONTEXT), id="texts")
     with pytest.raises(BackboneError) as error:
         PromptedModel(backbone).ask(rows_with_images(), LabelScores())
-    assert error.value.got == "signal image-0"
+    assert (error.value.got, error.value.wanted) == ("image", "text")
     with pytest.raises(TypeError):
         _ = rows_with_images()[0].input_ids

@@ -23,9 +23,9 @@ from fakes import (
 from overture.core.errors import BackboneError
 from overture.engine import families as supported
 from overture.engine.attention import Columns, Step
-from overture.engine.backbone import Backbone
 from overture.engine.compiled import compiled_prompt
 from overture.engine.families import max_length
+from overture.engine.frontends.text import text_backbone
 from overture.engine.info import weights_digest
 from overture.engine.prompted import PromptedModel
 from overture.engine.tokenizer import Tokenizer
@@ -172,7 +172,7 @@ def test_digest_tells_one_changed_bit():
 def test_an_unsupported_family_is_refused():
     model = AutoModelForCausalLM.from_config(BloomConfig(vocab_size=300, hidden_size=32, n_layer=1, n_head=2))
     with pytest.raises(BackboneError, match="not supported yet") as caught:
-        Backbone(model, Tokenizer(make_inner_tokenizer(), CONTEXT), id="some/bloom")
+        text_backbone(model, Tokenizer(make_inner_tokenizer(), CONTEXT), id="some/bloom")
     assert caught.value.got == "bloom"
     assert "llama" in caught.value.wanted
     assert model.config._attn_implementation != "overture"
@@ -236,7 +236,7 @@ def test_compile_keeps_what_follows_the_text():
 
 class TestTokenizer:
     def test_special_tokens_in_users_text_are_only_text(self):
-        tokenizer = backbone_of("llama").tokenizer
+        tokenizer = backbone_of("llama").text.tokenizer
         assert not set(tokenizer.encode_plain("a<eos>b<|user|>")) & tokenizer.special_ids
         assert tokenizer.encode_template("<eos>") == [257]
         assert tokenizer.decode(tokenizer.encode_plain("a<eos>b")) == "a<eos>b"
@@ -244,17 +244,17 @@ class TestTokenizer:
         assert 257 in tokenizer.encode_template("a<eos>b")
 
     def test_pieces_between_special_tokens(self):
-        tokenizer = backbone_of("llama").tokenizer
+        tokenizer = backbone_of("llama").text.tokenizer
         assert tokenizer.split_specials("a<eos>b") == [("a", False), ("<eos>", True), ("b", False)]
         assert tokenizer.split_specials("") == []
 
     def test_tokens_before_any_text(self):
-        assert backbone_of("gemma3_text").tokenizer.bos_ids == (256,)
-        assert backbone_of("llama").tokenizer.bos_ids == ()
-        assert backbone_of("gemma3_text").tokenizer.encode_plain("a")[0] != 256
+        assert backbone_of("gemma3_text").text.tokenizer.bos_ids == (256,)
+        assert backbone_of("llama").text.tokenizer.bos_ids == ()
+        assert backbone_of("gemma3_text").text.tokenizer.encode_plain("a")[0] != 256
 
     def test_fingerprints(self):
-        tokenizer = backbone_of("llama").tokenizer
-        assert tokenizer.sha256 != backbone_of("gemma3_text").tokenizer.sha256
+        tokenizer = backbone_of("llama").text.tokenizer
+        assert tokenizer.sha256 != backbone_of("gemma3_text").text.tokenizer.sha256
         assert tokenizer.chat_template_sha256 == hashlib.sha256(tokenizer.inner.chat_template.encode()).hexdigest()
         assert tokenizer.chat([{"role": "user", "content": "hi"}]) == "<|user|>hi<|end|><|bot|>"

@@ -21,7 +21,7 @@ def theirs(family, row: Encoded, num_tokens: int, **options) -> tuple[int, ...]:
     ids = torch.tensor([[*row.input_ids, *row.anchor_ids]])
     config = GenerationConfig(max_new_tokens=num_tokens, eos_token_id=EOS, pad_token_id=0, do_sample=False, **options)
     given = {"attention_mask": torch.ones_like(ids), "generation_config": config}
-    start = list(backbone_of(family, torch.float64).tokenizer.start_ids)
+    start = list(backbone_of(family, torch.float64).info.start_ids)
     if start:
         # BART's own begins with the end token, which is none there.
         config.decoder_start_token_id, given["decoder_input_ids"] = start[0], torch.tensor([start])

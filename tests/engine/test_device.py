@@ -14,6 +14,7 @@ from overture.engine import attention, cache, transfer
 from overture.engine.attention import Step
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
+from overture.engine.frontends.text import text_backbone
 from overture.engine.prompted import PromptedModel
 
 HALF, FAR = torch.bfloat16, torch.device("meta")
@@ -54,7 +55,7 @@ def meta_is_far(monkeypatch):
 def far() -> Backbone:
     """A tiny model in half precision on that device."""
     model = make_model("llama", dtype=HALF).to(FAR)
-    return Backbone(model, backbone_of("llama").tokenizer, id="far", weights_sha256="0")
+    return text_backbone(model, backbone_of("llama").text.tokenizer, id="far", weights_sha256="0")
 
 
 def test_such_a_device_would_notice(far) -> None:

@@ -70,7 +70,7 @@ def test_texts_of_encoder_decoders_cost_their_encoder_once(
 ) -> None:
     backbone = backbone_of(family)
     # The start tokens, and the answer but for its last token.
-    num_live = len(backbone.tokenizer.start_ids) + 2
+    num_live = len(backbone.info.start_ids) + 2
     at_before, at_after = [PromptedModel(backbone, prompt(backbone, place), InputCache()) for place in SIDES]
     with counted(backbone) as found:
         at_before.loss(ROWS)

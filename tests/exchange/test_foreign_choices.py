@@ -73,7 +73,7 @@ def task_of(found, folder):
 
 def log_likelihood(context, choice):
     """Of a choice behind a context, by the bare model."""
-    tokenizer = backbone_of("llama").tokenizer
+    tokenizer = backbone_of("llama").text.tokenizer
     first, second = ([*tokenizer.encode_plain(text)] for text in (context, f" {choice}"))
     with torch.no_grad():
         shares = reference_of("llama")(torch.tensor([first + second])).logits[0].log_softmax(-1)
@@ -94,7 +94,8 @@ def test_from_their_file_to_scores(tmp_path, form, metric):
     read = sorted([*splits.train, *splits.validation, *splits.test], key=lambda row: row.line)
     assert list(gold_of(task, read)) == gold
     backbone = backbone_of("llama")
-    scored = score(PromptedModel(backbone), Encoder(task, backbone.tokenizer).encode(read), task, gold_of(task, read))
+    encoded = Encoder(task, backbone.text.tokenizer).encode(read)
+    scored = score(PromptedModel(backbone), encoded, task, gold_of(task, read))
     wanted = []
     for row in rows:
         texts = row["choices"]["text"] if form == "arc" else row["choices"]
@@ -149,7 +150,8 @@ def test_letters_for_the_entries_of_a_list(tmp_path):
     splits = load_splits(task)
     read = sorted([*splits.train, *splits.validation, *splits.test], key=lambda row: row.line)
     backbone = backbone_of("llama")
-    scored = score(PromptedModel(backbone), Encoder(task, backbone.tokenizer).encode(read), task, gold_of(task, read))
+    encoded = Encoder(task, backbone.text.tokenizer).encode(read)
+    scored = score(PromptedModel(backbone), encoded, task, gold_of(task, read))
     wanted = []
     for row in MMLU_ROWS:
         listed = "".join(f"{own}. {shown}\n" for own, shown in zip(letters, row["choices"], strict=True))

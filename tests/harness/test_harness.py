@@ -267,7 +267,7 @@ def test_a_translated_task_with_choices_of_the_rows_own_scores_as_there(tmp_path
     lm = OvertureLM(backbone=str(home / "tiny"))
     results, samples = evaluated(lm, told)
     read = [Row(row, line, "here") for line, row in enumerate(rows, 1)]
-    scored = score(lm.model, Encoder(task, lm.backbone.tokenizer).encode(read), task, gold_of(task, read))
+    scored = score(lm.model, Encoder(task, lm.backbone.text.tokenizer).encode(read), task, gold_of(task, read))
     theirs = [[value for ((value, _),) in sample["resps"]] for sample in samples]
     best = [row["choices"]["text"][each.index(max(each))] for row, each in zip(rows, theirs, strict=True)]
     assert list(scored.predicted) == best

@@ -25,4 +25,4 @@ def backbone(case):
 
 @pytest.fixture
 def encoder(sample, backbone) -> Encoder:
-    return Encoder(task_of(sample), backbone.tokenizer, reserve=3)
+    return Encoder(task_of(sample), backbone.text.tokenizer, reserve=3)

@@ -162,14 +162,14 @@ def test_half_a_character_in_the_text_is_told(sample, encoder):
 @pytest.mark.parametrize("label", ["AB", "", "BCD", "Z", -1, 2, 1e300])
 def test_a_choice_is_one_letter_or_number(label):
     sample = SAMPLES["choice"]
-    encoder = Encoder(task_of(sample), backbone_of("llama").tokenizer)
+    encoder = Encoder(task_of(sample), backbone_of("llama").text.tokenizer)
     with pytest.raises(DataError, match="none of the choices"):
         encoder.encode(rows_of([{**sample.rows[0], "label": label}]))
 
 
 def test_a_model_that_says_nothing_is_scored(sample, encoder, backbone):
     rows = rows_of(sample.rows)
-    silent: Any = Teacher(backbone.tokenizer, is_silent=True)
+    silent: Any = Teacher(backbone.text.tokenizer, is_silent=True)
     found = score(silent, encoder.encode(rows), encoder.task, gold_of(encoder.task, rows))
     for value in found.metrics(encoder.task).values():
         assert math.isfinite(value.value)
@@ -188,9 +188,9 @@ def test_what_is_taught_is_what_is_read_back(sample, backbone, text):
     """Rows go in, right answers come out: nothing on the way may touch a character."""
     # The tiny tokenizers write bytes.
     room = {"options": {"max_answer_tokens": 60}} if sample.task["kind"] == "qa" else {}
-    encoder = Encoder(task_of(sample, **room), backbone.tokenizer)
+    encoder = Encoder(task_of(sample, **room), backbone.text.tokenizer)
     rows = rows_of([strange(sample, text), *sample.rows])
-    teacher: Any = Teacher(backbone.tokenizer)
+    teacher: Any = Teacher(backbone.text.tokenizer)
     found = score(teacher, encoder.encode(rows), encoder.task, gold_of(encoder.task, rows))
     kind = encoder.task.kind
     if kind == "regression":
@@ -203,19 +203,19 @@ def test_what_is_taught_is_what_is_read_back(sample, backbone, text):
 
 @pytest.mark.parametrize("text", STRANGE)
 def test_strange_characters_reach_the_model_whole(sample, backbone, text):
-    encoder = Encoder(task_of(sample), backbone.tokenizer)
+    encoder = Encoder(task_of(sample), backbone.text.tokenizer)
     first = encoder.encode(rows_of([strange(sample, text)]))[0]
-    assert text in backbone.tokenizer.decode([*first.input_ids, *first.anchor_ids])
+    assert text in backbone.text.tokenizer.decode([*first.input_ids, *first.anchor_ids])
 
 
 # -- an answer longer than the room
 
 
 def test_an_answer_longer_than_the_room_is_told_and_nothing_breaks(sample, backbone):
-    if backbone.tokenizer.is_encoder:
+    if backbone.text.tokenizer.is_encoder:
         pytest.skip("an encoder writes nothing")
     changes, change, told = TOO_LONG[sample.task["kind"]]
-    encoder = Encoder(task_of(sample, **changes), backbone.tokenizer)
+    encoder = Encoder(task_of(sample, **changes), backbone.text.tokenizer)
     good, long = sample.rows[1], {**sample.rows[0], **change}
     rows = rows_of([good if not changes.get("labels") else {**good, **change}, long])
     if told == "too long":
@@ -232,7 +232,7 @@ def test_an_answer_longer_than_the_room_is_told_and_nothing_breaks(sample, backb
 def test_an_encoder_writes_nothing_and_needs_no_room_for_it(name):
     changes, change, _ = TOO_LONG[name]
     sample, backbone = SAMPLES[name].read_by("bert"), backbone_of("bert")
-    encoder = Encoder(task_of(sample, **changes), backbone.tokenizer, reserve=3)
+    encoder = Encoder(task_of(sample, **changes), backbone.text.tokenizer, reserve=3)
     rows = rows_of([{**sample.rows[0], **change}])
     found = score(bare(backbone, encoder), encoder.encode(rows), encoder.task, gold_of(encoder.task, rows))
     assert not encoder.notices
@@ -243,7 +243,7 @@ def test_an_encoder_writes_nothing_and_needs_no_room_for_it(name):
 def test_a_word_longer_than_a_mask_is_refused(name):
     changes, change, _ = TOO_LONG[name]
     sample, backbone = SAMPLES[name].read_by("bert mask"), backbone_of("bert")
-    encoder = Encoder(task_of(sample, **changes), backbone.tokenizer)
+    encoder = Encoder(task_of(sample, **changes), backbone.text.tokenizer)
     encoded = encoder.encode(rows_of([{**sample.rows[0], **change}]))
     with pytest.raises(BackboneError, match="one token"):
         bare(backbone, encoder).check(encoded)
@@ -251,14 +251,14 @@ def test_a_word_longer_than_a_mask_is_refused(name):
 
 def test_an_answer_of_more_words_than_an_encoder_may_say_is_told():
     sample, backbone = SAMPLES["qa"].read_by("bert"), backbone_of("bert")
-    encoder = Encoder(task_of(sample, options={"max_answer_tokens": 2}), backbone.tokenizer, reserve=3)
+    encoder = Encoder(task_of(sample, options={"max_answer_tokens": 2}), backbone.text.tokenizer, reserve=3)
     rows = rows_of([sample.rows[1], {**sample.rows[0], "answers": ["saw Rome in"]}])
     encoded = encoder.encode(rows)
     (told,) = encoder.notices
     assert "1 of 2 rows" in told
     assert "cannot be given" in told
     assert "rows.jsonl:2" in told
-    teacher: Any = Teacher(backbone.tokenizer)
+    teacher: Any = Teacher(backbone.text.tokenizer)
     found = score(teacher, encoded, encoder.task, gold_of(encoder.task, rows))
     assert found.predicted[0] == sample.rows[1]["answers"]
     assert found.predicted[1] != "saw Rome in"
@@ -268,7 +268,7 @@ def test_an_answer_of_more_words_than_an_encoder_may_say_is_told():
 def test_an_answer_that_no_window_holds_is_told(family):
     sample, backbone = SAMPLES["qa"], backbone_of(family)
     changes = sample.encoder if family == "bert" else {}
-    encoder = Encoder(task_of(sample, **changes), backbone.tokenizer)
+    encoder = Encoder(task_of(sample, **changes), backbone.text.tokenizer)
     long = {**sample.rows[0], "context": "word " * 300, "answers": ["word " * 250 + "word"]}
     rows = rows_of([sample.rows[1], long])
     encoded = encoder.encode(rows)
@@ -277,7 +277,7 @@ def test_an_answer_that_no_window_holds_is_told(family):
     assert "1 rows" in told
     assert "rows.jsonl:2" in told
     # Where no answers are asked for there is nothing to tell.
-    unasked = Encoder(task_of(sample, **changes), backbone.tokenizer)
+    unasked = Encoder(task_of(sample, **changes), backbone.text.tokenizer)
     unasked.encode_fields([{"context": long["context"], "question": "What?"}])
     assert not [notice for notice in unasked.notices if "nothing is learnt" in notice]
 
@@ -309,4 +309,4 @@ def test_further_references_may_be_missing(more):
     assert gold_of(task, rows_of([row])) == (" y",)
     for bad in ([None], {}, ["a", {}]):
         with pytest.raises(DataError, match="'more'"):
-            Encoder(task, backbone_of("llama").tokenizer).encode(rows_of([{**row, "more": bad}]))
+            Encoder(task, backbone_of("llama").text.tokenizer).encode(rows_of([{**row, "more": bad}]))

@@ -49,7 +49,7 @@ def stored(
     """A prompt with random values, kept as a folder."""
     backbone = backbone_of(family)
     config = PromptConfig(method=method, place=place, length=length, options=SMALL.get(method, {}))
-    prompt = build_prompt(config, prompt_source(backbone, Encoder(task, backbone.tokenizer)), seed)
+    prompt = build_prompt(config, prompt_source(backbone, Encoder(task, backbone.text.tokenizer)), seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for value in prompt.trainable().values():
@@ -79,7 +79,7 @@ def assert_as_alone(host: Host, requests: list[Ask]) -> None:
     """Replies equal those of each row by itself, through no host and with nothing kept."""
     for request, reply in zip(requests, host.answer(requests), strict=True):
         handle = request.handle
-        encoded = Encoder(handle.task, handle.backbone.tokenizer, handle.manifest.length).encode_fields(
+        encoded = Encoder(handle.task, handle.backbone.text.tokenizer, handle.manifest.length).encode_fields(
             [request.fields]
         )
         (alone,) = predict(PromptedModel(handle.adapted, handle.prompt), encoded, handle.task)

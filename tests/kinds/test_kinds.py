@@ -33,7 +33,7 @@ def prompted(backbone, encoder, case: Case, seed: int = 0, cache=None, labels="a
 
 def bare(backbone, encoder) -> PromptedModel:
     """The model without a prompt; an encoder's labels that are no words need vectors, trained or not."""
-    needs_vectors = backbone.tokenizer.is_encoder and not encoder.task.has_mask
+    needs_vectors = backbone.text.tokenizer.is_encoder and not encoder.task.has_mask
     return prompted(backbone, encoder, Case("prefix", "memory")) if needs_vectors else PromptedModel(backbone)
 
 
@@ -108,7 +108,7 @@ def test_learning_lowers_the_loss_and_finds_the_answers(sample, encoder, backbon
 def test_scores_depend_on_no_batch_and_no_cache(sample, encoder, backbone):
     rows = rows_of(sample.rows * 2)
     encoded, gold = encoder.encode(rows), gold_of(encoder.task, rows)
-    case = Case("prefix", "memory" if backbone.tokenizer.is_encoder else "after")
+    case = Case("prefix", "memory" if backbone.text.tokenizer.is_encoder else "after")
     model, cached = (prompted(backbone, encoder, case, cache=cache) for cache in (None, InputCache(1 << 20)))
     once = score(model, encoded, encoder.task, gold)
     for other in (score(model, encoded, encoder.task, gold, max_tokens=1), score(cached, encoded, encoder.task, gold)):
@@ -124,7 +124,7 @@ def test_very_long_rows_are_refused_or_shortened(sample, backbone):
     if "tags" in long:
         long["tags"] = long["tags"] + ["O"] * (len(long["tokens"]) - len(long["tags"]))
     rows = rows_of([sample.rows[1], long])
-    tokenizer = backbone.tokenizer
+    tokenizer = backbone.text.tokenizer
     if sample.task["kind"] == "qa":
         encoder = Encoder(task_of(sample), tokenizer, reserve=3)
         encoded = encoder.encode(rows)
@@ -156,7 +156,7 @@ def lengthened(sample: Sample):
 @pytest.mark.parametrize("family", ["llama", "t5"])
 def test_an_answer_longer_than_the_room_is_told(family):
     sample, backbone = SAMPLES["generation"], backbone_of(family)
-    encoder = Encoder(task_of(sample, max_new_tokens=3), backbone.tokenizer)
+    encoder = Encoder(task_of(sample, max_new_tokens=3), backbone.text.tokenizer)
     encoder.encode(rows_of([{**sample.rows[0], "short": " a very long answer"}, sample.rows[1]]))
     assert any("longer than the 3 tokens" in notice and "rows.jsonl:1" in notice for notice in encoder.notices)
     too_long = {**sample.rows[0], "short": " word" * 400}
@@ -189,7 +189,7 @@ HEADED = [*((name, Case("prefix", "memory")) for name in ENCODED), *((n, Case("w
 def test_encoders_learn_with_label_vectors_beside_any_method(name, case):
     sample = SAMPLES[name]
     backbone = backbone_of("bert")
-    encoder = Encoder(task_of(sample, **sample.encoder), backbone.tokenizer)
+    encoder = Encoder(task_of(sample, **sample.encoder), backbone.text.tokenizer)
     rows = rows_of(sample.rows)
     encoded = encoder.encode(rows)
     with_head = prompted(backbone, encoder, case)
@@ -210,7 +210,7 @@ def test_encoders_learn_with_label_vectors_beside_any_method(name, case):
 def test_marks_need_a_head(name):
     sample = SAMPLES[name]
     backbone = backbone_of("bert")
-    encoder = Encoder(task_of(sample, **sample.encoder), backbone.tokenizer)
+    encoder = Encoder(task_of(sample, **sample.encoder), backbone.text.tokenizer)
     encoded = encoder.encode(rows_of(sample.rows))
     with pytest.raises(BackboneError, match="vector for each label"):
         prompted(backbone, encoder, Case("prefix", "memory"), labels="words").check(encoded)
@@ -222,7 +222,7 @@ def test_encoders_refuse_what_they_cannot(name):
     backbone = make_backbone("bert")
 
     def check():
-        encoder = Encoder(task_of(sample), backbone.tokenizer)
+        encoder = Encoder(task_of(sample), backbone.text.tokenizer)
         PromptedModel(backbone).check(encoder.encode(rows_of(sample.rows)))
 
     with pytest.raises((DataError, BackboneError), match="encoder"):
@@ -236,7 +236,7 @@ TAUGHT = [*((name, family) for name in SAMPLES for family in ("llama", "bart")),
 def test_what_is_said_gives_the_loss_and_can_be_taught(name, family):
     sample = SAMPLES[name]
     backbone = backbone_of(family)
-    encoder = Encoder(task_of(sample, **(sample.encoder if family == "bert" else {})), backbone.tokenizer)
+    encoder = Encoder(task_of(sample, **(sample.encoder if family == "bert" else {})), backbone.text.tokenizer)
     rows = [row for row in encoder.encode(rows_of(sample.rows)) if row.target.is_known]
     teacher, student = (prompted(backbone, encoder, Case("prefix", "memory"), seed) for seed in (0, 1))
     said = student.ask(rows, Readouts())
@@ -252,7 +252,7 @@ def test_what_is_said_gives_the_loss_and_can_be_taught(name, family):
 @pytest.mark.parametrize("family", ["t5", "bart"])
 def test_lora_changes_both_stacks_of_an_encoder_decoder_and_its_copy_alone(family):
     backbone = backbone_of(family)
-    encoder = Encoder(task_of(SAMPLES["qa"]), backbone.tokenizer)
+    encoder = Encoder(task_of(SAMPLES["qa"]), backbone.text.tokenizer)
     encoded = encoder.encode(rows_of(SAMPLES["qa"].rows))
     options = LoraOptions(rank=2)
     copied = with_lora(backbone, options)

@@ -24,7 +24,7 @@ OPTIONS = {"max_answer_tokens": 20, "no_answer": "none"}
 
 def encoder_of(**options) -> Encoder:
     task = task_of(SAMPLES["qa"], template="{question} {context}", options=OPTIONS | options)
-    return Encoder(task, backbone_of("bert").tokenizer)
+    return Encoder(task, backbone_of("bert").text.tokenizer)
 
 
 def test_the_first_token_is_right_where_nothing_is():
@@ -90,7 +90,7 @@ def test_a_threshold_is_for_encoders_that_may_find_none():
         validated(Task, {**task, "options": {"no_answer_threshold": 1.0}}, "task.yaml")
     both = validated(Task, {**task, "options": OPTIONS | {"no_answer_threshold": 1.0}}, "task.yaml")
     with pytest.raises(DataError, match="no_answer_threshold"):
-        Encoder(both, backbone_of("llama").tokenizer)
+        Encoder(both, backbone_of("llama").text.tokenizer)
     free = validated(Task, {**task, "options": {"mode": "generative"}}, "task.yaml")
     with pytest.raises(DataError, match="a piece of the context"):
-        Encoder(free, backbone_of("bert").tokenizer)
+        Encoder(free, backbone_of("bert").text.tokenizer)

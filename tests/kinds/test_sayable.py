@@ -28,7 +28,7 @@ FAMILIES = ("llama", "bert")
 def encoder_of(name, family, **changes):
     plain = SAMPLES[name].encoder if family == "bert" else {}
     task = task_of(SAMPLES[name], **{**plain, **changes})
-    return Encoder(task, backbone_of(family).tokenizer)
+    return Encoder(task, backbone_of(family).text.tokenizer)
 
 
 def raw(family, **changes):
@@ -191,7 +191,7 @@ def test_a_chat_ends_at_no_text_and_a_piece_of_a_text_neither():
 def test_code_of_several_lines_is_learnt_to_the_letter_where_nothing_stops_it():
     code = {"template": "# {text}\n", "metric": "exact_text", "max_new_tokens": 20}
     rows = rows_of([{"text": "one", "short": "if:\n  a"}])
-    encoder = Encoder(task_of(SAMPLES["generation"], **code, stop=[]), backbone_of("llama").tokenizer)
+    encoder = Encoder(task_of(SAMPLES["generation"], **code, stop=[]), backbone_of("llama").text.tokenizer)
     model = prompted(backbone_of("llama"), encoder, Case("prefix", "memory"))
     encoded, gold = encoder.encode(rows), gold_of(encoder.task, rows)
     optimiser = torch.optim.Adam(model.trainable().values(), lr=0.05)

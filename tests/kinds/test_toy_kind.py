@@ -99,7 +99,7 @@ def test_a_new_kind_is_encoded_and_scored(file):
     assert task.metric == "accuracy"
     backbone = backbone_of("llama")
     rows = [Row(fields, number, "here") for number, fields in enumerate(rows_of(6), 1)]
-    encoder = Encoder(task, backbone.tokenizer)
+    encoder = Encoder(task, backbone.text.tokenizer)
     encoded = encoder.encode(rows)
     assert [row.label for row in encoded] == [0, 1] * 3
     found = score(PromptedModel(backbone), encoded, task, gold_of(task, rows))

@@ -98,7 +98,7 @@ class TestContext:
     def test_it_starts_as_the_text_of_labelled_examples(self, backbone):
         prompt = built(backbone, "cpt", length=60, num_examples=3)
         values = prompt.injection().vectors.values.detach()
-        separator = backbone.tokenizer.encode_plain(SEPARATOR)
+        separator = backbone.text.tokenizer.encode_plain(SEPARATOR)
         texts = {}
         for row in make_rows("several tokens", (2, 3, 2, 4, 2, 3, 5, 2, 2)):
             # A label's first word.
@@ -170,7 +170,7 @@ class TestContext:
         with torch.no_grad():
             prompt.change.copy_(100 * torch.randn_like(prompt.change))
         moved = (prompt.injection().vectors.values - start).norm(dim=1) / backbone.embedding_norm
-        num_format = 2 + sum(1 for _ in prompt.targets) + len(backbone.tokenizer.encode_plain(SEPARATOR))
+        num_format = 2 + sum(1 for _ in prompt.targets) + len(backbone.text.tokenizer.encode_plain(SEPARATOR))
         wanted = [0.3] * (len(start) - num_format) + [0.05] * num_format
         torch.testing.assert_close(moved.detach(), torch.tensor(wanted), rtol=1e-3, atol=1e-4)
         with torch.no_grad():

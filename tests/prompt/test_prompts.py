@@ -90,7 +90,7 @@ class TestStarts:
         assert len(set(ids)) > 10
 
     def test_text_is_repeated_or_cut(self, backbone):
-        ids = backbone.tokenizer.encode_plain("xyz")
+        ids = backbone.text.tokenizer.encode_plain("xyz")
         assert len(ids) == 3
         assert torch.equal(start(backbone, "text", 7, "xyz"), backbone.embed([*ids, *ids, ids[0]]))
         assert torch.equal(start(backbone, "text", 2, "xyz"), backbone.embed(ids[:2]))
@@ -98,7 +98,7 @@ class TestStarts:
     @pytest.mark.parametrize("method", ["cartridge", "prefix"])
     def test_a_text_at_memory_begins_with_the_models_start_token(self, backbone, method):
         source = replace(source_of(backbone), bos_ids=(BOS,))
-        ids = backbone.tokenizer.encode_plain("xyz")
+        ids = backbone.text.tokenizer.encode_plain("xyz")
 
         def columns(place, length):
             chosen = method if place == "memory" else "prefix"
@@ -117,12 +117,12 @@ class TestStarts:
     def test_a_single_column_of_text_is_the_texts(self, backbone):
         config = PromptConfig(method="prefix", place="memory", length=1, init="text", init_text="xyz")
         found = start_of(config, replace(source_of(backbone), bos_ids=(BOS,)), 0)[0]
-        assert torch.equal(found, backbone.embed(backbone.tokenizer.encode_plain("x")))
+        assert torch.equal(found, backbone.embed(backbone.text.tokenizer.encode_plain("x")))
 
     def test_vectors_of_a_text_have_no_start_token(self, backbone):
         config = PromptConfig(method="vectors", place="before", length=3, init="text", init_text="xyz")
         found = start_of(config, replace(source_of(backbone), bos_ids=(BOS,)), 0)[0]
-        assert torch.equal(found, backbone.embed(backbone.tokenizer.encode_plain("xyz")))
+        assert torch.equal(found, backbone.embed(backbone.text.tokenizer.encode_plain("xyz")))
 
     def test_the_frozen_column_is_the_start_token(self, backbone):
         config = PromptConfig(method="cartridge", place="memory", length=3, init="text", init_text="xyz")
@@ -139,7 +139,7 @@ class TestStarts:
         assert torch.equal(start(backbone, "labels", 3, candidates=candidates), means[:3])
 
     def test_null_is_the_end_of_text_with_a_little_noise(self, backbone):
-        found, token = start(backbone, "null", 50), backbone.embed([backbone.tokenizer.eos_id])
+        found, token = start(backbone, "null", 50), backbone.embed([backbone.text.tokenizer.eos_id])
         noise = (found - token).norm(dim=1) / backbone.embedding_norm
         assert float(noise.mean()) == pytest.approx(0.01, rel=0.05)
         assert len(found.unique(dim=0)) == 50
@@ -207,7 +207,7 @@ class TestMethods:
     def test_prefix_starts_as_the_tokens_own_memory(self, backbone, place, options):
         config = PromptConfig(method="prefix", place=place, length=3, init="text", init_text="xyz", options=options)
         injection = build_prompt(config, source_of(backbone), 0).injection()
-        own = backbone.memory_of_tokens(backbone.tokenizer.encode_plain("xyz"))
+        own = backbone.memory_of_tokens(backbone.text.tokenizer.encode_plain("xyz"))
         assert injection.memory.place == place
         assert torch.equal(injection.memory.memory.keys, own.keys)
         assert torch.equal(injection.memory.memory.values, own.values)

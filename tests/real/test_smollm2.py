@@ -53,12 +53,12 @@ def task() -> Task:
 
 @pytest.fixture(scope="module")
 def rows(backbone: Backbone, task: Task) -> list[Encoded]:
-    encoder = Encoder(task, backbone.tokenizer)
+    encoder = Encoder(task, backbone.text.tokenizer)
     return encoder.encode([Row({"text": text, "label": label}, n, "films") for n, (text, label) in enumerate(TEXTS, 1)])
 
 
 def prompt_for(backbone: Backbone, task: Task, method: str, place: str) -> torch.nn.Module:
-    source = prompt_source(backbone, Encoder(task, backbone.tokenizer))
+    source = prompt_source(backbone, Encoder(task, backbone.text.tokenizer))
     return build_prompt(PromptConfig(method=method, place=place, length=4), source, seed=0)
 
 

@@ -73,9 +73,9 @@ def in_context_prompt(
 
 def _fitting(backbone: Backbone, task: Task, shots: list[Row], scored: Sequence[Row]) -> tuple[list[Row], Encoder]:
     """As many of the examples as leave room for the longest row, and the encoder of the rows behind them."""
-    encoder = Encoder(task, backbone.tokenizer)
+    encoder = Encoder(task, backbone.text.tokenizer)
     while shots:
-        following = Encoder(task, backbone.tokenizer, behind=len(encoder.shots(shots)))
+        following = Encoder(task, backbone.text.tokenizer, behind=len(encoder.shots(shots)))
         try:
             following.encode(scored, bos=False)
         except DataError:
@@ -84,7 +84,7 @@ def _fitting(backbone: Backbone, task: Task, shots: list[Row], scored: Sequence[
         return shots, following
     raise DataError(
         "no in-context example fits in front of the rows",
-        wanted=f"at most {backbone.tokenizer.max_length} tokens of examples and a row, the model's context",
+        wanted=f"at most {backbone.text.tokenizer.max_length} tokens of examples and a row, the model's context",
         fix="too_long: trim shortens both; or leave examples out (--set shots=0, in a comparison its --way)",
     )
 
@@ -152,7 +152,7 @@ def _ordered(
 
 
 def _nearest(request: Request, options: InContextOptions) -> Built:
-    encoder = Encoder(request.task, request.backbone.tokenizer)
+    encoder = Encoder(request.task, request.backbone.text.tokenizer)
     pool = list(request.splits["train"])
     known = features_of(request.backbone, _bare(encoder, pool), is_mean=True)
     # Hidden states share a large common part; without it their angles tell texts apart.

@@ -31,7 +31,7 @@ def build_text(request: Request) -> Built:
     options: TextOptions = request.options
     request = request.calibrated() if options.calibrated else request
     task = with_text(request.task, options.text)
-    encoder = Encoder(task, request.backbone.tokenizer)
+    encoder = Encoder(task, request.backbone.text.tokenizer)
     rows = {name: encoder.encode(split) for name, split in request.splits.items()}
     model = PromptedModel(request.backbone)
     model.check(rows["train"][:1])

@@ -32,14 +32,16 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """A stretch that is no text, such as an image; the model's frontend makes vectors of it.
+    """A stretch that is no text, such as an image.
 
     Args:
+        modality: such as ``image``; the model's frontend of it makes vectors of the signal.
         key: digest of its bytes and of what prepares them, so that equal keys are equal content.
         length: its positions.
         load: gives its values: pixels [C, H, W], or samples [T].
     """
 
+    modality: str
     key: str
     length: int
     load: "Callable[[], torch.Tensor]" = field(compare=False, repr=False)

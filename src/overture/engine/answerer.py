@@ -92,7 +92,7 @@ class LocalAnswerer:
             has_gradients=True,
             has_label_vectors=True,
             max_length=self.backbone.info.max_length,
-            modalities=self.backbone.frontend.modalities,
+            modalities=self.backbone.modalities,
         )
 
     def ask(self, pairs: Sequence[tuple[Encoded, Injection | None]], question: Question[T]) -> list[T]:

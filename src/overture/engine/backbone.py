@@ -7,7 +7,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,27 +19,31 @@ from overture.core.injection import LayerMemory
 from overture.engine.attention import Columns, MaskKind, Step, install
 from overture.engine.compiler import Backend, check_compiler, compiled_layers
 from overture.engine.families import Family, family_of, layers_view
-from overture.engine.frontends.text import TextFrontend
-from overture.engine.info import info_of
+from overture.engine.info import TextFacts, info_of
 from overture.engine.masters import with_masters
 from overture.engine.ragged import groups_of, in_groups
-from overture.engine.tokenizer import Tokenizer
 from overture.engine.transfer import moved, sent
+
+if TYPE_CHECKING:
+    from overture.engine.frontends.text import TextFrontend
 
 
 class Backbone:
-    """The frozen model with its tokenizer.
+    """A frozen model and the frontends that make what enters its first layer.
 
     Args:
         model: a transformers model of a supported family: a causal or masked language model, or an encoder's body.
-        tokenizer: its tokenizer.
+        facts: of the texts that it reads.
+        text: makes the frontend of texts.
         id: how the user named it.
         revision: of a Hub model.
         weights_sha256: fingerprint of the weight files; from the tensors when empty.
         family: facts of the stack of layers that this runs; those of the model's family when None.
-        frontend: makes what enters the first layer of a backbone; tokens of text alone when None.
+        others: make the frontends of other modalities.
 
     Attributes:
+        text: the frontend of texts.
+        frontends: those of all modalities.
         encoder: the stack whose output the layers read; None for models of one stack. Then this is the decoder.
         read: its output as the layers' cross-attentions read it; None outside `reading`.
         inner: values inside the model that may be trained, by name; none but in copies that `copied` made.
@@ -52,13 +56,14 @@ class Backbone:
     def __init__(
         self,
         model: Any,
-        tokenizer: Tokenizer,
+        facts: TextFacts,
+        text: Callable[["Backbone"], "TextFrontend"],
         *,
         id: str,
         revision: str | None = None,
         weights_sha256: str = "",
         family: Family | None = None,
-        frontend: Callable[["Backbone"], Frontend] | None = None,
+        others: Sequence[Callable[["Backbone"], Frontend]] = (),
     ) -> None:
         self.family = family or family_of(model.config.model_type, id)
         self.model = model.eval().requires_grad_(False)
@@ -66,7 +71,6 @@ class Backbone:
         install(model, self.layers, self.family.cross)
         self._bias = self.family.bias_of(self._base)
         self.read: Columns | None = None
-        self.tokenizer = tokenizer
         self._embedding = model.get_input_embeddings()
         self._head = model.get_output_embeddings()
         self._transform = self.family.transform_of(model) if self._head is not None else []
@@ -77,20 +81,22 @@ class Backbone:
         self.inner: dict[str, Tensor] = {}
         self.inner_rate = 1.0
         self._identity = object()
-        self.info = info_of(model, self.family, tokenizer, len(self.layers), self._table, id, revision, weights_sha256)
-        self._frontend_of = frontend or _text_frontend
-        self.frontend: Frontend = self._frontend_of(self)
+        self.info = info_of(model, self.family, facts, len(self.layers), self._table, id, revision, weights_sha256)
+        self._makers = (facts, text, tuple(others))
+        self.text = text(self)
+        self.frontends: tuple[Frontend, ...] = (self.text, *(make(self) for make in others))
         self.encoder: Backbone | None = None
         if self.family.encoder:
             digest = self.info.weights_sha256
             self.encoder = Backbone(
                 model,
-                tokenizer,
+                facts,
+                text,
                 id=id,
                 revision=revision,
                 weights_sha256=digest,
                 family=self.family.encoder,
-                frontend=frontend,
+                others=others,
             )
             self.encoder._identity = self._identity
 
@@ -113,8 +119,9 @@ class Backbone:
                 # What recomputes activations is of the model that was copied.
                 layer.__dict__.pop("forward", None)
         info = self.info
-        facts: dict[str, Any] = {"id": info.id, "revision": info.revision, "weights_sha256": info.weights_sha256}
-        other = Backbone(model, self.tokenizer, **facts, frontend=self._frontend_of)
+        facts, text, others = self._makers
+        digest = info.weights_sha256
+        other = Backbone(model, facts, text, id=info.id, revision=info.revision, weights_sha256=digest, others=others)
         trained = {name: value for name, value in model.named_parameters() if is_own(name)}
         other.train_inner(with_masters(model, trained))
         return other
@@ -224,6 +231,27 @@ class Backbone:
         tokens = moved(ids, self.device) if isinstance(ids, Tensor) else sent(ids, self.device, torch.long)
         vectors = self._embedding(tokens)
         return self.family.entering(self._base, vectors)
+
+    def frontend_of(self, modality: str) -> Frontend:
+        """The frontend of a modality.
+
+        Raises:
+            BackboneError: the model reads no such input.
+        """
+        for frontend in self.frontends:
+            if modality in frontend.modalities:
+                return frontend
+        raise BackboneError(
+            f"this model does not read this input: {modality}",
+            where=self.info.id,
+            got=modality,
+            wanted=", ".join(sorted(self.modalities)),
+        )
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """The inputs that the model reads."""
+        return frozenset().union(*(frontend.modalities for frontend in self.frontends))
 
     @cached_property
     def embedding_norm(self) -> float:
@@ -438,7 +466,3 @@ class Backbone:
                 del layer.forward
                 if forward is not None:
                     layer.forward = forward
-
-
-def _text_frontend(backbone: Backbone) -> TextFrontend:
-    return TextFrontend(backbone.tokenizer, backbone.embed, backbone.info.vocab_size)

@@ -88,7 +88,7 @@ def _one_by_one(
 ) -> list["_Line"]:
     backbone = inputs.backbone
     logits, continued = _begun(inputs, rows, injections)
-    lines = [_Line(row, backbone.tokenizer.eos_id, is_done) for row in rows]
+    lines = [_Line(row, backbone.info.eos_id, is_done) for row in rows]
     for num_new in range(1, max_new_tokens + 1):
         allowed = _within(logits, lines)
         token = choose(allowed)
@@ -140,7 +140,7 @@ def _allowed(row: Encoded) -> Allowed | None:
 
 
 def _answer(backbone: Backbone, ids: Sequence[int], log_likelihood: float, stop: Sequence[str]) -> Written:
-    return Written(_cut(backbone.tokenizer.decode(ids), stop), tuple(ids), log_likelihood)
+    return Written(_cut(backbone.text.tokenizer.decode(ids), stop), tuple(ids), log_likelihood)
 
 
 def _within(logits: Tensor, lines: Sequence[_Line]) -> Tensor:
@@ -271,7 +271,7 @@ class _Search:
     def _step(self, row: int, beams: _Beams, shares: Tensor, length: int) -> None:
         running: list[_Beam] = []
         for rank, beam in enumerate(self._continuations(row, beams, shares, length)):
-            if beam.ids[-1] == self.backbone.tokenizer.eos_id:
+            if beam.ids[-1] == self.backbone.info.eos_id:
                 is_end, beam.ids = True, beam.ids[:-1]
             else:
                 is_end = length == self.max_new_tokens or _is_stopped(self.backbone, beam.ids, self.stop)
@@ -466,7 +466,7 @@ def _grown(part: Columns, step: Step) -> Columns:
 
 def _is_stopped(backbone: Backbone, ids: Sequence[int], stop: Sequence[str]) -> bool:
     # Leading white space may spell a stop text before the answer has begun.
-    text = backbone.tokenizer.decode(ids).lstrip() if stop else ""
+    text = backbone.text.tokenizer.decode(ids).lstrip() if stop else ""
     return any(end in text for end in stop)
 
 

@@ -7,7 +7,25 @@ from typing import Any
 import torch
 
 from overture.engine.families import Family
-from overture.engine.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class TextFacts:
+    """The facts of a model's texts that passes and artifacts need.
+
+    Args:
+        max_length: the model's context, in tokens.
+        eos_id: the token that ends an answer.
+        start_ids: the start tokens of a decoder that reads an encoder's output; none for models of one stack.
+        tokenizer_sha256: fingerprint of the vocabulary and the rules.
+        chat_template_sha256: fingerprint of the chat template.
+    """
+
+    max_length: int
+    eos_id: int | None
+    start_ids: tuple[int, ...]
+    tokenizer_sha256: str
+    chat_template_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +50,15 @@ class BackboneInfo:
     weights_sha256: str
     tokenizer_sha256: str
     chat_template_sha256: str
+    eos_id: int | None = None
+    start_ids: tuple[int, ...] = ()
     embedding_size: int | None = None
 
 
 def info_of(
     model: Any,
     family: Family,
-    tokenizer: Tokenizer,
+    facts: TextFacts,
     num_layers: int,
     table: Any,
     id: str,
@@ -50,7 +70,7 @@ def info_of(
     Args:
         model: the model.
         family: of the stack of layers that is run.
-        tokenizer: its tokenizer.
+        facts: of its texts.
         num_layers: of that stack.
         table: the module that holds a vector for each token that the model can predict, or read.
         id: how the user named it.
@@ -71,13 +91,15 @@ def info_of(
         num_kv_heads=getattr(config, "num_key_value_heads", None) or num_heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // num_heads,
         vocab_size=table.weight.shape[0],
-        max_length=tokenizer.max_length,
+        max_length=facts.max_length,
         num_parameters=sum(value.numel() for value in model.parameters()),
         num_body_parameters=sum(v.numel() for v in model.parameters() if v.data_ptr() not in table_ids),
         dtype=str(model.dtype).removeprefix("torch."),
         weights_sha256=weights_sha256 or weights_digest(model),
-        tokenizer_sha256=tokenizer.sha256,
-        chat_template_sha256=tokenizer.chat_template_sha256,
+        tokenizer_sha256=facts.tokenizer_sha256,
+        chat_template_sha256=facts.chat_template_sha256,
+        eos_id=facts.eos_id,
+        start_ids=facts.start_ids,
         embedding_size=width if width != config.hidden_size else None,
     )
 

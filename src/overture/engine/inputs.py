@@ -67,7 +67,7 @@ class Inputs:
         key = (Patch(signal, -1),)
         entry = self.cache.get(key) if self.cache else None
         if entry is None:
-            entry = self.backbone.frontend.enter([signal])
+            entry = self.backbone.frontend_of(signal.modality).enter([signal])
             if self.cache is not None:
                 self.cache.put(key, entry)
         return moved(entry, self.backbone.device)

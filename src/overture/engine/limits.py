@@ -69,7 +69,7 @@ def _check_words(backbone: Backbone, target: OneOf) -> None:
             "an encoder predicts label words at a mask",
             fix="write {mask} where the word stands in the template, or --set prompt.labels=vectors",
         )
-    several = [backbone.tokenizer.decode(word) for word in target.candidates.words if len(word) > 1]
+    several = [backbone.text.tokenizer.decode(word) for word in target.candidates.words if len(word) > 1]
     if several:
         raise _refused(
             backbone,

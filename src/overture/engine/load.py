@@ -29,6 +29,7 @@ from overture.core.errors import BackboneError, OvertureError, StoreError
 from overture.core.files import cache_dir, sha256_file, write_folder, write_json
 from overture.engine.backbone import Backbone
 from overture.engine.families import Family, family_of, max_length
+from overture.engine.frontends.text import text_backbone
 from overture.engine.options import EMBEDDED
 from overture.engine.tokenizer import Tokenizer
 
@@ -75,8 +76,8 @@ def load_backbone(
     resolved = getattr(model.config, "_commit_hash", None) if not path else None
     start_id = config.decoder_start_token_id if family.encoder else None
     tokenizer = Tokenizer(inner, max_length(config), is_encoder=not family.is_causal, start_id=start_id)
-    found = Backbone(model.to(where), tokenizer, id=name, revision=resolved or revision, weights_sha256=digest)
-    return found.with_compiled_layers() if compile_layers else found
+    backbone = text_backbone(model.to(where), tokenizer, id=name, revision=resolved or revision, weights_sha256=digest)
+    return backbone.with_compiled_layers() if compile_layers else backbone
 
 
 def label_place(name: str, words: Sequence[str]) -> Literal["end", "mask", "vectors"]:

@@ -60,7 +60,7 @@ def decoding(
         The decoder with what it reads, its rows, and the prompts' parts in it.
     """
     backbone = inputs.backbone
-    start = (Tokens(backbone.tokenizer.start_ids),)
+    start = (Tokens(backbone.info.start_ids),)
     decoder = Inputs(backbone.reading(_read(inputs, rows, injections)), None, inputs.max_tokens)
     decoder_rows = [replace(row, input=(), anchor=start, slots=(), blanks=()) for row in rows]
     return decoder, decoder_rows, [in_decoder(injection) for injection in injections]

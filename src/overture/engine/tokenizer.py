@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from overture.core.errors import DataError
+from overture.engine.info import TextFacts
 
 _FREE = re.compile(r"\[unused\d+\]")
 
@@ -134,6 +135,11 @@ class Tokenizer:
         """Tokens that are not text, those that BERT keeps free included."""
         free = (token for text, token in self.inner.get_vocab().items() if _FREE.fullmatch(text))
         return frozenset([*self.inner.added_tokens_encoder.values(), *free])
+
+    @property
+    def facts(self) -> TextFacts:
+        """The values that a backbone needs to know."""
+        return TextFacts(self.max_length, self.eos_id, self.start_ids, self.sha256, self.chat_template_sha256)
 
     @property
     def sha256(self) -> str:

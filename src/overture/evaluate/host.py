@@ -247,7 +247,7 @@ class Host:
             reserve: tokens to keep free for the prompt.
         """
         encoding = task.model_dump_json(exclude=_NOT_ENCODED)
-        encoder = self._encoders.get((encoding, reserve)) or Encoder(task, self.backbone.tokenizer, reserve)
+        encoder = self._encoders.get((encoding, reserve)) or Encoder(task, self.backbone.text.tokenizer, reserve)
         self._encoders[encoding, reserve] = encoder
         return encoder, encoding
 

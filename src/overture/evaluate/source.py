@@ -26,7 +26,7 @@ def prompt_source(
     What prompts begin with is on the CPU wherever the model is, and so are their random numbers: a finished method goes
     to the model's device as a whole.
     """
-    tokenizer, info, inner = backbone.tokenizer, backbone.info, backbone.encoder
+    tokenizer, info, inner = backbone.text.tokenizer, backbone.info, backbone.encoder
     # A manifest holds the fingerprint of the whole model, whichever side the prompt enters.
     stored = _stored(store, backbone) if store else no_prompts
     return PromptSource(
@@ -35,7 +35,7 @@ def prompt_source(
         embed=lambda ids: backbone.embed(ids).cpu(),
         memory_of=lambda vectors: backbone.memory_of(vectors).map(Tensor.cpu),
         encode=tokenizer.encode_plain,
-        sample=lambda num, random: backbone.frontend.sample(num, random).cpu(),
+        sample=lambda num, random: backbone.text.sample(num, random).cpu(),
         num_layers=info.num_layers,
         num_heads=info.num_kv_heads,
         head_dim=info.head_dim,

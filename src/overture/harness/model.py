@@ -106,7 +106,7 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             raise BackboneError(
                 "the harness scores texts that go on, as a decoder's do", where=backbone.info.id, got=f"an {kind}"
             )
-        self.tokenizer = backbone.tokenizer.inner
+        self.tokenizer = backbone.text.tokenizer.inner
         length = self.handle.manifest.length if self.handle else 0
         self.max_length = min(max_length or backbone.info.max_length, backbone.info.max_length) - length
         self._device = backbone.device
@@ -322,7 +322,7 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         return is_done
 
     def _text(self, ids: Sequence[int]) -> str:
-        return self.backbone.tokenizer.decode(ids)
+        return self.backbone.text.tokenizer.decode(ids)
 
 
 def _by_length(rows: Sequence[Encoded], max_tokens: int, num_written: int = 0) -> list[list[Encoded]]:
@@ -403,7 +403,7 @@ def _check_prompt(handle: Handle) -> None:
     Raises:
         ConfigError: it cannot.
     """
-    manifest, end = handle.manifest, (handle.backbone.tokenizer.eos_id or 0,)
+    manifest, end = handle.manifest, (handle.backbone.text.tokenizer.eos_id or 0,)
     if manifest.place == "slots":
         raise ConfigError(
             "the harness writes the text, and this prompt stands in slots of its own template",

@@ -1,13 +1,17 @@
 """Text as the model's first layer gets it: rows of its token table."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from overture.core.contracts import Frontend
 from overture.core.errors import BackboneError
 from overture.core.rows import Segment, Signal, Tokens
+from overture.engine.backbone import Backbone
 from overture.engine.tokenizer import Tokenizer
 
 NUM_COMMON = 5000
@@ -19,14 +23,13 @@ class TextFrontend:
 
     Args:
         tokenizer: makes tokens of texts.
-        embed: vectors of tokens, [L, D].
-        vocab_size: rows of the token table.
+        backbone: has the vectors of tokens.
     """
 
     modalities = frozenset({"text"})
 
-    def __init__(self, tokenizer: Tokenizer, embed: Callable[[Sequence[int]], Tensor], vocab_size: int) -> None:
-        self.tokenizer, self.embed, self.vocab_size = tokenizer, embed, vocab_size
+    def __init__(self, tokenizer: Tokenizer, backbone: Backbone) -> None:
+        self.tokenizer, self.backbone = tokenizer, backbone
 
     @property
     def fingerprint(self) -> str:
@@ -52,10 +55,37 @@ class TextFrontend:
         signals = [segment.key for segment in segments if isinstance(segment, Signal)]
         if signals:
             raise BackboneError("a model of texts reads nothing else", got=f"signal {signals[0]}", wanted="tokens")
-        return torch.cat([self.embed(segment.elements) for segment in segments])  # type: ignore[arg-type]
+        return torch.cat([self.backbone.embed(segment.elements) for segment in segments])  # type: ignore[arg-type]
 
     def sample(self, num: int, random: Random) -> Tensor:
         """Vectors of common tokens, [num, D]."""
         specials = self.tokenizer.special_ids
-        common = [token for token in range(self.vocab_size) if token not in specials][:NUM_COMMON]
-        return self.embed(random.choices(common, k=num))
+        common = [token for token in range(self.backbone.info.vocab_size) if token not in specials][:NUM_COMMON]
+        return self.backbone.embed(random.choices(common, k=num))
+
+
+def text_backbone(
+    model: Any,
+    tokenizer: Tokenizer,
+    *others: Callable[[Backbone], Frontend],
+    id: str,
+    revision: str | None = None,
+    weights_sha256: str = "",
+) -> Backbone:
+    """A frozen model that reads texts.
+
+    Args:
+        model: as in `Backbone`.
+        tokenizer: the model's.
+        others: make the frontends of other modalities.
+        id: how the user named it.
+        revision: of a Hub model.
+        weights_sha256: fingerprint of the weight files; from the tensors when empty.
+
+    Raises:
+        BackboneError: the family is not supported.
+    """
+    text = partial(TextFrontend, tokenizer)
+    return Backbone(
+        model, tokenizer.facts, text, id=id, revision=revision, weights_sha256=weights_sha256, others=others
+    )

@@ -165,11 +165,11 @@ def unrelated_rows(backbone: Backbone, passages: Sequence[str], with_bos: bool) 
     """Texts as rows whose answer is their continuation, so that a prompt stands where it does in use."""
     rows: list[Encoded] = []
     for text in passages:
-        ids = tuple(backbone.tokenizer.encode_plain(text)[:_PASSAGE_TOKENS])
+        ids = tuple(backbone.text.tokenizer.encode_plain(text)[:_PASSAGE_TOKENS])
         cut = len(ids) // 4
         if cut < 1 or cut + 1 >= len(ids):
             raise ConfigError("an unrelated text is too short", where="--unrelated", got=f"{text!r:.60}")
-        start = backbone.tokenizer.bos_ids if with_bos else ()
+        start = backbone.text.tokenizer.bos_ids if with_bos else ()
         rows.append(Encoded.of_ids(len(rows), (*start, *ids[:cut]), ids[cut : cut + 1], Answer(ids[cut + 1 :])))
     return rows
 
@@ -322,7 +322,7 @@ def _perplexities(lab: Lab, made: Made, served: Scorer) -> tuple[float | None, f
     first = made.rows["test"][0]
     if not isinstance(served, PromptedModel) or backbone.family.kind != "decoder" or first.slots:
         return None, None
-    bos = tuple(backbone.tokenizer.bos_ids)
+    bos = tuple(backbone.text.tokenizer.bos_ids)
     with_bos = bool(bos) and (*first.input_ids, *first.anchor_ids)[: len(bos)] == bos
     try:
         after = lab.perplexity(served, with_bos)

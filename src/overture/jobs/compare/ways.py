@@ -149,7 +149,7 @@ class Compared:
         from overture.baseline.base import LazyRows, Request
         from overture.engine.prompted import PromptedModel
 
-        encoder = Encoder(self.config.task, bench.backbone.tokenizer)
+        encoder = Encoder(self.config.task, bench.backbone.text.tokenizer)
         encoded = LazyRows(encoder.encode_split, rows)
         request = Request({}, bench.backbone, encoder, rows, encoded, seed)
         built = build_baseline(self.baseline, self.options, request)
@@ -209,7 +209,7 @@ class Prompt:
         from overture.prompt.pack import prompt_tensors
 
         backbone = bench.backbone
-        encoder = Encoder(self.config.task, backbone.tokenizer, reserve=self.config.prompt.length)
+        encoder = Encoder(self.config.task, backbone.text.tokenizer, reserve=self.config.prompt.length)
         encoded = LazyRows(encoder.encode_split, rows)
         source = prompt_source(backbone, encoder, encoded["train"], bench.store)
         prompt = build_prompt(self.config.prompt, source, seed)

@@ -183,7 +183,7 @@ class _SelfStudy:
         is_stop_asked: Callable[[], bool],
     ) -> None:
         self.backbone, self.config, self.listener, self.is_stop_asked = backbone, config, listener, is_stop_asked
-        self.frame, tokenizer = frame_of(backbone.tokenizer), backbone.tokenizer
+        self.frame, tokenizer = frame_of(backbone.text.tokenizer), backbone.text.tokenizer
         self.task = Task(
             name=name,
             backbone=backbone.info.id,
@@ -337,7 +337,7 @@ class _SelfStudy:
 
     def _continued(self, piece: tuple[int, ...], random: Random) -> tuple[str, str]:
         """A question about how a passage of the piece goes on, answered in the text's own words."""
-        decode, most = self.backbone.tokenizer.decode, self.config.answer_tokens
+        decode, most = self.backbone.text.tokenizer.decode, self.config.answer_tokens
         first = random.randint(0, max(len(piece) - _LEAD_TOKENS - most, 0))
         lead, rest = piece[first : first + _LEAD_TOKENS], piece[first + _LEAD_TOKENS :][:most]
         return CONTINUE.format(decode(lead).strip()), decode(rest).strip()
@@ -351,7 +351,7 @@ class _SelfStudy:
     def _talk(self, piece: tuple[int, ...], question: str, answer: str) -> Talk:
         row = self._row(question, answer)
         used, without_bos = [self.encoder.encode([row], bos=bos)[0] for bos in (True, False)]
-        first = len(self.backbone.tokenizer.bos_ids) + 1
+        first = len(self.backbone.text.tokenizer.bos_ids) + 1
         ids = (*used.input_ids, *used.anchor_ids, *(used.answer_ids or ()))
         tail = ids[first:]
         assert (*without_bos.input_ids, *without_bos.anchor_ids, *(without_bos.answer_ids or ()))[1:] == tail

@@ -229,7 +229,7 @@ def prepared(
         compile_layers=config.compile_layers,
         notify=notify,
     )
-    encoder = Encoder(task, backbone.tokenizer, reserve=config.prompt.length)
+    encoder = Encoder(task, backbone.text.tokenizer, reserve=config.prompt.length)
     rows = {name: encoder.encode_split(name, getattr(splits, name)) for name in ("train", *SPLITS)}
     budget = None if config.cache_gb is None else int(config.cache_gb * 1e9)
     config = config.model_copy(update={"train": config.train.for_rows(len(rows["train"]))})
@@ -251,5 +251,5 @@ def _data_event(work: Work) -> DataEvent:
         name: {label: sum(row.label == number for row in rows) for number, label in enumerate(candidates.labels)}
         for name, rows in work.rows.items()
     }
-    words = {work.backbone.tokenizer.decode(word): len(word) for word in candidates.words}
+    words = {work.backbone.text.tokenizer.decode(word): len(word) for word in candidates.words}
     return DataEvent(rows=num_rows, repeats=work.splits.repeats, labels=counts, words=words)

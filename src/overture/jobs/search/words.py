@@ -89,7 +89,7 @@ def words(
     if not splits.validation:
         raise DataError("words are measured on validation rows", where="data.validation_share", wanted="above 0")
     backbone = backbone or load_backbone(task.backbone, notify=notify)
-    rows = Encoder(task, backbone.tokenizer).encode(splits.train)
+    rows = Encoder(task, backbone.text.tokenizer).encode(splits.train)
     _check(task, backbone, rows)
     meter = Meter(backbone.device.type)
     cache = InputCache()
@@ -116,7 +116,7 @@ def words(
         if name in assignments:
             labels = dict(zip(task.words, assignments[name], strict=True))
             worded = validated(Task, {**task.dump(), "labels": labels}, "words")
-        encoded = Encoder(worded, backbone.tokenizer).encode(splits.validation)
+        encoded = Encoder(worded, backbone.text.tokenizer).encode(splits.validation)
         report = partial(progress, f"scoring the words: {name}")
         scored = score(PromptedModel(backbone, None, cache), encoded, worded, gold, progress=report)
         labels, metrics = worded.dump()["labels"], scored.metrics(worded)
@@ -143,7 +143,7 @@ def words(
 def _check(task: Task, backbone: Backbone, rows: Sequence[Encoded]) -> None:
     if any(row.label is None for row in rows):
         raise ConfigError("label words need one label for each row", where="kind", got=task.kind)
-    if not backbone.has_head or (backbone.tokenizer.is_encoder and not task.has_mask):
+    if not backbone.has_head or (backbone.text.tokenizer.is_encoder and not task.has_mask):
         raise BackboneError(
             "the model predicts no words here, and labels get vectors",
             where="template" if backbone.has_head else "backbone",
@@ -198,7 +198,7 @@ def _candidates(
 
 def _word(backbone: Backbone, token: int, lead: str) -> str | None:
     """A token as a label word; None for a piece of a word, a mark or a special token."""
-    tokenizer = backbone.tokenizer
+    tokenizer = backbone.text.tokenizer
     core = tokenizer.decode([token]).strip()
     if not core.isalpha() or (len(core) < 2 and core.isascii()):
         return None

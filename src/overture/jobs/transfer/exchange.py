@@ -71,7 +71,7 @@ def import_adapter(
     tensors = fitted_tensors(adapter, shape)
     # The template and the label words must fit this model before anything is stored.
     own_task = config.task.model_copy(update={"backbone": info.id})
-    encoder = Encoder(own_task, model.tokenizer, reserve=adapter.length)
+    encoder = Encoder(own_task, model.text.tokenizer, reserve=adapter.length)
     lineage = Lineage(
         imported_from="peft",
         peft_type=adapter.config.peft_type,

@@ -76,7 +76,7 @@ def plain_texts(backbone: Backbone) -> dict[str, int]:
 
     Tokenizers write other tokens in different ways, and those are not needed.
     """
-    tokenizer = backbone.tokenizer
+    tokenizer = backbone.text.tokenizer
     vocabulary = sorted(tokenizer.inner.get_vocab().items(), key=lambda item: item[1])
     special = tokenizer.special_ids
     is_wordpiece = any(text.startswith("##") and len(text) > 2 for text, _ in vocabulary) and not any(
