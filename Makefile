@@ -33,6 +33,7 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports
 	$(BIN)/python bench/pages/report.py --check
 	$(BIN)/python bench/pages/methods_page.py --check
+	$(BIN)/python bench/pages/settings_page.py --check
 
 bench: $(INSTALLED)
 	$(BIN)/python bench/speed/speed.py --data $(DATA)
@@ -41,6 +42,7 @@ bench: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/python bench/pages/report.py
 	$(BIN)/python bench/pages/methods_page.py
+	$(BIN)/python bench/pages/settings_page.py
 	$(BIN)/python bench/reports.py
 
 clean:

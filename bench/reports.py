@@ -22,7 +22,7 @@ def summary_of(folder: Path) -> Summary:
     files = CellFiles(folder)
     answers = files.answers()
     if kept is None or answers is None:
-        raise SystemExit(f"{folder} holds no comparison\n  fix: run overture compare ... --out {folder}")
+        raise SystemExit(f"{folder} holds no comparison\n  fix: run overture compare ... -o {folder}")
     plan = Plan(sizes=kept.sizes, seeds=len(kept.seeds), is_tuned=kept.request.is_rate_tuned, left_out=kept.left_out)
     facts = Facts(**{name: getattr(kept, name) for name in Facts.model_fields})
     keys = [cell.key for cell in files.cells().values() if cell.way in kept.ways and cell.size in (0, *kept.sizes)]

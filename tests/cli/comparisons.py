@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 WORDS = ["--way", "none", "--way", "prefix-after", "--size", "4", "--size", "8", "--seeds", "2", "--min-steps", "2"]
-SMALLEST = ["--way", "prefix-after", "--size", "4", "--seeds", "1", "--min-steps", "1", "--out", "out"]
-FEW = ["--default-rates", "--out", "out"]
+SMALLEST = ["--way", "prefix-after", "--size", "4", "--seeds", "1", "--min-steps", "1", "-o", "out"]
+FEW = ["--default-rates", "-o", "out"]
 CELLS = {"none--0--0", "prefix-after--4--0", "prefix-after--8--0", "prefix-after--4--1", "prefix-after--8--1"}
 
 

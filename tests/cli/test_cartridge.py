@@ -161,7 +161,7 @@ def test_command(text, tiny, overture) -> None:
     answer = overture("predict", "lines", "What is 3?", "--json")
     assert answer.code == 0, answer.err
     Path("asked.jsonl").write_text(json.dumps({"question": "What?", "answer": "That."}) + "\n")
-    assert overture("eval", "lines", "--data", "asked.jsonl", "--json").code == 0
+    assert overture("eval", "lines", "asked.jsonl", "--json").code == 0
     assert load_artifact(Path("store/prompts/lines/v1"))[0].lineage.text == "text.txt"
 
 

@@ -205,20 +205,20 @@ def test_a_request_to_stop_ends_a_cell_in_training(task, tmp_path) -> None:
         (["--set", "prompt.init=prompt", "--set", "prompt.init_prompt=nowhere"], "nowhere"),
         (["--unrelated", "nothing.txt"], "unrelated text cannot be read"),
         (["--way", "late-before"], "layer"),
-        (["--out", "task.yaml"], "is a file"),
+        (["-o", "task.yaml"], "is a file"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(task, overture, words, told) -> None:
     base = [] if "--way" in words else ["--way", "prefix-after"]
     base += [] if "--size" in words else ["--size", "4"]
-    done = overture("compare", task, *base, *([] if "--out" in words else ["--out", "out"]), *words)
+    done = overture("compare", task, *base, *([] if "-o" in words else ["-o", "out"]), *words)
     assert done.code == 2
     assert told in done.err
     assert not Path("out/cells").exists()
 
 
 def test_cells_of_another_request_are_not_mixed_in(task, overture) -> None:
-    words = ["compare", task, "--way", "none", "--size", "4", "--seeds", "1", "--out", "out", "--json"]
+    words = ["compare", task, "--way", "none", "--size", "4", "--seeds", "1", "-o", "out", "--json"]
     assert overture(*words).code == 0
     other = overture(*words, "--set", "data.test_rows=4")
     assert (other.code, other.json["error"]) == (2, "StoreError")
@@ -317,7 +317,7 @@ def test_two_at_once(task, overture, tmp_path) -> None:
 
     (tmp_path / "out").mkdir()
     with exclusive(tmp_path / "out" / ".lock", "this comparison"):
-        done = overture("compare", task, "--way", "none", "--size", "4", "--out", "out", "--json")
+        done = overture("compare", task, "--way", "none", "--size", "4", "-o", "out", "--json")
     assert (done.code, done.json["error"]) == (2, "StoreError")
 
 
@@ -392,7 +392,7 @@ def test_reports_have_no_paths_of_the_machine(make_task, tiny, overture, tmp_pat
     cut = {"too_long": "trim", "max_length": 16}
     task = make_task(backbone=str(tiny), train={"epochs": 1, "batch_size": 4}, **cut)
     words = ["compare", str(Path(task).resolve()), "--way", "none", "--way", "prefix-after", "--size", "4"]
-    words += ["--seeds", "1", "--min-steps", "1", "--default-rates", "--out", str(tmp_path / "there")]
+    words += ["--seeds", "1", "--min-steps", "1", "--default-rates", "-o", str(tmp_path / "there")]
     words += ["--set", f"data.train={tmp_path / 'train.jsonl'}", "--backbone", str(tiny)]
     monkeypatch.setattr("sys.argv", ["overture", *words])
     assert overture(*words).code == 0
@@ -465,10 +465,10 @@ def test_a_damaged_plan_is_told(task, overture) -> None:
     Path("out").mkdir()
     other = {"ways": ["lora"], "sizes": [4], "seeds": 1, "budget": None, "is_rate_tuned": True}
     write_json(Path("out/plan.json"), {"request": other, "plan": {"sizes": [2], "seeds": 1, "is_tuned": True}})
-    done = overture("compare", task, "--way", "none", "--size", "4", "--out", "out", "--json")
+    done = overture("compare", task, "--way", "none", "--size", "4", "-o", "out", "--json")
     assert (done.code, done.json["sizes"]) == (0, [4])
     Path("out/plan.json").write_text("[]")
-    done = overture("compare", task, "--way", "none", "--size", "4", "--out", "out", "--json")
+    done = overture("compare", task, "--way", "none", "--size", "4", "-o", "out", "--json")
     assert (done.code, done.json["error"]) == (2, "StoreError")
     assert done.json["where"].endswith("plan.json")
 
@@ -497,7 +497,7 @@ def test_finding_the_nearest_examples_is_a_part_of_serving(make_task, overture) 
     spent = {}
     for rows in (4, 8):
         task = make_task(data={name: f"{name}.jsonl" for name in ("train", "validation", "test")} | {"test_rows": rows})
-        words = ["--way", "in-context:nearest", "--size", "4", "--seeds", "1", "--default-rates", "--out", f"of-{rows}"]
+        words = ["--way", "in-context:nearest", "--size", "4", "--seeds", "1", "--default-rates", "-o", f"of-{rows}"]
         assert overture("compare", task, *words, "--json").code == 0
         spent[rows] = cells(f"of-{rows}")["in-context_nearest--4--0"]["ledger"]
     assert spent[4]["building"]["positions"] == spent[8]["building"]["positions"] > 0

@@ -29,7 +29,7 @@ def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rates_are_chosen_on_validation_and_kept(task, overture) -> None:
-    words = ["--way", "prefix-after", "--size", "4", "--seeds", "1", "--min-steps", "1", "--out", "out", "--json"]
+    words = ["--way", "prefix-after", "--size", "4", "--seeds", "1", "--min-steps", "1", "-o", "out", "--json"]
     found = overture("compare", task, *words).json
     rates = found["rates"]["prefix-after"]
     assert [one["lr"] for one in rates["tried"]][:3] == [0.1, 0.03, 0.3]
@@ -45,7 +45,7 @@ def test_rates_are_chosen_on_validation_and_kept(task, overture) -> None:
 
 
 def test_rates_of_another_request_are_chosen_anew(task, overture) -> None:
-    words = ["--way", "prefix-after", "--size", "4", "--seeds", "1", "--min-steps", "1", "--out", "out", "--json"]
+    words = ["--way", "prefix-after", "--size", "4", "--seeds", "1", "--min-steps", "1", "-o", "out", "--json"]
     assert overture("compare", task, *words).code == 0
     rates = Path("out/rates/prefix-after.json")
     rates.write_text(json.dumps(json.loads(rates.read_text()) | {"lr": 0.07}))
@@ -76,7 +76,7 @@ def test_rates_that_are_chosen_cost_no_time_of_a_budget(task, overture, monkeypa
 
     monkeypatch.setattr(study._Comparison, "_speed", lambda work, way: Speed(6.0, 0.0, 0.0, 0.0, 0.0))
     words = ["compare", task, "--way", "bitfit:norms", "--size", "4", "--seeds", "1", "--min-steps", "1"]
-    words += ["--out", "out", "--json", "--budget", "9"]
+    words += ["-o", "out", "--json", "--budget", "9"]
     planned = []
     for _ in range(2):
         assert overture(*words).code == 0
@@ -139,7 +139,7 @@ def test_choosing_rates_does_not_make_the_next_seed_seem_late(task, overture, mo
     """Three seeds of 8 minutes, and up to six trials of 5 minutes before them, fit into an hour."""
     clock = slow(monkeypatch, cell=480.0, trial=300.0)
     words = ["compare", task, "--way", "bitfit:norms", "--size", "4", "--seeds", "3", "--min-steps", "1"]
-    found = overture(*words, "--out", "out", "--json", "--budget", "60").json
+    found = overture(*words, "-o", "out", "--json", "--budget", "60").json
     assert (found["seeds"], found["left_out"]) == ([0, 1, 2], [])
     assert 2400 < clock[0] < 3600
 

@@ -24,7 +24,7 @@ TABLE = {
     "unknown prompt": (["predict", "moood", "text"], "no such prompt"),
     "unknown prompt to show": (["show", "moood"], "no such prompt"),
     "unknown run": (["resume", "mood-9"], "no such run"),
-    "no data file": (["eval", "mood", "--data", "x.jsonl", "--split", "test"], "exclude each other"),
+    "no data file": (["eval", "mood", "x.jsonl", "--split", "test"], "exclude each other"),
     "no file to start from": (["init", "x.jsonl", "-o", "x.yaml"], "no such file"),
     "store is a file": (["list", "--store", "task.yaml"], "not a folder"),
 }
@@ -84,7 +84,7 @@ def test_nothing_to_predict(tuned, overture) -> None:
 def test_run_of_another_store(tuned, overture, tmp_path) -> None:
     done = overture("eval", tuned["folder"], "--store", tmp_path / "empty", "--json")
     assert done.code == 2
-    assert "--data" in done.json["fix"]
+    assert "FILE" in done.json["fix"]
 
 
 def test_no_words_give_help(overture) -> None:

@@ -49,8 +49,8 @@ def test_import_measure_predict(adapter, make_task, overture, tiny) -> None:
     assert manifest["trainable"] == 3 * WIDTH
     assert overture("list").code == overture("show", "mood").code == 0
     assert overture("predict", "mood", "fine 1", "--json").json["predictions"][0]["label"] in ("good", "bad")
-    assert overture("eval", "mood", "--data", "test.jsonl", "--json").json["metrics"]["data"]["accuracy"]["n"] == 8
-    assert "--data" in overture("eval", "mood", "--json").json["fix"]
+    assert overture("eval", "mood", "test.jsonl", "--json").json["metrics"]["data"]["accuracy"]["n"] == 8
+    assert "FILE" in overture("eval", "mood", "--json").json["fix"]
 
 
 def test_import_for_people(adapter, make_task, overture, tiny, tmp_path) -> None:

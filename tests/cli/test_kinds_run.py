@@ -120,7 +120,7 @@ def test_windows_without_the_answer_are_not_trained_on(
         "compare": ["--way", f"prefix-{place}", "--way", "lora", "--size", "8", "--seeds", "1", "--min-steps", "1"],
         "search": ["--method", "prefix", "--place", place, "--length", "2", "--tunes", "1"],
     }[command]
-    more += ["--default-rates", "--out", "out"] if command == "compare" else []
+    more += ["--default-rates", "-o", "out"] if command == "compare" else []
     found = json_of(overture(command, "task.yaml", *more, "--json"))
     assert found["status"] == "finished"
 

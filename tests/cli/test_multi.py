@@ -73,7 +73,7 @@ def test_label_vectors_are_each_tasks_own(tasks, overture, words) -> None:
     assert done.code == 0, done.err
     for task in done.json["tasks"]:
         assert task["own_values"] >= 2 * D
-        again = overture("eval", task["multi"]["prompt"], "--data", "test.jsonl", "--json").json["metrics"]
+        again = overture("eval", task["multi"]["prompt"], "test.jsonl", "--json").json["metrics"]
         (again,) = again.values()
         assert again["loss"] == pytest.approx(task["multi"]["metrics"]["test"]["loss"], abs=1e-5)
     (number,) = {one["multi"]["trainable"] - one["own_values"] for one in done.json["tasks"]}
@@ -147,7 +147,7 @@ def test_command(tasks, overture, mixing: str) -> None:
         assert (manifest.method, manifest.task["name"], manifest.lineage.tasks) == ("mpt", name, ["a", "b", "t"])
         assert tensors["vectors"].shape == (P, D)
         assert one["compared"]["difference"]["n"] == 8
-        score = overture("eval", f"all-{name}", "--data", "test.jsonl", "--json").json["metrics"]
+        score = overture("eval", f"all-{name}", "test.jsonl", "--json").json["metrics"]
         (split,) = score.values()
         assert split[one["metric"]]["value"] == one["multi"]["metrics"]["test"][one["metric"]]["value"]
     shared = load_artifact(Path("store/prompts/all/v1"))[1]["vectors"]

@@ -69,7 +69,7 @@ def test_the_same_model_otherwise_numbered_takes_it_exactly(vectors: Path, turne
     assert manifest.metrics.test.dump() == found["metrics"]["test"]
     own = load_artifact(vectors / "prompts/mood/v1")[1]["vectors"]
     torch.testing.assert_close(tensors["vectors"].sort(dim=1).values, own.sort(dim=1).values, rtol=1e-3, atol=1e-3)
-    again = overture("eval", "there", "--data", "test.jsonl", "--json").json
+    again = overture("eval", "there", "test.jsonl", "--json").json
     assert again["metrics"]["data"]["accuracy"] == found["metrics"]["test"]["accuracy"]
 
 

@@ -151,9 +151,9 @@ def test_tune_and_eval_tell_the_same_mistakes(tuned, overture) -> None:
 
 def test_eval_of_a_file(tuned, overture, tmp_path) -> None:
     (tmp_path / "more.csv").write_text("text,label\nfine,good\npoor,bad\ndull,bad\n")
-    done = overture("eval", tuned["folder"], "--data", "more.csv", "--json")
+    done = overture("eval", tuned["folder"], "more.csv", "--json")
     assert done.json["metrics"]["data"]["accuracy"]["n"] == 3
-    shown = overture("eval", "mood", "--data", "more.csv")
+    shown = overture("eval", "mood", "more.csv")
     assert "right label (rows) against predicted label (columns)" in shown.out
     assert "tuned prompt" in shown.out
 
@@ -278,7 +278,7 @@ def test_files_of_the_task_s_own_format_are_scored_and_predicted(make_task, over
         Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = make_task(data={"path": "rows.txt", "format": "jsonl"}, too_long="trim", max_length=100)
     assert overture("tune", task).code == 0
-    done = overture("eval", "mood", "--data", "more.txt")
+    done = overture("eval", "mood", "more.txt")
     assert done.code == 0, done.err
     assert "12 of 12 rows were shortened" in done.out + done.err
     assert len(overture("predict", "mood", "--file", "more.txt", "--json").json["predictions"]) == 12

@@ -310,7 +310,7 @@ def test_mistakes(make_task, overture, words, said, tmp_path) -> None:
 def test_lr(make_task, overture, tmp_path) -> None:
     chart = tmp_path / "rates"
     words = ["--low", "1e-4", "--high", "1", "--steps", "24"]
-    found = overture("lr", make_task(), *words, "--chart", chart, "--json").json
+    found = overture("lr", make_task(), *words, "-o", chart, "--json").json
     rates = found["rates"]
     assert found["default"] == 0.01
     assert rates[0] == pytest.approx(1e-4)

@@ -157,8 +157,8 @@ def test_baselines_beside_a_prompt(folders, make_task, overture, tmp_path):
     few = ["--seeds", "1", "--size", "8", "--default-rates", "--min-steps", "2", "--json"]
     ways = ["none", "prefix-after", "bitfit:norms", "linear", "lora"]
     words = [word for way in ways for word in ("--way", way)]
-    done = overture("compare", task, *words, *few, "--out", tmp_path / "out")
+    done = overture("compare", task, *words, *few, "-o", tmp_path / "out")
     assert done.code == 0, done.err
-    refused = overture("compare", task, "--way", "in-context", *few, "--out", tmp_path / "other")
+    refused = overture("compare", task, "--way", "in-context", *few, "-o", tmp_path / "other")
     assert refused.code == 2
     assert "got an encoder-decoder" in refused.out.replace('": "', " ")

@@ -328,7 +328,7 @@ def _prompt_figures(run: Run, ref: str, store: Path) -> Figures:
 
 def _compare_figures(run: Run, path: Path, store: Path) -> Figures:
     out = path.parent / "out"
-    command_result(*run.command.split(), path, "--store", store, "--out", out)
+    command_result(*run.command.split(), path, "--store", store, "-o", out)
     figures: Figures = {}
     for cell in sorted((out / "cells").glob("*.json")):
         written = json.loads(cell.read_text())

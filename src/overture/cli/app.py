@@ -1,46 +1,98 @@
-"""The command ``overture``: a thin dispatcher. What a command needs is imported when it runs."""
+"""The command ``overture``: a thin dispatcher. A command is imported when it runs, not when it is listed."""
 
+import functools
+import inspect
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from overture.cli.out import is_json_only, only_json, say, show_error
+from overture.cli.out import is_json_only, normal_loudness, only_json, say, set_loudness, show_error
 from overture.core.errors import OvertureError, UserError
 
 _INTERRUPTED = 130
+_EXIT_CODES = (
+    "Exit codes: 0 done, 1 something was found or a part failed, 2 the input is wrong, 3 training diverged, "
+    "4 the disk is full, 130 interrupted."
+)
 
-_COMMANDS = {
-    "demo": "demo.command",
-    "init": "init_task.command",
-    "tune": "tune.tune_command",
-    "search": "search.search_command",
-    "lr": "search.lr_command",
-    "words": "words.command",
-    "resume": "resume.resume_command",
-    "compare": "compare.command",
-    "eval": "evaluate.command",
-    "predict": "predict.command",
-    "list": "prompts.list_command",
-    "show": "prompts.show_command",
-    "diff": "prompts.diff_command",
-    "rm": "prompts.rm_command",
-    "methods": "methods.command",
-    "import": "exchange.import_command",
-    "export": "exchange.export_command",
-    "similar": "similar.command",
-    "prune": "prune.command",
-    "recycle": "recycle.command",
-    "meta": "meta.command",
-    "multi": "multi.command",
-    "cartridge": "cartridge.command",
-    "doctor": "doctor.command",
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A command as the list of commands shows it.
+
+    Args:
+        function: its module in this package, and its function there.
+        summary: one line of at most 60 characters; it opens the command's own help too.
+    """
+
+    function: str
+    summary: str
+
+
+_PANELS = {
+    "Start": {
+        "demo": _Listed("demo.command", "Tune, measure and try a prompt on data that come along."),
+        "init": _Listed("init_task.command", "Write a task file from your data."),
+        "doctor": _Listed("doctor.command", "Check the installation, or why a run did not learn."),
+        "settings": _Listed("settings.settings_command", "Show the keys of a task file, with defaults."),
+        "schema": _Listed("settings.schema_command", "Print the JSON schema of task files, for editors."),
+    },
+    "Use": {
+        "tune": _Listed("tune.tune_command", "Tune a prompt for a task, measure it, and keep it."),
+        "predict": _Listed("predict.command", "Answer texts or a file with stored prompts."),
+        "eval": _Listed("evaluate.command", "Score a stored prompt again, or on other rows."),
+        "resume": _Listed("resume.resume_command", "Go on with a run that was stopped."),
+    },
+    "Prompts": {
+        "list": _Listed("prompts.list_command", "List stored prompts with their scores."),
+        "show": _Listed("prompts.show_command", "Show a prompt's model, task, scores and origin."),
+        "diff": _Listed("prompts.diff_command", "Show what differs between two prompts."),
+        "rm": _Listed("prompts.rm_command", "Remove a prompt, or one version of it."),
+        "export": _Listed("exchange.export_command", "Write a prompt for peft, NumPy, or as JSON."),
+        "import": _Listed("exchange.import_command", "Store the prompt of a peft adapter."),
+    },
+    "Find a better one": {
+        "compare": _Listed("compare.command", "Measure prompts, LoRA, fine-tuning and others side by side."),
+        "search": _Listed("search.search_command", "Search method, place, length and rate within a budget."),
+        "lr": _Listed("search.lr_command", "Find a learning rate by a short range test."),
+        "words": _Listed("words.command", "Find label words that the model itself would write."),
+        "methods": _Listed("methods.command", "Show the prompt methods and their options."),
+    },
+    "Experts": {
+        "similar": _Listed("similar.command", "Find stored prompts that resemble one."),
+        "prune": _Listed("prune.command", "Drop the tokens that a prompt does not need."),
+        "recycle": _Listed("recycle.command", "Carry a prompt over to another model."),
+        "meta": _Listed("meta.command", "Learn a start for prompts from several tasks."),
+        "multi": _Listed("multi.command", "Train prompts for several tasks that share values."),
+        "cartridge": _Listed("cartridge.command", "Turn a long text into a prompt that knows it."),
+    },
 }
-"""Module and function of each command; it is imported when it is asked for."""
+"""The commands by the panel of the help that lists them."""
+
+_COMMANDS = {name: listed for panel in _PANELS.values() for name, listed in panel.items()}
+_NAME_WIDTH = max(map(len, _COMMANDS))
+
+
+@dataclass(frozen=True, slots=True)
+class _OldFlag:
+    """A flag that had another name, or whose value is an argument now."""
+
+    old: str
+    new: str = ""
+
+
+_OLD_FLAGS = {
+    "compare": (_OldFlag("--out", "--output"),),
+    "lr": (_OldFlag("--chart", "--output"),),
+    "eval": (_OldFlag("--data"),),
+}
+"""Flags as they were spelled in the version before; each works once more, with a hint."""
 
 
 class _Group(TyperGroup):
@@ -48,28 +100,30 @@ class _Group(TyperGroup):
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
-        # The names are what a mistyped one is compared with; `get_command` makes the commands.
-        self.commands: Any = dict.fromkeys(_COMMANDS)
+        # For names alone, such as to compare a mistyped one with.
+        self.commands = {name: TyperCommand(name, short_help=listed.summary) for name, listed in _COMMANDS.items()}
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names, as the help shows them."""
         return list(_COMMANDS)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A command, with what it imports; None where there is none of the name."""
-        if cmd_name not in _COMMANDS:
-            return None
-        module, function = _COMMANDS[cmd_name].split(".")
-        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        single.command(cmd_name)(getattr(import_module(f"overture.cli.{module}"), function))
-        return typer.main.get_command(single)
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands, a panel after the other."""
+        for panel, commands in _PANELS.items():
+            with formatter.section(panel):
+                formatter.write_dl([(name.ljust(_NAME_WIDTH), listed.summary) for name, listed in commands.items()])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is named, with everything that it imports."""
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, listed and load_command(str(name)), rest
 
     def main(self, args: Sequence[str] | None = None, *_: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run a command line and exit with its code."""
         words = list(sys.argv[1:] if args is None else args)
         flags = words[: words.index("--")] if "--" in words else words
-        with only_json("--json" in flags):
-            code = self._code(words, extra)
+        with only_json("--json" in flags), normal_loudness():
+            code = self._code(_current(words), extra)
         if standalone_mode:
             sys.exit(code)
         return code
@@ -80,7 +134,9 @@ class _Group(TyperGroup):
         except typer.TyperException as error:
             # An error of the command line parser; without any words it is the help.
             if words:
-                show_error(UserError(error.format_message(), fix=_help_command(error)), is_json_only())
+                context = getattr(error, "ctx", None)
+                fix = f"{context.command_path if context else 'overture'} --help"
+                show_error(UserError(error.format_message(), fix=fix), is_json_only())
             elif help_text := error.format_message():
                 say(help_text)
             return UserError.exit_code
@@ -100,17 +156,66 @@ class _Group(TyperGroup):
             raise typer.Exit(_INTERRUPTED) from None
 
 
-def _help_command(error: Exception) -> str:
-    context = getattr(error, "ctx", None)
-    return f"{context.command_path if context else 'overture'} --help"
+def load_command(name: str) -> Any:
+    """A command with its options and those that all commands have; imports what it needs."""
+    module, function = _COMMANDS[name].function.split(".")
+    command = getattr(import_module(f"overture.cli.{module}"), function)
+
+    @functools.wraps(command)
+    def run(is_quiet: bool, is_verbose: bool, **values: Any) -> None:
+        set_loudness("quiet" if is_quiet else "verbose" if is_verbose else "normal")
+        command(**values)
+
+    declared = inspect.signature(command, eval_str=True).parameters.values()
+    parameters = [
+        *(parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in declared),
+        *(
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+            for key, annotation in _LOUDNESS.items()
+        ),
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    single.command(name, epilog=_EXIT_CODES)(run)
+    return typer.main.get_command(single)
+
+
+_LOUDNESS = {
+    "is_quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors alone.")],
+    "is_verbose": Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print every step, and where an error was raised.")
+    ],
+}
+
+
+def _current(words: list[str]) -> list[str]:
+    """The command line with the flags of the version before in today's spelling; says so for each."""
+    for flag in _OLD_FLAGS.get(words[0] if words else "", ()):
+        for position, word in enumerate(words):
+            if word == "--":
+                break
+            name, equals, value = word.partition("=")
+            if name != flag.old:
+                continue
+            say(f"note: {flag.old} is now {flag.new or 'an argument: leave the flag out'}; it works once more")
+            if flag.new:
+                words[position] = f"{flag.new}{equals}{value}"
+            else:
+                rest = words[position + 1 :]
+                words = [*words[:position], *(rest if equals else [*rest[1:], *rest[:1]]), *([value] if equals else [])]
+            break
+    return words
 
 
 app = typer.Typer(
     cls=_Group,
     name="overture",
     help="Tune the prompt, keep the model: soft prompts trained, measured and kept for frozen models.",
+    epilog=f"Begin with: overture demo, or overture init FILE and overture tune task.yaml. {_EXIT_CODES}",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -38,6 +38,8 @@ _INCOMPLETE = 1
     flag(CompareConfig, "is_rate_tuned", "--tune-rates/--default-rates"),
     BACKBONE,
     LENGTH,
+    flag(TuneConfig, "train.batch_size"),
+    flag(TuneConfig, "cache_gb"),
 )
 def command(
     task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `overture init` writes one.")],
@@ -55,7 +57,8 @@ def command(
         typer.Option(metavar="WAY:SIZE:SEED", help="Run this cell alone, again if it is there, and renew the report."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of cells and report; compare-NAME if not given.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Folder of cells and report; compare-NAME if not given."),
     ] = None,
     settings: SetOption = None,
     store: StoreOption = None,
@@ -82,7 +85,7 @@ def command(
         ways_of(config)
     folder = out or Path(f"compare-{tune.task.name}")
     if folder.exists() and not folder.is_dir():
-        raise ConfigError("the report's folder is a file", where=f"--out {folder}", fix="name a folder")
+        raise ConfigError("the report's folder is a file", where=f"--output {folder}", fix="name a folder")
 
     from overture.jobs.compare.compare import compare
     from overture.report.compare_page import write_report

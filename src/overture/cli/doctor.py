@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from overture.cli.options import JsonOption, StoreOption, store_root
+from overture.cli.options import JsonOption, StoreOption, run_names, store_root
 from overture.cli.out import console, emit, say, size_text
 from overture.core.errors import OvertureError
 from overture.core.packages import install, requirements
@@ -28,7 +28,10 @@ Facts = dict[str, Any]
 
 def command(
     run: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="A run to examine instead: why did it not learn?")
+        str | None,
+        typer.Argument(
+            metavar="[RUN]", help="A run to examine instead: why did it not learn?", autocompletion=run_names
+        ),
     ] = None,
     store: StoreOption = None,
     is_json: JsonOption = False,

@@ -19,7 +19,9 @@ def command(
     prompt: PromptArgument,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Rows to score instead: .jsonl, .csv or .parquet with the task's fields."),
+        typer.Argument(
+            metavar="[FILE]", help="Rows to score instead: .jsonl, .csv or .parquet with the task's fields."
+        ),
     ] = None,
     split: Annotated[
         Literal["test", "validation"] | None,
@@ -32,7 +34,7 @@ def command(
 ) -> None:
     """Score a stored prompt, and its model without one, on the same rows."""
     if data and split:
-        raise ConfigError("--data and --split exclude each other", fix="leave one of them out")
+        raise ConfigError("FILE and --split exclude each other", fix="leave one of them out")
     root = store_root(store)
 
     from overture.core.config import validated

@@ -62,7 +62,7 @@ def import_command(
     show_next(
         "Measure and use it:",
         [
-            f"overture eval {result.prompt}{flag} --data rows.jsonl",
+            f"overture eval {result.prompt}{flag} rows.jsonl",
             asking(result.prompt, result.folder, flag),
         ],
     )

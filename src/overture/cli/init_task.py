@@ -9,6 +9,7 @@ import typer
 from overture.cli.options import JsonOption
 from overture.cli.out import console, emit
 from overture.cli.report import show_next
+from overture.cli.settings import schema_line
 from overture.core.errors import ConfigError
 
 
@@ -66,7 +67,7 @@ def command(
         rest = {"data": {"path": "rows.jsonl"}, "template": "{text}", "answer_field": "answer"}
         validated(Task, {"name": name, **rest}, "--name")
         text = "".join([f'name: "{name}"\n', *text.splitlines(keepends=True)[1:]])
-    write_atomic(output, text)
+    write_atomic(output, schema_line() + text)
 
     next_command = f"overture tune {shlex.quote(str(output))}"
     if is_json:

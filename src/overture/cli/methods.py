@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from overture.cli.options import JsonOption
+from overture.cli.options import JsonOption, method_names
 from overture.cli.out import console, emit
 from overture.cli.report import show_next
 
@@ -12,7 +12,11 @@ LETTERS = "P prompt length, D model width, N layers, H key/value heads, K head w
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="Show one method with its options.")] = "", is_json: JsonOption = False
+    name: Annotated[
+        str,
+        typer.Argument(metavar="[METHOD]", help="Show one method with its options.", autocompletion=method_names),
+    ] = "",
+    is_json: JsonOption = False,
 ) -> None:
     """Show the prompt methods: places, trained values, learning rates and options."""
     from overture.prompt.config import PromptConfig

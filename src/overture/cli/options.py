@@ -16,6 +16,8 @@ from pydantic_core import PydanticUndefined
 
 from overture.core.config import Config
 from overture.core.errors import StoreError
+from overture.core.files import store_dir
+from overture.engine.options import EMBEDDED
 
 StoreOption = Annotated[
     Path | None,
@@ -24,8 +26,27 @@ StoreOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def stored_names(incomplete: str) -> list[str]:
+    """Names of stored prompts that a shell may complete."""
+    return _folders(store_dir() / "prompts", incomplete)
+
+
+def run_names(incomplete: str) -> list[str]:
+    """Names of runs that a shell may complete."""
+    return _folders(store_dir() / "runs", incomplete)
+
+
+def _folders(root: Path, start: str) -> list[str]:
+    return sorted(path.name for path in root.glob("*") if path.is_dir() and path.name.startswith(start))
+
+
 PromptArgument = Annotated[
-    str, typer.Argument(metavar="PROMPT", help="A prompt: its name, name@version, or its folder.")
+    str,
+    typer.Argument(
+        metavar="PROMPT", help="A prompt: its name, name@version, or its folder.", autocompletion=stored_names
+    ),
 ]
 DriftOption = Annotated[
     bool,
@@ -45,9 +66,7 @@ def store_root(given: Path | None) -> Path:
     Raises:
         StoreError: there is a file in its place.
     """
-    from overture.core.files import store_dir
-
-    root = given or store_dir()
+    root = (given or store_dir()).absolute()
     if root.exists() and not root.is_dir():
         raise StoreError("the store is not a folder", where=str(root), fix="name a folder with --store")
     return root
@@ -105,15 +124,50 @@ def flag(model: type[Config], path: str, name: str = "", *, metavar: str | None 
     declared, help_text = _flag_type(field.annotation), field.description or ""
     if declared.is_repeatable:
         help_text += " Repeatable."
-    option: Any = typer.Option(
-        name or f"--{path.rpartition('.')[2].replace('_', '-')}",
-        metavar=metavar or declared.metavar,
-        help=help_text,
-        show_default=_shown_default(field) if default is None else True,
-    )
+    if default is None and (shown := _shown_default(model, path)):
+        help_text += f" Default: {shown}."
     identifier = path.replace(".", "_")
+    own_name = path.rpartition(".")[2]
+    option: Any = typer.Option(
+        name or f"--{own_name.replace('_', '-')}",
+        metavar=metavar or _METAVARS.get(own_name) or declared.metavar,
+        help=help_text,
+        show_default=default is not None,
+        autocompletion=_completion(own_name, field),
+    )
     annotation = Annotated[declared.type | None, option] if default is None else Annotated[declared.type, option]
     return Flag(model, path, _parameter(identifier, default, annotation))
+
+
+_METAVARS = {"backbone": "MODEL", "method": "METHOD", "name": "NAME", "template": "TEXT", "init": "START"}
+
+
+def _completion(name: str, field: FieldInfo) -> Callable[[str], list[str]] | None:
+    """The values that a shell may complete: methods, or the choices of a field."""
+
+    if name == "method":
+        return method_names
+    choices = list(EMBEDDED) if name == "backbone" else _choices(field.annotation)
+
+    def completed(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return completed if choices else None
+
+
+def method_names(incomplete: str) -> list[str]:
+    """Names of methods that a shell may complete."""
+    from overture.prompt.methods import METHODS
+
+    return [name for name in METHODS if name.startswith(incomplete)]
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The words that a field allows; empty where it allows others."""
+    (kind, *_) = _kinds(annotation)
+    if get_origin(kind) is tuple:
+        return _choices(get_args(kind)[0])
+    return [str(value) for value in get_args(kind)] if get_origin(kind) is Literal else []
 
 
 def with_flags(*flags: Flag) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -155,22 +209,23 @@ def field_of(model: type[BaseModel], path: str) -> FieldInfo:
 @dataclass(frozen=True, slots=True)
 class _FlagType:
     type: Any
-    metavar: str | None = None
+    metavar: str
     is_repeatable: bool = False
 
 
 def _flag_type(annotation: Any) -> _FlagType:
-    """The type of a flag, and its metavar where there are choices; the whole request checks the value."""
+    """The type of a flag, and what the help calls a value; the whole request checks the value."""
     kinds = _kinds(annotation)
     origin, inner = get_origin(kinds[0]), get_args(kinds[0])
     if origin is tuple and inner[-1] is Ellipsis:
         item = _flag_type(inner[0])
         return _FlagType(GenericAlias(list, (item.type,)), item.metavar, is_repeatable=True)
     if origin is tuple:
-        return _FlagType(GenericAlias(tuple, tuple(_flag_type(part).type for part in inner)))
+        parts = [_flag_type(part) for part in inner]
+        return _FlagType(GenericAlias(tuple, tuple(part.type for part in parts)), " ".join(p.metavar for p in parts))
     if origin is Literal:
         return _FlagType(str, "|".join(map(str, inner)))
-    return _FlagType(kinds[0])
+    return _FlagType(kinds[0], {int: "N", float: "X", bool: ""}.get(kinds[0], "TEXT"))
 
 
 def _kinds(annotation: Any) -> list[Any]:
@@ -182,11 +237,20 @@ def _kinds(annotation: Any) -> list[Any]:
     return [annotation]
 
 
-def _shown_default(field: FieldInfo) -> str | bool:
-    default = field.default
-    if isinstance(default, bool) or default in (None, "", (), PydanticUndefined) or field.default_factory:
-        return False
-    return ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+def _shown_default(model: type[BaseModel], path: str) -> str:
+    """The value of a field that is left out, as the help shows it; empty where there is none."""
+    outer, _, name = path.rpartition(".")
+    if outer and field_of(model, outer).default is None:
+        # A section that is not there unless it is asked for has no values.
+        return ""
+    field = field_of(model, path)
+    default = field_of(model, outer).get_default(call_default_factory=True) if outer else None
+    value = getattr(default, name) if isinstance(default, BaseModel) else field.default
+    if value in (None, "", (), PydanticUndefined) or field.default_factory:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 SetOption = Annotated[

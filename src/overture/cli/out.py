@@ -3,6 +3,8 @@
 import contextlib
 import json
 import sys
+import textwrap
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 # The real standard output while `only_json` keeps it from everybody else; a stack, since commands may nest.
 _kept: list[TextIO] = []
 _WIDTH_WITHOUT_TERMINAL = 120
+_LABEL_STYLES = {"error:": "bold red", "note:": "yellow", "damaged:": "bold red", "failed:": "bold red"}
+_loudness = ["normal"]
 
 
 @contextmanager
@@ -46,13 +50,90 @@ def emit(value: "BaseModel | Mapping[str, Any]") -> None:
     stream.flush()
 
 
+def set_loudness(level: str) -> None:
+    """Set how much is printed: quiet, normal or verbose."""
+    _loudness[-1] = level
+
+
+@contextmanager
+def normal_loudness() -> Iterator[None]:
+    """Within the block a command starts at the normal level, whatever another has set in the same process."""
+    _loudness.append("normal")
+    try:
+        yield
+    finally:
+        _loudness.pop()
+
+
+def is_quiet() -> bool:
+    """Whether only results and errors are printed."""
+    return _loudness[-1] == "quiet"
+
+
+def is_verbose() -> bool:
+    """Whether every step is printed, and where an error was raised."""
+    return _loudness[-1] == "verbose"
+
+
 def say(text: str) -> None:
-    """Print a line on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a message on standard error; on a terminal it is wrapped between words."""
+    if not sys.stderr.isatty():
+        print(text, file=sys.stderr, flush=True)
+        return
+    from rich.console import Console
+
+    show_text(Console(stderr=True, markup=False, highlight=False), text)
+
+
+def remark(text: str) -> None:
+    """As `say`, for what a quiet command does not print."""
+    if not is_quiet():
+        say(text)
+
+
+def loading() -> None:
+    """Say that a command has read its input and now imports torch, which takes seconds."""
+    remark("loading ...")
+
+
+def show_text(out: "Console", text: str, style: str = "") -> None:
+    """Print text between words into the width of a console; a long word, such as a path, stays whole.
+
+    Args:
+        out: where to print.
+        text: lines; a continued line has the indent of its beginning, and two spaces more.
+        style: of the whole text; where it is empty, ``error:`` and ``note:`` at the beginning have a colour.
+    """
+    from rich.text import Text
+
+    shown = Text(wrapped(text, out.width), style=style)
+    label = text.split(" ", 1)[0]
+    if label in _LABEL_STYLES and not style:
+        shown.stylize(_LABEL_STYLES[label], 0, len(label))
+    out.print(shown, soft_wrap=True)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Text with its long lines broken between words."""
+    lines = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())]
+        parts = textwrap.wrap(
+            line,
+            max(width, 20),
+            subsequent_indent=f"{indent}  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+            drop_whitespace=True,
+        )
+        lines += parts or [""]
+    return "\n".join(lines)
 
 
 def show_error(error: "OvertureError", is_json: bool, **more: str) -> None:
     """Print an error: an object on standard output, or one block on standard error."""
+    if is_verbose():
+        traceback.print_exception(error)
     if is_json:
         emit({**error.as_dict(), **more})
         return

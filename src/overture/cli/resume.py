@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from overture.cli.options import JsonOption, StoreOption, store_root
+from overture.cli.options import JsonOption, StoreOption, run_names, store_root
 from overture.cli.out import console, emit, say
 from overture.cli.report import show_next, show_result
 from overture.cli.search import finish_search
@@ -13,7 +13,10 @@ from overture.cli.tune import finish, resume_line, worked
 
 
 def resume_command(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="The run; without it, those that can go on.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", help="The run; without it, those that can go on.", autocompletion=run_names),
+    ] = None,
     store: StoreOption = None,
     is_json: JsonOption = False,
 ) -> None:

@@ -30,6 +30,8 @@ _BUDGET = ("tunes", "seconds", "tokens", "money", "price")
     flag(SearchRequest, "task.backbone"),
     *(flag(SearchRequest, f"search.{name}") for name in (*_SPACE, *_BUDGET)),
     flag(SearchRequest, "task.name"),
+    flag(SearchRequest, "train.batch_size"),
+    flag(SearchRequest, "seed"),
     flag(SearchRequest, "cache_gb"),
 )
 def search_command(
@@ -142,7 +144,8 @@ def lr_command(
     task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file.")],
     given: Given,
     chart: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Write the chart as PATH.png, .html and .json.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="PATH", help="Write the chart as PATH.png, .html and .json."),
     ] = None,
     settings: SetOption = None,
     store: StoreOption = None,

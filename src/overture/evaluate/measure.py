@@ -41,12 +41,14 @@ def rows_of_run(store: Store, manifest: Manifest, split: str) -> tuple[str, list
         StoreError: the run is not in this store.
         DataError: its data cannot be read, or has no such rows.
     """
-    run = run_of(store, manifest, "name rows to score with --data FILE")
+    run = run_of(store, manifest, "name a file of rows: overture eval NAME FILE")
     splits = load_splits(validated(Task, run.request().config.get("task"), str(run.folder / REQUEST)))
     chosen = split or ("test" if splits.test else "validation")
     rows: list[Row] = getattr(splits, chosen)
     if not rows:
-        raise DataError(f"the run has no {chosen} rows", where=run.name, fix="name rows to score with --data FILE")
+        raise DataError(
+            f"the run has no {chosen} rows", where=run.name, fix="name a file of rows: overture eval NAME FILE"
+        )
     return chosen, rows
 
 

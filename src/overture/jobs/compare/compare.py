@@ -320,7 +320,7 @@ class _Comparison:
             choice = self.folder.chosen(way)
             if plan.is_tuned and len(way.rates) > 1 and choice and not choice.tried:
                 self._notify(
-                    f"{way.name} keeps the default learning rate that its cells here have; another --out chooses it"
+                    f"{way.name} keeps the default learning rate that its cells here have; another --output chooses it"
                 )
 
     # -- planning
@@ -414,7 +414,7 @@ class _Comparison:
                 "the folder holds cells of another request",
                 where=str(self.folder.folder),
                 problems=problems,
-                fix="name another folder with --out, or delete its cells",
+                fix="name another folder with --output, or delete its cells",
             )
 
     # -- what is there

@@ -82,7 +82,7 @@ class CellFolder:
                 where=path,
                 got=answers.data,
                 wanted=self.data,
-                fix="name another folder with --out",
+                fix="name another folder with --output",
             )
         return answers.gold
 
