@@ -393,6 +393,10 @@ class Judge(Protocol):
         """Each row's loss under each prompt, [J, B]."""
         ...
 
+    def scores(self, prompts: Sequence[Injection | None], rows: Sequence[Encoded]) -> "torch.Tensor":
+        """Log-probabilities of the labels of each row under each prompt, [J, B, C]."""
+        ...
+
     def slopes(self, prompt: Injection | None, rows: Sequence[Encoded]) -> Slopes:
         """How the loss changes with the embeddings of the prompt and of the texts."""
         ...

@@ -1,20 +1,21 @@
 """Several prompts on the same rows, and how the loss depends on what a prompt and a text are made of.
 
-Shape letters: J prompts, B rows, L tokens of the longest row, P prompt length, D width.
+Shape letters: J prompts, B rows, C labels, L tokens of the longest row, P prompt length, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from overture.core.contracts import Slopes
+from overture.core.contracts import LabelScores, Slopes
 from overture.core.errors import BackboneError
 from overture.core.injection import Injection
 from overture.core.rows import Encoded
 from overture.engine.answerer import LocalAnswerer
 from overture.engine.inputs import groups
+from overture.engine.passes import Injections, kept_input
 
 
 class LocalJudge:
@@ -22,7 +23,7 @@ class LocalJudge:
 
     Args:
         answerer: the model, with the cache of the texts that prompts share.
-        max_tokens: of one forward pass: prompts times rows times the longest row.
+        max_tokens: of one forward pass: live tokens of all its pairs of a prompt and a row.
     """
 
     def __init__(self, answerer: LocalAnswerer, max_tokens: int = 2048) -> None:
@@ -35,21 +36,58 @@ class LocalJudge:
         Raises:
             BackboneError: the model cannot answer such rows under such a prompt.
         """
-        losses: list[list[Tensor]] = [[] for _ in prompts]
+
+        def ask(pass_rows: Sequence[Encoded], injections: Injections) -> Tensor:
+            return self.answerer.losses(pass_rows, injections, with_vector_targets=False)
+
+        return self._together(prompts, rows, ask)
+
+    @torch.no_grad()
+    def scores(self, prompts: Sequence[Injection | None], rows: Sequence[Encoded]) -> Tensor:
+        """Log-probabilities of the labels of each row under each prompt, [J, B, C]; all rows choose from one set.
+
+        Raises:
+            BackboneError: the model cannot answer such rows under such a prompt.
+        """
+
+        def ask(pass_rows: Sequence[Encoded], injections: Injections) -> Tensor:
+            return torch.stack(self.answerer.ask(list(zip(pass_rows, injections, strict=True)), LabelScores()))
+
+        return self._together(prompts, rows, ask)
+
+    def _together(
+        self,
+        prompts: Sequence[Injection | None],
+        rows: Sequence[Encoded],
+        ask: Callable[[Sequence[Encoded], Injections], Tensor],
+    ) -> Tensor:
+        """Replies for every pair, [J, B, ...], few rows and many prompts in a pass: rows' memories are copied once."""
         order = sorted(range(len(rows)), key=lambda index: rows[index].num_tokens)
-        parts = list(groups(order, lambda index: rows[index].num_tokens, self.max_tokens))
-        for part in parts:
-            part_rows = [rows[index] for index in part]
-            num_tokens = len(part) * max(1, *(row.num_tokens for row in part_rows))
-            num_together = max(1, self.max_tokens // num_tokens)
-            for first in range(0, len(prompts), num_together):
-                some = prompts[first : first + num_together]
-                injections = [prompt for prompt in some for _ in part_rows]
-                together = self.answerer.losses(part_rows * len(some), injections, with_vector_targets=False)
-                for number, prompt_losses in enumerate(together.view(len(some), len(part)), first):
-                    losses[number].append(prompt_losses)
-        place = torch.tensor([index for part in parts for index in part]).argsort()
-        return torch.stack([torch.cat(prompt_losses) for prompt_losses in losses])[:, place]
+        replies: list[Tensor | None] = [None] * len(prompts)
+        by_input: dict[bool, list[int]] = {}
+        for number, prompt in enumerate(prompts):
+            is_kept = kept_input(rows[0], prompt, self.answerer.inputs) is not None
+            by_input.setdefault(is_kept, []).append(number)
+        for is_kept, numbers in by_input.items():
+            longest = max(_num_live(prompts[number]) for number in numbers)
+            lengths = [longest + row.num_tokens - (row.num_input if is_kept else 0) for row in rows]
+            parts = list(groups(order, lambda index: lengths[index] * len(numbers), self.max_tokens))  # noqa: B023
+            of_parts = []
+            for part in parts:
+                part_rows = [rows[index] for index in part]
+                num_together = max(1, self.max_tokens // (len(part) * max(lengths[index] for index in part)))
+                of_chunks = []
+                for first in range(0, len(numbers), num_together):
+                    chunk = numbers[first : first + num_together]
+                    injections = [prompts[number] for number in chunk for _ in part]
+                    together = ask(part_rows * len(chunk), injections)
+                    of_chunks.append(together.view(len(chunk), len(part), *together.shape[1:]))
+                of_parts.append(torch.cat(of_chunks))
+            place = torch.tensor([index for part in parts for index in part]).argsort()
+            replies_of_all = torch.cat(of_parts, dim=1)[:, place]
+            for number, prompt_replies in zip(numbers, replies_of_all, strict=True):
+                replies[number] = prompt_replies
+        return torch.stack([reply for reply in replies if reply is not None])
 
     @torch.enable_grad()
     def slopes(self, prompt: Injection | None, rows: Sequence[Encoded]) -> Slopes:
@@ -101,3 +139,8 @@ def _added(own: Tensor | None, offset: Tensor) -> Tensor:
     length = max(len(own), len(offset))
     pad = torch.nn.functional.pad
     return pad(own.detach(), (0, 0, 0, length - len(own))) + pad(offset, (0, 0, 0, length - len(offset)))
+
+
+def _num_live(prompt: Injection | None) -> int:
+    """Live tokens that a prompt adds to a row."""
+    return prompt.vectors.length if prompt and prompt.vectors else 0
