@@ -72,8 +72,11 @@ def export_command(
     prompt: PromptArgument,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
     to: Annotated[
-        Literal["peft", "npy", "json"],
-        typer.Option(help="An adapter for peft, NumPy arrays, or numbers in one JSON file."),
+        Literal["peft", "npy", "json", "text", "openai", "promptfoo", "lm-eval"],
+        typer.Option(
+            help="An adapter for peft, NumPy arrays, or numbers in one JSON file; of a prompt of words a plain text, "
+            "OpenAI messages, a promptfoo config, or a task of lm-evaluation-harness."
+        ),
     ],
     store: StoreOption = None,
     is_json: JsonOption = False,

@@ -97,6 +97,7 @@ def _facts(folder: Path, manifest: "Manifest") -> dict[str, str]:
     return {
         "model": f"{backbone.id} ({backbone.model_type}, {backbone.num_layers} layers of width {backbone.hidden_size})",
         "method": f"{manifest.method} at {manifest.place}, {manifest.length} tokens, {manifest.trainable:,} values",
+        **_text_facts(manifest),
         "template": shown,
         **({"labels": ", ".join(f"{label}: {word!r}" for label, word in labels.items())} if labels else {}),
         **({"gates": gates_line(manifest.lineage.gates)} if manifest.lineage.gates else {}),
@@ -106,6 +107,15 @@ def _facts(folder: Path, manifest: "Manifest") -> dict[str, str]:
         "training": "-" if manifest.seconds is None else f"{manifest.seconds:.1f} s",
         "folder": str(folder),
     }
+
+
+def _text_facts(manifest: "Manifest") -> dict[str, str]:
+    """The words of a prompt of words."""
+    text = manifest.text
+    if text is None:
+        return {}
+    facts = {"text in front": text.before, "text behind the input": text.after}
+    return {name: repr(words) for name, words in facts.items() if words}
 
 
 def _score_table(manifest: "Manifest") -> Any:

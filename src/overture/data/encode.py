@@ -33,6 +33,7 @@ class Encoder:
         reserve: tokens to keep free for the prompt.
         behind: tokens of examples that stand in front of each row; they take room of the model's context, and none of
             what the task allows a row.
+        follows: whether rows stand behind a text that holds what a sequence starts with, such as examples.
 
     Attributes:
         candidates: the label words, shared by all rows; None for free-text tasks.
@@ -43,8 +44,10 @@ class Encoder:
             another kind of model.
     """
 
-    def __init__(self, task: Task, tokenizer: TextTokenizer, reserve: int = 0, behind: int = 0) -> None:
-        self.task, self.tokenizer, self.reserve = task, tokenizer, reserve
+    def __init__(
+        self, task: Task, tokenizer: TextTokenizer, reserve: int = 0, behind: int = 0, follows: bool = False
+    ) -> None:
+        self.task, self.tokenizer, self.reserve, self.follows = task, tokenizer, reserve, follows
         task.spec.check_model(task, tokenizer)
         self.candidates, self.notices = task.spec.candidates(task, tokenizer)
         self.limit = min(task.max_length or tokenizer.max_length, tokenizer.max_length - behind)
@@ -68,18 +71,20 @@ class Encoder:
         text = "".join(piece for piece in self._row_pieces[end:] if isinstance(piece, str))
         return text, tuple(self._row_layout.anchor.ids)
 
-    def encode(self, rows: Sequence[Row], with_answer: bool = True, bos: bool = True) -> list[Encoded]:
+    def encode(self, rows: Sequence[Row], with_answer: bool = True, bos: bool | None = None) -> list[Encoded]:
         """Rows as tokens, numbered from 0; a row of several parts gives one after the other.
 
         Args:
             rows: the rows.
             with_answer: whether labels or answers are needed; without, they are None.
-            bos: whether rows start a sequence. False for rows that follow the tokens of `shots`, which hold what a
-                sequence starts with: the first tokens and, for chats, the system message.
+            bos: whether rows start a sequence; unless the encoder's rows follow a text when None. False for rows that
+                follow the tokens of `shots`, which hold what a sequence starts with: the first tokens and, for chats,
+                the system message.
 
         Raises:
             DataError: every row that lacks a field, or does not fit the limit.
         """
+        bos = not self.follows if bos is None else bos
         problems: list[Problem] = []
         encoded: list[Encoded] = []
         odd = _Odd()

@@ -34,6 +34,31 @@ def config_of(manifest: Manifest) -> PromptConfig:
     return validated(PromptConfig, known, f"{manifest.name}: prompt.json")
 
 
+def values_of(manifest: Manifest, tensors: "dict[str, Tensor]", backbone: Backbone) -> "dict[str, Tensor]":
+    """A stored prompt's tensors; of a prompt of words the embeddings of its tokens.
+
+    Another model than the one that the words were found with tokenises the text anew.
+
+    Args:
+        manifest: the prompt's.
+        tensors: as they are stored.
+        backbone: the model that the prompt is used with.
+    """
+    text = manifest.text
+    if text is None:
+        return tensors
+    before, after = text.before_ids, text.after_ids
+    tokenizer = backbone.text.tokenizer
+    if backbone.info.tokenizer_sha256 != manifest.backbone.tokenizer_sha256:
+        before = [*(tokenizer.bos_ids if text.begins else ()), *tokenizer.encode_plain(text.before)]
+        after = tokenizer.encode_plain(text.after)
+    values = {"vectors": backbone.embed([*before, *after])}
+    if text.place == "around":
+        values["split"] = values["vectors"].new_zeros(len(before) + len(after) + 1)
+        values["split"][len(before)] = 1
+    return values
+
+
 def adapter_of(manifest: Manifest) -> LoraOptions | None:
     """The adapter that a prompt was trained with; None for most.
 

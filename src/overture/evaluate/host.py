@@ -29,7 +29,7 @@ from overture.engine.compiled import compiled_prompt
 from overture.engine.load import load_backbone
 from overture.engine.lora import with_lora
 from overture.engine.prompted import PromptedModel
-from overture.evaluate.facts import adapter_of, backbone_ref, config_of, parted
+from overture.evaluate.facts import adapter_of, backbone_ref, config_of, parted, values_of
 from overture.evaluate.scoring import grouped
 from overture.evaluate.source import prompt_source
 from overture.prompt.pack import prompt_from
@@ -94,7 +94,7 @@ class Handle:
         Source: Zhao et al. 2021, section 4; see `overture.data.kinds.classification`.
         """
         task = self.task.calibrated(is_calibrated)
-        encoder, encoding = self.host.encoder_of(task, self.manifest.length)
+        encoder, encoding = self.host.encoder_of(task, self.manifest.length, self.encoder.follows)
         return replace(self, task=task, encoder=encoder, encoding=encoding)
 
     def predict(self, rows: Sequence[Fields], progress: Progress = lambda done, total: None) -> list[Prediction]:
@@ -239,15 +239,18 @@ class Host:
         used = {(kept.encoding, kept.encoder.reserve) for kept in self._handles.values()}
         self._encoders = {key: encoder for key, encoder in self._encoders.items() if key in used}
 
-    def encoder_of(self, task: Task, reserve: int) -> tuple[Encoder, str]:
+    def encoder_of(self, task: Task, reserve: int, follows: bool = False) -> tuple[Encoder, str]:
         """The encoder of a task's rows, shared by all prompts that show rows alike, and a key of how it shows them.
 
         Args:
             task: template, labels, kind and limits.
             reserve: tokens to keep free for the prompt.
+            follows: whether rows stand behind a text that begins the sequence.
         """
-        encoding = task.model_dump_json(exclude=_NOT_ENCODED)
-        encoder = self._encoders.get((encoding, reserve)) or Encoder(task, self.backbone.text.tokenizer, reserve)
+        encoding = task.model_dump_json(exclude=_NOT_ENCODED) + (" behind a text" if follows else "")
+        encoder = self._encoders.get((encoding, reserve)) or Encoder(
+            task, self.backbone.text.tokenizer, reserve, follows=follows
+        )
         self._encoders[encoding, reserve] = encoder
         return encoder, encoding
 
@@ -256,9 +259,16 @@ class Host:
         ref = manifest.backbone
         if self._backbone is None:
             self._backbone = load_backbone(ref.id, revision=ref.revision, notify=self.notify)
-        check_fingerprint(ref, backbone_ref(self.backbone), self.allow_drift)
+        own_ref = backbone_ref(self.backbone)
+        if manifest.text is None:
+            check_fingerprint(ref, own_ref, self.allow_drift)
+        elif ref.weights_sha256 != own_ref.weights_sha256:
+            self.notify(
+                f"the words of {manifest.ref} were found with {ref.id}; its scores do not hold for {own_ref.id}"
+            )
         task = validated(Task, manifest.task, str(folder / "prompt.json"))
-        encoder, encoding = self.encoder_of(task, manifest.length)
+        encoder, encoding = self.encoder_of(task, manifest.length, manifest.text is not None and manifest.text.begins)
+        tensors = values_of(manifest, tensors, self.backbone)
         values, inner = parted({name: value.to(self.backbone.device) for name, value in tensors.items()})
         adapter = adapter_of(manifest)
         # A copy that shares the weights: the model itself stays as it is.

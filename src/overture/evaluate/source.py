@@ -10,7 +10,7 @@ from overture.core.injection import Injection
 from overture.core.rows import Encoded
 from overture.data.encode import Encoder
 from overture.engine.backbone import Backbone
-from overture.evaluate.facts import backbone_ref, config_of
+from overture.evaluate.facts import backbone_ref, config_of, values_of
 from overture.prompt.pack import STATE, prompt_from
 from overture.prompt.source import PromptSource, no_prompts
 from overture.store.artifact import load_artifact
@@ -64,7 +64,7 @@ def _stored(store: Store, backbone: Backbone) -> Callable[[str], Injection]:
                 wanted="a prompt that is the same for all rows",
                 fix="name a prompt of another method: `overture list` shows them",
             )
-        injection = prompt_from(tensors, config_of(manifest))
+        injection = prompt_from(values_of(manifest, tensors, backbone), config_of(manifest))
         assert isinstance(injection, Injection)
         return injection
 

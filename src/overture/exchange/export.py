@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from overture.core.errors import ArtifactError, StoreError
 from overture.core.files import write_folder
 from overture.exchange.peft_files import adapter_files, kind_of
+from overture.exchange.texts import TEXT_FORMATS, lost_in_text
 from overture.store.artifact import MANIFEST_FILE, check_finite, fill
 from overture.store.manifest import Manifest
 from overture.store.names import is_name
@@ -210,6 +211,7 @@ FORMATS: "dict[str, Callable[[Manifest, dict[str, torch.Tensor]], Files]]" = {
     "peft": adapter_files,
     "npy": npy_files,
     "json": json_files,
+    **TEXT_FORMATS,
 }
 """Export formats: each makes files, by name, from a prompt's manifest and tensors."""
 
@@ -217,5 +219,6 @@ LOST: dict[str, Callable[[Manifest, Mapping[str, Any]], list[str]]] = {
     "peft": lost_in_peft,
     "npy": lost_in_arrays,
     "json": lost_in_arrays,
+    **dict.fromkeys(TEXT_FORMATS, lost_in_text),
 }
 """For each format, sentences on what it cannot hold."""

@@ -1,5 +1,7 @@
 """A prompt as a folder: ``prompt.safetensors``, ``prompt.json`` and a generated ``README.md``.
 
+A prompt of words has no tensors: its text and tokens stand in the manifest.
+
 The manifest says what the tensors are, which model they were made for, and how good they are.
 """
 
@@ -40,8 +42,11 @@ def save_artifact(folder: Path, manifest: Manifest, tensors: "dict[str, torch.Te
         StoreError: the folder exists.
         DiskFull: no room; nothing is left behind.
     """
-    raw = tensor_bytes(tensors, str(folder))
-    written = manifest.model_copy(update={"tensors_sha256": hashlib.sha256(raw).hexdigest()})
+    if manifest.text and tensors:
+        raise ArtifactError("a prompt of words has no tensors", where=str(folder), got=", ".join(tensors))
+    raw = b"" if manifest.text else tensor_bytes(tensors, str(folder))
+    digest = manifest.text.sha256 if manifest.text else hashlib.sha256(raw).hexdigest()
+    written = manifest.model_copy(update={"tensors_sha256": digest})
     text = json.dumps(written.model_dump(mode="json"), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     if len(text.encode()) > precheck.MAX_MANIFEST_BYTES:
         raise ArtifactError(
@@ -51,7 +56,8 @@ def save_artifact(folder: Path, manifest: Manifest, tensors: "dict[str, torch.Te
             wanted=f"at most {precheck.MAX_MANIFEST_BYTES}",
             fix="keep data out of task, metrics and lineage",
         )
-    files = {TENSORS_FILE: raw, MANIFEST_FILE: text.encode(), CARD_FILE: model_card(written).encode()}
+    files = {} if manifest.text else {TENSORS_FILE: raw}
+    files |= {MANIFEST_FILE: text.encode(), CARD_FILE: model_card(written).encode()}
     write_folder(Path(folder), lambda temporary: fill(temporary, files))
     return written
 
@@ -154,29 +160,34 @@ def load_artifact(folder: Path) -> "tuple[Manifest, dict[str, torch.Tensor]]":
     """Read a prompt's folder; what is unsafe or damaged is refused before it is parsed.
 
     Returns:
-        The manifest, and the tensors by name, bit-equal to what was saved; vectors that are kept as fewer numbers are
-        whole again.
+        The manifest, and the tensors by name, bit-equal to what was saved; none of a prompt of words.
 
     Raises:
         ArtifactError: the folder is damaged, unsafe, or holds values that are no numbers.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
+    if manifest.text:
+        _check_digest(manifest.text.sha256, manifest, folder / MANIFEST_FILE)
+        return manifest, {}
     path = folder / TENSORS_FILE
     with precheck.open_plain(path) as handle:
         precheck.check_tensors(handle, str(path))
         raw = handle.read()
-    digest = hashlib.sha256(raw).hexdigest()
-    if digest != manifest.tensors_sha256:
-        raise ArtifactError(
-            "the tensors are not the ones that the manifest describes",
-            where=str(path),
-            got=f"SHA-256 {digest}",
-            wanted=manifest.tensors_sha256 or "a SHA-256 in prompt.json",
-            fix="fetch the prompt again from where it was made",
-        )
+    _check_digest(hashlib.sha256(raw).hexdigest(), manifest, path)
     import safetensors.torch
 
     tensors: dict[str, torch.Tensor] = safetensors.torch.load(raw)
     check_finite(tensors, str(path))
     return manifest, tensors
+
+
+def _check_digest(digest: str, manifest: Manifest, path: Path) -> None:
+    if digest != manifest.tensors_sha256:
+        raise ArtifactError(
+            f"the {'text and its tokens' if manifest.text else 'tensors'} are not those that the manifest describes",
+            where=str(path),
+            got=f"SHA-256 {digest}",
+            wanted=manifest.tensors_sha256 or "a SHA-256 in prompt.json",
+            fix="fetch the prompt again from where it was made",
+        )

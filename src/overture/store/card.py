@@ -48,12 +48,19 @@ def _use(manifest: "Manifest") -> str:
 
 def _front_matter(manifest: "Manifest") -> str:
     # JSON strings are YAML strings: no value can end the block early.
-    lines = [f"base_model: {json.dumps(manifest.backbone.id)}", "library_name: overture", "tags: [soft-prompt]"]
+    kind = "text" if manifest.text else "soft"
+    lines = [f"base_model: {json.dumps(manifest.backbone.id)}", "library_name: overture", f"tags: [{kind}-prompt]"]
     return "\n".join(["---", *lines, "---"])
 
 
 def _what(manifest: "Manifest") -> str:
     version = f", version {manifest.version}" if manifest.version else ""
+    if manifest.text:
+        shown = "\n\n".join(code_block(text) for text in (manifest.text.before, manifest.text.after) if text)
+        return (
+            f"A prompt of words, found with Overture{version}: {manifest.length} tokens at {_cell(manifest.place)}. "
+            f"The model itself is unchanged.\n\n{shown}"
+        )
     return (
         f"A prompt tuned with Overture{version}: method {_cell(manifest.method)} at {_cell(manifest.place)}, "
         f"{manifest.length} tokens long, {manifest.trainable} trained values. The model itself is unchanged."
@@ -76,8 +83,11 @@ def _origin(manifest: "Manifest") -> dict[str, Any]:
 
 def _limits(manifest: "Manifest") -> str:
     model = _cell(manifest.backbone.id)
+    fits = f"The prompt fits only {model} with the weights named above; Overture refuses any other model."
+    if manifest.text:
+        fits = f"The words were found with {model}; any model can read them, and the scores do not hold for it."
     lines = (
-        f"The prompt fits only {model} with the weights named above; Overture refuses any other model.",
+        fits,
         f"The licence and the terms of use of {model} apply to what the model writes with this prompt.",
         "The scores hold for data like the evaluation data. Measure again on your own.",
     )

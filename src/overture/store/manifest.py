@@ -7,8 +7,8 @@ from pydantic import Field
 
 from overture.core.config import Config
 from overture.core.errors import ArtifactError, Problem
-from overture.core.records.base import Options
-from overture.core.records.prompt import Lineage, MadeWith, PromptScores
+from overture.core.records.base import Options, optional
+from overture.core.records.prompt import Lineage, MadeWith, PromptScores, TextPrompt
 
 FORMAT_VERSION = 1
 
@@ -44,6 +44,7 @@ class Manifest(Config):
     method: str = Field(description="how the prompt's values are parameterised")
     place: str = Field(description="where the prompt enters the model")
     length: int = Field(description="prompt length in tokens", ge=0)
+    text: TextPrompt | None = optional("text and tokens of a prompt of words; such a prompt has no tensors")
     options: MadeWith = Field(default=MadeWith(), description="the resolved options that made it")
     backbone: BackboneRef = Field(description="the model that the prompt was made for")
     task: Options = Field(default={}, description="the resolved task, template included")
@@ -55,7 +56,10 @@ class Manifest(Config):
     created: str = Field(default_factory=_now, description="when it was made, UTC, ISO 8601")
     trainable: int = Field(description="number of trained values", ge=0)
     seconds: float | None = Field(default=None, description="training time in seconds", ge=0)
-    tensors_sha256: str = Field(default="", description="SHA-256 of prompt.safetensors; filled in when it is saved")
+    tensors_sha256: str = Field(
+        default="",
+        description="SHA-256 of prompt.safetensors; filled in when it is saved; of a text prompt that of its text",
+    )
 
     @property
     def ref(self) -> str:

@@ -1,11 +1,50 @@
 """A stored prompt: what its values were made with, where it comes from, how it scores."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 
 from pydantic import Field
 
+from overture.core.injection import Place
 from overture.core.records.base import Options, Record, optional
 from overture.core.records.scores import Interval, SplitScores
+
+
+class Shot(Record):
+    """A row with its answer, shown in front of the input."""
+
+    fields: dict[str, str] = Field(description="template field -> its text")
+    answer: str = Field(description="the answer, as it stands behind the row")
+
+
+class TextPrompt(Record):
+    """A prompt of words: its text and the tokens that were scored."""
+
+    before: str = Field("", description="the text in front of the input")
+    after: str = Field("", description="the text between the input and the template's constant end")
+    before_ids: list[int] = Field([], description="tokens of the text in front")
+    after_ids: list[int] = Field([], description="tokens of the text behind the input")
+    begins: bool = Field(False, description="whether the text in front holds what a sequence begins with")
+    instruction: str = Field("", description="the text in front without its examples")
+    shots: list[Shot] = Field([], description="rows with their answers in the text in front, in order")
+
+    @property
+    def ids(self) -> list[int]:
+        """All tokens, those in front first."""
+        return [*self.before_ids, *self.after_ids]
+
+    @property
+    def place(self) -> Place:
+        """Where the text stands."""
+        if self.before_ids and self.after_ids:
+            return "around"
+        return "before" if self.before_ids else "after"
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of text and tokens."""
+        return hashlib.sha256(json.dumps(self.dump(), sort_keys=True).encode()).hexdigest()
 
 
 class MadeWith(Record):
@@ -51,6 +90,8 @@ class Lineage(Record):
     visits: int | None = optional("how often meta-learning visited a task")
     visits_asked: int | None = optional("how often it should have")
     inner: int | None = optional("optimiser steps of a visit")
+    search: str | None = optional("how a text prompt was found")
+    translated_from: str | None = optional("the prompt whose answers a text was chosen to repeat")
     text: str | None = optional("the text that it holds")
     text_tokens: int | None = optional("length of that text in tokens")
     epoch: int | None = optional("the epoch of its values, from 0")

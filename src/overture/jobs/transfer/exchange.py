@@ -13,6 +13,7 @@ from overture.evaluate.facts import adapter_of, config_of
 from overture.exchange.export import FORMATS, LOST, check_target, write_files
 from overture.exchange.peft_files import fitted_tensors, read_adapter
 from overture.exchange.peft_forms import Adapter, ModelShape
+from overture.exchange.texts import TEXT_FORMATS
 from overture.jobs.run.keep import new_manifest
 from overture.jobs.run.request import TuneConfig, tune_config
 from overture.store.artifact import load_artifact
@@ -145,7 +146,7 @@ def export_prompt(ref: str | Path, folder: str | Path, store: Store, *, to: str)
         ref: ``name``, ``name@2``, or a prompt's folder.
         folder: the folder to make.
         store: where the prompt is.
-        to: ``peft``, ``npy`` or ``json``.
+        to: ``peft``, ``npy`` or ``json``; of a prompt of words ``text``, ``openai``, ``promptfoo`` or ``lm-eval``.
 
     Raises:
         StoreError: no such prompt, or the folder holds something.
@@ -163,6 +164,14 @@ def export_prompt(ref: str | Path, folder: str | Path, store: Store, *, to: str)
             "a prompt that was trained together with an adapter cannot be exported: no other format holds both",
             where=manifest.ref,
             fix="copy its folder; overture predict and eval take folders",
+        )
+    if (manifest.text is not None) != (to in TEXT_FORMATS):
+        able = [name for name in FORMATS if (name in TEXT_FORMATS) == (manifest.text is not None)]
+        raise ConfigError(
+            "this format does not hold such a prompt",
+            where=manifest.ref,
+            got=f"{'words' if manifest.text else 'values'}, to {to}",
+            fix=f"--to {' or '.join(able)}",
         )
     files = FORMATS[to](manifest, tensors)
     write_files(target, files)

@@ -45,7 +45,7 @@ from overture.data.batches import epoch_batches, scoring_batches, task_batches
 from overture.engine.backbone import Backbone
 from overture.engine.distil import distance, divergence, right
 from overture.engine.prompted import PromptedModel
-from overture.evaluate.facts import backbone_ref, config_of
+from overture.evaluate.facts import backbone_ref, config_of, values_of
 from overture.evaluate.intervals import paired_test
 from overture.evaluate.scoring import Scored
 from overture.evaluate.source import prompt_source
@@ -347,7 +347,8 @@ class _Multi:
         check_fingerprint(manifest.backbone, backbone_ref(work.backbone))
         _check_labels(task, ref, tensors)
         source = prompt_source(work.backbone, work.encoder, work.rows["train"], work.store)
-        model = PromptedModel(work.backbone, prompt_from(tensors, config_of(manifest), source), work.cache)
+        values = values_of(manifest, tensors, work.backbone)
+        model = PromptedModel(work.backbone, prompt_from(values, config_of(manifest), source), work.cache)
         model.check(work.rows["train"][:1])
         measured = self._measured(task, model, "alone")
         kept = KeptPrompt(

@@ -253,6 +253,8 @@ def _check(manifest: Manifest, names: set[str]) -> None:
         why.append("the adapter that it was trained with belongs to the layers of one model")
     if manifest.layer:
         why.append("vectors at a late layer are hidden states, and no tokens stand for those")
+    if manifest.text:
+        why.append("words need no map: another model reads them as they are")
     if "vectors" not in names and not why:
         why.append("a prompt that depends on the row is made by a network for one model")
     if why:

@@ -95,6 +95,13 @@ def similar(ref: str | Path, store: Store, progress: Progress = lambda what, don
     """
     folder = store.get(ref)
     manifest, tensors = load_artifact(folder)
+    if manifest.text:
+        raise ConfigError(
+            "a prompt of words has no points to compare",
+            where=str(ref),
+            wanted="vectors, or keys and values",
+            fix=f"overture diff {ref} OTHER shows both texts",
+        )
     points = points_of(manifest, tensors)
     if points is None:
         raise ConfigError(
@@ -133,7 +140,7 @@ def _compared(manifest: Manifest, points: Points, entry: Entry) -> SimilarPrompt
     except ArtifactError:
         return "damaged"
     if entry_points is None:
-        return "depends on the row"
+        return "made of words" if entry.manifest.text else "depends on the row"
     if entry_points.kind != points.kind:
         return entry_points.kind
     return SimilarPrompt(
