@@ -5,6 +5,7 @@ of the template, and behind its last field.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,7 @@ def promptfoo_files(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> F
     """``promptfooconfig.yaml`` with the prompt beside it; providers and rows are the user's to add."""
     del tensors
     text, task = _facts(manifest)
-    prompt = plain_text(text, task, lambda name: f"{{{{{name}}}}}")
+    prompt = _as_jinja(text, task)
     sample = task.spec.sample(task)
     config = {
         "description": f"{manifest.ref}, found with Overture for {manifest.backbone.id}",
@@ -122,18 +123,12 @@ def lm_eval_files(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> Fil
     """``NAME.yaml``, a task of lm-evaluation-harness on rows of ``rows.jsonl``, which the user adds."""
     del tensors
     text, task = _facts(manifest)
-    shown = plain_text(text, task, lambda name: f"\0{name}\0")
-    literal = shown.replace("{%", "{{ '{%' }}").replace("{#", "{{ '{#' }}")
-    fields = [*task.fields]
-    doc_to_text = literal
-    for name in fields:
-        doc_to_text = doc_to_text.replace(f"\0{name}\0", f"{{{{{name}}}}}")
     config: dict[str, Any] = {
         "task": f"overture_{manifest.name.replace('-', '_')}",
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}},
         "test_split": "test",
-        "doc_to_text": doc_to_text,
+        "doc_to_text": _as_jinja(text, task),
         "target_delimiter": "",
     }
     if task.words:
@@ -151,6 +146,13 @@ def lm_eval_files(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> Fil
             "metric_list": [{"metric": "exact_match"}],
         }
     return {f"{manifest.name}.yaml": _yaml(config)}
+
+
+def _as_jinja(text: TextPrompt, task: Task) -> str:
+    """The prompt as one template of Jinja's, or Nunjucks', whose own marks in the words are written as text."""
+    shown = plain_text(text, task, lambda name: f"\0{name}\0")
+    literal = re.sub(r"\{[{%#]", lambda mark: f"{{{{ '{mark.group()}' }}}}", shown)
+    return re.sub("\0(.*?)\0", lambda field: f"{{{{ {field.group(1)} }}}}", literal)
 
 
 def _yaml(values: Mapping[str, Any]) -> bytes:

@@ -1,28 +1,16 @@
-"""Label words that the frozen model itself would write for each label's rows.
+"""``overture words``: label words from training rows, measured on validation rows without training.
 
-Shape letters: N rows, V vocabulary, C labels, K words of a label, D width.
-
-Source: Gao et al. 2021 (LM-BFF), section 5.1: a label's pool are the words of highest mean log-likelihood over its
-training rows, and one word for each label is chosen by training accuracy, then on validation rows. Deviations: within
-the pool words are ranked by how much likelier they are for the label's rows than for those of the others, as by the
-likelihood ratio of Schick et al. 2020 (PETAL), since the likeliest words are much the same for all labels; assignments
-are climbed, one label at a time, where LM-BFF tries all of them; and validation judges the model without training.
+How words are found: `overture.hard.label_words`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
-import torch
-from torch import Tensor
-
 from overture.core.config import validated
-from overture.core.contracts import Readouts
 from overture.core.errors import BackboneError, ConfigError, DataError
 from overture.core.meter import Meter
 from overture.core.records.search import LabelWord, WordingScore, WordsResult
 from overture.core.rows import Encoded
-from overture.data.batches import scoring_batches
 from overture.data.encode import Encoder
 from overture.data.rows import gold_of
 from overture.data.splits import load_splits
@@ -32,29 +20,11 @@ from overture.engine.cache import InputCache
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import score
+from overture.hard.label_words import assignments, label_candidates, label_states
 from overture.jobs.search.options import WordsConfig
 
 Progress = Callable[[str, int, int], None]
-_ROWS_AT_ONCE = 64
-_MAX_TOKENS = 4096
 _OWN = "task file"
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A word of one token that may stand for a label.
-
-    Args:
-        text: as the task file has it, with its leading space.
-        token: its token.
-        log_likelihood: mean over the label's training rows.
-        ratio: how much higher that is than the mean over the other labels' rows.
-    """
-
-    text: str
-    token: int
-    log_likelihood: float
-    ratio: float
 
 
 def words(
@@ -94,27 +64,19 @@ def words(
     meter = Meter(backbone.device.type)
     cache = InputCache()
 
-    # The hidden state at each training row's label word: the head makes a likelihood of every word of it.
-    hidden_states: dict[int, Tensor] = {}
-    model = PromptedModel(backbone, None, cache)
-    with torch.no_grad():
-        for batch in scoring_batches(rows, _MAX_TOKENS):
-            readouts = model.ask(batch, Readouts())
-            hidden_states |= {row.row: readout.hidden[0] for row, readout in zip(batch, readouts, strict=True)}
-            progress("reading training rows", len(hidden_states), len(rows))
-    hidden_ND = torch.stack([hidden_states[row.row] for row in rows])
-    labels_N = torch.tensor([row.label or 0 for row in rows], device=hidden_ND.device)
-
-    candidates = _candidates(backbone, task, hidden_ND, labels_N, config)
-    assignments = _assignments(backbone, candidates, hidden_ND, labels_N, config.rounds)
-    notices = [] if assignments else ["labels share too few words to have one each; ask for more words of each pool"]
+    hidden_ND, labels_N = label_states(
+        PromptedModel(backbone, None, cache), rows, lambda done, total: progress("reading training rows", done, total)
+    )
+    candidates = label_candidates(backbone, task, hidden_ND, labels_N, config.pool, config.words)
+    chosen = assignments(backbone, candidates, hidden_ND, labels_N, config.rounds)
+    notices = [] if chosen else ["labels share too few words to have one each; ask for more words of each pool"]
 
     scores = []
     gold = gold_of(task, splits.validation)
-    for name in (_OWN, *assignments):
+    for name in (_OWN, *chosen):
         worded = task
-        if name in assignments:
-            labels = dict(zip(task.words, assignments[name], strict=True))
+        if name in chosen:
+            labels = dict(zip(task.words, chosen[name], strict=True))
             worded = validated(Task, {**task.dump(), "labels": labels}, "words")
         encoded = Encoder(worded, backbone.text.tokenizer).encode(splits.validation)
         report = partial(progress, f"scoring the words: {name}")
@@ -152,121 +114,3 @@ def _check(task: Task, backbone: Backbone, rows: Sequence[Encoded]) -> None:
     missing = [name for number, name in enumerate(task.words) if all(row.label != number for row in rows)]
     if missing:
         raise DataError("labels without training rows have no words", where="data.train", got=", ".join(missing))
-
-
-@torch.no_grad()
-def _likelihoods(backbone: Backbone, hidden_ND: Tensor) -> Tensor:
-    """Log-probabilities over the whole vocabulary, [N, V]."""
-    return backbone.head(hidden_ND).float().log_softmax(-1)
-
-
-def _mean_likelihoods(backbone: Backbone, hidden_ND: Tensor, labels_N: Tensor, num_labels: int) -> Tensor:
-    """Mean log-likelihood of every word over the rows of each label, [C, V]."""
-    sums_CV: Tensor | None = None
-    for start in range(0, len(hidden_ND), _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
-        likelihoods_NV = _likelihoods(backbone, hidden_ND[part]).double()
-        if sums_CV is None:
-            sums_CV = likelihoods_NV.new_zeros(num_labels, likelihoods_NV.shape[1])
-        sums_CV.index_add_(0, labels_N[part], likelihoods_NV)
-    assert sums_CV is not None
-    return sums_CV / labels_N.bincount(minlength=num_labels)[:, None]
-
-
-def _candidates(
-    backbone: Backbone, task: Task, hidden_ND: Tensor, labels_N: Tensor, config: WordsConfig
-) -> list[list[Candidate]]:
-    """Words of each label, those first that tell it best from the others."""
-    means_CV = _mean_likelihoods(backbone, hidden_ND, labels_N, len(task.words))
-    others_CV = (means_CV.sum(0) - means_CV) / (len(means_CV) - 1)
-    # Written as the task file's own words: behind a space a word is another token.
-    lead = " " if next(iter(task.words.values()))[0].startswith(" ") else ""
-    candidates = []
-    for label, mean_V, others_V in zip(task.words, means_CV, others_CV, strict=True):
-        pool: list[Candidate] = []
-        for token in mean_V.argsort(descending=True).tolist():
-            text = _word(backbone, token, lead)
-            if text and all(text.casefold() != word.text.casefold() for word in pool):
-                pool.append(Candidate(text, token, float(mean_V[token]), float(mean_V[token] - others_V[token])))
-            if len(pool) == config.pool:
-                break
-        if not pool:
-            raise BackboneError("the vocabulary has no words of one token", got=task.backbone, where=f"labels.{label}")
-        candidates.append(sorted(pool, key=lambda word: -word.ratio)[: config.words])
-    return candidates
-
-
-def _word(backbone: Backbone, token: int, lead: str) -> str | None:
-    """A token as a label word; None for a piece of a word, a mark or a special token."""
-    tokenizer = backbone.text.tokenizer
-    core = tokenizer.decode([token]).strip()
-    if not core.isalpha() or (len(core) < 2 and core.isascii()):
-        return None
-    return lead + core if tokenizer.encode_plain(lead + core) == [token] else None
-
-
-def _assignments(
-    backbone: Backbone,
-    candidates: Sequence[Sequence[Candidate]],
-    hidden_ND: Tensor,
-    labels_N: Tensor,
-    rounds: int,
-) -> dict[str, tuple[str, ...]]:
-    """One word for each label, no word twice: the best by the ratio alone, and the same after climbing."""
-    texts = {word.token: word.text for of_label in candidates for word in of_label}
-    tokens = list(texts)
-    columns = {token: column for column, token in enumerate(tokens)}
-    chunks = torch.split(hidden_ND, _ROWS_AT_ONCE)
-    scores_NT = torch.cat([_likelihoods(backbone, chunk)[:, tokens] for chunk in chunks])
-    choices = [[columns[word.token] for word in of_label] for of_label in candidates]
-    spellings = {column: texts[token].casefold() for column, token in enumerate(tokens)}
-    start = _first_free(choices, spellings)
-    if start is None:
-        return {}
-    climbed = _climbed(start, choices, spellings, scores_NT, labels_N, rounds)
-    return {
-        name: tuple(texts[tokens[column]] for column in assignment)
-        for name, assignment in {"ratio": start, "climbed": climbed}.items()
-    }
-
-
-def _first_free(choices: Sequence[Sequence[int]], spellings: dict[int, str]) -> list[int] | None:
-    """The first word of each label that no earlier label has; None where a label has none left."""
-    taken: set[str] = set()
-    assignment = []
-    for of_label in choices:
-        free = next((word for word in of_label if spellings[word] not in taken), None)
-        if free is None:
-            return None
-        taken.add(spellings[free])
-        assignment.append(free)
-    return assignment
-
-
-def _climbed(
-    start: Sequence[int],
-    choices: Sequence[Sequence[int]],
-    spellings: dict[int, str],
-    scores_NT: Tensor,
-    labels_N: Tensor,
-    rounds: int,
-) -> list[int]:
-    """The assignment after changing the word of one label at a time while training accuracy, then loss, improves."""
-
-    def worth(assignment: Sequence[int]) -> tuple[float, float]:
-        scores_NC = scores_NT[:, list(assignment)].log_softmax(1)
-        accuracy = (scores_NC.argmax(1) == labels_N).float().mean()
-        return float(accuracy), -float(torch.nn.functional.nll_loss(scores_NC, labels_N))
-
-    best, best_worth = list(start), worth(start)
-    for _ in range(rounds):
-        before = list(best)
-        for label, of_label in enumerate(choices):
-            taken = {spellings[word] for number, word in enumerate(best) if number != label}
-            for word in of_label:
-                changed = [*best[:label], word, *best[label + 1 :]]
-                if spellings[word] not in taken and (changed_worth := worth(changed)) > best_worth:
-                    best, best_worth = changed, changed_worth
-        if best == before:
-            break
-    return best

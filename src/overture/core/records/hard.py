@@ -1,0 +1,144 @@
+"""Records of prompts of words: candidates, what became of them, and the result of their search."""
+
+import json
+from typing import Any, Literal
+
+from pydantic import Field
+
+from overture.core.records.base import Answers, Record, optional
+from overture.core.records.prompt import TextPrompt
+from overture.core.records.scores import Interval, Paired, SplitScores
+
+Stage = Literal["structure", "examples", "wording", "pruning"]
+
+
+class Wording(Record):
+    """How rows and labels are shown: the keys of the task file that a candidate changes; none as the file has it."""
+
+    template: str | list[dict[str, str]] | None = optional("the template")
+    labels: dict[str, str | list[str]] | None = optional("label -> its word or words")
+    calibrated: bool = Field(False, description="whether label scores are divided by those of rows without content")
+
+
+class Candidate(Record):
+    """A prompt of words."""
+
+    wording: Wording = Field(Wording(), description="how rows and labels are shown")
+    text: str = Field("", description="the instruction; empty without one")
+    place: Literal["before", "after"] = Field("after", description="where the instruction stands")
+    shots: list[int] = Field([], description="numbers of the training rows that stand in front, in order")
+    origin: str = Field("task file", description="what proposed it")
+
+    @property
+    def key(self) -> str:
+        """Equal for candidates that are the same prompt."""
+        facts = self.dump()
+        return json.dumps({name: facts[name] for name in facts if name != "origin"}, sort_keys=True)
+
+    @property
+    def title(self) -> str:
+        """The candidate for people, on one line."""
+        parts = [f"{self.text!r} {self.place}"] if self.text else []
+        parts += [f"{len(self.shots)} examples"] if self.shots else []
+        changed = [name for name in ("template", "labels") if getattr(self.wording, name) is not None]
+        parts += [f"other {' and '.join(changed)}"] if changed else []
+        parts += ["calibrated"] if self.wording.calibrated else []
+        return ", ".join(parts) or "the task file's template alone"
+
+
+class Standing(Record):
+    """A candidate after a race."""
+
+    candidate: Candidate = Field(description="the candidate")
+    log_likelihood: float = Field(description="mean over its rows of the right answer's log-likelihood")
+    rows: int = Field(description="validation rows that it was scored on")
+
+
+class StageResult(Record):
+    """One stage of a search."""
+
+    stage: Stage = Field(description="what it varied")
+    proposed: int = Field(description="candidates that raced")
+    refused: dict[str, int] = Field({}, description="why proposals were refused -> how many")
+    row_scores: int = Field(description="pairs of a candidate and a row that were scored")
+    best: list[Standing] = Field(description="the best, the first of them the leader")
+
+
+class Claim(Record):
+    """The winner against one control, on test rows."""
+
+    control: str = Field(description="what it is compared with")
+    control_score: Interval = Field(description="the control's score")
+    compared: Paired = Field(description="the paired test")
+    p_corrected: float = Field(description="p-value corrected for all controls (Holm)")
+    is_better: bool = Field(description="whether the winner is better, the corrected test being below the level")
+
+
+class Luck(Record):
+    """What the best of many equal candidates gains by luck alone."""
+
+    candidates: int = Field(description="candidates that were compared")
+    rows: int = Field(description="validation rows that the last of them were chosen by")
+    disagreement: float = Field(description="mean share of rows on which two finalists differ in being right")
+    points: float = Field(description="how much the best of so many equal ones looks better, as a share of rows")
+
+
+class HardPlan(Record):
+    """What a search may spend, said before it begins."""
+
+    tokens: int = Field(description="live tokens of the scorer")
+    minutes: float = Field(description="minutes that they take at the measured speed")
+    tokens_per_second: float = Field(description="the measured speed")
+
+
+class HardResult(Record):
+    """``result.json`` of a search for a prompt of words."""
+
+    status: Literal["finished", "interrupted"] = "finished"
+    run: str = Field(description="the run's name")
+    prompt: str | None = Field(description="the stored prompt, as name@version; none where nothing beat the task file")
+    folder: str | None = Field(None, description="the stored prompt's folder")
+    task: str = Field(description="name of the task")
+    metric: str = Field(description="metric that the task is judged by")
+    rows: dict[str, int] = Field(description="split -> number of rows")
+    winner: Candidate = Field(description="the prompt of words")
+    text: TextPrompt | None = Field(None, description="its text and tokens")
+    metrics: dict[str, SplitScores] = Field(description="split -> the winner's scores")
+    claims: list[Claim] = Field([], description="the winner against each control, on test rows")
+    luck: Luck | None = Field(None, description="what luck alone gives")
+    stages: list[StageResult] = Field(description="what was tried")
+    plan: HardPlan = Field(description="what was allowed")
+    tokens: float = Field(description="live tokens that were run")
+    seconds: float = Field(description="seconds over all sittings")
+    has_shuffled_labels: bool = Field(False, description="whether labels were shuffled, as a control")
+    notices: list[str] = Field([], description="what the user should know")
+
+
+class BookEntry(Record):
+    """Losses of candidates on rows of one rung, as a search keeps them."""
+
+    keys: list[str] = Field(description="the candidates")
+    numbers: list[int] = Field(description="numbers of the validation rows")
+    losses: list[list[float]] = Field(description="a list for each candidate")
+    tokens: float = Field(description="live tokens that they took")
+
+
+class Predicted(Record):
+    """A candidate's answers on a split."""
+
+    scores: SplitScores = Field(description="its scores")
+    answers: Answers = Field(description="an answer for each row")
+    value: float = Field(description="the task's metric")
+
+
+class Proposals(Record):
+    """Candidates that a proposer gave, and why others were refused."""
+
+    candidates: list[Candidate] = Field([], description="those that may race")
+    refused: dict[str, int] = Field({}, description="reason -> how many")
+
+
+class FoundText(Record):
+    """A record of any text with a number, for proposers that keep their state."""
+
+    values: dict[str, Any] = Field({}, description="what is kept")

@@ -1,0 +1,1 @@
+"""What a prompt does: shifts, parts that matter, changed rows, and checks of the explanation itself."""

@@ -1,0 +1,1 @@
+"""Proposers of prompts of words, one file each."""

@@ -1,0 +1,292 @@
+"""Scores of many candidates on the same rows, the rows' texts kept wherever a candidate leaves them alone.
+
+A candidate is one injection of embeddings of its tokens: an instruction `after` the input stands behind the input's
+kept keys and values; what stands `before` becomes memory, so it costs no live tokens in any row.
+
+Shape letters: J candidates, B rows, C labels.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from overture.core.config import validated
+from overture.core.errors import DataError
+from overture.core.injection import Injection, Vectors
+from overture.core.records.hard import Candidate, Wording
+from overture.core.records.prompt import Shot, TextPrompt
+from overture.core.rows import Encoded, OneOf
+from overture.data.encode import Encoder
+from overture.data.rows import Row, texts_of
+from overture.data.task import Task
+from overture.engine.answerer import LocalAnswerer
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.compiled import compiled_prompt
+from overture.engine.judge import LocalJudge
+
+_PROBES = 8
+_COPIED_WORDS = 5
+Progress = Callable[[int, int], None]
+
+
+class Refused(Exception):
+    """A candidate that cannot be scored, with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """Rows as one wording shows them.
+
+    Args:
+        encoder: of the wording.
+        rows: split -> encoded rows, one for each row.
+    """
+
+    encoder: Encoder
+    rows: dict[str, list[Encoded]]
+
+
+class TextScorer:
+    """Scores candidates on a task's rows.
+
+    Args:
+        task: the task file's own.
+        backbone: the model.
+        splits: split -> rows; those of ``train`` may be shown as examples.
+        room: most tokens of an instruction.
+        cache: keeps what texts give.
+
+    Attributes:
+        tokens: live tokens that were run.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        backbone: Backbone,
+        splits: Mapping[str, Sequence[Row]],
+        room: int,
+        cache: InputCache | None = None,
+    ) -> None:
+        self.task, self.backbone, self.splits, self.room = task, backbone, splits, room
+        self.answerer = LocalAnswerer(backbone, cache or InputCache())
+        self.judge = LocalJudge(self.answerer, max_tokens=4096)
+        self.tokens = 0.0
+        self._shown: dict[tuple[str, bool], _Shown] = {}
+        self._texts: dict[str, TextPrompt] = {}
+        self._copied = {gram for row in splits["train"] for gram in _grams(" ".join(texts_of(task, row).values()))}
+
+    # -- what a candidate is
+
+    def task_of(self, wording: Wording) -> Task:
+        """The task under a wording."""
+        changes = {name: value for name in ("template", "labels") if (value := getattr(wording, name)) is not None}
+        task = validated(Task, {**self.task.dump(), **changes}, "wording") if changes else self.task
+        return task.calibrated() if wording.calibrated and not task.is_calibrated else task
+
+    def text_of(self, candidate: Candidate) -> TextPrompt:
+        """A candidate's text and tokens.
+
+        Raises:
+            Refused: its text is empty of tokens, too long, no plain text, copied from a training row, or tokenised
+                otherwise in front of or behind rows than alone.
+        """
+        if candidate.key not in self._texts:
+            self._texts[candidate.key] = self._checked(candidate)
+        return self._texts[candidate.key]
+
+    def _checked(self, candidate: Candidate) -> TextPrompt:
+        tokenizer, text = self.backbone.text.tokenizer, candidate.text
+        if text and not text.strip():
+            raise Refused("an empty text")
+        if len(tokenizer.split_specials(text)) > 1 or any(special for _, special in tokenizer.split_specials(text)):
+            raise Refused("special tokens in the text")
+        ids = tokenizer.encode_plain(text) if text else []
+        if len(ids) > self.room:
+            raise Refused(f"longer than {self.room} tokens")
+        if any(gram in self._copied for gram in _grams(text)):
+            raise Refused(f"{_COPIED_WORDS} words or more of a training row")
+        prompt = self._rendered(candidate, ids)
+        if len(prompt.ids) + 64 > tokenizer.max_length:
+            raise Refused("no room for rows in the model's context")
+        if prompt.ids and not self._is_stable(candidate, prompt):
+            raise Refused("tokenised otherwise beside a row")
+        return prompt
+
+    def _rendered(self, candidate: Candidate, ids: list[int]) -> TextPrompt:
+        tokenizer = self.backbone.text.tokenizer
+        is_front = candidate.place == "before" and bool(ids)
+        if is_front and not isinstance(self.task.template, str):
+            raise Refused("an instruction in front of a chat: write it into the template's messages")
+        after, after_ids = ("", []) if is_front else (candidate.text, ids)
+        if not candidate.shots and not is_front:
+            return TextPrompt(after=after, after_ids=after_ids)
+        instruction = candidate.text if is_front else ""
+        front, shots = list(tokenizer.bos_ids), list[Shot]()
+        front += ids if is_front else []
+        shown = ""
+        if candidate.shots:
+            rows = [self.splits["train"][number] for number in candidate.shots]
+            encoder = self.shown(candidate.wording, False).encoder
+            # An example looks as its row does, the instruction behind the input left out.
+            try:
+                shot_ids = encoder.shots(rows)
+            except DataError as error:
+                raise Refused(f"examples: {error.what}") from None
+            front += shot_ids[len(tokenizer.bos_ids) :]
+            shown = "".join(encoder.text_of(row) + "\n\n" for row in rows)
+            shots = [Shot(fields=dict(texts_of(self.task, row)), answer=self._answer(encoder, row)) for row in rows]
+        return TextPrompt(
+            before=instruction + shown,
+            after=after,
+            before_ids=front,
+            after_ids=after_ids,
+            begins=True,
+            instruction=instruction,
+            shots=shots,
+        )
+
+    def _answer(self, encoder: Encoder, row: Row) -> str:
+        return encoder.task.spec.shot(encoder.task, row) or ""
+
+    def _is_stable(self, candidate: Candidate, prompt: TextPrompt) -> bool:
+        """Whether the rendered texts of some rows have the tokens that are scored.
+
+        Rows whose text alone has other tokens, at the cut between input and anchor, say nothing.
+        """
+        if not isinstance(self.task.template, str) or candidate.shots:
+            # A chat's marks, and an example's cuts, are tokens of their own on both sides.
+            return True
+        shown = self.shown(candidate.wording, prompt.begins)
+        tokenizer, bos = self.backbone.text.tokenizer, list(self.backbone.text.tokenizer.bos_ids)
+        anchor_text, anchor_ids = shown.encoder.anchor
+        for row, encoded in zip(self.splits["train"][:_PROBES], shown.rows["train"][:_PROBES], strict=True):
+            answer = self._answer(shown.encoder, row)
+            whole = shown.encoder.text_of(row).removesuffix(answer)
+            input_text = whole.removesuffix(anchor_text)
+            input_ids = list(encoded.input_ids)[0 if prompt.begins else len(bos) :]
+            if tokenizer.encode_template(whole) != [*input_ids, *anchor_ids] or not anchor_ids:
+                continue
+            text = prompt.before + input_text + prompt.after + anchor_text
+            front = prompt.before_ids[len(bos) :] if prompt.begins else []
+            if tokenizer.encode_template(text) != [*front, *input_ids, *prompt.after_ids, *anchor_ids]:
+                return False
+        return True
+
+    def shown(self, wording: Wording, follows: bool) -> _Shown:
+        """The rows as a wording shows them.
+
+        Raises:
+            Refused: label words that cannot be told apart, or rows that do not fit.
+        """
+        key = (json.dumps(wording.dump(), sort_keys=True), follows)
+        if key not in self._shown:
+            try:
+                task = self.task_of(wording)
+                encoder = Encoder(task, self.backbone.text.tokenizer, reserve=self.room, follows=follows)
+                rows = {name: [row for row in encoder.encode(split) if row.part == 0]
+                        for name, split in self.splits.items()}  # fmt: skip
+            except (DataError, ValueError) as error:
+                raise Refused(f"wording: {getattr(error, 'what', error)}") from None
+            self._shown[key] = _Shown(encoder, rows)
+        return self._shown[key]
+
+    def rows(self, candidate: Candidate, split: str) -> list[Encoded]:
+        """A split's rows as a candidate shows them."""
+        return self.shown(candidate.wording, self.text_of(candidate).begins).rows[split]
+
+    @torch.no_grad()
+    def injection(self, candidate: Candidate) -> Injection | None:
+        """A candidate's tokens as embeddings, those in front compiled to memory; None without any."""
+        return injection_of(self.backbone, self.text_of(candidate))
+
+    # -- its scores
+
+    def losses(self, candidates: Sequence[Candidate], split: str, numbers: Sequence[int]) -> Tensor:
+        """Each row's negative log-likelihood of the right answer, [J, B].
+
+        Args:
+            candidates: none of which is refused.
+            split: of the rows.
+            numbers: of the rows.
+        """
+        return self._together(candidates, split, numbers, self._losses)
+
+    def scores(self, candidates: Sequence[Candidate], split: str, numbers: Sequence[int]) -> Tensor:
+        """Log-probabilities of each row's labels, [J, B, C]; calibrated where the candidate is."""
+        return self._together(candidates, split, numbers, self._scores)
+
+    def _losses(self, prompts: Sequence[Injection | None], rows: Sequence[Encoded]) -> Tensor:
+        if not rows[0].blanks:
+            return self.judge.losses(prompts, rows)
+        gold = torch.tensor([row.label or 0 for row in rows])
+        return -self._scores(prompts, rows)[:, torch.arange(len(rows)), gold]
+
+    def _scores(self, prompts: Sequence[Injection | None], rows: Sequence[Encoded]) -> Tensor:
+        scores = self.judge.scores(prompts, rows)
+        if not rows[0].blanks:
+            return scores
+        # As `data.kinds.classification` reads a prediction.
+        blanks = self.judge.scores(prompts, rows[0].blanks)
+        bias = blanks.exp().mean(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny).log()
+        return (scores - bias).log_softmax(-1)
+
+    def _together(
+        self,
+        candidates: Sequence[Candidate],
+        split: str,
+        numbers: Sequence[int],
+        ask: Callable[[Sequence[Injection | None], Sequence[Encoded]], Tensor],
+    ) -> Tensor:
+        groups: dict[tuple[str, bool], list[int]] = {}
+        for index, candidate in enumerate(candidates):
+            wording = json.dumps(candidate.wording.dump(), sort_keys=True)
+            groups.setdefault((wording, self.text_of(candidate).begins), []).append(index)
+        replies: dict[int, Tensor] = {}
+        for indices in groups.values():
+            split_rows = self.rows(candidates[indices[0]], split)
+            rows = [split_rows[number] for number in numbers]
+            prompts = [self.injection(candidates[index]) for index in indices]
+            self.tokens += sum(self.live_tokens(candidates[index], rows) for index in indices)
+            replies |= zip(indices, ask(prompts, rows), strict=True)
+        return torch.stack([replies[index] for index in range(len(candidates))])
+
+    def live_tokens(self, candidate: Candidate, rows: Sequence[Encoded]) -> float:
+        """Live tokens of scoring a candidate on rows whose texts are kept, as far as it leaves them alone."""
+        text = self.text_of(candidate)
+        is_kept = self.backbone.family.is_causal and not text.before_ids
+        whole = sum(row.num_tokens - (row.num_input if is_kept else 0) for row in rows)
+        return whole + len(text.after_ids) * len(rows) + len(text.before_ids)
+
+    def warm(self, wording: Wording, split: str, progress: Progress = lambda done, total: None) -> None:
+        """Read a split's texts once, in an order that depends on them alone."""
+        rows = self.shown(wording, False).rows[split]
+        self.tokens += sum(row.num_input for row in rows)
+        self.answerer.warm(rows, [None] * len(rows), progress)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether each row has one label of the task's."""
+        rows = self.shown(Wording(), False).rows["train"]
+        return all(isinstance(row.target, OneOf) and row.label is not None for row in rows)
+
+
+def injection_of(backbone: Backbone, text: TextPrompt) -> Injection | None:
+    """A text's tokens as embeddings, those in front compiled to memory; None without any."""
+    if not text.ids:
+        return None
+    split = None
+    values = backbone.embed(text.ids)
+    if text.place == "around":
+        split = values.new_zeros(len(text.ids) + 1)
+        split[len(text.before_ids)] = 1
+    return compiled_prompt(backbone, Injection(Vectors(values, text.place, split=split)))
+
+
+def _grams(text: str) -> list[tuple[str, ...]]:
+    words = text.casefold().split()
+    return [tuple(words[start : start + _COPIED_WORDS]) for start in range(len(words) - _COPIED_WORDS + 1)]
