@@ -1,6 +1,6 @@
 """What works where: every method at each of its places on each kind of model, asked of the engine's own rule.
 
-A prompt is built on zeros of a few numbers and shown to `engine.limits`, which decides by its parts alone.
+A prompt is built on zeros of a few numbers and shown to `core.capabilities`, which decides by its parts alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from overture.core.capabilities import refused_prompt, refused_text_in_memory
 from overture.core.contracts import RowMethod
 from overture.core.injection import Injection, LayerMemory, ModelKind, Place, Vectors
 from overture.core.rows import Candidates, Encoded, OneOf
-from overture.engine.limits import refused_prompt, refused_text_in_memory
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS

@@ -3,12 +3,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from overture.core.contracts import Answers, Capabilities, LabelScores
+from fakes import CONTEXT, ONE_TOKEN, backbone_of
+from overture.core.capabilities import Capabilities
+from overture.core.contracts import Answers, LabelScores, Losses
 from overture.core.errors import BackboneError
 from overture.core.injection import Injection, Vectors
-from overture.core.rows import Encoded
+from overture.core.rows import Answer, Encoded, OneOf
+from overture.engine.prompted import PromptedModel
 
-ABLE = Capabilities("some/model", frozenset({"before"}), True, True, True, max_length=12)
+ABLE = Capabilities("some/model", "decoder", 12, places=frozenset({"before"}))
 ROW = Encoded.of_ids(3, (1, 2, 3, 4), (5, 6))
 PROMPT = Injection(Vectors(torch.zeros(2, 4), "before"), labels=torch.zeros(2, 4))
 
@@ -21,15 +24,37 @@ def test_what_can_be_answered_passes():
 @pytest.mark.parametrize(
     ("changes", "question", "prompt"),
     [
-        ({"can_write": False}, Answers(1), None),
+        ({"kind": "encoder"}, Answers(1), None),
         ({}, Answers(5), PROMPT),
         ({"max_length": 5}, LabelScores(), None),
         ({"places": frozenset({"memory"})}, LabelScores(), PROMPT),
         ({"has_label_vectors": False}, LabelScores(), PROMPT),
+        ({"has_gradients": False}, Losses(), PROMPT),
+        ({"modalities": frozenset({"image"})}, LabelScores(), None),
     ],
-    ids=["writing", "no room for the answer", "too long", "place", "label vectors"],
+    ids=["writing", "no room for the answer", "too long", "place", "label vectors", "gradients", "modality"],
 )
 def test_what_cannot_is_refused_before_anything_runs(changes, question, prompt):
     with pytest.raises(BackboneError) as error:
         replace(ABLE, **changes).check([(ROW, prompt)], question)
     assert error.value.where == "some/model"
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "t5", "bert"])
+def test_a_model_is_asked_before_anything_runs(family, monkeypatch):
+    backbone = backbone_of(family)
+    target = Answer() if family != "bert" else OneOf(ONE_TOKEN, 0, read=0, is_mask=True)
+    long = Encoded.of_ids(7, tuple(range(10, 10 + CONTEXT)), (5,), target)
+    model = PromptedModel(backbone)
+    monkeypatch.setattr(type(backbone), "run", lambda *_, **__: pytest.fail("the model ran"))
+    for ask in (model.ask, model.check):
+        with pytest.raises(BackboneError) as error:
+            ask([long], LabelScores() if family == "bert" else Answers(4))
+        assert (error.value.where, error.value.wanted) == (backbone.info.id, f"at most {CONTEXT}")
+
+
+def test_two_stacks_have_a_context_each():
+    able = replace(ABLE, kind="encoder-decoder", num_start=1)
+    able.check([(ROW, None)], Answers(11))
+    with pytest.raises(BackboneError):
+        able.check([(ROW, None)], Answers(12))

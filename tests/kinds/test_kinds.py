@@ -92,7 +92,7 @@ def test_learning_lowers_the_loss_and_finds_the_answers(sample, encoder, backbon
     model = prompted(backbone, encoder, Case("prefix", "after" if backbone.encoder else "memory"))
     before = score(model, encoded, encoder.task, gold_of(encoder.task, rows))
     optimiser = torch.optim.Adam(model.trainable().values(), lr=0.2 if is_hard else 0.05)
-    for _ in range(150):
+    for _ in range(250):
         optimiser.zero_grad()
         (model.loss(encoded) / model.weight(encoded)).backward()
         optimiser.step()

@@ -6,6 +6,7 @@ from overture.core.config import validated
 from overture.data.encode import Encoder
 from overture.data.task import Task
 from overture.engine.prompted import PromptedModel
+from overture.evaluate.scoring import check_answerable
 
 
 def build(request: Request) -> Built:
@@ -17,7 +18,7 @@ def build(request: Request) -> Built:
     options: PlainOptions = request.options
     request = request.calibrated() if options.calibrated else request
     model = PromptedModel(request.backbone, None, request.cache)
-    model.check(request.rows["train"][:1])
+    check_answerable(model, request.rows["train"], request.task)
     return Built(model, request.rows)
 
 
@@ -34,7 +35,7 @@ def build_text(request: Request) -> Built:
     encoder = Encoder(task, request.backbone.text.tokenizer)
     rows = {name: encoder.encode(split) for name, split in request.splits.items()}
     model = PromptedModel(request.backbone)
-    model.check(rows["train"][:1])
+    check_answerable(model, rows["train"], task)
     return Built(model, rows, stored_bytes=len(options.text.encode()))
 
 

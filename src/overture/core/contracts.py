@@ -6,17 +6,19 @@ Shape letters: B rows, D width, C labels, n marks of a row, R places of a row at
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 from overture.core.decoding import GREEDY, Decoding
-from overture.core.errors import BackboneError, OvertureError
-from overture.core.injection import Injection, Place
+from overture.core.errors import OvertureError
+from overture.core.injection import Injection
 from overture.core.records.base import Record
 from overture.core.records.events import Listener
 from overture.core.rows import Encoded, Likelihood, Segment, Written
 
 if TYPE_CHECKING:
     import torch
+
+    from overture.core.capabilities import Capabilities
 
 T = TypeVar("T")
 
@@ -267,61 +269,6 @@ class Readouts(Question[Readout]):
 # -- who answers
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """The capabilities of an answerer, known before anything runs.
-
-    Args:
-        name: of the model, for errors.
-        places: where prompts may stand.
-        can_write: it writes answers.
-        has_gradients: losses and readouts can be differentiated.
-        has_label_vectors: labels may have vectors instead of words.
-        max_length: tokens of prompt, row and answer together.
-        modalities: of the input.
-    """
-
-    name: str
-    places: frozenset[Place]
-    can_write: bool
-    has_gradients: bool
-    has_label_vectors: bool
-    max_length: int
-    modalities: frozenset[str] = frozenset({"text"})
-
-    def check(self, pairs: "Sequence[tuple[Encoded, Injection | None]]", question: Question[Any]) -> None:
-        """Refuse what cannot be answered.
-
-        Raises:
-            BackboneError: with the first row's reason.
-        """
-        if isinstance(question, Answers | Continuations) and not self.can_write:
-            raise BackboneError(
-                "the model writes no answers", where=self.name, fix="choose a decoder, or a task with labels"
-            )
-        num_written = question.max_new_tokens if isinstance(question, Answers | Continuations) else 0
-        for row, injection in pairs:
-            num_tokens = row.num_tokens + num_written + (injection.length if injection else 0)
-            if num_tokens > self.max_length:
-                raise BackboneError(
-                    f"row {row.row} does not fit the model's context",
-                    where=self.name,
-                    got=f"{num_tokens} tokens with prompt and answer",
-                    wanted=f"at most {self.max_length}",
-                    fix="shorten the row, the prompt or the answer",
-                )
-            if injection is None:
-                continue
-            if strange := injection.places - self.places:
-                raise BackboneError(
-                    f"a prompt cannot stand at {', '.join(sorted(strange))} here",
-                    where=self.name,
-                    wanted=f"one of {', '.join(sorted(self.places))}",
-                )
-            if injection.labels is not None and not self.has_label_vectors:
-                raise BackboneError("labels cannot have vectors here", where=self.name, fix="a prompt with label words")
-
-
 class Frontend(Protocol):
     """The entry of one modality into a model."""
 
@@ -352,7 +299,7 @@ class Answerer(Protocol):
     """Answers questions about rows, each under a prompt of its own or none."""
 
     @property
-    def capabilities(self) -> Capabilities:
+    def capabilities(self) -> "Capabilities":
         """Its capabilities."""
         ...
 

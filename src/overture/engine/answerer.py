@@ -7,14 +7,14 @@ Shape letters: B rows, S live tokens, D width.
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from overture.core.capabilities import Capabilities
 from overture.core.contracts import (
     Answers,
-    Capabilities,
     Continuations,
     Features,
     LabelScores,
@@ -25,7 +25,7 @@ from overture.core.contracts import (
     Readout,
     Readouts,
 )
-from overture.core.injection import Injection, Place
+from overture.core.injection import Injection
 from overture.core.rows import Answer, Encoded, Likelihood, OneOf, Written
 from overture.engine import seq2seq
 from overture.engine.backbone import Backbone
@@ -34,7 +34,6 @@ from overture.engine.generate import greedy_tokens, written
 from overture.engine.inputs import Inputs, Progress, groups
 from overture.engine.layout import Layout, answer_layout, label_layout
 from overture.engine.likelihood import word_likelihoods
-from overture.engine.limits import check_likelihoods, check_reading, check_writing
 from overture.engine.passes import Injections, Make, kept_input, prepared, text_layout
 from overture.engine.readers import Batch, Reader, read_states, reader_of
 from overture.engine.transfer import sent
@@ -84,14 +83,14 @@ class LocalAnswerer:
     @property
     def capabilities(self) -> Capabilities:
         """The model's capabilities."""
-        kind = self.backbone.family.kind
+        info = self.backbone.info
         return Capabilities(
-            name=self.backbone.info.id,
-            places=frozenset(get_args(Place)),
-            can_write=kind != "encoder",
-            has_gradients=True,
-            has_label_vectors=True,
-            max_length=self.backbone.info.max_length,
+            name=info.id,
+            kind=self.backbone.family.kind,
+            max_length=info.max_length,
+            model_type=info.model_type,
+            num_start=len(info.start_ids),
+            has_head=self.backbone.has_head,
             modalities=self.backbone.modalities,
         )
 
@@ -104,33 +103,30 @@ class LocalAnswerer:
         rows, injections = [row for row, _ in pairs], [injection for _, injection in pairs]
         if isinstance(question, Losses):
             return list(self.losses(rows, injections, question.with_vector_targets))
+        self.capabilities.check(pairs, question)
         key_of, replies_of = _PLANS[type(question)]
         replies: dict[int, T] = {}
         with recording(question):
-            for part in self._parts(rows, injections, key_of(self, question)):
+            for part in self._parts(rows, injections, key_of(question)):
                 replies |= zip(part.numbers, replies_of(self, part, question), strict=True)
         return [replies[index] for index in range(len(pairs))]
 
     def losses(self, rows: Sequence[Encoded], injections: Injections, with_vector_targets: bool = True) -> Tensor:
-        """Each row's loss under its prompt, [B]; see `core.contracts.Losses`."""
+        """Each row's loss under its prompt, [B]; see `core.contracts.Losses`.
+
+        Raises:
+            BackboneError: the model cannot answer such rows under such prompts.
+        """
+        self.capabilities.check(list(zip(rows, injections, strict=True)), Losses())
         numbers: list[int] = []
         losses: list[Tensor] = []
-        for part in self._parts(rows, injections, self.pass_key):
+        for part in self._parts(rows, injections, pass_key):
             numbers += part.numbers
             batch, reader = self._read(part)
             part_losses = reader.losses(batch)
             losses.append(part_losses + _vector_losses(batch) if with_vector_targets else part_losses)
         together = torch.cat(losses)
         return together.new_zeros(len(rows)).index_put((sent(numbers, together.device),), together)
-
-    def pass_key(self, row: Encoded, injection: Injection | None) -> PassKey:
-        """Which passes a row can be in under a prompt, for all questions that read its target.
-
-        Raises:
-            BackboneError: the model cannot answer such a row.
-        """
-        check_reading(self.backbone, row, injection)
-        return PassKey(injection.layer if injection else 0, reader_of(row.target, injection))
 
     @torch.no_grad()
     def warm(self, rows: Sequence[Encoded], injections: Injections, progress: Progress | None = None) -> None:
@@ -144,7 +140,7 @@ class LocalAnswerer:
         inputs = self.inputs
         if inputs.cache is None:
             return
-        for part in self._parts(rows, injections, self.pass_key):
+        for part in self._parts(rows, injections, pass_key):
             if self.backbone.encoder:
                 seq2seq.warm(inputs, part.rows, part.injections, progress)
                 continue
@@ -246,42 +242,33 @@ def _layer(injection: Injection | None) -> int:
     return injection.layer if injection else 0
 
 
+def pass_key(row: Encoded, injection: Injection | None) -> PassKey:
+    """Which passes a row can be in under a prompt, for all questions that read its target."""
+    return PassKey(_layer(injection), reader_of(row.target, injection))
+
+
 _KeyOf = Callable[[Encoded, Injection | None], Hashable]
 
 
-def _read_key(answerer: LocalAnswerer, question: Question[Any]) -> _KeyOf:
-    return answerer.pass_key
+def _read_key(question: Question[Any]) -> _KeyOf:
+    return pass_key
 
 
-def _words_key(answerer: LocalAnswerer, question: Likelihoods) -> _KeyOf:
-    def key(row: Encoded, injection: Injection | None) -> Hashable:
-        check_likelihoods(answerer.backbone, row, injection)
-        return _layer(injection)
-
-    return key
+def _layer_key(question: Question[Any]) -> _KeyOf:
+    return lambda row, injection: _layer(injection)
 
 
-def _writing_key(answerer: LocalAnswerer, question: Question[Any]) -> _KeyOf:
-    check_writing(answerer.backbone)
-
-    def key(row: Encoded, injection: Injection | None) -> Hashable:
-        check_reading(answerer.backbone, row, injection)
-        return _layer(injection)
-
-    return key
-
-
-def _features_key(answerer: LocalAnswerer, question: Features) -> _KeyOf:
+def _features_key(question: Features) -> _KeyOf:
     return lambda row, injection: (_layer(injection), _is_mean(row, question))
 
 
-_PLANS: dict[type[Question[Any]], tuple[Callable[[LocalAnswerer, Any], _KeyOf], Callable[..., Sequence[Any]]]] = {
+_PLANS: dict[type[Question[Any]], tuple[Callable[[Any], _KeyOf], Callable[..., Sequence[Any]]]] = {
     LabelScores: (_read_key, LocalAnswerer._label_scores),
     MarkScores: (_read_key, LocalAnswerer._mark_scores),
     Readouts: (_read_key, LocalAnswerer._readouts),
-    Likelihoods: (_words_key, LocalAnswerer._likelihoods),
-    Answers: (_writing_key, LocalAnswerer._answers),
-    Continuations: (_writing_key, LocalAnswerer._continuations),
+    Likelihoods: (_layer_key, LocalAnswerer._likelihoods),
+    Answers: (_layer_key, LocalAnswerer._answers),
+    Continuations: (_layer_key, LocalAnswerer._continuations),
     Features: (_features_key, LocalAnswerer._features),
 }
 """For each question which rows can share a pass, and what makes the replies of such rows."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from overture.core.contracts import Question
 from overture.core.rows import Encoded
-from overture.engine.answerer import PassKey
+from overture.engine.answerer import PassKey, pass_key
 from overture.engine.inputs import groups
 from overture.engine.passes import Injections
 from overture.engine.prompted import PromptedModel
@@ -80,7 +80,7 @@ class Cohort:
         if member not in self._pass_keys:
             model = self.models[member]
             with torch.no_grad():
-                self._pass_keys[member] = self._answerer.pass_key(row, model.injections([row])[0])
+                self._pass_keys[member] = pass_key(row, model.injections([row])[0])
         return self._pass_keys[member]
 
     def _pairs(self, batches: Mapping[int, Sequence[Encoded]]) -> tuple[list[Encoded], Injections]:

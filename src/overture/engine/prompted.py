@@ -5,19 +5,18 @@ Shape letters: B rows, D width, C labels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from overture.core.contracts import Answers, LabelScores, PromptMethod, Question, RowMethod
+from overture.core.contracts import Answers, LabelScores, Losses, PromptMethod, Question, RowMethod
 from overture.core.injection import Injection
 from overture.core.rows import Encoded
 from overture.engine.answerer import LocalAnswerer, recording
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.inputs import Progress
-from overture.engine.limits import check_reading
 from overture.engine.readers import side_by_side
 from overture.engine.transfer import moved
 
@@ -103,14 +102,19 @@ class PromptedModel:
         of_prompt = self.prompt.rates() if isinstance(self.prompt, PromptMethod | RowMethod) else {}
         return of_prompt | {INNER + name: self.backbone.inner_rate for name in self.backbone.inner}
 
-    def check(self, rows: Sequence[Encoded]) -> None:
+    @torch.no_grad()
+    def check(self, rows: Sequence[Encoded], question: Question[Any] | None = None) -> None:
         """Whether the model can answer such rows under this prompt, before anything runs.
+
+        Args:
+            rows: the rows.
+            question: what is asked of them; their losses when None.
 
         Raises:
             BackboneError: it cannot.
         """
-        for row, injection in zip(rows, self.injections(rows), strict=True):
-            check_reading(self.backbone, row, injection)
+        pairs = list(zip(rows, self.injections(rows), strict=True))
+        self.answerer.capabilities.check(pairs, question or Losses())
 
     # -- what the model answers
 

@@ -458,7 +458,7 @@ def _encode(
 def _refusal(handle: Handle, row: Encoded) -> BackboneError | None:
     """Why the model cannot answer such rows under a prompt; None where it can."""
     try:
-        handle.model().check([row])
+        handle.model().check([row], handle.task.spec.question(handle.task, row))
     except BackboneError as error:
         return error
     return None

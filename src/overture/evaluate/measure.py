@@ -17,7 +17,7 @@ from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.host import Handle
 from overture.evaluate.intervals import paired_test
-from overture.evaluate.scoring import Scored, score
+from overture.evaluate.scoring import Scored, check_answerable, score
 from overture.evaluate.wrong import all_mistakes
 from overture.store.manifest import Manifest
 from overture.store.runs import REQUEST, run_of
@@ -119,7 +119,7 @@ def measured(
             compared=compared(ways[True][0], ways[False][0]),
         )
     control = PromptedModel(prompt.backbone, None, None if prompt.has_adapter else cache)
-    if _is_measurable(control, encoded[:1]):
+    if _is_measurable(control, encoded, task):
         plain, of_model = scored(control, "scoring no prompt")
         no_prompt = of_model.model_copy(update={"trainable": 0})
         against_no_prompt = {"no_prompt": compared(tuned, plain)}
@@ -140,10 +140,10 @@ def measured(
     return evaluation, all_wrong
 
 
-def _is_measurable(model: PromptedModel, rows: Sequence[Encoded]) -> bool:
+def _is_measurable(model: PromptedModel, rows: Sequence[Encoded], task: Task) -> bool:
     """Whether the model can answer at all: an encoder without a head needs its prompt's label vectors."""
     try:
-        model.check(rows)
+        check_answerable(model, rows, task)
     except BackboneError:
         return False
     return True

@@ -12,10 +12,11 @@ from overture.core.room import Room
 from overture.core.rows import Encoded, OneOf, Prediction
 from overture.data.batches import micro_batches, num_padded, scoring_batches
 from overture.data.task import Task
+from overture.engine.prompted import PromptedModel
 from overture.evaluate.intervals import bootstrap
 from overture.evaluate.metrics import METRICS, Answers
 
-__all__ = ["Prediction", "Scored", "grouped", "mean_loss", "predict", "score"]
+__all__ = ["Prediction", "Scored", "check_answerable", "grouped", "mean_loss", "predict", "score"]
 
 Progress = Callable[[int, int], None]
 
@@ -64,6 +65,17 @@ def grouped(rows: Sequence[Encoded]) -> list[list[Encoded]]:
             groups.append([])
         groups[-1].append(row)
     return groups
+
+
+def check_answerable(model: PromptedModel, rows: Sequence[Encoded], task: Task) -> None:
+    """Whether the model can be trained on such rows under its prompt, and answer them; asked before anything runs.
+
+    Raises:
+        BackboneError: it cannot; of all rows the first and the longest are looked at.
+    """
+    for row in {id(row): row for row in (rows[0], max(rows, key=lambda row: row.num_tokens))}.values():
+        model.check([row])
+        model.check([row], task.spec.question(task, row))
 
 
 def predict(

@@ -204,6 +204,7 @@ class Prompt:
         from overture.baseline.base import LazyRows
         from overture.engine.cache import InputCache
         from overture.engine.prompted import PromptedModel
+        from overture.evaluate.scoring import check_answerable
         from overture.evaluate.source import prompt_source
         from overture.prompt.build import build_prompt
         from overture.prompt.pack import prompt_tensors
@@ -214,7 +215,7 @@ class Prompt:
         source = prompt_source(backbone, encoder, encoded["train"], bench.store)
         prompt = build_prompt(self.config.prompt, source, seed)
         model = PromptedModel(backbone, prompt, InputCache(bench.cache_bytes, notify=bench.notify))
-        model.check(encoded["train"][:1])
+        check_answerable(model, encoded["train"], self.config.task)
         return Made(
             backbone,
             model,

@@ -37,10 +37,10 @@ from overture.data.batches import scoring_batches
 from overture.data.encode import Encoder
 from overture.data.rows import Row
 from overture.data.task import Task
+from overture.engine.answerer import LocalAnswerer
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.distil import divergence
-from overture.engine.limits import check_text_in_memory
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
 from overture.engine.tokenizer import Tokenizer
@@ -139,7 +139,7 @@ def cartridge(
     config = config or CartridgeConfig()
     if isinstance(backbone, str):
         backbone = load_backbone(backbone, notify=lambda text: listener(NoticeEvent(text=text)))
-    check_text_in_memory(backbone)
+    LocalAnswerer(backbone).capabilities.check_text_in_memory()
     study = _SelfStudy(text, backbone, name, config, listener, is_stop_asked)
     with ExitStack() as held:
         held.enter_context(backbone.checkpointing(config.train.gradient_checkpointing))

@@ -20,7 +20,7 @@ from overture.engine.cohort import Cohort
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.metrics import Answers
-from overture.evaluate.scoring import Scored, score
+from overture.evaluate.scoring import Scored, check_answerable, score
 from overture.evaluate.source import prompt_source
 from overture.jobs.run.request import TuneConfig
 from overture.prompt.build import build_prompt
@@ -103,6 +103,14 @@ class Work:
         """The model under a new prompt."""
         source = prompt_source(self.backbone, self.encoder, self.rows["train"], self.store)
         return PromptedModel(self.backbone, build_prompt(prompt, source, seed), self.cache)
+
+    def check(self, model: PromptedModel) -> None:
+        """Whether the model can learn and answer the training rows; see `evaluate.scoring.check_answerable`.
+
+        Raises:
+            BackboneError: it cannot.
+        """
+        check_answerable(model, self.rows["train"], self.task)
 
     def fresh(self, prompt: PromptConfig, seed: int) -> PromptedModel:
         """The model under a new prompt, its inputs read."""

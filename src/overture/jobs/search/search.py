@@ -173,7 +173,7 @@ class _Search:
             work = self.state.in_wording(wording)
             model = PromptedModel(work.backbone, None)
             try:
-                model.check(work.rows["train"][:1])
+                work.check(model)
             except BackboneError as error:
                 self.state.work.notice(f"the model without a prompt could not be measured: {error.what}")
                 break
@@ -299,7 +299,7 @@ class _Search:
         """The task file's own setting; empty where it cannot be trained, or all is spent already."""
         state = self.state
         try:
-            state.work.built(state.prompt, state.work.config.seed).check(state.work.rows["train"][:1])
+            state.work.check(state.work.built(state.prompt, state.work.config.seed))
         except (BackboneError, ConfigError) as error:
             state.work.notice(f"the task file's own setting is left out: {error.what}")
             return []

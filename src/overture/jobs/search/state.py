@@ -222,7 +222,7 @@ class SearchState:
             options = options_of(self.prompt, method, 1)
             prompt = self.prompt.model_copy(update={"method": method, "place": place, "options": options})
             try:
-                self.work.built(prompt, self.work.config.seed).check(self.work.rows["train"][:1])
+                self.work.check(self.work.built(prompt, self.work.config.seed))
             except (BackboneError, ConfigError) as error:
                 refused.append(error)
                 if is_asked:

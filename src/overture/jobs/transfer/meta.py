@@ -135,7 +135,7 @@ class _Learner:
         """Learn, keep, measure."""
         for work in (*self.works, *self.unseen):
             # A model that cannot answer such rows is refused before anything is learnt.
-            self._model(work).check(work.rows["train"][:1])
+            work.check(self._model(work))
         ordinary, started = copied(self.values), perf_counter()
         self._visit_all()
         seconds, is_whole = perf_counter() - started, len(self.history) == self.config.steps

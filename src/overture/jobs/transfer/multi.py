@@ -277,7 +277,7 @@ class _Multi:
         """Tune each alone, train all together, measure, keep."""
         for task in self.tasks:
             # A model that cannot answer such rows is refused before anything is trained.
-            task.model.check(task.work.rows["train"][:1])
+            task.work.check(task.model)
         tasks: list[TaskTogether | TaskAlone] = []
         for number, task in enumerate(self.tasks):
             task.teacher = self._stored(task, teachers[number]) if teachers else self._tuned_alone(task)
@@ -349,7 +349,7 @@ class _Multi:
         source = prompt_source(work.backbone, work.encoder, work.rows["train"], work.store)
         values = values_of(manifest, tensors, work.backbone)
         model = PromptedModel(work.backbone, prompt_from(values, config_of(manifest), source), work.cache)
-        model.check(work.rows["train"][:1])
+        work.check(model)
         measured = self._measured(task, model, "alone")
         kept = KeptPrompt(
             metrics=measured.metrics, seconds=manifest.seconds or 0.0, trainable=manifest.trainable, prompt=ref

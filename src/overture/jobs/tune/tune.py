@@ -87,7 +87,7 @@ def _result(
         controls = run.read(_CONTROLS, Controls)
         if controls is None:
             # A prompt that cannot be built, or that the model cannot answer with, is refused before anything is run.
-            work.built(work.config.prompt, work.config.seed).check(work.rows["train"][:1])
+            work.check(work.built(work.config.prompt, work.config.seed))
             controls = Controls(no_prompt=_without_prompt(work), in_context=_in_context(work))
             run.write(_CONTROLS, controls)
         seeds = _seed_results(work)
@@ -99,7 +99,7 @@ def _without_prompt(work: Work) -> Measured | None:
     # The model alone fills and uses the cache when the prompt will use it too; else it would only cost memory.
     plain = PromptedModel(work.backbone, None, work.cache if work.config.prompt.place == "after" else None)
     try:
-        plain.check(work.rows["train"][:1])
+        work.check(plain)
     except BackboneError as error:
         work.notice(f"the model without a prompt could not be measured: {error.what}")
         return None
