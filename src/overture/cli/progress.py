@@ -2,27 +2,33 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from overture.cli.out import say, seconds_text
+from overture.cli.out import is_quiet, is_verbose, say, seconds_text, show_text, wrapped
 from overture.core.records.events import (
     CellEvent,
     DivergedEvent,
     EpochEvent,
     Event,
     NoticeEvent,
+    PlanEvent,
+    PlanStep,
     ProgressEvent,
+    StageEvent,
     StartEvent,
     StepEvent,
 )
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
+    from rich.console import Console, RenderableType
+    from rich.progress import Task, TaskID
 
 _LINE_EVERY_S = 10.0
+_WIDE, _BAR_WIDTH = 70, 20
+"""A screen's columns from which on there is a bar beside the figures, and the bar's."""
 
 
 class Display(Protocol):
@@ -38,7 +44,9 @@ class Display(Protocol):
 
 
 def display() -> Display:
-    """Live bars on a terminal, lines elsewhere."""
+    """Live bars on a terminal, lines elsewhere; nothing for a quiet command."""
+    if is_quiet():
+        return Silent()
     return Bars() if sys.stderr.isatty() else Lines()
 
 
@@ -49,23 +57,26 @@ def stages(show: Display) -> Callable[[str, int, int], None]:
 
 def lasting_line(event: Event) -> str:
     """The line that an event leaves behind, or nothing."""
+    text = ""
     match event:
         case StartEvent():
-            return f"run {event.run} in {event.folder}"
+            text = f"run {event.run} in {event.folder}"
         case NoticeEvent():
-            return f"note: {event.text}"
+            text = f"note: {event.text}"
+        case PlanEvent():
+            text = plan_text(event.steps)
         case EpochEvent():
             best = ", the best so far" if event.is_best else ""
-            return (
+            text = (
                 f"{event.title}: epoch {event.epoch + 1}/{event.num_epochs}: training loss {event.train_loss:.3f}, "
                 f"validation loss {event.validation_loss:.3f}, validation score {event.validation_score:.3f}{best}"
             )
         case CellEvent():
             score = "diverged" if event.value is None else f"{event.metric} {event.value:.3f}"
-            return f"{event.what}: {score}, {seconds_text(event.seconds)}"
+            text = f"{event.what}: {score}, {seconds_text(event.seconds)}"
         case DivergedEvent():
-            return f"{event.title}: the loss became NaN or infinite at step {event.step + 1}; training ends here"
-    return ""
+            text = f"{event.title}: the loss became NaN or infinite at step {event.step + 1}; training ends here"
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,25 +115,111 @@ class Stages:
         return Stage(f"{event.title}: training", event.step, event.num_steps, detail)
 
 
+def plan_text(steps: Sequence[PlanStep]) -> str:
+    """The steps of a run, and about how long they take."""
+    lines = [f"plan, about {seconds_text(sum(step.seconds for step in steps))} in all:"]
+    return "\n".join(
+        [*lines, *(f"  {n}. {step.what} ({seconds_text(step.seconds)})" for n, step in enumerate(steps, 1))]
+    )
+
+
+class Whole:
+    """How far the whole job is: the step of its plan, the time since its start and the time left.
+
+    Args:
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._start = clock()
+        self._plan: list[PlanStep] = []
+        self._step = 0
+        self._step_start = self._first_start = self._start
+        self._trained: tuple[int, float] | None = None
+        self._share = 0.0
+
+    def __call__(self, event: Event) -> str:
+        """Move on; returns the line that a step leaves behind when it begins, or nothing."""
+        now = self._clock()
+        match event:
+            case PlanEvent():
+                self._plan, self._step, self._first_start = event.steps, 0, now
+            case StageEvent():
+                self._step, self._step_start, self._trained, self._share = event.number, now, None, 0.0
+                return f"step {event.number} of {len(self._plan)}: {self._plan[event.number - 1].what}"
+            case StepEvent():
+                # The first steps also pay for what is made once; the time of a step is measured behind them.
+                self._trained = self._trained or (event.step, now)
+                first, since = self._trained
+                self._share = event.step / event.num_steps
+                self._left_in_step = (now - since) / max(event.step - first, 1) * (event.num_steps - event.step)
+        return ""
+
+    @property
+    def title(self) -> str:
+        """The step of the plan."""
+        return f"step {self._step} of {len(self._plan)}" if self._step else ""
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return self._clock() - self._start
+
+    @property
+    def left(self) -> float | None:
+        """About how many seconds the whole job still takes; None where there is no plan."""
+        if not self._step:
+            return None
+        planned = [step.seconds for step in self._plan]
+        done = sum(planned[: self._step - 1])
+        # What was planned too short or too long so far tells how the rest will be.
+        pace = (self._step_start - self._first_start) / done if done > 0 else 1.0
+        in_step = max(pace * planned[self._step - 1] - (self._clock() - self._step_start), 0.0)
+        if self._trained and self._share > self._FIRST_SHARE:
+            in_step = self._left_in_step
+        return in_step + pace * sum(planned[self._step :])
+
+    _FIRST_SHARE = 0.05
+    _left_in_step = 0.0
+
+
+class Silent:
+    """Shows nothing."""
+
+    def live(self) -> AbstractContextManager[Any]:
+        """Nothing to hold."""
+        return nullcontext()
+
+    def __call__(self, event: Event) -> None:
+        """Drop the event."""
+
+
 class Bars:
-    """One bar for each piece of work under way, with the time that is left."""
+    """A bar for each piece of work under way, and a line for the whole job."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: "Console | None" = None) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress
 
-        # Text of others is shown as it is: square brackets are no markup.
-        plain = {"markup": False}
-        columns = (
-            TextColumn("{task.description}", **plain),  # type: ignore[arg-type]
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[detail]}", **plain),  # type: ignore[arg-type]
-        )
-        self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        whole = Whole()
+
+        class Pieces(Progress):
+            """Draws each piece on a line of its own, its figures whole, and the whole job below."""
+
+            def get_renderables(self) -> "Iterator[RenderableType]":
+                for task in self.tasks:
+                    yield from _piece_lines(task, self.console.width)
+                if self.tasks and (left := whole.left) is not None:
+                    elapsed, rest = seconds_text(whole.elapsed), seconds_text(left)
+                    yield wrapped(f"{whole.title}: {elapsed} so far, about {rest} left in all", self.console.width)
+
+        # The speed is that of the whole piece: one of the last seconds is unknown while a step takes longer.
+        console = console or Console(stderr=True)
+        self.progress = Pieces(console=console, transient=True, speed_estimate_period=3600)
         self._tasks: dict[str, TaskID] = {}
         self._stages = Stages()
+        self._whole = whole
 
     def live(self) -> AbstractContextManager[Any]:
         """Draws while it is held."""
@@ -130,17 +227,42 @@ class Bars:
 
     def __call__(self, event: Event) -> None:
         """Move a bar, or print a line above the bars."""
-        if line := lasting_line(event):
-            self.progress.console.print(line, markup=False, highlight=False)
+        for line in filter(None, (lasting_line(event), self._whole(event))):
+            show_text(self.progress.console, line)
         stage = self._stages.stage_of(event)
         if stage is None:
             return
         if stage.what not in self._tasks:
-            self._tasks[stage.what] = self.progress.add_task(stage.what, total=stage.total, detail=stage.detail)
+            self._tasks[stage.what] = self.progress.add_task(stage.what, total=stage.total, detail="")
         task = self._tasks[stage.what]
         self.progress.update(task, completed=stage.done, total=stage.total, detail=stage.detail)
         if stage.done >= stage.total:
             self.progress.remove_task(self._tasks.pop(stage.what))
+
+
+def _piece_lines(task: "Task", width: int) -> "Iterator[RenderableType]":
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    left = task.time_remaining
+    figures = f"{task.completed:.0f}/{task.total or 0:.0f}  {_clock_text(task.elapsed or 0)}"
+    figures += "" if left is None else f", {_clock_text(left)} left"
+    bar_width = _BAR_WIDTH if width >= _WIDE else 0
+    room = width - len(figures) - (bar_width + 2 if bar_width else 0) - 2
+    name = task.description if len(task.description) <= room else f"{task.description[: max(room - 1, 8)]}…"
+    line = Table.grid(padding=(0, 2, 0, 0))
+    bar = [ProgressBar(total=task.total, completed=task.completed, width=bar_width)] if bar_width else []
+    line.add_row(Text(name, no_wrap=True), *bar, Text(figures, no_wrap=True))
+    yield line
+    if task.fields["detail"]:
+        yield Text(wrapped(f"  {task.fields['detail']}", width), style="dim")
+
+
+def _clock_text(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class Lines:
@@ -151,6 +273,7 @@ class Lines:
         self._started: dict[str, tuple[float, int]] = {}
         self._last_line = time.monotonic()
         self._stages = Stages()
+        self._whole = Whole()
 
     def live(self) -> AbstractContextManager[Any]:
         """Nothing to hold."""
@@ -158,7 +281,7 @@ class Lines:
 
     def __call__(self, event: Event) -> None:
         """Print a line when it is time."""
-        if line := lasting_line(event):
+        for line in filter(None, (lasting_line(event), self._whole(event))):
             say(line)
         stage = self._stages.stage_of(event)
         if stage is None:
@@ -169,8 +292,14 @@ class Lines:
             del self._started[stage.what]
             if now - start < self.every_s / 5:
                 return
-        elif now - self._last_line < self.every_s or done == first:
+        elif not is_verbose() and (now - self._last_line < self.every_s or done == first):
             return
         self._last_line = now
-        left = f", about {seconds_text((now - start) / (done - first) * (total - done))} left" if done < total else ""
+        left = ""
+        if first < done < total:
+            left = f", about {seconds_text((now - start) / (done - first) * (total - done))} left"
+        if (whole := self._whole.left) is not None:
+            left += (
+                f" ({self._whole.title}: {seconds_text(self._whole.elapsed)} so far, {seconds_text(whole)} in all left)"
+            )
         say(f"{stage.what}: {done}/{total}{left}" + (f", {stage.detail}" if stage.detail else ""))

@@ -13,7 +13,7 @@ from overture.cli.progress import display
 from overture.cli.report import show_result
 from overture.cli.stop import StopRequest
 from overture.core.errors import DiskFull, Diverged
-from overture.core.records.events import Event, Listener, ProgressEvent, StartEvent, StepEvent
+from overture.core.records.events import Event, Listener, ProgressEvent, StageEvent, StartEvent, StepEvent
 from overture.core.records.runs import Outcome, RunResult
 from overture.core.records.tune import StoppedRun
 from overture.jobs.run.request import TuneConfig, resolved
@@ -41,6 +41,7 @@ LENGTH = flag(TuneConfig, "prompt.length")
     flag(TuneConfig, "adapter.kind", "--adapter"),
     flag(TuneConfig, "seed"),
     flag(TuneConfig, "seeds"),
+    flag(TuneConfig, "baselines", "--baselines/--no-baselines"),
     flag(TuneConfig, "task.name"),
     flag(TuneConfig, "cache_gb"),
 )
@@ -86,7 +87,8 @@ def worked(
         def listen(event: Event) -> None:
             nonlocal name, is_training
             name = event.run if isinstance(event, StartEvent) else name
-            is_training = is_training or isinstance(event, StepEvent)
+            # Each step of the plan begins without training.
+            is_training = (is_training and not isinstance(event, StageEvent)) or isinstance(event, StepEvent)
             shown(event)
             # Before training nothing is lost by stopping here; in training the loop stops after its step.
             if stop.is_asked and isinstance(event, ProgressEvent) and not is_training:

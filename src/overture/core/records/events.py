@@ -39,6 +39,27 @@ class ProgressEvent(_Event):
     total: int = Field(description="how much it is in all")
 
 
+class PlanStep(Record):
+    """One step of a run, before it begins."""
+
+    what: str = Field(description="the work, for people")
+    seconds: float = Field(description="about how long it takes")
+
+
+class PlanEvent(_Event):
+    """The steps of a run that is about to work."""
+
+    event: Literal["plan"] = "plan"
+    steps: list[PlanStep] = Field(description="the steps, in their order")
+
+
+class StageEvent(_Event):
+    """A step of the plan begins; the one before has ended."""
+
+    event: Literal["stage"] = "stage"
+    number: int = Field(description="which step of the plan, from 1")
+
+
 class DataEvent(_Event):
     """The rows and the label words of a run."""
 
@@ -131,6 +152,8 @@ Event = Annotated[
     StartEvent
     | NoticeEvent
     | ProgressEvent
+    | PlanEvent
+    | StageEvent
     | DataEvent
     | StepEvent
     | DivergedEvent

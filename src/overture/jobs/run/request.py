@@ -50,6 +50,9 @@ class TuneConfig(Config):
     seeds: int = Field(1, ge=1, le=100, description="How many seeds are tuned; the best on validation is kept.")
     seed: int = Field(0, ge=0, description="The first seed.")
     shots: int = Field(8, ge=0, description="In-context examples to compare with; 0 leaves the comparison out.")
+    baselines: bool = Field(
+        True, description="Whether the model is measured without a prompt and with examples too, after training."
+    )
     cache_gb: float | None = Field(
         None, ge=0, description="Memory for kept inputs, GB; a quarter of the free when empty."
     )

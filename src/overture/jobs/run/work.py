@@ -90,6 +90,7 @@ class Work:
 
     def score(self, model: Scorer, split: str, what: str) -> Scored:
         """Score a model on a split."""
+        self.progress(what)(0, len(self.rows[split]))
         max_tokens = self.config.train.max_tokens
         return score(model, self.rows[split], self.task, self.answers(split), max_tokens, self.progress(what))
 
@@ -97,7 +98,9 @@ class Work:
         """Read the inputs of every split once, as far as the prompt leaves them alone."""
         for name in ("train", *SPLITS):
             if self.rows[name]:
-                model.warm(self.rows[name], self.progress(f"reading {name} inputs once"))
+                progress = self.progress(f"reading {name} inputs once")
+                progress(0, len(self.rows[name]))
+                model.warm(self.rows[name], progress)
 
     def built(self, prompt: PromptConfig, seed: int) -> PromptedModel:
         """The model under a new prompt."""

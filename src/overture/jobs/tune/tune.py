@@ -11,7 +11,7 @@ from overture.baseline.in_context import in_context_prompt
 from overture.core.contracts import Scorer
 from overture.core.errors import BackboneError
 from overture.core.meter import Meter
-from overture.core.records.events import Listener, NormChange, NormsEvent, ignore
+from overture.core.records.events import Listener, NormChange, NormsEvent, StageEvent, ignore
 from overture.core.records.tune import Controls, Measured, SeedResult, StoppedRun, TuneResult
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
@@ -19,6 +19,7 @@ from overture.evaluate.history import overfitting
 from overture.jobs.run.request import TuneConfig, settled
 from overture.jobs.run.work import SPLITS, Member, Work, prepared
 from overture.jobs.tune.adapted import Tuned, tuned_alone, tuned_with_adapter
+from overture.jobs.tune.plan import plan_of
 from overture.jobs.tune.result import finished
 from overture.prompt.pack import ADAPTER, prompt_tensors
 from overture.prompt.registry import check_effect
@@ -81,17 +82,25 @@ def resume(
 def _result(
     run: Run, config: TuneConfig, store: Store, is_stop_asked: Callable[[], bool], backbone: Backbone | None
 ) -> TuneResult | StoppedRun:
-    """Measure the controls, train and measure the seeds, keep the best; parts that the run's folder has are read."""
+    """Train and measure the seeds, measure the controls, keep the best; parts that the run's folder has are read."""
     work = prepared(run, config, store, is_stop_asked, backbone)
     with work.backbone.checkpointing(config.train.gradient_checkpointing):
+        # A prompt that cannot be built, or that the model cannot answer with, is refused before anything is run.
+        model = work.built(work.config.prompt, work.config.seed)
+        work.check(model)
         controls = run.read(_CONTROLS, Controls)
-        if controls is None:
-            # A prompt that cannot be built, or that the model cannot answer with, is refused before anything is run.
-            work.check(work.built(work.config.prompt, work.config.seed))
-            controls = Controls(no_prompt=_without_prompt(work), in_context=_in_context(work))
-            run.write(_CONTROLS, controls)
+        is_measured = controls is not None or not config.baselines
+        run.event(plan_of(work, model, is_measured))
+        run.event(StageEvent(number=1))
         seeds = _seed_results(work)
-    return finished(work, controls, seeds)
+        if not is_measured and not any(seed.status == "interrupted" for seed in seeds):
+            run.event(StageEvent(number=2))
+            no_prompt = _without_prompt(work)
+            if config.shots:
+                run.event(StageEvent(number=3))
+            controls = Controls(no_prompt=no_prompt, in_context=_in_context(work))
+            run.write(_CONTROLS, controls)
+    return finished(work, controls or Controls(), seeds)
 
 
 def _without_prompt(work: Work) -> Measured | None:

@@ -1,0 +1,71 @@
+"""The plan of a run: its steps and about how long each takes, from a pass over a few rows."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from overture.core.contracts import Losses
+from overture.core.records.events import PlanEvent, PlanStep
+from overture.core.rows import Encoded
+from overture.engine.prompted import PromptedModel
+from overture.jobs.run.work import SPLITS, Work
+
+_TIMED_TOKENS = 256
+_TRAINING = 3.0
+"""A step runs forwards and backwards: about three times a forward pass."""
+_SMALL_PASSES = 1.5
+"""Passes of few live tokens, or behind a long memory, take longer for each token."""
+
+
+def plan_of(work: Work, model: PromptedModel, is_measured: bool) -> PlanEvent:
+    """The steps that are left of a run.
+
+    Args:
+        work: the run.
+        model: under the prompt that is tuned, before training.
+        is_measured: whether the controls are measured already, or are not wanted.
+    """
+    config, rows = work.config, work.rows
+    seconds = _seconds_per_token(work, model)
+    scored = [row for name in SPLITS for row in rows[name]]
+    is_kept = config.prompt.place == "after" and work.backbone.family.kind != "encoder"
+    written = config.task.max_new_tokens // 2 if not config.task.labels else 0
+
+    def tokens(some: Sequence[Encoded]) -> float:
+        """Tokens that one pass runs for the rows: where inputs are kept only those behind them."""
+        if not is_kept:
+            return sum(row.num_tokens for row in some)
+        return _SMALL_PASSES * sum(len(row.anchor_elements) + config.prompt.length for row in some)
+
+    reading = sum(row.num_tokens for some in rows.values() for row in some) if is_kept else 0
+    passes = config.train.num_epochs * config.train.num_passes
+    training = _TRAINING * passes * tokens(rows["train"]) + config.train.num_epochs * tokens(rows["validation"])
+    training += tokens(scored) + written * len(scored)
+    epochs = "1 epoch" if config.train.num_epochs == 1 else f"{config.train.num_epochs} epochs"
+    seeds = f", {config.seeds} seeds" if config.seeds > 1 else ""
+    trained = f"train on {len(rows['train'])} rows, at most {epochs}{seeds}"
+    steps = [PlanStep(what=trained, seconds=seconds * (reading + config.seeds * training))]
+    if not is_measured:
+        alone = seconds * (tokens(scored) + written * len(scored))
+        steps.append(PlanStep(what="measure the model without a prompt", seconds=alone))
+        if config.shots:
+            examples = _SMALL_PASSES * seconds * sum(row.num_tokens + written for row in scored)
+            steps.append(PlanStep(what=f"measure it with {config.shots} examples", seconds=examples))
+    return PlanEvent(steps=steps)
+
+
+def _seconds_per_token(work: Work, model: PromptedModel) -> float:
+    """Seconds that a token takes in a forward pass; nothing is kept of the pass."""
+    rows: list[Encoded] = []
+    for row in work.rows["train"]:
+        rows.append(row)
+        if sum(row.num_tokens for row in rows) >= _TIMED_TOKENS:
+            break
+    uncached = PromptedModel(work.backbone, model.prompt)
+    with torch.no_grad():
+        for _ in range(2):
+            start = time.perf_counter()
+            uncached.ask(rows, Losses(with_vector_targets=False))
+            seconds = time.perf_counter() - start
+    return seconds / sum(row.num_tokens for row in rows)
