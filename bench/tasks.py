@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from overture.data.read import read_rows
+from overture.data.read import read_table
 from overture.data.rows import Row
 from overture.data.task import Task
 
@@ -79,8 +79,8 @@ def written_task(name: str, splits: dict[str, list[Row]], folder: Path) -> Task:
 
 def rows_of(name: str, data: Path, split: str) -> list[Row]:
     path = data / name / f"{split}.jsonl"
-    found, lines = read_rows(path)
-    return [Row(fields, line, str(path)) for fields, line in zip(found, lines, strict=True)]
+    table = read_table(path)
+    return [Row(fields, line, str(path)) for fields, line in zip(table.rows, table.lines, strict=True)]
 
 
 def splits_of(name: str, data: Path, num_train: int, seed: int) -> dict[str, list[Row]]:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from overture.core.errors import DataError
 from overture.data.formats.conll import bio
-from overture.data.formats.registry import FORMATS, FormatName
-from overture.data.read import read_rows, read_table
+from overture.data.formats.options import FileOptions, FormatName
+from overture.data.formats.registry import FORMATS
+from overture.data.read import read_table
 from overture.data.splits import load_splits
 from overture.data.task import Task
 
@@ -68,6 +69,12 @@ Blackburn NNP I-NP I-PER
 """
 
 
+def read_rows(path, **options):
+    """The rows and lines of a file."""
+    table = read_table(path, FileOptions(**options))
+    return table.rows, table.lines
+
+
 def test_the_names_are_those_of_the_registry():
     assert set(get_args(FormatName)) == set(FORMATS)
 
@@ -78,9 +85,9 @@ def written(tmp_path, name, content):
     return path
 
 
-def broken(path, format=None):
+def broken(path, **options):
     with pytest.raises(DataError) as caught:
-        read_rows(path, format)
+        read_rows(path, **options)
     return [str(problem).removeprefix(str(path)) for problem in caught.value.problems]
 
 
@@ -121,7 +128,7 @@ def test_bad_json(tmp_path, content, line):
 def test_json_lists_are_what_json_says(tmp_path_factory, rows, indent):
     path = tmp_path_factory.getbasetemp() / "any.json"
     path.write_text(json.dumps(rows, indent=indent))
-    found, lines = read_rows(path, "json")
+    found, lines = read_rows(path, format="json")
     assert found == json.loads(path.read_text())
     assert lines == sorted(set(lines))
 
@@ -130,14 +137,15 @@ def test_tsv_takes_quotes_as_text(tmp_path):
     path = written(tmp_path, "a.tsv", 'text\tlabel\n"Wow" he said, "no\tpos\n')
     assert read_rows(path) == ([{"text": '"Wow" he said, "no', "label": "pos"}], [2])
     assert "3 columns" in broken(written(tmp_path, "b.tsv", "text\tlabel\na\tb\tc\n"))[0]
-    assert "data.format: tsv" in broken(written(tmp_path, "c.csv", "text\tlabel\na\tb\n"))[0]
-    assert read_rows(tmp_path / "c.csv", "tsv") == ([{"text": "a", "label": "b"}], [2])
+    written(tmp_path, "c.csv", "text\tlabel\na\tb\n")
+    assert read_rows(tmp_path / "c.csv") == ([{"text": "a", "label": "b"}], [2])
 
 
-def test_utf_16_is_named(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
+def test_utf_16_is_read(tmp_path, encoding):
     path = tmp_path / "a.json"
-    path.write_bytes('[{"a": "b"}]'.encode("utf-16"))
-    assert "UTF-16" in broken(path)[0]
+    path.write_bytes('[{"a": "for all of us, ü"}]'.encode(encoding))
+    assert read_rows(path)[0] == [{"a": "for all of us, ü"}]
 
 
 def test_a_file_that_is_too_large_is_not_opened(tmp_path, monkeypatch):
@@ -165,7 +173,7 @@ def test_wnut_is_found_by_its_content(tmp_path):
     text = "#\tO\n@paulwalk\tO\nEmpire\tB-location\nState\tI-location\n\nRT\tO\n"
     found = read_table(written(tmp_path, "wnut17train.txt", text))
     assert found.rows[0]["tokens"] == ["#", "@paulwalk", "Empire", "State"]
-    assert found.notices == ["wnut17train.txt is read as conll; set data.format if it is not"]
+    assert [(notice.kind, notice.subject) for notice in found.notices] == [("read as conll", "wnut17train.txt")]
     assert found.lines == [1, 6]
 
 
@@ -227,13 +235,14 @@ def test_alpaca(tmp_path):
     found = read_table(written(tmp_path, "alpaca_data.json", rows))
     assert found.rows == [rows[0], {**rows[1], "input": ""}]
     assert (found.format, found.lines) == ("alpaca", [2, 7])
-    assert found.notices == ["alpaca_data.json is read as Alpaca (data.format: alpaca)"]
-    assert read_rows(tmp_path / "alpaca_data.json", "json")[0] == rows
+    assert [(notice.kind, notice.subject) for notice in found.notices] == [("read as Alpaca", "alpaca_data.json")]
+    assert found.settings == {"format": "alpaca"}
+    assert read_rows(tmp_path / "alpaca_data.json", format="json")[0] == rows
 
 
 def test_alpaca_that_was_asked_for_names_bad_records(tmp_path):
     path = written(tmp_path, "a.jsonl", '{"instruction": "x", "output": "y"}\n{"instruction": 3}\n')
-    assert broken(path, "alpaca") == [
+    assert broken(path, format="alpaca") == [
         ":2: 'instruction' is of type int (wanted text)",
         ":2: no field 'output' (Alpaca has instruction, input, output)",
     ]
@@ -335,7 +344,7 @@ def test_a_task_reads_them_and_says_so(tmp_path):
     values = {"name": "say", "template": "{instruction}{input}\n", "answer_field": "output"}
     (tmp_path / "task.yaml").write_text(json.dumps({**values, "data": {"path": "a.json"}}))
     splits = load_splits(Task.load(tmp_path / "task.yaml"))
-    assert "a.json is read as Alpaca (data.format: alpaca)" in splits.notices
+    assert "read as Alpaca: a.json (data.format: alpaca)" in splits.notices
     assert len(splits.train) == 6
     with pytest.raises(DataError, match="no field 'input'"):
         load_splits(Task.load(tmp_path / "task.yaml", ["data.format=json"]))
@@ -356,4 +365,4 @@ def test_a_data_set_of_the_hub_is_flattened_too(tmp_path, monkeypatch):
     )
     splits = load_splits(task)
     assert splits.train[0].fields["user"] == "Two and two?"
-    assert "train is read as ShareGPT (data.format: sharegpt)" in splits.notices
+    assert "read as ShareGPT: train (data.format: sharegpt)" in splits.notices

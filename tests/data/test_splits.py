@@ -72,9 +72,11 @@ def test_a_label_with_one_row_stays_in_training(jsonl, make_task):
 
 def test_too_large_a_sample_and_an_empty_split_are_noticed(jsonl, make_task):
     data = {"path": jsonl(rows_of({"pos": 2, "neg": 2})), "train_rows": 99, "validation_share": 0}
-    notices = load_splits(make_task(data=data)).notices
-    assert any("train_rows is 99, but there are only 3" in notice for notice in notices)
-    assert "validation: no rows" in notices
+    noticed = load_splits(make_task(data=data)).noticed
+    assert [(notice.kind, notice.subject) for notice in noticed[:2]] == [
+        ("fewer rows than data.train_rows asks for", "3 of 99"),
+        ("no rows", "validation"),
+    ]
 
 
 def test_every_bad_row_of_every_file_in_one_report(tmp_path, jsonl, make_task):
@@ -134,7 +136,9 @@ def test_one_label_is_an_error_and_an_unseen_one_a_notice(jsonl, make_task):
     assert "only one label" in report(make_task(data={"path": jsonl(rows_of({"pos": 20}))}))[0]
     three = {"pos": " p", "neg": " n", "odd": " o"}
     splits = load_splits(make_task(data={"path": jsonl(rows_of({"pos": 20, "neg": 20}))}, labels=three))
-    assert splits.notices == ["no training row has the label 'odd'"]
+    assert [(notice.kind, notice.subject) for notice in splits.noticed] == [
+        ("labels without a row", "'odd' in train and validation and test")
+    ]
 
 
 def test_leaks_repeats_and_contradictions_are_noticed(jsonl, make_task):
@@ -142,11 +146,15 @@ def test_leaks_repeats_and_contradictions_are_noticed(jsonl, make_task):
     twice = [*train, train[0], {**train[1], "label": "neg"}]
     test = [{"text": "new", "label": "pos"}, {"text": train[2]["text"], "label": "neg", "id": 1}]
     data = {"train": jsonl(twice), "test": jsonl(test, "t.jsonl"), "validation_share": 0}
-    notices = "\n".join(load_splits(make_task(data=data)).notices)
-    assert "train: 2 of 8 rows repeat an earlier row" in notices
-    assert "train: 1 rows repeat a row with another label" in notices
-    assert "test: 1 of 2 rows repeat a training row" in notices
-    assert f"first {data['test']}:2 = {data['train']}:3" in notices
+    splits = load_splits(make_task(data=data))
+    repeats = {(notice.subject, notice.kind): notice for notice in splits.noticed if "repeat" in notice.kind}
+    assert [(subject, notice.count) for (subject, _), notice in repeats.items()] == [
+        ("train", 2),
+        ("train", 1),
+        ("test", 1),
+    ]
+    assert list(repeats.values())[2].first == f"{data['test']}:2 = {data['train']}:3"
+    assert splits.repeats == {"train": 2, "validation": 0, "test": 1}
 
 
 def test_one_empty_text_of_two_is_a_notice(jsonl, make_task):
@@ -157,7 +165,8 @@ def test_one_empty_text_of_two_is_a_notice(jsonl, make_task):
         labels=None,
         answer_field="answer",
     )
-    assert any("'input' is empty in 1 rows" in notice for notice in load_splits(task).notices)
+    (notice,) = (notice for notice in load_splits(task).noticed if "empty" in notice.kind)
+    assert (notice.subject, notice.count) == ("input", 1)
 
 
 def test_answers(jsonl, make_task):
@@ -166,7 +175,7 @@ def test_answers(jsonl, make_task):
     assert [text.split(":")[1] for text in report(task)] == ["4", "5", "6"]
     rows = [row for row in rows if row["answer"]]
     splits = load_splits(make_task(data={"path": jsonl(rows), "test_share": 0}, labels=None, answer_field="answer"))
-    assert any("1 answers hold a text at which generation stops" in notice for notice in splits.notices)
+    assert [notice.count for notice in splits.noticed if notice.unit == "answer"] == [1]
     assert answers_of(task, Row({"answer": ["b", 2]}, 1, "f")) == ("b", "2")
 
 
@@ -194,7 +203,7 @@ def test_one_question_with_other_choices_is_no_repeat(jsonl, make_task):
     assert not any("repeat" in notice for notice in splits.notices)
     data = {"train": jsonl(rows), "test": jsonl(rows, "test.jsonl")}
     twice = load_splits(make_task(data=data, labels=None, kind="choice"))
-    assert any(notice.startswith("test: ") and "of 8 rows repeat" in notice for notice in twice.notices)
+    assert any(notice.subject == "test" and "repeat" in notice.kind for notice in twice.noticed)
 
 
 def test_a_hub_data_set_needs_the_extra(make_task, monkeypatch):
@@ -213,5 +222,5 @@ def test_a_hub_data_set(make_task, monkeypatch):
     with pytest.raises(DataError, match="no split 'train'"):
         load_splits(make_task(data={"dataset": "set"}))
     hub["train"] = []
-    with pytest.raises(DataError, match="no training rows"):
+    with pytest.raises(DataError, match="no rows"):
         load_splits(make_task(data={"dataset": "set", "subset": "sub"}))

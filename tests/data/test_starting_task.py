@@ -141,7 +141,7 @@ def test_messages_become_a_chat_template(tmp_path, jsonl, tokenizer, systems, fi
     said = [(message.role, message.content) for message in task.template]
     assert said == [*([("system", first)] if first else []), ("user", "{user}")]
     assert (task.answer_field, task.stop, task.data.format) == ("assistant", [], "messages")
-    assert "rows.jsonl is read as OpenAI messages (data.format: messages)" in notes
+    assert "read as OpenAI messages: rows.jsonl (data.format: messages)" in notes
     assert f"# {Task.model_fields['template'].description}" in text
     encoded = Encoder(task, tokenizer).encode(load_splits(task).train)
     shown = tokenizer.decode(encoded[0].input_ids)

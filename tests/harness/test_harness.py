@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 from fakes import make_inner_tokenizer, make_model  # noqa: E402
 from overture.core.errors import ConfigError, DataError  # noqa: E402
 from overture.data.encode import Encoder  # noqa: E402
-from overture.data.read import read_rows  # noqa: E402
+from overture.data.read import read_table  # noqa: E402
 from overture.data.rows import Row, gold_of  # noqa: E402
 from overture.data.task import Task  # noqa: E402
 from overture.evaluate.scoring import score  # noqa: E402
@@ -110,7 +110,8 @@ def evaluated(model, task):
 
 def ours(lm, home):
     """Our own scores of the test rows: label log-probabilities, and the share that is right."""
-    rows, lines = read_rows(home / "test.jsonl")
+    table = read_table(home / "test.jsonl")
+    rows, lines = table.rows, table.lines
     encoded = lm.handle.encoder.encode([Row(row, line, "test") for row, line in zip(rows, lines, strict=True)])
     scored = score(lm.handle.model(), encoded, lm.handle.task)
     return lm.handle.model().label_scores(encoded), scored.value(lm.handle.task)

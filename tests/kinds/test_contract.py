@@ -219,7 +219,7 @@ def test_an_answer_longer_than_the_room_is_told_and_nothing_breaks(sample, backb
     good, long = sample.rows[1], {**sample.rows[0], **change}
     rows = rows_of([good if not changes.get("labels") else {**good, **change}, long])
     if told == "too long":
-        with pytest.raises(DataError, match=r"rows.jsonl:2: too long"):
+        with pytest.raises(DataError, match=r"rows.jsonl:(1, )?2: too long"):
             encoder.encode(rows)
         return
     encoded = encoder.encode(rows)
@@ -297,7 +297,7 @@ def test_missing_references_are_told_for_training_and_not_needed_for_answers(sam
         wanted = f"no field '{target}'"
     with pytest.raises(DataError, match=wanted) as caught:
         encoder.encode(rows_of(unanswered))
-    assert [f"rows.jsonl:{line}" in str(caught.value) for line in (1, 2, 3)] == [True] * 3
+    assert {problem.where for problem in caught.value.problems} == {f"rows.jsonl:{line}" for line in (1, 2, 3)}
     assert len(predict(bare(backbone, encoder), encoder.encode_fields(unanswered), encoder.task)) == 3
 
 

@@ -11,6 +11,7 @@ from overture.cli.out import console, emit, say
 from overture.cli.progress import display, stages
 from overture.cli.report import calibration_lines, result_table, sentences
 from overture.core.errors import ConfigError
+from overture.core.records.data import DataNotice, notice_texts
 from overture.core.records.events import NoticeEvent
 from overture.core.records.tune import Evaluation
 
@@ -49,17 +50,23 @@ def command(
     if calibrated:
         task.calibrated()
 
+    from overture.data.task_rows import rows_of_file
     from overture.evaluate.host import Host
-    from overture.evaluate.measure import measured, rows_of_file, rows_of_run
+    from overture.evaluate.measure import measured, rows_of_run
 
     # The rows come first: what is wrong with them is told before the model is loaded.
-    name, rows = ("data", rows_of_file(data, task)) if data else rows_of_run(kept, manifest, split or "")
+    notices: list[DataNotice] = []
+    if data:
+        name = "data"
+        rows, notices = rows_of_file(task, data)
+    else:
+        name, rows = rows_of_run(kept, manifest, split or "")
     show = display()
     with show.live():
         host = Host(allow_drift=allow_drift, notify=lambda text: show(NoticeEvent(text=text)))
         handle = host.open(folder)
         result, _ = measured(handle, rows, name, stages(show), calibrated)
-        for text in handle.encoder.notices:
+        for text in (*notice_texts(notices), *handle.encoder.notices):
             show(NoticeEvent(text=text))
     if is_json:
         emit(result)

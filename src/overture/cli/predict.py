@@ -69,7 +69,7 @@ def command(
     root = store_root(store)
 
     from overture.core.config import validated
-    from overture.data.read import read_rows_like
+    from overture.data.read import table_like
     from overture.data.task import Task
     from overture.store.artifact import read_manifest
     from overture.store.store import Store
@@ -80,7 +80,7 @@ def command(
         tasks = [task.calibrated() for task in tasks]
     # Rows are read before the model is loaded, so that their mistakes are reported at once.
     rows: Sequence[Fields]
-    rows = read_rows_like(file, tasks[0].data.format)[0] if file else _rows_of_lines(tasks, *_lines(texts))
+    rows = table_like(file, tasks[0].data).rows if file else _rows_of_lines(tasks, *_lines(texts))
 
     from overture.evaluate.host import Host
 

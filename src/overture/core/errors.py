@@ -15,6 +15,8 @@ OvertureError
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_MAX_LINES = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -59,9 +61,17 @@ class OvertureError(Exception):
     def _message(self, max_problems: int = 20) -> str:
         named = {"where": self.where, "got": self.got, "wanted": self.wanted}
         lines = [self.what, *(f"  {name}: {text}" for name, text in named.items() if text)]
-        lines += [f"  - {problem}" for problem in self.problems[:max_problems]]
-        if len(self.problems) > max_problems:
-            lines.append(f"  ... and {len(self.problems) - max_problems} more")
+        # Rows of a file with the same mistake make one line.
+        alike: dict[tuple[str, str, str], list[str]] = {}
+        for problem in self.problems:
+            file, _, line = problem.where.rpartition(":")
+            alike.setdefault((file, problem.what, problem.fix), []).append(line)
+        for (file, what, fix), rows in list(alike.items())[:max_problems]:
+            more = f" and {len(rows) - _MAX_LINES} more rows" if len(rows) > _MAX_LINES else ""
+            where = f"{file}:{', '.join(rows[:_MAX_LINES])}{more}" if file else rows[0]
+            lines.append(f"  - {Problem(where, what, fix)}")
+        if len(alike) > max_problems:
+            lines.append(f"  ... and {sum(map(len, list(alike.values())[max_problems:]))} more")
         if self.fix:
             lines.append(f"  fix: {self.fix}")
         return "\n".join(lines)

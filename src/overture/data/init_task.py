@@ -10,8 +10,8 @@ from typing import Literal
 import yaml
 
 from overture.core.errors import DataError
+from overture.core.records.data import notice_texts
 from overture.data.formats.form import Records
-from overture.data.formats.registry import SHAPES
 from overture.data.init_kinds import CHOOSE_DECODER, WRITES_NOTHING, values_for_encoder, values_of_kind
 from overture.data.read import SUFFIXES, Table, read_table
 from overture.data.task import DataConfig, Task
@@ -59,7 +59,7 @@ def starting_task(
     sources = _sources(Path(path))
     first = next(iter(sources.values()))
     table = read_table(first)
-    rows, notes = table.rows, list(table.notices)
+    rows, notes = table.rows, notice_texts(table.notices)
     stem = first.resolve().parent.name if first.stem == "train" else first.stem
     lines = [f"name: {_quoted(re.sub(r'[^a-z0-9_-]+', '-', stem.lower()).strip('-_')[:64] or 'task')}", ""]
     lines += [_comment(Task, "backbone"), f"backbone: {_quoted(backbone)}", ""] if backbone else []
@@ -67,8 +67,8 @@ def starting_task(
     for key, file in sources.items():
         relative = os.path.relpath(file, folder or Path.cwd())
         lines += [f"  {_comment(DataConfig, key)}", f"  {key}: {_quoted(relative)}"]
-    if table.format in SHAPES:
-        lines += [f"  {_comment(DataConfig, 'format')}", f"  format: {table.format}"]
+    for key, value in table.settings.items():
+        lines += [f"  {_comment(DataConfig, key)}", f"  {key}: {yaml.safe_dump(value).splitlines()[0]}"]
     if len(sources) < 3:
         notes.append("splits that are not given are drawn from the rows: set data.seed to draw others")
 

@@ -1,16 +1,22 @@
 """Rows from files of every known format, with every bad line reported in one pass. No file's own code ever runs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from overture.core.errors import DataError, Problem
-from overture.data.formats.form import Records
+from overture.core.records.data import DataNotice
+from overture.data.formats.brat import BRAT, is_brat
+from overture.data.formats.form import Container, Item, Records, Source
+from overture.data.formats.options import FileOptions
 from overture.data.formats.registry import CONTAINERS, SHAPES, container_of, shape_of
+from overture.data.formats.split_names import split_named
 
 SUFFIXES = tuple(suffix for container in CONTAINERS.values() for suffix in container.suffixes)
 _MAX_BYTES = 2 << 30
 _HEAD_BYTES = 1 << 14
+_DETECTED = FileOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,92 +26,177 @@ class Table:
     Args:
         rows: plain fields.
         lines: the line on which each row starts, from 1; its number where a format has no lines of its own.
+        splits: the split of each row, train, validation or test; empty where the file does not say.
         format: the name of the format; empty where nothing could be read.
-        notices: what was assumed.
+        names: the names of numbered labels, by field, where the file holds them.
+        settings: options that were guessed and that a task file should state.
+        notices: what was assumed, left out or mended.
     """
 
     rows: Records = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
     format: str = ""
-    notices: list[str] = field(default_factory=list)
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    notices: list[DataNotice] = field(default_factory=list)
 
 
-def read_table(path: str | Path, format: str | None = None) -> Table:
+def read_table(path: str | Path, options: FileOptions = _DETECTED) -> Table:
     """Read a file.
 
     Args:
-        path: the file.
-        format: one of `formats.registry.FORMATS`; detected by the file's name and content if None.
+        path: the file, or a folder of brat's.
+        options: how rows lie in it; what they leave out is detected.
 
     Raises:
         DataError: every bad line, or that the file is missing, empty, or not of its suffix's format.
         ConfigError: Parquet without `pyarrow`.
     """
     problems: list[Problem] = []
-    table = scan(Path(path), problems, format)
+    table = scan(Path(path), problems, options)
     if problems:
         raise DataError("the data cannot be read", where=str(path), problems=problems)
     return table
 
 
-def read_rows(path: str | Path, format: str | None = None) -> tuple[Records, list[int]]:
-    """The rows and lines of `read_table`."""
-    table = read_table(path, format)
-    return table.rows, table.lines
+def table_like(path: Path, options: FileOptions) -> Table:
+    """As `read_table` of a file that is not one of the task's own, which have such options.
+
+    Raises:
+        DataError: as `read_table`.
+    """
+    return read_table(path, other_options(path, options))
 
 
-def read_rows_like(path: str | Path, format: str | None) -> tuple[Records, list[int]]:
-    """As `read_rows`; the format is that of a task's own files, used where the file's suffix says nothing."""
-    return read_rows(path, None if Path(path).suffix.lower() in SUFFIXES else format)
+def other_options(path: Path, options: FileOptions) -> FileOptions:
+    """Options for a file that is not one of the task's own: its suffix says more than the task's format."""
+    return options.model_copy(update={"format": None}) if path.suffix.lower() in SUFFIXES else options
 
 
-def scan(path: Path, problems: list[Problem], format: str | None = None) -> Table:
+def scan(path: Path, problems: list[Problem], options: FileOptions = _DETECTED) -> Table:
     """As `read_table`, but adds what is wrong to `problems`, so that several files make one report."""
     num_before = len(problems)
-    raw = _bytes_of(path, problems)
-    if raw is None:
+    source = Source(str(path), options=options, problems=problems)
+    container = _opened(path, source)
+    if container is None:
         return Table()
-    container = CONTAINERS.get(format or "") or container_of(path, raw[:_HEAD_BYTES])
+    items = container.read(source)
+    # A container that is named leaves the records as they are.
+    table = _table(items, source, container.name, is_plain=options.format in CONTAINERS)
+    if not table.rows and len(problems) == num_before:
+        left_out = "; ".join(notice.text for notice in table.notices if notice.count)
+        problems.append(Problem(str(path), "no rows in the file", left_out))
+    return table
+
+
+def _opened(path: Path, source: Source) -> Container | None:
+    """The container of a file, whose bytes are read; None, with a problem, where that fails."""
+    if path.is_dir() and (source.options.format == "brat" or is_brat(path)):
+        return BRAT
+    raw = _bytes_of(path, source.problems)
+    if raw is None:
+        return None
+    source.raw = raw
+    named = CONTAINERS.get(source.options.format or "")
+    container = named or container_of(path, raw[:_HEAD_BYTES])
     if container is None:
         fix = f"known: {', '.join(SUFFIXES)}; or say it with data.format"
-        problems.append(Problem(str(path), f"unknown suffix {path.suffix!r}", fix))
-        return Table()
-    rows, lines = container.read(raw, str(path), problems)
-    # A container that is named leaves the records as they are.
-    table = Table(rows, lines) if format in CONTAINERS else flattened(rows, lines, str(path), problems, format)
-    if not table.rows and len(problems) == num_before:
-        problems.append(Problem(str(path), "no rows in the file"))
-    notices = table.notices
-    if format is None and path.suffix.lower() not in container.suffixes:
-        notices = [f"{path.name} is read as {container.name}; set data.format if it is not", *notices]
-    return replace(table, format=table.format or container.name, notices=notices)
+        source.problems.append(Problem(str(path), f"unknown suffix {path.suffix!r}", fix))
+    elif not named and path.suffix.lower() not in container.suffixes:
+        source.notices.add(f"read as {container.name}", path.name, done="set data.format if it is not")
+    return container
 
 
-def flattened(
-    records: Records, lines: Sequence[int], file: str, problems: list[Problem], format: str | None = None
+def _table(items: list[Item], source: Source, format: str, is_plain: bool = False) -> Table:
+    """Records of a known shape as plain rows, all others unchanged; numbered labels by name; each row's split."""
+    asked = SHAPES.get(source.options.format or "")
+    shape = asked or (None if is_plain or source.options.format else shape_of(items))
+    if shape is not None:
+        if asked is None:
+            source.notices.add(f"read as {shape.title}", source.name, done=f"data.format: {shape.name}")
+            source.settings["format"] = shape.name
+        items = shape.read(items, source)
+    _find_splits(items, source)
+    return Table(
+        [item.fields for item in items],
+        [item.line for item in items],
+        [item.split for item in items] if any(item.split for item in items) else [],
+        shape.name if shape else format,
+        source.names,
+        source.settings,
+        source.notices.records(),
+    )
+
+
+def _find_splits(items: list[Item], source: Source) -> None:
+    """Set each record's split by the field that names it."""
+    asked = source.options.split_field
+    if asked is False or not items or any(item.split for item in items):
+        return
+    name = asked or next((name for name in items[0].fields if name.lower() == "split"), "")
+    splits = [split_named(item.fields.get(name)) for item in items]
+    if asked:
+        for item, split in zip(items, splits, strict=True):
+            if split is None:
+                what = f"{item.fields.get(name)!r:.40} in {name!r} is no split"
+                source.problem(item.line, what, "known: train, validation, dev, test, ...")
+    elif not name or not all(splits) or "train" not in splits:
+        return
+    else:
+        done = "data.split_field: false draws splits instead"
+        source.notices.add(f"the field {name!r} names each row's split", source.name, done=done)
+    for item, split in zip(items, splits, strict=True):
+        item.split = split or ""
+
+
+def table_of(
+    rows: Any,
+    name: str = "rows",
+    problems: list[Problem] | None = None,
+    options: FileOptions = _DETECTED,
+    label_names: Mapping[str, Sequence[str]] | None = None,
 ) -> Table:
-    """Records of a known shape as plain rows; all others unchanged.
+    """Rows in memory, with their shape detected as that of a file's records.
 
     Args:
-        records: as a file or the Hub has them.
-        lines: the line of each.
-        file: names the source in problems and notices.
-        problems: what is wrong is added here.
-        format: a shape's name; detected by the records if None.
+        rows: mappings, or a DataFrame of pandas.
+        name: names the source in problems and notices.
+        problems: what is wrong is added here; raised if None.
+        options: the records' form.
+        label_names: names of numbered labels by field.
+
+    Raises:
+        DataError: a row is no mapping, or cannot be read, and there is no list for problems.
     """
-    shape = SHAPES.get(format or "") or (shape_of(records) if format is None else None)
-    if shape is None:
-        return Table(records, list(lines))
-    notices = []
-    if format is None:
-        notices.append(f"{Path(file).name} is read as {shape.title} (data.format: {shape.name})")
-    table = Table(format=shape.name, notices=notices)
-    for record, line in zip(records, lines, strict=True):
-        rows = shape.rows(record, f"{file}:{line}", problems)
-        first = len(table.rows) + 1
-        table.rows.extend(rows)
-        table.lines.extend(range(first, first + len(rows)) if shape.has_several else [line] * len(rows))
+    found: list[Problem] = [] if problems is None else problems
+    source = Source(name, options=options, problems=found, names=dict(label_names or {}))
+    items = []
+    records: Iterable[Any] = rows.to_dict("records") if hasattr(rows, "to_dict") else rows
+    for number, row in enumerate(records, 1):
+        if isinstance(row, Mapping):
+            items.append(Item({str(key): _plain(value) for key, value in row.items()}, number))
+        else:
+            source.problem(number, f"a row of type {type(row).__name__}", "wanted a mapping from field to value")
+    table = _table(items, source, "rows", is_plain=options.format in CONTAINERS)
+    if not table.rows and not found:
+        found.append(Problem(name, "no rows"))
+    if found and problems is None:
+        raise DataError("the rows cannot be read", where=name, problems=found)
     return table
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON would hold it: numpy's and pandas' own types become Python's, missing ones None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if str(value) in ("nan", "NaT", "<NA>") and not isinstance(value, str):
+        return None
+    return value.isoformat() if hasattr(value, "isoformat") else value
 
 
 def _bytes_of(path: Path, problems: list[Problem]) -> bytes | None:

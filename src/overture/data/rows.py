@@ -41,7 +41,8 @@ class ShownRow:
 
 def texts_of(task: Task, row: Row) -> dict[str, str]:
     """The texts of the fields that the template shows; the row must have passed `row_problems`."""
-    return {name: task.spec.field_text(task, name, _value(name, row)) or "" for name in task.fields}
+    may_be_null = len(task.fields) > 1
+    return {name: task.spec.field_text(task, name, _value(name, row, may_be_null)) or "" for name in task.fields}
 
 
 def label_of(task: Task, row: Row) -> str:
@@ -87,10 +88,11 @@ def row_problems(task: Task, row: Row, with_answer: bool = True, skip: Collectio
     return problems
 
 
-def _value(name: str, row: Row) -> Any:
-    """The value of a row's field, or of one entry of it."""
+def _value(name: str, row: Row, may_be_null: bool = False) -> Any:
+    """The value of a row's field, or of one entry of it; an empty text for null where that may be."""
     column, entry = column_of(name)
-    return row.fields[column] if entry is None else row.fields[column][entry]
+    value = row.fields[column] if entry is None else row.fields[column][entry]
+    return "" if value is None and may_be_null else value
 
 
 def _field_problems(task: Task, name: str, row: Row) -> list[Problem]:
@@ -103,7 +105,8 @@ def _field_problems(task: Task, name: str, row: Row) -> list[Problem]:
     if entry is not None and len(value) <= entry:
         wanted = f"wanted {entry + 1} at least, for {{{name}}}"
         return [Problem(row.where, f"field {column!r} has {len(value)} entries", wanted)]
-    text = task.spec.field_text(task, name, _value(name, row))
+    # Of several fields some may be empty, as null or as a text.
+    text = task.spec.field_text(task, name, _value(name, row, may_be_null=len(task.fields) > 1))
     if text is None:
         return [Problem(row.where, f"field {name!r} is {kind(_value(name, row))}", task.spec.wanted)]
     return broken_text(name, text, row)

@@ -1,22 +1,32 @@
 """Training, validation and test rows: read, checked as a whole, drawn and sampled by seed."""
 
-from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from random import Random
 from typing import Any
 
 from overture.core.errors import ConfigError, DataError, Problem
 from overture.core.packages import install
+from overture.core.records.data import DataNotice, notice_texts
 from overture.core.seeds import named_random
-from overture.data.read import flattened, scan
+from overture.data.formats.options import FileOptions
+from overture.data.formats.parquet_table import names_of_features
+from overture.data.formats.split_names import split_named
+from overture.data.notices import Notices
+from overture.data.read import scan, table_of
 from overture.data.rows import Row, missing_field, row_problems, texts_of
-from overture.data.task import DataConfig, Task
+from overture.data.task import Task
+from overture.data.task_rows import (
+    is_empty,
+    is_unlabelled,
+    kept_rows,
+    repeat_key,
+    rows_of_table,
+    tell_unshown,
+    without_repeats,
+)
 
-_NAMES = ("train", "validation", "test")
-# Labels named in one notice.
-_MAX_NAMED = 10
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +37,20 @@ class Splits:
         train: rows to learn from.
         validation: rows to choose by.
         test: rows for the final score.
-        notices: oddities of the data that are no errors.
+        noticed: oddities of the data that are no errors.
         repeats: how many rows of each split look to the model like an earlier training row.
     """
 
     train: list[Row]
     validation: list[Row]
     test: list[Row]
-    notices: list[str] = field(default_factory=list)
+    noticed: list[DataNotice] = field(default_factory=list)
     repeats: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def notices(self) -> list[str]:
+        """The oddities as sentences, one for each kind."""
+        return notice_texts(self.noticed)
 
 
 def load_splits(task: Task) -> Splits:
@@ -46,22 +61,19 @@ def load_splits(task: Task) -> Splits:
         ConfigError: a package that is needed to read the data is not installed.
     """
     problems: list[Problem] = []
-    notices: list[str] = []
+    notices = Notices()
     read = _from_hub if task.data.dataset else _from_files
-    rows_of = read(task.data, problems, notices)
+    rows_of = kept_rows(task, _without_unlabelled_splits(task, read(task, problems, notices), notices), notices)
+    for rows in rows_of.values():
+        problems += _problems_of(task, rows)
     all_rows = [row for rows in rows_of.values() for row in rows]
     for name in task.spec.optional_fields(task):
         # Rows may lack a field that the task file names, but not all of them.
         if all_rows and not any(name in row.fields for row in all_rows):
             problems.append(missing_field(name, all_rows[0].file, list(all_rows[0].fields)))
-    for rows in filter(None, rows_of.values()):
-        # A field that no row has is one problem, not one for each row.
-        nowhere = [n for n in (*task.columns, *task.target_fields) if not any(n in row.fields for row in rows)]
-        problems += [missing_field(name, rows[0].file, list(rows[0].fields)) for name in nowhere]
-        problems += [problem for row in rows for problem in row_problems(task, row, skip=nowhere)]
-    _raise_any(problems)
+    _raise_any(problems, _fix(task, problems, all_rows, notices))
 
-    sampled = _sampled(task, _drawn(task, rows_of), notices)
+    sampled = _sampled(task, _drawn(task, without_repeats(task, rows_of, notices)), notices)
     train = sampled["train"]
     labels = {task.spec.group(task, row) for row in train}
     if not train:
@@ -69,36 +81,71 @@ def load_splits(task: Task) -> Splits:
     if len(labels) == 1 and labels != {""}:
         only = f"only one label in the {len(train)} training rows: {labels.pop()!r}"
         _raise_any([Problem(train[0].file, only)])
-
-    splits = Splits(train, sampled["validation"], sampled["test"], notices)
-    unseen = [label for label in task.words if label not in labels] if labels != {""} else []
-    if unseen:
-        more = f" and {len(unseen) - _MAX_NAMED} more" if len(unseen) > _MAX_NAMED else ""
-        notices.append(f"no training row has the label {', '.join(map(repr, unseen[:_MAX_NAMED]))}{more}")
-    notices += [*_empty_texts(task, splits), *_unreachable_answers(task, splits), *_repeats(task, splits)]
-    return splits
+    if labels != {""}:
+        _tell_labels(task, sampled, notices)
+    _tell_empty_texts(task, sampled, notices)
+    _tell_unreachable_answers(task, sampled, notices)
+    repeats = _tell_repeats(task, sampled, notices)
+    return Splits(train, sampled["validation"], sampled["test"], notices.records(), repeats)
 
 
-def _raise_any(problems: list[Problem]) -> None:
+def _problems_of(task: Task, rows: list[Row]) -> list[Problem]:
+    """What is wrong with the rows of a split; a field that no row has is one problem, not one for each row."""
+    nowhere = [n for n in (*task.columns, *task.target_fields) if not any(n in row.fields for row in rows)]
+    problems = [missing_field(name, rows[0].file, list(rows[0].fields)) for name in nowhere if rows]
+    return problems + [problem for row in rows for problem in row_problems(task, row, skip=nowhere)]
+
+
+def _raise_any(problems: list[Problem], fix: str = "") -> None:
     if problems:
         raise DataError(
             f"the data cannot be used: {len(problems)} {'problem' if len(problems) == 1 else 'problems'}",
             problems=problems,
+            fix=fix,
         )
 
 
-def _from_files(data: DataConfig, problems: list[Problem], notices: list[str]) -> dict[str, list[Row]]:
-    paths: dict[str, Path | None] = {"train": data.train or data.path, "validation": data.validation, "test": data.test}
+def _fix(task: Task, problems: list[Problem], rows: list[Row], notices: Notices) -> str:
+    """What leaves rows out, or what was assumed of the files if a field is missing from all of them."""
+    bad = {problem.where for problem in problems}
+    if any(row.file in bad for row in rows):
+        return "; ".join(notice_texts(notice for notice in notices.records() if not notice.count))
+    drops = {"empty": is_empty, "unlabelled": is_unlabelled}
+    counts = {name: sum(row.where in bad and drop(task, row) for row in rows) for name, drop in drops.items()}
+    named = {name: count for name, count in counts.items() if count}
+    told = ", ".join(f"{name} ({count})" for name, count in named.items())
+    return f"data.drop: [{', '.join(named)}] leaves these rows out: {told}" if named else ""
+
+
+def _from_files(task: Task, problems: list[Problem], notices: Notices) -> dict[str, list[Row]]:
+    data = task.data
+    paths = {"train": data.train or data.path, "validation": data.validation, "test": data.test}
+    given = {name: path for name, path in paths.items() if path is not None}
+    options: FileOptions = data
     rows_of: dict[str, list[Row]] = {}
-    for name, path in paths.items():
-        if path is not None:
-            table = scan(path, problems, data.format)
-            notices += table.notices
-            rows_of[name] = [Row(fields, line, str(path)) for fields, line in zip(table.rows, table.lines, strict=True)]
-    return rows_of
+    for name, path in given.items():
+        table = scan(path, problems, options)
+        if "header" in table.settings:
+            # The files of a task have one form: what was seen in one holds for those that follow.
+            options = options.model_copy(update={"header": table.settings["header"]})
+        notices.extend(table.notices)
+        tell_unshown(task, table, notices)
+        rows = rows_of_table(task, table, str(path))
+        by_split: dict[str, list[Row]] = {}
+        for row, split in zip(rows, table.splits or [name] * len(rows), strict=True):
+            by_split.setdefault(split, []).append(row)
+        for split, members in by_split.items():
+            if split == name or (name == "train" and split not in given):
+                rows_of[split] = members
+            else:
+                subject = f"{split} rows in the file for {name}"
+                notices.add(subject, path.name, count=len(members), first=members[0].where, done="left out")
+        rows_of.setdefault(name, [])
+    return {name: rows_of[name] for name in SPLITS if name in rows_of}
 
 
-def _from_hub(data: DataConfig, problems: list[Problem], notices: list[str]) -> dict[str, list[Row]]:
+def _from_hub(task: Task, problems: list[Problem], notices: Notices) -> dict[str, list[Row]]:
+    data = task.data
     try:
         import datasets
     except ImportError:
@@ -112,15 +159,32 @@ def _from_hub(data: DataConfig, problems: list[Problem], notices: list[str]) -> 
         hub: Mapping[str, Any] = datasets.load_dataset(data.dataset, data.subset)
     except Exception as error:  # the package raises errors of many other packages
         raise DataError("the data set cannot be loaded", where=str(data.dataset), got=str(error)) from error
-    if "train" not in hub:
+    names = {split: name for name in reversed(list(hub)) if (split := split_named(name))}
+    names |= {split: split for split in SPLITS if split in hub}
+    if "train" not in names:
         raise DataError("the data set has no split 'train'", where=str(data.dataset), got=", ".join(hub))
     rows_of: dict[str, list[Row]] = {}
-    for name in (name for name in _NAMES if name in hub):
-        records, where = [dict(row) for row in hub[name]], f"{data.dataset}/{name}"
-        table = flattened(records, range(1, len(records) + 1), where, problems, data.format)
-        notices += table.notices
-        rows_of[name] = [Row(fields, line, where) for fields, line in zip(table.rows, table.lines, strict=True)]
+    for split in (split for split in SPLITS if split in names):
+        where = f"{data.dataset}/{names[split]}"
+        features = getattr(hub[names[split]], "features", None)
+        label_names = names_of_features(features.to_dict()) if features is not None else {}
+        table = table_of(map(dict, hub[names[split]]), where, problems, data, label_names)
+        notices.extend(table.notices)
+        tell_unshown(task, table, notices)
+        rows_of[split] = rows_of_table(task, table, where)
     return rows_of
+
+
+def _without_unlabelled_splits(task: Task, rows_of: dict[str, list[Row]], notices: Notices) -> dict[str, list[Row]]:
+    """The splits without validation and test rows that all lack a label, as the Hub's test splits do."""
+    kept = {}
+    for name, rows in rows_of.items():
+        if name != "train" and rows and all(is_unlabelled(task, row) for row in rows):
+            done = f"left out: {name} rows are drawn from the training rows"
+            notices.add(f"{name} rows without any label", count=len(rows), first=rows[0].where, done=done)
+        else:
+            kept[name] = rows
+    return kept
 
 
 def _drawn(task: Task, rows_of: dict[str, list[Row]]) -> dict[str, list[Row]]:
@@ -134,17 +198,17 @@ def _drawn(task: Task, rows_of: dict[str, list[Row]]) -> dict[str, list[Row]]:
     return {**splits, "train": rest}
 
 
-def _sampled(task: Task, splits: dict[str, list[Row]], notices: list[str]) -> dict[str, list[Row]]:
+def _sampled(task: Task, splits: dict[str, list[Row]], notices: Notices) -> dict[str, list[Row]]:
     sampled = dict(splits)
     for name, rows in splits.items():
         wanted: int | None = getattr(task.data, f"{name}_rows")
         if wanted is not None and wanted > len(rows):
-            notices.append(f"{name}_rows is {wanted}, but there are only {len(rows)} rows; all are used")
+            notices.add(f"fewer rows than data.{name}_rows asks for", f"{len(rows)} of {wanted}", done="all are used")
         if wanted is not None and wanted < len(rows):
             sampled[name], _ = _take(task, rows, wanted, named_random(task.data.seed, "sample", name), keep=0)
         if not rows:
-            notices.append(f"{name}: no rows")
-    return sampled
+            notices.add("no rows", name)
+    return {name: sampled[name] for name in SPLITS}
 
 
 def _take(task: Task, rows: list[Row], count: int, random: Random, keep: int) -> tuple[list[Row], list[Row]]:
@@ -183,57 +247,50 @@ def _quotas(sizes: dict[str, int], count: int, keep: int) -> dict[str, int]:
     return quotas
 
 
-def _parts(splits: Splits) -> list[tuple[str, list[Row]]]:
-    return [("train", splits.train), ("validation", splits.validation), ("test", splits.test)]
+def _tell_labels(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices) -> None:
+    """Notice labels that a split has no rows of."""
+    missing: dict[str, list[str]] = {}
+    for name, rows in rows_of.items():
+        labels = {task.spec.group(task, row) for row in rows}
+        for label in (label for label in task.words if rows and label not in labels):
+            missing.setdefault(label, []).append(name)
+    for label, names in missing.items():
+        notices.add("labels without a row", f"{label!r} in {' and '.join(names)}")
 
 
-def _empty_texts(task: Task, splits: Splits) -> list[str]:
-    notices = []
-    for name, rows in _parts(splits):
-        first: dict[str, Row] = {}
-        count: Counter[str] = Counter()
-        for row in rows:
-            for empty in (n for n, text in texts_of(task, row).items() if not text.strip()):
-                first.setdefault(empty, row)
-                count[empty] += 1
-        notices += [f"{name}: field {n!r} is empty in {count[n]} rows, first {row.where}" for n, row in first.items()]
-    return notices
+def _tell_empty_texts(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices) -> None:
+    for row in (row for rows in rows_of.values() for row in rows):
+        for name, text in texts_of(task, row).items():
+            if not text.strip():
+                notices.add("empty text in a field", name, count=1, first=row.where)
 
 
-def _unreachable_answers(task: Task, splits: Splits) -> list[str]:
-    notices = []
-    for name, rows in _parts(splits):
-        answers = [(row, task.spec.stopped(task, row)) for row in rows]
-        cut = [row for row, text in answers if text is not None and any(stop in text.strip() for stop in task.stop)]
-        if cut:
-            notices.append(
-                f"{name}: {len(cut)} answers hold a text at which generation stops, first {cut[0].where}; change stop"
-            )
-    return notices
+def _tell_unreachable_answers(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices) -> None:
+    for row in (row for rows in rows_of.values() for row in rows):
+        text = task.spec.stopped(task, row)
+        if text is not None and any(stop in text.strip() for stop in task.stop):
+            kind, unit = "answers that hold a text at which generation stops", "answer"
+            notices.add(kind, count=1, unit=unit, first=row.where, done="change stop")
 
 
-def _repeats(task: Task, splits: Splits) -> list[str]:
-    """Notices of rows that look to the model like an earlier training row; counts them in `splits.repeats`."""
+def _tell_repeats(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices) -> dict[str, int]:
+    """Notice rows that look to the model like an earlier training row; gives how many each split has."""
     group = task.spec.group
     seen: dict[Hashable, Row] = {}
-    notices = []
-    for name, rows in _parts(splits):
-        repeated = []
+    repeats = {}
+    for name, rows in rows_of.items():
+        repeats[name] = 0
         for row in rows:
-            key = (*texts_of(task, row).values(), task.spec.beside(task, row))
-            if key in seen:
-                repeated.append((row, seen[key]))
-            elif name == "train":
-                seen[key] = row
-        splits.repeats[name] = len(repeated)
-        if repeated:
-            row, earlier = repeated[0]
-            what = "an earlier row" if name == "train" else "a training row: the score will be too good"
-            notices.append(
-                f"{name}: {len(repeated)} of {len(rows)} rows repeat {what}, first {row.where} = {earlier.where}"
-            )
-        relabelled = [(row, earlier) for row, earlier in repeated if group(task, row) != group(task, earlier)]
-        if name == "train" and relabelled:
-            first = f"{relabelled[0][0].where} and {relabelled[0][1].where}"
-            notices.append(f"train: {len(relabelled)} rows repeat a row with another label, first {first}")
-    return notices
+            key = repeat_key(task, row)
+            earlier = seen.get(key)
+            if earlier is None:
+                if name == "train":
+                    seen[key] = row
+                continue
+            repeats[name] += 1
+            places = f"{row.where} = {earlier.where}"
+            kind = "an earlier row" if name == "train" else "a training row: the score will be too good"
+            notices.add(f"rows that repeat {kind}", name, count=1, first=places, done="data.drop: [repeats]")
+            if name == "train" and group(task, row) != group(task, earlier):
+                notices.add("rows that repeat a row with another label", name, count=1, first=places)
+    return repeats

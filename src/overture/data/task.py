@@ -4,19 +4,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from overture.core.config import Config, overridden, read_yaml, validated
 from overture.core.decoding import GREEDY, Decoding
 from overture.core.errors import ConfigError
 from overture.core.rows import Reading
-from overture.data.formats.registry import FormatName
+from overture.data.formats.options import FileOptions, NonEmpty
 from overture.data.kind import TaskKind
 from overture.data.kinds.registry import KINDS, kind_named
 from overture.data.template import Parsed, column_of, num_masks_in, num_vectors_in, parse, slots_in
 from overture.data.values import label_text
 
-NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 _PATHS = ("train", "validation", "test", "path")
 
 
@@ -27,8 +26,8 @@ class Message(Config):
     content: str = Field(description="What is said; {field} stands for a field's value.")
 
 
-class DataConfig(Config):
-    """The source of the rows, and how missing splits are drawn."""
+class DataConfig(FileOptions):
+    """The source of the rows, their form, and how missing splits are drawn."""
 
     train: Path | None = Field(
         None, description="Training rows: a file of JSON lines, JSON, CSV, TSV, Parquet or CoNLL."
@@ -38,9 +37,9 @@ class DataConfig(Config):
     path: Path | None = Field(None, description="One file that is split into training, validation and test rows.")
     dataset: NonEmpty | None = Field(None, description="A data set of the Hugging Face Hub, read with `datasets`.")
     subset: NonEmpty | None = Field(None, description="The data set's configuration, such as sst2 of glue.")
-    format: FormatName | None = Field(
-        None,
-        description="How rows lie in the files, such as squad or sharegpt; found by name and content if not given.",
+    drop: list[Literal["empty", "unlabelled", "repeats"]] = Field(
+        [],
+        description="Rows to leave out, counted: empty (no text), unlabelled (no label or answer), repeats of others.",
     )
     seed: int = Field(0, description="Seed of the drawing of splits and samples.")
     validation_share: float = Field(0.2, ge=0, lt=1, description="Share of the rows drawn as validation rows.")

@@ -28,3 +28,10 @@ def kind(value: Any) -> str:
         return "null"
     names = {"dict": "an object", "list": "a list", "float": "not a finite number"}
     return names.get(type(value).__name__, f"of type {type(value).__name__}")
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a value holds nothing: null, not a number, white space, or a list or an object of nothing."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return True
+    return not value.strip() if isinstance(value, str) else isinstance(value, list | dict) and not value

@@ -1,7 +1,6 @@
 """Measure a stored prompt again: on its run's own rows, or on rows of a file."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from overture.core.config import validated
 from overture.core.errors import BackboneError, DataError
@@ -9,7 +8,6 @@ from overture.core.meter import Meter
 from overture.core.records.scores import Comparison, WrongRows
 from overture.core.records.tune import Calibration, Evaluation, Measured
 from overture.core.rows import Encoded
-from overture.data.read import read_rows_like
 from overture.data.rows import Row, gold_of
 from overture.data.splits import load_splits
 from overture.data.task import Task
@@ -50,16 +48,6 @@ def rows_of_run(store: Store, manifest: Manifest, split: str) -> tuple[str, list
             f"the run has no {chosen} rows", where=run.name, fix="name a file of rows: overture eval NAME FILE"
         )
     return chosen, rows
-
-
-def rows_of_file(path: Path, task: Task) -> list[Row]:
-    """The rows of a file for a task.
-
-    Raises:
-        DataError: every line that cannot be read.
-    """
-    rows, lines = read_rows_like(path, task.data.format)
-    return [Row(fields, line, str(path)) for fields, line in zip(rows, lines, strict=True)]
 
 
 def measured(

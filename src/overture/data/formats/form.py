@@ -1,16 +1,68 @@
-"""The two kinds of formats, containers and shapes, and functions that several formats share."""
+"""The two kinds of formats, containers and shapes, and the records that they share."""
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
 
 from overture.core.errors import Problem
+from overture.data.formats.options import FileOptions
+from overture.data.notices import Notices
 
 Record = dict[str, Any]
 Records = list[Record]
 Problems = list[Problem]
-_FIX = "save it as UTF-8"
+
+
+@dataclass(slots=True)
+class Item:
+    """A record of a file.
+
+    Args:
+        fields: its fields, by name.
+        line: the line on which it starts, from 1; its number where a format has no lines of its own.
+        split: train, validation or test where a file holds several splits; else empty.
+    """
+
+    fields: Record
+    line: int
+    split: str = ""
+
+
+@dataclass(slots=True)
+class Source:
+    """A file that is being read, and what was found out about it.
+
+    Args:
+        file: the file's name, as problems and notices show it.
+        raw: its bytes.
+        options: what the task file says of its form.
+        problems: everything that is wrong.
+        notices: everything that was assumed, dropped or mended.
+        settings: options that were guessed and that a task file should state.
+        names: the names of numbered labels, by field, where the file holds them.
+    """
+
+    file: str
+    raw: bytes = b""
+    options: FileOptions = field(default_factory=FileOptions)
+    problems: Problems = field(default_factory=list)
+    notices: Notices = field(default_factory=Notices)
+    settings: Record = field(default_factory=dict)
+    names: dict[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The file's name without its folder."""
+        return PurePath(self.file).name
+
+    def place(self, line: int) -> str:
+        """``file:line``."""
+        return f"{self.file}:{line}"
+
+    def problem(self, line: int, what: str, fix: str = "") -> None:
+        """Report what is wrong on a line, or in the file as a whole if the line is 0."""
+        self.problems.append(Problem(self.place(line) if line else self.file, what, fix))
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +72,13 @@ class Container:
     Args:
         name: the value of `data.format`.
         suffixes: of files that are read so if `data.format` is not given.
-        read: takes bytes, the file's name and a list for problems; gives the records and the line of each.
+        read: gives the records of a file.
         is_like: whether the first text of an unknown file looks like this format.
     """
 
     name: str
     suffixes: tuple[str, ...]
-    read: Callable[[bytes, str, Problems], tuple[Records, list[int]]]
+    read: Callable[[Source], list[Item]]
     is_like: Callable[[str], bool] = lambda text: False
 
 
@@ -38,42 +90,30 @@ class Shape:
         name: the value of `data.format`.
         title: as its users call it.
         is_like: whether a record looks like this format.
-        rows: takes a record, its place and a list for problems; gives its plain rows, one or several.
-        has_several: a record may hold several rows, so rows have numbers of their own.
+        read: gives the plain rows of all records.
     """
 
     name: str
     title: str
     is_like: Callable[[Record], bool]
-    rows: Callable[[Record, str, Problems], Sequence[Record]]
-    has_several: bool = False
+    read: Callable[[Sequence[Item], Source], list[Item]]
 
 
-def text_of(raw: bytes, file: str, problems: Problems) -> str:
-    """A file's text; empty, with a problem, where it is not UTF-8."""
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        problems.append(Problem(f"{file}:1", "UTF-16 text", _FIX))
-        return ""
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        problems.append(Problem(f"{file}:{line}", f"not UTF-8 text (byte 0x{raw[error.start]:02x})", _FIX))
-        return ""
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        problems.append(Problem(f"{file}:{line}", "not text: it holds a zero byte", _FIX))
-        return ""
-    return text
+def of_each(
+    rows_of: Callable[[Record, str, Problems], Iterable[Record]], has_several: bool = False
+) -> Callable[[Sequence[Item], Source], list[Item]]:
+    """Reads a shape record by record.
 
+    Args:
+        rows_of: takes a record, its place and a list for problems; gives its rows, none, one or several.
+        has_several: a record may hold several rows, so rows have numbers of their own.
+    """
 
-def no_constant(name: str) -> NoReturn:
-    """Refuse NaN and infinities, which `json` would accept."""
-    raise ValueError(f"{name} is not a JSON value")
+    def read(items: Sequence[Item], source: Source) -> list[Item]:
+        rows: list[Item] = []
+        for item in items:
+            for row in rows_of(item.fields, source.place(item.line), source.problems):
+                rows.append(Item(row, len(rows) + 1 if has_several else item.line, item.split))
+        return rows
 
-
-def reason(error: Exception) -> str:
-    """Why a text is not JSON, in a few words."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at character {error.colno}"
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return read

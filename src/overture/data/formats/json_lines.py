@@ -1,34 +1,33 @@
 """JSON lines: one object on each line."""
 
-import json
+from overture.data.formats.encoding import text_of
+from overture.data.formats.form import Container, Item, Source
+from overture.data.formats.json_values import decoder, reason
 
-from overture.core.errors import Problem
-from overture.data.formats.form import Container, Problems, Records, no_constant, reason, text_of
 
-
-def rows_of_text(text: str, file: str, problems: Problems) -> tuple[Records, list[int]]:
+def items_of_text(text: str, source: Source) -> list[Item]:
     """Objects and their lines; every bad line is a problem."""
-    rows: Records = []
-    lines: list[int] = []
+    items = []
+    decode = decoder().decode
     # Not splitlines(): it also cuts at characters that JSON strings may hold as they are.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line, parse_constant=no_constant)
+            fields = decode(line)
         except (ValueError, RecursionError) as error:
-            problems.append(Problem(f"{file}:{number}", f"not JSON: {reason(error)}"))
+            source.problem(number, f"not JSON: {reason(error)}")
             continue
-        if not isinstance(row, dict):
-            problems.append(Problem(f"{file}:{number}", f"not a JSON object but {line.strip()!r:.40}"))
-            continue
-        rows.append(row)
-        lines.append(number)
-    return rows, lines
+        if isinstance(fields, dict):
+            items.append(Item(fields, number))
+        else:
+            source.problem(number, f"not a JSON object but {line.strip()!r:.40}")
+    return items
 
 
-def _read(raw: bytes, file: str, problems: Problems) -> tuple[Records, list[int]]:
-    return rows_of_text(text_of(raw, file, problems), file, problems)
-
-
-JSONL = Container("jsonl", (".jsonl", ".ndjson"), _read)
+JSONL = Container(
+    "jsonl",
+    (".jsonl", ".ndjson"),
+    lambda source: items_of_text(text_of(source), source),
+    lambda text: text.lstrip().startswith("{"),
+)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from overture.core.errors import Problem
-from overture.data.formats.form import Problems, Record, Shape
+from overture.data.formats.form import Problems, Record, Shape, of_each
 from overture.data.values import kind
 
 
@@ -17,21 +17,43 @@ def _is_like(record: Record) -> bool:
 
 
 def _is_flat(record: Record) -> bool:
-    """One question a record, as the Hub has it: answers by column."""
+    """One question a record: answers by column, as the Hub has it, a list of answers, or one with its place."""
+    if "question" not in record or "context" not in record:
+        return False
     answers = record.get("answers")
-    return isinstance(answers, dict) and "text" in answers and "question" in record and "context" in record
+    if isinstance(answers, dict):
+        return "text" in answers
+    if (
+        isinstance(answers, list)
+        and answers
+        and all(isinstance(answer, dict) and "text" in answer for answer in answers)
+    ):
+        return True
+    return "answers" not in record and isinstance(record.get("answer"), str) and "answer_start" in record
 
 
 def _rows(record: Record, where: str, problems: Problems) -> Sequence[Record]:
     if _is_flat(record):
-        answers = record["answers"]
-        texts, starts = answers["text"], answers.get("answer_start", [])
-        columns = [list(column) if isinstance(column, list | tuple) else [column] for column in (texts, starts)]
-        return _checked({**record, "answers": columns[0], "answer_starts": columns[1]}, where, problems)
+        return _checked({**record, **_answers_of(record)}, where, problems)
+    if isinstance(record.get("answers"), list) and not record["answers"] and "question" in record:
+        return _checked({**record, "answer_starts": []}, where, problems)
     if not isinstance(record.get("paragraphs"), list):
         problems.append(Problem(where, "an article without paragraphs", f"known: {', '.join(record)}"))
         return []
     return [row for question in _questions(record, where, problems) for row in _checked(question, where, problems)]
+
+
+def _answers_of(record: Record) -> Record:
+    """The texts and the places of a flat record's answers."""
+    answers = record.get("answers")
+    if isinstance(answers, list):
+        starts = [answer["answer_start"] for answer in answers if "answer_start" in answer]
+        return {"answers": [answer["text"] for answer in answers], "answer_starts": starts}
+    if answers is None:
+        return {"answers": [record["answer"]], "answer_starts": [record["answer_start"]]}
+    columns = answers["text"], answers.get("answer_start", [])
+    texts, starts = (list(column) if isinstance(column, list | tuple) else [column] for column in columns)
+    return {"answers": texts, "answer_starts": starts}
 
 
 def _questions(article: Mapping[str, Any], where: str, problems: Problems) -> Iterator[Record]:
@@ -48,7 +70,7 @@ def _questions(article: Mapping[str, Any], where: str, problems: Problems) -> It
             row = {"id": question.get("id", ""), "title": article.get("title", ""), "context": paragraph["context"]}
             row |= {"question": question.get("question"), "answers": [answer.get("text") for answer in answers]}
             row |= {"answer_starts": [answer["answer_start"] for answer in answers if "answer_start" in answer]}
-            yield row | ({"is_impossible": bool(question["is_impossible"])} if "is_impossible" in question else {})
+            yield row | ({"is_impossible": question["is_impossible"]} if "is_impossible" in question else {})
 
 
 def _checked(row: Record, where: str, problems: Problems) -> Sequence[Record]:
@@ -62,7 +84,12 @@ def _checked(row: Record, where: str, problems: Problems) -> Sequence[Record]:
     starts = row["answer_starts"]
     if len(starts) not in (0, len(row["answers"])) or not all(type(start) is int for start in starts):
         problems.append(Problem(where, f"{name}: answer_start must be a number for each answer"))
+    impossible = row.get("is_impossible", False)
+    if str(impossible).lower() not in ("true", "false", "0", "1"):
+        problems.append(Problem(where, f"{name}: 'is_impossible' is {impossible!r:.40}", "wanted true or false"))
+    if "is_impossible" in row:
+        row["is_impossible"] = str(impossible).lower() in ("true", "1")
     return [row] if len(problems) == num_before else []
 
 
-SQUAD = Shape("squad", "SQuAD", _is_like, _rows, has_several=True)
+SQUAD = Shape("squad", "SQuAD", _is_like, of_each(_rows, has_several=True))

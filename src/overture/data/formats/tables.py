@@ -1,61 +1,125 @@
-"""Tables as text with a header: CSV, and TSV in which quotes are only text."""
+"""Tables as text: CSV and TSV. Separator, quotes and header are found by content where the task file does not say."""
 
 import csv
 import io
+import re
+from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from overture.core.errors import Problem
-from overture.data.formats.form import Container, Problems, Records, text_of
+from overture.data.formats.cells import with_lists
+from overture.data.formats.encoding import text_of
+from overture.data.formats.form import Container, Item, Source
+from overture.data.formats.header import named
+from overture.data.formats.options import SEPARATORS
+
+_HEAD_CHARACTERS = 1 << 16
+_QUOTED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
+_NUMBER = re.compile(r"-?\d+(?:[.,]\d+)?")
 
 
-def _read(raw: bytes, file: str, problems: Problems, delimiter: str) -> tuple[Records, list[int]]:
-    text = text_of(raw, file, problems)
+def _read(source: Source, default: str) -> list[Item]:
+    text, first_line = _without_hint(text_of(source))
     # The csv module refuses long texts by a limit that is global; it is put back.
     limit = csv.field_size_limit(max(len(text), 1))
     try:
-        return _rows(text, file, problems, delimiter)
+        if source.options.separator:
+            separator = SEPARATORS[source.options.separator]
+        else:
+            separator = "\t" if source.options.format == "tsv" else _separator(text, default)
+        if separator != default:
+            name = next(name for name, sign in SEPARATORS.items() if sign == separator)
+            source.notices.add(f"columns stand apart by {name}s", source.name, done="data.separator says it otherwise")
+            source.settings["separator"] = name
+        records = _records(text, separator, _has_quotes(text, separator, source), source, first_line)
     finally:
         csv.field_size_limit(limit)
+    return with_lists(named(_filled(records, source), source), source)
 
 
-def _rows(text: str, file: str, problems: Problems, delimiter: str) -> tuple[Records, list[int]]:
-    options: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if delimiter == "\t" else {}
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, **options)
-    rows: Records = []
-    lines: list[int] = []
-    header: list[str] | None = None
-    start = 1
+def _without_hint(text: str) -> tuple[str, int]:
+    """The text without Excel's first line ``sep=;``, and the number of its first line."""
+    hint = re.match(r"sep=[;,|\t]\r?\n", text)
+    return (text[hint.end() :], 2) if hint else (text, 1)
+
+
+def _separator(text: str, default: str) -> str:
+    """The separator by which all first rows have the same number of columns, more than one; else the default."""
+    num_columns = {}
+    for separator in (default, *(sign for sign in SEPARATORS.values() if sign != default)):
+        records = list(csv.reader(io.StringIO(text[:_HEAD_CHARACTERS], newline=""), delimiter=separator))
+        if len(text) > _HEAD_CHARACTERS:
+            records.pop()
+        widths = {len(record) for record in records if any(cell.strip() for cell in record)}
+        num_columns[separator] = widths.pop() if len(widths) == 1 else 0
+    best = max(num_columns.values())
+    if num_columns[default] > 1 or best < 2:
+        return default
+    return next(separator for separator, count in num_columns.items() if count == best)
+
+
+def _has_quotes(text: str, separator: str, source: Source) -> bool:
+    """Whether quotes enclose cells. With tabs they often are part of the text, as in tables that are typed by hand."""
+    if separator != "\t" or '"' not in text:
+        return True
+    if source.options.quotes is not None:
+        return source.options.quotes
+    raw = [cell for line in text.split("\n") for cell in line.rstrip("\r").split("\t")]
+    opened = [cell for cell in raw if cell.startswith('"')]
+    # Programs quote a cell that holds a tab, a line's end or a quote, or all cells that are no numbers.
+    is_needed = any(not _QUOTED.fullmatch(cell) or '""' in cell[1:-1] for cell in opened)
+    are_all = all(_QUOTED.fullmatch(cell) or _NUMBER.fullmatch(cell) for cell in raw if cell)
+    try:
+        records = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+        is_quoted = len({len(record) for record in records if record}) == 1 and bool(opened) and (is_needed or are_all)
+    except csv.Error:
+        is_quoted = False
+    kind = "quotes enclose cells" if is_quoted else "quotes are part of the text"
+    source.notices.add(kind, source.name, done="data.quotes says it otherwise")
+    return is_quoted
+
+
+def _records(
+    text: str, separator: str, has_quotes: bool, source: Source, first_line: int
+) -> list[tuple[int, list[str]]]:
+    """The rows with the lines on which they start."""
+    options: dict[str, Any] = {} if has_quotes else {"quoting": csv.QUOTE_NONE}
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, **options)
+    records = []
+    start = 0
     try:
         for record in reader:
-            if record and header is None:
-                header = record
-                if not _is_header(header, f"{file}:{start}", problems, delimiter):
-                    return [], []
-            elif record and header is not None and len(record) != len(header):
-                problems.append(Problem(f"{file}:{start}", f"{len(record)} columns", f"the header has {len(header)}"))
-            elif record and header is not None:
-                rows.append(dict(zip(header, record, strict=True)))
-                lines.append(start)
-            start = reader.line_num + 1
+            if record:
+                records.append((first_line + start, record))
+            start = reader.line_num
     except csv.Error as error:
-        fix = "is a quote left open?" if delimiter == "," else ""
-        problems.append(Problem(f"{file}:{start}", f"not {'CSV' if delimiter == ',' else 'TSV'}: {error}", fix))
-    return rows, lines
+        fix = "is a quote left open?" if has_quotes else ""
+        source.problem(first_line + start, f"not a table: {error}", fix)
+    return records
 
 
-def _is_header(header: list[str], where: str, problems: Problems, delimiter: str) -> bool:
-    num_before = len(problems)
-    if delimiter == "," and len(header) == 1 and any(mark in header[0] for mark in ";\t"):
-        fix = "separate columns by commas" + (", or set data.format: tsv" if "\t" in header[0] else "")
-        problems.append(Problem(where, f"one column: {header[0]!r:.60}", fix))
-    if any(not name.strip() for name in header):
-        problems.append(Problem(where, "a column has no name"))
-    doubled = sorted({name for name in header if header.count(name) > 1})
-    if doubled:
-        problems.append(Problem(where, f"columns with the same name: {', '.join(doubled)}"))
-    return len(problems) == num_before
+def _filled(records: Sequence[tuple[int, list[str]]], source: Source) -> list[tuple[int, list[str]]]:
+    """The rows that hold anything, without empty columns at the right, as spreadsheets leave both."""
+    filled = [(line, record) for line, record in records if any(cell.strip() for cell in record)]
+    blank = [line for line, record in records if not any(cell.strip() for cell in record)]
+    if blank:
+        source.notices.add("blank rows", count=len(blank), first=source.place(blank[0]), done="left out")
+    if not filled:
+        return []
+    width = Counter(len(record) for _, record in filled).most_common(1)[0][0]
+    too_long = [line for line, record in filled if len(record) > width and not "".join(record[width:]).strip()]
+    if too_long:
+        kind, first = "empty cells at the end of rows", source.place(too_long[0])
+        source.notices.add(kind, count=len(too_long), first=first, done="left out")
+    rows = [record if "".join(record[width:]).strip() else record[:width] for _, record in filled]
+    last = max(max((i for i, cell in enumerate(record) if cell.strip()), default=0) for record in rows) + 1
+    if last < width and all(len(record) == width for record in rows):
+        done, unit = "left out", "column"
+        source.notices.add("empty columns", source.name, count=width - last, unit=unit, done=done)
+        rows = [record[:last] for record in rows]
+    return [(line, record) for (line, _), record in zip(filled, rows, strict=True)]
 
 
-CSV = Container("csv", (".csv",), partial(_read, delimiter=","))
-TSV = Container("tsv", (".tsv",), partial(_read, delimiter="\t"))
+CSV = Container("csv", (".csv",), partial(_read, default=","))
+TSV = Container("tsv", (".tsv", ".tab"), partial(_read, default="\t"))

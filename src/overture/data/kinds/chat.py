@@ -1,8 +1,9 @@
 """Conversations: every turn of the assistant is learnt, behind all that was said before it.
 
 A row with k turns of the assistant becomes k examples, so that a prompt at ``after`` stands where it will stand when
-the model is used: at the end of what the assistant answers to. The last turn is what predictions are scored against.
-What the template has around {messages} stands around the first user's message, ``{prompt:5}`` with it.
+the model is used: at the end of what the assistant answers to. Turns of weight 0 are context only. The last turn is
+what predictions are scored against. What the template has around {messages} stands around the first user's message,
+``{prompt:5}`` with it.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -84,9 +85,14 @@ def _order_problems(roles: Sequence[str], row: Row) -> list[Problem]:
 
 
 def _problems(task: TaskFile, row: Row) -> list[Problem]:
-    if _input_problems(task, row) or _turns(task, row)[-1][0] == "assistant":
+    if _input_problems(task, row):
         return []
-    return [Problem(row.where, "the last message is not the assistant's", "there is nothing to learn behind it")]
+    last = row.fields[_MESSAGES][-1]
+    if last["role"] != "assistant":
+        return [Problem(row.where, "the last message is not the assistant's", "there is nothing to learn behind it")]
+    if last.get("weight") == 0:
+        return [Problem(row.where, "the last turn has weight 0", "leave it out, or set data.format: messages")]
+    return []
 
 
 def _gold(task: TaskFile, row: Row) -> Hashable:
@@ -100,7 +106,7 @@ def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, 
         return [_example(task, turns[:-1] if turns[-1][0] == "assistant" else turns, None)]
     examples = []
     for number, (role, content) in enumerate(turns):
-        if role == "assistant":
+        if role == "assistant" and row.fields[_MESSAGES][number].get("weight") != 0:
             examples.append(_example(task, turns[:number], tools.ended(tools.tokenizer.encode_plain(content))))
     return examples
 

@@ -20,6 +20,7 @@ import yaml
 from overture.core.config import validated
 from overture.core.errors import ConfigError
 from overture.core.settings_yaml import BoundedLoader, loaded_yaml
+from overture.data.formats.options import FileOptions
 from overture.data.read import read_table
 from overture.data.row import Row
 from overture.data.task import Task, resolved_path
@@ -410,7 +411,7 @@ def _rows_of(data: Mapping[str, Any]) -> list[Row]:
     file = data.get("train") or data.get("path")
     if not file:
         return []
-    table = read_table(file, data.get("format"))
+    table = read_table(file, FileOptions(format=data.get("format")))
     return [Row(fields, line, str(file)) for fields, line in zip(table.rows[:1000], table.lines, strict=False)]
 
 

@@ -1,0 +1,61 @@
+"""What was noticed in a task's data: counted, with its first place, and merged into a few sentences."""
+
+from collections.abc import Iterable
+
+from pydantic import Field
+
+from overture.core.records.base import Record
+
+_MAX_SUBJECTS = 10
+
+
+class DataNotice(Record):
+    """Something in the data that is no error: what it is, how often it occurs, where first, and what was done."""
+
+    kind: str = Field(description="what was noticed; notices of one kind are told together")
+    subject: str = Field("", description="what it was noticed in: a field, a label, a file")
+    count: int = Field(0, description="how many there are; 0 where nothing is counted")
+    unit: str = Field("row", description="what is counted, in the singular")
+    first: str = Field("", description="the first one, as file:line")
+    done: str = Field("", description="what was done about it, or what can be done")
+
+    @property
+    def text(self) -> str:
+        """The notice as a sentence."""
+        return notice_texts([self])[0]
+
+
+def merged(notices: Iterable[DataNotice]) -> list[DataNotice]:
+    """Notices of one kind and subject as one: their counts are added, the first place is kept."""
+    by_key: dict[tuple[str, str, str, str], DataNotice] = {}
+    for notice in notices:
+        key = (notice.kind, notice.subject, notice.unit, notice.done)
+        earlier = by_key.get(key)
+        if earlier is None:
+            by_key[key] = notice
+        else:
+            changes = {"count": earlier.count + notice.count, "first": earlier.first or notice.first}
+            by_key[key] = earlier.model_copy(update=changes)
+    return list(by_key.values())
+
+
+def notice_texts(notices: Iterable[DataNotice]) -> list[str]:
+    """One sentence for each kind: ``empty text: Subject 32 rows, Body 13 rows, first a.csv:17 (left out)``."""
+    groups: dict[tuple[str, str], list[DataNotice]] = {}
+    for notice in merged(notices):
+        groups.setdefault((notice.kind, notice.done), []).append(notice)
+    texts = []
+    for (kind, done), members in groups.items():
+        parts = [_part(notice) for notice in members[:_MAX_SUBJECTS]]
+        if len(members) > _MAX_SUBJECTS:
+            parts.append(f"and {len(members) - _MAX_SUBJECTS} more")
+        first = next((notice.first for notice in members if notice.first), "")
+        parts += [f"first {first}"] if first else []
+        about = ", ".join(part for part in parts if part)
+        texts.append(kind + (f": {about}" if about else "") + (f" ({done})" if done else ""))
+    return texts
+
+
+def _part(notice: DataNotice) -> str:
+    count = f"{notice.count:,} {notice.unit}{'' if notice.count == 1 else 's'}" if notice.count else ""
+    return " ".join(part for part in (notice.subject, count) if part)

@@ -1,0 +1,29 @@
+"""JSON values read strictly: no NaN, and no key twice in an object."""
+
+import json
+from typing import Any, NoReturn
+
+
+def decoder() -> json.JSONDecoder:
+    """A decoder that raises ValueError where JSON's own rules leave the meaning open."""
+    return json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        doubled = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {doubled!r:.40} stands twice in an object")
+    return fields
+
+
+def reason(error: Exception) -> str:
+    """Why a text is not JSON, in a few words."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.colno}"
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)

@@ -1,0 +1,129 @@
+"""A table's rows as a task reads them: labels by name, and those that `data.drop` names left out."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from overture.core.errors import DataError, Problem
+from overture.core.records.data import DataNotice
+from overture.data.notices import Notices
+from overture.data.read import Table, other_options, scan
+from overture.data.row import Row
+from overture.data.rows import texts_of
+from overture.data.task import Task
+from overture.data.values import is_blank, label_text
+
+_CONTEXT = {"system": "system texts", "history": "earlier turns", "tools": "descriptions of tools"}
+_CHATS = ("messages", "sharegpt", "alpaca")
+
+
+def rows_of_table(task: Task, table: Table, file: str) -> list[Row]:
+    """The rows of a table, with numbered labels by name; the task's own label stays a number if it names no words."""
+    names = dict(table.names)
+    if not any(label in names.get(task.label_field, ()) for label in task.words):
+        names.pop(task.label_field, None)
+    for field, labels in names.items():
+        for row in table.rows:
+            if field in row:
+                row[field] = _named(row[field], labels)
+    return [Row(fields, line, file) for fields, line in zip(table.rows, table.lines, strict=True)]
+
+
+def _named(value: Any, names: Sequence[str]) -> Any:
+    """A number, or a list of numbers, as names; -1 means that there is no label."""
+    if isinstance(value, list):
+        return [_named(number, names) for number in value]
+    if type(value) is not int or not -1 <= value < len(names):
+        return value
+    return None if value == -1 else names[value]
+
+
+def rows_of_file(task: Task, path: Path) -> tuple[list[Row], list[DataNotice]]:
+    """The rows of a file that is none of the task's own, such as one to be scored, and what was noticed in it.
+
+    Raises:
+        DataError: every line that cannot be read.
+    """
+    problems: list[Problem] = []
+    table = scan(path, problems, other_options(path, task.data))
+    if problems:
+        raise DataError("the data cannot be read", where=str(path), problems=problems)
+    notices = Notices(table.notices)
+    rows = kept_rows(task, {path.name: rows_of_table(task, table, str(path))}, notices)
+    return rows[path.name], notices.records()
+
+
+def is_empty(task: Task, row: Row) -> bool:
+    """Whether none of the template's fields holds any text."""
+    return all(is_blank(row.fields.get(name)) for name in task.columns)
+
+
+def is_unlabelled(task: Task, row: Row) -> bool:
+    """Whether a row has no label or answer: none, an empty one, or -1 where that is no answer."""
+    values = [row.fields.get(name) for name in task.target_fields]
+    return any(map(_is_missing, values)) and bool(task.spec.problems(task, row))
+
+
+def _is_missing(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_missing, value))
+    return is_blank(value) or label_text(value) == "-1"
+
+
+def kept_rows(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices) -> dict[str, list[Row]]:
+    """The rows of each split without empty and unlabelled ones, if `data.drop` says so; they are counted."""
+    kept = dict(rows_of)
+    for what, drops in (("empty", is_empty), ("unlabelled", is_unlabelled)):
+        if what in task.data.drop:
+            for split, rows in kept.items():
+                dropped = [row for row in rows if drops(task, row)]
+                kept[split] = [row for row in rows if not drops(task, row)]
+                _tell(f"{what} rows", split, dropped, notices)
+    return kept
+
+
+def without_repeats(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices) -> dict[str, list[Row]]:
+    """The rows of each split without those that show what another row shows, if `data.drop` says so.
+
+    The first stays, a test row before a validation row before a training row, so that what the task is scored on
+    remains whole. The rows must have passed `row_problems`.
+    """
+    if "repeats" not in task.data.drop:
+        return dict(rows_of)
+    kept = dict(rows_of)
+    seen: set[Hashable] = set()
+    for split in reversed(kept):
+        firsts: list[Row] = []
+        dropped: list[Row] = []
+        for row in kept[split]:
+            key = repeat_key(task, row)
+            (dropped if key in seen else firsts).append(row)
+            seen.add(key)
+        _tell("repeated rows", split, dropped, notices)
+        kept[split] = firsts
+    return kept
+
+
+def _tell(kind: str, split: str, dropped: Sequence[Row], notices: Notices) -> None:
+    if dropped:
+        notices.add(kind, split, count=len(dropped), first=dropped[0].where, done="left out by data.drop")
+
+
+def repeat_key(task: Task, row: Row) -> Hashable:
+    """The part of a row that the model sees."""
+    return (*texts_of(task, row).values(), task.spec.beside(task, row))
+
+
+def tell_unshown(task: Task, table: Table, notices: Notices) -> None:
+    """Notice what conversations hold beside their messages if the template does not show it."""
+    if table.format not in _CHATS:
+        return
+    template = task.template if isinstance(task.template, str) else "".join(part.content for part in task.template)
+    constant = template.replace("{{", "{").replace("}}", "}")
+    for name, what in _CONTEXT.items():
+        is_shown = name in task.columns or (name != "tools" and "messages" in task.columns)
+        rows = [] if is_shown else [row for row in table.rows if not is_blank(row.get(name))]
+        unshown = [row for row in rows if not (isinstance(row[name], str) and row[name] in constant)]
+        if unshown:
+            done = f"the template does not show {name!r}"
+            notices.add(f"{what} that the model does not see", count=len(unshown), done=done)
