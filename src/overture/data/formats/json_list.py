@@ -98,12 +98,12 @@ def _of_object(value: Record, source: Source) -> list[Item]:
     if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):
         return _of_split_orient(value, source)
     for key in _LISTS:
-        rows = value.get(key)
-        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
+        records = value.get(key)
+        if isinstance(records, list) and records and all(isinstance(record, dict) for record in records):
             # The Hub's own answers hold each row under its number.
-            if all({"row_idx", "row"} <= set(row) for row in rows):
-                rows = [row["row"] for row in rows]
-            return _without_index(_numbered(rows, source), value, source)
+            if all({"row_idx", "row"} <= set(record) for record in records):
+                records = [record["row"] for record in records]
+            return _without_index(_numbered(records, source), value, source)
     parts = list(value.values())
     if len(parts) > 1 and all(isinstance(part, dict) and part for part in parts):
         return _of_nested(value, source)
