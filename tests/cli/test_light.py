@@ -125,6 +125,27 @@ WRONG = (
     ["export", "gone", "out", "--to", "npy"],
     ["import", "adapter", "--task", "gone.yaml"],
     ["cartridge", "gone.txt", "--name", "x"],
+    ["cartridge", "rows.jsonl", "--name", "con"],
+    ["import", "adapter", "--task", "task.yaml"],
+    ["compare", "task.yaml", "--cell", "none:16"],
+    ["meta", "task.yaml", "task.yaml", "--name", "Con!"],
+    ["multi", "task.yaml", "task.yaml", "--name", "Con!"],
+    ["recycle", "gone", "--backbone", "./nope"],
+    ["tune", "task.yaml", "--set", "prompt.init=prompt", "--set", "prompt.init_prompt=gone"],
+    # Rows are read, and the model's name is looked at, before torch is imported: here the file of rows is empty.
+    *([command, "task.yaml", "--quiet"] for command in ("tune", "search", "compare", "lr", "words")),
+    *([command, "task.yaml", "--backbone", "./nope"] for command in ("tune", "search", "compare", "lr", "words")),
+    *([command, "task.yaml", "--backbone", "smollm"] for command in ("tune", "search", "compare", "lr", "words")),
+    ["resume", "gone"],
+    ["doctor", "gone"],
+    ["diff", "gone", "other"],
+    ["rm", "gone", "--yes"],
+    ["similar", "gone"],
+    ["settings", "trian"],
+    ["methods", "prefx"],
+    ["init", "gone.csv"],
+    ["demo", "--store", "task.yaml"],
+    ["predict", "some text here"],
 )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from overture.cli.options import Given, JsonOption, StoreOption, flag, store_root, with_flags
-from overture.cli.out import console, say, size_text
+from overture.cli.out import console, loading, say, size_text
 from overture.cli.progress import display
 from overture.cli.report import show_next
 from overture.cli.stop import StopRequest
@@ -41,6 +41,8 @@ def command(
     root = store_root(store)
 
     from overture.core.config import overridden, validated
+    from overture.engine.options import check_source
+    from overture.store.names import checked_name
     from overture.store.store import Store
 
     values = overridden({"train": CartridgeConfig().train.model_dump()}, settings or [])
@@ -50,6 +52,9 @@ def command(
     chosen = given.of(TuneConfig).get("backbone") or (used.backbone if used else "smollm2")
     if not file.is_file():
         raise DataError("the text cannot be read", where=str(file), wanted="a UTF-8 file", fix="check the path")
+    checked_name(name)
+    check_source(chosen)
+    loading()
 
     from overture.jobs.distil.cartridge import cartridge, text_of
 

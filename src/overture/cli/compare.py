@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
-from overture.cli.out import console, emit, is_json_only, say
+from overture.cli.out import console, emit, is_json_only, loading, say
 from overture.cli.progress import display
 from overture.cli.report import show_next
 from overture.cli.stop import StopRequest
@@ -75,6 +75,7 @@ def command(
     from overture.core.records.cells import Key
     from overture.core.records.compare import Interrupted
     from overture.jobs.compare.ways import ways_of
+    from overture.jobs.run.early import check_early
     from overture.store.store import Store
 
     tune = resolved(TuneConfig, task, given.of(TuneConfig), settings or [], prompt_use="as a model")
@@ -87,15 +88,18 @@ def command(
     if folder.exists() and not folder.is_dir():
         raise ConfigError("the report's folder is a file", where=f"--output {folder}", fix="name a folder")
 
+    only, kept = Key.parse(cell) if cell else None, Store(root, say)
+    check_early(tune, kept, is_tuned=False)
+    loading()
+
     from overture.jobs.compare.compare import compare
     from overture.report.compare_page import write_report
 
-    only = Key.parse(cell) if cell else None
     show = display()
     words = shlex.join(["overture", *_words()])
     with StopRequest("stopping after this step; press Ctrl-C again to stop at once") as stop, show.live():
         portable_words = shlex.join(["overture", *map(_portable, _words())])
-        result = compare(config, folder, Store(root, say), show, stop, only=only, command=portable_words)
+        result = compare(config, folder, kept, show, stop, only=only, command=portable_words)
     if isinstance(result, Interrupted):
         if is_json or is_json_only():
             emit({**result.dump(), "resume": words})

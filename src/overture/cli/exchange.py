@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 import typer
 
 from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
-from overture.cli.out import console, emit, say
+from overture.cli.out import console, emit, loading, say
 from overture.cli.report import asking, show_next
+from overture.core.errors import ArtifactError
 
 
 def import_command(
@@ -38,9 +39,21 @@ def import_command(
     root = store_root(store)
 
     from overture.jobs.run.request import tune_config
+    from overture.store.names import checked_name
     from overture.store.store import Store
 
     tune_config(task)
+    if name:
+        checked_name(name)
+    if not (folder / "adapter_config.json").is_file():
+        raise ArtifactError(
+            "this is no adapter's folder",
+            where=str(folder),
+            got="no adapter_config.json" if folder.is_dir() else "no such folder",
+            wanted="a folder with adapter_config.json and adapter_model.safetensors",
+            fix="for an adapter of the Hub: hf download OWNER/NAME --local-dir DIR",
+        )
+    loading()
 
     from overture.jobs.transfer.exchange import import_adapter
 
@@ -88,6 +101,7 @@ def export_command(
 
     kept = Store(root, say)
     kept.get(prompt)
+    loading()
 
     from overture.jobs.transfer.exchange import export_prompt
 

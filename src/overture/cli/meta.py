@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
-from overture.cli.out import console, say
+from overture.cli.out import console, loading, say
 from overture.cli.progress import display
 from overture.cli.report import sentence, show_next, tune_from
 from overture.cli.stop import StopRequest
@@ -36,6 +36,8 @@ def command(
     root = store_root(store)
 
     from overture.core.config import validated
+    from overture.jobs.run.early import check_early
+    from overture.store.names import checked_name
     from overture.store.store import Store
 
     config = validated(MetaConfig, given.of(MetaConfig), "overture meta")
@@ -43,13 +45,19 @@ def command(
     for request in requests:
         check_no_adapter(request, "a run of several tasks")
 
+    kept = Store(root, say)
+    checked_name(name)
+    for request in requests:
+        check_early(request, kept)
+    loading()
+
     from overture.jobs.transfer.meta import meta
 
     show = display()
     with StopRequest("stopping after this visit; press Ctrl-C again to stop at once") as stop, show.live():
         result = meta(
             requests[: len(tasks)],
-            Store(root, say),
+            kept,
             name,
             config,
             unseen=requests[len(tasks) :],

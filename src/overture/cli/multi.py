@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
-from overture.cli.out import console, say
+from overture.cli.out import console, loading, say
 from overture.cli.progress import display
 from overture.cli.report import asking, sentence, show_next
 from overture.cli.stop import StopRequest
@@ -49,6 +49,8 @@ def command(
     root = store_root(store)
 
     from overture.core.config import validated
+    from overture.jobs.run.early import check_early
+    from overture.store.names import checked_name
     from overture.store.store import Store
 
     config = validated(MultiConfig, given.of(MultiConfig), "overture multi")
@@ -56,13 +58,17 @@ def command(
     for request in requests:
         check_no_adapter(request, "a run of several tasks")
 
+    kept = Store(root, say)
+    checked_name(name)
+    for request in requests:
+        check_early(request, kept)
+    loading()
+
     from overture.jobs.transfer.multi import multi
 
     show = display()
     with StopRequest("stopping after this step; press Ctrl-C again to stop at once") as stop, show.live():
-        result = multi(
-            requests, Store(root, say), name, config, teachers=teacher or [], listener=show, is_stop_asked=stop
-        )
+        result = multi(requests, kept, name, config, teachers=teacher or [], listener=show, is_stop_asked=stop)
     tell(result, store, is_json, _show)
 
 

@@ -15,7 +15,7 @@ from overture.cli.options import (
     store_root,
     with_flags,
 )
-from overture.cli.out import console, emit, say
+from overture.cli.out import console, emit, loading, say
 from overture.cli.progress import display
 from overture.cli.report import asking, interval_text, sentence, show_next
 from overture.jobs.distil.options import PruneConfig
@@ -41,13 +41,17 @@ def command(
     root = store_root(store)
 
     from overture.core.config import validated
+    from overture.store.names import checked_name
     from overture.store.store import Store
 
     config = validated(PruneConfig, given.of(PruneConfig), "overture prune")
     kept = Store(root, say)
     kept.get(prompt)
+    if name:
+        checked_name(name)
     if task:
         tune_config(task)
+    loading()
 
     from overture.jobs.distil.prune import prune
 

@@ -16,7 +16,7 @@ from overture.cli.options import (
     store_root,
     with_flags,
 )
-from overture.cli.out import console, emit, say
+from overture.cli.out import console, emit, loading, say
 from overture.cli.progress import display
 from overture.cli.report import interval_text, sentence, show_next
 from overture.jobs.run.request import tune_config
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 @with_flags(flag(RecycleConfig, "tokens"))
 def command(
     prompt: PromptArgument,
-    backbone: Annotated[str, typer.Option(help="The other model: a known name, a Hub id, a folder or a file.")],
+    backbone: Annotated[
+        str, typer.Option(metavar="MODEL", help="The other model: a known name, a Hub id, a folder or a file.")
+    ],
     given: Given,
     task: Annotated[
         Path | None,
@@ -47,13 +49,19 @@ def command(
     root = store_root(store)
 
     from overture.core.config import validated
+    from overture.engine.options import check_source
+    from overture.store.names import checked_name
     from overture.store.store import Store
 
     config = validated(RecycleConfig, given.of(RecycleConfig), "overture recycle")
     kept = Store(root, say)
     kept.get(prompt)
+    check_source(local(backbone))
+    if name:
+        checked_name(name)
     if task:
         tune_config(task)
+    loading()
 
     from overture.jobs.transfer.recycle import recycle
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from overture.cli.options import JsonOption, StoreOption, run_names, store_root
-from overture.cli.out import console, emit, say
+from overture.cli.out import console, emit, loading, say
 from overture.cli.report import show_next, show_result
 from overture.cli.search import finish_search
 from overture.cli.tune import finish, resume_line, worked
@@ -30,7 +30,9 @@ def resume_command(
     from overture.store.store import Store
 
     kept = Store(root, say)
-    if Run.open(kept.runs, run).request().kind == "search":
+    kind = Run.open(kept.runs, run).request().kind
+    loading()
+    if kind == "search":
         from overture.jobs.search.search import resume_search
 
         searched = worked(lambda listener, stop: resume_search(run, kept, listener, stop), store, is_json, run)

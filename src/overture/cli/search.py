@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
-from overture.cli.out import console, emit, say, seconds_text
+from overture.cli.out import console, emit, loading, say, seconds_text
 from overture.cli.report import asking, interval_text, show_next
 from overture.cli.tune import BACKBONE, LENGTH, METHOD, PLACE, finish, worked
 from overture.jobs.run.request import TuneConfig, check_no_adapter, resolved
@@ -44,6 +44,7 @@ def search_command(
     """Choose method, place, length, learning rate and wording by measurement under a budget; keep the winner."""
     root = store_root(store)
 
+    from overture.jobs.run.early import check_early
     from overture.jobs.search.space import requested_pairs, wordings
     from overture.store.store import Store
 
@@ -51,6 +52,8 @@ def search_command(
     check_no_adapter(config, "search")
     requested_pairs(config)
     wordings(config)
+    check_early(config, kept)
+    loading()
 
     from overture.jobs.search.search import search
 
@@ -156,17 +159,21 @@ def lr_command(
 
     from overture.cli.progress import display
     from overture.core.config import validated
+    from overture.jobs.run.early import check_early
     from overture.store.store import Store
 
     config = validated(LrConfig, given.of(LrConfig), "overture lr")
     request = resolved(TuneConfig, task, given.of(TuneConfig), settings or [])
     check_no_adapter(request, "overture lr")
+    kept = Store(root, say)
+    check_early(request, kept)
+    loading()
 
     from overture.jobs.search.lr import lr
 
     show = display()
     with show.live():
-        result = lr(request, Store(root, say), config, out=chart, listener=show)
+        result = lr(request, kept, config, out=chart, listener=show)
     if is_json:
         emit(result.dump())
         return

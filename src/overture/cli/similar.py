@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, cast
 
 from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
-from overture.cli.out import console, emit, say
+from overture.cli.out import console, emit, loading, say
 from overture.cli.progress import display, stages
 from overture.cli.report import show_next, tune_from
 
@@ -20,6 +20,7 @@ def command(prompt: PromptArgument, store: StoreOption = None, is_json: JsonOpti
 
     kept = Store(root, say)
     kept.get(prompt)
+    loading()
 
     from overture.jobs.transfer.similar import similar
 

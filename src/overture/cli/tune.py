@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_flag, store_root, with_flags
-from overture.cli.out import emit, say, seconds_text, show_error
+from overture.cli.out import emit, loading, say, seconds_text, show_error
 from overture.cli.progress import display
 from overture.cli.report import show_result
 from overture.cli.stop import StopRequest
@@ -55,9 +55,12 @@ def tune_command(
     """Tune a prompt for a task, measure it against no prompt and examples, and keep it."""
     root = store_root(store)
 
+    from overture.jobs.run.early import check_early
     from overture.store.store import Store
 
     config, kept = resolved(TuneConfig, task, given.of(TuneConfig), settings or []), Store(root, say)
+    check_early(config, kept)
+    loading()
 
     from overture.jobs.tune.tune import tune
 

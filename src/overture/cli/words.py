@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from overture.cli.options import Given, JsonOption, SetOption, flag, with_flags
-from overture.cli.out import console, emit, seconds_text
+from overture.cli.out import console, emit, loading, seconds_text
 from overture.cli.report import interval_text, show_next
 from overture.cli.tune import BACKBONE
 from overture.core.records.events import NoticeEvent
@@ -31,10 +31,16 @@ def command(
     """Propose label words from the training rows; measure them on validation rows, without training."""
     from overture.cli.progress import display, stages
     from overture.core.config import validated
+    from overture.data.splits import load_splits
+    from overture.engine.options import check_source
 
     config = validated(WordsConfig, given.of(WordsConfig), "overture words")
     flags = given.of(TuneConfig)
     request = resolved(TuneConfig, task, flags, settings or [], prompt_use="unused")
+
+    check_source(request.task.backbone)
+    load_splits(request.task)
+    loading()
 
     from overture.jobs.search import words as study
 

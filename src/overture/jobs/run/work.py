@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from overture.core.contracts import Scorer
-from overture.core.errors import DataError
 from overture.core.records.events import DataEvent, NoticeEvent, ProgressEvent
 from overture.core.records.runs import Notices
 from overture.core.rows import Encoded
 from overture.data.encode import Encoder
 from overture.data.rows import gold_of
-from overture.data.splits import Splits, load_splits
+from overture.data.splits import Splits
 from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
@@ -22,6 +21,7 @@ from overture.engine.prompted import PromptedModel
 from overture.evaluate.metrics import Answers
 from overture.evaluate.scoring import Scored, check_answerable, score
 from overture.evaluate.source import prompt_source
+from overture.jobs.run.early import rows_of
 from overture.jobs.run.request import TuneConfig
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
@@ -221,13 +221,7 @@ def prepared(
         BackboneError: the model cannot be loaded.
     """
     task = config.task
-    splits = load_splits(task)
-    if not splits.validation:
-        raise DataError(
-            "tuning needs validation rows: they choose the best epoch",
-            where="data",
-            fix="set data.validation_share: 0.2",
-        )
+    splits = rows_of(task)
 
     def notify(text: str) -> None:
         run.event(NoticeEvent(text=text))
