@@ -439,7 +439,7 @@ def test_text_stands_in_front_of_the_template():
 
 def probabilities(found, request: Request) -> torch.Tensor:
     said = predict(found.model, found.rows["validation"], request.task)
-    return torch.tensor([one.probabilities for one in said])
+    return torch.tensor([one.shares for one in said])
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ def json_of(done):
 
 def by_hand(prompt, texts):
     """W = diag(p_cf)^-1 and a softmax of W p, from what the prompt says without calibration."""
-    free = np.mean([one.probabilities for one in prompt.predict(BLANKS)], axis=0)
-    shares = np.array([one.probabilities for one in prompt.predict(texts)]) / free
+    free = np.mean([one.shares for one in prompt.predict(BLANKS)], axis=0)
+    shares = np.array([one.shares for one in prompt.predict(texts)]) / free
     return shares / shares.sum(axis=1, keepdims=True)
 
 
@@ -28,10 +28,10 @@ def test_predictions_are_divided_by_those_without_content(tuned, overture):
     prompt = package.load("mood")
     wanted = by_hand(prompt, TEXTS)
     found = prompt.calibrated().predict(TEXTS)
-    np.testing.assert_allclose([one.probabilities for one in found], wanted, atol=1e-6)
-    assert np.abs(wanted - [one.probabilities for one in prompt.predict(TEXTS)]).max() > 1e-3
+    np.testing.assert_allclose([one.shares for one in found], wanted, atol=1e-6)
+    assert np.abs(wanted - [one.shares for one in prompt.predict(TEXTS)]).max() > 1e-3
     back = prompt.calibrated().calibrated(False).predict(TEXTS)
-    assert [one.probabilities for one in back] == [one.probabilities for one in prompt.predict(TEXTS)]
+    assert [one.shares for one in back] == [one.shares for one in prompt.predict(TEXTS)]
     lines = overture("predict", "mood", *TEXTS, "--calibrated").out.splitlines()
     shown = [list(json.loads(line)["probabilities"].values()) for line in lines]
     np.testing.assert_allclose(shown, wanted, atol=1e-5)

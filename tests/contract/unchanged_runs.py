@@ -322,7 +322,7 @@ def _prompt_figures(run: Run, ref: str, store: Path) -> Figures:
     figures = {f"stored {name}": summary(tensor) for name, tensor in sorted(load_file(path).items())}
     answers = [plain(answer) for answer in prompt.predict(rows_of(run, "test"))]
     figures["texts"] = [answer["text"] for answer in answers]
-    figures["probabilities"] = [answer["probabilities"] for answer in answers]
+    figures["probabilities"] = [answer["shares"] for answer in answers]
     return figures
 
 

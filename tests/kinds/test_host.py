@@ -140,7 +140,7 @@ def test_rows_are_encoded_once_and_texts_run_once(tmp_path, monkeypatch):
     monkeypatch.setattr(Encoder, "encode", counting)
     with counted(host.backbone) as operations:
         replies = host.answer([Ask(handle, row) for row in rows for handle in handles])
-    assert len({reply.result().probabilities for reply in replies}) > 1000
+    assert len({reply.result().shares for reply in replies}) > 1000
     assert sum(num_encoded) == 1000
     (encoded,) = handles[0].encoder.encode_fields([{"text": rows[0]}])
     # Rows are of one length, so nothing is padded: each text once, and each prompt's anchor behind it.

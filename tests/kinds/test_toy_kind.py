@@ -50,7 +50,7 @@ def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, 
 
 def _read(task: TaskFile, row: Encoded, reply: Any, blank_replies: Sequence[Any]) -> Prediction:
     shares = tuple(reply.exp().tolist())
-    return Prediction(task.own.words[shares[1] > shares[0]].strip(), shares, score=max(shares))
+    return Prediction(task.own.words[shares[1] > shares[0]].strip(), shares, score=max(shares), labels=task.own.words)
 
 
 PARITY = TaskKind(

@@ -261,15 +261,34 @@ class Prediction:
 
     Args:
         text: the label, or the answer, for people.
-        probabilities: of the labels, in order; None where there are none.
+        shares: probabilities of the labels, in the labels' order; None where there are none.
         answer: what is compared with the right answer, where it is not the text.
         score: how sure the model is of it, to choose between parts of one row.
+        labels: those that `shares` are of: the task's, or a row's own choices.
+        confidence: probability of the one label that was chosen; None where the answer is not one label.
     """
 
     text: str
-    probabilities: tuple[float, ...] | None = None
+    shares: tuple[float, ...] | None = None
     answer: Hashable = None
     score: float = 0.0
+    labels: tuple[str, ...] = ()
+    confidence: float | None = None
+
+    @property
+    def label(self) -> str | None:
+        """The label that was chosen; None where the answer is not one label."""
+        return None if self.confidence is None else self.text
+
+    @property
+    def probabilities(self) -> dict[str, float] | None:
+        """Probabilities by label; None where there are none."""
+        return None if self.shares is None else dict(zip(self.labels, self.shares, strict=True))
+
+    def __repr__(self) -> str:
+        answer = self.text if self.answer is None or isinstance(self.answer, str) else self.answer
+        confidence = "" if self.confidence is None else f", confidence={self.confidence:.3f}"
+        return f"Prediction({answer!r}{confidence})"
 
     @property
     def said(self) -> Hashable:

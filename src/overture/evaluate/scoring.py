@@ -159,8 +159,7 @@ def score(
     gold = tuple(answers) or tuple(_gold_label(row) for row in rows)
     has_labels = all(row.label is not None for row in rows)
     loss = _label_loss(parts, rows) if has_labels else mean_loss(scorer, rows, max_tokens)
-    shares = [prediction.probabilities for prediction in said]
-    confidence = tuple(max(share) for share in shares if share) if has_labels else ()
+    confidence = tuple(max(prediction.shares) for prediction in said if prediction.shares) if has_labels else ()
     return Scored(gold, tuple(prediction.said for prediction in said), loss, confidence)
 
 
@@ -172,7 +171,7 @@ def _gold_label(row: Encoded) -> str:
 
 def _label_loss(said: Sequence[Prediction], rows: Sequence[Encoded]) -> float:
     tiny = 1e-30
-    given = [(prediction.probabilities or ())[row.label or 0] for prediction, row in zip(said, rows, strict=True)]
+    given = [(prediction.shares or ())[row.label or 0] for prediction, row in zip(said, rows, strict=True)]
     # A probability that is not a number must stay one: it tells that training diverged.
     return -sum(math.nan if math.isnan(share) else math.log(max(share, tiny)) for share in given) / len(rows)
 

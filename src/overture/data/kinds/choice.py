@@ -11,14 +11,12 @@ from overture.core.contracts import LabelScores, TextTokenizer
 from overture.core.errors import DataError, Problem
 from overture.core.rows import Candidates, Encoded, OneOf, Prediction
 from overture.data.kind import Example, TaskFile, TaskKind, Tools, some_texts
-from overture.data.kinds.labels import label_fields, lead, no_mask
+from overture.data.kinds.labels import label_fields, lead, no_mask, shares_shown
 from overture.data.row import Row, broken_text, missing_field
 from overture.data.values import as_text, kind, label_text
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_DIGITS = 6
 
 
 class Options(Config):
@@ -127,12 +125,13 @@ def _read(task: TaskFile, row: Encoded, scores: "Tensor", blank_scores: Sequence
     assert isinstance(row.target, OneOf)
     shares = tuple(scores.exp().tolist())
     best = max(range(len(shares)), key=shares.__getitem__)
-    return Prediction(row.target.candidates.labels[best], shares, score=shares[best])
+    choices = row.target.candidates.labels
+    return Prediction(choices[best], shares, score=shares[best], labels=choices, confidence=shares[best])
 
 
 def _shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
     del task
-    return {"answer": found.text, "probabilities": [round(share, _DIGITS) for share in found.probabilities or ()]}
+    return {"answer": found.text, **shares_shown(found)}
 
 
 def _shot(task: TaskFile, row: Row) -> str | None:

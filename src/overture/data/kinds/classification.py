@@ -78,7 +78,8 @@ def _read(task: TaskFile, row: Encoded, scores: "Tensor", blank_scores: Sequence
         scores = (scores - bias).log_softmax(dim=0)
     shares = tuple(scores.exp().tolist())
     best = int(scores.argmax())
-    return Prediction(tuple(task.words)[best], shares, score=shares[best])
+    labels = tuple(task.words)
+    return Prediction(labels[best], shares, score=shares[best], labels=labels, confidence=shares[best])
 
 
 KIND = TaskKind(

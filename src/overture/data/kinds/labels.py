@@ -62,15 +62,20 @@ def first_word(task: TaskFile, row: Row) -> str | None:
     return task.words[row_label(task, row)][0]
 
 
-def shares_shown(task: TaskFile, found: Prediction) -> dict[str, float]:
-    """Probabilities by label."""
-    assert found.probabilities is not None
-    return {label: round(share, _DIGITS) for label, share in zip(task.words, found.probabilities, strict=True)}
+def shares_shown(found: Prediction) -> dict[str, Any]:
+    """The probability of the label that was chosen, and the probabilities of all, where there are any."""
+    shown: dict[str, Any] = {}
+    if found.confidence is not None:
+        shown["confidence"] = round(found.confidence, _DIGITS)
+    if (probabilities := found.probabilities) is not None:
+        shown["probabilities"] = {label: round(share, _DIGITS) for label, share in probabilities.items()}
+    return shown
 
 
 def label_shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
     """The label with all probabilities."""
-    return {"label": found.text, "probabilities": shares_shown(task, found)}
+    del task
+    return {"label": found.text, **shares_shown(found)}
 
 
 def check_places(task: TaskFile, tokenizer: TextTokenizer) -> None:

@@ -16,7 +16,15 @@ from overture.core.rows import AtMarks, Candidates, Encoded, Marks, Prediction
 from overture.data.candidates import candidates_of
 from overture.data.kind import Example, Pick, TaskFile, TaskKind, Tools, label_part
 from overture.data.kinds.grammar import END, Grammar, Rules, fixed
-from overture.data.kinds.labels import check_labels, check_places, label_fields, lead, unknown_label, written_alike
+from overture.data.kinds.labels import (
+    check_labels,
+    check_places,
+    label_fields,
+    lead,
+    shares_shown,
+    unknown_label,
+    written_alike,
+)
 from overture.data.row import Row, missing_field
 from overture.data.values import kind, label_text
 
@@ -128,17 +136,15 @@ def _read(task: TaskFile, row: Encoded, reply: Any, blank_replies: Sequence[Any]
     if isinstance(row.target, AtMarks):
         shares = tuple(reply[0].sigmoid().tolist())
         labels = tuple(label for label, share in zip(task.words, shares, strict=True) if share > 0.5)
-        return Prediction(", ".join(labels), shares, labels)
+        return Prediction(", ".join(labels), shares, labels, labels=tuple(task.words))
     grammar: Grammar = row.source
     labels = tuple(piece.name for group, piece, _ in grammar.parsed(reply.ids) if group in ("first", "later"))
     return Prediction(", ".join(labels), answer=labels, score=reply.log_likelihood)
 
 
 def _shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
-    shown: dict[str, Any] = {"labels": list(found.answer) if isinstance(found.answer, tuple) else []}
-    if found.probabilities is not None:
-        shown["probabilities"] = dict(zip(task.words, (round(p, 6) for p in found.probabilities), strict=True))
-    return shown
+    del task
+    return {"labels": list(found.answer) if isinstance(found.answer, tuple) else [], **shares_shown(found)}
 
 
 def _shot(task: TaskFile, row: Row) -> str | None:

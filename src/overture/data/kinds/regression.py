@@ -84,11 +84,12 @@ def _read(task: TaskFile, row: Encoded, scores: "Tensor", blank_scores: Sequence
     del row, blank_scores
     shares = tuple(scores.exp().tolist())
     value = sum(share * point for share, point in zip(shares, _points(task), strict=True))
-    return Prediction(f"{value:.6g}", shares, value)
+    return Prediction(f"{value:.6g}", shares, value, labels=tuple(task.words))
 
 
 def _shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
-    return {"value": found.answer, "probabilities": shares_shown(task, found)}
+    del task
+    return {"value": found.answer, **shares_shown(found)}
 
 
 def _shot(task: TaskFile, row: Row) -> str | None:
