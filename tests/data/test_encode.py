@@ -315,7 +315,7 @@ def test_trim_shortens_the_longest_text_from_its_end(make_task, tokenizer):
     assert tokenizer.decode(item.input_ids) == f"<bos>keep {LONG[:kept]}"
     assert item.anchor_ids == short.anchor_ids
     assert tokenizer.decode(short.input_ids) == "<bos>keep short"
-    assert encoder.notices == ["1 of 2 rows were shortened to fit 60 tokens, first f.jsonl:1"]
+    assert encoder.notices == ["1 row was shortened to fit 60 tokens, first f.jsonl:1"]
 
 
 def test_trim_cannot_shorten_the_template(make_task, tokenizer):

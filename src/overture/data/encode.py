@@ -18,10 +18,19 @@ from overture.data.tokens import Layout, RowTokens, layout_of, marks_of, parts_o
 
 @dataclass(slots=True)
 class _Odd:
-    """Places of rows, each once, that were shortened, and whose answers cannot be said."""
+    """Places of rows, each once.
+
+    Args:
+        shortened: rows that were shortened.
+        unsaid: rows whose answers cannot be said.
+        long: rows whose answers are longer than what may be written.
+        lost: rows whose answers stand in no part of them.
+    """
 
     shortened: dict[str, None] = field(default_factory=dict)
     unsaid: dict[str, None] = field(default_factory=dict)
+    long: dict[str, None] = field(default_factory=dict)
+    lost: dict[str, None] = field(default_factory=dict)
 
 
 class Encoder:
@@ -37,7 +46,8 @@ class Encoder:
 
     Attributes:
         candidates: the label words, shared by all rows; None for free-text tasks.
-        notices: what is odd about label words and rows but no error.
+        notices: what is odd about label words and the rows encoded so far, but no error; grows with the rows.
+        num_shortened: how often a row was shortened.
 
     Raises:
         DataError: label words that cannot be told apart, a chat template that does not fit, or a template for
@@ -49,7 +59,8 @@ class Encoder:
     ) -> None:
         self.task, self.tokenizer, self.reserve, self.follows = task, tokenizer, reserve, follows
         task.spec.check_model(task, tokenizer)
-        self.candidates, self.notices = task.spec.candidates(task, tokenizer)
+        self.candidates, self._label_notices = task.spec.candidates(task, tokenizer)
+        self.notices, self.num_shortened, self._odd = list(self._label_notices), 0, _Odd()
         self.limit = min(task.max_length or tokenizer.max_length, tokenizer.max_length - behind)
         if isinstance(task.template, str):
             self._template: Template = PlainTemplate(task.template, tokenizer)
@@ -87,30 +98,48 @@ class Encoder:
         bos = not self.follows if bos is None else bos
         problems: list[Problem] = []
         encoded: list[Encoded] = []
-        odd = _Odd()
         for number, row in enumerate(rows):
             row_faults = row_problems(self.task, row, with_answer)
             problems += row_faults
             if not row_faults:
-                for part, item in enumerate(self._parts(row, with_answer, bos, odd)):
+                for part, item in enumerate(self._parts(row, with_answer, bos)):
                     if isinstance(item, Problem):
                         problems.append(item)
                     else:
                         encoded.append(replace(item, row=number, part=part))
         if problems:
             raise DataError("rows cannot be encoded", problems=problems)
-        if odd.shortened:
-            count = f"{len(odd.shortened)} of {len(rows)} rows"
-            self.notices.append(f"{count} were shortened to fit {self.limit} tokens, first {next(iter(odd.shortened))}")
-        if odd.unsaid:
-            self.notices.append(
-                f"the answers of {len(odd.unsaid)} of {len(rows)} rows begin or end within a word, overlap, or have "
-                f"more words than may be said: they cannot be given exactly, first {next(iter(odd.unsaid))}"
-            )
-        self._tell_long_answers(rows, encoded)
+        most = self.task.spec.max_written(self.task)
+        self._odd.long |= {rows[item.row].where: None for item in encoded if item.target.num_tokens > most}
         if with_answer:
-            self._tell_lost_answers(rows, encoded)
+            lost = sorted({item.row for item in encoded} - {item.row for item in encoded if item.target.is_known})
+            self._odd.lost |= {rows[number].where: None for number in lost}
+        self.notices[:] = self._notices()
         return encoded
+
+    def _notices(self) -> list[str]:
+        odd, notices = self._odd, list(self._label_notices)
+        if odd.shortened:
+            first = next(iter(odd.shortened))
+            count = f"{len(odd.shortened)} row{'s were' if len(odd.shortened) > 1 else ' was'}"
+            notices.append(f"{count} shortened to fit {self.limit} tokens, first {first}")
+        if odd.unsaid:
+            notices.append(
+                f"the answers of {len(odd.unsaid)} rows begin or end within a word, overlap, or have more words than "
+                f"may be said: they cannot be given exactly, first {next(iter(odd.unsaid))}"
+            )
+        if odd.long:
+            notices.append(
+                f"{len(odd.long)} answers are longer than the {self.task.spec.max_written(self.task)} tokens that may "
+                "be written (max_new_tokens, or options.max_answer_tokens), and cannot be written whole, first "
+                f"{next(iter(odd.long))}"
+            )
+        if odd.lost:
+            notices.append(
+                f"the answers of {len(odd.lost)} rows stand in no part of them that fits {self.limit} tokens: nothing "
+                f"is learnt from these rows, and none of them can be answered right, first {next(iter(odd.lost))}"
+            )
+        return notices
 
     def encode_split(self, split: str, rows: Sequence[Row]) -> list[Encoded]:
         """A split's rows as tokens; of training rows the parts that something can be learnt from.
@@ -124,23 +153,6 @@ class Encoder:
         """
         encoded = self.encode(rows)
         return [item for item in encoded if item.target.is_known] if split == "train" else encoded
-
-    def _tell_long_answers(self, rows: Sequence[Row], encoded: Sequence[Encoded]) -> None:
-        most = self.task.spec.max_written(self.task)
-        long = [item.row for item in encoded if item.target.num_tokens > most]
-        if long:
-            self.notices.append(
-                f"{len(long)} answers are longer than the {most} tokens that may be written (max_new_tokens, or "
-                f"options.max_answer_tokens), and cannot be written whole, first {rows[long[0]].where}"
-            )
-
-    def _tell_lost_answers(self, rows: Sequence[Row], encoded: Sequence[Encoded]) -> None:
-        lost = sorted({item.row for item in encoded} - {item.row for item in encoded if item.target.is_known})
-        if lost:
-            self.notices.append(
-                f"the answers of {len(lost)} rows stand in no part of them that fits {self.limit} tokens: nothing is "
-                f"learnt from these rows, and none of them can be answered right, first {rows[lost[0]].where}"
-            )
 
     def encode_fields(self, fields: Sequence[Mapping[str, Any]]) -> list[Encoded]:
         """Rows for prediction, from their fields alone; errors name them ``input:1``, ``input:2``...
@@ -201,20 +213,20 @@ class Encoder:
             raise DataError(f"rows of kind {self.task.kind} cannot be shown as examples", where=row.where)
         return text
 
-    def _parts(self, row: Row, with_answer: bool, bos: bool, odd: _Odd) -> list[Encoded | Problem]:
+    def _parts(self, row: Row, with_answer: bool, bos: bool) -> list[Encoded | Problem]:
         """The parts of a row, one or several."""
         tools = Tools(self.tokenizer, self.candidates, lambda example: self._over(self._built(example, bos)))
         examples = self.task.spec.examples(self.task, row, texts_of(self.task, row), tools, with_answer)
-        return [self._encoded(row, example, bos, odd) for example in examples]
+        return [self._encoded(row, example, bos) for example in examples]
 
-    def _encoded(self, row: Row, example: Example, bos: bool, odd: _Odd) -> Encoded | Problem:
+    def _encoded(self, row: Row, example: Example, bos: bool) -> Encoded | Problem:
         item = self._built(example, bos)
         if item.answer_ids is not None and not item.answer_ids:
             return Problem(row.where, "the answer has no tokens")
         if not item.anchor_ids:
             return Problem(row.where, "the row has no tokens")
         if not example.can_say:
-            odd.unsaid[row.where] = None
+            self._odd.unsaid[row.where] = None
         if self._over(item) <= 0:
             return item
 
@@ -224,7 +236,8 @@ class Encoder:
         fitting = shortened(example.texts, build, self._over, item) if self.task.too_long == "trim" else None
         if fitting is None:
             return self._too_long(row, item)
-        odd.shortened[row.where] = None
+        self._odd.shortened[row.where] = None
+        self.num_shortened += 1
         return fitting[1]
 
     def _built(self, example: Example, bos: bool) -> Encoded:

@@ -246,6 +246,7 @@ class TaskKind:
         wanted: what a field should be, for messages.
         merged: one prediction from those of a row's parts.
         shown: a prediction as ``predict`` prints it.
+        answer_key: the key of the answer in what `shown` gives.
         max_written: tokens of an answer at most, where answers are written.
         part: one part of an answer in words, such as a span's label and text; None where answers are not sets of parts.
         writes: whether answers are written, so that room is kept for them.
@@ -278,6 +279,7 @@ class TaskKind:
     wanted: str = "wanted text or a number"
     merged: Callable[[TaskFile, Sequence[Prediction]], Prediction] = best_part
     shown: Callable[[TaskFile, Prediction], dict[str, Any]] = answer_shown
+    answer_key: str = "answer"
     max_written: Callable[[TaskFile], int] = lambda task: task.max_new_tokens
     part: Callable[[TaskFile, Row, Any], str] | None = None
     writes: bool = False

@@ -314,10 +314,10 @@ class Host:
                     key = keys[id(requests[index].fields)]
                     if key not in shared:
                         rows.setdefault(key, requests[index])
-                num_notices = len(encoder.notices)
+                num_shortened = encoder.num_shortened
                 parts, problems = _encode(encoder, rows)
                 is_whole = all(len(row_parts) == 1 for row_parts in parts.values())
-                if is_whole and len(encoder.notices) == num_notices:
+                if is_whole and encoder.num_shortened == num_shortened:
                     shared |= parts
                 for index in indices:
                     request, key = requests[index], keys[id(requests[index].fields)]

@@ -100,5 +100,6 @@ KIND = TaskKind(
     read=_read,
     shot=first_word,
     shown=label_shown,
+    answer_key="label",
     for_encoders=lambda task: True,
 )

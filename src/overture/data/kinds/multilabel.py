@@ -168,6 +168,7 @@ KIND = TaskKind(
     read=_read,
     shot=_shot,
     shown=_shown,
+    answer_key="labels",
     part=label_part,
     writes=True,
     for_encoders=lambda task: True,

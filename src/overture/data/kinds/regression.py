@@ -114,5 +114,6 @@ KIND = TaskKind(
     read=_read,
     shot=_shot,
     shown=_shown,
+    answer_key="value",
     for_encoders=lambda task: True,
 )
