@@ -168,13 +168,17 @@ def test_predict_from_everywhere(tuned, overture, tmp_path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "fine 1", "other": 1}\n{"text": "poor 2"}\n')
     (tmp_path / "rows.csv").write_text("text\nfine 1\npoor 2\n")
     same = [
-        overture("predict", "mood", "--file", "rows.jsonl"),
-        overture("predict", "mood", "--file", "rows.csv"),
-        overture("predict", "mood", "-", stdin="fine 1\r\n\npoor 2\n"),
+        overture("predict", "mood", "-", stdin="fine 1\r\npoor 2\n"),
         overture("predict", "mood", stdin='{"text": "fine 1"}\n{"text": "poor 2"}'),
         overture("predict", "mood", '{"text": "fine 1"}', "poor 2"),
     ]
     assert [done.out.splitlines() for done in same] == [lines] * len(same)
+    for name, first_line in (("rows.jsonl", 1), ("rows.csv", 2), ("rows.txt", 1)):
+        (tmp_path / "rows.txt").write_text("fine 1\npoor 2\n")
+        found = [json.loads(line) for line in overture("predict", "mood", name).out.splitlines()]
+        assert [one.pop("where") for one in found] == [f"{name}:{first_line}", f"{name}:{first_line + 1}"]
+        assert [one.pop("row")["text"] for one in found] == ["fine 1", "poor 2"]
+        assert found == [json.loads(line) for line in lines]
     whole = overture("predict", "mood", *texts, "--json").json
     assert whole == {"prompt": "mood@1", "predictions": [json.loads(line) for line in lines]}
 
@@ -191,7 +195,7 @@ def test_free_text_and_several_fields(make_task, overture, tmp_path) -> None:
     assert done.json["predictions"][0]["input"] == {"a": "x", "b": "y"}
     refused = overture("predict", "mood", "only text")
     assert refused.code == 2
-    assert "wanted a JSON object with a, b" in refused.err
+    assert "a JSON object with a, b" in refused.err
     assert overture("eval", "mood", "--json").json["metric"] == "exact_match"
 
 
@@ -209,17 +213,21 @@ def test_predict_under_several_prompts(tuned, make_task, overture, tmp_path) -> 
             assert row["prompts"][name]["probabilities"] == pytest.approx(one["probabilities"], abs=2e-6)
     assert found[0]["prompts"]["mood@1"] != found[0]["prompts"]["mood@2"]
     same = [
-        overture("predict", *both, "--file", "rows.jsonl"),
         overture("predict", *both, "fine 1", "poor 2"),
         overture("predict", "fine 1", "poor 2", *both),
         overture("predict", *both, stdin="fine 1\npoor 2\n"),
     ]
-    assert [each.out for each in same] == [done.out] * len(same)
+    texts_alone = [{key: value for key, value in row.items() if key not in ("where", "row")} for row in found]
+    for each in same:
+        assert [json.loads(line) for line in each.out.splitlines()] == texts_alone
+    older = overture("predict", *both, "--file", "rows.jsonl")
+    assert older.out == done.out
+    assert "--file is now an argument" in older.err
     whole = overture("predict", "rows.jsonl", *both, "--json").json
     assert whole == {"prompts": {"mood@1": "mood@1", "mood@2": "mood@2"}, "predictions": found}
     for words, wanted in (
         (["x", "--prompt", "mood@1", "--prompt", "mood@1"], "named twice"),
-        (["x", "--file", "rows.jsonl", *both], "exclude each other"),
+        (["x", "--file", "rows.jsonl", *both], "a file stands alone"),
         (["x", "--prompt", "mood@1", "--prompt", "moood"], "no such prompt"),
         (["--file", "rows.jsonl"], "no prompt is named"),
     ):

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,6 +92,7 @@ _OLD_FLAGS = {
     "compare": (_OldFlag("--out", "--output"),),
     "lr": (_OldFlag("--chart", "--output"),),
     "eval": (_OldFlag("--data"),),
+    "predict": (_OldFlag("--file"),),
 }
 """Flags as they were spelled in the version before; each works once more, with a hint."""
 
@@ -134,9 +136,7 @@ class _Group(TyperGroup):
         except typer.TyperException as error:
             # An error of the command line parser; without any words it is the help.
             if words:
-                context = getattr(error, "ctx", None)
-                fix = f"{context.command_path if context else 'overture'} --help"
-                show_error(UserError(error.format_message(), fix=fix), is_json_only())
+                show_error(UserError(error.format_message(), fix=_fix_of(error)), is_json_only())
             elif help_text := error.format_message():
                 say(help_text)
             return UserError.exit_code
@@ -206,6 +206,14 @@ def _current(words: list[str]) -> list[str]:
                 words = [*words[:position], *(rest if equals else [*rest[1:], *rest[:1]]), *([value] if equals else [])]
             break
     return words
+
+
+def _fix_of(error: Exception) -> str:
+    context, option = getattr(error, "ctx", None), getattr(error, "option_name", None)
+    path = context.command_path if context else "overture"
+    if option and not getattr(error, "possibilities", None) and path.endswith(" predict"):
+        return f"put -- before a text that begins with a dash: {path} PROMPT -- {shlex.quote(option)}; or {path} --help"
+    return f"{path} --help"
 
 
 app = typer.Typer(

@@ -58,11 +58,11 @@ def command(
 
 
 def _answers(prompt: Path, backbone: "Backbone") -> list[dict[str, Any]]:
-    from overture.cli.predict import predictions
     from overture.evaluate.host import Host
 
-    rows = [{"text": text} for text in _SENTENCES]
-    return [line for (line,) in predictions([Host(backbone).open(prompt)], rows)]
+    handle = Host(backbone).open(prompt)
+    answers = zip(_SENTENCES, handle.predict(_SENTENCES), strict=True)
+    return [{"input": text, **handle.task.spec.shown(handle.task, answer)} for text, answer in answers]
 
 
 def _show(result: TuneResult, answers: list[dict[str, Any]], flag: str) -> None:

@@ -1,191 +1,286 @@
 """``overture predict``: predictions for rows under stored prompts."""
 
-import json
-import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from overture.cli.options import CalibratedOption, DriftOption, JsonOption, StoreOption, store_root
-from overture.cli.out import emit, say
-from overture.core.errors import ConfigError, DataError, Problem
+from overture.cli.out import emit, loading, remark, say, seconds_text
+from overture.core.errors import ConfigError, DataError, Problem, problem_lines
 
 if TYPE_CHECKING:
-    from overture.core.rows import Prediction
-    from overture.data.task import Task
+    from overture.cli.inputs import Inputs
+    from overture.cli.predicted import Outcome, Predicted
     from overture.evaluate.host import Handle
 
-# Answers are printed as they come; a larger group saves padding.
-_ROWS_AT_ONCE = 256
-
-Fields = Mapping[str, Any]
+OnError = Literal["null", "skip", "fail"]
+_FEWEST_ROWS, _MOST_ROWS = 32, 1024
+_CHUNK_SECONDS = 5.0
+"""Rows are answered in groups that take about so long: fewer lose less when stopped, more save padding."""
 
 
 def command(
     prompt: Annotated[
         str | None,
-        typer.Argument(
-            metavar="PROMPT", help="A prompt: its name, name@version, or its folder. With --prompt the first text."
-        ),
+        typer.Argument(metavar="PROMPT", help="A prompt: its name, name@version, or its folder; none with --prompt."),
     ] = None,
     texts: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[TEXT]...", help="Texts, or JSON objects with the template's fields; - reads lines from stdin."
+            metavar="[FILE | TEXT...]",
+            help="A data file; or texts, or JSON objects with the template's fields; - reads lines of standard input.",
         ),
     ] = None,
-    file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Rows from a .jsonl, .csv or .parquet file.")
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="Write a .csv, .tsv, .jsonl or .parquet file: the rows' own columns, and the predictions.",
+        ),
     ] = None,
+    on_error: Annotated[
+        OnError,
+        typer.Option(
+            help="Rows that cannot be predicted: null keeps them, without an answer and with the reason; skip leaves "
+            "them out; fail stops before anything is written."
+        ),
+    ] = "null",
     prompts: Annotated[
         list[str] | None,
-        typer.Option(
-            "--prompt", metavar="PROMPT", help="Repeat it: several prompts answer the same rows; arguments are texts."
-        ),
+        typer.Option("--prompt", metavar="PROMPT", help="Several prompts on the same rows: repeat it."),
     ] = None,
+    is_forced: Annotated[bool, typer.Option("--force", help="Replace an output file that exists.")] = False,
     calibrated: CalibratedOption = False,
     store: StoreOption = None,
     allow_drift: DriftOption = False,
     is_json: JsonOption = False,
 ) -> None:
-    """Print the predictions for texts under a stored prompt, or several, one JSON object a line."""
-    # Behind --prompt all arguments are texts, or a single one is a file.
+    """Predict texts or the rows of a file, under one prompt or several.
+
+    Without -o, each prediction is a line of JSON as soon as it is there.
+    """
+    from overture.cli.inputs import file_of, inputs_of
+
     texts = texts or []
     if prompts:
         texts = [*([] if prompt is None else [prompt]), *texts]
-        if not file and len(texts) == 1 and os.path.isfile(texts[0]):
-            file, texts = Path(texts[0]), []
-    elif prompt is None:
-        raise ConfigError("no prompt is named", fix="overture predict PROMPT TEXT, or --prompt A --prompt B TEXT")
-    if file and texts:
-        raise ConfigError("texts and --file exclude each other", fix="leave one of them out")
-    refs = prompts or [str(prompt)]
+    refs = prompts or [_named(prompt)]
     repeated = sorted({ref for ref in refs if refs.count(ref) > 1})
     if repeated:
         raise ConfigError("a prompt is named twice", where="--prompt", got=", ".join(repeated), fix="name each once")
-    root = store_root(store)
+    file = file_of(texts)
 
     from overture.core.config import validated
-    from overture.data.read import table_like
     from overture.data.task import Task
+    from overture.data.write import check_output
     from overture.store.artifact import read_manifest
     from overture.store.store import Store
 
-    folders = [Store(root, say).get(ref) for ref in refs]
+    # Everything that can be wrong is looked at before the model is loaded.
+    if output:
+        check_output(output, is_forced, [file] if file else [])
+    kept = Store(store_root(store), say)
+    folders = [kept.get(ref) for ref in refs]
     tasks = [validated(Task, read_manifest(folder).task, str(folder / "prompt.json")) for folder in folders]
     if calibrated:
         tasks = [task.calibrated() for task in tasks]
-    # Rows are read before the model is loaded, so that their mistakes are reported at once.
-    rows: Sequence[Fields]
-    rows = table_like(file, tasks[0].data).rows if file else _rows_of_lines(tasks, *_lines(texts))
+    inputs = inputs_of(file, [] if file else texts, tasks)
+    for notice in inputs.notices:
+        say(f"note: {notice}")
+    inputs.raise_if_bad(is_any_too_many=on_error == "fail")
 
+    loading()
+    from overture.cli.predicted import Predicted
     from overture.evaluate.host import Host
 
     host = Host(allow_drift=allow_drift, notify=say)
     handles = [host.open(folder) for folder in folders]
     if calibrated:
         handles = [handle.calibrated() for handle in handles]
-    names = [handle.manifest.ref for handle in handles]
-    lines: Iterator[dict[str, Any]]
-    if prompts:
-        head: dict[str, Any] = {"prompts": dict(zip(refs, names, strict=True))}
-        lines = _side_by_side(refs, rows, predictions(handles, rows))
+    versions = [handle.manifest.ref for handle in handles]
+    head = {"prompts": dict(zip(refs, versions, strict=True))} if prompts else {"prompt": versions[0]}
+    predicted = Predicted(inputs, tasks, refs if prompts else [], on_error)
+    rows = _Rows(handles, inputs, on_error, shows_progress=bool(output) or not _is_terminal())
+    if output:
+        summary = _write(output, rows, predicted)
+        emit({**head, **summary}) if is_json else None
+    elif is_json:
+        emit({**head, "predictions": [predicted.line(*answered) for answered in rows.answered()]})
     else:
-        head = {"prompt": names[0]}
-        lines = (shown[0] for shown in predictions(handles, rows))
-    if is_json:
-        emit({**head, "predictions": list(lines)})
-        return
-    for line in lines:
-        emit(line)
+        for answered in rows.answered():
+            emit(predicted.line(*answered))
+    rows.tell_problems()
 
 
-def predictions(handles: Sequence["Handle"], rows: Sequence[Fields]) -> Iterator[list[dict[str, Any]]]:
-    """For each row, in order, what is printed of its prediction under each prompt.
-
-    Args:
-        handles: prompts of one host.
-        rows: the template's fields.
+def _named(prompt: str | None) -> str:
+    """The prompt that is named first.
 
     Raises:
-        DataError: every row that cannot be encoded, before the first prediction.
+        ConfigError: a text or a file stands where the name should.
     """
-    from overture.evaluate.host import Ask, raise_problems
+    usage = "overture predict PROMPT TEXT, or PROMPT FILE; overture list shows the prompts"
+    if prompt is None:
+        raise ConfigError("no prompt is named", fix=usage)
+    path = Path(prompt)
+    if any(map(str.isspace, prompt)) or path.is_file() or prompt == "-":
+        what = "a data file" if path.is_file() else "a text"
+        raise ConfigError("no prompt is named", got=f"{what}: {prompt!r:.60}", wanted="a prompt, first", fix=usage)
+    return prompt
 
-    host, num_prompts = handles[0].host, len(handles)
-    encoded = host.encoded([Ask(handle, row, number) for number, row in enumerate(rows, 1) for handle in handles])
-    raise_problems(encoded)
-    for notice in dict.fromkeys(notice for handle in handles for notice in handle.encoder.notices):
+
+def _is_terminal() -> bool:
+    import sys
+
+    return sys.stdout.isatty()
+
+
+class _Rows:
+    """Asks the prompts about the rows, group by group, and counts what could not be predicted.
+
+    Args:
+        handles: the prompts, of one host.
+        inputs: the rows.
+        on_error: what happens to rows that cannot be predicted.
+        shows_progress: whether a bar moves; lines that are printed one by one show it themselves.
+    """
+
+    def __init__(self, handles: Sequence["Handle"], inputs: "Inputs", on_error: OnError, shows_progress: bool) -> None:
+        self.handles, self.inputs, self.on_error, self.shows_progress = handles, inputs, on_error, shows_progress
+        self.problems: dict[int, list[Problem]] = {}
+        self.num_done, self.seconds = 0, 0.0
+
+    def answered(self) -> Iterator[tuple[int, list["Outcome"]]]:
+        """Each row's index and its outcome under each prompt, in the rows' order; without rows that are skipped.
+
+        Raises:
+            DataError: a row cannot be predicted, and that is to stop all; or none can.
+            KeyboardInterrupt: Ctrl-C, after a group.
+        """
+        from overture.cli.progress import display
+        from overture.cli.stop import StopRequest
+        from overture.core.records.events import ProgressEvent
+
+        show = display()
+        started, total = time.monotonic(), len(self.inputs.rows)
+
+        def progress(done: float) -> None:
+            if self.shows_progress:
+                speed = done / max(time.monotonic() - started, 1e-3)
+                show(ProgressEvent(what="predicting", done=int(done), total=total, detail=f"{speed:.3g} rows/s"))
+
+        with (
+            StopRequest("stopping after these rows; press Ctrl-C again to stop at once") as stop,
+            show.live() if self.shows_progress else contextlib.nullcontext(),
+        ):
+            size, first = _FEWEST_ROWS, 0
+            progress(0)
+            while first < total:
+                group_started = time.monotonic()
+                indices = range(first, min(first + size, total))
+                outcomes = self._outcomes(indices, progress)
+                yield from (
+                    (index, outcomes[index])
+                    for index in indices
+                    if self.on_error != "skip" or index not in self.problems
+                )
+                first = self.num_done = indices.stop
+                seconds = max(time.monotonic() - group_started, 1e-3)
+                size = max(_FEWEST_ROWS, min(_MOST_ROWS, 2 * size, int(size * _CHUNK_SECONDS / seconds)))
+                progress(first)
+                if stop.is_asked and first < total:
+                    raise KeyboardInterrupt
+        self.seconds = time.monotonic() - started
+        if len(self.problems) == total:
+            raise DataError("no row could be predicted", problems=[p for some in self.problems.values() for p in some])
+        for notice in dict.fromkeys(notice for handle in self.handles for notice in handle.encoder.notices):
+            say(f"note: {notice}")
+
+    def _outcomes(self, indices: range, progress: Any) -> dict[int, list["Outcome"]]:
+        from overture.evaluate.host import Ask
+
+        host, rows = self.handles[0].host, self.inputs.rows
+        asked = [index for index in indices if index not in self.inputs.problems]
+        requests = [
+            Ask(handle, rows[index].fields, rows[index].line, rows[index].file)
+            for index in asked
+            for handle in self.handles
+        ]
+        replies = iter(
+            host.answer(requests, lambda done, total: progress(indices.start + len(indices) * done / max(total, 1)))
+        )
+        outcomes: dict[int, list[Outcome]] = {}
+        for index in indices:
+            problems = self.inputs.problems.get(index)
+            outcomes[index] = [problems or _outcome(next(replies), rows[index].where) for _ in self.handles]
+            bad = [outcome for outcome in outcomes[index] if isinstance(outcome, list)]
+            if bad:
+                self.problems[index] = list(dict.fromkeys(problem for some in bad for problem in some))
+                if self.on_error == "fail":
+                    raise DataError(
+                        "a row cannot be predicted", problems=self.problems[index], fix="--on-error skip or null"
+                    )
+        return outcomes
+
+    def tell_problems(self) -> None:
+        """Say how many rows could not be predicted, and why the first ones."""
+        if not self.problems:
+            return
+        done = "left out" if self.on_error == "skip" else "without an answer"
+        say(f"{len(self.problems)} of {self.num_done} rows could not be predicted, {done}:")
+        for line in problem_lines((problem for some in self.problems.values() for problem in some), most=10):
+            say(f"  {line}")
+
+
+def _outcome(reply: Any, where: str) -> "Outcome":
+    if reply.problem is None:
+        return reply.prediction  # type: ignore[no-any-return]
+    return list(reply.problem.problems) or [Problem(where, reply.problem.what, reply.problem.fix)]
+
+
+def _write(output: Path, rows: _Rows, predicted: "Predicted") -> dict[str, Any]:
+    """Write the predictions to a file; what it holds is returned.
+
+    Raises:
+        typer.Exit: Ctrl-C; what was predicted is in a file of its own.
+    """
+    from overture.data.write import partial_path, written_rows
+
+    num_written = 0
+    try:
+        with contextlib.ExitStack() as stack:
+            sink = None
+            pending: list[dict[str, Any]] = []
+            for index, outcomes in rows.answered():
+                pending.append(predicted.record(index, outcomes, output.suffix.lower()))
+                if sink is None and predicted.has_all_columns:
+                    sink = stack.enter_context(written_rows(output, predicted.columns(), predicted.own_rows))
+                if sink is not None:
+                    sink.write(pending)
+                    num_written += len(pending)
+                    pending = []
+            if sink is None:
+                sink = stack.enter_context(written_rows(output, predicted.columns(), predicted.own_rows))
+            sink.write(pending)
+            num_written += len(pending)
+    except KeyboardInterrupt:
+        if num_written:
+            partial = partial_path(output)
+            say(f"stopped: the first {num_written} of {len(predicted.inputs.rows)} rows are in {partial}")
+        raise
+    for notice in predicted.notices():
         say(f"note: {notice}")
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        chunk = rows[start : start + _ROWS_AT_ONCE]
-        replies = iter(host.answer_encoded(encoded[start * num_prompts : (start + len(chunk)) * num_prompts]))
-        for row in chunk:
-            yield [_shown(handle.task, row, next(replies).result()) for handle in handles]
-
-
-def _shown(task: "Task", row: Fields, prediction: "Prediction") -> dict[str, Any]:
-    fields = {name: row[name] for name in task.columns}
-    shown_input = fields[task.columns[0]] if len(fields) == 1 else fields
-    return {"input": shown_input, **task.spec.shown(task, prediction)}
-
-
-def _side_by_side(
-    refs: Sequence[str], rows: Sequence[Fields], lines: Iterator[list[dict[str, Any]]]
-) -> Iterator[dict[str, Any]]:
-    """The predictions of a row under several prompts as one object, with its input once."""
-    for row, shown in zip(rows, lines, strict=True):
-        inputs = [line.pop("input") for line in shown]
-        # Templates of different fields have different inputs.
-        same = inputs[0] if all(shown_input == inputs[0] for shown_input in inputs) else dict(row)
-        yield {"input": same, "prompts": dict(zip(refs, shown, strict=True))}
-
-
-def _lines(texts: Sequence[str]) -> tuple[str, list[str]]:
-    """The source of the lines, and the lines."""
-    if texts and list(texts) != ["-"]:
-        return "argument", list(texts)
-    if not texts and sys.stdin.isatty():
-        raise DataError("there is nothing to predict", wanted="TEXT arguments, --file FILE, or lines on standard input")
-    try:
-        text = sys.stdin.buffer.read().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError("standard input is not UTF-8 text", where="stdin", got=str(error)) from None
-    # Not splitlines(): it also cuts at characters that JSON strings may hold as they are.
-    return "stdin", text.split("\n")
-
-
-def _rows_of_lines(tasks: Sequence["Task"], where: str, lines: Sequence[str]) -> list[Fields]:
-    """Each line as fields: a JSON object, or a plain text where every template has one field."""
-    names = list(dict.fromkeys(name for task in tasks for name in task.columns))
-    rows: list[Fields] = []
-    problems: list[Problem] = []
-    for number, line in enumerate(lines, 1):
-        row = _json_object(line)
-        if row is not None:
-            rows.append(row)
-        elif not line.strip() and where == "stdin":
-            continue
-        elif all(len(task.columns) == 1 for task in tasks):
-            rows.append(dict.fromkeys(names, line.rstrip("\r")))
-        else:
-            wanted = f"wanted a JSON object with {', '.join(names)}"
-            problems.append(Problem(f"{where}:{number}", f"not a JSON object but {line!r:.60}", wanted))
-    if problems:
-        raise DataError("the prompt's template has several fields", problems=problems)
-    if not rows:
-        raise DataError("there is nothing to predict", where=where, wanted="at least one text")
-    return rows
-
-
-def _json_object(line: str) -> dict[str, Any] | None:
-    if not line.lstrip().startswith("{"):
-        return None
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+    speed = num_written / max(rows.seconds, 1e-3)
+    remark(f"wrote {output}: {num_written} rows in {seconds_text(rows.seconds)}, {speed:.3g} rows/s")
+    return {
+        "output": str(output),
+        "rows": len(predicted.inputs.rows),
+        "written": num_written,
+        "failed": len(rows.problems),
+        "seconds": round(rows.seconds, 3),
+    }

@@ -87,7 +87,7 @@ class Stage:
         what: its name.
         done: how far it is.
         total: how much it is in all.
-        detail: more about it; empty for all but training.
+        detail: more about it.
     """
 
     what: str
@@ -107,7 +107,7 @@ class Stages:
         if isinstance(event, EpochEvent) and event.is_best:
             self._best_scores[event.title] = event.validation_score
         if isinstance(event, ProgressEvent):
-            return Stage(event.what, event.done, event.total)
+            return Stage(event.what, event.done, event.total, event.detail)
         if not isinstance(event, StepEvent):
             return None
         best = f", best {self._best_scores[event.title]:.3f}" if event.title in self._best_scores else ""

@@ -12,7 +12,7 @@ OvertureError
 +-- DiskFull                      nothing was lost, but nothing more can be written
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _MAX_LINES = 5
@@ -28,6 +28,27 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" + (f" ({self.fix})" if self.fix else "")
+
+
+def problem_lines(problems: Iterable[Problem], most: int = 20) -> list[str]:
+    """A line for each mistake; rows of a file with the same one share a line.
+
+    Args:
+        problems: the mistakes.
+        most: number of lines, beside one that counts the others.
+    """
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for problem in problems:
+        file, _, line = problem.where.rpartition(":")
+        alike.setdefault((file, problem.what, problem.fix), []).append(line)
+    lines = []
+    for (file, what, fix), rows in list(alike.items())[:most]:
+        more = f" and {len(rows) - _MAX_LINES} more rows" if len(rows) > _MAX_LINES else ""
+        where = f"{file}:{', '.join(rows[:_MAX_LINES])}{more}" if file else rows[0]
+        lines.append(f"- {Problem(where, what, fix)}")
+    if len(alike) > most:
+        lines.append(f"... and {sum(map(len, list(alike.values())[most:]))} more")
+    return lines
 
 
 class OvertureError(Exception):
@@ -61,17 +82,7 @@ class OvertureError(Exception):
     def _message(self, max_problems: int = 20) -> str:
         named = {"where": self.where, "got": self.got, "wanted": self.wanted}
         lines = [self.what, *(f"  {name}: {text}" for name, text in named.items() if text)]
-        # Rows of a file with the same mistake make one line.
-        alike: dict[tuple[str, str, str], list[str]] = {}
-        for problem in self.problems:
-            file, _, line = problem.where.rpartition(":")
-            alike.setdefault((file, problem.what, problem.fix), []).append(line)
-        for (file, what, fix), rows in list(alike.items())[:max_problems]:
-            more = f" and {len(rows) - _MAX_LINES} more rows" if len(rows) > _MAX_LINES else ""
-            where = f"{file}:{', '.join(rows[:_MAX_LINES])}{more}" if file else rows[0]
-            lines.append(f"  - {Problem(where, what, fix)}")
-        if len(alike) > max_problems:
-            lines.append(f"  ... and {sum(map(len, list(alike.values())[max_problems:]))} more")
+        lines += [f"  {line}" for line in problem_lines(self.problems, max_problems)]
         if self.fix:
             lines.append(f"  fix: {self.fix}")
         return "\n".join(lines)

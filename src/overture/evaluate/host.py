@@ -119,12 +119,14 @@ class Ask:
     Args:
         handle: the prompt.
         fields: the template's fields; a plain text where the template has one field.
-        number: of the row, for errors, from 1.
+        number: of the row, or its line, for errors, from 1.
+        source: the row's file, for errors.
     """
 
     handle: Handle
     fields: Fields
     number: int = 1
+    source: str = "input"
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +325,7 @@ class Host:
                     request, key = requests[index], keys[id(requests[index].fields)]
                     if key not in problems:
                         encoded[index] = EncodedAsk(request.handle, parts[key] if key in parts else shared[key])
-                    elif request.number == rows[key].number:
+                    elif (request.number, request.source) == (rows[key].number, rows[key].source):
                         encoded[index] = EncodedAsk(request.handle, problem=problems[key])
                     else:
                         # The same mistake in another row, which its error must name.
@@ -435,9 +437,9 @@ def _encode(
     for key, request in requests.items():
         fields, columns = request.fields, encoder.task.columns
         if not isinstance(fields, str):
-            rows[key] = Row(dict(fields), request.number, "input")
+            rows[key] = Row(dict(fields), request.number, request.source)
         elif len(columns) == 1:
-            rows[key] = Row({columns[0]: fields}, request.number, "input")
+            rows[key] = Row({columns[0]: fields}, request.number, request.source)
         else:
             problems[key] = DataError(
                 "a plain text fits only a template with one field", got="a text", wanted=", ".join(columns)

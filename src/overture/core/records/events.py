@@ -37,6 +37,7 @@ class ProgressEvent(_Event):
     what: str = Field(description="the piece of work")
     done: int = Field(description="how much of it is done")
     total: int = Field(description="how much it is in all")
+    detail: str = Field("", description="more about it, such as its speed")
 
 
 class PlanStep(Record):

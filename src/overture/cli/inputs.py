@@ -1,0 +1,209 @@
+"""Rows to predict: texts, JSON objects, lines of standard input, or a file; each keeps its place and its mistakes."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from overture.core.errors import DataError, Problem
+from overture.core.records.data import notice_texts
+from overture.data.formats.registry import container_of
+from overture.data.read import SUFFIXES, Table, other_options, scan
+from overture.data.row import Row
+from overture.data.rows import row_problems
+from overture.data.task import Task
+
+_HEAD_BYTES = 1 << 14
+Source = Literal["argument", "stdin", "file"]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Rows in the order of their source.
+
+    Args:
+        source: where they come from.
+        rows: all of them; those of lines that cannot be read have no fields.
+        problems: what is wrong with a row under every prompt, by the row's index.
+        partly: what is wrong with rows under some of the prompts.
+        notices: what was assumed or left out.
+    """
+
+    source: Source
+    rows: list[Row]
+    problems: dict[int, list[Problem]] = field(default_factory=dict)
+    partly: list[Problem] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def columns(self) -> list[str]:
+        """The rows' own fields, in the order of their first occurrence."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.fields))
+
+    def raise_if_bad(self, is_any_too_many: bool) -> None:
+        """Refuse rows none of which can be predicted, or some of which cannot where that is too many.
+
+        Raises:
+            DataError: names them.
+        """
+        if (len(self.problems) == len(self.rows)) or (is_any_too_many and (self.problems or self.partly)):
+            problems = [problem for index in sorted(self.problems) for problem in self.problems[index]] + self.partly
+            raise DataError(
+                "rows cannot be predicted",
+                problems=problems,
+                fix="" if len(self.problems) == len(self.rows) else "mend them, or --on-error skip or null",
+            )
+
+
+def file_of(texts: Sequence[str]) -> Path | None:
+    """The file among the arguments; None where they are texts. A file that exists is never a text.
+
+    Raises:
+        DataError: a file beside other arguments, a folder, or the name of a file that does not exist.
+    """
+    named = [text for text in texts if _is_path(text)]
+    if not named:
+        return None
+    path = Path(named[0])
+    if path.is_dir():
+        raise DataError(
+            "this is a folder, not a file",
+            where=named[0],
+            fix="name a file in it; a text that is the name of a folder can come on standard input",
+        )
+    if not path.exists():
+        raise DataError(
+            "no such file", where=named[0], fix="check the path; a text that looks like one can come on standard input"
+        )
+    if len(texts) > 1:
+        raise DataError(
+            "a file stands alone",
+            got=", ".join(texts)[:200],
+            fix="predict each file by a command of its own; put texts into a file, or on standard input",
+        )
+    return path
+
+
+def _is_path(text: str) -> bool:
+    """Whether an argument names a file or folder that exists, or looks like the name of a data file."""
+    if not text or "\n" in text or "\0" in text or len(text) > 4096:
+        return False
+    try:
+        exists = Path(text).exists()
+    except OSError:
+        return False
+    return exists or (not any(map(str.isspace, text)) and text.lower().endswith(SUFFIXES))
+
+
+def inputs_of(file: Path | None, texts: Sequence[str], tasks: Sequence[Task]) -> Inputs:
+    """The rows to predict, with the mistakes that can be seen without a model.
+
+    Args:
+        file: a data file; None for texts.
+        texts: texts or JSON objects; lines of standard input where there are none, or only ``-``.
+        tasks: those of the prompts.
+
+    Raises:
+        DataError: the file cannot be read at all, or there are no rows.
+    """
+    if file:
+        inputs = _of_file(file, tasks)
+    elif texts and list(texts) != ["-"]:
+        inputs = _of_lines("argument", texts, tasks)
+    else:
+        inputs = _of_lines("stdin", _stdin_lines(), tasks)
+    if not inputs.rows:
+        raise DataError("there is nothing to predict", where=inputs.source, wanted="at least one text")
+    for index, row in enumerate(inputs.rows):
+        if index in inputs.problems:
+            continue
+        by_task = [row_problems(task, row, with_answer=False) for task in tasks]
+        problems = list(dict.fromkeys(problem for problems in by_task for problem in problems))
+        if all(by_task):
+            inputs.problems[index] = problems
+        else:
+            inputs.partly.extend(problems)
+    return inputs
+
+
+def _of_file(path: Path, tasks: Sequence[Task]) -> Inputs:
+    task = tasks[0]
+    if path.suffix.lower() == ".txt" and task.data.format is None and not _has_table(path):
+        return _of_lines("file", _text_lines(path.read_bytes(), str(path)), tasks, str(path))
+    problems: list[Problem] = []
+    table = scan(path, problems, other_options(path, task.data))
+    lines = {line: problem for problem in problems if (line := _line_of(problem, path)) is not None}
+    if len(lines) < len(problems) or _is_cut_off(path, table, lines):
+        raise DataError("the data cannot be read", where=str(path), problems=problems)
+    rows = [Row(fields, line, str(path)) for fields, line in zip(table.rows, table.lines, strict=True)]
+    bad_rows = [Row({}, line, str(path)) for line in lines]
+    rows = sorted([*rows, *bad_rows], key=lambda row: row.line) if bad_rows else rows
+    by_index = {index: [lines[row.line]] for index, row in enumerate(rows) if not row.fields and row.line in lines}
+    return Inputs("file", rows, by_index, notices=notice_texts(table.notices))
+
+
+def _line_of(problem: Problem, path: Path) -> int | None:
+    """The line that a problem is about; None where it is about the whole file."""
+    file, _, line = problem.where.rpartition(":")
+    return int(line) if file == str(path) and line.isdigit() else None
+
+
+def _is_cut_off(path: Path, table: Table, bad_lines: dict[int, Problem]) -> bool:
+    """Whether reading stopped at a bad line, so that rows behind it are lost."""
+    if not table.rows:
+        return True
+    last_bad = max(bad_lines, default=0)
+    if last_bad <= max(table.lines):
+        return False
+    return path.read_bytes().rstrip().count(b"\n") + 1 > last_bad
+
+
+def _stdin_lines() -> list[str]:
+    if sys.stdin.isatty():
+        raise DataError("there is nothing to predict", wanted="TEXT arguments, a FILE, or lines on standard input")
+    return _text_lines(sys.stdin.buffer.read(), "stdin")
+
+
+def _has_table(path: Path) -> bool:
+    """Whether a file without a telling suffix looks like a known format."""
+    with open(path, "rb") as file:
+        return container_of(path, file.read(_HEAD_BYTES)) is not None
+
+
+def _text_lines(raw: bytes, where: str) -> list[str]:
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError("the input is not UTF-8 text", where=where, got=str(error), fix="save it as UTF-8") from None
+    # Not splitlines(): it also cuts at characters that JSON strings may hold as they are.
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines if lines[-1] else lines[:-1]
+
+
+def _of_lines(source: Source, lines: Sequence[str], tasks: Sequence[Task], name: str = "") -> Inputs:
+    """Each line as fields: a JSON object, or a plain text where every template has one field."""
+    names = list(dict.fromkeys(name for task in tasks for name in task.columns))
+    takes_text = all(len(task.columns) == 1 for task in tasks)
+    inputs, name = Inputs(source, []), name or source
+    for number, line in enumerate(lines, 1):
+        fields = _json_object(line)
+        if fields is None and (takes_text or not line.strip()):
+            fields = dict.fromkeys(names, line)
+        elif fields is None:
+            wanted = f"wanted a JSON object with {', '.join(names)}"
+            problem = Problem(f"{name}:{number}", f"a text, but the template has {len(names)} fields", wanted)
+            inputs.problems[number - 1] = [problem]
+        inputs.rows.append(Row(fields or {}, number, name))
+    return inputs
+
+
+def _json_object(line: str) -> dict[str, Any] | None:
+    if not line.lstrip().startswith("{"):
+        return None
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
