@@ -74,7 +74,7 @@ def rewrite(saved: Path) -> Callable[[bytes], Path]:
 
         (saved / "prompt.safetensors").write_bytes(raw)
         values = json.loads((saved / "prompt.json").read_text())
-        values["tensors_sha256"] = hashlib.sha256(raw).hexdigest()
+        values["tensors_sha256"], values["manifest_sha256"] = hashlib.sha256(raw).hexdigest(), ""
         (saved / "prompt.json").write_text(json.dumps(values))
         return saved
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from overture.jobs.search import race, search
+from overture.jobs.search import race, result, search
+from overture.jobs.search.space import Space
 from overture.train.checkpoint import Progress
 from overture.train.fit import FitResult
 
@@ -89,7 +90,8 @@ def test_stopped_search_goes_on_where_it_stood(make_task, overture, monkeypatch,
     for one, other in zip(resumed["trials"], whole["trials"], strict=True):
         for name in ("key", "lr", "length", "method", "epochs_done", "score", "tokens"):
             assert one[name] == other[name], name
-        assert one["loss"] == pytest.approx(other["loss"], abs=1e-4)
+        assert one["loss"] == other["loss"]
+    assert resumed["metrics"] == whole["metrics"]
     assert [one["scores"] for one in resumed["race"]] == [one["scores"] for one in whole["race"]]
     assert resumed["winner"] == whole["winner"]
     assert resumed["spent"]["tokens"] == whole["spent"]["tokens"]
@@ -320,3 +322,74 @@ def test_lr(make_task, overture, tmp_path) -> None:
     shown = overture("lr", make_task(), *words).out
     assert f"--set train.lr={found['suggested'] or found['default']:.2g}" in shown
     assert overture("lr", make_task(), "--low", "2", "--high", "1").code == 2
+
+
+class Killed(BaseException):
+    """The process ends here, without a word."""
+
+
+def killing(real, at):
+    """The function, which ends the process in its call of that number, from 1."""
+    calls = 0
+
+    def call(*given, **named):
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise Killed
+        return real(*given, **named)
+
+    return call
+
+
+def timeless(rows):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+@pytest.mark.parametrize("stage", ["proposing", "between groups", "before the result"])
+def test_killed_search_numbers_and_scores_as_an_unbroken_one(make_task, overture, monkeypatch, tmp_path, stage) -> None:
+    task = make_task(train={"epochs": 2, "batch_size": 4, "lr": 0.1, "warmup_steps": 0})
+    # Test texts that are validation texts too: kept inputs must come from the same passes in every sitting.
+    rows = {name: (tmp_path / f"{name}.jsonl").read_text().splitlines() for name in ("validation", "test")}
+    (tmp_path / "test.jsonl").write_text("\n".join([*rows["validation"][:3], *rows["test"]]) + "\n")
+    words = ["search", task, *SPACE, "--tunes", "12", *HALVED, "--json"]
+    whole = overture(*words).json
+
+    owner, name, at = {
+        "proposing": (Space, "setting", 3),
+        "between groups": (search._Search, "_tell", 1),
+        "before the result": (result, "SearchResult", 1),
+    }[stage]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, killing(getattr(owner, name), at))
+        with pytest.raises(Killed):
+            overture(*words)
+    resumed = overture("resume", "mood-search-2", "--json").json
+    assert timeless(resumed["trials"]) == timeless(whole["trials"])
+    assert resumed["race"] == whole["race"]
+    assert (resumed["metrics"], resumed["winner"]) == (whole["metrics"], whole["winner"])
+    # Kept once, although the first sitting may have stored it before it ended.
+    assert resumed["prompt"] == whole["prompt"].replace("@1", "@2")
+    assert len(overture("list", "--json").json["prompts"]) == 2
+
+
+def test_a_search_has_its_result_before_its_picture(make_task, overture, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(result, "save_chart", killing(result.save_chart, 1))
+        with pytest.raises(Killed):
+            overture("search", make_task(), *SPACE, "--tunes", "2", *HALVED)
+    done = overture("resume", "mood-search-1", "--json")
+    assert (done.code, done.json["run"], done.json["charts"]) == (0, "mood-search-1", [])
+    assert overture("resume", "mood-search-1").code == 0
+
+
+def test_a_search_is_not_resumed_on_other_rows(make_task, overture, monkeypatch, tmp_path) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(search._Search, "_tell", killing(search._Search._tell, 1))
+        with pytest.raises(Killed):
+            overture("search", make_task(), *SPACE, "--tunes", "4", *HALVED)
+    train = tmp_path / "train.jsonl"
+    train.write_text("".join(sorted(train.read_text().splitlines(keepends=True))))
+    done = overture("resume", "mood-search-1", "--json")
+    assert (done.code, done.json["error"]) == (2, "DataError")
+    assert any(problem.startswith("train: ") for problem in done.json["problems"])

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import random
 import stat
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from overture.core.errors import ArtifactError, DiskFull, StoreError
-from overture.store.artifact import load_artifact, save_artifact
+from overture.store.artifact import load_artifact, read_manifest, save_artifact
 from overture.store.manifest import check_fingerprint
 
 
@@ -34,7 +35,9 @@ def test_tensors_come_back_bit_equal(tmp_path, make_manifest, dtype):
 def test_manifest_comes_back_equal(saved, make_manifest):
     manifest, _ = load_artifact(saved)
     assert manifest.options.prompt["betas"] == [0.9, 0.999]
-    assert manifest.model_copy(update={"tensors_sha256": "", "created": ""}) == make_manifest(created="")
+    assert manifest.model_copy(update={"tensors_sha256": "", "manifest_sha256": "", "created": ""}) == make_manifest(
+        created=""
+    )
 
 
 def test_files_have_normal_modes(saved):
@@ -195,3 +198,32 @@ def test_the_card_keeps_others_text_harmless(tmp_path, make_manifest, make_backb
     assert "\n# Title" not in card
     assert "<script>" not in card.removeprefix("---\n").partition("\n---\n")[2].replace(r"\<", "")
     assert "Not measured." in card
+
+
+def test_any_flipped_bit_of_the_manifest_is_refused_or_harmless(saved):
+    path, chance, refused = saved / "prompt.json", random.Random(0), 0
+    whole, wanted = path.read_bytes(), read_manifest(saved)
+    for _ in range(300):
+        raw = bytearray(whole)
+        raw[chance.randrange(len(raw))] ^= 1 << chance.randrange(8)
+        path.write_bytes(raw)
+        try:
+            assert read_manifest(saved) == wanted
+        except ArtifactError:
+            refused += 1
+    assert refused > 200
+
+
+def test_a_manifest_edited_by_hand_is_read_without_its_checksum(saved):
+    path = saved / "prompt.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values, indent=4, sort_keys=True))
+    assert read_manifest(saved).method == values["method"]
+    values["task"]["template"] = "another"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ArtifactError) as refused:
+        read_manifest(saved)
+    assert "manifest_sha256" in refused.value.fix
+    del values["manifest_sha256"]
+    path.write_text(json.dumps(values))
+    assert read_manifest(saved).task["template"] == "another"

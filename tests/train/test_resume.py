@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny import CASE, Recorded, assert_equal, copied, make_fit, optimiser_tensors
+from tiny import CASE, ROWS, Recorded, assert_equal, copied, make_fit, optimiser_tensors
 
 from fakes import Case
 from overture.core.errors import ArtifactError, DiskFull
@@ -164,7 +164,7 @@ def test_a_cut_checkpoint_is_refused(tmp_path, keep):
     path = tmp_path / "run"
     interrupted(path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ArtifactError, match="checkpoint is damaged") as caught:
+    with pytest.raises(ArtifactError, match="damaged") as caught:
         make_fit(Recorded(), path).run()
     assert caught.value.where == str(path)
     assert caught.value.fix
@@ -180,7 +180,7 @@ def test_a_checkpoint_without_its_parts_is_refused(tmp_path, damage):
     if damage == "no random state":
         del tensors["random/torch"]
     save_file(tensors, path, {"no metadata": None, "bad json": {"overture": "{"}}.get(damage, metadata))
-    with pytest.raises(ArtifactError, match="checkpoint is damaged"):
+    with pytest.raises(ArtifactError, match="damaged"):
         make_fit(Recorded(), path).run()
 
 
@@ -197,3 +197,37 @@ def test_a_checkpoint_of_another_optimiser_is_refused(tmp_path):
     interrupted(tmp_path / "run")
     with pytest.raises(ArtifactError, match="another optimiser"):
         make_fit(Recorded(), tmp_path / "run", optimiser="adafactor").run()
+
+
+def test_any_flipped_bit_of_a_checkpoint_is_refused_or_harmless(tmp_path):
+    path = tmp_path / "run"
+    interrupted(path)
+    whole, chance = path.read_bytes(), random.Random(0)
+    header_bytes = 8 + int.from_bytes(whole[:8], "little")
+    _, wanted, _ = in_sittings(path, [])
+    # Half of them in the header, where the progress stands.
+    places = [*(chance.randrange(header_bytes) for _ in range(40)), *(chance.randrange(len(whole)) for _ in range(40))]
+    refused = 0
+    for place in places:
+        raw = bytearray(whole)
+        raw[place] ^= 1 << chance.randrange(8)
+        path.write_bytes(raw)
+        try:
+            result = make_fit(Recorded(), path).run()
+        except ArtifactError:
+            refused += 1
+        else:
+            assert_equal(result.best, wanted.best)
+    assert refused > 60
+
+
+def test_a_checkpoint_of_other_rows_is_refused(tmp_path):
+    interrupted(tmp_path / "run")
+    trainee = Recorded()
+    fit = make_fit(trainee, tmp_path / "run")
+    fit.rows = ROWS[::-1]
+    before = copied(trainee.trainable())
+    with pytest.raises(ArtifactError) as refused:
+        fit.run()
+    assert refused.value.where == str(tmp_path / "run")
+    assert_equal(copied(trainee.trainable()), before)

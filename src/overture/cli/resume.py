@@ -17,6 +17,12 @@ def resume_command(
         str | None,
         typer.Argument(metavar="[RUN]", help="The run; without it, those that can go on.", autocompletion=run_names),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=FILE", help="Where a data file lies now, such as data.train=rows.jsonl. Repeatable."
+        ),
+    ] = None,
     store: StoreOption = None,
     is_json: JsonOption = False,
 ) -> None:
@@ -35,12 +41,19 @@ def resume_command(
     if kind == "search":
         from overture.jobs.search.search import resume_search
 
-        searched = worked(lambda listener, stop: resume_search(run, kept, listener, stop), store, is_json, run)
+        searched = worked(
+            lambda listener, stop: resume_search(run, kept, listener, stop, settings=settings or []),
+            store,
+            is_json,
+            run,
+        )
         finish_search(searched, store, is_json)
         return
     from overture.jobs.tune.tune import resume
 
-    result = worked(lambda listener, stop: resume(run, kept, listener, stop), store, is_json, run)
+    result = worked(
+        lambda listener, stop: resume(run, kept, listener, stop, settings=settings or []), store, is_json, run
+    )
     finish(result, store, is_json, show_result)
 
 

@@ -89,7 +89,8 @@ def _show(result: "SearchResult", flag: str) -> None:
     )
     for notice in result.notices:
         out.print(f"note: {notice}")
-    out.print(f"Chart: {result.charts[-1]}", soft_wrap=True)
+    if result.charts:
+        out.print(f"Chart: {result.charts[-1]}", soft_wrap=True)
     if not result.prompt:
         out.print("No prompt was worth its cost: the model as it is won, so nothing was kept.")
         return

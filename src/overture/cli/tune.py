@@ -64,7 +64,7 @@ def tune_command(
 
     from overture.jobs.tune.tune import tune
 
-    result = worked(lambda listener, stop: tune(config, kept, listener, stop), store, is_json)
+    result = worked(lambda listener, stop: tune(config, kept, listener, stop, file=str(task)), store, is_json)
     finish(result, store, is_json, show_result)
 
 

@@ -5,8 +5,10 @@ import fcntl
 import hashlib
 import json
 import os
+import random
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 from overture.core.errors import DiskFull, StoreError
 
 TEMPORARY = ".overture-tmp-"
+_LOCK_POLL_S = 0.02
 
 
 def cache_dir() -> Path:
@@ -69,7 +72,9 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
     try:
         with no_room_as_disk_full(path):
-            with open(temporary, "wb") as handle:
+            temporary.unlink(missing_ok=True)
+            # "x" makes the file: a link that somebody put there is never followed.
+            with open(temporary, "xb") as handle:
                 handle.write(raw)
                 handle.flush()
                 os.fsync(handle.fileno())
@@ -121,30 +126,84 @@ def _rename_folder(source: Path, target: Path) -> None:
         raise
 
 
-def sweep_temporaries(folder: Path) -> list[Path]:
-    """Remove what killed writers left behind; the removed paths are returned."""
-    left = list(Path(folder).glob(f"{TEMPORARY}*")) if Path(folder).is_dir() else []
-    for entry in left:
-        shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
-    return left
+def sweep_temporaries(folder: Path, *, is_deep: bool = False) -> list[Path]:
+    """Remove what killed writers left in a folder, and with ``is_deep`` in those below it; gives the removed paths.
+
+    Only a process that holds the folder's lock may call it: a living writer's file is no leftover.
+    """
+    pattern = f"**/{TEMPORARY}*" if is_deep else f"{TEMPORARY}*"
+    leftovers = list(Path(folder).glob(pattern)) if Path(folder).is_dir() else []
+    for entry in leftovers:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+    return leftovers
 
 
 @contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file while writing; a second writer gets a clear error.
+def no_link_error(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to follow a link into a `StoreError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK):
+            raise StoreError(
+                "a link stands where Overture writes a file of its own",
+                where=str(path),
+                wanted="a plain file",
+                fix="remove the link",
+            ) from error
+        raise
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file; a link in its place is refused.
 
     Raises:
-        StoreError: another process holds it. The lock dies with its process, so there are no stale ones.
+        DiskFull: no room; the earlier lines are intact.
+        StoreError: the path is a link.
+    """
+    with no_room_as_disk_full(path), no_link_error(path):
+        number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        with os.fdopen(number, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+@contextmanager
+def exclusive(path: Path, what: str, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold a lock file while writing; a second writer gets a clear error.
+
+    The file is never read, written or cut: a file of the user's under that name stays as it is.
+
+    Args:
+        path: the lock file; made where it is missing.
+        what: what is locked, for the error.
+        wait_s: how long to wait for another process to end.
+
+    Raises:
+        StoreError: another process holds it still, or the path is a link. The lock dies with its process, so there are
+            no stale ones.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StoreError(
-                f"another process is writing {what}", where=str(path), fix="wait for it to end, or stop it"
-            ) from error
+    with no_link_error(path):
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        deadline_s = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() >= deadline_s:
+                    raise StoreError(
+                        f"another process is writing {what}", where=str(path), fix="wait for it to end, or stop it"
+                    ) from error
+            # Uneven pauses: writers that wait in step with each other would let one starve.
+            time.sleep(random.uniform(0.2, 1.0) * _LOCK_POLL_S)
         yield
+    finally:
+        os.close(number)
 
 
 def sha256_file(path: Path) -> str:

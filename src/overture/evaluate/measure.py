@@ -8,6 +8,7 @@ from overture.core.meter import Meter
 from overture.core.records.scores import Comparison, WrongRows
 from overture.core.records.tune import Calibration, Evaluation, Measured
 from overture.core.rows import Encoded
+from overture.data.fingerprint import check_rows, facts_of
 from overture.data.rows import Row, gold_of
 from overture.data.splits import load_splits
 from overture.data.task import Task
@@ -37,12 +38,16 @@ def rows_of_run(store: Store, manifest: Manifest, split: str) -> tuple[str, list
 
     Raises:
         StoreError: the run is not in this store.
-        DataError: its data cannot be read, or has no such rows.
+        DataError: its data cannot be read, has no such rows, or has changed since.
     """
     run = run_of(store, manifest, "name a file of rows: overture eval NAME FILE")
-    splits = load_splits(validated(Task, run.request().config.get("task"), str(run.folder / REQUEST)))
+    begun = run.request()
+    task = validated(Task, begun.config.get("task"), str(run.folder / REQUEST))
+    splits = load_splits(task)
     chosen = split or ("test" if splits.test else "validation")
     rows: list[Row] = getattr(splits, chosen)
+    fix = "put it back as it was, or name a file of rows: overture eval NAME FILE"
+    check_rows(begun.rows, {chosen: facts_of(rows)}, task.data, fix)
     if not rows:
         raise DataError(
             f"the run has no {chosen} rows", where=run.name, fix="name a file of rows: overture eval NAME FILE"

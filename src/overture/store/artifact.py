@@ -7,6 +7,7 @@ The manifest says what the tensors are, which model they were made for, and how 
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,8 @@ def save_artifact(folder: Path, manifest: Manifest, tensors: "dict[str, torch.Te
         raise ArtifactError("a prompt of words has no tensors", where=str(folder), got=", ".join(tensors))
     raw = b"" if manifest.text else tensor_bytes(tensors, str(folder))
     digest = manifest.text.sha256 if manifest.text else hashlib.sha256(raw).hexdigest()
-    written = manifest.model_copy(update={"tensors_sha256": digest})
+    written = manifest.model_copy(update={"tensors_sha256": digest, "manifest_sha256": ""})
+    written = written.model_copy(update={"manifest_sha256": _digest(written.model_dump(mode="json"))})
     text = json.dumps(written.model_dump(mode="json"), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     if len(text.encode()) > precheck.MAX_MANIFEST_BYTES:
         raise ArtifactError(
@@ -88,6 +90,21 @@ def tensor_bytes(tensors: "dict[str, torch.Tensor]", where: str) -> bytes:
     clones = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     raw: bytes = safetensors.torch.save(clones, {"format": "pt"})
     return raw
+
+
+def tensors_sha256(tensors: "dict[str, torch.Tensor]", where: str) -> str:
+    """The digest that the manifest of such a prompt holds.
+
+    Raises:
+        ArtifactError: as for `tensor_bytes`.
+    """
+    return hashlib.sha256(tensor_bytes(tensors, where)).hexdigest()
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest's values, but for the digest itself; white space and the order of keys do not matter."""
+    facts = {name: value for name, value in values.items() if name != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _unsavable(name: str, tensor: "torch.Tensor") -> str:
@@ -151,9 +168,18 @@ def _manifest(values: Any, where: str) -> Manifest:
             fix="update Overture",
         )
     try:
-        return validated(Manifest, values, where)
+        manifest = validated(Manifest, values, where)
     except ConfigError as error:
         raise ArtifactError("the manifest cannot be read", where=where, problems=error.problems) from error
+    if manifest.manifest_sha256 and manifest.manifest_sha256 != (digest := _digest(values)):
+        raise ArtifactError(
+            "the manifest has changed since it was written",
+            where=where,
+            got=f"SHA-256 {digest}",
+            wanted=f"{manifest.manifest_sha256:.64}",
+            fix="fetch the prompt again; if you have edited the file yourself, take manifest_sha256 out of it",
+        )
+    return manifest
 
 
 def load_artifact(folder: Path) -> "tuple[Manifest, dict[str, torch.Tensor]]":

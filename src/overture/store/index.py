@@ -1,9 +1,11 @@
 """The index: an SQLite cache of the manifests, so that a long list needs one file.
 
-The folders are the truth. Nothing is lost with the index: whatever is wrong with it, it is set aside and filled again,
-and where it cannot be written, a copy in memory serves.
+The folders are the truth, and the file is not believed: each row has a digest of its own. Nothing is lost with it:
+whatever is wrong, the file is set aside and filled again, and where it cannot be used, a copy in memory serves.
 """
 
+import hashlib
+import json
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing
@@ -11,16 +13,34 @@ from pathlib import Path
 
 from overture.core.errors import StoreError
 
-SCHEMA_VERSION = 1
-_COLUMNS = ("name", "version", "stamp", "manifest", "problem")
-_CREATE = """CREATE TABLE IF NOT EXISTS prompts (name TEXT NOT NULL, version INTEGER NOT NULL, stamp TEXT NOT NULL,
-    manifest TEXT NOT NULL, problem TEXT NOT NULL, PRIMARY KEY (name, version))"""
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_LOCK_WAIT_S = 5.0
+SCHEMA_VERSION = 2
+_COLUMNS = ("name", "version", "stamp", "manifest", "problem", "digest")
+_CREATE = """CREATE TABLE prompts (name TEXT NOT NULL, version INTEGER NOT NULL, stamp TEXT NOT NULL,
+    manifest TEXT NOT NULL, problem TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (name, version))"""
+_NOT_DAMAGE = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_AUTH,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+)
+"""Primary result codes that say something about the machine or about other processes, and not about the file."""
+_LOCK_WAIT_S = 1.0
 
 Key = tuple[str, int]
 Row = tuple[str, int, str, str]
 Read = Callable[[Key], tuple[str, str]]
+
+
+class _Damaged(Exception):
+    """The file holds something that was never written into it."""
+
+
+_ERRORS = (sqlite3.Error, _Damaged, UnicodeDecodeError)
 
 
 class Index:
@@ -39,18 +59,7 @@ class Index:
 
     def mend(self) -> bool:
         """Check the file; set it aside when it is damaged or of another schema. Returns whether it was."""
-        if not self._fault():
-            return False
-        try:
-            with self._lock():
-                # Another process may have mended it while this one waited.
-                if fault := self._fault():
-                    backup = self._set_aside()
-                    self._notice(f"{self._path} was {fault}: kept as {backup.name}, filled again from the prompts")
-        except (StoreError, OSError):
-            # A busy or read-only store: `rows` serves from memory.
-            return False
-        return True
+        return bool(self._fault()) and self._set_aside()
 
     def rows(self, stamps: Mapping[Key, str], read: Read) -> list[Row]:
         """Every prompt's row, after the index has been brought up to date.
@@ -62,36 +71,56 @@ class Index:
         Returns:
             (name, version, manifest, problem), in order of name and version.
         """
-        try:
-            return _rows_of(str(self._path), stamps, read)
-        except sqlite3.DatabaseError as error:
-            reason: sqlite3.DatabaseError = error
-        try:
-            if self.mend():
+        for _ in range(2):
+            try:
+                if self._path.is_symlink():
+                    # SQLite would follow it, and make the file that it leads to.
+                    raise _Damaged("a link")
                 return _rows_of(str(self._path), stamps, read)
-        except sqlite3.DatabaseError as error:
-            reason = error
+            except _ERRORS as error:
+                reason = error
+            if not _is_damage(reason) or not self._set_aside():
+                break
         self._notice(f"the index {self._path} cannot be used ({reason}): the prompts were read one by one")
         return _rows_of(":memory:", stamps, read)
 
-    def _fault(self) -> str:
+    def _fault(self, has_rows_checked: bool = False) -> str:
+        if self._path.is_symlink():
+            return "a link"
         if not self._path.exists():
             return ""
         try:
             with closing(_connected(str(self._path))) as database:
-                return _fault_in(database)
-        except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode in _DAMAGED:
-                return f"damaged ({error})"
+                if not (fault := _fault_in(database)) and has_rows_checked:
+                    _checked(database)
+                return fault
+        except _ERRORS as error:
             # Locked or not readable: no reason to throw it away. `rows` serves from memory if that lasts.
-            return ""
+            return f"damaged ({error})" if _is_damage(error) else ""
 
-    def _set_aside(self) -> Path:
-        number = 1
-        while (backup := self._path.with_name(f"{self._path.name}.bak-{number}")).exists():
-            number += 1
-        self._path.rename(backup)
-        return backup
+    def _set_aside(self) -> bool:
+        """Rename the file where it is still faulty; whether that was possible."""
+        try:
+            with self._lock():
+                # Another process may have mended it while this one waited.
+                if fault := self._fault(has_rows_checked=True):
+                    number = 1
+                    while (backup := self._path.with_name(f"{self._path.name}.bak-{number}")).is_symlink() or (
+                        backup.exists()
+                    ):
+                        number += 1
+                    self._path.rename(backup)
+                    self._notice(f"{self._path} was {fault}: kept as {backup.name}, filled again from the prompts")
+        except (StoreError, OSError):
+            # A busy or read-only store: `rows` serves from memory.
+            return False
+        return True
+
+
+def _is_damage(error: Exception) -> bool:
+    # Errors that Python's own module raises have no code: text that is no UTF-8 is one.
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is None or code & 0xFF not in _NOT_DAMAGE
 
 
 def _connected(path: str) -> sqlite3.Connection:
@@ -100,7 +129,7 @@ def _connected(path: str) -> sqlite3.Connection:
         # No WAL: older SQLite can damage it, and one small write needs no readers beside it.
         database.execute("PRAGMA journal_mode=DELETE")
         database.execute("PRAGMA synchronous=FULL")
-    except sqlite3.DatabaseError:
+    except sqlite3.Error:
         database.close()
         raise
     return database
@@ -121,31 +150,44 @@ def _fault_in(database: sqlite3.Connection) -> str:
 def _rows_of(path: str, stamps: Mapping[Key, str], read: Read) -> list[Row]:
     with closing(_connected(path)) as database:
         if not database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            _create(database)
-        _update(database, stamps, read)
-        return database.execute(
-            "SELECT name, version, manifest, problem FROM prompts ORDER BY name, version"
-        ).fetchall()
+            database.execute("BEGIN IMMEDIATE")
+            database.execute(_CREATE)
+            database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            database.execute("COMMIT")
+        kept = _checked(database)
+        gone = [key for key in kept if key not in stamps]
+        # Read first: the write lock is held only while writing.
+        fresh = {
+            key: (*key, stamp, *read(key)) for key, stamp in stamps.items() if key not in kept or kept[key][2] != stamp
+        }
+        if gone or fresh:
+            database.execute("BEGIN IMMEDIATE")
+            database.executemany("DELETE FROM prompts WHERE name = ? AND version = ?", gone)
+            database.executemany(
+                "INSERT OR REPLACE INTO prompts VALUES (?, ?, ?, ?, ?, ?)",
+                [(*row, _digest(row)) for row in fresh.values()],
+            )
+            database.execute("COMMIT")
+        rows = kept | fresh
+        return [
+            (name, version, manifest, problem) for name, version, _, manifest, problem in map(rows.get, sorted(stamps))
+        ]
 
 
-def _create(database: sqlite3.Connection) -> None:
-    database.execute("BEGIN IMMEDIATE")
-    database.execute(_CREATE)
-    database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-    database.execute("COMMIT")
+def _checked(database: sqlite3.Connection) -> dict[Key, tuple[str, int, str, str, str]]:
+    """The rows by name and version.
+
+    Raises:
+        _Damaged: one of them is not the one that was written; SQLite itself checks pages, and not what they say.
+    """
+    rows = {}
+    for *row, digest in database.execute(f"SELECT {', '.join(_COLUMNS)} FROM prompts"):
+        if digest != _digest(row):
+            raise _Damaged(f"the row of {str(row[0])!r:.80} has changed")
+        name, version, stamp, manifest, problem = row
+        rows[name, version] = (name, version, stamp, manifest, problem)
+    return rows
 
 
-def _update(database: sqlite3.Connection, stamps: Mapping[Key, str], read: Read) -> None:
-    kept = {
-        (name, version): stamp for name, version, stamp in database.execute("SELECT name, version, stamp FROM prompts")
-    }
-    gone = [key for key in kept if key not in stamps]
-    changed = [key for key, stamp in stamps.items() if kept.get(key) != stamp]
-    if not gone and not changed:
-        return
-    # Read first: the write lock is held only while writing.
-    fresh = [(*key, stamps[key], *read(key)) for key in changed]
-    database.execute("BEGIN IMMEDIATE")
-    database.executemany("DELETE FROM prompts WHERE name = ? AND version = ?", gone)
-    database.executemany("INSERT OR REPLACE INTO prompts VALUES (?, ?, ?, ?, ?)", fresh)
-    database.execute("COMMIT")
+def _digest(row: object) -> str:
+    return hashlib.sha256(json.dumps(row, default=repr).encode()).hexdigest()

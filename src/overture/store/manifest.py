@@ -60,6 +60,9 @@ class Manifest(Config):
         default="",
         description="SHA-256 of prompt.safetensors; filled in when it is saved; of a text prompt that of its text",
     )
+    manifest_sha256: str = Field(
+        default="", description="SHA-256 of all other fields; filled in when it is saved, empty in older prompts"
+    )
 
     @property
     def ref(self) -> str:

@@ -7,23 +7,35 @@ model without a tuned prompt, ``checkpoint.safetensors`` the training of all see
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from pydantic import BaseModel
 
 from overture.core.config import validated
 from overture.core.errors import DiskFull, Diverged, StoreError
-from overture.core.files import exclusive, no_room_as_disk_full, write_json
+from overture.core.files import append_line, exclusive, sweep_temporaries, write_json
 from overture.core.records.base import Options, read_record
 from overture.core.records.events import EVENTS, Event, Listener, NoticeEvent, ProgressEvent, StartEvent, ignore
-from overture.core.records.runs import RunKind, RunRequest, RunResult, RunState, RunStatus, UnfinishedRun
+from overture.core.records.runs import (
+    RunKind,
+    RunRequest,
+    RunResult,
+    RunState,
+    RunStatus,
+    SplitFacts,
+    UnfinishedRun,
+)
 from overture.core.versions import versions
+from overture.store.artifact import tensors_sha256
 from overture.store.manifest import Manifest
 from overture.store.store import Store
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 REQUEST, STATUS, EVENT_LINES, RESULT = "run.json", "status.json", "events.jsonl", "result.json"
 WRONG_ROWS = "wrong.json"
@@ -43,8 +55,30 @@ class Run:
         self.folder, self.listener = Path(folder), listener
 
     @classmethod
-    def create(cls, runs: Path, name: str, config: Options, listener: Listener, kind: RunKind = "tune") -> "Run":
-        """Make a folder ``name-N`` with the request in it."""
+    def create(
+        cls,
+        runs: Path,
+        name: str,
+        config: Options,
+        listener: Listener,
+        kind: RunKind = "tune",
+        *,
+        file: str = "TASK.yaml",
+        rows: Mapping[str, SplitFacts] | None = None,
+        model: Options | None = None,
+    ) -> "Run":
+        """Make a folder ``name-N`` with the request in it.
+
+        Args:
+            runs: the folder of all runs.
+            name: of the task, or of the task and the command.
+            config: the resolved request.
+            listener: called with every event.
+            kind: the command.
+            file: the task file, for commands that use it again.
+            rows: the rows that it begins with.
+            model: fingerprints of the model that it begins with.
+        """
         runs.mkdir(parents=True, exist_ok=True)
         number = 1 + max(
             (int(tail) for path in runs.glob(f"{name}-*") if (tail := path.name[len(name) + 1 :]).isdigit()), default=0
@@ -57,7 +91,15 @@ class Run:
             except FileExistsError:
                 number += 1
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        request = RunRequest(kind=kind, config=config, versions=versions(), created=created)
+        request = RunRequest(
+            kind=kind,
+            config=config,
+            file=file,
+            rows=dict(rows or {}),
+            model=model,
+            versions=versions(),
+            created=created,
+        )
         write_json(folder / REQUEST, request.dump())
         return cls(folder, listener)
 
@@ -70,6 +112,8 @@ class Run:
         """
         for folder in (Path(ref), runs / ref):
             if (folder / REQUEST).is_file():
+                if folder.is_symlink():
+                    raise StoreError("the run's folder is a link", where=str(folder), fix="name the folder itself")
                 return cls(folder, listener)
         known = sorted(path.parent.name for path in runs.glob(f"*/{REQUEST}"))
         raise StoreError(
@@ -105,28 +149,49 @@ class Run:
         """
         return validated(model, self.request().config, str(self.folder / REQUEST))
 
-    @overload
-    def read(self, name: str, model: type[M]) -> M | None: ...
-    @overload
-    def read(self, name: str) -> dict[str, Any] | None: ...
-    def read(self, name: str, model: type[M] | None = None) -> M | dict[str, Any] | None:
+    def keep_config(self, config: Options) -> None:
+        """Keep the request as it is now, where it has changed: its data files may have moved."""
+        request = self.request()
+        if request.config != config:
+            self.write(REQUEST, request.model_copy(update={"config": config}))
+
+    def read(self, name: str, model: type[M]) -> M | None:
         """A finished part, or None where there is none yet.
 
         Raises:
             StoreError: the file is damaged, or its keys are not the record's.
         """
-        if model is not None:
-            return read_record(model, self.folder / name)
-        try:
-            return dict(json.loads((self.folder / name).read_text()))
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            raise StoreError("the file is damaged", where=str(self.folder / name), fix="delete it and resume") from None
+        return read_record(model, self.folder / name)
 
-    def write(self, name: str, value: BaseModel | dict[str, Any]) -> None:
+    def write(self, name: str, value: BaseModel) -> None:
         """Keep a finished part."""
-        write_json(self.folder / name, value.model_dump(mode="json") if isinstance(value, BaseModel) else value)
+        write_json(self.folder / name, value.model_dump(mode="json"))
+
+    def keep(self, store: Store, manifest: Manifest, tensors: "dict[str, Tensor]") -> Path:
+        """Keep the run's prompt in the store, once: what the run has stored before it was stopped is found again.
+
+        Args:
+            store: where the prompt goes.
+            manifest: of the prompt; its lineage names this run.
+            tensors: the prompt's values.
+
+        Returns:
+            The prompt's folder.
+
+        Raises:
+            As `Store.add`.
+        """
+        digest, since = tensors_sha256(tensors, manifest.name), datetime.fromisoformat(self.request().created)
+        for entry in store.list():
+            stored = entry.manifest
+            if (
+                stored
+                and (stored.name, stored.lineage.run, stored.tensors_sha256) == (manifest.name, self.name, digest)
+                # A run of the same name, whose folder was deleted, is another run.
+                and datetime.fromisoformat(stored.created) >= since
+            ):
+                return entry.folder
+        return store.add(manifest, tensors)
 
     @property
     def is_finished(self) -> bool:
@@ -135,19 +200,25 @@ class Run:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Hold the run: two processes never write one run.
+        """Hold the run, so that two processes never write one run; files that a killed one left half written go.
 
         Raises:
             StoreError: another process holds it.
         """
-        with exclusive(self.folder / ".lock", f"to run {self.name}"):
+        with self._lock():
+            sweep_temporaries(self.folder, is_deep=True)
             yield
+
+    def _lock(self) -> AbstractContextManager[None]:
+        return exclusive(self.folder / ".lock", f"to run {self.name}")
 
     @property
     def is_held(self) -> bool:
         """Whether a process works on the run now."""
+        if (self.folder / ".lock").is_symlink():
+            return False
         try:
-            with self.working():
+            with self._lock():
                 return False
         except StoreError:
             return True
@@ -186,9 +257,7 @@ class Run:
         if isinstance(event, ProgressEvent):
             return
         kept = event.model_copy(update={"time": datetime.now(UTC).isoformat(timespec="milliseconds")})
-        line = json.dumps(kept.dump(), allow_nan=False)
-        with no_room_as_disk_full(self.folder), open(self.folder / EVENT_LINES, "a") as file:
-            file.write(line + "\n")
+        append_line(self.folder / EVENT_LINES, json.dumps(kept.dump(), allow_nan=False))
 
     def events(self) -> Iterator[Event]:
         """The events kept so far; a line that a kill cut off, and one of another version's, is left out."""
@@ -211,7 +280,7 @@ def unfinished_runs(runs: Path) -> list[UnfinishedRun]:
     """Runs without a result, oldest first; a file that cannot be read leaves its facts empty."""
     unfinished = []
     for run in (Run(path.parent) for path in runs.glob(f"*/{REQUEST}")):
-        if run.is_finished:
+        if run.folder.is_symlink() or run.is_finished:
             continue
         status, request = _read_if_whole(run, STATUS, RunStatus), _read_if_whole(run, REQUEST, RunRequest)
         state: str = status.status if status else "not started"

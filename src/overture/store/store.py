@@ -7,9 +7,8 @@ import difflib
 import logging
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _LAST_VERSION = ".last-version"
-_LOCK_WAIT_S = 10.0
-_LOCK_POLL_S = 0.02
+_LOCK_WAIT_S, _MEND_WAIT_S = 60.0, 1.0
 
 
 class Entry(Config):
@@ -67,7 +65,8 @@ class Store:
         self.root = Path(root)
         self.prompts = self.root / "prompts"
         self.runs = self.root / "runs"
-        self._index = Index(self.root / "index.sqlite", self._writing, notice)
+        lock, what = self.root / ".lock", "to this store"
+        self._index = Index(self.root / "index.sqlite", lambda: exclusive(lock, what, _MEND_WAIT_S), notice)
         if self.root.is_dir():
             self._sweep()
             self._index.mend()
@@ -111,12 +110,16 @@ class Store:
             return _prompt_folder(Path(ref))
         return self._version_folder(self._with_version(parsed_ref(str(ref))))
 
-    def check_writable(self) -> None:
-        """Tell before long work that its end could not be kept.
+    def check_can_add(self, name: str) -> None:
+        """Refuse, before long work, a prompt that could not be kept at its end.
+
+        Args:
+            name: what the prompt will be called.
 
         Raises:
-            StoreError: a folder of the store cannot be written.
+            StoreError: the name is wrong, leads outside the store, or a folder of the store cannot be written.
         """
+        self._named(name)
         for folder in (self.prompts, self.runs):
             there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
             if not os.access(there, os.W_OK | os.X_OK):
@@ -135,7 +138,9 @@ class Store:
         """Every version of every prompt, by name and version; one that cannot be read is listed with its problem."""
         if not self.root.is_dir():
             return []
-        return [self._entry(*row) for row in self._index.rows(self._stamps(), self._read)]
+        entries = [self._entry(*row) for row in self._index.rows(self._stamps(), self._read)]
+        # A prompt that was removed while it was read is not damaged, it is gone.
+        return [entry for entry in entries if not entry.problem or entry.folder.exists()]
 
     def show(self, ref: str | Path) -> Entry:
         """One prompt's entry; the tensors are not read.
@@ -162,14 +167,14 @@ class Store:
         """
         wanted = parsed_ref(ref)
         with self._writing():
-            known = self._with_version(wanted)
-            folder = self._named(wanted.name) if wanted.version is None else self._version_folder(known)
+            self._with_version(wanted)
+            folder = self._named(wanted.name)
             versions = _versions(folder) if wanted.version is None else [wanted.version]
-            if wanted.version is not None:
-                # A number is never given twice: logs and servers may still name it.
-                last = max([*_versions(folder.parent), _last_version(folder.parent)])
-                write_atomic(folder.parent / _LAST_VERSION, f"{last}\n")
-            _vanish(folder)
+            removed = [self._version_folder(Ref(wanted.name, version)) for version in versions]
+            # A number is never given twice: logs and servers may still name it. So the folder with it stays.
+            last = max([*_versions(folder), _last_version(folder)])
+            write_atomic(folder / _LAST_VERSION, f"{last}\n")
+            _vanish(removed)
         return tuple(str(Ref(wanted.name, version)) for version in versions)
 
     def diff(self, a: str | Path, b: str | Path) -> "PromptDiff":
@@ -183,34 +188,19 @@ class Store:
 
         return difference(self.get(a), self.get(b))
 
-    def rebuild(self) -> None:
-        """Forget the index and fill it again from the prompts."""
-        with self._writing():
-            (self.root / "index.sqlite").unlink(missing_ok=True)
-            # A journal left alone would be rolled back into the new file and damage it.
-            (self.root / "index.sqlite-journal").unlink(missing_ok=True)
-        self.list()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        # A short wait: two trainings that end together must not lose one of them.
-        deadline_s = time.monotonic() + _LOCK_WAIT_S
-        with ExitStack() as held:
-            while True:
-                try:
-                    held.enter_context(exclusive(self.root / ".lock", "to this store"))
-                    break
-                except StoreError:
-                    if time.monotonic() >= deadline_s:
-                        raise
-                time.sleep(_LOCK_POLL_S)
-            yield
+    def _writing(self) -> AbstractContextManager[None]:
+        # Trainings that end together must not lose one of them, however many they are.
+        return exclusive(self.root / ".lock", "to this store", _LOCK_WAIT_S)
 
     def _sweep(self) -> None:
+        folders = (self.root, self.prompts, *_name_folders(self.prompts))
+        if not any(entry for folder in folders for entry in folder.glob(f"{TEMPORARY}*")):
+            # Many readers must not keep a writer waiting for a lock that they take for nothing.
+            return
         # Under the lock only: a temporary folder of a writer that lives is no orphan.
         try:
             with exclusive(self.root / ".lock", "to this store"):
-                for folder in (self.root, self.prompts, *_name_folders(self.prompts)):
+                for folder in folders:
                     sweep_temporaries(folder)
         except (StoreError, OSError):
             # A writer is at work, or the store is read-only: another opening will sweep.
@@ -310,9 +300,11 @@ def _last_version(folder: Path) -> int:
         return 0
 
 
-def _vanish(folder: Path) -> None:
-    # Renamed first: a reader sees the folder whole or not at all, and a killed removal is swept later.
-    aside = folder.with_name(f"{TEMPORARY}removed-{os.getpid()}-{folder.name}")
-    folder.rename(aside)
-    fsync_dir(folder.parent)
-    shutil.rmtree(aside)
+def _vanish(folders: Sequence[Path]) -> None:
+    # Renamed first: a reader sees a folder whole or not at all, and a killed removal is swept later.
+    aside = [folder.with_name(f"{TEMPORARY}removed-{os.getpid()}-{folder.name}") for folder in folders]
+    for folder, target in zip(folders, aside, strict=True):
+        folder.rename(target)
+        fsync_dir(folder.parent)
+    for target in aside:
+        shutil.rmtree(target)

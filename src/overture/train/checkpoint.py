@@ -1,23 +1,24 @@
 """A run's state as one safetensors file: each member's values, best values, optimiser, and where it stood.
 
-One file, so that it is replaced as a whole, the members of a cohort at one step. Nothing in it is pickled.
+One file, so that it is replaced as a whole, the members of a cohort at one step. Nothing in it is pickled, and one
+checksum covers the values and the progress. Each member's rows have a digest: training never goes on with other rows.
 """
 
 import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from overture.core.errors import ArtifactError
-from overture.core.files import write_atomic
 from overture.core.records.training import EpochRecord
+from overture.core.rows import Encoded
+from overture.store.sealed import read_sealed, write_sealed
+
+_FIX = "delete it; the training that it belongs to starts again"
 
 
 @dataclass(slots=True)
@@ -54,6 +55,20 @@ class Member(Protocol):
     values: dict[str, Tensor]
     best: dict[str, Tensor]
     optimiser: torch.optim.Optimizer
+    rows_digest: str
+
+
+def rows_digest(rows: Sequence[Encoded]) -> str:
+    """Fingerprint of training rows as the model reads them, with what is asked of it."""
+    digest, candidates = hashlib.sha256(), None
+    for row in rows:
+        target, shares = row.target, getattr(row.target, "shares", None)
+        asked = (type(target).__name__, target.gold, shares)
+        digest.update(repr((row.input, row.anchor, row.slots, row.part, asked)).encode())
+        if (known := getattr(target, "candidates", None)) is not candidates:
+            candidates = known
+            digest.update(repr(candidates).encode())
+    return digest.hexdigest()
 
 
 def save_checkpoint(path: Path, members: Mapping[str, Member]) -> None:
@@ -70,23 +85,16 @@ def save_checkpoint(path: Path, members: Mapping[str, Member]) -> None:
     states = {}
     for name, member in members.items():
         numbers, state = _optimiser_state(member.optimiser)
-        state |= {f"value/{key}": value.detach().cpu().contiguous() for key, value in member.values.items()}
-        state |= {f"best/{key}": value.cpu().contiguous() for key, value in member.best.items()}
+        state |= {f"value/{key}": value for key, value in member.values.items()}
+        state |= {f"best/{key}": value for key, value in member.best.items()}
         tensors |= {f"{name}/{key}": value for key, value in state.items()}
-        kind = type(member.optimiser).__name__
-        progress = {**asdict(member.progress), "history": [epoch.dump() for epoch in member.progress.history]}
-        states[name] = {"progress": progress, "optimiser": numbers, "optimiser_kind": kind}
-    header = {"members": states, "sha256": _digest(tensors)}
-    write_atomic(path, save(tensors, metadata={"overture": json.dumps(header)}))
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over tensors by name: the format itself does not notice a flipped bit."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        states[name] = {
+            "progress": {**asdict(member.progress), "history": [epoch.dump() for epoch in member.progress.history]},
+            "optimiser": numbers,
+            "optimiser_kind": type(member.optimiser).__name__,
+            "rows": member.rows_digest,
+        }
+    write_sealed(path, tensors, states)
 
 
 def _optimiser_state(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -96,7 +104,7 @@ def _optimiser_state(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Any], 
         for key, value in state.items():
             name = f"optimiser/{index}/{key}"
             if isinstance(value, Tensor):
-                tensors[name] = value.detach().cpu().contiguous()
+                tensors[name] = value
             else:
                 numbers[name] = value
     return numbers, tensors
@@ -108,27 +116,17 @@ def load_checkpoint(path: Path, members: Mapping[str, Member]) -> None:
     Raises:
         ArtifactError: the file is damaged or belongs to other prompts; nothing was changed.
     """
+    tensors, states = read_sealed(path, _FIX)
     try:
-        with safe_open(path, "pt") as file:
-            state = json.loads(file.metadata()["overture"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        states = state["members"]
         progress = {name: _progress(saved["progress"]) for name, saved in states.items()}
         random = tensors["random/torch"]
-        if _digest(tensors) != state["sha256"]:
-            raise ValueError("the values are not those that were saved")
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise ArtifactError(
-            "the checkpoint is damaged",
-            where=str(path),
-            got=str(error),
-            fix="delete it; the training that it belongs to starts again",
-        ) from error
+    except (KeyError, ValueError, TypeError) as error:
+        raise ArtifactError("the checkpoint is damaged", where=str(path), got=str(error), fix=_FIX) from error
     if not set(members) <= set(states):
         got, wanted = ", ".join(states), ", ".join(members)
         raise ArtifactError("the checkpoint is of other members", where=str(path), got=got, wanted=wanted)
     for name, member in members.items():
-        _check(path, _under(tensors, f"{name}/"), states[name]["optimiser_kind"], member)
+        _check(path, _under(tensors, f"{name}/"), states[name], member)
     for name, member in members.items():
         saved = _under(tensors, f"{name}/")
         with torch.no_grad():
@@ -143,10 +141,20 @@ def _progress(saved: dict[str, Any]) -> Progress:
     return Progress(**{**saved, "history": [EpochRecord.model_validate(epoch) for epoch in saved["history"]]})
 
 
-def _check(path: Path, tensors: dict[str, Tensor], kind: str, member: Member) -> None:
-    wanted_kind = type(member.optimiser).__name__
+def _check(path: Path, tensors: dict[str, Tensor], saved: Mapping[str, Any], member: Member) -> None:
+    if saved.get("rows") != member.rows_digest:
+        raise ArtifactError(
+            "the checkpoint was made with other training rows, another template or another tokenizer",
+            where=str(path),
+            got=f"rows {member.rows_digest:.16}",
+            wanted=f"rows {saved.get('rows')!s:.16}",
+            fix="put data and task back as they were, or start a new run",
+        )
+    kind, wanted_kind = saved.get("optimiser_kind"), type(member.optimiser).__name__
     if kind != wanted_kind:
-        raise ArtifactError("the checkpoint is of another optimiser", where=str(path), got=kind, wanted=wanted_kind)
+        raise ArtifactError(
+            "the checkpoint is of another optimiser", where=str(path), got=str(kind), wanted=wanted_kind
+        )
     shapes = {name: tuple(value.shape) for name, value in _under(tensors, "value/").items()}
     wanted = {name: tuple(value.shape) for name, value in member.values.items()}
     if shapes != wanted:

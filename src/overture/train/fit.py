@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -19,7 +19,7 @@ from overture.core.records.tune import Status
 from overture.core.room import Room, fitted_tokens
 from overture.core.rows import Encoded
 from overture.data.batches import epoch_batches, num_padded, shared_batches
-from overture.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from overture.train.checkpoint import Progress, load_checkpoint, rows_digest, save_checkpoint
 from overture.train.memory import device_memory
 from overture.train.optim import OPTIMISERS, rate_at
 from overture.train.options import TrainConfig
@@ -126,6 +126,11 @@ class Fit:
         """
         alone = Apart([self.trainee])
         return FitTogether([self], alone, lambda which: [self.validate()], self.checkpoint, self.is_stop_asked).run()[0]
+
+    @cached_property
+    def rows_digest(self) -> str:
+        """Fingerprint of the training rows: a checkpoint of others is refused."""
+        return rows_digest(self.rows)
 
     @property
     def status(self) -> Status | None:

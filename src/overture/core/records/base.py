@@ -63,7 +63,7 @@ def read_record(model: type[R], path: Path) -> R | None:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(
             "the file is damaged", where=str(path), got=str(error), wanted="JSON", fix="delete it and resume the run"
         ) from None

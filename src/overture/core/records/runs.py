@@ -10,11 +10,22 @@ RunKind = Literal["tune", "search"]
 RunState = Literal["running", "stopped", "interrupted", "diverged", "finished"]
 
 
+class SplitFacts(Record):
+    """The rows of one split: how many, and their fingerprints."""
+
+    count: int = Field(description="number of rows")
+    in_order: str = Field(description="SHA-256 over the rows in their order")
+    in_any_order: str = Field(description="SHA-256 over the rows as a set")
+
+
 class RunRequest(Record):
-    """``run.json``: what was asked for, and with which software."""
+    """``run.json``: what was asked for, on which rows and model, and with which software."""
 
     kind: RunKind = Field("tune", description="the command that made it")
     config: Options = Field(description="the resolved request")
+    file: str = Field("TASK.yaml", description="the task file, for commands that use it again")
+    rows: dict[str, SplitFacts] = Field({}, description="split -> its rows; empty in runs of older versions")
+    model: Options | None = Field(None, description="fingerprints of the model; none in runs of older versions")
     versions: dict[str, str] = Field(description="versions of what decides the numbers")
     created: str = Field(description="when it began, UTC, ISO 8601")
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, RootModel
 
 from overture.core.records.base import Answers, Record, optional
 from overture.core.records.scores import Interval, SplitScores
@@ -29,6 +29,10 @@ class FoundRate(Record):
     lr: float | None
 
 
+class FoundRates(RootModel[dict[str, FoundRate]]):
+    """``rates.json``: "method place" -> the rate that its range test found."""
+
+
 class RacePlan(Record):
     """``race.json``: who races on how many fresh seeds."""
 
@@ -45,6 +49,10 @@ class RaceScore(Record):
     predicted: Answers = Field(description="an answer for each validation row")
     path: str = Field(description="the prompt's values, in the run's folder; empty where its loss diverged")
     seconds: float = Field(description="seconds of training")
+
+
+class RaceTurn(RootModel[dict[str, RaceScore]]):
+    """``race-N.json``: key of a trial -> its score with the fresh seed of this turn."""
 
 
 class SpentBook(Record):

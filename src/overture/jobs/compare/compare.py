@@ -80,7 +80,8 @@ def compare(
         # Told before a model is loaded.
         _ways(config, store, only)
     with exclusive(folder / ".lock", "this comparison"):
-        sweep_temporaries(folder / "cells")
+        for swept in (folder, folder / "cells"):
+            sweep_temporaries(swept)
         listener(StartEvent(run=f"comparison on {config.tune.task.name}", folder=str(folder)))
         lab = _lab(config, store, listener, is_stop_asked, backbone)
         fitting: tuple[str, ...] = ()

@@ -54,7 +54,7 @@ from overture.prompt.methods import METHODS, CartridgeOptions
 from overture.prompt.module import Request
 from overture.prompt.pack import prompt_tensors
 from overture.store.manifest import Manifest
-from overture.store.names import checked_name, ref_of
+from overture.store.names import ref_of
 from overture.store.store import Store
 from overture.train.fit import Fit, FitResult, Validation
 
@@ -134,8 +134,7 @@ def cartridge(
         BackboneError: the model cannot be loaded, or is no decoder.
         Diverged: the loss became NaN or infinite in the first epoch.
     """
-    checked_name(name)
-    store.check_writable()
+    store.check_can_add(name)
     config = config or CartridgeConfig()
     if isinstance(backbone, str):
         backbone = load_backbone(backbone, notify=lambda text: listener(NoticeEvent(text=text)))

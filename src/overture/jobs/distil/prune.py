@@ -44,8 +44,8 @@ from overture.prompt.pack import prompt_from, prompt_tensors
 from overture.prompt.registry import pruned_method
 from overture.store.artifact import load_artifact
 from overture.store.manifest import Manifest, check_fingerprint
-from overture.store.names import checked_name, ref_of
-from overture.store.runs import Run
+from overture.store.names import ref_of
+from overture.store.runs import Run, run_of
 from overture.store.store import Store
 
 
@@ -106,14 +106,16 @@ def prune(
         Diverged: no candidate had a finite loss.
     """
     config = config or PruneConfig()
-    store.check_writable()
     manifest, tensors = load_artifact(store.get(ref))
     _check(manifest, config)
-    chosen = checked_name(name or f"{manifest.name}-pruned")
+    chosen = name or f"{manifest.name}-pruned"
+    store.check_can_add(chosen)
     request = request_again(manifest, store, Path(task) if task else None)
+    # Rows that somebody names may be others; those of the run must be the run's.
+    begun = None if task else run_of(store, manifest, "").request()
     with TemporaryDirectory() as folder:
         # A stopped run cannot be resumed, so its folder need not stay.
-        work = prepared(Run(Path(folder), listener), request, store, lambda: False, backbone)
+        work = prepared(Run(Path(folder), listener), request, store, lambda: False, backbone, begun)
         check_fingerprint(manifest.backbone, backbone_ref(work.backbone))
         with work.backbone.checkpointing(request.train.gradient_checkpointing):
             on_device = {name: value.to(work.backbone.device) for name, value in tensors.items()}
@@ -323,7 +325,7 @@ def _pruned(work: Work, config: PruneConfig, manifest: Manifest, prompt: Injecti
         place=best.config.place,
         length=len(best.tokens),
         options=made_with(best.config, work.config.train),
-        metrics=PromptScores.model_validate(metrics),
+        metrics=PromptScores(**metrics),
         lineage=Lineage(
             pruned_from=manifest.ref,
             run=manifest.lineage.run,

@@ -17,6 +17,7 @@ from overture.engine.options import Device, DType, LoraOptions, is_encoder
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS
 from overture.prompt.registry import check_effect, checked_options, own_rate, with_refs
+from overture.store.names import checked_name
 from overture.store.store import Store
 from overture.train.options import TrainConfig
 
@@ -101,6 +102,7 @@ def resolved(
     Raises:
         ConfigError: names every mistake, with the nearest known key.
         DataError: data files are missing, and nothing else is wrong.
+        StoreError: the task's name is a device's on some system, and nothing else is wrong.
     """
     values = _merged(path, settings or {}, assignments)
     prompt_values = values.get("prompt")
@@ -116,6 +118,8 @@ def resolved(
         is_known = _attempt(errors, lambda: checked_options(prompt))
         if is_known:
             _attempt(errors, lambda: check_effect(prompt))
+    if config:
+        _attempt(errors, partial(checked_name, config.task.name))
     if prompt_use == "as it is" and config:
         config = _attempt(errors, partial(with_slots, config))
     if missing := list(_missing_files(values.get("data"))):
@@ -207,6 +211,33 @@ def _joined(errors: Sequence[UserError], path: Path) -> UserError:
     return ConfigError("the task file or the settings are wrong", where=str(path), problems=problems)
 
 
+def with_moved_data(config: R, assignments: Sequence[str]) -> R:
+    """The request of a run with the paths where its data files lie now.
+
+    Args:
+        config: the request.
+        assignments: ``data.train=rows.jsonl``; no other setting of a run that has begun may change.
+
+    Raises:
+        ConfigError: a key is not a data file's.
+        DataError: a file is not there.
+    """
+    files = dict(map(parsed, assignments))
+    allowed = [f"data.{name}" for name in _DATA_FILES]
+    if problems := [unknown_key(key, allowed) for key in files if key not in allowed]:
+        raise ConfigError(
+            "a run that has begun keeps its settings; only its data files may lie elsewhere",
+            where="--set",
+            fix="start a new run with other settings: overture tune TASK.yaml --set ...",
+            problems=problems,
+        )
+    moved = {key.removeprefix("data."): Path(str(file)).expanduser().resolve() for key, file in files.items()}
+    if missing := list(_missing_files({name: str(path) for name, path in moved.items()})):
+        raise DataError(f"the data cannot be used: {len(missing)} missing", problems=missing)
+    task = config.task.model_copy(update={"data": config.task.data.model_copy(update=moved)})
+    return config.model_copy(update={"task": task})
+
+
 def fitting_place(config: R, backbone: "Backbone | None") -> R:
     """`with_place` for a loaded model, or for the one that the request names."""
     if backbone is None:
@@ -245,9 +276,9 @@ def settled(config: R, store: Store, backbone: "Backbone | None") -> R:
 
     Raises:
         UserError: the model or a stored prompt is not there.
-        StoreError: the store cannot be written.
+        StoreError: the store cannot keep a prompt of that name.
     """
-    store.check_writable()
+    store.check_can_add(config.task.name)
     config = pinned(with_slots(fitting_place(config, backbone)), store)
     if config.cache_gb is None:
         from overture.engine.cache import default_budget_bytes

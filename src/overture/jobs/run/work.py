@@ -3,13 +3,17 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from overture.core.config import validated
 from overture.core.contracts import Scorer
-from overture.core.records.events import DataEvent, NoticeEvent, ProgressEvent
-from overture.core.records.runs import Notices
+from overture.core.errors import ArtifactError
+from overture.core.records.base import Options
+from overture.core.records.events import DataEvent, Listener, NoticeEvent, ProgressEvent
+from overture.core.records.runs import Notices, RunKind, RunRequest
+from overture.core.records.scores import SplitScores
 from overture.core.rows import Encoded
 from overture.data.encode import Encoder
+from overture.data.fingerprint import check_rows, facts_of_splits
 from overture.data.rows import gold_of
 from overture.data.splits import Splits
 from overture.data.task import Task
@@ -18,6 +22,7 @@ from overture.engine.cache import InputCache
 from overture.engine.cohort import Cohort
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
+from overture.evaluate.facts import backbone_ref
 from overture.evaluate.metrics import Answers
 from overture.evaluate.scoring import Scored, check_answerable, score
 from overture.evaluate.source import prompt_source
@@ -25,6 +30,7 @@ from overture.jobs.run.early import rows_of
 from overture.jobs.run.request import TuneConfig
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
+from overture.store.manifest import BackboneRef, check_fingerprint
 from overture.store.runs import Run
 from overture.store.store import Store
 from overture.train.fit import Decide, Fit, FitResult, FitTogether, Validation
@@ -199,33 +205,46 @@ def _kept_notices(run: Run) -> dict[str, list[str]]:
     return notices.root if notices else {}
 
 
-def metrics_of(task: Task, scored: dict[str, Scored]) -> dict[str, Any]:
-    """Metrics with intervals, and the loss, of each split."""
-    return {name: rows.split_scores(task).dump() for name, rows in scored.items()}
-
-
-def prepared(
-    run: Run, config: TuneConfig, store: Store, is_stop_asked: Callable[[], bool], backbone: Backbone | None
-) -> Work:
-    """Rows read and encoded, the model loaded.
+@dataclass(frozen=True, slots=True)
+class Material:
+    """The rows of a request, encoded, and its model.
 
     Args:
-        run: is told of notices.
+        config: the request, with the number of passes over the training rows settled.
+        splits: the rows.
+        backbone: the model.
+        encoder: of the rows.
+        rows: split -> encoded rows.
+    """
+
+    config: TuneConfig
+    splits: Splits
+    backbone: Backbone
+    encoder: Encoder
+    rows: dict[str, list[Encoded]]
+
+
+def read_material(
+    config: TuneConfig, notify: Callable[[str], None], backbone: Backbone | None, begun: RunRequest | None = None
+) -> Material:
+    """Read and encode the rows, and load the model.
+
+    Args:
         config: the request.
-        store: where prompts are.
-        is_stop_asked: looked at after each step.
+        notify: called with sentences about long work.
         backbone: a loaded model; loaded by the task's name when None.
+        begun: the run whose rows and model they must be; the rows are compared before the model is loaded.
 
     Raises:
-        DataError: rows are wrong, or none are there to choose by.
+        DataError: rows are wrong, or none are there to choose by, or they are not those of the run.
         BackboneError: the model cannot be loaded.
+        ArtifactError: the model is not the run's.
     """
     task = config.task
     splits = rows_of(task)
-
-    def notify(text: str) -> None:
-        run.event(NoticeEvent(text=text))
-
+    fix = f"put it back as it was, or start a new run: overture {begun.kind} {begun.file}" if begun else ""
+    if begun:
+        check_rows(begun.rows, facts_of_splits(splits), task.data, fix)
     backbone = backbone or load_backbone(
         task.backbone,
         revision=config.revision,
@@ -234,12 +253,112 @@ def prepared(
         compile_layers=config.compile_layers,
         notify=notify,
     )
+    if begun and begun.model:
+        _check_model(begun.model, backbone, fix)
     encoder = Encoder(task, backbone.text.tokenizer, reserve=config.prompt.length)
     rows = {name: encoder.encode_split(name, getattr(splits, name)) for name in ("train", *SPLITS)}
-    budget = None if config.cache_gb is None else int(config.cache_gb * 1e9)
     config = config.model_copy(update={"train": config.train.for_rows(len(rows["train"]))})
-    cache, notices = InputCache(budget, notify=notify), _kept_notices(run).get(task.name, [])
-    work = Work(config, run, store, backbone, encoder, splits, rows, cache, is_stop_asked, notices)
+    return Material(config, splits, backbone, encoder, rows)
+
+
+def _check_model(wanted: Options, backbone: Backbone, fix: str) -> None:
+    try:
+        check_fingerprint(validated(BackboneRef, wanted, "the run's model"), backbone_ref(backbone))
+    except ArtifactError as error:
+        raise ArtifactError(
+            "the model has changed since the run began",
+            where=backbone.info.id,
+            got=error.got,
+            wanted=error.wanted,
+            fix=fix,
+            problems=error.problems,
+        ) from None
+
+
+def begun_run(
+    store: Store, name: str, config: TuneConfig, material: Material, listener: Listener, kind: RunKind, file: str
+) -> Run:
+    """A new run's folder, which records its request, its rows and its model.
+
+    Args:
+        store: where runs are.
+        name: of the task, or of the task and the command.
+        config: the request.
+        material: rows and model, read and found usable: what cannot begin leaves no folder.
+        listener: called with every event.
+        kind: the command.
+        file: the task file.
+    """
+    return Run.create(
+        store.runs,
+        name,
+        config.model_dump(mode="json"),
+        listener,
+        kind,
+        file=file,
+        rows=facts_of_splits(material.splits),
+        model=backbone_ref(material.backbone).model_dump(mode="json"),
+    )
+
+
+def metrics_of(task: Task, scored: dict[str, Scored]) -> dict[str, SplitScores]:
+    """Metrics with intervals, and the loss, of each split."""
+    return {name: rows.split_scores(task) for name, rows in scored.items()}
+
+
+def prepared(
+    run: Run,
+    config: TuneConfig,
+    store: Store,
+    is_stop_asked: Callable[[], bool],
+    backbone: Backbone | None,
+    begun: RunRequest | None = None,
+) -> Work:
+    """Rows and model of a run, as `read_material` reads them.
+
+    Args:
+        run: is told of notices.
+        config: the request.
+        store: where prompts are.
+        is_stop_asked: looked at after each step.
+        backbone: a loaded model; loaded by the task's name when None.
+        begun: the run whose rows and model they must be.
+
+    Raises:
+        As `read_material`.
+    """
+
+    def notify(text: str) -> None:
+        run.event(NoticeEvent(text=text))
+
+    return work_on(run, read_material(config, notify, backbone, begun), store, is_stop_asked)
+
+
+def taken_up(
+    run: Run, config: TuneConfig, store: Store, is_stop_asked: Callable[[], bool], backbone: Backbone | None
+) -> Work:
+    """The work of a run that had stopped: its rows and its model must be those that it began with.
+
+    Raises:
+        As `read_material`.
+    """
+    begun = run.request()
+    work = prepared(run, config, store, is_stop_asked, backbone, begun)
+    if not begun.rows:
+        work.notice("this run began in an older version, which recorded neither rows nor model: they are not compared")
+    return work
+
+
+def work_on(run: Run, material: Material, store: Store, is_stop_asked: Callable[[], bool]) -> Work:
+    """The work of a run on rows and model that were read; the run is told of what is odd about them."""
+    config, splits, encoder = material.config, material.splits, material.encoder
+
+    def notify(text: str) -> None:
+        run.event(NoticeEvent(text=text))
+
+    budget = None if config.cache_gb is None else int(config.cache_gb * 1e9)
+    cache, notices = InputCache(budget, notify=notify), _kept_notices(run).get(config.task.name, [])
+    work = Work(config, run, store, material.backbone, encoder, splits, material.rows, cache, is_stop_asked, notices)
     for text in (*splits.notices, *encoder.notices):
         work.notice(text)
     run.event(_data_event(work))

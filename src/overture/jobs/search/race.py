@@ -14,7 +14,7 @@ from statistics import fmean
 
 from overture.core.errors import ConfigError, Diverged, OvertureError
 from overture.core.records.base import read_record
-from overture.core.records.search import PlainScore, RacePlan, RaceScore
+from overture.core.records.search import PlainScore, RacePlan, RaceScore, RaceTurn
 from overture.evaluate.intervals import permutation_test
 from overture.evaluate.metrics import Answers
 from overture.jobs.run.members import Histories, fit_settings, is_done, num_epochs_of
@@ -120,7 +120,7 @@ class Race:
         plan = read_record(RacePlan, state.run.folder / "race.json")
         if plan is None:
             plan = self._plan()
-            state.run.write("race.json", plan.dump())
+            state.run.write("race.json", plan)
         trained = [self._lane(state.trial(number)) for number in plan.trials]
         self.lanes = [*trained, *self._plain_lanes()]
         for turn in range(plan.seeds):
@@ -150,8 +150,8 @@ class Race:
 
     def scores(self, turn: int) -> dict[str, RaceScore]:
         """Each lane's score with the fresh seed of a turn; empty where the turn is not finished."""
-        saved = self.state.run.read(f"race-{turn}.json") or {}
-        return {key: RaceScore.model_validate(score) for key, score in saved.items()}
+        saved = self.state.run.read(f"race-{turn}.json", RaceTurn)
+        return saved.root if saved else {}
 
     def _drop_worse(self) -> None:
         task, gold = self.state.work.task, self.state.in_wording(0).answers("validation")
@@ -264,7 +264,7 @@ class Race:
                     seconds=result.progress.seconds,
                 )
         if len(scores) == len(lanes):
-            state.run.write(f"race-{turn}.json", {key: score.dump() for key, score in scores.items()})
+            state.run.write(f"race-{turn}.json", RaceTurn(scores))
         self.budget.save()
         return scores
 

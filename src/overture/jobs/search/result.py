@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from overture.core.errors import Diverged
 from overture.core.records.events import EndEvent
 from overture.core.records.prompt import Lineage, PromptScores
+from overture.core.records.scores import SplitScores
 from overture.core.records.search import LaneResult, PlainScore, SearchResult, TrialResult, Winner
 from overture.engine.prompted import PromptedModel
 from overture.jobs.run.keep import made_with, new_manifest
@@ -19,6 +19,7 @@ from overture.prompt.registry import open_gates
 from overture.report.charts import save_chart
 from overture.report.search_charts import frontier, pareto_chart
 from overture.store.names import ref_of
+from overture.store.runs import RESULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,7 @@ def result_of(state: SearchState, plain: Sequence[PlainScore], race: Race) -> Se
     own, chosen = (state.space.wordings[number].dump() for number in (0, setting.wording))
     stored, command = None, ""
     if kept:
-        file = (state.run.read("file.json") or {}).get("file", "TASK.yaml")
-        command = " ".join(["overture tune", file, *state.space.assignments(setting, kept.seed)])
+        command = " ".join(["overture tune", state.run.request().file, *state.space.assignments(setting, kept.seed)])
         stored = _stored(state, seen, setting, kept, metrics)
     result = SearchResult(
         run=state.run.name,
@@ -74,11 +74,15 @@ def result_of(state: SearchState, plain: Sequence[PlainScore], race: Race) -> Se
         race=[_lane_result(state, lane, race) for lane in race.lanes],
         spent=state.budget.spent(),
         command=command,
-        charts=save_chart(pareto_chart(trials, metric), state.run.folder / "pareto"),
+        charts=[],
         notices=work.notices,
         folder=str(stored) if stored else None,
     )
-    state.run.write("result.json", result.dump())
+    state.run.write(RESULT, result)
+    # Last: a search whose picture cannot be drawn has its result and its prompt.
+    charts = save_chart(pareto_chart(trials, metric), state.run.folder / "pareto")
+    result = result.model_copy(update={"charts": charts})
+    state.run.write(RESULT, result)
     state.run.event(EndEvent(prompt=result.prompt))
     return result
 
@@ -151,10 +155,8 @@ def _lane_result(state: SearchState, lane: Lane, race: Race) -> LaneResult:
     )
 
 
-def _stored(state: SearchState, work: Work, setting: Setting, kept: KeptSeed, metrics: dict[str, Any]) -> Path:
-    from safetensors.torch import load_file
-
-    prompt, tensors = setting.prompt, load_file(kept.path)
+def _stored(state: SearchState, work: Work, setting: Setting, kept: KeptSeed, metrics: dict[str, SplitScores]) -> Path:
+    prompt, tensors = setting.prompt, state.values(kept.path)
     assert prompt is not None
     trained = work.built(prompt, kept.seed).trainable().values()
     manifest = new_manifest(
@@ -165,7 +167,7 @@ def _stored(state: SearchState, work: Work, setting: Setting, kept: KeptSeed, me
         place=prompt.place,
         length=int(tensors["vectors"].shape[0]) if "vectors" in tensors else prompt.length,
         options=made_with(prompt, setting.train),
-        metrics=PromptScores.model_validate(metrics),
+        metrics=PromptScores(**metrics),
         lineage=Lineage(
             run=state.run.name,
             seed=kept.seed,
@@ -175,4 +177,4 @@ def _stored(state: SearchState, work: Work, setting: Setting, kept: KeptSeed, me
         trainable=sum(value.numel() for value in trained),
         seconds=kept.seconds,
     )
-    return work.store.add(manifest, tensors)
+    return state.run.keep(work.store, manifest, tensors)

@@ -12,26 +12,29 @@ In the run's folder: ``search.db`` the trials (Optuna, SQLite), ``plain.json`` t
 """
 
 import math
+import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from overture.core.errors import BackboneError, ConfigError, Stopped
+from overture.core.files import TEMPORARY
 from overture.core.injection import Place
 from overture.core.records.base import Record, read_record
-from overture.core.records.events import Listener, ignore
+from overture.core.records.events import Listener, NoticeEvent, ignore
 from overture.core.records.runs import RunKind
-from overture.core.records.search import FoundRate, PlainScore, PlainScores, SearchResult
+from overture.core.records.search import FoundRate, FoundRates, PlainScore, PlainScores, SearchResult
 from overture.core.records.training import EpochRecord
 from overture.core.records.tune import StoppedRun
 from overture.core.seeds import derived_seed
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 from overture.jobs.run.members import Histories, fit_settings, is_done, num_epochs_of
-from overture.jobs.run.request import check_no_adapter, settled
-from overture.jobs.run.work import Work, prepared
+from overture.jobs.run.request import check_no_adapter, settled, with_moved_data
+from overture.jobs.run.work import Work, begun_run, read_material, taken_up, work_on
 from overture.jobs.search.lr import find_rate
 from overture.jobs.search.options import LrConfig, SearchRequest
 from overture.jobs.search.race import Race
@@ -72,6 +75,7 @@ class SavedGroup(Record):
     epoch: int = Field(0, description="epochs after which it was last decided who goes on")
     alive: list[str] = Field(description="keys of the candidates that go on")
     is_done: bool = False
+    num_asked: int = Field(0, description="proposals in Optuna's study once the group was planned")
 
 
 def search(
@@ -103,9 +107,9 @@ def search(
     requested_pairs(config)
     wordings(config)
     name = f"{config.task.name}-{KIND}"
-    run = Run.create(store.runs, name, config.model_dump(mode="json"), listener, KIND)
-    run.write("file.json", {"file": file})
-    return _execute(run, config, store, is_stop_asked, backbone)
+    material = read_material(_roomy(config), lambda text: listener(NoticeEvent(text=text)), backbone)
+    run = begun_run(store, name, config, material, listener, KIND, file)
+    return _carried_out(run, config, lambda: work_on(run, material, store, is_stop_asked))
 
 
 def resume_search(
@@ -114,28 +118,48 @@ def resume_search(
     listener: Listener = ignore,
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
+    settings: Sequence[str] = (),
 ) -> SearchResult | StoppedRun:
     """Go on with a stopped search; finished trials are not repeated, a finished search gives its result again.
 
+    Args:
+        ref: the run's name or folder.
+        store: where the prompt goes.
+        listener: called with each event.
+        is_stop_asked: looked at after each step; the run can be resumed.
+        backbone: a loaded model; loaded by the task's name when None.
+        settings: where data files lie now: ``data.train=rows.jsonl``.
+
     Raises:
         StoreError: there is no such run, or another process works on it.
+        ConfigError: a setting is no data file's.
+        DataError: the rows have changed since the run began.
+        ArtifactError: the model has changed since the run began, or a file of the run is damaged.
     """
     run = Run.open(store.runs, ref, listener)
     if result := run.read("result.json", SearchResult):
         return result
-    return _execute(run, run.config(SearchRequest), store, is_stop_asked, backbone)
+    config = with_moved_data(run.config(SearchRequest), settings)
+    store.check_can_add(config.task.name)
+
+    def prepare() -> Work:
+        work = taken_up(run, _roomy(config), store, is_stop_asked, backbone)
+        run.keep_config(config.model_dump(mode="json"))
+        return work
+
+    return _carried_out(run, config, prepare)
 
 
-def _execute(
-    run: Run, config: SearchRequest, store: Store, is_stop_asked: Callable[[], bool], backbone: Backbone | None
-) -> SearchResult | StoppedRun:
-    # All rows leave room for the longest prompt, so that all candidates see the same rows.
+def _roomy(config: SearchRequest) -> SearchRequest:
+    """The request with room for the longest prompt in front of each row, so that all candidates see the same rows."""
     longest = config.prompt.model_copy(update={"length": Space(config, (), 1, 1).room})
-    roomy = config.model_copy(update={"prompt": longest})
+    return config.model_copy(update={"prompt": longest})
 
+
+def _carried_out(run: Run, config: SearchRequest, prepare: Callable[[], Work]) -> SearchResult | StoppedRun:
     def searched() -> SearchResult | StoppedRun:
         try:
-            work = prepared(run, roomy, store, is_stop_asked, backbone)
+            work = prepare()
             with work.backbone.checkpointing(config.train.gradient_checkpointing):
                 return _Search(replace(work, config=config)).run()
         except Stopped:
@@ -183,7 +207,7 @@ class _Search:
             score = scored.value(work.task)
             scores.append(PlainScore(wording=wording, score=score, loss=scored.loss, predicted=scored.predicted))
             self.state.check_stop()
-        self.state.run.write("plain.json", PlainScores(wordings=scores).dump())
+        self.state.run.write("plain.json", PlainScores(wordings=scores))
         self.budget.save()
         return scores
 
@@ -193,15 +217,15 @@ class _Search:
         """The learning rate of each method and place by a range test, where no range is given and tests cost little."""
         if self.options.lr:
             return {}
-        saved = self.state.run.read("rates.json") or {}
+        kept = self.state.run.read("rates.json", FoundRates)
+        saved = dict(kept.root) if kept else {}
         rates: dict[Pair, float] = {}
         for method, place in self.state.space.pairs:
             key = f"{method} {place}"
             if key not in saved and (tested := self._tested_rate(method, place)):
-                saved[key] = tested.dump()
-                self.state.run.write("rates.json", saved)
-            rate = FoundRate.model_validate(saved[key]).lr if key in saved else None
-            if rate:
+                saved[key] = tested
+                self.state.run.write("rates.json", FoundRates(saved))
+            if key in saved and (rate := saved[key].lr):
                 rates[method, place] = rate
         return rates
 
@@ -248,20 +272,31 @@ class _Search:
             number += 1
 
     def _study(self) -> "optuna.Study":
+        """Optuna's study; proposals of a group whose planning did not come to its end are taken out of it.
+
+        So a resumed search numbers its trials as an unbroken one does, and proposes the same.
+        """
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        path = (self.folder / "search.db").resolve()
-        study = optuna.create_study(
-            storage=f"sqlite:///{path}", study_name=self.state.run.name, direction="maximize", load_if_exists=True
-        )
-        groups = [read_record(SavedGroup, path) for path in self.folder.glob("cohort-*.json")]
-        planned = {trial.number for group in groups if group for trial in group.trials}
-        for trial in study.get_trials(deepcopy=False):
-            # Proposed, and the process ended before its group was planned.
-            if trial.state == optuna.trial.TrialState.RUNNING and trial.number not in planned:
-                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        return study
+        path, name = (self.folder / "search.db").resolve(), self.state.run.name
+
+        def opened(path: Path) -> "optuna.Study":
+            storage = f"sqlite:///{path}"
+            return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+
+        study = opened(path)
+        groups = [read_record(SavedGroup, file) for file in self.folder.glob("cohort-*.json")]
+        num_planned = max((group.num_asked for group in groups if group), default=0)
+        trials = study.get_trials()
+        if len(trials) <= num_planned:
+            return study
+        # Optuna deletes no trial: a second file gets those that stay, and takes the first one's place.
+        rest = path.with_name(f"{TEMPORARY}search.db")
+        rest.unlink(missing_ok=True)
+        opened(rest).add_trials(trials[:num_planned])
+        os.replace(rest, path)
+        return opened(path)
 
     def _planned(self, study: "optuna.Study", number: int, order: Sequence[int]) -> SavedGroup:
         """Propose the next group: as many as there is budget for, all in one wording; the default is in the first."""
@@ -291,8 +326,12 @@ class _Search:
             trial.set_user_attr("epoch_tokens", state.cost(setting).epoch_tokens)
             facts = {"number": trial.number, "wording": wording, "is_own": place < num_default}
             trials.append(SavedTrial(**facts, prompt=setting.prompt, train=setting.train))
-        group = SavedGroup(trials=trials, alive=[f"trial {trial.number}" for trial in trials])
-        state.run.write(f"cohort-{number}.json", group.dump())
+        group = SavedGroup(
+            trials=trials,
+            alive=[f"trial {trial.number}" for trial in trials],
+            num_asked=len(study.get_trials(deepcopy=False)),
+        )
+        state.run.write(f"cohort-{number}.json", group)
         return group
 
     def _proposed_default(self, study: "optuna.Study") -> list[tuple["optuna.Trial", Setting]]:
@@ -337,8 +376,8 @@ class _Search:
                 before.model_copy(update={"history": trial.history, "seconds": trial.seconds})
                 for before, trial in zip(group.trials, trials, strict=True)
             ]
-            state = SavedGroup(trials=saved, epoch=epoch, alive=alive_keys, is_done=is_done)
-            self.state.run.write(f"cohort-{number}.json", state.dump())
+            changes = {"trials": saved, "epoch": epoch, "alive": alive_keys, "is_done": is_done}
+            self.state.run.write(f"cohort-{number}.json", group.model_copy(update=changes))
 
         def decide(histories: Histories) -> Collection[str]:
             nonlocal epoch, alive_keys

@@ -6,6 +6,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from overture.core.errors import BackboneError, ConfigError, Stopped
 from overture.core.injection import Injection
 from overture.core.records.base import read_record
@@ -25,6 +27,7 @@ from overture.jobs.search.space import NUM_PAIRS, Pair, Setting, Space, options_
 from overture.prompt.config import PromptConfig
 from overture.prompt.pack import prompt_from, prompt_tensors
 from overture.store.runs import Run
+from overture.store.sealed import read_sealed, write_sealed
 from overture.train.fit import FitResult
 
 SECONDS_PER_HOUR = 3600
@@ -120,7 +123,7 @@ class Budget:
 
     def save(self) -> None:
         """Write the book and report how far the budget has gone."""
-        self.run.write("spent.json", SpentBook(counted=self.counted, seconds=self.seconds).dump())
+        self.run.write("spent.json", SpentBook(counted=self.counted, seconds=self.seconds))
         done = min(1000, round(1000 * self.share))
         self.run.event(ProgressEvent(what="search, thousandths of the budget", done=done, total=1000))
 
@@ -312,28 +315,32 @@ class SearchState:
     def keep(self, work: Work, member: SeededSetting, result: FitResult, path: str) -> PromptedModel:
         """Write a trained prompt's values; gives the model under it."""
         import torch
-        from safetensors.torch import save
-
-        from overture.core.files import write_atomic
 
         model = work.built(member.prompt, member.seed)
         with torch.no_grad():
             for name, value in model.trainable().items():
                 value.copy_(result.best[name])
-        tensors = {name: value.cpu().contiguous() for name, value in prompt_tensors(model.prompt).items()}
-        write_atomic(self.run.folder / path, save(tensors))
+        write_sealed(self.run.folder / path, prompt_tensors(model.prompt))
         return model
 
     def loaded(self, work: Work, setting: Setting, path: Path) -> PromptedModel:
-        """The model under a prompt from a file."""
-        from safetensors.torch import load_file
-
+        """The model under a prompt from a file, its inputs read in the order in which training reads them."""
         from overture.evaluate.source import prompt_source
 
         assert setting.prompt is not None
-        tensors = {name: value.to(work.backbone.device) for name, value in load_file(path).items()}
+        tensors = {name: value.to(work.backbone.device) for name, value in self.values(path).items()}
         source = prompt_source(work.backbone, work.encoder, work.rows["train"], work.store)
-        return PromptedModel(work.backbone, prompt_from(tensors, setting.prompt, source), work.cache)
+        model = PromptedModel(work.backbone, prompt_from(tensors, setting.prompt, source), work.cache)
+        work.warm(model)
+        return model
+
+    def values(self, path: Path) -> dict[str, Tensor]:
+        """The values in a candidate's file, on the CPU.
+
+        Raises:
+            ArtifactError: the file is missing or damaged.
+        """
+        return read_sealed(path, "start the search again: overture search TASK.yaml")[0]
 
     def check_stop(self) -> None:
         """Raise `Stopped` when a stop was asked for."""

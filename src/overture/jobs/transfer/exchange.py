@@ -17,7 +17,7 @@ from overture.exchange.texts import TEXT_FORMATS
 from overture.jobs.run.keep import new_manifest
 from overture.jobs.run.request import TuneConfig, tune_config
 from overture.store.artifact import load_artifact
-from overture.store.names import checked_name, ref_of
+from overture.store.names import ref_of
 from overture.store.store import Store
 
 Notify = Callable[[str], None]
@@ -55,7 +55,8 @@ def import_adapter(
     """
     adapter = read_adapter(Path(folder), task_id)
     config = tune_config(Path(task))
-    chosen = checked_name(name or config.task.name)
+    chosen = name or config.task.name
+    store.check_can_add(chosen)
     model = backbone if isinstance(backbone, Backbone) else _model(adapter, config, backbone, notify)
     info = model.info
     shape = ModelShape(

@@ -43,7 +43,7 @@ from overture.jobs.transfer.several import alike, all_prepared
 from overture.prompt.pack import prompt_tensors
 from overture.prompt.registry import method_from, own_rate
 from overture.store.manifest import Manifest
-from overture.store.names import checked_name, ref_of
+from overture.store.names import ref_of
 from overture.store.runs import Run
 from overture.store.store import Store
 from overture.train.fit import Fit, Validation
@@ -81,8 +81,7 @@ def meta(
         Diverged: the loss became NaN or infinite on every visit.
     """
     config = config or MetaConfig()
-    checked_name(name)
-    store.check_writable()
+    store.check_can_add(name)
     if len(tasks) < 2:
         raise ConfigError("a start is learnt on several tasks", got=str(len(tasks)), wanted="at least 2 task files")
     requests = alike([pinned(with_slots(request), store) for request in (*tasks, *unseen)])

@@ -63,7 +63,7 @@ from overture.prompt.pack import STATE, prompt_from, prompt_tensors
 from overture.prompt.registry import method_of, own_rate, plainest_at
 from overture.store.artifact import load_artifact
 from overture.store.manifest import check_fingerprint
-from overture.store.names import checked_name, ref_of
+from overture.store.names import ref_of
 from overture.store.runs import Run
 from overture.store.store import Store
 from overture.train.fit import Fit, FitResult, Validation
@@ -98,7 +98,6 @@ def multi(
         DataError: rows cannot be used.
         Diverged: the loss became NaN or infinite before there was anything to keep.
     """
-    store.check_writable()
     requests = _checked(tasks, store, name, teachers)
     with TemporaryDirectory() as folder, ExitStack() as held:
         # A stopped run cannot be resumed, so its folder need not stay: finished prompts are in the store.
@@ -110,13 +109,13 @@ def multi(
 def _checked(tasks: Sequence[TuneConfig], store: Store, name: str, teachers: Sequence[str]) -> list[TuneConfig]:
     if len(tasks) < 2:
         raise ConfigError("values are shared by several tasks", got=str(len(tasks)), wanted="at least 2 task files")
-    checked_name(name)
+    store.check_can_add(name)
     requests = alike([pinned(with_slots(task), store) for task in tasks])
     names = [request.task.name for request in requests]
     if twice := [task_name for task_name, count in Counter(names).items() if count > 1]:
         raise ConfigError("two tasks have the same name", where="name", got=twice[0], fix="give one file another name")
     for task_name in names:
-        checked_name(f"{name}-{task_name}-single")
+        store.check_can_add(f"{name}-{task_name}-single")
     if teachers and len(teachers) != len(tasks):
         wanted = f"one for each of the {len(tasks)} tasks, in their order"
         raise ConfigError(

@@ -37,7 +37,7 @@ from overture.jobs.run.keep import new_manifest
 from overture.jobs.transfer.options import FEWEST, RecycleConfig
 from overture.store.artifact import load_artifact, save_artifact
 from overture.store.manifest import Manifest, check_fingerprint
-from overture.store.names import checked_name, ref_of
+from overture.store.names import ref_of
 from overture.store.store import Store
 
 _RIDGES = (1e-8, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -167,10 +167,10 @@ def recycle(
         DataError: rows or template do not fit.
     """
     config = config or RecycleConfig()
-    store.check_writable()
     manifest, tensors = load_artifact(store.get(ref))
     _check(manifest, set(tensors))
-    chosen = checked_name(name or f"{manifest.name}-recycled")
+    chosen = name or f"{manifest.name}-recycled"
+    store.check_can_add(chosen)
     own_task = task_with_data_of(manifest, Path(task)) if task else validated(Task, manifest.task, manifest.ref)
     split, rows = _rows(own_task) if task else ("", [])
 

@@ -20,6 +20,7 @@ from overture.prompt.registry import open_gates
 from overture.store.manifest import Manifest
 from overture.store.names import ref_of
 from overture.store.runs import RESULT, WRONG_ROWS
+from overture.store.sealed import read_sealed
 
 
 def finished(work: Work, controls: Controls, seeds: Sequence[SeedResult]) -> TuneResult | StoppedRun:
@@ -49,11 +50,10 @@ def finished(work: Work, controls: Controls, seeds: Sequence[SeedResult]) -> Tun
     if is_stopped:
         return result
 
-    from safetensors.torch import load_file
-
-    tensors = load_file(work.run.folder / f"seed-{best.seed}" / "prompt.safetensors")
+    path = work.run.folder / seed_file(best.seed)
+    tensors, _ = read_sealed(path, f"delete the folder {path.parent} and resume the run: it trains this seed again")
     manifest = _manifest(work, result, best, tensors)
-    folder = work.store.add(manifest, tensors)
+    folder = work.run.keep(work.store, manifest, tensors)
     result = result.model_copy(
         update={
             # A diverged seed ends the run all the same: its last good values are kept, and its status says so.
@@ -67,6 +67,11 @@ def finished(work: Work, controls: Controls, seeds: Sequence[SeedResult]) -> Tun
     work.run.write(RESULT, result)
     work.run.event(EndEvent(prompt=result.prompt))
     return result
+
+
+def seed_file(seed: int) -> str:
+    """A trained seed's values in the run's folder."""
+    return f"seed-{seed}/prompt.safetensors"
 
 
 def _summary(

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -11,19 +10,20 @@ from overture.baseline.in_context import in_context_prompt
 from overture.core.contracts import Scorer
 from overture.core.errors import BackboneError
 from overture.core.meter import Meter
-from overture.core.records.events import Listener, NormChange, NormsEvent, StageEvent, ignore
+from overture.core.records.events import Listener, NormChange, NormsEvent, NoticeEvent, StageEvent, ignore
 from overture.core.records.tune import Controls, Measured, SeedResult, StoppedRun, TuneResult
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.history import overfitting
-from overture.jobs.run.request import TuneConfig, settled
-from overture.jobs.run.work import SPLITS, Member, Work, prepared
+from overture.jobs.run.request import TuneConfig, settled, with_moved_data
+from overture.jobs.run.work import SPLITS, Member, Work, begun_run, read_material, taken_up, work_on
 from overture.jobs.tune.adapted import Tuned, tuned_alone, tuned_with_adapter
 from overture.jobs.tune.plan import plan_of
-from overture.jobs.tune.result import finished
+from overture.jobs.tune.result import finished, seed_file
 from overture.prompt.pack import ADAPTER, prompt_tensors
 from overture.prompt.registry import check_effect
 from overture.store.runs import RESULT, Run
+from overture.store.sealed import write_sealed
 from overture.store.store import Store
 from overture.train.fit import FitResult
 
@@ -36,6 +36,7 @@ def tune(
     listener: Listener = ignore,
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
+    file: str = "TASK.yaml",
 ) -> TuneResult | StoppedRun:
     """Tune a prompt, measure it against its controls, keep it.
 
@@ -45,6 +46,7 @@ def tune(
         listener: called with every event.
         is_stop_asked: looked at after each step; the run can be resumed.
         backbone: a loaded model; loaded by the task's name when None.
+        file: the task file, for commands that use it again.
 
     Returns:
         The result as ``--json`` prints it; `StoppedRun` where it was stopped before any seed was measured.
@@ -56,8 +58,9 @@ def tune(
     """
     check_effect(config.prompt)
     config = settled(config, store, backbone)
-    run = Run.create(store.runs, config.task.name, config.model_dump(mode="json"), listener)
-    return run.carried_out(lambda: _result(run, config, store, is_stop_asked, backbone))
+    material = read_material(config, lambda text: listener(NoticeEvent(text=text)), backbone)
+    run = begun_run(store, config.task.name, config, material, listener, "tune", file)
+    return run.carried_out(lambda: _result(work_on(run, material, store, is_stop_asked)))
 
 
 def resume(
@@ -66,24 +69,41 @@ def resume(
     listener: Listener = ignore,
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
+    settings: Sequence[str] = (),
 ) -> TuneResult | StoppedRun:
     """Go on with a stopped run, as if it had never stopped; a finished run gives its result again.
 
+    Args:
+        ref: the run's name or folder.
+        store: where the prompt goes.
+        listener: called with every event.
+        is_stop_asked: looked at after each step; the run can be resumed.
+        backbone: a loaded model; loaded by the task's name when None.
+        settings: where data files lie now: ``data.train=rows.jsonl``.
+
     Raises:
         StoreError: there is no such run, or another process works on it.
+        ConfigError: a setting is no data file's.
+        DataError: the rows have changed since the run began.
+        ArtifactError: the model has changed since the run began, or a file of the run is damaged.
     """
     run = Run.open(store.runs, ref, listener)
     if result := run.read(RESULT, TuneResult):
         return result
-    config = run.config(TuneConfig)
-    return run.carried_out(lambda: _result(run, config, store, is_stop_asked, backbone))
+    config = with_moved_data(run.config(TuneConfig), settings)
+    store.check_can_add(config.task.name)
+
+    def resumed() -> TuneResult | StoppedRun:
+        work = taken_up(run, config, store, is_stop_asked, backbone)
+        run.keep_config(config.model_dump(mode="json"))
+        return _result(work)
+
+    return run.carried_out(resumed)
 
 
-def _result(
-    run: Run, config: TuneConfig, store: Store, is_stop_asked: Callable[[], bool], backbone: Backbone | None
-) -> TuneResult | StoppedRun:
+def _result(work: Work) -> TuneResult | StoppedRun:
     """Train and measure the seeds, measure the controls, keep the best; parts that the run's folder has are read."""
-    work = prepared(run, config, store, is_stop_asked, backbone)
+    run, config = work.run, work.config
     with work.backbone.checkpointing(config.train.gradient_checkpointing):
         # A prompt that cannot be built, or that the model cannot answer with, is refused before anything is run.
         model = work.built(work.config.prompt, work.config.seed)
@@ -224,7 +244,9 @@ def _seed_result(work: Work, seed: int, tuned: Tuned, scorer: Scorer | None, met
     if figures := overfitting(progress.history):
         work.notice(f"seed {seed}: overfitting: {figures}; the best epoch by score was kept")
     scored = {name: work.score(scorer, name, f"seed {seed}: scoring {name}") for name in SPLITS if work.rows[name]}
-    _save_values(work.run.folder / f"seed-{seed}" / "prompt.safetensors", tuned.model)
+    values = prompt_tensors(tuned.model.prompt)
+    values |= {ADAPTER + name: value for name, value in tuned.model.backbone.inner.items()}
+    write_sealed(work.run.folder / seed_file(seed), values)
     metrics = {name: rows.split_scores(work.task) for name, rows in scored.items()}
     predicted = {name: rows.predicted for name, rows in scored.items()}
     confidences = {name: rows.confidence for name, rows in scored.items() if rows.confidence} or None
@@ -258,13 +280,3 @@ def _report_norms(work: Work, model: PromptedModel, start: dict[str, torch.Tenso
             embedding=work.backbone.embedding_norm,
         )
     )
-
-
-def _save_values(path: Path, model: PromptedModel) -> None:
-    from safetensors.torch import save
-
-    from overture.core.files import write_atomic
-
-    values = prompt_tensors(model.prompt) | {ADAPTER + name: value for name, value in model.backbone.inner.items()}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in values.items()}
-    write_atomic(path, save(tensors))

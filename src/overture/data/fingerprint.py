@@ -1,0 +1,63 @@
+"""Fingerprints of a run's rows, so that it never goes on with, or is scored on, other rows than it began with."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+from overture.core.errors import DataError, Problem
+from overture.core.records.runs import SplitFacts
+from overture.data.row import Row
+from overture.data.splits import Splits
+from overture.data.task import DataConfig
+
+SPLITS = ("train", "validation", "test")
+
+
+def facts_of(rows: Sequence[Row]) -> SplitFacts:
+    """Number and fingerprints of a split's rows; files and line numbers have no part in them."""
+    digests = [hashlib.sha256(json.dumps(row.fields, sort_keys=True, default=repr).encode()).digest() for row in rows]
+    return SplitFacts(
+        count=len(rows),
+        in_order=hashlib.sha256(b"".join(digests)).hexdigest(),
+        in_any_order=hashlib.sha256(b"".join(sorted(digests))).hexdigest(),
+    )
+
+
+def facts_of_splits(splits: Splits) -> dict[str, SplitFacts]:
+    """The facts of each split."""
+    return {name: facts_of(getattr(splits, name)) for name in SPLITS}
+
+
+def check_rows(wanted: Mapping[str, SplitFacts], actual: Mapping[str, SplitFacts], data: DataConfig, fix: str) -> None:
+    """Refuse rows that are not those that a run began with.
+
+    Args:
+        wanted: of each split when the run began; empty in runs of older versions, which recorded nothing.
+        actual: of the splits that are used now.
+        data: says where the rows are.
+        fix: what to do.
+
+    Raises:
+        DataError: names each split that differs, and how.
+    """
+    problems = [
+        Problem(name, _difference(wanted[name], facts))
+        for name, facts in actual.items()
+        if name in wanted and wanted[name] != facts
+    ]
+    if problems:
+        sources = [getattr(data, name) for name in ("path", "train", "validation", "test", "dataset")]
+        raise DataError(
+            "the data has changed since the run began",
+            where=", ".join(str(source) for source in sources if source),
+            fix=fix,
+            problems=problems,
+        )
+
+
+def _difference(wanted: SplitFacts, actual: SplitFacts) -> str:
+    if wanted.count != actual.count:
+        return f"{actual.count} rows now, {wanted.count} when the run began"
+    if wanted.in_any_order == actual.in_any_order:
+        return f"the same {actual.count} rows in another order"
+    return f"other rows among the {actual.count}"
