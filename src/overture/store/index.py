@@ -169,9 +169,7 @@ def _rows_of(path: str, stamps: Mapping[Key, str], read: Read) -> list[Row]:
             )
             database.execute("COMMIT")
         rows = kept | fresh
-        return [
-            (name, version, manifest, problem) for name, version, _, manifest, problem in map(rows.get, sorted(stamps))
-        ]
+        return [(name, version, *rows[name, version][3:]) for name, version in sorted(stamps)]
 
 
 def _checked(database: sqlite3.Connection) -> dict[Key, tuple[str, int, str, str, str]]:

@@ -55,7 +55,11 @@ class Member(Protocol):
     values: dict[str, Tensor]
     best: dict[str, Tensor]
     optimiser: torch.optim.Optimizer
-    rows_digest: str
+
+    @property
+    def rows_digest(self) -> str:
+        """Fingerprint of its training rows."""
+        ...
 
 
 def rows_digest(rows: Sequence[Encoded]) -> str:
