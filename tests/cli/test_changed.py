@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import rows_of, write_rows
 from overture.jobs.run import work as work_module
 from overture.jobs.tune import tune as tune_module
 
@@ -36,16 +35,17 @@ def reordered(path: Path) -> None:
 
 
 def appended(path: Path) -> None:
-    write_rows(path, [*rows_of(16), {"text": "late", "label": "good"}])
+    path.write_text(path.read_text() + '{"text": "late", "label": "good"}\n')
 
 
 def removed(path: Path) -> None:
-    write_rows(path, rows_of(8))
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:8]))
 
 
 def swapped(path: Path) -> None:
-    other = {"good": "bad", "bad": "good"}
-    write_rows(path, [row | {"label": other[row["label"]]} for row in rows_of(16)])
+    words = {"good": "bad", "bad": "good"}
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row | {"label": words[row["label"]]}) + "\n" for row in rows))
 
 
 @pytest.mark.parametrize("change", [reordered, appended, removed, swapped])
@@ -81,9 +81,11 @@ def test_resume_goes_on_once_the_rows_are_back(kill, overture, tmp_path) -> None
 
 
 def test_one_file_that_grew_is_named_by_every_split(kill, overture, tmp_path) -> None:
-    path = write_rows(tmp_path / "all.jsonl", rows_of(30))
+    path = tmp_path / "all.jsonl"
+    labels = ("good", "bad")
+    path.write_text("".join(json.dumps({"text": f"row {n}", "label": labels[n % 2]}) + "\n" for n in range(30)))
     kill(data={"path": "all.jsonl"})
-    write_rows(path, rows_of(31))
+    appended(path)
     done = overture("resume", "mood-1", "--json")
     assert (done.code, done.json["error"]) == (2, "DataError")
     assert str(path) in done.json["where"]
@@ -119,7 +121,8 @@ def test_resume_takes_no_other_setting(kill, overture) -> None:
 
 def test_a_moved_file_with_other_rows_is_refused(kill, overture, tmp_path) -> None:
     kill()
-    write_rows(tmp_path / "moved.jsonl", rows_of(17))
+    shutil.copy(tmp_path / "train.jsonl", tmp_path / "moved.jsonl")
+    appended(tmp_path / "moved.jsonl")
     done = overture("resume", "mood-1", "--set", "data.train=moved.jsonl", "--json")
     assert (done.code, done.json["error"]) == (2, "DataError")
 
@@ -130,7 +133,7 @@ def test_what_reads_a_run_s_rows_again_refuses_others(make_task, overture, tmp_p
     assert overture("tune", task).code == 0
     path = tmp_path / "test.jsonl"
     whole = path.read_text()
-    write_rows(path, [*rows_of(8, 200), {"text": "late", "label": "good"}])
+    appended(path)
     done = overture(*words, "--json")
     assert (done.code, done.json["error"]) == (2, "DataError")
     assert any(problem.startswith("test: ") for problem in done.json["problems"])
@@ -157,6 +160,8 @@ def test_a_start_that_fails_leaves_no_run(make_task, overture, tmp_path) -> None
     assert overture("tune", task).code == 2
     assert overture("search", task).code == 2
     assert overture("tune", make_task(backbone="no-such-model")).code == 2
+    # The model itself refuses this one.
+    assert overture("tune", make_task(prompt={"method": "late", "options": {"layer": 99}})).code == 2
     assert list((tmp_path / "store/runs").glob("*")) == []
 
 

@@ -136,7 +136,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, make_manifest, tensors, mon
 def test_swapped_tensors_are_refused(saved, tmp_path, make_manifest):
     save_artifact(tmp_path / "other", make_manifest(), {"values": torch.zeros(4, 8)})
     (tmp_path / "other" / "prompt.safetensors").replace(saved / "prompt.safetensors")
-    with pytest.raises(ArtifactError, match="not the ones that the manifest describes"):
+    with pytest.raises(ArtifactError, match="manifest describes"):
         load_artifact(saved)
 
 

@@ -7,6 +7,7 @@ model without a tuned prompt, ``checkpoint.safetensors`` the training of all see
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from pydantic import BaseModel
 
 from overture.core.config import validated
-from overture.core.errors import DiskFull, Diverged, StoreError
+from overture.core.errors import DiskFull, Diverged, StoreError, UserError
 from overture.core.files import append_line, exclusive, sweep_temporaries, write_json
 from overture.core.records.base import Options, read_record
 from overture.core.records.events import EVENTS, Event, Listener, NoticeEvent, ProgressEvent, StartEvent, ignore
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 REQUEST, STATUS, EVENT_LINES, RESULT = "run.json", "status.json", "events.jsonl", "result.json"
 WRONG_ROWS = "wrong.json"
+_BEGINNING = {REQUEST, STATUS, EVENT_LINES, "notices.json", ".lock"}
+"""Files of a run in which nothing was measured or trained yet."""
 M = TypeVar("M", bound=BaseModel)
 Result = TypeVar("Result", bound=RunResult)
 
@@ -226,11 +229,12 @@ class Run:
             # A store that cannot be written is worked on by nobody.
             return False
 
-    def carried_out(self, work: Callable[[], Result]) -> Result:
+    def carried_out(self, work: Callable[[], Result], is_new: bool = False) -> Result:
         """Do the run's work as its only process, and keep how it stands and how it ended.
 
         Args:
             work: gives the run's result, with its ``status``.
+            is_new: the run begins now: where the request is refused before anything was made, its folder goes again.
 
         Raises:
             StoreError: another process holds the run.
@@ -243,6 +247,8 @@ class Run:
             except BaseException as error:
                 ended: RunState = "diverged" if isinstance(error, Diverged) else "stopped"
                 self.status(ended, why=f"{type(error).__name__}: {error}")
+                if is_new and isinstance(error, UserError) and {p.name for p in self.folder.iterdir()} <= _BEGINNING:
+                    shutil.rmtree(self.folder)
                 raise
             self.status(cast(RunState, result.status))
             return result

@@ -109,7 +109,7 @@ def search(
     name = f"{config.task.name}-{KIND}"
     material = read_material(_roomy(config), lambda text: listener(NoticeEvent(text=text)), backbone)
     run = begun_run(store, name, config, material, listener, KIND, file)
-    return _carried_out(run, config, lambda: work_on(run, material, store, is_stop_asked))
+    return _carried_out(run, config, lambda: work_on(run, material, store, is_stop_asked), is_new=True)
 
 
 def resume_search(
@@ -156,7 +156,9 @@ def _roomy(config: SearchRequest) -> SearchRequest:
     return config.model_copy(update={"prompt": longest})
 
 
-def _carried_out(run: Run, config: SearchRequest, prepare: Callable[[], Work]) -> SearchResult | StoppedRun:
+def _carried_out(
+    run: Run, config: SearchRequest, prepare: Callable[[], Work], is_new: bool = False
+) -> SearchResult | StoppedRun:
     def searched() -> SearchResult | StoppedRun:
         try:
             work = prepare()
@@ -165,7 +167,7 @@ def _carried_out(run: Run, config: SearchRequest, prepare: Callable[[], Work]) -
         except Stopped:
             return StoppedRun(run=run.name)
 
-    return run.carried_out(searched)
+    return run.carried_out(searched, is_new)
 
 
 class _Search:

@@ -60,7 +60,7 @@ def tune(
     config = settled(config, store, backbone)
     material = read_material(config, lambda text: listener(NoticeEvent(text=text)), backbone)
     run = begun_run(store, config.task.name, config, material, listener, "tune", file)
-    return run.carried_out(lambda: _result(work_on(run, material, store, is_stop_asked)))
+    return run.carried_out(lambda: _result(work_on(run, material, store, is_stop_asked)), is_new=True)
 
 
 def resume(
