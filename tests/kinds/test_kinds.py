@@ -92,10 +92,13 @@ def test_learning_lowers_the_loss_and_finds_the_answers(sample, encoder, backbon
     model = prompted(backbone, encoder, Case("prefix", "after" if backbone.encoder else "memory"))
     before = score(model, encoded, encoder.task, gold_of(encoder.task, rows))
     optimiser = torch.optim.Adam(model.trainable().values(), lr=0.2 if is_hard else 0.05)
+    # The rate falls to zero: at a constant one the last step may be a bad one, on one processor and not on another.
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / 250)
     for _ in range(250):
         optimiser.zero_grad()
         (model.loss(encoded) / model.weight(encoded)).backward()
         optimiser.step()
+        schedule.step()
     after = score(model, encoded, encoder.task, gold_of(encoder.task, rows))
     assert after.loss < before.loss
     assert after.value(encoder.task) >= max(0.85, before.value(encoder.task)), (after.gold, after.predicted)
