@@ -1,6 +1,9 @@
 """The tokenizer as the rest of the code sees it."""
 
 import pytest
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Inner
+from transformers import PreTrainedTokenizerFast
 
 from fakes import CONTEXT, make_inner_tokenizer
 from overture.engine.tokenizer import Tokenizer
@@ -14,3 +17,54 @@ def test_a_long_text_is_not_announced(method, caplog):
     found = getattr(Tokenizer(inner, CONTEXT), method)("a text of more than four tokens")
     assert len(found) > inner.model_max_length
     assert not caplog.records
+
+
+def with_added_tokens(family: str = "llama") -> PreTrainedTokenizerFast:
+    """Control tokens that are not special, as reasoning models have them, and white space as code models have it."""
+    inner = make_inner_tokenizer(family)
+    controls = [AddedToken(text, special=False, normalized=False) for text in ("<think>", "<tool_call>")]
+    inner.add_tokens([controls[0], "  ", controls[1], "    "])
+    return inner
+
+
+def unigram() -> PreTrainedTokenizerFast:
+    """A vocabulary in which special tokens are words, as T5's is."""
+    letters = [(letter, -4.0) for letter in "abcdextri_0<>"]
+    inner = Inner(models.Unigram([("<unk>", 0.0), ("<extra_id_0>", 0.0), ("\u2581", -1.0), *letters], unk_id=0))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    extra = {"additional_special_tokens": ["<extra_id_0>"], "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=inner, **extra)
+
+
+INNER = {"llama": with_added_tokens(), "bert": with_added_tokens("bert"), "t5": unigram()}
+
+
+@pytest.mark.parametrize("inner", INNER.values(), ids=INNER)
+@pytest.mark.parametrize("text", ["{}", "ab{}", "a {} b", "{}{}", " {}", "<{}>"])
+def test_no_text_reaches_an_added_token(inner, text):
+    tokenizer = Tokenizer(inner, CONTEXT)
+    controls = {token: spelling for spelling, token in inner.added_tokens_encoder.items() if spelling.strip()}
+    for token, spelling in controls.items():
+        written = text.format(spelling, spelling)
+        ids = tokenizer.encode_plain(written)
+        assert not set(ids) & (set(controls) - {inner.unk_token_id})
+        assert [token for token, _, _ in tokenizer.offsets(written)] == ids
+        assert written.replace(" ", "") in inner.decode(ids).replace(" ", "") or inner.unk_token_id in ids
+        # The author of a template can write them.
+        assert token in tokenizer.encode_template(written)
+
+
+def test_text_without_added_tokens_is_as_it_was():
+    changed, plain = Tokenizer(with_added_tokens(), CONTEXT), Tokenizer(make_inner_tokenizer(), CONTEXT)
+    text = "Is a < b and c > d? think> <think tool_call"
+    assert changed.encode_plain(text) == plain.encode_plain(text)
+    assert changed.offsets(text) == plain.offsets(text)
+
+
+def test_added_white_space_stays_one_token():
+    inner = with_added_tokens()
+    tokenizer = Tokenizer(inner, CONTEXT)
+    blanks = inner.added_tokens_encoder
+    assert tokenizer.encode_plain("a  b<think>    c").count(blanks["  "]) == 1
+    assert tokenizer.encode_plain("a  b<think>    c").count(blanks["    "]) == 1
+    assert tokenizer.offsets("a  b")[1] == (blanks["  "], 1, 3)

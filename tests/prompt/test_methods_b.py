@@ -18,7 +18,7 @@ from fakes import (
     make_rows,
     source_of,
 )
-from overture.core.errors import ConfigError
+from overture.core.errors import ArtifactError, ConfigError
 from overture.core.injection import Injection, Memory
 from overture.core.rows import Tokens
 from overture.engine.cache import InputCache
@@ -333,7 +333,7 @@ class TestRowPrompts:
 
     def test_tensors_of_another_width_are_refused(self, backbone):
         tensors = prompt_tensors(make_prompt(ROW_CASES[0], backbone))
-        with pytest.raises(ConfigError, match="not the tensors"):
+        with pytest.raises(ArtifactError, match="not the tensors"):
             prompt_from(tensors, PromptConfig(method="idpg", place="before", length=3), source_of(backbone))
 
     def test_a_prompt_trains_in_another_precision_than_the_model(self):

@@ -16,7 +16,7 @@ from fakes import (
     make_prompt,
     source_of,
 )
-from overture.core.errors import ConfigError
+from overture.core.errors import ArtifactError, ConfigError
 from overture.core.injection import Injection
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
@@ -231,7 +231,7 @@ class TestMethods:
         assert all(torch.equal(back[name], tensors[name]) for name in tensors)
 
     def test_other_tensors_are_no_prompt(self):
-        with pytest.raises(ConfigError, match="not the tensors of a prompt"):
+        with pytest.raises(ArtifactError, match="not the tensors of a prompt"):
             prompt_from({"vectors": torch.ones(1), "keys": torch.ones(1)}, PromptConfig())
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fakes import backbone_of, make_rows, source_of
-from overture.core.errors import ConfigError
+from overture.core.errors import ArtifactError
 from overture.core.injection import Injection, Vectors
 from overture.engine.compiled import compiled_prompt
 from overture.engine.prompted import PromptedModel
@@ -100,5 +100,5 @@ def test_only_vectors_around_the_input_are_split() -> None:
     with pytest.raises(ValueError, match="are split"):
         Vectors(values, "around")
     for place, tensors in (("around", {}), ("before", {"split": torch.ones(3)}), ("around", {"split": torch.ones(2)})):
-        with pytest.raises(ConfigError, match="not the tensors"):
+        with pytest.raises(ArtifactError, match="not the tensors"):
             prompt_from({"vectors": values, **tensors}, PromptConfig(method="split", place=place, length=2))

@@ -1,12 +1,23 @@
 """Facts of a loaded model, and the fingerprint of its weights."""
 
 import hashlib
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 
 from overture.engine.families import Family
+
+_WITHOUT_EFFECT = re.compile(
+    r"_name_or_path|transformers_version|architectures|dtype|torch_dtype|problem_type|use_cache|return_dict"
+    r"|pretraining_tp|chunk_size_feed_forward|id2label|label2id|output_.*|summary_.*|initializer_.*"
+    r"|.*dropout.*|.*_pdrop|(bos|eos|pad|sep|cls)_token_id|quantization_config"
+)
+"""Values of a config that change no answer of a frozen model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +43,8 @@ class TextFacts:
 class BackboneInfo:
     """The facts of a model that a prompt depends on; artifacts record them.
 
-    `embedding_size` is None but for models that map token vectors of another width to the hidden size.
+    `embedding_size` is None but for models that map token vectors of another width to the hidden size. `config` holds
+    the values of the model's config that change its answers, such as ``rope_parameters``.
     """
 
     id: str
@@ -53,6 +65,7 @@ class BackboneInfo:
     eos_id: int | None = None
     start_ids: tuple[int, ...] = ()
     embedding_size: int | None = None
+    config: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 def info_of(
@@ -101,7 +114,14 @@ def info_of(
         eos_id=facts.eos_id,
         start_ids=facts.start_ids,
         embedding_size=width if width != config.hidden_size else None,
+        config=config_values(config),
     )
+
+
+def config_values(config: Any) -> dict[str, JsonValue]:
+    """The values of a transformers config that change a model's answers, as JSON has them."""
+    values: dict[str, JsonValue] = json.loads(json.dumps(config.to_dict(), default=str))
+    return {name: value for name, value in values.items() if not _WITHOUT_EFFECT.fullmatch(name)}
 
 
 def weights_digest(model: Any) -> str:

@@ -9,6 +9,7 @@ import importlib.metadata
 import io
 import json
 import logging
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import TypeAdapter
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -27,6 +29,7 @@ from transformers import (
 
 from overture.core.errors import BackboneError, OvertureError, StoreError
 from overture.core.files import cache_dir, sha256_file, write_folder, write_json
+from overture.core.records.base import Record
 from overture.engine.backbone import Backbone
 from overture.engine.families import Family, family_of, max_length
 from overture.engine.frontends.text import text_backbone
@@ -34,6 +37,9 @@ from overture.engine.options import EMBEDDED, check_source
 from overture.engine.tokenizer import Tokenizer
 
 Notify = Callable[[str], None]
+
+_SETTLED_S = 2.0
+"""Digests of files that changed less than so many seconds ago are not remembered."""
 
 
 def load_backbone(
@@ -149,8 +155,26 @@ def _located(name: str, notify: Notify) -> tuple[Path | None, str]:
     if path.suffix == ".gguf":
         return _converted(path, notify)
     if path.is_dir():
+        _check_no_adapter(path)
         return path, _folder_digest(path)
     return None, ""
+
+
+def _check_no_adapter(folder: Path) -> None:
+    adapter = folder / "adapter_config.json"
+    if not adapter.is_file() or (folder / "config.json").is_file():
+        return
+    try:
+        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, LookupError, TypeError):
+        base = "a model that it does not name"
+    raise BackboneError(
+        "this folder holds an adapter, not a model",
+        where=str(folder),
+        got=f"a peft adapter for {base}",
+        wanted="a folder with config.json and safetensors weights",
+        fix=f"overture import {folder} keeps it as a prompt; its model is the backbone",
+    )
 
 
 def _embedded_file(name: str) -> Path:
@@ -188,19 +212,38 @@ def _combined(digests: list[str]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
+class _Hashed(Record):
+    """A file's SHA-256, with what the file system said of the file."""
+
+    state: tuple[int, ...]
+    sha256: str
+
+
+_Memo = TypeAdapter(dict[str, _Hashed])
+
+
 def _known_digest(file: Path) -> str:
-    """A file's SHA-256, remembered by path, size and time, since hashing gigabytes at each start is slow."""
+    """A file's SHA-256, remembered, since hashing gigabytes at each start is slow.
+
+    A file is taken for the one that was hashed if device, inode, size and both times are the same. The time of the
+    last change of the inode cannot be set back by `cp -p`, `rsync -t` or `tar`. Not seen are changes below the file
+    system, such as another disk image in the same place, and those made while the system's clock was set back.
+    """
     stat = file.stat()
-    key = f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-    memo = cache_dir() / "digests.json"
+    state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    memo, name = cache_dir() / "digests.json", str(file.resolve())
     try:
-        known = json.loads(memo.read_text())
+        hashed = _Memo.validate_json(memo.read_bytes())
     except (OSError, ValueError):
-        known = {}
-    if key not in known:
-        known[key] = sha256_file(file)
-        write_json(memo, known)
-    return str(known[key])
+        hashed = {}
+    if name in hashed and hashed[name].state == state:
+        return hashed[name].sha256
+    digest = sha256_file(file)
+    # A file that was just written may be written again within one tick of the file system's clock.
+    if time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED_S:
+        there = {path: entry for path, entry in hashed.items() if Path(path).is_file()}
+        write_json(memo, _Memo.dump_python({**there, name: _Hashed(state=state, sha256=digest)}, mode="json"))
+    return digest
 
 
 def _converted(gguf: Path, notify: Notify) -> tuple[Path, str]:

@@ -1,10 +1,14 @@
 """A transformers tokenizer behind the few calls that the other layers use."""
 
 import hashlib
+import json
 import re
+import secrets
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
+
+import tokenizers
 
 from overture.core.errors import DataError
 from overture.engine.info import TextFacts
@@ -32,16 +36,24 @@ class Tokenizer:
         self._special = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if specials else None
 
     def encode_plain(self, text: str) -> list[int]:
-        """Tokens of text in which special tokens' spellings are only text."""
+        """Tokens of text in which the spellings of special and other added tokens are only text."""
+        if self._plain is not None:
+            return [
+                self._plain_ids.get(token, token) for token in self._plain.encode(text, add_special_tokens=False).ids
+            ]
         return list(self.inner.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False))
 
     def offsets(self, text: str) -> list[tuple[int, int, int]]:
         """As `encode_plain`, with where each token stands in the text: (token, first character, end)."""
-        found = self.inner(
-            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
-        )
-        each = zip(found["input_ids"], found["offset_mapping"], strict=True)
-        return [(token, start, end) for token, (start, end) in each]
+        if self._plain is not None:
+            encoding = self._plain.encode(text, add_special_tokens=False)
+            ids, offsets = [self._plain_ids.get(token, token) for token in encoding.ids], encoding.offsets
+        else:
+            encoded = self.inner(
+                text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+            )
+            ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        return [(token, start, end) for token, (start, end) in zip(ids, offsets, strict=True)]
 
     def encode_template(self, text: str) -> list[int]:
         """Tokens of text written by the task's author: special tokens are recognised."""
@@ -74,6 +86,38 @@ class Tokenizer:
             raise DataError(
                 "the model's chat template refuses these messages", where="template", got=str(error)
             ) from error
+
+    @cached_property
+    def _plain(self) -> Any:
+        """A tokenizer that knows no added token but white space; None where the library's own keeps them out of reach.
+
+        The library splits special tokens in text, but neither added tokens that are not special, such as Qwen's
+        ``<think>``, nor those that are words of a Unigram vocabulary, such as T5's ``<extra_id_0>``.
+        """
+        added = {token: text for text, token in self.inner.added_tokens_encoder.items() if text.strip()}
+        texts = list(added.values())
+        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        encoded = self.inner(texts, **options)["input_ids"] if texts else []
+        unknown = self.inner.unk_token_id
+        if not any(token != unknown and token in ids for token, ids in zip(added, encoded, strict=True)):
+            return None
+        rules = json.loads(self.inner.backend_tokenizer.to_str())
+        rules["added_tokens"] = [token for token in rules["added_tokens"] if token["id"] not in added]
+        rules["truncation"] = rules["padding"] = None
+        # A word that nobody can write keeps the place of each, so that no other token changes its number.
+        unsayable = {text: f"\0{secrets.token_hex(16)}" for token, text in added.items() if token != unknown}
+        vocabulary = rules["model"]["vocab"]
+        if isinstance(vocabulary, dict):
+            rules["model"]["vocab"] = {unsayable.get(text, text): token for text, token in vocabulary.items()}
+        else:
+            rules["model"]["vocab"] = [[unsayable.get(text, text), score] for text, score in vocabulary]
+        return tokenizers.Tokenizer.from_str(json.dumps(rules))
+
+    @cached_property
+    def _plain_ids(self) -> dict[int, int]:
+        """Numbers of added white space in `_plain`, where they differ, to the model's."""
+        blank = {text: token for text, token in self.inner.added_tokens_encoder.items() if not text.strip()}
+        return {self._plain.token_to_id(text): token for text, token in blank.items()}
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of tokens, without special tokens."""

@@ -263,7 +263,8 @@ class Host:
             self._backbone = load_backbone(ref.id, revision=ref.revision, notify=self.notify)
         own_ref = backbone_ref(self.backbone)
         if manifest.text is None:
-            check_fingerprint(ref, own_ref, self.allow_drift)
+            for text in check_fingerprint(ref, own_ref, self.allow_drift):
+                self.notify(f"{manifest.ref}: {text}")
         elif ref.weights_sha256 != own_ref.weights_sha256:
             self.notify(
                 f"the words of {manifest.ref} were found with {ref.id}; its scores do not hold for {own_ref.id}"

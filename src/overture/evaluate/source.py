@@ -28,8 +28,8 @@ def prompt_source(
     """
     tokenizer, info, inner = backbone.text.tokenizer, backbone.info, backbone.encoder
     # A manifest holds the fingerprint of the whole model, whichever side the prompt enters.
-    stored = _stored(store, backbone) if store else no_prompts
-    return PromptSource(
+    stored = _stored(store, backbone, lambda: source) if store else no_prompts
+    source = PromptSource(
         hidden_size=info.hidden_size,
         embedding_norm=backbone.embedding_norm,
         embed=lambda ids: backbone.embed(ids).cpu(),
@@ -50,11 +50,13 @@ def prompt_source(
         bos_ids=tokenizer.bos_ids,
         predicts_words=backbone.has_head and (backbone.family.is_causal or encoder.task.has_mask),
     )
+    return source
 
 
-def _stored(store: Store, backbone: Backbone) -> Callable[[str], Injection]:
+def _stored(store: Store, backbone: Backbone, source_of: Callable[[], PromptSource]) -> Callable[[str], Injection]:
     def prompt(ref: str) -> Injection:
         manifest, tensors = load_artifact(store.get(ref))
+        # Its values are a start, to be trained and measured anew, so no notice of what could not be compared.
         check_fingerprint(manifest.backbone, backbone_ref(backbone))
         if any(name.startswith(STATE) for name in tensors):
             raise ConfigError(
@@ -64,7 +66,9 @@ def _stored(store: Store, backbone: Backbone) -> Callable[[str], Injection]:
                 wanted="a prompt that is the same for all rows",
                 fix="name a prompt of another method: `overture list` shows them",
             )
-        injection = prompt_from(values_of(manifest, tensors, backbone), config_of(manifest))
+        # It may be of a task with other labels.
+        source = replace(source_of(), candidates=None)
+        injection = prompt_from(values_of(manifest, tensors, backbone), config_of(manifest), source)
         assert isinstance(injection, Injection)
         return injection
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from overture.core.config import validated
 from overture.core.contracts import RowMethod
-from overture.core.errors import ConfigError
+from overture.core.errors import ArtifactError, ConfigError, Problem
 from overture.core.injection import STORED, Injection, Vectors
 from overture.prompt.config import PromptConfig
 from overture.prompt.labels import has_inner_method, with_labels
@@ -45,10 +45,11 @@ def prompt_from(
     Args:
         tensors: of an artifact.
         config: the prompt's, from its manifest.
-        source: the model's facts; only prompts that depend on the row need it.
+        source: the model's facts, which the tensors must fit; what was stored is never used without.
 
     Raises:
-        ConfigError: the tensors are not those of a prompt.
+        ArtifactError: the tensors are not those of a prompt for this model.
+        ConfigError: they hold an adapter too.
     """
     if any(name.startswith(ADAPTER) for name in tensors):
         raise ConfigError(
@@ -57,12 +58,58 @@ def prompt_from(
         )
     if any(name.startswith(STATE) for name in tensors):
         return _row_prompt(tensors, config, source)
+    layer = config.options.get("layer", 0)
+    if source is not None:
+        _check_tensors(tensors, config, layer, source)
     try:
-        return Injection.from_tensors(tensors, config.place, int(config.options.get("layer", 0)))
+        return Injection.from_tensors(tensors, config.place, int(layer))
     except ValueError as error:
-        raise ConfigError(
+        raise ArtifactError(
             "not the tensors of a prompt", got=str(error), wanted="some of " + ", ".join(sorted(STORED))
         ) from error
+
+
+def _check_tensors(tensors: dict[str, Tensor], config: PromptConfig, layer: Any, source: PromptSource) -> None:
+    """Whether tensors have the shapes and values that the model can take."""
+    entered = source.at(config.place)
+    width, num_layers = entered.hidden_size, entered.num_layers
+    columns = tensors["keys"].shape[2] if "keys" in tensors and tensors["keys"].dim() == 4 else None
+    num_vectors = tensors["vectors"].shape[0] if "vectors" in tensors and tensors["vectors"].dim() else 0
+    memory = (num_layers, entered.num_heads, columns, entered.head_dim)
+    num_labels = len(source.candidates.labels) if source.candidates else None
+    label_width = source.hidden_size if "head_weight" in tensors else source.head_rows([0]).shape[-1]
+    wanted: dict[str, tuple[int | None, ...]] = {
+        "vectors": (None, width),
+        "split": (num_vectors + 1,),
+        "keys": memory,
+        "values": memory,
+        "weights": (num_layers, columns),
+        "labels": (num_labels, label_width),
+        "offset": (None, width),
+        "head_weight": (source.hidden_size, source.hidden_size),
+        "head_bias": (source.hidden_size,),
+        "label_bias": (num_labels,),
+    }
+    problems = []
+    for name, tensor in tensors.items():
+        shape = tuple(tensor.shape)
+        fitting = wanted.get(name, shape)
+        if len(shape) != len(fitting) or any(want not in (None, got) for got, want in zip(shape, fitting, strict=True)):
+            sizes = ", ".join("any" if size is None else str(size) for size in fitting)
+            problems.append(Problem(name, f"shape {list(shape)}, wanted [{sizes}]"))
+        elif not tensor.is_floating_point() or not tensor.isfinite().all():
+            problems.append(Problem(name, "holds values that are no finite floating-point numbers"))
+    if "weights" in tensors and not ((tensors["weights"] >= 0) & (tensors["weights"] <= 1)).all():
+        problems.append(Problem("weights", "wanted factors from 0 to 1"))
+    if not isinstance(layer, int) or not 0 <= layer < num_layers:
+        problems.append(Problem("prompt.options.layer", f"{layer!r}, wanted 0 to {num_layers - 1}"))
+    if problems:
+        raise ArtifactError(
+            "the stored prompt does not fit the model",
+            wanted=f"tensors for {num_layers} layers of width {width}",
+            fix="fetch the prompt again from where it was made, or train it anew",
+            problems=problems,
+        )
 
 
 def _row_prompt(tensors: dict[str, Tensor], config: PromptConfig, source: PromptSource | None) -> RowMethod:
@@ -80,6 +127,6 @@ def _row_prompt(tensors: dict[str, Tensor], config: PromptConfig, source: Prompt
     assert isinstance(prompt, RowMethod)
     wanted = {name: value.shape for name, value in prompt.state_dict().items()}
     if {name: value.shape for name, value in state.items()} != wanted:
-        raise ConfigError(f"not the tensors of a {config.method!r} prompt", got=", ".join(sorted(state)))
+        raise ArtifactError(f"not the tensors of a {config.method!r} prompt", got=", ".join(sorted(state)))
     prompt.load_state_dict(state)
     return prompt

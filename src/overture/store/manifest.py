@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from overture.core.config import Config
 from overture.core.errors import ArtifactError, Problem
@@ -32,6 +32,10 @@ class BackboneRef(Config):
     tokenizer_sha256: str = Field(description="fingerprint of the tokenizer")
     chat_template_sha256: str | None = Field(
         default=None, description="fingerprint of the chat template; none without one"
+    )
+    config: Options | None = Field(
+        default=None,
+        description="values of the model's config that change its answers; none in prompts of earlier versions",
     )
 
 
@@ -82,13 +86,16 @@ class Manifest(Config):
         return layer if isinstance(layer, int) else 0
 
 
-def check_fingerprint(wanted: BackboneRef, actual: BackboneRef, allow_drift: bool = False) -> None:
+def check_fingerprint(wanted: BackboneRef, actual: BackboneRef, allow_drift: bool = False) -> list[str]:
     """Refuse to put a prompt before a model that it was not made for.
 
     Args:
         wanted: the model that the prompt was made for.
         actual: the model that is loaded. Its id may differ: the weights decide.
-        allow_drift: accept another tokenizer, chat template or revision around the same weights.
+        allow_drift: accept another config, tokenizer, chat template or revision around the same weights.
+
+    Returns:
+        Sentences on what could not be compared.
 
     Raises:
         ArtifactError: another model, always; drift, unless it is allowed.
@@ -105,6 +112,8 @@ def check_fingerprint(wanted: BackboneRef, actual: BackboneRef, allow_drift: boo
     drift = _differences(wanted, actual, ("tokenizer_sha256", "chat_template_sha256"))
     if None not in (wanted.revision, actual.revision):
         drift += _differences(wanted, actual, ("revision",))
+    if wanted.config is not None:
+        drift += _config_differences(wanted.config, actual.config or {}, "config")
     if drift and not allow_drift:
         raise ArtifactError(
             "the model has changed around the same weights since the prompt was made",
@@ -113,6 +122,17 @@ def check_fingerprint(wanted: BackboneRef, actual: BackboneRef, allow_drift: boo
             fix="load the model as it was, or accept the change with --allow-drift and measure the prompt again",
             problems=drift,
         )
+    if wanted.config is None:
+        return ["the prompt was kept before Overture recorded the model's config, so only the weights were compared"]
+    return []
+
+
+def _config_differences(wanted: JsonValue, actual: JsonValue, where: str) -> list[Problem]:
+    """Differences of values that both configs have: versions of transformers add names and leave others out."""
+    if isinstance(wanted, dict) and isinstance(actual, dict):
+        names = [name for name in wanted if name in actual]
+        return [p for name in names for p in _config_differences(wanted[name], actual[name], f"{where}.{name}")]
+    return [] if wanted == actual else [Problem(where, f"{actual!s:.40}, wanted {wanted!s:.40}")]
 
 
 def _differences(wanted: BackboneRef, actual: BackboneRef, fields: tuple[str, ...]) -> list[Problem]:

@@ -34,6 +34,7 @@ from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.intervals import paired_test
+from overture.evaluate.source import prompt_source
 from overture.jobs.distil.options import PruneConfig
 from overture.jobs.run.again import request_again
 from overture.jobs.run.keep import made_with, new_manifest
@@ -116,10 +117,12 @@ def prune(
     with TemporaryDirectory() as folder:
         # A stopped run cannot be resumed, so its folder need not stay.
         work = prepared(Run(Path(folder), listener), request, store, lambda: False, backbone, begun)
-        check_fingerprint(manifest.backbone, backbone_ref(work.backbone))
+        for text in check_fingerprint(manifest.backbone, backbone_ref(work.backbone)):
+            work.notice(f"{manifest.ref}: {text}")
         with work.backbone.checkpointing(request.train.gradient_checkpointing):
             on_device = {name: value.to(work.backbone.device) for name, value in tensors.items()}
-            whole = prompt_from(on_device, work.config.prompt)
+            source = prompt_source(work.backbone, work.encoder, work.rows["train"], store)
+            whole = prompt_from(on_device, work.config.prompt, source)
             assert isinstance(whole, Injection)
             return _pruned(work, config, manifest, whole, chosen)
 

@@ -343,7 +343,8 @@ class _Multi:
         """A task's own prompt from the store."""
         work = task.work
         manifest, tensors = load_artifact(work.store.get(ref))
-        check_fingerprint(manifest.backbone, backbone_ref(work.backbone))
+        for text in check_fingerprint(manifest.backbone, backbone_ref(work.backbone)):
+            work.notice(f"{manifest.ref}: {text}")
         _check_labels(task, ref, tensors)
         source = prompt_source(work.backbone, work.encoder, work.rows["train"], work.store)
         values = values_of(manifest, tensors, work.backbone)

@@ -184,7 +184,8 @@ def recycle(
     if backbone_ref(new).weights_sha256 == manifest.backbone.weights_sha256:
         raise ConfigError("the prompt was made for this very model", where="backbone", got=new.info.id)
     old = old or load_backbone(manifest.backbone.id, revision=manifest.backbone.revision, notify=notify)
-    check_fingerprint(manifest.backbone, backbone_ref(old))
+    for text in check_fingerprint(manifest.backbone, backbone_ref(old)):
+        notify(f"{manifest.ref}: {text}")
 
     vectors = common_vectors(old, new, config.tokens)
     progress("fitting the map", 0, 1)
