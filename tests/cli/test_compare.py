@@ -188,7 +188,7 @@ def test_a_request_to_stop_ends_a_cell_in_training(task, tmp_path) -> None:
         (["--way", "prefx-after"], "did you mean 'prefix-after'?"),
         (["--size", "99"], "there are 16 training rows"),
         (["--size", "1"], "two at least"),
-        (["--seeds", "0"], "greater than or equal to 1"),
+        (["--seeds", "0"], "must be at least 1"),
         (["--reference", "lora"], "not compared"),
         (["--cell", "none"], "WAY:SIZE:SEED"),
         (["--cell", "prefix-after:99:0"], "no such number of training rows"),

@@ -90,7 +90,7 @@ def test_every_bad_row_of_every_file_in_one_report(tmp_path, jsonl, make_task):
         {"text": "a", "label": "Pos"},
         {"text": "a"},
         {"text": "a", "label": None},
-        {"text": "a", "label": ["pos"]},
+        {"text": "a", "label": ["pos", "neg"]},
         {"text": "\ud800", "label": "pos"},
     ]
     train = jsonl(good + bad)
@@ -224,3 +224,11 @@ def test_a_hub_data_set(make_task, monkeypatch):
     hub["train"] = []
     with pytest.raises(DataError, match="no rows"):
         load_splits(make_task(data={"dataset": "set", "subset": "sub"}))
+
+
+def test_labels_spelled_otherwise_are_counted(jsonl, make_task):
+    rows = [{"text": f"text {n}", "label": ("pos", "POS ", "neg")[n % 3]} for n in range(30)]
+    splits = load_splits(make_task(data={"path": jsonl(rows), "normalise_labels": True}))
+    (notice,) = splits.noticed
+    assert (notice.count, notice.first.rpartition(":")[2]) == (10, "2")
+    assert report(make_task(data={"path": jsonl(rows)}))

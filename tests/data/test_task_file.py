@@ -143,3 +143,35 @@ def test_every_field_is_described_in_one_sentence(model):
 def test_numbers_of_a_regression_differ(make_task):
     with pytest.raises(ValidationError, match="same number"):
         make_task(kind="regression", labels={"1": " a", "3": " b", "3.0": " c"})
+
+
+def test_other_spellings_of_labels():
+    labels = {"pos": {"words": " positive", "also": ["Pos", "1", 2]}, "neg": " negative", "odd": {"also": ["?"]}}
+    task = Task.model_validate({**GOOD, "labels": labels})
+    assert task.words == {"pos": (" positive",), "neg": (" negative",), "odd": (" odd",)}
+    assert [task.label_named(text) for text in ("pos", "Pos", "1", "2", "?", "POS", "neg ")] == (
+        ["pos", "pos", "pos", "pos", "odd", None, None]
+    )
+    assert Task(**task.dump()) == task
+
+
+def test_labels_alike_but_for_case_and_white_space():
+    task = Task.model_validate({**GOOD, "data": {"path": "a", "normalise_labels": True}})
+    assert [task.label_named(text) for text in ("POS", " neg\t", "other")] == ["pos", "neg", None]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": {"a": {"words": " a", "also": ["x"]}, "b": {"words": " b", "also": ["x"]}}}, "two labels"),
+        ({"labels": {"a": {"words": " a", "also": ["b"]}, "b": " b"}}, "two labels"),
+        ({"labels": {"a": {"word": " a"}, "b": " b"}}, "known: words, also"),
+        ({"spellings": {"x": ["y"]}}, "'x'"),
+        ({"spellings": {"pos": "y"}}, "spellings.pos"),
+        ({"labels": {"A": " a", "a": " b"}, "data": {"path": "a", "normalise_labels": True}}, "normalise_labels"),
+    ],
+)
+def test_spellings_that_are_refused(tmp_path, changes, message):
+    with pytest.raises(ConfigError) as caught:
+        Task.load(write(tmp_path, {**GOOD, **changes}))
+    assert message in str(caught.value.problems)

@@ -91,7 +91,7 @@ SAMPLES = {
             ({"tags": ["O"]}, "1 tags for 4 words"),
             ({"tags": ["B-org", "O", "O", "O"]}, "unknown type 'org'"),
             ({"tags": ["O", "I-per", "O", "O"]}, "follows 'O'"),
-            ({"tags": ["X", "O", "O", "O"]}, "no BIO tag"),
+            ({"tags": ["X", "O", "O", "O"]}, "is no tag"),
             ({"tokens": ["a b", "c", "d", "e"]}, "is no word"),
             ({"tokens": "Ada"}, "a list of words"),
             ({"tags": None}, "null"),

@@ -62,7 +62,7 @@ TOO_LONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "regression": ({"labels": {1: " w" * 200, 5: " x"}}, {"label": 2}, "too long"),
     "choice": ({}, {"choices": ["w " * 200, "x"], "label": 0}, "too long"),
     "tagging": ({"max_new_tokens": 3}, {}, "longer than the 3 tokens"),
-    "qa": ({"options": {"max_answer_tokens": 2}}, {}, "longer than the 3 tokens"),
+    "qa": ({"options": {"max_answer_tokens": 2}}, {}, "longer than may be written"),
     "generation": ({"max_new_tokens": 3}, {"short": " a very long answer"}, "longer than the 3 tokens"),
     "chat": ({"max_new_tokens": 3}, {"messages": [*CHAT[1:4], {**CHAT[4], "content": "a long answer"}]}, "than the 3"),
 }

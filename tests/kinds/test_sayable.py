@@ -1,12 +1,16 @@
 """Right answers that can be given and are read back as themselves; those that cannot are told."""
 
+import random
+
 import pytest
 import torch
 from kind_samples import SAMPLES, rows_of, task_of
 from test_kinds import prompted
 
+from data_fixtures import FakeTokenizer
 from fakes import Case, backbone_of
 from overture.core.errors import DataError
+from overture.core.rows import Written
 from overture.data.encode import Encoder
 from overture.data.kinds.answering import KIND as QA
 from overture.data.kinds.answering import _copied
@@ -203,3 +207,154 @@ def test_code_of_several_lines_is_learnt_to_the_letter_where_nothing_stops_it():
     assert score(model, encoded, encoder.task, gold).predicted == gold
     by_line = task_of(SAMPLES["generation"], **code)
     assert score(model, encoded, by_line, gold).predicted == ("if:",)
+
+
+# -- spans whose text stands in several places
+
+
+@pytest.mark.parametrize(
+    ("tokens", "tags"),
+    [
+        ("An Apple a day , says Apple", "O O O O O O B-per"),
+        ("Will you call Will ?", "O O O B-per O"),
+        ("a b a b a b", "O O B-per I-per O O"),
+        ("a b a b a b", "B-per I-per O O B-loc I-loc"),
+        ("a a a a", "O B-per B-per B-loc"),
+        ("pie apple pie apple pie", "O O O B-per I-per"),
+    ],
+)
+def test_a_repeated_text_is_read_back_at_its_own_place(tokens, tags):
+    encoder = encoder_of("tagging", "llama")
+    rows = rows_of([{"tokens": tokens.split(), "tags": tags.split()}])
+    (item,) = encoder.encode(rows)
+    assert is_allowed(item)
+    read = encoder.task.spec.read(encoder.task, item, Written("", item.answer_ids[:-1], 0.0), ())
+    assert read.answer == gold_of(encoder.task, rows)[0]
+    assert not told(encoder)
+
+
+def test_random_spans_are_read_back_or_told():
+    chance = random.Random(0)
+    for _ in range(150):
+        encoder = encoder_of("tagging", "llama")
+        words = chance.choices(["An", "Apple", "a", "day", ",", "(2)", "pple"], k=chance.randint(1, 9))
+        tags, before = [], "O"
+        for _ in words:
+            before = chance.choice(["O", "O", "B-per", "B-loc", *([f"I-{before[2:]}"] if before != "O" else [])])
+            tags.append(before)
+        rows = rows_of([{"tokens": words, "tags": tags}])
+        (item,) = encoder.encode(rows)
+        read = encoder.task.spec.read(encoder.task, item, Written("", item.answer_ids[:-1], 0.0), ())
+        assert told(encoder) or read.answer == gold_of(encoder.task, rows)[0], (words, tags)
+
+
+# -- pieces within words
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_names_with_particles_can_be_given(family):
+    encoder = raw(family)
+    rows = rows_of([{"text": "김민수는 어제 서울에서 탔다.", "spans": [[0, 3, "per"], [8, 10, "loc"]]}])
+    (item,) = encoder.encode(rows)
+    assert not told(encoder)
+    if family == "llama":
+        assert is_allowed(item)
+        assert _written_spans(item.source, item.answer_ids[:-1]) == [("per", 0, 3), ("loc", 8, 10)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_within_words_makes_letters_the_units(family):
+    spans = [[0, 8, "loc"], [12, 15, "per"]]
+    rows = rows_of([{"text": "Budapesten Adanak Ada", "spans": spans}])
+    plain, within = raw(family), raw(family, options={"text_field": "text", "within_words": True})
+    plain.encode(rows)
+    assert told(plain)
+    rows = rows_of([{"text": "Budapesten Adanak Ada", "spans": [[0, 8, "loc"], [11, 14, "per"]]}])
+    (item,) = within.encode(rows)
+    assert not told(within)
+    if family == "llama":
+        assert is_allowed(item)
+        assert _written_spans(item.source, item.answer_ids[:-1]) == [("loc", 0, 8), ("per", 11, 14)]
+
+
+def test_an_answer_within_a_token_is_copied_in_parts():
+    """The fake tokenizer has a token for "hi"."""
+    encoder = Encoder(task_of(SAMPLES["qa"], options={"within_words": True, "max_answer_tokens": 6}), FakeTokenizer())
+    for answer in ("h", "i", "ihi", "hih", "hihi hi"):
+        (item,) = encoder.encode(rows_of([{"context": "hihi hi", "question": "?", "answers": [answer]}]))
+        assert is_allowed(item)
+        assert _copied(item.source, item.answer_ids[:-1], 0.0).text == answer
+    assert not told(encoder)
+
+
+def test_an_answer_longer_than_may_be_written_is_told():
+    options = {"no_answer": "there is no answer at all here", "max_answer_tokens": 8}
+    encoder = encoder_of("qa", "llama", options=options)
+    encoder.encode(rows_of([{"context": "One two three four.", "question": "?", "answers": ["two thre"]}]))
+    assert told(encoder)
+    encoder = encoder_of("qa", "llama", options=options)
+    encoder.encode(rows_of([{"context": "One two three four.", "question": "?", "answers": ["two"]}]))
+    encoder.encode(rows_of([{"context": "One two three four.", "question": "?", "answers": []}]))
+    assert not encoder.notices
+
+
+# -- tags and places of other makers
+
+
+@pytest.mark.parametrize(
+    "tags", ["B-per E-per O S-loc", "B-per L-per O U-loc", "B-per I-per O B-loc", "B-per E-per O B-loc"]
+)
+def test_schemes_of_tags(tags):
+    encoder = encoder_of("tagging", "llama")
+    rows = rows_of([{"tokens": ["Ada", "Lovelace", "saw", "Rome"], "tags": tags.split()}])
+    encoder.encode(rows)
+    assert gold_of(encoder.task, rows) == ((("per", 0, 2), ("loc", 3, 4)),)
+
+
+@pytest.mark.parametrize(
+    "tags", ["O E-per O O", "S-per I-per O O", "B-per E-per I-per O", "B-per L-loc O O", "X-per O O O"]
+)
+def test_tags_that_spell_no_spans(tags):
+    with pytest.raises(DataError):
+        encoder_of("tagging", "llama").encode(rows_of([{"tokens": ["a", "b", "c", "d"], "tags": tags.split()}]))
+
+
+def test_numbers_of_tags_have_names():
+    options = {"tags_field": "ner_tags", "tag_names": ["O", "B-per", "I-per", "B-loc"]}
+    encoder = encoder_of("tagging", "llama", options=options)
+    rows = rows_of([{"tokens": ["Ada", "L", "saw", "Rome"], "ner_tags": [1, 2, 0, 3]}])
+    encoder.encode(rows)
+    assert gold_of(encoder.task, rows) == ((("per", 0, 2), ("loc", 3, 4)),)
+    for wrong, names in (([1, 2, 0, 4], options), ([1, 2, 0, 3], {"tags_field": "ner_tags"})):
+        with pytest.raises(DataError) as caught:
+            encoder_of("tagging", "llama", options=names).encode(
+                rows_of([{"tokens": ["Ada", "L", "saw", "Rome"], "ner_tags": wrong}])
+            )
+        assert "tag_names" in caught.value.problems[0].fix
+
+
+@pytest.mark.parametrize("unit", ["utf-32-le", "utf-16-le", "utf-8"])
+def test_places_counted_otherwise_are_set_by_the_spans_own_texts(unit):
+    text = "💩 Zoë Ada saw Rome é"
+
+    def place(said):
+        begin = text.index(said)
+        width = {"utf-32-le": 4, "utf-16-le": 2, "utf-8": 1}[unit]
+        first, last = (len(text[:at].encode(unit)) // width for at in (begin, begin + len(said)))
+        return {"start": first, "end": last, "text": said}
+
+    encoder = raw("llama")
+    rows = rows_of([{"text": text, "spans": [{**place("Ada"), "label": "per"}, {**place("Rome"), "label": "loc"}]}])
+    encoder.encode(rows)
+    begin, place_of_rome = text.index("Ada"), text.index("Rome")
+    assert gold_of(encoder.task, rows) == ((("per", begin, begin + 3), ("loc", place_of_rome, place_of_rome + 4)),)
+    assert bool(encoder.task.spec.corrections(encoder.task, rows[0])) == (unit != "utf-32-le")
+
+
+def test_a_span_whose_text_stands_elsewhere_is_refused_with_both_texts():
+    spans = [{"start": 0, "end": 3, "label": "per", "text": "Bob"}]
+    with pytest.raises(DataError) as caught:
+        raw("llama").encode(rows_of([{"text": "Ada saw Rome", "spans": spans}]))
+    (problem,) = caught.value.problems
+    assert "'Ada'" in problem.what
+    assert "'Bob'" in problem.what

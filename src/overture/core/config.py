@@ -80,7 +80,7 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxtuple, _SHORT.maxstri
 def _problem(model: type[BaseModel], error: Any) -> Problem:
     # Union members are tagged <like this>, which no key is.
     keys = [str(part) for part in error["loc"] if not str(part).startswith("<")]
-    path, kind = ".".join(keys) or "(top)", error["type"]
+    path, kind = ".".join(keys), error["type"]
     if kind == "extra_forbidden":
         section = _section(model, keys[:-1])
         return unknown_key(path, list(section.model_fields) if section else [], dotted_keys(model))
@@ -94,7 +94,12 @@ def _problem(model: type[BaseModel], error: Any) -> Problem:
         section = _section(model, keys[:-1])
         field = section.model_fields.get(keys[-1]) if section else None
         fix = field.description or "" if field else ""
-    shown = "" if kind == "missing" else f", got {_SHORT.repr(error.get('input'))[:80]}"
+    # A check of several keys together says what it got itself.
+    shown = (
+        ""
+        if kind == "missing" or isinstance(error.get("input"), Mapping)
+        else f", got {_SHORT.repr(error.get('input'))[:80]}"
+    )
     return Problem(path, f"{message}{shown}", fix)
 
 

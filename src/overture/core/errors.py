@@ -27,7 +27,8 @@ class Problem:
     fix: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}" + (f" ({self.fix})" if self.fix else "")
+        where = f"{self.where}: " if self.where else ""
+        return f"{where}{self.what}" + (f" ({self.fix})" if self.fix else "")
 
 
 def problem_lines(problems: Iterable[Problem], most: int = 20) -> list[str]:

@@ -110,7 +110,8 @@ class Encoder:
         if problems:
             raise DataError("rows cannot be encoded", problems=problems)
         most = self.task.spec.max_written(self.task)
-        self._odd.long |= {rows[item.row].where: None for item in encoded if item.target.num_tokens > most}
+        long = [item for item in encoded if most is not None and item.target.num_tokens > most]
+        self._odd.long |= {rows[item.row].where: None for item in long}
         if with_answer:
             lost = sorted({item.row for item in encoded} - {item.row for item in encoded if item.target.is_known})
             self._odd.lost |= {rows[number].where: None for number in lost}
@@ -125,8 +126,8 @@ class Encoder:
             notices.append(f"{count} shortened to fit {self.limit} tokens, first {first}")
         if odd.unsaid:
             notices.append(
-                f"the answers of {len(odd.unsaid)} rows begin or end within a word, overlap, or have more words than "
-                f"may be said: they cannot be given exactly, first {next(iter(odd.unsaid))}"
+                f"the answers of {len(odd.unsaid)} rows begin or end within a word, overlap, or are longer than may "
+                f"be written: they cannot be given exactly, first {next(iter(odd.unsaid))}"
             )
         if odd.long:
             notices.append(

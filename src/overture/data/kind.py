@@ -38,6 +38,10 @@ class TaskFile(Protocol):
         """Each label's words."""
         ...
 
+    def label_named(self, text: str) -> str | None:
+        """The label of a spelling; None where there is none."""
+        ...
+
     @property
     def label_field(self) -> str:
         """The field that holds the label."""
@@ -235,6 +239,7 @@ class TaskKind:
         check_model: raises DataError if the model does not.
         input_problems: what is wrong with a row, its answer aside.
         problems: what is wrong with its answer.
+        corrections: what of its answer is read otherwise than the row has it, in words that are the same for like rows.
         candidates: labels as tokens, and what is odd about them.
         group: what keeps its share where rows are drawn; the label.
         stopped: an answer that generation would end at one of the task's stop texts; None where it does not.
@@ -247,7 +252,7 @@ class TaskKind:
         merged: one prediction from those of a row's parts.
         shown: a prediction as ``predict`` prints it.
         answer_key: the key of the answer in what `shown` gives.
-        max_written: tokens of an answer at most, where answers are written.
+        max_written: tokens of an answer at most, where answers are written; None where `Example.can_say` covers them.
         part: one part of an answer in words, such as a span's label and text; None where answers are not sets of parts.
         writes: whether answers are written, so that room is kept for them.
         for_encoders: whether an encoder, which writes nothing, can give the answers.
@@ -270,6 +275,7 @@ class TaskKind:
     input_problems: Callable[[TaskFile, Row], list[Problem]] = no_problems
     candidates: Callable[[TaskFile, TextTokenizer], tuple[Candidates | None, list[str]]] = no_candidates
     group: Callable[[TaskFile, Row], str] = no_group
+    corrections: Callable[[TaskFile, Row], tuple[str, ...]] = lambda task, row: ()
     stopped: Callable[[TaskFile, Row], str | None] = lambda task, row: None
     beside: Callable[[TaskFile, Row], Hashable] = lambda task, row: None
     stop: tuple[str, ...] = ("\n",)
@@ -280,7 +286,7 @@ class TaskKind:
     merged: Callable[[TaskFile, Sequence[Prediction]], Prediction] = best_part
     shown: Callable[[TaskFile, Prediction], dict[str, Any]] = answer_shown
     answer_key: str = "answer"
-    max_written: Callable[[TaskFile], int] = lambda task: task.max_new_tokens
+    max_written: Callable[[TaskFile], int | None] = lambda task: task.max_new_tokens
     part: Callable[[TaskFile, Row, Any], str] | None = None
     writes: bool = False
     for_encoders: Callable[[TaskFile], bool] = lambda task: False

@@ -9,14 +9,13 @@ from overture.core.errors import Problem
 from overture.data.row import Row, answer_texts, broken_text, missing_field
 from overture.data.task import Task
 from overture.data.template import column_of
-from overture.data.values import kind, label_text
+from overture.data.values import kind
 
 __all__ = [
     "Row",
     "ShownRow",
     "answers_of",
     "gold_of",
-    "label_of",
     "missing_field",
     "row_problems",
     "shown_rows",
@@ -43,11 +42,6 @@ def texts_of(task: Task, row: Row) -> dict[str, str]:
     """The texts of the fields that the template shows; the row must have passed `row_problems`."""
     may_be_null = len(task.fields) > 1
     return {name: task.spec.field_text(task, name, _value(name, row, may_be_null)) or "" for name in task.fields}
-
-
-def label_of(task: Task, row: Row) -> str:
-    """The row's label as text; the row must have passed `row_problems`."""
-    return label_text(row.fields[task.label_field]) or ""
 
 
 def answers_of(task: Task, row: Row) -> tuple[str, ...]:

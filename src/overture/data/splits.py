@@ -83,6 +83,7 @@ def load_splits(task: Task) -> Splits:
         _raise_any([Problem(train[0].file, only)])
     if labels != {""}:
         _tell_labels(task, sampled, notices)
+    _tell_corrections(task, sampled, notices)
     _tell_empty_texts(task, sampled, notices)
     _tell_unreachable_answers(task, sampled, notices)
     repeats = _tell_repeats(task, sampled, notices)
@@ -256,6 +257,12 @@ def _tell_labels(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices)
             missing.setdefault(label, []).append(name)
     for label, names in missing.items():
         notices.add("labels without a row", f"{label!r} in {' and '.join(names)}")
+
+
+def _tell_corrections(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices) -> None:
+    for row in (row for rows in rows_of.values() for row in rows):
+        for what in task.spec.corrections(task, row):
+            notices.add(what, count=1, first=row.where)
 
 
 def _tell_empty_texts(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices) -> None:

@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, WithJsonSchema, field_validator, model_validator
 
 from overture.core.config import Config, overridden, read_yaml, validated
 from overture.core.decoding import GREEDY, Decoding
@@ -41,6 +41,9 @@ class DataConfig(FileOptions):
         [],
         description="Rows to leave out, counted: empty (no text), unlabelled (no label or answer), repeats of others.",
     )
+    normalise_labels: bool = Field(
+        False, description="Labels that differ in case or white space from those of the task file are the same."
+    )
     seed: int = Field(0, description="Seed of the drawing of splits and samples.")
     validation_share: float = Field(0.2, ge=0, lt=1, description="Share of the rows drawn as validation rows.")
     test_share: float = Field(0.2, ge=0, lt=1, description="Share of the rows drawn as test rows.")
@@ -72,6 +75,12 @@ Words = Annotated[
     Annotated[NonEmpty, Tag("<text>")] | Annotated[list[NonEmpty], Field(min_length=1), Tag("<list>")],
     Discriminator(_text_or_list),
 ]
+_TEXTS_SCHEMA = {"type": "array", "items": {"type": "string"}}
+_WORDS_SCHEMA = [{"type": "string"}, _TEXTS_SCHEMA]
+_SPELLED_SCHEMA = {"words": {"anyOf": _WORDS_SCHEMA}, "also": _TEXTS_SCHEMA}
+_LABEL_SCHEMA = {
+    "anyOf": [*_WORDS_SCHEMA, {"type": "object", "properties": _SPELLED_SCHEMA, "additionalProperties": False}]
+}
 TemplateText = Annotated[
     Annotated[NonEmpty, Tag("<text>")] | Annotated[list[Message], Field(min_length=1), Tag("<list>")],
     Discriminator(_text_or_list),
@@ -106,9 +115,12 @@ class Task(Config):
         "at place slots, {prompt:5} where five prompt vectors stand."
     )
     label_field: NonEmpty = Field("label", description="The field that holds a row's label.")
-    labels: dict[str, Words] | None = Field(
-        None, description='Label to its word or words, each with its leading space, such as " positive".'
+    labels: dict[str, Annotated[Words, WithJsonSchema(_LABEL_SCHEMA)]] | None = Field(
+        None,
+        description='Label to its word or words, each with its leading space, such as " positive"; or to '
+        "{words, also}, where also lists other spellings of the label in the data.",
     )
+    spellings: dict[str, list[str]] = Field({}, description="Other spellings of labels in the data, by label.")
     read: Reading | None = Field(
         None,
         description="Where an encoder's label is read: at the template's {mask}, at the first token, or as the mean of "
@@ -139,6 +151,37 @@ class Task(Config):
         None, ge=1, description="Upper limit on a row's tokens; the model's context if not given."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _spellings_apart(cls, values: Any) -> Any:
+        """Write ``labels: {a: {words: " A", also: [A]}}`` as labels and their spellings."""
+        labels = values.get("labels") if isinstance(values, dict) else None
+        if not isinstance(labels, dict) or not any(isinstance(entry, dict) for entry in labels.values()):
+            return values
+        words: dict[Any, Any] = {}
+        spellings = dict(values.get("spellings") or {})
+        for label, entry in labels.items():
+            if not isinstance(entry, dict):
+                words[label] = entry
+                continue
+            if unknown := entry.keys() - {"words", "also"}:
+                raise ValueError(f"labels.{label} has the unknown key {unknown.pop()!r}; known: words, also")
+            words[label] = entry.get("words", f" {label_text(label)}")
+            if entry.get("also"):
+                spellings[label_text(label) or label] = entry["also"]
+        return {**values, "labels": words, "spellings": spellings}
+
+    @field_validator("spellings", mode="before")
+    @classmethod
+    def _spellings_as_text(cls, spellings: Any) -> Any:
+        # Data files have numbers and truth values for labels too, and YAML reads them as such.
+        if not isinstance(spellings, dict) or not all(isinstance(texts, list) for texts in spellings.values()):
+            return spellings
+        return {
+            label_text(label) or label: [label_text(text) or text for text in texts]
+            for label, texts in spellings.items()
+        }
+
     @field_validator("labels", mode="before")
     @classmethod
     def _labels_as_text(cls, labels: Any) -> Any:
@@ -167,6 +210,7 @@ class Task(Config):
         spec = self.spec
         _check_options(spec, self.options)
         spec.check(self)
+        _ = self._spelled
         if self.metric not in spec.metrics:
             raise ValueError(f"metric {self.metric} does not fit {self.kind}; known: {', '.join(spec.metrics)}")
         shown = set(self.target_fields) & set(self.columns)
@@ -216,6 +260,34 @@ class Task(Config):
             label: (words,) if isinstance(words, str) else tuple(words) for label, words in (self.labels or {}).items()
         }
 
+    def label_named(self, text: str) -> str | None:
+        """The label of a spelling; None where there is none."""
+        exact, alike = self._spelled
+        return exact.get(text) or alike.get(_normal(text))
+
+    @cached_property
+    def _spelled(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Labels by their exact spellings, and by normal ones if the task says that these are alike.
+
+        Raises:
+            ValueError: a spelling is that of two labels, or of a label that there is not.
+        """
+        exact = {label: label for label in self.labels or {}}
+        for label, spellings in self.spellings.items():
+            if label not in (self.labels or {}):
+                raise ValueError(f"spellings names the label {label!r}, which labels has not")
+            for spelling in spellings:
+                if exact.setdefault(spelling, label) != label:
+                    raise ValueError(f"the spelling {spelling!r} is of two labels: {exact[spelling]!r}, {label!r}")
+        alike: dict[str, str] = {}
+        for spelling, label in exact.items() if self.data.normalise_labels else ():
+            if alike.setdefault(_normal(spelling), label) != label:
+                raise ValueError(
+                    f"the labels {alike[_normal(spelling)]!r} and {label!r} differ in case or white space alone; "
+                    "leave data.normalise_labels out, or make them one label"
+                )
+        return exact, alike
+
     @property
     def target_fields(self) -> tuple[str, ...]:
         """The fields that hold what the model must find."""
@@ -262,6 +334,11 @@ class Task(Config):
     def dump(self) -> dict[str, Any]:
         """The task as plain values, for JSON; ``Task(**task.dump())`` gives it back."""
         return self.model_dump(mode="json")
+
+
+def _normal(label: str) -> str:
+    """A label without differences of case and white space."""
+    return " ".join(label.split()).casefold()
 
 
 def _check_options(spec: TaskKind, options: dict[str, Any]) -> None:

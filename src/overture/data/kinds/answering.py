@@ -21,7 +21,7 @@ from overture.core.contracts import Answers, MarkScores, Question, TextTokenizer
 from overture.core.errors import DataError, Problem
 from overture.core.rows import AtMarks, Candidates, Encoded, Marks, Prediction
 from overture.data.kind import Example, Pick, TaskFile, TaskKind, Tools
-from overture.data.kinds.grammar import END, WORD, Copied, Grammar, Rules, fixed
+from overture.data.kinds.grammar import END, Copied, Grammar, Rules, fixed, units_by_token, units_of
 from overture.data.kinds.labels import lead, no_mask
 from overture.data.row import Row, answer_problems, answer_texts
 from overture.data.values import as_text
@@ -55,6 +55,11 @@ class Options(Config):
         0.0, description="By how much an encoder's best span must score above no answer; below 0 it answers more often."
     )
     stride: int = Field(64, ge=1, description="Tokens that windows of a long context share, half of a window at most.")
+    within_words: bool = Field(
+        False,
+        description="Extractive answers may begin and end within words, as in languages that join particles to names; "
+        "in scripts without spaces and in Hangul they always may.",
+    )
     max_answer_tokens: int = Field(
         24, ge=1, description="Most tokens of a piece of the context; with an encoder words."
     )
@@ -206,7 +211,7 @@ def _windows(
     # Cut at words: a little less than fits, since a word at the cut may have other tokens alone.
     size = size - _SLACK
     step = max(size - own.stride, size // 2)
-    starts = [start for start, _ in (match.span() for match in WORD.finditer(context))]
+    starts = [start for start, _ in units_of(context, own.within_words)]
     windows = []
     for first in range(0, len(tokens), step):
         begin = max((start for start in starts if start <= tokens[first][1] + 1), default=0) if first else 0
@@ -226,7 +231,9 @@ def _window(
     """One window; it teaches nothing where the answer is not in it and silence is no answer."""
     own: Options = task.own
     text = shown[_CONTEXT]
-    words = tuple(match.span() for match in WORD.finditer(text))
+    words = units_of(text, own.within_words)
+    if tools.tokenizer.is_encoder:
+        words = units_by_token(text, words, tools.tokenizer)
     teaches = is_known and (inside is not None or own.no_answer is not None)
     can_say = inside is None or (inside[0] in {s for s, _ in words} and inside[1] in {e for _, e in words})
 
@@ -242,23 +249,15 @@ def _window(
         pick = Pick(_CONTEXT, words, marks)
         return Example(shown, pick=pick, source=_Source(text, words), can_say=can_say, cut=cut)
     grammar = Grammar(lambda: _rules(task, tools, text, words))
-    answer, is_allowed = _answer_ids(task, tools, text, words, inside) if teaches else (None, True)
-    return Example(
-        shown,
-        answer_ids=answer,
-        allowed=grammar,
-        source=_Source(text, words, grammar),
-        can_say=can_say and is_allowed,
-        cut=cut,
-    )
-
-
-def _max_written(task: TaskFile) -> int:
-    """Of a piece of the context one more than the longest: the end token."""
-    own: Options = task.own
-    if own.mode == "generative":
-        return task.max_new_tokens
-    return max(own.max_answer_tokens, len(own.no_answer or "")) + 1
+    answer = None
+    if teaches and inside is None:
+        answer = _free_ids(task, tools, ())
+    elif teaches and inside:
+        ids = Copied(text, tools.tokenizer, lead(task), words).ids(*inside)
+        can_say = can_say and len(ids) <= own.max_answer_tokens
+        answer = tools.ended(ids)
+    source = _Source(text, words, grammar)
+    return Example(shown, answer_ids=answer, allowed=grammar, source=source, can_say=can_say, cut=cut)
 
 
 def _places(span: tuple[int, int], words: Sequence[tuple[int, int]], done: int) -> tuple[int, int]:
@@ -270,16 +269,6 @@ def _free_ids(task: TaskFile, tools: Tools, gold: tuple[str, ...]) -> tuple[int,
     own: Options = task.own
     text = gold[0] if gold else own.no_answer or ""
     return tools.ended(tools.tokenizer.encode_plain(lead(task) + text))
-
-
-def _answer_ids(
-    task: TaskFile, tools: Tools, text: str, words: tuple[tuple[int, int], ...], span: tuple[int, int] | None
-) -> tuple[tuple[int, ...], bool]:
-    """The answer as tokens, and whether it is made of whole tokens of the text, as the grammar wants."""
-    if span is None:
-        return _free_ids(task, tools, ()), True
-    ids = Copied(text, tools.tokenizer, lead(task), words).ids(*span)
-    return tools.ended(ids or tools.tokenizer.encode_plain(lead(task) + text[span[0] : span[1]])), ids is not None
 
 
 def _rules(task: TaskFile, tools: Tools, text: str, words: tuple[tuple[int, int], ...]) -> Rules:
@@ -300,7 +289,9 @@ def _question(task: TaskFile, row: Encoded) -> Question[Any]:
         return MarkScores()
     if task.own.mode == "generative":
         return Answers(task.max_new_tokens, tuple(task.stop), task.decoding)
-    return Answers(_max_written(task), (), task.decoding)
+    # A piece of the context, or the words for no answer, which have at most a token a byte; then the end token.
+    most = max(task.own.max_answer_tokens, len((lead(task) + (task.own.no_answer or "")).encode()))
+    return Answers(most + 1, (), task.decoding)
 
 
 def _read(task: TaskFile, row: Encoded, reply: Any, blank_replies: Sequence[Any]) -> Prediction:
@@ -382,5 +373,5 @@ KIND = TaskKind(
     merged=_merged,
     writes=True,
     for_encoders=lambda task: task.own.mode == "extractive",
-    max_written=_max_written,
+    max_written=lambda task: task.max_new_tokens if task.own.mode == "generative" else None,
 )

@@ -21,6 +21,7 @@ from overture.data.kinds.labels import (
     label_fields,
     label_problems,
     label_shown,
+    respelled,
     row_label,
 )
 from overture.data.row import Row
@@ -92,6 +93,7 @@ KIND = TaskKind(
     check_model=check_places,
     target_fields=label_fields,
     problems=label_problems,
+    corrections=lambda task, row: respelled(task, [row.fields[task.label_field]]),
     gold=_gold,
     group=row_label,
     candidates=candidates_of,

@@ -1,7 +1,7 @@
 """Parts shared by kinds with labels: the label field, its checks, labels at the place that is read."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from overture.core.contracts import TextTokenizer
@@ -37,24 +37,41 @@ def label_problems(task: TaskFile, row: Row) -> list[Problem]:
     """Problems of a row's single label."""
     if task.label_field not in row.fields:
         return [missing_field(task.label_field, row.where, list(row.fields))]
-    return unknown_label(task.words, row.fields[task.label_field], row.where)
+    return unknown_label(task, row.fields[task.label_field], row.where)
 
 
-def unknown_label(known: Mapping[str, object], value: Any, where: str) -> list[Problem]:
-    """Whether a value is no label that is known."""
+def label_of_value(task: TaskFile, value: Any) -> str | None:
+    """The label that a value names, by any of its spellings; a list may hold the one label."""
+    text = label_text(value[0] if isinstance(value, list) and len(value) == 1 else value)
+    return None if text is None else task.label_named(text)
+
+
+def unknown_label(task: TaskFile, value: Any, where: str) -> list[Problem]:
+    """The problem of a value that names no label."""
+    if label_of_value(task, value) is not None:
+        return []
     label = label_text(value)
     if label is None:
         return [Problem(where, f"the label is {kind(value)}", "wanted text or a number")]
-    if label in known:
-        return []
-    near = difflib.get_close_matches(label, known, 1)
-    fix = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    return [Problem(where, f"unknown label {label!r}", fix)]
+    near = difflib.get_close_matches(label, task.words, 1)
+    return [
+        Problem(
+            where,
+            f"unknown label {label!r}",
+            f"did you mean {near[0]!r}?" if near else f"known: {', '.join(task.words)}",
+        )
+    ]
 
 
 def row_label(task: TaskFile, row: Row) -> str:
-    """The row's label as text."""
-    return label_text(row.fields[task.label_field]) or ""
+    """The row's label; the row must have passed `label_problems`."""
+    return label_of_value(task, row.fields[task.label_field]) or ""
+
+
+def respelled(task: TaskFile, values: Sequence[Any]) -> tuple[str, ...]:
+    """The correction of labels that are spelled otherwise than in the task file; none where all are as there."""
+    is_other = any(label_text(value) not in (None, label_of_value(task, value)) for value in values)
+    return ("labels are spelled otherwise than in the task file",) if is_other else ()
 
 
 def first_word(task: TaskFile, row: Row) -> str | None:

@@ -20,7 +20,9 @@ from overture.data.kinds.labels import (
     check_labels,
     check_places,
     label_fields,
+    label_of_value,
     lead,
+    respelled,
     shares_shown,
     unknown_label,
     written_alike,
@@ -36,6 +38,7 @@ class Options(Config):
     separator: str = Field(
         "", description="Cuts a field that is one text into labels, such as a comma; lists need none."
     )
+    one_hot: bool = Field(False, description="Each label is a field of its own, which holds 1 or 0, true or false.")
 
 
 def _check(task: TaskFile) -> None:
@@ -44,26 +47,49 @@ def _check(task: TaskFile) -> None:
         raise ValueError("several labels are read at an encoder's first token, or written by a decoder")
 
 
-def _found(task: TaskFile, row: Row) -> list[Any] | None:
+def _target_fields(task: TaskFile) -> tuple[str, ...]:
+    return tuple(task.words) if task.own.one_hot else label_fields(task)
+
+
+_TRUTH = {"1": True, "true": True, "yes": True, "x": True, "0": False, "false": False, "no": False}
+
+
+def _truth(value: Any) -> bool | None:
+    """Whether a label's own field says that it applies; None where it says neither."""
+    return _TRUTH.get((label_text(value) or "?").strip().lower())
+
+
+def _values(task: TaskFile, row: Row) -> list[Any] | None:
+    """A row's labels as it spells them; None where its field is no list of labels."""
     own: Options = task.own
+    if own.one_hot:
+        return [label for label in task.words if _truth(row.fields[label])]
     value = row.fields[task.label_field]
     if isinstance(value, str) and own.separator:
         return [part.strip() for part in value.split(own.separator) if part.strip()]
+    if isinstance(value, dict) and value and all(_truth(applies) is not None for applies in value.values()):
+        return [label for label, applies in value.items() if _truth(applies)]
     return value if isinstance(value, list) else None
 
 
 def _problems(task: TaskFile, row: Row) -> list[Problem]:
-    if task.label_field not in row.fields:
-        return [missing_field(task.label_field, row.where, list(row.fields))]
-    labels = _found(task, row)
+    missing = [name for name in _target_fields(task) if name not in row.fields]
+    if missing:
+        return [missing_field(missing[0], row.where, list(row.fields))]
+    odd = [name for name in task.words if task.own.one_hot and _truth(row.fields[name]) is None]
+    if odd:
+        return [
+            Problem(row.where, f"field {odd[0]!r} holds {row.fields[odd[0]]!r:.40}", "wanted 1 or 0, true or false")
+        ]
+    labels = _values(task, row)
     if labels is None:
         kind_of = kind(row.fields[task.label_field])
         return [Problem(row.where, f"the labels are {kind_of}", "wanted a list, or set options.separator")]
-    return [problem for label in labels for problem in unknown_label(task.words, label, row.where)]
+    return [problem for label in labels for problem in unknown_label(task, label, row.where)]
 
 
 def _labels(task: TaskFile, row: Row) -> tuple[str, ...]:
-    named = {label_text(label) for label in _found(task, row) or ()}
+    named = {label_of_value(task, value) for value in _values(task, row) or ()}
     return tuple(label for label in task.words if label in named)
 
 
@@ -159,8 +185,9 @@ KIND = TaskKind(
     options=Options,
     check=_check,
     check_model=_check_model,
-    target_fields=label_fields,
+    target_fields=_target_fields,
     problems=_problems,
+    corrections=lambda task, row: respelled(task, _values(task, row) or ()),
     gold=_gold,
     candidates=_candidates,
     examples=_examples,

@@ -2,13 +2,14 @@
 
 With an encoder each word's first token is given one of the tags O, B-type and I-type; the best allowed sequence is
 taken. With a decoder the spans are written in the text's order, ``person: Ada Lovelace; location: London``: only types
-and pieces of the text can be written, so nothing is found that is not there.
+and pieces of the text can be written, so nothing is found that is not there. A piece that stands in the text several
+times is the first of them behind the span before; any other is followed by its number, ``org: Apple (2)``.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 from pydantic import Field
@@ -18,22 +19,27 @@ from overture.core.contracts import Answers, MarkScores, Question, TextTokenizer
 from overture.core.errors import Problem
 from overture.core.rows import AtMarks, Candidates, Encoded, Marks, Prediction
 from overture.data.kind import Example, Pick, TaskFile, TaskKind, Tools, some_texts
-from overture.data.kinds.grammar import END, WORD, Copied, Grammar, Piece, Rules, fixed
+from overture.data.kinds.grammar import END, Copied, Grammar, Piece, Rules, fixed, number_of, units_by_token, units_of
 from overture.data.kinds.labels import check_labels, lead, no_mask, written_alike
-from overture.data.kinds.tags import best_tags, spans_of, split_tag, tags_of
+from overture.data.kinds.tags import best_tags, may_follow, spans_of, split_tag, tags_of
 from overture.data.row import Row, broken_text, missing_field
 from overture.data.values import as_text, kind
 
 Spans = list[tuple[str, int, int]]
 
 
-_TOKENS, _TAGS = "tokens", "tags"
-"""The fields with a row's words, shown with spaces between, and their BIO tags, as many."""
-
-
 class Options(Config):
     """Options of tagging."""
 
+    tokens_field: str = Field(
+        "tokens", min_length=1, description="The field that holds a row's words, a list; they are shown with spaces."
+    )
+    tags_field: str = Field(
+        "tags", min_length=1, description="The field that holds the words' tags, as many: BIO, BIOES, BILOU or BMES."
+    )
+    tag_names: tuple[str, ...] | None = Field(
+        None, min_length=1, description="The tags' names by number, where the rows hold numbers: O, B-per, I-per, ..."
+    )
     text_field: str | None = Field(
         None, min_length=1, description="Instead of words and tags: the field that holds a row's text."
     )
@@ -42,6 +48,11 @@ class Options(Config):
         min_length=1,
         description="With text_field: a list of objects with start, end and label, or of [start, end, label]; "
         "characters from 0, the end behind the last.",
+    )
+    within_words: bool = Field(
+        False,
+        description="With text_field: spans may begin and end within words, as in languages that join particles to "
+        "names; in scripts without spaces and in Hangul they always may.",
     )
     none: str = Field("none", min_length=1, description="What is written where there is no span.")
 
@@ -58,7 +69,7 @@ class _Source:
 
 def _shown_field(task: TaskFile) -> str:
     own: Options = task.own
-    return own.text_field or _TOKENS
+    return own.text_field or own.tokens_field
 
 
 def _check(task: TaskFile) -> None:
@@ -75,27 +86,28 @@ def _check_model(task: TaskFile, tokenizer: TextTokenizer) -> None:
 
 def _target_fields(task: TaskFile) -> tuple[str, ...]:
     own: Options = task.own
-    return (own.spans_field if own.text_field else _TAGS,)
+    return (own.spans_field if own.text_field else own.tags_field,)
 
 
 def _field_text(task: TaskFile, name: str, value: Any) -> str | None:
     own: Options = task.own
-    if name != _TOKENS or own.text_field or not isinstance(value, list):
+    if name != own.tokens_field or own.text_field or not isinstance(value, list):
         return as_text(value)
     return " ".join(value) if value and all(isinstance(word, str) for word in value) else None
 
 
 def _input_problems(task: TaskFile, row: Row) -> list[Problem]:
     own: Options = task.own
-    words = row.fields.get(_TOKENS)
+    name = own.tokens_field
+    words = row.fields.get(name)
     if own.text_field or words is None:
         return []
     if not isinstance(words, list):
-        return [Problem(row.where, f"field {_TOKENS!r} is {kind(words)}", "wanted a list of words")]
+        return [Problem(row.where, f"field {name!r} is {kind(words)}", "wanted a list of words")]
     odd = [word for word in words if not isinstance(word, str) or not word or any(c.isspace() for c in word)]
     if odd:
-        return [Problem(row.where, f"{odd[0]!r:.40} in {_TOKENS!r} is no word", "wanted texts without spaces")]
-    return [problem for word in words for problem in broken_text(_TOKENS, word, row)][:1]
+        return [Problem(row.where, f"{odd[0]!r:.40} in {name!r} is no word", "wanted texts without spaces")]
+    return [problem for word in words for problem in broken_text(name, word, row)][:1]
 
 
 def _problems(task: TaskFile, row: Row) -> list[Problem]:
@@ -109,34 +121,62 @@ def _problems(task: TaskFile, row: Row) -> list[Problem]:
     return _span_problems(task, row, marked) if own.text_field else _tag_problems(task, row, marked)
 
 
-def _tag_problems(task: TaskFile, row: Row, tags: list[Any]) -> list[Problem]:
-    words = row.fields.get(_TOKENS)
-    if isinstance(words, list) and len(words) != len(tags):
-        return [Problem(row.where, f"{len(tags)} tags for {len(words)} words")]
+def _tag_problems(task: TaskFile, row: Row, values: list[Any]) -> list[Problem]:
+    own: Options = task.own
+    words = row.fields.get(own.tokens_field)
+    if isinstance(words, list) and len(words) != len(values):
+        return [Problem(row.where, f"{len(values)} tags for {len(words)} words")]
     before = "O"
-    for tag in tags:
+    for value in values:
+        tag = _tag(own, value)
+        if tag is None:
+            fix = f"set options.tag_names, or use 0 to {len(own.tag_names or ()) - 1}" if own.tag_names else _NAME_TAGS
+            return [Problem(row.where, f"the tag {value!r:.40} has no name", fix)]
         try:
-            prefix, name = split_tag(str(tag))
+            name = split_tag(tag)[1]
         except ValueError as error:
-            return [Problem(row.where, str(error), "wanted O, B-type or I-type")]
-        if name and name not in task.words:
+            return [
+                Problem(row.where, str(error), "wanted O, B-type or I-type; E-, S-, L-, U- and M-type are read too")
+            ]
+        if name and task.label_named(name) is None:
             return [Problem(row.where, f"unknown type {name!r}", f"known: {', '.join(task.words)}")]
-        if prefix == "I" and before[2:] != name:
-            return [Problem(row.where, f"{tag!r} follows {before!r}", "a span begins with B-")]
-        before = str(tag)
+        if not may_follow(tag, before):
+            return [Problem(row.where, f"{tag!r} follows {before!r}", "a span begins with B- or S-")]
+        before = tag
     return []
 
 
-def _span_problems(task: TaskFile, row: Row, spans: list[Any]) -> list[Problem]:
+_NAME_TAGS = "name the tags in their order with options.tag_names: [O, B-per, I-per]"
+
+
+def _tag(own: Options, value: Any) -> str | None:
+    """A tag by its name; None for a number that has none."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return str(value)
+    names = own.tag_names or ()
+    return names[value] if 0 <= value < len(names) else None
+
+
+def _span_problems(task: TaskFile, row: Row, values: list[Any]) -> list[Problem]:
     own: Options = task.own
     text = as_text(row.fields.get(own.text_field or "")) or ""
-    for span in spans:
-        read = _span(span)
-        if read is None:
-            return [Problem(row.where, f"{span!r:.60} is no span", "wanted start, end and label")]
-        name, start, end = read
-        if name not in task.words:
-            return [Problem(row.where, f"unknown type {name!r}", f"known: {', '.join(task.words)}")]
+    for value in values:
+        span = _span(value)
+        if span is None:
+            return [Problem(row.where, f"{value!r:.60} is no span", "wanted start, end and label")]
+        if task.label_named(span[0]) is None:
+            return [Problem(row.where, f"unknown type {span[0]!r}", f"known: {', '.join(task.words)}")]
+    places = _places(text, values)
+    if places is None:
+        said, (_, start, end) = next(
+            (value["text"], span)
+            for value in values
+            if isinstance(value, dict) and (span := _span(value)) and _differs(text, value, span[1:])
+        )
+        there = text[max(start, 0) : max(end, 0)]
+        what = f"at {start} to {end} the text has {there!r:.60}, but the span says {said!r:.60}"
+        return [Problem(row.where, what, "correct the span's places or its text")]
+    for start, end in places:
         if not 0 <= start < end <= len(text):
             return [Problem(row.where, f"span {start} to {end} is not in the text of {len(text)} characters")]
         if not text[start:end].strip():
@@ -155,6 +195,42 @@ def _span(value: Any) -> tuple[str, int, int] | None:
     return name, start, end
 
 
+def _places(text: str, values: Sequence[Any]) -> list[tuple[int, int]] | None:
+    """Where a row's spans stand, in characters.
+
+    Spans may carry their own text. Where that is not what the text has there, but would be if places were counted in
+    UTF-16 units, as JavaScript does, or in bytes of UTF-8, they are; None if it is not either.
+    """
+    places = [span[1:] for value in values if (span := _span(value))]
+    for encoding, width in (("", 1), ("utf-16-le", 2), ("utf-8", 1)):
+        if encoding:
+            units = accumulate(len(letter.encode(encoding, "surrogatepass")) // width for letter in text)
+            character_at = {0: 0} | {count: number for number, count in enumerate(units, 1)}
+            counted = [(character_at.get(start, -1), character_at.get(end, -1)) for start, end in places]
+        else:
+            counted = places
+        if not any(_differs(text, value, place) for value, place in zip(values, counted, strict=True)):
+            return counted
+    return None
+
+
+def _differs(text: str, value: Any, place: tuple[int, int]) -> bool:
+    """Whether a span carries a text of its own that is not the one at a place, white space at its ends aside."""
+    said = value.get("text") if isinstance(value, dict) else None
+    start, end = place
+    return isinstance(said, str) and (start < 0 or text[start:end].strip() != said.strip())
+
+
+def _corrections(task: TaskFile, row: Row) -> tuple[str, ...]:
+    own: Options = task.own
+    values = row.fields[_target_fields(task)[0]]
+    if not own.text_field:
+        return ()
+    places = _places(as_text(row.fields[own.text_field]) or "", values)
+    given = [span[1:] for value in values if (span := _span(value))]
+    return ("places of spans are not counted in characters; they were set by the spans' own texts",) * (places != given)
+
+
 def _bare(span: tuple[str, int, int], text: str) -> tuple[str, int, int]:
     """A span without the white space at its ends."""
     name, start, end = span
@@ -166,9 +242,13 @@ def _gold_spans(task: TaskFile, row: Row) -> Spans:
     """The right spans, in words or in characters."""
     own: Options = task.own
     if not own.text_field:
-        return spans_of([str(tag) for tag in row.fields[_TAGS]])
+        spans = spans_of([_tag(own, value) or "O" for value in row.fields[own.tags_field]])
+        return [(task.label_named(name) or name, start, end) for name, start, end in spans]
     text = as_text(row.fields[own.text_field]) or ""
-    spans = [_bare(span, text) for value in row.fields[own.spans_field] if (span := _span(value))]
+    values = row.fields[own.spans_field]
+    names = [task.label_named(span[0]) or span[0] for value in values if (span := _span(value))]
+    places = _places(text, values) or []
+    spans = [_bare((name, *place), text) for name, place in zip(names, places, strict=True)]
     return sorted(spans, key=lambda span: span[1:])
 
 
@@ -180,9 +260,9 @@ def _words(task: TaskFile, row: Row, text: str) -> tuple[tuple[int, int], ...]:
     """Where the words stand in the text; where it was cut, those that are left."""
     own: Options = task.own
     if own.text_field:
-        return tuple(match.span() for match in WORD.finditer(text))
+        return units_of(text, own.within_words)
     ends, start = [], 0
-    for word in row.fields[_TOKENS]:
+    for word in row.fields[own.tokens_field]:
         ends.append((start, start + len(word)))
         start += len(word) + 1
     return tuple(span for span in ends if span[1] <= len(text))
@@ -232,37 +312,34 @@ def _example(task: TaskFile, row: Row, gold: Spans | None, tools: Tools, texts: 
     name = _shown_field(task)
     text = texts[name]
     words = _words(task, row, text)
+    if task.own.text_field and tools.tokenizer.is_encoder:
+        words = units_by_token(text, words, tools.tokenizer)
     source = _Source(text, words, None, not task.own.text_field)
     # In the text's order; of spans that overlap the first.
     shown = sorted(_in_characters(gold or [], source), key=lambda span: span[1:])
     kept = [span for number, span in enumerate(shown) if not any(before[2] > span[1] for before in shown[:number])]
-    can_say = kept == shown and all(_is_of_words(span, words) for span in kept)
+    begins, ends = {start for start, _ in words}, {end for _, end in words}
+    can_say = kept == shown and all(start in begins and end in ends for _, start, end in kept)
     cut = partial(_example, task, row, gold, tools)
     if tools.tokenizer.is_encoder:
-        marks = Marks((), "labels", None if gold is None else _gold_tags(task, kept, words))
+        in_words = [(name, *place) for name, start, end in kept if (place := _in_words(start, end, words))]
+        tags = None if gold is None else tags_of(in_words, len(words))
+        names = _tag_names(task)
+        marks = Marks((), "labels", None if tags is None else tuple(names.index(tag) for tag in tags))
         return Example(texts, pick=Pick(name, words, marks), source=source, can_say=can_say, cut=cut)
     grammar = Grammar(lambda: _rules(task, tools, source))
-    written, is_allowed = _answer_ids(task, tools, source, kept)
+    source = replace(source, grammar=grammar)
+    written, is_numbered = _answer_ids(task, tools, source, kept)
+    if can_say and is_numbered:
+        can_say = _written_spans(source, written) == kept
     return Example(
         texts,
         answer_ids=None if gold is None else tools.ended(written),
         allowed=grammar,
-        source=_Source(text, words, grammar, source.counts_words),
-        can_say=can_say and is_allowed,
+        source=source,
+        can_say=can_say,
         cut=cut,
     )
-
-
-def _is_of_words(span: tuple[str, int, int], words: Sequence[tuple[int, int]]) -> bool:
-    """Whether a span, in characters, begins and ends with words."""
-    _, start, end = span
-    return any(start == first for first, _ in words) and any(end == last for _, last in words)
-
-
-def _gold_tags(task: TaskFile, gold: Spans, words: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    names = _tag_names(task)
-    in_words = [(name, place) for name, start, end in gold if (place := _in_words(start, end, words))]
-    return tuple(names.index(tag) for tag in tags_of([(name, *place) for name, place in in_words], len(words)))
 
 
 def _type_ids(task: TaskFile, tools: Tools, lead: str) -> dict[str, list[int]]:
@@ -271,21 +348,27 @@ def _type_ids(task: TaskFile, tools: Tools, lead: str) -> dict[str, list[int]]:
 
 
 def _answer_ids(task: TaskFile, tools: Tools, source: _Source, spans: Spans) -> tuple[list[int], bool]:
-    """The spans as tokens, and whether each is made of whole tokens of the text, as the grammar wants."""
+    """The spans as tokens, and whether one has a number since its text stands elsewhere too."""
     own: Options = task.own
     encode = tools.tokenizer.encode_plain
     if not spans:
-        return encode(lead(task) + own.none), True
+        return encode(lead(task) + own.none), False
     copied = Copied(source.text, tools.tokenizer, " ", source.words)
-    ids_written: list[int] = []
-    is_allowed = True
-    for number, (name, start, end) in enumerate(spans):
-        ids_written += encode(";") if number else []
-        ids_written += _type_ids(task, tools, " " if number else lead(task))[name]
-        ids = copied.ids(start, end)
-        is_allowed = is_allowed and ids is not None
-        ids_written += ids or encode(" " + source.text[start:end])
-    return ids_written, is_allowed
+    ids: list[int] = []
+    is_numbered, position = False, 0
+    for count, (name, start, end) in enumerate(spans):
+        ids += encode(";") if count else []
+        ids += _type_ids(task, tools, " " if count else lead(task))[name]
+        number = _number(source.text, source.words, position, start, end)
+        ids += [*copied.ids(start, end), *(encode(number) if number else [])]
+        is_numbered, position = is_numbered or number != "", end
+    return ids, is_numbered
+
+
+def _number(text: str, words: Sequence[tuple[int, int]], position: int, start: int, end: int) -> str:
+    """What tells a span from earlier ones of the same text; nothing for the first."""
+    number = number_of(text, words, position, start, end)
+    return f" ({number})" if number > 1 else ""
 
 
 def _rules(task: TaskFile, tools: Tools, source: _Source) -> Rules:
@@ -302,7 +385,12 @@ def _rules(task: TaskFile, tools: Tools, source: _Source) -> Rules:
         "more": [fixed("more", encode(";"))],
     }
     then = {"none": (END,), "first": ("span",), "type": ("span",), "span": ("more", END), "more": ("type",)}
-    return Rules(pieces, ("none", "first"), then, ends)
+
+    def number(position: int, start: int, end: int) -> list[int]:
+        text = _number(source.text, source.words, position, start, end)
+        return encode(text) if text else []
+
+    return Rules(pieces, ("none", "first"), then, ends, number)
 
 
 # -- what the model's reply means
@@ -355,28 +443,28 @@ def _part(task: TaskFile, row: Row, span: tuple[str, int, int]) -> str:
         text = as_text(row.fields[own.text_field]) or ""
         said, unit, times = text[start:end], "character", text.count(text[start:end])
     else:
-        words = row.fields[_TOKENS]
+        words = row.fields[own.tokens_field]
         said, unit = " ".join(words[start:end]), "word"
         times = sum(words[at : at + end - start] == words[start:end] for at in range(len(words)))
     return f"{name}: {said}" + (f" ({unit} {start + 1})" if times > 1 else "")
 
 
 def _shot(task: TaskFile, row: Row) -> str | None:
-    source = _Source(*_row_text(task, row), None, not task.own.text_field)
-    spans = _in_characters(_gold_spans(task, row), source)
+    own: Options = task.own
+    text = _field_text(task, _shown_field(task), row.fields[_shown_field(task)]) or ""
+    source = _Source(text, _words(task, row, text), None, not own.text_field)
     words = {name: texts[0].strip() for name, texts in task.words.items()}
-    return lead(task) + ("; ".join(f"{words[name]}: {source.text[s:e]}" for name, s, e in spans) or task.own.none)
-
-
-def _row_text(task: TaskFile, row: Row) -> tuple[str, tuple[tuple[int, int], ...]]:
-    name = _shown_field(task)
-    text = _field_text(task, name, row.fields[name]) or ""
-    return text, _words(task, row, text)
+    said, position = [], 0
+    for name, start, end in _in_characters(_gold_spans(task, row), source):
+        number = _number(text, source.words, position, start, end)
+        said.append(f"{words[name]}: {text[start:end]}{number}")
+        position = end
+    return lead(task) + ("; ".join(said) or own.none)
 
 
 def _sample(task: TaskFile) -> dict[str, Any]:
     own: Options = task.own
-    return {**some_texts(task), **({} if own.text_field else {_TOKENS: ["some", "words"]})}
+    return {**some_texts(task), **({} if own.text_field else {own.tokens_field: ["some", "words"]})}
 
 
 KIND = TaskKind(
@@ -390,6 +478,7 @@ KIND = TaskKind(
     target_fields=_target_fields,
     input_problems=_input_problems,
     problems=_problems,
+    corrections=_corrections,
     gold=_gold,
     candidates=_candidates,
     examples=_examples,

@@ -1,32 +1,41 @@
-"""BIO tags and spans: ``B-x I-x O`` and ``(x, first token, token behind the last)``."""
+"""Tags and spans: ``B-x I-x O`` and ``(x, first token, token behind the last)``."""
 
 from collections.abc import Sequence
 
+_INSIDE, _LAST = "IMEL", "ELSU"
+
 
 def split_tag(tag: str) -> tuple[str, str]:
-    """A tag as prefix and type; O has no type.
+    """A tag as B, I or O, and its type; O has no type. Tags of other schemes, such as E-x and S-x, become B and I.
 
     Raises:
-        ValueError: it is no BIO tag.
+        ValueError: it is no tag of BIO, BIOES, BILOU or BMES.
     """
     prefix, dash, name = tag.partition("-")
     if tag == "O":
         return "O", ""
-    if prefix not in ("B", "I") or not dash or not name:
-        raise ValueError(f"{tag!r} is no BIO tag")
-    return prefix, name
+    if len(prefix) != 1 or prefix not in "BSU" + _INSIDE or not dash or not name:
+        raise ValueError(f"{tag!r} is no tag of a span")
+    return "I" if prefix in _INSIDE else "B", name
+
+
+def may_follow(tag: str, before: str) -> bool:
+    """Whether a tag may stand behind another: what is inside a span follows its beginning, and nothing its end."""
+    prefix, name = split_tag(tag)
+    before_prefix, before_name = split_tag(before)
+    return prefix != "I" or (before_prefix != "O" and before_name == name and before[0] not in _LAST)
 
 
 def spans_of(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     """The spans that tags spell, strictly: one begins at its B alone, and I without its B is nothing."""
-    found: list[tuple[str, int, int]] = []
+    spans: list[tuple[str, int, int]] = []
     for number, tag in enumerate(tags):
         prefix, name = split_tag(tag)
         if prefix == "B":
-            found.append((name, number, number + 1))
-        elif prefix == "I" and found and found[-1][0] == name and found[-1][2] == number:
-            found[-1] = (name, found[-1][1], number + 1)
-    return found
+            spans.append((name, number, number + 1))
+        elif prefix == "I" and spans and spans[-1][0] == name and spans[-1][2] == number:
+            spans[-1] = (name, spans[-1][1], number + 1)
+    return spans
 
 
 def tags_of(spans: Sequence[tuple[str, int, int]], count: int) -> list[str]:
@@ -43,19 +52,12 @@ def best_tags(scores: Sequence[Sequence[float]], names: Sequence[str]) -> list[s
 
     Source: Viterbi 1967.
     """
-    split = [split_tag(name) for name in names]
-
-    def may_follow(tag: int, before: int | None) -> bool:
-        prefix, name = split[tag]
-        return prefix != "I" or (before is not None and split[before][0] != "O" and split[before][1] == name)
-
-    best = [value if may_follow(tag, None) else float("-inf") for tag, value in enumerate(scores[0])]
+    # The tags that may stand before each.
+    before = [[b for b, other in enumerate(names) if may_follow(name, other)] for name in names]
+    best = [value if may_follow(names[tag], "O") else float("-inf") for tag, value in enumerate(scores[0])]
     came: list[list[int]] = []
     for row in scores[1:]:
-        last = [
-            max((b for b in range(len(names)) if may_follow(tag, b)), key=lambda b: best[b])
-            for tag in range(len(names))
-        ]
+        last = [max(others, key=lambda tag: best[tag]) for others in before]
         best = [best[last[tag]] + value for tag, value in enumerate(row)]
         came.append(last)
     path = [max(range(len(names)), key=lambda tag: best[tag])]
