@@ -1,5 +1,8 @@
 """A model's float32 copy, made once for all processes, and what is told from a config alone."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from transformers import Gemma3Config
 
@@ -24,17 +27,23 @@ def converts(target) -> None:
     make_inner_tokenizer().save_pretrained(target)
 
 
-def test_two_processes_that_convert_at_once_both_load(packed, monkeypatch):
-    """The slower one finds the folder made, and takes it."""
+def test_a_second_load_waits_for_a_conversion_and_takes_it(packed, monkeypatch):
+    begun, may_end, conversions = threading.Event(), threading.Event(), []
 
-    def beaten(gguf, target):
+    def slow(gguf, target):
+        conversions.append(target)
+        begun.set()
+        assert may_end.wait(30)
         converts(target)
-        other = target.parent / f"tiny-{load._known_digest(gguf)[:16]}"
-        other.mkdir()
-        converts(other)
 
-    monkeypatch.setattr(load, "_convert", beaten)
-    assert load_backbone(str(packed)).info.num_layers
+    monkeypatch.setattr(load, "_convert", slow)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(load_backbone, str(packed))
+        assert begun.wait(30)
+        second = threads.submit(load_backbone, str(packed))
+        may_end.set()
+        assert first.result().info == second.result().info
+    assert len(conversions) == 1
     assert not list((packed.parent / "cache" / "models").glob(".overture-tmp-*"))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def test_settings_that_change_no_answer_are_no_drift(tmp_path):
 def test_prompts_from_before_configs_were_recorded_load_with_a_notice(tmp_path):
     _, prompt = stored_prompt(tmp_path)
     values = json.loads((prompt / "prompt.json").read_text())
-    del values["backbone"]["config"]
+    del values["backbone"]["config"], values["manifest_sha256"]
     (prompt / "prompt.json").write_text(json.dumps(values))
     assert read_manifest(prompt).backbone.config is None
     notices: list[str] = []
@@ -152,3 +153,19 @@ def test_an_adapter_in_place_of_a_model_is_named(tmp_path):
         load_backbone(str(folder))
     assert (error.value.got, error.value.where) == ("a peft adapter for some/base", str(folder))
     assert "overture import" in error.value.fix
+
+
+def test_what_a_killed_conversion_left_is_removed(tmp_path, monkeypatch):
+    models = tmp_path / "cache" / "models"
+    left = models / ".overture-tmp-killed"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half of it")
+    packed = tmp_path / "tiny.gguf"
+    packed.write_bytes(b"GGUF, as far as its digest goes")
+
+    def convert(gguf: Path, target: Path) -> None:
+        shutil.copytree(model_folder(tmp_path / "made", "llama"), target, dirs_exist_ok=True)
+
+    monkeypatch.setattr(load, "_convert", convert)
+    load_backbone(str(packed))
+    assert [path.name for path in models.iterdir() if path.name.startswith(".overture-tmp-")] == []

@@ -27,19 +27,22 @@ from transformers import (
     AutoTokenizer,
 )
 
-from overture.core.errors import BackboneError, OvertureError, StoreError
-from overture.core.files import cache_dir, sha256_file, write_folder, write_json
+from overture.core.errors import BackboneError, OvertureError
+from overture.core.files import cache_dir, exclusive, sha256_file, sweep_temporaries, write_folder, write_json
 from overture.core.records.base import Record
 from overture.engine.backbone import Backbone
 from overture.engine.families import Family, family_of, max_length
 from overture.engine.frontends.text import text_backbone
-from overture.engine.options import EMBEDDED, check_source
+from overture.engine.options import EMBEDDED
 from overture.engine.tokenizer import Tokenizer
 
 Notify = Callable[[str], None]
 
 _SETTLED_S = 2.0
 """Digests of files that changed less than so many seconds ago are not remembered."""
+
+_CONVERSION_S = 1800.0
+"""How long to wait for another process that converts a model."""
 
 
 def load_backbone(
@@ -151,12 +154,15 @@ def _located(name: str, notify: Notify) -> tuple[Path | None, str]:
     if name in EMBEDDED:
         return _converted(_embedded_file(name), notify)
     path = Path(name).expanduser()
-    check_source(name)
     if path.suffix == ".gguf":
+        if not path.is_file():
+            raise BackboneError("no such GGUF file", where=name, fix="check the path")
         return _converted(path, notify)
     if path.is_dir():
         _check_no_adapter(path)
         return path, _folder_digest(path)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise BackboneError("no such model folder", where=name, fix="check the path")
     return None, ""
 
 
@@ -251,14 +257,13 @@ def _converted(gguf: Path, notify: Notify) -> tuple[Path, str]:
     digest = _known_digest(gguf)
     folder = cache_dir() / "models" / f"{gguf.stem}-{digest[:16]}"
     if not folder.is_dir():
-        notify(f"converting {gguf.name} to float32 once (about half a minute) ...")
-        with _readable_errors(str(gguf)), _quiet():
-            try:
-                write_folder(folder, lambda target: _convert(gguf, target))
-            except StoreError:
-                # Another process converted it meanwhile: the folder is seen whole or not at all.
-                if not folder.is_dir():
-                    raise
+        # A second process waits for the first and takes its copy; what a killed one left is nobody's.
+        with exclusive(folder.parent / ".lock", "the float32 copy of a model", wait_s=_CONVERSION_S):
+            sweep_temporaries(folder.parent)
+            if not folder.is_dir():
+                notify(f"converting {gguf.name} to float32 once (about half a minute) ...")
+                with _readable_errors(str(gguf)), _quiet():
+                    write_folder(folder, lambda target: _convert(gguf, target))
     return folder, digest
 
 
