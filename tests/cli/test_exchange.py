@@ -1,6 +1,7 @@
 """Import and export, as commands and from Python."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from overture.core.errors import ConfigError
 from overture.core.records.prompt import MadeWith
+from overture.exchange.export import FORMATS, LOST
 from overture.exchange.peft_forms import ModelShape
 from overture.jobs.transfer import exchange
 from overture.store.artifact import load_artifact
@@ -143,7 +145,8 @@ def test_export(adapter, make_task, overture, tmp_path, to) -> None:
     assert "exists already" in again.err
     second = overture("export", "mood@1", "second", "--to", to)
     assert "wrote" in second.out
-    assert done.json["lost"] == [line.removeprefix("note: ") for line in second.err.splitlines()]
+    notes = [line.removeprefix("note: ") for line in second.err.splitlines() if line.startswith("note: ")]
+    assert done.json["lost"] == notes
     assert len(done.json["lost"]) == (to == "peft")
     _, tensors = load_artifact(Path("store/prompts/mood/v1"))
     if to == "peft":
@@ -221,3 +224,41 @@ def test_a_prompt_too_long_to_be_loaded_again_is_not_kept(make_task, tiny, tmp_p
     with pytest.raises(ConfigError, match="length"):
         exchange.import_adapter(folder, store, task=make_task())
     assert store.list() == []
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:Position ids:UserWarning")
+@pytest.mark.parametrize("template", ["{text}\nMood:", [{"role": "user", "content": "{text}"}]], ids=["text", "chat"])
+@pytest.mark.parametrize(("method", "place"), [("vectors", "before"), ("prefix", "memory")])
+def test_the_lines_of_an_export_s_readme_run(make_task, overture, tmp_path, monkeypatch, tiny, method, place, template):
+    pytest.importorskip("peft")
+    model = tmp_path / "chat-model"
+    shutil.copytree(tiny, model)
+    (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}: ")
+    task = make_task(backbone=str(model), template=template, prompt={"method": method, "place": place, "length": 3})
+    tuned = overture("tune", task, "--json").json
+    assert "peft_gap" not in tuned
+    overture("export", "mood", "out", "--to", "peft")
+    config = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(model)
+    readme = (tmp_path / "out/README.md").read_text()
+    snippet = readme.split("```python\n")[1].split("```")[0]
+    assert len(snippet.strip().splitlines()) == 6
+    monkeypatch.chdir(tmp_path / "out")
+    shown = []
+    exec(snippet, {"print": shown.append})
+    assert isinstance(shown[0], str)
+    assert '{"' not in readme.replace(snippet, "")
+
+
+def test_a_model_s_alias_becomes_its_id_on_the_hub(adapter, make_task, overture, tmp_path) -> None:
+    overture("import", adapter(), "--task", make_task())
+    manifest, tensors = load_artifact(Store(tmp_path / "store").get("mood"))
+    named = manifest.model_copy(update={"backbone": manifest.backbone.model_copy(update={"id": "smollm2"})})
+    config = json.loads(FORMATS["peft"](named, tensors)["adapter_config.json"])
+    assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert len(LOST["peft"](named, tensors)) == 2
+
+
+def test_tune_says_that_its_prompt_cannot_go_to_peft(tuned, overture) -> None:
+    assert "memory" in tuned["peft_gap"]
+    assert "peft" in overture("resume", tuned["run"]).out

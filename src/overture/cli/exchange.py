@@ -113,4 +113,4 @@ def export_command(
     for text in result.lost:
         say(f"note: {text}")
     if to == "peft":
-        show_next("Load it:", [f"PeftModel.from_pretrained(model, {str(folder)!r})"])
+        console().print(f"lines that load it stand in {folder / 'README.md'}", soft_wrap=True)

@@ -7,7 +7,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from overture.cli.mistakes import show_mistakes
-from overture.cli.out import console, size_text
+from overture.cli.out import console, show_text, size_text
 from overture.core.records.prompt import OpenGates
 from overture.core.records.scores import Interval, Paired
 from overture.core.records.tune import Evaluation, Measured, TuneResult
@@ -43,6 +43,8 @@ def show_result(result: TuneResult, store_flag: str = "", with_next: bool = True
                 f"overture show {result.prompt}{store_flag}",
             ],
         )
+        if result.peft_gap:
+            show_text(out, result.peft_gap)
 
 
 def gates_line(gates: OpenGates) -> str:

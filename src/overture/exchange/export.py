@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from overture.core.errors import ArtifactError, StoreError
 from overture.core.files import write_folder
+from overture.engine.options import HUB_IDS
 from overture.exchange.peft_files import adapter_files, kind_of
 from overture.exchange.texts import TEXT_FORMATS, lost_in_text
 from overture.store.artifact import MANIFEST_FILE, check_finite, fill
@@ -203,8 +204,25 @@ _LOST = {
 
 def lost_in_peft(manifest: Manifest, tensors: Mapping[str, Any]) -> list[str]:
     """Sentences on what an adapter's files do not hold; prompts that peft cannot hold are refused."""
-    del manifest, tensors
-    return ["The template and the labels are not in the files that peft reads; they stand in README.md."]
+    del tensors
+    lost = ["The template and the labels are not in the files that peft reads; they stand in README.md."]
+    if (hub_id := HUB_IDS.get(manifest.backbone.id)) is not None:
+        lost.append(
+            f"The adapter names {hub_id}, from which the package's four-bit {manifest.backbone.id} was made: on the "
+            "Hub's own weights the logits differ a little, so measure again there."
+        )
+    return lost
+
+
+def peft_gap(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> str:
+    """Why a prompt cannot become an adapter of peft, and what can; empty where it can."""
+    if manifest.options.adapter is not None:
+        return "This prompt cannot be exported: no other program's files hold a prompt and an adapter together."
+    try:
+        adapter_files(manifest, tensors)
+    except ArtifactError as error:
+        return f"This prompt cannot be exported to peft ({error.got}), which takes {error.wanted}."
+    return ""
 
 
 FORMATS: "dict[str, Callable[[Manifest, dict[str, torch.Tensor]], Files]]" = {

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from overture.core.config import validated
 from overture.core.errors import ArtifactError, ConfigError, Problem
 from overture.core.injection import LabelHead, ModelKind
+from overture.engine.options import HUB_IDS
 from overture.exchange.peft_forms import FORMATS, HEAD, TABLE, Adapter, AdapterConfig, Format, ModelShape
+from overture.exchange.peft_readme import adapter_readme
 from overture.store import precheck
 from overture.store.artifact import check_finite, tensor_bytes
-from overture.store.card import code_block
 
 if TYPE_CHECKING:
     import torch
@@ -298,7 +299,7 @@ def adapter_files(manifest: "Manifest", tensors: "dict[str, torch.Tensor]") -> d
     Raises:
         ArtifactError: peft has no form for this prompt; says why, and what to use instead.
     """
-    kind = kind_of(manifest)
+    kind, base = kind_of(manifest), base_model(manifest.backbone.id)
     prompt = {name: tensor for name, tensor in tensors.items() if name not in _HEAD_TENSORS}
     head = _written_head(manifest, kind, {name: tensors[name] for name in tensors.keys() - prompt.keys()})
     task_type = "SEQ_CLS" if head else "SEQ_2_SEQ_LM" if kind == "encoder-decoder" else "CAUSAL_LM"
@@ -318,7 +319,7 @@ def adapter_files(manifest: "Manifest", tensors: "dict[str, torch.Tensor]") -> d
         ones = {cols: table.new_ones(1, len(table), 1), rows: table.new_ones(1, 1, table.shape[1])}
     config = {
         "auto_mapping": None,
-        "base_model_name_or_path": manifest.backbone.id,
+        "base_model_name_or_path": base,
         "inference_mode": True,
         "modules_to_save": list(HEAD) if head else None,
         "num_layers": manifest.backbone.num_layers,
@@ -333,8 +334,14 @@ def adapter_files(manifest: "Manifest", tensors: "dict[str, torch.Tensor]") -> d
     return {
         CONFIG_FILE: (json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode(),
         TENSORS_FILE: tensor_bytes({TABLE: table, **ones, **head}, TENSORS_FILE),
-        "README.md": _readme(manifest, bool(form.extra)).encode(),
+        "README.md": adapter_readme(manifest, base, task_type, bool(form.extra)).encode(),
     }
+
+
+def base_model(name: str) -> str:
+    """A model's name for programs that know no alias of ours: its Hub id, or its folder by the whole path."""
+    path = Path(name).expanduser()
+    return HUB_IDS.get(name) or (str(path.resolve()) if path.exists() else name)
 
 
 def kind_of(manifest: "Manifest") -> ModelKind:
@@ -422,10 +429,6 @@ def _written_columns(tensors: "dict[str, torch.Tensor]", kind: ModelKind) -> "tu
     return shape | seq2seq_keys, both.reshape(length, layers * 2 * heads * width)
 
 
-_TASK_HINT = """ It is a multitask prompt of one task, so
-every call needs the task's number: `model(..., task_ids=torch.tensor([0]))`, and `generate` likewise."""
-
-
 def _type_of_method(manifest: "Manifest", formats: Mapping[str, Format], is_memory: bool) -> dict[str, Any]:
     """The config's keys for peft's own type of the prompt's method; empty where peft has none that fits."""
     from overture.prompt.methods import METHODS
@@ -436,26 +439,3 @@ def _type_of_method(manifest: "Manifest", formats: Mapping[str, Format], is_memo
         return {}
     options = validated(method.options, manifest.own_options, f"{manifest.name}: prompt.json")
     return {"peft_type": method.peft, **method.maths.peft_keys(options)}
-
-
-def _readme(manifest: "Manifest", has_tasks: bool) -> str:
-    """A README with the template and the label words, which peft's files do not hold."""
-    task = {name: manifest.task[name] for name in ("template", "labels", "answer_field") if manifest.task.get(name)}
-    name = json.dumps(manifest.backbone.id)
-    facts = {"backbone": manifest.backbone.model_dump(), "task": task, "metrics": manifest.metrics.dump()}
-    return f"""---
-base_model: {name}
-library_name: peft
-tags: [soft-prompt]
----
-
-# A prompt from Overture
-
-Load it with peft 0.21 or later: `PeftModel.from_pretrained(model, FOLDER)`.{_TASK_HINT if has_tasks else ""}
-
-The template and the label words below do not travel in peft's files. Write the text as the template has it and do not
-pad it on the left: then peft gives the logits that Overture gives. The prompt stands at the first positions, the text
-follows. It fits only the model named below, with these weights.
-
-{code_block(json.dumps(facts, indent=1, ensure_ascii=False), "json")}
-"""

@@ -96,6 +96,7 @@ class TuneResult(SeedResult, Mistakes):
     total_seconds: float = Field(description="seconds of training of all seeds")
     notices: list[str] = Field(description="sentences that the user should know")
     gates: OpenGates | None = optional("what the prompt's gates leave open")
+    peft_gap: str | None = optional("why the prompt cannot become an adapter of peft; none where it can")
 
 
 class Calibration(Record):

@@ -14,6 +14,7 @@ from overture.core.records.tune import Controls, Measured, SeedResult, SeedScore
 from overture.evaluate.intervals import across_seeds, paired_test
 from overture.evaluate.metrics import Answers, metric_named
 from overture.evaluate.wrong import all_mistakes
+from overture.exchange.export import peft_gap
 from overture.jobs.run.keep import made_with, new_manifest
 from overture.jobs.run.work import Work
 from overture.prompt.registry import open_gates
@@ -59,6 +60,7 @@ def finished(work: Work, controls: Controls, seeds: Sequence[SeedResult]) -> Tun
             # A diverged seed ends the run all the same: its last good values are kept, and its status says so.
             "status": "diverged" if best.status == "diverged" else "finished",
             "gates": manifest.lineage.gates,
+            "peft_gap": peft_gap(manifest, tensors) or None,
             "prompt": str(ref_of(folder)),
             "folder": str(folder),
         }
