@@ -40,12 +40,12 @@ def problem_lines(problems: Iterable[Problem], most: int = 20) -> list[str]:
     """
     alike: dict[tuple[str, str, str], list[str]] = {}
     for problem in problems:
-        file, _, line = problem.where.rpartition(":")
-        alike.setdefault((file, problem.what, problem.fix), []).append(line)
+        file, colon, line = problem.where.rpartition(":")
+        alike.setdefault((file + colon or problem.where, problem.what, problem.fix), []).append(line if colon else "")
     lines = []
-    for (file, what, fix), rows in list(alike.items())[:most]:
-        more = f" and {len(rows) - _MAX_LINES} more{' rows' if file else ''}" if len(rows) > _MAX_LINES else ""
-        where = f"{file}:" * bool(file) + ", ".join(rows[:_MAX_LINES]) + more
+    for (place, what, fix), rows in list(alike.items())[:most]:
+        more = f" and {len(rows) - _MAX_LINES} more rows" if len(rows) > _MAX_LINES else ""
+        where = place + ", ".join(filter(None, rows[:_MAX_LINES])) + more
         lines.append(f"- {Problem(where, what, fix)}")
     if len(alike) > most:
         lines.append(f"... and {sum(map(len, list(alike.values())[most:]))} more")
