@@ -95,18 +95,19 @@ class Training:
         return f"--set train.lr={self.rate * factor:.2g}, " if self.rate else ""
 
 
-def diagnose(run: Run, is_running: bool = False) -> list[Finding]:
+def diagnose(run: Run, is_running: bool = False, store_flag: str = "") -> list[Finding]:
     """Findings that explain a run's result, gravest first.
 
     Args:
         run: the run.
         is_running: somebody works on it now.
+        store_flag: names the store in commands, with a space before it; empty for the usual one.
 
     Raises:
         StoreError: a file of the run is damaged.
     """
     data, trainings = read(run)
-    findings = [*_interrupted(run, trainings, is_running), *_of_data(data)]
+    findings = [*_interrupted(run, trainings, is_running, store_flag), *_of_data(data)]
     if run.request().kind == "tune":
         for training in trainings:
             if not training.steps:
@@ -116,7 +117,9 @@ def diagnose(run: Run, is_running: bool = False) -> list[Finding]:
                 findings += [finding.model_copy(update={"seed": seed}) for finding in check(training)]
         result = run.read(RESULT, TuneResult)
         findings += _of_result(result) if result else []
-    return findings
+    # The commands that a fix names are those of this run's task file.
+    file = run.request().file
+    return [finding.model_copy(update={"fix": finding.fix.replace("TASK.yaml", file)}) for finding in findings]
 
 
 def read(run: Run) -> tuple[DataEvent, list[Training]]:
@@ -152,7 +155,7 @@ def read(run: Run) -> tuple[DataEvent, list[Training]]:
 # -- how it ended
 
 
-def _interrupted(run: Run, trainings: Sequence[Training], is_running: bool) -> Iterator[Finding]:
+def _interrupted(run: Run, trainings: Sequence[Training], is_running: bool, store_flag: str) -> Iterator[Finding]:
     status = run.read(STATUS, RunStatus)
     if run.is_finished or is_running or (status and status.status == "diverged"):
         return
@@ -162,7 +165,7 @@ def _interrupted(run: Run, trainings: Sequence[Training], is_running: bool) -> I
         name="interrupted",
         what="the run did not come to its end",
         evidence=f"status {status.status if status else 'not started'!r}: {why}; {num_epochs} epochs are done",
-        fix=f"overture resume {run.name}",
+        fix=(f"{status.fix}; then: " if status and status.fix else "") + f"overture resume {run.name}{store_flag}",
     )
 
 

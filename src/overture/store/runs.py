@@ -246,7 +246,8 @@ class Run:
                 result = work()
             except BaseException as error:
                 ended: RunState = "diverged" if isinstance(error, Diverged) else "stopped"
-                self.status(ended, why=f"{type(error).__name__}: {error}")
+                fix = (error.fix or error.wanted or "mend that") if isinstance(error, UserError | DiskFull) else None
+                self.status(ended, f"{type(error).__name__}: {error}", fix)
                 if is_new and isinstance(error, UserError) and {p.name for p in self.folder.iterdir()} <= _BEGINNING:
                     shutil.rmtree(self.folder)
                 raise
@@ -274,10 +275,10 @@ class Run:
             except ValueError:
                 continue
 
-    def status(self, status: RunState, why: str | None = None) -> None:
+    def status(self, status: RunState, why: str | None = None, fix: str | None = None) -> None:
         """Keep how the run stands; a full disk does not hide the reason for which it ended."""
         try:
-            self.write(STATUS, RunStatus(status=status, pid=os.getpid(), why=why))
+            self.write(STATUS, RunStatus(status=status, pid=os.getpid(), why=why, fix=fix))
         except DiskFull:
             self.listener(NoticeEvent(text=f"the disk is full: the status {status!r} could not be kept"))
 

@@ -36,6 +36,7 @@ class RunStatus(Record):
     status: RunState = Field(description="running, or how it ended")
     pid: int = Field(description="the process that works or worked on it")
     why: str | None = optional("the error that ended it")
+    fix: str | None = optional("what the user must do before it can go on; none where nothing must be done")
 
 
 class Outcome(Protocol):
