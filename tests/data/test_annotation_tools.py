@@ -218,6 +218,13 @@ def test_a_table_with_a_word_in_each_row(tmp_path):
     assert [where for where, _ in problems_of(tmp_path, "c.csv", "sentence_id,word,tag\n1,Ann,\n")] == ["c.csv:2"]
 
 
+def test_words_of_white_space_are_left_out_with_their_tags(tmp_path):
+    row = {"tokens": ["Ann", "", "left", "\u00a0"], "tags": ["B-PER", "O", "O", "O"]}
+    table = table_of_file(tmp_path, "a.jsonl", [row])
+    assert table.rows == [{"tokens": ["Ann", "left"], "tags": ["B-PER", "O"]}]
+    assert noticed(table) == {"words of white space": 2}
+
+
 def test_tags_under_another_name(tmp_path):
     rows = [{"words": ["Ann", "left"], "ner_tags": ["B-PER", "O"]}, {"words": [], "ner_tags": []}]
     table = table_of_file(tmp_path, "a.jsonl", rows)

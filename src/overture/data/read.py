@@ -12,6 +12,7 @@ from overture.data.formats.form import Container, Item, Records, Source
 from overture.data.formats.options import FileOptions
 from overture.data.formats.registry import CONTAINERS, SHAPES, container_of, shape_of
 from overture.data.formats.split_names import split_named
+from overture.data.formats.token_tags import without_blank_words
 
 SUFFIXES = tuple(suffix for container in CONTAINERS.values() for suffix in container.suffixes)
 _MAX_BYTES = 2 << 30
@@ -117,6 +118,7 @@ def _table(items: list[Item], source: Source, format: str, is_plain: bool = Fals
             source.notices.add(f"read as {shape.title}", source.name, done=f"data.format: {shape.name}")
             source.settings["format"] = shape.name
         items = shape.read(items, source)
+    items = without_blank_words(items, source)
     _find_splits(items, source)
     return Table(
         [item.fields for item in items],

@@ -65,7 +65,8 @@ def _with_results(row: Record, results: Any, line: int, source: Source) -> Recor
         return None
     marks: dict[str, list[Any]] = {}
     for result in results:
-        value, type_of = (result.get("value"), result.get("type")) if isinstance(result, Mapping) else (None, None)
+        fields = result if isinstance(result, Mapping) else {}
+        value, type_of, name = fields.get("value"), str(fields.get("type")), str(fields.get("from_name") or "label")
         if type_of == "relation":
             source.notices.add("relations", count=1, unit="relation", first=source.place(line), done="left out")
         elif not isinstance(value, Mapping) or (type_of not in _SPANS and type_of not in _VALUES):
@@ -73,19 +74,19 @@ def _with_results(row: Record, results: Any, line: int, source: Source) -> Recor
             source.problem(line, what, f"known: {', '.join((*_SPANS, *_VALUES))}")
             return None
         elif type_of in _SPANS:
-            marks.setdefault(result.get("from_name") or "label", []).append({**value, "labels": value.get(type_of)})
+            marks.setdefault(name, []).append({**value, "labels": value.get(type_of)})
         else:
-            marks.setdefault(result.get("from_name") or "label", []).append(value.get(_VALUES[str(type_of)]))
-    for name, values in marks.items():
+            marks.setdefault(name, []).append(value.get(_VALUES[type_of]))
+    for tag, values in marks.items():
         spans = spans_in(values)
         if spans:
-            row = with_spans(row, name, spans)
+            row = with_spans(row, tag, spans)
         elif any(isinstance(value, Mapping) for value in values):
-            source.problem(line, f"a span of {name!r} has no start, end and labels", "wanted whole numbers and a label")
+            source.problem(line, f"a span of {tag!r} has no start, end and labels", "wanted whole numbers and a label")
             return None
         else:
             flat = [part for value in values for part in (value if isinstance(value, list) else [value])]
-            row = {**row, name: flat[0] if len(flat) == 1 else flat}
+            row = {**row, tag: flat[0] if len(flat) == 1 else flat}
     return row
 
 

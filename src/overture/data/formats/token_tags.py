@@ -35,4 +35,24 @@ def _read(items: Sequence[Item], source: Source) -> list[Item]:
     ]
 
 
+def without_blank_words(items: Sequence[Item], source: Source) -> list[Item]:
+    """The rows without words of white space alone, and without their tags: no model can be shown such a word."""
+    rows = []
+    for item in items:
+        words = item.fields.get("tokens")
+        blank = (
+            [i for i, word in enumerate(words) if word == "" or str(word).isspace()] if isinstance(words, list) else []
+        )
+        lists = {name: value for name, value in item.fields.items() if isinstance(value, list)}
+        aligned = {name: value for name, value in lists.items() if len(value) == len(lists.get("tokens", ()))}
+        if not blank or len(aligned) < 2:
+            rows.append(item)
+            continue
+        count, first, done = len(blank), source.place(item.line), "left out with their tags"
+        source.notices.add("words of white space", count=count, unit="word", first=first, done=done)
+        shorter = {name: [v for i, v in enumerate(value) if i not in blank] for name, value in aligned.items()}
+        rows.append(Item({**item.fields, **shorter}, item.line, item.split))
+    return rows
+
+
 TOKEN_TAGS = Shape("token-tags", "words with tags", lambda record: _fields(record) is not None, _read)
