@@ -26,17 +26,22 @@ class Message(Config):
     content: str = Field(description="What is said; {field} stands for a field's value.")
 
 
-class DataConfig(FileOptions):
-    """The source of the rows, their form, and how missing splits are drawn."""
+class RowSources(Config):
+    """Where the rows of a task lie."""
 
     train: Path | None = Field(
-        None, description="Training rows: a file of JSON lines, JSON, CSV, TSV, Parquet or CoNLL."
+        None, description="Training rows: a file of JSON lines, JSON, CSV, TSV, Parquet or CoNLL, or a folder of brat."
     )
     validation: Path | None = Field(None, description="Rows for choosing; drawn from the training rows if not given.")
     test: Path | None = Field(None, description="Rows for the final score; drawn from the training rows if not given.")
     path: Path | None = Field(None, description="One file that is split into training, validation and test rows.")
     dataset: NonEmpty | None = Field(None, description="A data set of the Hugging Face Hub, read with `datasets`.")
     subset: NonEmpty | None = Field(None, description="The data set's configuration, such as sst2 of glue.")
+
+
+class DataConfig(FileOptions, RowSources):
+    """The source of the rows, their form, and how missing splits are drawn."""
+
     drop: list[Literal["empty", "unlabelled", "repeats"]] = Field(
         [],
         description="Rows to leave out, counted: empty (no text), unlabelled (no label or answer), repeats of others.",
