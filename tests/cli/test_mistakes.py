@@ -1,6 +1,9 @@
 """Wrong answers, scores of labels and the confusion table on screens of several widths."""
 
+import csv
 import io
+import json
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -71,3 +74,47 @@ def test_a_wrong_answer_is_one_line_where_it_fits() -> None:
     head, text = wrong_lines([row], 60)
     assert head == "  tickets.csv:2  Billing question -> Bug report 93%"
     assert text.startswith('    "the order never came')
+
+
+def test_errors_of_a_run(tuned, overture) -> None:
+    done = overture("errors", "mood")
+    assert done.code == 0
+    assert f"{tuned['num_wrong']} of 8 test rows" in done.out
+    assert all(f"test.jsonl:{row['where'].rpartition(':')[2]}  " in done.out for row in tuned["wrong"])
+    assert overture("errors", "mood", "--json").json["wrong"] == tuned["wrong"]
+    limited = overture("errors", "mood", "--limit", "1")
+    assert limited.out.count("test.jsonl:") == 1
+    for name in ("errors.csv", "again.csv"):
+        words = ("errors", "mood", "-o") if name == "errors.csv" else ("eval", "mood", "--errors")
+        assert overture(*words, name).code == 0
+        with open(name, newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [(row["where"], row["right"], row["predicted"], row["text"]) for row in rows] == [
+            (row["where"], row["gold"], row["predicted"], row["text"]) for row in tuned["wrong"]
+        ]
+        assert [float(row["confidence"]) for row in rows] == [row["confidence"] for row in tuned["wrong"]]
+        assert overture(*words, name).code == 2
+        assert overture(*words, name, "--force").code == 0
+
+
+def test_errors_that_were_not_kept_can_be_made_again(tuned, overture) -> None:
+    Path("store/runs/mood-1/wrong.json").unlink()
+    done = overture("errors", "mood", "--json")
+    assert (done.code, done.json["error"]) == (2, "StoreError")
+    assert "overture eval mood" in done.json["fix"]
+    assert overture("errors", "mod", "--json").code == 2
+
+
+def test_every_wrong_answer_is_kept_in_full(make_task, overture) -> None:
+    long = "x" * 300
+    rows = [{"text": f"{long} {number}", "label": ("good", "bad")[number % 2]} for number in range(60)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = make_task(data={"path": "rows.jsonl", "test_share": 0.75, "validation_share": 0.1}, shots=0)
+    done = overture(
+        "tune", task, "--set", "train.epochs=1", "--set", "max_length=60", "--set", "too_long=trim", "--json"
+    )
+    assert done.code == 0, done.err
+    found = overture("errors", "mood", "--json").json
+    assert len(found["wrong"]) == done.json["num_wrong"] > len(done.json["wrong"]) == 20
+    assert all(row["text"].startswith(long) for row in found["wrong"])
+    assert all(len(row["text"]) <= 200 for row in done.json["wrong"])

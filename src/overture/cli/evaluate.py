@@ -7,9 +7,10 @@ import typer
 
 from overture.cli.mistakes import show_mistakes
 from overture.cli.options import CalibratedOption, DriftOption, JsonOption, PromptArgument, StoreOption, store_root
-from overture.cli.out import console, emit, say
+from overture.cli.out import console, emit, remark, say
 from overture.cli.progress import display, stages
 from overture.cli.report import calibration_lines, result_table, sentences
+from overture.cli.wrong import write_errors
 from overture.core.errors import ConfigError
 from overture.core.records.data import DataNotice, notice_texts
 from overture.core.records.events import NoticeEvent
@@ -28,6 +29,11 @@ def command(
         Literal["test", "validation"] | None,
         typer.Option(help="Which rows of the prompt's own run; test rows where there are any.", show_default=False),
     ] = None,
+    errors: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT", help="Write all wrong answers to a .csv, .tsv, .jsonl or .parquet file."),
+    ] = None,
+    is_forced: Annotated[bool, typer.Option("--force", help="Replace a file of --errors that exists.")] = False,
     calibrated: CalibratedOption = False,
     store: StoreOption = None,
     allow_drift: DriftOption = False,
@@ -37,6 +43,10 @@ def command(
     if data and split:
         raise ConfigError("FILE and --split exclude each other", fix="leave one of them out")
     root = store_root(store)
+    if errors:
+        from overture.data.write import check_output
+
+        check_output(errors, is_forced, [data] if data else [])
 
     from overture.core.config import validated
     from overture.data.task import Task
@@ -65,9 +75,12 @@ def command(
     with show.live():
         host = Host(allow_drift=allow_drift, notify=lambda text: show(NoticeEvent(text=text)))
         handle = host.open(folder)
-        result, _ = measured(handle, rows, name, stages(show), calibrated)
+        result, all_wrong = measured(handle, rows, name, stages(show), calibrated)
         for text in (*notice_texts(notices), *handle.encoder.notices):
             show(NoticeEvent(text=text))
+    if errors:
+        write_errors(errors, all_wrong.wrong)
+        remark(f"wrote {errors}: {len(all_wrong.wrong)} of {all_wrong.num_rows} rows")
     if is_json:
         emit(result)
     else:
