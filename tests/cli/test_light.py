@@ -63,7 +63,17 @@ assert not [name for name in {HEAVY!r} if name in sys.modules]
 
 
 def test_python_api_is_lazy_and_pinned() -> None:
-    assert overture.__all__ == ["Store", "__version__", "load", "tune"]
+    assert overture.__all__ == [
+        "Prediction",
+        "Store",
+        "UserError",
+        "__version__",
+        "compare",
+        "evaluate",
+        "load",
+        "search",
+        "tune",
+    ]
     assert callable(overture.tune)
     assert callable(overture.load)
     assert dir(overture) == sorted(overture.__all__)

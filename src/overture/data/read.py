@@ -174,10 +174,9 @@ def table_of(
     found: list[Problem] = [] if problems is None else problems
     source = Source(name, options=options, problems=found, names=dict(label_names or {}))
     items = []
-    records: Iterable[Any] = rows.to_dict("records") if hasattr(rows, "to_dict") else rows
-    for number, row in enumerate(records, 1):
+    for number, row in enumerate(records_of(rows), 1):
         if isinstance(row, Mapping):
-            items.append(Item({str(key): _plain(value) for key, value in row.items()}, number))
+            items.append(Item(dict(row), number))
         else:
             source.problem(number, f"a row of type {type(row).__name__}", "wanted a mapping from field to value")
     table = _table(items, source, "rows", is_plain=options.format in CONTAINERS)
@@ -186,6 +185,49 @@ def table_of(
     if found and problems is None:
         raise DataError("the rows cannot be read", where=name, problems=found)
     return table
+
+
+def records_of(rows: Any) -> list[Any]:
+    """Rows in memory as a list; mappings with text keys and plain values, everything else as it is.
+
+    Args:
+        rows: a DataFrame of pandas or Polars, a table of Arrow, or anything that is iterated over.
+
+    Raises:
+        DataError: it cannot be iterated over, or is one text or one mapping.
+    """
+    if hasattr(rows, "to_dicts"):
+        rows = rows.to_dicts()
+    elif hasattr(rows, "to_pylist"):
+        rows = rows.to_pylist()
+    elif hasattr(rows, "iloc") and hasattr(rows, "columns"):
+        rows = rows.to_dict("records")
+    if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+        raise DataError(
+            "these are no rows",
+            got=f"{type(rows).__name__}: {rows!r:.60}",
+            wanted="a list of mappings from field to value, or a DataFrame",
+        )
+    return [
+        {str(key): _plain(value) for key, value in row.items()} if isinstance(row, Mapping) else row for row in rows
+    ]
+
+
+def asked_rows(rows: Any) -> list[str | Mapping[str, Any]]:
+    """Rows to predict, from memory: texts and mappings; a single one is one row.
+
+    Raises:
+        DataError: something is neither.
+    """
+    records = [rows] if isinstance(rows, str) else records_of([rows] if isinstance(rows, Mapping) else rows)
+    problems = [
+        Problem(f"input:{number}", f"a row of type {type(row).__name__}", "wanted a text, or a mapping of fields")
+        for number, row in enumerate(records, 1)
+        if not isinstance(row, str | Mapping)
+    ]
+    if problems:
+        raise DataError("rows cannot be predicted", problems=problems)
+    return records
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from overture.core.errors import DataError, Problem
 from overture.core.records.data import DataNotice
 from overture.data.notices import Notices
-from overture.data.read import Table, other_options, scan
+from overture.data.read import Table, other_options, scan, table_of
 from overture.data.row import Row
 from overture.data.rows import texts_of
 from overture.data.task import Task
@@ -48,9 +48,22 @@ def rows_of_file(task: Task, path: Path) -> tuple[list[Row], list[DataNotice]]:
     table = scan(path, problems, other_options(path, task.data))
     if problems:
         raise DataError("the data cannot be read", where=str(path), problems=problems)
+    return _kept(task, table, path.name, str(path))
+
+
+def rows_in_memory(task: Task, rows: Any) -> tuple[list[Row], list[DataNotice]]:
+    """As `rows_of_file`, of a list of mappings or a DataFrame.
+
+    Raises:
+        DataError: every row that cannot be read.
+    """
+    return _kept(task, table_of(rows), "rows", "rows")
+
+
+def _kept(task: Task, table: Table, name: str, file: str) -> tuple[list[Row], list[DataNotice]]:
     notices = Notices(table.notices)
-    rows = kept_rows(task, {path.name: rows_of_table(task, table, str(path))}, notices)
-    return rows[path.name], notices.records()
+    rows = kept_rows(task, {name: rows_of_table(task, table, file)}, notices)
+    return rows[name], notices.records()
 
 
 def is_empty(task: Task, row: Row) -> bool:

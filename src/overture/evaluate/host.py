@@ -5,8 +5,8 @@ and what can share a forward pass shares it. A server, the command line and the 
 """
 
 import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +17,11 @@ from overture.core.config import validated
 from overture.core.contracts import Question, RowMethod
 from overture.core.errors import ArtifactError, BackboneError, DataError, UserError
 from overture.core.injection import Injection
+from overture.core.notebook import ShortForm, Shown
 from overture.core.room import Room
 from overture.core.rows import Encoded, Prediction, Segment
 from overture.data.encode import Encoder
+from overture.data.read import asked_rows
 from overture.data.row import Row
 from overture.data.task import Task
 from overture.engine.answerer import LocalAnswerer
@@ -44,8 +46,8 @@ _NOT_ENCODED = {"name", "backbone", "data", "metric", "decoding"}
 """Keys of a task file that do not change how a row is encoded."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Handle:
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
+class Handle(Shown):
     """A stored prompt that is open on a host's model.
 
     Args:
@@ -59,7 +61,7 @@ class Handle:
         prompt: compiled where it is the same for all rows.
     """
 
-    host: "Host" = field(repr=False)
+    host: "Host"
     folder: Path
     manifest: Manifest
     task: Task
@@ -97,19 +99,30 @@ class Handle:
         encoder, encoding = self.host.encoder_of(task, self.manifest.length, self.encoder.follows)
         return replace(self, task=task, encoder=encoder, encoding=encoding)
 
-    def predict(self, rows: Sequence[Fields], progress: Progress = lambda done, total: None) -> list[Prediction]:
-        """Predictions for rows, in their order.
+    def predict(
+        self, rows: Fields | Iterable[Fields], progress: Progress = lambda done, total: None
+    ) -> list[Prediction]:
+        """Predictions for rows, in their order; a text or a mapping is one row.
 
         Args:
-            rows: the template's fields; a plain text where the template has one field.
+            rows: the template's fields, a plain text where the template has one field; or a DataFrame.
             progress: called with (done, all).
 
         Raises:
             DataError: every row that lacks a field, is no text, or is too long.
         """
-        encoded = self.host.encoded([Ask(self, row, number) for number, row in enumerate(rows, 1)])
+        encoded = self.host.encoded([Ask(self, row, number) for number, row in enumerate(asked_rows(rows), 1)])
         raise_problems(encoded)
         return [reply.result() for reply in self.host.answer_encoded(encoded, progress)]
+
+    def short_form(self) -> ShortForm:
+        """The prompt's name, kind, model and scores."""
+        manifest, task = self.manifest, self.task
+        scores = manifest.metrics.test or manifest.metrics.validation
+        score = [(task.metric, scores[task.metric].text)] if scores and task.metric in scores.scores else []
+        what = f"{manifest.method} {manifest.place}, {manifest.length} tokens"
+        rows = [("prompt", what), ("model", manifest.backbone.id), ("fields", ", ".join(task.columns))]
+        return ShortForm(manifest.ref, [*rows, ("answers", ", ".join([task.kind, *task.words])), *score])
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,7 +409,10 @@ class Host:
         for groups in alike.values():
             groups.sort(key=lambda numbers: max(items[number].row.num_tokens for number in numbers))
             for batch in _cut(items, groups, room.max_tokens):
-                cut = partial(_cut, items, _regrouped(items, batch))
+                by_text: dict[tuple[Segment, ...], list[int]] = {}
+                for number in batch:
+                    by_text.setdefault(items[number].row.input, []).append(number)
+                cut = partial(_cut, items, list(by_text.values()))
                 room.run(cut, ask, lambda part: len(part) * max(items[number].row.num_tokens for number in part))
                 progress(len(answers), len(items))
         return answers
@@ -483,11 +499,3 @@ def _cut(items: Sequence[_Item], groups: Sequence[Sequence[int]], max_tokens: in
                 batches.append(list(part))
                 longest = length
     return batches
-
-
-def _regrouped(items: Sequence[_Item], batch: Sequence[int]) -> list[list[int]]:
-    """The items of a batch, text by text."""
-    texts: dict[tuple[Segment, ...], list[int]] = {}
-    for number in batch:
-        texts.setdefault(items[number].row.input, []).append(number)
-    return list(texts.values())

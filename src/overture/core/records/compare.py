@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field
 
+from overture.core.notebook import ShortForm, Shown
 from overture.core.records.base import Record, optional
 from overture.core.records.cells import FailedCell, RateChoice, Request
 from overture.core.records.scores import Difference, Interval
@@ -201,7 +202,7 @@ class Facts(Record):
     passages: int = Field(description="number of unrelated texts")
 
 
-class Summary(Facts):
+class Summary(Shown, Facts):
     """Everything that the report of a comparison shows; made from cells alone."""
 
     status: Literal["finished", "incomplete"] = Field(description="incomplete if a cell could not be run")
@@ -235,6 +236,15 @@ class Summary(Facts):
     def at_largest(self) -> list[Score]:
         """Scores at the largest size and those of ways that use no rows, in order."""
         return [score for score in self.scores if score.size in (0, self.largest)]
+
+    def short_form(self) -> ShortForm:
+        """The scores of all ways at the largest size, the best first, and the advice."""
+        scores = sorted(self.at_largest, key=lambda score: -score.value)
+        return ShortForm(
+            f"{self.task}: {self.metric}, {self.largest} training rows, {len(self.seeds)} seeds",
+            [(score.way, score.text) for score in scores],
+            [self.advice.text],
+        )
 
     @property
     def costs_at_largest(self) -> list[Cost]:

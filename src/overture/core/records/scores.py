@@ -21,6 +21,11 @@ class Interval(Record):
     seed: int = Field(default=0, description="seed of the resampling")
     tokenizer: str | None = optional("how the metric cut texts into words")
 
+    @property
+    def text(self) -> str:
+        """The score with its interval, for people."""
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
 
 class Paired(Record):
     """Two sets of predictions on the same rows."""

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, RootModel
 
+from overture.core.notebook import ShortForm, Shown
 from overture.core.records.base import Answers, Record, optional
 from overture.core.records.scores import Interval, SplitScores
 
@@ -123,7 +124,7 @@ class Winner(Choice):
     wording: dict[str, Any] = Field(description="keys of the task file that its wording changes")
 
 
-class SearchResult(Record):
+class SearchResult(Shown, Record):
     """``result.json`` of a search."""
 
     status: Literal["finished"] = "finished"
@@ -141,6 +142,18 @@ class SearchResult(Record):
     charts: list[str] = Field(description="files of the chart")
     notices: list[str] = Field(description="what the user should know")
     folder: str | None = optional("the stored prompt's folder")
+
+    def short_form(self) -> ShortForm:
+        """The candidates of the last race, the best first, and the winner's score."""
+        lanes = sorted(self.race, key=lambda lane: (not lane.is_winner, -lane.mean))
+        split = "test" if "test" in self.metrics else "validation"
+        score = self.metrics[split][self.metric]
+        what = f"{self.prompt}" if self.prompt else "no prompt was better than the model as it is"
+        return ShortForm(
+            f"{self.task}: {what}, {self.metric} {score.text} on {score.n} {split} rows",
+            [("winner" if lane.is_winner else "", lane.title, f"{lane.mean:.3f}") for lane in lanes],
+            [f"{len(self.trials)} candidates were tried, with {self.spent.share:.0%} of the budget"],
+        )
 
 
 class RateResult(Record):

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
+from overture.core.notebook import ShortForm, Shown
 from overture.core.records.base import Answers, Options, Record, optional
 from overture.core.records.prompt import OpenGates
 from overture.core.records.scores import Comparison, Mistakes, SplitScores, Spread
@@ -76,7 +77,7 @@ class SeedSpread(Record):
     mean_seconds: float = Field(description="mean seconds of training")
 
 
-class TuneResult(SeedResult, Mistakes):
+class TuneResult(Shown, SeedResult, Mistakes):
     """The result of a run: its best seed by validation, compared with the controls."""
 
     run: str = Field(description="the run's name")
@@ -98,6 +99,26 @@ class TuneResult(SeedResult, Mistakes):
     gates: OpenGates | None = optional("what the prompt's gates leave open")
     peft_gap: str | None = optional("why the prompt cannot become an adapter of peft; none where it can")
 
+    @property
+    def split(self) -> str:
+        """The split of the final scores."""
+        return "test" if "test" in self.metrics else "validation"
+
+    def short_form(self) -> ShortForm:
+        """The scores of the prompt and of its controls."""
+        split, scores = self.split, []
+        if self.no_prompt:
+            scores.append(("no prompt", self.no_prompt.metrics[split][self.metric].text))
+        if self.in_context:
+            scores.append((f"{self.in_context.shots} examples", self.in_context.metrics[split][self.metric].text))
+        tuned = self.metrics[split][self.metric]
+        notes = [f"{self.num_wrong} of {tuned.n} rows wrong"] if self.num_wrong is not None else []
+        return ShortForm(
+            f"{self.prompt or self.run}: {self.method} {self.place}, {self.metric} on {tuned.n} {split} rows",
+            [*scores, ("tuned prompt", tuned.text)],
+            [*notes, *([f"overture.load({self.prompt!r}).predict(...) uses it"] if self.prompt else [])],
+        )
+
 
 class Calibration(Record):
     """A prompt scored with and without contextual calibration."""
@@ -110,7 +131,7 @@ class Calibration(Record):
     compared: Comparison = Field(description="paired test of with against without")
 
 
-class Evaluation(Measured, Mistakes):
+class Evaluation(Shown, Measured, Mistakes):
     """A stored prompt scored again, and its model without one."""
 
     prompt: str = Field(description="the stored prompt, as name@version")
@@ -120,3 +141,13 @@ class Evaluation(Measured, Mistakes):
     calibration: Calibration | None = optional("with and without contextual calibration")
     no_prompt: Measured | None = optional("the model without a prompt")
     compared: dict[str, Comparison] | None = optional("control -> paired test of the prompt against it")
+
+    def short_form(self) -> ShortForm:
+        """The scores of the prompt and of its model without one."""
+        score = self.metrics[self.split][self.metric]
+        plain = [("no prompt", self.no_prompt.metrics[self.split][self.metric].text)] if self.no_prompt else []
+        return ShortForm(
+            f"{self.prompt}: {self.metric} on {score.n} {self.split} rows",
+            [*plain, ("tuned prompt", score.text)],
+            [f"{self.num_wrong} of {score.n} rows wrong"] if self.num_wrong is not None else [],
+        )

@@ -81,7 +81,7 @@ _DATA_FILES = ("train", "validation", "test", "path")
 
 def resolved(
     model: type[R],
-    path: Path,
+    source: Path | Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
     *,
@@ -93,7 +93,8 @@ def resolved(
 
     Args:
         model: the class of the request; one without the section `search` passes over it.
-        path: the task file; the keys of `TuneConfig` may stand beside the task's.
+        source: the task file, or its values with paths from the working folder; the keys of `TuneConfig` may stand
+            beside the task's.
         settings: by dotted key, or nested: ``{"train.lr": 0.01, "prompt": {"length": 20}}``; None stands for not given.
         assignments: ``train.lr=0.01``, ``data.train=rows.jsonl``; the value is read as YAML.
         prompt_use: a prompt that is used as it is must fit the template; one on which others are modelled must be
@@ -104,7 +105,7 @@ def resolved(
         DataError: data files are missing, and nothing else is wrong.
         StoreError: the task's name is a device's on some system, and nothing else is wrong.
     """
-    values = _merged(path, settings or {}, assignments)
+    values, where = _merged(source, settings or {}, assignments), _name_of(source)
     prompt_values = values.get("prompt")
     if isinstance(prompt_values, Mapping) and prompt_values.get("place") is None:
         method = METHODS.get(str(prompt_values.get("method")))
@@ -112,7 +113,7 @@ def resolved(
             values["prompt"] = {**prompt_values, "place": method.places[0]}
 
     errors: list[UserError] = []
-    config = _attempt(errors, lambda: _validated(values, model, path))
+    config = _attempt(errors, lambda: _validated(values, model, where))
     prompt = config.prompt if config else _attempt([], lambda: validated(PromptConfig, prompt_values or {}, ""))
     if prompt_use != "unused" and prompt:
         is_known = _attempt(errors, lambda: checked_options(prompt))
@@ -125,7 +126,7 @@ def resolved(
     if missing := list(_missing_files(values.get("data"))):
         errors.append(DataError(f"the data cannot be used: {len(missing)} missing", problems=missing))
     if errors or config is None:
-        raise _joined(errors, path)
+        raise _joined(errors, where)
     return config
 
 
@@ -135,12 +136,18 @@ def tune_config(path: Path, assignments: Sequence[str] = ()) -> TuneConfig:
     Raises:
         ConfigError: every mistake, with the nearest known key.
     """
-    return _validated(_merged(path, {}, assignments), TuneConfig, path)
+    return _validated(_merged(path, {}, assignments), TuneConfig, str(path))
 
 
-def _merged(path: Path, settings: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """The task file's values with settings and assignments over them; data files get their whole path."""
-    values = with_paths_from(Path(path).parent, read_yaml(path))
+def _name_of(source: Path | Mapping[str, Any]) -> str:
+    return "the task" if isinstance(source, Mapping) else str(source)
+
+
+def _merged(
+    source: Path | Mapping[str, Any], settings: Mapping[str, Any], assignments: Sequence[str]
+) -> dict[str, Any]:
+    """The task's values with settings and assignments over them; data files get their whole path."""
+    values = task_values(source)
     given = [(SHORT.get(key, key), value) for key, value in _flat(settings) if value is not None]
     for key, value in [*given, *map(parsed, assignments)]:
         section, _, name = key.partition(".")
@@ -152,6 +159,17 @@ def _merged(path: Path, settings: Mapping[str, Any], assignments: Sequence[str])
     return values
 
 
+def task_values(source: Path | Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a task file, or those given, with the data's paths made absolute.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    if isinstance(source, Mapping):
+        return with_paths_from(Path(), dict(source))
+    return with_paths_from(Path(source).parent, read_yaml(source))
+
+
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in settings.items():
         if isinstance(value, Mapping) and (prefix or key in _SECTIONS):
@@ -160,7 +178,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _validated(values: Mapping[str, Any], model: type[R], path: Path) -> R:
+def _validated(values: Mapping[str, Any], model: type[R], where: str) -> R:
     """The request of merged values; of a key that no section has the nearest of all keys is named.
 
     Raises:
@@ -173,12 +191,12 @@ def _validated(values: Mapping[str, Any], model: type[R], path: Path) -> R:
     task = {key: value for key, value in values.items() if key in Task.model_fields}
     rest = {key: value for key, value in values.items() if key in sections}
     try:
-        config = validated(model, {**rest, "task": task}, str(path))
+        config = validated(model, {**rest, "task": task}, where)
     except ConfigError as error:
         # A task's keys stand at the top of the file.
         problems += [Problem(item.where.removeprefix("task."), item.what, item.fix) for item in error.problems]
     if problems:
-        raise ConfigError("the task file or the settings are wrong", where=str(path), problems=problems)
+        raise ConfigError("the task file or the settings are wrong", where=where, problems=problems)
     return config
 
 
@@ -198,7 +216,7 @@ def _attempt(errors: list[UserError], check: Callable[[], T]) -> T | None:
         return None
 
 
-def _joined(errors: Sequence[UserError], path: Path) -> UserError:
+def _joined(errors: Sequence[UserError], where: str) -> UserError:
     """One error of several; a single one stays as it is."""
     if len(errors) == 1:
         return errors[0]
@@ -208,7 +226,7 @@ def _joined(errors: Sequence[UserError], path: Path) -> UserError:
         for problem in error.problems
         or [Problem(error.where, error.what + (f", got {error.got}" if error.got else ""), error.fix or error.wanted)]
     ]
-    return ConfigError("the task file or the settings are wrong", where=str(path), problems=problems)
+    return ConfigError("the task file or the settings are wrong", where=where, problems=problems)
 
 
 def with_moved_data(config: R, assignments: Sequence[str]) -> R:
