@@ -211,7 +211,7 @@ def load_artifact(folder: Path) -> "tuple[Manifest, dict[str, torch.Tensor]]":
 def _check_digest(digest: str, manifest: Manifest, path: Path) -> None:
     if digest != manifest.tensors_sha256:
         raise ArtifactError(
-            f"the {'text and its tokens' if manifest.text else 'tensors'} are not those that the manifest describes",
+            f"the {'text and its tokens' if manifest.text else 'tensors'} are not the ones that the manifest describes",
             where=str(path),
             got=f"SHA-256 {digest}",
             wanted=manifest.tensors_sha256 or "a SHA-256 in prompt.json",
