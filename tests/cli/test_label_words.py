@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from fakes import make_inner_tokenizer
-from overture.jobs.search import words as study
+from overture.hard import label_words as study
 
 OWN = {"good": "ab", "bad": "ec"}
 
