@@ -1,0 +1,58 @@
+"""The contract of proposers: they give candidates, and a score never comes from them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+from overture.core.records.hard import Candidate, Standing
+from overture.hard.scorer import TextScorer
+
+
+@dataclass(frozen=True, slots=True)
+class WrongRow:
+    """A training row that the leader answers wrong."""
+
+    text: str
+    gold: str
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The state of a search, as proposers see it; of validation and test rows they see nothing.
+
+    Args:
+        scorer: the model on training rows, for proposers that read its distributions or gradients.
+        best: the best candidates so far, the leader first.
+        wrong: training rows that the leader answers wrong.
+        count: how many candidates are wanted.
+        random: of this call alone.
+    """
+
+    scorer: TextScorer
+    best: Sequence[Standing]
+    wrong: Sequence[WrongRow]
+    count: int
+    random: Random
+
+    @property
+    def leader(self) -> Candidate:
+        """The best candidate so far."""
+        return self.best[0].candidate
+
+    def worded(self, text: str, origin: str, of: Candidate | None = None) -> Candidate:
+        """A candidate with another instruction, at the same place."""
+        return (of or self.leader).model_copy(update={"text": text, "origin": origin})
+
+
+class Proposer(Protocol):
+    """Gives candidates for one stage of a search."""
+
+    def propose(self, ask: Ask) -> list[Candidate]:
+        """Candidates, best guesses first; more than asked for are cut.
+
+        Raises:
+            OvertureError: it cannot propose at all; the search goes on without it.
+        """
+        ...

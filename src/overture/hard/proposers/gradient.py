@@ -1,0 +1,73 @@
+"""Swaps of single tokens that the loss's gradient points at, weighed against how fluent they are.
+
+Source: Thompson, Straznickas and Sklar 2024, "Fluent dreaming for language models" (EPO): children by the top of the
+gradient, kept for each of several penalties on cross-entropy; the first-order term is HotFlip's (Ebrahimi et al. 2018),
+as in AutoPrompt and GCG. Deviation: fluency of the swapped token alone, read behind the training rows.
+"""
+
+import torch
+
+from overture.core.contracts import Readouts
+from overture.core.injection import Injection, Vectors
+from overture.core.records.hard import Candidate
+from overture.hard.proposer import Ask
+from overture.hard.proposers.own import behind
+
+_ROWS = 16
+_TOP = 64
+_PENALTIES = (0.0, 0.1, 0.3, 1.0, 3.0)
+
+
+class Gradient:
+    """One-token swaps of the best instruction behind the input."""
+
+    def propose(self, ask: Ask) -> list[Candidate]:
+        """For every penalty the best swaps by first order, then by fluency."""
+        worded = [s.candidate for s in ask.best if s.candidate.text and s.candidate.place == "after"]
+        if not worded:
+            return []
+        candidate, scorer = worded[0], ask.scorer
+        backbone, tokenizer = scorer.backbone, scorer.backbone.text.tokenizer
+        text = scorer.text_of(candidate)
+        ids = text.after_ids
+        all_rows = scorer.rows(candidate, "train")
+        rows = [all_rows[number] for number in ask.random.sample(range(len(all_rows)), min(_ROWS, len(all_rows)))]
+        scorer.tokens += 3 * scorer.live_tokens(candidate, rows)
+        with torch.enable_grad():
+            values = backbone.embed(ids).detach().requires_grad_()
+            prompt = Injection(Vectors(values, "after"))
+            loss = scorer.answerer.losses(rows, [prompt] * len(rows)).mean()
+            (slope_PD,) = torch.autograd.grad(loss, [values])
+        special = torch.tensor(sorted(tokenizer.special_ids))
+        with torch.no_grad():
+            table_VD = backbone.embed(range(backbone.info.vocab_size))
+            gain_PV = -(slope_PD @ table_VD.T) + (slope_PD * values).sum(-1, keepdim=True)
+            fluency_PV = self._fluency(ask, candidate, ids)
+            scale = gain_PV.std()
+            gain_PV[:, special] = float("-inf")
+        proposals: dict[str, None] = {}
+        each = max(1, ask.count // len(_PENALTIES))
+        for penalty in _PENALTIES:
+            worth_PV = gain_PV + penalty * scale * fluency_PV
+            for flat in worth_PV.flatten().topk(min(_TOP, worth_PV.numel())).indices.tolist()[: 4 * each]:
+                place, token = divmod(flat, worth_PV.shape[1])
+                changed = [*ids[:place], token, *ids[place + 1 :]]
+                swapped = tokenizer.decode(changed)
+                if token != ids[place] and tokenizer.encode_plain(swapped) == changed:
+                    proposals[swapped] = None
+        return [ask.worded(swapped, "gradient", candidate) for swapped in proposals]
+
+    def _fluency(self, ask: Ask, candidate: Candidate, ids: list[int]) -> torch.Tensor:
+        """Mean over rows of log p(token | row, the tokens in front of its place), [P, V]; 0 at the first place."""
+        scorer = ask.scorer
+        vocabulary = scorer.backbone.info.vocab_size
+        fluency_PV = torch.zeros(len(ids), vocabulary)
+        if len(ids) > 1:
+            rows = scorer.shown(candidate.wording, False).rows["train"][:_ROWS]
+            asked = [behind(row, ids[:1], tuple(ids[1:])) for row in rows]
+            readouts = scorer.answerer.ask([(row, None) for row in asked], Readouts())
+            scorer.tokens += len(ids) * len(rows)
+            for readout in readouts:
+                fluency_PV[1:] += scorer.backbone.head(readout.hidden).log_softmax(-1) / len(rows)
+        return fluency_PV
+

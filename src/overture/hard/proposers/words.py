@@ -1,0 +1,44 @@
+"""Label words that the model itself would write behind each label's training rows; see `overture.hard.label_words`."""
+
+from overture.core.records.hard import Candidate
+from overture.core.rows import OneOf
+from overture.engine.prompted import PromptedModel
+from overture.hard.label_words import assignments, label_candidates, label_states
+from overture.hard.proposer import Ask
+
+_TEMPLATES = 3
+_ROWS = 256
+_POOL, _WORDS, _ROUNDS = 100, 10, 10
+
+
+class Words:
+    """Label words for the best structures."""
+
+    def propose(self, ask: Ask) -> list[Candidate]:
+        """Two choices of words for each of the best wordings: by likelihood ratio, and climbed on training rows."""
+        scorer = ask.scorer
+        if not scorer.backbone.has_head or not scorer.has_labels:
+            return []
+        candidates, seen = [], set()
+        for standing in ask.best:
+            wording = standing.candidate.wording
+            key = str(wording.template)
+            if key in seen or len(seen) == _TEMPLATES:
+                continue
+            seen.add(key)
+            task = scorer.task_of(wording)
+            rows = scorer.shown(wording, False).rows["train"][:_ROWS]
+            if not all(isinstance(row.target, OneOf) for row in rows) or len({row.label for row in rows}) < len(
+                task.words
+            ):
+                continue
+            model = PromptedModel(scorer.backbone, None, scorer.answerer.cache)
+            hidden_ND, labels_N = label_states(model, rows)
+            scorer.tokens += sum(row.num_tokens for row in rows)
+            pools = label_candidates(scorer.backbone, task, hidden_ND, labels_N, _POOL, _WORDS)
+            for words in assignments(scorer.backbone, pools, hidden_ND, labels_N, _ROUNDS).values():
+                labels = dict(zip(task.words, words, strict=True))
+                for calibrated in {False, wording.calibrated}:
+                    changed = wording.model_copy(update={"labels": labels, "calibrated": calibrated})
+                    candidates.append(standing.candidate.model_copy(update={"wording": changed, "origin": "words"}))
+        return candidates

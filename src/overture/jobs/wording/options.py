@@ -1,0 +1,55 @@
+"""Options of the search for a prompt of words; imports no torch."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from overture.core.config import Config
+from overture.hard.proposers.registry import DEFAULTS
+from overture.jobs.run.request import TuneConfig
+
+Source = Annotated[str, StringConstraints(min_length=1)]
+
+
+class HardConfig(Config):
+    """What `overture search --form hard` proposes, and what it may spend."""
+
+    sources: tuple[Source, ...] = Field(
+        (),
+        description="Proposers: grammar, words, examples, corpus, own, edits, gradient, pruning, file:PATH, model:NAME, "
+        "url:http://HOST/v1; all that need no other model when empty.",
+    )
+    text: str = Field("", description="An instruction of your own: it races with the others, and is compared with.")
+    room: int = Field(16, ge=1, le=512, description="Most tokens of an instruction.")
+    wordings: int = Field(64, ge=2, le=10_000, description="Instructions that race, over all rounds.")
+    structures: int = Field(24, ge=2, le=2000, description="Structures and choices of label words that race.")
+    example_sets: int = Field(24, ge=0, le=2000, description="Sets of examples that race, over all rounds; 0 for none.")
+    rounds: int = Field(4, ge=1, le=50, description="Rounds of proposals for examples and for instructions.")
+    first_rows: int = Field(8, ge=2, description="Rows of a race's first rung.")
+    race_rows: int = Field(128, ge=2, description="Rows of a race's last rung, at most all validation rows.")
+    max_tokens: float | None = Field(
+        None, gt=0, description="Budget in live tokens of the scorer; what is left out when it ends is told."
+    )
+    minutes: float | None = Field(None, gt=0, description="Budget in minutes, at the speed that is measured first.")
+    shuffle_labels: bool = Field(
+        False, description="Shuffle the labels of all rows first: a control, in which the search must claim nothing."
+    )
+    model: str = Field("default", description="Name of the model at url:.")
+    timeout_s: float = Field(60.0, gt=0, description="Time limit of one request to url:.")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if self.max_tokens is not None and self.minutes is not None:
+            raise ValueError("one budget at most, not max_tokens and minutes")
+        return self
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The proposers that are used."""
+        return self.sources or DEFAULTS
+
+
+class HardRequest(TuneConfig):
+    """A request with what a search for words may do: the section `hard` of a task file."""
+
+    hard: HardConfig = Field(HardConfig(), description="What `overture search --form hard` proposes and may spend.")
