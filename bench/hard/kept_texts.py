@@ -38,7 +38,7 @@ def measured(
     backbone: Backbone, name: str, data: Path, num_rows: int, num_candidates: int, num_timed: int, length: int
 ) -> dict[str, Any]:
     """Processor seconds of both ways on one task."""
-    encoder = Encoder(decoder_task(name), backbone.tokenizer)
+    encoder = Encoder(decoder_task(name), backbone.text.tokenizer)
     rows = encoder.encode(random.Random(0).sample(rows_of(name, data, "train"), num_rows))
     draw = random.Random(1)
     candidates = [tuple(draw.choices(range(1000, 20000), k=length)) for _ in range(num_candidates)]

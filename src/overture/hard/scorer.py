@@ -18,7 +18,7 @@ from overture.core.errors import DataError
 from overture.core.injection import Injection, Vectors
 from overture.core.records.hard import Candidate, Wording
 from overture.core.records.prompt import Shot, TextPrompt
-from overture.core.rows import Encoded, OneOf
+from overture.core.rows import Encoded, OneOf, Segment
 from overture.data.encode import Encoder
 from overture.data.rows import Row, texts_of
 from overture.data.task import Task
@@ -30,6 +30,7 @@ from overture.engine.judge import LocalJudge
 
 _PROBES = 8
 _COPIED_WORDS = 5
+_BLOCK = 16
 Progress = Callable[[int, int], None]
 
 
@@ -78,6 +79,8 @@ class TextScorer:
         self.tokens = 0.0
         self._shown: dict[tuple[str, bool], _Shown] = {}
         self._texts: dict[str, TextPrompt] = {}
+        self._blocks: dict[str, list[list[int]]] = {}
+        self._kept: set[tuple[Segment, ...]] = set()
         self._copied = {gram for row in splits["train"] for gram in _grams(" ".join(texts_of(task, row).values()))}
 
     # -- what a candidate is
@@ -251,6 +254,8 @@ class TextScorer:
             split_rows = self.rows(candidates[indices[0]], split)
             rows = [split_rows[number] for number in numbers]
             prompts = [self.injection(candidates[index]) for index in indices]
+            if not self.text_of(candidates[indices[0]]).begins:
+                self._read(split, split_rows, numbers)
             self.tokens += sum(self.live_tokens(candidates[index], rows) for index in indices)
             replies |= zip(indices, ask(prompts, rows), strict=True)
         return torch.stack([replies[index] for index in range(len(candidates))])
@@ -262,11 +267,32 @@ class TextScorer:
         whole = sum(row.num_tokens - (row.num_input if is_kept else 0) for row in rows)
         return whole + len(text.after_ids) * len(rows) + len(text.before_ids)
 
+    def order(self, split: str, numbers: Sequence[int]) -> None:
+        """Say in which order rows will be used: their texts are read in blocks of it.
+
+        So a text is always computed in the same company, and a search that goes on computes the same bits.
+        """
+        self._blocks[split] = [list(numbers[start : start + _BLOCK]) for start in range(0, len(numbers), _BLOCK)]
+
+    def _read(self, split: str, rows: Sequence[Encoded], numbers: Sequence[int]) -> None:
+        """Read the texts of the blocks that hold some rows, as far as they are not kept."""
+        wanted = set(numbers)
+        for block in self._blocks.get(split, ()):
+            if not wanted.isdisjoint(block):
+                new = {rows[number].input for number in block} - self._kept
+                self.tokens += sum(len(segment) for segments in new for segment in segments)
+                self._kept |= new
+                self.answerer.warm([rows[number] for number in block], [None] * len(block))
+
     def warm(self, wording: Wording, split: str, progress: Progress = lambda done, total: None) -> None:
         """Read a split's texts once, in an order that depends on them alone."""
         rows = self.shown(wording, False).rows[split]
         self.tokens += sum(row.num_input for row in rows)
-        self.answerer.warm(rows, [None] * len(rows), progress)
+        self._kept |= {row.input for row in rows}
+        blocks = self._blocks.get(split) or [list(range(len(rows)))]
+        for done, block in enumerate(blocks, 1):
+            self.answerer.warm([rows[number] for number in block], [None] * len(block))
+            progress(done, len(blocks))
 
     @property
     def has_labels(self) -> bool:

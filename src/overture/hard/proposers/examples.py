@@ -4,9 +4,13 @@ Greedy addition, dropping and ordering are judged by the race on validation rows
 ordered prompts and where to find them"; they rank by entropy on sampled rows, the race by likelihood on real ones.
 """
 
+from collections.abc import Sequence
 from random import Random
 
 from overture.core.records.hard import Candidate
+from overture.core.seeds import named_random
+from overture.data.rows import Row
+from overture.data.task import Task
 from overture.hard.proposer import Ask
 
 _MOST = 8
@@ -43,6 +47,14 @@ class Examples:
             for numbers in proposals
             if len(set(numbers)) == len(numbers)
         ]
+
+
+def balanced_examples(task: Task, rows: Sequence[Row], count: int, seed: int) -> list[int]:
+    """Numbers of rows drawn by seed, as many of each label as possible."""
+    groups: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        groups.setdefault(task.spec.group(task, row), []).append(number)
+    return _balanced(groups, count, named_random(seed, "shots"))
 
 
 def _balanced(groups: dict[str, list[int]], count: int, random: Random) -> list[int]:

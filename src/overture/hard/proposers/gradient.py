@@ -70,4 +70,3 @@ class Gradient:
             for readout in readouts:
                 fluency_PV[1:] += scorer.backbone.head(readout.hidden).log_softmax(-1) / len(rows)
         return fluency_PV
-

@@ -61,9 +61,9 @@ class Url:
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get(KEY):
             headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(  # noqa: S310
+        request = urllib.request.Request(
             f"{self.address}/chat/completions", json.dumps(body).encode(), headers, method="POST"
         )
-        with urllib.request.urlopen(request, timeout=self.timeout_s) as response:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
             raw = response.read(_MOST_BYTES)
         return str(json.loads(raw)["choices"][0]["message"]["content"])

@@ -12,27 +12,34 @@ _POOL, _WORDS, _ROUNDS = 100, 10, 10
 
 
 class Words:
-    """Label words for the best structures."""
+    """Label words for the best structures.
+
+    Attributes:
+        seen: templates whose words were proposed.
+    """
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
 
     def propose(self, ask: Ask) -> list[Candidate]:
         """Two choices of words for each of the best wordings: by likelihood ratio, and climbed on training rows."""
         scorer = ask.scorer
         if not scorer.backbone.has_head or not scorer.has_labels:
             return []
-        candidates, seen = [], set()
+        candidates, num_before = list[Candidate](), len(self.seen)
         for standing in ask.best:
             wording = standing.candidate.wording
             key = str(wording.template)
-            if key in seen or len(seen) == _TEMPLATES:
+            if key in self.seen or len(self.seen) == num_before + _TEMPLATES:
                 continue
-            seen.add(key)
+            self.seen.add(key)
             task = scorer.task_of(wording)
             rows = scorer.shown(wording, False).rows["train"][:_ROWS]
             if not all(isinstance(row.target, OneOf) for row in rows) or len({row.label for row in rows}) < len(
                 task.words
             ):
                 continue
-            model = PromptedModel(scorer.backbone, None, scorer.answerer.cache)
+            model = PromptedModel(scorer.backbone)
             hidden_ND, labels_N = label_states(model, rows)
             scorer.tokens += sum(row.num_tokens for row in rows)
             pools = label_candidates(scorer.backbone, task, hidden_ND, labels_N, _POOL, _WORDS)

@@ -72,7 +72,7 @@ def request_again(manifest: Manifest, store: Store, path: Path | None) -> TuneCo
     if path is None:
         run = run_of(store, manifest, "name the task file after the prompt")
         # A search's request is a tune's with the section `search` besides.
-        values = {key: value for key, value in run.request().config.items() if key != "search"}
+        values = {key: value for key, value in run.request().config.items() if key not in ("search", "hard")}
         request = validated(TuneConfig, values, str(run.folder / REQUEST))
         task = _task_of(manifest, request.task)
     else:

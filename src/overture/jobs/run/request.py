@@ -75,7 +75,7 @@ class TuneConfig(Config):
 SHORT = {"adapter": "adapter.kind", "method": "prompt.method", "place": "prompt.place", "length": "prompt.length"}
 """Settings that have a shorter name."""
 
-_SECTIONS = ("prompt", "train", "data", "search")
+_SECTIONS = ("prompt", "train", "data", "search", "hard")
 _DATA_FILES = ("train", "validation", "test", "path")
 
 
@@ -187,7 +187,7 @@ def _validated(values: Mapping[str, Any], model: type[R], where: str) -> R:
     sections = [key for key in model.model_fields if key != "task"]
     known = [*Task.model_fields, *sections]
     dotted = [key.removeprefix("task.") for key in dotted_keys(model)]
-    problems = [unknown_key(key, known, dotted) for key in values if key not in (*known, "search")]
+    problems = [unknown_key(key, known, dotted) for key in values if key not in (*known, "search", "hard")]
     task = {key: value for key, value in values.items() if key in Task.model_fields}
     rest = {key: value for key, value in values.items() if key in sections}
     try:

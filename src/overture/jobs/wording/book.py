@@ -1,0 +1,78 @@
+"""What a search for words has scored and proposed so far, kept in its run's folder.
+
+Every call is kept whole and replayed in order, so a search that goes on after a stop sees the same numbers and takes
+the same decisions.
+"""
+
+from collections.abc import Callable, Sequence
+
+from overture.core.errors import Stopped
+from overture.core.records.hard import BookEntry, Candidate, Proposals
+from overture.hard.scorer import TextScorer
+from overture.store.runs import Run
+
+_AT_ONCE = 32
+
+
+class Book:
+    """Scores through a scorer, each pair of a candidate and a row once.
+
+    Args:
+        run: keeps the calls.
+        scorer: scores what is not kept yet.
+        is_stop_asked: looked at before each call.
+
+    Attributes:
+        row_scores: pairs that were scored.
+    """
+
+    def __init__(self, run: Run, scorer: TextScorer, is_stop_asked: Callable[[], bool]) -> None:
+        self.run, self.scorer, self.is_stop_asked = run, scorer, is_stop_asked
+        self.row_scores = 0
+        self._calls = 0
+        self._losses: dict[str, dict[int, float]] = {}
+
+    def losses(self, candidates: Sequence[Candidate], numbers: Sequence[int]) -> list[list[float]]:
+        """Losses of candidates on validation rows, a list for each.
+
+        Raises:
+            Stopped: a stop was asked for; what was scored before is kept.
+        """
+        missing = [c for c in candidates if any(n not in self._losses.get(c.key, {}) for n in numbers)]
+        for start in range(0, len(missing), _AT_ONCE):
+            part = missing[start : start + _AT_ONCE]
+            entry = self._entry(part, numbers)
+            for key, losses in zip(entry.keys, entry.losses, strict=True):
+                self._losses.setdefault(key, {}).update(zip(entry.numbers, losses, strict=True))
+            self.row_scores += len(part) * len(numbers)
+        return [[self._losses[candidate.key][number] for number in numbers] for candidate in candidates]
+
+    def is_known(self, candidate: Candidate) -> bool:
+        """Whether a candidate was scored on any row."""
+        return candidate.key in self._losses
+
+    def _entry(self, candidates: Sequence[Candidate], numbers: Sequence[int]) -> BookEntry:
+        name = f"book-{self._calls:04}.json"
+        self._calls += 1
+        keys = [candidate.key for candidate in candidates]
+        entry = self.run.read(name, BookEntry)
+        if entry is None or entry.keys != keys or entry.numbers != list(numbers):
+            if self.is_stop_asked():
+                raise Stopped
+            losses = self.scorer.losses(candidates, "validation", numbers)
+            entry = BookEntry(
+                keys=keys, numbers=list(numbers), losses=losses.double().tolist(), tokens=self.scorer.tokens
+            )
+            self.run.write(name, entry)
+        self.scorer.tokens = entry.tokens
+        return entry
+
+    def proposals(self, name: str, propose: Callable[[], Proposals]) -> Proposals:
+        """The proposals of a round: those that are kept, or new ones."""
+        kept = self.run.read(f"proposals-{name}.json", Proposals)
+        if kept is None:
+            if self.is_stop_asked():
+                raise Stopped
+            kept = propose()
+            self.run.write(f"proposals-{name}.json", kept)
+        return kept

@@ -1,0 +1,554 @@
+"""The search for a prompt of words: structure, examples, wording, pruning; a final race; one test.
+
+Each stage races the candidates that its proposers give against what the stage before left, on validation rows and by
+likelihood alone. The winner is tested once, on rows that nobody chose by, against the model under the task file, the
+user's own text, examples and label words, with Holm's correction over these; what luck alone gives stands beside it.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+
+from overture.core.errors import ConfigError, DataError, OvertureError, Stopped
+from overture.core.records.events import DataEvent, EndEvent, Listener, NoticeEvent, ProgressEvent, ignore
+from overture.core.records.hard import (
+    Candidate,
+    Claim,
+    HardPlan,
+    HardResult,
+    Luck,
+    Proposals,
+    Stage,
+    StageResult,
+    Standing,
+    Wording,
+)
+from overture.core.records.prompt import Lineage, PromptScores
+from overture.core.records.scores import SplitScores
+from overture.core.seeds import named_random
+from overture.data.rows import Row, gold_of
+from overture.data.splits import Splits, load_splits
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.load import load_backbone
+from overture.engine.prompted import PromptedModel
+from overture.evaluate.intervals import paired_test
+from overture.evaluate.over_seeds import holm
+from overture.evaluate.scoring import Scored, score
+from overture.hard.proposer import Ask, Proposer, WrongRow
+from overture.hard.proposers.registry import STAGES, check_source, proposer_of
+from overture.hard.race import luck_of, raced, row_scores
+from overture.hard.scorer import Refused, TextScorer
+from overture.jobs.run.keep import new_manifest
+from overture.jobs.run.request import check_no_adapter
+from overture.jobs.wording.book import Book
+from overture.jobs.wording.options import HardConfig, HardRequest
+from overture.store.names import ref_of
+from overture.store.runs import Run
+from overture.store.store import Store
+
+SURE = 0.05
+_BEAM = 6
+_FINALISTS = 8
+_SHOTS = 8
+_WRONG_ROWS = 64
+_READS_WRONG = ("model", "url")
+
+
+def search_words(
+    config: HardRequest,
+    store: Store,
+    listener: Listener = ignore,
+    is_stop_asked: Callable[[], bool] = lambda: False,
+    backbone: Backbone | None = None,
+) -> HardResult:
+    """Find a prompt of words and store it.
+
+    Args:
+        config: the request; ``hard`` says what is proposed and spent.
+        store: where the prompt and the run's folder go.
+        listener: called with each event.
+        is_stop_asked: looked at between passes; the best so far is kept, and the run can be resumed.
+        backbone: a loaded model; loaded by the task's name when None.
+
+    Raises:
+        UserError: task, data, model or options are wrong.
+        DiskFull: the run can be resumed when there is room.
+    """
+    check_request(config)
+    store.check_writable()
+    run = Run.create(store.runs, f"{config.task.name}-hard", config.model_dump(mode="json"), listener, "hard")
+    return _execute(run, config, store, is_stop_asked, backbone)
+
+
+def resume_words(
+    ref: str,
+    store: Store,
+    listener: Listener = ignore,
+    is_stop_asked: Callable[[], bool] = lambda: False,
+    backbone: Backbone | None = None,
+) -> HardResult:
+    """Go on with a stopped search; what was scored is not scored again, and the end is the same bit for bit.
+
+    Raises:
+        StoreError: there is no such run, or another process works on it.
+    """
+    run = Run.open(store.runs, ref, listener)
+    if result := run.read("result.json", HardResult):
+        return result
+    return _execute(run, run.config(HardRequest), store, is_stop_asked, backbone)
+
+
+def check_request(config: HardRequest) -> None:
+    """Refuse what no search for words can do, before a model is loaded.
+
+    Raises:
+        ConfigError: an unknown proposer, an adapter, or a task whose rows have no label each.
+    """
+    check_no_adapter(config, "a search for words")
+    for source in config.hard.chosen:
+        check_source(source)
+    if config.task.kind != "classification":
+        raise ConfigError(
+            "a search for words chooses by the likelihood of labels",
+            where="kind",
+            got=config.task.kind,
+            wanted="classification",
+            fix="give the task labels, or tune a soft prompt with overture tune",
+        )
+
+
+def _execute(
+    run: Run, config: HardRequest, store: Store, is_stop_asked: Callable[[], bool], backbone: Backbone | None
+) -> HardResult:
+    def searched() -> HardResult:
+        search = _Search.prepared(run, config, store, is_stop_asked, backbone)
+        try:
+            return search.run_stages()
+        except (Stopped, KeyboardInterrupt):
+            return search.interrupted()
+
+    return run.carried_out(searched)
+
+
+def shuffled(splits: Splits, label_field: str, seed: int) -> Splits:
+    """The same rows with their labels dealt out anew within each split: nothing can be learnt from them."""
+    changed = {}
+    for name in ("train", "validation", "test"):
+        rows: list[Row] = getattr(splits, name)
+        labels = [row.fields[label_field] for row in rows]
+        named_random(seed, "shuffled labels", name).shuffle(labels)
+        changed[name] = [
+            replace(row, fields={**row.fields, label_field: label}) for row, label in zip(rows, labels, strict=True)
+        ]
+    return replace(splits, **changed)
+
+
+@dataclass(slots=True)
+class _Search:
+    """One search.
+
+    Attributes:
+        standings: candidates that came to the last rung of a race, by key.
+        own: controls that every race holds.
+    """
+
+    run: Run
+    config: HardRequest
+    store: Store
+    splits: Splits
+    scorer: TextScorer
+    book: Book
+    plan: HardPlan
+    started: float = field(default_factory=time.monotonic)
+    standings: dict[str, Standing] = field(default_factory=dict)
+    stages: list[StageResult] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    words: Candidate | None = None
+
+    @classmethod
+    def prepared(
+        cls,
+        run: Run,
+        config: HardRequest,
+        store: Store,
+        is_stop_asked: Callable[[], bool],
+        backbone: Backbone | None,
+    ) -> "_Search":
+        """Rows read, the model loaded, the texts of validation rows kept, and the budget said.
+
+        Raises:
+            DataError: rows are wrong, or none are there to choose by.
+            BackboneError: the model cannot be loaded.
+        """
+        task, options = config.task, config.hard
+        splits = load_splits(task)
+        if not splits.validation:
+            raise DataError("a search needs validation rows", where="data", fix="set data.validation_share: 0.2")
+        if options.shuffle_labels:
+            splits = shuffled(splits, task.label_field, config.seed)
+
+        def notify(text: str) -> None:
+            run.event(NoticeEvent(text=text))
+
+        backbone = backbone or load_backbone(
+            task.backbone, revision=config.revision, device=config.device, dtype=config.dtype, notify=notify
+        )
+        budget = None if config.cache_gb is None else int(config.cache_gb * 1e9)
+        rows = {name: getattr(splits, name) for name in ("train", "validation", "test")}
+        scorer = TextScorer(task, backbone, rows, options.room, InputCache(budget, notify=notify))
+        run.event(DataEvent(rows={name: len(some) for name, some in rows.items()}, repeats=splits.repeats))
+        try:
+            scorer.shown(Wording(), False)
+        except Refused as refusal:
+            raise DataError("the task's rows cannot be shown", where="template", got=str(refusal)) from None
+        scorer.order("validation", _shuffled_numbers(len(splits.validation), config.seed))
+        began, tokens = time.monotonic(), scorer.tokens
+        scorer.warm(Wording(), "validation", lambda done, total: run.event(
+            ProgressEvent(what="reading validation inputs once", done=done, total=total)))  # fmt: skip
+        speed = max(1.0, (scorer.tokens - tokens) / max(1e-3, time.monotonic() - began))
+        plan = run.read("plan.json", HardPlan) or _plan(options, scorer, len(splits.validation), speed)
+        run.write("plan.json", plan)
+        search = cls(run, config, store, splits, scorer, Book(run, scorer, is_stop_asked), plan)
+        search.notice(
+            f"allowed: {plan.tokens:,.0f} live tokens, about {plan.minutes:.1f} minutes at "
+            f"{plan.tokens_per_second:,.0f} tokens a second"
+        )
+        for text in (*splits.notices, *scorer.shown(Wording(), False).encoder.notices):
+            search.notice(text)
+        return search
+
+    def notice(self, text: str) -> None:
+        """Tell the user something, once."""
+        if text not in self.notices:
+            self.notices.append(text)
+            self.run.event(NoticeEvent(text=text))
+
+    # -- the stages
+
+    @property
+    def own(self) -> list[Candidate]:
+        """The controls that race with the others: the task file, and the user's own text."""
+        text = self.config.hard.text
+        return [Candidate(), *([Candidate(text=text, origin="own text")] if text else [])]
+
+    @property
+    def best(self) -> list[Standing]:
+        """Candidates that came to a last rung, the most likely first."""
+        return sorted(self.standings.values(), key=lambda standing: -standing.log_likelihood)
+
+    def run_stages(self) -> HardResult:
+        """All stages, the final race and the test.
+
+        Raises:
+            Stopped: a stop was asked for.
+        """
+        options = self.config.hard
+        sources: dict[Stage, dict[str, Proposer]] = {}
+        for source in options.chosen:
+            name = check_source(source)
+            sources.setdefault(STAGES[name], {})[name] = self._proposer(source)
+        self._race("structure", [], {}, 0)
+        rounds = options.rounds
+        # Label words are chosen under the best structures, so they come in a round of their own.
+        self._stage("structure", sources, 2, options.structures)
+        self._stage("examples", sources, rounds, options.example_sets)
+        self._stage("wording", sources, rounds, options.wordings)
+        self._prune(sources)
+        return self._finished(*self._final())
+
+    def _proposer(self, source: str) -> Proposer:
+        options = self.config.hard
+        if source.startswith("url:"):
+            from overture.hard.proposers.url import Url
+
+            return Url(source.partition(":")[2], options.model, options.timeout_s)
+        return proposer_of(source)
+
+    def _stage(self, stage: Stage, sources: dict[Stage, dict[str, Proposer]], rounds: int, count: int) -> None:
+        proposers = sources.get(stage, {})
+        for number in range(rounds if proposers and count else 0):
+            proposals = self.book.proposals(
+                f"{stage}-{number}",
+                lambda: self._proposed(stage, number, proposers, -(-count // rounds)),  # noqa: B023
+            )
+            affordable = self._affordable(proposals.candidates)
+            if len(affordable) < len(proposals.candidates):
+                self.notice(f"the budget ends in stage {stage}: some proposals were not scored")
+            self._race(stage, affordable, proposals.refused, number + 1)
+
+    def _proposed(self, stage: Stage, number: int, proposers: dict[str, Proposer], count: int) -> Proposals:
+        """New candidates of all proposers of a stage, in turn, as many as are wanted; the others with their reasons."""
+        wrong = self._wrong_rows() if any(name in _READS_WRONG for name in proposers) else []
+        lists, refused = [], Counter[str]()
+        each = -(-count // len(proposers))
+        for name, proposer in proposers.items():
+            random = named_random(self.config.seed, stage, number, name)
+            ask = Ask(self.scorer, self.best[:_BEAM], wrong, each, random)
+            try:
+                lists.append(self._accepted(proposer.propose(ask), each, refused))
+            except OvertureError as error:
+                refused[f"{name}: {error.what}"] += 1
+                self.notice(f"proposer {name} gave nothing: {error.what} ({error.got})")
+        return Proposals(candidates=[candidate for some in lists for candidate in some], refused=dict(refused))
+
+    def _accepted(self, candidates: Sequence[Candidate], count: int, refused: Counter[str]) -> list[Candidate]:
+        accepted: dict[str, Candidate] = {}
+        for candidate in candidates:
+            if len(accepted) == count:
+                break
+            if self.book.is_known(candidate) or candidate.key in accepted:
+                continue
+            try:
+                self.scorer.text_of(candidate)
+                self.scorer.shown(candidate.wording, self.scorer.text_of(candidate).begins)
+            except Refused as refusal:
+                refused[str(refusal)] += 1
+                continue
+            accepted[candidate.key] = candidate
+        return list(accepted.values())
+
+    def _affordable(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """As many candidates, in order, as the budget has room for."""
+        left = self.plan.tokens - self.scorer.tokens
+        limit, kept = len(self._race_numbers), list[Candidate]()
+        for candidate in candidates:
+            pairs = row_scores(len(kept) + 1, limit, self.config.hard.first_rows)
+            sample = self.scorer.rows(candidate, "validation")[:32]
+            if pairs * self.scorer.live_tokens(candidate, sample) / len(sample) > left:
+                break
+            kept.append(candidate)
+        return kept
+
+    @property
+    def _race_numbers(self) -> list[int]:
+        numbers = _shuffled_numbers(len(self.splits.validation), self.config.seed)
+        return numbers[: self.config.hard.race_rows]
+
+    def _race(self, stage: Stage, candidates: Sequence[Candidate], refused: dict[str, int], number: int) -> None:
+        """Race new candidates with the best so far; the result is a stage's, added up over its rounds."""
+        scored = self.book.row_scores
+        leaders = [standing.candidate for standing in self.best[:_BEAM]]
+        entrants = list({c.key: c for c in [*self.own, *leaders, *candidates]}.values())
+        always = {candidate.key for candidate in self.own}
+        numbers = self._race_numbers
+        self.run.event(ProgressEvent(what=f"{stage}, round {number}: {len(entrants)} candidates", done=0, total=1))
+        standings = raced(entrants, self.book.losses, numbers, self.config.hard.first_rows, _BEAM, always)
+        for standing in standings:
+            if standing.rows == len(numbers):
+                self.standings[standing.candidate.key] = standing
+        self.run.event(ProgressEvent(what=f"{stage}, round {number}: {len(entrants)} candidates", done=1, total=1))
+        earlier = next((result for result in self.stages if result.stage == stage), None)
+        result = StageResult(
+            stage=stage,
+            proposed=len(candidates) + (earlier.proposed if earlier else 0),
+            refused=dict(Counter(refused) + Counter(earlier.refused if earlier else {})),
+            row_scores=self.book.row_scores - scored + (earlier.row_scores if earlier else 0),
+            best=self.best[:_BEAM],
+        )
+        self.stages = [*(other for other in self.stages if other.stage != stage), result]
+        if stage == "structure" and self.words is None:
+            own = [c for c in candidates if c.origin == "words" and c.wording.template is None]
+            self.words = next((c for c in reversed(own) if not c.wording.calibrated), None)
+
+    def _prune(self, sources: dict[Stage, dict[str, Proposer]]) -> None:
+        """Leave out one part of the leader after another while no loss of likelihood can be shown."""
+        proposers = sources.get("pruning", {})
+        number = 0
+        while proposers and (self.best[0].candidate.text or self.best[0].candidate.shots):
+            leader = self.best[0]
+            proposals = self.book.proposals(
+                f"pruning-{number}",
+                lambda: self._proposed("pruning", number, proposers, 64),  # noqa: B023
+            )
+            number += 1
+            shorter = self._affordable(proposals.candidates)
+            if not shorter:
+                return
+            self._race("pruning", shorter, proposals.refused, number)
+            keys = {candidate.key for candidate in shorter}
+            rivals = [standing for standing in self.best if standing.candidate.key in keys]
+            if not rivals or self._is_worse(rivals[0].candidate, leader.candidate):
+                return
+            # The longer text must not lead again where the shorter one is as good.
+            self.standings = {
+                key: s for key, s in self.standings.items() if s.log_likelihood <= rivals[0].log_likelihood
+            }
+
+    def _is_worse(self, shorter: Candidate, longer: Candidate) -> bool:
+        """Whether a loss of likelihood can be shown, by a paired t test on the race's rows, one-sided."""
+        from scipy.stats import ttest_rel
+
+        losses, longer_losses = self.book.losses([shorter, longer], self._race_numbers)
+        if fmean(losses) <= fmean(longer_losses):
+            return False
+        return bool(ttest_rel(losses, longer_losses, alternative="greater").pvalue < 2 * SURE)
+
+    def _wrong_rows(self) -> list[WrongRow]:
+        leader = self.best[0].candidate
+        numbers = list(range(min(_WRONG_ROWS, len(self.splits.train))))
+        scores = self.scorer.scores([leader], "train", numbers)[0]
+        labels = list(self.config.task.words)
+        wrong = []
+        for number, row_scores_C in zip(numbers, scores, strict=True):
+            row = self.splits.train[number]
+            gold, said = str(gold_of(self.config.task, [row])[0]), labels[int(row_scores_C.argmax())]
+            if gold != said:
+                text = " ".join(str(row.fields[name]) for name in self.config.task.columns)
+                wrong.append(WrongRow(text, gold, said))
+        return wrong
+
+    # -- the end
+
+    def _final(self) -> tuple[Candidate, Luck]:
+        """The best of the finalists on all validation rows by the task's metric, and what luck gives."""
+        finalists = [standing.candidate for standing in self.best[:_FINALISTS]]
+        finalists += [candidate for candidate in self.own if candidate.key not in {f.key for f in finalists}]
+        numbers = _shuffled_numbers(len(self.splits.validation), self.config.seed)
+        losses = self.book.losses(finalists, numbers)
+        scored = [self._scored(candidate, "validation") for candidate in finalists]
+        values = [some.value(self.config.task) for some in scored]
+        order = sorted(range(len(finalists)), key=lambda index: (-values[index], fmean(losses[index])))
+        rights = [[g == p for g, p in zip(some.gold, some.predicted, strict=True)] for some in scored]
+        num_candidates = len(self.own) + sum(stage.proposed for stage in self.stages)
+        return finalists[order[0]], luck_of(num_candidates, rights)
+
+    def _scored(self, candidate: Candidate, split: str) -> Scored:
+        task = self.scorer.task_of(candidate.wording)
+        rows = self.scorer.rows(candidate, split)
+        model = PromptedModel(self.scorer.backbone, self.scorer.injection(candidate), self.scorer.answerer.cache)
+        what = f"scoring {split} rows: {candidate.title}"
+        return score(model, rows, task, gold_of(task, getattr(self.splits, split)), progress=lambda done, total: (
+            self.run.event(ProgressEvent(what=what, done=done, total=total))))  # fmt: skip
+
+    def _claims(self, winner: Candidate, scored: Scored, split: str) -> list[Claim]:
+        """The winner against each control; of a control that won itself nothing can be claimed."""
+        task, seed = self.config.task, self.config.seed
+        controls = {"the task file alone": Candidate()}
+        if self.config.hard.text:
+            controls["the text of your own"] = self.own[-1]
+        from overture.hard.proposers.examples import balanced_examples
+
+        if task.spec.has_shots and (shots := balanced_examples(task, self.splits.train, _SHOTS, seed)):
+            controls[f"{len(shots)} examples"] = Candidate(shots=shots)
+        if self.words:
+            controls["chosen label words"] = self.words
+        of_controls: dict[str, Scored] = {}
+        for name, candidate in controls.items():
+            try:
+                if candidate.key != winner.key:
+                    of_controls[name] = self._scored(candidate, split)
+            except Refused as refusal:
+                self.notice(f"not compared with {name}: {refusal}")
+        tests = {
+            name: paired_test(scored.gold, scored.predicted, control.predicted, task.metric)
+            for name, control in of_controls.items()
+        }
+        corrected = holm([test.p_value for test in tests.values()])
+        return [
+            Claim(
+                control=name,
+                control_score=of_controls[name].metrics(task)[task.metric],
+                compared=test,
+                p_corrected=p_corrected,
+                is_better=p_corrected < SURE and test.difference.value > 0,
+            )
+            for (name, test), p_corrected in zip(tests.items(), corrected, strict=True)
+        ]
+
+    def _finished(self, winner: Candidate, luck: Luck) -> HardResult:
+        validation = self._scored(winner, "validation")
+        split = "test" if self.splits.test else "validation"
+        if split == "validation":
+            self.notice("there are no test rows: the claims are on rows that chose the winner, so they are too good")
+        scored = self._scored(winner, "test") if self.splits.test else validation
+        metrics = {"validation": validation.split_scores(self.config.task)}
+        metrics |= {"test": scored.split_scores(self.config.task)} if self.splits.test else {}
+        result = self._result(winner, metrics, self._claims(winner, scored, split), luck)
+        self.run.write("result.json", result)
+        self.run.event(EndEvent(prompt=result.prompt))
+        return result
+
+    def interrupted(self) -> HardResult:
+        """The best so far, kept with its validation score; the test rows are not looked at."""
+        winner = self.best[0].candidate if self.standings else Candidate()
+        metrics = (
+            {"validation": self._scored(winner, "validation").split_scores(self.config.task)} if self.standings else {}
+        )
+        return self._result(winner, metrics, [], None).model_copy(update={"status": "interrupted"})
+
+    def _result(
+        self, winner: Candidate, metrics: dict[str, SplitScores], claims: list[Claim], luck: Luck | None
+    ) -> HardResult:
+        task, text = self.scorer.task_of(winner.wording), self.scorer.text_of(winner)
+        prompt, folder = None, None
+        # A changed template or other label words are a prompt too, of no tokens of its own.
+        if winner.key != Candidate().key and not self.config.hard.shuffle_labels:
+            manifest = new_manifest(
+                self.config.task.name,
+                self.scorer.backbone,
+                task,
+                method="text",
+                place=text.place,
+                length=len(text.ids),
+                lineage=Lineage(
+                    run=self.run.name,
+                    seed=self.config.seed,
+                    train_rows=len(self.splits.train),
+                    search=f"{winner.origin}; {sum(stage.proposed for stage in self.stages)} candidates",
+                ),
+                trainable=0,
+                metrics=PromptScores(validation=metrics.get("validation"), test=metrics.get("test")),
+                seconds=time.monotonic() - self.started,
+            )
+            kept = self.store.add(manifest.model_copy(update={"text": text}), {})
+            prompt, folder = str(ref_of(kept)), str(kept)
+        return HardResult(
+            run=self.run.name,
+            prompt=prompt,
+            folder=folder,
+            task=self.config.task.name,
+            metric=self.config.task.metric,
+            rows={name: len(getattr(self.splits, name)) for name in ("train", "validation", "test")},
+            winner=winner,
+            text=text,
+            metrics=metrics,
+            claims=claims,
+            luck=luck,
+            stages=self.stages,
+            plan=self.plan,
+            tokens=self.scorer.tokens,
+            seconds=time.monotonic() - self.started,
+            has_shuffled_labels=self.config.hard.shuffle_labels,
+            notices=self.notices,
+        )
+
+
+def _shuffled_numbers(count: int, seed: int) -> list[int]:
+    numbers = list(range(count))
+    named_random(seed, "race rows").shuffle(numbers)
+    return numbers
+
+
+def _plan(options: HardConfig, scorer: TextScorer, num_validation: int, speed: float) -> HardPlan:
+    """The budget that was given, or what the stages take at the sizes that were asked for."""
+    rows = scorer.shown(Wording(), False).rows["validation"]
+    whole = fmean(row.num_tokens for row in rows)
+    anchor = fmean(row.num_tokens - row.num_input for row in rows)
+    limit = min(options.race_rows, num_validation)
+
+    def pairs(count: int, rounds: int) -> int:
+        return rounds * row_scores(-(-count // rounds) + _BEAM, limit, options.first_rows) if count else 0
+
+    tokens = options.max_tokens
+    if options.minutes is not None:
+        tokens = 60 * options.minutes * speed
+    if tokens is None:
+        tokens = num_validation * whole
+        tokens += pairs(options.structures, 2) * whole
+        tokens += pairs(options.example_sets, options.rounds) * whole + 4 * options.example_sets * whole
+        tokens += pairs(options.wordings, options.rounds) * (options.room / 2 + anchor)
+        tokens += _FINALISTS * num_validation * (options.room / 2 + anchor) + 2 * limit * whole
+    return HardPlan(tokens=round(tokens), minutes=tokens / speed / 60, tokens_per_second=speed)
