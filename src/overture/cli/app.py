@@ -61,7 +61,7 @@ _PANELS = {
     },
     "Find a better one": {
         "compare": _Listed("compare.command", "Measure prompts, LoRA, fine-tuning and others side by side."),
-        "search": _Listed("search.search_command", "Search method, place, length and rate within a budget."),
+        "search": _Listed("search.search_command", "Search a soft prompt's setting, or a prompt of words."),
         "lr": _Listed("search.lr_command", "Find a learning rate by a short range test."),
         "words": _Listed("words.command", "Find label words that the model itself would write."),
         "methods": _Listed("methods.command", "Show the prompt methods and their options."),

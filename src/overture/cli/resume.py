@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from overture.cli.hard import show_words
 from overture.cli.options import JsonOption, StoreOption, run_names, store_root
 from overture.cli.out import console, emit, loading, say
 from overture.cli.report import show_next, show_result
@@ -38,6 +39,12 @@ def resume_command(
     kept = Store(root, say)
     kind = Run.open(kept.runs, run).request().kind
     loading()
+    if kind == "hard":
+        from overture.jobs.wording.search import resume_words
+
+        found = worked(lambda listener, stop: resume_words(run, kept, listener, stop), store, is_json, run)
+        finish(found, store, is_json, show_words)
+        return
     if kind == "search":
         from overture.jobs.search.search import resume_search
 

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from overture.cli.hard import search_words_command
 from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
 from overture.cli.out import console, emit, loading, say, seconds_text
 from overture.cli.report import asking, interval_text, show_next
 from overture.cli.tune import BACKBONE, LENGTH, METHOD, PLACE, finish, worked
+from overture.core.errors import ConfigError
 from overture.jobs.run.request import TuneConfig, check_no_adapter, resolved
 from overture.jobs.search.options import LrConfig, SearchRequest
+from overture.jobs.wording.options import HardRequest
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,10 +27,14 @@ _MAX_TABLE_TRIALS = 20
 
 _SPACE = ("method", "place", "length", "init", "layer", "epochs", "template", "lr")
 _BUDGET = ("tunes", "seconds", "tokens", "money", "price")
+_WORDS = ("text", "room", "minutes", "max_tokens", "shuffle_labels")
 
 
 @with_flags(
     flag(SearchRequest, "task.backbone"),
+    flag(SearchRequest, "search.form"),
+    flag(HardRequest, "hard.sources", "--from", metavar="PROPOSER"),
+    *(flag(HardRequest, f"hard.{name}") for name in _WORDS),
     *(flag(SearchRequest, f"search.{name}") for name in (*_SPACE, *_BUDGET)),
     flag(SearchRequest, "task.name"),
     flag(SearchRequest, "train.batch_size"),
@@ -41,8 +48,20 @@ def search_command(
     store: StoreOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Choose method, place, length, learning rate and wording by measurement under a budget; keep the winner."""
+    """Choose method, place, length, learning rate and wording by measurement under a budget; keep the winner.
+
+    With --form hard: find a prompt of words instead, without training.
+    """
     root = store_root(store)
+    flags = {**given.of(SearchRequest), **given.of(HardRequest)}
+    request = resolved(HardRequest, task, flags, settings or [])
+    if request.search.form == "hard":
+        search_words_command(
+            request, [name for name in (*_SPACE, *_BUDGET) if f"search.{name}" in flags], store, is_json
+        )
+        return
+    if words := [key for key in flags if key.startswith("hard.")]:
+        raise ConfigError("these flags are for prompts of words", got=", ".join(words), fix="add --form hard")
 
     from overture.jobs.run.early import check_early
     from overture.jobs.search.space import requested_pairs, wordings

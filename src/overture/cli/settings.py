@@ -23,6 +23,7 @@ SECTIONS = {
     "run": "What a run does beside training. These keys stand at the top of the file.",
     "adapter": "An adapter that is trained together with the prompt; without this section there is none.",
     "search": "What `overture search` may choose from and spend.",
+    "hard": "What `overture search --form hard` proposes and may spend.",
 }
 """The sections of the list of settings, in its order."""
 
@@ -46,9 +47,9 @@ class Setting:
 
 def task_schema() -> Schema:
     """The JSON schema of a task file: the keys of the task stand beside those of the run."""
-    from overture.jobs.search.options import SearchRequest
+    from overture.jobs.wording.options import HardRequest
 
-    schema: Schema = SearchRequest.model_json_schema()
+    schema: Schema = HardRequest.model_json_schema()
     definitions: Schema = schema["$defs"]
     task = definitions.pop("Task")
     properties = {**task["properties"], **{key: value for key, value in schema["properties"].items() if key != "task"}}

@@ -255,7 +255,8 @@ class TextScorer:
             rows = [split_rows[number] for number in numbers]
             prompts = [self.injection(candidates[index]) for index in indices]
             if not self.text_of(candidates[indices[0]]).begins:
-                self._read(split, split_rows, numbers)
+                for block in self._blocks_of(split_rows, split, numbers):
+                    self.answerer.warm(block, [None] * len(block))
             self.tokens += sum(self.live_tokens(candidates[index], rows) for index in indices)
             replies |= zip(indices, ask(prompts, rows), strict=True)
         return torch.stack([replies[index] for index in range(len(candidates))])
@@ -274,15 +275,23 @@ class TextScorer:
         """
         self._blocks[split] = [list(numbers[start : start + _BLOCK]) for start in range(0, len(numbers), _BLOCK)]
 
-    def _read(self, split: str, rows: Sequence[Encoded], numbers: Sequence[int]) -> None:
-        """Read the texts of the blocks that hold some rows, as far as they are not kept."""
-        wanted = set(numbers)
+    def count_reading(self, candidates: Sequence[Candidate], split: str, numbers: Sequence[int]) -> None:
+        """Count the texts that scoring these candidates would read, as read: a search that goes on counts alike."""
+        for candidate in candidates:
+            if not self.text_of(candidate).begins:
+                self._blocks_of(self.rows(candidate, split), split, numbers)
+
+    def _blocks_of(self, rows: Sequence[Encoded], split: str, numbers: Sequence[int]) -> list[list[Encoded]]:
+        """The blocks that hold some rows, whose texts are counted the first time."""
+        wanted, blocks = set(numbers), []
         for block in self._blocks.get(split, ()):
             if not wanted.isdisjoint(block):
-                new = {rows[number].input for number in block} - self._kept
+                block_rows = [rows[number] for number in block]
+                new = {row.input for row in block_rows} - self._kept
                 self.tokens += sum(len(segment) for segments in new for segment in segments)
                 self._kept |= new
-                self.answerer.warm([rows[number] for number in block], [None] * len(block))
+                blocks.append(block_rows)
+        return blocks
 
     def warm(self, wording: Wording, split: str, progress: Progress = lambda done, total: None) -> None:
         """Read a split's texts once, in an order that depends on them alone."""

@@ -1,11 +1,11 @@
 """Records of prompts of words: candidates, what became of them, and the result of their search."""
 
 import json
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from overture.core.records.base import Answers, Record, optional
+from overture.core.records.base import Record, optional
 from overture.core.records.prompt import TextPrompt
 from overture.core.records.scores import Interval, Paired, SplitScores
 
@@ -123,22 +123,10 @@ class BookEntry(Record):
     tokens: float = Field(description="live tokens that they took")
 
 
-class Predicted(Record):
-    """A candidate's answers on a split."""
-
-    scores: SplitScores = Field(description="its scores")
-    answers: Answers = Field(description="an answer for each row")
-    value: float = Field(description="the task's metric")
-
-
 class Proposals(Record):
     """Candidates that a proposer gave, and why others were refused."""
 
     candidates: list[Candidate] = Field([], description="those that may race")
     refused: dict[str, int] = Field({}, description="reason -> how many")
-
-
-class FoundText(Record):
-    """A record of any text with a number, for proposers that keep their state."""
-
-    values: dict[str, Any] = Field({}, description="what is kept")
+    refused_keys: list[str] = Field([], description="those that were refused")
+    tokens: float = Field(0.0, description="live tokens of the search, these proposals included")

@@ -39,7 +39,7 @@ def _templates(template: str) -> list[str]:
     if not is_plain or "{{" in template or "}}" in template:
         return []
     head, field, end = (
-        "".join(piece if isinstance(piece, str) else f"{{{piece.name}}}" for piece in part)
+        "".join(f"{{{piece.name}}}" if isinstance(piece, Slot) else str(piece) for piece in part)
         for part in (pieces[:last], pieces[last : last + 1], pieces[last + 1 :])
     )
     question = end.strip()

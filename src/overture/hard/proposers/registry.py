@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from overture.core.config import did_you_mean
 from overture.core.errors import ConfigError
 from overture.core.records.hard import Stage
-from overture.hard.proposer import Proposer
+
+if TYPE_CHECKING:
+    from overture.hard.proposer import Proposer
 
 STAGES: dict[str, Stage] = {
     "grammar": "structure",
@@ -51,7 +53,7 @@ def check_source(source: str) -> str:
     return name
 
 
-def proposer_of(source: str) -> Proposer:
+def proposer_of(source: str) -> "Proposer":
     """The proposer of a name, such as ``edits`` or ``file:wordings.jsonl``.
 
     Raises:

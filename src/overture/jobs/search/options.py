@@ -1,6 +1,6 @@
 """Options of the search, of the rate finder and of the search for label words; imports no torch."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -16,6 +16,9 @@ Name = Annotated[str, StringConstraints(min_length=1)]
 class SearchConfig(Config):
     """The search space of `overture search`, its budget, and its rules of choice."""
 
+    form: Literal["soft", "hard"] = Field(
+        "soft", description="soft chooses among trained prompts, hard finds a prompt of words without training."
+    )
     method: tuple[Name, ...] = Field((), description="Methods to choose from; a few good ones when empty.")
     place: tuple[Place, ...] = Field((), description="Places to choose from; those of the methods when empty.")
     length: tuple[Annotated[int, Field(ge=0, le=20000)], ...] = Field(

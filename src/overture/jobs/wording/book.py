@@ -24,11 +24,13 @@ class Book:
 
     Attributes:
         row_scores: pairs that were scored.
+        tried: keys of the candidates that were proposed before, refused ones too.
     """
 
     def __init__(self, run: Run, scorer: TextScorer, is_stop_asked: Callable[[], bool]) -> None:
         self.run, self.scorer, self.is_stop_asked = run, scorer, is_stop_asked
         self.row_scores = 0
+        self.tried: set[str] = set()
         self._calls = 0
         self._losses: dict[str, dict[int, float]] = {}
 
@@ -47,10 +49,6 @@ class Book:
             self.row_scores += len(part) * len(numbers)
         return [[self._losses[candidate.key][number] for number in numbers] for candidate in candidates]
 
-    def is_known(self, candidate: Candidate) -> bool:
-        """Whether a candidate was scored on any row."""
-        return candidate.key in self._losses
-
     def _entry(self, candidates: Sequence[Candidate], numbers: Sequence[int]) -> BookEntry:
         name = f"book-{self._calls:04}.json"
         self._calls += 1
@@ -64,6 +62,8 @@ class Book:
                 keys=keys, numbers=list(numbers), losses=losses.double().tolist(), tokens=self.scorer.tokens
             )
             self.run.write(name, entry)
+        else:
+            self.scorer.count_reading(candidates, "validation", numbers)
         self.scorer.tokens = entry.tokens
         return entry
 
@@ -73,6 +73,8 @@ class Book:
         if kept is None:
             if self.is_stop_asked():
                 raise Stopped
-            kept = propose()
+            kept = propose().model_copy(update={"tokens": self.scorer.tokens})
             self.run.write(f"proposals-{name}.json", kept)
+        self.scorer.tokens = kept.tokens
+        self.tried |= {*kept.refused_keys, *(candidate.key for candidate in kept.candidates)}
         return kept

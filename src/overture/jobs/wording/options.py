@@ -6,7 +6,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from overture.core.config import Config
 from overture.hard.proposers.registry import DEFAULTS
-from overture.jobs.run.request import TuneConfig
+from overture.jobs.search.options import SearchRequest
 
 Source = Annotated[str, StringConstraints(min_length=1)]
 
@@ -49,7 +49,7 @@ class HardConfig(Config):
         return self.sources or DEFAULTS
 
 
-class HardRequest(TuneConfig):
+class HardRequest(SearchRequest):
     """A request with what a search for words may do: the section `hard` of a task file."""
 
     hard: HardConfig = Field(HardConfig(), description="What `overture search --form hard` proposes and may spend.")

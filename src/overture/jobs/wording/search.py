@@ -135,15 +135,20 @@ def _execute(
 
 def shuffled(splits: Splits, label_field: str, seed: int) -> Splits:
     """The same rows with their labels dealt out anew within each split: nothing can be learnt from them."""
-    changed = {}
-    for name in ("train", "validation", "test"):
-        rows: list[Row] = getattr(splits, name)
+
+    def dealt(name: str, rows: Sequence[Row]) -> list[Row]:
         labels = [row.fields[label_field] for row in rows]
         named_random(seed, "shuffled labels", name).shuffle(labels)
-        changed[name] = [
+        return [
             replace(row, fields={**row.fields, label_field: label}) for row, label in zip(rows, labels, strict=True)
         ]
-    return replace(splits, **changed)
+
+    return replace(
+        splits,
+        train=dealt("train", splits.train),
+        validation=dealt("validation", splits.validation),
+        test=dealt("test", splits.test),
+    )
 
 
 @dataclass(slots=True)
@@ -282,30 +287,34 @@ class _Search:
     def _proposed(self, stage: Stage, number: int, proposers: dict[str, Proposer], count: int) -> Proposals:
         """New candidates of all proposers of a stage, in turn, as many as are wanted; the others with their reasons."""
         wrong = self._wrong_rows() if any(name in _READS_WRONG for name in proposers) else []
-        lists, refused = [], Counter[str]()
+        lists, refused, refused_keys = [], Counter[str](), list[str]()
         each = -(-count // len(proposers))
         for name, proposer in proposers.items():
             random = named_random(self.config.seed, stage, number, name)
             ask = Ask(self.scorer, self.best[:_BEAM], wrong, each, random)
             try:
-                lists.append(self._accepted(proposer.propose(ask), each, refused))
+                lists.append(self._accepted(proposer.propose(ask), each, refused, refused_keys))
             except OvertureError as error:
                 refused[f"{name}: {error.what}"] += 1
                 self.notice(f"proposer {name} gave nothing: {error.what} ({error.got})")
-        return Proposals(candidates=[candidate for some in lists for candidate in some], refused=dict(refused))
+        candidates = {candidate.key: candidate for some in lists for candidate in some}
+        return Proposals(candidates=list(candidates.values()), refused=dict(refused), refused_keys=refused_keys)
 
-    def _accepted(self, candidates: Sequence[Candidate], count: int, refused: Counter[str]) -> list[Candidate]:
+    def _accepted(
+        self, candidates: Sequence[Candidate], count: int, refused: Counter[str], refused_keys: list[str]
+    ) -> list[Candidate]:
         accepted: dict[str, Candidate] = {}
         for candidate in candidates:
             if len(accepted) == count:
                 break
-            if self.book.is_known(candidate) or candidate.key in accepted:
+            if candidate.key in self.book.tried or candidate.key in accepted or candidate.key in refused_keys:
                 continue
             try:
                 self.scorer.text_of(candidate)
                 self.scorer.shown(candidate.wording, self.scorer.text_of(candidate).begins)
             except Refused as refusal:
                 refused[str(refusal)] += 1
+                refused_keys.append(candidate.key)
                 continue
             accepted[candidate.key] = candidate
         return list(accepted.values())

@@ -1,0 +1,168 @@
+"""The search for a prompt of words: stages, one test, control by shuffled labels, and going on after a stop."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fakes import backbone_of
+from overture.core.errors import ConfigError
+from overture.core.records.events import NoticeEvent
+from overture.core.records.hard import Candidate
+from overture.data.rows import Row
+from overture.data.splits import Splits
+from overture.evaluate.host import Host
+from overture.jobs.run.request import resolved
+from overture.jobs.wording.options import HardRequest
+from overture.jobs.wording.search import resume_words, search_words, shuffled
+from overture.store.store import Store
+
+SMALL = {
+    "sources": ["grammar", "examples", "corpus", "edits", "own", "gradient", "pruning"],
+    "structures": 6,
+    "example_sets": 6,
+    "wordings": 12,
+    "rounds": 2,
+    "first_rows": 4,
+    "race_rows": 16,
+    "room": 32,
+}
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    words = {"good": ("fine", "great", "glad"), "bad": ("poor", "dull", "grim")}
+    for split, count in (("train", 24), ("validation", 20), ("test", 20)):
+        rows = [
+            {"text": f"{words[label][n % 3]} {split} {n}", "label": label}
+            for n in range(count)
+            for label in [("good", "bad")[n % 2]]
+        ]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {
+        "name": "mood",
+        "data": {name: f"{name}.jsonl" for name in ("train", "validation", "test")},
+        "template": "Text: {text}\nMood:",
+        "labels": {"good": " fine", "bad": " bad"},
+        "hard": SMALL,
+    }
+    path = tmp_path / "mood.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def request_of(task: Path, **hard) -> HardRequest:
+    return resolved(HardRequest, task, {f"hard.{name}": value for name, value in hard.items()})
+
+
+def searched(task: Path, store: Store, stop=lambda: False, **hard):
+    return search_words(request_of(task, **hard), store, is_stop_asked=stop, backbone=backbone_of("llama"))
+
+
+def comparable(result):
+    facts = result.dump()
+    changing = ("run", "prompt", "folder", "seconds", "plan", "notices")
+    return {name: value for name, value in facts.items() if name not in changing}
+
+
+def test_the_winner_is_kept_and_answers_as_it_was_scored(task, tmp_path):
+    store = Store(tmp_path / "store")
+    result = searched(task, store, text="\nWhich mood?")
+    assert {stage.stage for stage in result.stages} >= {"structure", "examples", "wording"}
+    assert result.luck is not None
+    assert result.luck.candidates == 2 + sum(stage.proposed for stage in result.stages)
+    assert {claim.control for claim in result.claims} <= {
+        "the task file alone",
+        "the text of your own",
+        "8 examples",
+        "chosen label words",
+    }
+    for claim in result.claims:
+        assert claim.p_corrected >= claim.compared.p_value
+        assert claim.compared.difference.n == result.rows["test"] == 20
+    assert result.prompt is not None
+    host = Host(backbone_of("llama"), store)
+    handle = host.open(result.prompt)
+    rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    said = [prediction.text for prediction in handle.predict([row["text"] for row in rows])]
+    accuracy = sum(s == row["label"] for s, row in zip(said, rows, strict=True)) / len(rows)
+    assert accuracy == pytest.approx(result.metrics["test"]["accuracy"].value)
+    assert handle.manifest.text == result.text
+
+
+@pytest.mark.parametrize("calls", [2, 7, 11])
+def test_a_stopped_search_keeps_its_best_and_goes_on_to_the_same_end(task, tmp_path, calls):
+    whole = searched(task, Store(tmp_path / "whole"))
+    store, asked = Store(tmp_path / "store"), []
+
+    def stop() -> bool:
+        asked.append(None)
+        return len(asked) > calls
+
+    stopped = searched(task, store, stop)
+    assert stopped.status == "interrupted"
+    assert "test" not in stopped.metrics
+    again = resume_words(stopped.run, store, backbone=backbone_of("llama"))
+    assert again.status == "finished"
+    assert comparable(again) == comparable(whole)
+    assert resume_words(stopped.run, store) == again
+
+
+def test_a_search_is_the_same_by_its_seed(task, tmp_path):
+    first, second = (searched(task, Store(tmp_path / name)) for name in ("a", "b"))
+    assert comparable(first) == comparable(second)
+
+
+def test_the_budget_is_said_first_and_held(task, tmp_path):
+    notices = []
+    config = request_of(task, max_tokens=4000.0)
+    result = search_words(
+        config,
+        Store(tmp_path / "store"),
+        lambda event: notices.append(event.text) if isinstance(event, NoticeEvent) else None,
+        backbone=backbone_of("llama"),
+    )
+    assert "4,000 live tokens" in notices[0]
+    assert any("budget ends" in text for text in notices)
+    free = searched(task, Store(tmp_path / "other"))
+    assert sum(stage.proposed for stage in result.stages) < sum(stage.proposed for stage in free.stages)
+
+
+def test_shuffled_labels_keep_their_counts_and_nothing_is_kept(task, tmp_path):
+    store = Store(tmp_path / "store")
+    result = searched(task, store, shuffle_labels=True)
+    assert result.has_shuffled_labels
+    assert result.prompt is None
+    assert store.list() == []
+    rows = [Row({"text": str(n), "label": "ab"[n % 2]}, n, "x") for n in range(40)]
+    splits = Splits(train=rows, validation=rows[:10], test=rows[10:])
+    dealt = shuffled(splits, "label", 0)
+    assert sorted(row.fields["label"] for row in dealt.train) == sorted(row.fields["label"] for row in rows)
+    assert [row.fields["label"] for row in dealt.train] != [row.fields["label"] for row in rows]
+    assert [row.fields["text"] for row in dealt.train] == [row.fields["text"] for row in rows]
+
+
+def test_wordings_of_a_file_race_and_odd_ones_are_counted(task, tmp_path):
+    wordings = tmp_path / "wordings.txt"
+    wordings.write_text(f"Which mood?\n{'x' * 80}\n<|user|> hello\nWhat sort?\n")
+    result = searched(task, Store(tmp_path / "store"), sources=[f"file:{wordings}"], wordings=8)
+    (stage,) = [stage for stage in result.stages if stage.stage == "wording"]
+    assert stage.proposed == 2
+    assert sum(stage.refused.values()) == 2
+    assert result.winner.key in {s.candidate.key for s in stage.best} or result.winner == Candidate()
+
+
+def test_a_proposer_that_fails_is_told_and_the_search_ends(task, tmp_path):
+    result = searched(task, Store(tmp_path / "store"), sources=["corpus", "url:http://127.0.0.1:9/v1"], timeout_s=0.5)
+    assert result.status == "finished"
+    assert any("url" in text for text in result.notices)
+
+
+def test_a_task_without_labels_is_refused(task, tmp_path):
+    values = yaml.safe_load(task.read_text())
+    del values["labels"]
+    task.write_text(yaml.safe_dump({**values, "answer_field": "label"}))
+    with pytest.raises(ConfigError) as error:
+        searched(task, Store(tmp_path / "store"))
+    assert error.value.where == "kind"
