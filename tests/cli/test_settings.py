@@ -10,7 +10,7 @@ import yaml
 from overture.cli.settings import SCHEMA_FILE, settings_of, task_schema
 from overture.core.config import Config
 from overture.jobs.run.request import TuneConfig, resolved
-from overture.jobs.search.options import SearchRequest
+from overture.jobs.wording.options import HardRequest
 
 
 def test_the_schema_that_is_shipped_is_that_of_the_options():
@@ -28,7 +28,7 @@ def _leaves(model: type[Config], prefix: str = "") -> set[str]:
 
 def test_every_option_is_a_setting_with_a_sentence():
     listed = [setting for settings in settings_of().values() for setting in settings]
-    wanted = {key.removeprefix("task.") for key in _leaves(SearchRequest)}
+    wanted = {key.removeprefix("task.") for key in _leaves(HardRequest)}
     assert {setting.key for setting in listed} == wanted
     assert len({setting.key for setting in listed}) == len(listed)
     assert all(setting.description.strip() and setting.values != "any value" for setting in listed)

@@ -12,34 +12,35 @@ _POOL, _WORDS, _ROUNDS = 100, 10, 10
 
 
 class Words:
-    """Label words for the best structures.
+    """Label words for the best candidates.
 
     Attributes:
-        seen: templates whose words were proposed.
+        seen: candidates, labels aside, whose words were proposed.
     """
 
     def __init__(self) -> None:
         self.seen: set[str] = set()
 
     def propose(self, ask: Ask) -> list[Candidate]:
-        """Two choices of words for each of the best wordings: by likelihood ratio, and climbed on training rows."""
+        """Two choices of words for each of the best candidates: by likelihood ratio, and climbed on training rows."""
         scorer = ask.scorer
         if not scorer.backbone.has_head or not scorer.has_labels:
             return []
         candidates, num_before = list[Candidate](), len(self.seen)
         for standing in ask.best:
-            wording = standing.candidate.wording
-            key = str(wording.template)
+            candidate, wording = standing.candidate, standing.candidate.wording
+            unlabelled = wording.model_copy(update={"labels": None, "calibrated": False})
+            key = candidate.model_copy(update={"wording": unlabelled}).key
             if key in self.seen or len(self.seen) == num_before + _TEMPLATES:
                 continue
             self.seen.add(key)
             task = scorer.task_of(wording)
-            rows = scorer.shown(wording, False).rows["train"][:_ROWS]
+            rows = scorer.rows(candidate, "train")[:_ROWS]
             if not all(isinstance(row.target, OneOf) for row in rows) or len({row.label for row in rows}) < len(
                 task.words
             ):
                 continue
-            model = PromptedModel(scorer.backbone)
+            model = PromptedModel(scorer.backbone, scorer.injection(candidate))
             hidden_ND, labels_N = label_states(model, rows)
             scorer.tokens += sum(row.num_tokens for row in rows)
             pools = label_candidates(scorer.backbone, task, hidden_ND, labels_N, _POOL, _WORDS)

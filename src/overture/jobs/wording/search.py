@@ -261,6 +261,8 @@ class _Search:
         self._stage("structure", sources, 2, options.structures)
         self._stage("examples", sources, rounds, options.example_sets)
         self._stage("wording", sources, rounds, options.wordings)
+        # Other words may be likelier behind the examples and the instruction that were found.
+        self._stage("structure", sources, 1, options.structures // 2, first=2)
         self._prune(sources)
         return self._finished(*self._final())
 
@@ -272,9 +274,11 @@ class _Search:
             return Url(source.partition(":")[2], options.model, options.timeout_s)
         return proposer_of(source)
 
-    def _stage(self, stage: Stage, sources: dict[Stage, dict[str, Proposer]], rounds: int, count: int) -> None:
+    def _stage(
+        self, stage: Stage, sources: dict[Stage, dict[str, Proposer]], rounds: int, count: int, first: int = 0
+    ) -> None:
         proposers = sources.get(stage, {})
-        for number in range(rounds if proposers and count else 0):
+        for number in range(first, first + rounds if proposers and count else first):
             proposals = self.book.proposals(
                 f"{stage}-{number}",
                 lambda: self._proposed(stage, number, proposers, -(-count // rounds)),  # noqa: B023
