@@ -78,7 +78,7 @@ def search_words(
         DiskFull: the run can be resumed when there is room.
     """
     check_request(config)
-    store.check_writable()
+    store.check_can_add(config.task.name)
     run = Run.create(store.runs, f"{config.task.name}-hard", config.model_dump(mode="json"), listener, "hard")
     return _execute(run, config, store, is_stop_asked, backbone)
 
