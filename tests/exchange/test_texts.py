@@ -46,7 +46,7 @@ def test_a_host_answers_a_kept_text_as_it_was_scored(tmp_path, family):
         assert not list(folder.glob("*.safetensors"))
         handle = host.open(folder)
         for reply, wanted in zip(host.answer([Ask(handle, row) for row in rows]), candidate_scores, strict=True):
-            shares = torch.tensor(reply.result().probabilities, dtype=torch.float64)
+            shares = torch.tensor([*reply.result().probabilities.values()], dtype=torch.float64)
             torch.testing.assert_close(shares, wanted.exp(), rtol=1e-4, atol=1e-5)
 
 
