@@ -11,7 +11,6 @@ from overture.core.errors import ArtifactError, ConfigError, StoreError
 from overture.exchange.export import FORMATS, LOST, check_target, write_files
 from overture.exchange.peft_files import adapter_files, fitted_tensors, read_adapter
 from overture.exchange.peft_forms import ModelShape
-from overture.exchange.texts import TEXT_FORMATS
 
 P, D, N, H, K = 4, 8, 2, 2, 3
 MODEL = ModelShape("tiny/model", D, N, H, K, 100)
