@@ -56,3 +56,25 @@ def test_interrupted_and_unknown(make_task, overture, tuned, tmp_path: Path) -> 
     assert "the disk is full" in found[0]["evidence"]
     assert found[0]["fix"] == f"overture resume {tuned['run']}"
     assert overture("doctor", "nothing").code == 2
+
+
+def test_advice_names_the_cause_the_store_and_the_task_file(make_task, overture, monkeypatch, tmp_path: Path) -> None:
+    from overture.core.errors import DataError, DiskFull
+    from overture.jobs.tune import tune as tune_module
+
+    store = tmp_path / "elsewhere"
+
+    def advice_after(error: BaseException) -> str:
+        def fail(*_):
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(tune_module, "_seed_result", fail)
+            overture("tune", make_task(), "--store", store)
+        run = overture("resume", "--store", store, "--json").json["runs"][-1]["run"]
+        return overture("doctor", run, "--store", store, "--json").json["findings"][0]["fix"]
+
+    resume = f"overture resume mood-{{}} --store {store}"
+    assert advice_after(DataError("rows are wrong", fix="mend line 3")) == "mend line 3; then: " + resume.format(1)
+    assert advice_after(DiskFull("the disk is full", fix="free some room")).endswith(resume.format(2))
+    assert advice_after(KeyboardInterrupt()) == resume.format(3)

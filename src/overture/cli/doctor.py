@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from overture.cli.options import JsonOption, StoreOption, run_names, store_root
+from overture.cli.options import JsonOption, StoreOption, run_names, store_flag, store_root
 from overture.cli.out import console, emit, say, size_text
 from overture.core.errors import OvertureError
 from overture.core.packages import install, requirements
@@ -38,7 +38,7 @@ def command(
 ) -> None:
     """Check the installation, the machine and the model, or a run, and say what to fix."""
     if run is not None:
-        _examine_run(run, store_root(store), is_json)
+        _examine_run(run, store, is_json)
         return
     facts = examined(store_root(store))
     if is_json:
@@ -49,13 +49,13 @@ def command(
         raise typer.Exit(_UNUSABLE)
 
 
-def _examine_run(ref: str, store: Path, is_json: bool) -> None:
+def _examine_run(ref: str, store: Path | None, is_json: bool) -> None:
     """Print what explains a run's result; exit with 1 when something does."""
     from overture.evaluate.diagnose import diagnose
     from overture.store.runs import Run
 
-    run = Run.open(store / "runs", ref)
-    findings = diagnose(run, run.is_held)
+    run = Run.open(store_root(store) / "runs", ref)
+    findings = diagnose(run, run.is_held, store_flag(store))
     if is_json:
         emit({"run": run.name, "findings": [finding.dump() for finding in findings]})
     else:
