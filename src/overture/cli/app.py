@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -126,7 +127,7 @@ class _Group(TyperGroup):
         words = list(sys.argv[1:] if args is None else args)
         flags = words[: words.index("--")] if "--" in words else words
         with only_json("--json" in flags), normal_loudness():
-            code = self._code(_current(words), extra)
+            code = self._code(_current(_plugins_first(words)), extra)
         if standalone_mode:
             sys.exit(code)
         return code
@@ -190,6 +191,17 @@ _LOUDNESS = {
 }
 
 
+def _plugins_first(words: list[str]) -> list[str]:
+    """The command line with ``--plugin`` in front of the command, wherever it was typed."""
+    end = words.index("--") if "--" in words else len(words)
+    first, rest, position = list[str](), list[str](), 0
+    while position < end:
+        count = 2 if words[position] == "--plugin" else 1
+        (first if words[position].partition("=")[0] == "--plugin" else rest).extend(words[position : position + count])
+        position += count
+    return [*first, *rest, *words[end:]]
+
+
 def _current(words: list[str]) -> list[str]:
     """The command line with the flags of the version before in today's spelling; says so for each."""
     for flag in _OLD_FLAGS.get(words[0] if words else "", ()):
@@ -237,14 +249,38 @@ def _print_version(is_asked: bool) -> None:
         raise typer.Exit
 
 
+def _load_plugins(paths: list[Path]) -> list[Path]:
+    """Load plug-ins before a command is imported: its flags and lists name their methods."""
+    if paths:
+        from overture.prompt.registry import load_plugin
+
+        try:
+            for path in paths:
+                load_plugin(path)
+        except OvertureError as error:
+            show_error(error, is_json_only())
+            raise typer.Exit(error.exit_code) from None
+    return paths
+
+
 @app.callback()
 def _options(
     is_version_asked: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    plugins: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--plugin",
+            envvar="OVERTURE_PLUGINS",
+            metavar="FILE.py",
+            callback=lambda paths: _load_plugins(paths or []),
+            help="A method of your own, see docs/write-a-method.md; its code runs. Repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Tune the prompt, keep the model: soft prompts trained, measured and kept for frozen models."""
-    del is_version_asked
+    del is_version_asked, plugins
 
 
 def main() -> None:

@@ -47,6 +47,7 @@ def _facts(method: Any) -> dict[str, Any]:
     return {
         "title": method.title,
         "source": method.source,
+        "plugin": method.plugin,
         "places": list(method.places),
         "formula": method.formula,
         "variants": dict(method.variants),
@@ -73,6 +74,7 @@ def _show_one(name: str, method: dict[str, Any], formula: str) -> None:
     for key, value in (
         ("trained", method["title"]),
         ("source", method["source"]),
+        *([("plug-in", method["plugin"])] if method["plugin"] else []),
         ("places", ", ".join(method["places"])),
         ("trained values", formula),
         ("learning rate", rates),

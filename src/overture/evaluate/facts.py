@@ -4,9 +4,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from overture.core.config import validated
+from overture.core.errors import ArtifactError
 from overture.engine.backbone import Backbone
 from overture.engine.options import LoraOptions
 from overture.prompt.config import PromptConfig
+from overture.prompt.methods import METHODS
 from overture.prompt.pack import ADAPTER
 from overture.store.manifest import BackboneRef, Manifest
 
@@ -25,7 +27,16 @@ def config_of(manifest: Manifest) -> PromptConfig:
 
     Raises:
         ConfigError: a manifest that was written by hand, or by an Overture whose options differ.
+        ArtifactError: its method is one of a plug-in that is not loaded.
     """
+    if manifest.options.plugin and manifest.method not in METHODS:
+        raise ArtifactError(
+            "the prompt's method is one of a plug-in that is not loaded",
+            where=manifest.ref,
+            got=f"method {manifest.method!r}",
+            wanted=f"the plug-in {manifest.options.plugin!r:.100}",
+            fix="overture --plugin FILE.py ..., or install its package; a plug-in is code, so load only what you trust",
+        )
     known = manifest.options.prompt or {
         "method": manifest.method,
         "place": manifest.place,

@@ -52,6 +52,8 @@ class Method:
             empty where its prompts are exported as plain vectors, or as keys and values.
         has_gates: its file has `open_gates(tensors)`, which says what the gates of a stored prompt leave open.
         pruned: the method of such a prompt after pruning; None where it cannot be pruned.
+        module: the module that has its maths; this package's file of its name when empty.
+        plugin: the file or the installed package that brings it; empty for Overture's own.
     """
 
     name: str
@@ -73,11 +75,13 @@ class Method:
     peft: str = ""
     has_gates: bool = False
     pruned: str | None = None
+    module: str = ""
+    plugin: str = ""
 
     @property
     def maths(self) -> ModuleType:
         """The method's file; it imports torch, so it is imported on first use."""
-        return import_module(f"overture.prompt.{self.name}")
+        return import_module(self.module or f"overture.prompt.{self.name}")
 
     @property
     def has_layer(self) -> bool:

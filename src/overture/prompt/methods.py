@@ -1,7 +1,8 @@
 """The catalogue of prompt methods: facts and options, everything that checking a request needs.
 
 It imports no torch. A new method is one file of this package, named like the method, and one record in `METHODS`. The
-file holds the maths and its docstring; it is imported when a prompt is built (`Method.maths`).
+file holds the maths and its docstring; it is imported when a prompt is built (`Method.maths`). Methods from elsewhere
+join the catalogue by `plugins`.
 """
 
 from typing import Literal, Self
@@ -12,6 +13,7 @@ from overture.core.config import Config
 from overture.core.injection import Place
 from overture.prompt.config import LabelRate
 from overture.prompt.method import Method, Sharing
+from overture.prompt.plugins import add_installed
 
 _AMONG_TOKENS: tuple[Place, ...] = ("before", "after", "slots")
 _AS_MEMORY: tuple[Place, ...] = ("memory", "after")
@@ -390,3 +392,6 @@ _RECORDS = (
 )
 
 METHODS: dict[str, Method] = {method.name: method for method in _RECORDS}
+"""The methods by name: Overture's own, those of installed packages, and those of plug-in files that were loaded."""
+
+add_installed(METHODS)

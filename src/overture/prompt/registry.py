@@ -1,6 +1,7 @@
 """Look-ups and checks on the catalogue of methods; imports no torch."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from overture.core.config import Config, did_you_mean, validated
@@ -10,9 +11,25 @@ from overture.core.records.prompt import OpenGates
 from overture.prompt.config import PromptConfig
 from overture.prompt.method import Method
 from overture.prompt.methods import METHODS
+from overture.prompt.plugins import add_file
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def load_plugin(path: str | Path) -> list[str]:
+    """Add the methods of a plug-in file to the catalogue; see docs/write-a-method.md.
+
+    Args:
+        path: a Python file; its code runs.
+
+    Returns:
+        The names of its methods.
+
+    Raises:
+        ConfigError: the file cannot be loaded, or its records are wrong.
+    """
+    return add_file(METHODS, Path(path))
 
 
 def own_rate(config: PromptConfig) -> float:
@@ -37,7 +54,7 @@ def method_of(config: PromptConfig, is_place_checked: bool = True) -> Method:
             where="prompt.method",
             got=config.method,
             wanted=", ".join(METHODS),
-            fix=did_you_mean(config.method, METHODS),
+            fix=did_you_mean(config.method, METHODS) or "a method of your own: overture --plugin FILE.py ...",
         )
     if is_place_checked and config.place not in method.places:
         able = [name for name, candidate in METHODS.items() if config.place in candidate.places]

@@ -54,6 +54,7 @@ class MadeWith(Record):
     train: Options | None = optional("how it was trained")
     adapter: Options | None = optional("the adapter that was trained with it")
     cartridge: Options | None = optional("how a text was distilled into it")
+    plugin: str | None = optional("the plug-in that brings the method; none for Overture's own")
 
 
 class GateCount(Record):

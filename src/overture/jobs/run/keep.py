@@ -7,6 +7,7 @@ from overture.data.task import Task, portable
 from overture.engine.backbone import Backbone
 from overture.evaluate.facts import backbone_ref
 from overture.prompt.config import PromptConfig
+from overture.prompt.methods import METHODS
 from overture.store.manifest import Manifest
 from overture.train.options import TrainConfig
 
@@ -19,7 +20,14 @@ def made_with(
 ) -> MadeWith:
     """The options that made a prompt, as its manifest holds them."""
     trained = train and train.model_dump(mode="json")
-    return MadeWith(prompt=prompt.model_dump(mode="json"), train=trained, adapter=adapter, cartridge=cartridge)
+    method = METHODS.get(prompt.method)
+    return MadeWith(
+        prompt=prompt.model_dump(mode="json"),
+        train=trained,
+        adapter=adapter,
+        cartridge=cartridge,
+        plugin=(method.plugin if method else "") or None,
+    )
 
 
 def new_manifest(
