@@ -1,4 +1,5 @@
 import csv
+import gzip
 import sys
 
 import pyarrow as pa
@@ -92,7 +93,9 @@ def test_every_bad_json_line_is_named(tmp_path):
         ("a.parquet", b"\x00\x01 nothing of the kind", None, "not Parquet"),
         ("a.parquet", b"", None, "not Parquet"),
         ("a.json", b"[]", None, "no rows"),
-        ("a.xlsx", b"PK", None, "unknown suffix '.xlsx'"),
+        ("a.xlsx", b"PK", None, "save the sheet as CSV"),
+        ("a.csv.gz", b"\x1f\x8b broken", None, "cannot be read"),
+        ("a.xyz.gz", b"x", None, "unknown suffix '.xyz'"),
         ("a", b"x", None, "unknown suffix ''"),
     ],
 )
@@ -109,6 +112,19 @@ def test_missing_file_folder_and_a_folder_for_a_file(tmp_path):
     assert "no such file" in problems(tmp_path / "no.csv")[0]
     assert f"no such folder: {tmp_path / 'no'}" in problems(tmp_path / "no" / "a.csv")[0]
     assert "a folder, not a file" in problems(tmp_path / "dir.csv")[0]
+
+
+def test_packed_files(tmp_path, monkeypatch):
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"text,label\nfine,good\n"))
+    assert read_rows(path) == ([{"text": "fine", "label": "good"}], [2])
+    path.write_bytes(gzip.compress(b"text,label\n" + b"fine,good\n" * 100_000))
+    assert path.stat().st_size < 10_000
+    monkeypatch.setattr("overture.data.read._MAX_BYTES", 100_000)
+    assert "at most" in problems(path)[0]
+    path.write_bytes(path.read_bytes()[:-20])
+    monkeypatch.undo()
+    assert "cannot be read" in problems(path)[0]
 
 
 @given(

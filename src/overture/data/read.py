@@ -1,5 +1,7 @@
 """Rows from files of every known format, with every bad line reported in one pass. No file's own code ever runs."""
 
+import gzip
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from overture.data.formats.token_tags import without_blank_words
 SUFFIXES = tuple(suffix for container in CONTAINERS.values() for suffix in container.suffixes)
 _MAX_BYTES = 2 << 30
 _HEAD_BYTES = 1 << 14
+_GZIP = b"\x1f\x8b"
 _DETECTED = FileOptions()
 
 
@@ -29,7 +32,7 @@ class Table:
         lines: the line on which each row starts, from 1; its number where a format has no lines of its own.
         splits: the split of each row, train, validation or test; empty where the file does not say.
         format: the name of the format; empty where nothing could be read.
-        names: the names of numbered labels, by field, where the file holds them.
+        names: the names of numbered labels, by field, where the file holds them; the rows have the names.
         settings: options that were guessed and that a task file should state.
         notices: what was assumed, left out or mended.
     """
@@ -41,6 +44,15 @@ class Table:
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     notices: list[DataNotice] = field(default_factory=list)
+
+    def numbered(self, name: str) -> Records:
+        """The rows with the numbers of a field's labels in place of their names."""
+        numbers = {label: number for number, label in enumerate(self.names.get(name, ()))}
+        labels = [row.get(name) for row in self.rows]
+        return [
+            {**row, name: numbers[label]} if isinstance(label, str) and label in numbers else row
+            for row, label in zip(self.rows, labels, strict=True)
+        ]
 
 
 def read_table(path: str | Path, options: FileOptions = _DETECTED) -> Table:
@@ -61,18 +73,10 @@ def read_table(path: str | Path, options: FileOptions = _DETECTED) -> Table:
     return table
 
 
-def table_like(path: Path, options: FileOptions) -> Table:
-    """As `read_table` of a file that is not one of the task's own, which have such options.
-
-    Raises:
-        DataError: as `read_table`.
-    """
-    return read_table(path, other_options(path, options))
-
-
 def other_options(path: Path, options: FileOptions) -> FileOptions:
     """Options for a file that is not one of the task's own: its suffix says more than the task's format."""
-    return options.model_copy(update={"format": None}) if path.suffix.lower() in SUFFIXES else options
+    suffix = (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+    return options.model_copy(update={"format": None}) if suffix in SUFFIXES else options
 
 
 def scan(path: Path, problems: list[Problem], options: FileOptions = _DETECTED) -> Table:
@@ -99,12 +103,16 @@ def _opened(path: Path, source: Source) -> Container | None:
     if raw is None:
         return None
     source.raw = raw
+    # Packed files are named twice: reviews.csv.gz.
+    inner = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     named = CONTAINERS.get(source.options.format or "")
-    container = named or container_of(path, raw[:_HEAD_BYTES])
+    container = named or container_of(inner, raw[:_HEAD_BYTES])
     if container is None:
+        is_sheet = inner.suffix.lower() in (".xlsx", ".xls", ".ods")
         fix = f"known: {', '.join(SUFFIXES)}; or say it with data.format"
-        source.problems.append(Problem(str(path), f"unknown suffix {path.suffix!r}", fix))
-    elif not named and path.suffix.lower() not in container.suffixes:
+        fix = "save the sheet as CSV (UTF-8)" if is_sheet else fix
+        source.problems.append(Problem(str(path), f"unknown suffix {inner.suffix!r}", fix))
+    elif not named and inner.suffix.lower() not in container.suffixes:
         source.notices.add(f"read as {container.name}", path.name, done="set data.format if it is not")
     return container
 
@@ -118,6 +126,10 @@ def _table(items: list[Item], source: Source, format: str, is_plain: bool = Fals
             source.notices.add(f"read as {shape.title}", source.name, done=f"data.format: {shape.name}")
             source.settings["format"] = shape.name
         items = shape.read(items, source)
+    for name, labels in source.names.items():
+        for item in items:
+            if name in item.fields:
+                item.fields[name] = _named(item.fields[name], labels)
     items = without_blank_words(items, source)
     _find_splits(items, source)
     return Table(
@@ -129,6 +141,15 @@ def _table(items: list[Item], source: Source, format: str, is_plain: bool = Fals
         source.settings,
         source.notices.records(),
     )
+
+
+def _named(value: Any, names: Sequence[str]) -> Any:
+    """A label's number, or a list of them, as names; -1 means that there is no label."""
+    if isinstance(value, list):
+        return [_named(number, names) for number in value]
+    if type(value) is not int or not -1 <= value < len(names):
+        return value
+    return None if value == -1 else names[value]
 
 
 def _find_splits(items: list[Item], source: Source) -> None:
@@ -246,16 +267,20 @@ def _plain(value: Any) -> Any:
 def _bytes_of(path: Path, problems: list[Problem]) -> bytes | None:
     try:
         size = path.stat().st_size
-        if size > _MAX_BYTES:
-            fix = "take a part of it"
-            problems.append(Problem(str(path), f"{size / 2**30:.1f} GiB; at most {_MAX_BYTES >> 30} are read", fix))
-            return None
-        return path.read_bytes()
+        raw = path.read_bytes() if size <= _MAX_BYTES else b""
+        if raw.startswith(_GZIP):
+            with gzip.open(path) as packed:
+                raw = packed.read(_MAX_BYTES + 1)
+            size = len(raw)
+        if size <= _MAX_BYTES:
+            return raw
+        what = f"{size / 2**30:.1f} GiB or more; at most {_MAX_BYTES / 2**30:.1f} are read"
+        problems.append(Problem(str(path), what, "take a part of it"))
     except FileNotFoundError:
         missing = "no such file" if path.parent.is_dir() else f"no such folder: {path.parent}"
         problems.append(Problem(str(path), missing, "check the path"))
     except IsADirectoryError:
         problems.append(Problem(str(path), "a folder, not a file", "name a file in it"))
-    except OSError as error:
-        problems.append(Problem(str(path), f"cannot be read: {error.strerror}"))
+    except (OSError, EOFError, zlib.error) as error:
+        problems.append(Problem(str(path), f"cannot be read: {getattr(error, 'strerror', None) or error}"))
     return None

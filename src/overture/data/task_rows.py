@@ -18,24 +18,10 @@ _CHATS = ("messages", "sharegpt", "alpaca")
 
 
 def rows_of_table(task: Task, table: Table, file: str) -> list[Row]:
-    """The rows of a table, with numbered labels by name; the task's own label stays a number if it names no words."""
-    names = dict(table.names)
-    if not any(label in names.get(task.label_field, ()) for label in task.words):
-        names.pop(task.label_field, None)
-    for field, labels in names.items():
-        for row in table.rows:
-            if field in row:
-                row[field] = _named(row[field], labels)
-    return [Row(fields, line, file) for fields, line in zip(table.rows, table.lines, strict=True)]
-
-
-def _named(value: Any, names: Sequence[str]) -> Any:
-    """A number, or a list of numbers, as names; -1 means that there is no label."""
-    if isinstance(value, list):
-        return [_named(number, names) for number in value]
-    if type(value) is not int or not -1 <= value < len(names):
-        return value
-    return None if value == -1 else names[value]
+    """The rows of a table; the task's own label is a number again if the task names none of the labels' names."""
+    names = table.names.get(task.label_field, ())
+    rows = table.rows if any(label in names for label in task.words) else table.numbered(task.label_field)
+    return [Row(fields, line, file) for fields, line in zip(rows, table.lines, strict=True)]
 
 
 def rows_of_file(task: Task, path: Path) -> tuple[list[Row], list[DataNotice]]:
