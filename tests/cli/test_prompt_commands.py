@@ -26,7 +26,7 @@ def test_list_and_show(tuned, overture) -> None:
     assert shown["manifest"]["trainable"] == tuned["trainable"]
     text = overture("show", tuned["folder"]).out
     assert "{text}" in text
-    assert "test.accuracy" in text
+    assert "test accuracy" in text
 
 
 def test_the_gates_of_a_prompt_are_told_by_tune_and_show(make_task, overture) -> None:

@@ -82,7 +82,7 @@ def test_a_model_of_another_width(vectors: Path, smaller: Path, overture) -> Non
     assert overture("predict", "mood-recycled", "fine 1").code == 0
     done = overture("recycle", "mood", "task.yaml", "--backbone", smaller, "--tokens", "60", "--name", "few")
     assert "only 60 common tokens for vectors of width 32" in done.err
-    for text in ("is now few@1", "60 common tokens", "prompt on the old model", "no prompt", "few@1, test rows"):
+    for text in ("is now few@1", "60 common tokens", "prompt on the old model", "no-prompt", "few@1, test rows"):
         assert text in done.out
     command = next(line for line in done.out.splitlines() if "prompt.init=prompt" in line)
     assert overture(*command.split()[1:], "--json").code == 0

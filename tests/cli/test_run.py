@@ -29,7 +29,7 @@ def test_tune_result(tuned: dict) -> None:
 def test_tune_for_people(make_task, overture) -> None:
     done = overture("tune", make_task(), "--seeds", "2", "--name", "other")
     assert done.code == 0
-    for text in ("no prompt", "in-context (2)", "tuned prompt", "95% interval", "trained values", "peak memory"):
+    for text in ("no-prompt", "in-context (2)", "tuned prompt", "95% interval", "trained values", "peak memory"):
         assert text in done.out
     assert "Over 2 seeds: mean" in done.out
     assert "overture predict other@1" in done.out

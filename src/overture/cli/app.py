@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from overture.cli.out import is_json_only, normal_loudness, only_json, say, set_loudness, show_error
+from overture.cli.out import fresh_screen, is_json_only, only_json, say, set_loudness, show_error
 from overture.core.errors import OvertureError, UserError
 
 _INTERRUPTED = 130
@@ -126,7 +126,7 @@ class _Group(TyperGroup):
         """Run a command line and exit with its code."""
         words = list(sys.argv[1:] if args is None else args)
         flags = words[: words.index("--")] if "--" in words else words
-        with only_json("--json" in flags), normal_loudness():
+        with only_json("--json" in flags), fresh_screen():
             code = self._code(_current(_plugins_first(words)), extra)
         if standalone_mode:
             sys.exit(code)

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from overture.cli.options import Given, JsonOption, StoreOption, flag, store_root, with_flags
-from overture.cli.out import console, loading, say, size_text
+from overture.cli.out import console, loading, say, show_notes, show_text, size_text
 from overture.cli.progress import display
 from overture.cli.report import show_next
 from overture.cli.stop import StopRequest
+from overture.cli.tables import Column, show_table
 from overture.cli.tune import BACKBONE, tell
 from overture.core.errors import DataError
 from overture.jobs.distil.options import CartridgeConfig
@@ -75,24 +76,23 @@ def command(
 
 
 def _show(result: "CartridgeResult", flag: str) -> None:
-    from rich.table import Table
-
     out = console()
     if result.status == "interrupted":
-        out.print("stopped" + ("; the best epoch so far is kept" if result.prompt else ""))
+        show_text(out, "stopped" + ("; the best epoch so far is kept" if result.prompt else ""))
     if result.conversations and result.ways:
         count = result.conversations.held_out
         title = f"{result.text_tokens:,} tokens of text, {count} held-out conversations"
-        table = Table(title=title, title_justify="left")
-        for column in ("what the model has", "perplexity", "divergence a token", "columns", "keys and values"):
-            table.add_column(column, justify="left" if column.startswith("what") else "right")
-        for what, way in result.ways.items():
-            figures = [f"{way.perplexity:.2f}", f"{way.divergence:.3f}", f"{way.columns:,}"]
-            table.add_row(what, *figures, size_text(way.bytes))
-        out.print(table)
-        out.print("divergence: from what the model says with the right piece of the text in front of it")
-    for notice in result.notices:
-        out.print(f"note: {notice}")
+        ways = result.ways.values()
+        columns = [
+            Column("what the model has", list(result.ways), is_left=True),
+            Column("perplexity", [f"{way.perplexity:.2f}" for way in ways]),
+            Column("divergence a token", [f"{way.divergence:.3f}" for way in ways]),
+            Column("columns", [f"{way.columns:,}" for way in ways], rank=2),
+            Column("keys and values", [size_text(way.bytes) for way in ways], rank=1),
+        ]
+        show_table(out, columns, title)
+        show_text(out, "divergence: from what the model says with the right piece of the text in front of it")
+    show_notes(out, result.notices)
     if result.prompt:
         ask = f'overture predict {result.prompt}{flag} "a question about the text"'
         show_next(f"Kept as {result.prompt}. Next:", [ask])

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
-from overture.cli.out import console, emit, is_json_only, loading, say
+from overture.cli.out import console, emit, is_json_only, loading, say, show_notes, show_text
 from overture.cli.progress import display
 from overture.cli.report import show_next
 from overture.cli.stop import StopRequest
+from overture.cli.tables import Column, show_table
 from overture.cli.tune import BACKBONE, INTERRUPTED, LENGTH
 from overture.core.errors import ConfigError
 from overture.jobs.compare.options import CompareConfig
@@ -143,8 +144,6 @@ def _by_way(assignments: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _show(result: "Summary", page: Path) -> None:
-    from rich.table import Table
-
     from overture.core.records.compare import cost_of
     from overture.report.units import (
         bytes_text,
@@ -157,34 +156,21 @@ def _show(result: "Summary", page: Path) -> None:
     )
 
     out = console()
-    table = Table(title=f"{result.task}, {result.largest} training rows, test rows", title_justify="left")
-    for title in (
-        "way",
-        result.metric,
-        "95% interval",
-        "seeds",
-        "training",
-        "trained values",
-        "energy, Wh",
-        "kept",
-        "1,000 requests",
-    ):
-        is_whole = title in ("way", "95% interval")
-        table.add_column(title, justify="left" if title == "way" else "right", no_wrap=is_whole)
-    for score in sorted(result.at_largest, key=lambda score: -score.value):
-        cost = cost_of(result.ledger, score.way, score.size)
-        table.add_row(
-            score.way,
-            f"{score.value:.3f}",
-            f"{score.low:.3f} to {score.high:.3f}",
-            str(score.n_seeds) if score.size else "-",
-            seconds_text(cost.seconds) if score.size else "-",
-            f"{cost.trainable:,}",
-            energy_text(cost.kwh, cost.energy) if score.size else "-",
-            bytes_text(cost.stored_bytes),
-            seconds_text(cost.serving_seconds_per_1000),
-        )
-    out.print(table)
+    scores = sorted(result.at_largest, key=lambda score: -score.value)
+    costs = [cost_of(result.ledger, score.way, score.size) for score in scores]
+    both = list(zip(scores, costs, strict=True))
+    columns = [
+        Column("way", [score.way for score in scores], is_left=True),
+        Column(result.metric, [f"{score.value:.3f}" for score in scores]),
+        Column("95% interval", [f"{score.low:.3f} to {score.high:.3f}" for score in scores], rank=1),
+        Column("seeds", [str(score.n_seeds) if score.size else "-" for score in scores], rank=5),
+        Column("training", [seconds_text(cost.seconds) if score.size else "-" for score, cost in both], rank=2),
+        Column("trained values", [f"{cost.trainable:,}" for cost in costs], rank=3),
+        Column("energy, Wh", [energy_text(c.kwh, c.energy) if s.size else "-" for s, c in both], rank=6),
+        Column("stored", [bytes_text(cost.stored_bytes) for cost in costs], rank=4),
+        Column("1,000 requests", [seconds_text(cost.serving_seconds_per_1000) for cost in costs], rank=7),
+    ]
+    show_table(out, columns, f"{result.task}, {result.largest} training rows, test rows")
     lines = []
     for pair in result.against:
         gap, shares = pair.difference, pair.shares
@@ -204,7 +190,8 @@ def _show(result: "Summary", page: Path) -> None:
     if result.failed:
         lines.append("the same command tries again what failed")
     lines += [f"left out: {text}" for text in result.left_out]
-    lines += [f"note: {text}" for text in result.notices]
-    for line in (*lines, "", result.advice.text):
-        out.print(line, soft_wrap=True)
+    for line in lines:
+        show_text(out, line)
+    show_notes(out, result.notices)
+    show_text(out, f"\n{result.advice.text}", style="bold")
     show_next("The report:", [str(page)])

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from overture.cli.options import JsonOption, StoreOption, run_names, store_flag, store_root
-from overture.cli.out import console, emit, say, size_text
+from overture.cli.out import console, emit, say, show_text, size_text
+from overture.cli.tables import show_facts
 from overture.core.errors import OvertureError
 from overture.core.packages import install, requirements
 
@@ -62,11 +63,11 @@ def _examine_run(ref: str, store: Path | None, is_json: bool) -> None:
         out = console()
         for finding in findings:
             whose = f"seed {finding.seed}: " if finding.seed is not None else ""
-            out.print(f"{whose}{finding.what} [{finding.name}]", soft_wrap=True)
-            out.print(f"  evidence: {finding.evidence}", soft_wrap=True)
-            out.print(f"  to do: {finding.fix}", soft_wrap=True)
+            show_text(out, f"{whose}{finding.what} [{finding.name}]")
+            show_text(out, f"  evidence: {finding.evidence}")
+            show_text(out, f"  to do: {finding.fix}")
         if not findings:
-            out.print(f"{run.name}: nothing was found that would explain a bad result")
+            show_text(out, f"{run.name}: nothing was found that would explain a bad result")
     if findings:
         raise typer.Exit(_FOUND)
 
@@ -214,17 +215,15 @@ def _tokens_per_second(name: str) -> Facts:
 
 
 def _show(facts: Facts) -> None:
-    from rich.table import Table
-
     out = console()
-    table = Table(show_header=False)
-    for name, value in _shown(facts):
-        table.add_row(name, value)
-    out.print(table)
-    for title, lines in (("to fix", facts["errors"]), ("advice", facts["advice"])):
+    show_facts(out, dict(_shown(facts)))
+    for title, lines, style in (("to fix", facts["errors"], "red"), ("advice", facts["advice"], "yellow")):
         for line in lines:
-            out.print(f"{title}: {line}", soft_wrap=True)
-    out.print("Overture can be used." if facts["is_usable"] else "Overture cannot be used until this is fixed.")
+            show_text(out, f"{title}: {line}", style=style)
+    if facts["is_usable"]:
+        show_text(out, "Overture can be used.", style="green")
+    else:
+        show_text(out, "Overture cannot be used until this is fixed.", style="bold red")
 
 
 def _shown(facts: Facts) -> Iterator[tuple[str, str]]:

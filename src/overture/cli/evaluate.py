@@ -7,9 +7,9 @@ import typer
 
 from overture.cli.mistakes import show_mistakes
 from overture.cli.options import CalibratedOption, DriftOption, JsonOption, PromptArgument, StoreOption, store_root
-from overture.cli.out import console, emit, remark, say
+from overture.cli.out import console, emit, remark, say, show_text
 from overture.cli.progress import display, stages
-from overture.cli.report import calibration_lines, result_table, sentences
+from overture.cli.report import calibration_lines, show_scores, show_verdicts
 from overture.cli.wrong import write_errors
 from overture.core.errors import ConfigError
 from overture.core.records.data import DataNotice, notice_texts
@@ -89,7 +89,8 @@ def command(
 
 def _show(result: Evaluation, split: str) -> None:
     out = console()
-    out.print(result_table(result, split))
-    for line in (*sentences(result), *calibration_lines(result, split)):
-        out.print(line)
+    show_scores(out, result, split)
+    show_verdicts(out, result)
+    for line in calibration_lines(result, split):
+        show_text(out, line)
     show_mistakes(out, result, result.metrics[split][result.metric].n, split)

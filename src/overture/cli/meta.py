@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
-from overture.cli.out import console, loading, say
+from overture.cli.out import console, loading, say, show_notes, show_text
 from overture.cli.progress import display
-from overture.cli.report import sentence, show_next, tune_from
+from overture.cli.report import sentence, show_next, tune_from, verdict_style
 from overture.cli.stop import StopRequest
+from overture.cli.tables import Column, show_table
 from overture.cli.tune import BACKBONE, LENGTH, METHOD, PLACE, tell
 from overture.jobs.run.request import TuneConfig, check_no_adapter, resolved
 from overture.jobs.transfer.options import MetaConfig
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
 
     from overture.core.records.transfer import MetaResult
 
@@ -70,31 +71,29 @@ def command(
 def _show(result: "MetaResult", flag: str) -> None:
     out = console()
     if result.status == "interrupted":
-        out.print(f"stopped after {result.steps} visits" + ("; what they taught is kept" if result.prompt else ""))
+        show_text(out, f"stopped after {result.steps} visits" + ("; what they taught is kept" if result.prompt else ""))
     if result.few_steps:
-        out.print(_few_steps_table(result))
+        _show_few_steps(out, result)
         for task in result.few_steps:
-            out.print(f"{task.task}: {sentence('the ordinary start', task.compared, 'learnt start')}")
+            text = sentence("the ordinary start", task.compared, "learnt start")
+            show_text(out, f"{task.task}: {text}", style=verdict_style(task.compared))
         if not any(task.is_unseen for task in result.few_steps):
-            out.print("note: these tasks taught the start; --unseen TASK.yaml measures it on another")
-    for notice in result.notices:
-        out.print(f"note: {notice}")
+            show_text(out, "note: these tasks taught the start; --unseen TASK.yaml measures it on another")
+    show_notes(out, result.notices)
     if result.prompt:
         start = result.start
         command = tune_from(result.prompt, start.method, result.place, result.length, start.options, flag)
         show_next(f"Kept as {result.prompt}. Start a task from it:", [command])
 
 
-def _few_steps_table(result: "MetaResult") -> "Table":
-    from rich.table import Table
-
+def _show_few_steps(out: "Console", result: "MetaResult") -> None:
     steps = "1 step" if result.inner == 1 else f"{result.inner} steps"
-    table = Table(title=f"after {steps}, on validation rows", title_justify="left")
-    for title in ("task", "score", "from the ordinary start", "from the learnt start", "rows"):
-        table.add_column(title, justify="left" if title in ("task", "score") else "right")
-    for task in result.few_steps:
-        compared = task.compared
-        title = f"{task.task} (unseen)" if task.is_unseen else task.task
-        rows = str(compared.difference.n)
-        table.add_row(title, task.metric, f"{compared.b:.3f}", f"{compared.a:.3f}", rows)
-    return table
+    tasks = result.few_steps
+    columns = [
+        Column("task", [f"{task.task} (unseen)" if task.is_unseen else task.task for task in tasks], is_left=True),
+        Column("score", [task.metric for task in tasks], is_left=True),
+        Column("from the ordinary start", [f"{task.compared.b:.3f}" for task in tasks]),
+        Column("from the learnt start", [f"{task.compared.a:.3f}" for task in tasks]),
+        Column("rows", [str(task.compared.difference.n) for task in tasks], rank=1),
+    ]
+    show_table(out, columns, f"after {steps}, on validation rows")

@@ -4,9 +4,10 @@ from typing import Annotated, Any
 
 import typer
 
-from overture.cli.options import JsonOption, method_names
-from overture.cli.out import console, emit
+from overture.cli.options import JsonOption, allowed_values, method_names
+from overture.cli.out import console, emit, show_text
 from overture.cli.report import show_next
+from overture.cli.tables import Column, show_facts, show_table
 
 LETTERS = "P prompt length, D model width, N layers, H key/value heads, K head width, C labels"
 
@@ -32,13 +33,16 @@ def command(
     if name:
         _show_one(name, facts[name], METHODS[name].formula_text)
         return
-    from rich.table import Table
-
-    table = Table("method", "what is trained", "places", "trained values", "source")
-    for key, fact in facts.items():
-        table.add_row(key, fact["title"], ", ".join(fact["places"]), fact["formula"], fact["source"])
-    console().print(table)
-    console().print(LETTERS)
+    out = console()
+    columns = [
+        Column("method", list(facts), is_left=True),
+        Column("what is trained", [fact["title"] for fact in facts.values()], is_left=True, is_prose=True),
+        Column("places", [", ".join(fact["places"]) for fact in facts.values()], is_left=True, is_prose=True),
+        Column("trained values", [fact["formula"] for fact in facts.values()], rank=1, is_left=True, is_prose=True),
+        Column("source", [fact["source"] for fact in facts.values()], rank=2, is_left=True, is_prose=True),
+    ]
+    show_table(out, columns)
+    show_text(out, LETTERS)
     show_next("Look closer, or tune:", ["overture methods prefix", "overture tune TASK.yaml --method prefix"])
 
 
@@ -61,35 +65,44 @@ def _facts(method: Any) -> dict[str, Any]:
 
 def _option(field: Any) -> dict[str, Any]:
     default = None if field.is_required() else field.get_default(call_default_factory=True)
-    return {"is_required": field.is_required(), "default": default, "description": field.description}
+    return {
+        "is_required": field.is_required(),
+        "default": default,
+        "description": field.description,
+        "values": allowed_values(field.annotation),
+    }
 
 
 def _show_one(name: str, method: dict[str, Any], formula: str) -> None:
-    from rich.table import Table
-
     rates = ", ".join(f"{rate:g} at {place}" for place, rate in method["learning_rate"].items())
     if method["rated_length"]:
         rates += f"; less in proportion beyond {method['rated_length']} tokens"
-    facts = Table(title=name, title_justify="left", show_header=False)
-    for key, value in (
-        ("trained", method["title"]),
-        ("source", method["source"]),
-        *([("plug-in", method["plugin"])] if method["plugin"] else []),
-        ("places", ", ".join(method["places"])),
-        ("trained values", formula),
-        ("learning rate", rates),
-        *(
-            (f"option {key}", f"{option['description']} ({_default(option)})")
-            for key, option in method["options"].items()
-        ),
-    ):
-        facts.add_row(key, value)
-    console().print(facts)
-    console().print(LETTERS)
-    option = next(iter(method["options"]), None)
-    set_flag = f" --set prompt.options.{option}=..." if option else ""
-    show_next("Tune it:", [f"overture tune TASK.yaml --method {name} --place {method['places'][0]}{set_flag}"])
+    facts = {
+        "trained": method["title"],
+        "source": method["source"],
+        **({"plug-in": method["plugin"]} if method["plugin"] else {}),
+        "places": ", ".join(method["places"]),
+        "trained values": formula,
+        "learning rate": rates,
+    }
+    facts |= {f"option {key}": _option_text(option) for key, option in method["options"].items()}
+    show_facts(console(), facts, name)
+    show_text(console(), LETTERS)
+    settings = [f"--set prompt.options.{key}={_example(option)}" for key, option in method["options"].items()][:1]
+    words = ["overture tune TASK.yaml", f"--method {name}", f"--place {method['places'][0]}", *settings]
+    show_next("Tune it:", [" ".join(words)])
 
 
-def _default(option: dict[str, Any]) -> str:
-    return "must be given" if option["is_required"] else f"default {option['default']}"
+def _option_text(option: dict[str, Any]) -> str:
+    default = "must be given" if option["is_required"] else f"default {_word(option['default'])}"
+    return f"{option['description']} {option['values']} ({default})"
+
+
+def _example(option: dict[str, Any]) -> str:
+    """A value of an option to try: another than the default where the others are known."""
+    others = [value for value in option["values"].split(" | ") if value != _word(option["default"])]
+    return others[0] if " | " in option["values"] and others else "..."
+
+
+def _word(value: Any) -> str:
+    return "none" if value is None else str(value)

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
-from overture.cli.out import console, loading, say
+from overture.cli.out import console, loading, say, show_notes, show_text
 from overture.cli.progress import display
-from overture.cli.report import asking, sentence, show_next
+from overture.cli.report import asking, sentence, show_next, verdict_style
 from overture.cli.stop import StopRequest
+from overture.cli.tables import Column, show_table
 from overture.cli.tune import BACKBONE, LENGTH, PLACE, tell
 from overture.jobs.run.request import TuneConfig, check_no_adapter, resolved
 from overture.jobs.transfer.options import MultiConfig
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
 
     from overture.core.records.transfer import MultiResult, TaskTogether
 
@@ -79,17 +80,18 @@ def _show(result: "MultiResult", flag: str) -> None:
     together = [task for task in result.tasks if isinstance(task, TaskTogether)]
     if result.status == "interrupted":
         kept = [task.single.prompt for task in result.tasks if task.single]
-        out.print("stopped" + (f"; kept: {', '.join(kept)}" if kept else ""))
+        show_text(out, "stopped" + (f"; kept: {', '.join(kept)}" if kept else ""))
     if result.values:
-        out.print(_scores_table(result, together))
-        out.print(
+        _show_scores(out, result, together)
+        show_text(
+            out,
             f"values: {result.values.alone:,} for all tasks alone, {result.values.together:,} together, "
-            f"{result.values.shared:,} of them shared"
+            f"{result.values.shared:,} of them shared",
         )
         for task in together:
-            out.print(f"{task.task}: {sentence('the prompt tuned alone', task.compared, 'multi-task prompt')}")
-    for notice in result.notices:
-        out.print(f"note: {notice}")
+            text = sentence("the prompt tuned alone", task.compared, "multi-task prompt")
+            show_text(out, f"{task.task}: {text}", style=verdict_style(task.compared))
+    show_notes(out, result.notices)
     if result.prompt:
         way = f"--method {result.method} --place {result.place} --length {result.length}"
         start = f"{way} --set prompt.options.source={result.prompt}"
@@ -101,21 +103,14 @@ def _show(result: "MultiResult", flag: str) -> None:
         show_next("Next:", [asking(task.multi.prompt, str(task.multi.folder), flag) for task in together])
 
 
-def _scores_table(result: "MultiResult", together: "list[TaskTogether]") -> "Table":
-    from rich.table import Table
-
-    table = Table(title=f"{result.method} at {result.place}, {len(together)} tasks", title_justify="left")
-    for title in ("task", "score", "rows", "alone", "together", "values alone", "own values together"):
-        table.add_column(title, justify="left" if title in ("task", "score", "rows") else "right")
-    for task in together:
-        compared = task.compared
-        table.add_row(
-            task.task,
-            task.metric,
-            f"{compared.difference.n} {task.split}",
-            f"{compared.b:.3f}",
-            f"{compared.a:.3f}",
-            f"{task.single.trainable:,}",
-            f"{task.own_values:,}",
-        )
-    return table
+def _show_scores(out: "Console", result: "MultiResult", together: "list[TaskTogether]") -> None:
+    columns = [
+        Column("task", [task.task for task in together], is_left=True),
+        Column("score", [task.metric for task in together], is_left=True),
+        Column("rows", [f"{task.compared.difference.n} {task.split}" for task in together], rank=2, is_left=True),
+        Column("alone", [f"{task.compared.b:.3f}" for task in together]),
+        Column("together", [f"{task.compared.a:.3f}" for task in together]),
+        Column("values alone", [f"{task.single.trainable:,}" for task in together], rank=1),
+        Column("own values together", [f"{task.own_values:,}" for task in together], rank=1),
+    ]
+    show_table(out, columns, f"{result.method} at {result.place}, {len(together)} tasks")

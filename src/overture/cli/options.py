@@ -237,6 +237,20 @@ def _kinds(annotation: Any) -> list[Any]:
     return [annotation]
 
 
+def allowed_values(annotation: Any) -> str:
+    """The values that a field may have: words apart by bars, or the name of a type."""
+    names = {int: "whole number", float: "number", bool: "true | false", str: "text", type(None): "none"}
+    if get_origin(annotation) is Annotated:
+        return allowed_values(get_args(annotation)[0])
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(str, get_args(annotation)))
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join(dict.fromkeys(allowed_values(part) for part in get_args(annotation)))
+    if get_origin(annotation) in (tuple, list):
+        return f"list of {allowed_values(get_args(annotation)[0])}"
+    return names.get(annotation, "any value")
+
+
 def _shown_default(model: type[BaseModel], path: str) -> str:
     """The value of a field that is left out, as the help shows it; empty where there is none."""
     outer, _, name = path.rpartition(".")

@@ -5,7 +5,7 @@ import json
 import sys
 import textwrap
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,6 +20,7 @@ _kept: list[TextIO] = []
 _WIDTH_WITHOUT_TERMINAL = 120
 _LABEL_STYLES = {"error:": "bold red", "note:": "yellow", "damaged:": "bold red", "failed:": "bold red"}
 _loudness = ["normal"]
+_notes: list[set[str]] = [set()]
 
 
 @contextmanager
@@ -56,13 +57,29 @@ def set_loudness(level: str) -> None:
 
 
 @contextmanager
-def normal_loudness() -> Iterator[None]:
-    """Within the block a command starts at the normal level, whatever another has set in the same process."""
+def fresh_screen() -> Iterator[None]:
+    """Within the block a command starts at the normal level and without notes, whatever ran before in this process."""
     _loudness.append("normal")
+    _notes.append(set())
     try:
         yield
     finally:
         _loudness.pop()
+        _notes.pop()
+
+
+def new_notes(texts: Iterable[str]) -> list[str]:
+    """The notes that the command has not printed yet, which it does now; none for a quiet command."""
+    fresh = [] if is_quiet() else [text for text in dict.fromkeys(texts) if text not in _notes[-1]]
+    if len(_notes) > 1:
+        _notes[-1].update(fresh)
+    return fresh
+
+
+def show_notes(out: "Console", texts: Iterable[str]) -> None:
+    """Print the notes of a result that were not printed while it was made."""
+    for text in new_notes(texts):
+        show_text(out, f"note: {text}")
 
 
 def is_quiet() -> bool:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from overture.cli.out import is_quiet, is_verbose, say, seconds_text, show_text, wrapped
+from overture.cli.out import is_quiet, is_verbose, new_notes, say, seconds_text, show_text, wrapped
 from overture.core.records.events import (
     CellEvent,
     DivergedEvent,
@@ -62,7 +62,7 @@ def lasting_line(event: Event) -> str:
         case StartEvent():
             text = f"run {event.run} in {event.folder}"
         case NoticeEvent():
-            text = f"note: {event.text}"
+            text = f"note: {event.text}" if new_notes([event.text]) else ""
         case PlanEvent():
             text = plan_text(event.steps)
         case EpochEvent():

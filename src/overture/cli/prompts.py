@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
-from overture.cli.out import console, emit, say
+from overture.cli.out import console, emit, is_verbose, say, show_text
 from overture.cli.report import gates_line, interval_text, show_next
+from overture.cli.tables import Column, show_facts, show_table
 from overture.core.errors import StoreError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from overture.core.records.scores import Interval
     from overture.store.manifest import Manifest
     from overture.store.store import Entry
@@ -27,18 +30,21 @@ def list_command(store: StoreOption = None, is_json: JsonOption = False) -> None
         emit({"store": str(root), "prompts": [_listed(entry) for entry in entries]})
         return
     if not entries:
-        console().print(f"no prompts in {root}", soft_wrap=True)
+        show_text(console(), f"no prompts in {root}")
         show_next("Make one:", ["overture demo", "overture init your.jsonl"])
         return
-    from rich.table import Table
-
-    table = Table("prompt", "model", "method", "place", "length", "score", "95% interval", "rows", "created")
-    for entry in entries:
-        table.add_row(f"{entry.name}@{entry.version}", *(_cells(entry.manifest) if entry.manifest else ["damaged"]))
-    console().print(table)
+    out = console()
+    cells = list(zip(*map(_cells, entries), strict=True))
+    heads = ("prompt", "score", "95% interval", "prompt is", "model", "rows", "created")
+    ranks = (0, 0, 1, 2, 3, 4, 5)
+    columns = [
+        Column(head, column, rank, is_left=head in ("prompt", "prompt is", "model", "created"))
+        for head, column, rank in zip(heads, cells, ranks, strict=True)
+    ]
+    show_table(out, columns, bad=[number for number, entry in enumerate(entries) if entry.problem])
     for entry in entries:
         if entry.problem:
-            console().print(f"damaged: {entry.name}@{entry.version}: {entry.problem}", soft_wrap=True)
+            show_text(out, f"damaged: {entry.name}@{entry.version}: {entry.problem}")
 
 
 def _listed(entry: "Entry") -> dict[str, Any]:
@@ -50,11 +56,14 @@ def _listed(entry: "Entry") -> dict[str, Any]:
     return {**facts, "backbone": manifest.backbone.id, **chosen, "metrics": manifest.metrics.dump()}
 
 
-def _cells(manifest: "Manifest") -> list[str]:
-    name, score = _main_score(manifest)
-    shown = [f"{name} {score.value:.3f}", interval_text(score), str(score.n)] if score else ["-"] * 3
-    facts = [manifest.backbone.id, manifest.method, manifest.place, str(manifest.length)]
-    return [*facts, *shown, manifest.created[:16].replace("T", " ")]
+def _cells(entry: "Entry") -> list[str]:
+    named, manifest = f"{entry.name}@{entry.version}", entry.manifest
+    if manifest is None:
+        return [named, "damaged", *[""] * 5]
+    metric, score = _main_score(manifest)
+    value, interval, rows = (f"{metric} {score.value:.3f}", interval_text(score), str(score.n)) if score else ["-"] * 3
+    what = f"{manifest.method} {manifest.place}, {manifest.length}"
+    return [named, value, interval, what, manifest.backbone.id, rows, manifest.created[:16].replace("T", " ")]
 
 
 def _main_score(manifest: "Manifest") -> tuple[str, "Interval | None"]:
@@ -78,14 +87,10 @@ def show_command(prompt: PromptArgument, store: StoreOption = None, is_json: Jso
     if is_json:
         emit({"prompt": named, "folder": str(entry.folder), "manifest": manifest.model_dump(mode="json")})
         return
-    from rich.table import Table
-
     out = console()
-    facts = Table(title=named, title_justify="left", show_header=False)
-    for name, value in _facts(entry.folder, manifest).items():
-        facts.add_row(name, value)
-    out.print(facts)
-    out.print(_score_table(manifest))
+    show_facts(out, _facts(entry.folder, manifest), named)
+    out.print()
+    _show_scores(out, manifest)
     show_next("Use it:", [predict_command(prompt, manifest.task, store_flag(store))])
 
 
@@ -118,13 +123,27 @@ def _text_facts(manifest: "Manifest") -> dict[str, str]:
     return {name: repr(words) for name, words in facts.items() if words}
 
 
-def _score_table(manifest: "Manifest") -> Any:
-    from rich.table import Table
+def _show_scores(out: "Console", manifest: "Manifest") -> None:
+    """Print the scores by the task's metric, and all scores for a verbose command."""
+    metric = str(manifest.task.get("metric", ""))
+    named = list(manifest.metrics.named())
+    main = [score for score in named if score[0].rpartition(".")[2] == metric]
+    shown = named if is_verbose() or not main else main
+    intervals = [(interval_text(score), str(score.n)) if score else ("-", "-") for _, _, score in shown]
+    columns = [
+        Column("score", [_score_name(name) for name, _, _ in shown], is_left=True),
+        Column("value", [f"{value:.3f}" for _, value, _ in shown]),
+        Column("95% interval", [interval for interval, _ in intervals], rank=1),
+        Column("rows", [rows for _, rows in intervals], rank=2),
+    ]
+    show_table(out, columns)
+    if len(shown) < len(named):
+        show_text(out, f"{len(named) - len(shown)} more scores with --verbose", style="dim")
 
-    table = Table("score", "value", "95% interval", "rows")
-    for name, value, score in manifest.metrics.named():
-        table.add_row(name, f"{value:.3f}", *((interval_text(score), str(score.n)) if score else "--"))
-    return table
+
+def _score_name(dotted: str) -> str:
+    """A score's name for people: ``no-prompt test accuracy``."""
+    return dotted.replace("no_prompt", "no-prompt").replace(".", " ")
 
 
 def diff_command(a: PromptArgument, b: PromptArgument, store: StoreOption = None, is_json: JsonOption = False) -> None:
@@ -135,23 +154,37 @@ def diff_command(a: PromptArgument, b: PromptArgument, store: StoreOption = None
     if is_json:
         emit(diff)
         return
-    from rich.table import Table
-
     out = console()
     out.print("the values are bit-equal" if diff.is_same_prompt else "the values differ")
-    options = Table("option", diff.a, diff.b)
-    for name, values in diff.config.items():
-        options.add_row(name, _short(values.a), _short(values.b))
-    metrics = Table("score", diff.a, diff.b, "difference")
-    for name, scores in diff.metrics.items():
-        metrics.add_row(name, _short(scores.a), _short(scores.b), _short(scores.difference))
-    tensors = Table("values", diff.a, diff.b, "largest difference", "cosine")
-    for name, both in diff.tensors.items():
-        shapes = [str(side.shape) if side else "-" for side in (both.a, both.b)]
-        tensors.add_row(name, *shapes, _short(both.max_difference), _short(both.cosine))
-    for table in (options, metrics, tensors):
-        if table.row_count:
-            out.print(table)
+    options, scores, values = diff.config.values(), diff.metrics.values(), diff.tensors.values()
+    tables = (
+        [
+            Column("option", list(diff.config), is_left=True),
+            Column(diff.a, [_short(both.a) for both in options], is_left=True, is_prose=True),
+            Column(diff.b, [_short(both.b) for both in options], is_left=True, is_prose=True),
+        ],
+        [
+            Column(
+                "score",
+                list(map(_score_name, diff.metrics)),
+                is_left=True,
+            ),
+            Column(diff.a, [_short(both.a) for both in scores]),
+            Column(diff.b, [_short(both.b) for both in scores]),
+            Column("difference", [_short(both.difference) for both in scores]),
+        ],
+        [
+            Column("values", list(diff.tensors), is_left=True),
+            Column(diff.a, [str(both.a.shape) if both.a else "-" for both in values], rank=1),
+            Column(diff.b, [str(both.b.shape) if both.b else "-" for both in values], rank=1),
+            Column("largest difference", [_short(both.max_difference) for both in values]),
+            Column("cosine", [_short(both.cosine) for both in values]),
+        ],
+    )
+    for columns in tables:
+        if columns[0].cells:
+            out.print()
+            show_table(out, columns)
 
 
 def _short(value: Any) -> str:
@@ -183,4 +216,4 @@ def rm_command(
     if is_json:
         emit({"removed": removed})
     else:
-        console().print(f"removed {', '.join(removed)}", soft_wrap=True)
+        show_text(console(), f"removed {', '.join(removed)}")

@@ -15,9 +15,10 @@ from overture.cli.options import (
     store_root,
     with_flags,
 )
-from overture.cli.out import console, emit, loading, say
+from overture.cli.out import console, emit, loading, say, show_notes, show_text
 from overture.cli.progress import display
-from overture.cli.report import asking, interval_text, sentence, show_next
+from overture.cli.report import asking, interval_text, sentence, show_next, verdict_style
+from overture.cli.tables import Column, show_table
 from overture.jobs.distil.options import PruneConfig
 from overture.jobs.run.request import tune_config
 
@@ -65,37 +66,26 @@ def command(
 
 
 def _show(result: "PruneResult", flag: str) -> None:
-    from rich.table import Table
-
-    out, metric = console(), result.metric
-    tried = Table(title="tried, on validation rows", title_justify="left")
-    for head in ("kept", "tokens", "trained values", metric, "loss", "seconds"):
-        tried.add_column(head, justify="left" if head == "kept" else "right")
-    for candidate in result.candidates:
-        tried.add_row(
-            f"{candidate.share:.0%} of the {candidate.level}",
-            str(len(candidate.tokens)),
-            f"{candidate.trainable:,}",
-            "diverged" if candidate.score is None else f"{candidate.score:.3f}",
-            "-" if candidate.loss is None else f"{candidate.loss:.3f}",
-            f"{candidate.seconds:.1f}",
-        )
-    out.print(tried)
+    out, metric, tried = console(), result.metric, result.candidates
+    columns = [
+        Column("kept", [f"{candidate.share:.0%} of the {candidate.level}" for candidate in tried], is_left=True),
+        Column("tokens", [str(len(candidate.tokens)) for candidate in tried], rank=1),
+        Column("trained values", [f"{candidate.trainable:,}" for candidate in tried], rank=2),
+        Column(metric, ["diverged" if candidate.score is None else f"{candidate.score:.3f}" for candidate in tried]),
+        Column("loss", ["-" if candidate.loss is None else f"{candidate.loss:.3f}" for candidate in tried], rank=3),
+        Column("seconds", [f"{candidate.seconds:.1f}" for candidate in tried], rank=4),
+    ]
+    show_table(out, columns, "tried, on validation rows")
     compared = result.compared["whole"]
-    sides = (result.whole, result)
-    scores = [side.metrics[compared.split][metric] for side in sides]
-    table = Table(title=f"{result.pruned_from}, {compared.split} rows", title_justify="left")
-    for head in ("", "whole prompt", "pruned prompt"):
-        table.add_column(head, justify="right" if head else "left")
-    table.add_row(metric, *(f"{score.value:.3f}" for score in scores))
-    table.add_row("95% interval", *(interval_text(score) for score in scores))
-    table.add_row("rows", *(str(score.n) for score in scores))
-    table.add_row("tokens", *(str(side.length) for side in sides))
-    table.add_row("trained values", *(f"{side.trainable:,}" for side in sides))
-    out.print(table)
-    out.print(sentence("the whole prompt", compared, "pruned prompt"))
-    for notice in result.notices:
-        out.print(f"note: {notice}")
+    out.print()
+    columns = [Column("", [metric, "95% interval", "rows", "tokens", "trained values"], is_left=True)]
+    for name, side in zip(("whole prompt", "pruned prompt"), (result.whole, result), strict=True):
+        score = side.metrics[compared.split][metric]
+        cells = [f"{score.value:.3f}", interval_text(score), str(score.n), str(side.length), f"{side.trainable:,}"]
+        columns.append(Column(name, cells))
+    show_table(out, columns, f"{result.pruned_from}, {compared.split} rows", good=[0])
+    show_text(out, sentence("the whole prompt", compared, "pruned prompt"), style=verdict_style(compared))
+    show_notes(out, result.notices)
     show_next(
         f"Kept as {result.prompt}. Next:",
         [asking(result.prompt, result.folder, flag), f"overture diff {result.pruned_from} {result.prompt}{flag}"],

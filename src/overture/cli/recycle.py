@@ -16,14 +16,15 @@ from overture.cli.options import (
     store_root,
     with_flags,
 )
-from overture.cli.out import console, emit, loading, say
+from overture.cli.out import console, emit, loading, say, show_text
 from overture.cli.progress import display
-from overture.cli.report import interval_text, sentence, show_next
+from overture.cli.report import interval_text, sentence, show_next, verdict_style
+from overture.cli.tables import Column, show_table
 from overture.jobs.run.request import tune_config
 from overture.jobs.transfer.options import RecycleConfig
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
 
     from overture.core.records.scores import SplitScores
     from overture.core.records.transfer import RecycleResult
@@ -76,40 +77,38 @@ def command(
 
 def _show(result: "RecycleResult", task: Path | None, flag: str) -> None:
     out = console()
-    out.print(
+    show_text(
+        out,
         f"{result.recycled_from} of {result.old_backbone} is now {result.prompt} of {result.backbone}: "
         f"{result.length} vectors at {result.place}",
-        soft_wrap=True,
     )
-    out.print(
+    show_text(
+        out,
         f"The map was fitted on {result.map.tokens:,} common tokens; others it meets with a mean cosine of "
         f"{result.map.cosine:.3f} (1 is perfect).",
-        soft_wrap=True,
     )
     if result.evaluation:
-        out.print(_scores_table(result, result.evaluation))
+        _show_scores(out, result, result.evaluation)
         for compared in (result.evaluation.compared or {}).values():
-            out.print(sentence("no prompt", compared, "recycled prompt"))
+            show_text(out, sentence("no-prompt", compared, "recycled prompt"), style=verdict_style(compared))
     start = f"--set prompt.init=prompt --set prompt.init_prompt={result.prompt}"
     way = f"--backbone {result.backbone} --method vectors --place {result.place} --length {result.length}"
     where = "TASK.yaml" if task is None else str(task)
     show_next("Train it from here on the new model:", [f"overture tune {where} {way} {start}{flag}"])
 
 
-def _scores_table(result: "RecycleResult", evaluation: "Evaluation") -> "Table":
-    from rich.table import Table
-
+def _show_scores(out: "Console", result: "RecycleResult", evaluation: "Evaluation") -> None:
     split, metric = evaluation.split, evaluation.metric
-    columns = {"recycled prompt": evaluation.metrics[split][metric]}
+    scores = {"recycled prompt": evaluation.metrics[split][metric]}
     if evaluation.no_prompt:
-        columns = {"no prompt": evaluation.no_prompt.metrics[split][metric], **columns}
+        scores = {"no-prompt": evaluation.no_prompt.metrics[split][metric], **scores}
     old: SplitScores | None = getattr(result.old_metrics, split, None)
     if old and metric in old.scores:
-        columns["prompt on the old model"] = old[metric]
-    table = Table(title=f"{result.prompt}, {split} rows", title_justify="left")
-    for title in ("", *columns):
-        table.add_column(title, justify="right" if title else "left")
-    table.add_row(metric, *(f"{score.value:.3f}" for score in columns.values()))
-    table.add_row("95% interval", *map(interval_text, columns.values()))
-    table.add_row("rows", *(str(score.n) for score in columns.values()))
-    return table
+        scores["prompt on the old model"] = old[metric]
+    columns = [
+        Column("", list(scores), is_left=True),
+        Column(metric, [f"{score.value:.3f}" for score in scores.values()]),
+        Column("95% interval", list(map(interval_text, scores.values())), rank=1),
+        Column("rows", [str(score.n) for score in scores.values()], rank=2),
+    ]
+    show_table(out, columns, f"{result.prompt}, {split} rows")

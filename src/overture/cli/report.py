@@ -7,13 +7,14 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from overture.cli.mistakes import show_mistakes
-from overture.cli.out import console, show_text, size_text
+from overture.cli.out import console, show_notes, show_text, size_text
+from overture.cli.tables import Column, show_table
 from overture.core.records.prompt import OpenGates
 from overture.core.records.scores import Interval, Paired
 from overture.core.records.tune import Evaluation, Measured, TuneResult
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
 
 _SURE = 0.05
 
@@ -23,17 +24,18 @@ def show_result(result: TuneResult, store_flag: str = "", with_next: bool = True
     out = console()
     split = "test" if "test" in result.metrics else "validation"
     out.print()
-    out.print(result_table(result, split))
+    show_scores(out, result, split)
     if result.gates:
-        out.print(f"Gates: {gates_line(result.gates)}.")
-    for line in (*sentences(result), *spread_lines(result, split)):
-        out.print(line)
+        show_text(out, f"Gates: {gates_line(result.gates)}.")
+    show_verdicts(out, result)
+    for line in spread_lines(result, split):
+        show_text(out, line)
     ref = f"{result.prompt}{store_flag}" if result.prompt else None
     show_mistakes(out, result, result.metrics[split][result.metric].n, split, ref)
-    for notice in result.notices:
-        out.print(f"note: {notice}")
+    show_notes(out, result.notices)
     if result.status == "diverged":
-        out.print("The loss became NaN or infinite; the last good prompt was kept. A smaller learning rate may help.")
+        text = "The loss became NaN or infinite; the last good prompt was kept. A smaller learning rate may help."
+        show_text(out, text, style="red")
     if result.prompt and result.folder and with_next:
         show_next(
             f"Kept as {result.prompt}. Next:",
@@ -65,7 +67,7 @@ def asking(prompt: str, folder: str, store_flag: str = "") -> str:
 def show_next(title: str, commands: Sequence[str]) -> None:
     """Print commands to try."""
     out = console()
-    out.print(f"\n{title}")
+    show_text(out, f"\n{title}")
     for command in commands:
         out.print(f"  {command}", soft_wrap=True)
 
@@ -80,37 +82,33 @@ def tune_from(
     return f"overture tune TASK.yaml {way} {' '.join(f'--set {quote(text)}' for text in settings)}{store_flag}"
 
 
-def result_table(result: TuneResult | Evaluation, split: str) -> "Table":
-    """The model without a prompt, with examples, with the tuned prompt, side by side."""
-    from rich.table import Table
-
-    columns = dict(_columns(result))
-    scores = [measured.metrics[split] for measured in columns.values()]
-    title = result.task if isinstance(result, TuneResult) else result.prompt
-    table = Table(title=f"{title}, {split} rows", title_justify="left")
-    table.add_column("")
-    for name in columns:
-        table.add_column(name, justify="right")
+def show_scores(out: "Console", result: TuneResult | Evaluation, split: str) -> None:
+    """Print the model without a prompt, with examples, with the tuned prompt, side by side."""
+    measured_by_name = dict(_columns(result))
+    scores = [measured.metrics[split] for measured in measured_by_name.values()]
     main = [column[result.metric] for column in scores]
-    table.add_row(result.metric, *(f"{score.value:.3f}" for score in main))
-    table.add_row("95% interval", *map(interval_text, main))
+    rows = {result.metric: [f"{score.value:.3f}" for score in main], "95% interval": list(map(interval_text, main))}
     for name in dict.fromkeys(name for column in scores for name in column.scores if name != result.metric):
-        table.add_row(name, *(f"{column[name].value:.3f}" if name in column.scores else "" for column in scores))
-    table.add_row("rows", *(str(score.n) for score in main))
-    trainable = [result.trainable if m.trainable is None else m.trainable for m in columns.values()]
-    table.add_row("trained values", *(f"{number:,}" for number in trainable))
+        rows[name] = [f"{column[name].value:.3f}" if name in column.scores else "" for column in scores]
+    trainable = [result.trainable if m.trainable is None else m.trainable for m in measured_by_name.values()]
     is_run = isinstance(result, TuneResult)
-    table.add_row(
-        "seconds",
-        *(f"{m.seconds:.1f} {'training' if is_run and m is result else 'scoring'}" for m in columns.values()),
-    )
-    table.add_row("peak memory", *(size_text(m.peak_bytes) for m in columns.values()))
-    return table
+    rows |= {
+        "rows": [str(score.n) for score in main],
+        "trained values": [f"{number:,}" for number in trainable],
+        "seconds": [
+            f"{m.seconds:.1f} {'training' if is_run and m is result else 'scoring'}" for m in measured_by_name.values()
+        ],
+        "peak memory": [size_text(m.peak_bytes) for m in measured_by_name.values()],
+    }
+    columns = [Column("", list(rows), is_left=True)]
+    columns += [Column(name, [row[n] for row in rows.values()]) for n, name in enumerate(measured_by_name)]
+    title = result.task if isinstance(result, TuneResult) else result.prompt
+    show_table(out, columns, f"{title}, {split} rows", good=[0])
 
 
 def _columns(result: TuneResult | Evaluation) -> Iterator[tuple[str, Measured]]:
     if result.no_prompt:
-        yield "no prompt", result.no_prompt
+        yield "no-prompt", result.no_prompt
     if isinstance(result, TuneResult) and result.in_context:
         yield f"in-context ({result.in_context.shots})", result.in_context
     yield "tuned prompt", result
@@ -128,12 +126,19 @@ def calibration_lines(result: Evaluation, split: str) -> Iterator[str]:
     yield sentence("the same without calibration", both.compared, "calibrated prompt")
 
 
-def sentences(result: TuneResult | Evaluation) -> Iterator[str]:
-    """The paired tests in words."""
+def show_verdicts(out: "Console", result: TuneResult | Evaluation) -> None:
+    """Print the paired tests in words."""
     shots = result.in_context.shots if isinstance(result, TuneResult) and result.in_context else 0
-    names = {"no_prompt": "no prompt", "in_context": f"{shots} examples"}
+    names = {"no_prompt": "no-prompt", "in_context": f"{shots} examples"}
     for control, compared in (result.compared or {}).items():
-        yield sentence(names.get(control, control), compared)
+        show_text(out, sentence(names.get(control, control), compared), style=verdict_style(compared))
+
+
+def verdict_style(paired: Paired) -> str:
+    """The colour of a paired test: green for better, red for worse."""
+    if paired.p_value >= _SURE or paired.difference.value == 0:
+        return "yellow"
+    return "green" if paired.difference.value > 0 else "red"
 
 
 def interval_text(score: Interval) -> str:

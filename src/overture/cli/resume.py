@@ -10,6 +10,7 @@ from overture.cli.options import JsonOption, StoreOption, run_names, store_root
 from overture.cli.out import console, emit, loading, say
 from overture.cli.report import show_next, show_result
 from overture.cli.search import finish_search
+from overture.cli.tables import Column, show_table
 from overture.cli.tune import finish, resume_line, worked
 
 
@@ -74,10 +75,11 @@ def _list_runs(root: Path, store: Path | None, is_json: bool) -> None:
     if not runs:
         console().print("there are no runs to go on with")
         return
-    from rich.table import Table
-
-    table = Table("run", "state", "started", "why it ended")
-    for run in runs:
-        table.add_row(run.run, run.state, run.started, run.why)
-    console().print(table)
+    columns = [
+        Column("run", [run.run for run in runs], is_left=True),
+        Column("state", [run.state for run in runs], is_left=True),
+        Column("started", [run.started[:16].replace("T", " ") for run in runs], rank=1, is_left=True),
+        Column("why it ended", [run.why for run in runs], rank=2, is_left=True, is_prose=True),
+    ]
+    show_table(console(), columns)
     show_next("Go on with one:", [resume_line(runs[-1].run, store)])

@@ -8,8 +8,9 @@ import typer
 
 from overture.cli.hard import search_words_command
 from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
-from overture.cli.out import console, emit, loading, say, seconds_text
+from overture.cli.out import console, emit, loading, say, seconds_text, show_notes, show_text
 from overture.cli.report import asking, interval_text, show_next
+from overture.cli.tables import Column, show_table
 from overture.cli.tune import BACKBONE, LENGTH, METHOD, PLACE, finish, worked
 from overture.core.errors import ConfigError
 from overture.jobs.run.request import TuneConfig, check_no_adapter, resolved
@@ -17,7 +18,7 @@ from overture.jobs.search.options import LrConfig, SearchRequest
 from overture.jobs.wording.options import HardRequest
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
 
     from overture.core.records.search import RateResult, SearchResult
     from overture.core.records.tune import StoppedRun
@@ -89,71 +90,66 @@ def finish_search(result: "SearchResult | StoppedRun", store: Path | None, is_js
 def _show(result: "SearchResult", flag: str) -> None:
     out = console()
     out.print()
-    out.print(_trials_table(result))
+    _show_trials(out, result)
     if len(result.trials) > _MAX_TABLE_TRIALS:
-        out.print(f"... and {len(result.trials) - _MAX_TABLE_TRIALS} more in the run's result.json")
-    out.print(_race_table(result))
+        show_text(out, f"... and {len(result.trials) - _MAX_TABLE_TRIALS} more in the run's result.json")
+    out.print()
+    _show_race(out, result)
     split = "test" if "test" in result.metrics else "validation"
     score = result.metrics[split][result.metric]
     winner = next(lane for lane in result.race if lane.is_winner)
-    out.print(
+    show_text(
+        out,
         f"The winner, {winner.title}: {result.metric} {score.value:.3f} on {score.n} {split} rows, "
-        f"95% interval {interval_text(score)}."
+        f"95% interval {interval_text(score)}.",
+        style="green",
     )
     spent = result.spent
     money = "" if spent.money is None else f", {spent.money:.2f} in money"
-    out.print(
+    show_text(
+        out,
         f"Spent: {spent.tokens:,.0f} live tokens, {seconds_text(spent.seconds)}{money}; "
-        f"{spent.share:.0%} of the budget of {spent.limit:,.0f} {spent.unit}."
+        f"{spent.share:.0%} of the budget of {spent.limit:,.0f} {spent.unit}.",
     )
-    for notice in result.notices:
-        out.print(f"note: {notice}")
+    show_notes(out, result.notices)
     if result.charts:
         out.print(f"Chart: {result.charts[-1]}", soft_wrap=True)
     if not result.prompt:
-        out.print("No prompt was worth its cost: the model as it is won, so nothing was kept.")
+        show_text(out, "No prompt was worth its cost: the model as it is won, so nothing was kept.")
         return
     commands = [result.command + flag, asking(result.prompt, str(result.folder), flag)]
     show_next(f"Kept as {result.prompt}. To repeat it, and to use it:", commands)
 
 
-def _trials_table(result: "SearchResult") -> "Table":
-    from rich.table import Table
-
-    table = Table(title=f"{result.task}: tried, on validation rows, one seed", title_justify="left")
-    for head in ("", result.metric, "loss", "epochs", "live tokens", "tokens a request", "seconds", "frontier"):
-        table.add_column(head, justify="right" if head else "left")
+def _show_trials(out: "Console", result: "SearchResult") -> None:
     ranked = sorted(result.trials, key=lambda trial: -1 if trial.score is None else trial.score, reverse=True)
-    for trial in ranked[:_MAX_TABLE_TRIALS]:
-        table.add_row(
-            f"{trial.title}, wording {trial.wording + 1}" if trial.wording else trial.title,
-            "diverged" if trial.score is None else f"{trial.score:.3f}",
-            "-" if trial.loss is None else f"{trial.loss:.3f}",
-            f"{trial.epochs_done}/{trial.epochs}",
-            f"{trial.tokens:,.0f}",
-            str(trial.serving),
-            f"{trial.seconds:.1f}",
-            "*" if trial.is_frontier else "",
-        )
-    return table
+    ranked = ranked[:_MAX_TABLE_TRIALS]
+    names = [f"{trial.title}, wording {trial.wording + 1}" if trial.wording else trial.title for trial in ranked]
+    columns = [
+        Column("tried", names, is_left=True),
+        Column(result.metric, ["diverged" if trial.score is None else f"{trial.score:.3f}" for trial in ranked]),
+        Column("loss", ["-" if trial.loss is None else f"{trial.loss:.3f}" for trial in ranked], rank=3),
+        Column("epochs", [f"{trial.epochs_done}/{trial.epochs}" for trial in ranked], rank=2),
+        Column("live tokens", [f"{trial.tokens:,.0f}" for trial in ranked], rank=4),
+        Column("tokens a request", [str(trial.serving) for trial in ranked], rank=5),
+        Column("seconds", [f"{trial.seconds:.1f}" for trial in ranked], rank=1),
+        Column("frontier", ["*" if trial.is_frontier else "" for trial in ranked], rank=6),
+    ]
+    title = f"{result.task}: tried, on validation rows, one seed"
+    show_table(out, columns, title, bad=[n for n, trial in enumerate(ranked) if trial.score is None])
 
 
-def _race_table(result: "SearchResult") -> "Table":
-    from rich.table import Table
-
-    table = Table(title="the race, on fresh seeds", title_justify="left")
-    for head in ("", f"mean {result.metric}", "seeds", "p against the leader", "tokens a request", ""):
-        table.add_column(head, justify="right" if head else "left")
-    for lane in sorted(result.race, key=lambda lane: lane.mean, reverse=True):
-        table.add_row(
-            lane.title + (" (task file)" if lane.is_default else ""),
-            f"{lane.mean:.3f}",
-            str(len(lane.scores)),
-            "-" if lane.p_value is None else f"{lane.p_value:.3f}",
-            str(lane.serving),
-            "winner" if lane.is_winner else ("dropped" if lane.dropped_after else ""),
-        )
-    return table
+def _show_race(out: "Console", result: "SearchResult") -> None:
+    lanes = sorted(result.race, key=lambda lane: lane.mean, reverse=True)
+    columns = [
+        Column("setting", [lane.title + (" (task file)" if lane.is_default else "") for lane in lanes], is_left=True),
+        Column(f"mean {result.metric}", [f"{lane.mean:.3f}" for lane in lanes]),
+        Column("result", ["winner" if lane.is_winner else ("dropped" if lane.dropped_after else "") for lane in lanes]),
+        Column("seeds", [str(len(lane.scores)) for lane in lanes], rank=2),
+        Column("p to leader", ["-" if lane.p_value is None else f"{lane.p_value:.3f}" for lane in lanes], rank=1),
+        Column("tokens a request", [str(lane.serving) for lane in lanes], rank=3),
+    ]
+    show_table(out, columns, "the race, on fresh seeds", good=[n for n, lane in enumerate(lanes) if lane.is_winner])
 
 
 @with_flags(
@@ -204,21 +200,21 @@ def lr_command(
 
 
 def _show_rates(result: "RateResult") -> None:
-    from rich.table import Table
-
     out = console()
-    table = Table(title=f"{result.task}, {result.method}-{result.place}", title_justify="left")
-    for head in ("learning rate", "loss", "smoothed"):
-        table.add_column(head, justify="right")
     steps = list(zip(result.rates, result.losses, result.smooth, strict=True))
-    for rate, loss, smooth in steps[:: max(1, len(steps) // 16)]:
-        table.add_row(f"{rate:.2g}", f"{loss:.3f}", f"{smooth:.3f}")
-    out.print(table)
+    steps = steps[:: max(1, len(steps) // 16)]
+    columns = [
+        Column("learning rate", [f"{rate:.2g}" for rate, _, _ in steps]),
+        Column("loss", [f"{loss:.3f}" for _, loss, _ in steps]),
+        Column("smoothed", [f"{smooth:.3f}" for _, _, smooth in steps], rank=1),
+    ]
+    show_table(out, columns, f"{result.task}, {result.method}-{result.place}")
     if result.suggested:
-        out.print(f"The loss blew up at {result.blow_up:.2g}; a tenth of that is suggested: {result.suggested:.2g}.")
+        text = f"The loss blew up at {result.blow_up:.2g}; a tenth of that is suggested: {result.suggested:.2g}."
     else:
-        out.print(f"The loss never blew up, so the test tells nothing: the usual rate stays, {result.default:.2g}.")
+        text = f"The loss never blew up, so the test tells nothing: the usual rate stays, {result.default:.2g}."
+    show_text(out, text, style="green" if result.suggested else "yellow")
     took = seconds_text(result.seconds)
-    out.print(f"It fell fastest at {result.steepest:.2g}, which single batches decide as well ({took}).")
+    show_text(out, f"It fell fastest at {result.steepest:.2g}, which single batches decide as well ({took}).")
     for path in result.charts:
         out.print(f"chart: {path}", soft_wrap=True)

@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING, cast
 
 from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
-from overture.cli.out import console, emit, loading, say
+from overture.cli.out import console, emit, loading, say, show_text
 from overture.cli.progress import display, stages
 from overture.cli.report import show_next, tune_from
+from overture.cli.tables import Column, show_table
 
 if TYPE_CHECKING:
     from overture.core.injection import Place
@@ -34,23 +35,22 @@ def command(prompt: PromptArgument, store: StoreOption = None, is_json: JsonOpti
 
 
 def _show(result: "SimilarResult", flag: str) -> None:
-    from rich.table import Table
-
-    out = console()
-    if not result.similar:
-        out.print(f"no other prompt of {result.backbone} can be compared with {result.prompt}", soft_wrap=True)
+    out, similar = console(), result.similar
+    if not similar:
+        show_text(out, f"no other prompt of {result.backbone} can be compared with {result.prompt}")
     else:
-        table = Table(title=f"like {result.prompt} ({result.kind}), cosine similarity", title_justify="left")
-        for name in ("prompt", "task", "method", "place"):
-            table.add_column(name)
-        for name in ("length", "average tokens", "pairs of tokens"):
-            table.add_column(name, justify="right")
-        for prompt in result.similar:
-            figures = [str(prompt.length), f"{prompt.average:+.3f}", f"{prompt.pairs:+.3f}"]
-            table.add_row(prompt.prompt, prompt.task, prompt.method, prompt.place, *figures)
-        out.print(table)
+        columns = [
+            Column("prompt", [prompt.prompt for prompt in similar], is_left=True),
+            Column("task", [prompt.task for prompt in similar], rank=2, is_left=True),
+            Column("method", [prompt.method for prompt in similar], rank=1, is_left=True),
+            Column("place", [prompt.place for prompt in similar], rank=1, is_left=True),
+            Column("length", [str(prompt.length) for prompt in similar], rank=3),
+            Column("average tokens", [f"{prompt.average:+.3f}" for prompt in similar]),
+            Column("pairs of tokens", [f"{prompt.pairs:+.3f}" for prompt in similar]),
+        ]
+        show_table(out, columns, f"prompts most similar to {result.prompt} ({result.kind}), cosine similarity")
     if result.left_out:
-        out.print("left out: " + ", ".join(f"{count} {why}" for why, count in result.left_out.items()))
+        show_text(out, "left out: " + ", ".join(f"{count} {why}" for why, count in result.left_out.items()))
     if result.similar:
         show_next("Start from the first:", [start_line(result.similar[0], result.kind, flag)])
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from overture.cli.options import Given, JsonOption, SetOption, flag, with_flags
-from overture.cli.out import console, emit, loading, seconds_text
+from overture.cli.out import console, emit, loading, seconds_text, show_notes, show_text
 from overture.cli.report import interval_text, show_next
+from overture.cli.tables import Column, show_table
 from overture.cli.tune import BACKBONE
 from overture.core.records.events import NoticeEvent
 from overture.jobs.run.request import TuneConfig, resolved
@@ -66,29 +67,43 @@ def _tune_command(task: Path, backbone: str | None, settings: list[str], labels:
 
 
 def _show(result: "WordsResult", command_line: str) -> None:
-    from rich.table import Table
-
     out, metric = console(), result.metric
-    table = Table(title=f"{result.task}: words that tell each label best", title_justify="left")
-    table.add_column("label")
-    table.add_column("word (mean log-likelihood, by how much it is above the other labels')")
-    for label, words in result.labels.items():
-        shown = [f"{word.word.strip()} ({word.log_likelihood:.1f}, {word.ratio:+.1f})" for word in words]
-        table.add_row(label, ", ".join(shown[:_SHOWN_WORDS]))
-    out.print(table)
-    scores = Table(title=f"without training, on {result.rows['validation']} validation rows", title_justify="left")
-    for head in ("words", metric, "95% interval", "loss", ""):
-        scores.add_column(head)
-    for wording in result.wordings:
-        score = wording.metrics[metric]
-        label_words = [[words] if isinstance(words, str) else words for words in wording.labels.values()]
-        joined = ", ".join("/".join(word.strip() for word in words) for words in label_words)
-        scores.add_row(wording.name, f"{score.value:.3f}", interval_text(score), f"{wording.loss:.3f}", joined)
-    out.print(scores)
-    out.print(f"{result.rows['train']} training rows, {seconds_text(result.seconds)}.")
-    for notice in result.notices:
-        out.print(f"note: {notice}")
-    out.print("The best words of the table are chosen on these rows, so their score is a little too good.")
+    proposed = [
+        ", ".join(
+            f"{item.word.strip()} ({item.log_likelihood:.1f}, {item.ratio:+.1f})" for item in words[:_SHOWN_WORDS]
+        )
+        for words in result.labels.values()
+    ]
+    show_table(
+        out,
+        [
+            Column("label", list(result.labels), is_left=True),
+            Column(
+                "words (mean log-likelihood, and how far above other labels)", proposed, is_left=True, is_prose=True
+            ),
+        ],
+        f"{result.task}: the words that tell each label best",
+    )
+    scores = [wording.metrics[metric] for wording in result.wordings]
+    joined = [
+        ", ".join(
+            "/".join(word.strip() for word in ([words] if isinstance(words, str) else words))
+            for words in wording.labels.values()
+        )
+        for wording in result.wordings
+    ]
+    out.print()
+    columns = [
+        Column("words", [wording.name for wording in result.wordings], is_left=True),
+        Column(metric, [f"{score.value:.3f}" for score in scores]),
+        Column("95% interval", [interval_text(score) for score in scores]),
+        Column("loss", [f"{wording.loss:.3f}" for wording in result.wordings], rank=1),
+        Column("words of the labels", joined, is_left=True, is_prose=True),
+    ]
+    show_table(out, columns, f"without training, on {result.rows['validation']} validation rows")
+    show_text(out, f"{result.rows['train']} training rows, {seconds_text(result.seconds)}.")
+    show_notes(out, result.notices)
+    show_text(out, "The best words of the table are chosen on these rows, so their score is a little too good.")
     is_task_file = result.wordings[0].name == "task file"
     show_next(
         "Next:" if is_task_file else "Words without training are a start; what they are worth after it:",

@@ -14,8 +14,8 @@ from overture.jobs.run.work import SPLITS, Work
 _TIMED_TOKENS = 256
 _TRAINING = 3.0
 """A step runs forwards and backwards: about three times a forward pass."""
-_SMALL_PASSES = 1.5
-"""Passes of few live tokens, or behind a long memory, take longer for each token."""
+_BEHIND_EXAMPLES = 1.5
+"""A token behind a long memory takes longer."""
 
 
 def plan_of(work: Work, model: PromptedModel, is_measured: bool) -> PlanEvent:
@@ -29,14 +29,14 @@ def plan_of(work: Work, model: PromptedModel, is_measured: bool) -> PlanEvent:
     config, rows = work.config, work.rows
     seconds = _seconds_per_token(work, model)
     scored = [row for name in SPLITS for row in rows[name]]
-    is_kept = config.prompt.place == "after" and work.backbone.family.kind != "encoder"
+    (injection,) = model.injections(rows["train"][:1])
+    is_kept = injection is not None and injection.leaves_input and work.backbone.family.kind != "encoder"
+    num_vectors = injection.vectors.length if injection and injection.vectors else 0
     written = config.task.max_new_tokens // 2 if not config.task.labels else 0
 
     def tokens(some: Sequence[Encoded]) -> float:
         """Tokens that one pass runs for the rows: where inputs are kept only those behind them."""
-        if not is_kept:
-            return sum(row.num_tokens for row in some)
-        return _SMALL_PASSES * sum(len(row.anchor_elements) + config.prompt.length for row in some)
+        return sum((len(row.anchor_elements) if is_kept else row.num_tokens) + num_vectors for row in some)
 
     reading = sum(row.num_tokens for some in rows.values() for row in some) if is_kept else 0
     passes = config.train.num_epochs * config.train.num_passes
@@ -50,7 +50,7 @@ def plan_of(work: Work, model: PromptedModel, is_measured: bool) -> PlanEvent:
         alone = seconds * (tokens(scored) + written * len(scored))
         steps.append(PlanStep(what="measure the model without a prompt", seconds=alone))
         if config.shots:
-            examples = _SMALL_PASSES * seconds * sum(row.num_tokens + written for row in scored)
+            examples = _BEHIND_EXAMPLES * seconds * sum(row.num_tokens + written for row in scored)
             steps.append(PlanStep(what=f"measure it with {config.shots} examples", seconds=examples))
     return PlanEvent(steps=steps)
 
