@@ -78,11 +78,16 @@ def _show(result: "PruneResult", flag: str) -> None:
     show_table(out, columns, "tried, on validation rows")
     compared = result.compared["whole"]
     out.print()
-    columns = [Column("", [metric, "95% interval", "rows", "tokens", "trained values"], is_left=True)]
-    for name, side in zip(("whole prompt", "pruned prompt"), (result.whole, result), strict=True):
-        score = side.metrics[compared.split][metric]
-        cells = [f"{score.value:.3f}", interval_text(score), str(score.n), str(side.length), f"{side.trainable:,}"]
-        columns.append(Column(name, cells))
+    scores = [splits[compared.split][metric] for splits in (result.whole.metrics, result.metrics)]
+    rows = {
+        metric: [f"{score.value:.3f}" for score in scores],
+        "95% interval": list(map(interval_text, scores)),
+        "rows": [str(score.n) for score in scores],
+        "tokens": [str(result.whole.length), str(result.length)],
+        "trained values": [f"{result.whole.trainable:,}", f"{result.trainable:,}"],
+    }
+    columns = [Column("", list(rows), is_left=True)]
+    columns += [Column(name, [row[n] for row in rows.values()]) for n, name in enumerate(("whole", "pruned"))]
     show_table(out, columns, f"{result.pruned_from}, {compared.split} rows", good=[0])
     show_text(out, sentence("the whole prompt", compared, "pruned prompt"), style=verdict_style(compared))
     show_notes(out, result.notices)
