@@ -4,10 +4,23 @@ import json
 from pathlib import Path
 from typing import Any
 
-WORDS = ["--way", "none", "--way", "prefix-after", "--size", "4", "--size", "8", "--seeds", "2", "--min-steps", "2"]
+WORDS = [
+    "--way",
+    "no-prompt",
+    "--way",
+    "prefix-after",
+    "--size",
+    "4",
+    "--size",
+    "8",
+    "--seeds",
+    "2",
+    "--min-steps",
+    "2",
+]
 SMALLEST = ["--way", "prefix-after", "--size", "4", "--seeds", "1", "--min-steps", "1", "-o", "out"]
 FEW = ["--default-rates", "-o", "out"]
-CELLS = {"none--0--0", "prefix-after--4--0", "prefix-after--8--0", "prefix-after--4--1", "prefix-after--8--1"}
+CELLS = {"no-prompt--0--0", "prefix-after--4--0", "prefix-after--8--0", "prefix-after--4--1", "prefix-after--8--1"}
 
 
 def cells(folder: str = "out") -> dict[str, Any]:

@@ -50,6 +50,19 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture
+def drawn() -> None:
+    """Charts are drawn in a test that asks for this."""
+
+
+@pytest.fixture(autouse=True)
+def _no_drawing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than everything else here."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr("vl_convert.vegalite_to_svg", lambda spec: "<svg></svg>")
+        monkeypatch.setattr("vl_convert.vegalite_to_png", lambda spec, scale: b"")
+
+
 def rows_of(count: int, start: int = 0) -> list[dict[str, str]]:
     found = []
     for number in range(start, start + count):

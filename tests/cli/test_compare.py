@@ -27,7 +27,6 @@ from overture.jobs.compare.options import CompareConfig
 from overture.jobs.compare.ways import WAYS, Bench
 from overture.jobs.run.request import tune_config
 from overture.jobs.verdict.files import CellFiles
-from overture.report import compare_page as page
 from overture.store.store import Store
 
 
@@ -36,14 +35,7 @@ def task(make_task: Callable[..., Path]) -> Path:
     return make_task(train={"epochs": 1, "batch_size": 4})
 
 
-@pytest.fixture(autouse=True)
-def _few_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than everything else here; two tests draw."""
-    if request.node.name not in ("test_compare_resume_and_one_cell", "test_free_text"):
-        monkeypatch.setattr(page, "charts", lambda result: {})
-
-
-def test_compare_resume_and_one_cell(task, overture) -> None:
+def test_compare_resume_and_one_cell(task, drawn, overture) -> None:
     done = overture("compare", task, *WORDS, *FEW, "--price", "2", "--json")
     assert done.code == 0, done.err
     found = done.json
@@ -64,7 +56,7 @@ def test_compare_resume_and_one_cell(task, overture) -> None:
     assert prompt["money"] == pytest.approx(prompt["seconds"] / 1800)
     assert prompt["flops"] > prompt["serving_flops_per_row"] > 0
     assert str(Path.cwd()) not in json.dumps(found)
-    none = next(cost for cost in found["ledger"] if cost["way"] == "none")
+    none = next(cost for cost in found["ledger"] if cost["way"] == "no-prompt")
     assert none["perplexity_after"] == pytest.approx(none["perplexity_before"])
 
     # The cell's test scores are the same once more, and all other cells stay untouched.
@@ -79,7 +71,7 @@ def test_compare_resume_and_one_cell(task, overture) -> None:
     assert set(cells()) == CELLS - {"prefix-after--4--0"}
     shown = overture("compare", task, *WORDS, *FEW)
     assert shown.code == 0
-    for text in ("8 training rows", "prefix-after", "No advice", "The report:"):
+    for text in ("8 training rows", "prefix-after", "What next: ", "The report:"):
         assert text in shown.out
     assert {name: timeless(cell) for name, cell in cells().items()} == {n: timeless(c) for n, c in before.items()}
 
@@ -110,9 +102,9 @@ def test_same_rows_for_all_ways_and_nested(task, tiny) -> None:
 @pytest.mark.parametrize(
     ("kind", "ways", "left_out"),
     [
-        ("decoder", ["none", "in-context", "linear", "lora", "prefix-after"], ()),
-        ("whole", ["none", "linear", "lora", "prefix-memory"], ("in-context is left out",)),
-        ("body", ["linear", "lora", "prefix-memory"], ("none is left out", "in-context is left out")),
+        ("decoder", ["no-prompt", "in-context", "linear", "lora", "prefix-after"], ()),
+        ("whole", ["no-prompt", "linear", "lora", "prefix-memory"], ("in-context is left out",)),
+        ("body", ["linear", "lora", "prefix-memory"], ("no-prompt is left out", "in-context is left out")),
     ],
 )
 def test_ways_that_nobody_named_are_those_that_fit(make_task, folders, tiny, overture, kind, ways, left_out) -> None:
@@ -190,7 +182,7 @@ def test_a_request_to_stop_ends_a_cell_in_training(task, tmp_path) -> None:
         (["--size", "1"], "two at least"),
         (["--seeds", "0"], "must be at least 1"),
         (["--reference", "lora"], "not compared"),
-        (["--cell", "none"], "WAY:SIZE:SEED"),
+        (["--cell", "no-prompt"], "WAY:SIZE:SEED"),
         (["--cell", "prefix-after:99:0"], "no such number of training rows"),
         (["--cell", "deep-after:4:0"], "not compared"),
         (["--cell", "prefix-after:7:0"], "not a cell of this comparison"),
@@ -218,12 +210,12 @@ def test_mistakes_are_told_before_anything_runs(task, overture, words, told) -> 
 
 
 def test_cells_of_another_request_are_not_mixed_in(task, overture) -> None:
-    words = ["compare", task, "--way", "none", "--size", "4", "--seeds", "1", "-o", "out", "--json"]
+    words = ["compare", task, "--way", "no-prompt", "--size", "4", "--seeds", "1", "-o", "out", "--json"]
     assert overture(*words).code == 0
     other = overture(*words, "--set", "data.test_rows=4")
     assert (other.code, other.json["error"]) == (2, "StoreError")
     assert "another data" in other.json["problems"][0]
-    Path("out/cells/none--0--0.json").write_text("{")
+    Path("out/cells/no-prompt--0--0.json").write_text("{")
     damaged = overture(*words)
     assert (damaged.code, damaged.json["what"]) == (2, "the file is damaged")
 
@@ -259,7 +251,7 @@ def test_a_start_is_the_version_that_there_was(make_task, overture) -> None:
     assert overture(*words).code == 0
 
 
-ONE = ["--way", "none", "--way", "prefix-after", "--seeds", "1", "--min-steps", "2", *FEW, "--json"]
+ONE = ["--way", "no-prompt", "--way", "prefix-after", "--seeds", "1", "--min-steps", "2", *FEW, "--json"]
 
 
 def turn_labels() -> None:
@@ -275,7 +267,7 @@ def test_one_cell_is_not_mixed_with_those_of_another_request(task, overture) -> 
     assert overture(*words).code == 0
     before = {path: path.read_text() for path in Path("out").rglob("*.json")}
     turn_labels()
-    other = overture(*words, "--cell", "none:0:0")
+    other = overture(*words, "--cell", "no-prompt:0:0")
     assert (other.code, other.json["error"]) == (2, "StoreError")
     cell, gold = other.json["problems"]
     assert cell.startswith("prefix-after:4:0: another data")
@@ -306,7 +298,7 @@ def test_right_answers_that_are_lost_are_told_and_come_back(task, overture) -> N
     gold.unlink()
     missing = overture(*words)
     assert (missing.code, missing.json["what"]) == (2, "the right answers of the cells are missing")
-    assert overture(*words, "--cell", "none:0:0").code == 0
+    assert overture(*words, "--cell", "no-prompt:0:0").code == 0
     assert overture(*words).json["scores"] == found["scores"]
     Path("out/rates/prefix-after.json").write_text("{}")
     assert overture(*words).json["where"].endswith("prefix-after.json")
@@ -317,7 +309,7 @@ def test_two_at_once(task, overture, tmp_path) -> None:
 
     (tmp_path / "out").mkdir()
     with exclusive(tmp_path / "out" / ".lock", "this comparison"):
-        done = overture("compare", task, "--way", "none", "--size", "4", "-o", "out", "--json")
+        done = overture("compare", task, "--way", "no-prompt", "--size", "4", "-o", "out", "--json")
     assert (done.code, done.json["error"]) == (2, "StoreError")
 
 
@@ -364,7 +356,7 @@ def test_a_way_that_fails_does_not_stop_the_others(task, overture, monkeypatch) 
         assert found["status"] == "incomplete"
         assert "/secret" not in json.dumps(found)
         assert {(score["way"], score["size"]) for score in found["scores"]} == {
-            ("none", 0),
+            ("no-prompt", 0),
             ("prefix-after", 4),
             ("prefix-after", 8),
             ("vectors-before", 4),
@@ -391,7 +383,7 @@ def test_where_nothing_can_be_run_the_reason_is_the_error(task, overture, monkey
 def test_reports_have_no_paths_of_the_machine(make_task, tiny, overture, tmp_path, monkeypatch) -> None:
     cut = {"too_long": "trim", "max_length": 16}
     task = make_task(backbone=str(tiny), train={"epochs": 1, "batch_size": 4}, **cut)
-    words = ["compare", str(Path(task).resolve()), "--way", "none", "--way", "prefix-after", "--size", "4"]
+    words = ["compare", str(Path(task).resolve()), "--way", "no-prompt", "--way", "prefix-after", "--size", "4"]
     words += ["--seeds", "1", "--min-steps", "1", "--default-rates", "-o", str(tmp_path / "there")]
     words += ["--set", f"data.train={tmp_path / 'train.jsonl'}", "--backbone", str(tiny)]
     monkeypatch.setattr("sys.argv", ["overture", *words])
@@ -431,7 +423,7 @@ def test_measured_energy_is_not(task, overture, monkeypatch) -> None:
     assert "(estimate)" not in Path("out/report.html").read_text()
 
 
-def test_free_text(make_task, overture, tmp_path) -> None:
+def test_free_text(make_task, overture, drawn, tmp_path) -> None:
     for name, count in {"train": 8, "validation": 4, "test": 6}.items():
         rows = [{"text": f"{name} {n}", "answer": "yes"} for n in range(count)]
         (tmp_path / f"qa-{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -443,14 +435,14 @@ def test_free_text(make_task, overture, tmp_path) -> None:
         max_new_tokens=3,
         train={"epochs": 1},
     )
-    words = ["--way", "none", "--way", "vectors-before", "--size", "4", "--seeds", "1", "--min-steps", "1", *FEW]
+    words = ["--way", "no-prompt", "--way", "vectors-before", "--size", "4", "--seeds", "1", "--min-steps", "1", *FEW]
     found = overture("compare", task, *words, "--json").json
     assert found["metric"] == "exact_match"
-    assert len(cells()["none--0--0"]["predicted"]) == 6
+    assert len(cells()["no-prompt--0--0"]["predicted"]) == 6
 
 
 def test_every_way_has_a_name_that_files_can_have() -> None:
-    assert {"none", "in-context", "prefix-after", "vectors-before", "late-before"} <= set(WAYS)
+    assert {"no-prompt", "in-context", "prefix-after", "vectors-before", "late-before"} <= set(WAYS)
     assert all(Key.parse(f"{name}:4:0").way == name for name in WAYS)
 
 
@@ -465,16 +457,16 @@ def test_a_damaged_plan_is_told(task, overture) -> None:
     Path("out").mkdir()
     other = {"ways": ["lora"], "sizes": [4], "seeds": 1, "budget": None, "is_rate_tuned": True}
     write_json(Path("out/plan.json"), {"request": other, "plan": {"sizes": [2], "seeds": 1, "is_tuned": True}})
-    done = overture("compare", task, "--way", "none", "--size", "4", "-o", "out", "--json")
+    done = overture("compare", task, "--way", "no-prompt", "--size", "4", "-o", "out", "--json")
     assert (done.code, done.json["sizes"]) == (0, [4])
     Path("out/plan.json").write_text("[]")
-    done = overture("compare", task, "--way", "none", "--size", "4", "-o", "out", "--json")
+    done = overture("compare", task, "--way", "no-prompt", "--size", "4", "-o", "out", "--json")
     assert (done.code, done.json["error"]) == (2, "StoreError")
     assert done.json["where"].endswith("plan.json")
 
 
 def test_baselines_beside_prompts(task, overture) -> None:
-    ways = ["none", "in-context:nearest", "linear", "bitfit:norms", "lora", "full", "prefix-after"]
+    ways = ["no-prompt", "in-context:nearest", "linear", "bitfit:norms", "lora", "full", "prefix-after"]
     words = [word for way in ways for word in ("--way", way)]
     own = ["--size", "8", "--seeds", "1", "--min-steps", "2", "--set-way", "lora:options.rank=2", *FEW]
     found = overture("compare", task, *words, *own, "--json").json
@@ -514,12 +506,12 @@ def test_baselines_that_do_not_fit_are_told_at_once(task, overture) -> None:
 
 
 def test_what_is_odd_about_rows_is_told(task, overture) -> None:
-    short = ["--set", "max_length=16", "--set", "too_long=trim", "--way", "none", "--way", "in-context:nearest"]
+    short = ["--set", "max_length=16", "--set", "too_long=trim", "--way", "no-prompt", "--way", "in-context:nearest"]
     found = overture(
         "compare", task, *short, "--way", "prefix-after", "--size", "4", "--seeds", "1", *FEW, "--json"
     ).json
     told = [text for text in found["notices"] if "shortened to fit 16 tokens" in text]
-    assert any(text.endswith("(none)") for text in told)
+    assert any(text.endswith("(no-prompt)") for text in told)
     assert cells()["prefix-after--4--0"]["notices"]
     assert cells()["prefix-after--4--0"]["threads"] in found["threads"]
 
@@ -533,7 +525,9 @@ def test_a_label_without_training_rows_is_calibrated_too(make_task, overture, tm
         labels={"good": " good", "bad": " bad", "odd": " odd"},
         options={"calibration": "contextual"},
     )
-    done = overture("compare", task, "--way", "none", "--way", "linear", "--size", "2", "--seeds", "1", *FEW, "--json")
+    done = overture(
+        "compare", task, "--way", "no-prompt", "--way", "linear", "--size", "2", "--seeds", "1", *FEW, "--json"
+    )
     assert done.code == 0, done.err
     cell = next(found for name, found in cells().items() if name.startswith("linear"))
     assert 0 <= cell["metrics"]["test"]["ece"]["value"] <= 1

@@ -15,17 +15,11 @@ from overture.jobs.compare.cells import Lab
 from overture.jobs.compare.rates import next_rate
 from overture.jobs.compare.ways import way_named
 from overture.jobs.run.request import tune_config
-from overture.report import compare_page as page
 
 
 @pytest.fixture
 def task(make_task: Callable[..., Path]) -> Path:
     return make_task(train={"epochs": 1, "batch_size": 4})
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "charts", lambda result: {})
 
 
 def test_rates_are_chosen_on_validation_and_kept(task, overture) -> None:
@@ -128,7 +122,7 @@ def test_budget_leaves_out_what_does_not_fit(task, overture, monkeypatch) -> Non
 
 
 def test_measured_speed_plans(task, overture) -> None:
-    words = ["--way", "none", "--way", "prefix-after", "--size", "4", "--seeds", "1", "--min-steps", "1", *FEW]
+    words = ["--way", "no-prompt", "--way", "prefix-after", "--size", "4", "--seeds", "1", "--min-steps", "1", *FEW]
     found = overture("compare", task, *words, "--budget", "30", "--json").json
     plan = json.loads(Path("out/plan.json").read_text())["plan"]
     assert 0 < plan["seconds"] < 1800

@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from overture.report import compare_page as page
-
 TEXTS = ["sun and joy", "rain, alas", "snow ☃ falls", "wind blows"]
 
 
@@ -103,7 +101,6 @@ def test_from_task_file_to_prediction(kind, overture, tiny, tmp_path: Path):
 def test_windows_without_the_answer_are_not_trained_on(
     command, model, overture, tiny, folders, tmp_path: Path, monkeypatch
 ):
-    monkeypatch.setattr(page, "charts", lambda result: {})
     row = {"context": "Ada " + "went home " * 14 + "again", "question": "Who?", "answers": ["Ada"]}
     for name, count in {"train": 8, "validation": 4, "test": 4}.items():
         rows = [json.dumps({**row, "question": f"Who {number}?"}) + "\n" for number in range(count)]

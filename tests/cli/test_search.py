@@ -9,6 +9,7 @@ import pytest
 
 from overture.jobs.search import race, result, search
 from overture.jobs.search.space import Space
+from overture.report import search_page
 from overture.train.checkpoint import Progress
 from overture.train.fit import FitResult
 
@@ -29,7 +30,7 @@ def searched(make_task, overture):
     return run
 
 
-def test_finds_a_setting_within_the_budget(searched, tmp_path, overture) -> None:
+def test_finds_a_setting_within_the_budget(searched, drawn, tmp_path, overture) -> None:
     found = searched("--tunes", "12", *HALVED, train={"epochs": 4, "batch_size": 4, "lr": 0.1, "warmup_steps": 0})
     trials = found["trials"]
     assert trials[0]["key"] == "none 0"
@@ -53,8 +54,9 @@ def test_finds_a_setting_within_the_budget(searched, tmp_path, overture) -> None
     with sqlite3.connect(folder / "search.db") as db:
         (told,) = db.execute("select count(*) from trials where state = 'COMPLETE'").fetchone()
     assert told == len(trials) - 1
-    assert {Path(path).suffix for path in found["charts"]} == {".json", ".png", ".html"}
-    assert all(Path(path).stat().st_size > 500 for path in found["charts"])
+    page = Path(found["page"])
+    assert "winner" in page.read_text(encoding="utf-8")
+    assert page.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert found["metrics"]["test"]["accuracy"]["n"] == 8
     assert found["prompt"] == "mood@1"
     again = overture(*shlex.split(found["command"])[1:], "--json").json
@@ -375,11 +377,12 @@ def test_killed_search_numbers_and_scores_as_an_unbroken_one(make_task, overture
 
 def test_a_search_has_its_result_before_its_picture(make_task, overture, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(result, "save_chart", killing(result.save_chart, 1))
+        patch.setattr(search_page, "png_of", killing(search_page.png_of, 1))
         with pytest.raises(Killed):
             overture("search", make_task(), *SPACE, "--tunes", "2", *HALVED)
     done = overture("resume", "mood-search-1", "--json")
-    assert (done.code, done.json["run"], done.json["charts"]) == (0, "mood-search-1", [])
+    assert (done.code, done.json["run"]) == (0, "mood-search-1")
+    assert Path(done.json["page"]).with_suffix(".png").exists()
     assert overture("resume", "mood-search-1").code == 0
 
 

@@ -216,7 +216,7 @@ RUNS = {
         _class_row,
         {"length": 24},
         "one token",
-        command="compare --way none --way cpt-before --way lora --size 8 --seeds 1 --default-rates --min-steps 4",
+        command="compare --way no-prompt --way cpt-before --way lora --size 8 --seeds 1 --default-rates --min-steps 4",
         direct=Case("cpt", "before"),
     ),
     "search prefix vectors llama": Run(

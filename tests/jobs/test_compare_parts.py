@@ -104,25 +104,40 @@ def summed(
     return summary(request, plan, list(map(CELLS.validate_python, cells)), gold, rates or {}, facts, failed)
 
 
-def test_advice_where_one_way_is_surely_best() -> None:
+def test_the_best_way_is_recommended_where_it_was_shown_to_be_the_best() -> None:
     found = summed(cells_of({"a": 0.9, "b": 0.6}), ["a", "b"])
-    assert found.advice.way == "a"
-    assert found.advice.text.startswith("Take a (0.")
-    assert "points" in found.advice.text
+    advice = found.advice
+    assert advice.way == "a"
+    assert advice.rivals == ()
+    assert "a" in advice.what
+    assert "points" in advice.why
+    assert "400 bytes" in advice.next
     assert found.pairs[0].verdict == "better"
 
 
-def test_no_advice_where_intervals_overlap() -> None:
-    found = summed(cells_of({"a": 0.80, "b": 0.79, "c": 0.5}), ["a", "b", "c"])
-    advice = found.advice
+def test_no_recommendation_where_intervals_overlap() -> None:
+    advice = summed(cells_of({"a": 0.80, "b": 0.79, "c": 0.5}), ["a", "b", "c"]).advice
     assert advice.way is None
-    assert advice.text.startswith("No advice on quality")
-    assert "c" not in advice.rivals
-    assert "the cheapest of them to train is a" in advice.text or "a is also the cheapest" in advice.text
+    assert advice.rivals == ("b",)
+    assert "a and b" in advice.what
+    # Of ways that score alike the cheapest to train is named: a takes half as long as b.
+    assert advice.next.startswith("Take a")
 
 
-def test_a_sure_paired_test_is_not_enough() -> None:
-    """Better on the same rows, though the intervals of both scores overlap: told as better, but no advice."""
+def test_the_cheapest_of_equals_is_never_one_that_scores_lower() -> None:
+    """What is far behind, but was not shown to be, costs nothing and is no way out."""
+    right = [True] * 51 + [False] * 9
+    cells = [cell(way, 64, seed, right[k:] + right[:k]) for k, way in enumerate("ab") for seed in range(3)]
+    cells.append(cell("free", 0, 0, hits(0.72, 5, 60)))
+    advice = summed(cells, ["a", "b", "free"]).advice
+    assert advice.way is None
+    assert "free" in advice.rivals
+    assert advice.what.startswith("a and b")
+    assert "free" not in advice.next
+
+
+def test_a_paired_test_alone_is_not_enough() -> None:
+    """Better on the same rows, though the intervals of both scores overlap: ahead, but not recommended."""
     import numpy as np
 
     base = np.random.default_rng(0).random(400)
@@ -130,29 +145,38 @@ def test_a_sure_paired_test_is_not_enough() -> None:
     behind = [cell("b", 64, seed, (base < 0.68).tolist(), seconds=1.0) for seed in range(4)]
     found = summed(ahead + behind, ["a", "b"])
     assert found.pairs[0].verdict == "better"
-    assert found.advice.way is None
-    assert "though the paired test parts them" in found.advice.text
-    # Beside one that is alike, what the test puts behind is told as that, and is not the cheap way out.
+    assert (found.advice.way, found.advice.rivals) == (None, ("b",))
+    assert "b is worse by the paired test" in found.advice.why
+    # Beside one that scores alike, what the test puts behind is not the cheap way out.
     alike = [cell("c", 64, seed, (base[::-1] < 0.72).tolist(), seconds=99.0) for seed in range(4)]
-    text = summed([*ahead, *behind, *alike], ["a", "b", "c"]).advice.text
-    assert "cannot be told apart at 64 training rows" in text
-    assert "; b is behind by the paired test alone, for intervals overlap;" in text
-    assert "; a is also the cheapest of them" in text or "the cheapest of them to train is a" in text
+    advice = summed([*ahead, *behind, *alike], ["a", "b", "c"]).advice
+    assert {"a", "c"} <= set(re.findall(r"\b[abc]\b", advice.what))
+    assert advice.next.startswith("Take a")
+
+
+@pytest.mark.parametrize("names", ["ab", "abc", "abcd", "abcde"])
+def test_every_way_that_was_not_shown_to_be_worse_is_a_rival(names: str) -> None:
+    advice = summed(cells_of(dict.fromkeys(names, 0.5)), [*names]).advice
+    assert len(advice.rivals) == len(names) - 1
+    assert all(re.search(rf"\b{way}\b", advice.what + advice.why) for way in names)
+    assert advice.next
 
 
 @pytest.mark.parametrize(
-    ("names", "said"), [("ab", ""), ("abc", "; nor is "), ("abcd", "; nor are "), ("abcde", "; nor are ")]
+    ("shares", "words"), [((0.80, 0.76), "test rows, and more seeds"), ((0.8000, 0.7999), "More test rows")]
 )
-def test_ways_that_are_not_surely_behind_are_listed(names: str, said: str) -> None:
-    text = summed(cells_of(dict.fromkeys(names, 0.5)), [*names]).advice.text
-    assert (said in text) if said else "; nor " not in text
-    assert len(names) < 4 or " and " in text.partition(said)[2].partition("surely behind")[0]
+def test_what_more_rows_would_bring_is_computed(shares: tuple[float, float], words: str) -> None:
+    advice = summed(cells_of(dict(zip("ab", shares, strict=True)), n=200), ["a", "b"]).advice
+    assert words in advice.next
+    if "use about" in advice.next:
+        wanted = int(re.findall(r"about ([\d,]+) test rows", advice.next)[0].replace(",", ""))
+        assert wanted > 200
 
 
-def test_no_advice_from_one_seed() -> None:
-    found = summed(cells_of({"a": 0.9, "b": 0.5}, seeds=1), ["a", "b"])
-    assert found.advice.way is None
-    assert "one seed" in found.advice.text
+def test_no_recommendation_from_one_seed() -> None:
+    advice = summed(cells_of({"a": 0.9, "b": 0.5}, seeds=1), ["a", "b"]).advice
+    assert (advice.way, advice.rivals) == (None, ("b",))
+    assert "--seeds" in advice.next
 
 
 def diverged(cells: list[dict[str, Any]], way: str, *seeds: int) -> list[dict[str, Any]]:
@@ -165,41 +189,42 @@ def without_score(cell: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "kind": "diverged", "status": "diverged", "steps": 3, "best_epoch": 0, "history": []}
 
 
-def test_what_diverged_is_never_advised() -> None:
-    found = summed(diverged(cells_of({"a": 0.95, "b": 0.6}), "a", 0, 2), ["a", "b"])
-    assert found.advice.way is None
-    assert found.advice.text.startswith("No advice: a (0.9")
-    assert "and 2 to 4 seeds, but only where" in found.advice.text
-    assert found.advice.text.endswith("did not diverge; a diverged with 2 of 4 seeds.")
+def test_what_diverged_is_never_recommended() -> None:
+    advice = summed(diverged(cells_of({"a": 0.95, "b": 0.6}), "a", 0, 2), ["a", "b"]).advice
+    assert advice.way is None
+    assert "over 2 to 4 seeds" in advice.why
+    assert advice.why.endswith("a diverged with 2 of 4 seeds.")
+    assert "a:train.lr" in advice.next
 
 
-def test_advice_counts_the_seeds_that_there_are() -> None:
-    found = summed(diverged(cells_of({"a": 0.95, "b": 0.6}), "b", 0), ["a", "b"])
-    text = found.advice.text
-    assert found.advice.way == "a"
-    assert "and 4 seeds it beats" in text
-    assert "over the 3 seeds that both have)" in text
-    assert text.endswith("; b diverged with 1 of 4 seeds.")
-    # Only one seed of the rival is left, which is no ground for advice.
+def test_the_verdict_counts_the_seeds_that_there_are() -> None:
+    advice = summed(diverged(cells_of({"a": 0.95, "b": 0.6}), "b", 0), ["a", "b"]).advice
+    assert advice.way == "a"
+    assert "over 4 seeds" in advice.why
+    assert "over the 3 seeds that both have" in advice.why
+    assert advice.why.endswith("b diverged with 1 of 4 seeds.")
+    # Only one seed of the rival is left, which is no ground for a recommendation.
     few = summed(diverged(cells_of({"a": 0.8, "b": 0.77}), "b", 0, 1, 2), ["a", "b"]).advice
-    assert few.text.startswith("No advice from one seed")
-    assert "and 1 to 4 seeds" in few.text
+    assert few.way is None
+    assert "over 1 to 4 seeds" in few.why
 
 
 def test_ways_that_know_no_seeds_are_judged_without() -> None:
     constant = [cell("a", 0, 0, hits(0.9, 0)), cell("b", 0, 0, hits(0.6, 1))]
     found = summed(constant, ["a", "b"], (16, 64))
     assert found.advice.way == "a"
-    assert "on 400 test rows" in found.advice.text
-    assert "seed" not in found.advice.text
+    assert "n 400 test rows" in found.advice.why
+    assert "seed" not in found.advice.why
     assert len(found.pairs) == 1
     # Beside trained ways of one seed, another seed may turn the order.
     one = [*constant, *cells_of({"c": 0.7}, seeds=1)]
-    assert "from one seed" in summed(one, ["a", "b", "c"]).advice.text
+    assert "--seeds" in summed(one, ["a", "b", "c"]).advice.next
 
 
-def test_no_advice_from_one_way() -> None:
-    assert summed(cells_of({"a": 0.9}), ["a"]).advice.way is None
+def test_no_recommendation_from_one_way() -> None:
+    advice = summed(cells_of({"a": 0.9}), ["a"]).advice
+    assert advice.way is None
+    assert "--way" in advice.next
 
 
 def test_level_is_an_interval_within_the_margin() -> None:
@@ -266,7 +291,7 @@ def test_steps_to_the_best_epoch_are_told() -> None:
     of_a, of_b = found.ledger
     assert (of_a.steps, of_a.best_steps) == (50, 35)
     assert (of_b.steps, of_b.best_steps) == (0, 0)
-    text = page(found, {})
+    text = page(found)
     assert "<td>50</td><td>35</td>" in text
 
 
@@ -284,7 +309,7 @@ def test_a_rate_that_diverged_before_its_first_validation_costs_what_it_took() -
     rates = {"a": RateChoice(way="a", lr=0.1, size=64, seed=0, tried=tried)}
     found = summed(cells_of({"a": 0.8}), ["a"], rates=rates)
     assert found.ledger[0].choosing_seconds == 6
-    assert "0.1: 0.500; 0.3: diverged" in page(found, {})
+    assert "0.1: 0.500; 0.3: diverged" in page(found)
 
 
 def test_diverged_cells_are_told_and_left_out() -> None:
@@ -318,6 +343,7 @@ def test_worth_is_over_seeds_that_both_have() -> None:
 
 
 def test_from_how_many_rows_on_training_beats_none() -> None:
+    # Cells of earlier versions call the model alone "none".
     cells = [cell("none", 0, 0, hits(0.6, 7, 2000))]
     shares = {16: 0.6, 64: 0.75, 256: 0.8}
     cells += [
@@ -325,8 +351,10 @@ def test_from_how_many_rows_on_training_beats_none() -> None:
     ]
     cells += [cell("b", size, seed, hits(0.6, 1 + size + seed, 2000)) for size in shares for seed in range(4)]
     found = summed(cells, ["none", "a", "b"], (16, 64, 256))
-    assert found.enough == (Enough(way="a", than="none", size=64), Enough(way="b", than="none", size=None))
-    assert "Surely better than none: a from 64 rows on, b at no size here." in page(found, {})
+    assert found.enough == (Enough(way="a", than="no-prompt", size=64), Enough(way="b", than="no-prompt", size=None))
+    text = page(found)
+    assert "Better than no-prompt: a from 64 rows on." in text
+    assert "Not shown to be better than no-prompt at any size here: b." in text
 
 
 def test_what_building_takes_grows_with_the_rows() -> None:
@@ -386,11 +414,16 @@ def test_page_needs_nothing_else(result: Summary, tmp_path: Path) -> None:
     assert not {"script", "link", "iframe", "img"} & links.tags
     assert re.search(r"url\((?!#)", text) is None
     assert "@import" not in text
-    assert text.count("<svg") == 5
+    # Quality, curve, costs, serving and forgetting, each for wide and narrow screens.
+    assert text.count("<svg") == 10
+    assert len(text.encode()) < 300_000
+    assert "prefers-color-scheme: dark" in text
+    assert "<details open" not in text
     assert "overture compare task.yaml" in text
-    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "result.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report.png", "result.json"}
     assert Summary.model_validate_json((tmp_path / "result.json").read_text()).ledger == result.ledger
-    assert result.advice.text.replace("&", "&amp;") in text
+    for part in (result.advice.what, result.advice.why, result.advice.next):
+        assert part in text
 
 
 def test_costs_show_every_way() -> None:
@@ -409,14 +442,14 @@ def test_costs_show_every_way() -> None:
 def test_what_users_write_is_escaped(result: Summary) -> None:
     nasty = '<script>alert("x")</script>'
     changed = {"task": nasty, "notices": (nasty,), "left_out": (nasty,), "command": f"overture compare {nasty}"}
-    text = page(result.model_copy(update=changed), {})
+    text = page(result.model_copy(update=changed))
     assert "<script" not in text
     assert text.count("&lt;script&gt;") == 5
 
 
 def test_page_of_one_size_and_one_way() -> None:
     found = summed(cells_of({"a": 0.9}, seeds=1), ["a"])
-    assert "No advice" in page(found, {})
+    assert found.advice.what in page(found)
     assert found.worth == ()
 
 
@@ -426,7 +459,7 @@ def test_a_way_that_could_not_be_run_is_told_and_the_rest_compared() -> None:
     failed = [FailedCell(way="b", size=64, seed=0, what="the model said no")]
     found = summed(cells, ["a", "b"], (16, 64), failed=failed)
     assert found.status == "incomplete"
-    assert "b, 64 rows, seed 0: the model said no" in page(found, {})
+    assert "b, 64 rows, seed 0: the model said no" in page(found)
     assert found.advice.way is None
     assert {(pair.size, pair.a, pair.b) for pair in found.pairs} == {(16, "a", "b")}
 
@@ -447,7 +480,7 @@ def test_energy_of_a_meter_that_some_cells_lacked_is_an_estimate() -> None:
     assert (whole.energy, whole.kwh) == ("measured: processor", pytest.approx(4 * 360 / 3.6e6))
     assert energy_text(some.kwh, some.energy).endswith(" (estimate)")
     assert energy_text(whole.kwh, whole.energy) == "0.4"
-    text = page(found, {})
+    text = page(found)
     # In the ledger and in what it costs to serve.
     assert text.count("(estimate)</td>") == 2
     assert "<td>0.4</td>" in text
@@ -481,16 +514,14 @@ def test_threads_are_those_that_the_cells_had(threads: tuple[int, ...], text: st
         del one["threads"]
         if threads:
             one["threads"] = threads[number]
-    assert text in page(summed(cells, ["a"]), {})
+    assert text in page(summed(cells, ["a"]))
 
 
 def test_what_needs_no_training_is_the_cheapest() -> None:
-    cells = cells_of({"a": 0.80, "b": 0.79})
-    for one in cells:
-        if one["way"] == "b":
-            one |= {"size": 0, "trainable": 0}
-    found = summed([one for one in cells if one["way"] == "a" or one["seed"] == 0], ["a", "b"])
-    assert "b needs no training at all" in found.advice.text
+    right = [True] * 160 + [False] * 40
+    cells = [cell("a", 64, seed, right) for seed in range(3)] + [cell("b", 0, 0, right[1:] + right[:1])]
+    found = summed(cells, ["a", "b"])
+    assert found.advice.next.startswith("Take b, which needs no training")
 
 
 def test_how_rates_were_chosen_is_told_as_it_was(result: Summary) -> None:
@@ -499,7 +530,7 @@ def test_how_rates_were_chosen_is_told_as_it_was(result: Summary) -> None:
 
     def shown(rates: dict[str, RateChoice], **settings: tuple[str, ...]) -> str:
         request = result.request.model_copy(update={"settings": settings})
-        return page(result.model_copy(update={"rates": rates, "request": request}), {})
+        return page(result.model_copy(update={"rates": rates, "request": request}))
 
     assert "chosen among its few" not in shown({"b": default})
     assert "none was chosen on this task" in shown({"b": default})
@@ -513,7 +544,7 @@ def test_how_rates_were_chosen_is_told_as_it_was(result: Summary) -> None:
 
 
 def test_validation_rows_are_those_that_the_cells_had(result: Summary) -> None:
-    text = page(result, {})
+    text = page(result)
     assert "Validation rows: 16 at 16 training rows, 32 at 64 training rows; as many as training rows if" in text
     assert "is given 60 optimiser steps at least, however few the rows, and ends before" in text
 
@@ -539,4 +570,4 @@ def test_every_metric_has_the_interval_of_its_score_and_stays_within_its_bounds(
     assert values["accuracy"].high == 1
     assert "rows" in values["macro_f1"].method
     assert values["ece"].low == 0
-    assert "over seeds and test rows, of ece over the seeds alone." in page(found, {})
+    assert "over seeds and test rows, of ece over the seeds alone." in page(found)

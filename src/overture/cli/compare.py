@@ -147,6 +147,7 @@ def _show(result: "Summary", page: Path) -> None:
     from overture.core.records.compare import cost_of
     from overture.report.units import (
         bytes_text,
+        count_text,
         energy_text,
         failed_text,
         seconds_text,
@@ -168,7 +169,7 @@ def _show(result: "Summary", page: Path) -> None:
         Column("trained values", [f"{cost.trainable:,}" for cost in costs], rank=3),
         Column("energy, Wh", [energy_text(c.kwh, c.energy) if s.size else "-" for s, c in both], rank=6),
         Column("stored", [bytes_text(cost.stored_bytes) for cost in costs], rank=4),
-        Column("1,000 requests", [seconds_text(cost.serving_seconds_per_1000) for cost in costs], rank=7),
+        Column("a request", [f"{count_text(cost.serving_flops_per_row)} operations" for cost in costs], rank=7),
     ]
     show_table(out, columns, f"{result.task}, {result.largest} training rows, test rows")
     lines = []
@@ -193,5 +194,7 @@ def _show(result: "Summary", page: Path) -> None:
     for line in lines:
         show_text(out, line)
     show_notes(out, result.notices)
-    show_text(out, f"\n{result.advice.text}", style="bold")
+    show_text(out, f"\n{result.advice.what}", style="bold")
+    show_text(out, f"Why: {result.advice.why}")
+    show_text(out, f"What next: {result.advice.next}")
     show_next("The report:", [str(page)])

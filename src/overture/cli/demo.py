@@ -7,6 +7,7 @@ import typer
 
 from overture.cli.options import Given, JsonOption, StoreOption, flag, store_flag, store_root, with_flags
 from overture.cli.out import console, emit, say
+from overture.cli.pages import show_page, written_page
 from overture.cli.report import show_next, show_result
 from overture.cli.tune import finish, worked
 from overture.core.errors import Diverged
@@ -49,10 +50,12 @@ def command(
         finish(result, store, is_json, show_result)
         return
     answers = _answers(kept.get(result.prompt), backbone)
+    page = written_page(result.run, store)
     if is_json:
-        emit({**result.dump(), "predictions": answers})
+        emit({**result.dump(), "predictions": answers, "page": page})
     else:
         _show(result, answers, store_flag(store))
+        show_page(page)
     if result.status == "diverged":
         raise typer.Exit(Diverged.exit_code)
 

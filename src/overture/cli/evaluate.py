@@ -6,8 +6,17 @@ from typing import Annotated, Literal
 import typer
 
 from overture.cli.mistakes import show_mistakes
-from overture.cli.options import CalibratedOption, DriftOption, JsonOption, PromptArgument, StoreOption, store_root
+from overture.cli.options import (
+    CalibratedOption,
+    DriftOption,
+    JsonOption,
+    PromptArgument,
+    StoreOption,
+    store_flag,
+    store_root,
+)
 from overture.cli.out import console, emit, remark, say, show_text
+from overture.cli.pages import show_page
 from overture.cli.progress import display, stages
 from overture.cli.report import calibration_lines, show_scores, show_verdicts
 from overture.cli.wrong import write_errors
@@ -35,11 +44,21 @@ def command(
     ] = None,
     is_forced: Annotated[bool, typer.Option("--force", help="Replace a file of --errors that exists.")] = False,
     calibrated: CalibratedOption = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="PAGE", help="Write a page of scores and mistakes, with a picture beside it."
+        ),
+    ] = None,
     store: StoreOption = None,
     allow_drift: DriftOption = False,
     is_json: JsonOption = False,
 ) -> None:
     """Score a stored prompt, and its model without one, on the same rows."""
+    if output and output.suffix != ".html":
+        raise ConfigError(
+            "the page is an HTML file", where="--output", got=str(output), wanted="a name that ends in .html"
+        )
     if data and split:
         raise ConfigError("FILE and --split exclude each other", fix="leave one of them out")
     root = store_root(store)
@@ -63,6 +82,7 @@ def command(
     from overture.data.task_rows import rows_of_file
     from overture.evaluate.host import Host
     from overture.evaluate.measure import measured, rows_of_run
+    from overture.jobs.run.pages import write_page_of_evaluation
 
     # The rows come first: what is wrong with them is told before the model is loaded.
     notices: list[DataNotice] = []
@@ -76,15 +96,18 @@ def command(
         host = Host(allow_drift=allow_drift, notify=lambda text: show(NoticeEvent(text=text)))
         handle = host.open(folder)
         result, all_wrong = measured(handle, rows, name, stages(show), calibrated)
-        for text in (*notice_texts(notices), *handle.encoder.notices):
+        texts = [*notice_texts(notices), *handle.encoder.notices]
+        for text in texts:
             show(NoticeEvent(text=text))
     if errors:
         write_errors(errors, all_wrong.wrong)
         remark(f"wrote {errors}: {len(all_wrong.wrong)} of {all_wrong.num_rows} rows")
+    page = str(write_page_of_evaluation(result, folder, output, store_flag(store), texts)) if output else ""
     if is_json:
-        emit(result)
+        emit({**result.dump(), "page": page} if page else result)
     else:
         _show(result, name)
+        show_page(page)
 
 
 def _show(result: Evaluation, split: str) -> None:

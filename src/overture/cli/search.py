@@ -112,8 +112,6 @@ def _show(result: "SearchResult", flag: str) -> None:
         f"{spent.share:.0%} of the budget of {spent.limit:,.0f} {spent.unit}.",
     )
     show_notes(out, result.notices)
-    if result.charts:
-        out.print(f"Chart: {result.charts[-1]}", soft_wrap=True)
     if not result.prompt:
         show_text(out, "No prompt was worth its cost: the model as it is won, so nothing was kept.")
         return

@@ -9,6 +9,7 @@ import typer
 
 from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_flag, store_root, with_flags
 from overture.cli.out import emit, loading, say, seconds_text, show_error
+from overture.cli.pages import show_page, written_page
 from overture.cli.progress import display
 from overture.cli.report import show_result
 from overture.cli.stop import StopRequest
@@ -135,7 +136,7 @@ def tell(result: T, store: Path | None, is_json: bool, show: Callable[[T, str], 
 
 
 def finish(result: Result | StoppedRun, store: Path | None, is_json: bool, show: Callable[[Result, str], None]) -> None:
-    """Print a run's result and exit with its code.
+    """Print a run's result and where its page is, and exit with its code.
 
     Args:
         result: of the run.
@@ -150,9 +151,11 @@ def finish(result: Result | StoppedRun, store: Path | None, is_json: bool, show:
         else:
             say(f"stopped; go on with: {command}")
         raise typer.Exit(INTERRUPTED)
+    page = written_page(result.run, store)
     if is_json:
-        emit(result.dump())
+        emit({**result.dump(), "page": page})
     else:
         show(result, store_flag(store))
+        show_page(page)
     if result.status == "diverged":
         raise typer.Exit(Diverged.exit_code)

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from statistics import fmean, median, variance
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from overture.core.records.base import Record
 from overture.core.records.events import DataEvent, DivergedEvent, EpochEvent, NormsEvent, StepEvent
-from overture.core.records.runs import RunStatus
+from overture.core.records.runs import Finding, RunStatus
 from overture.core.records.tune import SeedResult, TuneResult
 from overture.evaluate.history import overfitting
 from overture.store.runs import RESULT, STATUS, Run
@@ -30,16 +29,6 @@ _FAR = 10.0
 _WIDE = 0.1
 _SURE = 0.05
 _FEW_STEPS = 4
-
-
-class Finding(Record):
-    """One thing that is wrong, or explains the result."""
-
-    name: str = Field(description="its name, for programs")
-    what: str = Field(description="what is wrong, in one sentence")
-    evidence: str = Field(description="the figures that show it")
-    fix: str = Field(description="what to do")
-    seed: int | None = Field(None, description="the seed whose training shows it; none for the whole run")
 
 
 class _TaskPart(BaseModel):

@@ -3,11 +3,12 @@
 The packages that define BLEU, ROUGE and SQuAD's F1 cut English only: rouge-score keeps a-z and 0-9, SQuAD's script
 knows ASCII punctuation, and a sentence in a script without spaces is one word to all of them. Here letters and digits
 of every script count, and each character of a script without spaces is a word, as in sacrebleu's tokenizer for Chinese
-and in MLQA's script. ASCII texts are cut exactly as the packages do.
+and in MLQA's script. English texts are cut exactly as the packages do.
 
 Source: Lewis et al. 2020, "MLQA: Evaluating Cross-lingual Extractive Question Answering", and its script.
 """
 
+import string
 import unicodedata
 from functools import cache
 from typing import Any
@@ -20,6 +21,8 @@ _WORDS = regex.compile(rf"(?V1){_CHARACTER}|[[\p{{L}}\p{{M}}\p{{Nd}}]--[{_NO_SPA
 _CHUNKS = regex.compile(rf"(?V1){_CHARACTER}|[[^\s]--[{_NO_SPACES}]]+")
 _TO_SPACE = regex.compile(rf"(?V1){_CHARACTER}|[\p{{P}}&&[\u3000-\u303f]]")
 _PUNCTUATION = regex.compile(r"[\p{P}$+<=>^`|~]")
+_ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_OTHER_LETTER = regex.compile(r"(?V1)[\p{L}--\p{Latin}]")
 _ARTICLE = regex.compile(r"\b(a|an|the)\b")
 
 CHARACTERS = "single characters in scripts without spaces"
@@ -42,9 +45,12 @@ def squad_words(text: str) -> list[str]:
     """The words that SQuAD's script compares: lower case, without punctuation and articles.
 
     Source: Rajpurkar et al. 2016, "SQuAD: 100,000+ Questions for Machine Comprehension of Text", section 6.1, and their
-    script for version 2.0; punctuation and words of other scripts as in MLQA's.
+    script for version 2.0; punctuation and words of other scripts as in MLQA's. A text of Latin letters alone loses
+    ASCII punctuation alone, as in SQuAD's script.
     """
-    return list(_CHUNKS.findall(_ARTICLE.sub(" ", _PUNCTUATION.sub("", composed(text).lower()))))
+    text = composed(text).lower()
+    text = _PUNCTUATION.sub("", text) if _OTHER_LETTER.search(text) else text.translate(_ASCII_PUNCTUATION)
+    return list(_CHUNKS.findall(_ARTICLE.sub(" ", text)))
 
 
 class RougeWords:

@@ -1,39 +1,81 @@
-"""Colours, width, data and files of all charts.
+"""Colours, fonts, sizes and files of all charts.
 
-A chart is an Altair spec; page, notebook and picture are made from it.
+A chart is an Altair spec; page, notebook and picture are made from it. A page holds each chart twice, for wide and for
+narrow screens; its style sheet shows one of them and sets the colours of text and lines, so a chart fits a dark page.
 """
 
-from collections.abc import Mapping, Sequence
+import colorsys
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import altair as alt
+from markupsafe import Markup, escape
 
 from overture.core.files import write_atomic
 
-WIDTH = 520
+WIDE, NARROW = 620, 330
+"""Width of a whole chart, axes included, on wide and on narrow screens."""
 _SCALE = 2.0
-# Okabe and Ito's colours, which people with any colour vision can tell apart, and some more behind them.
-_COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#000000",
-    "#8c6d31",
-    "#7f3c8d",
-    "#666666",
-)
+_CONFIG = {
+    "font": "sans-serif",
+    "background": "transparent",
+    "aria": False,
+    "padding": {"left": 8, "right": 8, "top": 4, "bottom": 4},
+    "view": {"stroke": None},
+    "axis": {
+        "labelFontSize": 12,
+        "titleFontSize": 13,
+        "titleFontWeight": "normal",
+        "labelLimit": 170,
+        "gridOpacity": 0.5,
+        "titlePadding": 8,
+    },
+    "legend": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "symbolOpacity": 1},
+    "title": {"fontSize": 15, "anchor": "start", "fontWeight": 600, "offset": 12},
+    "text": {"fontSize": 12},
+}
+
+# -- one colour a way, the same in every chart of every page; all can be read on white and on black
+
+_COLOURS = {
+    "no-prompt": "#8b949e",
+    "tuned prompt": "#1f77d0",
+    "text": "#a0714f",
+    "in-context": "#bf8700",
+    "linear": "#7d8f2c",
+    "head": "#4f9d69",
+    "bitfit": "#2a9d8f",
+    "lora": "#d1495b",
+    "full": "#8250df",
+    "prefix": "#1f77d0",
+    "gated": "#c2409b",
+    "vectors": "#e07b39",
+    "late": "#3fa7d6",
+}
+_OTHER_COLOURS = ("#6f7bd9", "#b5534a", "#5d9c59", "#a15fb3", "#3a8e9e", "#c98a1b", "#cf6a87", "#77838f")
+_LIGHTER = {"memory": 0.12, "before": -0.1, "slots": -0.17, "around": 0.18}
+TRAINING, VALIDATION = "#8b949e", "#1f77d0"
+
+
+def colour(way: str) -> str:
+    """A way's colour: a hue for each method, lighter or darker by the place where the prompt enters."""
+    method, _, place = way.partition(":")[0].rpartition("-")
+    if way in _COLOURS or place not in (*_LIGHTER, "after"):
+        method, place = way.partition(":")[0], ""
+    base = _COLOURS.get(method) or _OTHER_COLOURS[zlib.crc32(method.encode()) % len(_OTHER_COLOURS)]
+    hue, lightness, saturation = colorsys.rgb_to_hls(*(int(base[i : i + 2], 16) / 255 for i in (1, 3, 5)))
+    lightness = min(0.72, max(0.3, lightness + _LIGHTER.get(place, 0)))
+    return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue, lightness, saturation))
 
 
 def colour_of(field: str, names: Sequence[str], title: str | None = None, with_legend: bool = True) -> alt.Color:
-    """A colour for each name; with more names than colours they repeat."""
-    scale = alt.Scale(domain=list(names), range=[_COLOURS[number % len(_COLOURS)] for number in range(len(names))])
-    return alt.Color(
-        f"{field}:N", scale=scale, title=title, legend=alt.Legend(symbolOpacity=1) if with_legend else None
-    )
+    """Each name in its own colour."""
+    scale = alt.Scale(domain=list(names), range=[colour(name) for name in names])
+    legend = alt.Legend(symbolOpacity=1, orient="bottom", columns=3) if with_legend else None
+    return alt.Color(f"{field}:N", scale=scale, title=title, legend=legend)
 
 
 def data(rows: Sequence[Mapping[str, Any]]) -> alt.Data:
@@ -41,16 +83,85 @@ def data(rows: Sequence[Mapping[str, Any]]) -> alt.Data:
     return alt.Data(values=[dict(row) for row in rows])
 
 
+# -- charts that several pages have
+
+
+def interval_chart(
+    rows: Sequence[Mapping[str, Any]], metric: str, width: int, seeds: Sequence[Mapping[str, Any]] = ()
+) -> alt.LayerChart:
+    """Scores as points with their intervals, one a line, in the order given.
+
+    Args:
+        rows: ``way``, ``value``, ``low`` and ``high`` of each.
+        metric: name of the axis.
+        width: of the whole chart.
+        seeds: ``way`` and ``value`` of single seeds, shown as ticks.
+    """
+    names = [row["way"] for row in rows]
+    order = alt.Y("way:N", sort=names, title=None, axis=alt.Axis(domain=False, ticks=False))
+    colours = colour_of("way", names, with_legend=False)
+
+    def axis(field: str) -> alt.X:
+        return alt.X(f"{field}:Q", title=metric, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
+
+    base = alt.Chart(data(rows))
+    spans = base.mark_rule(strokeWidth=3, opacity=0.45).encode(y=order, x=axis("low"), x2="high:Q", color=colours)
+    points = base.mark_point(filled=True, size=110, opacity=1).encode(y=order, x=axis("value"), color=colours)
+    numbers = base.mark_text(dy=-14, fontWeight=600).encode(
+        y=order, x=axis("value"), text=alt.Text("value:Q", format=".3f")
+    )
+    ticks = alt.Chart(data(seeds)).mark_tick(thickness=1.5, opacity=0.7, size=12).encode(
+        y=order, x=axis("value"), color=colours
+    )  # fmt: skip
+    layers = [spans, *([ticks] if seeds else ()), points, numbers]
+    return alt.layer(*layers).properties(width=_plot_width(width, names), height=alt.Step(46))
+
+
+def _plot_width(width: int, names: Sequence[str]) -> int:
+    """Width that is left for the plot beside the names of its lines."""
+    return max(150, width - 30 - min(170, round(6.8 * max(map(len, names), default=0))))
+
+
+# -- files and pages
+
+
 def spec_of(chart: alt.TopLevelMixin) -> str:
-    """The chart as Vega-Lite JSON."""
-    return str(chart.to_json(indent=1))
+    """The chart as Vega-Lite JSON, with the fonts that all charts share."""
+    return str(chart.configure(**_CONFIG).to_json(indent=1))
 
 
-def png_of(spec: str) -> bytes:
-    """A spec as a picture."""
+def svg_of(chart: alt.TopLevelMixin) -> str:
+    """The chart as SVG, with clear ground."""
     import vl_convert
 
-    return bytes(vl_convert.vegalite_to_png(spec, scale=_SCALE))
+    svg = str(vl_convert.vegalite_to_svg(spec_of(chart)))
+    # A hundredth of a pixel is seen by nobody.
+    return re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
+
+
+def svgs(make: Callable[[int], alt.TopLevelMixin | None], title: str) -> Markup | None:
+    """A chart for a page, once for wide and once for narrow screens; None where it has no data.
+
+    Args:
+        make: the chart of a width.
+        title: what it shows, for those who do not see it.
+    """
+    charts = [(name, make(width)) for name, width in (("wide-screen", WIDE), ("narrow-screen", NARROW))]
+    if any(chart is None for _, chart in charts):
+        return None
+    parts = [
+        f'<div class="chart {name}" role="img" aria-label="{escape(title)}">{svg_of(chart)}</div>'
+        for name, chart in charts
+        if chart is not None
+    ]
+    return Markup("\n".join(parts))
+
+
+def png_of(chart: alt.TopLevelMixin) -> bytes:
+    """The chart as a picture on white."""
+    import vl_convert
+
+    return bytes(vl_convert.vegalite_to_png(spec_of(chart.properties(background="white")), scale=_SCALE))
 
 
 def save_chart(chart: alt.TopLevelMixin, stem: Path) -> list[str]:
@@ -60,7 +171,7 @@ def save_chart(chart: alt.TopLevelMixin, stem: Path) -> list[str]:
     spec = spec_of(chart)
     files: dict[Path, str | bytes] = {
         stem.with_suffix(".json"): spec + "\n",
-        stem.with_suffix(".png"): png_of(spec),
+        stem.with_suffix(".png"): png_of(chart),
         stem.with_suffix(".html"): vl_convert.vegalite_to_html(spec, bundle=True),
     }
     for path, content in files.items():

@@ -1,7 +1,4 @@
-"""Charts of a comparison: one Altair spec each, from the summary alone.
-
-A spec is the chart: page, notebook and picture are made from it. Ways keep their colour from chart to chart.
-"""
+"""Charts of a comparison: one Altair spec each, from the summary alone. A way has the same colour in all of them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,44 +6,30 @@ from typing import Any
 import altair as alt
 
 from overture.core.records.compare import Score, Summary
-from overture.report.charts import WIDTH, colour_of, data
+from overture.report.charts import NARROW, WIDE, colour_of, data, interval_chart
+
+_MAX_INTERVALS = 4
+"""Intervals of more ways at one size would hide each other."""
+_ALIKE = 1.05
 
 
-def charts(result: Summary) -> dict[str, alt.TopLevelMixin]:
-    """All charts that the result has data for, by name."""
-    made = {name: make(result) for name, make in _CHARTS.items()}
-    return {name: chart for name, chart in made.items() if chart is not None}
-
-
-def _colour(result: Summary, with_legend: bool = True) -> alt.Color:
-    return colour_of("way", result.ways, with_legend=with_legend)
-
-
-def quality(result: Summary) -> alt.LayerChart | None:
+def quality(result: Summary, width: int = WIDE) -> alt.LayerChart | None:
     """Scores at the largest size, best first, with intervals; each seed is a tick."""
+    if not result.scores:
+        return None
     scores = sorted(result.at_largest, key=lambda score: -score.value)
     seeds = [{"way": score.way, "value": value} for score in scores for value in score.each]
-    order = alt.Y("way:N", sort=[score.way for score in scores], title=None)
-    ticked = alt.Axis(tickCount=8)
-    axis = alt.X("value:Q", title=_metric(result), scale=alt.Scale(zero=False), axis=ticked)
-    colour = _colour(result, with_legend=False)
-    low = alt.X("low:Q", title=_metric(result), scale=alt.Scale(zero=False), axis=ticked)
-    base = alt.Chart(data([score.dump() for score in scores]))
-    spans = base.mark_rule(strokeWidth=2).encode(y=order, x=low, x2="high:Q", color=colour)
-    ticks = alt.Chart(data(seeds)).mark_tick(thickness=1, opacity=0.6, size=12).encode(y=order, x=axis, color=colour)
-    points = base.mark_point(filled=True, size=80, opacity=1).encode(y=order, x=axis, color=colour)
-    numbers = base.mark_text(dy=-13, fontSize=11).encode(y=order, x=axis, text=alt.Text("value:Q", format=".3f"))
-    return alt.layer(spans, ticks, points, numbers).properties(width=WIDTH, height=alt.Step(44))
+    return interval_chart([score.dump() for score in scores], _metric(result), width, seeds)
 
 
-def curve(result: Summary) -> alt.LayerChart | None:
+def curve(result: Summary, width: int = WIDE) -> alt.LayerChart | None:
     """Scores over training rows; what needs no rows is a line across."""
     if len(result.sizes) < 2:
         return None
     scores = [score for score in result.scores if score.size]
     constant = [score for score in result.scores if not score.size]
     sizes = list(result.sizes)
-    # Intervals of several ways at one size would hide each other, so they stand side by side.
+    # Ways stand side by side at a size.
     middle = (len(result.ways) - 1) / 2
     shifted = [{**score.dump(), "at": score.size * 1.02 ** (result.ways.index(score.way) - middle)} for score in scores]
     rows = alt.X(
@@ -56,26 +39,28 @@ def curve(result: Summary) -> alt.LayerChart | None:
         axis=alt.Axis(values=sizes, format="d", grid=False),
     )
     axis = alt.Y("value:Q", title=_metric(result), scale=alt.Scale(zero=False))
-    colour = _colour(result)
+    colour = _colour(result, width)
     base = alt.Chart(data(shifted))
     lines = base.mark_line(strokeWidth=2).encode(x=rows, y=axis, color=colour)
-    points = base.mark_point(filled=True, size=50, opacity=1).encode(x=rows, y=axis, color=colour)
-    spans = base.mark_rule(strokeWidth=1.5, opacity=0.7).encode(
+    points = base.mark_point(filled=True, size=60, opacity=1).encode(x=rows, y=axis, color=colour)
+    spans = base.mark_rule(strokeWidth=1.5, opacity=0.5).encode(
         x=rows, y=alt.Y("low:Q", title=_metric(result), scale=alt.Scale(zero=False)), y2="high:Q", color=colour
     )  # fmt: skip
-    layers = [*(_across(constant, _metric(result), colour) if constant else ()), spans, lines, points]
-    return alt.layer(*layers).properties(width=WIDTH, height=320)
+    has_spans = len(result.ways) <= _MAX_INTERVALS
+    across = _across(constant, _metric(result), colour, has_band=has_spans) if constant else ()
+    return alt.layer(*across, *([spans] if has_spans else ()), lines, points).properties(width=width - 70, height=320)
 
 
-def _across(scores: Sequence[Score], title: str | None, colour: alt.Color) -> Iterator[alt.Chart]:
-    """Scores that do not depend on the axis: a dashed line in a band that is the interval."""
+def _across(scores: Sequence[Score], title: str, colour: alt.Color, has_band: bool) -> Iterator[alt.Chart]:
+    """Scores that do not depend on the axis: a dashed line, in a band that is the interval where there is room."""
     base = alt.Chart(data([score.dump() for score in scores]))
     low, value = (alt.Y(f"{name}:Q", title=title, scale=alt.Scale(zero=False)) for name in ("low", "value"))
-    yield base.mark_rect(opacity=0.1).encode(y=low, y2="high:Q", color=colour)
+    if has_band:
+        yield base.mark_rect(opacity=0.1).encode(y=low, y2="high:Q", color=colour)
     yield base.mark_rule(strokeDash=[5, 4], strokeWidth=1.5).encode(y=value, color=colour)
 
 
-def costs(result: Summary) -> alt.HConcatChart | None:
+def costs(result: Summary, width: int = WIDE) -> alt.HConcatChart | alt.VConcatChart | None:
     """Scores at the largest size over what they cost: processor time, operations, bytes kept; logarithmic."""
     kinds = {"cpu_seconds": "processor seconds to train", "flops": "operations to train", "stored_bytes": "bytes kept"}
     scores = {score.way: score for score in result.at_largest}
@@ -87,75 +72,96 @@ def costs(result: Summary) -> alt.HConcatChart | None:
         free = [scores[cost.way] for cost in ledger if not cost.trainable]
         if not points:
             return None
-        panels.append(_cost_panel(result, points, free, title, is_first=not panels))
-    return alt.hconcat(*panels)
+        panels.append(_cost_panel(result, points, free, title, width, has_name=not panels or width == NARROW))
+    return alt.vconcat(*panels) if width == NARROW else alt.hconcat(*panels, spacing=14)
 
 
 def _cost_panel(
-    result: Summary, points: Sequence[Mapping[str, Any]], free: Sequence[Score], title: str, is_first: bool
+    result: Summary, points: Sequence[Mapping[str, Any]], free: Sequence[Score], title: str, width: int, has_name: bool
 ) -> alt.LayerChart:
     amounts = [point["cost"] for point in points]
     domain = [min(amounts) / 2, max(amounts) * 2]
     cost = alt.X("cost:Q", title=title, scale=alt.Scale(type="log", domain=domain, nice=False), axis=alt.Axis(
-        tickCount=4, format="~s", grid=False))  # fmt: skip
-    name = _metric(result) if is_first else None
-    axis = alt.Y("value:Q", title=name, scale=alt.Scale(zero=False))
-    colour = _colour(result)
+        tickCount=4, format="~s", grid=False, titleFontSize=12))  # fmt: skip
+    name = _metric(result) if has_name else ""
+    axis = alt.Y("value:Q", title=name or None, scale=alt.Scale(zero=False))
+    colour = _colour(result, width)
     base = alt.Chart(data(points))
     layers = [
-        base.mark_rule(strokeWidth=1.5, opacity=0.7).encode(
-            x=cost, y=alt.Y("low:Q", title=name, scale=alt.Scale(zero=False)), y2="high:Q", color=colour
+        base.mark_rule(strokeWidth=1.5, opacity=0.4).encode(
+            x=cost, y=alt.Y("low:Q", title=name or None, scale=alt.Scale(zero=False)), y2="high:Q", color=colour
         ),
-        base.mark_point(filled=True, size=80, opacity=1).encode(x=cost, y=axis, color=colour),
+        base.mark_point(filled=True, size=110, opacity=1).encode(x=cost, y=axis, color=colour),
     ]
-    return alt.layer(*(_across(free, name, colour) if free else ()), *layers).properties(width=190, height=260)
+    plot_width, height = (width - 70, 200) if width == NARROW else ((width - 120) // 3, 250)
+    across = _across(free, name, colour, has_band=False) if free else ()
+    return alt.layer(*across, *layers).properties(width=plot_width, height=height)
 
 
-def serving(result: Summary) -> alt.LayerChart | None:
-    """Seconds that 1,000 requests take."""
-    ledger = sorted(result.costs_at_largest, key=lambda cost: cost.serving_seconds_per_1000)
-    rows = []
-    for cost in ledger:
-        seconds = cost.serving_seconds_per_1000
-        text = f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
-        rows.append({"way": cost.way, "seconds": seconds, "text": text})
-    order = alt.Y("way:N", sort=[cost.way for cost in ledger], title=None)
-    amount = alt.X("seconds:Q", title="seconds for 1,000 requests", axis=alt.Axis(tickCount=6))
-    base = alt.Chart(data(rows))
-    bars = base.mark_bar(height=16).encode(y=order, x=amount, color=_colour(result, False))
-    numbers = base.mark_text(align="left", dx=4).encode(y=order, x=amount, text="text:N")
-    return alt.layer(bars, numbers).properties(width=WIDTH - 60, height=alt.Step(28))
+def serving(result: Summary, width: int = WIDE) -> alt.LayerChart | None:
+    """Operations of one request, counted; None where all ways take about the same."""
+    ledger = sorted(result.costs_at_largest, key=lambda cost: cost.serving_flops_per_row)
+    amounts = [cost.serving_flops_per_row for cost in ledger]
+    if not amounts or amounts[-1] <= _ALIKE * amounts[0]:
+        return None
+    rows = [{"way": cost.way, "operations": cost.serving_flops_per_row} for cost in ledger]
+    order = alt.Y("way:N", sort=[cost.way for cost in ledger], title=None, axis=alt.Axis(domain=False, ticks=False))
+    axis = alt.Axis(tickCount=5, format="~s")
+    amount = alt.X("operations:Q", title="operations of one request", axis=axis, scale=alt.Scale(domainMin=0))
+    colour = colour_of("way", result.ways, with_legend=False)
+    bars = alt.Chart(data(rows)).mark_bar(height=16).encode(y=order, x=amount, color=colour)
+    numbers = alt.Chart(data(rows)).mark_text(align="left", dx=4).encode(
+        y=order, x=amount, text=alt.Text("operations:Q", format=".3s")
+    )  # fmt: skip
+    return alt.layer(bars, numbers).properties(width=width - 180, height=alt.Step(28))
 
 
-def forgetting(result: Summary) -> alt.LayerChart | None:
+def forgetting(result: Summary, width: int = WIDE) -> alt.LayerChart | None:
     """Perplexity on unrelated text under each way, as a multiple of the model's own."""
     times = {
         cost.way: cost.perplexity_after / cost.perplexity_before
-        for cost in result.ledger
-        if cost.size == result.largest and cost.perplexity_before is not None and cost.perplexity_after is not None
+        for cost in result.costs_at_largest
+        if cost.perplexity_before is not None and cost.perplexity_after is not None
     }
     if not times:
         return None
     ways = sorted(times, key=lambda way: times[way])
-    order = alt.Y("way:N", sort=ways, title=None)
-    title = "perplexity on unrelated text, as a multiple of the untouched model's"
+    order = alt.Y("way:N", sort=ways, title=None, axis=alt.Axis(domain=False, ticks=False))
     # 1, the untouched model, is always in sight.
     domain = [min(0.8, min(times.values()) / 1.15), max(1.25, max(times.values()) * 1.15)]
-    amount = alt.X("times:Q", title=title, scale=alt.Scale(type="log", nice=False, domain=domain))
+    scale = alt.Scale(type="log", nice=False, domain=domain)
+    amount = alt.X("times:Q", title="times the untouched model's perplexity", scale=scale)
     base = alt.Chart(data([{"way": way, "times": times[way]} for way in ways]))
-    points = base.mark_point(filled=True, size=80, opacity=1).encode(y=order, x=amount, color=_colour(result, False))
-    numbers = base.mark_text(dy=-11).encode(y=order, x=amount, text=alt.Text("times:Q", format=".2f"))
+    colour = colour_of("way", result.ways, with_legend=False)
+    points = base.mark_point(filled=True, size=100, opacity=1).encode(y=order, x=amount, color=colour)
+    numbers = base.mark_text(dy=-13).encode(y=order, x=amount, text=alt.Text("times:Q", format=".2f"))
     even = alt.Chart(data([{"times": 1}])).mark_rule(strokeDash=[5, 4], color="gray").encode(x=amount)
-    return alt.layer(even, points, numbers).properties(width=WIDTH - 60, height=alt.Step(36))
+    return alt.layer(even, points, numbers).properties(width=width - 150, height=alt.Step(38))
 
 
-_CHARTS: dict[str, Callable[[Summary], Any]] = {
-    "quality": quality,
-    "curve": curve,
-    "costs": costs,
-    "serving": serving,
-    "forgetting": forgetting,
+def picture(result: Summary) -> alt.TopLevelMixin | None:
+    """The curve where there are several sizes, else the scores, with a title."""
+    num_seeds, num_rows = len(result.seeds), result.scores[0].n if result.scores else 0
+    seeds = f"{num_seeds} {'seed' if num_seeds == 1 else 'seeds'}"
+    chart = curve(result) or quality(result)
+    title = f"{result.task}: {_metric(result)}, {seeds}, {num_rows} test rows"
+    return None if chart is None else chart.properties(title=title)
+
+
+CHARTS: dict[str, tuple[Callable[[Summary, int], Any], str]] = {
+    "quality": (quality, "scores of each way with 95% intervals"),
+    "curve": (curve, "scores by number of training rows"),
+    "costs": (costs, "scores by cost of training"),
+    "serving": (serving, "operations of one request"),
+    "forgetting": (forgetting, "perplexity on unrelated texts"),
 }
+"""Charts of the page, each with what it shows."""
+
+
+def _colour(result: Summary, width: int) -> alt.Color:
+    colour = colour_of("way", result.ways)
+    colour.legend.columns = 2 if width == NARROW else 4
+    return colour
 
 
 def _metric(result: Summary) -> str:

@@ -1,48 +1,41 @@
-"""The report of a comparison: one HTML page that needs no other file, and the summary as JSON.
+"""The report of a comparison: a page that needs no other file, its picture, and the summary as JSON.
 
 Charts stand in the page as SVG, so it opens offline and runs no script. The template escapes all that users wrote.
 """
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from overture.core.files import write_atomic
 from overture.core.records.cells import MAX_VALIDATION
 from overture.core.records.compare import OVER_SEEDS, Summary, cost_of
-from overture.report.charts import spec_of
-from overture.report.compare_charts import charts
+from overture.report.charts import png_of, svgs
+from overture.report.compare_charts import CHARTS, picture
 from overture.report.render import rendered
+
+PAGE, PICTURE, RESULT = "report.html", "report.png", "result.json"
 
 
 def write_report(summary: Summary, folder: Path) -> Path:
-    """Write ``report.html`` and ``result.json``; returns the page's path.
+    """Write ``report.html``, ``report.png`` and ``result.json``; returns the page's path.
 
     Args:
         summary: of the comparison.
         folder: where to write; files of the same names are replaced.
     """
-    import vl_convert
-
-    svgs = {name: vl_convert.vegalite_to_svg(spec_of(chart)) for name, chart in charts(summary).items()}
-    page_path = folder / "report.html"
-    write_atomic(page_path, page(summary, svgs))
     result = json.dumps(summary.dump(), indent=1, allow_nan=False, ensure_ascii=False)
-    write_atomic(folder / "result.json", result + "\n")
-    return page_path
+    write_atomic(folder / RESULT, result + "\n")
+    write_atomic(folder / PAGE, page(summary))
+    if (chart := picture(summary)) is not None:
+        write_atomic(folder / PICTURE, png_of(chart))
+    return folder / PAGE
 
 
-def page(summary: Summary, svgs: Mapping[str, str]) -> str:
-    """The page as HTML.
-
-    Args:
-        summary: of the comparison.
-        svgs: chart's name -> SVG.
-    """
-    enough = defaultdict(list)
-    for result in summary.enough:
-        enough[result.than].append(result)
+def page(summary: Summary) -> str:
+    """The page as HTML."""
+    figures = {name: svgs(partial(make, summary), title) for name, (make, title) in CHARTS.items()}
     # Rates that were given with the request.
     set_by_hand = {
         way
@@ -61,15 +54,30 @@ def page(summary: Summary, svgs: Mapping[str, str]) -> str:
     return rendered(
         "compare.html",
         result=summary,
-        charts=svgs,
+        figures=figures,
         costs={score.way: cost_of(summary.ledger, score.way, score.size) for score in summary.at_largest},
         sizes_with_costs=[size for size in summary.sizes if any(cost.size == size for cost in summary.ledger)],
-        enough=enough,
+        enough=_enough_sentences(summary),
         set_by_hand=set_by_hand,
         rate_reasons=rate_reasons,
         metric_names=list(dict.fromkeys(name for name, _ in means)),
         metrics_over_seeds=list(dict.fromkeys(name for name, mean in means if mean.method == OVER_SEEDS)),
+        tokenizers={name: mean.tokenizer for name, mean in means if mean.tokenizer},
         validation_rows=dict(sorted((cost.size, cost.validation_rows) for cost in summary.ledger if cost.size)),
         max_validation=MAX_VALIDATION,
         request=json.dumps(summary.request.dump(), indent=1, ensure_ascii=False),
     )
+
+
+def _enough_sentences(summary: Summary) -> list[str]:
+    """For each way that uses no rows a sentence: which others were shown to be better, and from how many rows on."""
+    sentences = []
+    for than in dict.fromkeys(result.than for result in summary.enough):
+        results = [result for result in summary.enough if result.than == than]
+        better = [f"{result.way} from {result.size} rows on" for result in results if result.size]
+        unknown = [result.way for result in results if not result.size]
+        parts = [f"Better than {than}: {', '.join(better)}."] if better else []
+        if unknown:
+            parts.append(f"Not shown to be better than {than} at any size here: {', '.join(unknown)}.")
+        sentences.append(" ".join(parts))
+    return sentences

@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from overture.report import units
+from overture.report.charts import colour
 
 
 def rendered(template: str, **values: Any) -> str:
@@ -31,5 +32,6 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {name: value for name, value in vars(units).items() if name.endswith("_text")}
+    environment.filters |= {"colour": colour, "file_name": lambda where: Path(where).name}
     environment.filters["one_line"] = lambda text: Markup(" ").join(map(Markup, str(escape(text)).split()))
     return environment

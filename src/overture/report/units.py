@@ -48,9 +48,11 @@ def failed_text(failed: FailedCell) -> str:
 
 
 def share_text(share: float | None) -> str:
-    """A share of another quantity."""
+    """A share of another quantity: a percentage, or how many times as much."""
     if share is None:
         return "-"
+    if share >= 2:
+        return f"{share:,.0f}x" if share >= 10 else f"{share:.1f}x"
     if 0 < share < 0.0001:
         return "< 0.01%"
     return f"{share:.0%}" if share >= 0.1 or share == 0 else f"{share:.2%}"

@@ -28,7 +28,7 @@ from overture.train.options import TrainConfig
 _SMOOTH = 0.8
 _RISEN = 0.25
 _TENTH = 0.1
-# Steps on each side that a step's smoothed loss leans on, once all is measured.
+# Earlier steps that a step's smoothed loss leans on.
 _WIDTH = 3.0
 
 
@@ -39,7 +39,7 @@ class RangeTest:
     Args:
         rates: of each step.
         losses: of each step's batch, before the step.
-        smooth: the losses smoothed, both ways.
+        smooth: the losses smoothed.
         steepest: the rate at which the smoothed loss falls fastest.
         blow_up: the rate at which the loss had risen for good; None when it never had.
         suggested: the rate to train with; None when the loss never blew up.
@@ -132,9 +132,14 @@ def _read(rates: list[float], losses: list[float], blow_up: float | None) -> Ran
 
 
 def _smoothed(losses: Sequence[float]) -> list[float]:
-    """Weighted means around each step, with weights of a bell."""
+    """Geometric means of each loss and those before it, with weights of half a bell.
+
+    Losses after a step have no part in its mean: they grow many times as large once the rate is too high, and the
+    curve would rise while the losses still fall.
+    """
     smooth = []
     for here in range(len(losses)):
-        weights = [math.exp(-0.5 * ((step - here) / _WIDTH) ** 2) for step in range(len(losses))]
-        smooth.append(sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights))
+        weights = [math.exp(-0.5 * ((step - here) / _WIDTH) ** 2) for step in range(here + 1)]
+        logs = [math.log(max(loss, 1e-12)) for loss in losses[: here + 1]]
+        smooth.append(math.exp(sum(w * log for w, log in zip(weights, logs, strict=True)) / sum(weights)))
     return smooth

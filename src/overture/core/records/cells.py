@@ -12,6 +12,9 @@ from overture.core.records.training import EpochRecord
 JOULES_PER_KWH = 3.6e6
 MAX_VALIDATION = 256
 """A cell has as many validation rows as training rows, and no more than these."""
+NO_PROMPT = "no-prompt"
+"""The way that leaves the model as it is; `none` until version 0.1."""
+WayName = Annotated[str, BeforeValidator(lambda name: NO_PROMPT if name == "none" else name)]
 Accounts = Literal["building", "reading", "training", "validation", "scoring", "serving"]
 WORK: tuple[Accounts, ...] = ("building", "reading", "training", "validation")
 """Accounts of making a way ready, as opposed to serving it."""
@@ -23,7 +26,7 @@ WORK: tuple[Accounts, ...] = ("building", "reading", "training", "validation")
 class Key(Record):
     """Names a cell."""
 
-    way: str = Field(description="the way")
+    way: WayName = Field(description="the way")
     size: int = Field(description="training rows; 0 of a way that uses none")
     seed: int = Field(description="the seed; 0 of a way that uses none")
 
@@ -66,15 +69,15 @@ class Plan(Record):
 class Request(Record):
     """The request that a comparison was made for, without paths of the machine."""
 
-    ways: tuple[str, ...] = Field(description="the ways in order")
-    settings: dict[str, tuple[str, ...]] = Field(description="way -> settings of its own, as KEY=VALUE")
+    ways: tuple[WayName, ...] = Field(description="the ways in order")
+    settings: dict[WayName, tuple[str, ...]] = Field(description="way -> settings of its own, as KEY=VALUE")
     sizes: tuple[int, ...] = Field(description="numbers of training rows")
     seeds: int = Field(description="number of seeds")
     budget: float | None = Field(description="minutes")
     price: float | None = Field(description="price of an hour of the machine")
     watts: float = Field(description="power that is assumed without a meter")
     margin: float = Field(description="largest difference that counts as none")
-    reference: str = Field(description="the way that others are compared with; empty if the comparison chooses it")
+    reference: WayName = Field(description="the way that others are compared with; empty if the comparison chooses it")
     is_rate_tuned: bool = Field(description="whether learning rates are chosen")
     min_steps: int = Field(description="least optimiser steps of a training")
     tune: dict[str, JsonValue] = Field(description="the task and the options that all ways share")

@@ -8,7 +8,7 @@ from pydantic import Field
 from overture.core.notebook import ShortForm, Shown
 from overture.core.records.base import Record, optional
 from overture.core.records.cells import FailedCell, RateChoice, Request
-from overture.core.records.scores import Difference, Interval
+from overture.core.records.scores import Difference, Interval, VerdictWords
 
 OVER_SEEDS = "t over seeds"
 
@@ -176,12 +176,11 @@ def cost_of(ledger: Sequence[Cost], way: str, size: int) -> Cost:
     return next(cost for cost in ledger if cost.way == way and cost.size in (size, 0))
 
 
-class Advice(Record):
-    """The sentence at the end of a comparison."""
+class Advice(VerdictWords):
+    """The verdict of a comparison."""
 
     way: str | None = Field(description="the way that is advised; none without advice")
-    rivals: tuple[str, ...] = Field((), description="ways that are not surely worse than the best")
-    text: str = Field(description="the sentence")
+    rivals: tuple[str, ...] = Field((), description="ways that were not shown to be worse than the best")
 
 
 class ModelFacts(Record):
@@ -243,7 +242,7 @@ class Summary(Shown, Facts):
         return ShortForm(
             f"{self.task}: {self.metric}, {self.largest} training rows, {len(self.seeds)} seeds",
             [(score.way, score.text) for score in scores],
-            [self.advice.text],
+            [self.advice.what, self.advice.why, self.advice.next],
         )
 
     @property

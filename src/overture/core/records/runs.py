@@ -72,3 +72,13 @@ class UnfinishedRun(Record):
     state: str = Field(description="running, killed, stopped, interrupted, diverged, or not started")
     started: str = Field(description="when it began, UTC, ISO 8601")
     why: str = Field(description="why it ended, in one line; empty when that is not known")
+
+
+class Finding(Record):
+    """One thing that is wrong with a run, or explains its result."""
+
+    name: str = Field(description="its name, for programs")
+    what: str = Field(description="what is wrong, in one sentence")
+    evidence: str = Field(description="the figures that show it")
+    fix: str = Field(description="what to do")
+    seed: int | None = Field(None, description="the seed whose training shows it; none for the whole run")

@@ -59,6 +59,14 @@ class Spread(Record):
     n_seeds: int = Field(description="number of seeds", gt=0)
 
 
+class VerdictWords(Record):
+    """A verdict in plain words."""
+
+    what: str = Field(description="what came out, in one sentence")
+    why: str = Field(description="the figures that show it")
+    next: str = Field(description="what to do next")
+
+
 class SplitScores(Record):
     """The scores of one split; in JSON the loss stands among the metrics."""
 

@@ -139,7 +139,6 @@ class SearchResult(Shown, Record):
     race: list[LaneResult]
     spent: Spent
     command: str = Field(description="the command that repeats the winner; empty where there is no prompt")
-    charts: list[str] = Field(description="files of the chart")
     notices: list[str] = Field(description="what the user should know")
     folder: str | None = optional("the stored prompt's folder")
 

@@ -21,7 +21,7 @@ from overture.core.errors import (
     UserError,
 )
 from overture.core.files import exclusive, sweep_temporaries, write_json
-from overture.core.records.cells import Cell, DivergedCell, FailedCell, Key, Plan, RateChoice, Request, Trial
+from overture.core.records.cells import NO_PROMPT, Cell, DivergedCell, FailedCell, Key, Plan, RateChoice, Request, Trial
 from overture.core.records.compare import Facts, Interrupted, ModelFacts, Summary
 from overture.core.records.events import CellEvent, Listener, NoticeEvent, ProgressEvent, StartEvent, ignore
 from overture.core.versions import versions
@@ -42,7 +42,7 @@ from overture.prompt.registry import check_effect
 from overture.store.store import Store
 
 _TINY = {"epochs": 1, "patience": 1}
-_USUAL = ("none", "in-context", "linear", "head", "lora")
+_USUAL = (NO_PROMPT, "in-context", "linear", "head", "lora")
 
 
 def compare(

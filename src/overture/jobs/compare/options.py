@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from overture.core.config import Config
+from overture.core.records.cells import WayName
 from overture.jobs.run.request import TuneConfig
 from overture.train.options import MIN_STEPS
 
@@ -13,12 +14,12 @@ class CompareConfig(Config):
     """The request of a comparison."""
 
     tune: TuneConfig = Field(description="Task, prompt and training options that all ways share.")
-    ways: tuple[str, ...] = Field(
+    ways: tuple[WayName, ...] = Field(
         (),
-        description="Ways: none, in-context, linear, head, lora, full, or a prompt: METHOD-PLACE. If none "
-        "is named: none, in-context, linear or head, lora and the task's own prompt, where they fit.",
+        description="Ways: no-prompt, in-context, linear, head, lora, full, or a prompt: METHOD-PLACE. If none "
+        "is named: no-prompt, in-context, linear or head, lora and the task's own prompt, where they fit.",
     )
-    settings: dict[str, tuple[str, ...]] = Field({}, description="Settings of one way alone: KEY=VALUE by way.")
+    settings: dict[WayName, tuple[str, ...]] = Field({}, description="Settings of one way alone: KEY=VALUE by way.")
     sizes: tuple[int, ...] = Field((16, 64, 256), min_length=1, description="Numbers of training rows to compare at.")
     seeds: int = Field(3, ge=1, le=100, description="Seeds: each draws rows, start and order, the same for all ways.")
     budget: float | None = Field(
@@ -28,11 +29,9 @@ class CompareConfig(Config):
     watts: float = Field(
         65.0, gt=0, description="Power of the machine, assumed where it has no meter that can be read."
     )
-    margin: float = Field(
-        0.02, gt=0, lt=1, description="Ways are called level when their difference surely lies within this."
-    )
-    reference: str = Field(
-        "", description="The way that prompts are set against; lora, full, or the costliest trained one if not given."
+    margin: float = Field(0.02, gt=0, lt=1, description="Differences up to this count as none.")
+    reference: WayName = Field(
+        "", description="The way that others are compared with; lora, full or no-prompt if not given."
     )
     unrelated: Path | None = Field(
         None, description="Text for measuring forgetting, passages parted by empty lines; a text of ours if not given."

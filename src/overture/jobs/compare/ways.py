@@ -17,6 +17,7 @@ from overture.core.config import overridden, validated
 from overture.core.contracts import PromptMethod, RowMethod, Scorer, Trainee
 from overture.core.errors import ConfigError
 from overture.core.injection import Injection
+from overture.core.records.cells import NO_PROMPT
 from overture.core.rows import Encoded
 from overture.data.encode import Encoder
 from overture.data.rows import Row
@@ -262,7 +263,7 @@ def _baseline_way(baseline: str, **options: Any) -> Build:
 
 
 WAYS: dict[str, Build] = {
-    "none": _baseline_way("none"),
+    NO_PROMPT: _baseline_way("none"),
     "text": _baseline_way("text"),
     "in-context": _baseline_way("in_context"),
     "in-context:random": _baseline_way("in_context", choice="random"),

@@ -16,8 +16,7 @@ from overture.jobs.search.race import Lane, Race
 from overture.jobs.search.space import Setting
 from overture.jobs.search.state import SearchState
 from overture.prompt.registry import open_gates
-from overture.report.charts import save_chart
-from overture.report.search_charts import frontier, pareto_chart
+from overture.report.search_charts import frontier
 from overture.store.names import ref_of
 from overture.store.runs import RESULT
 
@@ -74,14 +73,9 @@ def result_of(state: SearchState, plain: Sequence[PlainScore], race: Race) -> Se
         race=[_lane_result(state, lane, race) for lane in race.lanes],
         spent=state.budget.spent(),
         command=command,
-        charts=[],
         notices=work.notices,
         folder=str(stored) if stored else None,
     )
-    state.run.write(RESULT, result)
-    # Last: a search whose picture cannot be drawn has its result and its prompt.
-    charts = save_chart(pareto_chart(trials, metric), state.run.folder / "pareto")
-    result = result.model_copy(update={"charts": charts})
     state.run.write(RESULT, result)
     state.run.event(EndEvent(prompt=result.prompt))
     return result

@@ -7,6 +7,7 @@ from typing import Any
 
 from overture.core.records.cells import (
     JOULES_PER_KWH,
+    NO_PROMPT,
     WORK,
     Accounts,
     Cell,
@@ -38,7 +39,7 @@ from overture.evaluate.worth import NOT_READ_OFF, worth
 from overture.jobs.verdict.advice import advice_on
 from overture.jobs.verdict.scores import Scores, pair_of, pairs_at
 
-_FAVOURITES = ("lora", "full")
+_FAVOURITES = ("lora", "full", NO_PROMPT)
 _LONG_SECONDS, _BUSY = 5.0, 2 / 3
 
 
@@ -102,7 +103,7 @@ def summary(
         enough=tuple(_enough(scores, pairs)),
         ledger=tuple(ledger),
         rates=dict(rates),
-        advice=advice_on(scores, pairs, ledger),
+        advice=advice_on(scores, pairs, ledger, request.margin),
         left_out=plan.left_out,
         failed=tuple(failed),
         notices=(*scores.notices, *_row_notices(scores), *_waiting(cells, facts.device)),
@@ -204,7 +205,7 @@ def _waiting(cells: Sequence[Cell], device: str) -> list[str]:
 
 
 def _reference(requested: str, scores: Scores, ledger: Sequence[Cost]) -> str:
-    """The way that prompts are compared with: as requested, LoRA, full fine-tuning, or the costliest trained one."""
+    """The way that others are compared with: as requested, LoRA, full fine-tuning, no prompt, or the costliest one."""
     if requested:
         return requested
     for name in _FAVOURITES:

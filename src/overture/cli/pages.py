@@ -1,0 +1,30 @@
+"""The page of a run: written when the run has ended, and the last thing that its command prints."""
+
+from pathlib import Path
+
+from overture.cli.options import store_flag, store_root
+from overture.cli.out import console, say
+from overture.core.errors import OvertureError
+
+
+def written_page(run: str, store: Path | None) -> str:
+    """Write the page of a finished run; its path, or nothing where it could not be written.
+
+    Args:
+        run: the run's name.
+        store: as the user gave it.
+    """
+    from overture.jobs.run.pages import write_page
+    from overture.store.runs import Run
+
+    try:
+        return str(write_page(Run.open(store_root(store) / "runs", run), store_flag(store)))
+    except (OvertureError, OSError) as error:
+        say(f"note: the page of the run could not be written: {error}")
+        return ""
+
+
+def show_page(page: str) -> None:
+    """Print where the page is."""
+    if page:
+        console().print(f"\nThe page: {page}", soft_wrap=True)
