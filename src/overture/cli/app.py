@@ -65,6 +65,7 @@ _PANELS = {
         "search": _Listed("search.search_command", "Search a soft prompt's setting, or a prompt of words."),
         "lr": _Listed("search.lr_command", "Find a learning rate by a short range test."),
         "words": _Listed("words.command", "Find label words that the model itself would write."),
+        "explain": _Listed("explain.command", "Show what a prompt does, and which parts matter."),
         "methods": _Listed("methods.command", "Show the prompt methods and their options."),
     },
     "Experts": {

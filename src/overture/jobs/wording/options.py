@@ -53,3 +53,12 @@ class HardRequest(SearchRequest):
     """A request with what a search for words may do: the section `hard` of a task file."""
 
     hard: HardConfig = Field(HardConfig(), description="What `overture search --form hard` proposes and may spend.")
+
+
+class ExplainConfig(Config):
+    """How much `overture explain` looks at."""
+
+    rows: int = Field(200, ge=4, description="Rows that are looked at; a sample by seed where there are more.")
+    texts: int = Field(4, ge=0, le=50, description="Rows that are shown word by word.")
+    nodes: int = Field(16, ge=2, le=256, description="Nodes of the integral in integrated gradients.")
+    seed: int = Field(0, ge=0, description="Seed of samples and random orders.")

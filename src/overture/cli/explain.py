@@ -1,0 +1,103 @@
+"""``overture explain``: what a stored prompt does, as a page."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from overture.cli.options import (
+    DriftOption,
+    Given,
+    JsonOption,
+    PromptArgument,
+    StoreOption,
+    flag,
+    store_root,
+    with_flags,
+)
+from overture.cli.out import console, emit, say, seconds_text
+from overture.cli.report import sentence
+from overture.core.errors import ConfigError
+from overture.core.records.events import NoticeEvent
+from overture.jobs.wording.options import ExplainConfig
+
+if TYPE_CHECKING:
+    from overture.core.records.explain import Explanation
+
+
+@with_flags(flag(ExplainConfig, "rows"), flag(ExplainConfig, "texts"), flag(ExplainConfig, "seed"))
+def command(
+    prompt: PromptArgument,
+    given: Given,
+    data: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="Rows to look at instead of those of the prompt's own run."),
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="The page to write; PROMPT-explained.html if not given.")
+    ] = None,
+    store: StoreOption = None,
+    allow_drift: DriftOption = False,
+    is_json: JsonOption = False,
+) -> None:
+    """Show what a prompt says, which of its parts matter, and which rows it changes; write one HTML page."""
+    root = store_root(store)
+
+    from overture.core.config import validated
+    from overture.data.task import Task
+    from overture.store.artifact import read_manifest
+    from overture.store.store import Store
+
+    config = validated(ExplainConfig, given.of(ExplainConfig), "overture explain")
+    kept = Store(root, say)
+    folder = kept.get(prompt)
+    manifest = read_manifest(folder)
+    task = validated(Task, manifest.task, str(folder / "prompt.json"))
+    target = page or Path(f"{manifest.name}-explained.html")
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise ConfigError("the page cannot be written", where="--page", got=str(target), wanted="a file's path")
+
+    from overture.cli.progress import display, stages
+    from overture.data.task_rows import rows_of_file
+    from overture.evaluate.host import Host
+    from overture.evaluate.measure import rows_of_run
+    from overture.jobs.wording.explain import explain
+    from overture.report.explain_page import write_page
+
+    split, rows = ("data", rows_of_file(task, data)[0]) if data else rows_of_run(kept, manifest, "")
+    show = display()
+    with show.live():
+        host = Host(allow_drift=allow_drift, notify=lambda text: show(NoticeEvent(text=text)))
+        result = explain(host.open(folder), rows, split, config, stages(show))
+    write_page(result, target)
+    if is_json:
+        emit({**result.dump(), "page": str(target)})
+        return
+    _show(result)
+    console().print(f"Page: {target} ({seconds_text(result.seconds)})", soft_wrap=True)
+
+
+def _show(result: "Explanation") -> None:
+    out = console()
+    out.print(sentence("no prompt", result.compared, "prompt"))
+    if result.raised:
+        words = ", ".join(f"{word.word.strip()} ({word.change:+.1f})" for word in result.raised[:8])
+        out.print(f"Likelier where the answer stands: {words}")
+    for shift in result.labels:
+        before, after = shift.without[shift.label], shift.with_prompt[shift.label]
+        out.print(f"  rows of {shift.label}: probability of the right label {before:.2f} without, {after:.2f} with it")
+    if result.parts:
+        out.print("Parts that matter most, by the log-likelihood lost without them:")
+    for part in sorted(result.parts, key=lambda part: -part.drop.value)[:5]:
+        drop = part.drop
+        out.print(f"  {part.kind} {part.name:.60}: {drop.value:+.3f} nats ({drop.low:.3f} to {drop.high:.3f})")
+    total = result.flips[0]
+    out.print(f"Rows fixed: {total.fixed}, broken: {total.broken}, of {result.rows}")
+    sure = [item for item in result.slices if item.q_value < 0.05]
+    for item in sure[:5]:
+        out.print(f"  {item.word!r} marks rows {item.among}: {item.hits} of {item.rows_with}, q = {item.q_value:.2g}")
+    for check in result.checks:
+        verdict = "passed" if check.passed else "not done" if check.passed is None else "FAILED"
+        out.print(f"check {check.name}: {verdict}; {check.text}")
+    for notice in result.notices:
+        out.print(f"note: {notice}")

@@ -1,0 +1,93 @@
+"""Checks of an explanation, run by default: what it says must follow from the model, and from the training."""
+
+from collections.abc import Sequence
+from random import Random
+
+import torch
+
+from overture.core.injection import Injection
+from overture.core.records.explain import Check
+from overture.core.rows import Encoded
+from overture.engine.answerer import LocalAnswerer
+from overture.explain.gradients import Integrated
+from overture.explain.parts import losses_without, mean_of
+
+_ORDERS = 5
+_RESIDUAL = 0.01
+_LIKE = 0.5
+_UNLIKE = 0.5
+
+
+def completeness(gradients: Integrated) -> Check:
+    """Whether integrated gradients add up to the prompt's whole effect."""
+    text = f"integrated gradients miss {gradients.residual:.2%} of the prompt's effect; wanted: at most {_RESIDUAL:.0%}"
+    return Check(name="completeness", passed=gradients.residual <= _RESIDUAL, value=gradients.residual, text=text)
+
+
+def deletion(
+    answerer: LocalAnswerer, prompts: Sequence[Injection], rows: Sequence[Encoded], drops: Sequence[float], seed: int
+) -> Check:
+    """Whether dropping columns in order of importance costs more than in random orders, on rows of its own.
+
+    Args:
+        answerer: the model.
+        prompts: one for all rows, or one for each.
+        rows: rows that the importance was not measured on.
+        drops: importance of each column.
+        seed: of the random orders.
+    """
+    length = len(drops)
+    if length < 2 or len(rows) < 2:
+        return Check(name="deletion", passed=None, text="a prompt of one column, or too few rows")
+    random = Random(seed)
+    ranked = sorted(range(length), key=lambda number: -drops[number])
+    orders = [ranked, *(random.sample(range(length), length) for _ in range(_ORDERS))]
+    depths = sorted({max(1, round(length * share)) for share in (0.1, 0.2, 0.3, 0.5)} - {length})
+    left_out = [order[:depth] for order in orders for depth in depths]
+    losses = losses_without(answerer, prompts, rows, left_out).view(len(orders), len(depths), len(rows)).mean(1)
+    gain = mean_of((losses[0] - losses[1:].mean(0)).tolist())
+    text = (
+        f"dropping columns by importance costs {gain.value:.3f} nats more a row ({gain.low:.3f} to {gain.high:.3f}) "
+        f"than in {_ORDERS} random orders, on {gain.n} other rows; wanted: above 0"
+    )
+    return Check(name="deletion", passed=gain.low > 0, value=gain.value, text=text)
+
+
+def randomisation(
+    answerer: LocalAnswerer, prompt: Injection, rows: Sequence[Encoded], drops: Sequence[float], seed: int
+) -> Check:
+    """Whether a random prompt of the same size is explained otherwise (Adebayo et al. 2018)."""
+    if len(drops) < 4:
+        return Check(name="randomisation", passed=None, text="too few columns for a rank correlation")
+    generator = torch.Generator().manual_seed(seed)
+
+    def redrawn(value: torch.Tensor) -> torch.Tensor:
+        noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+        return noise * float(value.norm() / noise.norm())
+
+    split = prompt.vectors.split if prompt.vectors else None
+    redrawn_prompt = prompt.map(lambda value: value if value is split else redrawn(value))
+    columns = [[number] for number in range(len(drops))]
+    losses = losses_without(answerer, [redrawn_prompt], rows, [[], *columns])
+    random_drops = (losses[1:] - losses[:1]).mean(1).tolist()
+    likeness = rank_correlation(drops, random_drops)
+    text = f"rank correlation with a random prompt of the same size: {likeness:.2f}; wanted: below {_UNLIKE}"
+    return Check(name="randomisation", passed=abs(likeness) < _UNLIKE, value=likeness, text=text)
+
+
+def agreement(drops: Sequence[float], gradients: Integrated) -> Check:
+    """Whether ablation and integrated gradients rank the columns alike."""
+    if len(drops) < 4:
+        return Check(name="agreement", passed=None, text="too few columns for a rank correlation")
+    likeness = rank_correlation(drops, gradients.columns)
+    text = f"rank correlation of ablation and integrated gradients: {likeness:.2f}; wanted: at least {_LIKE}"
+    return Check(name="agreement", passed=likeness >= _LIKE, value=likeness, text=text)
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's; 0 where one side is constant."""
+    from scipy.stats import spearmanr
+
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return 0.0
+    return float(spearmanr(first, second).statistic)

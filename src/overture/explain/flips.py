@@ -1,0 +1,79 @@
+"""Rows that a prompt changes, and the words that mark them."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from overture.core.records.explain import FlipCount, Slice
+
+_FEWEST_ROWS = 4
+_SHOWN = 20
+
+
+def flip_counts(gold: Sequence[str], without: Sequence[str], with_prompt: Sequence[str]) -> list[FlipCount]:
+    """Rows by whether they are right without and with the prompt: all, then by label."""
+    counts = []
+    for label in ("", *dict.fromkeys(gold)):
+        pairs = Counter(
+            (a == g, b == g) for g, a, b in zip(gold, without, with_prompt, strict=True) if label in ("", g)
+        )
+        counts.append(
+            FlipCount(
+                label=label,
+                fixed=pairs[False, True],
+                broken=pairs[True, False],
+                both_right=pairs[True, True],
+                both_wrong=pairs[False, False],
+            )
+        )
+    return counts
+
+
+def slices(
+    texts: Sequence[str], gold: Sequence[str], without: Sequence[str], with_prompt: Sequence[str]
+) -> list[Slice]:
+    """Words over-represented among fixed rows, broken rows, and rows turned to each label.
+
+    One-sided Fisher tests, corrected for all of them together by Benjamini and Hochberg (1995).
+    """
+    answers = list(zip(gold, without, with_prompt, strict=True))
+    groups = {
+        "fixed": [a != g and b == g for g, a, b in answers],
+        "broken": [a == g and b != g for g, a, b in answers],
+    }
+    groups |= {f"turned to {label}": [a != b and b == label for _, a, b in answers] for label in dict.fromkeys(gold)}
+    words_of = [set(re.findall(r"[\w'-]+", text.casefold())) for text in texts]
+    rows_with = Counter(word for words in words_of for word in words)
+    tested = []
+    for name, is_in in groups.items():
+        group = sum(is_in)
+        if not group:
+            continue
+        hits = Counter(word for words, hit in zip(words_of, is_in, strict=True) if hit for word in words)
+        for word, count in rows_with.items():
+            if count >= _FEWEST_ROWS:
+                tested.append((word, name, count, hits[word], group))
+    p_values = [_fisher(hits, count, group, len(texts)) for _, _, count, hits, group in tested]
+    q_values = benjamini_hochberg(p_values)
+    found = [
+        Slice(word=word, among=name, rows_with=count, hits=hits, group=group, p_value=p, q_value=q)
+        for (word, name, count, hits, group), p, q in zip(tested, p_values, q_values, strict=True)
+    ]
+    return sorted(found, key=lambda item: (item.p_value, item.word, item.among))[:_SHOWN]
+
+
+def _fisher(hits: int, rows_with: int, group: int, rows: int) -> float:
+    """P(at least so many hits) if the word had nothing to do with the group."""
+    from scipy.stats import hypergeom
+
+    return min(1.0, float(hypergeom.sf(hits - 1, rows, group, rows_with)))
+
+
+def benjamini_hochberg(p_values: Iterable[float]) -> list[float]:
+    """q-values: the smallest false discovery rate at which each test would be called."""
+    p_values = list(p_values)
+    if not p_values:
+        return []
+    from scipy.stats import false_discovery_control
+
+    return [float(value) for value in false_discovery_control(p_values, method="bh")]

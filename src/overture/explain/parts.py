@@ -1,0 +1,104 @@
+"""Which parts of a prompt matter: the log-likelihood that is lost when one is left out.
+
+A column of keys and values gets weight 0, which is exactly no column. A vector among the live tokens is taken away, and
+what stands behind it moves up by one; in a template's own slots, whose number is fixed, it becomes zero.
+
+Shape letters: P prompt length, B rows.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean, stdev
+
+import torch
+from torch import Tensor
+
+from overture.core.injection import Injection, LayerMemory, Memory, Vectors
+from overture.core.records.explain import Mean
+from overture.core.rows import Encoded
+from overture.engine.answerer import LocalAnswerer
+from overture.engine.judge import LocalJudge
+
+
+def without_columns(prompt: Injection, left_out: Sequence[int]) -> Injection | None:
+    """A prompt without some of its columns, numbered over its vectors and then its memory; None without any left."""
+    if not left_out:
+        return prompt
+    num_vectors = prompt.vectors.length if prompt.vectors else 0
+    vectors = prompt.vectors and _vectors_without(prompt.vectors, [n for n in left_out if n < num_vectors])
+    memory = prompt.memory
+    if memory and (columns := [n - num_vectors for n in left_out if n >= num_vectors]):
+        memory = Memory(_memory_without(memory.memory, columns), memory.place)
+    rest = replace(prompt, vectors=vectors, memory=memory)
+    return rest if vectors or memory or rest.labels is not None or rest.offset is not None else None
+
+
+def _vectors_without(vectors: Vectors, left_out: Sequence[int]) -> Vectors | None:
+    if not left_out:
+        return vectors
+    if vectors.place == "slots":
+        values = vectors.values.clone()
+        values[list(left_out)] = 0.0
+        return replace(vectors, values=values)
+    kept = [n for n in range(vectors.length) if n not in set(left_out)]
+    if not kept:
+        return None
+    split = vectors.split
+    if split is not None:
+        num_before = sum(n < vectors.num_before for n in kept)
+        split = split.new_zeros(len(kept) + 1)
+        split[num_before] = 1
+    targets = ()
+    return replace(vectors, values=vectors.values[kept], split=split, targets=targets)
+
+
+def _memory_without(memory: LayerMemory, left_out: Sequence[int]) -> LayerMemory:
+    weights = memory.weights
+    if weights is None:
+        weights = memory.keys.new_ones(memory.keys.shape[0], memory.length)
+    weights = weights.clone()
+    weights[:, list(left_out)] = 0.0
+    return replace(memory, weights=weights)
+
+
+def num_columns(prompt: Injection) -> int:
+    """Vectors and columns of keys and values."""
+    return prompt.length
+
+
+@torch.no_grad()
+def losses_without(
+    answerer: LocalAnswerer, prompts: Sequence[Injection], rows: Sequence[Encoded], left_out: Sequence[Sequence[int]]
+) -> Tensor:
+    """Losses under the prompt without each of some sets of columns, [len(left_out), B].
+
+    Args:
+        answerer: the model.
+        prompts: one for all rows, or one for each.
+        rows: the rows.
+        left_out: numbers of columns.
+    """
+    if len(prompts) == 1:
+        changed = [without_columns(prompts[0], columns) for columns in left_out]
+        return LocalJudge(answerer, max_tokens=4096).losses(changed, rows)
+    losses = []
+    for columns in left_out:
+        of_rows = [without_columns(prompt, columns) for prompt in prompts]
+        parts = [
+            answerer.losses(rows[start : start + 16], of_rows[start : start + 16], with_vector_targets=False)
+            for start in range(0, len(rows), 16)
+        ]
+        losses.append(torch.cat(parts))
+    return torch.stack(losses)
+
+
+def mean_of(values: Sequence[float]) -> Mean:
+    """A mean with its 95% t interval over rows."""
+    n, mean = len(values), fmean(values)
+    if n < 2:
+        return Mean(value=mean, low=mean, high=mean, n=n)
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n)
+    return Mean(value=mean, low=mean - half, high=mean + half, n=n)

@@ -1,0 +1,90 @@
+"""What a prompt says: the shift of the model's distribution where the answer stands.
+
+D(v) = mean over rows of log p(v given x, prompt) - log p(v given x), over the vocabulary and by label. It needs no
+meaning of single vectors, so it holds for every method and place.
+
+Shape letters: B rows, C labels, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from overture.core.contracts import Readouts
+from overture.core.records.explain import LabelShift, ShiftedWord
+from overture.core.rows import Encoded
+from overture.data.batches import scoring_batches
+from overture.engine.prompted import PromptedModel
+
+_SHOWN = 12
+_SHOWN_OF_LABEL = 8
+_MAX_TOKENS = 4096
+
+
+@torch.no_grad()
+def vocabulary_shift(with_prompt: PromptedModel, without: PromptedModel, rows: Sequence[Encoded]) -> Tensor:
+    """log p(v given x, prompt) - log p(v given x) of each row, [B, V], without special tokens' values."""
+    changes: dict[int, Tensor] = {}
+    for batch in scoring_batches(rows, _MAX_TOKENS):
+        hidden = [
+            torch.stack([readout.hidden[0] for readout in model.ask(batch, Readouts())])
+            for model in (with_prompt, without)
+        ]
+        logits = [without.backbone.head(states).float().log_softmax(-1) for states in hidden]
+        changes |= zip((row.row for row in batch), (logits[0] - logits[1]).cpu(), strict=True)
+    change_BV = torch.stack([changes[row.row] for row in rows])
+    change_BV[:, sorted(without.backbone.text.tokenizer.special_ids)] = 0.0
+    return change_BV
+
+
+def shifted_words(change_V: Tensor, model: PromptedModel, count: int = _SHOWN) -> list[ShiftedWord]:
+    """The tokens of the largest values, those that are letters only."""
+    tokenizer = model.backbone.text.tokenizer
+    words: list[ShiftedWord] = []
+    for token in change_V.argsort(descending=True)[: 40 * count].tolist():
+        text = tokenizer.decode([token])
+        if text.strip().isalpha():
+            words.append(ShiftedWord(word=text, change=float(change_V[token])))
+        if len(words) == count:
+            break
+    return words
+
+
+def label_shifts(
+    names: Sequence[str],
+    gold_B: Tensor,
+    with_BC: Tensor,
+    without_BC: Tensor,
+    change_BV: Tensor | None,
+    model: PromptedModel,
+) -> list[LabelShift]:
+    """The shift for the rows of each label.
+
+    Args:
+        names: of the labels.
+        gold_B: each row's right label.
+        with_BC: log-probabilities with the prompt.
+        without_BC: the same without it.
+        change_BV: the vocabulary's shift; None where the model predicts no words.
+        model: its tokenizer names tokens.
+    """
+    shifts = []
+    for number, name in enumerate(names):
+        is_own = gold_B == number
+        if not is_own.any():
+            continue
+        shares = [scores[is_own].exp().mean(0).tolist() for scores in (without_BC, with_BC)]
+        raised: list[ShiftedWord] = []
+        if change_BV is not None and not is_own.all():
+            raised = shifted_words(change_BV[is_own].mean(0) - change_BV[~is_own].mean(0), model, _SHOWN_OF_LABEL)
+        shifts.append(
+            LabelShift(
+                label=name,
+                rows=int(is_own.sum()),
+                without=dict(zip(names, shares[0], strict=True)),
+                with_prompt=dict(zip(names, shares[1], strict=True)),
+                raised=raised,
+            )
+        )
+    return shifts

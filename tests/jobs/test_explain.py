@@ -1,0 +1,179 @@
+"""The explanation of soft prompts and of prompts of words on a tiny model; its page; planted words are found."""
+
+import random
+
+import pytest
+import torch
+
+from fakes import CASES, backbone_of, injection_of, make_prompt, make_rows
+from overture.core.errors import ConfigError
+from overture.core.injection import Injection, Memory, Vectors
+from overture.core.records.hard import Candidate
+from overture.data.task import Task
+from overture.engine.answerer import LocalAnswerer
+from overture.engine.cache import InputCache
+from overture.engine.prompted import PromptedModel
+from overture.evaluate.facts import backbone_ref
+from overture.evaluate.host import Host
+from overture.explain.flips import benjamini_hochberg, flip_counts, slices
+from overture.explain.gradients import integrated
+from overture.explain.parts import losses_without, mean_of, without_columns
+from overture.explain.shift import vocabulary_shift
+from overture.jobs.wording.explain import explain
+from overture.jobs.wording.options import ExplainConfig
+from overture.prompt.pack import prompt_tensors
+from overture.report.explain_page import write_page
+from overture.store.artifact import save_artifact
+from overture.store.manifest import Manifest
+from text_prompts import scorer_of
+
+SMALL = ExplainConfig(rows=5, texts=2, nodes=12)
+
+
+def folder_of(tmp_path, method: str, place: str, text=None):
+    scorer = scorer_of("llama")
+    backbone = backbone_of("llama")
+    case = next((case for case in CASES if (case.method, case.place) == (method, place)), None)
+    manifest = Manifest(
+        name="mood",
+        method=method,
+        place=text.place if text else place,
+        length=len(text.ids) if text else 5,
+        text=text,
+        options={} if text else {"prompt": {"method": method, "place": place, "length": 5, "options": case.options}},
+        backbone=backbone_ref(backbone),
+        task=scorer.task.dump(),
+        trainable=0,
+    )
+    tensors = {} if text else prompt_tensors(make_prompt(case, backbone, length=5))
+    save_artifact(tmp_path / "mood", manifest, tensors)
+    return tmp_path / "mood", scorer.splits["validation"]
+
+
+@pytest.mark.parametrize(
+    ("method", "place"), [("prefix", "after"), ("vectors", "before"), ("vectors", "after"), ("prefix", "memory"),
+                          ("idpg", "before")]
+)  # fmt: skip
+def test_every_column_has_a_part_and_the_page_holds_them(tmp_path, method, place):
+    folder, rows = folder_of(tmp_path, method, place)
+    result = explain(Host(backbone_of("llama")).open(folder), rows, "test", SMALL)
+    assert [part.name for part in result.parts] == [str(n) for n in range(1, 6)]
+    assert all(part.drop.low <= part.drop.value <= part.drop.high for part in result.parts)
+    assert {check.name for check in result.checks} >= {"completeness", "deletion", "randomisation"}
+    total = result.flips[0]
+    assert total.fixed + total.broken + total.both_right + total.both_wrong == result.rows == 5
+    assert total.fixed - total.broken == round(result.compared.difference.value * 5)
+    assert [len(text.words) for text in result.texts]
+    write_page(result, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert len(page.encode()) < 1_000_000
+    assert "<script" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert page.count("<svg") == 2
+
+
+def test_a_prompt_of_words_is_explained_by_its_words_and_examples(tmp_path):
+    text = scorer_of("llama").text_of(Candidate(text="\nWhich mood? Say <b>it</b>.", shots=[0, 3]))
+    folder, rows = folder_of(tmp_path, "text", "after", text)
+    result = explain(Host(backbone_of("llama")).open(folder), rows, "test", SMALL)
+    kinds = [part.kind for part in result.parts]
+    assert (kinds.count("example"), kinds.count("section"), kinds.count("word")) == (2, 2, 4)
+    write_page(result, tmp_path / "page.html")
+    assert "<b>it</b>" not in (tmp_path / "page.html").read_text()
+
+
+def test_a_column_without_weight_is_no_column():
+    """The first one: the others keep their places, which are counted from the prompt's end."""
+    backbone, rows = backbone_of("llama", torch.float64), make_rows("one token", (5, 9, 3))
+    answerer = LocalAnswerer(backbone, InputCache(1 << 20))
+    case = next(case for case in CASES if (case.method, case.place) == ("prefix", "after"))
+    whole = injection_of(make_prompt(case, backbone, length=4), backbone).map(torch.Tensor.detach)
+    memory = whole.memory.memory
+    cut = Injection(memory=Memory(type(memory)(memory.keys[:, :, 1:], memory.values[:, :, 1:]), "after"))
+    losses = [answerer.losses(rows, [prompt] * 3) for prompt in (without_columns(whole, [0]), cut, whole)]
+    torch.testing.assert_close(losses[0], losses[1])
+    assert not torch.allclose(losses[0], losses[2])
+
+
+def test_vectors_are_taken_away_and_those_behind_move_up():
+    values = torch.arange(12.0).view(4, 3)
+    rest = without_columns(Injection(Vectors(values, "after")), [1, 2])
+    assert rest.vectors.values.tolist() == values[[0, 3]].tolist()
+    split = torch.tensor([0.0, 0, 1, 0, 0])
+    rest = without_columns(Injection(Vectors(values, "around", split=split)), [0])
+    assert rest.vectors.num_before == 1
+    assert without_columns(Injection(Vectors(values[:1], "before")), [0]) is None
+
+
+@pytest.mark.parametrize(("method", "place"), [("prefix", "after"), ("vectors", "after"), ("vectors", "before")])
+def test_integrated_gradients_are_complete(method, place):
+    backbone = backbone_of("llama", torch.float64)
+    case = next(case for case in CASES if (case.method, case.place) == (method, place))
+    prompt = injection_of(make_prompt(case, backbone, length=4), backbone).map(torch.Tensor.detach)
+    gradients = integrated(LocalAnswerer(backbone, InputCache(1 << 20)), prompt, make_rows("one token", (5, 9, 3)), 48)
+    assert len(gradients.columns) == 4
+    assert gradients.residual < 0.01
+
+
+def test_leaving_out_nothing_changes_nothing():
+    backbone = backbone_of("llama", torch.float64)
+    case = next(case for case in CASES if (case.method, case.place) == ("prefix", "after"))
+    prompt, rows = injection_of(make_prompt(case, backbone, length=4), backbone), make_rows("one token", (5, 9))
+    answerer = LocalAnswerer(backbone, InputCache(1 << 20))
+    losses = losses_without(answerer, [prompt], rows, [[], [1]])
+    torch.testing.assert_close(losses[0], answerer.losses(rows, [prompt] * 2).detach())
+    each = losses_without(answerer, [prompt] * 2, rows, [[], [1]])
+    torch.testing.assert_close(each, losses)
+
+
+def test_the_vocabularys_shift_of_no_prompt_is_zero():
+    backbone = backbone_of("llama")
+    plain = PromptedModel(backbone)
+    rows = scorer_of("llama").shown(Candidate().wording, False).rows["validation"]
+    assert not vocabulary_shift(plain, plain, rows).any()
+
+
+def test_a_planted_word_is_found_and_an_absent_one_is_not():
+    """Rows with "zebra" are turned to one label; other words are drawn by chance."""
+    found = absent = 0
+    for seed in range(20):
+        chance = random.Random(seed)
+        filler = [f"word{n}" for n in range(40)]
+        texts, without = [], []
+        for number in range(200):
+            words = chance.sample(filler, 8)
+            if number % 10 == 0:
+                words[3] = "zebra"
+            texts.append(" ".join(words))
+            without.append(chance.choice(["good", "bad"]))
+        gold = list(without)
+        planted = ["bad" if "zebra" in text else answer for text, answer in zip(texts, without, strict=True)]
+        noisy = [chance.choice(["good", "bad"]) if chance.random() < 0.1 else answer for answer in without]
+        best = slices(texts, gold, without, planted)[0]
+        found += best.word == "zebra" and best.q_value < 0.05
+        absent += any(item.q_value < 0.05 for item in slices(texts, gold, without, noisy))
+    assert found >= 18
+    assert absent <= 1
+
+
+def test_flips_add_up_by_label():
+    gold, without, with_prompt = ["a", "a", "b", "b"], ["a", "b", "a", "b"], ["b", "a", "b", "b"]
+    total, of_a, of_b = flip_counts(gold, without, with_prompt)
+    assert (total.fixed, total.broken, total.both_right, total.both_wrong) == (2, 1, 1, 0)
+    assert (of_a.fixed, of_a.broken, of_b.fixed, of_b.both_right) == (1, 1, 1, 1)
+
+
+def test_q_values_and_means_against_known_ones():
+    assert benjamini_hochberg([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5])
+    mean = mean_of([1.0, 2.0, 3.0])
+    assert (mean.value, mean.high - mean.value) == (2.0, pytest.approx(4.302653 / 3**0.5))
+
+
+def test_a_task_without_labels_is_refused(tmp_path):
+    folder, rows = folder_of(tmp_path, "prefix", "after")
+    handle = Host(backbone_of("llama")).open(folder)
+    values = {**handle.task.dump(), "labels": None, "answer_field": "label", "kind": "generation", "metric": "bleu"}
+    object.__setattr__(handle, "task", Task(**values))
+    with pytest.raises(ConfigError) as error:
+        explain(handle, rows, "test", SMALL)
+    assert error.value.where == "kind"
