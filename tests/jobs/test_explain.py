@@ -83,14 +83,17 @@ def test_a_prompt_of_words_is_explained_by_its_words_and_examples(tmp_path):
 
 
 def test_a_column_without_weight_is_no_column():
-    """The first one: the others keep their places, which are counted from the prompt's end."""
+    """Whatever stands in it changes nothing, and the other columns stay where they are."""
     backbone, rows = backbone_of("llama", torch.float64), make_rows("one token", (5, 9, 3))
     answerer = LocalAnswerer(backbone, InputCache(1 << 20))
     case = next(case for case in CASES if (case.method, case.place) == ("prefix", "after"))
     whole = injection_of(make_prompt(case, backbone, length=4), backbone).map(torch.Tensor.detach)
     memory = whole.memory.memory
-    cut = Injection(memory=Memory(type(memory)(memory.keys[:, :, 1:], memory.values[:, :, 1:]), "after"))
-    losses = [answerer.losses(rows, [prompt] * 3) for prompt in (without_columns(whole, [0]), cut, whole)]
+    keys, values = memory.keys.clone(), memory.values.clone()
+    keys[:, :, 1], values[:, :, 1] = 5.0, -5.0
+    other = Injection(memory=Memory(type(memory)(keys, values), "after"))
+    prompts = (without_columns(whole, [1]), without_columns(other, [1]), whole)
+    losses = [answerer.losses(rows, [prompt] * 3) for prompt in prompts]
     torch.testing.assert_close(losses[0], losses[1])
     assert not torch.allclose(losses[0], losses[2])
 
