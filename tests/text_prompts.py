@@ -1,6 +1,11 @@
 """A task on tiny rows, candidates of words, and their text written by hand."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 import torch
+import yaml
 
 from fakes import backbone_of
 from overture.core.records.hard import Candidate, Wording
@@ -39,3 +44,21 @@ def rendered(scorer: TextScorer, candidate: Candidate, row: Row) -> str:
     front = candidate.text if candidate.place == "before" else ""
     front += "".join(head + shot["text"] + tail + labels[shot["label"]] + "\n\n" for shot in shots)
     return front + head + row.fields["text"] + (candidate.text if candidate.place == "after" else "") + tail
+
+
+def written_task(folder: Path, **sections: Any) -> Path:
+    """A task file beside its rows, with more sections if wanted."""
+    words = {"good": ("fine", "great", "glad"), "bad": ("poor", "dull", "grim")}
+    for split, count in (("train", 24), ("validation", 20), ("test", 20)):
+        labels = [("good", "bad")[n % 2] for n in range(count)]
+        rows = [{"text": f"{words[label][n % 3]} {split} {n}", "label": label} for n, label in enumerate(labels)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {
+        "name": "mood",
+        "data": {name: f"{name}.jsonl" for name in ("train", "validation", "test")},
+        "template": "Text: {text}\nMood:",
+        "labels": {"good": " fine", "bad": " bad"},
+    }
+    path = folder / "mood.yaml"
+    path.write_text(yaml.safe_dump({**values, **sections}))
+    return path

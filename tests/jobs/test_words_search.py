@@ -17,6 +17,7 @@ from overture.jobs.run.request import resolved
 from overture.jobs.wording.options import HardRequest
 from overture.jobs.wording.search import resume_words, search_words, shuffled
 from overture.store.store import Store
+from text_prompts import written_task
 
 SMALL = {
     "sources": ["grammar", "examples", "corpus", "edits", "own", "gradient", "pruning"],
@@ -32,24 +33,7 @@ SMALL = {
 
 @pytest.fixture
 def task(tmp_path: Path) -> Path:
-    words = {"good": ("fine", "great", "glad"), "bad": ("poor", "dull", "grim")}
-    for split, count in (("train", 24), ("validation", 20), ("test", 20)):
-        rows = [
-            {"text": f"{words[label][n % 3]} {split} {n}", "label": label}
-            for n in range(count)
-            for label in [("good", "bad")[n % 2]]
-        ]
-        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    values = {
-        "name": "mood",
-        "data": {name: f"{name}.jsonl" for name in ("train", "validation", "test")},
-        "template": "Text: {text}\nMood:",
-        "labels": {"good": " fine", "bad": " bad"},
-        "hard": SMALL,
-    }
-    path = tmp_path / "mood.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
+    return written_task(tmp_path, hard=SMALL)
 
 
 def request_of(task: Path, **hard) -> HardRequest:

@@ -66,6 +66,7 @@ _PANELS = {
         "lr": _Listed("search.lr_command", "Find a learning rate by a short range test."),
         "words": _Listed("words.command", "Find label words that the model itself would write."),
         "explain": _Listed("explain.command", "Show what a prompt does, and which parts matter."),
+        "translate": _Listed("translate.command", "Find words that answer as a soft prompt does."),
         "methods": _Listed("methods.command", "Show the prompt methods and their options."),
     },
     "Experts": {

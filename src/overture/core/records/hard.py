@@ -130,3 +130,47 @@ class Proposals(Record):
     refused: dict[str, int] = Field({}, description="reason -> how many")
     refused_keys: list[str] = Field([], description="those that were refused")
     tokens: float = Field(0.0, description="live tokens of the search, these proposals included")
+
+
+class Fidelity(Record):
+    """How well a text repeats a soft prompt, on rows that did not choose it."""
+
+    what: str = Field(description="the text, or a control")
+    text: str = Field(description="its words")
+    tokens: int = Field(description="its length in tokens")
+    kl: float = Field(description="mean divergence of its label distribution from the soft prompt's, in nats")
+    explained: Interval = Field(description="1 - KL(soft, text) / KL(soft, none)")
+    agreement: Interval = Field(description="share of rows with the soft prompt's answer")
+    agreement_where_changed: Interval | None = optional("the same on rows where the soft prompt changes the answer")
+    accuracy: Interval = Field(description="its accuracy")
+    accuracy_kept: float | None = optional("share of the soft prompt's gain; none where that gain is not shown")
+    perplexity: float | None = optional("of its tokens behind rows, under the model itself")
+
+
+class Transfer(Record):
+    """The same text on another model."""
+
+    backbone: str = Field(description="the other model")
+    accuracy: Interval = Field(description="with the text")
+    without: Interval = Field(description="without it")
+
+
+class TranslateResult(Record):
+    """Result of `overture translate`."""
+
+    prompt: str = Field(description="the prompt of words, as name@version")
+    folder: str = Field(description="its folder")
+    translated_from: str = Field(description="the soft prompt")
+    metric: str = Field("accuracy", description="what scores are")
+    split: str = Field(description="the rows that fidelity is measured on")
+    rows: dict[str, int] = Field(description="rows that chose the text, and those that it is measured on")
+    soft: Interval = Field(description="accuracy of the soft prompt")
+    none: Interval = Field(description="accuracy of the model without a prompt")
+    is_gain_shown: bool = Field(description="whether the soft prompt is better than none by a paired test")
+    winner: Candidate = Field(description="the prompt of words")
+    fidelity: list[Fidelity] = Field(description="the winner first, then the controls")
+    transfer: Transfer | None = optional("the text on another model")
+    stages: list[StageResult] = Field(description="what was tried")
+    tokens: float = Field(description="live tokens that were run")
+    seconds: float = Field(description="seconds of the whole command")
+    notices: list[str] = Field([], description="what the user should know")

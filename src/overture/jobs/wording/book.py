@@ -4,14 +4,19 @@ Every call is kept whole and replayed in order, so a search that goes on after a
 the same decisions.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
-from overture.core.errors import Stopped
+from torch import Tensor
+
+from overture.core.errors import OvertureError, Stopped
 from overture.core.records.hard import BookEntry, Candidate, Proposals
-from overture.hard.scorer import TextScorer
+from overture.hard.proposer import Ask, Proposer
+from overture.hard.scorer import Refused, TextScorer
 from overture.store.runs import Run
 
 _AT_ONCE = 32
+LossesOf = Callable[[Sequence[Candidate], str, Sequence[int]], Tensor]
 
 
 class Book:
@@ -21,14 +26,18 @@ class Book:
         run: keeps the calls.
         scorer: scores what is not kept yet.
         is_stop_asked: looked at before each call.
+        losses_of: what is low for good candidates; the negative log-likelihood of right answers when None.
 
     Attributes:
         row_scores: pairs that were scored.
         tried: keys of the candidates that were proposed before, refused ones too.
     """
 
-    def __init__(self, run: Run, scorer: TextScorer, is_stop_asked: Callable[[], bool]) -> None:
+    def __init__(
+        self, run: Run, scorer: TextScorer, is_stop_asked: Callable[[], bool], losses_of: LossesOf | None = None
+    ) -> None:
         self.run, self.scorer, self.is_stop_asked = run, scorer, is_stop_asked
+        self._losses_of = losses_of or scorer.losses
         self.row_scores = 0
         self.tried: set[str] = set()
         self._calls = 0
@@ -57,7 +66,7 @@ class Book:
         if entry is None or entry.keys != keys or entry.numbers != list(numbers):
             if self.is_stop_asked():
                 raise Stopped
-            losses = self.scorer.losses(candidates, "validation", numbers)
+            losses = self._losses_of(candidates, "validation", numbers)
             entry = BookEntry(
                 keys=keys, numbers=list(numbers), losses=losses.double().tolist(), tokens=self.scorer.tokens
             )
@@ -78,3 +87,46 @@ class Book:
         self.scorer.tokens = kept.tokens
         self.tried |= {*kept.refused_keys, *(candidate.key for candidate in kept.candidates)}
         return kept
+
+
+def proposed(
+    book: Book,
+    proposers: Mapping[str, Proposer],
+    ask_of: Callable[[str, int], Ask],
+    count: int,
+    notice: Callable[[str], None],
+) -> Proposals:
+    """New candidates of several proposers, as many of each; those that cannot be scored with their reasons.
+
+    Args:
+        book: knows what was tried.
+        proposers: by name.
+        ask_of: the state of the search for a proposer, from its name and how many candidates are wanted of it.
+        count: candidates of all together.
+        notice: told of proposers that fail.
+    """
+    accepted: dict[str, Candidate] = {}
+    refused: Counter[str] = Counter()
+    refused_keys: list[str] = []
+    each = -(-count // max(1, len(proposers)))
+    for name, proposer in proposers.items():
+        try:
+            candidates = proposer.propose(ask_of(name, each))
+        except OvertureError as error:
+            refused[f"{name}: {error.what}"] += 1
+            notice(f"proposer {name} gave nothing: {error.what} ({error.got})")
+            continue
+        num_before = len(accepted)
+        for candidate in candidates:
+            if len(accepted) == num_before + each:
+                break
+            if candidate.key in book.tried or candidate.key in accepted or candidate.key in refused_keys:
+                continue
+            try:
+                book.scorer.rows(candidate, "validation")
+            except Refused as refusal:
+                refused[str(refusal)] += 1
+                refused_keys.append(candidate.key)
+                continue
+            accepted[candidate.key] = candidate
+    return Proposals(candidates=list(accepted.values()), refused=dict(refused), refused_keys=refused_keys)

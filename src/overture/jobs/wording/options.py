@@ -62,3 +62,25 @@ class ExplainConfig(Config):
     texts: int = Field(4, ge=0, le=50, description="Rows that are shown word by word.")
     nodes: int = Field(16, ge=2, le=256, description="Nodes of the integral in integrated gradients.")
     seed: int = Field(0, ge=0, description="Seed of samples and random orders.")
+
+
+class TranslateConfig(Config):
+    """How `overture translate` looks for words."""
+
+    sources: tuple[Source, ...] = Field(
+        (), description="Proposers, as in `overture search --form hard`; corpus, own, edits and examples when empty."
+    )
+    room: int = Field(16, ge=1, le=512, description="Most tokens of the words, examples aside.")
+    wordings: int = Field(64, ge=2, le=10_000, description="Texts that race, over all rounds.")
+    example_sets: int = Field(0, ge=0, le=2000, description="Sets of examples that race, over all rounds; 0 for none.")
+    rounds: int = Field(4, ge=1, le=50, description="Rounds of proposals.")
+    rows: int = Field(64, ge=4, description="Training rows that choose; their labels are not looked at.")
+    first_rows: int = Field(8, ge=2, description="Rows of a race's first rung.")
+    measured_rows: int = Field(400, ge=4, description="Test rows at most that the result is measured on.")
+    second_model: str = Field("", description="Another model, on which the same words are measured too.")
+    seed: int = Field(0, ge=0, description="Seed of rows and proposals.")
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The proposers that are used."""
+        return self.sources or ("corpus", "own", "edits", "examples")

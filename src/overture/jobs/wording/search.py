@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-from overture.core.errors import ConfigError, DataError, OvertureError, Stopped
+from overture.core.errors import ConfigError, DataError, Stopped
 from overture.core.records.events import DataEvent, EndEvent, Listener, NoticeEvent, ProgressEvent, ignore
 from overture.core.records.hard import (
     Candidate,
@@ -43,7 +43,7 @@ from overture.hard.race import luck_of, raced, row_scores
 from overture.hard.scorer import Refused, TextScorer
 from overture.jobs.run.keep import new_manifest
 from overture.jobs.run.request import check_no_adapter
-from overture.jobs.wording.book import Book
+from overture.jobs.wording.book import Book, proposed
 from overture.jobs.wording.options import HardConfig, HardRequest
 from overture.store.names import ref_of
 from overture.store.runs import Run
@@ -289,39 +289,12 @@ class _Search:
             self._race(stage, affordable, proposals.refused, number + 1)
 
     def _proposed(self, stage: Stage, number: int, proposers: dict[str, Proposer], count: int) -> Proposals:
-        """New candidates of all proposers of a stage, in turn, as many as are wanted; the others with their reasons."""
         wrong = self._wrong_rows() if any(name in _READS_WRONG for name in proposers) else []
-        lists, refused, refused_keys = [], Counter[str](), list[str]()
-        each = -(-count // len(proposers))
-        for name, proposer in proposers.items():
-            random = named_random(self.config.seed, stage, number, name)
-            ask = Ask(self.scorer, self.best[:_BEAM], wrong, each, random)
-            try:
-                lists.append(self._accepted(proposer.propose(ask), each, refused, refused_keys))
-            except OvertureError as error:
-                refused[f"{name}: {error.what}"] += 1
-                self.notice(f"proposer {name} gave nothing: {error.what} ({error.got})")
-        candidates = {candidate.key: candidate for some in lists for candidate in some}
-        return Proposals(candidates=list(candidates.values()), refused=dict(refused), refused_keys=refused_keys)
 
-    def _accepted(
-        self, candidates: Sequence[Candidate], count: int, refused: Counter[str], refused_keys: list[str]
-    ) -> list[Candidate]:
-        accepted: dict[str, Candidate] = {}
-        for candidate in candidates:
-            if len(accepted) == count:
-                break
-            if candidate.key in self.book.tried or candidate.key in accepted or candidate.key in refused_keys:
-                continue
-            try:
-                self.scorer.text_of(candidate)
-                self.scorer.shown(candidate.wording, self.scorer.text_of(candidate).begins)
-            except Refused as refusal:
-                refused[str(refusal)] += 1
-                refused_keys.append(candidate.key)
-                continue
-            accepted[candidate.key] = candidate
-        return list(accepted.values())
+        def ask_of(name: str, each: int) -> Ask:
+            return Ask(self.scorer, self.best[:_BEAM], wrong, each, named_random(self.config.seed, stage, number, name))
+
+        return proposed(self.book, proposers, ask_of, count, self.notice)
 
     def _affordable(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """As many candidates, in order, as the budget has room for."""

@@ -1,0 +1,446 @@
+"""``overture translate``: words that make the model answer as a soft prompt does.
+
+Candidates race on the divergence of their label distribution from the soft prompt's, on training rows whose labels are
+not looked at: phrases, the words that the soft prompt makes likelier, the model's own continuations, edits, examples.
+What is stored is measured on other rows beside two controls: random fluent text of the same length, and the tokens
+nearest to the prompt's vectors, which say little of what it does (Khashabi et al. 2022, "Prompt waywardness").
+
+Shape letters: B rows, C labels, P prompt length, V vocabulary.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+from overture.core.config import validated
+from overture.core.contracts import Readouts
+from overture.core.errors import ConfigError, DataError
+from overture.core.records.events import Listener, NoticeEvent, ProgressEvent, ignore
+from overture.core.records.hard import (
+    Candidate,
+    Fidelity,
+    StageResult,
+    Standing,
+    Transfer,
+    TranslateResult,
+    Wording,
+)
+from overture.core.records.prompt import Lineage, TextPrompt
+from overture.core.records.scores import Interval
+from overture.core.seeds import derived_seed, named_random
+from overture.data.rows import Row, gold_of
+from overture.data.splits import Splits, load_splits
+from overture.data.task import Task
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.load import load_backbone
+from overture.engine.prompted import PromptedModel
+from overture.evaluate.host import Handle, Host
+from overture.evaluate.intervals import paired_test
+from overture.explain.fidelity import divergences, explained, share
+from overture.explain.shift import shifted_words, vocabulary_shift
+from overture.hard.proposer import Ask
+from overture.hard.proposers.own import behind
+from overture.hard.proposers.registry import check_source, proposer_of
+from overture.hard.race import raced
+from overture.hard.scorer import Refused, TextScorer
+from overture.jobs.run.again import task_with_data_of
+from overture.jobs.run.keep import new_manifest
+from overture.jobs.wording.book import Book, proposed
+from overture.jobs.wording.options import TranslateConfig
+from overture.store.manifest import Manifest
+from overture.store.names import checked_name, ref_of
+from overture.store.runs import REQUEST, Run, run_of
+from overture.store.store import Store
+
+SURE = 0.05
+_BEAM = 6
+_SHIFT_ROWS = 48
+
+
+def translate(
+    ref: str,
+    store: Store,
+    config: TranslateConfig | None = None,
+    *,
+    task: Path | None = None,
+    name: str | None = None,
+    listener: Listener = ignore,
+    backbone: Backbone | None = None,
+) -> TranslateResult:
+    """Translate a stored soft prompt of a task with labels into words, and store these.
+
+    Args:
+        ref: ``name``, ``name@2``, or a prompt's folder.
+        store: where it is, and where the words are kept.
+        config: how words are looked for.
+        task: a task file that says where rows are; the prompt's run says it when None.
+        name: of the new prompt; the old one's with ``-words`` when None.
+        listener: called with each event.
+        backbone: a loaded model; loaded as the prompt names it when None.
+
+    Raises:
+        ConfigError: the prompt is of words already, or its task has no labels.
+        StoreError: no such prompt, or its run is gone.
+        DataError: there are no rows to measure on.
+    """
+    config = config or TranslateConfig()
+    host = Host(backbone, store, notify=lambda text: listener(NoticeEvent(text=text)))
+    handle = host.open(ref)
+    chosen = checked_name(name or f"{handle.manifest.name}-words")
+    check_translatable(handle.manifest, handle.task)
+    store.check_can_add(chosen)
+    for source in config.chosen:
+        check_source(source)
+    splits = load_splits(_task_with_data(handle.manifest, store, task))
+    with TemporaryDirectory() as folder:
+        return _Translator(handle, store, config, splits, Run(Path(folder), listener), chosen).run()
+
+
+def check_translatable(manifest: Manifest, task: Task) -> None:
+    """Refuse prompts that cannot be translated, before anything is loaded.
+
+    Raises:
+        ConfigError: it is of words already, or its task has no labels.
+    """
+    if manifest.text is not None:
+        raise ConfigError("this prompt is of words already", where=manifest.ref, fix="overture show prints them")
+    if task.kind != "classification":
+        raise ConfigError(
+            "words are chosen by the distribution over labels", where="kind", got=task.kind, wanted="classification"
+        )
+
+
+def _task_with_data(manifest: Manifest, store: Store, path: Path | None) -> Task:
+    if path:
+        return task_with_data_of(manifest, path)
+    run = run_of(store, manifest, "name the task file after the prompt")
+    return validated(Task, run.request().config.get("task"), str(run.folder / REQUEST))
+
+
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """Answers of the soft prompt and of the model without one on rows with known labels.
+
+    Args:
+        labels: their names.
+        gold: each row's right label.
+        soft_BC: log-probabilities under the soft prompt.
+        none_BC: the same without a prompt.
+        seed: of resamplings.
+    """
+
+    labels: Sequence[str]
+    gold: Sequence[str]
+    soft_BC: Tensor
+    none_BC: Tensor
+    seed: int
+
+    def said(self, scores_BC: Tensor) -> list[str]:
+        """The likeliest label of each row."""
+        return [self.labels[index] for index in scores_BC.argmax(1).tolist()]
+
+    @property
+    def soft(self) -> list[str]:
+        """The soft prompt's answers."""
+        return self.said(self.soft_BC)
+
+    @property
+    def none(self) -> list[str]:
+        """The answers without a prompt."""
+        return self.said(self.none_BC)
+
+    @property
+    def is_gain_shown(self) -> bool:
+        """Whether the soft prompt is better than none, by a paired test."""
+        gain = paired_test(self.gold, self.soft, self.none, "accuracy")
+        return gain.p_value < SURE and gain.difference.value > 0
+
+    def accuracy(self, answers: Sequence[str]) -> Interval:
+        """Share of right answers."""
+        return share([answer == gold for answer, gold in zip(answers, self.gold, strict=True)])
+
+    def of(self, what: str, text: TextPrompt, scores_BC: Tensor, perplexity: float | None) -> Fidelity:
+        """How well a text repeats the soft prompt."""
+        answers, soft, none = self.said(scores_BC), self.soft, self.none
+        of_text_B, of_none_B = (divergences(self.soft_BC, scores) for scores in (scores_BC, self.none_BC))
+        changed = [a == s for a, s, n in zip(answers, soft, none, strict=True) if s != n]
+        accuracy, of_soft, of_none = (self.accuracy(some).value for some in (answers, soft, none))
+        return Fidelity(
+            what=what,
+            text=text.before + text.after,
+            tokens=len(text.ids),
+            kl=float(of_text_B.mean()),
+            explained=explained(of_text_B, of_none_B, self.seed),
+            agreement=share([a == s for a, s in zip(answers, soft, strict=True)]),
+            agreement_where_changed=share(changed) if changed else None,
+            accuracy=self.accuracy(answers),
+            accuracy_kept=(accuracy - of_none) / (of_soft - of_none) if self.is_gain_shown else None,
+            perplexity=perplexity,
+        )
+
+
+@dataclass(slots=True)
+class _Translator:
+    handle: Handle
+    store: Store
+    config: TranslateConfig
+    splits: Splits
+    run_folder: Run
+    name: str
+    started: float = field(default_factory=time.monotonic)
+    notices: list[str] = field(default_factory=list)
+
+    def run(self) -> TranslateResult:
+        """Search on training rows, measure on others, store."""
+        split = "test" if self.splits.test else "validation"
+        held_out: list[Row] = getattr(self.splits, split)[: self.config.measured_rows]
+        if not held_out:
+            raise DataError("there are no rows to measure the words on", where="data", wanted="test or validation rows")
+        random = named_random(self.config.seed, "translate rows")
+        search_rows = random.sample(self.splits.train, min(self.config.rows, len(self.splits.train)))
+        task, backbone = self.handle.task, self.handle.backbone
+        plain_task = task.calibrated(False) if task.is_calibrated else task
+        splits = {"train": self.splits.train, "validation": search_rows, "test": held_out}
+        scorer = TextScorer(plain_task, backbone, splits, self.config.room)
+        target = {name: self._soft_scores(splits[name], scorer) for name in ("validation", "test")}
+
+        def losses_of(candidates: Sequence[Candidate], split: str, numbers: Sequence[int]) -> Tensor:
+            return divergences(target[split][list(numbers)], scorer.scores(candidates, split, numbers))
+
+        scorer.order("validation", range(len(search_rows)))
+        scorer.warm(Wording(), "validation", self._progress("reading search rows once"))
+        book = Book(self.run_folder, scorer, lambda: False, losses_of)
+        standings, stages = self._raced(book, scorer, len(search_rows))
+        winner = next((s.candidate for s in standings if s.candidate.key != Candidate().key), None)
+        if winner is None:
+            raise DataError(
+                "no proposal could be scored", where=self.handle.manifest.ref, fix="allow more with --wordings"
+            )
+        return self._result(winner, scorer, target["test"], held_out, split, stages)
+
+    def _progress(self, what: str) -> Callable[[int, int], None]:
+        return lambda done, total: self.run_folder.listener(ProgressEvent(what=what, done=done, total=total))
+
+    def notice(self, text: str) -> None:
+        """Tell the user something, once."""
+        if text not in self.notices:
+            self.notices.append(text)
+            self.run_folder.listener(NoticeEvent(text=text))
+
+    def _soft_scores(self, rows: Sequence[Row], scorer: TextScorer) -> Tensor:
+        """Log-probabilities of the labels under the soft prompt, [B, C]."""
+        encoded = self.handle.encoder.encode(list(rows))
+        model = self.handle.model(InputCache())
+        model.warm(encoded, self._progress("reading rows under the soft prompt"))
+        parts = [model.label_scores(encoded[start : start + 32]) for start in range(0, len(encoded), 32)]
+        scorer.tokens += sum(row.num_tokens for row in encoded)
+        return torch.cat(parts)
+
+    # -- the search
+
+    def _raced(self, book: Book, scorer: TextScorer, num_rows: int) -> tuple[list[Standing], list[StageResult]]:
+        """Standings of candidates that came to the last rung, the nearest to the soft prompt first."""
+        numbers = list(range(num_rows))
+        known: dict[str, Standing] = {}
+        stages: list[StageResult] = []
+
+        def best() -> list[Standing]:
+            return sorted(known.values(), key=lambda standing: -standing.log_likelihood)
+
+        def race(candidates: Sequence[Candidate]) -> None:
+            entrants = {c.key: c for c in [Candidate(), *(s.candidate for s in best()[:_BEAM]), *candidates]}
+            always = {Candidate().key}
+            for standing in raced([*entrants.values()], book.losses, numbers, self.config.first_rows, _BEAM, always):
+                if standing.rows == len(numbers):
+                    known[standing.candidate.key] = standing
+
+        race(self._said(scorer))
+        proposers = {check_source(source): proposer_of(source) for source in self.config.chosen}
+        sizes = {"wording": self.config.wordings, "examples": self.config.example_sets}
+        for stage, names in (("wording", [n for n in proposers if n != "examples"]), ("examples", ["examples"])):
+            some = {name: proposers[name] for name in names if name in proposers}
+            num_proposed, refused, scored = 0, dict[str, int](), book.row_scores
+            for number in range(self.config.rounds if some and sizes[stage] else 0):
+                self._progress(f"{stage}, round {number + 1}")(0, 1)
+
+                def ask_of(name: str, each: int, stage: str = stage, number: int = number) -> Ask:
+                    return Ask(scorer, best()[:_BEAM], [], each, named_random(self.config.seed, stage, number, name))
+
+                proposals = proposed(book, some, ask_of, -(-sizes[stage] // self.config.rounds), self.notice)
+                book.tried |= {*proposals.refused_keys, *(candidate.key for candidate in proposals.candidates)}
+                race(proposals.candidates)
+                num_proposed += len(proposals.candidates)
+                refused |= {reason: refused.get(reason, 0) + count for reason, count in proposals.refused.items()}
+                self._progress(f"{stage}, round {number + 1}")(1, 1)
+            result = {"proposed": num_proposed, "refused": refused, "row_scores": book.row_scores - scored}
+            stages.append(validated(StageResult, {"stage": stage, "best": best()[:_BEAM], **result}, "stage"))
+        return best(), stages
+
+    def _said(self, scorer: TextScorer) -> list[Candidate]:
+        """Texts of the words that the soft prompt makes likelier where the answer stands."""
+        backbone = self.handle.backbone
+        rows = self.handle.encoder.encode(list(scorer.splits["validation"])[:_SHIFT_ROWS])
+        model = self.handle.model()
+        injection = model.injections(rows[:1])[0]
+        if not backbone.has_head or not backbone.family.is_causal or (injection and injection.labels is not None):
+            return []
+        change_BV = vocabulary_shift(model, PromptedModel(backbone), rows)
+        scorer.tokens += 2 * sum(row.num_tokens for row in rows)
+        words = [word.word.strip() for word in shifted_words(change_BV.mean(0), model, 12)]
+        texts = [f"\n{', '.join(words[:count])}" for count in (1, 2, 3, 5)] + [f" ({word})" for word in words]
+        accepted = []
+        for text in texts:
+            candidate = Candidate(text=text, origin="shift")
+            try:
+                scorer.rows(candidate, "validation")
+            except Refused:
+                continue
+            accepted.append(candidate)
+        return accepted
+
+    # -- the end
+
+    def _result(
+        self,
+        winner: Candidate,
+        scorer: TextScorer,
+        target_BC: Tensor,
+        rows: list[Row],
+        split: str,
+        stages: list[StageResult],
+    ) -> TranslateResult:
+        numbers = list(range(len(rows)))
+        measure = _Measure(
+            labels=list(self.handle.task.words),
+            gold=[str(label) for label in gold_of(self.handle.task, rows)],
+            soft_BC=target_BC,
+            none_BC=scorer.scores([Candidate()], "test", numbers)[0],
+            seed=derived_seed(self.config.seed, "fidelity") % 2**31,
+        )
+        length = len(scorer.text_of(winner).after_ids) or 8
+        texts = {
+            "the words": winner,
+            "random fluent text": self._random_text(scorer, length),
+            "nearest tokens": self._nearest(scorer),
+        }
+        fidelity = []
+        for what, candidate in texts.items():
+            if candidate is not None:
+                text = scorer.text_of(candidate)
+                scores_BC = scorer.scores([candidate], "test", numbers)[0]
+                fidelity.append(measure.of(what, text, scores_BC, self._perplexity(scorer, text.after_ids)))
+        if not measure.is_gain_shown:
+            self.notice("the soft prompt's own gain is not shown on these rows, so no share of it can be kept")
+        kept = self._stored(winner, scorer)
+        return TranslateResult(
+            prompt=str(ref_of(kept)),
+            folder=str(kept),
+            translated_from=self.handle.manifest.ref,
+            split=split,
+            rows={"search": len(scorer.splits["validation"]), "measured": len(rows)},
+            soft=measure.accuracy(measure.soft),
+            none=measure.accuracy(measure.none),
+            is_gain_shown=measure.is_gain_shown,
+            winner=winner,
+            fidelity=fidelity,
+            transfer=self._transferred(winner, scorer, measure.gold),
+            stages=stages,
+            tokens=scorer.tokens,
+            seconds=time.monotonic() - self.started,
+            notices=self.notices,
+        )
+
+    def _stored(self, winner: Candidate, scorer: TextScorer) -> Path:
+        text, soft = scorer.text_of(winner), self.handle.manifest
+        manifest = new_manifest(
+            self.name,
+            self.handle.backbone,
+            scorer.task,
+            method="text",
+            place=text.place,
+            length=len(text.ids),
+            lineage=Lineage(translated_from=soft.ref, run=soft.lineage.run, search=winner.origin),
+            trainable=0,
+            seconds=time.monotonic() - self.started,
+        )
+        return self.store.add(manifest.model_copy(update={"text": text}), {})
+
+    @torch.no_grad()
+    def _perplexity(self, scorer: TextScorer, ids: list[int]) -> float | None:
+        """Of the words behind rows, the first token left out; none for texts of one token or in front."""
+        if len(ids) < 2:
+            return None
+        rows = [behind(row, ids[:1], tuple(ids[1:])) for row in scorer.shown(Wording(), False).rows["train"][:16]]
+        readouts = scorer.answerer.ask([(row, None) for row in rows], Readouts())
+        wanted = torch.tensor(ids[1:])
+        logs = [self.handle.backbone.head(r.hidden).log_softmax(-1).gather(1, wanted[:, None]) for r in readouts]
+        return float(torch.cat(logs).mean().neg().exp())
+
+    @torch.no_grad()
+    def _random_text(self, scorer: TextScorer, length: int) -> Candidate | None:
+        """Tokens drawn from the model behind one row, as many as the words have."""
+        generator = torch.Generator().manual_seed(derived_seed(self.config.seed, "random text") % 2**31)
+        tokenizer, backbone = self.handle.backbone.text.tokenizer, self.handle.backbone
+        row = scorer.shown(Wording(), False).rows["train"][0]
+        for _ in range(8):
+            ids = tokenizer.encode_plain("\n")
+            while len(ids) < length:
+                (readout,) = scorer.answerer.ask([(behind(row, ids, ()), None)], Readouts())
+                logits_V = backbone.head(readout.hidden[0])
+                logits_V[sorted(tokenizer.special_ids)] = float("-inf")
+                ids.append(int(torch.multinomial(logits_V.softmax(-1), 1, generator=generator)))
+            candidate = Candidate(text=tokenizer.decode(ids), origin="random")
+            try:
+                scorer.rows(candidate, "test")
+            except Refused:
+                continue
+            return candidate
+        return None
+
+    @torch.no_grad()
+    def _nearest(self, scorer: TextScorer) -> Candidate | None:
+        """The tokens whose embeddings have the largest cosine with the prompt's vectors; for vectors alone."""
+        from overture.store.artifact import load_artifact
+
+        vectors_PD = load_artifact(self.handle.folder)[1].get("vectors")
+        backbone = self.handle.backbone
+        if vectors_PD is None or self.handle.manifest.layer or vectors_PD.shape[1] != backbone.info.hidden_size:
+            return None
+        table_VD = torch.nn.functional.normalize(backbone.embed(range(backbone.info.vocab_size)).float(), dim=-1)
+        cosines_PV = torch.nn.functional.normalize(vectors_PD.float(), dim=-1) @ table_VD.T
+        text = backbone.text.tokenizer.decode(cosines_PV.argmax(-1).tolist())
+        cosine = float(cosines_PV.max(-1).values.mean())
+        self.notice(
+            f"nearest tokens: mean cosine {cosine:.2f}; a prompt that works can lie near any text, so they are a "
+            "distance and no translation"
+        )
+        candidate = Candidate(text=text, origin="nearest tokens")
+        try:
+            scorer.rows(candidate, "test")
+        except Refused as refusal:
+            self.notice(f"the nearest tokens are not measured: {refusal}")
+            return None
+        return candidate
+
+    def _transferred(self, winner: Candidate, scorer: TextScorer, gold: Sequence[str]) -> Transfer | None:
+        if not self.config.second_model:
+            return None
+        other = load_backbone(self.config.second_model, notify=self.notice)
+        second = TextScorer(scorer.task, other, scorer.splits, max(64, 2 * self.config.room))
+        try:
+            scores = second.scores([winner, Candidate()], "test", range(len(gold)))
+        except Refused as refusal:
+            self.notice(f"the words cannot be read by {self.config.second_model}: {refusal}")
+            return None
+        labels = list(scorer.task.words)
+        shares = [
+            share([labels[index] == g for index, g in zip(some.argmax(1).tolist(), gold, strict=True)])
+            for some in scores
+        ]
+        return Transfer(backbone=other.info.id, accuracy=shares[0], without=shares[1])

@@ -1,0 +1,103 @@
+"""Translation of a soft prompt into words: what it measures, and that a text which is a prompt's own is found again."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fakes import backbone_of
+from overture.core.errors import ConfigError, StoreError
+from overture.core.injection import Injection, Vectors
+from overture.data.task import Task
+from overture.evaluate.facts import backbone_ref
+from overture.explain.fidelity import divergences, explained
+from overture.jobs.wording.options import TranslateConfig
+from overture.jobs.wording.translate import translate
+from overture.store.manifest import Manifest
+from overture.store.store import Store
+from text_prompts import written_task
+
+SECRET = "\nfine or grim?"
+SMALL = {"room": 32, "wordings": 16, "rounds": 2, "rows": 12, "first_rows": 4}
+
+
+def soft_prompt(task: Path, store: Store, **changes) -> str:
+    """A prompt of vectors that are the embeddings of a text, kept without saying so."""
+    backbone = backbone_of("llama")
+    ids = backbone.text.tokenizer.encode_plain(SECRET)
+    injection = Injection(Vectors(backbone.embed(ids), "after"))
+    manifest = Manifest(
+        name="secret",
+        method="vectors",
+        place="after",
+        length=len(ids),
+        backbone=backbone_ref(backbone),
+        task=Task.load(task).dump(),
+        trainable=1,
+    )
+    store.add(manifest.model_copy(update=changes), injection.tensors())
+    return "secret"
+
+
+@pytest.fixture
+def plain_task(tmp_path: Path) -> Path:
+    return written_task(tmp_path)
+
+
+def test_the_text_that_a_prompt_is_made_of_explains_all_of_it(plain_task, tmp_path):
+    store = Store(tmp_path / "store")
+    ref = soft_prompt(plain_task, store)
+    wordings = tmp_path / "wordings.txt"
+    wordings.write_text("Well?\nfine or grim?\nSay it.\n")
+    config = TranslateConfig(sources=(f"file:{wordings}",), **SMALL)
+    result = translate(ref, store, config, task=plain_task, backbone=backbone_of("llama"))
+    words, *controls = result.fidelity
+    assert result.winner.text == words.text == SECRET
+    assert words.kl == pytest.approx(0, abs=1e-5)
+    assert words.explained.value == pytest.approx(1, abs=1e-3)
+    assert words.agreement.value == 1
+    assert {control.what for control in controls} == {"random fluent text", "nearest tokens"}
+    # Vectors that are tokens are nearest to themselves.
+    assert next(control for control in controls if control.what == "nearest tokens").text == SECRET
+    manifest = store.show(result.prompt).manifest
+    assert manifest is not None
+    assert manifest.text is not None
+    assert manifest.text.after == SECRET
+    assert manifest.lineage.translated_from == "secret@1"
+
+
+def test_proposals_come_nearer_than_no_prompt_and_repeat_by_seed(plain_task, tmp_path):
+    results = []
+    for name in ("a", "b"):
+        store = Store(tmp_path / name)
+        ref = soft_prompt(plain_task, store)
+        config = TranslateConfig(example_sets=4, second_model="", **SMALL)
+        results.append(translate(ref, store, config, task=plain_task, backbone=backbone_of("llama")))
+    first, second = results
+    assert first.winner == second.winner
+    assert first.fidelity == second.fidelity
+    assert [stage.stage for stage in first.stages] == ["wording", "examples"]
+    assert first.stages[0].best[0].log_likelihood <= 0
+
+
+def test_words_are_not_translated_again(plain_task, tmp_path):
+    store = Store(tmp_path / "store")
+    ref = soft_prompt(plain_task, store)
+    wordings = tmp_path / "wordings.txt"
+    wordings.write_text("Well?\n")
+    config = TranslateConfig(sources=(f"file:{wordings}",), **SMALL)
+    result = translate(ref, store, config, task=plain_task, backbone=backbone_of("llama"))
+    with pytest.raises(ConfigError):
+        translate(result.prompt, store, config, task=plain_task, backbone=backbone_of("llama"))
+    with pytest.raises(StoreError):
+        translate("secret", store, config, backbone=backbone_of("llama"))
+
+
+def test_divergence_and_the_share_that_is_explained():
+    target = torch.tensor([[0.9, 0.1], [0.2, 0.8]], dtype=torch.float64).log()
+    other = torch.tensor([[0.5, 0.5], [0.2, 0.8]], dtype=torch.float64).log()
+    first = 0.9 * torch.log(torch.tensor(1.8)) + 0.1 * torch.log(torch.tensor(0.2))
+    assert divergences(target, other).tolist() == pytest.approx([float(first), 0.0])
+    interval = explained(torch.tensor([0.1, 0.2, 0.3] * 10), torch.tensor([1.0, 1.0, 1.0] * 10))
+    assert interval.value == pytest.approx(0.8)
+    assert 0.7 < interval.low <= 0.8 <= interval.high < 0.9
