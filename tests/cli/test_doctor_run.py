@@ -78,3 +78,16 @@ def test_advice_names_the_cause_the_store_and_the_task_file(make_task, overture,
     assert advice_after(DataError("rows are wrong", fix="mend line 3")) == "mend line 3; then: " + resume.format(1)
     assert advice_after(DiskFull("the disk is full", fix="free some room")).endswith(resume.format(2))
     assert advice_after(KeyboardInterrupt()) == resume.format(3)
+
+
+def test_tune_ends_with_what_the_doctor_found(make_task, overture, tmp_path) -> None:
+    """A label that training and test share rows of: the doctor finds repeats, and tune says so."""
+    task = make_task()
+    (tmp_path / "test.jsonl").write_text((tmp_path / "train.jsonl").read_text())
+    done = overture("tune", task)
+    assert done.code == 0
+    findings = overture("doctor", "mood-1", "--json").json["findings"]
+    assert findings
+    assert "overture doctor mood-1" in done.out
+    shown = " ".join(done.out.split())
+    assert all(finding["what"] in shown for finding in findings)

@@ -1,11 +1,13 @@
 """What people read: progress lines, sentences, help texts, the demo's rows."""
 
 import json
+from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from overture.cli import demo, progress
 from overture.cli.report import sentence
@@ -103,14 +105,18 @@ def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 def test_demo_rows_are_as_described() -> None:
     folder = Path(str(files("overture.data").joinpath("demo")))
+    labels = yaml.safe_load((folder / demo.TASK_FILE).read_text())["labels"]
     texts: set[str] = set()
-    for name, count in {"train": 256, "validation": 128, "test": 216}.items():
+    for name, count in {"train": 300, "validation": 120, "test": 300}.items():
         rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").split("\n") if line]
         assert len(rows) == count
-        assert sum(row["label"] == "positive" for row in rows) == count // 2
-        texts |= {row["text"] for row in rows}
-    assert len(texts) == 600
-    assert "MIT" in (folder / "ATTRIBUTION.md").read_text()
+        assert Counter(row["label"] for row in rows) == dict.fromkeys(labels, count // len(labels))
+        texts |= {row["text"].lower() for row in rows}
+    # No message is in two splits, and those that the demo tries are in none.
+    assert len(texts) == 720
+    assert not texts & {text.lower() for text in demo.SENTENCES}
+    assert set(demo.SENTENCES.values()) <= set(labels)
+    assert "Creative Commons Attribution 4.0" in " ".join((folder / "ATTRIBUTION.md").read_text().split())
 
 
 def test_demo(overture, tiny, monkeypatch) -> None:
@@ -123,5 +129,6 @@ def test_demo(overture, tiny, monkeypatch) -> None:
     assert found["prompt"] == f"{demo.NAME}@1"
     assert len(found["predictions"]) == 3
     shown = overture("demo", "--epochs", "1")
-    assert "Sentences that nobody rated:" in shown.out
-    assert "overture init your.jsonl" in shown.out
+    assert "about two minutes" in " ".join(shown.err.split())
+    assert all(text in " ".join(shown.out.split()) for text in demo.SENTENCES)
+    assert "overture init your.csv" in shown.out

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from overture.cli.options import Given, JsonOption, StoreOption, flag, store_flag, store_root, with_flags
-from overture.cli.out import console, emit, say
+from overture.cli.out import console, emit, loading, remark, say, show_text
 from overture.cli.pages import show_page, written_page
 from overture.cli.report import show_next, show_result
 from overture.cli.tune import finish, worked
@@ -17,11 +17,19 @@ from overture.jobs.run.request import TuneConfig, resolved
 if TYPE_CHECKING:
     from overture.engine.backbone import Backbone
 
-NAME = "demo-movie"
-_SENTENCES = (
-    "Two hours that fly by, and an ending that stays with you for days.",
-    "The jokes fall flat, and the plot never wakes up.",
-    "I expected nothing and was glad to be proved wrong.",
+NAME = "demo-bank"
+TASK_FILE = "bank.yaml"
+SENTENCES = {
+    "I ordered a new card two weeks ago and it still has not come.": "cards",
+    "The cash machine took my request but gave me only half of the money.": "cash",
+    "I sent money to my sister yesterday, why has the transfer not arrived?": "transfers",
+}
+"""Messages that are in no data, and the team that should answer each."""
+_PLAN = (
+    "This demo tunes a prompt that sorts customers' messages to a bank by the team that should answer: it learns from "
+    "300 messages, then answers 300 others, beside the same model without a prompt and with examples. The model, "
+    "SmolLM2-135M-Instruct, stays as it is. It takes about two minutes on two CPU cores, and half a minute more the "
+    "first time. Ctrl-C stops it; nothing is sent anywhere."
 )
 
 
@@ -31,9 +39,10 @@ def command(
     store: StoreOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Tune a prompt on 256 movie reviews, measure it, and try it: about two minutes on two CPU cores."""
+    """Tune a prompt that sorts messages to a bank, measure it, and try it: about two minutes on two CPU cores."""
     root = store_root(store)
-    say("loading ...")
+    remark(_PLAN)
+    loading()
 
     from importlib.resources import as_file, files
 
@@ -42,9 +51,9 @@ def command(
     from overture.store.store import Store
 
     with as_file(files("overture.data").joinpath("demo")) as folder:
-        config = resolved(TuneConfig, Path(folder) / "movie.yaml", {"name": NAME, **given.of(TuneConfig)})
+        config = resolved(TuneConfig, Path(folder) / TASK_FILE, {"name": NAME, **given.of(TuneConfig)})
         kept = Store(root, say)
-        backbone = load_backbone(config.task.backbone, notify=say)
+        backbone = load_backbone(config.task.backbone, notify=remark)
         result = worked(lambda listener, stop: tune(config, kept, listener, stop, backbone), store, is_json)
     if isinstance(result, StoppedRun) or not result.prompt:
         finish(result, store, is_json, show_result)
@@ -63,24 +72,24 @@ def command(
 def _answers(prompt: Path, backbone: "Backbone") -> list[dict[str, Any]]:
     from overture.evaluate.host import Host
 
-    handle = Host(backbone).open(prompt)
-    answers = zip(_SENTENCES, handle.predict(_SENTENCES), strict=True)
+    handle, texts = Host(backbone).open(prompt), list(SENTENCES)
+    answers = zip(texts, handle.predict(texts), strict=True)
     return [{"input": text, **handle.task.spec.shown(handle.task, answer)} for text, answer in answers]
 
 
 def _show(result: TuneResult, answers: list[dict[str, Any]], flag: str) -> None:
     show_result(result, flag, with_next=False)
     out = console()
-    out.print("\nSentences that nobody rated:")
+    show_text(out, "\nMessages that it has never seen:")
     for answer in answers:
         share = answer["probabilities"][answer["label"]]
-        out.print(f"  {answer['label']} ({share:.0%})  {answer['input']}")
+        show_text(out, f"  {answer['label']} ({share:.0%})  {answer['input']}")
     show_next(
-        f"Kept as {result.prompt}. Next:",
+        f"Stored as {result.prompt}. Next:",
         [
-            f'overture predict {NAME}{flag} "your own sentence"',
-            f"overture show {NAME}{flag}",
-            "overture init your.jsonl",
+            f'overture predict {NAME}{flag} "a message of your own"',
+            f"overture errors {NAME}{flag}",
+            "overture init your.csv",
             "overture tune task.yaml",
         ],
     )

@@ -36,6 +36,8 @@ def show_result(result: TuneResult, store_flag: str = "", with_next: bool = True
     if result.status == "diverged":
         text = "The loss became NaN or infinite; the last good prompt was kept. A smaller learning rate may help."
         show_text(out, text, style="red")
+    if result.folder:
+        _show_findings(out, result.run, Path(result.folder).parents[2] / "runs", store_flag)
     if result.prompt and result.folder and with_next:
         show_next(
             f"Kept as {result.prompt}. Next:",
@@ -47,6 +49,20 @@ def show_result(result: TuneResult, store_flag: str = "", with_next: bool = True
         )
         if result.peft_gap:
             show_text(out, result.peft_gap)
+
+
+def _show_findings(out: "Console", name: str, runs: Path, store_flag: str) -> None:
+    """Print what may explain a bad result, in short."""
+    from overture.evaluate.diagnose import diagnose
+    from overture.store.runs import Run
+
+    findings = list(dict.fromkeys(finding.what for finding in diagnose(Run.open(runs, name), store_flag=store_flag)))
+    if not findings:
+        return
+    count = "1 finding" if len(findings) == 1 else f"{len(findings)} findings"
+    show_text(out, f"Doctor: {count}; evidence and what to do: overture doctor {name}{store_flag}", style="yellow")
+    for what in findings:
+        show_text(out, f"  - {what}")
 
 
 def gates_line(gates: OpenGates) -> str:
