@@ -25,7 +25,7 @@ from overture.core.records.scores import (
 )
 from overture.core.records.tune import Evaluation, Measured
 from overture.jobs.run.pages import write_page
-from overture.report.charts import colour
+from overture.report.charts import colour, interval_chart, svg_of
 from overture.report.run_page import PromptFacts, RunFacts, loss_chart, run_page, score_chart, verdict_words
 from overture.store.runs import Run
 
@@ -240,6 +240,13 @@ def test_curves_hold_every_seed_and_few_points() -> None:
     assert max(row["epoch"] for row in trained) <= 3
     assert loss_chart([], [], 600) is None
     assert score_chart([], "accuracy", 600) is None
+
+
+def test_a_chart_shows_figures_as_the_table_does(drawn) -> None:
+    rows = [{"way": "lora", "value": 0.2674, "low": 0.2001, "high": 0.3333}]
+    svg = svg_of(interval_chart(rows, "accuracy", 600))
+    assert ">0.267<" in svg
+    assert not re.search(r"<[^>]*\d\.\d{3}", svg)
 
 
 def test_a_way_has_one_colour_for_ever() -> None:

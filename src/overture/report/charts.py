@@ -135,8 +135,8 @@ def svg_of(chart: alt.TopLevelMixin) -> str:
     import vl_convert
 
     svg = str(vl_convert.vegalite_to_svg(spec_of(chart)))
-    # A hundredth of a pixel is seen by nobody.
-    return re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
+    # A hundredth of a pixel is seen by nobody; numbers between tags are text and stay.
+    return re.sub("<[^>]+>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
 
 
 def svgs(make: Callable[[int], alt.TopLevelMixin | None], title: str) -> Markup | None:
