@@ -292,3 +292,21 @@ def test_files_of_the_task_s_own_format_are_scored_and_predicted(make_task, over
     assert len(overture("predict", "mood", "--file", "more.txt", "--json").json["predictions"]) == 12
     Path("more.csv").write_text("text\nhi\n")
     assert len(overture("predict", "mood", "--file", "more.csv", "--json").json["predictions"]) == 1
+
+
+def test_a_run_is_followed_by_tensorboard(make_task, overture, tmp_path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    done = overture("tune", make_task(), "--track", "tensorboard", "--json")
+    assert done.code == 0, done.err
+    written = EventAccumulator(str(tmp_path / "store/runs/mood-1/tensorboard")).Reload()
+    score = done.json["metrics"]["test"]["accuracy"]["value"]
+    assert written.Scalars("test/accuracy")[0].value == pytest.approx(score)
+    losses = [point.value for point in written.Scalars("seed-0/validation_loss")]
+    assert losses == pytest.approx([epoch["validation_loss"] for epoch in done.json["history"]])
+
+
+def test_an_unknown_tracker_is_refused(make_task, overture) -> None:
+    done = overture("tune", make_task(), "--set", "track=[tensorbord]", "--json")
+    assert (done.code, done.json["error"]) == (2, "ConfigError")

@@ -41,6 +41,7 @@ _INCOMPLETE = 1
     LENGTH,
     flag(TuneConfig, "train.batch_size"),
     flag(TuneConfig, "cache_gb"),
+    flag(TuneConfig, "track"),
 )
 def command(
     task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `overture init` writes one.")],

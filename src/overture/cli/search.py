@@ -41,6 +41,7 @@ _WORDS = ("text", "room", "minutes", "max_tokens", "shuffle_labels")
     flag(SearchRequest, "train.batch_size"),
     flag(SearchRequest, "seed"),
     flag(SearchRequest, "cache_gb"),
+    flag(SearchRequest, "track"),
 )
 def search_command(
     task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `search:` in it says the same.")],

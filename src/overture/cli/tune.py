@@ -45,6 +45,7 @@ LENGTH = flag(TuneConfig, "prompt.length")
     flag(TuneConfig, "baselines", "--baselines/--no-baselines"),
     flag(TuneConfig, "task.name"),
     flag(TuneConfig, "cache_gb"),
+    flag(TuneConfig, "track"),
 )
 def tune_command(
     task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `overture init` writes one.")],

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 REQUEST, STATUS, EVENT_LINES, RESULT = "run.json", "status.json", "events.jsonl", "result.json"
 WRONG_ROWS = "wrong.json"
-_BEGINNING = {REQUEST, STATUS, EVENT_LINES, "notices.json", ".lock"}
+_BEGINNING = {REQUEST, STATUS, EVENT_LINES, "notices.json", ".lock", "tensorboard", "trackers.json"}
 """Files of a run in which nothing was measured or trained yet."""
 M = TypeVar("M", bound=BaseModel)
 Result = TypeVar("Result", bound=RunResult)

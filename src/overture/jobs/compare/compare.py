@@ -6,6 +6,7 @@ and any cell can be run again alone. The summary and the report are made from th
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from overture.jobs.run.local import LocalExecutor
 from overture.jobs.run.request import check_no_adapter, fitting_place, with_slots
 from overture.jobs.verdict.summary import summary
 from overture.prompt.registry import check_effect
+from overture.report.track import Trackers
 from overture.store.store import Store
 
 _TINY = {"epochs": 1, "patience": 1}
@@ -79,11 +81,14 @@ def compare(
     if config.ways:
         # Told before a model is loaded.
         _ways(config, store, only)
-    with exclusive(folder / ".lock", "this comparison"):
+    with ExitStack() as held:
+        held.enter_context(exclusive(folder / ".lock", "this comparison"))
         for swept in (folder, folder / "cells"):
             sweep_temporaries(swept)
-        listener(StartEvent(run=f"comparison on {config.tune.task.name}", folder=str(folder)))
-        lab = _lab(config, store, listener, is_stop_asked, backbone)
+        name, request = f"comparison on {config.tune.task.name}", config.tune.model_dump(mode="json")
+        followed = held.enter_context(Trackers(config.tune.track, name, folder, request, listener))
+        followed(StartEvent(run=name, folder=str(folder)))
+        lab = _lab(config, store, followed, is_stop_asked, backbone)
         fitting: tuple[str, ...] = ()
         if not config.ways:
             fitting = _fitting_ways(config, lab)

@@ -17,6 +17,7 @@ from overture.engine.options import Device, DType, LoraOptions, is_encoder
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS
 from overture.prompt.registry import check_effect, checked_options, own_rate, with_refs
+from overture.report.track import TrackerName, check_trackers
 from overture.store.names import checked_name
 from overture.store.store import Store
 from overture.train.options import TrainConfig
@@ -61,6 +62,9 @@ class TuneConfig(Config):
     dtype: DType = Field("auto", description="The model's precision; float32 on the CPU, bfloat16 on a GPU when auto.")
     compile_layers: bool = Field(False, description="Run the model's layers as compiled kernels; needs a compiler.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub model.")
+    track: tuple[TrackerName, ...] = Field(
+        (), description="Trackers that follow the run, each an extra to install: tensorboard, mlflow, trackio."
+    )
 
     @property
     def prompt_rate(self) -> float:
@@ -121,6 +125,7 @@ def resolved(
             _attempt(errors, lambda: check_effect(prompt))
     if config:
         _attempt(errors, partial(checked_name, config.task.name))
+        _attempt(errors, partial(check_trackers, config.track))
     if prompt_use == "as it is" and config:
         config = _attempt(errors, partial(with_slots, config))
     if missing := list(_missing_files(values.get("data"))):

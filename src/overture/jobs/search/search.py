@@ -34,6 +34,7 @@ from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 from overture.jobs.run.members import Histories, fit_settings, is_done, num_epochs_of
 from overture.jobs.run.request import check_no_adapter, settled, with_moved_data
+from overture.jobs.run.tracked import tracked
 from overture.jobs.run.work import Work, begun_run, read_material, taken_up, work_on
 from overture.jobs.search.lr import find_rate
 from overture.jobs.search.options import LrConfig, SearchRequest
@@ -167,7 +168,7 @@ def _carried_out(
         except Stopped:
             return StoppedRun(run=run.name)
 
-    return run.carried_out(searched, is_new)
+    return tracked(run, config, lambda: run.carried_out(searched, is_new))
 
 
 class _Search:

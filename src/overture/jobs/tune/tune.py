@@ -16,6 +16,7 @@ from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.history import overfitting
 from overture.jobs.run.request import TuneConfig, settled, with_moved_data
+from overture.jobs.run.tracked import tracked
 from overture.jobs.run.work import SPLITS, Member, Work, begun_run, read_material, taken_up, work_on
 from overture.jobs.tune.adapted import Tuned, tuned_alone, tuned_with_adapter
 from overture.jobs.tune.plan import plan_of
@@ -60,7 +61,11 @@ def tune(
     config = settled(config, store, backbone)
     material = read_material(config, lambda text: listener(NoticeEvent(text=text)), backbone)
     run = begun_run(store, config.task.name, config, material, listener, "tune", file)
-    return run.carried_out(lambda: _result(work_on(run, material, store, is_stop_asked)), is_new=True)
+
+    def begun() -> TuneResult | StoppedRun:
+        return _result(work_on(run, material, store, is_stop_asked))
+
+    return tracked(run, config, lambda: run.carried_out(begun, is_new=True))
 
 
 def resume(
@@ -98,7 +103,7 @@ def resume(
         run.keep_config(config.model_dump(mode="json"))
         return _result(work)
 
-    return run.carried_out(resumed)
+    return tracked(run, config, lambda: run.carried_out(resumed))
 
 
 def _result(work: Work) -> TuneResult | StoppedRun:
