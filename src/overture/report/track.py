@@ -7,13 +7,15 @@ the run goes on without it.
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, get_args
 
 from overture.core.errors import ConfigError
+from overture.core.files import write_json
 from overture.core.packages import install
 from overture.core.records.base import Options, Record, read_record
 from overture.core.records.events import (
@@ -86,7 +88,7 @@ class Trackers:
         self._listener, self._trackers, self._steps = listener, dict[str, Tracker](), dict[str, int]()
         params = dict(_flat(request))
         for name in dict.fromkeys(names):
-            self._guarded(name, lambda name=name: self._trackers.update({name: _OPENED[name](run, folder, params)}))
+            self._guarded(name, partial(self._open, name, run, folder, params))
 
     def __enter__(self) -> Self:
         return self
@@ -95,7 +97,7 @@ class Trackers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for name, tracker in list(self._trackers.items()):
-            self._guarded(name, lambda tracker=tracker: tracker.end(error is None))
+            self._guarded(name, partial(tracker.end, error is None))
 
     def __call__(self, event: Event) -> None:
         """Follow one event."""
@@ -128,9 +130,12 @@ class Trackers:
     def _log(self, title: str, step: int, values: Mapping[str, float]) -> None:
         tagged = {f"{_tag(title)}/{name}": float(value) for name, value in values.items()}
         for name, tracker in list(self._trackers.items()):
-            self._guarded(name, lambda tracker=tracker: tracker.log(step, tagged))
+            self._guarded(name, partial(tracker.log, step, tagged))
 
-    def _guarded(self, name: str, act: Callable[[], Any]) -> None:
+    def _open(self, name: str, run: str, folder: Path, params: Mapping[str, str]) -> None:
+        self._trackers[name] = _OPENED[name](run, folder, params)
+
+    def _guarded(self, name: str, act: Callable[[], None]) -> None:
         """Do something with a tracker; one that fails is told of and left out from then on."""
         try:
             # Standard output belongs to the command: some trackers greet there.
@@ -181,8 +186,6 @@ class _MLflow:
         self._id = self._client.create_run(experiment_id, run_name=run).info.run_id
         for name, value in params.items():
             self._client.log_param(self._id, name, value)
-        from overture.core.files import write_json
-
         write_json(folder / _FILE, _Kept(mlflow=self._id).dump())
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -223,7 +226,7 @@ def _tag(title: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in title)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Any:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Nested options by dotted name, each as a short text."""
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
