@@ -15,7 +15,8 @@ from overture.data.splits import Splits
 from overture.evaluate.host import Host
 from overture.jobs.run.request import resolved
 from overture.jobs.wording.options import HardRequest
-from overture.jobs.wording.search import resume_words, search_words, shuffled
+from overture.jobs.wording.plan import shuffled
+from overture.jobs.wording.search import resume_words, search_words
 from overture.store.store import Store
 from text_prompts import written_task
 

@@ -62,11 +62,6 @@ def _memory_without(memory: LayerMemory, left_out: Sequence[int]) -> LayerMemory
     return replace(memory, weights=weights)
 
 
-def num_columns(prompt: Injection) -> int:
-    """Vectors and columns of keys and values."""
-    return prompt.length
-
-
 @torch.no_grad()
 def losses_without(
     answerer: LocalAnswerer, prompts: Sequence[Injection], rows: Sequence[Encoded], left_out: Sequence[Sequence[int]]

@@ -8,7 +8,7 @@ user's own text, examples and label words, with Holm's correction over these; wh
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from overture.core.errors import ConfigError, DataError, Stopped
@@ -28,7 +28,7 @@ from overture.core.records.hard import (
 from overture.core.records.prompt import Lineage, PromptScores
 from overture.core.records.scores import SplitScores
 from overture.core.seeds import named_random
-from overture.data.rows import Row, gold_of
+from overture.data.rows import gold_of
 from overture.data.splits import Splits, load_splits
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
@@ -44,14 +44,13 @@ from overture.hard.scorer import Refused, TextScorer
 from overture.jobs.run.keep import new_manifest
 from overture.jobs.run.request import check_no_adapter
 from overture.jobs.wording.book import Book, proposed
-from overture.jobs.wording.options import HardConfig, HardRequest
+from overture.jobs.wording.options import HardRequest
+from overture.jobs.wording.plan import BEAM, FINALISTS, plan_of, shuffled, shuffled_numbers
 from overture.store.names import ref_of
 from overture.store.runs import Run
 from overture.store.store import Store
 
 SURE = 0.05
-_BEAM = 6
-_FINALISTS = 8
 _SHOTS = 8
 _WRONG_ROWS = 64
 _READS_WRONG = ("model", "url")
@@ -133,24 +132,6 @@ def _execute(
     return run.carried_out(searched)
 
 
-def shuffled(splits: Splits, label_field: str, seed: int) -> Splits:
-    """The same rows with their labels dealt out anew within each split: nothing can be learnt from them."""
-
-    def dealt(name: str, rows: Sequence[Row]) -> list[Row]:
-        labels = [row.fields[label_field] for row in rows]
-        named_random(seed, "shuffled labels", name).shuffle(labels)
-        return [
-            replace(row, fields={**row.fields, label_field: label}) for row, label in zip(rows, labels, strict=True)
-        ]
-
-    return replace(
-        splits,
-        train=dealt("train", splits.train),
-        validation=dealt("validation", splits.validation),
-        test=dealt("test", splits.test),
-    )
-
-
 @dataclass(slots=True)
 class _Search:
     """One search.
@@ -209,12 +190,12 @@ class _Search:
             scorer.shown(Wording(), False)
         except Refused as refusal:
             raise DataError("the task's rows cannot be shown", where="template", got=str(refusal)) from None
-        scorer.order("validation", _shuffled_numbers(len(splits.validation), config.seed))
+        scorer.order("validation", shuffled_numbers(len(splits.validation), config.seed))
         began, tokens = time.monotonic(), scorer.tokens
         scorer.warm(Wording(), "validation", lambda done, total: run.event(
             ProgressEvent(what="reading validation inputs once", done=done, total=total)))  # fmt: skip
         speed = max(1.0, (scorer.tokens - tokens) / max(1e-3, time.monotonic() - began))
-        plan = run.read("plan.json", HardPlan) or _plan(options, scorer, len(splits.validation), speed)
+        plan = run.read("plan.json", HardPlan) or plan_of(options, scorer, len(splits.validation), speed)
         run.write("plan.json", plan)
         search = cls(run, config, store, splits, scorer, Book(run, scorer, is_stop_asked), plan)
         search.notice(
@@ -292,7 +273,7 @@ class _Search:
         wrong = self._wrong_rows() if any(name in _READS_WRONG for name in proposers) else []
 
         def ask_of(name: str, each: int) -> Ask:
-            return Ask(self.scorer, self.best[:_BEAM], wrong, each, named_random(self.config.seed, stage, number, name))
+            return Ask(self.scorer, self.best[:BEAM], wrong, each, named_random(self.config.seed, stage, number, name))
 
         return proposed(self.book, proposers, ask_of, count, self.notice)
 
@@ -310,18 +291,18 @@ class _Search:
 
     @property
     def _race_numbers(self) -> list[int]:
-        numbers = _shuffled_numbers(len(self.splits.validation), self.config.seed)
+        numbers = shuffled_numbers(len(self.splits.validation), self.config.seed)
         return numbers[: self.config.hard.race_rows]
 
     def _race(self, stage: Stage, candidates: Sequence[Candidate], refused: dict[str, int], number: int) -> None:
         """Race new candidates with the best so far; the result is a stage's, added up over its rounds."""
         scored = self.book.row_scores
-        leaders = [standing.candidate for standing in self.best[:_BEAM]]
+        leaders = [standing.candidate for standing in self.best[:BEAM]]
         entrants = list({c.key: c for c in [*self.own, *leaders, *candidates]}.values())
         always = {candidate.key for candidate in self.own}
         numbers = self._race_numbers
         self.run.event(ProgressEvent(what=f"{stage}, round {number}: {len(entrants)} candidates", done=0, total=1))
-        standings = raced(entrants, self.book.losses, numbers, self.config.hard.first_rows, _BEAM, always)
+        standings = raced(entrants, self.book.losses, numbers, self.config.hard.first_rows, BEAM, always)
         for standing in standings:
             if standing.rows == len(numbers):
                 self.standings[standing.candidate.key] = standing
@@ -332,7 +313,7 @@ class _Search:
             proposed=len(candidates) + (earlier.proposed if earlier else 0),
             refused=dict(Counter(refused) + Counter(earlier.refused if earlier else {})),
             row_scores=self.book.row_scores - scored + (earlier.row_scores if earlier else 0),
-            best=self.best[:_BEAM],
+            best=self.best[:BEAM],
         )
         self.stages = [*(other for other in self.stages if other.stage != stage), result]
         if stage == "structure" and self.words is None:
@@ -390,9 +371,9 @@ class _Search:
 
     def _final(self) -> tuple[Candidate, Luck]:
         """The best of the finalists on all validation rows by the task's metric, and what luck gives."""
-        finalists = [standing.candidate for standing in self.best[:_FINALISTS]]
+        finalists = [standing.candidate for standing in self.best[:FINALISTS]]
         finalists += [candidate for candidate in self.own if candidate.key not in {f.key for f in finalists}]
-        numbers = _shuffled_numbers(len(self.splits.validation), self.config.seed)
+        numbers = shuffled_numbers(len(self.splits.validation), self.config.seed)
         losses = self.book.losses(finalists, numbers)
         scored = [self._scored(candidate, "validation") for candidate in finalists]
         values = [some.value(self.config.task) for some in scored]
@@ -510,31 +491,3 @@ class _Search:
             has_shuffled_labels=self.config.hard.shuffle_labels,
             notices=self.notices,
         )
-
-
-def _shuffled_numbers(count: int, seed: int) -> list[int]:
-    numbers = list(range(count))
-    named_random(seed, "race rows").shuffle(numbers)
-    return numbers
-
-
-def _plan(options: HardConfig, scorer: TextScorer, num_validation: int, speed: float) -> HardPlan:
-    """The budget that was given, or what the stages take at the sizes that were asked for."""
-    rows = scorer.shown(Wording(), False).rows["validation"]
-    whole = fmean(row.num_tokens for row in rows)
-    anchor = fmean(row.num_tokens - row.num_input for row in rows)
-    limit = min(options.race_rows, num_validation)
-
-    def pairs(count: int, rounds: int) -> int:
-        return rounds * row_scores(-(-count // rounds) + _BEAM, limit, options.first_rows) if count else 0
-
-    tokens = options.max_tokens
-    if options.minutes is not None:
-        tokens = 60 * options.minutes * speed
-    if tokens is None:
-        tokens = num_validation * whole
-        tokens += pairs(options.structures, 2) * whole
-        tokens += pairs(options.example_sets, options.rounds) * whole + 4 * options.example_sets * whole
-        tokens += pairs(options.wordings, options.rounds) * (options.room / 2 + anchor)
-        tokens += _FINALISTS * num_validation * (options.room / 2 + anchor) + 2 * limit * whole
-    return HardPlan(tokens=round(tokens), minutes=tokens / speed / 60, tokens_per_second=speed)

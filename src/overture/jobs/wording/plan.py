@@ -1,0 +1,65 @@
+"""The rows of a search for words in their order, its control with shuffled labels, and what it may spend."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
+
+from overture.core.records.hard import HardPlan, Wording
+from overture.core.seeds import named_random
+from overture.data.rows import Row
+from overture.data.splits import Splits
+from overture.hard.race import row_scores
+from overture.hard.scorer import TextScorer
+from overture.jobs.wording.options import HardConfig
+
+BEAM = 6
+"""Candidates that go on from one race to the next."""
+FINALISTS = 8
+"""Candidates that are scored on all validation rows."""
+
+
+def shuffled(splits: Splits, label_field: str, seed: int) -> Splits:
+    """The same rows with their labels dealt out anew within each split: nothing can be learnt from them."""
+
+    def dealt(name: str, rows: Sequence[Row]) -> list[Row]:
+        labels = [row.fields[label_field] for row in rows]
+        named_random(seed, "shuffled labels", name).shuffle(labels)
+        return [
+            replace(row, fields={**row.fields, label_field: label}) for row, label in zip(rows, labels, strict=True)
+        ]
+
+    return replace(
+        splits,
+        train=dealt("train", splits.train),
+        validation=dealt("validation", splits.validation),
+        test=dealt("test", splits.test),
+    )
+
+
+def shuffled_numbers(count: int, seed: int) -> list[int]:
+    """Numbers of rows in the order in which races use them."""
+    numbers = list(range(count))
+    named_random(seed, "race rows").shuffle(numbers)
+    return numbers
+
+
+def plan_of(options: HardConfig, scorer: TextScorer, num_validation: int, speed: float) -> HardPlan:
+    """The budget that was given, or what the stages take at the sizes that were asked for."""
+    rows = scorer.shown(Wording(), False).rows["validation"]
+    whole = fmean(row.num_tokens for row in rows)
+    anchor = fmean(row.num_tokens - row.num_input for row in rows)
+    limit = min(options.race_rows, num_validation)
+
+    def pairs(count: int, rounds: int) -> int:
+        return rounds * row_scores(-(-count // rounds) + BEAM, limit, options.first_rows) if count else 0
+
+    tokens = options.max_tokens
+    if options.minutes is not None:
+        tokens = 60 * options.minutes * speed
+    if tokens is None:
+        tokens = num_validation * whole
+        tokens += pairs(options.structures, 2) * whole
+        tokens += pairs(options.example_sets, options.rounds) * whole + 4 * options.example_sets * whole
+        tokens += pairs(options.wordings, options.rounds) * (options.room / 2 + anchor)
+        tokens += FINALISTS * num_validation * (options.room / 2 + anchor) + 2 * limit * whole
+    return HardPlan(tokens=round(tokens), minutes=tokens / speed / 60, tokens_per_second=speed)

@@ -1,0 +1,115 @@
+"""Prompts of words on the command line: found, shown, measured, compared, written for others, explained."""
+
+import json
+
+import pytest
+import yaml
+
+SMALL = ["rounds=1", "structures=4", "example_sets=4", "wordings=4", "first_rows=4", "race_rows=8"]
+SETTINGS = [word for setting in SMALL for word in ("--set", f"hard.{setting}")]
+SOURCES = ["--from", "examples", "--from", "corpus"]
+
+
+@pytest.fixture
+def found(make_task, overture):
+    done = overture("search", make_task(), "--form", "hard", "--room", "32", *SOURCES, *SETTINGS, "--json")
+    assert done.code == 0, done.err
+    return done.json
+
+
+def test_a_found_prompt_goes_through_every_command(found, overture, tmp_path):
+    assert found["prompt"] == "mood@1"
+    assert [stage["stage"] for stage in found["stages"]] == ["structure", "examples", "wording"]
+    (listed,) = overture("list", "--json").json["prompts"]
+    assert (listed["method"], listed["trainable"]) == ("text", 0)
+    manifest = overture("show", "mood", "--json").json["manifest"]
+    assert manifest["text"] == found["text"]
+    shown = overture("show", "mood")
+    assert "text" in shown.out
+    again = overture("eval", "mood", "--json").json
+    assert again["metrics"]["test"]["accuracy"]["value"] == found["metrics"]["test"]["accuracy"]["value"]
+    assert overture("predict", "mood", "fine day", "--json").json
+    for to, name in (("text", "prompt.txt"), ("openai", "messages.json"), ("promptfoo", "promptfooconfig.yaml")):
+        assert name in overture("export", "mood", tmp_path / to, "--to", to, "--json").json["files"]
+    assert overture("export", "mood", tmp_path / "task", "--to", "lm-eval").code == 0
+    assert overture("export", "mood", tmp_path / "peft", "--to", "peft").code == 2
+    page = tmp_path / "mood.html"
+    explained = overture("explain", "mood", "--page", page, "--json").json
+    assert explained["rows"] == 8
+    assert explained["prompt"] in page.read_text()
+    assert "mood" in overture("explain", "mood", "--page", page).out
+    assert overture("explain", "mood", "--page", tmp_path).code == 2
+
+
+def test_words_and_values_are_compared(found, make_task, overture):
+    path = make_task()
+    assert overture("tune", path, "--set", "train.epochs=1", "--set", "shots=0", "--json").code == 0
+    diff = overture("diff", "mood@1", "mood@2", "--json").json
+    assert diff["config"]["method"] == {"a": "text", "b": "prefix"}
+    assert not diff["is_same_prompt"]
+    assert overture("diff", "mood@1", "mood@1", "--json").json["is_same_prompt"]
+    # A soft prompt may start from words.
+    start = ["--set", "prompt.init=prompt", "--set", "prompt.init_prompt=mood@1", "--method", "vectors"]
+    words = found["text"]
+    length = len(words["before_ids"]) + len(words["after_ids"])
+    done = overture(
+        "tune", path, *start, "--length", str(length), "--set", "train.epochs=1", "--set", "shots=0", "--json"
+    )
+    assert done.code == 0, done.err
+
+
+def test_the_screen_names_controls_and_luck(make_task, overture):
+    done = overture("search", make_task(), "--form", "hard", "--room", "32", *SOURCES, *SETTINGS)
+    assert done.code == 0, done.err
+    for text in ("the task file alone", "By luck alone", "corrected p", "live tokens"):
+        assert text in done.out
+    shuffled = overture("search", make_task(), "--form", "hard", "--shuffle-labels", *SOURCES, *SETTINGS)
+    assert "Labels were shuffled" in shuffled.out
+
+
+def test_a_finished_search_is_resumed_to_its_result(found, overture):
+    assert overture("resume", found["run"], "--json").json["winner"] == found["winner"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--form", "hard", "--method", "prefix"],
+        ["--form", "hard", "--tunes", "2"],
+        ["--from", "edits"],
+        ["--form", "hard", "--from", "editz"],
+        ["--form", "hard", "--from", "file:nowhere.txt"],
+        ["--form", "hard", "--set", "hard.roam=3"],
+        ["--form", "hard", "--minutes", "1", "--max-tokens", "5"],
+    ],
+)
+def test_flags_that_do_not_fit_are_refused_at_once(make_task, overture, words):
+    done = overture("search", make_task(), *words, "--json")
+    assert done.code == 2
+    assert done.json["error"] == "ConfigError"
+
+
+def test_a_task_of_answers_has_no_search_for_words(make_task, overture):
+    path = make_task()
+    values = yaml.safe_load(path.read_text())
+    del values["labels"]
+    path.write_text(yaml.safe_dump({**values, "answer_field": "label"}))
+    done = overture("search", path, "--form", "hard", "--json")
+    assert done.code == 2
+    assert done.json["where"] == "kind"
+
+
+def test_a_tuned_prompt_is_translated_and_explained(tuned, overture, tmp_path):
+    wordings = tmp_path / "words.txt"
+    wordings.write_text("Well?\ngood or bad?\n")
+    flags = ["--from", f"file:{wordings}", "--room", "32", "--wordings", "2", "--rows", "8"]
+    done = overture("translate", "mood", *flags, "--json")
+    assert done.code == 0, done.err
+    assert done.json["translated_from"] == "mood@1"
+    assert done.json["prompt"] == "mood-words@1"
+    shown = overture("translate", "mood", *flags)
+    assert "KL explained" in shown.out
+    assert overture("translate", "mood-words", *flags, "--json").json["error"] == "ConfigError"
+    explained = overture("explain", "mood", "--page", tmp_path / "page.html", "--json").json
+    assert len(explained["parts"]) == 3
+    assert json.dumps(explained)
