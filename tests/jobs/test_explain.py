@@ -69,7 +69,7 @@ def test_every_column_has_a_part_and_the_page_holds_them(tmp_path, method, place
     assert len(page.encode()) < 1_000_000
     assert "<script" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 4
 
 
 def test_a_prompt_of_words_is_explained_by_its_words_and_examples(tmp_path):

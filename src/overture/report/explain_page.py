@@ -1,17 +1,18 @@
 """The page of an explanation: one HTML file with pictures first, without scripts or other files."""
 
+from functools import partial
 from pathlib import Path
 
 import altair as alt
 
 from overture.core.files import write_atomic
 from overture.core.records.explain import Explanation, TextHeat
-from overture.report.charts import data, spec_of
+from overture.report.charts import data, svgs
 from overture.report.render import rendered
 
-_GAIN, _LOSS = "#0072b2", "#d55e00"
+_HELPS, _HARMS, _PLAIN = "#1f77d0", "#e07b39", "#8b949e"
 _MOST_PARTS = 40
-_CHART_WIDTH = 440
+_LABEL_WIDTH = 150
 
 
 def write_page(explanation: Explanation, path: Path) -> None:
@@ -21,100 +22,92 @@ def write_page(explanation: Explanation, path: Path) -> None:
         explanation: of a prompt.
         path: of the file; one that exists is replaced.
     """
-    import vl_convert
-
-    svgs = {name: vl_convert.vegalite_to_svg(spec_of(chart)) for name, chart in charts(explanation).items()}
-    write_atomic(path, page(explanation, svgs))
+    write_atomic(path, page(explanation))
 
 
-def page(explanation: Explanation, svgs: dict[str, str]) -> str:
-    """The page as HTML.
-
-    Args:
-        explanation: of a prompt.
-        svgs: chart's name -> SVG.
-    """
+def page(explanation: Explanation) -> str:
+    """The page as HTML."""
     return rendered(
         "explain.html",
         result=explanation,
-        charts=svgs,
+        parts_chart=svgs(partial(_parts_chart, explanation), "What is lost when a part of the prompt is left out"),
+        labels_chart=svgs(partial(_labels_chart, explanation), "Probability of the right label, by label"),
         heats=[_coloured(text) for text in explanation.texts],
         most_parts=_MOST_PARTS,
     )
 
 
-def charts(explanation: Explanation) -> dict[str, alt.LayerChart]:
-    """The pictures: the parts' importance, and the labels' probabilities."""
-    found = {}
-    if explanation.parts:
-        found["parts"] = _parts_chart(explanation)
-    return found | {"labels": _labels_chart(explanation)}
-
-
-def _parts_chart(explanation: Explanation) -> alt.LayerChart:
-    parts = explanation.parts
+def _parts_chart(explanation: Explanation, width: int) -> alt.LayerChart | None:
+    parts = list(enumerate(explanation.parts, 1))
+    if not parts:
+        return None
     if len(parts) > _MOST_PARTS:
-        parts = sorted(parts, key=lambda part: -abs(part.drop.value))[:_MOST_PARTS]
+        largest = sorted(parts, key=lambda item: -abs(item[1].drop.value))[:_MOST_PARTS]
+        parts = sorted(largest, key=lambda item: item[0])
+    names = {"column": "column {name}", "word": "{name}", "section": "line: {name}", "example": "example: {name}"}
     rows = [
         {
-            "part": f"{number:02} {part.name:.40}" if part.kind != "column" else f"{part.kind} {int(part.name):02}",
+            # Equal words at two places are two bars.
+            "part": f"{number}. {names[part.kind].format(name=part.name)}"[:60],
             "drop": part.drop.value,
             "low": part.drop.low,
             "high": part.drop.high,
             "sign": "helps" if part.drop.value >= 0 else "harms",
         }
-        for number, part in enumerate(parts, 1)
+        for number, part in parts
     ]
-    y = alt.Y("part:N", title=None, sort=None)
-    colour = alt.Color("sign:N", scale=alt.Scale(domain=["helps", "harms"], range=[_GAIN, _LOSS]), title=None)
-    base = alt.Chart(data(rows), width=_CHART_WIDTH)
-    title = "log-likelihood lost without it, nats a row"
-    bars = base.mark_bar().encode(y=y, x=alt.X("drop:Q", title=title), color=colour)
-    return bars + base.mark_rule(strokeWidth=1.5).encode(y=y, x="low:Q", x2="high:Q")
+    y = alt.Y("part:N", title=None, sort=None, axis=alt.Axis(labelLimit=_LABEL_WIDTH))
+    scale = alt.Scale(domain=["helps", "harms"], range=[_HELPS, _HARMS])
+    colour = alt.Color("sign:N", scale=scale, title=None, legend=alt.Legend(orient="bottom"))
+    base = alt.Chart(data(rows))
+    bars = base.mark_bar().encode(y=y, x=alt.X("drop:Q", title="nats a row lost without it"), color=colour)
+    spans = base.mark_rule(strokeWidth=1.5, color=_PLAIN).encode(y=y, x="low:Q", x2="high:Q")
+    chart: alt.LayerChart = alt.layer(bars, spans).properties(width=width - _LABEL_WIDTH - 30, height=alt.Step(20))
+    return chart
 
 
-def _labels_chart(explanation: Explanation) -> alt.LayerChart:
-    rows = [
-        {"rows": shift.label, "prompt": name, "probability": shares[shift.label]}
-        for shift in explanation.labels
-        for name, shares in (("without the prompt", shift.without), ("with the prompt", shift.with_prompt))
-    ]
+def _labels_chart(explanation: Explanation, width: int) -> alt.LayerChart | None:
     names = ["without the prompt", "with the prompt"]
-    base = alt.Chart(data(rows), width=_CHART_WIDTH)
-    y = alt.Y("rows:N", title="rows whose right label is", sort=None)
-    bars = base.mark_bar().encode(
-        y=y,
-        yOffset=alt.YOffset("prompt:N", sort=names),
-        x=alt.X("probability:Q", title="mean probability of the right label", scale=alt.Scale(domain=[0, 1])),
-        color=alt.Color("prompt:N", scale=alt.Scale(domain=names, range=["#999999", _GAIN]), title=None),
+    rows = [
+        {"label": shift.label, "prompt": name, "probability": shares[shift.label]}
+        for shift in explanation.labels
+        for name, shares in zip(names, (shift.without, shift.with_prompt), strict=True)
+    ]
+    if not rows:
+        return None
+    base = alt.Chart(data(rows))
+    y = alt.Y("label:N", title=None, sort=None, axis=alt.Axis(labelLimit=_LABEL_WIDTH))
+    offset = alt.YOffset("prompt:N", sort=names)
+    x = alt.X("probability:Q", title="mean probability of the right label", scale=alt.Scale(domain=[0, 1]))
+    scale = alt.Scale(domain=names, range=[_PLAIN, _HELPS])
+    colour = alt.Color("prompt:N", scale=scale, title=None, legend=alt.Legend(orient="bottom"))
+    bars = base.mark_bar().encode(y=y, yOffset=offset, x=x, color=colour)
+    text = base.mark_text(align="left", dx=4).encode(
+        y=y, yOffset=offset, x=x, text=alt.Text("probability:Q", format=".2f")
     )
-    text = base.mark_text(align="left", dx=3, fontSize=10).encode(
-        y=y,
-        yOffset=alt.YOffset("prompt:N", sort=names),
-        x="probability:Q",
-        text=alt.Text("probability:Q", format=".2f"),
-    )
-    return bars + text
+    chart: alt.LayerChart = alt.layer(bars, text).properties(width=width - _LABEL_WIDTH - 40, height=alt.Step(18))
+    return chart
 
 
 def _coloured(text: TextHeat) -> dict[str, object]:
     """A text with a shade for each word and reading: blue and + where it speaks for the right label."""
-    readings = {"no prompt": "without", "with the prompt": "with_prompt"}
-    values = {name: [getattr(word, field) for word in text.words] for name, field in readings.items()}
-    pairs = zip(values["with the prompt"], values["no prompt"], strict=True)
-    values["what the prompt changed"] = [after - before for after, before in pairs]
-    largest = max((abs(value) for some in values.values() for value in some), default=1.0) or 1.0
+    readings = {
+        "no prompt": [word.without for word in text.words],
+        "with the prompt": [word.with_prompt for word in text.words],
+        "what the prompt changed": [word.with_prompt - word.without for word in text.words],
+    }
+    largest = max((abs(value) for values in readings.values() for value in values), default=0.0) or 1.0
     lines = {
         name: [
-            (
-                word.word,
-                "+" if value >= 0 else "-",
-                _GAIN if value >= 0 else _LOSS,
-                round(abs(value) / largest, 3),
-                value,
-            )
-            for word, value in zip(text.words, some, strict=True)
+            {
+                "word": word.word,
+                "value": value,
+                "sign": "+" if value >= 0 else "-",
+                "colour": _HELPS if value >= 0 else _HARMS,
+                "percent": round(70 * abs(value) / largest),
+            }
+            for word, value in zip(text.words, values, strict=True)
         ]
-        for name, some in values.items()
+        for name, values in readings.items()
     }
     return {"text": text, "lines": lines}
