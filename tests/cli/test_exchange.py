@@ -60,7 +60,7 @@ def test_import_for_people(adapter, make_task, overture, tiny, tmp_path) -> None
     words = ["--task", make_task(), "--backbone", tiny, "--name", "theirs", "--store", tmp_path / "elsewhere"]
     done = overture("import", folder, *words)
     assert done.code == 0
-    assert "kept theirs@1: vectors at before, 3 tokens" in done.out
+    assert "stored theirs@1: vectors at before, 3 tokens" in done.out
     assert f'overture predict theirs@1 --store {tmp_path / "elsewhere"} "some text"' in done.out
     assert "note: the adapter names its/own" in done.err
 
@@ -137,13 +137,13 @@ def test_the_revision_goes_with_the_adapters_own_model(adapter, make_task, tiny,
 @pytest.mark.parametrize("to", ["peft", "npy", "json"])
 def test_export(adapter, make_task, overture, tmp_path, to) -> None:
     overture("import", adapter(), "--task", make_task())
-    done = overture("export", "mood", "out", "--to", to, "--json")
+    done = overture("export", "mood", "-o", "out", "--to", to, "--json")
     assert (done.code, done.json["prompt"], done.json["folder"]) == (0, "mood@1", "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == done.json["files"]
-    again = overture("export", "mood", "out", "--to", to)
+    again = overture("export", "mood", "-o", "out", "--to", to)
     assert again.code == 2
     assert "exists already" in again.err
-    second = overture("export", "mood@1", "second", "--to", to)
+    second = overture("export", "mood@1", "-o", "second", "--to", to)
     assert "wrote" in second.out
     notes = [line.removeprefix("note: ") for line in second.err.splitlines() if line.startswith("note: ")]
     assert done.json["lost"] == notes

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
-from overture.cli.out import console, emit, loading, say
+from overture.cli.out import console, emit, loading, say, show_text
 from overture.cli.report import asking, show_next
 from overture.core.errors import ArtifactError
 
@@ -70,7 +70,7 @@ def import_command(
         emit(result.dump())
         return
     what = f"{result.method} at {result.place}, {result.length} tokens, for {result.backbone}"
-    console().print(f"kept {result.prompt}: {what}", soft_wrap=True)
+    show_text(console(), f"stored {result.prompt}: {what}")
     flag = store_flag(store)
     show_next(
         "Measure and use it:",
@@ -83,7 +83,6 @@ def import_command(
 
 def export_command(
     prompt: PromptArgument,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
     to: Annotated[
         Literal["peft", "npy", "json", "text", "openai", "promptfoo", "lm-eval"],
         typer.Option(
@@ -91,11 +90,18 @@ def export_command(
             "OpenAI messages, a promptfoo config, or a task of lm-evaluation-harness."
         ),
     ],
+    old_folder: Annotated[Path | None, typer.Argument(metavar="DIR", hidden=True)] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="The folder to make; NAME.FORM if not given.")
+    ] = None,
     store: StoreOption = None,
     is_json: JsonOption = False,
 ) -> None:
     """Write a prompt for other programs."""
     root = store_root(store)
+    if old_folder:
+        say("note: the folder is now named with -o DIR; as an argument it works once more")
+    folder = folder or old_folder or Path(f"{Path(prompt).name}.{to}")
 
     from overture.store.store import Store
 
@@ -109,8 +115,8 @@ def export_command(
     if is_json:
         emit(result.dump())
         return
-    console().print(f"wrote {', '.join(result.files)} in {result.folder}", soft_wrap=True)
+    show_text(console(), f"wrote {', '.join(result.files)} in {result.folder}")
     for text in result.lost:
         say(f"note: {text}")
     if to == "peft":
-        console().print(f"lines that load it stand in {folder / 'README.md'}", soft_wrap=True)
+        show_text(console(), f"lines that load it stand in {folder / 'README.md'}")

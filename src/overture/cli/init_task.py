@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from overture.cli.options import JsonOption
-from overture.cli.out import console, emit
+from overture.cli.out import console, emit, show_text
 from overture.cli.report import show_next
 from overture.cli.settings import schema_line
 from overture.core.errors import ConfigError
@@ -74,7 +74,7 @@ def command(
         emit({"task": str(output), "notes": notes, "next": next_command})
         return
     out = console()
-    out.print(f"wrote {output}", soft_wrap=True)
+    show_text(out, f"wrote {output}")
     for note in notes:
-        out.print(f"note: {note}", markup=False)
+        show_text(out, f"note: {note}")
     show_next("Read it, correct it, then:", [next_command])

@@ -4,16 +4,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from overture.cli.out import show_text
+from overture.cli.tables import Column, show_table
 from overture.core.records.scores import Confusion, LabelScore, Mistakes, WrongRow
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 _MAX_TABLE_LABELS = 12
 _OTHERS = "(others)"
 _MIN_TEXT, _BORDERS = 24, 3
 """Least width of a row's text beside its answer; width of a table's borders and padding in each column."""
+_FIGURES_WIDTH = 26
+"""Columns of the screen that the figures of a label need: recall, F1 and rows."""
 
 
 def show_mistakes(out: "Console", mistakes: Mistakes, num_rows: int, split: str, ref: str | None = None) -> None:
@@ -27,54 +30,53 @@ def show_mistakes(out: "Console", mistakes: Mistakes, num_rows: int, split: str,
         ref: the prompt whose wrong answers `overture errors` shows, with the flag for its store.
     """
     if mistakes.labels:
-        out.print(label_table(mistakes.labels, out.width))
+        out.print()
+        show_labels(out, mistakes.labels)
     if mistakes.confusion and mistakes.num_wrong:
+        out.print()
         show_confusion(out, mistakes.confusion)
     if mistakes.wrong:
-        out.print(
-            f"Wrong answers: {mistakes.num_wrong} of {num_rows} {split} rows (right -> predicted, worst and most "
-            "confident first):"
+        show_text(
+            out,
+            f"\nWrong answers: {mistakes.num_wrong} of {num_rows} {split} rows (right -> predicted, worst and most "
+            "confident first):",
         )
         for line in wrong_lines(mistakes.wrong, out.width):
             out.print(line, soft_wrap=True)
         if ref:
-            out.print(f"  all of them: overture errors {ref}", soft_wrap=True)
+            show_text(out, f"  all of them: overture errors {ref}")
 
 
-def label_table(scores: Sequence[LabelScore], width: int) -> "Table":
-    """Precision, recall and F1 of each label; of many labels those with the lowest F1."""
-    from rich.table import Table
-
+def show_labels(out: "Console", scores: Sequence[LabelScore]) -> None:
+    """Print precision, recall and F1 of each label; of many labels those with the lowest F1."""
     shown = list(scores)
     if len(scores) > _MAX_TABLE_LABELS:
         worst = sorted(scores, key=lambda score: (score.f1 is None, score.f1))[:_MAX_TABLE_LABELS]
         shown = [score for score in scores if score in worst]
     title = "labels" if len(shown) == len(scores) else f"the {len(shown)} of {len(scores)} labels with the lowest F1"
-    table = Table(title=title, title_justify="left")
-    columns = ("precision", "recall", "F1", "rows", "predicted") if width >= 60 else ("prec.", "recall", "F1", "rows")
-    name_width = max(width - 1 - _BORDERS - sum(len(name) + _BORDERS for name in columns), 8)
-    table.add_column("label", overflow="fold")
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    for name, score in zip(shortened([score.label for score in shown], name_width), shown, strict=True):
-        figures = ["-" if value is None else f"{value:.2f}" for value in (score.precision, score.recall, score.f1)]
-        counts = [str(score.num_gold), str(score.num_predicted)]
-        table.add_row(name, *[*figures, *counts][: len(columns)])
-    return table
+    figures = [
+        ["-" if value is None else f"{value:.2f}" for value in (score.precision, score.recall, score.f1)]
+        for score in shown
+    ]
+    names = shortened([score.label for score in shown], max(out.width - _FIGURES_WIDTH, 8))
+    columns = [
+        Column("label", names, is_left=True),
+        Column("precision", [row[0] for row in figures], rank=1),
+        Column("recall", [row[1] for row in figures]),
+        Column("F1", [row[2] for row in figures]),
+        Column("rows", [str(score.num_gold) for score in shown]),
+        Column("predicted", [str(score.num_predicted) for score in shown], rank=2),
+    ]
+    show_table(out, columns, title)
 
 
 def show_confusion(out: "Console", confusion: Confusion) -> None:
     """Print which labels are taken for which, and the most frequent errors."""
-    from rich.table import Table
-
     num_digits = max(len(str(count)) for row in confusion.counts for count in row)
     column_width = max(num_digits, 2) + _BORDERS
     name_width = min(max(map(len, confusion.labels)) + 3, out.width // 3)
     most = min(_MAX_TABLE_LABELS, (out.width - 1 - _BORDERS - name_width) // column_width)
     labels, table_rows = _most_confused(confusion, max(most, 2))
-    out.print("right label (rows) against predicted label (columns):")
-    if len(labels) < len(confusion.labels):
-        out.print(f"the {len(labels) - 1} of {len(confusion.labels)} labels with most errors, all others as one")
     names = shortened(labels, name_width)
     room = (out.width - 1 - _BORDERS - max(map(len, names))) // len(labels) - _BORDERS
     columns = shortened(labels, max(room, num_digits, 1))
@@ -82,20 +84,20 @@ def show_confusion(out: "Console", confusion: Confusion) -> None:
         # Names of so many columns would be cut.
         columns = [str(number) for number in range(1, len(labels) + 1)]
         names = shortened([f"{number} {label}" for number, label in enumerate(labels, 1)], name_width)
-    table = Table()
-    table.add_column("", overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, counts in zip(names, table_rows, strict=True):
-        table.add_row(name, *map(str, counts))
-    out.print(table)
+    cells = [[str(count) for count in column] for column in zip(*table_rows, strict=True)]
+    counts = [Column(name, column) for name, column in zip(columns, cells, strict=True)]
+    title = "right label (rows) against predicted label (columns)"
+    if len(labels) < len(confusion.labels):
+        title += f"; the {len(labels) - 1} of {len(confusion.labels)} labels with most errors, all others as one"
+    show_table(out, [Column("", names, is_left=True), *counts], title)
     if confusion.errors:
-        out.print("most frequent errors:")
+        show_text(out, "\nmost frequent errors:")
     for error in confusion.errors[:5]:
         places = ", ".join(map(_short_place, error.where[:3])) + (", ..." if error.count > len(error.where[:3]) else "")
-        out.print(
+        show_text(
+            out,
             f"  {error.gold} -> {error.predicted}: {error.count} {'time' if error.count == 1 else 'times'}, "
-            f"{error.share:.0%} of {error.gold}: {places}"
+            f"{error.share:.0%} of {error.gold}: {places}",
         )
 
 

@@ -147,12 +147,21 @@ def _completion(name: str, field: FieldInfo) -> Callable[[str], list[str]] | Non
 
     if name == "method":
         return method_names
+    if name in ("ways", "reference"):
+        return way_names
     choices = list(EMBEDDED) if name == "backbone" else _choices(field.annotation)
 
     def completed(incomplete: str) -> list[str]:
         return [choice for choice in choices if choice.startswith(incomplete)]
 
     return completed if choices else None
+
+
+def way_names(incomplete: str) -> list[str]:
+    """Names of ways that a comparison can run."""
+    from overture.jobs.compare.ways import WAYS
+
+    return [name for name in WAYS if name.startswith(incomplete)]
 
 
 def method_names(incomplete: str) -> list[str]:

@@ -1,6 +1,7 @@
 """``overture list``, ``show``, ``diff`` and ``rm``: the prompts of a store."""
 
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,17 +35,27 @@ def list_command(store: StoreOption = None, is_json: JsonOption = False) -> None
         show_next("Make one:", ["overture demo", "overture init your.jsonl"])
         return
     out = console()
-    cells = list(zip(*map(_cells, entries), strict=True))
-    heads = ("prompt", "score", "95% interval", "prompt is", "model", "rows", "created")
-    ranks = (0, 0, 1, 2, 3, 4, 5)
-    columns = [
-        Column(head, column, rank, is_left=head in ("prompt", "prompt is", "model", "created"))
-        for head, column, rank in zip(heads, cells, ranks, strict=True)
-    ]
-    show_table(out, columns, bad=[number for number, entry in enumerate(entries) if entry.problem])
+    show_list(out, list(map(_cells, entries)), bad=[n for n, entry in enumerate(entries) if entry.problem])
     for entry in entries:
         if entry.problem:
             show_text(out, f"damaged: {entry.name}@{entry.version}: {entry.problem}")
+
+
+def show_list(out: "Console", rows: Sequence[Sequence[str]], bad: Collection[int]) -> None:
+    """Print the list of prompts.
+
+    Args:
+        out: where to print.
+        rows: of each prompt name, score, interval, what it is, model, number of rows, time.
+        bad: numbers of the rows that cannot be read.
+    """
+    heads = ("prompt", "score", "95% interval", "prompt is", "model", "rows", "created")
+    ranks = (0, 0, 1, 2, 3, 4, 5)
+    columns = [
+        Column(head, cells, rank, is_left=head in ("prompt", "prompt is", "model", "created"))
+        for head, cells, rank in zip(heads, zip(*rows, strict=True), ranks, strict=True)
+    ]
+    show_table(out, columns, bad=bad)
 
 
 def _listed(entry: "Entry") -> dict[str, Any]:

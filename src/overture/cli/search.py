@@ -91,11 +91,11 @@ def finish_search(result: "SearchResult | StoppedRun", store: Path | None, is_js
 def _show(result: "SearchResult", flag: str) -> None:
     out = console()
     out.print()
-    _show_trials(out, result)
+    show_trials(out, result)
     if len(result.trials) > _MAX_TABLE_TRIALS:
         show_text(out, f"... and {len(result.trials) - _MAX_TABLE_TRIALS} more in the run's result.json")
     out.print()
-    _show_race(out, result)
+    show_race(out, result)
     split = "test" if "test" in result.metrics else "validation"
     score = result.metrics[split][result.metric]
     winner = next(lane for lane in result.race if lane.is_winner)
@@ -120,7 +120,8 @@ def _show(result: "SearchResult", flag: str) -> None:
     show_next(f"Kept as {result.prompt}. To repeat it, and to use it:", commands)
 
 
-def _show_trials(out: "Console", result: "SearchResult") -> None:
+def show_trials(out: "Console", result: "SearchResult") -> None:
+    """Print what was tried, the best first."""
     ranked = sorted(result.trials, key=lambda trial: -1 if trial.score is None else trial.score, reverse=True)
     ranked = ranked[:_MAX_TABLE_TRIALS]
     names = [f"{trial.title}, wording {trial.wording + 1}" if trial.wording else trial.title for trial in ranked]
@@ -138,7 +139,8 @@ def _show_trials(out: "Console", result: "SearchResult") -> None:
     show_table(out, columns, title, bad=[n for n, trial in enumerate(ranked) if trial.score is None])
 
 
-def _show_race(out: "Console", result: "SearchResult") -> None:
+def show_race(out: "Console", result: "SearchResult") -> None:
+    """Print how the finalists did on fresh seeds, the best first."""
     lanes = sorted(result.race, key=lambda lane: lane.mean, reverse=True)
     columns = [
         Column("setting", [lane.title + (" (task file)" if lane.is_default else "") for lane in lanes], is_left=True),

@@ -242,6 +242,9 @@ def _constant(prompt: PromptMethod | RowMethod, backbone: "Backbone") -> RowMeth
         return compiled_prompt(backbone, prompt.injection())
 
 
+_NEAREST = 5
+"""Ways that an error names beside the baselines."""
+
 Build = Callable[[str, TuneConfig], Way]
 
 
@@ -294,9 +297,17 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
         ConfigError: there is no such way, or its settings do not fit.
     """
     if name not in WAYS:
-        near = difflib.get_close_matches(name, WAYS, 1)
-        fix = f"did you mean {near[0]!r}?" if near else ""
-        raise ConfigError("no such way", where="--way", got=f"{name!r:.80}", wanted=", ".join(WAYS), fix=fix)
+        begun = [known for known in WAYS if known.startswith(f"{name}-")]
+        near = list(dict.fromkeys([*begun, *difflib.get_close_matches(name, WAYS, _NEAREST, 0.4)]))[:_NEAREST]
+        prompts = {f"{method}-{place}" for method, entry in METHODS.items() for place in entry.places}
+        baselines = ", ".join(known for known in WAYS if known not in prompts)
+        raise ConfigError(
+            "no such way",
+            where="--way",
+            got=f"{name!r:.80}",
+            wanted=f"{baselines}, or METHOD-PLACE as `overture methods` lists them",
+            fix=f"the nearest: {', '.join(near)}" if near else "",
+        )
     plain = config.model_copy(update={"train": config.train.model_copy(update={"lr": None})})
     way = WAYS[name](name, plain)
     if not assignments:

@@ -1,0 +1,137 @@
+"""Screens at 80 and 40 columns, as text: rendered from records, without a run.
+
+After a change that is meant: OVERTURE_WRITE_SCREENS=1 python -m pytest tests/cli/test_screens.py, and read the diff.
+"""
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from overture.cli import prompts, report, search
+from overture.cli.mistakes import show_mistakes
+from overture.cli.out import show_text
+from overture.cli.progress import plan_text
+from overture.core.records.events import PlanStep
+from overture.core.records.scores import (
+    Comparison,
+    ConfusedPair,
+    Confusion,
+    Interval,
+    LabelScore,
+    SplitScores,
+    WrongRow,
+)
+from overture.core.records.search import SearchResult
+from overture.core.records.tune import Measured, TuneResult
+
+FOLDER = Path(__file__).parent / "screens"
+
+
+def interval(value: float, margin: float = 0.03) -> Interval:
+    return Interval(value=value, low=value - margin, high=value + margin, n=300)
+
+
+def measured(value: float, **more: Any) -> Measured:
+    scores = SplitScores(scores={"accuracy": interval(value), "macro_f1": interval(value - 0.01)}, loss=0.4)
+    return Measured(metrics={"test": scores}, seconds=8.2, peak_bytes=1_700_000_000, **more)
+
+
+def tuned() -> TuneResult:
+    difference = interval(0.417, 0.06)
+    compared = Comparison(
+        metric="accuracy", a=0.88, b=0.463, difference=difference, p_value=1e-9, test="exact", only_a=130, only_b=5,
+        split="test",
+    )  # fmt: skip
+    labels = ["cards", "cash", "currency exchange", "proof of identity", "refunds", "transfers"]
+    confusion = Confusion(
+        labels=tuple(labels),
+        counts=tuple(tuple(44 if row == column else int(column == 0) for column in range(6)) for row in range(6)),
+        errors=[ConfusedPair(gold="cash", predicted="cards", count=1, share=0.02, where=("rows.jsonl:55",))],
+    )
+    return TuneResult.model_construct(
+        **measured(0.88, trainable=115_200).__dict__,
+        run="bank-1",
+        task="customer-messages",
+        metric="accuracy",
+        prompt="customer-messages@12",
+        no_prompt=measured(0.463, trainable=0),
+        in_context=measured(0.737, trainable=0).model_copy(update={"shots": 6}),
+        compared={"no_prompt": compared},
+        num_wrong=36,
+        labels=[
+            LabelScore(label=label, precision=0.9, recall=0.88, f1=0.89, num_gold=50, num_predicted=49)
+            for label in labels
+        ],
+        confusion=confusion,
+        wrong=[
+            WrongRow(
+                where="data/test.jsonl:151", text="Which ATMs accept my card, and what do they charge for it abroad?",
+                gold="cash", predicted="proof of identity", confidence=0.87, score=0.0,
+            )
+        ],
+    )  # fmt: skip
+
+
+def tune_screen(out: Console) -> None:
+    result = tuned()
+    show_text(out, plan_text([PlanStep(what="train on 300 rows, at most 4 epochs", seconds=140)]))
+    report.show_scores(out, result, "test")
+    report.show_verdicts(out, result)
+    show_mistakes(out, result, 300, "test", result.prompt)
+
+
+def list_screen(out: Console) -> None:
+    cells = [
+        ["demo-bank@1", "test accuracy 0.880", "0.838 to 0.912", "prefix after, 10", "smollm2", "300", "2026-11-29"],
+        ["tickets-of-the-north-german-office@12", "test macro_f1 0.481", "0.401 to 0.566", "vectors before, 100",
+         "HuggingFaceTB/SmolLM2-135M", "83", "2026-11-29"],
+        ["broken@3", "damaged", "", "", "", "", ""],
+    ]  # fmt: skip
+    prompts.show_list(out, cells, bad=[2])
+
+
+def search_screen(out: Console) -> None:
+    def trial(title: str, score: float | None) -> Any:
+        return {
+            "title": title, "wording": 0, "score": score, "loss": 0.4, "epochs_done": 3, "epochs": 3, "tokens": 1.2e5,
+            "serving": 12, "seconds": 9.5, "is_frontier": score == 0.91,
+        }  # fmt: skip
+
+    class Fields:
+        def __init__(self, values: dict[str, Any]) -> None:
+            self.__dict__.update(values)
+
+    trials = [trial("prefix after, P = 10, lr 0.017", 0.91), trial("vectors before, P = 100, lr 0.3", None)]
+    lane: dict[str, Any] = {"is_default": False, "scores": [0.9, 0.92], "serving": 12, "dropped_after": None}
+    race = [
+        {**lane, "title": "prefix after, P = 10, lr 0.017", "mean": 0.91, "p_value": None, "is_winner": True},
+        {**lane, "title": "vectors before, P = 20, lr 0.3", "mean": 0.85, "p_value": 0.03, "is_winner": False},
+    ]
+    result = SearchResult.model_construct(
+        task="bank", metric="accuracy", trials=[Fields(item) for item in trials], race=[Fields(item) for item in race]
+    )
+    search.show_trials(out, result)
+    search.show_race(out, result)
+
+
+SCREENS: dict[str, Callable[[Console], None]] = {"tune": tune_screen, "list": list_screen, "search": search_screen}
+
+
+@pytest.mark.parametrize("width", [40, 80])
+@pytest.mark.parametrize("name", SCREENS)
+def test_a_screen_is_as_it_was_read(name: str, width: int) -> None:
+    out = Console(file=io.StringIO(), width=width, markup=False, highlight=False, color_system=None)
+    SCREENS[name](out)
+    assert isinstance(out.file, io.StringIO)
+    lines = [line.rstrip() for line in out.file.getvalue().splitlines()]
+    assert max(map(len, lines)) <= width, [line for line in lines if len(line) > width]
+    path = FOLDER / f"{name}-{width}.txt"
+    text = "\n".join(lines) + "\n"
+    if os.environ.get("OVERTURE_WRITE_SCREENS"):
+        path.write_text(text)
+    assert text == path.read_text()
