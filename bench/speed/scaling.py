@@ -159,7 +159,7 @@ class Bench:
         else:
             way = our_way(self.backbone, self.encoder, cell.way, rows, config)
             assert way.model is not None
-            way.model.cache = self._cache(cell, rows)
+            way.model.answerer.cache = self._cache(cell, rows)
 
         def step() -> None:
             way.optimizer.zero_grad(set_to_none=True)

@@ -297,7 +297,7 @@ def run_round(bench: Bench, ways: dict[str, Way], number: int) -> dict[str, Any]
     for name, way in ways.items():
         if is_cached(name):
             assert way.model is not None
-            way.model.cache = cache
+            way.model.answerer.cache = cache
         loss, record = timed(lambda way=way: way.epoch(number))
         done[name] = record | {"mean_loss": loss}
     rates = matmul_rates(bench)
@@ -336,7 +336,7 @@ def run_ten_epochs(bench: Bench, name: str) -> dict[str, float]:
     def run() -> float:
         if is_cached(name):
             assert way.model is not None
-            way.model.cache = built_cache(bench.backbone, bench.rows)
+            way.model.answerer.cache = built_cache(bench.backbone, bench.rows)
         return [way.epoch(number) for number in range(NUM_EPOCHS_OF_A_RUN)][-1]
 
     loss, record = timed(run)
@@ -364,7 +364,7 @@ def peak_of(name: str, config: Config, folder: str, data: Path, rows: list[Encod
         bench = make_bench(config, data)
         way = bench.way(name)
         if way.model and is_cached(name):
-            way.model.cache = built_cache(bench.backbone, bench.rows)
+            way.model.answerer.cache = built_cache(bench.backbone, bench.rows)
     else:
         way = peft_way(folder, name, rows, config)
     way.epoch(0)

@@ -116,6 +116,9 @@ def test_doctor(overture, quick_doctor) -> None:
     assert facts["packages"]["torch"]["version"]
     assert set(facts["extras"]) >= {"parquet", "datasets", "peft"}
     assert facts["gflops"]["cpu"] > 0
+    assert facts["gflops"]["cpu_bfloat16"] > 0
+    is_faster = facts["gflops"]["cpu_bfloat16"] > 3 * facts["gflops"]["cpu"]
+    assert any("dtype=bfloat16" in line for line in facts["advice"]) == is_faster
     assert facts["disk"]["store"]["free_bytes"] > 0
     assert "Overture can be used." in overture("doctor").out
 

@@ -25,6 +25,9 @@ HALF = (torch.bfloat16, torch.float16)
 """Data types of a GPU's fast kernels."""
 READS = "reads_encoder"
 """Marks a decoder's cross-attentions."""
+FULL_COLUMNS = 160
+"""Up to so many columns a CPU's bfloat16 kernel is so slow in the backward pass (2 times float32's time at 70 columns,
+0.8 times at 260) that attention is computed in float32, casts included."""
 MaskKind = tuple[int | None, int, bool]
 """Of a mask: its window, how many query heads share a key head, whether it is causal."""
 
@@ -347,10 +350,20 @@ def attention(
     key = _with_memory(overture.memory, layer, key, "keys")
     value = _with_memory(overture.memory, layer, value, "values")
     if softcap is None:
-        out = torch.nn.functional.scaled_dot_product_attention(stacked, key, value, attn_mask=mask, scale=scaling)
+        out = _scaled_dot_product(stacked, key, value, mask, scaling)
     else:
         out = _capped_attention(stacked, key, value, mask, scaling, softcap)
     return out.reshape(query.shape).transpose(1, 2).contiguous(), None
+
+
+def _scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
+    """SDPA with an additive mask, in the data type whose kernels are faster; the result has the query's."""
+    kernel = torch.nn.functional.scaled_dot_product_attention
+    is_trained = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    is_slow = query.dtype == torch.bfloat16 and query.device.type == "cpu" and key.shape[2] <= FULL_COLUMNS
+    if not (is_trained and is_slow):
+        return kernel(query, key, value, attn_mask=mask, scale=scaling)
+    return kernel(query.float(), key.float(), value.float(), attn_mask=mask.float(), scale=scaling).to(query.dtype)
 
 
 def _reading(query: Tensor, step: Step, layer: int, scaling: float | None) -> Tensor:
@@ -361,7 +374,7 @@ def _reading(query: Tensor, step: Step, layer: int, scaling: float | None) -> Te
     num_rows, num_texts = len(query), len(key)
     mask = step.mask_of_read(query.dtype)[:num_texts]
     folded = _folded(query, step.read, num_texts)
-    out = torch.nn.functional.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
+    out = _scaled_dot_product(folded, key, value, mask, scaling)
     return _unfolded(out, step.read, num_rows).transpose(1, 2).contiguous()
 
 
