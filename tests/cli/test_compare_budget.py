@@ -180,6 +180,27 @@ def test_timing_counts_in_the_budget(task, overture, monkeypatch) -> None:
     assert (done.code, done.json["what"]) == (2, "the budget is too small for any comparison")
 
 
+def test_what_was_timed_is_kept_when_a_budget_is_refused(task, overture, monkeypatch) -> None:
+    from overture.jobs.compare.budget import Speed
+
+    timed: list[str] = []
+
+    def speed(_: Any, way: Any) -> Speed:
+        timed.append(way.name)
+        return Speed(100.0, 0.0, 0.0, 0.0, 1.0)
+
+    monkeypatch.setattr(study._Comparison, "_speed", speed)
+    words = ["compare", task, "--way", "no-prompt", "--way", "prefix-after", "--size", "4", "--seeds", "1", *FEW]
+    refused = overture(*words, "--budget", "0.1", "--json")
+    assert (refused.code, refused.json["error"]) == (2, "ConfigError")
+    # One way was enough to know.
+    assert timed == ["no-prompt"]
+    assert overture(*words, "--budget", "60", "--json").code == 0
+    assert timed == ["no-prompt", "prefix-after"]
+    other = ["--set-way", "prefix-after:prompt.length=2", "--set", "data.test_rows=4", "--budget", "0.1"]
+    assert overture(*words, *other, "--json").code == 2
+
+
 def test_a_file_rate_is_not_taken_for_all_ways(make_task) -> None:
     config = tune_config(make_task())
     assert config.train.lr == 0.01

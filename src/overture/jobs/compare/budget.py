@@ -1,7 +1,7 @@
 """The sizes and seeds that fit into a time, by seconds measured on a few rows."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from overture.core.errors import ConfigError
@@ -10,6 +10,23 @@ from overture.train.options import TrainConfig
 
 Seconds = Callable[[Sequence[int], int, bool], float]
 _FEW_SEEDS, _ENOUGH_SEEDS = 2, 3
+_FEW_TEST_ROWS = 30
+"""Fewer test rows than these are not proposed: their intervals would tell nothing apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Least:
+    """The smallest comparison that a request can be cut to.
+
+    Args:
+        size: training rows.
+        num_ways: number of ways.
+        num_test: number of test rows.
+    """
+
+    size: int
+    num_ways: int
+    num_test: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +92,7 @@ def chosen_plan(sizes: Sequence[int], seeds: int, is_tuned: bool, budget: float,
         seconds: what (sizes, seeds, tuned) would take.
 
     Raises:
-        ConfigError: not even the smallest comparison fits.
+        ConfigError: nothing fits; `check_least` says so earlier, with a fix.
     """
     options = [
         (sizes[:count], num_seeds, tuned)
@@ -85,14 +102,7 @@ def chosen_plan(sizes: Sequence[int], seeds: int, is_tuned: bool, budget: float,
     ]
     fitting = [option for option in options if seconds(*option) <= budget]
     if not fitting:
-        least = seconds(sizes[:1], 1, False)
-        raise ConfigError(
-            "the budget is too small for any comparison",
-            where="--budget",
-            got=f"{budget / 60:g} minutes",
-            wanted=f"about {math.ceil(least / 60)} minutes for {sizes[0]} rows and one seed",
-            fix="fewer ways, or fewer test rows: --set data.test_rows=200",
-        )
+        raise _too_small(budget, seconds(sizes[:1], 1, False), sizes[0], "")
 
     def rank(option: tuple[Sequence[int], int, bool]) -> tuple[int, bool, int, int, int]:
         kept, num_seeds, tuned = option
@@ -108,3 +118,41 @@ def chosen_plan(sizes: Sequence[int], seeds: int, is_tuned: bool, budget: float,
     left_out = [f"{', '.join(missing)} (all of it would take about {whole / 60:.0f} minutes)"] if missing else []
     expected = seconds(kept, num_seeds, tuned)
     return Plan(sizes=tuple(kept), seeds=num_seeds, is_tuned=tuned, seconds=expected, left_out=tuple(left_out))
+
+
+def check_least(
+    budget: float, speeds: Mapping[str, Speed], left: Mapping[str, float], spent: float, least: Least
+) -> None:
+    """Refuse a budget as soon as it is known to be too small, with what would fit.
+
+    Args:
+        budget: seconds.
+        speeds: way -> its speed, of the ways that were timed so far.
+        left: way -> seconds of its smallest comparison, of those ways, without scoring.
+        spent: seconds that loading and timing took.
+        least: the smallest comparison: its size, numbers of ways and of test rows.
+
+    Raises:
+        ConfigError: the ways that were timed take longer, though every other took no more than the fastest of them.
+    """
+    # A way that was not timed scores the test rows at least.
+    untimed = (least.num_ways - len(speeds)) * min(speed.score for speed in speeds.values())
+    scoring = untimed + sum(speed.score for speed in speeds.values())
+    fixed = spent + sum(left.values())
+    seconds = fixed + scoring * least.num_test
+    if seconds <= budget:
+        return
+    num_test = math.floor((budget - fixed) / scoring) if scoring else 0
+    fix = f"--set data.test_rows={num_test}, or " if _FEW_TEST_ROWS <= num_test < least.num_test else ""
+    raise _too_small(budget, seconds, least.size, fix)
+
+
+def _too_small(budget: float, least: float, size: int, fix: str) -> ConfigError:
+    minutes = math.ceil(least / 60)
+    return ConfigError(
+        "the budget is too small for any comparison",
+        where="--budget",
+        got=f"{budget / 60:g} minutes",
+        wanted=f"at least {minutes} minutes for {size} rows and one seed",
+        fix=f"{fix}--budget {math.ceil(1.2 * least / 60)}, or fewer ways; what was timed is kept",
+    )

@@ -30,7 +30,7 @@ from overture.data.splits import Splits, load_splits
 from overture.data.task import portable
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
-from overture.jobs.compare.budget import Speed, chosen_plan
+from overture.jobs.compare.budget import Least, Speed, check_least, chosen_plan
 from overture.jobs.compare.cells import CellJob, Lab, measured, passages_of, trial
 from overture.jobs.compare.folder import CellFolder, PlanRequest, constant, keys_of
 from overture.jobs.compare.options import CompareConfig
@@ -350,10 +350,23 @@ class _Comparison:
         return Plan(sizes=self.config.sizes, seeds=self.config.seeds, is_tuned=self.config.is_rate_tuned)
 
     def _plan_within(self, minutes: float) -> Plan:
-        """The most that fits into a time, by a tiny cell of each way."""
-        speeds = {way.name: self._speed(way) for way in self.ways}
-        # Building and timing the ways is a part of the time that was given.
-        spent = time.monotonic() - self._started
+        """The most that fits into a time, by a tiny cell of each way; refused as soon as it cannot be enough."""
+        size, num_test = self.config.sizes[0], len(self.lab.splits.test)
+        least = Least(size, len(self.ways), num_test)
+        speeds: dict[str, Speed] = {}
+        without_scoring: dict[str, float] = {}
+        for way in self.ways:
+            speed = self.folder.speed(way)
+            if speed is None:
+                speed = self._speed(way)
+                self.folder.keep_speed(way, speed)
+            speeds[way.name] = speed
+            seconds_left = self._seconds_left(way, speed, (size,), 1, False)
+            without_scoring[way.name] = max(0.0, seconds_left - speed.scoring(num_test))
+            # Building and timing the ways is a part of the time that was given.
+            spent = time.monotonic() - self._started
+            if seconds_left:
+                check_least(60 * minutes, speeds, without_scoring, spent, least)
 
         def seconds(sizes: Sequence[int], seeds: int, is_tuned: bool) -> float:
             return spent + sum(self._seconds_left(way, speeds[way.name], sizes, seeds, is_tuned) for way in self.ways)

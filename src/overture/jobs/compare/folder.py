@@ -12,6 +12,7 @@ from overture.core.records.base import Record, read_record
 from overture.core.records.cells import Cell, DivergedCell, Identity, Key, Plan, RateChoice, RightAnswers
 from overture.data.rows import Row, gold_of
 from overture.data.task import portable
+from overture.jobs.compare.budget import Speed
 from overture.jobs.compare.cells import Lab
 from overture.jobs.compare.ways import Way
 from overture.jobs.verdict.files import CellFiles
@@ -30,6 +31,11 @@ class PlanRequest(Record):
 class _KeptPlan(Record):
     request: PlanRequest
     plan: Plan
+
+
+class _KeptSpeed(Record):
+    speed: Speed
+    config: Identity
 
 
 class CellFolder:
@@ -159,6 +165,27 @@ class CellFolder:
     def _identity_of_rate(self, way: Way) -> Identity:
         """Identity of a choice of a learning rate, without the size it was made at: all sizes take the same rate."""
         return self._identity(way, constant(way), None)
+
+    def speed(self, way: Way) -> Speed | None:
+        """A way's speed as an earlier call timed it; None where it did not, or timed other settings.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        kept = read_record(_KeptSpeed, self._speed_path(way))
+        if kept is None:
+            return None
+        # Which rows there are changes the rows' number, not the speed of one.
+        other = set(kept.config.differences(self._identity_of_rate(way))) - {"data", "rows"}
+        return None if other else kept.speed
+
+    def keep_speed(self, way: Way, speed: Speed) -> None:
+        """Write a way's speed."""
+        kept = _KeptSpeed(speed=speed, config=self._identity_of_rate(way))
+        write_json(self._speed_path(way), kept.dump())
+
+    def _speed_path(self, way: Way) -> Path:
+        return self.folder / "speeds" / f"{way.name.replace(':', '_')}.json"
 
     def plan(self, request: PlanRequest) -> Plan | None:
         """The plan of an earlier call for the same, so that going on does not plan anew.

@@ -135,7 +135,7 @@ class CellFiles:
         records = (header, *cells.values())
         lines = [json.dumps(record.dump(), ensure_ascii=False, separators=(",", ":")) + "\n" for record in records]
         write_atomic(self._packed_path, "".join(lines))
-        for name in ("cells", "rates", "charts"):
+        for name in ("cells", "rates", "speeds", "charts"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for name in (self.answers_path.name, "plan.json", ".lock"):
             (self.folder / name).unlink(missing_ok=True)
