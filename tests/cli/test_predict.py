@@ -4,6 +4,8 @@ import csv
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +298,35 @@ def test_groups_do_not_change_predictions(prompts, overture, monkeypatch):
     for one, other in zip(table("whole.csv"), table("groups.csv"), strict=True):
         assert (one["Body"], one["label"]) == (other["Body"], other["label"])
         assert float(one["confidence"]) == pytest.approx(float(other["confidence"]), abs=2e-6)
+
+
+# -- start-up
+
+
+def test_mistakes_are_told_before_torch_is_imported(prompts, tickets, tmp_path):
+    Path("nolabel.csv").write_text("Body,lab\nfine,1\n")
+    Path("empty.csv").write_text("Body\n''\n")
+    mistakes = [
+        ["predict", "no-such-prompt", "text"],
+        ["predict", prompts["one"], "missing.csv"],
+        ["predict", prompts["one"], tickets, "-o", tickets],
+        ["predict", prompts["one"], tickets, "--on-error", "fail"],
+        ["predict", prompts["two"], tickets],
+        ["eval", prompts["one"], "missing.csv"],
+        ["eval", prompts["one"], "nolabel.csv"],
+        ["eval", prompts["one"], "--store", str(tmp_path / "elsewhere")],
+        ["errors", prompts["one"], "--store", str(tmp_path / "elsewhere")],
+    ]
+    code = f"""
+import sys
+from overture.cli.app import app
+for words in {mistakes!r}:
+    try:
+        app(words, prog_name="overture")
+    except SystemExit as end:
+        assert end.code == 2, words
+    heavy = [name for name in ("torch", "transformers", "scipy", "pandas") if name in sys.modules]
+    assert not heavy, (words, heavy)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -148,7 +148,7 @@ def test_search_and_compare(values):
     assert found.run == "mood-search-1"
     assert "candidates were tried" in repr(found)
     del values["search"]
-    summary = overture.compare(values, rows_of(40), ways=["none"], sizes=[8], seeds=1, output="out")
+    summary = overture.compare(values, rows_of(40), ways=["no-prompt"], sizes=[8], seeds=1, output="out")
     assert summary.ways == ("no-prompt",)
     assert "no-prompt" in str(summary)
     assert summary.advice.what in summary._repr_html_()

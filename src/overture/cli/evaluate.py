@@ -15,7 +15,7 @@ from overture.cli.options import (
     store_flag,
     store_root,
 )
-from overture.cli.out import console, emit, remark, say, show_text
+from overture.cli.out import console, emit, loading, remark, say, show_text
 from overture.cli.pages import show_page
 from overture.cli.progress import display, stages
 from overture.cli.report import calibration_lines, show_scores, show_verdicts
@@ -80,17 +80,24 @@ def command(
         task.calibrated()
 
     from overture.data.task_rows import rows_of_file
-    from overture.evaluate.host import Host
-    from overture.evaluate.measure import measured, rows_of_run
-    from overture.jobs.run.pages import write_page_of_evaluation
+    from overture.engine.options import check_source
+    from overture.evaluate.scored_rows import check_scorable, rows_of_run
 
-    # The rows come first: what is wrong with them is told before the model is loaded.
+    # Whatever can be wrong is looked at before torch is imported.
+    check_source(manifest.backbone.id)
     notices: list[DataNotice] = []
     if data:
         name = "data"
         rows, notices = rows_of_file(task, data)
     else:
         name, rows = rows_of_run(kept, manifest, split or "")
+    check_scorable(task, rows)
+    loading()
+
+    from overture.evaluate.host import Host
+    from overture.evaluate.measure import measured
+    from overture.jobs.run.pages import write_page_of_evaluation
+
     show = display()
     with show.live():
         host = Host(allow_drift=allow_drift, notify=lambda text: show(NoticeEvent(text=text)))

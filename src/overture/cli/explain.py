@@ -15,7 +15,7 @@ from overture.cli.options import (
     store_root,
     with_flags,
 )
-from overture.cli.out import console, emit, say, seconds_text
+from overture.cli.out import console, emit, loading, say, seconds_text
 from overture.cli.report import sentence
 from overture.core.errors import ConfigError
 from overture.core.records.events import NoticeEvent
@@ -59,12 +59,16 @@ def command(
 
     from overture.cli.progress import display, stages
     from overture.data.task_rows import rows_of_file
+    from overture.evaluate.scored_rows import check_scorable, rows_of_run
+
+    split, rows = ("data", rows_of_file(task, data)[0]) if data else rows_of_run(kept, manifest, "")
+    check_scorable(task, rows)
+    loading()
+
     from overture.evaluate.host import Host
-    from overture.evaluate.measure import rows_of_run
     from overture.jobs.wording.explain import explain
     from overture.report.explain_page import write_page
 
-    split, rows = ("data", rows_of_file(task, data)[0]) if data else rows_of_run(kept, manifest, "")
     show = display()
     with show.live():
         host = Host(allow_drift=allow_drift, notify=lambda text: show(NoticeEvent(text=text)))

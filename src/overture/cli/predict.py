@@ -79,6 +79,7 @@ def command(
     from overture.core.config import validated
     from overture.data.task import Task
     from overture.data.write import check_output
+    from overture.engine.options import check_source
     from overture.store.artifact import read_manifest
     from overture.store.store import Store
 
@@ -87,7 +88,12 @@ def command(
         check_output(output, is_forced, [file] if file else [])
     kept = Store(store_root(store), say)
     folders = [kept.get(ref) for ref in refs]
-    tasks = [validated(Task, read_manifest(folder).task, str(folder / "prompt.json")) for folder in folders]
+    manifests = [read_manifest(folder) for folder in folders]
+    tasks = [
+        validated(Task, manifest.task, str(folder / "prompt.json"))
+        for manifest, folder in zip(manifests, folders, strict=True)
+    ]
+    check_source(manifests[0].backbone.id)
     if calibrated:
         tasks = [task.calibrated() for task in tasks]
     inputs = inputs_of(file, [] if file else texts, tasks)

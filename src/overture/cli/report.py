@@ -187,5 +187,6 @@ def spread_lines(result: TuneResult, split: str) -> Iterator[str]:
     if spread and spread.sd is not None:
         yield (
             f"Over {spread.n_seeds} seeds: mean {spread.mean:.3f}, standard deviation {spread.sd:.3f}, "
-            f"95% interval of the mean {spread.low:.3f} to {spread.high:.3f}; seed {result.seed} was kept."
+            f"95% interval of the mean {spread.low:.3f} to {spread.high:.3f}, which counts the {split} rows as well; "
+            f"seed {result.seed} was kept."
         )

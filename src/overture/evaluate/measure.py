@@ -1,16 +1,13 @@
-"""Measure a stored prompt again: on its run's own rows, or on rows of a file."""
+"""Measure a stored prompt again, and its model without one."""
 
 from collections.abc import Callable, Sequence
 
-from overture.core.config import validated
-from overture.core.errors import BackboneError, DataError
+from overture.core.errors import BackboneError
 from overture.core.meter import Meter
 from overture.core.records.scores import Comparison, WrongRows
 from overture.core.records.tune import Calibration, Evaluation, Measured
 from overture.core.rows import Encoded
-from overture.data.fingerprint import check_rows, facts_of
 from overture.data.rows import Row, gold_of
-from overture.data.splits import load_splits
 from overture.data.task import Task
 from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
@@ -18,41 +15,8 @@ from overture.evaluate.host import Handle
 from overture.evaluate.intervals import paired_test
 from overture.evaluate.scoring import Scored, check_answerable, score
 from overture.evaluate.wrong import all_mistakes
-from overture.store.manifest import Manifest
-from overture.store.runs import REQUEST, run_of
-from overture.store.store import Store
 
 Progress = Callable[[str, int, int], None]
-
-
-def rows_of_run(store: Store, manifest: Manifest, split: str) -> tuple[str, list[Row]]:
-    """The rows that a prompt's run scored it on.
-
-    Args:
-        store: where the run is.
-        manifest: names the run.
-        split: test or validation; test rows, or validation rows when there are none, if empty.
-
-    Returns:
-        The split and its rows.
-
-    Raises:
-        StoreError: the run is not in this store.
-        DataError: its data cannot be read, has no such rows, or has changed since.
-    """
-    run = run_of(store, manifest, "name a file of rows: overture eval NAME FILE")
-    begun = run.request()
-    task = validated(Task, begun.config.get("task"), str(run.folder / REQUEST))
-    splits = load_splits(task)
-    chosen = split or ("test" if splits.test else "validation")
-    rows: list[Row] = getattr(splits, chosen)
-    fix = "put it back as it was, or name a file of rows: overture eval NAME FILE"
-    check_rows(begun.rows, {chosen: facts_of(rows)}, task.data, fix)
-    if not rows:
-        raise DataError(
-            f"the run has no {chosen} rows", where=run.name, fix="name a file of rows: overture eval NAME FILE"
-        )
-    return chosen, rows
 
 
 def measured(

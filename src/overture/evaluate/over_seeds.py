@@ -15,11 +15,11 @@ Shape letters: S seeds, B test rows, R resamples.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import variance
+from statistics import stdev, variance
 from typing import TYPE_CHECKING
 
 from overture.core.errors import DataError
-from overture.core.records.scores import LEVEL, Difference, Interval
+from overture.core.records.scores import LEVEL, Difference, Interval, Spread
 from overture.evaluate.intervals import bootstrap, interval_around, paired_test, within
 from overture.evaluate.metrics import Answers, check_rows, metric_named
 
@@ -97,6 +97,19 @@ def interval_over_seeds(found: Resampled, level: float = LEVEL) -> Interval:
     measure, mean = metric_named(found.metric), found.mean
     low, high = within(measure.bounds, mean - half, mean + half)
     return interval_around(mean, low, high, measure, n=len(found.gold), level=level, method=BOTH)
+
+
+def spread_over_seeds(scores: Resampled) -> Spread:
+    """The mean over seeds, its standard deviation, and its interval over seeds and test rows; none of one seed."""
+    interval = interval_over_seeds(scores) if len(scores.values) > 1 else None
+    return Spread(
+        mean=scores.mean,
+        sd=stdev(scores.values) if interval else None,
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        n_seeds=len(scores.values),
+        method=interval.method if interval else BOTH,
+    )
 
 
 def difference_over_seeds(a: Resampled, b: Resampled) -> Difference:

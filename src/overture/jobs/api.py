@@ -138,7 +138,7 @@ def compare(
         output: folder of finished measurements; ``compare-NAME`` when None. Given again, it goes on from there.
         store: where prompts are that starts refer to; ``OVERTURE_HOME`` or ``.overture`` when None.
         listener: called with every event.
-        settings: of the comparison, such as ``ways=["lora", "prefix-after"]``, ``sizes=[16, 64]``, ``seeds=3`` and
+        settings: of the comparison, such as ``ways=["no-prompt", "prefix-after"]``, ``sizes=[16, 64]``, ``seeds=3`` and
             ``budget=30``; all others win over the task file.
 
     Returns:
@@ -197,7 +197,8 @@ def evaluate(
         raise ConfigError("rows and split exclude each other", where="split", fix="leave one of them out")
 
     from overture.data.task_rows import rows_in_memory, rows_of_file
-    from overture.evaluate.measure import measured, rows_of_run
+    from overture.evaluate.measure import measured
+    from overture.evaluate.scored_rows import check_scorable, rows_of_run
 
     handle = load(prompt, store=store, allow_drift=allow_drift) if isinstance(prompt, str | Path) else prompt
     if rows is None:
@@ -209,6 +210,7 @@ def evaluate(
         )
         for text in notice_texts(notices):
             listener(NoticeEvent(text=text))
+    check_scorable(handle.task, scored)
     evaluation, _ = measured(
         handle,
         scored,

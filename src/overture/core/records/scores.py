@@ -54,9 +54,10 @@ class Spread(Record):
 
     mean: float = Field(description="mean over the seeds")
     sd: float | None = Field(description="sample standard deviation; none for one seed")
-    low: float | None = Field(description="lower end of the t interval of the mean; none for one seed")
-    high: float | None = Field(description="upper end of the t interval of the mean; none for one seed")
+    low: float | None = Field(description="lower end of the interval of the mean; none for one seed")
+    high: float | None = Field(description="upper end of the interval of the mean; none for one seed")
     n_seeds: int = Field(description="number of seeds", gt=0)
+    method: str = Field("t over seeds", description="how the interval was found")
 
 
 class VerdictWords(Record):

@@ -1,7 +1,7 @@
 """The result of a run: the best seed, its comparison with the controls, the stored prompt."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -11,8 +11,9 @@ from overture.core.records.events import EndEvent
 from overture.core.records.prompt import Lineage, PromptScores
 from overture.core.records.scores import Comparison, WrongRows
 from overture.core.records.tune import Controls, Measured, SeedResult, SeedScore, SeedSpread, StoppedRun, TuneResult
-from overture.evaluate.intervals import across_seeds, paired_test
-from overture.evaluate.metrics import Answers, metric_named
+from overture.evaluate.intervals import paired_test
+from overture.evaluate.metrics import Answers
+from overture.evaluate.over_seeds import resampled, spread_over_seeds
 from overture.evaluate.wrong import all_mistakes
 from overture.exchange.export import peft_gap
 from overture.jobs.run.keep import made_with, new_manifest
@@ -104,7 +105,7 @@ def _summary(
         },
         **dict(mistakes),
         compared={name: _compared(gold, predicted, control, metric, split) for name, control in controls.named()},
-        seeds=seed_spread(metric, seeds),
+        seeds=seed_spread(metric, seeds, {name: work.answers(name) for name in seeds[0].metrics}),
         total_seconds=sum(seed.seconds for seed in seeds),
         notices=work.notices,
     )
@@ -121,12 +122,17 @@ def _adapter_options(work: Work) -> Options | None:
     return work.config.adapter.model_dump(mode="json") if work.config.adapter else None
 
 
-def seed_spread(metric: str, seeds: Sequence[SeedResult]) -> SeedSpread:
-    """The scores of a run's seeds by the task's metric, and how they vary."""
-    bounds = metric_named(metric).bounds
-    values = {name: [seed.metrics[name][metric].value for seed in seeds] for name in seeds[0].metrics}
+def seed_spread(metric: str, seeds: Sequence[SeedResult], gold: Mapping[str, Answers]) -> SeedSpread:
+    """The scores of a run's seeds by the task's metric, and how they vary with the seeds and the rows.
+
+    Args:
+        metric: its name.
+        seeds: with their answers.
+        gold: split -> the right answers.
+    """
+    predicted = {name: [(seed.predicted or {})[name] for seed in seeds] for name in seeds[0].metrics}
     return SeedSpread(
-        **{name: across_seeds(scores, bounds=bounds) for name, scores in values.items()},
+        **{name: spread_over_seeds(resampled(metric, gold[name], answers)) for name, answers in predicted.items()},
         each=[
             SeedScore(
                 seed=seed.seed, status=seed.status, **{name: seed.metrics[name][metric].value for name in seed.metrics}

@@ -1,0 +1,54 @@
+"""The rows that a stored prompt is scored on; imports no torch, so that what is wrong with them is told at once."""
+
+from collections.abc import Sequence
+
+from overture.core.config import validated
+from overture.core.errors import DataError
+from overture.data.fingerprint import check_rows, facts_of
+from overture.data.rows import Row, row_problems
+from overture.data.splits import load_splits
+from overture.data.task import Task
+from overture.store.manifest import Manifest
+from overture.store.runs import REQUEST, run_of
+from overture.store.store import Store
+
+
+def rows_of_run(store: Store, manifest: Manifest, split: str) -> tuple[str, list[Row]]:
+    """The rows that a prompt's run scored it on.
+
+    Args:
+        store: where the run is.
+        manifest: names the run.
+        split: test or validation; test rows, or validation rows when there are none, if empty.
+
+    Returns:
+        The split and its rows.
+
+    Raises:
+        StoreError: the run is not in this store.
+        DataError: its data cannot be read, has no such rows, or has changed since.
+    """
+    run = run_of(store, manifest, "name a file of rows: overture eval NAME FILE")
+    begun = run.request()
+    task = validated(Task, begun.config.get("task"), str(run.folder / REQUEST))
+    splits = load_splits(task)
+    chosen = split or ("test" if splits.test else "validation")
+    rows: list[Row] = getattr(splits, chosen)
+    fix = "put it back as it was, or name a file of rows: overture eval NAME FILE"
+    check_rows(begun.rows, {chosen: facts_of(rows)}, task.data, fix)
+    if not rows:
+        raise DataError(
+            f"the run has no {chosen} rows", where=run.name, fix="name a file of rows: overture eval NAME FILE"
+        )
+    return chosen, rows
+
+
+def check_scorable(task: Task, rows: Sequence[Row]) -> None:
+    """Refuse rows that lack a field, or whose answer is none of the task's.
+
+    Raises:
+        DataError: names all of them, or there are none.
+    """
+    problems = [problem for row in rows for problem in row_problems(task, row)]
+    if problems or not rows:
+        raise DataError("the rows cannot be scored" if problems else "there are no rows to score", problems=problems)
