@@ -131,6 +131,10 @@ WRONG = (
     ["compare", "task.yaml", "--way", "linear", "--set-way", "linear:options.featurs=mean"],
     ["predict", "gone", "text"],
     *([command, "gone"] for command in ("eval", "prune", "similar")),
+    # Tasks of one name, tasks that are too few, a method that shares nothing.
+    ["multi", "task.yaml", "task.yaml", "--name", "x"],
+    ["meta", "task.yaml", "--name", "x"],
+    ["multi", "task.yaml", "task.yaml", "--name", "x", "--method", "vectors"],
     ["recycle", "gone", "--backbone", "smollm2"],
     ["export", "gone", "out", "--to", "npy"],
     ["import", "adapter", "--task", "gone.yaml"],

@@ -12,7 +12,7 @@ from overture.cli.report import sentence, show_next, tune_from, verdict_style
 from overture.cli.stop import StopRequest
 from overture.cli.tables import Column, show_table
 from overture.cli.tune import BACKBONE, LENGTH, METHOD, PLACE, tell
-from overture.jobs.run.request import TuneConfig, check_no_adapter, resolved
+from overture.jobs.run.request import TuneConfig, resolved
 from overture.jobs.transfer.options import MetaConfig
 
 if TYPE_CHECKING:
@@ -38,16 +38,13 @@ def command(
 
     from overture.core.config import validated
     from overture.jobs.run.early import check_early
-    from overture.store.names import checked_name
+    from overture.jobs.transfer.agree import agreed_to_learn
     from overture.store.store import Store
 
     config = validated(MetaConfig, given.of(MetaConfig), "overture meta")
     requests = [resolved(TuneConfig, path, given.of(TuneConfig), settings or []) for path in (*tasks, *(unseen or []))]
-    for request in requests:
-        check_no_adapter(request, "a run of several tasks")
-
     kept = Store(root, say)
-    checked_name(name)
+    agreed_to_learn(requests[: len(tasks)], requests[len(tasks) :], kept, name)
     for request in requests:
         check_early(request, kept)
     loading()

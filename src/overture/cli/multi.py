@@ -12,7 +12,7 @@ from overture.cli.report import asking, sentence, show_next, verdict_style
 from overture.cli.stop import StopRequest
 from overture.cli.tables import Column, show_table
 from overture.cli.tune import BACKBONE, LENGTH, PLACE, tell
-from overture.jobs.run.request import TuneConfig, check_no_adapter, resolved
+from overture.jobs.run.request import TuneConfig, resolved
 from overture.jobs.transfer.options import MultiConfig
 
 if TYPE_CHECKING:
@@ -51,16 +51,13 @@ def command(
 
     from overture.core.config import validated
     from overture.jobs.run.early import check_early
-    from overture.store.names import checked_name
+    from overture.jobs.transfer.agree import agreed_to_share
     from overture.store.store import Store
 
     config = validated(MultiConfig, given.of(MultiConfig), "overture multi")
     requests = [resolved(TuneConfig, path, given.of(TuneConfig), settings or []) for path in tasks]
-    for request in requests:
-        check_no_adapter(request, "a run of several tasks")
-
     kept = Store(root, say)
-    checked_name(name)
+    agreed_to_share(requests, kept, name, teacher or [])
     for request in requests:
         check_early(request, kept)
     loading()

@@ -17,7 +17,6 @@ Shape letters: P columns.
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -140,8 +139,7 @@ def cartridge(
         backbone = load_backbone(backbone, notify=lambda text: listener(NoticeEvent(text=text)))
     LocalAnswerer(backbone).capabilities.check_text_in_memory()
     study = _SelfStudy(text, backbone, name, config, listener, is_stop_asked)
-    with ExitStack() as held:
-        held.enter_context(backbone.checkpointing(config.train.gradient_checkpointing))
+    with backbone.checkpointing(config.train.gradient_checkpointing):
         return study.run(store, task, origin)
 
 
@@ -208,11 +206,7 @@ class _SelfStudy:
         self.notices: list[str] = []
 
     def _check_room(self, tokenizer: Tokenizer) -> None:
-        """Check that the longest question and answer fit behind the memory.
-
-        Raises:
-            ConfigError: they do not.
-        """
+        """Refuse a memory behind which the longest question and answer do not fit."""
         # The mark's own token is room for the one that ends the answer.
         frame = self.encoder.encode([self._row("?")], with_answer=False)[0].num_tokens
         question = max(self.config.question_tokens, len(tokenizer.encode_plain(CONTINUE)) + _LEAD_TOKENS)
@@ -264,13 +258,8 @@ class _SelfStudy:
 
     def _nothing(self) -> CartridgeResult:
         """The result of a run that was stopped before its first epoch."""
-        return CartridgeResult(
-            status="interrupted",
-            prompt=None,
-            text_tokens=len(self.ids),
-            length=self.config.length,
-            notices=self.notices,
-        )
+        facts = {"text_tokens": len(self.ids), "length": self.config.length, "notices": self.notices}
+        return CartridgeResult(status="interrupted", prompt=None, **facts)
 
     def _progress(self, what: str, done: int, total: int) -> None:
         self.listener(ProgressEvent(what=what, done=done, total=total))
@@ -278,11 +267,15 @@ class _SelfStudy:
     # -- the model talks to itself
 
     def _talks(self, what: str, count: int) -> list[Talk]:
-        """Conversations about random pieces; fewer when a stop is asked for."""
+        """Conversations about random pieces of the text; fewer when a stop is asked for."""
         random = named_random(self.config.seed, "talks", what)
         talks: list[Talk] = []
+        room = self.backbone.info.max_length - self.config.question_tokens - self.config.answer_tokens - 128
+        longest = max(min(self.config.piece, room, len(self.ids)), 1)
         while len(talks) < count and not self.is_stop_asked():
-            piece = self._piece(random)
+            length = random.randint((longest + 1) // 2, longest)
+            first = random.randint(0, len(self.ids) - length)
+            piece = self.ids[first : first + length]
             talks += self._about(piece, min(_PER_PIECE, count - len(talks)), random)
             self._progress(f"talking about the text ({what})", len(talks), count)
         return talks
@@ -305,14 +298,6 @@ class _SelfStudy:
         if len(new) < len(held_out):
             self.notices.append(f"{len(held_out) - len(new)} held-out conversations were trained on: left out")
         return new
-
-    def _piece(self, random: Random) -> tuple[int, ...]:
-        """A random piece of the text."""
-        room = self.backbone.info.max_length - self.config.question_tokens - self.config.answer_tokens - 128
-        longest = max(min(self.config.piece, room, len(self.ids)), 1)
-        length = random.randint((longest + 1) // 2, longest)
-        first = random.randint(0, len(self.ids) - length)
-        return self.ids[first : first + length]
 
     def _about(self, piece: tuple[int, ...], count: int, random: Random) -> list[Talk]:
         """Conversations about one piece, which runs through the model once."""

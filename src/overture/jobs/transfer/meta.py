@@ -36,10 +36,11 @@ from overture.engine.prompted import PromptedModel
 from overture.evaluate.intervals import paired_test
 from overture.evaluate.scoring import Scored
 from overture.jobs.run.keep import made_with, new_manifest
-from overture.jobs.run.request import TuneConfig, pinned, with_slots
+from overture.jobs.run.request import TuneConfig
 from overture.jobs.run.work import Work, metrics_of
+from overture.jobs.transfer.agree import agreed_to_learn
 from overture.jobs.transfer.options import MetaConfig
-from overture.jobs.transfer.several import alike, all_prepared
+from overture.jobs.transfer.several import all_prepared
 from overture.prompt.pack import prompt_tensors
 from overture.prompt.registry import method_from, own_rate
 from overture.store.manifest import Manifest
@@ -81,10 +82,7 @@ def meta(
         Diverged: the loss became NaN or infinite on every visit.
     """
     config = config or MetaConfig()
-    store.check_can_add(name)
-    if len(tasks) < 2:
-        raise ConfigError("a start is learnt on several tasks", got=str(len(tasks)), wanted="at least 2 task files")
-    requests = alike([pinned(with_slots(request), store) for request in (*tasks, *unseen)])
+    requests = agreed_to_learn(tasks, unseen, store, name)
     with TemporaryDirectory() as folder, ExitStack() as held:
         # A stopped run cannot be resumed, so its folder need not stay.
         run = Run(Path(folder), listener)

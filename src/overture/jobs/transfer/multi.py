@@ -14,7 +14,6 @@ over the width; every row comes once an epoch, whatever its task.
 """
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -32,14 +31,7 @@ from overture.core.injection import Injection
 from overture.core.records.events import Listener, ignore
 from overture.core.records.prompt import Lineage, PromptScores
 from overture.core.records.scores import SplitScores
-from overture.core.records.transfer import (
-    Distilled,
-    KeptPrompt,
-    MultiResult,
-    TaskAlone,
-    TaskTogether,
-    ValueCounts,
-)
+from overture.core.records.transfer import Distilled, KeptPrompt, MultiResult, TaskAlone, TaskTogether, ValueCounts
 from overture.core.rows import Encoded
 from overture.data.batches import epoch_batches, scoring_batches, task_batches
 from overture.engine.backbone import Backbone
@@ -50,14 +42,14 @@ from overture.evaluate.intervals import paired_test
 from overture.evaluate.scoring import Scored
 from overture.evaluate.source import prompt_source
 from overture.jobs.run.keep import made_with, new_manifest
-from overture.jobs.run.request import TuneConfig, pinned, with_slots
+from overture.jobs.run.request import TuneConfig
 from overture.jobs.run.work import Work, metrics_of
+from overture.jobs.transfer.agree import agreed_to_share
 from overture.jobs.transfer.options import MultiConfig
-from overture.jobs.transfer.several import alike, all_prepared
+from overture.jobs.transfer.several import all_prepared
 from overture.prompt.config import PromptConfig
 from overture.prompt.labels import method_inside
 from overture.prompt.method import Sharing
-from overture.prompt.methods import METHODS
 from overture.prompt.module import PromptModule
 from overture.prompt.pack import STATE, prompt_from, prompt_tensors
 from overture.prompt.registry import method_of, own_rate, plainest_at
@@ -98,38 +90,12 @@ def multi(
         DataError: rows cannot be used.
         Diverged: the loss became NaN or infinite before there was anything to keep.
     """
-    requests = _checked(tasks, store, name, teachers)
+    requests = agreed_to_share(tasks, store, name, teachers)
     with TemporaryDirectory() as folder, ExitStack() as held:
         # A stopped run cannot be resumed, so its folder need not stay: finished prompts are in the store.
         works = all_prepared(Run(Path(folder), listener), requests, store, is_stop_asked, backbone)
         held.enter_context(works[0].backbone.checkpointing(requests[0].train.gradient_checkpointing))
         return _Multi(works, config or MultiConfig(), name).run(teachers)
-
-
-def _checked(tasks: Sequence[TuneConfig], store: Store, name: str, teachers: Sequence[str]) -> list[TuneConfig]:
-    if len(tasks) < 2:
-        raise ConfigError("values are shared by several tasks", got=str(len(tasks)), wanted="at least 2 task files")
-    store.check_can_add(name)
-    requests = alike([pinned(with_slots(task), store) for task in tasks])
-    names = [request.task.name for request in requests]
-    if twice := [task_name for task_name, count in Counter(names).items() if count > 1]:
-        raise ConfigError("two tasks have the same name", where="name", got=twice[0], fix="give one file another name")
-    for task_name in names:
-        store.check_can_add(f"{name}-{task_name}-single")
-    if teachers and len(teachers) != len(tasks):
-        wanted = f"one for each of the {len(tasks)} tasks, in their order"
-        raise ConfigError(
-            "the number of teachers does not fit", where="--teacher", got=str(len(teachers)), wanted=wanted
-        )
-    prompt = requests[0].prompt
-    if method_of(prompt).sharing is None:
-        able = [f"--method {method_name}" for method_name, method in METHODS.items() if method.sharing]
-        raise ConfigError(
-            f"several tasks share nothing of method {prompt.method!r}",
-            where="prompt.method",
-            fix=f"{' or '.join(able)}; `overture meta` learns a start for other methods",
-        )
-    return requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,9 +344,6 @@ class _Multi:
         train = min((work.config.train for work in works), key=lambda train: train.num_passes)
         return train.model_copy(update={"lr": train.lr or own_rate(prompt)})
 
-    def _training_together(self) -> TrainConfig:
-        return self._training(self.request.prompt, [task.work for task in self.tasks])
-
     def _fitted(self) -> FitResult:
         """Train all tasks together."""
         first = self.tasks[0].work
@@ -396,7 +359,7 @@ class _Multi:
             self.trainee,
             [row for task in self.tasks for row in task.rows],
             validated,
-            self._training_together(),
+            self._training(self.request.prompt, self.works),
             self.request.seed,
             events=first.run.event,
             who="all tasks",
@@ -410,7 +373,7 @@ class _Multi:
         values = self.trainee.trainable()
         for name, value in fitted.best.items():
             values[name].copy_(value)
-        train, seconds = self._training_together(), fitted.progress.seconds
+        train, seconds = self._training(self.request.prompt, self.works), fitted.progress.seconds
         method = method_inside(self.tasks[0].module)
         shared = {id(getattr(method, name)) for name in self.sharing.names}
         num_shared = sum(value.numel() for value in values.values() if id(value) in shared)
