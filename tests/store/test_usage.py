@@ -5,8 +5,7 @@ import shlex
 
 import pytest
 
-from overture.cli.predict import _rows_of_lines
-from overture.data.row import Row
+from overture.cli.inputs import inputs_of
 from overture.data.rows import row_problems
 from overture.data.task import Task
 from overture.store.usage import predict_command, sample_input
@@ -26,8 +25,10 @@ def test_the_command_s_row_is_one_that_the_task_takes(name):
     task = Task(name="it", data=DATA, **TASKS[name])
     *words, asked = shlex.split(predict_command("it@1", task.dump(), " --store there"))
     assert words == ["overture", "predict", "it@1", "--store", "there"]
-    (fields,) = _rows_of_lines([task], "argument", [asked])
-    assert row_problems(task, Row(dict(fields), 1, "argument"), with_answer=False) == []
+    inputs = inputs_of(None, [asked], [task])
+    assert inputs.problems == {}
+    (row,) = inputs.rows
+    assert row_problems(task, row, with_answer=False) == []
 
 
 def test_a_plain_text_is_enough_for_one_field():

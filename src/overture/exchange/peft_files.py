@@ -396,8 +396,10 @@ def _written(
         # Heads are left out: the manifest does not know them, and peft takes them from its model.
         return {"token_dim": int(table.shape[1]), "num_attention_heads": None}, table
     prefix_place = "after" if kind == "encoder-decoder" else "memory"
-    if manifest.place == prefix_place and names == {"keys", "values"} and _is_memory(**tensors):
-        return _written_columns(tensors, kind)
+    if manifest.place == prefix_place and names == {"keys", "values"}:
+        keys, values = tensors["keys"], tensors["values"]
+        if keys.dim() == 4 and keys.shape == values.shape and keys.dtype == values.dtype:
+            return _written_columns(tensors, kind)
     late = f", from layer {manifest.layer} up" if manifest.layer else ""
     raise ArtifactError(
         "peft has no form for this prompt",
@@ -407,10 +409,6 @@ def _written(
         fix="export with --to npy or --to json, or tune with --method vectors --place before, "
         f"or --method prefix --place {prefix_place}",
     )
-
-
-def _is_memory(keys: "torch.Tensor", values: "torch.Tensor") -> bool:
-    return keys.dim() == 4 and keys.shape == values.shape and keys.dtype == values.dtype
 
 
 def _written_columns(tensors: "dict[str, torch.Tensor]", kind: ModelKind) -> "tuple[dict[str, Any], torch.Tensor]":

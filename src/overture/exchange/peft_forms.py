@@ -181,11 +181,6 @@ def _vector_misfits(adapter: Adapter, model: ModelShape) -> Iterator[Problem]:
         yield Problem("hidden size", f"{width}, {model.id} has {model.hidden_size}")
 
 
-def _as_vectors(adapter: Adapter, model: ModelShape) -> Tensors:
-    del model
-    return {"vectors": adapter.table}
-
-
 # -- keys and values
 
 
@@ -274,7 +269,7 @@ _ROWS = {"score": "weight", "classifier": "weight", "dense": "out_proj.weight"}
 _BIAS = {"classifier": "bias", "dense": "out_proj.bias"}
 
 _TASK_TENSORS = ("prefix_task_cols", "prefix_task_rows")
-_VECTORS = Format("vectors", "before", _only_table, _vector_misfits, _as_vectors)
+_VECTORS = Format("vectors", "before", _only_table, _vector_misfits, lambda adapter, model: {"vectors": adapter.table})
 _OF_TASKS = replace(_VECTORS, table=_table_of_task, extra=_TASK_TENSORS)
 _COLUMNS = Format("prefix", "memory", _only_table, _column_misfits, _as_columns, is_memory=True)
 _IN_ENCODER = replace(_VECTORS, table=_first_half, kinds=("encoder-decoder",))

@@ -26,16 +26,26 @@ print(overture.load("./PROMPT_FOLDER").predict([ROW]))
 
 def model_card(manifest: "Manifest") -> str:
     """Markdown that tells a stranger what the prompt is, for which model, how good, and how to use it."""
+    kind = "text" if manifest.text else "soft"
+    # JSON strings are YAML strings: no value can end the block early.
+    front = f"---\nbase_model: {json.dumps(manifest.backbone.id)}\nlibrary_name: overture\ntags: [{kind}-prompt]\n---"
+    origin = {
+        "created": manifest.created,
+        **({} if manifest.seconds is None else {"training seconds": round(manifest.seconds, 1)}),
+        "options": manifest.options.dump(),
+        **manifest.lineage.dump(),
+        **{f"version of {name}": text for name, text in manifest.versions.items()},
+    }
     sections = {
-        "Base model": _facts(_backbone_facts(manifest)),
+        "Base model": _facts(manifest.backbone.model_dump(exclude_none=True)),
         "Task": _facts(manifest.task) or "Not recorded.",
         "Scores": _scores(manifest.metrics),
         "Use": _use(manifest),
         "Limits": _limits(manifest),
-        "How it was made": _facts(_origin(manifest)),
+        "How it was made": _facts(origin),
     }
     body = [f"## {title}\n\n{text}" for title, text in sections.items()]
-    return "\n\n".join([_front_matter(manifest), f"# {_cell(manifest.name)}", _what(manifest), *body]) + "\n"
+    return "\n\n".join([front, f"# {_cell(manifest.name)}", _opening(manifest), *body]) + "\n"
 
 
 def _use(manifest: "Manifest") -> str:
@@ -46,14 +56,7 @@ def _use(manifest: "Manifest") -> str:
     return _USE.replace("COMMAND", predict_command("PROMPT_FOLDER", manifest.task)).replace("ROW", row)
 
 
-def _front_matter(manifest: "Manifest") -> str:
-    # JSON strings are YAML strings: no value can end the block early.
-    kind = "text" if manifest.text else "soft"
-    lines = [f"base_model: {json.dumps(manifest.backbone.id)}", "library_name: overture", f"tags: [{kind}-prompt]"]
-    return "\n".join(["---", *lines, "---"])
-
-
-def _what(manifest: "Manifest") -> str:
+def _opening(manifest: "Manifest") -> str:
     version = f", version {manifest.version}" if manifest.version else ""
     if manifest.text:
         shown = "\n\n".join(code_block(text) for text in (manifest.text.before, manifest.text.after) if text)
@@ -65,20 +68,6 @@ def _what(manifest: "Manifest") -> str:
         f"A prompt tuned with Overture{version}: method {_cell(manifest.method)} at {_cell(manifest.place)}, "
         f"{manifest.length} tokens long, {manifest.trainable} trained values. The model itself is unchanged."
     )
-
-
-def _backbone_facts(manifest: "Manifest") -> dict[str, Any]:
-    return {name: value for name, value in manifest.backbone.model_dump().items() if value is not None}
-
-
-def _origin(manifest: "Manifest") -> dict[str, Any]:
-    seconds = {} if manifest.seconds is None else {"training seconds": round(manifest.seconds, 1)}
-    facts = {"created": manifest.created, **seconds, "options": manifest.options.dump()}
-    return {
-        **facts,
-        **manifest.lineage.dump(),
-        **{f"version of {name}": text for name, text in manifest.versions.items()},
-    }
 
 
 def _limits(manifest: "Manifest") -> str:

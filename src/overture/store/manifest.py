@@ -13,10 +13,6 @@ from overture.core.records.prompt import Lineage, MadeWith, PromptScores, TextPr
 FORMAT_VERSION = 1
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 class BackboneRef(Config):
     """The model that a prompt was made for, as exactly as it can be told again."""
 
@@ -57,7 +53,10 @@ class Manifest(Config):
     )
     lineage: Lineage = Field(default=Lineage(), description="where it comes from: run, seed, parent prompt")
     versions: dict[str, str] = Field(default={}, description="versions of the software that made it")
-    created: str = Field(default_factory=_now, description="when it was made, UTC, ISO 8601")
+    created: str = Field(
+        default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"),
+        description="when it was made, UTC, ISO 8601",
+    )
     trainable: int = Field(description="number of trained values", ge=0)
     seconds: float | None = Field(default=None, description="training time in seconds", ge=0)
     tensors_sha256: str = Field(

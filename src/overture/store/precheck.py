@@ -41,7 +41,12 @@ def check_folder(folder: Path) -> None:
         raise ArtifactError(
             "the prompt folder cannot be read", where=str(folder), got=str(error), wanted="a folder with prompt.json"
         ) from error
-    problems = [problem for entry in entries if (problem := _entry_problem(entry))]
+    problems = [Problem(entry.name, "a symbolic link") for entry in entries if entry.is_symlink()]
+    problems += [
+        Problem(entry.name, "a pickle can run code when it is read; it was not opened")
+        for entry in entries
+        if not entry.is_symlink() and entry.name.lower().endswith(PICKLE_SUFFIXES)
+    ]
     if problems:
         raise ArtifactError(
             "the folder holds what a prompt never holds",
@@ -50,14 +55,6 @@ def check_folder(folder: Path) -> None:
             fix="convert pickles to safetensors where you trust them; copy links with cp -rL",
             problems=problems,
         )
-
-
-def _entry_problem(entry: os.DirEntry[str]) -> Problem | None:
-    if entry.is_symlink():
-        return Problem(entry.name, "a symbolic link")
-    if entry.name.lower().endswith(PICKLE_SUFFIXES):
-        return Problem(entry.name, "a pickle can run code when it is read; it was not opened")
-    return None
 
 
 def open_plain(path: Path) -> BinaryIO:
@@ -178,7 +175,8 @@ def _checked_header(header: Any, data_bytes: int, where: str, max_tensors: int) 
             "the number of tensors is wrong", where=where, got=str(len(tensors)), wanted=f"1 to {max_tensors}"
         )
     problems = [Problem(f"{name!r:.80}", what) for name, spec in tensors.items() if (what := _tensor_problem(spec))]
-    if not _is_text_mapping(header.get("__metadata__", {})):
+    metadata = header.get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         problems.append(Problem("__metadata__", "not a mapping of text to text"))
     if not problems:
         problems = _layout_problems([spec["data_offsets"] for spec in tensors.values()], data_bytes)
@@ -218,7 +216,3 @@ def _layout_problems(offsets: Sequence[list[int]], data_bytes: int) -> list[Prob
 def _is_integers(value: Any) -> bool:
     # bool is an int in Python; JSON's true is no size.
     return isinstance(value, list) and all(type(item) is int for item in value)
-
-
-def _is_text_mapping(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())

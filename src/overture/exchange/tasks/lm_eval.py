@@ -102,11 +102,9 @@ class _Loader(BoundedLoader):
     """YAML as the harness reads it; functions are only names."""
 
 
-def _function(loader: yaml.SafeLoader, node: yaml.Node) -> _Function:
-    return _Function(node.value if isinstance(node, yaml.ScalarNode) else "")
-
-
-_Loader.add_constructor("!function", _function)
+_Loader.add_constructor(
+    "!function", lambda loader, node: _Function(node.value if isinstance(node, yaml.ScalarNode) else "")
+)
 
 
 def task_of_lm_eval(path: Path, data: Path | None = None) -> Translated:

@@ -78,6 +78,19 @@ class Candidate:
     trainable: int
     seconds: float
 
+    def record(self) -> PrunedCandidate:
+        """Its facts, for the result."""
+        return PrunedCandidate(
+            level=self.level,
+            share=self.share,
+            tokens=self.tokens,
+            masks=self.masks,
+            score=self.score if self.tensors else None,
+            loss=self.loss if self.tensors else None,
+            trainable=self.trainable,
+            seconds=self.seconds,
+        )
+
 
 def prune(
     ref: str | Path,
@@ -353,19 +366,7 @@ def _pruned(work: Work, config: PruneConfig, manifest: Manifest, prompt: Injecti
         whole=Whole(length=manifest.length, trainable=manifest.trainable, metrics=metrics_of(work.task, before)),
         compared={"whole": Comparison(**dict(test), split=split)},
         importance=Importance(tokens=tokens_P.tolist()),
-        candidates=[
-            PrunedCandidate(
-                level=candidate.level,
-                share=candidate.share,
-                tokens=candidate.tokens,
-                masks=candidate.masks,
-                score=candidate.score if candidate.tensors else None,
-                loss=candidate.loss if candidate.tensors else None,
-                trainable=candidate.trainable,
-                seconds=candidate.seconds,
-            )
-            for candidate in candidates
-        ],
+        candidates=[candidate.record() for candidate in candidates],
         seconds=sum(candidate.seconds for candidate in candidates),
         notices=work.notices,
     )

@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import Tensor
+
 from overture.core.errors import ConfigError
 from overture.core.records.prompt import Lineage
 from overture.core.records.transfer import ExportResult, ImportResult
 from overture.data.encode import Encoder
+from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
 from overture.evaluate.facts import adapter_of, config_of
@@ -17,6 +20,7 @@ from overture.exchange.texts import TEXT_FORMATS
 from overture.jobs.run.keep import new_manifest
 from overture.jobs.run.request import TuneConfig, tune_config
 from overture.store.artifact import load_artifact
+from overture.store.manifest import Manifest
 from overture.store.names import ref_of
 from overture.store.store import Store
 
@@ -58,44 +62,8 @@ def import_adapter(
     chosen = name or config.task.name
     store.check_can_add(chosen)
     model = backbone if isinstance(backbone, Backbone) else _model(adapter, config, backbone, notify)
-    info = model.info
-    shape = ModelShape(
-        info.id,
-        info.hidden_size,
-        info.num_layers,
-        info.num_kv_heads,
-        info.head_dim,
-        info.max_length,
-        model.family.kind,
-        len(config.task.words),
-        model.pooler,
-    )
-    tensors = fitted_tensors(adapter, shape)
-    # The template and the label words must fit this model before anything is stored.
-    own_task = config.task.model_copy(update={"backbone": info.id})
-    encoder = Encoder(own_task, model.text.tokenizer, reserve=adapter.length)
-    lineage = Lineage(
-        imported_from="peft",
-        peft_type=adapter.config.peft_type,
-        peft_version=adapter.config.peft_version,
-        base_model=adapter.config.base_model_name_or_path,
-        task_id=task_id or 0 if adapter.format.extra else None,
-    )
-    manifest = new_manifest(
-        chosen,
-        model,
-        own_task,
-        method=adapter.format.method,
-        place=adapter.format.place,
-        length=adapter.length,
-        lineage=lineage,
-        trainable=sum(tensor.numel() for tensor in tensors.values()),
-    )
-    # A prompt that could not be loaded again is not kept.
-    config_of(manifest)
+    manifest, tensors, notices = _prompt_of(adapter, model, config.task, chosen, task_id)
     kept = store.add(manifest, tensors)
-
-    notices = list(encoder.notices)
     requested = backbone.info.id if isinstance(backbone, Backbone) else backbone
     named = adapter.config.base_model_name_or_path
     if requested not in (None, named):
@@ -106,7 +74,7 @@ def import_adapter(
     return ImportResult(
         prompt=str(ref_of(kept)),
         folder=str(kept),
-        backbone=info.id,
+        backbone=model.info.id,
         method=manifest.method,
         place=manifest.place,
         length=manifest.length,
@@ -114,9 +82,51 @@ def import_adapter(
         peft_type=adapter.config.peft_type,
         peft_version=adapter.config.peft_version,
         base_model=named,
-        task_id=lineage.task_id,
+        task_id=manifest.lineage.task_id,
         notices=notices,
     )
+
+
+def _prompt_of(
+    adapter: Adapter, model: Backbone, task: Task, name: str, task_id: int | None
+) -> tuple[Manifest, dict[str, Tensor], list[str]]:
+    """The adapter's prompt for a model, with its manifest and what is odd about the task."""
+    info = model.info
+    shape = ModelShape(
+        info.id,
+        info.hidden_size,
+        info.num_layers,
+        info.num_kv_heads,
+        info.head_dim,
+        info.max_length,
+        model.family.kind,
+        len(task.words),
+        model.pooler,
+    )
+    tensors = fitted_tensors(adapter, shape)
+    # The template and the label words must fit this model before anything is stored.
+    own_task = task.model_copy(update={"backbone": info.id})
+    encoder = Encoder(own_task, model.text.tokenizer, reserve=adapter.length)
+    lineage = Lineage(
+        imported_from="peft",
+        peft_type=adapter.config.peft_type,
+        peft_version=adapter.config.peft_version,
+        base_model=adapter.config.base_model_name_or_path,
+        task_id=task_id or 0 if adapter.format.extra else None,
+    )
+    manifest = new_manifest(
+        name,
+        model,
+        own_task,
+        method=adapter.format.method,
+        place=adapter.format.place,
+        length=adapter.length,
+        lineage=lineage,
+        trainable=sum(tensor.numel() for tensor in tensors.values()),
+    )
+    # A prompt that could not be loaded again is not kept.
+    config_of(manifest)
+    return manifest, tensors, list(encoder.notices)
 
 
 def _model(adapter: Adapter, config: TuneConfig, name: str | None, notify: Notify) -> Backbone:

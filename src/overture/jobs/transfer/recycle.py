@@ -12,6 +12,7 @@ between tokenizers, where the paper's models share one.
 Shape letters: P prompt length, D width of the old model, E width of the new one, n common tokens.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -180,13 +181,7 @@ def recycle(
     def progress(what: str, done: int, total: int) -> None:
         listener(ProgressEvent(what=what, done=done, total=total))
 
-    new = backbone if isinstance(backbone, Backbone) else load_backbone(backbone, notify=notify)
-    if backbone_ref(new).weights_sha256 == manifest.backbone.weights_sha256:
-        raise ConfigError("the prompt was made for this very model", where="backbone", got=new.info.id)
-    old = old or load_backbone(manifest.backbone.id, revision=manifest.backbone.revision, notify=notify)
-    for text in check_fingerprint(manifest.backbone, backbone_ref(old)):
-        notify(f"{manifest.ref}: {text}")
-
+    old, new = _models(manifest, old, backbone, notify)
     vectors = common_vectors(old, new, config.tokens)
     progress("fitting the map", 0, 1)
     fit = fitted_map(*vectors)
@@ -238,6 +233,24 @@ def recycle(
         evaluation=evaluation,
         old_metrics=manifest.metrics if manifest.metrics.dump() else None,
     )
+
+
+def _models(
+    manifest: Manifest, old: Backbone | None, new: str | Backbone, notify: Callable[[str], None]
+) -> tuple[Backbone, Backbone]:
+    """The prompt's own model, and the other one.
+
+    Raises:
+        ConfigError: the two are one.
+        ArtifactError: the first is not the prompt's.
+    """
+    other = new if isinstance(new, Backbone) else load_backbone(new, notify=notify)
+    if backbone_ref(other).weights_sha256 == manifest.backbone.weights_sha256:
+        raise ConfigError("the prompt was made for this very model", where="backbone", got=other.info.id)
+    old = old or load_backbone(manifest.backbone.id, revision=manifest.backbone.revision, notify=notify)
+    for text in check_fingerprint(manifest.backbone, backbone_ref(old)):
+        notify(f"{manifest.ref}: {text}")
+    return old, other
 
 
 _WHY = {

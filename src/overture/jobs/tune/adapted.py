@@ -127,13 +127,10 @@ _STAGES = {"joint": _jointly, "prompt first": _prompt_first, "adapter first": _a
 
 def _finished(stage: _Stage, model: PromptedModel, *results: FitResult) -> Tuned:
     """The pair, with the values of both counted."""
-    prompt = sum(value.numel() for name, value in model.trainable().items() if name not in _inner_names(stage.adapted))
+    of_adapter = set(PromptedModel(stage.adapted).trainable())
+    prompt = sum(value.numel() for name, value in model.trainable().items() if name not in of_adapter)
     inner = sum(value.numel() for value in stage.adapted.inner.values())
     return tuned_alone(model, *results, trainable=prompt + inner)
-
-
-def _inner_names(backbone: Backbone) -> set[str]:
-    return set(PromptedModel(backbone).trainable())
 
 
 def _fixed(prompt: object) -> OnePrompt:
