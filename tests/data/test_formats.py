@@ -321,6 +321,41 @@ def test_squad(tmp_path):
         assert context[start:].startswith(text)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"answers": [{"text": "c", "answer_start": 0}]},
+        {"answers": {"text": ["c"], "answer_start": [0]}},
+        {"answers": {"text": "c", "answer_start": 0}},
+        {"answer": "c", "answer_start": 0},
+    ],
+)
+def test_one_question_a_record(tmp_path, answer):
+    rows = [{"id": i, "context": "c", "question": f"q{i}", **answer} for i in range(3)]
+    table = read_table(written(tmp_path, "a.json", rows))
+    assert table.format == "squad"
+    assert [(row["question"], row["answers"], row["answer_starts"]) for row in table.rows] == [
+        (f"q{i}", ["c"], [0]) for i in range(3)
+    ]
+
+
+def test_questions_without_an_answer_beside_others(tmp_path):
+    rows = [{"context": "c", "question": "q", "answers": [{"text": "c", "answer_start": 0}]}] * 2
+    rows.insert(1, {"context": "c", "question": "q", "answers": []})
+    table = read_table(written(tmp_path, "a.json", rows))
+    assert [(row["answers"], row["answer_starts"]) for row in table.rows] == [(["c"], [0]), ([], []), (["c"], [0])]
+    # Answers that are texts already stay as they are.
+    rows = [{"context": "c", "question": "q", "answers": answers} for answers in ([], ["c"])]
+    assert read_table(written(tmp_path, "b.json", rows)).rows == rows
+
+
+@pytest.mark.parametrize(("value", "is_impossible"), [("false", False), ("True", True), (0, False), (1, True)])
+def test_what_is_impossible_may_be_a_text(tmp_path, value, is_impossible):
+    row = {"context": "c", "question": "q", "answers": {"text": []}, "is_impossible": value}
+    assert read_table(written(tmp_path, "a.json", [row])).rows[0]["is_impossible"] is is_impossible
+    assert "is_impossible" in broken(written(tmp_path, "b.json", [{**row, "is_impossible": "perhaps"}]))[0]
+
+
 def test_squad_by_column_and_broken(tmp_path):
     row = {"id": "1", "context": "c", "question": "q", "answers": {"text": ["c"], "answer_start": [0]}}
     found = read_table(written(tmp_path, "flat.jsonl", json.dumps(row)))

@@ -1,6 +1,6 @@
 """The two kinds of formats, containers and shapes, and the records that they share."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
@@ -99,21 +99,6 @@ class Shape:
     read: Callable[[Sequence[Item], Source], list[Item]]
 
 
-def of_each(
-    rows_of: Callable[[Record, str, Problems], Iterable[Record]], has_several: bool = False
-) -> Callable[[Sequence[Item], Source], list[Item]]:
-    """Reads a shape record by record.
-
-    Args:
-        rows_of: takes a record, its place and a list for problems; gives its rows, none, one or several.
-        has_several: a record may hold several rows, so rows have numbers of their own.
-    """
-
-    def read(items: Sequence[Item], source: Source) -> list[Item]:
-        rows: list[Item] = []
-        for item in items:
-            for row in rows_of(item.fields, source.place(item.line), source.problems):
-                rows.append(Item(row, len(rows) + 1 if has_several else item.line, item.split))
-        return rows
-
-    return read
+def is_list_with(value: Any, key: str) -> bool:
+    """Whether a value is a list of objects, at least one, that all have a key."""
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) and key in item for item in value)

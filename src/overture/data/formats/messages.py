@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from overture.core.errors import Problem
-from overture.data.formats.form import Item, Problems, Record, Shape, Source
+from overture.data.formats.form import Item, Problems, Record, Shape, Source, is_list_with
 from overture.data.values import kind
 
 Message = dict[str, Any]
@@ -20,11 +20,6 @@ _FLAGS = ("weight", "train", "trainable", "training", "loss")
 
 def _is_like(record: Record) -> bool:
     return is_list_with(record.get("messages"), "role")
-
-
-def is_list_with(value: Any, key: str) -> bool:
-    """Whether a value is a list of objects that all have a key."""
-    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) and key in item for item in value)
 
 
 def _read(items: Sequence[Item], source: Source) -> list[Item]:

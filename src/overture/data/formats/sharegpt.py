@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from overture.core.errors import Problem
-from overture.data.formats.form import Item, Problems, Record, Shape, Source
-from overture.data.formats.messages import Message, conversation, is_list_with, weight_of
+from overture.data.formats.form import Item, Problems, Record, Shape, Source, is_list_with
+from overture.data.formats.messages import Message, conversation, weight_of
 from overture.data.values import kind
 
 _SPEAKERS = {"system": "system", "human": "user", "user": "user"}

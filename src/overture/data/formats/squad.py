@@ -1,19 +1,20 @@
 """SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016, 2018): articles of paragraphs of questions; or one question a record.
 
 Rows have `id`, `title`, `context`, `question`, `answers` (texts, empty where there is none) and `answer_starts`
-(characters into the context), and in version 2 `is_impossible`. Rows are numbered by question.
+(characters into the context), and in version 2 `is_impossible`. Rows of articles are numbered by question.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from overture.core.errors import Problem
-from overture.data.formats.form import Problems, Record, Shape, of_each
+from overture.data.formats.form import Item, Problems, Record, Shape, Source, is_list_with
 from overture.data.values import kind
 
 
 def _is_like(record: Record) -> bool:
-    return isinstance(record.get("paragraphs"), list) or _is_flat(record)
+    has_no_answer = record.get("answers") == [] and "question" in record and "answer_starts" not in record
+    return isinstance(record.get("paragraphs"), list) or _is_flat(record) or has_no_answer
 
 
 def _is_flat(record: Record) -> bool:
@@ -23,13 +24,18 @@ def _is_flat(record: Record) -> bool:
     answers = record.get("answers")
     if isinstance(answers, dict):
         return "text" in answers
-    if (
-        isinstance(answers, list)
-        and answers
-        and all(isinstance(answer, dict) and "text" in answer for answer in answers)
-    ):
+    if is_list_with(answers, "text"):
         return True
     return "answers" not in record and isinstance(record.get("answer"), str) and "answer_start" in record
+
+
+def _read(items: Sequence[Item], source: Source) -> list[Item]:
+    rows: list[Item] = []
+    for item in items:
+        for row in _rows(item.fields, source.place(item.line), source.problems):
+            # An article holds many questions, which have numbers of their own.
+            rows.append(Item(row, len(rows) + 1 if "paragraphs" in item.fields else item.line, item.split))
+    return rows
 
 
 def _rows(record: Record, where: str, problems: Problems) -> Sequence[Record]:
@@ -92,4 +98,4 @@ def _checked(row: Record, where: str, problems: Problems) -> Sequence[Record]:
     return [row] if len(problems) == num_before else []
 
 
-SQUAD = Shape("squad", "SQuAD", _is_like, of_each(_rows, has_several=True))
+SQUAD = Shape("squad", "SQuAD", _is_like, _read)

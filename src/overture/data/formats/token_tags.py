@@ -40,12 +40,11 @@ def without_blank_words(items: Sequence[Item], source: Source) -> list[Item]:
     rows = []
     for item in items:
         words = item.fields.get("tokens")
-        blank = (
-            [i for i, word in enumerate(words) if word == "" or str(word).isspace()] if isinstance(words, list) else []
-        )
-        lists = {name: value for name, value in item.fields.items() if isinstance(value, list)}
-        aligned = {name: value for name, value in lists.items() if len(value) == len(lists.get("tokens", ()))}
-        if not blank or len(aligned) < 2:
+        places = enumerate(words) if isinstance(words, list) else ()
+        blank = {i for i, word in places if word == "" or str(word).isspace()}
+        lists = {name: value for name, value in item.fields.items() if isinstance(value, list)} if blank else {}
+        aligned = {name: value for name, value in lists.items() if len(value) == len(lists["tokens"])}
+        if len(aligned) < 2:
             rows.append(item)
             continue
         count, first, done = len(blank), source.place(item.line), "left out with their tags"
