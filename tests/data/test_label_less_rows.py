@@ -39,6 +39,15 @@ def test_a_split_without_labels_is_left_out_and_another_drawn(tmp_path, jsonl, m
     assert kinds(splits)["test rows without any label"] == 4
 
 
+@pytest.mark.parametrize("name", ["Label", "labels"])
+def test_a_label_under_another_name_is_a_mistake(jsonl, make_task, name):
+    test = [{"text": row["text"], name: row["label"]} for row in rows_of(["pos"] * 4, 100)]
+    data = {"train": jsonl(rows_of(["pos", "neg"] * 10)), "test": jsonl(test, "test.jsonl")}
+    with pytest.raises(DataError) as caught:
+        load_splits(make_task(data=data))
+    assert [problem.where for problem in caught.value.problems] == [str(data["test"])]
+
+
 def test_minus_1_may_be_a_label_or_an_answer(jsonl, make_task):
     data = {"path": jsonl(rows_of([-1, 1] * 10))}
     assert not load_splits(make_task(data=data, labels={"-1": " bad", "1": " good"})).noticed
@@ -130,7 +139,9 @@ def written_parquet(path, columns, features=None):
 CLASS_LABEL = {"label": {"names": ["neg", "pos"], "_type": "ClassLabel"}, "text": {"dtype": "string", "_type": "Value"}}
 
 
-@pytest.mark.parametrize("labels", [LABELS, {0: " bad", 1: " good"}])
+@pytest.mark.parametrize(
+    "labels", [LABELS, {0: " bad", 1: " good"}, {"good": {"words": " x", "also": ["pos"]}, "neg": " y"}]
+)
 def test_numbered_labels_have_names(tmp_path, make_task, labels):
     columns = {"text": [f"t{i}" for i in range(20)], "label": [0, 1] * 10}
     path = written_parquet(tmp_path / "a.parquet", columns, CLASS_LABEL)
@@ -138,7 +149,7 @@ def test_numbered_labels_have_names(tmp_path, make_task, labels):
     assert [row["label"] for row in table.rows[:2]] == ["neg", "pos"]
     assert [row["label"] for row in table.numbered("label")[:2]] == [0, 1]
     splits = load_splits(make_task(data={"path": path}, labels=labels))
-    wanted = {"pos", "neg"} if "pos" in labels else {0, 1}
+    wanted = {0, 1} if 0 in labels else {"pos", "neg"}
     assert {row.fields["label"] for row in splits.train} == wanted
 
 

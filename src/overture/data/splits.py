@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from overture.core.config import did_you_mean
 from overture.core.errors import ConfigError, DataError, Problem
 from overture.core.packages import install
 from overture.core.records.data import DataNotice, notice_texts
@@ -180,7 +181,11 @@ def _without_unlabelled_splits(task: Task, rows_of: dict[str, list[Row]], notice
     """The splits without validation and test rows that all lack a label, as the Hub's test splits do."""
     kept = {}
     for name, rows in rows_of.items():
-        if name != "train" and rows and all(is_unlabelled(task, row) for row in rows):
+        # A label under nearly the task's name for it is a mistake in that name.
+        absent = [field for field in task.target_fields if not any(field in row.fields for row in rows)]
+        fields = [field.lower() for field in rows[0].fields] if rows else []
+        is_misnamed = any(did_you_mean(field.lower(), fields) for field in absent)
+        if name != "train" and rows and not is_misnamed and all(is_unlabelled(task, row) for row in rows):
             done = f"left out: {name} rows are drawn from the training rows"
             notices.add(f"{name} rows without any label", count=len(rows), first=rows[0].where, done=done)
         else:

@@ -19,8 +19,8 @@ _CHATS = ("messages", "sharegpt", "alpaca")
 
 def rows_of_table(task: Task, table: Table, file: str) -> list[Row]:
     """The rows of a table; the task's own label is a number again if the task names none of the labels' names."""
-    names = table.names.get(task.label_field, ())
-    rows = table.rows if any(label in names for label in task.words) else table.numbered(task.label_field)
+    has_names = any(task.label_named(name) for name in table.names.get(task.label_field, ()))
+    rows = table.rows if has_names else table.numbered(task.label_field)
     return [Row(fields, line, file) for fields, line in zip(rows, table.lines, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""What was noticed in a task's data: counted, with its first place, and merged into a few sentences."""
+"""What was noticed in a task's data: counted, with its first place, and told in a few sentences."""
 
 from collections.abc import Iterable
 
@@ -25,24 +25,10 @@ class DataNotice(Record):
         return notice_texts([self])[0]
 
 
-def merged(notices: Iterable[DataNotice]) -> list[DataNotice]:
-    """Notices of one kind and subject as one: their counts are added, the first place is kept."""
-    by_key: dict[tuple[str, str, str, str], DataNotice] = {}
-    for notice in notices:
-        key = (notice.kind, notice.subject, notice.unit, notice.done)
-        earlier = by_key.get(key)
-        if earlier is None:
-            by_key[key] = notice
-        else:
-            changes = {"count": earlier.count + notice.count, "first": earlier.first or notice.first}
-            by_key[key] = earlier.model_copy(update=changes)
-    return list(by_key.values())
-
-
 def notice_texts(notices: Iterable[DataNotice]) -> list[str]:
     """One sentence for each kind: ``empty text: Subject 32 rows, Body 13 rows, first a.csv:17 (left out)``."""
     groups: dict[tuple[str, str], list[DataNotice]] = {}
-    for notice in merged(notices):
+    for notice in notices:
         groups.setdefault((notice.kind, notice.done), []).append(notice)
     texts = []
     for (kind, done), members in groups.items():

@@ -37,7 +37,7 @@ def _read(source: Source) -> list[Item]:
     token = layout.token if source.options.token_column is None else source.options.token_column - 1
     if layout.name and sentences:
         columns = f"column {token + 1} as the token, {tag + 1 if tag >= 0 else 'the last'} as the tag"
-        done = f"{columns}; data.token_column and data.tag_column say it otherwise"
+        done = f"{columns}; or set data.token_column and data.tag_column"
         source.notices.add(f"read as {layout.name}", source.name, done=done)
     items = []
     width = 0

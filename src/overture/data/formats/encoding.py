@@ -36,7 +36,7 @@ def text_of(source: Source) -> str:
         encoding = _guessed(raw)
         if encoding != "utf-8":
             source.settings["encoding"] = encoding
-            done = "data.encoding says it otherwise"
+            done = "or set data.encoding"
             source.notices.add(f"text that is not UTF-8 is read as {encoding}", source.name, done=done)
     try:
         text = raw.decode(encoding)

@@ -10,37 +10,11 @@ from overture.data.formats.form import Item, Source
 _NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?")
 _UNNAMED = re.compile(r"(?:Unnamed: \d+(?:_level_\d+)?|__index_level_\d+__)?")
 _NUM_ROWS_READ = 500
-_USUAL_NAMES = frozenset(
-    [
-        "text",
-        "label",
-        "labels",
-        "class",
-        "category",
-        "sentiment",
-        "intent",
-        "target",
-        "sentence",
-        "question",
-        "context",
-        "answer",
-        "answers",
-        "premise",
-        "hypothesis",
-        "input",
-        "output",
-        "title",
-        "id",
-        "name",
-        "review",
-        "comment",
-        "summary",
-        "document",
-        "tokens",
-        "tags",
-        "split",
-    ]
-)
+_USUAL_NAMES = frozenset((
+    "text", "label", "labels", "class", "category", "sentiment", "intent", "target", "sentence", "question", "context",
+    "answer", "answers", "premise", "hypothesis", "input", "output", "title", "id", "name", "review", "comment",
+    "summary", "document", "tokens", "tags", "split",
+))  # fmt: skip
 _Lines = Sequence[tuple[int, Sequence[Any]]]
 
 

@@ -46,7 +46,7 @@ class FileOptions(Config):
         None, description="What stands between a table's columns; found by content if not given."
     )
     quotes: bool | None = Field(
-        None, description="Whether quotes in a table with tabs enclose cells, or are part of the text."
+        None, description="Whether quotes enclose a table's cells or are part of the text; found by content."
     )
     encoding: NonEmpty | None = Field(
         None, description="The encoding of text files, such as cp1252 or utf-16; UTF-8 if not given."

@@ -24,13 +24,10 @@ def _read(source: Source, default: str) -> list[Item]:
     # The csv module refuses long texts by a limit that is global; it is put back.
     limit = csv.field_size_limit(max(len(text), 1))
     try:
-        if source.options.separator:
-            separator = SEPARATORS[source.options.separator]
-        else:
-            separator = "\t" if source.options.format == "tsv" else _separator(text, default)
-        if separator != default:
+        separator = SEPARATORS[source.options.separator] if source.options.separator else _separator(text, default)
+        if separator != default and not source.options.separator:
             name = next(name for name, sign in SEPARATORS.items() if sign == separator)
-            source.notices.add(f"columns stand apart by {name}s", source.name, done="data.separator says it otherwise")
+            source.notices.add(f"columns are separated by {name}s", source.name, done="or set data.separator")
             source.settings["separator"] = name
         records = _records(text, separator, _has_quotes(text, separator, source), source, first_line)
     finally:
@@ -61,10 +58,10 @@ def _separator(text: str, default: str) -> str:
 
 def _has_quotes(text: str, separator: str, source: Source) -> bool:
     """Whether quotes enclose cells. With tabs they often are part of the text, as in tables that are typed by hand."""
-    if separator != "\t" or '"' not in text:
-        return True
     if source.options.quotes is not None:
         return source.options.quotes
+    if separator != "\t" or '"' not in text:
+        return True
     raw = [cell for line in text.split("\n") for cell in line.rstrip("\r").split("\t")]
     opened = [cell for cell in raw if cell.startswith('"')]
     # Programs quote a cell that holds a tab, a line's end or a quote, or all cells that are no numbers.
@@ -76,7 +73,7 @@ def _has_quotes(text: str, separator: str, source: Source) -> bool:
     except csv.Error:
         is_quoted = False
     kind = "quotes enclose cells" if is_quoted else "quotes are part of the text"
-    source.notices.add(kind, source.name, done="data.quotes says it otherwise")
+    source.notices.add(kind, source.name, done="or set data.quotes")
     return is_quoted
 
 
