@@ -81,7 +81,7 @@ def test_killed_run_is_listed(started, overture) -> None:
     assert "overture resume mood-1" in overture("resume").out
 
 
-def test_stop_before_training(make_task, overture, monkeypatch) -> None:
+def test_stop_between_training_and_baselines(make_task, overture, monkeypatch) -> None:
     from overture.jobs.tune import tune
 
     without_prompt = tune._without_prompt

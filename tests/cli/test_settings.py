@@ -73,3 +73,14 @@ def test_the_schema_is_printed_or_written(overture, form):
     assert done.code == 0
     text = Path("task.schema.json").read_text() if form else done.out
     assert json.loads(text)["properties"]["train"]
+
+
+def test_a_task_file_of_init_names_the_schema_for_editors(overture, tmp_path):
+    rows = [{"text": f"row {number}", "label": ("good", "bad")[number % 2]} for number in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert overture("init", "rows.jsonl").code == 0
+    first, *_ = Path("task.yaml").read_text().splitlines()
+    comment, _, uri = first.partition("$schema=")
+    assert comment == "# yaml-language-server: "
+    assert uri == SCHEMA_FILE.as_uri()
+    assert jsonschema.Draft202012Validator(task_schema()).is_valid(yaml.safe_load(Path("task.yaml").read_text()))

@@ -206,7 +206,8 @@ def _plugins_first(words: list[str]) -> list[str]:
 
 def _current(words: list[str]) -> list[str]:
     """The command line with the flags of the version before in today's spelling; says so for each."""
-    for flag in _OLD_FLAGS.get(words[0] if words else "", ()):
+    command = next((word for word in words if word in _COMMANDS), "")
+    for flag in _OLD_FLAGS.get(command, ()):
         for position, word in enumerate(words):
             if word == "--":
                 break
@@ -290,12 +291,8 @@ def main() -> None:
     try:
         app(prog_name="overture")
     finally:
-        _flush_quietly()
-
-
-def _flush_quietly() -> None:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Else the interpreter would try again at its end, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Else the interpreter would try again at its end, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -43,8 +43,8 @@ def resume_command(
     if kind == "hard":
         from overture.jobs.wording.search import resume_words
 
-        found = worked(lambda listener, stop: resume_words(run, kept, listener, stop), store, is_json, run)
-        finish(found, store, is_json, show_words)
+        searched_words = worked(lambda listener, stop: resume_words(run, kept, listener, stop), store, is_json, run)
+        finish(searched_words, store, is_json, show_words)
         return
     if kind == "search":
         from overture.jobs.search.search import resume_search

@@ -62,7 +62,7 @@ def command(
 def _tune_command(task: Path, backbone: str | None, settings: list[str], labels: dict[str, Any]) -> str:
     chosen = json.dumps(labels, ensure_ascii=False)
     words = ["overture", "tune", str(task), *(["--backbone", backbone] if backbone else [])]
-    words += [word for one in [*settings, f"labels={chosen}"] for word in ("--set", one)]
+    words += [word for setting in [*settings, f"labels={chosen}"] for word in ("--set", setting)]
     return shlex.join(words)
 
 

@@ -138,7 +138,7 @@ def _without_prompt(work: Work) -> Measured | None:
         work.notice(f"the model without a prompt could not be measured: {error.what}")
         return None
     work.warm(plain)
-    return _measured(work, plain, "no prompt", Meter(work.backbone.device.type))
+    return _measured(work, plain, "no-prompt", Meter(work.backbone.device.type))
 
 
 def _in_context(work: Work) -> Measured | None:

@@ -1,0 +1,28 @@
+"""The demo as its user sees it: the gain is sure on its own test rows, and its sentences are answered right."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from overture.cli.app import app
+from overture.cli.demo import SENTENCES
+
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.xdist_group("smollm2")]
+
+
+def test_the_demo_gains_surely_and_answers_its_messages(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["demo", "--store", str(tmp_path), "--json"], prog_name="overture")
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    compared = result["compared"]["no_prompt"]
+    assert compared["p_value"] < 0.001
+    assert compared["difference"]["low"] > 0.2
+    # Training does not end near the edge: no epoch is much worse than the one before.
+    scores = [epoch["validation_score"] for epoch in result["history"]]
+    assert all(later > earlier - 0.05 for earlier, later in zip(scores, scores[1:], strict=False))
+    for answer in result["predictions"]:
+        assert answer["label"] == SENTENCES[answer["input"]]
+        assert answer["probabilities"][answer["label"]] >= 0.75
+    assert Path(result["page"]).is_file()
