@@ -1,6 +1,7 @@
 """The demo as its user sees it: the gain is sure on its own test rows, and its sentences are answered right."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def test_the_demo_gains_surely_and_answers_its_messages(tmp_path: Path) -> None:
     assert compared["difference"]["low"] > 0.2
     # Training does not end near the edge: no epoch is much worse than the one before.
     scores = [epoch["validation_score"] for epoch in result["history"]]
-    assert all(later > earlier - 0.05 for earlier, later in zip(scores, scores[1:], strict=False))
+    assert all(later > earlier - 0.05 for earlier, later in pairwise(scores))
     for answer in result["predictions"]:
         assert answer["label"] == SENTENCES[answer["input"]]
         assert answer["probabilities"][answer["label"]] >= 0.75
