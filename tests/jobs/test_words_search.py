@@ -8,7 +8,7 @@ import yaml
 
 from fakes import backbone_of
 from overture.core.errors import ConfigError
-from overture.core.records.events import NoticeEvent
+from overture.core.records.events import NoticeEvent, ProgressEvent
 from overture.core.records.hard import Candidate
 from overture.data.rows import Row
 from overture.data.splits import Splits
@@ -92,6 +92,29 @@ def test_a_stopped_search_keeps_its_best_and_goes_on_to_the_same_end(task, tmp_p
     assert again.status == "finished"
     assert comparable(again) == comparable(whole)
     assert resume_words(stopped.run, store) == again
+
+
+def test_ctrl_c_keeps_the_best(task, tmp_path):
+    store, heard = Store(tmp_path / "store"), []
+
+    def listen(event) -> None:
+        heard.append(event)
+        if isinstance(event, ProgressEvent) and event.what.startswith("wording"):
+            raise KeyboardInterrupt
+
+    stopped = search_words(request_of(task), store, listen, backbone=backbone_of("llama"))
+    assert stopped.status == "interrupted"
+    if stopped.winner != Candidate():
+        assert [entry.name for entry in store.list()] == ["mood"]
+    assert resume_words(stopped.run, store, backbone=backbone_of("llama")).status == "finished"
+
+
+@pytest.mark.parametrize("text", ["  ", "x" * 99, "<|user|> hi"])
+def test_a_text_of_the_users_that_cannot_be_raced_is_an_error(task, tmp_path, text):
+    with pytest.raises(ConfigError) as error:
+        searched(task, Store(tmp_path / "store"), text=text)
+    assert error.value.where == "hard.text"
+    assert error.value.got
 
 
 def test_a_search_is_the_same_by_its_seed(task, tmp_path):

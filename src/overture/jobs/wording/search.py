@@ -198,6 +198,13 @@ class _Search:
         plan = run.read("plan.json", HardPlan) or plan_of(options, scorer, len(splits.validation), speed)
         run.write("plan.json", plan)
         search = cls(run, config, store, splits, scorer, Book(run, scorer, is_stop_asked), plan)
+        try:
+            for candidate in search.own:
+                scorer.rows(candidate, "validation")
+        except Refused as refusal:
+            raise ConfigError(
+                "the text cannot be raced", where="hard.text", got=f"{options.text!r:.80}: {refusal}"
+            ) from None
         search.notice(
             f"allowed: {plan.tokens:,.0f} live tokens, about {plan.minutes:.1f} minutes at "
             f"{plan.tokens_per_second:,.0f} tokens a second"
@@ -218,7 +225,9 @@ class _Search:
     def own(self) -> list[Candidate]:
         """The controls that race with the others: the task file, and the user's own text."""
         text = self.config.hard.text
-        return [Candidate(), *([Candidate(text=text, origin="own text")] if text else [])]
+        # A text that begins at once would be glued to the row's.
+        lead = "" if text[:1].isspace() else "\n"
+        return [Candidate(), *([Candidate(text=lead + text, origin="own text")] if text else [])]
 
     @property
     def best(self) -> list[Standing]:
@@ -440,6 +449,8 @@ class _Search:
 
     def interrupted(self) -> HardResult:
         """The best so far, kept with its validation score; the test rows are not looked at."""
+        # A listener may raise at every sign of progress once a stop is asked for.
+        self.run.listener = ignore
         winner = self.best[0].candidate if self.standings else Candidate()
         metrics = (
             {"validation": self._scored(winner, "validation").split_scores(self.config.task)} if self.standings else {}
