@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from overture.cli.options import JsonOption, StoreOption, run_names, store_flag, store_root
-from overture.cli.out import console, emit, say, show_text, size_text
+from overture.cli.out import console, emit, remark, say, show_text, size_text
 from overture.cli.tables import show_facts
 from overture.core.errors import OvertureError
 from overture.core.packages import install, requirements
@@ -82,7 +82,7 @@ def examined(store: Path) -> Facts:
     facts: Facts = {"python": platform.python_version(), "packages": packages, "extras": extras}
     facts |= {"machine": _machine(), "disk": _disk(store, errors, advice)}
     if "torch" in packages and not packages["torch"]["problem"]:
-        say("measuring speed ...")
+        remark("measuring speed ...")
         facts |= {"gpu": _gpu(), "gflops": _gflops()}
         rates = facts["gflops"]
         if rates["cpu_bfloat16"] > _FASTER * rates["cpu"]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
-from overture.cli.out import console, emit, loading, say, show_text
+from overture.cli.out import console, emit, loading, remark, say, show_text
 from overture.cli.report import asking, show_next
 from overture.core.errors import ArtifactError
 
@@ -64,7 +64,7 @@ def import_command(
         backbone=backbone,
         name=name,
         task_id=task_id,
-        notify=lambda text: say(f"note: {text}"),
+        notify=lambda text: remark(f"note: {text}"),
     )
     if is_json:
         emit(result.dump())
@@ -117,6 +117,6 @@ def export_command(
         return
     show_text(console(), f"wrote {', '.join(result.files)} in {result.folder}")
     for text in result.lost:
-        say(f"note: {text}")
+        remark(f"note: {text}")
     if to == "peft":
         show_text(console(), f"lines that load it stand in {folder / 'README.md'}")

@@ -15,8 +15,8 @@ from overture.cli.options import (
     store_root,
     with_flags,
 )
-from overture.cli.out import console, emit, loading, say, seconds_text
-from overture.cli.report import sentence
+from overture.cli.out import console, emit, loading, say, seconds_text, show_notes, show_text
+from overture.cli.report import sentence, verdict_style
 from overture.core.errors import ConfigError
 from overture.core.records.events import NoticeEvent
 from overture.jobs.wording.options import ExplainConfig
@@ -78,30 +78,33 @@ def command(
         emit({**result.dump(), "page": str(target)})
         return
     _show(result)
-    console().print(f"Page: {target} ({seconds_text(result.seconds)})", soft_wrap=True)
+    show_text(console(), f"Page: {target} ({seconds_text(result.seconds)})")
 
 
 def _show(result: "Explanation") -> None:
     out = console()
-    out.print(sentence("no prompt", result.compared, "prompt"))
+    show_text(out, sentence("no-prompt", result.compared, "prompt"), style=verdict_style(result.compared))
     if result.raised:
         words = ", ".join(f"{word.word.strip()} ({word.change:+.1f})" for word in result.raised[:8])
-        out.print(f"Likelier where the answer stands: {words}")
+        show_text(out, f"Likelier where the answer stands: {words}")
     for shift in result.labels:
         before, after = shift.without[shift.label], shift.with_prompt[shift.label]
-        out.print(f"  rows of {shift.label}: probability of the right label {before:.2f} without, {after:.2f} with it")
+        show_text(
+            out, f"  rows of {shift.label}: probability of the right label {before:.2f} without, {after:.2f} with it"
+        )
     if result.parts:
-        out.print("Parts that matter most, by the log-likelihood lost without them:")
+        show_text(out, "Parts that matter most, by the log-likelihood lost without them:")
     for part in sorted(result.parts, key=lambda part: -part.drop.value)[:5]:
         drop = part.drop
-        out.print(f"  {part.kind} {part.name:.60}: {drop.value:+.3f} nats ({drop.low:.3f} to {drop.high:.3f})")
+        show_text(out, f"  {part.kind} {part.name:.60}: {drop.value:+.3f} nats ({drop.low:.3f} to {drop.high:.3f})")
     total = result.flips[0]
-    out.print(f"Rows fixed: {total.fixed}, broken: {total.broken}, of {result.rows}")
+    show_text(out, f"Rows fixed: {total.fixed}, broken: {total.broken}, of {result.rows}")
     sure = [item for item in result.slices if item.q_value < 0.05]
     for item in sure[:5]:
-        out.print(f"  {item.word!r} marks rows {item.among}: {item.hits} of {item.rows_with}, q = {item.q_value:.2g}")
+        show_text(
+            out, f"  {item.word!r} marks rows {item.among}: {item.hits} of {item.rows_with}, q = {item.q_value:.2g}"
+        )
     for check in result.checks:
         verdict = "passed" if check.passed else "not done" if check.passed is None else "FAILED"
-        out.print(f"check {check.name}: {verdict}; {check.text}")
-    for notice in result.notices:
-        out.print(f"note: {notice}")
+        show_text(out, f"check {check.name}: {verdict}; {check.text}")
+    show_notes(out, result.notices)

@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from overture.cli.options import store_root
-from overture.cli.out import console, say, seconds_text
+from overture.cli.out import console, say, seconds_text, show_notes, show_text
 from overture.cli.report import asking, interval_text, show_next
+from overture.cli.tables import Column, show_table
 from overture.cli.tune import finish, worked
 from overture.core.errors import ConfigError
 from overture.jobs.wording.options import HardRequest
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from overture.core.records.hard import Claim, HardResult
 
 
@@ -43,42 +42,45 @@ def search_words_command(config: HardRequest, soft_flags: Sequence[str], store: 
 def show_words(result: "HardResult", flag: str) -> None:
     """Print a search for words: its stages, the winner, what can be claimed, what luck gives."""
     out, metric = console(), result.metric
-    out.print(_stage_table(result))
+    stages = result.stages
+    columns = [
+        Column("stage", [stage.stage for stage in stages], is_left=True),
+        Column("candidates", [str(stage.proposed) for stage in stages], rank=1),
+        Column("refused", [str(sum(stage.refused.values())) for stage in stages], rank=2),
+        Column("row scores", [f"{stage.row_scores:,}" for stage in stages], rank=3),
+        Column("best mean log-likelihood", [f"{stage.best[0].log_likelihood:.3f}" for stage in stages]),
+        Column("best", [stage.best[0].candidate.title for stage in stages], is_left=True, is_prose=True),
+    ]
+    show_table(out, columns, f"{result.task}: what was tried, on validation rows")
     for line in _winner_lines(result):
-        out.print(line, soft_wrap=True)
+        show_text(out, line)
     for split, scores in result.metrics.items():
-        out.print(f"{split}: {metric} {scores[metric].value:.3f}, 95% interval {interval_text(scores[metric])}")
+        show_text(out, f"{split}: {metric} {scores[metric].value:.3f}, 95% interval {interval_text(scores[metric])}")
     for claim in result.claims:
-        out.print(_claim_line(claim, metric))
+        show_text(out, _claim_line(claim, metric))
     if result.luck:
         luck = result.luck
-        out.print(
+        show_text(
+            out,
             f"By luck alone the best of {luck.candidates} equal candidates looks up to {100 * luck.points:.1f} points "
-            f"better on {luck.rows} validation rows; the test rows know nothing of that."
+            f"better on {luck.rows} validation rows; the test rows know nothing of that.",
         )
-    out.print(f"Spent: {result.tokens:,.0f} live tokens of {result.plan.tokens:,}, {seconds_text(result.seconds)}.")
-    for notice in result.notices:
-        out.print(f"note: {notice}")
+    show_text(
+        out, f"Spent: {result.tokens:,.0f} live tokens of {result.plan.tokens:,}, {seconds_text(result.seconds)}."
+    )
+    show_notes(out, result.notices)
     if result.has_shuffled_labels:
-        out.print("Labels were shuffled: whatever is claimed above is an error of the first kind. Nothing was kept.")
+        show_text(
+            out, "Labels were shuffled: whatever is claimed above is an error of the first kind. Nothing was kept."
+        )
     elif result.prompt and result.folder:
-        commands = [asking(result.prompt, result.folder, flag), f"overture export {result.prompt}{flag} DIR --to text"]
+        commands = [
+            asking(result.prompt, result.folder, flag),
+            f"overture export {result.prompt}{flag} -o DIR --to text",
+        ]
         show_next(f"Kept as {result.prompt}. To use it:", commands)
     else:
-        out.print("No prompt of words was better than the task file's own template, so nothing was kept.")
-
-
-def _stage_table(result: "HardResult") -> "Table":
-    from rich.table import Table
-
-    table = Table(title=f"{result.task}: what was tried, on validation rows", title_justify="left")
-    for head in ("stage", "candidates", "refused", "row scores", "best mean log-likelihood", "best"):
-        table.add_column(head, justify="left" if head in ("stage", "best") else "right")
-    for stage in result.stages:
-        best = stage.best[0]
-        counts = [str(stage.proposed), str(sum(stage.refused.values())), f"{stage.row_scores:,}"]
-        table.add_row(stage.stage, *counts, f"{best.log_likelihood:.3f}", best.candidate.title)
-    return table
+        show_text(out, "No prompt of words was better than the task file's own template, so nothing was kept.")
 
 
 def _winner_lines(result: "HardResult") -> Iterator[str]:

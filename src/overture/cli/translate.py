@@ -15,8 +15,9 @@ from overture.cli.options import (
     store_root,
     with_flags,
 )
-from overture.cli.out import console, emit, say, seconds_text
+from overture.cli.out import console, emit, say, seconds_text, show_notes, show_text
 from overture.cli.report import asking, interval_text, show_next
+from overture.cli.tables import Column, show_table
 from overture.jobs.run.request import tune_config
 from overture.jobs.wording.options import TranslateConfig
 
@@ -71,38 +72,30 @@ def command(
 
 
 def _show(result: "TranslateResult", store_text: str) -> None:
-    from rich.table import Table
-
-    out = console()
-    table = Table(
-        title=f"{result.translated_from} as words, {result.rows['measured']} {result.split} rows", title_justify="left"
-    )
-    for head in ("", "tokens", "KL explained", "agreement", "where it changed", "accuracy", "gain kept", "perplexity"):
-        table.add_column(head, justify="right" if head else "left")
+    out, items = console(), result.fidelity
+    changed = [item.agreement_where_changed for item in items]
+    columns = [
+        Column("words", [item.what for item in items], is_left=True),
+        Column("tokens", [str(item.tokens) for item in items], rank=3),
+        Column("KL explained", [f"{item.explained.value:.2f} ({interval_text(item.explained)})" for item in items]),
+        Column("agreement", [f"{item.agreement.value:.3f}" for item in items], rank=1),
+        Column("where it changed", [f"{score.value:.3f} of {score.n}" if score else "-" for score in changed], rank=4),
+        Column("accuracy", [f"{item.accuracy.value:.3f}" for item in items]),
+        Column("gain kept", ["-" if i.accuracy_kept is None else f"{i.accuracy_kept:.0%}" for i in items], rank=2),
+        Column("perplexity", ["-" if i.perplexity is None else f"{i.perplexity:.1f}" for i in items], rank=5),
+    ]
+    show_table(out, columns, f"{result.translated_from} as words, {result.rows['measured']} {result.split} rows")
+    show_text(out, f"The soft prompt: accuracy {result.soft.value:.3f}; no-prompt: {result.none.value:.3f}.")
     for item in result.fidelity:
-        changed, kept = item.agreement_where_changed, item.accuracy_kept
-        table.add_row(
-            item.what,
-            str(item.tokens),
-            f"{item.explained.value:.2f} ({interval_text(item.explained)})",
-            f"{item.agreement.value:.3f}",
-            f"{changed.value:.3f} of {changed.n}" if changed else "-",
-            f"{item.accuracy.value:.3f}",
-            "-" if kept is None else f"{kept:.0%}",
-            "-" if item.perplexity is None else f"{item.perplexity:.1f}",
-        )
-    out.print(table)
-    out.print(f"The soft prompt: accuracy {result.soft.value:.3f}; no prompt: {result.none.value:.3f}.")
-    for item in result.fidelity:
-        out.print(f"{item.what}: {item.text!r}", soft_wrap=True)
+        show_text(out, f"{item.what}: {item.text!r}")
     if result.transfer:
         moved = result.transfer
-        out.print(
+        show_text(
+            out,
             f"On {moved.backbone}: accuracy {moved.accuracy.value:.3f} with the words, "
-            f"{moved.without.value:.3f} without."
+            f"{moved.without.value:.3f} without.",
         )
-    for notice in result.notices:
-        out.print(f"note: {notice}")
-    out.print(f"{result.tokens:,.0f} live tokens, {seconds_text(result.seconds)}.")
+    show_notes(out, result.notices)
+    show_text(out, f"{result.tokens:,.0f} live tokens, {seconds_text(result.seconds)}.")
     commands = [asking(result.prompt, result.folder, store_text), f"overture explain {result.prompt}{store_text}"]
     show_next(f"Kept as {result.prompt}. Next:", commands)

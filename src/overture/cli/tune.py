@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_flag, store_root, with_flags
-from overture.cli.out import emit, loading, say, seconds_text, show_error
+from overture.cli.out import emit, loading, remark, say, seconds_text, show_error
 from overture.cli.pages import show_page, written_page
 from overture.cli.progress import display
 from overture.cli.report import show_result
@@ -110,7 +110,7 @@ def worked(
             more = {"resume": resume_line(name, store)} if name and isinstance(error, DiskFull) else {}
             show_error(error, is_json, **more)
             raise typer.Exit(error.exit_code) from None
-    say(f"{result.run}: {result.status} after {seconds_text(time.monotonic() - started)}")
+    remark(f"{result.run}: {result.status} after {seconds_text(time.monotonic() - started)}")
     return result
 
 
