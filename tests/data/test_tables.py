@@ -46,6 +46,25 @@ def test_excels_hint_is_no_row(tmp_path):
     assert (table.rows, table.lines) == ([{"text": "fine", "label": "good"}], [3])
 
 
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ('text, label\n"fine, very", good\ndull, bad\n', "fine, very"),
+        ('label, text\ngood, "fine, very"\nbad, dull\n', "fine, very"),
+        ('text,label\n"a \\"fine\\", odd film",good\ndull,bad\n', 'a "fine", odd film'),
+    ],
+)
+def test_other_ways_of_writing_quotes(tmp_path, content, text):
+    table = table_of_file(tmp_path, "a.csv", content)
+    assert table.rows[0]["text"] == text
+    assert len(table.rows) == 2
+
+
+def test_a_backslash_is_text_where_quotes_are_doubled(tmp_path):
+    (row,) = table_of_file(tmp_path, "a.csv", 'text,label\n"C:\\dir\\""x""",good\n').rows
+    assert row["text"] == 'C:\\dir\\"x"'
+
+
 def test_a_separator_that_is_asked_for_is_taken(tmp_path):
     rows = table_of_file(tmp_path, "a.csv", "a;b,c\n1;2,3\n", separator="comma").rows
     assert rows == [{"a;b": "1;2", "c": "3"}]
@@ -60,6 +79,7 @@ def test_a_separator_that_is_asked_for_is_taken(tmp_path):
         "fine film,positive\ndull,negative\ngreat,positive\nbad,negative\n",
         '"0","a1","fine film"\n"4","a2","dull"\n"0","a3","great"\n',
         "good film,0\nbad film,1\n",
+        "1,7,3,9,good film\n2,1,4,0,bad film\n",
     ],
 )
 def test_a_first_line_of_values_is_a_row(tmp_path, content):
@@ -75,7 +95,8 @@ def test_a_first_line_of_values_is_a_row(tmp_path, content):
     "content",
     [
         "text,label\nfine,good\ndull,bad\n",
-        "id,2019,2020,2021\n1,2,3,4\n2,3,4,5\n",
+        "place,2019,2020,2021\n1,2,3,4\n2,3,4,5\n",
+        "0,1,2,words\n5,6,7,fine\n1,1,0,dull\n",
         "Ticket ID,Body\n1,a\n2,b\n",
         "label,text\n1,a\n2,b\n1,c\n",
         "x,y\n",

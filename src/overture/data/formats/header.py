@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from overture.data.formats.form import Item, Source
@@ -80,16 +81,18 @@ def _is_data(first: Sequence[str], rows: Sequence[Sequence[Any]]) -> bool:
     others = [row for row in rows if len(row) == len(first) and [str(cell).strip() for cell in row] != list(first)]
     if not others or not any(first):
         return False
-    num_numbers = 0
+    numbers = []
     for i, name in enumerate(first):
         column = [str(row[i]).strip() for row in others]
         # A value that comes again in its column, which holds few values, is a label and not the column's name.
         if name and name in column and len(set(column)) <= (len(column) + 1) // 2:
             return True
-        num_numbers += bool(_NUMBER.fullmatch(name)) and all(_NUMBER.fullmatch(cell) for cell in column if cell)
+        if _NUMBER.fullmatch(name) and all(_NUMBER.fullmatch(cell) for cell in column if cell):
+            numbers.append(float(name.replace(",", ".")))
     is_named = any(name.lower() in _USUAL_NAMES for name in first)
-    # Most columns of a wide table may be called by years; a text with a number beside it is a row.
-    return 0 < num_numbers <= max(1, len(first) // 2) and not is_named
+    # Columns may be called 0, 1, 2, ... or by years.
+    steps = {after - before for before, after in pairwise(numbers)}
+    return bool(numbers) and not is_named and not (len(numbers) > 2 and len(steps) == 1 and steps != {0.0})
 
 
 def _columns(names: Sequence[str], rows: _Lines, source: Source) -> dict[int, str]:

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -80,8 +80,31 @@ def _has_quotes(text: str, separator: str, source: Source) -> bool:
 def _records(
     text: str, separator: str, has_quotes: bool, source: Source, first_line: int
 ) -> list[tuple[int, list[str]]]:
-    """The rows with the lines on which they start."""
-    options: dict[str, Any] = {} if has_quotes else {"quoting": csv.QUOTE_NONE}
+    """The rows with the lines on which they start, by the first way of writing quotes that gives rows of one width."""
+    dialects: dict[str, dict[str, Any]] = {"": {} if has_quotes else {"quoting": csv.QUOTE_NONE}}
+    if has_quotes and f'{separator} "' in text:
+        dialects["white space stands before quotes"] = {"skipinitialspace": True}
+    if has_quotes and '\\"' in text:
+        dialects["a backslash stands before quotes in the text"] = {"escapechar": "\\", "doublequote": False}
+    readings = {}
+    for name, options in dialects.items():
+        records, problem = _parsed(text, separator, options, first_line)
+        readings[name] = records, problem
+        if problem is None and len({len(record) for _, record in records}) < 2:
+            if name:
+                source.notices.add(name, source.name)
+            return records
+    records, problem = readings[""]
+    if problem is not None:
+        line, what = problem
+        source.problem(line, f"not a table: {what}", "is a quote left open?" if has_quotes else "")
+    return records
+
+
+def _parsed(
+    text: str, separator: str, options: Mapping[str, Any], first_line: int
+) -> tuple[list[tuple[int, list[str]]], tuple[int, str] | None]:
+    """The rows that are no empty lines, and what is wrong, with its line."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, **options)
     records = []
     start = 0
@@ -91,9 +114,8 @@ def _records(
                 records.append((first_line + start, record))
             start = reader.line_num
     except csv.Error as error:
-        fix = "is a quote left open?" if has_quotes else ""
-        source.problem(first_line + start, f"not a table: {error}", fix)
-    return records
+        return records, (first_line + start, str(error))
+    return records, None
 
 
 def _filled(records: Sequence[tuple[int, list[str]]], source: Source) -> list[tuple[int, list[str]]]:
