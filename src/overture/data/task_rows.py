@@ -1,7 +1,7 @@
 """A table's rows as a task reads them: labels by name, and those that `data.drop` names left out."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from overture.core.errors import DataError, Problem
@@ -77,7 +77,7 @@ def kept_rows(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices) ->
             for split, rows in kept.items():
                 dropped = [row for row in rows if drops(task, row)]
                 kept[split] = [row for row in rows if not drops(task, row)]
-                _tell(f"{what} rows", split, dropped, notices)
+                _tell(f"{what} rows", dropped, notices)
     return kept
 
 
@@ -98,14 +98,15 @@ def without_repeats(task: Task, rows_of: Mapping[str, list[Row]], notices: Notic
             key = repeat_key(task, row)
             (dropped if key in seen else firsts).append(row)
             seen.add(key)
-        _tell("repeated rows", split, dropped, notices)
+        _tell("repeated rows", dropped, notices)
         kept[split] = firsts
     return kept
 
 
-def _tell(kind: str, split: str, dropped: Sequence[Row], notices: Notices) -> None:
+def _tell(kind: str, dropped: Sequence[Row], notices: Notices) -> None:
     if dropped:
-        notices.add(kind, split, count=len(dropped), first=dropped[0].where, done="left out by data.drop")
+        file, first = PurePath(dropped[0].file).name, dropped[0].where
+        notices.add(kind, file, count=len(dropped), first=first, done="left out by data.drop")
 
 
 def repeat_key(task: Task, row: Row) -> Hashable:
