@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from fakes import backbone_of
-from overture.core.errors import ConfigError
+from overture.core.errors import ArtifactError, ConfigError, DataError
 from overture.core.records.events import NoticeEvent, ProgressEvent
 from overture.core.records.hard import Candidate
 from overture.data.rows import Row
@@ -174,3 +174,23 @@ def test_a_task_without_labels_is_refused(task, tmp_path):
     with pytest.raises(ConfigError) as error:
         searched(task, Store(tmp_path / "store"))
     assert error.value.where == "kind"
+
+
+def test_a_search_does_not_go_on_with_other_rows(task, tmp_path):
+    store, asked = Store(tmp_path / "store"), []
+
+    def stop() -> bool:
+        asked.append(None)
+        return len(asked) > 2
+
+    stopped = searched(task, store, stop)
+    file = tmp_path / "validation.jsonl"
+    whole = file.read_text()
+    file.write_text("".join(reversed(whole.splitlines(keepends=True))))
+    with pytest.raises(DataError) as refused:
+        resume_words(stopped.run, store, backbone=backbone_of("llama"))
+    assert any(problem.where == "validation" for problem in refused.value.problems)
+    file.write_text(whole)
+    with pytest.raises(ArtifactError):
+        resume_words(stopped.run, store, backbone=backbone_of("gpt2"))
+    assert resume_words(stopped.run, store, backbone=backbone_of("llama")).status == "finished"

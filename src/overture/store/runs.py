@@ -184,12 +184,15 @@ class Run:
         Raises:
             As `Store.add`.
         """
-        digest, since = tensors_sha256(tensors, manifest.name), datetime.fromisoformat(self.request().created)
+        digest = manifest.text.sha256 if manifest.text else tensors_sha256(tensors, manifest.name)
+        since = datetime.fromisoformat(self.request().created)
         for entry in store.list():
             stored = entry.manifest
             if (
                 stored
                 and (stored.name, stored.lineage.run, stored.tensors_sha256) == (manifest.name, self.name, digest)
+                # The best so far of a search that was stopped has no test scores yet.
+                and stored.metrics == manifest.metrics
                 # A run of the same name, whose folder was deleted, is another run.
                 and datetime.fromisoformat(stored.created) >= since
             ):

@@ -4,16 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from overture.core.config import validated
 from overture.core.contracts import Scorer
-from overture.core.errors import ArtifactError
-from overture.core.records.base import Options
 from overture.core.records.events import DataEvent, Listener, NoticeEvent, ProgressEvent
 from overture.core.records.runs import Notices, RunKind, RunRequest
 from overture.core.records.scores import SplitScores
 from overture.core.rows import Encoded
 from overture.data.encode import Encoder
-from overture.data.fingerprint import check_rows, facts_of_splits
+from overture.data.fingerprint import facts_of_splits
 from overture.data.rows import gold_of
 from overture.data.splits import Splits
 from overture.data.task import Task
@@ -28,9 +25,9 @@ from overture.evaluate.scoring import Scored, check_answerable, score
 from overture.evaluate.source import prompt_source
 from overture.jobs.run.early import rows_of
 from overture.jobs.run.request import TuneConfig
+from overture.jobs.run.same import check_model_of, check_rows_of
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
-from overture.store.manifest import BackboneRef, check_fingerprint
 from overture.store.runs import Run
 from overture.store.store import Store
 from overture.train.fit import Decide, Fit, FitResult, FitTogether, Validation
@@ -242,9 +239,8 @@ def read_material(
     """
     task = config.task
     splits = rows_of(task)
-    fix = f"put it back as it was, or start a new run: overture {begun.kind} {begun.file}" if begun else ""
     if begun:
-        check_rows(begun.rows, facts_of_splits(splits), task.data, fix)
+        check_rows_of(begun, splits, task.data)
     backbone = backbone or load_backbone(
         task.backbone,
         revision=config.revision,
@@ -253,26 +249,12 @@ def read_material(
         compile_layers=config.compile_layers,
         notify=notify,
     )
-    if begun and begun.model:
-        _check_model(begun.model, backbone, fix)
+    if begun:
+        check_model_of(begun, backbone)
     encoder = Encoder(task, backbone.text.tokenizer, reserve=config.prompt.length)
     rows = {name: encoder.encode_split(name, getattr(splits, name)) for name in ("train", *SPLITS)}
     config = config.model_copy(update={"train": config.train.for_rows(len(rows["train"]))})
     return Material(config, splits, backbone, encoder, rows)
-
-
-def _check_model(wanted: Options, backbone: Backbone, fix: str) -> None:
-    try:
-        check_fingerprint(validated(BackboneRef, wanted, "the run's model"), backbone_ref(backbone))
-    except ArtifactError as error:
-        raise ArtifactError(
-            "the model has changed since the run began",
-            where=backbone.info.id,
-            got=error.got,
-            wanted=error.wanted,
-            fix=fix,
-            problems=error.problems,
-        ) from None
 
 
 def begun_run(

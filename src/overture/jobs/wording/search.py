@@ -43,6 +43,7 @@ from overture.hard.race import luck_of, raced, row_scores
 from overture.hard.scorer import Refused, TextScorer
 from overture.jobs.run.keep import new_manifest
 from overture.jobs.run.request import check_no_adapter
+from overture.jobs.run.same import hold_model, hold_rows
 from overture.jobs.wording.book import Book, proposed
 from overture.jobs.wording.options import HardRequest
 from overture.jobs.wording.plan import BEAM, FINALISTS, plan_of, shuffled, shuffled_numbers
@@ -173,6 +174,7 @@ class _Search:
         splits = load_splits(task)
         if not splits.validation:
             raise DataError("a search needs validation rows", where="data", fix="set data.validation_share: 0.2")
+        hold_rows(run, splits, task.data)
         if options.shuffle_labels:
             splits = shuffled(splits, task.label_field, config.seed)
 
@@ -182,6 +184,7 @@ class _Search:
         backbone = backbone or load_backbone(
             task.backbone, revision=config.revision, device=config.device, dtype=config.dtype, notify=notify
         )
+        hold_model(run, backbone)
         budget = None if config.cache_gb is None else int(config.cache_gb * 1e9)
         rows = {name: getattr(splits, name) for name in ("train", "validation", "test")}
         scorer = TextScorer(task, backbone, rows, options.room, InputCache(budget, notify=notify))
@@ -481,7 +484,7 @@ class _Search:
                 metrics=PromptScores(validation=metrics.get("validation"), test=metrics.get("test")),
                 seconds=time.monotonic() - self.started,
             )
-            kept = self.store.add(manifest.model_copy(update={"text": text}), {})
+            kept = self.run.keep(self.store, manifest.model_copy(update={"text": text}), {})
             prompt, folder = str(ref_of(kept)), str(kept)
         return HardResult(
             run=self.run.name,

@@ -51,6 +51,7 @@ from overture.hard.race import raced
 from overture.hard.scorer import Refused, TextScorer
 from overture.jobs.run.again import task_with_data_of
 from overture.jobs.run.keep import new_manifest
+from overture.jobs.run.same import check_rows_of
 from overture.jobs.wording.book import Book, proposed
 from overture.jobs.wording.options import TranslateConfig
 from overture.store.manifest import Manifest
@@ -97,7 +98,7 @@ def translate(
     store.check_can_add(chosen)
     for source in config.chosen:
         check_source(source)
-    splits = load_splits(_task_with_data(handle.manifest, store, task))
+    splits = _rows_of(handle.manifest, store, task)
     with TemporaryDirectory() as folder:
         return _Translator(handle, store, config, splits, Run(Path(folder), listener), chosen).run()
 
@@ -116,11 +117,16 @@ def check_translatable(manifest: Manifest, task: Task) -> None:
         )
 
 
-def _task_with_data(manifest: Manifest, store: Store, path: Path | None) -> Task:
+def _rows_of(manifest: Manifest, store: Store, path: Path | None) -> Splits:
+    """The rows that a task file names, which may be others; those of the prompt's run must be the run's."""
     if path:
-        return task_with_data_of(manifest, path)
+        return load_splits(task_with_data_of(manifest, path))
     run = run_of(store, manifest, "name the task file after the prompt")
-    return validated(Task, run.request().config.get("task"), str(run.folder / REQUEST))
+    begun = run.request()
+    task = validated(Task, begun.config.get("task"), str(run.folder / REQUEST))
+    splits = load_splits(task)
+    check_rows_of(begun, splits, task.data)
+    return splits
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,75 @@
+"""The rows and the model of a run: recorded when it begins, compared whenever they are read again."""
+
+from overture.core.config import validated
+from overture.core.errors import ArtifactError
+from overture.core.records.runs import RunRequest
+from overture.data.fingerprint import check_rows, facts_of_splits
+from overture.data.splits import Splits
+from overture.data.task import DataConfig
+from overture.engine.backbone import Backbone
+from overture.evaluate.facts import backbone_ref
+from overture.store.manifest import BackboneRef, check_fingerprint
+from overture.store.runs import REQUEST, Run
+
+_COMMANDS = {"hard": "search --form hard"}
+
+
+def check_rows_of(begun: RunRequest, splits: Splits, data: DataConfig) -> None:
+    """Refuse rows that are not a run's.
+
+    Raises:
+        DataError: names each split that differs, and how.
+    """
+    check_rows(begun.rows, facts_of_splits(splits), data, _fix(begun))
+
+
+def check_model_of(begun: RunRequest, backbone: Backbone) -> None:
+    """Refuse a model that is not a run's.
+
+    Raises:
+        ArtifactError: names what differs.
+    """
+    if not begun.model:
+        return
+    try:
+        check_fingerprint(validated(BackboneRef, begun.model, "the run's model"), backbone_ref(backbone))
+    except ArtifactError as error:
+        raise ArtifactError(
+            "the model has changed since the run began",
+            where=backbone.info.id,
+            got=error.got,
+            wanted=error.wanted,
+            fix=_fix(begun),
+            problems=error.problems,
+        ) from None
+
+
+def hold_rows(run: Run, splits: Splits, data: DataConfig) -> None:
+    """Record a run's rows, or compare them with those that are recorded.
+
+    Raises:
+        DataError: they differ.
+    """
+    begun = run.request()
+    if begun.rows:
+        check_rows_of(begun, splits, data)
+    else:
+        run.write(REQUEST, begun.model_copy(update={"rows": facts_of_splits(splits)}))
+
+
+def hold_model(run: Run, backbone: Backbone) -> None:
+    """Record a run's model, or compare it with the one that is recorded.
+
+    Raises:
+        ArtifactError: they differ.
+    """
+    begun = run.request()
+    if begun.model:
+        check_model_of(begun, backbone)
+    else:
+        run.write(REQUEST, begun.model_copy(update={"model": backbone_ref(backbone).model_dump(mode="json")}))
+
+
+def _fix(begun: RunRequest) -> str:
+    command = _COMMANDS.get(begun.kind, begun.kind)
+    return f"put it back as it was, or start a new run: overture {command} {begun.file}"
