@@ -60,6 +60,8 @@ def test_every_column_has_a_part_and_the_page_holds_them(tmp_path, method, place
     assert [part.name for part in result.parts] == [str(n) for n in range(1, 6)]
     assert all(part.drop.low <= part.drop.value <= part.drop.high for part in result.parts)
     assert {check.name for check in result.checks} >= {"completeness", "deletion", "randomisation"}
+    assert all(word.change >= 0 for word in result.raised)
+    assert all(word.change <= 0 for word in result.lowered)
     total = result.flips[0]
     assert total.fixed + total.broken + total.both_right + total.both_wrong == result.rows == 5
     assert total.fixed - total.broken == round(result.compared.difference.value * 5)

@@ -38,11 +38,13 @@ def vocabulary_shift(with_prompt: PromptedModel, without: PromptedModel, rows: S
     return change_BV
 
 
-def shifted_words(change_V: Tensor, model: PromptedModel, count: int = _SHOWN) -> list[ShiftedWord]:
-    """The tokens of the largest values, those that are letters only."""
+def shifted_words(
+    change_V: Tensor, model: PromptedModel, count: int = _SHOWN, is_lowered: bool = False
+) -> list[ShiftedWord]:
+    """The tokens of the largest values, or of the smallest; those that are letters only."""
     tokenizer = model.backbone.text.tokenizer
     words: list[ShiftedWord] = []
-    for token in change_V.argsort(descending=True)[: 40 * count].tolist():
+    for token in change_V.argsort(descending=not is_lowered)[: 40 * count].tolist():
         text = tokenizer.decode([token])
         if text.strip().isalpha():
             words.append(ShiftedWord(word=text, change=float(change_V[token])))

@@ -1,5 +1,6 @@
 """The page of an explanation: one HTML file with pictures first, without scripts or other files."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from overture.report.render import rendered
 
 _HELPS, _HARMS, _PLAIN = "#1f77d0", "#e07b39", "#8b949e"
 _MOST_PARTS = 40
-_LABEL_WIDTH = 150
+_LABEL_WIDTH, _LETTER_WIDTH = 150, 7
 
 
 def write_page(explanation: Explanation, path: Path) -> None:
@@ -60,9 +61,13 @@ def _parts_chart(explanation: Explanation, width: int) -> alt.LayerChart | None:
     scale = alt.Scale(domain=["helps", "harms"], range=[_HELPS, _HARMS])
     colour = alt.Color("sign:N", scale=scale, title=None, legend=alt.Legend(orient="bottom"))
     base = alt.Chart(data(rows))
-    bars = base.mark_bar().encode(y=y, x=alt.X("drop:Q", title="nats a row lost without it"), color=colour)
+    bars = base.mark_bar().encode(
+        y=y, x=alt.X("drop:Q", title="nats a row lost without it", axis=alt.Axis(tickCount=5)), color=colour
+    )
     spans = base.mark_rule(strokeWidth=1.5, color=_PLAIN).encode(y=y, x="low:Q", x2="high:Q")
-    chart: alt.LayerChart = alt.layer(bars, spans).properties(width=width - _LABEL_WIDTH - 30, height=alt.Step(20))
+    chart: alt.LayerChart = alt.layer(bars, spans).properties(
+        width=_plot_width(width, [row["part"] for row in rows]), height=alt.Step(20)
+    )
     return chart
 
 
@@ -78,15 +83,28 @@ def _labels_chart(explanation: Explanation, width: int) -> alt.LayerChart | None
     base = alt.Chart(data(rows))
     y = alt.Y("label:N", title=None, sort=None, axis=alt.Axis(labelLimit=_LABEL_WIDTH))
     offset = alt.YOffset("prompt:N", sort=names)
-    x = alt.X("probability:Q", title="mean probability of the right label", scale=alt.Scale(domain=[0, 1]))
+    x = alt.X(
+        "probability:Q",
+        title="mean probability of the right label",
+        scale=alt.Scale(domain=[0, 1]),
+        axis=alt.Axis(tickCount=5),
+    )
     scale = alt.Scale(domain=names, range=[_PLAIN, _HELPS])
-    colour = alt.Color("prompt:N", scale=scale, title=None, legend=alt.Legend(orient="bottom"))
+    legend = alt.Legend(orient="bottom", columns=1)
+    colour = alt.Color("prompt:N", scale=scale, title=None, legend=legend)
     bars = base.mark_bar().encode(y=y, yOffset=offset, x=x, color=colour)
     text = base.mark_text(align="left", dx=4).encode(
         y=y, yOffset=offset, x=x, text=alt.Text("probability:Q", format=".2f")
     )
-    chart: alt.LayerChart = alt.layer(bars, text).properties(width=width - _LABEL_WIDTH - 40, height=alt.Step(18))
+    chart: alt.LayerChart = alt.layer(bars, text).properties(
+        width=_plot_width(width, [row["label"] for row in rows]) - 30, height=alt.Step(18)
+    )
     return chart
+
+
+def _plot_width(width: int, names: Sequence[object]) -> int:
+    """Width that is left for the plot beside the names of its lines."""
+    return max(120, width - 40 - min(_LABEL_WIDTH, _LETTER_WIDTH * max(len(str(name)) for name in names)))
 
 
 def _coloured(text: TextHeat) -> dict[str, object]:

@@ -116,7 +116,7 @@ class _Explainer:
             rows=len(rows),
             compared=paired_test(gold, said[0], said[1], "accuracy"),
             raised=[] if change_BV is None else shifted_words(change_BV.mean(0), plain),
-            lowered=[] if change_BV is None else shifted_words(-change_BV.mean(0), plain),
+            lowered=[] if change_BV is None else shifted_words(change_BV.mean(0), plain, is_lowered=True),
             labels=label_shifts(names, gold_B, scores[0], scores[1], change_BV, plain),
             parts=parts,
             flips=flip_counts(gold, said[1], said[0]),
