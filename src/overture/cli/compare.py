@@ -20,6 +20,8 @@ from overture.jobs.compare.options import CompareConfig
 from overture.jobs.run.request import TuneConfig, check_no_adapter, resolved
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from overture.core.records.compare import Summary
 
 _INCOMPLETE = 1
@@ -112,7 +114,7 @@ def command(
     if is_json:
         emit({**result.dump(), "report": str(page)})
     else:
-        _show(result, page)
+        show_comparison(console(), result, page)
     if result.failed:
         raise typer.Exit(_INCOMPLETE)
 
@@ -144,7 +146,8 @@ def _by_way(assignments: Sequence[str]) -> dict[str, list[str]]:
     return settings
 
 
-def _show(result: "Summary", page: Path) -> None:
+def show_comparison(out: "Console", result: "Summary", page: Path) -> None:
+    """Print the ways with their scores and costs, what sets them apart, and the advice."""
     from overture.core.records.compare import cost_of
     from overture.report.units import (
         bytes_text,
@@ -157,7 +160,6 @@ def _show(result: "Summary", page: Path) -> None:
         worth_text,
     )
 
-    out = console()
     scores = sorted(result.at_largest, key=lambda score: -score.value)
     costs = [cost_of(result.ledger, score.way, score.size) for score in scores]
     both = list(zip(scores, costs, strict=True))
@@ -168,7 +170,7 @@ def _show(result: "Summary", page: Path) -> None:
         Column("seeds", [str(score.n_seeds) if score.size else "-" for score in scores], rank=5),
         Column("training", [seconds_text(cost.seconds) if score.size else "-" for score, cost in both], rank=2),
         Column("trained values", [f"{cost.trainable:,}" for cost in costs], rank=3),
-        Column("energy, Wh", [energy_text(c.kwh, c.energy) if s.size else "-" for s, c in both], rank=6),
+        Column("energy (Wh)", [energy_text(c.kwh, c.energy) if s.size else "-" for s, c in both], rank=6),
         Column("stored", [bytes_text(cost.stored_bytes) for cost in costs], rank=4),
         Column("a request", [f"{count_text(cost.serving_flops_per_row)} operations" for cost in costs], rank=7),
     ]
@@ -198,4 +200,4 @@ def _show(result: "Summary", page: Path) -> None:
     show_text(out, f"\n{result.advice.what}", style="bold")
     show_text(out, f"Why: {result.advice.why}")
     show_text(out, f"What next: {result.advice.next}")
-    show_next("The report:", [str(page)])
+    show_next("The report:", [str(page)], out)

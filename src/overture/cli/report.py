@@ -80,9 +80,9 @@ def asking(prompt: str, folder: str, store_flag: str = "") -> str:
     return predict_command(prompt, read_manifest(Path(folder)).task, store_flag)
 
 
-def show_next(title: str, commands: Sequence[str]) -> None:
-    """Print commands to try."""
-    out = console()
+def show_next(title: str, commands: Sequence[str], out: "Console | None" = None) -> None:
+    """Print commands to try; each stays whole, so that it can be copied."""
+    out = out or console()
     show_text(out, f"\n{title}")
     for command in commands:
         out.print(f"  {command}", soft_wrap=True)
