@@ -218,6 +218,11 @@ def test_a_table_with_a_word_in_each_row(tmp_path):
     assert [where for where, _ in problems_of(tmp_path, "c.csv", "sentence_id,word,tag\n1,Ann,\n")] == ["c.csv:2"]
 
 
+def test_a_sentence_with_one_of_its_words_is_no_table_of_words(tmp_path):
+    rows = [{"sentence": "the bank of the river", "word": "bank", "label": "nature"}] * 3
+    assert table_of_file(tmp_path, "a.jsonl", rows).rows == rows
+
+
 def test_words_of_white_space_are_left_out_with_their_tags(tmp_path):
     row = {"tokens": ["Ann", "", "left", "\u00a0"], "tags": ["B-PER", "O", "O", "O"]}
     table = table_of_file(tmp_path, "a.jsonl", [row])

@@ -42,11 +42,11 @@ def task_batches(
     left: dict[int, list[Encoded]] = {}
     for row in rows:
         left.setdefault(task_of(row), []).append(row)
-    for own in left.values():
-        random.shuffle(own)
+    for waiting in left.values():
+        random.shuffle(waiting)
     batches: list[list[Encoded]] = []
     while any(left.values()):
-        open_tasks = [task for task, own in left.items() if own]
+        open_tasks = [task for task, waiting in left.items() if waiting]
         random.shuffle(open_tasks)
         chosen = open_tasks[: random.randint(min(2, len(open_tasks)), len(open_tasks))]
         pool = [task for task in chosen for _ in left[task]]

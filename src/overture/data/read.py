@@ -119,10 +119,10 @@ def _opened(path: Path, source: Source) -> Container | None:
 
 def _table(items: list[Item], source: Source, format: str, is_plain: bool = False) -> Table:
     """Records of a known shape as plain rows, all others unchanged; numbered labels by name; each row's split."""
-    asked = SHAPES.get(source.options.format or "")
-    shape = asked or (None if is_plain or source.options.format else shape_of(items))
+    named_shape = SHAPES.get(source.options.format or "")
+    shape = named_shape or (None if is_plain or source.options.format else shape_of(items))
     if shape is not None:
-        if asked is None:
+        if named_shape is None:
             source.notices.add(f"read as {shape.title}", source.name, done=f"data.format: {shape.name}")
             source.settings["format"] = shape.name
         items = shape.read(items, source)
@@ -154,12 +154,12 @@ def _named(value: Any, names: Sequence[str]) -> Any:
 
 def _find_splits(items: list[Item], source: Source) -> None:
     """Set each record's split by the field that names it."""
-    asked = source.options.split_field
-    if asked is False or not items or any(item.split for item in items):
+    given_name = source.options.split_field
+    if given_name is False or not items or any(item.split for item in items):
         return
-    name = asked or next((name for name in items[0].fields if name.lower() == "split"), "")
+    name = given_name or next((name for name in items[0].fields if name.lower() == "split"), "")
     splits = [split_named(item.fields.get(name)) for item in items]
-    if asked:
+    if given_name:
         for item, split in zip(items, splits, strict=True):
             if split is None:
                 what = f"{item.fields.get(name)!r:.40} in {name!r} is no split"
@@ -192,8 +192,8 @@ def table_of(
     Raises:
         DataError: a row is no mapping, or cannot be read, and there is no list for problems.
     """
-    found: list[Problem] = [] if problems is None else problems
-    source = Source(name, options=options, problems=found, names=dict(label_names or {}))
+    all_problems: list[Problem] = [] if problems is None else problems
+    source = Source(name, options=options, problems=all_problems, names=dict(label_names or {}))
     items = []
     for number, row in enumerate(records_of(rows), 1):
         if isinstance(row, Mapping):
@@ -201,10 +201,10 @@ def table_of(
         else:
             source.problem(number, f"a row of type {type(row).__name__}", "wanted a mapping from field to value")
     table = _table(items, source, "rows", is_plain=options.format in CONTAINERS)
-    if not table.rows and not found:
-        found.append(Problem(name, "no rows"))
-    if found and problems is None:
-        raise DataError("the rows cannot be read", where=name, problems=found)
+    if not table.rows and not all_problems:
+        all_problems.append(Problem(name, "no rows"))
+    if all_problems and problems is None:
+        raise DataError("the rows cannot be read", where=name, problems=all_problems)
     return table
 
 

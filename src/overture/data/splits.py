@@ -114,9 +114,9 @@ def _fix(task: Task, problems: list[Problem], rows: list[Row], notices: Notices)
         return "; ".join(notice_texts(notice for notice in notices.records() if not notice.count))
     drops = {"empty": is_empty, "unlabelled": is_unlabelled}
     counts = {name: sum(row.where in bad and drop(task, row) for row in rows) for name, drop in drops.items()}
-    named = {name: count for name, count in counts.items() if count}
-    told = ", ".join(f"{name} ({count})" for name, count in named.items())
-    return f"data.drop: [{', '.join(named)}] leaves these rows out: {told}" if named else ""
+    counts = {name: count for name, count in counts.items() if count}
+    listed = ", ".join(f"{name} ({count})" for name, count in counts.items())
+    return f"data.drop: [{', '.join(counts)}] leaves these rows out: {listed}" if counts else ""
 
 
 def _from_files(task: Task, problems: list[Problem], notices: Notices) -> dict[str, list[Row]]:

@@ -13,8 +13,9 @@ from overture.data.values import kind
 
 
 def _is_like(record: Record) -> bool:
-    has_no_answer = record.get("answers") == [] and "question" in record and "answer_starts" not in record
-    return isinstance(record.get("paragraphs"), list) or _is_flat(record) or has_no_answer
+    is_unanswered = record.get("answers") == [] and "answer_starts" not in record
+    is_unanswered = is_unanswered and "question" in record and "context" in record
+    return isinstance(record.get("paragraphs"), list) or _is_flat(record) or is_unanswered
 
 
 def _is_flat(record: Record) -> bool:

@@ -1,5 +1,6 @@
 """A table with a word in each row, its tag, and the number of its sentence, which may stand at its first word alone."""
 
+import re
 from collections.abc import Sequence
 
 from overture.data.formats.conll import bio_items
@@ -8,6 +9,7 @@ from overture.data.formats.form import Item, Record, Shape, Source
 _SENTENCES = ("sentence #", "sentence", "sentence_id", "sentence_idx", "sent_id", "sentence id")
 _WORDS = ("word", "words", "token")
 _TAGS = ("tag", "tags", "ner", "ner_tag", "label", "labels", "entity")
+_NUMBER = re.compile(r"(?:sentence:? *)?\d+", re.IGNORECASE)
 
 
 def _fields(record: Record) -> tuple[str, str, str] | None:
@@ -15,6 +17,16 @@ def _fields(record: Record) -> tuple[str, str, str] | None:
     fields = [next((by_name[name] for name in names if name in by_name), None) for names in (_SENTENCES, _WORDS, _TAGS)]
     sentence, word, tag = fields
     return (sentence, word, tag) if sentence and word and tag else None
+
+
+def _is_like(record: Record) -> bool:
+    """Whether the sentence is a number or left out: a sentence in words beside one of its words is another task."""
+    fields = _fields(record)
+    if fields is None:
+        return False
+    sentence, word, tag = (record[name] for name in fields)
+    is_numbered = sentence in (None, "") or bool(_NUMBER.fullmatch(str(sentence)))
+    return is_numbered and isinstance(tag, str) and len(str(word).split()) == 1
 
 
 def _read(items: Sequence[Item], source: Source) -> list[Item]:
@@ -39,4 +51,4 @@ def _read(items: Sequence[Item], source: Source) -> list[Item]:
     return rows
 
 
-WORD_TABLE = Shape("word-table", "a table with a word in each row", lambda record: _fields(record) is not None, _read)
+WORD_TABLE = Shape("word-table", "a table with a word in each row", _is_like, _read)
