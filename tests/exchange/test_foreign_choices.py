@@ -240,3 +240,18 @@ def test_labels_that_mean_another_choice_here_are_told(tmp_path):
     keyed = [{**row, "answer": 1, "answerKey": None} for row in ARC_ROWS]
     with pytest.raises(ConfigError, match=r"rows.jsonl:2 means '1' there and '2' here"):
         task_of_lm_eval(written(tmp_path, ARC, keyed, doc_to_target="{{answer}}"))
+
+
+def test_answers_with_names_of_the_hub_are_counted(tmp_path):
+    """MMLU's answers are called A to D in the file, and mean places among a row's choices."""
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    text, rows, gold = FORMS["mmlu"]
+    files = {"data_files": {"test": "rows.parquet"}}
+    path = written(tmp_path, text, rows, dataset_path="parquet", dataset_kwargs=files)
+    features = {"answer": {"names": ["A", "B", "C", "D"], "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    parquet.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(metadata), tmp_path / "rows.parquet")
+    task = task_of(task_of_lm_eval(path), tmp_path)
+    splits = load_splits(task)
+    read = sorted([*splits.train, *splits.validation, *splits.test], key=lambda row: row.line)
+    assert list(gold_of(task, read)) == gold
