@@ -39,7 +39,7 @@ from transformers import (
 from transformers.masking_utils import eager_mask
 from transformers.models.modernbert import modeling_modernbert
 
-from overture.core.contracts import RowMethod
+from overture.core.contracts import Losses, RowMethod
 from overture.core.injection import Injection, Place, Vectors
 from overture.core.rows import Answer, Candidates, Encoded, OneOf
 from overture.engine.backbone import Backbone
@@ -484,3 +484,9 @@ def _row(kind: str, number: int, length: int, anchor: tuple[int, ...], chance: r
     return Encoded.of_ids(
         number, text, anchor, OneOf(candidates, label, read=read, is_mask=kind == "mask"), slots=slots
     )
+
+
+@torch.no_grad()
+def log_loss(model: PromptedModel, rows: Sequence[Encoded]) -> torch.Tensor:
+    """Sum of the rows' negative log-likelihoods, without what vectors of the prompt must predict."""
+    return torch.stack(model.ask(rows, Losses(with_vector_targets=False))).sum()

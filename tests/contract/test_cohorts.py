@@ -5,7 +5,18 @@ from itertools import product
 import pytest
 import torch
 
-from fakes import CASES, ENCODER_CASES, ENTRIES, FAMILY_CASES, WHOLE, backbone_of, is_fit, make_prompt, make_rows
+from fakes import (
+    CASES,
+    ENCODER_CASES,
+    ENTRIES,
+    FAMILY_CASES,
+    WHOLE,
+    backbone_of,
+    is_fit,
+    log_loss,
+    make_prompt,
+    make_rows,
+)
 from overture.core.contracts import Answers, LabelScores, Losses
 from overture.core.rows import Encoded
 from overture.engine.cache import InputCache
@@ -82,7 +93,7 @@ def test_scores_and_answers_of_every_member(family):
     models = members_of([*ENTRIES, ENTRIES[0]], family, InputCache(1 << 24))
     cohort, rows, free = Cohort(models), make_rows("several tokens", (5, 19, 0)), make_rows("free text", (5, 19, 0))
     scores = torch.stack([model.label_scores(rows) for model in models])
-    losses = torch.stack([model.log_loss(rows) for model in models])
+    losses = torch.stack([log_loss(model, rows) for model in models])
     answers = [model.generate(free, 4, []) for model in models]
     for max_tokens in (1, 150, 10_000):
         found = [torch.stack(own) for own in cohort.ask(rows, LabelScores(), max_tokens)]

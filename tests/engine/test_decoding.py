@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from fakes import EOS, Case, backbone_of, make_prompt, make_rows, reference_of
+from fakes import EOS, Case, backbone_of, log_loss, make_prompt, make_rows, reference_of
 from overture.core.contracts import Answers
 from overture.core.decoding import Decoding
 from overture.core.rows import Answer, Encoded
@@ -65,7 +65,7 @@ def test_a_likelihood_is_that_of_the_tokens():
         for row, answer in zip(rows, model.ask(rows, Answers(5, (), decoding)), strict=True):
             given = Encoded.of_ids(0, row.input_ids, row.anchor_ids, Answer(answer.ids))
             if len(answer.ids) == 5:
-                assert answer.log_likelihood == pytest.approx(-float(model.log_loss([given])))
+                assert answer.log_likelihood == pytest.approx(-float(log_loss(model, [given])))
 
 
 def test_beams_find_what_is_at_least_as_likely():
@@ -143,5 +143,5 @@ def test_only_what_is_allowed_is_written(decoding):
         for row in rows:
             if row.target.allowed:
                 ends = [Encoded.of_ids(0, row.input_ids, row.anchor_ids, Answer(ids)) for ids in Only.answers]
-                means = [-float(model.log_loss([end])) / len(end.answer_ids) for end in ends]
+                means = [-float(log_loss(model, [end])) / len(end.answer_ids) for end in ends]
                 assert found[row.row].ids == Only.answers[means.index(max(means))][:-1]

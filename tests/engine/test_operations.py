@@ -5,7 +5,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fakes import SEQ2SEQ, backbone_of, make_backbone
+from fakes import SEQ2SEQ, backbone_of, log_loss, make_backbone
 from overture.core.injection import Injection, LayerMemory, Memory, Vectors
 from overture.core.rows import Answer, Encoded
 from overture.engine.cache import InputCache
@@ -34,14 +34,14 @@ def test_against_torchs_counter(family: str, place: str) -> None:
     backbone = backbone_of(family)
     model = PromptedModel(backbone, prompt(backbone, place))
     with counted(backbone) as found:
-        forward = model.log_loss(ROWS)
+        forward = log_loss(model, ROWS)
         after_forward = found.flops
         model.loss(ROWS)
         both = found.flops - after_forward
     assert not forward.requires_grad
     # torch's counter does not know the fused attention of the CPU, so attention is taken apart.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as oracle:
-        model.log_loss(ROWS)
+        log_loss(model, ROWS)
     assert after_forward == pytest.approx(oracle.get_total_flops(), rel=0.01)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as oracle:
         model.loss(ROWS).backward()
@@ -114,6 +114,6 @@ def test_nothing_stays_behind() -> None:
     backbone = backbone_of("llama")
     with counted(backbone) as found:
         pass
-    PromptedModel(backbone).log_loss(ROWS)
+    log_loss(PromptedModel(backbone), ROWS)
     assert found.flops == 0
     assert {"head", "read_of"}.isdisjoint(vars(backbone))

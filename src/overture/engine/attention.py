@@ -132,9 +132,13 @@ class Step:
         if all(part.weights is None for part in self.memory):
             return mask
         num_rows, num_live = self.positions.shape
-        ones = mask.new_ones(num_rows, num_live)
-        memory_weights = [_weights_of(part, layer, num_rows, ones) for part in self.memory]
-        return mask + torch.cat([*memory_weights, ones], dim=1).log()[:, None, None, :]
+        column_weights = [
+            mask.new_ones(num_rows, part.valid.shape[1])
+            if part.weights is None
+            else part.weights[layer].to(mask).expand(num_rows, -1)
+            for part in self.memory
+        ]
+        return mask + torch.cat([*column_weights, mask.new_ones(num_rows, num_live)], dim=1).log()[:, None, None, :]
 
     def _seen(self, window: int | None, is_causal: bool) -> Tensor:
         num_rows, num_live = self.positions.shape
@@ -157,12 +161,6 @@ class Step:
         """Positions of columns less those of live tokens, [B, S, M+S]."""
         memory_positions = [part.positions.expand(len(self.positions), -1) for part in self.memory]
         return torch.cat([*memory_positions, self.positions], dim=1)[:, None, :] - self.positions[:, :, None]
-
-
-def _weights_of(part: Columns, layer: int, num_rows: int, like: Tensor) -> Tensor:
-    if part.weights is None:
-        return like.new_ones(num_rows, part.valid.shape[1])
-    return part.weights[layer].to(like).expand(num_rows, -1)
 
 
 def _additive(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:

@@ -296,7 +296,10 @@ class Backbone:
             live = live if start_layer else self.family.positioned(self._base, live, step.positions)
         elif not self._bias:
             named["position_ids"] = step.positions + self._first_position
-        return self._view(start_layer, end_layer)(inputs_embeds=live, **named).last_hidden_state
+        key = (start_layer, end_layer)
+        if key not in self._views:
+            self._views[key] = layers_view(self._base, self.family, self._stack, start_layer, end_layer)
+        return self._views[key](inputs_embeds=live, **named).last_hidden_state
 
     def reading(self, read: Columns) -> "Backbone":
         """The decoder of a batch: the same weights, and what its layers read of the encoder's output."""
@@ -332,12 +335,6 @@ class Backbone:
         inside = layer.get_submodule(self.family.cross) if self.family.cross else None
         return [getattr(inside, name) for name in self.family.cross_maps] if inside is not None else []
 
-    def _view(self, start_layer: int, end_layer: int | None) -> Any:
-        key = (start_layer, end_layer)
-        if key not in self._views:
-            self._views[key] = layers_view(self._base, self.family, self._stack, start_layer, end_layer)
-        return self._views[key]
-
     @property
     def layers(self) -> Any:
         """The model's layers, lowest first."""
@@ -365,7 +362,10 @@ class Backbone:
             [..., R], float32 or finer.
         """
         assert self.has_head
-        weight, bias, hidden = self._head.weight, self._head_bias, self.transformed(hidden)
+        # BART keeps the bias beside the head.
+        beside = getattr(self.model, "final_logits_bias", None)
+        bias = self._head.bias if beside is None else beside[0]
+        weight, hidden = self._head.weight, self.transformed(hidden)
         if rows is not None:
             weight, bias = weight[rows], bias[rows] if bias is not None else None
         wide = torch.promote_types(hidden.dtype, torch.float32)
@@ -381,12 +381,6 @@ class Backbone:
         """Weight and bias of what BERT's body has behind its first token, where it was loaded; a tanh follows."""
         pooler = getattr(self._base, self.family.pooler, None) if self.family.pooler else None
         return None if pooler is None else (pooler.dense.weight.detach(), pooler.dense.bias.detach())
-
-    @property
-    def _head_bias(self) -> Tensor | None:
-        """The bias of the head; BART keeps it beside the head."""
-        beside = getattr(self.model, "final_logits_bias", None)
-        return self._head.bias if beside is None else beside[0]
 
     def remember(self, live: Tensor, positions: Tensor, valid: Tensor, start_layer: int = 0) -> Columns:
         """Run tokens once and keep their keys and values.

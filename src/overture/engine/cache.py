@@ -103,7 +103,10 @@ class InputCache:
                 self.used_bytes -= oldest.numel() * oldest.element_size()
             return
         if is_far(entry.device):
-            if self.device_used_bytes + size <= self._device_budget(entry.device):
+            if self.device_bytes is None:
+                free = device_budget_bytes(entry.device)
+                self.device_bytes = free if self._most_on_device is None else min(free, self._most_on_device)
+            if self.device_used_bytes + size <= self.device_bytes:
                 self._memory[ids] = entry.contiguous()
                 self.device_used_bytes += size
                 return
@@ -113,12 +116,6 @@ class InputCache:
             self.used_bytes += size
         elif not self._is_disk_full:
             self._spill(ids, entry)
-
-    def _device_budget(self, device: torch.device) -> int:
-        if self.device_bytes is None:
-            free = device_budget_bytes(device)
-            self.device_bytes = free if self._most_on_device is None else min(free, self._most_on_device)
-        return self.device_bytes
 
     def _spill(self, ids: tuple[Hashable, ...], entry: Tensor) -> None:
         try:

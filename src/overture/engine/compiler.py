@@ -68,16 +68,16 @@ def _compiled(layer: torch.nn.Module, number: int, call: Callable[..., Any]) -> 
 
     def forward(*args: Any, overture: Step, **named: Any) -> Any:
         if _has_graphs(overture, number):
-            own = _step_of(overture, number)
+            layer_step = _step_of(overture, number)
             try:
                 # Sizes that happen to be equal once are not taken to be equal always.
                 with config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-                    out = call(layer, args, named | {"overture": own})
+                    out = call(layer, args, named | {"overture": layer_step})
             except FailOnRecompileLimitHit:
                 pass
             else:
-                if overture.kept is not None and own.kept is not None:
-                    overture.kept[number] = own.kept[0]
+                if overture.kept is not None and layer_step.kept is not None:
+                    overture.kept[number] = layer_step.kept[0]
                 return out
         return type(layer).forward(layer, *args, overture=overture, **named)
 

@@ -231,7 +231,9 @@ def layers_view(base: Any, family: Family, layers: Any, start_layer: int, end_la
     elif family.embeddings and start_layer:
         view._modules[family.embeddings] = _AsItIs()
     elif family.positions and start_layer:
-        view._modules[family.positions] = _zeros_like(getattr(base, family.positions))
+        zeros = copy.copy(getattr(base, family.positions))
+        zeros._parameters = {"weight": torch.nn.Parameter(torch.zeros_like(zeros.weight), requires_grad=False)}
+        view._modules[family.positions] = zeros
     return view
 
 
@@ -274,12 +276,6 @@ def _bias(attention: Any, distances: Tensor) -> Tensor:
         max_distance=attention.relative_attention_max_distance,
     )
     return attention.relative_attention_bias(buckets).permute(0, 3, 1, 2)
-
-
-def _zeros_like(table: Any) -> Any:
-    zeros = copy.copy(table)
-    zeros._parameters = {"weight": torch.nn.Parameter(torch.zeros_like(table.weight), requires_grad=False)}
-    return zeros
 
 
 def max_length(config: Any) -> int:

@@ -132,13 +132,13 @@ class LocalJudge:
         return Slopes(prompt_slope, text_slopes)
 
 
-def _added(own: Tensor | None, offset: Tensor) -> Tensor:
-    """A prompt's own offset, as long as the other at least, with it on top."""
-    if own is None:
+def _added(prompt_offset: Tensor | None, offset: Tensor) -> Tensor:
+    """The sum of a prompt's offset and another, as long as the longer one."""
+    if prompt_offset is None:
         return offset
-    length = max(len(own), len(offset))
-    pad = torch.nn.functional.pad
-    return pad(own.detach(), (0, 0, 0, length - len(own))) + pad(offset, (0, 0, 0, length - len(offset)))
+    length = max(len(prompt_offset), len(offset))
+    longer = [torch.nn.functional.pad(part, (0, 0, 0, length - len(part))) for part in (prompt_offset.detach(), offset)]
+    return longer[0] + longer[1]
 
 
 def _num_live(prompt: Injection | None) -> int:

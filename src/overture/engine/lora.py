@@ -52,20 +52,15 @@ def with_lora(
         peft.inject_adapter_in_model(config, other.model, _NAME)
     for module in other.model.modules():
         module.eval()
-    found = {_short(name): value for name, value in other.model.named_parameters() if f".{_NAME}." in name}
-    for value in found.values():
+    adapter = {_short(name): value for name, value in other.model.named_parameters() if f".{_NAME}." in name}
+    for value in adapter.values():
         # Half precision is for what is frozen: small steps would be lost in it.
         value.data = value.data.to(torch.promote_types(value.dtype, torch.float32))
-    other.train_inner(found)
+    other.train_inner(adapter)
     if values is not None:
-        _put(found, values)
+        _put(adapter, values)
         other.freeze()
     return other
-
-
-def lora_size(backbone: Backbone, options: LoraOptions) -> int:
-    """Trained values of such an adapter: r (in + out) for each linear map."""
-    return sum(options.rank * sum(module.weight.shape) for module in _targets(backbone, options).values())
 
 
 def _peft() -> Any:
@@ -106,8 +101,8 @@ def _short(name: str) -> str:
 
 
 @torch.no_grad()
-def _put(found: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-    shapes = {name: tuple(value.shape) for name, value in found.items()}
+def _put(adapter: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    shapes = {name: tuple(value.shape) for name, value in adapter.items()}
     given = {name: tuple(value.shape) for name, value in values.items()}
     if shapes != given:
         odd = sorted(name for name in shapes | given if shapes.get(name) != given.get(name))
@@ -116,5 +111,5 @@ def _put(found: dict[str, Tensor], values: dict[str, Tensor]) -> None:
             got=f"{len(given)} tensors, of which {odd[0]} {given.get(odd[0], 'is not there')}",
             wanted=f"{len(shapes)} tensors, {odd[0]} {shapes.get(odd[0], 'not among them')}",
         )
-    for name, value in found.items():
+    for name, value in adapter.items():
         value.copy_(values[name])

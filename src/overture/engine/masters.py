@@ -26,15 +26,15 @@ def with_masters(model: Any, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Returns:
         What is to be trained, by the same names: the masters, and values that were float32 or wider as they are.
     """
-    found = {name: _master(value) for name, value in values.items()}
-    masters = {id(values[name]): master for name, master in found.items() if master is not values[name]}
+    trained = {name: _master(value) for name, value in values.items()}
+    masters = {id(values[name]): master for name, master in trained.items() if master is not values[name]}
     for module in list(model.modules()):
         for name, value in list(module._parameters.items()):
             master = masters.get(id(value))
             if master is not None:
                 module._parameters[name] = master
                 parametrize.register_parametrization(module, name, _Cast(value.dtype), unsafe=True)
-    return found
+    return trained
 
 
 def _master(value: Tensor) -> Tensor:

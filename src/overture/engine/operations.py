@@ -52,7 +52,7 @@ class Operations:
 @contextmanager
 def counted(backbone: Backbone) -> Iterator[Operations]:
     """Count what the backbone computes while the block runs; one block at a time."""
-    found = Operations(len(backbone.all_layers))
+    counts = Operations(len(backbone.all_layers))
 
     def entered(
         stack: Backbone, layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
@@ -62,22 +62,22 @@ def counted(backbone: Backbone) -> Iterator[Operations]:
         num_rows, num_live = hidden.shape[0], hidden.shape[1]
         num_keys = num_live + sum(part.valid.shape[1] for part in step.memory) if step else num_live
         num_keys += step.read.valid.shape[1] if step and step.read else 0
-        found.layer_positions += num_rows * num_live
+        counts.layer_positions += num_rows * num_live
         width = getattr(stack.model.config, stack.family.num_heads) * stack.info.head_dim
         seen = 4.0 * width * num_rows * num_live * num_keys
-        own = out[0] if isinstance(out, tuple) else out
+        output = out[0] if isinstance(out, tuple) else out
         maps = _matrices(stack.cross_maps_of(layer))
         rest = _matrices([layer], but=maps)
-        found.flops += _products(rest, num_rows * num_live, own) + seen * (3 if _has_gradient(own) else 1)
+        counts.flops += _products(rest, num_rows * num_live, output) + seen * (3 if _has_gradient(output) else 1)
         # The layer itself runs these maps on a stand-in of one token, whose keys and values nobody reads.
-        found.flops += 2.0 * _size(maps) * num_rows
+        counts.flops += 2.0 * _size(maps) * num_rows
 
     read_of = backbone.read_of
 
     def read(hidden: Tensor, valid: Tensor) -> Columns:
         columns = read_of(hidden, valid)
-        maps = _matrices(own for layer in backbone.layers for own in backbone.cross_maps_of(layer))
-        found.flops += _products(maps, valid.numel(), columns.keys[0])
+        maps = _matrices(to_heads for layer in backbone.layers for to_heads in backbone.cross_maps_of(layer))
+        counts.flops += _products(maps, valid.numel(), columns.keys[0])
         return columns
 
     head = backbone.head
@@ -85,7 +85,7 @@ def counted(backbone: Backbone) -> Iterator[Operations]:
     def headed(hidden: Tensor, rows: Tensor | None = None) -> Tensor:
         logits = head(hidden, rows)
         factor = 2 if _has_gradient(logits) else 1
-        found.flops += factor * 2.0 * hidden.numel() * logits.shape[-1]
+        counts.flops += factor * 2.0 * hidden.numel() * logits.shape[-1]
         return logits
 
     hooks = [
@@ -96,7 +96,7 @@ def counted(backbone: Backbone) -> Iterator[Operations]:
     ]
     backbone.head, backbone.read_of = headed, read  # type: ignore[method-assign]
     try:
-        yield found
+        yield counts
     finally:
         del backbone.head, backbone.read_of
         for hook in hooks:

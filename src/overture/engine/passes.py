@@ -191,16 +191,12 @@ def _prompt_columns(memories: Sequence[LayerMemory | None], firsts: Sequence[int
     if first is not None and all(memory is first for memory in memories):
         weights = None if first.weights is None else list(first.weights[:, None])
         return Columns(_by_layer(first.keys[:, None]), _by_layer(first.values[:, None]), positions, valid, weights)
-    distinct = _heads_of_runs(memories)
+    # One memory of each run of the same, where all runs are of one length, as in a cohort; else all of them.
+    runs = [list(run) for _, run in groupby(memories, key=id)]
+    distinct = [run[0] for run in runs] if len({len(run) for run in runs}) == 1 else list(memories)
     keys = _side_by_side([memory.keys if memory else None for memory in distinct], longest)
     values = _side_by_side([memory.values if memory else None for memory in distinct], longest)
     return Columns(_by_layer(keys), _by_layer(values), positions, valid, _weights(memories, longest), "run")
-
-
-def _heads_of_runs(memories: Sequence[LayerMemory | None]) -> list[LayerMemory | None]:
-    """One memory of each run of the same, where all runs are of one length, as in a cohort; else all of them."""
-    runs = [list(run) for _, run in groupby(memories, key=id)]
-    return [run[0] for run in runs] if len({len(run) for run in runs}) == 1 else list(memories)
 
 
 def _by_layer(values: Tensor) -> dict[int, Tensor]:

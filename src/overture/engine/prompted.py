@@ -131,11 +131,6 @@ class PromptedModel:
         """Sum of the rows' losses; see `core.contracts.Losses`."""
         return self.answerer.losses(rows, self.injections(rows)).sum()
 
-    @torch.no_grad()
-    def log_loss(self, rows: Sequence[Encoded]) -> Tensor:
-        """Sum of the rows' negative log-likelihoods alone."""
-        return self.answerer.losses(rows, self.injections(rows), with_vector_targets=False).sum()
-
     def weight(self, rows: Sequence[Encoded]) -> float:
         """Rows for label tasks, tokens for tags, answer tokens for free text."""
         return sum(row.target.weight for row in rows)

@@ -153,10 +153,9 @@ class Tokenizer:
     def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The special tokens that the tokenizer puts before and behind a text."""
         marked = self.inner("a", return_special_tokens_mask=True)
-        at = marked["special_tokens_mask"].index(0)
-        plain = len(marked["special_tokens_mask"]) - sum(marked["special_tokens_mask"])
-        ids = tuple(marked["input_ids"])
-        return ids[:at], ids[at + plain :]
+        is_special, ids = marked["special_tokens_mask"], tuple(marked["input_ids"])
+        start = is_special.index(0)
+        return ids[:start], ids[start + is_special.count(0) :]
 
     @property
     def mask_ids(self) -> tuple[int, ...]:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
-from typing import Any
 
 from overture.core.config import Config
 from overture.core.injection import Place
@@ -87,14 +86,6 @@ class Method:
     def has_layer(self) -> bool:
         """Whether it enters at a layer of its choice, instead of at the first."""
         return "layer" in self.options.model_fields
-
-    def formula_for(self, options: Any) -> str:
-        """How many values are trained with these options."""
-        for case, formula in self.variants.items():
-            name, _, value = case.partition("=")
-            if str(getattr(options, name)).lower() == value:
-                return formula
-        return self.formula
 
     @property
     def formula_text(self) -> str:

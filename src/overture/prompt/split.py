@@ -33,17 +33,16 @@ class SplitPrompt(PromptModule):
     def injection(self) -> Injection:
         """With gradients a split that is drawn, without them the likeliest."""
         is_training = torch.is_grad_enabled()
-        logits = self.logits + self._noise() if is_training else self.logits
+        logits: Tensor = self.logits
+        if is_training:
+            state = logits.detach().cpu().double().numpy().tobytes().hex()
+            generator = torch.Generator().manual_seed(derived_seed(self.seed, "split", state))
+            logits = logits - torch.empty(len(logits)).exponential_(generator=generator).log().to(logits)
         split = torch.nn.functional.one_hot(logits.argmax(), len(logits)).to(logits)
         if is_training:
             shares = (logits / self.temperature).softmax(0)
             split = split + shares - shares.detach()
         return Injection(Vectors(self.values, self.place, split=split))
-
-    def _noise(self) -> Tensor:
-        state = self.logits.detach().cpu().double().numpy().tobytes().hex()
-        generator = torch.Generator().manual_seed(derived_seed(self.seed, "split", state))
-        return -torch.empty(len(self.logits)).exponential_(generator=generator).log().to(self.logits)
 
 
 def build(request: Request) -> SplitPrompt:
