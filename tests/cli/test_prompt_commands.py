@@ -81,7 +81,8 @@ def test_init_task(overture, tmp_path) -> None:
     shown = overture("init", "rows.jsonl", "-o", "my task.yaml", "--force")
     assert "overture tune 'my task.yaml'" in shown.out
     assert yaml.safe_load((tmp_path / "my task.yaml").read_text())["name"] == "rows"
-    assert overture("init", "rows.jsonl", "-o", "x.yaml", "--name", "A B").code == 2
+    assert overture("init", "rows.jsonl", "-o", "x.yaml", "--name", "A B").code == 0
+    assert Task.load("x.yaml").name == "a-b"
 
 
 def test_init_from_a_task_of_the_harness(overture, tmp_path) -> None:

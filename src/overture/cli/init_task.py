@@ -1,8 +1,9 @@
 """``overture init``: a first task file from data."""
 
 import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,12 @@ from overture.cli.out import console, emit, show_text
 from overture.cli.report import show_next
 from overture.cli.settings import schema_line
 from overture.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from overture.core.records.start import DataReport
+    from overture.data.init_task import StartedTask
+
+_MAX_LABELS = 12
 
 
 def command(
@@ -43,38 +50,78 @@ def command(
     if output.exists() and (output.is_dir() or not is_forced):
         raise ConfigError("the file exists already", where=str(output), fix="name another with -o, or add --force")
 
-    from overture.core.config import validated
     from overture.core.files import write_atomic
-    from overture.data.task import Task
 
+    report: DataReport | None = None
     if lm_eval is not None:
+        from overture.data.task_text import slug
         from overture.exchange.tasks.lm_eval import task_of_lm_eval
 
         translated = task_of_lm_eval(lm_eval, file)
+        if name is not None:
+            translated.values["name"] = slug(name)
         text, notes = translated.text(str(lm_eval), output.parent), translated.notes
     else:
-        from overture.data.init_task import starting_task
-
         assert file is not None
-        if backbone is None:
-            text, notes = starting_task(file, output.parent)
-        else:
-            from overture.engine.load import label_place
-
-            text, notes = starting_task(file, output.parent, backbone, lambda words: label_place(backbone, words))
-    if name is not None:
-        # The name is checked as part of the smallest whole task.
-        rest = {"data": {"path": "rows.jsonl"}, "template": "{text}", "answer_field": "answer"}
-        validated(Task, {"name": name, **rest}, "--name")
-        text = "".join([f'name: "{name}"\n', *text.splitlines(keepends=True)[1:]])
+        started = _started(file, output.parent, backbone, name)
+        text, notes, report = started.text, started.notes, started.report
     write_atomic(output, schema_line() + text)
 
     next_command = f"overture tune {shlex.quote(str(output))}"
     if is_json:
-        emit({"task": str(output), "notes": notes, "next": next_command})
+        shown = {"report": report.dump()} if report else {}
+        emit({"task": str(output), "notes": notes, **shown, "next": next_command})
         return
     out = console()
     show_text(out, f"wrote {output}")
+    for line in _lines(report) if report else ():
+        show_text(out, line)
     for note in notes:
         show_text(out, f"note: {note}")
     show_next("Read it, correct it, then:", [next_command])
+
+
+def _started(file: Path, folder: Path, backbone: str | None, name: str | None) -> "StartedTask":
+    from overture.data.init_task import starting_task
+
+    if backbone is None:
+        return starting_task(file, folder, name=name)
+    from overture.engine.load import label_place
+
+    return starting_task(file, folder, backbone, lambda words: label_place(backbone, words), name)
+
+
+def _lines(report: "DataReport") -> Iterator[str]:
+    """What the data holds, as sentences."""
+    what = "Labels" if report.kind in ("multilabel", "tagging") else "Label column"
+    if report.kind in ("generation", "qa", "chat"):
+        what = "Answer column"
+    count = f" ({len(report.labels)} labels)" if report.labels else ""
+    yield f"{what}: {', '.join(report.target) or 'in the messages'}{count}; {_named('text column', report.texts)}"
+    total = sum(report.rows.values())
+    splits = ", ".join(f"{split} {count:,}" for split, count in report.rows.items() if split != "path")
+    yield f"Rows: {total:,}" + (f" ({splits})" if splits else "")
+    if report.labels:
+        counts = sorted(((sum(label.rows.values()), label.label) for label in report.labels), reverse=True)
+        more = f", and {len(counts) - _MAX_LABELS} more" if len(counts) > _MAX_LABELS else ""
+        yield f"Labels: {', '.join(f'{label} {count:,}' for count, label in counts[:_MAX_LABELS])}{more}"
+    if report.words:
+        lengths = report.words
+        yield f"Words in a row: {lengths.median} in the middle, {lengths.longest:,} at most"
+    if report.scripts:
+        yield f"Scripts: {', '.join(f'{script} {share:.0%}' for script, share in report.scripts.items())}"
+    if report.empty:
+        yield f"Rows with an empty text: {', '.join(f'{name} {count:,}' for name, count in report.empty.items())}"
+    if report.unlabelled:
+        yield f"Rows without a label or answer: {report.unlabelled:,}"
+    if report.repeats:
+        again = f", {report.contradictions:,} of them with another answer" if report.contradictions else ""
+        yield f"Rows that repeat an earlier row: {report.repeats:,}{again}; data.drop: [repeats] leaves them out"
+    for label, other in report.alike:
+        yield f"Nearly the same: {label!r} and {other!r}; list one of them under also if it is a misspelling"
+    if report.left_out:
+        yield f"Not shown: {', '.join(f'{left.field} ({left.why})' for left in report.left_out)}"
+
+
+def _named(what: str, names: Sequence[str]) -> str:
+    return f"{what}{'s' if len(names) > 1 else ''}: {', '.join(names)}"

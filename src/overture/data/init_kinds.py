@@ -1,42 +1,97 @@
-"""Kinds of tasks that are detected by the fields of the rows: tagging, qa, choice, multilabel, chat."""
+"""The kind of task that a data file is for, guessed by the names and values of its fields."""
 
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from overture.core.errors import DataError
 from overture.data.formats.form import Records
+from overture.data.init_columns import MAX_LABELS, Column, columns_of
+from overture.data.kinds.grammar import units_of
+from overture.data.kinds.multilabel import truth
+from overture.data.kinds.tagging import span_places
 from overture.data.kinds.tags import split_tag
-from overture.data.task import Task
-from overture.data.values import label_text
+from overture.data.values import as_text, label_text
 
-Values = dict[str, Any]
-_MAX_LABELS = 50
-WRITES_NOTHING = "an encoder writes no answers, and has none to choose from"
-CHOOSE_DECODER = "choose a decoder with --backbone"
-
-
-def values_of_kind(rows: Records) -> Values | None:
-    """The keys of a task file for such rows, from `kind` on; None where they hold plain labels or answers."""
-    guesses = (guess(rows) for guess in (_tagging, _qa, _choice, _multilabel, _chat))
-    return next((values for values in guesses if values), None)
+_ANSWER_NAMES = ("output", "answer", "answers", "target", "summary", "completion", "response", "reply", "translation")
+_QA_ANSWERS = ("answers", "answer", "answer_text")
+_SEPARATORS = ("#", "|", ";", ",")
+_MISFIT_SHARE = 0.05
 
 
-def values_for_encoder(values: Values, where: str) -> Values:
-    """The keys for an encoder, which answers by label vectors, so that the template ends with the text.
+@dataclass(frozen=True)
+class Guess:
+    """A kind of task with what its task file says.
+
+    Args:
+        kind: its name.
+        target: the fields that hold the label or the answer, and others that tell it.
+        keys: keys of the task file besides its name, data, template and kind.
+        end: what the template ends with, behind the texts.
+        labels: the labels as the data spells them, and how often each occurs.
+        shown: the fields that the template shows, if not all that hold texts; the last ones if `is_more` is set.
+        is_more: whether other texts stand in front of those that are shown.
+        template: the whole template, for chats.
+        notes: what is odd about the guess.
+    """
+
+    kind: str
+    target: Sequence[str]
+    keys: dict[str, Any]
+    end: str = ""
+    labels: Mapping[str, int] = field(default_factory=dict)
+    shown: Sequence[str] = ()
+    is_more: bool = False
+    template: Any = None
+    notes: Sequence[str] = field(default=())
+
+
+def guessed(rows: Records, format: str, where: str) -> Guess:
+    """The kind of task that rows are for.
+
+    Args:
+        rows: all rows.
+        format: the name of their format.
+        where: the file, for errors.
 
     Raises:
-        DataError: the kind's answers are written.
+        DataError: no field looks like a label or an answer.
     """
-    task = Task.model_validate({"name": "task", "data": {"path": where}, **values})
-    if not task.spec.for_encoders(task):
-        raise DataError(WRITES_NOTHING, where=where, got=f"a task of kind {values['kind']}", fix=CHOOSE_DECODER)
-    template = values["template"]
-    values = {**values, "template": template[: template.rindex("}") + 1]}
-    return {key: value for key, value in values.items() if key != "max_new_tokens"}
+    if format in ("messages", "sharegpt") and all("user" in row for row in rows):
+        return _of_messages(rows)
+    columns = columns_of(rows)
+    by_name = {column.name: column for column in columns}
+    if format == "alpaca" and "messages" not in by_name:
+        shown = [name for name in ("instruction", "input") if by_name[name].filled]
+        return replace(_of_answers(by_name["output"], rows), shown=shown)
+    named = sorted((c for c in columns if c.label_rank is not None), key=lambda c: (c.label_rank, c.name))
+    answers = [c for name in _ANSWER_NAMES for c in columns if c.name.strip().lower() == name and c.filled]
+    unnamed = sorted((c for c in columns if c.labels), key=lambda c: (c.is_named_text, len(c.labels)))
+    guesses: Iterable[Guess | None] = (
+        *(guess_of(by_name) for guess_of in (_of_tags, _of_spans, _of_questions, _of_choices, _of_chats)),
+        _of_label_lists(by_name),
+        *(_of_separated(column) or _of_labels(column, columns) or _of_numbers(column) for column in named),
+        _of_one_hot(columns),
+        *(_of_labels(column, columns) for column in answers if column.mean_words <= 2),
+        *(_of_answers(column, rows) for column in answers),
+        *(_of_labels(column, columns) for column in unnamed),
+    )
+    guess = next((guess for guess in guesses if guess), None)
+    if guess is None:
+        raise DataError(
+            "no field looks like a label or an answer",
+            where=where,
+            got=", ".join(by_name),
+            wanted=f"a field with 2 to {MAX_LABELS} values, or one named {', '.join(_ANSWER_NAMES)}",
+            fix="name the field label or answer, or write the task file by hand",
+        )
+    return guess
 
 
-def _all(rows: Records, name: str, fits: Callable[[Any], bool]) -> bool:
-    return all(name in row and fits(row[name]) for row in rows)
+def _all(columns: dict[str, Column], name: str, fits: Callable[[Any], bool]) -> bool:
+    return name in columns and all(map(fits, columns[name].values))
 
 
 def _is_text(value: Any) -> bool:
@@ -47,81 +102,306 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _is_texts_or_columns(value: Any) -> bool:
-    return _is_texts(value) or (isinstance(value, dict) and "text" in value)
+def label_words(labels: Sequence[str]) -> dict[str, str]:
+    """A word for each label: its name in small letters with a space in front, unless two would be the same."""
+    words = {label: " " + " ".join(label.lower().replace("_", " ").split()) for label in labels}
+    if len(set(words.values())) < len(words) or " " in words.values():
+        words = {label: f" {label}" for label in labels}
+    return words
 
 
-def _tagging(rows: Records) -> Values | None:
-    if not (_all(rows, "tokens", _is_texts) and _all(rows, "tags", _is_texts)):
+def _room(longest: str, least: int = 16) -> int:
+    """Tokens for a written answer as long as a text: twice what it needs at four letters to a token, in powers of two.
+
+    Letters beyond ASCII may need a token for each of their bytes.
+    """
+    num_bytes, num_ascii = len(longest.encode(errors="replace")), sum(map(str.isascii, longest))
+    return min(512, max(least, 1 << (num_ascii // 2 + num_bytes - num_ascii).bit_length()))
+
+
+def _asked(name: str) -> str:
+    """The end of a template that asks for a field."""
+    return f"{title(name) or 'Label'}:"
+
+
+# -- labels
+
+
+def _of_labels(column: Column, columns: Sequence[Column]) -> Guess | None:
+    if not column.labels:
         return None
+    target = [column.name]
+    names = next((c for c in columns if c.name in (f"{column.name}_text", f"{column.name}_name") and c.labels), None)
+    if names and len({*zip(column.values, names.values, strict=True)}) == len(names.labels) == len(column.labels):
+        # As in SetFit's data sets: numbers beside their names.
+        target, column = [names.name, column.name], names
+    notes = []
+    if all(re.fullmatch(r"-?\d+", label) for label in column.labels):
+        notes = ["the labels are numbers: write label words that say what they mean"]
+    keys = {"label_field": column.name, "metric": "accuracy"}
+    return Guess("classification", target, keys, _asked(column.name), dict(sorted(column.counts.items())), notes=notes)
+
+
+def _of_numbers(column: Column) -> Guess | None:
+    numbers = [value for value in map(_number, column.filled) if value is not None]
+    if len(numbers) < len(column.filled) or len(set(numbers)) < 3:
+        return None
+    low, high = min(numbers), max(numbers)
+    points = {_short(low): " low", _short((low + high) / 2): " medium", _short(high): " high"}
+    keys = {"label_field": column.name, "labels": points}
+    note = "the labels are numbers: the model's number is the mean of the label words' numbers"
+    return Guess("regression", [column.name], keys, _asked(column.name), notes=[note])
+
+
+def _number(value: Any) -> float | None:
     try:
-        types = sorted({name for row in rows for tag in row["tags"] if (name := split_tag(tag)[1])})
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _short(number: float) -> str:
+    return label_text(number) or str(number)
+
+
+def _several(field_name: str, labels: Iterable[str], options: dict[str, Any], target: Sequence[str] = ()) -> Guess:
+    counts = Counter(labels)
+    keys: dict[str, Any] = {} if target else {"label_field": field_name}
+    keys |= {"options": options} if options else {}
+    keys["max_new_tokens"] = _room("".join(f", {label}" for label in counts), 64)
+    return Guess("multilabel", target or [field_name], keys, "Labels:", dict(sorted(counts.items())))
+
+
+def _of_label_lists(columns: dict[str, Column]) -> Guess | None:
+    names = ("labels", "label", "classes", "categories", "tags", "topics", "emotions")
+    column = next((columns[name] for name in names if _all(columns, name, lambda v: v is None or _is_texts(v))), None)
+    if column is None:
+        return None
+    counts = Counter(label for value in column.filled for label in value)
+    if not 2 <= len(counts) <= 4 * MAX_LABELS:
+        return None
+    if all(len(value) == 1 for value in column.filled):
+        keys = {"label_field": column.name, "metric": "accuracy"}
+        return Guess("classification", [column.name, "label_texts"], keys, "Label:", dict(sorted(counts.items())))
+    return _several(column.name, counts.elements(), {})
+
+
+def _of_separated(column: Column) -> Guess | None:
+    """Labels in one text, such as billing#refund: most of the parts also stand alone."""
+    for separator in _SEPARATORS:
+        cut = [[part.strip() for part in text.split(separator) if part.strip()] for text in column.counts]
+        parts = [part for parts_of_text in cut for part in parts_of_text]
+        is_cut = any(len(parts_of_text) > 1 for parts_of_text in cut)
+        alone = sum(part in column.counts for part in set(parts))
+        if is_cut and 2 <= len(set(parts)) <= 4 * MAX_LABELS and 2 * alone >= len(set(parts)):
+            return _several(column.name, parts, {"separator": separator})
+    return None
+
+
+def _of_one_hot(columns: Sequence[Column]) -> Guess | None:
+    """Labels in columns of their own; two such columns might as well be facts about the text."""
+    truths = [c for c in columns if c.filled and all(truth(value) is not None for value in c.values)]
+    names = [column.name for column in truths if len({truth(value) for value in column.values}) == 2]
+    others = [c for c in columns if c.labels and c not in truths and not c.is_named_text]
+    if len(names) < (3 if others else 2):
+        return None
+    return _several("", names, {"one_hot": True}, names)
+
+
+# -- answers in free text
+
+
+def _of_answers(column: Column, rows: Records) -> Guess:
+    listed = [value if isinstance(value, list) else [value] for value in column.values]
+    answers = [as_text(text) or "" for texts in listed for text in texts]
+    keys: dict[str, Any] = {"answer_field": column.name, "metric": "exact_match"}
+    if all(isinstance(row.get("references"), list) for row in rows):
+        keys |= {"metric": "bleu", "options": {"references_field": "references"}}
+    keys["max_new_tokens"] = _room(max(answers, key=len, default=""))
+    keys["stop"] = [] if any("\n" in answer.strip() for answer in answers) else ["\n"]
+    return Guess("generation", [column.name, "references"], keys, _asked(column.name) + "\n")
+
+
+def _of_messages(rows: Records) -> Guess:
+    """A question with its answer as chat messages; a system text that never changes stands in the template."""
+    systems = {row.get("system") or "" for row in rows}
+    text = re.sub(r"[{}]", r"\g<0>\g<0>", str(systems.pop())) if len(systems) == 1 else "{system}"
+    messages = [{"role": "system", "content": text}] if text else []
+    messages.append({"role": "user", "content": "{user}"})
+    guess = _of_answers(Column("assistant", [row["assistant"] for row in rows]), rows)
+    return replace(guess, shown=["system", "user"] if text == "{system}" else ["user"], template=messages)
+
+
+def _of_chats(columns: dict[str, Column]) -> Guess | None:
+    """Conversations of several turns."""
+    if not _all(columns, "messages", lambda value: isinstance(value, list) and bool(value)):
+        return None
+    keys = {"max_new_tokens": 256, "stop": []}
+    return Guess("chat", ["messages"], keys, shown=["messages"], template="{messages}")
+
+
+# -- spans, questions, choices
+
+
+def _of_tags(columns: dict[str, Column]) -> Guess | None:
+    tokens = next((name for name in ("tokens", "words") if _all(columns, name, _is_texts)), None)
+    tags = next((n for n in ("tags", "ner_tags", "labels") if _all(columns, n, lambda v: isinstance(v, list))), None)
+    if tokens is None or tags is None:
+        return None
+    values = [tag for row in columns[tags].values for tag in row]
+    options: dict[str, Any] = {"tokens_field": tokens} if tokens != "tokens" else {}
+    options |= {"tags_field": tags} if tags != "tags" else {}
+    notes = []
+    if values and all(type(tag) is int for tag in values):
+        names = _names_of_tags(columns[tags].values)
+        options["tag_names"] = names
+        values = [names[tag] for tag in values]
+        notes = ["the tags are numbers without names: rename the types in labels and options.tag_names"]
+    try:
+        types = sorted({name for tag in values if (name := split_tag(str(tag))[1])})
     except ValueError:
         return None
-    longest = max(sum(map(len, row["tokens"])) for row in rows)
     if not types:
         return None
-    return {
-        "kind": "tagging",
-        "template": "{tokens}\nEntities:",
-        "labels": {name: f" {name.lower()}" for name in types},
-        "max_new_tokens": min(128, 1 << max(5, (longest // 4).bit_length())),
+    longest = max((" ".join(row) for row in columns[tokens].values), key=len)
+    keys: dict[str, Any] = {"options": options} if options else {}
+    keys = {"labels": label_words(types), **keys, "max_new_tokens": _room(longest[: len(longest) // 2], 32)}
+    return Guess("tagging", [tags, "spans"], keys, "Entities:", shown=[tokens], notes=notes)
+
+
+def _names_of_tags(rows: Sequence[Sequence[int]]) -> list[str]:
+    """Names for numbers that follow the usual order: O, B-, I-, B-, I-, ...
+
+    Raises:
+        DataError: they do not.
+    """
+    pairs = {(before, tag) for row in rows for before, tag in zip([0, *row], row, strict=False)}
+    is_usual = all(tag >= 0 and (tag % 2 or tag == 0 or before in (tag - 1, tag)) for before, tag in pairs)
+    if not is_usual:
+        raise DataError(
+            "the tags are numbers without names",
+            got=", ".join(map(str, sorted({tag for _, tag in pairs})[:10])),
+            wanted="O, B-person, I-person, ...",
+            fix="write the task file by hand, with kind: tagging and options.tag_names: [O, B-person, I-person]",
+        )
+    most = max((tag for _, tag in pairs), default=0)
+    return ["O", *(f"{prefix}-type_{number}" for number in range(1, (most + 1) // 2 + 1) for prefix in "BI")]
+
+
+def _of_spans(columns: dict[str, Column]) -> Guess | None:
+    text = next((name for name in ("text", "data", "sentence", "content") if _all(columns, name, _is_text)), None)
+    name = next((name for name in ("spans", "entities", "label", "labels") if _all(columns, name, _is_spans)), None)
+    if text is None or name is None:
+        return None
+    rows = list(zip(columns[text].values, columns[name].values, strict=True))
+    marks = [
+        (said, [_mark(span) for span in spans or ()], span_places(said, spans or ()) or []) for said, spans in rows
+    ]
+    types = sorted({label for _, spans, _ in marks for _, _, label in spans})
+    if not types:
+        return None
+    options: dict[str, Any] = {"text_field": text} | ({"spans_field": name} if name != "spans" else {})
+    notes = []
+    if share := _misfit_share([(said, *place) for said, _, places in marks for place in places]):
+        options["within_words"] = True
+        notes = [f"{share:.0%} of the spans begin or end within words: options.within_words is set"]
+    written = ["; ".join(f"{label}: {said[a:b]}" for a, b, label in spans) for said, spans, _ in marks]
+    keys = {
+        "labels": label_words(types),
+        "options": options,
+        "max_new_tokens": _room(max(written, key=len, default=""), 32),
     }
+    target = [name, "spans", "tokens", "entities", "label", "labels"]
+    return Guess("tagging", target, keys, "Entities:", shown=[text], notes=notes)
 
 
-def _qa(rows: Records) -> Values | None:
-    if not (_all(rows, "context", _is_text) and _all(rows, "question", _is_text)):
+def _is_spans(value: Any) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, list) and all(
+        isinstance(start, int) and isinstance(end, int) and isinstance(label, str)
+        for start, end, label in map(_mark, value)
+    )
+
+
+def _mark(span: Any) -> tuple[Any, Any, Any]:
+    """Start, end and label of a span; None where there are none."""
+    if isinstance(span, dict):
+        return span.get("start"), span.get("end"), span.get("label")
+    return (span[0], span[1], span[2]) if isinstance(span, list) and len(span) == 3 else (None, None, None)
+
+
+def _misfit_share(places: Sequence[tuple[str, int, int]]) -> float:
+    """The share of pieces of texts that begin or end within words; 0 if they are so few that they are mistakes."""
+    misfits = 0
+    for text, start, end in places:
+        units = units_of(text)
+        said = text[start:end]
+        first, last = start + len(said) - len(said.lstrip()), end - len(said) + len(said.rstrip())
+        misfits += first not in {begin for begin, _ in units} or last not in {stop for _, stop in units}
+    share = misfits / len(places) if places else 0.0
+    return share if share >= _MISFIT_SHARE else 0.0
+
+
+def _of_questions(columns: dict[str, Column]) -> Guess | None:
+    if not (_all(columns, "context", _is_text) and _all(columns, "question", _is_text)):
         return None
-    if not _all(rows, "answers", _is_texts_or_columns):
+    name = next((name for name in _QA_ANSWERS if name in columns), None)
+    if name is None or not all(map(_is_answers, columns[name].values)):
         return None
-    answers = [row["answers"]["text"] if isinstance(row["answers"], dict) else row["answers"] for row in rows]
-    options: Values = {}
-    if all("answer_starts" in row for row in rows):
-        options["starts_field"] = "answer_starts"
+    if columns[name].labels and columns[name].mean_words <= 1:
+        return None
+    answers = [_texts(value) for value in columns[name].values]
+    pairs = [
+        (context, text) for context, texts in zip(columns["context"].values, answers, strict=True) for text in texts
+    ]
+    options: dict[str, Any] = {}
+    notes = []
     if not all(answers):
         options["no_answer"] = "no answer"
-    if any(text not in row["context"] for row, texts in zip(rows, answers, strict=True) for text in texts):
-        options.pop("starts_field", None)
+    if any(text not in context for context, text in pairs):
         options["mode"] = "generative"
-    return {
-        "kind": "qa",
-        "template": "{context}\nQuestion: {question}\nAnswer:",
-        "answer_field": "answers",
-        **({"options": options} if options else {}),
-    }
+    else:
+        if "answer_starts" in columns and all(isinstance(value, list) for value in columns["answer_starts"].values):
+            options["starts_field"] = "answer_starts"
+        places = [(context, context.index(text), context.index(text) + len(text)) for context, text in pairs]
+        if share := _misfit_share(places):
+            options["within_words"] = True
+            notes = [f"{share:.0%} of the answers begin or end within words: options.within_words is set"]
+    keys: dict[str, Any] = {"answer_field": name} | ({"options": options} if options else {})
+    target = [name, *_QA_ANSWERS, "answer_starts", "answer_start", "is_impossible"]
+    return Guess("qa", target, keys, "Answer:", shown=["context", "question"], is_more=True, notes=notes)
 
 
-def _choice(rows: Records) -> Values | None:
-    if not _all(rows, "choices", _is_texts_or_columns):
+def _is_answers(value: Any) -> bool:
+    return (
+        value is None
+        or _is_text(value)
+        or _is_texts(value)
+        or (isinstance(value, dict) and _is_texts(value.get("text")))
+    )
+
+
+def _texts(value: Any) -> list[str]:
+    texts = value.get("text", []) if isinstance(value, dict) else value if isinstance(value, list) else [value or ""]
+    return [text for text in texts if text.strip()]
+
+
+def _of_choices(columns: dict[str, Column]) -> Guess | None:
+    def is_choices(value: Any) -> bool:
+        return _is_texts(value) or (isinstance(value, dict) and _is_texts(value.get("text")))
+
+    name = next((name for name in ("choices", "options", "endings") if _all(columns, name, is_choices)), None)
+    label = next((name for name in ("label", "answer", "answerKey", "gold", "answer_idx") if name in columns), None)
+    if name is None or label is None:
         return None
-    label = next((name for name in ("label", "answer", "answerKey", "gold") if all(name in row for row in rows)), None)
-    names = ("question", "text", "context", "premise", "goal")
-    text = next((name for name in names if _all(rows, name, _is_text)), None)
-    if label is None or text is None:
-        return None
-    return {"kind": "choice", "template": f"{{{text}}}\nAnswer:", "label_field": label}
+    options = {"options": {"choices_field": name}} if name != "choices" else {}
+    return Guess("choice", [name, label], {"label_field": label, **options}, "Answer:")
 
 
-def _multilabel(rows: Records) -> Values | None:
-    fields = [name for name in ("labels", "label", "classes", "categories", "tags") if _all(rows, name, _is_texts)]
-    texts = [name for name in ("text", "sentence", "document", "comment") if _all(rows, name, _is_text)]
-    if not fields or not texts:
-        return None
-    labels = sorted({label_text(label) or "" for row in rows for label in row[fields[0]]})
-    if not 2 <= len(labels) <= _MAX_LABELS:
-        return None
-    return {
-        "kind": "multilabel",
-        "template": f"{{{texts[0]}}}\nLabels:",
-        "label_field": fields[0],
-        "labels": {label: " " + label.lower().replace("_", " ") for label in labels},
-        "max_new_tokens": 64,
-    }
-
-
-def _chat(rows: Records) -> Values | None:
-    """Conversations of several turns; those of one question and one answer also have the field `user`."""
-    has_messages = _all(rows, "messages", lambda value: isinstance(value, list) and bool(value))
-    if not has_messages or all("user" in row for row in rows):
-        return None
-    return {"kind": "chat", "template": "{messages}", "max_new_tokens": 256, "stop": []}
+def title(name: str) -> str:
+    """A field's name as it stands in a template; nothing for a column that only has a number."""
+    if re.fullmatch(r"column_\d+", name):
+        return ""
+    words = re.sub(r"[_\s{}]+", " ", name).strip()
+    return words[:1].upper() + words[1:]

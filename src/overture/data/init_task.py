@@ -1,42 +1,45 @@
 """A first task file, guessed from the data, for the user to correct."""
 
-import os
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import yaml
-
+from overture.core.config import validated
 from overture.core.errors import DataError
 from overture.core.records.data import notice_texts
+from overture.core.records.start import DataReport, LeftOut
+from overture.data.formats.brat import is_brat
 from overture.data.formats.form import Records
-from overture.data.init_kinds import CHOOSE_DECODER, WRITES_NOTHING, values_for_encoder, values_of_kind
+from overture.data.init_columns import columns_of, text_fields
+from overture.data.init_kinds import Guess, guessed, label_words, title
+from overture.data.init_report import data_report
+from overture.data.notices import Notices
 from overture.data.read import SUFFIXES, Table, read_table
-from overture.data.task import DataConfig, Task
-from overture.data.template import is_field_name
-from overture.data.values import as_text, label_text
+from overture.data.rows import Row
+from overture.data.task import Task, normal_spelling
+from overture.data.task_rows import is_empty, is_unlabelled, rows_of_table
+from overture.data.task_text import slug, task_text
 
 LabelPlace = Literal["end", "mask", "vectors"]
 """How a model tells labels apart: a word behind the text, a word at a mask, or vectors of their own."""
 
-_LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "intent", "target")
-_ANSWER_NAMES = ("output", "answer", "answers", "target", "summary", "completion", "response")
-_TEXT_NAMES = ("text", "sentence", "question", "context", "premise", "hypothesis", "instruction", "input", "document")
-_MAX_LABELS = 50
-_MAX_TEXTS = 4
 _SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
 
 
-@dataclass(frozen=True, slots=True)
-class _Guess:
-    """The roles of the fields: those with texts, the one to predict, its labels, and a template other than usual."""
+@dataclass(frozen=True)
+class StartedTask:
+    """A first task file.
 
-    texts: list[str]
-    target: str
-    labels: list[str]
-    template: list[str] | None = None
+    Args:
+        text: the file's text.
+        notes: the guesses in it, as sentences.
+        report: what the data holds.
+    """
+
+    text: str
+    notes: list[str]
+    report: DataReport
 
 
 def starting_task(
@@ -44,74 +47,63 @@ def starting_task(
     folder: Path | None = None,
     backbone: str | None = None,
     place_of: Callable[[Sequence[str]], LabelPlace] = lambda words: "end",
-) -> tuple[str, list[str]]:
-    """Write a commented task file for some data, with notes on the guesses in it.
+    name: str | None = None,
+) -> StartedTask:
+    """Write a commented task file for some data.
 
     Args:
         path: a data file, or a folder with train, validation and test files.
         folder: the folder of the task file; its data paths are relative to it. The working folder if None.
         backbone: the model that the file names; the default if None.
         place_of: how that model tells labels with such words apart.
+        name: the task's name; from the path if None.
 
     Raises:
         DataError: the data cannot be read, no field looks like a label or an answer, or the model writes no answers.
     """
     sources = _sources(Path(path))
     first = next(iter(sources.values()))
-    table = read_table(first)
-    rows, notes = table.rows, notice_texts(table.notices)
-    stem = first.resolve().parent.name if first.stem == "train" else first.stem
-    lines = [f"name: {_quoted(re.sub(r'[^a-z0-9_-]+', '-', stem.lower()).strip('-_')[:64] or 'task')}", ""]
-    lines += [_comment(Task, "backbone"), f"backbone: {_quoted(backbone)}", ""] if backbone else []
-    lines.append("data:")
-    for key, file in sources.items():
-        relative = os.path.relpath(file, folder or Path.cwd())
-        lines += [f"  {_comment(DataConfig, key)}", f"  {key}: {_quoted(relative)}"]
-    for key, value in table.settings.items():
-        lines += [f"  {_comment(DataConfig, key)}", f"  {key}: {yaml.safe_dump(value).splitlines()[0]}"]
-    if len(sources) < 3:
+    tables = {split: read_table(source) for split, source in sources.items()}
+    notices = Notices(notice for table in tables.values() for notice in table.notices)
+    notes = notice_texts(notices.records())
+    rows = [_with_names(row, table) for table in tables.values() for row in table.rows]
+    table = next(iter(tables.values()))
+    guess = guessed(rows, table.format, str(first))
+    stem = first.resolve().parent.name if first.stem in _SPLIT_NAMES["train"] else first.stem
+    values: dict[str, Any] = {"name": slug(name or stem)}
+    if name is not None and values["name"] != name:
+        notes.append(f"the name {name!r} became {values['name']}: names are small letters, digits, - and _")
+    values |= {"backbone": backbone} if backbone else {}
+    values["data"] = {**{split: str(source.resolve()) for split, source in sources.items()}, **table.settings}
+
+    texts = list(guess.shown) if guess.shown and not guess.is_more else text_fields(columns_of(rows), guess.target)
+    texts = [name for name in texts if name not in guess.target or name in guess.shown]
+    if not texts:
+        raise DataError("no field holds text", where=str(first), got=", ".join(c.name for c in columns_of(rows)))
+    labels, spellings = _spellings(guess.labels)
+    values |= _keys(guess, texts, labels, place_of, str(first))
+    if spellings:
+        spelled = values["labels"]
+        values["labels"] = {
+            label: {"words": word, "also": spellings[label]} if label in spellings else word
+            for label, word in spelled.items()
+        }
+        merged = "; ".join(f"{label!r} (also {', '.join(map(repr, others))})" for label, others in spellings.items())
+        notes.append(f"labels that differ in case or white space alone are one: {merged}")
+    notes += guess.notes
+    task = validated(Task, values, str(first))
+    rows_of = {split: rows_of_table(task, table, str(sources[split])) for split, table in tables.items()}
+    values, task = _with_drops(values, task, rows_of, notes)
+    if len(sources) < 3 and not any(table.splits for table in tables.values()):
         notes.append("splits that are not given are drawn from the rows: set data.seed to draw others")
-
-    values = values_of_kind(rows)
-    if values:
-        notes.append(f"the fields are those of a task of kind {values['kind']}")
-        if place_of(()) != "end":
-            values = values_for_encoder(values, str(first))
-        for key, value in values.items():
-            text = yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=10**9).rstrip()
-            lines += ["", _comment(Task, key), text]
-        return "\n".join(lines) + "\n", notes
-
-    if table.format == "alpaca":
-        has_input = any(row["input"].strip() for row in rows)
-        guess = _Guess(["instruction", "input"] if has_input else ["instruction"], "output", [])
-    elif table.format in ("messages", "sharegpt"):
-        guess = _guess_of_messages(table)
-    else:
-        guess = _guessed(rows, first, notes)
-    words = _words(guess, notes)
-    place = place_of(list(words.values()))
-    if place != "end" and not words:
-        raise DataError(WRITES_NOTHING, where=str(first), got=f"answers in {guess.target!r}", fix=CHOOSE_DECODER)
-    lines += [
-        "",
-        _comment(Task, "template"),
-        *(guess.template or [f"template: {_quoted(_template(guess, place))}"]),
-        "",
-    ]
-    lines += [_comment(Task, "read"), "read: mean", ""] if place == "vectors" else []
-    if words:
-        lines += [_comment(Task, "label_field"), f"label_field: {_quoted(guess.target)}", ""]
-        lines += [_comment(Task, "labels"), "labels:"]
-        lines += [f"  {_quoted(label)}: {_quoted(word)}" for label, word in words.items()]
-        lines += ["", _comment(Task, "metric"), "metric: accuracy"]
-    else:
-        lines += _answer_lines(guess, rows)
-    return "\n".join(lines) + "\n", notes
+    report = data_report(task, _by_split(rows_of, tables), _left_out(rows, task, guess))
+    return StartedTask(task_text(values, folder or Path.cwd()), notes, report)
 
 
 def _sources(path: Path) -> dict[str, Path]:
     """The files by split; a file whose name names no split is to be split itself."""
+    if path.is_dir() and is_brat(path):
+        return {"path": path}
     folder, suffix = (path, "") if path.is_dir() else (path.parent, path.suffix)
     if not path.is_dir() and path.stem not in _SPLIT_NAMES["train"]:
         return {"path": path}
@@ -128,120 +120,105 @@ def _sources(path: Path) -> dict[str, Path]:
     return {"path": path}
 
 
-def _guess_of_messages(table: Table) -> _Guess:
-    """A question with its answer as chat messages; a system text that never changes stands in the template."""
-    systems = {row["system"] for row in table.rows}
-    text = re.sub(r"[{}]", r"\g<0>\g<0>", *systems) if len(systems) == 1 else "{system}"
-    system = [f"  - {{role: system, content: {_quoted(text)}}}"] if text else []
-    user = f"  - {{role: user, content: {_quoted('{user}')}}}"
-    return _Guess(["user"], "assistant", [], ["template:", *system, user])
+def _with_names(row: Mapping[str, Any], table: Table) -> dict[str, Any]:
+    """A row with the names that the file has for numbered labels."""
+
+    def named(value: Any, names: Sequence[str]) -> Any:
+        if isinstance(value, list):
+            return [named(part, names) for part in value]
+        if type(value) is not int or not -1 <= value < len(names):
+            return value
+        return None if value == -1 else names[value]
+
+    return {name: named(value, table.names[name]) if name in table.names else value for name, value in row.items()}
 
 
-def _guessed(rows: Records, file: Path, notes: list[str]) -> _Guess:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    unusable = [name for name in columns if not is_field_name(name)]
-    if unusable:
-        notes.append(f"a template cannot name {', '.join(map(repr, unusable))}; rename the fields to use them")
-    labels_of = {name: labels for name in columns if (labels := _labels(rows, name))}
-
-    # The label field if one is called so, else an answer field, else the field with the fewest values.
-    by_lower_name = {name.lower(): name for name in reversed(columns)}
-    targets = [by_lower_name[name] for name in _LABEL_NAMES if by_lower_name.get(name) in labels_of]
-    targets += [by_lower_name[name] for name in _ANSWER_NAMES if name in by_lower_name]
-    targets += sorted(labels_of, key=lambda name: len(labels_of[name]))
-    if not targets:
-        raise DataError(
-            "no field looks like a label or an answer",
-            where=str(file),
-            got=", ".join(columns),
-            wanted=f"a field with 2 to {_MAX_LABELS} values, or one of {', '.join(_ANSWER_NAMES)}",
-        )
-    target = targets[0]
-    usable = [name for name in columns if name != target and name not in unusable]
-    texts = _texts(rows, [name for name in usable if name not in labels_of]) or _texts(rows, usable)
-    if not texts:
-        raise DataError("no field holds text", where=str(file), got=", ".join(columns))
-    labels = labels_of.get(target, [])
-    kind = f"label of {len(labels)} kinds" if labels else "free-text answer"
-    notes.append(f"{target!r} is taken for the {kind}, {', '.join(map(repr, texts))} for the text")
-    return _Guess(texts, target, labels)
+def _spellings(labels: Mapping[str, int]) -> tuple[list[str], dict[str, list[str]]]:
+    """Labels without those that are another one but for case and white space, and those by the label that stays."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        groups.setdefault(normal_spelling(label), []).append(label)
+    # The commonest spelling without odd white space stays.
+    chosen = {
+        min(group, key=lambda label: (label != " ".join(label.split()), -labels[label], label)): group
+        for group in groups.values()
+    }
+    return list(chosen), {label: [x for x in group if x != label] for label, group in chosen.items() if len(group) > 1}
 
 
-def _labels(rows: Records, name: str) -> list[str]:
-    """The values of a field that could be a label, sorted; empty if it could not."""
-    values = [row[name] for row in rows if row.get(name) not in (None, "")]
-    labels = [label_text(value) for value in values]
-    if any(label is None or not label.strip() or "\n" in label for label in labels):
-        return []
-    if any(isinstance(value, float) and not value.is_integer() for value in values):
-        return []
-    distinct = {label for label in labels if label is not None}
-    return sorted(distinct) if 2 <= len(distinct) <= min(_MAX_LABELS, len(rows) // 2) else []
+def _keys(
+    guess: Guess,
+    texts: Sequence[str],
+    labels: Sequence[str],
+    place_of: Callable[[Sequence[str]], LabelPlace],
+    where: str,
+) -> dict[str, Any]:
+    """The template and all that follows from the kind and from how the model tells labels apart."""
+    words = label_words(labels)
+    place = place_of(list(words.values()))
+    is_choosing = guess.kind in ("classification", "regression")
+    keys: dict[str, Any] = {"kind": guess.kind} if guess.kind not in ("classification", "generation") else {}
+    keys["template"] = guess.template or _template(guess, texts, place, is_choosing)
+    keys |= {"read": "mean"} if place == "vectors" and is_choosing else {}
+    keys |= {name: value for name, value in guess.keys.items() if name == "label_field"}
+    keys |= {"labels": words} if words else {}
+    keys |= guess.keys
+    if place != "end" and not is_choosing:
+        keys.pop("max_new_tokens", None)
+        task = validated(Task, {"name": "task", "data": {"path": where}, **keys}, where)
+        if not task.spec.for_encoders(task):
+            raise DataError(
+                "an encoder writes no answers, and has none to choose from",
+                where=where,
+                got=f"a task of kind {guess.kind}",
+                fix="choose a decoder with --backbone",
+            )
+    return keys
 
 
-def _texts(rows: Records, columns: Sequence[str]) -> list[str]:
-    """The fields with the longest texts, in file order."""
-    lengths: dict[str, float] = {}
-    for name in columns:
-        values = [row.get(name) for row in rows]
-        length = sum(len(value) for value in values if isinstance(value, str)) / len(values)
-        if length and all(isinstance(value, str) for value in values):
-            lengths[name] = length
-    floor = max(lengths.values(), default=0) / 4
-    kept = [name for name in lengths if name.lower() in _TEXT_NAMES or lengths[name] >= floor]
-    longest = sorted(kept, key=lambda name: -lengths[name])[:_MAX_TEXTS]
-    return [name for name in columns if name in longest]
-
-
-def _template(guess: _Guess, place: LabelPlace) -> str:
-    if len(guess.texts) == 1:
-        fields = f"{{{guess.texts[0]}}}\n"
+def _template(guess: Guess, texts: Sequence[str], place: LabelPlace, is_choosing: bool) -> str:
+    if guess.is_more:
+        # A context stands on its own; the question that is asked of it follows.
+        more = [name for name in texts if name not in guess.shown]
+        first, last = guess.shown
+        shown = "".join(f"{title(name)}: {{{name}}}\n" for name in more) + f"{{{first}}}\n{title(last)}: {{{last}}}\n"
+    elif len(texts) == 1:
+        shown = f"{{{texts[0]}}}\n"
     else:
-        fields = "".join(f"{_title(name)}: {{{name}}}\n" for name in guess.texts)
-    if place == "vectors":
-        return fields.rstrip()
+        shown = "".join((f"{title(name)}: " if title(name) else "") + f"{{{name}}}\n" for name in texts)
+    if place == "vectors" or (place == "mask" and not is_choosing):
+        return shown.rstrip()
     # A label word brings its own space; an answer starts on a line of its own.
-    end = "\n" if not guess.labels else " {mask}" if place == "mask" else ""
-    return f"{fields}{_title(guess.target)}:{end}"
+    return f"{shown}{guess.end}" + (" {mask}" if place == "mask" else "")
 
 
-def _title(name: str) -> str:
-    words = re.sub(r"[_\s{}]+", " ", name).strip()
-    return words[:1].upper() + words[1:]
+def _with_drops(
+    values: dict[str, Any], task: Task, rows_of: Mapping[str, Sequence[Row]], notes: list[str]
+) -> tuple[dict[str, Any], Task]:
+    """The task with `data.drop` for rows without text or label, if there are any beside good ones."""
+    rows = [row for members in rows_of.values() for row in members]
+    counts = {
+        "empty": sum(is_empty(task, row) for row in rows),
+        "unlabelled": sum(is_unlabelled(task, row) for row in rows),
+    }
+    drop = [what for what, count in counts.items() if 0 < count < len(rows)]
+    if not drop:
+        return values, task
+    notes += [f"rows left out by data.drop: {counts[what]} {what}" for what in drop]
+    values = {**values, "data": {**values["data"], "drop": drop}}
+    return values, validated(Task, values, "data.drop")
 
 
-def _words(guess: _Guess, notes: list[str]) -> dict[str, str]:
-    """A word for each label; none where there are no labels."""
-    words = {label: " " + " ".join(label.lower().replace("_", " ").split()) for label in guess.labels}
-    if len(set(words.values())) < len(words) or " " in words.values():
-        words = {label: f" {label}" for label in guess.labels}
-    if guess.labels and all(re.fullmatch(r"-?\d+", label) for label in guess.labels):
-        notes.append("the labels are numbers: write label words that say what they mean")
-    return words
+def _by_split(rows_of: Mapping[str, list[Row]], tables: Mapping[str, Table]) -> dict[str, list[Row]]:
+    """The rows by the split that a file or a field of it names."""
+    by_split: dict[str, list[Row]] = {}
+    for name, rows in rows_of.items():
+        for row, split in zip(rows, tables[name].splits or [name] * len(rows), strict=True):
+            by_split.setdefault(split, []).append(row)
+    return by_split
 
 
-def _answer_lines(guess: _Guess, rows: Records) -> list[str]:
-    values = [row.get(guess.target) for row in rows]
-    answers = [as_text(text) or "" for value in values for text in (value if isinstance(value, list) else [value])]
-    stops = [] if any("\n" in answer.strip() for answer in answers) else ["\n"]
-    longest = max((len(answer) for answer in answers), default=1)
-    # English has about four characters to a token; twice that room, in powers of two.
-    tokens = min(512, 1 << max(4, (longest // 2).bit_length()))
-    has_references = all(isinstance(row.get("references"), list) for row in rows)
-    references = [_comment(Task, "options"), "options: {references_field: references}", ""] if has_references else []
-    return [
-        *(_comment(Task, "answer_field"), f"answer_field: {_quoted(guess.target)}", ""),
-        *(_comment(Task, "metric"), f"metric: {'bleu' if has_references else 'exact_match'}", ""),
-        *references,
-        *(_comment(Task, "max_new_tokens"), f"max_new_tokens: {tokens}", ""),
-        *(_comment(Task, "stop"), f"stop: [{', '.join(map(_quoted, stops))}]"),
-    ]
-
-
-def _comment(model: type[Task] | type[DataConfig], field: str) -> str:
-    return f"# {model.model_fields[field].description}"
-
-
-def _quoted(text: str) -> str:
-    # Always quoted: YAML would read a bare no, 1e3 or null as something else.
-    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10**9).strip()
+def _left_out(rows: Records, task: Task, guess: Guess) -> list[LeftOut]:
+    used = {*task.columns, *task.target_fields, *guess.target}
+    columns = [column for column in columns_of(rows) if column.name not in used]
+    return [LeftOut(field=column.name, why=column.why_left_out or "not part of such a task") for column in columns]

@@ -268,7 +268,7 @@ class Task(Config):
     def label_named(self, text: str) -> str | None:
         """The label of a spelling; None where there is none."""
         exact, alike = self._spelled
-        return exact.get(text) or alike.get(_normal(text))
+        return exact.get(text) or alike.get(normal_spelling(text))
 
     @cached_property
     def _spelled(self) -> tuple[dict[str, str], dict[str, str]]:
@@ -286,10 +286,10 @@ class Task(Config):
                     raise ValueError(f"the spelling {spelling!r} is of two labels: {exact[spelling]!r}, {label!r}")
         alike: dict[str, str] = {}
         for spelling, label in exact.items() if self.data.normalise_labels else ():
-            if alike.setdefault(_normal(spelling), label) != label:
+            if alike.setdefault(normal_spelling(spelling), label) != label:
+                both = f"the labels {alike[normal_spelling(spelling)]!r} and {label!r}"
                 raise ValueError(
-                    f"the labels {alike[_normal(spelling)]!r} and {label!r} differ in case or white space alone; "
-                    "leave data.normalise_labels out, or make them one label"
+                    f"{both} differ in case or white space alone; make them one, or leave data.normalise_labels out"
                 )
         return exact, alike
 
@@ -341,7 +341,7 @@ class Task(Config):
         return self.model_dump(mode="json")
 
 
-def _normal(label: str) -> str:
+def normal_spelling(label: str) -> str:
     """A label without differences of case and white space."""
     return " ".join(label.split()).casefold()
 

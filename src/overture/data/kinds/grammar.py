@@ -19,10 +19,10 @@ from overture.core.contracts import TextTokenizer
 
 # A word is a run of letters and digits, or one other sign. In scripts without spaces, and in Hangul, whose words end
 # with particles, each letter is one.
-_UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3130-\u318f\u3400-\u4dbf\u4e00-\u9fff"
-    "\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
+_UNSPACED = f"{UNSPACED}\u1100-\u11ff\u3130-\u318f\uac00-\ud7af"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
 _LETTER = regex.compile(r"(?!\s)\X")
 END = "end"

@@ -54,7 +54,7 @@ def _target_fields(task: TaskFile) -> tuple[str, ...]:
 _TRUTH = {"1": True, "true": True, "yes": True, "x": True, "0": False, "false": False, "no": False}
 
 
-def _truth(value: Any) -> bool | None:
+def truth(value: Any) -> bool | None:
     """Whether a label's own field says that it applies; None where it says neither."""
     return _TRUTH.get((label_text(value) or "?").strip().lower())
 
@@ -63,12 +63,12 @@ def _values(task: TaskFile, row: Row) -> list[Any] | None:
     """A row's labels as it spells them; None where its field is no list of labels."""
     own: Options = task.own
     if own.one_hot:
-        return [label for label in task.words if _truth(row.fields[label])]
+        return [label for label in task.words if truth(row.fields[label])]
     value = row.fields[task.label_field]
     if isinstance(value, str) and own.separator:
         return [part.strip() for part in value.split(own.separator) if part.strip()]
-    if isinstance(value, dict) and value and all(_truth(applies) is not None for applies in value.values()):
-        return [label for label, applies in value.items() if _truth(applies)]
+    if isinstance(value, dict) and value and all(truth(applies) is not None for applies in value.values()):
+        return [label for label, applies in value.items() if truth(applies)]
     return value if isinstance(value, list) else None
 
 
@@ -76,7 +76,7 @@ def _problems(task: TaskFile, row: Row) -> list[Problem]:
     missing = [name for name in _target_fields(task) if name not in row.fields]
     if missing:
         return [missing_field(missing[0], row.where, list(row.fields))]
-    odd = [name for name in task.words if task.own.one_hot and _truth(row.fields[name]) is None]
+    odd = [name for name in task.words if task.own.one_hot and truth(row.fields[name]) is None]
     if odd:
         return [
             Problem(row.where, f"field {odd[0]!r} holds {row.fields[odd[0]]!r:.40}", "wanted 1 or 0, true or false")

@@ -166,7 +166,7 @@ def _span_problems(task: TaskFile, row: Row, values: list[Any]) -> list[Problem]
             return [Problem(row.where, f"{value!r:.60} is no span", "wanted start, end and label")]
         if task.label_named(span[0]) is None:
             return [Problem(row.where, f"unknown type {span[0]!r}", f"known: {', '.join(task.words)}")]
-    places = _places(text, values)
+    places = span_places(text, values)
     if places is None:
         said, (_, start, end) = next(
             (value["text"], span)
@@ -195,7 +195,7 @@ def _span(value: Any) -> tuple[str, int, int] | None:
     return name, start, end
 
 
-def _places(text: str, values: Sequence[Any]) -> list[tuple[int, int]] | None:
+def span_places(text: str, values: Sequence[Any]) -> list[tuple[int, int]] | None:
     """Where a row's spans stand, in characters.
 
     Spans may carry their own text. Where that is not what the text has there, but would be if places were counted in
@@ -226,7 +226,7 @@ def _corrections(task: TaskFile, row: Row) -> tuple[str, ...]:
     values = row.fields[_target_fields(task)[0]]
     if not own.text_field:
         return ()
-    places = _places(as_text(row.fields[own.text_field]) or "", values)
+    places = span_places(as_text(row.fields[own.text_field]) or "", values)
     given = [span[1:] for value in values if (span := _span(value))]
     return ("places of spans are not counted in characters; they were set by the spans' own texts",) * (places != given)
 
@@ -247,7 +247,7 @@ def _gold_spans(task: TaskFile, row: Row) -> Spans:
     text = as_text(row.fields[own.text_field]) or ""
     values = row.fields[own.spans_field]
     names = [task.label_named(span[0]) or span[0] for value in values if (span := _span(value))]
-    places = _places(text, values) or []
+    places = span_places(text, values) or []
     spans = [_bare((name, *place), text) for name, place in zip(names, places, strict=True)]
     return sorted(spans, key=lambda span: span[1:])
 

@@ -24,6 +24,7 @@ from overture.data.formats.options import FileOptions
 from overture.data.read import read_table
 from overture.data.row import Row
 from overture.data.task import Task, resolved_path
+from overture.data.task_text import slug, task_text
 from overture.data.template import parse, slots_in
 from overture.data.values import as_text, label_text
 from overture.exchange.tasks.jinja import Field, Parsed, as_template, list_of_row, only_field, parsed
@@ -83,15 +84,7 @@ class Translated:
             ConfigError: the values make no task.
         """
         validated(Task, self.values, where)
-        lines: list[str] = []
-        for key, value in self.values.items():
-            lines += ["", f"# {Task.model_fields[key].description}"] if key != "name" else []
-            shown = value
-            if key == "data":
-                paths = ("train", "validation", "test", "path")
-                shown = {name: os.path.relpath(v, folder) if name in paths else v for name, v in value.items()}
-            lines.append(yaml.safe_dump({key: shown}, sort_keys=False, allow_unicode=True, width=10**9).rstrip())
-        return "\n".join(lines) + "\n"
+        return task_text(self.values, folder)
 
 
 class _Function(str):
@@ -169,9 +162,8 @@ class _Task:
         kind = self.keys.get("output_type", "generate_until")
         if kind not in ("multiple_choice", "generate_until"):
             raise self.refused("output_type", "multiple_choice or generate_until")
-        name = str(self.keys.get("task") or self.path.stem).lower()
         values: dict[str, Any] = {
-            "name": re.sub(r"[^a-z0-9_-]+", "-", name).strip("-_")[:64] or "task",
+            "name": slug(str(self.keys.get("task") or self.path.stem)),
             "data": {"path": str(self.own_data.resolve())} if self.own_data else self.data(),
             "template": self.template(),
         }

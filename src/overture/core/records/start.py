@@ -1,0 +1,46 @@
+"""A report of the data that a first task file was written for."""
+
+from pydantic import Field
+
+from overture.core.records.base import Record
+
+
+class LabelRows(Record):
+    """The rows of one label."""
+
+    label: str = Field(description="the label, as the task file names it")
+    rows: dict[str, int] = Field(description="how many rows have it, by split")
+    also: list[str] = Field([], description="its other spellings in the data")
+
+
+class LeftOut(Record):
+    """A field that the template does not show."""
+
+    field: str = Field(description="its name")
+    why: str = Field(description="the reason, in a few words")
+
+
+class Lengths(Record):
+    """How long the rows' texts are, in words."""
+
+    median: int = Field(description="half of the rows have at most so many")
+    most_rows: int = Field(description="19 of 20 rows have at most so many")
+    longest: int = Field(description="the longest row's")
+
+
+class DataReport(Record):
+    """What a data file holds, as far as a task can use it."""
+
+    kind: str = Field(description="the kind of task that was recognised")
+    rows: dict[str, int] = Field(description="rows by split; all under `path` where one file is to be split")
+    target: list[str] = Field(description="fields that hold the label or the answer")
+    texts: list[str] = Field(description="fields that the template shows")
+    left_out: list[LeftOut] = Field([], description="fields that it does not show")
+    labels: list[LabelRows] = Field([], description="the labels with their rows")
+    alike: list[tuple[str, str]] = Field([], description="two labels each that may be one, misspelled")
+    empty: dict[str, int] = Field({}, description="rows without a text, by shown field")
+    unlabelled: int = Field(0, description="rows without a label or answer")
+    repeats: int = Field(0, description="rows that show what an earlier row shows")
+    contradictions: int = Field(0, description="repeats with another label or answer")
+    words: Lengths | None = Field(None, description="lengths of the rows' texts")
+    scripts: dict[str, float] = Field({}, description="share of the letters in each script, the commonest first")

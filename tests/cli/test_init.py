@@ -1,0 +1,48 @@
+"""From a bare file to a tuned prompt by two commands, and what ``overture init`` says on the way."""
+
+import json
+
+import pytest
+
+LABELS = ("Billing", "billing", "Shipping", "Billing ", "Shipping")
+
+
+def tickets(folder):
+    lines = ["Ticket ID,Created At,Subject,Body,Category"]
+    for number in range(40):
+        subject = "" if number % 4 == 0 else f"help {number}"
+        body = "" if number == 8 else f"it is late {number}"
+        lines.append(f"T-{number:03},2024-01-02,{subject},{body},{'' if number == 9 else LABELS[number % 5]}")
+    path = folder / "Mäine Tickets!.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def entities(folder):
+    path = folder / "all.jsonl"
+    rows = ({"id": n, "text": f"Ada saw {n}", "label": [[0, 3, "PER"]] if n % 3 else []} for n in range(24))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(("make", "kind"), [(tickets, "classification"), (entities, "tagging")])
+def test_from_a_bare_file_to_a_tuned_prompt(overture, tmp_path, tiny, make, kind):
+    started = overture("init", make(tmp_path), "--json")
+    assert started.code == 0, started.err
+    assert started.json["report"]["kind"] == kind
+    words = ["--backbone", tiny, "--set", "train.epochs=1", "--set", "shots=0", "--length", "2", "--json"]
+    done = overture("tune", started.json["task"], *words)
+    assert done.code == 0, done.err
+    assert done.json["prompt"].endswith("@1")
+
+
+def test_the_report_is_told_in_plain_words(overture, tmp_path):
+    done = overture("init", tickets(tmp_path))
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0] == "wrote task.yaml"
+    assert lines[1] == "Label column: Category (2 labels); text columns: Subject, Body"
+    assert "Labels: Billing 23, Shipping 15" in lines
+    assert any("Ticket ID" in line and "Created At" in line for line in lines if line.startswith("Not shown: "))
+    assert not any("Mäine" in line for line in lines)
+    assert 'name: "maeine-tickets"' in (tmp_path / "task.yaml").read_text(encoding="utf-8")
