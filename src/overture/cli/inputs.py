@@ -1,6 +1,7 @@
 """Rows to predict: texts, JSON objects, lines of standard input, or a file; each keeps its place and its mistakes."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -130,8 +131,10 @@ def inputs_of(file: Path | None, texts: Sequence[str], tasks: Sequence[Task]) ->
 
 def _of_file(path: Path, tasks: Sequence[Task]) -> Inputs:
     task = tasks[0]
-    if path.suffix.lower() == ".txt" and task.data.format is None and not _has_table(path):
-        return _of_lines("file", _text_lines(path.read_bytes(), str(path)), tasks, str(path))
+    if path.suffix.lower() == ".txt" and task.data.format is None and os.access(path, os.R_OK):
+        raw = path.read_bytes()
+        if container_of(path, raw[:_HEAD_BYTES]) is None:
+            return _of_lines("file", _text_lines(raw, str(path)), tasks, str(path))
     problems: list[Problem] = []
     table = scan(path, problems, other_options(path, task.data))
     lines = {line: problem for problem in problems if (line := _line_of(problem, path)) is not None}
@@ -164,12 +167,6 @@ def _stdin_lines() -> list[str]:
     if sys.stdin.isatty():
         raise DataError("there is nothing to predict", wanted="TEXT arguments, a FILE, or lines on standard input")
     return _text_lines(sys.stdin.buffer.read(), "stdin")
-
-
-def _has_table(path: Path) -> bool:
-    """Whether a file without a telling suffix looks like a known format."""
-    with open(path, "rb") as file:
-        return container_of(path, file.read(_HEAD_BYTES)) is not None
 
 
 def _text_lines(raw: bytes, where: str) -> list[str]:

@@ -1,6 +1,7 @@
 """``overture predict``: predictions for rows under stored prompts."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -112,7 +113,7 @@ def command(
     versions = [handle.manifest.ref for handle in handles]
     head = {"prompts": dict(zip(refs, versions, strict=True))} if prompts else {"prompt": versions[0]}
     predicted = Predicted(inputs, tasks, refs if prompts else [], on_error)
-    rows = _Rows(handles, inputs, on_error, shows_progress=bool(output) or not _is_terminal())
+    rows = _Rows(handles, inputs, on_error, shows_progress=bool(output) or not sys.stdout.isatty())
     if output:
         summary = _write(output, rows, predicted)
         emit({**head, **summary}) if is_json else None
@@ -138,12 +139,6 @@ def _named(prompt: str | None) -> str:
         what = "a data file" if path.is_file() else "a text"
         raise ConfigError("no prompt is named", got=f"{what}: {prompt!r:.60}", wanted="a prompt, first", fix=usage)
     return prompt
-
-
-def _is_terminal() -> bool:
-    import sys
-
-    return sys.stdout.isatty()
 
 
 class _Rows:

@@ -60,7 +60,9 @@ class Predicted:
         flat_answers = [_flat(task, answer) for task, answer in zip(self.tasks, answers, strict=True)]
         for number, (flat, outcome) in enumerate(zip(flat_answers, outcomes, strict=True)):
             if self._answer_columns[number] is None and isinstance(outcome, Prediction):
-                self._answer_columns[number] = _column_types(flat)
+                self._answer_columns[number] = {
+                    name: "number" if isinstance(value, int | float) else "text" for name, value in flat.items()
+                }
         if suffix == ".jsonl":
             if self.refs:
                 return {**fields, self._free("prompts"): dict(zip(self.refs, answers, strict=True))}
@@ -121,7 +123,3 @@ def _flat(task: Task, answer: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
-
-
-def _column_types(flat: Mapping[str, Any]) -> dict[str, ColumnType]:
-    return {name: "number" if isinstance(value, int | float) else "text" for name, value in flat.items()}

@@ -202,7 +202,7 @@ def evaluate(
 
     handle = load(prompt, store=store, allow_drift=allow_drift) if isinstance(prompt, str | Path) else prompt
     if rows is None:
-        name, scored = rows_of_run(_store(store), handle.manifest, split or "")
+        name, scored = rows_of_run(handle.host.store or _store(store), handle.manifest, split or "")
     else:
         name = "data"
         scored, notices = (
