@@ -94,6 +94,8 @@ def test_the_list_of_commands_is_grouped_and_short():
 def test_every_command_names_its_exit_codes_and_its_defaults(name):
     shown = " ".join(CliRunner().invoke(app, [name, "--help"], prog_name="overture").stdout.split())
     assert "Exit codes: 0 done" in shown
+    # Values have names in capitals or are choices, never the names of Python's types.
+    assert not re.search(r"<(str|int|float|path|list|bool)", shown)
     for flag in getattr(COMMANDS[name].callback, "flags", ()):
         default = field_of(flag.model, flag.path).default
         if isinstance(default, int | float) and not isinstance(default, bool):

@@ -5,14 +5,14 @@ import inspect
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from overture.cli.out import fresh_screen, is_json_only, only_json, say, set_loudness, show_error
 from overture.core.errors import OvertureError, UserError
@@ -182,7 +182,22 @@ def load_command(name: str) -> Any:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     single.command(name, epilog=_EXIT_CODES)(run)
-    return typer.main.get_command(single)
+    made: Any = typer.main.get_command(single)
+    for parameter in made.params:
+        parameter.display_type_rich = functools.partial(_value_name, parameter, parameter.display_type_rich)
+    return made
+
+
+def _value_name(parameter: Any, usual: Callable[..., str | None], ctx: Any) -> str:
+    """What the help calls a value: nothing for an argument, whose own name says it; else capitals, or the choices."""
+    if isinstance(parameter, TyperArgument):
+        return ""
+    name = usual(ctx=ctx) or ""
+    if not name.startswith("<"):
+        return name
+    kind = name.strip("<>").removesuffix(" range")
+    names = {"int": "N", "float": "X", "path": "PATH", "str": str(parameter.name).rpartition("_")[2].upper()}
+    return names.get(kind, kind)
 
 
 _LOUDNESS = {

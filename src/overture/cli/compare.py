@@ -26,6 +26,25 @@ if TYPE_CHECKING:
 
 _INCOMPLETE = 1
 
+_WaySettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set-way",
+        metavar="WAY:KEY=VALUE",
+        help="Set a key for one way alone, such as late-before:prompt.options.layer=15. Repeatable.",
+    ),
+]
+_CellOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cell", metavar="WAY:SIZE:SEED", help="Run this cell alone, again if it is there, and renew the report."
+    ),
+]
+_OutputOption = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", help="Folder of cells and report; compare-NAME if not given."),
+]
+
 
 @with_flags(
     flag(CompareConfig, "ways", "--way", metavar="WAY"),
@@ -48,22 +67,9 @@ _INCOMPLETE = 1
 def command(
     task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `overture init` writes one.")],
     given: Given,
-    way_settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set-way",
-            metavar="WAY:KEY=VALUE",
-            help="Set a key for one way alone, such as late-before:prompt.options.layer=15. Repeatable.",
-        ),
-    ] = None,
-    cell: Annotated[
-        str | None,
-        typer.Option(metavar="WAY:SIZE:SEED", help="Run this cell alone, again if it is there, and renew the report."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder of cells and report; compare-NAME if not given."),
-    ] = None,
+    way_settings: _WaySettings = None,
+    cell: _CellOption = None,
+    out: _OutputOption = None,
     settings: SetOption = None,
     store: StoreOption = None,
     is_json: JsonOption = False,

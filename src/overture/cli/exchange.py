@@ -22,7 +22,8 @@ def import_command(
     backbone: Annotated[
         str | None,
         typer.Option(
-            help="The frozen model: a known name, a Hub id, a folder or a file; the one the adapter names if not given."
+            metavar="MODEL",
+            help="The frozen model: a known name, a Hub id, a folder or a file; the one the adapter names if not given.",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The prompt's name; the task's if not given.")] = None,

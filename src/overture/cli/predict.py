@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from overture.cli.options import CalibratedOption, DriftOption, JsonOption, StoreOption, store_root
+from overture.cli.options import CalibratedOption, DriftOption, JsonOption, StoreOption, store_root, stored_names
 from overture.cli.out import emit, loading, remark, say, seconds_text
 from overture.core.errors import ConfigError, DataError, Problem, problem_lines
 
@@ -27,7 +27,11 @@ _CHUNK_SECONDS = 5.0
 def command(
     prompt: Annotated[
         str | None,
-        typer.Argument(metavar="PROMPT", help="A prompt: its name, name@version, or its folder; none with --prompt."),
+        typer.Argument(
+            metavar="PROMPT",
+            help="A prompt: its name, name@version, or its folder; none with --prompt.",
+            autocompletion=stored_names,
+        ),
     ] = None,
     texts: Annotated[
         list[str] | None,
