@@ -23,7 +23,7 @@ def import_command(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="The frozen model: a known name, a Hub id, a folder or a file; the one the adapter names if not given.",
+            help="The frozen model: a known name, a Hub id, a folder or a file; the adapter's own if not given.",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The prompt's name; the task's if not given.")] = None,
