@@ -7,7 +7,10 @@ from overture.hard.label_words import assignments, label_candidates, label_state
 from overture.hard.proposer import Ask
 
 _TEMPLATES = 3
-_ROWS = 256
+ROWS = 256
+"""Training rows that are read."""
+READINGS = 8
+"""How often they are read in a search, about: for the best candidates of its three rounds."""
 _POOL, _WORDS, _ROUNDS = 100, 10, 10
 
 
@@ -35,7 +38,7 @@ class Words:
                 continue
             self.seen.add(key)
             task = scorer.task_of(wording)
-            rows = scorer.rows(candidate, "train")[:_ROWS]
+            rows = scorer.rows(candidate, "train")[:ROWS]
             if not all(isinstance(row.target, OneOf) for row in rows) or len({row.label for row in rows}) < len(
                 task.words
             ):

@@ -8,6 +8,8 @@ from overture.core.records.hard import HardPlan, Wording
 from overture.core.seeds import named_random
 from overture.data.rows import Row
 from overture.data.splits import Splits
+from overture.hard.proposers.words import READINGS as WORDS_READINGS
+from overture.hard.proposers.words import ROWS as WORDS_ROWS
 from overture.hard.race import row_scores
 from overture.hard.scorer import TextScorer
 from overture.jobs.wording.options import HardConfig
@@ -59,6 +61,8 @@ def plan_of(options: HardConfig, scorer: TextScorer, num_validation: int, speed:
     if tokens is None:
         tokens = num_validation * whole
         tokens += pairs(options.structures, 2) * whole
+        if "words" in options.chosen:
+            tokens += WORDS_READINGS * min(WORDS_ROWS, len(scorer.splits["train"])) * whole
         tokens += pairs(options.example_sets, options.rounds) * whole + 4 * options.example_sets * whole
         tokens += pairs(options.wordings, options.rounds) * (options.room / 2 + anchor)
         tokens += FINALISTS * num_validation * (options.room / 2 + anchor) + 2 * limit * whole

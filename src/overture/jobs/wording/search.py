@@ -272,6 +272,9 @@ class _Search:
     ) -> None:
         proposers = sources.get(stage, {})
         for number in range(first, first + rounds if proposers and count else first):
+            if self.scorer.tokens >= self.plan.tokens:
+                self.notice(f"the budget ends in stage {stage}: some proposals were not scored")
+                return
             proposals = self.book.proposals(
                 f"{stage}-{number}",
                 lambda: self._proposed(stage, number, proposers, -(-count // rounds)),  # noqa: B023
@@ -336,7 +339,9 @@ class _Search:
         """Leave out one part of the leader after another while no loss of likelihood can be shown."""
         proposers = sources.get("pruning", {})
         number = 0
-        while proposers and (self.best[0].candidate.text or self.best[0].candidate.shots):
+        while proposers and self.scorer.tokens < self.plan.tokens:
+            if not (self.best[0].candidate.text or self.best[0].candidate.shots):
+                return
             leader = self.best[0]
             proposals = self.book.proposals(
                 f"pruning-{number}",
