@@ -11,6 +11,7 @@ from overture.core.errors import ArtifactError, ConfigError
 from overture.core.records.hard import Candidate
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.host import Ask, Host
+from overture.evaluate.measure import measured
 from overture.exchange.texts import TEXT_FORMATS
 from overture.jobs.transfer.exchange import export_prompt
 from overture.store.artifact import MANIFEST_FILE, load_artifact
@@ -120,3 +121,23 @@ def test_values_and_words_have_formats_of_their_own(exported):
         with pytest.raises(ConfigError) as error:
             exported(to)
         assert all(name in error.value.fix for name in TEXT_FORMATS)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_no_prompt_is_read_from_a_sequences_start_beside_words_in_front(tmp_path, family):
+    """A model that begins texts with a token of its own: behind the words rows have none, alone they have it."""
+    scorer = scorer_of(family)
+    folder = Store(tmp_path).add(
+        manifest_of(scorer, Candidate(text="Sort texts.\n", place="before"), family=family), {}
+    )
+    handle = Host(backbone_of(family), Store(tmp_path)).open(folder)
+    rows = scorer.splits["validation"]
+    evaluation, _ = measured(handle, rows, "test")
+    answers = scorer.scores([Candidate()], "validation", range(len(rows)))[0].argmax(-1).tolist()
+    accuracy = sum(list(LABELS)[a] == row.fields["label"] for a, row in zip(answers, rows, strict=True)) / len(rows)
+    assert evaluation.no_prompt is not None
+    assert evaluation.no_prompt.metrics["test"]["accuracy"].value == accuracy
+    encoded = handle.encoder.encode(rows)
+    num_bos = len(scorer.backbone.text.tokenizer.bos_ids)
+    alone = handle.encoded_alone(rows, encoded)
+    assert [row.num_input for row in alone] == [row.num_input + num_bos for row in encoded]

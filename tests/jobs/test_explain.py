@@ -135,7 +135,7 @@ def test_the_vocabularys_shift_of_no_prompt_is_zero():
     backbone = backbone_of("llama")
     plain = PromptedModel(backbone)
     rows = scorer_of("llama").shown(Candidate().wording, False).rows["validation"]
-    assert not vocabulary_shift(plain, plain, rows).any()
+    assert not vocabulary_shift(plain, plain, rows, rows).any()
 
 
 def test_a_planted_word_is_found_and_an_absent_one_is_not():

@@ -84,6 +84,18 @@ class Handle(Shown):
         """The model under this prompt, and under its adapter where it has one."""
         return PromptedModel(self.adapted, self.prompt, cache)
 
+    def encoded_alone(self, rows: Sequence[Row], encoded: Sequence[Encoded]) -> Sequence[Encoded]:
+        """Rows as the model without the prompt reads them: from the start of a sequence.
+
+        Args:
+            rows: the rows.
+            encoded: the same as they are read under the prompt.
+        """
+        if not self.encoder.follows:
+            return encoded
+        encoder, _ = self.host.encoder_of(self.task, self.encoder.reserve)
+        return encoder.encode(rows)
+
     def calibrated(self, is_calibrated: bool = True) -> "Handle":
         """The same prompt with label scores calibrated in predictions, or not.
 

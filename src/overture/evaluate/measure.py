@@ -76,8 +76,9 @@ def measured(
             compared=compared(ways[True][0], ways[False][0]),
         )
     control = PromptedModel(prompt.backbone, None, None if prompt.has_adapter else cache)
-    if _is_measurable(control, encoded, task):
-        plain, of_model = scored(control, "scoring no prompt")
+    alone = prompt.encoded_alone(rows, encoded)
+    if _is_measurable(control, alone, task):
+        plain, of_model = scored(control, "scoring no prompt", alone)
         no_prompt = of_model.model_copy(update={"trainable": 0})
         against_no_prompt = {"no_prompt": compared(tuned, plain)}
     mistakes, all_wrong = all_mistakes(task, split, rows, tuned.gold, tuned.predicted, tuned.confidence)

@@ -23,13 +23,23 @@ _MAX_TOKENS = 4096
 
 
 @torch.no_grad()
-def vocabulary_shift(with_prompt: PromptedModel, without: PromptedModel, rows: Sequence[Encoded]) -> Tensor:
-    """log p(v given x, prompt) - log p(v given x) of each row, [B, V], without special tokens' values."""
+def vocabulary_shift(
+    with_prompt: PromptedModel, without: PromptedModel, rows: Sequence[Encoded], alone: Sequence[Encoded]
+) -> Tensor:
+    """log p(v given x, prompt) - log p(v given x) of each row, [B, V], without special tokens' values.
+
+    Args:
+        with_prompt: the model under the prompt.
+        without: the model alone.
+        rows: as they are read under the prompt.
+        alone: the same rows as they are read without it.
+    """
+    alone_of = {row.row: row for row in alone}
     changes: dict[int, Tensor] = {}
     for batch in scoring_batches(rows, _MAX_TOKENS):
         hidden = [
-            torch.stack([readout.hidden[0] for readout in model.ask(batch, Readouts())])
-            for model in (with_prompt, without)
+            torch.stack([readout.hidden[0] for readout in model.ask(some, Readouts())])
+            for model, some in ((with_prompt, batch), (without, [alone_of[row.row] for row in batch]))
         ]
         logits = [without.backbone.head(states).float().log_softmax(-1) for states in hidden]
         changes |= zip((row.row for row in batch), (logits[0] - logits[1]).cpu(), strict=True)

@@ -22,7 +22,7 @@ from overture.engine.judge import LocalJudge
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.host import Handle
 from overture.evaluate.intervals import paired_test
-from overture.evaluate.scoring import predict
+from overture.evaluate.scoring import check_answerable, predict
 from overture.explain.checks import agreement, completeness, deletion, randomisation
 from overture.explain.flips import flip_counts, slices
 from overture.explain.gradients import integrated
@@ -85,22 +85,26 @@ class _Explainer:
         encoded = handle.encoder.encode(rows)
         cache = None if handle.has_adapter else InputCache()
         prompted, plain = handle.model(cache), PromptedModel(handle.backbone, None, cache)
+        alone = handle.encoded_alone(rows, encoded)
         try:
-            plain.check(encoded[:1])
+            check_answerable(plain, alone[:1], task)
         except BackboneError as error:
             raise BackboneError(
                 "the model cannot answer without this prompt, so nothing can be compared", where=handle.manifest.ref,
                 got=error.what,
             ) from None  # fmt: skip
         answers = [
-            predict(model, encoded, task, progress=lambda done, total: self.progress(what, done, total))  # noqa: B023
-            for model, what in ((prompted, "scoring with the prompt"), (plain, "scoring without it"))
+            predict(model, some, task, progress=lambda done, total: self.progress(what, done, total))  # noqa: B023
+            for model, some, what in (
+                (prompted, encoded, "scoring with the prompt"),
+                (plain, alone, "scoring without it"),
+            )
         ]
         gold = [str(label) for label in gold_of(task, rows)]
         said = [[prediction.text for prediction in some] for some in answers]
         scores = [torch.tensor([[*(p.probabilities or {}).values()] for p in some]).log() for some in answers]
         names = list(task.words)
-        change_BV = self._change(prompted, plain, encoded)
+        change_BV = self._change(prompted, plain, encoded, alone)
         gold_B = torch.tensor([names.index(label) for label in gold])
         texts = [" ".join(texts_of(task, row).values()) for row in rows]
         parts, checks = self._parts(prompted, encoded, rows)
@@ -127,14 +131,20 @@ class _Explainer:
             notices=notices,
         )
 
-    def _change(self, prompted: PromptedModel, plain: PromptedModel, rows: Sequence[Encoded]) -> Tensor | None:
+    def _change(
+        self,
+        prompted: PromptedModel,
+        plain: PromptedModel,
+        rows: Sequence[Encoded],
+        alone: Sequence[Encoded],
+    ) -> Tensor | None:
         """The vocabulary's shift; None where labels are not read from words."""
         injection = prompted.injections(rows[:1])[0]
         predicts_words = plain.backbone.has_head and (plain.backbone.family.is_causal or self.handle.task.has_mask)
         if not predicts_words or (injection is not None and injection.labels is not None):
             return None
         self.progress("reading the vocabulary's shift", 0, 1)
-        return vocabulary_shift(prompted, plain, rows)
+        return vocabulary_shift(prompted, plain, rows, alone)
 
     # -- parts
 
@@ -262,10 +272,11 @@ class _Explainer:
             for place in range(len(shown) if len(words) > 1 else 0)
         ]
         encoded = self.handle.encoder.encode(changed)
+        pairs = ((plain, self.handle.encoded_alone(changed, encoded)), (prompted, encoded))
         with torch.no_grad():
             losses = [
-                LocalJudge(LocalAnswerer(model.backbone)).losses([model.injections(encoded[:1])[0]], encoded)[0]
-                for model in (plain, prompted)
+                LocalJudge(LocalAnswerer(model.backbone)).losses([model.injections(some[:1])[0]], some)[0]
+                for model, some in pairs
             ]
         drops = [(some[1:] - some[:1]).tolist() for some in losses]
         return TextHeat(

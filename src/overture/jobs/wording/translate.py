@@ -296,7 +296,7 @@ class _Translator:
         injection = model.injections(rows[:1])[0]
         if not backbone.has_head or not backbone.family.is_causal or (injection and injection.labels is not None):
             return []
-        change_BV = vocabulary_shift(model, PromptedModel(backbone), rows)
+        change_BV = vocabulary_shift(model, PromptedModel(backbone), rows, rows)
         scorer.tokens += 2 * sum(row.num_tokens for row in rows)
         words = [word.word.strip() for word in shifted_words(change_BV.mean(0), model, 12)]
         texts = [f"\n{', '.join(words[:count])}" for count in (1, 2, 3, 5)] + [f" ({word})" for word in words]
