@@ -112,6 +112,17 @@ def test_several_prompts_have_columns_of_their_own(prompts, overture):
     assert objects("out.jsonl")[0]["prompts"][prompts["one"]]["label"] == first[f"{prompts['one']}.label"]
 
 
+def test_rows_that_one_of_two_prompts_answers_are_no_failures(prompts, overture):
+    Path("rows.csv").write_text('Body\nfine\n""\npoor\n')
+    both = ("--prompt", prompts["one"], "--prompt", prompts["two"])
+    done = overture("predict", "rows.csv", *both, "-o", "out.csv", "--on-error", "skip")
+    assert done.code == 0
+    rows = table("out.csv")
+    assert [row["Body"] for row in rows] == ["fine", "poor"]
+    assert all(row[f"{prompts['one']}.label"] in ("0", "1") for row in rows)
+    assert not any(row[f"{prompts['two']}.label"] for row in rows)
+
+
 def test_an_output_file_is_not_replaced_unasked(prompts, tickets, overture):
     Path("out.csv").write_text("precious")
     refused = overture("predict", prompts["one"], tickets, "-o", "out.csv")

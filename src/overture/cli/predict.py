@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,7 +16,7 @@ from overture.core.errors import ConfigError, DataError, Problem, problem_lines
 if TYPE_CHECKING:
     from overture.cli.inputs import Inputs
     from overture.cli.predicted import Outcome, Predicted
-    from overture.evaluate.host import Handle
+    from overture.evaluate.host import Handle, Reply
 
 OnError = Literal["null", "skip", "fail"]
 _FEWEST_ROWS, _MOST_ROWS = 32, 1024
@@ -68,7 +68,8 @@ def command(
 ) -> None:
     """Predict texts or the rows of a file, under one prompt or several.
 
-    Without -o, each prediction is a line of JSON as soon as it is there.
+    Without -o, each prediction is a line of JSON as soon as it is there; --json collects all in one object. A text that
+    begins with a dash stands behind --.
     """
     from overture.cli.inputs import file_of, inputs_of
 
@@ -120,7 +121,8 @@ def command(
     rows = _Rows(handles, inputs, on_error, shows_progress=bool(output) or not sys.stdout.isatty())
     if output:
         summary = _write(output, rows, predicted)
-        emit({**head, **summary}) if is_json else None
+        if is_json:
+            emit({**head, **summary})
     elif is_json:
         emit({**head, "predictions": [predicted.line(*answered) for answered in rows.answered()]})
     else:
@@ -158,7 +160,7 @@ class _Rows:
     def __init__(self, handles: Sequence["Handle"], inputs: "Inputs", on_error: OnError, shows_progress: bool) -> None:
         self.handles, self.inputs, self.on_error, self.shows_progress = handles, inputs, on_error, shows_progress
         self.problems: dict[int, list[Problem]] = {}
-        self.num_done, self.seconds = 0, 0.0
+        self.num_done, self.num_unanswered, self.seconds = 0, 0, 0.0
 
     def answered(self) -> Iterator[tuple[int, list["Outcome"]]]:
         """Each row's index and its outcome under each prompt, in the rows' order; without rows that are skipped.
@@ -189,11 +191,12 @@ class _Rows:
                 group_started = time.monotonic()
                 indices = range(first, min(first + size, total))
                 outcomes = self._outcomes(indices, progress)
-                yield from (
-                    (index, outcomes[index])
-                    for index in indices
-                    if self.on_error != "skip" or index not in self.problems
-                )
+                for index, under_prompts in outcomes.items():
+                    # A row that some prompt answers is not left out.
+                    is_unanswered = all(isinstance(outcome, list) for outcome in under_prompts)
+                    self.num_unanswered += is_unanswered
+                    if not (is_unanswered and self.on_error == "skip"):
+                        yield index, under_prompts
                 first = self.num_done = indices.stop
                 seconds = max(time.monotonic() - group_started, 1e-3)
                 size = max(_FEWEST_ROWS, min(_MOST_ROWS, 2 * size, int(size * _CHUNK_SECONDS / seconds)))
@@ -201,12 +204,12 @@ class _Rows:
                 if stop.is_asked and first < total:
                     raise KeyboardInterrupt
         self.seconds = time.monotonic() - started
-        if len(self.problems) == total:
+        if self.num_unanswered == total:
             raise DataError("no row could be predicted", problems=[p for some in self.problems.values() for p in some])
         for notice in dict.fromkeys(notice for handle in self.handles for notice in handle.encoder.notices):
             say(f"note: {notice}")
 
-    def _outcomes(self, indices: range, progress: Any) -> dict[int, list["Outcome"]]:
+    def _outcomes(self, indices: range, progress: Callable[[float], None]) -> dict[int, list["Outcome"]]:
         from overture.evaluate.host import Ask
 
         host, rows = self.handles[0].host, self.inputs.rows
@@ -242,9 +245,9 @@ class _Rows:
             say(f"  {line}")
 
 
-def _outcome(reply: Any, where: str) -> "Outcome":
+def _outcome(reply: "Reply", where: str) -> "Outcome":
     if reply.problem is None:
-        return reply.prediction  # type: ignore[no-any-return]
+        return reply.result()
     return list(reply.problem.problems) or [Problem(where, reply.problem.what, reply.problem.fix)]
 
 
