@@ -29,6 +29,21 @@ Decide = Callable[[int, Mapping[str, Sequence[EpochRecord]]], Collection[str]]
 Batches = Callable[[Sequence[Encoded], int, int, int], list[list[Encoded]]]
 
 
+def check_rows(rows: Sequence[Encoded]) -> None:
+    """Whether there is anything to learn from.
+
+    Raises:
+        DataError: there are no rows, or no part of one holds its answer.
+    """
+    if not rows:
+        raise DataError(
+            "nothing can be learnt from the training rows",
+            where="train",
+            got="no answer stands in a part of its row that fits the model",
+            fix="more rows, shorter ones, a larger max_length, or a model that reads more",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Validation:
     """A validation score: the larger the better, and the loss that breaks ties."""
@@ -97,13 +112,7 @@ class Fit:
         cut: Batches = epoch_batches,
     ) -> None:
         assert config.lr is not None
-        if not rows:
-            raise DataError(
-                "nothing can be learnt from the training rows",
-                where="train",
-                got="no answer stands in a part of its row that fits the model",
-                fix="more rows, shorter ones, a larger max_length, or a model that reads more",
-            )
+        check_rows(rows)
         self.trainee, self.rows, self.validate, self.seed = trainee, rows, validate, seed
         self.checkpoint, self.events, self.is_stop_asked, self.key = checkpoint, events, is_stop_asked, key
         self.who = who or None

@@ -30,7 +30,7 @@ from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.store.runs import Run
 from overture.store.store import Store
-from overture.train.fit import Decide, Fit, FitResult, FitTogether, Validation
+from overture.train.fit import Decide, Fit, FitResult, FitTogether, Validation, check_rows
 from overture.train.options import TrainConfig
 
 SPLITS = ("validation", "test")
@@ -115,7 +115,9 @@ class Work:
 
         Raises:
             BackboneError: it cannot.
+            DataError: there is nothing to learn.
         """
+        check_rows(self.rows["train"])
         check_answerable(model, self.rows["train"], self.task)
 
     def fresh(self, prompt: PromptConfig, seed: int) -> PromptedModel:
