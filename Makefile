@@ -33,6 +33,7 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports
 	$(BIN)/python bench/pages/report.py --check
 	$(BIN)/python bench/pages/methods_page.py --check
+	$(BIN)/python bench/reports.py --check
 	$(BIN)/python bench/pages/settings_page.py --check
 
 bench: $(INSTALLED)

@@ -1,9 +1,10 @@
-"""Pack the comparisons of docs/reports and make their summaries and pages again; nothing is measured here.
+"""Pack the comparisons of docs/reports and make their summaries, pages and verdicts again; nothing is measured here.
 
-python bench/reports.py [FOLDER ...]
+python bench/reports.py [--check] [FOLDER ...]
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from overture.core.records.base import read_record
@@ -11,18 +12,29 @@ from overture.core.records.cells import Plan
 from overture.core.records.compare import Facts, Summary
 from overture.jobs.verdict.files import CellFiles
 from overture.jobs.verdict.summary import summary
-from overture.report.compare_page import write_report
+from overture.report.compare_page import RESULT, write_report
 
 REPORTS = Path(__file__).parents[1] / "docs" / "reports"
+BEGIN, END = "<!-- reports: written by bench/reports.py -->\n", "<!-- end of reports -->\n"
+TASKS = {
+    "movie": "Sentiment of film snippets",
+    "trec": "Types of questions",
+    "bbc": "Topics of news articles, cut at 128 tokens",
+    "squad": "Answers copied from a paragraph",
+    "squad-minilm": "Answers copied from a paragraph, by an encoder",
+    "webnlg": "Facts as sentences",
+    "ner": "Names in tweets, written by a decoder",
+    "ner-minilm": "Names in tweets, tagged by an encoder",
+}
 
 
 def summary_of(folder: Path) -> Summary:
     """The summary of a folder's cells, for the request and on the machine that its ``result.json`` names."""
-    kept = read_record(Summary, folder / "result.json")
+    kept = kept_summary(folder)
     files = CellFiles(folder)
     answers = files.answers()
-    if kept is None or answers is None:
-        raise SystemExit(f"{folder} holds no comparison\n  fix: run overture compare ... -o {folder}")
+    if answers is None:
+        raise SystemExit(f"{folder} holds no answers\n  fix: run overture compare ... -o {folder}")
     plan = Plan(sizes=kept.sizes, seeds=len(kept.seeds), is_tuned=kept.request.is_rate_tuned, left_out=kept.left_out)
     facts = Facts(**{name: getattr(kept, name) for name in Facts.model_fields})
     keys = [cell.key for cell in files.cells().values() if cell.way in kept.ways and cell.size in (0, *kept.sizes)]
@@ -31,13 +43,51 @@ def summary_of(folder: Path) -> Summary:
     return summary(kept.request, plan, cells, answers.gold, rates, facts, kept.failed, kept.command)
 
 
+def kept_summary(folder: Path) -> Summary:
+    kept = read_record(Summary, folder / RESULT)
+    if kept is None:
+        raise SystemExit(f"{folder} holds no comparison\n  fix: run overture compare ... -o {folder}")
+    return kept
+
+
+def verdicts() -> str:
+    """The page's part that the summaries decide: each report's picture and its verdict in three parts."""
+    parts = []
+    for name, title in TASKS.items():
+        result = kept_summary(REPORTS / name)
+        sizes, seeds, n = ", ".join(map(str, result.sizes)), len(result.seeds), result.scores[0].n
+        about = f"{result.backbone.id}, {sizes} training rows, {seeds} seeds, {n} test rows, {result.metric}"
+        lines = [
+            f"## [{title}]({name}/report.html)",
+            f"{about.replace('_', ' ')}.",
+            f"![{title}: scores of the ways]({name}/report.png)",
+            f"**{result.advice.what}**",
+            result.advice.why,
+            result.advice.next,
+        ]
+        parts.append("\n\n".join(lines) + "\n")
+    return "\n" + "\n".join(parts) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Pack comparisons and make their pages again from their cells.")
     parser.add_argument("folders", nargs="*", type=Path, help="of overture compare; docs/reports if none")
-    for folder in parser.parse_args().folders or sorted(path for path in REPORTS.iterdir() if path.is_dir()):
+    parser.add_argument(
+        "--check", action="store_true", help="only compare the verdicts of README.md with the summaries"
+    )
+    args = parser.parse_args()
+    page_path = REPORTS / "README.md"
+    before, _, rest = page_path.read_text(encoding="utf-8").partition(BEGIN)
+    written, _, after = rest.partition(END)
+    if args.check:
+        if written != verdicts():
+            sys.exit(f"{page_path} does not say what the summaries say\n  fix: python bench/reports.py")
+        return
+    for folder in args.folders or sorted(path for path in REPORTS.iterdir() if path.is_dir()):
         if (folder / "cells").exists():
             CellFiles(folder).pack()
         print(write_report(summary_of(folder), folder))
+    page_path.write_text(f"{before}{BEGIN}{verdicts()}{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

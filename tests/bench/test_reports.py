@@ -10,6 +10,7 @@ from overture.core.records.compare import Summary
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "bench" / "reports.py"))
 REPORTS: Path = SCRIPT["REPORTS"]
+FILES = {"cells.jsonl", "report.html", "report.png", "result.json"}
 
 
 def close(a: Any, b: Any) -> bool:
@@ -27,8 +28,12 @@ def test_the_summary_is_that_of_the_cells(name: str) -> None:
     assert close(SCRIPT["summary_of"](REPORTS / name).dump(), kept.dump())
 
 
-def test_a_report_is_three_files() -> None:
+def test_the_page_of_reports_says_what_the_summaries_say() -> None:
+    assert SCRIPT["verdicts"]() in (REPORTS / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_report_is_four_files() -> None:
     folders = [path for path in REPORTS.iterdir() if path.is_dir()]
     assert len(folders) >= 8
     for folder in folders:
-        assert {path.name for path in folder.iterdir()} == {"cells.jsonl", "report.html", "result.json"}
+        assert {path.name for path in folder.iterdir()} == FILES
