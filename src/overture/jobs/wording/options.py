@@ -9,6 +9,10 @@ from overture.hard.proposers.registry import DEFAULTS
 from overture.jobs.search.options import SearchRequest
 
 Source = Annotated[str, StringConstraints(min_length=1)]
+ExampleSets = Annotated[
+    int, Field(ge=0, le=2000, description="Sets of examples that race, over all rounds; 0 for none.")
+]
+FirstRows = Annotated[int, Field(ge=2, description="Rows of a race's first rung.")]
 
 
 class HardConfig(Config):
@@ -23,9 +27,9 @@ class HardConfig(Config):
     room: int = Field(16, ge=1, le=512, description="Most tokens of an instruction.")
     wordings: int = Field(64, ge=2, le=10_000, description="Instructions that race, over all rounds.")
     structures: int = Field(24, ge=2, le=2000, description="Structures and choices of label words that race.")
-    example_sets: int = Field(24, ge=0, le=2000, description="Sets of examples that race, over all rounds; 0 for none.")
+    example_sets: ExampleSets = 24
     rounds: int = Field(4, ge=1, le=50, description="Rounds of proposals for examples and for instructions.")
-    first_rows: int = Field(8, ge=2, description="Rows of a race's first rung.")
+    first_rows: FirstRows = 8
     race_rows: int = Field(128, ge=2, description="Rows of a race's last rung, at most all validation rows.")
     max_tokens: float | None = Field(
         None, gt=0, description="Budget in live tokens of the scorer; what is left out when it ends is told."
@@ -72,10 +76,10 @@ class TranslateConfig(Config):
     )
     room: int = Field(16, ge=1, le=512, description="Most tokens of the words, examples aside.")
     wordings: int = Field(64, ge=2, le=10_000, description="Texts that race, over all rounds.")
-    example_sets: int = Field(0, ge=0, le=2000, description="Sets of examples that race, over all rounds; 0 for none.")
+    example_sets: ExampleSets = 0
     rounds: int = Field(4, ge=1, le=50, description="Rounds of proposals.")
     rows: int = Field(64, ge=4, description="Training rows that choose; their labels are not looked at.")
-    first_rows: int = Field(8, ge=2, description="Rows of a race's first rung.")
+    first_rows: FirstRows = 8
     measured_rows: int = Field(400, ge=4, description="Test rows at most that the result is measured on.")
     second_model: str = Field("", description="Another model, on which the same words are measured too.")
     seed: int = Field(0, ge=0, description="Seed of rows and proposals.")
