@@ -19,6 +19,7 @@ from overture.core.contracts import Answers, LabelScores
 from overture.core.errors import ConfigError, DataError
 from overture.data.encode import Encoder
 from overture.data.rows import Row
+from overture.data.shots import shot_ids
 from overture.data.task import Task
 from overture.engine.cache import InputCache
 from overture.engine.info import weights_digest
@@ -402,7 +403,7 @@ def test_nearest_examples_stand_in_front_of_their_row_as_text():
     found = built("in_context", request, choice="nearest", shots=2)
     for row, encoded in zip(request.splits["validation"], found.rows["validation"], strict=True):
         # A row that is among the examples is nearest to itself, and the nearest stands last.
-        tail = request.encoder.shots([row])[len(request.backbone.text.tokenizer.bos_ids) :]
+        tail = shot_ids(request.encoder, [row])[len(request.backbone.text.tokenizer.bos_ids) :]
         text = request.backbone.text.tokenizer.decode(list(encoded.input_ids))
         assert request.backbone.text.tokenizer.decode(tail) in text
         assert text.count("Mood:") == 2

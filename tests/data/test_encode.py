@@ -6,6 +6,7 @@ from overture.core.errors import DataError
 from overture.core.rows import Answer
 from overture.data.encode import Encoder
 from overture.data.rows import Row
+from overture.data.shots import row_text, shot_ids
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Text: {text}"}]
 
@@ -88,8 +89,8 @@ def test_special_tokens_come_from_the_template_alone(make_task, tokenizer):
         assert item.anchor_ids == plain.anchor_ids
         assert [i for i in item.input_ids if 256 <= i < 300] == [i for i in plain.input_ids if 256 <= i < 300]
         assert tokenizer.decode(item.input_ids).endswith(evil)
-        shots = encoder.shots([row(evil)])
-        assert [i for i in shots if 256 <= i < 300] == [i for i in encoder.shots([row("a")]) if 256 <= i < 300]
+        shots = shot_ids(encoder, [row(evil)])
+        assert [i for i in shots if 256 <= i < 300] == [i for i in shot_ids(encoder, [row("a")]) if 256 <= i < 300]
 
 
 def test_special_tokens_of_the_template_are_special(make_task, tokenizer):
@@ -102,7 +103,7 @@ def test_first_tokens_come_once(make_task, tokenizer):
     encoder = Encoder(make_task(template="<bos>{text}:"), tokenizer)
     assert first(encoder, row("a")).input_ids == (256, ord("a"))
     assert first(encoder, row("a"), bos=False).input_ids == (ord("a"),)
-    assert encoder.shots([row("a"), row("b")]).count(256) == 1
+    assert shot_ids(encoder, [row("a"), row("b")]).count(256) == 1
     chat = Encoder(make_task(template=CHAT), tokenizer)
     assert first(chat, row("a")).input_ids.count(256) == 1
 
@@ -188,11 +189,11 @@ def test_prediction_needs_no_label(make_task, tokenizer):
 
 
 def test_text_of(make_task, tokenizer):
-    assert Encoder(make_task(), tokenizer).text_of(row()) == "good\nLabel: positive"
-    chat = Encoder(make_task(template=CHAT), tokenizer).text_of(row())
+    assert row_text(Encoder(make_task(), tokenizer), row()) == "good\nLabel: positive"
+    chat = row_text(Encoder(make_task(template=CHAT), tokenizer), row())
     assert chat == "<|system|>\nBe brief.<|end|>\n<|user|>\nText: good<|end|>\n<|bot|>\n positive"
     task = make_task(labels=None, answer_field="answer")
-    assert Encoder(task, tokenizer).text_of(row(answer="yes")) == "good\nLabel: yes"
+    assert row_text(Encoder(task, tokenizer), row(answer="yes")) == "good\nLabel: yes"
 
 
 @pytest.mark.parametrize(
@@ -209,26 +210,26 @@ def test_text_of(make_task, tokenizer):
 def test_an_answer_follows_its_row_as_a_word_would(make_task, tokenizer, template, answer, text):
     task = make_task(labels=None, answer_field="answer", template=template)
     encoder = Encoder(task, tokenizer)
-    assert encoder.text_of(row(answer=answer)) == text
+    assert row_text(encoder, row(answer=answer)) == text
     item = first(encoder, row(answer=answer))
     assert tokenizer.decode((*item.input_ids, *item.anchor_ids, *item.answer_ids[:-1])) == f"<bos>{text}"
 
 
 def test_plain_shots(make_task, tokenizer):
     encoder = Encoder(make_task(), tokenizer)
-    shots = encoder.shots([row("a"), row("b", "neg")])
+    shots = shot_ids(encoder, [row("a"), row("b", "neg")])
     assert tokenizer.decode(shots) == "<bos>a\nLabel: positive\n\nb\nLabel: negative\n\n"
     item = first(encoder, row("c"), bos=False)
     assert tokenizer.decode((*item.input_ids, *item.anchor_ids)) == "c\nLabel:"
-    assert encoder.shots([]) == [256]
+    assert shot_ids(encoder, []) == [256]
 
 
 def test_shots_are_tokenised_as_rows_are(make_task, tokenizer):
     encoder = Encoder(make_task(template="{text}i\n", labels={"pos": "\nx", "neg": "y"}), tokenizer)
     item = first(encoder, row("h"))
-    shots = encoder.shots([row("h")])
+    shots = shot_ids(encoder, [row("h")])
     assert shots == [*item.input_ids, *item.anchor_ids, *b"\nx", 301]
-    assert encoder.shots([row("h"), row("z")])[len(shots) :] == [*b"z", *item.anchor_ids, *b"\nx", 301]
+    assert shot_ids(encoder, [row("h"), row("z")])[len(shots) :] == [*b"z", *item.anchor_ids, *b"\nx", 301]
 
 
 @pytest.mark.parametrize("system", [True, False], ids=["own system message", "the model's"])
@@ -245,7 +246,7 @@ def test_chat_shots_and_a_row_are_one_conversation(make_task, tokenizer, system)
         wanted = tokenizer.chat([*messages, {"role": "user", "content": "Text: c"}])
         for word in ("positive", "negative"):
             wanted = wanted.replace(f"\n{word}", f"\n {word}")
-        whole = [*encoder.shots(shots), *item.input_ids, *item.anchor_ids]
+        whole = [*shot_ids(encoder, shots), *item.input_ids, *item.anchor_ids]
         assert tokenizer.decode(whole) == wanted
         assert whole.count(256) == 1
 
@@ -255,7 +256,7 @@ def test_chats_that_cannot_show_examples(make_task, tokenizer):
     encoder = Encoder(make_task(template=template), tokenizer)
     assert first(encoder, row(topic="x")).label == 0
     with pytest.raises(DataError, match="system message with a field"):
-        encoder.shots([row(topic="x")])
+        shot_ids(encoder, [row(topic="x")])
 
 
 LONG = "abcdefgjkl" * 20
@@ -292,9 +293,9 @@ def test_examples_are_shortened_as_rows_are(make_task, tokenizer):
     (short,) = encoder.encode([row("a")])
     shown = LONG[: item.num_tokens - short.num_tokens + 1]
     assert 0 < len(shown) < len(LONG)
-    assert encoder.shots([row(LONG), row("a")]) == encoder.shots([row(shown), row("a")])
+    assert shot_ids(encoder, [row(LONG), row("a")]) == shot_ids(encoder, [row(shown), row("a")])
     whole = Encoder(make_task(max_length=40), tokenizer)
-    assert len(whole.shots([row(LONG)])) > len(LONG)
+    assert len(shot_ids(whole, [row(LONG)])) > len(LONG)
 
 
 def test_answers_leave_room_for_what_is_generated(make_task, tokenizer):
@@ -370,12 +371,12 @@ class TestPlacesForThePrompt:
             ("{prompt:2}{text}{prompt:1}\nLabel:", "{text}\nLabel:"),
             ([{"role": "user", "content": "{text}{prompt:3}"}], [{"role": "user", "content": "{text}"}]),
         ):
-            shots = [Encoder(make_task(template=t), tokenizer).shots([row("x"), row("b")]) for t in (gapped, plain)]
+            shots = [shot_ids(Encoder(make_task(template=t), tokenizer), [row("x"), row("b")]) for t in (gapped, plain)]
             assert shots[0] == shots[1]
 
     def test_the_text_has_no_trace_of_them(self, make_task, tokenizer):
         encoder = Encoder(make_task(template="{prompt:2}{text}\nLabel:"), tokenizer)
-        assert "prompt" not in encoder.text_of(row("good"))
+        assert "prompt" not in row_text(encoder, row("good"))
 
     @pytest.mark.parametrize("bad", ["{prompt:0}{text}", "{prompt:}{text}", "{prompt:99999}{text}", "{other:5}{text}"])
     def test_what_is_no_gap_is_an_error(self, make_task, bad):

@@ -9,6 +9,7 @@ import yaml
 from overture.core.errors import ConfigError, UserError
 from overture.data.encode import Encoder
 from overture.data.rows import Row
+from overture.data.shots import row_text
 from overture.data.splits import load_splits
 from overture.data.task import Task
 from overture.exchange.tasks.lm_eval import task_of_lm_eval
@@ -72,7 +73,7 @@ def test_multiple_choice(rows, tokenizer):
     assert found.notes == ["ignored: num_fewshot", "not measured: acc_norm; the task's metric is accuracy"]
     splits = load_splits(task)
     assert (len(splits.test), splits.test[0].fields["question"]) == (6, "q0")
-    assert "q" in Encoder(task, tokenizer).text_of(splits.train[0])
+    assert "q" in row_text(Encoder(task, tokenizer), splits.train[0])
     assert 'train: "train.jsonl"' in found.text("there", rows)
     comments = " ".join(line.lstrip(" #") for line in found.text("there", rows).splitlines() if "#" in line)
     assert Task.model_fields["template"].description in comments

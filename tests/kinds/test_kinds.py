@@ -12,6 +12,7 @@ from overture.core.errors import BackboneError, DataError
 from overture.data.encode import Encoder
 from overture.data.kinds.registry import KINDS
 from overture.data.rows import gold_of, row_problems, texts_of
+from overture.data.shots import shot_ids
 from overture.data.task import Task
 from overture.engine.cache import InputCache
 from overture.engine.distil import divergence, right
@@ -173,9 +174,9 @@ def test_examples_can_be_shown_or_are_refused(sample, encoder):
     rows = rows_of(sample.rows)
     if encoder.task.kind == "chat":
         with pytest.raises(DataError, match="cannot be shown as examples"):
-            encoder.shots(rows)
+            shot_ids(encoder, rows)
         return
-    ids = encoder.shots(rows)
+    ids = shot_ids(encoder, rows)
     text = encoder.tokenizer.decode(ids)
     for row in rows:
         assert encoder.task.spec.shot(encoder.task, row) in text

@@ -18,6 +18,7 @@ from overture.data.kind import Example, TaskFile, TaskKind, Tools
 from overture.data.kinds.registry import KINDS
 from overture.data.row import Row, missing_field
 from overture.data.rows import gold_of
+from overture.data.shots import row_text
 from overture.data.task import Task
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import score
@@ -105,7 +106,7 @@ def test_a_new_kind_is_encoded_and_scored(file):
     found = score(PromptedModel(backbone), encoded, task, gold_of(task, rows))
     assert set(found.predicted) <= {"odd", "even"}
     assert found.gold == ("odd", "even") * 3
-    assert encoder.text_of(rows[0]) == "one 0\nSo: odd"
+    assert row_text(encoder, rows[0]) == "one 0\nSo: odd"
     with pytest.raises(DataError, match="here:1: 'x' is no whole number"):
         encoder.encode([Row({"text": "a", "number": "x"}, 1, "here")])
 

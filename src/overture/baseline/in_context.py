@@ -24,6 +24,7 @@ from overture.core.rows import Encoded, Tokens
 from overture.core.seeds import named_random
 from overture.data.encode import Encoder
 from overture.data.rows import Row, gold_of
+from overture.data.shots import row_text, shot_ids
 from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
@@ -75,7 +76,7 @@ def _fitting(backbone: Backbone, task: Task, shots: list[Row], scored: Sequence[
     """As many of the examples as leave room for the longest row, and the encoder of the rows behind them."""
     encoder = Encoder(task, backbone.text.tokenizer)
     while shots:
-        following = Encoder(task, backbone.text.tokenizer, behind=len(encoder.shots(shots)))
+        following = Encoder(task, backbone.text.tokenizer, behind=len(shot_ids(encoder, shots)))
         try:
             following.encode(scored, bos=False)
         except DataError:
@@ -90,7 +91,7 @@ def _fitting(backbone: Backbone, task: Task, shots: list[Row], scored: Sequence[
 
 
 def _memory_of(backbone: Backbone, encoder: Encoder, shots: Sequence[Row]) -> Injection:
-    return Injection(memory=Memory(backbone.memory_of_tokens(encoder.shots(shots)), "memory"))
+    return Injection(memory=Memory(backbone.memory_of_tokens(shot_ids(encoder, shots)), "memory"))
 
 
 def build(request: Request) -> Built:
@@ -181,7 +182,7 @@ def _nearest(request: Request, options: InContextOptions) -> Built:
 def _behind(encoder: Encoder, row: Row, nearest: list[Row]) -> tuple[list[Encoded], int]:
     """A row's parts behind the examples, the nearest last, and how many fit; the furthest are left out first."""
     for count in range(len(nearest), 0, -1):
-        ids = tuple(encoder.shots(nearest[:count][::-1]))
+        ids = tuple(shot_ids(encoder, nearest[:count][::-1]))
         following = Encoder(encoder.task, encoder.tokenizer, behind=len(ids))
         try:
             parts = following.encode([row], bos=False)
@@ -204,4 +205,4 @@ def _bare(encoder: Encoder, split: Sequence[Row]) -> list[Encoded]:
 
 
 def _text_bytes(encoder: Encoder, shots: Sequence[Row]) -> int:
-    return sum(len(encoder.text_of(row).encode()) for row in shots)
+    return sum(len(row_text(encoder, row).encode()) for row in shots)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, Literal
 
 from overture.core.contracts import TextTokenizer
@@ -12,8 +11,8 @@ from overture.data.fitting import shortened
 from overture.data.kind import Example, Tools
 from overture.data.rows import Row, row_problems, texts_of
 from overture.data.task import Task
-from overture.data.template import ANSWER, ChatTemplate, PlainTemplate, Slot, Template
-from overture.data.tokens import Layout, RowTokens, layout_of, marks_of, parts_of, text_of, tokens_of, values_of
+from overture.data.template import ChatTemplate, PlainTemplate, Slot, Template
+from overture.data.tokens import Layout, RowTokens, layout_of, marks_of, tokens_of, values_of
 
 
 @dataclass(slots=True)
@@ -45,6 +44,8 @@ class Encoder:
         follows: whether rows stand behind a text that holds what a sequence starts with, such as examples.
 
     Attributes:
+        template: the task's template, as tokens need it.
+        row_pieces: the template's pieces for one row.
         candidates: the label words, shared by all rows; None for free-text tasks.
         notices: what is odd about label words and the rows encoded so far, but no error; grows with the rows.
         num_shortened: how often a row was shortened.
@@ -63,23 +64,19 @@ class Encoder:
         self.notices, self.num_shortened, self._odd = list(self._label_notices), 0, _Odd()
         self.limit = min(task.max_length or tokenizer.max_length, tokenizer.max_length - behind)
         if isinstance(task.template, str):
-            self._template: Template = PlainTemplate(task.template, tokenizer)
+            self.template: Template = PlainTemplate(task.template, tokenizer)
         else:
             messages = [(message.role, message.content) for message in task.template]
-            self._template = ChatTemplate(messages, tokenizer)
-        self._own_layouts: dict[tuple[tuple[str, str], ...], Layout] = {}
-        self._row_pieces = self._template.row()
-        self._row_layout = layout_of(self._row_pieces, tokenizer)
-
-    @cached_property
-    def _turn_layout(self) -> Layout:
-        return layout_of(self._template.turn(), self.tokenizer)
+            self.template = ChatTemplate(messages, tokenizer)
+        self._other_layouts: dict[tuple[tuple[str, str], ...] | None, Layout] = {}
+        self.row_pieces = self.template.row()
+        self._row_layout = layout_of(self.row_pieces, tokenizer)
 
     @property
     def anchor(self) -> tuple[str, tuple[int, ...]]:
         """The template's constant end as text and as tokens; both empty where a field comes last."""
-        end = max(i for i, piece in enumerate(self._row_pieces) if isinstance(piece, Slot)) + 1
-        text = "".join(piece for piece in self._row_pieces[end:] if isinstance(piece, str))
+        end = max(i for i, piece in enumerate(self.row_pieces) if isinstance(piece, Slot)) + 1
+        text = "".join(piece for piece in self.row_pieces[end:] if isinstance(piece, str))
         return text, tuple(self._row_layout.anchor.ids)
 
     def encode(self, rows: Sequence[Row], with_answer: bool = True, bos: bool | None = None) -> list[Encoded]:
@@ -89,8 +86,8 @@ class Encoder:
             rows: the rows.
             with_answer: whether labels or answers are needed; without, they are None.
             bos: whether rows start a sequence; unless the encoder's rows follow a text when None. False for rows that
-                follow the tokens of `shots`, which hold what a sequence starts with: the first tokens and, for chats,
-                the system message.
+                follow the tokens of `shots.shot_ids`, which hold what a sequence starts with: the first tokens and, for
+                chats, the system message.
 
         Raises:
             DataError: every row that lacks a field, or does not fit the limit.
@@ -163,35 +160,7 @@ class Encoder:
         """
         return self.encode([Row(dict(row), i, "input") for i, row in enumerate(fields, 1)], with_answer=False)
 
-    def text_of(self, row: Row) -> str:
-        """The row as text, template and answer included; of several label words the first.
-
-        Raises:
-            DataError: the row lacks a field, a label or an answer.
-        """
-        self._check([row])
-        values = values_of(texts_of(self.task, row))
-        return "".join(text_of(piece, values) for piece in self._row_pieces) + self._answer_text(row)
-
-    def shots(self, rows: Sequence[Row]) -> list[int]:
-        """Rows with their answers as in-context examples, from the start of the sequence.
-
-        What follows must be encoded with ``bos=False``, by an encoder that knows how many tokens it is behind. An
-        example is its input, its anchor and its first label word or answer; then an empty line, or the end of the
-        chat's turn. It is shortened as a row is.
-
-        Raises:
-            DataError: a row lacks a field, a label or an answer; the chat template does not fit examples.
-        """
-        self._check(rows)
-        values: dict[Slot, str] = {}
-        for shot, row in enumerate(rows):
-            values |= values_of(self._fitting(texts_of(self.task, row)), shot)
-            values[Slot(ANSWER, shot)] = self._answer_text(row)
-        parts = parts_of(self._template.shots(len(rows)), self.tokenizer)
-        return [*self.tokenizer.bos_ids, *tokens_of(parts, values, self.tokenizer).ids]
-
-    def _fitting(self, texts: Mapping[str, str]) -> Mapping[str, str]:
+    def fitting(self, texts: Mapping[str, str]) -> Mapping[str, str]:
         """A row's texts as they are, or shortened if the task says so and they are too long."""
 
         def build(cut: Mapping[str, str]) -> Encoded:
@@ -202,17 +171,6 @@ class Encoder:
         whole = build(texts)
         fitting = shortened(texts, build, self._over, whole) if self._over(whole) > 0 else None
         return fitting[0] if fitting else texts
-
-    def _check(self, rows: Sequence[Row]) -> None:
-        problems = [problem for row in rows for problem in row_problems(self.task, row)]
-        if problems:
-            raise DataError("rows cannot be shown as examples", problems=problems)
-
-    def _answer_text(self, row: Row) -> str:
-        text = self.task.spec.shot(self.task, row)
-        if text is None:
-            raise DataError(f"rows of kind {self.task.kind} cannot be shown as examples", where=row.where)
-        return text
 
     def _parts(self, row: Row, with_answer: bool, bos: bool) -> list[Encoded | Problem]:
         """The parts of a row, one or several."""
@@ -313,12 +271,13 @@ class Encoder:
         return max(num_input, 0), layout.anchor.after(tokens)
 
     def _layout_of(self, example: Example, bos: bool) -> Layout:
-        if example.messages is None:
-            return self._row_layout if bos else self._turn_layout
-        if example.messages not in self._own_layouts:
-            pieces = ChatTemplate(example.messages, self.tokenizer).row()
-            self._own_layouts[example.messages] = layout_of(pieces, self.tokenizer)
-        return self._own_layouts[example.messages]
+        messages = example.messages
+        if messages is None and bos:
+            return self._row_layout
+        if messages not in self._other_layouts:
+            pieces = self.template.turn() if messages is None else ChatTemplate(messages, self.tokenizer).row()
+            self._other_layouts[messages] = layout_of(pieces, self.tokenizer)
+        return self._other_layouts[messages]
 
     def _read(self, tokens: RowTokens) -> int | Literal["mean"] | None:
         """The place that the label is read from; None where decoders predict."""

@@ -182,12 +182,12 @@ def no_group(task: TaskFile, row: Row) -> str:
 
 def some_texts(task: TaskFile) -> dict[str, Any]:
     """A text for every field of the template, and lists long enough for the entries that it shows."""
-    found: dict[str, Any] = {}
+    texts: dict[str, Any] = {}
     for column, entry in map(column_of, task.fields):
-        known = found.get(column)
+        known = texts.get(column)
         count = max(entry + 1, len(known) if isinstance(known, list) else 0) if entry is not None else 0
-        found[column] = ["some text"] * count or "some text"
-    return found
+        texts[column] = ["some text"] * count or "some text"
+    return texts
 
 
 def no_shots(task: TaskFile, row: Row) -> str | None:
@@ -214,10 +214,10 @@ def label_part(task: TaskFile, row: Row, part: Any) -> str:
     return str(part)
 
 
-def answer_shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
+def answer_shown(task: TaskFile, prediction: Prediction) -> dict[str, Any]:
     """The answer as ``predict`` prints it."""
     del task
-    return {"answer": found.text}
+    return {"answer": prediction.text}
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,20 +92,6 @@ TemplateText = Annotated[
 ]
 
 
-def _default_kind(values: dict[str, Any]) -> str:
-    return "generation" if values.get("answer_field") else "classification"
-
-
-def _default_metric(values: dict[str, Any]) -> str:
-    known = KINDS.get(values.get("kind", ""))
-    return known.metrics[0] if known else ""
-
-
-def _default_stop(values: dict[str, Any]) -> list[str]:
-    known = KINDS.get(values.get("kind", ""))
-    return list(known.stop) if known else []
-
-
 class Task(Config):
     """A task; one YAML file."""
 
@@ -133,20 +119,20 @@ class Task(Config):
     )
     answer_field: NonEmpty | None = Field(None, description="The field that holds a free-text answer.")
     kind: str = Field(
-        default_factory=_default_kind,
+        default_factory=lambda values: "generation" if values.get("answer_field") else "classification",
         description="What a right answer is: classification, multilabel, regression, choice, tagging, qa, generation, "
         "chat. Labels mean classification, an answer_field generation, if not given.",
     )
     options: dict[str, Any] = Field({}, description="The kind's own options, such as options.no_answer.")
     metric: str = Field(
-        default_factory=_default_metric,
+        default_factory=lambda values: KINDS[values["kind"]].metrics[0] if values.get("kind") in KINDS else "",
         description="What is reported first and chosen by: accuracy or macro_f1 for labels; exact_match, exact_text, "
         "bleu, chrf or rouge_l for answers; the kind's first if not given.",
     )
     decoding: Decoding = Field(GREEDY, description="How answers are written: greedily, by beam search, or by chance.")
     max_new_tokens: int = Field(32, ge=1, description="Upper limit on the tokens of a generated answer.")
     stop: list[NonEmpty] = Field(
-        default_factory=_default_stop,
+        default_factory=lambda values: list(KINDS[values["kind"]].stop) if values.get("kind") in KINDS else [],
         description="Texts at which a generated answer ends; a line's end if not given, in chats nothing.",
     )
     too_long: Literal["error", "trim"] = Field(

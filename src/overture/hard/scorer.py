@@ -21,6 +21,7 @@ from overture.core.records.prompt import Shot, TextPrompt
 from overture.core.rows import Encoded, OneOf, Segment
 from overture.data.encode import Encoder
 from overture.data.rows import Row, texts_of
+from overture.data.shots import row_text, shot_ids
 from overture.data.task import Task
 from overture.engine.answerer import LocalAnswerer
 from overture.engine.backbone import Backbone
@@ -137,11 +138,11 @@ class TextScorer:
             encoder = self.shown(candidate.wording, False).encoder
             # An example looks as its row does, the instruction behind the input left out.
             try:
-                shot_ids = encoder.shots(rows)
+                example_ids = shot_ids(encoder, rows)
             except DataError as error:
                 raise Refused(f"examples: {error.what}") from None
-            front += shot_ids[len(tokenizer.bos_ids) :]
-            shown = "".join(encoder.text_of(row) + "\n\n" for row in rows)
+            front += example_ids[len(tokenizer.bos_ids) :]
+            shown = "".join(row_text(encoder, row) + "\n\n" for row in rows)
             shots = [Shot(fields=dict(texts_of(self.task, row)), answer=self._answer(encoder, row)) for row in rows]
         return TextPrompt(
             before=instruction + shown,
@@ -169,7 +170,7 @@ class TextScorer:
         anchor_text, anchor_ids = shown.encoder.anchor
         for row, encoded in zip(self.splits["train"][:_PROBES], shown.rows["train"][:_PROBES], strict=True):
             answer = self._answer(shown.encoder, row)
-            whole = shown.encoder.text_of(row).removesuffix(answer)
+            whole = row_text(shown.encoder, row).removesuffix(answer)
             input_text = whole.removesuffix(anchor_text)
             input_ids = list(encoded.input_ids)[0 if prompt.begins else len(bos) :]
             if tokenizer.encode_template(whole) != [*input_ids, *anchor_ids] or not anchor_ids:

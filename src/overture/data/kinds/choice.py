@@ -129,9 +129,9 @@ def _read(task: TaskFile, row: Encoded, scores: "Tensor", blank_scores: Sequence
     return Prediction(choices[best], shares, score=shares[best], labels=choices, confidence=shares[best])
 
 
-def _shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
+def _shown(task: TaskFile, prediction: Prediction) -> dict[str, Any]:
     del task
-    return {"answer": found.text, **shares_shown(found)}
+    return {"answer": prediction.text, **shares_shown(prediction)}
 
 
 def _shot(task: TaskFile, row: Row) -> str | None:

@@ -28,17 +28,17 @@ def _check(task: TaskFile) -> None:
 
 
 def target_fields(task: TaskFile) -> tuple[str, ...]:
-    """The answer's field, which a prediction needs none of."""
+    """The field that holds the answer; a row that is only predicted may lack it."""
     return (task.answer_field or "answer",)
 
 
 def problems(task: TaskFile, row: Row) -> list[Problem]:
     """An answer must be text; further texts too, where there are any."""
-    found = answer_problems(target_fields(task)[0], row)
+    faults = answer_problems(target_fields(task)[0], row)
     extra = task.own.references_field
     if extra and row.fields.get(extra) is not None:
-        found += answer_problems(extra, row, may_be_empty=True)
-    return found
+        faults += answer_problems(extra, row, may_be_empty=True)
+    return faults
 
 
 def gold(task: TaskFile, row: Row) -> Hashable:

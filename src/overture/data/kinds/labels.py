@@ -79,20 +79,20 @@ def first_word(task: TaskFile, row: Row) -> str | None:
     return task.words[row_label(task, row)][0]
 
 
-def shares_shown(found: Prediction) -> dict[str, Any]:
+def shares_shown(prediction: Prediction) -> dict[str, Any]:
     """The probability of the label that was chosen, and the probabilities of all, where there are any."""
     shown: dict[str, Any] = {}
-    if found.confidence is not None:
-        shown["confidence"] = round(found.confidence, _DIGITS)
-    if (probabilities := found.probabilities) is not None:
+    if prediction.confidence is not None:
+        shown["confidence"] = round(prediction.confidence, _DIGITS)
+    if (probabilities := prediction.probabilities) is not None:
         shown["probabilities"] = {label: round(share, _DIGITS) for label, share in probabilities.items()}
     return shown
 
 
-def label_shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
+def label_shown(task: TaskFile, prediction: Prediction) -> dict[str, Any]:
     """The label with all probabilities."""
     del task
-    return {"label": found.text, **shares_shown(found)}
+    return {"label": prediction.text, **shares_shown(prediction)}
 
 
 def check_places(task: TaskFile, tokenizer: TextTokenizer) -> None:

@@ -168,9 +168,12 @@ def _read(task: TaskFile, row: Encoded, reply: Any, blank_replies: Sequence[Any]
     return Prediction(", ".join(labels), answer=labels, score=reply.log_likelihood)
 
 
-def _shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
+def _shown(task: TaskFile, prediction: Prediction) -> dict[str, Any]:
     del task
-    return {"labels": list(found.answer) if isinstance(found.answer, tuple) else [], **shares_shown(found)}
+    return {
+        "labels": list(prediction.answer) if isinstance(prediction.answer, tuple) else [],
+        **shares_shown(prediction),
+    }
 
 
 def _shot(task: TaskFile, row: Row) -> str | None:

@@ -87,9 +87,9 @@ def _read(task: TaskFile, row: Encoded, scores: "Tensor", blank_scores: Sequence
     return Prediction(f"{value:.6g}", shares, value, labels=tuple(task.words))
 
 
-def _shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
+def _shown(task: TaskFile, prediction: Prediction) -> dict[str, Any]:
     del task
-    return {"value": found.answer, **shares_shown(found)}
+    return {"value": prediction.answer, **shares_shown(prediction)}
 
 
 def _shot(task: TaskFile, row: Row) -> str | None:

@@ -429,10 +429,13 @@ def _prediction(source: _Source, spans: Spans, score: float) -> Prediction:
     return Prediction(text, answer=tuple(spans), score=score)
 
 
-def _shown(task: TaskFile, found: Prediction) -> dict[str, Any]:
+def _shown(task: TaskFile, prediction: Prediction) -> dict[str, Any]:
     del task
-    spans = found.answer if isinstance(found.answer, tuple) else ()
-    return {"answer": found.text, "spans": [{"label": name, "start": start, "end": end} for name, start, end in spans]}
+    spans = prediction.answer if isinstance(prediction.answer, tuple) else ()
+    return {
+        "answer": prediction.text,
+        "spans": [{"label": name, "start": start, "end": end} for name, start, end in spans],
+    }
 
 
 def _part(task: TaskFile, row: Row, span: tuple[str, int, int]) -> str:
