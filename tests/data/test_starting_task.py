@@ -1,10 +1,13 @@
 """``overture init``: the first task file and the report of its data, for files of every shape."""
 
+import contextlib
 import json
 import re
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from overture.core.errors import DataError
 from overture.data.encode import Encoder
@@ -217,6 +220,18 @@ def test_labels_of_all_splits_are_named(tmp_path, jsonl):
     assert "late" in loaded(tmp_path, tmp_path)[0].words
 
 
+def test_a_column_without_a_name_is_passed_over(tmp_path, jsonl):
+    task, _ = loaded(
+        jsonl([{"": "ab"[i % 2], "text": f"a text {i}", "kind": "xyz"[i % 3]} for i in range(20)]), tmp_path
+    )
+    assert task.label_field == "kind"
+
+
+def test_labels_that_are_all_alike_stay_apart(tmp_path, jsonl):
+    task, _ = loaded(jsonl([{"text": f"a text {i}", "label": "aA"[i % 2]} for i in range(20)]), tmp_path)
+    assert list(task.words) == ["A", "a"]
+
+
 # -- what cannot be used
 
 
@@ -241,6 +256,43 @@ def test_a_folder_without_training_rows(tmp_path):
     with pytest.raises(DataError) as caught:
         starting_task(tmp_path)
     assert caught.value.where == str(tmp_path)
+
+
+FIELDS = ("text", "label", "labels", "id", "", "tokens", "tags", "spans", "context", "question", "answers", "choices")
+FIELDS += ("messages", "system", "instruction", "input", "output", "score", "x[0]", "mask", "label_text", "references")
+VALUES = (
+    None,
+    "",
+    " ",
+    "a",
+    "b",
+    "some longer text",
+    0,
+    1,
+    2.5,
+    3.0,
+    True,
+    [],
+    ["a"],
+    ["a", "b"],
+    [1, 2],
+    ["B-PER", "O"],
+)
+VALUES += ([[0, 3, "PER"]], [{"start": 9, "end": 99, "label": "PER", "text": "zz"}], {"text": ["a"]}, {"a": 1}, "a#b")
+VALUES += (
+    [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}],
+    "nan",
+    "x\ny",
+    "2024-01-01",
+    10**30,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.dictionaries(st.sampled_from(FIELDS), st.sampled_from(VALUES), max_size=5), min_size=1, max_size=9))
+def test_any_rows_are_refused_or_become_a_file_that_loads(tmp_path, jsonl, rows):
+    with contextlib.suppress(DataError):
+        loaded(jsonl(rows), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["chat", "generation", "choice"])

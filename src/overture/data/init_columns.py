@@ -138,8 +138,8 @@ class Column:
 
 
 def columns_of(rows: Records) -> list[Column]:
-    """The fields of all rows, in the order in which they appear."""
-    names = dict.fromkeys(name for row in rows for name in row)
+    """The fields of all rows that have a name, in the order in which they appear."""
+    names = dict.fromkeys(name for row in rows for name in row if name.strip())
     return [Column(name, [row.get(name) for row in rows]) for name in names]
 
 

@@ -1,5 +1,6 @@
 """The kind of task that a data file is for, guessed by the names and values of its fields."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -64,7 +65,7 @@ def guessed(rows: Records, format: str, where: str) -> Guess:
     columns = columns_of(rows)
     by_name = {column.name: column for column in columns}
     if format == "alpaca" and "messages" not in by_name:
-        shown = [name for name in ("instruction", "input") if by_name[name].filled]
+        shown = [name for name in ("instruction", "input") if name in by_name and by_name[name].filled]
         return replace(_of_answers(by_name["output"], rows), shown=shown)
     named = sorted((c for c in columns if c.label_rank is not None), key=lambda c: (c.label_rank, c.name))
     answers = [c for name in _ANSWER_NAMES for c in columns if c.name.strip().lower() == name and c.filled]
@@ -155,9 +156,10 @@ def _of_numbers(column: Column) -> Guess | None:
 
 def _number(value: Any) -> float | None:
     try:
-        return None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+        number = None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return number if number is not None and math.isfinite(number) else None
 
 
 def _short(number: float) -> str:

@@ -138,6 +138,9 @@ def _spellings(labels: Mapping[str, int]) -> tuple[list[str], dict[str, list[str
     groups: dict[str, list[str]] = {}
     for label in labels:
         groups.setdefault(normal_spelling(label), []).append(label)
+    if len(groups) < 2:
+        # There is nothing else to tell apart.
+        return list(labels), {}
     # The commonest spelling without odd white space stays.
     chosen = {
         min(group, key=lambda label: (label != " ".join(label.split()), -labels[label], label)): group
