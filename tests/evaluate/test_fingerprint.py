@@ -13,6 +13,7 @@ from fakes import make_inner_tokenizer, make_model
 from overture.core.errors import ArtifactError, BackboneError
 from overture.engine import load
 from overture.engine.load import load_backbone
+from overture.engine.options import check_source
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.host import Host
 from overture.store.artifact import read_manifest, save_artifact
@@ -149,8 +150,9 @@ def test_an_adapter_in_place_of_a_model_is_named(tmp_path):
         '{"peft_type": "PROMPT_TUNING", "base_model_name_or_path": "some/base"}'
     )
     (folder / "adapter_model.safetensors").write_bytes(b"x")
+    # Told by the file's names alone, so commands say it before torch is imported.
     with pytest.raises(BackboneError) as error:
-        load_backbone(str(folder))
+        check_source(str(folder))
     assert (error.value.got, error.value.where) == ("a peft adapter for some/base", str(folder))
     assert "overture import" in error.value.fix
 

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import importlib.metadata
 import io
-import json
 import logging
 import time
 import warnings
@@ -33,7 +32,7 @@ from overture.core.records.base import Record
 from overture.engine.backbone import Backbone
 from overture.engine.families import Family, family_of, max_length
 from overture.engine.frontends.text import text_backbone
-from overture.engine.options import EMBEDDED
+from overture.engine.options import EMBEDDED, check_source
 from overture.engine.tokenizer import Tokenizer
 
 Notify = Callable[[str], None]
@@ -154,33 +153,12 @@ def _located(name: str, notify: Notify) -> tuple[Path | None, str]:
     if name in EMBEDDED:
         return _converted(_embedded_file(name), notify)
     path = Path(name).expanduser()
+    check_source(name)
     if path.suffix == ".gguf":
-        if not path.is_file():
-            raise BackboneError("no such GGUF file", where=name, fix="check the path")
         return _converted(path, notify)
     if path.is_dir():
-        _check_no_adapter(path)
         return path, _folder_digest(path)
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise BackboneError("no such model folder", where=name, fix="check the path")
     return None, ""
-
-
-def _check_no_adapter(folder: Path) -> None:
-    adapter = folder / "adapter_config.json"
-    if not adapter.is_file() or (folder / "config.json").is_file():
-        return
-    try:
-        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, LookupError, TypeError):
-        base = "a model that it does not name"
-    raise BackboneError(
-        "this folder holds an adapter, not a model",
-        where=str(folder),
-        got=f"a peft adapter for {base}",
-        wanted="a folder with config.json and safetensors weights",
-        fix=f"overture import {folder} keeps it as a prompt; its model is the backbone",
-    )
 
 
 def _embedded_file(name: str) -> Path:

@@ -32,9 +32,11 @@ def check_source(name: str) -> None:
         BackboneError: no such file, folder or alias.
     """
     path = Path(name).expanduser()
-    if name in EMBEDDED or path.is_dir():
+    if name in EMBEDDED:
         return
-    if path.suffix == ".gguf":
+    if path.is_dir():
+        _check_no_adapter(path)
+    elif path.suffix == ".gguf":
         if not path.is_file():
             raise BackboneError("no such GGUF file", where=name, fix="check the path")
     elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
@@ -44,6 +46,23 @@ def check_source(name: str) -> None:
         raise BackboneError(
             "no such model", where=name, wanted="a known name, OWNER/NAME, a folder or a file", fix=near
         )
+
+
+def _check_no_adapter(folder: Path) -> None:
+    adapter = folder / "adapter_config.json"
+    if not adapter.is_file() or (folder / "config.json").is_file():
+        return
+    try:
+        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, LookupError, TypeError):
+        base = "a model that it does not name"
+    raise BackboneError(
+        "this folder holds an adapter, not a model",
+        where=str(folder),
+        got=f"a peft adapter for {base}",
+        wanted="a folder with config.json and safetensors weights",
+        fix=f"overture import {folder} keeps it as a prompt; its model is the backbone",
+    )
 
 
 class LoraOptions(Config):
