@@ -208,3 +208,21 @@ def test_a_name_that_no_prompt_may_have_is_refused_before_training(make_task, ov
         done = overture(command, make_task(name="con"), "--json")
         assert (done.code, done.json["error"]) == (2, "StoreError")
     assert not (tmp_path / "store/runs").exists()
+
+
+@pytest.mark.parametrize("text", ["[1]", "1", "null", '"x"', "{}", "{"])
+def test_files_of_a_run_that_are_of_another_type_are_an_error_and_no_traceback(tuned, overture, tmp_path, text) -> None:
+    run = tmp_path / "store" / "runs" / tuned["run"]
+    names = ["run.json", "status.json", "controls.json", "notices.json", "result.json", "seed-0/result.json"]
+    for name in [*names, "events.jsonl", "wrong.json"]:
+        whole = (run / name).read_bytes() if (run / name).exists() else None
+        result = (run / "result.json").read_bytes()
+        if name not in ("result.json", "run.json"):
+            # An unfinished run reads its parts again.
+            (run / "result.json").unlink()
+        (run / name).write_text(text)
+        for words in (["doctor", run.name], ["resume", run.name], ["eval", "mood"]):
+            # Any other exception is raised again by the fixture.
+            assert overture(*words).code in (0, 1, 2), (name, words)
+        (run / "result.json").write_bytes(result)
+        (run / name).write_bytes(whole) if whole is not None else (run / name).unlink(missing_ok=True)

@@ -315,7 +315,10 @@ def prepared(
     def notify(text: str) -> None:
         run.event(NoticeEvent(text=text))
 
-    return work_on(run, read_material(config, notify, backbone, begun), store, is_stop_asked)
+    work = work_on(run, read_material(config, notify, backbone, begun), store, is_stop_asked)
+    if config.track and run.folder.parent.resolve() != store.runs.resolve():
+        work.notice("trackers follow tune, search and compare; this command keeps no run for them")
+    return work
 
 
 def taken_up(

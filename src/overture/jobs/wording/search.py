@@ -44,6 +44,7 @@ from overture.hard.scorer import Refused, TextScorer
 from overture.jobs.run.keep import new_manifest
 from overture.jobs.run.request import check_no_adapter
 from overture.jobs.run.same import hold_model, hold_rows
+from overture.jobs.run.tracked import tracked
 from overture.jobs.wording.book import Book, proposed
 from overture.jobs.wording.options import HardRequest
 from overture.jobs.wording.plan import BEAM, FINALISTS, plan_of, shuffled, shuffled_numbers
@@ -130,7 +131,7 @@ def _execute(
         except (Stopped, KeyboardInterrupt):
             return search.interrupted()
 
-    return run.carried_out(searched)
+    return tracked(run, config, lambda: run.carried_out(searched))
 
 
 @dataclass(slots=True)
