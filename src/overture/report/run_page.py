@@ -17,7 +17,7 @@ from overture.report.charts import TRAINING, VALIDATION, WIDE, data, interval_ch
 from overture.report.render import rendered
 from overture.report.units import p_text
 
-PAGE, PICTURE = "page.html", "page.png"
+PAGE = "page.html"
 _MAX_POINTS, _MAX_LABELS = 120, 25
 _SURE = 0.05
 
@@ -118,8 +118,6 @@ def run_page(facts: RunFacts) -> str:
     """The page as HTML: it needs no other file and runs no script."""
     rows = _score_rows(facts)
     metric = facts.result.metric.replace("_", " ")
-    curves = svgs(lambda width: loss_chart(facts.steps, facts.epochs, width), "training and validation loss by epoch")
-    scores = svgs(lambda width: score_chart(facts.epochs, metric, width), "validation score by epoch")
     confusion = facts.result.confusion
     return rendered(
         "run.html",
@@ -129,8 +127,10 @@ def run_page(facts: RunFacts) -> str:
         words=verdict_words(facts),
         mood=_mood(facts.result.compared or {}),
         score_figure=svgs(lambda width: interval_chart(rows, metric, width), "scores with their 95% intervals"),
-        loss_figure=curves,
-        curve_figure=scores,
+        loss_figure=svgs(
+            lambda width: loss_chart(facts.steps, facts.epochs, width), "training and validation loss by epoch"
+        ),
+        curve_figure=svgs(lambda width: score_chart(facts.epochs, metric, width), "validation score by epoch"),
         metric_names=list(
             dict.fromkeys(name for measured in facts.columns.values() for name in measured.metrics[facts.split].scores)
         ),
@@ -156,10 +156,10 @@ def verdict_words(facts: RunFacts) -> VerdictWords:
         what = f"The tuned prompt scores {main.value:.3f} ({metric})."
         why = f"Measured on {main.n} {facts.split} rows: 95% interval {main.low:.3f} to {main.high:.3f}."
         return VerdictWords(what=what, why=why, next=first_fix or use)
-    gap = against.difference
+    gap, p = against.difference, p_text(against.p_value)
     figures = (
         f"On {gap.n} {facts.split} rows the difference is {100 * gap.value:+.1f} points, 95% interval "
-        f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f}, p {_p_relation(against.p_value)}."
+        f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f}, p {p if p.startswith('<') else f'= {p}'}."
     )
     scores = f"{metric} {against.a:.3f} against {against.b:.3f}"
     match _mood({"no_prompt": against}):
@@ -181,11 +181,6 @@ def _mood(compared: dict[str, Any]) -> str:
     if against is None or against.p_value >= _SURE or against.difference.value == 0:
         return ""
     return "sure" if against.difference.value > 0 else "worse"
-
-
-def _p_relation(p_value: float) -> str:
-    text = p_text(p_value)
-    return text if text.startswith("<") else f"= {text}"
 
 
 # -- charts

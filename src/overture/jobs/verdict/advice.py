@@ -122,17 +122,15 @@ def _undecided(
         why.append(f"{_listed(by_test)} {_are(by_test)} worse by the paired test, though the intervals overlap.")
     then = []
     if near:
-        cheap = min((score for score in alike if score in steady), key=lambda score: _cpu_seconds(ledger, score, size))
+        cheap = min(
+            (score for score in alike if score in steady),
+            key=lambda score: cost_of(ledger, score.way, size).cpu_seconds if score.size else 0.0,
+        )
         then.append(_cheapest(cheap, best, ledger, size))
     else:
         then.append(f"Prefer {best.way}, unless it costs too much.")
     then.append(_rows_hint(best, nearest, against[nearest.way]))
     return _none(rivals, what, " ".join(why), " ".join(then))
-
-
-def _cpu_seconds(ledger: Sequence[Cost], score: Score, size: int) -> float:
-    cost = cost_of(ledger, score.way, size)
-    return cost.cpu_seconds if cost.size else 0.0
 
 
 def _cheapest(cheap: Score, best: Score, ledger: Sequence[Cost], size: int) -> str:
