@@ -232,3 +232,11 @@ def test_labels_spelled_otherwise_are_counted(jsonl, make_task):
     (notice,) = splits.noticed
     assert (notice.count, notice.first.rpartition(":")[2]) == (10, "2")
     assert report(make_task(data={"path": jsonl(rows)}))
+
+
+@pytest.mark.parametrize(("labels", "is_offered"), [(None, True), ({"pos": " good", "Pos": " bad"}, False)])
+def test_labels_spelled_otherwise_are_an_error_with_a_fix(jsonl, make_task, labels, is_offered):
+    rows = [{"text": f"text {n}", "label": ("pos", "POS ", "neg")[n % 3]} for n in range(30)]
+    with pytest.raises(DataError) as caught:
+        load_splits(make_task(data={"path": jsonl(rows)}, **({"labels": labels} if labels else {})))
+    assert ("data.normalise_labels: true" in caught.value.fix) is is_offered

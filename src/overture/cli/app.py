@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
+from overture.cli.help_text import Command, HelpContext
 from overture.cli.out import fresh_screen, is_json_only, only_json, say, set_loudness, show_error
+from overture.core.config import in_words
 from overture.core.errors import OvertureError, UserError
 
 _INTERRUPTED = 130
@@ -104,6 +107,8 @@ _OLD_FLAGS = {
 class _Group(TyperGroup):
     """Commands whose errors are one block on standard error, or one JSON object on standard output."""
 
+    context_class = HelpContext
+
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         # For names alone, such as to compare a mistyped one with.
@@ -140,7 +145,7 @@ class _Group(TyperGroup):
         except typer.TyperException as error:
             # An error of the command line parser; without any words it is the help.
             if words:
-                show_error(UserError(error.format_message(), fix=_fix_of(error)), is_json_only())
+                show_error(_user_error(error), is_json_only())
             elif help_text := error.format_message():
                 say(help_text)
             return UserError.exit_code
@@ -181,7 +186,7 @@ def load_command(name: str) -> Any:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    single.command(name, epilog=_EXIT_CODES)(run)
+    single.command(name, cls=Command, epilog=_EXIT_CODES)(run)
     made: Any = typer.main.get_command(single)
     for parameter in made.params:
         parameter.display_type_rich = functools.partial(_value_name, parameter, parameter.display_type_rich)
@@ -201,7 +206,7 @@ def _value_name(parameter: Any, usual: Callable[..., str | None], ctx: Any) -> s
 
 
 _LOUDNESS = {
-    "is_quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors alone.")],
+    "is_quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")],
     "is_verbose": Annotated[
         bool, typer.Option("--verbose", "-v", help="Print every step, and where an error was raised.")
     ],
@@ -237,6 +242,15 @@ def _current(words: list[str]) -> list[str]:
                 words = [*words[:position], *(rest if equals else [*rest[1:], *rest[:1]]), *([value] if equals else [])]
             break
     return words
+
+
+def _user_error(error: typer.TyperException) -> UserError:
+    """An error of the command line parser in the program's own words."""
+    what, fix = " ".join(error.format_message().replace("Value error, ", "").split()), _fix_of(error)
+    problems = error.__cause__.errors() if isinstance(error.__cause__, ValidationError) else []
+    if not problems or not (words := in_words(problems[0])).startswith("must be "):
+        return UserError(what, fix=fix)
+    return UserError(f"{what.partition(': ')[0]}: it {words}", got=str(problems[0]["input"]), fix=fix)
 
 
 def _fix_of(error: Exception) -> str:

@@ -32,9 +32,7 @@ Facts = dict[str, Any]
 def command(
     run: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[RUN]", help="A run to examine instead: why did it not learn?", autocompletion=run_names
-        ),
+        typer.Argument(metavar="RUN", help="A run to examine instead: why did it not learn?", autocompletion=run_names),
     ] = None,
     store: StoreOption = None,
     is_json: JsonOption = False,

@@ -30,9 +30,7 @@ def command(
     prompt: PromptArgument,
     data: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[FILE]", help="Rows to score instead: .jsonl, .csv or .parquet with the task's fields."
-        ),
+        typer.Argument(metavar="FILE", help="Rows to score instead: .jsonl, .csv or .parquet with the task's fields."),
     ] = None,
     split: Annotated[
         Literal["test", "validation"] | None,

@@ -31,7 +31,7 @@ def command(
     given: Given,
     data: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="Rows to look at instead of those of the prompt's own run."),
+        typer.Argument(metavar="FILE", help="Rows to look at instead of those of the prompt's own run."),
     ] = None,
     page: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="The page to write; PROMPT-explained.html if not given.")

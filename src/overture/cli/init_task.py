@@ -22,7 +22,7 @@ _MAX_LABELS = 12
 
 def command(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="A data file, or a folder with train, validation, test.")
+        Path | None, typer.Argument(metavar="FILE", help="A data file, or a folder with train, validation, test.")
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The task file to write.")] = Path(
         "task.yaml"
@@ -107,7 +107,7 @@ def _lines(report: "DataReport") -> Iterator[str]:
         yield f"Labels: {', '.join(f'{label} {count:,}' for count, label in counts[:_MAX_LABELS])}{more}"
     if report.words:
         lengths = report.words
-        yield f"Words in a row: {lengths.median} in the middle, {lengths.longest:,} at most"
+        yield f"Words per row: {lengths.median:,} (median), {lengths.longest:,} at most"
     if report.scripts:
         yield f"Scripts: {', '.join(f'{script} {share:.0%}' for script, share in report.scripts.items())}"
     if report.empty:

@@ -15,7 +15,7 @@ LETTERS = "P prompt length, D model width, N layers, H key/value heads, K head w
 def command(
     name: Annotated[
         str,
-        typer.Argument(metavar="[METHOD]", help="Show one method with its options.", autocompletion=method_names),
+        typer.Argument(metavar="METHOD", help="Show one method with its options.", autocompletion=method_names),
     ] = "",
     is_json: JsonOption = False,
 ) -> None:

@@ -36,7 +36,7 @@ def command(
     texts: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[FILE | TEXT...]",
+            metavar="FILE | TEXT",
             help="A data file; or texts, or JSON objects with the template's fields; - reads lines of standard input.",
         ),
     ] = None,

@@ -17,7 +17,7 @@ from overture.cli.tune import finish, resume_line, worked
 def resume_command(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN]", help="The run; without it, those that can go on.", autocompletion=run_names),
+        typer.Argument(metavar="RUN", help="The run; without it, those that can go on.", autocompletion=run_names),
     ] = None,
     settings: Annotated[
         list[str] | None,

@@ -154,7 +154,7 @@ def schema_line() -> str:
 def settings_command(
     section: Annotated[
         str | None,
-        typer.Argument(metavar="[SECTION|KEY]", help=f"One of {', '.join(SECTIONS)}, or a key such as train.lr."),
+        typer.Argument(metavar="SECTION|KEY", help=f"One of {', '.join(SECTIONS)}, or a key such as train.lr."),
     ] = None,
     is_json: JsonOption = False,
 ) -> None:

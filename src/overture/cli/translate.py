@@ -36,9 +36,7 @@ def command(
     given: Given,
     task: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[TASK.yaml]", help="Says where the rows are; the prompt's own run says it if not given."
-        ),
+        typer.Argument(metavar="TASK.yaml", help="Says where the rows are; the prompt's own run says it if not given."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The new prompt's name; PROMPT-words if not given.")] = None,
     store: StoreOption = None,

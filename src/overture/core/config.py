@@ -67,7 +67,7 @@ _MESSAGES = {
     "too_long": "must have {max_length} entries or fewer",
     "string_too_short": "must have {min_length} characters or more",
     "string_too_long": "must have {max_length} characters or fewer",
-    "string_pattern_mismatch": "has not the form that is wanted",
+    "string_pattern_mismatch": "has the wrong form",
     "literal_error": "must be {expected}",
     "value_error": "{error}",
 }
@@ -77,6 +77,11 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxtuple, _SHORT.maxstring = 2, 4, 4, 4, 60
 
 
+def in_words(error: Any) -> str:
+    """What is wrong with a value, from one entry of pydantic's `ValidationError.errors()`."""
+    return str(_MESSAGES.get(error["type"], error["msg"])).format(**error.get("ctx", {}))
+
+
 def _problem(model: type[BaseModel], error: Any) -> Problem:
     # Union members are tagged <like this>, which no key is.
     keys = [str(part) for part in error["loc"] if not str(part).startswith("<")]
@@ -84,7 +89,7 @@ def _problem(model: type[BaseModel], error: Any) -> Problem:
     if kind == "extra_forbidden":
         section = _section(model, keys[:-1])
         return unknown_key(path, list(section.model_fields) if section else [], dotted_keys(model))
-    message = _MESSAGES.get(kind, error["msg"]).format(**error.get("ctx", {}))
+    message = in_words(error)
     if kind in ("too_short", "string_too_short") and error["ctx"]["min_length"] == 1:
         message = "must not be empty"
     fix = ""
@@ -167,7 +172,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     values = loaded_yaml(text, str(path))
     if not isinstance(values, dict):
         raise ConfigError(
-            "the file must hold a mapping", where=str(path), got=type(values).__name__, wanted="key: value lines"
+            "the file is no task file",
+            where=str(path),
+            wanted="key: value lines",
+            fix=f"if it holds your rows: overture init {path}",
         )
     return values
 

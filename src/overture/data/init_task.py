@@ -72,7 +72,7 @@ def starting_task(
     stem = first.resolve().parent.name if first.stem in _SPLIT_NAMES["train"] else first.stem
     values: dict[str, Any] = {"name": slug(name or stem)}
     if name is not None and values["name"] != name:
-        notes.append(f"the name {name!r} became {values['name']}: names are small letters, digits, - and _")
+        notes.append(f"the name {name!r} became {values['name']}: names consist of lower-case letters, digits, - and _")
     values |= {"backbone": backbone} if backbone else {}
     values["data"] = {**{split: str(source.resolve()) for split, source in sources.items()}, **table.settings}
 

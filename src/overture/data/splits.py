@@ -16,7 +16,7 @@ from overture.data.formats.split_names import split_named
 from overture.data.notices import Notices
 from overture.data.read import scan, table_of
 from overture.data.rows import Row, missing_field, row_problems, texts_of
-from overture.data.task import Task
+from overture.data.task import Task, normal_spelling
 from overture.data.task_rows import (
     is_empty,
     is_unlabelled,
@@ -26,6 +26,7 @@ from overture.data.task_rows import (
     tell_unshown,
     without_repeats,
 )
+from overture.data.values import label_text
 
 SPLITS = ("train", "validation", "test")
 
@@ -116,7 +117,13 @@ def _fix(task: Task, problems: list[Problem], rows: list[Row], notices: Notices)
     counts = {name: sum(row.where in bad and drop(task, row) for row in rows) for name, drop in drops.items()}
     counts = {name: count for name, count in counts.items() if count}
     listed = ", ".join(f"{name} ({count})" for name, count in counts.items())
-    return f"data.drop: [{', '.join(counts)}] leaves these rows out: {listed}" if counts else ""
+    fixes = [f"data.drop: [{', '.join(counts)}] leaves these rows out: {listed}"] if counts else []
+    spellings = [normal_spelling(label) for label in task.words]
+    labels = [label_text(row.fields.get(task.label_field)) for row in rows if row.where in bad]
+    count = sum(label is not None and normal_spelling(label) in spellings for label in labels)
+    if count and len(set(spellings)) == len(spellings):
+        fixes.append(f"data.normalise_labels: true ignores case and white space in labels; rows mended: {count}")
+    return "; ".join(fixes)
 
 
 def _from_files(task: Task, problems: list[Problem], notices: Notices) -> dict[str, list[Row]]:

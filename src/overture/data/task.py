@@ -13,6 +13,7 @@ from overture.core.rows import Reading
 from overture.data.formats.options import FileOptions, NonEmpty
 from overture.data.kind import TaskKind
 from overture.data.kinds.registry import KINDS, kind_named
+from overture.data.read import SUFFIXES
 from overture.data.template import Parsed, column_of, num_masks_in, num_vectors_in, parse, slots_in
 from overture.data.values import label_text
 
@@ -97,7 +98,8 @@ class Task(Config):
 
     name: str = Field(
         pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
-        description="Names the task's runs and prompts: up to 64 small letters, digits, - and _, no sign first.",
+        description="Names the task's runs and prompts: up to 64 lower-case letters, digits, - and _, with a letter or "
+        "digit first.",
     )
     backbone: NonEmpty = Field("smollm2", description="The frozen model: a known name, a Hub id, a folder or a file.")
     data: DataConfig = Field(description="Where the rows come from.")
@@ -296,7 +298,7 @@ class Task(Config):
             ConfigError: every mistake in the file or the settings.
         """
         path = Path(path)
-        values = with_paths_from(path.parent, read_yaml(path))
+        values = task_file_values(path)
         return validated(cls, overridden(values, assignments or []), str(path))
 
     @property
@@ -348,6 +350,23 @@ def _pieces_of(template: str | list[Message]) -> list[Parsed]:
     """All pieces of a template, message after message."""
     texts = [template] if isinstance(template, str) else [message.content for message in template]
     return [piece for text in texts for piece in parse(text)]
+
+
+def task_file_values(path: Path) -> dict[str, Any]:
+    """The values of a task file, with the data's paths made absolute.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds rows.
+    """
+    # A task file may be JSON as well; what such a file holds tells.
+    if path.suffix.lower() in SUFFIXES and path.suffix.lower() != ".json" and path.is_file():
+        raise ConfigError(
+            "this is a data file, not a task file",
+            where=str(path),
+            wanted="a task file (.yaml)",
+            fix=f"write one: overture init {path}",
+        )
+    return with_paths_from(path.parent, read_yaml(path))
 
 
 def with_paths_from(folder: Path, values: dict[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,16 @@ def own_rate(config: PromptConfig) -> float:
     return method_of(config).rate(config.place, config.length)
 
 
+_OTHER_WAYS = {
+    **{
+        name: f"this is not a prompt; to measure it: overture compare TASK.yaml --way {name}"
+        for name in ("full", "bitfit", "linear", "head", "in-context")
+    },
+    "lora": "--adapter lora trains LoRA with a prompt; to measure LoRA alone: overture compare TASK.yaml --way lora",
+}
+"""What to do for a name that is no prompt method but another way to adapt a model."""
+
+
 def method_of(config: PromptConfig, is_place_checked: bool = True) -> Method:
     """The method a config names.
 
@@ -54,7 +64,9 @@ def method_of(config: PromptConfig, is_place_checked: bool = True) -> Method:
             where="prompt.method",
             got=config.method,
             wanted=", ".join(METHODS),
-            fix=did_you_mean(config.method, METHODS) or "a method of your own: overture --plugin FILE.py ...",
+            fix=_OTHER_WAYS.get(config.method)
+            or did_you_mean(config.method, METHODS)
+            or "a method of your own: overture --plugin FILE.py ...",
         )
     if is_place_checked and config.place not in method.places:
         able = [name for name, candidate in METHODS.items() if config.place in candidate.places]

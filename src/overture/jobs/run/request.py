@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from overture.core.config import Config, assign, dotted_keys, parsed, read_yaml, unknown_key, validated
+from overture.core.config import Config, assign, dotted_keys, parsed, unknown_key, validated
 from overture.core.errors import ConfigError, DataError, Problem, UserError
-from overture.data.task import Task, resolved_path, with_paths_from
+from overture.data.task import Task, resolved_path, task_file_values, with_paths_from
 from overture.engine.options import Device, DType, LoraOptions, is_encoder
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS
@@ -56,7 +56,7 @@ class TuneConfig(Config):
         True, description="Whether the model is measured without a prompt and with examples too, after training."
     )
     cache_gb: float | None = Field(
-        None, ge=0, description="Memory for kept inputs, GB; a quarter of the free when empty."
+        None, ge=0, description="Memory for cached texts in GB; a quarter of the free memory if not given."
     )
     device: Device = Field("auto", description="cpu, cuda, or auto.")
     dtype: DType = Field("auto", description="The model's precision; float32 on the CPU, bfloat16 on a GPU when auto.")
@@ -168,11 +168,11 @@ def task_values(source: Path | Mapping[str, Any]) -> dict[str, Any]:
     """The values of a task file, or those given, with the data's paths made absolute.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, or holds rows.
     """
     if isinstance(source, Mapping):
         return with_paths_from(Path(), dict(source))
-    return with_paths_from(Path(source).parent, read_yaml(source))
+    return task_file_values(Path(source))
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,31 @@
+"""The text of --help, at any width, and names of other ways to adapt a model."""
+
+import pytest
+from typer.testing import CliRunner
+
+from overture.baseline.registry import BASELINES
+from overture.cli.app import app
+from overture.core.errors import ConfigError
+from overture.prompt.config import PromptConfig
+from overture.prompt.registry import method_of
+
+
+@pytest.mark.parametrize("command", [[], ["tune"], ["predict"], ["compare"], ["search"]], ids=" ".join)
+@pytest.mark.parametrize("columns", [40, 80])
+def test_help_fits_the_window(command, columns, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = CliRunner().invoke(app, [*command, "--help"]).output.splitlines()
+    assert "Options:" in lines
+    # A flag and its choices stay whole.
+    too_long = [line for line in lines if len(line) > columns and not line.startswith("  --")]
+    assert too_long == []
+    usage = " ".join(lines[:2])
+    assert "{" not in usage
+    assert "[[" not in usage
+
+
+@pytest.mark.parametrize("name", [name for name, baseline in BASELINES.items() if baseline.learning_rate])
+def test_a_baseline_named_as_method_leads_to_compare(name) -> None:
+    with pytest.raises(ConfigError) as caught:
+        method_of(PromptConfig(method=name))
+    assert f"--way {name}" in caught.value.fix
