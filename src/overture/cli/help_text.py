@@ -11,7 +11,7 @@ _NARROW = 60
 _MIN_WIDTH = 20
 
 
-class _Formatter(typer.Context.formatter_class):  # type: ignore[name-defined,misc]
+class _Formatter(typer.Context.formatter_class):  # type: ignore[misc,valid-type]
     """Writes lists; in a narrow window a name stands on a line of its own, above its text."""
 
     def __init__(self, *args: Any, **given: Any) -> None:
