@@ -145,7 +145,7 @@ def test_numbers_as_labels_ask_for_words(tmp_path, jsonl):
 
 
 def test_odd_label_texts_are_quoted(tmp_path):
-    labels = ["null", "1e3", "a: b", "# c", "Yes", "\U0001f600", "\u00e9\x7f", "'\"", "no", "words"]
+    labels = ["~", "1e3", "a: b", "# c", "Yes", "\U0001f600", "\u00e9\x7f", "'\"", "no", "words"]
     path = tmp_path / "a.csv"
     quoted = [label.replace('"', '""') for label in labels]
     path.write_text("text,label\n" + "".join(f'text {i},"{quoted[i % 10]}"\n' for i in range(30)))

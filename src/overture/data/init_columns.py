@@ -133,7 +133,7 @@ class Column:
             return False
         if _ID_WORDS & set(self.words_of_name[-1:]) or self.name.startswith("_") or "unnamed" in self.words_of_name:
             return True
-        is_coded = all(re.fullmatch(r"\S*\d\S*", text) for text in self.counts)
+        is_coded = all(re.fullmatch(r"(?![-+]?\d+[.,]\d+$)\S*\d\S*", text) for text in self.counts)
         return is_coded and len(self.counts) == len(self.filled) and not self.is_named_text
 
 

@@ -1,6 +1,5 @@
 """The kind of task that a data file is for, guessed by the names and values of its fields."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,12 +13,13 @@ from overture.data.kinds.grammar import units_of
 from overture.data.kinds.multilabel import truth
 from overture.data.kinds.tagging import span_places
 from overture.data.kinds.tags import split_tag
-from overture.data.values import as_text, label_text
+from overture.data.values import as_number, as_text, is_missing_word, label_text
 
 _ANSWER_NAMES = ("output", "answer", "answers", "target", "summary", "completion", "response", "reply", "translation")
 _QA_ANSWERS = ("answers", "answer", "answer_text")
 _SEPARATORS = ("#", "|", ";", ",")
 _MISFIT_SHARE = 0.05
+_MAX_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,24 @@ def guessed(rows: Records, format: str, where: str) -> Guess:
         _of_one_hot(columns),
         *(_of_labels(column, columns) for column in answers if column.mean_words <= 2),
         *(_of_answers(column, rows) for column in answers),
-        *(_of_labels(column, columns) for column in unnamed),
+        *(_of_separated(column) or _of_labels(column, columns) for column in unnamed),
     )
     guess = next((guess for guess in guesses if guess), None)
     if guess is None:
+        unfit = next((column for column in named if column.counts), None)
+        if unfit:
+            raise DataError(
+                f"the labels in the field {unfit.name!r} are too few, or too many for so few rows",
+                where=where,
+                got=f"labels: {len(unfit.counts)}, rows: {len(rows):,}, first label: {next(iter(unfit.counts))!r:.40}",
+                wanted="at least 2 labels, and at least twice as many rows as labels",
+                fix="add rows, or write the task file by hand",
+            )
+        names = [f"{name:.40}" for name in by_name]
         raise DataError(
             "no field looks like a label or an answer",
             where=where,
-            got=", ".join(by_name),
+            got=", ".join(names[:_MAX_NAMES]) + (f" and {len(names) - _MAX_NAMES} more" * (len(names) > _MAX_NAMES)),
             wanted=f"a field with 2 to {MAX_LABELS} values, or one named {', '.join(_ANSWER_NAMES)}",
             fix="name the field label or answer, or write the task file by hand",
         )
@@ -136,15 +146,33 @@ def _of_labels(column: Column, columns: Sequence[Column]) -> Guess | None:
     if names and len({*zip(column.values, names.values, strict=True)}) == len(names.labels) == len(column.labels):
         # As in SetFit's data sets: numbers beside their names.
         target, column = [names.name, column.name], names
-    notes = []
-    if all(re.fullmatch(r"-?\d+", label) for label in column.labels):
-        notes = ["the labels are numbers: write label words that say what they mean"]
+    counts, notes = _without_missing(column)
+    if all(re.fullmatch(r"-?\d+(\.0+)?", label) for label in counts):
+        notes = [*notes, "the labels are numbers: write label words that say what they mean"]
     keys = {"label_field": column.name, "metric": "accuracy"}
-    return Guess("classification", target, keys, _asked(column.name), dict(sorted(column.counts.items())), notes=notes)
+    return Guess("classification", target, keys, _asked(column.name), counts, notes=notes)
+
+
+def _without_missing(column: Column) -> tuple[dict[str, int], list[str]]:
+    """The labels without values such as NaN, if two others are left, and what was left out or may have to be."""
+    missing = [label for label in column.labels if is_missing_word(label)]
+    # These two may as well be a label: none of the others, Namibia.
+    doubtful = [label for label in missing if label.strip().lower() in ("none", "na")]
+    certain = [label for label in missing if label not in doubtful]
+    if len(column.labels) - len(certain) < 2:
+        doubtful, certain = missing, []
+    notes = []
+    if certain:
+        counted = ", ".join(f"{label!r} ({column.counts[label]})" for label in certain)
+        notes = [f"values of {column.name} that mean no label: {counted}; write them into labels if they are labels"]
+    if doubtful:
+        counted = ", ".join(f"{label!r} ({column.counts[label]})" for label in doubtful)
+        notes += [f"labels that may mean no label: {counted}; if so, delete them and set data.drop: [unlabelled]"]
+    return {label: column.counts[label] for label in column.labels if label not in certain}, notes
 
 
 def _of_numbers(column: Column) -> Guess | None:
-    numbers = [value for value in map(_number, column.filled) if value is not None]
+    numbers = [value for value in map(as_number, column.filled) if value is not None]
     if len(numbers) < len(column.filled) or len(set(numbers)) < 3:
         return None
     low, high = min(numbers), max(numbers)
@@ -152,14 +180,6 @@ def _of_numbers(column: Column) -> Guess | None:
     keys = {"label_field": column.name, "labels": points}
     note = "the labels are numbers: the model's number is the mean of the label words' numbers"
     return Guess("regression", [column.name], keys, _asked(column.name), notes=[note])
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if number is not None and math.isfinite(number) else None
 
 
 def _short(number: float) -> str:
@@ -189,14 +209,18 @@ def _of_label_lists(columns: dict[str, Column]) -> Guess | None:
 
 
 def _of_separated(column: Column) -> Guess | None:
-    """Labels in one text, such as billing#refund: most of the parts also stand alone."""
+    """Labels in one text, such as billing#refund: most of the parts also stand alone or beside two others."""
+    if all(as_number(text) is not None for text in column.counts):
+        return None
     for separator in _SEPARATORS:
         cut = [[part.strip() for part in text.split(separator) if part.strip()] for text in column.counts]
         parts = [part for parts_of_text in cut for part in parts_of_text]
         is_cut = any(len(parts_of_text) > 1 for parts_of_text in cut)
-        alone = sum(part in column.counts for part in set(parts))
-        if is_cut and 2 <= len(set(parts)) <= 4 * MAX_LABELS and 2 * alone >= len(set(parts)):
-            return _several(column.name, parts, {"separator": separator})
+        partners = {part: {other for others in cut if part in others for other in others} - {part} for part in parts}
+        free = sum(part in column.counts or len(partners[part]) > 1 for part in partners)
+        if is_cut and 2 <= len(partners) <= 4 * MAX_LABELS and 2 * free >= len(partners):
+            note = f"cells of {column.name} hold several labels with {separator!r} between them"
+            return replace(_several(column.name, parts, {"separator": separator}), notes=[note])
     return None
 
 

@@ -1,5 +1,6 @@
 """A first task file, guessed from the data, for the user to correct."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,17 @@ from overture.core.records.data import notice_texts
 from overture.core.records.start import DataReport, LeftOut
 from overture.data.formats.brat import is_brat
 from overture.data.formats.form import Records
+from overture.data.formats.split_names import split_named
 from overture.data.init_columns import columns_of, text_fields
 from overture.data.init_kinds import Guess, guessed, label_words, title
 from overture.data.init_report import data_report
 from overture.data.notices import Notices
 from overture.data.read import SUFFIXES, Table, read_table
 from overture.data.rows import Row
-from overture.data.task import Task, normal_spelling
+from overture.data.task import Task
 from overture.data.task_rows import is_empty, is_unlabelled, rows_of_table
 from overture.data.task_text import slug, task_text
+from overture.data.values import clean_label, normal_spelling
 
 LabelPlace = Literal["end", "mask", "vectors"]
 """How a model tells labels apart: a word behind the text, a word at a mask, or vectors of their own."""
@@ -61,7 +64,7 @@ def starting_task(
     Raises:
         DataError: the data cannot be read, no field looks like a label or an answer, or the model writes no answers.
     """
-    sources = _sources(Path(path))
+    sources = _sources(path)
     first = next(iter(sources.values()))
     tables = {split: read_table(source) for split, source in sources.items()}
     notices = Notices(notice for table in tables.values() for notice in table.notices)
@@ -69,8 +72,9 @@ def starting_task(
     rows = [_with_names(row, table) for table in tables.values() for row in table.rows]
     table = next(iter(tables.values()))
     guess = guessed(rows, table.format, str(first))
-    stem = first.resolve().parent.name if first.stem in _SPLIT_NAMES["train"] else first.stem
-    values: dict[str, Any] = {"name": slug(name or stem)}
+    # A file called train has its folder's name.
+    named = path if path.is_dir() else first.parent if first.stem == "train" else Path(first.stem)
+    values: dict[str, Any] = {"name": slug(name or named.resolve().name)}
     if name is not None and values["name"] != name:
         notes.append(f"the name {name!r} became {values['name']}: names consist of lower-case letters, digits, - and _")
     values |= {"backbone": backbone} if backbone else {}
@@ -79,8 +83,11 @@ def starting_task(
     texts = list(guess.shown) if guess.shown and not guess.is_more else text_fields(columns_of(rows), guess.target)
     texts = [name for name in texts if name not in guess.target or name in guess.shown]
     if not texts:
-        raise DataError("no field holds text", where=str(first), got=", ".join(c.name for c in columns_of(rows)))
-    labels, spellings = _spellings(guess.labels)
+        got, wanted = ", ".join(c.name for c in columns_of(rows)), "a field with texts beside the label or the answer"
+        raise DataError("no field holds text", where=str(first), got=got, wanted=wanted)
+    # Labels with columns of their own are called as these are.
+    has_columns = "one_hot" in guess.keys.get("options", {})
+    labels, spellings = (list(guess.labels), {}) if has_columns else _spellings(guess.labels)
     values |= _keys(guess, texts, labels, place_of, str(first))
     if spellings:
         spelled = values["labels"]
@@ -89,7 +96,7 @@ def starting_task(
             for label, word in spelled.items()
         }
         merged = "; ".join(f"{label!r} (also {', '.join(map(repr, others))})" for label, others in spellings.items())
-        notes.append(f"labels that differ in case or white space alone are one: {merged}")
+        notes.append(f"labels that differ in spelling alone are one: {merged}")
     notes += guess.notes
     task = validated(Task, values, str(first))
     rows_of = {split: rows_of_table(task, table, str(sources[split])) for split, table in tables.items()}
@@ -113,11 +120,35 @@ def _sources(path: Path) -> dict[str, Path]:
         file = next((file for file in files if file.is_file()), None)
         if file:
             sources[split] = file
-    if "train" in sources:
-        return sources
-    if path.is_dir():
-        raise DataError("no training rows in the folder", where=str(path), wanted=f"train{', '.join(SUFFIXES)}")
-    return {"path": path}
+    if "train" not in sources and path.is_dir():
+        sources = _split_files(path)
+    return sources if "train" in sources else {"path": path}
+
+
+def _split_files(folder: Path) -> dict[str, Path]:
+    """The files of a folder whose names hold a split's name among others, such as data/train-00000-of-00001.parquet."""
+    files_of: dict[str, list[Path]] = {}
+    for file in sorted([*folder.iterdir(), *folder.glob("data/*")]):
+        splits = {split for word in re.split(r"[\W_]+", file.stem) if (split := split_named(word))}
+        if file.suffix.lower() in SUFFIXES and len(splits) == 1:
+            files_of.setdefault(splits.pop(), []).append(file)
+    for split, files in files_of.items():
+        if len(files) > 1:
+            names = ", ".join(str(file.relative_to(folder)) for file in files[:5])
+            raise DataError(
+                f"several files for {split}",
+                where=str(folder),
+                got=f"{names} and {len(files) - 5} more" if len(files) > 5 else names,
+                fix="join them, or name one file",
+            )
+    if "train" not in files_of:
+        raise DataError(
+            "no training rows in the folder",
+            where=str(folder),
+            wanted=f"a file called train, or with train in its name ({', '.join(SUFFIXES)})",
+            fix="name a file",
+        )
+    return {split: files_of[split][0] for split in _SPLIT_NAMES if split in files_of}
 
 
 def _with_names(row: Mapping[str, Any], table: Table) -> dict[str, Any]:
@@ -134,19 +165,20 @@ def _with_names(row: Mapping[str, Any], table: Table) -> dict[str, Any]:
 
 
 def _spellings(labels: Mapping[str, int]) -> tuple[list[str], dict[str, list[str]]]:
-    """Labels without those that are another one but for case and white space, and those by the label that stays."""
+    """Labels without those that are another one but for their spelling, and the spellings of each label that stays."""
     groups: dict[str, list[str]] = {}
     for label in labels:
         groups.setdefault(normal_spelling(label), []).append(label)
     if len(groups) < 2:
         # There is nothing else to tell apart.
         return list(labels), {}
-    # The commonest spelling without odd white space stays.
+    # The commonest spelling stays, without odd white space.
     chosen = {
-        min(group, key=lambda label: (label != " ".join(label.split()), -labels[label], label)): group
+        clean_label(min(group, key=lambda label: (label != clean_label(label), -labels[label], label))): group
         for group in groups.values()
     }
-    return list(chosen), {label: [x for x in group if x != label] for label, group in chosen.items() if len(group) > 1}
+    others = {label: [spelling for spelling in group if spelling != label] for label, group in chosen.items()}
+    return list(chosen), {label: spellings for label, spellings in others.items() if spellings}
 
 
 def _keys(

@@ -23,6 +23,16 @@ _GZIP = b"\x1f\x8b"
 _DETECTED = FileOptions()
 
 
+_OTHER_FILES = {
+    b"pk\x03\x04": ("a ZIP archive or a workbook, not a data file", "unpack it, or save the sheet as CSV (UTF-8)"),
+    b"%pdf-": ("a PDF document, not a data file", "export its rows as CSV"),
+    b"<!doctype html": ("a web page, not a data file", "download the file itself"),
+    b"<html": ("a web page, not a data file", "download the file itself"),
+    b"version https://git-lfs": ("a pointer of Git LFS, not the file itself", "run git lfs pull"),
+}
+"""The first bytes of files that data files are mistaken for, in small letters; what each is, and the fix."""
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """The rows of one file.
@@ -103,6 +113,11 @@ def _opened(path: Path, source: Source) -> Container | None:
     if raw is None:
         return None
     source.raw = raw
+    if other := next(
+        (why for start, why in _OTHER_FILES.items() if raw[:200].lstrip().lower().startswith(start)), None
+    ):
+        source.problem(0, *other)
+        return None
     # Packed files are named twice: reviews.csv.gz.
     inner = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     named = CONTAINERS.get(source.options.format or "")

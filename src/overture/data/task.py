@@ -15,7 +15,7 @@ from overture.data.kind import TaskKind
 from overture.data.kinds.registry import KINDS, kind_named
 from overture.data.read import SUFFIXES
 from overture.data.template import Parsed, column_of, num_masks_in, num_vectors_in, parse, slots_in
-from overture.data.values import label_text
+from overture.data.values import label_text, normal_spelling
 
 _PATHS = ("train", "validation", "test", "path")
 
@@ -327,11 +327,6 @@ class Task(Config):
     def dump(self) -> dict[str, Any]:
         """The task as plain values, for JSON; ``Task(**task.dump())`` gives it back."""
         return self.model_dump(mode="json")
-
-
-def normal_spelling(label: str) -> str:
-    """A label without differences of case and white space."""
-    return " ".join(label.split()).casefold()
 
 
 def _check_options(spec: TaskKind, options: dict[str, Any]) -> None:

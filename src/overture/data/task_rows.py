@@ -11,7 +11,7 @@ from overture.data.read import Table, other_options, scan, table_of
 from overture.data.row import Row
 from overture.data.rows import texts_of
 from overture.data.task import Task
-from overture.data.values import is_blank, label_text
+from overture.data.values import is_blank, is_missing_word, label_text
 
 _CONTEXT = {"system": "system texts", "history": "earlier turns", "tools": "descriptions of tools"}
 _CHATS = ("messages", "sharegpt", "alpaca")
@@ -58,7 +58,7 @@ def is_empty(task: Task, row: Row) -> bool:
 
 
 def is_unlabelled(task: Task, row: Row) -> bool:
-    """Whether a row has no label or answer: none, an empty one, or -1 where that is no answer."""
+    """Whether a row has no label or answer: none, an empty one, or -1, NaN or N/A where that is no answer."""
     values = [row.fields.get(name) for name in task.target_fields]
     return any(map(_is_missing, values)) and bool(task.spec.problems(task, row))
 
@@ -66,7 +66,7 @@ def is_unlabelled(task: Task, row: Row) -> bool:
 def _is_missing(value: Any) -> bool:
     if isinstance(value, list):
         return all(map(_is_missing, value))
-    return is_blank(value) or label_text(value) == "-1"
+    return is_blank(value) or label_text(value) == "-1" or is_missing_word(value)
 
 
 def kept_rows(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices) -> dict[str, list[Row]]:

@@ -1,7 +1,13 @@
 """How a value of a data file becomes text."""
 
 import math
+import re
+import unicodedata
 from typing import Any
+
+_DECIMAL_COMMA = re.compile(r"[+-]?(?:0|\d+),\d+")
+_MISSING_WORDS = frozenset(("nan", "n/a", "#n/a", "<na>", "null", "na", "none", "-", "?"))
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 
 
 def as_text(value: Any) -> str | None:
@@ -35,3 +41,36 @@ def is_blank(value: Any) -> bool:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return True
     return not value.strip() if isinstance(value, str) else isinstance(value, list | dict) and not value
+
+
+def has_decimal_comma(value: Any) -> bool:
+    """Whether a text is a number with a decimal comma; 1,234 may also be a number of thousands, and is none."""
+    text = value.strip() if isinstance(value, str) else ""
+    return bool(_DECIMAL_COMMA.fullmatch(text)) and not _THOUSANDS.fullmatch(text)
+
+
+def as_number(value: Any) -> float | None:
+    """A finite number, with a point or a decimal comma; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(str(value).replace(",", ".") if has_decimal_comma(value) else value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def clean_label(label: str) -> str:
+    """A label without odd white space and characters that cannot be seen, its accents in one form."""
+    visible = "".join(sign for sign in unicodedata.normalize("NFC", label) if unicodedata.category(sign) != "Cf")
+    return " ".join(visible.split()) or label
+
+
+def normal_spelling(label: str) -> str:
+    """A label as all its spellings have it: clean, in small letters, 1.0 as 1."""
+    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", clean_label(label).casefold())
+
+
+def is_missing_word(value: Any) -> bool:
+    """Whether a text may stand for no value, such as N/A."""
+    return isinstance(value, str) and value.strip().lower() in _MISSING_WORDS

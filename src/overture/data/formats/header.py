@@ -28,6 +28,11 @@ def named(records: _Lines, source: Source) -> list[Item]:
     """
     if not records:
         return []
+    titles = _titles(records) if source.options.header is None else []
+    if titles:
+        first = source.place(titles[0])
+        source.notices.add("titles above the names of the columns", count=len(titles), first=first, done="left out")
+    records = records[len(titles) :]
     names, rows = _names(records, source)
     header = list(records[0][1]) if len(rows) < len(records) else None
     repeated = [line for line, record in rows if list(record) == header]
@@ -37,11 +42,28 @@ def named(records: _Lines, source: Source) -> list[Item]:
     return with_names(names, [(line, record) for line, record in rows if list(record) != header], source)
 
 
+def _titles(records: _Lines) -> list[int]:
+    """The lines of a sheet that stand above usual names of columns and fill their first cell only."""
+    lines: list[int] = []
+    for line, record in records:
+        cells = [str(cell).strip() for cell in record]
+        if len(cells) < 2 or not cells[0] or any(cells[1:]):
+            return lines if any(cell.lower() in _USUAL_NAMES for cell in cells) else []
+        lines.append(line)
+    return []
+
+
 def with_names(names: Sequence[str], rows: _Lines, source: Source) -> list[Item]:
     """Rows of cells as records of such names; rows of another width are problems."""
     doubled = sorted(name for name, count in Counter(names).items() if name and count > 1)
     if doubled:
         source.problem(1, f"columns with the same name: {', '.join(doubled)}")
+        return []
+    width, count = Counter(len(record) for _, record in rows).most_common(1)[0] if rows else (len(names), 0)
+    if width != len(names) and 2 <= count > len(rows) / 2 and not isinstance(source.options.header, list):
+        what = f"{len(names)} column{'' if len(names) == 1 else 's'} here, {width} in {count:,} of the rows below"
+        fix = "delete what stands above the names, add missing names, or quote texts that hold the separator"
+        source.problem(1, what, fix)
         return []
     fitting = [(line, record) for line, record in rows if len(record) == len(names)]
     for line, record in rows:

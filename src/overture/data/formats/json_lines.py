@@ -2,7 +2,7 @@
 
 from overture.data.formats.encoding import text_of
 from overture.data.formats.form import Container, Item, Source
-from overture.data.formats.json_values import decoder, reason
+from overture.data.formats.json_values import decoder, not_an_object, reason
 
 
 def items_of_text(text: str, source: Source) -> list[Item]:
@@ -21,7 +21,7 @@ def items_of_text(text: str, source: Source) -> list[Item]:
         if isinstance(fields, dict):
             items.append(Item(fields, number))
         else:
-            source.problem(number, f"not a JSON object but {line.strip()!r:.40}")
+            source.problem(number, *not_an_object(fields))
     return items
 
 

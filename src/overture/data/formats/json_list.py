@@ -12,7 +12,7 @@ from overture.data.formats.encoding import text_of
 from overture.data.formats.form import Container, Item, Record, Source
 from overture.data.formats.header import named, with_names
 from overture.data.formats.json_lines import items_of_text
-from overture.data.formats.json_values import decoder, reason
+from overture.data.formats.json_values import decoder, not_an_object, reason
 from overture.data.formats.split_names import split_named
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -77,7 +77,7 @@ def _items(values: list[Any], lines: list[int], source: Source) -> list[Item]:
         if isinstance(value, dict):
             items.append(Item(value, line))
         else:
-            source.problem(line, f"not a JSON object but {json.dumps(value)!r:.40}")
+            source.problem(line, *not_an_object(value))
     return items
 
 

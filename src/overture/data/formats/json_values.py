@@ -3,6 +3,8 @@
 import json
 from typing import Any, NoReturn
 
+from overture.data.values import kind
+
 
 def decoder() -> json.JSONDecoder:
     """A decoder that raises ValueError where JSON's own rules leave the meaning open."""
@@ -22,8 +24,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
+def not_an_object(value: Any) -> tuple[str, str]:
+    """What is wrong with a row that is no object, and the fix."""
+    name = "a text" if isinstance(value, str) else "a number" if type(value) in (int, float) else kind(value)
+    return f"not a JSON object but {name}", 'write each row as {"text": ..., "label": ...}'
+
+
 def reason(error: Exception) -> str:
     """Why a text is not JSON, in a few words."""
     if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at character {error.colno}"
+        return f"{error.msg.removesuffix(' at')} at character {error.colno}"
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)

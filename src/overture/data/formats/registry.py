@@ -1,5 +1,6 @@
 """The formats by name, and their detection by file name and content."""
 
+import re
 from collections.abc import Sequence
 from pathlib import PurePath
 
@@ -26,6 +27,7 @@ _SHAPES = (ALPACA, SHAREGPT, MESSAGES, SQUAD, LABEL_STUDIO, PRODIGY, DOCCANO, SP
 SHAPES = {form.name: form for form in _SHAPES}
 FORMATS = (*CONTAINERS, *SHAPES)
 _NUM_RECORDS_READ = 20
+_JSON_OBJECT = re.compile(r'\s*\{"[^"]*": ?\S.*\}[ \t]*\r?\n')
 
 
 def container_of(path: PurePath, head: bytes) -> Container | None:
@@ -34,6 +36,8 @@ def container_of(path: PurePath, head: bytes) -> Container | None:
     text = head.decode("utf-8-sig", errors="ignore")
     if suffix in TSV.suffixes and CONLL.is_like(text):
         return CONLL
+    if suffix in (*CSV.suffixes, *TSV.suffixes) and _JSON_OBJECT.match(text):
+        return JSONL
     for container in CONTAINERS.values():
         if suffix in container.suffixes:
             return container

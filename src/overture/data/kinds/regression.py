@@ -15,26 +15,15 @@ from overture.data.candidates import candidates_of
 from overture.data.kind import Example, TaskFile, TaskKind, Tools
 from overture.data.kinds.labels import check_labels, check_places, label_fields, shares_shown
 from overture.data.row import Row, missing_field
-from overture.data.values import kind
+from overture.data.values import as_number, has_decimal_comma, kind
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _number(value: Any) -> float | None:
-    """A finite number; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if abs(number) < float("inf") else None
-
-
 def _check(task: TaskFile) -> None:
     check_labels(task)
-    odd = [label for label in task.words if _number(label) is None]
+    odd = [label for label in task.words if as_number(label) is None]
     if odd:
         raise ValueError(f"the labels of a regression are numbers, and {odd[0]!r} is none")
     if len(set(_points(task))) < len(task.words):
@@ -42,14 +31,14 @@ def _check(task: TaskFile) -> None:
 
 
 def _points(task: TaskFile) -> list[float]:
-    return [_number(label) or 0.0 for label in task.words]
+    return [as_number(label) or 0.0 for label in task.words]
 
 
 def _problems(task: TaskFile, row: Row) -> list[Problem]:
     if task.label_field not in row.fields:
         return [missing_field(task.label_field, row.where, list(row.fields))]
     label = row.fields[task.label_field]
-    value = _number(label)
+    value = as_number(label)
     if value is None:
         what = repr(label) if isinstance(label, str) else kind(label)
         return [Problem(row.where, f"the label is {what}", "wanted a finite number")]
@@ -59,8 +48,12 @@ def _problems(task: TaskFile, row: Row) -> list[Problem]:
     return []
 
 
+def _corrections(task: TaskFile, row: Row) -> tuple[str, ...]:
+    return ("decimal commas are read as points",) if has_decimal_comma(row.fields[task.label_field]) else ()
+
+
 def _gold(task: TaskFile, row: Row) -> Hashable:
-    return _number(row.fields[task.label_field])
+    return as_number(row.fields[task.label_field])
 
 
 def _shares(task: TaskFile, value: float) -> tuple[float, ...]:
@@ -76,7 +69,7 @@ def _shares(task: TaskFile, value: float) -> tuple[float, ...]:
 
 
 def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:
-    shares = _shares(task, _number(row.fields[task.label_field]) or 0.0) if with_answer else None
+    shares = _shares(task, as_number(row.fields[task.label_field]) or 0.0) if with_answer else None
     return [Example(texts, shares=shares, candidates=tools.candidates)]
 
 
@@ -93,7 +86,7 @@ def _shown(task: TaskFile, prediction: Prediction) -> dict[str, Any]:
 
 
 def _shot(task: TaskFile, row: Row) -> str | None:
-    shares = _shares(task, _number(row.fields[task.label_field]) or 0.0)
+    shares = _shares(task, as_number(row.fields[task.label_field]) or 0.0)
     nearest = max(range(len(shares)), key=shares.__getitem__)
     return list(task.words.values())[nearest][0]
 
@@ -114,6 +107,7 @@ KIND = TaskKind(
     read=_read,
     shot=_shot,
     shown=_shown,
+    corrections=_corrections,
     answer_key="value",
     for_encoders=lambda task: True,
 )
