@@ -16,7 +16,7 @@ from overture.data.formats.split_names import split_named
 from overture.data.notices import Notices
 from overture.data.read import scan, table_of
 from overture.data.rows import Row, missing_field, row_problems, texts_of
-from overture.data.task import Task, normal_spelling
+from overture.data.task import Task
 from overture.data.task_rows import (
     is_empty,
     is_unlabelled,
@@ -26,7 +26,7 @@ from overture.data.task_rows import (
     tell_unshown,
     without_repeats,
 )
-from overture.data.values import label_text
+from overture.data.values import label_text, normal_spelling
 
 SPLITS = ("train", "validation", "test")
 
