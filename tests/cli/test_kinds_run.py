@@ -132,4 +132,4 @@ def test_training_rows_whose_answers_are_lost_are_refused(overture, tiny, tmp_pa
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(values | {"train": {"epochs": 1}}))
     done = overture("tune", "task.yaml", "--json")
     assert done.code == 2
-    assert "nothing can be learnt" in done.json["what"]
+    assert "nothing can be learned" in done.json["what"]

@@ -128,7 +128,7 @@ def test_command(tasks, overture, method) -> None:
     manifest, _ = load_artifact(Path("store/prompts/start/v1"))
     assert (manifest.method, manifest.lineage.meta, manifest.lineage.tasks) == (method, "reptile", ["a", "b"])
     shown = overture("meta", *words, "--algorithm", "fomaml", "--unseen", tasks["c"]).out
-    for text in ("after 2 steps", "c (unseen)", "Learnt start against the ordinary start", "Kept as start@2"):
+    for text in ("after 2 steps", "c (unseen)", "Learned start against the ordinary start", "Kept as start@2"):
         assert text in shown
     command = next(line for line in shown.splitlines() if "prompt.init=prompt" in line)
     assert overture(*command.replace("TASK.yaml", str(tasks["c"])).split()[1:], "--json").code == 0

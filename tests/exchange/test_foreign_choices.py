@@ -191,7 +191,7 @@ def test_the_metrics_of_choices(tmp_path):
     assert [note.split(":")[0] for note in said] == ["not measured"]
     how, said = notes("acc_norm", "acc", "f1")
     assert how == "mean"
-    assert said[0].startswith("in place of acc_norm")
+    assert said[0].startswith("instead of acc_norm")
     assert said[1] == "not measured: f1; the task's metric is accuracy"
     assert notes("acc") == ("sum", [])
 

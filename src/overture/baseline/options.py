@@ -88,5 +88,5 @@ class FullOptions(LabelOptions):
     """Options of full fine-tuning."""
 
     layers: int | None = Field(
-        None, ge=1, description="Number of the highest layers that are trained, with all behind them; all when empty."
+        None, ge=1, description="Number of the highest layers that are trained, with all after them; all if not given."
     )

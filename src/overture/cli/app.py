@@ -42,7 +42,7 @@ class _Listed:
 
 _PANELS = {
     "Start": {
-        "demo": _Listed("demo.command", "Tune, measure and try a prompt on data that come along."),
+        "demo": _Listed("demo.command", "Tune, measure and try a prompt on built-in example data."),
         "init": _Listed("init_task.command", "Write a task file from your data."),
         "doctor": _Listed("doctor.command", "Check the installation, or why a run did not learn."),
         "settings": _Listed("settings.settings_command", "Show the keys of a task file, with defaults."),

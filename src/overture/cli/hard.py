@@ -88,7 +88,7 @@ def _winner_lines(result: "HardResult") -> Iterator[str]:
         for reason, count in stage.refused.items():
             yield f"refused in stage {stage.stage}: {count}, {reason}"
     yield f"The winner: {result.winner.title}"
-    texts = {"in front of the input": result.text.before, "behind the input": result.text.after} if result.text else {}
+    texts = {"in front of the input": result.text.before, "after the input": result.text.after} if result.text else {}
     yield from (f"{where}: {text!r}" for where, text in texts.items() if text)
     yield from (f"{name}: {value}" for name, value in result.winner.wording.dump().items() if value)
 

@@ -38,7 +38,7 @@ def command(
     is_forced: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     is_json: JsonOption = False,
 ) -> None:
-    """Write a task file from data, or from a task of lm-evaluation-harness, for you to correct."""
+    """Write a task file from data, or from a task of lm-evaluation-harness."""
     if backbone and lm_eval:
         raise ConfigError(
             "--backbone fits a template to a model; that of another project stays as it is",

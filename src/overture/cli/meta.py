@@ -33,7 +33,7 @@ def command(
     store: StoreOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Learn starting values from which a few steps on a new task go far; Ctrl-C keeps what was learnt."""
+    """Learn starting values from which a few steps on a new task suffice; Ctrl-C keeps what was learned."""
     root = store_root(store)
 
     from overture.core.config import validated
@@ -72,7 +72,7 @@ def _show(result: "MetaResult", flag: str) -> None:
     if result.few_steps:
         _show_few_steps(out, result)
         for task in result.few_steps:
-            text = sentence("the ordinary start", task.compared, "learnt start")
+            text = sentence("the ordinary start", task.compared, "learned start")
             show_text(out, f"{task.task}: {text}", style=verdict_style(task.compared))
         if not any(task.is_unseen for task in result.few_steps):
             show_text(out, "note: these tasks taught the start; --unseen TASK.yaml measures it on another")
@@ -90,7 +90,7 @@ def _show_few_steps(out: "Console", result: "MetaResult") -> None:
         Column("task", [f"{task.task} (unseen)" if task.is_unseen else task.task for task in tasks], is_left=True),
         Column("score", [task.metric for task in tasks], is_left=True),
         Column("from the ordinary start", [f"{task.compared.b:.3f}" for task in tasks]),
-        Column("from the learnt start", [f"{task.compared.a:.3f}" for task in tasks]),
+        Column("from the learned start", [f"{task.compared.a:.3f}" for task in tasks]),
         Column("rows", [str(task.compared.difference.n) for task in tasks], rank=1),
     ]
     show_table(out, columns, f"after {steps}, on validation rows")

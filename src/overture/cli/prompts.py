@@ -130,7 +130,7 @@ def _text_facts(manifest: "Manifest") -> dict[str, str]:
     text = manifest.text
     if text is None:
         return {}
-    facts = {"text in front": text.before, "text behind the input": text.after}
+    facts = {"text in front": text.before, "text after the input": text.after}
     return {name: repr(words) for name, words in facts.items() if words}
 
 
@@ -220,7 +220,11 @@ def rm_command(
     kept.get(prompt, named_only=True)
     if not is_sure:
         if is_json or not sys.stdin.isatty():
-            raise StoreError("nothing was removed: nobody can be asked", got=prompt, fix="repeat with --yes")
+            raise StoreError(
+                "nothing was removed: without a terminal there is no question to answer",
+                got=prompt,
+                fix="repeat with --yes",
+            )
         what = prompt if "@" in prompt else f"all versions of {prompt}"
         typer.confirm(f"remove {what}?", abort=True, err=True)
     removed = list(kept.remove(prompt))

@@ -16,7 +16,7 @@ Schema = dict[str, Any]
 SCHEMA_FILE = Path(__file__).with_name("task.schema.json")
 
 SECTIONS = {
-    "task": "What is learnt, and how rows are shown to the model. These keys stand at the top of the file.",
+    "task": "What is learned, and how rows are shown to the model. These keys stand at the top of the file.",
     "data": "Where rows come from. Nothing in a data file is changed.",
     "prompt": "The prompt that is tuned. `overture methods NAME` shows the options of a method, `prompt.options`.",
     "train": "How it is trained.",

@@ -37,8 +37,8 @@ _POSITIONS = {
     "before": "the vectors stand at positions 0 to length - 1, as input embeddings; the text follows",
     "memory": "the keys and values stand at positions 0 to length - 1 of every layer's cache, keys after any rotation; "
     "the text follows at position length",
-    "after": "the prompt stands behind the template's last field, before the template's constant end",
-    "around": "as many vectors as the place of the 1 in split stand at positions from 0; the others stand behind the "
+    "after": "the prompt stands after the template's last field, before the template's constant end",
+    "around": "as many vectors as the place of the 1 in split stand at positions from 0; the others stand after the "
     "template's last field, before its constant end",
     "slots": "the vectors stand where the template has {prompt:N}, as input embeddings",
 }

@@ -37,7 +37,7 @@ def check_rows(rows: Sequence[Encoded]) -> None:
     """
     if not rows:
         raise DataError(
-            "nothing can be learnt from the training rows",
+            "nothing can be learned from the training rows",
             where="train",
             got="no answer stands in a part of its row that fits the model",
             fix="more rows, shorter ones, a larger max_length, or a model that reads more",

@@ -16,16 +16,16 @@ class TrainConfig(Config):
     """How a prompt is trained."""
 
     epochs: int | None = Field(
-        None, ge=1, description="Rounds of training, after each of which validation rows are scored; 5 when empty."
+        None, ge=1, description="Rounds of training, after each of which validation rows are scored; 5 if not given."
     )
     passes: int | None = Field(
         None,
         ge=1,
-        description="Passes over the training rows in an epoch; when empty 1, or where rows are few and no number of "
+        description="Passes over the training rows in an epoch; if not given 1, or where rows are few and no number of "
         "epochs is asked for as many as make 60 optimiser steps together.",
     )
     batch_size: int = Field(16, ge=1, description="Rows of one optimiser step.")
-    lr: float | None = Field(None, gt=0, le=10, description="Learning rate; the method's own when empty.")
+    lr: float | None = Field(None, gt=0, le=10, description="Learning rate; the method's own if not given.")
     optimiser: OptimiserName = Field("adamw", description="adamw or adafactor.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
     warmup_steps: int = Field(10, ge=0, description="Steps over which the learning rate rises.")

@@ -47,7 +47,7 @@ class Options(Config):
         "spans",
         min_length=1,
         description="With text_field: a list of objects with start, end and label, or of [start, end, label]; "
-        "characters from 0, the end behind the last.",
+        "characters from 0, the end after the last.",
     )
     within_words: bool = Field(
         False,

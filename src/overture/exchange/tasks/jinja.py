@@ -93,7 +93,7 @@ def as_template(template: Parsed, where: str) -> str:
         if isinstance(part, str):
             text += re.sub(r"[{}]", r"\g<0>\g<0>", part)
         elif part.is_chosen or not is_field_name(column_of(part.name)[0]):
-            raise ConfigError("a template of ours cannot show this", where=where, got=part.name, wanted=_WANTED)
+            raise ConfigError("Overture's templates cannot show this", where=where, got=part.name, wanted=_WANTED)
         else:
             text += f"{{{part.name}}}"
     return text

@@ -363,7 +363,7 @@ class _Task:
         names = [str(metric.get("metric")) for metric in metrics if isinstance(metric, dict)]
         known = [name for name in names if name in _LIKELIHOODS] or ["acc"]
         if known[0] == "acc_norm":
-            self.notes.append(f"in place of acc_norm: {_NORM}")
+            self.notes.append(f"instead of acc_norm: {_NORM}")
         elif "acc_norm" in known:
             self.notes.append(f"not measured: {_NORM}")
         unknown = [name for name in names if name not in _LIKELIHOODS]

@@ -157,7 +157,7 @@ def passages_of(path: Path | None) -> list[str]:
         raise ConfigError("the unrelated text cannot be read", where="--unrelated", got=str(error)) from error
     passages = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
     if not passages:
-        raise ConfigError("the unrelated text is empty", where=str(path), wanted="passages parted by empty lines")
+        raise ConfigError("the unrelated text is empty", where=str(path), wanted="passages separated by empty lines")
     return passages
 
 

@@ -34,7 +34,8 @@ class CompareConfig(Config):
         "", description="The way that others are compared with; lora, full or no-prompt if not given."
     )
     unrelated: Path | None = Field(
-        None, description="Text for measuring forgetting, passages parted by empty lines; a text of ours if not given."
+        None,
+        description="Text for measuring forgetting, passages separated by empty lines; a built-in text if not given.",
     )
     is_rate_tuned: bool = Field(
         True, description="Whether each way's learning rate is chosen on validation rows, at the largest size."

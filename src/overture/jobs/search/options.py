@@ -19,22 +19,22 @@ class SearchConfig(Config):
     form: Literal["soft", "hard"] = Field(
         "soft", description="soft chooses among trained prompts, hard finds a prompt of words without training."
     )
-    method: tuple[Name, ...] = Field((), description="Methods to choose from; a few good ones when empty.")
-    place: tuple[Place, ...] = Field((), description="Places to choose from; those of the methods when empty.")
+    method: tuple[Name, ...] = Field((), description="Methods to choose from; a few good ones if not given.")
+    place: tuple[Place, ...] = Field((), description="Places to choose from; those of the methods if not given.")
     length: tuple[Annotated[int, Field(ge=0, le=20000)], ...] = Field(
-        (), description="Prompt lengths to choose from; 5, 10, 20, 50 when empty. 0 is always a candidate."
+        (), description="Prompt lengths to choose from; 5, 10, 20, 50 if not given. 0 is always a candidate."
     )
-    init: tuple[Init, ...] = Field((), description="Starting points to choose from; the task file's when empty.")
+    init: tuple[Init, ...] = Field((), description="Starting points to choose from; the task file's if not given.")
     lr: tuple[Annotated[float, Field(gt=0, le=10)], Annotated[float, Field(gt=0, le=10)]] | None = Field(
-        None, description="Lowest and highest learning rate; ten times below and above the method's own when empty."
+        None, description="Lowest and highest learning rate; ten times below and above the method's own if not given."
     )
     layer: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (), description="Layers to choose from, for methods with such an option; three inner ones when empty."
+        (), description="Layers to choose from, for methods with such an option; three inner ones if not given."
     )
     epochs: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (),
-        description="Epochs to choose from, each one pass over the rows unless train.passes says more; when empty the "
-        "task file's.",
+        description="Epochs to choose from, each one pass over the rows unless train.passes says more; the task "
+        "file's if not given.",
     )
     template: tuple[TemplateText, ...] = Field((), description="Wordings to choose from, beside the task file's own.")
     labels: tuple[dict[str, Words], ...] = Field(
@@ -43,22 +43,25 @@ class SearchConfig(Config):
     tunes: float = Field(
         8.0, gt=0, description="Budget: as many times the tokens that tuning the task file's own setting runs."
     )
-    seconds: float | None = Field(None, gt=0, description="Budget in seconds, in place of tunes.")
-    tokens: float | None = Field(
-        None, gt=0, description="Budget in live tokens that the model runs, in place of tunes."
-    )
-    money: float | None = Field(None, gt=0, description="Budget in money, in place of tunes; needs price.")
+    seconds: float | None = Field(None, gt=0, description="Budget in seconds, instead of tunes.")
+    tokens: float | None = Field(None, gt=0, description="Budget in live tokens that the model runs, instead of tunes.")
+    money: float | None = Field(None, gt=0, description="Budget in money, instead of tunes; needs price.")
     price: float | None = Field(None, gt=0, description="What an hour of this machine costs, in the unit of money.")
     cohort: int = Field(8, ge=1, le=256, description="Candidates that start together.")
     min_steps: int = Field(
-        20, ge=0, description="Optimiser steps behind the warm-up before the first rung: fewer favour high rates."
+        20,
+        ge=0,
+        description="Optimiser steps after the warm-up before candidates are dropped: fewer favour high rates.",
     )
     race_share: float = Field(0.5, ge=0, lt=1, description="Share of the budget kept for racing the best.")
     finalists: int = Field(3, ge=1, le=32, description="How many candidates race, where the budget allows it.")
     race_seeds: int = Field(2, ge=1, le=20, description="Fresh seeds that each finalist is trained with.")
     alpha: float = Field(0.05, gt=0, lt=1, description="A paired test below this probability tells two apart.")
     tolerance: float = Field(
-        0.01, ge=0, lt=1, description="Scores this close, and not told apart, are equal: the cheaper wins."
+        0.01,
+        ge=0,
+        lt=1,
+        description="Scores that differ by at most this, and not significantly, are equal: the cheaper wins.",
     )
 
     @model_validator(mode="after")

@@ -62,7 +62,7 @@ def agreed_to_learn(
     Raises:
         As `agreed`.
     """
-    return agreed((*tasks, *unseen), store, name, "a start is learnt on several tasks", 2 + len(unseen))
+    return agreed((*tasks, *unseen), store, name, "a start is learned on several tasks", 2 + len(unseen))
 
 
 def agreed_to_share(tasks: Sequence[TuneConfig], store: Store, name: str, teachers: Sequence[str]) -> list[TuneConfig]:

@@ -27,10 +27,12 @@ class MultiConfig(Config):
     """How several tasks are trained together."""
 
     logits: float | None = Field(
-        None, ge=0, description="Weight of the teachers' predictions; the method's own when empty (mpt 0.9, attempt 0)."
+        None,
+        ge=0,
+        description="Weight of the teachers' predictions; the method's own if not given (mpt 0.9, attempt 0).",
     )
     hidden: float | None = Field(
-        None, ge=0, description="Weight of the teachers' last hidden states; the method's own when empty."
+        None, ge=0, description="Weight of the teachers' last hidden states; the method's own if not given."
     )
     temperature: float = Field(1.0, gt=0, description="Above 1 the teachers' unlikely answers count more.")
     mixing: Literal["drawn", "all"] = Field(

@@ -21,7 +21,7 @@ class HardConfig(Config):
     sources: tuple[Source, ...] = Field(
         (),
         description="Proposers: grammar, words, examples, corpus, own, edits, gradient, pruning, file:PATH, "
-        "model:NAME, url:http://HOST/v1; all that need no other model when empty.",
+        "model:NAME, url:http://HOST/v1; if not given, all that need no other model.",
     )
     text: str = Field("", description="An instruction of your own: it races with the others, and is compared with.")
     room: int = Field(16, ge=1, le=512, description="Most tokens of an instruction.")
@@ -72,7 +72,7 @@ class TranslateConfig(Config):
     """How `overture translate` looks for words."""
 
     sources: tuple[Source, ...] = Field(
-        (), description="Proposers, as in `overture search --form hard`; corpus, own, edits and examples when empty."
+        (), description="Proposers, as in `overture search --form hard`; corpus, own, edits and examples if not given."
     )
     room: int = Field(16, ge=1, le=512, description="Most tokens of the words, examples aside.")
     wordings: int = Field(64, ge=2, le=10_000, description="Texts that race, over all rounds.")
