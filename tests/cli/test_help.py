@@ -10,7 +10,7 @@ from overture.prompt.config import PromptConfig
 from overture.prompt.registry import method_of
 
 
-@pytest.mark.parametrize("command", [[], ["tune"], ["predict"], ["compare"], ["search"]], ids=" ".join)
+@pytest.mark.parametrize("command", [[], ["tune"], ["predict"], ["compare"], ["search"], ["export"]], ids=" ".join)
 @pytest.mark.parametrize("columns", [40, 80])
 def test_help_fits_the_window(command, columns, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -22,6 +22,8 @@ def test_help_fits_the_window(command, columns, monkeypatch) -> None:
     usage = " ".join(lines[:2])
     assert "{" not in usage
     assert "[[" not in usage
+    # Where the folder stood before it had a flag.
+    assert "DIR" not in usage
 
 
 @pytest.mark.parametrize("name", [name for name, baseline in BASELINES.items() if baseline.learning_rate])

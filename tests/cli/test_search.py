@@ -296,6 +296,7 @@ def test_seconds_and_money(searched) -> None:
     ("words", "said"),
     [
         (["--method", "prefx"], "no such method"),
+        (["--method", "lora"], "--way lora"),
         (["--set", "adapter.kind=lora"], "trains no adapter"),
         (["--method", "cpt", "--place", "after"], "none of the methods can enter"),
         (["--seconds", "5", "--tokens", "5"], "one budget at most"),

@@ -41,5 +41,7 @@ class Command(TyperCommand):
     context_class = HelpContext
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """The parts of the usage line behind the command's name."""
-        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+        """The parts of the usage line after the command's name."""
+        shown = [parameter for parameter in self.get_params(ctx) if not getattr(parameter, "hidden", False)]
+        pieces = [piece.strip("{}") for parameter in shown for piece in parameter.get_usage_pieces(ctx)]
+        return ["[OPTIONS]", *pieces]

@@ -250,7 +250,7 @@ def load(ref: str | Path, *, store: str | Path | None = None, allow_drift: bool 
 
 
 def _store(root: str | Path | None) -> Store:
-    return Store(Path(root) if root else store_dir())
+    return Store((Path(root) if root else store_dir()).absolute())
 
 
 def _request(

@@ -51,6 +51,12 @@ _OTHER_WAYS = {
 """What to do for a name that is no prompt method but another way to adapt a model."""
 
 
+def fix_of_unknown(name: str) -> str:
+    """What to do about a name that no method has."""
+    own = "a method of your own: overture --plugin FILE.py ..."
+    return _OTHER_WAYS.get(name) or did_you_mean(name, METHODS) or own
+
+
 def method_of(config: PromptConfig, is_place_checked: bool = True) -> Method:
     """The method a config names.
 
@@ -64,9 +70,7 @@ def method_of(config: PromptConfig, is_place_checked: bool = True) -> Method:
             where="prompt.method",
             got=config.method,
             wanted=", ".join(METHODS),
-            fix=_OTHER_WAYS.get(config.method)
-            or did_you_mean(config.method, METHODS)
-            or "a method of your own: overture --plugin FILE.py ...",
+            fix=fix_of_unknown(config.method),
         )
     if is_place_checked and config.place not in method.places:
         able = [name for name, candidate in METHODS.items() if config.place in candidate.places]

@@ -14,7 +14,7 @@ from overture.data.task import Task
 from overture.jobs.search.options import SearchRequest
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS
-from overture.prompt.registry import own_rate
+from overture.prompt.registry import fix_of_unknown, own_rate
 from overture.train.options import TrainConfig
 
 if TYPE_CHECKING:
@@ -243,7 +243,13 @@ def requested_pairs(config: SearchRequest) -> list[Pair]:
     """
     options, prompt = config.search, config.prompt
     if unknown := [name for name in options.method if name not in METHODS]:
-        raise ConfigError("no such method", where="search.method", got=", ".join(unknown), wanted=", ".join(METHODS))
+        raise ConfigError(
+            "no such method",
+            where="search.method",
+            got=", ".join(unknown),
+            wanted=", ".join(METHODS),
+            fix="; ".join(map(fix_of_unknown, unknown)),
+        )
     pairs: list[Pair]
     if prompt.place == "slots":
         methods = options.method or (prompt.method,)
