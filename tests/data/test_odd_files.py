@@ -226,3 +226,70 @@ def test_a_file_called_train_is_enough(tmp_path):
     table(tmp_path, ["good", "bad"], "test_predictions.csv")
     task, _ = loaded(tmp_path, tmp_path)
     assert task.data.test is None
+
+
+# -- exports
+
+
+SPANNED = "Ada lives in Rome"
+
+
+@pytest.mark.parametrize("accepted", [[["A"], ["B"]], [["A", "B"], ["B"]]])
+def test_prodigys_options_without_its_own_marks(tmp_path, accepted):
+    options = [{"id": "A", "text": "first"}, {"id": "B", "text": "second"}]
+    rows = [
+        {"text": text, "options": options, "accept": accepted[i % 2], "answer": "ignore" if i == 4 else "accept"}
+        for i, text in enumerate(TEXTS)
+    ]
+    task, started = loaded(written(tmp_path, "a.jsonl", rows), tmp_path)
+    assert list(task.words) == ["A", "B"]
+    assert sum(started.report.rows.values()) == 23
+    assert load_splits(task).train
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        "{'text': ['Rome'], 'answer_start': [13]}",
+        "{'text': array(['Rome'], dtype=object), 'answer_start': array([13])}",
+    ],
+)
+def test_squads_answers_in_the_cells_of_a_table(tmp_path, answers):
+    lines = ["context,question,answers", *(f'{SPANNED} {i},Where?,"{answers}"' for i in range(12))]
+    task, started = loaded(written(tmp_path, "a.csv", "\n".join(lines)), tmp_path)
+    assert (task.kind, task.own.starts_field) == ("qa", "answer_starts")
+    assert any("SQuAD" in note for note in started.notes)
+    row = load_splits(task).train[0]
+    assert row.fields["answers"] == ["Rome"]
+
+
+def test_names_of_labels_in_the_hubs_answer(tmp_path):
+    features = [{"name": "text", "type": {"_type": "Value"}}, {"name": "label", "type": {"names": ["neg", "pos"]}}]
+    rows = [
+        {"row_idx": i, "row": {"text": text, "label": i % 2}, "truncated_cells": ["text"] if i == 2 else []}
+        for i, text in enumerate(TEXTS)
+    ]
+    task, _ = loaded(written(tmp_path, "a.json", {"features": features, "rows": rows}), tmp_path)
+    assert list(task.words) == ["neg", "pos"]
+    (notice,) = load_splits(task).noticed
+    assert (notice.count, notice.first) == (1, f"{tmp_path / 'a.json'}:3")
+
+
+@pytest.mark.parametrize(
+    "mark", [{"offset": 13, "length": 4, "type": "LOC"}, {"begin": 13, "end": 17, "entity": "LOC"}]
+)
+def test_other_names_for_the_parts_of_a_span(tmp_path, mark):
+    read = table_of_file(tmp_path, "a.jsonl", [{"text": SPANNED, "entities": [mark]}])
+    assert read.rows[0]["spans"] == [{"start": 13, "end": 17, "label": "LOC"}]
+
+
+def test_a_list_with_a_text_of_its_own_in_each_row_is_no_label(tmp_path):
+    rows = [{"text": text, "label": [f"another {text}"]} for text in TEXTS]
+    with pytest.raises(DataError):
+        starting_task(written(tmp_path, "a.jsonl", rows), tmp_path)
+
+
+def test_tags_of_words_that_mark_no_spans_are_named(tmp_path):
+    with pytest.raises(DataError) as caught:
+        starting_task(written(tmp_path, "a.jsonl", [{"tokens": ["Ada", "ran"], "tags": ["PROPN", "VERB"]}]), tmp_path)
+    assert caught.value.got == "PROPN, VERB"

@@ -203,6 +203,9 @@ def _of_label_lists(columns: dict[str, Column]) -> Guess | None:
     if not 2 <= len(counts) <= 4 * MAX_LABELS:
         return None
     if all(len(value) == 1 for value in column.filled):
+        if 2 * len(counts) > len(column.filled):
+            # Texts of their own in each row are no labels.
+            return None
         keys = {"label_field": column.name, "metric": "accuracy"}
         return Guess("classification", [column.name, "label_texts"], keys, "Label:", dict(sorted(counts.items())))
     return _several(column.name, counts.elements(), {})
@@ -286,7 +289,14 @@ def _of_tags(columns: dict[str, Column]) -> Guess | None:
     try:
         types = sorted({name for tag in values if (name := split_tag(str(tag))[1])})
     except ValueError:
-        return None
+        if any(len(row) != len(words) for row, words in zip(columns[tags].values, columns[tokens].values, strict=True)):
+            return None
+        raise DataError(
+            f"the tags in the field {tags!r} mark no spans",
+            got=", ".join(sorted(map(str, set(values)))[:10]),
+            wanted="O, B-person, I-person, ... (or BIOES, BILOU, BMES)",
+            fix="choose the column of the tags with data.tag_column in a task file",
+        ) from None
     if not types:
         return None
     longest = max((" ".join(row) for row in columns[tokens].values), key=len)

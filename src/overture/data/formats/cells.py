@@ -1,4 +1,7 @@
-"""Cells of a table that hold lists, as pandas and Python write them: ``['a', 'b']``, ``["a"]``, ``[1, 2]``."""
+"""Cells of a table that hold lists, as pandas and Python write them: ``['a', 'b']``, ``["a"]``, ``[1, 2]``.
+
+SQuAD's answers, ``{'text': ['Rome'], 'answer_start': [4]}``, are read too; other objects stay the texts that they are.
+"""
 
 import ast
 import json
@@ -8,6 +11,7 @@ from typing import Any
 from overture.data.formats.form import Item, Source
 
 _STRING = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+_ARRAY = re.compile(r"\barray\((\[[^\[\]]*\])(?:, dtype=\w+)?\)")
 _MAX_BRACKETS = 10_000
 
 
@@ -16,15 +20,31 @@ def with_lists(items: list[Item], source: Source) -> list[Item]:
     for name in items[0].fields if items else ():
         cells = [item.fields[name] for item in items]
         texts = [cell.strip() for cell in cells if isinstance(cell, str) and cell.strip()]
-        if not texts or not all(text[0] == "[" and text[-1] == "]" for text in texts):
+        are_answers = bool(texts) and all(
+            text[0] == "{" and text[-1] == "}" and "answer_start" in text for text in texts
+        )
+        if not texts or not (are_answers or all(text[0] == "[" and text[-1] == "]" for text in texts)):
             continue
-        lists = [_list_of(cell) if isinstance(cell, str) and cell.strip() else None for cell in cells]
+        read = _object_of if are_answers else _list_of
+        lists = [read(cell) if isinstance(cell, str) and cell.strip() else None for cell in cells]
         if sum(value is not None for value in lists) < len(texts):
             continue
         for item, value in zip(items, lists, strict=True):
             item.fields[name] = value
-        source.notices.add("cells that spell lists are read as lists", name)
+        kind = "answers of SQuAD" if are_answers else "lists"
+        source.notices.add(f"cells that spell {kind} are read as {kind}", name)
     return items
+
+
+def _object_of(cell: str) -> dict[str, Any] | None:
+    """The object that a cell spells; None if it spells none. numpy writes its lists as array([...])."""
+    if cell.count("[") + cell.count("{") > _MAX_BRACKETS:
+        return None
+    try:
+        value = ast.literal_eval(_ARRAY.sub(r"\1", cell.strip()))
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _list_of(cell: str) -> list[Any] | None:

@@ -13,6 +13,7 @@ from overture.data.formats.form import Container, Item, Record, Source
 from overture.data.formats.header import named, with_names
 from overture.data.formats.json_lines import items_of_text
 from overture.data.formats.json_values import decoder, not_an_object, reason
+from overture.data.formats.parquet_table import names_of_features
 from overture.data.formats.split_names import split_named
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -102,6 +103,7 @@ def _of_object(value: Record, source: Source) -> list[Item]:
         if isinstance(records, list) and records and all(isinstance(record, dict) for record in records):
             # The Hub's own answers hold each row under its number.
             if all({"row_idx", "row"} <= set(record) for record in records):
+                _tell_of_hub(value, records, source)
                 records = [record["row"] for record in records]
             return _without_index(_numbered(records, source), value, source)
     parts = list(value.values())
@@ -111,6 +113,18 @@ def _of_object(value: Record, source: Source) -> list[Item]:
         _tell(source, "columns of lists")
         return [Item(dict(zip(value, row, strict=True)), line) for line, row in enumerate(zip(*parts, strict=True), 1)]
     return _numbered(value["data"] if isinstance(value.get("data"), list) else [value], source)
+
+
+def _tell_of_hub(value: Record, records: list[Record], source: Source) -> None:
+    """Take the names of numbered labels from the Hub's answer, and notice texts that it cut short."""
+    features = value.get("features")
+    if isinstance(features, list):
+        named_types = [item for item in features if isinstance(item, dict) and isinstance(item.get("name"), str)]
+        source.names |= names_of_features({item["name"]: item.get("type") for item in named_types})
+    cut = [i for i, record in enumerate(records, 1) if record.get("truncated_cells")]
+    if cut:
+        first, done = source.place(cut[0]), "download the data set's files for the whole texts"
+        source.notices.add("texts that the Hub has cut short", count=len(cut), first=first, done=done)
 
 
 def _tell(source: Source, orient: str) -> None:

@@ -14,7 +14,8 @@ _MARKS = ("_view_id", "_task_hash", "_input_hash", "_session_id")
 
 
 def _is_like(record: Record) -> bool:
-    return record.get("answer") in _ANSWERS and any(name in record for name in _MARKS)
+    has_options = isinstance(record.get("options"), list) and isinstance(record.get("accept"), list)
+    return record.get("answer") in _ANSWERS and (has_options or any(name in record for name in _MARKS))
 
 
 def _read(items: Sequence[Item], source: Source) -> list[Item]:

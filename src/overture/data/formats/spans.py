@@ -1,12 +1,14 @@
 """Marked spans as annotation tools write them, as objects with start, end and label.
 
-doccano has ``[start, end, label]`` or ``start_offset`` and ``end_offset``, Label Studio a list of ``labels``.
+doccano has ``[start, end, label]`` or ``start_offset`` and ``end_offset``, Label Studio a list of ``labels``; others
+have ``offset`` and ``length``, and call the label a type, an entity or a tag.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-_STARTS, _ENDS = ("start", "start_offset"), ("end", "end_offset")
+_STARTS, _ENDS = ("start", "start_offset", "begin", "offset"), ("end", "end_offset")
+_LABELS = ("label", "type", "entity", "tag")
 
 
 def spans_in(value: Any) -> list[dict[str, Any]] | None:
@@ -31,7 +33,9 @@ def _of_list(mark: list[Any]) -> list[dict[str, Any]] | None:
 def _of_object(mark: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     start = next((mark[name] for name in _STARTS if type(mark.get(name)) is int), None)
     end = next((mark[name] for name in _ENDS if type(mark.get(name)) is int), None)
-    labels = mark.get("labels", [mark["label"]] if "label" in mark else None)
+    if end is None and type(mark.get("length")) is int and "offset" in mark and start is not None:
+        end = start + mark["length"]
+    labels = mark.get("labels", next(([mark[name]] for name in _LABELS if name in mark), None))
     if start is None or end is None or not isinstance(labels, list) or not labels:
         return None
     if not all(isinstance(label, str) for label in labels):
