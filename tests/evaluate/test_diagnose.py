@@ -165,6 +165,16 @@ def test_finding(make_run, name, changes, figures) -> None:
     assert found[0].fix
 
 
+def test_a_fall_within_the_noise_of_batches_is_not_called_none(make_run) -> None:
+    falling = [(5.0, 1.0)[step % 2] for step in range(32)] + [(3.5, 0.5)[step % 2] for step in range(32)]
+    (noisy,) = diagnose(make_run(losses=falling))
+    (flat,) = diagnose(make_run(losses=[0.7] * 64))
+    assert noisy.name == flat.name == "loss_flat"
+    assert noisy.what != flat.what
+    assert "3.000 in the first steps, 2.000 in the last" in noisy.evidence
+    assert "batches" in noisy.evidence
+
+
 def test_a_line_cut_by_a_kill_is_left_out(make_run) -> None:
     run = make_run()
     with open(run.folder / "events.jsonl", "a") as file:

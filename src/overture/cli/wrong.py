@@ -64,16 +64,16 @@ def errors_command(
         emit(found)
     elif not output:
         from overture.cli.mistakes import wrong_lines
-        from overture.cli.out import console
+        from overture.cli.out import console, show_text
 
         out = console()
-        out.print(f"{manifest.ref}: {len(found.wrong)} of {found.num_rows} {found.split} rows are wrong.")
+        show_text(out, f"{manifest.ref}: {len(found.wrong)} of {found.num_rows} {found.split} rows are wrong.")
         if found.wrong:
-            out.print("right -> predicted, the worst and most confident first:")
+            show_text(out, "right -> predicted, the worst and most confident first:")
         for line in wrong_lines(found.wrong, out.width, limit):
             out.print(line, soft_wrap=True)
         if len(found.wrong) > limit:
-            out.print(f"  ... and {len(found.wrong) - limit} more: --limit N, or -o errors.csv")
+            show_text(out, f"  ... and {len(found.wrong) - limit} more: --limit N, or -o errors.csv")
 
 
 def write_errors(path: Path, wrong: "Sequence[WrongRow]") -> None:

@@ -226,7 +226,7 @@ def _check_loss(training: Training) -> Iterator[Finding]:
     first, last, noise = _ends(steps)
     figures = f"training loss {first:.3f} in the first steps, {last:.3f} in the last, {training.rate_text}"
     moved = training.norms.moved if training.norms else None
-    walked = "" if moved is None else f", the prompt moved by {moved:.1%} of its length"
+    walked = "" if moved is None else f", the prompt moved by {moved:.1%} of its norm"
     if last - first > max((_RISEN - 1) * first, noise):
         yield Finding(
             name="rate_too_high",
@@ -235,6 +235,7 @@ def _check_loss(training: Training) -> Iterator[Finding]:
             fix=f"{training.rate_flag(0.1)}or overture lr TASK.yaml finds one",
         )
     elif first - last < max(_FLAT * first, noise):
+        is_flat = first - last < _FLAT * first
         is_still = moved is not None and moved < _HARDLY_MOVED
         cause = ": the learning rate is too low" if is_still else ""
         raised = f"{training.rate_flag(10)}or overture lr TASK.yaml finds one"
@@ -243,8 +244,8 @@ def _check_loss(training: Training) -> Iterator[Finding]:
         )
         yield Finding(
             name="rate_too_low" if is_still else "loss_flat",
-            what=f"the loss did not fall{cause}",
-            evidence=figures + walked,
+            what=f"the loss did not {'' if is_flat else 'clearly '}fall{cause}",
+            evidence=f"{figures}{'' if is_flat else f', batches alone differ by up to {noise:.3f}'}{walked}",
             fix=raised if is_still else elsewhere,
         )
     elif len(epochs) > 1 and epochs[-1].is_best:
@@ -339,7 +340,7 @@ def _of_result(result: TuneResult) -> Iterator[Finding]:
             what=f"there are too few {split} rows to tell settings apart",
             evidence=f"{score.n} rows: {result.metric} {score.value:.3f}, "
             f"95% interval {score.low:.3f} to {score.high:.3f}",
-            fix=f"about {wanted} {split} rows give 5 points to each side",
+            fix=f"with about {wanted} {split} rows the interval is 5 points to each side of the score",
         )
     names = {"no_prompt": "the model without a prompt", "in_context": "examples in front of the row"}
     for control, compared in result.compared.items():
@@ -349,5 +350,5 @@ def _of_result(result: TuneResult) -> Iterator[Finding]:
                 what=f"the tuned prompt was not shown to be better than {names.get(control, control)}",
                 evidence=f"{100 * compared.difference.value:+.1f} points on {compared.difference.n} "
                 f"{compared.split} rows, p = {compared.p_value:.2g}",
-                fix="use that, or let overture search TASK.yaml look for a better setting",
+                fix=f"use {names.get(control, control)}, or let overture search TASK.yaml look for a better setting",
             )
