@@ -293,3 +293,16 @@ def test_tags_of_words_that_mark_no_spans_are_named(tmp_path):
     with pytest.raises(DataError) as caught:
         starting_task(written(tmp_path, "a.jsonl", [{"tokens": ["Ada", "ran"], "tags": ["PROPN", "VERB"]}]), tmp_path)
     assert caught.value.got == "PROPN, VERB"
+
+
+def test_lines_with_tabs_called_txt_are_a_table_and_told(tmp_path):
+    read = table_of_file(tmp_path, "a.txt", "good\tfine film\nbad\tdull film\ngood\tgreat\nbad\tpoor\n")
+    assert read.rows[0] == {"column_1": "good", "column_2": "fine film"}
+    assert set(noticed(read)) == {"read as tsv", "the first line holds values, not names"}
+    words = table_of_file(tmp_path, "b.txt", "Ada\tB-PER\nran\tO\nto\tO\nRome\tB-LOC\n")
+    assert words.rows == [{"tokens": ["Ada", "ran", "to", "Rome"], "tags": ["B-PER", "O", "O", "B-LOC"]}]
+
+
+def test_lines_without_a_form_are_refused(tmp_path):
+    (problem,) = problems_of(tmp_path, "a.txt", "a line\nanother\twith a tab\nand one more\n")
+    assert problem[0] == "a.txt"

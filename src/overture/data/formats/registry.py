@@ -42,7 +42,8 @@ def container_of(path: PurePath, head: bytes) -> Container | None:
         if suffix in container.suffixes:
             return container
     text = text if suffix in (".txt", ".data", "") else ""
-    return next((container for container in CONTAINERS.values() if container.is_like(text)), None)
+    # Words with tags have tabs between them, too.
+    return next((container for container in (CONLL, *CONTAINERS.values()) if container.is_like(text)), None)
 
 
 def shape_of(items: Sequence[Item]) -> Shape | None:

@@ -140,5 +140,11 @@ def _filled(records: Sequence[tuple[int, list[str]]], source: Source) -> list[tu
     return [(line, record) for (line, _), record in zip(filled, rows, strict=True)]
 
 
+def _has_tabs(text: str) -> bool:
+    """Whether all lines have the same number of tabs; the last one may be cut off."""
+    lines = text.splitlines()[:-1] if not text.endswith("\n") else text.splitlines()
+    return len(lines) > 2 and len({line.count("\t") for line in lines}) == 1 and "\t" in lines[0]
+
+
 CSV = Container("csv", (".csv",), partial(_read, default=","))
-TSV = Container("tsv", (".tsv", ".tab"), partial(_read, default="\t"))
+TSV = Container("tsv", (".tsv", ".tab"), partial(_read, default="\t"), _has_tabs)
