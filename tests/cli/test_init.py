@@ -46,3 +46,22 @@ def test_the_report_is_told_in_plain_words(overture, tmp_path):
     assert any("Ticket ID" in line and "Created At" in line for line in lines if line.startswith("Not shown: "))
     assert not any("Mäine" in line for line in lines)
     assert 'name: "maeine-tickets"' in (tmp_path / "task.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("words", [(), ("--force",)])
+def test_the_data_are_never_replaced_by_the_task_file(overture, tmp_path, words):
+    folder = tmp_path / "films"
+    folder.mkdir()
+    train, text = folder / "train.csv", "text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(24))
+    train.write_text(text)
+    for source in (train, folder):
+        done = overture("init", source, "-o", train, *words)
+        assert done.code == 2
+        assert "films/train" in done.err
+    assert train.read_text() == text
+    harness_task = tmp_path / "harness.yaml"
+    harness_task.write_text("task: films\n")
+    assert overture("init", "--from-lm-eval", harness_task, "-o", harness_task, *words).code == 2
+    assert harness_task.read_text() == "task: films\n"
+    assert overture("init", train, "-o", tmp_path / "new.csv", *words).code == 2
+    assert not (tmp_path / "new.csv").exists()

@@ -7,6 +7,7 @@ from reading import noticed, problems_of, table_of_file, written
 
 from overture.core.errors import DataError
 from overture.data.init_task import starting_task
+from overture.data.read import read_table
 from overture.data.splits import load_splits
 from overture.data.task import Task
 
@@ -306,3 +307,10 @@ def test_lines_with_tabs_called_txt_are_a_table_and_told(tmp_path):
 def test_lines_without_a_form_are_refused(tmp_path):
     (problem,) = problems_of(tmp_path, "a.txt", "a line\nanother\twith a tab\nand one more\n")
     assert problem[0] == "a.txt"
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+def test_a_device_is_not_read(device):
+    with pytest.raises(DataError) as caught:
+        read_table(device)
+    assert [problem.where for problem in caught.value.problems] == [device]

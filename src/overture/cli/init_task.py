@@ -47,10 +47,18 @@ def command(
         )
     if not (file or lm_eval):
         raise ConfigError("nothing to start from", wanted="a data file, or --from-lm-eval")
-    if output.exists() and (output.is_dir() or not is_forced):
-        raise ConfigError("the file exists already", where=str(output), fix="name another with -o, or add --force")
-
     from overture.core.files import write_atomic
+    from overture.data.read import SUFFIXES
+    from overture.data.write import check_replaced
+
+    check_replaced(output, is_forced, [path for path in (file, lm_eval) if path])
+    if output.suffix.lower() in SUFFIXES:
+        raise ConfigError(
+            "a task file cannot have the name of a data file",
+            where=str(output),
+            wanted="a name with .yaml",
+            fix=f"-o {shlex.quote(str(output.with_suffix('.yaml')))}",
+        )
 
     report: DataReport | None = None
     if lm_eval is not None:

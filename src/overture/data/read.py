@@ -1,6 +1,7 @@
 """Rows from files of every known format, with every bad line reported in one pass. No file's own code ever runs."""
 
 import gzip
+import stat
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -281,7 +282,11 @@ def _plain(value: Any) -> Any:
 
 def _bytes_of(path: Path, problems: list[Problem]) -> bytes | None:
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+            problems.append(Problem(str(path), "a device, not a file"))
+            return None
+        size = status.st_size
         raw = path.read_bytes() if size <= _MAX_BYTES else b""
         if raw.startswith(_GZIP):
             with gzip.open(path) as packed:

@@ -39,10 +39,7 @@ def check_output(path: Path, is_forced: bool, reads: Sequence[Path] = ()) -> Non
         )
     if not path.absolute().parent.is_dir():
         raise ConfigError("there is no such folder", where=str(path.absolute().parent), fix="make it, or check -o")
-    if path.exists() and any(read.exists() and path.samefile(read) for read in reads):
-        raise ConfigError("a file cannot be read and replaced at once", where=str(path), fix="name another with -o")
-    if path.exists() and (path.is_dir() or not is_forced):
-        raise ConfigError("the file exists already", where=str(path), fix="name another with -o, or add --force")
+    check_replaced(path, is_forced, reads)
     if suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
@@ -50,6 +47,18 @@ def check_output(path: Path, is_forced: bool, reads: Sequence[Path] = ()) -> Non
             raise ConfigError(
                 "Parquet files need pyarrow", where=str(path), fix=f"{install('parquet')}, or write .csv or .jsonl"
             ) from None
+
+
+def check_replaced(path: Path, is_forced: bool, reads: Sequence[Path]) -> None:
+    """Refuse to replace a file that is read from, and any other without `is_forced`.
+
+    Raises:
+        ConfigError: the file exists, or is read from.
+    """
+    if path.exists() and any(read.exists() and path.samefile(read) for read in reads):
+        raise ConfigError("a file cannot be read and replaced at once", where=str(path), fix="name another with -o")
+    if path.exists() and (path.is_dir() or not is_forced):
+        raise ConfigError("the file exists already", where=str(path), fix="name another with -o, or add --force")
 
 
 def partial_path(path: Path) -> Path:
