@@ -156,7 +156,7 @@ def test_command(text, tiny, overture) -> None:
     found = overture(*words, "--json").json
     assert (found["status"], found["prompt"], len(found["history"])) == ("finished", "lines@1", 2)
     shown = overture(*words).out
-    for part in ("beginning", "cartridge", "whole text", "held-out conversations", "Kept as lines@2"):
+    for part in ("beginning", "cartridge", "whole text", "held-out conversations", "Stored as lines@2"):
         assert part in shown
     answer = overture("predict", "lines", "What is 3?", "--json")
     assert answer.code == 0, answer.err

@@ -128,7 +128,7 @@ def test_command(tasks, overture, method) -> None:
     manifest, _ = load_artifact(Path("store/prompts/start/v1"))
     assert (manifest.method, manifest.lineage.meta, manifest.lineage.tasks) == (method, "reptile", ["a", "b"])
     shown = overture("meta", *words, "--algorithm", "fomaml", "--unseen", tasks["c"]).out
-    for text in ("after 2 steps", "c (unseen)", "Learned start against the ordinary start", "Kept as start@2"):
+    for text in ("after 2 steps", "c (unseen)", "Learned start against the ordinary start", "Stored as start@2"):
         assert text in shown
     command = next(line for line in shown.splitlines() if "prompt.init=prompt" in line)
     assert overture(*command.replace("TASK.yaml", str(tasks["c"])).split()[1:], "--json").code == 0
@@ -171,7 +171,7 @@ def test_a_stop_keeps_what_was_learnt(tasks, overture, monkeypatch) -> None:
     )
     lineage = load_artifact(Path("store/prompts/start/v1"))[0].lineage
     assert (lineage.visits, lineage.visits_asked) == (3, 9)
-    assert "stopped after 3 visits; what they taught is kept" in overture("meta", *words).out
+    assert "stopped after 3 visits; what was learned is stored" in overture("meta", *words).out
 
 
 def test_a_visit_that_diverges_moves_nothing(requests_of, tmp_path: Path, monkeypatch) -> None:

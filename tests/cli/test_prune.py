@@ -103,7 +103,7 @@ def test_label_vectors_stay_beside_what_is_left(make_task, overture) -> None:
 def test_for_people(whole: Path, overture) -> None:
     done = overture("prune", "mood", "--keep", "0.5", "--pieces", "1", "--name", "small")
     assert done.code == 0
-    for text in ("50% of the tokens", "whole prompt", "Pruned prompt against the whole prompt", "Kept as small@1"):
+    for text in ("50% of the tokens", "whole prompt", "Pruned prompt against the whole prompt", "Stored as small@1"):
         assert text in done.out
     assert "50% of the tokens: epoch 1/2" in done.err
 

@@ -33,7 +33,7 @@ def test_comments_are_counted(tmp_path):
     table = read(tmp_path, "# one more\na X\n\n# two words\nb X\n")
     assert noticed(table) == {"comment lines": 2}
     assert table.notices[0].first.endswith("a.conll:1")
-    assert problems_of(tmp_path, "b.conll", "a X\n#alone\nb X\n") == [("b.conll:2", "no tag behind the word")]
+    assert problems_of(tmp_path, "b.conll", "a X\n#alone\nb X\n") == [("b.conll:2", "no tag after the word")]
 
 
 def test_blank_lines_of_tabs_and_missing_cells(tmp_path):

@@ -187,7 +187,7 @@ def test_conll_comments_and_other_tags(tmp_path):
 def test_bad_conll(tmp_path):
     path = written(tmp_path, "a.conll", "a O\nb\nc x O\n\nd B-X\ne Q-X\n")
     assert broken(path) == [
-        ":2: no tag behind the word",
+        ":2: no tag after the word",
         ":3: 3 columns (the first token has 2)",
         ":5: 'Q-X' is no entity tag (wanted O, or B-, I-, E-, S- and a type)",
     ]

@@ -78,7 +78,7 @@ def command(
 def _show(result: "CartridgeResult", flag: str) -> None:
     out = console()
     if result.status == "interrupted":
-        show_text(out, "stopped" + ("; the best epoch so far is kept" if result.prompt else ""))
+        show_text(out, "stopped" + ("; the best epoch so far is stored" if result.prompt else ""))
     if result.conversations and result.ways:
         count = result.conversations.held_out
         title = f"{result.text_tokens:,} tokens of text, {count} held-out conversations"
@@ -95,4 +95,4 @@ def _show(result: "CartridgeResult", flag: str) -> None:
     show_notes(out, result.notices)
     if result.prompt:
         ask = f'overture predict {result.prompt}{flag} "a question about the text"'
-        show_next(f"Kept as {result.prompt}. Next:", [ask])
+        show_next(f"Stored as {result.prompt}. Next:", [ask])

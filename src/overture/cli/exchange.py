@@ -101,7 +101,7 @@ def export_command(
     """Write a prompt for other programs."""
     root = store_root(store)
     if old_folder:
-        say("note: the folder is now named with -o DIR; as an argument it works once more")
+        say("note: name the folder with -o DIR; as an argument it works for one more version")
     folder = folder or old_folder or Path(f"{Path(prompt).name}.{to}")
 
     from overture.store.store import Store
@@ -120,4 +120,4 @@ def export_command(
     for text in result.lost:
         remark(f"note: {text}")
     if to == "peft":
-        show_text(console(), f"lines that load it stand in {folder / 'README.md'}")
+        show_text(console(), f"how to load it: {folder / 'README.md'}")

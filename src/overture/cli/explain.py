@@ -86,7 +86,7 @@ def _show(result: "Explanation") -> None:
     show_text(out, sentence("no-prompt", result.compared, "prompt"), style=verdict_style(result.compared))
     if result.raised:
         words = ", ".join(f"{word.word.strip()} ({word.change:+.1f})" for word in result.raised[:8])
-        show_text(out, f"Likelier where the answer stands: {words}")
+        show_text(out, f"Words that become likelier at the answer: {words}")
     for shift in result.labels:
         before, after = shift.without[shift.label], shift.with_prompt[shift.label]
         show_text(

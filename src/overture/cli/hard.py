@@ -63,24 +63,22 @@ def show_words(result: "HardResult", flag: str) -> None:
         show_text(
             out,
             f"By luck alone the best of {luck.candidates} equal candidates looks up to {100 * luck.points:.1f} points "
-            f"better on {luck.rows} validation rows; the test rows know nothing of that.",
+            f"better on {luck.rows} validation rows; test scores are free of this.",
         )
     show_text(
         out, f"Spent: {result.tokens:,.0f} live tokens of {result.plan.tokens:,}, {seconds_text(result.seconds)}."
     )
     show_notes(out, result.notices)
     if result.has_shuffled_labels:
-        show_text(
-            out, "Labels were shuffled: whatever is claimed above is an error of the first kind. Nothing was kept."
-        )
+        show_text(out, "Labels were shuffled: any gain claimed above is a false positive. Nothing was stored.")
     elif result.prompt and result.folder:
         commands = [
             asking(result.prompt, result.folder, flag),
             f"overture export {result.prompt}{flag} -o DIR --to text",
         ]
-        show_next(f"Kept as {result.prompt}. To use it:", commands)
+        show_next(f"Stored as {result.prompt}. To use it:", commands)
     else:
-        show_text(out, "No prompt of words was better than the task file's own template, so nothing was kept.")
+        show_text(out, "No prompt of words was better than the task file's own template, so none was stored.")
 
 
 def _winner_lines(result: "HardResult") -> Iterator[str]:

@@ -68,19 +68,21 @@ def command(
 def _show(result: "MetaResult", flag: str) -> None:
     out = console()
     if result.status == "interrupted":
-        show_text(out, f"stopped after {result.steps} visits" + ("; what they taught is kept" if result.prompt else ""))
+        show_text(
+            out, f"stopped after {result.steps} visits" + ("; what was learned is stored" if result.prompt else "")
+        )
     if result.few_steps:
         _show_few_steps(out, result)
         for task in result.few_steps:
             text = sentence("the ordinary start", task.compared, "learned start")
             show_text(out, f"{task.task}: {text}", style=verdict_style(task.compared))
         if not any(task.is_unseen for task in result.few_steps):
-            show_text(out, "note: these tasks taught the start; --unseen TASK.yaml measures it on another")
+            show_text(out, "note: the start was learned on these tasks; --unseen TASK.yaml measures it on another")
     show_notes(out, result.notices)
     if result.prompt:
         start = result.start
         command = tune_from(result.prompt, start.method, result.place, result.length, start.options, flag)
-        show_next(f"Kept as {result.prompt}. Start a task from it:", [command])
+        show_next(f"Stored as {result.prompt}. Start a task from it:", [command])
 
 
 def _show_few_steps(out: "Console", result: "MetaResult") -> None:

@@ -77,7 +77,7 @@ def _show(result: "MultiResult", flag: str) -> None:
     together = [task for task in result.tasks if isinstance(task, TaskTogether)]
     if result.status == "interrupted":
         kept = [task.single.prompt for task in result.tasks if task.single]
-        show_text(out, "stopped" + (f"; kept: {', '.join(kept)}" if kept else ""))
+        show_text(out, "stopped" + (f"; stored: {', '.join(kept)}" if kept else ""))
     if result.values:
         _show_scores(out, result, together)
         show_text(

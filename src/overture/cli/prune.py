@@ -92,6 +92,6 @@ def _show(result: "PruneResult", flag: str) -> None:
     show_text(out, sentence("the whole prompt", compared, "pruned prompt"), style=verdict_style(compared))
     show_notes(out, result.notices)
     show_next(
-        f"Kept as {result.prompt}. Next:",
+        f"Stored as {result.prompt}. Next:",
         [asking(result.prompt, result.folder, flag), f"overture diff {result.pruned_from} {result.prompt}{flag}"],
     )

@@ -40,7 +40,7 @@ def show_result(result: TuneResult, store_flag: str = "", with_next: bool = True
         _show_findings(out, result.run, Path(result.folder).parents[2] / "runs", store_flag)
     if result.prompt and result.folder and with_next:
         show_next(
-            f"Kept as {result.prompt}. Next:",
+            f"Stored as {result.prompt}. Next:",
             [
                 asking(result.prompt, result.folder, store_flag),
                 f"overture eval {result.prompt}{store_flag}",

@@ -114,10 +114,10 @@ def _show(result: "SearchResult", flag: str) -> None:
     )
     show_notes(out, result.notices)
     if not result.prompt:
-        show_text(out, "No prompt was worth its cost: the model as it is won, so nothing was kept.")
+        show_text(out, "No prompt was worth its cost: the model without a prompt won, so none was stored.")
         return
     commands = [result.command + flag, asking(result.prompt, str(result.folder), flag)]
-    show_next(f"Kept as {result.prompt}. To repeat it, and to use it:", commands)
+    show_next(f"Stored as {result.prompt}. To repeat it, and to use it:", commands)
 
 
 def show_trials(out: "Console", result: "SearchResult") -> None:
@@ -216,6 +216,8 @@ def _show_rates(result: "RateResult") -> None:
         text = f"The loss never blew up, so the test tells nothing: the usual rate stays, {result.default:.2g}."
     show_text(out, text, style="green" if result.suggested else "yellow")
     took = seconds_text(result.seconds)
-    show_text(out, f"It fell fastest at {result.steepest:.2g}, which single batches decide as well ({took}).")
+    show_text(
+        out, f"The loss fell fastest at {result.steepest:.2g}; between single batches that is partly chance ({took})."
+    )
     for path in result.charts:
         out.print(f"chart: {path}", soft_wrap=True)

@@ -96,4 +96,4 @@ def _show(result: "TranslateResult", store_text: str) -> None:
     show_notes(out, result.notices)
     show_text(out, f"{result.tokens:,.0f} live tokens, {seconds_text(result.seconds)}.")
     commands = [asking(result.prompt, result.folder, store_text), f"overture explain {result.prompt}{store_text}"]
-    show_next(f"Kept as {result.prompt}. Next:", commands)
+    show_next(f"Stored as {result.prompt}. Next:", commands)

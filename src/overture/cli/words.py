@@ -106,6 +106,6 @@ def _show(result: "WordsResult", command_line: str) -> None:
     show_text(out, "The best words of the table are chosen on these rows, so their score is a little too good.")
     is_task_file = result.wordings[0].name == "task file"
     show_next(
-        "Next:" if is_task_file else "Words without training are a start; what they are worth after it:",
+        "Next:" if is_task_file else "These scores are without training. What the words are worth after it:",
         [command_line],
     )

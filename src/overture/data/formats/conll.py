@@ -118,7 +118,7 @@ def _token_lines(sentence: _Lines, width: int, last: int, layout: _Layout, sourc
             done = "left out: their words stand behind them"
             source.notices.add("ranges of words", count=1, unit="line", first=source.place(number), done=done)
         elif len(columns) == 1:
-            source.problem(number, "no tag behind the word")
+            source.problem(number, "no tag after the word")
         elif len(columns) != width or last >= width:
             fix = f"the first token has {width}" + (f"; column {last + 1} is asked for" if last >= width else "")
             source.problem(number, f"{len(columns)} columns", fix)
