@@ -127,7 +127,7 @@ def test_old_spellings_work_with_a_hint(overture, tmp_path):
         (["compare", "gone.yaml", "--out", "x"], "--out is now --output"),
         (["lr", "gone.yaml", "--chart=x"], "--chart is now --output"),
         (["eval", "--data", "rows.jsonl", "gone"], "--data is now an argument"),
-        (["export", "gone", "out", "--to", "npy"], "the folder is now named with -o"),
+        (["export", "gone", "out", "--to", "npy"], "name the folder with -o"),
         (["eval", "gone", "--data=rows.jsonl", "--calibrated"], "--data is now an argument"),
     ):
         done = overture(*words)

@@ -101,7 +101,7 @@ _OLD_FLAGS = {
     "eval": (_OldFlag("--data"),),
     "predict": (_OldFlag("--file"),),
 }
-"""Flags as they were spelled in the version before; each works for one more version, with a hint."""
+"""Flags as they were spelled in the version before; each works in this version, with a hint."""
 
 
 class _Group(TyperGroup):
@@ -234,9 +234,8 @@ def _current(words: list[str]) -> list[str]:
             name, equals, value = word.partition("=")
             if name != flag.old:
                 continue
-            say(
-                f"note: {flag.old} is now {flag.new or 'an argument: leave the flag out'}; it works for one more version"
-            )
+            now = flag.new or "an argument: leave the flag out"
+            say(f"note: {flag.old} is now {now}; the old spelling works in this version")
             if flag.new:
                 words[position] = f"{flag.new}{equals}{value}"
             else:

@@ -101,7 +101,7 @@ def export_command(
     """Write a prompt for other programs."""
     root = store_root(store)
     if old_folder:
-        say("note: name the folder with -o DIR; as an argument it works for one more version")
+        say("note: name the folder with -o DIR; as an argument it works in this version")
     folder = folder or old_folder or Path(f"{Path(prompt).name}.{to}")
 
     from overture.store.store import Store
