@@ -233,7 +233,8 @@ def scores_alike(folder: Path, backbone: Backbone, model: Any, **more: Any) -> N
         ids = torch.tensor([[*row.input_ids, *row.anchor_ids]])
         with torch.no_grad():
             theirs.append(model.eval()(input_ids=ids, **more).logits[0])
-    torch.testing.assert_close(ours, torch.stack(theirs).log_softmax(-1), **PROMISED)
+    # Log-probabilities of classes are far from zero here, and float32 rounds by their size.
+    torch.testing.assert_close(ours, torch.stack(theirs).log_softmax(-1), rtol=1e-5, atol=1e-5)
     assert (ours[0] - ours[1]).abs().max() > 1e-3
 
 

@@ -91,7 +91,7 @@ def test_the_text_is_the_one_that_the_harness_shows(rows, tokenizer):
         task = task_of(task_of_lm_eval(harness(rows, doc_to_text=text)), rows)
         row = {"passage": "Some {{text}}", "question": "why", "label": 1}
         shown = utils.apply_template(text if "{" in text else "{{" + text + "}}", row)
-        assert Encoder(task, tokenizer).text_of(Row(row, 1, "here")) == shown + " yes"
+        assert row_text(Encoder(task, tokenizer), Row(row, 1, "here")) == shown + " yes"
 
 
 @pytest.mark.parametrize(
