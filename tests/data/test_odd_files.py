@@ -75,6 +75,12 @@ def test_spellings_that_look_alike_are_one_label(tmp_path, spellings, label):
     assert load_splits(task).train
 
 
+@pytest.mark.parametrize("label", ["\U0001f468\u200d\U0001f469", "\u0645\u06cc\u200c\u0634\u0648\u062f"])
+def test_joiners_inside_a_label_stay(tmp_path, label):
+    task, _ = loaded(table(tmp_path, [label, label + "\u200b", "other"]), tmp_path)
+    assert sorted(task.words) == sorted([label, "other"])
+
+
 def test_names_of_one_hot_columns_stay_as_they_are(tmp_path):
     rows = [{"text": text, "Good": i % 2, "good ": i % 3 == 0, "loud": i % 4 == 0} for i, text in enumerate(TEXTS)]
     task, _ = loaded(written(tmp_path, "a.jsonl", rows), tmp_path)

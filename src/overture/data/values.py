@@ -7,6 +7,8 @@ from typing import Any
 
 _DECIMAL_COMMA = re.compile(r"[+-]?(?:0|\d+),\d+")
 _MISSING_WORDS = frozenset(("nan", "n/a", "#n/a", "<na>", "null", "na", "none", "-", "?"))
+_JOINERS = "\u200c\u200d"
+"""Signs without a form of their own that change those beside them: in Persian, Hindi and emoji."""
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 
 
@@ -62,7 +64,8 @@ def as_number(value: Any) -> float | None:
 
 def clean_label(label: str) -> str:
     """A label without odd white space and characters that cannot be seen, its accents in one form."""
-    visible = "".join(sign for sign in unicodedata.normalize("NFC", label) if unicodedata.category(sign) != "Cf")
+    signs = unicodedata.normalize("NFC", label)
+    visible = "".join(sign for sign in signs if unicodedata.category(sign) != "Cf" or sign in _JOINERS)
     return " ".join(visible.split()) or label
 
 
