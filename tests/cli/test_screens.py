@@ -17,7 +17,7 @@ from overture.cli.mistakes import show_mistakes
 from overture.cli.out import show_text
 from overture.cli.progress import plan_text
 from overture.core.records.cells import FailedCell
-from overture.core.records.compare import Advice, Cost, Score, Summary
+from overture.core.records.compare import Advice, Against, Cost, Score, Shares, Summary
 from overture.core.records.events import PlanStep
 from overture.core.records.scores import (
     Comparison,
@@ -131,13 +131,28 @@ def compare_screen(out: Console) -> None:
             stored_bytes=4 * trainable, serving_flops_per_row=7.2e9,
         )  # fmt: skip
 
+    def against(way: str, reference: str, seconds: float | None) -> Against:
+        shares = Shares.model_construct(seconds=seconds, trainable=seconds)
+        pair = {"way": way, "reference": reference, "shares": shares}
+        return Against.model_construct(**pair, difference=interval(0.1), verdict="better")
+
     result = Summary.model_construct(
         task="customer-messages",
         metric="accuracy",
         largest=64,
         scores=(score("no-prompt", 0.463, 0), score("prefix-after", 0.88), score("in-context:nearest", 0.737)),
-        ledger=(cost("no-prompt", 0, 0.0, 0), cost("prefix-after", 115_200, 46.0), cost("in-context:nearest", 0, 37.0)),
-        against=(),
+        ledger=(
+            cost("no-prompt", 0, 0.0, 0),
+            cost("prefix-after", 115_200, 46.0),
+            cost("in-context:nearest", 0, 37.0),
+            cost("lora", 1, 9.0),
+        ),
+        # A reference that trains nothing has no costs to be a share of.
+        against=(
+            against("prefix-after", "no-prompt", 1728.0),
+            against("in-context:nearest", "no-prompt", None),
+            against("prefix-after", "lora", 0.19),
+        ),
         worth=(),
         failed=(FailedCell(way="lora", size=64, seed=2, what="the loss became NaN or infinite"),),
         left_out=("256 rows: they do not fit into 5 minutes",),

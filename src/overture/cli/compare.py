@@ -22,7 +22,7 @@ from overture.jobs.run.request import TuneConfig, check_no_adapter, resolved
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from overture.core.records.compare import Summary
+    from overture.core.records.compare import Against, Summary
 
 _INCOMPLETE = 1
 
@@ -161,7 +161,6 @@ def show_comparison(out: "Console", result: "Summary", page: Path) -> None:
         energy_text,
         failed_text,
         seconds_text,
-        share_text,
         times_text,
         worth_text,
     )
@@ -183,13 +182,10 @@ def show_comparison(out: "Console", result: "Summary", page: Path) -> None:
     show_table(out, columns, f"{result.task}, {result.largest} training rows, test rows")
     lines = []
     for pair in result.against:
-        gap, shares = pair.difference, pair.shares
-        cost_text = "no training"
-        if cost_of(result.ledger, pair.way, result.largest).size:
-            cost_text = f"{share_text(shares.seconds)} of its time, {share_text(shares.trainable)} of its values"
+        gap = pair.difference
         lines.append(
             f"{pair.way} against {pair.reference}: {pair.verdict} ({100 * gap.value:+.1f} points, "
-            f"95% interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f}); {cost_text}"
+            f"95% interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f}){_shares_text(result, pair)}"
         )
     for worth in result.worth:
         if worth.rows is not None:
@@ -207,3 +203,17 @@ def show_comparison(out: "Console", result: "Summary", page: Path) -> None:
     show_text(out, f"Why: {result.advice.why}")
     show_text(out, f"What next: {result.advice.next}")
     show_next("The report:", [str(page)], out)
+
+
+def _shares_text(result: "Summary", pair: "Against") -> str:
+    """A way's costs of training beside those of the reference, where both train values."""
+    from overture.core.records.compare import cost_of
+    from overture.report.units import share_text
+
+    way, reference = (cost_of(result.ledger, name, result.largest) for name in (pair.way, pair.reference))
+    if not way.trainable:
+        return "; no training"
+    if not reference.trainable:
+        return ""
+    time, values = share_text(pair.shares.seconds), share_text(pair.shares.trainable)
+    return f"; {time} of its training time, {values} of its trained values"

@@ -54,7 +54,7 @@ class Inputs:
             raise DataError(
                 "rows cannot be predicted",
                 problems=problems,
-                fix="" if len(self.problems) == len(self.rows) else "mend them, or --on-error skip or null",
+                fix="" if len(self.problems) == len(self.rows) else "correct them, or --on-error skip or null",
             )
 
 
