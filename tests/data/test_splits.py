@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 
 from overture.core.errors import ConfigError, DataError
-from overture.data.rows import Row, answers_of
 from overture.data.splits import load_splits
 
 
@@ -176,7 +175,6 @@ def test_answers(jsonl, make_task):
     rows = [row for row in rows if row["answer"]]
     splits = load_splits(make_task(data={"path": jsonl(rows), "test_share": 0}, labels=None, answer_field="answer"))
     assert [notice.count for notice in splits.noticed if notice.unit == "answer"] == [1]
-    assert answers_of(task, Row({"answer": ["b", 2]}, 1, "f")) == ("b", "2")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from overture.core.errors import ConfigError, DataError
 from overture.core.records.scores import Interval
 from overture.evaluate.intervals import across_seeds, bootstrap, paired_test, wilson
-from overture.evaluate.metrics import macro_f1
+from overture.evaluate.metrics import METRICS
 
 LABELS = 3
 
@@ -53,7 +53,7 @@ def test_the_multinomial_draw_is_the_bootstrap():
     gold, predicted = answers(np.random.default_rng(5), 150, 0.6)
     found = bootstrap("macro_f1", gold, predicted, resamples=4000)
     rows = np.random.default_rng(6).integers(0, 150, size=(1500, 150))
-    scores = [macro_f1([gold[i] for i in row], [predicted[i] for i in row]) for row in rows]
+    scores = [METRICS["macro_f1"]([gold[i] for i in row], [predicted[i] for i in row]) for row in rows]
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(scores, [0.025, 0.975])), abs=0.015)
     assert found.method == "bootstrap percentile"
 

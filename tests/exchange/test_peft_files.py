@@ -374,10 +374,10 @@ def test_more_tensors_than_any_adapter_has(make, monkeypatch, count, message):
     ("changes", "tensors", "message"),
     [
         ({"num_virtual_tokens": P + 1}, None, "4 rows, num_virtual_tokens is 5"),
-        ({"token_dim": D + 1}, None, r"8 columns, the config tells 1 \* 9"),
+        ({"token_dim": D + 1}, None, r"8 columns, the config says 1 \* 9"),
         ({}, {"prompt_embeddings": numbers(P * D)}, r"prompt_embeddings: shape \[32\]"),
         ({}, {"prompt_embeddings": numbers(1, P, D)}, r"prompt_embeddings: shape \[1, 4, 8\]"),
-        (PREFIX, {"prompt_embeddings": numbers(P, WIDE + 1)}, r"25 columns, the config tells 4 \* 6"),
+        (PREFIX, {"prompt_embeddings": numbers(P, WIDE + 1)}, r"25 columns, the config says 4 \* 6"),
         # A projection that was not folded.
         (PREFIX | {"prefix_projection": True}, {"prompt_embeddings": numbers(P, H * K)}, "6 columns"),
     ],

@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 from kind_samples import SAMPLES, Sample, rows_of, task_of
+from pydantic import TypeAdapter
 
 from fakes import Case, backbone_of, log_loss, make_backbone
 from overture.core.contracts import Losses, Readouts
 from overture.core.errors import BackboneError, DataError
+from overture.core.records.base import Answers
 from overture.data.encode import Encoder
 from overture.data.kinds.registry import KINDS
 from overture.data.rows import gold_of, row_problems, texts_of
@@ -19,7 +21,7 @@ from overture.engine.distil import divergence, right
 from overture.engine.lora import with_lora
 from overture.engine.options import LoraOptions
 from overture.engine.prompted import PromptedModel
-from overture.evaluate.metrics import METRICS, as_answers
+from overture.evaluate.metrics import METRICS
 from overture.evaluate.scoring import grouped, predict, score
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
@@ -105,7 +107,7 @@ def test_learning_lowers_the_loss_and_finds_the_answers(sample, encoder, backbon
     assert after.value(encoder.task) >= max(0.85, before.value(encoder.task)), (after.gold, after.predicted)
     metrics = after.metrics(encoder.task)
     assert next(iter(metrics)) == encoder.task.metric
-    stored = as_answers(json.loads(json.dumps(after.predicted)))
+    stored = TypeAdapter(Answers).validate_json(json.dumps(after.predicted))
     assert stored == after.predicted
 
 

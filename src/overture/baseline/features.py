@@ -12,19 +12,21 @@ from overture.data.batches import scoring_batches
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 
+_MAX_TOKENS = 4096
+"""Padded tokens of one forward pass."""
 
-def features_of(backbone: Backbone, rows: Sequence[Encoded], is_mean: bool = False, max_tokens: int = 4096) -> Tensor:
+
+def features_of(backbone: Backbone, rows: Sequence[Encoded], is_mean: bool = False) -> Tensor:
     """Hidden states of the last layer, float32 [B, D], on the CPU.
 
     Args:
         backbone: the frozen model.
         rows: encoded rows.
         is_mean: the mean over a row's tokens, instead of the state that its label is read from.
-        max_tokens: padded tokens of one forward pass.
     """
     model = PromptedModel(backbone)
     numbered = [replace(row, row=index) for index, row in enumerate(rows)]
     features = torch.empty(len(rows), backbone.info.hidden_size)
-    for batch in scoring_batches(numbered, max_tokens):
+    for batch in scoring_batches(numbered, _MAX_TOKENS):
         features[[row.row for row in batch]] = torch.stack(model.ask(batch, Features(is_mean))).float().cpu()
     return features

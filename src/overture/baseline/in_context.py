@@ -50,13 +50,7 @@ def chosen_shots(task: Task, rows: Sequence[Row], count: int, seed: int, choice:
 
 
 def in_context_prompt(
-    backbone: Backbone,
-    task: Task,
-    train: Sequence[Row],
-    scored: Sequence[Row],
-    count: int,
-    seed: int,
-    choice: Choice = "balanced",
+    backbone: Backbone, task: Task, train: Sequence[Row], scored: Sequence[Row], count: int, seed: int
 ) -> tuple[Injection, Encoder, int]:
     """Examples as memory, and the encoder for the rows that follow them.
 
@@ -68,7 +62,7 @@ def in_context_prompt(
     Raises:
         DataError: not one example fits.
     """
-    shots, following = _fitting(backbone, task, chosen_shots(task, train, count, seed, choice), scored)
+    shots, following = _fitting(backbone, task, chosen_shots(task, train, count, seed), scored)
     return _memory_of(backbone, following, shots), following, len(shots)
 
 

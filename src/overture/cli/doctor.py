@@ -21,7 +21,7 @@ _LEAST_FREE_BYTES = 1_000_000_000
 _MATRIX_SIZE = 1024
 _MATRIX_ROUNDS = 8
 _FASTER = 3.0
-"""How many times float32's rate a processor must have in bfloat16 for training in it to be worth a word."""
+"""Training in bfloat16 is recommended where it is at least so many times as fast as float32."""
 _BATCH_ROWS, _BATCH_TOKENS = 8, 32
 _UNUSABLE = 1
 _FOUND = 1
@@ -45,7 +45,15 @@ def command(
     if is_json:
         emit(facts)
     else:
-        _show(facts)
+        out = console()
+        show_facts(out, dict(_shown(facts)))
+        for title, lines, style in (("to fix", facts["errors"], "red"), ("advice", facts["advice"], "yellow")):
+            for line in lines:
+                show_text(out, f"{title}: {line}", style=style)
+        if facts["is_usable"]:
+            show_text(out, "Overture can be used.", style="green")
+        else:
+            show_text(out, "Overture cannot be used until this is fixed.", style="bold red")
     if not facts["is_usable"]:
         raise typer.Exit(_UNUSABLE)
 
@@ -217,18 +225,6 @@ def _tokens_per_second(name: str) -> Facts:
             backbone.remember(live, positions, valid)
             seconds.append(time.perf_counter() - start)
     return {"load_seconds": loaded, "tokens_per_second": _BATCH_ROWS * _BATCH_TOKENS / min(seconds)}
-
-
-def _show(facts: Facts) -> None:
-    out = console()
-    show_facts(out, dict(_shown(facts)))
-    for title, lines, style in (("to fix", facts["errors"], "red"), ("advice", facts["advice"], "yellow")):
-        for line in lines:
-            show_text(out, f"{title}: {line}", style=style)
-    if facts["is_usable"]:
-        show_text(out, "Overture can be used.", style="green")
-    else:
-        show_text(out, "Overture cannot be used until this is fixed.", style="bold red")
 
 
 def _shown(facts: Facts) -> Iterator[tuple[str, str]]:

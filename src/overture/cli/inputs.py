@@ -44,7 +44,7 @@ class Inputs:
         return list(dict.fromkeys(name for row in self.rows for name in row.fields))
 
     def raise_if_bad(self, is_any_too_many: bool) -> None:
-        """Refuse rows none of which can be predicted, or some of which cannot where that is too many.
+        """Refuse the rows if none can be predicted, or, with `is_any_too_many`, if one cannot.
 
         Raises:
             DataError: names them.

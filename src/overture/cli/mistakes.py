@@ -108,7 +108,7 @@ def shortened(labels: Sequence[str], width: int) -> list[str]:
 
 
 def _most_confused(confusion: Confusion, most: int) -> tuple[list[str], list[list[int]]]:
-    """Labels and counts of a table that can be read: of many labels those with most errors, the others added up."""
+    """Labels and counts of the table to print: of many labels those with most errors, the others added up."""
     labels, counts = list(confusion.labels), confusion.counts
     if len(labels) <= most:
         return labels, [list(row) for row in counts]

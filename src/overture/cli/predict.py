@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 OnError = Literal["null", "skip", "fail"]
 _FEWEST_ROWS, _MOST_ROWS = 32, 1024
 _CHUNK_SECONDS = 5.0
-"""Rows are answered in groups that take about so long: fewer lose less when stopped, more save padding."""
+"""Seconds that a group of rows may take, about: small groups lose less when stopped, large ones save padding."""
 
 
 def command(

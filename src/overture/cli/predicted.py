@@ -36,7 +36,7 @@ class Predicted:
         return [row.fields for row in self.inputs.rows]
 
     def line(self, index: int, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-        """What is printed of a row: its place if it has one in a file, what the template shows of it, the answers."""
+        """A prediction as a line of JSON: the row's file and line, the text that the template shows, the answers."""
         row = self.inputs.rows[index]
         shown_inputs = []
         for task in self.tasks:
@@ -54,7 +54,7 @@ class Predicted:
         return {**line, **answers[0]}
 
     def record(self, index: int, outcomes: Sequence[Outcome], suffix: str) -> dict[str, Any]:
-        """A row of the output file: its own fields, and the answers under names that it has not."""
+        """A row of the output file: its own fields, and the answers under names that no column of the rows has."""
         fields = self.inputs.rows[index].fields
         answers = [_shown(task, outcome) for task, outcome in zip(self.tasks, outcomes, strict=True)]
         flat_answers = [_flat(task, answer) for task, answer in zip(self.tasks, answers, strict=True)]
@@ -88,7 +88,7 @@ class Predicted:
         return columns
 
     def notices(self) -> list[str]:
-        """Which answers have another name, since a column of the rows has theirs."""
+        """Notices of answers whose columns were renamed, because the rows have a column of that name."""
         names = ["prompts"] if self.refs else [name for columns in self._answer_columns for name in columns or {}]
         renamed = [f"{name!r} is in {self._free(name)!r}" for name in names if name in self._own]
         return [f"the rows have columns of the same names: {', '.join(renamed)}"] if renamed else []
@@ -97,7 +97,7 @@ class Predicted:
         return self._free(f"{self.refs[number]}.{name}" if self.refs else name)
 
     def _free(self, name: str) -> str:
-        """A name that is none of the rows' own."""
+        """A column name that the rows do not have."""
         while name in self._own:
             name = f"predicted_{name}"
         return name

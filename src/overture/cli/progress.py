@@ -149,7 +149,7 @@ class Whole:
                 self._step, self._step_start, self._trained, self._share = event.number, now, None, 0.0
                 return f"step {event.number} of {len(self._plan)}: {self._plan[event.number - 1].what}"
             case StepEvent():
-                # The first steps also pay for what is made once; the time of a step is measured behind them.
+                # The first steps include work that is done once, so the time of a step is measured after them.
                 self._trained = self._trained or (event.step, now)
                 first, since = self._trained
                 self._share = event.step / event.num_steps
@@ -173,7 +173,7 @@ class Whole:
             return None
         planned = [step.seconds for step in self._plan]
         done = sum(planned[: self._step - 1])
-        # What was planned too short or too long so far tells how the rest will be.
+        # How far measured and planned times differ so far corrects the plan of the remaining steps.
         pace = (self._step_start - self._first_start) / done if done > 0 else 1.0
         in_step = max(pace * planned[self._step - 1] - (self._clock() - self._step_start), 0.0)
         if self._trained and self._share > self._FIRST_SHARE:

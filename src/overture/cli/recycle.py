@@ -84,8 +84,8 @@ def _show(result: "RecycleResult", task: Path | None, flag: str) -> None:
     )
     show_text(
         out,
-        f"The map was fitted on {result.map.tokens:,} common tokens; others it meets with a mean cosine of "
-        f"{result.map.cosine:.3f} (1 is perfect).",
+        f"The map was fitted on {result.map.tokens:,} common tokens; on held-out tokens the mean cosine of "
+        f"mapped and real vectors is {result.map.cosine:.3f} (1 is perfect).",
     )
     if result.evaluation:
         _show_scores(out, result, result.evaluation)

@@ -55,11 +55,6 @@ def fsync_dir(path: Path) -> None:
         os.close(handle)
 
 
-def _fsync_file(path: Path) -> None:
-    with open(path, "rb+") as handle:
-        os.fsync(handle.fileno())
-
-
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Replace a file as a whole: temporary file, fsync, rename, fsync of the directory.
 
@@ -108,22 +103,19 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
             fill(temporary)
             for file in temporary.rglob("*"):
                 if file.is_file():
-                    _fsync_file(file)
+                    with open(file, "rb+") as handle:
+                        os.fsync(handle.fileno())
             fsync_dir(temporary)
             temporary.chmod(0o755)
-            _rename_folder(temporary, path)
+            try:
+                os.rename(temporary, path)
+            except OSError as error:
+                if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                    raise StoreError("the folder exists already", where=str(path)) from error
+                raise
             fsync_dir(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _rename_folder(source: Path, target: Path) -> None:
-    try:
-        os.rename(source, target)
-    except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-            raise StoreError("the folder exists already", where=str(target)) from error
-        raise
 
 
 def sweep_temporaries(folder: Path, *, is_deep: bool = False) -> list[Path]:

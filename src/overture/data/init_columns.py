@@ -64,7 +64,7 @@ class Column:
 
     @cached_property
     def filled(self) -> list[Any]:
-        """The values that hold something."""
+        """The values that are not empty."""
         return [value for value in self.values if not is_blank(value)]
 
     @cached_property
@@ -128,7 +128,7 @@ class Column:
 
     @property
     def is_identifier(self) -> bool:
-        """Whether it tells rows apart and says nothing about them."""
+        """Whether it looks like an identifier of rows."""
         if self.mean_words >= 3:
             return False
         if _ID_WORDS & set(self.words_of_name[-1:]) or self.name.startswith("_") or "unnamed" in self.words_of_name:

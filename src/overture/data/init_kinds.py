@@ -436,7 +436,7 @@ def _of_choices(columns: dict[str, Column]) -> Guess | None:
 
 
 def title(name: str) -> str:
-    """A field's name as it stands in a template; nothing for a column that only has a number."""
+    """A field's name as a sentence of the template uses it; empty for a column that is only numbered."""
     if re.fullmatch(r"column_\d+", name):
         return ""
     words = re.sub(r"[_\s{}]+", " ", name).strip()

@@ -165,7 +165,7 @@ def _with_names(row: Mapping[str, Any], table: Table) -> dict[str, Any]:
 
 
 def _spellings(labels: Mapping[str, int]) -> tuple[list[str], dict[str, list[str]]]:
-    """Labels without those that are another one but for their spelling, and the spellings of each label that stays."""
+    """Labels that differ by more than their spelling, and the other spellings of each."""
     groups: dict[str, list[str]] = {}
     for label in labels:
         groups.setdefault(normal_spelling(label), []).append(label)

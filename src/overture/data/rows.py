@@ -6,21 +6,12 @@ from functools import partial
 from typing import Any
 
 from overture.core.errors import Problem
-from overture.data.row import Row, answer_texts, broken_text, missing_field
+from overture.data.row import Row, broken_text, missing_field
 from overture.data.task import Task
 from overture.data.template import column_of
 from overture.data.values import kind
 
-__all__ = [
-    "Row",
-    "ShownRow",
-    "answers_of",
-    "gold_of",
-    "missing_field",
-    "row_problems",
-    "shown_rows",
-    "texts_of",
-]
+__all__ = ["Row", "ShownRow", "gold_of", "missing_field", "row_problems", "shown_rows", "texts_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +33,6 @@ def texts_of(task: Task, row: Row) -> dict[str, str]:
     """The texts of the fields that the template shows; the row must have passed `row_problems`."""
     may_be_null = len(task.fields) > 1
     return {name: task.spec.field_text(task, name, _value(name, row, may_be_null)) or "" for name in task.fields}
-
-
-def answers_of(task: Task, row: Row) -> tuple[str, ...]:
-    """The answers that count as right: one, or all of a list. Training uses the first."""
-    return answer_texts(row.fields[task.target_fields[0]])
 
 
 def gold_of(task: Task, rows: Sequence[Row]) -> tuple[Hashable, ...]:

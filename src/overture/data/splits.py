@@ -51,7 +51,7 @@ class Splits:
 
     @property
     def notices(self) -> list[str]:
-        """The oddities as sentences, one for each kind."""
+        """The notices as sentences, one for each kind."""
         return notice_texts(self.noticed)
 
 
@@ -109,7 +109,7 @@ def _raise_any(problems: list[Problem], fix: str = "") -> None:
 
 
 def _fix(task: Task, problems: list[Problem], rows: list[Row], notices: Notices) -> str:
-    """What leaves rows out, or what was assumed of the files if a field is missing from all of them."""
+    """How to fix the rows: settings that leave some out, or what was assumed of files whose rows all lack a field."""
     bad = {problem.where for problem in problems}
     if any(row.file in bad for row in rows):
         return "; ".join(notice_texts(notice for notice in notices.records() if not notice.count))

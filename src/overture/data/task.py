@@ -201,7 +201,10 @@ class Task(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         spec = self.spec
-        _check_options(spec, self.options)
+        try:
+            validated(spec.options, self.options, "options")
+        except ConfigError as error:
+            raise ValueError("; ".join(f"options.{problem}" for problem in error.problems)) from None
         spec.check(self)
         _ = self._spelled
         if self.metric not in spec.metrics:
@@ -327,18 +330,6 @@ class Task(Config):
     def dump(self) -> dict[str, Any]:
         """The task as plain values, for JSON; ``Task(**task.dump())`` gives it back."""
         return self.model_dump(mode="json")
-
-
-def _check_options(spec: TaskKind, options: dict[str, Any]) -> None:
-    """Check the kind's own options; each mistake is reported at `options.name`.
-
-    Raises:
-        ValueError: every mistake.
-    """
-    try:
-        validated(spec.options, options, "options")
-    except ConfigError as error:
-        raise ValueError("; ".join(f"options.{problem}" for problem in error.problems)) from None
 
 
 def _pieces_of(template: str | list[Message]) -> list[Parsed]:

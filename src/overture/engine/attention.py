@@ -99,7 +99,20 @@ class Step:
         """
         key = (window, num_groups, is_causal)
         if key not in self._masks:
-            seen = self._seen(window, is_causal)
+            num_rows, num_live = self.positions.shape
+            live = torch.ones(num_live, num_live, dtype=torch.bool, device=self.positions.device)
+            live = (live.tril() if is_causal else live) & self.valid[:, None, :]
+            if self.branch is not None:
+                live = live & ((self.branch[:, None, :] == 0) | (self.branch[:, None, :] == self.branch[:, :, None]))
+            blocks = [part.valid[:, None, :].expand(num_rows, num_live, -1) for part in self.memory]
+            seen = torch.cat([*blocks, live], dim=2)
+            if window is not None:
+                # An encoder's window is as wide on both sides.
+                distance = -self._distances()
+                seen = seen & ((distance if is_causal else distance.abs()) < window)
+            # Padding attends to itself: a row of the softmax without any key would be NaN in some kernels.
+            itself = torch.eye(num_live, dtype=torch.bool, device=seen.device)
+            seen[:, :, -num_live:] |= itself
             added = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
             added = added.repeat(1, num_groups, 1).unsqueeze(1)
             self._masks[key] = added if self.bias is None else added + self.bias(self._distances())
@@ -139,23 +152,6 @@ class Step:
             for part in self.memory
         ]
         return mask + torch.cat([*column_weights, mask.new_ones(num_rows, num_live)], dim=1).log()[:, None, None, :]
-
-    def _seen(self, window: int | None, is_causal: bool) -> Tensor:
-        num_rows, num_live = self.positions.shape
-        live = torch.ones(num_live, num_live, dtype=torch.bool, device=self.positions.device)
-        live = (live.tril() if is_causal else live) & self.valid[:, None, :]
-        if self.branch is not None:
-            live = live & ((self.branch[:, None, :] == 0) | (self.branch[:, None, :] == self.branch[:, :, None]))
-        blocks = [part.valid[:, None, :].expand(num_rows, num_live, -1) for part in self.memory]
-        seen = torch.cat([*blocks, live], dim=2)
-        if window is not None:
-            # An encoder's window is as wide on both sides.
-            distance = -self._distances()
-            seen = seen & ((distance if is_causal else distance.abs()) < window)
-        # Padding attends to itself: a row of the softmax without any key would be NaN in some kernels.
-        itself = torch.eye(num_live, dtype=torch.bool, device=seen.device)
-        seen[:, :, -num_live:] |= itself
-        return seen
 
     def _distances(self) -> Tensor:
         """Positions of columns less those of live tokens, [B, S, M+S]."""

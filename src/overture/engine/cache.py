@@ -115,16 +115,13 @@ class InputCache:
             self._memory[ids] = entry.contiguous()
             self.used_bytes += size
         elif not self._is_disk_full:
-            self._spill(ids, entry)
-
-    def _spill(self, ids: tuple[Hashable, ...], entry: Tensor) -> None:
-        try:
-            if self._disk is None:
-                self._disk = _SpillFile(self._spill_dir or cache_dir())
-            self._disk.put(ids, entry)
-        except (DiskFull, OSError) as error:
-            self._is_disk_full = True
-            self._notify(f"the input cache cannot grow ({error}); further texts are computed anew each time")
+            try:
+                if self._disk is None:
+                    self._disk = _SpillFile(self._spill_dir or cache_dir())
+                self._disk.put(ids, entry)
+            except (DiskFull, OSError) as error:
+                self._is_disk_full = True
+                self._notify(f"the input cache cannot grow ({error}); further texts are computed anew each time")
 
 
 class _SpillFile:

@@ -68,7 +68,9 @@ def _compiled(layer: torch.nn.Module, number: int, call: Callable[..., Any]) -> 
 
     def forward(*args: Any, overture: Step, **named: Any) -> Any:
         if _has_graphs(overture, number):
-            layer_step = _step_of(overture, number)
+            # The layer is number 0 of its own step, whichever it is; the masks are those of the whole pass.
+            memory = [_columns_of(part, number) for part in overture.memory]
+            layer_step = replace(overture, memory=memory, kept=None if overture.kept is None else {}, layer=0)
             try:
                 # Sizes that happen to be equal once are not taken to be equal always.
                 with config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
@@ -93,12 +95,6 @@ def _has_graphs(step: Step, layer: int) -> bool:
         return False
     # How many rows share a memory is a quotient of two symbols, over which torch thinks for half a minute a graph.
     return not is_shared(step.memory, layer, len(step.positions))
-
-
-def _step_of(step: Step, layer: int) -> Step:
-    """A step for one layer, numbered 0 whichever it is; the masks are those of the whole pass."""
-    memory = [_columns_of(part, layer) for part in step.memory]
-    return replace(step, memory=memory, kept=None if step.kept is None else {}, layer=0)
 
 
 def _columns_of(part: Columns, layer: int) -> Columns:

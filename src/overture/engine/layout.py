@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from overture.core.rows import Candidates, Element, Encoded, OneOf, Patch
+from overture.core.rows import Element, Encoded, OneOf, Patch
 from overture.engine.transfer import sent
 
 
@@ -91,7 +91,16 @@ def label_layout(rows: Sequence[Encoded], starts: Sequence[Start], device: torch
         line = _trunk(row, start)
         ends.append(len(line.ids) - 1)
         assert isinstance(row.target, OneOf)
-        _add_branches(line, row.target.candidates)
+        end = line.positions[-1]
+        for number, word in enumerate(row.target.candidates.words):
+            for offset, (token, following) in enumerate(pairwise(word)):
+                line.targets.append((len(line.ids), following))
+                line.words.append(number)
+                line.ids.append(token)
+                line.positions.append(end + 1 + offset)
+                line.branch.append(number + 1)
+                line.is_vector.append(False)
+                line.trunk_index.append(-1)
         lines.append(line)
     return _stacked(lines, ends, device)
 
@@ -130,19 +139,6 @@ def _trunk(row: Encoded, start: Start) -> Line:
     read = row.target.read if isinstance(row.target, OneOf) else None
     line.read = line.trunk_index.index(read) if isinstance(read, int) else len(line.ids) - 1
     return line
-
-
-def _add_branches(line: Line, candidates: Candidates) -> None:
-    end = line.positions[-1]
-    for number, word in enumerate(candidates.words):
-        for offset, (token, following) in enumerate(pairwise(word)):
-            line.targets.append((len(line.ids), following))
-            line.words.append(number)
-            line.ids.append(token)
-            line.positions.append(end + 1 + offset)
-            line.branch.append(number + 1)
-            line.is_vector.append(False)
-            line.trunk_index.append(-1)
 
 
 def _stacked(lines: Sequence[Line], ends: Sequence[int], device: torch.device) -> Layout:

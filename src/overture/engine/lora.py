@@ -38,7 +38,10 @@ def with_lora(
         BackboneError: peft is not installed.
         ArtifactError: the values are not those of such an adapter.
     """
-    peft = _peft()
+    try:
+        import peft
+    except ImportError:
+        raise BackboneError("LoRA needs the package peft, which is not installed", fix=install("peft")) from None
     other = backbone.copied()
     linear = _targets(other, options)
     config = peft.LoraConfig(
@@ -52,7 +55,11 @@ def with_lora(
         peft.inject_adapter_in_model(config, other.model, _NAME)
     for module in other.model.modules():
         module.eval()
-    adapter = {_short(name): value for name, value in other.model.named_parameters() if f".{_NAME}." in name}
+    adapter = {
+        name.removesuffix(f".{_NAME}.weight"): value
+        for name, value in other.model.named_parameters()
+        if f".{_NAME}." in name
+    }
     for value in adapter.values():
         # Half precision is for what is frozen: small steps would be lost in it.
         value.data = value.data.to(torch.promote_types(value.dtype, torch.float32))
@@ -61,14 +68,6 @@ def with_lora(
         _put(adapter, values)
         other.freeze()
     return other
-
-
-def _peft() -> Any:
-    try:
-        import peft
-    except ImportError:
-        raise BackboneError("LoRA needs the package peft, which is not installed", fix=install("peft")) from None
-    return peft
 
 
 def _targets(backbone: Backbone, options: LoraOptions) -> dict[str, Any]:
@@ -93,11 +92,6 @@ def _targets(backbone: Backbone, options: LoraOptions) -> dict[str, Any]:
             wanted="some of " + ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear})),
         )
     return wanted
-
-
-def _short(name: str) -> str:
-    """A value's name as it is stored: the linear map's, then lora_A or lora_B."""
-    return name.removesuffix(f".{_NAME}.weight")
 
 
 @torch.no_grad()

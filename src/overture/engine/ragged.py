@@ -67,7 +67,13 @@ def in_groups(
         together = hidden.new_zeros(*live.shape[:2], hidden.shape[-1]) if together is None else together
         together[indices, :length] = hidden
         for layer, pair in (group_step.kept or {}).items():
-            _put(step, layer, pair, indices)
+            assert step.kept is not None
+            if layer not in step.kept:
+                num_heads, width = pair[0].shape[1], pair[0].shape[3]
+                shape = (step.valid.shape[0], num_heads, step.valid.shape[1], width)
+                step.kept[layer] = (pair[0].new_zeros(shape), pair[1].new_zeros(*shape[:3], pair[1].shape[3]))
+            for whole, values in zip(step.kept[layer], pair, strict=True):
+                whole[indices, :, : values.shape[2]] = values
     assert together is not None
     return together
 
@@ -98,13 +104,3 @@ def _columns_of(part: Columns, indices: Tensor, num_rows: int) -> Columns:
         valid=of_group(part.valid),
         weights=None if part.weights is None else [of_group(value) for value in part.weights],
     )
-
-
-def _put(step: Step, layer: int, pair: tuple[Tensor, Tensor], indices: Tensor) -> None:
-    assert step.kept is not None
-    if layer not in step.kept:
-        num_heads, width = pair[0].shape[1], pair[0].shape[3]
-        shape = (step.valid.shape[0], num_heads, step.valid.shape[1], width)
-        step.kept[layer] = (pair[0].new_zeros(shape), pair[1].new_zeros(*shape[:3], pair[1].shape[3]))
-    for whole, values in zip(step.kept[layer], pair, strict=True):
-        whole[indices, :, : values.shape[2]] = values

@@ -89,7 +89,7 @@ class Tokenizer:
 
     @cached_property
     def _plain(self) -> Any:
-        """A tokenizer that knows no added token but white space; None where the library's own keeps them out of reach.
+        """A copy of the tokenizer whose only added tokens are white space; None where the library cannot make one.
 
         The library splits special tokens in text, but neither added tokens that are not special, such as Qwen's
         ``<think>``, nor those that are words of a Unigram vocabulary, such as T5's ``<extra_id_0>``.
@@ -104,7 +104,7 @@ class Tokenizer:
         rules = json.loads(self.inner.backend_tokenizer.to_str())
         rules["added_tokens"] = [token for token in rules["added_tokens"] if token["id"] not in added]
         rules["truncation"] = rules["padding"] = None
-        # A word that nobody can write keeps the place of each, so that no other token changes its number.
+        # A placeholder that no text contains keeps the place of each, so that other tokens keep their numbers.
         unsayable = {text: f"\0{secrets.token_hex(16)}" for token, text in added.items() if token != unknown}
         vocabulary = rules["model"]["vocab"]
         if isinstance(vocabulary, dict):
@@ -115,7 +115,7 @@ class Tokenizer:
 
     @cached_property
     def _plain_ids(self) -> dict[int, int]:
-        """Numbers of added white space in `_plain`, where they differ, to the model's."""
+        """Numbers of added white-space tokens in `_plain` -> those of the model, where they differ."""
         blank = {text: token for text, token in self.inner.added_tokens_encoder.items() if not text.strip()}
         return {self._plain.token_to_id(text): token for text, token in blank.items()}
 

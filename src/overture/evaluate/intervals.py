@@ -27,9 +27,7 @@ _CHUNK = 256
 _NO_SPREAD = "the bootstrap has no spread"
 
 
-def bootstrap(
-    metric: str, gold: Answers, predicted: Answers, seed: int = 0, resamples: int = 2000, *, level: float = LEVEL
-) -> Interval:
+def bootstrap(metric: str, gold: Answers, predicted: Answers, seed: int = 0, resamples: int = 2000) -> Interval:
     """A metric with its interval; the same seed gives the same interval.
 
     Args:
@@ -38,7 +36,6 @@ def bootstrap(
         predicted: the answers given, in the same order.
         seed: seed of the resampling.
         resamples: how often the rows are drawn again.
-        level: confidence of the interval.
 
     Returns:
         The interval, and the method that found it: Wilson for shares of right rows; else bootstrap percentiles,
@@ -54,17 +51,20 @@ def bootstrap(
     value, n = measure(gold, predicted), len(gold)
     num_right = sum(measure.rows(gold, predicted))
     if measure.is_right is not None:
-        low, high, method = *wilson(num_right, n, level), "Wilson"
+        low, high, method = *wilson(num_right, n), "Wilson"
     else:
         scores_R = _resampled(measure, Counter(zip(gold, predicted, strict=True)), seed, resamples)
-        low, high = _percentiles(scores_R, level)
+        low, high = _percentiles(scores_R, LEVEL)
         method = "bootstrap percentile"
         if measure.is_distance:
             low, high, method = *_mirrored(value, scores_R, (low, high), measure.bounds), "bootstrap, mirrored"
         if low == high:
-            low, high = _without_spread(measure, gold, predicted, level)
+            # A row may be right though it adds nothing to the metric: no entities found where there are none.
+            rows = zip(gold, predicted, measure.rows(gold, predicted), strict=True)
+            counted = [is_right for g, p, is_right in rows if not is_right or measure([g], [p])]
+            low, high = wilson(sum(counted), len(counted)) if counted else (0.0, 1.0)
             method = f"Wilson over right rows: {_NO_SPREAD}"
-    return interval_around(value, low, high, measure, n=n, level=level, method=method, seed=seed)
+    return interval_around(value, low, high, measure, n=n, level=LEVEL, method=method, seed=seed)
 
 
 def interval_around(
@@ -94,14 +94,6 @@ def _mirrored(
     """
     added = max(0.0, float(scores_R.mean()) - value)
     return max(bounds[0], min(value, 2 * value - ends[1] - added)), min(bounds[1], max(value, 2 * value - ends[0]))
-
-
-def _without_spread(measure: Metric, gold: Answers, predicted: Answers, level: float) -> tuple[float, float]:
-    """Wilson's interval of the share of right rows, among those that the metric counts; 0 to 1 where it counts none."""
-    # A row may be right though it adds nothing to the metric: no entities found where there are none.
-    rows = zip(gold, predicted, measure.rows(gold, predicted), strict=True)
-    counted = [is_right for g, p, is_right in rows if not is_right or measure([g], [p])]
-    return wilson(sum(counted), len(counted), level) if counted else (0.0, 1.0)
 
 
 def wilson(num_right: int, n: int, level: float = LEVEL) -> tuple[float, float]:
@@ -223,14 +215,11 @@ def permutation_test(
     return (num_as_far + 1) / (resamples + 1)
 
 
-def across_seeds(
-    values: Sequence[float], level: float = LEVEL, bounds: tuple[float, float] = (-math.inf, math.inf)
-) -> Spread:
+def across_seeds(values: Sequence[float], bounds: tuple[float, float] = (-math.inf, math.inf)) -> Spread:
     """Mean, standard deviation and t interval of a score over seeds; one seed has no spread.
 
     Args:
         values: the score of each seed.
-        level: of the interval.
         bounds: the smallest and the largest value that a score can have; the interval ends there.
 
     Raises:
@@ -244,7 +233,7 @@ def across_seeds(
     from scipy.stats import t
 
     sd = stdev(values)
-    half = float(t.ppf((1 + level) / 2, n - 1)) * sd / math.sqrt(n)
+    half = float(t.ppf((1 + LEVEL) / 2, n - 1)) * sd / math.sqrt(n)
     low, high = within(bounds, mean - half, mean + half)
     return Spread(mean=mean, sd=sd, low=low, high=high, n_seeds=n)
 

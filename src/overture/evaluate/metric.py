@@ -113,14 +113,10 @@ def mean_of(
 
 
 def mean_of_part(
-    name: str,
-    of: Of,
-    value: Callable[[Hashable, Hashable], float],
-    counts: Callable[[Hashable], bool],
-    tokenizer: str = "",
+    name: str, value: Callable[[Hashable, Hashable], float], counts: Callable[[Hashable], bool], tokenizer: str
 ) -> Metric:
-    """The mean of a value over the rows whose right answer counts; 0 where none does."""
-    return Metric(name, of, None, mean_of(value, counts), counts=counts, tokenizer=tokenizer)
+    """The mean of a value of texts over the rows whose right answer counts; 0 where none does."""
+    return Metric(name, "texts", None, mean_of(value, counts), counts=counts, tokenizer=tokenizer)
 
 
 def from_sums(

@@ -170,8 +170,8 @@ METRICS_OF_TEXTS = (
     share("squad_em", "texts", _is_squad_right, tokenizer=_SQUAD_WORDS),
     Metric("squad_f1", "texts", None, mean_of(_squad_f1), tokenizer=_SQUAD_WORDS),
     # HasAns_f1 and NoAns_exact of the script for version 2.0.
-    mean_of_part("squad_f1_answerable", "texts", _squad_f1, _has_answer, tokenizer=_SQUAD_WORDS),
-    mean_of_part("no_answer_accuracy", "texts", _squad_f1, lambda gold: not _has_answer(gold), tokenizer=_SQUAD_WORDS),
+    mean_of_part("squad_f1_answerable", _squad_f1, _has_answer, tokenizer=_SQUAD_WORDS),
+    mean_of_part("no_answer_accuracy", _squad_f1, lambda gold: not _has_answer(gold), tokenizer=_SQUAD_WORDS),
     Metric(
         "bleu", "texts", None, from_sums(functools.partial(_statistics, "bleu"), _bleu), tokenizer=f"13a, {CHARACTERS}"
     ),

@@ -86,17 +86,17 @@ def resampled(
     return Resampled(metric, gold, tuple(predicted), tuple(measure(gold, answers) for answers in predicted), draws)
 
 
-def interval_over_seeds(found: Resampled, level: float = LEVEL) -> Interval:
+def interval_over_seeds(found: Resampled) -> Interval:
     """The mean over seeds with its interval; of one seed the interval over the rows alone."""
     if len(found.values) == 1:
-        return bootstrap(found.metric, found.gold, found.predicted[0], level=level)
-    half = _half_width(found.values, found.draws.mean(axis=0), len(found.gold), level)[0]
+        return bootstrap(found.metric, found.gold, found.predicted[0])
+    half = _half_width(found.values, found.draws.mean(axis=0), len(found.gold), LEVEL)[0]
     if half == 0:
         # No seed and no row differ; the rows' own interval keeps its width.
-        return bootstrap(found.metric, found.gold, found.predicted[0], level=level)
+        return bootstrap(found.metric, found.gold, found.predicted[0])
     measure, mean = metric_named(found.metric), found.mean
     low, high = within(measure.bounds, mean - half, mean + half)
-    return interval_around(mean, low, high, measure, n=len(found.gold), level=level, method=BOTH)
+    return interval_around(mean, low, high, measure, n=len(found.gold), level=LEVEL, method=BOTH)
 
 
 def spread_over_seeds(scores: Resampled) -> Spread:

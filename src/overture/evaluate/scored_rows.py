@@ -1,4 +1,4 @@
-"""The rows that a stored prompt is scored on; imports no torch, so that what is wrong with them is told at once."""
+"""The rows that a stored prompt is scored on; imports no torch, so that mistakes are reported at once."""
 
 from collections.abc import Sequence
 

@@ -239,7 +239,7 @@ def _contradictions(config: AdapterConfig, form: Format, tensors: "dict[str, tor
         layers = 2 * (config.num_layers or 0) if form.is_memory else 1
         # A prefix without num_layers is split by the model's; its width is checked there.
         if layers and table.shape[1] != layers * config.token_dim:
-            yield Problem(TABLE, f"{table.shape[1]} columns, the config tells {layers} * {config.token_dim}")
+            yield Problem(TABLE, f"{table.shape[1]} columns, the config says {layers} * {config.token_dim}")
     if form.extra:
         cols, rows = (tensors[name] for name in form.extra)
         wanted = ([rows.shape[0], table.shape[0], rows.shape[1]], [cols.shape[0], cols.shape[2], table.shape[1]])

@@ -41,7 +41,9 @@ def integrated(answerer: LocalAnswerer, prompt: Injection, rows: Sequence[Encode
     """
     import numpy as np
 
-    ends = _tensors(prompt)
+    ends = [("vectors", prompt.vectors.values)] if prompt.vectors else []
+    if prompt.memory:
+        ends += [("keys", prompt.memory.memory.keys), ("values", prompt.memory.memory.values)]
     starts = [_baseline(answerer, name, value) for name, value in ends]
     places, weights = np.polynomial.legendre.leggauss(nodes)
     gradients = [torch.zeros_like(value) for _, value in ends]
@@ -69,13 +71,6 @@ def integrated(answerer: LocalAnswerer, prompt: Injection, rows: Sequence[Encode
 
 def _mean_loss(answerer: LocalAnswerer, prompt: Injection, rows: Sequence[Encoded]) -> Tensor:
     return answerer.losses(rows, [prompt] * len(rows), with_vector_targets=False).mean()
-
-
-def _tensors(prompt: Injection) -> list[tuple[str, Tensor]]:
-    named = [("vectors", prompt.vectors.values)] if prompt.vectors else []
-    if prompt.memory:
-        named += [("keys", prompt.memory.memory.keys), ("values", prompt.memory.memory.values)]
-    return named
 
 
 def _with(prompt: Injection, values: Sequence[Tensor]) -> Injection:

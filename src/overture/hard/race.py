@@ -52,7 +52,7 @@ def raced(
         num_kept = max(keep, math.ceil(len(running) / 2))
         ranked = sorted(running, key=mean, reverse=True)
         running = ranked[:num_kept] + [candidate for candidate in ranked[num_kept:] if candidate.key in always]
-        # Where nobody can be dropped any more the rest of the rows comes at once.
+        # When no candidate can be dropped any more, all remaining rows are scored at once.
         end = len(numbers) if len(running) <= keep + len(always) else min(2 * done, len(numbers))
     standings = [
         Standing(candidate=candidate, log_likelihood=mean(candidate), rows=len(of_candidate[candidate.key]))
@@ -74,7 +74,7 @@ def row_scores(num_candidates: int, num_rows: int, first: int) -> int:
 
 
 def luck_of(num_candidates: int, rights: Sequence[Sequence[bool]]) -> Luck:
-    """What the best of several equal candidates gains by luck: z_C sqrt(d / 2n).
+    """The expected gain of the best of several equal candidates by luck: z_C sqrt(d / 2n).
 
     Args:
         num_candidates: C.

@@ -100,26 +100,23 @@ class TextScorer:
                 otherwise in front of or behind rows than alone.
         """
         if candidate.key not in self._texts:
-            self._texts[candidate.key] = self._checked(candidate)
+            tokenizer, text = self.backbone.text.tokenizer, candidate.text
+            if text and not text.strip():
+                raise Refused("an empty text")
+            if len(tokenizer.split_specials(text)) > 1 or any(special for _, special in tokenizer.split_specials(text)):
+                raise Refused("special tokens in the text")
+            ids = tokenizer.encode_plain(text) if text else []
+            if len(ids) > self.room:
+                raise Refused(f"longer than {self.room} tokens")
+            if any(gram in self._copied for gram in _grams(text)):
+                raise Refused(f"{_COPIED_WORDS} words or more of a training row")
+            prompt = self._rendered(candidate, ids)
+            if len(prompt.ids) + 64 > tokenizer.max_length:
+                raise Refused("no room for rows in the model's context")
+            if prompt.ids and not self._is_stable(candidate, prompt):
+                raise Refused("tokenised otherwise beside a row")
+            self._texts[candidate.key] = prompt
         return self._texts[candidate.key]
-
-    def _checked(self, candidate: Candidate) -> TextPrompt:
-        tokenizer, text = self.backbone.text.tokenizer, candidate.text
-        if text and not text.strip():
-            raise Refused("an empty text")
-        if len(tokenizer.split_specials(text)) > 1 or any(special for _, special in tokenizer.split_specials(text)):
-            raise Refused("special tokens in the text")
-        ids = tokenizer.encode_plain(text) if text else []
-        if len(ids) > self.room:
-            raise Refused(f"longer than {self.room} tokens")
-        if any(gram in self._copied for gram in _grams(text)):
-            raise Refused(f"{_COPIED_WORDS} words or more of a training row")
-        prompt = self._rendered(candidate, ids)
-        if len(prompt.ids) + 64 > tokenizer.max_length:
-            raise Refused("no room for rows in the model's context")
-        if prompt.ids and not self._is_stable(candidate, prompt):
-            raise Refused("tokenised otherwise beside a row")
-        return prompt
 
     def _rendered(self, candidate: Candidate, ids: list[int]) -> TextPrompt:
         tokenizer = self.backbone.text.tokenizer
@@ -270,14 +267,14 @@ class TextScorer:
         return whole + len(text.after_ids) * len(rows) + len(text.before_ids)
 
     def order(self, split: str, numbers: Sequence[int]) -> None:
-        """Say in which order rows will be used: their texts are read in blocks of it.
+        """Set the order in which rows will be used: their texts are read in blocks of that order.
 
         So a text is always computed in the same company, and a search that goes on computes the same bits.
         """
         self._blocks[split] = [list(numbers[start : start + _BLOCK]) for start in range(0, len(numbers), _BLOCK)]
 
     def count_reading(self, candidates: Sequence[Candidate], split: str, numbers: Sequence[int]) -> None:
-        """Count the texts that scoring these candidates would read, as read: a search that goes on counts alike."""
+        """Count the texts that scoring these candidates would read, so that a resumed search counts the same tokens."""
         for candidate in candidates:
             if not self.text_of(candidate).begins:
                 self._blocks_of(self.rows(candidate, split), split, numbers)

@@ -265,7 +265,7 @@ def _request(
     """The request for a task with rows in memory and settings by keyword.
 
     Raises:
-        UserError: all that is wrong; an unknown keyword is told with the section to which its key belongs.
+        UserError: all that is wrong; an unknown keyword is reported with the section that its key belongs to.
     """
     if not isinstance(task, str | Path | Mapping | Task):
         raise ConfigError(

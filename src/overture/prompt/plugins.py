@@ -14,7 +14,6 @@ from hashlib import sha256
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any, get_args
 
 from overture.core.config import Config
@@ -53,13 +52,30 @@ def add_file(methods: dict[str, Method], path: Path) -> list[str]:
             where=str(path),
             fix="read it, and copy it elsewhere if you trust it",
         )
-    module = _imported(path)
+    name = f"overture_plugin_{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"
+    if not (spec := spec_from_file_location(name, path)) or not spec.loader:
+        raise ConfigError("a plug-in is a Python file", where=str(path), wanted="a name that ends with .py")
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = getattr(error, "lineno", None) or (lines[-1] if lines else "")
+        raise ConfigError(
+            "the plug-in cannot be loaded", where=f"{path}:{line}", got=f"{type(error).__name__}: {error}"
+        ) from error
     given = getattr(module, "METHODS", None) or getattr(module, "METHOD", None)
     records = [
         replace(record, module=record.module or module.__name__, plugin=path.name)
         for record in _records(given, str(path))
     ]
-    if missing := [record.name for record in records if record.module == module.__name__ and not _has_build(module)]:
+    if missing := [
+        record.name
+        for record in records
+        if record.module == module.__name__ and not callable(getattr(module, "build", None))
+    ]:
         raise ConfigError(
             "the plug-in has no function that builds its method",
             where=str(path),
@@ -77,24 +93,6 @@ def add_installed(methods: dict[str, Method]) -> None:
             _add(methods, list(_of_entry_point(point)), point.value)
         except Exception as error:
             _log.warning("the methods of entry point %s (%s) cannot be loaded: %s", point.name, point.value, error)
-
-
-def _imported(path: Path) -> ModuleType:
-    name = f"overture_plugin_{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"
-    if not (spec := spec_from_file_location(name, path)) or not spec.loader:
-        raise ConfigError("a plug-in is a Python file", where=str(path), wanted="a name that ends with .py")
-    module = module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = getattr(error, "lineno", None) or (lines[-1] if lines else "")
-        raise ConfigError(
-            "the plug-in cannot be loaded", where=f"{path}:{line}", got=f"{type(error).__name__}: {error}"
-        ) from error
-    return module
 
 
 def _of_entry_point(point: EntryPoint) -> Iterator[Method]:
@@ -130,10 +128,6 @@ def _mistake(record: Method) -> str:
     if without := [place for place in record.places if not record.learning_rate.get(place)]:
         return f"learning_rate is missing for {', '.join(without)}"
     return ""
-
-
-def _has_build(module: ModuleType) -> bool:
-    return callable(getattr(module, "build", None))
 
 
 def _add(methods: dict[str, Method], records: list[Method], where: str) -> None:

@@ -71,11 +71,11 @@ def colour(way: str) -> str:
     return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue, lightness, saturation))
 
 
-def colour_of(field: str, names: Sequence[str], title: str | None = None, with_legend: bool = True) -> alt.Color:
+def colour_of(field: str, names: Sequence[str], with_legend: bool = True) -> alt.Color:
     """Each name in its own colour."""
     scale = alt.Scale(domain=list(names), range=[colour(name) for name in names])
     legend = alt.Legend(symbolOpacity=1, orient="bottom", columns=3) if with_legend else None
-    return alt.Color(f"{field}:N", scale=scale, title=title, legend=legend)
+    return alt.Color(f"{field}:N", scale=scale, title=None, legend=legend)
 
 
 def data(rows: Sequence[Mapping[str, Any]]) -> alt.Data:
@@ -114,12 +114,8 @@ def interval_chart(
         y=order, x=axis("value"), color=colours
     )  # fmt: skip
     layers = [spans, *([ticks] if seeds else ()), points, numbers]
-    return alt.layer(*layers).properties(width=_plot_width(width, names), height=alt.Step(46))
-
-
-def _plot_width(width: int, names: Sequence[str]) -> int:
-    """Width that is left for the plot beside the names of its lines."""
-    return max(150, width - 30 - min(170, round(6.8 * max(map(len, names), default=0))))
+    names_width = min(170, round(6.8 * max(map(len, names), default=0)))
+    return alt.layer(*layers).properties(width=max(150, width - 30 - names_width), height=alt.Step(46))
 
 
 # -- files and pages

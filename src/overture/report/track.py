@@ -46,7 +46,7 @@ class Tracker(Protocol):
         ...
 
     def end(self, is_whole: bool) -> None:
-        """Close the record; the run came to its end, or did not."""
+        """Close the record of a run that was finished, or stopped before its end."""
         ...
 
 
@@ -136,7 +136,7 @@ class Trackers:
         self._trackers[name] = _OPENED[name](run, folder, params)
 
     def _guarded(self, name: str, act: Callable[[], None]) -> None:
-        """Do something with a tracker; one that fails is told of and left out from then on."""
+        """Call a tracker; one that raises is reported once and not called again."""
         try:
             # Standard output belongs to the command: some trackers greet there.
             with contextlib.redirect_stdout(sys.stderr):

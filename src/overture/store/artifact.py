@@ -154,10 +154,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise ArtifactError(
             "the manifest is too long", where=str(path), wanted=f"at most {precheck.MAX_MANIFEST_BYTES} bytes"
         )
-    return _manifest(precheck.strict_json(raw, str(path)), str(path))
-
-
-def _manifest(values: Any, where: str) -> Manifest:
+    values = precheck.strict_json(raw, str(path))
+    where = str(path)
     version = values.get("format_version") if isinstance(values, dict) else None
     if isinstance(version, int) and version != FORMAT_VERSION:
         raise ArtifactError(

@@ -99,7 +99,7 @@ class Index:
             return f"damaged ({error})" if _is_damage(error) else ""
 
     def _set_aside(self) -> bool:
-        """Rename the file where it is still faulty; whether that was possible."""
+        """Rename the file if it is still damaged; returns whether it could."""
         try:
             with self._lock():
                 # Another process may have mended it while this one waited.

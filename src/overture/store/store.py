@@ -107,7 +107,14 @@ class Store:
             StoreError: no such prompt; the error names similar ones.
         """
         if not named_only and is_path(ref):
-            return _prompt_folder(Path(ref))
+            path = Path(ref)
+            if "\0" in str(path) or not (path / MANIFEST_FILE).is_file():
+                raise StoreError(
+                    "this is no prompt's folder",
+                    got=f"{str(path)!r:.200}",
+                    wanted=f"a folder that holds {MANIFEST_FILE}",
+                )
+            return path
         return self._version_folder(self._with_version(parsed_ref(str(ref))))
 
     def check_can_add(self, name: str) -> None:
@@ -282,14 +289,6 @@ def _stamp(folder: Path) -> str:
     except OSError:
         return "missing"
     return f"{stat.st_mtime_ns}-{stat.st_ctime_ns}-{stat.st_size}-{stat.st_ino}"
-
-
-def _prompt_folder(path: Path) -> Path:
-    if "\0" in str(path) or not (path / MANIFEST_FILE).is_file():
-        raise StoreError(
-            "this is no prompt's folder", got=f"{str(path)!r:.200}", wanted=f"a folder that holds {MANIFEST_FILE}"
-        )
-    return path
 
 
 def _last_version(folder: Path) -> int:

@@ -28,7 +28,7 @@ from overture.train.options import TrainConfig
 _SMOOTH = 0.8
 _RISEN = 0.25
 _TENTH = 0.1
-# Earlier steps that a step's smoothed loss leans on.
+# How many earlier steps a smoothed loss is averaged over.
 _WIDTH = 3.0
 
 

@@ -1,4 +1,4 @@
-"""What was noticed in a task's data: counted, with its first place, and told in a few sentences."""
+"""Notices about a task's data: counted, with the first place, merged into a few sentences."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ _MAX_SUBJECTS = 10
 class DataNotice(Record):
     """Something in the data that is no error: what it is, how often it occurs, where first, and what was done."""
 
-    kind: str = Field(description="what was noticed; notices of one kind are told together")
+    kind: str = Field(description="what was noticed; notices of one kind are shown together")
     subject: str = Field("", description="what it was noticed in: a field, a label, a file")
     count: int = Field(0, description="how many there are; 0 where nothing is counted")
     unit: str = Field("row", description="what is counted, in the singular")

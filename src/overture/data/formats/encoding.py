@@ -26,7 +26,7 @@ _HIGH = re.compile(rb"[\x80-\xff]")
 
 
 def text_of(source: Source) -> str:
-    """A file's text; empty, with a problem, where its encoding is wrong or cannot be told.
+    """A file's text; empty, with a problem, where its encoding is wrong or unknown.
 
     Lines that end as on old Macs, with a carriage return alone, end with a line feed.
     """

@@ -83,7 +83,7 @@ def conversation(item: Item, messages: Sequence[Message | None], source: Source)
     Args:
         item: the record.
         messages: its messages, None for those that are wrong.
-        source: is told what is left out.
+        source: gets a notice of what is left out.
     """
     if any(message is None for message in messages):
         return []

@@ -366,7 +366,7 @@ def _answer_ids(task: TaskFile, tools: Tools, source: _Source, spans: Spans) -> 
 
 
 def _number(text: str, words: Sequence[tuple[int, int]], position: int, start: int, end: int) -> str:
-    """What tells a span from earlier ones of the same text; nothing for the first."""
+    """The number behind a span whose text stood earlier in the row; empty for the first."""
     number = number_of(text, words, position, start, end)
     return f" ({number})" if number > 1 else ""
 

@@ -339,7 +339,12 @@ class _Task:
         }
         task = validated(Task, values, str(self.path))
         for row in _rows_of(values["data"]):
-            theirs = _right_choice(row, choices, target)
+            texts, value = _list_in(row, choices), row.fields.get(target.name)
+            names = list(target.choices) if target.choices is not None else _list_in(row, target.within or choices)
+            text = label_text(value) or ""
+            is_number = target.is_index and text.isdecimal()
+            index = int(text) if is_number else names.index(text) if text in names else len(texts)
+            theirs = texts[index] if index < len(texts) else None
             if theirs is not None and not task.spec.problems(task, row) and task.spec.gold(task, row) != theirs:
                 differs = f"{row.where} means {theirs!r:.60} there and {task.spec.gold(task, row)!r:.60} here"
                 raise self.refused("doc_to_target", f"labels that mean the same choice here; {differs}")
@@ -412,16 +417,6 @@ def _rows_of(data: Mapping[str, Any]) -> list[Row]:
 def _values_of(data: Mapping[str, Any], name: str) -> list[Any]:
     """Values of a field in local data; none where the data lies elsewhere or lacks the field."""
     return [row.fields[name] for row in _rows_of(data) if row.fields.get(name) is not None]
-
-
-def _right_choice(row: Row, choices: str, target: Field) -> str | None:
-    """The choice that the harness takes for right; None where it finds none."""
-    texts, value = _list_in(row, choices), row.fields.get(target.name)
-    names = list(target.choices) if target.choices is not None else _list_in(row, target.within or choices)
-    text = label_text(value) or ""
-    is_number = target.is_index and text.isdecimal()
-    index = int(text) if is_number else names.index(text) if text in names else len(texts)
-    return texts[index] if index < len(texts) else None
 
 
 def _list_in(row: Row, path: str) -> list[str]:

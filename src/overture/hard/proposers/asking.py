@@ -1,4 +1,4 @@
-"""What a language model is told when it proposes instructions, and how its answer is read."""
+"""The request to a language model that proposes instructions, and the reading of its answer."""
 
 import re
 

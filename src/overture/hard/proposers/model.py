@@ -29,7 +29,7 @@ class Model:
             raise BackboneError("this model writes no proposals", where=name, wanted="a decoder")
 
     def propose(self, ask: Ask) -> list[Candidate]:
-        """Instructions of one answer that is drawn by chance."""
+        """The instructions in one sampled answer."""
         tokenizer = self.backbone.text.tokenizer
         request = request_of(ask)
         if tokenizer.inner.chat_template:

@@ -11,7 +11,7 @@ from overture.train.options import TrainConfig
 Seconds = Callable[[Sequence[int], int, bool], float]
 _FEW_SEEDS, _ENOUGH_SEEDS = 2, 3
 _FEW_TEST_ROWS = 30
-"""Fewer test rows than these are not proposed: their intervals would tell nothing apart."""
+"""The fewest test rows that are proposed: with fewer, intervals are too wide to separate any ways."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,14 @@ def _lab(
 ) -> Lab:
     tune = config.tune
     splits = load_splits(tune.task)
-    _check_rows(config, splits)
+    problems = []
+    for name in ("validation", "test"):
+        if not getattr(splits, name):
+            problems.append(Problem(f"data.{name}", "no rows", f"set data.{name}_share: 0.2"))
+    if config.sizes[-1] > len(splits.train):
+        problems.append(Problem("--size", f"{config.sizes[-1]}, but there are {len(splits.train)} training rows"))
+    if problems:
+        raise DataError("these rows cannot be compared on", problems=problems)
     passages = passages_of(config.unrelated)
 
     def notify(text: str) -> None:
@@ -163,17 +170,6 @@ def _lab(
     cache_bytes = None if tune.cache_gb is None else int(tune.cache_gb * 1e9)
     bench = Bench(backbone, store, cache_bytes, notify)
     return Lab(bench, tune.task, splits, config.min_steps, passages, listener, is_stop_asked)
-
-
-def _check_rows(config: CompareConfig, splits: Splits) -> None:
-    problems = []
-    for name in ("validation", "test"):
-        if not getattr(splits, name):
-            problems.append(Problem(f"data.{name}", "no rows", f"set data.{name}_share: 0.2"))
-    if config.sizes[-1] > len(splits.train):
-        problems.append(Problem("--size", f"{config.sizes[-1]}, but there are {len(splits.train)} training rows"))
-    if problems:
-        raise DataError("these rows cannot be compared on", problems=problems)
 
 
 class _Comparison:
@@ -231,7 +227,10 @@ class _Comparison:
             if not is_done and way.name not in self.fitting:
                 self._check_fit(way)
         self._refuse_other_requests()
-        plan = self._plan()
+        plan = self._kept_plan()
+        if plan is None:
+            plan = self._whole_plan() if self.config.budget is None else self._plan_within(self.config.budget)
+            self.folder.keep_plan(self._plan_request, plan)
         self._notify_untuned(plan)
 
         seconds_of_last = 0.0
@@ -244,7 +243,13 @@ class _Comparison:
                 self.folder.keep_plan(self._plan_request, plan)
                 return plan
             started, trials = time.monotonic(), self._trial_seconds
-            self._run(self._missing(seed, plan), plan)
+            self._show_progress(plan)
+            # A cell that fails does not stop the others.
+            for done in self._cells.map(self._missing(seed, plan), self.lab.listener):
+                if done.error:
+                    self._note_failure(done.job.key, done.error)
+                else:
+                    self._keep(done.checked(), done.seconds, plan)
             seconds_of_last = time.monotonic() - started - (self._trial_seconds - trials)
         if self._first_error and not self._num_done(plan):
             raise self._first_error
@@ -264,15 +269,6 @@ class _Comparison:
                     raise
                 except OvertureError as error:
                     self._note_failure(key, error)
-
-    def _run(self, jobs: Iterator[CellJob], plan: Plan) -> None:
-        """Run cells and keep each as soon as it is done; one that fails does not stop the others."""
-        self._show_progress(plan)
-        for done in self._cells.map(jobs, self.lab.listener):
-            if done.error:
-                self._note_failure(done.job.key, done.error)
-            else:
-                self._keep(done.checked(), done.seconds, plan)
 
     def _keep(self, cell: Cell, seconds: float, plan: Plan) -> None:
         self.folder.keep(self._by_name[cell.way], cell)
@@ -321,7 +317,7 @@ class _Comparison:
         return choice.tried
 
     def _notify_untuned(self, plan: Plan) -> None:
-        """Say so where learning rates shall be chosen, but cells with another rate are there and are kept."""
+        """Notify that a way keeps the default learning rate of cells that were measured without choosing one."""
         for way in self.ways:
             choice = self.folder.chosen(way)
             if plan.is_tuned and len(way.rates) > 1 and choice and not choice.tried:
@@ -330,14 +326,6 @@ class _Comparison:
                 )
 
     # -- planning
-
-    def _plan(self) -> Plan:
-        """The plan that is kept, or a new one."""
-        plan = self._kept_plan()
-        if plan is None:
-            plan = self._whole_plan() if self.config.budget is None else self._plan_within(self.config.budget)
-            self.folder.keep_plan(self._plan_request, plan)
-        return plan
 
     @property
     def _plan_request(self) -> PlanRequest:

@@ -126,20 +126,17 @@ class CellFolder:
         """
         choice = self.files.rate(way.name)
         if choice is None:
-            return self._rate_of_cells(way)
+            cells = [cell for cell in self.files.cells(way.name).values() if cell.lr is not None]
+            if not cells or len({cell.lr for cell in cells}) > 1:
+                return None
+            cell, by_hand = cells[0], way.config.train.lr
+            if (by_hand and by_hand != cell.lr) or cell.config is None:
+                return None
+            if cell.config.differences(self._identity(way, cell.key, cell.lr)):
+                return None
+            return RateChoice(**dict(cell.key), lr=cell.lr, config=self._identity_of_rate(way))
         is_other = way.config.train.lr is not None and choice.lr != way.config.train.lr
         return None if choice.lr is None or is_other or not self._is_for(choice, way) else choice
-
-    def _rate_of_cells(self, way: Way) -> RateChoice | None:
-        cells = [cell for cell in self.files.cells(way.name).values() if cell.lr is not None]
-        if not cells or len({cell.lr for cell in cells}) > 1:
-            return None
-        cell, by_hand = cells[0], way.config.train.lr
-        if (by_hand and by_hand != cell.lr) or cell.config is None:
-            return None
-        if cell.config.differences(self._identity(way, cell.key, cell.lr)):
-            return None
-        return RateChoice(**dict(cell.key), lr=cell.lr, config=self._identity_of_rate(way))
 
     def trials_at(self, way: Way, key: Key) -> RateChoice | None:
         """A choice of a way's learning rate at a cell that was stopped before its end."""

@@ -125,7 +125,7 @@ def prune(
     chosen = name or f"{manifest.name}-pruned"
     store.check_can_add(chosen)
     request = request_again(manifest, store, Path(task) if task else None)
-    # Rows that somebody names may be others; those of the run must be the run's.
+    # Rows of a named task file may be others; rows of the prompt's own run must be unchanged.
     begun = None if task else run_of(store, manifest, "").request()
     with TemporaryDirectory() as folder:
         # A stopped run cannot be resumed, so its folder need not stay.

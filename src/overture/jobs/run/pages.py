@@ -93,7 +93,11 @@ def write_page_of_evaluation(
 
 
 def _prompt_facts(manifest: Manifest, folder: Path) -> PromptFacts:
-    labels = manifest.task.get("labels") or {}
+    words_of = manifest.task.get("labels") or {}
+    labels = {
+        label: ", ".join(map(repr, words)) if isinstance(words, list | tuple) else repr(words)
+        for label, words in (words_of.items() if isinstance(words_of, dict) else ())
+    }
     rates = (manifest.options.train or {}).get("lr")
     weights = folder / TENSORS_FILE
     rows = manifest.lineage.train_rows
@@ -105,17 +109,13 @@ def _prompt_facts(manifest: Manifest, folder: Path) -> PromptFacts:
         trainable=manifest.trainable,
         model=Path(manifest.backbone.id).name if Path(manifest.backbone.id).is_absolute() else manifest.backbone.id,
         template=str(manifest.task.get("template") or ""),
-        labels={label: _words_text(words) for label, words in labels.items()} if isinstance(labels, dict) else {},
+        labels=labels,
         stored_bytes=weights.stat().st_size if weights.exists() else None,
         lr=rates if isinstance(rates, float) else None,
         seed=manifest.lineage.seed,
         train_rows=rows if isinstance(rows, int) else None,
         created=manifest.created,
     )
-
-
-def _words_text(words: object) -> str:
-    return ", ".join(map(repr, words)) if isinstance(words, list | tuple) else repr(words)
 
 
 def _commands(manifest: Manifest, store_flag: str) -> list[str]:

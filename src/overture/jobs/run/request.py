@@ -109,7 +109,10 @@ def resolved(
         DataError: data files are missing, and nothing else is wrong.
         StoreError: the task's name is a device's on some system, and nothing else is wrong.
     """
-    values, where = _merged(source, settings or {}, assignments), _name_of(source)
+    values, where = (
+        _merged(source, settings or {}, assignments),
+        "the task" if isinstance(source, Mapping) else str(source),
+    )
     prompt_values = values.get("prompt")
     if isinstance(prompt_values, Mapping) and prompt_values.get("place") is None:
         method = METHODS.get(str(prompt_values.get("method")))
@@ -142,10 +145,6 @@ def tune_config(path: Path, assignments: Sequence[str] = ()) -> TuneConfig:
         ConfigError: every mistake, with the nearest known key.
     """
     return _validated(_merged(path, {}, assignments), TuneConfig, str(path))
-
-
-def _name_of(source: Path | Mapping[str, Any]) -> str:
-    return "the task" if isinstance(source, Mapping) else str(source)
 
 
 def _merged(

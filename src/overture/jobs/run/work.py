@@ -301,7 +301,7 @@ def prepared(
     """Rows and model of a run, as `read_material` reads them.
 
     Args:
-        run: is told of notices.
+        run: gets the notices.
         config: the request.
         store: where prompts are.
         is_stop_asked: looked at after each step.

@@ -249,7 +249,7 @@ class Race:
                 count(key, num_epochs_of(result) + (self._validation_share(trials[key]) if result.best else 0))
                 if not result.best:
                     predicted, score = state.empty_answers()
-                    state.work.notice(f"{key} diverged with seed {seed}, and counts as answering nothing")
+                    state.work.notice(f"{key} diverged with seed {seed}, and scores as a model that answers nothing")
                     scores[key] = RaceScore(seed=seed, score=score, loss=0.0, predicted=predicted, path="", seconds=0.0)
                     continue
                 path = f"race-{turn}/{key}.prompt.safetensors"
@@ -275,7 +275,9 @@ class Race:
         state, default = self.state, self.state.default_trial
         ended = [trial for trial in state.ranked() if state.values_file(trial)]
         if default and default.history and default not in ended:
-            state.work.notice("the budget ended before the task file's own setting: nothing can be held against it")
+            state.work.notice(
+                "the budget ended before the task file's own setting was trained: nothing is compared with it"
+            )
             return []
         chosen = {trial.number: trial for trial in [*(trial for trial in ended if trial is default), *ended[:1]]}
         lanes = []

@@ -1,4 +1,4 @@
-"""Requests for several tasks in one run: they must agree. Checked without torch, so that a mistake is told at once."""
+"""Requests for several tasks in one run must agree; checked without torch, so that mistakes are reported at once."""
 
 from collections import Counter
 from collections.abc import Sequence

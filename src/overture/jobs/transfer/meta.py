@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,7 +118,15 @@ class _Learner:
         self.works, self.unseen, self.config = works, unseen, config
         self.request = works[0].config
         self.prompt = works[0].built(self.request.prompt, self.request.seed).prompt
-        _check_prompt(self.prompt, self.request)
+        injection = self.prompt.injection() if isinstance(self.prompt, PromptMethod) else None
+        has_targets = injection is not None and injection.vectors is not None and bool(injection.vectors.targets)
+        if injection is None or injection.labels is not None or injection.offset is not None or has_targets:
+            raise ConfigError(
+                f"method {self.request.prompt.method!r} gives no start for other tasks",
+                where="prompt.method",
+                wanted="vectors, or keys and values, that belong to no task",
+                fix="--method vectors or --method prefix",
+            )
         assert isinstance(self.prompt, PromptMethod)
         self.values: Values = self.prompt.trainable()
         rate = self.request.train.lr or own_rate(self.request.prompt)
@@ -262,23 +269,6 @@ class _Learner:
             ),
             trainable=sum(value.numel() for value in self.values.values()),
             seconds=seconds,
-        )
-
-
-def _check_prompt(prompt: Any, request: TuneConfig) -> None:
-    """Check that a prompt's values mean the same for every task, and can start another prompt.
-
-    Raises:
-        ConfigError: they hold something of one task.
-    """
-    injection = prompt.injection() if isinstance(prompt, PromptMethod) else None
-    has_targets = injection is not None and injection.vectors is not None and bool(injection.vectors.targets)
-    if injection is None or injection.labels is not None or injection.offset is not None or has_targets:
-        raise ConfigError(
-            f"method {request.prompt.method!r} gives no start for other tasks",
-            where="prompt.method",
-            wanted="vectors, or keys and values, that belong to no task",
-            fix="--method vectors or --method prefix",
         )
 
 

@@ -311,7 +311,16 @@ class _Multi:
         manifest, tensors = load_artifact(work.store.get(ref))
         for text in check_fingerprint(manifest.backbone, backbone_ref(work.backbone)):
             work.notice(f"{manifest.ref}: {text}")
-        _check_labels(task, ref, tensors)
+        candidates = task.work.encoder.candidates
+        counts = [len(tensors[name]) for name in ("labels", f"{STATE}labels") if name in tensors]
+        if candidates and any(count != len(candidates.labels) for count in counts):
+            raise ConfigError(
+                "the teacher's label vectors are not those of the task",
+                where=f"--teacher {ref}",
+                got=f"{counts[0]} label vectors",
+                wanted=f"{len(candidates.labels)}, for task {task.name}",
+                fix="name the teachers in the order of the tasks",
+            )
         source = prompt_source(work.backbone, work.encoder, work.rows["train"], work.store)
         values = values_of(manifest, tensors, work.backbone)
         model = PromptedModel(work.backbone, prompt_from(values, config_of(manifest), source), work.cache)
@@ -480,21 +489,3 @@ def _has_values(task: _Task, fitted: FitResult) -> bool:
         where=task.name,
         fix="a smaller learning rate: --set train.lr=0.001",
     )
-
-
-def _check_labels(task: _Task, ref: str, tensors: dict[str, Tensor]) -> None:
-    """Check that a teacher's label vectors, if it has any, are as many as the task's labels.
-
-    Raises:
-        ConfigError: they are not.
-    """
-    candidates = task.work.encoder.candidates
-    counts = [len(tensors[name]) for name in ("labels", f"{STATE}labels") if name in tensors]
-    if candidates and any(count != len(candidates.labels) for count in counts):
-        raise ConfigError(
-            "the teacher's label vectors are not those of the task",
-            where=f"--teacher {ref}",
-            got=f"{counts[0]} label vectors",
-            wanted=f"{len(candidates.labels)}, for task {task.name}",
-            fix="name the teachers in the order of the tasks",
-        )

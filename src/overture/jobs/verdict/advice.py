@@ -8,7 +8,7 @@ from overture.jobs.verdict.scores import Scores, pair_of
 
 _SAME_COST = 0.9
 _MANY_TIMES = 20
-"""More test rows than so many times those that there are are not asked for."""
+"""The advice asks for at most so many times the test rows that there are."""
 
 
 def advice_on(scores: Scores, pairs: Sequence[Pair], ledger: Sequence[Cost], margin: float) -> Advice:

@@ -103,7 +103,7 @@ def proposed(
         proposers: by name.
         ask_of: the state of the search for a proposer, from its name and how many candidates are wanted of it.
         count: candidates of all together.
-        notice: told of proposers that fail.
+        notice: called with a sentence for each proposer that fails.
     """
     accepted: dict[str, Candidate] = {}
     refused: Counter[str] = Counter()

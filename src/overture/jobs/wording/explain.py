@@ -108,6 +108,7 @@ class _Explainer:
         gold_B = torch.tensor([names.index(label) for label in gold])
         texts = [" ".join(texts_of(task, row).values()) for row in rows]
         parts, checks = self._parts(prompted, encoded, rows)
+        words = handle.manifest.text
         return Explanation(
             prompt=handle.manifest.ref,
             backbone=handle.manifest.backbone.id,
@@ -115,7 +116,7 @@ class _Explainer:
             method=handle.manifest.method,
             place=handle.manifest.place,
             length=handle.manifest.length,
-            text=[text for text in _texts(handle.manifest.text) if text],
+            text=[text for text in (words.before, words.after) if text] if words else [],
             split=self.split,
             rows=len(rows),
             compared=paired_test(gold, said[0], said[1], "accuracy"),
@@ -289,7 +290,3 @@ class _Explainer:
             ],
             is_cut=len(words) > len(shown),
         )
-
-
-def _texts(text: TextPrompt | None) -> list[str]:
-    return [text.before, text.after] if text else []

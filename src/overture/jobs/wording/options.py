@@ -32,7 +32,7 @@ class HardConfig(Config):
     first_rows: FirstRows = 8
     race_rows: int = Field(128, ge=2, description="Rows of a race's last rung, at most all validation rows.")
     max_tokens: float | None = Field(
-        None, gt=0, description="Budget in live tokens of the scorer; what is left out when it ends is told."
+        None, gt=0, description="Budget in live tokens of the scorer; a notice says what was left out when it is spent."
     )
     minutes: float | None = Field(None, gt=0, description="Budget in minutes, at the speed that is measured first.")
     shuffle_labels: bool = Field(

@@ -229,7 +229,7 @@ class _Search:
     def own(self) -> list[Candidate]:
         """The controls that race with the others: the task file, and the user's own text."""
         text = self.config.hard.text
-        # A text that begins at once would be glued to the row's.
+        # Without white space between them, the text would join the row's last word.
         lead = "" if text[:1].isspace() else "\n"
         return [Candidate(), *([Candidate(text=lead + text, origin="own text")] if text else [])]
 
@@ -409,7 +409,7 @@ class _Search:
             self.run.event(ProgressEvent(what=what, done=done, total=total))))  # fmt: skip
 
     def _claims(self, winner: Candidate, scored: Scored, split: str) -> list[Claim]:
-        """The winner against each control; of a control that won itself nothing can be claimed."""
+        """The winner against each control, but not against itself where a control won."""
         task, seed = self.config.task, self.config.seed
         controls = {"the task file alone": Candidate()}
         if self.config.hard.text:
@@ -458,7 +458,7 @@ class _Search:
 
     def interrupted(self) -> HardResult:
         """The best so far, kept with its validation score; the test rows are not looked at."""
-        # A listener may raise at every sign of progress once a stop is asked for.
+        # Once a stop is asked for, a listener may raise at any event.
         self.run.listener = ignore
         winner = self.best[0].candidate if self.standings else Candidate()
         metrics = (

@@ -342,7 +342,9 @@ class _Translator:
                 scores_BC = scorer.scores([candidate], "test", numbers)[0]
                 fidelity.append(measure.of(what, text, scores_BC, self._perplexity(scorer, text.after_ids)))
         if not measure.is_gain_shown:
-            self.notice("the soft prompt's own gain is not shown on these rows, so no share of it can be kept")
+            self.notice(
+                "these rows do not show that the soft prompt is better than none, so the share that words keep is left out"
+            )
         kept = self._stored(winner, scorer)
         return TranslateResult(
             prompt=str(ref_of(kept)),
@@ -379,7 +381,7 @@ class _Translator:
 
     @torch.no_grad()
     def _perplexity(self, scorer: TextScorer, ids: list[int]) -> float | None:
-        """Of the words behind rows, the first token left out; none for texts of one token or in front."""
+        """Perplexity of the words behind rows, without their first token; None for one token, or words in front."""
         if len(ids) < 2:
             return None
         rows = [behind(row, ids[:1], tuple(ids[1:])) for row in scorer.shown(Wording(), False).rows["train"][:16]]
