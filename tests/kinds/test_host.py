@@ -201,7 +201,7 @@ def test_kept_texts_stay_within_their_bytes(tmp_path):
     rows = [f"row {number}" for number in range(40)]
     for folder in folders:
         predictions = host.open(folder).predict(rows)
-        assert 0 < host.kept_bytes <= 20_000
+        assert 0 < host._cache.used_bytes <= 20_000
         for prediction, expected in zip(predictions, plain.open(folder).predict(rows), strict=True):
             assert prediction.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
-    assert plain.kept_bytes > 20_000
+    assert plain._cache.used_bytes > 20_000

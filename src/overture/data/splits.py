@@ -85,9 +85,8 @@ def load_splits(task: Task) -> Splits:
         _raise_any([Problem(train[0].file, only)])
     if labels != {""}:
         _tell_labels(task, sampled, notices)
-    _tell_corrections(task, sampled, notices)
-    _tell_empty_texts(task, sampled, notices)
-    _tell_unreachable_answers(task, sampled, notices)
+    for row in (row for rows in sampled.values() for row in rows):
+        _tell_row(task, row, notices)
     repeats = _tell_repeats(task, sampled, notices)
     return Splits(train, sampled["validation"], sampled["test"], notices.records(), repeats)
 
@@ -271,25 +270,17 @@ def _tell_labels(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices)
         notices.add("labels without a row", f"{label!r} in {' and '.join(names)}")
 
 
-def _tell_corrections(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices) -> None:
-    for row in (row for rows in rows_of.values() for row in rows):
-        for what in task.spec.corrections(task, row):
-            notices.add(what, count=1, first=row.where)
-
-
-def _tell_empty_texts(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices) -> None:
-    for row in (row for rows in rows_of.values() for row in rows):
-        for name, text in texts_of(task, row).items():
-            if not text.strip():
-                notices.add("empty text in a field", name, count=1, first=row.where)
-
-
-def _tell_unreachable_answers(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices) -> None:
-    for row in (row for rows in rows_of.values() for row in rows):
-        text = task.spec.stopped(task, row)
-        if text is not None and any(stop in text.strip() for stop in task.stop):
-            kind, unit = "answers that hold a text at which generation stops", "answer"
-            notices.add(kind, count=1, unit=unit, first=row.where, done="change stop")
+def _tell_row(task: Task, row: Row, notices: Notices) -> None:
+    """Notice corrections of a row, empty texts, and an answer that cannot be written to its end."""
+    for what in task.spec.corrections(task, row):
+        notices.add(what, count=1, first=row.where)
+    for name, text in texts_of(task, row).items():
+        if not text.strip():
+            notices.add("empty text in a field", name, count=1, first=row.where)
+    answer = task.spec.stopped(task, row)
+    if answer is not None and any(stop in answer.strip() for stop in task.stop):
+        kind = "answers that hold a text at which generation stops"
+        notices.add(kind, count=1, unit="answer", first=row.where, done="change stop")
 
 
 def _tell_repeats(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices) -> dict[str, int]:

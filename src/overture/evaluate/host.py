@@ -235,11 +235,6 @@ class Host:
         assert self._backbone is not None, "a host without a model has opened no prompt"
         return self._backbone
 
-    @property
-    def kept_bytes(self) -> int:
-        """Memory that kept texts take now."""
-        return self._cache.used_bytes
-
     # -- prompts
 
     def open(self, ref: str | Path) -> Handle:
@@ -331,7 +326,9 @@ class Host:
             same_task = by_encoding.setdefault(request.handle.encoding, {})
             same_task.setdefault(request.handle.encoder.reserve, []).append(index)
         fields_of = {id(request.fields): request.fields for request in requests}
-        keys = {number: _key(fields) for number, fields in fields_of.items()}
+        # Values that are not of JSON are equal only to themselves.
+        key_of = partial(json.dumps, sort_keys=True, default=lambda value: f"{type(value)} {id(value)}")
+        keys = {number: key_of(fields) for number, fields in fields_of.items()}
         for by_reserve in by_encoding.values():
             # A row that fits whole beside the longest prompt is the same beside a shorter one.
             shared: dict[str, tuple[Encoded, ...]] = {}
@@ -373,13 +370,17 @@ class Host:
             handle, parts = ask.handle, ask.parts
             if index in problems:
                 continue
+            question = partial(handle.task.spec.question, handle.task)
             refusal_key = (id(handle), type(parts[0].target).__name__)
             if refusal_key not in refusals:
-                refusals[refusal_key] = _refusal(handle, parts[0])
+                refusals[refusal_key] = None
+                try:
+                    handle.model().check([parts[0]], question(parts[0]))
+                except BackboneError as error:
+                    refusals[refusal_key] = error
             if refusal := refusals[refusal_key]:
                 problems[index] = refusal
                 continue
-            question = partial(handle.task.spec.question, handle.task)
             part_items[index] = list(range(len(items), len(items) + len(parts)))
             items += [_Item(handle, part, question(part)) for part in parts]
             for part in parts:
@@ -453,11 +454,6 @@ class Host:
         return answers
 
 
-def _key(fields: Fields) -> str:
-    """Equal for rows with equal fields; values that are not of JSON are equal only to themselves."""
-    return json.dumps(fields, sort_keys=True, default=lambda value: f"{type(value)} {id(value)}")
-
-
 def _encode(
     encoder: Encoder, requests: Mapping[str, Ask]
 ) -> tuple[dict[str, tuple[Encoded, ...]], dict[str, DataError]]:
@@ -484,15 +480,6 @@ def _encode(
             except DataError as error:
                 problems[key] = error
         return encoded, problems
-
-
-def _refusal(handle: Handle, row: Encoded) -> BackboneError | None:
-    """Why the model cannot answer such rows under a prompt; None where it can."""
-    try:
-        handle.model().check([row], handle.task.spec.question(handle.task, row))
-    except BackboneError as error:
-        return error
-    return None
 
 
 def _cut(items: Sequence[_Item], groups: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:

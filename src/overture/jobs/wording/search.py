@@ -158,12 +158,7 @@ class _Search:
 
     @classmethod
     def prepared(
-        cls,
-        run: Run,
-        config: HardRequest,
-        store: Store,
-        is_stop_asked: Callable[[], bool],
-        backbone: Backbone | None,
+        cls, run: Run, config: HardRequest, store: Store, is_stop_asked: Callable[[], bool], backbone: Backbone | None
     ) -> "_Search":
         """Rows read, the model loaded, the texts of validation rows kept, and the budget said.
 
@@ -258,7 +253,19 @@ class _Search:
         # Other words may be likelier behind the examples and the instruction that were found.
         self._stage("structure", sources, 1, options.structures // 2, first=2)
         self._prune(sources)
-        return self._finished(*self._final())
+        winner, luck = self._final()
+        validation = self._scored(winner, "validation")
+        split = "test" if self.splits.test else "validation"
+        if split == "validation":
+            self.notice("there are no test rows: the claims are on rows that chose the winner, so they are too good")
+        scored = self._scored(winner, "test") if self.splits.test else validation
+        metrics = {
+            name: some.split_scores(self.config.task) for name, some in (("validation", validation), (split, scored))
+        }
+        result = self._result(winner, metrics, self._claims(winner, scored, split), luck)
+        self.run.write("result.json", result)
+        self.run.event(EndEvent(prompt=result.prompt))
+        return result
 
     def _proposer(self, source: str) -> Proposer:
         options = self.config.hard
@@ -442,19 +449,6 @@ class _Search:
             )
             for (name, test), p_corrected in zip(tests.items(), corrected, strict=True)
         ]
-
-    def _finished(self, winner: Candidate, luck: Luck) -> HardResult:
-        validation = self._scored(winner, "validation")
-        split = "test" if self.splits.test else "validation"
-        if split == "validation":
-            self.notice("there are no test rows: the claims are on rows that chose the winner, so they are too good")
-        scored = self._scored(winner, "test") if self.splits.test else validation
-        metrics = {"validation": validation.split_scores(self.config.task)}
-        metrics |= {"test": scored.split_scores(self.config.task)} if self.splits.test else {}
-        result = self._result(winner, metrics, self._claims(winner, scored, split), luck)
-        self.run.write("result.json", result)
-        self.run.event(EndEvent(prompt=result.prompt))
-        return result
 
     def interrupted(self) -> HardResult:
         """The best so far, kept with its validation score; the test rows are not looked at."""

@@ -343,7 +343,7 @@ class _Translator:
                 fidelity.append(measure.of(what, text, scores_BC, self._perplexity(scorer, text.after_ids)))
         if not measure.is_gain_shown:
             self.notice(
-                "these rows do not show that the soft prompt is better than none, so the share that words keep is left out"
+                "these rows do not show a gain of the soft prompt itself, so the share that words keep is left out"
             )
         kept = self._stored(winner, scorer)
         return TranslateResult(
