@@ -17,6 +17,7 @@ from overture.jobs.run.request import resolved
 from overture.jobs.wording.options import HardRequest
 from overture.jobs.wording.plan import shuffled
 from overture.jobs.wording.search import resume_words, search_words
+from overture.store.runs import Run
 from overture.store.store import Store
 from text_prompts import written_task
 
@@ -193,4 +194,9 @@ def test_a_search_does_not_go_on_with_other_rows(task, tmp_path):
     file.write_text(whole)
     with pytest.raises(ArtifactError):
         resume_words(stopped.run, store, backbone=backbone_of("gpt2"))
-    assert resume_words(stopped.run, store, backbone=backbone_of("llama")).status == "finished"
+    with pytest.raises(ConfigError):
+        resume_words(stopped.run, store, backbone=backbone_of("llama"), settings=["hard.rounds=1"])
+    moved = [f"data.validation={file.rename(tmp_path / 'moved.jsonl')}"]
+    assert resume_words(stopped.run, store, backbone=backbone_of("llama"), settings=moved).status == "finished"
+    data = Run.open(store.runs, stopped.run).config(HardRequest).task.data
+    assert data.validation == tmp_path / "moved.jsonl"

@@ -43,7 +43,9 @@ def resume_command(
     if kind == "hard":
         from overture.jobs.wording.search import resume_words
 
-        searched_words = worked(lambda listener, stop: resume_words(run, kept, listener, stop), store, is_json, run)
+        searched_words = worked(
+            lambda listener, stop: resume_words(run, kept, listener, stop, settings=settings or []), store, is_json, run
+        )
         finish(searched_words, store, is_json, show_words)
         return
     if kind == "search":

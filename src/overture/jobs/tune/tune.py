@@ -17,7 +17,7 @@ from overture.engine.prompted import PromptedModel
 from overture.evaluate.history import overfitting
 from overture.jobs.run.request import TuneConfig, settled, with_moved_data
 from overture.jobs.run.tracked import tracked
-from overture.jobs.run.work import SPLITS, Member, Work, begun_run, read_material, taken_up, work_on
+from overture.jobs.run.work import SPLITS, Member, Work, begun_run, metrics_of, read_material, taken_up, work_on
 from overture.jobs.tune.adapted import Tuned, tuned_alone, tuned_with_adapter
 from overture.jobs.tune.plan import plan_of
 from overture.jobs.tune.result import finished, seed_file
@@ -169,7 +169,7 @@ def _measured(work: Work, model: PromptedModel, what: str, meter: Meter, shots: 
     scored = {name: work.score(model, name, f"scoring {what}, {name}") for name in SPLITS if work.rows[name]}
     return Measured(
         shots=shots,
-        metrics={name: rows.split_scores(work.task) for name, rows in scored.items()},
+        metrics=metrics_of(work.task, scored),
         trainable=0,
         seconds=meter.seconds,
         peak_bytes=meter.peak_bytes,
@@ -252,10 +252,10 @@ def _seed_result(work: Work, seed: int, tuned: Tuned, scorer: Scorer | None, met
     values = prompt_tensors(tuned.model.prompt)
     values |= {ADAPTER + name: value for name, value in tuned.model.backbone.inner.items()}
     write_sealed(work.run.folder / seed_file(seed), values)
-    metrics = {name: rows.split_scores(work.task) for name, rows in scored.items()}
     predicted = {name: rows.predicted for name, rows in scored.items()}
     confidences = {name: rows.confidence for name, rows in scored.items() if rows.confidence} or None
-    result = result.model_copy(update={"metrics": metrics, "predicted": predicted, "confidences": confidences})
+    facts = {"metrics": metrics_of(work.task, scored), "predicted": predicted, "confidences": confidences}
+    result = result.model_copy(update=facts)
     work.run.write(f"seed-{seed}/result.json", result)
     return result
 

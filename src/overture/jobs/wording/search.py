@@ -42,7 +42,7 @@ from overture.hard.proposers.registry import STAGES, check_source, proposer_of
 from overture.hard.race import luck_of, raced, row_scores
 from overture.hard.scorer import Refused, TextScorer
 from overture.jobs.run.keep import new_manifest
-from overture.jobs.run.request import check_no_adapter
+from overture.jobs.run.request import check_no_adapter, with_moved_data
 from overture.jobs.run.same import hold_model, hold_rows
 from overture.jobs.run.tracked import tracked
 from overture.jobs.wording.book import Book, proposed
@@ -90,16 +90,28 @@ def resume_words(
     listener: Listener = ignore,
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
+    settings: Sequence[str] = (),
 ) -> HardResult:
     """Go on with a stopped search; what was scored is not scored again, and the end is the same bit for bit.
 
+    Args:
+        ref: the run's name or folder.
+        store: where the prompt goes.
+        listener: called with each event.
+        is_stop_asked: looked at between passes.
+        backbone: a loaded model; loaded by the task's name when None.
+        settings: where data files lie now: ``data.train=rows.jsonl``.
+
     Raises:
         StoreError: there is no such run, or another process works on it.
+        ConfigError: a setting is no data file's.
+        DataError: the rows have changed since the run began.
+        ArtifactError: the model has changed since the run began.
     """
     run = Run.open(store.runs, ref, listener)
     if result := run.read("result.json", HardResult):
         return result
-    return _execute(run, run.config(HardRequest), store, is_stop_asked, backbone)
+    return _execute(run, with_moved_data(run.config(HardRequest), settings), store, is_stop_asked, backbone)
 
 
 def check_request(config: HardRequest) -> None:
@@ -171,6 +183,7 @@ class _Search:
         if not splits.validation:
             raise DataError("a search needs validation rows", where="data", fix="set data.validation_share: 0.2")
         hold_rows(run, splits, task.data)
+        run.keep_config(config.model_dump(mode="json"))
         if options.shuffle_labels:
             splits = shuffled(splits, task.label_field, config.seed)
 
