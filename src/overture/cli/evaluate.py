@@ -17,12 +17,12 @@ from overture.cli.options import (
 )
 from overture.cli.out import console, emit, loading, remark, say, show_text
 from overture.cli.pages import show_page
-from overture.cli.progress import display, stages
+from overture.cli.progress import display
 from overture.cli.report import calibration_lines, show_scores, show_verdicts
 from overture.cli.wrong import write_errors
 from overture.core.errors import ConfigError
 from overture.core.records.data import DataNotice, notice_texts
-from overture.core.records.events import NoticeEvent
+from overture.core.records.events import NoticeEvent, as_notices, as_progress
 from overture.core.records.tune import Evaluation
 
 
@@ -98,9 +98,9 @@ def command(
 
     show = display()
     with show.live():
-        host = Host(allow_drift=allow_drift, notify=lambda text: show(NoticeEvent(text=text)))
+        host = Host(allow_drift=allow_drift, notify=as_notices(show))
         handle = host.open(folder)
-        result, all_wrong = measured(handle, rows, name, stages(show), calibrated)
+        result, all_wrong = measured(handle, rows, name, as_progress(show), calibrated)
         texts = [*notice_texts(notices), *handle.encoder.notices]
         for text in texts:
             show(NoticeEvent(text=text))

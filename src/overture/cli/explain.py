@@ -18,7 +18,8 @@ from overture.cli.options import (
 from overture.cli.out import console, emit, loading, say, seconds_text, show_notes, show_text
 from overture.cli.report import sentence, verdict_style
 from overture.core.errors import ConfigError
-from overture.core.records.events import NoticeEvent
+from overture.core.records.data import DataNotice, notice_texts
+from overture.core.records.events import NoticeEvent, as_notices, as_progress
 from overture.jobs.wording.options import ExplainConfig
 
 if TYPE_CHECKING:
@@ -57,11 +58,16 @@ def command(
     if target.is_dir() or not target.absolute().parent.is_dir():
         raise ConfigError("the page cannot be written", where="--page", got=str(target), wanted="a file's path")
 
-    from overture.cli.progress import display, stages
+    from overture.cli.progress import display
     from overture.data.task_rows import rows_of_file
     from overture.evaluate.scored_rows import check_scorable, rows_of_run
 
-    split, rows = ("data", rows_of_file(task, data)[0]) if data else rows_of_run(kept, manifest, "")
+    notices: list[DataNotice] = []
+    if data:
+        split = "data"
+        rows, notices = rows_of_file(task, data)
+    else:
+        split, rows = rows_of_run(kept, manifest, "")
     check_scorable(task, rows)
     loading()
 
@@ -71,8 +77,10 @@ def command(
 
     show = display()
     with show.live():
-        host = Host(allow_drift=allow_drift, notify=lambda text: show(NoticeEvent(text=text)))
-        result = explain(host.open(folder), rows, split, config, stages(show))
+        for text in notice_texts(notices):
+            show(NoticeEvent(text=text))
+        host = Host(allow_drift=allow_drift, notify=as_notices(show))
+        result = explain(host.open(folder), rows, split, config, as_progress(show))
     write_page(result, target)
     if is_json:
         emit({**result.dump(), "page": str(target)})

@@ -50,11 +50,6 @@ def display() -> Display:
     return Bars() if sys.stderr.isatty() else Lines()
 
 
-def stages(show: Display) -> Callable[[str, int, int], None]:
-    """A callback for library functions, which call it with (what, done, all)."""
-    return lambda what, done, total: show(ProgressEvent(what=what, done=done, total=total))
-
-
 def lasting_line(event: Event) -> str:
     """The line that an event leaves behind, or nothing."""
     text = ""

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, cast
 
 from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
 from overture.cli.out import console, emit, loading, say, show_text
-from overture.cli.progress import display, stages
+from overture.cli.progress import display
 from overture.cli.report import show_next, tune_from
 from overture.cli.tables import Column, show_table
+from overture.core.records.events import as_progress
 
 if TYPE_CHECKING:
     from overture.core.injection import Place
@@ -27,7 +28,7 @@ def command(prompt: PromptArgument, store: StoreOption = None, is_json: JsonOpti
 
     show = display()
     with show.live():
-        result = similar(prompt, kept, stages(show))
+        result = similar(prompt, kept, as_progress(show))
     if is_json:
         emit(result.dump())
     else:

@@ -15,7 +15,7 @@ from overture.cli.options import (
     store_root,
     with_flags,
 )
-from overture.cli.out import console, emit, say, seconds_text, show_notes, show_text
+from overture.cli.out import console, emit, loading, say, seconds_text, show_notes, show_text
 from overture.cli.report import asking, interval_text, show_next
 from overture.cli.tables import Column, show_table
 from overture.jobs.run.request import tune_config
@@ -47,6 +47,7 @@ def command(
 
     from overture.core.config import validated
     from overture.hard.proposers.registry import check_source
+    from overture.store.names import checked_name
     from overture.store.store import Store
 
     config = validated(TranslateConfig, given.of(TranslateConfig), "overture translate")
@@ -54,8 +55,11 @@ def command(
         check_source(source)
     kept = Store(root, say)
     kept.get(prompt)
+    if name:
+        checked_name(name)
     if task:
         tune_config(task)
+    loading()
 
     from overture.cli.progress import display
     from overture.jobs.wording.translate import translate

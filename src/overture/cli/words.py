@@ -12,7 +12,7 @@ from overture.cli.out import console, emit, loading, seconds_text, show_notes, s
 from overture.cli.report import interval_text, show_next
 from overture.cli.tables import Column, show_table
 from overture.cli.tune import BACKBONE
-from overture.core.records.events import NoticeEvent
+from overture.core.records.events import as_notices, as_progress
 from overture.jobs.run.request import TuneConfig, resolved
 from overture.jobs.search.options import WordsConfig
 
@@ -30,7 +30,7 @@ def command(
     is_json: JsonOption = False,
 ) -> None:
     """Propose label words from the training rows; measure them on validation rows, without training."""
-    from overture.cli.progress import display, stages
+    from overture.cli.progress import display
     from overture.core.config import validated
     from overture.data.splits import load_splits
     from overture.engine.options import check_source
@@ -50,8 +50,8 @@ def command(
         result = study.words(
             request.task,
             config,
-            progress=stages(show),
-            notify=lambda text: show(NoticeEvent(text=text)),
+            progress=as_progress(show),
+            notify=as_notices(show),
         )
     if is_json:
         emit(result.dump())

@@ -22,7 +22,7 @@ from overture.core.errors import ConfigError, Problem
 from overture.core.files import store_dir, write_atomic
 from overture.core.records.compare import Summary
 from overture.core.records.data import notice_texts
-from overture.core.records.events import Listener, NoticeEvent, ProgressEvent, ignore
+from overture.core.records.events import Listener, NoticeEvent, as_progress, ignore
 from overture.core.records.search import SearchResult
 from overture.core.records.tune import Evaluation, TuneResult
 from overture.data.read import table_of
@@ -211,14 +211,7 @@ def evaluate(
         for text in notice_texts(notices):
             listener(NoticeEvent(text=text))
     check_scorable(handle.task, scored)
-    evaluation, _ = measured(
-        handle,
-        scored,
-        name,
-        lambda what, done, total: listener(ProgressEvent(what=what, done=done, total=total)),
-        calibrated,
-    )
-    return evaluation
+    return measured(handle, scored, name, as_progress(listener), calibrated)[0]
 
 
 def load(ref: str | Path, *, store: str | Path | None = None, allow_drift: bool = False) -> "Handle":

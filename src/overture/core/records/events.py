@@ -148,7 +148,6 @@ class EndEvent(_Event):
     prompt: str | None = Field(description="the stored prompt, as name@version")
 
 
-TrainingEvent = StepEvent | DivergedEvent | EpochEvent
 Event = Annotated[
     StartEvent
     | NoticeEvent
@@ -171,3 +170,13 @@ Listener = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """The listener of a caller who wants to hear nothing."""
+
+
+def as_notices(listener: Listener) -> Callable[[str], None]:
+    """A callback for sentences, which the listener gets as notices."""
+    return lambda text: listener(NoticeEvent(text=text))
+
+
+def as_progress(listener: Listener) -> Callable[[str, int, int], None]:
+    """A callback for (what, done, all), which the listener gets as progress."""
+    return lambda what, done, total: listener(ProgressEvent(what=what, done=done, total=total))

@@ -24,7 +24,7 @@ from overture.core.errors import (
 from overture.core.files import exclusive, sweep_temporaries, write_json
 from overture.core.records.cells import NO_PROMPT, Cell, DivergedCell, FailedCell, Key, Plan, RateChoice, Request, Trial
 from overture.core.records.compare import Facts, Interrupted, ModelFacts, Summary
-from overture.core.records.events import CellEvent, Listener, NoticeEvent, ProgressEvent, StartEvent, ignore
+from overture.core.records.events import CellEvent, Listener, NoticeEvent, ProgressEvent, StartEvent, as_notices, ignore
 from overture.core.versions import versions
 from overture.data.splits import Splits, load_splits
 from overture.data.task import portable
@@ -153,10 +153,7 @@ def _lab(
     if problems:
         raise DataError("these rows cannot be compared on", problems=problems)
     passages = passages_of(config.unrelated)
-
-    def notify(text: str) -> None:
-        listener(NoticeEvent(text=text))
-
+    notify = as_notices(listener)
     for text in splits.notices:
         notify(text)
     backbone = backbone or load_backbone(

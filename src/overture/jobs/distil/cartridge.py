@@ -28,7 +28,7 @@ from overture.core.contracts import Readout, Readouts
 from overture.core.errors import ConfigError, DataError, Diverged
 from overture.core.injection import Injection, Memory
 from overture.core.records.distil import CartridgeResult, Conversations, Knowledge
-from overture.core.records.events import Listener, NoticeEvent, ProgressEvent, ignore
+from overture.core.records.events import Listener, ProgressEvent, as_notices, ignore
 from overture.core.records.prompt import Lineage
 from overture.core.rows import Answer, Encoded
 from overture.core.seeds import named_random
@@ -136,7 +136,7 @@ def cartridge(
     store.check_can_add(name)
     config = config or CartridgeConfig()
     if isinstance(backbone, str):
-        backbone = load_backbone(backbone, notify=lambda text: listener(NoticeEvent(text=text)))
+        backbone = load_backbone(backbone, notify=as_notices(listener))
     LocalAnswerer(backbone).capabilities.check_text_in_memory()
     study = _SelfStudy(text, backbone, name, config, listener, is_stop_asked)
     with backbone.checkpointing(config.train.gradient_checkpointing):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from overture.core.contracts import Scorer
-from overture.core.records.events import DataEvent, Listener, NoticeEvent, ProgressEvent
+from overture.core.records.events import DataEvent, Listener, NoticeEvent, ProgressEvent, as_notices
 from overture.core.records.runs import Notices, RunKind, RunRequest
 from overture.core.records.scores import SplitScores
 from overture.core.rows import Encoded
@@ -311,11 +311,7 @@ def prepared(
     Raises:
         As `read_material`.
     """
-
-    def notify(text: str) -> None:
-        run.event(NoticeEvent(text=text))
-
-    work = work_on(run, read_material(config, notify, backbone, begun), store, is_stop_asked)
+    work = work_on(run, read_material(config, as_notices(run.event), backbone, begun), store, is_stop_asked)
     if config.track and run.folder.parent.resolve() != store.runs.resolve():
         work.notice("trackers follow tune, search and compare; this command keeps no run for them")
     return work
@@ -337,14 +333,10 @@ def taken_up(
 
 
 def work_on(run: Run, material: Material, store: Store, is_stop_asked: Callable[[], bool]) -> Work:
-    """The work of a run on rows and model that were read; the run is told of what is odd about them."""
+    """The work of a run on rows and model that were read; the run gets notices of what is odd about them."""
     config, splits, encoder = material.config, material.splits, material.encoder
-
-    def notify(text: str) -> None:
-        run.event(NoticeEvent(text=text))
-
     budget = None if config.cache_gb is None else int(config.cache_gb * 1e9)
-    cache, notices = InputCache(budget, notify=notify), _kept_notices(run).get(config.task.name, [])
+    cache, notices = InputCache(budget, notify=as_notices(run.event)), _kept_notices(run).get(config.task.name, [])
     work = Work(config, run, store, material.backbone, encoder, splits, material.rows, cache, is_stop_asked, notices)
     for text in (*splits.notices, *encoder.notices):
         work.notice(text)

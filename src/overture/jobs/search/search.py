@@ -24,7 +24,7 @@ from overture.core.errors import BackboneError, ConfigError, Stopped
 from overture.core.files import TEMPORARY
 from overture.core.injection import Place
 from overture.core.records.base import Record, read_record
-from overture.core.records.events import Listener, NoticeEvent, ignore
+from overture.core.records.events import Listener, as_notices, ignore
 from overture.core.records.runs import RunKind
 from overture.core.records.search import FoundRate, FoundRates, PlainScore, PlainScores, SearchResult
 from overture.core.records.training import EpochRecord
@@ -108,7 +108,7 @@ def search(
     requested_pairs(config)
     wordings(config)
     name = f"{config.task.name}-{KIND}"
-    material = read_material(_roomy(config), lambda text: listener(NoticeEvent(text=text)), backbone)
+    material = read_material(_roomy(config), as_notices(listener), backbone)
     run = begun_run(store, name, config, material, listener, KIND, file)
     return _carried_out(run, config, lambda: work_on(run, material, store, is_stop_asked), is_new=True)
 

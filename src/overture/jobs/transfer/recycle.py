@@ -22,7 +22,7 @@ from torch import Tensor
 
 from overture.core.config import validated
 from overture.core.errors import ConfigError, DataError
-from overture.core.records.events import Listener, NoticeEvent, ProgressEvent, ignore
+from overture.core.records.events import Listener, as_notices, as_progress, ignore
 from overture.core.records.prompt import Lineage, MadeWith, PromptScores
 from overture.core.records.transfer import MapFit, RecycleResult
 from overture.data.rows import Row
@@ -174,13 +174,7 @@ def recycle(
     store.check_can_add(chosen)
     own_task = task_with_data_of(manifest, Path(task)) if task else validated(Task, manifest.task, manifest.ref)
     split, rows = _rows(own_task) if task else ("", [])
-
-    def notify(text: str) -> None:
-        listener(NoticeEvent(text=text))
-
-    def progress(what: str, done: int, total: int) -> None:
-        listener(ProgressEvent(what=what, done=done, total=total))
-
+    notify, progress = as_notices(listener), as_progress(listener)
     old, new = _models(manifest, old, backbone, notify)
     vectors = common_vectors(old, new, config.tokens)
     progress("fitting the map", 0, 1)

@@ -10,7 +10,7 @@ from overture.baseline.in_context import in_context_prompt
 from overture.core.contracts import Scorer
 from overture.core.errors import BackboneError
 from overture.core.meter import Meter
-from overture.core.records.events import Listener, NormChange, NormsEvent, NoticeEvent, StageEvent, ignore
+from overture.core.records.events import Listener, NormChange, NormsEvent, StageEvent, as_notices, ignore
 from overture.core.records.tune import Controls, Measured, SeedResult, StoppedRun, TuneResult
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
@@ -59,7 +59,7 @@ def tune(
     """
     check_effect(config.prompt)
     config = settled(config, store, backbone)
-    material = read_material(config, lambda text: listener(NoticeEvent(text=text)), backbone)
+    material = read_material(config, as_notices(listener), backbone)
     run = begun_run(store, config.task.name, config, material, listener, "tune", file)
 
     def begun() -> TuneResult | StoppedRun:

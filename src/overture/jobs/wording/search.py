@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from overture.core.errors import ConfigError, DataError, Stopped
-from overture.core.records.events import DataEvent, EndEvent, Listener, NoticeEvent, ProgressEvent, ignore
+from overture.core.records.events import DataEvent, EndEvent, Listener, NoticeEvent, ProgressEvent, as_notices, ignore
 from overture.core.records.hard import (
     Candidate,
     Claim,
@@ -186,10 +186,7 @@ class _Search:
         run.keep_config(config.model_dump(mode="json"))
         if options.shuffle_labels:
             splits = shuffled(splits, task.label_field, config.seed)
-
-        def notify(text: str) -> None:
-            run.event(NoticeEvent(text=text))
-
+        notify = as_notices(run.event)
         backbone = backbone or load_backbone(
             task.backbone, revision=config.revision, device=config.device, dtype=config.dtype, notify=notify
         )

@@ -20,7 +20,7 @@ from torch import Tensor
 from overture.core.config import validated
 from overture.core.contracts import Readouts
 from overture.core.errors import ConfigError, DataError
-from overture.core.records.events import Listener, NoticeEvent, ProgressEvent, ignore
+from overture.core.records.events import Listener, NoticeEvent, ProgressEvent, as_notices, ignore
 from overture.core.records.hard import (
     Candidate,
     Fidelity,
@@ -91,7 +91,7 @@ def translate(
         DataError: there are no rows to measure on.
     """
     config = config or TranslateConfig()
-    host = Host(backbone, store, notify=lambda text: listener(NoticeEvent(text=text)))
+    host = Host(backbone, store, notify=as_notices(listener))
     handle = host.open(ref)
     chosen = checked_name(name or f"{handle.manifest.name}-words")
     check_translatable(handle.manifest, handle.task)
