@@ -113,3 +113,8 @@ def test_a_tuned_prompt_is_translated_and_explained(tuned, overture, tmp_path):
     explained = overture("explain", "mood", "--page", tmp_path / "page.html", "--json").json
     assert len(explained["parts"]) == 3
     assert json.dumps(explained)
+    rows = tmp_path / "rows.csv"
+    rows.write_bytes("text,label\ngrüne Wiese,good\nöder Tag,bad\n".encode("cp1252"))
+    given = overture("explain", "mood", rows, "--page", tmp_path / "page.html")
+    assert given.code == 0, given.err
+    assert "cp1252" in given.err
