@@ -164,7 +164,7 @@ def verdict_words(facts: RunFacts) -> VerdictWords:
     scores = f"{metric} {against.a:.3f} against {against.b:.3f}"
     match _mood({"no_prompt": against}):
         case "sure":
-            also = f" Also read what the doctor found, below ({len(facts.findings)})." if facts.findings else ""
+            also = f" (and read the doctor's findings below: {len(facts.findings)})" if facts.findings else ""
             return VerdictWords(
                 what=f"The tuned prompt is better than no prompt: {scores}.", why=figures, next=use + also
             )
