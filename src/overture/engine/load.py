@@ -8,6 +8,7 @@ import hashlib
 import importlib.metadata
 import io
 import logging
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,9 @@ from overture.engine.options import EMBEDDED, check_source
 from overture.engine.tokenizer import Tokenizer
 
 Notify = Callable[[str], None]
+
+_LOADING = threading.Lock()
+"""Held while transformers makes a model: it changes its own classes meanwhile, for all threads."""
 
 _SETTLED_S = 2.0
 """Digests of files that changed less than so many seconds ago are not remembered."""
@@ -73,7 +77,7 @@ def load_backbone(
     if path is None:
         notify(f"looking for {name} in the local copies of the Hub, then on the Hub ...")
     source = str(path) if path else name
-    with _readable_errors(name), _quiet():
+    with _LOADING, _readable_errors(name), _quiet():
         options = {} if path else {"revision": revision}
         config = _config_of(source, **options)
         family = family_of(config.model_type, name)
@@ -237,7 +241,7 @@ def _converted(gguf: Path, notify: Notify) -> tuple[Path, str]:
             sweep_temporaries(folder.parent)
             if not folder.is_dir():
                 notify(f"converting {gguf.name} to float32 once (about half a minute) ...")
-                with _readable_errors(str(gguf)), _quiet():
+                with _LOADING, _readable_errors(str(gguf)), _quiet():
                     write_folder(folder, lambda target: _convert(gguf, target))
     return folder, digest
 
