@@ -28,7 +28,7 @@ SENTENCES = {
 _PLAN = (
     "This demo tunes a prompt that sorts customers' messages to a bank by the team that should answer: it learns from "
     "300 messages, then answers 300 others, beside the same model without a prompt and with examples. The model, "
-    "SmolLM2-135M-Instruct, stays as it is. It takes about two minutes on two CPU cores, and half a minute more the "
+    "SmolLM2-135M-Instruct, stays as it is. It takes about three minutes on two CPU cores, and half a minute more the "
     "first time. Ctrl-C stops it; nothing is sent anywhere."
 )
 
@@ -39,7 +39,7 @@ def command(
     store: StoreOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Tune a prompt that sorts messages to a bank, measure it, and try it: about two minutes on two CPU cores."""
+    """Tune a prompt that sorts messages to a bank, measure it, and try it: about three minutes on two CPU cores."""
     root = store_root(store)
     remark(_PLAN)
     loading()
