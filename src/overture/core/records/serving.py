@@ -1,0 +1,109 @@
+"""What a gateway asks of an engine, and the events that it gets back; all of it travels as JSON."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, TypeAdapter
+
+from overture.core.records.base import Record
+
+Finish = Literal["stop", "length"]
+
+
+class Request(Record):
+    """One row that prompts are asked about."""
+
+    id: str = Field(description="unique among the requests that are not answered yet", min_length=1)
+    tenant: str = Field("", description="whose it is; texts are kept for each tenant apart")
+    prompts: tuple[str, ...] = Field(description="pinned as name@version; an empty name is the model without a prompt")
+    row: dict[str, JsonValue] = Field(description="the template's fields; of the model alone text or messages")
+    want: Literal["answer", "write"] = Field("answer", description="all answers at once, or tokens as they are written")
+    is_calibrated: bool = Field(False, description="label scores are divided by those of rows without content")
+    max_new_tokens: int | None = Field(None, ge=1, description="most tokens of an answer; the task's when None")
+    temperature: float | None = Field(None, gt=0, description="draw tokens by chance; the task's decoding when None")
+    top_p: float = Field(1.0, gt=0, le=1, description="draw from the likeliest tokens that have this share together")
+    seed: int = Field(0, ge=0, description="seed of the drawing")
+    stop: tuple[str, ...] = Field((), description="texts at which the answer ends, beside the task's")
+    top_logprobs: int | None = Field(None, ge=0, description="how many other tokens to tell at each place")
+    deadline_s: float | None = Field(None, gt=0, description="seconds from now after which nobody waits for it")
+
+
+class Usage(Record):
+    """Tokens of one request."""
+
+    input_tokens: int = Field(0, description="of the rows as the prompts read them, prompts not counted")
+    cached_tokens: int = Field(0, description="of these, tokens of texts that ran for an earlier request")
+    shared_tokens: int = Field(0, description="of these, tokens that ran once for several prompts of this request")
+    output_tokens: int = Field(0, description="written")
+
+
+class TokenShare(Record):
+    """A token and its log-probability."""
+
+    id: int = Field(description="in the vocabulary")
+    text: str = Field(description="as it is spelt")
+    logprob: float = Field(description="natural logarithm of its probability")
+
+
+class WrittenToken(TokenShare):
+    """A token of an answer."""
+
+    top: tuple[TokenShare, ...] = Field((), description="the likeliest tokens at its place")
+
+
+class AnswersEvent(Record):
+    """All answers of a request."""
+
+    kind: Literal["answers"] = "answers"
+    id: str = Field(description="the request's")
+    answers: dict[str, dict[str, JsonValue]] = Field(description="prompt -> its answer, as `predict` shows it")
+
+
+class TokenEvent(Record):
+    """An answer has grown; the texts of all events together are the answer."""
+
+    kind: Literal["token"] = "token"
+    id: str = Field(description="the request's")
+    text: str = Field(description="what can be shown now; empty while a stop text or a character is not whole")
+    tokens: tuple[WrittenToken, ...] = Field((), description="written since the last event, the end token left out")
+
+
+class DoneEvent(Record):
+    """The request is answered."""
+
+    kind: Literal["done"] = "done"
+    id: str = Field(description="the request's")
+    finish: Finish = Field("stop", description="whether the answer ended or was cut")
+    usage: Usage = Usage()
+
+
+class ErrorEvent(Record):
+    """The request is not answered, or not to its end."""
+
+    kind: Literal["error"] = "error"
+    id: str = Field(description="the request's")
+    error: str = Field(description="class of the error")
+    message: str = Field(description="what happened and how to mend it")
+    status: int = Field(description="HTTP's code for it")
+    retry_after_s: float | None = Field(None, description="after how many seconds it should work; None when unknown")
+
+
+Event = Annotated[AnswersEvent | TokenEvent | DoneEvent | ErrorEvent, Field(discriminator="kind")]
+EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
+"""Reads an event of any kind."""
+
+
+class EngineStats(Record):
+    """How an engine is doing."""
+
+    is_alive: bool = Field(True, description="whether its process runs")
+    is_ready: bool = Field(True, description="whether the model is loaded and measured")
+    restarts: int = Field(0, description="how often its process was started again")
+    backbone: dict[str, JsonValue] | None = Field(None, description="the model's reference, once it is loaded")
+    queued: int = Field(0, description="requests that wait")
+    running: int = Field(0, description="requests that the model works on")
+    wait_s: float = Field(0.0, description="seconds that a new request would wait, about")
+    tokens_per_s: float = Field(0.0, description="prompt tokens that the model reads in a second, as measured at start")
+    slots: int = Field(0, description="answers that are being written")
+    slot_bytes: int = Field(0, description="memory that these take")
+    text_bytes: int = Field(0, description="memory that kept texts take")
+    prompts: int = Field(0, description="prompts that are open")

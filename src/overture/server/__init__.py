@@ -1,0 +1,1 @@
+"""One frozen model and its prompts over HTTP: a gateway without torch, and a worker process with the model."""

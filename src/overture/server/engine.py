@@ -1,0 +1,149 @@
+"""The seam between the gateway and what answers: a worker process, or a fake for tests."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from pydantic import JsonValue
+
+from overture.core.errors import StoreError
+from overture.core.records.serving import (
+    AnswersEvent,
+    DoneEvent,
+    EngineStats,
+    ErrorEvent,
+    Event,
+    Request,
+    TokenEvent,
+    Usage,
+    WrittenToken,
+)
+
+
+class Engine(Protocol):
+    """Answers requests; every failure is an event, so that a gateway turns it into a reply."""
+
+    async def start(self) -> None:
+        """Begin to work; requests wait until the engine is ready."""
+        ...
+
+    async def stop(self, grace_s: float = 10.0) -> None:
+        """Let running requests end, for so many seconds, and stop."""
+        ...
+
+    def submit(self, request: Request) -> AsyncIterator[Event]:
+        """The request's events; the last one is done or an error. Closing the iterator cancels the request."""
+        ...
+
+    async def cancel(self, request_id: str) -> None:
+        """Forget a request; it gets no more events. Unknown ones are ignored."""
+        ...
+
+    async def load(self, prompt: str) -> None:
+        """Open a prompt now, so that its first request does not wait for it.
+
+        Raises:
+            UserError: it cannot be served, and why.
+        """
+        ...
+
+    async def unload(self, prompt: str) -> None:
+        """Close a prompt; requests that run under it are still answered."""
+        ...
+
+    async def tokenize(self, text: str) -> tuple[int, ...]:
+        """The model's tokens of a text."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """How the engine is doing now."""
+        ...
+
+
+Answer = Callable[[str, Request], dict[str, JsonValue]]
+
+
+class FakeEngine:
+    """Meets `Engine` without a model: fixed answers, and the row's words as what is written.
+
+    Args:
+        answer: the answer of a prompt to a request.
+        refused: prompts that cannot be served.
+        delay_s: seconds before each event.
+        failure: of every request, where there is one.
+    """
+
+    def __init__(
+        self,
+        answer: Answer = lambda prompt, request: {"label": "positive", "confidence": 0.75},
+        refused: tuple[str, ...] = (),
+        delay_s: float = 0.0,
+        failure: ErrorEvent | None = None,
+    ) -> None:
+        self.answer, self.refused, self.delay_s, self.failure = answer, refused, delay_s, failure
+        self.requests: list[Request] = []
+        self.running: set[str] = set()
+        self.cancelled: list[str] = []
+        self.loaded: set[str] = set()
+        self.is_started = False
+
+    async def start(self) -> None:
+        """Meets `Engine.start`."""
+        self.is_started = True
+
+    async def stop(self, grace_s: float = 10.0) -> None:
+        """Meets `Engine.stop`."""
+        self.is_started = False
+
+    async def submit(self, request: Request) -> AsyncIterator[Event]:
+        """Meets `Engine.submit`."""
+        self.requests.append(request)
+        self.running.add(request.id)
+        try:
+            for event in self._events(request):
+                await asyncio.sleep(self.delay_s)
+                yield event
+        except GeneratorExit:
+            self.cancelled.append(request.id)
+            raise
+        finally:
+            self.running.discard(request.id)
+
+    def _events(self, request: Request) -> list[Event]:
+        if self.failure is not None:
+            return [self.failure.model_copy(update={"id": request.id})]
+        num_input = sum(len(str(value).split()) for value in request.row.values())
+        if request.want == "answer":
+            answers = {prompt: self.answer(prompt, request) for prompt in request.prompts}
+            return [AnswersEvent(id=request.id, answers=answers), DoneEvent(id=request.id, usage=Usage(input_tokens=1))]
+        words = " ".join(map(str, request.row.values())).split()
+        kept = words[: request.max_new_tokens]
+        texts = [word if number == 0 else f" {word}" for number, word in enumerate(kept)]
+        tokens = [WrittenToken(id=number, text=text, logprob=-0.5) for number, text in enumerate(texts)]
+        usage = Usage(input_tokens=num_input, output_tokens=len(kept))
+        return [
+            *(TokenEvent(id=request.id, text=token.text, tokens=(token,)) for token in tokens),
+            DoneEvent(id=request.id, finish="stop" if len(kept) == len(words) else "length", usage=usage),
+        ]
+
+    async def cancel(self, request_id: str) -> None:
+        """Meets `Engine.cancel`."""
+        self.cancelled.append(request_id)
+
+    async def load(self, prompt: str) -> None:
+        """Meets `Engine.load`."""
+        if prompt in self.refused:
+            raise StoreError("this prompt cannot be served", where=prompt)
+        self.loaded.add(prompt)
+
+    async def unload(self, prompt: str) -> None:
+        """Meets `Engine.unload`."""
+        self.loaded.discard(prompt)
+
+    async def tokenize(self, text: str) -> tuple[int, ...]:
+        """Meets `Engine.tokenize`."""
+        return tuple(text.encode())
+
+    def stats(self) -> EngineStats:
+        """Meets `Engine.stats`."""
+        return EngineStats(is_alive=self.is_started, running=len(self.running), prompts=len(self.loaded))
