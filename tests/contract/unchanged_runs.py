@@ -416,7 +416,7 @@ def differences(recorded: Any, now: Any, is_exact: bool, where: str = "") -> lis
     Args:
         recorded: figures, in lists and dictionaries.
         now: the same of this code.
-        is_exact: whether numbers must be equal; else they may differ by 1e-4 of themselves, and no sha256 is compared.
+        is_exact: whether numbers must be equal; else they may differ by 1e-4 of themselves or 1e-5, and no sha256 is compared.
         where: what stands in front of each line.
     """
     if isinstance(recorded, dict) and isinstance(now, dict):
@@ -436,7 +436,7 @@ def _is_same(recorded: Any, now: Any, is_exact: bool) -> bool:
     if is_exact:
         # As bits, so that NaN is itself; a count may become a float.
         return float(recorded).hex() == float(now).hex()
-    return math.isclose(now, recorded, rel_tol=1e-4, abs_tol=1e-6) or (math.isnan(now) and math.isnan(recorded))
+    return math.isclose(now, recorded, rel_tol=1e-4, abs_tol=1e-5) or (math.isnan(now) and math.isnan(recorded))
 
 
 def _is_number(figure: Any) -> bool:

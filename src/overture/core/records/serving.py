@@ -19,7 +19,9 @@ class Request(Record):
     want: Literal["answer", "write"] = Field("answer", description="all answers at once, or tokens as they are written")
     is_calibrated: bool = Field(False, description="label scores are divided by those of rows without content")
     max_new_tokens: int | None = Field(None, ge=1, description="most tokens of an answer; the task's when None")
-    temperature: float | None = Field(None, gt=0, description="draw tokens by chance; the task's decoding when None")
+    temperature: float | None = Field(
+        None, ge=0, description="draw tokens by chance; 0 is greedy, None the task's own decoding"
+    )
     top_p: float = Field(1.0, gt=0, le=1, description="draw from the likeliest tokens that have this share together")
     seed: int = Field(0, ge=0, description="seed of the drawing")
     stop: tuple[str, ...] = Field((), description="texts at which the answer ends, beside the task's")
