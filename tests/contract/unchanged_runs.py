@@ -416,7 +416,8 @@ def differences(recorded: Any, now: Any, is_exact: bool, where: str = "") -> lis
     Args:
         recorded: figures, in lists and dictionaries.
         now: the same of this code.
-        is_exact: whether numbers must be equal; else they may differ by 1e-4 of themselves or 1e-5, and no sha256 is compared.
+        is_exact: whether numbers must be equal; else they may differ by 1e-4 of themselves, or by 1e-5, and no
+            sha256 is compared.
         where: what stands in front of each line.
     """
     if isinstance(recorded, dict) and isinstance(now, dict):
