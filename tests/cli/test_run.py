@@ -158,9 +158,15 @@ def test_eval_of_a_file(tuned, overture, tmp_path) -> None:
     assert "tuned prompt" in shown.out
 
 
-def test_predict_from_everywhere(tuned, overture, tmp_path) -> None:
+def test_predict_from_everywhere(make_task, overture, tmp_path, tiny, monkeypatch) -> None:
+    (tmp_path / "model").symlink_to(tiny)
+    assert overture("tune", make_task(backbone="./model")).code == 0
     texts = ["fine 1", "poor 2"]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
     lines = overture("predict", "mood", *texts).out.splitlines()
+    monkeypatch.chdir(tmp_path)
     first = json.loads(lines[0])
     assert first["input"] == "fine 1"
     assert first["label"] in ("good", "bad")

@@ -9,6 +9,7 @@ import yaml
 from overture.core.errors import ConfigError, DataError
 from overture.jobs.run.request import TuneConfig, resolved, tune_config
 from overture.jobs.search.options import SearchRequest
+from overture.jobs.wording.options import HardRequest
 
 TASK = {
     "name": "mood",
@@ -60,6 +61,31 @@ def test_paths_of_the_file_are_relative_to_it_and_others_to_the_working_folder(t
     assert resolved(TuneConfig, task).task.data.train == tmp_path / "task" / "train.jsonl"
     for settings, assignments in (({"data": {"train": Path("other.jsonl")}}, []), ({}, ["data.train=other.jsonl"])):
         assert resolved(TuneConfig, task, settings, assignments).task.data.train == tmp_path / "other.jsonl"
+
+
+def test_models_prompts_and_wordings_are_found_from_elsewhere(task, tmp_path):
+    folder = task.parent
+    for place in (folder, tmp_path):
+        (place / "model").mkdir()
+        (place / "wordings.txt").write_text("What mood?")
+    changes = {
+        "backbone": "./model",
+        "prompt": {"init": "prompt", "init_prompt": "./kept"},
+        "hard": {"sources": ["file:wordings.txt", "model:model", "edits"]},
+    }
+    config = resolved(HardRequest, written(folder, changes))
+    assert config.task.backbone == str(folder / "model")
+    assert config.prompt.init_prompt == str(folder / "kept")
+    assert config.hard.sources == (f"file:{folder}/wordings.txt", f"model:{folder}/model", "edits")
+    settings = {"backbone": "model", "method": "attempt", "prompt.options": {"sources": ["./kept", "mood@1"]}}
+    config = resolved(TuneConfig, written(folder, changes), settings, ["prompt.init_prompt=mood@2"])
+    assert config.task.backbone == str(tmp_path / "model")
+    assert config.prompt.options["sources"] == [str(tmp_path / "kept"), "mood@1"]
+    assert config.prompt.init_prompt == "mood@2"
+    assert (
+        resolved(TuneConfig, {**TASK, "data": {"train": "other.jsonl"}, "backbone": "smollm2"}).task.backbone
+        == "smollm2"
+    )
 
 
 def test_the_section_search_belongs_to_the_search_alone(task):

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,16 +69,6 @@ def store_root(given: Path | None) -> Path:
     if root.exists() and not root.is_dir():
         raise StoreError("the store is not a folder", where=str(root), fix="name a folder with --store")
     return root
-
-
-def local(backbone: str) -> str:
-    """A folder or file in the working directory by its whole path: the prompt is used from elsewhere too.
-
-    Links stay: a model is shown by the name that its user gave it.
-    """
-    if backbone.startswith((".", "~")) or Path(backbone).exists():
-        return os.path.abspath(Path(backbone).expanduser())
-    return backbone
 
 
 def store_flag(given: Path | None) -> str:
@@ -188,9 +177,6 @@ def with_flags(*flags: Flag) -> Callable[[Callable[..., None]], Callable[..., No
         @functools.wraps(command)
         def run(**values: Any) -> None:
             given = Given({(item.model, item.path): values.pop(item.parameter.name) for item in flags})
-            for key, value in given.items():
-                if key[1].endswith("backbone") and value:
-                    given[key] = local(value)
             command(given=given, **values)
 
         places = [[item.parameter for item in flags] if name == "given" else [declared[name]] for name in declared]

@@ -11,7 +11,6 @@ from overture.cli.options import (
     PromptArgument,
     StoreOption,
     flag,
-    local,
     store_flag,
     store_root,
     with_flags,
@@ -20,6 +19,7 @@ from overture.cli.out import console, emit, loading, say, show_text
 from overture.cli.progress import display
 from overture.cli.report import interval_text, sentence, show_next, verdict_style
 from overture.cli.tables import Column, show_table
+from overture.engine.options import local_source
 from overture.jobs.run.request import tune_config
 from overture.jobs.transfer.options import RecycleConfig
 
@@ -57,7 +57,7 @@ def command(
     config = validated(RecycleConfig, given.of(RecycleConfig), "overture recycle")
     kept = Store(root, say)
     kept.get(prompt)
-    check_source(local(backbone))
+    check_source(local_source(backbone))
     if name:
         checked_name(name)
     if task:
@@ -68,7 +68,9 @@ def command(
 
     show = display()
     with show.live():
-        result = recycle(prompt, kept, backbone=local(backbone), name=name, task=task, config=config, listener=show)
+        result = recycle(
+            prompt, kept, backbone=local_source(backbone), name=name, task=task, config=config, listener=show
+        )
     if is_json:
         emit(result.dump())
     else:

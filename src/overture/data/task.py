@@ -352,16 +352,14 @@ def task_file_values(path: Path) -> dict[str, Any]:
             wanted="a task file (.yaml)",
             fix=f"write one: overture init {path}",
         )
-    return with_paths_from(path.parent, read_yaml(path))
-
-
-def with_paths_from(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Values of a task file with the data's paths made absolute; they are relative to the file's folder."""
+    values = read_yaml(path)
     data = values.get("data")
     if not isinstance(data, dict):
         return values
     paths = {
-        name: resolved_path(data[name], f"data.{name}", folder) for name in _PATHS if isinstance(data.get(name), str)
+        name: resolved_path(data[name], f"data.{name}", path.parent)
+        for name in _PATHS
+        if isinstance(data.get(name), str)
     }
     return {**values, "data": {**data, **paths}}
 

@@ -1,6 +1,7 @@
 """Options of a model and what its config file says of it; imports no torch."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +21,16 @@ ENCODERS = ("bert", "distilbert", "modernbert", "roberta")
 
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+
+
+def local_source(name: str, folder: Path = Path()) -> str:
+    """A model's name; the whole path of a folder or file that is named from a folder, since it is used elsewhere too.
+
+    Links stay: a model is shown by the name that its user gave it.
+    """
+    path = os.path.join(folder, os.path.expanduser(name))
+    is_local = name.startswith((".", "~")) or (name not in EMBEDDED and os.path.exists(path))
+    return os.path.abspath(path) if is_local else name
 
 
 def check_source(name: str) -> None:

@@ -12,13 +12,13 @@ from pydantic import Field
 
 from overture.core.config import Config, assign, dotted_keys, parsed, unknown_key, validated
 from overture.core.errors import ConfigError, DataError, Problem, UserError
-from overture.data.task import Task, resolved_path, task_file_values, with_paths_from
-from overture.engine.options import Device, DType, LoraOptions, is_encoder
+from overture.data.task import Task, resolved_path, task_file_values
+from overture.engine.options import Device, DType, LoraOptions, is_encoder, local_source
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS
 from overture.prompt.registry import check_effect, checked_options, own_rate, with_refs
 from overture.report.track import TrackerName, check_trackers
-from overture.store.names import checked_name
+from overture.store.names import checked_name, is_path
 from overture.store.store import Store
 from overture.train.options import TrainConfig
 
@@ -81,6 +81,33 @@ SHORT = {"adapter": "adapter.kind", "method": "prompt.method", "place": "prompt.
 
 _SECTIONS = ("prompt", "train", "data", "search", "hard")
 _DATA_FILES = ("train", "validation", "test", "path")
+_DATA_KEYS = tuple(f"data.{name}" for name in _DATA_FILES)
+
+
+def _whole_path(key: str, value: Any, folder: Path) -> Any:
+    """The value of a key with relative paths in it made absolute: runs and prompts are used from elsewhere too.
+
+    Args:
+        key: dotted.
+        value: a text, a path, or a list or mapping with them; anything else stays as it is.
+        folder: where relative paths start: the task file's, or the working folder for flags and Python.
+    """
+    if isinstance(value, Mapping):
+        return {name: _whole_path(f"{key}.{name}", inner, folder) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_whole_path(key, entry, folder) for entry in value]
+    if not isinstance(value, str | Path) or not value:
+        return value
+    text, (proposer, _, argument) = str(value), str(value).partition(":")
+    if key == "backbone":
+        return local_source(text, folder)
+    if key == "hard.sources" and argument and proposer in ("file", "model"):
+        whole = resolved_path(argument, key, folder) if proposer == "file" else local_source(argument, folder)
+        return f"{proposer}:{whole}"
+    prompt_options = (f"prompt.options.{ref}" for method in METHODS.values() for ref in method.refs)
+    names_prompt = key == "prompt.init_prompt" or key in prompt_options
+    is_local = key in _DATA_KEYS or (names_prompt and is_path(value))
+    return resolved_path(text, key, folder) if is_local else value
 
 
 def resolved(
@@ -154,24 +181,20 @@ def _merged(
     values = task_values(source)
     given = [(SHORT.get(key, key), value) for key, value in _flat(settings) if value is not None]
     for key, value in [*given, *map(parsed, assignments)]:
-        section, _, name = key.partition(".")
-        if section == "data" and name in _DATA_FILES and value:
-            # A run that is resumed from another folder must find it.
-            assign(values, ["data", name], resolved_path(str(value), key))
-        else:
-            assign(values, key.split("."), value)
+        assign(values, key.split("."), _whole_path(key, value, Path()))
     return values
 
 
 def task_values(source: Path | Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a task file, or those given, with the data's paths made absolute.
+    """The values of a task file, or those given, with their paths made absolute.
 
     Raises:
         ConfigError: the file cannot be read, or holds rows.
     """
     if isinstance(source, Mapping):
-        return with_paths_from(Path(), dict(source))
-    return task_file_values(Path(source))
+        return {key: _whole_path(key, value, Path()) for key, value in source.items()}
+    folder = Path(source).parent
+    return {key: _whole_path(key, value, folder) for key, value in task_file_values(Path(source)).items()}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -245,8 +268,7 @@ def with_moved_data(config: R, assignments: Sequence[str]) -> R:
         DataError: a file is not there.
     """
     files = dict(map(parsed, assignments))
-    allowed = [f"data.{name}" for name in _DATA_FILES]
-    if problems := [unknown_key(key, allowed) for key in files if key not in allowed]:
+    if problems := [unknown_key(key, _DATA_KEYS) for key in files if key not in _DATA_KEYS]:
         raise ConfigError(
             "a run that has begun keeps its settings; only its data files may lie elsewhere",
             where="--set",
