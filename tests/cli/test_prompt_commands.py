@@ -41,6 +41,17 @@ def test_the_gates_of_a_prompt_are_told_by_tune_and_show(make_task, overture) ->
     assert "3 of 3 columns are open" in " ".join(overture("tune", make_task(), *gated).out.split())
 
 
+def test_an_alias_is_set_used_listed_and_removed(tuned, overture) -> None:
+    assert overture("alias", "mood", "prod", "--json").json == {"alias": "mood@prod", "version": "mood@1"}
+    assert overture("alias", "mood", "--json").json == {"aliases": {"mood@prod": "mood@1"}}
+    assert "mood@prod is mood@1" in overture("alias", "mood").out
+    assert overture("show", "mood@prod", "--json").json["prompt"] == "mood@1"
+    assert overture("alias", "mood@prod", "prod", "-r").code == 2
+    assert overture("alias", "mood@prod", "-r", "--json").json == {"removed": "mood@prod", "version": "mood@1"}
+    assert overture("alias", "mood").out.strip() == "mood has no aliases"
+    assert overture("alias", "mood@prod", "-r").code == overture("alias", "mood", "2").code == 2
+
+
 def test_damaged_prompt_is_listed_with_its_problem(tuned, overture) -> None:
     (Path(tuned["folder"]) / "prompt.json").write_text("{")
     listed = overture("list", "--json").json["prompts"]

@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from overture.core.errors import ArtifactError, StoreError
@@ -89,6 +90,55 @@ def test_versions_count_and_the_latest_is_the_default(store, make_manifest, tens
     assert store.show("movie").manifest.length == 5
 
 
+def test_an_alias_moves_in_one_step_and_protects_its_version(store, make_manifest, tensors):
+    first, second = store.add(make_manifest(), tensors), store.add(make_manifest(), tensors)
+    assert store.move_alias("movie@1", "prod") == "movie@1"
+    assert (store.get("movie@prod"), store.pinned("movie@prod")) == (first, "movie@1")
+    assert store.move_alias("movie", "prod") == "movie@2"
+    assert (store.get("movie@prod", named_only=True), store.aliases("movie")) == (second, {"prod": 2})
+    assert store.show("movie@prod").version == 2
+    for ref in ("movie@2", "movie@prod"):
+        with pytest.raises(StoreError) as refused:
+            store.remove(ref)
+        assert refused.value.got == "movie@prod"
+    with pytest.raises(StoreError) as unknown:
+        store.get("movie@prd")
+    assert "movie@prod" in unknown.value.fix
+    assert store.remove_alias("movie@prod") == "movie@2"
+    assert store.remove("movie@2") == ("movie@2",)
+    store.move_alias("movie@1", "prod")
+    store.remove("movie")
+    assert store.aliases("movie") == {}
+    store.add(make_manifest(), tensors)
+    assert store.versions("movie") == (3,)
+    assert store.names() == ("movie",)
+
+
+@pytest.mark.parametrize("alias", ["", "2", "v2", "Prod", "-x", "x" * 33, "a@b", "../x"])
+def test_an_alias_is_no_number_and_no_path(store, make_manifest, tensors, alias):
+    store.add(make_manifest(), tensors)
+    with pytest.raises(StoreError):
+        store.move_alias("movie@1", alias)
+
+
+def test_bytes_are_kept_as_they_are_and_checked_without_torch(store, make_manifest, tensors):
+    folder = store.add(make_manifest(), tensors)
+    raw = (folder / "prompt.safetensors").read_bytes()
+    again = store.add(make_manifest(), raw)
+    assert (again / "prompt.safetensors").read_bytes() == raw
+    assert load_artifact(again)[0].tensors_sha256 == load_artifact(folder)[0].tensors_sha256
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        for value in (float("nan"), float("-inf")):
+            bad = safetensors.torch.save({"values": torch.tensor([1.0, value], dtype=dtype)})
+            with pytest.raises(ArtifactError) as refused:
+                store.add(make_manifest(), bad)
+            assert [problem.where for problem in refused.value.problems] == ["'values'"]
+    for damaged in (b"", raw[:-1], b"PK\3\4" + raw, raw + b"x"):
+        with pytest.raises(ArtifactError):
+            store.add(make_manifest(), damaged)
+    assert store.versions("movie") == (1, 2)
+
+
 def test_ten_versions_are_ordered_as_numbers(store, make_manifest, tensors):
     for _ in range(10):
         store.add(make_manifest(), tensors)
@@ -109,7 +159,9 @@ def test_a_name_cannot_leave_the_store(tmp_path, store, make_manifest, tensors, 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("ref", ["movie@", "movie@0", "movie@-1", "movie@x", "movie@1@2", "movie@01", "movie@1\n"])
+@pytest.mark.parametrize(
+    "ref", ["movie@", "movie@0", "movie@-1", "movie@v0", "movie@X", "movie@1@2", "movie@01", "movie@1\n"]
+)
 def test_a_wrong_version_is_refused(store, ref):
     with pytest.raises(StoreError, match="no version"):
         store.get(ref)

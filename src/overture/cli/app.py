@@ -59,6 +59,7 @@ _PANELS = {
         "list": _Listed("prompts.list_command", "List stored prompts with their scores."),
         "show": _Listed("prompts.show_command", "Show a prompt's model, task, scores and origin."),
         "diff": _Listed("prompts.diff_command", "Show what differs between two prompts."),
+        "alias": _Listed("prompts.alias_command", "Name a version of a prompt, such as movie@prod."),
         "rm": _Listed("prompts.rm_command", "Remove a prompt, or one version of it."),
         "export": _Listed("exchange.export_command", "Write a prompt for peft, NumPy, or as JSON."),
         "import": _Listed("exchange.import_command", "Store the prompt of a peft adapter."),

@@ -1,4 +1,4 @@
-"""``overture list``, ``show``, ``diff`` and ``rm``: the prompts of a store."""
+"""``overture list``, ``show``, ``diff``, ``alias`` and ``rm``: the prompts of a store."""
 
 import sys
 from collections.abc import Collection, Sequence
@@ -202,6 +202,46 @@ def _short(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def alias_command(
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="name@version, or name for the latest; with -r name@alias.")
+    ],
+    alias: Annotated[
+        str | None, typer.Argument(metavar="ALIAS", help="Its name, such as prod; lists all if left out.")
+    ] = None,
+    is_removed: Annotated[bool, typer.Option("--remove", "-r", help="Take the name away from its version.")] = False,
+    store: StoreOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Name a version of a prompt; predict, eval, serve and the others then take name@alias.
+
+    A name moves in one step: `overture alias movie@3 prod` changes what movie@prod is, and a server that runs answers
+    with it from the next request on.
+    """
+    from overture.store.names import Ref, parsed_ref
+    from overture.store.store import Store
+
+    kept = Store(store_root(store), say)
+    if is_removed and alias is not None:
+        raise StoreError("with --remove there is one argument", got=f"{prompt} {alias}", wanted=f"{prompt}@{alias}")
+    name = parsed_ref(prompt).name
+    result: dict[str, Any]
+    if is_removed:
+        result, text = {"removed": prompt, "version": kept.remove_alias(prompt)}, f"{prompt} is no alias any more"
+    elif alias is not None:
+        version = kept.move_alias(prompt, alias)
+        result, text = {"alias": f"{name}@{alias}", "version": version}, f"{name}@{alias} is {version}"
+    else:
+        kept.get(prompt, named_only=True)
+        known = {f"{name}@{key}": str(Ref(name, number)) for key, number in kept.aliases(name).items()}
+        lines = [f"{key} is {version}" for key, version in sorted(known.items())]
+        result, text = {"aliases": known}, "\n".join(lines) or f"{name} has no aliases"
+    if is_json:
+        emit(result)
+    else:
+        show_text(console(), text)
 
 
 def rm_command(

@@ -27,13 +27,13 @@ CARD_FILE = "README.md"
 _DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
-def save_artifact(folder: Path, manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> Manifest:
+def save_artifact(folder: Path, manifest: Manifest, tensors: "dict[str, torch.Tensor] | bytes") -> Manifest:
     """Write a prompt's folder, whole or not at all; it is on the disk when this returns.
 
     Args:
         folder: the folder to make; it must not exist.
         manifest: what the tensors are; ``tensors_sha256`` is filled in.
-        tensors: the prompt's values by name; saved bit by bit, in their own dtype.
+        tensors: the prompt's values by name, saved bit by bit in their own dtype; or a safetensors file's bytes.
 
     Returns:
         The manifest as it was written.
@@ -44,8 +44,14 @@ def save_artifact(folder: Path, manifest: Manifest, tensors: "dict[str, torch.Te
         DiskFull: no room; nothing is left behind.
     """
     if manifest.text and tensors:
-        raise ArtifactError("a prompt of words has no tensors", where=str(folder), got=", ".join(tensors))
-    raw = b"" if manifest.text else tensor_bytes(tensors, str(folder))
+        got = f"{len(tensors)} bytes" if isinstance(tensors, bytes) else ", ".join(tensors)
+        raise ArtifactError("a prompt of words has no tensors", where=str(folder), got=got)
+    if manifest.text:
+        raw = b""
+    elif isinstance(tensors, bytes):
+        precheck.check_finite_bytes(raw := tensors, str(folder))
+    else:
+        raw = tensor_bytes(tensors, str(folder))
     digest = manifest.text.sha256 if manifest.text else hashlib.sha256(raw).hexdigest()
     written = manifest.model_copy(update={"tensors_sha256": digest, "manifest_sha256": ""})
     written = written.model_copy(update={"manifest_sha256": _digest(written.model_dump(mode="json"))})

@@ -8,19 +8,21 @@ from overture.core.errors import StoreError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _VERSION = re.compile(r"v?([1-9][0-9]{0,8})")
+_ALIAS = re.compile(r"(?!v[0-9]+$)[a-z][a-z0-9_-]{0,31}")
 # Windows opens a device for these, whatever follows the first dot.
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))})
 
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A prompt in a store: a name, and a version or None for all of them or the latest."""
+    """A prompt in a store: a name, and a version, or None for all of them or the latest, or an alias of a version."""
 
     name: str
     version: int | None
+    alias: str = ""
 
     def __str__(self) -> str:
-        return self.name if self.version is None else f"{self.name}@{self.version}"
+        return "@".join(filter(None, [self.name, self.alias or str(self.version or "")]))
 
 
 def ref_of(folder: Path) -> Ref:
@@ -51,16 +53,28 @@ def is_name(text: str) -> bool:
 
 
 def parsed_ref(text: str) -> Ref:
-    """``name`` or ``name@version``.
+    """``name``, ``name@version`` or ``name@alias``.
 
     Raises:
-        StoreError: the name or the version is wrong.
+        StoreError: the name, the version or the alias is wrong.
     """
     name, at, version = text.partition("@")
     match = _VERSION.fullmatch(version)
     if at and not match:
-        raise StoreError("this is no version", got=f"{text!r:.100}", wanted="a number from 1, such as movie@2")
+        return Ref(checked_name(name), None, checked_alias(version))
     return Ref(checked_name(name), int(match[1]) if match else None)
+
+
+def checked_alias(text: str) -> str:
+    """The text, if a version may be called so.
+
+    Raises:
+        StoreError: it could be a number of a version, or is hard to type.
+    """
+    if not _ALIAS.fullmatch(text):
+        wanted = "a number from 1, such as movie@2, or an alias of a-z 0-9 _ - with a letter first, such as movie@prod"
+        raise StoreError("this is no version", got=f"{text!r:.100}", wanted=wanted)
+    return text
 
 
 def is_path(ref: str | Path) -> bool:

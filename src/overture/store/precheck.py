@@ -1,10 +1,11 @@
 """Refusals before anything is parsed: a hostile or torn file is named from its first bytes.
 
-Standard library only. safetensors itself accepts duplicate keys, zero-size tensors and headers of any length;
-its parser and torch see a file only after these checks.
+No torch: the standard library, and NumPy for NaN. safetensors itself accepts duplicate keys, zero-size tensors and
+headers of any length; its parser and torch see a file only after these checks.
 """
 
 import errno
+import io
 import json
 import math
 import os
@@ -25,6 +26,8 @@ WIDTH_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 _LENGTH_BYTES = 8
+_WORDS = {"F64": "<u8", "F32": "<u4", "F16": "<u2", "BF16": "<u2"}
+_EXPONENTS = {"F64": 0x7FF0000000000000, "F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
 _FETCH_AGAIN = "fetch the prompt again from where it was made"
 
 
@@ -111,6 +114,31 @@ def _finite(text: str) -> float:
     return value
 
 
+def check_finite_bytes(raw: bytes, where: str) -> None:
+    """Refuse a safetensors file's bytes that hold what a prompt never holds, NaN and infinity among it; without torch.
+
+    Raises:
+        ArtifactError: names the tensors.
+    """
+    import numpy as np
+
+    check_tensors(io.BytesIO(raw), where)
+    begin = _LENGTH_BYTES + int.from_bytes(raw[:_LENGTH_BYTES], "little")
+    specs = {name: spec for name, spec in json.loads(raw[_LENGTH_BYTES:begin]).items() if name != "__metadata__"}
+    problems = []
+    for name, spec in specs.items():
+        first, end = spec["data_offsets"]
+        words = np.frombuffer(raw[begin + first : begin + end], _WORDS[spec["dtype"]])
+        # All bits of the exponent are set in NaN and infinity, and in nothing else.
+        exponent = words.dtype.type(_EXPONENTS[spec["dtype"]])
+        if bool(((words & exponent) == exponent).any()):
+            problems.append(Problem(f"{name!r:.80}", "holds NaN or infinity"))
+    if problems:
+        raise ArtifactError(
+            "the prompt holds values that are no numbers", where=where, wanted="finite values", problems=problems
+        )
+
+
 def check_tensors(handle: BinaryIO, where: str, max_tensors: int = MAX_TENSORS) -> tuple[str, ...]:
     """Read a safetensors file's header, and nothing else, and refuse what a prompt never holds.
 
@@ -125,7 +153,8 @@ def check_tensors(handle: BinaryIO, where: str, max_tensors: int = MAX_TENSORS) 
     Raises:
         ArtifactError: it is no safetensors file, or its header does not fit the file to the byte.
     """
-    size = os.fstat(handle.fileno()).st_size
+    size = handle.seek(0, io.SEEK_END)
+    handle.seek(0)
     length = _header_length(handle.read(_LENGTH_BYTES + 1), size, where)
     handle.seek(_LENGTH_BYTES)
     header = strict_json(handle.read(length), where)

@@ -1,6 +1,7 @@
 """A store: named, numbered prompts under one folder.
 
-``ROOT/prompts/NAME/vN/`` holds version N of a prompt, ``ROOT/runs/`` the runs, ``ROOT/index.sqlite`` a cache.
+``ROOT/prompts/NAME/vN/`` holds version N of a prompt, ``ROOT/prompts/NAME/.aliases.json`` the names of its versions,
+``ROOT/runs/`` the runs, ``ROOT/index.sqlite`` a cache.
 """
 
 import difflib
@@ -17,10 +18,11 @@ from pydantic import Field, ValidationError
 from overture.core.config import Config
 from overture.core.errors import ArtifactError, StoreError
 from overture.core.files import TEMPORARY, exclusive, fsync_dir, sweep_temporaries, write_atomic
+from overture.core.records.base import Record, read_record
 from overture.store.artifact import MANIFEST_FILE, read_manifest, save_artifact
 from overture.store.index import Index, Key
 from overture.store.manifest import Manifest
-from overture.store.names import Ref, checked_name, is_name, is_path, parsed_ref, version_of
+from overture.store.names import Ref, checked_alias, checked_name, is_name, is_path, parsed_ref, version_of
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_LAST_VERSION = ".last-version"
+_LAST_VERSION, _ALIASES = ".last-version", ".aliases.json"
 _LOCK_WAIT_S, _MEND_WAIT_S = 60.0, 1.0
 
 
@@ -44,6 +46,12 @@ class Entry(Config):
 
 
 Entries = list[Entry]
+
+
+class _Aliases(Record):
+    """The names that versions of one prompt have."""
+
+    versions: dict[str, int] = Field({}, description="alias -> version")
 
 
 class Store:
@@ -71,12 +79,12 @@ class Store:
             self._sweep()
             self._index.mend()
 
-    def add(self, manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> Path:
+    def add(self, manifest: Manifest, tensors: "dict[str, torch.Tensor] | bytes") -> Path:
         """Keep a prompt as the next version of its name.
 
         Args:
             manifest: its ``version`` is ignored: the store counts.
-            tensors: the prompt's values.
+            tensors: the prompt's values; or a safetensors file's bytes, which are checked without torch.
 
         Returns:
             The new folder; its manifest tells the version.
@@ -141,6 +149,65 @@ class Store:
         """
         return ref if is_path(ref) else str(self._with_version(parsed_ref(ref)))
 
+    def names(self) -> tuple[str, ...]:
+        """The names of all prompts, in order; no manifest is read."""
+        return tuple(folder.name for folder in _name_folders(self.prompts) if _versions(folder))
+
+    def versions(self, name: str) -> tuple[int, ...]:
+        """The versions of a prompt, in order; none of an unknown one."""
+        return tuple(_versions(self._named(name)))
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """The versions of a prompt that have names, by these.
+
+        Raises:
+            StoreError: the name is wrong, or the file is damaged.
+        """
+        kept = read_record(_Aliases, self._named(name) / _ALIASES)
+        return dict(kept.versions) if kept else {}
+
+    def move_alias(self, ref: str, alias: str) -> str:
+        """Give a version a name, which moves from the version that had it in one step; readers see the old or the new.
+
+        Args:
+            ref: ``name@2``, ``name`` for the latest version, or another alias.
+            alias: the name, such as ``prod``.
+
+        Returns:
+            The version, as ``name@2``.
+
+        Raises:
+            StoreError: no such prompt, the alias is wrong, or another process keeps the store locked.
+        """
+        checked_alias(alias)
+        with self._writing():
+            known = self._with_version(parsed_ref(ref))
+            self._write_aliases(known.name, {**self.aliases(known.name), alias: known.version or 0})
+        return str(known)
+
+    def remove_alias(self, ref: str) -> str:
+        """Take a version's name away; the version stays.
+
+        Args:
+            ref: ``name@alias``.
+
+        Returns:
+            The version that had it.
+
+        Raises:
+            StoreError: no such alias, or another process keeps the store locked.
+        """
+        wanted = parsed_ref(ref)
+        if not wanted.alias:
+            raise StoreError("this is no alias", got=ref, wanted="name@alias, such as movie@prod")
+        with self._writing():
+            known, aliases = self._with_version(wanted), self.aliases(wanted.name)
+            self._write_aliases(known.name, {name: aliases[name] for name in aliases if name != wanted.alias})
+        return str(known)
+
+    def _write_aliases(self, name: str, versions: dict[str, int]) -> None:
+        write_atomic(self._named(name) / _ALIASES, _Aliases(versions=versions).model_dump_json(indent=1) + "\n")
+
     def list(self) -> Entries:
         """Every version of every prompt, by name and version; one that cannot be read is listed with its problem."""
         if not self.root.is_dir():
@@ -170,17 +237,25 @@ class Store:
             What was removed, as ``name@version``.
 
         Raises:
-            StoreError: no such prompt, or another process keeps the store locked.
+            StoreError: no such prompt, a single version that an alias names, or another process keeps the store locked.
         """
         wanted = parsed_ref(ref)
         with self._writing():
             self._with_version(wanted)
             folder = self._named(wanted.name)
             versions = _versions(folder) if wanted.version is None else [wanted.version]
+            aliases = self.aliases(wanted.name)
+            naming = [wanted.alias] if wanted.alias else [name for name in aliases if aliases[name] == wanted.version]
+            if naming:
+                named = f"{wanted.name}@{naming[0]}"
+                fix = f"move it with `overture alias REF {naming[0]}`, or take it away with `overture alias {named} -r`"
+                raise StoreError("a version that an alias names is not removed", got=named, fix=fix)
             removed = [self._version_folder(Ref(wanted.name, version)) for version in versions]
             # A number is never given twice: logs and servers may still name it. So the folder with it stays.
             last = max([*_versions(folder), _last_version(folder)])
             write_atomic(folder / _LAST_VERSION, f"{last}\n")
+            if wanted.version is None:
+                (folder / _ALIASES).unlink(missing_ok=True)
             _vanish(removed)
         return tuple(str(Ref(wanted.name, version)) for version in versions)
 
@@ -225,11 +300,13 @@ class Store:
         versions = _versions(self._named(ref.name))
         if not versions:
             raise self._unknown(ref, [folder.name for folder in _name_folders(self.prompts) if _versions(folder)])
-        if ref.version is None:
+        if ref.version is None and not ref.alias:
             return Ref(ref.name, versions[-1])
-        if ref.version not in versions:
-            raise self._unknown(ref, [str(Ref(ref.name, version)) for version in versions])
-        return ref
+        version = self.aliases(ref.name).get(ref.alias) if ref.alias else ref.version
+        if version not in versions:
+            known = [Ref(ref.name, None, alias) for alias in self.aliases(ref.name)]
+            raise self._unknown(ref, list(map(str, [*known, *(Ref(ref.name, number) for number in versions)])))
+        return Ref(ref.name, version)
 
     def _unknown(self, ref: Ref, known: Sequence[str]) -> StoreError:
         near = difflib.get_close_matches(str(ref), known, 3)
