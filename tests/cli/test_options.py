@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 import overture
 from overture.cli.app import app, load_command
-from overture.cli.options import field_of, local
+from overture.cli.options import field_of
 from overture.core.config import Config
+from overture.engine.options import local_source
 from overture.store.manifest import Manifest
 from overture.store.store import Entry
 
@@ -21,13 +22,13 @@ def test_a_linked_model_keeps_the_name_that_its_user_gave(tmp_path, monkeypatch)
     (tmp_path / "snapshot").mkdir()
     (tmp_path / "MiniLM").symlink_to(tmp_path / "snapshot")
     monkeypatch.chdir(tmp_path)
-    assert local("./MiniLM") == local("MiniLM") == str(tmp_path / "MiniLM")
+    assert local_source("./MiniLM") == local_source("MiniLM") == str(tmp_path / "MiniLM")
 
 
 def test_a_name_without_a_folder_is_one_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert local("org/model") == "org/model"
-    assert local("./gone") == str(tmp_path / "gone")
+    assert local_source("org/model") == "org/model"
+    assert local_source("./gone") == str(tmp_path / "gone")
 
 
 GROUP: Any = typer.main.get_command(app)

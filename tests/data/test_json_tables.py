@@ -38,7 +38,7 @@ def test_an_index_of_names_is_a_field(tmp_path, orient):
 
 
 def test_an_index_that_cannot_be_told_from_names_is_refused(tmp_path):
-    content = {"text": {"a": "x", "b": "y"}, "label": {"a": "u", "b": "v"}}
+    content = {"film": {"a": "x", "b": "y"}, "stars": {"a": "u", "b": "v"}}
     ((_where, what),) = problems_of(tmp_path, "a.json", content)
     assert "cannot be told apart" in what
 

@@ -221,11 +221,11 @@ def test_files_with_a_splits_name_in_theirs(tmp_path, names):
 
 
 def test_several_files_for_a_split_are_refused(tmp_path):
-    for i in range(2):
-        table(tmp_path, ["good", "bad"], f"train-0000{i}-of-00002.csv")
+    for name in ("old", "new"):
+        table(tmp_path, ["good", "bad"], f"train_{name}.csv")
     with pytest.raises(DataError) as caught:
         starting_task(tmp_path, tmp_path)
-    assert "train-00001-of-00002.csv" in caught.value.got
+    assert "train_old.csv" in caught.value.got
 
 
 def test_a_file_called_train_is_enough(tmp_path):

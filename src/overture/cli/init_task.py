@@ -12,6 +12,7 @@ from overture.cli.out import console, emit, show_text
 from overture.cli.report import show_next
 from overture.cli.settings import schema_line
 from overture.core.errors import ConfigError
+from overture.engine.options import local_source
 
 if TYPE_CHECKING:
     from overture.core.records.start import DataReport
@@ -71,9 +72,9 @@ def command(
         text, notes = translated.text(str(lm_eval), output.parent), translated.notes
     else:
         assert file is not None
-        started = _started(file, output.parent, backbone, name)
+        started = _started(file, output.parent, backbone and local_source(backbone), name)
         text, notes, report = started.text, started.notes, started.report
-    write_atomic(output, schema_line() + text)
+    write_atomic(output, schema_line(output) + text)
 
     next_command = f"overture tune {shlex.quote(str(output))}"
     if is_json:
@@ -91,12 +92,15 @@ def command(
 
 def _started(file: Path, folder: Path, backbone: str | None, name: str | None) -> "StartedTask":
     from overture.data.init_task import starting_task
+    from overture.data.task import Task
+    from overture.engine.token_counts import token_counter
 
+    num_tokens = token_counter(backbone or Task.model_fields["backbone"].default)
     if backbone is None:
-        return starting_task(file, folder, name=name)
+        return starting_task(file, folder, name=name, num_tokens=num_tokens)
     from overture.engine.load import label_place
 
-    return starting_task(file, folder, backbone, lambda words: label_place(backbone, words), name)
+    return starting_task(file, folder, backbone, lambda words: label_place(backbone, words), name, num_tokens)
 
 
 def _lines(report: "DataReport") -> Iterator[str]:
@@ -113,11 +117,12 @@ def _lines(report: "DataReport") -> Iterator[str]:
         counts = sorted(((sum(label.rows.values()), label.label) for label in report.labels), reverse=True)
         more = f", and {len(counts) - _MAX_LABELS} more" if len(counts) > _MAX_LABELS else ""
         yield f"Labels: {', '.join(f'{label} {count:,}' for count, label in counts[:_MAX_LABELS])}{more}"
-    if report.words:
-        lengths = report.words
-        yield f"Words per row: {lengths.median:,} (median), {lengths.longest:,} at most"
-    if report.scripts:
-        yield f"Scripts: {', '.join(f'{script} {share:.0%}' for script, share in report.scripts.items())}"
+    if lengths := report.tokens or report.words:
+        unit = "Tokens" if report.tokens else "Words"
+        yield f"{unit} per row: {lengths.median:,} (median), {lengths.longest:,} at most"
+    if report.languages:
+        shares = ", ".join(f"{language} {share:.0%}" for language, share in report.languages.items())
+        yield f"Languages (a guess): {shares}"
     if report.empty:
         yield f"Rows with an empty text: {', '.join(f'{name} {count:,}' for name, count in report.empty.items())}"
     if report.unlabelled:

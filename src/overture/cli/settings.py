@@ -146,9 +146,16 @@ def _yaml(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def schema_line() -> str:
-    """The comment that makes an editor complete and check a task file."""
-    return f"# yaml-language-server: $schema={SCHEMA_FILE.as_uri()}\n"
+def schema_line(task_file: Path) -> str:
+    """The comment that makes an editor complete and check a task file, with the schema written into a folder beside it.
+
+    The installation's own copy would not be found from another machine, or after the next installation.
+    """
+    from overture.core.files import write_atomic
+
+    schema = Path(".overture") / SCHEMA_FILE.name
+    write_atomic(task_file.parent / schema, SCHEMA_FILE.read_bytes())
+    return f"# yaml-language-server: $schema={schema.as_posix()}\n"
 
 
 def settings_command(

@@ -2,14 +2,14 @@
 
 import difflib
 import re
-import unicodedata
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import regex
 
 from overture.core.records.start import DataReport, LabelRows, LeftOut, Lengths
 from overture.data.kinds.grammar import UNSPACED
+from overture.data.languages import languages_of
 from overture.data.rows import Row, gold_of, row_problems, texts_of
 from overture.data.task import Task
 from overture.data.task_rows import is_unlabelled, repeat_key
@@ -18,22 +18,27 @@ _WORD = regex.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
 _ALIKE = 0.85
 _MAX_LABELS_COMPARED = 200
 _MAX_ROWS_READ = 2000
-_LETTERS_READ = 1000
 
 
-def data_report(task: Task, rows_of: Mapping[str, Sequence[Row]], left_out: Sequence[LeftOut]) -> DataReport:
+def data_report(
+    task: Task,
+    rows_of: Mapping[str, Sequence[Row]],
+    left_out: Sequence[LeftOut],
+    num_tokens: Callable[[Sequence[str]], list[int]] | None = None,
+) -> DataReport:
     """What the rows hold, as the task reads them.
 
     Args:
         task: the task that is to be written.
         rows_of: the rows by split.
         left_out: fields that its template does not show.
+        num_tokens: how many tokens texts have for the model; None where its tokenizer is not at hand.
     """
     rows = [row for members in rows_of.values() for row in members]
     shown = [row for row in rows if not row_problems(task, row, with_answer=False)]
     usable = [row for row in shown if not task.spec.problems(task, row)]
     texts = [texts_of(task, row) for row in shown]
-    counts = sorted(len(_WORD.findall(" ".join(fields.values()))) for fields in texts)
+    joined = [" ".join(fields.values()) for fields in texts]
     repeats, contradictions = _repeats(task, usable)
     return DataReport(
         kind=task.kind,
@@ -47,11 +52,17 @@ def data_report(task: Task, rows_of: Mapping[str, Sequence[Row]], left_out: Sequ
         unlabelled=sum(is_unlabelled(task, row) for row in rows),
         repeats=repeats,
         contradictions=contradictions,
-        words=Lengths(median=counts[len(counts) // 2], most_rows=counts[len(counts) * 19 // 20], longest=counts[-1])
-        if counts
-        else None,
-        scripts=_scripts(texts),
+        words=_lengths([len(_WORD.findall(text)) for text in joined]),
+        tokens=_lengths(num_tokens(joined)) if num_tokens else None,
+        languages=languages_of(joined[:: max(len(joined) // _MAX_ROWS_READ, 1)]),
     )
+
+
+def _lengths(counts: Sequence[int]) -> Lengths | None:
+    if not counts:
+        return None
+    rising = sorted(counts)
+    return Lengths(median=rising[len(rising) // 2], most_rows=rising[len(rising) * 19 // 20], longest=rising[-1])
 
 
 def _labels(task: Task, rows_of: Mapping[str, Sequence[Row]]) -> list[LabelRows]:
@@ -98,19 +109,3 @@ def _repeats(task: Task, rows: Sequence[Row]) -> tuple[int, int]:
             contradictions += seen[key] != gold
         seen.setdefault(key, gold)
     return repeats, contradictions
-
-
-def _scripts(texts: Sequence[Mapping[str, str]]) -> dict[str, float]:
-    """The share of letters in each script; only letters beyond ASCII have to be looked up."""
-    counts: Counter[str] = Counter()
-    for fields in texts[:_MAX_ROWS_READ]:
-        for letter, count in Counter(" ".join(fields.values())[:_LETTERS_READ]).items():
-            if letter.isalpha():
-                name = (
-                    "Latin"
-                    if letter.isascii()
-                    else unicodedata.name(letter, "other").split()[0].split("-")[0].capitalize()
-                )
-                counts["Chinese" if name == "Cjk" else name] += count
-    total = sum(counts.values())
-    return {name: round(count / total, 3) for name, count in counts.most_common(6) if count / total >= 0.01}

@@ -10,14 +10,14 @@ from overture.core.config import validated
 from overture.core.errors import DataError
 from overture.core.records.data import notice_texts
 from overture.core.records.start import DataReport, LeftOut
-from overture.data.formats.brat import is_brat
 from overture.data.formats.form import Records
+from overture.data.formats.registry import folder_container
 from overture.data.formats.split_names import split_named
 from overture.data.init_columns import columns_of, text_fields
 from overture.data.init_kinds import Guess, guessed, label_words, title
 from overture.data.init_report import data_report
 from overture.data.notices import Notices
-from overture.data.read import SUFFIXES, Table, read_table
+from overture.data.read import SUFFIXES, Table, parts_of, pattern_of_parts, read_table
 from overture.data.rows import Row
 from overture.data.task import Task
 from overture.data.task_rows import is_empty, is_unlabelled, rows_of_table
@@ -51,6 +51,7 @@ def starting_task(
     backbone: str | None = None,
     place_of: Callable[[Sequence[str]], LabelPlace] = lambda words: "end",
     name: str | None = None,
+    num_tokens: Callable[[Sequence[str]], list[int]] | None = None,
 ) -> StartedTask:
     """Write a commented task file for some data.
 
@@ -60,6 +61,7 @@ def starting_task(
         backbone: the model that the file names; the default if None.
         place_of: how that model tells labels with such words apart.
         name: the task's name; from the path if None.
+        num_tokens: how many tokens texts have for that model; None where its tokenizer is not at hand.
 
     Raises:
         DataError: the data cannot be read, no field looks like a label or an answer, or the model writes no answers.
@@ -103,30 +105,39 @@ def starting_task(
     values, task = _with_drops(values, task, rows_of, notes)
     if len(sources) < 3 and not any(table.splits for table in tables.values()):
         notes.append("splits that are not given are drawn from the rows: set data.seed to draw others")
-    report = data_report(task, _by_split(rows_of, tables), _left_out(rows, task, guess))
+    report = data_report(task, _by_split(rows_of, tables), _left_out(rows, task, guess), num_tokens)
     return StartedTask(task_text(values, folder or Path.cwd()), notes, report)
 
 
 def _sources(path: Path) -> dict[str, Path]:
     """The files by split; a file whose name names no split is to be split itself."""
-    if path.is_dir() and is_brat(path):
-        return {"path": path}
-    folder, suffix = (path, "") if path.is_dir() else (path.parent, path.suffix)
-    if not path.is_dir() and path.stem not in _SPLIT_NAMES["train"]:
-        return {"path": path}
+    if path.is_dir():
+        sources = {} if folder_container(path, None) else _named_splits(path, SUFFIXES) or _split_files(path)
+    elif pattern := pattern_of_parts(path):
+        is_train = "train" in map(split_named, re.split(r"[\W_]+", path.stem))
+        return _split_files(path.parent) if is_train else {"path": pattern}
+    else:
+        sources = _named_splits(path.parent, [path.suffix]) if path.stem in _SPLIT_NAMES["train"] else {}
+    return sources or {"path": path}
+
+
+def _named_splits(folder: Path, ends: Sequence[str]) -> dict[str, Path]:
+    """Files, or folders of texts, that have a split's name; none without training rows."""
     sources: dict[str, Path] = {}
     for split, stems in _SPLIT_NAMES.items():
-        files = [folder / f"{stem}{end}" for stem in stems for end in ([suffix] if suffix else SUFFIXES)]
-        file = next((file for file in files if file.is_file()), None)
-        if file:
-            sources[split] = file
-    if "train" not in sources and path.is_dir():
-        sources = _split_files(path)
-    return sources if "train" in sources else {"path": path}
+        files = [folder / f"{stem}{end}" for stem in stems for end in ends]
+        folders = [folder / stem for stem in stems if (folder / stem).is_dir()]
+        candidates = [file for file in files if file.is_file()]
+        candidates += [part for part in folders if folder_container(part, None)]
+        sources |= {split: candidates[0]} if candidates else {}
+    return sources if "train" in sources else {}
 
 
 def _split_files(folder: Path) -> dict[str, Path]:
-    """The files of a folder whose names hold a split's name among others, such as data/train-00000-of-00001.parquet."""
+    """The files of a folder whose names hold a split's name among others, such as data/train-00000-of-00001.parquet.
+
+    Several files of a split are one pattern if their names differ in numbers alone.
+    """
     files_of: dict[str, list[Path]] = {}
     for file in sorted([*folder.iterdir(), *folder.glob("data/*")]):
         splits = {split for word in re.split(r"[\W_]+", file.stem) if (split := split_named(word))}
@@ -134,13 +145,16 @@ def _split_files(folder: Path) -> dict[str, Path]:
             files_of.setdefault(splits.pop(), []).append(file)
     for split, files in files_of.items():
         if len(files) > 1:
-            names = ", ".join(str(file.relative_to(folder)) for file in files[:5])
-            raise DataError(
-                f"several files for {split}",
-                where=str(folder),
-                got=f"{names} and {len(files) - 5} more" if len(files) > 5 else names,
-                fix="join them, or name one file",
-            )
+            pattern = _pattern_of(files)
+            if pattern is None:
+                names = ", ".join(str(file.relative_to(folder)) for file in files[:5])
+                raise DataError(
+                    f"several files for {split}",
+                    where=str(folder),
+                    got=f"{names} and {len(files) - 5} more" if len(files) > 5 else names,
+                    fix="join them, or name one file",
+                )
+            files_of[split] = [pattern]
     if "train" not in files_of:
         raise DataError(
             "no training rows in the folder",
@@ -149,6 +163,17 @@ def _split_files(folder: Path) -> dict[str, Path]:
             fix="name a file",
         )
     return {split: files_of[split][0] for split in _SPLIT_NAMES if split in files_of}
+
+
+def _pattern_of(files: Sequence[Path]) -> Path | None:
+    """The pattern that names these files and no others; None where their names differ in more than numbers."""
+    pieces = [re.split(r"(\d+)", file.name) for file in files]
+    if len({len(parts) for parts in pieces}) > 1 or len({file.parent for file in files}) > 1:
+        return None
+    name = "".join(part[0] if len(set(part)) == 1 else "*" for part in zip(*pieces, strict=True))
+    pattern = files[0].with_name(name)
+    differs_in_numbers = all(len(set(part)) == 1 or part[0].isdigit() for part in zip(*pieces, strict=True))
+    return pattern if differs_in_numbers and parts_of(pattern) == sorted(files) else None
 
 
 def _with_names(row: Mapping[str, Any], table: Table) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Rows from files of every known format, with every bad line reported in one pass. No file's own code ever runs."""
 
 import gzip
+import re
 import stat
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,22 +11,25 @@ from typing import Any
 
 from overture.core.errors import DataError, Problem
 from overture.core.records.data import DataNotice
-from overture.data.formats.brat import BRAT, is_brat
 from overture.data.formats.form import Container, Item, Records, Source
 from overture.data.formats.options import FileOptions
-from overture.data.formats.registry import CONTAINERS, SHAPES, container_of, shape_of
+from overture.data.formats.registry import CONTAINERS, SHAPES, container_of, folder_container, shape_of
 from overture.data.formats.split_names import split_named
 from overture.data.formats.token_tags import without_blank_words
+from overture.data.formats.workbook import WORKBOOK
+from overture.data.notices import Notices
 
 SUFFIXES = tuple(suffix for container in CONTAINERS.values() for suffix in container.suffixes)
 _MAX_BYTES = 2 << 30
 _HEAD_BYTES = 1 << 14
+_ONE_PART = "one part of several is read"
+_PART = re.compile(r"-(\d{5})-of-(\d{5})")
 _GZIP = b"\x1f\x8b"
 _DETECTED = FileOptions()
 
 
 _OTHER_FILES = {
-    b"pk\x03\x04": ("a ZIP archive or a workbook, not a data file", "unpack it, or save the sheet as CSV (UTF-8)"),
+    b"pk\x03\x04": ("a ZIP archive, not a data file", "unpack it; a workbook is read where it is called .xlsx"),
     b"%pdf-": ("a PDF document, not a data file", "export its rows as CSV"),
     b"<!doctype html": ("a web page, not a data file", "download the file itself"),
     b"<html": ("a web page, not a data file", "download the file itself"),
@@ -42,6 +46,7 @@ class Table:
         rows: plain fields.
         lines: the line on which each row starts, from 1; its number where a format has no lines of its own.
         splits: the split of each row, train, validation or test; empty where the file does not say.
+        files: the file of each row, where there are several; else empty.
         format: the name of the format; empty where nothing could be read.
         names: the names of numbered labels, by field, where the file holds them; the rows have the names.
         settings: options that were guessed and that a task file should state.
@@ -51,6 +56,7 @@ class Table:
     rows: Records = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
     format: str = ""
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -70,7 +76,7 @@ def read_table(path: str | Path, options: FileOptions = _DETECTED) -> Table:
     """Read a file.
 
     Args:
-        path: the file, or a folder of brat's.
+        path: the file, a folder of texts, or a pattern that names several files, such as ``train-*.parquet``.
         options: how rows lie in it; what they leave out is detected.
 
     Raises:
@@ -92,8 +98,13 @@ def other_options(path: Path, options: FileOptions) -> FileOptions:
 
 def scan(path: Path, problems: list[Problem], options: FileOptions = _DETECTED) -> Table:
     """As `read_table`, but adds what is wrong to `problems`, so that several files make one report."""
+    if parts := parts_of(path):
+        return _joined({part: scan(part, problems, options) for part in parts})
     num_before = len(problems)
     source = Source(str(path), options=options, problems=problems)
+    if pattern := pattern_of_parts(path):
+        done = f"{pattern.name} reads all"
+        source.notices.add(_ONE_PART, path.name, done=done)
     container = _opened(path, source)
     if container is None:
         return Table()
@@ -106,27 +117,57 @@ def scan(path: Path, problems: list[Problem], options: FileOptions = _DETECTED) 
     return table
 
 
+def parts_of(path: Path) -> list[Path]:
+    """The files that a pattern such as ``train-*.parquet`` names, sorted; none where the path is no pattern."""
+    is_pattern = any(sign in path.name for sign in "*?[") and not path.exists()
+    return sorted(part for part in path.parent.glob(path.name) if part.is_file()) if is_pattern else []
+
+
+def pattern_of_parts(path: Path) -> Path | None:
+    """The pattern of all parts of a data set of which a file is one, by names such as train-00000-of-00002.parquet."""
+    match = _PART.search(path.name)
+    if match is None or int(match[2]) < 2:
+        return None
+    return path.with_name(f"{path.name[: match.start(1)]}*{path.name[match.end(1) :]}")
+
+
+def _joined(tables: Mapping[Path, Table]) -> Table:
+    """The rows of several files as one table."""
+    first = next(iter(tables.values()))
+    has_splits = any(table.splits for table in tables.values())
+    notices = Notices(notice for table in tables.values() for notice in table.notices if notice.kind != _ONE_PART)
+    return Table(
+        [row for table in tables.values() for row in table.rows],
+        [line for table in tables.values() for line in table.lines],
+        [split for table in tables.values() for split in table.splits or [""] * len(table.rows)] if has_splits else [],
+        [str(path) for path, table in tables.items() for _ in table.rows],
+        first.format,
+        {name: labels for table in tables.values() for name, labels in table.names.items()},
+        first.settings,
+        notices.records(),
+    )
+
+
 def _opened(path: Path, source: Source) -> Container | None:
     """The container of a file, whose bytes are read; None, with a problem, where that fails."""
-    if path.is_dir() and (source.options.format == "brat" or is_brat(path)):
-        return BRAT
+    if path.is_dir() and (folder := folder_container(path, source.options.format)):
+        return folder
     raw = _bytes_of(path, source.problems)
     if raw is None:
         return None
     source.raw = raw
-    if other := next(
-        (why for start, why in _OTHER_FILES.items() if raw[:200].lstrip().lower().startswith(start)), None
-    ):
-        source.problem(0, *other)
-        return None
     # Packed files are named twice: reviews.csv.gz.
     inner = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    other = next((why for start, why in _OTHER_FILES.items() if raw[:200].lstrip().lower().startswith(start)), None)
+    if other and inner.suffix.lower() not in WORKBOOK.suffixes:
+        source.problem(0, *other)
+        return None
     named = CONTAINERS.get(source.options.format or "")
     container = named or container_of(inner, raw[:_HEAD_BYTES])
     if container is None:
-        is_sheet = inner.suffix.lower() in (".xlsx", ".xls", ".ods")
+        is_sheet = inner.suffix.lower() in (".xls", ".xlsb", ".ods")
         fix = f"known: {', '.join(SUFFIXES)}; or say it with data.format"
-        fix = "save the sheet as CSV (UTF-8)" if is_sheet else fix
+        fix = "save the sheet as .xlsx or CSV (UTF-8)" if is_sheet else fix
         source.problems.append(Problem(str(path), f"unknown suffix {inner.suffix!r}", fix))
     elif not named and inner.suffix.lower() not in container.suffixes:
         source.notices.add(f"read as {container.name}", path.name, done="set data.format if it is not")
@@ -152,6 +193,7 @@ def _table(items: list[Item], source: Source, format: str, is_plain: bool = Fals
         [item.fields for item in items],
         [item.line for item in items],
         [item.split for item in items] if any(item.split for item in items) else [],
+        [],
         shape.name if shape else format,
         source.names,
         source.settings,

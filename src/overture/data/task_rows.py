@@ -21,7 +21,8 @@ def rows_of_table(task: Task, table: Table, file: str) -> list[Row]:
     """The rows of a table; the task's own label is a number again if the task names none of the labels' names."""
     has_names = any(task.label_named(name) for name in table.names.get(task.label_field, ()))
     rows = table.rows if has_names else table.numbered(task.label_field)
-    return [Row(fields, line, file) for fields, line in zip(rows, table.lines, strict=True)]
+    files = table.files or [file] * len(rows)
+    return [Row(fields, line, name) for fields, line, name in zip(rows, table.lines, files, strict=True)]
 
 
 def rows_of_file(task: Task, path: Path) -> tuple[list[Row], list[DataNotice]]:

@@ -21,7 +21,7 @@ class LeftOut(Record):
 
 
 class Lengths(Record):
-    """How long the rows' texts are, in words."""
+    """How long the rows' texts are, in words or tokens."""
 
     median: int = Field(description="half of the rows have at most so many")
     most_rows: int = Field(description="19 of 20 rows have at most so many")
@@ -42,5 +42,8 @@ class DataReport(Record):
     unlabelled: int = Field(0, description="rows without a label or answer")
     repeats: int = Field(0, description="rows that show what an earlier row shows")
     contradictions: int = Field(0, description="repeats with another label or answer")
-    words: Lengths | None = Field(None, description="lengths of the rows' texts")
-    scripts: dict[str, float] = Field({}, description="share of the letters in each script, the commonest first")
+    words: Lengths | None = Field(None, description="lengths of the rows' texts in words")
+    tokens: Lengths | None = Field(None, description="in the model's tokens; none where its tokenizer is not at hand")
+    languages: dict[str, float] = Field(
+        {}, description="share of the rows by language, the commonest first; by script where that is all that is sure"
+    )

@@ -11,7 +11,7 @@ from overture.data.formats.form import Item, Source
 _NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?")
 _UNNAMED = re.compile(r"(?:Unnamed: \d+(?:_level_\d+)?|__index_level_\d+__)?")
 _NUM_ROWS_READ = 500
-_USUAL_NAMES = frozenset((
+USUAL_NAMES = frozenset((
     "text", "label", "labels", "class", "category", "sentiment", "intent", "target", "sentence", "question", "context",
     "answer", "answers", "premise", "hypothesis", "input", "output", "title", "id", "name", "review", "comment",
     "summary", "document", "tokens", "tags", "split",
@@ -48,7 +48,7 @@ def _titles(records: _Lines) -> list[int]:
     for line, record in records:
         cells = [str(cell).strip() for cell in record]
         if len(cells) < 2 or not cells[0] or any(cells[1:]):
-            return lines if any(cell.lower() in _USUAL_NAMES for cell in cells) else []
+            return lines if any(cell.lower() in USUAL_NAMES for cell in cells) else []
         lines.append(line)
     return []
 
@@ -111,7 +111,7 @@ def _is_data(first: Sequence[str], rows: Sequence[Sequence[Any]]) -> bool:
             return True
         if _NUMBER.fullmatch(name) and all(_NUMBER.fullmatch(cell) for cell in column if cell):
             numbers.append(float(name.replace(",", ".")))
-    is_named = any(name.lower() in _USUAL_NAMES for name in first)
+    is_named = any(name.lower() in USUAL_NAMES for name in first)
     # Columns may be called 0, 1, 2, ... or by years.
     steps = {after - before for before, after in pairwise(numbers)}
     return bool(numbers) and not is_named and not (len(numbers) > 2 and len(steps) == 1 and steps != {0.0})

@@ -10,7 +10,7 @@ from typing import Any
 
 from overture.data.formats.encoding import text_of
 from overture.data.formats.form import Container, Item, Record, Source
-from overture.data.formats.header import named, with_names
+from overture.data.formats.header import USUAL_NAMES, named, with_names
 from overture.data.formats.json_lines import items_of_text
 from overture.data.formats.json_values import decoder, not_an_object, reason
 from overture.data.formats.parquet_table import names_of_features
@@ -106,6 +106,9 @@ def _of_object(value: Record, source: Source) -> list[Item]:
                 _tell_of_hub(value, records, source)
                 records = [record["row"] for record in records]
             return _without_index(_numbered(records, source), value, source)
+    if _are_by_label(value, source):
+        source.notices.add("read as texts by label", source.name, done="data.header: true reads the keys as columns")
+        value = {"data": _of_labels(value)}
     parts = list(value.values())
     if len(parts) > 1 and all(isinstance(part, dict) and part for part in parts):
         return _of_nested(value, source)
@@ -113,6 +116,34 @@ def _of_object(value: Record, source: Source) -> list[Item]:
         _tell(source, "columns of lists")
         return [Item(dict(zip(value, row, strict=True)), line) for line, row in enumerate(zip(*parts, strict=True), 1)]
     return _numbered(value["data"] if isinstance(value.get("data"), list) else [value], source)
+
+
+def _are_by_label(value: Record, source: Source) -> bool:
+    """Whether an object holds the texts, or the rows, of each label under its name."""
+    parts = list(value.values())
+    if len(parts) < 2 or not all(isinstance(part, list) and part for part in parts):
+        return False
+    if not any(all(isinstance(entry, kind) for part in parts for entry in part) for kind in (str, dict)):
+        return False
+    if source.options.header is not None:
+        return source.options.header is False
+    if any(name.lower() in USUAL_NAMES for name in value):
+        return False
+    if len({len(part) for part in parts}) > 1 or isinstance(parts[0][0], dict):
+        return True
+    # Columns such as sentence1 and sentence2 are as long as each other too, and a column of labels repeats itself.
+    are_numbered = any(re.fullmatch(r"\D+\d+", name) for name in value)
+    return not are_numbered and all(
+        len(set(part)) > len(part) / 2 and any(" " in text for text in part) for part in parts
+    )
+
+
+def _of_labels(value: Record) -> list[Record]:
+    pairs = [(entry, label) for label, part in value.items() for entry in part]
+    return [
+        {"label": label, **entry} if isinstance(entry, dict) else {"text": entry, "label": label}
+        for entry, label in pairs
+    ]
 
 
 def _tell_of_hub(value: Record, records: list[Record], source: Source) -> None:
@@ -145,14 +176,15 @@ def _of_split_orient(value: Record, source: Source) -> list[Item]:
 def _of_nested(value: Record, source: Source) -> list[Item]:
     """pandas' orient="columns" (names first) and "index" (row numbers first).
 
-    Row numbers are known by their digits; else the fewer keys are the names.
+    Row numbers are known by their digits, names as usual ones; else the fewer keys are the names.
     """
     inner = list(dict.fromkeys(key for part in value.values() for key in part))
     outer = list(value)
-    if not _are_numbers(outer) and (_are_numbers(inner) or len(outer) < len(inner)):
+    are_named, are_rows = (not USUAL_NAMES.isdisjoint(map(str.lower, keys)) for keys in (outer, inner))
+    if not _are_numbers(outer) and not are_rows and (are_named or _are_numbers(inner) or len(outer) < len(inner)):
         _tell(source, "columns")
         rows = {key: {name: value[name].get(key) for name in outer} for key in inner}
-    elif _are_numbers(outer) or len(inner) < len(outer):
+    elif _are_numbers(outer) or are_rows or len(inner) < len(outer):
         _tell(source, "row numbers")
         rows = value
     else:

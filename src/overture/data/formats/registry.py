@@ -2,15 +2,17 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from overture.data.formats.alpaca import ALPACA
-from overture.data.formats.brat import BRAT
+from overture.data.formats.brat import BRAT, is_brat
 from overture.data.formats.conll import CONLL
 from overture.data.formats.doccano import DOCCANO
+from overture.data.formats.fasttext import FASTTEXT
 from overture.data.formats.form import Container, Item, Shape
 from overture.data.formats.json_lines import JSONL
 from overture.data.formats.json_list import JSON
+from overture.data.formats.label_folders import LABEL_FOLDERS, are_label_folders
 from overture.data.formats.label_studio import LABEL_STUDIO
 from overture.data.formats.messages import MESSAGES
 from overture.data.formats.parquet_table import PARQUET
@@ -21,12 +23,16 @@ from overture.data.formats.squad import SQUAD
 from overture.data.formats.tables import CSV, TSV
 from overture.data.formats.token_tags import TOKEN_TAGS
 from overture.data.formats.word_table import WORD_TABLE
+from overture.data.formats.workbook import WORKBOOK
 
-CONTAINERS = {form.name: form for form in (JSONL, JSON, CSV, TSV, PARQUET, CONLL, BRAT)}
+_CONTAINERS = (JSONL, JSON, CSV, TSV, PARQUET, CONLL, BRAT, FASTTEXT, LABEL_FOLDERS, WORKBOOK)
+CONTAINERS = {form.name: form for form in _CONTAINERS}
 _SHAPES = (ALPACA, SHAREGPT, MESSAGES, SQUAD, LABEL_STUDIO, PRODIGY, DOCCANO, SPACY, TOKEN_TAGS, WORD_TABLE)
 SHAPES = {form.name: form for form in _SHAPES}
 FORMATS = (*CONTAINERS, *SHAPES)
 _NUM_RECORDS_READ = 20
+_UNTELLING = (".txt", ".data", ".ft", ".train", ".valid", ".test", "")
+"""Suffixes that do not say how rows lie in a file."""
 _JSON_OBJECT = re.compile(r'\s*\{"[^"]*": ?\S.*\}[ \t]*\r?\n')
 
 
@@ -41,9 +47,15 @@ def container_of(path: PurePath, head: bytes) -> Container | None:
     for container in CONTAINERS.values():
         if suffix in container.suffixes:
             return container
-    text = text if suffix in (".txt", ".data", "") else ""
+    text = text if suffix in _UNTELLING else ""
     # Words with tags have tabs between them, too.
-    return next((container for container in (CONLL, *CONTAINERS.values()) if container.is_like(text)), None)
+    return next((c for c in (FASTTEXT, CONLL, *CONTAINERS.values()) if text and c.is_like(text)), None)
+
+
+def folder_container(folder: Path, format: str | None) -> Container | None:
+    """The container of a folder, by `data.format` or by what is in it; None where it is none."""
+    kinds = ((BRAT, is_brat), (LABEL_FOLDERS, are_label_folders))
+    return next((container for container, is_like in kinds if format == container.name or is_like(folder)), None)
 
 
 def shape_of(items: Sequence[Item]) -> Shape | None:

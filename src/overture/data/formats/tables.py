@@ -32,6 +32,11 @@ def _read(source: Source, default: str) -> list[Item]:
         records = _records(text, separator, _has_quotes(text, separator, source), source, first_line)
     finally:
         csv.field_size_limit(limit)
+    return items_of_cells(records, source)
+
+
+def items_of_cells(records: Sequence[tuple[int, list[str]]], source: Source) -> list[Item]:
+    """Records of rows of cells with their lines; blank rows and columns are left out, lists in cells are read."""
     return with_lists(named(_filled(records, source), source), source)
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from overture.core.errors import DataError
+from overture.data.read import parts_of
 from overture.data.splits import Splits, load_splits
 from overture.data.task import Task
 from overture.engine.options import check_source
@@ -33,10 +34,9 @@ def check_early(config: TuneConfig, store: Store, *, is_tuned: bool = True) -> N
 
 
 def _num_bytes(path: Path) -> int:
-    """Size of a file, or of a folder's files."""
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.stat().st_size if path.exists() else 0
+    """Size of a file, of all parts of a pattern, or of a folder's files."""
+    files = path.rglob("*") if path.is_dir() else parts_of(path) or [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def rows_of(task: Task) -> Splits:

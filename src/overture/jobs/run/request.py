@@ -12,6 +12,7 @@ from pydantic import Field
 
 from overture.core.config import Config, assign, dotted_keys, parsed, unknown_key, validated
 from overture.core.errors import ConfigError, DataError, Problem, UserError
+from overture.data.read import parts_of
 from overture.data.task import Task, resolved_path, task_file_values
 from overture.engine.options import Device, DType, LoraOptions, is_encoder, local_source
 from overture.prompt.config import PromptConfig
@@ -229,9 +230,12 @@ def _validated(values: Mapping[str, Any], model: type[R], where: str) -> R:
 
 def _missing_files(data: Any) -> Iterator[Problem]:
     for name in _DATA_FILES if isinstance(data, Mapping) else ():
-        if isinstance(file := data.get(name), str) and file and not Path(file).exists():
-            folder = Path(file).parent
-            yield Problem(file, "no such file" if folder.is_dir() else f"no such folder: {folder}", "check the path")
+        path = Path(data[name]) if isinstance(data.get(name), str) and data[name] else None
+        if path and not path.exists() and not parts_of(path):
+            folder = path.parent
+            yield Problem(
+                str(path), "no such file" if folder.is_dir() else f"no such folder: {folder}", "check the path"
+            )
 
 
 def _attempt(errors: list[UserError], check: Callable[[], T]) -> T | None:
