@@ -295,7 +295,7 @@ class TaskKind:
     @property
     def writes_text(self) -> bool:
         """Whether an answer is text as the model writes it, so that it can be shown while it grows."""
-        return self.writes and self.shown is answer_shown and self.merged is best_part
+        return self.writes and self.shown is answer_shown
 
     @property
     def has_shots(self) -> bool:

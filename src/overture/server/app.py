@@ -1,0 +1,288 @@
+"""The routes of the server. Each is a few lines: `Service`, `Writer` and `Registry` do the work."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import islice
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Header, Path, Query
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from overture.core.errors import OvertureError
+from overture.server.errors import ErrorReply, Refused, invalid_body
+from overture.server.openai import Writer, server_sent
+from overture.server.schema import (
+    MAX_BODY_BYTES,
+    MAX_UPLOAD_BYTES,
+    AliasReply,
+    AliasRequest,
+    ChatReply,
+    ChatRequest,
+    CompletionReply,
+    CompletionRequest,
+    Drift,
+    Health,
+    ModelCard,
+    ModelList,
+    PredictReply,
+    PredictRequest,
+    PromptKept,
+    PromptUpload,
+    Removed,
+    SystemOneReply,
+    SystemOneRequest,
+    TokenizeReply,
+    TokenizeRequest,
+)
+from overture.server.security import Access, Guard, Visit
+from overture.server.service import Service, while_connected
+from overture.server.watch import Watch
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorReply, "description": "the request is wrong, or comes too early"},
+    "5XX": {"model": ErrorReply, "description": "the server cannot answer now"},
+}
+_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+
+
+def _visit(request: Request) -> Visit:
+    visit: Visit = request.state.visit
+    return visit
+
+
+def _admin(request: Request) -> Visit:
+    visit = _visit(request)
+    if visit.key.scope != "admin":
+        raise Refused(
+            403,
+            "scope_not_allowed",
+            "this key may not change prompts",
+            where="Authorization",
+            wanted="a key of scope admin",
+        )
+    return visit
+
+
+VisitOf = Annotated[Visit, Depends(_visit)]
+AdminOf = Annotated[Visit, Depends(_admin)]
+Ref = Annotated[str, Path(min_length=1, max_length=200, description="name, name@version or name@alias")]
+
+
+def create_app(service: Service, access: Access, watch: Watch, on_start: Callable[[], None] = lambda: None) -> Guard:
+    """The application: every route behind the guard.
+
+    Args:
+        service: answers.
+        access: who may ask.
+        watch: is told of each request.
+        on_start: called when requests can come.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.engine.start()
+        on_start()
+        yield
+        await service.engine.stop()
+        watch.close()
+
+    app = FastAPI(
+        title="Overture",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        max_body_size=MAX_BODY_BYTES,
+        responses=_ERRORS,
+    )
+    _answer_errors(app)
+    _add_asking(app, service)
+    _add_models(app, service)
+    _add_prompts(app, service)
+    _add_state(app, service, watch)
+    return Guard(app, access, watch.finished)
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Every error in one shape."""
+
+    @app.exception_handler(OvertureError)
+    async def known(_: Request, error: OvertureError) -> JSONResponse:
+        return Refused.of(error).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        return invalid_body(error.errors()).response()
+
+    @app.exception_handler(HTTPException)
+    async def of_http(request: Request, error: HTTPException) -> JSONResponse:
+        codes = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+        where = f"{request.method} {request.url.path}"[:200]
+        response = Refused(
+            error.status_code, codes.get(error.status_code, "invalid_request"), str(error.detail), where=where
+        ).response()
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    async def unknown(_: Request, error: Exception) -> JSONResponse:
+        del error
+        return Refused(500, "internal_error", "the server failed; its log has the reason").response()
+
+
+def _add_asking(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/predict", tags=["ask"])
+    async def predict(body: PredictRequest, visit: VisitOf, request: Request) -> PredictReply:
+        """Typed answers for rows under one prompt or several; a text runs once for all of them."""
+        return await while_connected(request, service.predict(body, visit))
+
+    @app.post("/v1/systemone", tags=["ask"])
+    async def systemone(body: SystemOneRequest, visit: VisitOf, request: Request) -> SystemOneReply:
+        """Typed questions about one state; each names a stored prompt."""
+        return await while_connected(request, service.decide(body, visit))
+
+    @app.post("/v1/chat/completions", tags=["ask"], response_model=ChatReply, responses=_STREAM)
+    async def chat(body: ChatRequest, visit: VisitOf, request: Request) -> Any:
+        """A conversation's next turn, in OpenAI's shape."""
+        return await _written(Writer(service, body, visit), request)
+
+    @app.post("/v1/completions", tags=["ask"], response_model=CompletionReply, responses=_STREAM)
+    async def complete(body: CompletionRequest, visit: VisitOf, request: Request) -> Any:
+        """Answers to texts, in OpenAI's shape."""
+        return await _written(Writer(service, body, visit), request)
+
+    @app.post("/tokenize", tags=["ask"])
+    async def tokenize(body: TokenizeRequest, visit: VisitOf) -> TokenizeReply:
+        """The model's tokens of a text."""
+        del visit
+        tokens = await service.engine.tokenize(body.text)
+        return TokenizeReply(tokens=list(tokens), count=len(tokens))
+
+
+async def _written(writer: Writer, request: Request) -> Any:
+    if not writer.body.stream:
+        return await while_connected(request, writer.reply())
+    chunks = writer.chunks()
+    # Before the headers: what is refused is an error with its status, and no stream.
+    first: BaseModel = await while_connected(request, anext(chunks))  # type: ignore[arg-type]
+    return StreamingResponse(server_sent(chunks, first), media_type="text/event-stream")
+
+
+def _add_models(app: FastAPI, service: Service) -> None:
+    registry = service.registry
+
+    @app.get("/v1/models", tags=["models"])
+    def models(
+        visit: VisitOf,
+        name: Annotated[
+            str | None, Query(min_length=1, max_length=200, description="all versions of this prompt")
+        ] = None,
+        limit: Annotated[int, Query(ge=1, le=100, description="cards on a page")] = 100,
+        after: Annotated[
+            str | None, Query(max_length=200, description="id of the last card of the page before")
+        ] = None,
+    ) -> ModelList:
+        """The newest version of each prompt, by name; the model first where it is served alone."""
+        if name is None:
+            cards = list(islice(registry.cards(visit.key, after), limit + 1))
+        else:
+            cards = registry.versions(name, visit.key)
+            seen = next((number for number, card in enumerate(cards, 1) if card.id == after), 0)
+            cards = cards[seen : seen + limit + 1]
+        page = cards[:limit]
+        first, last = (page[0].id, page[-1].id) if page else (None, None)
+        return ModelList(data=page, has_more=len(cards) > limit, first_id=first, last_id=last)
+
+    @app.get("/v1/models/{ref}", tags=["models"])
+    @app.get("/v1/prompts/{ref}", tags=["prompts"])
+    def model(ref: Ref, visit: VisitOf) -> ModelCard:
+        """A prompt's card."""
+        if ref == registry.base and registry.serves_base:
+            return ModelCard(id=ref, created=0)
+        return registry.card(registry.pinned(ref, visit.key))
+
+    @app.get("/v1/prompts/{ref}/drift", tags=["prompts"])
+    def drift(ref: Ref, visit: VisitOf) -> Drift:
+        """Whether the model is still the one that the prompt was made for."""
+        card = registry.card(registry.pinned(ref, visit.key))
+        problem = card.overture.problem if card.overture else None
+        return Drift(prompt=card.id, fits=problem is None, problem=problem)
+
+
+def _add_prompts(app: FastAPI, service: Service) -> None:
+    registry, store = service.registry, service.registry.store
+
+    @app.put(
+        "/v1/prompts/{name}",
+        tags=["prompts"],
+        status_code=201,
+        max_body_size=MAX_UPLOAD_BYTES,
+        responses={200: {"model": PromptKept, "description": "it is kept already"}},
+    )
+    async def keep(
+        name: Ref,
+        body: PromptUpload,
+        visit: AdminOf,
+        response: Response,
+        if_none_match: Annotated[str | None, Header(max_length=80, description="SHA-256 of the tensors")] = None,
+    ) -> PromptKept:
+        """Keep a prompt as the next version of its name; it is on the disk, and open, when this answers."""
+        kept, is_new = await registry.keep(name, body, (if_none_match or "").strip('"') or None, visit.key)
+        if not is_new:
+            response.status_code = 200
+        return kept
+
+    @app.delete("/v1/prompts/{ref}", tags=["prompts"])
+    async def remove(ref: Ref, visit: AdminOf) -> Removed:
+        """Remove one version, or with a name alone all of them; requests in progress are still answered."""
+        pinned = registry.pinned(ref, visit.key)
+        removed = await asyncio.to_thread(store.remove, ref if "@" in ref else pinned.partition("@")[0])
+        for version in removed:
+            await service.engine.unload(version)
+        return Removed(removed=list(removed))
+
+    @app.post("/v1/prompts/{name}/alias", tags=["prompts"])
+    async def move_alias(name: Ref, body: AliasRequest, visit: AdminOf) -> AliasReply:
+        """Give a version a name; the next request with it is answered by that version."""
+        ref = registry.pinned(name if body.version is None else f"{name.partition('@')[0]}@{body.version}", visit.key)
+        moved = await asyncio.to_thread(store.move_alias, ref, body.alias)
+        return AliasReply(alias=f"{moved.partition('@')[0]}@{body.alias}", prompt=moved)
+
+    @app.post("/v1/prompts/{ref}/warm", tags=["prompts"])
+    async def warm(ref: Ref, visit: AdminOf) -> ModelCard:
+        """Open a prompt, so that its first request does not wait for it."""
+        prompt = registry.served(ref, visit.key)
+        await service.engine.load(prompt.ref)
+        return registry.card(prompt.ref)
+
+
+def _add_state(app: FastAPI, service: Service, watch: Watch) -> None:
+    def health() -> Health:
+        stats = service.engine.stats()
+        status = "down" if not stats.is_alive else "ok" if stats.is_ready else "starting"
+        return Health(status=status, restarts=stats.restarts)
+
+    @app.get("/health", tags=["state"])
+    def alive() -> Health:
+        """Whether the gateway answers; it needs no key."""
+        return health()
+
+    @app.get("/ready", tags=["state"])
+    def ready(visit: VisitOf) -> Health:
+        """Whether the model answers."""
+        del visit
+        state = health()
+        if state.status != "ok":
+            raise Refused(503, "not_ready", "the model is not loaded", got=state.status, retry_after_s=1.0)
+        return state
+
+    @app.get("/metrics", tags=["state"], response_class=PlainTextResponse)
+    def metrics(visit: VisitOf) -> Response:
+        """Numbers for Prometheus."""
+        del visit
+        return Response(watch.text(), media_type="text/plain; version=0.0.4")

@@ -1,0 +1,260 @@
+"""Stored prompts under the names that clients send: pinned versions, aliases, near names, drift."""
+
+import base64
+import binascii
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+from overture.core.config import validated
+from overture.core.errors import ArtifactError, OvertureError, StoreError
+from overture.data.task import Task
+from overture.server.engine import Engine
+from overture.server.errors import Refused
+from overture.server.schema import ModelCard, PromptFacts, PromptKept, PromptUpload
+from overture.server.security import Key
+from overture.store.artifact import read_manifest
+from overture.store.manifest import BackboneRef, Manifest, check_fingerprint
+from overture.store.names import is_name, is_path
+from overture.store.store import Store
+
+_MAX_NAMES = 2000
+"""Names among which near ones are looked for: more would let wrong names cost time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A prompt that answers requests, or the model without one, whose name is empty.
+
+    Args:
+        ref: name@version.
+        task: of the prompt; None of the model alone.
+        manifest: of the prompt.
+    """
+
+    ref: str
+    task: Task | None = None
+    manifest: Manifest | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether its answers are texts that can be sent while they grow."""
+        return self.task is None or self.task.spec.writes_text
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The fields that a row must have."""
+        return ("text",) if self.task is None else self.task.columns
+
+    @property
+    def kind(self) -> str:
+        """The kind of its task."""
+        return "model" if self.task is None else self.task.kind
+
+
+class Registry:
+    """The prompts of a store, as keys may see them.
+
+    Args:
+        store: where they lie.
+        engine: loads them, and knows the model.
+        base: what the model is called.
+        serves_base: whether the model answers without a prompt too.
+        allow_drift: accept another tokenizer, chat template or revision around the same weights.
+    """
+
+    def __init__(
+        self, store: Store, engine: Engine, base: str, *, serves_base: bool = False, allow_drift: bool = False
+    ) -> None:
+        self.store, self.engine, self.base = store, engine, base
+        self.serves_base, self.allow_drift = serves_base, allow_drift
+        # Versions are never replaced, so what was read stays true.
+        self._read = lru_cache(maxsize=8192)(self._read_folder)
+        self._names: tuple[object, tuple[str, ...]] = (None, ())
+
+    def served(self, model: str, key: Key) -> Served:
+        """The prompt of a name, pinned.
+
+        Raises:
+            Refused: 404 for a name that is unknown or not the key's, with near names; 409 where the model has changed.
+        """
+        if model == self.base and self.serves_base:
+            return Served("")
+        prompt = self._read(self.pinned(model, key))
+        if problem := self.problem(prompt):
+            raise Refused.of(problem)
+        return prompt
+
+    def pinned(self, model: str, key: Key) -> str:
+        """A prompt's name with its version.
+
+        Raises:
+            Refused: 404, the same for unknown prompts and for those of others.
+        """
+        ref = model.removeprefix(f"{self.base}:")
+        try:
+            if is_path(ref) or not key.may_use(ref.partition("@")[0]):
+                raise StoreError("no such prompt")
+            return self.store.pinned(ref)
+        except StoreError:
+            names = [*islice(filter(key.may_use, self.names()), _MAX_NAMES)]
+            name = ref.partition("@")[0]
+            if name in names:
+                versions = [*self.store.aliases(name), *map(str, self.store.versions(name))]
+                near = [f"{name}@{version}" for version in versions][:3]
+            else:
+                near = difflib.get_close_matches(name[:64], names, 3)
+            fix = f"did you mean {', '.join(near)}?" if near else "GET /v1/models lists what is there"
+            raise Refused(
+                404, "model_not_found", "no such prompt", where="model", got=model, wanted="a stored prompt", fix=fix
+            ) from None
+
+    def problem(self, prompt: Served) -> ArtifactError | None:
+        """Why the loaded model cannot answer under a prompt; None where it can, or is not loaded yet."""
+        reference = self.engine.stats().backbone
+        if reference is None or prompt.manifest is None or prompt.manifest.text is not None:
+            return None
+        try:
+            check_fingerprint(prompt.manifest.backbone, BackboneRef.model_validate(reference), self.allow_drift)
+        except ArtifactError as error:
+            return error
+        return None
+
+    def names(self) -> tuple[str, ...]:
+        """The names of all prompts, in order; read again when one came or went."""
+        stamp = self.store.prompts.stat().st_mtime_ns if self.store.prompts.is_dir() else None
+        if stamp is None or self._names[0] != stamp:
+            self._names = (stamp, self.store.names())
+        return self._names[1]
+
+    def refused(self) -> dict[str, str]:
+        """Prompts that are not served, with the reason."""
+        problems: dict[str, str] = {}
+        for name in self.names():
+            for version in self.store.versions(name):
+                try:
+                    error: OvertureError | None = self.problem(self._read(f"{name}@{version}"))
+                except OvertureError as unreadable:
+                    error = unreadable
+                if error is not None:
+                    problems[f"{name}@{version}"] = error.what
+        return problems
+
+    # -- cards
+
+    def cards(self, key: Key, after: str | None = None) -> Iterator[ModelCard]:
+        """The model, if it is served, then the newest version of each prompt by name, behind a card's id."""
+        if self.serves_base and after is None:
+            yield ModelCard(id=self.base, created=0)
+        begin = (after or "").partition("@")[0]
+        for name in self.names():
+            if name > begin and key.may_use(name) and (versions := self.store.versions(name)):
+                yield self.card(f"{name}@{versions[-1]}")
+
+    def versions(self, name: str, key: Key) -> list[ModelCard]:
+        """A card for each version of a prompt.
+
+        Raises:
+            Refused: 404.
+        """
+        name = self.pinned(name, key).partition("@")[0]
+        return [self.card(f"{name}@{version}") for version in self.store.versions(name)]
+
+    def card(self, ref: str) -> ModelCard:
+        """A version's card; that of a damaged one says so."""
+        name, _, version = ref.partition("@")
+        aliases = [alias for alias, number in self.store.aliases(name).items() if str(number) == version]
+        try:
+            prompt = self._read(ref)
+        except OvertureError as error:
+            facts = PromptFacts(
+                kind="",
+                fields=[],
+                labels=[],
+                method="",
+                place="",
+                length=0,
+                sha256="",
+                aliases=aliases,
+                problem=error.what,
+            )
+            return ModelCard(id=ref, created=0, overture=facts)
+        assert prompt.manifest is not None
+        assert prompt.task is not None
+        manifest, task, error_of_model = prompt.manifest, prompt.task, self.problem(prompt)
+        scores = manifest.metrics.test or manifest.metrics.validation
+        score = scores.scores.get(task.metric) if scores else None
+        facts = PromptFacts(
+            kind=task.kind,
+            fields=list(task.columns),
+            labels=list(task.words),
+            method=manifest.method,
+            place=manifest.place,
+            length=manifest.length,
+            metric=task.metric if score else None,
+            score=score.value if score else None,
+            interval=(score.low, score.high) if score and score.low is not None and score.high is not None else None,
+            n=score.n if score else None,
+            sha256=manifest.tensors_sha256,
+            aliases=sorted(aliases),
+            problem=error_of_model.what if error_of_model else None,
+        )
+        model, created = manifest.backbone.id, int(datetime.fromisoformat(manifest.created).timestamp())
+        return ModelCard(id=ref, created=created, root=model, parent=model, overture=facts)
+
+    # -- changes
+
+    async def keep(
+        self, name: str, upload: PromptUpload, known_sha256: str | None, key: Key
+    ) -> tuple[PromptKept, bool]:
+        """Keep an upload as the next version, if the model can answer under it.
+
+        Args:
+            name: the prompt's.
+            upload: manifest and tensors.
+            known_sha256: a version with this digest is not kept again, so that an upload can be repeated.
+            key: who uploads.
+
+        Returns:
+            The version, and whether it is new.
+
+        Raises:
+            Refused: a wrong name, a damaged or unsafe file, another model's prompt.
+        """
+        try:
+            tensors = base64.b64decode(upload.tensors, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise Refused(400, "invalid_request", "tensors is not base64", where="tensors", got=str(error)) from None
+        if not is_name(name):
+            wanted = "1 to 64 of a-z 0-9 _ . -, a letter or digit first"
+            raise Refused(400, "invalid_name", "this is no name for a prompt", where="name", got=name, wanted=wanted)
+        if not key.may_use(name):
+            raise Refused(403, "name_not_allowed", "the key may not use this name", where="name", got=name)
+        if known_sha256:
+            for version in reversed(self.store.versions(name)):
+                known = self._read(f"{name}@{version}").manifest
+                if known is not None and known.tensors_sha256 == known_sha256:
+                    return PromptKept(prompt=f"{name}@{version}", sha256=known_sha256), False
+        values: dict[str, Any] = {**upload.manifest, "name": name}
+        manifest = validated(Manifest, values, "manifest")
+        task = validated(Task, manifest.task, "manifest.task")
+        if problem := self.problem(Served("", task, manifest)):
+            raise Refused.of(problem)
+        folder = self.store.add(manifest, tensors)
+        ref = f"{name}@{folder.name.removeprefix('v')}"
+        try:
+            await self.engine.load(ref)
+        except OvertureError:
+            # Only the model itself can tell whether shapes and options fit.
+            self.store.remove(ref)
+            raise
+        return PromptKept(prompt=ref, sha256=read_manifest(folder).tensors_sha256), True
+
+    def _read_folder(self, ref: str) -> Served:
+        folder = self.store.get(ref, named_only=True)
+        manifest = read_manifest(folder)
+        return Served(ref, validated(Task, manifest.task, str(folder / "prompt.json")), manifest)

@@ -1,0 +1,267 @@
+"""Who may ask the server for what: keys, hosts, origins, rates, headers.
+
+`Guard` stands in front of every route, so a new route is protected without a line of its own.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import os
+import secrets
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from overture.core.errors import ConfigError
+from overture.core.files import exclusive, write_atomic
+from overture.core.records.base import Record, read_record
+from overture.server.errors import Refused
+
+OPEN_PATHS = frozenset({"/health"})
+"""The only paths that need no key."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MAX_REQUEST_S = 600.0
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+class Key(Record):
+    """A key that a client sends; only its digest is kept."""
+
+    name: str = Field(
+        description="the tenant: names the client in logs and limits", pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$"
+    )
+    scope: Literal["predict", "admin"] = Field("predict", description="admin may also change prompts")
+    sha256: str = Field("", description="SHA-256 of the key")
+    prompts: tuple[str, ...] = Field(("*",), description="names of prompts it may use; * stands for any characters")
+
+    def may_use(self, name: str) -> bool:
+        """Whether a prompt of this name exists for the key."""
+        return any(fnmatchcase(name, pattern) for pattern in self.prompts)
+
+
+class KeyFile(Record):
+    """The keys of a server, as they lie on the disk."""
+
+    keys: tuple[Key, ...] = Field((), description="all keys")
+
+
+LOCAL = Key(name="local", scope="admin")
+"""The key of a server without keys: it is bound to the loopback interface."""
+
+
+def read_keys(path: Path) -> tuple[Key, ...]:
+    """The keys in a file.
+
+    Raises:
+        ConfigError: the file is missing or empty, or others than its owner may read it.
+        StoreError: it is damaged.
+    """
+    kept = read_record(KeyFile, path)
+    if kept is None or not kept.keys:
+        fix = f"make one with `overture serve --key-file {path} --new-key NAME`"
+        raise ConfigError("there are no keys in the key file", where=str(path), fix=fix)
+    if os.stat(path).st_mode & 0o077:
+        raise ConfigError(
+            "others than its owner may read the key file",
+            where=str(path),
+            got=f"mode {os.stat(path).st_mode & 0o777:o}",
+            wanted="mode 600",
+            fix=f"chmod 600 {path}",
+        )
+    return kept.keys
+
+
+def add_key(path: Path, name: str, scope: Literal["predict", "admin"]) -> str:
+    """Add a key to a file, which is made if there is none; another key of the name is replaced.
+
+    Returns:
+        The key; it is kept nowhere.
+    """
+    secret = f"ov-{secrets.token_urlsafe(32)}"
+    key = Key(name=name, scope=scope, sha256=hashlib.sha256(secret.encode()).hexdigest())
+    with exclusive(path.with_name(f".{path.name}.lock"), "to the key file"):
+        kept = read_record(KeyFile, path) or KeyFile()
+        file = KeyFile(keys=(*(other for other in kept.keys if other.name != name), key))
+        previous = os.umask(0o077)
+        try:
+            write_atomic(path, file.model_dump_json(indent=1) + "\n")
+        finally:
+            os.umask(previous)
+    return secret
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs on this machine reach an address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_bind(host: str, keys: tuple[Key, ...]) -> None:
+    """Refuse to listen to other machines without a key.
+
+    Raises:
+        ConfigError: the host is not the loopback interface, and there are no keys.
+    """
+    if not keys and not is_loopback(host):
+        raise ConfigError(
+            "a server that other machines can reach needs a key",
+            where="--host",
+            got=host,
+            wanted="127.0.0.1, or a key file",
+            fix="overture serve --key-file keys.json --new-key NAME, then add --key-file keys.json",
+        )
+
+
+class Access(Record):
+    """What the guard lets through."""
+
+    hosts: tuple[str, ...] = Field(LOOPBACK, description="names under which clients reach the server")
+    port: int = Field(8000, description="the server's port, part of the origins of its own pages")
+    keys: tuple[Key, ...] = Field((), description="keys; without any, every client is local and an admin")
+    rate_per_s: float = Field(100.0, gt=0, description="requests a second of one key, on average")
+    burst: int = Field(200, ge=1, description="requests of one key at once")
+    max_request_s: float = Field(MAX_REQUEST_S, gt=0, description="longest time of one request, its stream included")
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Origins of pages that may ask: the server's own."""
+        names = [f"[{host}]" if ":" in host else host for host in self.hosts]
+        return frozenset(f"{scheme}://{name}:{self.port}" for name in names for scheme in ("http", "https"))
+
+
+@dataclass(slots=True)
+class Visit:
+    """One request: who asks, and what the log will say of it; a route fills in the prompt and the tokens."""
+
+    key: Key
+    path: str
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    started: float = field(default_factory=time.monotonic)
+    prompts: tuple[str, ...] = ()
+    input_tokens: int = 0
+    output_tokens: int = 0
+    status: int = 0
+    max_s: float = MAX_REQUEST_S
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the request is given up."""
+        return max(0.001, self.max_s - (time.monotonic() - self.started))
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """How many requests a key may send now."""
+
+    level: float
+    updated: float
+
+
+class Guard:
+    """Middleware that lets a request through, or answers it with an error.
+
+    Args:
+        app: the application behind it.
+        access: who may ask.
+        finished: called with each request after its answer.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access, finished: Callable[[Visit], None] = lambda visit: None) -> None:
+        self.app, self.access, self.finished = app, access, finished
+        self._buckets: dict[str, _Bucket] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or let the application answer it; meets ASGI."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        visit = Visit(LOCAL, scope["path"], max_s=self.access.max_request_s)
+        scope.setdefault("state", {})["visit"] = visit
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                visit.status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+                headers["x-request-id"] = visit.id
+            await send(message)
+
+        try:
+            visit.key = self._admitted(scope["path"], Headers(scope=scope))
+            # A client that does not read its stream would hold a slot for ever.
+            async with asyncio.timeout(self.access.max_request_s):
+                await self.app(scope, receive, send_guarded)
+        except Refused as error:
+            await error.response()(scope, receive, send_guarded)
+        except TimeoutError:
+            if visit.status:
+                raise
+            late = Refused(504, "timeout", "the request took too long", wanted=f"{self.access.max_request_s:g} s")
+            await late.response()(scope, receive, send_guarded)
+        finally:
+            self.finished(visit)
+
+    def _admitted(self, path: str, headers: Headers) -> Key:
+        self._check_host(headers.get("host", ""))
+        self._check_origin(headers)
+        if path in OPEN_PATHS or not self.access.keys:
+            return LOCAL
+        key = self._key_of(headers.get("authorization", ""))
+        self._take(key.name)
+        return key
+
+    def _check_host(self, host: str) -> None:
+        # Against the configured names only: a rebound name would equal its own Origin.
+        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        if name.lower() not in self.access.hosts:
+            wanted = ", ".join(self.access.hosts)
+            raise Refused(
+                403, "host_not_allowed", "the server is not known by this name", where="Host", got=host, wanted=wanted
+            )
+
+    def _check_origin(self, headers: Headers) -> None:
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+        is_foreign = origin is not None and origin.lower() not in self.access.origins
+        if is_foreign or (origin is None and site not in (None, "same-origin", "none")):
+            what = "pages of other sites may not ask this server"
+            raise Refused(403, "origin_not_allowed", what, where="Origin", got=origin or f"Sec-Fetch-Site: {site}")
+
+    def _key_of(self, authorization: str) -> Key:
+        scheme, _, secret = authorization.partition(" ")
+        digest = hashlib.sha256(secret.strip().encode(errors="surrogateescape")).hexdigest()
+        # Every key is compared, so that the time tells nothing.
+        matching = [key for key in self.access.keys if hmac.compare_digest(key.sha256, digest)]
+        if scheme.lower() != "bearer" or not matching:
+            what = "this is not a key of the server" if authorization else "the server wants a key"
+            raise Refused(401, "invalid_api_key", what, where="Authorization", wanted="Bearer KEY")
+        return matching[0]
+
+    def _take(self, name: str) -> None:
+        now, rate = time.monotonic(), self.access.rate_per_s
+        bucket = self._buckets.setdefault(name, _Bucket(self.access.burst, now))
+        bucket.level = min(self.access.burst, bucket.level + (now - bucket.updated) * rate)
+        bucket.updated = now
+        if bucket.level < 1:
+            wait_s = (1 - bucket.level) / rate
+            what, wanted = "the key sends too many requests", f"at most {rate:g} a second"
+            raise Refused(429, "rate_limit_exceeded", what, where="Authorization", wanted=wanted, retry_after_s=wait_s)
+        bucket.level -= 1

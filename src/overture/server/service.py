@@ -1,0 +1,220 @@
+"""From a client's request to the engine's events and back: rows for prompts, typed answers, typed decisions."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from pydantic import JsonValue
+from starlette.requests import Request as HttpRequest
+
+from overture.core.records.serving import AnswersEvent, DoneEvent, ErrorEvent, Event, Request, Usage
+from overture.server.engine import Engine
+from overture.server.errors import Refused
+from overture.server.registry import Registry, Served
+from overture.server.schema import (
+    ChoiceDecision,
+    NoulDecision,
+    Predicted,
+    PredictReply,
+    PredictRequest,
+    Question,
+    ScoreDecision,
+    SystemOneReply,
+    SystemOneRequest,
+    SystemOneUsage,
+    typed_answer,
+)
+from overture.server.security import Visit
+
+T = TypeVar("T")
+_YES = ("yes", "true", "1")
+
+
+async def all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results in order; when one fails the others are cancelled."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def while_connected(http: HttpRequest, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result; it is cancelled when the client goes away.
+
+    Raises:
+        Refused: 499, which nobody reads.
+    """
+
+    async def gone() -> None:
+        while (await http.receive())["type"] != "http.disconnect":
+            pass
+
+    task, watcher = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Refused(499, "client_closed_request", "the client went away")
+        return task.result()
+    finally:
+        for running in (task, watcher):
+            running.cancel()
+        await asyncio.gather(task, watcher, return_exceptions=True)
+
+
+def row_of(value: str | dict[str, JsonValue], prompts: Sequence[Served], where: str) -> dict[str, JsonValue]:
+    """A row that every prompt can show: a text fills the one field of each template.
+
+    Raises:
+        Refused: a field is missing, or a text is given to a template of several fields.
+    """
+    columns = dict.fromkeys(column for prompt in prompts for column in prompt.columns)
+    if isinstance(value, dict):
+        missing = [column for column in columns if column not in value]
+        if missing:
+            what = f"a field is missing: {', '.join(missing)}"
+            got, wanted = f"fields {', '.join(value)}", f"fields {', '.join(columns)}"
+            raise Refused(400, "invalid_request", what, where=where, got=got, wanted=wanted)
+        return value
+    for prompt in prompts:
+        if len(prompt.columns) != 1:
+            what = f"{prompt.ref} shows several fields, so a row is an object"
+            raise Refused(400, "invalid_request", what, where=where, got="a text", wanted=", ".join(prompt.columns))
+    return {name: [{"role": "user", "content": value}] if name == "messages" else value for name in columns}
+
+
+class Service:
+    """Answers requests by an engine.
+
+    Args:
+        engine: the model.
+        registry: its prompts.
+    """
+
+    def __init__(self, engine: Engine, registry: Registry) -> None:
+        self.engine, self.registry = engine, registry
+
+    async def events(self, request: Request, where: str = "") -> AsyncIterator[Event]:
+        """The engine's events of a request, up to done; leaving the loop cancels it.
+
+        Raises:
+            Refused: the engine's error.
+        """
+        async with aclosing(self.engine.submit(request)) as events:  # type: ignore[type-var]
+            async for event in events:
+                if isinstance(event, ErrorEvent):
+                    code = {429: "overloaded", 503: "not_ready", 409: "prompt_does_not_fit"}.get(
+                        event.status, "invalid_request"
+                    )
+                    raise Refused(event.status, code, event.message, where=where, retry_after_s=event.retry_after_s)
+                yield event
+
+    async def answered(self, request: Request, visit: Visit, where: str) -> tuple[dict[str, dict[str, Any]], Usage]:
+        """The shown answers by prompt, and the tokens."""
+        answers: dict[str, dict[str, Any]] = {}
+        usage = Usage()
+        async for event in self.events(request, where):
+            if isinstance(event, AnswersEvent):
+                answers = dict(event.answers)
+            elif isinstance(event, DoneEvent):
+                usage = event.usage
+        visit.input_tokens += usage.input_tokens
+        visit.output_tokens += usage.output_tokens
+        return answers, usage
+
+    def typed(self, names: Iterable[str], visit: Visit) -> list[Served]:
+        """The prompts of these names, each once.
+
+        Raises:
+            Refused: an unknown one, or the model alone, which answers nothing but text.
+        """
+        prompts = list(
+            {prompt.ref: prompt for prompt in (self.registry.served(name, visit.key) for name in names)}.values()
+        )
+        visit.prompts = tuple(prompt.ref for prompt in prompts)
+        if "" in visit.prompts:
+            what = "the model without a prompt has no typed answers"
+            raise Refused(
+                400, "invalid_request", what, where="prompt", wanted="prompts", fix="ask it by /v1/completions"
+            )
+        return prompts
+
+    async def predict(self, body: PredictRequest, visit: Visit) -> PredictReply:
+        """Typed answers for rows under one prompt or several."""
+        prompts = self.typed([body.prompt] if isinstance(body.prompt, str) else body.prompt, visit)
+        rows = [row_of(value, prompts, f"inputs.{number}") for number, value in enumerate(body.inputs)]
+        requests = [
+            Request(
+                id=f"{visit.id}-{number}",
+                tenant=visit.key.name,
+                prompts=visit.prompts,
+                row=row,
+                is_calibrated=body.calibrated,
+                deadline_s=visit.left_s,
+            )
+            for number, row in enumerate(rows)
+        ]
+        replies = await all_of(
+            self.answered(request, visit, f"inputs.{number}") for number, request in enumerate(requests)
+        )
+        results = []
+        for row, (answers, _) in zip(rows, replies, strict=True):
+            values = {prompt.ref: row[prompt.columns[0]] if len(prompt.columns) == 1 else None for prompt in prompts}
+            typed = {ref: typed_answer(shown, body.top, values[ref]) for ref, shown in answers.items()}
+            results.append(Predicted(answers=typed))
+        fields = Usage.model_fields
+        return PredictReply(
+            results=results, usage=Usage(**{name: sum(getattr(use, name) for _, use in replies) for name in fields})
+        )
+
+    async def decide(self, body: SystemOneRequest, visit: Visit) -> SystemOneReply:
+        """System One: each question is a tuned prompt, and the state is read once for all of them."""
+        names = {name: question.prompt or name for name, question in body.questions.items()}
+        prompts = {name: self.registry.served(ref, visit.key) for name, ref in names.items()}
+        rows = row_of(body.state, self.typed(names.values(), visit), "state")
+        request = Request(id=visit.id, tenant=visit.key.name, prompts=visit.prompts, row=rows, deadline_s=visit.left_s)
+        answers, usage = await self.answered(request, visit, "state")
+        return SystemOneReply(
+            model=", ".join(visit.prompts),
+            answers={
+                name: _decision(name, question, prompts[name], answers) for name, question in body.questions.items()
+            },
+            usage=SystemOneUsage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens),
+        )
+
+
+def _decision(
+    name: str, question: Question, prompt: Served, answers: dict[str, dict[str, Any]]
+) -> ChoiceDecision | ScoreDecision | NoulDecision:
+    shares = answers[prompt.ref].get("probabilities")
+    labels = list(shares or {})
+    wanted = [] if question.criteria is None else [str(label) for label in question.criteria]
+    where = f"questions.{name}"
+    if not shares:
+        what = f"{prompt.ref} gives no probabilities"
+        raise Refused(400, "invalid_request", what, where=where, got=prompt.kind, wanted="a prompt of labels")
+    if question.type != "noul" and wanted and (set(wanted) != set(labels)):
+        what = f"{prompt.ref} was tuned for other labels"
+        raise Refused(
+            400, "invalid_request", what, where=f"{where}.criteria", got=", ".join(wanted), wanted=", ".join(labels)
+        )
+    rounded = {label: round(share, 4) for label, share in shares.items()}
+    best = max(shares, key=lambda label: shares[label])
+    if question.type == "choice":
+        return ChoiceDecision(choice=best, confidence=rounded[best], probabilities=rounded)
+    if question.type == "score":
+        steps = wanted or labels
+        mean = sum(number * shares[label] for number, label in enumerate(steps))
+        return ScoreDecision(
+            score=round(mean, 4),
+            legend={str(number): label for number, label in enumerate(steps)},
+            probabilities={str(number): rounded[label] for number, label in enumerate(steps)},
+            confidence=rounded[best],
+        )
+    yes = next((label for label in labels if label.lower() in _YES), None)
+    if yes is None or len(labels) != 2:
+        what = f"{prompt.ref} does not answer yes or no"
+        raise Refused(400, "invalid_request", what, where=where, got=", ".join(labels), wanted="labels yes and no")
+    return NoulDecision(noul=rounded[yes])

@@ -1,0 +1,100 @@
+"""A gateway on a fake engine, and stored prompts of every sort of answer, all without torch."""
+
+import json
+import struct
+from typing import Any
+
+from starlette.testclient import TestClient
+
+from overture.core.records.serving import Request
+from overture.server.app import create_app
+from overture.server.engine import FakeEngine
+from overture.server.registry import Registry
+from overture.server.security import Access
+from overture.server.service import Service
+from overture.server.watch import Watch
+from overture.store.manifest import BackboneRef, Manifest
+from overture.store.store import Store
+
+BACKBONE: dict[str, Any] = {
+    "id": "tiny",
+    "model_type": "llama",
+    "hidden_size": 8,
+    "num_layers": 2,
+    "weights_sha256": "w" * 64,
+    "tokenizer_sha256": "t" * 64,
+}
+DATA = {"train": "rows.jsonl"}
+WORDS = {"no": " no", "yes": " yes"}
+TASKS: dict[str, dict[str, Any]] = {
+    "movie": {"template": "{text}\nSentiment:", "labels": {"negative": " bad", "positive": " good"}},
+    "spam": {"template": "{text}\nSpam:", "labels": WORDS},
+    "topics": {"template": "{text}\nTopics:", "kind": "multilabel", "labels": {"a": " a", "b": " b"}},
+    "names": {
+        "template": "{text}\n",
+        "kind": "tagging",
+        "labels": {"PER": " person"},
+        "options": {"text_field": "text"},
+    },
+    "stars": {"template": "{text}\n", "kind": "regression", "labels": {"1": " one", "5": " five"}},
+    "pair": {"template": "{a} {b}\n", "labels": WORDS},
+    "summary": {"template": "{text}\nSummary:", "answer_field": "summary"},
+    "talk": {"template": "{messages}", "kind": "chat"},
+}
+SHOWN: dict[str, dict[str, Any]] = {
+    "movie": {"label": "positive", "confidence": 0.75, "probabilities": {"negative": 0.25, "positive": 0.75}},
+    "spam": {"label": "yes", "confidence": 0.9, "probabilities": {"no": 0.1, "yes": 0.9}},
+    "topics": {"labels": ["b"], "probabilities": {"a": 0.2, "b": 0.8}},
+    "names": {"answer": "PER: Ada", "spans": [{"label": "PER", "start": 0, "end": 3}]},
+    "stars": {"value": 4.2},
+    "pair": {"label": "no"},
+    "summary": {"answer": "short"},
+}
+
+
+def tensor_file(value: float = 0.5) -> bytes:
+    """A safetensors file of one small tensor."""
+    raw = struct.pack("<2f", value, value)
+    header = json.dumps({"values": {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]}}).encode()
+    return struct.pack("<Q", len(header)) + header + raw
+
+
+def manifest_of(name: str, **changes: Any) -> Manifest:
+    """The manifest of a prompt for one of the tasks."""
+    task = {"name": name, "data": DATA, **TASKS[name]}
+    values: dict[str, Any] = {"name": name, "method": "vectors", "place": "after", "length": 1, "trainable": 2}
+    return Manifest(**{**values, "backbone": BackboneRef(**BACKBONE), "task": task, **changes})
+
+
+def fake_answer(prompt: str, request: Request) -> dict[str, Any]:
+    """What a prompt of the tasks shows."""
+    del request
+    return SHOWN[prompt.partition("@")[0]]
+
+
+class ReadyEngine(FakeEngine):
+    """A fake that knows its model."""
+
+    def stats(self) -> Any:
+        """Meets `Engine.stats`."""
+        return super().stats().model_copy(update={"backbone": BackboneRef(**BACKBONE).model_dump(mode="json")})
+
+
+class Gateway:
+    """An application with its parts, and a client."""
+
+    def __init__(self, root: Any, engine: Any = None, access: Any = None, audit: Any = None, **options: Any) -> None:
+        self.store = Store(root)
+        self.engine = engine or ReadyEngine(answer=fake_answer)
+        self.registry = Registry(self.store, self.engine, "tiny", **options)
+        self.watch = Watch(self.engine, audit)
+        self.app = create_app(Service(self.engine, self.registry), access or Access(), self.watch)
+
+    def add(self, *names: str, **changes: Any) -> None:
+        """Keep a version of each prompt."""
+        for name in names:
+            self.store.add(manifest_of(name, **changes), tensor_file())
+
+    def client(self, **headers: str) -> TestClient:
+        """A client on the loopback interface; errors of the application are answers."""
+        return TestClient(self.app, "http://127.0.0.1:8000", raise_server_exceptions=False, headers=headers)

@@ -1,0 +1,307 @@
+"""Routes on a fake engine: typed answers, OpenAI's shapes, registry, errors that name field, got and wanted."""
+
+import base64
+import json
+
+import pytest
+
+from gateway import Gateway, ReadyEngine, fake_answer, manifest_of, tensor_file
+from overture.core.records.serving import ErrorEvent
+
+
+@pytest.fixture
+def gateway(tmp_path):
+    made = Gateway(tmp_path / "store", serves_base=True)
+    made.add("movie", "spam", "topics", "names", "stars", "pair", "summary", "talk")
+    return made
+
+
+@pytest.fixture
+def client(gateway):
+    with gateway.client() as client:
+        yield client
+
+
+def error_of(reply, status):
+    assert reply.status_code == status, reply.text
+    return reply.json()["error"]
+
+
+def test_many_prompts_answer_one_text_in_one_request(client, gateway):
+    prompts = ["movie@1", "spam", "topics", "names", "stars", "summary"]
+    reply = client.post("/v1/predict", json={"prompt": prompts, "inputs": ["Ada saw it", "dull"], "top": 1}).json()
+    answers = reply["results"][0]["answers"]
+    assert answers["movie@1"] == {
+        "type": "choice",
+        "choice": "positive",
+        "confidence": 0.75,
+        "probabilities": {"positive": 0.75},
+    }
+    assert answers["topics@1"]["labels"] == [{"label": "b", "probability": 0.8, "chosen": True}]
+    assert answers["names@1"]["spans"] == [{"label": "PER", "start": 0, "end": 3, "text": "Ada"}]
+    assert answers["stars@1"]["score"] == 4.2
+    assert answers["summary@1"] == {"type": "text", "text": "short"}
+    assert len(reply["results"]) == 2
+    assert reply["usage"]["input_tokens"] == 2
+    assert [request.prompts for request in gateway.engine.requests] == [
+        ("movie@1", "spam@1", "topics@1", "names@1", "stars@1", "summary@1")
+    ] * 2
+    assert {request.tenant for request in gateway.engine.requests} == {"local"}
+
+
+def test_fields_are_checked_before_the_model_is_asked(client, gateway):
+    wrong = error_of(client.post("/v1/predict", json={"prompt": "pair", "inputs": ["a text"]}), 400)
+    assert (wrong["param"], wrong["wanted"]) == ("inputs.0", "a, b")
+    wrong = error_of(client.post("/v1/predict", json={"prompt": "pair", "inputs": [{"a": "x"}]}), 400)
+    assert (wrong["param"], wrong["got"], wrong["wanted"]) == ("inputs.0", "fields a", "fields a, b")
+    for body, param in [
+        ({"prompt": "pair", "inputs": []}, "inputs"),
+        ({"prompt": "pair"}, "inputs"),
+        ({"prompt": "pair", "inputs": ["x"], "tops": 3}, "tops"),
+        ({"prompt": [], "inputs": ["x"]}, "prompt"),
+    ]:
+        assert error_of(client.post("/v1/predict", json=body), 400)["param"].startswith(param)
+    assert error_of(client.post("/v1/predict", content="{", headers={"content-type": "application/json"}), 400)[
+        "wanted"
+    ]
+    assert not gateway.engine.requests
+
+
+@pytest.mark.parametrize(
+    "text", ['"\\ud800"', '{"text": 1e999}', '{"text": "\\udfff"}', '{"\\ud800": "x"}', "[" * 200 + "]" * 200, "NaN"]
+)
+def test_what_cannot_travel_as_json_is_refused(client, text):
+    content = f'{{"prompt": "movie", "inputs": [{text}]}}'
+    reply = client.post("/v1/predict", content=content, headers={"content-type": "application/json"})
+    assert error_of(reply, 400)["message"]
+
+
+def test_names_are_pinned_and_unknown_ones_have_near_names(client, gateway):
+    gateway.add("movie")
+    gateway.store.move_alias("movie@1", "prod")
+
+    def model_of(name):
+        return client.post("/v1/completions", json={"model": name, "prompt": "x"}).json()["model"]
+
+    assert [model_of(name) for name in ("movie", "movie@prod", "movie@1", "tiny:movie@2", "tiny")] == [
+        "movie@2",
+        "movie@1",
+        "movie@1",
+        "movie@2",
+        "tiny",
+    ]
+    moved = client.post("/v1/prompts/movie/alias", json={"alias": "prod", "version": 2})
+    assert moved.json() == {"alias": "movie@prod", "prompt": "movie@2"}
+    assert model_of("movie@prod") == "movie@2"
+    for name, near in (("movi", "movie"), ("movie@7", "movie@prod")):
+        refused = error_of(client.post("/v1/completions", json={"model": name, "prompt": "x"}), 404)
+        assert refused["code"] == "model_not_found"
+        assert near in refused["message"]
+    for path in ("../movie", "/etc/passwd", "movie/v1", "movie\\v1", "other:movie", "movie@../1"):
+        assert error_of(client.post("/v1/predict", json={"prompt": path, "inputs": ["x"]}), 404)
+
+
+def test_a_writing_prompt_is_a_chat_and_a_completion(client, gateway):
+    messages = [{"role": "user", "content": "a b c d"}]
+    chat = client.post(
+        "/v1/chat/completions",
+        json={
+            "model": "summary",
+            "messages": messages,
+            "max_tokens": 2,
+            "logprobs": True,
+            "temperature": 0,
+            "stop": "!",
+        },
+    ).json()
+    assert chat["choices"][0]["message"] == {"role": "assistant", "content": "a b"}
+    assert chat["choices"][0]["finish_reason"] == "length"
+    assert [token["token"] for token in chat["choices"][0]["logprobs"]["content"]] == ["a", " b"]
+    assert chat["usage"] == {
+        "prompt_tokens": 4,
+        "completion_tokens": 2,
+        "total_tokens": 6,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
+    request = gateway.engine.requests[-1]
+    assert (request.want, request.row, request.max_new_tokens, request.temperature, request.stop) == (
+        "write",
+        {"text": "a b c d"},
+        2,
+        0,
+        ("!",),
+    )
+    both = client.post("/v1/completions", json={"model": "summary", "prompt": ["x y", "z"], "logprobs": 1}).json()
+    assert [choice["text"] for choice in both["choices"]] == ["x y", "z"]
+    assert both["choices"][0]["logprobs"]["text_offset"] == [0, 1]
+
+
+def test_conversations_go_to_chats_and_to_the_model_alone(client, gateway):
+    messages = [
+        {"role": "developer", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+    ]
+    for model in ("talk", "tiny"):
+        assert client.post("/v1/chat/completions", json={"model": model, "messages": messages}).status_code == 200
+        assert gateway.engine.requests[-1].row == {
+            "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
+        }
+    refused = error_of(client.post("/v1/chat/completions", json={"model": "summary", "messages": messages}), 400)
+    assert (refused["param"], refused["got"]) == ("messages", "system, user")
+    assert error_of(client.post("/v1/chat/completions", json={"model": "tiny", "messages": messages, "n": 2}), 400)
+
+
+def test_a_label_prompt_answers_a_chat_with_its_label(client):
+    body = {"model": "movie", "messages": [{"role": "user", "content": "fine"}]}
+    reply = client.post("/v1/chat/completions", json=body).json()
+    assert reply["choices"][0]["message"]["content"] == "positive"
+    assert reply["overture"]["kind"] == "classification"
+    assert reply["overture"]["answer"]["confidence"] == 0.75
+    assert error_of(client.post("/v1/chat/completions", json={**body, "logprobs": True}), 400)["param"] == "model"
+
+
+def events_of(reply):
+    return [line.removeprefix("data: ") for line in reply.text.split("\n\n") if line.startswith("data: ")]
+
+
+def test_a_stream_grows_ends_and_counts(client):
+    body = {"model": "summary", "messages": [{"role": "user", "content": "a b"}], "stream": True}
+    reply = client.post("/v1/chat/completions", json={**body, "stream_options": {"include_usage": True}})
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    *chunks, done = events_of(reply)
+    assert done == "[DONE]"
+    parsed = list(map(json.loads, chunks))
+    assert "".join(c["choices"][0]["delta"]["content"] or "" for c in parsed[:-1]) == "a b"
+    assert parsed[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert [c["choices"][0]["finish_reason"] for c in parsed[:-1]][-1] == "stop"
+    assert (parsed[-1]["choices"], parsed[-1]["usage"]["completion_tokens"]) == ([], 2)
+    text = client.post("/v1/completions", json={"model": "movie", "prompt": "x", "stream": True})
+    assert "".join(json.loads(c)["choices"][0]["text"] for c in events_of(text)[:-1]) == "positive"
+
+
+def test_an_overloaded_engine_is_429_with_retry_after_also_for_streams(tmp_path):
+    failure = ErrorEvent(id="", error="Overloaded", message="wait", status=429, retry_after_s=2.4)
+    gateway = Gateway(tmp_path, ReadyEngine(failure=failure))
+    gateway.add("summary")
+    with gateway.client() as client:
+        for stream in (False, True):
+            reply = client.post("/v1/completions", json={"model": "summary", "prompt": "x", "stream": stream})
+            assert error_of(reply, 429)["code"] == "overloaded"
+            assert reply.headers["retry-after"] == "3"
+
+
+def test_system_one_asks_tuned_prompts(client, gateway):
+    questions = {
+        "spam": {"type": "noul", "instructions": "Is it spam?"},
+        "mood": {"type": "choice", "prompt": "movie", "criteria": {"positive": None, "negative": None}},
+        "step": {"type": "score", "prompt": "movie@1", "criteria": ["negative", "positive"]},
+    }
+    reply = client.post("/v1/systemone", json={"state": "buy now", "questions": questions}).json()
+    assert reply["answers"]["spam"] == {"type": "noul", "noul": 0.9}
+    assert reply["answers"]["mood"]["choice"] == "positive"
+    assert reply["answers"]["step"]["score"] == 0.75
+    assert reply["answers"]["step"]["legend"] == {"0": "negative", "1": "positive"}
+    assert len(gateway.engine.requests) == 1
+    for name, question in {
+        "movie": {"type": "noul"},
+        "summary": {"type": "choice"},
+        "mood": {"type": "choice", "prompt": "movie", "criteria": {"angry": None, "calm": None}},
+    }.items():
+        refused = error_of(client.post("/v1/systemone", json={"state": "x", "questions": {name: question}}), 400)
+        assert refused["param"].startswith(f"questions.{name}")
+    assert error_of(client.post("/v1/systemone", json={"state": "x", "questions": {"q": {"type": "noul"}}}), 404)
+
+
+def test_models_come_in_pages_with_scores(client, gateway):
+    accuracy = {"value": 0.8, "low": 0.7, "high": 0.9, "n": 100}
+    gateway.add("movie", metrics={"test": {"accuracy": accuracy}})
+    gateway.store.move_alias("movie@2", "prod")
+    page = client.get("/v1/models", params={"limit": 2}).json()
+    assert [card["id"] for card in page["data"]] == ["tiny", "movie@2"]
+    assert page["data"][1]["overture"]["interval"] == [0.7, 0.9]
+    assert page["data"][1]["overture"]["aliases"] == ["prod"]
+    assert (page["has_more"], page["last_id"]) == (True, "movie@2")
+    ids = []
+    while page["data"]:
+        ids += [card["id"] for card in page["data"]]
+        page = client.get("/v1/models", params={"limit": 2, "after": ids[-1]}).json()
+    assert len(ids) == 9 == len(set(ids))
+    versions = client.get("/v1/models", params={"name": "movie"}).json()
+    assert [card["id"] for card in versions["data"]] == ["movie@1", "movie@2"]
+    assert client.get("/v1/models/movie@prod").json()["id"] == "movie@2"
+    assert error_of(client.get("/v1/models/none"), 404)
+
+
+def upload(name, raw, **changes):
+    manifest = manifest_of(name, **changes).model_dump(mode="json")
+    return {"manifest": manifest, "tensors": base64.b64encode(raw).decode()}
+
+
+def test_an_upload_is_kept_opened_and_repeatable(client, gateway):
+    kept = client.put("/v1/prompts/movie", json=upload("movie", tensor_file(0.25)))
+    assert (kept.status_code, kept.json()["prompt"]) == (201, "movie@2")
+    assert "movie@2" in gateway.engine.loaded
+    same = {"if-none-match": f'"{kept.json()["sha256"]}"'}
+    again = client.put("/v1/prompts/movie", json=upload("movie", tensor_file(0.25)), headers=same)
+    assert (again.status_code, again.json()) == (200, kept.json())
+    assert client.delete("/v1/prompts/movie@2").json() == {"removed": ["movie@2"]}
+    assert "movie@2" not in gateway.engine.loaded
+    assert client.put("/v1/prompts/movie", json=upload("movie", tensor_file())).json()["prompt"] == "movie@3"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "status"),
+    [
+        ("movie", {"tensors": "not base64!"}, 400),
+        ("movie", {"tensors": base64.b64encode(b"PK\3\4" + tensor_file()).decode()}, 409),
+        ("movie", {"tensors": base64.b64encode(tensor_file(float("nan"))).decode()}, 409),
+        ("movie", {"tensors": ""}, 409),
+        ("movie", {"manifest": {}}, 400),
+        ("Movie", {}, 400),
+        ("..", {}, 404),
+        ("aux", {}, 400),
+    ],
+)
+def test_an_unsafe_upload_leaves_nothing(client, gateway, name, change, status):
+    reply = client.put(f"/v1/prompts/{name}", json={**upload("movie", tensor_file()), **change})
+    assert error_of(reply, status)["message"]
+    assert gateway.store.versions("movie") == (1,)
+
+
+def test_an_upload_that_the_model_cannot_open_is_taken_back(tmp_path):
+    gateway = Gateway(tmp_path / "store", ReadyEngine(answer=fake_answer, refused=("movie@1",)))
+    with gateway.client() as client:
+        assert error_of(client.put("/v1/prompts/movie", json=upload("movie", tensor_file())), 404)
+    assert gateway.store.versions("movie") == ()
+
+
+def test_a_prompt_of_another_model_is_409_and_listed_with_its_problem(client, gateway):
+    other = {**manifest_of("movie").backbone.model_dump(mode="json"), "weights_sha256": "x" * 64}
+    gateway.add("spam", backbone=other)
+    assert error_of(client.post("/v1/predict", json={"prompt": "spam", "inputs": ["x"]}), 409)["got"]
+    assert client.get("/v1/prompts/spam/drift").json()["fits"] is False
+    assert client.get("/v1/prompts/movie/drift").json() == {"prompt": "movie@1", "fits": True, "problem": None}
+    assert list(gateway.registry.refused()) == ["spam@2"]
+    assert error_of(client.put("/v1/prompts/spam", json=upload("spam", tensor_file(), backbone=other)), 409)
+    assert gateway.store.versions("spam") == (1, 2)
+
+
+def test_health_ready_metrics_and_tokens(client):
+    assert client.get("/health").json() == {"status": "ok", "restarts": 0}
+    assert client.get("/ready").status_code == 200
+    client.post("/v1/predict", json={"prompt": "movie", "inputs": ["x"]})
+    assert 'overture_requests_total{prompt="movie@1",status="200"} 1.0' in client.get("/metrics").text
+    assert client.post("/tokenize", json={"text": "ab"}).json() == {"tokens": [97, 98], "count": 2}
+    assert client.post("/v1/prompts/movie/warm").json()["id"] == "movie@1"
+
+
+def test_an_unforeseen_error_is_json_without_its_reason(tmp_path):
+    def broken(prompt, request):
+        raise RuntimeError("secret")
+
+    gateway = Gateway(tmp_path, ReadyEngine(answer=broken))
+    gateway.add("movie")
+    with gateway.client() as client:
+        reply = client.post("/v1/predict", json={"prompt": "movie", "inputs": ["x"]})
+        assert error_of(reply, 500)["code"] == "internal_error"
+        assert "secret" not in reply.text
