@@ -10,7 +10,7 @@ from overture.core.decoding import Decoding
 from overture.core.rows import Answer, Encoded
 from overture.engine import generate
 from overture.engine.cache import InputCache
-from overture.engine.generate import _Chance
+from overture.engine.generate import Chance
 from overture.engine.prompted import PromptedModel
 
 LENGTHS = (5, 19, 1, 2)
@@ -93,13 +93,13 @@ def test_an_encoder_decoders_rows_draw_by_their_own_texts():
     """Their decoders' rows all begin alike, and yet chance must not be one for all."""
     seen = []
 
-    def drawn(rows, decoding):
-        seen.extend((*row.input_ids, *row.anchor_ids) for row in rows)
-        return real(rows, decoding)
+    def drawn(row, decoding):
+        seen.append((*row.input_ids, *row.anchor_ids))
+        return real(row, decoding)
 
-    real = generate._drawn
+    real = generate.chance_of
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate, "_drawn", drawn)
+        patch.setattr(generate, "chance_of", drawn)
         rows = make_rows("free text", LENGTHS)
         PromptedModel(backbone_of("t5", torch.float64)).ask(rows, Answers(2, (), Decoding(temperature=1.0)))
     assert sorted(seen) == sorted((*row.input_ids, *row.anchor_ids) for row in rows)
@@ -107,14 +107,15 @@ def test_an_encoder_decoders_rows_draw_by_their_own_texts():
 
 
 def test_drawn_tokens_have_the_models_probabilities_and_stay_in_the_nucleus():
-    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()[None].repeat(4000, 1)
-    streams = tuple(torch.Generator().manual_seed(seed) for seed in range(4000))
-    drawn = _Chance(streams, 1.0, 1.0)(logits).bincount(minlength=4) / 4000
-    assert drawn.tolist() == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.03)
-    streams = tuple(torch.Generator().manual_seed(seed) for seed in range(4000))
-    nucleus = _Chance(streams, 1.0, 0.7)(logits).bincount(minlength=4) / 4000
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+
+    def shares(top_p: float) -> list[float]:
+        chances = [Chance(torch.Generator().manual_seed(seed), 1.0, top_p) for seed in range(4000)]
+        return [value / 4000 for value in torch.tensor([draw(logits) for draw in chances]).bincount(minlength=4)]
+
+    assert shares(1.0) == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.03)
     # 0.5 alone is less than 0.7, with 0.3 it is enough.
-    assert nucleus.tolist() == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)
+    assert shares(0.7) == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)
 
 
 class Only:

@@ -47,6 +47,8 @@ class Columns:
         shared: of R memories row b attends to number b % R (``cycle``) or b // (B / R) (``run``).
         room: by layer the two buffers [B, H, more than M, K] of which keys and values are the beginning; what is live
             behind these columns is written there instead of copying the columns. For use without gradients.
+        ends: for rows of one live token each, and of unlike length, the index in their room where it is written, [B];
+            then it is one of the columns, in positions, valid and weights too.
     """
 
     keys: Mapping[int, Tensor]
@@ -56,6 +58,7 @@ class Columns:
     weights: Sequence[Tensor] | None = None
     shared: Literal["cycle", "run"] = "cycle"
     room: Mapping[int, tuple[Tensor, Tensor]] | None = None
+    ends: Tensor | None = None
 
     def num_memories(self, layer: int) -> int:
         """R, or B, or 1."""
@@ -100,6 +103,12 @@ class Step:
         key = (window, num_groups, is_causal)
         if key not in self._masks:
             num_rows, num_live = self.positions.shape
+            if self.has_live_columns:
+                seen = self.memory[0].valid[:, None, :]
+                if window is not None:
+                    seen = seen & (-self._distances() < window)
+                self._masks[key] = self._added(seen, num_groups, dtype)
+                return self._masks[key]
             live = torch.ones(num_live, num_live, dtype=torch.bool, device=self.positions.device)
             live = (live.tril() if is_causal else live) & self.valid[:, None, :]
             if self.branch is not None:
@@ -113,10 +122,18 @@ class Step:
             # Padding attends to itself: a row of the softmax without any key would be NaN in some kernels.
             itself = torch.eye(num_live, dtype=torch.bool, device=seen.device)
             seen[:, :, -num_live:] |= itself
-            added = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
-            added = added.repeat(1, num_groups, 1).unsqueeze(1)
-            self._masks[key] = added if self.bias is None else added + self.bias(self._distances())
+            self._masks[key] = self._added(seen, num_groups, dtype)
         return self._masks[key]
+
+    def _added(self, seen: Tensor, num_groups: int, dtype: torch.dtype) -> Tensor:
+        added = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
+        added = added.repeat(1, num_groups, 1).unsqueeze(1)
+        return added if self.bias is None else added + self.bias(self._distances())
+
+    @property
+    def has_live_columns(self) -> bool:
+        """Whether live tokens are among the memory's columns."""
+        return bool(self.memory) and self.memory[0].ends is not None
 
     @property
     def mask_kinds(self) -> list[MaskKind]:
@@ -151,12 +168,16 @@ class Step:
             else part.weights[layer].to(mask).expand(num_rows, -1)
             for part in self.memory
         ]
-        return mask + torch.cat([*column_weights, mask.new_ones(num_rows, num_live)], dim=1).log()[:, None, None, :]
+        if not self.has_live_columns:
+            column_weights.append(mask.new_ones(num_rows, num_live))
+        return mask + torch.cat(column_weights, dim=1).log()[:, None, None, :]
 
     def _distances(self) -> Tensor:
         """Positions of columns less those of live tokens, [B, S, M+S]."""
-        memory_positions = [part.positions.expand(len(self.positions), -1) for part in self.memory]
-        return torch.cat([*memory_positions, self.positions], dim=1)[:, None, :] - self.positions[:, :, None]
+        column_positions = [part.positions.expand(len(self.positions), -1) for part in self.memory]
+        if not self.has_live_columns:
+            column_positions.append(self.positions)
+        return torch.cat(column_positions, dim=1)[:, None, :] - self.positions[:, :, None]
 
 
 def _additive(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
@@ -230,6 +251,9 @@ def _written(part: Columns, layer: int, live: Tensor, which: str) -> Tensor:
     """Columns with what is live behind them, in the room that they have there."""
     assert part.room is not None
     buffer = part.room[layer][0 if which == "keys" else 1]
+    if part.ends is not None:
+        buffer[torch.arange(len(buffer), device=buffer.device), :, part.ends] = live[:, :, 0]
+        return buffer[:, :, : part.valid.shape[1]]
     end = part.valid.shape[1] + live.shape[2]
     buffer[:, :, part.valid.shape[1] : end] = live
     return buffer[:, :, :end]

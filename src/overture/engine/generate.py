@@ -46,14 +46,19 @@ def written(
     backbone = inputs.backbone
     if decoding.beams > 1:
         search = _Search(backbone, rows, stop, max_new_tokens, decoding)
-        return search.run(*_begun(inputs, rows, injections))
+        logits, first = begun(inputs, rows, injections)
+        return search.run(logits, _Continued(backbone, first))
 
     def is_done(ids: Sequence[int]) -> bool:
-        return _is_stopped(backbone, ids, stop)
+        return is_stopped(backbone, ids, stop)
 
-    choose = _drawn(texts or rows, decoding) if decoding.temperature is not None else _likeliest
-    lines = _one_by_one(inputs, rows, injections, max_new_tokens, is_done, choose)
-    return [_answer(backbone, line.ids, line.log_likelihood, stop) for line in lines]
+    chances = [chance_of(row, decoding) for row in texts or rows]
+    lines = [
+        Line(row, backbone.info.eos_id, max_new_tokens, is_done, chance)
+        for row, chance in zip(rows, chances, strict=True)
+    ]
+    _write(inputs, rows, injections, lines)
+    return [answer_of(backbone, line, stop) for line in lines]
 
 
 @torch.no_grad()
@@ -65,54 +70,90 @@ def greedy_tokens(
     is_done: Callable[[Sequence[int]], bool],
 ) -> list[list[int]]:
     """The likeliest tokens, the end token left out; `is_done` looks at what a row has so far."""
-    return [line.ids for line in _one_by_one(inputs, rows, injections, max_new_tokens, is_done, _likeliest)]
+    lines = [Line(row, inputs.backbone.info.eos_id, max_new_tokens, is_done) for row in rows]
+    _write(inputs, rows, injections, lines)
+    return [line.ids for line in lines]
 
 
-def _begun(inputs: Inputs, rows: Sequence[Encoded], injections: Injections) -> tuple[Tensor, "_Continued"]:
-    """Logits of the first token, [B, V], and what goes on behind it."""
+def begun(inputs: Inputs, rows: Sequence[Encoded], injections: Injections) -> tuple[Tensor, Pass]:
+    """Logits of the first token, [B, V], and the pass behind which answers go on."""
     backbone = inputs.backbone
     bare = [Encoded(row.row, row.input, row.anchor, slots=row.slots) for row in rows]
     first = prepared(inputs, bare, injections, answer_layout, is_generating=True)
     hidden = backbone.run(first.live, first.step, first.layer)
     logits = backbone.head(hidden[torch.arange(len(rows), device=hidden.device), first.layout.trunk_end])
-    return logits, _Continued(backbone, first)
+    return logits, first
 
 
-def _one_by_one(
-    inputs: Inputs,
-    rows: Sequence[Encoded],
-    injections: Injections,
-    max_new_tokens: int,
-    is_done: Callable[[Sequence[int]], bool],
-    choose: Callable[[Tensor], Tensor],
-) -> list["_Line"]:
+def _write(inputs: Inputs, rows: Sequence[Encoded], injections: Injections, lines: Sequence["Line"]) -> None:
     backbone = inputs.backbone
-    logits, continued = _begun(inputs, rows, injections)
-    lines = [_Line(row, backbone.info.eos_id, is_done) for row in rows]
-    for num_new in range(1, max_new_tokens + 1):
-        allowed = _within(logits, lines)
-        token = choose(allowed)
-        shares = _log_shares(logits).gather(1, token[:, None])[:, 0].tolist()
-        for line, chosen, share in zip(lines, token.tolist(), shares, strict=True):
-            line.append(chosen, share)
-        if num_new == max_new_tokens or all(line.is_done for line in lines):
-            break
-        logits = backbone.head(continued.next(token))
-    return lines
+    logits, first = begun(inputs, rows, injections)
+    continued = _Continued(backbone, first)
+    token = append_next(logits, lines)
+    while not all(line.is_done for line in lines):
+        token = append_next(backbone.head(continued.next(token)), lines)
+
+
+def append_next(logits: Tensor, lines: Sequence["Line"]) -> Tensor:
+    """Write one more token in each line that is not done; the tokens, [B].
+
+    Args:
+        logits: behind each line, [B, V].
+        lines: the answers so far.
+    """
+    allowed = _within(logits, lines)
+    token = allowed.argmax(-1)
+    for number, line in enumerate(lines):
+        if line.chance is not None and not line.is_done:
+            token[number] = line.chance(allowed[number])
+    log_shares = _log_shares(logits)
+    shares = log_shares.gather(1, token[:, None])[:, 0].tolist()
+    for number, (line, chosen, share) in enumerate(zip(lines, token.tolist(), shares, strict=True)):
+        if line.num_top and not line.is_done:
+            values, ids = log_shares[number].topk(line.num_top)
+            line.tops.append(tuple(zip(ids.tolist(), values.tolist(), strict=True)))
+        line.append(chosen, share)
+    return token
 
 
 def _log_shares(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
 
 
-class _Line:
-    """One answer as it is written."""
+class Line:
+    """One answer as it is written.
 
-    def __init__(self, row: Encoded, eos_id: int | None, is_whole: Callable[[Sequence[int]], bool]) -> None:
-        self.allowed, self.eos_id, self.is_whole = _allowed(row), eos_id, is_whole
+    Args:
+        row: what it allows is kept to.
+        eos_id: ends an answer.
+        max_new_tokens: at most so many tokens.
+        is_whole: whether the tokens so far are the last.
+        chance: draws tokens; the likeliest ones when None.
+        num_top: of how many of the likeliest tokens the log-probabilities are kept at each place.
+
+    Attributes:
+        ids: the tokens, without the end token.
+        shares: their log-probabilities.
+        tops: the likeliest tokens at each place, the end token's with them.
+        is_cut: whether the answer ends for its length alone.
+    """
+
+    def __init__(
+        self,
+        row: Encoded,
+        eos_id: int | None,
+        max_new_tokens: int,
+        is_whole: Callable[[Sequence[int]], bool],
+        chance: "Chance | None" = None,
+        num_top: int = 0,
+    ) -> None:
+        self.allowed, self.eos_id, self.max_new_tokens, self.is_whole = _allowed(row), eos_id, max_new_tokens, is_whole
+        self.chance, self.num_top = chance, num_top
         self.ids: list[int] = []
+        self.shares: list[float] = []
+        self.tops: list[tuple[tuple[int, float], ...]] = []
         self.log_likelihood = 0.0
-        self.is_done = False
+        self.is_done = self.is_cut = False
 
     def may_follow(self) -> Sequence[int] | None:
         """Tokens that may come next; None for any."""
@@ -131,7 +172,10 @@ class _Line:
             self.is_done = True
             return
         self.ids.append(token)
+        self.shares.append(share)
         self.is_done = self.is_whole(self.ids)
+        self.is_cut = not self.is_done and len(self.ids) == self.max_new_tokens
+        self.is_done = self.is_done or self.is_cut
 
 
 def _allowed(row: Encoded) -> Allowed | None:
@@ -139,11 +183,12 @@ def _allowed(row: Encoded) -> Allowed | None:
     return row.target.allowed if isinstance(row.target, Answer) else None
 
 
-def _answer(backbone: Backbone, ids: Sequence[int], log_likelihood: float, stop: Sequence[str]) -> Written:
-    return Written(_cut(backbone.text.tokenizer.decode(ids), stop), tuple(ids), log_likelihood)
+def answer_of(backbone: Backbone, line: "Line | _Beam", stop: Sequence[str]) -> Written:
+    """The answer as it is read: without its end, cut at a stop text."""
+    return Written(_cut(backbone.text.tokenizer.decode(line.ids), stop), tuple(line.ids), line.log_likelihood)
 
 
-def _within(logits: Tensor, lines: Sequence[_Line]) -> Tensor:
+def _within(logits: Tensor, lines: Sequence[Line]) -> Tensor:
     """Logits with what may not be written at minus infinity; rows that may write anything, or nothing, as they are."""
     allowed_by_row = [line.may_follow() for line in lines]
     if all(allowed is None for allowed in allowed_by_row):
@@ -161,39 +206,33 @@ def _within(logits: Tensor, lines: Sequence[_Line]) -> Tensor:
 # -- one token of many
 
 
-def _likeliest(logits: Tensor) -> Tensor:
-    return logits.argmax(-1)
-
-
 @dataclass(frozen=True, slots=True)
-class _Chance:
-    """Tokens drawn by chance, each row from a stream of its own, so that batches change nothing.
+class Chance:
+    """Draws the tokens of one row from a stream of its own, so that batches change nothing.
 
     Source of top-p: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1.
     """
 
-    generators: tuple[torch.Generator, ...]
+    generator: torch.Generator
     temperature: float
     top_p: float
 
-    def __call__(self, logits: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor) -> int:
+        """A token by its logits, [V]."""
         shares = (logits.double().cpu() / self.temperature).softmax(dim=-1)
         ordered, index = shares.sort(dim=-1, descending=True, stable=True)
         # A token is kept when those before it do not have the share yet.
         kept = ordered * (ordered.cumsum(-1) - ordered < self.top_p)
-        drawn = [
-            torch.multinomial(shares, 1, generator=stream) for shares, stream in zip(kept, self.generators, strict=True)
-        ]
-        return index.gather(1, torch.stack(drawn))[:, 0].to(logits.device)
+        return int(index[torch.multinomial(kept, 1, generator=self.generator)])
 
 
-def _drawn(rows: Sequence[Encoded], decoding: Decoding) -> _Chance:
-    assert decoding.temperature is not None
-    streams = []
-    for row in rows:
-        text = " ".join(map(str, (*row.input_elements, *row.anchor_elements)))
-        streams.append(torch.Generator().manual_seed(derived_seed(decoding.seed, "sample", text)))
-    return _Chance(tuple(streams), decoding.temperature, decoding.top_p)
+def chance_of(row: Encoded, decoding: Decoding) -> Chance | None:
+    """Chance by a row's text, or None where its answer is not drawn."""
+    if decoding.temperature is None:
+        return None
+    text = " ".join(map(str, (*row.input_elements, *row.anchor_elements)))
+    generator = torch.Generator().manual_seed(derived_seed(decoding.seed, "sample", text))
+    return Chance(generator, decoding.temperature, decoding.top_p)
 
 
 # -- beam search
@@ -204,7 +243,7 @@ class _Beam:
     """A beginning: its tokens and the sum of their log-likelihoods."""
 
     ids: tuple[int, ...]
-    total: float
+    log_likelihood: float
     came_from: int = 0
 
 
@@ -219,7 +258,7 @@ class _Beams:
 
     def finish(self, beam: _Beam, length: int) -> None:
         """Keep a finished answer if it is among the best."""
-        self.finished.append((beam.total / length**self.length_penalty, beam))
+        self.finished.append((beam.log_likelihood / length**self.length_penalty, beam))
         self.finished.sort(key=lambda answer: -answer[0])
         del self.finished[self.num_beams :]
 
@@ -228,7 +267,7 @@ class _Beams:
         if not self.running:
             self.is_done = True
         elif len(self.finished) == self.num_beams:
-            best = self.running[0].total / length**self.length_penalty
+            best = self.running[0].log_likelihood / length**self.length_penalty
             self.is_done = best <= self.finished[-1][0]
 
 
@@ -274,7 +313,7 @@ class _Search:
             if beam.ids[-1] == self.backbone.info.eos_id:
                 is_end, beam.ids = True, beam.ids[:-1]
             else:
-                is_end = length == self.max_new_tokens or _is_stopped(self.backbone, beam.ids, self.stop)
+                is_end = length == self.max_new_tokens or is_stopped(self.backbone, beam.ids, self.stop)
             if is_end and rank < self.num_beams:
                 beams.finish(beam, length)
             elif not is_end and len(running) < self.num_beams:
@@ -285,7 +324,7 @@ class _Search:
     def _continuations(self, row: int, beams: _Beams, shares: Tensor, length: int) -> Iterator[_Beam]:
         """The likeliest beginnings with one token more, twice as many as there are beams."""
         shares = self._allowed(row, beams, shares, length)
-        totals = torch.tensor([beam.total for beam in beams.running], device=shares.device, dtype=shares.dtype)
+        totals = torch.tensor([beam.log_likelihood for beam in beams.running], device=shares.device, dtype=shares.dtype)
         continued_totals = (shares + totals[:, None]).flatten()
         values, index = continued_totals.topk(min(2 * self.num_beams, len(continued_totals)))
         for value, flat_index in zip(values.tolist(), index.tolist(), strict=True):
@@ -308,7 +347,7 @@ class _Search:
 
     def _best(self, beams: _Beams) -> Written:
         best = beams.finished[0][1] if beams.finished else (beams.running or [_Beam((), 0.0)])[0]
-        return _answer(self.backbone, best.ids, best.total, self.stop)
+        return answer_of(self.backbone, best, self.stop)
 
 
 # -- token after token
@@ -319,7 +358,7 @@ class _Stretch:
 
     def __init__(self, backbone: Backbone, step: Step, first: int, end: int | None) -> None:
         self.backbone, self.first, self.end = backbone, first, end
-        self.memory = [_merged([*step.memory, _kept(step)], step.positions.shape[0])]
+        self.memory = [_merged([*step.memory, kept_columns(step)], step.positions.shape[0])]
         # The last valid position of each row, whatever stands in its padding.
         self.position = step.positions.masked_fill(~step.valid, -(1 << 40)).amax(1)
 
@@ -375,7 +414,8 @@ def _selected(part: Columns, index: Tensor) -> Columns:
     return Columns(keys, values, of(part.positions), of(part.valid), weights)
 
 
-def _kept(step: Step) -> Columns:
+def kept_columns(step: Step) -> Columns:
+    """The keys and values that a step kept."""
     kept = step.kept or {}
     keys = {layer: key for layer, (key, _) in kept.items()}
     return Columns(keys, {layer: value for layer, (_, value) in kept.items()}, step.positions, step.valid)
@@ -464,7 +504,8 @@ def _grown(part: Columns, step: Step) -> Columns:
     return _filled(dict(part.room), positions, torch.cat([part.valid, step.valid], dim=1), weights)
 
 
-def _is_stopped(backbone: Backbone, ids: Sequence[int], stop: Sequence[str]) -> bool:
+def is_stopped(backbone: Backbone, ids: Sequence[int], stop: Sequence[str]) -> bool:
+    """Whether an answer holds a stop text."""
     # Leading white space may spell a stop text before the answer has begun.
     text = backbone.text.tokenizer.decode(ids).lstrip() if stop else ""
     return any(end in text for end in stop)

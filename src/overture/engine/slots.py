@@ -1,0 +1,238 @@
+"""Answers that are begun and end at any time and are written together: one token for all of them in each step.
+
+A row has a slot, in which its columns (input, prompt, tokens so far) lie without gaps, with room for all that it may
+write. Slots of one length class stand side by side, so a step attends to views of their buffers and copies nothing.
+
+Shape letters: B rows, S slots, C columns of a length class, D width, V vocabulary, H key/value heads, K head width.
+
+Source: iteration-level scheduling, Yu et al. 2022 (Orca), section 4.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from overture.core.rows import Encoded
+from overture.engine.attention import Columns, Step
+from overture.engine.backbone import Backbone
+from overture.engine.generate import Line, append_next, begun, kept_columns
+from overture.engine.inputs import Inputs
+from overture.engine.passes import Injections
+
+_SHORTEST, _GROWTH = 128, 4
+"""Columns of the shortest length class, and by how much each next one is longer."""
+_NONE = -(1 << 40)
+
+
+class Slots:
+    """Answers that are being written by one model.
+
+    Args:
+        backbone: a decoder.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self._groups: dict[tuple[int, int], _Group] = {}
+
+    def __len__(self) -> int:
+        return sum(len(group.lines) for group in self._groups.values())
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the slots take."""
+        return sum(stretch.num_bytes for group in self._groups.values() for stretch in group.stretches)
+
+    @torch.no_grad()
+    def begin(self, inputs: Inputs, rows: Sequence[Encoded], injections: Injections, lines: Sequence[Line]) -> None:
+        """Read rows and write the first token of each answer; those that go on get a slot.
+
+        Args:
+            inputs: gives texts that run by themselves.
+            rows: any rows.
+            injections: a prompt, or none, for each row; all enter at the same layer.
+            lines: the rows' answers, empty.
+        """
+        logits, first = begun(inputs, rows, injections)
+        tokens = append_next(logits, lines).tolist()
+        passes: list[tuple[int, int | None, Step]] = [(0, first.layer, first.below)] if first.below else []
+        passes.append((first.layer, None, first.step))
+        parts = [[*step.memory, kept_columns(step)] for _, _, step in passes]
+        # The last valid position of each row, whatever stands in its padding.
+        ends = [step.positions.masked_fill(~step.valid, _NONE).amax(1) for _, _, step in passes]
+        for row, (line, token) in enumerate(zip(lines, tokens, strict=True)):
+            if line.is_done:
+                continue
+            longest = max(sum(int(_of_row(part.valid, row).sum()) for part in of_pass) for of_pass in parts)
+            size = _SHORTEST
+            while size < longest + line.max_new_tokens:
+                size *= _GROWTH
+            if (first.layer, size) not in self._groups:
+                stretches = [_Stretch(self.backbone, start, end, size) for start, end, _ in passes]
+                self._groups[first.layer, size] = _Group(self.backbone, stretches, [], [])
+            group = self._groups[first.layer, size]
+            for stretch, of_pass, end in zip(group.stretches, parts, ends, strict=True):
+                stretch.fill(of_pass, row, len(rows), end[row])
+            group.lines.append(line)
+            group.tokens.append(token)
+
+    @torch.no_grad()
+    def step(self) -> list[Line]:
+        """Write one more token of every answer; those that are done leave their slots.
+
+        Returns:
+            All answers that have grown.
+        """
+        grown = [line for group in self._groups.values() for line in group.step()]
+        self._groups = {key: group for key, group in self._groups.items() if group.lines}
+        return grown
+
+    def drop(self, line: Line) -> None:
+        """Free the slot of an answer that nobody waits for."""
+        for group in self._groups.values():
+            if line in group.lines:
+                group.free(group.lines.index(line))
+        self._groups = {key: group for key, group in self._groups.items() if group.lines}
+
+
+@dataclass(slots=True)
+class _Group:
+    """Answers of one length class under prompts that enter at one layer; in slots 0 to B-1."""
+
+    backbone: Backbone
+    stretches: "list[_Stretch]"
+    lines: list[Line]
+    tokens: list[int]
+
+    def step(self) -> list[Line]:
+        live = self.backbone.embed(torch.tensor(self.tokens)[:, None])
+        for stretch in self.stretches:
+            live = stretch.next(live)
+        lines = list(self.lines)
+        self.tokens = append_next(self.backbone.head(live[:, 0]), lines).tolist()
+        for number in reversed(range(len(lines))):
+            if lines[number].is_done:
+                self.free(number)
+        return lines
+
+    def free(self, number: int) -> None:
+        """The last answer moves to the slot that gets free."""
+        for stretch in self.stretches:
+            stretch.free(number)
+        self.lines[number], self.tokens[number] = self.lines[-1], self.tokens[-1]
+        self.lines.pop()
+        self.tokens.pop()
+
+
+class _Stretch:
+    """Slots in some neighbouring layers; below a late prompt a row has other columns than above it.
+
+    Args:
+        backbone: the model.
+        start: the first layer.
+        end: behind the last layer; None for all.
+        size: columns of a slot, C.
+    """
+
+    def __init__(self, backbone: Backbone, start: int, end: int | None, size: int) -> None:
+        self.backbone, self.start, self.end, self.size = backbone, start, end, size
+        self.num = 0
+        self.room: dict[int, tuple[Tensor, Tensor]] = {}
+        self.weights: list[Tensor] | None = None
+        self.positions = torch.empty(0, size, dtype=torch.long, device=backbone.device)
+        self.valid = self.positions.bool()
+        self.lengths: list[int] = []
+        self.last = self.positions[:, 0]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(values.nbytes for pair in self.room.values() for values in pair)
+
+    def fill(self, parts: Sequence[Columns], row: int, num_rows: int, last: Tensor) -> None:
+        """Give a row the next slot.
+
+        Args:
+            parts: the columns of all rows of its pass.
+            row: its number among them.
+            num_rows: how many they are.
+            last: position of its last live token.
+        """
+        if self.num == len(self.valid):
+            self._grow(parts[-1], max(4, 2 * self.num))
+        slot, start = self.num, 0
+        for part in parts:
+            is_valid = _of_row(part.valid, row)
+            end = start + int(is_valid.sum())
+            for layer, pair in self.room.items():
+                for buffer, values in zip(pair, (part.keys[layer], part.values[layer]), strict=True):
+                    buffer[slot, :, start:end] = values[_number_of(part, len(values), row, num_rows)][:, is_valid]
+            self.positions[slot, start:end] = _of_row(part.positions, row)[is_valid]
+            if part.weights is not None and self.weights is None:
+                self.weights = [values.new_ones(self.valid.shape) for values in part.weights]
+            for layer, of_slots in enumerate(self.weights or ()):
+                of_slots[slot, start:end] = 1.0 if part.weights is None else _of_row(part.weights[layer], row)[is_valid]
+            start = end
+        self.valid[slot] = torch.arange(self.size, device=self.valid.device) < start
+        for of_slots in self.weights or ():
+            of_slots[slot, start:] = 1.0
+        self.last[slot] = last
+        self.lengths.append(start)
+        self.num += 1
+
+    def next(self, live: Tensor) -> Tensor:
+        """One more token in each slot, [B, 1, D]."""
+        num, most = self.num, max(self.lengths) + 1
+        ends = torch.tensor(self.lengths, device=live.device)
+        rows = torch.arange(num, device=live.device)
+        self.last[:num] += 1
+        self.positions[rows, ends], self.valid[rows, ends] = self.last[:num], True
+        room = {layer: (keys[:num], values[:num]) for layer, (keys, values) in self.room.items()}
+        keys, values = [{layer: pair[which][:, :, :most] for layer, pair in room.items()} for which in (0, 1)]
+        weights = None if self.weights is None else [of_slots[:num, :most] for of_slots in self.weights]
+        memory = Columns(
+            keys, values, self.positions[:num, :most], self.valid[:num, :most], weights, room=room, ends=ends
+        )
+        position = self.last[:num, None]
+        hidden = self.backbone.run(live, Step(position, position > _NONE, memory=[memory]), self.start, self.end)
+        self.lengths = [length + 1 for length in self.lengths]
+        return hidden
+
+    def free(self, slot: int) -> None:
+        last, length = self.num - 1, self.lengths[-1]
+        if slot != last:
+            for buffer in (values for pair in self.room.values() for values in pair):
+                buffer[slot, :, :length] = buffer[last, :, :length]
+            for of_slots in (self.positions, self.valid, *(self.weights or ())):
+                of_slots[slot] = of_slots[last]
+            self.last[slot], self.lengths[slot] = self.last[last], length
+        self.lengths.pop()
+        self.num -= 1
+
+    def _grow(self, like: Columns, num: int) -> None:
+        def grown(values: Tensor) -> Tensor:
+            more = values.new_zeros(num, *values.shape[1:])
+            more[: len(values)] = values
+            return more
+
+        if not self.room:
+            layers = [layer for layer in like.keys if layer >= self.start and (self.end is None or layer < self.end)]
+            self.room = {layer: (self._empty(like.keys[layer]), self._empty(like.values[layer])) for layer in layers}
+        self.room = {layer: (grown(keys), grown(values)) for layer, (keys, values) in self.room.items()}
+        self.positions, self.valid, self.last = grown(self.positions), grown(self.valid), grown(self.last)
+        self.weights = None if self.weights is None else [grown(of_slots) for of_slots in self.weights]
+
+    def _empty(self, like: Tensor) -> Tensor:
+        return like.new_empty(0, like.shape[1], self.size, like.shape[3])
+
+
+def _of_row(values: Tensor, row: int) -> Tensor:
+    return values[row if len(values) > 1 else 0]
+
+
+def _number_of(part: Columns, num_memories: int, row: int, num_rows: int) -> int:
+    """Which of the memories that rows share is a row's."""
+    if part.shared == "cycle":
+        return row % num_memories
+    return row // (num_rows // num_memories)
