@@ -10,7 +10,7 @@ from overture.core.decoding import Decoding
 from overture.core.rows import Answer, Encoded
 from overture.engine import generate
 from overture.engine.cache import InputCache
-from overture.engine.generate import Chance
+from overture.engine.lines import Chance
 from overture.engine.prompted import PromptedModel
 
 LENGTHS = (5, 19, 1, 2)

@@ -11,7 +11,7 @@ from overture.core.decoding import Decoding
 from overture.engine import slots as slots_module
 from overture.engine.answerer import LocalAnswerer
 from overture.engine.cache import InputCache
-from overture.engine.generate import Line, chance_of
+from overture.engine.lines import Line, chance_of
 from overture.engine.slots import Slots
 
 FAMILIES = ("llama", "gemma3_text", "gpt2", "gemma2", "phi3")

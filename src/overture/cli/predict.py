@@ -16,7 +16,8 @@ from overture.core.errors import ConfigError, DataError, Problem, problem_lines
 if TYPE_CHECKING:
     from overture.cli.inputs import Inputs
     from overture.cli.predicted import Outcome, Predicted
-    from overture.evaluate.host import Handle, Reply
+    from overture.evaluate.host import Handle
+    from overture.evaluate.inquiry import Reply
 
 OnError = Literal["null", "skip", "fail"]
 _FEWEST_ROWS, _MOST_ROWS = 32, 1024

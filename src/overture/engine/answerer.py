@@ -29,13 +29,13 @@ from overture.core.injection import Injection
 from overture.core.rows import Answer, Encoded, Likelihood, OneOf, Written
 from overture.engine import seq2seq
 from overture.engine.backbone import Backbone
-from overture.engine.cache import InputCache
 from overture.engine.generate import greedy_tokens, written
 from overture.engine.inputs import Inputs, Progress, groups
 from overture.engine.layout import Layout, answer_layout, label_layout
 from overture.engine.likelihood import word_likelihoods
 from overture.engine.passes import Injections, Make, kept_input, prepared, text_layout
 from overture.engine.readers import Batch, Reader, read_states, reader_of
+from overture.engine.texts import Texts
 from overture.engine.transfer import sent
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class LocalAnswerer:
         max_tokens: live tokens of one forward pass while a cache is filled.
     """
 
-    def __init__(self, backbone: Backbone, cache: InputCache | None = None, max_tokens: int = 2048) -> None:
+    def __init__(self, backbone: Backbone, cache: Texts | None = None, max_tokens: int = 2048) -> None:
         self.backbone, self.cache, self.max_tokens = backbone, cache, max_tokens
 
     @property

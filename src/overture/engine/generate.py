@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from overture.core.decoding import GREEDY, Decoding
-from overture.core.rows import Allowed, Answer, Encoded, Written
-from overture.core.seeds import derived_seed
+from overture.core.rows import Encoded, Written
 from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
 from overture.engine.inputs import Inputs
 from overture.engine.layout import answer_layout
+from overture.engine.lines import Line, allowed_of, append_next, chance_of, log_shares_of
 from overture.engine.passes import Injections, Pass, prepared
 
 # Tokens that kept keys and values have room for at first.
@@ -85,7 +85,7 @@ def begun(inputs: Inputs, rows: Sequence[Encoded], injections: Injections) -> tu
     return logits, first
 
 
-def _write(inputs: Inputs, rows: Sequence[Encoded], injections: Injections, lines: Sequence["Line"]) -> None:
+def _write(inputs: Inputs, rows: Sequence[Encoded], injections: Injections, lines: Sequence[Line]) -> None:
     backbone = inputs.backbone
     logits, first = begun(inputs, rows, injections)
     continued = _Continued(backbone, first)
@@ -94,145 +94,9 @@ def _write(inputs: Inputs, rows: Sequence[Encoded], injections: Injections, line
         token = append_next(backbone.head(continued.next(token)), lines)
 
 
-def append_next(logits: Tensor, lines: Sequence["Line"]) -> Tensor:
-    """Write one more token in each line that is not done; the tokens, [B].
-
-    Args:
-        logits: behind each line, [B, V].
-        lines: the answers so far.
-    """
-    allowed = _within(logits, lines)
-    token = allowed.argmax(-1)
-    for number, line in enumerate(lines):
-        if line.chance is not None and not line.is_done:
-            token[number] = line.chance(allowed[number])
-    log_shares = _log_shares(logits)
-    shares = log_shares.gather(1, token[:, None])[:, 0].tolist()
-    for number, (line, chosen, share) in enumerate(zip(lines, token.tolist(), shares, strict=True)):
-        if line.num_top and not line.is_done:
-            values, ids = log_shares[number].topk(line.num_top)
-            line.tops.append(tuple(zip(ids.tolist(), values.tolist(), strict=True)))
-        line.append(chosen, share)
-    return token
-
-
-def _log_shares(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
-
-
-class Line:
-    """One answer as it is written.
-
-    Args:
-        row: what it allows is kept to.
-        eos_id: ends an answer.
-        max_new_tokens: at most so many tokens.
-        is_whole: whether the tokens so far are the last.
-        chance: draws tokens; the likeliest ones when None.
-        num_top: of how many of the likeliest tokens the log-probabilities are kept at each place.
-
-    Attributes:
-        ids: the tokens, without the end token.
-        shares: their log-probabilities.
-        tops: the likeliest tokens at each place, the end token's with them.
-        is_cut: whether the answer ends for its length alone.
-    """
-
-    def __init__(
-        self,
-        row: Encoded,
-        eos_id: int | None,
-        max_new_tokens: int,
-        is_whole: Callable[[Sequence[int]], bool],
-        chance: "Chance | None" = None,
-        num_top: int = 0,
-    ) -> None:
-        self.allowed, self.eos_id, self.max_new_tokens, self.is_whole = _allowed(row), eos_id, max_new_tokens, is_whole
-        self.chance, self.num_top = chance, num_top
-        self.ids: list[int] = []
-        self.shares: list[float] = []
-        self.tops: list[tuple[tuple[int, float], ...]] = []
-        self.log_likelihood = 0.0
-        self.is_done = self.is_cut = False
-
-    def may_follow(self) -> Sequence[int] | None:
-        """Tokens that may come next; None for any."""
-        return None if self.is_done or self.allowed is None else self.allowed(self.ids)
-
-    def append(self, token: int, share: float) -> None:
-        """Write a token; nothing is written behind the end."""
-        if self.is_done:
-            return
-        if self.allowed is not None and token not in self.allowed(self.ids):
-            # Nothing may follow: the answer ends here.
-            self.is_done = True
-            return
-        self.log_likelihood += share
-        if token == self.eos_id:
-            self.is_done = True
-            return
-        self.ids.append(token)
-        self.shares.append(share)
-        self.is_done = self.is_whole(self.ids)
-        self.is_cut = not self.is_done and len(self.ids) == self.max_new_tokens
-        self.is_done = self.is_done or self.is_cut
-
-
-def _allowed(row: Encoded) -> Allowed | None:
-    """The rule of what the row's answer may hold; None for anything."""
-    return row.target.allowed if isinstance(row.target, Answer) else None
-
-
 def answer_of(backbone: Backbone, line: "Line | _Beam", stop: Sequence[str]) -> Written:
     """The answer as it is read: without its end, cut at a stop text."""
     return Written(_cut(backbone.text.tokenizer.decode(line.ids), stop), tuple(line.ids), line.log_likelihood)
-
-
-def _within(logits: Tensor, lines: Sequence[Line]) -> Tensor:
-    """Logits with what may not be written at minus infinity; rows that may write anything, or nothing, as they are."""
-    allowed_by_row = [line.may_follow() for line in lines]
-    if all(allowed is None for allowed in allowed_by_row):
-        return logits
-    masked = logits.clone()
-    for number, allowed in enumerate(allowed_by_row):
-        if allowed:
-            tokens = torch.tensor(list(allowed), device=logits.device)
-            masked[number] = torch.full_like(logits[number], float("-inf")).index_copy(
-                0, tokens, logits[number, tokens]
-            )
-    return masked
-
-
-# -- one token of many
-
-
-@dataclass(frozen=True, slots=True)
-class Chance:
-    """Draws the tokens of one row from a stream of its own, so that batches change nothing.
-
-    Source of top-p: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1.
-    """
-
-    generator: torch.Generator
-    temperature: float
-    top_p: float
-
-    def __call__(self, logits: Tensor) -> int:
-        """A token by its logits, [V]."""
-        shares = (logits.double().cpu() / self.temperature).softmax(dim=-1)
-        ordered, index = shares.sort(dim=-1, descending=True, stable=True)
-        # A token is kept when those before it do not have the share yet.
-        kept = ordered * (ordered.cumsum(-1) - ordered < self.top_p)
-        return int(index[torch.multinomial(kept, 1, generator=self.generator)])
-
-
-def chance_of(row: Encoded, decoding: Decoding) -> Chance | None:
-    """Chance by a row's text, or None where its answer is not drawn."""
-    if decoding.temperature is None:
-        return None
-    text = " ".join(map(str, (*row.input_elements, *row.anchor_elements)))
-    generator = torch.Generator().manual_seed(derived_seed(decoding.seed, "sample", text))
-    return Chance(generator, decoding.temperature, decoding.top_p)
 
 
 # -- beam search
@@ -290,7 +154,7 @@ class _Search:
         """The best answer of each row; beams of all rows that are not done run together."""
         owner = list(range(len(self.rows)))
         for length in range(1, self.max_new_tokens + 1):
-            shares = _log_shares(logits)
+            shares = log_shares_of(logits)
             done = 0
             for row, beams in enumerate(self.beams):
                 count = owner.count(row)
@@ -333,7 +197,7 @@ class _Search:
                 yield _Beam((*beams.running[number].ids, token), value, number)
 
     def _allowed(self, row: int, beams: _Beams, shares: Tensor, length: int) -> Tensor:
-        allowed = _allowed(self.rows[row])
+        allowed = allowed_of(self.rows[row])
         if allowed is None:
             return shares
         masked = torch.full_like(shares, float("-inf"))

@@ -12,8 +12,9 @@ from torch import Tensor
 from overture.core.rows import Element, Patch, Signal
 from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
-from overture.engine.cache import InputCache, padded
+from overture.engine.cache import padded
 from overture.engine.layout import Layout, tokens_and_patches
+from overture.engine.texts import Texts
 from overture.engine.transfer import moved, sent
 
 Progress = Callable[[int, int], None]
@@ -33,7 +34,7 @@ class Inputs:
         max_tokens: of one forward pass while a cache is filled.
     """
 
-    def __init__(self, backbone: Backbone, cache: InputCache | None, max_tokens: int) -> None:
+    def __init__(self, backbone: Backbone, cache: Texts | None, max_tokens: int) -> None:
         self.backbone, self.max_tokens = backbone, max_tokens
         self.cache = cache if backbone.is_frozen else None
         if self.cache is not None:

@@ -15,9 +15,9 @@ from overture.core.injection import Injection
 from overture.core.rows import Encoded
 from overture.engine.answerer import LocalAnswerer, recording
 from overture.engine.backbone import Backbone
-from overture.engine.cache import InputCache
 from overture.engine.inputs import Progress
 from overture.engine.readers import side_by_side
+from overture.engine.texts import Texts
 from overture.engine.transfer import moved
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class PromptedModel:
         self,
         backbone: Backbone,
         prompt: OnePrompt | RowPrompts | None = None,
-        cache: InputCache | None = None,
+        cache: Texts | None = None,
         max_tokens: int = 2048,
     ) -> None:
         self.answerer = LocalAnswerer(backbone, cache, max_tokens)
@@ -62,7 +62,7 @@ class PromptedModel:
         return self.answerer.backbone
 
     @property
-    def cache(self) -> InputCache | None:
+    def cache(self) -> Texts | None:
         """The cache of the texts' keys, values and hidden states."""
         return self.answerer.cache
 

@@ -17,8 +17,9 @@ from torch import Tensor
 from overture.core.rows import Encoded
 from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
-from overture.engine.generate import Line, append_next, begun, kept_columns
+from overture.engine.generate import begun, kept_columns
 from overture.engine.inputs import Inputs
+from overture.engine.lines import Line, append_next
 from overture.engine.passes import Injections
 
 _SHORTEST, _GROWTH = 128, 4

@@ -9,13 +9,13 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from overture.core.config import validated
 from overture.core.contracts import Question, RowMethod
-from overture.core.errors import ArtifactError, BackboneError, DataError, UserError
+from overture.core.errors import ArtifactError, DataError
 from overture.core.injection import Injection
 from overture.core.notebook import ShortForm, Shown
 from overture.core.room import Room
@@ -31,7 +31,9 @@ from overture.engine.compiled import compiled_prompt
 from overture.engine.load import load_backbone
 from overture.engine.lora import with_lora
 from overture.engine.prompted import PromptedModel
+from overture.engine.texts import TenantTexts
 from overture.evaluate.facts import adapter_of, backbone_ref, config_of, parted, values_of
+from overture.evaluate.inquiry import EncodedAsk, Inquiry, Item, Reply
 from overture.evaluate.scoring import grouped
 from overture.evaluate.source import prompt_source
 from overture.prompt.pack import prompt_from
@@ -154,30 +156,6 @@ class Ask:
     source: str = "input"
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedAsk:
-    """A row as tokens, in one part or several, or the reason why it cannot be encoded."""
-
-    handle: Handle
-    parts: tuple[Encoded, ...] = ()
-    problem: UserError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """The prediction for a row, or the reason why there is none."""
-
-    prediction: Prediction | None = None
-    problem: UserError | None = None
-
-    def result(self) -> Prediction:
-        """The prediction; raises the problem where there is none."""
-        if self.problem is not None:
-            raise self.problem
-        assert self.prediction is not None
-        return self.prediction
-
-
 def raise_problems(encoded: Sequence[EncodedAsk]) -> None:
     """Raise one error for all rows that cannot be encoded.
 
@@ -190,14 +168,6 @@ def raise_problems(encoded: Sequence[EncodedAsk]) -> None:
     if errors:
         problems = list(dict.fromkeys(problem for error in errors for problem in error.problems))
         raise DataError(errors[0].what, problems=problems) if problems else errors[0]
-
-
-class _Item(NamedTuple):
-    """A question to the model about one part of a row, or about one of its blanks."""
-
-    handle: Handle
-    row: Encoded
-    question: Question[Any]
 
 
 class Host:
@@ -355,63 +325,29 @@ class Host:
                         encoded[index] = EncodedAsk(request.handle, problem=_encode(encoder, {key: request})[1][key])
         return [encoded[index] for index in range(len(requests))]
 
-    @torch.no_grad()
     def answer_encoded(
         self, encoded: Sequence[EncodedAsk], progress: Progress = lambda done, total: None
     ) -> list[Reply]:
         """As `answer`, of requests that are encoded already."""
-        problems = {index: ask.problem for index, ask in enumerate(encoded) if ask.problem}
-        refusals: dict[tuple[int, str], BackboneError | None] = {}
-        items: list[_Item] = []
-        # A row's parts are asked one by one; blanks are asked once for all rows of a prompt that have them.
-        part_items: dict[int, list[int]] = {}
-        blank_items: dict[tuple[int, tuple[Encoded, ...]], list[int]] = {}
-        for index, ask in enumerate(encoded):
-            handle, parts = ask.handle, ask.parts
-            if index in problems:
-                continue
-            question = partial(handle.task.spec.question, handle.task)
-            refusal_key = (id(handle), type(parts[0].target).__name__)
-            if refusal_key not in refusals:
-                refusals[refusal_key] = None
-                try:
-                    handle.model().check([parts[0]], question(parts[0]))
-                except BackboneError as error:
-                    refusals[refusal_key] = error
-            if refusal := refusals[refusal_key]:
-                problems[index] = refusal
-                continue
-            part_items[index] = list(range(len(items), len(items) + len(parts)))
-            items += [_Item(handle, part, question(part)) for part in parts]
-            for part in parts:
-                if part.blanks and (id(handle), part.blanks) not in blank_items:
-                    blank_items[id(handle), part.blanks] = list(range(len(items), len(items) + len(part.blanks)))
-                    items += [_Item(handle, blank, question(blank)) for blank in part.blanks]
+        inquiry = Inquiry(encoded)
+        return inquiry.replies(self.answer_items(inquiry.items, progress))
 
-        answers = self._answers(items, progress)
-        replies: list[Reply] = []
-        for index, ask in enumerate(encoded):
-            if index in problems:
-                replies.append(Reply(problem=problems[index]))
-                continue
-            task, predictions = ask.handle.task, []
-            for part, number in zip(ask.parts, part_items[index], strict=True):
-                blanks = blank_items[id(ask.handle), part.blanks] if part.blanks else []
-                predictions.append(task.spec.read(task, part, answers[number], [answers[blank] for blank in blanks]))
-            merged = predictions[0] if len(predictions) == 1 else task.spec.merged(task, predictions)
-            replies.append(Reply(merged))
-        return replies
+    @torch.no_grad()
+    def answer_items(self, items: Sequence[Item], progress: Progress = lambda done, total: None) -> dict[int, Any]:
+        """The model's answer to each item, by the item's index; texts that several items share run once.
 
-    def _answers(self, items: Sequence[_Item], progress: Progress) -> dict[int, Any]:
-        """The model's answer to each item, by the item's number."""
-        texts: dict[tuple[Backbone, tuple[Segment, ...]], list[int]] = {}
+        Args:
+            items: of one inquiry or of several.
+            progress: called with (done, all).
+        """
+        texts: dict[tuple[Backbone, str, tuple[Segment, ...]], list[int]] = {}
         for number, item in enumerate(items):
-            texts.setdefault((item.handle.adapted, item.row.input), []).append(number)
+            texts.setdefault((item.handle.adapted, item.tenant, item.row.input), []).append(number)
         # Texts about which the same is asked share batches, so that a text's passes follow each other closely.
         alike: dict[Hashable, list[list[int]]] = {}
-        for (backbone, _), numbers in texts.items():
+        for (backbone, tenant, _), numbers in texts.items():
             questions = frozenset(items[number].question for number in numbers)
-            alike.setdefault((backbone, questions), []).append(numbers)
+            alike.setdefault((backbone, questions, tenant), []).append(numbers)
         answers: dict[int, Any] = {}
         room = Room(self.max_tokens, self.notify)
 
@@ -430,12 +366,18 @@ class Host:
                 progress(len(answers), len(items))
         return answers
 
-    def _batch_answers(self, items: Sequence[_Item], numbers: Sequence[int]) -> dict[int, Any]:
+    def answerer_of(self, item: Item) -> LocalAnswerer:
+        """The model of an item's prompt, with the kept texts of the item's tenant.
+
+        Texts are kept for the model alone: under an adapter they are of use to one prompt only.
+        """
+        backbone = item.handle.adapted
+        cache = TenantTexts(self._cache, item.tenant) if item.tenant else self._cache
+        return LocalAnswerer(backbone, cache if backbone is self.backbone else None)
+
+    def _batch_answers(self, items: Sequence[Item], numbers: Sequence[int]) -> dict[int, Any]:
         """The answers to items of one backbone, by number."""
-        backbone = items[0].handle.adapted
-        # Texts are kept for the model alone: under an adapter they are of use to one prompt only.
-        cache = self._cache if backbone is self.backbone else None
-        answerer = LocalAnswerer(backbone, cache)
+        answerer = self.answerer_of(items[0])
         injections: dict[int, Injection | None] = {}
         by_handle: dict[int, list[int]] = {}
         for index, item in enumerate(items):
@@ -482,7 +424,7 @@ def _encode(
         return encoded, problems
 
 
-def _cut(items: Sequence[_Item], groups: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
+def _cut(items: Sequence[Item], groups: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
     """Batches of the items of texts, in order, so that items times the longest row stay within the budget."""
     batches: list[list[int]] = []
     longest = 0

@@ -1,0 +1,127 @@
+"""Rows that prompts are asked about, as single questions to the model, and the predictions that its answers make.
+
+Questions of many rows, prompts and callers can be answered in any order and company; an inquiry puts the answers of its
+own together again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from overture.core.contracts import Question
+from overture.core.errors import BackboneError, UserError
+from overture.core.rows import Encoded, Prediction
+
+if TYPE_CHECKING:
+    from overture.evaluate.host import Handle
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedAsk:
+    """A row as tokens, in one part or several, or the reason why it cannot be encoded."""
+
+    handle: "Handle"
+    parts: tuple[Encoded, ...] = ()
+    problem: UserError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The prediction for a row, or the reason why there is none."""
+
+    prediction: Prediction | None = None
+    problem: UserError | None = None
+
+    def result(self) -> Prediction:
+        """The prediction; raises the problem where there is none."""
+        if self.problem is not None:
+            raise self.problem
+        assert self.prediction is not None
+        return self.prediction
+
+
+class Item(NamedTuple):
+    """A question to the model about one part of a row, or about one of its blanks.
+
+    Args:
+        handle: the prompt.
+        row: the part.
+        question: what is asked.
+        tenant: whose texts are kept apart from those of others.
+    """
+
+    handle: "Handle"
+    row: Encoded
+    question: Question[Any]
+    tenant: str = ""
+
+
+class Inquiry:
+    """The questions that requests come to.
+
+    Args:
+        encoded: the requests.
+        tenant: whose they are.
+        change: of what a task asks, where a request wants it otherwise.
+
+    Attributes:
+        items: the questions; a row's parts are asked one by one, its blanks once for all rows of a prompt.
+    """
+
+    def __init__(
+        self,
+        encoded: Sequence[EncodedAsk],
+        tenant: str = "",
+        change: Callable[[Question[Any]], Question[Any]] = lambda question: question,
+    ) -> None:
+        self.encoded, self.items = encoded, list[Item]()
+        self._problems = {index: ask.problem for index, ask in enumerate(encoded) if ask.problem}
+        self._parts: dict[int, range] = {}
+        self._blanks: dict[tuple[int, tuple[Encoded, ...]], range] = {}
+        refusals: dict[tuple[int, str], BackboneError | None] = {}
+
+        def put(handle: "Handle", rows: Sequence[Encoded]) -> range:
+            self.items += [
+                Item(handle, row, change(handle.task.spec.question(handle.task, row)), tenant) for row in rows
+            ]
+            return range(len(self.items) - len(rows), len(self.items))
+
+        for index, ask in enumerate(encoded):
+            handle, parts = ask.handle, ask.parts
+            if index in self._problems:
+                continue
+            refusal_key = (id(handle), type(parts[0].target).__name__)
+            if refusal_key not in refusals:
+                refusals[refusal_key] = None
+                try:
+                    handle.model().check([parts[0]], handle.task.spec.question(handle.task, parts[0]))
+                except BackboneError as error:
+                    refusals[refusal_key] = error
+            if refusal := refusals[refusal_key]:
+                self._problems[index] = refusal
+                continue
+            self._parts[index] = put(handle, parts)
+            for part in parts:
+                if part.blanks and (id(handle), part.blanks) not in self._blanks:
+                    self._blanks[id(handle), part.blanks] = put(handle, part.blanks)
+
+    def replies(self, answers: Mapping[int, Any]) -> list[Reply]:
+        """A reply for each request, in order.
+
+        Args:
+            answers: the model's, by the index of the item.
+        """
+        replies: list[Reply] = []
+        for index, ask in enumerate(self.encoded):
+            if index in self._problems:
+                replies.append(Reply(problem=self._problems[index]))
+                continue
+            task = ask.handle.task
+            read = partial(task.spec.read, task)
+            predictions = []
+            for part, number in zip(ask.parts, self._parts[index], strict=True):
+                blanks = self._blanks[id(ask.handle), part.blanks] if part.blanks else range(0)
+                predictions.append(read(part, answers[number], [answers[blank] for blank in blanks]))
+            replies.append(Reply(predictions[0] if len(predictions) == 1 else task.spec.merged(task, predictions)))
+        return replies
