@@ -255,6 +255,7 @@ class TaskKind:
         max_written: tokens of an answer at most, where answers are written; None where `Example.can_say` covers them.
         part: one part of an answer in words, such as a span's label and text; None where answers are not sets of parts.
         writes: whether answers are written, so that room is kept for them.
+        is_shown_as_written: whether a prediction's text is what was written, so that it can be shown while it grows.
         for_encoders: whether an encoder, which writes nothing, can give the answers.
         sample: a made-up row without its answer, to show what `predict` wants.
     """
@@ -289,6 +290,7 @@ class TaskKind:
     max_written: Callable[[TaskFile], int | None] = lambda task: task.max_new_tokens
     part: Callable[[TaskFile, Row, Any], str] | None = None
     writes: bool = False
+    is_shown_as_written: bool = False
     for_encoders: Callable[[TaskFile], bool] = lambda task: False
     sample: Callable[[TaskFile], dict[str, Any]] = some_texts
 

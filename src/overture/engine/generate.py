@@ -378,3 +378,19 @@ def is_stopped(backbone: Backbone, ids: Sequence[int], stop: Sequence[str]) -> b
 def _cut(text: str, stop: Sequence[str]) -> str:
     text = text.lstrip()
     return text[: min((text.find(end) for end in stop if end in text), default=len(text))].strip()
+
+
+def stable_text(text: str, stop: Sequence[str]) -> str:
+    """The beginning of an answer that no further token can change: what may be shown while it is written.
+
+    Args:
+        text: of the tokens so far.
+        stop: the answer ends before the first of these texts.
+    """
+    text = text.lstrip()
+    if any(end in text for end in stop):
+        return _cut(text, stop)
+    # A character of several tokens is not whole yet; neither may a stop text be.
+    text = text.rstrip("\ufffd")
+    lengths = (n for end in stop for n in range(min(len(end) - 1, len(text)), 0, -1) if text.endswith(end[:n]))
+    return text[: len(text) - max(lengths, default=0)].rstrip()

@@ -41,6 +41,9 @@ class Slots:
     def __len__(self) -> int:
         return sum(len(group.lines) for group in self._groups.values())
 
+    def __contains__(self, line: Line) -> bool:
+        return any(line in group.lines for group in self._groups.values())
+
     @property
     def num_bytes(self) -> int:
         """Memory that the slots take."""

@@ -60,7 +60,7 @@ class Handle(Shown):
         encoder: encodes rows of the task, with room for the prompt.
         encoding: equal for prompts that show rows alike.
         adapted: the frozen model, with the prompt's adapter where it has one.
-        prompt: compiled where it is the same for all rows.
+        prompt: compiled where it is the same for all rows; None for the model alone.
     """
 
     host: "Host"
@@ -70,7 +70,7 @@ class Handle(Shown):
     encoder: Encoder
     encoding: str
     adapted: Backbone
-    prompt: Injection | RowMethod
+    prompt: Injection | RowMethod | None
 
     @property
     def backbone(self) -> Backbone:
@@ -205,6 +205,11 @@ class Host:
         assert self._backbone is not None, "a host without a model has opened no prompt"
         return self._backbone
 
+    @property
+    def text_bytes(self) -> int:
+        """Memory that kept texts take."""
+        return self._cache.used_bytes
+
     # -- prompts
 
     def open(self, ref: str | Path) -> Handle:
@@ -224,6 +229,17 @@ class Host:
         if key not in self._handles:
             self._handles[key] = self._opened(folder)
         return self._handles[key]
+
+    def bare(self, task: Task) -> Handle:
+        """The model without a prompt, for rows of a task.
+
+        Raises:
+            DataError: the task does not fit the model.
+        """
+        encoder, encoding = self.encoder_of(task, 0)
+        nothing = {"method": "none", "place": "none", "length": 0, "trainable": 0}
+        manifest = Manifest(name=task.name, backbone=backbone_ref(self.backbone), task=task.dump(), **nothing)
+        return Handle(self, Path(), manifest, task, encoder, encoding, self.backbone, None)
 
     def close(self, handle: Handle) -> None:
         """Forget a prompt; requests that hold the handle are still answered."""

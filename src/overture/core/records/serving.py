@@ -109,3 +109,47 @@ class EngineStats(Record):
     slot_bytes: int = Field(0, description="memory that these take")
     text_bytes: int = Field(0, description="memory that kept texts take")
     prompts: int = Field(0, description="prompts that are open")
+    failure: str = Field("", description="why the model could not be loaded; nothing is answered then")
+
+
+# -- between the gateway's process and the worker's
+
+
+class WorkerOptions(Record):
+    """What a worker serves, and within which limits."""
+
+    store: str = Field(description="the folder of the prompts' store")
+    backbone: str = Field("smollm2", description="the frozen model: a known name, a Hub id, a folder or a file")
+    revision: str | None = Field(None, description="commit of a model on the Hub")
+    device: str = Field("auto", description="auto takes a GPU where there is one")
+    dtype: str = Field("auto", description="auto is float32 on the CPU and bfloat16 on a GPU")
+    allow_drift: bool = Field(False, description="accept another tokenizer or chat template around the same weights")
+    slots: int = Field(32, ge=1, description="answers that are written at once")
+    text_bytes: int | None = Field(None, ge=0, description="memory for kept texts; a share of what is free when None")
+    prompt_bytes: int = Field(1 << 30, ge=0, description="memory for open prompts; the one used longest ago is closed")
+    step_s: float = Field(0.15, gt=0, description="seconds that others may wait for a text that is read")
+
+
+class Command(Record):
+    """What the gateway tells the worker."""
+
+    do: Literal["ask", "cancel", "load", "unload", "tokenize"] = Field(description="the command")
+    id: str = Field(description="of the request, or of the command itself")
+    request: Request | None = Field(None, description="what is asked")
+    text: str = Field("", description="a prompt's name, or a text to cut into tokens")
+
+
+class Outcome(Record):
+    """What came of a command that is no request."""
+
+    id: str = Field(description="the command's")
+    tokens: tuple[int, ...] = Field((), description="of a text")
+    error: ErrorEvent | None = Field(None, description="why it failed")
+
+
+class Report(Record):
+    """What the worker says after each step."""
+
+    events: tuple[Event, ...] = Field((), description="of requests, in order")
+    outcomes: tuple[Outcome, ...] = Field((), description="of commands")
+    stats: EngineStats = Field(description="how it is doing")

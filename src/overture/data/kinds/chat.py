@@ -151,5 +151,6 @@ KIND = TaskKind(
     stop=(),
     merged=_merged,
     writes=True,
+    is_shown_as_written=True,
     sample=_sample,
 )

@@ -101,4 +101,5 @@ KIND = TaskKind(
     stopped=_answer,
     optional_fields=_optional_fields,
     writes=True,
+    is_shown_as_written=True,
 )

@@ -1,0 +1,181 @@
+"""Requests that wait for the model: admitted by estimated seconds, fair between tenants, in two lanes.
+
+Rows that are answered in one pass do not wait behind long texts, so each lane has its own order, window and rate. Costs
+are in units of about one token that is read; a lane learns how many of them it gets done in a second.
+"""
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from overture.core.records.serving import Request
+
+_QUANTUM = 256.0
+"""Units that a tenant may send before it is the next one's turn."""
+_MEMORY_S = 15.0
+"""Seconds over which a lane's rate is averaged."""
+_CHARACTERS = 4.0
+"""Characters of a token, about."""
+_WRITTEN = 3.0
+"""Units of a token that is written, about."""
+_DEFAULT_NEW = 32
+
+
+def cost_of(request: Request) -> float:
+    """Units of a request, about: the rate is measured in the same units, so only their ratios matter."""
+    num_input = sum(len(str(value)) for value in request.row.values()) / _CHARACTERS
+    # Prompts on one text share it; each has its own question.
+    num_read = num_input + 8.0 * len(request.prompts)
+    if request.want == "answer":
+        return num_read
+    return num_read + _WRITTEN * (request.max_new_tokens or _DEFAULT_NEW)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    request: Request
+    cost: float
+    expires: float
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One order of requests.
+
+    Args:
+        window: units that the model may have at once.
+        most: requests that it may have at once.
+        rate: units a second, before anything is measured.
+    """
+
+    window: float
+    most: int
+    rate: float
+    tenants: "OrderedDict[str, deque[_Waiting]]" = field(default_factory=OrderedDict)
+    deficits: dict[str, float] = field(default_factory=dict)
+    running: dict[str, float] = field(default_factory=dict)
+    units: float = 0.0
+    busy_s: float = 0.0
+    measured: float = 0.0
+
+    def learn(self, now: float, units: float = 0.0) -> None:
+        """Let time pass and count what was done in it; idle time says nothing about the rate."""
+        passed = max(0.0, now - self.measured) if self.running else 0.0
+        fade = math.exp(-passed / _MEMORY_S)
+        self.units, self.busy_s = self.units * fade + units, self.busy_s * fade + passed
+        self.measured = now
+        if self.busy_s > 0.5 and self.units > 0:
+            self.rate = self.units / self.busy_s
+
+    def wait_s(self, tenant: str, cost: float) -> float:
+        """Seconds until a new request of a tenant is done: in a fair order no other gets more done before it."""
+        ahead = {name: sum(waiting.cost for waiting in queue) for name, queue in self.tenants.items()}
+        mine = ahead.pop(tenant, 0.0) + cost
+        backlog = sum(self.running.values()) + mine + sum(min(theirs, mine) for theirs in ahead.values())
+        return backlog / self.rate
+
+
+class Queue:
+    """Which requests the model gets next.
+
+    Args:
+        clock: seconds that only grow.
+        max_wait_s: a request that would wait longer is refused.
+        rate: units a second, before anything is measured.
+        window: units of requests for answers that the model may have at once.
+        slots: requests for texts that it may have at once.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        max_wait_s: float = 30.0,
+        rate: float = 400.0,
+        window: float = 4096.0,
+        slots: int = 32,
+    ) -> None:
+        self.clock, self.max_wait_s = clock, max_wait_s
+        self._lanes = {
+            "answer": _Lane(window, 512, rate, measured=clock()),
+            "write": _Lane(math.inf, slots, rate, measured=clock()),
+        }
+
+    def put(self, request: Request) -> float | None:
+        """Let a request wait its turn.
+
+        Returns:
+            None where it is admitted; else the seconds after which it would be.
+        """
+        lane, cost, now = self._lanes[request.want], cost_of(request), self.clock()
+        lane.learn(now)
+        wait_s = lane.wait_s(request.tenant, cost)
+        most_s = min(self.max_wait_s, request.deadline_s or math.inf)
+        # A request that is long by itself is no overload: it is refused only where others stand before it.
+        if wait_s > most_s and (lane.running or lane.tenants):
+            return wait_s - most_s
+        waiting = _Waiting(request, cost, now + (request.deadline_s or math.inf))
+        lane.tenants.setdefault(request.tenant, deque()).append(waiting)
+        return None
+
+    def take(self) -> Iterable[Request]:
+        """Requests that the model shall have now, by deficit round robin between tenants.
+
+        Source: Shreedhar and Varghese 1995, "Efficient Fair Queueing Using Deficit Round Robin".
+        """
+        now = self.clock()
+        for lane in self._lanes.values():
+            while lane.tenants and len(lane.running) < lane.most and sum(lane.running.values()) < lane.window:
+                tenant, queue = next(iter(lane.tenants.items()))
+                if queue and queue[0].expires < now:
+                    queue.popleft()
+                elif queue and lane.deficits.get(tenant, 0.0) < queue[0].cost:
+                    lane.deficits[tenant] = lane.deficits.get(tenant, 0.0) + _QUANTUM
+                    lane.tenants.move_to_end(tenant)
+                elif queue:
+                    waiting = queue.popleft()
+                    lane.deficits[tenant] -= waiting.cost
+                    lane.learn(now)
+                    lane.running[waiting.request.id] = waiting.cost
+                    yield waiting.request
+                if not queue:
+                    del lane.tenants[tenant]
+                    lane.deficits.pop(tenant, None)
+
+    def end(self, request_id: str, is_done: bool = True) -> bool:
+        """The request is answered, or nobody waits for it any more; whether the model had it.
+
+        Args:
+            request_id: the request.
+            is_done: its work counts for the rate.
+        """
+        for lane in self._lanes.values():
+            if request_id in lane.running:
+                # Learnt while it still runs: the time since the last event was busy.
+                lane.learn(self.clock(), lane.running[request_id] if is_done else 0.0)
+                del lane.running[request_id]
+                return True
+            for queue in lane.tenants.values():
+                for waiting in [waiting for waiting in queue if waiting.request.id == request_id]:
+                    queue.remove(waiting)
+        return False
+
+    def set_rate(self, rate: float) -> None:
+        """The rate as a self-test measured it, in units a second."""
+        for lane in self._lanes.values():
+            lane.rate = rate
+
+    @property
+    def queued(self) -> int:
+        """Requests that the model does not have yet."""
+        return sum(len(queue) for lane in self._lanes.values() for queue in lane.tenants.values())
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """Requests that the model has."""
+        return tuple(request_id for lane in self._lanes.values() for request_id in lane.running)
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds that a short request of a new tenant would wait, in the slower lane."""
+        return max(lane.wait_s("", 1.0) for lane in self._lanes.values())

@@ -1,0 +1,187 @@
+"""Law 12: what the worker answers, alone or joined mid-flight, is what the library answers."""
+
+from random import Random
+
+import pytest
+from kind_samples import SAMPLES, task_of
+from test_host import IN_DECODER, IN_ENCODER, asks_of_kinds, make_task, stored
+
+from fakes import backbone_of
+from overture.core.records.serving import Command, Request, WorkerOptions
+from overture.engine.lora import LoraOptions
+from overture.evaluate.host import Ask, Host
+from overture.server.worker import Worker
+
+
+def worker_of(host: Host, **options) -> Worker:
+    return Worker(host, WorkerOptions(store="store", **options), tokens_per_s=400.0)
+
+
+def request_of(number: int, ask: Ask, **changes) -> Request:
+    row = {"text": ask.fields} if isinstance(ask.fields, str) else ask.fields
+    return Request(id=str(number), prompts=(str(ask.handle.folder),), row=row, **changes)
+
+
+def finished(worker: Worker, requests: list[Request], random: Random | None = None) -> dict[str, list]:
+    """The events of requests that come one after the other, or between steps that chance chooses."""
+    events: dict[str, list] = {request.id: [] for request in requests}
+    waiting = list(requests)
+    while waiting or not worker.is_idle:
+        for _ in range(random.randint(0, 4) if random else 1):
+            if waiting and (random or worker.is_idle):
+                request = waiting.pop(0)
+                worker.do(Command(do="ask", id=request.id, request=request))
+        worker.step()
+        for event in worker.report().events:
+            events[event.id].append(event)
+    return events
+
+
+def assert_alike(shown, wanted, where=""):
+    """Equal but for rounding: numbers are shown with four digits."""
+    if isinstance(wanted, dict):
+        assert shown.keys() == wanted.keys(), where
+        for key in wanted:
+            assert_alike(shown[key], wanted[key], f"{where}.{key}")
+    elif isinstance(wanted, list | tuple):
+        assert len(shown) == len(wanted), where
+        for pair in zip(shown, wanted, strict=True):
+            assert_alike(*pair, where)
+    elif isinstance(wanted, float):
+        assert shown == pytest.approx(wanted, abs=2e-4), where
+    else:
+        assert shown == wanted, where
+
+
+@pytest.mark.parametrize(("family", "methods"), [("llama", IN_DECODER), ("bert", IN_ENCODER)])
+def test_every_kind_joined_mid_flight_equals_the_library(tmp_path, family, methods):
+    host = Host(backbone_of(family))
+    asks = asks_of_kinds(host, tmp_path, family, methods)
+    if family == "llama":
+        task = task_of(SAMPLES["generation"])
+        adapter = host.open(stored(tmp_path / "adapter", family, task, adapter=LoraOptions(rank=2)))
+        asks += [Ask(adapter, row) for row in SAMPLES["generation"].rows]
+    wanted = host.answer(asks)
+    requests = [request_of(number, ask, tenant=f"t{number % 2}") for number, ask in enumerate(asks)]
+    worker = worker_of(Host(backbone_of(family)), slots=5)
+    events = finished(worker, requests, Random(1))
+    for request, ask, reply in zip(requests, asks, wanted, strict=True):
+        answers, done = events[request.id]
+        assert done.kind == "done", done
+        assert done.usage.input_tokens > 0
+        shown = ask.handle.task.spec.shown(ask.handle.task, reply.result())
+        assert_alike(answers.answers[request.prompts[0]], Request(**request.dump() | {"row": shown}).row)
+    assert worker.report().stats.slot_bytes == 0
+
+
+def test_texts_are_streamed_as_the_library_writes_them(tmp_path):
+    host = Host(backbone_of("llama"))
+    task = task_of(SAMPLES["generation"], max_new_tokens=12)
+    handles = [
+        host.open(stored(tmp_path / str(n), "llama", task, *method, seed=n)) for n, method in enumerate(IN_DECODER)
+    ]
+    asks = [Ask(handle, row) for handle in handles for row in SAMPLES["generation"].rows]
+    requests = [request_of(number, ask, want="write", top_logprobs=2) for number, ask in enumerate(asks)]
+    events = finished(worker_of(host), requests, Random(2))
+    for request, reply in zip(requests, host.answer(asks), strict=True):
+        *tokens, done = events[request.id]
+        assert "".join(event.text for event in tokens) == reply.result().text
+        written = [token for event in tokens for token in event.tokens]
+        assert done.usage.output_tokens == len(written)
+        assert done.finish == ("length" if len(written) == 12 else "stop")
+        assert all(len(token.top) == 2 and token.logprob <= token.top[0].logprob + 1e-6 for token in written)
+
+
+def test_requests_change_how_an_answer_is_written(tmp_path):
+    host = Host(backbone_of("llama"))
+    task = task_of(SAMPLES["generation"], max_new_tokens=12)
+    ask = Ask(host.open(stored(tmp_path / "p", "llama", task)), SAMPLES["generation"].rows[0])
+    changes = [
+        {"max_new_tokens": 3},
+        {"temperature": 0.0},
+        {"temperature": 2.0, "seed": 1},
+        {"temperature": 2.0, "seed": 2},
+    ]
+    requests = [request_of(n, ask, want="write", **some) for n, some in enumerate(changes)]
+    events = finished(worker_of(host), requests)
+    ids = [[token.id for event in events[str(n)][:-1] for token in event.tokens] for n in range(len(changes))]
+    assert ids[0] == ids[1][:3]
+    assert ids[2] != ids[3]
+
+
+def test_one_text_is_read_once_for_many_prompts_and_for_its_tenant_alone(tmp_path):
+    host = Host(backbone_of("llama"))
+    folders = [str(stored(tmp_path / str(n), "llama", make_task(), seed=n)) for n in range(4)]
+    worker = worker_of(host)
+
+    def usage(number: int, tenant: str):
+        request = Request(id=str(number), tenant=tenant, prompts=tuple(folders), row={"text": "a text to read"})
+        return finished(worker, [request])[str(number)][-1].usage
+
+    first, again, foreign = usage(0, "a"), usage(1, "a"), usage(2, "b")
+    assert first.shared_tokens == 3 * again.cached_tokens > 0 == first.cached_tokens
+    assert (again.shared_tokens, foreign.cached_tokens) == (first.shared_tokens, 0)
+
+
+def test_the_model_alone_goes_on_with_a_text_and_replies_to_messages():
+    worker = worker_of(Host(backbone_of("llama")))
+    messages = [{"role": "user", "content": "hello"}]
+    rows = [{"text": "some text"}, {"messages": messages}]
+    requests = [
+        Request(id=str(n), prompts=("",), row=row, want="write", max_new_tokens=5) for n, row in enumerate(rows)
+    ]
+    for events in finished(worker, requests).values():
+        assert events[-1].usage.output_tokens <= 5
+        assert events[-1].kind == "done"
+
+
+def test_mistakes_are_events_and_harm_no_other(tmp_path):
+    host = Host(backbone_of("llama"))
+    folder = str(stored(tmp_path / "p", "llama", make_task()))
+    good = [Request(id=f"good {n}", prompts=(folder,), row={"text": "fine"}) for n in range(2)]
+    bad = [
+        Request(id="field", prompts=(folder,), row={"other": "fine"}),
+        Request(id="long", prompts=(folder,), row={"text": "a " * 500}),
+        Request(id="unknown", prompts=(str(tmp_path / "none"),), row={"text": "fine"}),
+        Request(id="two", prompts=(folder, folder), row={"text": "fine"}, want="write"),
+    ]
+    events = finished(worker_of(host), [good[0], *bad, good[1]], Random(3))
+    assert [events[request.id][-1].kind for request in good] == ["done", "done"]
+    statuses = {request.id: events[request.id][-1].status for request in bad}
+    assert {statuses["field"], statuses["long"], statuses["two"]} == {400}
+    assert statuses["unknown"] in (404, 409)
+
+
+def test_cancelled_requests_leave_nothing_behind(tmp_path):
+    host = Host(backbone_of("llama"))
+    task = task_of(SAMPLES["generation"], max_new_tokens=50)
+    folder = str(stored(tmp_path / "p", "llama", task))
+    worker, random = worker_of(host, slots=4), Random(4)
+    for number in range(40):
+        request = Request(id=str(number), prompts=(folder,), row=SAMPLES["generation"].rows[0], want="write")
+        worker.do(Command(do="ask", id=request.id, request=request))
+        if random.random() < 0.7:
+            worker.step()
+        worker.do(Command(do="cancel", id=str(random.randint(0, number))))
+    for number in range(40):
+        worker.do(Command(do="cancel", id=str(number)))
+    assert worker.is_idle
+    stats = worker.report().stats
+    assert (stats.slots, stats.running) == (0, 0)
+
+
+def test_prompts_are_closed_when_their_memory_is_needed(tmp_path):
+    host = Host(backbone_of("llama"))
+    folders = [stored(tmp_path / str(n), "llama", make_task(), seed=n) for n in range(4)]
+    asks = [Ask(host.open(folder), "fine") for folder in folders]
+    worker = worker_of(Host(backbone_of("llama")), prompt_bytes=1)
+    events = finished(worker, [request_of(number, ask) for number, ask in enumerate([*asks, *asks])])
+    assert all(of_request[-1].kind == "done" for of_request in events.values())
+    assert worker.report().stats.prompts == 1
+    worker.do(Command(do="unload", id="u", text=str(folders[-1])))
+    worker.do(Command(do="load", id="l", text=str(tmp_path / "none")))
+    worker.do(Command(do="tokenize", id="t", text="ab"))
+    report = worker.report()
+    assert report.stats.prompts == 0
+    assert [outcome.error is None for outcome in report.outcomes] == [True, False, True]
+    assert len(report.outcomes[2].tokens) > 0
