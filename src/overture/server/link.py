@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from itertools import count
 from typing import Literal
 
+from pydantic import ValidationError
+
 from overture.core import errors
 from overture.core.errors import BackboneError, UserError
 from overture.core.records.serving import (
@@ -99,7 +101,8 @@ class WorkerEngine:
                 *self.command, str(theirs.fileno()), self.options.model_dump_json(), pass_fds=[theirs.fileno()]
             )
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=_LINE_BYTES)
-        with contextlib.suppress(ConnectionResetError):
+        # A worker that sends something else is ended like one that has died.
+        with contextlib.suppress(ConnectionResetError, ValidationError):
             while line := await reader.readline():
                 self._receive(Report.model_validate_json(line))
 
@@ -141,7 +144,7 @@ class WorkerEngine:
 
     def _send(self, command: Command) -> None:
         if self._writer is not None:
-            self._writer.write(command.model_dump_json(exclude_defaults=True).encode() + b"\n")
+            self._writer.write(command.model_dump_json().encode() + b"\n")
 
     def _fail_running(self, message: str, retry_after_s: float | None) -> None:
         for request_id in self._queue.running:

@@ -6,7 +6,7 @@ are in units of about one token that is read; a lane learns how many of them it 
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from overture.core.records.serving import Request
@@ -15,6 +15,8 @@ _QUANTUM = 256.0
 """Units that a tenant may send before it is the next one's turn."""
 _MEMORY_S = 15.0
 """Seconds over which a lane's rate is averaged."""
+_LEAST_S = 0.5
+"""Seconds of work before a measured rate counts."""
 _CHARACTERS = 4.0
 """Characters of a token, about."""
 _WRITTEN = 3.0
@@ -57,23 +59,31 @@ class _Lane:
     running: dict[str, float] = field(default_factory=dict)
     units: float = 0.0
     busy_s: float = 0.0
-    measured: float = 0.0
+    since: float = 0.0
 
-    def learn(self, now: float, units: float = 0.0) -> None:
-        """Let time pass and count what was done in it; idle time says nothing about the rate."""
-        passed = max(0.0, now - self.measured) if self.running else 0.0
+    def start(self, waiting: _Waiting, now: float) -> None:
+        """The model gets a request; where it had none, its time begins now."""
+        if not self.running:
+            self.since = now
+        self.running[waiting.request.id] = waiting.cost
+
+    def end(self, request_id: str, now: float, is_done: bool) -> None:
+        """The model has one request less; the rate is that of the time in which it had any."""
+        units = self.running.pop(request_id)
+        if not is_done:
+            return
+        passed = now - self.since
         fade = math.exp(-passed / _MEMORY_S)
-        self.units, self.busy_s = self.units * fade + units, self.busy_s * fade + passed
-        self.measured = now
-        if self.busy_s > 0.5 and self.units > 0:
+        self.units, self.busy_s, self.since = self.units * fade + units, self.busy_s * fade + passed, now
+        if self.busy_s > _LEAST_S:
             self.rate = self.units / self.busy_s
 
-    def wait_s(self, tenant: str, cost: float) -> float:
+    def wait_s(self, tenant: str, cost: float, now: float) -> float:
         """Seconds until a new request of a tenant is done: in a fair order no other gets more done before it."""
         ahead = {name: sum(waiting.cost for waiting in queue) for name, queue in self.tenants.items()}
         mine = ahead.pop(tenant, 0.0) + cost
-        backlog = sum(self.running.values()) + mine + sum(min(theirs, mine) for theirs in ahead.values())
-        return backlog / self.rate
+        units = mine + sum(min(theirs, mine) for theirs in ahead.values())
+        return units / self.rate + max(0.0, sum(self.running.values()) / self.rate - (now - self.since))
 
 
 class Queue:
@@ -97,8 +107,8 @@ class Queue:
     ) -> None:
         self.clock, self.max_wait_s = clock, max_wait_s
         self._lanes = {
-            "answer": _Lane(window, 512, rate, measured=clock()),
-            "write": _Lane(math.inf, slots, rate, measured=clock()),
+            "answer": _Lane(window, 512, rate),
+            "write": _Lane(math.inf, slots, rate),
         }
 
     def put(self, request: Request) -> float | None:
@@ -108,8 +118,7 @@ class Queue:
             None where it is admitted; else the seconds after which it would be.
         """
         lane, cost, now = self._lanes[request.want], cost_of(request), self.clock()
-        lane.learn(now)
-        wait_s = lane.wait_s(request.tenant, cost)
+        wait_s = lane.wait_s(request.tenant, cost, now)
         most_s = min(self.max_wait_s, request.deadline_s or math.inf)
         # A request that is long by itself is no overload: it is refused only where others stand before it.
         if wait_s > most_s and (lane.running or lane.tenants):
@@ -118,12 +127,12 @@ class Queue:
         lane.tenants.setdefault(request.tenant, deque()).append(waiting)
         return None
 
-    def take(self) -> Iterable[Request]:
+    def take(self) -> list[Request]:
         """Requests that the model shall have now, by deficit round robin between tenants.
 
         Source: Shreedhar and Varghese 1995, "Efficient Fair Queueing Using Deficit Round Robin".
         """
-        now = self.clock()
+        now, requests = self.clock(), list[Request]()
         for lane in self._lanes.values():
             while lane.tenants and len(lane.running) < lane.most and sum(lane.running.values()) < lane.window:
                 tenant, queue = next(iter(lane.tenants.items()))
@@ -135,12 +144,12 @@ class Queue:
                 elif queue:
                     waiting = queue.popleft()
                     lane.deficits[tenant] -= waiting.cost
-                    lane.learn(now)
-                    lane.running[waiting.request.id] = waiting.cost
-                    yield waiting.request
+                    lane.start(waiting, now)
+                    requests.append(waiting.request)
                 if not queue:
                     del lane.tenants[tenant]
                     lane.deficits.pop(tenant, None)
+        return requests
 
     def end(self, request_id: str, is_done: bool = True) -> bool:
         """The request is answered, or nobody waits for it any more; whether the model had it.
@@ -151,9 +160,7 @@ class Queue:
         """
         for lane in self._lanes.values():
             if request_id in lane.running:
-                # Learnt while it still runs: the time since the last event was busy.
-                lane.learn(self.clock(), lane.running[request_id] if is_done else 0.0)
-                del lane.running[request_id]
+                lane.end(request_id, self.clock(), is_done)
                 return True
             for queue in lane.tenants.values():
                 for waiting in [waiting for waiting in queue if waiting.request.id == request_id]:
@@ -178,4 +185,4 @@ class Queue:
     @property
     def wait_s(self) -> float:
         """Seconds that a short request of a new tenant would wait, in the slower lane."""
-        return max(lane.wait_s("", 1.0) for lane in self._lanes.values())
+        return max(lane.wait_s("", 1.0, self.clock()) for lane in self._lanes.values())

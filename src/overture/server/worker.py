@@ -419,7 +419,7 @@ def serve(connection: socket.socket, make: Callable[[], Worker]) -> None:
     """
 
     def send(report: Report) -> None:
-        connection.sendall(report.model_dump_json(exclude_defaults=True).encode() + b"\n")
+        connection.sendall(report.model_dump_json().encode() + b"\n")
 
     try:
         worker = make()

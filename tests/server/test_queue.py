@@ -1,0 +1,144 @@
+"""Admission, fairness and deadlines, by a clock that the test moves."""
+
+import random
+
+import pytest
+
+from overture.core.records.serving import Request
+from overture.server.queue import Queue, cost_of
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Model:
+    """Works on the queue's requests one by one, at so many units a second."""
+
+    def __init__(self, rate: float, **options) -> None:
+        self.clock, self.rate = Clock(), rate
+        self.queue = Queue(self.clock, **options)
+        self.running: list[Request] = []
+        self.done: list[tuple[float, Request]] = []
+        self.left = 0.0
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        end = self.clock.now + seconds
+        while True:
+            self.running += self.queue.take()
+            if not self.running:
+                self.clock.now = end
+                return
+            self.left = self.left or cost_of(self.running[0])
+            needed = self.left / self.rate
+            if self.clock.now + needed > end:
+                self.left -= (end - self.clock.now) * self.rate
+                self.clock.now = end
+                return
+            self.clock.now += needed
+            request, self.left = self.running.pop(0), 0.0
+            self.queue.end(request.id)
+            self.done.append((self.clock.now, request))
+
+
+def ask(number: int, tenant: str = "a", length: int = 400, **others) -> Request:
+    return Request(id=str(number), tenant=tenant, prompts=("p@1",), row={"text": "x" * length}, **others)
+
+
+def test_a_refusal_names_the_seconds_after_which_it_is_admitted():
+    model = Model(rate=100.0, max_wait_s=5.0)
+    # The rate is learnt from what is done, whatever it was thought to be.
+    for number in range(12):
+        assert model.queue.put(ask(number)) is None
+        model.run(2.0)
+    number, retry_s = 100, None
+    while retry_s is None:
+        retry_s = model.queue.put(ask(number))
+        number += 1
+    assert 4 <= model.queue.queued + len(model.running) <= 6
+    model.run(0.7 * retry_s)
+    assert model.queue.put(ask(900)) is not None
+    model.run(0.6 * retry_s)
+    assert model.queue.put(ask(901)) is None
+
+
+def test_waits_are_as_estimated():
+    model = Model(rate=200.0, max_wait_s=600.0)
+    model.queue.set_rate(200.0)
+    chance, estimates, waits = random.Random(0), {}, []
+    for number in range(60):
+        request = ask(number, chance.choice("abc"), chance.randint(40, 4000))
+        lane = model.queue._lanes["answer"]
+        estimates[request.id] = model.clock.now + lane.wait_s(request.tenant, cost_of(request), model.clock.now)
+        waits.append(estimates[request.id] - model.clock.now)
+        assert model.queue.put(request) is None
+        model.run(chance.random())
+    model.run(1000)
+    errors = [when - estimates[request.id] for when, request in model.done]
+    # Those who come later get their share too, which nobody could know.
+    assert (len(errors), sum(map(abs, errors)) < 0.25 * sum(waits)) == (60, True)
+
+
+def test_tenants_get_equal_shares():
+    model = Model(rate=100.0, max_wait_s=1e6, window=200.0)
+    for number in range(200):
+        model.queue.put(ask(number, "greedy", 4000))
+    for number in range(200, 400):
+        model.queue.put(ask(number, "modest", 400))
+    model.run(200.0)
+    units = {"greedy": 0.0, "modest": 0.0}
+    for _, request in model.done:
+        units[request.tenant] += cost_of(request)
+    assert units["greedy"] == pytest.approx(units["modest"], rel=0.15)
+    model.run(1e9)
+    assert len(model.done) == 400
+    assert (model.queue.queued, model.queue.running) == (0, ())
+
+
+def test_a_newcomer_does_not_wait_behind_anothers_backlog():
+    model = Model(rate=100.0, max_wait_s=50.0, window=200.0)
+    model.queue.set_rate(100.0)
+    number = 0
+    while model.queue.put(ask(number, "greedy")) is None:
+        number += 1
+    assert model.queue.put(ask(1000, "new")) is None
+    model.run(10.0)
+    assert "1000" in [request.id for _, request in model.done]
+
+
+def test_labels_do_not_wait_behind_texts():
+    model = Model(rate=100.0, slots=2, max_wait_s=1e6)
+    for number in range(10):
+        model.queue.put(ask(number, want="write"))
+    model.queue.put(ask(99))
+    assert {request.id for request in model.queue.take()} == {"0", "1", "99"}
+
+
+def test_deadlines():
+    model = Model(rate=100.0, window=50.0)
+    model.queue.set_rate(100.0)
+    assert model.queue.put(ask(0)) is None
+    assert model.queue.put(ask(1, deadline_s=0.5)) == pytest.approx(1.66, abs=0.2)
+    assert model.queue.put(ask(2, deadline_s=3.0)) is None
+    list(model.queue.take())
+    model.clock.now += 4.0
+    model.queue.end("0")
+    # Nobody waits for it any more.
+    assert (list(model.queue.take()), model.queue.queued) == ([], 0)
+    # A request that is long by itself is no overload.
+    assert model.queue.put(ask(3, length=40_000, deadline_s=1.0)) is None
+
+
+def test_cancelled_requests_are_gone():
+    model = Model(rate=100.0, window=100.0)
+    for number in range(3):
+        model.queue.put(ask(number))
+    (first,) = model.queue.take()
+    assert model.queue.end("1", is_done=False) is False
+    assert model.queue.end(first.id, is_done=False) is True
+    assert [request.id for request in model.queue.take()] == ["2"]
+    assert model.queue.end("unknown") is False
