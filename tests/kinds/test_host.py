@@ -12,6 +12,7 @@ from fakes import SMALL, backbone_of
 from overture.core.errors import ArtifactError, DataError
 from overture.data.encode import Encoder
 from overture.data.task import Task
+from overture.engine.backbone import Backbone
 from overture.engine.lora import LoraOptions, with_lora
 from overture.engine.operations import counted
 from overture.engine.prompted import PromptedModel
@@ -45,9 +46,10 @@ def stored(
     seed: int = 0,
     length: int = 3,
     adapter: LoraOptions | None = None,
+    backbone: Backbone | None = None,
 ) -> Path:
     """A prompt with random values, kept as a folder."""
-    backbone = backbone_of(family)
+    backbone = backbone or backbone_of(family)
     config = PromptConfig(method=method, place=place, length=length, options=SMALL.get(method, {}))
     prompt = build_prompt(config, prompt_source(backbone, Encoder(task, backbone.text.tokenizer)), seed)
     generator = torch.Generator().manual_seed(seed)

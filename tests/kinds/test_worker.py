@@ -1,16 +1,21 @@
 """Law 12: what the worker answers, alone or joined mid-flight, is what the library answers."""
 
+import asyncio
 from random import Random
 
 import pytest
 from kind_samples import SAMPLES, task_of
 from test_host import IN_DECODER, IN_ENCODER, asks_of_kinds, make_task, stored
 
-from fakes import backbone_of
+from fakes import backbone_of, make_inner_tokenizer, make_model
 from overture.core.records.serving import Command, Request, WorkerOptions
+from overture.engine.load import load_backbone
 from overture.engine.lora import LoraOptions
 from overture.evaluate.host import Ask, Host
+from overture.server.link import WorkerEngine
 from overture.server.worker import Worker
+from overture.store.artifact import load_artifact
+from overture.store.store import Store
 
 
 def worker_of(host: Host, **options) -> Worker:
@@ -185,3 +190,35 @@ def test_prompts_are_closed_when_their_memory_is_needed(tmp_path):
     assert report.stats.prompts == 0
     assert [outcome.error is None for outcome in report.outcomes] == [True, False, True]
     assert len(report.outcomes[2].tokens) > 0
+
+
+def test_a_process_of_its_own_answers_under_a_store(tmp_path):
+    model = tmp_path / "model"
+    make_model("llama", "sdpa").save_pretrained(model)
+    make_inner_tokenizer("llama").save_pretrained(model)
+    backbone = load_backbone(str(model))
+    folder = stored(tmp_path / "p", "llama", make_task(), backbone=backbone)
+    kept = Store(tmp_path / "store").add(*load_artifact(folder))
+    (wanted,) = Host(backbone).open(kept).predict(["a fine day"])
+
+    async def answered():
+        engine = WorkerEngine(WorkerOptions(store=str(tmp_path / "store"), backbone=str(model), device="cpu"))
+        await engine.start()
+        try:
+            rows = [("movie@1", "a fine day"), (str(kept), "a path"), ("movie@1", "another")]
+            requests = [
+                Request(id=str(number), prompts=(ref.replace("movie", kept.parent.name),), row={"text": text})
+                for number, (ref, text) in enumerate(rows)
+            ]
+            async with asyncio.timeout(60):
+                return [[event async for event in engine.submit(request)] for request in requests], engine.stats()
+        finally:
+            await engine.stop()
+
+    (first, path, last), stats = asyncio.run(answered())
+    (shown,) = first[0].answers.values()
+    assert (shown["label"], first[1].kind, last[1].kind) == (wanted.label, "done", "done")
+    assert path[0].status == 404
+    assert stats.backbone["weights_sha256"] == backbone.info.weights_sha256
+    assert (stats.is_ready, stats.prompts, stats.restarts) == (True, 1, 0)
+    assert stats.tokens_per_s > 0

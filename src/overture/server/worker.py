@@ -144,11 +144,16 @@ class Worker:
     def _handle(self, prompt: str, is_calibrated: bool = False, is_chat: bool = False) -> Handle:
         key = (prompt or ("messages" if is_chat else "text"), is_calibrated)
         if key not in self._handles:
-            handle = self.host.open(prompt) if prompt else self.host.bare(_bare_task(is_chat))
+            handle = self._opened(prompt) if prompt else self.host.bare(_bare_task(is_chat))
             self._handles[key] = handle.calibrated() if is_calibrated else handle
             self._close_oldest()
         self._handles.move_to_end(key)
         return self._handles[key]
+
+    def _opened(self, prompt: str) -> Handle:
+        store = self.host.store
+        # A name may come from a stranger: where there is a store, nothing else than a prompt of it is opened.
+        return self.host.open(store.get(prompt, named_only=True) if store else prompt)
 
     def _close_oldest(self) -> None:
         sizes = [_size_of(handle) for handle in self._handles.values()]
