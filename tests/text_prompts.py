@@ -29,7 +29,8 @@ CANDIDATES = [
 
 
 def scorer_of(family: str, **changes) -> TextScorer:
-    task = Task(name="mood", data={"train": "x.jsonl"}, template="Text: {text}\nMood:", labels=LABELS, **changes)
+    values = {"name": "mood", "data": {"train": "x.jsonl"}, "template": "Text: {text}\nMood:", "labels": LABELS}
+    task = Task(**{**values, **changes})
     rows = [Row({"text": text, "label": ("good", "bad")[n % 2]}, n + 1, "x.jsonl") for n, text in enumerate(TEXTS)]
     backbone = backbone_of(family, torch.float64)
     return TextScorer(task, backbone, {"train": rows, "validation": rows}, room=32, cache=InputCache(1 << 26))

@@ -7,9 +7,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from overture.core.errors import ConfigError, DataError, OvertureError
+from fakes import CHAT, backbone_of, make_inner_tokenizer, make_model
+from overture.core.errors import BackboneError, ConfigError, DataError, OvertureError
 from overture.core.records.hard import Candidate, Standing
 from overture.core.seeds import named_random
+from overture.engine.frontends.text import text_backbone
+from overture.engine.tokenizer import Tokenizer
 from overture.hard.proposer import Ask, WrongRow
 from overture.hard.proposers.file import read_wordings
 from overture.hard.proposers.registry import DEFAULTS, STAGES, check_source, proposer_of
@@ -29,9 +32,8 @@ LEADER = Candidate(text="\nWhat is the mood of it?", shots=[0, 1])
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_proposals_can_be_scored_and_repeat_by_seed(name):
-    scorer = scorer_of("llama")
-    if name == "words":
-        pytest.skip("a random model of bytes has no words; tests/cli/test_label_words.py has")
+    # The tiny tokenizer has no token of a space and a letter, so label words stand without one.
+    scorer = scorer_of("llama", labels={"good": "ab", "bad": "ec"})
     leaders = [LEADER, Candidate(text="\nWell then?"), Candidate()]
     for leader in (leaders, leaders[1:], leaders[2:]):
         proposals = proposer_of(name).propose(ask_of(scorer, *leader))
@@ -153,6 +155,32 @@ def test_a_second_try_is_enough_and_garbage_is_no_proposal(server):
     assert len(Url(address, timeout_s=5).propose(ask_of(scorer_of("llama"), LEADER))) == 1
     answers[:] = [reply("I cannot help with that.")]
     assert Url(address, timeout_s=5).propose(ask_of(scorer_of("llama"), LEADER)) == []
+
+
+@pytest.mark.parametrize("is_chat", [True, False])
+def test_a_local_model_is_asked_and_repeats_by_seed(monkeypatch, is_chat):
+    inner = make_inner_tokenizer("llama")
+    inner.chat_template = CHAT if is_chat else None
+    writer = text_backbone(make_model("llama"), Tokenizer(inner, 4096), id="writer")
+    monkeypatch.setattr("overture.hard.proposers.model.load_backbone", lambda name, notify: writer)
+    scorer = scorer_of("llama")
+    first, second = (proposer_of("model:writer").propose(ask_of(scorer, LEADER)) for _ in range(2))
+    assert [proposal.text for proposal in first] == [proposal.text for proposal in second]
+    # Random bytes hold no tags; where the tag is given, what follows is the instruction.
+    assert len(first) == (0 if is_chat else 1)
+    assert all((proposal.origin, proposal.place) == ("model", "after") for proposal in first)
+    short = text_backbone(make_model("llama"), Tokenizer(inner, 512), id="short")
+    monkeypatch.setattr("overture.hard.proposers.model.load_backbone", lambda name, notify: short)
+    with pytest.raises(BackboneError) as error:
+        proposer_of("model:short").propose(ask_of(scorer, LEADER))
+    assert error.value.where == "short"
+
+
+def test_an_encoder_is_no_proposer(monkeypatch):
+    monkeypatch.setattr("overture.hard.proposers.model.load_backbone", lambda name, notify: backbone_of("bert"))
+    with pytest.raises(BackboneError) as error:
+        proposer_of("model:bert")
+    assert error.value.where == "bert"
 
 
 def test_copied_rows_are_refused():

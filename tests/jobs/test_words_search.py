@@ -12,11 +12,12 @@ from overture.core.records.events import NoticeEvent, ProgressEvent
 from overture.core.records.hard import Candidate
 from overture.data.rows import Row
 from overture.data.splits import Splits
+from overture.data.task import Task
 from overture.evaluate.host import Host
 from overture.jobs.run.request import resolved
 from overture.jobs.wording.options import HardRequest
 from overture.jobs.wording.plan import shuffled
-from overture.jobs.wording.search import resume_words, search_words
+from overture.jobs.wording.search import check_request, resume_words, search_words
 from overture.store.runs import Run
 from overture.store.store import Store
 from text_prompts import written_task
@@ -146,7 +147,8 @@ def test_shuffled_labels_keep_their_counts_and_nothing_is_kept(task, tmp_path):
     assert store.list() == []
     rows = [Row({"text": str(n), "label": "ab"[n % 2]}, n, "x") for n in range(40)]
     splits = Splits(train=rows, validation=rows[:10], test=rows[10:])
-    dealt = shuffled(splits, "label", 0)
+    values = {"template": "{text}", "labels": {"a": " a", "b": " b"}, "data": {"train": "x.jsonl"}}
+    dealt = shuffled(splits, Task(name="mood", **values), 0)
     assert sorted(row.fields["label"] for row in dealt.train) == sorted(row.fields["label"] for row in rows)
     assert [row.fields["label"] for row in dealt.train] != [row.fields["label"] for row in rows]
     assert [row.fields["text"] for row in dealt.train] == [row.fields["text"] for row in rows]
@@ -168,12 +170,38 @@ def test_a_proposer_that_fails_is_told_and_the_search_ends(task, tmp_path):
     assert any("url" in text for text in result.notices)
 
 
-def test_a_task_without_labels_is_refused(task, tmp_path):
+def test_written_answers_are_searched_for_by_their_likelihood(task, tmp_path):
     values = yaml.safe_load(task.read_text())
     del values["labels"]
-    task.write_text(yaml.safe_dump({**values, "answer_field": "label"}))
+    task.write_text(yaml.safe_dump({**values, "answer_field": "label", "max_new_tokens": 3}))
+    store = Store(tmp_path / "store")
+    result = searched(task, store, room=24)
+    assert result.metric == "exact_match"
+    assert result.luck is None
+    assert result.metrics["test"]["exact_match"].n == 20
+    assert {claim.control for claim in result.claims} <= {"the task file alone", "8 examples"}
+    finished = [standing for stage in result.stages for standing in stage.best]
+    assert max(finished, key=lambda standing: standing.log_likelihood).log_likelihood < 0
     with pytest.raises(ConfigError) as error:
-        searched(task, Store(tmp_path / "store"))
+        searched(task, store, sources=["editz"])
+    assert error.value.where == "--from"
+
+
+def test_answers_that_are_pieces_of_their_texts_cannot_be_shuffled(tmp_path):
+    values = {"template": "{context}\n{question}", "kind": "qa", "data": {"train": "x.jsonl"}}
+    rows = [Row({"context": f"no {n}", "question": "no?", "answers": [str(n)]}, n, "x") for n in range(1, 9)]
+    with pytest.raises(ConfigError) as error:
+        shuffled(Splits(train=rows, validation=rows, test=[]), Task(name="squad", **values), 0)
+    assert error.value.where == "hard.shuffle_labels"
+    assert error.value.problems
+
+
+def test_conversations_are_refused_before_a_model_is_loaded(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("{}")
+    values = {"name": "chat", "template": "{messages}", "kind": "chat", "data": {"train": str(rows)}}
+    with pytest.raises(ConfigError) as error:
+        check_request(resolved(HardRequest, values, {}))
     assert error.value.where == "kind"
 
 

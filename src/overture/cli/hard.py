@@ -1,11 +1,12 @@
-"""``overture search --form hard``: a prompt of words, found without training."""
+"""``overture search --form hard`` finds a prompt of words without training; ``--form any`` compares the forms."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from overture.cli.options import store_root
-from overture.cli.out import console, say, seconds_text, show_notes, show_text
+from overture.cli.out import console, loading, say, seconds_text, show_notes, show_text
 from overture.cli.report import asking, interval_text, show_next
 from overture.cli.tables import Column, show_table
 from overture.cli.tune import finish, worked
@@ -13,7 +14,7 @@ from overture.core.errors import ConfigError
 from overture.jobs.wording.options import HardRequest
 
 if TYPE_CHECKING:
-    from overture.core.records.hard import Claim, HardResult
+    from overture.core.records.hard import Claim, FormsResult, HardResult
 
 
 def search_words_command(config: HardRequest, soft_flags: Sequence[str], store: Path | None, is_json: bool) -> None:
@@ -37,6 +38,57 @@ def search_words_command(config: HardRequest, soft_flags: Sequence[str], store: 
 
     result = worked(lambda listen, stop: search_words(config, kept, listen, stop), store, is_json)
     finish(result, store, is_json, show_words)
+
+
+def search_forms_command(config: HardRequest, task: Path, store: Path | None, is_json: bool) -> None:
+    """Search trained prompts and prompts of words, and print which form won.
+
+    Raises:
+        ConfigError: what either search cannot do.
+    """
+    from overture.core.config import validated
+    from overture.jobs.run.early import check_early
+    from overture.jobs.search.options import SearchRequest
+    from overture.jobs.search.space import requested_pairs, wordings
+    from overture.store.store import Store
+
+    kept = Store(store_root(store), say)
+    soft = validated(SearchRequest, config.model_dump(exclude_unset=True, exclude={"hard"}), str(task))
+    requested_pairs(soft)
+    wordings(soft)
+    check_early(soft, kept)
+    loading()
+
+    from overture.jobs.wording.forms import search_forms
+
+    file = shlex.quote(str(task))
+    result = worked(lambda listen, stop: search_forms(config, kept, listen, stop, file=file), store, is_json)
+    finish(result, store, is_json, show_forms)
+
+
+def show_forms(result: "FormsResult", flag: str) -> None:
+    """Print the best of each form side by side, the tests, and which one won."""
+    out, forms = console(), result.forms
+    validations = [form.validation.text for form in forms]
+    columns = [
+        Column("form", [form.form for form in forms], is_left=True),
+        Column("prompt", [form.prompt or "-" for form in forms], is_left=True, rank=1),
+        Column("what", [form.what for form in forms], is_left=True, is_prose=True, rank=3),
+        Column("tokens a request", [str(form.serving) for form in forms], rank=2),
+        Column(f"validation {result.metric}", validations, rank=4),
+        Column(f"test {result.metric}", [form.test.text if form.test else "-" for form in forms]),
+        Column("result", ["winner" if form.is_winner else "" for form in forms], is_left=True),
+    ]
+    show_table(out, columns, f"{result.task}: the best of each form, on the same rows", good=[0])
+    for claim in result.claims:
+        show_text(out, _claim_line(claim, result.metric))
+    show_notes(out, result.notices)
+    runs = ", ".join(f"{form} in run {run}" for form, run in result.runs.items())
+    show_text(out, f"What each search tried: {runs}.")
+    if result.prompt and result.folder:
+        show_next(f"{forms[0].what} won, {result.prompt}. To use it:", [asking(result.prompt, result.folder, flag)])
+    else:
+        show_text(out, "No prompt was worth its cost: the model without a prompt won.")
 
 
 def show_words(result: "HardResult", flag: str) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from overture.cli.hard import show_words
+from overture.cli.hard import show_forms, show_words
 from overture.cli.options import JsonOption, StoreOption, run_names, store_root
 from overture.cli.out import console, emit, loading, say
 from overture.cli.report import show_next, show_result
@@ -47,6 +47,14 @@ def resume_command(
             lambda listener, stop: resume_words(run, kept, listener, stop, settings=settings or []), store, is_json, run
         )
         finish(searched_words, store, is_json, show_words)
+        return
+    if kind == "forms":
+        from overture.jobs.wording.forms import resume_forms
+
+        compared_forms = worked(
+            lambda listener, stop: resume_forms(run, kept, listener, stop, settings=settings or []), store, is_json, run
+        )
+        finish(compared_forms, store, is_json, show_forms)
         return
     if kind == "search":
         from overture.jobs.search.search import resume_search

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overture.cli.hard import search_words_command
+from overture.cli.hard import search_forms_command, search_words_command
 from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
 from overture.cli.out import console, emit, loading, say, seconds_text, show_notes, show_text
 from overture.cli.report import asking, interval_text, show_next
@@ -52,7 +52,7 @@ def search_command(
 ) -> None:
     """Choose method, place, length, learning rate and wording by measurement under a budget; keep the winner.
 
-    With --form hard: find a prompt of words instead, without training.
+    With --form hard: find a prompt of words instead, without training. With --form any: both, and which one won.
     """
     root = store_root(store)
     flags = {**given.of(SearchRequest), **given.of(HardRequest)}
@@ -61,6 +61,9 @@ def search_command(
         search_words_command(
             request, [name for name in (*_SPACE, *_BUDGET) if f"search.{name}" in flags], store, is_json
         )
+        return
+    if request.search.form == "any":
+        search_forms_command(request, task, store, is_json)
         return
     if words := [key for key in flags if key.startswith("hard.")]:
         raise ConfigError("these flags are for prompts of words", got=", ".join(words), fix="add --form hard")

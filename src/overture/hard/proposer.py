@@ -11,7 +11,7 @@ from overture.hard.scorer import TextScorer
 
 @dataclass(frozen=True, slots=True)
 class WrongRow:
-    """A training row that the leader answers wrong."""
+    """A training row that the leader answers wrong; ``said`` is empty where its answer was not written."""
 
     text: str
     gold: str

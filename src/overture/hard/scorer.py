@@ -28,6 +28,7 @@ from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.compiled import compiled_prompt
 from overture.engine.judge import LocalJudge
+from overture.evaluate.scoring import grouped
 
 _PROBES = 8
 _COPIED_WORDS = 5
@@ -45,11 +46,18 @@ class _Shown:
 
     Args:
         encoder: of the wording.
-        rows: split -> encoded rows, one for each row.
+        parts: split -> encoded rows, each in as many parts as it is read in.
+        rows: split -> the part of each row that is scored in races: the first that holds an answer.
     """
 
     encoder: Encoder
+    parts: dict[str, list[Encoded]]
     rows: dict[str, list[Encoded]]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest part."""
+        return max((part.num_tokens for parts in self.parts.values() for part in parts), default=0)
 
 
 class TextScorer:
@@ -111,7 +119,9 @@ class TextScorer:
             if any(gram in self._copied for gram in _grams(text)):
                 raise Refused(f"{_COPIED_WORDS} words or more of a training row")
             prompt = self._rendered(candidate, ids)
-            if len(prompt.ids) + 64 > tokenizer.max_length:
+            if prompt.ids and len(prompt.ids) + self.shown(candidate.wording, prompt.begins).longest > (
+                tokenizer.max_length
+            ):
                 raise Refused("no room for rows in the model's context")
             if prompt.ids and not self._is_stable(candidate, prompt):
                 raise Refused("tokenised otherwise beside a row")
@@ -189,16 +199,23 @@ class TextScorer:
             try:
                 task = self.task_of(wording)
                 encoder = Encoder(task, self.backbone.text.tokenizer, reserve=self.room, follows=follows)
-                rows = {name: [row for row in encoder.encode(split) if row.part == 0]
-                        for name, split in self.splits.items()}  # fmt: skip
+                parts = {name: encoder.encode(split) for name, split in self.splits.items()}
             except (DataError, ValueError) as error:
                 raise Refused(f"wording: {getattr(error, 'what', error)}") from None
-            self._shown[key] = _Shown(encoder, rows)
+            rows = {
+                name: [next((part for part in row if part.target.is_known), row[0]) for row in grouped(split)]
+                for name, split in parts.items()
+            }
+            self._shown[key] = _Shown(encoder, parts, rows)
         return self._shown[key]
 
     def rows(self, candidate: Candidate, split: str) -> list[Encoded]:
-        """A split's rows as a candidate shows them."""
+        """A split's rows as a candidate shows them, of each the part that is scored in races."""
         return self.shown(candidate.wording, self.text_of(candidate).begins).rows[split]
+
+    def parts(self, candidate: Candidate, split: str) -> list[Encoded]:
+        """A split's rows as a candidate shows them, in all their parts."""
+        return self.shown(candidate.wording, self.text_of(candidate).begins).parts[split]
 
     @torch.no_grad()
     def injection(self, candidate: Candidate) -> Injection | None:
@@ -208,7 +225,9 @@ class TextScorer:
     # -- its scores
 
     def losses(self, candidates: Sequence[Candidate], split: str, numbers: Sequence[int]) -> Tensor:
-        """Each row's negative log-likelihood of the right answer, [J, B].
+        """Each row's negative log-likelihood of the right answer, per token where one is written, [J, B].
+
+        A row without an answer that could be learnt has none: its loss is 0 under every candidate.
 
         Args:
             candidates: none of which is refused.
@@ -223,7 +242,14 @@ class TextScorer:
 
     def _losses(self, prompts: Sequence[Injection | None], rows: Sequence[Encoded]) -> Tensor:
         if not rows[0].blanks:
-            return self.judge.losses(prompts, rows)
+            known = [number for number, row in enumerate(rows) if row.target.is_known]
+            weights_B = torch.tensor([rows[number].target.weight for number in known])
+            losses_JB = torch.zeros(len(prompts), len(rows))
+            if known:
+                losses = self.judge.losses(prompts, [rows[number] for number in known])
+                losses_JB = losses_JB.to(losses.dtype)
+                losses_JB[:, known] = losses.cpu() / weights_B
+            return losses_JB
         gold = torch.tensor([row.label or 0 for row in rows])
         return -self._scores(prompts, rows)[:, torch.arange(len(rows)), gold]
 
@@ -303,9 +329,11 @@ class TextScorer:
 
     @property
     def has_labels(self) -> bool:
-        """Whether each row has one label of the task's."""
+        """Whether each row has one label, of a set that all rows share."""
         rows = self.shown(Wording(), False).rows["train"]
-        return all(isinstance(row.target, OneOf) and row.label is not None for row in rows)
+        return all(
+            isinstance(row.target, OneOf) and row.label is not None and not row.target.candidates.is_own for row in rows
+        )
 
 
 def injection_of(backbone: Backbone, text: TextPrompt) -> Injection | None:

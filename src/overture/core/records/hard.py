@@ -114,6 +114,45 @@ class HardResult(Record):
     notices: list[str] = Field([], description="what the user should know")
 
 
+Form = Literal["none", "hard", "soft"]
+
+
+class FormRuns(Record):
+    """``forms.json``: the searches that a search of all forms has begun."""
+
+    runs: dict[Form, str] = Field({}, description="form -> name of its run")
+
+
+class FormScore(Record):
+    """The best prompt of one form, or the model without a prompt, on the same rows as the others."""
+
+    form: Form = Field(description="soft: trained vectors; hard: words; none: the task file alone")
+    prompt: str | None = Field(description="the stored prompt, as name@version; none without one")
+    what: str = Field(description="the prompt in a few words")
+    serving: int = Field(description="live prompt tokens of a request")
+    validation: Interval = Field(description="score on the rows that chose among the forms")
+    test: Interval | None = optional("score on test rows; none where there are none")
+    is_winner: bool = Field(description="whether it won")
+
+
+class FormsResult(Record):
+    """``result.json`` of a search of all forms."""
+
+    status: Literal["finished"] = "finished"
+    run: str = Field(description="the run's name")
+    runs: dict[Form, str] = Field(description="form -> the run of its search")
+    prompt: str | None = Field(description="the prompt that won, as name@version; none where the plain model won")
+    folder: str | None = Field(None, description="its folder")
+    task: str = Field(description="name of the task")
+    metric: str = Field(description="metric that the task is judged by")
+    split: str = Field(description="the rows of the claims")
+    rows: dict[str, int] = Field(description="split -> number of rows")
+    forms: list[FormScore] = Field(description="the best of each form, the winner first")
+    claims: list[Claim] = Field(description="the winner against each other form, by a paired test")
+    metrics: dict[str, SplitScores] = Field(description="split -> the winner's scores")
+    notices: list[str] = Field([], description="what the user should know")
+
+
 class BookEntry(Record):
     """Losses of candidates on rows of one rung, as a search keeps them."""
 

@@ -6,7 +6,7 @@ from pydantic import Field, RootModel
 
 from overture.core.records.base import Options, Record, optional
 
-RunKind = Literal["tune", "search", "hard"]
+RunKind = Literal["tune", "search", "hard", "forms"]
 RunState = Literal["running", "stopped", "interrupted", "diverged", "finished"]
 
 

@@ -21,9 +21,10 @@ def request_of(ask: Ask) -> str:
     for standing in ask.best[:_SHOWN_TEXTS]:
         lines.append(f"{standing.log_likelihood:.3f}: {standing.candidate.text.strip() or '(no instruction)'}")
     if ask.wrong:
-        lines.append("Rows that it gets wrong:")
+        lines.append("Rows that it gets wrong, or finds the right answer unlikely for:")
         for row in ask.wrong[:_SHOWN_ROWS]:
-            lines.append(f"- {row.text[:_LONGEST_TEXT]!r}: right is {row.gold}, it says {row.said}")
+            answer = f", it says {row.said}" if row.said else ""
+            lines.append(f"- {row.text[:_LONGEST_TEXT]!r}: right is {row.gold}{answer}")
     lines.append(
         f"Write {min(ask.count, 8)} better instructions of at most {ask.scorer.room} tokens. Do not copy rows. "
         "Put each between <instruction> and </instruction>."

@@ -24,7 +24,7 @@ class Grammar:
         template = leader.wording.template or ask.scorer.task.template
         templates = _templates(template) if isinstance(template, str) else []
         ask.random.shuffle(templates)
-        can_calibrate = "calibration" in ask.scorer.task.spec.options.model_fields
+        can_calibrate = ask.scorer.has_labels and "calibration" in ask.scorer.task.spec.options.model_fields
         wordings = []
         for text in [None, *templates]:
             for calibrated in (False, True) if can_calibrate else (False,):

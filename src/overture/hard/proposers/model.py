@@ -29,16 +29,27 @@ class Model:
             raise BackboneError("this model writes no proposals", where=name, wanted="a decoder")
 
     def propose(self, ask: Ask) -> list[Candidate]:
-        """The instructions in one sampled answer."""
-        tokenizer = self.backbone.text.tokenizer
-        request = request_of(ask)
-        if tokenizer.inner.chat_template:
+        """The instructions in one sampled answer; of a model without a chat template one instruction.
+
+        Raises:
+            BackboneError: the request leaves no room for an answer in the model's context.
+        """
+        tokenizer, request = self.backbone.text.tokenizer, request_of(ask)
+        is_chat = bool(tokenizer.inner.chat_template)
+        if is_chat:
             ids = tokenizer.encode_template(tokenizer.chat([{"role": "user", "content": request}]))
         else:
             ids = [*tokenizer.bos_ids, *tokenizer.encode_plain(f"{request}\n\n<instruction>")]
+        if len(ids) + _MAX_NEW_TOKENS > tokenizer.max_length:
+            raise BackboneError(
+                "the request for proposals is too long",
+                where=self.backbone.info.id,
+                got=f"{len(ids)} tokens",
+                wanted=f"at most {tokenizer.max_length - _MAX_NEW_TOKENS}",
+            )
         row = Encoded.of_ids(0, ids[:-1], ids[-1:])
         decoding = Decoding(temperature=0.9, top_p=0.95, seed=ask.random.randrange(2**31))
-        question = Answers(_MAX_NEW_TOKENS, ("\n\n\n",), decoding)
+        question = Answers(_MAX_NEW_TOKENS, ("\n\n\n",) if is_chat else ("</instruction>", "\n"), decoding)
         (written,) = LocalAnswerer(self.backbone).ask([(row, None)], question)
-        answer = written.text if tokenizer.inner.chat_template else f"<instruction>{written.text}"
+        answer = written.text if is_chat else f"<instruction>{written.text.partition('</')[0]}</instruction>"
         return candidates_in(answer, ask, "model")

@@ -1,16 +1,19 @@
 """The page of a run and of an evaluation, made from the records of their folders; never torch."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from overture.core.errors import StoreError
 from overture.core.records.events import EpochEvent, StepEvent
+from overture.core.records.hard import FormsResult, HardResult
+from overture.core.records.runs import RunKind
 from overture.core.records.search import SearchResult
 from overture.core.records.tune import Evaluation, TuneResult
 from overture.evaluate.diagnose import diagnose, read
 from overture.report.run_page import PAGE, PromptFacts, RunFacts, write_run_page
 from overture.report.search_page import write_search_page
+from overture.report.words_page import write_forms_page, write_words_page
 from overture.store.artifact import TENSORS_FILE, read_manifest
 from overture.store.manifest import Manifest
 from overture.store.runs import RESULT, Run
@@ -21,7 +24,7 @@ def write_page(run: Run, store_flag: str = "") -> Path:
     """Write ``page.html`` and ``page.png`` into the folder of a finished run; returns the page's path.
 
     Args:
-        run: a run of `overture tune` or `overture search`.
+        run: a run of any kind.
         store_flag: what commands on the page need to find the store.
 
     Raises:
@@ -29,18 +32,32 @@ def write_page(run: Run, store_flag: str = "") -> Path:
     """
     if not run.is_finished:
         raise StoreError("the run has no result yet", where=str(run.folder), fix=f"overture resume {run.name}")
-    write = _write_page_of_search if run.request().kind == "search" else _write_page_of_tuning
-    return write(run, store_flag)
+    return _WRITERS[run.request().kind](run, store_flag)
 
 
 def _write_page_of_search(run: Run, store_flag: str) -> Path:
     result = run.read(RESULT, SearchResult)
     assert result is not None
-    commands: list[str] = []
-    if result.folder and Path(result.folder).is_dir():
-        manifest = read_manifest(Path(result.folder))
-        commands = [*_commands(manifest, store_flag), f"{result.command}{store_flag}"]
+    commands = _prompt_commands(result.folder, store_flag)
+    commands += [f"{result.command}{store_flag}"] if commands else []
     return write_search_page(result, commands, run.folder / PAGE)
+
+
+def _write_page_of_words(run: Run, store_flag: str) -> Path:
+    result = run.read(RESULT, HardResult)
+    assert result is not None
+    return write_words_page(result, _prompt_commands(result.folder, store_flag), run.folder / PAGE)
+
+
+def _write_page_of_forms(run: Run, store_flag: str) -> Path:
+    result = run.read(RESULT, FormsResult)
+    assert result is not None
+    return write_forms_page(result, _prompt_commands(result.folder, store_flag), run.folder / PAGE)
+
+
+def _prompt_commands(folder: str | None, store_flag: str) -> list[str]:
+    """What a stored prompt is used with; nothing where it is no longer there."""
+    return _commands(read_manifest(Path(folder)), store_flag) if folder and Path(folder).is_dir() else []
 
 
 def _write_page_of_tuning(run: Run, store_flag: str) -> Path:
@@ -63,6 +80,14 @@ def _write_page_of_tuning(run: Run, store_flag: str) -> Path:
         notices=result.notices,
     )
     return write_run_page(facts, run.folder / PAGE)
+
+
+_WRITERS: dict[RunKind, Callable[[Run, str], Path]] = {
+    "tune": _write_page_of_tuning,
+    "search": _write_page_of_search,
+    "hard": _write_page_of_words,
+    "forms": _write_page_of_forms,
+}
 
 
 def write_page_of_evaluation(

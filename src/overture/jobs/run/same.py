@@ -11,7 +11,7 @@ from overture.evaluate.facts import backbone_ref
 from overture.store.manifest import BackboneRef, check_fingerprint
 from overture.store.runs import REQUEST, Run
 
-_COMMANDS = {"hard": "search --form hard"}
+_COMMANDS = {"hard": "search --form hard", "forms": "search --form any"}
 
 
 def check_rows_of(begun: RunRequest, splits: Splits, data: DataConfig) -> None:

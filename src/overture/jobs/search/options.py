@@ -16,8 +16,10 @@ Name = Annotated[str, StringConstraints(min_length=1)]
 class SearchConfig(Config):
     """The search space of `overture search`, its budget, and its rules of choice."""
 
-    form: Literal["soft", "hard"] = Field(
-        "soft", description="soft chooses among trained prompts, hard finds a prompt of words without training."
+    form: Literal["soft", "hard", "any"] = Field(
+        "soft",
+        description="soft chooses among trained prompts, hard finds a prompt of words without training, any does both "
+        "and compares their winners with each other and with no prompt.",
     )
     method: tuple[Name, ...] = Field((), description="Methods to choose from; a few good ones if not given.")
     place: tuple[Place, ...] = Field((), description="Places to choose from; those of the methods if not given.")

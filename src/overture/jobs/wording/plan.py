@@ -1,13 +1,14 @@
 """The rows of a search for words in their order, its control with shuffled labels, and what it may spend."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
+from overture.core.errors import ConfigError
 from overture.core.records.hard import HardPlan, Wording
 from overture.core.seeds import named_random
-from overture.data.rows import Row
+from overture.data.rows import Row, row_problems
 from overture.data.splits import Splits
+from overture.data.task import Task
 from overture.hard.proposers.words import READINGS as WORDS_READINGS
 from overture.hard.proposers.words import ROWS as WORDS_ROWS
 from overture.hard.race import row_scores
@@ -20,22 +21,25 @@ FINALISTS = 8
 """Candidates that are scored on all validation rows."""
 
 
-def shuffled(splits: Splits, label_field: str, seed: int) -> Splits:
-    """The same rows with their labels dealt out anew within each split: nothing can be learnt from them."""
+def shuffled(splits: Splits, task: Task, seed: int) -> Splits:
+    """The same rows with their answers dealt out anew within each split: nothing can be learnt from them.
 
-    def dealt(name: str, rows: Sequence[Row]) -> list[Row]:
-        labels = [row.fields[label_field] for row in rows]
-        named_random(seed, "shuffled labels", name).shuffle(labels)
-        return [
-            replace(row, fields={**row.fields, label_field: label}) for row, label in zip(rows, labels, strict=True)
-        ]
+    Raises:
+        ConfigError: answers that belong to their rows' texts, such as pieces of them.
+    """
 
-    return replace(
-        splits,
-        train=dealt("train", splits.train),
-        validation=dealt("validation", splits.validation),
-        test=dealt("test", splits.test),
-    )
+    def dealt(name: str) -> list[Row]:
+        rows = list(getattr(splits, name))
+        answers = [{field: row.fields[field] for field in task.target_fields if field in row.fields} for row in rows]
+        named_random(seed, "shuffled labels", name).shuffle(answers)
+        dealt_rows = [replace(row, fields={**row.fields, **answer}) for row, answer in zip(rows, answers, strict=True)]
+        if problems := [problem for row in dealt_rows for problem in row_problems(task, row)]:
+            raise ConfigError(
+                "answers that belong to their texts cannot be shuffled", where="hard.shuffle_labels", problems=problems
+            )
+        return dealt_rows
+
+    return replace(splits, train=dealt("train"), validation=dealt("validation"), test=dealt("test"))
 
 
 def shuffled_numbers(count: int, seed: int) -> list[int]:

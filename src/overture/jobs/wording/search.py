@@ -28,31 +28,29 @@ from overture.core.records.hard import (
 from overture.core.records.prompt import Lineage, PromptScores
 from overture.core.records.scores import SplitScores
 from overture.core.seeds import named_random
-from overture.data.rows import gold_of
+from overture.data.rows import gold_of, texts_of
 from overture.data.splits import Splits, load_splits
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
-from overture.evaluate.intervals import paired_test
-from overture.evaluate.over_seeds import holm
-from overture.evaluate.scoring import Scored, score
+from overture.evaluate.scoring import Scored, check_answerable
 from overture.hard.proposer import Ask, Proposer, WrongRow
 from overture.hard.proposers.registry import STAGES, check_source, proposer_of
-from overture.hard.race import luck_of, raced, row_scores
+from overture.hard.race import raced, row_scores
 from overture.hard.scorer import Refused, TextScorer
 from overture.jobs.run.keep import new_manifest
 from overture.jobs.run.request import check_no_adapter, with_moved_data
 from overture.jobs.run.same import hold_model, hold_rows
 from overture.jobs.run.tracked import tracked
 from overture.jobs.wording.book import Book, proposed
+from overture.jobs.wording.final import SURE, Final, claims_of
 from overture.jobs.wording.options import HardRequest
 from overture.jobs.wording.plan import BEAM, FINALISTS, plan_of, shuffled, shuffled_numbers
 from overture.store.names import ref_of
 from overture.store.runs import Run
 from overture.store.store import Store
 
-SURE = 0.05
 _SHOTS = 8
 _WRONG_ROWS = 64
 _READS_WRONG = ("model", "url")
@@ -118,18 +116,18 @@ def check_request(config: HardRequest) -> None:
     """Refuse what no search for words can do, before a model is loaded.
 
     Raises:
-        ConfigError: an unknown proposer, an adapter, or a task whose rows have no label each.
+        ConfigError: an unknown proposer, an adapter, or a task whose rows hold no field with the right answer.
     """
     check_no_adapter(config, "a search for words")
     for source in config.hard.chosen:
         check_source(source)
-    if config.task.kind != "classification":
+    if not config.task.target_fields:
         raise ConfigError(
-            "a search for words chooses by the likelihood of labels",
+            "a search for words chooses by the likelihood of each row's one answer",
             where="kind",
             got=config.task.kind,
-            wanted="classification",
-            fix="give the task labels, or tune a soft prompt with overture tune",
+            wanted="a task whose rows have a field with a label or an answer",
+            fix="tune a soft prompt with overture tune",
         )
 
 
@@ -161,6 +159,7 @@ class _Search:
     splits: Splits
     scorer: TextScorer
     book: Book
+    final: Final
     plan: HardPlan
     started: float = field(default_factory=time.monotonic)
     standings: dict[str, Standing] = field(default_factory=dict)
@@ -185,7 +184,7 @@ class _Search:
         hold_rows(run, splits, task.data)
         run.keep_config(config.model_dump(mode="json"))
         if options.shuffle_labels:
-            splits = shuffled(splits, task.label_field, config.seed)
+            splits = shuffled(splits, task, config.seed)
         notify = as_notices(run.event)
         backbone = backbone or load_backbone(
             task.backbone, revision=config.revision, device=config.device, dtype=config.dtype, notify=notify
@@ -196,9 +195,10 @@ class _Search:
         scorer = TextScorer(task, backbone, rows, options.room, InputCache(budget, notify=notify))
         run.event(DataEvent(rows={name: len(some) for name, some in rows.items()}, repeats=splits.repeats))
         try:
-            scorer.shown(Wording(), False)
+            shown = scorer.shown(Wording(), False)
         except Refused as refusal:
             raise DataError("the task's rows cannot be shown", where="template", got=str(refusal)) from None
+        check_answerable(PromptedModel(backbone), shown.rows["train"], task)
         scorer.order("validation", shuffled_numbers(len(splits.validation), config.seed))
         began, tokens = time.monotonic(), scorer.tokens
         scorer.warm(Wording(), "validation", lambda done, total: run.event(
@@ -206,7 +206,8 @@ class _Search:
         speed = max(1.0, (scorer.tokens - tokens) / max(1e-3, time.monotonic() - began))
         plan = run.read("plan.json", HardPlan) or plan_of(options, scorer, len(splits.validation), speed)
         run.write("plan.json", plan)
-        search = cls(run, config, store, splits, scorer, Book(run, scorer, is_stop_asked), plan)
+        search = cls(run, config, store, splits, scorer, Book(run, scorer, is_stop_asked),
+                     Final(run, scorer, splits), plan)  # fmt: skip
         try:
             for candidate in search.own:
                 scorer.rows(candidate, "validation")
@@ -264,11 +265,11 @@ class _Search:
         self._stage("structure", sources, 1, options.structures // 2, first=2)
         self._prune(sources)
         winner, luck = self._final()
-        validation = self._scored(winner, "validation")
+        validation = self.final.scored(winner, "validation")
         split = "test" if self.splits.test else "validation"
         if split == "validation":
             self.notice("there are no test rows: the claims are on rows that chose the winner, so they are too good")
-        scored = self._scored(winner, "test") if self.splits.test else validation
+        scored = self.final.scored(winner, "test") if self.splits.test else validation
         metrics = {
             name: some.split_scores(self.config.task) for name, some in (("validation", validation), (split, scored))
         }
@@ -389,76 +390,54 @@ class _Search:
         return bool(ttest_rel(losses, longer_losses, alternative="greater").pvalue < 2 * SURE)
 
     def _wrong_rows(self) -> list[WrongRow]:
-        leader = self.best[0].candidate
-        numbers = list(range(min(_WRONG_ROWS, len(self.splits.train))))
-        scores = self.scorer.scores([leader], "train", numbers)[0]
-        labels = list(self.config.task.words)
+        """Training rows that the leader answers wrong; of written answers those that it finds least likely."""
+        leader, task = self.best[0].candidate, self.config.task
+        rows = self.splits.train[:_WRONG_ROWS]
+        if self.scorer.has_labels:
+            scores_BC = self.scorer.scores([leader], "train", range(len(rows)))[0]
+            answers = [list(task.words)[index] for index in scores_BC.argmax(-1).tolist()]
+            order = list(range(len(rows)))
+        else:
+            losses = self.scorer.losses([leader], "train", range(len(rows)))[0].tolist()
+            answers, order = [""] * len(rows), sorted(range(len(rows)), key=lambda number: -losses[number])
         wrong = []
-        for number, row_scores_C in zip(numbers, scores, strict=True):
-            row = self.splits.train[number]
-            gold, said = str(gold_of(self.config.task, [row])[0]), labels[int(row_scores_C.argmax())]
-            if gold != said:
-                text = " ".join(str(row.fields[name]) for name in self.config.task.columns)
-                wrong.append(WrongRow(text, gold, said))
+        for number in order:
+            row, (gold,) = rows[number], gold_of(task, [rows[number]])
+            if gold != answers[number]:
+                right = gold if isinstance(gold, str) else (task.spec.shot(task, row) or "").strip() or str(gold)
+                wrong.append(WrongRow(" ".join(texts_of(task, row).values()), right, answers[number]))
         return wrong
 
     # -- the end
 
-    def _final(self) -> tuple[Candidate, Luck]:
-        """The best of the finalists on all validation rows by the task's metric, and what luck gives."""
+    def _final(self) -> tuple[Candidate, Luck | None]:
+        """The best of the finalists and controls on all validation rows, and what luck gives."""
         finalists = [standing.candidate for standing in self.best[:FINALISTS]]
         finalists += [candidate for candidate in self.own if candidate.key not in {f.key for f in finalists}]
-        numbers = shuffled_numbers(len(self.splits.validation), self.config.seed)
-        losses = self.book.losses(finalists, numbers)
-        scored = [self._scored(candidate, "validation") for candidate in finalists]
-        values = [some.value(self.config.task) for some in scored]
-        order = sorted(range(len(finalists)), key=lambda index: (-values[index], fmean(losses[index])))
-        rights = [[g == p for g, p in zip(some.gold, some.predicted, strict=True)] for some in scored]
+        losses = self.book.losses(finalists, shuffled_numbers(len(self.splits.validation), self.config.seed))
         num_candidates = len(self.own) + sum(stage.proposed for stage in self.stages)
-        return finalists[order[0]], luck_of(num_candidates, rights)
-
-    def _scored(self, candidate: Candidate, split: str) -> Scored:
-        task = self.scorer.task_of(candidate.wording)
-        rows = self.scorer.rows(candidate, split)
-        model = PromptedModel(self.scorer.backbone, self.scorer.injection(candidate), self.scorer.answerer.cache)
-        what = f"scoring {split} rows: {candidate.title}"
-        return score(model, rows, task, gold_of(task, getattr(self.splits, split)), progress=lambda done, total: (
-            self.run.event(ProgressEvent(what=what, done=done, total=total))))  # fmt: skip
+        return self.final.winner(finalists, [fmean(row_losses) for row_losses in losses], num_candidates)
 
     def _claims(self, winner: Candidate, scored: Scored, split: str) -> list[Claim]:
         """The winner against each control, but not against itself where a control won."""
-        task, seed = self.config.task, self.config.seed
+        from overture.hard.proposers.examples import balanced_examples
+
+        task = self.config.task
         controls = {"the task file alone": Candidate()}
         if self.config.hard.text:
             controls["the text of your own"] = self.own[-1]
-        from overture.hard.proposers.examples import balanced_examples
-
-        if task.spec.has_shots and (shots := balanced_examples(task, self.splits.train, _SHOTS, seed)):
+        if task.spec.has_shots and (shots := balanced_examples(task, self.splits.train, _SHOTS, self.config.seed)):
             controls[f"{len(shots)} examples"] = Candidate(shots=shots)
         if self.words:
             controls["chosen label words"] = self.words
-        of_controls: dict[str, Scored] = {}
+        scores: dict[str, Scored] = {}
         for name, candidate in controls.items():
             try:
                 if candidate.key != winner.key:
-                    of_controls[name] = self._scored(candidate, split)
+                    scores[name] = self.final.scored(candidate, split)
             except Refused as refusal:
                 self.notice(f"not compared with {name}: {refusal}")
-        tests = {
-            name: paired_test(scored.gold, scored.predicted, control.predicted, task.metric)
-            for name, control in of_controls.items()
-        }
-        corrected = holm([test.p_value for test in tests.values()])
-        return [
-            Claim(
-                control=name,
-                control_score=of_controls[name].metrics(task)[task.metric],
-                compared=test,
-                p_corrected=p_corrected,
-                is_better=p_corrected < SURE and test.difference.value > 0,
-            )
-            for (name, test), p_corrected in zip(tests.items(), corrected, strict=True)
-        ]
+        return claims_of(scored, scores, task)
 
     def interrupted(self) -> HardResult:
         """The best so far, kept with its validation score; the test rows are not looked at."""
@@ -466,7 +445,9 @@ class _Search:
         self.run.listener = ignore
         winner = self.best[0].candidate if self.standings else Candidate()
         metrics = (
-            {"validation": self._scored(winner, "validation").split_scores(self.config.task)} if self.standings else {}
+            {"validation": self.final.scored(winner, "validation").split_scores(self.config.task)}
+            if self.standings
+            else {}
         )
         return self._result(winner, metrics, [], None).model_copy(update={"status": "interrupted"})
 
