@@ -1,9 +1,9 @@
 """Prompts of words on the command line: found, shown, measured, compared, written for others, explained."""
 
 import json
+from pathlib import Path
 
 import pytest
-import yaml
 
 SMALL = ["rounds=1", "structures=4", "example_sets=4", "wordings=4", "first_rows=4", "race_rows=8"]
 SETTINGS = [word for setting in SMALL for word in ("--set", f"hard.{setting}")]
@@ -19,6 +19,7 @@ def found(make_task, overture):
 
 def test_a_found_prompt_goes_through_every_command(found, overture, tmp_path):
     assert found["prompt"] == "mood@1"
+    assert "The words" in Path(found["page"]).read_text()
     assert [stage["stage"] for stage in found["stages"]] == ["structure", "examples", "wording"]
     (listed,) = overture("list", "--json").json["prompts"]
     assert (listed["method"], listed["trainable"]) == ("text", 0)
@@ -41,13 +42,22 @@ def test_a_found_prompt_goes_through_every_command(found, overture, tmp_path):
     assert overture("explain", "mood", "--page", tmp_path).code == 2
 
 
-def test_words_and_values_are_compared(found, make_task, overture):
+def test_words_and_values_are_compared(found, make_task, overture, tmp_path):
     path = make_task()
     assert overture("tune", path, "--set", "train.epochs=1", "--set", "shots=0", "--json").code == 0
     diff = overture("diff", "mood@1", "mood@2", "--json").json
     assert diff["config"]["method"] == {"a": "text", "b": "prefix"}
     assert not diff["is_same_prompt"]
     assert overture("diff", "mood@1", "mood@1", "--json").json["is_same_prompt"]
+    ways = ["--way", "no-prompt", "--way", "prompt:mood@1", "--way", "prompt:mood"]
+    compared = overture("compare", path, *ways, "--size", "4", "--seeds", "1", "--json", "-o", tmp_path / "compared")
+    assert compared.code == 0, compared.err
+    scores = {score["way"]: score for score in compared.json["scores"]}
+    test = found["metrics"]["test"]["accuracy"]["value"]
+    assert scores["prompt:mood@1"]["value"] == pytest.approx(test)
+    assert set(scores) == {"no-prompt", "prompt:mood@1", "prompt:mood"}
+    for words in (["prompt:gone"], ["prompt:"], ["prompt:mood", "--set-way", "prompt:mood:train.lr=0.1"]):
+        assert overture("compare", path, "--way", *words, "--json").code == 2
     # A soft prompt may start from words.
     start = ["--set", "prompt.init=prompt", "--set", "prompt.init_prompt=mood@1", "--method", "vectors"]
     words = found["text"]
@@ -71,6 +81,40 @@ def test_a_finished_search_is_resumed_to_its_result(found, overture):
     assert overture("resume", found["run"], "--json").json["winner"] == found["winner"]
 
 
+def test_trained_prompts_words_and_no_prompt_meet_in_one_search(make_task, overture):
+    flags = [
+        "--form",
+        "any",
+        "--room",
+        "32",
+        *SOURCES,
+        *SETTINGS,
+        "--tunes",
+        "3",
+        "--method",
+        "prefix",
+        "--length",
+        "2",
+    ]
+    done = overture("search", make_task(), *flags, "--json")
+    assert done.code == 0, done.err
+    result = done.json
+    assert {form["form"] for form in result["forms"]} >= {"none"}
+    assert all(form["prompt"] for form in result["forms"] if form["form"] != "none")
+    (winner,) = [form for form in result["forms"] if form["is_winner"]]
+    assert result["forms"][0] == winner
+    assert winner["prompt"] == result["prompt"]
+    assert len(result["claims"]) == len(result["forms"]) - 1
+    assert all(claim["p_corrected"] >= claim["compared"]["p_value"] for claim in result["claims"])
+    assert result["runs"] == {"hard": "mood-hard-1", "soft": "mood-search-1"}
+    assert "The words" not in Path(result["page"]).read_text()
+    again = overture("resume", result["run"])
+    assert again.code == 0, again.err
+    assert "winner" in again.out
+    shuffled = overture("search", make_task(), "--form", "any", "--shuffle-labels", "--json")
+    assert shuffled.json["where"] == "hard.shuffle_labels"
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -87,16 +131,6 @@ def test_flags_that_do_not_fit_are_refused_at_once(make_task, overture, words):
     done = overture("search", make_task(), *words, "--json")
     assert done.code == 2
     assert done.json["error"] == "ConfigError"
-
-
-def test_a_task_of_answers_has_no_search_for_words(make_task, overture):
-    path = make_task()
-    values = yaml.safe_load(path.read_text())
-    del values["labels"]
-    path.write_text(yaml.safe_dump({**values, "answer_field": "label"}))
-    done = overture("search", path, "--form", "hard", "--json")
-    assert done.code == 2
-    assert done.json["where"] == "kind"
 
 
 def test_a_tuned_prompt_is_translated_and_explained(tuned, overture, tmp_path):

@@ -16,8 +16,9 @@ class CompareConfig(Config):
     tune: TuneConfig = Field(description="Task, prompt and training options that all ways share.")
     ways: tuple[WayName, ...] = Field(
         (),
-        description="Ways: no-prompt, in-context, linear, head, lora, full, or a prompt: METHOD-PLACE. If none "
-        "is named: no-prompt, in-context, linear or head, lora and the task's own prompt, where they fit.",
+        description="Ways: no-prompt, in-context, linear, head, lora, full, METHOD-PLACE to train a prompt, or "
+        "prompt:NAME for a stored one. If none is named: no-prompt, in-context, linear or head, lora and the task's "
+        "own prompt, where they fit.",
     )
     settings: dict[WayName, tuple[str, ...]] = Field({}, description="Settings of one way alone: KEY=VALUE by way.")
     sizes: tuple[int, ...] = Field((16, 64, 256), min_length=1, description="Numbers of training rows to compare at.")

@@ -1,8 +1,9 @@
 """Ways to adapt a model, by name: what `overture compare` trains and scores side by side.
 
 A way makes itself for the rows of one cell; the loop, the rows, the measuring and the report do not know ways.
-``METHOD-PLACE`` is a prompt of the registry, such as ``prefix-after``; all others are baselines. What a way computes
-with is imported when it is made, so that names and settings are checked without torch.
+``METHOD-PLACE`` is a prompt of the registry, such as ``prefix-after``; ``prompt:NAME`` is a stored prompt as it is; all
+others are baselines. What a way computes with is imported when it is made, so that names and settings are checked
+without torch.
 """
 
 import difflib
@@ -26,7 +27,7 @@ from overture.jobs.run.request import TuneConfig, pinned, with_slots
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS
 from overture.prompt.registry import check_effect, method_of, own_rate
-from overture.store.artifact import tensor_bytes
+from overture.store.artifact import TENSORS_FILE, tensor_bytes
 from overture.store.store import Store
 from overture.train.options import TrainConfig
 
@@ -230,6 +231,54 @@ class Prompt:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A stored prompt, of words or of vectors, as it is: nothing is trained."""
+
+    name: str
+    config: TuneConfig
+    ref: str
+    rates: tuple[float, ...] = ()
+    needs_rows: bool = False
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """The prompt with its version."""
+        return {"prompt": self.ref}
+
+    def make(self, bench: Bench, rows: Rows, seed: int) -> Made:
+        """The prompt on the comparison's model, which shows rows and labels in the prompt's own words.
+
+        Raises:
+            ConfigError: it answers another question than the comparison's task.
+            ArtifactError: it was made for another model.
+        """
+        from overture.baseline.base import LazyRows
+        from overture.evaluate.host import Host
+
+        handle = Host(bench.backbone, bench.store, notify=bench.notify).open(self.ref)
+        asked, own = ((task.kind, *task.words) for task in (self.config.task, handle.task))
+        if set(asked) != set(own):
+            raise ConfigError(
+                "the stored prompt answers another task",
+                where=f"--way {self.name}",
+                got=", ".join(own),
+                wanted=", ".join(asked),
+            )
+        text = handle.manifest.text
+        stored_bytes = (
+            len((text.before + text.after).encode()) if text else (handle.folder / TENSORS_FILE).stat().st_size
+        )
+        return Made(
+            handle.adapted,
+            handle.model(),
+            LazyRows(handle.encoder.encode_split, rows),
+            handle.model,
+            lambda: stored_bytes,
+            notices=handle.encoder.notices,
+        )
+
+
 def _constant(prompt: PromptMethod | RowMethod, backbone: "Backbone") -> RowMethod | Injection:
     """A prompt as it is served: computed once, and as memory where that is the same."""
     if isinstance(prompt, RowMethod):
@@ -242,6 +291,7 @@ def _constant(prompt: PromptMethod | RowMethod, backbone: "Backbone") -> RowMeth
         return compiled_prompt(backbone, prompt.injection())
 
 
+_STORED = "prompt:"
 _NEAREST = 5
 """Ways that an error names beside the baselines."""
 
@@ -288,7 +338,7 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
     """A way with its own settings.
 
     Args:
-        name: a key of `WAYS`.
+        name: a key of `WAYS`, or ``prompt:NAME``.
         config: the request; a learning rate in it is not used, each way has its own.
         assignments: ``train.lr=0.01``, ``prompt.length=20`` of a prompt, ``options.rank=4`` of a baseline, for this way
             alone.
@@ -296,6 +346,15 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
     Raises:
         ConfigError: there is no such way, or its settings do not fit.
     """
+    kind, is_stored, ref = name.partition(_STORED)
+    if is_stored and not kind:
+        if assignments or not ref:
+            raise ConfigError(
+                "a stored prompt is compared as it is",
+                where=f"--way {name}",
+                wanted="prompt:NAME or prompt:NAME@VERSION",
+            )
+        return Stored(name, config, ref)
     if name not in WAYS:
         begun = [known for known in WAYS if known.startswith(f"{name}-")]
         near = list(dict.fromkeys([*begun, *difflib.get_close_matches(name, WAYS, _NEAREST, 0.4)]))[:_NEAREST]
@@ -305,7 +364,7 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
             "no such way",
             where="--way",
             got=f"{name!r:.80}",
-            wanted=f"{baselines}, or METHOD-PLACE as `overture methods` lists them",
+            wanted=f"{baselines}, METHOD-PLACE as `overture methods` lists them, or {_STORED}NAME for a stored prompt",
             fix=f"the nearest: {', '.join(near)}" if near else "",
         )
     plain = config.model_copy(update={"train": config.train.model_copy(update={"lr": None})})
@@ -366,6 +425,8 @@ def with_versions(way: Way, store: Store) -> Way:
     Raises:
         StoreError: there is no such prompt.
     """
+    if isinstance(way, Stored):
+        return replace(way, ref=store.pinned(way.ref))
     return _with(way, pinned(way.config, store)) if isinstance(way, Prompt) else way
 
 
