@@ -49,7 +49,7 @@ def test_calibrated_scores_are_divided_by_those_of_rows_without_content():
         Candidate(text="<|user|> hello"),
         Candidate(text="nothing to see here, they said"),
         Candidate(text="b joins the last letter of a row"),
-        Candidate(text="y" * 32, shots=[0, 1, 2, 3, 4]),
+        Candidate(text="y" * 32, shots=[0, 1, 2, 3, 4, 2, 3]),
         Candidate(text="well", wording=Wording(labels={"good": " x", "bad": " x"})),
     ],
 )
