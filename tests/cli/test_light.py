@@ -28,6 +28,9 @@ COMMANDS = (
     ["list"],
     ["list", "--json"],
     ["show", "nothing"],
+    ["alias", "nothing"],
+    ["serve", "--help"],
+    ["serve", "--host", "0.0.0.0"],
     ["resume"],
 )
 

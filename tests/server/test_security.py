@@ -16,8 +16,7 @@ import pytest
 from gateway import Gateway, ReadyEngine, fake_answer
 from overture.core.errors import ConfigError
 from overture.server.listen import bound_socket, uvicorn_server
-from overture.server.schema import MAX_BODY_BYTES
-from overture.server.security import LOCAL, Access, Visit, add_key, check_bind, read_keys
+from overture.server.security import LOCAL, MAX_BODY_BYTES, Access, Visit, add_key, check_bind, read_keys
 
 ASK = {"prompt": "movie", "inputs": ["x"]}
 
@@ -143,7 +142,8 @@ def test_a_body_has_a_size_a_type_and_a_list_an_end(tmp_path):
     with gateway.client() as client:
         large = json.dumps({**ASK, "inputs": ["x" * MAX_BODY_BYTES]})
         kind = {"content-type": "application/json"}
-        assert client.post("/v1/predict", content=large, headers=kind).status_code == 413
+        refused = client.post("/v1/predict", content=large, headers=kind)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (413, "body_too_large")
 
         def pieces():
             yield from (b"x" * 65536 for _ in range(20))

@@ -295,11 +295,6 @@ class TaskKind:
     sample: Callable[[TaskFile], dict[str, Any]] = some_texts
 
     @property
-    def writes_text(self) -> bool:
-        """Whether an answer is text as the model writes it, so that it can be shown while it grows."""
-        return self.writes and self.shown is answer_shown
-
-    @property
     def has_shots(self) -> bool:
         """Whether rows can be shown as in-context examples."""
         return self.shot is not no_shots

@@ -18,8 +18,6 @@ from overture.core.errors import OvertureError
 from overture.server.errors import ErrorReply, Refused, invalid_body
 from overture.server.openai import Writer, server_sent
 from overture.server.schema import (
-    MAX_BODY_BYTES,
-    MAX_UPLOAD_BYTES,
     AliasReply,
     AliasRequest,
     ChatReply,
@@ -40,7 +38,7 @@ from overture.server.schema import (
     TokenizeReply,
     TokenizeRequest,
 )
-from overture.server.security import Access, Guard, Visit
+from overture.server.security import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, Access, Guard, Visit
 from overture.server.service import Service, while_connected
 from overture.server.watch import Watch
 

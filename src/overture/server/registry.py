@@ -43,7 +43,7 @@ class Served:
     @property
     def writes(self) -> bool:
         """Whether its answers are texts that can be sent while they grow."""
-        return self.task is None or self.task.spec.writes_text
+        return self.task is None or self.task.spec.is_shown_as_written
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue
 
 from overture.core.records.base import Record
 from overture.core.records.serving import Usage
+from overture.server.security import MAX_UPLOAD_BYTES
 
-MAX_BODY_BYTES, MAX_UPLOAD_BYTES = 1 << 20, 64 << 20
 _MAX_TEXT = 200_000
 _MAX_DEPTH = 32
 

@@ -26,6 +26,8 @@ from overture.core.files import exclusive, write_atomic
 from overture.core.records.base import Record, read_record
 from overture.server.errors import Refused
 
+MAX_BODY_BYTES, MAX_UPLOAD_BYTES = 1 << 20, 64 << 20
+"""Bytes of a request's body, and of an uploaded prompt's."""
 OPEN_PATHS = frozenset({"/health"})
 """The only paths that need no key."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -207,6 +209,7 @@ class Guard:
 
         try:
             visit.key = self._admitted(scope["path"], Headers(scope=scope))
+            _check_size(scope)
             # A client that does not read its stream would hold a slot for ever.
             async with asyncio.timeout(self.access.max_request_s):
                 await self.app(scope, receive, send_guarded)
@@ -265,3 +268,12 @@ class Guard:
             what, wanted = "the key sends too many requests", f"at most {rate:g} a second"
             raise Refused(429, "rate_limit_exceeded", what, where="Authorization", wanted=wanted, retry_after_s=wait_s)
         bucket.level -= 1
+
+
+def _check_size(scope: Scope) -> None:
+    # The framework counts what really comes; this refuses at once what is announced.
+    size = Headers(scope=scope).get("content-length", "0")
+    most = MAX_UPLOAD_BYTES if scope["method"] == "PUT" else MAX_BODY_BYTES
+    if not size.isdecimal() or int(size) > most:
+        what = "the body is too large"
+        raise Refused(413, "body_too_large", what, where="body", got=f"{size[:20]} bytes", wanted=f"at most {most}")

@@ -108,7 +108,13 @@ class Service:
                     code = {429: "overloaded", 503: "not_ready", 409: "prompt_does_not_fit"}.get(
                         event.status, "invalid_request"
                     )
-                    raise Refused(event.status, code, event.message, where=where, retry_after_s=event.retry_after_s)
+                    raise Refused(
+                        event.status,
+                        code,
+                        " ".join(event.message.split()),
+                        where=where,
+                        retry_after_s=event.retry_after_s,
+                    )
                 yield event
 
     async def answered(self, request: Request, visit: Visit, where: str) -> tuple[dict[str, dict[str, Any]], Usage]:
