@@ -3,15 +3,18 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import huggingface_hub.constants
 import pytest
 from transformers import Gemma3Config
 
 from fakes import config_of, make_backbone, make_inner_tokenizer
-from overture.core.errors import BackboneError
+from overture.core.errors import ArtifactError, BackboneError
 from overture.engine import load
 from overture.engine.families import FAMILIES
+from overture.engine.info import weights_digest
 from overture.engine.load import load_backbone
 from overture.engine.options import ENCODERS, is_encoder
+from overture.evaluate.facts import backbone_ref, check_backbone
 
 
 @pytest.fixture
@@ -64,3 +67,28 @@ def test_of_a_model_that_reads_pictures_too_the_text_is_looked_at(tmp_path):
 
 def test_the_encoders_known_by_their_config_file_are_those_of_the_families():
     assert set(ENCODERS) == {name for name, family in FAMILIES.items() if not family.is_causal}
+
+
+def test_the_fingerprint_of_a_hub_model_is_that_of_its_files(tmp_path, monkeypatch):
+    """So a prompt that was tuned in float32 can be used in bfloat16, and with a folder of the same files."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--some--llama"
+    snapshot = repository / "snapshots" / commit
+    converts(snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setenv("OVERTURE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    folder = load_backbone(str(snapshot), device="cpu")
+    full, half = (load_backbone("some/llama", device="cpu", dtype=dtype) for dtype in ("float32", "bfloat16"))
+    assert full.info.revision == commit
+    assert (full.info.dtype, half.info.dtype) == ("float32", "bfloat16")
+    assert full.info.weights_sha256 == half.info.weights_sha256 == folder.info.weights_sha256
+    [notice] = check_backbone(backbone_ref(full), half)
+    assert "float32" in notice
+    assert "bfloat16" in notice
+    older = backbone_ref(half).model_copy(update={"dtype": None, "weights_sha256": weights_digest(half.model)})
+    assert check_backbone(older, half) == []
+    with pytest.raises(ArtifactError):
+        check_backbone(older, full)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from overture.core.errors import StoreError
-from overture.core.records.cells import CELLS, Cell, Key, RateChoice, RightAnswers
+from overture.core.records.cells import CELLS, Cell, Identity, Key, RateChoice, RightAnswers
 from overture.jobs.verdict.files import CellFiles
 
 
@@ -91,3 +91,13 @@ def test_damaged_files_are_refused(folder: Path) -> None:
 def test_nothing_to_pack(tmp_path: Path) -> None:
     with pytest.raises(StoreError):
         CellFiles(tmp_path).pack()
+
+
+def test_cells_of_a_model_with_another_config_are_another_requests() -> None:
+    model = {"tokenizer": "t", "config": {"hidden_act": "silu", "rope_parameters": {"rope_theta": 1e4}}}
+    values = {"task": {}, "data": "d", "settings": {}, "train": None, "weights": "w", "dtype": "float32"}
+    wanted = Identity(**values, unrelated="u", model=model)
+    other = Identity(**values, unrelated="u", model=model | {"config": {"rope_parameters": {"rope_theta": 500.0}}})
+    older = Identity(**values, unrelated="u")
+    assert other.differences(wanted) == ["model.config.rope_parameters.rope_theta"]
+    assert older.differences(wanted) == wanted.differences(wanted) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from overture.core.errors import ConfigError, Problem
 from overture.core.settings_yaml import loaded_yaml
@@ -75,6 +75,20 @@ _MESSAGES = {
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxtuple, _SHORT.maxstring = 2, 4, 4, 4, 60
+
+
+def unequal_values(wanted: JsonValue, actual: JsonValue, where: str) -> list[Problem]:
+    """Values that differ in two models' configs, of those that both have: versions of transformers add and drop names.
+
+    Args:
+        wanted: what is recorded.
+        actual: what is there.
+        where: name of the whole.
+    """
+    if isinstance(wanted, dict) and isinstance(actual, dict):
+        names = [name for name in wanted if name in actual]
+        return [p for name in names for p in unequal_values(wanted[name], actual[name], f"{where}.{name}")]
+    return [] if wanted == actual else [Problem(where, f"{actual!s:.40}, wanted {wanted!s:.40}")]
 
 
 def in_words(error: Any) -> str:

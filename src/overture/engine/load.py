@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import io
+import json
 import logging
 import threading
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from pydantic import TypeAdapter
 from transformers import (
     AutoConfig,
@@ -26,6 +28,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
 )
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from overture.core.errors import BackboneError, OvertureError
 from overture.core.files import cache_dir, exclusive, sha256_file, sweep_temporaries, write_folder, write_json
@@ -85,10 +88,12 @@ def load_backbone(
         model = _class_for(config, family, name).from_pretrained(
             source, config=config, dtype=kind, trust_remote_code=False, use_safetensors=True, **options
         )
-    resolved = getattr(model.config, "_commit_hash", None) if not path else None
+    snapshot = None if path else _snapshot(name, revision)
+    revision = snapshot.name if snapshot else revision
+    digest = _hub_digest(snapshot) if snapshot else digest
     start_id = config.decoder_start_token_id if family.encoder else None
     tokenizer = Tokenizer(inner, max_length(config), is_encoder=not family.is_causal, start_id=start_id)
-    backbone = text_backbone(model.to(where), tokenizer, id=name, revision=resolved or revision, weights_sha256=digest)
+    backbone = text_backbone(model.to(where), tokenizer, id=name, revision=revision, weights_sha256=digest)
     return backbone.with_compiled_layers() if compile_layers else backbone
 
 
@@ -193,7 +198,29 @@ def _folder_digest(folder: Path) -> str:
             wanted="model.safetensors",
             fix="convert the weights to safetensors; pickled ones are never read" if pickled else "check the path",
         )
-    digests = [_known_digest(file) for file in weights]
+    return _digest_of(weights)
+
+
+def _snapshot(name: str, revision: str | None) -> Path | None:
+    """The folder of a Hub model's files, named by its commit; None where the cache has none."""
+    config = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(config).parent if isinstance(config, str) else None
+
+
+def _hub_digest(snapshot: Path) -> str:
+    """Fingerprint of a Hub model's files, as of a folder of the same files.
+
+    "" where they are another commit's: transformers takes one that converts pickled weights.
+    """
+    whole, index = snapshot / SAFE_WEIGHTS_NAME, snapshot / SAFE_WEIGHTS_INDEX_NAME
+    if whole.is_file():
+        return _digest_of([whole])
+    shards = set(json.loads(index.read_bytes())["weight_map"].values()) if index.is_file() else set()
+    return _digest_of(sorted(snapshot / shard for shard in shards)) if shards else ""
+
+
+def _digest_of(files: Sequence[Path]) -> str:
+    digests = [_known_digest(file) for file in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

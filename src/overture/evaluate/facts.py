@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 from overture.core.config import validated
 from overture.core.errors import ArtifactError
 from overture.engine.backbone import Backbone
+from overture.engine.info import weights_digest
 from overture.engine.options import LoraOptions
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS
 from overture.prompt.pack import ADAPTER
-from overture.store.manifest import BackboneRef, Manifest
+from overture.store.manifest import BackboneRef, Manifest, check_fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +21,20 @@ def backbone_ref(backbone: Backbone) -> BackboneRef:
     """The part of a backbone's facts that artifacts record and check."""
     facts = asdict(backbone.info)
     return BackboneRef(**{name: facts[name] for name in BackboneRef.model_fields})
+
+
+def check_backbone(wanted: BackboneRef, backbone: Backbone, allow_drift: bool = False) -> list[str]:
+    """Refuse to put a prompt before a loaded model that it was not made for, as `check_fingerprint` does.
+
+    Raises:
+        ArtifactError: another model, always; drift, unless it is allowed.
+    """
+    actual = backbone_ref(backbone)
+    # Before refs recorded a precision, the fingerprint of a Hub model was that of its tensors as they were loaded.
+    is_older = wanted.dtype is None and wanted.weights_sha256 != actual.weights_sha256
+    if is_older and wanted.weights_sha256 == weights_digest(backbone.model):
+        actual = actual.model_copy(update={"weights_sha256": wanted.weights_sha256})
+    return check_fingerprint(wanted, actual, allow_drift)
 
 
 def config_of(manifest: Manifest) -> PromptConfig:

@@ -32,13 +32,13 @@ from overture.engine.load import load_backbone
 from overture.engine.lora import with_lora
 from overture.engine.prompted import PromptedModel
 from overture.engine.texts import TenantTexts
-from overture.evaluate.facts import adapter_of, backbone_ref, config_of, parted, values_of
+from overture.evaluate.facts import adapter_of, check_backbone, config_of, parted, values_of
 from overture.evaluate.inquiry import EncodedAsk, Inquiry, Item, Reply
 from overture.evaluate.scoring import grouped
 from overture.evaluate.source import prompt_source
 from overture.prompt.pack import prompt_from
 from overture.store.artifact import load_artifact, read_manifest
-from overture.store.manifest import Manifest, check_fingerprint
+from overture.store.manifest import Manifest
 from overture.store.store import Store
 
 Fields = Mapping[str, Any] | str
@@ -267,13 +267,13 @@ class Host:
         ref = manifest.backbone
         if self._backbone is None:
             self._backbone = load_backbone(ref.id, revision=ref.revision, notify=self.notify)
-        own_ref = backbone_ref(self.backbone)
         if manifest.text is None:
-            for text in check_fingerprint(ref, own_ref, self.allow_drift):
+            for text in check_backbone(ref, self.backbone, self.allow_drift):
                 self.notify(f"{manifest.ref}: {text}")
-        elif ref.weights_sha256 != own_ref.weights_sha256:
+        elif ref.weights_sha256 != self.backbone.info.weights_sha256:
             self.notify(
-                f"the words of {manifest.ref} were found with {ref.id}; its scores do not hold for {own_ref.id}"
+                f"the words of {manifest.ref} were found with {ref.id}; its scores do not hold for this model, "
+                f"{self.backbone.info.id}"
             )
         task = validated(Task, manifest.task, str(folder / "prompt.json"))
         encoder, encoding = self.encoder_of(task, manifest.length, manifest.text is not None and manifest.text.begins)

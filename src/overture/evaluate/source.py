@@ -10,11 +10,10 @@ from overture.core.injection import Injection
 from overture.core.rows import Encoded
 from overture.data.encode import Encoder
 from overture.engine.backbone import Backbone
-from overture.evaluate.facts import backbone_ref, config_of, values_of
+from overture.evaluate.facts import check_backbone, config_of, values_of
 from overture.prompt.pack import STATE, prompt_from
 from overture.prompt.source import PromptSource, no_prompts
 from overture.store.artifact import load_artifact
-from overture.store.manifest import check_fingerprint
 from overture.store.store import Store
 
 
@@ -57,7 +56,7 @@ def _stored(store: Store, backbone: Backbone, source_of: Callable[[], PromptSour
     def prompt(ref: str) -> Injection:
         manifest, tensors = load_artifact(store.get(ref))
         # Its values are a start, to be trained and measured anew, so no notice of what could not be compared.
-        check_fingerprint(manifest.backbone, backbone_ref(backbone))
+        check_backbone(manifest.backbone, backbone)
         if any(name.startswith(STATE) for name in tensors):
             raise ConfigError(
                 "a prompt that depends on the row cannot be built upon",

@@ -3,9 +3,9 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
-from overture.core.config import Config
+from overture.core.config import Config, unequal_values
 from overture.core.errors import ArtifactError, Problem
 from overture.core.records.base import Options, optional
 from overture.core.records.prompt import Lineage, MadeWith, PromptScores, TextPrompt
@@ -28,6 +28,9 @@ class BackboneRef(Config):
     tokenizer_sha256: str = Field(description="fingerprint of the tokenizer")
     chat_template_sha256: str | None = Field(
         default=None, description="fingerprint of the chat template; none without one"
+    )
+    dtype: str | None = Field(
+        default=None, description="precision that the prompt was made in; none in prompts of earlier versions"
     )
     config: Options | None = Field(
         default=None,
@@ -94,7 +97,7 @@ def check_fingerprint(wanted: BackboneRef, actual: BackboneRef, allow_drift: boo
         allow_drift: accept another config, tokenizer, chat template or revision around the same weights.
 
     Returns:
-        Sentences on what could not be compared.
+        Sentences on what could not be compared, and on another precision.
 
     Raises:
         ArtifactError: another model, always; drift, unless it is allowed.
@@ -112,7 +115,7 @@ def check_fingerprint(wanted: BackboneRef, actual: BackboneRef, allow_drift: boo
     if None not in (wanted.revision, actual.revision):
         drift += _differences(wanted, actual, ("revision",))
     if wanted.config is not None:
-        drift += _config_differences(wanted.config, actual.config or {}, "config")
+        drift += unequal_values(wanted.config, actual.config or {}, "config")
     if drift and not allow_drift:
         raise ArtifactError(
             "the model has changed around the same weights since the prompt was made",
@@ -121,17 +124,12 @@ def check_fingerprint(wanted: BackboneRef, actual: BackboneRef, allow_drift: boo
             fix="load the model as it was, or accept the change with --allow-drift and measure the prompt again",
             problems=drift,
         )
+    notices = []
     if wanted.config is None:
-        return ["the prompt was kept before Overture recorded the model's config, so only the weights were compared"]
-    return []
-
-
-def _config_differences(wanted: JsonValue, actual: JsonValue, where: str) -> list[Problem]:
-    """Differences of values that both configs have: versions of transformers add names and leave others out."""
-    if isinstance(wanted, dict) and isinstance(actual, dict):
-        names = [name for name in wanted if name in actual]
-        return [p for name in names for p in _config_differences(wanted[name], actual[name], f"{where}.{name}")]
-    return [] if wanted == actual else [Problem(where, f"{actual!s:.40}, wanted {wanted!s:.40}")]
+        notices += ["made before Overture recorded the model's config, so only the weights were compared"]
+    if None not in (wanted.dtype, actual.dtype) and wanted.dtype != actual.dtype:
+        notices += [f"made in {wanted.dtype}, but the model runs in {actual.dtype}, so scores may differ"]
+    return notices
 
 
 def _differences(wanted: BackboneRef, actual: BackboneRef, fields: tuple[str, ...]) -> list[Problem]:

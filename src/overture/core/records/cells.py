@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, JsonValue, TypeAdapter
 
+from overture.core.config import unequal_values
 from overture.core.errors import ConfigError
 from overture.core.records.base import Record, optional
 from overture.core.records.scores import Interval
@@ -152,16 +153,22 @@ class Identity(Record):
     settings: dict[str, JsonValue] = Field(description="the way's options")
     train: dict[str, JsonValue] | None = Field(description="training options; none if nothing is trained")
     weights: str = Field(description="SHA-256 of the model's weights")
+    model: dict[str, JsonValue] | None = optional(
+        "fingerprints of tokenizer and chat template, and values of the config that change the model's answers"
+    )
     dtype: str = Field(description="their data type")
     unrelated: str = Field(description="fingerprint of the unrelated texts")
 
     def differences(self, wanted: "Identity") -> list[str]:
-        """Names of the fields that differ; rows that were not recorded count as equal."""
-        return [
-            name
-            for name in type(self).model_fields
-            if getattr(self, name) != getattr(wanted, name) and not (name == "rows" and self.rows is None)
-        ]
+        """Names of what differs, with values of the model; what an older cell did not record counts as equal."""
+        names = []
+        for name in type(self).model_fields:
+            value, wanted_value = getattr(self, name), getattr(wanted, name)
+            if name == "model":
+                names += [problem.where for problem in unequal_values(value or {}, wanted_value or {}, name)]
+            elif value != wanted_value and not (name == "rows" and value is None):
+                names.append(name)
+        return names
 
 
 def _as_tuples(value: Any) -> Any:

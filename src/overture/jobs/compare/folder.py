@@ -220,6 +220,11 @@ class CellFolder:
             settings=way.settings,
             train=schedule if way.rates else None,
             weights=info.weights_sha256,
+            model={
+                "tokenizer": info.tokenizer_sha256,
+                "chat_template": info.chat_template_sha256,
+                "config": dict(info.config),
+            },
             dtype=info.dtype,
             unrelated=hashlib.sha256("\n".join(lab.passages).encode()).hexdigest()[:16],
         )

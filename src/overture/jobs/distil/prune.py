@@ -32,7 +32,7 @@ from overture.core.records.scores import Comparison
 from overture.data.batches import scoring_batches
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
-from overture.evaluate.facts import backbone_ref
+from overture.evaluate.facts import check_backbone
 from overture.evaluate.intervals import paired_test
 from overture.evaluate.source import prompt_source
 from overture.jobs.distil.options import PruneConfig
@@ -44,7 +44,7 @@ from overture.prompt.methods import METHODS
 from overture.prompt.pack import prompt_from, prompt_tensors
 from overture.prompt.registry import pruned_method
 from overture.store.artifact import load_artifact
-from overture.store.manifest import Manifest, check_fingerprint
+from overture.store.manifest import Manifest
 from overture.store.names import ref_of
 from overture.store.runs import Run, run_of
 from overture.store.store import Store
@@ -130,7 +130,7 @@ def prune(
     with TemporaryDirectory() as folder:
         # A stopped run cannot be resumed, so its folder need not stay.
         work = prepared(Run(Path(folder), listener), request, store, lambda: False, backbone, begun)
-        for text in check_fingerprint(manifest.backbone, backbone_ref(work.backbone)):
+        for text in check_backbone(manifest.backbone, work.backbone):
             work.notice(f"{manifest.ref}: {text}")
         with work.backbone.checkpointing(request.train.gradient_checkpointing):
             on_device = {name: value.to(work.backbone.device) for name, value in tensors.items()}

@@ -2,13 +2,14 @@
 
 from overture.core.config import validated
 from overture.core.errors import ArtifactError
+from overture.core.records.events import NoticeEvent
 from overture.core.records.runs import RunRequest
 from overture.data.fingerprint import check_rows, facts_of_splits
 from overture.data.splits import Splits
 from overture.data.task import DataConfig
 from overture.engine.backbone import Backbone
-from overture.evaluate.facts import backbone_ref
-from overture.store.manifest import BackboneRef, check_fingerprint
+from overture.evaluate.facts import backbone_ref, check_backbone
+from overture.store.manifest import BackboneRef
 from overture.store.runs import REQUEST, Run
 
 _COMMANDS = {"hard": "search --form hard", "forms": "search --form any"}
@@ -23,16 +24,19 @@ def check_rows_of(begun: RunRequest, splits: Splits, data: DataConfig) -> None:
     check_rows(begun.rows, facts_of_splits(splits), data, _fix(begun))
 
 
-def check_model_of(begun: RunRequest, backbone: Backbone) -> None:
+def check_model_of(begun: RunRequest, backbone: Backbone) -> list[str]:
     """Refuse a model that is not a run's.
+
+    Returns:
+        Sentences on what could not be compared, and on another precision.
 
     Raises:
         ArtifactError: names what differs.
     """
     if not begun.model:
-        return
+        return []
     try:
-        check_fingerprint(validated(BackboneRef, begun.model, "the run's model"), backbone_ref(backbone))
+        return check_backbone(validated(BackboneRef, begun.model, "the run's model"), backbone)
     except ArtifactError as error:
         raise ArtifactError(
             "the model has changed since the run began",
@@ -65,7 +69,8 @@ def hold_model(run: Run, backbone: Backbone) -> None:
     """
     begun = run.request()
     if begun.model:
-        check_model_of(begun, backbone)
+        for text in check_model_of(begun, backbone):
+            run.event(NoticeEvent(text=f"the run: {text}"))
     else:
         run.write(REQUEST, begun.model_copy(update={"model": backbone_ref(backbone).model_dump(mode="json")}))
 

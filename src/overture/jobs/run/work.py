@@ -252,7 +252,8 @@ def read_material(
         notify=notify,
     )
     if begun:
-        check_model_of(begun, backbone)
+        for text in check_model_of(begun, backbone):
+            notify(f"the run: {text}")
     encoder = Encoder(task, backbone.text.tokenizer, reserve=config.prompt.length)
     rows = {name: encoder.encode_split(name, getattr(splits, name)) for name in ("train", *SPLITS)}
     config = config.model_copy(update={"train": config.train.for_rows(len(rows["train"]))})

@@ -37,7 +37,7 @@ from overture.data.batches import epoch_batches, scoring_batches, task_batches
 from overture.engine.backbone import Backbone
 from overture.engine.distil import distance, divergence, right
 from overture.engine.prompted import PromptedModel
-from overture.evaluate.facts import backbone_ref, config_of, values_of
+from overture.evaluate.facts import check_backbone, config_of, values_of
 from overture.evaluate.intervals import paired_test
 from overture.evaluate.scoring import Scored
 from overture.evaluate.source import prompt_source
@@ -54,7 +54,6 @@ from overture.prompt.module import PromptModule
 from overture.prompt.pack import STATE, prompt_from, prompt_tensors
 from overture.prompt.registry import method_of, own_rate, plainest_at
 from overture.store.artifact import load_artifact
-from overture.store.manifest import check_fingerprint
 from overture.store.names import ref_of
 from overture.store.runs import Run
 from overture.store.store import Store
@@ -309,7 +308,7 @@ class _Multi:
         """A task's own prompt from the store."""
         work = task.work
         manifest, tensors = load_artifact(work.store.get(ref))
-        for text in check_fingerprint(manifest.backbone, backbone_ref(work.backbone)):
+        for text in check_backbone(manifest.backbone, work.backbone):
             work.notice(f"{manifest.ref}: {text}")
         candidates = task.work.encoder.candidates
         counts = [len(tensors[name]) for name in ("labels", f"{STATE}labels") if name in tensors]

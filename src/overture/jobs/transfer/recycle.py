@@ -30,14 +30,14 @@ from overture.data.splits import load_splits
 from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
-from overture.evaluate.facts import adapter_of, backbone_ref
+from overture.evaluate.facts import adapter_of, backbone_ref, check_backbone
 from overture.evaluate.host import Host
 from overture.evaluate.measure import measured
 from overture.jobs.run.again import task_with_data_of
 from overture.jobs.run.keep import new_manifest
 from overture.jobs.transfer.options import FEWEST, RecycleConfig
 from overture.store.artifact import load_artifact, save_artifact
-from overture.store.manifest import Manifest, check_fingerprint
+from overture.store.manifest import Manifest
 from overture.store.names import ref_of
 from overture.store.store import Store
 
@@ -242,7 +242,7 @@ def _models(
     if backbone_ref(other).weights_sha256 == manifest.backbone.weights_sha256:
         raise ConfigError("the prompt was made for this very model", where="backbone", got=other.info.id)
     old = old or load_backbone(manifest.backbone.id, revision=manifest.backbone.revision, notify=notify)
-    for text in check_fingerprint(manifest.backbone, backbone_ref(old)):
+    for text in check_backbone(manifest.backbone, old):
         notify(f"{manifest.ref}: {text}")
     return old, other
 
