@@ -40,7 +40,7 @@ def summary_of(folder: Path) -> Summary:
     keys = [cell.key for cell in files.cells().values() if cell.way in kept.ways and cell.size in (0, *kept.sizes)]
     rates = {way: choice for way in kept.ways if (choice := files.rate(way))}
     cells = [files.cell(key) for key in keys if not key.size or key.seed in kept.seeds]
-    return summary(kept.request, plan, cells, answers.gold, rates, facts, kept.failed, kept.command)
+    return summary(kept.request, plan, cells, answers, rates, facts, kept.failed, kept.command)
 
 
 def kept_summary(folder: Path) -> Summary:

@@ -388,6 +388,10 @@ def test_a_task_reads_them_and_says_so(tmp_path):
 def test_a_data_set_of_the_hub_is_flattened_too(tmp_path, monkeypatch):
     class Hub:
         @staticmethod
+        def disable_progress_bars():
+            pass
+
+        @staticmethod
         def load_dataset(name, subset):
             return {"train": [{"conversations": TALK} for _ in range(5)]}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from overture.core.records.cells import CELLS, FailedCell, Plan, RateChoice, Request, Trial
+from overture.core.records.cells import CELLS, FailedCell, Plan, RateChoice, Request, RightAnswers, RowText, Trial
 from overture.core.records.compare import Enough, Facts, ModelFacts, Summary
 from overture.data.task import Task
 from overture.jobs.compare.budget import Speed
@@ -84,12 +84,13 @@ def summed(
     sizes: tuple[int, ...] = (64,),
     failed: Any = (),
     rates: Any = None,
+    rows: tuple[RowText, ...] = (),
     **more: Any,
 ) -> Summary:
     config = CompareConfig(tune=TuneConfig(task=TASK), ways=ways, sizes=sizes, **more)
     request = Request(
         **config.model_dump(mode="json", exclude={"tune", "unrelated"}),
-        tune={"seed": 0, "task": {"name": TASK.name, "metric": TASK.metric}},
+        tune={"seed": 0, "task": {"name": TASK.name, "metric": TASK.metric, "labels": TASK.model_dump()["labels"]}},
     )
     seeds = 1 + max(one["seed"] for one in cells)
     plan = Plan(sizes=sizes, seeds=seeds, is_tuned=False)
@@ -101,7 +102,8 @@ def summed(
         passages=8,
     )
     gold = ("good",) * max(len(one.get("predicted", ())) for one in cells)
-    return summary(request, plan, list(map(CELLS.validate_python, cells)), gold, rates or {}, facts, failed)
+    answers = RightAnswers(data="0", gold=gold, rows=rows)
+    return summary(request, plan, list(map(CELLS.validate_python, cells)), answers, rates or {}, facts, failed)
 
 
 def test_the_best_way_is_recommended_where_it_was_shown_to_be_the_best() -> None:
@@ -293,6 +295,42 @@ def test_steps_to_the_best_epoch_are_told() -> None:
     assert (of_b.steps, of_b.best_steps) == (0, 0)
     text = page(found)
     assert "<td>50</td><td>35</td>" in text
+
+
+def test_mistakes_and_curves_are_those_of_the_largest_size() -> None:
+    sure, unsure = {"confidences": [0.9, 0.9, 0.9]}, {"confidences": [0.6, 0.55, 0.97]}
+    cells = [
+        cell("a", 64, 0, [True, True, False], **sure),
+        cell("a", 64, 1, [True, True, False], **sure),
+        cell("b", 64, 0, [False, True, True], **unsure),
+        cell("b", 64, 1, [False, False, True], **unsure),
+        cell("b", 16, 0, [False, False, False]),
+        cell("free", 0, 0, [True, False, False]),
+    ]
+    cells[2] |= {"kind": "trained", "steps": 6, "best_epoch": 1, "history": history(3)}
+    rows = tuple(RowText(where=f"rows.csv:{n}", text=f"text <{n}>") for n in range(3))
+    summed_up = summed(cells, ["free", "b", "a"], (16, 64), rows=rows)
+    (curve,) = summed_up.curves
+    assert (curve.way, curve.seed, curve.best_epoch, curve.validation_losses) == ("b", 0, 1, (1.0, 1.0, 1.0))
+    best, second, third = summed_up.mistakes
+    assert (best.way, best.n_seeds, third.way) == ("a", 2, "free")
+    assert best.confusion is not None
+    assert best.confusion.counts[0] == (4, 2, 0)
+    assert second.confusion is not None
+    assert third.confusion is None
+    assert next((score.label, score.recall) for score in best.labels) == ("good", pytest.approx(2 / 3))
+    disagreement = summed_up.disagreement
+    assert disagreement is not None
+    assert (disagreement.num_right, disagreement.num_wrong, disagreement.num_disputed) == (0, 0, 3)
+    # a is wrong with 0.9, b is wrong on row 0 with 0.6; on row 1 half of b's seeds are wrong, with 0.55.
+    assert [row.where for row in disagreement.rows] == ["rows.csv:2", "rows.csv:0", "rows.csv:1"]
+    assert disagreement.rows[0].errors == {"bad": ["a (90% sure)", "free"]}
+    assert disagreement.rows[2].errors == {"bad": ["b (55% sure, 1 of 2 seeds)", "free"]}
+    text = page(summed_up)
+    assert "text &lt;2&gt;" in text
+    assert "F1 of each label by way" in text
+    assert len(text) < 300_000
+    assert summed([cell("a", 64, 0, [True])], ["a"]).disagreement is None
 
 
 def trial(lr: float, score: float | None, **accounts: Any) -> Trial:

@@ -164,6 +164,8 @@ def _from_hub(task: Task, problems: list[Problem], notices: Notices) -> dict[str
             fix=install("datasets"),
         ) from None
     try:
+        # Its bars would be written between the lines of Overture's own.
+        datasets.disable_progress_bars()
         hub: Mapping[str, Any] = datasets.load_dataset(data.dataset, data.subset)
     except Exception as error:  # the package raises errors of many other packages
         raise DataError("the data set cannot be loaded", where=str(data.dataset), got=str(error)) from error

@@ -32,7 +32,7 @@ from overture.engine.load import load_backbone
 from overture.engine.lora import with_lora
 from overture.engine.prompted import PromptedModel
 from overture.engine.texts import TenantTexts
-from overture.evaluate.facts import adapter_of, check_backbone, config_of, parted, values_of
+from overture.evaluate.facts import adapter_of, backbone_ref, check_backbone, config_of, parted, values_of
 from overture.evaluate.inquiry import EncodedAsk, Inquiry, Item, Reply
 from overture.evaluate.scoring import grouped
 from overture.evaluate.source import prompt_source

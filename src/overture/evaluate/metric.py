@@ -9,7 +9,7 @@ Shape letters: B rows, U distinct outcomes, R weightings, S statistics of a row.
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from overture.core.errors import DataError
 
@@ -72,6 +72,15 @@ class Metric:
         check_rows(gold, predicted)
         is_right = self.is_right or is_equal
         return tuple(is_right(g, p) for g, p in zip(gold, predicted, strict=True))
+
+
+def answer_text(answer: object, part: Callable[[Any], str] | None = None) -> str:
+    """An answer for people: parts of one with semicolons between, several answers with bars."""
+    if not isinstance(answer, tuple):
+        return str(answer)
+    if part:
+        return "; ".join(map(part, answer)) or "none"
+    return " | ".join(map(str, answer))
 
 
 def check_rows(gold: Answers, *predicted: Answers) -> None:

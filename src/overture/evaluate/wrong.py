@@ -7,7 +7,7 @@ from overture.core.records.scores import Mistakes, WrongRow, WrongRows
 from overture.data.rows import Row, ShownRow, shown_rows
 from overture.data.task import Task
 from overture.evaluate.confusion import confusion, label_scores
-from overture.evaluate.metric import Metric
+from overture.evaluate.metric import Metric, answer_text
 from overture.evaluate.metrics import Answers, check_rows, metric_named
 
 _MAX_ROWS, _MAX_CHARACTERS = 20, 200
@@ -35,7 +35,7 @@ def all_mistakes(
     places = [row.where for row in rows]
     summary = Mistakes(
         num_wrong=len(wrong),
-        wrong=list(map(_shortened, wrong[:_MAX_ROWS])),
+        wrong=list(map(_shortened_row, wrong[:_MAX_ROWS])),
         confusion=confusion(gold, predicted, places, names) if has_one_label else None,
         labels=label_scores(gold, predicted, of, names) if has_one_label or of in ("sets", "spans") else None,
     )
@@ -75,8 +75,8 @@ def wrong_rows(
         return WrongRow(
             where=shown[row].where,
             text=shown[row].text,
-            gold=_text(right, part),
-            predicted=_text(given, part),
+            gold=answer_text(right, part),
+            predicted=answer_text(given, part),
             confidence=confidences[row] if confidences else None,
             missed=_left(right, given, part),
             made_up=_left(given, right, part),
@@ -98,15 +98,6 @@ def _scores(measure: Metric, gold: Answers, predicted: Answers) -> list[float]:
     return alone
 
 
-def _text(answer: object, part: Callable[[Any], str] | None) -> str:
-    """An answer for people: parts of one with semicolons between, several answers with bars."""
-    if not isinstance(answer, tuple):
-        return str(answer)
-    if part:
-        return "; ".join(map(part, answer)) or "none"
-    return " | ".join(map(str, answer))
-
-
 def _left(these: Hashable, those: Hashable, part: Callable[[Any], str] | None) -> list[str]:
     """Parts of the first answer that the second lacks."""
     if not part or not isinstance(these, tuple) or not isinstance(those, Collection):
@@ -114,13 +105,15 @@ def _left(these: Hashable, those: Hashable, part: Callable[[Any], str] | None) -
     return [part(piece) for piece in these if piece not in those]
 
 
-def _shortened(row: WrongRow) -> WrongRow:
-    def cut(text: str) -> str:
-        return text if len(text) <= _MAX_CHARACTERS else text[: _MAX_CHARACTERS - 3] + "..."
+def shortened(text: str, length: int = _MAX_CHARACTERS) -> str:
+    """A text of so many characters at most."""
+    return text if len(text) <= length else text[: length - 3] + "..."
 
+
+def _shortened_row(row: WrongRow) -> WrongRow:
     return row.model_copy(
         update={
-            **{name: cut(getattr(row, name)) for name in ("text", "gold", "predicted")},
-            **{name: list(map(cut, getattr(row, name))) for name in ("missed", "made_up")},
+            **{name: shortened(getattr(row, name)) for name in ("text", "gold", "predicted")},
+            **{name: list(map(shortened, getattr(row, name))) for name in ("missed", "made_up")},
         }
     )

@@ -11,6 +11,7 @@ from overture.report.charts import NARROW, WIDE, colour_of, data, interval_chart
 _MAX_INTERVALS = 4
 """Intervals of more ways at one size would hide each other."""
 _ALIKE = 1.05
+_MAX_EPOCHS = 30
 
 
 def quality(result: Summary, width: int = WIDE) -> alt.LayerChart | None:
@@ -49,6 +50,41 @@ def curve(result: Summary, width: int = WIDE) -> alt.LayerChart | None:
     has_spans = len(result.ways) <= _MAX_INTERVALS
     across = _across(constant, _metric(result), colour, has_band=has_spans) if constant else ()
     return alt.layer(*across, *([spans] if has_spans else ()), lines, points).properties(width=width - 70, height=320)
+
+
+def training(result: Summary, width: int = WIDE) -> alt.FacetChart | None:
+    """Validation loss of every training, a panel for each way and a line for each seed; the kept epoch is a point."""
+    if not result.curves:
+        return None
+    rows = [
+        {"way": curve.way, "seed": curve.seed, "epoch": number + 1, "loss": loss, "is_best": number == curve.best_epoch}
+        for curve in result.curves
+        for number, loss in enumerate(curve.validation_losses)
+        if number in _shown_epochs(len(curve.validation_losses), curve.best_epoch)
+    ]
+    losses = sorted(loss for curve in result.curves for loss in curve.validation_losses)
+    # A training that leaves the rest behind is cut, so that the others can be seen.
+    highest = min(losses[-1], 3 * losses[len(losses) // 2])
+    scale = alt.Scale(zero=False, nice=False, domain=[losses[0], highest], clamp=True)
+    colour = colour_of("way", result.ways, with_legend=False)
+    columns = 2 if width == NARROW else 3
+    base = alt.Chart(data(rows)).encode(
+        x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickCount=4, tickMinStep=1, format="d", grid=False)),
+        y=alt.Y("loss:Q", title="validation loss", scale=scale, axis=alt.Axis(tickCount=4)),
+        color=colour,
+    )
+    lines = base.mark_line(strokeWidth=1.5, opacity=0.75).encode(detail="seed:N")
+    points = base.transform_filter("datum.is_best").mark_point(filled=True, size=45, opacity=1)
+    ways = [way for way in result.ways if any(curve.way == way for curve in result.curves)]
+    panel = alt.Facet("way:N", title=None, sort=ways, header=alt.Header(labelFontSize=12, labelFontWeight="bold"))
+    panels = alt.layer(lines, points).properties(width=(width - 60 - 24 * (columns - 1)) // columns, height=110)
+    return panels.facet(facet=panel, columns=columns, spacing=18).resolve_scale(x="independent")
+
+
+def _shown_epochs(num_epochs: int, best: int) -> set[int]:
+    """As many epochs as a small chart can show, the last and the best among them."""
+    step = max(1, num_epochs // _MAX_EPOCHS)
+    return {*range(0, num_epochs, step), num_epochs - 1, best}
 
 
 def _across(scores: Sequence[Score], title: str, colour: alt.Color, has_band: bool) -> Iterator[alt.Chart]:
@@ -151,6 +187,7 @@ def picture(result: Summary) -> alt.TopLevelMixin | None:
 CHARTS: dict[str, tuple[Callable[[Summary, int], Any], str]] = {
     "quality": (quality, "scores of each way with 95% intervals"),
     "curve": (curve, "scores by number of training rows"),
+    "training": (training, "validation loss by epoch, a panel for each way"),
     "costs": (costs, "scores by cost of training"),
     "serving": (serving, "operations of one request"),
     "forgetting": (forgetting, "perplexity on unrelated texts"),

@@ -15,6 +15,8 @@ from overture.report.charts import png_of, svgs
 from overture.report.compare_charts import CHARTS, picture
 from overture.report.render import rendered
 
+_MAX_LABELS = 15
+"""A confusion table of more labels fits no page."""
 PAGE, PICTURE, RESULT = "report.html", "report.png", "result.json"
 
 
@@ -65,8 +67,27 @@ def page(summary: Summary) -> str:
         tokenizers={name: mean.tokenizer for name, mean in means if mean.tokenizer},
         validation_rows=dict(sorted((cost.size, cost.validation_rows) for cost in summary.ledger if cost.size)),
         max_validation=MAX_VALIDATION,
+        max_labels=_MAX_LABELS,
+        f1_by_label=_f1_by_label(summary),
+        has_probabilities=any(
+            answer.confidence is not None
+            for row in (summary.disagreement.rows if summary.disagreement else ())
+            for answer in row.answers
+        ),
         request=json.dumps(summary.request.dump(), indent=1, ensure_ascii=False),
     )
+
+
+def _f1_by_label(summary: Summary) -> dict[str, dict[str, float | None]]:
+    """Label -> way -> F1, for labels and ways as the summary orders them."""
+    names = dict.fromkeys(score.label for mistakes in summary.mistakes for score in mistakes.labels)
+    table: dict[str, dict[str, float | None]] = {
+        name: {mistakes.way: None for mistakes in summary.mistakes} for name in names
+    }
+    for mistakes in summary.mistakes:
+        for score in mistakes.labels:
+            table[score.label][mistakes.way] = score.f1
+    return table
 
 
 def _enough_sentences(summary: Summary) -> list[str]:

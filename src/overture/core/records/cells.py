@@ -203,6 +203,7 @@ class _ScoredCell(_Cell):
 
     metrics: dict[str, dict[str, Interval]] = Field(description="split -> metric -> score")
     predicted: Answers = Field(description="answers to the test rows")
+    confidences: tuple[float, ...] | None = optional("probability of each answer; none where there are none")
     stored_bytes: int = Field(description="bytes kept beside the frozen model")
     notices: tuple[str, ...] = Field((), description="sentences about odd rows")
     base: ModelState = Field(description="the frozen model afterwards")
@@ -269,8 +270,16 @@ class RateChoice(Key):
     config: Identity | None = optional("what decides the choice")
 
 
+class RowText(Record):
+    """Place and text of a row, for people."""
+
+    where: str = Field(description="file and line")
+    text: str = Field(description="its text, shortened")
+
+
 class RightAnswers(Record):
     """The answers that a comparison's cells are scored by."""
 
     data: str = Field(description="fingerprint of all rows")
     gold: Answers = Field(description="right answers of the test rows")
+    rows: tuple[RowText, ...] = Field((), description="the test rows; none in older comparisons")

@@ -8,7 +8,7 @@ from pydantic import Field
 from overture.core.notebook import ShortForm, Shown
 from overture.core.records.base import Record, optional
 from overture.core.records.cells import FailedCell, RateChoice, Request
-from overture.core.records.scores import Difference, Interval, VerdictWords
+from overture.core.records.scores import Confusion, Difference, Interval, LabelScore, VerdictWords
 
 OVER_SEEDS = "t over seeds"
 
@@ -176,6 +176,66 @@ def cost_of(ledger: Sequence[Cost], way: str, size: int) -> Cost:
     return next(cost for cost in ledger if cost.way == way and cost.size in (size, 0))
 
 
+class Curve(Record):
+    """Course of one training, an entry for each epoch."""
+
+    way: str = Field(description="the way")
+    seed: int = Field(description="the seed")
+    best_epoch: int = Field(description="epoch whose values were kept, from 0")
+    train_losses: tuple[float, ...] = Field(description="mean training loss")
+    validation_losses: tuple[float, ...] = Field(description="mean validation loss")
+
+
+class WayMistakes(Record):
+    """How a way answers each label; rows are counted once a seed."""
+
+    way: str = Field(description="the way")
+    n_seeds: int = Field(description="number of seeds", gt=0)
+    labels: tuple[LabelScore, ...] = Field(description="scores of each label")
+    confusion: Confusion | None = optional("which labels are taken for which; of the two best ways")
+
+
+class WayAnswer(Record):
+    """A way's answer to a test row: the most frequent one over its seeds."""
+
+    way: str = Field(description="the way")
+    answer: str = Field(description="the answer")
+    is_right: bool = Field(description="whether more than half of its seeds are right")
+    num_right: int = Field(description="seeds that are right", ge=0)
+    n_seeds: int = Field(description="number of seeds", gt=0)
+    confidence: float | None = optional("mean probability of that answer; none where there are no probabilities")
+
+
+class DisputedRow(Record):
+    """A test row that some ways have right and others wrong."""
+
+    where: str = Field(description="file and line, or the number of the row")
+    text: str = Field(description="its text, shortened")
+    gold: str = Field(description="the right answer")
+    answers: tuple[WayAnswer, ...] = Field(description="the answer of each way")
+
+    @property
+    def errors(self) -> dict[str, list[str]]:
+        """Wrong answer -> the ways that give it, with how sure each is and how many seeds err where not all do."""
+        errors: dict[str, list[str]] = {}
+        for answer in self.answers:
+            if not answer.is_right:
+                sure = [] if answer.confidence is None else [f"{answer.confidence:.0%} sure"]
+                seeds = [f"{answer.n_seeds - answer.num_right} of {answer.n_seeds} seeds"] if answer.num_right else []
+                notes = f" ({', '.join([*sure, *seeds])})" if sure or seeds else ""
+                errors.setdefault(answer.answer, []).append(answer.way + notes)
+        return errors
+
+
+class Disagreement(Record):
+    """How far the ways answer the same test rows rightly."""
+
+    num_right: int = Field(description="rows that all ways have right")
+    num_wrong: int = Field(description="rows that all ways have wrong")
+    num_disputed: int = Field(description="rows that some ways have right and others wrong")
+    rows: tuple[DisputedRow, ...] = Field(description="disputed rows; the most certain errors first")
+
+
 class Advice(VerdictWords):
     """The verdict of a comparison."""
 
@@ -221,6 +281,9 @@ class Summary(Shown, Facts):
     worth: tuple[WayWorth, ...] = Field(description="worth of each way against the reference, in rows")
     enough: tuple[Enough, ...] = Field(description="rows from which on training is surely better than none")
     ledger: tuple[Cost, ...] = Field(description="costs by way and size")
+    curves: tuple[Curve, ...] = Field((), description="trainings at the largest size, all seeds")
+    mistakes: tuple[WayMistakes, ...] = Field((), description="each way's answers by label, at the largest size")
+    disagreement: Disagreement | None = optional("test rows that the ways answer differently, at the largest size")
     rates: dict[str, RateChoice] = Field(description="way -> choice of its learning rate")
     advice: Advice = Field(description="the advice, or why there is none")
     left_out: tuple[str, ...] = Field(description="sentences about what the budget did not allow")

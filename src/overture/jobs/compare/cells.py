@@ -224,6 +224,7 @@ def measured(lab: Lab, way: Way, key: Key, rate: float | None) -> Cell:
         **facts,
         metrics={"test": scored.metrics(lab.task)},
         predicted=scored.predicted,
+        confidences=tuple(round(value, 4) for value in scored.confidence) or None,
         stored_bytes=made.stored_bytes(),
         notices=tuple(lab.without_folders(text) for text in dict.fromkeys(made.notices)),
         ledger=meter.ledger(),

@@ -22,7 +22,18 @@ from overture.core.errors import (
     UserError,
 )
 from overture.core.files import exclusive, sweep_temporaries, write_json
-from overture.core.records.cells import NO_PROMPT, Cell, DivergedCell, FailedCell, Key, Plan, RateChoice, Request, Trial
+from overture.core.records.cells import (
+    NO_PROMPT,
+    Cell,
+    DivergedCell,
+    FailedCell,
+    Key,
+    Plan,
+    RateChoice,
+    Request,
+    RightAnswers,
+    Trial,
+)
 from overture.core.records.compare import Facts, Interrupted, ModelFacts, Summary
 from overture.core.records.events import CellEvent, Listener, NoticeEvent, ProgressEvent, StartEvent, as_notices, ignore
 from overture.core.versions import versions
@@ -452,6 +463,6 @@ class _Comparison:
         )
         cells = self.folder.cells(self._keys(plan))
         has_scores = any(not isinstance(cell, DivergedCell) for cell in cells)
-        gold = self.folder.gold() if has_scores else ()
+        answers = self.folder.answers() if has_scores else RightAnswers(data=self.folder.data, gold=())
         rates = {way.name: choice for way in self.ways if (choice := self.folder.chosen(way))}
-        return summary(request, plan, cells, gold, rates, facts, self.failed, command)
+        return summary(request, plan, cells, answers, rates, facts, self.failed, command)

@@ -4,14 +4,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from overture.core.errors import Problem, StoreError
 from overture.core.files import write_json
 from overture.core.records.base import Record, read_record
-from overture.core.records.cells import Cell, DivergedCell, Identity, Key, Plan, RateChoice, RightAnswers
-from overture.data.rows import Row, gold_of
+from overture.core.records.cells import Cell, DivergedCell, Identity, Key, Plan, RateChoice, RightAnswers, RowText
+from overture.data.rows import Row, gold_of, shown_rows
 from overture.data.task import portable
+from overture.evaluate.wrong import shortened
 from overture.jobs.compare.budget import Speed
 from overture.jobs.compare.cells import Lab
 from overture.jobs.compare.ways import Way
@@ -61,7 +61,11 @@ class CellFolder:
         """Write a cell, and the right answers that it was scored by."""
         if not isinstance(cell, DivergedCell):
             gold = tuple(gold_of(self.lab.task, self.lab.splits.test))
-            self.files.keep_answers(RightAnswers(data=self.data, gold=gold))
+            rows = tuple(
+                RowText(where=Path(row.where).name, text=shortened(row.text))
+                for row in shown_rows(self.lab.task, self.lab.splits.test)
+            )
+            self.files.keep_answers(RightAnswers(data=self.data, gold=gold, rows=rows))
         self.files.keep(cell.model_copy(update={"config": self._identity(way, cell.key, cell.lr)}))
 
     def cells(self, keys: Iterable[Key]) -> list[Cell]:
@@ -72,7 +76,7 @@ class CellFolder:
         """
         return [self.files.cell(key) for key in keys if self.has(key)]
 
-    def gold(self) -> tuple[Any, ...]:
+    def answers(self) -> RightAnswers:
         """The right answers of the test rows.
 
         Raises:
@@ -90,7 +94,7 @@ class CellFolder:
                 wanted=self.data,
                 fix="name another folder with --output",
             )
-        return answers.gold
+        return answers
 
     def check(self, way: Way, keys: Iterable[Key], replaced: Key | None = None) -> list[Problem]:
         """Problems of a way's cells that belong to another request.

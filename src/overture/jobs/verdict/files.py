@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from overture.core.errors import StoreError
 from overture.core.files import write_atomic, write_json
 from overture.core.records.base import Record, read_record
-from overture.core.records.cells import CELLS, Answers, Cell, Key, RateChoice, RightAnswers
+from overture.core.records.cells import CELLS, Answers, Cell, Key, RateChoice, RightAnswers, RowText
 
 
 class _Header(Record):
@@ -23,6 +23,7 @@ class _Header(Record):
 
     data: str
     gold: Answers
+    rows: tuple[RowText, ...] = ()
     rates: dict[str, RateChoice]
 
 
@@ -97,7 +98,7 @@ class CellFiles:
         """
         answers = read_record(RightAnswers, self.answers_path)
         if answers is None and self._header:
-            return RightAnswers(data=self._header.data, gold=self._header.gold)
+            return RightAnswers(data=self._header.data, gold=self._header.gold, rows=self._header.rows)
         return answers
 
     def keep_answers(self, answers: RightAnswers) -> None:
@@ -131,7 +132,7 @@ class CellFiles:
         if not cells or answers is None:
             raise StoreError("there is nothing to pack", where=str(self.folder), wanted="cells and their right answers")
         rates = {way: choice for way in dict.fromkeys(key.way for key in cells) if (choice := self.rate(way))}
-        header = _Header(data=answers.data, gold=answers.gold, rates=rates)
+        header = _Header(**dict(answers), rates=rates)
         records = (header, *cells.values())
         lines = [json.dumps(record.dump(), ensure_ascii=False, separators=(",", ":")) + "\n" for record in records]
         write_atomic(self._packed_path, "".join(lines))

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
 from overture.core.records.cells import (
     JOULES_PER_KWH,
@@ -15,6 +14,7 @@ from overture.core.records.cells import (
     Plan,
     RateChoice,
     Request,
+    RightAnswers,
     ScoredCell,
     TrainedCell,
 )
@@ -37,6 +37,7 @@ from overture.evaluate.intervals import across_seeds
 from overture.evaluate.metrics import metric_named
 from overture.evaluate.worth import NOT_READ_OFF, worth
 from overture.jobs.verdict.advice import advice_on
+from overture.jobs.verdict.mistakes import curves_of, disagreement_of, mistakes_of
 from overture.jobs.verdict.scores import Scores, pair_of, pairs_at
 
 _FAVOURITES = ("lora", "full", NO_PROMPT)
@@ -47,7 +48,7 @@ def summary(
     request: Request,
     plan: Plan,
     cells: Sequence[Cell],
-    gold: tuple[Any, ...],
+    answers: RightAnswers,
     rates: Mapping[str, RateChoice],
     facts: Facts,
     failed: Sequence[FailedCell] = (),
@@ -59,7 +60,7 @@ def summary(
         request: what was asked for.
         plan: sizes and seeds that were run.
         cells: those that are there.
-        gold: right answers of the test rows.
+        answers: the test rows and their right answers.
         rates: way -> how its learning rate was chosen.
         facts: model, machine and data.
         failed: cells that could not be run.
@@ -72,7 +73,7 @@ def summary(
     assert isinstance(task, dict)
     first_seed = request.tune["seed"]
     assert isinstance(first_seed, int)
-    scores = Scores(ways, plan.sizes, cells, gold, str(task["metric"]))
+    scores = Scores(ways, plan.sizes, cells, answers.gold, str(task["metric"]))
     # Ways that use no rows are the same at every size.
     sizes = plan.sizes if scores.largest else (0,)
     pairs = [pair for size in sizes for pair in pairs_at(scores, size, request.margin)]
@@ -102,6 +103,9 @@ def summary(
         worth=tuple(_worths(scores, reference)),
         enough=tuple(_enough(scores, pairs)),
         ledger=tuple(ledger),
+        curves=curves_of(scores),
+        mistakes=mistakes_of(scores, tuple(labels) if isinstance(labels := task.get("labels"), dict) else ()),
+        disagreement=disagreement_of(scores, answers.rows),
         rates=dict(rates),
         advice=advice_on(scores, pairs, ledger, request.margin),
         left_out=plan.left_out,
