@@ -16,9 +16,11 @@ from statistics import fmean
 from typing import Any
 
 import altair as alt
+import vl_convert
 
 from overture.core.files import write_atomic
 from overture.evaluate.intervals import across_seeds
+from overture.report.charts import colour, spec_of
 from page_parts import marked, ranged, table, threads, with_section
 from shared_passes import sections_of
 
@@ -120,15 +122,18 @@ def speed_chart(results: Sequence[dict[str, Any]]) -> alt.FacetChart:
         for result in results
         for name, way in ways_of_ours(result).items()
     ]
+    ways = list(dict.fromkeys(str(value["way"]) for value in values))
+    colours = alt.Scale(domain=ways, range=[colour(way.replace("/", "-")) for way in ways])
     base = alt.Chart().encode(y=alt.Y("way:N", sort=None, title=None))
-    bars = base.mark_bar(color="#4c78a8", height=14).encode(
-        x=alt.X("median:Q", title="times as fast as peft's same method, per epoch")
+    bars = base.mark_bar(height=14).encode(
+        x=alt.X("median:Q", title="times as fast as peft's same method, per epoch"),
+        color=alt.Color("way:N", scale=colours, legend=None),
     )
     spans = base.mark_rule(color="black", strokeWidth=2).encode(x="min:Q", x2="max:Q")
     labels = base.mark_text(align="left", dx=5).encode(x="max:Q", text=alt.Text("median:Q", format=".1f"))
     even = alt.Chart().mark_rule(strokeDash=[4, 3], color="gray").encode(x=alt.datum(1))
     layers = alt.layer(bars, spans, labels, even, data=alt.Data(values=values)).properties(width=460)
-    return layers.facet(row=alt.Row("task:N", sort=None, title=None))
+    return layers.facet(row=alt.Row("task:N", sort=None, title=None), title="Training speed beside peft")
 
 
 def ways_of_ours(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -492,8 +497,8 @@ def write_report(results: Path, docs: Path) -> list[str]:
     if speed := [json.loads(file.read_text(encoding="utf-8")) for file in (results / "speed").glob("*.json")]:
         speed.sort(key=lambda result: result["tokens"]["input_mean"])
         picture = docs / "images" / "speed.svg"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        speed_chart(speed).save(picture)
+        spec = spec_of(speed_chart(speed).properties(background="white"))
+        write_atomic(picture, vl_convert.vegalite_to_svg(spec))
         sections["speed"] = speed_text(speed, "images/speed.svg")
     if cells := [cell for file in sorted((results / "quality").glob("*.json")) if (cell := cell_of(file))]:
         sections["quality"] = quality_text(cells)

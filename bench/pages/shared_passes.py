@@ -8,6 +8,8 @@ from typing import Any
 
 import altair as alt
 
+from overture.core.files import write_atomic
+from overture.report.charts import colour, data, png_of, shape
 from page_parts import ranged, table, threads
 
 MISSING = "Not measured yet."
@@ -32,8 +34,7 @@ def sections_of(results: Path, docs: Path) -> dict[str, str]:
     found = {name: _results(results / name) for name in ("cohort", "mixed", "scaling")}
     picture = docs / "images" / "scaling.png"
     if chart := scaling_chart(found["scaling"]):
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        chart.save(picture, ppi=144)
+        write_atomic(picture, png_of(chart))
     return {
         "cohort": f"## Cohorts\n\n{cohort_text(found['cohort']) if found['cohort'] else MISSING}",
         "mixed": f"## Mixed batches\n\n{mixed_text(found['mixed']) if found['mixed'] else MISSING}",
@@ -162,11 +163,15 @@ def _scaling_cell(found: Found | None) -> str:
     return f"{1000 * found['seconds_per_row']:,.0f}{'' if found['is_warm'] else '*'}"
 
 
-def scaling_chart(results: Sequence[Found]) -> alt.HConcatChart | None:
+def scaling_chart(results: Sequence[Found]) -> alt.ConcatChart | None:
     """A panel for each axis; both scales are logarithmic, so that a straight line of slope one is proportional.
 
     Axes with fewer than two sizes have none; without any panel there is no chart.
     """
+    ways = list(dict.fromkeys(found["way"] for found in _in_order(results) if found["size"]))
+    styles = [_style(way) for way in ways]
+    scales = [alt.Scale(domain=ways, range=list(values)) for values in zip(*styles, strict=True)]
+    legend = alt.Legend(orient="bottom", columns=4)
     panels = []
     for axis, unit in AXES.items():
         # No logarithm of a prompt length of 0.
@@ -175,12 +180,35 @@ def scaling_chart(results: Sequence[Found]) -> alt.HConcatChart | None:
         sizes = sorted({found["size"] for found in own})
         if len(sizes) < 2:
             continue
-        chart = alt.Chart(alt.Data(values=values)).mark_line(point=True)
-        panels.append(
-            chart.encode(
-                x=alt.X("size:Q", title=axis, scale=alt.Scale(type="log", nice=False), axis=alt.Axis(values=sizes)),
-                y=alt.Y("ms:Q", title=unit, scale=alt.Scale(type="log")),
-                color=alt.Color("way:N", title=None, sort=None, legend=alt.Legend(orient="bottom", columns=1)),
-            ).properties(width=220, height=220)
+        base = alt.Chart(data(values)).encode(
+            x=alt.X(
+                "size:Q",
+                title=axis,
+                scale=alt.Scale(type="log", nice=False),
+                axis=alt.Axis(values=sizes, labelOverlap=True),
+            ),
+            y=alt.Y("ms:Q", title=unit, scale=alt.Scale(type="log"), axis=alt.Axis(titleFontSize=11, tickCount=4)),
+            color=alt.Color("way:N", title=None, scale=scales[0], legend=legend),
         )
-    return alt.hconcat(*panels).resolve_scale(color="independent") if panels else None
+        lines = base.mark_line(strokeWidth=2).encode(
+            strokeDash=alt.StrokeDash("way:N", title=None, scale=scales[1], legend=None)
+        )
+        points = base.mark_point(filled=True, size=55, opacity=1).encode(
+            shape=alt.Shape("way:N", title=None, scale=scales[2], legend=legend)
+        )
+        title = f"{axis[0].upper()}{axis[1:]}"
+        panels.append(alt.layer(lines, points).properties(width=200, height=210, title=title))
+    return alt.concat(*panels, columns=3, spacing=30, title="What a row costs as sizes grow") if panels else None
+
+
+def _style(way: str) -> tuple[str, list[int], str]:
+    """Colour, dashes and points of a way: our ways as in all charts, the same methods by peft lighter and dashed."""
+    match way:
+        case "peft prefix tuning" | "peft prefix tuning, switching":
+            return "#6e7781", [2, 2], "diamond"
+        case "peft prompt tuning":
+            return "#a3a9b0", [2, 2], "square"
+        case "compiled prompts, one batch":
+            return colour("prefix-after"), [1, 0], "circle"
+    name = way.replace("/", "-")
+    return colour(name), [1, 0], shape(name)

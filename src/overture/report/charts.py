@@ -53,10 +53,10 @@ _COLOURS = {
     "prefix": "#1f77d0",
     "gated": "#c2409b",
     "vectors": "#e07b39",
-    "late": "#3fa7d6",
+    "late": "#b8483a",
 }
 _OTHER_COLOURS = ("#6f7bd9", "#b5534a", "#5d9c59", "#a15fb3", "#3a8e9e", "#c98a1b", "#cf6a87", "#77838f")
-_LIGHTER = {"memory": 0.12, "before": -0.1, "slots": -0.17, "around": 0.18}
+_LIGHTER = {"memory": 0.12, "before": -0.06, "slots": -0.12, "around": 0.18}
 _DEFAULTS = re.compile(
     r' (?:opacity="1"|stroke-width="1"|[xy]2="0"|transform="translate\(0,0\)"|font-family="sans-serif"|fill="#000"'
     r'|pointer-events="none"|aria-[a-z]+="[^"]*"|role="[^"]*")|<path class="(?:back|fore)ground"[^>]*/>'
@@ -65,22 +65,70 @@ _DEFAULTS = re.compile(
 TRAINING, VALIDATION = "#8b949e", "#1f77d0"
 
 
+_SHAPES = {
+    **dict.fromkeys(("lora", "full", "bitfit"), "triangle-up"),
+    **dict.fromkeys(("linear", "head"), "triangle-down"),
+    **dict.fromkeys(("no-prompt", "text", "in-context"), "cross"),
+    **{
+        "after": "circle",
+        "before": "square",
+        "memory": "diamond",
+        "slots": "triangle-right",
+        "around": "triangle-left",
+    },
+}
+"""Points of a way, by its place or its method: colours alone cannot be told apart by everybody."""
+_DASHES = {
+    "circle": [1, 0],
+    "square": [7, 3],
+    "diamond": [2, 2],
+    "triangle-up": [12, 3],
+    "triangle-down": [12, 3, 2, 3],
+    "cross": [4, 4],
+}
+
+
+def _method_and_place(way: str) -> tuple[str, str]:
+    name = way.partition(":")[0]
+    method, _, place = name.rpartition("-")
+    return (name, "") if way in _COLOURS or place not in (*_LIGHTER, "after") else (method, place)
+
+
 def colour(way: str) -> str:
     """A way's colour: a hue for each method, lighter or darker by the place where the prompt enters."""
-    method, _, place = way.partition(":")[0].rpartition("-")
-    if way in _COLOURS or place not in (*_LIGHTER, "after"):
-        method, place = way.partition(":")[0], ""
+    method, place = _method_and_place(way)
     base = _COLOURS.get(method) or _OTHER_COLOURS[zlib.crc32(method.encode()) % len(_OTHER_COLOURS)]
     hue, lightness, saturation = colorsys.rgb_to_hls(*(int(base[i : i + 2], 16) / 255 for i in (1, 3, 5)))
     lightness = min(0.72, max(0.3, lightness + _LIGHTER.get(place, 0)))
     return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue, lightness, saturation))
 
 
+def shape(way: str) -> str:
+    """A way's points, as Vega names them."""
+    method, place = _method_and_place(way)
+    return _SHAPES.get(place or method, "circle")
+
+
 def colour_of(field: str, names: Sequence[str], with_legend: bool = True) -> alt.Color:
     """Each name in its own colour."""
     scale = alt.Scale(domain=list(names), range=[colour(name) for name in names])
-    legend = alt.Legend(symbolOpacity=1, orient="bottom", columns=3) if with_legend else None
-    return alt.Color(f"{field}:N", scale=scale, title=None, legend=legend)
+    return alt.Color(f"{field}:N", scale=scale, title=None, legend=_legend() if with_legend else None)
+
+
+def shape_of(field: str, names: Sequence[str], with_legend: bool = True) -> alt.Shape:
+    """Each name with points of its own; the legend is that of the colours."""
+    scale = alt.Scale(domain=list(names), range=[shape(name) for name in names])
+    return alt.Shape(f"{field}:N", scale=scale, title=None, legend=_legend() if with_legend else None)
+
+
+def dash_of(field: str, names: Sequence[str]) -> alt.StrokeDash:
+    """Each name with lines of its own."""
+    scale = alt.Scale(domain=list(names), range=[_DASHES.get(shape(name), [1, 0]) for name in names])
+    return alt.StrokeDash(f"{field}:N", scale=scale, title=None, legend=None)
+
+
+def _legend() -> alt.Legend:
+    return alt.Legend(symbolOpacity=1, orient="bottom", columns=3, columnPadding=16)
 
 
 def data(rows: Sequence[Mapping[str, Any]]) -> alt.Data:
@@ -111,7 +159,9 @@ def interval_chart(
 
     base = alt.Chart(data(rows))
     spans = base.mark_rule(strokeWidth=3, opacity=0.45).encode(y=order, x=axis("low"), x2="high:Q", color=colours)
-    points = base.mark_point(filled=True, size=110, opacity=1).encode(y=order, x=axis("value"), color=colours)
+    points = base.mark_point(filled=True, size=110, opacity=1).encode(
+        y=order, x=axis("value"), color=colours, shape=shape_of("way", names, with_legend=False)
+    )
     numbers = base.mark_text(dy=-14, fontWeight=600).encode(
         y=order, x=axis("value"), text=alt.Text("value:Q", format=".3f")
     )

@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 
 from overture.core.records.compare import Score, Summary
-from overture.report.charts import NARROW, WIDE, colour_of, data, interval_chart
+from overture.report.charts import NARROW, WIDE, colour_of, dash_of, data, interval_chart, shape_of
 
 _MAX_INTERVALS = 4
 """Intervals of more ways at one size would hide each other."""
@@ -40,10 +40,10 @@ def curve(result: Summary, width: int = WIDE) -> alt.LayerChart | None:
         axis=alt.Axis(values=sizes, format="d", grid=False),
     )
     axis = alt.Y("value:Q", title=_metric(result), scale=alt.Scale(zero=False))
-    colour = _colour(result, width)
+    colour, shape = _marks(result, width)
     base = alt.Chart(data(shifted))
-    lines = base.mark_line(strokeWidth=2).encode(x=rows, y=axis, color=colour)
-    points = base.mark_point(filled=True, size=60, opacity=1).encode(x=rows, y=axis, color=colour)
+    lines = base.mark_line(strokeWidth=2).encode(x=rows, y=axis, color=colour, strokeDash=dash_of("way", result.ways))
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(x=rows, y=axis, color=colour, shape=shape)
     spans = base.mark_rule(strokeWidth=1.5, opacity=0.5).encode(
         x=rows, y=alt.Y("low:Q", title=_metric(result), scale=alt.Scale(zero=False)), y2="high:Q", color=colour
     )  # fmt: skip
@@ -121,13 +121,13 @@ def _cost_panel(
         tickCount=4, format="~s", grid=False, titleFontSize=12))  # fmt: skip
     name = _metric(result) if has_name else ""
     axis = alt.Y("value:Q", title=name or None, scale=alt.Scale(zero=False))
-    colour = _colour(result, width)
+    colour, shape = _marks(result, width)
     base = alt.Chart(data(points))
     layers = [
         base.mark_rule(strokeWidth=1.5, opacity=0.4).encode(
             x=cost, y=alt.Y("low:Q", title=name or None, scale=alt.Scale(zero=False)), y2="high:Q", color=colour
         ),
-        base.mark_point(filled=True, size=110, opacity=1).encode(x=cost, y=axis, color=colour),
+        base.mark_point(filled=True, size=110, opacity=1).encode(x=cost, y=axis, color=colour, shape=shape),
     ]
     plot_width, height = (width - 70, 200) if width == NARROW else ((width - 120) // 3, 250)
     across = _across(free, name, colour, has_band=False) if free else ()
@@ -169,7 +169,8 @@ def forgetting(result: Summary, width: int = WIDE) -> alt.LayerChart | None:
     amount = alt.X("times:Q", title="times the untouched model's perplexity", scale=scale)
     base = alt.Chart(data([{"way": way, "times": times[way]} for way in ways]))
     colour = colour_of("way", result.ways, with_legend=False)
-    points = base.mark_point(filled=True, size=100, opacity=1).encode(y=order, x=amount, color=colour)
+    shape = shape_of("way", result.ways, with_legend=False)
+    points = base.mark_point(filled=True, size=100, opacity=1).encode(y=order, x=amount, color=colour, shape=shape)
     numbers = base.mark_text(dy=-13).encode(y=order, x=amount, text=alt.Text("times:Q", format=".2f"))
     even = alt.Chart(data([{"times": 1}])).mark_rule(strokeDash=[5, 4], color="gray").encode(x=amount)
     return alt.layer(even, points, numbers).properties(width=width - 150, height=alt.Step(38))
@@ -195,10 +196,11 @@ CHARTS: dict[str, tuple[Callable[[Summary, int], Any], str]] = {
 """Charts of the page, each with what it shows."""
 
 
-def _colour(result: Summary, width: int) -> alt.Color:
-    colour = colour_of("way", result.ways)
-    colour.legend.columns = 2 if width == NARROW else 4
-    return colour
+def _marks(result: Summary, width: int) -> tuple[alt.Color, alt.Shape]:
+    """Colours and points of the ways, with one legend."""
+    colour, shape = colour_of("way", result.ways), shape_of("way", result.ways)
+    colour.legend.columns = shape.legend.columns = 2 if width == NARROW else 5
+    return colour, shape
 
 
 def _metric(result: Summary) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import altair as alt
 
 from overture.core.records.search import TrialResult
-from overture.report.charts import NARROW, WIDE, colour_of, data
+from overture.report.charts import NARROW, WIDE, colour_of, data, shape_of
 
 _HEADROOM = 1.3
 
@@ -38,11 +38,11 @@ def pareto_chart(trials: Sequence[TrialResult], metric: str, winner: str = "", w
                 axis=alt.Axis(format="~s", tickCount=5)),
         y=alt.Y("score:Q", scale=alt.Scale(zero=False), title=f"{metric}, validation rows"),
     )  # fmt: skip
-    colours = colour_of("prompt", prompts)
-    colours.legend.columns = 2 if width == NARROW else 4
+    colours, shapes = colour_of("prompt", prompts), shape_of("prompt", prompts)
+    colours.legend.columns = shapes.legend.columns = 2 if width == NARROW else 4
     # Open points: one behind another still shows.
     points = base.mark_point(opacity=1, strokeWidth=2.5, size=90).encode(
-        color=colours, tooltip=["setting:N", "score:Q", "tokens:Q", "serving:Q"]
+        color=colours, shape=shapes, tooltip=["setting:N", "score:Q", "tokens:Q", "serving:Q"]
     )
     line = base.transform_filter("datum.is_frontier").mark_line(color="gray", interpolate="step-after").encode()
     ring = base.transform_filter("datum.is_winner").mark_point(size=380, strokeWidth=1.5, color="gray")
