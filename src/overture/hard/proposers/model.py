@@ -1,5 +1,7 @@
 """A local language model as proposer; models below some 7 billion parameters rarely propose anything useful."""
 
+from random import Random
+
 from overture.core.contracts import Answers
 from overture.core.decoding import Decoding
 from overture.core.errors import BackboneError
@@ -34,7 +36,15 @@ class Model:
         Raises:
             BackboneError: the request leaves no room for an answer in the model's context.
         """
-        tokenizer, request = self.backbone.text.tokenizer, request_of(ask)
+        return candidates_in(self.write(request_of(ask), ask.random), ask, "model")
+
+    def write(self, request: str, random: Random) -> str:
+        """The model's answer to a request, drawn by chance.
+
+        Raises:
+            BackboneError: the request leaves no room for an answer in the model's context.
+        """
+        tokenizer = self.backbone.text.tokenizer
         is_chat = bool(tokenizer.inner.chat_template)
         if is_chat:
             ids = tokenizer.encode_template(tokenizer.chat([{"role": "user", "content": request}]))
@@ -48,8 +58,7 @@ class Model:
                 wanted=f"at most {tokenizer.max_length - _MAX_NEW_TOKENS}",
             )
         row = Encoded.of_ids(0, ids[:-1], ids[-1:])
-        decoding = Decoding(temperature=0.9, top_p=0.95, seed=ask.random.randrange(2**31))
+        decoding = Decoding(temperature=0.9, top_p=0.95, seed=random.randrange(2**31))
         question = Answers(_MAX_NEW_TOKENS, ("\n\n\n",) if is_chat else ("</instruction>", "\n"), decoding)
         (written,) = LocalAnswerer(self.backbone).ask([(row, None)], question)
-        answer = written.text if is_chat else f"<instruction>{written.text.partition('</')[0]}</instruction>"
-        return candidates_in(answer, ask, "model")
+        return written.text if is_chat else f"<instruction>{written.text.partition('</')[0]}</instruction>"

@@ -1,7 +1,7 @@
 """The proposers by name; a proposer's module is imported when it is asked for."""
 
-from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,20 @@ STAGES: dict[str, Stage] = {
     "file": "wording",
     "model": "wording",
     "url": "wording",
+    "reflect": "wording",
     "pruning": "pruning",
 }
 """Each proposer's stage of the search."""
 DEFAULTS = ("grammar", "words", "examples", "corpus", "own", "edits", "gradient", "pruning")
 """Those that need nothing but the model and the training rows."""
-_GIVEN: dict[str, Callable[[str], Any]] = {"file": Path, "model": str, "url": str}
-"""Proposers that need an argument, such as ``file:wordings.jsonl``."""
+_GIVEN = {
+    "file": "PATH",
+    "model": "NAME",
+    "url": "http://HOST/v1",
+    "reflect": "model:NAME or reflect:url:http://HOST/v1",
+}
+"""Proposers that need an argument, such as ``file:wordings.jsonl``, and what it is."""
+_WRITERS = ("model", "url")
 
 
 def check_source(source: str) -> str:
@@ -44,17 +51,28 @@ def check_source(source: str) -> str:
             "no such proposer", where="--from", got=source, wanted=", ".join(STAGES), fix=did_you_mean(name, STAGES)
         )
     if (name in _GIVEN) != bool(argument):
-        wanted = f"{name}:{'PATH' if name == 'file' else 'NAME' if name == 'model' else 'http://HOST/v1'}"
-        raise ConfigError(
-            "the proposer's argument", where="--from", got=source, wanted=wanted if name in _GIVEN else name
-        )
+        wanted = f"{name}:{_GIVEN[name]}" if name in _GIVEN else name
+        raise ConfigError("the proposer's argument", where="--from", got=source, wanted=wanted)
     if name == "file" and not Path(argument).is_file():
         raise ConfigError("no such file", where="--from", got=argument, fix="check the path")
+    if name == "reflect":
+        if check_source(argument) not in _WRITERS:
+            raise ConfigError("reflection needs a model that writes", where="--from", got=source,
+                              wanted=f"reflect:{_GIVEN[name]}")  # fmt: skip
+        if find_spec("gepa") is None:
+            raise ConfigError(
+                "gepa is not installed", where="--from", got=source, fix="python -m pip install 'overture[reflect]'"
+            )
     return name
 
 
-def proposer_of(source: str) -> "Proposer":
+def proposer_of(source: str, model: str = "default", timeout_s: float = 60.0) -> "Proposer":
     """The proposer of a name, such as ``edits`` or ``file:wordings.jsonl``.
+
+    Args:
+        source: as ``--from`` names it.
+        model: name of the model at ``url:``.
+        timeout_s: time limit of one request to ``url:``.
 
     Raises:
         UserError: there is none, or it cannot be made of its argument.
@@ -62,5 +80,12 @@ def proposer_of(source: str) -> "Proposer":
     name = check_source(source)
     built = getattr(import_module(f"overture.hard.proposers.{name}"), name.capitalize())
     argument = source.partition(":")[2]
-    proposer: Proposer = built(_GIVEN[name](argument)) if name in _GIVEN else built()
+    arguments: dict[str, tuple[Any, ...]] = {
+        "file": (Path(argument),),
+        "model": (argument,),
+        "url": (argument, model, timeout_s),
+    }
+    if name == "reflect":
+        arguments[name] = (proposer_of(argument, model, timeout_s),)
+    proposer: Proposer = built(*arguments.get(name, ()))
     return proposer

@@ -9,6 +9,7 @@ import json
 import os
 import urllib.error
 import urllib.request
+from random import Random
 
 from overture.core.errors import ConfigError, OvertureError
 from overture.core.records.hard import Candidate
@@ -43,16 +44,25 @@ class Url:
         Raises:
             OvertureError: no answer in three tries; the last reason is in it.
         """
+        return candidates_in(self.write(request_of(ask), ask.random), ask, "url")
+
+    def write(self, request: str, random: Random) -> str:
+        """The server's answer to a request.
+
+        Raises:
+            OvertureError: no answer in three tries; the last reason is in it.
+        """
+        del random
         body = {
             "model": self.model,
-            "messages": [{"role": "user", "content": request_of(ask)}],
+            "messages": [{"role": "user", "content": request}],
             "temperature": 1.0,
             "max_tokens": 1024,
         }
         reason = ""
         for _ in range(_TRIES):
             try:
-                return candidates_in(self._answer(body), ask, "url")
+                return self._answer(body)
             except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError) as error:
                 reason = f"{type(error).__name__}: {error}"
         raise OvertureError("the proposer gave no answer", where=self.address, got=reason[:200])

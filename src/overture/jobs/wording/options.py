@@ -21,7 +21,8 @@ class HardConfig(Config):
     sources: tuple[Source, ...] = Field(
         (),
         description="Proposers: grammar, words, examples, corpus, own, edits, gradient, pruning, file:PATH, "
-        "model:NAME, url:http://HOST/v1; if not given, all that need no other model.",
+        "model:NAME, url:http://HOST/v1, reflect:model:NAME or reflect:url:http://HOST/v1 (gepa, an extra to install); "
+        "if not given, all that need no other model.",
     )
     text: str = Field("", description="An instruction of your own: it races with the others, and is compared with.")
     room: int = Field(16, ge=1, le=512, description="Most tokens of an instruction.")

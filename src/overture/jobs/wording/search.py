@@ -254,7 +254,8 @@ class _Search:
         sources: dict[Stage, dict[str, Proposer]] = {}
         for source in options.chosen:
             name = check_source(source)
-            sources.setdefault(STAGES[name], {})[name] = self._proposer(source)
+            proposer = proposer_of(source, options.model, options.timeout_s)
+            sources.setdefault(STAGES[name], {})[name] = proposer
         self._race("structure", [], {}, 0)
         rounds = options.rounds
         # Label words are chosen under the best structures, so they come in a round of their own.
@@ -277,14 +278,6 @@ class _Search:
         self.run.write("result.json", result)
         self.run.event(EndEvent(prompt=result.prompt))
         return result
-
-    def _proposer(self, source: str) -> Proposer:
-        options = self.config.hard
-        if source.startswith("url:"):
-            from overture.hard.proposers.url import Url
-
-            return Url(source.partition(":")[2], options.model, options.timeout_s)
-        return proposer_of(source)
 
     def _stage(
         self, stage: Stage, sources: dict[Stage, dict[str, Proposer]], rounds: int, count: int, first: int = 0

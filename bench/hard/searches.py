@@ -1,0 +1,69 @@
+"""Searches for words over seeds: from the results of the command to one result file a task, for docs/hard-prompts.md.
+
+Each seed draws its own training, validation and test rows, so test rows differ between seeds. The searches themselves:
+
+    overture search bench/tasks/trec.yaml --form hard --seed S --set data.seed=S --set data.train_rows=256 \\
+      --set data.validation_rows=128 --set data.test_rows=250 --json > trec-S.json
+    python bench/hard/searches.py --task trec trec-0.json trec-1.json ...
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from overture.core.files import write_json
+from overture.core.records.hard import HardResult
+
+RESULTS = Path(__file__).parents[1] / "results" / "hard"
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """The scores, tests and costs of one search."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    result = HardResult.model_validate({name: value for name, value in values.items() if name != "page"})
+    assert result.luck is not None
+    return {
+        "test": result.metrics["test"][result.metric].dump(),
+        "validation": result.metrics["validation"][result.metric].value,
+        "claims": [
+            {
+                "control": claim.control,
+                "score": claim.control_score.value,
+                "difference": claim.compared.difference.value,
+                "low": claim.compared.difference.low,
+                "high": claim.compared.difference.high,
+                "p_corrected": claim.p_corrected,
+                "is_better": claim.is_better,
+            }
+            for claim in result.claims
+        ],
+        "rows": result.rows,
+        "luck": result.luck.dump(),
+        "winner": result.winner.dump(),
+        "candidates": {stage.stage: stage.proposed for stage in result.stages},
+        "row_scores": sum(stage.row_scores for stage in result.stages),
+        "tokens": result.tokens,
+        "seconds": result.seconds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "results", nargs="+", type=Path, help="what `overture search --json` printed, in order of seeds"
+    )
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--settings", default="", help="further settings of the command, for the record")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    seeds = [facts_of(path) for path in args.results]
+    command = (
+        f"overture search bench/tasks/{args.task}.yaml --form hard --seed S --set data.seed=S {args.settings}".strip()
+    )
+    write_json(args.out / f"search-{args.task}.json", {"command": command, "task": args.task, "seeds": seeds})
+    print(f"{args.task}: {len(seeds)} seeds, mean {sum(seed['test']['value'] for seed in seeds) / len(seeds):.3f}")
+
+
+if __name__ == "__main__":
+    main()

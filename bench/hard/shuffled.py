@@ -1,0 +1,89 @@
+"""The control with shuffled labels: searches for words on rows from which nothing can be learnt must claim nothing.
+
+Real questions, a random model, small budgets: each search has other rows, another shuffling and another seed. A search
+makes a claim where its winner is better than one of its controls by the corrected test. Where no claim is right, about
+one search in twenty makes one. Beside it: how often the winner's validation score exceeds its test score by more than
+the luck that the search states.
+
+    python bench/hard/shuffled.py --data DIR --task trec --searches 40
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from overture.core.files import write_json
+from overture.engine.backbone import Backbone
+from overture.engine.frontends.text import text_backbone
+from overture.engine.load import load_backbone
+from overture.engine.tokenizer import Tokenizer
+from overture.jobs.wording.options import HardConfig, HardRequest
+from overture.jobs.wording.search import search_words
+from overture.store.store import Store
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from common import add_data, machine_facts, script_parser, start_facts
+from tasks import decoder_task
+
+BUDGET = HardConfig(structures=8, example_sets=4, wordings=8, rounds=2, race_rows=32, shuffle_labels=True)
+
+
+def random_model() -> Backbone:
+    """A small random Llama that reads SmolLM2's tokens."""
+    inner = load_backbone("smollm2", device="cpu", dtype="float32").text.tokenizer.inner
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(inner), initializer_range=0.2, **sizes)).eval()
+    return text_backbone(model, Tokenizer(inner, 2048), id="random llama")
+
+
+def main() -> None:
+    parser = script_parser(__doc__, "hard", threads=1)
+    add_data(parser)
+    parser.add_argument("--task", default="trec")
+    parser.add_argument("--searches", type=int, default=40)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    facts, backbone, searches = start_facts(), random_model(), []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(args.searches):
+            files = {
+                name: args.data.resolve() / args.task / f"{name}.jsonl" for name in ("train", "validation", "test")
+            }
+            rows = {"seed": seed, "train_rows": 64, "validation_rows": 64, "test_rows": 200}
+            task = decoder_task(args.task, data={**files, **rows})
+            result = search_words(
+                HardRequest(task=task, hard=BUDGET, seed=seed), Store(Path(folder) / str(seed)), backbone=backbone
+            )
+            scores = {split: result.metrics[split]["accuracy"].value for split in ("validation", "test")}
+            assert result.luck is not None
+            search: dict[str, Any] = {
+                "seed": seed,
+                "candidates": result.luck.candidates,
+                "claims": [claim.control for claim in result.claims if claim.is_better],
+                "tests": len(result.claims),
+                "least_p": min((claim.p_corrected for claim in result.claims), default=1.0),
+                "optimism": scores["validation"] - scores["test"],
+                "luck": result.luck.points,
+            }
+            print(search, flush=True)
+            searches.append(search)
+    command = f"python bench/hard/shuffled.py --data DIR --task {args.task} --searches {args.searches}"
+    result_facts = {
+        "searches_with_a_claim": sum(bool(search["claims"]) for search in searches),
+        "optimism_within_luck": sum(search["optimism"] <= search["luck"] for search in searches) / len(searches),
+        "mean_optimism": sum(search["optimism"] for search in searches) / len(searches),
+        "mean_luck": sum(search["luck"] for search in searches) / len(searches),
+        "searches": searches,
+    }
+    write_json(args.out / "shuffled.json", {"command": command, **result_facts, **facts, **machine_facts()})
+    print({name: value for name, value in result_facts.items() if name != "searches"})
+
+
+if __name__ == "__main__":
+    main()

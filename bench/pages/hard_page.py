@@ -1,0 +1,187 @@
+"""Write the tables and pictures of docs/hard-prompts.md from bench/results/hard; what was not measured is left out.
+
+python bench/pages/hard_page.py [--check]
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from overture.core.files import write_atomic
+from overture.evaluate.intervals import across_seeds
+from overture.report.charts import WIDE, interval_chart, png_of
+from page_parts import table, with_section
+
+ROOT = Path(__file__).parents[2]
+RESULTS, PAGE, IMAGES = ROOT / "bench" / "results", ROOT / "docs" / "hard-prompts.md", ROOT / "docs" / "images"
+TASKS = {"trec": "question types", "movie": "film reviews", "bbc": "news"}
+BOUNDS = (0.0, 1.0)
+
+
+def kept(name: str) -> dict[str, Any] | None:
+    path = RESULTS / "hard" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def number(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def mean_text(values: list[float]) -> str:
+    spread = across_seeds(values, BOUNDS)
+    return number(spread.mean) if spread.low is None else f"{spread.mean:.3f} ({spread.low:.3f} to {spread.high:.3f})"
+
+
+def prefix_scores(task: str) -> list[float]:
+    """Test accuracy of a tuned prefix from as many training rows, by seed."""
+    files = sorted((RESULTS / "quality").glob(f"prefix-after-{task}-seed*.json"))
+    return [json.loads(path.read_text(encoding="utf-8"))["test"]["accuracy"]["value"] for path in files]
+
+
+def accuracies(result: dict[str, Any]) -> dict[str, list[float]]:
+    """Name -> test accuracy in each seed: the words and their controls, the tuned prefix last."""
+    scores: dict[str, list[float]] = {"found words": [seed["test"]["value"] for seed in result["seeds"]]}
+    for seed in result["seeds"]:
+        for claim in seed["claims"]:
+            name = "8 examples" if claim["control"].endswith("examples") else claim["control"]
+            scores.setdefault(name, []).append(claim["score"])
+    if prefix := prefix_scores(result["task"]):
+        scores["tuned prefix"] = prefix
+    return scores
+
+
+def searches() -> str:
+    """Scores over seeds, and what could be claimed."""
+    parts = []
+    for task, title in TASKS.items():
+        if (result := kept(f"search-{task}")) is None:
+            continue
+        seeds = result["seeds"]
+        rows = [[name, mean_text(values), str(len(values))] for name, values in accuracies(result).items()]
+        claims = [(seed, claim) for seed in seeds for claim in seed["claims"]]
+        controls = dict.fromkeys(claim["control"] for _, claim in claims)
+        lines = []
+        for control in controls:
+            own = [claim for _, claim in claims if claim["control"] == control]
+            gains = ", ".join(f"{100 * claim['difference']:+.1f}" for claim in own)
+            num_better = sum(claim["is_better"] for claim in own)
+            lines.append([control, gains, f"{num_better} of {len(own)}"])
+        sizes, luck = seeds[0]["rows"], seeds[0]["luck"]
+        parts.append(
+            f"### {title.capitalize()}\n\n{sizes['train']} training rows, {sizes['validation']} validation rows, "
+            f"{sizes['test']} test rows of its own in each seed (the prefix: 1,000, the same in each seed).\n\n"
+            + table(["test accuracy", "mean (95% interval over seeds)", "seeds"], rows)
+            + "\n\n"
+            + table(["the words against", "points, seed by seed", "surely better, corrected"], lines)
+            + f"\n\n![Test accuracy on {title}](images/hard-{task}.png)\n\nBy luck alone the best of "
+            f"{luck['candidates']} equal candidates looks {100 * luck['points']:.1f} points better on the validation "
+            f"rows of the first seed. Live tokens of a search: {min(seed['tokens'] for seed in seeds):,.0f} to "
+            f"{max(seed['tokens'] for seed in seeds):,.0f}.\n\n```sh\n{result['command']}\n```"
+        )
+    return "\n\n".join(parts) or "No searches are kept."
+
+
+def draw_searches() -> None:
+    """A picture a task: mean scores with intervals, single seeds as ticks."""
+    for task, title in TASKS.items():
+        if (result := kept(f"search-{task}")) is None:
+            continue
+        rows, ticks = [], []
+        for name, values in accuracies(result).items():
+            spread = across_seeds(values, BOUNDS)
+            ends = {"low": spread.mean if spread.low is None else spread.low, "high": spread.high or spread.mean}
+            rows.append({"way": name, "value": spread.mean, **ends})
+            ticks += [{"way": name, "value": value} for value in values]
+        chart = interval_chart(rows, "test accuracy", WIDE, ticks)
+        write_atomic(
+            IMAGES / f"hard-{task}.png", png_of(chart.properties(title=f"{title.capitalize()}: 256 training rows"))
+        )
+
+
+def races() -> str:
+    """The time of a race, and its winner beside that of scoring everything."""
+    rows, commands = [], []
+    for task, title in TASKS.items():
+        if (result := kept(f"race-{task}")) is None:
+            continue
+        all_of, commands = result["exhaustive"], [*commands, result["command"]]
+        rows.append(
+            [
+                title,
+                f"{result['wordings']}",
+                f"{result['cpu_seconds'] / 60:.1f}",
+                f"{all_of['of_all_row_scores']:.0%}",
+                f"{all_of['within_a_point']} of {all_of['races']}",
+                f"{all_of['none_test_accuracy']:.3f}, {all_of['exhaustive_test_accuracy']:.3f}, "
+                f"{sum(all_of['raced_test_accuracies']) / all_of['races']:.3f}",
+            ]
+        )
+    if not rows:
+        return "No races are kept."
+    head = ["task", "wordings", "processor minutes", "row-scores of all", "within a point", "test: none, best, raced"]
+    return table(head, rows) + "\n\n```sh\n" + "\n".join(commands) + "\n```"
+
+
+def texts() -> str:
+    """The gain of kept texts over full passes."""
+    results = [(title, result) for task, title in TASKS.items() if (result := kept(f"kept-{task}"))]
+    rows = [[title, f"{result['input_tokens']:.0f}", f"{result['gain']:.1f}"] for title, result in results]
+    commands = "\n".join(result["command"] for _, result in results)
+    return table(["task", "tokens of a text", "times as fast as full passes"], rows) + f"\n\n```sh\n{commands}\n```"
+
+
+def peers() -> str:
+    """Other optimisers with the same proposals and scores."""
+    if (result := kept("peers")) is None:
+        return "Not measured."
+    parts = []
+    for task, compared in result["tasks"].items():
+        rows = [
+            [name, number(one["mean_test_accuracy"]), f"{one['row_scores']:,.0f}",
+             "" if name == "our race" else f"{100 * one['our_gain']:+.1f} ({100 * one['our_gain_low']:+.1f} to "
+             f"{100 * one['our_gain_high']:+.1f})"]
+            for name, one in compared["optimisers"].items()
+        ]  # fmt: skip
+        parts.append(
+            f"{TASKS[task].capitalize()}, {compared['seeds']} orders of proposals and rows, the best possible "
+            f"{compared['best_possible']:.3f}:\n\n"
+            + table(["optimiser", "mean test accuracy", "row-scores", "our race is ahead by, points (95%)"], rows)
+        )
+    versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("gepa", "promptolution"))
+    return "\n\n".join(parts) + f"\n\n{versions}\n\n```sh\n{result['command']}\n```"
+
+
+def control() -> str:
+    """Searches on shuffled labels."""
+    if (result := kept("shuffled")) is None:
+        return "Not measured."
+    return (
+        f"{result['searches_with_a_claim']} of {len(result['searches'])} searches on shuffled labels made a claim. The "
+        f"winner's validation score was {100 * result['mean_optimism']:.1f} points above its test score on average; "
+        f"the stated luck was {100 * result['mean_luck']:.1f} points on average, and not exceeded in "
+        f"{result['optimism_within_luck']:.0%} of the searches.\n\n```sh\n{result['command']}\n```"
+    )
+
+
+SECTIONS = {"searches": searches, "kept texts": texts, "races": races, "peers": peers, "shuffled labels": control}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only compare the page with the results")
+    args = parser.parse_args()
+    before = page = PAGE.read_text(encoding="utf-8")
+    for name, section in SECTIONS.items():
+        page = with_section(page, name, section())
+    if args.check:
+        if page != before:
+            sys.exit(f"{PAGE} does not say what the results say\n  fix: python bench/pages/hard_page.py")
+        return
+    write_atomic(PAGE, page)
+    draw_searches()
+
+
+if __name__ == "__main__":
+    main()
