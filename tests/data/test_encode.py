@@ -382,3 +382,18 @@ class TestPlacesForThePrompt:
     def test_what_is_no_gap_is_an_error(self, make_task, bad):
         with pytest.raises(ValueError, match="is not a field"):
             make_task(template=bad)
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ("none", [1.0, 1.0, 1.0, 1.0]),
+        ("balanced", [2 / 3, 2 / 3, 2 / 3, 2.0]),
+        ({"neg": 3.0}, [1.0, 1.0, 1.0, 3.0]),
+    ],
+)
+def test_training_rows_have_the_weights_of_their_labels(make_task, tokenizer, weights, expected):
+    encoder = Encoder(make_task(), tokenizer, class_weights=weights)
+    rows = [row("a"), row("b"), row("c"), row("d", "neg")]
+    assert [item.target.weight for item in encoder.encode_split("train", rows)] == pytest.approx(expected)
+    assert {item.target.weight for item in encoder.encode_split("test", rows)} == {1.0}

@@ -139,3 +139,29 @@ def test_place_and_template_must_agree_where_the_prompt_is_used(task):
     assert resolved(TuneConfig, path, prompt_use="as a model").prompt.place == "after"
     changed = {"place": "slots", "method": "vectors", "prompt": {"length": 5}}
     assert resolved(TuneConfig, path, changed).prompt.length == 5
+
+
+def test_weights_of_labels_are_read_and_checked(task):
+    weights = {"train": {"class_weights": {"good": 1, "bad": 2.5}}}
+    assert resolved(TuneConfig, written(task.parent, weights)).train.class_weights == {"good": 1.0, "bad": 2.5}
+    changes = {"labels": {"0": " bad", "1": " good"}}
+    config = resolved(TuneConfig, written(task.parent, changes), {}, ["train.class_weights={0: 2}"])
+    assert config.train.class_weights == {"0": 2.0}
+    config = resolved(TuneConfig, task, {}, ["train.class_weights=balanced"])
+    assert TuneConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "fix"),
+    [
+        ({"train": {"class_weights": "balance"}}, "train.class_weights", "did you mean 'balanced'?"),
+        ({"train": {"class_weights": {"god": 2}}}, "train.class_weights", "did you mean 'good'?"),
+        ({"train": {"class_weights": {"good": 0}}}, "train.class_weights.good", ""),
+        ({"train": {"class_weights": "balanced"}, "kind": "multilabel"}, "train.class_weights", "leave them out"),
+    ],
+)
+def test_wrong_weights_are_refused(task, changes, where, fix):
+    with pytest.raises(ConfigError) as caught:
+        resolved(TuneConfig, written(task.parent, changes))
+    wrong = [(problem.where, problem.fix) for problem in caught.value.problems]
+    assert (where, fix) in (wrong or [(caught.value.where, caught.value.fix)])

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import LENGTHS, ROWS, Recorded, assert_equal, copied, make_fit, one_step
@@ -229,3 +231,16 @@ class TestRate:
         fit = make_fit(Recorded(), epochs=1, events=lambda event: rates.append(fit.optimiser.param_groups[0]["lr"]))
         fit.run()
         assert rates[:NUM_BATCHES] == [0.05 * rate_at(step, NUM_BATCHES, 2, "linear") for step in range(NUM_BATCHES)]
+
+
+@torch.no_grad()
+def test_the_training_loss_is_a_weighted_mean():
+    model = Recorded().model
+    factors = [0.5 + number for number in range(len(ROWS))]
+    weighted = [
+        replace(row, target=replace(row.target, factor=factor)) for row, factor in zip(ROWS, factors, strict=True)
+    ]
+    losses = [float(model.loss([row])) for row in ROWS]
+    expected = sum(factor * loss for factor, loss in zip(factors, losses, strict=True)) / sum(factors)
+    assert float(model.loss(weighted)) / model.weight(weighted) == pytest.approx(expected, rel=1e-5)
+    assert float(model.loss(ROWS)) == pytest.approx(sum(losses), rel=1e-5)

@@ -93,7 +93,8 @@ def _fitted(request: Request, options: LinearOptions, features: Tensor, gold: Te
 
     mean, deviation = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
     solver = LogisticRegression(C=penalty, max_iter=10_000)
-    solver.fit(((features - mean) / deviation).numpy(), gold.numpy())
+    weights = [row.target.weight for row in request.rows["train"]]
+    solver.fit(((features - mean) / deviation).numpy(), gold.numpy(), sample_weight=weights)
     coefficients, intercepts = solver.coef_, solver.intercept_
     if len(solver.classes_) == 2:
         # One logit for two labels: the first one's is zero.

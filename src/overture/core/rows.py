@@ -125,6 +125,7 @@ class OneOf:
         read: what the label is read from: the token at this index into input and anchor, or the mean of them all;
             None for the last, where models that read from left to right predict.
         is_mask: the token read is a mask, at which the model predicts a word.
+        factor: how much the row counts in training, where labels have weights.
     """
 
     candidates: Candidates
@@ -132,6 +133,7 @@ class OneOf:
     shares: tuple[float, ...] | None = None
     read: int | Literal["mean"] | None = None
     is_mask: bool = False
+    factor: float = 1.0
 
     @property
     def is_known(self) -> bool:
@@ -141,7 +143,7 @@ class OneOf:
     @property
     def weight(self) -> float:
         """The row's weight in a mean over rows."""
-        return 1.0
+        return self.factor
 
     @property
     def num_tokens(self) -> int:

@@ -1,5 +1,6 @@
 """Rows as tokens: the input, the anchor after it, and the label or answer."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -42,6 +43,7 @@ class Encoder:
         behind: tokens of examples that stand in front of each row; they take room of the model's context, and none of
             what the task allows a row.
         follows: whether rows stand behind a text that holds what a sequence starts with, such as examples.
+        class_weights: how much training rows of a label count; labels that a mapping leaves out have weight 1.
 
     Attributes:
         template: the task's template, as tokens need it.
@@ -56,9 +58,16 @@ class Encoder:
     """
 
     def __init__(
-        self, task: Task, tokenizer: TextTokenizer, reserve: int = 0, behind: int = 0, follows: bool = False
+        self,
+        task: Task,
+        tokenizer: TextTokenizer,
+        reserve: int = 0,
+        behind: int = 0,
+        follows: bool = False,
+        class_weights: Literal["none", "balanced"] | Mapping[str, float] = "none",
     ) -> None:
         self.task, self.tokenizer, self.reserve, self.follows = task, tokenizer, reserve, follows
+        self.class_weights = class_weights
         task.spec.check_model(task, tokenizer)
         self.candidates, self._label_notices = task.spec.candidates(task, tokenizer)
         self.notices, self.num_shortened, self._odd = list(self._label_notices), 0, _Odd()
@@ -140,7 +149,7 @@ class Encoder:
         return notices
 
     def encode_split(self, split: str, rows: Sequence[Row]) -> list[Encoded]:
-        """A split's rows as tokens; of training rows the parts that something can be learnt from.
+        """A split's rows as tokens; of training rows the parts that something can be learnt from, with their weights.
 
         Args:
             split: "train", or another.
@@ -150,7 +159,29 @@ class Encoder:
             DataError: as `encode`.
         """
         encoded = self.encode(rows)
-        return [item for item in encoded if item.target.is_known] if split == "train" else encoded
+        if split != "train":
+            return encoded
+        encoded = [item for item in encoded if item.target.is_known]
+        return encoded if self.class_weights == "none" else self._weighted(encoded)
+
+    def _weighted(self, encoded: list[Encoded]) -> list[Encoded]:
+        """Rows with the weights of their labels; balanced ones are those of scikit-learn, 1 on average."""
+        labels = list(self.task.words)
+        counts = Counter(item.label for item in encoded)
+        weights = {
+            label: len(encoded) / (len(counts) * count)
+            if isinstance(self.class_weights, str)
+            else self.class_weights.get(labels[label], 1.0)
+            for label, count in counts.items()
+            if label is not None
+        }
+        targets = [item.target for item in encoded]
+        return [
+            replace(item, target=replace(target, factor=weights[target.label]))
+            if isinstance(target, OneOf) and target.label is not None
+            else item
+            for item, target in zip(encoded, targets, strict=True)
+        ]
 
     def encode_fields(self, fields: Sequence[Mapping[str, Any]]) -> list[Encoded]:
         """Rows for prediction, from their fields alone; errors name them ``input:1``, ``input:2``...

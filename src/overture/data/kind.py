@@ -295,6 +295,11 @@ class TaskKind:
     sample: Callable[[TaskFile], dict[str, Any]] = some_texts
 
     @property
+    def has_classes(self) -> bool:
+        """Whether each row has exactly one of the task's labels."""
+        return self.group is not no_group
+
+    @property
     def has_shots(self) -> bool:
         """Whether rows can be shown as in-context examples."""
         return self.shot is not no_shots

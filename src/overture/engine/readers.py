@@ -130,7 +130,9 @@ class _OneOf(Reader):
         if self.has_shares:
             return -(sent([target.shares for target in targets], scores.device, scores.dtype) * scores).sum(1)
         gold = sent([target.label for target in targets], scores.device)
-        return torch.nn.functional.nll_loss(scores, gold, reduction="none")
+        losses = torch.nn.functional.nll_loss(scores, gold, reduction="none")
+        factors = [target.factor for target in targets]
+        return losses if set(factors) == {1.0} else losses * sent(factors, scores.device, scores.dtype)
 
     def readouts(self, batch: Batch) -> list[Readout]:
         """One place a row."""

@@ -1,15 +1,30 @@
 """Options of the training loop; imports no torch, so that a request is checked at once."""
 
 import math
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from overture.core.config import Config
+from overture.data.values import label_text
 
 OptimiserName = Literal["adamw", "adafactor"]
 
 EPOCHS, MIN_STEPS = 5, 60
+
+
+def _keys_as_labels(weights: Any) -> Any:
+    # YAML reads unquoted 0 or true as a number or truth value.
+    return {label_text(label) or label: w for label, w in weights.items()} if isinstance(weights, dict) else weights
+
+
+ClassWeights = Annotated[
+    Annotated[Literal["none", "balanced"], Tag("<name>")]
+    | Annotated[dict[str, Annotated[float, Field(gt=0, le=1e6)]], Tag("<weights>")],
+    Discriminator(lambda value: "<weights>" if isinstance(value, Mapping) else "<name>"),
+    BeforeValidator(_keys_as_labels),
+]
 
 
 class TrainConfig(Config):
@@ -25,6 +40,11 @@ class TrainConfig(Config):
         "epochs is asked for as many as make 60 optimiser steps together.",
     )
     batch_size: int = Field(16, ge=1, description="Rows of one optimiser step.")
+    class_weights: ClassWeights = Field(
+        "none",
+        description="How much rows of a label count in the training loss: none (all rows the same), balanced (all "
+        "labels the same), or a weight by label. Scores and the validation loss are not weighted.",
+    )
     lr: float | None = Field(None, gt=0, le=10, description="Learning rate; the method's own if not given.")
     optimiser: OptimiserName = Field("adamw", description="adamw or adafactor.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")

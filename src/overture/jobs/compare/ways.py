@@ -151,7 +151,9 @@ class Compared:
         from overture.baseline.base import LazyRows, Request
         from overture.engine.prompted import PromptedModel
 
-        encoder = Encoder(self.config.task, bench.backbone.text.tokenizer)
+        encoder = Encoder(
+            self.config.task, bench.backbone.text.tokenizer, class_weights=self.config.train.class_weights
+        )
         encoded = LazyRows(encoder.encode_split, rows)
         request = Request({}, bench.backbone, encoder, rows, encoded, seed)
         built = build_baseline(self.baseline, self.options, request)
@@ -212,7 +214,12 @@ class Prompt:
         from overture.prompt.pack import prompt_tensors
 
         backbone = bench.backbone
-        encoder = Encoder(self.config.task, backbone.text.tokenizer, reserve=self.config.prompt.length)
+        encoder = Encoder(
+            self.config.task,
+            backbone.text.tokenizer,
+            self.config.prompt.length,
+            class_weights=self.config.train.class_weights,
+        )
         encoded = LazyRows(encoder.encode_split, rows)
         source = prompt_source(backbone, encoder, encoded["train"], bench.store)
         prompt = build_prompt(self.config.prompt, source, seed)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from overture.core.config import Config, assign, dotted_keys, parsed, unknown_key, validated
+from overture.core.config import Config, assign, did_you_mean, dotted_keys, parsed, unknown_key, validated
 from overture.core.errors import ConfigError, DataError, Problem, UserError
 from overture.data.read import parts_of
 from overture.data.task import Task, resolved_path, task_file_values
@@ -157,6 +157,7 @@ def resolved(
     if config:
         _attempt(errors, partial(checked_name, config.task.name))
         _attempt(errors, partial(check_trackers, config.track))
+        _attempt(errors, partial(_check_class_weights, config))
     if prompt_use == "as it is" and config:
         config = _attempt(errors, partial(with_slots, config))
     if missing := list(_missing_files(values.get("data"))):
@@ -226,6 +227,28 @@ def _validated(values: Mapping[str, Any], model: type[R], where: str) -> R:
     if problems:
         raise ConfigError("the task file or the settings are wrong", where=where, problems=problems)
     return config
+
+
+def _check_class_weights(config: TuneConfig) -> None:
+    weights, task = config.train.class_weights, config.task
+    if weights == "none":
+        return
+    if not task.spec.has_classes:
+        raise ConfigError(
+            "class weights need rows with one label each",
+            where="train.class_weights",
+            got=f"a task of kind {task.kind}",
+            wanted="classification",
+            fix="leave them out",
+        )
+    if isinstance(weights, dict) and (unknown := [label for label in weights if label not in task.words]):
+        raise ConfigError(
+            "a weight is for a label that the task has not",
+            where="train.class_weights",
+            got=unknown[0],
+            wanted=", ".join(task.words),
+            fix=did_you_mean(unknown[0], task.words),
+        )
 
 
 def _missing_files(data: Any) -> Iterator[Problem]:

@@ -254,7 +254,9 @@ def read_material(
     if begun:
         for text in check_model_of(begun, backbone):
             notify(f"the run: {text}")
-    encoder = Encoder(task, backbone.text.tokenizer, reserve=config.prompt.length)
+    encoder = Encoder(
+        task, backbone.text.tokenizer, reserve=config.prompt.length, class_weights=config.train.class_weights
+    )
     rows = {name: encoder.encode_split(name, getattr(splits, name)) for name in ("train", *SPLITS)}
     config = config.model_copy(update={"train": config.train.for_rows(len(rows["train"]))})
     return Material(config, splits, backbone, encoder, rows)

@@ -247,7 +247,8 @@ class SearchState:
     def reworded(self, wording: int, splits: Sequence[str]) -> Work:
         """The work with the rows of these splits alone, in one wording."""
         work, task = self.work, self.space.wordings[wording]
-        encoder = Encoder(task, work.backbone.text.tokenizer, reserve=self.space.room)
+        weights = work.config.train.class_weights
+        encoder = Encoder(task, work.backbone.text.tokenizer, reserve=self.space.room, class_weights=weights)
         rows = {
             split: encoder.encode_split(split, getattr(work.splits, split) if split in splits else [])
             for split in work.rows

@@ -32,7 +32,7 @@ from overture.core.records.events import Listener, ignore
 from overture.core.records.prompt import Lineage, PromptScores
 from overture.core.records.scores import SplitScores
 from overture.core.records.transfer import Distilled, KeptPrompt, MultiResult, TaskAlone, TaskTogether, ValueCounts
-from overture.core.rows import Encoded
+from overture.core.rows import Encoded, OneOf
 from overture.data.batches import epoch_batches, scoring_batches, task_batches
 from overture.engine.backbone import Backbone
 from overture.engine.distil import distance, divergence, right
@@ -208,8 +208,10 @@ class _Trainee:
             teacher = [task.taught[row.row - task.first] for row in rows]
             loss = loss + self.logits * divergence(backbone, teacher, student, self.temperature)
             loss = loss + self.hidden * distance(teacher, student)
-        # A free-text row's answer tokens count as one row, whatever the other rows of the pass.
-        return (loss / loss.new_tensor([row.target.weight for row in rows])).sum()
+        # A free-text row's answer tokens count as one row, whatever the other rows of the pass; a label has its weight.
+        targets = [row.target for row in rows]
+        factors = [target.factor if isinstance(target, OneOf) else 1 / target.weight for target in targets]
+        return (loss * loss.new_tensor(factors)).sum()
 
 
 class _Multi:

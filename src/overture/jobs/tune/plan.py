@@ -7,7 +7,7 @@ import torch
 
 from overture.core.contracts import Losses
 from overture.core.records.events import PlanEvent, PlanStep
-from overture.core.rows import Encoded
+from overture.core.rows import Encoded, OneOf
 from overture.engine.prompted import PromptedModel
 from overture.jobs.run.work import SPLITS, Work
 
@@ -44,7 +44,7 @@ def plan_of(work: Work, model: PromptedModel, is_measured: bool) -> PlanEvent:
     training += tokens(scored) + written * len(scored)
     epochs = "1 epoch" if config.train.num_epochs == 1 else f"{config.train.num_epochs} epochs"
     seeds = f", {config.seeds} seeds" if config.seeds > 1 else ""
-    trained = f"train on {len(rows['train'])} rows, at most {epochs}{seeds}"
+    trained = f"train on {len(rows['train'])} rows, at most {epochs}{seeds}{_weighted(rows['train'])}"
     steps = [PlanStep(what=trained, seconds=seconds * (reading + config.seeds * training))]
     if not is_measured:
         alone = seconds * (tokens(scored) + written * len(scored))
@@ -53,6 +53,12 @@ def plan_of(work: Work, model: PromptedModel, is_measured: bool) -> PlanEvent:
             examples = _BEHIND_EXAMPLES * seconds * sum(row.num_tokens + written for row in scored)
             steps.append(PlanStep(what=f"measure it with {config.shots} examples", seconds=examples))
     return PlanEvent(steps=steps)
+
+
+def _weighted(rows: Sequence[Encoded]) -> str:
+    """The least and the largest weight of a label, for a plan; empty where all rows count the same."""
+    weights = sorted({row.target.weight for row in rows if isinstance(row.target, OneOf)})
+    return f", rows weighted from {weights[0]:.2g} to {weights[-1]:.2g} by label" if len(weights) > 1 else ""
 
 
 def _seconds_per_token(work: Work, model: PromptedModel) -> float:
