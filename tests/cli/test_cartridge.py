@@ -167,10 +167,10 @@ def test_command(text, tiny, overture) -> None:
 
 def test_a_task_says_what_the_prompt_is_for(text, make_task, overture) -> None:
     task = make_task(prompt={"length": 6})
-    found = overture("cartridge", text, "--name", "lines", "--task", task, *WORDS, "--json").json
-    assert found["prompt"] == "lines@1"
-    assert overture("predict", "lines", "great", "--json").code == 0
-    start = ["--method", "cartridge", "--set", "prompt.init=prompt", "--set", "prompt.init_prompt=lines"]
+    found = overture("cartridge", text, "--task", task, *WORDS, "--json").json
+    assert found["prompt"] == "text@1"
+    assert overture("predict", "text", "great", "--json").code == 0
+    start = ["--method", "cartridge", "--set", "prompt.init=prompt", "--set", "prompt.init_prompt=text"]
     tuned = overture("tune", task, *start, "--json")
     assert tuned.code == 0, tuned.err
     assert tuned.json["trainable"] == 2 * 3 * 2 * 8 * 5

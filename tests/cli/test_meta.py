@@ -219,4 +219,4 @@ def test_tasks_must_agree(tasks, overture) -> None:
     assert done.code == 2
     assert "train.lr: 0.01 and 0.5" in done.json["got"]
     words = ["--length", "3", "--set", "train.lr=0.01", "--steps", "1", "--inner", "1"]
-    assert overture("meta", tasks["a"], tasks["b"], "--name", "x", *words, "--json").code == 0
+    assert overture("meta", tasks["a"], tasks["b"], *words, "--json").json["prompt"] == "a-meta@1"

@@ -194,7 +194,7 @@ def test_a_stop_keeps_what_is_finished(tasks, overture, monkeypatch) -> None:
     done = overture("multi", tasks["a"], tasks["b"], "--name", "x", "--json")
     assert (done.code, done.json["status"], done.json["prompt"]) == (130, "interrupted", None)
     assert [one["single"]["prompt"] for one in done.json["tasks"]] == ["x-a-single@1", "x-b-single@1"]
-    assert "x-a-single@2" in overture("multi", tasks["a"], tasks["b"], "--name", "x").out
+    assert "a-multi-a-single@1" in overture("multi", tasks["a"], tasks["b"]).out
 
 
 def test_a_loss_that_diverges_is_an_error(tasks, overture, monkeypatch) -> None:

@@ -71,6 +71,10 @@ def test_data_frames_are_rows(prompt):
     with pytest.raises(DataError) as caught:
         prompt.predict(frame)
     assert [problem.where for problem in caught.value.problems] == ["input:2"]
+    first, last = prompt.predict(["fine 1", "glad 3"])
+    assert prompt.predict(frame, on_error="null") == [first, None, last]
+    assert prompt.predict(frame, on_error="skip") == [first, last]
+    assert prompt.predict([""], on_error="null") == [None]
     pyarrow = pytest.importorskip("pyarrow")
     table = pyarrow.table({"text": ["fine 1", "poor 2"]})
     assert prompt.predict(table) == prompt.predict(["fine 1", "poor 2"])

@@ -150,8 +150,9 @@ def test_tune_and_eval_tell_the_same_mistakes(tuned, overture) -> None:
 
 
 def test_eval_of_a_file(tuned, overture, tmp_path) -> None:
-    (tmp_path / "more.csv").write_text("text,label\nfine,good\npoor,bad\ndull,bad\n")
+    (tmp_path / "more.csv").write_text("text;label\nfine;good\npoor;bad\ndull;bad\n")
     done = overture("eval", tuned["folder"], "more.csv", "--json")
+    assert any("more.csv" in notice for notice in done.json["notices"])
     assert done.json["metrics"]["data"]["accuracy"]["n"] == 3
     shown = overture("eval", "mood", "more.csv")
     assert "right label (rows) against predicted label (columns)" in shown.out

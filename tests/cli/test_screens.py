@@ -7,29 +7,35 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from overture.cli import compare, prompts, report, search
-from overture.cli.mistakes import show_mistakes
+from overture.cli import compare, doctor, evaluate, init_task, methods, prompts, report, search, words
+from overture.cli.mistakes import show_mistakes, wrong_lines
 from overture.cli.out import show_text
 from overture.cli.progress import plan_text
+from overture.cli.tables import show_facts
 from overture.core.records.cells import FailedCell
 from overture.core.records.compare import Advice, Against, Cost, Score, Shares, Summary
 from overture.core.records.events import PlanStep
+from overture.core.records.prompt import Lineage, PromptScores
 from overture.core.records.scores import (
     Comparison,
     ConfusedPair,
     Confusion,
     Interval,
     LabelScore,
+    Mistakes,
     SplitScores,
     WrongRow,
 )
-from overture.core.records.search import SearchResult
-from overture.core.records.tune import Measured, TuneResult
+from overture.core.records.search import LabelWord, SearchResult, WordingScore, WordsResult
+from overture.core.records.start import DataReport, LabelRows, LeftOut, Lengths
+from overture.core.records.tune import Calibration, Evaluation, Measured, TuneResult
+from overture.store.manifest import Manifest
 
 FOLDER = Path(__file__).parent / "screens"
 
@@ -167,22 +173,142 @@ def compare_screen(out: Console) -> None:
     compare.show_comparison(out, result, Path("compare-messages/report.html"))
 
 
+def eval_screen(out: Console) -> None:
+    tuning = tuned()
+    mistakes = {name: getattr(tuning, name) for name in Mistakes.model_fields}
+    difference = interval(0.06, 0.05)
+    compared = Comparison(
+        metric="accuracy", a=0.88, b=0.82, difference=difference, p_value=0.02, test="exact", only_a=30, only_b=12,
+        split="data",
+    )  # fmt: skip
+    scores = measured(0.88).metrics["test"].scores
+    scored = SplitScores(scores={**scores, "ece": interval(0.05, 0.01)}, loss=0.4)
+    with_it, without = (Measured(metrics={"data": scored}, seconds=8.2, peak_bytes=1) for _ in range(2))
+    result = Evaluation(
+        prompt="customer-messages@12", metric="accuracy", split="data", metrics={"data": scored}, seconds=8.2,
+        peak_bytes=1_700_000_000, trainable=115_200, no_prompt=without.model_copy(update={"trainable": 0}),
+        compared={"no_prompt": compared.model_copy(update={"split": "data"})},
+        calibration=Calibration(without=without, with_it=with_it, stored="without", compared=compared), **mistakes,
+    )  # fmt: skip
+    evaluate._show(result, "data")
+
+
+def errors_screen(out: Console) -> None:
+    wrong = [
+        WrongRow(
+            where="/data/tickets/test.csv:151", text="My card has not come. " * 9, gold="proof of identity",
+            predicted="currency exchange and transfers abroad", confidence=0.87, score=0.0,
+        ),
+        WrongRow(where="test.csv:9", text="short", gold="cash", predicted="cards", confidence=0.5, score=0.0),
+        WrongRow(
+            where="test.csv:12", text="Ada saw Rome", gold="", predicted="", missed=("PER Ada",), made_up=("LOC saw",),
+            confidence=None, score=0.3,
+        ),
+        WrongRow(where="test.csv:77", text="Why?", gold="since it rains " * 30, predicted="", score=0.1),
+    ]  # fmt: skip
+    for line in wrong_lines(wrong, out.width, 20):
+        out.print(line, soft_wrap=True)
+
+
+def init_screen(out: Console) -> None:
+    lengths = Lengths(median=14, most_rows=61, longest=1203)
+    labels = [
+        LabelRows(label=label, rows={"path": count}, also=[])
+        for label, count in (("Bug report", 120), ("Billing", 84), ("Shipping and handling", 3))
+    ]
+    report = DataReport(
+        kind="classification", rows={"path": 211}, target=["Category"], texts=["Subject", "Body"],
+        left_out=[LeftOut(field="Ticket ID", why="numbers the rows"), LeftOut(field="Created At", why="dates")],
+        labels=labels, alike=[("Shipping", "Shiping")], empty={"Subject": 32}, unlabelled=2, repeats=5,
+        contradictions=1, words=lengths, tokens=lengths,
+        languages={"English": 0.71, "German": 0.2, "Latin script": 0.09},
+    )  # fmt: skip
+    for line in init_task._lines(report):
+        show_text(out, line)
+
+
+def manifest() -> Manifest:
+    scores = SplitScores(scores={"accuracy": interval(0.88), "macro_f1": interval(0.87)}, loss=0.4)
+    task = {
+        "name": "customer-messages", "template": "{Subject}\n{Body}\nTeam:", "metric": "accuracy",
+        "labels": {"proof of identity": " identity", "cash": [" cash", " money"]},
+    }  # fmt: skip
+    backbone = {"id": "/models/SmolLM2-135M-Instruct", "model_type": "llama", "num_layers": 30, "hidden_size": 576}
+    return Manifest.model_construct(
+        name="customer-messages", version=12, method="prefix", place="after", length=10, trainable=115_200,
+        created="2026-11-29T10:00:00+00:00", seconds=141.3, task=task, backbone=SimpleNamespace(**backbone), text=None,
+        metrics=PromptScores(test=scores, validation=scores), lineage=Lineage(seed=3, train_rows=300),
+    )  # fmt: skip
+
+
+def show_screen(out: Console) -> None:
+    folder = Path("/srv/store/prompts/messages/v12")
+    show_facts(out, prompts._facts(folder, manifest()), "customer-messages@12")
+    prompts._show_scores(out, manifest())
+
+
+def words_screen(out: Console) -> None:
+    def wording(name: str, labels: dict[str, Any], value: float) -> WordingScore:
+        return WordingScore(name=name, labels=labels, metrics={"accuracy": interval(value)}, loss=1.2)
+
+    proposed = [
+        LabelWord(word=word, log_likelihood=-3.1, ratio=1.4) for word in (" identity", " passport", " document")
+    ]
+    result = WordsResult(
+        task="bank", backbone="smollm2", metric="accuracy", rows={"train": 300, "validation": 64},
+        labels={"proof of identity": proposed, "cash": proposed}, seconds=12.5, notices=["a label has few rows"],
+        wordings=[
+            wording("proposed", {"proof of identity": " passport", "cash": [" cash", " money"]}, 0.61),
+            wording("task file", {"proof of identity": " identity", "cash": " cash"}, 0.55),
+        ],
+    )  # fmt: skip
+    words._show(result, 'overture tune bank.yaml --set \'labels={"cash": " cash"}\'')
+
+
+def doctor_screen(out: Console) -> None:
+    package = {"version": "2.13.1", "problem": ""}
+    facts = {
+        "python": "3.11.7",
+        "packages": {"torch": package, "transformers": {"version": None, "problem": "is not installed"}},
+        "extras": {"parquet": {"pyarrow": package}}, "machine": {"system": "Linux x86_64", "cores": 2},
+        "disk": {"store": {"folder": "/home/ada/projects/tickets/.overture", "free_bytes": 41e9}},
+        "gpu": None, "gflops": {"threads": 1, "cpu": 61.0, "cpu_bfloat16": 20.0},
+        "model": {"name": "smollm2", "is_installed": True, "load_seconds": 2.6, "tokens_per_second": 1400.0},
+    }  # fmt: skip
+    show_facts(out, dict(doctor._shown(facts)))
+    show_text(out, "to fix: transformers is not installed: pip install 'transformers>=5.16,<6'", style="red")
+
+
+def methods_screen(out: Console) -> None:
+    methods.command("prefix", is_json=False)
+
+
 SCREENS: dict[str, Callable[[Console], None]] = {
     "tune": tune_screen,
     "list": list_screen,
     "search": search_screen,
     "compare": compare_screen,
+    "eval": eval_screen,
+    "errors": errors_screen,
+    "init": init_screen,
+    "show": show_screen,
+    "words": words_screen,
+    "doctor": doctor_screen,
+    "methods": methods_screen,
 }
 
 
 @pytest.mark.parametrize("width", [40, 80])
 @pytest.mark.parametrize("name", SCREENS)
-def test_a_screen_is_as_it_was_read(name: str, width: int) -> None:
+def test_a_screen_is_as_it_was_read(name: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     out = Console(file=io.StringIO(), width=width, markup=False, highlight=False, color_system=None)
+    for module in (evaluate, methods, report, words):
+        monkeypatch.setattr(module, "console", lambda: out)
     SCREENS[name](out)
     assert isinstance(out.file, io.StringIO)
     lines = [line.rstrip() for line in out.file.getvalue().splitlines()]
-    assert max(map(len, lines)) <= width, [line for line in lines if len(line) > width]
+    # Commands are copied, so they stay on one line.
+    assert not [line for line in lines if len(line) > width and not line.startswith("  overture ")]
     path = FOLDER / f"{name}-{width}.txt"
     text = "\n".join(lines) + "\n"
     if os.environ.get("OVERTURE_WRITE_SCREENS"):

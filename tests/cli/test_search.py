@@ -322,6 +322,8 @@ def test_lr(make_task, overture, tmp_path) -> None:
     assert rates == sorted(rates)
     assert rates[0] <= found["steepest"] <= rates[-1]
     assert chart.with_suffix(".png").exists()
+    refused = overture("lr", make_task(), *words, "-o", tmp_path / "rates")
+    assert (refused.code, str(chart.with_suffix(".png")) in refused.err) == (2, True)
     shown = overture("lr", make_task(), *words).out
     assert f"--set train.lr={found['suggested'] or found['default']:.2g}" in shown
     assert overture("lr", make_task(), "--low", "2", "--high", "1").code == 2

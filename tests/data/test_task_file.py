@@ -80,8 +80,6 @@ def test_every_mistake_in_one_error_with_the_nearest_key(tmp_path):
         ({"labels": {"pos": " ", "neg": " n"}}, "must not be blank"),
         ({"labels": {"pos": [], "neg": " n"}}, "labels.pos: must not be empty"),
         ({"labels": {1: " a", "1": " b"}}, "the same once written as text"),
-        ({"metric": "exact_match"}, "does not fit classification"),
-        ({"labels": None, "answer_field": "a", "metric": "macro_f1"}, "does not fit generation"),
         ({"template": "Text: {text} {label}"}, "shows 'label'"),
         ({"template": "{text} {label[0]}"}, "shows 'label'"),
         ({"template": "no field {{text}}"}, "shows no field"),
@@ -111,6 +109,30 @@ def test_refused(tmp_path, changes, message):
     with pytest.raises(ConfigError) as caught:
         Task.load(write(tmp_path, values))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"metric": "exact_match"}, "metric"),
+        ({"labels": None, "answer_field": "a", "metric": "macro_f1"}, "metric"),
+        ({"labels": {"pos": " good", "neg": " good"}}, "labels.pos"),
+        ({"labels": {"pos": [" good", " fine"], "neg": [" bad", " fine"]}}, "labels.pos"),
+        ({"labels": {"pos": [" good", " good"], "neg": " bad"}}, "labels.pos"),
+        ({"kind": "multilabel", "labels": {"a": " x", "b": " x"}}, "labels.b"),
+        ({"labels": {"pos": " p"}}, "labels"),
+        ({"template": "Text: {text} {label}"}, "template"),
+        ({"options": {"calibrate": "none"}}, "options.calibrate"),
+        ({"spellings": {"other": ["o"]}}, "spellings"),
+        ({"kind": "choice"}, "labels"),
+        ({"read": "mask"}, "read"),
+    ],
+)
+def test_what_does_not_fit_together_names_its_field(tmp_path, changes, where):
+    values = {key: value for key, value in {**GOOD, **changes}.items() if value is not None}
+    with pytest.raises(ConfigError) as caught:
+        Task.load(write(tmp_path, values))
+    assert [problem.where for problem in caught.value.problems] == [where]
 
 
 def test_a_wrong_value_is_told_once(tmp_path):

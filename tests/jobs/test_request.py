@@ -100,9 +100,10 @@ def test_everything_wrong_is_told_at_once(task):
     changes = {"trian": {}, "prompt": {"method": "prefx"}, "data": {"train": "gone.jsonl"}, "metric": "accurcy"}
     with pytest.raises(ConfigError) as caught:
         resolved(TuneConfig, written(task.parent, changes), {"seeds": 0})
-    assert where_of(caught.value) >= {"trian", "prompt.method", str(task.parent / "gone.jsonl"), "task", "seeds"}
+    assert where_of(caught.value) >= {"trian", "prompt.method", str(task.parent / "gone.jsonl"), "metric", "seeds"}
     fixes = {problem.where: problem.fix for problem in caught.value.problems}
     assert fixes["trian"] == "did you mean 'train'?"
+    assert fixes["metric"] == "did you mean 'accuracy'?"
     assert fixes["prompt.method"] == "did you mean 'prefix'?"
 
 

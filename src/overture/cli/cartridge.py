@@ -25,8 +25,10 @@ _FLAGS = ("length", "conversations", "held_out", "piece", "seed")
 @with_flags(BACKBONE, *(flag(CartridgeConfig, name) for name in _FLAGS))
 def command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The text, UTF-8.")],
-    name: Annotated[str, typer.Option(help="The name under which the prompt is kept.")],
     given: Given,
+    name: Annotated[
+        str | None, typer.Option(help="The name under which the prompt is kept; from the file's name if not given.")
+    ] = None,
     task: Annotated[
         Path | None,
         typer.Option(metavar="TASK.yaml", help="What the prompt is for; questions as in a chat if not given."),
@@ -42,7 +44,8 @@ def command(
     root = store_root(store)
 
     from overture.core.config import overridden, validated
-    from overture.engine.options import check_source
+    from overture.data.task_text import slug
+    from overture.engine.options import check_source, local_source
     from overture.store.names import checked_name
     from overture.store.store import Store
 
@@ -50,10 +53,11 @@ def command(
     values |= given.of(CartridgeConfig)
     config = validated(CartridgeConfig, values, "overture cartridge")
     used = tune_config(task).task if task else None
-    chosen = given.of(TuneConfig).get("backbone") or (used.backbone if used else "smollm2")
+    flag_given = given.of(TuneConfig).get("backbone")
+    chosen = local_source(flag_given) if flag_given else used.backbone if used else "smollm2"
     if not file.is_file():
         raise DataError("the text cannot be read", where=str(file), wanted="a UTF-8 file", fix="check the path")
-    checked_name(name)
+    name = checked_name(name or slug(file.stem))
     check_source(chosen)
     loading()
 

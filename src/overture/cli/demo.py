@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 NAME = "demo-bank"
 TASK_FILE = "bank.yaml"
+EPOCHS = 4
+"""As the demo's task file has it; reading that for the help would import YAML."""
 SENTENCES = {
     "I ordered a new card two weeks ago and it still has not come.": "cards",
     "The cash machine took my request but gave me only half of the money.": "cash",
@@ -33,7 +35,7 @@ _PLAN = (
 )
 
 
-@with_flags(flag(TuneConfig, "train.epochs"))
+@with_flags(flag(TuneConfig, "train.epochs", shown_default=str(EPOCHS)))
 def command(
     given: Given,
     store: StoreOption = None,

@@ -100,14 +100,13 @@ def command(
     with show.live():
         host = Host(allow_drift=allow_drift, notify=as_notices(show))
         handle = host.open(folder)
-        result, all_wrong = measured(handle, rows, name, as_progress(show), calibrated)
-        texts = [*notice_texts(notices), *handle.encoder.notices]
-        for text in texts:
+        result, all_wrong = measured(handle, rows, name, as_progress(show), calibrated, notice_texts(notices))
+        for text in result.notices:
             show(NoticeEvent(text=text))
     if errors:
         write_errors(errors, all_wrong.wrong)
         remark(f"wrote {errors}: {len(all_wrong.wrong)} of {all_wrong.num_rows} rows")
-    page = str(write_page_of_evaluation(result, folder, output, store_flag(store), texts)) if output else ""
+    page = str(write_page_of_evaluation(result, folder, output, store_flag(store))) if output else ""
     if is_json:
         emit({**result.dump(), "page": page} if page else result)
     else:

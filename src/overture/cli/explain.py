@@ -81,6 +81,7 @@ def command(
             show(NoticeEvent(text=text))
         host = Host(allow_drift=allow_drift, notify=as_notices(show))
         result = explain(host.open(folder), rows, split, config, as_progress(show))
+        result = result.model_copy(update={"notices": [*notice_texts(notices), *result.notices]})
     write_page(result, target)
     if is_json:
         emit({**result.dump(), "page": str(target)})

@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 @with_flags(*(flag(MetaConfig, name) for name in MetaConfig.model_fields), BACKBONE, METHOD, PLACE, LENGTH)
 def command(
     tasks: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="The tasks to learn from, two at least.")],
-    name: Annotated[str, typer.Option(help="The name under which the start is kept.")],
     given: Given,
     unseen: Annotated[
         list[Path] | None, typer.Option(metavar="TASK.yaml", help="A task to measure the start on only. Repeatable.")
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The name under which the start is kept; the first task's name and -meta if not given."),
     ] = None,
     settings: SetOption = None,
     store: StoreOption = None,
@@ -43,7 +46,7 @@ def command(
 
     config = validated(MetaConfig, given.of(MetaConfig), "overture meta")
     requests = [resolved(TuneConfig, path, given.of(TuneConfig), settings or []) for path in (*tasks, *(unseen or []))]
-    kept = Store(root, say)
+    kept, name = Store(root, say), name or f"{requests[0].task.name}-meta"
     agreed_to_learn(requests[: len(tasks)], requests[len(tasks) :], kept, name)
     for request in requests:
         check_early(request, kept)

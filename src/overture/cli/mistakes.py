@@ -1,10 +1,11 @@
 """Wrong answers, scores of each label, and the confusion table, in as many columns as the screen has."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from overture.cli.out import show_text
+from overture.cli.out import show_text, wrapped
 from overture.cli.tables import Column, show_table
 from overture.core.records.scores import Confusion, LabelScore, Mistakes, WrongRow
 
@@ -17,6 +18,8 @@ _MIN_TEXT, _BORDERS = 24, 3
 """Least width of a row's text beside its answer; width of a table's borders and padding in each column."""
 _FIGURES_WIDTH = 26
 """Columns of the screen that the figures of a label need: recall, F1 and rows."""
+_MOST_LINES = 3
+"""Lines of the screen that the right and the given answer of a row may have."""
 
 
 def show_mistakes(out: "Console", mistakes: Mistakes, num_rows: int, split: str, ref: str | None = None) -> None:
@@ -58,7 +61,7 @@ def show_labels(out: "Console", scores: Sequence[LabelScore]) -> None:
         ["-" if value is None else f"{value:.2f}" for value in (score.precision, score.recall, score.f1)]
         for score in shown
     ]
-    names = shortened([score.label for score in shown], max(out.width - _FIGURES_WIDTH, 8))
+    names = in_lines([score.label for score in shown], out.width - _FIGURES_WIDTH)
     columns = [
         Column("label", names, is_left=True),
         Column("precision", [row[0] for row in figures], rank=1),
@@ -77,13 +80,12 @@ def show_confusion(out: "Console", confusion: Confusion) -> None:
     name_width = min(max(map(len, confusion.labels)) + 3, out.width // 3)
     most = min(_MAX_TABLE_LABELS, (out.width - 1 - _BORDERS - name_width) // column_width)
     labels, table_rows = _most_confused(confusion, max(most, 2))
-    names = shortened(labels, name_width)
-    room = (out.width - 1 - _BORDERS - max(map(len, names))) // len(labels) - _BORDERS
-    columns = shortened(labels, max(room, num_digits, 1))
+    names, columns = in_lines(labels, name_width), list(labels)
+    room = (out.width - 1 - _BORDERS - name_width) // len(labels) - _BORDERS
     if max(map(len, columns)) > room:
         # Names of so many columns would be cut.
         columns = [str(number) for number in range(1, len(labels) + 1)]
-        names = shortened([f"{number} {label}" for number, label in enumerate(labels, 1)], name_width)
+        names = in_lines([f"{number} {label}" for number, label in enumerate(labels, 1)], name_width)
     cells = [[str(count) for count in column] for column in zip(*table_rows, strict=True)]
     counts = [Column(name, column) for name, column in zip(columns, cells, strict=True)]
     title = "right label (rows) against predicted label (columns)"
@@ -101,10 +103,9 @@ def show_confusion(out: "Console", confusion: Confusion) -> None:
         )
 
 
-def shortened(labels: Sequence[str], width: int) -> list[str]:
-    """Labels of at most so many characters, where they stay distinct; else as they are."""
-    cut = [label if len(label) <= width else label[: max(width - 1, 1)] + "…" for label in labels]
-    return cut if len(set(cut)) == len(set(labels)) else list(labels)
+def in_lines(labels: Sequence[str], width: int) -> list[str]:
+    """Labels in lines of at most so many characters, broken between words; a longer word stays whole."""
+    return ["\n".join(textwrap.wrap(label, max(width, 8), break_long_words=False)) or label for label in labels]
 
 
 def _most_confused(confusion: Confusion, most: int) -> tuple[list[str], list[list[int]]]:
@@ -139,7 +140,9 @@ def wrong_lines(wrong: Sequence[WrongRow], width: int, most: int = 3) -> Iterato
         if room >= _MIN_TEXT:
             yield f"{head}  {_quoted(row.text, room)}"
         else:
-            yield head if len(head) <= width else head[: width - 1] + "…"
+            # Labels are never cut; answers of many lines are.
+            most = _MOST_LINES * width
+            yield from wrapped(head if len(head) <= most else f"{head[:most]}…", width).split("\n")
             yield f"    {_quoted(row.text, width - 4)}"
 
 

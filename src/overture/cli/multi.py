@@ -30,12 +30,18 @@ if TYPE_CHECKING:
 )
 def command(
     tasks: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="The tasks, two at least.")],
-    name: Annotated[str, typer.Option(help="The shared prompt is kept as NAME, each task's as NAME-TASK.")],
     given: Given,
     teacher: Annotated[
         list[str] | None,
         typer.Option(
             metavar="PROMPT", help="A task's own stored prompt, in the order of the tasks; tuned if none is given."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="The shared prompt is kept as NAME, each task's as NAME-TASK; the first task's name and -multi if "
+            "not given."
         ),
     ] = None,
     settings: SetOption = None,
@@ -56,7 +62,7 @@ def command(
 
     config = validated(MultiConfig, given.of(MultiConfig), "overture multi")
     requests = [resolved(TuneConfig, path, given.of(TuneConfig), settings or []) for path in tasks]
-    kept = Store(root, say)
+    kept, name = Store(root, say), name or f"{requests[0].task.name}-multi"
     agreed_to_share(requests, kept, name, teacher or [])
     for request in requests:
         check_early(request, kept)

@@ -99,7 +99,15 @@ class Flag:
     parameter: inspect.Parameter
 
 
-def flag(model: type[Config], path: str, name: str = "", *, metavar: str | None = None, default: Any = None) -> Flag:
+def flag(
+    model: type[Config],
+    path: str,
+    name: str = "",
+    *,
+    metavar: str | None = None,
+    default: Any = None,
+    shown_default: str = "",
+) -> Flag:
     """A flag that sets a field: its help, type, choices and default are those of the field.
 
     Args:
@@ -108,12 +116,13 @@ def flag(model: type[Config], path: str, name: str = "", *, metavar: str | None 
         name: such as ``--way``; from the field's name when empty.
         metavar: what the help calls a value; by its type when None.
         default: the value for this command where the flag is left out; the field's own when None.
+        shown_default: what the help calls the default, where the command's task file says another than the field.
     """
     field = field_of(model, path)
     declared, help_text = _flag_type(field.annotation), field.description or ""
     if declared.is_repeatable:
         help_text += " Repeatable."
-    if default is None and (shown := _shown_default(model, path)):
+    if default is None and (shown := shown_default or _shown_default(model, path)):
         help_text += f" Default: {shown}."
     identifier = path.replace(".", "_")
     own_name = path.rpartition(".")[2]

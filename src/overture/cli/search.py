@@ -170,6 +170,7 @@ def lr_command(
         Path | None,
         typer.Option("--output", "-o", metavar="PATH", help="Write the chart as PATH.png, .html and .json."),
     ] = None,
+    is_forced: Annotated[bool, typer.Option("--force", help="Replace files of --output that exist.")] = False,
     settings: SetOption = None,
     store: StoreOption = None,
     is_json: JsonOption = False,
@@ -179,6 +180,7 @@ def lr_command(
 
     from overture.cli.progress import display
     from overture.core.config import validated
+    from overture.data.write import check_replaced
     from overture.jobs.run.early import check_early
     from overture.store.store import Store
 
@@ -186,6 +188,8 @@ def lr_command(
     request = resolved(TuneConfig, task, given.of(TuneConfig), settings or [])
     check_no_adapter(request, "overture lr")
     kept = Store(root, say)
+    for path in [chart.with_suffix(suffix) for suffix in (".png", ".html", ".json")] if chart else []:
+        check_replaced(path, is_forced, [task])
     check_early(request, kept)
     loading()
 

@@ -32,15 +32,15 @@ def command(
     """Propose label words from the training rows; measure them on validation rows, without training."""
     from overture.cli.progress import display
     from overture.core.config import validated
-    from overture.data.splits import load_splits
     from overture.engine.options import check_source
+    from overture.jobs.run.early import read_early
 
     config = validated(WordsConfig, given.of(WordsConfig), "overture words")
     flags = given.of(TuneConfig)
     request = resolved(TuneConfig, task, flags, settings or [], prompt_use="unused")
 
     check_source(request.task.backbone)
-    load_splits(request.task)
+    read_early(request.task, is_tuned=False)
     loading()
 
     from overture.jobs.search import words as study

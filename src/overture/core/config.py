@@ -39,7 +39,8 @@ def validated(model: type[M], values: Any, where: str) -> M:
         # Defaults that follow from a wrong value are not wrong themselves.
         items = [item for item in error.errors() if item["type"] != "default_factory_not_called"]
         what = f"{len(items)} settings are wrong" if len(items) > 1 else "a setting is wrong"
-        raise ConfigError(what, where=where, problems=[_problem(model, item) for item in items]) from None
+        problems = [problem for item in items for problem in _problems(model, item)]
+        raise ConfigError(what, where=where, problems=problems) from None
 
 
 _MESSAGES = {
@@ -94,6 +95,18 @@ def unequal_values(wanted: JsonValue, actual: JsonValue, where: str) -> list[Pro
 def in_words(error: Any) -> str:
     """What is wrong with a value, from one entry of pydantic's `ValidationError.errors()`."""
     return str(_MESSAGES.get(error["type"], error["msg"])).format(**error.get("ctx", {}))
+
+
+def _problems(model: type[BaseModel], error: Any) -> list[Problem]:
+    """The problems of an entry of pydantic's errors; a check of several keys together says which of them it means."""
+    cause = error.get("ctx", {}).get("error")
+    if not isinstance(cause, ConfigError):
+        return [_problem(model, error)]
+    section = "".join(f"{key}." for key in error["loc"])
+    if cause.problems:
+        return [Problem(f"{section}{item.where}", item.what, item.fix) for item in cause.problems]
+    got = f", got {_SHORT.repr(cause.got)[:80]}" if cause.got else ""
+    return [Problem(f"{section}{cause.where}", f"{cause.what}{got}", cause.fix or cause.wanted)]
 
 
 def _problem(model: type[BaseModel], error: Any) -> Problem:

@@ -235,7 +235,7 @@ class TaskKind:
         question: what the model is asked of an encoded row, by the row's target.
         read: the prediction from the model's reply, and from the replies to the row's blanks, if it has any.
         options: the kind's own options.
-        check: raises ValueError if the task file does not fit.
+        check: raises ConfigError, with the field, if the task file does not fit.
         check_model: raises DataError if the model does not.
         input_problems: what is wrong with a row, its answer aside.
         problems: what is wrong with its answer.

@@ -1,12 +1,13 @@
 """The task file: its data, its template, its kind, and its metric."""
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, WithJsonSchema, field_validator, model_validator
 
-from overture.core.config import Config, overridden, read_yaml, validated
+from overture.core.config import Config, did_you_mean, overridden, read_yaml, validated
 from overture.core.decoding import GREEDY, Decoding
 from overture.core.errors import ConfigError
 from overture.core.rows import Reading
@@ -204,14 +205,23 @@ class Task(Config):
         try:
             validated(spec.options, self.options, "options")
         except ConfigError as error:
-            raise ValueError("; ".join(f"options.{problem}" for problem in error.problems)) from None
+            problems = [replace(problem, where=f"options.{problem.where}") for problem in error.problems]
+            raise ConfigError("the kind's options are wrong", where="options", problems=problems) from None
         spec.check(self)
         _ = self._spelled
         if self.metric not in spec.metrics:
-            raise ValueError(f"metric {self.metric} does not fit {self.kind}; known: {', '.join(spec.metrics)}")
+            raise ConfigError(
+                f"no metric of a task of kind {self.kind}",
+                where="metric",
+                got=self.metric,
+                wanted=f"known: {', '.join(spec.metrics)}",
+                fix=did_you_mean(self.metric, spec.metrics),
+            )
         shown = set(self.target_fields) & set(self.columns)
         if shown:
-            raise ValueError(f"the template shows {shown.pop()!r}, which is what the model must find")
+            raise ConfigError(
+                f"the template shows {shown.pop()!r}, which is what the model must find", where="template"
+            )
         return self
 
     @property
@@ -266,21 +276,24 @@ class Task(Config):
         """Labels by their exact spellings, and by normal ones if the task says that these are alike.
 
         Raises:
-            ValueError: a spelling is that of two labels, or of a label that there is not.
+            ConfigError: a spelling is that of two labels, or of a label that there is not.
         """
         exact = {label: label for label in self.labels or {}}
         for label, spellings in self.spellings.items():
             if label not in (self.labels or {}):
-                raise ValueError(f"spellings names the label {label!r}, which labels has not")
+                raise ConfigError(f"spellings names the label {label!r}, which labels has not", where="spellings")
             for spelling in spellings:
                 if exact.setdefault(spelling, label) != label:
-                    raise ValueError(f"the spelling {spelling!r} is of two labels: {exact[spelling]!r}, {label!r}")
+                    both = f"{exact[spelling]!r}, {label!r}"
+                    raise ConfigError(f"the spelling {spelling!r} is of two labels: {both}", where="spellings")
         alike: dict[str, str] = {}
         for spelling, label in exact.items() if self.data.normalise_labels else ():
             if alike.setdefault(normal_spelling(spelling), label) != label:
                 both = f"the labels {alike[normal_spelling(spelling)]!r} and {label!r}"
-                raise ValueError(
-                    f"{both} differ in case or white space alone; make them one, or leave data.normalise_labels out"
+                raise ConfigError(
+                    f"{both} differ in case or white space alone",
+                    where="data.normalise_labels",
+                    fix="make them one, or leave data.normalise_labels out",
                 )
         return exact, alike
 

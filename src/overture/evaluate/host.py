@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 
@@ -113,21 +113,46 @@ class Handle(Shown):
         encoder, encoding = self.host.encoder_of(task, self.manifest.length, self.encoder.follows)
         return replace(self, task=task, encoder=encoder, encoding=encoding)
 
+    @overload
     def predict(
-        self, rows: Fields | Iterable[Fields], progress: Progress = lambda done, total: None
-    ) -> list[Prediction]:
+        self,
+        rows: Fields | Iterable[Fields],
+        progress: Progress = ...,
+        *,
+        on_error: Literal["fail", "skip"] = ...,
+    ) -> list[Prediction]: ...
+
+    @overload
+    def predict(
+        self, rows: Fields | Iterable[Fields], progress: Progress = ..., *, on_error: Literal["null"]
+    ) -> list[Prediction | None]: ...
+
+    def predict(
+        self,
+        rows: Fields | Iterable[Fields],
+        progress: Progress = lambda done, total: None,
+        *,
+        on_error: Literal["fail", "skip", "null"] = "fail",
+    ) -> list[Prediction] | list[Prediction | None]:
         """Predictions for rows, in their order; a text or a mapping is one row.
 
         Args:
             rows: the template's fields, a plain text where the template has one field; or a DataFrame.
             progress: called with (done, all).
+            on_error: rows that lack a field, are no text or are too long raise an error (fail), are left out (skip),
+                or have None in their place (null).
 
         Raises:
-            DataError: every row that lacks a field, is no text, or is too long.
+            DataError: every row that cannot be predicted, if they are to fail; rows that are no texts or mappings.
         """
         encoded = self.host.encoded([Ask(self, row, number) for number, row in enumerate(asked_rows(rows), 1)])
-        raise_problems(encoded)
-        return [reply.result() for reply in self.host.answer_encoded(encoded, progress)]
+        if on_error == "fail":
+            raise_problems(encoded)
+        # What is wrong with the model or the prompt is wrong with every row.
+        replies = self.host.answer_encoded(encoded, progress)
+        usable = [reply for reply in replies if not isinstance(reply.problem, DataError)]
+        predictions = [reply.result() for reply in usable]
+        return [reply.prediction for reply in replies] if on_error == "null" else predictions
 
     def short_form(self) -> ShortForm:
         """The prompt's name, kind, model and scores."""

@@ -25,6 +25,7 @@ def measured(
     split: str,
     progress: Progress = lambda what, done, total: None,
     with_calibration: bool = False,
+    notices: Sequence[str] = (),
 ) -> tuple[Evaluation, WrongRows]:
     """Scores of a prompt and of its model without one, on the same rows; and all rows that it answers wrongly.
 
@@ -34,6 +35,7 @@ def measured(
         split: what the rows are called in the result.
         progress: called with (what, done, all).
         with_calibration: measure the prompt with and without contextual calibration.
+        notices: what was noticed when the rows were read.
 
     Raises:
         DataError: every row that cannot be used.
@@ -93,6 +95,7 @@ def measured(
         calibration=calibration,
         no_prompt=no_prompt,
         compared=against_no_prompt,
+        notices=[*notices, *prompt.encoder.notices],
         **dict(mistakes),
     )
     return evaluation, all_wrong

@@ -201,17 +201,20 @@ def evaluate(
     from overture.evaluate.scored_rows import check_scorable, rows_of_run
 
     handle = load(prompt, store=store, allow_drift=allow_drift) if isinstance(prompt, str | Path) else prompt
+    notices: list[str] = []
     if rows is None:
         name, scored = rows_of_run(handle.host.store or _store(store), handle.manifest, split or "")
     else:
         name = "data"
-        scored, notices = (
+        scored, noticed = (
             rows_of_file(handle.task, Path(rows)) if isinstance(rows, str | Path) else rows_in_memory(handle.task, rows)
         )
-        for text in notice_texts(notices):
-            listener(NoticeEvent(text=text))
+        notices = notice_texts(noticed)
     check_scorable(handle.task, scored)
-    return measured(handle, scored, name, as_progress(listener), calibrated)[0]
+    result = measured(handle, scored, name, as_progress(listener), calibrated, notices)[0]
+    for text in result.notices:
+        listener(NoticeEvent(text=text))
+    return result
 
 
 def load(ref: str | Path, *, store: str | Path | None = None, allow_drift: bool = False) -> "Handle":

@@ -31,7 +31,10 @@ class TrainConfig(Config):
     """How a prompt is trained."""
 
     epochs: int | None = Field(
-        None, ge=1, description="Rounds of training, after each of which validation rows are scored; 5 if not given."
+        None,
+        ge=1,
+        description="Rounds of training, after each of which validation rows are scored; 5 if the task file does not "
+        "say.",
     )
     passes: int | None = Field(
         None,

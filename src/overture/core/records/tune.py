@@ -141,6 +141,7 @@ class Evaluation(Shown, Measured, Mistakes):
     calibration: Calibration | None = optional("with and without contextual calibration")
     no_prompt: Measured | None = optional("the model without a prompt")
     compared: dict[str, Comparison] | None = optional("control -> paired test of the prompt against it")
+    notices: list[str] = Field([], description="what was assumed or left out of the rows")
 
     def short_form(self) -> ShortForm:
         """The scores of the prompt and of its model without one."""

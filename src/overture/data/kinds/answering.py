@@ -18,7 +18,7 @@ from pydantic import Field
 
 from overture.core.config import Config
 from overture.core.contracts import Answers, MarkScores, Question, TextTokenizer
-from overture.core.errors import DataError, Problem
+from overture.core.errors import ConfigError, DataError, Problem
 from overture.core.rows import AtMarks, Candidates, Encoded, Marks, Prediction
 from overture.data.kind import Example, Pick, TaskFile, TaskKind, Tools
 from overture.data.kinds.grammar import END, Copied, Grammar, Rules, fixed, units_by_token, units_of
@@ -77,12 +77,14 @@ class _Source:
 def _check(task: TaskFile) -> None:
     own: Options = task.own
     if task.labels is not None:
-        raise ValueError("labels are not for question answering; name the answers' field with answer_field")
+        raise ConfigError(
+            "labels are not for question answering", where="labels", fix="name the answers' field: answer_field"
+        )
     no_mask(task)
     if own.no_answer_threshold and not own.no_answer:
-        raise ValueError("no_answer_threshold goes with no_answer")
+        raise ConfigError("no_answer_threshold goes with no_answer", where="options.no_answer_threshold")
     if _CONTEXT not in task.fields:
-        raise ValueError(f"the template must show the context, {{{_CONTEXT}}}")
+        raise ConfigError(f"the template must show the context, {{{_CONTEXT}}}", where="template")
 
 
 def _check_model(task: TaskFile, tokenizer: TextTokenizer) -> None:

@@ -9,7 +9,7 @@ what predictions are scored against. What the template has around {messages} sta
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from overture.core.errors import Problem
+from overture.core.errors import ConfigError, Problem
 from overture.core.rows import Prediction
 from overture.data.kind import Example, TaskFile, TaskKind, Tools
 from overture.data.kinds.generation import question, read
@@ -26,12 +26,15 @@ _MESSAGES = "messages"
 
 def _check(task: TaskFile) -> None:
     if task.labels is not None or task.answer_field is not None:
-        raise ValueError("the rows hold the answers: labels and answer_field are for other kinds")
+        raise ConfigError(
+            "the rows hold the answers: labels and answer_field are for other kinds",
+            where="labels" if task.labels else "answer_field",
+        )
     no_mask(task)
     if not isinstance(task.template, str) or task.fields != (_MESSAGES,):
-        raise ValueError(f"the template of a chat is a text with {{{_MESSAGES}}} and no other field")
+        raise ConfigError(f"the template of a chat is a text with {{{_MESSAGES}}} and no other field", where="template")
     if task.template.count(f"{{{_MESSAGES}}}") != 1:
-        raise ValueError(f"the template shows {{{_MESSAGES}}} more than once")
+        raise ConfigError(f"the template shows {{{_MESSAGES}}} more than once", where="template")
 
 
 def _target_fields(task: TaskFile) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from overture.core.config import Config
 from overture.core.contracts import LabelScores, TextTokenizer
-from overture.core.errors import DataError, Problem
+from overture.core.errors import ConfigError, DataError, Problem
 from overture.core.rows import Candidates, Encoded, OneOf, Prediction
 from overture.data.kind import Example, TaskFile, TaskKind, Tools, some_texts
 from overture.data.kinds.labels import label_fields, lead, no_mask, shares_shown
@@ -30,7 +30,10 @@ class Options(Config):
 
 def _check(task: TaskFile) -> None:
     if task.labels is not None or task.answer_field is not None:
-        raise ValueError("the rows hold their own choices; labels and answer_field are for other kinds")
+        raise ConfigError(
+            "the rows hold their own choices; labels and answer_field are for other kinds",
+            where="labels" if task.labels else "answer_field",
+        )
     no_mask(task)
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 
 from overture.core.config import Config
 from overture.core.contracts import LabelScores
+from overture.core.errors import ConfigError
 from overture.core.rows import Encoded, Prediction
 from overture.data.candidates import candidates_of
 from overture.data.kind import Example, TaskFile, TaskKind, Tools
@@ -53,7 +54,7 @@ class Options(Config):
 def _check(task: TaskFile) -> None:
     check_labels(task)
     if task.read == "mask" and not task.has_mask:
-        raise ValueError("read: mask needs {mask} in the template")
+        raise ConfigError("read: mask needs {mask} in the template", where="read")
 
 
 def _gold(task: TaskFile, row: Row) -> Hashable:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from overture.core.config import Config
 from overture.core.contracts import Answers, Question
-from overture.core.errors import Problem
+from overture.core.errors import ConfigError, Problem
 from overture.core.rows import Encoded, Prediction, Written
 from overture.data.kind import Example, TaskFile, TaskKind, Tools
 from overture.data.kinds.labels import lead, no_mask
@@ -23,7 +23,7 @@ class Options(Config):
 
 def _check(task: TaskFile) -> None:
     if task.labels is not None or task.answer_field is None:
-        raise ValueError("exactly one of labels and answer_field must be given")
+        raise ConfigError("exactly one of labels and answer_field must be given", where="answer_field")
     no_mask(task)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from overture.core.contracts import TextTokenizer
-from overture.core.errors import DataError, Problem
+from overture.core.errors import ConfigError, DataError, Problem
 from overture.core.rows import Prediction
 from overture.data.kind import TaskFile
 from overture.data.row import Row, missing_field
@@ -18,14 +18,24 @@ def check_labels(task: TaskFile, least: int = 2) -> None:
     """Labels must be named, and their words must hold something.
 
     Raises:
-        ValueError: they are not, or do not.
+        ConfigError: they are not, do not, or two have the same word.
     """
     if task.labels is None or task.answer_field is not None:
-        raise ValueError("exactly one of labels and answer_field must be given")
+        raise ConfigError("exactly one of labels and answer_field must be given", where="labels")
     if len(task.labels) < least:
-        raise ValueError(f"labels must name at least {'two labels' if least == 2 else 'one label'}")
-    if any(not word.strip() for words in task.words.values() for word in words):
-        raise ValueError("a label word must not be blank")
+        raise ConfigError(f"labels must name at least {'two labels' if least == 2 else 'one label'}", where="labels")
+    first: dict[str, str] = {}
+    for label, word in ((label, word) for label, words in task.words.items() for word in words):
+        if not word.strip():
+            raise ConfigError("a label word must not be blank", where=f"labels.{label}")
+        if word in first:
+            raise ConfigError(
+                "a word that another label has, or the label itself",
+                where=f"labels.{label}",
+                got=word,
+                fix=f"give it a word of its own: {word!r} is a word of {first[word]!r}",
+            )
+        first[word] = label
 
 
 def label_fields(task: TaskFile) -> tuple[str, ...]:
@@ -144,7 +154,7 @@ def no_mask(task: TaskFile) -> None:
     """Masks and places to read mean nothing to a kind that reads no label at one place.
 
     Raises:
-        ValueError: the task file has them.
+        ConfigError: the task file has them.
     """
     if task.has_mask or task.read:
-        raise ValueError("{mask} and read are for tasks with labels")
+        raise ConfigError("{mask} and read are for tasks with labels", where="template" if task.has_mask else "read")

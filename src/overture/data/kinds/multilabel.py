@@ -11,7 +11,7 @@ from pydantic import Field
 
 from overture.core.config import Config
 from overture.core.contracts import Answers, MarkScores, Question, TextTokenizer
-from overture.core.errors import Problem
+from overture.core.errors import ConfigError, Problem
 from overture.core.rows import AtMarks, Candidates, Encoded, Marks, Prediction
 from overture.data.candidates import candidates_of
 from overture.data.kind import Example, Pick, TaskFile, TaskKind, Tools, label_part
@@ -44,7 +44,7 @@ class Options(Config):
 def _check(task: TaskFile) -> None:
     check_labels(task)
     if task.has_mask or task.read == "mean":
-        raise ValueError("several labels are read at an encoder's first token, or written by a decoder")
+        raise ConfigError("several labels are read at an encoder's first token, or written by a decoder", where="read")
 
 
 def _target_fields(task: TaskFile) -> tuple[str, ...]:

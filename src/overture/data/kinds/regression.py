@@ -9,7 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from overture.core.contracts import LabelScores
-from overture.core.errors import Problem
+from overture.core.errors import ConfigError, Problem
 from overture.core.rows import Encoded, Prediction
 from overture.data.candidates import candidates_of
 from overture.data.kind import Example, TaskFile, TaskKind, Tools
@@ -25,9 +25,9 @@ def _check(task: TaskFile) -> None:
     check_labels(task)
     odd = [label for label in task.words if as_number(label) is None]
     if odd:
-        raise ValueError(f"the labels of a regression are numbers, and {odd[0]!r} is none")
+        raise ConfigError("the labels of a regression are numbers", where="labels", got=odd[0])
     if len(set(_points(task))) < len(task.words):
-        raise ValueError("two labels of the regression are the same number")
+        raise ConfigError("two labels of the regression are the same number", where="labels")
 
 
 def _points(task: TaskFile) -> list[float]:

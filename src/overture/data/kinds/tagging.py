@@ -16,7 +16,7 @@ from pydantic import Field
 
 from overture.core.config import Config
 from overture.core.contracts import Answers, MarkScores, Question, TextTokenizer
-from overture.core.errors import Problem
+from overture.core.errors import ConfigError, Problem
 from overture.core.rows import AtMarks, Candidates, Encoded, Marks, Prediction
 from overture.data.kind import Example, Pick, TaskFile, TaskKind, Tools, some_texts
 from overture.data.kinds.grammar import END, Copied, Grammar, Piece, Rules, fixed, number_of, units_by_token, units_of
@@ -76,7 +76,9 @@ def _check(task: TaskFile) -> None:
     check_labels(task, least=1)
     no_mask(task)
     if _shown_field(task) not in task.fields:
-        raise ValueError(f"the template must show {{{_shown_field(task)}}}, in which spans are found")
+        raise ConfigError(
+            f"the template must show {{{_shown_field(task)}}}, in which spans are found", where="template"
+        )
 
 
 def _check_model(task: TaskFile, tokenizer: TextTokenizer) -> None:

@@ -37,7 +37,7 @@ from overture.core.records.cells import (
 from overture.core.records.compare import Facts, Interrupted, ModelFacts, Summary
 from overture.core.records.events import CellEvent, Listener, NoticeEvent, ProgressEvent, StartEvent, as_notices, ignore
 from overture.core.versions import versions
-from overture.data.splits import Splits, load_splits
+from overture.data.splits import Splits
 from overture.data.task import portable
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
@@ -47,6 +47,7 @@ from overture.jobs.compare.folder import CellFolder, PlanRequest, constant, keys
 from overture.jobs.compare.options import CompareConfig
 from overture.jobs.compare.rates import FURTHER, best_rate, next_rate
 from overture.jobs.compare.ways import Bench, Way, way_named, ways_of, with_versions
+from overture.jobs.run.early import splits_of
 from overture.jobs.run.local import LocalExecutor
 from overture.jobs.run.request import check_no_adapter, fitting_place, with_slots
 from overture.jobs.verdict.summary import summary
@@ -154,7 +155,7 @@ def _lab(
     backbone: Backbone | None,
 ) -> Lab:
     tune = config.tune
-    splits = load_splits(tune.task)
+    splits = splits_of(tune.task)
     problems = []
     for name in ("validation", "test"):
         if not getattr(splits, name):

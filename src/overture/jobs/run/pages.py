@@ -1,7 +1,7 @@
 """The page of a run and of an evaluation, made from the records of their folders; never torch."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from overture.core.errors import StoreError
@@ -90,9 +90,7 @@ _WRITERS: dict[RunKind, Callable[[Run, str], Path]] = {
 }
 
 
-def write_page_of_evaluation(
-    result: Evaluation, folder: Path, path: Path, store_flag: str = "", notices: Sequence[str] = ()
-) -> Path:
+def write_page_of_evaluation(result: Evaluation, folder: Path, path: Path, store_flag: str = "") -> Path:
     """Write the page of an evaluation, and its picture beside it; returns the page's path.
 
     Args:
@@ -100,7 +98,6 @@ def write_page_of_evaluation(
         folder: of the stored prompt.
         path: of the page.
         store_flag: what commands on the page need to find the store.
-        notices: what the user should know.
 
     Raises:
         ArtifactError: the prompt's folder is damaged.
@@ -112,7 +109,7 @@ def write_page_of_evaluation(
         prompt=_prompt_facts(manifest, folder),
         commands=_commands(manifest, store_flag),
         python=_python(manifest),
-        notices=notices,
+        notices=result.notices,
     )
     return write_run_page(facts, path)
 

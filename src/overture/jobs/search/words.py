@@ -13,7 +13,6 @@ from overture.core.records.search import LabelWord, WordingScore, WordsResult
 from overture.core.rows import Encoded
 from overture.data.encode import Encoder
 from overture.data.rows import gold_of
-from overture.data.splits import load_splits
 from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
@@ -21,6 +20,7 @@ from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import score
 from overture.hard.label_words import assignments, label_candidates, label_states
+from overture.jobs.run.early import splits_of
 from overture.jobs.search.options import WordsConfig
 
 Progress = Callable[[str, int, int], None]
@@ -55,7 +55,7 @@ def words(
     config = config or WordsConfig()
     if not task.labels:
         raise ConfigError("label words are for tasks with labels", where="kind", got=task.kind, wanted="classification")
-    splits = load_splits(task)
+    splits = splits_of(task)
     if not splits.validation:
         raise DataError("words are measured on validation rows", where="data.validation_share", wanted="above 0")
     backbone = backbone or load_backbone(task.backbone, notify=notify)
