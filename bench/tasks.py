@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from overture.data.read import read_table
-from overture.data.rows import Row
+from overture.data.row import Row
 from overture.data.task import Task
 
 NUM_VALIDATION = 256

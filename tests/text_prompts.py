@@ -9,7 +9,7 @@ import yaml
 
 from fakes import backbone_of
 from overture.core.records.hard import Candidate, Wording
-from overture.data.rows import Row
+from overture.data.row import Row
 from overture.data.task import Task
 from overture.engine.cache import InputCache
 from overture.hard.scorer import TextScorer

@@ -20,7 +20,8 @@ from overture.core.injection import Injection, Memory
 from overture.core.rows import Encoded
 from overture.data.batches import scoring_batches
 from overture.data.encode import Encoder
-from overture.data.rows import Row, gold_of
+from overture.data.row import Row
+from overture.data.rows import gold_of
 from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone

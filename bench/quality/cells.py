@@ -12,7 +12,7 @@ from common import add_data, script_parser
 from overture.core.files import write_json
 from overture.core.versions import versions
 from overture.data.encode import Encoder
-from overture.data.rows import Row
+from overture.data.row import Row
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.load import load_backbone

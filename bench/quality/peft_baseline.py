@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from overture.core.files import sha256_file, write_json
 from overture.core.meter import Meter
 from overture.core.seeds import named_random
-from overture.data.rows import Row as TextRow
+from overture.data.row import Row as TextRow
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from common import timed
 from overture.core.meter import Meter
-from overture.data.rows import Row
+from overture.data.row import Row
 from overture.data.task import Task
 from overture.evaluate.scoring import Scored, score
 from overture.jobs.compare.ways import Bench, Way

@@ -18,7 +18,7 @@ from overture.baseline.registry import BASELINES, build_baseline
 from overture.core.contracts import Answers, LabelScores
 from overture.core.errors import ConfigError, DataError
 from overture.data.encode import Encoder
-from overture.data.rows import Row
+from overture.data.row import Row
 from overture.data.shots import shot_ids
 from overture.data.task import Task
 from overture.engine.cache import InputCache

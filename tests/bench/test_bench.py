@@ -350,7 +350,7 @@ def test_a_cell_that_is_there_is_not_run_again(tmp_path):
 
 
 def test_written_rows_are_the_rows_that_were_drawn(tmp_path):
-    from overture.data.rows import Row
+    from overture.data.row import Row
     from overture.data.splits import load_splits
 
     tasks = importlib.import_module("tasks")

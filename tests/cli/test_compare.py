@@ -15,7 +15,7 @@ from overture.core.errors import BackboneError, Stopped
 from overture.core.files import write_json
 from overture.core.records.cells import DivergedCell, Key
 from overture.core.records.events import Event, StepEvent
-from overture.data.rows import Row
+from overture.data.row import Row
 from overture.engine.load import load_backbone
 from overture.jobs.compare import cells as cells_of_a_lab
 from overture.jobs.compare import compare as study

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from overture.core.errors import DataError
 from overture.core.rows import Answer
 from overture.data.encode import Encoder
-from overture.data.rows import Row
+from overture.data.row import Row
 from overture.data.shots import row_text, shot_ids
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Text: {text}"}]

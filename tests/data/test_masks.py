@@ -5,7 +5,7 @@ import pytest
 from overture.core.config import validated
 from overture.core.errors import ConfigError, DataError
 from overture.data.encode import Encoder
-from overture.data.rows import Row
+from overture.data.row import Row
 from overture.data.task import Task
 
 BEGIN, END, MASK = 256, 257, 260

@@ -8,7 +8,7 @@ import yaml
 
 from overture.core.errors import ConfigError, UserError
 from overture.data.encode import Encoder
-from overture.data.rows import Row
+from overture.data.row import Row
 from overture.data.shots import row_text
 from overture.data.splits import load_splits
 from overture.data.task import Task

@@ -16,7 +16,8 @@ from fakes import make_inner_tokenizer, make_model  # noqa: E402
 from overture.core.errors import ConfigError, DataError  # noqa: E402
 from overture.data.encode import Encoder  # noqa: E402
 from overture.data.read import read_table  # noqa: E402
-from overture.data.rows import Row, gold_of  # noqa: E402
+from overture.data.row import Row  # noqa: E402
+from overture.data.rows import gold_of  # noqa: E402
 from overture.data.task import Task  # noqa: E402
 from overture.evaluate.scoring import score  # noqa: E402
 from overture.exchange.tasks.lm_eval import task_of_lm_eval  # noqa: E402

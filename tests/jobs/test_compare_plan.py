@@ -7,7 +7,7 @@ import pytest
 from overture.core.errors import ConfigError
 from overture.core.records.cells import Account, DivergedCell, Key, Ledger, RowCounts
 from overture.core.records.training import EpochRecord
-from overture.data.rows import Row
+from overture.data.row import Row
 from overture.data.task import Task
 from overture.jobs.compare.budget import Least, Speed, check_least, chosen_plan
 from overture.jobs.compare.cells import ordered

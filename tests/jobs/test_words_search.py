@@ -10,7 +10,7 @@ from fakes import backbone_of
 from overture.core.errors import ArtifactError, ConfigError, DataError
 from overture.core.records.events import NoticeEvent, ProgressEvent
 from overture.core.records.hard import Candidate
-from overture.data.rows import Row
+from overture.data.row import Row
 from overture.data.splits import Splits
 from overture.data.task import Task
 from overture.evaluate.host import Host

@@ -8,7 +8,7 @@ import torch
 from overture.core.rows import Encoded, OneOf
 from overture.core.seeds import named_random
 from overture.data.encode import Encoder
-from overture.data.rows import Row
+from overture.data.row import Row
 from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache

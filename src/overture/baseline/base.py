@@ -12,7 +12,7 @@ from overture.core.contracts import Scorer, Trainee
 from overture.core.errors import ConfigError
 from overture.core.rows import Encoded
 from overture.data.encode import Encoder
-from overture.data.rows import Row
+from overture.data.row import Row
 from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache

@@ -23,7 +23,8 @@ from overture.core.injection import Injection, Memory
 from overture.core.rows import Encoded, Tokens
 from overture.core.seeds import named_random
 from overture.data.encode import Encoder
-from overture.data.rows import Row, gold_of
+from overture.data.row import Row
+from overture.data.rows import gold_of
 from overture.data.shots import row_text, shot_ids
 from overture.data.task import Task
 from overture.engine.backbone import Backbone

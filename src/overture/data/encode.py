@@ -10,7 +10,8 @@ from overture.core.errors import DataError, Problem
 from overture.core.rows import Answer, AtMarks, Encoded, OneOf, Reading, Target
 from overture.data.fitting import shortened
 from overture.data.kind import Example, Tools
-from overture.data.rows import Row, row_problems, texts_of
+from overture.data.row import Row
+from overture.data.rows import row_problems, texts_of
 from overture.data.task import Task
 from overture.data.template import ChatTemplate, PlainTemplate, Slot, Template
 from overture.data.tokens import Layout, RowTokens, layout_of, marks_of, tokens_of, values_of

@@ -10,7 +10,8 @@ import regex
 from overture.core.records.start import DataReport, LabelRows, LeftOut, Lengths
 from overture.data.kinds.grammar import UNSPACED
 from overture.data.languages import languages_of
-from overture.data.rows import Row, gold_of, row_problems, texts_of
+from overture.data.row import Row
+from overture.data.rows import gold_of, row_problems, texts_of
 from overture.data.task import Task
 from overture.data.task_rows import is_unlabelled, repeat_key
 

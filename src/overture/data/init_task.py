@@ -18,7 +18,7 @@ from overture.data.init_kinds import Guess, guessed, label_words, title
 from overture.data.init_report import data_report
 from overture.data.notices import Notices
 from overture.data.read import SUFFIXES, Table, parts_of, pattern_of_parts, read_table
-from overture.data.rows import Row
+from overture.data.row import Row
 from overture.data.task import Task
 from overture.data.task_rows import is_empty, is_unlabelled, rows_of_table
 from overture.data.task_text import slug, task_text

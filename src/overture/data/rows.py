@@ -11,8 +11,6 @@ from overture.data.task import Task
 from overture.data.template import column_of
 from overture.data.values import kind
 
-__all__ = ["Row", "ShownRow", "gold_of", "missing_field", "row_problems", "shown_rows", "texts_of"]
-
 
 @dataclass(frozen=True, slots=True)
 class ShownRow:

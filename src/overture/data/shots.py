@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from overture.core.errors import DataError
 from overture.data.encode import Encoder
-from overture.data.rows import Row, row_problems, texts_of
+from overture.data.row import Row
+from overture.data.rows import row_problems, texts_of
 from overture.data.template import ANSWER, Slot
 from overture.data.tokens import parts_of, text_of, tokens_of, values_of
 

@@ -15,7 +15,8 @@ from overture.data.formats.parquet_table import names_of_features
 from overture.data.formats.split_names import split_named
 from overture.data.notices import Notices
 from overture.data.read import scan, table_of
-from overture.data.rows import Row, missing_field, row_problems, texts_of
+from overture.data.row import Row, missing_field
+from overture.data.rows import row_problems, texts_of
 from overture.data.task import Task
 from overture.data.task_rows import (
     is_empty,

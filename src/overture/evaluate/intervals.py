@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from overture.core.errors import ConfigError, DataError
 from overture.core.records.scores import LEVEL, Interval, Paired, Spread
-from overture.evaluate.metrics import Answers, Metric, check_rows, metric_named
+from overture.evaluate.metric import Answers, Metric, check_rows
+from overture.evaluate.metrics import metric_named
 
 if TYPE_CHECKING:
     import numpy as np

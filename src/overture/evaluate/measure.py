@@ -7,7 +7,8 @@ from overture.core.meter import Meter
 from overture.core.records.scores import Comparison, WrongRows
 from overture.core.records.tune import Calibration, Evaluation, Measured
 from overture.core.rows import Encoded
-from overture.data.rows import Row, gold_of
+from overture.data.row import Row
+from overture.data.rows import gold_of
 from overture.data.task import Task
 from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel

@@ -4,13 +4,11 @@ import difflib
 from collections.abc import Hashable
 
 from overture.core.errors import ConfigError
-from overture.evaluate.metric import Answers, Metric, Of, check_rows
+from overture.evaluate.metric import Metric, Of
 from overture.evaluate.of_labels import METRICS_OF_LABELS
 from overture.evaluate.of_numbers import METRICS_OF_NUMBERS
 from overture.evaluate.of_spans import METRICS_OF_SPANS
 from overture.evaluate.of_texts import METRICS_OF_TEXTS
-
-__all__ = ["METRICS", "NOTHING", "Answers", "Metric", "check_rows", "metric_named"]
 
 METRICS: dict[str, Metric] = {
     metric.name: metric for metric in (*METRICS_OF_LABELS, *METRICS_OF_TEXTS, *METRICS_OF_SPANS, *METRICS_OF_NUMBERS)

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 from overture.core.errors import DataError
 from overture.core.records.scores import LEVEL, Difference, Interval, Spread
 from overture.evaluate.intervals import bootstrap, interval_around, paired_test, within
-from overture.evaluate.metrics import Answers, check_rows, metric_named
+from overture.evaluate.metric import Answers, check_rows
+from overture.evaluate.metrics import metric_named
 
 if TYPE_CHECKING:
     import numpy as np

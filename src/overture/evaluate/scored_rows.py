@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from overture.core.config import validated
 from overture.core.errors import DataError
 from overture.data.fingerprint import check_rows, facts_of
-from overture.data.rows import Row, row_problems
+from overture.data.row import Row
+from overture.data.rows import row_problems
 from overture.data.splits import load_splits
 from overture.data.task import Task
 from overture.store.manifest import Manifest

@@ -14,9 +14,8 @@ from overture.data.batches import micro_batches, num_padded, scoring_batches
 from overture.data.task import Task
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.intervals import bootstrap
-from overture.evaluate.metrics import METRICS, Answers
-
-__all__ = ["Prediction", "Scored", "check_answerable", "grouped", "mean_loss", "predict", "score"]
+from overture.evaluate.metric import Answers
+from overture.evaluate.metrics import METRICS
 
 Progress = Callable[[int, int], None]
 

@@ -4,11 +4,12 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any
 
 from overture.core.records.scores import Mistakes, WrongRow, WrongRows
-from overture.data.rows import Row, ShownRow, shown_rows
+from overture.data.row import Row
+from overture.data.rows import ShownRow, shown_rows
 from overture.data.task import Task
 from overture.evaluate.confusion import confusion, label_scores
-from overture.evaluate.metric import Metric, answer_text
-from overture.evaluate.metrics import Answers, check_rows, metric_named
+from overture.evaluate.metric import Answers, Metric, answer_text, check_rows
+from overture.evaluate.metrics import metric_named
 
 _MAX_ROWS, _MAX_CHARACTERS = 20, 200
 

@@ -20,7 +20,8 @@ from overture.core.records.hard import Candidate, Wording
 from overture.core.records.prompt import Shot, TextPrompt
 from overture.core.rows import Encoded, OneOf, Segment
 from overture.data.encode import Encoder
-from overture.data.rows import Row, texts_of
+from overture.data.row import Row
+from overture.data.rows import texts_of
 from overture.data.shots import row_text, shot_ids
 from overture.data.task import Task
 from overture.engine.answerer import LocalAnswerer

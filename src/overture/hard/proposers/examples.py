@@ -9,7 +9,7 @@ from random import Random
 
 from overture.core.records.hard import Candidate
 from overture.core.seeds import named_random
-from overture.data.rows import Row
+from overture.data.row import Row
 from overture.data.task import Task
 from overture.hard.proposer import Ask
 

@@ -36,7 +36,8 @@ from overture.core.rows import Answer, Encoded
 from overture.core.seeds import named_random
 from overture.core.versions import versions
 from overture.data.kind import no_group
-from overture.data.rows import Row, gold_of
+from overture.data.row import Row
+from overture.data.rows import gold_of
 from overture.data.splits import Splits
 from overture.data.task import Task
 from overture.engine.backbone import Backbone

@@ -9,7 +9,8 @@ from overture.core.errors import Problem, StoreError
 from overture.core.files import write_json
 from overture.core.records.base import Record, read_record
 from overture.core.records.cells import Cell, DivergedCell, Identity, Key, Plan, RateChoice, RightAnswers, RowText
-from overture.data.rows import Row, gold_of, shown_rows
+from overture.data.row import Row
+from overture.data.rows import gold_of, shown_rows
 from overture.data.task import portable
 from overture.evaluate.wrong import shortened
 from overture.jobs.compare.budget import Speed

@@ -21,7 +21,7 @@ from overture.core.injection import Injection
 from overture.core.records.cells import NO_PROMPT
 from overture.core.rows import Encoded
 from overture.data.encode import Encoder
-from overture.data.rows import Row
+from overture.data.row import Row
 from overture.jobs.compare.options import CompareConfig
 from overture.jobs.run.request import TuneConfig, pinned, with_slots
 from overture.prompt.config import PromptConfig

@@ -34,7 +34,7 @@ from overture.core.rows import Answer, Encoded
 from overture.core.seeds import named_random
 from overture.data.batches import scoring_batches
 from overture.data.encode import Encoder
-from overture.data.rows import Row
+from overture.data.row import Row
 from overture.data.task import Task
 from overture.engine.answerer import LocalAnswerer
 from overture.engine.backbone import Backbone

@@ -20,7 +20,7 @@ from overture.engine.cohort import Cohort
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.facts import backbone_ref
-from overture.evaluate.metrics import Answers
+from overture.evaluate.metric import Answers
 from overture.evaluate.scoring import Scored, check_answerable, score
 from overture.evaluate.source import prompt_source
 from overture.jobs.run.early import rows_of

@@ -16,7 +16,7 @@ from overture.core.errors import ConfigError, Diverged, OvertureError
 from overture.core.records.base import read_record
 from overture.core.records.search import PlainScore, RacePlan, RaceScore, RaceTurn
 from overture.evaluate.intervals import permutation_test
-from overture.evaluate.metrics import Answers
+from overture.evaluate.metric import Answers
 from overture.jobs.run.members import Histories, fit_settings, is_done, num_epochs_of
 from overture.jobs.search.state import SearchState, Trial
 

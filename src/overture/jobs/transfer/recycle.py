@@ -25,7 +25,7 @@ from overture.core.errors import ConfigError, DataError
 from overture.core.records.events import Listener, as_notices, as_progress, ignore
 from overture.core.records.prompt import Lineage, MadeWith, PromptScores
 from overture.core.records.transfer import MapFit, RecycleResult
-from overture.data.rows import Row
+from overture.data.row import Row
 from overture.data.splits import load_splits
 from overture.data.task import Task
 from overture.engine.backbone import Backbone

@@ -12,7 +12,7 @@ from overture.core.records.prompt import Lineage, PromptScores
 from overture.core.records.scores import Comparison, WrongRows
 from overture.core.records.tune import Controls, Measured, SeedResult, SeedScore, SeedSpread, StoppedRun, TuneResult
 from overture.evaluate.intervals import paired_test
-from overture.evaluate.metrics import Answers
+from overture.evaluate.metric import Answers
 from overture.evaluate.over_seeds import resampled, spread_over_seeds
 from overture.evaluate.wrong import all_mistakes
 from overture.exchange.export import peft_gap

@@ -15,7 +15,8 @@ from overture.core.records.hard import Candidate
 from overture.core.records.prompt import TextPrompt
 from overture.core.rows import Encoded
 from overture.core.seeds import derived_seed, named_random
-from overture.data.rows import Row, gold_of, texts_of
+from overture.data.row import Row
+from overture.data.rows import gold_of, texts_of
 from overture.engine.answerer import LocalAnswerer
 from overture.engine.cache import InputCache
 from overture.engine.judge import LocalJudge

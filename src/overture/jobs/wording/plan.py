@@ -6,7 +6,8 @@ from statistics import fmean
 from overture.core.errors import ConfigError
 from overture.core.records.hard import HardPlan, Wording
 from overture.core.seeds import named_random
-from overture.data.rows import Row, row_problems
+from overture.data.row import Row
+from overture.data.rows import row_problems
 from overture.data.splits import Splits
 from overture.data.task import Task
 from overture.hard.proposers.words import READINGS as WORDS_READINGS

@@ -33,7 +33,8 @@ from overture.core.records.hard import (
 from overture.core.records.prompt import Lineage, TextPrompt
 from overture.core.records.scores import Interval
 from overture.core.seeds import derived_seed, named_random
-from overture.data.rows import Row, gold_of
+from overture.data.row import Row
+from overture.data.rows import gold_of
 from overture.data.splits import Splits, load_splits
 from overture.data.task import Task
 from overture.engine.backbone import Backbone
