@@ -1,6 +1,10 @@
+import os
 import sys
 
 import pytest
+
+# Tests read texts as if for the first time, and leave nothing in the user's cache.
+os.environ["OVERTURE_CACHE_LIMIT"] = "0"
 
 
 @pytest.fixture(autouse=True, scope="session")

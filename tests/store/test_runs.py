@@ -10,8 +10,8 @@ from overture.core.errors import ArtifactError, StoreError
 from overture.core.records.events import NoticeEvent
 from overture.core.records.prompt import Lineage
 from overture.core.records.tune import Controls
+from overture.core.sealed import read_sealed, write_sealed
 from overture.store.runs import Run, unfinished_runs
-from overture.store.sealed import read_sealed, write_sealed
 from overture.store.store import Store
 
 

@@ -45,6 +45,7 @@ _PANELS = {
         "demo": _Listed("demo.command", "Tune, measure and try a prompt on built-in example data."),
         "init": _Listed("init_task.command", "Write a task file from your data."),
         "doctor": _Listed("doctor.command", "Check the installation, or why a run did not learn."),
+        "cache": _Listed("cache.command", "Show or clear what is kept on disk between runs."),
         "settings": _Listed("settings.settings_command", "Show the keys of a task file, with defaults."),
         "schema": _Listed("settings.schema_command", "Print the JSON schema of task files, for editors."),
     },

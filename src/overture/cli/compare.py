@@ -62,6 +62,7 @@ _OutputOption = Annotated[
     LENGTH,
     flag(TuneConfig, "train.batch_size"),
     flag(TuneConfig, "cache_gb"),
+    flag(TuneConfig, "cache_dtype"),
     flag(TuneConfig, "track"),
 )
 def command(

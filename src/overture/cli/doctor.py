@@ -86,7 +86,7 @@ def examined(store: Path) -> Facts:
     advice: list[str] = []
     packages, extras = _packages(errors, advice)
     facts: Facts = {"python": platform.python_version(), "packages": packages, "extras": extras}
-    facts |= {"machine": _machine(), "disk": _disk(store, errors, advice)}
+    facts |= {"machine": _machine(), "disk": _disk(store, errors, advice), "kept_inputs": _kept_inputs(errors)}
     if "torch" in packages and not packages["torch"]["problem"]:
         remark("measuring speed ...")
         facts |= {"gpu": _gpu(), "gflops": _gflops()}
@@ -154,6 +154,19 @@ def _disk(store: Path, errors: list[str], advice: list[str]) -> Facts:
         if free < _LEAST_FREE_BYTES:
             advice.append(f"less than {size_text(_LEAST_FREE_BYTES)} is free for the {name}: {folder}")
     return facts
+
+
+def _kept_inputs(errors: list[str]) -> Facts | None:
+    """The inputs that earlier runs kept on disk; None where that cannot be told."""
+    from overture.core.kept_files import kept_inputs
+
+    try:
+        kept = kept_inputs()
+    except (OvertureError, OSError) as error:
+        errors.append(f"inputs cannot be kept on disk: {error}")
+        return None
+    size = sum(file.size_bytes for file in kept.files())
+    return {"folder": str(kept.folder), "bytes": size, "limit_bytes": kept.limit_bytes}
 
 
 def _gpu() -> Facts | None:
@@ -239,6 +252,9 @@ def _shown(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "free memory", size_text(machine.get("free_memory_bytes"))
     for name, disk in facts["disk"].items():
         yield f"{name} folder", f"{disk['folder']}, {size_text(disk['free_bytes'])} free"
+    if kept := facts["kept_inputs"]:
+        sizes = f"{size_text(kept['bytes'])} of {size_text(kept['limit_bytes'])}"
+        yield "kept inputs", f"{kept['folder']}, {sizes} (overture cache)"
     if "gflops" not in facts:
         return
     yield "gpu", facts["gpu"]["name"] if facts["gpu"] else "none"

@@ -41,6 +41,8 @@ _WORDS = ("text", "room", "minutes", "max_tokens", "shuffle_labels")
     flag(SearchRequest, "train.batch_size"),
     flag(SearchRequest, "seed"),
     flag(SearchRequest, "cache_gb"),
+    flag(SearchRequest, "cache_dtype"),
+    flag(SearchRequest, "cache_on_disk", "--cache-on-disk/--no-cache-on-disk"),
     flag(SearchRequest, "track"),
 )
 def search_command(

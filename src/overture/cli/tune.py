@@ -45,6 +45,8 @@ LENGTH = flag(TuneConfig, "prompt.length")
     flag(TuneConfig, "baselines", "--baselines/--no-baselines"),
     flag(TuneConfig, "task.name"),
     flag(TuneConfig, "cache_gb"),
+    flag(TuneConfig, "cache_dtype"),
+    flag(TuneConfig, "cache_on_disk", "--cache-on-disk/--no-cache-on-disk"),
     flag(TuneConfig, "track"),
 )
 def tune_command(

@@ -55,28 +55,44 @@ def fsync_dir(path: Path) -> None:
         os.close(handle)
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Replace a file as a whole: temporary file, fsync, rename, fsync of the directory.
+@contextmanager
+def replacing(path: Path, *, is_private: bool = False) -> Iterator[Path]:
+    """An empty temporary file to be written, which then takes the path's place: fsync, rename, fsync of the directory.
+
+    Args:
+        path: the file that is replaced as a whole.
+        is_private: nobody but the user can read the file.
 
     Raises:
         DiskFull: no room; the old file is intact.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    raw = data.encode() if isinstance(data, str) else data
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
     try:
         with no_room_as_disk_full(path):
             temporary.unlink(missing_ok=True)
-            # "x" makes the file: a link that somebody put there is never followed.
-            with open(temporary, "xb") as handle:
-                handle.write(raw)
-                handle.flush()
+            # The file is made here: a link that somebody put there is never followed.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            os.close(os.open(temporary, flags, 0o600 if is_private else 0o666))
+            mode = temporary.stat().st_mode
+            yield temporary
+            with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
+            temporary.chmod(mode)
             os.replace(temporary, path)
             fsync_dir(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Replace a file as a whole.
+
+    Raises:
+        DiskFull: no room; the old file is intact.
+    """
+    with replacing(Path(path)) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -200,6 +200,11 @@ class Backbone:
         return not any(value.requires_grad for value in self.inner.values())
 
     @property
+    def is_compiled(self) -> bool:
+        """Whether its layers run as compiled kernels."""
+        return bool(self._masks)
+
+    @property
     def state(self) -> tuple[object, int]:
         """Identity of what the model computes: this copy of it, and how often its own values were written."""
         return self._identity, sum(value._version for value in self.inner.values())

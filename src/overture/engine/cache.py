@@ -17,6 +17,8 @@ from torch import Tensor
 
 from overture.core.errors import DiskFull
 from overture.core.files import cache_dir, no_room_as_disk_full
+from overture.core.kept_files import KeptFiles
+from overture.engine.options import CacheDType
 from overture.engine.transfer import is_far, moved, sent
 
 Notify = Callable[[str], None]
@@ -43,6 +45,8 @@ class InputCache:
             at the first of them when None, but no more than ``budget_bytes`` where that is given.
         keeps_recent: beyond the budget the entries that were used longest ago are dropped, wherever they lie, and
             nothing goes to the disk.
+        dtype: precision of the entries; ``model`` for the model's.
+        files: groups of texts are kept there for later runs; only for this one when None.
     """
 
     def __init__(
@@ -52,14 +56,17 @@ class InputCache:
         notify: Notify | None = None,
         device_bytes: int | None = None,
         keeps_recent: bool = False,
+        dtype: CacheDType = "model",
+        files: KeptFiles | None = None,
     ) -> None:
-        self.keeps_recent = keeps_recent
+        self.keeps_recent, self.files = keeps_recent, files if files and files.limit_bytes else None
+        self.dtype = None if dtype == "model" else torch.bfloat16
         self.budget_bytes = default_budget_bytes() if budget_bytes is None else budget_bytes
         self._most_on_device = budget_bytes
         self.device_bytes, self.device_used_bytes = device_bytes, 0
         self.used_bytes = 0
         self._spill_dir = spill_dir
-        self._notify = notify or (lambda message: None)
+        self.notify = notify or (lambda message: None)
         self._memory: dict[tuple[Hashable, ...], Tensor] = {}
         self._disk: _SpillFile | None = None
         self._is_disk_full = False
@@ -92,8 +99,21 @@ class InputCache:
             entry = self._disk.get(ids)
         return entry
 
-    def put(self, ids: tuple[Hashable, ...], entry: Tensor) -> None:
-        """Keep an entry where there is room."""
+    def has_room(self, size: int) -> bool:
+        """Whether entries of so many bytes fit into the host's memory."""
+        return self.used_bytes + size <= self.budget_bytes
+
+    def put(self, ids: tuple[Hashable, ...], entry: Tensor, is_mapped: bool = False) -> None:
+        """Keep an entry where there is room.
+
+        Args:
+            ids: its text.
+            entry: the values.
+            is_mapped: they lie in a file, and take memory only as long as nobody else needs it.
+        """
+        if is_mapped and not is_far(entry.device):
+            self._memory[ids] = entry
+            return
         size = entry.numel() * entry.element_size()
         if self.keeps_recent:
             self._memory[ids] = entry.contiguous()
@@ -111,7 +131,7 @@ class InputCache:
                 self.device_used_bytes += size
                 return
             entry = entry.cpu()
-        if self.used_bytes + size <= self.budget_bytes:
+        if self.has_room(size):
             self._memory[ids] = entry.contiguous()
             self.used_bytes += size
         elif not self._is_disk_full:
@@ -121,7 +141,7 @@ class InputCache:
                 self._disk.put(ids, entry)
             except (DiskFull, OSError) as error:
                 self._is_disk_full = True
-                self._notify(f"the input cache cannot grow ({error}); further texts are computed anew each time")
+                self.notify(f"the input cache cannot grow ({error}); further texts are computed anew each time")
 
 
 class _SpillFile:
@@ -155,7 +175,7 @@ class _SpillFile:
         return torch.frombuffer(self._map, dtype=dtype, count=shape.numel(), offset=offset).view(shape)
 
 
-def padded(entries: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+def padded(entries: Sequence[Tensor], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Entries of one batch side by side, wherever each of them lies; from the host in one copy where all are there.
 
     Returns:
@@ -166,7 +186,7 @@ def padded(entries: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Ten
     shape = (num_layers, 2, len(entries), num_heads, max(lengths), width)
     is_staged = is_far(device) and not any(is_far(entry.device) for entry in entries)
     place = torch.device("cpu") if is_staged else device
-    values = torch.zeros(shape, dtype=entries[0].dtype, device=place)
+    values = torch.zeros(shape, dtype=dtype, device=place)
     for index, (entry, length) in enumerate(zip(entries, lengths, strict=True)):
         values[:, :, index, :, :length] = moved(entry, place)
     valid = torch.arange(max(lengths), device=device)[None] < sent(lengths, device)[:, None]

@@ -4,6 +4,7 @@ Shape letters: B rows, S live tokens, L length, D width, N layers, H key/value h
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from overture.core.rows import Element, Patch, Signal
 from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
-from overture.engine.cache import padded
+from overture.engine.cache import InputCache, padded
+from overture.engine.kept import KeptGroups
 from overture.engine.layout import Layout, tokens_and_patches
 from overture.engine.texts import Texts
 from overture.engine.transfer import moved, sent
@@ -21,6 +23,7 @@ Progress = Callable[[int, int], None]
 Text = tuple[Element, ...]
 """The elements of an input, one for each position; the key of its kept values."""
 T = TypeVar("T")
+Compute = Callable[[Sequence[Text]], list[Tensor]]
 
 
 class Inputs:
@@ -66,7 +69,7 @@ class Inputs:
     def _signal(self, signal: Signal) -> Tensor:
         """A signal's embeddings, [length, D]; kept as texts' values are."""
         key = (Patch(signal, -1),)
-        entry = self.cache.get(key) if self.cache else None
+        entry = None if self.cache is None else self.cache.get(key)
         if entry is None:
             entry = self.backbone.frontend_of(signal.modality).enter([signal])
             if self.cache is not None:
@@ -81,7 +84,8 @@ class Inputs:
         Texts that come again and again in the same order, as those of a cohort on the same rows, are there once.
         """
         period = _period(texts)
-        values, valid = padded(self._found(texts[:period], self._keys_and_values), self.backbone.device)
+        entries = self._entries(texts[:period], self._keys_and_values)
+        values, valid = padded(entries, self.backbone.device, self.backbone.dtype)
         valid = valid.repeat(len(texts) // period, 1)
         positions = torch.arange(valid.shape[1], device=valid.device)[None].expand_as(valid)
         if self.backbone.family.is_rotary:
@@ -90,7 +94,12 @@ class Inputs:
 
     def warm_columns(self, texts: Sequence[Text], progress: Progress | None) -> None:
         """Fill the cache with texts, in an order that depends on the texts alone."""
-        self._warm(sorted(set(texts), key=_order), self._keys_and_values, progress)
+        texts, done = sorted(set(texts), key=_order), 0
+        for group in groups(texts, len, self.max_tokens):
+            self._warm(group, "columns", self._keys_and_values)
+            done += len(group)
+            if progress:
+                progress(done, len(texts))
 
     def _keys_and_values(self, texts: Sequence[Text]) -> list[Tensor]:
         """Entries [N, 2, H, L, K] of texts."""
@@ -112,21 +121,25 @@ class Inputs:
 
     def hidden(self, layer: int, layout: Layout) -> Tensor:
         """Hidden states that enter a layer, [B, S, D]; zero at padding."""
-        lines = _lines(layer, layout)
-        entries = self._found(lines, lambda missing: self._hidden(layer, layout, [lines.index(k) for k in missing]))
-        hidden = entries[0].new_zeros(*layout.ids.shape, entries[0].shape[-1], device=layout.ids.device)
+        entries = self._entries(_lines(layer, layout), partial(self._hidden, layer, layout))
+        shape = (*layout.ids.shape, entries[0].shape[-1])
+        hidden = torch.zeros(shape, dtype=self.backbone.dtype, device=layout.ids.device)
         for row, entry in enumerate(entries):
             hidden[row, : len(entry)] = moved(entry, hidden.device)
         return hidden
 
     def warm_hidden(self, layer: int, layouts: Sequence[Layout], progress: Progress | None) -> None:
         """Fill the cache with layouts of like length, in the order given."""
+        stack = "decoder" if self.backbone.family.is_causal else "encoder"
         for done, layout in enumerate(layouts, 1):
-            self.hidden(layer, layout)
+            lines = list(dict.fromkeys(_lines(layer, layout)))
+            self._warm(lines, f"hidden states of the {stack}", partial(self._hidden, layer, layout))
             if progress:
                 progress(done, len(layouts))
 
-    def _hidden(self, layer: int, layout: Layout, rows: Sequence[int]) -> list[Tensor]:
+    def _hidden(self, layer: int, layout: Layout, keys: Sequence[Text]) -> list[Tensor]:
+        lines = _lines(layer, layout)
+        rows = [lines.index(key) for key in keys]
         indices = sent(rows, layout.ids.device)
         branch = None if layout.branch is None else layout.branch[indices]
         valid = layout.valid[indices]
@@ -136,29 +149,47 @@ class Inputs:
 
     # -- the cache
 
-    def _found(self, keys: Sequence[Text], compute: Callable[[Sequence[Text]], list[Tensor]]) -> list[Tensor]:
-        known: dict[Text, Any] = {key: self.cache.get(key) if self.cache else None for key in keys}
+    def _entries(self, keys: Sequence[Text], compute: Compute) -> list[Tensor]:
+        known: dict[Text, Any] = {key: None if self.cache is None else self.cache.get(key) for key in keys}
         missing = [key for key, entry in known.items() if entry is None]
-        for key, entry in zip(missing, compute(missing) if missing else [], strict=True):
+        for key, entry in zip(missing, self._computed(missing, compute) if missing else [], strict=True):
             known[key] = entry
             if self.cache is not None:
                 self.cache.put(key, entry)
         return [known[key] for key in keys]
 
-    def _warm(
-        self, texts: Sequence[Text], compute: Callable[[Sequence[Text]], list[Tensor]], progress: Progress | None
-    ) -> None:
-        assert self.cache is not None
-        done = 0
-        for group in groups(texts, len, self.max_tokens):
-            # Whole groups, known texts included: a resumed run must compute in the same company, bit for bit.
-            if any(self.cache.get(ids) is None for ids in group):
-                for ids, entry in zip(group, compute(group), strict=True):
-                    if self.cache.get(ids) is None:
-                        self.cache.put(ids, entry)
-            done += len(group)
-            if progress:
-                progress(done, len(texts))
+    def _computed(self, keys: Sequence[Text], compute: Compute) -> list[Tensor]:
+        """Entries in the cache's precision, so that a text gives the same whether it was kept or not."""
+        dtype = None if self.cache is None else self.cache.dtype
+        return [entry if dtype is None else entry.to(dtype) for entry in compute(keys)]
+
+    @torch.no_grad()
+    def _warm(self, group: Sequence[Text], kind: str, compute: Compute) -> None:
+        """Fill the cache with a group: from the disk, or computed together and kept there."""
+        assert isinstance(self.cache, InputCache), "texts are read ahead for one user alone"
+        # Whole groups, known texts included: a resumed run must compute in the same company, bit for bit.
+        missing = [key for key in group if self.cache.get(key) is None]
+        if not missing:
+            return
+        kept = self._kept_groups
+        name = kept.key(kind, group, self.cache.dtype or self.backbone.dtype) if kept else ""
+        mapped = kept.read(name) if kept else None
+        entries = self._computed(group, compute) if mapped is None else mapped
+        if kept and mapped is None and kept.write(name, entries):
+            num_bytes = sum(entry.numel() * entry.element_size() for entry in entries)
+            # Where memory ends there is no need to write the group once more.
+            mapped = None if self.cache.has_room(num_bytes) else kept.read(name)
+            entries = mapped or entries
+        for key, entry in zip(group, entries, strict=True):
+            if key in missing:
+                self.cache.put(key, moved(entry, self.backbone.device), is_mapped=mapped is not None)
+
+    @property
+    def _kept_groups(self) -> KeptGroups | None:
+        """Groups of earlier runs; none of a model with values of its own, which its fingerprint does not see."""
+        if not isinstance(self.cache, InputCache) or self.cache.files is None or self.backbone.inner:
+            return None
+        return KeptGroups(self.cache.files, self.backbone, self.cache.notify)
 
 
 def _order(text: Text) -> tuple[int, list[tuple[int, int, str]]]:

@@ -20,6 +20,7 @@ ENCODERS = ("bert", "distilbert", "modernbert", "roberta")
 """Model types whose tokens see what stands behind them; `engine.families` has the rest of their facts."""
 
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+CacheDType = Literal["model", "bfloat16"]
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 
 

@@ -17,6 +17,7 @@ class TenantTexts:
 
     def __init__(self, cache: InputCache, tenant: str) -> None:
         self._cache, self._tenant = cache, tenant
+        self.dtype = cache.dtype
 
     def belong_to(self, state: tuple[object, int]) -> None:
         """As `InputCache.belong_to`."""

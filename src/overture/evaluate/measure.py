@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from overture.core.errors import BackboneError
+from overture.core.kept_files import kept_inputs
 from overture.core.meter import Meter
 from overture.core.records.scores import Comparison, WrongRows
 from overture.core.records.tune import Calibration, Evaluation, Measured
@@ -46,7 +47,7 @@ def measured(
     recalibrated = prompt.calibrated(not task.is_calibrated) if with_calibration else None
     encoded = prompt.encoder.encode(rows)
     answers = gold_of(task, rows)
-    cache = InputCache()
+    cache = InputCache(files=kept_inputs())
     # Both read the same inputs: they run once, and neither is charged for them.
     prompt.model(cache).warm(encoded, lambda done, total: progress("reading inputs once", done, total))
 

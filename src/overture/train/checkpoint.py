@@ -16,7 +16,7 @@ from torch import Tensor
 from overture.core.errors import ArtifactError
 from overture.core.records.training import EpochRecord
 from overture.core.rows import Encoded
-from overture.store.sealed import read_sealed, write_sealed
+from overture.core.sealed import read_sealed, write_sealed
 
 _FIX = "delete it; the training that it belongs to starts again"
 

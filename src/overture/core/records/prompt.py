@@ -53,6 +53,7 @@ class MadeWith(Record):
     prompt: Options | None = optional("the prompt's options")
     train: Options | None = optional("how it was trained")
     adapter: Options | None = optional("the adapter that was trained with it")
+    cache_dtype: str | None = optional("precision of the cached texts, where it was not the model's")
     cartridge: Options | None = optional("how a text was distilled into it")
     plugin: str | None = optional("the plug-in that brings the method; none for Overture's own")
 

@@ -89,6 +89,7 @@ class TuneResult(Shown, SeedResult, Mistakes):
     place: str = Field(description="where the prompt enters the model")
     length: int = Field(description="prompt length in tokens")
     adapter: Options | None = optional("the adapter that was trained with the prompt")
+    cache_dtype: str | None = optional("precision of the cached texts, where it was not the model's")
     rows: dict[str, int] = Field(description="split -> number of encoded rows")
     no_prompt: Measured | None = optional("the model without a prompt")
     in_context: Measured | None = optional("the model with examples in front of the row")

@@ -223,7 +223,8 @@ class Prompt:
         encoded = LazyRows(encoder.encode_split, rows)
         source = prompt_source(backbone, encoder, encoded["train"], bench.store)
         prompt = build_prompt(self.config.prompt, source, seed)
-        model = PromptedModel(backbone, prompt, InputCache(bench.cache_bytes, notify=bench.notify))
+        cache = InputCache(bench.cache_bytes, notify=bench.notify, dtype=self.config.cache_dtype)
+        model = PromptedModel(backbone, prompt, cache)
         check_answerable(model, encoded["train"], self.config.task)
         return Made(
             backbone,

@@ -17,6 +17,7 @@ def made_with(
     train: TrainConfig | None = None,
     adapter: Options | None = None,
     cartridge: Options | None = None,
+    cache_dtype: str | None = None,
 ) -> MadeWith:
     """The options that made a prompt, as its manifest holds them."""
     trained = train and train.model_dump(mode="json")
@@ -26,6 +27,7 @@ def made_with(
         train=trained,
         adapter=adapter,
         cartridge=cartridge,
+        cache_dtype=cache_dtype,
         plugin=(method.plugin if method else "") or None,
     )
 

@@ -14,7 +14,7 @@ from overture.core.config import Config, assign, did_you_mean, dotted_keys, pars
 from overture.core.errors import ConfigError, DataError, Problem, UserError
 from overture.data.read import parts_of
 from overture.data.task import Task, resolved_path, task_file_values
-from overture.engine.options import Device, DType, LoraOptions, is_encoder, local_source
+from overture.engine.options import CacheDType, Device, DType, LoraOptions, is_encoder, local_source
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS
 from overture.prompt.registry import check_effect, checked_options, own_rate, with_refs
@@ -58,6 +58,12 @@ class TuneConfig(Config):
     )
     cache_gb: float | None = Field(
         None, ge=0, description="Memory for cached texts in GB; a quarter of the free memory if not given."
+    )
+    cache_dtype: CacheDType = Field(
+        "model", description="Precision of cached texts: the model's, or bfloat16 for half of float32's memory."
+    )
+    cache_on_disk: bool = Field(
+        True, description="Keep cached texts on disk for later runs, up to OVERTURE_CACHE_LIMIT GB."
     )
     device: Device = Field("auto", description="cpu, cuda, or auto.")
     dtype: DType = Field("auto", description="The model's precision; float32 on the CPU, bfloat16 on a GPU when auto.")

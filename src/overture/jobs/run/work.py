@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from overture.core.contracts import Scorer
+from overture.core.kept_files import kept_inputs
 from overture.core.records.events import DataEvent, Listener, NoticeEvent, ProgressEvent, as_notices
 from overture.core.records.runs import Notices, RunKind, RunRequest
 from overture.core.records.scores import SplitScores
@@ -338,13 +339,23 @@ def taken_up(
 def work_on(run: Run, material: Material, store: Store, is_stop_asked: Callable[[], bool]) -> Work:
     """The work of a run on rows and model that were read; the run gets notices of what is odd about them."""
     config, splits, encoder = material.config, material.splits, material.encoder
-    budget = None if config.cache_gb is None else int(config.cache_gb * 1e9)
-    cache, notices = InputCache(budget, notify=as_notices(run.event)), _kept_notices(run).get(config.task.name, [])
+    cache, notices = input_cache(config, as_notices(run.event)), _kept_notices(run).get(config.task.name, [])
     work = Work(config, run, store, material.backbone, encoder, splits, material.rows, cache, is_stop_asked, notices)
     for text in (*splits.notices, *encoder.notices):
         work.notice(text)
     run.event(_data_event(work))
     return work
+
+
+def input_cache(config: TuneConfig, notify: Callable[[str], None]) -> InputCache:
+    """An empty cache of inputs, as the request wants it.
+
+    Raises:
+        ConfigError: the limit of kept inputs in the environment is no size.
+    """
+    budget = None if config.cache_gb is None else int(config.cache_gb * 1e9)
+    files = kept_inputs() if config.cache_on_disk else None
+    return InputCache(budget, notify=notify, dtype=config.cache_dtype, files=files)
 
 
 def _data_event(work: Work) -> DataEvent:

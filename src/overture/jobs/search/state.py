@@ -15,6 +15,7 @@ from overture.core.records.events import ProgressEvent
 from overture.core.records.search import Spent, SpentBook
 from overture.core.records.training import EpochRecord
 from overture.core.rows import Encoded, OneOf
+from overture.core.sealed import read_sealed, write_sealed
 from overture.data.encode import Encoder
 from overture.engine.backbone import Backbone
 from overture.engine.compiled import compiled_prompt
@@ -27,7 +28,6 @@ from overture.jobs.search.space import NUM_PAIRS, Pair, Setting, Space, options_
 from overture.prompt.config import PromptConfig
 from overture.prompt.pack import prompt_from, prompt_tensors
 from overture.store.runs import Run
-from overture.store.sealed import read_sealed, write_sealed
 from overture.train.fit import FitResult
 
 SECONDS_PER_HOUR = 3600

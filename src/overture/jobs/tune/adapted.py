@@ -14,13 +14,12 @@ from torch import Tensor
 from overture.core.contracts import PromptMethod, RowMethod
 from overture.core.injection import Injection
 from overture.engine.backbone import Backbone
-from overture.engine.cache import InputCache
 from overture.engine.lora import with_lora
 from overture.engine.options import LoraOptions
 from overture.engine.prompted import OnePrompt, PromptedModel
 from overture.evaluate.source import prompt_source
 from overture.jobs.run.request import AdapterConfig
-from overture.jobs.run.work import Work
+from overture.jobs.run.work import Work, input_cache
 from overture.prompt.build import wants_label_vectors
 from overture.prompt.labels import LabelVectors, RowLabelVectors, label_start, with_labels
 from overture.train.fit import FitResult
@@ -78,9 +77,7 @@ class _Stage:
     @property
     def on_adapted(self) -> Work:
         """The same work on the adapted model; its inputs are its own."""
-        budget = int((self.work.config.cache_gb or 0.0) * 1e9)
-        cache = InputCache(budget, notify=self.work.notice)
-        return replace(self.work, backbone=self.adapted, cache=cache)
+        return replace(self.work, backbone=self.adapted, cache=input_cache(self.work.config, self.work.notice))
 
     def fitted(self, model: PromptedModel, rate: float, name: str = "checkpoint") -> FitResult:
         train = self.work.config.train.model_copy(update={"lr": rate})

@@ -11,6 +11,7 @@ from overture.core.records.events import EndEvent
 from overture.core.records.prompt import Lineage, PromptScores
 from overture.core.records.scores import Comparison, WrongRows
 from overture.core.records.tune import Controls, Measured, SeedResult, SeedScore, SeedSpread, StoppedRun, TuneResult
+from overture.core.sealed import read_sealed
 from overture.evaluate.intervals import paired_test
 from overture.evaluate.metric import Answers
 from overture.evaluate.over_seeds import resampled, spread_over_seeds
@@ -22,7 +23,6 @@ from overture.prompt.registry import open_gates
 from overture.store.manifest import Manifest
 from overture.store.names import ref_of
 from overture.store.runs import RESULT, WRONG_ROWS
-from overture.store.sealed import read_sealed
 
 
 def finished(work: Work, controls: Controls, seeds: Sequence[SeedResult]) -> TuneResult | StoppedRun:
@@ -95,6 +95,7 @@ def _summary(
         place=work.config.prompt.place,
         length=work.config.prompt.length,
         adapter=_adapter_options(work),
+        cache_dtype=_cache_dtype(work),
         rows={name: len(rows) for name, rows in work.rows.items()},
         **{name: getattr(best, name) for name in taken},
         # The run's, not the best seed's: a later seed may have been stopped.
@@ -116,6 +117,10 @@ def _compared(gold: Answers, predicted: Answers, control: Measured, metric: str,
     assert control.predicted is not None, "controls are kept with their predictions"
     paired = paired_test(gold, predicted, control.predicted[split], metric)
     return Comparison(split=split, **paired.model_dump())
+
+
+def _cache_dtype(work: Work) -> str | None:
+    return None if work.config.cache_dtype == "model" else work.config.cache_dtype
 
 
 def _adapter_options(work: Work) -> Options | None:
@@ -154,7 +159,10 @@ def _manifest(work: Work, result: TuneResult, best: SeedResult, tensors: dict[st
         # A prompt of examples may be shorter than what was asked for.
         length=int(tensors["vectors"].shape[0]) if "vectors" in tensors else config.prompt.length,
         options=made_with(
-            config.prompt, config.train.model_copy(update={"lr": best.lr}), adapter=_adapter_options(work)
+            config.prompt,
+            config.train.model_copy(update={"lr": best.lr}),
+            adapter=_adapter_options(work),
+            cache_dtype=_cache_dtype(work),
         ),
         metrics=PromptScores(**best.metrics, no_prompt=result.no_prompt and result.no_prompt.metrics),
         lineage=Lineage(

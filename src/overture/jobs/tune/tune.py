@@ -12,6 +12,7 @@ from overture.core.errors import BackboneError
 from overture.core.meter import Meter
 from overture.core.records.events import Listener, NormChange, NormsEvent, StageEvent, as_notices, ignore
 from overture.core.records.tune import Controls, Measured, SeedResult, StoppedRun, TuneResult
+from overture.core.sealed import write_sealed
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.history import overfitting
@@ -24,7 +25,6 @@ from overture.jobs.tune.result import finished, seed_file
 from overture.prompt.pack import ADAPTER, prompt_tensors
 from overture.prompt.registry import check_effect
 from overture.store.runs import RESULT, Run
-from overture.store.sealed import write_sealed
 from overture.store.store import Store
 from overture.train.fit import FitResult
 

@@ -31,7 +31,6 @@ from overture.core.seeds import named_random
 from overture.data.rows import gold_of, texts_of
 from overture.data.splits import Splits, load_splits
 from overture.engine.backbone import Backbone
-from overture.engine.cache import InputCache
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import Scored, check_answerable
@@ -43,6 +42,7 @@ from overture.jobs.run.keep import new_manifest
 from overture.jobs.run.request import check_no_adapter, with_moved_data
 from overture.jobs.run.same import hold_model, hold_rows
 from overture.jobs.run.tracked import tracked
+from overture.jobs.run.work import input_cache
 from overture.jobs.wording.book import Book, proposed
 from overture.jobs.wording.final import SURE, Final, claims_of
 from overture.jobs.wording.options import HardRequest
@@ -190,9 +190,8 @@ class _Search:
             task.backbone, revision=config.revision, device=config.device, dtype=config.dtype, notify=notify
         )
         hold_model(run, backbone)
-        budget = None if config.cache_gb is None else int(config.cache_gb * 1e9)
         rows = {name: getattr(splits, name) for name in ("train", "validation", "test")}
-        scorer = TextScorer(task, backbone, rows, options.room, InputCache(budget, notify=notify))
+        scorer = TextScorer(task, backbone, rows, options.room, input_cache(config, notify))
         run.event(DataEvent(rows={name: len(some) for name, some in rows.items()}, repeats=splits.repeats))
         try:
             shown = scorer.shown(Wording(), False)

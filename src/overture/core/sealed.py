@@ -3,6 +3,7 @@
 The format itself notices neither a flipped bit of a value nor one of a number beside it.
 """
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping
@@ -11,22 +12,25 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from overture.core.errors import ArtifactError
-from overture.core.files import write_atomic
+from overture.core.files import replacing
 
 _KEY = "overture"
 
 
-def write_sealed(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
+def write_sealed(
+    path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None, *, is_private: bool = False
+) -> None:
     """Replace a file as a whole.
 
     Args:
         path: the file.
         tensors: by name; from any device.
         facts: what JSON can hold.
+        is_private: nobody but the user can read the file.
 
     Raises:
         DiskFull: no room; the old file is intact.
@@ -34,11 +38,19 @@ def write_sealed(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
     values = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(facts or {}, sort_keys=True)
     header = {_KEY: json.dumps({"facts": text, "sha256": _digest(values, text)})}
-    write_atomic(path, save(values, metadata=header))
+    with replacing(path, is_private=is_private) as temporary:
+        # Straight from the tensors to the disk: the bytes as a whole would double the memory.
+        try:
+            save_file(values, temporary, metadata=header)
+        except SafetensorError as error:
+            # The system's error is in its text alone.
+            raise OSError(
+                errno.ENOSPC if f"os error {errno.ENOSPC}" in str(error) else errno.EIO, str(error)
+            ) from error
 
 
 def read_sealed(path: Path, fix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors, on the CPU, and facts as they were written.
+    """Tensors, on the CPU and mapped from the file, and facts as they were written.
 
     Args:
         path: the file.
@@ -64,5 +76,5 @@ def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -1,0 +1,129 @@
+"""A folder of files that may vanish: those that were used longest ago make room for new ones.
+
+There is no index. A file's name is its key and its time of change says when it was last used, so that any number of
+processes may read, write and remove, and a kill leaves whole files behind. Nobody but the user can read the folder.
+"""
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from overture.core.errors import ConfigError
+from overture.core.files import TEMPORARY, cache_dir
+
+LIMIT = "OVERTURE_CACHE_LIMIT"
+"""The environment variable that limits kept inputs, in GB; 0 keeps none."""
+
+_MOST_BYTES = 8 * 10**9
+_SHARE_OF_DISK = 10
+_WRITING_S = 3600.0
+"""A temporary file that is older is nobody's."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFile:
+    """A file of the folder: its size, and when it was last used, in seconds since 1970."""
+
+    path: Path
+    size_bytes: int
+    used_at: float
+
+
+class KeptFiles:
+    """Files by key, up to a limit.
+
+    Args:
+        folder: made when the first file is written.
+        limit_bytes: of all files together; 0 where nothing is to be kept.
+
+    Attributes:
+        is_full: the disk had no room; nothing more is written.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self.folder, self.limit_bytes = folder, limit_bytes
+        self.is_full = False
+        self._began = time.time()
+
+    def files(self) -> list[KeptFile]:
+        """The files, those first that were used longest ago; unfinished ones of killed writers are among them."""
+        files = []
+        try:
+            with os.scandir(self.folder) as entries:
+                for entry in entries:
+                    try:
+                        stat = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        # Another process has removed it.
+                        continue
+                    files.append(KeptFile(Path(entry.path), stat.st_size, stat.st_mtime))
+        except FileNotFoundError:
+            return []
+        return sorted(files, key=lambda file: file.used_at)
+
+    def path_of(self, key: str) -> Path:
+        """The path of a key's file, there or not."""
+        return self.folder / f"{key}.safetensors"
+
+    def use(self, key: str) -> Path | None:
+        """The path of a key's file, which was used now; None where there is none."""
+        path = self.path_of(key)
+        try:
+            os.utime(path)
+        except OSError:
+            return None
+        return path
+
+    def make_room(self, size_bytes: int) -> bool:
+        """Remove files that were used longest ago until a new one fits.
+
+        Those that were used since this object was made stay: a run on more texts than fit would else remove each file
+        shortly before the next run asks for it.
+
+        Returns:
+            Whether the new one fits.
+        """
+        if self.is_full or size_bytes > self.limit_bytes:
+            return False
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+        files = self.files()
+        excess = sum(file.size_bytes for file in files) + size_bytes - self.limit_bytes
+        for file in files:
+            is_leftover = file.path.name.startswith(TEMPORARY) and file.used_at < time.time() - _WRITING_S
+            if is_leftover or (excess > 0 and file.used_at < self._began):
+                file.path.unlink(missing_ok=True)
+                excess -= file.size_bytes
+        return excess <= 0
+
+    def clear(self) -> tuple[int, int]:
+        """Remove all files; gives their number and bytes."""
+        files = self.files()
+        for file in files:
+            file.path.unlink(missing_ok=True)
+        return len(files), sum(file.size_bytes for file in files)
+
+
+def kept_inputs() -> KeptFiles:
+    """What the user's texts gave in earlier runs, in the user's cache directory.
+
+    Raises:
+        ConfigError: the limit of the environment is no number.
+    """
+    kept = KeptFiles(cache_dir() / "inputs", 0)
+    given = os.environ.get(LIMIT)
+    if given is None:
+        size = sum(file.size_bytes for file in kept.files())
+        kept.limit_bytes = min(_MOST_BYTES, (shutil.disk_usage(cache_dir()).free + size) // _SHARE_OF_DISK)
+        return kept
+    try:
+        kept.limit_bytes = int(float(given) * 1e9)
+    except (ValueError, OverflowError):
+        kept.limit_bytes = -1
+    if kept.limit_bytes < 0:
+        raise ConfigError(
+            "the limit of kept inputs is no size", where=LIMIT, got=given, wanted="GB, such as 2; 0 for none"
+        )
+    return kept
