@@ -23,6 +23,7 @@ BACKBONE: dict[str, Any] = {
     "num_layers": 2,
     "weights_sha256": "w" * 64,
     "tokenizer_sha256": "t" * 64,
+    "dtype": "float32",
 }
 DATA = {"train": "rows.jsonl"}
 WORDS = {"no": " no", "yes": " yes"}

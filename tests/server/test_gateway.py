@@ -212,6 +212,18 @@ def test_system_one_asks_tuned_prompts(client, gateway):
     assert error_of(client.post("/v1/systemone", json={"state": "x", "questions": {"q": {"type": "noul"}}}), 404)
 
 
+def test_an_alias_that_moves_within_a_request_names_one_version(client, gateway, monkeypatch):
+    gateway.add("movie", "spam")
+    pinned, number = gateway.store.pinned, iter(range(1000))
+    monkeypatch.setattr(gateway.store, "pinned", lambda ref: pinned(f"{ref.partition('@')[0]}@{next(number) % 2 + 1}"))
+    body = {"prompt": ["movie@prod", "movie@prod"], "inputs": ["x", "y"]}
+    for result in client.post("/v1/predict", json=body).json()["results"]:
+        assert len(result["answers"]) == 1
+    for _ in range(2):
+        reply = client.post("/v1/systemone", json={"state": "x", "questions": {"spam": {"type": "noul"}}})
+        assert reply.json()["answers"]["spam"]["noul"] == 0.9
+
+
 def test_models_come_in_pages_with_scores(client, gateway):
     accuracy = {"value": 0.8, "low": 0.7, "high": 0.9, "n": 100}
     gateway.add("movie", metrics={"test": {"accuracy": accuracy}})
@@ -282,6 +294,9 @@ def test_a_prompt_of_another_model_is_409_and_listed_with_its_problem(client, ga
     assert client.get("/v1/prompts/spam/drift").json()["fits"] is False
     assert client.get("/v1/prompts/movie/drift").json() == {"prompt": "movie@1", "fits": True, "problem": None}
     assert list(gateway.registry.refused()) == ["spam@2"]
+    # Of an older prompt the worker, which has the tensors, decides.
+    gateway.add("stars", backbone={**other, "dtype": None})
+    assert client.get("/v1/prompts/stars/drift").json()["fits"] is True
     assert error_of(client.put("/v1/prompts/spam", json=upload("spam", tensor_file(), backbone=other)), 409)
     assert gateway.store.versions("spam") == (1, 2)
 

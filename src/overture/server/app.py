@@ -1,6 +1,7 @@
 """The routes of the server. Each is a few lines: `Service`, `Writer` and `Registry` do the work."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import islice
@@ -14,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from overture.core.errors import OvertureError
+from overture.core.errors import BackboneError, OvertureError
 from overture.server.errors import ErrorReply, Refused, invalid_body
 from overture.server.openai import Writer, server_sent
 from overture.server.schema import (
@@ -240,8 +241,10 @@ def _add_prompts(app: FastAPI, service: Service) -> None:
         """Remove one version, or with a name alone all of them; requests in progress are still answered."""
         pinned = registry.pinned(ref, visit.key)
         removed = await asyncio.to_thread(store.remove, ref if "@" in ref else pinned.partition("@")[0])
-        for version in removed:
-            await service.engine.unload(version)
+        # A worker that is down has nothing open.
+        with contextlib.suppress(BackboneError):
+            for version in removed:
+                await service.engine.unload(version)
         return Removed(removed=list(removed))
 
     @app.post("/v1/prompts/{name}/alias", tags=["prompts"])

@@ -1,5 +1,6 @@
 """Stored prompts under the names that clients send: pinned versions, aliases, near names, drift."""
 
+import asyncio
 import base64
 import binascii
 import difflib
@@ -115,11 +116,15 @@ class Registry:
 
     def problem(self, prompt: Served) -> ArtifactError | None:
         """Why the loaded model cannot answer under a prompt; None where it can, or is not loaded yet."""
-        reference = self.engine.stats().backbone
-        if reference is None or prompt.manifest is None or prompt.manifest.text is not None:
+        known = self.engine.stats().backbone
+        if known is None or prompt.manifest is None or prompt.manifest.text is not None:
             return None
+        wanted, actual = prompt.manifest.backbone, BackboneRef.model_validate(known)
+        if wanted.dtype is None:
+            # Fingerprints of earlier versions are of loaded tensors, which only the worker has; it compares them.
+            actual = actual.model_copy(update={"weights_sha256": wanted.weights_sha256})
         try:
-            check_fingerprint(prompt.manifest.backbone, BackboneRef.model_validate(reference), self.allow_drift)
+            check_fingerprint(wanted, actual, self.allow_drift)
         except ArtifactError as error:
             return error
         return None
@@ -244,13 +249,13 @@ class Registry:
         task = validated(Task, manifest.task, "manifest.task")
         if problem := self.problem(Served("", task, manifest)):
             raise Refused.of(problem)
-        folder = self.store.add(manifest, tensors)
+        folder = await asyncio.to_thread(self.store.add, manifest, tensors)
         ref = f"{name}@{folder.name.removeprefix('v')}"
         try:
             await self.engine.load(ref)
         except OvertureError:
             # Only the model itself can tell whether shapes and options fit.
-            self.store.remove(ref)
+            await asyncio.to_thread(self.store.remove, ref)
             raise
         return PromptKept(prompt=ref, sha256=read_manifest(folder).tensors_sha256), True
 

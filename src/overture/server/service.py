@@ -130,16 +130,14 @@ class Service:
         visit.output_tokens += usage.output_tokens
         return answers, usage
 
-    def typed(self, names: Iterable[str], visit: Visit) -> list[Served]:
-        """The prompts of these names, each once.
+    def typed(self, names: Iterable[str], visit: Visit) -> dict[str, Served]:
+        """The prompts by these names; each name is looked up once, for an alias may move meanwhile.
 
         Raises:
             Refused: an unknown one, or the model alone, which answers nothing but text.
         """
-        prompts = list(
-            {prompt.ref: prompt for prompt in (self.registry.served(name, visit.key) for name in names)}.values()
-        )
-        visit.prompts = tuple(prompt.ref for prompt in prompts)
+        prompts = {name: self.registry.served(name, visit.key) for name in dict.fromkeys(names)}
+        visit.prompts = tuple(dict.fromkeys(prompt.ref for prompt in prompts.values()))
         if "" in visit.prompts:
             what = "the model without a prompt has no typed answers"
             raise Refused(
@@ -149,7 +147,8 @@ class Service:
 
     async def predict(self, body: PredictRequest, visit: Visit) -> PredictReply:
         """Typed answers for rows under one prompt or several."""
-        prompts = self.typed([body.prompt] if isinstance(body.prompt, str) else body.prompt, visit)
+        names = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+        prompts = list(self.typed(names, visit).values())
         rows = [row_of(value, prompts, f"inputs.{number}") for number, value in enumerate(body.inputs)]
         requests = [
             Request(
@@ -178,14 +177,15 @@ class Service:
     async def decide(self, body: SystemOneRequest, visit: Visit) -> SystemOneReply:
         """System One: each question is a tuned prompt, and the state is read once for all of them."""
         names = {name: question.prompt or name for name, question in body.questions.items()}
-        prompts = {name: self.registry.served(ref, visit.key) for name, ref in names.items()}
-        rows = row_of(body.state, self.typed(names.values(), visit), "state")
+        prompts = self.typed(names.values(), visit)
+        rows = row_of(body.state, list(prompts.values()), "state")
         request = Request(id=visit.id, tenant=visit.key.name, prompts=visit.prompts, row=rows, deadline_s=visit.left_s)
         answers, usage = await self.answered(request, visit, "state")
         return SystemOneReply(
             model=", ".join(visit.prompts),
             answers={
-                name: _decision(name, question, prompts[name], answers) for name, question in body.questions.items()
+                name: _decision(name, question, prompts[names[name]], answers)
+                for name, question in body.questions.items()
             },
             usage=SystemOneUsage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens),
         )

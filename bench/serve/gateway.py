@@ -1,0 +1,274 @@
+"""The gateway on a fake engine: many prompts, alias moves and kills under load, clients that leave or say nothing.
+
+python bench/serve/gateway.py [--out FILE] [PART ...]
+"""
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import random
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+from gateway import Gateway, ReadyEngine, fake_answer, manifest_of, tensor_file
+from overture.server.listen import bound_socket, uvicorn_server
+
+URL = "http://127.0.0.1:8000"
+HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\ncontent-type: application/json\r\n"
+
+
+def percentile(values: list[float], share: float) -> float:
+    return round(sorted(values)[min(len(values) - 1, int(share * len(values)))], 2)
+
+
+def client_of(gateway: Gateway) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(gateway.app), base_url=URL)
+
+
+def many_prompts(num: int = 10_000) -> dict[str, Any]:
+    """A store of many prompts: opening it, looking for what is not served, a page of models, memory."""
+    root = Path(tempfile.mkdtemp())
+    for number in range(num):
+        folder = root / "prompts" / f"p{number:05d}" / "v1"
+        folder.mkdir(parents=True)
+        (folder / "prompt.json").write_text(manifest_of("movie", name=f"p{number:05d}", version=1).model_dump_json())
+        (folder / "prompt.safetensors").write_bytes(tensor_file())
+    before, started = psutil.Process().memory_info().rss, time.process_time()
+    gateway = Gateway(root)
+    gateway.registry.names()
+    opened = time.process_time()
+    refused = gateway.registry.refused()
+    checked = time.process_time()
+
+    async def pages() -> list[float]:
+        times = []
+        async with client_of(gateway) as client:
+            for number in range(40):
+                begin = time.process_time()
+                reply = await client.get("/v1/models", params={"limit": 100, "after": f"p{250 * number:05d}@1"})
+                times.append(1000 * (time.process_time() - begin))
+                assert len(reply.json()["data"]) > 90
+        return times
+
+    return {
+        "prompts": num,
+        "open_cpu_s": round(opened - started, 2),
+        "check_all_cpu_s": round(checked - opened, 2),
+        "refused": len(refused),
+        "page_of_100_cpu_ms_median": percentile(asyncio.run(pages()), 0.5),
+        "rss_added_mb": round((psutil.Process().memory_info().rss - before) / 1e6, 1),
+    }
+
+
+def overhead(num: int = 1000) -> dict[str, Any]:
+    """CPU time of one typed request, the client's share included."""
+    gateway = Gateway(Path(tempfile.mkdtemp()))
+    gateway.add("movie")
+
+    async def ask() -> float:
+        async with client_of(gateway) as client:
+            begin = time.process_time()
+            for _ in range(num):
+                assert (await client.post("/v1/predict", json={"prompt": "movie", "inputs": ["x"]})).status_code == 200
+            return 1000 * (time.process_time() - begin) / num
+
+    return {"requests": num, "cpu_ms_each": round(asyncio.run(ask()), 2)}
+
+
+def alias_moves(num: int = 4000) -> dict[str, Any]:
+    """Requests by an alias that moves all the time: none fails, and each after a move is of the new version."""
+    gateway = Gateway(Path(tempfile.mkdtemp()), ReadyEngine(answer=fake_answer, delay_s=0.001))
+    gateway.add("movie", "movie")
+    gateway.store.move_alias("movie@1", "prod")
+    times, counts = [], {"failed": 0, "mixed": 0, "old_after_move": 0, "moves": 0, "requests": 0}
+
+    async def ask(client: httpx.AsyncClient) -> str:
+        counts["requests"] += 1
+        body = {"prompt": ["movie@prod", "movie@prod"], "inputs": ["x", "y"]}
+        reply = await client.post("/v1/predict", json=body)
+        counts["failed"] += reply.status_code != 200
+        refs = {ref for result in reply.json()["results"] for ref in result["answers"]}
+        counts["mixed"] += len(refs) != 1
+        return refs.pop()
+
+    async def load(client: httpx.AsyncClient) -> None:
+        while counts["requests"] < num:
+            await ask(client)
+
+    async def move(client: httpx.AsyncClient) -> None:
+        while counts["requests"] < num:
+            version, begin = counts["moves"] % 2 + 1, time.monotonic()
+            await client.post("/v1/prompts/movie/alias", json={"alias": "prod", "version": version})
+            counts["old_after_move"] += await ask(client) != f"movie@{version}"
+            times.append(1000 * (time.monotonic() - begin))
+            counts["moves"] += 1
+
+    async def both() -> None:
+        async with client_of(gateway) as client:
+            await asyncio.gather(move(client), *(load(client) for _ in range(4)))
+
+    asyncio.run(both())
+    return {**counts, "move_to_new_answer_ms_median": percentile(times, 0.5), "p95": percentile(times, 0.95)}
+
+
+def disconnects(num: int = 1000) -> dict[str, Any]:
+    """Clients that leave a stream or a request at a random moment: no request goes on in the engine."""
+    engine = ReadyEngine(answer=fake_answer, delay_s=0.001)
+    gateway = Gateway(Path(tempfile.mkdtemp()), engine)
+    gateway.add("movie", "summary")
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+
+    async def leave(number: int) -> None:
+        is_stream = number % 2 == 0
+        body = (
+            {"model": "summary", "prompt": "a " * 40, "stream": True}
+            if is_stream
+            else {"prompt": "movie", "inputs": ["x"] * 8}
+        )
+        path = "/v1/completions" if is_stream else "/v1/predict"
+        messages = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+        scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
+        scope |= {"headers": headers, "http_version": "1.1", "asgi": {"version": "3.0", "spec_version": "2.3"}}
+
+        async def receive() -> dict[str, Any]:
+            if messages:
+                return messages.pop()
+            await asyncio.sleep(random.random() * 0.05)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            del message
+
+        await gateway.app(scope, receive, send)
+
+    async def all_leave() -> None:
+        for first in range(0, num, 50):
+            await asyncio.gather(*(leave(number) for number in range(first, first + 50)))
+
+    asyncio.run(all_leave())
+    return {"disconnects": num, "cancelled_in_engine": len(engine.cancelled), "leaked": len(engine.running)}
+
+
+def half_open(num: int = 500) -> dict[str, Any]:
+    """Connections that begin a request and fall silent, beside one that asks on."""
+    gateway = Gateway(Path(tempfile.mkdtemp()))
+    gateway.add("movie")
+    bound = bound_socket("127.0.0.1", 0)
+    port, server = bound.getsockname()[1], uvicorn_server(gateway.app)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+    thread.start()
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+
+        def asked(seconds: float) -> list[float]:
+            times, end = [], time.monotonic() + seconds
+            while time.monotonic() < end:
+                begin = time.monotonic()
+                assert client.post("/v1/predict", json={"prompt": "movie", "inputs": ["x"]}).status_code == 200
+                times.append(1000 * (time.monotonic() - begin))
+            return times
+
+        asked(1.0)
+        alone, silent = asked(4.0), []
+        begin = time.monotonic()
+        for _ in range(num):
+            connection = socket.create_connection(("127.0.0.1", port))
+            connection.sendall(HEAD)
+            silent.append(connection)
+        opened = time.monotonic()
+        beside = asked(4.0)
+        for connection in silent:
+            connection.settimeout(30)
+            assert connection.recv(1) == b""
+            connection.close()
+        closed = time.monotonic()
+    server.should_exit = True
+    thread.join()
+    return {
+        "connections": num,
+        "p99_ms_alone": percentile(alone, 0.99),
+        "p99_ms_beside": percentile(beside, 0.99),
+        "median_ms_alone": percentile(alone, 0.5),
+        "median_ms_beside": percentile(beside, 0.5),
+        "last_closed_s_after_first_opened": round(closed - begin, 1),
+        "last_closed_s_after_last_opened": round(closed - opened, 1),
+    }
+
+
+def kills(num: int = 20) -> dict[str, Any]:
+    """A server that is killed at random moments while prompts are uploaded: what it acknowledged is there."""
+    root = Path(tempfile.mkdtemp())
+    code = (
+        "import sys; from gateway import Gateway; from overture.server.listen import *; from pathlib import Path; "
+        "gateway = Gateway(Path(sys.argv[1])); bound = bound_socket('127.0.0.1', 0); "
+        "print(bound.getsockname()[1], flush=True); uvicorn_server(gateway.app).run(sockets=[bound])"
+    )
+    manifest = manifest_of("movie").model_dump(mode="json")
+    kept: list[str] = []
+    ready: list[float] = []
+    paths = os.pathsep.join([str(ROOT / "tests"), *sys.path])
+    for _ in range(num):
+        begin = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(root)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": paths},
+        )
+        assert process.stdout is not None
+        url = f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        with httpx.Client(base_url=url, timeout=30) as client:
+            client.get("/ready")
+            ready.append(time.monotonic() - begin)
+            threading.Timer(random.uniform(0.02, 0.5), process.send_signal, [signal.SIGKILL]).start()
+            try:
+                while True:
+                    reply = client.put("/v1/prompts/movie", json={"manifest": manifest, "tensors": TENSORS})
+                    kept.append(reply.json()["prompt"])
+            except httpx.HTTPError:
+                process.wait()
+        process.stdout.close()
+    gateway = Gateway(root)
+    lost = [ref for ref in kept if int(ref.partition("@")[2]) not in gateway.store.versions("movie")]
+    damaged = [entry for entry in gateway.store.list() if entry.problem]
+    return {
+        "kills": num,
+        "acknowledged": len(kept),
+        "lost": len(lost),
+        "damaged": len(damaged),
+        "given_twice": len(kept) - len(set(kept)),
+        "ready_again_s_median": round(statistics.median(ready), 2),
+    }
+
+
+TENSORS = base64.b64encode(tensor_file()).decode()
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    part.__name__: part for part in (many_prompts, overhead, alias_moves, disconnects, half_open, kills)
+}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[])
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    result: dict[str, Any] = {"command": "python bench/serve/gateway.py", "load": os.getloadavg()}
+    for name in arguments.parts or PARTS:
+        result[name] = PARTS[name]()
+        print(name, json.dumps(result[name]), flush=True)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
