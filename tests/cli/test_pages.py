@@ -186,7 +186,7 @@ def test_the_verdict_has_three_parts(value: float, other: float | None, p_value:
 
 def test_what_to_do_next_is_the_doctors_first_advice_where_nothing_was_gained() -> None:
     finding = Finding(name="few_rows", what="too few rows", evidence="8 rows", fix="about 400 rows", seed=None)
-    assert verdict_words(facts(0.8, 0.79, 0.4, findings=[finding])).next == "about 400 rows"
+    assert verdict_words(facts(0.8, 0.79, 0.4, findings=[finding])).next == "Too few rows: about 400 rows."
     page = Page(run_page(facts(0.8, 0.79, 0.4, findings=[finding])))
     assert "What the doctor found" in page.headings
     assert "about 400 rows" in page.text

@@ -549,3 +549,10 @@ def test_encoders_get_vectors_or_a_mask(tmp_path, jsonl):
     rows = [SHAPES["tags"][0](number) for number in range(20)]
     task, _ = loaded(jsonl(rows), tmp_path, backbone="m", place_of=lambda words: "mask" if words else "vectors")
     assert task.template == "{tokens}"
+
+
+def test_rows_without_any_label_are_told_as_such(jsonl):
+    with pytest.raises(DataError) as caught:
+        starting_task(jsonl([{"text": f"text {n}", "label": None} for n in range(6)]))
+    assert "6 rows" in caught.value.got
+    assert "training" in caught.value.fix

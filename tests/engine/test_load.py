@@ -1,5 +1,6 @@
 """A model's float32 copy, made once for all processes, and what is told from a config alone."""
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -92,3 +93,13 @@ def test_the_fingerprint_of_a_hub_model_is_that_of_its_files(tmp_path, monkeypat
     assert check_backbone(older, half) == []
     with pytest.raises(ArtifactError):
         check_backbone(older, full)
+
+
+def test_weights_that_do_not_fit_their_config_are_refused_in_plain_words(tmp_path):
+    converts(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 7}))
+    with pytest.raises(BackboneError) as caught:
+        load_backbone(str(tmp_path), device="cpu")
+    assert "config.json" in str(caught.value.fix)
+    assert not caught.value.got

@@ -108,7 +108,7 @@ def _lines(report: "DataReport") -> Iterator[str]:
     what = "Labels" if report.kind in ("multilabel", "tagging") else "Label column"
     if report.kind in ("generation", "qa", "chat"):
         what = "Answer column"
-    count = f" ({len(report.labels)} labels)" if report.labels else ""
+    count = f" ({len(report.labels)} label{'s' if len(report.labels) > 1 else ''})" if report.labels else ""
     yield f"{what}: {', '.join(report.target) or 'in the messages'}{count}; {_named('text column', report.texts)}"
     total = sum(report.rows.values())
     splits = ", ".join(f"{split} {count:,}" for split, count in report.rows.items() if split != "path")

@@ -81,6 +81,15 @@ def guessed(rows: Records, format: str, where: str) -> Guess:
     )
     guess = next((guess for guess in guesses if guess), None)
     if guess is None:
+        empty = next((column for column in named if not column.filled), None)
+        if empty:
+            raise DataError(
+                f"no row has a label: the field {empty.name!r} is empty or -1 everywhere",
+                where=where,
+                got=f"{len(rows):,} rows without a label",
+                wanted="labelled rows",
+                fix="begin with the file of the training rows; files beside it named validation and test are found",
+            )
         unfit = next((column for column in named if column.counts), None)
         if unfit:
             raise DataError(

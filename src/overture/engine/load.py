@@ -299,6 +299,12 @@ def _readable_errors(name: str) -> Iterator[None]:
     except OvertureError:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        if "ignore_mismatched_sizes" in str(error):
+            raise BackboneError(
+                "the shapes of the model's weights are not those of its config.json",
+                where=name,
+                fix="put back the config.json that belongs to the weights",
+            ) from error
         raise BackboneError(
             "the model cannot be loaded",
             where=name,

@@ -15,6 +15,7 @@ from overture.core.records.events import DataEvent, DivergedEvent, EpochEvent, N
 from overture.core.records.runs import Finding, RunStatus
 from overture.core.records.tune import SeedResult, TuneResult
 from overture.evaluate.history import overfitting
+from overture.evaluate.metric import answer_text
 from overture.store.runs import RESULT, STATUS, Run
 
 # A loss that falls by less than this share of itself has not moved.
@@ -310,7 +311,7 @@ def _check_majority(training: Training) -> Iterator[Finding]:
             yield Finding(
                 name="one_label",
                 what=f"the tuned prompt gives the same answer to all {split} rows",
-                evidence=f"{predicted[0]!r} for each of {len(predicted)} rows",
+                evidence=f"'{answer_text(predicted[0]):.80}' for each of {len(predicted)} rows",
                 fix="another learning rate (overture lr TASK.yaml), more epochs, or balanced training rows",
             )
             return

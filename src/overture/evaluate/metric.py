@@ -80,7 +80,8 @@ def answer_text(answer: object, part: Callable[[Any], str] | None = None) -> str
         return str(answer)
     if part:
         return "; ".join(map(part, answer)) or "none"
-    return " | ".join(map(str, answer))
+    # Without the row a span is its label with its places.
+    return " | ".join(" ".join(map(str, p)) if isinstance(p, tuple) else str(p) for p in answer) or "none"
 
 
 def check_rows(gold: Answers, *predicted: Answers) -> None:

@@ -150,7 +150,10 @@ def verdict_words(facts: RunFacts) -> VerdictWords:
     result, main = facts.result, facts.main
     against = (result.compared or {}).get("no_prompt")
     metric = result.metric.replace("_", " ")
-    first_fix = facts.findings[0].fix if facts.findings else ""
+    first_fix = ""
+    if facts.findings:
+        finding = facts.findings[0]
+        first_fix = f"{finding.what[:1].upper()}{finding.what[1:]}: {finding.fix}."
     use = f"Use it: {facts.commands[0]}" if facts.commands else "Use it on rows of your own."
     if against is None:
         what = f"The tuned prompt scores {main.value:.3f} ({metric})."
@@ -201,7 +204,7 @@ def loss_chart(steps: Sequence[StepEvent], epochs: Sequence[EpochEvent], width: 
     validated = [
         {"seed": e.title, "epoch": e.epoch + 1, "loss": e.validation_loss, "rows": "validation"} for e in epochs
     ]
-    x = alt.X("epoch:Q", title="epoch", scale=alt.Scale(nice=False), axis=alt.Axis(tickMinStep=1, format="d"))
+    x = _epochs(epochs)
     y = alt.Y("loss:Q", title="loss", scale=alt.Scale(zero=False))
     legend = alt.Legend(orient="top", title=None)
     scale = alt.Scale(domain=["training", "validation"], range=[TRAINING, VALIDATION])
@@ -226,13 +229,23 @@ def _thinned(steps: Sequence[StepEvent]) -> Iterator[dict[str, Any]]:
             yield {"seed": title, "epoch": at, "loss": fmean(step.loss for step in part), "rows": "training"}
 
 
+def _epochs(epochs: Sequence[EpochEvent]) -> alt.X:
+    """An axis with a tick for each epoch, or for some of many."""
+    last = max(epoch.epoch for epoch in epochs) + 1
+    ticks = alt.Axis(values=list(range(0, last + 1, max(1, last // 8))), format="d")
+    return alt.X("epoch:Q", title="epoch", scale=alt.Scale(domain=[0, last], nice=False), axis=ticks)
+
+
 def score_chart(epochs: Sequence[EpochEvent], metric: str, width: int) -> alt.LayerChart | None:
     """Validation score of each epoch; the epochs that were best when they ended are filled."""
     if not epochs:
         return None
     rows = [{"seed": e.title, "epoch": e.epoch + 1, "score": e.validation_score, "best": e.is_best} for e in epochs]
-    x = alt.X("epoch:Q", title="epoch", scale=alt.Scale(nice=False), axis=alt.Axis(tickMinStep=1, format="d"))
-    y = alt.Y("score:Q", title=f"{metric}, validation rows", scale=alt.Scale(zero=False))
+    x = _epochs(epochs)
+    low, high = (choose(e.validation_score for e in epochs) for choose in (min, max))
+    # Equal scores have no extent of their own.
+    scale = alt.Scale(zero=False) if low < high else alt.Scale(domain=[low - 0.05, high + 0.05])
+    y = alt.Y("score:Q", title=f"{metric}, validation rows", scale=scale)
     base = alt.Chart(data(rows)).encode(x=x, y=y, detail="seed:N")
     line = base.mark_line(strokeWidth=2, color=VALIDATION)
     rings = base.mark_point(size=60, color=VALIDATION, opacity=1)
