@@ -25,9 +25,9 @@ CHECKS = "not_a_server_error,content_type_conformance,response_schema_conformanc
 
 
 def known_names(value: Any) -> Any:
-    """Half of the generated names become those of stored prompts, so that requests reach the engine."""
+    """Most of the generated names become those of stored prompts, so that requests reach the engine."""
     for field in ("prompt", "model") if isinstance(value, dict) else ():
-        if field in value and random.random() < 0.5 and not (field == "prompt" and "model" in value):
+        if field in value and random.random() < 0.9 and not (field == "prompt" and "model" in value):
             value[field] = random.choice(NAMES)
     return value
 

@@ -47,7 +47,8 @@ def many_prompts(num: int = 10_000) -> dict[str, Any]:
     for number in range(num):
         folder = root / "prompts" / f"p{number:05d}" / "v1"
         folder.mkdir(parents=True)
-        (folder / "prompt.json").write_text(manifest_of("movie", name=f"p{number:05d}", version=1).model_dump_json())
+        manifest = manifest_of("movie").model_copy(update={"name": f"p{number:05d}", "version": 1})
+        (folder / "prompt.json").write_text(manifest.model_dump_json())
         (folder / "prompt.safetensors").write_bytes(tensor_file())
     before, started = psutil.Process().memory_info().rss, time.process_time()
     gateway = Gateway(root)

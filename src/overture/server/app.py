@@ -18,13 +18,10 @@ from starlette.responses import Response
 from overture.core.errors import BackboneError, OvertureError
 from overture.server.errors import ErrorReply, Refused, invalid_body
 from overture.server.openai import Writer, server_sent
+from overture.server.openai_schema import ChatReply, ChatRequest, CompletionReply, CompletionRequest
 from overture.server.schema import (
     AliasReply,
     AliasRequest,
-    ChatReply,
-    ChatRequest,
-    CompletionReply,
-    CompletionRequest,
     Drift,
     Health,
     ModelCard,

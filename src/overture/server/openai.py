@@ -9,10 +9,19 @@ from typing import Any
 from pydantic import BaseModel, JsonValue
 
 from overture.core.errors import OvertureError
-from overture.core.records.serving import AnswersEvent, DoneEvent, Event, Request, TokenEvent, Usage, WrittenToken
+from overture.core.records.serving import (
+    AnswersEvent,
+    DoneEvent,
+    Event,
+    Finish,
+    Request,
+    TokenEvent,
+    Usage,
+    WrittenToken,
+)
+from overture.server.answers import answer_text, typed_answer
 from overture.server.errors import Refused
-from overture.server.registry import Served
-from overture.server.schema import (
+from overture.server.openai_schema import (
     ChatChoice,
     ChatChunk,
     ChatDelta,
@@ -25,13 +34,11 @@ from overture.server.schema import (
     CompletionReply,
     CompletionRequest,
     Facts,
-    Finish,
     ReplyMessage,
     TopToken,
     WritingUsage,
-    answer_text,
-    typed_answer,
 )
+from overture.server.registry import Served
 from overture.server.security import Visit
 from overture.server.service import Service, all_of, row_of
 

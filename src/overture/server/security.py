@@ -237,9 +237,8 @@ class Guard:
         name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
         if name.lower() not in self.access.hosts:
             wanted = ", ".join(self.access.hosts)
-            raise Refused(
-                403, "host_not_allowed", "the server is not known by this name", where="Host", got=host, wanted=wanted
-            )
+            what, fix = "the server is not known by this name", "start it with --allowed-host NAME"
+            raise Refused(403, "host_not_allowed", what, where="Host", got=host, wanted=wanted, fix=fix)
 
     def _check_origin(self, headers: Headers) -> None:
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")

@@ -9,6 +9,7 @@ from pydantic import JsonValue
 from starlette.requests import Request as HttpRequest
 
 from overture.core.records.serving import AnswersEvent, DoneEvent, ErrorEvent, Event, Request, Usage
+from overture.server.answers import typed_answer
 from overture.server.engine import Engine
 from overture.server.errors import Refused
 from overture.server.registry import Registry, Served
@@ -23,7 +24,6 @@ from overture.server.schema import (
     SystemOneReply,
     SystemOneRequest,
     SystemOneUsage,
-    typed_answer,
 )
 from overture.server.security import Visit
 

@@ -1,0 +1,218 @@
+"""Chats and completions as OpenAI's clients send and read them."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from overture.core.records.base import Record
+from overture.core.records.serving import Finish, Usage
+from overture.server.answers import Answer
+from overture.server.schema import Body, Name, Stop, Text
+
+
+class Message(Body):
+    """A turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"] = Field(description="who speaks")
+    content: Text | list["TextPart"] = Field(description="what is said")
+    name: Text | None = Field(None, description="accepted, without effect")
+
+    @property
+    def text(self) -> str:
+        """The content as one text."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class TextPart(Body):
+    """A part of a message; only texts are served."""
+
+    type: Literal["text"] = Field(description="text")
+    text: Text = Field(description="the part")
+
+
+class StreamOptions(Body):
+    """Options of a stream."""
+
+    include_usage: bool = Field(False, description="send the usage in a chunk of its own at the end")
+
+
+class TextFormat(Body):
+    """The only format of answers."""
+
+    type: Literal["text"] = Field("text", description="plain text")
+
+
+class Writing(Body):
+    """What chats and completions have in common; values that would change nothing are accepted."""
+
+    model: Name = Field(description="name, name@version or name@alias of a prompt, with or without the model: in front")
+    max_tokens: int | None = Field(
+        None, ge=1, le=100_000, description="most tokens of the answer; the task's if left out"
+    )
+    temperature: float | None = Field(None, ge=0, le=10, description="0 is greedy; the task's decoding if left out")
+    top_p: float | None = Field(None, gt=0, le=1, description="draw from tokens that have this share together")
+    seed: int | None = Field(None, ge=0, lt=1 << 63, description="seed of the drawing; 0 if left out")
+    stop: Annotated[Text, Field(min_length=1, max_length=200)] | Stop | None = Field(
+        None, description="texts at which the answer ends"
+    )
+    stream: bool | None = Field(None, description="send the answer as server-sent events while it is written")
+    stream_options: StreamOptions | None = Field(None, description="with stream")
+    user: Text | None = Field(None, description="accepted, not kept")
+    n: Literal[1] | None = Field(None, description="number of answers")
+    frequency_penalty: Literal[0] | None = Field(None, description="not served")
+    presence_penalty: Literal[0] | None = Field(None, description="not served")
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop texts."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+class ChatRequest(Writing):
+    """A conversation to go on with; a prompt of a template with one field is given the user's message as that field."""
+
+    messages: list[Message] = Field(min_length=1, max_length=256, description="the conversation")
+    max_completion_tokens: int | None = Field(None, ge=1, le=100_000, description="as max_tokens")
+    logprobs: bool | None = Field(None, description="tell the written tokens' log-probabilities")
+    top_logprobs: int | None = Field(None, ge=0, le=20, description="and so many of the likeliest at each place")
+    response_format: TextFormat | None = Field(None, description="text")
+
+
+class CompletionRequest(Writing):
+    """Texts to answer."""
+
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=64)] = Field(
+        description="the field of a prompt whose template has one; of the model alone any text"
+    )
+    logprobs: int | None = Field(None, ge=0, le=20, description="tell log-probabilities, of so many at each place")
+    echo: Literal[False] | None = Field(None, description="not served")
+    best_of: Literal[1] | None = Field(None, description="not served")
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts."""
+        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+
+
+class CachedTokens(Record):
+    """Details of the tokens that were read."""
+
+    cached_tokens: int = Field(0, description="of texts that ran for an earlier request")
+
+
+class WritingUsage(Record):
+    """Tokens, as OpenAI counts them."""
+
+    prompt_tokens: int = Field(description="read, prompts not counted")
+    completion_tokens: int = Field(description="written")
+    total_tokens: int = Field(description="both")
+    prompt_tokens_details: CachedTokens = Field(CachedTokens(), description="details")
+
+    @classmethod
+    def of(cls, *usages: Usage) -> "WritingUsage":
+        """The sum."""
+        read, written = (sum(getattr(use, name) for use in usages) for name in ("input_tokens", "output_tokens"))
+        cached = CachedTokens(cached_tokens=sum(use.cached_tokens for use in usages))
+        return cls(
+            prompt_tokens=read, completion_tokens=written, total_tokens=read + written, prompt_tokens_details=cached
+        )
+
+
+class Facts(Record):
+    """What OpenAI's replies have no place for."""
+
+    kind: str = Field(description="kind of the prompt's task; `model` of the model alone")
+    answer: Answer | None = Field(None, description="the typed answer, where the prompt does not write text")
+
+
+class TopToken(Record):
+    """A token and its log-probability, as a chat tells them."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class ChatToken(TopToken):
+    """A written token, as a chat tells it."""
+
+    top_logprobs: list[TopToken] = Field([], description="the likeliest at its place")
+
+
+class ChatLogprobs(Record):
+    """Written tokens of a chat."""
+
+    content: list[ChatToken] = Field(description="in order")
+
+
+class CompletionLogprobs(Record):
+    """Written tokens of a completion."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] | None
+    text_offset: list[int]
+
+
+class ReplyMessage(Record):
+    """The answer in a conversation, or a part of it in a stream."""
+
+    role: Literal["assistant"] | None = "assistant"
+    content: str | None = Field(None, description="the text")
+
+
+class ChatChoice(Record):
+    """The answer to a conversation."""
+
+    index: int = 0
+    message: ReplyMessage
+    logprobs: ChatLogprobs | None = None
+    finish_reason: Finish
+
+
+class ChatDelta(Record):
+    """A part of the answer."""
+
+    index: int = 0
+    delta: ReplyMessage
+    logprobs: ChatLogprobs | None = None
+    finish_reason: Finish | None = None
+
+
+class CompletionChoice(Record):
+    """The answer to a text, or a part of it in a stream."""
+
+    index: int = 0
+    text: str
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: Finish | None = None
+
+
+class _Reply(Record):
+    id: str = Field(description="the request's")
+    created: int = Field(description="seconds since 1970")
+    model: str = Field(description="the prompt, pinned")
+    system_fingerprint: str | None = Field(None, description="the beginning of the prompt's SHA-256")
+    usage: WritingUsage | None = None
+    overture: Facts | None = None
+
+
+class ChatReply(_Reply):
+    """The answer to a conversation."""
+
+    object: Literal["chat.completion"] = "chat.completion"
+    choices: list[ChatChoice]
+
+
+class ChatChunk(_Reply):
+    """One event of a streamed chat."""
+
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    choices: list[ChatDelta]
+
+
+class CompletionReply(_Reply):
+    """Answers to texts, or one event of a stream."""
+
+    object: Literal["text_completion"] = "text_completion"
+    choices: list[CompletionChoice]
