@@ -190,6 +190,24 @@ def test_an_overloaded_engine_is_429_with_retry_after_also_for_streams(tmp_path)
             assert reply.headers["retry-after"] == "3"
 
 
+def test_a_slow_stream_is_kept_alive_and_a_broken_one_ends_with_the_error(tmp_path, monkeypatch):
+    class Breaking(ReadyEngine):
+        def _events(self, request):
+            failure = ErrorEvent(id=request.id, error="Unavailable", message="gone", status=503, retry_after_s=1.0)
+            return [super()._events(request)[0], failure]
+
+    monkeypatch.setattr("overture.server.openai._KEEP_ALIVE_S", 0.05)
+    gateway = Gateway(tmp_path, Breaking(delay_s=0.3))
+    gateway.add("summary")
+    with gateway.client() as client:
+        reply = client.post("/v1/completions", json={"model": "summary", "prompt": "a b", "stream": True})
+    assert reply.text.count(": keep-alive\n\n") >= 2
+    first, error, done = events_of(reply)
+    assert json.loads(first)["choices"][0]["text"] == "a"
+    assert json.loads(error)["error"]["code"] == "not_ready"
+    assert done == "[DONE]"
+
+
 def test_system_one_asks_tuned_prompts(client, gateway):
     questions = {
         "spam": {"type": "noul", "instructions": "Is it spam?"},
@@ -308,6 +326,19 @@ def test_health_ready_metrics_and_tokens(client):
     assert 'overture_requests_total{prompt="movie@1",status="200"} 1.0' in client.get("/metrics").text
     assert client.post("/tokenize", json={"text": "ab"}).json() == {"tokens": [97, 98], "count": 2}
     assert client.post("/v1/prompts/movie/warm").json()["id"] == "movie@1"
+
+
+def test_a_damaged_prompt_is_told_without_the_servers_folders(client, gateway):
+    (gateway.store.prompts / "movie" / "v1" / "prompt.json").write_text("{")
+    refused = error_of(client.post("/v1/predict", json={"prompt": "movie", "inputs": ["x"]}), 409)
+    assert refused["param"] == "prompt.json"
+    assert str(gateway.store.root) not in json.dumps(refused)
+    card = client.get("/v1/models/movie").json()
+    assert card["overture"]["problem"]
+    gateway.store.remove("stars")
+    assert "stars" not in error_of(client.get("/v1/models/star"), 404)["message"]
+    gateway.add("stars")
+    assert "stars@2" in [card["id"] for card in client.get("/v1/models").json()["data"]]
 
 
 def test_an_unforeseen_error_is_json_without_its_reason(tmp_path):

@@ -134,8 +134,8 @@ async def _greet(registry: "Registry", url: str, started: float, is_json: bool, 
             return
         await asyncio.sleep(0.05)
     refused = await asyncio.to_thread(registry.refused)
-    names = registry.names()
-    num_versions = sum(len(registry.store.versions(name)) for name in names) - len(refused)
+    versions = {name: numbers for name in registry.names() if (numbers := registry.store.versions(name))}
+    num_versions = sum(map(len, versions.values())) - len(refused)
     seconds = time.monotonic() - started
     if is_json:
         emit(
@@ -154,7 +154,7 @@ async def _greet(registry: "Registry", url: str, started: float, is_json: bool, 
         say(f"  not served: {ref}: {reason}")
     if len(refused) > _MAX_REFUSED:
         say(f"  ... and {len(refused) - _MAX_REFUSED} more")
-    example = next((name for name in names if f"{name}@{registry.store.versions(name)[-1]}" not in refused), None)
+    example = next((name for name, numbers in versions.items() if f"{name}@{numbers[-1]}" not in refused), None)
     if example:
         key = ' -H "Authorization: Bearer $KEY"' if has_keys else ""
         body = f'{{"prompt": "{example}", "inputs": ["some text"]}}'

@@ -56,7 +56,9 @@ class Refused(OvertureError):
             return error
         status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
         code = {404: "model_not_found", 409: "prompt_does_not_fit", 503: "not_ready"}.get(status, "invalid_request")
-        details: dict[str, Any] = {"where": error.where, "got": error.got, "wanted": error.wanted, "fix": error.fix}
+        # Clients learn which file is wrong, and not where the server keeps it.
+        where = error.where.rpartition("/")[2] if error.where.startswith("/") else error.where
+        details: dict[str, Any] = {"where": where, "got": error.got, "wanted": error.wanted, "fix": error.fix}
         return cls(status, code, error.what, problems=error.problems, **details)
 
     def response(self) -> JSONResponse:

@@ -104,11 +104,13 @@ class Registry:
         except StoreError:
             names = [*islice(filter(key.may_use, self.names()), _MAX_NAMES)]
             name = ref.partition("@")[0]
-            if name in names:
+            if name in names and self.store.versions(name):
                 versions = [*self.store.aliases(name), *map(str, self.store.versions(name))]
                 near = [f"{name}@{version}" for version in versions][:3]
             else:
-                near = difflib.get_close_matches(name[:64], names, 3)
+                near = [
+                    known for known in difflib.get_close_matches(name[:64], names, 9) if self.store.versions(known)
+                ][:3]
             fix = f"did you mean {', '.join(near)}?" if near else "GET /v1/models lists what is there"
             raise Refused(
                 404, "model_not_found", "no such prompt", where="model", got=model, wanted="a stored prompt", fix=fix
@@ -130,7 +132,7 @@ class Registry:
         return None
 
     def names(self) -> tuple[str, ...]:
-        """The names of all prompts, in order; read again when one came or went."""
+        """The names of all prompts, in order, some without versions; read again when a name was added."""
         stamp = self.store.prompts.stat().st_mtime_ns if self.store.prompts.is_dir() else None
         if stamp is None or self._names[0] != stamp:
             self._names = (stamp, self.store.names())

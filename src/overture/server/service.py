@@ -105,13 +105,15 @@ class Service:
         async with aclosing(self.engine.submit(request)) as events:  # type: ignore[type-var]
             async for event in events:
                 if isinstance(event, ErrorEvent):
+                    # One line, and not where the server keeps its prompts.
+                    text = " ".join(event.message.replace(f"{self.registry.store.root}/", "").split())
                     code = {429: "overloaded", 503: "not_ready", 409: "prompt_does_not_fit"}.get(
                         event.status, "invalid_request"
                     )
                     raise Refused(
                         event.status,
                         code,
-                        " ".join(event.message.split()),
+                        text,
                         where=where,
                         retry_after_s=event.retry_after_s,
                     )

@@ -150,8 +150,8 @@ class Store:
         return ref if is_path(ref) else str(self._with_version(parsed_ref(ref)))
 
     def names(self) -> tuple[str, ...]:
-        """The names of all prompts, in order; no manifest is read."""
-        return tuple(folder.name for folder in _name_folders(self.prompts) if _versions(folder))
+        """The names of all prompts, in order, those among them whose versions were all removed; one folder is read."""
+        return tuple(folder.name for folder in _name_folders(self.prompts))
 
     def versions(self, name: str) -> tuple[int, ...]:
         """The versions of a prompt, in order; none of an unknown one."""
