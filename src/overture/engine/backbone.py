@@ -151,6 +151,11 @@ class Backbone:
         other._masks = {is_plain: self._masks_asked(is_plain) for is_plain in (False, True)}
         return other
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the layers run as compiled kernels."""
+        return bool(self._masks)
+
     @torch.no_grad()
     def _masks_asked(self, is_packed: bool) -> list[MaskKind]:
         """Which masks the layers ask for, found by one token: compiled layers get them ready-made."""
@@ -409,16 +414,26 @@ class Backbone:
             live: what enters ``start_layer``, [P, D].
             start_layer: below it the columns weigh nothing.
         """
-        positions = torch.arange(live.shape[0], device=self.device)[None]
-        valid = torch.ones_like(positions, dtype=torch.bool)
-        columns = self.remember(live[None].to(self.device, self.dtype), positions, valid, start_layer)
-        upper = range(start_layer, self.info.num_layers)
-        keys, values = [torch.cat([part[layer] for layer in upper]) for part in (columns.keys, columns.values)]
+        (memory,) = self.memories_of(live[None], start_layer)
         if not start_layer:
-            return LayerMemory(keys, values)
-        lower = keys.new_zeros(start_layer, *keys.shape[1:])
-        weights = torch.cat([keys.new_zeros(start_layer, len(live)), keys.new_ones(len(upper), len(live))])
-        return LayerMemory(torch.cat([lower, keys]), torch.cat([lower, values]), weights)
+            return memory
+        upper, lower = memory.keys.shape[0], memory.keys.new_zeros(start_layer, *memory.keys.shape[1:])
+        weights = torch.cat([memory.keys.new_zeros(start_layer, len(live)), memory.keys.new_ones(upper, len(live))])
+        return LayerMemory(torch.cat([lower, memory.keys]), torch.cat([lower, memory.values]), weights)
+
+    def memories_of(self, live: Tensor, start_layer: int = 0) -> list[LayerMemory]:
+        """Keys and values of sequences of one length at positions from 0, in the layers that run.
+
+        Args:
+            live: what enters ``start_layer``, [J, P, D].
+            start_layer: the first layer that runs.
+        """
+        positions = torch.arange(live.shape[1], device=self.device).expand(live.shape[:2])
+        valid = torch.ones_like(positions, dtype=torch.bool)
+        columns = self.remember(live.to(self.device, self.dtype), positions, valid, start_layer)
+        layers = range(start_layer, self.info.num_layers)
+        keys, values = [torch.stack([part[n] for n in layers], dim=1) for part in (columns.keys, columns.values)]
+        return [LayerMemory(*pair) for pair in zip(keys, values, strict=True)]
 
     @torch.no_grad()
     def memory_of_tokens(self, ids: Sequence[int]) -> LayerMemory:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from overture.core.injection import Injection, LayerMemory
 from overture.core.rows import Encoded
-from overture.engine.attention import Columns, Step
+from overture.engine.attention import FUSED, Columns, Step
 from overture.engine.backbone import Backbone
+from overture.engine.compiled import with_shared_vectors
 from overture.engine.inputs import Inputs, Text
 from overture.engine.layout import Layout, Start
 from overture.engine.splits import with_splits
@@ -55,6 +56,9 @@ def prepared(
         is_generating: keys and values are kept, for the tokens to come.
     """
     backbone = inputs.backbone
+    # Long texts keep the causal kernel, which has no room for memory and is worth more.
+    if max(row.num_tokens for row in rows) < FUSED["cpu"]:
+        injections = with_shared_vectors(backbone, injections)
     layer = max(injection.layer if injection else 0 for injection in injections)
     is_live = [not _runs_input_first(injection, inputs) for injection in injections]
     starts = [_start(backbone, *start_facts) for start_facts in zip(rows, injections, is_live, strict=True)]
