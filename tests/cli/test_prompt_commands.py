@@ -8,6 +8,7 @@ import yaml
 
 from overture.cli import doctor
 from overture.data.task import Task
+from overture.engine import precision
 
 
 def test_empty_store(overture) -> None:
@@ -117,7 +118,7 @@ def test_init_from_a_task_of_the_harness(overture, tmp_path) -> None:
 
 @pytest.fixture
 def quick_doctor(monkeypatch) -> None:
-    monkeypatch.setattr(doctor, "_MATRIX_SIZE", 16)
+    monkeypatch.setattr(precision, "_TOKENS", 16)
     monkeypatch.setattr(doctor, "_tokens_per_second", lambda name: {"load_seconds": 1.0, "tokens_per_second": 2.0})
 
 
@@ -127,10 +128,9 @@ def test_doctor(overture, quick_doctor) -> None:
     assert (found.code, facts["is_usable"]) == (0, True)
     assert facts["packages"]["torch"]["version"]
     assert set(facts["extras"]) >= {"parquet", "datasets", "peft"}
-    assert facts["gflops"]["cpu"] > 0
-    assert facts["gflops"]["cpu_bfloat16"] > 0
-    is_faster = facts["gflops"]["cpu_bfloat16"] > 3 * facts["gflops"]["cpu"]
-    assert any("dtype=bfloat16" in line for line in facts["advice"]) == is_faster
+    assert facts["gflops"]["float32"] > 0
+    assert facts["gflops"]["bfloat16"] > 0
+    assert any("dtype=fastest" in line for line in facts["advice"]) == (facts["gflops"]["fastest"] == "bfloat16")
     assert facts["disk"]["store"]["free_bytes"] > 0
     assert "Overture can be used." in overture("doctor").out
 

@@ -18,10 +18,6 @@ from overture.core.errors import OvertureError
 from overture.core.packages import install, requirements
 
 _LEAST_FREE_BYTES = 1_000_000_000
-_MATRIX_SIZE = 1024
-_MATRIX_ROUNDS = 8
-_FASTER = 3.0
-"""Training in bfloat16 is recommended where it is at least so many times as fast as float32."""
 _BATCH_ROWS, _BATCH_TOKENS = 8, 32
 _UNUSABLE = 1
 _FOUND = 1
@@ -89,10 +85,12 @@ def examined(store: Path) -> Facts:
     facts |= {"machine": _machine(), "disk": _disk(store, errors, advice), "kept_inputs": _kept_inputs(errors)}
     if "torch" in packages and not packages["torch"]["problem"]:
         remark("measuring speed ...")
-        facts |= {"gpu": _gpu(), "gflops": _gflops()}
-        rates = facts["gflops"]
-        if rates["cpu_bfloat16"] > _FASTER * rates["cpu"]:
-            advice.append("this processor is made for bfloat16: --set dtype=bfloat16 often trains twice as fast")
+        from overture.engine.precision import matrix_rates
+
+        rates = matrix_rates()
+        facts |= {"gpu": _gpu(), "gflops": {**rates.dump(), "fastest": rates.fastest}}
+        if rates.fastest == "bfloat16":
+            advice.append("this processor is made for bfloat16: --set dtype=fastest often trains twice as fast")
         facts["model"] = _model(advice)
     return {**facts, "errors": errors, "advice": advice, "is_usable": not errors}
 
@@ -178,21 +176,6 @@ def _gpu() -> Facts | None:
     return {"name": torch.cuda.get_device_name(), "free_bytes": free, "total_bytes": total}
 
 
-def _gflops() -> Facts:
-    """Speed of a matrix product on the CPU in both precisions: 2 n^3 operations each."""
-    import torch
-
-    rates: Facts = {"threads": torch.get_num_threads()}
-    for name, dtype in (("cpu", torch.float32), ("cpu_bfloat16", torch.bfloat16)):
-        a = torch.randn(_MATRIX_SIZE, _MATRIX_SIZE).to(dtype)
-        a @ a
-        start = time.perf_counter()
-        for _ in range(_MATRIX_ROUNDS):
-            a @ a
-        rates[name] = 2 * _MATRIX_SIZE**3 * _MATRIX_ROUNDS / (time.perf_counter() - start) / 1e9
-    return rates
-
-
 def _model(advice: list[str]) -> Facts:
     """The embedded model: is its package there, is it converted, how fast is it."""
     from overture.engine.options import EMBEDDED
@@ -259,7 +242,7 @@ def _shown(facts: Facts) -> Iterator[tuple[str, str]]:
         return
     yield "gpu", facts["gpu"]["name"] if facts["gpu"] else "none"
     rates = facts["gflops"]
-    both = f"float32 {rates['cpu']:.0f}, bfloat16 {rates['cpu_bfloat16']:.0f} GFLOP/s"
+    both = f"float32 {rates['float32']:.0f}, bfloat16 {rates['bfloat16']:.0f} GFLOP/s"
     yield "matrix product", f"{both} on {rates['threads']} CPU threads"
     model = facts["model"]
     yield f"model {model['name']}", _model_text(model)

@@ -151,11 +151,6 @@ class Backbone:
         other._masks = {is_plain: self._masks_asked(is_plain) for is_plain in (False, True)}
         return other
 
-    @property
-    def is_compiled(self) -> bool:
-        """Whether the layers run as compiled kernels."""
-        return bool(self._masks)
-
     @torch.no_grad()
     def _masks_asked(self, is_packed: bool) -> list[MaskKind]:
         """Which masks the layers ask for, found by one token: compiled layers get them ready-made."""

@@ -21,7 +21,7 @@ ENCODERS = ("bert", "distilbert", "modernbert", "roberta")
 
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 CacheDType = Literal["model", "bfloat16"]
-DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+DType = Literal["auto", "fastest", "float32", "bfloat16", "float16", "float64"]
 
 
 def local_source(name: str, folder: Path = Path()) -> str:
