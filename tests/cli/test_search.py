@@ -125,7 +125,9 @@ def test_few_rows_get_as_many_steps_in_a_search_as_in_a_tune(searched, overture,
     found = searched("--tunes", "8", "--set", "search.cohort=3", *words, train={"lr": 0.1})
     folder = tmp_path / "store" / "runs" / found["run"]
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    planned = {event["who"]: event["num_steps"] for event in events if event["event"] == "step"}
+    trainings = {event["who"]: event["num_steps"] for event in events if event["event"] == "step"}
+    assert any(who.startswith("trial 0, seed ") for who in trainings), "the race names its seeds"
+    planned = {who.partition(",")[0]: num for who, num in trainings.items()}
     assert len(planned) > 2
     assert {num for who, num in planned.items() if who != "trial 0"} == {steps}
     assert planned["trial 0"] == 60

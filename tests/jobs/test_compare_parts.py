@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from overture.core.records.cells import CELLS, FailedCell, Plan, RateChoice, Request, RightAnswers, RowText, Trial
-from overture.core.records.compare import Enough, Facts, ModelFacts, Summary
+from overture.core.records.compare import Enough, Facts, ModelFacts, Summary, WayMistakes
+from overture.core.records.scores import LabelScore
 from overture.data.task import Task
 from overture.jobs.compare.budget import Speed
 from overture.jobs.compare.options import CompareConfig
@@ -609,3 +610,13 @@ def test_every_metric_has_the_interval_of_its_score_and_stays_within_its_bounds(
     assert "rows" in values["macro_f1"].method
     assert values["ece"].low == 0
     assert "over seeds and test rows, of ece over the seeds alone." in page(found)
+
+
+def test_of_many_labels_the_worst_are_shown() -> None:
+    labels = [
+        LabelScore(label=f"label{n}", precision=1, recall=1, f1=n / 100, num_gold=1, num_predicted=1) for n in range(77)
+    ]
+    mistakes = tuple(WayMistakes(way=way, n_seeds=1, labels=tuple(labels)) for way in ("a", "b", "c"))
+    few = page(summed(cells_of({"a": 0.9}), ["a"]).model_copy(update={"mistakes": mistakes}))
+    assert "label24<" in few
+    assert "label25<" not in few

@@ -30,6 +30,7 @@ _CONFIG = {
         "titleFontSize": 13,
         "titleFontWeight": "normal",
         "labelLimit": 170,
+        "labelSeparation": 5,
         "gridOpacity": 0.5,
         "titlePadding": 8,
     },

@@ -15,8 +15,8 @@ from overture.report.charts import png_of, svgs
 from overture.report.compare_charts import CHARTS, picture
 from overture.report.render import rendered
 
-_MAX_LABELS = 15
-"""A confusion table of more labels fits no page."""
+_MAX_CONFUSED, _MAX_LABELS = 15, 25
+"""A confusion table of more labels fits no page; of more labels than the second those with the lowest F1 are shown."""
 PAGE, PICTURE, RESULT = "report.html", "report.png", "result.json"
 
 
@@ -67,7 +67,7 @@ def page(summary: Summary) -> str:
         tokenizers={name: mean.tokenizer for name, mean in means if mean.tokenizer},
         validation_rows=dict(sorted((cost.size, cost.validation_rows) for cost in summary.ledger if cost.size)),
         max_validation=MAX_VALIDATION,
-        max_labels=_MAX_LABELS,
+        max_confused=_MAX_CONFUSED,
         f1_by_label=_f1_by_label(summary),
         has_probabilities=any(
             answer.confidence is not None
@@ -79,15 +79,16 @@ def page(summary: Summary) -> str:
 
 
 def _f1_by_label(summary: Summary) -> dict[str, dict[str, float | None]]:
-    """Label -> way -> F1, for labels and ways as the summary orders them."""
-    names = dict.fromkeys(score.label for mistakes in summary.mistakes for score in mistakes.labels)
-    table: dict[str, dict[str, float | None]] = {
-        name: {mistakes.way: None for mistakes in summary.mistakes} for name in names
-    }
-    for mistakes in summary.mistakes:
-        for score in mistakes.labels:
-            table[score.label][mistakes.way] = score.f1
-    return table
+    """Label -> way -> F1; of many labels those that the best way predicts worst."""
+    f1_of = {mistakes.way: {score.label: score.f1 for score in mistakes.labels} for mistakes in summary.mistakes}
+    if not f1_of:
+        return {}
+    best = next(iter(f1_of.values()))
+    labels = list(dict.fromkeys(label for scores in f1_of.values() for label in scores))
+    if len(labels) > _MAX_LABELS:
+        # A label that neither occurs nor is predicted has no F1.
+        labels = sorted(labels, key=lambda label: 2.0 if (f1 := best.get(label)) is None else f1)[:_MAX_LABELS]
+    return {label: {way: scores.get(label) for way, scores in f1_of.items()} for label in labels}
 
 
 def _enough_sentences(summary: Summary) -> list[str]:

@@ -51,6 +51,11 @@ def fit_settings(work: Work, settings: Sequence[SeededSetting], decide: Decide, 
             Members that ended with the epoch are not among them: their results say how.
         folder: where the group's state is kept; training goes on from a state that is there.
     """
-    group = [Member(s.key, work.fresh(s.prompt, s.seed), s.train, s.seed, s.key) for s in settings]
+    # The race trains settings again, with other seeds.
+    names = [s.key if s.seed == work.config.seed else f"{s.key}, seed {s.seed}" for s in settings]
+    group = [
+        Member(s.key, work.fresh(s.prompt, s.seed), s.train, s.seed, name)
+        for s, name in zip(settings, names, strict=True)
+    ]
     results = work.fit_cohort(group, folder / "checkpoint.safetensors", lambda epoch, histories: decide(histories))
     return {setting.key: result for setting, result in zip(settings, results, strict=True)}
