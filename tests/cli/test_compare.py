@@ -38,6 +38,8 @@ def task(make_task: Callable[..., Path]) -> Path:
 def test_compare_resume_and_one_cell(task, drawn, overture) -> None:
     done = overture("compare", task, *WORDS, *FEW, "--price", "2", "--json")
     assert done.code == 0, done.err
+    assert "plan:" in done.err
+    assert "prefix-after: 4 trainings on 4, 8 rows" in done.err
     found = done.json
     assert (found["status"], found["largest"], found["seeds"]) == ("finished", 8, [0, 1])
     assert set(cells()) == CELLS

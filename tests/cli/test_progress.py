@@ -57,6 +57,11 @@ def test_the_plan_is_told_with_its_time() -> None:
     assert [line.split(". ")[1].split(" (")[0] for line in lines[1:]] == ["train", "measure", "examples"]
 
 
+def test_a_plan_without_times_promises_none() -> None:
+    assert plan_text([PlanStep(what="train"), PlanStep(what="race")]) == "plan:\n  1. train\n  2. race"
+    assert plan_text([PlanStep(what="train", seconds=5), PlanStep(what="race")]).startswith("plan:\n  1. train (5.0 s)")
+
+
 @pytest.mark.parametrize("width", [40, 80])
 def test_bars_fit_the_screen_and_begin_at_zero(width: int) -> None:
     file = io.StringIO()

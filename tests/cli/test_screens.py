@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from overture.cli import compare, doctor, evaluate, init_task, methods, prompts, report, search, words
+from overture.cli import compare, doctor, evaluate, init_task, methods, predict, prompts, report, search, words
+from overture.cli.inputs import Inputs
 from overture.cli.mistakes import show_mistakes, wrong_lines
 from overture.cli.out import show_text
 from overture.cli.progress import plan_text
 from overture.cli.tables import show_facts
+from overture.core.errors import Problem
 from overture.core.records.cells import FailedCell
 from overture.core.records.compare import Advice, Against, Cost, Score, Shares, Summary
 from overture.core.records.events import PlanStep
@@ -210,6 +212,15 @@ def errors_screen(out: Console) -> None:
         out.print(line, soft_wrap=True)
 
 
+def predict_screen(out: Console) -> None:
+    rows = predict._Rows([], Inputs("file", []), "null", shows_progress=False)
+    where, empty = "tickets-new.csv", "empty text in 'Subject', 'Body'"
+    rows.problems = {line: [Problem(f"{where}:{line}", empty)] for line in (4, 35)}
+    rows.problems[36] = [Problem(f"{where}:36", "too long: 2301 tokens + 14 reserved > 2048", "set too_long: trim")]
+    rows.num_done = 40
+    rows.tell_problems()
+
+
 def init_screen(out: Console) -> None:
     lengths = Lengths(median=14, most_rows=61, longest=1203)
     labels = [
@@ -289,6 +300,7 @@ SCREENS: dict[str, Callable[[Console], None]] = {
     "search": search_screen,
     "compare": compare_screen,
     "eval": eval_screen,
+    "predict": predict_screen,
     "errors": errors_screen,
     "init": init_screen,
     "show": show_screen,
@@ -302,6 +314,7 @@ SCREENS: dict[str, Callable[[Console], None]] = {
 @pytest.mark.parametrize("name", SCREENS)
 def test_a_screen_is_as_it_was_read(name: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     out = Console(file=io.StringIO(), width=width, markup=False, highlight=False, color_system=None)
+    monkeypatch.setattr(predict, "say", lambda text: show_text(out, text))
     for module in (evaluate, methods, report, words):
         monkeypatch.setattr(module, "console", lambda: out)
     SCREENS[name](out)

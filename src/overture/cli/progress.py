@@ -111,11 +111,13 @@ class Stages:
 
 
 def plan_text(steps: Sequence[PlanStep]) -> str:
-    """The steps of a run, and about how long they take."""
-    lines = [f"plan, about {seconds_text(sum(step.seconds for step in steps))} in all:"]
-    return "\n".join(
-        [*lines, *(f"  {n}. {step.what} ({seconds_text(step.seconds)})" for n, step in enumerate(steps, 1))]
-    )
+    """The steps of a run, and about how long they take where that is known."""
+    known = [step.seconds for step in steps if step.seconds is not None]
+    lines = [f"plan, about {seconds_text(sum(known))} in all:" if known and len(known) == len(steps) else "plan:"]
+    for number, step in enumerate(steps, 1):
+        took = "" if step.seconds is None else f" ({seconds_text(step.seconds)})"
+        lines.append(f"  {number}. {step.what}{took}")
+    return "\n".join(lines)
 
 
 class Whole:
@@ -166,7 +168,7 @@ class Whole:
         """About how many seconds the whole job still takes; None where there is no plan."""
         if not self._step:
             return None
-        planned = [step.seconds for step in self._plan]
+        planned = [step.seconds or 0.0 for step in self._plan]
         done = sum(planned[: self._step - 1])
         # How far measured and planned times differ so far corrects the plan of the remaining steps.
         pace = (self._step_start - self._first_start) / done if done > 0 else 1.0

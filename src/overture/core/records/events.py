@@ -44,7 +44,7 @@ class PlanStep(Record):
     """One step of a run, before it begins."""
 
     what: str = Field(description="the work, for people")
-    seconds: float = Field(description="about how long it takes")
+    seconds: float | None = optional("about how long it takes; none before anything was measured")
 
 
 class PlanEvent(_Event):

@@ -18,6 +18,7 @@ from overture.data.formats.split_names import split_named
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
+_LABELS = frozenset(("pos", "neg", "positive", "negative", "neutral", "spam", "ham", "yes", "no", "true", "false"))
 _LISTS = ("data", "rows", "examples", "items", "records", "instances")
 """Keys under which the rows stand beside facts about them, as in SQuAD and the Hub's answers."""
 
@@ -113,7 +114,8 @@ def _of_object(value: Record, source: Source) -> list[Item]:
     if len(parts) > 1 and all(isinstance(part, dict) and part for part in parts):
         return _of_nested(value, source)
     if _are_columns(value):
-        _tell(source, "columns of lists")
+        done = "data.header: false reads the keys as labels"
+        source.notices.add("read as a table by columns of lists", source.name, done=done)
         return [Item(dict(zip(value, row, strict=True)), line) for line, row in enumerate(zip(*parts, strict=True), 1)]
     return _numbered(value["data"] if isinstance(value.get("data"), list) else [value], source)
 
@@ -123,19 +125,20 @@ def _are_by_label(value: Record, source: Source) -> bool:
     parts = list(value.values())
     if len(parts) < 2 or not all(isinstance(part, list) and part for part in parts):
         return False
-    if not any(all(isinstance(entry, kind) for part in parts for entry in part) for kind in (str, dict)):
-        return False
-    if source.options.header is not None:
-        return source.options.header is False
+    kinds = {type(entry) for part in parts for entry in part}
+    if source.options.header is not None or kinds not in ({str}, {dict}):
+        return source.options.header is False and kinds in ({str}, {dict})
     if any(name.lower() in USUAL_NAMES for name in value):
         return False
-    if len({len(part) for part in parts}) > 1 or isinstance(parts[0][0], dict):
+    if len({len(part) for part in parts}) > 1 or kinds == {dict}:
         return True
-    # Columns such as sentence1 and sentence2 are as long as each other too, and a column of labels repeats itself.
-    are_numbered = any(re.fullmatch(r"\D+\d+", name) for name in value)
-    return not are_numbered and all(
-        len(set(part)) > len(part) / 2 and any(" " in text for text in part) for part in parts
-    )
+    # Columns are as long as each other too; sentence1 and sentence2, or en, de and fr, are columns.
+    if not any(name.lower() in _LABELS or name.isdigit() for name in value):
+        are_columns = any(re.fullmatch(r"\D+\d+", name) for name in value) or max(map(len, value)) <= 3
+        if len(parts) < 3 or are_columns:
+            return False
+    # A column of labels repeats itself.
+    return all(len(set(part)) > len(part) / 2 and any(" " in text for text in part) for part in parts)
 
 
 def _of_labels(value: Record) -> list[Record]:

@@ -35,7 +35,16 @@ from overture.core.records.cells import (
     Trial,
 )
 from overture.core.records.compare import Facts, Interrupted, ModelFacts, Summary
-from overture.core.records.events import CellEvent, Listener, NoticeEvent, ProgressEvent, StartEvent, as_notices, ignore
+from overture.core.records.events import (
+    CellEvent,
+    Listener,
+    NoticeEvent,
+    PlanEvent,
+    ProgressEvent,
+    StartEvent,
+    as_notices,
+    ignore,
+)
 from overture.core.versions import versions
 from overture.data.splits import Splits
 from overture.data.task import portable
@@ -44,8 +53,9 @@ from overture.engine.load import load_backbone
 from overture.jobs.compare.budget import Least, Speed, check_least, chosen_plan
 from overture.jobs.compare.cells import CellJob, Lab, measured, passages_of, trial
 from overture.jobs.compare.folder import CellFolder, PlanRequest, constant, keys_of
+from overture.jobs.compare.forecast import Forecast
 from overture.jobs.compare.options import CompareConfig
-from overture.jobs.compare.rates import FURTHER, best_rate, next_rate
+from overture.jobs.compare.rates import best_rate, next_rate
 from overture.jobs.compare.ways import Bench, Way, way_named, ways_of, with_versions
 from overture.jobs.run.early import splits_of
 from overture.jobs.run.local import LocalExecutor
@@ -55,6 +65,7 @@ from overture.prompt.registry import check_effect
 from overture.report.track import Trackers
 from overture.store.store import Store
 
+_WORTH_TELLING_S = 60.0
 _TINY = {"epochs": 1, "patience": 1}
 _USUAL = (NO_PROMPT, "in-context", "linear", "head", "lora")
 
@@ -209,6 +220,8 @@ class _Comparison:
         self._first_error: OvertureError | None = None
         self._started = time.monotonic()
         self._trial_seconds = 0.0
+        self._forecast = Forecast(ways, self.folder, lab, self.seeds)
+        self._is_forecast = False
 
     # -- running
 
@@ -241,6 +254,8 @@ class _Comparison:
             plan = self._whole_plan() if self.config.budget is None else self._plan_within(self.config.budget)
             self.folder.keep_plan(self._plan_request, plan)
         self._notify_untuned(plan)
+        if steps := self._forecast.steps(plan):
+            self.lab.listener(PlanEvent(steps=steps))
 
         seconds_of_last = 0.0
         for number, seed in enumerate(self._seeds(plan)):
@@ -285,6 +300,11 @@ class _Comparison:
         value = None if isinstance(cell, DivergedCell) else cell.metrics["test"][metric].value
         self.lab.listener(CellEvent(what=cell.key.title, metric=metric, value=value, seconds=seconds))
         self._show_progress(plan)
+        if not self._is_forecast and self._by_name[cell.way].rates and not isinstance(cell, DivergedCell):
+            self._is_forecast = True
+            left = self._forecast.seconds(plan, Speed.of(cell, seconds))
+            if left > _WORTH_TELLING_S:
+                self._notify(f"about {left / 60:.0f} more minutes, by the first training")
 
     def _note_failure(self, key: Key, error: OvertureError) -> None:
         self._first_error = self._first_error or error
@@ -358,7 +378,7 @@ class _Comparison:
                 speed = self._speed(way)
                 self.folder.keep_speed(way, speed)
             speeds[way.name] = speed
-            seconds_left = self._seconds_left(way, speed, (size,), 1, False)
+            seconds_left = self._forecast.of_way(way, speed, Plan(sizes=(size,), seeds=1, is_tuned=False))
             without_scoring[way.name] = max(0.0, seconds_left - speed.scoring(num_test))
             # Building and timing the ways is a part of the time that was given.
             spent = time.monotonic() - self._started
@@ -366,24 +386,10 @@ class _Comparison:
                 check_least(60 * minutes, speeds, without_scoring, spent, least)
 
         def seconds(sizes: Sequence[int], seeds: int, is_tuned: bool) -> float:
-            return spent + sum(self._seconds_left(way, speeds[way.name], sizes, seeds, is_tuned) for way in self.ways)
+            plan = Plan(sizes=tuple(sizes), seeds=seeds, is_tuned=is_tuned)
+            return spent + sum(self._forecast.of_way(way, speeds[way.name], plan) for way in self.ways)
 
         return chosen_plan(self.config.sizes, self.config.seeds, self.config.is_rate_tuned, 60 * minutes, seconds)
-
-    def _seconds_left(self, way: Way, speed: Speed, sizes: Sequence[int], seeds: int, is_tuned: bool) -> float:
-        """Seconds that a way's missing cells and trials of learning rates take."""
-        lab, train = self.lab, way.config.train
-
-        def training(size: int) -> float:
-            num_validation = min(size, lab.max_validation)
-            if not way.rates:
-                return speed.building(size, num_validation)
-            return speed.training(train, size, num_validation, lab.min_steps)
-
-        scoring = speed.scoring(len(lab.splits.test))
-        missing = [key for key in keys_of(way, sizes, self.seeds[:seeds]) if not self.folder.has(key)]
-        trials = len(way.rates) + FURTHER if is_tuned and len(way.rates) > 1 and not self.folder.chosen(way) else 0
-        return sum(training(key.size) + scoring for key in missing) + trials * training(sizes[-1])
 
     def _speed(self, way: Way) -> Speed:
         """A way's speed, from a tiny cell that is not kept."""

@@ -24,7 +24,7 @@ from overture.core.errors import BackboneError, ConfigError, Stopped
 from overture.core.files import TEMPORARY
 from overture.core.injection import Place
 from overture.core.records.base import Record, read_record
-from overture.core.records.events import Listener, as_notices, ignore
+from overture.core.records.events import Listener, NoticeEvent, PlanEvent, PlanStep, as_notices, ignore
 from overture.core.records.runs import RunKind
 from overture.core.records.search import FoundRate, FoundRates, PlainScore, PlainScores, SearchResult
 from overture.core.records.training import EpochRecord
@@ -181,6 +181,7 @@ class _Search:
         self.first_rung = first_rung(self.state.space.min_batches, num_steps)
 
     def run(self) -> SearchResult:
+        self._tell_plan()
         plain = self._plain_scores()
         if rates := self._found_rates():
             self.state.set_rates(rates)
@@ -188,6 +189,22 @@ class _Search:
         race = Race(self.state, plain)
         race.run()
         return result_of(self.state, plain, race)
+
+    def _tell_plan(self) -> None:
+        """Tell the steps; their time is known where the budget is one."""
+        options, rows, limit = self.options, self.state.work.rows, self.budget.limit_seconds
+        wordings = len(self.state.space.wordings)
+        unit = "times the cost of tuning the task file's own setting"
+        worth = "" if limit or options.tokens else f", for {1 - options.race_share:.0%} of {options.tunes:g} {unit}"
+        seeds = f"{options.race_seeds} fresh seed{'s' if options.race_seeds > 1 else ''} each"
+        parts = {
+            f"score the model without a prompt in {wordings} wording{'s' if wordings > 1 else ''} on "
+            f"{len(rows['validation'])} validation rows": 0.0,
+            f"train candidates {options.cohort} at a time on {len(rows['train'])} rows{worth}": 1 - options.race_share,
+            f"race up to {options.finalists} of them with {seeds}, and score the test rows": options.race_share,
+        }
+        steps = [PlanStep(what=what, seconds=share * limit if limit else None) for what, share in parts.items()]
+        self.state.run.event(PlanEvent(steps=steps))
 
     # -- without a prompt
 
@@ -271,6 +288,11 @@ class _Search:
             self.state.trials += trials
             if not group.is_done:
                 self._train(number, group, trials)
+                if number == 0 and 0 < (share := self.budget.share) < 1:
+                    minutes = self.budget.seconds * (1 - share) / share / 60
+                    if minutes > 1:
+                        text = f"about {minutes:.0f} more minutes, by the first group of candidates"
+                        self.state.run.listener(NoticeEvent(text=text))
             self._tell(study, trials)
             number += 1
 

@@ -1,0 +1,72 @@
+"""What a comparison still has to do, and about how long it takes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from overture.core.records.cells import Plan
+from overture.core.records.events import PlanStep
+from overture.jobs.compare.budget import Speed
+from overture.jobs.compare.cells import Lab
+from overture.jobs.compare.folder import CellFolder, keys_of
+from overture.jobs.compare.rates import FURTHER
+from overture.jobs.compare.ways import Way
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """The work that is left of a comparison.
+
+    Args:
+        ways: those that are compared.
+        folder: where finished cells and measured speeds are.
+        lab: the rows and the least number of steps.
+        seeds: all that were asked for.
+    """
+
+    ways: Sequence[Way]
+    folder: CellFolder
+    lab: Lab
+    seeds: range
+
+    def steps(self, plan: Plan) -> list[PlanStep]:
+        """Each way's work, with its time where its speed was measured; none of ways that are finished."""
+        steps, num_test = [], len(self.lab.splits.test)
+        for way in self.ways:
+            keys = [key for key in keys_of(way, plan.sizes, self.seeds[: plan.seeds]) if not self.folder.has(key)]
+            if not keys:
+                continue
+            rows = f"on {', '.join(map(str, sorted({key.size for key in keys})))} rows"
+            what = f"built {len(keys)} times {rows}" if way.needs_rows else "as it is"
+            if way.rates:
+                what = f"{len(keys)} training{'s' if len(keys) > 1 else ''} {rows}"
+            if num_trials := self._num_trials(way, plan):
+                what += f" and {num_trials} to {num_trials + FURTHER} for its learning rate"
+            speed = self.folder.speed(way)
+            seconds = self.of_way(way, speed, plan) if speed else None
+            steps.append(PlanStep(what=f"{way.name}: {what}, {num_test} test rows scored", seconds=seconds))
+        return steps
+
+    def seconds(self, plan: Plan, speed: Speed) -> float:
+        """Seconds of all trainings that are left; ways whose speed was not measured have the one given."""
+        trained = [way for way in self.ways if way.rates]
+        return sum(self.of_way(way, self.folder.speed(way) or speed, plan) for way in trained)
+
+    def of_way(self, way: Way, speed: Speed, plan: Plan) -> float:
+        """Seconds that a way's missing cells and trials of learning rates take."""
+        lab, train = self.lab, way.config.train
+
+        def training(size: int) -> float:
+            num_validation = min(size, lab.max_validation)
+            if not way.rates:
+                return speed.building(size, num_validation)
+            return speed.training(train, size, num_validation, lab.min_steps)
+
+        scoring = speed.scoring(len(lab.splits.test))
+        missing = [key for key in keys_of(way, plan.sizes, self.seeds[: plan.seeds]) if not self.folder.has(key)]
+        num_trials = self._num_trials(way, plan)
+        trials = num_trials + FURTHER if num_trials else 0
+        return sum(training(key.size) + scoring for key in missing) + trials * training(plan.sizes[-1])
+
+    def _num_trials(self, way: Way, plan: Plan) -> int:
+        """Learning rates of the way's list that are still to be tried."""
+        return len(way.rates) if plan.is_tuned and len(way.rates) > 1 and not self.folder.chosen(way) else 0
