@@ -32,7 +32,9 @@ class RowSources(Config):
     """Where the rows of a task lie."""
 
     train: Path | None = Field(
-        None, description="Training rows: a file of JSON lines, JSON, CSV, TSV, Parquet or CoNLL, or a folder of brat."
+        None,
+        description="Training rows: a file (JSON lines, JSON, CSV, TSV, Parquet, CoNLL, fastText, .xlsx), a folder of "
+        "texts by label or of brat, or a pattern for several files, such as train-*.parquet.",
     )
     validation: Path | None = Field(None, description="Rows for choosing; drawn from the training rows if not given.")
     test: Path | None = Field(None, description="Rows for the final score; drawn from the training rows if not given.")

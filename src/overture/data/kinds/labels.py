@@ -30,10 +30,10 @@ def check_labels(task: TaskFile, least: int = 2) -> None:
             raise ConfigError("a label word must not be blank", where=f"labels.{label}")
         if word in first:
             raise ConfigError(
-                "a word that another label has, or the label itself",
+                "the word stands for a label already",
                 where=f"labels.{label}",
                 got=word,
-                fix=f"give it a word of its own: {word!r} is a word of {first[word]!r}",
+                fix=f"each word must tell its label: {word!r} is one of {first[word]!r}",
             )
         first[word] = label
 
