@@ -65,3 +65,14 @@ def test_the_data_are_never_replaced_by_the_task_file(overture, tmp_path, words)
     assert harness_task.read_text() == "task: films\n"
     assert overture("init", train, "-o", tmp_path / "new.csv", *words).code == 2
     assert not (tmp_path / "new.csv").exists()
+
+
+def test_parts_that_a_shell_has_named_are_one_table(overture, tmp_path):
+    for number in (1, 2):
+        rows = "".join(f"text {i} of {number},{'ab'[i % 2]}\n" for i in range(12))
+        (tmp_path / f"train_{number}.csv").write_text("text,label\n" + rows)
+    done = overture("init", "train_1.csv", "train_2.csv", "--json")
+    assert done.json["report"]["rows"] == {"path": 24}
+    (tmp_path / "other.csv").write_text("text,label\na,b\n")
+    refused = overture("init", "train_1.csv", "other.csv", "-o", "more.yaml", "--json")
+    assert (refused.code, "other.csv" in refused.json["got"]) == (2, True)

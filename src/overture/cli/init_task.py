@@ -22,8 +22,11 @@ _MAX_LABELS = 12
 
 
 def command(
-    file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="A data file, or a folder with train, validation, test.")
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="FILE", help="A data file, several parts of one, or a folder with train, validation, test."
+        ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The task file to write.")] = Path(
         "task.yaml"
@@ -46,13 +49,22 @@ def command(
             got=backbone,
             fix="overture tune TASK --backbone MODEL uses the file with a model",
         )
-    if not (file or lm_eval):
+    if not (files or lm_eval):
         raise ConfigError("nothing to start from", wanted="a data file, or --from-lm-eval")
     from overture.core.files import write_atomic
+    from overture.data.init_task import pattern_of
     from overture.data.read import SUFFIXES
     from overture.data.write import check_replaced
 
-    check_replaced(output, is_forced, [path for path in (file, lm_eval) if path])
+    check_replaced(output, is_forced, [*(files or []), *([lm_eval] if lm_eval else [])])
+    file = files[0] if files else None
+    if files and len(files) > 1 and (file := pattern_of(files)) is None:
+        raise ConfigError(
+            "these files are not the parts of one",
+            got=", ".join(map(str, files[:5])),
+            wanted="names that differ in numbers alone, such as train-1.csv and train-2.csv, and all of them",
+            fix="name their folder, or one file",
+        )
     if output.suffix.lower() in SUFFIXES:
         raise ConfigError(
             "a task file cannot have the name of a data file",

@@ -145,7 +145,7 @@ def _split_files(folder: Path) -> dict[str, Path]:
             files_of.setdefault(splits.pop(), []).append(file)
     for split, files in files_of.items():
         if len(files) > 1:
-            pattern = _pattern_of(files)
+            pattern = pattern_of(files)
             if pattern is None:
                 names = ", ".join(str(file.relative_to(folder)) for file in files[:5])
                 raise DataError(
@@ -165,7 +165,7 @@ def _split_files(folder: Path) -> dict[str, Path]:
     return {split: files_of[split][0] for split in _SPLIT_NAMES if split in files_of}
 
 
-def _pattern_of(files: Sequence[Path]) -> Path | None:
+def pattern_of(files: Sequence[Path]) -> Path | None:
     """The pattern that names these files and no others; None where their names differ in more than numbers."""
     pieces = [re.split(r"(\d+)", file.name) for file in files]
     if len({len(parts) for parts in pieces}) > 1 or len({file.parent for file in files}) > 1:
