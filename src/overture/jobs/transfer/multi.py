@@ -210,8 +210,8 @@ class _Trainee:
             loss = loss + self.hidden * distance(teacher, student)
         # A free-text row's answer tokens count as one row, whatever the other rows of the pass; a label has its weight.
         targets = [row.target for row in rows]
-        factors = [target.factor if isinstance(target, OneOf) else 1 / target.weight for target in targets]
-        return (loss * loss.new_tensor(factors)).sum()
+        counts = [1 / target.factor if isinstance(target, OneOf) else target.weight for target in targets]
+        return (loss / loss.new_tensor(counts)).sum()
 
 
 class _Multi:
