@@ -1,6 +1,9 @@
 """``overture serve``: the stored prompts of one model over HTTP."""
 
 import asyncio
+import contextlib
+import json
+import shlex
 import time
 from collections import Counter
 from pathlib import Path
@@ -10,13 +13,13 @@ import typer
 
 from overture.cli.options import DriftOption, JsonOption, StoreOption, store_flag, store_root
 from overture.cli.out import emit, remark, say
-from overture.core.errors import ConfigError
+from overture.core.errors import BackboneError, ConfigError, OvertureError
 
 if TYPE_CHECKING:
     from overture.server.registry import Registry
     from overture.store.store import Store
 
-_MAX_REFUSED = 10
+_MAX_REFUSED, _MAX_LOOKED_AT = 10, 200
 
 
 def command(
@@ -100,64 +103,85 @@ def command(
     registry = Registry(prompts, engine, Path(model).name, serves_base=serves_base, allow_drift=allow_drift)
     names = tuple(dict.fromkeys([*LOOPBACK, host.lower(), *(name.lower() for name in known_hosts or ())]))
     access = Access(hosts=names, port=port, keys=keys)
-    started = time.monotonic()
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     greetings: list[asyncio.Task[None]] = []
 
     def greet() -> None:
-        greetings.append(asyncio.create_task(_greet(registry, url, started, is_json, store_flag(store), bool(keys))))
+        greetings.append(asyncio.create_task(_greet(registry, url, is_json, store_flag(store), bool(keys))))
+        greetings[0].add_done_callback(lambda task: stop_if_failed(task.cancelled() or task.exception() is not None))
 
-    app = create_app(Service(engine, registry), access, Watch(engine, audit), greet)
+    def stop_if_failed(is_failed: bool) -> None:
+        server.should_exit = server.should_exit or is_failed
+
+    server = uvicorn_server(create_app(Service(engine, registry), access, Watch(engine, audit), greet))
     try:
-        uvicorn_server(app).run(sockets=[bound])
+        server.run(sockets=[bound])
     except KeyboardInterrupt:
         remark("stopped")
+    for greeting in greetings:
+        if not greeting.cancelled() and (failure := greeting.exception()):
+            raise failure
 
 
 def _model_of(store: "Store") -> tuple[str, str | None]:
-    """The model of most prompts, and its revision; the embedded one of an empty store."""
+    """The model of most of the first prompts, and its revision; the embedded one of an empty store."""
     from overture.engine.options import EMBEDDED
+    from overture.store.artifact import read_manifest
 
-    models = Counter(
-        (entry.manifest.backbone.id, entry.manifest.backbone.revision) for entry in store.list() if entry.manifest
-    )
+    models: Counter[tuple[str, str | None]] = Counter()
+    for name in store.names()[:_MAX_LOOKED_AT]:
+        with contextlib.suppress(OvertureError):
+            backbone = read_manifest(store.get(name)).backbone
+            models[backbone.id, backbone.revision] += 1
     return models.most_common(1)[0][0] if models else (next(iter(EMBEDDED)), None)
 
 
-async def _greet(registry: "Registry", url: str, started: float, is_json: bool, flag: str, has_keys: bool) -> None:
-    """Say when the model answers, what is served and what is not."""
-    if not is_json:
-        remark(f"{url} listens; {registry.base} is loading ...")
+async def _greet(registry: "Registry", url: str, is_json: bool, flag: str, has_keys: bool) -> None:
+    """Say when the model answers, what is served and what is not.
+
+    Raises:
+        BackboneError: the model cannot be loaded.
+    """
+    started = time.monotonic()
+    remark(f"{url} listens; {registry.base} is loading ...")
     while not (stats := registry.engine.stats()).is_ready:
         if stats.failure:
-            say(f"error: {registry.base} cannot be loaded: {stats.failure}")
-            return
+            raise BackboneError("the model cannot be loaded", where=registry.base, got=stats.failure)
         await asyncio.sleep(0.05)
+    seconds = time.monotonic() - started
+    remark(f"{registry.base} is ready after {seconds:.1f} s")
     refused = await asyncio.to_thread(registry.refused)
     versions = {name: numbers for name in registry.names() if (numbers := registry.store.versions(name))}
-    num_versions = sum(map(len, versions.values())) - len(refused)
-    seconds = time.monotonic() - started
+    num_served = sum(map(len, versions.values())) - len(refused)
     if is_json:
         emit(
             {
                 "url": url,
                 "model": registry.base,
-                "prompts": num_versions,
+                "prompts": num_served,
                 "refused": refused,
                 "seconds": round(seconds, 2),
             }
         )
         return
-    count = "one prompt" if num_versions == 1 else f"{num_versions} prompts"
-    say(f"{url} serves {count} on {registry.base}, ready after {seconds:.1f} s")
+    say(f"{url} serves {'one prompt' if num_served == 1 else f'{num_served} prompts'} on {registry.base}")
     for ref, reason in list(refused.items())[:_MAX_REFUSED]:
         say(f"  not served: {ref}: {reason}")
     if len(refused) > _MAX_REFUSED:
         say(f"  ... and {len(refused) - _MAX_REFUSED} more")
-    example = next((name for name, numbers in versions.items() if f"{name}@{numbers[-1]}" not in refused), None)
-    if example:
-        key = ' -H "Authorization: Bearer $KEY"' if has_keys else ""
-        body = f'{{"prompt": "{example}", "inputs": ["some text"]}}'
-        say(f"try: curl {url}/v1/predict -H content-type:application/json{key} -d '{body}'")
-    else:
-        say(f"there are no prompts yet; try: overture demo{flag}")
+    newest = (f"{name}@{numbers[-1]}" for name, numbers in versions.items())
+    example = next((ref for ref in newest if ref not in refused), None)
+    say(f"try: {_example(registry, url, example, has_keys)}" if example else f"make a prompt: overture demo{flag}")
+
+
+def _example(registry: "Registry", url: str, ref: str, has_keys: bool) -> str:
+    """A request that the prompt answers."""
+    from overture.server.security import LOCAL
+    from overture.store.usage import PLAIN, sample_input
+
+    manifest = registry.served(ref, LOCAL).manifest
+    sample = sample_input(manifest.task) if manifest else PLAIN
+    row = json.dumps(sample) if sample == PLAIN else sample
+    body = shlex.quote(f'{{"prompt": "{ref.partition("@")[0]}", "inputs": [{row}]}}')
+    key = ' -H "Authorization: Bearer $KEY"' if has_keys else ""
+    return f"curl {url}/v1/predict -H content-type:application/json{key} -d {body}"

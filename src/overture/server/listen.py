@@ -21,7 +21,7 @@ class TimedH11(H11Protocol):
     A body may take longer than `read_timeout_s` as long as it comes with 32 KiB a second.
     """
 
-    read_timeout_s = 10.0
+    read_timeout_s = 8.0
     _deadline: asyncio.TimerHandle | None = None
     _num_bytes = 0
 

@@ -74,7 +74,7 @@ class Registry:
         self.store, self.engine, self.base = store, engine, base
         self.serves_base, self.allow_drift = serves_base, allow_drift
         # Versions are never replaced, so what was read stays true.
-        self._read = lru_cache(maxsize=8192)(self._read_folder)
+        self._read = lru_cache(maxsize=2048)(self._read_folder)
         self._names: tuple[object, tuple[str, ...]] = (None, ())
 
     def served(self, model: str, key: Key) -> Served:
@@ -144,7 +144,8 @@ class Registry:
         for name in self.names():
             for version in self.store.versions(name):
                 try:
-                    error: OvertureError | None = self.problem(self._read(f"{name}@{version}"))
+                    # Not through the cache: these are all prompts, and few of them will be asked.
+                    error: OvertureError | None = self.problem(self._read_folder(f"{name}@{version}"))
                 except OvertureError as unreadable:
                     error = unreadable
                 if error is not None:
