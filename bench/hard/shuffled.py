@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import add_data, machine_facts, script_parser, start_facts
 from tasks import decoder_task
 
-BUDGET = HardConfig(structures=8, example_sets=4, wordings=8, rounds=2, race_rows=32, shuffle_labels=True)
+BUDGET = HardConfig(structures=8, example_sets=4, wordings=8, rounds=1, race_rows=32, shuffle_labels=True)
 
 
 def random_model() -> Backbone:
@@ -59,7 +59,7 @@ def main() -> None:
             files = {
                 name: args.data.resolve() / args.task / f"{name}.jsonl" for name in ("train", "validation", "test")
             }
-            rows = {"seed": seed, "train_rows": 64, "validation_rows": 64, "test_rows": 200}
+            rows = {"seed": seed, "train_rows": 64, "validation_rows": 64, "test_rows": 150}
             task = decoder_task(args.task, data={**files, **rows})
             result = search_words(
                 HardRequest(task=task, hard=BUDGET, seed=seed), Store(Path(folder) / str(seed)), backbone=backbone

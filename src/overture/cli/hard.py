@@ -114,7 +114,7 @@ def show_words(result: "HardResult", flag: str) -> None:
         luck = result.luck
         show_text(
             out,
-            f"By luck alone the best of {luck.candidates} equal candidates looks up to {100 * luck.points:.1f} points "
+            f"By luck alone the best of {luck.candidates} equal candidates looks about {100 * luck.points:.1f} points "
             f"better on {luck.rows} validation rows; test scores are free of this.",
         )
     show_text(

@@ -30,7 +30,7 @@ def write_words_page(result: HardResult, commands: Sequence[str], page_path: Pat
     why = f"{sum(stage.proposed for stage in result.stages)} candidates raced on validation rows, by likelihood alone. "
     if luck:
         why += (
-            f"By luck alone the best of {luck.candidates} equal ones looks up to {100 * luck.points:.1f} points better "
+            f"By luck alone the best of {luck.candidates} equal ones looks about {100 * luck.points:.1f} points better "
             "there; the scores below are free of this."
         )
     return _written(result, split, scores, what, why, commands, page_path)
@@ -38,9 +38,13 @@ def write_words_page(result: HardResult, commands: Sequence[str], page_path: Pat
 
 def write_forms_page(result: FormsResult, commands: Sequence[str], page_path: Path) -> Path:
     """Write the page of a search of all forms and its picture; arguments as for `write_words_page`."""
-    scores = {form.what: form.test or form.validation for form in result.forms}
+    names = {"none": "no prompt", "hard": "the best words", "soft": "trained"}
+    scores = {
+        names[form.form] + (f", {form.what}" if form.form == "soft" else ""): form.test or form.validation
+        for form in result.forms
+    }
     winner = result.forms[0]
-    what = f"{winner.what} won: {result.metric.replace('_', ' ')} {scores[winner.what].value:.3f}."
+    what = f"{winner.what} won: {result.metric.replace('_', ' ')} {(winner.test or winner.validation).value:.3f}."
     if result.prompt is None:
         what = "No prompt was worth its cost: the model as it is won."
     why = "Validation rows chose among the best of each form; of those that cannot be told apart the cheapest wins."

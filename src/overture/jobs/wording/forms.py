@@ -5,11 +5,11 @@ among their winners and the model as it is; test rows are scored once more for t
 """
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from dataclasses import dataclass, field
 
 from overture.core.errors import BackboneError, ConfigError, Stopped
 from overture.core.injection import Injection
-from overture.core.records.events import EndEvent, Event, Listener, NoticeEvent, ProgressEvent, StartEvent, ignore
+from overture.core.records.events import EndEvent, Event, Listener, ProgressEvent, StartEvent, as_notices, ignore
 from overture.core.records.hard import Form, FormRuns, FormScore, FormsResult, HardResult
 from overture.core.records.search import SearchResult
 from overture.core.records.tune import StoppedRun
@@ -17,6 +17,7 @@ from overture.data.encode import Encoder
 from overture.data.rows import gold_of
 from overture.data.splits import Splits, load_splits
 from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.host import Host
@@ -34,7 +35,7 @@ from overture.store.runs import RESULT, Run
 from overture.store.store import Store
 
 _RUNS = "forms.json"
-_TITLES = {"none": "no prompt", "hard": "words", "soft": "a trained prompt"}
+_TITLES = {"none": "no prompt", "hard": "the best words", "soft": "the best trained prompt"}
 
 
 def search_forms(
@@ -109,139 +110,185 @@ def _carried_out(
     def searched() -> FormsResult | StoppedRun:
         splits = load_splits(config.task)
         hold_rows(run, splits, config.task.data)
+        run.keep_config(config.model_dump(mode="json"))
         model = backbone or load_backbone(
             config.task.backbone, revision=config.revision, device=config.device, dtype=config.dtype,
-            notify=lambda text: run.event(NoticeEvent(text=text)),
+            notify=as_notices(run.event),
         )  # fmt: skip
-        run.keep_config(config.model_dump(mode="json"))
-        soft_values = config.model_dump(exclude_unset=True, exclude={"hard"})
-        soft_config = SearchRequest.model_validate(soft_values | {"search": {**soft_values["search"], "form": "soft"}})
-        file = run.request().file
-
-        def part(form: Form, begin: Callable[[Listener], object], go_on: Callable[[str, Listener], object]) -> object:
-            """The result of one form's search, begun or gone on with; its run's name is kept when it begins."""
-            known = run.read(_RUNS, FormRuns) or FormRuns()
-
-            def listen(event: Event) -> None:
-                if isinstance(event, StartEvent):
-                    run.write(_RUNS, FormRuns(runs={**known.runs, form: event.run}))
-                elif not isinstance(event, EndEvent):
-                    run.listener(event)
-
-            name = known.runs.get(form)
-            result = go_on(name, listen) if name else begin(listen)
-            if not isinstance(result, SearchResult | HardResult) or result.status != "finished":
-                raise Stopped
-            return result
-
         try:
-            hard = part(
-                "hard",
-                lambda listen: search_words(config, store, listen, is_stop_asked, model),
-                lambda name, listen: resume_words(name, store, listen, is_stop_asked, model, settings),
-            )
-            soft = part(
-                "soft",
-                lambda listen: search(soft_config, store, listen, is_stop_asked, model, file),
-                lambda name, listen: resume_search(name, store, listen, is_stop_asked, model, settings),
-            )
+            return _Forms(run, config, store, is_stop_asked, model, settings, splits).carried_out()
         except Stopped:
             return StoppedRun(run=run.name)
-        result = _compared(run, config, store, model, splits, cast(SearchResult, soft), cast(HardResult, hard))
-        run.write(RESULT, result)
-        run.event(EndEvent(prompt=result.prompt))
-        return result
 
     return tracked(run, config, lambda: run.carried_out(searched))
 
 
-def _compared(
-    run: Run,
-    config: HardRequest,
-    store: Store,
-    backbone: Backbone,
-    splits: Splits,
-    soft: SearchResult,
-    hard: HardResult,
-) -> FormsResult:
-    """The winners of both searches and the model as it is: chosen on validation rows, tested on test rows."""
-    task = config.task
-    names = [name for name in ("validation", "test") if getattr(splits, name)]
-    host, prompts = Host(backbone, store), {"soft": soft.prompt, "hard": hard.prompt}
-    titles, serving = dict(_TITLES), {"none": 0}
-    scores: dict[Form, dict[str, Scored]] = {}
-    notices: list[str] = []
-    try:
-        encoder = Encoder(task, backbone.text.tokenizer)
-        check_answerable(PromptedModel(backbone), encoder.encode(splits.train[:1]), task)
-        scores["none"] = {name: _scored(run, PromptedModel(backbone), encoder, splits, name) for name in names}
-    except BackboneError as error:
-        notices.append(f"the model without a prompt is left out: {error.what}")
-    forms: tuple[Form, ...] = ("hard", "soft")
-    for form in forms:
-        if (prompt := prompts[form]) is None:
-            notices.append(f"{_TITLES[form]} was not better than no prompt in its own search, and none was stored")
-            continue
-        handle = host.open(prompt)
-        scores[form] = {name: _scored(run, handle.model(), handle.encoder, splits, name) for name in names}
-        vectors = handle.prompt.vectors if isinstance(handle.prompt, Injection) else None
-        serving[form] = vectors.length if vectors else 0
-        titles[form] = hard.winner.title if form == "hard" else f"{handle.manifest.method}-{handle.manifest.place}"
-    winner = _winner({form: some["validation"] for form, some in scores.items()}, config, serving)
-    split = names[-1]
-    if split == "validation":
-        notices.append("there are no test rows: the claims are on rows that chose the winner, so they are too good")
-    others = sorted((form for form in scores if form != winner), key=lambda form: -scores[form][split].value(task))
-    claims = claims_of(scores[winner][split], {titles[form]: scores[form][split] for form in others}, task)
-    prompt = prompts.get(winner)
-    folder = str(store.get(prompt)) if prompt else None
-    runs = run.read(_RUNS, FormRuns)
-    assert runs is not None
-    return FormsResult(
-        run=run.name,
-        runs=runs.runs,
-        prompt=prompt,
-        folder=folder,
-        task=task.name,
-        metric=task.metric,
-        split=split,
-        rows={name: len(getattr(splits, name)) for name in ("train", "validation", "test")},
-        forms=[
-            FormScore(
-                form=form,
-                prompt=prompts.get(form),
-                what=titles[form],
-                serving=serving[form],
-                validation=scores[form]["validation"].metrics(task)[task.metric],
-                test=scores[form]["test"].metrics(task)[task.metric] if "test" in scores[form] else None,
-                is_winner=form == winner,
+@dataclass(frozen=True, slots=True)
+class _Entrant:
+    """The best of one form.
+
+    Args:
+        what: it in a few words.
+        serving: live prompt tokens of a request.
+        scores: its answers by split.
+    """
+
+    what: str
+    serving: int
+    scores: dict[str, Scored]
+
+
+@dataclass(slots=True)
+class _Forms:
+    """One search of all forms.
+
+    Attributes:
+        notices: what the user should know, beside what the searches say.
+    """
+
+    run: Run
+    config: HardRequest
+    store: Store
+    is_stop_asked: Callable[[], bool]
+    backbone: Backbone
+    settings: Sequence[str]
+    splits: Splits
+    notices: list[str] = field(default_factory=list)
+
+    def carried_out(self) -> FormsResult:
+        """Both searches, then their winners and no prompt.
+
+        Raises:
+            Stopped: a stop was asked for.
+        """
+        soft_values = self.config.model_dump(exclude_unset=True, exclude={"hard"})
+        soft_config = SearchRequest.model_validate(soft_values | {"search": {**soft_values["search"], "form": "soft"}})
+        store, stop, model = self.store, self.is_stop_asked, self.backbone
+        hard = self._part(
+            "hard",
+            lambda listen: search_words(self.config, store, listen, stop, model),
+            lambda name, listen: resume_words(name, store, listen, stop, model, self.settings),
+        )
+        soft = self._part(
+            "soft",
+            lambda listen: search(soft_config, store, listen, stop, model, self.run.request().file),
+            lambda name, listen: resume_search(name, store, listen, stop, model, self.settings),
+        )
+        assert isinstance(hard, HardResult)
+        assert isinstance(soft, SearchResult)
+        result = self._compared(hard, soft)
+        self.run.write(RESULT, result)
+        self.run.event(EndEvent(prompt=result.prompt))
+        return result
+
+    def _part(
+        self, form: Form, begin: Callable[[Listener], object], go_on: Callable[[str, Listener], object]
+    ) -> HardResult | SearchResult:
+        """The result of one form's search, begun or gone on with; its run's name is kept when it begins."""
+        known = self.run.read(_RUNS, FormRuns) or FormRuns()
+
+        def listen(event: Event) -> None:
+            if isinstance(event, StartEvent):
+                self.run.write(_RUNS, FormRuns(runs={**known.runs, form: event.run}))
+            elif not isinstance(event, EndEvent):
+                self.run.listener(event)
+
+        name = known.runs.get(form)
+        result = go_on(name, listen) if name else begin(listen)
+        if not isinstance(result, SearchResult | HardResult) or result.status != "finished":
+            raise Stopped
+        return result
+
+    def _compared(self, hard: HardResult, soft: SearchResult) -> FormsResult:
+        """The winners of both searches and the model as it is: chosen on validation rows, tested on test rows."""
+        task, prompts = self.config.task, {"soft": soft.prompt, "hard": hard.prompt}
+        entrants = self._entrants(hard, soft)
+        winner = self._winner(entrants)
+        split = "test" if self.splits.test else "validation"
+        if split == "validation":
+            self.notices.append(
+                "there are no test rows: the claims are on rows that chose the winner, so they are too good"
             )
-            for form in (winner, *others)
-        ],
-        claims=claims,
-        metrics={name: scored.split_scores(task) for name, scored in scores[winner].items()},
-        notices=[*notices, *hard.notices, *soft.notices],
-    )
+        others = sorted(
+            (form for form in entrants if form != winner), key=lambda form: -entrants[form].scores[split].value(task)
+        )
+        claims = claims_of(
+            entrants[winner].scores[split], {_TITLES[form]: entrants[form].scores[split] for form in others}, task
+        )
+        prompt, runs = prompts.get(winner), self.run.read(_RUNS, FormRuns)
+        assert runs is not None
+        forms = []
+        for form in (winner, *others):
+            scores = {name: scored.metrics(task)[task.metric] for name, scored in entrants[form].scores.items()}
+            forms.append(
+                FormScore(
+                    form=form,
+                    prompt=prompts.get(form),
+                    what=entrants[form].what,
+                    serving=entrants[form].serving,
+                    validation=scores["validation"],
+                    test=scores.get("test"),
+                    is_winner=form == winner,
+                )
+            )
+        return FormsResult(
+            run=self.run.name,
+            runs=runs.runs,
+            prompt=prompt,
+            folder=str(self.store.get(prompt)) if prompt else None,
+            task=task.name,
+            metric=task.metric,
+            split=split,
+            rows={name: len(getattr(self.splits, name)) for name in ("train", "validation", "test")},
+            forms=forms,
+            claims=claims,
+            metrics={name: scored.split_scores(task) for name, scored in entrants[winner].scores.items()},
+            notices=[*self.notices, *hard.notices, *soft.notices],
+        )
 
+    def _entrants(self, hard: HardResult, soft: SearchResult) -> dict[Form, _Entrant]:
+        """No prompt where the model can answer without one, and the best of each form that was stored."""
+        task, cache, entrants = self.config.task, InputCache(), dict[Form, _Entrant]()
+        encoder, plain = Encoder(task, self.backbone.text.tokenizer), PromptedModel(self.backbone, None, cache)
+        try:
+            check_answerable(plain, encoder.encode(self.splits.train[:1]), task)
+            entrants["none"] = _Entrant(_TITLES["none"], 0, self._scores(plain, encoder))
+        except BackboneError as error:
+            self.notices.append(f"the model without a prompt is left out: {error.what}")
+        host = Host(self.backbone, self.store)
+        bests: tuple[tuple[Form, str | None], ...] = (("hard", hard.prompt), ("soft", soft.prompt))
+        for form, prompt in bests:
+            if prompt is None:
+                self.notices.append(f"{form}: no prompt won the search, and none was stored")
+                continue
+            handle = host.open(prompt)
+            vectors = handle.prompt.vectors if isinstance(handle.prompt, Injection) else None
+            what = hard.winner.title if form == "hard" else f"{handle.manifest.method}-{handle.manifest.place}"
+            scores = self._scores(handle.model(cache), handle.encoder)
+            entrants[form] = _Entrant(what, vectors.length if vectors else 0, scores)
+        return entrants
 
-def _winner(scores: dict[Form, Scored], config: HardRequest, serving: dict[str, int]) -> Form:
-    """The best on validation rows; of those that neither the rows nor a paired test tell apart the cheapest."""
-    task, options = config.task, config.search
-    leader = max(scores, key=lambda form: scores[form].value(task))
+    def _scores(self, model: PromptedModel, encoder: Encoder) -> dict[str, Scored]:
+        scores = {}
+        for split in ("validation", "test"):
+            if rows := getattr(self.splits, split):
+                what = f"comparing the forms on {split} rows"
+                scores[split] = score(
+                    model, encoder.encode(rows), encoder.task, gold_of(encoder.task, rows),
+                    progress=lambda done, total: self.run.event(ProgressEvent(what=what, done=done, total=total)),  # noqa: B023
+                )  # fmt: skip
+        return scores
 
-    def is_equal(form: Form) -> bool:
-        best, other = scores[leader], scores[form]
-        test = paired_test(best.gold, best.predicted, other.predicted, task.metric)
-        return test.difference.value <= options.tolerance and test.p_value >= options.alpha
+    def _winner(self, entrants: dict[Form, _Entrant]) -> Form:
+        """The best on validation rows; of those that neither the rows nor a paired test tell apart the cheapest."""
+        task, options = self.config.task, self.config.search
+        scores = {form: entrant.scores["validation"] for form, entrant in entrants.items()}
+        leader = max(scores, key=lambda form: scores[form].value(task))
 
-    equals = [form for form in scores if form == leader or is_equal(form)]
-    return min(equals, key=lambda form: (form != "none", serving[form], -scores[form].value(task)))
+        def is_equal(form: Form) -> bool:
+            best, other = scores[leader], scores[form]
+            test = paired_test(best.gold, best.predicted, other.predicted, task.metric)
+            return test.difference.value <= options.tolerance and test.p_value >= options.alpha
 
-
-def _scored(run: Run, model: PromptedModel, encoder: Encoder, splits: Splits, split: str) -> Scored:
-    rows, task = getattr(splits, split), encoder.task
-
-    def progress(done: int, total: int) -> None:
-        run.event(ProgressEvent(what=f"comparing the forms on {split} rows", done=done, total=total))
-
-    return score(model, encoder.encode(rows), task, gold_of(task, rows), progress=progress)
+        equals = [form for form in scores if form == leader or is_equal(form)]
+        return min(equals, key=lambda form: (form != "none", entrants[form].serving, -scores[form].value(task)))

@@ -37,7 +37,7 @@ class HardConfig(Config):
     )
     minutes: float | None = Field(None, gt=0, description="Budget in minutes, at the speed that is measured first.")
     shuffle_labels: bool = Field(
-        False, description="Shuffle the labels of all rows first: a control, in which the search must claim nothing."
+        False, description="Deal labels to all rows by chance first: a control, in which the search must claim nothing."
     )
     model: str = Field("default", description="Name of the model at url:.")
     timeout_s: float = Field(60.0, gt=0, description="Time limit of one request to url:.")

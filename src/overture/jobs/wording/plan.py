@@ -23,7 +23,10 @@ FINALISTS = 8
 
 
 def shuffled(splits: Splits, task: Task, seed: int) -> Splits:
-    """The same rows with their answers dealt out anew within each split: nothing can be learnt from them.
+    """The same rows with answers dealt out by chance within each split: nothing can be learnt from them.
+
+    Labels are dealt equally often. Were their shares kept, a prompt that always gives the commonest label would truly
+    be better than one that always gives a rare one. Answers that are no labels change places.
 
     Raises:
         ConfigError: answers that belong to their rows' texts, such as pieces of them.
@@ -32,6 +35,10 @@ def shuffled(splits: Splits, task: Task, seed: int) -> Splits:
     def dealt(name: str) -> list[Row]:
         rows = list(getattr(splits, name))
         answers = [{field: row.fields[field] for field in task.target_fields if field in row.fields} for row in rows]
+        of_group = {task.spec.group(task, row): answer for row, answer in zip(rows, answers, strict=True)}
+        if len(of_group) > 1:
+            of_labels = [answer for _, answer in sorted(of_group.items())]
+            answers = [of_labels[number % len(of_labels)] for number in range(len(rows))]
         named_random(seed, "shuffled labels", name).shuffle(answers)
         dealt_rows = [replace(row, fields={**row.fields, **answer}) for row, answer in zip(rows, answers, strict=True)]
         if problems := [problem for row in dealt_rows for problem in row_problems(task, row)]:
