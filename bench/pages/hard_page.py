@@ -7,10 +7,11 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from overture.core.files import write_atomic
-from overture.evaluate.intervals import across_seeds
+from overture.evaluate.intervals import across_seeds, wilson
 from overture.report.charts import WIDE, interval_chart, png_of
 from page_parts import table, with_section
 
@@ -29,15 +30,17 @@ def number(value: float) -> str:
     return f"{value:.3f}"
 
 
-def mean_text(values: list[float]) -> str:
+def mean_of(values: list[float], num_rows: int) -> tuple[float, float, float]:
+    """Mean over seeds with its interval; of one seed with the interval over its rows."""
     spread = across_seeds(values, BOUNDS)
-    return number(spread.mean) if spread.low is None else f"{spread.mean:.3f} ({spread.low:.3f} to {spread.high:.3f})"
+    ends = wilson(round(spread.mean * num_rows), num_rows) if spread.low is None else (spread.low, spread.high)
+    return (spread.mean, *ends)
 
 
 def prefix_scores(task: str) -> list[float]:
     """Test accuracy of a tuned prefix from as many training rows, by seed."""
     files = sorted((RESULTS / "quality").glob(f"prefix-after-{task}-seed*.json"))
-    return [json.loads(path.read_text(encoding="utf-8"))["test"]["accuracy"]["value"] for path in files]
+    return [json.loads(path.read_text(encoding="utf-8"))["test"]["accuracy"] for path in files]
 
 
 def accuracies(result: dict[str, Any]) -> dict[str, list[float]]:
@@ -59,7 +62,11 @@ def searches() -> str:
         if (result := kept(f"search-{task}")) is None:
             continue
         seeds = result["seeds"]
-        rows = [[name, mean_text(values), str(len(values))] for name, values in accuracies(result).items()]
+        means = {name: mean_of(values, seeds[0]["rows"]["test"]) for name, values in accuracies(result).items()}
+        counts = {name: str(len(values)) for name, values in accuracies(result).items()}
+        rows = [
+            [name, f"{mean:.3f} ({low:.3f} to {high:.3f})", counts[name]] for name, (mean, low, high) in means.items()
+        ]
         claims = [(seed, claim) for seed in seeds for claim in seed["claims"]]
         controls = dict.fromkeys(claim["control"] for _, claim in claims)
         lines = []
@@ -72,13 +79,13 @@ def searches() -> str:
         parts.append(
             f"### {title.capitalize()}\n\n{sizes['train']} training rows, {sizes['validation']} validation rows, "
             f"{sizes['test']} test rows of its own in each seed (the prefix: 1,000, the same in each seed).\n\n"
-            + table(["test accuracy", "mean (95% interval over seeds)", "seeds"], rows)
+            + table(["test accuracy", "mean (95% interval over seeds; of one seed over rows)", "seeds"], rows)
             + "\n\n"
             + table(["the words against", "points, seed by seed", "surely better, corrected"], lines)
             + f"\n\n![Test accuracy on {title}](images/hard-{task}.png)\n\nBy luck alone the best of "
             f"{luck['candidates']} equal candidates looks {100 * luck['points']:.1f} points better on the validation "
-            f"rows of the first seed. Live tokens of a search: {min(seed['tokens'] for seed in seeds):,.0f} to "
-            f"{max(seed['tokens'] for seed in seeds):,.0f}.\n\n```sh\n{result['command']}\n```"
+            f"rows of the first seed. A search ran {fmean(seed['tokens'] for seed in seeds):,.0f} live tokens."
+            f"\n\n```sh\n{result['command']}\n```"
         )
     return "\n\n".join(parts) or "No searches are kept."
 
@@ -90,9 +97,8 @@ def draw_searches() -> None:
             continue
         rows, ticks = [], []
         for name, values in accuracies(result).items():
-            spread = across_seeds(values, BOUNDS)
-            ends = {"low": spread.mean if spread.low is None else spread.low, "high": spread.high or spread.mean}
-            rows.append({"way": name, "value": spread.mean, **ends})
+            mean, low, high = mean_of(values, result["seeds"][0]["rows"]["test"])
+            rows.append({"way": name, "value": mean, "low": low, "high": high})
             ticks += [{"way": name, "value": value} for value in values]
         chart = interval_chart(rows, "test accuracy", WIDE, ticks)
         write_atomic(
