@@ -11,6 +11,7 @@ from fakes import backbone_of, make_inner_tokenizer, make_model
 from overture.core.records.serving import Command, Request, WorkerOptions
 from overture.engine.load import load_backbone
 from overture.engine.lora import LoraOptions
+from overture.engine.slots import Slots
 from overture.evaluate.host import Ask, Host
 from overture.server.link import WorkerEngine
 from overture.server.worker import Worker
@@ -173,6 +174,23 @@ def test_cancelled_requests_leave_nothing_behind(tmp_path):
     assert worker.is_idle
     stats = worker.report().stats
     assert (stats.slots, stats.running) == (0, 0)
+
+
+def test_answers_wait_for_memory(tmp_path):
+    host = Host(backbone_of("llama"))
+    task = task_of(SAMPLES["generation"], max_new_tokens=20)
+    ask = Ask(host.open(stored(tmp_path / "p", "llama", task)), SAMPLES["generation"].rows[0])
+    worker = worker_of(host, slot_bytes=2 * Slots.bytes_of(host.backbone, 100))
+    most = 0
+    for number in range(8):
+        worker.do(Command(do="ask", id=str(number), request=request_of(number, ask, want="write")))
+    while not worker.is_idle:
+        worker.step()
+        most = max(most, worker.report().stats.slots)
+    assert most == 2
+    # One that is larger than all of it is written alone.
+    (events,) = finished(worker_of(host, slot_bytes=0), [request_of(9, ask, want="write")]).values()
+    assert events[-1].kind == "done"
 
 
 def test_prompts_are_closed_when_their_memory_is_needed(tmp_path):

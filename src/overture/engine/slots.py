@@ -49,6 +49,13 @@ class Slots:
         """Memory that the slots take."""
         return sum(stretch.num_bytes for group in self._groups.values() for stretch in group.stretches)
 
+    @staticmethod
+    def bytes_of(backbone: Backbone, num_columns: int) -> int:
+        """Memory of a slot with room for so many columns."""
+        info = backbone.info
+        values = 2 * info.num_layers * info.num_kv_heads * info.head_dim
+        return _length_class(num_columns) * values * backbone.dtype.itemsize
+
     @torch.no_grad()
     def begin(self, inputs: Inputs, rows: Sequence[Encoded], injections: Injections, lines: Sequence[Line]) -> None:
         """Read rows and write the first token of each answer; those that go on get a slot.
@@ -70,9 +77,7 @@ class Slots:
             if line.is_done:
                 continue
             longest = max(sum(int(_of_row(part.valid, row).sum()) for part in of_pass) for of_pass in parts)
-            size = _SHORTEST
-            while size < longest + line.max_new_tokens:
-                size *= _GROWTH
+            size = _length_class(longest + line.max_new_tokens)
             if (first.layer, size) not in self._groups:
                 stretches = [_Stretch(self.backbone, start, end, size) for start, end, _ in passes]
                 self._groups[first.layer, size] = _Group(self.backbone, stretches, [], [])
@@ -229,6 +234,13 @@ class _Stretch:
 
     def _empty(self, like: Tensor) -> Tensor:
         return like.new_empty(0, like.shape[1], self.size, like.shape[3])
+
+
+def _length_class(num_columns: int) -> int:
+    size = _SHORTEST
+    while size < num_columns:
+        size *= _GROWTH
+    return size
 
 
 def _of_row(values: Tensor, row: int) -> Tensor:

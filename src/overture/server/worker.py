@@ -41,6 +41,7 @@ from overture.core.records.serving import (
 )
 from overture.data.task import Task
 from overture.engine.backbone import Backbone
+from overture.engine.cache import default_budget_bytes
 from overture.engine.generate import answer_of, is_stopped, stable_text
 from overture.engine.lines import Line, chance_of
 from overture.engine.load import load_backbone
@@ -87,7 +88,10 @@ class Worker:
         self.host, self.options, self.tokens_per_s = host, options, tokens_per_s
         self.events: list[Event] = []
         self.outcomes: list[Outcome] = []
+        self._slot_bytes = default_budget_bytes() if options.slot_bytes is None else options.slot_bytes
+        self._backbone_facts = backbone_ref(host.backbone).model_dump(mode="json")
         self._handles: OrderedDict[tuple[str, bool], Handle] = OrderedDict()
+        self._prompt_bytes = 0
         self._jobs: dict[str, _Job] = {}
         self._labels: deque[tuple[_Job, int]] = deque()
         self._writers: deque[tuple[_Job, int]] = deque()
@@ -103,7 +107,7 @@ class Worker:
         """The events since the last report."""
         slots = self._slots.values()
         stats = EngineStats(
-            backbone=backbone_ref(self.host.backbone).model_dump(mode="json"),
+            backbone=self._backbone_facts,
             running=len(self._jobs),
             tokens_per_s=self.tokens_per_s,
             slots=sum(map(len, slots)),
@@ -133,7 +137,7 @@ class Worker:
                 self._handle(command.text)
             elif command.do == "unload":
                 for key in [key for key in self._handles if key[0] == command.text]:
-                    self.host.close(self._handles.pop(key))
+                    self._close(key)
             else:
                 tokens = self.host.backbone.text.tokenizer.encode_plain(command.text)
                 outcome = Outcome(id=command.id, tokens=tuple(tokens))
@@ -146,7 +150,9 @@ class Worker:
         if key not in self._handles:
             handle = self._opened(prompt) if prompt else self.host.bare(_bare_task(is_chat))
             self._handles[key] = handle.calibrated() if is_calibrated else handle
-            self._close_oldest()
+            self._prompt_bytes += _size_of(handle)
+            while self._prompt_bytes > self.options.prompt_bytes and len(self._handles) > 1:
+                self._close(next(iter(self._handles)))
         self._handles.move_to_end(key)
         return self._handles[key]
 
@@ -155,11 +161,10 @@ class Worker:
         # A name may come from a stranger: where there is a store, nothing else than a prompt of it is opened.
         return self.host.open(store.get(prompt, named_only=True) if store else prompt)
 
-    def _close_oldest(self) -> None:
-        sizes = [_size_of(handle) for handle in self._handles.values()]
-        while sum(sizes) > self.options.prompt_bytes and len(sizes) > 1:
-            sizes.pop(0)
-            self.host.close(self._handles.popitem(last=False)[1])
+    def _close(self, key: tuple[str, bool]) -> None:
+        handle = self._handles.pop(key)
+        self._prompt_bytes -= _size_of(handle)
+        self.host.close(handle)
 
     def _begin(self, request: Request) -> None:
         if request.want == "write" and len(request.prompts) != 1:
@@ -213,31 +218,39 @@ class Worker:
                     self._grow(line)
         self._slots = {backbone: slots for backbone, slots in self._slots.items() if len(slots)}
 
-    def _taken(self, lane: deque[tuple[_Job, int]], most: int) -> list[tuple[_Job, int]]:
-        """The next questions of a lane: as many as others' answers can wait for, one at least."""
-        is_writing = bool(self._lines)
-        budget = self.tokens_per_s * self.options.step_s if is_writing else _MOST_TOKENS
+    def _taken(
+        self, lane: deque[tuple[_Job, int]], fits: Callable[[_Job, int], bool] = lambda job, index: True
+    ) -> list[tuple[_Job, int]]:
+        """The next questions of a lane: as many as others' answers can wait for, and as fit."""
+        budget = self.tokens_per_s * self.options.step_s if self._lines else _MOST_TOKENS
         taken: list[tuple[_Job, int]] = []
         num_tokens = 0
-        while lane and len(taken) < most:
+        while lane:
             job, index = lane[0]
             num_tokens += job.inquiry.items[index].row.num_tokens
-            if taken and num_tokens > budget:
+            if (taken and num_tokens > budget) or not fits(job, index):
                 break
             taken.append(lane.popleft())
         return taken
 
     def _answer_labels(self) -> None:
-        taken = self._taken(self._labels, most=_MOST_TOKENS)
+        taken = self._taken(self._labels)
         with self._failing([job.request.id for job, _ in taken]):
             answers = self.host.answer_items([job.inquiry.items[index] for job, index in taken])
             for number, (job, index) in enumerate(taken):
                 self._answer(job, index, answers[number])
 
     def _begin_answers(self) -> None:
-        free = self.options.slots - len(self._lines)
+        num_lines, num_bytes = len(self._lines), sum(map(self._bytes_of, self._lines.values()))
+
+        def fits(job: _Job, index: int) -> bool:
+            nonlocal num_lines, num_bytes
+            num_lines, num_bytes = num_lines + 1, num_bytes + self._bytes_of((job, index))
+            # One alone is always begun: there is nothing to wait for.
+            return num_lines == 1 or (num_lines <= self.options.slots and num_bytes <= self._slot_bytes)
+
         groups: dict[tuple[Backbone, str, int], list[tuple[_Job, int, Injection | None]]] = {}
-        for job, index in self._taken(self._writers, free):
+        for job, index in self._taken(self._writers, fits):
             item = job.inquiry.items[index]
             with self._failing([job.request.id]):
                 (injection,) = item.handle.model().injections([item.row])
@@ -254,8 +267,17 @@ class Worker:
                 for line in lines:
                     self._grow(line)
 
+    def _bytes_of(self, question: tuple[_Job, int]) -> int:
+        """Memory that an answer may take in its slot."""
+        job, index = question
+        item = job.inquiry.items[index]
+        num_columns = item.row.num_text + item.handle.manifest.length + _most_written(item)
+        return Slots.bytes_of(item.handle.adapted, num_columns)
+
     def _grow(self, line: Line) -> None:
-        """A line has one token more."""
+        """A line has one token more; one whose request has failed by another part is gone."""
+        if line not in self._lines:
+            return
         job, index = self._lines[line]
         item = job.inquiry.items[index]
         backbone, question = item.handle.adapted, item.question
@@ -376,16 +398,21 @@ def _as_wanted(question: Question[Any], request: Request) -> Question[Any]:
 def _line(item: Item, request: Request) -> Line:
     question, backbone = item.question, item.handle.adapted
     assert isinstance(question, Answers)
-    # No more than the model can hold behind the row.
-    room = backbone.info.max_length - item.row.num_text - item.handle.manifest.length
     return Line(
         item.row,
         backbone.info.eos_id,
-        max(1, min(question.max_new_tokens, room)),
+        _most_written(item),
         lambda ids: is_stopped(backbone, ids, question.stop),
         chance_of(item.row, question.decoding),
         request.top_logprobs or 0,
     )
+
+
+def _most_written(item: Item) -> int:
+    """Tokens of an answer: as many as are asked for and as the model can hold behind the row."""
+    room = item.handle.adapted.info.max_length - item.row.num_text - item.handle.manifest.length
+    assert isinstance(item.question, Answers)
+    return max(1, min(item.question.max_new_tokens, room))
 
 
 def _size_of(handle: Handle) -> int:

@@ -125,6 +125,9 @@ class WorkerOptions(Record):
     dtype: str = Field("auto", description="auto is float32 on the CPU and bfloat16 on a GPU")
     allow_drift: bool = Field(False, description="accept another tokenizer or chat template around the same weights")
     slots: int = Field(32, ge=1, description="answers that are written at once")
+    slot_bytes: int | None = Field(
+        None, ge=0, description="memory for answers that are being written; a quarter of what is free when None"
+    )
     text_bytes: int | None = Field(None, ge=0, description="memory for kept texts; a share of what is free when None")
     prompt_bytes: int = Field(1 << 30, ge=0, description="memory for open prompts; the one used longest ago is closed")
     step_s: float = Field(0.15, gt=0, description="seconds that others may wait for a text that is read")
