@@ -4,7 +4,8 @@
   transformers' continuous batching and, where a Python with xllamacpp is named, llama.cpp's server in float32; both
   without prompts. One thread each; a request warms up.
 - mixed: 64 requests under 64 prompts beside the same 64 under none, for labels and for answers of 24 tokens.
-- first: seconds to the first token under a compiled prompt and under none, one request at a time and 16 at once.
+- first: processor seconds to the first token under a compiled prompt and under none, one request at a time and 16 at
+  once; on an idle machine these are seconds by the clock.
 - fan-out: 16 prompts at `after` on one text of 250 tokens beside one pass of the text under none, beside 16 passes of
   the text with a question of 40 tokens, and once more on the text that is kept by then.
 
@@ -35,7 +36,8 @@ from overture.evaluate.source import prompt_source
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.prompt.pack import prompt_tensors
-from overture.server.worker import Worker, tokens_per_second
+from overture.server.process import tokens_per_second
+from overture.server.worker import Worker
 from overture.store.artifact import save_artifact
 from overture.store.manifest import Manifest
 
@@ -120,8 +122,8 @@ class Bench:
     def ask(
         self, rows: Sequence[tuple[Sequence[str], str]], want: str, most: int | None = None
     ) -> list[tuple[float, Event]]:
-        """The events of requests that come together, with the seconds after which each came."""
-        started = time.perf_counter()
+        """The events of requests that come together, with the processor seconds after which each came."""
+        started = time.process_time()
         for prompts, text in rows:
             request = Request(
                 id=f"r{next(self.numbers)}", prompts=tuple(prompts), row={"text": text}, want=want, max_new_tokens=most
@@ -133,7 +135,7 @@ class Bench:
             self.worker.step()
             report = self.worker.report()
             report.model_dump_json()
-            events += [(time.perf_counter() - started, event) for event in report.events]
+            events += [(time.process_time() - started, event) for event in report.events]
         assert sum(event.kind == "done" for _, event in events) == len(rows)
         return events
 

@@ -45,7 +45,7 @@ class WorkerEngine:
         self,
         options: WorkerOptions,
         max_wait_s: float = 30.0,
-        command: tuple[str, ...] = (sys.executable, "-m", "overture.server.worker"),
+        command: tuple[str, ...] = (sys.executable, "-m", "overture.server.process"),
     ) -> None:
         self.options, self.command = options, command
         self._queue = Queue(time.monotonic, max_wait_s, slots=options.slots)

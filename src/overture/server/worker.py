@@ -1,23 +1,15 @@
-"""The process with the model: answers the gateway's requests step by step, so that new ones join between two tokens.
+"""Works on the gateway's requests step by step, so that new ones join between two tokens; `server.process` runs it.
 
 Its own laws are the host's: a request is split into questions and joined again by an `Inquiry`; labels are asked in one
 pass, answers are written in slots. It can die at any time: what it knows, the gateway and the store know too.
 """
 
 import contextlib
-import select
-import signal
-import socket
-import sys
-import time
 import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from overture.core.contracts import Answers, Question, RowMethod
 from overture.core.decoding import GREEDY, Decoding
@@ -40,17 +32,17 @@ from overture.core.records.serving import (
     WrittenToken,
 )
 from overture.data.task import Task
+from overture.engine.answerer import LocalAnswerer
 from overture.engine.backbone import Backbone
 from overture.engine.cache import default_budget_bytes
 from overture.engine.generate import answer_of, is_stopped, stable_text
+from overture.engine.inputs import Inputs
 from overture.engine.lines import Line, chance_of
-from overture.engine.load import load_backbone
 from overture.engine.passes import kept_input
 from overture.engine.slots import Slots
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.host import Ask, Handle, Host
 from overture.evaluate.inquiry import Inquiry, Item
-from overture.store.store import Store
 
 _MOST_TOKENS = 4096
 """Padded tokens of a pass while nobody's answer is being written."""
@@ -193,7 +185,7 @@ class Worker:
         for item in items:
             if isinstance(item.handle.prompt, RowMethod):
                 continue
-            inputs = self.host.answerer_of(item).inputs
+            inputs = self._inputs_of(item)
             text = kept_input(item.row, item.handle.prompt, inputs)
             if text is None:
                 continue
@@ -204,6 +196,12 @@ class Worker:
             texts.add(text)
         num_input = sum(item.row.num_text for item in items)
         return Usage(input_tokens=num_input, cached_tokens=num_cached, shared_tokens=num_shared)
+
+    def _inputs_of(self, item: Item) -> Inputs:
+        """Kept texts, but where a text would run apart for it alone: without a prompt, with an answer behind it."""
+        if item.handle.prompt is None and isinstance(item.question, Answers):
+            return LocalAnswerer(item.handle.adapted).inputs
+        return self.host.answerer_of(item).inputs
 
     # -- steps
 
@@ -249,21 +247,22 @@ class Worker:
             # One alone is always begun: there is nothing to wait for.
             return num_lines == 1 or (num_lines <= self.options.slots and num_bytes <= self._slot_bytes)
 
-        groups: dict[tuple[Backbone, str, int], list[tuple[_Job, int, Injection | None]]] = {}
+        groups: dict[tuple[Backbone, str, int, bool], list[tuple[_Job, int, Injection | None]]] = {}
         for job, index in self._taken(self._writers, fits):
             item = job.inquiry.items[index]
             with self._failing([job.request.id]):
                 (injection,) = item.handle.model().injections([item.row])
                 layer = injection.layer if injection else 0
-                groups.setdefault((item.handle.adapted, item.tenant, layer), []).append((job, index, injection))
-        for (backbone, _, _), members in groups.items():
+                key = (item.handle.adapted, item.tenant, layer, item.handle.prompt is None)
+                groups.setdefault(key, []).append((job, index, injection))
+        for (backbone, *_), members in groups.items():
             items = [job.inquiry.items[index] for job, index, _ in members]
             lines = [_line(item, job.request) for item, (job, _, _) in zip(items, members, strict=True)]
             injections = [injection for _, _, injection in members]
             self._lines |= {line: (job, index) for line, (job, index, _) in zip(lines, members, strict=True)}
             with self._failing([job.request.id for job, _, _ in members]):
                 slots = self._slots.setdefault(backbone, Slots(backbone))
-                slots.begin(self.host.answerer_of(items[0]).inputs, [item.row for item in items], injections, lines)
+                slots.begin(self._inputs_of(items[0]), [item.row for item in items], injections, lines)
                 for line in lines:
                     self._grow(line)
 
@@ -427,69 +426,3 @@ def _event_of(error: Exception, request_id: str) -> ErrorEvent:
     # What a bug says may hold a caller's text or a path.
     message = str(error) if isinstance(error, OvertureError) else "the request could not be answered"
     return ErrorEvent(id=request_id, error=type(error).__name__, message=message, status=status)
-
-
-def tokens_per_second(backbone: Backbone) -> float:
-    """How fast the model reads, measured with 64 tokens."""
-    live = backbone.embed([0] * 64)
-    with torch.no_grad():
-        backbone.memory_of(live)
-        started = time.perf_counter()
-        backbone.memory_of(live)
-    return 64 / max(time.perf_counter() - started, 1e-6)
-
-
-# -- the process
-
-
-def serve(connection: socket.socket, make: Callable[[], Worker]) -> None:
-    """Work until the gateway is gone: commands in, reports out, each a line of JSON.
-
-    Args:
-        connection: to the gateway.
-        make: loads the model; a failure is the only report.
-    """
-
-    def send(report: Report) -> None:
-        connection.sendall(report.model_dump_json().encode() + b"\n")
-
-    try:
-        worker = make()
-    except OvertureError as error:
-        send(Report(stats=EngineStats(is_ready=False, failure=str(error))))
-        return
-    send(worker.report())
-    pending = b""
-    while True:
-        is_waiting = worker.is_idle and not (worker.events or worker.outcomes)
-        readable, _, _ = select.select([connection], [], [], None if is_waiting else 0)
-        if readable:
-            received = connection.recv(1 << 20)
-            if not received:
-                return
-            *lines, pending = (pending + received).split(b"\n")
-            for line in lines:
-                worker.do(Command.model_validate_json(line))
-        if not worker.is_idle:
-            worker.step()
-        if worker.events or worker.outcomes:
-            send(worker.report())
-
-
-def _made(options: WorkerOptions) -> Worker:
-    def notify(message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
-
-    backbone = load_backbone(
-        options.backbone, revision=options.revision, device=options.device, dtype=options.dtype, notify=notify
-    )
-    store = Store(Path(options.store), notify)
-    host = Host(backbone, store, allow_drift=options.allow_drift, notify=notify, cache_bytes=options.text_bytes)
-    return Worker(host, options, tokens_per_second(backbone))
-
-
-if __name__ == "__main__":
-    # The gateway decides what Ctrl-C means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with socket.socket(fileno=int(sys.argv[1])) as gateway, contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        serve(gateway, lambda: _made(WorkerOptions.model_validate_json(sys.argv[2])))

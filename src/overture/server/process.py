@@ -1,0 +1,86 @@
+"""The process with the model: a worker at one end of a socket, the gateway at the other.
+
+python -m overture.server.process SOCKET OPTIONS
+"""
+
+import contextlib
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from overture.core.errors import OvertureError
+from overture.core.records.serving import Command, EngineStats, Report, WorkerOptions
+from overture.engine.backbone import Backbone
+from overture.engine.load import load_backbone
+from overture.evaluate.host import Host
+from overture.server.worker import Worker
+from overture.store.store import Store
+
+
+def tokens_per_second(backbone: Backbone) -> float:
+    """How fast the model reads, measured with 64 tokens."""
+    live = backbone.embed([0] * 64)
+    with torch.no_grad():
+        backbone.memory_of(live)
+        started = time.perf_counter()
+        backbone.memory_of(live)
+    return 64 / max(time.perf_counter() - started, 1e-6)
+
+
+def serve(connection: socket.socket, make: Callable[[], Worker]) -> None:
+    """Work until the gateway is gone: commands in, reports out, each a line of JSON.
+
+    Args:
+        connection: to the gateway.
+        make: loads the model; a failure is the only report.
+    """
+
+    def send(report: Report) -> None:
+        connection.sendall(report.model_dump_json().encode() + b"\n")
+
+    try:
+        worker = make()
+    except OvertureError as error:
+        send(Report(stats=EngineStats(is_ready=False, failure=str(error))))
+        return
+    send(worker.report())
+    pending = b""
+    while True:
+        is_waiting = worker.is_idle and not (worker.events or worker.outcomes)
+        readable, _, _ = select.select([connection], [], [], None if is_waiting else 0)
+        if readable:
+            received = connection.recv(1 << 20)
+            if not received:
+                return
+            *lines, pending = (pending + received).split(b"\n")
+            for line in lines:
+                worker.do(Command.model_validate_json(line))
+        if not worker.is_idle:
+            worker.step()
+        if worker.events or worker.outcomes:
+            send(worker.report())
+
+
+def _made(options: WorkerOptions) -> Worker:
+    def notify(message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
+    backbone = load_backbone(
+        options.backbone, revision=options.revision, device=options.device, dtype=options.dtype, notify=notify
+    )
+    store = Store(Path(options.store), notify)
+    host = Host(backbone, store, allow_drift=options.allow_drift, notify=notify, cache_bytes=options.text_bytes)
+    return Worker(host, options, tokens_per_second(backbone))
+
+
+if __name__ == "__main__":
+    # The gateway decides what Ctrl-C means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with socket.socket(fileno=int(sys.argv[1])) as gateway, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        serve(gateway, lambda: _made(WorkerOptions.model_validate_json(sys.argv[2])))
