@@ -23,14 +23,17 @@ from overture.server.worker import Worker
 from overture.store.store import Store
 
 
+@torch.no_grad()
 def tokens_per_second(backbone: Backbone) -> float:
-    """How fast the model reads, measured with 64 tokens."""
+    """How fast the model reads, by the best of three times 64 tokens."""
     live = backbone.embed([0] * 64)
-    with torch.no_grad():
-        backbone.memory_of(live)
+
+    def seconds() -> float:
         started = time.perf_counter()
         backbone.memory_of(live)
-    return 64 / max(time.perf_counter() - started, 1e-6)
+        return time.perf_counter() - started
+
+    return 64 / max(min(seconds() for _ in range(3)), 1e-6)
 
 
 def serve(connection: socket.socket, make: Callable[[], Worker]) -> None:

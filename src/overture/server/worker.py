@@ -5,6 +5,7 @@ pass, answers are written in slots. It can die at any time: what it knows, the g
 """
 
 import contextlib
+import time
 import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,8 @@ from overture.evaluate.inquiry import Inquiry, Item
 
 _MOST_TOKENS = 4096
 """Padded tokens of a pass while nobody's answer is being written."""
+_MEASURED_TOKENS = 32
+"""Fewer tokens say little about the speed of reading."""
 
 
 @dataclass(eq=False, slots=True)
@@ -207,8 +210,13 @@ class Worker:
 
     def step(self) -> None:
         """Answer some labels, begin some answers, and write a token of each that is begun."""
-        self._answer_labels()
-        self._begin_answers()
+        started = time.perf_counter()
+        read = self._answer_labels() + self._begin_answers()
+        usages = [job.usage for job, _ in read]
+        num_tokens = sum(job.inquiry.items[index].row.num_tokens for job, index in read)
+        if num_tokens >= _MEASURED_TOKENS and not any(use.cached_tokens or use.shared_tokens for use in usages):
+            # The rate at start is that of a machine which others may have used.
+            self.tokens_per_s += 0.2 * (num_tokens / (time.perf_counter() - started) - self.tokens_per_s)
         for slots in list(self._slots.values()):
             lines = [line for line in self._lines if line in slots]
             with self._failing([self._lines[line][0].request.id for line in lines]):
@@ -231,14 +239,15 @@ class Worker:
             taken.append(lane.popleft())
         return taken
 
-    def _answer_labels(self) -> None:
+    def _answer_labels(self) -> list[tuple[_Job, int]]:
         taken = self._taken(self._labels)
         with self._failing([job.request.id for job, _ in taken]):
             answers = self.host.answer_items([job.inquiry.items[index] for job, index in taken])
             for number, (job, index) in enumerate(taken):
                 self._answer(job, index, answers[number])
+        return taken
 
-    def _begin_answers(self) -> None:
+    def _begin_answers(self) -> list[tuple[_Job, int]]:
         num_lines, num_bytes = len(self._lines), sum(map(self._bytes_of, self._lines.values()))
 
         def fits(job: _Job, index: int) -> bool:
@@ -248,7 +257,8 @@ class Worker:
             return num_lines == 1 or (num_lines <= self.options.slots and num_bytes <= self._slot_bytes)
 
         groups: dict[tuple[Backbone, str, int, bool], list[tuple[_Job, int, Injection | None]]] = {}
-        for job, index in self._taken(self._writers, fits):
+        taken = self._taken(self._writers, fits)
+        for job, index in taken:
             item = job.inquiry.items[index]
             with self._failing([job.request.id]):
                 (injection,) = item.handle.model().injections([item.row])
@@ -265,6 +275,7 @@ class Worker:
                 slots.begin(self._inputs_of(items[0]), [item.row for item in items], injections, lines)
                 for line in lines:
                     self._grow(line)
+        return taken
 
     def _bytes_of(self, question: tuple[_Job, int]) -> int:
         """Memory that an answer may take in its slot."""
