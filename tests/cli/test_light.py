@@ -153,6 +153,8 @@ WRONG = (
     *([command, "task.yaml", "--quiet"] for command in ("tune", "search", "compare", "lr", "words")),
     *([command, "task.yaml", "--backbone", "./nope"] for command in ("tune", "search", "compare", "lr", "words")),
     *([command, "task.yaml", "--backbone", "smollm"] for command in ("tune", "search", "compare", "lr", "words")),
+    ["search", "task.yaml", "--form", "hard"],
+    ["search", "task.yaml", "--form", "hard", "--backbone", "./nope"],
     ["resume", "gone"],
     ["doctor", "gone"],
     ["diff", "gone", "other"],

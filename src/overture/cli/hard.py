@@ -28,11 +28,14 @@ def search_words_command(config: HardRequest, soft_flags: Sequence[str], store: 
             "these flags are for trained prompts", got=", ".join(soft_flags), fix="leave them out, or --form soft"
         )
     from overture.hard.proposers.registry import check_source
+    from overture.jobs.run.early import check_early
     from overture.store.store import Store
 
     for source in config.hard.chosen:
         check_source(source)
     kept = Store(store_root(store), say)
+    check_early(config, kept)
+    loading()
 
     from overture.jobs.wording.search import search_words
 

@@ -11,7 +11,8 @@ from overture.core.rows import Encoded, OneOf
 from overture.engine.prompted import PromptedModel
 from overture.jobs.run.work import SPLITS, Work
 
-_TIMED_TOKENS, _TIMED_PASSES = 256, 3
+_TIMED_TOKENS, _TIMED_PASSES = 1024, 2
+"""About a pass of a run: in one of 256 tokens a token takes up to twice as long, on a busy machine above all."""
 _TRAINING = 3.0
 """A step runs forwards and backwards: about three times a forward pass."""
 _BEHIND_EXAMPLES = 1.5

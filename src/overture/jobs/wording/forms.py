@@ -15,7 +15,7 @@ from overture.core.records.search import SearchResult
 from overture.core.records.tune import StoppedRun
 from overture.data.encode import Encoder
 from overture.data.rows import gold_of
-from overture.data.splits import Splits, load_splits
+from overture.data.splits import Splits
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.load import load_backbone
@@ -23,6 +23,7 @@ from overture.engine.prompted import PromptedModel
 from overture.evaluate.host import Host
 from overture.evaluate.intervals import paired_test
 from overture.evaluate.scoring import Scored, check_answerable, score
+from overture.jobs.run.early import splits_of
 from overture.jobs.run.request import with_moved_data
 from overture.jobs.run.same import hold_rows
 from overture.jobs.run.tracked import tracked
@@ -108,7 +109,7 @@ def _carried_out(
     settings: Sequence[str],
 ) -> FormsResult | StoppedRun:
     def searched() -> FormsResult | StoppedRun:
-        splits = load_splits(config.task)
+        splits = splits_of(config.task)
         hold_rows(run, splits, config.task.data)
         run.keep_config(config.model_dump(mode="json"))
         model = backbone or load_backbone(

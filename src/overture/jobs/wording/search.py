@@ -29,7 +29,7 @@ from overture.core.records.prompt import Lineage, PromptScores
 from overture.core.records.scores import SplitScores
 from overture.core.seeds import named_random
 from overture.data.rows import gold_of, texts_of
-from overture.data.splits import Splits, load_splits
+from overture.data.splits import Splits
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
@@ -38,6 +38,7 @@ from overture.hard.proposer import Ask, Proposer, WrongRow
 from overture.hard.proposers.registry import STAGES, check_source, proposer_of
 from overture.hard.race import raced, row_scores
 from overture.hard.scorer import Refused, TextScorer
+from overture.jobs.run.early import splits_of
 from overture.jobs.run.keep import new_manifest
 from overture.jobs.run.request import check_no_adapter, with_moved_data
 from overture.jobs.run.same import hold_model, hold_rows
@@ -178,7 +179,7 @@ class _Search:
             BackboneError: the model cannot be loaded.
         """
         task, options = config.task, config.hard
-        splits = load_splits(task)
+        splits = splits_of(task)
         if not splits.validation:
             raise DataError("a search needs validation rows", where="data", fix="set data.validation_share: 0.2")
         hold_rows(run, splits, task.data)
