@@ -120,6 +120,36 @@ def test_integrated_gradients_are_complete(method, place):
     assert gradients.residual < 0.01
 
 
+@pytest.mark.parametrize(("method", "place"), [("prefix", "after"), ("vectors", "before")])
+def test_integrated_gradients_equal_captums(method, place):
+    """Over the keys, or the vectors, with everything else at its end; captum has the same nodes."""
+    captum = pytest.importorskip("captum.attr")
+    backbone, rows = backbone_of("llama", torch.float64), make_rows("one token", (5, 9, 3))
+    answerer = LocalAnswerer(backbone, InputCache(1 << 20))
+    case = next(case for case in CASES if (case.method, case.place) == (method, place))
+    prompt = injection_of(make_prompt(case, backbone, length=4), backbone).map(torch.Tensor.detach)
+
+    def likelihood(*values):
+        if prompt.vectors:
+            changed = Injection(Vectors(values[0][0], place))
+        else:
+            changed = Injection(memory=Memory(type(prompt.memory.memory)(values[0][0], values[1][0]), place))
+        return -answerer.losses(rows, [changed] * len(rows)).mean()[None]
+
+    if prompt.vectors:
+        ends = (prompt.vectors.values,)
+        baselines = tuple(backbone.embed(range(backbone.info.vocab_size)).mean(0).expand_as(end)[None] for end in ends)
+    else:
+        ends = (prompt.memory.memory.keys, prompt.memory.memory.values)
+        baselines = tuple(torch.zeros_like(end)[None] for end in ends)
+    found = captum.IntegratedGradients(likelihood).attribute(
+        tuple(end[None] for end in ends), baselines, n_steps=16, method="gausslegendre", internal_batch_size=1
+    )
+    totals = [part[0].sum(-1) if prompt.vectors else part[0].sum((0, 1, 3)) for part in found]
+    ours = integrated(answerer, prompt, rows, 16)
+    assert ours.columns == pytest.approx(sum(totals).tolist(), abs=1e-6)
+
+
 def test_leaving_out_nothing_changes_nothing():
     backbone = backbone_of("llama", torch.float64)
     case = next(case for case in CASES if (case.method, case.place) == ("prefix", "after"))

@@ -75,6 +75,8 @@ class Step:
         branch: 0 for the trunk; tokens of one branch see the trunk and themselves, not other branches. [B, S]
         memory: columns before the live tokens, in order.
         kept: per layer the live tokens' keys and values, filled in when it is a dict.
+        shares: per layer the attention that live tokens give to columns and live tokens, [B, H*G, S, M+S], filled in
+            when it is a dict; of a step that is not packed.
         read: columns that a decoder's cross-attention reads: its encoder's output; set by the pass that runs the step.
         bias: from distances of columns to live tokens, [B, S, M+S], to what is added to the logits, [B, H, S, M+S];
             set likewise.
@@ -87,6 +89,7 @@ class Step:
     branch: Tensor | None = None
     memory: Sequence[Columns] = ()
     kept: dict[int, tuple[Tensor, Tensor]] | None = None
+    shares: dict[int, Tensor] | None = None
     read: Columns | None = None
     bias: Callable[[Tensor], Tensor] | None = None
     is_packed: bool = False
@@ -194,23 +197,20 @@ def _additive(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill_(~mask, least)
 
 
-def _capped_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None, softcap: float
-) -> Tensor:
-    """Attention with logits squashed into ``softcap * (-1, 1)``, for which SDPA has no kernel; as Gemma 2 writes it.
+def _shares(query: Tensor, key: Tensor, mask: Tensor, scaling: float | None, softcap: float | None) -> Tensor:
+    """Softmax of the products, [B, H, Q, M+S], their logits squashed into ``softcap * (-1, 1)`` as Gemma 2 does it.
 
     Args:
         query: [B, H, Q, K].
         key: [B, H, M+S, K].
-        value: as the keys.
         mask: numbers added to the logits, [B or 1, 1, Q, M+S].
         scaling: of the products; ``K ** -0.5`` when None.
-        softcap: what no logit exceeds.
+        softcap: the limit that no logit exceeds, where the family caps them.
     """
-    scaling = query.shape[3] ** -0.5 if scaling is None else scaling
-    logits = torch.tanh(query @ key.transpose(2, 3) * scaling / softcap) * softcap + mask
-    weights = logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    return weights.to(query.dtype) @ value
+    logits = query @ key.transpose(2, 3) * (query.shape[3] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        logits = torch.tanh(logits / softcap) * softcap
+    return (logits + mask).softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(query.dtype)
 
 
 def _alone(
@@ -229,7 +229,7 @@ def _alone(
         return out
     num_groups = query.shape[1] // key.shape[1]
     mask = _additive(attention_mask, query, key).repeat(1, 1, num_groups, 1)
-    out = _capped_attention(_stacked(query, key), key, value, mask, scaling, softcap)
+    out = _shares(_stacked(query, key), key, mask, scaling, softcap) @ value
     return out.reshape(query.shape).transpose(1, 2).contiguous()
 
 
@@ -367,10 +367,13 @@ def attention(
         return out.reshape(query.shape).transpose(1, 2).contiguous(), None
     key = _with_memory(overture.memory, layer, key, "keys")
     value = _with_memory(overture.memory, layer, value, "values")
+    if overture.shares is not None:
+        overture.shares[layer] = _shares(stacked, key, mask, scaling, softcap).reshape(*query.shape[:3], -1)
+    # SDPA has no kernel for logits that are capped.
     if softcap is None:
         out = _scaled_dot_product(stacked, key, value, mask, scaling)
     else:
-        out = _capped_attention(stacked, key, value, mask, scaling, softcap)
+        out = _shares(stacked, key, mask, scaling, softcap) @ value
     return out.reshape(query.shape).transpose(1, 2).contiguous(), None
 
 
