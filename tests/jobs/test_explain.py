@@ -1,6 +1,7 @@
 """The explanation of soft prompts and of prompts of words on a tiny model; its page; planted words are found."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,10 +16,12 @@ from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.host import Host
+from overture.explain.checks import seed_stability
 from overture.explain.flips import benjamini_hochberg, flip_counts, slices
 from overture.explain.gradients import integrated
-from overture.explain.parts import losses_without, mean_of, without_columns
-from overture.explain.shift import vocabulary_shift
+from overture.explain.parts import changes_of, drops_of, mean_of, scores_without, without_columns
+from overture.explain.shift import shift_likeness, vocabulary_shift
+from overture.explain.words import Occluded, pieces_of, without, words_check
 from overture.jobs.wording.explain import explain
 from overture.jobs.wording.options import ExplainConfig
 from overture.prompt.pack import prompt_tensors
@@ -59,6 +62,7 @@ def test_every_column_has_a_part_and_the_page_holds_them(tmp_path, method, place
     result = explain(Host(backbone_of("llama")).open(folder), rows, "test", SMALL)
     assert [part.name for part in result.parts] == [str(n) for n in range(1, 6)]
     assert all(part.drop.low <= part.drop.value <= part.drop.high for part in result.parts)
+    assert all(part.change.value >= -1e-6 for part in result.parts)
     assert {check.name for check in result.checks} >= {"completeness", "deletion", "randomisation"}
     assert all(word.change >= 0 for word in result.raised)
     assert all(word.change <= 0 for word in result.lowered)
@@ -71,7 +75,41 @@ def test_every_column_has_a_part_and_the_page_holds_them(tmp_path, method, place
     assert len(page.encode()) < 1_000_000
     assert "<script" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == (4 if method == "idpg" else 6)
+    words = next(check for check in result.checks if check.name == "words")
+    assert words.passed is not None
+    if method == "vectors":
+        assert len(result.lens) == 5 * len({reading.layer for reading in result.lens})
+    if method != "idpg":
+        assert sum(result.attention.columns) <= 1
+        assert len(result.attention.heads) == backbone_of("llama").info.num_layers
+
+
+def test_pieces_of_a_text_are_its_words_or_neighbours():
+    assert pieces_of("one two  three", 3) == ["one ", "two  ", "three"]
+    assert pieces_of("a b c d e", 2) == ["a b c ", "d e"]
+    assert without(["a ", "b ", "c"], [1]) == "a c"
+    assert without(["a"], [0]) == "."
+
+
+def test_the_check_of_words_tells_right_importance_from_wrong():
+    """A loss that grows by 1 with one word alone: importance that names it passes, importance that does not fails."""
+    pieces = [f"w{n} " for n in range(10)]
+
+    def losses_of(texts):
+        return torch.tensor([0.0 if "w3 " in f"{text} " else 1.0 for text in texts])
+
+    for named, passes in ((3, True), (5, False)):
+        rows = [Occluded(pieces, [float(n == named) for n in range(10)], losses_of) for _ in range(6)]
+        assert words_check(rows, seed=1).passed is passes
+    assert words_check(rows[:1], seed=1).passed is None
+
+
+def test_seeds_that_shift_alike_are_stable():
+    shift = torch.linspace(-1, 1, 300)
+    assert shift_likeness(shift, 2 * shift) == pytest.approx(1)
+    assert seed_stability([0.9, 0.7]).passed
+    assert seed_stability([0.2, -0.1]).passed is False
 
 
 def test_a_prompt_of_words_is_explained_by_its_words_and_examples(tmp_path):
@@ -84,20 +122,36 @@ def test_a_prompt_of_words_is_explained_by_its_words_and_examples(tmp_path):
     assert "<b>it</b>" not in (tmp_path / "page.html").read_text()
 
 
-def test_a_column_without_weight_is_no_column():
-    """Whatever stands in it changes nothing, and the other columns stay where they are."""
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_column_that_is_left_out_is_no_column(case):
+    """Whatever stands in it changes nothing, for every method and place."""
     backbone, rows = backbone_of("llama", torch.float64), make_rows("one token", (5, 9, 3))
     answerer = LocalAnswerer(backbone, InputCache(1 << 20))
-    case = next(case for case in CASES if (case.method, case.place) == ("prefix", "after"))
-    whole = injection_of(make_prompt(case, backbone, length=4), backbone).map(torch.Tensor.detach)
-    memory = whole.memory.memory
-    keys, values = memory.keys.clone(), memory.values.clone()
-    keys[:, :, 1], values[:, :, 1] = 5.0, -5.0
-    other = Injection(memory=Memory(type(memory)(keys, values), "after"))
-    prompts = (without_columns(whole, [1]), without_columns(other, [1]), whole)
-    losses = [answerer.losses(rows, [prompt] * 3) for prompt in prompts]
-    torch.testing.assert_close(losses[0], losses[1])
-    assert not torch.allclose(losses[0], losses[2])
+    length = 2 if case.place == "slots" else 4
+    whole = injection_of(make_prompt(case, backbone, length=length), backbone).map(torch.Tensor.detach)
+    split = whole.vectors.split if whole.vectors else None
+
+    def changed(value: torch.Tensor) -> torch.Tensor:
+        """The second column replaced, in vectors [P, D] and in keys and values [N, H, P, K]."""
+        value = value.clone()
+        if value.dim() == 4:
+            value[:, :, 1] = 5.0
+        else:
+            value[1] = 5.0
+        return value
+
+    if whole.vectors:
+        other = replace(whole, vectors=replace(whole.vectors, values=changed(whole.vectors.values)))
+    else:
+        memory = whole.memory.memory
+        other_memory = replace(memory, keys=changed(memory.keys), values=changed(memory.values))
+        other = replace(whole, memory=replace(whole.memory, memory=other_memory))
+    losses = [
+        answerer.losses(rows, [without_columns(prompt, [1])] * 3, with_vector_targets=False)
+        for prompt in (whole, other)
+    ]
+    torch.testing.assert_close(*losses)
+    assert split is None or without_columns(whole, [1]).vectors.split.sum() == 1
 
 
 def test_vectors_are_taken_away_and_those_behind_move_up():
@@ -155,10 +209,15 @@ def test_leaving_out_nothing_changes_nothing():
     case = next(case for case in CASES if (case.method, case.place) == ("prefix", "after"))
     prompt, rows = injection_of(make_prompt(case, backbone, length=4), backbone), make_rows("one token", (5, 9))
     answerer = LocalAnswerer(backbone, InputCache(1 << 20))
-    losses = losses_without(answerer, [prompt], rows, [[], [1]])
-    torch.testing.assert_close(losses[0], answerer.losses(rows, [prompt] * 2).detach())
-    each = losses_without(answerer, [prompt] * 2, rows, [[], [1]])
-    torch.testing.assert_close(each, losses)
+    scores = scores_without(answerer, [prompt], rows, [[], [], [1]])
+    torch.testing.assert_close(
+        -scores[0, [0, 1], [row.label for row in rows]], answerer.losses(rows, [prompt] * 2).detach()
+    )
+    torch.testing.assert_close(scores_without(answerer, [prompt] * 2, rows, [[], [], [1]]), scores)
+    changes, drops = changes_of(scores), drops_of(scores, rows)
+    assert changes[0].abs().max() < 1e-12
+    assert drops[0].abs().max() < 1e-12
+    assert (changes[1] > 0).all()
 
 
 def test_the_vocabularys_shift_of_no_prompt_is_zero():

@@ -1,6 +1,8 @@
 """Translation of a soft prompt into words: what it measures, and that a text which is a prompt's own is found again."""
 
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -8,9 +10,14 @@ import torch
 from fakes import backbone_of
 from overture.core.errors import ConfigError, StoreError
 from overture.core.injection import Injection, Vectors
+from overture.core.records.hard import Candidate
+from overture.data.splits import load_splits
 from overture.data.task import Task
 from overture.evaluate.facts import backbone_ref
 from overture.explain.fidelity import divergences, explained
+from overture.hard.gcg import gcg
+from overture.hard.pez import pez
+from overture.hard.scorer import TextScorer
 from overture.jobs.wording.options import TranslateConfig
 from overture.jobs.wording.translate import translate
 from overture.store.manifest import Manifest
@@ -71,13 +78,16 @@ def test_proposals_come_nearer_than_no_prompt_and_repeat_by_seed(plain_task, tmp
     for name in ("a", "b"):
         store = Store(tmp_path / name)
         ref = soft_prompt(plain_task, store)
-        config = TranslateConfig(example_sets=4, second_model="", **SMALL)
+        config = TranslateConfig(example_sets=4, second_model="", baselines=True, **SMALL)
         results.append(translate(ref, store, config, task=plain_task, backbone=backbone_of("llama")))
     first, second = results
     assert first.winner == second.winner
     assert first.fidelity == second.fidelity
-    assert [stage.stage for stage in first.stages] == ["wording", "examples"]
+    assert [stage.stage for stage in first.stages] == ["wording", "examples", "structure"]
     assert first.stages[0].best[0].log_likelihood <= 0
+    whats = [item.what for item in first.fidelity]
+    assert whats[0] == "the words"
+    assert {"GCG", "PEZ", "nearest tokens"} <= {*whats}
 
 
 def test_words_are_not_translated_again(plain_task, tmp_path):
@@ -91,6 +101,26 @@ def test_words_are_not_translated_again(plain_task, tmp_path):
         translate(result.prompt, store, config, task=plain_task, backbone=backbone_of("llama"))
     with pytest.raises(StoreError):
         translate("secret", store, config, backbone=backbone_of("llama"))
+
+
+def test_baselines_lower_the_divergence_and_no_label_is_looked_at(plain_task):
+    """Rows are judged by shares in place of their labels: wrong labels change nothing."""
+    backbone, task = backbone_of("llama"), Task.load(plain_task)
+    rows = load_splits(task).train
+    turned = [replace(row, fields={**row.fields, "label": "bad"}) for row in rows]
+    shares = torch.tensor([0.9, 0.1]).expand(len(rows), -1)
+    losses = []
+    for some in (rows, turned):
+        scorer = TextScorer(task, backbone, {"train": some}, 16, shares={"train": shares})
+        swapped = gcg(scorer, 4, 3, Random(1))
+        assert swapped is not None
+        numbers = range(len(rows))
+        start = Candidate(text=backbone.text.tokenizer.decode(backbone.text.tokenizer.encode_plain(" x" * 4)[:4]))
+        before, after = scorer.losses([start, swapped], "train", numbers).mean(1).tolist()
+        assert after < before
+        assert len(scorer.text_of(pez(scorer, 4, 3, Random(1)) or swapped).after_ids) <= 8
+        losses.append(after)
+    assert losses[0] == pytest.approx(losses[1])
 
 
 def test_divergence_and_the_share_that_is_explained():

@@ -72,7 +72,7 @@ def command(
     loading()
 
     from overture.evaluate.host import Host
-    from overture.jobs.wording.explain import explain
+    from overture.jobs.wording.explain import explain, other_seeds_of
     from overture.report.explain_page import write_page
 
     show = display()
@@ -80,7 +80,8 @@ def command(
         for text in notice_texts(notices):
             show(NoticeEvent(text=text))
         host = Host(allow_drift=allow_drift, notify=as_notices(show))
-        result = explain(host.open(folder), rows, split, config, as_progress(show))
+        handle = host.open(folder)
+        result = explain(handle, rows, split, config, as_progress(show), other_seeds_of(handle, kept))
         result = result.model_copy(update={"notices": [*notice_texts(notices), *result.notices]})
     write_page(result, target)
     if is_json:
@@ -102,10 +103,11 @@ def _show(result: "Explanation") -> None:
             out, f"  rows of {shift.label}: probability of the right label {before:.2f} without, {after:.2f} with it"
         )
     if result.parts:
-        show_text(out, "Parts that matter most, by the log-likelihood lost without them:")
-    for part in sorted(result.parts, key=lambda part: -part.drop.value)[:5]:
-        drop = part.drop
-        show_text(out, f"  {part.kind} {part.name:.60}: {drop.value:+.3f} nats ({drop.low:.3f} to {drop.high:.3f})")
+        show_text(out, "Parts that matter most, by how much the answers change without them:")
+    for part in sorted(result.parts, key=lambda part: -part.change.value)[:5]:
+        change, effect = part.change, "" if part.effect == "unclear" else f", {part.effect}"
+        interval = f"({change.low:.3f} to {change.high:.3f})"
+        show_text(out, f"  {part.kind} {part.name:.60}: {change.value:.3f} nats {interval}{effect}")
     total = result.flips[0]
     show_text(out, f"Rows fixed: {total.fixed}, broken: {total.broken}, of {result.rows}")
     sure = [item for item in result.slices if item.q_value < 0.05]

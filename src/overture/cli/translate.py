@@ -24,7 +24,8 @@ from overture.jobs.wording.options import TranslateConfig
 if TYPE_CHECKING:
     from overture.core.records.hard import TranslateResult
 
-_FLAGS = ("room", "wordings", "example_sets", "rows", "measured_rows", "second_model", "seed")
+_SIZES = ("room", "wordings", "example_sets", "structures", "rows", "max_tokens", "measured_rows")
+_FLAGS = (*_SIZES, "baselines", "second_model", "seed")
 
 
 @with_flags(

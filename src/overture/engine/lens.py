@@ -33,11 +33,8 @@ def attention_to_prompt(answerer: LocalAnswerer, prompt: Injection, rows: Sequen
     answerer.backbone.run(a_pass.live, step, a_pass.layer)
     num_rows = torch.arange(len(rows))
     widths = [part.valid.shape[1] for part in step.memory]
-    of_layers = []
-    for layer in range(answerer.backbone.info.num_layers):
-        if layer not in shares:
-            of_layers.append(None)
-            continue
+    of_layers: dict[int, Tensor] = {}
+    for layer in shares:
         read_BQC = shares[layer][num_rows, :, layout.read].float()
         columns = []
         if layout.is_vector is not None:
@@ -45,9 +42,9 @@ def attention_to_prompt(answerer: LocalAnswerer, prompt: Injection, rows: Sequen
             columns.append(live_BQS.transpose(1, 2)[layout.is_vector].view(len(rows), -1, live_BQS.shape[1]))
         if prompt.memory:
             columns.append(read_BQC[:, :, sum(widths[:-1]) : sum(widths)].transpose(1, 2))
-        of_layers.append(torch.cat(columns, dim=1).mean(0).T)
-    some = next(layer for layer in of_layers if layer is not None)
-    return torch.stack([torch.zeros_like(some) if layer is None else layer for layer in of_layers]).cpu()
+        of_layers[layer] = torch.cat(columns, dim=1).mean(0).T.cpu()
+    nothing = torch.zeros_like(next(iter(of_layers.values())))
+    return torch.stack([of_layers.get(layer, nothing) for layer in range(answerer.backbone.info.num_layers)])
 
 
 @torch.no_grad()
@@ -90,4 +87,5 @@ def _pass(answerer: LocalAnswerer, prompt: Injection, rows: Sequence[Encoded]) -
             "two stacks read such a prompt", where=answerer.backbone.info.id, got="an encoder-decoder",
             wanted="a decoder or an encoder",
         )  # fmt: skip
-    return prepared(answerer.inputs, rows, [prompt] * len(rows), reader_of(rows[0].target, prompt).make)
+    make = reader_of(rows[0].target, prompt).make
+    return prepared(answerer.inputs, rows, [prompt] * len(rows), make, has_live_vectors=True)

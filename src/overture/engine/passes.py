@@ -44,7 +44,12 @@ class Pass:
 
 
 def prepared(
-    inputs: Inputs, rows: Sequence[Encoded], injections: Injections, make: Make, is_generating: bool = False
+    inputs: Inputs,
+    rows: Sequence[Encoded],
+    injections: Injections,
+    make: Make,
+    is_generating: bool = False,
+    has_live_vectors: bool = False,
 ) -> Pass:
     """Everything a forward pass needs; all injections enter at the same layer.
 
@@ -54,10 +59,12 @@ def prepared(
         injections: a prompt, or none, for each row.
         make: lays out label words or answers.
         is_generating: keys and values are kept, for the tokens to come.
+        has_live_vectors: vectors are tokens of every row, also where they could run once for all, so that their states
+            can be read.
     """
     backbone = inputs.backbone
     # Long texts keep the causal kernel, which has no room for memory and is worth more.
-    if max(row.num_tokens for row in rows) < FUSED["cpu"]:
+    if not has_live_vectors and max(row.num_tokens for row in rows) < FUSED["cpu"]:
         injections = with_shared_vectors(backbone, injections)
     layer = max(injection.layer if injection else 0 for injection in injections)
     is_live = [not _runs_input_first(injection, inputs) for injection in injections]

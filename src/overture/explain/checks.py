@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from random import Random
+from statistics import fmean
 
 import torch
 
@@ -10,7 +11,7 @@ from overture.core.records.explain import Check
 from overture.core.rows import Encoded
 from overture.engine.answerer import LocalAnswerer
 from overture.explain.gradients import Integrated
-from overture.explain.parts import losses_without, mean_of
+from overture.explain.parts import changes_of, mean_of, scores_without
 
 _ORDERS = 5
 _RESIDUAL = 0.01
@@ -25,39 +26,40 @@ def completeness(gradients: Integrated) -> Check:
 
 
 def deletion(
-    answerer: LocalAnswerer, prompts: Sequence[Injection], rows: Sequence[Encoded], drops: Sequence[float], seed: int
+    answerer: LocalAnswerer, prompts: Sequence[Injection], rows: Sequence[Encoded], changes: Sequence[float], seed: int
 ) -> Check:
-    """Whether dropping columns in order of importance costs more than in random orders, on rows of its own.
+    """Whether dropping columns in order of importance changes answers more than random orders do, on rows of its own.
 
     Args:
         answerer: the model.
         prompts: one for all rows, or one for each.
         rows: rows that the importance was not measured on.
-        drops: importance of each column.
+        changes: importance of each column.
         seed: of the random orders.
     """
-    length = len(drops)
+    length = len(changes)
     if length < 2 or len(rows) < 2:
         return Check(name="deletion", passed=None, text="a prompt of one column, or too few rows")
     random = Random(seed)
-    ranked = sorted(range(length), key=lambda number: -drops[number])
+    ranked = sorted(range(length), key=lambda number: -changes[number])
     orders = [ranked, *(random.sample(range(length), length) for _ in range(_ORDERS))]
     depths = sorted({max(1, round(length * share)) for share in (0.1, 0.2, 0.3, 0.5)} - {length})
     left_out = [order[:depth] for order in orders for depth in depths]
-    losses = losses_without(answerer, prompts, rows, left_out).view(len(orders), len(depths), len(rows)).mean(1)
-    gain = mean_of((losses[0] - losses[1:].mean(0)).tolist())
+    changes_JB = changes_of(scores_without(answerer, prompts, rows, [[], *left_out]))
+    changes_OB = changes_JB.view(len(orders), len(depths), len(rows)).mean(1)
+    gain = mean_of((changes_OB[0] - changes_OB[1:].mean(0)).tolist())
     text = (
-        f"dropping columns by importance costs {gain.value:.3f} nats more a row ({gain.low:.3f} to {gain.high:.3f}) "
-        f"than in {_ORDERS} random orders, on {gain.n} other rows; wanted: above 0"
+        f"dropping columns by importance changes answers by {gain.value:.3f} nats more a row "
+        f"({gain.low:.3f} to {gain.high:.3f}) than {_ORDERS} random orders do, on {gain.n} other rows; wanted: above 0"
     )
     return Check(name="deletion", passed=gain.low > 0, value=gain.value, text=text)
 
 
 def randomisation(
-    answerer: LocalAnswerer, prompt: Injection, rows: Sequence[Encoded], drops: Sequence[float], seed: int
+    answerer: LocalAnswerer, prompt: Injection, rows: Sequence[Encoded], changes: Sequence[float], seed: int
 ) -> Check:
     """Whether a random prompt of the same size is explained otherwise (Adebayo et al. 2018)."""
-    if len(drops) < 4:
+    if len(changes) < 4:
         return Check(name="randomisation", passed=None, text="too few columns for a rank correlation")
     generator = torch.Generator().manual_seed(seed)
 
@@ -67,10 +69,9 @@ def randomisation(
 
     split = prompt.vectors.split if prompt.vectors else None
     redrawn_prompt = prompt.map(lambda value: value if value is split else redrawn(value))
-    columns = [[number] for number in range(len(drops))]
-    losses = losses_without(answerer, [redrawn_prompt], rows, [[], *columns])
-    random_drops = (losses[1:] - losses[:1]).mean(1).tolist()
-    likeness = rank_correlation(drops, random_drops)
+    columns = [[number] for number in range(len(changes))]
+    changes_PB = changes_of(scores_without(answerer, [redrawn_prompt], rows, [[], *columns]))
+    likeness = rank_correlation(changes, changes_PB.mean(1).tolist())
     text = f"rank correlation with a random prompt of the same size: {likeness:.2f}; wanted: below {_UNLIKE}"
     return Check(name="randomisation", passed=abs(likeness) < _UNLIKE, value=likeness, text=text)
 
@@ -82,6 +83,16 @@ def agreement(drops: Sequence[float], gradients: Integrated) -> Check:
     likeness = rank_correlation(drops, gradients.columns)
     text = f"rank correlation of ablation and integrated gradients: {likeness:.2f}; wanted: at least {_LIKE}"
     return Check(name="agreement", passed=likeness >= _LIKE, value=likeness, text=text)
+
+
+def seed_stability(likenesses: Sequence[float]) -> Check:
+    """Whether prompts of the same run's other seeds shift the vocabulary alike."""
+    likeness = fmean(likenesses)
+    text = (
+        f"rank correlation of the vocabulary's shift with that of {len(likenesses)} other seeds: {likeness:.2f}; "
+        f"wanted: at least {_LIKE}"
+    )
+    return Check(name="seeds", passed=likeness >= _LIKE, value=likeness, text=text)
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:

@@ -1,4 +1,8 @@
-"""Which parts of a prompt matter: the log-likelihood that is lost when one is left out.
+"""Which parts of a prompt matter: how the answers change when one is left out.
+
+The measure is the divergence of the label distribution from the whole prompt's. The log-likelihood of right answers
+says whether a part helps or harms, and is no measure of how much it matters: a trained prompt is too sure of itself, so
+that the column which does most of the work may cost likelihood on new rows.
 
 A column of keys and values gets weight 0, which is exactly no column. A vector among the live tokens is taken away, and
 what stands behind it moves up by one; in a template's own slots, whose number is fixed, it becomes zero.
@@ -14,11 +18,13 @@ from statistics import fmean, stdev
 import torch
 from torch import Tensor
 
+from overture.core.contracts import LabelScores
 from overture.core.injection import Injection, LayerMemory, Memory, Vectors
 from overture.core.records.explain import Mean
 from overture.core.rows import Encoded
 from overture.engine.answerer import LocalAnswerer
 from overture.engine.judge import LocalJudge
+from overture.explain.fidelity import divergences
 
 
 def without_columns(prompt: Injection, left_out: Sequence[int]) -> Injection | None:
@@ -63,10 +69,10 @@ def _memory_without(memory: LayerMemory, left_out: Sequence[int]) -> LayerMemory
 
 
 @torch.no_grad()
-def losses_without(
+def scores_without(
     answerer: LocalAnswerer, prompts: Sequence[Injection], rows: Sequence[Encoded], left_out: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Losses under the prompt without each of some sets of columns, [len(left_out), B].
+    """Log-probabilities of the labels under the prompt without each of some sets of columns, [len(left_out), B, C].
 
     Args:
         answerer: the model.
@@ -76,16 +82,26 @@ def losses_without(
     """
     if len(prompts) == 1:
         changed = [without_columns(prompts[0], columns) for columns in left_out]
-        return LocalJudge(answerer, max_tokens=4096).losses(changed, rows)
-    losses = []
+        return LocalJudge(answerer, max_tokens=4096).scores(changed, rows)
+    scores = []
     for columns in left_out:
         of_rows = [without_columns(prompt, columns) for prompt in prompts]
-        parts = [
-            answerer.losses(rows[start : start + 16], of_rows[start : start + 16], with_vector_targets=False)
-            for start in range(0, len(rows), 16)
-        ]
-        losses.append(torch.cat(parts))
-    return torch.stack(losses)
+        pairs = list(zip(rows, of_rows, strict=True))
+        parts = [answerer.ask(pairs[start : start + 16], LabelScores()) for start in range(0, len(rows), 16)]
+        scores.append(torch.stack([row_scores for part in parts for row_scores in part]))
+    return torch.stack(scores)
+
+
+def changes_of(scores_JBC: Tensor) -> Tensor:
+    """KL(first, other) of each row's label distributions for all but the first, [J - 1, B]."""
+    return divergences(scores_JBC[0], scores_JBC[1:])
+
+
+def drops_of(scores_JBC: Tensor, rows: Sequence[Encoded]) -> Tensor:
+    """Log-likelihood of the rows' right answers that all but the first lose against the first, [J - 1, B]."""
+    gold_B = torch.tensor([row.label or 0 for row in rows])
+    likelihoods_JB = scores_JBC[:, torch.arange(len(rows)), gold_B]
+    return likelihoods_JB[0] - likelihoods_JB[1:]
 
 
 def mean_of(values: Sequence[float]) -> Mean:

@@ -16,10 +16,12 @@ from overture.core.records.explain import LabelShift, ShiftedWord
 from overture.core.rows import Encoded
 from overture.data.batches import scoring_batches
 from overture.engine.prompted import PromptedModel
+from overture.explain.checks import rank_correlation
 
 _SHOWN = 12
 _SHOWN_OF_LABEL = 8
 _MAX_TOKENS = 4096
+_ENDS = 200
 
 
 @torch.no_grad()
@@ -46,6 +48,17 @@ def vocabulary_shift(
     change_BV = torch.stack([changes[row.row] for row in rows])
     change_BV[:, sorted(without.backbone.text.tokenizer.special_ids)] = 0.0
     return change_BV
+
+
+def shift_likeness(first_V: Tensor, second_V: Tensor) -> float:
+    """Rank correlation of two shifts over the tokens that either raises or lowers most."""
+    ends = [
+        change_V.topk(min(_ENDS, len(change_V)), largest=is_raised).indices
+        for change_V in (first_V, second_V)
+        for is_raised in (True, False)
+    ]
+    tokens = sorted({*torch.cat(ends).tolist()})
+    return rank_correlation(first_V[tokens].tolist(), second_V[tokens].tolist())
 
 
 def shifted_words(

@@ -135,8 +135,18 @@ def assignments(
     hidden_ND: Tensor,
     labels_N: Tensor,
     rounds: int,
+    shares_NC: Tensor | None = None,
 ) -> dict[str, tuple[str, ...]]:
-    """One word for each label, no word twice: the best by the ratio alone, and the same after climbing."""
+    """One word for each label, no word twice: the best by the ratio alone, and the same after climbing.
+
+    Args:
+        backbone: the model.
+        candidates: words of each label.
+        hidden_ND: the hidden state at each row's label word.
+        labels_N: the rows' labels.
+        rounds: of climbing at most.
+        shares_NC: shares of the labels; where they are given the loss against them alone decides, not accuracy.
+    """
     texts = {word.token: word.text for of_label in candidates for word in of_label}
     tokens = list(texts)
     columns = {token: column for column, token in enumerate(tokens)}
@@ -147,7 +157,7 @@ def assignments(
     start = _first_free(choices, spellings)
     if start is None:
         return {}
-    climbed = _climbed(start, choices, spellings, scores_NT, labels_N, rounds)
+    climbed = _climbed(start, choices, spellings, scores_NT, labels_N, rounds, shares_NC)
     return {
         name: tuple(texts[tokens[column]] for column in assignment)
         for name, assignment in {"ratio": start, "climbed": climbed}.items()
@@ -174,11 +184,14 @@ def _climbed(
     scores_NT: Tensor,
     labels_N: Tensor,
     rounds: int,
+    shares_NC: Tensor | None = None,
 ) -> list[int]:
-    """The assignment after changing the word of one label at a time while training accuracy, then loss, improves."""
+    """The assignment after changing one label's word at a time while accuracy, then loss, or loss alone improves."""
 
     def worth(assignment: Sequence[int]) -> tuple[float, float]:
         scores_NC = scores_NT[:, list(assignment)].log_softmax(1)
+        if shares_NC is not None:
+            return 0.0, float((shares_NC.to(scores_NC) * scores_NC).sum(1).mean())
         accuracy = (scores_NC.argmax(1) == labels_N).float().mean()
         return float(accuracy), -float(torch.nn.functional.nll_loss(scores_NC, labels_N))
 

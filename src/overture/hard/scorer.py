@@ -8,7 +8,7 @@ Shape letters: J candidates, B rows, C labels.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -70,6 +70,8 @@ class TextScorer:
         splits: split -> rows; those of ``train`` may be shown as examples.
         room: most tokens of an instruction.
         cache: keeps what texts give.
+        shares: split -> for each of its rows the shares of the labels that it is judged by, [B, C], in place of its
+            own label.
 
     Attributes:
         tokens: live tokens that were run.
@@ -82,8 +84,9 @@ class TextScorer:
         splits: Mapping[str, Sequence[Row]],
         room: int,
         cache: InputCache | None = None,
+        shares: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.task, self.backbone, self.splits, self.room = task, backbone, splits, room
+        self.task, self.backbone, self.splits, self.room, self.shares = task, backbone, splits, room, shares or {}
         self.answerer = LocalAnswerer(backbone, cache or InputCache())
         self.judge = LocalJudge(self.answerer, max_tokens=4096)
         self.tokens = 0.0
@@ -200,7 +203,7 @@ class TextScorer:
             try:
                 task = self.task_of(wording)
                 encoder = Encoder(task, self.backbone.text.tokenizer, reserve=self.room, follows=follows)
-                parts = {name: encoder.encode(split) for name, split in self.splits.items()}
+                parts = {name: self._judged(name, encoder.encode(split)) for name, split in self.splits.items()}
             except (DataError, ValueError) as error:
                 raise Refused(f"wording: {getattr(error, 'what', error)}") from None
             rows = {
@@ -209,6 +212,16 @@ class TextScorer:
             }
             self._shown[key] = _Shown(encoder, parts, rows)
         return self._shown[key]
+
+    def _judged(self, split: str, rows: list[Encoded]) -> list[Encoded]:
+        """Rows with the shares that they are judged by."""
+        if split not in self.shares:
+            return rows
+        judged = []
+        for row, shares in zip(rows, self.shares[split].tolist(), strict=True):
+            assert isinstance(row.target, OneOf)
+            judged.append(replace(row, target=replace(row.target, shares=tuple(shares))))
+        return judged
 
     def rows(self, candidate: Candidate, split: str) -> list[Encoded]:
         """A split's rows as a candidate shows them, of each the part that is scored in races."""
@@ -251,8 +264,8 @@ class TextScorer:
                 losses_JB = losses_JB.to(losses.dtype)
                 losses_JB[:, known] = losses.cpu() / weights_B
             return losses_JB
-        gold = torch.tensor([row.label or 0 for row in rows])
-        return -self._scores(prompts, rows)[:, torch.arange(len(rows)), gold]
+        scores_JBC = self._scores(prompts, rows)
+        return -(shares_of(rows, scores_JBC.shape[-1]) * scores_JBC).sum(-1)
 
     def _scores(self, prompts: Sequence[Injection | None], rows: Sequence[Encoded]) -> Tensor:
         scores = self.judge.scores(prompts, rows)
@@ -335,6 +348,17 @@ class TextScorer:
         return all(
             isinstance(row.target, OneOf) and row.label is not None and not row.target.candidates.is_own for row in rows
         )
+
+
+def shares_of(rows: Sequence[Encoded], num_labels: int) -> Tensor:
+    """The shares of the labels that rows are judged by, [B, C]; all of it the right label's where they have none."""
+    shares_BC = torch.zeros(len(rows), num_labels)
+    for shares_C, row in zip(shares_BC, rows, strict=True):
+        if isinstance(row.target, OneOf) and row.target.shares is not None:
+            shares_C[:] = torch.tensor(row.target.shares)
+        else:
+            shares_C[row.label or 0] = 1
+    return shares_BC
 
 
 def injection_of(backbone: Backbone, text: TextPrompt) -> Injection | None:

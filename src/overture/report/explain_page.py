@@ -11,7 +11,7 @@ from overture.core.records.explain import Explanation, TextHeat
 from overture.report.charts import data, svgs
 from overture.report.render import rendered
 
-_HELPS, _HARMS, _PLAIN = "#1f77d0", "#e07b39", "#8b949e"
+_HELPS, _HARMS, _UNCLEAR, _PLAIN = "#1f77d0", "#e07b39", "#b8bec6", "#8b949e"
 _MOST_PARTS = 40
 _LABEL_WIDTH, _LETTER_WIDTH = 150, 7
 
@@ -31,7 +31,11 @@ def page(explanation: Explanation) -> str:
     return rendered(
         "explain.html",
         result=explanation,
-        parts_chart=svgs(partial(_parts_chart, explanation), "What is lost when a part of the prompt is left out"),
+        parts_chart=svgs(
+            partial(_parts_chart, explanation), "How much answers change when a part of the prompt is left out"
+        ),
+        attention_chart=svgs(partial(_attention_chart, explanation), "Attention to the prompt, by layer and head"),
+        lens=_lens_table(explanation),
         labels_chart=svgs(partial(_labels_chart, explanation), "Probability of the right label, by label"),
         heats=[_coloured(text) for text in explanation.texts],
         most_parts=_MOST_PARTS,
@@ -43,32 +47,68 @@ def _parts_chart(explanation: Explanation, width: int) -> alt.LayerChart | None:
     if not parts:
         return None
     if len(parts) > _MOST_PARTS:
-        largest = sorted(parts, key=lambda item: -abs(item[1].drop.value))[:_MOST_PARTS]
+        largest = sorted(parts, key=lambda item: -item[1].change.value)[:_MOST_PARTS]
         parts = sorted(largest, key=lambda item: item[0])
     names = {"column": "column {name}", "word": "{name}", "section": "line: {name}", "example": "example: {name}"}
     rows = [
         {
             # Equal words at two places are two bars.
             "part": f"{number}. {names[part.kind].format(name=part.name)}"[:60],
-            "drop": part.drop.value,
-            "low": part.drop.low,
-            "high": part.drop.high,
-            "sign": "helps" if part.drop.value >= 0 else "harms",
+            "change": part.change.value,
+            "low": max(0.0, part.change.low),
+            "high": part.change.high,
+            "effect": part.effect,
         }
         for number, part in parts
     ]
     y = alt.Y("part:N", title=None, sort=None, axis=alt.Axis(labelLimit=_LABEL_WIDTH))
-    scale = alt.Scale(domain=["helps", "harms"], range=[_HELPS, _HARMS])
-    colour = alt.Color("sign:N", scale=scale, title=None, legend=alt.Legend(orient="bottom"))
+    scale = alt.Scale(domain=["helps", "harms", "unclear"], range=[_HELPS, _HARMS, _UNCLEAR])
+    colour = alt.Color("effect:N", scale=scale, title=None, legend=alt.Legend(orient="bottom"))
     base = alt.Chart(data(rows))
     bars = base.mark_bar().encode(
-        y=y, x=alt.X("drop:Q", title="nats a row lost without it", axis=alt.Axis(tickCount=5)), color=colour
+        y=y,
+        x=alt.X("change:Q", title="nats by which answers change without it", axis=alt.Axis(tickCount=5)),
+        color=colour,
     )
     spans = base.mark_rule(strokeWidth=1.5, color=_PLAIN).encode(y=y, x="low:Q", x2="high:Q")
     chart: alt.LayerChart = alt.layer(bars, spans).properties(
         width=_plot_width(width, [row["part"] for row in rows]), height=alt.Step(20)
     )
     return chart
+
+
+def _attention_chart(explanation: Explanation, width: int) -> alt.Chart | None:
+    if explanation.attention is None:
+        return None
+    rows = [
+        {"layer": layer, "head": head, "share": share}
+        for layer, shares in enumerate(explanation.attention.heads, 1)
+        for head, share in enumerate(shares, 1)
+    ]
+    # Pale to strong of one hue, so that it can be read in grey; the page's ground shows where there is nothing.
+    colour = alt.Color(
+        "share:Q",
+        title="share of attention",
+        scale=alt.Scale(domainMin=0, range=["#1f77d011", _HELPS]),
+        legend=alt.Legend(orient="bottom", format=".0%", gradientLength=160),
+    )
+    axis = alt.Axis(labelAngle=0, labelOverlap=True)
+    chart: alt.Chart = (
+        alt.Chart(data(rows))
+        .mark_rect()
+        .encode(x=alt.X("layer:O", axis=axis), y=alt.Y("head:O", axis=axis), color=colour)
+        .properties(width=width - 70, height=alt.Step(14))
+    )
+    return chart
+
+
+def _lens_table(explanation: Explanation) -> list[list[str]]:
+    """A line for each vector, with its tokens at each layer; the first line names the layers."""
+    layers = sorted({reading.layer for reading in explanation.lens})
+    tokens = {(reading.column, reading.layer): reading.tokens for reading in explanation.lens}
+    columns = sorted({reading.column for reading in explanation.lens})
+    lines = [[str(column), *(" ".join(map(repr, tokens[column, n])) for n in layers)] for column in columns]
+    return [["vector", *(f"layer {layer}" for layer in layers)], *lines] if lines else []
 
 
 def _labels_chart(explanation: Explanation, width: int) -> alt.LayerChart | None:

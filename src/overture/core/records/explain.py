@@ -41,7 +41,13 @@ class Part(Record):
 
     kind: PartKind = Field(description="what it is")
     name: str = Field(description="the part: a column's number, or its words")
-    drop: Mean = Field(description="how much log-likelihood of the right answer is lost without it")
+    change: Mean = Field(description="divergence of the answers without it from those of the whole prompt, in nats")
+    drop: Mean = Field(description="how much log-likelihood of the right answer is lost without it; below 0 it harms")
+
+    @property
+    def effect(self) -> Literal["helps", "harms", "unclear"]:
+        """Whether it helps the right answers, as far as the interval says."""
+        return "helps" if self.drop.low > 0 else "harms" if self.drop.high < 0 else "unclear"
 
 
 class FlipCount(Record):
@@ -74,14 +80,29 @@ class HeatWord(Record):
     with_prompt: float = Field(description="the same under the prompt")
 
 
+class AttentionShare(Record):
+    """How much the token that the answer is read from attends to the prompt; no measure of importance by itself."""
+
+    heads: list[list[float]] = Field(description="by layer, by head: share of attention that the prompt gets")
+    columns: list[float] = Field(description="by column: the share, a mean over layers and heads")
+    rows: int = Field(description="rows of the mean")
+
+
+class VectorReading(Record):
+    """What the model's head reads from a prompt vector below a layer (logit lens)."""
+
+    column: int = Field(description="number of the vector, from 1")
+    layer: int = Field(description="layer that the state enters; the number of layers for what leaves the last")
+    tokens: list[str] = Field(description="likeliest next tokens, the likeliest first")
+
+
 class TextHeat(Record):
-    """One row, word by word."""
+    """One row, word by word; a long one in pieces of several words."""
 
     gold: str = Field(description="the right label")
     said_without: str = Field(description="the answer without the prompt")
     said_with: str = Field(description="the answer with the prompt")
-    words: list[HeatWord] = Field(description="its words, in order; long rows are cut")
-    is_cut: bool = Field(False, description="whether words at its end are left out")
+    words: list[HeatWord] = Field(description="its words or pieces, in order")
 
 
 class Check(Record):
@@ -110,6 +131,8 @@ class Explanation(Record):
     lowered: list[ShiftedWord] = Field([], description="tokens that become less likely over all rows")
     labels: list[LabelShift] = Field(description="the shift by label")
     parts: list[Part] = Field(description="the prompt's parts, in order")
+    attention: AttentionShare | None = Field(None, description="attention to the prompt's columns")
+    lens: list[VectorReading] = Field([], description="what vectors become from layer to layer")
     flips: list[FlipCount] = Field(description="all rows first, then each label")
     slices: list[Slice] = Field(description="words that mark changed rows, the surest first")
     texts: list[TextHeat] = Field(description="some rows, word by word")

@@ -8,8 +8,8 @@ as in AutoPrompt and GCG. Deviation: fluency of the swapped token alone, read be
 import torch
 
 from overture.core.contracts import Readouts
-from overture.core.injection import Injection, Vectors
 from overture.core.records.hard import Candidate
+from overture.hard.gcg import slope_of_tokens
 from overture.hard.proposer import Ask
 from overture.hard.proposers.own import behind
 
@@ -32,12 +32,7 @@ class Gradient:
         ids = text.after_ids
         all_rows = scorer.rows(candidate, "train")
         rows = [all_rows[number] for number in ask.random.sample(range(len(all_rows)), min(_ROWS, len(all_rows)))]
-        scorer.tokens += 3 * scorer.live_tokens(candidate, rows)
-        with torch.enable_grad():
-            values = backbone.embed(ids).detach().requires_grad_()
-            prompt = Injection(Vectors(values, "after"))
-            loss = scorer.answerer.losses(rows, [prompt] * len(rows)).mean()
-            (slope_PD,) = torch.autograd.grad(loss, [values])
+        slope_PD, values = slope_of_tokens(scorer, ids, rows)
         special = torch.tensor(sorted(tokenizer.special_ids))
         with torch.no_grad():
             table_VD = backbone.embed(range(backbone.info.vocab_size))

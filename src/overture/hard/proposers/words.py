@@ -5,6 +5,7 @@ from overture.core.rows import OneOf
 from overture.engine.prompted import PromptedModel
 from overture.hard.label_words import assignments, label_candidates, label_states
 from overture.hard.proposer import Ask
+from overture.hard.scorer import shares_of
 
 _TEMPLATES = 3
 ROWS = 256
@@ -47,7 +48,8 @@ class Words:
             hidden_ND, labels_N = label_states(model, rows)
             scorer.tokens += sum(row.num_tokens for row in rows)
             pools = label_candidates(scorer.backbone, task, hidden_ND, labels_N, _POOL, _WORDS)
-            for words in assignments(scorer.backbone, pools, hidden_ND, labels_N, _ROUNDS).values():
+            shares_NC = shares_of(rows, len(task.words)) if scorer.shares else None
+            for words in assignments(scorer.backbone, pools, hidden_ND, labels_N, _ROUNDS, shares_NC).values():
                 labels = dict(zip(task.words, words, strict=True))
                 for calibrated in {False, wording.calibrated}:
                     changed = wording.model_copy(update={"labels": labels, "calibrated": calibrated})

@@ -7,36 +7,60 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from overture.core.errors import BackboneError, ConfigError
+from overture.core.contracts import RowMethod
+from overture.core.errors import BackboneError, ConfigError, StoreError
 from overture.core.injection import Injection
 from overture.core.meter import Meter
-from overture.core.records.explain import Check, Explanation, HeatWord, Part, PartKind, TextHeat
+from overture.core.records.explain import (
+    AttentionShare,
+    Check,
+    Explanation,
+    HeatWord,
+    Part,
+    PartKind,
+    TextHeat,
+    VectorReading,
+)
 from overture.core.records.hard import Candidate
 from overture.core.records.prompt import TextPrompt
 from overture.core.rows import Encoded
+from overture.core.sealed import read_sealed
 from overture.core.seeds import derived_seed, named_random
 from overture.data.row import Row
 from overture.data.rows import gold_of, texts_of
 from overture.engine.answerer import LocalAnswerer
 from overture.engine.cache import InputCache
 from overture.engine.judge import LocalJudge
+from overture.engine.lens import attention_to_prompt, vectors_through_layers
 from overture.engine.prompted import PromptedModel
+from overture.evaluate.facts import config_of, values_of
 from overture.evaluate.host import Handle
 from overture.evaluate.intervals import paired_test
 from overture.evaluate.scoring import check_answerable, predict
-from overture.explain.checks import agreement, completeness, deletion, randomisation
+from overture.evaluate.source import prompt_source
+from overture.explain.checks import agreement, completeness, deletion, randomisation, seed_stability
 from overture.explain.flips import flip_counts, slices
 from overture.explain.gradients import integrated
-from overture.explain.parts import losses_without, mean_of
-from overture.explain.shift import label_shifts, shifted_words, vocabulary_shift
+from overture.explain.parts import changes_of, drops_of, mean_of, scores_without
+from overture.explain.shift import label_shifts, shift_likeness, shifted_words, vocabulary_shift
+from overture.explain.words import Occluded, pieces_of, without, words_check
 from overture.hard.scorer import Refused, TextScorer
 from overture.jobs.wording.options import ExplainConfig
+from overture.prompt.pack import prompt_from
+from overture.store.artifact import load_artifact
+from overture.store.runs import run_of
+from overture.store.store import Store
 
 Progress = Callable[[str, int, int], None]
 _GRADIENT_ROWS = 24
 _RANDOM_ROWS = 48
 _MOST_COLUMNS = 64
-_MOST_WORDS = 40
+_ATTENTION_ROWS = 32
+_LENS_ROWS = 8
+_LENS_TOKENS = 3
+_MOST_WORDS = 24
+_MOST_WORD_ROWS = 12
+_WORD_TOKENS = 12_000
 
 
 def explain(
@@ -45,6 +69,7 @@ def explain(
     split: str,
     config: ExplainConfig | None = None,
     progress: Progress = lambda what, done, total: None,
+    other_seeds: Sequence[Injection] = (),
 ) -> Explanation:
     """Explain a prompt on rows with labels.
 
@@ -54,12 +79,35 @@ def explain(
         split: what the rows are called.
         config: how many rows and texts are looked at.
         progress: called with (what, done, all).
+        other_seeds: prompts that differ by their seed alone, see `other_seeds_of`.
 
     Raises:
         ConfigError: the task's rows have no label each.
         BackboneError: the model cannot answer without the prompt, so nothing can be compared.
     """
-    return _Explainer(handle, rows, split, config or ExplainConfig(), progress).run()
+    return _Explainer(handle, rows, split, config or ExplainConfig(), progress, other_seeds).run()
+
+
+def other_seeds_of(handle: Handle, store: Store) -> list[Injection]:
+    """Prompts of the other seeds of a prompt's run, where its folder keeps any that do not depend on the row."""
+    manifest = handle.manifest
+    try:
+        folder = run_of(store, manifest, "").folder
+    except StoreError:
+        return []
+    prompts = []
+    for path in sorted(folder.glob("seed-*/prompt.safetensors")):
+        tensors, _ = read_sealed(path, "delete it")
+        if path.parent.name != f"seed-{manifest.lineage.seed}" and not handle.has_adapter:
+            prompts.append(_live_prompt(handle, tensors))
+    return [prompt for prompt in prompts if isinstance(prompt, Injection)]
+
+
+def _live_prompt(handle: Handle, tensors: dict[str, Tensor]) -> Injection | RowMethod:
+    """A prompt as it is stored; the host compiles what stands before the text."""
+    manifest, backbone = handle.manifest, handle.backbone
+    values = values_of(manifest, tensors, backbone)
+    return prompt_from(values, config_of(manifest), prompt_source(backbone, handle.encoder))
 
 
 @dataclass(slots=True)
@@ -69,6 +117,7 @@ class _Explainer:
     split: str
     config: ExplainConfig
     progress: Progress
+    other_seeds: Sequence[Injection]
 
     def run(self) -> Explanation:
         """All parts of the explanation."""
@@ -77,12 +126,7 @@ class _Explainer:
             raise ConfigError(
                 "an explanation compares the likelihood of labels", where="kind", got=task.kind, wanted="classification"
             )
-        notices = []
-        rows = list(self.all_rows)
-        if len(rows) > self.config.rows:
-            random = named_random(self.config.seed, "explained rows")
-            rows = [rows[number] for number in sorted(random.sample(range(len(rows)), self.config.rows))]
-            notices.append(f"a sample of {len(rows)} of {len(self.all_rows)} rows was looked at")
+        rows, notices = self._sample()
         encoded = handle.encoder.encode(rows)
         cache = None if handle.has_adapter else InputCache()
         prompted, plain = handle.model(cache), PromptedModel(handle.backbone, None, cache)
@@ -109,6 +153,7 @@ class _Explainer:
         gold_B = torch.tensor([names.index(label) for label in gold])
         texts = [" ".join(texts_of(task, row).values()) for row in rows]
         parts, checks = self._parts(prompted, encoded, rows)
+        heats, words_are_named = self._heats(prompted, plain, rows, gold, said)
         words = handle.manifest.text
         return Explanation(
             prompt=handle.manifest.ref,
@@ -127,11 +172,22 @@ class _Explainer:
             parts=parts,
             flips=flip_counts(gold, said[1], said[0]),
             slices=slices(texts, gold, said[1], said[0]),
-            texts=self._heats(prompted, plain, rows, gold, said),
-            checks=checks,
+            texts=heats,
+            attention=self._attention(prompted, encoded),
+            lens=self._lens(encoded),
+            checks=[*checks, words_are_named, *self._stability(change_BV, rows, encoded, alone)],
             seconds=meter.seconds,
             notices=notices,
         )
+
+    def _sample(self) -> tuple[list[Row], list[str]]:
+        """The rows that are looked at, and a notice where they are not all."""
+        rows = list(self.all_rows)
+        if len(rows) <= self.config.rows:
+            return rows, []
+        random = named_random(self.config.seed, "explained rows")
+        chosen = [rows[number] for number in sorted(random.sample(range(len(rows)), self.config.rows))]
+        return chosen, [f"a sample of {len(chosen)} of {len(rows)} rows was looked at"]
 
     def _change(
         self,
@@ -147,6 +203,58 @@ class _Explainer:
             return None
         self.progress("reading the vocabulary's shift", 0, 1)
         return vocabulary_shift(prompted, plain, rows, alone)
+
+    def _attention(self, prompted: PromptedModel, encoded: Sequence[Encoded]) -> AttentionShare | None:
+        """Attention to the prompt's columns; None where rows have prompts of their own, or two stacks read them."""
+        some = encoded[:_ATTENTION_ROWS]
+        injections = prompted.injections(some)
+        prompt = injections[0]
+        is_one = all(injection is prompt for injection in injections)
+        if prompt is None or not prompt.length or not is_one or prompted.backbone.encoder is not None:
+            return None
+        shares_NQP = attention_to_prompt(prompted.answerer, prompt, some)
+        return AttentionShare(
+            heads=shares_NQP.sum(-1).tolist(), columns=shares_NQP.mean((0, 1)).tolist(), rows=len(some)
+        )
+
+    def _lens(self, encoded: Sequence[Encoded]) -> list[VectorReading]:
+        """What the head reads from a prompt's vectors on their way through the layers; for vectors alone."""
+        backbone, manifest = self.handle.backbone, self.handle.manifest
+        is_read = backbone.has_head and backbone.family.is_causal and backbone.encoder is None
+        if manifest.text is not None or not is_read or self.handle.has_adapter:
+            return []
+        prompt = _live_prompt(self.handle, load_artifact(self.handle.folder)[1])
+        if not isinstance(prompt, Injection) or prompt.vectors is None:
+            return []
+        num_layers = backbone.info.num_layers
+        layers = sorted({round(num_layers * share) for share in (0.25, 0.5, 0.75, 1)} | {manifest.layer})
+        logs = vectors_through_layers(LocalAnswerer(backbone), prompt, encoded[:_LENS_ROWS], layers)
+        decode = backbone.text.tokenizer.decode
+        return [
+            VectorReading(
+                column=column + 1,
+                layer=layer,
+                tokens=[decode([token]) for token in logs_V.topk(_LENS_TOKENS).indices.tolist()],
+            )
+            for layer, logs_PV in zip([n for n in layers if n >= (manifest.layer)], logs, strict=True)
+            for column, logs_V in enumerate(logs_PV)
+        ]
+
+    def _stability(
+        self, change_BV: Tensor | None, rows: Sequence[Row], encoded: Sequence[Encoded], alone: Sequence[Encoded]
+    ) -> list[Check]:
+        """Whether the run's other seeds say the same, where they are kept."""
+        others = [] if change_BV is None or self.handle.manifest.text else self.other_seeds
+        if change_BV is None or not others:
+            return []
+        some = slice(0, _RANDOM_ROWS)
+        plain = PromptedModel(self.handle.backbone, None, InputCache())
+        likenesses = []
+        for prompt in others:
+            model = PromptedModel(self.handle.backbone, prompt, plain.cache)
+            other_BV = vocabulary_shift(model, plain, encoded[some], alone[some])
+            likenesses.append(shift_likeness(change_BV[some].mean(0), other_BV.mean(0)))
+        return [seed_stability(likenesses)]
 
     # -- parts
 
@@ -170,14 +278,15 @@ class _Explainer:
         first = injections[:1] if is_one else injections[:half]
         self.progress("leaving out columns", 0, 1)
         left_out = [[], *([number] for number in range(length))]
-        losses = losses_without(answerer, first, encoded[:half], left_out)
-        drops_PB = losses[1:] - losses[:1]
+        scores_JBC = scores_without(answerer, first, encoded[:half], left_out)
         parts = [
-            Part(kind="column", name=str(number + 1), drop=mean_of(drops.tolist()))
-            for number, drops in enumerate(drops_PB)
+            Part(kind="column", name=str(number), change=mean_of(changes.tolist()), drop=mean_of(drops.tolist()))
+            for number, (changes, drops) in enumerate(
+                zip(changes_of(scores_JBC), drops_of(scores_JBC, encoded[:half]), strict=True), 1
+            )
         ]
         self.progress("leaving out columns", 1, 1)
-        return parts, self._checks(answerer, injections, is_one, encoded, half, drops_PB.mean(1).tolist())
+        return parts, self._checks(answerer, injections, is_one, encoded, half, parts)
 
     def _checks(
         self,
@@ -186,19 +295,20 @@ class _Explainer:
         is_one: bool,
         encoded: Sequence[Encoded],
         half: int,
-        drops: list[float],
+        parts: Sequence[Part],
     ) -> list[Check]:
+        changes = [part.change.value for part in parts]
         seed = derived_seed(self.config.seed, "checks") % 2**31
         second = injections[:1] if is_one else injections[half:]
-        checks = [deletion(answerer, second, encoded[half:], drops, seed)]
+        checks = [deletion(answerer, second, encoded[half:], changes, seed)]
         if not is_one:
             reason = "the prompt depends on the row"
             return [*checks, *(Check(name=n, passed=None, text=reason) for n in ("completeness", "randomisation"))]
         self.progress("checking the explanation", 0, 1)
         gradients = integrated(answerer, injections[0], encoded[:_GRADIENT_ROWS], self.config.nodes)
         checks.append(completeness(gradients))
-        checks.append(agreement(drops, gradients))
-        checks.append(randomisation(answerer, injections[0], encoded[:_RANDOM_ROWS], drops, seed))
+        checks.append(agreement([part.drop.value for part in parts], gradients))
+        checks.append(randomisation(answerer, injections[0], encoded[:_RANDOM_ROWS], changes, seed))
         self.progress("checking the explanation", 1, 1)
         return checks
 
@@ -228,13 +338,14 @@ class _Explainer:
                 left_out.append((kind, span.group().strip(), changed))
         parts = []
         numbers = list(range(len(rows)))
-        losses = scorer.losses([whole], "rows", numbers)[0]
+        encoded, whole_BC = scorer.rows(whole, "rows"), scorer.scores([whole], "rows", numbers)[0]
         for done, (kind, name, candidate) in enumerate(left_out, 1):
             try:
-                drops = scorer.losses([candidate], "rows", numbers)[0] - losses
+                scores_JBC = torch.stack([whole_BC, scorer.scores([candidate], "rows", numbers)[0]])
             except Refused:
                 continue
-            parts.append(Part(kind=kind, name=name, drop=mean_of(drops.tolist())))
+            changes, drops = changes_of(scores_JBC)[0], drops_of(scores_JBC, encoded)[0]
+            parts.append(Part(kind=kind, name=name, change=mean_of(changes.tolist()), drop=mean_of(drops.tolist())))
             self.progress("leaving out words and examples", done, len(left_out))
         return parts
 
@@ -247,8 +358,8 @@ class _Explainer:
         rows: Sequence[Row],
         gold: Sequence[str],
         said: Sequence[Sequence[str]],
-    ) -> list[TextHeat]:
-        """Word by word, rows that the prompt fixes, breaks and leaves."""
+    ) -> tuple[list[TextHeat], Check]:
+        """Word by word, rows that the prompt fixes, breaks and leaves; and whether the named words matter."""
         order = [
             [n for n, g in enumerate(gold) if said[1][n] != g and said[0][n] == g],
             [n for n, g in enumerate(gold) if said[1][n] == g and said[0][n] != g],
@@ -256,38 +367,59 @@ class _Explainer:
             [n for n, g in enumerate(gold) if said[1][n] != g and said[0][n] != g],
         ]
         turns = [group[turn] for turn in range(len(rows)) for group in order if turn < len(group)]
-        heats = []
-        for done, number in enumerate(turns[: self.config.texts], 1):
-            heats.append(self._heat(prompted, plain, rows[number], gold[number], (said[1][number], said[0][number])))
-            self.progress("leaving out the texts' words", done, self.config.texts)
-        return heats
+        heats: list[TextHeat] = []
+        occluded: list[Occluded] = []
+        room = _WORD_TOKENS
+        for number in turns:
+            if len(heats) >= self.config.texts and (room <= 0 or len(heats) >= _MOST_WORD_ROWS):
+                break
+            heat, row, num_tokens = self._heat(
+                prompted, plain, rows[number], gold[number], (said[1][number], said[0][number])
+            )
+            heats.append(heat)
+            occluded.append(row)
+            room -= len(heat.words) * num_tokens
+            done = max(len(heats) / _MOST_WORD_ROWS, 1 - room / _WORD_TOKENS)
+            self.progress("leaving out the texts' words", min(99, round(100 * done)), 100)
+        check = words_check(occluded, derived_seed(self.config.seed, "words") % 2**31)
+        self.progress("leaving out the texts' words", 100, 100)
+        return heats[: self.config.texts], check
 
     def _heat(
         self, prompted: PromptedModel, plain: PromptedModel, row: Row, gold: str, said: tuple[str, str]
-    ) -> TextHeat:
+    ) -> tuple[TextHeat, Occluded, int]:
         task = self.handle.task
         field = max(task.columns, key=lambda name: len(str(row.fields.get(name, ""))))
-        words = str(row.fields[field]).split()
-        shown = words[:_MOST_WORDS]
-        changed = [row] + [
-            replace(row, fields={**row.fields, field: " ".join([*words[:place], *words[place + 1 :]]) or " "})
-            for place in range(len(shown) if len(words) > 1 else 0)
-        ]
+        pieces = pieces_of(str(row.fields[field]), _MOST_WORDS)
+
+        def rows_of(texts: Sequence[str]) -> list[Row]:
+            return [replace(row, fields={**row.fields, field: text}) for text in texts]
+
+        def scores(model: PromptedModel, encoded: Sequence[Encoded], cache: InputCache | None) -> Tensor:
+            answerer = LocalAnswerer(model.backbone, cache)
+            return LocalJudge(answerer).scores([model.injections(encoded[:1])[0]], encoded)[0]
+
+        changed = rows_of([without(pieces, left_out) for left_out in ((), *([n] for n in range(len(pieces))))])
         encoded = self.handle.encoder.encode(changed)
-        pairs = ((plain, self.handle.encoded_alone(changed, encoded)), (prompted, encoded))
-        with torch.no_grad():
-            losses = [
-                LocalJudge(LocalAnswerer(model.backbone)).losses([model.injections(some[:1])[0]], some)[0]
-                for model, some in pairs
-            ]
-        drops = [(some[1:] - some[:1]).tolist() for some in losses]
-        return TextHeat(
+        alone = self.handle.encoded_alone(changed, encoded)
+        # Texts that the prompt leaves alone run once for both.
+        cache = None if self.handle.has_adapter else InputCache()
+        scores_UC = [scores(plain, alone, cache), scores(prompted, encoded, cache)]
+        names = list(task.words)
+        drops = [(some[0] - some[1:])[:, names.index(gold)].tolist() for some in scores_UC]
+        answer = names.index(said[1])
+        heat = TextHeat(
             gold=gold,
             said_without=said[0],
             said_with=said[1],
             words=[
-                HeatWord(word=word, without=without, with_prompt=under)
-                for word, without, under in zip(shown, *drops, strict=False)
+                HeatWord(word=piece.strip(), without=without_prompt, with_prompt=with_prompt)
+                for piece, without_prompt, with_prompt in zip(pieces, *drops, strict=True)
             ],
-            is_cut=len(words) > len(shown),
         )
+
+        def losses_of(texts: Sequence[str]) -> Tensor:
+            return -scores(prompted, self.handle.encoder.encode(rows_of(texts)), None)[:, answer]
+
+        answer_drops = (scores_UC[1][0] - scores_UC[1][1:])[:, answer].tolist()
+        return heat, Occluded(pieces, answer_drops, losses_of), encoded[0].num_tokens

@@ -73,19 +73,30 @@ class TranslateConfig(Config):
     """How `overture translate` looks for words."""
 
     sources: tuple[Source, ...] = Field(
-        (), description="Proposers, as in `overture search --form hard`; corpus, own, edits and examples if not given."
+        (),
+        description="Proposers, as in `overture search --form hard`; corpus, own, edits, gradient, examples and words "
+        "if not given.",
     )
     room: int = Field(16, ge=1, le=512, description="Most tokens of the words, examples aside.")
-    wordings: int = Field(64, ge=2, le=10_000, description="Texts that race, over all rounds.")
-    example_sets: ExampleSets = 0
-    rounds: int = Field(4, ge=1, le=50, description="Rounds of proposals.")
-    rows: int = Field(64, ge=4, description="Training rows that choose; their labels are not looked at.")
+    wordings: int = Field(48, ge=2, le=10_000, description="Texts that race, over all rounds.")
+    example_sets: ExampleSets = 36
+    structures: int = Field(8, ge=0, le=2000, description="Choices of label words that race; 0 for the task's own.")
+    rounds: int = Field(3, ge=1, le=50, description="Rounds of proposals for instructions and for examples.")
+    rows: int = Field(
+        64, ge=4, description="Training rows that choose, and as many for proposals; their labels are not looked at."
+    )
+    max_tokens: float = Field(
+        150_000, gt=0, description="Live tokens after which fewer proposals race; 150,000 are about five minutes."
+    )
     first_rows: FirstRows = 8
     measured_rows: int = Field(400, ge=4, description="Test rows at most that the result is measured on.")
+    baselines: bool = Field(
+        False, description="Also measure texts that GCG and PEZ find by the same divergence, as baselines."
+    )
     second_model: str = Field("", description="Another model, on which the same words are measured too.")
     seed: int = Field(0, ge=0, description="Seed of rows and proposals.")
 
     @property
     def chosen(self) -> tuple[str, ...]:
         """The proposers that are used."""
-        return self.sources or ("corpus", "own", "edits", "examples")
+        return self.sources or ("corpus", "own", "edits", "gradient", "examples", "words")

@@ -1,16 +1,23 @@
 """``overture translate``: words that make the model answer as a soft prompt does.
 
 Candidates race on the divergence of their label distribution from the soft prompt's, on training rows whose labels are
-not looked at: phrases, the words that the soft prompt makes likelier, the model's own continuations, edits, examples.
-What is stored is measured on other rows beside two controls: random fluent text of the same length, and the tokens
-nearest to the prompt's vectors, which say little of what it does (Khashabi et al. 2022, "Prompt waywardness").
+not looked at: the soft prompt's answers and label shares stand in their place, for every proposer. Candidates are
+phrases, words that the soft prompt makes likelier, the model's own continuations, edits, swaps along the gradient,
+examples, and other label words.
+
+What is stored is measured on other rows beside its best part without examples and controls: random fluent text of the
+same length, and the tokens nearest to the prompt's vectors, which say little of what it does (Khashabi et al. 2022,
+"Prompt waywardness"); on request GCG and PEZ.
 
 Shape letters: B rows, C labels, P prompt length, V vocabulary.
 """
 
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,15 +30,14 @@ from overture.core.errors import ConfigError, DataError
 from overture.core.records.events import Listener, NoticeEvent, ProgressEvent, as_notices, ignore
 from overture.core.records.hard import (
     Candidate,
-    Fidelity,
+    Stage,
     StageResult,
     Standing,
     Transfer,
     TranslateResult,
     Wording,
 )
-from overture.core.records.prompt import Lineage, TextPrompt
-from overture.core.records.scores import Interval
+from overture.core.records.prompt import Lineage
 from overture.core.seeds import derived_seed, named_random
 from overture.data.row import Row
 from overture.data.rows import gold_of
@@ -42,12 +48,13 @@ from overture.engine.cache import InputCache
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.host import Handle, Host
-from overture.evaluate.intervals import paired_test
-from overture.explain.fidelity import divergences, explained, share
+from overture.explain.fidelity import Measure, share
 from overture.explain.shift import shifted_words, vocabulary_shift
+from overture.hard.gcg import gcg
+from overture.hard.pez import pez
 from overture.hard.proposer import Ask
 from overture.hard.proposers.own import behind
-from overture.hard.proposers.registry import check_source, proposer_of
+from overture.hard.proposers.registry import STAGES, check_source, proposer_of
 from overture.hard.race import raced
 from overture.hard.scorer import Refused, TextScorer
 from overture.jobs.run.again import task_with_data_of
@@ -60,9 +67,12 @@ from overture.store.names import checked_name, ref_of
 from overture.store.runs import REQUEST, Run, run_of
 from overture.store.store import Store
 
-SURE = 0.05
 _BEAM = 6
-_SHIFT_ROWS = 48
+_SHIFT_ROWS = 32
+_SHORT_EXAMPLES = 4
+_GCG_STEPS, _PEZ_STEPS = 8, 24
+_SIZES: dict[Stage, str] = {"wording": "wordings", "examples": "example_sets", "structure": "structures"}
+"""Stages in their order, and the option that says how many candidates of each race."""
 
 
 def translate(
@@ -130,66 +140,9 @@ def _rows_of(manifest: Manifest, store: Store, path: Path | None) -> Splits:
     return splits
 
 
-@dataclass(frozen=True, slots=True)
-class _Measure:
-    """Answers of the soft prompt and of the model without one on rows with known labels.
-
-    Args:
-        labels: their names.
-        gold: each row's right label.
-        soft_BC: log-probabilities under the soft prompt.
-        none_BC: the same without a prompt.
-        seed: of resamplings.
-    """
-
-    labels: Sequence[str]
-    gold: Sequence[str]
-    soft_BC: Tensor
-    none_BC: Tensor
-    seed: int
-
-    def said(self, scores_BC: Tensor) -> list[str]:
-        """The likeliest label of each row."""
-        return [self.labels[index] for index in scores_BC.argmax(1).tolist()]
-
-    @property
-    def soft(self) -> list[str]:
-        """The soft prompt's answers."""
-        return self.said(self.soft_BC)
-
-    @property
-    def none(self) -> list[str]:
-        """The answers without a prompt."""
-        return self.said(self.none_BC)
-
-    @property
-    def is_gain_shown(self) -> bool:
-        """Whether the soft prompt is better than none, by a paired test."""
-        gain = paired_test(self.gold, self.soft, self.none, "accuracy")
-        return gain.p_value < SURE and gain.difference.value > 0
-
-    def accuracy(self, answers: Sequence[str]) -> Interval:
-        """Share of right answers."""
-        return share([answer == gold for answer, gold in zip(answers, self.gold, strict=True)])
-
-    def of(self, what: str, text: TextPrompt, scores_BC: Tensor, perplexity: float | None) -> Fidelity:
-        """How well a text repeats the soft prompt."""
-        answers, soft, none = self.said(scores_BC), self.soft, self.none
-        of_text_B, of_none_B = (divergences(self.soft_BC, scores) for scores in (scores_BC, self.none_BC))
-        changed = [a == s for a, s, n in zip(answers, soft, none, strict=True) if s != n]
-        accuracy, of_soft, of_none = (self.accuracy(some).value for some in (answers, soft, none))
-        return Fidelity(
-            what=what,
-            text=text.before + text.after,
-            tokens=len(text.ids),
-            kl=float(of_text_B.mean()),
-            explained=explained(of_text_B, of_none_B, self.seed),
-            agreement=share([a == s for a, s in zip(answers, soft, strict=True)]),
-            agreement_where_changed=share(changed) if changed else None,
-            accuracy=self.accuracy(answers),
-            accuracy_kept=(accuracy - of_none) / (of_soft - of_none) if self.is_gain_shown else None,
-            perplexity=perplexity,
-        )
+def _calibrated(candidate: Candidate) -> Candidate:
+    wording = candidate.wording.model_copy(update={"calibrated": True})
+    return candidate.model_copy(update={"wording": wording, "origin": f"{candidate.origin}, calibrated"})
 
 
 @dataclass(slots=True)
@@ -200,6 +153,7 @@ class _Translator:
     splits: Splits
     run_folder: Run
     name: str
+    cache: InputCache = field(default_factory=InputCache)
     started: float = field(default_factory=time.monotonic)
     notices: list[str] = field(default_factory=list)
 
@@ -209,27 +163,39 @@ class _Translator:
         held_out: list[Row] = getattr(self.splits, split)[: self.config.measured_rows]
         if not held_out:
             raise DataError("there are no rows to measure the words on", where="data", wanted="test or validation rows")
-        random = named_random(self.config.seed, "translate rows")
-        search_rows = random.sample(self.splits.train, min(self.config.rows, len(self.splits.train)))
-        task, backbone = self.handle.task, self.handle.backbone
-        plain_task = task.calibrated(False) if task.is_calibrated else task
-        splits = {"train": self.splits.train, "validation": search_rows, "test": held_out}
-        scorer = TextScorer(plain_task, backbone, splits, self.config.room)
-        target = {name: self._soft_scores(splits[name], scorer) for name in ("validation", "test")}
+        random, train = named_random(self.config.seed, "translate rows"), self.splits.train
+        num_search = min(self.config.rows, max(len(train) // 2, 1))
+        drawn = random.sample(train, min(2 * num_search, len(train)))
+        splits = {"train": drawn[num_search:] or drawn, "validation": drawn[:num_search], "test": held_out}
+        soft_BC = {name: self._soft_scores(rows) for name, rows in splits.items()}
+        task = self.handle.task.calibrated(False) if self.handle.task.is_calibrated else self.handle.task
+        # Labels of the rows that choose are not looked at: the soft prompt's answers stand in their place.
+        names = list(task.words)
+        said = [names[index] for index in soft_BC["train"].argmax(1).tolist()]
+        splits["train"] = [
+            replace(row, fields={**row.fields, task.label_field: label})
+            for row, label in zip(splits["train"], said, strict=True)
+        ]
+        shares = {name: soft_BC[name].exp() for name in ("train", "validation")}
+        scorer = TextScorer(task, self.handle.backbone, splits, self.config.room, self.cache, shares)
+        scorer.tokens += sum(row.num_tokens for rows in scorer.shown(Wording(), False).rows.values() for row in rows)
+        entropies_B = -(shares["validation"] * soft_BC["validation"]).sum(1)
 
-        def losses_of(candidates: Sequence[Candidate], split: str, numbers: Sequence[int]) -> Tensor:
-            return divergences(target[split][list(numbers)], scorer.scores(candidates, split, numbers))
+        def divergences_of(candidates: Sequence[Candidate], split: str, numbers: Sequence[int]) -> Tensor:
+            return scorer.losses(candidates, split, numbers) - entropies_B[list(numbers)]
 
-        scorer.order("validation", range(len(search_rows)))
+        scorer.order("validation", range(num_search))
         scorer.warm(Wording(), "validation", self._progress("reading search rows once"))
-        book = Book(self.run_folder, scorer, lambda: False, losses_of)
-        standings, stages = self._raced(book, scorer, len(search_rows))
-        winner = next((s.candidate for s in standings if s.candidate.key != Candidate().key), None)
-        if winner is None:
+        book = Book(self.run_folder, scorer, lambda: False, divergences_of)
+        standings, stages = self._raced(book, scorer, len(splits["validation"]))
+        candidates = [s.candidate for s in standings if s.candidate.key != Candidate().key]
+        if not candidates:
             raise DataError(
                 "no proposal could be scored", where=self.handle.manifest.ref, fix="allow more with --wordings"
             )
-        return self._result(winner, scorer, target["test"], held_out, split, stages)
+        # Examples and other label words are no translation into a few words: the best text without them stands beside.
+        words_alone = next((c for c in candidates if c.text and not c.shots and c.wording == Wording()), None)
+        return self._result(candidates[0], words_alone, scorer, soft_BC["test"], held_out, split, stages)
 
     def _progress(self, what: str) -> Callable[[int, int], None]:
         return lambda done, total: self.run_folder.listener(ProgressEvent(what=what, done=done, total=total))
@@ -240,13 +206,12 @@ class _Translator:
             self.notices.append(text)
             self.run_folder.listener(NoticeEvent(text=text))
 
-    def _soft_scores(self, rows: Sequence[Row], scorer: TextScorer) -> Tensor:
-        """Log-probabilities of the labels under the soft prompt, [B, C]."""
+    def _soft_scores(self, rows: Sequence[Row]) -> Tensor:
+        """Log-probabilities of the labels under the soft prompt, [B, C]; texts that it leaves alone are kept."""
         encoded = self.handle.encoder.encode(list(rows))
-        model = self.handle.model(InputCache())
+        model = self.handle.model(InputCache() if self.handle.has_adapter else self.cache)
         model.warm(encoded, self._progress("reading rows under the soft prompt"))
         parts = [model.label_scores(encoded[start : start + 32]) for start in range(0, len(encoded), 32)]
-        scorer.tokens += sum(row.num_tokens for row in encoded)
         return torch.cat(parts)
 
     # -- the search
@@ -269,41 +234,85 @@ class _Translator:
 
         race(self._said(scorer))
         proposers = {check_source(source): proposer_of(source) for source in self.config.chosen}
-        sizes = {"wording": self.config.wordings, "examples": self.config.example_sets}
-        for stage, names in (("wording", [n for n in proposers if n != "examples"]), ("examples", ["examples"])):
-            some = {name: proposers[name] for name in names if name in proposers}
-            num_proposed, refused, scored = 0, dict[str, int](), book.row_scores
-            for number in range(self.config.rounds if some and sizes[stage] else 0):
-                self._progress(f"{stage}, round {number + 1}")(0, 1)
+        by_stage = {stage: {n: p for n, p in proposers.items() if STAGES[n] == stage} for stage in _SIZES}
+        rounds = [stage for stage in _SIZES for _ in range(1 if stage == "structure" else self.config.rounds)]
+        rounds = [stage for stage in rounds if by_stage[stage] and getattr(self.config, _SIZES[stage])]
+        results: dict[Stage, StageResult] = {}
+        for number, stage in enumerate(rounds):
+            count = -(-getattr(self.config, _SIZES[stage]) // rounds.count(stage))
+            self._progress(f"round {number + 1}: {stage}")(number, len(rounds))
+            scored, room = book.row_scores, (self.config.max_tokens - scorer.tokens) / (len(rounds) - number)
 
-                def ask_of(name: str, each: int, stage: str = stage, number: int = number) -> Ask:
-                    return Ask(scorer, best()[:_BEAM], [], each, named_random(self.config.seed, stage, number, name))
+            def ask_of(name: str, each: int, stage: str = stage, number: int = number) -> Ask:
+                leaders = best()
+                if stage == "examples" and stage not in results:
+                    # The first examples stand alone: an instruction found without any may be in their way.
+                    leaders.sort(key=lambda standing: standing.candidate.key != Candidate().key)
+                return Ask(scorer, leaders[:_BEAM], [], each, named_random(self.config.seed, stage, number, name))
 
-                proposals = proposed(book, some, ask_of, -(-sizes[stage] // self.config.rounds), self.notice)
-                book.tried |= {*proposals.refused_keys, *(candidate.key for candidate in proposals.candidates)}
-                race(proposals.candidates)
-                num_proposed += len(proposals.candidates)
-                refused |= {reason: refused.get(reason, 0) + count for reason, count in proposals.refused.items()}
-                self._progress(f"{stage}, round {number + 1}")(1, 1)
-            result = {"proposed": num_proposed, "refused": refused, "row_scores": book.row_scores - scored}
-            stages.append(validated(StageResult, {"stage": stage, "best": best()[:_BEAM], **result}, "stage"))
+            proposals = proposed(book, by_stage[stage], ask_of, count, self.notice)
+            book.tried |= {*proposals.refused_keys, *(candidate.key for candidate in proposals.candidates)}
+            candidates = proposals.candidates
+            if stage == "structure":
+                # The bias towards a label that words bring is taken off by calibration.
+                wordings = [*candidates, *(leader.candidate for leader in best()[:_BEAM])]
+                candidates = [*candidates, *(_calibrated(candidate) for candidate in wordings)]
+            candidates = self._affordable(candidates, scorer, room)
+            race(candidates)
+            known_so_far = results.get(stage, StageResult(stage=stage, proposed=0, row_scores=0, best=[]))
+            refused = Counter(known_so_far.refused) + Counter(proposals.refused)
+            results[stage] = StageResult(
+                stage=stage,
+                proposed=known_so_far.proposed + len(candidates),
+                refused=dict(+refused),
+                row_scores=known_so_far.row_scores + book.row_scores - scored,
+                best=best()[:_BEAM],
+            )
+            self._progress(f"round {number + 1}: {stage}")(number + 1, len(rounds))
+        stages = list(results.values())
         return best(), stages
+
+    def _affordable(self, candidates: Sequence[Candidate], scorer: TextScorer, tokens: float) -> list[Candidate]:
+        """The first candidates whose race takes at most so many tokens; those in front of the rows read them anew."""
+        num_rows, taken, affordable = len(scorer.splits["validation"]), 0.0, list[Candidate]()
+        for candidate in candidates:
+            rows = scorer.rows(candidate, "validation")[: self.config.first_rows]
+            # Halving rungs that double their rows cost as much each.
+            rungs = 1 + math.log2(max(1.0, num_rows / len(rows))) / 2
+            taken += scorer.live_tokens(candidate, rows) * rungs
+            if taken <= tokens:
+                affordable.append(candidate)
+        return affordable
 
     def _said(self, scorer: TextScorer) -> list[Candidate]:
         """Texts of the words that the soft prompt makes likelier where the answer stands."""
         backbone = self.handle.backbone
         rows = self.handle.encoder.encode(list(scorer.splits["validation"])[:_SHIFT_ROWS])
-        model = self.handle.model()
+        model = self.handle.model(None if self.handle.has_adapter else self.cache)
         injection = model.injections(rows[:1])[0]
         if not backbone.has_head or not backbone.family.is_causal or (injection and injection.labels is not None):
             return []
-        change_BV = vocabulary_shift(model, PromptedModel(backbone), rows, rows)
+        change_BV = vocabulary_shift(model, PromptedModel(backbone, None, self.cache), rows, rows)
         scorer.tokens += 2 * sum(row.num_tokens for row in rows)
         words = [word.word.strip() for word in shifted_words(change_BV.mean(0), model, 12)]
         texts = [f"\n{', '.join(words[:count])}" for count in (1, 2, 3, 5)] + [f" ({word})" for word in words]
+        candidates = [Candidate(text=text, origin="shift") for text in texts]
+        # Words that it raises in the rows of one answer, each in front of that answer's label word: examples in short.
+        said_B = scorer.shares["validation"][: len(rows)].argmax(1)
+        label_words = [words[0] for words in scorer.task.words.values()]
+        raised: list[list[str]] = []
+        for number in range(len(label_words)):
+            is_said = said_B == number
+            if is_said.any() and not is_said.all():
+                change_V = change_BV[is_said].mean(0) - change_BV[~is_said].mean(0)
+                likelier = [word.word.strip() for word in shifted_words(change_V, model, 24) if word.word[0] == " "]
+                raised.append([f"{word}{label_words[number]}\n" for word in likelier])
+        for examples in islice(zip(*raised, strict=False), _SHORT_EXAMPLES):
+            candidates += [
+                Candidate(text="".join(order), place="before", origin="shift") for order in (examples, examples[::-1])
+            ]
         accepted = []
-        for text in texts:
-            candidate = Candidate(text=text, origin="shift")
+        for candidate in candidates:
             try:
                 scorer.rows(candidate, "validation")
             except Refused:
@@ -316,6 +325,7 @@ class _Translator:
     def _result(
         self,
         winner: Candidate,
+        words_alone: Candidate | None,
         scorer: TextScorer,
         target_BC: Tensor,
         rows: list[Row],
@@ -323,19 +333,25 @@ class _Translator:
         stages: list[StageResult],
     ) -> TranslateResult:
         numbers = list(range(len(rows)))
-        measure = _Measure(
-            labels=list(self.handle.task.words),
+        measure = Measure(
+            labels=list(scorer.task.words),
             gold=[str(label) for label in gold_of(self.handle.task, rows)],
             soft_BC=target_BC,
             none_BC=scorer.scores([Candidate()], "test", numbers)[0],
-            seed=derived_seed(self.config.seed, "fidelity") % 2**31,
+            seed=self.config.seed,
         )
-        length = len(scorer.text_of(winner).after_ids) or 8
+        length = len(scorer.text_of(words_alone or winner).after_ids) or self.config.room
         texts = {
             "the words": winner,
+            "instruction alone": None if words_alone == winner else words_alone,
             "random fluent text": self._random_text(scorer, length),
             "nearest tokens": self._nearest(scorer),
         }
+        if self.config.baselines:
+            random = named_random(self.config.seed, "baselines")
+            for name, baseline, steps in (("GCG", gcg, _GCG_STEPS), ("PEZ", pez, _PEZ_STEPS)):
+                self._progress(f"baseline {name}")(0, 1)
+                texts[name] = baseline(scorer, length, steps, random)
         fidelity = []
         for what, candidate in texts.items():
             if candidate is not None:
@@ -370,7 +386,7 @@ class _Translator:
         manifest = new_manifest(
             self.name,
             self.handle.backbone,
-            scorer.task,
+            scorer.task_of(winner.wording),
             method="text",
             place=text.place,
             length=len(text.ids),

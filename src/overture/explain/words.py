@@ -1,0 +1,82 @@
+"""Which words of a row's text the model looks at: the log-likelihood of an answer that is lost without them.
+
+Shape letters: B rows, U pieces of a text.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from statistics import fmean
+
+from torch import Tensor
+
+from overture.core.records.explain import Check
+from overture.explain.parts import mean_of
+
+_SHARES = (0.1, 0.2, 0.5)
+_ORDERS = 2
+_FEWEST_PIECES = 5
+
+
+def pieces_of(text: str, most: int) -> list[str]:
+    """The words of a text with the space behind them; neighbours stay together where there are too many."""
+    words = re.findall(r"\s*\S+\s*", text) or [text]
+    size = -(-len(words) // most)
+    return ["".join(words[start : start + size]) for start in range(0, len(words), size)]
+
+
+def without(pieces: Sequence[str], left_out: Sequence[int]) -> str:
+    """The text without some of its pieces; a full stop where nothing is left, since no row's text is empty."""
+    kept = [piece for number, piece in enumerate(pieces) if number not in set(left_out)]
+    return "".join(kept).strip() or "."
+
+
+@dataclass(frozen=True, slots=True)
+class Occluded:
+    """A row whose pieces were left out one by one under the prompt.
+
+    Args:
+        pieces: of its text.
+        drops: log-likelihood of the answer under the prompt that is lost without each.
+        losses_of: negative log-likelihoods of that answer with other texts in place of the row's own.
+    """
+
+    pieces: list[str]
+    drops: list[float]
+    losses_of: Callable[[Sequence[str]], Tensor]
+
+
+def words_check(rows: Sequence[Occluded], seed: int) -> Check:
+    """Whether the pieces that are named first matter more than random ones, to the answer under the prompt.
+
+    Comprehensiveness is the log-likelihood lost without the first 10, 20 and 50% of the pieces, sufficiency the loss
+    with them alone (DeYoung et al. 2020, "ERASER"). Raw values do not compare between models or prompts (Edin et al.
+    2024, "Normalized AOPC"), so both stand beside those of random orders.
+    """
+    random, gains, of_rows = Random(seed), [], []
+    for row in rows:
+        length = len(row.pieces)
+        if length < _FEWEST_PIECES:
+            continue
+        ranked = sorted(range(length), key=lambda number: -row.drops[number])
+        orders = [ranked, *(random.sample(range(length), length) for _ in range(_ORDERS))]
+        depths = [max(1, round(length * share)) for share in _SHARES]
+        removed = [[order[:depth], order[depth:]] for order in orders for depth in depths]
+        texts = [without(row.pieces, numbers) for pair in removed for numbers in pair]
+        losses = row.losses_of([without(row.pieces, ()), *texts])
+        # [orders, depths, (without the first, with them alone)].
+        lost = (losses[1:] - losses[0]).view(len(orders), len(depths), 2).mean(1)
+        gains.append(float(lost[0, 0] - lost[1:, 0].mean()))
+        of_rows.append((*lost[0].tolist(), *lost[1:].mean(0).tolist()))
+    if len(gains) < 2:
+        return Check(name="words", passed=None, text=f"too few rows of at least {_FEWEST_PIECES} words")
+    gain = mean_of(gains)
+    without_first, first_alone, without_random, random_alone = [fmean(column) for column in zip(*of_rows, strict=True)]
+    text = (
+        f"leaving out the words that are named first costs the answer {without_first:.3f} nats, random words "
+        f"{without_random:.3f}; the difference is {gain.value:.3f} ({gain.low:.3f} to {gain.high:.3f}) on {gain.n} "
+        f"rows; wanted: above 0. With the named words alone it loses {first_alone:.3f}, with random ones "
+        f"{random_alone:.3f}"
+    )
+    return Check(name="words", passed=gain.low > 0, value=gain.value, text=text)
