@@ -211,6 +211,62 @@ def half_open(num: int = 500) -> dict[str, Any]:
     }
 
 
+def raw_requests(num: int = 10_000) -> dict[str, Any]:
+    """Damaged requests over sockets: each is answered or closed in time, none with a 5xx; a good one still works."""
+    gateway = Gateway(Path(tempfile.mkdtemp()))
+    gateway.add("movie")
+    bound = bound_socket("127.0.0.1", 0)
+    port, server, draw = bound.getsockname()[1], uvicorn_server(gateway.app, 1.0), random.Random(0)
+    counts = {"requests": num, "answered": 0, "server_errors": 0, "closed": 0, "hung": 0}
+    body = json.dumps({"prompt": "movie", "inputs": ["x"]}).encode()
+    whole = HEAD + b"content-length: %d\r\n\r\n" % len(body) + body
+    chunked = HEAD + b"transfer-encoding: chunked\r\n\r\n%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
+
+    def damaged() -> bytes:
+        raw = bytearray(
+            draw.choice([whole, chunked, whole + whole, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+        )
+        for _ in range(draw.randrange(4)):
+            first = draw.randrange(len(raw) + 1)
+            part = draw.choice(
+                [b"", bytes(draw.randrange(256) for _ in range(draw.randrange(9))), raw[: draw.randrange(99)]]
+            )
+            raw[first : first + draw.randrange(9)] = part
+        return bytes(raw)
+
+    async def send(raw: bytes) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(raw)
+            if draw.random() < 0.3:
+                writer.write_eof()
+            reply = await asyncio.wait_for(reader.read(65536), 20)
+            counts["answered" if reply else "closed"] += 1
+            counts["server_errors"] += reply[9:10] == b"5"
+        except ConnectionError:
+            counts["closed"] += 1
+        except TimeoutError:
+            counts["hung"] += 1
+        finally:
+            writer.close()
+
+    async def all_sent() -> None:
+        serving = asyncio.create_task(server.serve([bound]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        for _ in range(0, num, 100):
+            await asyncio.gather(*(send(damaged()) for _ in range(100)))
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            assert (
+                await client.post("/v1/predict", content=body, headers={"content-type": "application/json"})
+            ).is_success
+        server.should_exit = True
+        await serving
+
+    asyncio.run(all_sent())
+    return {**counts, "leaked": len(gateway.engine.running)}
+
+
 def kills(num: int = 20) -> dict[str, Any]:
     """A server that is killed at random moments while prompts are uploaded: what it acknowledged is there."""
     root = Path(tempfile.mkdtemp())
@@ -259,7 +315,7 @@ def kills(num: int = 20) -> dict[str, Any]:
 
 TENSORS = base64.b64encode(tensor_file()).decode()
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
-    part.__name__: part for part in (many_prompts, overhead, alias_moves, disconnects, half_open, kills)
+    part.__name__: part for part in (many_prompts, overhead, alias_moves, disconnects, raw_requests, half_open, kills)
 }
 
 if __name__ == "__main__":

@@ -46,6 +46,9 @@ def test_an_alias_is_set_used_listed_and_removed(tuned, overture) -> None:
     assert overture("alias", "mood", "prod", "--json").json == {"alias": "mood@prod", "version": "mood@1"}
     assert overture("alias", "mood", "--json").json == {"aliases": {"mood@prod": "mood@1"}}
     assert "mood@prod is mood@1" in overture("alias", "mood").out
+    assert overture("list", "--json").json["prompts"][0]["aliases"] == ["prod"]
+    assert "mood@1 @prod" in overture("list").out
+    assert "prod" in overture("show", "mood").out
     assert overture("show", "mood@prod", "--json").json["prompt"] == "mood@1"
     assert overture("alias", "mood@prod", "prod", "-r").code == 2
     assert overture("alias", "mood@prod", "-r", "--json").json == {"removed": "mood@prod", "version": "mood@1"}

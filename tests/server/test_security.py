@@ -245,6 +245,8 @@ def test_connections_bring_a_request_in_time_or_end(tmp_path):
         assert answer_to(lies)[0].startswith(b"HTTP/1.1 400")
         assert answer_to(b"\x16\x03\x01\x02\x00\x01\x00")[0].startswith(b"HTTP/1.1 400")
         last = whole.replace(b"Host: localhost", b"Host: localhost\r\nconnection: close")
+        no_chunks = whole.replace(b"content-length", b"transfer-encoding: chunked\r\nx") + b"\r\n"
+        assert answer_to(no_chunks)[0].count(b"HTTP/1.1") == 1
         pipelined, _ = answer_to(whole + last)
         assert pipelined.count(b"HTTP/1.1 200") == 2
         assert answer_to(last, closes_writing=True)[0].count(b"HTTP/1.1 200") in (0, 1)

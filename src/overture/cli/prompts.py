@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from overture.core.records.scores import Interval
     from overture.store.manifest import Manifest
-    from overture.store.store import Entry
+    from overture.store.store import Entry, Store
 
 
 def list_command(store: StoreOption = None, is_json: JsonOption = False) -> None:
@@ -26,16 +26,22 @@ def list_command(store: StoreOption = None, is_json: JsonOption = False) -> None
     from overture.store.store import Store
 
     root = store_root(store)
-    entries = Store(root, say).list()
+    kept = Store(root, say)
+    entries = kept.list()
+    aliases = [_aliases_of(kept, entry.name, entry.version) for entry in entries]
     if is_json:
-        emit({"store": str(root), "prompts": [_listed(entry) for entry in entries]})
+        listed = [{**_listed(entry), "aliases": names} for entry, names in zip(entries, aliases, strict=True)]
+        emit({"store": str(root), "prompts": listed})
         return
     if not entries:
         show_text(console(), f"no prompts in {root}")
         show_next("Make one:", ["overture demo", "overture init your.jsonl"])
         return
     out = console()
-    show_list(out, list(map(_cells, entries)), bad=[n for n, entry in enumerate(entries) if entry.problem])
+    rows = [_cells(entry) for entry in entries]
+    for row, names in zip(rows, aliases, strict=True):
+        row[0] = " ".join([row[0], *(f"@{name}" for name in names)])
+    show_list(out, rows, bad=[n for n, entry in enumerate(entries) if entry.problem])
     for entry in entries:
         if entry.problem:
             show_text(out, f"damaged: {entry.name}@{entry.version}: {entry.problem}")
@@ -56,6 +62,10 @@ def show_list(out: "Console", rows: Sequence[Sequence[str]], bad: Collection[int
         for head, cells, rank in zip(heads, zip(*rows, strict=True), ranks, strict=True)
     ]
     show_table(out, columns, bad=bad)
+
+
+def _aliases_of(store: "Store", name: str, version: int) -> list[str]:
+    return sorted(alias for alias, number in store.aliases(name).items() if number == version)
 
 
 def _listed(entry: "Entry") -> dict[str, Any]:
@@ -88,10 +98,12 @@ def _main_score(manifest: "Manifest") -> tuple[str, "Interval | None"]:
 
 def show_command(prompt: PromptArgument, store: StoreOption = None, is_json: JsonOption = False) -> None:
     """Show what a prompt is: its model, task, scores and origin."""
+    from overture.store.names import is_path
     from overture.store.store import Store
     from overture.store.usage import predict_command
 
-    entry = Store(store_root(store), say).show(prompt)
+    kept = Store(store_root(store), say)
+    entry = kept.show(prompt)
     manifest = entry.manifest
     assert manifest is not None
     named = f"{entry.name}@{entry.version}" if entry.version else entry.name
@@ -99,7 +111,9 @@ def show_command(prompt: PromptArgument, store: StoreOption = None, is_json: Jso
         emit({"prompt": named, "folder": str(entry.folder), "manifest": manifest.model_dump(mode="json")})
         return
     out = console()
-    show_facts(out, _facts(entry.folder, manifest), named)
+    aliases = [] if is_path(prompt) else _aliases_of(kept, entry.name, entry.version)
+    facts = {"aliases": ", ".join(aliases)} if aliases else {}
+    show_facts(out, {**_facts(entry.folder, manifest), **facts}, named)
     out.print()
     _show_scores(out, manifest)
     show_next("Use it:", [predict_command(prompt, manifest.task, store_flag(store))])

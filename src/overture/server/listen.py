@@ -43,6 +43,18 @@ class TimedH11(H11Protocol):
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
             self._forget()
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP; a request that it came behind, or within, is given up and not answered as well."""
+        has_begun = False
+        if self.cycle is not None and not self.cycle.response_complete:
+            has_begun = self.cycle.response_started
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if has_begun:
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadline."""
         self._forget()
@@ -110,7 +122,7 @@ def uvicorn_server(app: Any, read_timeout_s: float = TimedH11.read_timeout_s) ->
             http=protocol,
             ws="none",
             lifespan="on",
-            log_level="warning",
+            log_level="error",
             access_log=False,
             proxy_headers=False,
             server_header=False,

@@ -117,8 +117,8 @@ class Writer:
             )
         else:
             top, most = body.logprobs, body.max_tokens
-        if not self.prompt.writes and (top is not None or body.temperature):
-            what = f"{self.prompt.ref} chooses among labels: nothing is drawn, and tokens have no log-probabilities"
+        if not self.prompt.writes and top is not None:
+            what = f"{self.prompt.ref} does not write token by token, so there are no log-probabilities of tokens"
             raise Refused(400, "invalid_request", what, where="model", fix="POST /v1/predict gives the probabilities")
         return Request(
             id=f"{self.visit.id}-{number}",
