@@ -21,7 +21,16 @@ from overture.cli.progress import plan_text
 from overture.cli.tables import show_facts
 from overture.core.errors import Problem
 from overture.core.records.cells import FailedCell
-from overture.core.records.compare import Advice, Against, Cost, Score, Shares, Summary
+from overture.core.records.compare import (
+    Advice,
+    Against,
+    Cost,
+    Disagreement,
+    Score,
+    Shares,
+    Summary,
+    WayMistakes,
+)
 from overture.core.records.events import PlanStep
 from overture.core.records.prompt import Lineage, PromptScores
 from overture.core.records.scores import (
@@ -162,6 +171,17 @@ def compare_screen(out: Console) -> None:
             against("prefix-after", "lora", 0.19),
         ),
         worth=(),
+        mistakes=(
+            WayMistakes(
+                way="prefix-after",
+                n_seeds=3,
+                labels=tuple(
+                    LabelScore(label=label, precision=0.9, recall=0.8, f1=0.85, num_gold=450, num_predicted=400)
+                    for label in ("cards and accounts", "fees")
+                ),
+            ),
+        ),
+        disagreement=Disagreement(num_right=120, num_wrong=20, num_disputed=160, rows=()),
         failed=(FailedCell(way="lora", size=64, seed=2, what="the loss became NaN or infinite"),),
         left_out=("256 rows: they do not fit into 5 minutes",),
         notices=("11 of 11 cells waited for other work of the machine: compare CPU seconds, not seconds",),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from overture.cli.mistakes import show_labels
 from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
 from overture.cli.out import console, emit, is_json_only, loading, say, show_notes, show_text
 from overture.cli.progress import display
@@ -181,7 +182,19 @@ def show_comparison(out: "Console", result: "Summary", page: Path) -> None:
         Column("a request", [f"{count_text(cost.serving_flops_per_row)} operations" for cost in costs], rank=7),
     ]
     show_table(out, columns, f"{result.task}, {result.largest} training rows, test rows")
+    if result.mistakes:
+        best = result.mistakes[0]
+        out.print()
+        seeds = f" over {best.n_seeds} seeds" if best.n_seeds > 1 else ""
+        show_labels(out, best.labels, best.way + seeds)
+        out.print()
     lines = []
+    if result.disagreement:
+        rows = result.disagreement
+        lines.append(
+            f"Of {result.scores[0].n} test rows all ways answer {rows.num_right} rightly and {rows.num_wrong} wrongly; "
+            f"on {rows.num_disputed} they disagree (the report shows them)."
+        )
     for pair in result.against:
         gap = pair.difference
         lines.append(

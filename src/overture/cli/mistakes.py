@@ -50,8 +50,8 @@ def show_mistakes(out: "Console", mistakes: Mistakes, num_rows: int, split: str,
             show_text(out, f"  all of them: overture errors {ref}")
 
 
-def show_labels(out: "Console", scores: Sequence[LabelScore]) -> None:
-    """Print precision, recall and F1 of each label; of many labels those with the lowest F1."""
+def show_labels(out: "Console", scores: Sequence[LabelScore], way: str = "") -> None:
+    """Print precision, recall and F1 of each label, by a way if named; of many labels those with the lowest F1."""
     shown = list(scores)
     if len(scores) > _MAX_TABLE_LABELS:
         worst = sorted(scores, key=lambda score: (score.f1 is None, score.f1))[:_MAX_TABLE_LABELS]
@@ -70,7 +70,7 @@ def show_labels(out: "Console", scores: Sequence[LabelScore]) -> None:
         Column("rows", [str(score.num_gold) for score in shown]),
         Column("predicted", [str(score.num_predicted) for score in shown], rank=2),
     ]
-    show_table(out, columns, title)
+    show_table(out, columns, f"{way}: {title}" if way else title)
 
 
 def show_confusion(out: "Console", confusion: Confusion) -> None:
