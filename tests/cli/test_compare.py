@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from comparisons import CELLS, FEW, WORDS, cells, timeless
+from comparisons import CELLS, FEW, SMALLEST, WORDS, cells, timeless
 
 from overture.cli import compare as command
 from overture.core.errors import BackboneError, Stopped
@@ -549,3 +549,9 @@ def test_a_packed_comparison_goes_on(task, overture, monkeypatch) -> None:
     assert more["scores"][1]["each"][0] == before["scores"][1]["each"][0]
     # Cells of another request are refused in this form, too.
     assert overture(*words, "--set", "prompt.length=5").json["error"] == "StoreError"
+
+
+def test_a_learning_rate_for_all_ways_is_not_dropped_silently(task, overture) -> None:
+    done = overture("compare", task, *SMALLEST, "--default-rates", "--set", "train.lr=0.007")
+    assert done.code == 0, done.err
+    assert "--set-way WAY:train.lr=0.007" in done.err

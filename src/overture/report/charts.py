@@ -155,8 +155,10 @@ def interval_chart(
     order = alt.Y("way:N", sort=names, title=None, axis=alt.Axis(domain=False, ticks=False))
     colours = colour_of("way", names, with_legend=False)
 
+    ticks = 4 if width == NARROW else 6
+
     def axis(field: str) -> alt.X:
-        return alt.X(f"{field}:Q", title=metric, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
+        return alt.X(f"{field}:Q", title=metric, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=ticks))
 
     base = alt.Chart(data(rows))
     spans = base.mark_rule(strokeWidth=3, opacity=0.45).encode(y=order, x=axis("low"), x2="high:Q", color=colours)

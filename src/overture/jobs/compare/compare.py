@@ -111,6 +111,9 @@ def compare(
         name, request = f"comparison on {config.tune.task.name}", config.tune.model_dump(mode="json")
         followed = held.enter_context(Trackers(config.tune.track, name, folder, request, listener))
         followed(StartEvent(run=name, folder=str(folder)))
+        if rate := config.tune.train.lr:
+            fix = f"--set-way WAY:train.lr={rate:g} sets that of one way"
+            followed(NoticeEvent(text=f"train.lr {rate:g} is not used, since each way has a rate of its own: {fix}"))
         lab = _lab(config, store, followed, is_stop_asked, backbone)
         fitting: tuple[str, ...] = ()
         if not config.ways:
