@@ -44,6 +44,12 @@ def speed_text(results: Sequence[dict[str, Any]], picture: str) -> str:
     return "\n\n".join([head, *map(_speed_part, results)])
 
 
+def _title(result: dict[str, Any]) -> str:
+    """The task, and the precision where it is not float32."""
+    dtype = result["config"]["dtype"]
+    return str(result["task"]) if dtype == "float32" else f"{result['task']}, {dtype}"
+
+
 def _speed_part(result: dict[str, Any]) -> str:
     config, tokens, cache = result["config"], result["tokens"], result["cache_seconds"]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
@@ -61,13 +67,22 @@ def _speed_part(result: dict[str, Any]) -> str:
         f"{result['cache_bytes'] / MIB:.0f} MiB; an epoch does not contain it, the ratio over ten epochs (computed "
         "from these rounds) does. The limit is 4 x body parameters x live tokens at the rate of the best matrix "
         f"product of the run, {result['best_matmul_flop_per_s'] / 1e9:.0f} GFLOP/s; padding and the head do not count "
-        "as work. Peak memory is that of a process of its own that loads the model and trains one epoch."
+        "as work. "
     )
-    parts = [f"### {result['task']}", what, _speed_table(result["ways"]), limit, _ten_epochs(result["ways"])]
+    limit += (
+        "Peak memory is that of a process of its own that loads the model and trains one epoch."
+        if config.get("has_peaks", True)
+        else "Seconds are the processor's, since the machine had other work."
+        if config.get("clock") == "cpu_seconds"
+        else ""
+    )
+    table_text = _speed_table(result["ways"], config.get("others", []))
+    parts = [f"### {_title(result)}", what, table_text, limit, _ten_epochs(result["ways"])]
     return "\n\n".join(filter(None, [*parts, f"Made by `{result['command']}` on {machine}"]))
 
 
-def _speed_table(ways: dict[str, dict[str, Any]]) -> str:
+def _speed_table(ways: dict[str, dict[str, Any]], others: Sequence[str]) -> str:
+    """A row for each way; columns beside another precision where it was measured in the same run."""
     head = [
         "way",
         "seconds per epoch",
@@ -78,6 +93,7 @@ def _speed_table(ways: dict[str, dict[str, Any]]) -> str:
         "share of limit",
         "trained values",
         "peak memory, MiB",
+        *(f"times as fast as {what} in {dtype}" for dtype in others for what in ("itself", "peft's same method")),
     ]
     rows = []
     for name, way in ways.items():
@@ -92,7 +108,12 @@ def _speed_table(ways: dict[str, dict[str, Any]]) -> str:
                 f"{way['num_live_tokens']:,}",
                 f"{way['share_of_limit']:.0%}",
                 f"{way['num_trainable_values']:,}",
-                f"{way['peak_bytes'] / MIB:,.0f}",
+                f"{way['peak_bytes'] / MIB:,.0f}" if "peak_bytes" in way else "-",
+                *(
+                    ranged(way["times_as_fast_as"][f"{other}, {dtype}"]["one_epoch"])
+                    for dtype in others
+                    for other in (name, way["rival"])
+                ),
             ]
         )
     return table(head, rows)
@@ -118,7 +139,7 @@ def _ten_epochs(ways: dict[str, dict[str, Any]]) -> str:
 def speed_chart(results: Sequence[dict[str, Any]]) -> alt.FacetChart:
     """Bars of the ratio to peft's same method, with a rule from the lowest to the highest round."""
     values = [
-        {"task": result["task"], "way": name, **way["times_as_fast_as"][way["rival"]]["one_epoch"]}
+        {"task": _title(result), "way": name, **way["times_as_fast_as"][way["rival"]]["one_epoch"]}
         for result in results
         for name, way in ways_of_ours(result).items()
     ]

@@ -1,11 +1,14 @@
 """Seconds, memory and share of the arithmetic limit: our ways to train a prompt beside peft's, in one run.
 
-Every way trains on the same rows with the same model, batch size, prompt length and number of steps, in float32. After
-one warm-up epoch each, the ways take turns for several rounds, so that a slow minute of the machine meets them all;
-ratios are taken within a round. peft runs the plain loop of its guides: `AutoModelForCausalLM` under `get_peft_model`,
-batches in random order padded on the right, labels of -100 everywhere but at the label word, AdamW.
+Every way trains on the same rows with the same model, batch size, prompt length and number of steps. After one
+warm-up epoch each, the ways take turns for several rounds, so that a slow minute of the machine meets them all;
+ratios are taken within a round. Several precisions take turns as well; each gets a file of its own, in which its ways
+stand beside those of the first. On a machine with other work `--clock cpu_seconds` counts the processor's seconds.
+peft runs the plain loop of its guides: `AutoModelForCausalLM` under `get_peft_model`, batches in random order padded
+on the right, labels of -100 everywhere but at the label word, AdamW.
 
     python bench/speed/speed.py --data DIR --task movie --task bbc --threads 2
+    python bench/speed/speed.py --data DIR --task movie --threads 1 --dtype float32 --dtype bfloat16 --clock cpu_seconds
     python bench/pages/report.py
 
 Shape letters: B rows, L length.
@@ -18,7 +21,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +83,16 @@ class Config:
     length: int = 10
     batch_size: int = 16
     dtype: str = "float32"
+    others: tuple[str, ...] = ()
+    clock: str = "seconds"
+    has_peaks: bool = True
 
     @property
     def command(self) -> str:
         flags = " --same-batches" * self.same_batches + " --ten-epochs" * self.ten_epochs
+        dtypes = (self.others[0], self.dtype) if self.others else (self.dtype,)
+        flags += "".join(f" --dtype {dtype}" for dtype in dtypes if dtypes != ("float32",))
+        flags += f" --clock {self.clock}" * (self.clock != "seconds") + " --no-peaks" * (not self.has_peaks)
         return (
             f"python bench/speed/speed.py --data DIR --task {self.task} --rows {self.num_rows} "
             f"--repeats {self.num_repeats} --threads {self.threads}{flags}"
@@ -144,7 +153,7 @@ def peft_way(folder: str, name: str, rows: Sequence[Encoded], config: Config) ->
     # peft asks transformers for a name that it has left behind; nothing that a reader of the output can mend.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     torch.manual_seed(config.seed)
-    backbone = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    backbone = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, config.dtype))
     model = peft.get_peft_model(backbone, _peft_config(shape_of(name)[0], config)).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
 
@@ -301,8 +310,9 @@ def run_round(bench: Bench, ways: dict[str, Way], number: int) -> dict[str, Any]
         loss, record = timed(lambda way=way: way.epoch(number))
         done[name] = record | {"mean_loss": loss}
     rates = matmul_rates(bench)
-    shown = "  ".join(f"{name} {record['seconds']:.2f}" for name, record in done.items())
-    print(f"{bench.config.task} round {number}: {shown}", flush=True)
+    clock = bench.config.clock
+    shown = "  ".join(f"{name} {record[clock]:.2f}" for name, record in done.items())
+    print(f"{bench.config.task} {bench.config.dtype} round {number}: {shown}", flush=True)
     return {"ways": done, "matmul_flop_per_s": rates}
 
 
@@ -310,23 +320,25 @@ def matmul_rates(bench: Bench, num_tries: int = 5) -> dict[str, float]:
     """Best rate of the model's widest product, [n, D] x [D, inner], at each number n of tokens in a batch."""
     info, config = bench.backbone.info, bench.config
     inner = int(bench.backbone.model.config.intermediate_size)
-    weight = torch.randn(inner, info.hidden_size)
+    dtype = bench.backbone.dtype
+    weight = torch.randn(inner, info.hidden_size).to(dtype)
     per_row = {num_live_tokens(name, bench.rows, config.length) / len(bench.rows) for name in config.ways}
     rates = {}
     for num in sorted(round(config.batch_size * tokens) for tokens in per_row):
-        batch, flop = torch.randn(num, info.hidden_size), 2 * num * info.hidden_size * inner
+        batch, flop = torch.randn(num, info.hidden_size).to(dtype), 2 * num * info.hidden_size * inner
         num_loops = max(1, int(5e9 / flop))
-        seconds = [_seconds_of_products(batch, weight, num_loops) for _ in range(num_tries)]
+        seconds = [_seconds_of_products(batch, weight, num_loops, config.clock) for _ in range(num_tries)]
         rates[str(num)] = flop * num_loops / min(seconds)
     return rates
 
 
 @torch.no_grad()
-def _seconds_of_products(batch: Tensor, weight: Tensor, num_loops: int) -> float:
-    started = time.perf_counter()
+def _seconds_of_products(batch: Tensor, weight: Tensor, num_loops: int, clock: str) -> float:
+    now = time.process_time if clock == "cpu_seconds" else time.perf_counter
+    started = now()
     for _ in range(num_loops):
         torch.nn.functional.linear(batch, weight)
-    return time.perf_counter() - started
+    return now() - started
 
 
 def run_ten_epochs(bench: Bench, name: str) -> dict[str, float]:
@@ -382,12 +394,12 @@ def peaks(bench: Bench, data: Path) -> dict[str, dict[str, int]]:
 # -- results
 
 
-def ratios(rounds: list[dict[str, Any]], name: str, rival: str) -> dict[str, dict[str, float]]:
+def ratios(rounds: list[dict[str, Any]], name: str, rival: str, clock: str) -> dict[str, dict[str, float]]:
     """How many times as fast as a rival, round by round: for an epoch, and for a run with the cache's building."""
     one, ten = [], []
     for done in (found["ways"] for found in rounds):
-        ours, theirs = done[name]["seconds"], done[rival]["seconds"]
-        build = done["input cache"]["seconds"] if is_cached(name) else 0.0
+        ours, theirs = done[name][clock], done[rival][clock]
+        build = done["input cache"][clock] if is_cached(name) else 0.0
         one.append(theirs / ours)
         ten.append(NUM_EPOCHS_OF_A_RUN * theirs / (build + NUM_EPOCHS_OF_A_RUN * ours))
     return {"one_epoch": spread(one), "ten_epochs": spread(ten)}
@@ -395,41 +407,60 @@ def ratios(rounds: list[dict[str, Any]], name: str, rival: str) -> dict[str, dic
 
 def summary(bench: Bench, rounds: list[dict[str, Any]], name: str) -> dict[str, Any]:
     """A way's numbers over the rounds."""
-    raw = [found["ways"][name]["seconds"] for found in rounds]
+    clock = bench.config.clock
+    raw = [found["ways"][name][clock] for found in rounds]
     tokens = num_live_tokens(name, bench.rows, bench.config.length)
     # Forward and the gradient to the inputs: two products of 2 flop per weight. Weights have no gradient.
     flop = 4 * bench.backbone.info.num_body_parameters * tokens
     best_rate = max(rate for found in rounds for rate in found["matmul_flop_per_s"].values())
-    rivals = dict.fromkeys([rival_of(name), RIVALS["vectors"]])
+    beside = [beside_name(way, dtype) for dtype in bench.config.others for way in (rival_of(name), name)]
+    rivals = dict.fromkeys([rival_of(name), RIVALS["vectors"], *beside])
     return {
         "seconds": spread(raw),
         "raw_seconds": raw,
         "rival": rival_of(name),
-        "times_as_fast_as": {rival: ratios(rounds, name, rival) for rival in rivals},
+        "times_as_fast_as": {rival: ratios(rounds, name, rival, clock) for rival in rivals},
         "num_live_tokens": tokens,
         "share_of_limit": flop / (statistics.median(raw) * best_rate),
         "is_cached": is_cached(name),
     }
 
 
-def result_of(bench: Bench, data: Path) -> dict[str, Any]:
-    """Measure everything of one task."""
-    config, started = bench.config, start_facts()
-    ways = {name: bench.way(name) for name in config.ways}
-    warm_up, *rounds = [run_round(bench, ways, number) for number in range(config.num_repeats + 1)]
+def beside_name(way: str, dtype: str) -> str:
+    """A way of another precision."""
+    return f"{way}, {dtype}"
+
+
+def results_of(benches: Sequence[Bench], data: Path) -> list[dict[str, Any]]:
+    """Measure everything of one task, in each precision; these take turns in every round."""
+    started = start_facts()
+    ways = [{name: bench.way(name) for name in bench.config.ways} for bench in benches]
+    rounds: list[list[dict[str, Any]]] = [[] for _ in benches]
+    for number in range(benches[0].config.num_repeats + 1):
+        for bench, bench_ways, bench_rounds in zip(benches, ways, rounds, strict=True):
+            bench_rounds.append(run_round(bench, bench_ways, number))
+            for dtype in bench.config.others:
+                first = rounds[0][number]["ways"]
+                bench_rounds[number]["ways"] |= {beside_name(name, dtype): first[name] for name in bench.config.ways}
+    return [started | result_of(*parts, data) for parts in zip(benches, ways, rounds, strict=True)]
+
+
+def result_of(bench: Bench, ways: dict[str, Way], all_rounds: list[dict[str, Any]], data: Path) -> dict[str, Any]:
+    """The summaries of measured rounds, ten epochs and peaks of memory."""
+    config = bench.config
+    warm_up, *rounds = all_rounds
     summaries = {name: summary(bench, rounds, name) for name in ways}
     for name, way in ways.items():
         summaries[name]["num_trainable_values"] = sum(value.numel() for value in way.values)
-    del ways, way
+    ways.clear()
     if config.ten_epochs:
         for name in [*PEFT, *filter(is_cached, OURS)]:
             summaries[name]["ten_epochs_run"] = run_ten_epochs(bench, name)
-    for name, peak in peaks(bench, data).items():
+    for name, peak in (peaks(bench, data) if config.has_peaks else {}).items():
         summaries[name] |= peak
     return {
         **facts(bench, data),
-        **started,
-        "cache_seconds": spread([found["ways"]["input cache"]["seconds"] for found in rounds]),
+        "cache_seconds": spread([found["ways"]["input cache"][config.clock] for found in rounds]),
         "cache_bytes": rounds[-1]["ways"]["input cache"]["bytes"],
         "best_matmul_flop_per_s": max(rate for found in rounds for rate in found["matmul_flop_per_s"].values()),
         "ways": summaries,
@@ -469,9 +500,14 @@ def parse_arguments() -> argparse.Namespace:
         "--rows", type=int, help="training rows of an epoch; 64 for movie and 32 for bbc when not given"
     )
     parser.add_argument("--repeats", type=int, default=5, help="measured rounds after the warm-up")
+    parser.add_argument("--no-peaks", action="store_true", help="leave out peak memory, a process for each way")
     parser.add_argument(
         "--same-batches", action="store_true", help="measure peft with our batches of like length as well"
     )
+    parser.add_argument(
+        "--dtype", action="append", choices=("float32", "bfloat16"), help="repeat for both; float32 when not given"
+    )
+    parser.add_argument("--clock", choices=("seconds", "cpu_seconds"), default="seconds", help="which seconds count")
     parser.add_argument("--ten-epochs", action="store_true", help="also run ten epochs end to end, as a check")
     arguments = parser.parse_args()
     for name in ("rows", "repeats", "threads"):
@@ -495,6 +531,7 @@ def main() -> None:
     check_data(arguments.data, tasks)
     torch.set_num_threads(arguments.threads)
     for task in tasks:
+        first, *others = arguments.dtype or ["float32"]
         config = Config(
             task,
             arguments.rows or NUM_ROWS[task],
@@ -502,12 +539,18 @@ def main() -> None:
             arguments.threads,
             arguments.same_batches,
             arguments.ten_epochs,
+            dtype=first,
+            clock=arguments.clock,
+            has_peaks=not arguments.no_peaks,
         )
+        configs = [config, *(replace(config, dtype=dtype, others=(first,)) for dtype in others)]
         try:
-            bench = make_bench(config, arguments.data)
+            benches = [make_bench(config, arguments.data) for config in configs]
         except UserError as error:
             raise SystemExit(str(error)) from None
-        write_json(arguments.out / f"{task}.json", result_of(bench, arguments.data))
+        for config, result in zip(configs, results_of(benches, arguments.data), strict=True):
+            suffix = "" if config.dtype == "float32" else f"-{config.dtype}"
+            write_json(arguments.out / f"{task}{suffix}.json", result)
 
 
 if __name__ == "__main__":
