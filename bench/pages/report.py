@@ -45,9 +45,11 @@ def speed_text(results: Sequence[dict[str, Any]], picture: str) -> str:
 
 
 def _title(result: dict[str, Any]) -> str:
-    """The task, and the precision where it is not float32."""
-    dtype = result["config"]["dtype"]
-    return str(result["task"]) if dtype == "float32" else f"{result['task']}, {dtype}"
+    """The task; of runs in several precisions also the precision and the clock."""
+    config = result["config"]
+    is_cpu = config.get("clock") == "cpu_seconds"
+    dtype = f", {config['dtype']}" if is_cpu or config["dtype"] != "float32" else ""
+    return f"{result['task']}{dtype}{', processor seconds' * is_cpu}"
 
 
 def _speed_part(result: dict[str, Any]) -> str:
@@ -69,13 +71,10 @@ def _speed_part(result: dict[str, Any]) -> str:
         f"product of the run, {result['best_matmul_flop_per_s'] / 1e9:.0f} GFLOP/s; padding and the head do not count "
         "as work. "
     )
-    limit += (
-        "Peak memory is that of a process of its own that loads the model and trains one epoch."
-        if config.get("has_peaks", True)
-        else "Seconds are the processor's, since the machine had other work."
-        if config.get("clock") == "cpu_seconds"
-        else ""
-    )
+    if config.get("has_peaks", True):
+        limit += "Peak memory is that of a process of its own that loads the model and trains one epoch."
+    if config.get("clock") == "cpu_seconds":
+        limit += "Seconds are the processor's, since the machine had other work."
     table_text = _speed_table(result["ways"], config.get("others", []))
     parts = [f"### {_title(result)}", what, table_text, limit, _ten_epochs(result["ways"])]
     return "\n\n".join(filter(None, [*parts, f"Made by `{result['command']}` on {machine}"]))
