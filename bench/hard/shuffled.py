@@ -14,6 +14,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -54,6 +55,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     facts, backbone, path = start_facts(), random_model(), args.out / "shuffled.json"
     searches: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["searches"] if path.exists() else []
+    command = f"python bench/hard/shuffled.py --data DIR --task {args.task} --searches {args.searches}"
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(len(searches), args.searches):
             files = {
@@ -77,16 +79,18 @@ def main() -> None:
             }
             print(search, flush=True)
             searches.append(search)
-    command = f"python bench/hard/shuffled.py --data DIR --task {args.task} --searches {args.searches}"
-    result_facts = {
+            write_json(path, {"command": command, **summary_of(searches), **facts, **machine_facts()})
+
+
+def summary_of(searches: list[dict[str, Any]]) -> dict[str, Any]:
+    """How many searches made a claim, and their optimism beside the stated luck."""
+    return {
         "searches_with_a_claim": sum(bool(search["claims"]) for search in searches),
         "optimism_within_luck": sum(search["optimism"] <= search["luck"] for search in searches) / len(searches),
-        "mean_optimism": sum(search["optimism"] for search in searches) / len(searches),
-        "mean_luck": sum(search["luck"] for search in searches) / len(searches),
+        "mean_optimism": fmean(search["optimism"] for search in searches),
+        "mean_luck": fmean(search["luck"] for search in searches),
         "searches": searches,
     }
-    write_json(path, {"command": command, **result_facts, **facts, **machine_facts()})
-    print({name: value for name, value in result_facts.items() if name != "searches"})
 
 
 if __name__ == "__main__":
