@@ -118,6 +118,7 @@ def races() -> str:
                 title,
                 f"{result['wordings']}",
                 f"{result['cpu_seconds'] / 60:.1f}",
+                f"{len(all_of['texts'])} on {all_of['test_rows']} test rows",
                 f"{all_of['of_all_row_scores']:.0%}",
                 f"{all_of['within_a_point']} of {all_of['races']}",
                 f"{all_of['none_test_accuracy']:.3f}, {all_of['exhaustive_test_accuracy']:.3f}, "
@@ -126,7 +127,7 @@ def races() -> str:
         )
     if not rows:
         return "No races are kept."
-    head = ["task", "wordings", "processor minutes", "row-scores of all", "within a point", "test: none, best, raced"]
+    head = ["task", "timed", "processor minutes", "compared", "row-scores", "within a point", "test: none, best, raced"]
     return table(head, rows) + "\n\n```sh\n" + "\n".join(commands) + "\n```"
 
 
