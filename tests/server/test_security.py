@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from starlette.websockets import WebSocketDisconnect
 
 from gateway import Gateway, ReadyEngine, fake_answer
 from overture.core.errors import ConfigError
@@ -79,6 +80,11 @@ def test_every_route_but_health_wants_a_key(gateway, keys):
             reply = client.get("/v1/models", headers={"authorization": wrong.encode("latin-1")})
             assert (reply.status_code, reply.headers["www-authenticate"]) == (401, "Bearer")
         assert client.get("/v1/models", headers=bearer(keys[1]["app"])).status_code == 200
+
+
+def test_there_are_no_websockets(gateway):
+    with gateway.client() as client, pytest.raises(WebSocketDisconnect), client.websocket_connect("/health"):
+        pass
 
 
 def test_only_an_admin_changes_prompts(gateway, keys):

@@ -55,6 +55,7 @@ def test_it_refuses_before_it_loads_a_model(run, tmp_path):
     assert error_of(run("--port", port, "--json"))["where"] == f"127.0.0.1:{port}"
     taken.close()
     assert error_of(run("--new-key", "app", "--json"))["where"] == "--key-file"
+    assert error_of(run("--key-file", "keys.json", "--new-key", "My App", "--json"))["error"] == "ConfigError"
     assert error_of(run("--key-file", "none.json", "--json"))["where"] == "none.json"
     assert error_of(run("--port", "0", "--backbone", "./nope", "--json"))["error"] == "BackboneError"
 

@@ -21,6 +21,7 @@ from pydantic import Field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from overture.core.config import validated
 from overture.core.errors import ConfigError
 from overture.core.files import exclusive, write_atomic
 from overture.core.records.base import Record, read_record
@@ -94,9 +95,14 @@ def add_key(path: Path, name: str, scope: Literal["predict", "admin"]) -> str:
 
     Returns:
         The key; it is kept nowhere.
+
+    Raises:
+        ConfigError: the name is wrong.
+        StoreError: the file is damaged, or another process writes it.
     """
     secret = f"ov-{secrets.token_urlsafe(32)}"
-    key = Key(name=name, scope=scope, sha256=hashlib.sha256(secret.encode()).hexdigest())
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    key = validated(Key, {"name": name, "scope": scope, "sha256": digest}, "the new key")
     with exclusive(path.with_name(f".{path.name}.lock"), "to the key file"):
         kept = read_record(KeyFile, path) or KeyFile()
         file = KeyFile(keys=(*(other for other in kept.keys if other.name != name), key))
@@ -192,6 +198,9 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or let the application answer it; meets ASGI."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
