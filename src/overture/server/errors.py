@@ -66,6 +66,7 @@ class Refused(OvertureError):
         kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
         kind = kinds.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         text = "; ".join(filter(None, [self.what, *map(str, self.problems), self.fix]))
+        text = " ".join(text.split())
         body = ErrorBody(
             message=text,
             type=kind,

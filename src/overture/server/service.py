@@ -105,8 +105,8 @@ class Service:
         async with aclosing(self.engine.submit(request)) as events:  # type: ignore[type-var]
             async for event in events:
                 if isinstance(event, ErrorEvent):
-                    # One line, and not where the server keeps its prompts.
-                    text = " ".join(event.message.replace(f"{self.registry.store.root}/", "").split())
+                    # Not where the server keeps its prompts.
+                    text = event.message.replace(f"{self.registry.store.root}/", "")
                     code = {429: "overloaded", 503: "not_ready", 409: "prompt_does_not_fit"}.get(
                         event.status, "invalid_request"
                     )
