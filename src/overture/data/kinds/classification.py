@@ -18,6 +18,7 @@ from overture.data.kind import Example, TaskFile, TaskKind, Tools
 from overture.data.kinds.labels import (
     check_labels,
     check_places,
+    check_words_differ,
     first_word,
     label_fields,
     label_problems,
@@ -53,6 +54,7 @@ class Options(Config):
 
 def _check(task: TaskFile) -> None:
     check_labels(task)
+    check_words_differ(task)
     if task.read == "mask" and not task.has_mask:
         raise ConfigError("read: mask needs {mask} in the template", where="read")
 

@@ -18,24 +18,38 @@ def check_labels(task: TaskFile, least: int = 2) -> None:
     """Labels must be named, and their words must hold something.
 
     Raises:
-        ConfigError: they are not, do not, or two have the same word.
+        ConfigError: they are not, or do not.
     """
     if task.labels is None or task.answer_field is not None:
         raise ConfigError("exactly one of labels and answer_field must be given", where="labels")
     if len(task.labels) < least:
         raise ConfigError(f"labels must name at least {'two labels' if least == 2 else 'one label'}", where="labels")
-    first: dict[str, str] = {}
-    for label, word in ((label, word) for label, words in task.words.items() for word in words):
-        if not word.strip():
+    for label, words in task.words.items():
+        if not all(word.strip() for word in words):
             raise ConfigError("a label word must not be blank", where=f"labels.{label}")
-        if word in first:
+
+
+def check_words_differ(task: TaskFile, only_first: bool = False) -> None:
+    """No word may stand for two labels, nor twice for one.
+
+    Args:
+        task: names the labels.
+        only_first: whether the other words of a label are not read.
+
+    Raises:
+        ConfigError: one does.
+    """
+    label_of: dict[str, str] = {}
+    pairs = [(label, word) for label, words in task.words.items() for word in (words[:1] if only_first else words)]
+    for label, word in pairs:
+        if word in label_of:
             raise ConfigError(
                 "the word stands for a label already",
                 where=f"labels.{label}",
                 got=word,
-                fix=f"each word must tell its label: {word!r} is one of {first[word]!r}",
+                fix=f"each word must tell its label: {word!r} is one of {label_of[word]!r}",
             )
-        first[word] = label
+        label_of[word] = label
 
 
 def label_fields(task: TaskFile) -> tuple[str, ...]:

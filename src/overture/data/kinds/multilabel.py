@@ -19,6 +19,7 @@ from overture.data.kinds.grammar import END, Grammar, Rules, fixed
 from overture.data.kinds.labels import (
     check_labels,
     check_places,
+    check_words_differ,
     label_fields,
     label_of_value,
     lead,
@@ -43,6 +44,7 @@ class Options(Config):
 
 def _check(task: TaskFile) -> None:
     check_labels(task)
+    check_words_differ(task, only_first=True)
     if task.has_mask or task.read == "mean":
         raise ConfigError("several labels are read at an encoder's first token, or written by a decoder", where="read")
 

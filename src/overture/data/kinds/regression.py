@@ -13,7 +13,7 @@ from overture.core.errors import ConfigError, Problem
 from overture.core.rows import Encoded, Prediction
 from overture.data.candidates import candidates_of
 from overture.data.kind import Example, TaskFile, TaskKind, Tools
-from overture.data.kinds.labels import check_labels, check_places, label_fields, shares_shown
+from overture.data.kinds.labels import check_labels, check_places, check_words_differ, label_fields, shares_shown
 from overture.data.row import Row, missing_field
 from overture.data.values import as_number, has_decimal_comma, kind
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 def _check(task: TaskFile) -> None:
     check_labels(task)
+    check_words_differ(task)
     odd = [label for label in task.words if as_number(label) is None]
     if odd:
         raise ConfigError("the labels of a regression are numbers", where="labels", got=odd[0])
