@@ -15,6 +15,7 @@ Shape letters: B rows, L length.
 """
 
 import argparse
+import math
 import random
 import statistics
 import sys
@@ -250,13 +251,21 @@ def rival_of(name: str) -> str:
     return RIVALS[shape_of(name)[0]]
 
 
-def num_live_tokens(name: str, rows: Sequence[Encoded], length: int) -> int:
+def num_live_tokens(name: str, rows: Sequence[Encoded], length: int, batch_size: int = 1) -> int:
     """Tokens that an epoch of this way must compute, padding not counted.
 
     The label word is not among them: it is predicted, not read.
+
+    Args:
+        name: the way.
+        rows: of the epoch.
+        length: of the prompt.
+        batch_size: of our ways on a CPU, whose vectors before the texts run once a batch.
     """
     method, place = shape_of(name)
     per_row = length if method == "vectors" else 0
+    if name in OURS and per_row and place == "before":
+        return length * math.ceil(len(rows) / batch_size) + num_live_tokens("prefix/memory", rows, length)
     return sum(per_row + len(row.anchor_ids) + (0 if place == "after" else len(row.input_ids)) for row in rows)
 
 
@@ -409,7 +418,7 @@ def summary(bench: Bench, rounds: list[dict[str, Any]], name: str) -> dict[str, 
     """A way's numbers over the rounds."""
     clock = bench.config.clock
     raw = [found["ways"][name][clock] for found in rounds]
-    tokens = num_live_tokens(name, bench.rows, bench.config.length)
+    tokens = num_live_tokens(name, bench.rows, bench.config.length, bench.config.batch_size)
     # Forward and the gradient to the inputs: two products of 2 flop per weight. Weights have no gradient.
     flop = 4 * bench.backbone.info.num_body_parameters * tokens
     best_rate = max(rate for found in rounds for rate in found["matmul_flop_per_s"].values())
