@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from overture.cli.help_text import Command, HelpContext
-from overture.cli.out import fresh_screen, is_json_only, only_json, say, set_loudness, show_error
+from overture.cli.out import fresh_screen, is_json_only, only_json, own_process, say, set_loudness, show_error
 from overture.core.config import in_words
 from overture.core.errors import OvertureError, UserError
 
@@ -321,6 +321,7 @@ def _options(
 
 def main() -> None:
     """The entry point: runs the command line; a reader that went away (``| head``) is no error."""
+    own_process()
     try:
         app(prog_name="overture")
     finally:

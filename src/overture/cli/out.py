@@ -20,6 +20,7 @@ _kept: list[TextIO] = []
 _WIDTH_WITHOUT_TERMINAL = 120
 _LABEL_STYLES = {"error:": "bold red", "note:": "yellow", "damaged:": "bold red", "failed:": "bold red"}
 _loudness = ["normal"]
+_is_own_process = [False]
 _notes: list[set[str]] = [set()]
 
 
@@ -111,6 +112,15 @@ def remark(text: str) -> None:
 def loading() -> None:
     """Say that a command has read its input and now imports torch, which takes seconds."""
     remark("loading ...")
+    if _is_own_process[0]:
+        from overture.engine.lean import import_transformers
+
+        import_transformers()
+
+
+def own_process() -> None:
+    """From now on this process is a command's alone: what no command runs need not be imported."""
+    _is_own_process[0] = True
 
 
 def show_text(out: "Console", text: str, style: str = "") -> None:

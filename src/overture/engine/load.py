@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from huggingface_hub import try_to_load_from_cache
 from pydantic import TypeAdapter
+from torch.overrides import TorchFunctionMode
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -83,7 +84,7 @@ def load_backbone(
     if path is None:
         notify(f"looking for {name} in the local copies of the Hub, then on the Hub ...")
     source = str(path) if path else name
-    with _LOADING, _readable_errors(name), _quiet():
+    with _LOADING, _readable_errors(name), _quiet(), _Unfilled():
         options = {} if path else {"revision": revision}
         config = _config_of(source, **options)
         family = family_of(config.model_type, name)
@@ -293,6 +294,23 @@ def _convert(gguf: Path, target: Path) -> None:
     fresh.load_state_dict(packed.state_dict())
     fresh.save_pretrained(target)
     inner.save_pretrained(target)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Spares torch what it does for tensors without memory: it is in Python, and imports torch's compiler first.
+
+    Random values of weights that will come from the file are not drawn; numbers for tables of positions are real.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            tensor = kwargs["tensor"] if "tensor" in kwargs else args[0]
+            if tensor.is_meta:
+                return tensor
+        if func is torch.arange and kwargs.get("device") == torch.device("meta"):
+            kwargs["device"] = "cpu"
+        return func(*args, **kwargs)
 
 
 @contextmanager
