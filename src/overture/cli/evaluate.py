@@ -94,7 +94,6 @@ def command(
 
     from overture.evaluate.host import Host
     from overture.evaluate.measure import measured
-    from overture.jobs.run.pages import write_page_of_evaluation
 
     show = display()
     with show.live():
@@ -106,12 +105,19 @@ def command(
     if errors:
         write_errors(errors, all_wrong.wrong)
         remark(f"wrote {errors}: {len(all_wrong.wrong)} of {all_wrong.num_rows} rows")
-    page = str(write_page_of_evaluation(result, folder, output, store_flag(store))) if output else ""
+    page = _written_page(result, folder, output, store_flag(store)) if output else ""
     if is_json:
         emit({**result.dump(), "page": page} if page else result)
     else:
         _show(result, name)
         show_page(page)
+
+
+def _written_page(result: Evaluation, folder: Path, output: Path, store: str) -> str:
+    # Charts take a second to import.
+    from overture.jobs.run.pages import write_page_of_evaluation
+
+    return str(write_page_of_evaluation(result, folder, output, store))
 
 
 def _show(result: Evaluation, split: str) -> None:

@@ -221,7 +221,7 @@ def _tested(
         paired = paired_test(a.gold, a.predicted[0], b.predicted[0], a.metric, level=level)
         test = f"{paired.test}, one seed"
         return Difference(difference=paired.difference, p_value=paired.p_value, test=test, n_seeds=n_seeds)
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     method, tests = BOTH, [plain]
     if moderated:
@@ -231,7 +231,7 @@ def _tested(
     least, most = measure.bounds
     low, high = within((least - most, most - least), mean - half, mean + half)
     interval = interval_around(mean, low, high, measure, n=n, level=level, method=method)
-    p_value = max(float(2 * t.sf(abs(mean) / error, freedom)) for _, error, freedom in tests)
+    p_value = max(float(2 * stdtr(freedom, -abs(mean) / error)) for _, error, freedom in tests)
     return Difference(difference=interval, p_value=p_value, test=method, n_seeds=n_seeds)
 
 
@@ -243,7 +243,7 @@ def _half_width(
     values: Sequence[float], draws_R: "Floats", n: int, level: float, moderated: tuple[float, float] | None = None
 ) -> tuple[float, float, float]:
     """Half the interval's width, the standard error, and the degrees of freedom."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     num_seeds = len(values)
     seed_variance, seed_freedom = moderated or (variance(values) if num_seeds > 1 else 0.0, num_seeds - 1)
@@ -255,7 +255,7 @@ def _half_width(
         return 0.0, 0.0, math.inf
     terms = (of_seeds**2 / seed_freedom if num_seeds > 1 else 0.0) + of_rows**2 / max(1, n - 1)
     freedom = (of_seeds + of_rows) ** 2 / terms
-    return float(t.ppf((1 + level) / 2, freedom)) * error, error, freedom
+    return float(stdtrit(freedom, (1 + level) / 2)) * error, error, freedom
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -109,7 +109,7 @@ def mean_of(values: Sequence[float]) -> Mean:
     n, mean = len(values), fmean(values)
     if n < 2:
         return Mean(value=mean, low=mean, high=mean, n=n)
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    half = float(t.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n)
+    half = float(stdtrit(n - 1, 0.975)) * stdev(values) / math.sqrt(n)
     return Mean(value=mean, low=mean - half, high=mean + half, n=n)
