@@ -45,7 +45,8 @@ class KeptFiles:
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self.folder, self.limit_bytes = folder, limit_bytes
         self.is_full = False
-        self._began = time.time()
+        # A file system's clock may lag behind the system's by some milliseconds.
+        self._began = time.time() - 0.1
 
     def files(self) -> list[KeptFile]:
         """The files, those first that were used longest ago; unfinished ones of killed writers are among them."""
@@ -92,8 +93,9 @@ class KeptFiles:
         files = self.files()
         excess = sum(file.size_bytes for file in files) + size_bytes - self.limit_bytes
         for file in files:
-            is_leftover = file.path.name.startswith(TEMPORARY) and file.used_at < time.time() - _WRITING_S
-            if is_leftover or (excess > 0 and file.used_at < self._began):
+            is_temporary = file.path.name.startswith(TEMPORARY)
+            is_old = file.used_at < (time.time() - _WRITING_S if is_temporary else self._began)
+            if is_old and (is_temporary or excess > 0):
                 file.path.unlink(missing_ok=True)
                 excess -= file.size_bytes
         return excess <= 0

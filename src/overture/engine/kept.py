@@ -76,9 +76,9 @@ class KeptGroups:
     def write(self, key: str, entries: Sequence[Tensor]) -> bool:
         """Keep a group where there is room; whether there was."""
         size = sum(entry.numel() * entry.element_size() for entry in entries)
-        if not self.files.make_room(size):
-            return False
         try:
+            if not self.files.make_room(size):
+                return False
             tensors = {str(number): entry for number, entry in enumerate(entries)}
             write_sealed(self.files.path_of(key), tensors, is_private=True)
         except (DiskFull, OSError) as error:
