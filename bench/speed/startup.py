@@ -52,7 +52,8 @@ def main() -> None:
         splits = splits_of("movie", given.data, ROWS, 0)
         task = written_task("movie", {split: rows[:ROWS] for split, rows in splits.items()}, folder)
         write_json(folder / "task.yaml", task.dump())
-        command_seconds(sources["now"], folder, "tune", "task.yaml", *EPOCH, "-q")
+        # A newer version reads what an older one wrote.
+        command_seconds(sources.get("before", sources["now"]), folder, "tune", "task.yaml", *EPOCH, "-q")
         commands = {"predict": ("predict", "movie", "a fine film", "-q"), "eval": ("eval", "movie", "-q")}
         seconds: dict[str, dict[str, list[float]]] = {name: {version: [] for version in sources} for name in commands}
         for repeat in range(given.repeats + 1):
