@@ -9,7 +9,7 @@
 - fan-out: 16 prompts at `after` on one text of 250 tokens beside one pass of the text under none, beside 16 passes of
   the text with a question of 40 tokens, and once more on the text that is kept by then.
 
-    python bench/speed/serving.py --repeats 5 --threads 1 [--llama PYTHON]
+    python bench/serve/worker.py --repeats 5 --threads 1 [--llama PYTHON]
 """
 
 import json
@@ -61,7 +61,7 @@ class Config:
 
     @property
     def command(self) -> str:
-        return f"python bench/speed/serving.py --repeats {self.num_repeats} --threads {self.threads} [--llama PYTHON]"
+        return f"python bench/serve/worker.py --repeats {self.num_repeats} --threads {self.threads} [--llama PYTHON]"
 
 
 def task_of(name: str, **changes: Any) -> Task:
@@ -207,7 +207,7 @@ def writes(config: Config, llama: str | None) -> dict[str, Any]:
     cpu = {name: part["cpu_seconds"][name] for name, part in result.items()}
     if llama:
         with tempfile.TemporaryDirectory() as folder:
-            script = Path(__file__).with_name("serving_llama.py")
+            script = Path(__file__).with_name("worker_llama.py")
             command = [llama, str(script), folder, str(config.num_repeats), str(config.threads), _gguf()]
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         record = json.loads(output.splitlines()[-1])
@@ -301,7 +301,7 @@ def fan_out(config: Config) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = script_parser(__doc__, "serving", threads=1)
+    parser = script_parser(__doc__, "serve", threads=1)
     parser.add_argument("--repeats", type=int, default=5, dest="num_repeats")
     parser.add_argument("--llama", help="a Python with xllamacpp and gguf")
     parser.add_argument("--only", nargs="*", default=["writes", "mixed", "first", "fan-out"])
@@ -317,7 +317,7 @@ def main() -> None:
         started = start_facts()
         result = parts[name]()
         facts = {"config": asdict(config), "command": f"{config.command} --only {name}", **started}
-        write_json(options.out / f"{name}.json", {**facts, **result, **machine_facts()})
+        write_json(options.out / f"worker-{name}.json", {**facts, **result, **machine_facts()})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""llama.cpp's server in float32, for `serving.py`: processor seconds of 16 requests at once, 36 tokens in, 24 out.
+"""llama.cpp's server in float32, for `worker.py`: processor seconds of 16 requests at once, 36 tokens in, 24 out.
 
 It runs in a Python of its own, with xllamacpp and gguf; called as
 
-    PYTHON serving_llama.py FOLDER REPEATS THREADS MODEL.gguf
+    PYTHON worker_llama.py FOLDER REPEATS THREADS MODEL.gguf
 
 and prints one line of JSON. Requests enter the server's own handler, without HTTP.
 """
