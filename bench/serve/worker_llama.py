@@ -7,19 +7,18 @@ It runs in a Python of its own, with xllamacpp and gguf; called as
 and prints one line of JSON. Requests enter the server's own handler, without HTTP.
 """
 
+import argparse
 import json
-import sys
 import threading
 import time
 from pathlib import Path
 
-import numpy as np
-import xllamacpp
-from gguf import GGUFReader, GGUFValueType, GGUFWriter, dequantize
-
 
 def in_float32(source: str, target: Path) -> None:
     """The model of a GGUF file with all its tensors in float32."""
+    import numpy as np
+    from gguf import GGUFReader, GGUFValueType, GGUFWriter, dequantize
+
     reader = GGUFReader(source)
     writer = GGUFWriter(str(target), bytes(reader.fields["general.architecture"].parts[-1]).decode())
     for name, field in reader.fields.items():
@@ -37,8 +36,16 @@ def in_float32(source: str, target: Path) -> None:
 
 
 def main() -> None:
-    folder, num_repeats, num_threads, source = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-    in_float32(source, folder / "model.gguf")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the float32 copy goes")
+    parser.add_argument("repeats", type=int)
+    parser.add_argument("threads", type=int)
+    parser.add_argument("model", help="a GGUF file")
+    options = parser.parse_args()
+    folder, num_repeats, num_threads = options.folder, options.repeats, options.threads
+    in_float32(options.model, folder / "model.gguf")
+    import xllamacpp
+
     params = xllamacpp.CommonParams()
     params.model.path = str(folder / "model.gguf")
     params.n_parallel, params.n_ctx = 16, 16 * 128
