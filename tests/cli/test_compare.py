@@ -16,6 +16,7 @@ from overture.core.files import write_json
 from overture.core.records.cells import DivergedCell, Key
 from overture.core.records.events import Event, StepEvent
 from overture.data.row import Row
+from overture.data.splits import load_splits
 from overture.engine.load import load_backbone
 from overture.jobs.compare import cells as cells_of_a_lab
 from overture.jobs.compare import compare as study
@@ -80,7 +81,7 @@ def test_compare_resume_and_one_cell(task, drawn, overture) -> None:
 
 def test_same_rows_for_all_ways_and_nested(task, tiny) -> None:
     config = tune_config(task)
-    splits = study.load_splits(config.task)
+    splits = load_splits(config.task)
     lab = Lab(
         Bench(load_backbone(str(tiny)), Store(Path("store"))),
         config.task,
