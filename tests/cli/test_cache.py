@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from overture.core.kept_files import kept_inputs
+from overture.jobs.tune import plan
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +31,13 @@ def test_a_second_run_reads_what_the_first_kept_and_has_its_result(make_task, ov
     cleared = overture("cache", "--clear", "--json").json
     assert (cleared["removed_files"], cleared["files"], cleared["bytes"]) == (shown["files"], 0, 0)
     assert not kept_inputs().files()
+
+
+def test_a_second_run_does_not_time_the_model_again(make_task, overture, monkeypatch) -> None:
+    task = make_task(shots=0, baselines=False)
+    assert overture("tune", task, "--json").code == 0
+    monkeypatch.setattr(plan, "_seconds_per_token", None)
+    assert overture("tune", task, "--json").code == 0
 
 
 def test_it_can_be_switched_off(make_task, overture) -> None:

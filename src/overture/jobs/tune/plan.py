@@ -4,13 +4,18 @@ import time
 from collections.abc import Sequence
 
 import torch
+from pydantic import TypeAdapter
 
 from overture.core.contracts import Losses
+from overture.core.files import cache_dir, write_json
 from overture.core.records.events import PlanEvent, PlanStep
 from overture.core.rows import Encoded, OneOf
 from overture.engine.prompted import PromptedModel
 from overture.jobs.run.work import SPLITS, Work
 
+_DAY_S = 86_400.0
+_Paces = TypeAdapter(dict[str, tuple[float, float]])
+"""Seconds of a token, and when they were measured, by model, precision, device, prompt and threads."""
 _TIMED_TOKENS, _TIMED_PASSES = 1024, 2
 """About a pass of a run: in one of 256 tokens a token takes up to twice as long, on a busy machine above all."""
 _TRAINING = 3.0
@@ -28,7 +33,7 @@ def plan_of(work: Work, model: PromptedModel, is_measured: bool) -> PlanEvent:
         is_measured: whether the controls are measured already, or are not wanted.
     """
     config, rows = work.config, work.rows
-    seconds = _seconds_per_token(work, model)
+    seconds = _kept_pace(work, model)
     scored = [row for name in SPLITS for row in rows[name]]
     (injection,) = model.injections(rows["train"][:1])
     is_kept = injection is not None and injection.leaves_input and work.backbone.family.kind != "encoder"
@@ -60,6 +65,27 @@ def _weighted(rows: Sequence[Encoded]) -> str:
     """The least and the largest weight of a label, for a plan; empty where all rows count the same."""
     weights = sorted({row.target.weight for row in rows if isinstance(row.target, OneOf)})
     return f", rows weighted from {weights[0]:.2g} to {weights[-1]:.2g} by label" if len(weights) > 1 else ""
+
+
+def _kept_pace(work: Work, model: PromptedModel) -> float:
+    """Seconds of a token: where inputs are kept from run to run, so is this, for a day; else it is measured."""
+    if work.cache.files is None:
+        return _seconds_per_token(work, model)
+    info, prompt = work.backbone.info, work.config.prompt
+    facts = (info.weights_sha256[:16], info.dtype, work.backbone.device, prompt.method, prompt.place)
+    key, memo = " ".join(map(str, (*facts, torch.get_num_threads()))), cache_dir() / "paces.json"
+    try:
+        paces = {name: pace for name, pace in _Paces.validate_json(memo.read_bytes()).items() if _is_fresh(pace)}
+    except (OSError, ValueError):
+        paces = {}
+    if key not in paces:
+        paces[key] = (_seconds_per_token(work, model), time.time())
+        write_json(memo, paces)
+    return paces[key][0]
+
+
+def _is_fresh(pace: tuple[float, float]) -> bool:
+    return 0 <= time.time() - pace[1] < _DAY_S
 
 
 def _seconds_per_token(work: Work, model: PromptedModel) -> float:
