@@ -64,12 +64,12 @@ def shift_likeness(first_V: Tensor, second_V: Tensor) -> float:
 def shifted_words(
     change_V: Tensor, model: PromptedModel, count: int = _SHOWN, is_lowered: bool = False
 ) -> list[ShiftedWord]:
-    """The tokens of the largest values, or of the smallest; those that are letters only."""
+    """The tokens of the largest values, or of the smallest; letters only, each word once."""
     tokenizer = model.backbone.text.tokenizer
     words: list[ShiftedWord] = []
     for token in change_V.argsort(descending=not is_lowered)[: 40 * count].tolist():
         text = tokenizer.decode([token])
-        if text.strip().isalpha():
+        if text.strip().isalpha() and all(text.strip().casefold() != word.word.strip().casefold() for word in words):
             words.append(ShiftedWord(word=text, change=float(change_V[token])))
         if len(words) == count:
             break

@@ -49,11 +49,16 @@ def _parts_chart(explanation: Explanation, width: int) -> alt.LayerChart | None:
     if len(parts) > _MOST_PARTS:
         largest = sorted(parts, key=lambda item: -item[1].change.value)[:_MOST_PARTS]
         parts = sorted(largest, key=lambda item: item[0])
-    names = {"column": "column {name}", "word": "{name}", "section": "line: {name}", "example": "example: {name}"}
+    # Equal words at two places are two bars.
+    names = {
+        "column": "column {name}",
+        "word": "{number}. {name}",
+        "section": "{number}. line: {name}",
+        "example": "{number}. example: {name}",
+    }
     rows = [
         {
-            # Equal words at two places are two bars.
-            "part": f"{number}. {names[part.kind].format(name=part.name)}"[:60],
+            "part": names[part.kind].format(number=number, name=part.name)[:60],
             "change": part.change.value,
             "low": max(0.0, part.change.low),
             "high": part.change.high,

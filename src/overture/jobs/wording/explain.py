@@ -58,7 +58,8 @@ _MOST_COLUMNS = 64
 _ATTENTION_ROWS = 32
 _LENS_ROWS = 8
 _LENS_TOKENS = 3
-_MOST_WORDS = 24
+_MOST_WORDS, _FEWEST_WORDS = 24, 8
+_ROW_TOKENS = 3000
 _MOST_WORD_ROWS = 12
 _WORD_TOKENS = 12_000
 
@@ -390,7 +391,9 @@ class _Explainer:
     ) -> tuple[TextHeat, Occluded, int]:
         task = self.handle.task
         field = max(task.columns, key=lambda name: len(str(row.fields.get(name, ""))))
-        pieces = pieces_of(str(row.fields[field]), _MOST_WORDS)
+        # A long text in fewer pieces, since each of them is left out in a pass of its own.
+        num_tokens = self.handle.encoder.encode([row])[0].num_tokens
+        pieces = pieces_of(str(row.fields[field]), max(_FEWEST_WORDS, min(_MOST_WORDS, _ROW_TOKENS // num_tokens)))
 
         def rows_of(texts: Sequence[str]) -> list[Row]:
             return [replace(row, fields={**row.fields, field: text}) for text in texts]
@@ -422,4 +425,4 @@ class _Explainer:
             return -scores(prompted, self.handle.encoder.encode(rows_of(texts)), None)[:, answer]
 
         answer_drops = (scores_UC[1][0] - scores_UC[1][1:])[:, answer].tolist()
-        return heat, Occluded(pieces, answer_drops, losses_of), encoded[0].num_tokens
+        return heat, Occluded(pieces, answer_drops, losses_of), num_tokens
