@@ -26,8 +26,8 @@ HALF = (torch.bfloat16, torch.float16)
 READS = "reads_encoder"
 """Marks a decoder's cross-attentions."""
 FULL_COLUMNS = 160
-"""Up to so many columns attention in bfloat16 on a CPU is trained by products of its own: torch's bfloat16 kernel has
-a slow backward pass there (2 times float32's time at 70 columns, 0.8 times at 260)."""
+"""Up to so many columns a CPU's bfloat16 kernel is so slow in the backward pass (2 times float32's time at 70 columns,
+0.8 times at 260) that attention is computed in float32, casts included."""
 MaskKind = tuple[int | None, int, bool]
 """Of a mask: its window, how many query heads share a key head, whether it is causal."""
 
@@ -384,34 +384,7 @@ def _scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, mask: Tensor,
     is_slow = query.dtype == torch.bfloat16 and query.device.type == "cpu" and key.shape[2] <= FULL_COLUMNS
     if not (is_trained and is_slow):
         return kernel(query, key, value, attn_mask=mask, scale=scaling)
-    if torch.compiler.is_compiling():
-        # Graphs know this kernel, and it is faster in float32, casts included.
-        return kernel(query.float(), key.float(), value.float(), attn_mask=mask.float(), scale=scaling).to(query.dtype)
-    scaling = query.shape[3] ** -0.5 if scaling is None else scaling
-    logits: Tensor = _Logits.apply(query, key, scaling)  # type: ignore[no-untyped-call]
-    return (logits + mask).softmax(dim=-1).to(query.dtype) @ value
-
-
-class _Logits(torch.autograd.Function):
-    """Attention's logits in float32 of half-precision queries and keys, whose gradients are half-precision products.
-
-    On a CPU that multiplies half precision faster. The logits themselves are not rounded: the softmax's shares would be
-    off by half a percent of a logit.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, scaling: float) -> Tensor:
-        """Scaled products [B, H, Q, M+S] of queries [B, H, Q, K] and keys [B, H, M+S, K]."""
-        ctx.save_for_backward(query, key)
-        ctx.scaling = scaling
-        return (query.float() * scaling) @ key.float().transpose(2, 3)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Gradients by queries and keys; made of differentiable operations, so second derivatives are right too."""
-        query, key = ctx.saved_tensors
-        gradient = gradients[0].to(query.dtype)
-        return gradient @ key * ctx.scaling, gradient.transpose(2, 3) @ query * ctx.scaling, None
+    return kernel(query.float(), key.float(), value.float(), attn_mask=mask.float(), scale=scaling).to(query.dtype)
 
 
 def _reading(query: Tensor, step: Step, layer: int, scaling: float | None) -> Tensor:
