@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from overture.core.files import write_atomic
+from overture.core.records.hard import Candidate
 from overture.evaluate.intervals import across_seeds, wilson
 from overture.report.charts import WIDE, interval_chart, png_of
 from page_parts import table, with_section
@@ -76,6 +77,7 @@ def searches() -> str:
             num_better = sum(claim["is_better"] for claim in own)
             lines.append([control, gains, f"{num_better} of {len(own)}"])
         sizes, luck = seeds[0]["rows"], seeds[0]["luck"]
+        winners = "; ".join(Candidate.model_validate(seed["winner"]).title for seed in seeds)
         parts.append(
             f"### {title.capitalize()}\n\n{sizes['train']} training rows, {sizes['validation']} validation rows, "
             f"{sizes['test']} test rows of its own in each seed (the prefix: 1,000, the same in each seed).\n\n"
@@ -84,7 +86,8 @@ def searches() -> str:
             + table(["the words against", "points, seed by seed", "surely better, corrected"], lines)
             + f"\n\n![Test accuracy on {title}](images/hard-{task}.png)\n\nBy luck alone the best of "
             f"{luck['candidates']} equal candidates looks {100 * luck['points']:.1f} points better on the validation "
-            f"rows of the first seed. A search ran {fmean(seed['tokens'] for seed in seeds):,.0f} live tokens."
+            f"rows of the first seed. The winner: {winners}. "
+            f"A search ran {fmean(seed['tokens'] for seed in seeds):,.0f} live tokens."
             f"\n\n```sh\n{result['command']}\n```"
         )
     return "\n\n".join(parts) or "No searches are kept."
