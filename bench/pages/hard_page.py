@@ -46,7 +46,7 @@ def prefix_scores(task: str) -> list[float]:
 
 def accuracies(result: dict[str, Any]) -> dict[str, list[float]]:
     """Name -> test accuracy in each seed: the words and their controls, the tuned prefix last."""
-    scores: dict[str, list[float]] = {"found words": [seed["test"]["value"] for seed in result["seeds"]]}
+    scores: dict[str, list[float]] = {"prompt of words": [seed["test"]["value"] for seed in result["seeds"]]}
     for seed in result["seeds"]:
         for claim in seed["claims"]:
             name = "8 examples" if claim["control"].endswith("examples") else claim["control"]
@@ -80,10 +80,14 @@ def searches() -> str:
         winners = "; ".join(Candidate.model_validate(seed["winner"]).title for seed in seeds)
         parts.append(
             f"### {title.capitalize()}\n\n{sizes['train']} training rows, {sizes['validation']} validation rows, "
-            f"{sizes['test']} test rows of its own in each seed (the prefix: 1,000, the same in each seed).\n\n"
-            + table(["test accuracy", "mean (95% interval over seeds; of one seed over rows)", "seeds"], rows)
+            f"{sizes['test']} test rows; each seed draws others. The prefix is scored on the same 1,000 "
+            f"test rows in each seed.\n\n"
+            + table(
+                ["prompt", "test accuracy: mean (95% interval over seeds; over rows if there is one seed)", "seeds"],
+                rows,
+            )
             + "\n\n"
-            + table(["the words against", "points, seed by seed", "surely better, corrected"], lines)
+            + table(["the prompt of words against", "points, seed by seed", "seeds with a significant gain"], lines)
             + f"\n\n![Test accuracy on {title}](images/hard-{task}.png)\n\nBy luck alone the best of "
             f"{luck['candidates']} equal candidates looks {100 * luck['points']:.1f} points better on the validation "
             f"rows of the first seed. The winner: {winners}. "
@@ -121,7 +125,7 @@ def races() -> str:
                 title,
                 f"{result['wordings']}",
                 f"{result['cpu_seconds'] / 60:.1f}",
-                f"{len(all_of['texts'])} on {all_of['test_rows']} test rows",
+                f"{len(all_of['texts'])} wordings, {all_of['test_rows']} test rows",
                 f"{all_of['of_all_row_scores']:.0%}",
                 f"{all_of['within_a_point']} of {all_of['races']}",
                 f"{all_of['none_test_accuracy']:.3f}, {all_of['exhaustive_test_accuracy']:.3f}, "
@@ -130,7 +134,10 @@ def races() -> str:
         )
     if not rows:
         return "No races are kept."
-    head = ["task", "timed", "processor minutes", "compared", "row-scores", "within a point", "test: none, best, raced"]
+    head = [
+        "task", "wordings timed", "CPU minutes", "scored in full", "row-scores of a race", "winners within a point",
+        "test accuracy: no prompt, best of all scores, race",
+    ]  # fmt: skip
     return table(head, rows) + "\n\n```sh\n" + "\n".join(commands) + "\n```"
 
 
@@ -155,7 +162,7 @@ def peers() -> str:
             for name, one in compared["optimisers"].items()
         ]  # fmt: skip
         parts.append(
-            f"{TASKS[task].capitalize()}, {compared['seeds']} orders of proposals and rows, the best possible "
+            f"{TASKS[task].capitalize()}, {compared['seeds']} orders of proposals and rows; the wording that is best on the test rows has "
             f"{compared['best_possible']:.3f}:\n\n"
             + table(["optimiser", "mean test accuracy", "row-scores", "our race is ahead by, points (95%)"], rows)
         )
