@@ -162,8 +162,8 @@ def peers() -> str:
             for name, one in compared["optimisers"].items()
         ]  # fmt: skip
         parts.append(
-            f"{TASKS[task].capitalize()}, {compared['seeds']} orders of proposals and rows; the wording that is best on the test rows has "
-            f"{compared['best_possible']:.3f}:\n\n"
+            f"{TASKS[task].capitalize()}, {compared['seeds']} orders of proposals and rows; the wording best on "
+            f"the test rows has {compared['best_possible']:.3f}:\n\n"
             + table(["optimiser", "mean test accuracy", "row-scores", "our race is ahead by, points (95%)"], rows)
         )
     versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("gepa", "promptolution"))
