@@ -49,7 +49,9 @@ PromptArgument = Annotated[
 ]
 DriftOption = Annotated[
     bool,
-    typer.Option("--allow-drift", help="Accept another tokenizer, chat template or revision around the same weights."),
+    typer.Option(
+        "--allow-drift", help="Accept another config, tokenizer, chat template or revision around the same weights."
+    ),
 ]
 CalibratedOption = Annotated[
     bool,
