@@ -373,7 +373,7 @@ def test_head_reaches_the_solved_one(family):
     theirs = oracle.predict_log_proba(features_of(request.backbone, request.rows["validation"]).numpy())
     with torch.no_grad():
         ours = found.model.label_scores(request.rows["validation"]).log_softmax(1).numpy()
-    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    np.testing.assert_allclose(ours, theirs, atol=2e-3)
     assert weights_digest(request.backbone.model) == before
 
 

@@ -212,7 +212,10 @@ def test_a_hub_data_set_needs_the_extra(make_task, monkeypatch):
 
 def test_a_hub_data_set(make_task, monkeypatch):
     hub = {"train": rows_of({"pos": 10, "neg": 10}), "validation": rows_of({"pos": 1}, 50), "extra": []}
-    fake = SimpleNamespace(load_dataset=lambda name, subset: hub if (name, subset) == ("set", "sub") else {})
+    fake = SimpleNamespace(
+        load_dataset=lambda name, subset: hub if (name, subset) == ("set", "sub") else {},
+        disable_progress_bars=lambda: None,
+    )
     monkeypatch.setitem(sys.modules, "datasets", fake)
     splits = load_splits(make_task(data={"dataset": "set", "subset": "sub"}))
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (16, 1, 4)
