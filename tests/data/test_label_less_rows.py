@@ -170,7 +170,11 @@ def test_names_of_the_hub(make_task, monkeypatch):
         "validation_matched": Part(rows_of([1], 50)),
         "test": Part(rows_of([-1] * 3, 60)),
     }
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=lambda name, subset: hub, disable_progress_bars=lambda: None))
+    monkeypatch.setitem(
+        sys.modules,
+        "datasets",
+        SimpleNamespace(load_dataset=lambda name, subset: hub, disable_progress_bars=lambda: None),
+    )
     splits = load_splits(make_task(data={"dataset": "set"}))
     assert [row.fields["label"] for row in splits.validation] == ["pos"]
     assert splits.validation[0].where == "set/validation_matched:1"
