@@ -1,6 +1,10 @@
 """Admission, fairness and deadlines, by a clock that the test moves."""
 
+import math
 import random
+import sys
+import threading
+import time
 
 import pytest
 
@@ -142,3 +146,35 @@ def test_cancelled_requests_are_gone():
     assert model.queue.end(first.id, is_done=False) is True
     assert [request.id for request in model.queue.take()] == ["2"]
     assert model.queue.end("unknown") is False
+
+
+def test_a_cancelled_request_stands_before_no_other():
+    model = Model(rate=100.0, max_wait_s=1.0)
+    model.queue.put(ask(0))
+    model.queue.end("0", is_done=False)
+    assert model.queue.put(ask(1, "b", length=40_000)) is None
+
+
+def test_another_thread_may_read_its_numbers():
+    queue, errors, is_over = Queue(time.monotonic, math.inf, window=1.0), [], threading.Event()
+
+    def read():
+        while not is_over.is_set():
+            try:
+                assert min(queue.wait_s, queue.queued, len(queue.running)) >= 0
+            except RuntimeError as error:
+                errors.append(error)
+
+    reader, interval_s = threading.Thread(target=read), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        reader.start()
+        for number in range(4000):
+            queue.put(ask(number, str(number % 50)))
+            for request in queue.take() if number > 100 else ():
+                queue.end(request.id)
+    finally:
+        is_over.set()
+        reader.join()
+        sys.setswitchinterval(interval_s)
+    assert not errors

@@ -266,12 +266,12 @@ def _add_state(app: FastAPI, service: Service, watch: Watch) -> None:
         return Health(status=status, restarts=stats.restarts)
 
     @app.get("/health", tags=["state"])
-    def alive() -> Health:
+    async def alive() -> Health:
         """Whether the gateway answers; it needs no key."""
         return health()
 
     @app.get("/ready", tags=["state"])
-    def ready(visit: VisitOf) -> Health:
+    async def ready(visit: VisitOf) -> Health:
         """Whether the model answers."""
         del visit
         state = health()

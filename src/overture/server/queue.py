@@ -80,7 +80,8 @@ class _Lane:
 
     def wait_s(self, tenant: str, cost: float, now: float) -> float:
         """Seconds until a new request of a tenant is done: in a fair order no other gets more done before it."""
-        ahead = {name: sum(waiting.cost for waiting in queue) for name, queue in self.tenants.items()}
+        # Copies: metrics are read by other threads, too.
+        ahead = {name: sum(waiting.cost for waiting in tuple(queue)) for name, queue in tuple(self.tenants.items())}
         mine = ahead.pop(tenant, 0.0) + cost
         units = mine + sum(min(theirs, mine) for theirs in ahead.values())
         return units / self.rate + max(0.0, sum(self.running.values()) / self.rate - (now - self.since))
@@ -162,9 +163,12 @@ class Queue:
             if request_id in lane.running:
                 lane.end(request_id, self.clock(), is_done)
                 return True
-            for queue in lane.tenants.values():
+            for tenant, queue in tuple(lane.tenants.items()):
                 for waiting in [waiting for waiting in queue if waiting.request.id == request_id]:
                     queue.remove(waiting)
+                if not queue:
+                    del lane.tenants[tenant]
+                    lane.deficits.pop(tenant, None)
         return False
 
     def set_rate(self, rate: float) -> None:
@@ -175,12 +179,12 @@ class Queue:
     @property
     def queued(self) -> int:
         """Requests that the model does not have yet."""
-        return sum(len(queue) for lane in self._lanes.values() for queue in lane.tenants.values())
+        return sum(sum(map(len, tuple(lane.tenants.values()))) for lane in self._lanes.values())
 
     @property
     def running(self) -> tuple[str, ...]:
         """Requests that the model has."""
-        return tuple(request_id for lane in self._lanes.values() for request_id in lane.running)
+        return tuple(request_id for lane in self._lanes.values() for request_id in tuple(lane.running))
 
     @property
     def wait_s(self) -> float:
