@@ -7,9 +7,11 @@ import pytest
 
 from overture.core.errors import BackboneError, StoreError
 from overture.core.records.serving import Request, WorkerOptions
+from overture.server import link
 from overture.server.link import WorkerEngine
 
-# Answers rows by their text: "die" ends the process, "hang" answers nothing, all else is echoed.
+# Answers rows by their text: "die" ends the process, "long" sends no line's end, "hang" nothing, all else
+# is echoed.
 WORKER = """
 import os, socket, sys
 from overture.core.records.serving import *
@@ -29,6 +31,8 @@ for line in connection.makefile():
         text = command.request.row["text"]
         if text == "die":
             os._exit(9)
+        if text == "long":
+            connection.sendall(b"x" * 2000)
         if text != "hang":
             send([TokenEvent(id=command.id, text=text), DoneEvent(id=command.id)])
     elif command.do == "load":
@@ -98,6 +102,26 @@ def test_a_worker_that_dies_is_started_again_and_those_that_wait_are_answered():
         assert engine.stats().running == 0
         assert [event.kind for event in await events_of(engine, ask(2, "again"))] == ["token", "done"]
         assert engine.stats().restarts == 1
+
+    run(test)
+
+
+def test_a_worker_that_sends_too_long_a_line_or_cannot_be_started_is_tried_again(monkeypatch):
+    monkeypatch.setattr(link, "_LINE_BYTES", 1000)
+
+    async def test(engine):
+        await ready(engine)
+        start, failures = asyncio.create_subprocess_exec, [OSError("no process")]
+
+        async def started(*args, **options):
+            if failures:
+                raise failures.pop()
+            return await start(*args, **options)
+
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", started)
+        assert (await events_of(engine, ask(0, "long")))[0].status == 503
+        assert [event.kind for event in await events_of(engine, ask(1, "again"))] == ["token", "done"]
+        assert (failures, engine.stats().restarts) == ([], 2)
 
     run(test)
 

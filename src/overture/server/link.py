@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator
 from itertools import count
 from typing import Literal
 
-from pydantic import ValidationError
-
 from overture.core import errors
 from overture.core.errors import BackboneError, UserError
 from overture.core.records.serving import (
@@ -80,7 +78,9 @@ class WorkerEngine:
         while True:
             started = time.monotonic()
             try:
-                await self._run_once()
+                # No process can be started now, or it sent a line that is too long or no report: as if it had died.
+                with contextlib.suppress(OSError, ValueError):
+                    await self._run_once()
             finally:
                 await self._clear()
             if self._stats.failure:
@@ -96,15 +96,15 @@ class WorkerEngine:
 
     async def _run_once(self) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, contextlib.ExitStack() as on_failure:
+            on_failure.callback(ours.close)
             self._process = await asyncio.create_subprocess_exec(
                 *self.command, str(theirs.fileno()), self.options.model_dump_json(), pass_fds=[theirs.fileno()]
             )
+            on_failure.pop_all()
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=_LINE_BYTES)
-        # A worker that sends something else is ended like one that has died.
-        with contextlib.suppress(ConnectionResetError, ValidationError):
-            while line := await reader.readline():
-                self._receive(Report.model_validate_json(line))
+        while line := await reader.readline():
+            self._receive(Report.model_validate_json(line))
 
     async def _clear(self) -> None:
         """End what is left of a worker."""
