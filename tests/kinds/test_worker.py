@@ -158,6 +158,49 @@ def test_mistakes_are_events_and_harm_no_other(tmp_path):
     assert statuses["unknown"] in (404, 409)
 
 
+def test_a_failing_request_harms_none_beside_it(tmp_path, monkeypatch):
+    host = Host(backbone_of("llama"))
+    answer_items = host.answer_items
+
+    def answered(items):
+        if any("bad" in item.handle.folder.name for item in items):
+            raise RuntimeError("shapes do not fit")
+        return answer_items(items)
+
+    monkeypatch.setattr(host, "answer_items", answered)
+    worker, names = worker_of(host), ("good", "bad", "other")
+    for name in names:
+        folder = str(stored(tmp_path / name, "llama", make_task()))
+        worker.do(Command(do="ask", id=name, request=Request(id=name, prompts=(folder,), row={"text": "fine"})))
+    worker.step()
+    last = {event.id: event.kind for event in worker.report().events}
+    assert last == {"good": "done", "bad": "error", "other": "done"}
+
+
+def test_the_lowest_temperature_draws_the_likeliest_and_a_failing_text_harms_no_other(tmp_path, monkeypatch):
+    host = Host(backbone_of("llama"))
+    folder = str(stored(tmp_path / "p", "llama", task_of(SAMPLES["generation"])))
+    row = SAMPLES["generation"].rows[0]
+    plain, cold, other = (
+        Request(id=name, prompts=(folder,), row=row, want="write", temperature=temperature)
+        for name, temperature in (("plain", 0.0), ("cold", 5e-324), ("other", None))
+    )
+    events = finished(worker_of(host), [plain, cold], Random(1))
+    texts = ["".join(event.text for event in events[name] if event.kind == "token") for name in events]
+    assert texts[0] == texts[1]
+    worker = worker_of(host)
+    tell = worker._tell
+
+    def told(job, line, text):
+        if job.request.id == "cold":
+            raise ValueError("not a number")
+        tell(job, line, text)
+
+    monkeypatch.setattr(worker, "_tell", told)
+    events = finished(worker, [cold, other], Random(1))
+    assert [events[name][-1].kind for name in ("cold", "other")] == ["error", "done"]
+
+
 def test_cancelled_requests_leave_nothing_behind(tmp_path):
     host = Host(backbone_of("llama"))
     task = task_of(SAMPLES["generation"], max_new_tokens=50)

@@ -137,7 +137,9 @@ class Chance:
 
     def __call__(self, logits: Tensor) -> int:
         """A token by its logits, [V]."""
-        shares = (logits.double().cpu() / self.temperature).softmax(dim=-1)
+        # The largest is 0 before it is divided: the lowest temperatures would else give infinities.
+        scores = logits.double().cpu()
+        shares = ((scores - scores.max()) / self.temperature).softmax(dim=-1)
         ordered, index = shares.sort(dim=-1, descending=True, stable=True)
         # A token is kept when those before it do not have the share yet.
         kept = ordered * (ordered.cumsum(-1) - ordered < self.top_p)

@@ -220,8 +220,9 @@ class Worker:
         for slots in list(self._slots.values()):
             lines = [line for line in self._lines if line in slots]
             with self._failing([self._lines[line][0].request.id for line in lines]):
-                for line in slots.step():
-                    self._grow(line)
+                slots.step()
+            for line in lines:
+                self._grow(line)
         self._slots = {backbone: slots for backbone, slots in self._slots.items() if len(slots)}
 
     def _taken(
@@ -241,11 +242,19 @@ class Worker:
 
     def _answer_labels(self) -> list[tuple[_Job, int]]:
         taken = self._taken(self._labels)
-        with self._failing([job.request.id for job, _ in taken]):
-            answers = self.host.answer_items([job.inquiry.items[index] for job, index in taken])
-            for number, (job, index) in enumerate(taken):
-                self._answer(job, index, answers[number])
+        try:
+            self._ask(taken)
+        except Exception:
+            # What is wrong with one request, or its prompt, is not wrong with those beside it.
+            for job in dict.fromkeys(job for job, _ in taken):
+                with self._failing([job.request.id]):
+                    self._ask([part for part in taken if part[0] is job])
         return taken
+
+    def _ask(self, taken: Sequence[tuple[_Job, int]]) -> None:
+        answers = self.host.answer_items([job.inquiry.items[index] for job, index in taken])
+        for number, (job, index) in enumerate(taken):
+            self._answer(job, index, answers[number])
 
     def _begin_answers(self) -> list[tuple[_Job, int]]:
         num_lines, num_bytes = len(self._lines), sum(map(self._bytes_of, self._lines.values()))
@@ -273,8 +282,8 @@ class Worker:
             with self._failing([job.request.id for job, _, _ in members]):
                 slots = self._slots.setdefault(backbone, Slots(backbone))
                 slots.begin(self._inputs_of(items[0]), [item.row for item in items], injections, lines)
-                for line in lines:
-                    self._grow(line)
+            for line in lines:
+                self._grow(line)
         return taken
 
     def _bytes_of(self, question: tuple[_Job, int]) -> int:
@@ -292,16 +301,17 @@ class Worker:
         item = job.inquiry.items[index]
         backbone, question = item.handle.adapted, item.question
         assert isinstance(question, Answers)
-        if job.is_streamed:
-            decode = backbone.text.tokenizer.decode
-            if not line.is_done:
-                self._tell(job, line, stable_text(decode(line.ids), question.stop))
-            else:
-                self._tell(job, line, answer_of(backbone, line, question.stop).text)
-        if line.is_done:
-            del self._lines[line]
-            job.is_cut, job.num_written = line.is_cut, job.num_written + len(line.ids)
-            self._answer(job, index, answer_of(backbone, line, question.stop))
+        with self._failing([job.request.id]):
+            if job.is_streamed:
+                decode = backbone.text.tokenizer.decode
+                if not line.is_done:
+                    self._tell(job, line, stable_text(decode(line.ids), question.stop))
+                else:
+                    self._tell(job, line, answer_of(backbone, line, question.stop).text)
+            if line.is_done:
+                del self._lines[line]
+                job.is_cut, job.num_written = line.is_cut, job.num_written + len(line.ids)
+                self._answer(job, index, answer_of(backbone, line, question.stop))
 
     def _tell(self, job: _Job, line: Line, text: str) -> None:
         """An event of what is new in a line; texts that were told stay as they are."""
