@@ -16,6 +16,8 @@ from overture.core.errors import ArtifactError, DiskFull, StoreError
 from overture.store.artifact import load_artifact, read_manifest, save_artifact
 from overture.store.manifest import check_fingerprint
 
+NEW_YEAR = "2026-01-01T00:00:00+00:00"
+
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_tensors_come_back_bit_equal(tmp_path, make_manifest, dtype):
@@ -35,9 +37,9 @@ def test_tensors_come_back_bit_equal(tmp_path, make_manifest, dtype):
 def test_manifest_comes_back_equal(saved, make_manifest):
     manifest, _ = load_artifact(saved)
     assert manifest.options.prompt["betas"] == [0.9, 0.999]
-    assert manifest.model_copy(update={"tensors_sha256": "", "manifest_sha256": "", "created": ""}) == make_manifest(
-        created=""
-    )
+    assert manifest.model_copy(
+        update={"tensors_sha256": "", "manifest_sha256": "", "created": NEW_YEAR}
+    ) == make_manifest(created=NEW_YEAR)
 
 
 def test_files_have_normal_modes(saved):

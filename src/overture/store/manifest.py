@@ -1,9 +1,9 @@
 """The manifest of a prompt, ``prompt.json``, and the model that the prompt was made for."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from overture.core.config import Config, unequal_values
 from overture.core.errors import ArtifactError, Problem
@@ -11,6 +11,12 @@ from overture.core.records.base import Options, optional
 from overture.core.records.prompt import Lineage, MadeWith, PromptScores, TextPrompt
 
 FORMAT_VERSION = 1
+
+
+def _moment(text: str) -> str:
+    """The text, if it is a moment that can be shown."""
+    datetime.fromisoformat(text).timestamp()
+    return text
 
 
 class BackboneRef(Config):
@@ -56,7 +62,7 @@ class Manifest(Config):
     )
     lineage: Lineage = Field(default=Lineage(), description="where it comes from: run, seed, parent prompt")
     versions: dict[str, str] = Field(default={}, description="versions of the software that made it")
-    created: str = Field(
+    created: Annotated[str, AfterValidator(_moment)] = Field(
         default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"),
         description="when it was made, UTC, ISO 8601",
     )
