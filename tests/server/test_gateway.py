@@ -287,6 +287,7 @@ def test_an_upload_is_kept_opened_and_repeatable(client, gateway):
         ("movie", {"tensors": base64.b64encode(tensor_file(float("nan"))).decode()}, 409),
         ("movie", {"tensors": ""}, 409),
         ("movie", {"manifest": {}}, 400),
+        ("movie", {"manifest": {**manifest_of("movie").model_dump(mode="json"), "created": "yesterday"}}, 400),
         ("Movie", {}, 400),
         ("..", {}, 404),
         ("aux", {}, 400),
@@ -317,6 +318,19 @@ def test_a_prompt_of_another_model_is_409_and_listed_with_its_problem(client, ga
     assert client.get("/v1/prompts/stars/drift").json()["fits"] is True
     assert error_of(client.put("/v1/prompts/spam", json=upload("spam", tensor_file(), backbone=other)), 409)
     assert gateway.store.versions("spam") == (1, 2)
+
+
+def test_a_version_with_an_alias_is_not_removed(client, gateway):
+    gateway.add("movie")
+    gateway.store.move_alias("movie@1", "prod")
+    for ref in ("movie@1", "movie@prod", "tiny:movie@1"):
+        assert error_of(client.delete(f"/v1/prompts/{ref}"), 409)["code"] == "prompt_has_alias"
+    assert client.delete("/v1/prompts/tiny:movie@2").json() == {"removed": ["movie@2"]}
+
+
+def test_half_a_character_in_criteria_is_a_mistake(client):
+    body = b'{"state": "x", "questions": {"movie": {"type": "choice", "criteria": {"\\ud800": 1}}}}'
+    assert error_of(client.post("/v1/systemone", content=body, headers={"content-type": "application/json"}), 400)
 
 
 def test_health_ready_metrics_and_tokens(client):

@@ -110,6 +110,7 @@ def test_a_prompt_of_others_is_as_unknown_as_one_that_is_not(gateway, keys):
         assert errors[0]["code"] == errors[1]["code"] == "model_not_found"
         assert errors[0]["message"] == errors[1]["message"].replace("spum", "spam")
         assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["movie@1"]
+        assert client.get("/metrics").status_code == 403
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,11 @@ def _add_prompts(app: FastAPI, service: Service) -> None:
     async def remove(ref: Ref, visit: AdminOf) -> Removed:
         """Remove one version, or with a name alone all of them; requests in progress are still answered."""
         pinned = registry.pinned(ref, visit.key)
-        removed = await asyncio.to_thread(store.remove, ref if "@" in ref else pinned.partition("@")[0])
+        name = pinned.partition("@")[0]
+        if "@" in ref and (aliases := registry.aliases(pinned)):
+            what = f"{pinned} has the alias {aliases[0]}, so it is not removed"
+            raise Refused(409, "prompt_has_alias", what, where="ref", got=ref, fix="move the alias first")
+        removed = await asyncio.to_thread(store.remove, pinned if "@" in ref else name)
         # A worker that is down has nothing open.
         with contextlib.suppress(BackboneError):
             for version in removed:
@@ -281,6 +285,8 @@ def _add_state(app: FastAPI, service: Service, watch: Watch) -> None:
 
     @app.get("/metrics", tags=["state"], response_class=PlainTextResponse)
     def metrics(visit: VisitOf) -> Response:
-        """Numbers for Prometheus."""
-        del visit
+        """Numbers for Prometheus, with the names of all prompts."""
+        if "*" not in visit.key.prompts:
+            what = "metrics name prompts that this key may not use"
+            raise Refused(403, "scope_not_allowed", what, where="Authorization", wanted="a key for all prompts")
         return Response(watch.text(), media_type="text/plain; version=0.0.4")

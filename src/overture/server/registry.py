@@ -172,10 +172,14 @@ class Registry:
         name = self.pinned(name, key).partition("@")[0]
         return [self.card(f"{name}@{version}") for version in self.store.versions(name)]
 
+    def aliases(self, ref: str) -> list[str]:
+        """The aliases of a pinned version, in order."""
+        name, _, version = ref.partition("@")
+        return sorted(alias for alias, number in self.store.aliases(name).items() if str(number) == version)
+
     def card(self, ref: str) -> ModelCard:
         """A version's card; that of a damaged one says so."""
-        name, _, version = ref.partition("@")
-        aliases = [alias for alias, number in self.store.aliases(name).items() if str(number) == version]
+        aliases = self.aliases(ref)
         try:
             prompt = self._read(ref)
         except OvertureError as error:
@@ -208,7 +212,7 @@ class Registry:
             interval=(score.low, score.high) if score and score.low is not None and score.high is not None else None,
             n=score.n if score else None,
             sha256=manifest.tensors_sha256,
-            aliases=sorted(aliases),
+            aliases=aliases,
             problem=error_of_model.what if error_of_model else None,
         )
         model, created = manifest.backbone.id, int(datetime.fromisoformat(manifest.created).timestamp())

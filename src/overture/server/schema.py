@@ -79,7 +79,9 @@ class Question(Body):
     type: Literal["choice", "score", "noul"] = Field(description="one of several, a step of a scale, or yes and no")
     prompt: Name | None = Field(None, description="the prompt that answers it; the question's own name if left out")
     instructions: Text | Fields | None = Field(None, description="accepted; the prompt was tuned on its own template")
-    criteria: dict[str, JsonValue] | list[Text] | None = Field(None, description="labels of the prompt, for a check")
+    criteria: Annotated[dict[str, JsonValue], AfterValidator(_plain)] | list[Text] | None = Field(
+        None, description="labels of the prompt, for a check"
+    )
 
 
 class SystemOneRequest(Body):
