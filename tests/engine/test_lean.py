@@ -8,6 +8,7 @@ import sys
 import torch
 
 from fakes import make_model
+from overture.engine import lean
 
 _LEAN = """
 import json, sys
@@ -41,3 +42,10 @@ def test_a_lean_import_gives_the_same_model_and_leaves_torch_alone(tmp_path) -> 
     assert (left, stand_ins, disable) == ([], [], "torch.compiler")
     assert total == float(make_model("llama", "sdpa")(torch.arange(9)[None]).logits.detach().double().sum())
     assert (tmp_path / "transformers.json").is_file()
+
+
+def test_without_a_cache_the_names_are_looked_for_each_time(tmp_path, monkeypatch) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("OVERTURE_CACHE", str(tmp_path / "file"))
+    assert lean._remembered(lambda place: {"a": {"b"}})(tmp_path / "models") == {"a": {"b"}}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from overture.core.errors import DiskFull
 from overture.engine import precision
 from overture.jobs.run.request import TuneConfig, resolved, settled
 from overture.store.store import Store
@@ -31,6 +32,14 @@ def test_rates_are_measured_once_for_a_processor_and_a_number_of_threads(measure
     assert precision.matrix_rates().threads == 99
     assert len(measured) == 4
     assert precision.fastest_dtype("cuda:1") == "bfloat16"
+
+
+def test_a_full_disk_keeps_no_rates_and_stops_nothing(measured, monkeypatch) -> None:
+    def write(*_: object) -> None:
+        raise DiskFull("the disk is full")
+
+    monkeypatch.setattr(precision, "write_json", write)
+    assert precision.matrix_rates().fastest == "bfloat16"
 
 
 @pytest.mark.parametrize(("bfloat16", "fastest"), [(149.0, "float32"), (150.0, "bfloat16"), (20.0, "float32")])

@@ -253,6 +253,17 @@ def test_prompts_are_closed_when_their_memory_is_needed(tmp_path):
     assert len(report.outcomes[2].tokens) > 0
 
 
+def test_an_adapter_counts_as_memory_of_its_prompt(tmp_path):
+    task = task_of(SAMPLES["generation"])
+    folders = [str(stored(tmp_path / str(n), "llama", task, adapter=LoraOptions(rank=2))) for n in range(2)]
+    host = Host(backbone_of("llama"))
+    num_bytes = sum(tensor.nbytes for tensor in host.open(folders[0]).prompt.tensors().values())
+    worker = worker_of(host, prompt_bytes=2 * num_bytes)
+    for folder in folders:
+        worker.do(Command(do="load", id=folder, text=folder))
+    assert worker.report().stats.prompts == 1
+
+
 def test_a_process_of_its_own_answers_under_a_store(tmp_path):
     model = tmp_path / "model"
     make_model("llama", "sdpa").save_pretrained(model)

@@ -9,6 +9,7 @@ import gc
 import json
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.metadata import version
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from overture.core.errors import DiskFull
 from overture.core.files import cache_dir, write_json
 
 _ABSENT = (
@@ -89,15 +91,14 @@ def _remembered(scan: Callable[[str | Path], Any]) -> Callable[[str | Path], Any
         if folder.name != "models":
             return scan(place)
         state = [version("transformers"), str(folder), folder.stat().st_mtime_ns]
-        memo = cache_dir() / "transformers.json"
-        try:
-            kept = json.loads(memo.read_bytes())
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            kept = json.loads((cache_dir() / "transformers.json").read_bytes())
             if kept["state"] == state:
                 return _decoded(kept["names"])
-        except (OSError, ValueError, LookupError, TypeError):
-            pass
         names = scan(place)
-        write_json(memo, {"state": state, "names": _encoded(names)})
+        # Without a cache they are looked for again next time.
+        with suppress(OSError, DiskFull):
+            write_json(cache_dir() / "transformers.json", {"state": state, "names": _encoded(names)})
         return names
 
     return structure

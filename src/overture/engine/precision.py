@@ -13,6 +13,7 @@ import torch
 from pydantic import Field, TypeAdapter
 from torch.nn.functional import linear
 
+from overture.core.errors import DiskFull
 from overture.core.files import cache_dir, write_json
 from overture.core.records.base import Record
 
@@ -55,7 +56,7 @@ def matrix_rates() -> Rates:
         rates = [_rate(dtype) for dtype in (torch.float32, torch.bfloat16)]
         known[key] = Rates(threads=torch.get_num_threads(), float32=rates[0], bfloat16=rates[1])
         # Without a cache they are measured again next time.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, DiskFull):
             write_json(cache_dir() / "rates.json", _Memo.dump_python(known, mode="json"))
     return known[key]
 

@@ -436,9 +436,9 @@ def _most_written(item: Item) -> int:
 
 
 def _size_of(handle: Handle) -> int:
-    if not isinstance(handle.prompt, Injection):
-        return 0
-    return sum(tensor.nbytes for tensor in handle.prompt.tensors().values())
+    """Memory of a prompt's values, its adapter's with them."""
+    values = handle.prompt.tensors() if isinstance(handle.prompt, Injection) else {}
+    return sum(tensor.nbytes for tensor in (*values.values(), *handle.adapted.inner.values()))
 
 
 def _event_of(error: Exception, request_id: str) -> ErrorEvent:
