@@ -9,6 +9,7 @@ from test_host import IN_DECODER, IN_ENCODER, asks_of_kinds, make_task, stored
 
 from fakes import backbone_of, make_inner_tokenizer, make_model
 from overture.core.records.serving import Command, Request, WorkerOptions
+from overture.engine import slots
 from overture.engine.load import load_backbone
 from overture.engine.lora import LoraOptions
 from overture.engine.slots import Slots
@@ -234,6 +235,18 @@ def test_answers_wait_for_memory(tmp_path):
     # One that is larger than all of it is written alone.
     (events,) = finished(worker_of(host, slot_bytes=0), [request_of(9, ask, want="write")]).values()
     assert events[-1].kind == "done"
+
+
+def test_one_long_answer_takes_one_slot(tmp_path, monkeypatch):
+    monkeypatch.setattr(slots, "_SHORTEST", 8)
+    host = Host(backbone_of("llama"))
+    task = task_of(SAMPLES["generation"], max_new_tokens=20)
+    ask = Ask(host.open(stored(tmp_path / "p", "llama", task)), SAMPLES["generation"].rows[0])
+    worker = worker_of(host)
+    worker.do(Command(do="ask", id="0", request=request_of(0, ask, want="write")))
+    worker.step()
+    stats = worker.report().stats
+    assert (stats.slots, stats.slot_bytes) == (1, Slots.bytes_of(host.backbone, 33))
 
 
 def test_prompts_are_closed_when_their_memory_is_needed(tmp_path):

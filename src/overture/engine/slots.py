@@ -169,7 +169,8 @@ class _Stretch:
             last: position of its last live token.
         """
         if self.num == len(self.valid):
-            self._grow(parts[-1], max(4, 2 * self.num))
+            # A long slot may be as large as all that is allowed: one answer has one.
+            self._grow(parts[-1], max(4 if self.size == _SHORTEST else 1, 2 * self.num))
         slot, start = self.num, 0
         for part in parts:
             is_valid = _of_row(part.valid, row)
