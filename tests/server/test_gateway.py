@@ -186,7 +186,8 @@ def test_an_overloaded_engine_is_429_with_retry_after_also_for_streams(tmp_path)
     with gateway.client() as client:
         for stream in (False, True):
             reply = client.post("/v1/completions", json={"model": "summary", "prompt": "x", "stream": stream})
-            assert error_of(reply, 429)["code"] == "overloaded"
+            refused = error_of(reply, 429)
+            assert (refused["code"], refused["param"]) == ("overloaded", "prompt")
             assert reply.headers["retry-after"] == "3"
 
 

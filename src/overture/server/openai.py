@@ -147,10 +147,13 @@ class Writer:
 
     async def _written(self, request: Request) -> _Answer:
         answer = _Answer(self.prompt)
-        async for event in self.service.events(request, "messages" if isinstance(self.body, ChatRequest) else "prompt"):
+        async for event in self._events(request):
             answer.add(event)
         self._count(answer)
         return answer
+
+    def _events(self, request: Request) -> AsyncIterator[Event]:
+        return self.service.events(request, "messages" if isinstance(self.body, ChatRequest) else "prompt")
 
     def _count(self, answer: _Answer) -> None:
         self.visit.input_tokens += answer.usage.input_tokens
@@ -191,7 +194,7 @@ class Writer:
         if len(self.requests) > 1:
             raise Refused(400, "invalid_request", "a stream has one text", where="prompt", wanted="one text")
         answer, is_first = _Answer(self.prompt), True
-        async for event in self.service.events(self.requests[0], "messages"):
+        async for event in self._events(self.requests[0]):
             text = answer.add(event)
             tokens = event.tokens if isinstance(event, TokenEvent) else ()
             if is_first or text or (tokens and self.requests[0].top_logprobs is not None):
