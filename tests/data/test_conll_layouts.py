@@ -1,7 +1,7 @@
 """CoNLL in its variants, with comments, hashes and odd lines."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from reading import noticed, problems_of, table_of_file
 
@@ -113,6 +113,8 @@ WORDS = st.text(st.characters(categories=["L", "N", "P"]) | st.just("#"), min_si
     ),
     separator=st.sampled_from(["\t", " "]),
 )
+@example(sentences=[[("#", "NN")]], separator="\t")
+@example(sentences=[[("#", "NN")]], separator=" ")
 def test_no_token_is_lost(tmp_path_factory, sentences, separator):
     """Two columns, whatever the words are: a comment needs other columns than a token has."""
     path = tmp_path_factory.getbasetemp() / "any.conll"

@@ -90,7 +90,7 @@ def _is_comment(columns: Sequence[str], widths: set[int], tags: set[str], is_fir
     if not is_first:
         return False
     if len(columns) not in widths:
-        return bool(widths) or len(columns) > 2 or columns[0] == "#"
+        return bool(widths) or len(columns) > 2
     return columns[0] == "#" and columns[-1] not in tags and not _ENTITY.fullmatch(columns[-1]) and len(columns) > 2
 
 
