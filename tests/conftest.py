@@ -2,6 +2,11 @@ import os
 import sys
 
 import pytest
+from hypothesis import settings
+
+# The same examples in each run; HYPOTHESIS_PROFILE=default searches for others.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # Tests read texts as if for the first time, and leave nothing in the user's cache.
 os.environ["OVERTURE_CACHE_LIMIT"] = "0"
