@@ -19,6 +19,7 @@ class FakeTokenizer:
     end_ids: tuple[int, ...] = ()
     mask_ids: tuple[int, ...] = ()
     is_encoder = False
+    reading = "first"
     start_ids: tuple[int, ...] = ()
     eos_id: int | None = 257
     max_length = 10_000

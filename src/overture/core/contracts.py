@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar, runtime_
 from overture.core.decoding import GREEDY, Decoding
 from overture.core.errors import OvertureError
 from overture.core.injection import Injection
+from overture.core.media import Media
 from overture.core.records.base import Record
 from overture.core.records.events import Listener
-from overture.core.rows import Encoded, Likelihood, Segment, Written
+from overture.core.rows import Encoded, Likelihood, Reading, Segment, Written
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,15 @@ class TextTokenizer(Protocol):
 
     def offsets(self, text: str) -> list[tuple[int, int, int]]:
         """As `encode_plain`, with where each token stands in the text: (token, first character, end)."""
+        ...
+
+    def segments(self, media: Media) -> Sequence[Segment]:
+        """An image or a sound as the model reads it.
+
+        Raises:
+            BackboneError: the model reads no such input.
+            DataError: it does not fit the model, such as a sound that is too long.
+        """
         ...
 
     def encode_template(self, text: str) -> list[int]:
@@ -64,6 +74,11 @@ class TextTokenizer(Protocol):
     @property
     def is_encoder(self) -> bool:
         """Whether the model reads in both directions and writes nothing."""
+        ...
+
+    @property
+    def reading(self) -> Reading:
+        """Where an encoder's label is read if the task does not say."""
         ...
 
     @property

@@ -6,7 +6,7 @@ M memory columns.
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -386,6 +386,26 @@ class Encoded:
     def answer_ids(self) -> tuple[int, ...] | None:
         """Tokens of the answer; None where it is unknown, or the target another."""
         return self.target.ids if isinstance(self.target, Answer) else None
+
+
+def segments_of(elements: Sequence[Element]) -> tuple[Segment, ...]:
+    """Elements as segments, at least one: neighbouring tokens are one, and the parts of a signal are the signal."""
+    segments: list[Segment] = []
+    for is_text, stretch in groupby(elements, lambda element: isinstance(element, int)):
+        if is_text:
+            segments.append(Tokens(tuple(stretch)))  # type: ignore[arg-type]
+        else:
+            segments += [element.signal for element in stretch if isinstance(element, Patch) and element.index == 0]
+    return tuple(segments) or (Tokens(()),)
+
+
+def text_ids(elements: Sequence[Element]) -> tuple[int, ...]:
+    """Elements as the tokens that they are.
+
+    Raises:
+        TypeError: one is part of a signal.
+    """
+    return _ids(segments_of(elements))
 
 
 def _elements(segments: tuple[Segment, ...]) -> tuple[Element, ...]:

@@ -7,14 +7,15 @@ from typing import Any, Literal
 
 from overture.core.contracts import TextTokenizer
 from overture.core.errors import DataError, Problem
-from overture.core.rows import Answer, AtMarks, Encoded, OneOf, Reading, Target
+from overture.core.media import Media
+from overture.core.rows import Answer, AtMarks, Encoded, OneOf, Reading, Target, segments_of, text_ids
 from overture.data.fitting import shortened
 from overture.data.kind import Example, Tools
 from overture.data.row import Row
-from overture.data.rows import row_problems, texts_of
+from overture.data.rows import content_of, row_problems, texts_of
 from overture.data.task import Task
 from overture.data.template import ChatTemplate, PlainTemplate, Slot, Template
-from overture.data.tokens import Layout, RowTokens, layout_of, marks_of, tokens_of, values_of
+from overture.data.tokens import Layout, RowTokens, Seen, Signals, layout_of, marks_of, tokens_of, values_of
 
 
 @dataclass(slots=True)
@@ -80,14 +81,14 @@ class Encoder:
             self.template = ChatTemplate(messages, tokenizer)
         self._other_layouts: dict[tuple[tuple[str, str], ...] | None, Layout] = {}
         self.row_pieces = self.template.row()
-        self._row_layout = layout_of(self.row_pieces, tokenizer)
+        self._row_layout = layout_of(self.row_pieces, tokenizer, task.media)
 
     @property
     def anchor(self) -> tuple[str, tuple[int, ...]]:
         """The template's constant end as text and as tokens; both empty where a field comes last."""
         end = max(i for i, piece in enumerate(self.row_pieces) if isinstance(piece, Slot)) + 1
         text = "".join(piece for piece in self.row_pieces[end:] if isinstance(piece, str))
-        return text, tuple(self._row_layout.anchor.ids)
+        return text, text_ids(self._row_layout.anchor.ids)
 
     def encode(self, rows: Sequence[Row], with_answer: bool = True, bos: bool | None = None) -> list[Encoded]:
         """Rows as tokens, numbered from 0; a row of several parts gives one after the other.
@@ -196,7 +197,7 @@ class Encoder:
         """A row's texts as they are, or shortened if the task says so and they are too long."""
 
         def build(cut: Mapping[str, str]) -> Encoded:
-            return self._built(Example(cut), bos=True)
+            return self._built(Example(cut), True, {})
 
         if self.task.too_long != "trim":
             return texts
@@ -206,15 +207,28 @@ class Encoder:
 
     def _parts(self, row: Row, with_answer: bool, bos: bool) -> list[Encoded | Problem]:
         """The parts of a row, one or several."""
-        tools = Tools(self.tokenizer, self.candidates, lambda example: self._over(self._built(example, bos)))
+        try:
+            signals = self._signals(row)
+        except DataError as error:
+            return [Problem(error.where or row.where, error.what, error.fix)]
+        tools = Tools(self.tokenizer, self.candidates, lambda example: self._over(self._built(example, bos, signals)))
         examples = self.task.spec.examples(self.task, row, texts_of(self.task, row), tools, with_answer)
-        return [self._encoded(row, example, bos) for example in examples]
+        return [self._encoded(row, example, bos, signals) for example in examples]
 
-    def _encoded(self, row: Row, example: Example, bos: bool) -> Encoded | Problem:
-        item = self._built(example, bos)
+    def _signals(self, row: Row) -> Signals:
+        """A row's images and sounds as the model reads them.
+
+        Raises:
+            DataError: one does not fit the model.
+        """
+        content = content_of(self.task, row) if self.task.media else {}
+        return {name: self.tokenizer.segments(media) for name, media in content.items() if isinstance(media, Media)}
+
+    def _encoded(self, row: Row, example: Example, bos: bool, signals: Signals) -> Encoded | Problem:
+        item = self._built(example, bos, signals)
         if item.answer_ids is not None and not item.answer_ids:
             return Problem(row.where, "the answer has no tokens")
-        if not item.anchor_ids:
+        if not item.num_text:
             return Problem(row.where, "the row has no tokens")
         if not example.can_say:
             self._odd.unsaid[row.where] = None
@@ -222,7 +236,7 @@ class Encoder:
             return item
 
         def build(texts: Mapping[str, str]) -> Encoded:
-            return self._built(example.cut(texts) if example.cut else replace(example, texts=texts), bos)
+            return self._built(example.cut(texts) if example.cut else replace(example, texts=texts), bos, signals)
 
         fitting = shortened(example.texts, build, self._over, item) if self.task.too_long == "trim" else None
         if fitting is None:
@@ -231,9 +245,9 @@ class Encoder:
         self.num_shortened += 1
         return fitting[1]
 
-    def _built(self, example: Example, bos: bool) -> Encoded:
+    def _built(self, example: Example, bos: bool, signals: Signals) -> Encoded:
         """An example as tokens, whether it fits or not."""
-        num_input, tokens = self._tokens(example, bos)
+        num_input, tokens = self._tokens(example, bos, signals)
         ids, read = tuple(tokens.ids), self._read(tokens)
         blanks = [replace(example, texts=texts, blanks=(), label=None) for texts in example.blanks]
         candidates = example.candidates or self.candidates
@@ -245,14 +259,14 @@ class Encoder:
         else:
             is_mask = read is not None and read == tokens.mask
             target = OneOf(candidates, example.label, example.shares, read, is_mask)
-        return Encoded.of_ids(
+        return Encoded(
             0,
-            ids[:num_input],
-            ids[num_input:],
+            segments_of(ids[:num_input]),
+            segments_of(ids[num_input:]),
             target,
             slots=tuple(tokens.gaps),
             source=example.source,
-            blanks=tuple(self._built(blank, bos) for blank in blanks),
+            blanks=tuple(self._built(blank, bos, signals) for blank in blanks),
             texts=tuple(tokens.texts),
         )
 
@@ -292,14 +306,15 @@ class Encoder:
             return f"answers have room for {most} tokens: lower max_new_tokens"
         return "shorten the template or the prompt"
 
-    def _tokens(self, example: Example, bos: bool) -> tuple[int, RowTokens]:
+    def _tokens(self, example: Example, bos: bool, signals: Signals) -> tuple[int, RowTokens]:
         """The example's tokens, and how many of them are the input."""
         layout = self._layout_of(example, bos)
         start = RowTokens(list(self.tokenizer.bos_ids if bos else ()))
         picked = example.pick.field if example.pick else ""
-        tokens = tokens_of(layout.input, values_of(example.texts), self.tokenizer, picked).after(start)
-        # A template that ends with a field has no constant end: the last token is what must stay live.
-        num_input = len(tokens.ids) - (0 if layout.anchor.ids else 1)
+        tokens = tokens_of(layout.input, values_of(example.texts), self.tokenizer, picked, signals).after(start)
+        # A template that ends with a text has no constant end: its last token is what must stay live.
+        ends_in_text = not layout.anchor.ids and not isinstance(layout.input[-1], Seen)
+        num_input = len(tokens.ids) - int(ends_in_text)
         return max(num_input, 0), layout.anchor.after(tokens)
 
     def _layout_of(self, example: Example, bos: bool) -> Layout:
@@ -308,7 +323,7 @@ class Encoder:
             return self._row_layout
         if messages not in self._other_layouts:
             pieces = self.template.turn() if messages is None else ChatTemplate(messages, self.tokenizer).row()
-            self._other_layouts[messages] = layout_of(pieces, self.tokenizer)
+            self._other_layouts[messages] = layout_of(pieces, self.tokenizer, self.task.media)
         return self._other_layouts[messages]
 
     def _read(self, tokens: RowTokens) -> int | Literal["mean"] | None:
@@ -316,4 +331,4 @@ class Encoder:
         if not self.tokenizer.is_encoder:
             return None
         where: dict[Reading, int | Literal["mean"] | None] = {"mask": tokens.mask, "first": 0, "mean": "mean"}
-        return where[self.task.reading]
+        return where[self.task.read or ("mask" if self.task.has_mask else self.tokenizer.reading)]

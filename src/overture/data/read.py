@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from overture.core.errors import DataError, Problem
+from overture.core.media import Media
 from overture.core.records.data import DataNotice
+from overture.data.formats.arrays import NPZ
 from overture.data.formats.form import Container, Item, Records, Source
 from overture.data.formats.options import FileOptions
 from overture.data.formats.registry import CONTAINERS, SHAPES, container_of, folder_container, shape_of
@@ -159,7 +161,7 @@ def _opened(path: Path, source: Source) -> Container | None:
     # Packed files are named twice: reviews.csv.gz.
     inner = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     other = next((why for start, why in _OTHER_FILES.items() if raw[:200].lstrip().lower().startswith(start)), None)
-    if other and inner.suffix.lower() not in WORKBOOK.suffixes:
+    if other and inner.suffix.lower() not in (*WORKBOOK.suffixes, *NPZ.suffixes):
         source.problem(0, *other)
         return None
     named = CONTAINERS.get(source.options.format or "")
@@ -316,7 +318,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        is_image = str(getattr(value, "dtype", "")) == "uint8" and value.ndim in (2, 3)
+        return value if is_image else _plain(value.tolist())
+    if isinstance(value, bytes | Media) or hasattr(value, "__array_interface__"):
+        return value
     if str(value) in ("nan", "NaT", "<NA>") and not isinstance(value, str):
         return None
     return value.isoformat() if hasattr(value, "isoformat") else value

@@ -17,11 +17,15 @@ class Row:
         fields: all its fields, by name.
         line: its line in the file, from 1.
         file: the file or data set.
+        root: the folder in which files that its fields name lie; empty where none may be read.
+        content: digests of its images and sounds, whatever their files are called.
     """
 
     fields: dict[str, Any]
     line: int
     file: str
+    root: str = ""
+    content: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:

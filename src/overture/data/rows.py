@@ -3,9 +3,12 @@
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from overture.core.errors import Problem
+from overture.core.media import Media
+from overture.data.media.read import media_of, shown
 from overture.data.row import Row, broken_text, missing_field
 from overture.data.task import Task
 from overture.data.template import column_of
@@ -30,7 +33,22 @@ class ShownRow:
 def texts_of(task: Task, row: Row) -> dict[str, str]:
     """The texts of the fields that the template shows; the row must have passed `row_problems`."""
     may_be_null = len(task.fields) > 1
-    return {name: task.spec.field_text(task, name, _value(name, row, may_be_null)) or "" for name in task.fields}
+    return {
+        name: shown(row.fields[name], row.where)
+        if name in task.media
+        else task.spec.field_text(task, name, _value(name, row, may_be_null)) or ""
+        for name in task.fields
+    }
+
+
+def content_of(task: Task, row: Row) -> dict[str, Media | Problem]:
+    """The images and sounds of a row by field, or what is wrong with them; fields that it lacks are left out."""
+    root = Path(row.root) if row.root else None
+    return {
+        name: media_of(row.fields[name], modality, root, row.where)
+        for name, modality in task.media.items()
+        if row.fields.get(name) is not None
+    }
 
 
 def gold_of(task: Task, rows: Sequence[Row]) -> tuple[Hashable, ...]:
@@ -78,6 +96,9 @@ def _field_problems(task: Task, name: str, row: Row) -> list[Problem]:
     if column not in row.fields:
         return [missing_field(column, row.where, list(row.fields))]
     value = row.fields[column]
+    if column in task.media:
+        content = content_of(task, row).get(column, Problem(row.where, f"field {column!r} is {kind(value)}"))
+        return [content] if isinstance(content, Problem) else []
     if entry is not None and not isinstance(value, list):
         return [Problem(row.where, f"field {column!r} is {kind(value)}", f"wanted a list, for {{{name}}}")]
     if entry is not None and len(value) <= entry:

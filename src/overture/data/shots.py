@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from overture.core.errors import DataError
+from overture.core.rows import text_ids
 from overture.data.encode import Encoder
 from overture.data.row import Row
 from overture.data.rows import row_problems, texts_of
@@ -36,7 +37,7 @@ def shot_ids(encoder: Encoder, rows: Sequence[Row]) -> list[int]:
         values |= values_of(encoder.fitting(texts_of(encoder.task, row)), shot)
         values[Slot(ANSWER, shot)] = answer
     parts = parts_of(encoder.template.shots(len(rows)), encoder.tokenizer)
-    return [*encoder.tokenizer.bos_ids, *tokens_of(parts, values, encoder.tokenizer).ids]
+    return [*encoder.tokenizer.bos_ids, *text_ids(tokens_of(parts, values, encoder.tokenizer).ids)]
 
 
 def _answers(encoder: Encoder, rows: Sequence[Row]) -> list[str]:
@@ -44,7 +45,8 @@ def _answers(encoder: Encoder, rows: Sequence[Row]) -> list[str]:
     problems = [problem for row in rows for problem in row_problems(task, row)]
     if problems:
         raise DataError("rows cannot be shown as examples", problems=problems)
-    answers = [task.spec.shot(task, row) for row in rows]
+    answers = [task.spec.shot(task, row) if task.has_shots else None for row in rows]
     if None in answers:
-        raise DataError(f"rows of kind {task.kind} cannot be shown as examples", where=rows[0].where)
+        what = task.input if task.media else task.kind
+        raise DataError(f"rows of kind {what} cannot be shown as examples", where=rows[0].where)
     return [answer or "" for answer in answers]

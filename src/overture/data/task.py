@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag, WithJsonSchema, field_validator,
 from overture.core.config import Config, did_you_mean, overridden, read_yaml, validated
 from overture.core.decoding import GREEDY, Decoding
 from overture.core.errors import ConfigError
+from overture.core.media import Modality
 from overture.core.rows import Reading
 from overture.data.formats.options import FileOptions, NonEmpty
 from overture.data.kind import TaskKind
@@ -18,7 +19,7 @@ from overture.data.read import SUFFIXES
 from overture.data.template import Parsed, column_of, num_masks_in, num_vectors_in, parse, slots_in
 from overture.data.values import label_text, normal_spelling
 
-_PATHS = ("train", "validation", "test", "path")
+_PATHS = ("train", "validation", "test", "path", "root")
 
 
 class Message(Config):
@@ -46,6 +47,11 @@ class RowSources(Config):
 class DataConfig(FileOptions, RowSources):
     """The source of the rows, their form, and how missing splits are drawn."""
 
+    root: Path | None = Field(
+        None,
+        description="The folder that names of image and sound files in the rows start at and may not leave; the data "
+        "file's folder if not given.",
+    )
     drop: list[Literal["empty", "unlabelled", "repeats"]] = Field(
         [],
         description="Rows to leave out, counted: empty (no text), unlabelled (no label or answer), repeats of others.",
@@ -106,9 +112,16 @@ class Task(Config):
     )
     backbone: NonEmpty = Field("smollm2", description="The frozen model: a known name, a Hub id, a folder or a file.")
     data: DataConfig = Field(description="Where the rows come from.")
+    input: Literal["text", "image", "audio"] = Field(
+        "text", description="What the model reads of a row: its texts alone, or an image or a sound beside them."
+    )
+    input_field: NonEmpty | None = Field(
+        None, description="The field that holds the image or the sound; image or audio, as the input, if not given."
+    )
     template: TemplateText = Field(
         description="How a row is shown: a text, or chat messages, with {field} for a field's value and, for prompts "
-        "at place slots, {prompt:5} where five prompt vectors stand."
+        "at place slots, {prompt:5} where five prompt vectors stand. For images and sounds their field alone if not "
+        "given; models without words have no other."
     )
     label_field: NonEmpty = Field("label", description="The field that holds a row's label.")
     labels: dict[str, Annotated[Words, WithJsonSchema(_LABEL_SCHEMA)]] | None = Field(
@@ -146,6 +159,14 @@ class Task(Config):
     max_length: int | None = Field(
         None, ge=1, description="Upper limit on a row's tokens; the model's context if not given."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _template_of_media(cls, values: Any) -> Any:
+        """An image or a sound needs no words around it."""
+        if not isinstance(values, dict) or values.get("input") not in ("image", "audio"):
+            return values
+        return {"template": f"{{{values.get('input_field') or values['input']}}}", **values}
 
     @model_validator(mode="before")
     @classmethod
@@ -211,6 +232,7 @@ class Task(Config):
             raise ConfigError("the kind's options are wrong", where="options", problems=problems) from None
         spec.check(self)
         _ = self._spelled
+        self._check_media()
         if self.metric not in spec.metrics:
             raise ConfigError(
                 f"no metric of a task of kind {self.kind}",
@@ -225,6 +247,46 @@ class Task(Config):
                 f"the template shows {shown.pop()!r}, which is what the model must find", where="template"
             )
         return self
+
+    def _check_media(self) -> None:
+        """The field of an image or a sound is one of the template's, once; nothing stands for a row without it.
+
+        Raises:
+            ConfigError: it is not, or the task asks for calibration.
+        """
+        if self.input_field and self.input == "text":
+            raise ConfigError(
+                "input_field names an image or a sound, and the input is text",
+                where="input_field",
+                got=self.input_field,
+                fix="set input: image or input: audio",
+            )
+        slots = [slot.name for slot in slots_in(_pieces_of(self.template))]
+        for name in self.media:
+            if slots.count(name) != 1:
+                raise ConfigError(
+                    f"the template shows the {self.input} {slots.count(name)} times",
+                    where="template",
+                    got=f"{{{name}}} {slots.count(name)} times",
+                    wanted=f"{{{name}}} once",
+                    fix="" if slots.count(name) else "set input_field if the field is called otherwise",
+                )
+        if self.media and self.is_calibrated:
+            raise ConfigError(
+                f"calibration needs a row without content, and there is no empty {self.input}",
+                where="options.calibration",
+                fix="leave it out",
+            )
+
+    @cached_property
+    def media(self) -> dict[str, Modality]:
+        """The fields that hold images or sounds, with what they hold."""
+        return {} if self.input == "text" else {self.input_field or self.input: self.input}
+
+    @property
+    def has_shots(self) -> bool:
+        """Whether rows can be shown as in-context examples; those with images and sounds cannot."""
+        return self.spec.has_shots and not self.media
 
     @property
     def spec(self) -> TaskKind:

@@ -1,20 +1,25 @@
 """A table's rows as a task reads them: labels by name, and those that `data.drop` names left out."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
 from overture.core.errors import DataError, Problem
+from overture.core.media import Media
 from overture.core.records.data import DataNotice
 from overture.data.notices import Notices
 from overture.data.read import Table, other_options, scan, table_of
 from overture.data.row import Row
-from overture.data.rows import texts_of
+from overture.data.rows import content_of, texts_of
 from overture.data.task import Task
 from overture.data.values import is_blank, is_missing_word, label_text
 
 _CONTEXT = {"system": "system texts", "history": "earlier turns", "tools": "descriptions of tools"}
 _CHATS = ("messages", "sharegpt", "alpaca")
+_NUM_READERS = 4
 
 
 def rows_of_table(task: Task, table: Table, file: str) -> list[Row]:
@@ -22,7 +27,22 @@ def rows_of_table(task: Task, table: Table, file: str) -> list[Row]:
     has_names = any(task.label_named(name) for name in table.names.get(task.label_field, ()))
     rows = table.rows if has_names else table.numbered(task.label_field)
     files = table.files or [file] * len(rows)
-    return [Row(fields, line, name) for fields, line, name in zip(rows, table.lines, files, strict=True)]
+    triples = zip(rows, table.lines, files, strict=True)
+    if not task.media:
+        return [Row(fields, line, name) for fields, line, name in triples]
+    bare = [Row(fields, line, name, str(task.data.root or folder_of(name))) for fields, line, name in triples]
+    # Decoders release Python's lock, so several files are read at a time.
+    with ThreadPoolExecutor(_NUM_READERS) as readers:
+        contents = list(readers.map(partial(content_of, task), bare))
+    return [
+        replace(row, content=tuple(media.digest for media in content.values() if isinstance(media, Media)))
+        for row, content in zip(bare, contents, strict=True)
+    ]
+
+
+def folder_of(file: str) -> Path:
+    """The folder in which files that rows name lie: that of their own file, or the folder that is read as one."""
+    return Path(file) if Path(file).is_dir() else Path(file).parent
 
 
 def rows_of_file(task: Task, path: Path) -> tuple[list[Row], list[DataNotice]]:
@@ -111,8 +131,9 @@ def _tell(kind: str, dropped: Sequence[Row], notices: Notices) -> None:
 
 
 def repeat_key(task: Task, row: Row) -> Hashable:
-    """The part of a row that the model sees."""
-    return (*texts_of(task, row).values(), task.spec.beside(task, row))
+    """The part of a row that the model sees: of an image or a sound its content, whatever its file is called."""
+    content = {name: getattr(media, "digest", "") for name, media in content_of(task, row).items()}
+    return (*(texts_of(task, row) | content).values(), task.spec.beside(task, row))
 
 
 def tell_unshown(task: Task, table: Table, notices: Notices) -> None:

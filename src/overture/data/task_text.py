@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from overture.data.task import DataConfig, Task
 
-_PATHS = ("train", "validation", "test", "path")
+_PATHS = ("train", "validation", "test", "path", "root")
 _WIDTH = 100
 _YAML_WORDS = ("null", "true", "false", "yes", "off")
 _LETTERS = str.maketrans(

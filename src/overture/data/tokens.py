@@ -4,16 +4,18 @@ Text is tokenised in runs that are as long as possible, so that tokens are the o
 come from the template's constants alone; a value that spells one stays text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 from overture.core.contracts import TextTokenizer
-from overture.core.rows import Marks
+from overture.core.rows import Element, Marks, Segment
 from overture.data.kind import Pick
 from overture.data.template import Gap, Mask, Piece, Slot
 
 Values = Mapping[Slot, str]
+Signals = Mapping[str, Sequence[Segment]]
+"""The images and sounds of a row, by field, as the model reads them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,18 @@ class Run:
     pieces: tuple[str | Slot, ...]
 
 
-Part = Special | Run | Gap
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The place of an image or a sound.
+
+    Args:
+        field: the field that holds it.
+    """
+
+    field: str
+
+
+Part = Special | Run | Gap | Seen
 
 
 @dataclass(slots=True)
@@ -39,14 +52,14 @@ class RowTokens:
     """Parts of a row as tokens.
 
     Args:
-        ids: the tokens.
+        ids: the tokens, and the parts of signals.
         gaps: where prompt vectors stand among them: (index, how many).
         mask: where the mask stands, if there is one.
         places: for a field, where its text's characters went: (index, first character, end) of each token.
         texts: stretches of tokens that hold a field's text: (first, end).
     """
 
-    ids: list[int] = field(default_factory=list)
+    ids: list[Element] = field(default_factory=list)
     gaps: list[tuple[int, int]] = field(default_factory=list)
     mask: int | None = None
     places: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
@@ -70,15 +83,15 @@ class Layout:
     anchor: RowTokens
 
 
-def layout_of(pieces: Sequence[Piece], tokenizer: TextTokenizer) -> Layout:
-    """A template's pieces, cut behind the last field."""
+def layout_of(pieces: Sequence[Piece], tokenizer: TextTokenizer, media: Collection[str] = ()) -> Layout:
+    """A template's pieces, cut behind the last field; those of `media` hold images or sounds."""
     end = max(i for i, piece in enumerate(pieces) if isinstance(piece, Slot)) + 1
     anchor = tokens_of(parts_of(pieces[end:], tokenizer), {}, tokenizer)
     anchor.ids += tokenizer.end_ids
-    return Layout(tuple(parts_of(pieces[:end], tokenizer)), anchor)
+    return Layout(tuple(parts_of(pieces[:end], tokenizer, media)), anchor)
 
 
-def parts_of(pieces: Sequence[Piece], tokenizer: TextTokenizer) -> list[Part]:
+def parts_of(pieces: Sequence[Piece], tokenizer: TextTokenizer, media: Collection[str] = ()) -> list[Part]:
     """Pieces grouped by how they are tokenised."""
     parts: list[Part] = []
     run: list[str | Slot] = []
@@ -89,7 +102,10 @@ def parts_of(pieces: Sequence[Piece], tokenizer: TextTokenizer) -> list[Part]:
             run.clear()
 
     for piece in pieces:
-        if isinstance(piece, Slot):
+        if isinstance(piece, Slot) and piece.name in media:
+            close()
+            parts.append(Seen(piece.name))
+        elif isinstance(piece, Slot):
             run.append(piece)
         elif isinstance(piece, Gap):
             close()
@@ -113,7 +129,9 @@ def parts_of(pieces: Sequence[Piece], tokenizer: TextTokenizer) -> list[Part]:
     return parts
 
 
-def tokens_of(parts: Sequence[Part], values: Values, tokenizer: TextTokenizer, picked: str = "") -> RowTokens:
+def tokens_of(
+    parts: Sequence[Part], values: Values, tokenizer: TextTokenizer, picked: str = "", signals: Signals | None = None
+) -> RowTokens:
     """Parts as tokens.
 
     Args:
@@ -121,11 +139,17 @@ def tokens_of(parts: Sequence[Part], values: Values, tokenizer: TextTokenizer, p
         values: what the fields show.
         tokenizer: makes the tokens.
         picked: the field of which it is told where its characters went.
+        signals: what stands in the places of images and sounds.
     """
     tokens = RowTokens()
     for part in parts:
         if isinstance(part, Gap):
             tokens.gaps.append((len(tokens.ids), part.count))
+        elif isinstance(part, Seen):
+            first = len(tokens.ids)
+            for segment in (signals or {})[part.field]:
+                tokens.ids += segment.elements
+            tokens.texts.append((first, len(tokens.ids)))
         elif isinstance(part, Special):
             if part.is_mask:
                 tokens.mask = len(tokens.ids)

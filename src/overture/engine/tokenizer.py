@@ -4,13 +4,15 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import tokenizers
 
-from overture.core.errors import DataError
+from overture.core.errors import BackboneError, DataError
+from overture.core.media import Media
+from overture.core.rows import Reading, Segment
 from overture.engine.info import TextFacts
 
 _FREE = re.compile(r"\[unused\d+\]")
@@ -24,6 +26,9 @@ class Tokenizer:
         max_length: the model's context, in tokens.
         is_encoder: whether the model reads in both directions: its texts have an end, and may have a mask.
         start_id: what an encoder-decoder's decoder begins with; None for models of one stack.
+
+    Attributes:
+        readers: make segments of images and sounds, by what they are; none for models of texts.
     """
 
     def __init__(self, inner: Any, max_length: int, is_encoder: bool = False, start_id: int | None = None) -> None:
@@ -33,7 +38,23 @@ class Tokenizer:
         self.start_id = start_id
         specials = {str(token) for token in inner.added_tokens_encoder if token.strip()}
         longest_first = sorted(specials, key=len, reverse=True)
+        self.readers: dict[str, Callable[[Media], Sequence[Segment]]] = {}
         self._special = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if specials else None
+
+    def segments(self, media: Media) -> Sequence[Segment]:
+        """An image or a sound as the model reads it.
+
+        Raises:
+            BackboneError: the model reads texts alone.
+        """
+        if media.modality not in self.readers:
+            raise BackboneError(
+                f"this model does not read this input: {media.modality}",
+                where=media.where,
+                wanted=", ".join(["text", *self.readers]),
+                fix=f"choose a model of {media.modality}s as --backbone",
+            )
+        return self.readers[media.modality](media)
 
     def encode_plain(self, text: str) -> list[int]:
         """Tokens of text in which the spellings of special and other added tokens are only text."""
@@ -122,6 +143,11 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of tokens, without special tokens."""
         return str(self.inner.decode(list(ids), skip_special_tokens=True))
+
+    @property
+    def reading(self) -> Reading:
+        """Where an encoder's label is read if the task does not say: at its first token, as BERT does."""
+        return "first"
 
     @property
     def bos_ids(self) -> tuple[int, ...]:

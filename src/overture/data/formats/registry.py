@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from overture.data.formats.alpaca import ALPACA
+from overture.data.formats.arrays import NPZ
 from overture.data.formats.brat import BRAT, is_brat
 from overture.data.formats.conll import CONLL
 from overture.data.formats.doccano import DOCCANO
@@ -14,6 +15,7 @@ from overture.data.formats.json_lines import JSONL
 from overture.data.formats.json_list import JSON
 from overture.data.formats.label_folders import LABEL_FOLDERS, are_label_folders
 from overture.data.formats.label_studio import LABEL_STUDIO
+from overture.data.formats.media_folders import MEDIA_FOLDERS, MEDIA_TABLE, are_media_folders, is_described
 from overture.data.formats.messages import MESSAGES
 from overture.data.formats.parquet_table import PARQUET
 from overture.data.formats.prodigy import PRODIGY
@@ -25,7 +27,8 @@ from overture.data.formats.token_tags import TOKEN_TAGS
 from overture.data.formats.word_table import WORD_TABLE
 from overture.data.formats.workbook import WORKBOOK
 
-_CONTAINERS = (JSONL, JSON, CSV, TSV, PARQUET, CONLL, BRAT, FASTTEXT, LABEL_FOLDERS, WORKBOOK)
+_MEDIA = (MEDIA_FOLDERS, MEDIA_TABLE, NPZ)
+_CONTAINERS = (JSONL, JSON, CSV, TSV, PARQUET, CONLL, BRAT, FASTTEXT, LABEL_FOLDERS, *_MEDIA, WORKBOOK)
 CONTAINERS = {form.name: form for form in _CONTAINERS}
 _SHAPES = (ALPACA, SHAREGPT, MESSAGES, SQUAD, LABEL_STUDIO, PRODIGY, DOCCANO, SPACY, TOKEN_TAGS, WORD_TABLE)
 SHAPES = {form.name: form for form in _SHAPES}
@@ -54,7 +57,8 @@ def container_of(path: PurePath, head: bytes) -> Container | None:
 
 def folder_container(folder: Path, format: str | None) -> Container | None:
     """The container of a folder, by `data.format` or by what is in it; None where it is none."""
-    kinds = ((BRAT, is_brat), (LABEL_FOLDERS, are_label_folders))
+    media = ((MEDIA_TABLE, is_described), (MEDIA_FOLDERS, are_media_folders))
+    kinds = (*media, (BRAT, is_brat), (LABEL_FOLDERS, are_label_folders))
     return next((container for container, is_like in kinds if format == container.name or is_like(folder)), None)
 
 

@@ -86,6 +86,10 @@ def text_backbone(
         BackboneError: the family is not supported.
     """
     text = partial(TextFrontend, tokenizer)
-    return Backbone(
+    backbone = Backbone(
         model, tokenizer.facts, text, id=id, revision=revision, weights_sha256=weights_sha256, others=others
     )
+    tokenizer.readers |= {
+        modality: frontend.segments for frontend in backbone.frontends[1:] for modality in frontend.modalities
+    }
+    return backbone

@@ -22,7 +22,7 @@ class Examples:
     def propose(self, ask: Ask) -> list[Candidate]:
         """Of a leader without examples balanced sets; else one more, one fewer, and other orders, in turn."""
         rows, task = ask.scorer.splits["train"], ask.scorer.task
-        if not task.spec.has_shots:
+        if not task.has_shots:
             return []
         shots = ask.leader.shots
         groups: dict[str, list[int]] = {}

@@ -149,8 +149,9 @@ def _in_context(work: Work) -> Measured | None:
     if kind != "decoder":
         work.notice(f"an {kind} keeps no examples in memory, so there is no comparison with in-context examples")
         return None
-    if not work.task.spec.has_shots:
-        work.notice(f"rows of kind {work.task.kind} cannot be shown as examples, so none are compared with")
+    if not work.task.has_shots:
+        what = work.task.input if work.task.media else work.task.kind
+        work.notice(f"rows of kind {what} cannot be shown as examples, so none are compared with")
         return None
     meter = Meter(work.backbone.device.type)
     scored_rows = [row for name in SPLITS for row in getattr(work.splits, name)]

@@ -419,7 +419,7 @@ class _Search:
         controls = {"the task file alone": Candidate()}
         if self.config.hard.text:
             controls["the text of your own"] = self.own[-1]
-        if task.spec.has_shots and (shots := balanced_examples(task, self.splits.train, _SHOTS, self.config.seed)):
+        if task.has_shots and (shots := balanced_examples(task, self.splits.train, _SHOTS, self.config.seed)):
             controls[f"{len(shots)} examples"] = Candidate(shots=shots)
         if self.words:
             controls["chosen label words"] = self.words
