@@ -40,7 +40,7 @@ def started(make_task, tmp_path) -> Iterator[subprocess.Popen[str]]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_first_signal_stops_where_it_can_go_on(started, number, overture, tmp_path) -> None:
     locked = overture("resume", "mood-1", "--json")
-    assert (locked.code, locked.json["error"]) == (2, "StoreError")
+    assert (locked.code, locked.json["error"]) == (2, "StoreLocked")
     assert "another process" in locked.json["what"]
     assert overture("resume", "--json").json["runs"][0]["state"] == "running"
     started.send_signal(number)

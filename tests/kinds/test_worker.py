@@ -8,6 +8,7 @@ from kind_samples import SAMPLES, task_of
 from test_host import IN_DECODER, IN_ENCODER, asks_of_kinds, make_task, stored
 
 from fakes import backbone_of, make_inner_tokenizer, make_model
+from overture.core.records.prompt import TextPrompt
 from overture.core.records.serving import Command, Request, WorkerOptions
 from overture.engine import slots
 from overture.engine.load import load_backbone
@@ -16,7 +17,7 @@ from overture.engine.slots import Slots
 from overture.evaluate.host import Ask, Host
 from overture.server.link import WorkerEngine
 from overture.server.worker import Worker
-from overture.store.artifact import load_artifact
+from overture.store.artifact import load_artifact, read_manifest, save_artifact
 from overture.store.store import Store
 
 
@@ -230,7 +231,9 @@ def test_answers_wait_for_memory(tmp_path):
         worker.do(Command(do="ask", id=str(number), request=request_of(number, ask, want="write")))
     while not worker.is_idle:
         worker.step()
-        most = max(most, worker.report().stats.slots)
+        stats = worker.report().stats
+        most = max(most, stats.slots)
+        assert stats.slot_bytes <= worker.options.slot_bytes
     assert most == 2
     # One that is larger than all of it is written alone.
     (events,) = finished(worker_of(host, slot_bytes=0), [request_of(9, ask, want="write")]).values()
@@ -249,6 +252,20 @@ def test_one_long_answer_takes_one_slot(tmp_path, monkeypatch):
     assert (stats.slots, stats.slot_bytes) == (1, Slots.bytes_of(host.backbone, 33))
 
 
+def test_every_open_prompt_counts_as_memory(tmp_path):
+    host = Host(backbone_of("llama"))
+    folder = stored(tmp_path / "words", "llama", make_task())
+    words = read_manifest(folder).model_copy(update={"text": TextPrompt(), "length": 0})
+    save_artifact(tmp_path / "no words", words, {})
+    folders = [tmp_path / "no words", stored(tmp_path / "rows", "llama", make_task(), "idpg", "after")]
+    for number, path in enumerate(folders):
+        worker = worker_of(host, prompt_bytes=1)
+        for name in (folder, path):
+            worker.do(Command(do="load", id=f"{number}", text=str(name)))
+        assert [key for key, _ in worker._handles] == [str(path)]
+        assert worker._prompt_bytes > 500
+
+
 def test_prompts_are_closed_when_their_memory_is_needed(tmp_path):
     host = Host(backbone_of("llama"))
     folders = [stored(tmp_path / str(n), "llama", make_task(), seed=n) for n in range(4)]
@@ -264,6 +281,21 @@ def test_prompts_are_closed_when_their_memory_is_needed(tmp_path):
     assert report.stats.prompts == 0
     assert [outcome.error is None for outcome in report.outcomes] == [True, False, True]
     assert len(report.outcomes[2].tokens) > 0
+
+
+def test_a_bug_at_load_is_no_mistake_of_the_client(monkeypatch):
+    host = Host(backbone_of("llama"))
+    worker = worker_of(host)
+
+    def broken(ref):
+        raise TypeError("a secret")
+
+    monkeypatch.setattr(host, "open", broken)
+    worker.do(Command(do="load", id="request 7-1", text="movie@1"))
+    (outcome,) = worker.report().outcomes
+    assert outcome.error.status == 500
+    assert "request 7-1" in outcome.error.message
+    assert "secret" not in outcome.error.message
 
 
 def test_an_adapter_counts_as_memory_of_its_prompt(tmp_path):

@@ -1,11 +1,15 @@
 """Routes on a fake engine: typed answers, OpenAI's shapes, registry, errors that name field, got and wanted."""
 
+import asyncio
 import base64
 import json
+import threading
 
 import pytest
 
 from gateway import Gateway, ReadyEngine, fake_answer, manifest_of, tensor_file
+from overture.core.errors import OvertureError
+from overture.core.files import exclusive
 from overture.core.records.serving import ErrorEvent
 
 
@@ -303,7 +307,7 @@ def test_an_unsafe_upload_leaves_nothing(client, gateway, name, change, status):
 def test_an_upload_that_the_model_cannot_open_is_taken_back(tmp_path):
     gateway = Gateway(tmp_path / "store", ReadyEngine(answer=fake_answer, refused=("movie@1",)))
     with gateway.client() as client:
-        assert error_of(client.put("/v1/prompts/movie", json=upload("movie", tensor_file())), 404)
+        assert error_of(client.put("/v1/prompts/movie", json=upload("movie", tensor_file())), 409)
     assert gateway.store.versions("movie") == ()
 
 
@@ -366,3 +370,59 @@ def test_an_unforeseen_error_is_json_without_its_reason(tmp_path):
         reply = client.post("/v1/predict", json={"prompt": "movie", "inputs": ["x"]})
         assert error_of(reply, 500)["code"] == "internal_error"
         assert "secret" not in reply.text
+
+
+def test_a_store_that_fails_is_no_unknown_prompt(client, gateway, monkeypatch):
+    ask = {"prompt": "movie@prod", "inputs": ["x"]}
+    (gateway.store.prompts / "movie" / ".aliases.json").write_text("{")
+    assert error_of(client.post("/v1/predict", json=ask), 409)["code"] == "store_damaged"
+    monkeypatch.setattr("overture.store.store._LOCK_WAIT_S", 0.05)
+    with exclusive(gateway.store.root / ".lock", "to this store"):
+        reply = client.put("/v1/prompts/movie", json=upload("movie", tensor_file()))
+    assert error_of(reply, 503)["code"] == "store_locked"
+    assert reply.headers["retry-after"]
+
+    def unreadable(ref):
+        raise OSError(5, "Input/output error", "/secret/place")
+
+    monkeypatch.setattr(gateway.store, "pinned", unreadable)
+    refused = error_of(client.post("/v1/predict", json=ask), 503)
+    assert (refused["code"], refused["got"]) == ("store_unavailable", "Input/output error")
+    assert "secret" not in json.dumps(refused)
+
+
+def test_an_error_names_the_field_that_holds_the_name(client):
+    questions = {"q": {"type": "noul", "prompt": "movi"}}
+    for path, body, param in (
+        ("/v1/predict", {"prompt": ["movie", "movi"], "inputs": ["x"]}, "prompt"),
+        ("/v1/completions", {"model": "movi", "prompt": "x"}, "model"),
+        ("/v1/systemone", {"state": "x", "questions": questions}, "questions.q.prompt"),
+        ("/v1/prompts/movi/warm", {}, "ref"),
+    ):
+        assert error_of(client.post(path, json=body), 404)["param"] == param
+
+
+def test_a_bug_of_the_model_is_a_500_that_names_the_request(client, gateway, monkeypatch):
+    async def broken(prompt, request_id="command"):
+        raise OvertureError("shapes do not fit")
+
+    monkeypatch.setattr(gateway.engine, "load", broken)
+    reply = client.post("/v1/prompts/movie/warm")
+    assert reply.headers["x-request-id"] in error_of(reply, 500)["message"]
+    assert "shapes" not in reply.text
+
+
+def test_an_upload_is_read_beside_the_event_loop(client, monkeypatch):
+    threads = []
+
+    def decoded(*args, **options):
+        threads.append(threading.current_thread())
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        return b64decode(*args, **options)
+
+    b64decode = base64.b64decode
+    monkeypatch.setattr("overture.server.registry.base64.b64decode", decoded)
+    large = {"manifest": {"x": "y" * 2_000_000}, "tensors": ""}
+    assert error_of(client.put("/v1/prompts/movie", json=large), 400)["param"].startswith("manifest")
+    assert len(threads) == 1

@@ -126,7 +126,7 @@ def test_deadlines():
     model = Model(rate=100.0, window=50.0)
     model.queue.set_rate(100.0)
     assert model.queue.put(ask(0)) is None
-    assert model.queue.put(ask(1, deadline_s=0.5)) == pytest.approx(1.66, abs=0.2)
+    assert model.queue.put(ask(1, deadline_s=0.5)) == pytest.approx(0.58, abs=0.2)
     assert model.queue.put(ask(2, deadline_s=3.0)) is None
     list(model.queue.take())
     model.clock.now += 4.0
@@ -135,6 +135,16 @@ def test_deadlines():
     assert (list(model.queue.take()), model.queue.queued) == ([], 0)
     # A request that is long by itself is no overload.
     assert model.queue.put(ask(3, length=40_000, deadline_s=1.0)) is None
+
+
+def test_an_answer_that_may_be_long_is_admitted_and_refuses_no_short_one():
+    model = Model(rate=100.0, max_wait_s=5.0)
+    model.queue.put(ask(0, want="write"))
+    model.queue.take()
+    assert model.queue.put(ask(1, want="write", max_new_tokens=100_000, deadline_s=600.0)) is None
+    model.queue.take()
+    # There are free slots, so it begins at once.
+    assert model.queue.put(ask(2, want="write")) is None
 
 
 def test_cancelled_requests_are_gone():

@@ -5,8 +5,12 @@ OvertureError
 |   +-- ConfigError               an option is unknown, of the wrong type, or does not fit another
 |   +-- DataError                 rows, files, templates, label words
 |   +-- BackboneError             the model cannot be found, read, or is not supported
+|   |   +-- NotReady              a server's model is not loaded, or its process has died
 |   +-- ArtifactError             a prompt folder is damaged, unsafe, or made for another model
-|   +-- StoreError                a name is wrong, taken, unknown, or locked by another process
+|   +-- StoreError                a name is taken, or a file of the store is damaged
+|   |   +-- WrongName             no prompt, version or alias can be called so
+|   |   +-- UnknownPrompt         there is no prompt, version or alias of this name
+|   |   +-- StoreLocked           another process writes
 |   +-- DeviceFull                one row alone does not fit into the device's memory
 +-- Diverged                      the loss became NaN or infinite; the last good prompt was kept
 +-- DiskFull                      nothing was lost, but nothing more can be written
@@ -65,6 +69,7 @@ class OvertureError(Exception):
     """
 
     exit_code = 1
+    http_status = 500
 
     def __init__(
         self,
@@ -101,6 +106,7 @@ class UserError(OvertureError, ValueError):
     """The caller can mend it."""
 
     exit_code = 2
+    http_status = 400
 
 
 class ConfigError(UserError):
@@ -115,12 +121,40 @@ class BackboneError(UserError):
     """The model cannot be found, read, or is not supported."""
 
 
+class NotReady(BackboneError):
+    """A server's model is not loaded, or its process has died."""
+
+    http_status = 503
+
+
 class ArtifactError(UserError):
     """A prompt folder is damaged, unsafe, or made for another model."""
 
+    http_status = 409
+
 
 class StoreError(UserError):
-    """A name is wrong, taken, unknown, or locked by another process."""
+    """A name is taken, or a file of the store is damaged."""
+
+    http_status = 409
+
+
+class WrongName(StoreError):
+    """No prompt, version or alias can be called so."""
+
+    http_status = 400
+
+
+class UnknownPrompt(StoreError):
+    """There is no prompt, version or alias of this name."""
+
+    http_status = 404
+
+
+class StoreLocked(StoreError):
+    """Another process writes."""
+
+    http_status = 503
 
 
 class DeviceFull(UserError):
@@ -137,6 +171,7 @@ class DiskFull(OvertureError):
     """No room is left on the disk."""
 
     exit_code = 4
+    http_status = 507
 
 
 class Stopped(Exception):

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from overture.core.errors import DiskFull, StoreError
+from overture.core.errors import DiskFull, StoreError, StoreLocked
 
 TEMPORARY = ".overture-tmp-"
 _LOCK_POLL_S = 0.02
@@ -204,7 +204,7 @@ def exclusive(path: Path, what: str, wait_s: float = 0.0) -> Iterator[None]:
                 break
             except OSError as error:
                 if time.monotonic() >= deadline_s:
-                    raise StoreError(
+                    raise StoreLocked(
                         f"another process is writing {what}", where=str(path), fix="wait for it to end, or stop it"
                     ) from error
             # Uneven pauses: writers that wait in step with each other would let one starve.

@@ -8,6 +8,8 @@ Shape letters: B rows, S slots, C columns of a length class, D width, V vocabula
 Source: iteration-level scheduling, Yu et al. 2022 (Orca), section 4.
 """
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,7 +59,14 @@ class Slots:
         return _length_class(num_columns) * values * backbone.dtype.itemsize
 
     @torch.no_grad()
-    def begin(self, inputs: Inputs, rows: Sequence[Encoded], injections: Injections, lines: Sequence[Line]) -> None:
+    def begin(
+        self,
+        inputs: Inputs,
+        rows: Sequence[Encoded],
+        injections: Injections,
+        lines: Sequence[Line],
+        room_bytes: float = math.inf,
+    ) -> None:
         """Read rows and write the first token of each answer; those that go on get a slot.
 
         Args:
@@ -65,6 +74,7 @@ class Slots:
             rows: any rows.
             injections: a prompt, or none, for each row; all enter at the same layer.
             lines: the rows' answers, empty.
+            room_bytes: memory that slots may take in addition; where free slots would be beyond it there are none.
         """
         logits, first = begun(inputs, rows, injections)
         tokens = append_next(logits, lines).tolist()
@@ -73,19 +83,46 @@ class Slots:
         parts = [[*step.memory, kept_columns(step)] for _, _, step in passes]
         # The last valid position of each row, whatever stands in its padding.
         ends = [step.positions.masked_fill(~step.valid, _NONE).amax(1) for _, _, step in passes]
-        for row, (line, token) in enumerate(zip(lines, tokens, strict=True)):
-            if line.is_done:
-                continue
-            longest = max(sum(int(_of_row(part.valid, row).sum()) for part in of_pass) for of_pass in parts)
-            size = _length_class(longest + line.max_new_tokens)
+        size_of: dict[int, int] = {}
+        for row, line in enumerate(lines):
+            if not line.is_done:
+                longest = max(sum(int(_of_row(part.valid, row).sum()) for part in of_pass) for of_pass in parts)
+                size_of[row] = _length_class(longest + line.max_new_tokens)
+        for size, num in Counter(size_of.values()).items():
             if (first.layer, size) not in self._groups:
                 stretches = [_Stretch(self.backbone, start, end, size) for start, end, _ in passes]
                 self._groups[first.layer, size] = _Group(self.backbone, stretches, [], [])
+            likes = [of_pass[-1] for of_pass in parts]
+            room_bytes -= self._make_room(self._groups[first.layer, size], num, likes, room_bytes)
+        for row, size in size_of.items():
             group = self._groups[first.layer, size]
             for stretch, of_pass, end in zip(group.stretches, parts, ends, strict=True):
                 stretch.fill(of_pass, row, len(rows), end[row])
-            group.lines.append(line)
-            group.tokens.append(token)
+            group.lines.append(lines[row])
+            group.tokens.append(tokens[row])
+
+    def _make_room(self, group: "_Group", num: int, likes: Sequence[Columns], room_bytes: float) -> int:
+        """Room for more answers in a group, free slots with it where memory allows; the bytes that it takes."""
+        size, num_needed = group.stretches[0].size, len(group.lines) + num
+        num_there = len(group.stretches[0].valid)
+        if num_needed <= num_there:
+            return 0
+        slot_bytes = self.bytes_of(self.backbone, size)
+        # A long slot may be as large as all that is allowed: one answer has one.
+        num_free = max(num_needed, 4 if size == _SHORTEST else 1, 2 * num_there)
+        before = self.num_bytes
+        if (num_free - num_there) * slot_bytes > room_bytes:
+            self.trim()
+            num_free = num_needed
+        for stretch, like in zip(group.stretches, likes, strict=True):
+            stretch.resize(num_free, like)
+        return self.num_bytes - before
+
+    def trim(self) -> None:
+        """Give back the memory of slots that are free."""
+        for group in self._groups.values():
+            for stretch in group.stretches:
+                stretch.resize(stretch.num)
 
     @torch.no_grad()
     def step(self) -> list[Line]:
@@ -168,9 +205,6 @@ class _Stretch:
             num_rows: how many they are.
             last: position of its last live token.
         """
-        if self.num == len(self.valid):
-            # A long slot may be as large as all that is allowed: one answer has one.
-            self._grow(parts[-1], max(4 if self.size == _SHORTEST else 1, 2 * self.num))
         slot, start = self.num, 0
         for part in parts:
             is_valid = _of_row(part.valid, row)
@@ -220,18 +254,30 @@ class _Stretch:
         self.lengths.pop()
         self.num -= 1
 
-    def _grow(self, like: Columns, num: int) -> None:
-        def grown(values: Tensor) -> Tensor:
-            more = values.new_zeros(num, *values.shape[1:])
-            more[: len(values)] = values
-            return more
+    def resize(self, num: int, like: Columns | None = None) -> None:
+        """Have so many slots, those in use among them.
 
-        if not self.room:
+        Args:
+            num: slots.
+            like: columns of the kind that they hold; needed for the first ones.
+        """
+        if num == len(self.valid):
+            return
+
+        def resized(values: Tensor) -> Tensor:
+            slots = values.new_zeros(num, *values.shape[1:])
+            slots[: self.num] = values[: self.num]
+            return slots
+
+        if not self.room and like is not None:
             layers = [layer for layer in like.keys if layer >= self.start and (self.end is None or layer < self.end)]
             self.room = {layer: (self._empty(like.keys[layer]), self._empty(like.values[layer])) for layer in layers}
-        self.room = {layer: (grown(keys), grown(values)) for layer, (keys, values) in self.room.items()}
-        self.positions, self.valid, self.last = grown(self.positions), grown(self.valid), grown(self.last)
-        self.weights = None if self.weights is None else [grown(of_slots) for of_slots in self.weights]
+        for layer in self.room:
+            # One layer at a time: the old buffers and the new ones are never all there.
+            keys, values = self.room[layer]
+            self.room[layer] = (resized(keys), resized(values))
+        self.positions, self.valid, self.last = resized(self.positions), resized(self.valid), resized(self.last)
+        self.weights = None if self.weights is None else [resized(of_slots) for of_slots in self.weights]
 
     def _empty(self, like: Tensor) -> Tensor:
         return like.new_empty(0, like.shape[1], self.size, like.shape[3])

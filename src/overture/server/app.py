@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import islice
@@ -15,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from overture.core.errors import BackboneError, OvertureError
+from overture.core.errors import NotReady, OvertureError
 from overture.server.errors import ErrorReply, Refused, invalid_body
 from overture.server.openai import Writer, server_sent
 from overture.server.openai_schema import ChatReply, ChatRequest, CompletionReply, CompletionRequest
@@ -44,6 +45,8 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorReply, "description": "the request is wrong, or comes too early"},
     "5XX": {"model": ErrorReply, "description": "the server cannot answer now"},
 }
+_UPLOAD = PromptUpload.model_json_schema()
+_log = logging.getLogger(__name__)
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 
 
@@ -108,8 +111,17 @@ def _answer_errors(app: FastAPI) -> None:
     """Every error in one shape."""
 
     @app.exception_handler(OvertureError)
-    async def known(_: Request, error: OvertureError) -> JSONResponse:
+    async def known(request: Request, error: OvertureError) -> JSONResponse:
+        if error.http_status == 500 and not isinstance(error, Refused):
+            return await unknown(request, error)
         return Refused.of(error).response()
+
+    @app.exception_handler(OSError)
+    async def of_system(request: Request, error: OSError) -> JSONResponse:
+        if isinstance(error, ConnectionError | TimeoutError):
+            return await unknown(request, error)
+        _log.warning("request %s: the store failed", _visit(request).id, exc_info=error)
+        return Refused.of_system(error).response()
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -126,9 +138,10 @@ def _answer_errors(app: FastAPI) -> None:
         return response
 
     @app.exception_handler(Exception)
-    async def unknown(_: Request, error: Exception) -> JSONResponse:
-        del error
-        return Refused(500, "internal_error", "the server failed; its log has the reason").response()
+    async def unknown(request: Request, error: Exception) -> JSONResponse:
+        _log.error("request %s failed", _visit(request).id, exc_info=error)
+        what = f"the server failed; its log has the reason under request {_visit(request).id}"
+        return Refused(500, "internal_error", what).response()
 
 
 def _add_asking(app: FastAPI, service: Service) -> None:
@@ -200,12 +213,12 @@ def _add_models(app: FastAPI, service: Service) -> None:
         """A prompt's card."""
         if ref == registry.base and registry.serves_base:
             return ModelCard(id=ref, created=0)
-        return registry.card(registry.pinned(ref, visit.key))
+        return registry.card(registry.pinned(ref, visit.key, "ref"))
 
     @app.get("/v1/prompts/{ref}/drift", tags=["prompts"])
     def drift(ref: Ref, visit: VisitOf) -> Drift:
         """Whether the model is still the one that the prompt was made for."""
-        card = registry.card(registry.pinned(ref, visit.key))
+        card = registry.card(registry.pinned(ref, visit.key, "ref"))
         problem = card.overture.problem if card.overture else None
         return Drift(prompt=card.id, fits=problem is None, problem=problem)
 
@@ -219,16 +232,17 @@ def _add_prompts(app: FastAPI, service: Service) -> None:
         status_code=201,
         max_body_size=MAX_UPLOAD_BYTES,
         responses={200: {"model": PromptKept, "description": "it is kept already"}},
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _UPLOAD}}}},
     )
     async def keep(
         name: Ref,
-        body: PromptUpload,
+        request: Request,
         visit: AdminOf,
         response: Response,
         if_none_match: Annotated[str | None, Header(max_length=80, description="SHA-256 of the tensors")] = None,
     ) -> PromptKept:
         """Keep a prompt as the next version of its name; it is on the disk, and open, when this answers."""
-        kept, is_new = await registry.keep(name, body, (if_none_match or "").strip('"') or None, visit.key)
+        kept, is_new = await registry.keep(name, await request.body(), (if_none_match or "").strip('"') or None, visit)
         if not is_new:
             response.status_code = 200
         return kept
@@ -236,14 +250,14 @@ def _add_prompts(app: FastAPI, service: Service) -> None:
     @app.delete("/v1/prompts/{ref}", tags=["prompts"])
     async def remove(ref: Ref, visit: AdminOf) -> Removed:
         """Remove one version, or with a name alone all of them; requests in progress are still answered."""
-        pinned = registry.pinned(ref, visit.key)
+        pinned = registry.pinned(ref, visit.key, "ref")
         name = pinned.partition("@")[0]
         if "@" in ref and (aliases := registry.aliases(pinned)):
             what = f"{pinned} has the alias {aliases[0]}, so it is not removed"
             raise Refused(409, "prompt_has_alias", what, where="ref", got=ref, fix="move the alias first")
         removed = await asyncio.to_thread(store.remove, pinned if "@" in ref else name)
         # A worker that is down has nothing open.
-        with contextlib.suppress(BackboneError):
+        with contextlib.suppress(NotReady):
             for version in removed:
                 await service.engine.unload(version)
         return Removed(removed=list(removed))
@@ -251,15 +265,17 @@ def _add_prompts(app: FastAPI, service: Service) -> None:
     @app.post("/v1/prompts/{name}/alias", tags=["prompts"])
     async def move_alias(name: Ref, body: AliasRequest, visit: AdminOf) -> AliasReply:
         """Give a version a name; the next request with it is answered by that version."""
-        ref = registry.pinned(name if body.version is None else f"{name.partition('@')[0]}@{body.version}", visit.key)
+        ref = registry.pinned(
+            name if body.version is None else f"{name.partition('@')[0]}@{body.version}", visit.key, "name"
+        )
         moved = await asyncio.to_thread(store.move_alias, ref, body.alias)
         return AliasReply(alias=f"{moved.partition('@')[0]}@{body.alias}", prompt=moved)
 
     @app.post("/v1/prompts/{ref}/warm", tags=["prompts"])
     async def warm(ref: Ref, visit: AdminOf) -> ModelCard:
         """Open a prompt, so that its first request does not wait for it."""
-        prompt = registry.served(ref, visit.key)
-        await service.engine.load(prompt.ref)
+        prompt = registry.served(ref, visit.key, "ref")
+        await service.engine.load(prompt.ref, visit.id)
         return registry.card(prompt.ref)
 
 

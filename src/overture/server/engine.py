@@ -6,7 +6,7 @@ from typing import Protocol
 
 from pydantic import JsonValue
 
-from overture.core.errors import StoreError
+from overture.core.errors import ArtifactError
 from overture.core.records.serving import (
     AnswersEvent,
     DoneEvent,
@@ -39,11 +39,16 @@ class Engine(Protocol):
         """Forget a request; it gets no more events. Unknown ones are ignored."""
         ...
 
-    async def load(self, prompt: str) -> None:
+    async def load(self, prompt: str, request_id: str = "command") -> None:
         """Open a prompt now, so that its first request does not wait for it.
+
+        Args:
+            prompt: its name.
+            request_id: names the request in the engine's log.
 
         Raises:
             UserError: it cannot be served, and why.
+            OvertureError: the engine failed.
         """
         ...
 
@@ -130,10 +135,11 @@ class FakeEngine:
         """Meets `Engine.cancel`."""
         self.cancelled.append(request_id)
 
-    async def load(self, prompt: str) -> None:
+    async def load(self, prompt: str, request_id: str = "command") -> None:
         """Meets `Engine.load`."""
+        del request_id
         if prompt in self.refused:
-            raise StoreError("this prompt cannot be served", where=prompt)
+            raise ArtifactError("this prompt cannot be served", where=prompt)
         self.loaded.add(prompt)
 
     async def unload(self, prompt: str) -> None:

@@ -3,15 +3,35 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi.responses import JSONResponse
 from pydantic import Field
+from starlette.responses import JSONResponse
 
+from overture.core import errors
 from overture.core.config import in_words
-from overture.core.errors import ArtifactError, BackboneError, DiskFull, OvertureError, StoreError, UserError
+from overture.core.errors import (
+    ArtifactError,
+    DiskFull,
+    NotReady,
+    OvertureError,
+    StoreError,
+    StoreLocked,
+    UnknownPrompt,
+    WrongName,
+)
 from overture.core.records.base import Record
+from overture.core.records.serving import ErrorEvent
 
-_STATUS = {StoreError: 404, ArtifactError: 409, BackboneError: 503, DiskFull: 507, UserError: 400}
-"""HTTP status of an error that a room below raises; the first class that fits decides."""
+_CODES = {
+    UnknownPrompt: "model_not_found",
+    StoreLocked: "store_locked",
+    WrongName: "invalid_name",
+    StoreError: "store_damaged",
+    ArtifactError: "prompt_does_not_fit",
+    NotReady: "not_ready",
+    DiskFull: "disk_full",
+}
+"""A short name for an error that a room below raises; the first class that fits decides."""
+_RETRY_LOCKED_S = 1.0
 _MAX_SHOWN = 200
 
 
@@ -54,12 +74,31 @@ class Refused(OvertureError):
         """The refusal for an error of a room below."""
         if isinstance(error, Refused):
             return error
-        status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
-        code = {404: "model_not_found", 409: "prompt_does_not_fit", 503: "not_ready"}.get(status, "invalid_request")
+        status = error.http_status
+        code = _code_of(type(error), status)
         # Clients learn which file is wrong, and not where the server keeps it.
         where = error.where.rpartition("/")[2] if error.where.startswith("/") else error.where
         details: dict[str, Any] = {"where": where, "got": error.got, "wanted": error.wanted, "fix": error.fix}
-        return cls(status, code, error.what, problems=error.problems, **details)
+        retry_after_s = _RETRY_LOCKED_S if isinstance(error, StoreLocked) else None
+        return cls(status, code, error.what, retry_after_s=retry_after_s, problems=error.problems, **details)
+
+    @classmethod
+    def of_event(cls, event: ErrorEvent, where: str) -> "Refused":
+        """The refusal for a request that the engine did not answer.
+
+        Args:
+            event: says why.
+            where: the field that holds what was asked.
+        """
+        code = {"Overloaded": "overloaded", "Unavailable": "not_ready", "DeadlineExceeded": "timeout"}.get(event.error)
+        code = code or _code_of(getattr(errors, event.error, OvertureError), event.status)
+        return cls(event.status, code, event.message, where=where, retry_after_s=event.retry_after_s)
+
+    @classmethod
+    def of_system(cls, error: OSError) -> "Refused":
+        """The refusal for a store that the system cannot read or write."""
+        what = "the store cannot be read or written"
+        return cls(503, "store_unavailable", what, got=error.strerror or type(error).__name__, retry_after_s=5.0)
 
     def response(self) -> JSONResponse:
         """The HTTP answer."""
@@ -81,13 +120,18 @@ class Refused(OvertureError):
         return JSONResponse(ErrorReply(error=body).dump(), self.status, headers)
 
 
-def invalid_body(errors: Sequence[Mapping[str, Any]]) -> Refused:
+def _code_of(kind: type, status: int) -> str:
+    default = "invalid_request" if status == 400 else "internal_error"
+    return next((code for known, code in _CODES.items() if issubclass(kind, known)), default)
+
+
+def invalid_body(problems: Sequence[Mapping[str, Any]]) -> Refused:
     """The refusal of a request that is not of its schema, from pydantic's errors."""
-    first = errors[0]
+    first = problems[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")
     value = first.get("input")
     got = "" if first["type"] == "missing" or isinstance(value, dict | bytes) else repr(value)
     wanted = {"extra_forbidden": "no such field", "json_invalid": "JSON"}.get(first["type"], in_words(first))
-    more = f"; {len(errors) - 1} more fields are wrong" if len(errors) > 1 else ""
+    more = f"; {len(problems) - 1} more fields are wrong" if len(problems) > 1 else ""
     what = f"{where or 'the body'}: {wanted}{more}"
     return Refused(400, "invalid_request", what, where=where or "body", got=got, wanted=wanted)

@@ -10,7 +10,7 @@ from itertools import count
 from typing import Literal
 
 from overture.core import errors
-from overture.core.errors import BackboneError, UserError
+from overture.core.errors import NotReady, OvertureError
 from overture.core.records.serving import (
     Command,
     EngineStats,
@@ -117,7 +117,7 @@ class WorkerEngine:
             await self._process.wait()
         for future in self._outcomes.values():
             if not future.done():
-                future.set_exception(BackboneError("the worker has died"))
+                future.set_exception(NotReady("the worker has died and is started again"))
         self._outcomes = {}
 
     def _receive(self, report: Report) -> None:
@@ -199,9 +199,9 @@ class WorkerEngine:
 
     # -- commands
 
-    async def load(self, prompt: str) -> None:
+    async def load(self, prompt: str, request_id: str = "command") -> None:
         """Meets `Engine.load`."""
-        await self._done("load", prompt)
+        await self._done("load", prompt, request_id)
 
     async def unload(self, prompt: str) -> None:
         """Meets `Engine.unload`."""
@@ -211,16 +211,16 @@ class WorkerEngine:
         """Meets `Engine.tokenize`."""
         return (await self._done("tokenize", text)).tokens
 
-    async def _done(self, do: Literal["load", "unload", "tokenize"], text: str) -> Outcome:
+    async def _done(self, do: Literal["load", "unload", "tokenize"], text: str, request_id: str = "command") -> Outcome:
         if not self._stats.is_ready:
-            raise BackboneError("the model is not loaded", got=self._stats.failure or "it is loading")
-        command = Command(do=do, id=f"command {next(self._numbers)}", text=text)
+            raise NotReady("the model is not loaded", got=self._stats.failure or "it is loading")
+        command = Command(do=do, id=f"{request_id}-{next(self._numbers)}", text=text)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._outcomes[command.id] = future
         self._send(command)
         outcome = await future
         if outcome.error is not None:
-            raise getattr(errors, outcome.error.error, UserError)(outcome.error.message)
+            raise _raised(outcome.error)
         return outcome
 
     def stats(self) -> EngineStats:
@@ -228,6 +228,14 @@ class WorkerEngine:
         counts = {"queued": self._queue.queued, "running": len(self._queue.running), "wait_s": self._queue.wait_s}
         is_alive = self._process is not None and self._process.returncode is None
         return self._stats.model_copy(update={**counts, "restarts": self._restarts, "is_alive": is_alive})
+
+
+def _raised(event: ErrorEvent) -> OvertureError:
+    """The worker's error, of its own class where it is one of ours."""
+    if event.status == 503:
+        return NotReady(event.message)
+    kind: type[OvertureError] = getattr(errors, event.error, OvertureError)
+    return kind(event.message)
 
 
 def _unavailable(request_id: str, message: str, retry_after_s: float | None) -> ErrorEvent:

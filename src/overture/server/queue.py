@@ -49,11 +49,13 @@ class _Lane:
         window: units that the model may have at once.
         most: requests that it may have at once.
         rate: units a second, before anything is measured.
+        is_parallel: the model works on all that it has at once, not on one after the other.
     """
 
     window: float
     most: int
     rate: float
+    is_parallel: bool = False
     tenants: "OrderedDict[str, deque[_Waiting]]" = field(default_factory=OrderedDict)
     deficits: dict[str, float] = field(default_factory=dict)
     running: dict[str, float] = field(default_factory=dict)
@@ -78,6 +80,16 @@ class _Lane:
         if self.busy_s > _LEAST_S:
             self.rate = self.units / self.busy_s
 
+    @property
+    def is_free(self) -> bool:
+        """Whether a new request begins at once, beside those that the model has."""
+        return self.is_parallel and not self.tenants and self.has_room
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the model may have one more request."""
+        return len(self.running) < self.most and sum(self.running.values()) < self.window
+
     def wait_s(self, tenant: str, cost: float, now: float) -> float:
         """Seconds until a new request of a tenant is done: in a fair order no other gets more done before it."""
         # Copies: metrics are read by other threads, too.
@@ -92,7 +104,7 @@ class Queue:
 
     Args:
         clock: seconds that only grow.
-        max_wait_s: a request that would wait longer is refused.
+        max_wait_s: a request that would wait longer until it begins is refused.
         rate: units a second, before anything is measured.
         window: units of requests for answers that the model may have at once.
         slots: requests for texts that it may have at once.
@@ -109,7 +121,7 @@ class Queue:
         self.clock, self.max_wait_s = clock, max_wait_s
         self._lanes = {
             "answer": _Lane(window, 512, rate),
-            "write": _Lane(math.inf, slots, rate),
+            "write": _Lane(math.inf, slots, rate, is_parallel=True),
         }
 
     def put(self, request: Request) -> float | None:
@@ -119,11 +131,14 @@ class Queue:
             None where it is admitted; else the seconds after which it would be.
         """
         lane, cost, now = self._lanes[request.want], cost_of(request), self.clock()
-        wait_s = lane.wait_s(request.tenant, cost, now)
-        most_s = min(self.max_wait_s, request.deadline_s or math.inf)
-        # A request that is long by itself is no overload: it is refused only where others stand before it.
-        if wait_s > most_s and (lane.running or lane.tenants):
-            return wait_s - most_s
+        done_s, deadline_s = lane.wait_s(request.tenant, cost, now), request.deadline_s or math.inf
+        # A request that is long by itself is no overload: others may have let it wait too long until it begins.
+        begin_s = 0.0 if lane.is_free else done_s - cost / lane.rate
+        over_s = begin_s - min(self.max_wait_s, deadline_s)
+        if cost / lane.rate < deadline_s:
+            over_s = max(over_s, done_s - deadline_s)
+        if over_s > 0 and (lane.running or lane.tenants):
+            return over_s
         waiting = _Waiting(request, cost, now + (request.deadline_s or math.inf))
         lane.tenants.setdefault(request.tenant, deque()).append(waiting)
         return None
@@ -135,7 +150,7 @@ class Queue:
         """
         now, requests = self.clock(), list[Request]()
         for lane in self._lanes.values():
-            while lane.tenants and len(lane.running) < lane.most and sum(lane.running.values()) < lane.window:
+            while lane.tenants and lane.has_room:
                 tenant, queue = next(iter(lane.tenants.items()))
                 if queue and queue[0].expires < now:
                     queue.popleft()

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,13 +10,15 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
+from pydantic import ValidationError
+
 from overture.core.config import validated
-from overture.core.errors import ArtifactError, OvertureError, StoreError
+from overture.core.errors import ArtifactError, OvertureError, UnknownPrompt, WrongName
 from overture.data.task import Task
 from overture.server.engine import Engine
-from overture.server.errors import Refused
+from overture.server.errors import Refused, invalid_body
 from overture.server.schema import ModelCard, PromptFacts, PromptKept, PromptUpload
-from overture.server.security import Key
+from overture.server.security import Key, Visit
 from overture.store.artifact import read_manifest
 from overture.store.manifest import BackboneRef, Manifest, check_fingerprint
 from overture.store.names import is_name, is_path
@@ -77,21 +78,26 @@ class Registry:
         self._read = lru_cache(maxsize=2048)(self._read_folder)
         self._names: tuple[object, tuple[str, ...]] = (None, ())
 
-    def served(self, model: str, key: Key) -> Served:
+    def served(self, model: str, key: Key, where: str = "model") -> Served:
         """The prompt of a name, pinned.
+
+        Args:
+            model: the name, as the client sent it.
+            key: whose request it is.
+            where: the field that holds the name, for errors.
 
         Raises:
             Refused: 404 for a name that is unknown or not the key's, with near names; 409 where the model has changed.
         """
         if model == self.base and self.serves_base:
             return Served("")
-        prompt = self._read(self.pinned(model, key))
+        prompt = self._read(self.pinned(model, key, where))
         if problem := self.problem(prompt):
             raise Refused.of(problem)
         return prompt
 
-    def pinned(self, model: str, key: Key) -> str:
-        """A prompt's name with its version.
+    def pinned(self, model: str, key: Key, where: str = "model") -> str:
+        """A prompt's name with its version; the arguments are those of `served`.
 
         Raises:
             Refused: 404, the same for unknown prompts and for those of others.
@@ -99,9 +105,9 @@ class Registry:
         ref = model.removeprefix(f"{self.base}:")
         try:
             if is_path(ref) or not key.may_use(ref.partition("@")[0]):
-                raise StoreError("no such prompt")
+                raise UnknownPrompt("no such prompt")
             return self.store.pinned(ref)
-        except StoreError:
+        except (UnknownPrompt, WrongName):
             names = [*islice(filter(key.may_use, self.names()), _MAX_NAMES)]
             name = ref.partition("@")[0]
             if name in names and self.store.versions(name):
@@ -113,7 +119,7 @@ class Registry:
                 ][:3]
             fix = f"did you mean {', '.join(near)}?" if near else "GET /v1/models lists what is there"
             raise Refused(
-                404, "model_not_found", "no such prompt", where="model", got=model, wanted="a stored prompt", fix=fix
+                404, "model_not_found", "no such prompt", where=where, got=model, wanted="a stored prompt", fix=fix
             ) from None
 
     def problem(self, prompt: Served) -> ArtifactError | None:
@@ -169,7 +175,7 @@ class Registry:
         Raises:
             Refused: 404.
         """
-        name = self.pinned(name, key).partition("@")[0]
+        name = self.pinned(name, key, "name").partition("@")[0]
         return [self.card(f"{name}@{version}") for version in self.store.versions(name)]
 
     def aliases(self, ref: str) -> list[str]:
@@ -220,16 +226,14 @@ class Registry:
 
     # -- changes
 
-    async def keep(
-        self, name: str, upload: PromptUpload, known_sha256: str | None, key: Key
-    ) -> tuple[PromptKept, bool]:
-        """Keep an upload as the next version, if the model can answer under it.
+    async def keep(self, name: str, body: bytes, known_sha256: str | None, visit: Visit) -> tuple[PromptKept, bool]:
+        """Keep an upload as the next version of its name, if the model can answer under it.
 
         Args:
             name: the prompt's.
-            upload: manifest and tensors.
+            body: a `PromptUpload` as JSON.
             known_sha256: a version with this digest is not kept again, so that an upload can be repeated.
-            key: who uploads.
+            visit: the request.
 
         Returns:
             The version, and whether it is new.
@@ -237,36 +241,46 @@ class Registry:
         Raises:
             Refused: a wrong name, a damaged or unsafe file, another model's prompt.
         """
+        # A body of 64 MiB takes a second to be read and checked, in which others are answered.
+        kept, is_new = await asyncio.to_thread(self._kept, name, body, known_sha256, visit.key)
+        if not is_new:
+            return kept, False
         try:
+            await self.engine.load(kept.prompt, visit.id)
+        except OvertureError:
+            # Only the model itself can tell whether shapes and options fit.
+            await asyncio.to_thread(self.store.remove, kept.prompt)
+            raise
+        return kept, True
+
+    def _read_folder(self, ref: str) -> Served:
+        folder = self.store.get(ref, named_only=True)
+        manifest = read_manifest(folder)
+        return Served(ref, validated(Task, manifest.task, str(folder / "prompt.json")), manifest)
+
+    def _kept(self, name: str, body: bytes, known_sha256: str | None, key: Key) -> tuple[PromptKept, bool]:
+        """An upload on the disk, and whether it was not there before."""
+        try:
+            upload = PromptUpload.model_validate_json(body)
             tensors = base64.b64decode(upload.tensors, validate=True)
-        except (binascii.Error, ValueError) as error:
+        except ValidationError as error:
+            raise invalid_body(error.errors(include_url=False)) from None
+        except ValueError as error:
             raise Refused(400, "invalid_request", "tensors is not base64", where="tensors", got=str(error)) from None
         if not is_name(name):
             wanted = "1 to 64 of a-z 0-9 _ . -, a letter or digit first"
             raise Refused(400, "invalid_name", "this is no name for a prompt", where="name", got=name, wanted=wanted)
         if not key.may_use(name):
             raise Refused(403, "name_not_allowed", "the key may not use this name", where="name", got=name)
-        if known_sha256:
-            for version in reversed(self.store.versions(name)):
-                known = self._read(f"{name}@{version}").manifest
-                if known is not None and known.tensors_sha256 == known_sha256:
-                    return PromptKept(prompt=f"{name}@{version}", sha256=known_sha256), False
+        for version in reversed(self.store.versions(name) if known_sha256 else ()):
+            known = self._read(f"{name}@{version}").manifest
+            if known is not None and known.tensors_sha256 == known_sha256:
+                return PromptKept(prompt=f"{name}@{version}", sha256=known.tensors_sha256), False
         values: dict[str, Any] = {**upload.manifest, "name": name}
         manifest = validated(Manifest, values, "manifest")
         task = validated(Task, manifest.task, "manifest.task")
         if problem := self.problem(Served("", task, manifest)):
             raise Refused.of(problem)
-        folder = await asyncio.to_thread(self.store.add, manifest, tensors)
+        folder = self.store.add(manifest, tensors)
         ref = f"{name}@{folder.name.removeprefix('v')}"
-        try:
-            await self.engine.load(ref)
-        except OvertureError:
-            # Only the model itself can tell whether shapes and options fit.
-            await asyncio.to_thread(self.store.remove, ref)
-            raise
         return PromptKept(prompt=ref, sha256=read_manifest(folder).tensors_sha256), True
-
-    def _read_folder(self, ref: str) -> Served:
-        folder = self.store.get(ref, named_only=True)
-        manifest = read_manifest(folder)
-        return Served(ref, validated(Task, manifest.task, str(folder / "prompt.json")), manifest)

@@ -1,7 +1,7 @@
 """From a client's request to the engine's events and back: rows for prompts, typed answers, typed decisions."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -107,16 +107,7 @@ class Service:
                 if isinstance(event, ErrorEvent):
                     # Not where the server keeps its prompts.
                     text = event.message.replace(f"{self.registry.store.root}/", "")
-                    code = {429: "overloaded", 503: "not_ready", 409: "prompt_does_not_fit"}.get(
-                        event.status, "invalid_request"
-                    )
-                    raise Refused(
-                        event.status,
-                        code,
-                        text,
-                        where=where,
-                        retry_after_s=event.retry_after_s,
-                    )
+                    raise Refused.of_event(event.model_copy(update={"message": text}), where)
                 yield event
 
     async def answered(self, request: Request, visit: Visit, where: str) -> tuple[dict[str, dict[str, Any]], Usage]:
@@ -132,13 +123,17 @@ class Service:
         visit.output_tokens += usage.output_tokens
         return answers, usage
 
-    def typed(self, names: Iterable[str], visit: Visit) -> dict[str, Served]:
+    def typed(self, names: Mapping[str, str], visit: Visit) -> dict[str, Served]:
         """The prompts by these names; each name is looked up once, for an alias may move meanwhile.
+
+        Args:
+            names: each with the field that it stands in.
+            visit: the request.
 
         Raises:
             Refused: an unknown one, or the model alone, which answers nothing but text.
         """
-        prompts = {name: self.registry.served(name, visit.key) for name in dict.fromkeys(names)}
+        prompts = {name: self.registry.served(name, visit.key, where) for name, where in names.items()}
         visit.prompts = tuple(dict.fromkeys(prompt.ref for prompt in prompts.values()))
         if "" in visit.prompts:
             what = "the model without a prompt has no typed answers"
@@ -150,7 +145,7 @@ class Service:
     async def predict(self, body: PredictRequest, visit: Visit) -> PredictReply:
         """Typed answers for rows under one prompt or several."""
         names = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-        prompts = list(self.typed(names, visit).values())
+        prompts = list(self.typed(dict.fromkeys(names, "prompt"), visit).values())
         rows = [row_of(value, prompts, f"inputs.{number}") for number, value in enumerate(body.inputs)]
         requests = [
             Request(
@@ -179,7 +174,7 @@ class Service:
     async def decide(self, body: SystemOneRequest, visit: Visit) -> SystemOneReply:
         """System One: each question is a tuned prompt, and the state is read once for all of them."""
         names = {name: question.prompt or name for name, question in body.questions.items()}
-        prompts = self.typed(names.values(), visit)
+        prompts = self.typed({prompt: f"questions.{name}.prompt" for name, prompt in names.items()}, visit)
         rows = row_of(body.state, list(prompts.values()), "state")
         request = Request(id=visit.id, tenant=visit.key.name, prompts=visit.prompts, row=rows, deadline_s=visit.left_s)
         answers, usage = await self.answered(request, visit, "state")

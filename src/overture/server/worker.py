@@ -5,8 +5,8 @@ pass, answers are written in slots. It can die at any time: what it knows, the g
 """
 
 import contextlib
+import logging
 import time
-import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,7 @@ from typing import Any
 
 from overture.core.contracts import Answers, Question, RowMethod
 from overture.core.decoding import GREEDY, Decoding
-from overture.core.errors import ArtifactError, DataError, OvertureError, StoreError, UserError
+from overture.core.errors import DataError, OvertureError, UnknownPrompt
 from overture.core.injection import Injection
 from overture.core.records.serving import (
     AnswersEvent,
@@ -44,7 +44,10 @@ from overture.engine.slots import Slots
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.host import Ask, Handle, Host
 from overture.evaluate.inquiry import Inquiry, Item
+from overture.prompt.pack import prompt_tensors
+from overture.store.names import is_path
 
+_log = logging.getLogger(__name__)
 _MOST_TOKENS = 4096
 """Padded tokens of a pass while nobody's answer is being written."""
 _MEASURED_TOKENS = 32
@@ -154,6 +157,8 @@ class Worker:
     def _opened(self, prompt: str) -> Handle:
         store = self.host.store
         # A name may come from a stranger: where there is a store, nothing else than a prompt of it is opened.
+        if store and is_path(prompt):
+            raise UnknownPrompt("no such prompt", got=prompt)
         return self.host.open(store.get(prompt, named_only=True) if store else prompt)
 
     def _close(self, key: tuple[str, bool]) -> None:
@@ -281,7 +286,13 @@ class Worker:
             self._lines |= {line: (job, index) for line, (job, index, _) in zip(lines, members, strict=True)}
             with self._failing([job.request.id for job, _, _ in members]):
                 slots = self._slots.setdefault(backbone, Slots(backbone))
-                slots.begin(self._inputs_of(items[0]), [item.row for item in items], injections, lines)
+                room_bytes = self._slot_bytes - sum(other.num_bytes for other in self._slots.values())
+                if room_bytes < sum(self._bytes_of((job, index)) for job, index, _ in members):
+                    # What other models' answers have left free is needed.
+                    for other in self._slots.values():
+                        other.trim()
+                    room_bytes = self._slot_bytes - sum(other.num_bytes for other in self._slots.values())
+                slots.begin(self._inputs_of(items[0]), [item.row for item in items], injections, lines, room_bytes)
             for line in lines:
                 self._grow(line)
         return taken
@@ -354,8 +365,6 @@ class Worker:
         try:
             yield
         except Exception as error:
-            if not isinstance(error, OvertureError):
-                traceback.print_exc()
             for request_id in dict.fromkeys(ids):
                 self._forget(request_id)
                 self.events.append(_event_of(error, request_id))
@@ -436,14 +445,20 @@ def _most_written(item: Item) -> int:
 
 
 def _size_of(handle: Handle) -> int:
-    """Memory of a prompt's values, its adapter's with them."""
-    values = handle.prompt.tensors() if isinstance(handle.prompt, Injection) else {}
-    return sum(tensor.nbytes for tensor in (*values.values(), *handle.adapted.inner.values()))
+    """Memory of an open prompt: its values, its adapter's, and its manifest, which holds a prompt's words."""
+    prompt = handle.prompt
+    values = {} if prompt is None else prompt.tensors() if isinstance(prompt, Injection) else prompt_tensors(prompt)
+    of_tensors = sum(tensor.nbytes for tensor in (*values.values(), *handle.adapted.inner.values()))
+    return of_tensors + len(handle.manifest.model_dump_json())
 
 
 def _event_of(error: Exception, request_id: str) -> ErrorEvent:
-    statuses = {StoreError: 404, ArtifactError: 409, UserError: 400}
-    status = next((code for kind, code in statuses.items() if isinstance(error, kind)), 500)
+    if isinstance(error, OvertureError):
+        return ErrorEvent(id=request_id, error=type(error).__name__, message=str(error), status=error.http_status)
+    _log.error("request %s failed", request_id, exc_info=error)
+    if isinstance(error, OSError):
+        message = f"the store cannot be read: {error.strerror}"
+        return ErrorEvent(id=request_id, error="Unavailable", message=message, status=503, retry_after_s=5.0)
     # What a bug says may hold a caller's text or a path.
-    message = str(error) if isinstance(error, OvertureError) else "the request could not be answered"
-    return ErrorEvent(id=request_id, error=type(error).__name__, message=message, status=status)
+    message = f"the server failed; its log has the reason under request {request_id}"
+    return ErrorEvent(id=request_id, error="OvertureError", message=message, status=500)

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from overture.core.errors import StoreError
+from overture.core.errors import WrongName
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _VERSION = re.compile(r"v?([1-9][0-9]{0,8})")
@@ -34,10 +34,10 @@ def checked_name(name: str) -> str:
     """The name, if it is one.
 
     Raises:
-        StoreError: it could be a path, a device, or hard to type.
+        WrongName: it could be a path, a device, or hard to type.
     """
     if not is_name(name):
-        raise StoreError(
+        raise WrongName(
             "this is no name for a prompt",
             got=f"{name!r:.100}",
             wanted="1 to 64 of a-z 0-9 _ . - , a letter or digit first, no '..', no device name",
@@ -56,7 +56,7 @@ def parsed_ref(text: str) -> Ref:
     """``name``, ``name@version`` or ``name@alias``.
 
     Raises:
-        StoreError: the name, the version or the alias is wrong.
+        WrongName: the name, the version or the alias is wrong.
     """
     name, at, version = text.partition("@")
     match = _VERSION.fullmatch(version)
@@ -69,11 +69,11 @@ def checked_alias(text: str) -> str:
     """The text, if a version may be called so.
 
     Raises:
-        StoreError: it could be a number of a version, or is hard to type.
+        WrongName: it could be a number of a version, or is hard to type.
     """
     if not _ALIAS.fullmatch(text):
         wanted = "a number from 1, such as movie@2, or an alias of a-z 0-9 _ - with a letter first, such as movie@prod"
-        raise StoreError("this is no version", got=f"{text!r:.100}", wanted=wanted)
+        raise WrongName("this is no version", got=f"{text!r:.100}", wanted=wanted)
     return text
 
 

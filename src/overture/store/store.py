@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, ValidationError
 
 from overture.core.config import Config
-from overture.core.errors import ArtifactError, StoreError
+from overture.core.errors import ArtifactError, StoreError, UnknownPrompt, WrongName
 from overture.core.files import TEMPORARY, exclusive, fsync_dir, sweep_temporaries, write_atomic
 from overture.core.records.base import Record, read_record
 from overture.store.artifact import MANIFEST_FILE, read_manifest, save_artifact
@@ -117,7 +117,7 @@ class Store:
         if not named_only and is_path(ref):
             path = Path(ref)
             if "\0" in str(path) or not (path / MANIFEST_FILE).is_file():
-                raise StoreError(
+                raise UnknownPrompt(
                     "this is no prompt's folder",
                     got=f"{str(path)!r:.200}",
                     wanted=f"a folder that holds {MANIFEST_FILE}",
@@ -199,7 +199,7 @@ class Store:
         """
         wanted = parsed_ref(ref)
         if not wanted.alias:
-            raise StoreError("this is no alias", got=ref, wanted="name@alias, such as movie@prod")
+            raise WrongName("this is no alias", got=ref, wanted="name@alias, such as movie@prod")
         with self._writing():
             known, aliases = self._with_version(wanted), self.aliases(wanted.name)
             self._write_aliases(known.name, {name: aliases[name] for name in aliases if name != wanted.alias})
@@ -308,10 +308,10 @@ class Store:
             raise self._unknown(ref, list(map(str, [*known, *(Ref(ref.name, number) for number in versions)])))
         return Ref(ref.name, version)
 
-    def _unknown(self, ref: Ref, known: Sequence[str]) -> StoreError:
+    def _unknown(self, ref: Ref, known: Sequence[str]) -> UnknownPrompt:
         near = difflib.get_close_matches(str(ref), known, 3)
         fix = f"did you mean {', '.join(near)}?" if near else "`overture list` shows what is there"
-        return StoreError("no such prompt", where=str(self.root), got=str(ref), fix=fix)
+        return UnknownPrompt("no such prompt", where=str(self.root), got=str(ref), fix=fix)
 
     def _version_folder(self, ref: Ref) -> Path:
         folder = self._named(ref.name) / f"v{ref.version}"
