@@ -313,7 +313,7 @@ def test_two_at_once(task, overture, tmp_path) -> None:
     (tmp_path / "out").mkdir()
     with exclusive(tmp_path / "out" / ".lock", "this comparison"):
         done = overture("compare", task, "--way", "no-prompt", "--size", "4", "-o", "out", "--json")
-    assert (done.code, done.json["error"]) == (2, "StoreError")
+    assert (done.code, done.json["error"]) == (2, "StoreLocked")
 
 
 def test_diverged_seed_is_told(task, overture, monkeypatch) -> None:
