@@ -2,6 +2,10 @@
 
 import json
 import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.testclient import TestClient
@@ -9,9 +13,11 @@ from starlette.testclient import TestClient
 from overture.core.records.serving import Request
 from overture.server.app import create_app
 from overture.server.engine import FakeEngine
+from overture.server.listen import bound_socket, uvicorn_server
 from overture.server.registry import Registry
 from overture.server.security import Access
 from overture.server.service import Service
+from overture.server.sessions import Sessions
 from overture.server.watch import Watch
 from overture.store.manifest import BackboneRef, Manifest
 from overture.store.store import Store
@@ -89,7 +95,9 @@ class Gateway:
         self.engine = engine or ReadyEngine(answer=fake_answer)
         self.registry = Registry(self.store, self.engine, "tiny", **options)
         self.watch = Watch(self.engine, audit)
-        self.app = create_app(Service(self.engine, self.registry), access or Access(), self.watch)
+        self.access = access or Access()
+        self.sessions = Sessions(self.access.port)
+        self.app = create_app(Service(self.engine, self.registry), self.access, self.watch, sessions=self.sessions)
 
     def add(self, *names: str, **changes: Any) -> None:
         """Keep a version of each prompt."""
@@ -99,3 +107,19 @@ class Gateway:
     def client(self, **headers: str) -> TestClient:
         """A client on the loopback interface; errors of the application are answers."""
         return TestClient(self.app, "http://127.0.0.1:8000", raise_server_exceptions=False, headers=headers)
+
+
+@contextmanager
+def served(app: Any, read_timeout_s: float = 0.5, bound: Any = None) -> Iterator[int]:
+    """A server of an application on a port of its own; the port."""
+    bound = bound or bound_socket("127.0.0.1", 0)
+    server = uvicorn_server(app, read_timeout_s)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield bound.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(10)

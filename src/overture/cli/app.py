@@ -53,6 +53,7 @@ _PANELS = {
         "tune": _Listed("tune.tune_command", "Tune a prompt for a task, measure it, and keep it."),
         "predict": _Listed("predict.command", "Answer texts or a file with stored prompts."),
         "serve": _Listed("serve.command", "Serve stored prompts over HTTP, as typed answers and models."),
+        "ui": _Listed("ui.command", "Look at prompts and try them in a browser."),
         "eval": _Listed("evaluate.command", "Score a stored prompt again, or on other rows."),
         "errors": _Listed("wrong.errors_command", "Show the rows that a stored prompt answers wrongly."),
         "resume": _Listed("resume.resume_command", "Go on with a run that was stopped."),

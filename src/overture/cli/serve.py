@@ -6,6 +6,8 @@ import json
 import shlex
 import time
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -63,13 +65,13 @@ def command(
     allow_drift: DriftOption = False,
     is_json: JsonOption = False,
 ) -> None:
-    """Serve stored prompts over HTTP: typed answers, and the API of OpenAI with each prompt as a model.
+    """Serve stored prompts over HTTP: typed answers, the API of OpenAI with each prompt as a model, and pages.
 
     Ctrl-C answers what is running, and stops. See docs/serving.md.
     """
-    from overture.server.security import Access, add_key, check_bind, read_keys
-
     if new_key is not None:
+        from overture.server.security import add_key
+
         if key_file is None:
             raise ConfigError(
                 "a new key needs a file", where="--key-file", fix="name one, such as --key-file keys.json"
@@ -78,8 +80,55 @@ def command(
         emit({"name": new_key, "scope": key_scope, "key": secret}) if is_json else print(secret)
         say(f"the key of {new_key} is shown this once; {key_file} holds its digest")
         return
-    keys = read_keys(key_file) if key_file else ()
-    check_bind(host, keys)
+    run_server(
+        ServerOptions(
+            host=host,
+            port=port,
+            backbone=backbone,
+            serves_base=serves_base,
+            key_file=key_file,
+            known_hosts=tuple(known_hosts or ()),
+            max_wait_s=max_wait_s,
+            audit=audit,
+            store=store,
+            allow_drift=allow_drift,
+        ),
+        is_json,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """What a server is started with; the flags of `overture serve` say what each is for."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    backbone: str | None = None
+    serves_base: bool = False
+    key_file: Path | None = None
+    known_hosts: tuple[str, ...] = ()
+    max_wait_s: float = 30.0
+    audit: Path | None = None
+    store: Path | None = None
+    allow_drift: bool = False
+
+
+def run_server(options: ServerOptions, is_json: bool, show: Callable[[str], None] = lambda page: None) -> None:
+    """Serve until Ctrl-C.
+
+    Args:
+        options: of the server.
+        is_json: print one JSON object when the server is ready, and nothing else.
+        show: called with the address of the first page, once it can be opened.
+
+    Raises:
+        ConfigError: the address, the keys or the model cannot be used.
+        BackboneError: the model cannot be loaded.
+    """
+    from overture.server.security import LOCAL, LOOPBACK, Access, check_bind, read_keys
+
+    keys = read_keys(options.key_file) if options.key_file else ()
+    check_bind(options.host, keys)
 
     from overture.core.records.serving import WorkerOptions
     from overture.engine.options import check_source, local_source
@@ -87,33 +136,40 @@ def command(
     from overture.server.link import WorkerEngine
     from overture.server.listen import bound_socket, uvicorn_server
     from overture.server.registry import Registry
-    from overture.server.security import LOOPBACK
     from overture.server.service import Service
+    from overture.server.sessions import Sessions
     from overture.server.watch import Watch
     from overture.store.store import Store
 
-    root = store_root(store)
+    root = store_root(options.store)
     prompts = Store(root, say)
-    model, revision = (local_source(backbone), None) if backbone else _model_of(prompts)
+    model, revision = (local_source(options.backbone), None) if options.backbone else _model_of(prompts)
     check_source(model)
-    bound = bound_socket(host, port)
+    bound = bound_socket(options.host, options.port)
     port = bound.getsockname()[1]
-    options = WorkerOptions(store=str(root), backbone=model, revision=revision, allow_drift=allow_drift)
-    engine = WorkerEngine(options, max_wait_s)
-    registry = Registry(prompts, engine, Path(model).name, serves_base=serves_base, allow_drift=allow_drift)
-    names = tuple(dict.fromkeys([*LOOPBACK, host.lower(), *(name.lower() for name in known_hosts or ())]))
-    access = Access(hosts=names, port=port, keys=keys)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    worker = WorkerOptions(store=str(root), backbone=model, revision=revision, allow_drift=options.allow_drift)
+    engine = WorkerEngine(worker, options.max_wait_s)
+    registry = Registry(
+        prompts, engine, Path(model).name, serves_base=options.serves_base, allow_drift=options.allow_drift
+    )
+    names = (*LOOPBACK, options.host.lower(), *map(str.lower, options.known_hosts))
+    access = Access(hosts=tuple(dict.fromkeys(names)), port=port, keys=keys)
+    sessions = Sessions(port)
+    url = f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{port}"
+    page = f"{url}/enter?token={sessions.link(LOCAL)}" if keys else f"{url}/"
+    address = Address(url, page, has_keys=bool(keys))
     greetings: list[asyncio.Task[None]] = []
 
     def greet() -> None:
-        greetings.append(asyncio.create_task(_greet(registry, url, is_json, store_flag(store), bool(keys))))
+        show(page)
+        greetings.append(asyncio.create_task(_greet(registry, address, is_json, store_flag(options.store))))
         greetings[0].add_done_callback(lambda task: stop_if_failed(task.cancelled() or task.exception() is not None))
 
     def stop_if_failed(is_failed: bool) -> None:
         server.should_exit = server.should_exit or is_failed
 
-    server = uvicorn_server(create_app(Service(engine, registry), access, Watch(engine, audit), greet))
+    watch = Watch(engine, options.audit)
+    server = uvicorn_server(create_app(Service(engine, registry), access, watch, greet, sessions))
     try:
         server.run(sockets=[bound])
     except KeyboardInterrupt:
@@ -121,6 +177,21 @@ def command(
     for greeting in greetings:
         if not greeting.cancelled() and (failure := greeting.exception()):
             raise failure
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server is reached.
+
+    Args:
+        url: of the API.
+        page: the first page; on a server with keys a link that works once.
+        has_keys: whether clients must send a key.
+    """
+
+    url: str
+    page: str
+    has_keys: bool
 
 
 def _model_of(store: "Store") -> tuple[str, str | None]:
@@ -136,13 +207,13 @@ def _model_of(store: "Store") -> tuple[str, str | None]:
     return models.most_common(1)[0][0] if models else (next(iter(EMBEDDED)), None)
 
 
-async def _greet(registry: "Registry", url: str, is_json: bool, flag: str, has_keys: bool) -> None:
+async def _greet(registry: "Registry", address: Address, is_json: bool, flag: str) -> None:
     """Say when the model answers, what is served and what is not.
 
     Raises:
         BackboneError: the model cannot be loaded.
     """
-    started = time.monotonic()
+    started, url = time.monotonic(), address.url
     remark(f"{url} listens; {registry.base} is loading ...")
     while not (stats := registry.engine.stats()).is_ready:
         if stats.failure:
@@ -157,6 +228,7 @@ async def _greet(registry: "Registry", url: str, is_json: bool, flag: str, has_k
         emit(
             {
                 "url": url,
+                "page": address.page,
                 "model": registry.base,
                 "prompts": num_served,
                 "refused": refused,
@@ -171,10 +243,11 @@ async def _greet(registry: "Registry", url: str, is_json: bool, flag: str, has_k
         say(f"  ... and {len(refused) - _MAX_REFUSED} more")
     newest = (f"{name}@{numbers[-1]}" for name, numbers in versions.items())
     example = next((ref for ref in newest if ref not in refused), None)
-    say(f"try: {_example(registry, url, example, has_keys)}" if example else f"make a prompt: overture demo{flag}")
+    say(f"the pages{', once by this link' if address.has_keys else ''}: {address.page}")
+    say(f"try: {_example(registry, address, example)}" if example else f"make a prompt: overture demo{flag}")
 
 
-def _example(registry: "Registry", url: str, ref: str, has_keys: bool) -> str:
+def _example(registry: "Registry", address: Address, ref: str) -> str:
     """A request that the prompt answers."""
     from overture.server.security import LOCAL
     from overture.store.usage import PLAIN, sample_input
@@ -183,5 +256,5 @@ def _example(registry: "Registry", url: str, ref: str, has_keys: bool) -> str:
     sample = sample_input(manifest.task) if manifest else PLAIN
     row = json.dumps(sample) if sample == PLAIN else sample
     body = shlex.quote(f'{{"prompt": "{ref.partition("@")[0]}", "inputs": [{row}]}}')
-    key = ' -H "Authorization: Bearer $KEY"' if has_keys else ""
-    return f"curl {url}/v1/predict -H content-type:application/json{key} -d {body}"
+    key = ' -H "Authorization: Bearer $KEY"' if address.has_keys else ""
+    return f"curl {address.url}/v1/predict -H content-type:application/json{key} -d {body}"

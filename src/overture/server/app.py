@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, Path, Query
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,6 +20,8 @@ from overture.core.errors import NotReady, OvertureError
 from overture.server.errors import ErrorReply, Refused, invalid_body
 from overture.server.openai import Writer, server_sent
 from overture.server.openai_schema import ChatReply, ChatRequest, CompletionReply, CompletionRequest
+from overture.server.pages.routes import add_pages
+from overture.server.pages.site import Site
 from overture.server.schema import (
     AliasReply,
     AliasRequest,
@@ -39,6 +41,7 @@ from overture.server.schema import (
 )
 from overture.server.security import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, Access, Guard, Visit
 from overture.server.service import Service, while_connected
+from overture.server.sessions import Sessions
 from overture.server.watch import Watch
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -73,7 +76,13 @@ AdminOf = Annotated[Visit, Depends(_admin)]
 Ref = Annotated[str, Path(min_length=1, max_length=200, description="name, name@version or name@alias")]
 
 
-def create_app(service: Service, access: Access, watch: Watch, on_start: Callable[[], None] = lambda: None) -> Guard:
+def create_app(
+    service: Service,
+    access: Access,
+    watch: Watch,
+    on_start: Callable[[], None] = lambda: None,
+    sessions: Sessions | None = None,
+) -> Guard:
     """The application: every route behind the guard.
 
     Args:
@@ -81,7 +90,10 @@ def create_app(service: Service, access: Access, watch: Watch, on_start: Callabl
         access: who may ask.
         watch: is told of each request.
         on_start: called when requests can come.
+        sessions: browsers that signed in; none yet if left out.
     """
+    sessions = sessions or Sessions(access.port)
+    site = Site(service, access, sessions)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -99,49 +111,51 @@ def create_app(service: Service, access: Access, watch: Watch, on_start: Callabl
         max_body_size=MAX_BODY_BYTES,
         responses=_ERRORS,
     )
-    _answer_errors(app)
+    _answer_errors(app, site)
     _add_asking(app, service)
     _add_models(app, service)
     _add_prompts(app, service)
     _add_state(app, service, watch)
-    return Guard(app, access, watch.finished)
+    add_pages(app, site)
+    return Guard(app, access, watch.finished, sessions, site.refusal)
 
 
-def _answer_errors(app: FastAPI) -> None:
-    """Every error in one shape."""
+def _answer_errors(app: FastAPI, site: Site) -> None:
+    """Every error in one shape; a page for a browser."""
 
     @app.exception_handler(OvertureError)
-    async def known(request: Request, error: OvertureError) -> JSONResponse:
+    async def known(request: Request, error: OvertureError) -> Response:
         if error.http_status == 500 and not isinstance(error, Refused):
             return await unknown(request, error)
-        return Refused.of(error).response()
+        return site.refusal(Refused.of(error), request.scope)
 
     @app.exception_handler(OSError)
-    async def of_system(request: Request, error: OSError) -> JSONResponse:
+    async def of_system(request: Request, error: OSError) -> Response:
         if isinstance(error, ConnectionError | TimeoutError):
             return await unknown(request, error)
         _log.warning("request %s: the store failed", _visit(request).id, exc_info=error)
-        return Refused.of_system(error).response()
+        return site.refusal(Refused.of_system(error), request.scope)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return invalid_body(error.errors()).response()
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return site.refusal(invalid_body(error.errors()), request.scope)
 
     @app.exception_handler(HTTPException)
-    async def of_http(request: Request, error: HTTPException) -> JSONResponse:
+    async def of_http(request: Request, error: HTTPException) -> Response:
         codes = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
         where = f"{request.method} {request.url.path}"[:200]
-        response = Refused(
+        refused = Refused(
             error.status_code, codes.get(error.status_code, "invalid_request"), str(error.detail), where=where
-        ).response()
+        )
+        response = site.refusal(refused, request.scope)
         response.headers.update(error.headers or {})
         return response
 
     @app.exception_handler(Exception)
-    async def unknown(request: Request, error: Exception) -> JSONResponse:
+    async def unknown(request: Request, error: Exception) -> Response:
         _log.error("request %s failed", _visit(request).id, exc_info=error)
         what = f"the server failed; its log has the reason under request {_visit(request).id}"
-        return Refused(500, "internal_error", what).response()
+        return site.refusal(Refused(500, "internal_error", what), request.scope)
 
 
 def _add_asking(app: FastAPI, service: Service) -> None:

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from overture.core.config import validated
@@ -27,10 +28,15 @@ from overture.core.files import exclusive, write_atomic
 from overture.core.records.base import Record, read_record
 from overture.server.errors import Refused
 
+if TYPE_CHECKING:
+    from overture.server.sessions import Sessions
+
 MAX_BODY_BYTES, MAX_UPLOAD_BYTES = 1 << 20, 64 << 20
 """Bytes of a request's body, and of an uploaded prompt's."""
-OPEN_PATHS = frozenset({"/health"})
-"""The only paths that need no key."""
+OPEN_PATHS = frozenset(
+    {"/health", "/enter", "/static/pages.css", "/static/pages.js", "/static/htmx.js", "/static/icon.svg"}
+)
+"""The only paths that need no key: a sign of life, the page that takes a key, and what it looks like."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_REQUEST_S = 600.0
 _HEADERS = {
@@ -66,6 +72,8 @@ class KeyFile(Record):
 
 LOCAL = Key(name="local", scope="admin")
 """The key of a server without keys: it is bound to the loopback interface."""
+ANYONE = Key(name="anyone", prompts=())
+"""The key of requests that need none, on a server with keys."""
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
@@ -154,6 +162,12 @@ class Access(Record):
         names = [f"[{host}]" if ":" in host else host for host in self.hosts]
         return frozenset(f"{scheme}://{name}:{self.port}" for name in names for scheme in ("http", "https"))
 
+    def key_of(self, secret: str) -> Key | None:
+        """The key with this secret; every key is compared, so that the time tells nothing."""
+        digest = hashlib.sha256(secret.strip().encode(errors="surrogateescape")).hexdigest()
+        matching = [key for key in self.keys if hmac.compare_digest(key.sha256, digest)]
+        return matching[0] if matching else None
+
 
 @dataclass(slots=True)
 class Visit:
@@ -190,10 +204,20 @@ class Guard:
         app: the application behind it.
         access: who may ask.
         finished: called with each request after its answer.
+        sessions: browsers that signed in; without them only keys count.
+        refusal: the answer to a request that is not let through.
     """
 
-    def __init__(self, app: ASGIApp, access: Access, finished: Callable[[Visit], None] = lambda visit: None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        access: Access,
+        finished: Callable[[Visit], None] = lambda visit: None,
+        sessions: "Sessions | None" = None,
+        refusal: Callable[[Refused, Scope], Response] = lambda error, scope: error.response(),
+    ) -> None:
         self.app, self.access, self.finished = app, access, finished
+        self.sessions, self.refusal = sessions, refusal
         self._buckets: dict[str, _Bucket] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -217,29 +241,44 @@ class Guard:
             await send(message)
 
         try:
-            visit.key = self._admitted(scope["path"], Headers(scope=scope))
+            visit.key = self._admitted(scope)
             _check_size(scope)
             # A client that does not read its stream would hold a slot for ever.
             async with asyncio.timeout(self.access.max_request_s):
                 await self.app(scope, receive, send_guarded)
         except Refused as error:
-            await error.response()(scope, receive, send_guarded)
+            await self.refusal(error, scope)(scope, receive, send_guarded)
         except TimeoutError:
             if visit.status:
                 raise
             late = Refused(504, "timeout", "the request took too long", wanted=f"{self.access.max_request_s:g} s")
-            await late.response()(scope, receive, send_guarded)
+            await self.refusal(late, scope)(scope, receive, send_guarded)
         finally:
             self.finished(visit)
 
-    def _admitted(self, path: str, headers: Headers) -> Key:
+    def _admitted(self, scope: Scope) -> Key:
+        headers = Headers(scope=scope)
         self._check_host(headers.get("host", ""))
         self._check_origin(headers)
-        if path in OPEN_PATHS or not self.access.keys:
+        if not self.access.keys:
             return LOCAL
-        key = self._key_of(headers.get("authorization", ""))
+        if scope["path"] in OPEN_PATHS:
+            if scope["path"] == "/enter":
+                # Keys are guessed here, if anywhere: all who try share one budget.
+                self._take(ANYONE.name)
+            return ANYONE
+        key = self._key_of_browser(scope["method"], headers) or self._key_of(headers.get("authorization", ""))
         self._take(key.name)
         return key
+
+    def _key_of_browser(self, method: str, headers: Headers) -> Key | None:
+        if self.sessions is None or "authorization" in headers or "cookie" not in headers:
+            return None
+        if method not in ("GET", "HEAD") and "origin" not in headers and "sec-fetch-site" not in headers:
+            # A browser names the page that posts; what does not is not the browser that has the cookie.
+            what = "a request with a cookie does not say which page it comes from"
+            raise Refused(403, "origin_not_allowed", what, where="Origin")
+        return self.sessions.key_of(headers["cookie"])
 
     def _check_host(self, host: str) -> None:
         # Against the configured names only: a rebound name would equal its own Origin.
@@ -258,13 +297,11 @@ class Guard:
 
     def _key_of(self, authorization: str) -> Key:
         scheme, _, secret = authorization.partition(" ")
-        digest = hashlib.sha256(secret.strip().encode(errors="surrogateescape")).hexdigest()
-        # Every key is compared, so that the time tells nothing.
-        matching = [key for key in self.access.keys if hmac.compare_digest(key.sha256, digest)]
-        if scheme.lower() != "bearer" or not matching:
+        key = self.access.key_of(secret)
+        if scheme.lower() != "bearer" or key is None:
             what = "this is not a key of the server" if authorization else "the server wants a key"
             raise Refused(401, "invalid_api_key", what, where="Authorization", wanted="Bearer KEY")
-        return matching[0]
+        return key
 
     def _take(self, name: str) -> None:
         now, rate = time.monotonic(), self.access.rate_per_s

@@ -1,0 +1,233 @@
+"""What all pages share: templates, headers, forms, errors as pages, files beside the pages."""
+
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, get_origin
+from urllib.parse import parse_qsl, urlencode
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.types import Scope
+
+from overture.server.errors import Refused, invalid_body
+from overture.server.security import Access, Visit
+from overture.server.service import Service
+from overture.server.sessions import Sessions
+
+F = TypeVar("F", bound=BaseModel)
+
+PAGE_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    # A form that is posted must say where it stands, or the guard refuses it.
+    "referrer-policy": "same-origin",
+}
+"""Headers of every page. No style and no script stands inside a page, and none comes from elsewhere."""
+REPORT_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; base-uri 'none'; sandbox"
+    )
+}
+"""Headers of a finished report, a file with styles of its own: it can run nothing and send nothing."""
+_FOLDER = Path(__file__).parent
+_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+STATIC = {path.name: _TYPES[path.suffix[1:]] for path in sorted((_FOLDER / "static").iterdir())}
+"""Files beside the pages, by name, with their types."""
+_MAX_FORM_FIELDS = 1000
+
+
+class NavItem(NamedTuple):
+    """A page in the navigation."""
+
+    title: str
+    path: str
+
+
+NAV = (NavItem("Prompts", "/"),)
+"""The pages, in the order of the navigation."""
+
+
+class Site:
+    """Makes pages of templates.
+
+    Args:
+        service: answers, and knows the prompts.
+        access: who may ask.
+        sessions: browsers that signed in.
+    """
+
+    def __init__(self, service: Service, access: Access, sessions: Sessions) -> None:
+        self.service, self.access, self.sessions = service, access, sessions
+
+    def page(self, request: Request, template: str, part: str = "", status: int = 200, **values: Any) -> HTMLResponse:
+        """A page; or one block of it, where htmx asks for a part.
+
+        Args:
+            request: the browser's.
+            template: name of its file in `templates`.
+            part: the block that replaces a part of a page that is shown already; empty for none.
+            status: of the answer.
+            values: what the template shows, beside `site`.
+        """
+        visit: Visit = request.state.visit
+        values["site"] = SiteFacts(
+            path=request.url.path,
+            model=self.service.registry.base,
+            is_admin=visit.key.scope == "admin",
+            is_signed_in=bool(self.access.keys) and "*" in visit.key.prompts,
+        )
+        is_part = part and request.headers.get("hx-request") == "true"
+        html = block(template, part, **values) if is_part else rendered(template, **values)
+        return HTMLResponse(html, status, headers=PAGE_HEADERS)
+
+    def refusal(self, error: Refused, scope: Scope) -> Response:
+        """An error as a page for a browser, as JSON for a program."""
+        if not is_for_browser(scope):
+            return error.response()
+        request = Request(scope)
+        plain = error.response()
+        template = "enter.html" if error.status == 401 else "problem.html"
+        response = self.page(
+            request, template, "main", error.status, error=error, next_path=path_of(request), is_wrong=False
+        )
+        for name in ("retry-after", "www-authenticate"):
+            if name in plain.headers:
+                response.headers[name] = plain.headers[name]
+        return response
+
+
+class SiteFacts(NamedTuple):
+    """What the frame of every page shows."""
+
+    path: str
+    model: str
+    is_admin: bool
+    is_signed_in: bool
+    nav: tuple[NavItem, ...] = NAV
+
+    def is_here(self, item: NavItem) -> bool:
+        """Whether an item of the navigation holds this page."""
+        return self.path == item.path or (item.path != "/" and self.path.startswith(f"{item.path}/"))
+
+
+def is_for_browser(scope: Scope) -> bool:
+    """Whether a person reads the answer: routes of the API answer in JSON, whoever asks."""
+    is_api = scope["path"].startswith("/v1/")
+    return not is_api and "text/html" in Headers(scope=scope).get("accept", "")
+
+
+def path_of(request: Request) -> str:
+    """The path and the query of a request for a page, to come back to; the start page of any other request."""
+    if request.method != "GET" or request.url.path == "/enter":
+        return "/"
+    return local_path(request.url.path + (f"?{request.url.query}" if request.url.query else ""))
+
+
+def local_path(path: str) -> str:
+    """The path, if it leads to this server; the start page if not."""
+    is_local = path.startswith("/") and not path.startswith(("//", "/\\"))
+    return path if is_local and path.isprintable() else "/"
+
+
+def see(path: str, **query: Any) -> RedirectResponse:
+    """Send the browser to another page, which is what it reloads."""
+    query = {name: value for name, value in query.items() if value not in (None, "")}
+    return RedirectResponse(path + (f"?{urlencode(query, doseq=True)}" if query else ""), 303)
+
+
+async def form_of(request: Request, model: type[F]) -> F:
+    """A posted form as a record: lists take all values of a name; what was left empty is left out.
+
+    Args:
+        request: the browser's, its body urlencoded.
+        model: the record's class.
+
+    Raises:
+        Refused: the fields are not the record's.
+    """
+    body = await request.body()
+    try:
+        pairs = parse_qsl(
+            body.decode(), keep_blank_values=True, max_num_fields=_MAX_FORM_FIELDS, errors="strict", encoding="utf-8"
+        )
+    except ValueError as error:
+        raise Refused(400, "invalid_request", "the form cannot be read", where="body", got=str(error)) from None
+    return read_pairs(pairs, model)
+
+
+def query_of(request: Request, model: type[F]) -> F:
+    """The query of a request as a record, read as a form is.
+
+    Raises:
+        Refused: the fields are not the record's.
+    """
+    return read_pairs(request.query_params.multi_items(), model)
+
+
+def read_pairs(pairs: list[tuple[str, str]], model: type[F]) -> F:
+    """Names and texts as a record.
+
+    Raises:
+        Refused: the fields are not the record's.
+    """
+    values: dict[str, Any] = {}
+    for name, text in pairs:
+        field = model.model_fields.get(name)
+        if field is not None and get_origin(field.annotation) in (list, tuple):
+            values.setdefault(name, []).append(text)
+        elif text or (field is not None and field.is_required()):
+            values[name] = text
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise invalid_body(error.errors()) from None
+
+
+# -- templates
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A template as HTML."""
+    return _environment().get_template(template).render(values)
+
+
+def block(template: str, name: str, **values: Any) -> str:
+    """One block of a template as HTML."""
+    made = _environment().get_template(template)
+    return "".join(made.blocks[name](made.new_context(values)))
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["static"] = {
+        name: f"/static/{name}?v={hashlib.sha256(static_file(name)).hexdigest()[:12]}" for name in STATIC
+    }
+    # Blocks are rendered alone too, without what a template imports at its top.
+    environment.globals["ui"] = environment.get_template("macros.html").module
+    environment.filters["query"] = lambda values: urlencode(kept_query(values), doseq=True)
+    return environment
+
+
+def kept_query(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a query that say something."""
+    return {name: value for name, value in values.items() if value not in (None, "", [])}
+
+
+@cache
+def static_file(name: str) -> bytes:
+    """The contents of a file beside the pages."""
+    return (_FOLDER / "static" / name).read_bytes()
