@@ -25,6 +25,15 @@ stand_ins = [
 ]
 from fakes import make_model
 logits = make_model("llama", "sdpa")(torch.arange(9)[None]).logits
+from overture.train.optim import OPTIMISERS
+for build in OPTIMISERS.values():
+    value = torch.ones(3, requires_grad=True)
+    optimiser = build([{"params": [value]}], 0.1, 0.0)
+    value.sum().backward()
+    optimiser.step()
+    optimiser.load_state_dict(optimiser.state_dict())
+    optimiser.zero_grad()
+left += ["torch._dynamo of an optimiser"] * ("torch._dynamo" in sys.modules)
 import torch._dynamo
 print(json.dumps([left, stand_ins, float(logits.double().sum()), torch.compiler.disable.__module__]))
 """

@@ -4,8 +4,11 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import gguf
 import huggingface_hub.constants
+import numpy as np
 import pytest
+import transformers
 from transformers import Gemma3Config
 
 from fakes import config_of, make_backbone, make_inner_tokenizer
@@ -103,3 +106,53 @@ def test_weights_that_do_not_fit_their_config_are_refused_in_plain_words(tmp_pat
         load_backbone(str(tmp_path), device="cpu")
     assert "config.json" in str(caught.value.fix)
     assert not caught.value.got
+
+
+def write_gguf(path, without: str = "") -> np.ndarray:
+    """A llama of one layer, as llama.cpp packs it; gives its embeddings."""
+    writer, random = gguf.GGUFWriter(path, "llama"), np.random.default_rng(0)
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(48)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    tokens = ["<a>", "<b>", *map(chr, range(33, 290)), '!"']
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 3, *[1] * (len(tokens) - 2)])
+    writer.add_token_merges(['! "'])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    norms = {"output_norm": (32,), "blk.0.attn_norm": (32,), "blk.0.ffn_norm": (32,)}
+    attention = {"attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32), "attn_output": (32, 32)}
+    inner = attention | {"ffn_gate": (48, 32), "ffn_up": (48, 32), "ffn_down": (32, 48)}
+    shapes = {"token_embd": (len(tokens), 32), **norms, **{f"blk.0.{name}": shape for name, shape in inner.items()}}
+    values = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    for name in values.keys() - {without}:
+        writer.add_tensor(f"{name}.weight", values[name])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return values["token_embd"]
+
+
+def test_a_gguf_file_is_converted_without_accelerate(tmp_path, monkeypatch):
+    """The commands import transformers as if accelerate were absent, and most users do not have it."""
+    monkeypatch.setenv("OVERTURE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(transformers.modeling_utils, "is_accelerate_available", lambda: False)
+    embeddings = write_gguf(tmp_path / "tiny.gguf")
+    backbone = load_backbone(str(tmp_path / "tiny.gguf"))
+    assert np.array_equal(backbone.model.get_input_embeddings().weight.numpy(), embeddings)
+    assert backbone.info.num_layers == 1
+
+
+def test_a_gguf_file_that_lacks_weights_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVERTURE_CACHE", str(tmp_path / "cache"))
+    write_gguf(tmp_path / "tiny.gguf", without="blk.0.ffn_up")
+    with pytest.raises(BackboneError) as refusal:
+        load_backbone(str(tmp_path / "tiny.gguf"))
+    assert "mlp.up_proj" in refusal.value.got
+    assert not list((tmp_path / "cache" / "models").glob("tiny*"))

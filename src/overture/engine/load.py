@@ -29,6 +29,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
 )
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from overture.core.errors import BackboneError, OvertureError
@@ -279,21 +280,29 @@ def _converted(gguf: Path, notify: Notify) -> tuple[Path, str]:
 
 def _convert(gguf: Path, target: Path) -> None:
     place: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
-    inner = AutoTokenizer.from_pretrained(str(gguf.parent), **place)
-    packed = AutoModelForCausalLM.from_pretrained(str(gguf.parent), dtype=torch.float32, **place)
-    if family_of(packed.config.model_type, str(gguf)).kind != "decoder":
+    config = AutoConfig.from_pretrained(str(gguf.parent), **place)
+    if family_of(config.model_type, str(gguf)).kind != "decoder":
         raise BackboneError(
             "only decoders are read from GGUF",
             where=str(gguf),
             fix="name the model's Hub id or a folder with safetensors",
         )
-    # save_pretrained refuses a model that came from GGUF, so its state moves to a fresh one of the same shape.
-    values = {key: value for key, value in packed.config.to_dict().items() if key != "quantization_config"}
-    config = type(packed.config)(**values)
+    # The model's own way to such a file, `from_pretrained`, wants accelerate, which has no part in it.
     fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    fresh.load_state_dict(packed.state_dict())
+    weights = load_gguf_checkpoint(str(gguf), return_tensors=True, model_to_load=fresh)["tensors"]
+    fresh.load_state_dict(weights, strict=False)
+    parameters = dict(fresh.named_parameters(remove_duplicate=False))
+    filled = {id(parameters[name]) for name in weights if name in parameters}
+    missing = [name for name, parameter in parameters.items() if id(parameter) not in filled]
+    if missing:
+        raise BackboneError(
+            "the file does not hold all weights of its model",
+            where=str(gguf),
+            got=f"nothing for {len(missing)} of {len(parameters)}, such as {missing[0]}",
+            fix="name the model's Hub id or a folder with safetensors",
+        )
     fresh.save_pretrained(target)
-    inner.save_pretrained(target)
+    AutoTokenizer.from_pretrained(str(gguf.parent), **place).save_pretrained(target)
 
 
 class _Unfilled(TorchFunctionMode):

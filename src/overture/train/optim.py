@@ -1,6 +1,7 @@
 """Learning rate over steps, and the optimisers by name."""
 
 from collections.abc import Callable
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -9,12 +10,22 @@ Groups = list[dict[str, Any]]
 Build = Callable[[Groups, float, float], torch.optim.Optimizer]
 
 
+def _without_compiler(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """The same optimiser, which does not import torch's compiler: that takes longer than to load a small model.
+
+    torch's decorators keep the compiler out of these methods, for which they import it; nothing here compiles them.
+    """
+    methods = {name: unwrap(getattr(kind, name)) for name in ("add_param_group", "state_dict", "load_state_dict")}
+    step = torch.no_grad()(unwrap(kind.step))
+    return type(kind.__name__, (kind,), {**methods, "zero_grad": unwrap(kind.zero_grad), "step": step})
+
+
 def _adamw(groups: Groups, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
+    return _without_compiler(torch.optim.AdamW)(groups, lr=lr, weight_decay=weight_decay)  # type: ignore[call-arg]
 
 
 def _adafactor(groups: Groups, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    return torch.optim.Adafactor(groups, lr=lr, weight_decay=weight_decay)
+    return _without_compiler(torch.optim.Adafactor)(groups, lr=lr, weight_decay=weight_decay)  # type: ignore[call-arg]
 
 
 OPTIMISERS: dict[str, Build] = {"adamw": _adamw, "adafactor": _adafactor}

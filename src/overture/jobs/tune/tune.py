@@ -117,7 +117,7 @@ def _result(work: Work) -> TuneResult | StoppedRun:
         is_measured = controls is not None or not config.baselines
         run.event(plan_of(work, model, is_measured))
         run.event(StageEvent(number=1))
-        seeds = _seed_results(work)
+        seeds = _seed_results(work, model)
         if not is_measured and not any(seed.status == "interrupted" for seed in seeds):
             run.event(StageEvent(number=2))
             no_prompt = _without_prompt(work)
@@ -178,23 +178,31 @@ def _measured(work: Work, model: PromptedModel, what: str, meter: Meter, shots: 
     )
 
 
-def _seed_results(work: Work) -> list[SeedResult]:
-    """Train all seeds to their ends, or to where they were stopped, and score them; finished ones are read."""
+def _seed_results(work: Work, first: PromptedModel) -> list[SeedResult]:
+    """Train all seeds to their ends, or to where they were stopped, and score them; finished ones are read.
+
+    Args:
+        work: the run.
+        first: the model under the untrained prompt of the first seed.
+    """
     config = work.config
     seeds = range(config.seed, config.seed + config.seeds)
     results = {seed: work.run.read(f"seed-{seed}/result.json", SeedResult) for seed in seeds}
     left = [seed for seed in seeds if results[seed] is None]
-    results |= _with_adapter(work, left) if config.adapter else _together(work, left)
+    results |= _with_adapter(work, left) if config.adapter else _together(work, left, first)
     return [result for result in results.values() if result is not None]
 
 
-def _together(work: Work, seeds: Sequence[int]) -> dict[int, SeedResult]:
+def _together(work: Work, seeds: Sequence[int], first: PromptedModel) -> dict[int, SeedResult]:
     """Train and score seeds in shared forward passes."""
     if not seeds:
         return {}
     config = work.config
+    models = {seed: first if seed == config.seed else work.built(config.prompt, seed) for seed in seeds}
+    for model in models.values():
+        work.warm(model)
     train = config.train.model_copy(update={"lr": config.prompt_rate})
-    members = [Member(str(seed), work.fresh(config.prompt, seed), train, seed) for seed in seeds]
+    members = [Member(str(seed), model, train, seed) for seed, model in models.items()]
     starts = {member.seed: _values(member.model) for member in members}
     meter = Meter(work.backbone.device.type)
     fitted = work.fit_cohort(members, work.run.folder / "checkpoint.safetensors")
