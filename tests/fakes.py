@@ -350,15 +350,25 @@ _OPTIONS = [
     Case(name, place, each) for name, found in _OTHER.items() for each in found for place in METHODS[name].places
 ]
 CASES = [*_PLAIN, *_OPTIONS]
-# What makes the vectors or the memory is no matter of the family, so the contract suite stays within minutes: every way
-# into the layers in the four families, the chief ones in every other, and each other method, place and option in one of
-# the four, in turn.
+# What makes the vectors or the memory is no matter of the family, nor of the place where they enter, and `test_grid`
+# has every cell. So the other laws have every way into the layers in the four families, the chief ones in every other,
+# and each other method and option once, at its places in turn and in one of the four in turn.
 _BASIC = [case for case in _PLAIN if case.method in ("vectors", "prefix")]
 _WEIGHED_AND_LATE = [case for case in _PLAIN if (case.method, case.place) in (("gated", "memory"), ("late", "before"))]
 ENTRIES = [*_BASIC, *_WEIGHED_AND_LATE]
 _CHIEF = [case for case in _BASIC if str(case) in ("vectors-before", "prefix-memory", "prefix-after")]
+
+
+def _once(cases: Sequence[Case]) -> list[Case]:
+    """One case of each method with the same options, so that all places are among them."""
+    by_method: dict[str, list[Case]] = {}
+    for case in cases:
+        by_method.setdefault(f"{case.method} {case.options}", []).append(case)
+    return [places[number % len(places)] for number, places in enumerate(by_method.values())]
+
+
 FAMILY_CASES = [(family, case) for family in FAMILIES for case in (ENTRIES if family in WHOLE else _CHIEF)]
-FAMILY_CASES += zip(itertools.cycle(WHOLE), [case for case in CASES if case not in ENTRIES], strict=False)
+FAMILY_CASES += zip(itertools.cycle(WHOLE), _once([case for case in CASES if case not in ENTRIES]), strict=False)
 
 
 def is_for_encoders(case: Case) -> bool:
@@ -377,7 +387,7 @@ ENCODER_CASES = [
     for case in (_ENTRIES_OF_ENCODERS if family in WHOLE_ENCODERS else _CHIEF_OF_ENCODERS)
 ]
 ENCODER_CASES += zip(
-    itertools.cycle(ENCODERS), [case for case in _IN_ENCODERS if case not in _ENTRIES_OF_ENCODERS], strict=False
+    itertools.cycle(ENCODERS), _once([case for case in _IN_ENCODERS if case not in _ENTRIES_OF_ENCODERS]), strict=False
 )
 # Encoder-decoders: as decoders, but nothing in their prompts predicts a next token.
 _IN_SEQ2SEQ = [case for case in CASES if case.method != "cpt"]
@@ -385,11 +395,12 @@ _BOTH_SIDES = [case for case in _PLAIN if case.place == "after" and case.method 
 _ENTRIES_OF_SEQ2SEQ = [*ENTRIES, *_BOTH_SIDES]
 SEQ2SEQ_CASES = [(family, case) for family in SEQ2SEQ for case in _IN_SEQ2SEQ if case in _ENTRIES_OF_SEQ2SEQ]
 SEQ2SEQ_CASES += zip(
-    itertools.cycle(SEQ2SEQ), [case for case in _IN_SEQ2SEQ if case not in _ENTRIES_OF_SEQ2SEQ], strict=False
+    itertools.cycle(SEQ2SEQ), _once([case for case in _IN_SEQ2SEQ if case not in _ENTRIES_OF_SEQ2SEQ]), strict=False
 )
 VARIANT_CASES = [(variant, case) for variant in VARIANTS for case in _BASIC]
 
 
+KINDS = ("one token", "several tokens", "free text")
 # Tokens that a method's prompt needs at least: two examples.
 ROOM = {"cpt": 11}
 
@@ -397,6 +408,16 @@ ROOM = {"cpt": 11}
 def is_fit(case: Case, kind: str) -> bool:
     """Whether a prompt can be trained on such rows: vectors of labels have no part in free text."""
     return kind != "free text" or not METHODS[case.method].needs_labels
+
+
+def with_kinds(cases: Sequence[tuple[str, Case]], kinds: Sequence[str] = KINDS) -> list[tuple[str, Case, str]]:
+    """The entries of one family on rows of every kind; each other case on rows of one kind, in turn."""
+    chosen = []
+    for number, (family, case) in enumerate(cases):
+        fit = [kind for kind in kinds if is_fit(case, kind)]
+        is_whole = family in ("llama", "t5 gated") and case in ENTRIES
+        chosen += [(family, case, kind) for kind in (fit if is_whole else [fit[number % len(fit)]])]
+    return chosen
 
 
 def source_of(
@@ -459,7 +480,6 @@ def compiled_of(backbone: Backbone, prompt: Any) -> Any:
 
 ONE_TOKEN = Candidates(("no", "maybe", "yes"), ((50,), (61,), (72,), (83,)), (0, 1, 2, 2))
 SEVERAL_TOKENS = Candidates(("no", "maybe", "yes"), ((50, 51, 52), (61,), (50, 90), (83, 84)), (0, 1, 2, 2))
-KINDS = ("one token", "several tokens", "free text")
 # Rows of one-token words read at a mask, in the input or behind it; or at the first token, or as a mean.
 ENCODER_KINDS = ("mask", "first", "mean")
 LENGTHS = (5, 19, 0, 2, 11)

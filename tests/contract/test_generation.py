@@ -82,7 +82,8 @@ def test_long_answers_outgrow_the_room_that_is_kept_for_them(backbone, monkeypat
 @torch.no_grad()
 def test_compiled_prompts_generate_the_same(backbone):
     rows = make_rows("free text", LENGTHS)
-    for case in CASES:
+    # Each case in two families.
+    for case in CASES[FAMILIES.index(backbone.info.model_type) % 5 :: 5]:
         prompt = make_prompt(case, backbone)
         compiled = PromptedModel(backbone, compiled_of(backbone, prompt))
         assert compiled.generate(rows, 6, []) == PromptedModel(backbone, prompt).generate(rows, 6, [])

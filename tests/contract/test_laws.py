@@ -14,8 +14,6 @@ import torch
 
 from fakes import (
     FAMILY_CASES,
-    KINDS,
-    Case,
     backbone_of,
     compiled_of,
     injection_of,
@@ -23,6 +21,7 @@ from fakes import (
     make_backbone,
     make_prompt,
     make_rows,
+    with_kinds,
 )
 from overture.core.contracts import RowMethod
 from overture.core.rows import Encoded
@@ -33,7 +32,8 @@ from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import score
 from overture.prompt.methods import METHODS
 
-pytestmark = pytest.mark.parametrize(("family", "case"), FAMILY_CASES, ids=str)
+EACH = pytest.mark.parametrize(("family", "case"), FAMILY_CASES, ids=str)
+EACH_KIND = pytest.mark.parametrize(("family", "case", "kind"), with_kinds(FAMILY_CASES), ids=str)
 
 DOUBLE = torch.float64
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}
@@ -52,14 +52,10 @@ def assert_same_loss_and_gradients(one: PromptedModel, other: PromptedModel, row
     torch.testing.assert_close(gradients(one, rows), gradients(other, rows), **CLOSE)
 
 
-def skip_unless_fit(case: Case, kind: str) -> None:
-    if not is_fit(case, kind):
-        pytest.skip("vectors of labels have no part in free text, so no gradient")
-
-
 # -- 1: the weights stay
 
 
+@EACH
 def test_weights_are_bit_identical_after_everything(family, case):
     backbone = make_backbone(family)
     before = weights_digest(backbone.model)
@@ -84,8 +80,8 @@ def test_weights_are_bit_identical_after_everything(family, case):
 # -- 2 and 3: padding and company change nothing
 
 
+@pytest.mark.parametrize(("family", "case", "kind"), with_kinds(FAMILY_CASES, ["one token", "several tokens"]), ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE], ids=["float32", "float64"])
-@pytest.mark.parametrize("kind", ["one token", "several tokens"])
 def test_scores_alone_equal_scores_beside_longer_rows(family, case, kind, dtype):
     backbone = backbone_of(family, dtype)
     model = PromptedModel(backbone, make_prompt(case, backbone))
@@ -95,7 +91,7 @@ def test_scores_alone_equal_scores_beside_longer_rows(family, case, kind, dtype)
     torch.testing.assert_close(together, alone, **(PROMISED if dtype == torch.float32 else CLOSE))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@EACH_KIND
 def test_loss_is_the_sum_of_the_rows_whatever_their_company(family, case, kind):
     backbone = backbone_of(family, DOUBLE)
     model = PromptedModel(backbone, make_prompt(case, backbone))
@@ -107,6 +103,7 @@ def test_loss_is_the_sum_of_the_rows_whatever_their_company(family, case, kind):
         assert model.loss(group).item() == pytest.approx(sum(each[row.row] for row in group), rel=1e-8)
 
 
+@EACH
 def test_gradient_is_the_sum_of_the_rows(family, case):
     backbone = backbone_of(family, DOUBLE)
     model = PromptedModel(backbone, make_prompt(case, backbone))
@@ -116,6 +113,7 @@ def test_gradient_is_the_sum_of_the_rows(family, case):
     torch.testing.assert_close(gradients(model, rows), summed, **CLOSE)
 
 
+@EACH
 def test_order_of_rows_is_the_order_of_scores(family, case):
     backbone = backbone_of(family, DOUBLE)
     model = PromptedModel(backbone, make_prompt(case, backbone))
@@ -133,9 +131,8 @@ def is_kept(prompt, backbone) -> bool:
     return (found.leaves_input and backbone.family.is_causal) or found.layer > 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@EACH_KIND
 def test_cache_in_memory(family, case, kind):
-    skip_unless_fit(case, kind)
     backbone = backbone_of(family, DOUBLE)
     prompt, rows = make_prompt(case, backbone), make_rows(kind, LENGTHS)
     cached = PromptedModel(backbone, prompt, InputCache(budget_bytes=1 << 24), max_tokens=40)
@@ -146,6 +143,7 @@ def test_cache_in_memory(family, case, kind):
     assert_same_loss_and_gradients(cached, uncached, rows[::2])
 
 
+@EACH
 def test_cache_on_disk(family, case, tmp_path):
     backbone = backbone_of(family, DOUBLE)
     prompt, rows = make_prompt(case, backbone), make_rows("several tokens", LENGTHS)
@@ -156,6 +154,7 @@ def test_cache_on_disk(family, case, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@EACH
 def test_cache_on_a_full_disk(family, case, tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -181,7 +180,7 @@ def scored(prompt):
     return replace(found, vectors=replace(found.vectors, targets=())) if found and found.vectors else prompt
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@EACH_KIND
 def test_compiled_equals_live(family, case, kind):
     backbone = backbone_of(family, DOUBLE)
     prompt, rows = make_prompt(case, backbone), make_rows(kind, LENGTHS)
@@ -198,6 +197,7 @@ def test_compiled_equals_live(family, case, kind):
 # -- 9: the gradient
 
 
+@EACH
 def test_gradient_reaches_every_value_and_nothing_else(family, case):
     backbone = backbone_of(family, DOUBLE)
     # Short rows: behind a sliding window, values of some layers rightly have no part in the loss.
@@ -209,9 +209,8 @@ def test_gradient_reaches_every_value_and_nothing_else(family, case):
     assert all(value.grad is None for value in backbone.model.parameters())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@EACH_KIND
 def test_gradient_equals_finite_differences(family, case, kind):
-    skip_unless_fit(case, kind)
     backbone = backbone_of(family, DOUBLE)
     model, rows = PromptedModel(backbone, make_prompt(case, backbone, seed=2)), make_rows(kind, (4, 12, 0))
     found = gradients(model, rows)
@@ -241,9 +240,8 @@ def _loss_at(model: PromptedModel, rows: list[Encoded], value: torch.Tensor, shi
     return loss
 
 
-@pytest.mark.parametrize("kind", ["several tokens", "free text"])
+@pytest.mark.parametrize(("family", "case", "kind"), with_kinds(FAMILY_CASES, ["several tokens", "free text"]), ids=str)
 def test_gradient_checkpointing_changes_nothing(family, case, kind):
-    skip_unless_fit(case, kind)
     backbone = backbone_of(family, DOUBLE)
     model, rows = PromptedModel(backbone, make_prompt(case, backbone)), make_rows(kind, LENGTHS)
     plain, loss = gradients(model, rows), model.loss(rows).detach()
@@ -255,7 +253,7 @@ def test_gradient_checkpointing_changes_nothing(family, case, kind):
 # -- 10: evaluation does not depend on its batches
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@EACH_KIND
 def test_score_does_not_depend_on_the_batch_size(family, case, kind):
     backbone = backbone_of(family)
     model = PromptedModel(backbone, make_prompt(case, backbone), InputCache(budget_bytes=1 << 20))

@@ -1,17 +1,18 @@
 """Law 3 whole: prompts of every method, place and length, and rows without one, in one batch equal one by one."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
 
-from fakes import CASES, FAMILIES, backbone_of, make_prompt, make_rows
+from fakes import CASES, FAMILIES, WHOLE, backbone_of, make_prompt, make_rows
 from overture.core.rows import Encoded
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.prompted import OnePrompt, PromptedModel, RowPrompts
 
-pytestmark = pytest.mark.parametrize("family", FAMILIES)
+WAYS = list(product(["one token", "several tokens"], [False, True]))
 LENGTHS = tuple((5, 19, 0, 2, 11, 3, 30, 7)[number % 8] for number in range(len(CASES) + 2))
 
 
@@ -25,8 +26,10 @@ def numbered(kind: str) -> list[Encoded]:
     return [replace(row, row=number) for number, row in enumerate(make_rows(kind, LENGTHS))]
 
 
-@pytest.mark.parametrize("kind", ["one token", "several tokens"])
-@pytest.mark.parametrize("is_cached", [False, True], ids=["uncached", "cached"])
+@pytest.mark.parametrize(
+    ("family", "kind", "is_cached"),
+    [*(("llama", *way) for way in WAYS), *((family, *WAYS[n % 4]) for n, family in enumerate(FAMILIES[1:]))],
+)
 def test_scores_in_a_mixed_batch_equal_one_by_one(family, kind, is_cached):
     backbone = backbone_of(family, torch.float64)
     prompts = prompts_for(backbone)
@@ -38,6 +41,7 @@ def test_scores_in_a_mixed_batch_equal_one_by_one(family, kind, is_cached):
     assert len({tuple(row.tolist()) for row in together}) == len(rows)
 
 
+@pytest.mark.parametrize("family", WHOLE)
 def test_answers_in_a_mixed_batch_equal_one_by_one(family):
     backbone = backbone_of(family, torch.float64)
     prompts = prompts_for(backbone)

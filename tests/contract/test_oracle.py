@@ -16,6 +16,7 @@ from fakes import (
     make_prompt,
     make_rows,
     reference_of,
+    with_kinds,
 )
 from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
@@ -31,8 +32,7 @@ def _gradients(prompt, loss) -> dict[str, torch.Tensor]:
     return dict(zip(values, torch.autograd.grad(loss, list(values.values())), strict=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("family", "case"), [*FAMILY_CASES, *VARIANT_CASES], ids=str)
+@pytest.mark.parametrize(("family", "case", "kind"), with_kinds([*FAMILY_CASES, *VARIANT_CASES]), ids=str)
 def test_loss_and_gradients_are_the_untouched_models(family, case, kind):
     if not is_fit(case, kind):
         pytest.skip("vectors of labels have no part in free text, so no gradient")
@@ -46,8 +46,11 @@ def test_loss_and_gradients_are_the_untouched_models(family, case, kind):
     torch.testing.assert_close(_gradients(prompt, ours), _gradients(prompt, theirs), **EXACT)
 
 
-@pytest.mark.parametrize("kind", ["one token", "several tokens"])
-@pytest.mark.parametrize(("family", "case"), [*FAMILY_CASES, *VARIANT_CASES], ids=str)
+@pytest.mark.parametrize(
+    ("family", "case", "kind"),
+    with_kinds([*FAMILY_CASES, *VARIANT_CASES], ["one token", "several tokens"]),
+    ids=str,
+)
 def test_label_scores_are_the_untouched_models(family, case, kind):
     backbone, reference = backbone_of(family, torch.float64), reference_of(family, torch.float64)
     prompt = make_prompt(case, backbone, length=2)

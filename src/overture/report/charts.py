@@ -8,10 +8,12 @@ import colorsys
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import altair as alt
+from altair.utils import schemapi
 from markupsafe import Markup, escape
 
 from overture.core.files import write_atomic
@@ -132,9 +134,14 @@ def _legend() -> alt.Legend:
     return alt.Legend(symbolOpacity=1, orient="bottom", columns=3, columnPadding=16)
 
 
+def unchecked() -> AbstractContextManager[None]:
+    """Make charts without checking each part against Altair's schema, which takes longer than the chart."""
+    return cast(AbstractContextManager[None], schemapi.debug_mode(False))
+
+
 def data(rows: Sequence[Mapping[str, Any]]) -> alt.Data:
-    """Rows as a chart takes them."""
-    return alt.Data(values=[dict(row) for row in rows])
+    """Rows as a chart takes them; Altair copies lists at each step of a chart, but not tuples."""
+    return alt.Data(values=tuple(dict(row) for row in rows))
 
 
 # -- charts that several pages have
@@ -181,7 +188,8 @@ def interval_chart(
 
 def spec_of(chart: alt.TopLevelMixin) -> str:
     """The chart as Vega-Lite JSON, with the fonts that all charts share."""
-    return str(chart.configure(**_CONFIG).to_json(indent=1))
+    with unchecked():
+        return str(chart.configure(**_CONFIG).to_json(indent=1, validate=False))
 
 
 def svg_of(chart: alt.TopLevelMixin) -> str:
@@ -200,7 +208,8 @@ def svgs(make: Callable[[int], alt.TopLevelMixin | None], title: str) -> Markup 
         make: the chart of a width.
         title: what it shows, for those who do not see it.
     """
-    charts = [(name, make(width)) for name, width in (("wide-screen", WIDE), ("narrow-screen", NARROW))]
+    with unchecked():
+        charts = [(name, make(width)) for name, width in (("wide-screen", WIDE), ("narrow-screen", NARROW))]
     if any(chart is None for _, chart in charts):
         return None
     parts = [
