@@ -1,7 +1,9 @@
 """A tiny model in a folder, a task file on tiny rows, and commands run in this process."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,11 @@ def drawn() -> None:
 @pytest.fixture(autouse=True)
 def _no_drawing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than everything else here."""
-    if "drawn" not in request.fixturenames:
+    if "drawn" in request.fixturenames:
+        # Drawn charts are checked against Altair's schema too.
+        monkeypatch.setattr("overture.report.charts.unchecked", nullcontext)
+    else:
+        monkeypatch.setattr("overture.report.charts.spec_of", lambda chart: "{}")
         monkeypatch.setattr("vl_convert.vegalite_to_svg", lambda spec: "<svg></svg>")
         monkeypatch.setattr("vl_convert.vegalite_to_png", lambda spec, scale: b"")
 
@@ -113,12 +119,29 @@ def overture() -> Callable[..., Done]:
     return run
 
 
+@pytest.fixture(scope="session")
+def tuned_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `tuned` keeps the run that it copies, and what the command wrote in ``result.json``."""
+    return tmp_path_factory.mktemp("tuned") / "run"
+
+
 @pytest.fixture
-def tuned(make_task: Callable[..., Path], overture: Callable[..., Done]) -> dict[str, Any]:
-    """The result of a finished run; its prompt is mood@1."""
-    done = overture("tune", make_task(), "--json")
-    assert done.code == 0, done.err
-    return done.json
+def tuned(
+    make_task: Callable[..., Path], overture: Callable[..., Done], tmp_path: Path, tuned_folder: Path
+) -> dict[str, Any]:
+    """The result of a finished run; its prompt is mood@1. The run is made once, and copied to where a test works."""
+    task, result = make_task(), tuned_folder / "result.json"
+    if not result.exists():
+        done = overture("tune", task, "--json")
+        assert done.code == 0, done.err
+        shutil.copytree(tmp_path / "store", tuned_folder / "store")
+        result.write_text(json.dumps({"folder": str(tmp_path), "result": done.json}))
+    kept = json.loads(result.read_text())
+    shutil.copytree(tuned_folder / "store", tmp_path / "store", dirs_exist_ok=True)
+    for path in (tmp_path / "store").rglob("*.json*"):
+        path.write_text(path.read_text().replace(kept["folder"], str(tmp_path)))
+    moved: dict[str, Any] = json.loads(json.dumps(kept["result"]).replace(kept["folder"], str(tmp_path)))
+    return moved
 
 
 @pytest.fixture(scope="session")
