@@ -132,7 +132,7 @@ def test_no_prompt_is_read_from_a_sequences_start_beside_words_in_front(tmp_path
     )
     handle = Host(backbone_of(family), Store(tmp_path)).open(folder)
     rows = scorer.splits["validation"]
-    evaluation, _ = measured(handle, rows, "test")
+    evaluation, *_ = measured(handle, rows, "test")
     answers = scorer.scores([Candidate()], "validation", range(len(rows)))[0].argmax(-1).tolist()
     accuracy = sum(list(LABELS)[a] == row.fields["label"] for a, row in zip(answers, rows, strict=True)) / len(rows)
     assert evaluation.no_prompt is not None

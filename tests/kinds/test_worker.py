@@ -10,6 +10,7 @@ from test_host import IN_DECODER, IN_ENCODER, asks_of_kinds, make_task, stored
 from fakes import backbone_of, make_inner_tokenizer, make_model
 from overture.core.records.prompt import TextPrompt
 from overture.core.records.serving import Command, Request, WorkerOptions
+from overture.core.records.shares import kept_shares
 from overture.engine import slots
 from overture.engine.load import load_backbone
 from overture.engine.lora import LoraOptions
@@ -80,6 +81,27 @@ def test_every_kind_joined_mid_flight_equals_the_library(tmp_path, family, metho
         shown = ask.handle.task.spec.shown(ask.handle.task, reply.result())
         assert_alike(answers.answers[request.prompts[0]], Request(**request.dump() | {"row": shown}).row)
     assert worker.report().stats.slot_bytes == 0
+
+
+def test_sets_and_withheld_answers_are_the_librarys(tmp_path):
+    host = Host(backbone_of("llama"))
+    sample = SAMPLES["classification"]
+    bare = stored(tmp_path / "bare", "llama", task_of(sample))
+    manifest, tensors = load_artifact(bare)
+    words = len(task_of(sample).words)
+    rows = [(number % words, [(2.0 if label == number % words else 1.0) / (words + 1) for label in range(words)])
+            for number in range(100)]  # fmt: skip
+    save_artifact(tmp_path / "kept", manifest.model_copy(update={"shares": kept_shares(rows, "file", False)}), tensors)
+    ask = Ask(host.open(tmp_path / "kept"), sample.rows[0])
+    worker = worker_of(host)
+    (wanted,) = ask.handle.predict([ask.fields], coverage=0.9, abstain=0.8)
+    answers, done = finished(worker, [request_of(1, ask, coverage=0.9, abstain=0.8)])["1"]
+    shown = answers.answers[str(tmp_path / "kept")]
+    assert (done.kind, shown["set"], shown["abstained"]) == ("done", list(wanted.label_set), wanted.is_withheld)
+    (plain, _) = finished(worker, [request_of(2, ask)])["2"]
+    assert "set" not in plain.answers[str(tmp_path / "kept")]
+    refused = finished(worker, [request_of(3, Ask(host.open(bare), sample.rows[0]), coverage=0.9)])["3"]
+    assert (refused[0].kind, refused[0].status) == ("error", 400)
 
 
 def test_texts_are_streamed_as_the_library_writes_them(tmp_path):

@@ -53,6 +53,19 @@ def test_many_prompts_answer_one_text_in_one_request(client, gateway):
     assert {request.tenant for request in gateway.engine.requests} == {"local"}
 
 
+def test_doubt_goes_to_the_worker_and_comes_back_typed(tmp_path):
+    unsure = {"label": None, "confidence": 0.4, "set": ["positive", "negative"], "abstained": True}
+    gateway = Gateway(tmp_path / "store", engine=ReadyEngine(lambda prompt, request: unsure))
+    gateway.add("movie")
+    with gateway.client() as client:
+        body = {"prompt": "movie", "inputs": ["dull"], "coverage": 0.9, "abstain": 0.8}
+        (answer,) = client.post("/v1/predict", json=body).json()["results"][0]["answers"].values()
+        assert error_of(client.post("/v1/predict", json=body | {"coverage": 1.0}), 400)["param"] == "coverage"
+    assert (answer["choice"], answer["set"], answer["abstained"]) == (None, ["positive", "negative"], True)
+    (request,) = gateway.engine.requests
+    assert (request.coverage, request.abstain) == (0.9, 0.8)
+
+
 def test_fields_are_checked_before_the_model_is_asked(client, gateway):
     wrong = error_of(client.post("/v1/predict", json={"prompt": "pair", "inputs": ["a text"]}), 400)
     assert (wrong["param"], wrong["wanted"]) == ("inputs.0", "a, b")

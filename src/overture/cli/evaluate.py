@@ -1,32 +1,44 @@
 """``overture eval``: score a stored prompt again."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from overture.cli.mistakes import show_mistakes
 from overture.cli.options import (
+    DOUBT_FLAGS,
     CalibratedOption,
     DriftOption,
+    Given,
     JsonOption,
     PromptArgument,
     StoreOption,
     store_flag,
     store_root,
+    with_flags,
 )
 from overture.cli.out import console, emit, loading, remark, say, show_text
 from overture.cli.pages import show_page
 from overture.cli.progress import display
-from overture.cli.report import calibration_lines, show_scores, show_verdicts
+from overture.cli.report import calibration_lines, certainty_lines, show_scores, show_verdicts
 from overture.cli.wrong import write_errors
 from overture.core.errors import ConfigError
 from overture.core.records.data import DataNotice, notice_texts
 from overture.core.records.events import NoticeEvent, as_notices, as_progress
 from overture.core.records.tune import Evaluation
 
+if TYPE_CHECKING:
+    from overture.core.records.shares import KeptShares
+    from overture.data.row import Row
+    from overture.data.task import Task
+    from overture.store.manifest import Manifest
+    from overture.store.store import Store
 
+
+@with_flags(*DOUBT_FLAGS)
 def command(
+    given: Given,
     prompt: PromptArgument,
     data: Annotated[
         Path | None,
@@ -42,6 +54,14 @@ def command(
     ] = None,
     is_forced: Annotated[bool, typer.Option("--force", help="Replace a file of --errors that exists.")] = False,
     calibrated: CalibratedOption = False,
+    keeps_shares: Annotated[
+        bool,
+        typer.Option(
+            "--keep-shares",
+            help="Store the prompt again, as its next version, with what it says of these rows: --coverage and "
+            "--abstain then go by them.",
+        ),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -53,12 +73,7 @@ def command(
     is_json: JsonOption = False,
 ) -> None:
     """Score a stored prompt, and its model without one, on the same rows."""
-    if output and output.suffix != ".html":
-        raise ConfigError(
-            "the page is an HTML file", where="--output", got=str(output), wanted="a name that ends in .html"
-        )
-    if data and split:
-        raise ConfigError("FILE and --split exclude each other", fix="leave one of them out")
+    _check_flags(output, data, split, keeps_shares)
     root = store_root(store)
     if errors:
         from overture.data.write import check_output
@@ -66,7 +81,9 @@ def command(
         check_output(errors, is_forced, [data] if data else [])
 
     from overture.core.config import validated
+    from overture.core.records.shares import Doubt
     from overture.data.task import Task
+    from overture.evaluate.doubt import certainty_of, check_doubt
     from overture.store.artifact import read_manifest
     from overture.store.store import Store
 
@@ -76,20 +93,24 @@ def command(
     task = validated(Task, manifest.task, str(folder / "prompt.json"))
     if calibrated:
         task.calibrated()
+    doubt = validated(Doubt, given.of(Doubt), "overture eval")
+    if keeps_shares:
+        check_doubt(task, manifest.ref)
+    certainty = certainty_of(manifest, task, doubt)
 
-    from overture.data.task_rows import rows_of_file
     from overture.engine.options import check_source
-    from overture.evaluate.scored_rows import check_scorable, rows_of_run
 
     # Whatever can be wrong is looked at before torch is imported.
     check_source(manifest.backbone.id)
-    notices: list[DataNotice] = []
-    if data:
-        name = "data"
-        rows, notices = rows_of_file(task, data)
-    else:
-        name, rows = rows_of_run(kept, manifest, split or "")
-    check_scorable(task, rows)
+    name, rows, notices = _rows(kept, manifest, task, data, split)
+    if certainty and name == certainty.shares.source:
+        raise ConfigError(
+            "the validation rows decide what is promised, so they cannot tell whether it holds",
+            where="--split",
+            got="validation",
+            wanted="other rows",
+            fix="leave --split out for test rows, or name a FILE",
+        )
     loading()
 
     from overture.evaluate.host import Host
@@ -99,9 +120,16 @@ def command(
     with show.live():
         host = Host(allow_drift=allow_drift, notify=as_notices(show))
         handle = host.open(folder)
-        result, all_wrong = measured(handle, rows, name, as_progress(show), calibrated, notice_texts(notices))
+        result, all_wrong, shares = measured(
+            handle, rows, name, as_progress(show), calibrated, notice_texts(notices), certainty
+        )
+        if keeps_shares and shares:
+            shares = shares.model_copy(update={"source": "file" if data else "validation"})
+            result = result.model_copy(update={"kept_as": _kept_again(kept, folder, shares)})
         for text in result.notices:
             show(NoticeEvent(text=text))
+    if result.kept_as:
+        remark(f"kept the label shares of {len(rows)} rows with {result.kept_as}, the same prompt")
     if errors:
         write_errors(errors, all_wrong.wrong)
         remark(f"wrote {errors}: {len(all_wrong.wrong)} of {all_wrong.num_rows} rows")
@@ -111,6 +139,47 @@ def command(
     else:
         _show(result, name)
         show_page(page)
+
+
+def _check_flags(output: Path | None, data: Path | None, split: str | None, keeps_shares: bool) -> None:
+    if output and output.suffix != ".html":
+        raise ConfigError(
+            "the page is an HTML file", where="--output", got=str(output), wanted="a name that ends in .html"
+        )
+    if data and split:
+        raise ConfigError("FILE and --split exclude each other", fix="leave one of them out")
+    if keeps_shares and not data and split != "validation":
+        raise ConfigError(
+            "rows by which a prompt tells how sure it is cannot be its test rows",
+            where="--keep-shares",
+            fix="name a FILE of other rows, or --split validation",
+        )
+
+
+def _rows(
+    kept: "Store", manifest: "Manifest", task: "Task", data: Path | None, split: str | None
+) -> tuple[str, "list[Row]", list[DataNotice]]:
+    """What the rows are called, the rows, and what was noticed when they were read."""
+    from overture.data.task_rows import rows_of_file
+    from overture.evaluate.scored_rows import check_scorable, rows_of_run
+
+    notices: list[DataNotice] = []
+    if data:
+        name = "data"
+        rows, notices = rows_of_file(task, data)
+    else:
+        name, rows = rows_of_run(kept, manifest, split or "")
+    check_scorable(task, rows)
+    return name, rows, notices
+
+
+def _kept_again(kept: "Store", folder: Path, shares: "KeptShares") -> str:
+    """The version that holds the same prompt with these label shares."""
+    from overture.store.artifact import load_artifact
+    from overture.store.names import ref_of
+
+    manifest, tensors = load_artifact(folder)
+    return str(ref_of(kept.add(manifest.model_copy(update={"shares": shares}), tensors)))
 
 
 def _written_page(result: Evaluation, folder: Path, output: Path, store: str) -> str:
@@ -125,5 +194,7 @@ def _show(result: Evaluation, split: str) -> None:
     show_scores(out, result, split)
     show_verdicts(out, result)
     for line in calibration_lines(result, split):
+        show_text(out, line)
+    for line in certainty_lines(result):
         show_text(out, line)
     show_mistakes(out, result, result.metrics[split][result.metric].n, split)

@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 from overture.core.config import Config
 from overture.core.errors import StoreError
 from overture.core.files import store_dir
+from overture.core.records.shares import Doubt
 from overture.engine.options import EMBEDDED
 
 StoreOption = Annotated[
@@ -272,6 +273,8 @@ def _shown_default(model: type[BaseModel], path: str) -> str:
         return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
+
+DOUBT_FLAGS = (flag(Doubt, "coverage"), flag(Doubt, "abstain"))
 
 SetOption = Annotated[
     list[str] | None,

@@ -9,15 +9,29 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from overture.cli.options import CalibratedOption, DriftOption, JsonOption, StoreOption, store_root, stored_names
+from overture.cli.options import (
+    DOUBT_FLAGS,
+    CalibratedOption,
+    DriftOption,
+    Given,
+    JsonOption,
+    StoreOption,
+    store_root,
+    stored_names,
+    with_flags,
+)
 from overture.cli.out import emit, loading, remark, say, seconds_text
 from overture.core.errors import ConfigError, DataError, Problem, problem_lines
 
 if TYPE_CHECKING:
     from overture.cli.inputs import Inputs
     from overture.cli.predicted import Outcome, Predicted
+    from overture.core.records.shares import Doubt
+    from overture.data.task import Task
+    from overture.evaluate.doubt import Certainty
     from overture.evaluate.host import Handle
     from overture.evaluate.inquiry import Reply
+    from overture.store.manifest import Manifest
 
 OnError = Literal["null", "skip", "fail"]
 _FEWEST_ROWS, _MOST_ROWS = 32, 1024
@@ -25,7 +39,9 @@ _CHUNK_SECONDS = 5.0
 """Seconds that a group of rows may take, about: small groups lose less when stopped, large ones save padding."""
 
 
+@with_flags(*DOUBT_FLAGS)
 def command(
+    given: Given,
     prompt: Annotated[
         str | None,
         typer.Argument(
@@ -84,6 +100,7 @@ def command(
     file = file_of(texts)
 
     from overture.core.config import validated
+    from overture.core.records.shares import Doubt
     from overture.data.task import Task
     from overture.data.write import check_output
     from overture.engine.options import check_source
@@ -103,6 +120,7 @@ def command(
     check_source(manifests[0].backbone.id)
     if calibrated:
         tasks = [task.calibrated() for task in tasks]
+    certainties = _certainties(manifests, tasks, validated(Doubt, given.of(Doubt), "overture predict"))
     inputs = inputs_of(file, [] if file else texts, tasks)
     for notice in inputs.notices:
         say(f"note: {notice}")
@@ -119,7 +137,7 @@ def command(
     versions = [handle.manifest.ref for handle in handles]
     head = {"prompts": dict(zip(refs, versions, strict=True))} if prompts else {"prompt": versions[0]}
     predicted = Predicted(inputs, tasks, refs if prompts else [], on_error)
-    rows = _Rows(handles, inputs, on_error, shows_progress=bool(output) or not sys.stdout.isatty())
+    rows = _Rows(handles, certainties, inputs, on_error, shows_progress=bool(output) or not sys.stdout.isatty())
     if output:
         summary = _write(output, rows, predicted)
         if is_json:
@@ -130,6 +148,16 @@ def command(
         for answered in rows.answered():
             emit(predicted.line(*answered))
     rows.tell_problems()
+
+
+def _certainties(manifests: "Sequence[Manifest]", tasks: "Sequence[Task]", doubt: "Doubt") -> "list[Certainty | None]":
+    """How each prompt tells that it is not sure; what the user must know of that is said."""
+    from overture.evaluate.doubt import certainty_of
+
+    certainties = [certainty_of(manifest, task, doubt) for manifest, task in zip(manifests, tasks, strict=True)]
+    for note in dict.fromkeys(note for certainty in certainties if certainty for note in certainty.notes()):
+        say(f"note: {note}")
+    return certainties
 
 
 def _named(prompt: str | None) -> str:
@@ -153,13 +181,22 @@ class _Rows:
 
     Args:
         handles: the prompts, of one host.
+        certainties: how each tells that it is not sure.
         inputs: the rows.
         on_error: what happens to rows that cannot be predicted.
         shows_progress: whether a bar moves; lines that are printed one by one show it themselves.
     """
 
-    def __init__(self, handles: Sequence["Handle"], inputs: "Inputs", on_error: OnError, shows_progress: bool) -> None:
+    def __init__(
+        self,
+        handles: Sequence["Handle"],
+        certainties: Sequence["Certainty | None"],
+        inputs: "Inputs",
+        on_error: OnError,
+        shows_progress: bool,
+    ) -> None:
         self.handles, self.inputs, self.on_error, self.shows_progress = handles, inputs, on_error, shows_progress
+        self.certainties = certainties
         self.problems: dict[int, list[Problem]] = {}
         self.num_done, self.num_unanswered, self.seconds = 0, 0, 0.0
 
@@ -226,7 +263,9 @@ class _Rows:
         outcomes: dict[int, list[Outcome]] = {}
         for index in indices:
             problems = self.inputs.problems.get(index)
-            outcomes[index] = [problems or _outcome(next(replies), rows[index].where) for _ in self.handles]
+            outcomes[index] = [
+                problems or _outcome(next(replies), certainty, rows[index].where) for certainty in self.certainties
+            ]
             bad = [outcome for outcome in outcomes[index] if isinstance(outcome, list)]
             if bad:
                 self.problems[index] = list(dict.fromkeys(problem for some in bad for problem in some))
@@ -246,9 +285,9 @@ class _Rows:
             say(f"  {line}")
 
 
-def _outcome(reply: "Reply", where: str) -> "Outcome":
+def _outcome(reply: "Reply", certainty: "Certainty | None", where: str) -> "Outcome":
     if reply.problem is None:
-        return reply.result()
+        return certainty.applied(reply.result()) if certainty else reply.result()
     return list(reply.problem.problems) or [Problem(where, reply.problem.what, reply.problem.fix)]
 
 

@@ -118,6 +118,8 @@ def _flat(task: Task, answer: Mapping[str, Any]) -> dict[str, Any]:
             flat |= {f"probability_{label}": share for label, share in value.items()}
         elif isinstance(value, list) and task.words and not any("," in label for label in task.words):
             flat[name] = ", ".join(value)
+        elif isinstance(value, bool):
+            flat[name] = "true" if value else "false"
         elif isinstance(value, list | dict):
             flat[name] = json.dumps(value, ensure_ascii=False)
         else:

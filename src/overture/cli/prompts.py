@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from overture.core.records.scores import Interval
+    from overture.core.records.shares import KeptShares
     from overture.store.manifest import Manifest
     from overture.store.store import Entry, Store
 
@@ -130,6 +131,7 @@ def _facts(folder: Path, manifest: "Manifest") -> dict[str, str]:
         **_text_facts(manifest),
         "template": shown,
         **({"labels": ", ".join(f"{label}: {word!r}" for label, word in labels.items())} if labels else {}),
+        **({"sure by": _sure_by(manifest.shares)} if manifest.shares else {}),
         **({"gates": gates_line(manifest.lineage.gates)} if manifest.lineage.gates else {}),
         "made": ", ".join(
             [manifest.created, *(f"{k} {v}" for k, v in manifest.lineage.dump().items() if k != "gates")]
@@ -137,6 +139,11 @@ def _facts(folder: Path, manifest: "Manifest") -> dict[str, str]:
         "training": "-" if manifest.seconds is None else f"{manifest.seconds:.1f} s",
         "folder": str(folder),
     }
+
+
+def _sure_by(shares: "KeptShares") -> str:
+    rows = "rows of a file" if shares.source == "file" else "validation rows"
+    return f"{shares.num_rows} {rows}, for --coverage and --abstain ({len(shares.rows):,} bytes)"
 
 
 def _text_facts(manifest: "Manifest") -> dict[str, str]:

@@ -268,6 +268,8 @@ class Prediction:
         score: how sure the model is of it, to choose between parts of one row.
         labels: those that `shares` are of: the task's, or a row's own choices.
         confidence: probability of the one label that was chosen; None where the answer is not one label.
+        label_set: labels among which the right one is, likeliest first, where sets were asked for.
+        is_withheld: whether the answer may be wrong too often to be given; None where nobody asked.
     """
 
     text: str
@@ -276,6 +278,8 @@ class Prediction:
     score: float = 0.0
     labels: tuple[str, ...] = ()
     confidence: float | None = None
+    label_set: tuple[str, ...] | None = None
+    is_withheld: bool | None = None
 
     @property
     def label(self) -> str | None:

@@ -257,6 +257,7 @@ class TaskKind:
         writes: whether answers are written, so that room is kept for them.
         is_shown_as_written: whether a prediction's text is what was written, so that it can be shown while it grows.
         for_encoders: whether an encoder, which writes nothing, can give the answers.
+        is_one_of: whether an answer is one of several labels with a probability each.
         sample: a made-up row without its answer, to show what `predict` wants.
     """
 
@@ -292,6 +293,7 @@ class TaskKind:
     writes: bool = False
     is_shown_as_written: bool = False
     for_encoders: Callable[[TaskFile], bool] = lambda task: False
+    is_one_of: bool = False
     sample: Callable[[TaskFile], dict[str, Any]] = some_texts
 
     @property

@@ -18,6 +18,7 @@ from overture.core.contracts import Question, RowMethod
 from overture.core.errors import ArtifactError, DataError
 from overture.core.injection import Injection
 from overture.core.notebook import ShortForm, Shown
+from overture.core.records.shares import Doubt
 from overture.core.room import Room
 from overture.core.rows import Encoded, Prediction, Segment
 from overture.data.encode import Encoder
@@ -32,8 +33,9 @@ from overture.engine.load import load_backbone
 from overture.engine.lora import with_lora
 from overture.engine.prompted import PromptedModel
 from overture.engine.texts import TenantTexts
+from overture.evaluate.doubt import Certainty, certainty_of
 from overture.evaluate.facts import adapter_of, backbone_ref, check_backbone, config_of, parted, values_of
-from overture.evaluate.inquiry import EncodedAsk, Inquiry, Item, Reply
+from overture.evaluate.inquiry import EncodedAsk, Inquiry, Item, Reply, cut_into_batches
 from overture.evaluate.scoring import grouped
 from overture.evaluate.source import prompt_source
 from overture.prompt.pack import prompt_from
@@ -113,6 +115,19 @@ class Handle(Shown):
         encoder, encoding = self.host.encoder_of(task, self.manifest.length, self.encoder.follows)
         return replace(self, task=task, encoder=encoder, encoding=encoding)
 
+    def certainty(self, coverage: float | None = None, abstain: float | None = None) -> Certainty | None:
+        """How answers say that they are not sure; None where nothing is asked.
+
+        Args:
+            coverage: share of sets of labels that are to hold the right one.
+            abstain: share of right ones among the answers that are given.
+
+        Raises:
+            ConfigError: the prompt cannot tell, or the shares are not between 0 and 1.
+        """
+        doubt = validated(Doubt, {"coverage": coverage, "abstain": abstain}, self.manifest.ref)
+        return certainty_of(self.manifest, self.task, doubt)
+
     @overload
     def predict(
         self,
@@ -120,11 +135,19 @@ class Handle(Shown):
         progress: Progress = ...,
         *,
         on_error: Literal["fail", "skip"] = ...,
+        coverage: float | None = ...,
+        abstain: float | None = ...,
     ) -> list[Prediction]: ...
 
     @overload
     def predict(
-        self, rows: Fields | Iterable[Fields], progress: Progress = ..., *, on_error: Literal["null"]
+        self,
+        rows: Fields | Iterable[Fields],
+        progress: Progress = ...,
+        *,
+        on_error: Literal["null"],
+        coverage: float | None = ...,
+        abstain: float | None = ...,
     ) -> list[Prediction | None]: ...
 
     def predict(
@@ -133,6 +156,8 @@ class Handle(Shown):
         progress: Progress = lambda done, total: None,
         *,
         on_error: Literal["fail", "skip", "null"] = "fail",
+        coverage: float | None = None,
+        abstain: float | None = None,
     ) -> list[Prediction] | list[Prediction | None]:
         """Predictions for rows, in their order; a text or a mapping is one row.
 
@@ -141,15 +166,23 @@ class Handle(Shown):
             progress: called with (done, all).
             on_error: rows that lack a field, are no text or are too long raise an error (fail), are left out (skip),
                 or have None in their place (null).
+            coverage: give each prediction the set of labels that holds the right one in this share of rows.
+            abstain: withhold answers, so that this share of those given is right.
 
         Raises:
             DataError: every row that cannot be predicted, if they are to fail; rows that are no texts or mappings.
         """
+        certainty = self.certainty(coverage, abstain)
         encoded = self.host.encoded([Ask(self, row, number) for number, row in enumerate(asked_rows(rows), 1)])
         if on_error == "fail":
             raise_problems(encoded)
         # What is wrong with the model or the prompt is wrong with every row.
         replies = self.host.answer_encoded(encoded, progress)
+        if certainty:
+            replies = [
+                replace(reply, prediction=certainty.applied(reply.prediction)) if reply.prediction else reply
+                for reply in replies
+            ]
         usable = [reply for reply in replies if not isinstance(reply.problem, DataError)]
         predictions = [reply.result() for reply in usable]
         return [reply.prediction for reply in replies] if on_error == "null" else predictions
@@ -398,11 +431,11 @@ class Host:
 
         for groups in alike.values():
             groups.sort(key=lambda numbers: max(items[number].row.num_tokens for number in numbers))
-            for batch in _cut(items, groups, room.max_tokens):
+            for batch in cut_into_batches(items, groups, room.max_tokens):
                 by_text: dict[tuple[Segment, ...], list[int]] = {}
                 for number in batch:
                     by_text.setdefault(items[number].row.input, []).append(number)
-                cut = partial(_cut, items, list(by_text.values()))
+                cut = partial(cut_into_batches, items, list(by_text.values()))
                 room.run(cut, ask, lambda part: len(part) * max(items[number].row.num_tokens for number in part))
                 progress(len(answers), len(items))
         return answers
@@ -463,21 +496,3 @@ def _encode(
             except DataError as error:
                 problems[key] = error
         return encoded, problems
-
-
-def _cut(items: Sequence[Item], groups: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
-    """Batches of the items of texts, in order, so that items times the longest row stay within the budget."""
-    batches: list[list[int]] = []
-    longest = 0
-    for numbers in groups:
-        length = max(1, *(items[number].row.num_tokens for number in numbers))
-        size = max(1, max_tokens // length)
-        for start in range(0, len(numbers), size):
-            part = numbers[start : start + size]
-            longest = max(longest, length)
-            if batches and (len(batches[-1]) + len(part)) * longest <= max_tokens:
-                batches[-1] += part
-            else:
-                batches.append(list(part))
-                longest = length
-    return batches

@@ -125,3 +125,21 @@ class Inquiry:
                 predictions.append(read(part, answers[number], [answers[blank] for blank in blanks]))
             replies.append(Reply(predictions[0] if len(predictions) == 1 else task.spec.merged(task, predictions)))
         return replies
+
+
+def cut_into_batches(items: Sequence[Item], groups: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
+    """Batches of the items of texts, in order, so that items times the longest row stay within the budget."""
+    batches: list[list[int]] = []
+    longest = 0
+    for numbers in groups:
+        length = max(1, *(items[number].row.num_tokens for number in numbers))
+        size = max(1, max_tokens // length)
+        for start in range(0, len(numbers), size):
+            part = numbers[start : start + size]
+            longest = max(longest, length)
+            if batches and (len(batches[-1]) + len(part)) * longest <= max_tokens:
+                batches[-1] += part
+            else:
+                batches.append(list(part))
+                longest = length
+    return batches

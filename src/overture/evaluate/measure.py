@@ -6,6 +6,7 @@ from overture.core.errors import BackboneError
 from overture.core.kept_files import kept_inputs
 from overture.core.meter import Meter
 from overture.core.records.scores import Comparison, WrongRows
+from overture.core.records.shares import KeptShares
 from overture.core.records.tune import Calibration, Evaluation, Measured
 from overture.core.rows import Encoded
 from overture.data.row import Row
@@ -13,6 +14,7 @@ from overture.data.rows import gold_of
 from overture.data.task import Task
 from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
+from overture.evaluate.doubt import Certainty, certainty_measured
 from overture.evaluate.host import Handle
 from overture.evaluate.intervals import paired_test
 from overture.evaluate.scoring import Scored, check_answerable, score
@@ -28,8 +30,9 @@ def measured(
     progress: Progress = lambda what, done, total: None,
     with_calibration: bool = False,
     notices: Sequence[str] = (),
-) -> tuple[Evaluation, WrongRows]:
-    """Scores of a prompt and of its model without one, on the same rows; and all rows that it answers wrongly.
+    certainty: Certainty | None = None,
+) -> tuple[Evaluation, WrongRows, KeptShares | None]:
+    """Scores of a prompt and of its model without one, on the same rows.
 
     Args:
         prompt: the prompt on its model.
@@ -38,6 +41,10 @@ def measured(
         progress: called with (what, done, all).
         with_calibration: measure the prompt with and without contextual calibration.
         notices: what was noticed when the rows were read.
+        certainty: how answers say that they are not sure, to be measured; None where nobody asks.
+
+    Returns:
+        The scores, all rows that the prompt answers wrongly, and its label shares, where it has some.
 
     Raises:
         DataError: every row that cannot be used.
@@ -97,10 +104,11 @@ def measured(
         calibration=calibration,
         no_prompt=no_prompt,
         compared=against_no_prompt,
-        notices=[*notices, *prompt.encoder.notices],
+        certainty=certainty_measured(certainty, tuned.gold, tuned.predictions) if certainty else None,
+        notices=[*notices, *prompt.encoder.notices, *(certainty.notes() if certainty else ())],
         **dict(mistakes),
     )
-    return evaluation, all_wrong
+    return evaluation, all_wrong, tuned.kept_shares(task, "file")
 
 
 def _is_measurable(model: PromptedModel, rows: Sequence[Encoded], task: Task) -> bool:

@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from overture.core.contracts import Losses, Question, Scorer
 from overture.core.records.scores import Interval, SplitScores
+from overture.core.records.shares import KeptShares, kept_shares
 from overture.core.room import Room
 from overture.core.rows import Encoded, OneOf, Prediction
 from overture.data.batches import micro_batches, num_padded, scoring_batches
@@ -29,12 +30,14 @@ class Scored:
         predicted: those given.
         loss: mean negative log-likelihood of the right ones, per row, answer token or mark.
         confidence: probability of each given label; empty where there are none.
+        predictions: all that was said.
     """
 
     gold: tuple[Hashable, ...]
     predicted: tuple[Hashable, ...]
     loss: float
     confidence: tuple[float, ...] = ()
+    predictions: tuple[Prediction, ...] = ()
 
     def metrics(self, task: Task, seed: int = 0) -> dict[str, Interval]:
         """The task's metrics that fit its rows, with intervals; the one it is judged by comes first."""
@@ -45,6 +48,17 @@ class Scored:
     def split_scores(self, task: Task) -> SplitScores:
         """The task's metrics and the loss, as they are kept."""
         return SplitScores(scores=self.metrics(task), loss=self.loss)
+
+    def kept_shares(self, task: Task, source: Literal["validation", "file"]) -> KeptShares | None:
+        """The label shares of the rows, to be kept with a prompt; None where answers are not one of several labels."""
+        pairs = [
+            (said.labels.index(str(gold)), said.shares)
+            for gold, said in zip(self.gold, self.predictions, strict=True)
+            if said.confidence is not None and said.shares is not None and gold in said.labels
+        ]
+        if not task.spec.is_one_of or not all(math.isfinite(sum(shares)) for _, shares in pairs):
+            return None
+        return kept_shares(pairs, source, task.is_calibrated)
 
     def value(self, task: Task) -> float:
         """The task's metric alone."""
@@ -159,7 +173,7 @@ def score(
     has_labels = all(row.label is not None for row in rows)
     loss = _label_loss(parts, rows) if has_labels else mean_loss(scorer, rows, max_tokens)
     confidence = tuple(max(prediction.shares) for prediction in said if prediction.shares) if has_labels else ()
-    return Scored(gold, tuple(prediction.said for prediction in said), loss, confidence)
+    return Scored(gold, tuple(prediction.said for prediction in said), loss, confidence, tuple(said))
 
 
 def _gold_label(row: Encoded) -> str:

@@ -175,6 +175,8 @@ def evaluate(
     *,
     split: Literal["test", "validation"] | None = None,
     calibrated: bool = False,
+    coverage: float | None = None,
+    abstain: float | None = None,
     store: str | Path | None = None,
     allow_drift: bool = False,
     listener: Listener = ignore,
@@ -186,6 +188,8 @@ def evaluate(
         rows: a file, a list of mappings or a DataFrame; the rows of the prompt's own run when None.
         split: which rows of its own run; test rows where there are any, when None.
         calibrated: measure it with and without contextual calibration.
+        coverage: measure sets of labels that are to hold the right one in this share of rows.
+        abstain: measure answers that are given only where this share of them is right.
         store: where prompts and runs are; ``OVERTURE_HOME`` or ``.overture`` when None.
         allow_drift: as for `load`.
         listener: called with every event.
@@ -211,7 +215,8 @@ def evaluate(
         )
         notices = notice_texts(noticed)
     check_scorable(handle.task, scored)
-    result = measured(handle, scored, name, as_progress(listener), calibrated, notices)[0]
+    certainty = handle.certainty(coverage, abstain)
+    result = measured(handle, scored, name, as_progress(listener), calibrated, notices, certainty)[0]
     for text in result.notices:
         listener(NoticeEvent(text=text))
     return result

@@ -4,16 +4,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
 
-from overture.core.records.base import Record
+from overture.core.records.base import Record, optional
 
 
 class Choice(Record):
     """One label, or one of a row's own choices."""
 
     type: Literal["choice"] = "choice"
-    choice: str = Field(description="what was chosen")
+    choice: str | None = Field(description="what was chosen; none where the answer is withheld")
     confidence: float | None = Field(None, description="its probability")
     probabilities: dict[str, float] | None = Field(None, description="of all, or of the likeliest `top`")
+    set: list[str] | None = optional("labels among which the right one is, where `coverage` asks")
+    abstained: bool | None = optional("whether the answer is withheld, where `abstain` asks")
 
 
 class LabelShare(Record):
@@ -98,14 +100,20 @@ def typed_answer(shown: dict[str, Any], top: int | None = None, value: JsonValue
         return Tags(text=shown["answer"], unit="words" if is_words else "characters", spans=spans)
     chosen = shown.get("label", shown.get("answer"))
     if "label" in shown or shares:
-        return Choice(choice=str(chosen), confidence=confidence, probabilities=kept)
+        return Choice(
+            choice=None if chosen is None else str(chosen),
+            confidence=confidence,
+            probabilities=kept,
+            set=shown.get("set"),
+            abstained=shown.get("abstained"),
+        )
     return TextAnswer(text=str(chosen))
 
 
 def answer_text(answer: Answer) -> str:
     """A typed answer in words, for a chat."""
     if isinstance(answer, Choice):
-        return answer.choice
+        return answer.choice or ""
     if isinstance(answer, Labels):
         return ", ".join(share.label for share in answer.labels if share.chosen)
     return str(answer.score) if isinstance(answer, Score) else answer.text

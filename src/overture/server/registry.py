@@ -255,7 +255,8 @@ class Registry:
 
     def _read_folder(self, ref: str) -> Served:
         folder = self.store.get(ref, named_only=True)
-        manifest = read_manifest(folder)
+        # What the worker alone uses is not held for each of thousands of prompts.
+        manifest = read_manifest(folder).model_copy(update={"shares": None})
         return Served(ref, validated(Task, manifest.task, str(folder / "prompt.json")), manifest)
 
     def _kept(self, name: str, body: bytes, known_sha256: str | None, key: Key) -> tuple[PromptKept, bool]:

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue
 
 from overture.core.records.base import Record
 from overture.core.records.serving import Usage
+from overture.core.records.shares import Doubt
 from overture.server.answers import Answer
 from overture.server.security import MAX_UPLOAD_BYTES
 
@@ -44,7 +45,7 @@ class Body(Record):
     """A request; a field that is not of its schema is an error."""
 
 
-class PredictRequest(Body):
+class PredictRequest(Body, Doubt):
     """Rows, and the prompts that are asked about each of them."""
 
     prompt: Name | Annotated[list[Name], Field(min_length=1, max_length=64)] = Field(

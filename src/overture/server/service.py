@@ -154,6 +154,8 @@ class Service:
                 prompts=visit.prompts,
                 row=row,
                 is_calibrated=body.calibrated,
+                coverage=body.coverage,
+                abstain=body.abstain,
                 deadline_s=visit.left_s,
             )
             for number, row in enumerate(rows)

@@ -41,6 +41,7 @@ from overture.engine.inputs import Inputs
 from overture.engine.lines import Line, chance_of
 from overture.engine.passes import kept_input
 from overture.engine.slots import Slots
+from overture.evaluate.doubt import Certainty
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.host import Ask, Handle, Host
 from overture.evaluate.inquiry import Inquiry, Item
@@ -61,6 +62,7 @@ class _Job:
     request: Request
     inquiry: Inquiry
     usage: Usage
+    certainties: Sequence[Certainty | None] = ()
     answers: dict[int, Any] = field(default_factory=dict)
     shown: str = ""
     num_told: int = 0
@@ -171,13 +173,14 @@ class Worker:
             raise DataError("one prompt writes an answer", got=f"{len(request.prompts)} prompts")
         is_chat = "messages" in request.row
         handles = [self._handle(prompt, request.is_calibrated, is_chat) for prompt in request.prompts]
+        certainties = [handle.certainty(request.coverage, request.abstain) for handle in handles]
         asks = [Ask(handle, _fields(handle, request), source="row") for handle in handles]
 
         def changed(question: Question[Any]) -> Question[Any]:
             return _as_wanted(question, request)
 
         inquiry = Inquiry(self.host.encoded(asks), request.tenant, changed)
-        job = _Job(request, inquiry, self._usage(inquiry.items))
+        job = _Job(request, inquiry, self._usage(inquiry.items), certainties)
         self._jobs[request.id] = job
         for index, item in enumerate(inquiry.items):
             # A search over beams and an encoder-decoder's answer are written as a whole.
@@ -347,6 +350,10 @@ class Worker:
     def _end(self, job: _Job) -> None:
         """All questions are answered."""
         predictions = [reply.result() for reply in job.inquiry.replies(job.answers)]
+        predictions = [
+            certainty.applied(prediction) if certainty else prediction
+            for certainty, prediction in zip(job.certainties, predictions, strict=True)
+        ]
         request, usage = job.request, job.usage.model_copy(update={"output_tokens": job.num_written})
         if request.want == "answer":
             tasks = [ask.handle.task for ask in job.inquiry.encoded]

@@ -13,7 +13,7 @@ from overture.store.manifest import Manifest
 if TYPE_CHECKING:
     import torch
 
-_NOT_CONFIG = {"format_version", "metrics", "tensors_sha256", "manifest_sha256", "created", "seconds"}
+_NOT_CONFIG = {"format_version", "metrics", "tensors_sha256", "manifest_sha256", "created", "seconds", "shares"}
 
 
 class ValuePair(Record):

@@ -9,6 +9,7 @@ from overture.core.config import Config, unequal_values
 from overture.core.errors import ArtifactError, Problem
 from overture.core.records.base import Options, optional
 from overture.core.records.prompt import Lineage, MadeWith, PromptScores, TextPrompt
+from overture.core.records.shares import KeptShares
 
 FORMAT_VERSION = 1
 
@@ -59,6 +60,9 @@ class Manifest(Config):
     task: Options = Field(default={}, description="the resolved task, template included")
     metrics: PromptScores = Field(
         default=PromptScores(), description="scores, each with its interval and number of rows"
+    )
+    shares: KeptShares | None = optional(
+        "label shares of rows with known labels, by which answers tell how sure they are"
     )
     lineage: Lineage = Field(default=Lineage(), description="where it comes from: run, seed, parent prompt")
     versions: dict[str, str] = Field(default={}, description="versions of the software that made it")

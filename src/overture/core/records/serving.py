@@ -5,11 +5,12 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, TypeAdapter
 
 from overture.core.records.base import Record
+from overture.core.records.shares import Doubt
 
 Finish = Literal["stop", "length"]
 
 
-class Request(Record):
+class Request(Record, Doubt):
     """One row that prompts are asked about."""
 
     id: str = Field(description="unique among the requests that are not answered yet", min_length=1)

@@ -8,7 +8,8 @@ from pydantic import ConfigDict, Field
 from overture.core.notebook import ShortForm, Shown
 from overture.core.records.base import Answers, Options, Record, optional
 from overture.core.records.prompt import OpenGates
-from overture.core.records.scores import Comparison, Mistakes, SplitScores, Spread
+from overture.core.records.scores import Comparison, Interval, Mistakes, SplitScores, Spread
+from overture.core.records.shares import KeptShares
 from overture.core.records.training import EpochRecord
 
 Status = Literal["finished", "stopped early", "interrupted", "diverged", "dropped"]
@@ -57,6 +58,7 @@ class SeedResult(Measured):
     trainable: int = Field(description="number of trained values")
     best_epoch: int = Field(description="the epoch of the best validation score, from 0; -1 before the first")
     history: list[EpochRecord] = Field(description="its epochs")
+    shares: KeptShares | None = optional("label shares of the validation rows")
 
 
 class SeedScore(Record):
@@ -132,6 +134,34 @@ class Calibration(Record):
     compared: Comparison = Field(description="paired test of with against without")
 
 
+class MeasuredSets(Record):
+    """Sets of labels that are to hold the right one."""
+
+    wanted: float = Field(description="share of sets that are to hold the right label")
+    least_share: float = Field(description="probability that a label of a set has at least; 0 gives all labels")
+    covered: Interval = Field(description="share of sets that hold it")
+    mean_size: float = Field(description="mean number of labels in a set")
+    single: Interval = Field(description="share of sets of one label")
+
+
+class MeasuredAbstaining(Record):
+    """Answers that are given only where enough of them are right."""
+
+    wanted: float = Field(description="share of right ones among the answers that are given")
+    above: float = Field(description="confidence above which an answer is given")
+    answered: Interval = Field(description="share of rows that are answered")
+    precision: Interval | None = Field(description="share of right answers among them; none where none is given")
+
+
+class MeasuredCertainty(Record):
+    """How far answers keep what they promise."""
+
+    num_kept: int = Field(description="rows kept with the prompt, from which the promise comes")
+    source: Literal["validation", "file"] = Field(description="where those rows come from")
+    sets: MeasuredSets | None = optional("sets of labels")
+    abstaining: MeasuredAbstaining | None = optional("answers that are withheld")
+
+
 class Evaluation(Shown, Measured, Mistakes):
     """A stored prompt scored again, and its model without one."""
 
@@ -142,6 +172,8 @@ class Evaluation(Shown, Measured, Mistakes):
     calibration: Calibration | None = optional("with and without contextual calibration")
     no_prompt: Measured | None = optional("the model without a prompt")
     compared: dict[str, Comparison] | None = optional("control -> paired test of the prompt against it")
+    certainty: MeasuredCertainty | None = optional("how far sets of labels and withheld answers keep their promise")
+    kept_as: str | None = optional("the version that holds the label shares of these rows, as name@version")
     notices: list[str] = Field([], description="what was assumed or left out of the rows")
 
     def short_form(self) -> ShortForm:

@@ -134,7 +134,7 @@ def _read(task: TaskFile, row: Encoded, scores: "Tensor", blank_scores: Sequence
 
 def _shown(task: TaskFile, prediction: Prediction) -> dict[str, Any]:
     del task
-    return {"answer": prediction.text, **shares_shown(prediction)}
+    return {"answer": None if prediction.is_withheld else prediction.text, **shares_shown(prediction)}
 
 
 def _shot(task: TaskFile, row: Row) -> str | None:
@@ -168,4 +168,5 @@ KIND = TaskKind(
     beside=_choices,
     shown=_shown,
     sample=_sample,
+    is_one_of=True,
 )

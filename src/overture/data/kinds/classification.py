@@ -107,4 +107,5 @@ KIND = TaskKind(
     shown=label_shown,
     answer_key="label",
     for_encoders=lambda task: True,
+    is_one_of=True,
 )

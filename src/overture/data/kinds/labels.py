@@ -110,13 +110,17 @@ def shares_shown(prediction: Prediction) -> dict[str, Any]:
         shown["confidence"] = round(prediction.confidence, _DIGITS)
     if (probabilities := prediction.probabilities) is not None:
         shown["probabilities"] = {label: round(share, _DIGITS) for label, share in probabilities.items()}
+    if prediction.label_set is not None:
+        shown["set"] = list(prediction.label_set)
+    if prediction.is_withheld is not None:
+        shown["abstained"] = prediction.is_withheld
     return shown
 
 
 def label_shown(task: TaskFile, prediction: Prediction) -> dict[str, Any]:
-    """The label with all probabilities."""
+    """The label, if it is not withheld, with all probabilities."""
     del task
-    return {"label": prediction.text, **shares_shown(prediction)}
+    return {"label": None if prediction.is_withheld else prediction.text, **shares_shown(prediction)}
 
 
 def check_places(task: TaskFile, tokenizer: TextTokenizer) -> None:

@@ -2,6 +2,7 @@
 
 from overture.core.records.base import Options
 from overture.core.records.prompt import Lineage, MadeWith, PromptScores
+from overture.core.records.shares import KeptShares
 from overture.core.versions import versions
 from overture.data.task import Task, portable
 from overture.engine.backbone import Backbone
@@ -45,6 +46,7 @@ def new_manifest(
     options: MadeWith | None = None,
     metrics: PromptScores | None = None,
     seconds: float | None = None,
+    shares: KeptShares | None = None,
 ) -> Manifest:
     """The manifest of a prompt that was made now; the store gives it its version.
 
@@ -60,6 +62,7 @@ def new_manifest(
         options: what made it.
         metrics: its scores.
         seconds: of training.
+        shares: what it said of rows with known labels.
     """
     return Manifest(
         name=name,
@@ -74,4 +77,5 @@ def new_manifest(
         versions=versions(),
         trainable=trainable,
         seconds=seconds,
+        shares=shares,
     )

@@ -9,6 +9,7 @@ from overture.core.records.events import EndEvent
 from overture.core.records.prompt import Lineage, PromptScores
 from overture.core.records.scores import SplitScores
 from overture.core.records.search import LaneResult, PlainScore, SearchResult, TrialResult, Winner
+from overture.core.records.shares import KeptShares
 from overture.engine.prompted import PromptedModel
 from overture.jobs.run.keep import made_with, new_manifest
 from overture.jobs.run.work import SPLITS, Work, metrics_of
@@ -49,13 +50,15 @@ def result_of(state: SearchState, plain: Sequence[PlainScore], race: Race) -> Se
     splits = [name for name in SPLITS if seen.rows[name]]
     if "test" not in splits:
         work.notice("there are no test rows: validation rows chose the winner, so its score is too good")
-    metrics = metrics_of(work.task, {name: seen.score(model, name, f"scoring the winner, {name}") for name in splits})
+    scored = {name: seen.score(model, name, f"scoring the winner, {name}") for name in splits}
+    metrics = metrics_of(work.task, scored)
     trials = _trial_results(state, plain)
     own, chosen = (state.space.wordings[number].dump() for number in (0, setting.wording))
     stored, command = None, ""
     if kept:
         command = " ".join(["overture tune", state.run.request().file, *state.space.assignments(setting, kept.seed)])
-        stored = _stored(state, seen, setting, kept, metrics)
+        shares = scored["validation"].kept_shares(seen.task, "validation") if "validation" in scored else None
+        stored = _stored(state, seen, setting, kept, metrics, shares)
     result = SearchResult(
         run=state.run.name,
         prompt=str(ref_of(stored)) if stored else None,
@@ -149,7 +152,14 @@ def _lane_result(state: SearchState, lane: Lane, race: Race) -> LaneResult:
     )
 
 
-def _stored(state: SearchState, work: Work, setting: Setting, kept: KeptSeed, metrics: dict[str, SplitScores]) -> Path:
+def _stored(
+    state: SearchState,
+    work: Work,
+    setting: Setting,
+    kept: KeptSeed,
+    metrics: dict[str, SplitScores],
+    shares: KeptShares | None,
+) -> Path:
     prompt, tensors = setting.prompt, state.values(kept.path)
     assert prompt is not None
     trained = work.built(prompt, kept.seed).trainable().values()
@@ -170,5 +180,6 @@ def _stored(state: SearchState, work: Work, setting: Setting, kept: KeptSeed, me
         ),
         trainable=sum(value.numel() for value in trained),
         seconds=kept.seconds,
+        shares=shares,
     )
     return state.run.keep(work.store, manifest, tensors)

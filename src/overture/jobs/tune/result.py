@@ -86,7 +86,7 @@ def _summary(
     gold, predicted = work.answers(split), best.predicted[split]
     confidences = (best.confidences or {}).get(split, ())
     mistakes, all_wrong = all_mistakes(work.task, split, getattr(work.splits, split), gold, predicted, confidences)
-    taken = [name for name in SeedResult.model_fields if name not in ("status", "predicted", "confidences")]
+    taken = [name for name in SeedResult.model_fields if name not in ("status", "predicted", "confidences", "shares")]
     result = TuneResult(
         run=work.run.name,
         task=work.task.name,
@@ -173,4 +173,5 @@ def _manifest(work: Work, result: TuneResult, best: SeedResult, tensors: dict[st
         ),
         trainable=best.trainable,
         seconds=best.seconds,
+        shares=best.shares,
     )

@@ -263,7 +263,12 @@ def _seed_result(work: Work, seed: int, tuned: Tuned, scorer: Scorer | None, met
     write_sealed(work.run.folder / seed_file(seed), values)
     predicted = {name: rows.predicted for name, rows in scored.items()}
     confidences = {name: rows.confidence for name, rows in scored.items() if rows.confidence} or None
-    facts = {"metrics": metrics_of(work.task, scored), "predicted": predicted, "confidences": confidences}
+    facts = {
+        "metrics": metrics_of(work.task, scored),
+        "predicted": predicted,
+        "confidences": confidences,
+        "shares": scored["validation"].kept_shares(work.task, "validation") if "validation" in scored else None,
+    }
     result = result.model_copy(update=facts)
     work.run.write(f"seed-{seed}/result.json", result)
     return result

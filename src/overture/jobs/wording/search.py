@@ -274,7 +274,7 @@ class _Search:
         metrics = {
             name: some.split_scores(self.config.task) for name, some in (("validation", validation), (split, scored))
         }
-        result = self._result(winner, metrics, self._claims(winner, scored, split), luck)
+        result = self._result(winner, metrics, validation, self._claims(winner, scored, split), luck)
         self.run.write("result.json", result)
         self.run.event(EndEvent(prompt=result.prompt))
         return result
@@ -437,15 +437,17 @@ class _Search:
         # Once a stop is asked for, a listener may raise at any event.
         self.run.listener = ignore
         winner = self.best[0].candidate if self.standings else Candidate()
-        metrics = (
-            {"validation": self.final.scored(winner, "validation").split_scores(self.config.task)}
-            if self.standings
-            else {}
-        )
-        return self._result(winner, metrics, [], None).model_copy(update={"status": "interrupted"})
+        validation = self.final.scored(winner, "validation") if self.standings else None
+        metrics = {"validation": validation.split_scores(self.config.task)} if validation else {}
+        return self._result(winner, metrics, validation, [], None).model_copy(update={"status": "interrupted"})
 
     def _result(
-        self, winner: Candidate, metrics: dict[str, SplitScores], claims: list[Claim], luck: Luck | None
+        self,
+        winner: Candidate,
+        metrics: dict[str, SplitScores],
+        validation: Scored | None,
+        claims: list[Claim],
+        luck: Luck | None,
     ) -> HardResult:
         task, text = self.scorer.task_of(winner.wording), self.scorer.text_of(winner)
         prompt, folder = None, None
@@ -467,6 +469,7 @@ class _Search:
                 trainable=0,
                 metrics=PromptScores(validation=metrics.get("validation"), test=metrics.get("test")),
                 seconds=time.monotonic() - self.started,
+                shares=validation.kept_shares(task, "validation") if validation else None,
             )
             kept = self.run.keep(self.store, manifest.model_copy(update={"text": text}), {})
             prompt, folder = str(ref_of(kept)), str(kept)
