@@ -37,7 +37,7 @@ from scipy.stats import t
 
 from overture.core.files import write_json
 from overture.core.records.hard import Candidate
-from overture.hard.race import raced, row_scores
+from overture.hard.race import balanced_order, raced, row_scores
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -58,12 +58,14 @@ class Scores:
         texts: the wordings in the order in which the proposer gives them.
         losses: of each text on each validation row.
         rights: whether it is right.
+        labels: of each validation row.
         budget: row-scores at most.
     """
 
     texts: list[str]
     losses: dict[str, list[float]]
     rights: dict[str, list[bool]]
+    labels: list[str]
     budget: int
     seen: set[tuple[str, int]] = field(default_factory=set)
     proposed: int = 0
@@ -197,8 +199,7 @@ def by_gepa(scores: Scores, seed: int) -> str:
 
 def by_race(scores: Scores, seed: int) -> str:
     """Our choice: a race by likelihood."""
-    num_rows = len(next(iter(scores.rights.values())))
-    order = random.Random(seed).sample(range(num_rows), num_rows)
+    order = balanced_order(scores.labels, random.Random(seed))
     candidates = [Candidate(text=text) for text in scores.texts]
 
     def losses(some: list[Candidate], numbers: list[int]) -> list[list[float]]:
@@ -244,7 +245,7 @@ def compared(task: str, num_seeds: int) -> dict[str, Any]:
     for seed in range(num_seeds):
         order = random.Random(1000 + seed).sample(texts, len(texts))
         for name, optimiser in OPTIMISERS.items():
-            scores = Scores(order, losses, rights, budget)
+            scores = Scores(order, losses, rights, kept["validation_labels"], budget)
             with contextlib.redirect_stdout(io.StringIO()):
                 values[name].append(accuracy[optimiser(scores, seed)])
             spent[name].append(len(scores.seen) or budget)

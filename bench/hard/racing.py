@@ -2,7 +2,7 @@
 
 Wordings come from the training rows and the model alone (proposers corpus, own and edits). A race over all of them is
 timed; its processor seconds hold on a busy machine, its seconds do not. Then --exhaustive of the wordings are scored on
-all validation and test rows, and races over ten orders of the same losses say how often the raced winner's test
+all validation and test rows, and races over a hundred orders of the same losses say how often the raced winner's test
 accuracy is within a point of the exhaustive one's. The scores stay in the result, where bench/hard/peers.py reads them.
 
     python bench/hard/racing.py --data DIR --task movie --wordings 256 --exhaustive 40 --threads 1
@@ -10,6 +10,7 @@ accuracy is within a point of the exhaustive one's. The scores stay in the resul
 
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from overture.core.seeds import named_random
 from overture.engine.load import load_backbone
 from overture.hard.proposer import Ask
 from overture.hard.proposers.registry import proposer_of
-from overture.hard.race import raced, row_scores
+from overture.hard.race import balanced_order, raced, row_scores
 from overture.hard.scorer import Refused, TextScorer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -29,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import add_data, machine_facts, script_parser, start_facts, timed
 from tasks import decoder_task, rows_of
 
-FIRST, KEEP, SEEDS = 8, 2, 10
+FIRST, KEEP, ORDERS = 8, 2, 100
 NEAR = 0.01
 _AT_ONCE = 8
 
@@ -73,13 +74,15 @@ def main() -> None:
     scorer = TextScorer(decoder_task(args.task), backbone, rows, 16)
     candidates = wordings_of(scorer, args.wordings)
     numbers = list(range(len(rows["validation"])))
+    labels = [str(row.fields[scorer.task.label_field]) for row in rows["validation"]]
+    order = balanced_order(labels, random.Random(0))
 
     def losses(some: list[Candidate], some_numbers: list[int]) -> list[list[float]]:
         return scorer.losses(some, "validation", some_numbers).double().tolist()
 
     def reading_and_racing() -> list[Standing]:
         scorer.warm(Wording(), "validation")
-        return raced(candidates, losses, numbers, FIRST, KEEP)
+        return raced(candidates, losses, order, FIRST, KEEP)
 
     standings, time = timed(reading_and_racing)
     print(time, standings[0].candidate.text, flush=True)
@@ -95,7 +98,7 @@ def main() -> None:
     }
     if args.exhaustive:
         others = random.Random(0).sample(candidates[1:], min(args.exhaustive, len(candidates)) - 1)
-        result["exhaustive"] = compared(scorer, [candidates[0], *others], numbers)
+        result["exhaustive"] = compared(scorer, [candidates[0], *others], labels)
     command = (
         f"python bench/hard/racing.py --data DIR --task {args.task} --wordings {args.wordings} --exhaustive "
         f"{args.exhaustive} --validation {args.validation} --test {args.test} --threads {args.threads}"
@@ -105,30 +108,36 @@ def main() -> None:
     print(f"written: {path}")
 
 
-def compared(scorer: TextScorer, candidates: list[Candidate], numbers: list[int]) -> dict[str, Any]:
+def compared(scorer: TextScorer, candidates: list[Candidate], labels: list[str]) -> dict[str, Any]:
     """Races over other orders of the rows, beside scoring everything."""
-    losses, rights = scores_on(scorer, candidates, "validation", len(numbers))
+    losses, rights = scores_on(scorer, candidates, "validation", len(labels))
     _, test_rights = scores_on(scorer, candidates, "test", len(scorer.splits["test"]))
-    of_key = {candidate.key: number for number, candidate in enumerate(candidates)}
     accuracy = [sum(row) / len(row) for row in test_rights]
     best = min(range(len(candidates)), key=lambda number: sum(losses[number]))
-    winners: list[int] = []
-    for seed in range(SEEDS):
-        order = random.Random(seed).sample(numbers, len(numbers))
-        standings = raced(
-            candidates, lambda some, ns: [[losses[of_key[c.key]][n] for n in ns] for c in some], order, FIRST, KEEP
-        )
-        winners.append(of_key[standings[0].candidate.key])
-    num_pairs = row_scores(len(candidates), len(numbers), FIRST)
+
+    def winners(order_of: Callable[[random.Random], list[int]]) -> list[float]:
+        of_key = {candidate.key: number for number, candidate in enumerate(candidates)}
+
+        def kept(some: list[Candidate], numbers: list[int]) -> list[list[float]]:
+            return [[losses[of_key[candidate.key]][number] for number in numbers] for candidate in some]
+
+        orders = [order_of(random.Random(seed)) for seed in range(ORDERS)]
+        return [accuracy[of_key[raced(candidates, kept, order, FIRST, KEEP)[0].candidate.key]] for order in orders]
+
+    raced_accuracies = winners(lambda chance: balanced_order(labels, chance))
+    unbalanced = winners(lambda chance: chance.sample(range(len(labels)), len(labels)))
+    num_pairs = row_scores(len(candidates), len(labels), FIRST)
     return {
-        "of_all_row_scores": num_pairs / (len(candidates) * len(numbers)),
+        "of_all_row_scores": num_pairs / (len(candidates) * len(labels)),
         "test_rows": len(test_rights[0]),
         "none_test_accuracy": accuracy[0],
         "exhaustive_test_accuracy": accuracy[best],
-        "raced_test_accuracies": [accuracy[winner] for winner in winners],
-        "within_a_point": sum(accuracy[winner] >= accuracy[best] - NEAR - 1e-9 for winner in winners),
-        "races": SEEDS,
+        "raced_test_accuracies": raced_accuracies,
+        "within_a_point": sum(value >= accuracy[best] - NEAR - 1e-9 for value in raced_accuracies),
+        "within_a_point_unbalanced": sum(value >= accuracy[best] - NEAR - 1e-9 for value in unbalanced),
+        "races": ORDERS,
         "texts": [candidate.text for candidate in candidates],
+        "validation_labels": labels,
         "validation_losses": [[round(loss, 4) for loss in row] for row in losses],
         "validation_rights": ["".join("01"[right] for right in row) for row in rights],
         "test_accuracies": accuracy,

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from overture.core.records.hard import Candidate
-from overture.hard.race import luck_of, raced, row_scores
+from overture.hard.race import balanced_order, luck_of, raced, row_scores
 
 
 def racing(num_candidates: int, num_rows: int, noise: float, seed: int):
@@ -52,12 +52,56 @@ def test_controls_are_never_dropped():
     assert next(standing for standing in standings if standing.candidate.key == worst).rows == 32
 
 
-def test_luck_grows_with_candidates_and_falls_with_rows():
-    # z of the largest of C: 1.77, 2.34, 2.83, 3.24 for C = 16, 64, 256, 1000.
-    for count, z in ((16, 1.77), (64, 2.34), (256, 2.83), (1000, 3.24)):
-        rights = [[True] * 10 + [False] * 90, [False] * 10 + [False] * 90]
-        luck = luck_of(count, rights)
-        assert luck.disagreement == pytest.approx(0.1)
-        assert luck.points == pytest.approx(z * (0.1 / 200) ** 0.5, rel=0.02)
+def test_luck_of_independent_finalists_is_that_of_normal_values():
+    # z of the largest of C: 1.42 and 1.77 for C = 8 and 16; the answers of each differ from row to row by chance alone.
+    for count, z in ((8, 1.42), (16, 1.77)):
+        chance = random.Random(count)
+        rights = [[chance.random() < 0.5 for _ in range(400)] for _ in range(count)]
+        luck = luck_of(4 * count, rights)
+        assert (luck.candidates, luck.finalists, luck.most) == (4 * count, count, None)
+        assert luck.points == pytest.approx(z * (0.25 / 400) ** 0.5, rel=0.1)
     assert luck_of(64, [[True, False], [True, False]]).points == 0
-    assert luck_of(1, [[True, False], [False, False]]).points == 0
+    assert luck_of(1, [[True, False]]).points == 0
+
+
+def test_finalists_that_answer_alike_add_no_luck():
+    chance = random.Random(0)
+    first, second = ([chance.random() < 0.5 for _ in range(200)] for _ in range(2))
+    assert luck_of(9, [first, second]).points == pytest.approx(luck_of(9, [first] * 4 + [second] * 5).points, rel=0.05)
+
+
+def test_four_of_five_searches_among_equal_finalists_stay_below_the_stated_luck():
+    below, num_searches = 0, 200
+    chance = random.Random(0)
+    for _ in range(num_searches):
+        rights = [[chance.random() < 0.7 for _ in range(64)] for _ in range(8)]
+        test = sum(chance.random() < 0.7 for _ in range(150)) / 150
+        validation = max(sum(row) for row in rights) / 64
+        below += validation - test <= luck_of(8, rights, 150).most
+    assert 0.72 <= below / num_searches <= 0.9
+
+
+def test_each_rung_of_a_balanced_order_holds_the_groups_in_their_shares():
+    groups = ["rare"] * 8 + ["common"] * 56
+    order = balanced_order(groups, random.Random(3))
+    assert sorted(order) == list(range(64))
+    assert [sum(groups[number] == "rare" for number in order[:end]) for end in (8, 16, 32, 64)] == [1, 2, 4, 8]
+    assert order != balanced_order(groups, random.Random(4))
+
+
+def test_a_balanced_race_tells_apart_candidates_that_lean_towards_different_labels():
+    chance = random.Random(0)
+    groups = ["a", "b"] * 32
+    # Equal leanings in opposite directions, and one candidate that is better by little.
+    of_group = {"left": (-1.0, 1.0), "right": (1.0, -1.0), "best": (-0.1, -0.1)}
+    candidates = [Candidate(text=name) for name in of_group]
+    losses = {name: [pair[group == "b"] + chance.gauss(0, 0.05) for group in groups] for name, pair in of_group.items()}
+
+    def winner(order):
+        def score(some, numbers):
+            return [[losses[candidate.text][number] for number in numbers] for candidate in some]
+
+        return raced(candidates, score, order, first=4, keep=1)[0].candidate.text
+
+    assert all(winner(balanced_order(groups, random.Random(seed))) == "best" for seed in range(20))
+    assert any(winner(random.Random(seed).sample(range(64), 64)) != "best" for seed in range(20))

@@ -117,9 +117,15 @@ def show_words(result: "HardResult", flag: str) -> None:
         luck = result.luck
         show_text(
             out,
-            f"By luck alone the best of {luck.candidates} equal candidates looks about {100 * luck.points:.1f} points "
+            f"By luck alone the best of {luck.finalists} equal finalists looks about {100 * luck.points:.1f} points "
             f"better on {luck.rows} validation rows; test scores are free of this.",
         )
+        if luck.most is not None:
+            show_text(
+                out,
+                "In four of five searches among equal finalists the validation score is at most "
+                f"{100 * luck.most:.1f} points above the test score.",
+            )
     show_text(
         out, f"Spent: {result.tokens:,.0f} live tokens of {result.plan.tokens:,}, {seconds_text(result.seconds)}."
     )

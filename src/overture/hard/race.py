@@ -8,12 +8,18 @@ Source: Jamieson and Talwalkar 2016, "Non-stochastic best arm identification" (s
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from itertools import combinations
-from statistics import NormalDist, fmean
+from random import Random
+from statistics import fmean
+
+import numpy as np
 
 from overture.core.records.hard import Candidate, Luck, Standing
 
+_RESAMPLES = 2000
+_WITHIN = 0.8
 Losses = Callable[[Sequence[Candidate], Sequence[int]], list[list[float]]]
 """The losses of candidates on rows of the given numbers, a list for each candidate."""
 
@@ -73,18 +79,58 @@ def row_scores(num_candidates: int, num_rows: int, first: int) -> int:
         running, end = math.ceil(running / 2), min(2 * done, num_rows)
 
 
-def luck_of(num_candidates: int, rights: Sequence[Sequence[bool]]) -> Luck:
-    """The expected gain of the best of several equal candidates by luck: z_C sqrt(d / 2n).
+def balanced_order(groups: Sequence[str], random: Random) -> list[int]:
+    """Numbers of rows in random order, the rows of each group spread evenly over it.
+
+    Candidates differ most in how much they lean towards a label, so rungs whose labels have unequal shares would
+    compare leanings: with the shares of all rows in each rung, differences between candidates vary half as much.
 
     Args:
-        num_candidates: C.
-        rights: for each finalist which of the n rows it answers right; d is the mean share of rows on which two of
-            them differ.
+        groups: the group of each row, such as its label.
+        random: draws the order within groups and between them.
     """
-    n = len(rights[0])
-    pairs = list(combinations(rights, 2))
-    disagreement = fmean(sum(a != b for a, b in zip(*pair, strict=True)) / n for pair in pairs) if pairs else 0.0
-    # The mean of the largest of C normal values, by Blom's approximation.
-    z = NormalDist().inv_cdf((num_candidates - 0.375) / (num_candidates + 0.25)) if num_candidates > 1 else 0.0
-    points = z * math.sqrt(disagreement / (2 * n))
-    return Luck(candidates=num_candidates, rows=n, disagreement=disagreement, points=points)
+    members: dict[str, list[int]] = defaultdict(list)
+    for number in random.sample(range(len(groups)), len(groups)):
+        members[groups[number]].append(number)
+    places = [
+        ((place + 0.5) / len(numbers), random.random(), number)
+        for numbers in members.values()
+        for place, number in enumerate(numbers)
+    ]
+    return [number for *_, number in sorted(places)]
+
+
+def luck_of(num_candidates: int, rights: Sequence[Sequence[bool]], num_test: int = 0) -> Luck:
+    """The gain of the best of equal finalists by luck, from resampled rows (a bootstrap centred at each one's score).
+
+    Rows are drawn again with all finalists' answers to them, so finalists that answer alike add no luck.
+
+    Args:
+        num_candidates: all that raced.
+        rights: for each finalist which of the validation rows it answers right.
+        num_test: rows of the test; 0 for none.
+    """
+    rights_FN = np.array(rights, dtype=float)
+    n = rights_FN.shape[1]
+    pairs = list(combinations(rights_FN, 2))
+    disagreement = fmean(float(np.mean(first != second)) for first, second in pairs) if pairs else 0.0
+    random = np.random.default_rng(0)
+    weights_RN = random.multinomial(n, [1 / n] * n, size=_RESAMPLES) / n
+    excess_RF = weights_RN @ rights_FN.T - rights_FN.mean(1)
+    best_R = excess_RF.max(1)
+    # A single finalist's excess is 0 on average; taking the mean over them off keeps the resampling's own noise out.
+    points = float(np.mean(best_R - excess_RF.mean(1)))
+    most = None
+    if num_test:
+        share = float(rights_FN.mean())
+        most = float(
+            np.quantile(best_R + random.normal(0, math.sqrt(share * (1 - share) / num_test), _RESAMPLES), _WITHIN)
+        )
+    return Luck(
+        candidates=num_candidates,
+        finalists=len(rights),
+        rows=n,
+        disagreement=disagreement,
+        points=points,
+        most=most,
+    )

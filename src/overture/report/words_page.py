@@ -30,8 +30,8 @@ def write_words_page(result: HardResult, commands: Sequence[str], page_path: Pat
     why = f"{sum(stage.proposed for stage in result.stages)} candidates raced on validation rows, by likelihood alone. "
     if luck:
         why += (
-            f"By luck alone the best of {luck.candidates} equal ones looks about {100 * luck.points:.1f} points better "
-            "there; the scores below are free of this."
+            f"By luck alone the best of {luck.finalists} equal finalists looks about {100 * luck.points:.1f} points "
+            "better there; the scores below are free of this."
         )
     return _written(result, split, scores, what, why, commands, page_path)
 

@@ -77,10 +77,15 @@ class Claim(Record):
 class Luck(Record):
     """What the best of many equal candidates gains by luck alone."""
 
-    candidates: int = Field(description="candidates that were compared")
+    candidates: int = Field(description="candidates that raced")
+    finalists: int = Field(0, description="candidates that were compared by the metric on all validation rows")
     rows: int = Field(description="validation rows that the last of them were chosen by")
     disagreement: float = Field(description="mean share of rows on which two finalists differ in being right")
-    points: float = Field(description="how much the best of so many equal ones looks better, as a share of rows")
+    points: float = Field(description="how much the best of equal finalists looks better, as a share of rows")
+    most: float | None = optional(
+        "validation score minus test score that four of five searches among equal finalists stay below; none without "
+        "test rows"
+    )
 
 
 class HardPlan(Record):

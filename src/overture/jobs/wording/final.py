@@ -86,4 +86,4 @@ class Final:
         scored = [self.scored(candidate, "validation") for candidate in finalists]
         best = max(range(len(finalists)), key=lambda index: (scored[index].value(task), -losses[index]))
         rights = [[g == p for g, p in zip(some.gold, some.predicted, strict=True)] for some in scored]
-        return finalists[best], luck_of(num_candidates, rights)
+        return finalists[best], luck_of(num_candidates, rights, len(self.splits.test))

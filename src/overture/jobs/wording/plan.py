@@ -1,5 +1,6 @@
 """The rows of a search for words in their order, its control with shuffled labels, and what it may spend."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -12,7 +13,7 @@ from overture.data.splits import Splits
 from overture.data.task import Task
 from overture.hard.proposers.words import READINGS as WORDS_READINGS
 from overture.hard.proposers.words import ROWS as WORDS_ROWS
-from overture.hard.race import row_scores
+from overture.hard.race import balanced_order, row_scores
 from overture.hard.scorer import TextScorer
 from overture.jobs.wording.options import HardConfig
 
@@ -50,11 +51,9 @@ def shuffled(splits: Splits, task: Task, seed: int) -> Splits:
     return replace(splits, train=dealt("train"), validation=dealt("validation"), test=dealt("test"))
 
 
-def shuffled_numbers(count: int, seed: int) -> list[int]:
-    """Numbers of rows in the order in which races use them."""
-    numbers = list(range(count))
-    named_random(seed, "race rows").shuffle(numbers)
-    return numbers
+def race_order(task: Task, rows: Sequence[Row], seed: int) -> list[int]:
+    """Numbers of rows in the order in which races use them: by chance, with labels in their shares throughout."""
+    return balanced_order([task.spec.group(task, row) for row in rows], named_random(seed, "race rows"))
 
 
 def plan_of(options: HardConfig, scorer: TextScorer, num_validation: int, speed: float) -> HardPlan:

@@ -47,7 +47,7 @@ from overture.jobs.run.work import input_cache
 from overture.jobs.wording.book import Book, proposed
 from overture.jobs.wording.final import SURE, Final, claims_of
 from overture.jobs.wording.options import HardRequest
-from overture.jobs.wording.plan import BEAM, FINALISTS, plan_of, shuffled, shuffled_numbers
+from overture.jobs.wording.plan import BEAM, FINALISTS, plan_of, race_order, shuffled
 from overture.store.names import ref_of
 from overture.store.runs import Run
 from overture.store.store import Store
@@ -199,7 +199,7 @@ class _Search:
         except Refused as refusal:
             raise DataError("the task's rows cannot be shown", where="template", got=str(refusal)) from None
         check_answerable(PromptedModel(backbone), shown.rows["train"], task)
-        scorer.order("validation", shuffled_numbers(len(splits.validation), config.seed))
+        scorer.order("validation", race_order(task, splits.validation, config.seed))
         began, tokens = time.monotonic(), scorer.tokens
         scorer.warm(Wording(), "validation", lambda done, total: run.event(
             ProgressEvent(what="reading validation inputs once", done=done, total=total)))  # fmt: skip
@@ -318,8 +318,11 @@ class _Search:
 
     @property
     def _race_numbers(self) -> list[int]:
-        numbers = shuffled_numbers(len(self.splits.validation), self.config.seed)
-        return numbers[: self.config.hard.race_rows]
+        return self._order[: self.config.hard.race_rows]
+
+    @property
+    def _order(self) -> list[int]:
+        return race_order(self.config.task, self.splits.validation, self.config.seed)
 
     def _race(self, stage: Stage, candidates: Sequence[Candidate], refused: dict[str, int], number: int) -> None:
         """Race new candidates with the best so far; the result is a stage's, added up over its rounds."""
@@ -407,7 +410,7 @@ class _Search:
         """The best of the finalists and controls on all validation rows, and what luck gives."""
         finalists = [standing.candidate for standing in self.best[:FINALISTS]]
         finalists += [candidate for candidate in self.own if candidate.key not in {f.key for f in finalists}]
-        losses = self.book.losses(finalists, shuffled_numbers(len(self.splits.validation), self.config.seed))
+        losses = self.book.losses(finalists, self._order)
         num_candidates = len(self.own) + sum(stage.proposed for stage in self.stages)
         return self.final.winner(finalists, [fmean(row_losses) for row_losses in losses], num_candidates)
 
