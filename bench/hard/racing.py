@@ -8,6 +8,7 @@ accuracy is within a point of the exhaustive one's. The scores stay in the resul
     python bench/hard/racing.py --data DIR --task movie --wordings 256 --exhaustive 40 --threads 1
 """
 
+import json
 import random
 import sys
 from collections.abc import Callable
@@ -64,17 +65,23 @@ def main() -> None:
     parser.add_argument("--exhaustive", type=int, default=40, help="wordings that are scored on all rows; 0 for none")
     parser.add_argument("--validation", type=int, default=128)
     parser.add_argument("--test", type=int, default=200)
+    parser.add_argument("--replay", action="store_true", help="only race again over the scores that are kept")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    facts = start_facts()
-    backbone = load_backbone("smollm2", device="cpu", dtype="float32")
+    facts, path = start_facts(), args.out / f"race-{args.task}.json"
     splits = {name: rows_of(args.task, args.data, name) for name in ("train", "validation", "test")}
     sizes = {"train": 256, "validation": args.validation, "test": args.test}
     rows = {name: random.Random(0).sample(some, min(sizes[name], len(some))) for name, some in splits.items()}
+    labels = [str(row.fields[decoder_task(args.task).label_field]) for row in rows["validation"]]
+    if args.replay:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept["exhaustive"] |= replayed(kept["exhaustive"], labels)
+        write_json(path, kept)
+        return
+    backbone = load_backbone("smollm2", device="cpu", dtype="float32")
     scorer = TextScorer(decoder_task(args.task), backbone, rows, 16)
     candidates = wordings_of(scorer, args.wordings)
     numbers = list(range(len(rows["validation"])))
-    labels = [str(row.fields[scorer.task.label_field]) for row in rows["validation"]]
     order = balanced_order(labels, random.Random(0))
 
     def losses(some: list[Candidate], some_numbers: list[int]) -> list[list[float]]:
@@ -103,44 +110,54 @@ def main() -> None:
         f"python bench/hard/racing.py --data DIR --task {args.task} --wordings {args.wordings} --exhaustive "
         f"{args.exhaustive} --validation {args.validation} --test {args.test} --threads {args.threads}"
     )
-    path = args.out / f"race-{args.task}.json"
     write_json(path, {"command": command, **result, **facts, **machine_facts()})
     print(f"written: {path}")
 
 
 def compared(scorer: TextScorer, candidates: list[Candidate], labels: list[str]) -> dict[str, Any]:
-    """Races over other orders of the rows, beside scoring everything."""
+    """The scores of all candidates on all rows, and races over them."""
     losses, rights = scores_on(scorer, candidates, "validation", len(labels))
     _, test_rights = scores_on(scorer, candidates, "test", len(scorer.splits["test"]))
-    accuracy = [sum(row) / len(row) for row in test_rights]
-    best = min(range(len(candidates)), key=lambda number: sum(losses[number]))
-
-    def winners(order_of: Callable[[random.Random], list[int]]) -> list[float]:
-        of_key = {candidate.key: number for number, candidate in enumerate(candidates)}
-
-        def kept(some: list[Candidate], numbers: list[int]) -> list[list[float]]:
-            return [[losses[of_key[candidate.key]][number] for number in numbers] for candidate in some]
-
-        orders = [order_of(random.Random(seed)) for seed in range(ORDERS)]
-        return [accuracy[of_key[raced(candidates, kept, order, FIRST, KEEP)[0].candidate.key]] for order in orders]
-
-    raced_accuracies = winners(lambda chance: balanced_order(labels, chance))
-    unbalanced = winners(lambda chance: chance.sample(range(len(labels)), len(labels)))
-    num_pairs = row_scores(len(candidates), len(labels), FIRST)
-    return {
-        "of_all_row_scores": num_pairs / (len(candidates) * len(labels)),
+    scores = {
         "test_rows": len(test_rights[0]),
-        "none_test_accuracy": accuracy[0],
-        "exhaustive_test_accuracy": accuracy[best],
-        "raced_test_accuracies": raced_accuracies,
-        "within_a_point": sum(value >= accuracy[best] - NEAR - 1e-9 for value in raced_accuracies),
-        "within_a_point_unbalanced": sum(value >= accuracy[best] - NEAR - 1e-9 for value in unbalanced),
-        "races": ORDERS,
         "texts": [candidate.text for candidate in candidates],
         "validation_labels": labels,
         "validation_losses": [[round(loss, 4) for loss in row] for row in losses],
         "validation_rights": ["".join("01"[right] for right in row) for row in rights],
-        "test_accuracies": accuracy,
+        "test_accuracies": [sum(row) / len(row) for row in test_rights],
+    }
+    return {**scores, **replayed(scores, labels)}
+
+
+def replayed(scores: dict[str, Any], labels: list[str]) -> dict[str, Any]:
+    """Races over many orders of kept scores: with labels in their shares in each rung, and in random order."""
+    losses, accuracy = scores["validation_losses"], scores["test_accuracies"]
+    candidates = [Candidate(text=text) for text in scores["texts"]]
+    best = min(range(len(candidates)), key=lambda number: sum(losses[number]))
+    number_of = {candidate.text: number for number, candidate in enumerate(candidates)}
+
+    def losses_of(some: list[Candidate], numbers: list[int]) -> list[list[float]]:
+        return [[losses[number_of[candidate.text]][number] for number in numbers] for candidate in some]
+
+    def winners(order_of: Callable[[random.Random], list[int]]) -> list[float]:
+        orders = [order_of(random.Random(seed)) for seed in range(ORDERS)]
+        standings = [raced(candidates, losses_of, order, FIRST, KEEP) for order in orders]
+        return [accuracy[number_of[some[0].candidate.text]] for some in standings]
+
+    def num_near(accuracies: list[float]) -> int:
+        return sum(value >= accuracy[best] - NEAR - 1e-9 for value in accuracies)
+
+    balanced = winners(lambda chance: balanced_order(labels, chance))
+    unbalanced = winners(lambda chance: chance.sample(range(len(labels)), len(labels)))
+    return {
+        "of_all_row_scores": row_scores(len(candidates), len(labels), FIRST) / (len(candidates) * len(labels)),
+        "none_test_accuracy": accuracy[0],
+        "exhaustive_test_accuracy": accuracy[best],
+        "raced_test_accuracies": balanced,
+        "within_a_point": num_near(balanced),
+        "within_a_point_unbalanced": num_near(unbalanced),
+        "races": ORDERS,
+        "validation_labels": labels,
     }
 
 

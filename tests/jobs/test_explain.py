@@ -100,7 +100,7 @@ def test_the_check_of_words_tells_right_importance_from_wrong():
         return torch.tensor([0.0 if "w3 " in f"{text} " else 1.0 for text in texts])
 
     for named, passes in ((3, True), (5, False)):
-        rows = [Occluded(pieces, [float(n == named) for n in range(10)], losses_of) for _ in range(6)]
+        rows = [Occluded(pieces, 0.0, [float(n == named) for n in range(10)], losses_of) for _ in range(6)]
         assert words_check(rows, seed=1).passed is passes
     assert words_check(rows[:1], seed=1).passed is None
 

@@ -38,11 +38,13 @@ class Occluded:
 
     Args:
         pieces: of its text.
+        loss: negative log-likelihood of the answer under the prompt.
         drops: log-likelihood of the answer under the prompt that is lost without each.
         losses_of: negative log-likelihoods of that answer with other texts in place of the row's own.
     """
 
     pieces: list[str]
+    loss: float
     drops: list[float]
     losses_of: Callable[[Sequence[str]], Tensor]
 
@@ -64,9 +66,9 @@ def words_check(rows: Sequence[Occluded], seed: int) -> Check:
         depths = [max(1, round(length * share)) for share in _SHARES]
         removed = [[order[:depth], order[depth:]] for order in orders for depth in depths]
         texts = [without(row.pieces, numbers) for pair in removed for numbers in pair]
-        losses = row.losses_of([without(row.pieces, ()), *texts])
+        losses = row.losses_of(texts)
         # [orders, depths, (without the first, with them alone)].
-        lost = (losses[1:] - losses[0]).view(len(orders), len(depths), 2).mean(1)
+        lost = (losses - row.loss).view(len(orders), len(depths), 2).mean(1)
         gains.append(float(lost[0, 0] - lost[1:, 0].mean()))
         of_rows.append((*lost[0].tolist(), *lost[1:].mean(0).tolist()))
     if len(gains) < 2:

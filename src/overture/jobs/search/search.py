@@ -33,7 +33,8 @@ from overture.core.seeds import derived_seed
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 from overture.jobs.run.members import Histories, fit_settings, is_done, num_epochs_of
-from overture.jobs.run.request import check_no_adapter, settled, with_moved_data
+from overture.jobs.run.request import check_no_adapter, settled
+from overture.jobs.run.resumed import resumed
 from overture.jobs.run.tracked import tracked
 from overture.jobs.run.work import Work, begun_run, read_material, taken_up, work_on
 from overture.jobs.search.lr import find_rate
@@ -123,32 +124,18 @@ def resume_search(
 ) -> SearchResult | StoppedRun:
     """Go on with a stopped search; finished trials are not repeated, a finished search gives its result again.
 
-    Args:
-        ref: the run's name or folder.
-        store: where the prompt goes.
-        listener: called with each event.
-        is_stop_asked: looked at after each step; the run can be resumed.
-        backbone: a loaded model; loaded by the task's name when None.
-        settings: where data files lie now: ``data.train=rows.jsonl``.
-
-    Raises:
-        StoreError: there is no such run, or another process works on it.
-        ConfigError: a setting is no data file's.
-        DataError: the rows have changed since the run began.
-        ArtifactError: the model has changed since the run began, or a file of the run is damaged.
+    Arguments and errors are those of `overture.jobs.tune.tune.resume`.
     """
-    run = Run.open(store.runs, ref, listener)
-    if result := run.read("result.json", SearchResult):
-        return result
-    config = with_moved_data(run.config(SearchRequest), settings)
-    store.check_can_add(config.task.name)
 
-    def prepare() -> Work:
-        work = taken_up(run, _roomy(config), store, is_stop_asked, backbone)
-        run.keep_config(config.model_dump(mode="json"))
-        return work
+    def go_on(run: Run, config: SearchRequest) -> SearchResult | StoppedRun:
+        def prepare() -> Work:
+            work = taken_up(run, _roomy(config), store, is_stop_asked, backbone)
+            run.keep_config(config.model_dump(mode="json"))
+            return work
 
-    return _carried_out(run, config, prepare)
+        return _carried_out(run, config, prepare)
+
+    return resumed(ref, store, listener, settings, SearchRequest, SearchResult, go_on)
 
 
 def _roomy(config: SearchRequest) -> SearchRequest:

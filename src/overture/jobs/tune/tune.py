@@ -16,7 +16,8 @@ from overture.core.sealed import write_sealed
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.history import overfitting
-from overture.jobs.run.request import TuneConfig, settled, with_moved_data
+from overture.jobs.run.request import TuneConfig, settled
+from overture.jobs.run.resumed import resumed
 from overture.jobs.run.tracked import tracked
 from overture.jobs.run.work import SPLITS, Member, Work, begun_run, metrics_of, read_material, taken_up, work_on
 from overture.jobs.tune.adapted import Tuned, tuned_alone, tuned_with_adapter
@@ -24,7 +25,7 @@ from overture.jobs.tune.plan import plan_of
 from overture.jobs.tune.result import finished, seed_file
 from overture.prompt.pack import ADAPTER, prompt_tensors
 from overture.prompt.registry import check_effect
-from overture.store.runs import RESULT, Run
+from overture.store.runs import Run
 from overture.store.store import Store
 from overture.train.fit import FitResult
 
@@ -92,18 +93,16 @@ def resume(
         DataError: the rows have changed since the run began.
         ArtifactError: the model has changed since the run began, or a file of the run is damaged.
     """
-    run = Run.open(store.runs, ref, listener)
-    if result := run.read(RESULT, TuneResult):
-        return result
-    config = with_moved_data(run.config(TuneConfig), settings)
-    store.check_can_add(config.task.name)
 
-    def resumed() -> TuneResult | StoppedRun:
-        work = taken_up(run, config, store, is_stop_asked, backbone)
-        run.keep_config(config.model_dump(mode="json"))
-        return _result(work)
+    def go_on(run: Run, config: TuneConfig) -> TuneResult | StoppedRun:
+        def work() -> TuneResult | StoppedRun:
+            taken = taken_up(run, config, store, is_stop_asked, backbone)
+            run.keep_config(config.model_dump(mode="json"))
+            return _result(taken)
 
-    return tracked(run, config, lambda: run.carried_out(resumed))
+        return tracked(run, config, lambda: run.carried_out(work))
+
+    return resumed(ref, store, listener, settings, TuneConfig, TuneResult, go_on)
 
 
 def _result(work: Work) -> TuneResult | StoppedRun:

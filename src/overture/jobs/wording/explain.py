@@ -176,7 +176,7 @@ class _Explainer:
             texts=heats,
             attention=self._attention(prompted, encoded),
             lens=self._lens(encoded),
-            checks=[*checks, words_are_named, *self._stability(change_BV, rows, encoded, alone)],
+            checks=[*checks, words_are_named, *self._stability(change_BV, plain, encoded, alone)],
             seconds=meter.seconds,
             notices=notices,
         )
@@ -242,14 +242,13 @@ class _Explainer:
         ]
 
     def _stability(
-        self, change_BV: Tensor | None, rows: Sequence[Row], encoded: Sequence[Encoded], alone: Sequence[Encoded]
+        self, change_BV: Tensor | None, plain: PromptedModel, encoded: Sequence[Encoded], alone: Sequence[Encoded]
     ) -> list[Check]:
         """Whether the run's other seeds say the same, where they are kept."""
         others = [] if change_BV is None or self.handle.manifest.text else self.other_seeds
         if change_BV is None or not others:
             return []
         some = slice(0, _RANDOM_ROWS)
-        plain = PromptedModel(self.handle.backbone, None, InputCache())
         likenesses = []
         for prompt in others:
             model = PromptedModel(self.handle.backbone, prompt, plain.cache)
@@ -424,5 +423,6 @@ class _Explainer:
         def losses_of(texts: Sequence[str]) -> Tensor:
             return -scores(prompted, self.handle.encoder.encode(rows_of(texts)), None)[:, answer]
 
-        answer_drops = (scores_UC[1][0] - scores_UC[1][1:])[:, answer].tolist()
-        return heat, Occluded(pieces, answer_drops, losses_of), num_tokens
+        losses_U = -scores_UC[1][:, answer]
+        answer_drops = (losses_U[1:] - losses_U[0]).tolist()
+        return heat, Occluded(pieces, float(losses_U[0]), answer_drops, losses_of), num_tokens

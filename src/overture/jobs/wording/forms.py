@@ -24,7 +24,7 @@ from overture.evaluate.host import Host
 from overture.evaluate.intervals import paired_test
 from overture.evaluate.scoring import Scored, check_answerable, score
 from overture.jobs.run.early import splits_of
-from overture.jobs.run.request import with_moved_data
+from overture.jobs.run.resumed import resumed
 from overture.jobs.run.same import hold_rows
 from overture.jobs.run.tracked import tracked
 from overture.jobs.search.options import SearchRequest
@@ -82,22 +82,12 @@ def resume_forms(
 ) -> FormsResult | StoppedRun:
     """Go on with a stopped search of all forms; what its searches have finished is not repeated.
 
-    Args:
-        ref: the run's name or folder.
-        store: where prompts and runs are.
-        listener: called with each event.
-        is_stop_asked: looked at after each step.
-        backbone: a loaded model; loaded by the task's name when None.
-        settings: where data files lie now: ``data.train=rows.jsonl``.
-
-    Raises:
-        As `resume_search` and `resume_words`.
+    Arguments and errors are those of `overture.jobs.tune.tune.resume`.
     """
-    run = Run.open(store.runs, ref, listener)
-    if result := run.read(RESULT, FormsResult):
-        return result
-    config = with_moved_data(run.config(HardRequest), settings)
-    return _carried_out(run, config, store, is_stop_asked, backbone, settings)
+    return resumed(
+        ref, store, listener, settings, HardRequest, FormsResult,
+        lambda run, config: _carried_out(run, config, store, is_stop_asked, backbone, settings),
+    )  # fmt: skip
 
 
 def _carried_out(

@@ -40,7 +40,8 @@ from overture.hard.race import raced, row_scores
 from overture.hard.scorer import Refused, TextScorer
 from overture.jobs.run.early import splits_of
 from overture.jobs.run.keep import new_manifest
-from overture.jobs.run.request import check_no_adapter, with_moved_data
+from overture.jobs.run.request import check_no_adapter
+from overture.jobs.run.resumed import resumed
 from overture.jobs.run.same import hold_model, hold_rows
 from overture.jobs.run.tracked import tracked
 from overture.jobs.run.work import input_cache
@@ -93,24 +94,12 @@ def resume_words(
 ) -> HardResult:
     """Go on with a stopped search; what was scored is not scored again, and the end is the same bit for bit.
 
-    Args:
-        ref: the run's name or folder.
-        store: where the prompt goes.
-        listener: called with each event.
-        is_stop_asked: looked at between passes.
-        backbone: a loaded model; loaded by the task's name when None.
-        settings: where data files lie now: ``data.train=rows.jsonl``.
-
-    Raises:
-        StoreError: there is no such run, or another process works on it.
-        ConfigError: a setting is no data file's.
-        DataError: the rows have changed since the run began.
-        ArtifactError: the model has changed since the run began.
+    Arguments and errors are those of `overture.jobs.tune.tune.resume`.
     """
-    run = Run.open(store.runs, ref, listener)
-    if result := run.read("result.json", HardResult):
-        return result
-    return _execute(run, with_moved_data(run.config(HardRequest), settings), store, is_stop_asked, backbone)
+    return resumed(
+        ref, store, listener, settings, HardRequest, HardResult,
+        lambda run, config: _execute(run, config, store, is_stop_asked, backbone),
+    )  # fmt: skip
 
 
 def check_request(config: HardRequest) -> None:

@@ -1,0 +1,48 @@
+"""A stopped run taken up again: what every kind of run does before its own work goes on."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from overture.core.records.events import Listener
+from overture.jobs.run.request import TuneConfig, with_moved_data
+from overture.store.runs import RESULT, Run
+from overture.store.store import Store
+
+C = TypeVar("C", bound=TuneConfig)
+R = TypeVar("R", bound=BaseModel)
+W = TypeVar("W")
+
+
+def resumed(
+    ref: str,
+    store: Store,
+    listener: Listener,
+    settings: Sequence[str],
+    request: type[C],
+    result: type[R],
+    work: Callable[[Run, C], W],
+) -> R | W:
+    """The result of a finished run again; else that of its work, under its own request.
+
+    Args:
+        ref: the run's name or folder.
+        store: where its prompt goes.
+        listener: called with each event.
+        settings: where data files lie now: ``data.train=rows.jsonl``.
+        request: what its request is read as.
+        result: what its result is read as.
+        work: goes on with the run.
+
+    Raises:
+        StoreError: there is no such run.
+        ConfigError: a setting is no data file's.
+    """
+    run = Run.open(store.runs, ref, listener)
+    finished = run.read(RESULT, result)
+    if finished is not None:
+        return finished
+    config = with_moved_data(run.config(request), settings)
+    store.check_can_add(config.task.name)
+    return work(run, config)
