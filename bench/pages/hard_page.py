@@ -127,7 +127,7 @@ def races() -> str:
                 f"{result['cpu_seconds'] / 60:.1f}",
                 f"{len(all_of['texts'])} wordings, {all_of['test_rows']} test rows",
                 f"{all_of['of_all_row_scores']:.0%}",
-                f"{all_of['within_a_point']} of {all_of['races']}",
+                f"{all_of['within_a_point']} of {all_of['races']} ({all_of['within_a_point_unbalanced']})",
                 f"{all_of['none_test_accuracy']:.3f}, {all_of['exhaustive_test_accuracy']:.3f}, "
                 f"{sum(all_of['raced_test_accuracies']) / all_of['races']:.3f}",
             ]
@@ -135,7 +135,8 @@ def races() -> str:
     if not rows:
         return "No races are kept."
     head = [
-        "task", "wordings timed", "CPU minutes", "scored in full", "row-scores of a race", "winners within a point",
+        "task", "wordings timed", "CPU minutes", "scored in full", "row-scores of a race",
+        "winners within a point (random order)",
         "test accuracy: no prompt, best of all scores, race",
     ]  # fmt: skip
     return table(head, rows) + "\n\n```sh\n" + "\n".join(commands) + "\n```"
@@ -182,7 +183,21 @@ def control() -> str:
     )
 
 
-SECTIONS = {"searches": searches, "kept texts": texts, "races": races, "peers": peers, "shuffled labels": control}
+def planted() -> str:
+    """Runs with a rule planted in the data."""
+    if (result := kept("planted")) is None:
+        return "Not measured."
+    runs = result["runs"]
+    return (
+        f"The planted word is the first that the slices name in {result['named_first']} of {len(runs)} runs, the word "
+        f"by chance is named in {result['chance_word_named']}. Left out of a row that holds it, the planted word "
+        f"matters most in {result['rows_where_first']} of {result['rows_occluded']} rows. Accuracy with the prompt "
+        f"{fmean(run['accuracy'] for run in runs):.2f}, without {fmean(run['accuracy_without'] for run in runs):.2f}; "
+        f"{fmean(run['cpu_seconds'] for run in runs):.0f} CPU seconds a run.\n\n```sh\n{result['command']}\n```"
+    )
+
+
+SECTIONS = {"searches": searches, "kept texts": texts, "races": races, "peers": peers, "shuffled labels": control, "planted rule": planted}
 
 
 def main() -> None:
