@@ -197,7 +197,14 @@ def planted() -> str:
     )
 
 
-SECTIONS = {"searches": searches, "kept texts": texts, "races": races, "peers": peers, "shuffled labels": control, "planted rule": planted}
+SECTIONS = {
+    "searches": searches,
+    "kept texts": texts,
+    "races": races,
+    "peers": peers,
+    "shuffled labels": control,
+    "planted rule": planted,
+}
 
 
 def main() -> None:
