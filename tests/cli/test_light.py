@@ -34,6 +34,7 @@ COMMANDS = (
     ["alias", "nothing"],
     ["serve", "--help"],
     ["serve", "--host", "0.0.0.0"],
+    ["ui", "--help"],
     ["resume"],
 )
 

@@ -5,8 +5,14 @@ from html import unescape
 
 import pytest
 
-from gateway import Gateway
+from gateway import BACKBONE, Gateway
+from overture.core.records.serving import ErrorEvent
+from overture.server.answers import Span
+from overture.server.pages.answering import cut
 from overture.server.security import Access, add_key, read_keys
+from overture.store.explanations import explanation_path
+from overture.store.manifest import BackboneRef
+from overture.store.names import Ref
 
 HTML = {"accept": "text/html"}
 
@@ -89,6 +95,129 @@ def test_errors_are_pages_for_browsers_and_json_for_programs(client):
     assert "page" in text_of(client.get("/?page=x"), 400)
     evil = text_of(client.get("/", headers={"origin": "https://evil.example"}), 403)
     assert "pages of other sites may not ask" in evil
+
+
+def test_a_prompt_has_a_page_with_its_facts_and_how_to_use_it(client, gateway):
+    scores = {"accuracy": {"value": 0.9, "low": 0.8, "high": 0.95, "n": 100}}
+    gateway.add("movie", metrics={"test": {"scores": scores, "loss": 0.3}, "no_prompt": {"test": {"scores": scores}}})
+    shown = text_of(client.get("/p/movie"))
+    assert "movie@2" in shown
+    assert "95% interval 0.800 to 0.950, 100 rows" in shown
+    assert """-d '{"prompt": "movie@2", "inputs": ["some text"]}'""" in shown
+    assert "overture.load('movie@2')" in shown
+    assert "overture predict movie@2 'some text'" in shown
+    assert "{text} Sentiment:" in shown
+    assert "overture explain movie@2" in shown
+    assert "0.900" not in text_of(client.get("/p/spam"))
+    assert "did you mean movie" in text_of(client.get("/p/movi"), 404)
+
+
+def test_a_prompt_of_another_model_says_what_differs(client, gateway):
+    gateway.add("stars", backbone=BackboneRef(**{**BACKBONE, "num_layers": 3}))
+    shown = text_of(client.get("/p/stars"))
+    assert "num_layers: 2, wanted 3" in shown
+    assert "Use it" not in shown
+    (gateway.store.prompts / "spam" / "v1" / "prompt.json").write_text("{")
+    assert "JSON cannot be read" in text_of(client.get("/p/spam"))
+
+
+def test_an_alias_is_moved_and_removed_by_a_form(client, gateway):
+    gateway.add("movie")
+    moved = client.post("/p/movie/alias", data={"alias": "prod", "version": "1"})
+    assert "movie@prod is now movie@1" in text_of(moved)
+    assert gateway.store.aliases("movie") == {"prod": 1}
+    assert "no version" in text_of(client.post("/p/movie/alias", data={"alias": "../x", "version": "1"}), 400)
+    assert client.post("/p/movie/alias", data={"alias": "prod", "version": "9"}).status_code == 404
+    assert client.post("/p/movie/alias/remove", data={"alias": "2"}).status_code == 400
+    assert client.post("/p/movie/alias/remove", data={"alias": "prod"}).status_code == 200
+    assert gateway.store.aliases("movie") == {}
+    away = {"origin": "https://evil.example"}
+    assert client.post("/p/movie/alias", data={"alias": "prod", "version": "1"}, headers=away).status_code == 403
+
+
+def test_an_explanation_is_shown_where_it_can_run_nothing(client, gateway):
+    assert "overture explain movie" in text_of(client.get("/p/movie/explanation"), 404)
+    path = explanation_path(gateway.store.root, Ref("movie", 1))
+    path.parent.mkdir()
+    path.write_text("<style>p {}</style><script>alert(1)</script>")
+    reply = client.get("/p/movie/explanation")
+    assert reply.text == path.read_text()
+    policy = reply.headers["content-security-policy"]
+    assert "sandbox" in policy
+    assert "script-src" not in policy
+    assert "/p/movie@1/explanation" in client.get("/p/movie").text
+    gateway.store.remove("movie")
+    assert not path.exists()
+
+
+# -- playground
+
+
+def test_the_playground_answers_without_a_script(client, gateway):
+    form = {"prompt": ["movie", "tiny", "names"], "text": "Ada\r\nsaw it", "max_tokens": "8"}
+    page = client.post("/try", data=form)
+    shown = text_of(page)
+    columns = [
+        shown.index(part) for part in ("tiny no prompt Ada saw it", "movie@1 classification positive", "names@1")
+    ]
+    assert columns == sorted(columns)
+    assert "positive 0.750" in shown
+    assert "<mark>Ada<small>PER</small></mark>\nsaw it" in page.text
+    labels, written = gateway.engine.requests[-1], gateway.engine.requests[-2]
+    assert {labels.want, written.want} == {"answer", "write"}
+    typed = labels if labels.want == "answer" else written
+    assert (typed.prompts, typed.row) == (("movie@1", "names@1"), {"text": "Ada\nsaw it"})
+    for command in ("overture predict movie@1", "/v1/predict", "/v1/completions", "overture.load"):
+        assert command in shown
+
+
+def test_what_the_playground_cannot_ask_it_says(client, gateway):
+    gateway.add("stars", backbone=BackboneRef(**{**BACKBONE, "num_layers": 3}))
+    shown = text_of(client.post("/try", data={"prompt": ["movie", "stars", "movi"], "text": "x"}))
+    assert "positive" in shown
+    assert "made for another model" in shown
+    assert "did you mean movie" in shown
+    assert "no text yet" in text_of(client.post("/try", data={"prompt": "movie", "text": " "}))
+    assert "no prompt is chosen" in text_of(client.post("/try", data={"text": "x"}))
+    assert "too many prompts" in text_of(client.post("/try", data={"prompt": [f"p{n}" for n in range(9)]}), 400)
+    assert "cannot be read" in text_of(client.post("/try", content=b"prompt=movie&text=%ED%A0%80"), 400)
+    gateway.engine.failure = ErrorEvent(id="", error="x", message="the model is busy", status=429)
+    assert "the model is busy" in text_of(client.post("/try", data={"prompt": ["movie", "tiny"], "text": "x"}))
+
+
+def test_templates_of_several_fields_have_a_field_each(client, gateway):
+    gateway.add("pair", "talk")
+    page = client.post("/try/form", data={"prompt": "pair", "text": "kept"})
+    assert 'name="field.a"' in page.text
+    assert 'name="text" value="kept"' in page.text
+    shown = text_of(client.post("/try", data={"prompt": "pair", "field.a": "x", "field.b": "<y>"}))
+    assert "pair@1 classification no" in shown
+    assert gateway.engine.requests[-1].row == {"a": "x", "b": "<y>"}
+    client.post("/try", data={"prompt": "talk", "text": "hello"})
+    assert gateway.engine.requests[-1].row == {"messages": [{"role": "user", "content": "hello"}]}
+
+
+def test_answers_are_streamed_as_parts_of_the_page(client, gateway):
+    gateway.add("summary")
+    form = {"prompt": ["movie", "summary"], "text": "a <b> c"}
+    reply = client.post("/try", data=form, headers={"hx-request": "true"})
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    events = [event.replace("data: ", "") for event in reply.text.strip().split("\n\n")]
+    assert 'id="answer-1"' in events[0]
+    grown = [event for event in events if "beforeend" in event]
+    assert grown == [
+        f'<hx-partial hx-target="#written-1" hx-swap="beforeend"><span>{text}</span></hx-partial>'
+        for text in (" &lt;b&gt;", " c")
+    ]
+    assert "3 tokens written" in events[-1] or "3 tokens written" in events[-2]
+    assert not gateway.engine.running
+
+
+def test_text_is_cut_at_spans_that_do_not_overlap():
+    spans = [Span(label="B", start=4, end=6), Span(label="A", start=0, end=3), Span(label="C", start=5, end=7)]
+    assert cut("Ada saw", spans) == [("Ada", "A"), (" ", ""), ("sa", "B"), ("w", "")]
+    assert cut(["Ada", "saw"], [Span(label="A", start=0, end=1)]) == [("Ada ", "A"), ("saw ", "")]
+    assert cut(None, spans) == []
 
 
 # -- with keys

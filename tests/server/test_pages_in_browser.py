@@ -16,3 +16,49 @@ def test_prompts(page_gateway, visit, size, scheme):
         page.wait_for_selector("text=movie@1", state="detached")
         assert page.url.endswith("?q=spa")
         assert page.is_visible("text=spam@1")
+
+
+def test_one_prompt(page_gateway, visit):
+    gateway = page_gateway()
+    gateway.add("movie", "movie")
+    with visit(gateway, "/p/movie@1", size="phone", color_scheme="dark") as page:
+        assert findings(page) == []
+        page.fill("#alias", "prod")
+        page.click("text=Move")
+        page.wait_for_selector("text=movie@prod is now movie@1")
+        page.click("#use-cli + button")
+        page.wait_for_selector("#use-cli + button:not(:text-is('Copy'))")
+    assert gateway.store.aliases("movie") == {"prod": 1}
+
+
+def test_playground(page_gateway, visit):
+    gateway = page_gateway(serves_base=True)
+    gateway.add("movie", "summary", "pair")
+    with visit(gateway, "/try?prompt=movie", size="phone") as page:
+        page.fill("#text", "a film")
+        page.wait_for_selector(".says:text-is('positive')")
+        page.check("input[value=summary]")
+        page.wait_for_selector("#written-1:text-is('a film')")
+        page.check("input[value=tiny]")
+        page.wait_for_selector("#answer-0:has-text('no prompt') .written:text-is('a film')")
+        assert findings(page) == []
+        page.fill("#text", "another film by far")
+        page.wait_for_selector("#written-2:text-is('another film by far')")
+        page.uncheck("[data-live-switch]")
+        page.check("input[value=pair]")
+        page.wait_for_selector("[name='field.a']")
+        assert page.locator("#answers").count() == 1
+    assert not gateway.engine.running
+
+
+def test_pages_work_without_a_script(page_gateway, visit):
+    gateway = page_gateway()
+    gateway.add("movie", "spam")
+    with visit(gateway, java_script_enabled=False) as page:
+        page.click("text=spam@1")
+        page.click("text=Try it")
+        page.check("input[value=movie]")
+        page.fill("#text", "a film")
+        page.click("text=Ask")
+        assert page.locator(".says").all_text_contents() == ["positive", "yes"]
+        assert page.locator("button[data-copy]:visible").count() == 0

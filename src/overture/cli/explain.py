@@ -74,6 +74,8 @@ def command(
     from overture.evaluate.host import Host
     from overture.jobs.wording.explain import explain, other_seeds_of
     from overture.report.explain_page import write_page
+    from overture.store.explanations import explanation_path
+    from overture.store.names import is_path, ref_of
 
     show = display()
     with show.live():
@@ -84,6 +86,9 @@ def command(
         result = explain(handle, rows, split, config, as_progress(show), other_seeds_of(handle, kept))
         result = result.model_copy(update={"notices": [*notice_texts(notices), *result.notices]})
     write_page(result, target)
+    if not is_path(prompt):
+        # The page of the prompt in `overture ui` shows it.
+        write_page(result, explanation_path(root, ref_of(folder)))
     if is_json:
         emit({**result.dump(), "page": str(target)})
         return

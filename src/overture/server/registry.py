@@ -75,7 +75,7 @@ class Registry:
         self.store, self.engine, self.base = store, engine, base
         self.serves_base, self.allow_drift = serves_base, allow_drift
         # Versions are never replaced, so what was read stays true.
-        self._read = lru_cache(maxsize=2048)(self._read_folder)
+        self.read = lru_cache(maxsize=2048)(self._read_folder)
         self._names: tuple[object, tuple[str, ...]] = (None, ())
 
     def served(self, model: str, key: Key, where: str = "model") -> Served:
@@ -91,7 +91,7 @@ class Registry:
         """
         if model == self.base and self.serves_base:
             return Served("")
-        prompt = self._read(self.pinned(model, key, where))
+        prompt = self.read(self.pinned(model, key, where))
         if problem := self.problem(prompt):
             raise Refused.of(problem)
         return prompt
@@ -187,7 +187,7 @@ class Registry:
         """A version's card; that of a damaged one says so."""
         aliases = self.aliases(ref)
         try:
-            prompt = self._read(ref)
+            prompt = self.read(ref)
         except OvertureError as error:
             facts = PromptFacts(
                 kind="",
@@ -274,7 +274,7 @@ class Registry:
         if not key.may_use(name):
             raise Refused(403, "name_not_allowed", "the key may not use this name", where="name", got=name)
         for version in reversed(self.store.versions(name) if known_sha256 else ()):
-            known = self._read(f"{name}@{version}").manifest
+            known = self.read(f"{name}@{version}").manifest
             if known is not None and known.tensors_sha256 == known_sha256:
                 return PromptKept(prompt=f"{name}@{version}", sha256=known.tensors_sha256), False
         values: dict[str, Any] = {**upload.manifest, "name": name}

@@ -28,6 +28,8 @@ from overture.server.schema import (
 from overture.server.security import Visit
 
 T = TypeVar("T")
+Row = str | dict[str, JsonValue]
+"""What prompts are asked about: a text, or the fields of their templates."""
 _YES = ("yes", "true", "1")
 
 
@@ -64,7 +66,7 @@ async def while_connected(http: HttpRequest, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(task, watcher, return_exceptions=True)
 
 
-def row_of(value: str | dict[str, JsonValue], prompts: Sequence[Served], where: str) -> dict[str, JsonValue]:
+def row_of(value: Row, prompts: Sequence[Served], where: str) -> dict[str, JsonValue]:
     """A row that every prompt can show: a text fills the one field of each template.
 
     Raises:

@@ -20,6 +20,7 @@ from overture.core.errors import ArtifactError, StoreError, UnknownPrompt, Wrong
 from overture.core.files import TEMPORARY, exclusive, fsync_dir, sweep_temporaries, write_atomic
 from overture.core.records.base import Record, read_record
 from overture.store.artifact import MANIFEST_FILE, read_manifest, save_artifact
+from overture.store.explanations import explanation_path
 from overture.store.index import Index, Key
 from overture.store.manifest import Manifest
 from overture.store.names import Ref, checked_alias, checked_name, is_name, is_path, parsed_ref, version_of
@@ -257,6 +258,8 @@ class Store:
             if wanted.version is None:
                 (folder / _ALIASES).unlink(missing_ok=True)
             _vanish(removed)
+            for version in versions:
+                explanation_path(self.root, Ref(wanted.name, version)).unlink(missing_ok=True)
         return tuple(str(Ref(wanted.name, version)) for version in versions)
 
     def diff(self, a: str | Path, b: str | Path) -> "PromptDiff":

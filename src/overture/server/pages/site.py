@@ -44,13 +44,14 @@ _MAX_FORM_FIELDS = 1000
 
 
 class NavItem(NamedTuple):
-    """A page in the navigation."""
+    """A page in the navigation, and the beginning of the paths that belong to it."""
 
     title: str
     path: str
+    below: str
 
 
-NAV = (NavItem("Prompts", "/"),)
+NAV = (NavItem("Prompts", "/", "/p/"), NavItem("Playground", "/try", "/try/"))
 """The pages, in the order of the navigation."""
 
 
@@ -114,7 +115,7 @@ class SiteFacts(NamedTuple):
 
     def is_here(self, item: NavItem) -> bool:
         """Whether an item of the navigation holds this page."""
-        return self.path == item.path or (item.path != "/" and self.path.startswith(f"{item.path}/"))
+        return self.path == item.path or self.path.startswith(item.below)
 
 
 def is_for_browser(scope: Scope) -> bool:
@@ -142,6 +143,21 @@ def see(path: str, **query: Any) -> RedirectResponse:
     return RedirectResponse(path + (f"?{urlencode(query, doseq=True)}" if query else ""), 303)
 
 
+async def pairs_of(request: Request) -> list[tuple[str, str]]:
+    """Names and texts of a posted form, in its order; line ends as in the text that was typed.
+
+    Raises:
+        Refused: the body is no urlencoded form.
+    """
+    body = await request.body()
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FORM_FIELDS, errors="strict")
+    except ValueError as error:
+        raise Refused(400, "invalid_request", "the form cannot be read", where="body", got=str(error)) from None
+    # Browsers post texts of several lines with \r\n.
+    return [(name, text.replace("\r\n", "\n")) for name, text in pairs]
+
+
 async def form_of(request: Request, model: type[F]) -> F:
     """A posted form as a record: lists take all values of a name; what was left empty is left out.
 
@@ -152,14 +168,7 @@ async def form_of(request: Request, model: type[F]) -> F:
     Raises:
         Refused: the fields are not the record's.
     """
-    body = await request.body()
-    try:
-        pairs = parse_qsl(
-            body.decode(), keep_blank_values=True, max_num_fields=_MAX_FORM_FIELDS, errors="strict", encoding="utf-8"
-        )
-    except ValueError as error:
-        raise Refused(400, "invalid_request", "the form cannot be read", where="body", got=str(error)) from None
-    return read_pairs(pairs, model)
+    return read_pairs(await pairs_of(request), model)
 
 
 def query_of(request: Request, model: type[F]) -> F:

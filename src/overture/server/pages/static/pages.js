@@ -17,8 +17,25 @@
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
   });
 
-  // Copy buttons are shown only where they work.
-  const show = (root) => root.querySelectorAll("button[data-copy][hidden]").forEach((button) => { button.hidden = false; });
+  // A form that is posted while its text is edited, where its switch is on.
+  let timer;
+  document.addEventListener("input", (event) => {
+    const form = event.target.closest("form[data-live]");
+    const isText = event.target.matches("textarea");
+    if (!form || !isText || !form.querySelector("[data-live-switch]:checked")) return;
+    clearTimeout(timer);
+    timer = setTimeout(() => { if (form.isConnected && event.target.value.trim()) form.requestSubmit(); }, 350);
+  });
+
+  // What works only with a script is shown only where one runs.
+  const show = (root) => root.querySelectorAll("button[data-copy], .needs-script").forEach((item) => { item.hidden = false; });
   document.addEventListener("DOMContentLoaded", () => show(document));
-  document.addEventListener("htmx:after:swap", () => show(document));
+  document.addEventListener("htmx:after:swap", () => {
+    show(document);
+    // Other prompts were chosen for a text that is there already.
+    const form = document.querySelector("form[data-ask]");
+    if (!form) return;
+    form.removeAttribute("data-ask");
+    form.requestSubmit();
+  });
 })();
