@@ -75,7 +75,10 @@ def manifest_of(name: str, **changes: Any) -> Manifest:
 
 def fake_answer(prompt: str, request: Request) -> dict[str, Any]:
     """What a prompt of the tasks shows."""
-    del request
+    if request.want == "embed":
+        return {"embedding": [1.0, -0.5]}
+    if request.labels:
+        return {"label": request.labels[0], "probabilities": dict.fromkeys(request.labels, 1 / len(request.labels))}
     return SHOWN[prompt.partition("@")[0]]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import struct
 import threading
 
 import pytest
@@ -246,6 +247,51 @@ def test_system_one_asks_tuned_prompts(client, gateway):
         refused = error_of(client.post("/v1/systemone", json={"state": "x", "questions": {name: question}}), 400)
         assert refused["param"].startswith(f"questions.{name}")
     assert error_of(client.post("/v1/systemone", json={"state": "x", "questions": {"q": {"type": "noul"}}}), 404)
+
+
+def test_system_one_asks_the_model_alone_where_it_is_served(client, gateway):
+    questions = {
+        "urgent": {"type": "noul", "instructions": "Is it urgent?"},
+        "tone": {"type": "choice", "prompt": "tiny", "criteria": {"calm": "at ease", "angry": None}},
+        "movie": {"type": "choice", "instructions": "a prompt answers what is called like it"},
+    }
+    reply = client.post("/v1/systemone", json={"state": {"text": "x"}, "questions": questions}).json()
+    assert (reply["model"], reply["answers"]["urgent"]["noul"]) == ("tiny, movie@1", 0.5)
+    assert reply["answers"]["movie"]["choice"] == "positive"
+    alone = [request for request in gateway.engine.requests if request.labels]
+    assert [request.labels for request in alone] == [("yes", "no"), ("calm", "angry")]
+    assert alone[1].row == {
+        "state": '{"text": "x"}',
+        "question": "tone\ncalm: at ease\nAnswer with one of: calm, angry",
+    }
+    one = {"q": {"type": "choice", "instructions": "?", "criteria": ["a"]}}
+    refused = error_of(client.post("/v1/systemone", json={"state": "x", "questions": one}), 400)
+    assert refused["param"] == "questions.q.criteria"
+    gateway.registry.serves_base = False
+    reply = client.post("/v1/systemone", json={"state": "x", "questions": {"q": questions["urgent"]}})
+    assert error_of(reply, 404)["param"] == "questions.q.prompt"
+
+
+def test_embeddings_come_as_numbers_and_as_base64(client, gateway):
+    body = {"model": "movie", "input": ["a", "b"]}
+    reply = client.post("/v1/embeddings", json=body).json()
+    assert [row["embedding"] for row in reply["data"]] == [[1.0, -0.5]] * 2
+    assert (reply["model"], reply["data"][1]["index"]) == ("movie@1", 1)
+    coded = client.post("/v1/embeddings", json={**body, "encoding_format": "base64"}).json()["data"][0]["embedding"]
+    assert struct.unpack("<2f", base64.b64decode(coded)) == (1.0, -0.5)
+    # The prompt stands behind the text.
+    assert {request.pooling for request in gateway.engine.requests} == {"last"}
+    client.post("/v1/embeddings", json={"model": "tiny", "input": [3, 4]})
+    assert (gateway.engine.requests[-1].ids, gateway.engine.requests[-1].pooling) == ((3, 4), "mean")
+    assert error_of(client.post("/v1/embeddings", json={**body, "input": [3, 4]}), 400)["param"] == "input"
+
+
+def test_a_prompt_that_writes_nothing_has_no_echo_and_no_schema(client):
+    body = {"model": "movie", "prompt": "x"}
+    for change in ({"echo": True}, {"prompt": [1, 2]}, {"response_format": {"type": "json_object"}}):
+        assert error_of(client.post("/v1/completions", json={**body, **change}), 400)["param"] == "model"
+    wrong = {"model": "summary", "prompt": "x", "max_tokens": 0}
+    assert error_of(client.post("/v1/completions", json=wrong), 400)["param"] == "max_tokens"
 
 
 def test_an_alias_that_moves_within_a_request_names_one_version(client, gateway, monkeypatch):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from overture.core.contracts import Answers, Continuations, Features, Likelihoods, Question
+from overture.core.contracts import Answers, Continuations, Features, Likelihoods, Question, TokenShares
 from overture.core.errors import BackboneError
 from overture.core.injection import Injection, ModelKind, Place
 from overture.core.rows import Answer, AtMarks, Encoded, OneOf, Signal
@@ -53,6 +53,8 @@ class Capabilities:
         """
         if question.has_gradient and not self.has_gradients:
             raise self._refused("this answerer gives no gradients", "train with a model that is loaded here")
+        if isinstance(question, TokenShares) and self.kind != "decoder":
+            raise self._refused("only a decoder predicts the tokens that it reads", "choose a decoder with --backbone")
         is_written = isinstance(question, Answers | Continuations | Likelihoods)
         if is_written and self.kind == "encoder":
             raise self._refused(*_WRITES_NOTHING)
@@ -83,6 +85,8 @@ class Capabilities:
 
     def _check_length(self, row: Encoded, injection: Injection | None, question: Question[Any]) -> None:
         length = injection.length if injection else 0
+        if isinstance(question, TokenShares) and self.kind != "decoder":
+            raise self._refused("only a decoder predicts the tokens that it reads", "choose a decoder with --backbone")
         is_written = isinstance(question, Answers | Continuations)
         written = question.max_new_tokens if isinstance(question, Answers | Continuations) else row.target.num_tokens
         num_tokens = row.num_text + length + written

@@ -14,7 +14,7 @@ from overture.core.injection import Injection
 from overture.core.media import Media
 from overture.core.records.base import Record
 from overture.core.records.events import Listener
-from overture.core.rows import Encoded, Likelihood, Reading, Segment, Written
+from overture.core.rows import Encoded, Likelihood, Reading, ScoredToken, Segment, Written
 
 if TYPE_CHECKING:
     import torch
@@ -215,6 +215,17 @@ class MarkScores(Question["torch.Tensor"]):
 @dataclass(frozen=True, slots=True)
 class Likelihoods(Question[list[Likelihood]]):
     """Log-likelihoods over the vocabulary of a row's candidate words, in order; rows may have different ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenShares(Question[list[ScoredToken]]):
+    """A row's own tokens with their log-probabilities, and behind them the likeliest token that would follow.
+
+    Args:
+        num_top: how many of the likeliest tokens are told at each place.
+    """
+
+    num_top: int = 0
 
 
 @dataclass(frozen=True, slots=True)

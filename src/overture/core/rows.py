@@ -258,6 +258,21 @@ class Likelihood:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token behind those before it.
+
+    Args:
+        id: in the vocabulary.
+        share: its log-probability; None of a row's first token, which nothing predicts.
+        top: the likeliest tokens at its place with theirs.
+    """
+
+    id: int
+    share: float | None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """The model's prediction for one row.
 

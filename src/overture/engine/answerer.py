@@ -24,15 +24,16 @@ from overture.core.contracts import (
     Question,
     Readout,
     Readouts,
+    TokenShares,
 )
 from overture.core.injection import Injection
-from overture.core.rows import Answer, Encoded, Likelihood, OneOf, Written
+from overture.core.rows import Answer, Encoded, Likelihood, OneOf, ScoredToken, Written
 from overture.engine import seq2seq
 from overture.engine.backbone import Backbone
 from overture.engine.generate import greedy_tokens, written
 from overture.engine.inputs import Inputs, Progress, groups
 from overture.engine.layout import Layout, answer_layout, label_layout
-from overture.engine.likelihood import word_likelihoods
+from overture.engine.likelihood import token_shares, word_likelihoods
 from overture.engine.passes import Injections, Make, kept_input, prepared, text_layout
 from overture.engine.readers import Batch, Reader, read_states, reader_of
 from overture.engine.texts import Texts
@@ -204,6 +205,10 @@ class LocalAnswerer:
         hidden, layout = self._forward(part, label_layout)
         return word_likelihoods(self.backbone, part.rows, hidden, layout)
 
+    def _token_shares(self, part: _Part, question: TokenShares) -> list[list[ScoredToken]]:
+        hidden, layout = self._forward(part, answer_layout)
+        return token_shares(self.backbone, hidden, layout, question.num_top)
+
     def _answers(self, part: _Part, question: Answers) -> list[Written]:
         inputs, rows, injections = self._decoding(part)
         max_new_tokens, stop, decoding = question.max_new_tokens, question.stop, question.decoding
@@ -267,6 +272,7 @@ _PLANS: dict[type[Question[Any]], tuple[Callable[[Any], _KeyOf], Callable[..., S
     MarkScores: (_read_key, LocalAnswerer._mark_scores),
     Readouts: (_read_key, LocalAnswerer._readouts),
     Likelihoods: (_layer_key, LocalAnswerer._likelihoods),
+    TokenShares: (_layer_key, LocalAnswerer._token_shares),
     Answers: (_layer_key, LocalAnswerer._answers),
     Continuations: (_layer_key, LocalAnswerer._continuations),
     Features: (_features_key, LocalAnswerer._features),

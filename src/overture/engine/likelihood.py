@@ -1,4 +1,4 @@
-"""How likely words are behind their rows, over the whole vocabulary, and whether greedy decoding would write them.
+"""How likely words are behind their rows and tokens behind each other, over the whole vocabulary.
 
 Shape letters: B rows, S live tokens, D width, T places that predict, V vocabulary.
 """
@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from overture.core.rows import Encoded, Likelihood, OneOf
+from overture.core.rows import Encoded, Likelihood, OneOf, ScoredToken
 from overture.engine.backbone import Backbone
 from overture.engine.layout import Layout
+from overture.engine.lines import log_shares_of
 
 _MAX_LOGITS = 1 << 25
 """Logits that exist at a time: 128 MiB of float32."""
@@ -43,6 +44,31 @@ def word_likelihoods(
         sums[row][word] += value
         is_greedy[row][word] &= is_first
     return [[Likelihood(*pair) for pair in zip(*both, strict=True)] for both in zip(sums, is_greedy, strict=True)]
+
+
+def token_shares(backbone: Backbone, hidden: Tensor, layout: Layout, num_top: int) -> list[list[ScoredToken]]:
+    """Each row's text tokens behind those before them, and the likeliest token that would follow.
+
+    Args:
+        backbone: its head.
+        hidden: of the live tokens, all of the text among them, [B, S, D].
+        layout: where they stand.
+        num_top: how many of the likeliest tokens are told at each place.
+    """
+    step, rows = max(1, _MAX_LOGITS // backbone.info.vocab_size), []
+    for row, line in enumerate(layout.lines):
+        places = [index for index, number in enumerate(line.trunk_index) if number >= 0]
+        ids = [element for index in places if isinstance(element := line.ids[index], int)]
+        scored = [ScoredToken(ids[0], None)]
+        for start in range(0, len(places), step):
+            shares = log_shares_of(backbone.head(hidden[row, places[start : start + step]]))
+            following = [*ids[start + 1 : start + step + 1], int(shares[-1].argmax())][: len(shares)]
+            own = shares.gather(1, torch.tensor(following, device=shares.device)[:, None])[:, 0].tolist()
+            values, tokens = (part.tolist() for part in shares.topk(num_top))
+            tops = (tuple(zip(*pair, strict=True)) for pair in zip(tokens, values, strict=True))
+            scored += [ScoredToken(*facts) for facts in zip(following, own, tops, strict=True)]
+        rows.append(scored)
+    return rows
 
 
 def _of_tokens(

@@ -64,8 +64,10 @@ class Inquiry:
         encoded: the requests.
         tenant: whose they are.
         change: of what a task asks, where a request wants it otherwise.
+        instead: asked of each row in place of what its task asks; then there are no replies.
 
     Attributes:
+        problems: why requests cannot be answered, by their number.
         items: the questions; a row's parts are asked one by one, its blanks once for all rows of a prompt.
     """
 
@@ -74,36 +76,36 @@ class Inquiry:
         encoded: Sequence[EncodedAsk],
         tenant: str = "",
         change: Callable[[Question[Any]], Question[Any]] = lambda question: question,
+        instead: Question[Any] | None = None,
     ) -> None:
         self.encoded, self.items = encoded, list[Item]()
-        self._problems = {index: ask.problem for index, ask in enumerate(encoded) if ask.problem}
+        self.problems = {index: ask.problem for index, ask in enumerate(encoded) if ask.problem}
         self._parts: dict[int, range] = {}
         self._blanks: dict[tuple[int, tuple[Encoded, ...]], range] = {}
         refusals: dict[tuple[int, str], BackboneError | None] = {}
 
         def put(handle: "Handle", rows: Sequence[Encoded]) -> range:
-            self.items += [
-                Item(handle, row, change(handle.task.spec.question(handle.task, row)), tenant) for row in rows
-            ]
+            asked = [instead or change(handle.task.spec.question(handle.task, row)) for row in rows]
+            self.items += [Item(handle, row, question, tenant) for row, question in zip(rows, asked, strict=True)]
             return range(len(self.items) - len(rows), len(self.items))
 
         for index, ask in enumerate(encoded):
             handle, parts = ask.handle, ask.parts
-            if index in self._problems:
+            if index in self.problems:
                 continue
             refusal_key = (id(handle), type(parts[0].target).__name__)
             if refusal_key not in refusals:
                 refusals[refusal_key] = None
                 try:
-                    handle.model().check([parts[0]], handle.task.spec.question(handle.task, parts[0]))
+                    handle.model().check([parts[0]], instead or handle.task.spec.question(handle.task, parts[0]))
                 except BackboneError as error:
                     refusals[refusal_key] = error
             if refusal := refusals[refusal_key]:
-                self._problems[index] = refusal
+                self.problems[index] = refusal
                 continue
             self._parts[index] = put(handle, parts)
             for part in parts:
-                if part.blanks and (id(handle), part.blanks) not in self._blanks:
+                if part.blanks and not instead and (id(handle), part.blanks) not in self._blanks:
                     self._blanks[id(handle), part.blanks] = put(handle, part.blanks)
 
     def replies(self, answers: Mapping[int, Any]) -> list[Reply]:
@@ -114,8 +116,8 @@ class Inquiry:
         """
         replies: list[Reply] = []
         for index, ask in enumerate(self.encoded):
-            if index in self._problems:
-                replies.append(Reply(problem=self._problems[index]))
+            if index in self.problems:
+                replies.append(Reply(problem=self.problems[index]))
                 continue
             task = ask.handle.task
             read = partial(task.spec.read, task)

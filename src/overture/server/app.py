@@ -18,8 +18,15 @@ from starlette.responses import Response
 
 from overture.core.errors import NotReady, OvertureError
 from overture.server.errors import ErrorReply, Refused, invalid_body
-from overture.server.openai import Writer, server_sent
-from overture.server.openai_schema import ChatReply, ChatRequest, CompletionReply, CompletionRequest
+from overture.server.openai import Writer, embeddings, server_sent
+from overture.server.openai_schema import (
+    ChatReply,
+    ChatRequest,
+    CompletionReply,
+    CompletionRequest,
+    EmbeddingReply,
+    EmbeddingRequest,
+)
 from overture.server.pages.routes import add_pages
 from overture.server.pages.site import Site
 from overture.server.schema import (
@@ -178,6 +185,11 @@ def _add_asking(app: FastAPI, service: Service) -> None:
     async def complete(body: CompletionRequest, visit: VisitOf, request: Request) -> Any:
         """Answers to texts, in OpenAI's shape."""
         return await _written(Writer(service, body, visit), request)
+
+    @app.post("/v1/embeddings", tags=["ask"])
+    async def embed(body: EmbeddingRequest, visit: VisitOf, request: Request) -> EmbeddingReply:
+        """Hidden states of texts, of the model alone or under a prompt."""
+        return await while_connected(request, embeddings(service, body, visit))
 
     @app.post("/tokenize", tags=["ask"])
     async def tokenize(body: TokenizeRequest, visit: VisitOf) -> TokenizeReply:

@@ -118,7 +118,7 @@ class FakeEngine:
         if self.failure is not None:
             return [self.failure.model_copy(update={"id": request.id})]
         num_input = sum(len(str(value).split()) for value in request.row.values())
-        if request.want == "answer":
+        if request.want != "write":
             answers = {prompt: self.answer(prompt, request) for prompt in request.prompts}
             return [AnswersEvent(id=request.id, answers=answers), DoneEvent(id=request.id, usage=Usage(input_tokens=1))]
         words = " ".join(map(str, request.row.values())).split()

@@ -1,6 +1,8 @@
 """Chats and completions in the shape that OpenAI's clients read, whole or streamed."""
 
 import asyncio
+import base64
+import struct
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +35,10 @@ from overture.server.openai_schema import (
     CompletionLogprobs,
     CompletionReply,
     CompletionRequest,
+    Embedding,
+    EmbeddingReply,
+    EmbeddingRequest,
+    EmbeddingUsage,
     Facts,
     ReplyMessage,
     TopToken,
@@ -93,9 +99,13 @@ class Writer:
         self.created = int(time.time())
         self.requests = [self._request(number, row) for number, row in enumerate(self._rows())]
 
-    def _rows(self) -> list[dict[str, JsonValue]]:
+    def _rows(self) -> list[dict[str, JsonValue] | list[int]]:
+        if isinstance(self.body, CompletionRequest) and self.body.echo:
+            return [{"text": text} if isinstance(text, str) else text for text in self.body.texts]
         if isinstance(self.body, CompletionRequest):
-            return [row_of(text, [self.prompt], "prompt") for text in self.body.texts]
+            return [
+                row_of(text, [self.prompt], "prompt") if isinstance(text, str) else text for text in self.body.texts
+            ]
         roles = {"developer": "system"}
         messages: list[Any] = [
             {"role": roles.get(turn.role, turn.role), "content": turn.text} for turn in self.body.messages
@@ -108,8 +118,8 @@ class Writer:
             raise Refused(400, "invalid_request", what, where="messages", got=got, wanted="one user message")
         return [row_of(messages[0]["content"], [self.prompt], "messages")]
 
-    def _request(self, number: int, row: dict[str, JsonValue]) -> Request:
-        body = self.body
+    def _request(self, number: int, row: dict[str, JsonValue] | list[int]) -> Request:
+        body, is_echoed = self.body, isinstance(self.body, CompletionRequest) and bool(self.body.echo)
         if isinstance(body, ChatRequest):
             top, most = (
                 ((body.top_logprobs or 0) if body.logprobs else None),
@@ -120,11 +130,19 @@ class Writer:
         if not self.prompt.writes and top is not None:
             what = f"{self.prompt.ref} does not write token by token, so there are no log-probabilities of tokens"
             raise Refused(400, "invalid_request", what, where="model", fix="POST /v1/predict gives the probabilities")
+        if not self.prompt.writes and (is_echoed or isinstance(row, list) or body.json_schema is not None):
+            what = f"{self.prompt.ref} writes no text, so there is no echo, no text in tokens and no response_format"
+            raise Refused(400, "invalid_request", what, where="model", got=self.prompt.kind)
+        if most == 0 and not is_echoed:
+            raise Refused(400, "invalid_request", "nothing is asked for", where="max_tokens", got="0", wanted="echo")
         return Request(
             id=f"{self.visit.id}-{number}",
             tenant=self.visit.key.name,
             prompts=(self.prompt.ref,),
-            row=row,
+            row=row if isinstance(row, dict) else {},
+            ids=() if isinstance(row, dict) else tuple(row),
+            is_echoed=is_echoed,
+            json_schema=body.json_schema,
             want="write" if self.prompt.writes else "answer",
             max_new_tokens=most,
             temperature=body.temperature,
@@ -231,7 +249,7 @@ def chat_logprobs(tokens: Sequence[WrittenToken]) -> ChatLogprobs:
     content = [
         ChatToken(
             token=token.text,
-            logprob=token.logprob,
+            logprob=token.logprob or 0.0,
             bytes=list(token.text.encode()),
             top_logprobs=[
                 TopToken(token=other.text, logprob=other.logprob, bytes=list(other.text.encode()))
@@ -252,8 +270,49 @@ def completion_logprobs(tokens: Sequence[WrittenToken], top: int) -> CompletionL
     return CompletionLogprobs(
         tokens=[token.text for token in tokens],
         token_logprobs=[token.logprob for token in tokens],
-        top_logprobs=[{other.text: other.logprob for other in token.top} for token in tokens] if top else None,
+        top_logprobs=[
+            None if token.logprob is None else {other.text: other.logprob for other in token.top} for token in tokens
+        ]
+        if top
+        else None,
         text_offset=offsets,
+    )
+
+
+async def embeddings(service: Service, body: EmbeddingRequest, visit: Visit) -> EmbeddingReply:
+    """The embedding of each text, under a prompt or of the model alone."""
+    prompt = service.registry.served(body.model, visit.key)
+    model = prompt.ref or service.registry.base
+    visit.prompts = (model,)
+    is_behind = prompt.manifest is not None and prompt.manifest.place == "after"
+    requests = []
+    for number, text in enumerate(body.texts):
+        if not isinstance(text, str) and prompt.ref:
+            what = f"{prompt.ref} shows a text in its template"
+            raise Refused(400, "invalid_request", what, where="input", got="tokens", wanted="texts")
+        requests.append(
+            Request(
+                id=f"{visit.id}-{number}",
+                tenant=visit.key.name,
+                prompts=(prompt.ref,),
+                row=row_of(text, [prompt], "input") if isinstance(text, str) else {},
+                ids=() if isinstance(text, str) else tuple(text),
+                want="embed",
+                pooling=body.pooling or ("last" if is_behind else "mean"),
+                deadline_s=visit.left_s,
+            )
+        )
+    data, num_tokens = [], 0
+    for number, (answers, usage) in enumerate(
+        await all_of(service.answered(request, visit, "input") for request in requests)
+    ):
+        values = answers[prompt.ref]["embedding"]
+        if body.encoding_format == "base64":
+            values = base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
+        data.append(Embedding(index=number, embedding=values))
+        num_tokens += usage.input_tokens
+    return EmbeddingReply(
+        data=data, model=model, usage=EmbeddingUsage(prompt_tokens=num_tokens, total_tokens=num_tokens)
     )
 
 

@@ -2,12 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, JsonValue
 
 from overture.core.records.base import Record
 from overture.core.records.serving import Finish, Usage
 from overture.server.answers import Answer
-from overture.server.schema import Body, Name, Stop, Text
+from overture.server.schema import Body, Name, Stop, Text, plain
 
 
 class Message(Body):
@@ -37,9 +37,44 @@ class StreamOptions(Body):
 
 
 class TextFormat(Body):
-    """The only format of answers."""
+    """An answer of any form."""
 
     type: Literal["text"] = Field("text", description="plain text")
+
+
+class JsonFormat(Body):
+    """An answer that is one JSON object."""
+
+    type: Literal["json_object"] = Field(description="any JSON object")
+
+
+class NamedSchema(Body):
+    """A JSON schema."""
+
+    name: Text = Field(description="accepted, without effect")
+    description: Text | None = Field(None, description="accepted, without effect")
+    json_schema: Annotated[dict[str, JsonValue], AfterValidator(plain)] = Field(
+        {}, alias="schema", description="the schema; any object if left out"
+    )
+    strict: bool | None = Field(None, description="accepted; the schema is always kept to")
+
+
+class SchemaFormat(Body):
+    """An answer that is JSON of a schema."""
+
+    type: Literal["json_schema"] = Field(description="JSON of a schema")
+    json_schema: NamedSchema = Field(description="the schema")
+
+
+Format = Annotated[TextFormat | JsonFormat | SchemaFormat, Field(discriminator="type")]
+Ids = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(min_length=1, max_length=100_000)]
+
+
+def texts_of(value: str | list[str] | list[list[int]] | list[int]) -> list[str | list[int]]:
+    """One text or several, each as a text or as tokens."""
+    if isinstance(value, str):
+        return [value]
+    return [part for part in value if not isinstance(part, int)] or [[part for part in value if isinstance(part, int)]]
 
 
 class Writing(Body):
@@ -55,12 +90,20 @@ class Writing(Body):
     stop: Annotated[Text, Field(min_length=1, max_length=200)] | Stop | None = Field(
         None, description="texts at which the answer ends"
     )
+    response_format: Format | None = Field(None, description="what form an answer has; JSON needs the extra `schema`")
     stream: bool | None = Field(None, description="send the answer as server-sent events while it is written")
     stream_options: StreamOptions | None = Field(None, description="with stream")
     user: Text | None = Field(None, description="accepted, not kept")
     n: Literal[1] | None = Field(None, description="number of answers")
     frequency_penalty: Literal[0] | None = Field(None, description="not served")
     presence_penalty: Literal[0] | None = Field(None, description="not served")
+
+    @property
+    def json_schema(self) -> dict[str, JsonValue] | None:
+        """What an answer must be; empty for any JSON object, None for any text."""
+        if isinstance(self.response_format, SchemaFormat):
+            return self.response_format.json_schema.json_schema
+        return {} if isinstance(self.response_format, JsonFormat) else None
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -75,23 +118,50 @@ class ChatRequest(Writing):
     max_completion_tokens: int | None = Field(None, ge=1, le=100_000, description="as max_tokens")
     logprobs: bool | None = Field(None, description="tell the written tokens' log-probabilities")
     top_logprobs: int | None = Field(None, ge=0, le=20, description="and so many of the likeliest at each place")
-    response_format: TextFormat | None = Field(None, description="text")
 
 
 class CompletionRequest(Writing):
     """Texts to answer."""
 
-    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=64)] = Field(
-        description="the field of a prompt whose template has one; of the model alone any text"
+    prompt: Text | Annotated[list[Text] | list[Ids], Field(min_length=1, max_length=64)] | Ids = Field(
+        description="the field of a prompt whose template has one; of the model alone any text; or tokens, which are "
+        "read as they are, behind the prompt"
+    )
+    max_tokens: int | None = Field(
+        None, ge=0, le=100_000, description="most tokens of the answer; the task's if left out; 0 with echo"
     )
     logprobs: int | None = Field(None, ge=0, le=20, description="tell log-probabilities, of so many at each place")
-    echo: Literal[False] | None = Field(None, description="not served")
+    echo: bool | None = Field(
+        None, description="tell the text, too, with its log-probabilities; it is read as it is, behind the prompt"
+    )
     best_of: Literal[1] | None = Field(None, description="not served")
 
     @property
-    def texts(self) -> list[str]:
-        """The texts."""
-        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+    def texts(self) -> list[str | list[int]]:
+        """The texts, some perhaps as tokens."""
+        return texts_of(self.prompt)
+
+
+class EmbeddingRequest(Body):
+    """Texts to embed."""
+
+    model: Name = Field(description="the model, or a prompt whose template has one field")
+    input: Text | Annotated[list[Text] | list[Ids], Field(min_length=1, max_length=256)] | Ids = Field(
+        description="texts; or tokens, of the model alone"
+    )
+    encoding_format: Literal["float", "base64"] = Field("float", description="base64: float32, little-endian")
+    pooling: Literal["mean", "last"] | None = Field(
+        None,
+        description="mean of the text's states, or the state that a label is read from; mean if left out, but "
+        "last of a prompt that stands behind the text",
+    )
+    dimensions: None = Field(None, description="not served")
+    user: Text | None = Field(None, description="accepted, not kept")
+
+    @property
+    def texts(self) -> list[str | list[int]]:
+        """The texts, some perhaps as tokens."""
+        return texts_of(self.input)
 
 
 class CachedTokens(Record):
@@ -149,8 +219,8 @@ class CompletionLogprobs(Record):
     """Written tokens of a completion."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None] = Field(description="none of the first token of a text that is echoed")
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
 
 
@@ -216,3 +286,27 @@ class CompletionReply(_Reply):
 
     object: Literal["text_completion"] = "text_completion"
     choices: list[CompletionChoice]
+
+
+class Embedding(Record):
+    """The embedding of a text."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str = Field(description="numbers, or base64 of them")
+
+
+class EmbeddingUsage(Record):
+    """Tokens."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingReply(Record):
+    """Embeddings in the order of the texts; they are not normalised."""
+
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str = Field(description="the prompt, pinned, or the model")
+    usage: EmbeddingUsage

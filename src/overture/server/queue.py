@@ -26,12 +26,13 @@ _DEFAULT_NEW = 32
 
 def cost_of(request: Request) -> float:
     """Units of a request, about: the rate is measured in the same units, so only their ratios matter."""
-    num_input = sum(len(str(value)) for value in request.row.values()) / _CHARACTERS
+    num_input = len(request.ids) + sum(len(str(value)) for value in request.row.values()) / _CHARACTERS
     # Prompts on one text share it; each has its own question.
     num_read = num_input + 8.0 * len(request.prompts)
-    if request.want == "answer":
+    if request.want != "write":
         return num_read
-    return num_read + _WRITTEN * (request.max_new_tokens or _DEFAULT_NEW)
+    num_new = _DEFAULT_NEW if request.max_new_tokens is None else request.max_new_tokens
+    return num_read + _WRITTEN * num_new
 
 
 @dataclass(slots=True)
@@ -130,7 +131,7 @@ class Queue:
         Returns:
             None where it is admitted; else the seconds after which it would be.
         """
-        lane, cost, now = self._lanes[request.want], cost_of(request), self.clock()
+        lane, cost, now = self._lanes["write" if request.want == "write" else "answer"], cost_of(request), self.clock()
         done_s, deadline_s = lane.wait_s(request.tenant, cost, now), request.deadline_s or math.inf
         # A request that is long by itself is no overload: others may have let it wait too long until it begins.
         begin_s = 0.0 if lane.is_free else done_s - cost / lane.rate

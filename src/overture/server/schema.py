@@ -14,7 +14,7 @@ _MAX_TEXT = 200_000
 _MAX_DEPTH = 32
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
+def plain(value: Any, depth: int = 0) -> Any:
     """The value, if it can travel as JSON in UTF-8."""
     if depth > _MAX_DEPTH:
         raise ValueError(f"must not be nested deeper than {_MAX_DEPTH}")
@@ -23,11 +23,11 @@ def _plain(value: Any, depth: int = 0) -> Any:
             raise ValueError("must not hold half a character (a lone surrogate)")
     elif isinstance(value, dict):
         for key, inner in value.items():
-            _plain(key, depth + 1)
-            _plain(inner, depth + 1)
+            plain(key, depth + 1)
+            plain(inner, depth + 1)
     elif isinstance(value, list):
         for inner in value:
-            _plain(inner, depth + 1)
+            plain(inner, depth + 1)
     elif isinstance(value, float) and not abs(value) < float("inf"):
         raise ValueError("must be a finite number")
     elif isinstance(value, int) and abs(value) > 1 << 63:
@@ -35,9 +35,9 @@ def _plain(value: Any, depth: int = 0) -> Any:
     return value
 
 
-Text = Annotated[str, Field(max_length=_MAX_TEXT), AfterValidator(_plain)]
-Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_plain)]
-Fields = Annotated[dict[str, JsonValue], Field(min_length=1, max_length=64), AfterValidator(_plain)]
+Text = Annotated[str, Field(max_length=_MAX_TEXT), AfterValidator(plain)]
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(plain)]
+Fields = Annotated[dict[str, JsonValue], Field(min_length=1, max_length=64), AfterValidator(plain)]
 Stop = Annotated[list[Annotated[Text, Field(min_length=1, max_length=200)]], Field(max_length=8)]
 
 
@@ -78,11 +78,17 @@ class Question(Body):
     """A question about the state; it names a stored prompt, or is named like one."""
 
     type: Literal["choice", "score", "noul"] = Field(description="one of several, a step of a scale, or yes and no")
-    prompt: Name | None = Field(None, description="the prompt that answers it; the question's own name if left out")
-    instructions: Text | Fields | None = Field(None, description="accepted; the prompt was tuned on its own template")
-    criteria: Annotated[dict[str, JsonValue], AfterValidator(_plain)] | list[Text] | None = Field(
-        None, description="labels of the prompt, for a check"
+    prompt: Name | None = Field(
+        None,
+        description="the prompt that answers it; the question's own name if left out; the model alone by its name, or "
+        "where no prompt is called like a question with instructions, if it is served",
     )
+    instructions: Text | Fields | None = Field(
+        None, description="for the model alone; a prompt was tuned on its own template"
+    )
+    criteria: (
+        Annotated[dict[Name, JsonValue], AfterValidator(plain)] | Annotated[list[Name], Field(max_length=256)] | None
+    ) = Field(None, description="labels of the prompt, for a check; without a prompt those that the model chooses from")
 
 
 class SystemOneRequest(Body):

@@ -1,6 +1,7 @@
 """From a client's request to the engine's events and back: rows for prompts, typed answers, typed decisions."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -176,26 +177,72 @@ class Service:
         )
 
     async def decide(self, body: SystemOneRequest, visit: Visit) -> SystemOneReply:
-        """System One: each question is a tuned prompt, and the state is read once for all of them."""
-        names = {name: question.prompt or name for name, question in body.questions.items()}
-        prompts = self.typed({prompt: f"questions.{name}.prompt" for name, prompt in names.items()}, visit)
-        rows = row_of(body.state, list(prompts.values()), "state")
-        request = Request(id=visit.id, tenant=visit.key.name, prompts=visit.prompts, row=rows, deadline_s=visit.left_s)
-        answers, usage = await self.answered(request, visit, "state")
+        """System One: each question is a tuned prompt, and the state is read once for all of them.
+
+        The model alone, where it is served, answers what no prompt answers: the baseline beside the prompts.
+        """
+        served = {name: self._answering(name, question, visit) for name, question in body.questions.items()}
+        tuned = list({prompt.ref: prompt for prompt in served.values() if prompt.ref}.values())
+        visit.prompts = tuple(dict.fromkeys(prompt.ref or self.registry.base for prompt in served.values()))
+        common: dict[str, Any] = {"tenant": visit.key.name, "deadline_s": visit.left_s}
+        alone = [name for name, prompt in served.items() if not prompt.ref]
+        requests = [
+            (self._bare(name, body, common | {"id": f"{visit.id}-{name}"}), f"questions.{name}") for name in alone
+        ]
+        if tuned:
+            row = row_of(body.state, tuned, "state")
+            refs = tuple(prompt.ref for prompt in tuned)
+            requests.append((Request(id=visit.id, prompts=refs, row=row, **common), "state"))
+        replies = await all_of(self.answered(request, visit, where) for request, where in requests)
+        shown = {name: answers[""] for name, (answers, _) in zip(alone, replies, strict=False)}
+        shown |= {name: replies[-1][0][prompt.ref] for name, prompt in served.items() if prompt.ref}
         return SystemOneReply(
             model=", ".join(visit.prompts),
             answers={
-                name: _decision(name, question, prompts[names[name]], answers)
-                for name, question in body.questions.items()
+                name: _decision(name, question, served[name], shown[name]) for name, question in body.questions.items()
             },
-            usage=SystemOneUsage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens),
+            usage=SystemOneUsage(
+                input_tokens=sum(usage.input_tokens for _, usage in replies),
+                output_tokens=sum(usage.output_tokens for _, usage in replies),
+            ),
+        )
+
+    def _answering(self, name: str, question: Question, visit: Visit) -> Served:
+        """The prompt that answers a question, or the model alone.
+
+        Raises:
+            Refused: there is no such prompt.
+        """
+        try:
+            return self.registry.served(question.prompt or name, visit.key, f"questions.{name}.prompt")
+        except Refused as refused:
+            is_meant = question.prompt is None and question.instructions is not None
+            if refused.status != 404 or not is_meant or not self.registry.serves_base:
+                raise
+            return Served("")
+
+    def _bare(self, name: str, body: SystemOneRequest, common: dict[str, Any]) -> Request:
+        """A question to the model alone: the state, the instructions and the labels in words."""
+        question = body.questions[name]
+        labels = [*map(str, question.criteria or ())] or (["yes", "no"] if question.type == "noul" else [])
+        if not 2 <= len(set(labels)) == len(labels):
+            what = "the model alone chooses between labels"
+            raise Refused(400, "invalid_request", what, where=f"questions.{name}.criteria", wanted="two or more")
+        described = question.criteria if isinstance(question.criteria, dict) else {}
+        asked = question.instructions or name.replace("_", " ")
+        lines = [asked if isinstance(asked, str) else json.dumps(asked, ensure_ascii=False)]
+        lines += [f"{label}: {text}" for label, text in described.items() if text]
+        lines.append(f"Answer with one of: {', '.join(labels)}")
+        state = body.state if isinstance(body.state, str) else json.dumps(body.state, ensure_ascii=False)
+        return Request(
+            prompts=("",), row={"state": state, "question": "\n".join(lines)}, labels=tuple(labels), **common
         )
 
 
 def _decision(
-    name: str, question: Question, prompt: Served, answers: dict[str, dict[str, Any]]
+    name: str, question: Question, prompt: Served, shown: dict[str, Any]
 ) -> ChoiceDecision | ScoreDecision | NoulDecision:
-    shares = answers[prompt.ref].get("probabilities")
+    shares = shown.get("probabilities")
     labels = list(shares or {})
     wanted = [] if question.criteria is None else [str(label) for label in question.criteria]
     where = f"questions.{name}"

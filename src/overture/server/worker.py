@@ -9,12 +9,11 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
-from overture.core.contracts import Answers, Question, RowMethod
-from overture.core.decoding import GREEDY, Decoding
-from overture.core.errors import DataError, OvertureError, UnknownPrompt
+from overture.core.contracts import Answers, TokenShares
+from overture.core.decoding import GREEDY
+from overture.core.errors import OvertureError, UnknownPrompt
 from overture.core.injection import Injection
 from overture.core.records.serving import (
     AnswersEvent,
@@ -28,24 +27,19 @@ from overture.core.records.serving import (
     Request,
     TokenEvent,
     TokenShare,
-    Usage,
     WorkerOptions,
     WrittenToken,
 )
-from overture.data.task import Task
-from overture.engine.answerer import LocalAnswerer
+from overture.core.rows import ScoredToken, Written
 from overture.engine.backbone import Backbone
 from overture.engine.cache import default_budget_bytes
-from overture.engine.generate import answer_of, is_stopped, stable_text
-from overture.engine.inputs import Inputs
-from overture.engine.lines import Line, chance_of
-from overture.engine.passes import kept_input
+from overture.engine.generate import answer_of, stable_text
+from overture.engine.lines import Line
 from overture.engine.slots import Slots
-from overture.evaluate.doubt import Certainty
 from overture.evaluate.facts import backbone_ref
-from overture.evaluate.host import Ask, Handle, Host
-from overture.evaluate.inquiry import Inquiry, Item
+from overture.evaluate.host import Handle, Host
 from overture.prompt.pack import prompt_tensors
+from overture.server.asked import Asked, Job, inputs_of, job_of, line_of, most_written, task_alone
 from overture.store.names import is_path
 
 _log = logging.getLogger(__name__)
@@ -53,26 +47,6 @@ _MOST_TOKENS = 4096
 """Padded tokens of a pass while nobody's answer is being written."""
 _MEASURED_TOKENS = 32
 """Fewer tokens say little about the speed of reading."""
-
-
-@dataclass(eq=False, slots=True)
-class _Job:
-    """A request on its way."""
-
-    request: Request
-    inquiry: Inquiry
-    usage: Usage
-    certainties: Sequence[Certainty | None] = ()
-    answers: dict[int, Any] = field(default_factory=dict)
-    shown: str = ""
-    num_told: int = 0
-    num_written: int = 0
-    is_cut: bool = False
-
-    @property
-    def is_streamed(self) -> bool:
-        handle = self.inquiry.encoded[0].handle
-        return self.request.want == "write" and handle.task.spec.is_shown_as_written and len(self.inquiry.items) == 1
 
 
 class Worker:
@@ -92,10 +66,10 @@ class Worker:
         self._backbone_facts = backbone_ref(host.backbone).model_dump(mode="json")
         self._handles: OrderedDict[tuple[str, bool], Handle] = OrderedDict()
         self._prompt_bytes = 0
-        self._jobs: dict[str, _Job] = {}
-        self._labels: deque[tuple[_Job, int]] = deque()
-        self._writers: deque[tuple[_Job, int]] = deque()
-        self._lines: dict[Line, tuple[_Job, int]] = {}
+        self._jobs: dict[str, Job] = {}
+        self._labels: deque[tuple[Job, int]] = deque()
+        self._writers: deque[tuple[Job, int]] = deque()
+        self._lines: dict[Line, tuple[Job, int]] = {}
         self._slots: dict[Backbone, Slots] = {}
 
     @property
@@ -145,11 +119,20 @@ class Worker:
             outcome = Outcome(id=command.id, error=_event_of(error, command.id))
         self.outcomes.append(outcome)
 
-    def _handle(self, prompt: str, is_calibrated: bool = False, is_chat: bool = False) -> Handle:
-        key = (prompt or ("messages" if is_chat else "text"), is_calibrated)
+    def _handle(self, prompt: str, request: Request | None = None) -> Handle:
+        """An open prompt, or the model alone as the request asks it."""
+        asked: Asked = "text"
+        if request is not None and not prompt:
+            asked = "messages" if "messages" in request.row else "labels" if request.labels else "text"
+        name = prompt or " ".join((asked, *(request.labels if request else ())))
+        key = (name, request is not None and request.is_calibrated)
         if key not in self._handles:
-            handle = self._opened(prompt) if prompt else self.host.bare(_bare_task(is_chat))
-            self._handles[key] = handle.calibrated() if is_calibrated else handle
+            if prompt:
+                handle = self._opened(prompt)
+            else:
+                has_chat = bool(self.host.backbone.text.tokenizer.inner.chat_template)
+                handle = self.host.bare(task_alone(asked, request or Request(id="-", prompts=("",), row={}), has_chat))
+            self._handles[key] = handle.calibrated() if key[1] else handle
             self._prompt_bytes += _size_of(handle)
             while self._prompt_bytes > self.options.prompt_bytes and len(self._handles) > 1:
                 self._close(next(iter(self._handles)))
@@ -169,50 +152,23 @@ class Worker:
         self.host.close(handle)
 
     def _begin(self, request: Request) -> None:
-        if request.want == "write" and len(request.prompts) != 1:
-            raise DataError("one prompt writes an answer", got=f"{len(request.prompts)} prompts")
-        is_chat = "messages" in request.row
-        handles = [self._handle(prompt, request.is_calibrated, is_chat) for prompt in request.prompts]
-        certainties = [handle.certainty(request.coverage, request.abstain) for handle in handles]
-        asks = [Ask(handle, _fields(handle, request), source="row") for handle in handles]
-
-        def changed(question: Question[Any]) -> Question[Any]:
-            return _as_wanted(question, request)
-
-        inquiry = Inquiry(self.host.encoded(asks), request.tenant, changed)
-        job = _Job(request, inquiry, self._usage(inquiry.items), certainties)
+        job = job_of(request, self.host, lambda prompt: self._handle(prompt, request))
         self._jobs[request.id] = job
-        for index, item in enumerate(inquiry.items):
-            # A search over beams and an encoder-decoder's answer are written as a whole.
-            is_written = isinstance(item.question, Answers) and item.question.decoding.beams == 1
-            lane = self._writers if is_written and not item.handle.adapted.encoder else self._labels
-            lane.append((job, index))
-        if not inquiry.items:
+        if request.is_echoed:
+            # The text first: what it says of its last token may be all that is asked for.
+            self._labels.append((job, len(job.inquiry.items) - 1))
+            return
+        for index in range(len(job.inquiry.items)):
+            self._put(job, index)
+        if not job.inquiry.items:
             self._end(job)
 
-    def _usage(self, items: Sequence[Item]) -> Usage:
-        num_cached = num_shared = 0
-        texts: set[tuple[object, ...]] = set()
-        for item in items:
-            if isinstance(item.handle.prompt, RowMethod):
-                continue
-            inputs = self._inputs_of(item)
-            text = kept_input(item.row, item.handle.prompt, inputs)
-            if text is None:
-                continue
-            if text in texts:
-                num_shared += len(text)
-            elif inputs.cache is not None and inputs.cache.get(text) is not None:
-                num_cached += len(text)
-            texts.add(text)
-        num_input = sum(item.row.num_text for item in items)
-        return Usage(input_tokens=num_input, cached_tokens=num_cached, shared_tokens=num_shared)
-
-    def _inputs_of(self, item: Item) -> Inputs:
-        """Kept texts, but where a text would run apart for it alone: without a prompt, with an answer behind it."""
-        if item.handle.prompt is None and isinstance(item.question, Answers):
-            return LocalAnswerer(item.handle.adapted).inputs
-        return self.host.answerer_of(item).inputs
+    def _put(self, job: Job, index: int) -> None:
+        item = job.inquiry.items[index]
+        # A search over beams and an encoder-decoder's answer are written as a whole.
+        is_written = isinstance(item.question, Answers) and item.question.decoding.beams == 1
+        lane = self._writers if is_written and not item.handle.adapted.encoder else self._labels
+        lane.append((job, index))
 
     # -- steps
 
@@ -234,11 +190,11 @@ class Worker:
         self._slots = {backbone: slots for backbone, slots in self._slots.items() if len(slots)}
 
     def _taken(
-        self, lane: deque[tuple[_Job, int]], fits: Callable[[_Job, int], bool] = lambda job, index: True
-    ) -> list[tuple[_Job, int]]:
+        self, lane: deque[tuple[Job, int]], fits: Callable[[Job, int], bool] = lambda job, index: True
+    ) -> list[tuple[Job, int]]:
         """The next questions of a lane: as many as others' answers can wait for, and as fit."""
         budget = self.tokens_per_s * self.options.step_s if self._lines else _MOST_TOKENS
-        taken: list[tuple[_Job, int]] = []
+        taken: list[tuple[Job, int]] = []
         num_tokens = 0
         while lane:
             job, index = lane[0]
@@ -248,7 +204,7 @@ class Worker:
             taken.append(lane.popleft())
         return taken
 
-    def _answer_labels(self) -> list[tuple[_Job, int]]:
+    def _answer_labels(self) -> list[tuple[Job, int]]:
         taken = self._taken(self._labels)
         try:
             self._ask(taken)
@@ -259,21 +215,21 @@ class Worker:
                     self._ask([part for part in taken if part[0] is job])
         return taken
 
-    def _ask(self, taken: Sequence[tuple[_Job, int]]) -> None:
+    def _ask(self, taken: Sequence[tuple[Job, int]]) -> None:
         answers = self.host.answer_items([job.inquiry.items[index] for job, index in taken])
         for number, (job, index) in enumerate(taken):
             self._answer(job, index, answers[number])
 
-    def _begin_answers(self) -> list[tuple[_Job, int]]:
+    def _begin_answers(self) -> list[tuple[Job, int]]:
         num_lines, num_bytes = len(self._lines), sum(map(self._bytes_of, self._lines.values()))
 
-        def fits(job: _Job, index: int) -> bool:
+        def fits(job: Job, index: int) -> bool:
             nonlocal num_lines, num_bytes
             num_lines, num_bytes = num_lines + 1, num_bytes + self._bytes_of((job, index))
             # One alone is always begun: there is nothing to wait for.
             return num_lines == 1 or (num_lines <= self.options.slots and num_bytes <= self._slot_bytes)
 
-        groups: dict[tuple[Backbone, str, int, bool], list[tuple[_Job, int, Injection | None]]] = {}
+        groups: dict[tuple[Backbone, str, int, bool], list[tuple[Job, int, Injection | None]]] = {}
         taken = self._taken(self._writers, fits)
         for job, index in taken:
             item = job.inquiry.items[index]
@@ -284,7 +240,7 @@ class Worker:
                 groups.setdefault(key, []).append((job, index, injection))
         for (backbone, *_), members in groups.items():
             items = [job.inquiry.items[index] for job, index, _ in members]
-            lines = [_line(item, job.request) for item, (job, _, _) in zip(items, members, strict=True)]
+            lines = [line_of(item, job.request) for item, (job, _, _) in zip(items, members, strict=True)]
             injections = [injection for _, _, injection in members]
             self._lines |= {line: (job, index) for line, (job, index, _) in zip(lines, members, strict=True)}
             with self._failing([job.request.id for job, _, _ in members]):
@@ -295,16 +251,16 @@ class Worker:
                     for other in self._slots.values():
                         other.trim()
                     room_bytes = self._slot_bytes - sum(other.num_bytes for other in self._slots.values())
-                slots.begin(self._inputs_of(items[0]), [item.row for item in items], injections, lines, room_bytes)
+                slots.begin(inputs_of(items[0], self.host), [item.row for item in items], injections, lines, room_bytes)
             for line in lines:
                 self._grow(line)
         return taken
 
-    def _bytes_of(self, question: tuple[_Job, int]) -> int:
+    def _bytes_of(self, question: tuple[Job, int]) -> int:
         """Memory that an answer may take in its slot."""
         job, index = question
         item = job.inquiry.items[index]
-        num_columns = item.row.num_text + item.handle.manifest.length + _most_written(item)
+        num_columns = item.row.num_text + item.handle.manifest.length + most_written(item)
         return Slots.bytes_of(item.handle.adapted, num_columns)
 
     def _grow(self, line: Line) -> None:
@@ -327,7 +283,7 @@ class Worker:
                 job.is_cut, job.num_written = line.is_cut, job.num_written + len(line.ids)
                 self._answer(job, index, answer_of(backbone, line, question.stop))
 
-    def _tell(self, job: _Job, line: Line, text: str) -> None:
+    def _tell(self, job: Job, line: Line, text: str) -> None:
         """An event of what is new in a line; texts that were told stay as they are."""
         decode = self.host.backbone.text.tokenizer.decode
         tokens = []
@@ -341,28 +297,67 @@ class Worker:
             self.events.append(TokenEvent(id=job.request.id, text=more, tokens=tuple(tokens)))
         job.shown, job.num_told = job.shown + more, len(line.ids)
 
-    def _answer(self, job: _Job, index: int, answer: Any) -> None:
+    def _answer(self, job: Job, index: int, answer: Any) -> None:
         job.answers[index] = answer
-        if len(job.answers) == len(job.inquiry.items) and job.request.id in self._jobs:
-            with self._failing([job.request.id]):
+        if job.request.id not in self._jobs:
+            return
+        with self._failing([job.request.id]):
+            if isinstance(job.inquiry.items[index].question, TokenShares):
+                self._echo(job, answer)
+            if len(job.answers) == len(job.inquiry.items):
                 self._end(job)
 
-    def _end(self, job: _Job) -> None:
+    def _echo(self, job: Job, scored: Sequence[ScoredToken]) -> None:
+        """Tell a request's own text; one more token is known with it, and several are written."""
+        request, item, tokens = job.request, job.inquiry.items[0], [*scored]
+        decode, eos_id = item.handle.adapted.text.tokenizer.decode, item.handle.adapted.info.eos_id
+        assert isinstance(item.question, Answers)
+        following, most = tokens.pop(), item.question.max_new_tokens
+        ids = [token.id for token in tokens[job.num_before :]]
+        text = decode(ids) if request.ids else str(request.row["text"])
+        is_known = most == 1 and item.question.decoding == GREEDY and request.json_schema is None
+        if is_known:
+            # The end token with it: clients count on one token behind the text.
+            tokens.append(following)
+            job.is_cut = following.id != eos_id
+            text += decode([following.id]) if job.is_cut else ""
+        written = []
+        for token in tokens[job.num_before :]:
+            top = tuple(TokenShare(id=other, text=decode([other]), logprob=share) for other, share in token.top)
+            written.append(WrittenToken(id=token.id, text=decode([token.id]), logprob=token.share, top=top))
+        self.events.append(TokenEvent(id=request.id, text=text, tokens=tuple(written)))
+        if is_known or most == 0:
+            job.answers[0] = Written("", (), 0.0)
+            job.num_written, job.is_cut = int(is_known), job.is_cut or most == 0
+        else:
+            self._put(job, 0)
+
+    def _end(self, job: Job) -> None:
         """All questions are answered."""
-        predictions = [reply.result() for reply in job.inquiry.replies(job.answers)]
-        predictions = [
-            certainty.applied(prediction) if certainty else prediction
-            for certainty, prediction in zip(job.certainties, predictions, strict=True)
-        ]
         request, usage = job.request, job.usage.model_copy(update={"output_tokens": job.num_written})
+        for problem in job.inquiry.problems.values():
+            raise problem
+        if request.want == "embed":
+            self.events.append(
+                AnswersEvent(
+                    id=request.id, answers={request.prompts[0]: {"embedding": job.answers[0].float().tolist()}}
+                )
+            )
+        else:
+            self._tell_answers(job)
+        self.events.append(DoneEvent(id=request.id, finish="length" if job.is_cut else "stop", usage=usage))
+        self._jobs.pop(request.id, None)
+
+    def _tell_answers(self, job: Job) -> None:
+        request, predictions = job.request, [reply.result() for reply in job.inquiry.replies(job.answers)]
+        for number, certainty in enumerate(job.certainties):
+            predictions[number] = certainty.applied(predictions[number]) if certainty else predictions[number]
         if request.want == "answer":
             tasks = [ask.handle.task for ask in job.inquiry.encoded]
             shown = [task.spec.shown(task, said) for task, said in zip(tasks, predictions, strict=True)]
             self.events.append(AnswersEvent(id=request.id, answers=dict(zip(request.prompts, shown, strict=True))))
         elif not job.is_streamed:
             self.events.append(TokenEvent(id=request.id, text=predictions[0].text))
-        self.events.append(DoneEvent(id=request.id, finish="length" if job.is_cut else "stop", usage=usage))
-        self._jobs.pop(request.id, None)
 
     # -- what goes wrong
 
@@ -385,70 +380,6 @@ class Worker:
             del self._lines[line]
             for slots in self._slots.values():
                 slots.drop(line)
-
-
-def _bare_task(is_chat: bool) -> Task:
-    """What the model alone is asked: to go on with a text, or to reply."""
-    shape = {"kind": "chat", "template": "{messages}"} if is_chat else {"template": "{text}", "answer_field": "answer"}
-    return Task.model_validate({"name": "base", "data": {"path": "rows.jsonl"}, "stop": [], **shape})
-
-
-def _fields(handle: Handle, request: Request) -> Any:
-    """The row as the prompt's template wants it: a text or a single message fits a template of one field.
-
-    Raises:
-        DataError: a conversation for a prompt that reads one text.
-    """
-    row, columns = request.row, handle.task.columns
-    if len(columns) != 1 or columns[0] in row:
-        return row
-    if set(row) == {"text"}:
-        return {columns[0]: row["text"]}
-    messages = row.get("messages")
-    if set(row) == {"messages"} and isinstance(messages, list):
-        if len(messages) == 1 and isinstance(messages[0], dict) and messages[0].get("role") == "user":
-            return {columns[0]: messages[0].get("content")}
-        raise DataError(
-            "this prompt reads one text, not a conversation",
-            where=handle.manifest.ref,
-            got=f"{len(messages)} messages",
-            wanted="one message of the user",
-            fix="send its text alone, or use a prompt of kind chat",
-        )
-    return row
-
-
-def _as_wanted(question: Question[Any], request: Request) -> Question[Any]:
-    """A task's question with what the request wants otherwise."""
-    if not isinstance(question, Answers):
-        return question
-    decoding = question.decoding
-    if request.temperature is not None:
-        is_drawn = request.temperature > 0
-        drawn = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed}
-        decoding = Decoding(**drawn) if is_drawn else GREEDY
-    most = request.max_new_tokens or question.max_new_tokens
-    return replace(question, max_new_tokens=most, stop=(*question.stop, *request.stop), decoding=decoding)
-
-
-def _line(item: Item, request: Request) -> Line:
-    question, backbone = item.question, item.handle.adapted
-    assert isinstance(question, Answers)
-    return Line(
-        item.row,
-        backbone.info.eos_id,
-        _most_written(item),
-        lambda ids: is_stopped(backbone, ids, question.stop),
-        chance_of(item.row, question.decoding),
-        request.top_logprobs or 0,
-    )
-
-
-def _most_written(item: Item) -> int:
-    """Tokens of an answer: as many as are asked for and as the model can hold behind the row."""
-    room = item.handle.adapted.info.max_length - item.row.num_text - item.handle.manifest.length
-    assert isinstance(item.question, Answers)
-    return max(1, min(item.question.max_new_tokens, room))
 
 
 def _size_of(handle: Handle) -> int:

@@ -17,9 +17,18 @@ class Request(Record, Doubt):
     tenant: str = Field("", description="whose it is; texts are kept for each tenant apart")
     prompts: tuple[str, ...] = Field(description="pinned as name@version; an empty name is the model without a prompt")
     row: dict[str, JsonValue] = Field(description="the template's fields; of the model alone text or messages")
-    want: Literal["answer", "write"] = Field("answer", description="all answers at once, or tokens as they are written")
+    ids: tuple[int, ...] = Field((), description="tokens in place of a row; they are read as they are")
+    is_echoed: bool = Field(False, description="the row's text is read as it is, and told with its log-probabilities")
+    labels: tuple[str, ...] = Field((), description="labels that the model alone chooses from")
+    json_schema: dict[str, JsonValue] | None = Field(
+        None, description="what is written is JSON of it; {} for any object"
+    )
+    want: Literal["answer", "write", "embed"] = Field(
+        "answer", description="all answers at once, tokens as they are written, or the row's embedding"
+    )
+    pooling: Literal["mean", "last"] = Field("mean", description="of an embedding")
     is_calibrated: bool = Field(False, description="label scores are divided by those of rows without content")
-    max_new_tokens: int | None = Field(None, ge=1, description="most tokens of an answer; the task's when None")
+    max_new_tokens: int | None = Field(None, ge=0, description="most tokens of an answer; the task's when None")
     temperature: float | None = Field(
         None, ge=0, description="draw tokens by chance; 0 is greedy, None the task's own decoding"
     )
@@ -48,7 +57,9 @@ class TokenShare(Record):
 
 
 class WrittenToken(TokenShare):
-    """A token of an answer."""
+    """A token of an answer, or of a text that is echoed."""
+
+    logprob: float | None = Field(description="natural logarithm of its probability; none of a text's first token")  # type: ignore[assignment]
 
     top: tuple[TokenShare, ...] = Field((), description="the likeliest tokens at its place")
 
