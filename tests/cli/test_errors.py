@@ -107,7 +107,7 @@ def test_exit_codes(error, code, overture, monkeypatch) -> None:
     def fail(store: Store) -> None:
         raise error
 
-    monkeypatch.setattr(Store, "list", fail)
+    monkeypatch.setattr(Store, "page", fail)
     assert overture("list").code == code
     assert overture("list", "--json").json == {"error": type(error).__name__, "what": "x"}
 

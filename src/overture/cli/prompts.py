@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,20 +22,38 @@ if TYPE_CHECKING:
     from overture.store.manifest import Manifest
     from overture.store.store import Entry, Store
 
+_NAMES_AT_ONCE = 100
 
-def list_command(store: StoreOption = None, is_json: JsonOption = False) -> None:
+
+def list_command(
+    match: Annotated[str, typer.Option("--match", help="only names that contain this text")] = "",
+    after: Annotated[str, typer.Option("--after", help="begin behind this name")] = "",
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help="names at once; 100 on a screen and all of them in JSON, if not given"),
+    ] = None,
+    store: StoreOption = None,
+    is_json: JsonOption = False,
+) -> None:
     """List the prompts of a store, with their scores."""
     from overture.store.store import Store
 
     root = store_root(store)
     kept = Store(root, say)
-    entries = kept.list()
+    names_at_once = limit or (len(kept.names()) if is_json else _NAMES_AT_ONCE)
+    page = kept.page(after, names_at_once, match)
+    entries = page.entries
     aliases = [_aliases_of(kept, entry.name, entry.version) for entry in entries]
     if is_json:
         listed = [{**_listed(entry), "aliases": names} for entry, names in zip(entries, aliases, strict=True)]
-        emit({"store": str(root), "prompts": listed})
+        emit({"store": str(root), "prompts": listed, "after": page.after or None})
         return
-    if not entries:
+    if not entries and not page.after:
+        if match or after:
+            where = f"behind {after!r} " if after else ""
+            show_text(console(), f"no prompt {where}in {root}" + (f" has {match!r} in its name" if match else ""))
+            show_next("See all:", ["overture list"])
+            return
         show_text(console(), f"no prompts in {root}")
         show_next("Make one:", ["overture demo", "overture init your.jsonl"])
         return
@@ -46,6 +65,10 @@ def list_command(store: StoreOption = None, is_json: JsonOption = False) -> None
     for entry in entries:
         if entry.problem:
             show_text(out, f"damaged: {entry.name}@{entry.version}: {entry.problem}")
+    if page.after:
+        show_text(out, f"{names_at_once:,} names of {page.num_names:,}")
+        options = f" --match {quote(match)}" if match else ""
+        show_next("See more:", [f"overture list --after {page.after}{options}"])
 
 
 def show_list(out: "Console", rows: Sequence[Sequence[str]], bad: Collection[int]) -> None:

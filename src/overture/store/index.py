@@ -58,15 +58,16 @@ class Index:
         self._path, self._lock, self._notice = path, lock, notice
 
     def mend(self) -> bool:
-        """Check the file; set it aside when it is damaged or of another schema. Returns whether it was."""
-        return bool(self._fault()) and self._set_aside()
+        """Set the file aside if it is no index of this schema; returns whether it was. Rows are checked when read."""
+        return bool(self._fault(is_whole=False)) and self._set_aside()
 
-    def rows(self, stamps: Mapping[Key, str], read: Read) -> list[Row]:
-        """Every prompt's row, after the index has been brought up to date.
+    def rows(self, stamps: Mapping[Key, str], read: Read, *, is_whole: bool = True) -> list[Row]:
+        """Rows of prompts, after the index has been brought up to date for them.
 
         Args:
             stamps: what exists now, with a text that changes when the manifest does.
             read: gives (manifest as JSON, problem) of one prompt; called only for the new and the changed.
+            is_whole: these are all prompts; otherwise all between the first and the last name, and others stay untouched.
 
         Returns:
             (name, version, manifest, problem), in order of name and version.
@@ -76,22 +77,22 @@ class Index:
                 if self._path.is_symlink():
                     # SQLite would follow it, and make the file that it leads to.
                     raise _Damaged("a link")
-                return _rows_of(str(self._path), stamps, read)
+                return _rows_of(str(self._path), stamps, read, is_whole)
             except _ERRORS as error:
                 reason = error
             if not _is_damage(reason) or not self._set_aside():
                 break
         self._notice(f"the index {self._path} cannot be used ({reason}): the prompts were read one by one")
-        return _rows_of(":memory:", stamps, read)
+        return _rows_of(":memory:", stamps, read, is_whole)
 
-    def _fault(self, has_rows_checked: bool = False) -> str:
+    def _fault(self, is_whole: bool) -> str:
         if self._path.is_symlink():
             return "a link"
         if not self._path.exists():
             return ""
         try:
             with closing(_connected(str(self._path))) as database:
-                if not (fault := _fault_in(database)) and has_rows_checked:
+                if not (fault := _fault_in(database, is_whole)) and is_whole:
                     _checked(database)
                 return fault
         except _ERRORS as error:
@@ -103,7 +104,7 @@ class Index:
         try:
             with self._lock():
                 # Another process may have mended it while this one waited.
-                if fault := self._fault(has_rows_checked=True):
+                if fault := self._fault(is_whole=True):
                     number = 1
                     while (backup := self._path.with_name(f"{self._path.name}.bak-{number}")).is_symlink() or (
                         backup.exists()
@@ -135,9 +136,9 @@ def _connected(path: str) -> sqlite3.Connection:
     return database
 
 
-def _fault_in(database: sqlite3.Connection) -> str:
-    check = database.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if check != "ok":
+def _fault_in(database: sqlite3.Connection, is_whole: bool) -> str:
+    # Every page is read: 100 MB for a hundred thousand prompts, so not at each opening.
+    if is_whole and (check := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
         return f"damaged ({check})"
     schema = database.execute("PRAGMA user_version").fetchone()[0]
     columns = tuple(row[1] for row in database.execute("PRAGMA table_info(prompts)"))
@@ -147,14 +148,17 @@ def _fault_in(database: sqlite3.Connection) -> str:
     return f"of schema {schema}, wanted {SCHEMA_VERSION}"
 
 
-def _rows_of(path: str, stamps: Mapping[Key, str], read: Read) -> list[Row]:
+def _rows_of(path: str, stamps: Mapping[Key, str], read: Read, is_whole: bool) -> list[Row]:
     with closing(_connected(path)) as database:
         if not database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             database.execute("BEGIN IMMEDIATE")
             database.execute(_CREATE)
             database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             database.execute("COMMIT")
-        kept = _checked(database)
+        if is_whole and (fault := _fault_in(database, is_whole)):
+            raise _Damaged(fault)
+        names = [name for name, _ in stamps]
+        kept = _checked(database) if is_whole or not names else _checked(database, min(names), max(names))
         gone = [key for key in kept if key not in stamps]
         # Read first: the write lock is held only while writing.
         fresh = {
@@ -172,14 +176,19 @@ def _rows_of(path: str, stamps: Mapping[Key, str], read: Read) -> list[Row]:
         return [(name, version, *rows[name, version][3:]) for name, version in sorted(stamps)]
 
 
-def _checked(database: sqlite3.Connection) -> dict[Key, tuple[str, int, str, str, str]]:
-    """The rows by name and version.
+def _checked(
+    database: sqlite3.Connection, first: str = "", last: str | None = None
+) -> dict[Key, tuple[str, int, str, str, str]]:
+    """The rows by name and version, those from one name to another.
 
     Raises:
         _Damaged: one of them is not the one that was written; SQLite itself checks pages, and not what they say.
     """
     rows = {}
-    for *row, digest in database.execute(f"SELECT {', '.join(_COLUMNS)} FROM prompts"):
+    query, bounds = f"SELECT {', '.join(_COLUMNS)} FROM prompts WHERE name >= ?", [first]
+    if last is not None:
+        query, bounds = f"{query} AND name <= ?", [first, last]
+    for *row, digest in database.execute(query, bounds):
         if digest != _digest(row):
             raise _Damaged(f"the row of {str(row[0])!r:.80} has changed")
         name, version, stamp, manifest, problem = row

@@ -8,7 +8,9 @@ import difflib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +36,9 @@ _log = logging.getLogger(__name__)
 
 _LAST_VERSION, _ALIASES = ".last-version", ".aliases.json"
 _LOCK_WAIT_S, _MEND_WAIT_S = 60.0, 1.0
+_MAX_COMPARED = 2000
+_MIN_AGE_S = 1.0
+"""A folder that changed later than this ago is read again: file systems count time in steps, some of a second."""
 
 
 class Entry(Config):
@@ -49,6 +54,14 @@ class Entry(Config):
 Entries = list[Entry]
 
 
+class Page(Config):
+    """A stretch of the list of prompts."""
+
+    entries: Entries = Field(description="the versions of its prompts, by name and version")
+    after: str = Field(description="the last name looked at: the next page begins behind it; empty on the last page")
+    num_names: int = Field(description="names in the whole list")
+
+
 class _Aliases(Record):
     """The names that versions of one prompt have."""
 
@@ -58,8 +71,9 @@ class _Aliases(Record):
 class Store:
     """Prompts by name and version.
 
-    Opening sweeps what killed writers left, and sets a damaged index aside. A store that does not exist yet
-    is empty; the first `add` makes it.
+    Opening takes the same time whatever the number of prompts. What killed writers left is swept when its folder is
+    next read by `list`, `page` or `add`; a damaged index is set aside. A store that does not exist yet is empty; the
+    first `add` makes it.
 
     Args:
         root: the store's folder.
@@ -76,8 +90,9 @@ class Store:
         self.runs = self.root / "runs"
         lock, what = self.root / ".lock", "to this store"
         self._index = Index(self.root / "index.sqlite", lambda: exclusive(lock, what, _MEND_WAIT_S), notice)
+        self._names: tuple[int, tuple[str, ...]] = (-1, ())
         if self.root.is_dir():
-            self._sweep()
+            self._sweep([self.root])
             self._index.mend()
 
     def add(self, manifest: Manifest, tensors: "dict[str, torch.Tensor] | bytes") -> Path:
@@ -99,6 +114,7 @@ class Store:
         with self._writing():
             parent = self._named(manifest.name)
             parent.mkdir(parents=True, exist_ok=True)
+            sweep_temporaries(parent)
             fsync_dir(self.prompts)
             fsync_dir(self.root)
             version = max([*_versions(parent), _last_version(parent)]) + 1
@@ -151,8 +167,19 @@ class Store:
         return ref if is_path(ref) else str(self._with_version(parsed_ref(ref)))
 
     def names(self) -> tuple[str, ...]:
-        """The names of all prompts, in order, those among them whose versions were all removed; one folder is read."""
-        return tuple(folder.name for folder in _name_folders(self.prompts))
+        """The names of all prompts, in order, those among them whose versions were all removed.
+
+        One folder is read, and only when names were added to it.
+        """
+        if not self.prompts.is_dir():
+            return ()
+        stamp_ns = self.prompts.stat().st_mtime_ns
+        if self._names[0] != stamp_ns:
+            names = _names_in(self.prompts)
+            # A name added within the same step of the clock would leave the stamp as it is.
+            is_settled = time.time_ns() - stamp_ns > _MIN_AGE_S * 1e9
+            self._names = (stamp_ns if is_settled else -1, names)
+        return self._names[1]
 
     def versions(self, name: str) -> tuple[int, ...]:
         """The versions of a prompt, in order; none of an unknown one."""
@@ -211,9 +238,27 @@ class Store:
 
     def list(self) -> Entries:
         """Every version of every prompt, by name and version; one that cannot be read is listed with its problem."""
-        if not self.root.is_dir():
-            return []
-        entries = [self._entry(*row) for row in self._index.rows(self._stamps(), self._read)]
+        return self._entries(self.names(), is_whole=True) if self.root.is_dir() else []
+
+    def page(self, after: str = "", limit: int = 100, match: str = "") -> Page:
+        """A stretch of the list, for stores of very many prompts; only its own folders are read.
+
+        Args:
+            after: the name behind which it begins; empty for the first page.
+            limit: names on a page, from 1; those whose versions were all removed count, and show nothing.
+            match: only names that contain this text.
+        """
+        names = [name for name in self.names() if match in name] if match else self.names()
+        begin = bisect_right(names, after)
+        shown = names[begin : begin + max(1, limit)]
+        # Between two matching names there are others: the index is asked for each stretch without gaps.
+        stretches = [[name] for name in shown] if match else [shown]
+        entries = [entry for stretch in stretches for entry in self._entries(stretch, is_whole=False)]
+        last = shown[-1] if begin + len(shown) < len(names) else ""
+        return Page(entries=entries, after=last, num_names=len(names))
+
+    def _entries(self, names: Sequence[str], is_whole: bool) -> Entries:
+        entries = [self._entry(*row) for row in self._index.rows(self._stamps(names), self._read, is_whole=is_whole)]
         # A prompt that was removed while it was read is not damaged, it is gone.
         return [entry for entry in entries if not entry.problem or entry.folder.exists()]
 
@@ -277,9 +322,9 @@ class Store:
         # Trainings that end together must not lose one of them, however many they are.
         return exclusive(self.root / ".lock", "to this store", _LOCK_WAIT_S)
 
-    def _sweep(self) -> None:
-        folders = (self.root, self.prompts, *_name_folders(self.prompts))
-        if not any(entry for folder in folders for entry in folder.glob(f"{TEMPORARY}*")):
+    def _sweep(self, folders: Iterable[Path]) -> None:
+        folders = [folder for folder in folders if any(folder.glob(f"{TEMPORARY}*"))]
+        if not folders:
             # Many readers must not keep a writer waiting for a lock that they take for nothing.
             return
         # Under the lock only: a temporary folder of a writer that lives is no orphan.
@@ -302,7 +347,11 @@ class Store:
         """The reference with its version: the one asked for, or the latest."""
         versions = _versions(self._named(ref.name))
         if not versions:
-            raise self._unknown(ref, [folder.name for folder in _name_folders(self.prompts) if _versions(folder)])
+            # Of very many names only those beside it in the order of the alphabet are compared.
+            names = self.names()
+            begin = max(0, bisect_right(names, ref.name) - _MAX_COMPARED // 2)
+            near = difflib.get_close_matches(ref.name, names[begin : begin + _MAX_COMPARED], 9)
+            raise self._unknown(ref, [name for name in near if _versions(self.prompts / name)])
         if ref.version is None and not ref.alias:
             return Ref(ref.name, versions[-1])
         version = self.aliases(ref.name).get(ref.alias) if ref.alias else ref.version
@@ -322,12 +371,12 @@ class Store:
             raise StoreError("a prompt's folder is a link", where=str(folder), fix="remove the link")
         return folder
 
-    def _stamps(self) -> dict[Key, str]:
-        """Every prompt with a text that changes when its manifest is replaced."""
+    def _stamps(self, names: Sequence[str]) -> dict[Key, str]:
+        """The versions of prompts, each with a text that changes when its manifest is replaced."""
+        folders = [self.prompts / name for name in names]
+        self._sweep(folders)
         return {
-            (folder.name, version): _stamp(folder / f"v{version}")
-            for folder in _name_folders(self.prompts)
-            for version in _versions(folder)
+            (folder.name, version): _stamp(folder / f"v{version}") for folder in folders for version in _versions(folder)
         }
 
     def _read(self, key: Key) -> tuple[str, str]:
@@ -349,11 +398,9 @@ class Store:
             return Entry(name=name, version=version, folder=folder, manifest=read_again, problem=problem)
 
 
-def _name_folders(prompts: Path) -> Sequence[Path]:
-    if not prompts.is_dir():
-        return []
+def _names_in(prompts: Path) -> tuple[str, ...]:
     with os.scandir(prompts) as entries:
-        return sorted(Path(e.path) for e in entries if is_name(e.name) and e.is_dir(follow_symlinks=False))
+        return tuple(sorted(e.name for e in entries if is_name(e.name) and e.is_dir(follow_symlinks=False)))
 
 
 def _versions(folder: Path) -> Sequence[int]:
