@@ -66,7 +66,9 @@ def measured(root: Path, like: Path, num: int) -> dict[str, Any]:
         "first_page_after_opening_ms": milliseconds(lambda _: Store(root).page(), 5),
         "page_ms": milliseconds(lambda number: store.page(begins[number]), 40),
         "page_of_matches_ms": milliseconds(lambda number: store.page(match=f"{number:03d}"), 20),
-        "add_ms": milliseconds(lambda number: store.add(manifest.model_copy(update={"name": f"new{number}"}), tensors), 20),
+        "add_ms": milliseconds(
+            lambda number: store.add(manifest.model_copy(update={"name": f"new{number}"}), tensors), 20
+        ),
         "page_after_add_ms": milliseconds(lambda number: store.page(begins[number]), 1),
         "show_ms": milliseconds(lambda number: store.show(begins[number]), 40),
     }

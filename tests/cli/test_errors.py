@@ -104,7 +104,7 @@ def test_words_after_two_dashes_are_text(tuned, overture) -> None:
 def test_exit_codes(error, code, overture, monkeypatch) -> None:
     from overture.store.store import Store
 
-    def fail(store: Store) -> None:
+    def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(Store, "page", fail)
@@ -115,7 +115,7 @@ def test_exit_codes(error, code, overture, monkeypatch) -> None:
 def test_bugs_keep_their_traceback(overture, monkeypatch) -> None:
     from overture.store.store import Store
 
-    monkeypatch.setattr(Store, "list", lambda store: 1 / 0)
+    monkeypatch.setattr(Store, "page", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         overture("list")
 

@@ -402,7 +402,9 @@ def test_a_page_reads_only_its_own_folders(store, make_manifest, tensors, monkey
     for name in ("movie", "music", "trec"):
         store.add(make_manifest(name=name), tensors)
     read, folders = store_module.read_manifest, []
-    monkeypatch.setattr(store_module, "read_manifest", lambda folder: folders.append(folder.parent.name) or read(folder))
+    monkeypatch.setattr(
+        store_module, "read_manifest", lambda folder: folders.append(folder.parent.name) or read(folder)
+    )
     again = Store(store.root)
     again.page(limit=1)
     assert folders == ["movie"]

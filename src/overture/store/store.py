@@ -376,7 +376,9 @@ class Store:
         folders = [self.prompts / name for name in names]
         self._sweep(folders)
         return {
-            (folder.name, version): _stamp(folder / f"v{version}") for folder in folders for version in _versions(folder)
+            (folder.name, version): _stamp(folder / f"v{version}")
+            for folder in folders
+            for version in _versions(folder)
         }
 
     def _read(self, key: Key) -> tuple[str, str]:
