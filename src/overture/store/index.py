@@ -67,7 +67,7 @@ class Index:
         Args:
             stamps: what exists now, with a text that changes when the manifest does.
             read: gives (manifest as JSON, problem) of one prompt; called only for the new and the changed.
-            is_whole: these are all prompts; otherwise all between the first and the last name, and others stay untouched.
+            is_whole: these are all prompts; otherwise those between the first and the last name, and no others change.
 
         Returns:
             (name, version, manifest, problem), in order of name and version.
