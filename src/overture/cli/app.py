@@ -55,6 +55,7 @@ _PANELS = {
         "serve": _Listed("serve.command", "Serve stored prompts over HTTP, as typed answers and models."),
         "ui": _Listed("ui.command", "Look at prompts and try them in a browser."),
         "eval": _Listed("evaluate.command", "Score a stored prompt again, or on other rows."),
+        "suggest": _Listed("suggest.command", "Suggest the rows to label that teach a prompt most."),
         "errors": _Listed("wrong.errors_command", "Show the rows that a stored prompt answers wrongly."),
         "resume": _Listed("resume.resume_command", "Go on with a run that was stopped."),
     },

@@ -1,0 +1,195 @@
+"""``overture suggest``: rows to label next."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from overture.cli.options import (
+    DriftOption,
+    Given,
+    JsonOption,
+    StoreOption,
+    flag,
+    store_flag,
+    store_root,
+    stored_names,
+    with_flags,
+)
+from overture.cli.out import console, emit, loading, say, show_text
+from overture.cli.tables import Column, show_table
+from overture.core.config import validated
+from overture.core.errors import ConfigError, DataError
+from overture.jobs.label.options import SuggestOptions
+
+if TYPE_CHECKING:
+    from overture.core.records.label import Suggestions
+    from overture.data.row import Row
+    from overture.data.task import Task
+    from overture.jobs.label.suggest import KnownRow
+
+_CHOSEN_BY, _GUESS, _CONFIDENCE = "chosen_by", "guess", "guess_confidence"
+
+
+@with_flags(
+    flag(SuggestOptions, "count", "-n"),
+    flag(SuggestOptions, "random_share"),
+    flag(SuggestOptions, "pool"),
+    flag(SuggestOptions, "seed"),
+)
+def command(
+    file: Annotated[
+        Path, typer.Argument(metavar="ROWS", help="A data file; rows whose label is filled in are not suggested.")
+    ],
+    prompt: Annotated[
+        str,
+        typer.Option("--prompt", metavar="PROMPT", help="The prompt that is to learn.", autocompletion=stored_names),
+    ],
+    given: Given,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="The .csv, .tsv or .jsonl file to fill in, ROWS-to-label.csv if not given; one that exists is "
+            "continued: its labels count, and new rows are added.",
+        ),
+    ] = None,
+    store: StoreOption = None,
+    allow_drift: DriftOption = False,
+    is_json: JsonOption = False,
+) -> None:
+    """Suggest the rows that teach a prompt most, and write them to a file for labelling."""
+    from overture.cli.inputs import inputs_of
+    from overture.data.task import Task
+    from overture.engine.options import check_source
+    from overture.jobs.label.pool import check_labels_of
+    from overture.store.artifact import read_manifest
+    from overture.store.store import Store
+
+    options = validated(SuggestOptions, given.of(SuggestOptions), "overture suggest")
+    kept = Store(store_root(store), say)
+    folder = kept.get(prompt)
+    manifest = read_manifest(folder)
+    task = validated(Task, manifest.task, str(folder / "prompt.json"))
+    check_labels_of(task, manifest.ref)
+    output = output or file.with_name(f"{file.stem}-to-label.csv")
+    earlier = _earlier(output, file, task)
+    check_source(manifest.backbone.id)
+    inputs = inputs_of(file, [], [task])
+    for notice in inputs.notices:
+        say(f"note: {notice}")
+    if inputs.problems:
+        say(f"note: {len(inputs.problems)} of {len(inputs.rows)} rows cannot be shown to the prompt and are left out")
+    rows = [row for index, row in enumerate(inputs.rows) if index not in inputs.problems]
+    labelled, rows = [row for row in rows if _has_label(task, row)], [row for row in rows if not _has_label(task, row)]
+    known = _known(task, earlier, labelled)
+
+    loading()
+    from overture.cli.progress import display
+    from overture.core.records.events import as_notices, as_progress
+    from overture.evaluate.host import Host
+    from overture.jobs.label.suggest import suggest
+
+    show = display()
+    with show.live():
+        handle = Host(allow_drift=allow_drift, notify=as_notices(show)).open(folder)
+        result = suggest(handle, rows, known, options, as_progress(show))
+    result = result.model_copy(update={"output": str(output)})
+    _write(output, result, earlier)
+    if is_json:
+        emit(result)
+    else:
+        _show(result, f"overture suggest {file} --prompt {prompt}{store_flag(store)}")
+
+
+def _has_label(task: "Task", row: "Row") -> bool:
+    return row.fields.get(task.label_field) not in (None, "")
+
+
+def _earlier(output: Path, file: Path, task: "Task") -> "list[Row]":
+    """The rows of an earlier suggestion that is continued.
+
+    Raises:
+        ConfigError: the output is another file, or the rows themselves.
+        DataError: its labels are not the task's.
+    """
+    from overture.cli.inputs import inputs_of
+    from overture.data.rows import row_problems
+    from overture.data.write import check_output
+
+    if not output.exists() or (file.exists() and output.samefile(file)):
+        check_output(output, False, [file])
+        return []
+    rows = inputs_of(output, [], [task]).rows
+    if not all(_CHOSEN_BY in row.fields for row in rows):
+        raise ConfigError(
+            "the file exists and was not written by overture suggest",
+            where=str(output),
+            wanted=f"a column {_CHOSEN_BY}",
+            fix="name another with -o",
+        )
+    problems = [problem for row in rows if _has_label(task, row) for problem in row_problems(task, row)]
+    if problems:
+        raise DataError("labels that were filled in are not the task's", where=str(output), problems=problems)
+    return rows
+
+
+def _known(task: "Task", earlier: "Sequence[Row]", labelled: "Sequence[Row]") -> "list[KnownRow]":
+    from overture.jobs.label.pool import RANDOM
+    from overture.jobs.label.suggest import KnownRow
+
+    suggested = [KnownRow(row, _has_label(task, row), row.fields[_CHOSEN_BY] == RANDOM) for row in earlier]
+    return [*suggested, *(KnownRow(row, True) for row in labelled)]
+
+
+def _write(output: Path, result: "Suggestions", earlier: "Sequence[Row]") -> None:
+    from overture.data.write import written_rows
+
+    new: list[dict[str, Any]] = [
+        {
+            **some.fields,
+            result.label_field: "",
+            _CHOSEN_BY: some.chosen_by,
+            _GUESS: some.guess,
+            _CONFIDENCE: some.confidence,
+        }
+        for some in result.suggested
+    ]
+    rows = [*(row.fields for row in earlier), *new]
+    columns = dict.fromkeys([name for row in rows for name in row], "any")
+    with written_rows(output, columns, rows) as sink:  # type: ignore[arg-type]
+        sink.write(rows)
+
+
+def _show(result: "Suggestions", again: str) -> None:
+    from overture.cli.report import show_next
+
+    out = console()
+    shown = [" ".join(str(value) for value in some.fields.values())[:80] for some in result.suggested]
+    show_table(
+        out,
+        [
+            Column("row", shown, is_left=True, is_prose=True),
+            Column("guess", [some.guess for some in result.suggested], is_left=True),
+            Column("sure", [f"{some.confidence:.2f}" for some in result.suggested]),
+            Column("chosen by", [some.chosen_by for some in result.suggested], is_left=True),
+        ],
+        f"{len(result.suggested)} rows to label for {result.prompt}",
+    )
+    for notice in result.notices:
+        say(f"note: {notice}")
+    counts = (
+        f"{result.num_labelled} rows are labelled, {result.num_waiting} wait for a label, {result.num_left} are left."
+    )
+    if result.score:
+        counts += (
+            f" {result.prompt} is right in {result.score.text} of the {result.score.n} labelled rows that chance chose."
+        )
+    show_text(out, counts)
+    show_next(
+        f"Fill in {result.label_field!r} in {result.output}. Next:",
+        [f"{again} -o {result.output}", f"overture tune TASK.yaml --set data.train={result.output}"],
+    )

@@ -1,0 +1,105 @@
+"""Suggest rows to label: those that teach a prompt most, and a random share for an honest score."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from overture.core.kept_files import kept_inputs
+from overture.core.records.label import Suggestion, Suggestions
+from overture.core.records.scores import Interval
+from overture.core.rows import Encoded, Prediction
+from overture.data.row import Row
+from overture.data.rows import gold_of
+from overture.engine.cache import InputCache
+from overture.evaluate.host import Ask, Handle
+from overture.evaluate.intervals import bootstrap
+from overture.evaluate.scoring import predict
+from overture.jobs.label.learner import teaching
+from overture.jobs.label.options import SuggestOptions
+from overture.jobs.label.pool import RANDOM, TEACHES, pool_of, sampled
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRow:
+    """A row that was suggested before, or that has a label in the file of rows.
+
+    Args:
+        row: its fields.
+        is_labelled: whether its label is there.
+        is_random: whether chance chose it.
+    """
+
+    row: Row
+    is_labelled: bool
+    is_random: bool = False
+
+
+def suggest(
+    handle: Handle,
+    rows: Sequence[Row],
+    known: Sequence[KnownRow],
+    options: SuggestOptions,
+    progress: Progress = lambda what, done, total: None,
+) -> Suggestions:
+    """Rows to label next.
+
+    Args:
+        handle: the prompt; its task has labels.
+        rows: all rows, without labels or with.
+        known: rows that are labelled, or that were suggested before.
+        options: how many, and how.
+        progress: called with (what, done, all).
+    """
+    task, notices = handle.task, list[str]()
+    pool = pool_of(task, rows, [some.row for some in known], options.random_share, options.seed)
+    others = sampled(task, pool.others, options.pool, options.seed)
+    if len(others) < len(pool.others):
+        notices.append(f"chosen among {len(others):,} of {len(pool.others):,} rows; --pool reads more")
+    num_random = min(round(options.count * options.random_share), len(pool.apart))
+    model = handle.model(InputCache(files=kept_inputs()))
+    usable, encoded, num_bad = _encoded(handle, others)
+    lots, apart, num_bad_apart = _encoded(handle, pool.apart[:num_random])
+    if num_bad + num_bad_apart:
+        notices.append(f"{num_bad + num_bad_apart} rows do not fit the model and are left out")
+    model.warm(encoded, lambda done, total: progress("reading rows", done, total))
+    count = options.count - num_random
+    choice = teaching(
+        model, encoded, task, count, options.seed, lambda done, total: progress("asking the prompt", done, total)
+    )
+    suggested = [_suggestion(usable[index], said, TEACHES) for index, said in choice]
+    suggested += [_suggestion(row, said, RANDOM) for row, said in zip(lots, predict(model, apart, task), strict=True)]
+    return Suggestions(
+        prompt=handle.manifest.ref,
+        label_field=task.label_field,
+        suggested=suggested,
+        num_labelled=sum(some.is_labelled for some in known),
+        num_waiting=sum(not some.is_labelled for some in known),
+        num_left=len(pool.others) + len(pool.apart) - len(suggested),
+        score=_score(handle, [some.row for some in known if some.is_labelled and some.is_random]),
+        notices=[*notices, *handle.encoder.notices],
+    )
+
+
+def _encoded(handle: Handle, rows: Sequence[Row]) -> tuple[list[Row], list[Encoded], int]:
+    """The rows that can be encoded, as tokens; and how many cannot."""
+    asks = handle.host.encoded([Ask(handle, row.fields, row.line, row.file) for row in rows])
+    pairs = [(row, ask.parts[0]) for row, ask in zip(rows, asks, strict=True) if ask.parts]
+    return [row for row, _ in pairs], [part for _, part in pairs], len(rows) - len(pairs)
+
+
+def _suggestion(row: Row, said: Prediction, chosen_by: str) -> Suggestion:
+    confidence = said.confidence or 0.0
+    assert math.isfinite(confidence), "shares are numbers"
+    return Suggestion(
+        where=row.where, chosen_by=chosen_by, fields=row.fields, guess=said.text, confidence=round(confidence, 4)
+    )
+
+
+def _score(handle: Handle, rows: Sequence[Row]) -> Interval | None:
+    usable, encoded, _ = _encoded(handle, rows)
+    if not usable:
+        return None
+    said = predict(handle.model(), encoded, handle.task)
+    return bootstrap("accuracy", gold_of(handle.task, usable), [prediction.said for prediction in said])

@@ -1,0 +1,56 @@
+"""`overture suggest`: a file to fill in, which the same command continues."""
+
+import csv
+from pathlib import Path
+
+from conftest import rows_of
+
+
+def table(path):
+    return list(csv.DictReader(Path(path).read_text().splitlines()))
+
+
+def write(path, rows):
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_rows_are_suggested_filled_in_and_continued(tuned, overture):
+    rows = [{"id": f"T{number}", "text": row["text"]} for number, row in enumerate(rows_of(60))]
+    write("rows.csv", rows)
+    done = overture("suggest", "rows.csv", "--prompt", "mood", "-n", "10", "--random-share", "0.3")
+    assert done.code == 0, done.err
+    first = table("rows-to-label.csv")
+    assert list(first[0]) == ["id", "text", "label", "chosen_by", "guess", "guess_confidence"]
+    assert [row["chosen_by"] for row in first] == ["teaches"] * 7 + ["random"] * 3
+    assert all(row["label"] == "" and row["guess"] in ("good", "bad") for row in first)
+    assert "suggest rows.csv --prompt mood -o rows-to-label.csv" in done.out
+    # Two are left open; the rest is filled in.
+    write("rows-to-label.csv", [row | {"label": "" if number < 2 else "good"} for number, row in enumerate(first)])
+    again = overture("suggest", "rows.csv", "--prompt", "mood", "-n", "10", "--random-share", "0.3", "--json").json
+    assert (again["num_labelled"], again["num_waiting"], again["num_left"]) == (8, 2, 40)
+    assert again["score"]["n"] == 3
+    second = table("rows-to-label.csv")
+    assert [row["label"] for row in second] == ["", "", *["good"] * 8, *[""] * 10]
+    assert len({row["text"] for row in second}) == 20
+    assert len(again["suggested"]) == 10
+
+
+def test_rows_with_labels_are_not_suggested_and_wrong_files_are_refused(tuned, overture):
+    rows = [
+        {"text": row["text"], "label": row["label"] if number < 50 else ""} for number, row in enumerate(rows_of(60))
+    ]
+    write("rows.csv", rows)
+    done = overture("suggest", "rows.csv", "--prompt", "mood", "-o", "out.jsonl", "--json").json
+    assert done["num_labelled"] == 50
+    assert {int(some["fields"]["text"].split()[1]) for some in done["suggested"]} <= set(range(50, 60))
+    assert overture("suggest", "rows.csv", "--prompt", "mood", "-o", "rows.csv").code == 2
+    write("other.csv", rows)
+    refused = overture("suggest", "rows.csv", "--prompt", "mood", "-o", "other.csv")
+    assert (refused.code, "chosen_by" in refused.err) == (2, True)
+    write("wrong.csv", [{"text": "fine", "label": "gut", "chosen_by": "random"}])
+    refused = overture("suggest", "rows.csv", "--prompt", "mood", "-o", "wrong.csv")
+    assert (refused.code, "wrong.csv:2" in refused.err) == (2, True)
+    assert overture("suggest", "rows.csv", "--prompt", "mood", "-n", "0").code == 2
