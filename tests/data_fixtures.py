@@ -20,6 +20,7 @@ class FakeTokenizer:
     mask_ids: tuple[int, ...] = ()
     is_encoder = False
     reading = "first"
+    has_words = True
     start_ids: tuple[int, ...] = ()
     eos_id: int | None = 257
     max_length = 10_000

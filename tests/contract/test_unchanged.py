@@ -1,4 +1,4 @@
-"""Twelve whole runs give the figures that were recorded; `unchanged_record.py` records them anew.
+"""Twelve whole runs give the figures that were recorded; `record_unchanged.py` records them anew.
 
 On the kind of processor that recorded them every bit must be the same, on others numbers to a ten-thousandth, and the
 texts in either case.
@@ -7,7 +7,7 @@ texts in either case.
 import json
 
 import pytest
-from unchanged_record import FILE
+from record_unchanged import FILE
 from unchanged_runs import RUNS, differences, figures_of, processor
 
 RECORDED = json.loads(FILE.read_text(encoding="utf-8"))

@@ -70,7 +70,7 @@ def test_vectors_with_label_vectors_are_warp():
 def test_label_vectors_alone_start_at_the_label_words():
     backbone = make_backbone("qwen2")
     source, rows = source_of(backbone, ONE_TOKEN), make_rows("one token")
-    alone = PromptedModel(backbone, with_labels(None, label_start(source)))
+    alone = PromptedModel(backbone, with_labels(None, label_start(source)[0]))
     plain = PromptedModel(backbone).label_scores(rows)
     ours = alone.label_scores(rows)
     # Two labels have one word each; they stand to each other as their words do.

@@ -53,10 +53,11 @@ class Request:
     def label_vectors(self) -> LabelVectors | RowLabelVectors | None:
         """Label vectors to train beside the model's own values; None where label words are compared."""
         options: LabelOptions = self.options
-        source = prompt_source(self.backbone, self.encoder, self.rows["train"])
+        source = prompt_source(self.backbone, self.encoder, self.rows["train"], cache=self.cache)
         if not wants_label_vectors(PromptConfig(labels=options.labels), source):
             return None
-        vectors = with_labels(None, label_start(source), options.label_rate)
+        labels, bias = label_start(source)
+        vectors = with_labels(None, labels, options.label_rate, bias)
         return vectors.to(self.backbone.device)
 
     def need_labels(self, what: str) -> None:

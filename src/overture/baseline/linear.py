@@ -2,28 +2,56 @@
 
     p(c | x) = softmax_c(w_c . (h(x) - m) / s + b_c),   m and s the training rows' mean and deviation of each feature
 
-The features are computed once; the strength of the L2 penalty is chosen on validation rows. Trained values: C D + C.
+The features are computed once; the strength of the L2 penalty is chosen on validation rows, and so are the layer and
+what is read there, where they are searched: first by one penalty, then the best few by all. Trained values: C D + C,
+with both states side by side 2 C D + C.
 
 Source: Alain and Bengio 2017, "Understanding intermediate layers using linear classifier probes"; the way of choosing
 the penalty: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", appendix A.3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from overture.baseline.base import Built, Request
 from overture.baseline.features import features_of
 from overture.baseline.options import LinearOptions
 from overture.core.contracts import LabelScores, Question, T
-from overture.core.errors import DataError
+from overture.core.errors import ConfigError, DataError
 from overture.core.rows import Encoded
 from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.inputs import Inputs
+from overture.evaluate.probe import fitted, pooled_features
 
-_NEVER = -1e4
-"""Logit of a label that no training row has."""
+_MAX_TOKENS = 4096
+_SEARCHED = ("read", "mean", "read+mean")
+_FIRST_PENALTY = 0.1
+_FINALISTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a linear head reads of a row.
+
+    Args:
+        features: the state that the label is read from, the mean, or both.
+        layer: how many layers they have passed.
+        is_last: all of them, and the norm behind them.
+    """
+
+    features: str
+    layer: int
+    is_last: bool
+
+    def of(self, pooled: Tensor) -> Tensor:
+        """The features, [B, D] or [B, 2 D], of read state and mean, [B, 2, D]."""
+        parts = {"read": pooled[:, 0], "mean": pooled[:, 1], "read+mean": pooled.flatten(1)}
+        return parts[self.features]
 
 
 class LinearHead:
@@ -33,11 +61,15 @@ class LinearHead:
         backbone: the frozen model.
         weight: of the labels, [C, D].
         bias: [C].
-        is_mean: which features.
+        reading: which features.
+        cache: keeps what rows give; None computes it each time.
     """
 
-    def __init__(self, backbone: Backbone, weight: Tensor, bias: Tensor, is_mean: bool) -> None:
-        self.backbone, self.values, self.is_mean = backbone, {"weight": weight, "bias": bias}, is_mean
+    def __init__(
+        self, backbone: Backbone, weight: Tensor, bias: Tensor, reading: Reading, cache: InputCache | None = None
+    ) -> None:
+        self.backbone, self.values = backbone, {"weight": weight, "bias": bias}
+        self.reading, self.cache = reading, cache
 
     def ask(self, rows: Sequence[Encoded], question: Question[T]) -> list[T]:
         """Label scores; a linear head has no other replies.
@@ -51,8 +83,7 @@ class LinearHead:
                 got=type(question).__name__,
                 fix="choose another baseline for this kind of task",
             )
-        scores = self.scores_of(features_of(self.backbone, rows, self.is_mean))
-        return list(scores)
+        return list(self.scores_of(_features(self.backbone, self.cache, rows, self.reading)))
 
     def scores_of(self, features: Tensor) -> Tensor:
         """Log-probabilities of the labels, [B, C], from features [B, D]."""
@@ -60,52 +91,94 @@ class LinearHead:
 
 
 def build(request: Request) -> Built:
-    """The head with the best penalty on validation rows; features are computed once.
+    """The head that is best on validation rows; features are computed once.
 
     Raises:
+        ConfigError: the model has no such layer.
         DataError: all training rows have one label.
     """
     options: LinearOptions = request.options
-    is_mean = options.features == "mean"
-    features = {
-        name: features_of(request.backbone, request.rows[name], is_mean).double() for name in ("train", "validation")
-    }
-    gold = {name: torch.tensor([row.label for row in request.rows[name]]) for name in features}
+    gold = {name: torch.tensor([row.label for row in request.rows[name]]) for name in ("train", "validation")}
     if len(set(gold["train"].tolist())) < 2:
         raise DataError("a linear head needs training rows of two labels", got="rows of one label")
-    heads = [_fitted(request, options, features["train"], gold["train"], penalty) for penalty in options.penalties]
-    quality = [_quality(head, features["validation"], gold["validation"]) for head in heads]
-    best = max(range(len(heads)), key=quality.__getitem__)
-    head = heads[best]
+    candidates = _candidates(request, _readings(options, request.backbone))
+    if len(candidates) > _FINALISTS:
+        first = {
+            reading: _best(request, features, gold, reading, (_FIRST_PENALTY,))
+            for reading, features in candidates.items()
+        }
+        finalists = sorted(candidates, key=lambda reading: first[reading][0], reverse=True)[:_FINALISTS]
+        candidates = {reading: candidates[reading] for reading in finalists}
+    choices = [_best(request, features, gold, reading, options.penalties) for reading, features in candidates.items()]
+    _, head, penalty = max(choices, key=lambda choice: choice[0])
     values = head.values
+    facts: dict[str, JsonValue] = {"penalty": penalty, "features": head.reading.features}
+    if options.layer != "last":
+        facts["layer"] = head.reading.layer
     return Built(
         head,
         request.rows,
         num_trainable=sum(value.numel() for value in values.values()),
         stored_bytes=sum(value.numel() * value.element_size() for value in values.values()),
-        facts={"penalty": options.penalties[best], "features": options.features},
+        facts=facts,
     )
 
 
-def _fitted(request: Request, options: LinearOptions, features: Tensor, gold: Tensor, penalty: float) -> LinearHead:
-    """The head whose map holds mean and deviation of the features already."""
-    from sklearn.linear_model import LogisticRegression
+def _readings(options: LinearOptions, backbone: Backbone) -> list[Reading]:
+    """All that may be read."""
+    num_layers = backbone.info.num_layers
+    if isinstance(options.layer, int) and options.layer > num_layers:
+        raise ConfigError(
+            "the model has no such layer",
+            where="layer",
+            got=str(options.layer),
+            wanted=f"0 to {num_layers}, last or search",
+        )
+    layers = [num_layers] if options.layer == "last" else [options.layer]
+    searched = range(num_layers + 1) if options.layer == "search" else layers
+    features = _SEARCHED if options.features == "search" else (options.features,)
+    return [Reading(name, int(layer), layer == num_layers) for layer in searched for name in features]
 
-    mean, deviation = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
-    solver = LogisticRegression(C=penalty, max_iter=10_000)
-    weights = [row.target.weight for row in request.rows["train"]]
-    solver.fit(((features - mean) / deviation).numpy(), gold.numpy(), sample_weight=weights)
-    coefficients, intercepts = solver.coef_, solver.intercept_
-    if len(solver.classes_) == 2:
-        # One logit for two labels: the first one's is zero.
-        coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
-        intercepts = np.concatenate([np.zeros_like(intercepts), intercepts])
-    num_labels = len(request.task.words)
-    weight = features.new_zeros(num_labels, features.shape[1])
-    bias = features.new_full((num_labels,), _NEVER)
-    weight[solver.classes_] = torch.as_tensor(coefficients) / deviation
-    bias[solver.classes_] = torch.as_tensor(intercepts) - weight[solver.classes_] @ mean
-    return LinearHead(request.backbone, weight.float(), bias.float(), options.features == "mean")
+
+Features = Mapping[str, Tensor]
+"""Features by split, float64."""
+
+
+def _candidates(request: Request, readings: Sequence[Reading]) -> dict[Reading, Features]:
+    """Features of all readings; the model runs once."""
+    backbone, splits = request.backbone, ("train", "validation")
+    if len(readings) == 1:
+        (reading,) = readings
+        return {
+            reading: {name: _features(backbone, request.cache, request.rows[name], reading).double() for name in splits}
+        }
+    layers = tuple(sorted({reading.layer for reading in readings}))
+    inputs = Inputs(backbone, request.cache, _MAX_TOKENS)
+    pooled = {name: pooled_features(inputs, request.rows[name], layers) for name in splits}
+    return {
+        reading: {name: reading.of(pooled[name][:, layers.index(reading.layer)]).double() for name in splits}
+        for reading in readings
+    }
+
+
+def _features(backbone: Backbone, cache: InputCache | None, rows: Sequence[Encoded], reading: Reading) -> Tensor:
+    """What a head reads of rows, float32."""
+    if reading.is_last and reading.features != "read+mean" and backbone.family.has_words:
+        return features_of(backbone, rows, reading.features == "mean")
+    return reading.of(pooled_features(Inputs(backbone, cache, _MAX_TOKENS), rows, (reading.layer,))[:, 0])
+
+
+def _best(
+    request: Request, features: Features, gold: Mapping[str, Tensor], reading: Reading, penalties: Sequence[float]
+) -> tuple[tuple[float, float], LinearHead, float]:
+    """The best of several penalties: its quality on validation rows, the head, the penalty."""
+    factors = [row.target.weight for row in request.rows["train"]]
+    num_labels, choices = len(request.task.words), []
+    for penalty in penalties:
+        weight, bias = fitted(features["train"], gold["train"], factors, num_labels, penalty)
+        head = LinearHead(request.backbone, weight, bias, reading, request.cache)
+        choices.append((_quality(head, features["validation"], gold["validation"]), head, penalty))
+    return max(choices, key=lambda choice: choice[0])
 
 
 def _quality(head: LinearHead, features: Tensor, gold: Tensor) -> tuple[float, float]:

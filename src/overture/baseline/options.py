@@ -1,6 +1,6 @@
 """Options of the baselines; imports no torch."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -54,8 +54,15 @@ class InContextOptions(PlainOptions):
 class LinearOptions(Config):
     """Options of the linear head."""
 
-    features: Literal["read", "mean"] = Field(
-        "read", description="The state that the label is read from (the last token in decoders), or the tokens' mean."
+    features: Literal["read", "mean", "read+mean", "search"] = Field(
+        "read",
+        description="The state that the label is read from (the last token in decoders), the tokens' mean, both side "
+        "by side, or whichever is best on validation rows.",
+    )
+    layer: Annotated[int, Field(ge=0)] | Literal["last", "search"] = Field(
+        "last",
+        description="How many layers the features have passed: a number, last (and the norm behind it), or search: the "
+        "best on validation rows.",
     )
     penalties: tuple[float, ...] = Field(
         (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0),

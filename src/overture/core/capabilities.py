@@ -122,7 +122,7 @@ class Capabilities:
                 "an encoder scores labels at many tokens by a vector for each label",
                 "--set prompt.labels=auto, which trains them beside the prompt",
             )
-        if isinstance(target, AtMarks) and injection is not None and injection.head is not None:
+        if isinstance(target, AtMarks) and injection and injection.head and injection.head.weight is not None:
             raise self._refused(
                 "this prompt brings a classifier of whole texts, and the task asks for labels of tokens",
                 "use it in a task of kind classification",
@@ -133,7 +133,7 @@ class Capabilities:
     def _check_mask(self, target: OneOf) -> None:
         if not self.has_head:
             raise self._refused(
-                "this encoder has no head over its vocabulary, so it predicts no label words",
+                "this encoder has no head over a vocabulary, so it predicts no label words",
                 "--set prompt.labels=vectors trains a vector for each label; or a masked language model as --backbone",
             )
         if not target.is_mask:

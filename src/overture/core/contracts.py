@@ -77,6 +77,11 @@ class TextTokenizer(Protocol):
         ...
 
     @property
+    def has_words(self) -> bool:
+        """Whether the model reads texts at all; models of images or of sounds alone do not."""
+        ...
+
+    @property
     def reading(self) -> Reading:
         """Where an encoder's label is read if the task does not say."""
         ...

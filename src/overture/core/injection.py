@@ -113,18 +113,24 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class LabelHead:
-    """A classifier's own map before its label vectors: tanh(W h + b), h at the very first live token.
+    """What a classifier has beside its label vectors: a bias for each label, and perhaps a map in front of them.
+
+    With a map, tanh(W h + b), the labels are read at the very first live token; without one, where the row says.
 
     Args:
+        label_bias: added to the labels' scores, [C].
         weight: W, [D, D].
         bias: b, [D].
-        label_bias: added to the labels' scores, [C].
     """
 
-    weight: "torch.Tensor"
-    bias: "torch.Tensor"
     label_bias: "torch.Tensor"
+    weight: "torch.Tensor | None" = None
+    bias: "torch.Tensor | None" = None
     stored: ClassVar[Mapping[str, str]] = {"weight": "head_weight", "bias": "head_bias", "label_bias": "label_bias"}
+
+    def __post_init__(self) -> None:
+        if (self.weight is None) != (self.bias is None):
+            raise ValueError("a classifier's map has a weight and a bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +142,7 @@ class Injection:
         memory: columns that live tokens attend to.
         labels: one vector for each label, [C, D], instead of the label words' rows of the head.
         offset: added to the embeddings of the row's first S tokens, [S, D]; the prompt's own are not counted.
-        head: what stands before the label vectors instead of the model's own head; only together with them.
+        head: what stands beside the label vectors instead of the model's own head; only together with them.
     """
 
     vectors: Vectors | None = None
@@ -148,7 +154,7 @@ class Injection:
 
     def __post_init__(self) -> None:
         if self.head and self.labels is None:
-            raise ValueError("a classifier's map stands before label vectors, and there are none")
+            raise ValueError("a classifier's parts stand beside label vectors, and there are none")
         if self.layer and (self.memory or self.offset is not None):
             raise ValueError("vectors at a late layer stand alone: below it the text must run as it is")
         if self.memory and self.memory.place == "after" and not self.leaves_input:

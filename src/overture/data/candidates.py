@@ -15,7 +15,11 @@ def candidates_of(task: TaskFile, tokenizer: TextTokenizer) -> tuple[Candidates 
     if not task.labels:
         return None, []
     texts = [(label, word) for label, words in task.words.items() for word in words]
-    ids = [tuple(tokenizer.encode_plain(word)) for _, word in texts]
+    # Without words nothing is compared with a label's word: its number stands for it.
+    ids = [
+        tuple(tokenizer.encode_plain(word)) if tokenizer.has_words else (number,)
+        for number, (_, word) in enumerate(texts)
+    ]
     problems = []
     first: dict[tuple[int, ...], tuple[str, str]] = {}
     for (label, word), tokens in zip(texts, ids, strict=True):

@@ -8,7 +8,9 @@ R memories that the B rows share, Q queries: G*S.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -82,6 +84,8 @@ class Step:
             set likewise.
         is_packed: in each row all padding stands behind what is valid, so causal kernels need no mask for it.
         layer: what the one layer that this step is for is called in it; None for a step of all layers.
+        text_index: number of each live token among its row's own, -1 for prompt vectors, [B, S]; models that turn
+            patches by their places need it. None where there are prompt vectors alone.
     """
 
     positions: Tensor
@@ -94,6 +98,7 @@ class Step:
     bias: Callable[[Tensor], Tensor] | None = None
     is_packed: bool = False
     layer: int | None = None
+    text_index: Tensor | None = None
     _masks: dict[MaskKind, Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None, num_groups: int, dtype: torch.dtype, is_causal: bool = True) -> Tensor:
@@ -345,6 +350,7 @@ def attention(
 
     Query heads that share a key/value head are stacked as more queries, so keys and values are never repeated.
     """
+    overture = _handed.get() if overture is None else overture
     if overture is None:
         return _alone(module, query, key, value, attention_mask, scaling, softcap, **kwargs), None
     layer = int(module.layer_idx) if overture.layer is None else overture.layer  # type: ignore[arg-type]
@@ -399,13 +405,27 @@ def _reading(query: Tensor, step: Step, layer: int, scaling: float | None) -> Te
     return _unfolded(out, step.read, num_rows).transpose(1, 2).contiguous()
 
 
-def install(model: Any, layers: Iterable[torch.nn.Module], cross: str = "") -> None:
+_handed: ContextVar[Step | None] = ContextVar("step", default=None)
+"""The step of an attention module that drops it: set while the module runs, see `_handing`."""
+
+
+def _handing(forward: Callable[..., Any], *args: Any, overture: Step | None = None, **named: Any) -> Any:
+    """Run an attention module with the step beside its arguments."""
+    token = _handed.set(overture)
+    try:
+        return forward(*args, **named)
+    finally:
+        _handed.reset(token)
+
+
+def install(model: Any, layers: Iterable[torch.nn.Module], cross: str = "", drops_keywords: bool = False) -> None:
     """Make a loaded model use this attention; its outputs stay what they were.
 
     Args:
         model: the model.
         layers: its layers, lowest first; where a family does not number its attentions, they are numbered here.
         cross: name of a layer's cross-attention, if it has one.
+        drops_keywords: its attentions do not hand on the step, so it is handed beside them.
     """
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
@@ -414,5 +434,8 @@ def install(model: Any, layers: Iterable[torch.nn.Module], cross: str = "") -> N
         for module in layer.modules():
             if hasattr(module, "is_causal") and getattr(module, "layer_idx", None) is None:
                 module.layer_idx = number  # type: ignore[assignment]
+            # A copy of a model brings its own such call with it.
+            if drops_keywords and hasattr(module, "is_causal") and "forward" not in vars(module):
+                module.forward = partial(_handing, module.forward)
         if cross:
             setattr(layer.get_submodule(cross), READS, True)

@@ -6,7 +6,9 @@ Shape letters: B rows, S live tokens, D width, N layers, H key/value heads, K he
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,7 +70,7 @@ class Backbone:
         self.family = family or family_of(model.config.model_type, id)
         self.model = model.eval().requires_grad_(False)
         self._base = self.family.base_of(model)
-        install(model, self.layers, self.family.cross)
+        install(model, self.layers, self.family.cross, self.family.drops_keywords)
         self._bias = self.family.bias_of(self._base)
         self.read: Columns | None = None
         self._embedding = model.get_input_embeddings()
@@ -84,7 +86,15 @@ class Backbone:
         self.info = info_of(model, self.family, facts, len(self.layers), self._table, id, revision, weights_sha256)
         self._makers = (facts, text, tuple(others))
         self.text = text(self)
-        self.frontends: tuple[Frontend, ...] = (self.text, *(make(self) for make in others))
+        # Places of patches as rotations, cosine and sine by index in the row; the last one turns nothing.
+        self.rotations: tuple[Tensor, Tensor] | None = None
+        of_text = (self.text,) if self.family.has_words else ()
+        self.frontends: tuple[Frontend, ...] = (*of_text, *(make(self) for make in others))
+        if others:
+            digests = [frontend.fingerprint for frontend in self.frontends[len(of_text) :]]
+            self.info = replace(self.info, processor_sha256="+".join(digests))
+        if not self.family.has_words:
+            self._check_reached()
         self.encoder: Backbone | None = None
         if self.family.encoder:
             digest = self.info.weights_sha256
@@ -137,12 +147,13 @@ class Backbone:
         Raises:
             BackboneError: the model is an encoder-decoder or has values that are trained, or there is no compiler.
         """
-        if self.encoder is not None or self.inner:
+        if self.encoder is not None or self.inner or not self.family.has_words:
+            odd = "a copy with values of its own" if self.inner else f"a model of {', '.join(sorted(self.modalities))}"
             raise BackboneError(
                 "these layers are not compiled",
                 where=self.info.id,
-                got="an encoder-decoder" if self.encoder else "a copy with values of its own",
-                wanted="a frozen decoder or encoder",
+                got="an encoder-decoder" if self.encoder else odd,
+                wanted="a frozen decoder or encoder of texts",
                 fix="leave out compile_layers",
             )
         check_compiler(self.device, backend)
@@ -166,7 +177,10 @@ class Backbone:
 
     @property
     def idle(self) -> set[str]:
-        """Names of parameters that nothing here runs: an encoder's map of the whole text."""
+        """Names of parameters that nothing here trains: an encoder's map of the whole text, and what makes patches."""
+        if not self.family.has_words:
+            norm = getattr(self._base, self.family.norm)
+            return {name for name, _ in self.model.named_parameters()} - self.names_in([*self.layers, norm])
         pooler = getattr(self._base, self.family.pooler, None) if self.family.pooler else None
         return self.names_in([pooler]) if pooler is not None else set()
 
@@ -234,6 +248,9 @@ class Backbone:
     def embed(self, ids: Tensor | Sequence[int]) -> Tensor:
         """Vectors of tokens as the first layer gets them: [..., D]; a family's scaling and projection are included."""
         tokens = moved(ids, self.device) if isinstance(ids, Tensor) else sent(ids, self.device, torch.long)
+        if not self.family.has_words:
+            # Where nothing is read as text, a token's number is a place for a part of an image or of a prompt.
+            return torch.zeros(*tokens.shape, self.info.hidden_size, dtype=self.dtype, device=self.device)
         vectors = self._embedding(tokens)
         return self.family.entering(self._base, vectors)
 
@@ -260,7 +277,9 @@ class Backbone:
 
     @cached_property
     def embedding_norm(self) -> float:
-        """Mean length of a vocabulary vector, in the first layer's units."""
+        """Mean length of a vocabulary vector, or of a part of an image, in the first layer's units."""
+        if not self.family.has_words:
+            return float(self.frontends[0].sample(2048, Random(0)).float().norm(dim=-1).mean())
         sample = sorted(set(torch.linspace(0, self.info.vocab_size - 1, 2048).long().tolist()))
         return float(self.embed(sample).float().norm(dim=-1).mean())
 
@@ -300,11 +319,39 @@ class Backbone:
         if self.family.embedded_norm:
             live = live if start_layer else self.family.positioned(self._base, live, step.positions)
         elif not self._bias:
+            if self.rotations is not None:
+                named["position_embeddings"] = self._rotations_of(step)
             named["position_ids"] = step.positions + self._first_position
         key = (start_layer, end_layer)
         if key not in self._views:
             self._views[key] = layers_view(self._base, self.family, self._stack, start_layer, end_layer)
         return self._views[key](inputs_embeds=live, **named).last_hidden_state
+
+    def _rotations_of(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Cosine and sine for each live token, [B, 1, S, K]; prompt vectors are not turned."""
+        assert self.rotations is not None
+        index = torch.full_like(step.positions, -1) if step.text_index is None else step.text_index
+        cosine, sine = [values[index][:, None] for values in self.rotations]
+        return cosine, sine
+
+    @torch.no_grad()
+    def _check_reached(self) -> None:
+        """Whether the attention of each layer gets the step: without it a prompt would silently have no effect.
+
+        Raises:
+            BackboneError: one does not, as may happen with another version of transformers.
+        """
+        zero = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        step = Step(zero, zero == 0, kept={})
+        self._run(self.embed(zero), step, 0, None)
+        missed = set(range(len(self.layers))) - set(step.kept or {})
+        if missed:
+            raise BackboneError(
+                "prompts would not reach every attention layer of this model",
+                where=self.info.id,
+                got=f"{self.info.model_type}: layers {', '.join(map(str, sorted(missed)))} are not reached",
+                fix="install the version of transformers that constraints.txt names, and report this model",
+            )
 
     def reading(self, read: Columns) -> "Backbone":
         """The decoder of a batch: the same weights, and what its layers read of the encoder's output."""
@@ -339,6 +386,11 @@ class Backbone:
         """A layer's maps from the encoder's output to keys and values; none without cross-attention."""
         inside = layer.get_submodule(self.family.cross) if self.family.cross else None
         return [getattr(inside, name) for name in self.family.cross_maps] if inside is not None else []
+
+    @property
+    def base(self) -> Any:
+        """The module that runs the layers."""
+        return self._base
 
     @property
     def layers(self) -> Any:
@@ -451,7 +503,9 @@ class Backbone:
         return LayerMemory(torch.cat([key for key, _ in pairs]), torch.cat([value for _, value in pairs]))
 
     def head_rows(self, ids: Sequence[int]) -> Tensor:
-        """The head's vectors of tokens, [n, D]; where there is no head, those that the model reads."""
+        """The head's vectors of tokens, [n, D]; where there is no head, those that the model reads, and else zeros."""
+        if not self.family.has_words:
+            return self.embed(list(ids))
         return self._table.weight[sent(list(ids), self.device, torch.long)].detach()
 
     @contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from overture.core.errors import BackboneError
 from overture.core.injection import ModelKind
+from overture.engine import fronts
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Family:
     """How a family differs.
 
     Args:
-        base: where in the language model the module stands that runs the layers.
+        base: where in the language model the module stands that runs the layers; empty where it is the model.
         layers: path of its list of layers.
         positions: path of its table of learned positions, added to whatever enters; empty where positions are rotary.
         norm: name of its last norm; None there in models without one; empty where no model has one.
@@ -42,6 +43,11 @@ class Family:
         bias: path in the base of the attention with the table of biases by distance; empty where there is none.
         num_heads: the config's name for the number of heads.
         offset: what is added to a position before it is looked up.
+        has_words: whether the model has a vector for each token; models of images or of sounds alone have none.
+        drops_keywords: its attention modules pass on no keyword that they do not know, so the step is handed to the
+            attention function beside them.
+        front: makes of an image's pixels what enters the first layer (`engine.fronts`); None for texts.
+        rotation: name of the module that turns the patches of an image by their places; empty where there is none.
     """
 
     base: str = "base_model"
@@ -62,6 +68,10 @@ class Family:
     bias: str = ""
     num_heads: str = "num_attention_heads"
     offset: int = 0
+    has_words: bool = True
+    drops_keywords: bool = False
+    front: Callable[[Any, Tensor], Tensor] | None = None
+    rotation: str = ""
 
     @property
     def kind(self) -> ModelKind:
@@ -77,7 +87,7 @@ class Family:
 
     def base_of(self, model: Any) -> Any:
         """The module that runs the layers."""
-        return attrgetter(self.base)(model)
+        return attrgetter(self.base)(model) if self.base else model
 
     def layers_of(self, base: Any) -> Any:
         """The layers, lowest first."""
@@ -140,6 +150,10 @@ _T5 = Family(
     cross_maps=("k", "v"),
 )
 
+_IMAGES = Family("", norm="layernorm", is_causal=False, has_words=False, front=fronts.resampled)
+_TOWER = replace(_IMAGES, layers="encoder.layers", norm="post_layernorm")
+_DINO = replace(_IMAGES, layers="encoder.layer", front=fronts.embedded)
+
 
 def _with_encoder(decoder: Family, base: str, **facts: Any) -> Family:
     encoder = replace(decoder, base=base, is_causal=False, cross="", cross_maps=("", ""), **facts)
@@ -149,6 +163,11 @@ def _with_encoder(decoder: Family, base: str, **facts: Any) -> Family:
 FAMILIES = {
     "bart": _with_encoder(_BART, "model.encoder", num_heads="encoder_attention_heads"),
     "bert": _BERT,
+    "clip_vision_model": replace(_TOWER, front=fronts.resampled_and_normed),
+    "deit": _IMAGES,
+    "dinov2": _DINO,
+    "dinov2_with_registers": _DINO,
+    "dinov3_vit": replace(_DINO, layers="model.layer", norm="norm", rotation="rope_embeddings"),
     "distilbert": replace(
         _BERT,
         layers="transformer.layer",
@@ -177,7 +196,10 @@ FAMILIES = {
         before_first="embeddings.padding_idx",
         transform=("lm_head.dense", torch.nn.functional.gelu, "lm_head.layer_norm"),
     ),
+    "siglip2_vision_model": replace(_TOWER, drops_keywords=True, front=fronts.in_patches),
+    "siglip_vision_model": replace(_TOWER, drops_keywords=True),
     "t5": _with_encoder(_T5, "encoder"),
+    "vit": _IMAGES,
 }
 
 
@@ -208,6 +230,8 @@ def layers_view(base: Any, family: Family, layers: Any, start_layer: int, end_la
         start_layer: the first layer that runs, from 0.
         end_layer: the first that does not run any more; None runs to the end and the last norm.
     """
+    if not family.has_words:
+        return LayerStack(layers[start_layer:end_layer], getattr(base, family.norm) if end_layer is None else None)
     view = copy.copy(base)
     view._modules = dict(base._modules)
     _exchange(view, family.layers, layers[start_layer:end_layer])
@@ -235,6 +259,31 @@ def layers_view(base: Any, family: Family, layers: Any, start_layer: int, end_la
         zeros._parameters = {"weight": torch.nn.Parameter(torch.zeros_like(zeros.weight), requires_grad=False)}
         view._modules[family.positions] = zeros
     return view
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """What layers give, as transformers' models name it."""
+
+    last_hidden_state: Tensor
+
+
+class LayerStack(torch.nn.Module):
+    """Layers of a model whose own forward pass begins at pixels or samples, and the norm behind them, if any."""
+
+    def __init__(self, layers: Any, norm: Any) -> None:
+        super().__init__()
+        self.layers, self.norm = layers, norm
+
+    def forward(
+        self, inputs_embeds: Tensor, attention_mask: Tensor, use_cache: bool, position_ids: Tensor, **named: Any
+    ) -> "States":
+        """Hidden states of what enters the first of the layers; the signature is that of transformers' models."""
+        hidden = inputs_embeds
+        for layer in self.layers:
+            states = layer(hidden, attention_mask, **named)
+            hidden = states[0] if isinstance(states, tuple) else states
+        return States(hidden if self.norm is None else self.norm(hidden))
 
 
 def _exchange(view: Any, path: str, module: Any) -> None:

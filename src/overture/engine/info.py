@@ -44,7 +44,8 @@ class BackboneInfo:
     """The facts of a model that a prompt depends on; artifacts record them.
 
     `embedding_size` is None but for models that map token vectors of another width to the hidden size. `config` holds
-    the values of the model's config that change its answers, such as ``rope_parameters``.
+    the values of the model's config that change its answers, such as ``rope_parameters``. `processor_sha256` is the
+    fingerprint of what prepares images or sounds; None for models of texts alone. `vocab_size` is 0 without words.
     """
 
     id: str
@@ -65,6 +66,7 @@ class BackboneInfo:
     eos_id: int | None = None
     start_ids: tuple[int, ...] = ()
     embedding_size: int | None = None
+    processor_sha256: str | None = None
     config: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
@@ -92,9 +94,9 @@ def info_of(
     """
     config, embedding = model.config, model.get_input_embeddings()
     num_heads = getattr(config, family.num_heads)
-    width = embedding.weight.shape[1]
+    width = embedding.weight.shape[1] if family.has_words else config.hidden_size
     # Tied weights are one storage.
-    table_ids = {embedding.weight.data_ptr(), table.weight.data_ptr()}
+    table_ids = {embedding.weight.data_ptr(), table.weight.data_ptr()} if family.has_words else set[int]()
     return BackboneInfo(
         id=id,
         revision=revision,
@@ -103,7 +105,7 @@ def info_of(
         num_layers=num_layers,
         num_kv_heads=getattr(config, "num_key_value_heads", None) or num_heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // num_heads,
-        vocab_size=table.weight.shape[0],
+        vocab_size=table.weight.shape[0] if family.has_words else 0,
         max_length=facts.max_length,
         num_parameters=sum(value.numel() for value in model.parameters()),
         num_body_parameters=sum(v.numel() for v in model.parameters() if v.data_ptr() not in table_ids),

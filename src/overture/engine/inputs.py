@@ -5,6 +5,7 @@ Shape letters: B rows, S live tokens, L length, D width, N layers, H key/value h
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any, TypeVar
 
 import torch
@@ -61,7 +62,8 @@ class Inputs:
     def _with_signals(self, vectors: Tensor, patches: Sequence[tuple[int, int, Patch]]) -> Tensor:
         if not patches:
             return vectors
-        values = torch.stack([self._signal(patch.signal)[patch.index] for _, _, patch in patches])
+        runs = [list(run) for _, run in groupby(patches, key=lambda patch: (patch[0], id(patch[2].signal)))]
+        values = torch.cat([self._signal(run[0][2].signal)[[part.index for _, _, part in run]] for run in runs])
         rows, places = [sent([patch[axis] for patch in patches], vectors.device) for axis in (0, 1)]
         return vectors.index_put((rows, places), values.to(vectors))
 
@@ -143,7 +145,8 @@ class Inputs:
         indices = sent(rows, layout.ids.device)
         branch = None if layout.branch is None else layout.branch[indices]
         valid = layout.valid[indices]
-        step = Step(layout.positions[indices], valid, branch, is_packed=True)
+        text_index = layout.trunk_index[indices]
+        step = Step(layout.positions[indices], valid, branch, is_packed=True, text_index=text_index)
         hidden = self.backbone.run(self.entered(layout)[indices], step, end_layer=layer)
         return [row_hidden[: len(layout.lines[row].ids)].clone() for row_hidden, row in zip(hidden, rows, strict=True)]
 

@@ -89,7 +89,9 @@ def _step_of(step: Step, indices: Tensor) -> Step:
     branch = None if step.branch is None else step.branch[indices, :length]
     memory = [_columns_of(part, indices, len(step.valid)) for part in step.memory]
     kept: dict[int, tuple[Tensor, Tensor]] | None = None if step.kept is None else {}
-    return Step(step.positions[indices, :length], step.valid[indices, :length], branch, memory, kept, is_packed=True)
+    text_index = None if step.text_index is None else step.text_index[indices, :length]
+    positions, valid = step.positions[indices, :length], step.valid[indices, :length]
+    return Step(positions, valid, branch, memory, kept, is_packed=True, text_index=text_index)
 
 
 def _columns_of(part: Columns, indices: Tensor, num_rows: int) -> Columns:

@@ -77,7 +77,7 @@ def reader_of(target: Target, injection: Injection | None) -> Reader:
     if not isinstance(target, OneOf):
         return _Answers()
     candidates, is_mean, has_shares = target.candidates, target.read == "mean", target.shares is not None
-    if injection is not None and injection.head is not None:
+    if injection is not None and injection.head is not None and injection.head.weight is not None:
         return _Classifier(candidates, is_mean, has_shares)
     if injection is not None and injection.labels is not None:
         return _LabelVectors(candidates, is_mean, has_shares)
@@ -206,7 +206,18 @@ class _LabelVectors(_OneOf):
         ends = _as_float(batch.backbone.transformed(ends))
         labels = [injection.labels for injection in batch.injections if injection is not None]
         vectors = torch.stack([label_vectors.to(ends.dtype) for label_vectors in labels if label_vectors is not None])
-        return torch.einsum("bd,bcd->bc", ends, vectors).log_softmax(dim=1)
+        scores = torch.einsum("bd,bcd->bc", ends, vectors)
+        if any(injection.head for injection in batch.injections if injection is not None):
+            scores = scores + torch.stack(
+                [_label_bias(injection, row) for injection, row in zip(batch.injections, scores, strict=True)]
+            )
+        return scores.log_softmax(dim=1)
+
+
+def _label_bias(injection: Injection | None, scores: Tensor) -> Tensor:
+    """The bias of each label, [C]; zero where a prompt has none."""
+    head = injection.head if injection is not None else None
+    return torch.zeros_like(scores) if head is None else head.label_bias.to(scores)
 
 
 class _Classifier(_OneOf):
@@ -219,8 +230,8 @@ class _Classifier(_OneOf):
         first = batch.hidden[:, 0]
         parts = [(injection.labels, injection.head) for injection in batch.injections if injection is not None]
         heads = [(labels, head) for labels, head in parts if labels is not None and head is not None]
-        weight = torch.stack([head.weight for _, head in heads]).to(first)
-        bias = torch.stack([head.bias for _, head in heads]).to(first)
+        weight = torch.stack([head.weight for _, head in heads if head.weight is not None]).to(first)
+        bias = torch.stack([head.bias for _, head in heads if head.bias is not None]).to(first)
         inner = torch.tanh(torch.einsum("bd,bed->be", first, weight) + bias)
         scores = torch.stack(
             [
@@ -262,7 +273,10 @@ class _AtMarks(Reader):
         for number, (row, vectors) in enumerate(zip(batch.rows, labels, strict=True)):
             assert vectors is not None
             places = sent(_places(row, batch.layout, number), hidden.device, torch.long)
-            logits.append(hidden[number, places].to(dtype) @ vectors.to(dtype).T)
+            marks = hidden[number, places].to(dtype) @ vectors.to(dtype).T
+            injection = batch.injections[number]
+            has_bias = injection is not None and injection.head is not None
+            logits.append(marks + _label_bias(injection, marks[0]) if has_bias and len(marks) else marks)
         return logits
 
     def losses(self, batch: Batch) -> Tensor:

@@ -31,6 +31,8 @@ class Tokenizer:
         readers: make segments of images and sounds, by what they are; none for models of texts.
     """
 
+    has_words = True
+
     def __init__(self, inner: Any, max_length: int, is_encoder: bool = False, start_id: int | None = None) -> None:
         self.inner = inner
         self.max_length = max_length

@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from random import Random
 
+import torch
 from torch import Tensor
 
 from overture.core.errors import ConfigError
@@ -10,20 +13,37 @@ from overture.core.injection import Injection
 from overture.core.rows import Encoded
 from overture.data.encode import Encoder
 from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.inputs import Inputs
+from overture.engine.states import states_at
 from overture.evaluate.facts import check_backbone, config_of, values_of
+from overture.evaluate.probe import start_of_head
 from overture.prompt.pack import STATE, prompt_from
-from overture.prompt.source import PromptSource, no_prompts
+from overture.prompt.source import PromptSource, no_prompts, no_rows
 from overture.store.artifact import load_artifact
 from overture.store.store import Store
 
+_MAX_TOKENS = 4096
+
 
 def prompt_source(
-    backbone: Backbone, encoder: Encoder, examples: Sequence[Encoded] = (), store: Store | None = None
+    backbone: Backbone,
+    encoder: Encoder,
+    examples: Sequence[Encoded] = (),
+    store: Store | None = None,
+    cache: InputCache | None = None,
 ) -> PromptSource:
     """The frozen model's look-ups, the task's label words and examples, and the store's prompts.
 
     What prompts begin with is on the CPU wherever the model is, and so are their random numbers: a finished method goes
     to the model's device as a whole.
+
+    Args:
+        backbone: the model.
+        encoder: of the task's rows.
+        examples: training rows.
+        store: has stored prompts.
+        cache: keeps what training rows give where a prompt starts from them.
     """
     tokenizer, info, inner = backbone.text.tokenizer, backbone.info, backbone.encoder
     # A manifest holds the fingerprint of the whole model, whichever side the prompt enters.
@@ -34,7 +54,7 @@ def prompt_source(
         embed=lambda ids: backbone.embed(ids).cpu(),
         memory_of=lambda vectors: backbone.memory_of(vectors).map(Tensor.cpu),
         encode=tokenizer.encode_plain,
-        sample=lambda num, random: backbone.text.sample(num, random).cpu(),
+        sample=lambda num, random: backbone.frontends[0].sample(num, random).cpu(),
         num_layers=info.num_layers,
         num_heads=info.num_kv_heads,
         head_dim=info.head_dim,
@@ -47,9 +67,35 @@ def prompt_source(
         encoder=replace(prompt_source(inner, encoder, examples), predicts_words=True, prompt=stored) if inner else None,
         null_id=tokenizer.null_id,
         bos_ids=tokenizer.bos_ids,
+        has_words=backbone.family.has_words,
+        states=partial(_states, backbone, examples) if examples else no_rows,
+        probe=partial(_probe, backbone, encoder, examples, cache) if examples else no_rows,
         predicts_words=backbone.has_head and (backbone.family.is_causal or encoder.task.has_mask),
     )
     return source
+
+
+def _states(backbone: Backbone, examples: Sequence[Encoded], num: int, random: Random) -> Tensor:
+    """Positions of training rows, drawn at random, as they enter each layer."""
+    inputs = Inputs(backbone, None, _MAX_TOKENS)
+    rows = random.choices([row for row in examples if row.num_text], k=num)
+    return states_at(inputs, [(row, random.randrange(row.num_text)) for row in rows]).cpu()
+
+
+def _probe(
+    backbone: Backbone, encoder: Encoder, examples: Sequence[Encoded], cache: InputCache | None
+) -> tuple[Tensor, Tensor]:
+    """A linear probe of the training rows; the same rows have the same, so runs of several seeds make it once."""
+    assert encoder.candidates is not None
+    key = ("probe", *(element for row in examples for element in (row.label, *row.input_elements[:1], row.num_text)))
+    inputs = Inputs(backbone, cache, _MAX_TOKENS)
+    kept = None if inputs.cache is None else inputs.cache.get(key)
+    if kept is None:
+        weight, bias = start_of_head(inputs, examples, len(encoder.candidates.labels))
+        kept = torch.cat([weight, bias[:, None]], dim=1)
+        if inputs.cache is not None:
+            inputs.cache.put(key, kept)
+    return kept[:, :-1].float().cpu().clone(), kept[:, -1].float().cpu().clone()
 
 
 def _stored(store: Store, backbone: Backbone, source_of: Callable[[], PromptSource]) -> Callable[[str], Injection]:

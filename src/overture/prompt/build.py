@@ -43,14 +43,15 @@ def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built
         raise ConfigError(f"method {config.method!r} needs label words", where="prompt.method", got="a free-text task")
     options = validated(method.options, config.options, "prompt.options")
     side = source.at(config.place)
-    start, memory = start_of(config, source, seed)
+    start, memory, states = start_of(config, source, seed)
     if config.init == "prompt" and memory:
         _check_memory(config, method, memory)
-    built = method.maths.build(Request(options, config.place, start, side, seed, memory))
+    built = method.maths.build(Request(options, config.place, start, side, seed, memory, states))
     # Labels are read where the decoder writes, wherever the prompt stands.
     if method.needs_labels or not wants_label_vectors(config, source):
         return built
-    return with_labels(built, label_start(source), config.label_rate)
+    labels, bias = label_start(source)
+    return with_labels(built, labels, config.label_rate, bias)
 
 
 def wants_label_vectors(config: PromptConfig, source: PromptSource) -> bool:

@@ -7,7 +7,7 @@ from pydantic import Field
 from overture.core.config import Config
 from overture.core.injection import Place
 
-Init = Literal["random", "vocabulary", "text", "labels", "null", "zero", "prompt"]
+Init = Literal["random", "vocabulary", "patches", "text", "labels", "null", "zero", "prompt"]
 Labels = Literal["auto", "words", "vectors"]
 LabelRate = Annotated[float, Field(gt=0, description="Factor on the learning rate of the label vectors.")]
 
@@ -24,8 +24,9 @@ class PromptConfig(Config):
     length: int = Field(10, ge=1, le=20000, description="Prompt length in virtual tokens.")
     init: Init = Field(
         "vocabulary",
-        description="Starting point: random (of the vocabulary's length), vocabulary, text, labels, null (a token that "
-        "says nothing), zero, or prompt (a stored one).",
+        description="Starting point: random (of the vocabulary's length), vocabulary, patches (of training rows, as "
+        "each layer has them; a model without words takes them for vocabulary), text, labels, null (a token that says "
+        "nothing), zero, or prompt (a stored one).",
     )
     init_text: str = Field("", description="The text to start from when init is text.")
     init_prompt: str = Field("", description="The stored prompt to start from when init is prompt: name or name@2.")

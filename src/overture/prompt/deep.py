@@ -13,8 +13,8 @@ keys and values. Trainable values: N P D.
 
 Source: Liu et al. 2022, "P-Tuning v2", section 3, as it is described there (its code trains keys and values, see
 `prefix`); Jia et al. 2022, "Visual Prompt Tuning", section 3 (deep). Deviation: every layer begins at the same vectors
-of real tokens instead of noise. They are shorter than hidden states of upper layers, for which the layers' norms make
-up, and one learning rate fits them all.
+of real tokens instead of noise, or at its own states of training rows (`init: patches`). The former are shorter than
+hidden states of upper layers, for which the layers' norms make up, and one learning rate fits them all.
 """
 
 from collections.abc import Callable
@@ -41,6 +41,7 @@ class DeepVectors(PromptModule):
 
 
 def build(request: Request) -> DeepVectors:
-    """The starting vectors in every layer."""
-    source = request.source
-    return DeepVectors(request.start.repeat(source.num_layers, 1, 1), request.place, source.memory_of_layers)
+    """The starting vectors in every layer, or each layer's own where the start has them."""
+    source, states = request.source, request.states
+    start = request.start.repeat(source.num_layers, 1, 1) if states is None else states
+    return DeepVectors(start, request.place, source.memory_of_layers)

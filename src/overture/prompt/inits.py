@@ -5,8 +5,10 @@ Methods that train memory take the keys and values which these vectors have in t
 Source: Lester et al. 2021, section 3.2 (random, sampled vocabulary, class labels); Li and Liang 2021, section 7.4 (real
 words' activations). Deviation: `random` has the vocabulary's own length of vector instead of a fixed range, because a
 unit normal is fifty times too long for most models. `null` is the token that ends texts, for each vector, with a
-hundredth of `random` added. At `memory`, where the prompt begins the sequence, `text` begins with the model's start
-token if it has one; elsewhere it does not: the row's own start token stands before it, or begins the text behind it.
+hundredth of `random` added. `patches` are positions of training rows, drawn at random, as they enter each layer (Wang
+et al. 2024, "Revisiting the Power of Prompt for Visual Tuning"), since images have no vocabulary. At `memory`, where
+the prompt begins the sequence, `text` begins with the model's start token if it has one; elsewhere it does not: the
+row's own start token stands before it, or begins the text behind it.
 """
 
 from collections.abc import Callable
@@ -24,8 +26,8 @@ NOISE = 0.01
 """Length of the noise on a null token's vectors, in vocabulary vectors."""
 
 
-def start_of(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Tensor, LayerMemory | None]:
-    """Where a prompt starts: vectors, float32 [P, D], and keys and values where the start is given as such.
+def start_of(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Tensor, LayerMemory | None, Tensor | None]:
+    """Where a prompt starts: vectors, float32 [P, D], and keys and values and each layer's vectors, where it has them.
 
     Args:
         config: names the start, its text or stored prompt, and the length.
@@ -34,16 +36,26 @@ def start_of(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Ten
 
     Raises:
         ConfigError: ``text`` without a text, ``labels`` without label words, ``null`` without such a token, ``prompt``
-            without one that fits.
+            without one that fits, or any of the first three for a model without words.
     """
     if config.init == "prompt":
-        return _stored(config, source, seed)
+        return *_stored(config, source, seed), None
     source = source.at(config.place)
+    if config.init in ("text", "labels", "null") and not source.has_words:
+        raise ConfigError(
+            "this model has no words that a prompt could start from",
+            where="prompt.init",
+            got=config.init,
+            fix="--set prompt.init=patches",
+        )
+    if config.init == "patches" or (config.init == "vocabulary" and not source.has_words):
+        states = source.states(config.length, named_random(seed, "init")).detach().float().clone()
+        return states[0], source.memory_of_layers(states).map(torch.Tensor.detach), states
     start = INITS[config.init](config.length, config.init_text, source, seed)
     if config.init == "text" and config.place == "memory":
         start = _begun(start, source)
     memory = _zero_memory(config.length, source) if config.init == "zero" else None
-    return start.detach().float().clone(), memory
+    return start.detach().float().clone(), memory, None
 
 
 def _begun(text_PD: Tensor, source: PromptSource) -> Tensor:

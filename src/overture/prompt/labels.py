@@ -3,7 +3,9 @@
     p(c | x) = softmax_c(v_c . h),   h what enters the head where the label is read
 
 with v [C, D]. A label's vector starts as the mean of the head's rows of its words' first tokens, so a prompt begins
-next to the hard label words; without a head, as the words' embeddings. Trained values: the prompt's and C D.
+next to the hard label words; without a head, as the words' embeddings. A model without words has no such rows: there
+the vectors and a bias for each label, b [C], start at a linear probe of the training rows, v_c . h + b_c. Trained
+values: the prompt's and C D, with a bias C D + C.
 
 Source: Hambardzumyan, Khachatrian and May 2021, "WARP: Word-level Adversarial ReProgramming", section 3.
 Deviations: the paper reads a masked model's [MASK] position; so do we where the template has one, but also an encoder's
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from overture.core.contracts import PromptMethod, RowMethod
-from overture.core.injection import Injection
+from overture.core.injection import Injection, LabelHead
 from overture.prompt.module import Built, PromptModule
 from overture.prompt.source import PromptSource
 
@@ -26,22 +28,32 @@ _INNER = "method."
 
 
 class _WithLabels(PromptModule):
-    """A method, or none, and label vectors [C, D]."""
+    """A method, or none, and label vectors [C, D] with a bias for each, [C], or without."""
 
-    def __init__(self, method: Built | None, labels: Tensor, label_rate: float) -> None:
+    def __init__(self, method: Built | None, labels: Tensor, label_rate: float, bias: Tensor | None) -> None:
         super().__init__()
         self.method, self.label_rate = method, label_rate
         self.labels = torch.nn.Parameter(labels)
+        self.label_bias = None if bias is None else torch.nn.Parameter(bias)
+
+    def with_labels(self, injection: Injection) -> Injection:
+        """A prompt with the label vectors beside it."""
+        head = None if self.label_bias is None else LabelHead(self.label_bias)
+        return replace(injection, labels=self.labels, head=head)
+
+    def _own(self) -> dict[str, Tensor]:
+        own: dict[str, Tensor] = {"labels": self.labels}
+        return own if self.label_bias is None else own | {"label_bias": self.label_bias}
 
     def trainable(self) -> dict[str, Tensor]:
-        """The method's values and the label vectors."""
+        """The method's values, the label vectors and their biases."""
         inner = self.method.trainable() if self.method else {}
-        return {"labels": self.labels, **{_INNER + name: value for name, value in inner.items()}}
+        return {**self._own(), **{_INNER + name: value for name, value in inner.items()}}
 
     def rates(self) -> dict[str, float]:
         """The method's, and the label vectors' own."""
         inner = self.method.rates() if self.method else {}
-        return {"labels": self.label_rate, **{_INNER + name: rate for name, rate in inner.items()}}
+        return {**dict.fromkeys(self._own(), self.label_rate), **{_INNER + name: rate for name, rate in inner.items()}}
 
 
 class LabelVectors(_WithLabels):
@@ -50,9 +62,9 @@ class LabelVectors(_WithLabels):
     def injection(self) -> Injection:
         """The prompt with label vectors."""
         if self.method is None:
-            return Injection(labels=self.labels)
+            return self.with_labels(Injection())
         assert isinstance(self.method, PromptMethod)
-        return replace(self.method.injection(), labels=self.labels)
+        return self.with_labels(self.method.injection())
 
 
 class RowLabelVectors(_WithLabels):
@@ -61,19 +73,22 @@ class RowLabelVectors(_WithLabels):
     def injections(self, features: Tensor) -> Sequence[Injection]:
         """Each row's prompt with the same label vectors."""
         assert isinstance(self.method, RowMethod)
-        return [replace(injection, labels=self.labels) for injection in self.method.injections(features)]
+        return [self.with_labels(injection) for injection in self.method.injections(features)]
 
 
-def with_labels(method: Built | None, labels: Tensor, label_rate: float = 1.0) -> LabelVectors | RowLabelVectors:
+def with_labels(
+    method: Built | None, labels: Tensor, label_rate: float = 1.0, bias: Tensor | None = None
+) -> LabelVectors | RowLabelVectors:
     """A prompt with label vectors beside it.
 
     Args:
         method: makes the prompt; label vectors alone when None.
         labels: where they start, [C, D].
         label_rate: factor on their learning rate.
+        bias: where a bias for each label starts, [C]; they have none when None.
     """
     kind = RowLabelVectors if isinstance(method, RowMethod) else LabelVectors
-    return kind(method, labels, label_rate)
+    return kind(method, labels, label_rate, bias)
 
 
 def method_inside(prompt: PromptModule) -> PromptModule:
@@ -82,13 +97,19 @@ def method_inside(prompt: PromptModule) -> PromptModule:
     return inner if isinstance(inner, PromptModule) else prompt
 
 
-def label_start(source: PromptSource) -> Tensor:
-    """For each label the mean of the head's rows of its words' first tokens, float32 [C, D]."""
+def label_start(source: PromptSource) -> tuple[Tensor, Tensor | None]:
+    """Label vectors, float32 [C, D], and the labels' biases, [C].
+
+    The mean of the head's rows of each label's words' first tokens, without biases; for a model without words a linear
+    probe of the training rows.
+    """
     candidates = source.candidates
     assert candidates is not None
+    if not source.has_words:
+        return source.probe()
     rows = source.head_rows([word[0] for word in candidates.words]).detach().float()
     label_of = torch.tensor(candidates.label_of, device=rows.device)
-    return torch.stack([rows[label_of == label].mean(0) for label in range(len(candidates.labels))])
+    return torch.stack([rows[label_of == label].mean(0) for label in range(len(candidates.labels))]), None
 
 
 def has_inner_method(names: Sequence[str]) -> bool:

@@ -10,7 +10,7 @@ Source: Liu et al. 2022, "Late Prompt Tuning: A Late Prompt Could Be Better Than
 method: a late prompt in an intermediate layer. Deviations: V is a free matrix, the same for all rows; the paper's LPT
 makes an instance's prompt by a trained generator from the hidden states below layer k, which nothing here does (`idpg`
 makes a row's prompt from its token vectors, for layer 0). V starts as token vectors do, not as hidden states of layer
-k; a layer reads them through its norm, so their length hardly matters to it.
+k, unless `init: patches` gives those; a layer reads them through its norm, so their length hardly matters to it.
 """
 
 import torch
@@ -51,4 +51,5 @@ def build(request: Request) -> LatePrompt:
             wanted=f"1 to {num_layers - 1}",
             fix=f"--set prompt.options.layer={num_layers // 2}",
         )
-    return LatePrompt(request.start, request.place, options.layer)
+    start = request.start if request.states is None else request.states[options.layer]
+    return LatePrompt(start, request.place, options.layer)

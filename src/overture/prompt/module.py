@@ -37,7 +37,8 @@ class Request:
         start: token-like vectors to start from, float32 [P, D].
         source: the frozen model's facts.
         seed: of the run.
-        memory: the keys and values to start from, when a stored prompt gave them.
+        memory: the keys and values to start from, when a stored prompt gave them, or the start has those of each layer.
+        states: vectors to start from in each layer, float32 [N, P, D], where the start has them.
     """
 
     options: Any
@@ -46,6 +47,7 @@ class Request:
     source: PromptSource
     seed: int
     memory: LayerMemory | None = None
+    states: Tensor | None = None
 
     @property
     def length(self) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from torch import Tensor
 
@@ -14,6 +15,11 @@ from overture.core.rows import Candidates, Encoded
 def no_prompts(ref: str) -> Injection:
     """Refuse to look up a stored prompt, where there is no store."""
     raise ConfigError("there is no store to look a prompt up in", where="prompt", got=ref)
+
+
+def no_rows(*args: object) -> Any:
+    """Refuse to start from training rows, where there are none."""
+    raise ConfigError("there are no training rows to start from", where="prompt.init", fix="--set prompt.init=random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,10 @@ class PromptSource:
         null_id: the token that ends texts; None where the model has none.
         bos_ids: the start tokens that the model expects in front of any text; the examples begin with them.
         predicts_words: whether the model predicts label words where the task reads.
+        has_words: whether the model reads words at all; models of images or sounds alone do not.
+        states: a number of positions of training rows as they enter each layer, float32 [N, n, D], by a random number
+            generator.
+        probe: weight [C, D] and bias [C] of a linear probe on the training rows' last states.
         encoder: the same of an encoder-decoder's encoder; then these are the decoder's.
     """
 
@@ -58,6 +68,9 @@ class PromptSource:
     null_id: int | None = None
     bos_ids: tuple[int, ...] = ()
     predicts_words: bool = True
+    has_words: bool = True
+    states: Callable[[int, Random], Tensor] = no_rows
+    probe: Callable[[], tuple[Tensor, Tensor]] = no_rows
     encoder: "PromptSource | None" = None
 
     def at(self, place: Place) -> "PromptSource":

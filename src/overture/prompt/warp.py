@@ -16,4 +16,5 @@ def build(request: Request) -> LabelVectors | RowLabelVectors:
     """Vectors and label vectors at their start."""
     options: WarpOptions = request.options
     vectors = PromptVectors(request.start, request.place)
-    return with_labels(vectors, label_start(request.source), options.label_rate)
+    labels, bias = label_start(request.source)
+    return with_labels(vectors, labels, options.label_rate, bias)

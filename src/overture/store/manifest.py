@@ -36,6 +36,9 @@ class BackboneRef(Config):
     chat_template_sha256: str | None = Field(
         default=None, description="fingerprint of the chat template; none without one"
     )
+    processor_sha256: str | None = Field(
+        default=None, description="fingerprint of what prepares images or sounds; none for models of texts"
+    )
     dtype: str | None = Field(
         default=None, description="precision that the prompt was made in; none in prompts of earlier versions"
     )
@@ -104,7 +107,7 @@ def check_fingerprint(wanted: BackboneRef, actual: BackboneRef, allow_drift: boo
     Args:
         wanted: the model that the prompt was made for.
         actual: the model that is loaded. Its id may differ: the weights decide.
-        allow_drift: accept another config, tokenizer, chat template or revision around the same weights.
+        allow_drift: accept another config, tokenizer, chat template, processor or revision around the same weights.
 
     Returns:
         Sentences on what could not be compared, and on another precision.
@@ -121,7 +124,7 @@ def check_fingerprint(wanted: BackboneRef, actual: BackboneRef, allow_drift: boo
             fix=f"load {wanted.id}, or train a prompt for {actual.id}",
             problems=unequal,
         )
-    drift = _differences(wanted, actual, ("tokenizer_sha256", "chat_template_sha256"))
+    drift = _differences(wanted, actual, ("tokenizer_sha256", "chat_template_sha256", "processor_sha256"))
     if None not in (wanted.revision, actual.revision):
         drift += _differences(wanted, actual, ("revision",))
     if wanted.config is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from overture.core.contracts import Frontend
 from overture.core.errors import BackboneError
 from overture.core.rows import Segment, Signal, Tokens
 from overture.engine.backbone import Backbone
+from overture.engine.frontends.wordless import NoWords
 from overture.engine.tokenizer import Tokenizer
 
 NUM_COMMON = 5000
@@ -28,8 +29,9 @@ class TextFrontend:
 
     modalities = frozenset({"text"})
 
-    def __init__(self, tokenizer: Tokenizer, backbone: Backbone) -> None:
-        self.tokenizer, self.backbone = tokenizer, backbone
+    def __init__(self, tokenizer: Tokenizer | NoWords, backbone: Backbone) -> None:
+        # A model without words has none of what only a real one can be asked for.
+        self.tokenizer, self.backbone = cast(Tokenizer, tokenizer), backbone
 
     @property
     def fingerprint(self) -> str:
@@ -66,7 +68,7 @@ class TextFrontend:
 
 def text_backbone(
     model: Any,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | NoWords,
     *others: Callable[[Backbone], Frontend],
     id: str,
     revision: str | None = None,
@@ -90,6 +92,9 @@ def text_backbone(
         model, tokenizer.facts, text, id=id, revision=revision, weights_sha256=weights_sha256, others=others
     )
     tokenizer.readers |= {
-        modality: frontend.segments for frontend in backbone.frontends[1:] for modality in frontend.modalities
+        modality: frontend.segments
+        for frontend in backbone.frontends
+        if frontend is not backbone.text
+        for modality in frontend.modalities
     }
     return backbone

@@ -108,7 +108,7 @@ class Work:
 
     def built(self, prompt: PromptConfig, seed: int) -> PromptedModel:
         """The model under a new prompt."""
-        source = prompt_source(self.backbone, self.encoder, self.rows["train"], self.store)
+        source = prompt_source(self.backbone, self.encoder, self.rows["train"], self.store, self.cache)
         return PromptedModel(self.backbone, build_prompt(prompt, source, seed), self.cache)
 
     def check(self, model: PromptedModel) -> None:
@@ -368,5 +368,6 @@ def _data_event(work: Work) -> DataEvent:
         name: {label: sum(row.label == number for row in rows) for number, label in enumerate(candidates.labels)}
         for name, rows in work.rows.items()
     }
-    words = {work.backbone.text.tokenizer.decode(word): len(word) for word in candidates.words}
+    decode, has_words = work.backbone.text.tokenizer.decode, work.backbone.family.has_words
+    words = {decode(word): len(word) for word in candidates.words} if has_words else {}
     return DataEvent(rows=num_rows, repeats=work.splits.repeats, labels=counts, words=words)

@@ -104,7 +104,8 @@ def _adapter_first(stage: _Stage) -> Tuned:
     source = prompt_source(work.backbone, work.encoder, work.rows["train"])
     labels = None
     if wants_label_vectors(work.config.prompt, source):
-        labels = with_labels(None, label_start(source), work.config.prompt.label_rate)
+        start, bias = label_start(source)
+        labels = with_labels(None, start, work.config.prompt.label_rate, bias)
     alone = PromptedModel(stage.adapted, labels)
     first = stage.fitted(alone, stage.adapter_rate, "checkpoint-first")
     if first.status == "interrupted" or not first.best:

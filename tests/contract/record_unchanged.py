@@ -1,4 +1,4 @@
-"""Write unchanged.json anew: `python tests/contract/unchanged_record.py`. Only where figures are meant to change."""
+"""Write unchanged.json anew: `python tests/contract/record_unchanged.py`. Only where figures are meant to change."""
 
 import json
 import sys

@@ -1,0 +1,105 @@
+"""States of rows in every layer of the frozen model, without any prompt: what probes and starts are made of.
+
+Shape letters: B rows, L length, N layers, D width.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from overture.core.errors import BackboneError
+from overture.core.rows import Answer, Encoded, OneOf
+from overture.engine.attention import Step
+from overture.engine.inputs import Inputs
+from overture.engine.layout import Layout, answer_layout
+from overture.engine.passes import text_layout
+from overture.engine.readers import read_states
+
+
+@torch.no_grad()
+def layer_by_layer(
+    inputs: Inputs, rows: Sequence[Encoded], last: int | None = None
+) -> Iterator[tuple[int, Tensor, Layout]]:
+    """Hidden states that enter each layer, [B, L, D], and last those behind the last layer and its norm.
+
+    Args:
+        inputs: gives what enters the first layer.
+        rows: a batch; answers are not run.
+        last: the number of layers after which it ends; all of them when None.
+
+    Yields:
+        Number of layers that have run, the states, where each token stands.
+
+    Raises:
+        BackboneError: the model is an encoder-decoder, whose rows pass two stacks.
+    """
+    backbone = inputs.backbone
+    if backbone.encoder is not None:
+        raise BackboneError(
+            "the layers of an encoder-decoder are not one stack to read from",
+            where=backbone.info.id,
+            fix="read the last states: layer last",
+        )
+    bare = [row if isinstance(row.target, OneOf) else replace(row, target=Answer()) for row in rows]
+    layout = text_layout(bare, answer_layout, backbone)
+    step = Step(layout.positions, layout.valid, layout.branch, is_packed=True, text_index=layout.trunk_index)
+    hidden, num_layers = inputs.entered(layout), backbone.info.num_layers
+    for layer in range(num_layers):
+        yield layer, hidden, layout
+        if layer == last:
+            return
+        hidden = backbone.run(hidden, step, layer, layer + 1 if layer + 1 < num_layers else None)
+    yield num_layers, hidden, layout
+
+
+def pooled_by_layer(inputs: Inputs, rows: Sequence[Encoded], layers: tuple[int, ...]) -> list[Tensor]:
+    """For each row the state that its label is read from and the mean of its states, in some layers: [n, 2, D].
+
+    What a row's content gives is kept where there is a cache.
+
+    Args:
+        inputs: gives what enters the first layer, and has the cache.
+        rows: a batch.
+        layers: how many layers have run, in order; the number of all of them means behind the last norm too.
+    """
+    keys = [("pooled", layers, _read(row), *row.input_elements, *row.anchor_elements) for row in rows]
+    pooled = [None if inputs.cache is None else inputs.cache.get(key) for key in keys]
+    missing = [number for number, entry in enumerate(pooled) if entry is None]
+    if missing:
+        parts = []
+        for layer, hidden, layout in layer_by_layer(inputs, [rows[number] for number in missing], max(layers)):
+            if layer not in layers:
+                continue
+            read, mean = (read_states(hidden, layout, is_mean) for is_mean in (False, True))
+            parts.append(torch.stack([read, mean], dim=1))
+        for number, entry in zip(missing, torch.stack(parts, dim=1), strict=True):
+            pooled[number] = entry.clone()
+            if inputs.cache is not None:
+                inputs.cache.put(keys[number], entry.clone())
+    return [entry for entry in pooled if entry is not None]
+
+
+def states_at(inputs: Inputs, picks: Sequence[tuple[Encoded, int]]) -> Tensor:
+    """States of some positions as they enter each layer, float32 [N, n, D].
+
+    Args:
+        inputs: gives what enters the first layer.
+        picks: a row, and the index of a position in it.
+    """
+    of_picks = []
+    for row, index in picks:
+        walk = [hidden[0, index] for layer, hidden, _ in layer_by_layer(inputs, [row]) if layer < _layers(inputs)]
+        of_picks.append(torch.stack(walk))
+    return torch.stack(of_picks, dim=1).float()
+
+
+def _layers(inputs: Inputs) -> int:
+    return inputs.backbone.info.num_layers
+
+
+def _read(row: Encoded) -> int:
+    """The index that a row's label is read from; the last where nothing else is said."""
+    read = row.target.read if isinstance(row.target, OneOf) else None
+    return read if isinstance(read, int) else row.num_text - 1
