@@ -5,8 +5,9 @@ from html import unescape
 
 import pytest
 
-from gateway import BACKBONE, Gateway
+from gateway import BACKBONE, Gateway, fake_answer
 from overture.core.records.serving import ErrorEvent
+from overture.core.records.shares import KeptShares
 from overture.server.answers import Span
 from overture.server.pages.answering import cut
 from overture.server.security import Access, add_key, read_keys
@@ -104,8 +105,9 @@ def test_a_prompt_has_a_page_with_its_facts_and_how_to_use_it(client, gateway):
     assert "movie@2" in shown
     assert "95% interval 0.800 to 0.950, 100 rows" in shown
     assert """-d '{"prompt": "movie@2", "inputs": ["some text"]}'""" in shown
-    assert "overture.load('movie@2')" in shown
-    assert "overture predict movie@2 'some text'" in shown
+    assert "0.900 without a prompt" in shown
+    assert f"overture.load('movie@2', store='{gateway.store.root}')" in shown
+    assert f"overture predict movie@2 --store {gateway.store.root} 'some text'" in shown
     assert "{text} Sentiment:" in shown
     assert "overture explain movie@2" in shown
     assert "0.900" not in text_of(client.get("/p/spam"))
@@ -169,6 +171,23 @@ def test_the_playground_answers_without_a_script(client, gateway):
     assert (typed.prompts, typed.row) == (("movie@1", "names@1"), {"text": "Ada\nsaw it"})
     for command in ("overture predict movie@1", "/v1/predict", "/v1/completions", "overture.load"):
         assert command in shown
+
+
+def test_sets_of_labels_are_shown_where_a_prompt_promises_them(client, gateway):
+    def answer(prompt, request):
+        sure = {"set": ["negative", "positive"]} if request.coverage == 0.95 else {}
+        return {**fake_answer(prompt, request), **sure}
+
+    gateway.engine.answer = answer
+    gateway.add("movie", shares=KeptShares(source="file", num_rows=2, of_rows=2, rows="0:9000,1000;1:2000,8000"))
+    assert 'name="coverage"' not in client.get("/try?prompt=spam").text
+    assert 'name="coverage"' in client.get("/try?prompt=movie").text
+    shown = text_of(client.post("/try", data={"prompt": ["movie", "spam"], "text": "x", "coverage": "0.95"}))
+    assert shown.count("the right label is among: negative positive") == 1
+    assert {(request.prompts, request.coverage) for request in gateway.engine.requests} == {
+        (("movie@2",), 0.95),
+        (("spam@1",), None),
+    }
 
 
 def test_what_the_playground_cannot_ask_it_says(client, gateway):

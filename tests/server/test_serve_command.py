@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import HTTPCookieProcessor, Request, build_opener, urlopen
 
 import pytest
 from typer.testing import CliRunner
@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from gateway import Gateway
 from overture.cli.app import app
 from overture.server.listen import bound_socket
-from overture.server.security import read_keys
+from overture.server.security import add_key, read_keys
 
 WORKER = """
 import json, socket, sys
@@ -82,7 +82,9 @@ def test_it_serves_until_it_is_stopped(tmp_path):
         "link.WorkerEngine = functools.partial(link.WorkerEngine, command=command); "
         "from overture.cli.app import app; app(sys.argv[1:])"
     )
+    secret = add_key(tmp_path / "keys.json", "app", "predict")
     words = ["serve", "--store", str(store), "--port", "0", "--backbone", str(tmp_path / "model"), "--json"]
+    words += ["--key-file", str(tmp_path / "keys.json")]
     paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     process = subprocess.Popen(
         [sys.executable, "-c", code, *words],
@@ -96,11 +98,15 @@ def test_it_serves_until_it_is_stopped(tmp_path):
         told = json.loads(process.stdout.readline())
         assert (told["prompts"], list(told["refused"])) == (2, ["spam@2"])
         body = json.dumps({"prompt": "movie", "inputs": ["x"]}).encode()
-        reply = json.load(urlopen(Request(f"{told['url']}/v1/predict", body, {"content-type": "application/json"})))
+        headers = {"content-type": "application/json", "authorization": f"Bearer {secret}"}
+        reply = json.load(urlopen(Request(f"{told['url']}/v1/predict", body, headers)))
         assert reply["results"][0]["answers"]["movie@1"]["choice"] == "positive"
         with pytest.raises(HTTPError) as refused:
-            urlopen(f"{told['url']}/v1/models/nothing")
+            urlopen(Request(f"{told['url']}/v1/models/nothing", None, headers))
         refused.value.close()
+        assert refused.value.code == 404
+        opener = build_opener(HTTPCookieProcessor())
+        assert "movie@1" in opener.open(told["page"]).read().decode()
         process.send_signal(signal.SIGINT)
         started = time.monotonic()
         assert process.wait(20) == 0, process.stderr.read()
@@ -108,3 +114,27 @@ def test_it_serves_until_it_is_stopped(tmp_path):
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.parametrize("has_screen", [True, False])
+def test_ui_opens_the_first_page_where_there_is_a_screen(tmp_path, monkeypatch, has_screen):
+    monkeypatch.chdir(tmp_path)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    if has_screen:
+        monkeypatch.setenv("DISPLAY", ":0")
+    opened, started = [], []
+    monkeypatch.setattr("webbrowser.open", lambda page: opened.append(page) or True)
+
+    def run_server(options, is_json, show):
+        started.append(options)
+        show("http://127.0.0.1:1/enter?token=x")
+
+    monkeypatch.setattr("overture.cli.ui.run_server", run_server)
+    done = CliRunner().invoke(app, ["ui", "--port", "0", "--store", "here"])
+    assert done.exit_code == 0
+    assert opened == (["http://127.0.0.1:1/enter?token=x"] if has_screen else [])
+    assert has_screen or "open this in a browser: http://127.0.0.1:1/enter" in done.output
+    assert (started[0].host, started[0].serves_base, started[0].store) == ("127.0.0.1", True, Path("here"))
+    CliRunner().invoke(app, ["ui", "--no-browser"])
+    assert len(opened) == has_screen

@@ -36,11 +36,13 @@ class Served:
         ref: name@version.
         task: of the prompt; None of the model alone.
         manifest: of the prompt.
+        promises_sets: whether rows were kept with it by which it can tell a set of labels that holds the right one.
     """
 
     ref: str
     task: Task | None = None
     manifest: Manifest | None = None
+    promises_sets: bool = False
 
     @property
     def writes(self) -> bool:
@@ -256,8 +258,10 @@ class Registry:
     def _read_folder(self, ref: str) -> Served:
         folder = self.store.get(ref, named_only=True)
         # What the worker alone uses is not held for each of thousands of prompts.
-        manifest = read_manifest(folder).model_copy(update={"shares": None})
-        return Served(ref, validated(Task, manifest.task, str(folder / "prompt.json")), manifest)
+        whole = read_manifest(folder)
+        manifest = whole.model_copy(update={"shares": None})
+        task = validated(Task, manifest.task, str(folder / "prompt.json"))
+        return Served(ref, task, manifest, promises_sets=whole.shares is not None)
 
     def _kept(self, name: str, body: bytes, known_sha256: str | None, key: Key) -> tuple[PromptKept, bool]:
         """An upload on the disk, and whether it was not there before."""

@@ -39,15 +39,17 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How answers are written.
+    """How answers are written, and how sure labels shall be.
 
     Args:
         max_new_tokens: most tokens of each; the task's if None.
         temperature: 0 is greedy; the task's decoding if None.
+        coverage: how often a set of labels shall hold the right one, for prompts that can promise it; None for none.
     """
 
     max_new_tokens: int | None = None
     temperature: float | None = None
+    coverage: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,10 @@ async def updates(
     usable = [(index, column.prompt) for index, column in enumerate(columns) if column.prompt]
     visit.prompts = tuple(prompt.ref for _, prompt in usable if prompt.ref)
     typed = [(index, prompt) for index, prompt in usable if not prompt.writes]
+    sure = [(index, prompt) for index, prompt in typed if options.coverage and prompt.promises_sets]
     works = [_Asking(service, row, options, visit, arrived, [pair]).written() for pair in usable if pair[1].writes]
-    if typed:
-        works.append(_Asking(service, row, options, visit, arrived, typed).typed())
+    rest = [pair for pair in typed if pair not in sure]
+    works += [_Asking(service, row, options, visit, arrived, pairs).typed() for pairs in (sure, rest) if pairs]
 
     async def run() -> None:
         await asyncio.gather(*works)
@@ -172,6 +175,7 @@ class _Asking:
             want=want,
             max_new_tokens=self.options.max_new_tokens if is_written else None,
             temperature=self.options.temperature if is_written else None,
+            coverage=None if is_written or not self.pairs[0][1].promises_sets else self.options.coverage,
             deadline_s=self.visit.left_s,
         )
 

@@ -43,6 +43,7 @@ class PlayForm(Record):
     text: Text = Field("", description="the text that all prompts are asked about")
     max_tokens: int | None = Field(None, ge=1, le=4096, description="most tokens of a written answer")
     temperature: float | None = Field(None, ge=0, le=10, description="0 is greedy; the task's decoding if left out")
+    coverage: float | None = Field(None, gt=0, lt=1, description="show sets of labels that hold the right one so often")
     live: bool = Field(False, description="answer while the text is being edited")
 
 
@@ -94,6 +95,11 @@ class Play:
     def writes(self) -> bool:
         """Whether an answer is written token by token."""
         return any(prompt.writes for prompt in self.prompts)
+
+    @property
+    def promises_sets(self) -> bool:
+        """Whether a prompt can tell a set of labels that holds the right one."""
+        return any(prompt.promises_sets for prompt in self.prompts)
 
 
 def play_of(site: Site, visit: Visit, form: PlayForm, typed: dict[str, str]) -> Play:
@@ -204,9 +210,8 @@ def routes(site: Site) -> APIRouter:
             row = row_of_play(play)
         except Refused as error:
             return shown(request, play, "problem", error=error)
-        url = str(request.base_url).rstrip("/")
-        use = snippets(play.prompts, row, url, bool(site.access.keys), site.service.registry.base)
-        options = Options(play.form.max_tokens, play.form.temperature)
+        use = snippets(play.prompts, row, site.address(request), play.form.max_tokens)
+        options = Options(play.form.max_tokens, play.form.temperature, play.form.coverage)
         coming = updates(site.service, play.columns, row, options, visit)
         if is_part:
             return StreamingResponse(_stream(play, use, coming), media_type="text/event-stream", headers=PAGE_HEADERS)

@@ -15,7 +15,7 @@ from overture.core.records.base import Record
 from overture.core.records.scores import Interval
 from overture.server.errors import Refused
 from overture.server.pages.site import REPORT_HEADERS, Site, form_of, see
-from overture.server.pages.snippets import Snippets, sample_row, snippets
+from overture.server.pages.snippets import Address, Snippets, sample_row, snippets
 from overture.server.registry import Served
 from overture.server.schema import ModelCard, Name
 from overture.server.security import Visit
@@ -81,7 +81,7 @@ class PromptPage:
     has_explanation: bool
 
 
-def prompt_page(site: Site, ref: str, url: str) -> PromptPage:
+def prompt_page(site: Site, ref: str, where: Address) -> PromptPage:
     """The facts of a pinned prompt."""
     registry = site.service.registry
     name = ref.partition("@")[0]
@@ -101,7 +101,7 @@ def prompt_page(site: Site, ref: str, url: str) -> PromptPage:
         scores=_score_lines(manifest) if manifest else [],
         versions=[registry.card(f"{name}@{version}") for version in versions],
         aliases=registry.store.aliases(name),
-        use=snippets([prompt], sample_row(prompt), url, bool(site.access.keys)) if prompt and not problem else None,
+        use=snippets([prompt], sample_row(prompt), where) if prompt and not problem else None,
         has_explanation=_explanation(site, ref).is_file(),
     )
 
@@ -143,7 +143,7 @@ def routes(site: Site) -> APIRouter:
         """One version of a prompt."""
         visit: Visit = request.state.visit
         pinned = registry.pinned(ref, visit.key)
-        shown = prompt_page(site, pinned, str(request.base_url).rstrip("/"))
+        shown = prompt_page(site, pinned, site.address(request))
         origin = facts_of(shown.manifest) if shown.manifest else {}
         return site.page(
             request, "prompt.html", "aliases", shown=shown, origin=origin, moved=request.query_params.get("moved", "")

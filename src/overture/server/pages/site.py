@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_origin
+from typing import Any, Literal, NamedTuple, TypeVar, get_origin
 from urllib.parse import parse_qsl, urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -14,7 +14,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import Scope
 
+from overture.core.files import store_dir
 from overture.server.errors import Refused, invalid_body
+from overture.server.pages.snippets import Address
 from overture.server.security import Access, Visit
 from overture.server.service import Service
 from overture.server.sessions import Sessions
@@ -67,6 +69,13 @@ class Site:
     def __init__(self, service: Service, access: Access, sessions: Sessions) -> None:
         self.service, self.access, self.sessions = service, access, sessions
 
+    def address(self, request: Request) -> Address:
+        """Where programs ask what a page asks; the store's folder is told to this machine only."""
+        registry, has_keys = self.service.registry, bool(self.access.keys)
+        root = registry.store.root.absolute()
+        store = "" if has_keys or root == store_dir().absolute() else str(root)
+        return Address(str(request.base_url).rstrip("/"), registry.base, has_keys, store)
+
     def page(self, request: Request, template: str, part: str = "", status: int = 200, **values: Any) -> HTMLResponse:
         """A page; or one block of it, where htmx asks for a part.
 
@@ -78,9 +87,11 @@ class Site:
             values: what the template shows, beside `site`.
         """
         visit: Visit = request.state.visit
+        stats = self.service.engine.stats()
         values["site"] = SiteFacts(
             path=request.url.path,
             model=self.service.registry.base,
+            model_state="down" if stats.failure or not stats.is_alive else "ready" if stats.is_ready else "loading",
             is_admin=visit.key.scope == "admin",
             is_signed_in=bool(self.access.keys) and "*" in visit.key.prompts,
         )
@@ -109,6 +120,7 @@ class SiteFacts(NamedTuple):
 
     path: str
     model: str
+    model_state: Literal["ready", "loading", "down"]
     is_admin: bool
     is_signed_in: bool
     nav: tuple[NavItem, ...] = NAV

@@ -27,6 +27,23 @@ class Snippets:
     cli: str
 
 
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where prompts are asked.
+
+    Args:
+        url: of the server.
+        base: the name of its model without a prompt.
+        has_keys: whether it wants a key.
+        store: the folder of its store, where commands must name it.
+    """
+
+    url: str
+    base: str
+    has_keys: bool
+    store: str = ""
+
+
 def sample_row(prompt: Served) -> Row:
     """A made-up row for a prompt: a text where that is enough."""
     sample = sample_input(prompt.manifest.task) if prompt.manifest else PLAIN
@@ -37,69 +54,67 @@ def sample_row(prompt: Served) -> Row:
     return PLAIN if prompt.columns == ("messages",) else row
 
 
-def snippets(prompts: Sequence[Served], row: Row, url: str, has_keys: bool, base: str = "model") -> Snippets:
+def snippets(prompts: Sequence[Served], row: Row, where: Address, max_tokens: int | None = None) -> Snippets:
     """A request for prompts about one row.
 
     Args:
         prompts: who is asked; of several, all are.
         row: a text, or the fields of their templates.
-        url: of the server.
-        has_keys: whether it wants a key.
-        base: the name of the model without a prompt.
+        where: the server and the store.
+        max_tokens: most tokens of written answers; the task's if None.
     """
-    writing = [prompt for prompt in prompts if prompt.writes]
-    typed = [prompt for prompt in prompts if not prompt.writes] or ([] if isinstance(row, str) else writing)
-    curls, parts = [], []
+    # Clients of OpenAI send a text; the fields of a template go to /v1/predict, whatever the answer is.
+    writing = [prompt for prompt in prompts if prompt.writes and isinstance(row, str)]
+    typed = [prompt.ref for prompt in prompts if prompt not in writing and prompt.ref]
+    written = [prompt.ref or where.base for prompt in writing]
+    curls, programs = [], []
     if typed:
-        names: JsonValue = typed[0].ref if len(typed) == 1 else [prompt.ref for prompt in typed]
-        body: dict[str, JsonValue] = {"prompt": names, "inputs": [row if isinstance(row, str) else dict(row)]}
-        curls.append(_curl(f"{url}/v1/predict", body, has_keys))
-    if isinstance(row, str) and writing:
-        for prompt in writing:
-            name = prompt.ref or base
-            curls.append(_curl(f"{url}/v1/completions", {"model": name, "prompt": row, "stream": True}, has_keys))
-        parts.append(_openai([prompt.ref or base for prompt in writing], row, url, has_keys))
-        local = [prompt for prompt in typed if prompt.ref]
-    else:
-        local = [prompt for prompt in prompts if prompt.ref]
-    if local:
-        parts.insert(0, _library([prompt.ref for prompt in local], row))
-    return Snippets(
-        "\n\n".join(curls),
-        "\n\n".join(parts),
-        "\n".join(_command(prompt, row) for prompt in prompts if prompt.ref),
-    )
+        curls.append(
+            _curl(where, "/v1/predict", {"prompt": typed[0] if len(typed) == 1 else [*typed], "inputs": [row]})
+        )
+        programs.append(_library(typed, row, where))
+    length: dict[str, JsonValue] = {} if max_tokens is None else {"max_tokens": max_tokens}
+    for name in written:
+        curls.append(_curl(where, "/v1/completions", {"model": name, "prompt": row, **length, "stream": True}))
+    if written:
+        programs.append(_openai(written, row, where, length))
+    commands = [_command(prompt, row, where) for prompt in prompts if prompt.ref]
+    return Snippets("\n\n".join(curls), "\n\n".join(programs), "\n".join(commands))
 
 
-def _command(prompt: Served, row: Row) -> str:
+def _command(prompt: Served, row: Row, where: Address) -> str:
     # A conversation is a text for the server alone.
     local = row_of(row, [prompt], "") if prompt.columns == ("messages",) else row
     shown = local if isinstance(local, str) else json.dumps(local, ensure_ascii=False)
-    return f"overture predict {prompt.ref} {'-- ' if shown.startswith('-') else ''}{shlex.quote(shown)}"
+    flag = f" --store {shlex.quote(where.store)}" if where.store else ""
+    return f"overture predict {prompt.ref}{flag} {'-- ' if shown.startswith('-') else ''}{shlex.quote(shown)}"
 
 
-def _curl(address: str, body: dict[str, JsonValue], has_keys: bool) -> str:
-    key = ' -H "Authorization: Bearer $KEY"' if has_keys else ""
+def _curl(where: Address, path: str, body: dict[str, JsonValue]) -> str:
+    key = ' -H "Authorization: Bearer $KEY"' if where.has_keys else ""
     is_stream = " -N" if body.get("stream") else ""
     data = shlex.quote(json.dumps(body, ensure_ascii=False))
-    return f"curl{is_stream} {address} -H content-type:application/json{key} \\\n  -d {data}"
+    return f"curl{is_stream} {where.url}{path} -H content-type:application/json{key} \\\n  -d {data}"
 
 
-def _library(names: Sequence[str], row: Row) -> str:
-    value = repr(row if isinstance(row, str) else dict(row))
+def _library(names: Sequence[str], row: Row, where: Address) -> str:
+    store = f", store={where.store!r}" if where.store else ""
     if len(names) == 1:
-        return f"import overture\n\nprompt = overture.load({names[0]!r})\nprint(prompt.predict([{value}]))"
+        return f"import overture\n\nprompt = overture.load({names[0]!r}{store})\nprint(prompt.predict([{row!r}]))"
     return (
-        f"import overture\n\nrow = {value}\nfor name in {list(names)!r}:\n"
-        "    print(name, overture.load(name).predict([row]))"
+        f"import overture\n\nrow = {row!r}\nfor name in {list(names)!r}:\n"
+        f"    print(name, overture.load(name{store}).predict([row]))"
     )
 
 
-def _openai(names: Sequence[str], text: str, url: str, has_keys: bool) -> str:
-    key = 'os.environ["KEY"]' if has_keys else '"none"'
-    head = "import os\n\n" if has_keys else ""
-    lines = [
-        f'{head}from openai import OpenAI\n\nclient = OpenAI(base_url="{url}/v1", api_key={key})',
-        *(f"print(client.completions.create(model={name!r}, prompt={text!r}).choices[0].text)" for name in names),
-    ]
-    return "\n".join(lines)
+def _openai(names: Sequence[str], row: Row, where: Address, length: dict[str, JsonValue]) -> str:
+    key, head = ('os.environ["KEY"]', "import os\n\n") if where.has_keys else ('"none"', "")
+    more = "".join(f", {name}={value}" for name, value in length.items())
+    asked = "print(client.completions.create(model={name!r}, prompt={row!r}{more}).choices[0].text)"
+    return "\n".join(
+        [
+            f"{head}from openai import OpenAI\n",
+            f'client = OpenAI(base_url="{where.url}/v1", api_key={key})',
+            *(asked.format(name=name, row=row, more=more) for name in names),
+        ]
+    )
