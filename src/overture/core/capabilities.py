@@ -32,6 +32,8 @@ class Capabilities:
         has_gradients: losses and readouts can be differentiated.
         has_label_vectors: labels may have vectors instead of words.
         modalities: of the input.
+        encodes_words: whether an encoder-decoder's encoder reads words; else those of a row are the decoder's, and the
+            encoder has its own number of positions.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Capabilities:
     has_gradients: bool = True
     has_label_vectors: bool = True
     modalities: frozenset[str] = frozenset({"text"})
+    encodes_words: bool = True
 
     def check(self, pairs: Sequence[tuple[Encoded, Injection | None]], question: Question[Any]) -> None:
         """Refuse what cannot be answered.
@@ -91,7 +94,8 @@ class Capabilities:
         written = question.max_new_tokens if isinstance(question, Answers | Continuations) else row.target.num_tokens
         num_tokens = row.num_text + length + written
         if self.kind == "encoder-decoder":
-            num_tokens = max(row.num_text, self.num_start + written) + length
+            words = 0 if self.encodes_words else row.num_text - row.num_input
+            num_tokens = max(row.num_text if self.encodes_words else 0, words + self.num_start + written) + length
         if num_tokens > self.max_length:
             raise self._refused(
                 f"row {row.row} does not fit the model's context",

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from overture.core.contracts import TextTokenizer
 from overture.core.errors import DataError, Problem
 from overture.core.media import Media
-from overture.core.rows import Answer, AtMarks, Encoded, OneOf, Reading, Target, segments_of, text_ids
+from overture.core.rows import Answer, AtMarks, Encoded, OneOf, Reading, Signal, Target, segments_of, text_ids
 from overture.data.fitting import shortened
 from overture.data.kind import Example, Tools
 from overture.data.row import Row
@@ -285,6 +285,9 @@ class Encoder:
         # The text is the encoder's, what is written is the decoder's, and each has the whole context for itself.
         answer = item.target.num_tokens
         written = len(self.tokenizer.start_ids) + self._reserved(item) - self.reserve + answer
+        if any(isinstance(segment, Signal) for segment in item.input):
+            # A sound has the encoder for itself, and its frontend knows how long it may be; words are the decoder's.
+            return item.num_text - item.num_input + written, self.reserve
         return max((item.num_tokens - answer, self.reserve), (written, self.reserve))
 
     def _over(self, item: Encoded) -> int:

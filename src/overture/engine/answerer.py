@@ -92,6 +92,7 @@ class LocalAnswerer:
             model_type=info.model_type,
             num_start=len(info.start_ids),
             has_head=self.backbone.has_head,
+            encodes_words=self.backbone.encoder is None or self.backbone.encoder.family.has_words,
             modalities=self.backbone.modalities,
         )
 
@@ -225,8 +226,7 @@ class LocalAnswerer:
         rows, injections = bare, list(part.injections)
         if self.backbone.encoder and is_mean:
             # Of a text's tokens the encoder has the states.
-            inputs = Inputs(self.backbone.encoder, None, self.max_tokens)
-            injections = [seq2seq.in_encoder(injection) for injection in injections]
+            inputs, rows, injections = seq2seq.encoding(inputs, bare, injections)
         elif self.backbone.encoder:
             inputs, rows, injections = seq2seq.decoding(inputs, bare, injections)
         features_pass = prepared(inputs, rows, injections, answer_layout)

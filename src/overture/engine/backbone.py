@@ -73,7 +73,8 @@ class Backbone:
         install(model, self.layers, self.family.cross, self.family.drops_keywords)
         self._bias = self.family.bias_of(self._base)
         self.read: Columns | None = None
-        self._embedding = model.get_input_embeddings()
+        # Some models of sounds have none, and say so by an error.
+        self._embedding = model.get_input_embeddings() if self.family.has_words else None
         self._head = model.get_output_embeddings()
         self._transform = self.family.transform_of(model) if self._head is not None else []
         self._first_position = self.family.first_position(self._base)
@@ -179,8 +180,9 @@ class Backbone:
     def idle(self) -> set[str]:
         """Names of parameters that nothing here trains: an encoder's map of the whole text, and what makes patches."""
         if not self.family.has_words:
-            norm = getattr(self._base, self.family.norm)
-            return {name for name, _ in self.model.named_parameters()} - self.names_in([*self.layers, norm])
+            norm = self.family.norm_of(self._base)
+            trained = self.names_in([*self.layers, *([norm] if norm is not None else [])])
+            return {name for name, _ in self.model.named_parameters()} - trained
         pooler = getattr(self._base, self.family.pooler, None) if self.family.pooler else None
         return self.names_in([pooler]) if pooler is not None else set()
 
@@ -238,7 +240,7 @@ class Backbone:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return torch.device(next(self._embedding.parameters()).device)
+        return torch.device(next(self.model.parameters()).device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -315,7 +317,10 @@ class Backbone:
         named: dict[str, Any] = {"attention_mask": through, "use_cache": False, "overture": step}
         if self.read is not None:
             # Cross-attention takes its keys and values from the step; the states are there for their presence alone.
-            named |= {"encoder_hidden_states": live[:, :1].detach(), "encoder_attention_mask": through}
+            named["encoder_hidden_states"] = live[:, :1].detach()
+            if self.family.encoder is not None and self.family.encoder.has_words:
+                # A decoder of sounds takes none.
+                named["encoder_attention_mask"] = through
         if self.family.embedded_norm:
             live = live if start_layer else self.family.positioned(self._base, live, step.positions)
         elif not self._bias:

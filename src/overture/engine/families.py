@@ -15,7 +15,8 @@ from torch import Tensor
 
 from overture.core.errors import BackboneError
 from overture.core.injection import ModelKind
-from overture.engine import fronts
+from overture.core.media import Modality
+from overture.engine import fronts, sound_fronts
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,9 @@ class Family:
         has_words: whether the model has a vector for each token; models of images or of sounds alone have none.
         drops_keywords: its attention modules pass on no keyword that they do not know, so the step is handed to the
             attention function beside them.
-        front: makes of an image's pixels what enters the first layer (`engine.fronts`); None for texts.
+        front: makes of an image's pixels, or of a sound's features, what enters the first layer (`engine.fronts`,
+            `engine.sound_fronts`); None for texts.
+        reads: what `front` takes; None for texts.
         rotation: name of the module that turns the patches of an image by their places; empty where there is none.
     """
 
@@ -71,6 +74,7 @@ class Family:
     has_words: bool = True
     drops_keywords: bool = False
     front: Callable[[Any, Tensor], Tensor] | None = None
+    reads: Modality | None = None
     rotation: str = ""
 
     @property
@@ -92,6 +96,10 @@ class Family:
     def layers_of(self, base: Any) -> Any:
         """The layers, lowest first."""
         return attrgetter(self.layers)(base)
+
+    def norm_of(self, base: Any) -> Any:
+        """The norm behind the last layer of a model without words; None where it stands before the first instead."""
+        return attrgetter(self.norm)(base) if getattr(base.config, "do_stable_layer_norm", True) else None
 
     def first_position(self, base: Any) -> int:
         """The model's number of the first position."""
@@ -150,9 +158,19 @@ _T5 = Family(
     cross_maps=("k", "v"),
 )
 
-_IMAGES = Family("", norm="layernorm", is_causal=False, has_words=False, front=fronts.resampled)
+_IMAGES = Family("", norm="layernorm", is_causal=False, has_words=False, front=fronts.resampled, reads="image")
 _TOWER = replace(_IMAGES, layers="encoder.layers", norm="post_layernorm")
 _DINO = replace(_IMAGES, layers="encoder.layer", front=fronts.embedded)
+_SOUNDS = replace(_IMAGES, reads="audio", front=sound_fronts.spectrogram)
+_WAVES = replace(_SOUNDS, layers="encoder.layers", norm="encoder.layer_norm", front=sound_fronts.waves)
+_WHISPER = Family(
+    base="model.decoder",
+    positions="embed_positions",
+    norm="layer_norm",
+    cross="encoder_attn",
+    cross_maps=("k_proj", "v_proj"),
+    num_heads="decoder_attention_heads",
+)
 
 
 def _with_encoder(decoder: Family, base: str, **facts: Any) -> Family:
@@ -161,6 +179,7 @@ def _with_encoder(decoder: Family, base: str, **facts: Any) -> Family:
 
 
 FAMILIES = {
+    "audio-spectrogram-transformer": _SOUNDS,
     "bart": _with_encoder(_BART, "model.encoder", num_heads="encoder_attention_heads"),
     "bert": _BERT,
     "clip_vision_model": replace(_TOWER, front=fronts.resampled_and_normed),
@@ -174,6 +193,7 @@ FAMILIES = {
         pooler="",
         transform=("vocab_transform", "activation", "vocab_layer_norm"),
     ),
+    "hubert": _WAVES,
     "llama": Family(),
     "gemma2": Family(),
     "gemma3_text": Family(),
@@ -200,6 +220,19 @@ FAMILIES = {
     "siglip_vision_model": replace(_TOWER, drops_keywords=True),
     "t5": _with_encoder(_T5, "encoder"),
     "vit": _IMAGES,
+    "wav2vec2": _WAVES,
+    "whisper": replace(
+        _WHISPER,
+        encoder=Family(
+            base="model.encoder",
+            norm="layer_norm",
+            is_causal=False,
+            num_heads="encoder_attention_heads",
+            has_words=False,
+            front=sound_fronts.log_mel,
+            reads="audio",
+        ),
+    ),
 }
 
 
@@ -231,7 +264,7 @@ def layers_view(base: Any, family: Family, layers: Any, start_layer: int, end_la
         end_layer: the first that does not run any more; None runs to the end and the last norm.
     """
     if not family.has_words:
-        return LayerStack(layers[start_layer:end_layer], getattr(base, family.norm) if end_layer is None else None)
+        return LayerStack(layers[start_layer:end_layer], family.norm_of(base) if end_layer is None else None)
     view = copy.copy(base)
     view._modules = dict(base._modules)
     _exchange(view, family.layers, layers[start_layer:end_layer])
@@ -335,7 +368,7 @@ def max_length(config: Any) -> int:
     """
     if not hasattr(config, "max_position_embeddings"):
         # T5's distances have no end; this is what it was trained with, in its configs until they dropped the number.
-        return int(getattr(config, "n_positions", None) or 512)
+        return int(getattr(config, "max_target_positions", None) or getattr(config, "n_positions", None) or 512)
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") == "longrope":
         return int(min(config.max_position_embeddings, rope["original_max_position_embeddings"]))

@@ -92,11 +92,12 @@ def info_of(
         revision: of a Hub model.
         weights_sha256: fingerprint of the weight files; from the tensors when empty.
     """
-    config, embedding = model.config, model.get_input_embeddings()
+    config = model.config
+    embedding = model.get_input_embeddings() if family.has_words else None
     num_heads = getattr(config, family.num_heads)
-    width = embedding.weight.shape[1] if family.has_words else config.hidden_size
+    width = config.hidden_size if embedding is None else embedding.weight.shape[1]
     # Tied weights are one storage.
-    table_ids = {embedding.weight.data_ptr(), table.weight.data_ptr()} if family.has_words else set[int]()
+    table_ids = set() if embedding is None else {embedding.weight.data_ptr(), table.weight.data_ptr()}
     return BackboneInfo(
         id=id,
         revision=revision,

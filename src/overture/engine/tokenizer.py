@@ -26,6 +26,8 @@ class Tokenizer:
         max_length: the model's context, in tokens.
         is_encoder: whether the model reads in both directions: its texts have an end, and may have a mask.
         start_id: what an encoder-decoder's decoder begins with; None for models of one stack.
+        starts: all that the decoder begins with, where its encoder reads no words: then words are the decoder's, and
+            have no tokens of their own around them.
 
     Attributes:
         readers: make segments of images and sounds, by what they are; none for models of texts.
@@ -33,11 +35,18 @@ class Tokenizer:
 
     has_words = True
 
-    def __init__(self, inner: Any, max_length: int, is_encoder: bool = False, start_id: int | None = None) -> None:
+    def __init__(
+        self,
+        inner: Any,
+        max_length: int,
+        is_encoder: bool = False,
+        start_id: int | None = None,
+        starts: Sequence[int] = (),
+    ) -> None:
         self.inner = inner
         self.max_length = max_length
         self.is_encoder = is_encoder
-        self.start_id = start_id
+        self.start_id, self.starts = start_id, tuple(starts)
         specials = {str(token) for token in inner.added_tokens_encoder if token.strip()}
         longest_first = sorted(specials, key=len, reverse=True)
         self.readers: dict[str, Callable[[Media], Sequence[Segment]]] = {}
@@ -156,6 +165,8 @@ class Tokenizer:
         """Tokens that the model expects before any text; often none."""
         if self._has_ends:
             return self._around[0]
+        if self.starts:
+            return ()
         bos = self.inner.bos_token_id
         return tuple(token for token in self.inner.encode("") if token == bos)
 
@@ -175,7 +186,7 @@ class Tokenizer:
 
         BART's begins, as it was trained, with what its texts begin with besides.
         """
-        return () if self.start_id is None else (self.start_id, *self.bos_ids)
+        return self.starts if self.start_id is None else (self.start_id, *self.bos_ids)
 
     @cached_property
     def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
