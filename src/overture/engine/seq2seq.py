@@ -26,7 +26,6 @@ from overture.engine.layout import answer_layout
 from overture.engine.passes import Injections, prepared, text_layout
 from overture.engine.transfer import sent
 
-
 _BEHIND: Mapping[bool, frozenset[Place]] = {True: frozenset({"after"}), False: frozenset({"after", "slots"})}
 """Places that are in the decoder, by whether the encoder reads words."""
 

@@ -1,0 +1,216 @@
+"""The laws for models that read sounds, against transformers' own models."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+
+from fakes import ONE_TOKEN, SMALL, Case, source_of
+from overture.core.contracts import Answers, Features, LabelScores, Losses
+from overture.core.errors import BackboneError, DataError
+from overture.core.injection import Injection, Vectors
+from overture.core.rows import Answer, Encoded, Tokens
+from overture.engine.backbone import Backbone
+from overture.engine.cache import InputCache
+from overture.engine.prompted import PromptedModel, RowPrompts
+from overture.prompt.build import build_prompt
+from overture.prompt.config import PromptConfig
+from sound_fakes import (
+    LABELS,
+    RATE,
+    SOUND_ENCODERS,
+    STARTS,
+    make_processor,
+    make_sound,
+    make_sound_backbone,
+    sound_backbone_of,
+    sound_reference_of,
+    sound_rows,
+)
+
+CLOSE = {"rtol": 1e-7, "atol": 1e-7}
+WORDS = (40, 41, 42)
+OF_ENCODERS = [
+    Case("deep", "memory"),
+    Case("prefix", "memory"),
+    Case("vectors", "before"),
+    Case("late", "before", {"layer": 2}),
+]
+OF_WHISPER = [
+    Case("vectors", "after"),
+    Case("vectors", "before"),
+    Case("vectors", "slots"),
+    Case("prefix", "after"),
+    Case("prefix", "memory"),
+    Case("late", "after", {"layer": 1}),
+    Case("dept", "after", SMALL["dept"]),
+]
+
+
+def prompt_of(case: Case, backbone: Backbone, length: int = 3, seed: int = 0) -> Any:
+    is_speech = backbone.encoder is not None
+    labels = "words" if is_speech else "vectors"
+    config = PromptConfig(
+        method=case.method, place=case.place, length=length, options=case.options, labels=labels, init="random"
+    )
+    generator = torch.Generator().manual_seed(seed)
+    source = source_of(backbone, ONE_TOKEN if is_speech else LABELS)
+    if not is_speech:
+        probe = (torch.randn(3, 32, generator=generator), torch.randn(3, generator=generator))
+        source = replace(source, has_words=False, probe=lambda: probe)
+    prompt = build_prompt(config, source, seed).to(backbone.dtype)
+    with torch.no_grad():
+        for value in prompt.trainable().values():
+            value.add_(0.3 * torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value))
+    return prompt
+
+
+def rows_of(case: Case, backbone: Backbone, num: int = 4) -> list[Encoded]:
+    """Rows for a case; at `slots` the prompt stands behind the first of a decoder's words."""
+    rows = sound_rows(backbone, num, words=WORDS if backbone.encoder is not None else ())
+    return [replace(row, slots=((row.num_input + 1, 3),)) for row in rows] if case.place == "slots" else rows
+
+
+@pytest.mark.parametrize("family", SOUND_ENCODERS)
+def test_features_are_those_of_the_untouched_model(family):
+    backbone, reference = sound_backbone_of(family), sound_reference_of(family)
+    rows = sound_rows(backbone)
+    with torch.no_grad():
+        states = [reference(row.input[0].load()[None].double()).last_hidden_state[0] for row in rows]
+    assert [row.num_text for row in rows] == [len(row_states) for row_states in states]
+    means = PromptedModel(backbone).ask(rows, Features(is_mean=True))
+    torch.testing.assert_close(means, [row_states.mean(0) for row_states in states], **CLOSE)
+
+
+@pytest.mark.parametrize("words", [(), WORDS], ids=["bare", "words"])
+def test_whispers_scores_are_those_of_the_untouched_model(words):
+    backbone, reference = sound_backbone_of("whisper"), sound_reference_of("whisper")
+    rows = sound_rows(backbone, words=words)
+    for row, ours in zip(rows, PromptedModel(backbone).ask(rows, LabelScores()), strict=True):
+        features, ids = row.input[0].load()[None].double(), torch.tensor([[*words, *STARTS]])
+        with torch.no_grad():
+            logits = reference(input_features=features, decoder_input_ids=ids).logits[0, -1]
+        by_word = logits[[word[0] for word in ONE_TOKEN.words]].log_softmax(0)
+        labels = torch.tensor(ONE_TOKEN.label_of)
+        wanted = torch.stack([by_word[labels == label].logsumexp(0) for label in range(3)])
+        torch.testing.assert_close(ours, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_whispers_prompt_vectors_stand_in_front_of_its_start():
+    backbone, reference = sound_backbone_of("whisper"), sound_reference_of("whisper")
+    rows, values = sound_rows(backbone, words=WORDS), torch.randn(2, 32, dtype=torch.float64)
+    embed = reference.model.decoder.embed_tokens
+    start, words = [embed(torch.tensor(ids)) for ids in (STARTS, WORDS)]
+    places = {"after": [values, words, start], "slots": [words[:1], values, words[1:], start]}
+    for place, parts in places.items():
+        placed = [replace(row, slots=((row.num_input + 1, 2),)) if place == "slots" else row for row in rows]
+        model = PromptedModel(backbone, Injection(Vectors(values, place)))
+        ours = model.ask(placed, Features())
+        for row, state in zip(rows, ours, strict=True):
+            with torch.no_grad():
+                encoded = reference.model.encoder(row.input[0].load()[None].double()).last_hidden_state
+                hidden = reference.model.decoder(inputs_embeds=torch.cat(parts)[None], encoder_hidden_states=encoded)
+            torch.testing.assert_close(state, hidden.last_hidden_state[0, -1], **CLOSE)
+
+
+def test_whisper_writes_what_the_untouched_model_would():
+    backbone, reference = sound_backbone_of("whisper"), sound_reference_of("whisper")
+    rows = [replace(row, target=Answer()) for row in sound_rows(backbone)]
+    ours = PromptedModel(backbone).ask(rows, Answers(5))
+    for row, answer in zip(rows, ours, strict=True):
+        ids, features = list(STARTS), row.input[0].load()[None].double()
+        for token in answer.ids:
+            with torch.no_grad():
+                logits = reference(input_features=features, decoder_input_ids=torch.tensor([ids])).logits[0, -1]
+            assert int(logits.argmax()) == token
+            ids.append(token)
+
+
+_CASES = [(family, case) for family in SOUND_ENCODERS for case in OF_ENCODERS]
+_CASES += [("whisper", case) for case in OF_WHISPER]
+
+
+@pytest.mark.parametrize(("family", "case"), _CASES, ids=str)
+def test_batches_caches_and_company_change_nothing(family, case):
+    backbone = sound_backbone_of(family)
+    rows, before = rows_of(case, backbone), [value.clone() for value in backbone.model.state_dict().values()]
+    prompt = prompt_of(case, backbone)
+    values = list(prompt.trainable().values())
+    kept = PromptedModel(backbone, prompt, InputCache(1 << 24))
+    kept.warm(rows)
+    together = torch.stack(kept.ask(rows, Losses()))
+    alone = torch.stack([PromptedModel(backbone, prompt).ask([row], Losses())[0] for row in rows])
+    torch.testing.assert_close(together, alone, **CLOSE)
+    ours, theirs = [torch.autograd.grad(total.sum(), values) for total in (together, alone)]
+    torch.testing.assert_close(ours, theirs, **CLOSE)
+    assert all(bool((gradient != 0).any()) for gradient in ours)
+    assert len({round(loss, 9) for loss in together.tolist()}) == len(rows)
+    for old, value in zip(before, backbone.model.state_dict().values(), strict=True):
+        assert torch.equal(old, value)
+
+
+@pytest.mark.parametrize("family", ["whisper", "hubert"])
+def test_prompts_of_several_tasks_share_a_sound(family):
+    backbone = sound_backbone_of(family)
+    cases = [case for case in (OF_WHISPER if family == "whisper" else OF_ENCODERS) if case.place != "slots"]
+    (row,) = rows_of(cases[0], backbone, 1)
+    rows = [replace(row, row=number) for number in range(len(cases))]
+    prompts = [prompt_of(case, backbone, length=3 + n % 2, seed=n) for n, case in enumerate(cases)]
+    together = PromptedModel(backbone, RowPrompts(prompts)).ask(rows, LabelScores())
+    alone = [PromptedModel(backbone, prompt).ask([row], LabelScores())[0] for prompt in prompts]
+    torch.testing.assert_close(together, alone, **CLOSE)
+
+
+def test_gradients_match_finite_differences():
+    backbone = sound_backbone_of("whisper")
+    rows, prompt = sound_rows(backbone, 2), prompt_of(OF_WHISPER[0], backbone)
+    model = PromptedModel(backbone, prompt)
+    for value in prompt.trainable().values():
+        (gradient,) = torch.autograd.grad(model.loss(rows), [value])
+        direction = torch.randn(value.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+        sides = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                value.add_(sign * 1e-5 * direction)
+                sides.append(float(model.loss(rows)))
+                value.sub_(sign * 1e-5 * direction)
+        assert (sides[0] - sides[1]) / 2e-5 == pytest.approx(float((gradient * direction).sum()), rel=1e-5, abs=1e-7)
+
+
+# -- what prepares sounds
+
+
+def test_features_are_those_of_transformers():
+    sound = make_sound(3, 0.4)
+    options = {"sampling_rate": RATE, "return_tensors": "pt"}
+    whisper = WhisperFeatureExtractor(feature_size=10, chunk_length=1)(sound.open(), **options).input_features[0]
+    ast = ASTFeatureExtractor(num_mel_bins=16, max_length=50)(sound.open(), **options).input_values[0]
+    waves = Wav2Vec2FeatureExtractor(do_normalize=True)(sound.open(), **options).input_values[0]
+    for family, wanted in (("whisper", whisper), ("audio-spectrogram-transformer", ast), ("hubert", waves)):
+        assert torch.equal(make_processor(family).prepared(sound.open(), RATE), wanted)
+
+
+def test_a_short_window_reads_the_beginning_alone():
+    whole, short = sound_backbone_of("whisper"), make_sound_backbone("whisper", window_s=0.5)
+    assert [backbone.text.tokenizer.segments(make_sound(1))[0].length for backbone in (whole, short)] == [50, 25]
+    assert whole.info.processor_sha256 != short.info.processor_sha256
+    features = [backbone.text.tokenizer.segments(make_sound(1))[0].load() for backbone in (whole, short)]
+    assert torch.equal(features[0][:, :30], features[1][:, :30])
+    with pytest.raises(DataError) as error:
+        short.text.tokenizer.segments(make_sound(1, 0.8))
+    assert "0.8 seconds" in error.value.what
+    for family, window in (("whisper", 2.0), ("hubert", 0.5)):
+        with pytest.raises(BackboneError):
+            make_processor(family, window)
+
+
+def test_words_count_in_the_decoder_and_sounds_do_not():
+    backbone = sound_backbone_of("whisper")
+    (row,) = sound_rows(backbone, 1)
+    room = backbone.info.max_length - len(STARTS)
+    fits = replace(row, anchor=(Tokens((40,) * room),))
+    PromptedModel(backbone).check([fits], LabelScores())
+    with pytest.raises(BackboneError):
+        PromptedModel(backbone).check([replace(row, anchor=(Tokens((40,) * (room + 1)),))], LabelScores())
