@@ -30,6 +30,8 @@ from overture.engine.info import weights_digest
 from overture.engine.prompted import PromptedModel
 from overture.engine.tokenizer import Tokenizer
 from overture.evaluate.facts import backbone_ref
+from sound_fakes import SOUND_ENCODERS
+from vision_fakes import VISION
 
 DOUBLE = torch.float64
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}
@@ -179,7 +181,8 @@ def test_an_unsupported_family_is_refused():
 
 
 def test_every_supported_family_is_tested():
-    assert set(supported.FAMILIES) == {*FAMILIES, *ENCODERS, "t5", "bart"}
+    of_sounds = {family.split()[0] for family in SOUND_ENCODERS}
+    assert set(supported.FAMILIES) == {*FAMILIES, *ENCODERS, "t5", "bart", *VISION, *of_sounds, "whisper"}
 
 
 def test_longrope_ends_where_its_angles_change():

@@ -64,7 +64,7 @@ class Capabilities:
         allowed: set[int] = set()
         for row, injection in pairs:
             self._check_length(row, injection, question)
-            segments = (*row.input, *row.anchor)
+            segments = [segment for segment in (*row.input, *row.anchor) if len(segment)]
             strange = {s.modality if isinstance(s, Signal) else "text" for s in segments} - self.modalities
             if strange:
                 wanted = ", ".join(sorted(self.modalities))

@@ -74,7 +74,7 @@ class Backbone:
         self._bias = self.family.bias_of(self._base)
         self.read: Columns | None = None
         # Some models of sounds have none, and say so by an error.
-        self._embedding = model.get_input_embeddings() if self.family.has_words else None
+        self._embedding: Any = model.get_input_embeddings() if self.family.has_words else None
         self._head = model.get_output_embeddings()
         self._transform = self.family.transform_of(model) if self._head is not None else []
         self._first_position = self.family.first_position(self._base)

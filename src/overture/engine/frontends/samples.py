@@ -49,7 +49,7 @@ class SoundProcessor:
         kind = str(values.get("feature_extractor_type"))
         if kind not in _KINDS:
             raise BackboneError(
-                "the model's sounds are prepared in an unknown way", where, got=kind, wanted=", ".join(_KINDS)
+                "the model's sounds are prepared in an unknown way", where=where, got=kind, wanted=", ".join(_KINDS)
             )
         self._extractor = _KINDS[kind](**{name: value for name, value in values.items() if name not in _NO_EFFECT})
         self.where, self.window_s = where, window_s
