@@ -150,4 +150,7 @@ def sound_backbone(
         return AudioFrontend(processor, backbone)
 
     words: Any = tokenizer or NoWords(id, "sounds")
+    if isinstance(words, NoWords):
+        # AST has a class token in front of its patches; positions of the others are stretches of the sound.
+        words.reading = "first" if model.config.model_type == "audio-spectrogram-transformer" else "mean"
     return text_backbone(model, words, frontend, id=id, revision=revision, weights_sha256=weights_sha256)
