@@ -56,6 +56,7 @@ SHOWN: dict[str, dict[str, Any]] = {
     "stars": {"value": 4.2},
     "pair": {"label": "no"},
     "summary": {"answer": "short"},
+    "talk": {"answer": "hello"},
 }
 
 

@@ -6,28 +6,37 @@ python bench/serve/gateway.py [--out FILE] [PART ...]
 import argparse
 import asyncio
 import base64
+import hashlib
 import json
+import multiprocessing
 import os
 import random
-import signal
+import re
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-import httpx
+import httpx2 as httpx
 import psutil
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
-from gateway import Gateway, ReadyEngine, fake_answer, manifest_of, tensor_file
+from made_requests import Makes
+
+from gateway import BACKBONE, SHOWN, TASKS, Gateway, ReadyEngine, fake_answer, manifest_of, tensor_file
+from overture.core.records.serving import WorkerOptions
+from overture.server import link
+from overture.server.link import WorkerEngine
 from overture.server.listen import bound_socket, uvicorn_server
+from overture.server.security import Access, Key
 
 URL = "http://127.0.0.1:8000"
 HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\ncontent-type: application/json\r\n"
@@ -38,7 +47,7 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def client_of(gateway: Gateway) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(gateway.app), base_url=URL)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(gateway.app, raise_app_exceptions=False), base_url=URL)
 
 
 def many_prompts(num: int = 10_000) -> dict[str, Any]:
@@ -267,39 +276,35 @@ def raw_requests(num: int = 10_000) -> dict[str, Any]:
     return {**counts, "leaked": len(gateway.engine.running)}
 
 
-def kills(num: int = 20) -> dict[str, Any]:
+def kills(num: int = 200) -> dict[str, Any]:
     """A server that is killed at random moments while prompts are uploaded: what it acknowledged is there."""
     root = Path(tempfile.mkdtemp())
-    code = (
-        "import sys; from gateway import Gateway; from overture.server.listen import *; from pathlib import Path; "
-        "gateway = Gateway(Path(sys.argv[1])); bound = bound_socket('127.0.0.1', 0); "
-        "print(bound.getsockname()[1], flush=True); uvicorn_server(gateway.app).run(sockets=[bound])"
-    )
     manifest = manifest_of("movie").model_dump(mode="json")
     kept: list[str] = []
     ready: list[float] = []
-    paths = os.pathsep.join([str(ROOT / "tests"), *sys.path])
+    context = multiprocessing.get_context("fork")
+
+    def served(bound: socket.socket) -> None:
+        uvicorn_server(Gateway(root).app).run(sockets=[bound])
+
     for _ in range(num):
-        begin = time.monotonic()
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, str(root)],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": paths},
-        )
-        assert process.stdout is not None
-        url = f"http://127.0.0.1:{process.stdout.readline().strip()}"
-        with httpx.Client(base_url=url, timeout=30) as client:
+        bound = bound_socket("127.0.0.1", 0)
+        port, begin = bound.getsockname()[1], time.monotonic()
+        process = context.Process(target=served, args=(bound,))
+        process.start()
+        bound.close()
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             client.get("/ready")
             ready.append(time.monotonic() - begin)
-            threading.Timer(random.uniform(0.02, 0.5), process.send_signal, [signal.SIGKILL]).start()
+            timer = threading.Timer(random.uniform(0.01, 0.3), process.kill)
+            timer.start()
             try:
                 while True:
                     reply = client.put("/v1/prompts/movie", json={"manifest": manifest, "tensors": TENSORS})
                     kept.append(reply.json()["prompt"])
             except httpx.HTTPError:
-                process.wait()
-        process.stdout.close()
+                process.join()
+            timer.join()
     gateway = Gateway(root)
     lost = [ref for ref in kept if int(ref.partition("@")[2]) not in gateway.store.versions("movie")]
     damaged = [entry for entry in gateway.store.list() if entry.problem]
@@ -309,13 +314,167 @@ def kills(num: int = 20) -> dict[str, Any]:
         "lost": len(lost),
         "damaged": len(damaged),
         "given_twice": len(kept) - len(set(kept)),
-        "ready_again_s_median": round(statistics.median(ready), 2),
+        "ready_again_s_median": round(statistics.median(ready), 3),
+        "ready_again_s_max": round(max(ready), 3),
+    }
+
+
+def worker_kills(num: int = 200) -> dict[str, Any]:
+    """A worker without a model that is killed again and again under load: the gateway answers on, as does the next."""
+    root, counts = Path(tempfile.mkdtemp()), Counter[str]()
+    outages: list[float] = []
+    command = (sys.executable, "-S", "-c", WORKER, json.dumps(BACKBONE), json.dumps(SHOWN["movie"]))
+    engine = WorkerEngine(WorkerOptions(store=str(root)), command=command)
+    gateway = Gateway(root, engine)
+    gateway.add("movie")
+
+    async def load(client: httpx.AsyncClient) -> None:
+        while counts["kills"] < num:
+            reply = await client.post("/v1/predict", json={"prompt": "movie", "inputs": ["x"]})
+            counts[f"status {reply.status_code}"] += 1
+            counts["health failed"] += (await client.get("/health")).status_code != 200
+            await asyncio.sleep(0.002)
+
+    async def killing() -> None:
+        while counts["kills"] < num:
+            while not engine.stats().is_ready:
+                await asyncio.sleep(0.002)
+            await asyncio.sleep(random.uniform(0.0, 0.05))
+            # Pauses between early deaths would grow to half a minute.
+            link._MOST_PAUSE_S, begin = 0.0, time.monotonic()
+            engine._process.kill()
+            counts["kills"] += 1
+            while engine.stats().is_ready:
+                await asyncio.sleep(0.002)
+            while not engine.stats().is_ready:
+                await asyncio.sleep(0.002)
+            outages.append(time.monotonic() - begin)
+
+    async def both() -> None:
+        await engine.start()
+        try:
+            async with client_of(gateway) as client:
+                await asyncio.gather(killing(), *(load(client) for _ in range(8)))
+        finally:
+            await engine.stop(0.1)
+
+    asyncio.run(both())
+    return {**counts, "ready_again_s_median": round(statistics.median(outages), 3), "ready_again_s_max": max(outages)}
+
+
+def name_timing(num: int = 1000) -> dict[str, Any]:
+    """A key that may use few prompts asks for names of others and for names of none: can it tell them by the time?"""
+    root = Path(tempfile.mkdtemp())
+    digest = hashlib.sha256(b"secret").hexdigest()
+    key = Key(name="b", sha256=digest, prompts=("own*",))
+    access = Access(keys=(key,), rate_per_s=1e6, burst=10**6)
+    gateway = Gateway(root, access=access)
+    gateway.add(*TASKS)
+    times: dict[bool, list[float]] = {True: [], False: []}
+
+    async def probes() -> None:
+        async with client_of(gateway) as client:
+            for number in range(num + 50):
+                is_there = random.random() < 0.5
+                name = (
+                    random.choice([*TASKS]) if is_there else random.choice(["movia", "spem", "topicz", "namez", "abc"])
+                )
+                begin = time.process_time()
+                reply = await client.post(
+                    "/v1/predict", json={"prompt": name, "inputs": ["x"]}, headers={"authorization": "Bearer secret"}
+                )
+                if number >= 50:
+                    times[is_there].append(time.process_time() - begin)
+                assert reply.status_code == 404
+
+    asyncio.run(probes())
+    return {"probes": num, "auc": round(auc(times[True], times[False]), 3)}
+
+
+def auc(positive: list[float], negative: list[float]) -> float:
+    """How often one of the first is larger than one of the second, equal ones counted half."""
+    pairs = [(a > b) + 0.5 * (a == b) for a in positive for b in negative]
+    return sum(pairs) / len(pairs)
+
+
+def random_requests(num: int = 100_000) -> dict[str, Any]:
+    """Requests made by chance from the OpenAPI schema, most of them damaged somewhere: no 5xx, errors of one shape."""
+    gateway = Gateway(Path(tempfile.mkdtemp()), serves_base=True)
+    gateway.add(*TASKS)
+    counts, shapeless = Counter[str](), 0
+    schema = gateway.app.app.openapi()
+    makes = Makes(schema["components"]["schemas"], random.Random(0))
+    routes = [
+        (method.upper(), path, about)
+        for path, by_method in schema["paths"].items()
+        for method, about in by_method.items()
+        if method != "delete" and path.startswith(("/v1", "/tokenize", "/health", "/ready", "/metrics"))
+    ]
+    rss: list[float] = []
+
+    async def all_sent() -> None:
+        nonlocal shapeless
+        await gateway.engine.start()
+        async with client_of(gateway) as client:
+            for number in range(num):
+                method, path, about = makes.chance.choice(routes)
+                path = re.sub(r"\{\w+\}", lambda _: quote(makes.name(), safe=""), path)
+                content = about.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
+                options: dict[str, Any] = {"headers": {"content-type": "application/json"}}
+                if content is not None:
+                    options["content"] = makes.body(content)
+                if makes.chance.random() < 0.3:
+                    options["params"] = {makes.chance.choice(["limit", "after", "name", "x"]): makes.text()}
+                reply = await client.request(method, path, **options)
+                counts[str(reply.status_code)] += 1
+                if reply.status_code >= 400:
+                    error = reply.json().get("error", {})
+                    shapeless += not (error.get("message") and error.get("code") and error.get("type"))
+                    shapeless += reply.status_code == 400 and not error.get("param")
+                if number % (num // 10) == num // 20:
+                    rss.append(round(psutil.Process().memory_info().rss / 1e6, 1))
+
+    asyncio.run(all_sent())
+    return {
+        "requests": num,
+        "by_status": dict(sorted(counts.items())),
+        "server_errors": sum(count for status, count in counts.items() if status.startswith("5")),
+        "errors_without_field_or_reason": shapeless,
+        "rss_mb": rss,
+        "leaked": len(gateway.engine.running),
     }
 
 
 TENSORS = base64.b64encode(tensor_file()).decode()
+WORKER = """
+import json, os, socket, sys
+link = socket.socket(fileno=int(sys.argv[3]))
+file = link.makefile("rwb")
+stats = {"backbone": json.loads(sys.argv[1]), "tokens_per_s": 1000.0}
+def tell(*events):
+    file.write(json.dumps({"events": events, "stats": stats}).encode() + b"\\n")
+    file.flush()
+tell()
+for line in file:
+    request = json.loads(line)["request"]
+    answers = {prompt: json.loads(sys.argv[2]) for prompt in request["prompts"]}
+    answered = {"kind": "answers", "id": request["id"], "answers": answers}
+    tell(answered, {"kind": "done", "id": request["id"]})
+"""
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
-    part.__name__: part for part in (many_prompts, overhead, alias_moves, disconnects, raw_requests, half_open, kills)
+    part.__name__: part
+    for part in (
+        many_prompts,
+        overhead,
+        alias_moves,
+        disconnects,
+        raw_requests,
+        half_open,
+        kills,
+        worker_kills,
+        name_timing,
+        random_requests,
+    )
 }
 
 if __name__ == "__main__":
@@ -323,9 +482,11 @@ if __name__ == "__main__":
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[])
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    result: dict[str, Any] = {"command": "python bench/serve/gateway.py", "load": os.getloadavg()}
+    kept = json.loads(arguments.out.read_text()) if arguments.out and arguments.out.is_file() else {}
+    result: dict[str, Any] = {**kept, "command": "python bench/serve/gateway.py [PART ...]"}
+    result.pop("load", None)
     for name in arguments.parts or PARTS:
-        result[name] = PARTS[name]()
+        result[name] = {**PARTS[name](), "load": round(os.getloadavg()[0], 1)}
         print(name, json.dumps(result[name]), flush=True)
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")

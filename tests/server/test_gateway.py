@@ -331,6 +331,12 @@ def upload(name, raw, **changes):
     return {"manifest": manifest, "tensors": base64.b64encode(raw).decode()}
 
 
+def test_a_wrong_alias_names_its_field_and_the_model_is_always_warm(client):
+    refused = error_of(client.post("/v1/prompts/movie/alias", json={"alias": "../x"}), 400)
+    assert (refused["param"], refused["code"]) == ("alias", "invalid_name")
+    assert client.post("/v1/prompts/tiny/warm").json()["id"] == "tiny"
+
+
 def test_an_upload_is_kept_opened_and_repeatable(client, gateway):
     kept = client.put("/v1/prompts/movie", json=upload("movie", tensor_file(0.25)))
     assert (kept.status_code, kept.json()["prompt"]) == (201, "movie@2")

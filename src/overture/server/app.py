@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from overture.core.errors import NotReady, OvertureError
+from overture.core.errors import NotReady, OvertureError, WrongName
 from overture.server.errors import ErrorReply, Refused, invalid_body
 from overture.server.openai import Writer, embeddings, server_sent
 from overture.server.openai_schema import (
@@ -294,13 +294,20 @@ def _add_prompts(app: FastAPI, service: Service) -> None:
         ref = registry.pinned(
             name if body.version is None else f"{name.partition('@')[0]}@{body.version}", visit.key, "name"
         )
-        moved = await asyncio.to_thread(store.move_alias, ref, body.alias)
+        try:
+            moved = await asyncio.to_thread(store.move_alias, ref, body.alias)
+        except WrongName as wrong:
+            details = {"where": "alias", "got": wrong.got, "wanted": wrong.wanted}
+            raise Refused(400, "invalid_name", "no version can be called so", **details) from None
         return AliasReply(alias=f"{moved.partition('@')[0]}@{body.alias}", prompt=moved)
 
     @app.post("/v1/prompts/{ref}/warm", tags=["prompts"])
     async def warm(ref: Ref, visit: AdminOf) -> ModelCard:
         """Open a prompt, so that its first request does not wait for it."""
         prompt = registry.served(ref, visit.key, "ref")
+        if not prompt.ref:
+            # The model alone is always there.
+            return ModelCard(id=registry.base, created=0)
         await service.engine.load(prompt.ref, visit.id)
         return registry.card(prompt.ref)
 
