@@ -137,7 +137,7 @@ def alias_moves(num: int = 4000) -> dict[str, Any]:
     return {**counts, "move_to_new_answer_ms_median": percentile(times, 0.5), "p95": percentile(times, 0.95)}
 
 
-def disconnects(num: int = 1000) -> dict[str, Any]:
+def disconnects(num: int = 10_000) -> dict[str, Any]:
     """Clients that leave a stream or a request at a random moment: no request goes on in the engine."""
     engine = ReadyEngine(answer=fake_answer, delay_s=0.001)
     gateway = Gateway(Path(tempfile.mkdtemp()), engine)
