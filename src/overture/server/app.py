@@ -297,8 +297,8 @@ def _add_prompts(app: FastAPI, service: Service) -> None:
         try:
             moved = await asyncio.to_thread(store.move_alias, ref, body.alias)
         except WrongName as wrong:
-            details = {"where": "alias", "got": wrong.got, "wanted": wrong.wanted}
-            raise Refused(400, "invalid_name", "no version can be called so", **details) from None
+            what = "no version can be called so"
+            raise Refused(400, "invalid_name", what, where="alias", got=wrong.got, wanted=wrong.wanted) from None
         return AliasReply(alias=f"{moved.partition('@')[0]}@{body.alias}", prompt=moved)
 
     @app.post("/v1/prompts/{ref}/warm", tags=["prompts"])
