@@ -10,6 +10,7 @@ OvertureError
 |   +-- StoreError                a name is taken, or a file of the store is damaged
 |   |   +-- WrongName             no prompt, version or alias can be called so
 |   |   +-- UnknownPrompt         there is no prompt, version or alias of this name
+|   |   +-- UnknownSession        there is no labelling session of this name
 |   |   +-- StoreLocked           another process writes
 |   +-- DeviceFull                one row alone does not fit into the device's memory
 +-- Diverged                      the loss became NaN or infinite; the last good prompt was kept
@@ -147,6 +148,12 @@ class WrongName(StoreError):
 
 class UnknownPrompt(StoreError):
     """There is no prompt, version or alias of this name."""
+
+    http_status = 404
+
+
+class UnknownSession(StoreError):
+    """There is no labelling session of this name."""
 
     http_status = 404
 

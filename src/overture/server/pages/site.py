@@ -53,7 +53,7 @@ class NavItem(NamedTuple):
     below: str
 
 
-NAV = (NavItem("Prompts", "/", "/p/"), NavItem("Playground", "/try", "/try/"))
+NAV = (NavItem("Prompts", "/", "/p/"), NavItem("Playground", "/try", "/try/"), NavItem("Label", "/label", "/label/"))
 """The pages, in the order of the navigation."""
 
 

@@ -27,6 +27,22 @@
     timer = setTimeout(() => { if (form.isConnected && event.target.value.trim()) form.requestSubmit(); }, 350);
   });
 
+  // A key that clicks its button.
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+    if (event.target.closest("input, textarea, select, [contenteditable]")) return;
+    const button = document.querySelector(`button[data-key="${CSS.escape(event.key)}"]`);
+    if (button) { event.preventDefault(); button.click(); }
+  });
+
+  // A file whose text goes into a field.
+  document.addEventListener("change", async (event) => {
+    const input = event.target.closest("input[type=file][data-into]");
+    if (!input || !input.files.length) return;
+    document.getElementById(input.dataset.into).value = await input.files[0].text();
+    document.getElementById(input.dataset.name).value = input.files[0].name;
+  });
+
   // What works only with a script is shown only where one runs.
   const show = (root) => root.querySelectorAll("button[data-copy], .needs-script").forEach((item) => { item.hidden = false; });
   document.addEventListener("DOMContentLoaded", () => show(document));

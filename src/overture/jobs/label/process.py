@@ -1,0 +1,167 @@
+"""The process that learns while somebody labels: ``python -m overture.jobs.label.process STORE NAME``.
+
+It ends when the process that started it closes its standard input, or when nobody has labelled for 15 minutes.
+"""
+
+import select
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from overture.core.errors import OvertureError
+from overture.core.files import exclusive
+from overture.core.kept_files import kept_inputs
+from overture.core.records.label import LearntRound
+from overture.core.records.prompt import Lineage
+from overture.engine.cache import InputCache
+from overture.engine.prompted import PromptedModel
+from overture.evaluate.facts import config_of
+from overture.evaluate.host import Host
+from overture.jobs.label.learner import Learner, teaching
+from overture.jobs.label.session import KEEP, Session
+from overture.jobs.run.keep import made_with, new_manifest
+from overture.prompt.config import PromptConfig
+from overture.prompt.pack import prompt_tensors
+from overture.store.names import ref_of
+from overture.store.store import Store
+
+_FEWEST_LABELS = 4
+_NUM_QUEUED = 24
+_IDLE_S = 900.0
+_POLL_S = 0.3
+
+
+class SessionLearner:
+    """Learns a session's labels, and writes what it learnt into the session's folder.
+
+    Args:
+        session: the session.
+        host: opens its prompt.
+    """
+
+    def __init__(self, session: Session, host: Host) -> None:
+        self.session, self.learnt = session, session.learnt().model_copy(update={"state": "loading", "problem": ""})
+        self._tell()
+        self.stored = host.open(session.facts.prompt)
+        self.config = _start_of(
+            self.stored.manifest.ref, config_of(self.stored.manifest), bool(self.stored.manifest.text)
+        )
+        cache = InputCache(files=kept_inputs())
+        self.learner = Learner(host.backbone, session.task, session.rows, self.config, session.store, cache)
+        self.model: PromptedModel | None = None
+        self.labels: dict[int, str] = {}
+
+    def _tell(self, **changes: object) -> None:
+        self.learnt = self.learnt.model_copy(update=changes)
+        self.session.write_learnt(self.learnt)
+
+    def begin(self) -> None:
+        """Read all texts, and ask the stored prompt."""
+        self._tell(state="reading", done=0, total=len(self.session.rows))
+        told = time.monotonic()
+
+        def progress(done: int, total: int) -> None:
+            nonlocal told
+            if time.monotonic() - told > 0.5:
+                told = time.monotonic()
+                self._tell(done=done, total=total)
+
+        self.learner.warm(progress)
+        # A prompt of words may begin a row otherwise than trained prompts do.
+        self._after_round(self.learner.model(None) if self.stored.manifest.text else self.stored.model(), 0)
+
+    def step(self) -> bool:
+        """Learn again if there are new labels, store the prompt if that is asked; whether anything was done."""
+        labels = self.session.teaching()
+        is_new = labels != self.labels and len(labels) >= _FEWEST_LABELS and len(set(labels.values())) > 1
+        if is_new:
+            self.labels = labels
+            self._tell(state="learning", done=0, total=0)
+            self.model = self.learner.learnt(labels, self.session.facts.seed)
+            self._after_round(self.model, len(labels))
+        wish = self.session.folder / KEEP
+        if wish.exists() and self.model is not None:
+            self._tell(kept_as=self._kept(len(self.labels)))
+            wish.unlink()
+            return True
+        return is_new
+
+    def _after_round(self, model: PromptedModel, num_labels: int) -> None:
+        """Answers to the rows kept apart, and the rows that teach most now."""
+        session, learner = self.session, self.learner
+        apart = sorted(session.apart)
+        said = learner.predictions(model, apart) if apart else []
+        taken = session.labels()
+        free = [index for index in range(len(session.rows)) if index not in taken and index not in session.apart]
+        chosen = teaching(
+            model,
+            [learner.encoded[index] for index in free],
+            session.task,
+            _NUM_QUEUED,
+            num_labels + session.facts.seed,
+        )
+        rounds = [old for old in self.learnt.rounds if old.num_labels != num_labels]
+        answers = {index: prediction.text for index, prediction in zip(apart, said, strict=True)}
+        rounds.append(LearntRound(num_labels=num_labels, said=answers))
+        self._tell(
+            state="waiting",
+            rounds=sorted(rounds, key=lambda old: old.num_labels),
+            queue=[free[number] for number, _ in chosen],
+            guesses={free[number]: prediction.text for number, prediction in chosen},
+        )
+
+    def _kept(self, num_labels: int) -> str:
+        assert self.model is not None
+        tensors = prompt_tensors(self.model.prompt)
+        manifest = new_manifest(
+            self.stored.manifest.name,
+            self.learner.backbone,
+            self.session.task,
+            method=self.config.method,
+            place=self.config.place,
+            length=self.config.length,
+            options=made_with(self.config),
+            lineage=Lineage(train_rows=num_labels, seed=self.session.facts.seed, text=f"labelling {self.session.name}"),
+            trainable=sum(tensor.numel() for tensor in tensors.values()),
+        )
+        return str(ref_of(self.session.store.add(manifest, tensors)))
+
+
+def _start_of(ref: str, config: PromptConfig, is_text: bool) -> PromptConfig:
+    """What is trained: the stored prompt goes on, where it can; a prompt of words cannot."""
+    if is_text:
+        return PromptConfig()
+    return config.model_copy(update={"init": "prompt", "init_prompt": ref})
+
+
+def run(store: Store, name: str, is_over: Callable[[], bool]) -> None:
+    """Learn until it is over."""
+    session = Session(store, name)
+    with exclusive(session.folder / "learner.lock", f"the learner of {name}"):
+        try:
+            learner = SessionLearner(session, Host(store=store))
+            learner.begin()
+            busy = time.monotonic()
+            while not is_over() and time.monotonic() - busy < _IDLE_S:
+                if learner.step():
+                    busy = time.monotonic()
+                else:
+                    time.sleep(_POLL_S)
+        except OvertureError as error:
+            session.write_learnt(session.learnt().model_copy(update={"state": "failed", "problem": str(error)}))
+            raise
+
+
+def main(args: Sequence[str]) -> None:
+    """Learn for a session until standard input is closed."""
+
+    def is_over() -> bool:
+        ready, _, _ = select.select([sys.stdin], [], [], 0)
+        return bool(ready) and not sys.stdin.read(1)
+
+    run(Store(Path(args[0])), args[1], is_over)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
