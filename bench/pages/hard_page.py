@@ -89,7 +89,7 @@ def searches() -> str:
             + "\n\n"
             + table(["the prompt of words against", "points, seed by seed", "seeds with a significant gain"], lines)
             + f"\n\n![Test accuracy on {title}](images/hard-{task}.png)\n\nBy luck alone the best of "
-            f"{luck['candidates']} equal candidates looks {100 * luck['points']:.1f} points better on the validation "
+            f"{luck.get('finalists') or luck['candidates']} equal candidates looks {100 * luck['points']:.1f} points better on the validation "
             f"rows of the first seed. The winner: {winners}. "
             f"A search ran {fmean(seed['tokens'] for seed in seeds):,.0f} live tokens."
             f"\n\n```sh\n{result['command']}\n```"

@@ -16,7 +16,7 @@ from overture.data.task import Task
 from overture.evaluate.host import Host
 from overture.jobs.run.request import resolved
 from overture.jobs.wording.options import HardRequest
-from overture.jobs.wording.plan import shuffled
+from overture.jobs.wording.plan import FINALISTS, shuffled
 from overture.jobs.wording.search import check_request, resume_words, search_words
 from overture.store.runs import Run
 from overture.store.store import Store
@@ -59,6 +59,8 @@ def test_the_winner_is_kept_and_answers_as_it_was_scored(task, tmp_path):
     assert {stage.stage for stage in result.stages} >= {"structure", "examples", "wording"}
     assert result.luck is not None
     assert result.luck.candidates == 2 + sum(stage.proposed for stage in result.stages)
+    assert 2 <= result.luck.finalists <= FINALISTS + 2
+    assert result.luck.most is not None
     assert {claim.control for claim in result.claims} <= {
         "the task file alone",
         "the text of your own",
