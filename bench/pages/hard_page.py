@@ -77,6 +77,7 @@ def searches() -> str:
             num_better = sum(claim["is_better"] for claim in own)
             lines.append([control, gains, f"{num_better} of {len(own)}"])
         sizes, luck = seeds[0]["rows"], seeds[0]["luck"]
+        num_equal = luck.get("finalists") or luck["candidates"]
         winners = "; ".join(Candidate.model_validate(seed["winner"]).title for seed in seeds)
         parts.append(
             f"### {title.capitalize()}\n\n{sizes['train']} training rows, {sizes['validation']} validation rows, "
@@ -89,7 +90,7 @@ def searches() -> str:
             + "\n\n"
             + table(["the prompt of words against", "points, seed by seed", "seeds with a significant gain"], lines)
             + f"\n\n![Test accuracy on {title}](images/hard-{task}.png)\n\nBy luck alone the best of "
-            f"{luck.get('finalists') or luck['candidates']} equal candidates looks {100 * luck['points']:.1f} points better on the validation "
+            f"{num_equal} equal candidates looks {100 * luck['points']:.1f} points better on the validation "
             f"rows of the first seed. The winner: {winners}. "
             f"A search ran {fmean(seed['tokens'] for seed in seeds):,.0f} live tokens."
             f"\n\n```sh\n{result['command']}\n```"
