@@ -18,6 +18,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+import once
 from overture.core.files import write_atomic
 from overture.evaluate.intervals import across_seeds
 from overture.report.charts import colour, spec_of
@@ -507,7 +508,7 @@ def write_report(results: Path, docs: Path) -> list[str]:
     """Write the page and the picture.
 
     Args:
-        results: folder with `speed`, `quality`, `search`, `encoder`, `cohort`, `mixed` and `scaling`.
+        results: folder with a folder for each section.
         docs: folder of the page.
 
     Returns:
@@ -528,7 +529,7 @@ def write_report(results: Path, docs: Path) -> list[str]:
         json.loads(file.read_text(encoding="utf-8")) for file in sorted((results / "encoder").glob("*.json"))
     ]:
         sections["encoder"] = encoder_text(encoder)
-    sections |= sections_of(results, docs)
+    sections |= sections_of(results, docs) | once.sections_of(results)
     sections["gpu"] = gpu_text(
         [json.loads(f.read_text(encoding="utf-8")) for f in sorted((results / "gpu").glob("*.json"))]
     )

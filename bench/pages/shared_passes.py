@@ -46,7 +46,7 @@ def _results(folder: Path) -> list[Found]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
 
 
-def _made(results: Sequence[Found]) -> str:
+def made(results: Sequence[Found]) -> str:
     """Commands, machine, versions and dates of a section."""
     commands = "\n".join(sorted({found["command"] for found in results}))
     machines = sorted({f"{found['machine']['cpu']} with {found['machine']['num_cpus']} CPUs" for found in results})
@@ -70,7 +70,7 @@ def cohort_text(results: Sequence[Found]) -> str:
         "the median of the rounds with (lowest-highest); a ratio below 1 is a gain."
     )
     head = ["what", "members", "rows", "epochs", "together, s", "alone, s", "time", "memory", "rounds", "threads"]
-    return "\n\n".join([text, table(head, [_cohort_row(found) for found in results]), _made(results)])
+    return "\n\n".join([text, table(head, [_cohort_row(found) for found in results]), made(results)])
 
 
 def _cohort_row(found: Found) -> list[str]:
@@ -102,7 +102,7 @@ def mixed_text(results: Sequence[Found]) -> str:
     )
     head = ["work", "rows", "none, s", "mixed, s", "peft, s", "throughput of none", "times peft", "rounds", "threads"]
     rows = [_mixed_row(found, kind) for found in results for kind in ("answers", "scores")]
-    return "\n\n".join([text, table(head, rows), _made(results)])
+    return "\n\n".join([text, table(head, rows), made(results)])
 
 
 def _mixed_row(found: Found, kind: str) -> list[str]:
@@ -137,7 +137,7 @@ def scaling_text(results: Sequence[Found]) -> str:
         by_axis[found["axis"]].append(found)
     parts = [_scaling_part(axis, by_axis[axis]) for axis in AXES if axis in by_axis]
     of = sorted({threads(found) for found in results})
-    return "\n\n".join([text, *parts, f"{', '.join(of)}. {_made(results)}"])
+    return "\n\n".join([text, *parts, f"{', '.join(of)}. {made(results)}"])
 
 
 def _scaling_part(axis: str, results: Sequence[Found]) -> str:

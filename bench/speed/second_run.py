@@ -84,7 +84,7 @@ def measured(case: str, data: Path, threads: int, num_repeats: int, modes: list[
     results = {
         mode: {fact: spread([run[fact] for run in mode_runs]) for fact in facts} for mode, mode_runs in runs.items()
     }
-    return {"rows_of_each_split": int(num), "runs": results, "bytes_on_disk_after": kept}
+    return {"case": case, "rows_of_each_split": int(num), "runs": results, "bytes_on_disk_after": kept}
 
 
 def main() -> None:

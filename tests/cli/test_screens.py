@@ -304,7 +304,7 @@ def doctor_screen(out: Console) -> None:
         "extras": {"parquet": {"pyarrow": package}}, "machine": {"system": "Linux x86_64", "cores": 2},
         "disk": {"store": {"folder": "/home/ada/projects/tickets/.overture", "free_bytes": 41e9}},
         "kept_inputs": {"folder": "/home/ada/.cache/overture/inputs", "bytes": 3e8, "limit_bytes": 8e9},
-        "gpu": None, "gflops": {"threads": 1, "float32": 61.0, "bfloat16": 20.0},
+        "gpu": None, "gflops": {"float32": 61.0, "bfloat16": 20.0},
         "model": {"name": "smollm2", "is_installed": True, "load_seconds": 2.6, "tokens_per_second": 1400.0},
     }  # fmt: skip
     show_facts(out, dict(doctor._shown(facts)))

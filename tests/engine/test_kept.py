@@ -53,6 +53,17 @@ def test_a_later_run_computes_no_text_and_has_the_same_bits(family, case, tmp_pa
     assert torch.equal(losses(second, rows), losses(alone, rows))
 
 
+def test_only_texts_that_were_never_read_count_as_unread(tmp_path):
+    first, rows, _ = warmed("llama", AFTER, KeptFiles(tmp_path / "kept", 1 << 30))
+    texts = [row.input_elements for row in rows]
+    later = PromptedModel(
+        first.backbone, first.prompt, InputCache(1 << 24, files=KeptFiles(tmp_path / "kept", 1 << 30)), max_tokens=60
+    )
+    alone = PromptedModel(first.backbone, first.prompt, None, max_tokens=60)
+    assert [model.answerer.inputs.num_unread(texts) for model in (first, later, alone)] == [0, 0, sum(LENGTHS)]
+    assert later.answerer.inputs.num_unread(texts[1:]) > 0
+
+
 def test_other_texts_models_and_precisions_share_no_file(tmp_path):
     files = KeptFiles(tmp_path, 1 << 30)
     runs = [

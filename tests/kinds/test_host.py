@@ -16,6 +16,7 @@ from overture.engine.backbone import Backbone
 from overture.engine.lora import LoraOptions, with_lora
 from overture.engine.operations import counted
 from overture.engine.prompted import PromptedModel
+from overture.evaluate import host as host_module
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.host import Ask, Handle, Host
 from overture.evaluate.scoring import predict
@@ -23,7 +24,7 @@ from overture.evaluate.source import prompt_source
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.prompt.pack import ADAPTER, prompt_tensors
-from overture.store.artifact import save_artifact
+from overture.store.artifact import load_artifact, read_manifest, save_artifact
 from overture.store.manifest import Manifest
 
 IN_DECODER = [
@@ -188,6 +189,23 @@ def test_opening_is_idempotent_and_closing_forgets(tmp_path):
     again = host.open(first)
     assert again is not handle
     assert handle.predict(["fine"]) == before == again.predict(["fine"])
+
+
+@pytest.mark.parametrize("dtype", ["float64", None, "fastest", "no precision"])
+def test_a_model_is_loaded_in_the_precision_of_its_first_prompt(dtype, tmp_path, monkeypatch):
+    """A prompt that was tuned in bfloat16 is used in bfloat16; what is no precision of a prompt is not asked for."""
+    folder, asked = stored(tmp_path / "prompt", "llama", make_task()), []
+
+    def load(name, **options):
+        asked.append(options["dtype"])
+        return backbone_of("llama")
+
+    monkeypatch.setattr(host_module, "load_backbone", load)
+    manifest = read_manifest(folder)
+    older = manifest.model_copy(update={"backbone": manifest.backbone.model_copy(update={"dtype": dtype})})
+    save_artifact(tmp_path / "older", older, load_artifact(folder)[1])
+    Host().open(tmp_path / "older")
+    assert asked == [dtype if dtype == "float64" else "auto"]
 
 
 def test_prompts_of_another_host_are_refused(tmp_path):

@@ -229,7 +229,7 @@ class LocalAnswerer:
             inputs, rows, injections = seq2seq.encoding(inputs, bare, injections)
         elif self.backbone.encoder:
             inputs, rows, injections = seq2seq.decoding(inputs, bare, injections)
-        features_pass = prepared(inputs, rows, injections, answer_layout)
+        features_pass = prepared(inputs, rows, injections, answer_layout, is_whole=is_mean)
         hidden = inputs.backbone.run(features_pass.live, features_pass.step, features_pass.layer)
         return list(read_states(hidden, features_pass.layout, is_mean))
 

@@ -444,7 +444,14 @@ class Backbone:
         pooler = getattr(self._base, self.family.pooler, None) if self.family.pooler else None
         return None if pooler is None else (pooler.dense.weight.detach(), pooler.dense.bias.detach())
 
-    def remember(self, live: Tensor, positions: Tensor, valid: Tensor, start_layer: int = 0) -> Columns:
+    def remember(
+        self,
+        live: Tensor,
+        positions: Tensor,
+        valid: Tensor,
+        start_layer: int = 0,
+        memory: Sequence[Columns] = (),
+    ) -> Columns:
         """Run tokens once and keep their keys and values.
 
         Args:
@@ -452,8 +459,9 @@ class Backbone:
             positions: [B, S].
             valid: [B, S]; padding stands behind the rest.
             start_layer: the first layer that runs; those below it keep nothing.
+            memory: columns before the tokens; they are not kept.
         """
-        step = Step(positions, valid, kept={}, is_packed=True)
+        step = Step(positions, valid, memory=memory, kept={}, is_packed=True)
         self.run(live, step, start_layer)
         kept = step.kept or {}
         keys, values = [{layer: pair[which] for layer, pair in kept.items()} for which in (0, 1)]
@@ -466,23 +474,27 @@ class Backbone:
             live: what enters ``start_layer``, [P, D].
             start_layer: below it the columns weigh nothing.
         """
-        (memory,) = self.memories_of(live[None], start_layer)
+        positions = torch.arange(len(live), device=self.device)[None]
+        (memory,) = self.memories_of(live[None], positions, start_layer=start_layer)
         if not start_layer:
             return memory
         upper, lower = memory.keys.shape[0], memory.keys.new_zeros(start_layer, *memory.keys.shape[1:])
         weights = torch.cat([memory.keys.new_zeros(start_layer, len(live)), memory.keys.new_ones(upper, len(live))])
         return LayerMemory(torch.cat([lower, memory.keys]), torch.cat([lower, memory.values]), weights)
 
-    def memories_of(self, live: Tensor, start_layer: int = 0) -> list[LayerMemory]:
-        """Keys and values of sequences of one length at positions from 0, in the layers that run.
+    def memories_of(
+        self, live: Tensor, positions: Tensor, memory: Sequence[Columns] = (), start_layer: int = 0
+    ) -> list[LayerMemory]:
+        """Keys and values of sequences of one length, in the layers that run.
 
         Args:
             live: what enters ``start_layer``, [J, P, D].
+            positions: [J, P].
+            memory: columns before the sequences.
             start_layer: the first layer that runs.
         """
-        positions = torch.arange(live.shape[1], device=self.device).expand(live.shape[:2])
         valid = torch.ones_like(positions, dtype=torch.bool)
-        columns = self.remember(live.to(self.device, self.dtype), positions, valid, start_layer)
+        columns = self.remember(live.to(self.device, self.dtype), positions, valid, start_layer, memory)
         layers = range(start_layer, self.info.num_layers)
         keys, values = [torch.stack([part[n] for n in layers], dim=1) for part in (columns.keys, columns.values)]
         return [LayerMemory(*pair) for pair in zip(keys, values, strict=True)]

@@ -103,6 +103,16 @@ class Inputs:
             if progress:
                 progress(done, len(texts))
 
+    def num_unread(self, texts: Sequence[Text]) -> int:
+        """Tokens that `warm_columns` would run through the model, since neither this process nor the disk has them."""
+        kept, cache = self._kept_groups, self.cache
+        num_tokens = 0
+        for group in groups(sorted(set(texts), key=_order), len, self.max_tokens):
+            is_here = cache is not None and all(cache.get(key) is not None for key in group)
+            if not is_here and not (kept and kept.has(self._name(kept, "columns", group))):
+                num_tokens += sum(map(len, group))
+        return num_tokens
+
     def _keys_and_values(self, texts: Sequence[Text]) -> list[Tensor]:
         """Entries [N, 2, H, L, K] of texts."""
         device = self.backbone.device
@@ -175,7 +185,7 @@ class Inputs:
         if not missing:
             return
         kept = self._kept_groups
-        name = kept.key(kind, group, self.cache.dtype or self.backbone.dtype) if kept else ""
+        name = self._name(kept, kind, group) if kept else ""
         mapped = kept.read(name) if kept else None
         entries = self._computed(group, compute) if mapped is None else mapped
         if kept and mapped is None and kept.write(name, entries):
@@ -186,6 +196,10 @@ class Inputs:
         for key, entry in zip(group, entries, strict=True):
             if key in missing:
                 self.cache.put(key, moved(entry, self.backbone.device), is_mapped=mapped is not None)
+
+    def _name(self, kept: KeptGroups, kind: str, group: Sequence[Text]) -> str:
+        assert self.cache is not None
+        return kept.key(kind, group, self.cache.dtype or self.backbone.dtype)
 
     @property
     def _kept_groups(self) -> KeptGroups | None:

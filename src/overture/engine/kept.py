@@ -61,6 +61,10 @@ class KeptGroups:
         facts = json.dumps([self._model, kind, str(dtype), lines])
         return hashlib.sha256(facts.encode()).hexdigest()[:40]
 
+    def has(self, key: str) -> bool:
+        """Whether there is a file of a group; `read` tells whether it is whole."""
+        return self.files.path_of(key).is_file()
+
     def read(self, key: str) -> list[Tensor] | None:
         """The entries of a group, mapped from its file; None where there is none that is whole."""
         path = self.files.use(key)

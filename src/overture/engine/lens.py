@@ -88,4 +88,4 @@ def _pass(answerer: LocalAnswerer, prompt: Injection, rows: Sequence[Encoded]) -
             wanted="a decoder or an encoder",
         )  # fmt: skip
     make = reader_of(rows[0].target, prompt).make
-    return prepared(answerer.inputs, rows, [prompt] * len(rows), make, has_live_vectors=True)
+    return prepared(answerer.inputs, rows, [prompt] * len(rows), make, is_whole=True)

@@ -5,20 +5,19 @@ Shape letters: B rows, P prompt length, S live tokens, M memory columns, N layer
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from overture.core.injection import Injection, LayerMemory
+from overture.core.injection import Injection
 from overture.core.rows import Encoded
 from overture.engine.attention import FUSED, Columns, Step
 from overture.engine.backbone import Backbone
-from overture.engine.compiled import with_shared_vectors
+from overture.engine.beginnings import with_shared_beginnings
 from overture.engine.inputs import Inputs, Text
 from overture.engine.layout import Layout, Start
+from overture.engine.memories import prompt_columns
 from overture.engine.splits import with_splits
-from overture.engine.transfer import sent
 
 Make = Callable[[Sequence[Encoded], Sequence[Start], torch.device], Layout]
 Injections = Sequence[Injection | None]
@@ -49,7 +48,7 @@ def prepared(
     injections: Injections,
     make: Make,
     is_generating: bool = False,
-    has_live_vectors: bool = False,
+    is_whole: bool = False,
 ) -> Pass:
     """Everything a forward pass needs; all injections enter at the same layer.
 
@@ -59,13 +58,14 @@ def prepared(
         injections: a prompt, or none, for each row.
         make: lays out label words or answers.
         is_generating: keys and values are kept, for the tokens to come.
-        has_live_vectors: vectors are tokens of every row, also where they could run once for all, so that their states
-            can be read.
+        is_whole: all vectors and texts are tokens of every row, also where they could run once for several, so that
+            their states can be read.
     """
     backbone = inputs.backbone
     # Long texts keep the causal kernel, which has no room for memory and is worth more.
-    if not has_live_vectors and max(row.num_tokens for row in rows) < FUSED["cpu"]:
-        injections = with_shared_vectors(backbone, injections)
+    if not is_whole and max(row.num_tokens for row in rows) < FUSED["cpu"]:
+        has_live_input = [not _runs_input_first(injection, inputs) for injection in injections]
+        rows, injections = with_shared_beginnings(backbone, rows, injections, has_live_input)
     layer = max(injection.layer if injection else 0 for injection in injections)
     is_live = [not _runs_input_first(injection, inputs) for injection in injections]
     starts = [_start(backbone, *start_facts) for start_facts in zip(rows, injections, is_live, strict=True)]
@@ -139,7 +139,7 @@ def _memory(
     memories = [injection.memory.memory if injection and injection.memory else None for injection in injections]
     if any(memories):
         firsts = [start.position for start in starts]
-        memory.append(_prompt_columns(memories, firsts, inputs.backbone.device))
+        memory.append(prompt_columns(memories, firsts, inputs.backbone.device))
     return memory
 
 
@@ -191,47 +191,3 @@ def _offset(offset: Tensor, index: Tensor) -> Tensor:
     """The offset of each live token, [S, D]; zero beyond the offset's end and for all that is not the row's text."""
     is_in = (index >= 0) & (index < len(offset))
     return offset[index.clamp(0, len(offset) - 1)] * is_in[:, None]
-
-
-def _prompt_columns(memories: Sequence[LayerMemory | None], firsts: Sequence[int], device: torch.device) -> Columns:
-    """The rows' prompt memories; they end where each row's live tokens begin."""
-    longest = max(memory.length for memory in memories if memory)
-    lengths = sent([memory.length if memory else 0 for memory in memories], device)[:, None]
-    valid = torch.arange(longest, device=device)[None] < lengths
-    positions = sent(firsts, device)[:, None] - lengths + torch.arange(longest, device=device)[None]
-    first = memories[0]
-    if first is not None and all(memory is first for memory in memories):
-        weights = None if first.weights is None else list(first.weights[:, None])
-        return Columns(_by_layer(first.keys[:, None]), _by_layer(first.values[:, None]), positions, valid, weights)
-    # One memory of each run of the same, where all runs are of one length, as in a cohort; else all of them.
-    runs = [list(run) for _, run in groupby(memories, key=id)]
-    distinct = [run[0] for run in runs] if len({len(run) for run in runs}) == 1 else list(memories)
-    keys = _side_by_side([memory.keys if memory else None for memory in distinct], longest)
-    values = _side_by_side([memory.values if memory else None for memory in distinct], longest)
-    return Columns(_by_layer(keys), _by_layer(values), positions, valid, _weights(memories, longest), "run")
-
-
-def _by_layer(values: Tensor) -> dict[int, Tensor]:
-    return dict(enumerate(values))
-
-
-def _weights(memories: Sequence[LayerMemory | None], longest: int) -> list[Tensor] | None:
-    """Weights of several rows' columns by layer, [B, longest]; None when no row has any."""
-    if all(memory is None or memory.weights is None for memory in memories):
-        return None
-    some = next(memory for memory in memories if memory)
-    rows = []
-    for memory in memories:
-        columns = memory.weights if memory else None
-        ones = some.keys.new_ones(some.keys.shape[0], longest - (columns.shape[1] if columns is not None else 0))
-        rows.append(ones if columns is None else torch.cat([columns, ones], dim=1))
-    return list(torch.stack(rows, dim=1))
-
-
-def _side_by_side(values: Sequence[Tensor | None], longest: int) -> Tensor:
-    """Memories [N, H, P, K] of several rows, padded on the right: [N, B, H, longest, K]."""
-    some = next(value for value in values if value is not None)
-    empty = some[:, :, :0]
-    rows = [empty if value is None else value for value in values]
-    padding = [(0, 0, 0, longest - row.shape[2]) for row in rows]
-    return torch.stack([torch.nn.functional.pad(row, pad) for row, pad in zip(rows, padding, strict=True)], dim=1)

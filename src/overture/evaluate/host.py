@@ -34,7 +34,15 @@ from overture.engine.lora import with_lora
 from overture.engine.prompted import PromptedModel
 from overture.engine.texts import TenantTexts
 from overture.evaluate.doubt import Certainty, certainty_of
-from overture.evaluate.facts import adapter_of, backbone_ref, check_backbone, config_of, parted, values_of
+from overture.evaluate.facts import (
+    adapter_of,
+    backbone_ref,
+    check_backbone,
+    config_of,
+    parted,
+    precision_of,
+    values_of,
+)
 from overture.evaluate.inquiry import EncodedAsk, Inquiry, Item, Reply, cut_into_batches
 from overture.evaluate.scoring import grouped
 from overture.evaluate.source import prompt_source
@@ -232,7 +240,7 @@ class Host:
     """Opens stored prompts on one frozen model, and answers requests about rows.
 
     Args:
-        backbone: the model, or its name; the one of the first prompt that is opened when None.
+        backbone: the model, or its name; the one of the first prompt that is opened, in its precision, when None.
         store: where prompts are found by name; without it prompts are opened by their folders.
         allow_drift: accept another tokenizer, chat template or revision around the same weights.
         notify: called with a line before work that takes long.
@@ -324,7 +332,7 @@ class Host:
         manifest, tensors = load_artifact(folder)
         ref = manifest.backbone
         if self._backbone is None:
-            self._backbone = load_backbone(ref.id, revision=ref.revision, notify=self.notify)
+            self._backbone = load_backbone(ref.id, revision=ref.revision, dtype=precision_of(ref), notify=self.notify)
         if manifest.text is None:
             for text in check_backbone(ref, self.backbone, self.allow_drift):
                 self.notify(f"{manifest.ref}: {text}")

@@ -27,6 +27,7 @@ from overture.core.rows import Answer, Candidates, Encoded, OneOf
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
+from overture.evaluate.facts import precision_of
 from overture.evaluate.host import Handle, Host
 from overture.store.artifact import read_manifest
 from overture.store.store import Store
@@ -55,7 +56,7 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         backbone: the model; the prompt's own when None, and ``smollm2`` when there is no prompt either.
         store: where prompts are kept; ``OVERTURE_HOME`` or ``.overture`` when None.
         device: ``auto`` takes a GPU where there is one.
-        dtype: ``auto`` is float32 on the CPU and bfloat16 on a GPU.
+        dtype: ``auto`` is that in which the prompt was made; without a prompt float32 on the CPU, bfloat16 on a GPU.
         max_tokens: padded tokens of one forward pass.
         max_length: upper limit on a row's tokens, the prompt's included; the model's context when None.
         allow_drift: accept another tokenizer, chat template or revision around the same weights.
@@ -93,6 +94,7 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         if not isinstance(backbone, Backbone):
             ref = read_manifest(folder).backbone if folder and backbone is None else None
             name, revision = (ref.id, ref.revision) if ref else (backbone or "smollm2", None)
+            dtype = precision_of(ref) if ref and dtype == "auto" else dtype
             backbone = load_backbone(name, revision=revision, device=_available(device), dtype=dtype, notify=_say)
         self.backbone = backbone
         self._anchor: tuple[str, Ids] = ("", ())

@@ -10,6 +10,7 @@ from overture.core.contracts import Losses
 from overture.core.files import cache_dir, write_json
 from overture.core.records.events import PlanEvent, PlanStep
 from overture.core.rows import Encoded, OneOf
+from overture.engine.beginnings import runs_once
 from overture.engine.prompted import PromptedModel
 from overture.jobs.run.work import SPLITS, Work
 
@@ -38,13 +39,16 @@ def plan_of(work: Work, model: PromptedModel, is_measured: bool) -> PlanEvent:
     (injection,) = model.injections(rows["train"][:1])
     is_kept = injection is not None and injection.leaves_input and work.backbone.family.kind != "encoder"
     num_vectors = injection.vectors.length if injection and injection.vectors else 0
+    if runs_once(work.backbone, injection):
+        num_vectors = 0
     written = config.task.max_new_tokens // 2 if not config.task.labels else 0
 
     def tokens(some: Sequence[Encoded]) -> float:
         """Tokens that one pass runs for the rows: where inputs are kept only those behind them."""
         return sum((len(row.anchor_elements) if is_kept else row.num_tokens) + num_vectors for row in some)
 
-    reading = sum(row.num_tokens for some in rows.values() for row in some) if is_kept else 0
+    inputs = model.answerer.inputs
+    reading = sum(inputs.num_unread([row.input_elements for row in some]) for some in rows.values()) if is_kept else 0
     passes = config.train.num_epochs * config.train.num_passes
     training = _TRAINING * passes * tokens(rows["train"]) + config.train.num_epochs * tokens(rows["validation"])
     training += tokens(scored) + written * len(scored)

@@ -1,0 +1,173 @@
+"""What several rows of a pass begin with alike runs once for all of them: prompt vectors, and the texts' first tokens.
+
+Texts of a template begin with its own words, those of a chat with its system message. Exact for decoders, gradients
+included: no token there sees what stands behind it.
+
+Shape letters: P prompt length, L length, D width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from overture.core.injection import Injection, LayerMemory, Memory, Vectors
+from overture.core.rows import Answer, Encoded, OneOf, segments_of
+from overture.engine.backbone import Backbone
+from overture.engine.memories import prompt_columns
+
+_WORTH_TOKENS = 8
+"""Tokens that a pass of their own for prompt vectors must save."""
+_WORTH_HEAD = 64
+"""Tokens that the texts' first tokens must save, for rows behind more columns have slower attention."""
+
+
+def runs_once(backbone: Backbone, injection: Injection | None) -> bool:
+    """Whether a prompt's vectors run once for all rows of a pass of this model, so that no row has them."""
+    return injection is not None and _shares(backbone) and _is_movable(injection)
+
+
+@dataclass(frozen=True, slots=True)
+class _Beginning:
+    """Rows of one prompt that begin alike.
+
+    Args:
+        numbers: of the rows.
+        memory: the prompt's, in front of all.
+        vectors: the prompt's, behind them.
+        head: the first tokens of the texts.
+    """
+
+    numbers: list[int]
+    memory: LayerMemory | None
+    vectors: Vectors | None
+    head: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Lengths of the parts; beginnings with the same run together."""
+        parts = (self.memory, self.vectors)
+        return *(part.length if part else 0 for part in parts), len(self.head)  # type: ignore[return-value]
+
+
+def with_shared_beginnings(
+    backbone: Backbone,
+    rows: Sequence[Encoded],
+    injections: Sequence[Injection | None],
+    has_live_input: Sequence[bool],
+) -> tuple[Sequence[Encoded], list[Injection | None]]:
+    """The same rows and prompts, whose common beginnings are memory: they run once for a pass, not once for each row.
+
+    Everything stays as it is on a GPU, where a small pass takes as long as a large one, and where layers are compiled,
+    since such passes need graphs of their own.
+
+    Args:
+        backbone: the model.
+        rows: of one pass.
+        injections: a prompt, or none, for each row.
+        has_live_input: whether each row's input is live, and not in memory.
+    """
+    injections = list(injections)
+    if not _shares(backbone):
+        return rows, injections
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for number, injection in enumerate(injections):
+        parts = (injection.vectors, injection.memory) if injection else (None, None)
+        key = (*map(id, parts), bool(injection and injection.offset is not None), has_live_input[number])
+        by_prompt.setdefault(key, []).append(number)
+    alike: dict[tuple[int, int, int], list[_Beginning]] = {}
+    for numbers in by_prompt.values():
+        beginning = _beginning(numbers, rows, injections[numbers[0]], has_live_input[numbers[0]])
+        if beginning:
+            alike.setdefault(beginning.shape, []).append(beginning)
+    shared_rows = list(rows)
+    for beginnings in alike.values():
+        for beginning, memory in zip(beginnings, _run(backbone, beginnings), strict=True):
+            for number in beginning.numbers:
+                injection = injections[number] or Injection()
+                injections[number] = replace(injection, vectors=None, memory=Memory(memory, "memory"))
+                if beginning.head:
+                    shared_rows[number] = _without_head(rows[number], len(beginning.head))
+    return shared_rows, injections
+
+
+def _beginning(
+    numbers: list[int], rows: Sequence[Encoded], injection: Injection | None, has_live_input: bool
+) -> _Beginning | None:
+    """What rows of one prompt have in common, where it pays to run it once."""
+    vectors = injection.vectors if injection else None
+    memory = injection.memory if injection else None
+    num_others = len(numbers) - 1
+    if injection and vectors and not (_is_movable(injection) and num_others * vectors.length >= _WORTH_TOKENS):
+        return None
+    head: tuple[int, ...] = ()
+    is_first = has_live_input and (memory is None or memory.place == "memory")
+    is_plain = injection is None or (injection.offset is None and injection.head is None)
+    if is_first and is_plain and all(_is_read_last(rows[number]) for number in numbers):
+        head = _head([rows[number] for number in numbers])
+    if num_others * len(head) < _WORTH_HEAD:
+        head = ()
+    return _Beginning(numbers, memory.memory if memory else None, vectors, head) if vectors or head else None
+
+
+def _shares(backbone: Backbone) -> bool:
+    return backbone.family.kind == "decoder" and backbone.device.type == "cpu" and not backbone.is_compiled
+
+
+def _is_movable(injection: Injection) -> bool:
+    """Whether vectors can be memory in training: nothing is read from them, and the text does not run below them."""
+    vectors = injection.vectors
+    return (
+        vectors is not None and vectors.place == "before" and not (vectors.layer or vectors.targets or injection.memory)
+    )
+
+
+def _is_read_last(row: Encoded) -> bool:
+    """Whether nothing is read from a row's first tokens, or at a place that is counted from its beginning."""
+    target = row.target
+    return isinstance(target, Answer) or (isinstance(target, OneOf) and target.read is None)
+
+
+def _head(rows: Sequence[Encoded]) -> tuple[int, ...]:
+    """The tokens that all inputs begin with; of signals none."""
+    first, *others = [row.input_elements for row in rows]
+    head: list[int] = []
+    for element, *same in zip(first, *others, strict=False):
+        if not isinstance(element, int) or any(other != element for other in same):
+            break
+        head.append(element)
+    return tuple(head)
+
+
+def _without_head(row: Encoded, num_tokens: int) -> Encoded:
+    return replace(row, input=segments_of(row.input_elements[num_tokens:]), slots=(), texts=None)
+
+
+def _run(backbone: Backbone, beginnings: Sequence[_Beginning]) -> list[LayerMemory]:
+    """The memories of beginnings of one shape: what was memory, then the vectors, then the texts' first tokens."""
+    live = torch.stack([_entered(backbone, beginning) for beginning in beginnings])
+    memories = [beginning.memory for beginning in beginnings]
+    num_columns = memories[0].length if memories[0] else 0
+    positions = torch.arange(num_columns, num_columns + live.shape[1], device=backbone.device).expand(live.shape[:2])
+    firsts = [num_columns] * len(beginnings)
+    in_front = [prompt_columns(memories, firsts, backbone.device)] if num_columns else []
+    ran = backbone.memories_of(live, positions, in_front)
+    return [_joined(memory, new) if memory else new for memory, new in zip(memories, ran, strict=True)]
+
+
+def _entered(backbone: Backbone, beginning: _Beginning) -> Tensor:
+    """Vectors that enter the first layer, [P + L, D]."""
+    vectors = [beginning.vectors.values.to(backbone.device, backbone.dtype)] if beginning.vectors else []
+    return torch.cat([*vectors, *([backbone.embed(list(beginning.head))] if beginning.head else [])])
+
+
+def _joined(memory: LayerMemory, new: LayerMemory) -> LayerMemory:
+    keys, values = [
+        torch.cat([part.to(added), added], dim=2)
+        for part, added in ((memory.keys, new.keys), (memory.values, new.values))
+    ]
+    weights = memory.weights
+    if weights is not None:
+        weights = torch.cat([weights, weights.new_ones(len(weights), new.length)], dim=1)
+    return LayerMemory(keys, values, weights)
