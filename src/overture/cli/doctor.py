@@ -243,7 +243,7 @@ def _shown(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "gpu", facts["gpu"]["name"] if facts["gpu"] else "none"
     rates = facts["gflops"]
     both = f"float32 {rates['float32']:.0f}, bfloat16 {rates['bfloat16']:.0f} GFLOP/s"
-    yield "matrix product", f"{both} on {rates['threads']} CPU threads"
+    yield "matrix product", f"{both} on one CPU thread"
     model = facts["model"]
     yield f"model {model['name']}", _model_text(model)
 

@@ -20,13 +20,12 @@ from overture.core.records.base import Record
 FASTER = 1.5
 """bfloat16 is chosen from this ratio of the rates on: at 2.0, training takes 0.5 to 0.65 times float32's time."""
 _TOKENS, _WIDTH, _INNER = 256, 768, 2048
-_ROUNDS = 3
+_ROUNDS = 5
 
 
 class Rates(Record):
-    """Best rates of a batch's products with a frozen weight, in both directions."""
+    """Best rates of one thread for a batch's products with a frozen weight, in both directions."""
 
-    threads: int = Field(description="threads that shared the products")
     float32: float = Field(description="GFLOP/s", gt=0)
     bfloat16: float = Field(description="GFLOP/s", gt=0)
 
@@ -47,14 +46,13 @@ def fastest_dtype(device: str = "auto") -> Literal["float32", "bfloat16"]:
 
 
 def matrix_rates() -> Rates:
-    """The rates of this processor under this torch with so many threads; measured in half a second when not known."""
-    key = f"{_processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    """The rates of this processor under this torch; measured in half a second when not known."""
+    key = f"{_processor()}, torch {torch.__version__}"
     known: dict[str, Rates] = {}
     with contextlib.suppress(OSError, ValueError):
         known = _Memo.validate_json((cache_dir() / "rates.json").read_bytes())
     if key not in known:
-        rates = [_rate(dtype) for dtype in (torch.float32, torch.bfloat16)]
-        known[key] = Rates(threads=torch.get_num_threads(), float32=rates[0], bfloat16=rates[1])
+        known[key] = _rates()
         # Without a cache they are measured again next time.
         with contextlib.suppress(OSError, DiskFull):
             write_json(cache_dir() / "rates.json", _Memo.dump_python(known, mode="json"))
@@ -72,22 +70,35 @@ def _processor() -> str:
 
 
 @torch.no_grad()
-def _rate(dtype: torch.dtype) -> float:
-    """GFLOP/s of the slower direction, as the best of some rounds."""
+def _rates() -> Rates:
+    """GFLOP/s of one thread in the slower direction, as the best of some rounds in which the precisions take turns.
+
+    Threads that wait for each other on a busy machine count as work, so there is one.
+    """
+    products = {dtype: _products(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    seconds: dict[torch.dtype, list[list[float]]] = {dtype: [] for dtype in products}
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(_ROUNDS + 1):
+            for dtype, directions in products.items():
+                seconds[dtype].append([_seconds(product) for product in directions])
+    finally:
+        torch.set_num_threads(num_threads)
+    # The first round of each prepares its kernels.
+    best = {dtype: max(map(min, zip(*rounds[1:], strict=True))) for dtype, rounds in seconds.items()}
+    flop = 2 * _TOKENS * _WIDTH * _INNER
+    return Rates(**{str(dtype).removeprefix("torch."): 1e-9 * flop / slower for dtype, slower in best.items()})
+
+
+def _products(dtype: torch.dtype) -> list[Callable[[], torch.Tensor]]:
+    """A product with a weight, and that of its gradient."""
     hidden, weight = torch.randn(_TOKENS, _WIDTH).to(dtype), torch.randn(_INNER, _WIDTH).to(dtype)
-    gradient = linear(hidden, weight)
-    seconds = max(
-        _seconds(product) for product in (partial(linear, hidden, weight), partial(torch.mm, gradient, weight))
-    )
-    return 2e-9 * _TOKENS * _WIDTH * _INNER / seconds
+    return [partial(linear, hidden, weight), partial(torch.mm, linear(hidden, weight), weight)]
 
 
 def _seconds(product: Callable[[], torch.Tensor]) -> float:
-    """Least processor seconds of a thread: other work on the machine adds none."""
+    """Processor seconds: other work on the machine adds none."""
+    start = time.process_time()
     product()
-    rounds = []
-    for _ in range(_ROUNDS):
-        start = time.process_time()
-        product()
-        rounds.append(time.process_time() - start)
-    return min(rounds) / torch.get_num_threads()
+    return time.process_time() - start

@@ -1,13 +1,13 @@
 """The config, adapter and tensors of a stored prompt, read from its manifest by their own classes."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from overture.core.config import validated
 from overture.core.errors import ArtifactError
 from overture.engine.backbone import Backbone
 from overture.engine.info import weights_digest
-from overture.engine.options import DType, LoraOptions
+from overture.engine.options import LoraOptions
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS
 from overture.prompt.pack import ADAPTER
@@ -16,18 +16,11 @@ from overture.store.manifest import BackboneRef, Manifest, check_fingerprint
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PRECISIONS = {*get_args(DType)} - {"auto", "fastest"}
-
 
 def backbone_ref(backbone: Backbone) -> BackboneRef:
     """The part of a backbone's facts that artifacts record and check."""
     facts = asdict(backbone.info)
     return BackboneRef(**{name: facts[name] for name in BackboneRef.model_fields})
-
-
-def precision_of(ref: BackboneRef) -> DType:
-    """The precision in which a prompt was made, so that its scores hold; ``auto`` where it is not known."""
-    return ref.dtype if ref.dtype in _PRECISIONS else "auto"  # type: ignore[return-value]
 
 
 def check_backbone(wanted: BackboneRef, backbone: Backbone, allow_drift: bool = False) -> list[str]:

@@ -34,15 +34,7 @@ from overture.engine.lora import with_lora
 from overture.engine.prompted import PromptedModel
 from overture.engine.texts import TenantTexts
 from overture.evaluate.doubt import Certainty, certainty_of
-from overture.evaluate.facts import (
-    adapter_of,
-    backbone_ref,
-    check_backbone,
-    config_of,
-    parted,
-    precision_of,
-    values_of,
-)
+from overture.evaluate.facts import adapter_of, backbone_ref, check_backbone, config_of, parted, values_of
 from overture.evaluate.inquiry import EncodedAsk, Inquiry, Item, Reply, cut_into_batches
 from overture.evaluate.scoring import grouped
 from overture.evaluate.source import prompt_source
@@ -332,7 +324,7 @@ class Host:
         manifest, tensors = load_artifact(folder)
         ref = manifest.backbone
         if self._backbone is None:
-            self._backbone = load_backbone(ref.id, revision=ref.revision, dtype=precision_of(ref), notify=self.notify)
+            self._backbone = load_backbone(ref.id, revision=ref.revision, dtype=ref.precision, notify=self.notify)
         if manifest.text is None:
             for text in check_backbone(ref, self.backbone, self.allow_drift):
                 self.notify(f"{manifest.ref}: {text}")

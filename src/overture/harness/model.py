@@ -27,7 +27,6 @@ from overture.core.rows import Answer, Candidates, Encoded, OneOf
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
-from overture.evaluate.facts import precision_of
 from overture.evaluate.host import Handle, Host
 from overture.store.artifact import read_manifest
 from overture.store.store import Store
@@ -94,7 +93,7 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         if not isinstance(backbone, Backbone):
             ref = read_manifest(folder).backbone if folder and backbone is None else None
             name, revision = (ref.id, ref.revision) if ref else (backbone or "smollm2", None)
-            dtype = precision_of(ref) if ref and dtype == "auto" else dtype
+            dtype = ref.precision if ref and dtype == "auto" else dtype
             backbone = load_backbone(name, revision=revision, device=_available(device), dtype=dtype, notify=_say)
         self.backbone = backbone
         self._anchor: tuple[str, Ids] = ("", ())

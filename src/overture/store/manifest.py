@@ -1,7 +1,7 @@
 """The manifest of a prompt, ``prompt.json``, and the model that the prompt was made for."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, Field
 
@@ -10,8 +10,10 @@ from overture.core.errors import ArtifactError, Problem
 from overture.core.records.base import Options, optional
 from overture.core.records.prompt import Lineage, MadeWith, PromptScores, TextPrompt
 from overture.core.records.shares import KeptShares
+from overture.engine.options import DType
 
 FORMAT_VERSION = 1
+_PRECISIONS = {*get_args(DType)} - {"auto", "fastest"}
 
 
 def _moment(text: str) -> str:
@@ -46,6 +48,11 @@ class BackboneRef(Config):
         default=None,
         description="values of the model's config that change its answers; none in prompts of earlier versions",
     )
+
+    @property
+    def precision(self) -> DType:
+        """The precision that a prompt was made in, so that its scores hold; ``auto`` where it is not known."""
+        return self.dtype if self.dtype in _PRECISIONS else "auto"  # type: ignore[return-value]
 
 
 class Manifest(Config):
