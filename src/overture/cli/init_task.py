@@ -15,7 +15,7 @@ from overture.core.errors import ConfigError
 from overture.engine.options import local_source
 
 if TYPE_CHECKING:
-    from overture.core.records.start import DataReport
+    from overture.core.records.start import DataReport, MediaReport
     from overture.data.init_task import StartedTask
 
 _MAX_LABELS = 12
@@ -121,7 +121,8 @@ def _lines(report: "DataReport") -> Iterator[str]:
     if report.kind in ("generation", "qa", "chat"):
         what = "Answer column"
     count = f" ({len(report.labels)} label{'s' if len(report.labels) > 1 else ''})" if report.labels else ""
-    yield f"{what}: {', '.join(report.target) or 'in the messages'}{count}; {_named('text column', report.texts)}"
+    shown = _named(report.media.modality if report.media else "text", report.texts)
+    yield f"{what}: {', '.join(report.target) or 'in the messages'}{count}; {shown}"
     total = sum(report.rows.values())
     splits = ", ".join(f"{split} {count:,}" for split, count in report.rows.items() if split != "path")
     yield f"Rows: {total:,}" + (f" ({splits})" if splits else "")
@@ -135,6 +136,8 @@ def _lines(report: "DataReport") -> Iterator[str]:
     if report.languages:
         shares = ", ".join(f"{language} {share:.0%}" for language, share in report.languages.items())
         yield f"Languages (a guess): {shares}"
+    if report.media:
+        yield from _media_lines(report.media)
     if report.empty:
         yield f"Rows with an empty text: {', '.join(f'{name} {count:,}' for name, count in report.empty.items())}"
     if report.unlabelled:
@@ -148,5 +151,28 @@ def _lines(report: "DataReport") -> Iterator[str]:
         yield f"Not shown: {', '.join(f'{left.field} ({left.why})' for left in report.left_out)}"
 
 
+def _media_lines(media: "MediaReport") -> Iterator[str]:
+    """What the images or sounds are, and what is wrong with them."""
+    what = {"image": "images", "audio": "sounds"}[media.modality]
+    if media.seconds:
+        yield "Seconds: {} (shortest), {} (median), {} (longest)".format(*(f"{s:.2f}" for s in media.seconds))
+        yield f"Samples a second: {', '.join(f'{rate} ({count:,} sounds)' for rate, count in media.rates.items())}"
+    if media.sizes:
+        yield f"Pixels: {', '.join(f'{size} ({count:,} images)' for size, count in media.sizes.items())}"
+    if media.broken:
+        yield f"Broken {what}: {media.broken:,}; correct or remove them, since a run names them and does not start:"
+        yield from (f"  {problem}" for problem in media.first_broken)
+    if media.constant:
+        shown = "one colour" if media.modality == "image" else "silence"
+        yield f"{what.capitalize()} that hold {shown}: {', '.join(media.constant[:5])}"
+    for first, second in media.alike[:5]:
+        yield f"Nearly the same in two splits: {first} and {second}: scores will be too good"
+    for source in media.sources:
+        yield (
+            f"Warning: each value of {source.what} goes with one label alone ({'; '.join(source.examples)}): "
+            "a model may learn it instead of the label. Test with values that no training row has."
+        )
+
+
 def _named(what: str, names: Sequence[str]) -> str:
-    return f"{what}{'s' if len(names) > 1 else ''}: {', '.join(names)}"
+    return f"{what} column{'s' if len(names) > 1 else ''}: {', '.join(names)}"

@@ -16,6 +16,7 @@ from overture.data.kinds.tags import split_tag
 from overture.data.values import as_number, as_text, is_missing_word, label_text
 
 _ANSWER_NAMES = ("output", "answer", "answers", "target", "summary", "completion", "response", "reply", "translation")
+_TRANSCRIPTS = ("transcription", "transcript", "sentence", "caption", "text")
 _QA_ANSWERS = ("answers", "answer", "answer_text")
 _SEPARATORS = ("#", "|", ";", ",")
 _MISFIT_SHARE = 0.05
@@ -108,6 +109,15 @@ def guessed(rows: Records, format: str, where: str) -> Guess:
             fix="name the field label or answer, or write the task file by hand",
         )
     return guess
+
+
+def transcription(rows: Records) -> Guess | None:
+    """The words that belong to images or sounds, where a field holds them and none is a label; None where none does."""
+    columns = columns_of(rows)
+    if any(column.label_rank is not None for column in columns):
+        return None
+    words = [c for name in _TRANSCRIPTS for c in columns if c.name.strip().lower() == name and c.filled]
+    return _of_answers(words[0], rows) if words else None
 
 
 def _all(columns: dict[str, Column], name: str, fits: Callable[[Any], bool]) -> bool:

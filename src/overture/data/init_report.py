@@ -4,10 +4,12 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 
 import regex
 
 from overture.core.records.start import DataReport, LabelRows, LeftOut, Lengths
+from overture.data.init_media import media_report
 from overture.data.kinds.grammar import UNSPACED
 from overture.data.languages import languages_of
 from overture.data.row import Row
@@ -53,10 +55,16 @@ def data_report(
         unlabelled=sum(is_unlabelled(task, row) for row in rows),
         repeats=repeats,
         contradictions=contradictions,
-        words=_lengths([len(_WORD.findall(text)) for text in joined]),
+        words=None if task.media else _lengths([len(_WORD.findall(text)) for text in joined]),
         tokens=_lengths(num_tokens(joined)) if num_tokens else None,
-        languages=languages_of(joined[:: max(len(joined) // _MAX_ROWS_READ, 1)]),
+        languages={} if task.media else languages_of(joined[:: max(len(joined) // _MAX_ROWS_READ, 1)]),
+        media=media_report(task, rows_of, partial(_label_of, task)) if task.media else None,
     )
+
+
+def _label_of(task: Task, row: Row) -> str:
+    """A row's label; empty where it has none, or several."""
+    return "" if task.spec.problems(task, row) else task.spec.group(task, row)
 
 
 def _lengths(counts: Sequence[int]) -> Lengths | None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,8 @@ from overture.data.formats.form import Records
 from overture.data.formats.registry import folder_container
 from overture.data.formats.split_names import split_named
 from overture.data.init_columns import columns_of, text_fields
-from overture.data.init_kinds import Guess, guessed, label_words, title
+from overture.data.init_kinds import Guess, guessed, label_words, title, transcription
+from overture.data.init_media import media_field
 from overture.data.init_report import data_report
 from overture.data.notices import Notices
 from overture.data.read import SUFFIXES, Table, parts_of, pattern_of_parts, read_table
@@ -27,6 +28,7 @@ from overture.data.values import clean_label, normal_spelling
 LabelPlace = Literal["end", "mask", "vectors"]
 """How a model tells labels apart: a word behind the text, a word at a mask, or vectors of their own."""
 
+_MEDIA_BACKBONES = {"image": "facebook/dinov2-small@112px", "audio": "openai/whisper-tiny"}
 _SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
 
 
@@ -73,24 +75,34 @@ def starting_task(
     notes = notice_texts(notices.records())
     rows = [_with_names(row, table) for table in tables.values() for row in table.rows]
     table = next(iter(tables.values()))
-    guess = guessed(rows, table.format, str(first))
+    media = media_field(rows)
+    beside = [{name: value for name, value in row.items() if media is None or name != media[0]} for row in rows]
+    guess = (media and transcription(beside)) or guessed(beside, table.format, str(first))
     # A file called train has its folder's name.
     named = path if path.is_dir() else first.parent if first.stem == "train" else Path(first.stem)
     values: dict[str, Any] = {"name": slug(name or named.resolve().name)}
     if name is not None and values["name"] != name:
         notes.append(f"the name {name!r} became {values['name']}: names consist of lower-case letters, digits, - and _")
+    if media and not backbone:
+        backbone = _MEDIA_BACKBONES[media[1]]
+        notes.append(f"the model is {backbone} of the Hub; name another, or a folder, with --backbone")
     values |= {"backbone": backbone} if backbone else {}
     values["data"] = {**{split: str(source.resolve()) for split, source in sources.items()}, **table.settings}
 
     texts = list(guess.shown) if guess.shown and not guess.is_more else text_fields(columns_of(rows), guess.target)
     texts = [name for name in texts if name not in guess.target or name in guess.shown]
+    if media:
+        texts = [media[0]]
+        values |= {"input": media[1], **({} if media[0] == media[1] else {"input_field": media[0]})}
     if not texts:
         got, wanted = ", ".join(c.name for c in columns_of(rows)), "a field with texts beside the label or the answer"
         raise DataError("no field holds text", where=str(first), got=got, wanted=wanted)
     # Labels with columns of their own are called as these are.
     has_columns = "one_hot" in guess.keys.get("options", {})
     labels, spellings = (list(guess.labels), {}) if has_columns else _spellings(guess.labels)
-    values |= _keys(guess, texts, labels, place_of, str(first))
+    keys = _keys(replace(guess, shown=()) if media else guess, texts, labels, place_of, str(first))
+    # A model without words has no template, and others need none.
+    values |= {name: value for name, value in keys.items() if not media or name not in ("template", "read")}
     if spellings:
         spelled = values["labels"]
         values["labels"] = {
@@ -105,7 +117,9 @@ def starting_task(
     values, task = _with_drops(values, task, rows_of, notes)
     if len(sources) < 3 and not any(table.splits for table in tables.values()):
         notes.append("splits that are not given are drawn from the rows: set data.seed to draw others")
-    report = data_report(task, _by_split(rows_of, tables), _left_out(rows, task, guess), num_tokens)
+    report = data_report(
+        task, _by_split(rows_of, tables), _left_out(beside, task, guess), None if media else num_tokens
+    )
     return StartedTask(task_text(values, folder or Path.cwd()), notes, report)
 
 

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from overture.core.media import Modality
 from overture.core.records.base import Record
 
 
@@ -28,6 +29,29 @@ class Lengths(Record):
     longest: int = Field(description="the longest row's")
 
 
+class SourceOfLabel(Record):
+    """Something beside the label, such as a speaker, each of whose values goes with one label alone."""
+
+    what: str = Field(description="the column, or the part of the files' names")
+    values: int = Field(description="how many different values it has")
+    examples: list[str] = Field(description="some values with their labels")
+
+
+class MediaReport(Record):
+    """What the rows' images or sounds are."""
+
+    modality: Modality = Field(description="image or audio")
+    looked_at: int = Field(description="files whose content was looked at")
+    broken: int = Field(0, description="files that cannot be read")
+    first_broken: list[str] = Field([], description="the first of them, and why")
+    seconds: list[float] = Field([], description="the shortest, the median and the longest sound")
+    rates: dict[str, int] = Field({}, description="sounds by samples a second, the commonest first")
+    sizes: dict[str, int] = Field({}, description="images by width x height, the commonest first")
+    constant: list[str] = Field([], description="images of one colour, or sounds of silence")
+    alike: list[tuple[str, str]] = Field([], description="files of two splits that show nearly the same")
+    sources: list[SourceOfLabel] = Field([], description="what may be learnt instead of the label")
+
+
 class DataReport(Record):
     """What a data file holds, as far as a task can use it."""
 
@@ -39,6 +63,7 @@ class DataReport(Record):
     labels: list[LabelRows] = Field([], description="the labels with their rows")
     alike: list[tuple[str, str]] = Field([], description="two labels each that may be one, misspelled")
     empty: dict[str, int] = Field({}, description="rows without a text, by shown field")
+    media: MediaReport | None = Field(None, description="the rows' images or sounds")
     unlabelled: int = Field(0, description="rows without a label or answer")
     repeats: int = Field(0, description="rows that show what an earlier row shows")
     contradictions: int = Field(0, description="repeats with another label or answer")
