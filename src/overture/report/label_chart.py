@@ -22,7 +22,7 @@ def curve(points: Sequence[CurvePoint]) -> Markup | None:
         base = alt.Chart(data(rows))
         labels = alt.X("labels:Q", title="labels learnt from", axis=alt.Axis(tickMinStep=1, tickCount=6))
         accuracy = alt.Y("value:Q", title="accuracy", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
-        spans = base.mark_rule(strokeWidth=5, opacity=0.25).encode(x=labels, y="low:Q", y2="high:Q")
+        spans = base.mark_rule(strokeWidth=5, opacity=0.35, color="#4c78a8").encode(x=labels, y="low:Q", y2="high:Q")
         line = base.mark_line(strokeWidth=2).encode(x=labels, y=accuracy)
         dots = base.mark_point(filled=True, size=45, opacity=1).encode(x=labels, y=accuracy)
         return alt.layer(spans, line, dots).properties(width=min(width, 420) - 60, height=180)
