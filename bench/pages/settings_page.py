@@ -8,8 +8,9 @@ import json
 import sys
 from pathlib import Path
 
-from overture.cli.settings import SCHEMA_FILE, SECTIONS, settings_of, task_schema
+from overture.cli.settings import SCHEMA_FILE
 from overture.core.files import write_atomic
+from overture.jobs.wording.settings import SECTIONS, settings_of, task_schema
 from page_parts import table
 
 PAGE = Path(__file__).parents[2] / "docs/settings.md"

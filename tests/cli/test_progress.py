@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from overture.cli.progress import Bars, Whole, plan_text
+from overture.cli.progress import Bars, plan_text
 from overture.core.records.events import (
     EpochEvent,
     NoticeEvent,
@@ -16,6 +16,7 @@ from overture.core.records.events import (
     StageEvent,
     StepEvent,
 )
+from overture.report.whole import Whole
 
 STEPS = [
     PlanStep(what="train", seconds=40),

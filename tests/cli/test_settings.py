@@ -7,10 +7,11 @@ import jsonschema
 import pytest
 import yaml
 
-from overture.cli.settings import SCHEMA_FILE, settings_of, task_schema
+from overture.cli.settings import SCHEMA_FILE
 from overture.core.config import Config
 from overture.jobs.run.request import TuneConfig, resolved
 from overture.jobs.wording.options import HardRequest
+from overture.jobs.wording.settings import settings_of, task_schema
 
 
 def test_the_schema_that_is_shipped_is_that_of_the_options():

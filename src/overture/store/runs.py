@@ -292,18 +292,32 @@ def unfinished_runs(runs: Path) -> list[UnfinishedRun]:
     for run in (Run(path.parent) for path in runs.glob(f"*/{REQUEST}")):
         if run.folder.is_symlink() or run.is_finished:
             continue
-        status, request = _read_if_whole(run, STATUS, RunStatus), _read_if_whole(run, REQUEST, RunRequest)
-        state: str = status.status if status else "not started"
-        if run.is_held:
-            state = "running"
-        elif state == "running":
-            state = "killed"
-        why = ((status and status.why) or "").partition("\n")[0]
+        request, (state, why) = read_if_whole(run, REQUEST, RunRequest), state_of(run)
         unfinished.append(UnfinishedRun(run=run.name, state=state, started=request.created if request else "", why=why))
     return sorted(unfinished, key=lambda run: (run.started, run.run))
 
 
-def _read_if_whole(run: Run, name: str, model: type[M]) -> M | None:
+def state_of(run: Run) -> tuple[str, str]:
+    """How a run stands: running, killed, not started or how it ended; and why it ended, in one line, or nothing."""
+    status = read_if_whole(run, STATUS, RunStatus)
+    state: str = status.status if status else "not started"
+    if run.is_finished and (status is None or state == "running"):
+        state = "finished"
+    elif not run.is_finished and run.is_held:
+        state = "running"
+    elif state == "running":
+        state = "killed"
+    return state, ((status and status.why) or "").partition("\n")[0]
+
+
+def newest_runs(runs: Path) -> list[str]:
+    """The names of all runs, those that began last first; no file of them is read."""
+    requests = [path for path in runs.glob(f"*/{REQUEST}") if not path.parent.is_symlink()]
+    return [path.parent.name for path in sorted(requests, key=lambda path: (-path.stat().st_ctime_ns, path))]
+
+
+def read_if_whole(run: Run, name: str, model: type[M]) -> M | None:
+    """A finished part; None where there is none, or it cannot be read."""
     try:
         return run.read(name, model)
     except (StoreError, OSError):

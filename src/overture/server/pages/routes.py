@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from overture.core.records.base import Record
 from overture.server.errors import Refused
-from overture.server.pages import label, playground, prompt, prompts
+from overture.server.pages import compare, label, new_run, playground, prompt, prompts, runs
 from overture.server.pages.site import STATIC, Site, form_of, local_path, path_of, see, static_file
 from overture.server.schema import Name
 
@@ -21,7 +21,7 @@ class KeyForm(Record):
 
 def add_pages(app: FastAPI, site: Site) -> None:
     """Add the pages to an application; they are no part of the API's schema."""
-    for module in (prompts, prompt, playground, label):
+    for module in (prompts, prompt, playground, label, new_run, runs, compare):
         app.include_router(module.routes(site), include_in_schema=False)
     app.include_router(_entrance(site), include_in_schema=False)
 

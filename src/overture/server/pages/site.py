@@ -53,7 +53,13 @@ class NavItem(NamedTuple):
     below: str
 
 
-NAV = (NavItem("Prompts", "/", "/p/"), NavItem("Playground", "/try", "/try/"), NavItem("Label", "/label", "/label/"))
+NAV = (
+    NavItem("Prompts", "/", "/p/"),
+    NavItem("Playground", "/try", "/try/"),
+    NavItem("Label", "/label", "/label/"),
+    NavItem("Runs", "/runs", "/runs/"),
+    NavItem("Compare", "/compare", "/compare/"),
+)
 """The pages, in the order of the navigation."""
 
 
@@ -239,8 +245,16 @@ def _environment() -> Environment:
     }
     # Blocks are rendered alone too, without what a template imports at its top.
     environment.globals["ui"] = environment.get_template("macros.html").module
+    environment.filters["span"] = span_text
     environment.filters["query"] = lambda values: urlencode(kept_query(values), doseq=True)
     return environment
+
+
+def span_text(seconds: float) -> str:
+    """A time span for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def kept_query(values: Mapping[str, Any]) -> dict[str, Any]:
