@@ -89,6 +89,16 @@ def test_names_are_shown_as_text(client):
     assert "&lt;b&gt;" in client.get("/?q=<b>x").text
 
 
+def test_the_page_says_whether_the_model_is_ready(client, gateway):
+    assert "hx-get" not in client.get("/state", headers={"hx-request": "true"}).text
+    stats = gateway.engine.stats()
+    gateway.engine.stats = lambda: stats.model_copy(update={"is_ready": False})
+    assert "tiny is loading" in text_of(client.get("/"))
+    assert 'hx-get="/state"' in client.get("/state", headers={"hx-request": "true"}).text
+    gateway.engine.stats = lambda: stats.model_copy(update={"failure": "no such model"})
+    assert "tiny is down" in text_of(client.get("/try"))
+
+
 def test_errors_are_pages_for_browsers_and_json_for_programs(client):
     assert "Not found" in text_of(client.get("/nothing"), 404)
     assert client.get("/v1/models/nothing").json()["error"]["code"] == "model_not_found"

@@ -61,7 +61,7 @@ class Key(Record):
 
     def may_use(self, name: str) -> bool:
         """Whether a prompt of this name exists for the key."""
-        return any(fnmatchcase(name, pattern) for pattern in self.prompts)
+        return "*" in self.prompts or any(fnmatchcase(name, pattern) for pattern in self.prompts)
 
 
 class KeyFile(Record):

@@ -51,6 +51,11 @@ def _entrance(site: Site) -> APIRouter:
         response.headers["set-cookie"] = site.sessions.opened(key)
         return response
 
+    @router.get("/state")
+    def state(request: Request) -> Response:
+        """Whether the model is ready: the part of a page that asks again until it is."""
+        return site.page(request, "page.html", "model")
+
     @router.post("/leave")
     def leave(request: Request) -> Response:
         """Sign out."""
