@@ -11,7 +11,7 @@ from overture.core.injection import Injection, LayerMemory, Memory, Vectors, Vec
 from overture.core.rows import Encoded, Tokens
 from overture.engine import beginnings
 from overture.engine.answerer import LocalAnswerer
-from overture.engine.beginnings import with_shared_beginnings
+from overture.engine.beginnings import runs_once, with_shared_beginnings
 from overture.engine.operations import counted
 from overture.engine.prompted import PromptedModel
 
@@ -118,3 +118,11 @@ def test_few_rows_and_vectors_that_are_read_stay_live() -> None:
         assert with_shared_beginnings(backbone, rows, injections, [True] * len(rows)) == (rows, injections)
     _, injections = with_shared_beginnings(backbone, ROWS, [alone] * 8, [True] * 8)
     assert all(shared and shared.vectors is None for shared in injections)
+
+
+def test_a_plan_is_told_which_vectors_run_once_a_pass() -> None:
+    backbone = backbone_of("llama")
+    values = torch.randn(4, backbone.info.hidden_size)
+    prompts = [Injection(Vectors(values, "before")), Injection(Vectors(values, "after")), None]
+    assert [runs_once(backbone, prompt) for prompt in prompts] == [True, False, False]
+    assert not runs_once(backbone_of("bert"), prompts[0])
