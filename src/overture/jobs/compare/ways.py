@@ -221,9 +221,9 @@ class Prompt:
             class_weights=self.config.train.class_weights,
         )
         encoded = LazyRows(encoder.encode_split, rows)
-        source = prompt_source(backbone, encoder, encoded["train"], bench.store)
-        prompt = build_prompt(self.config.prompt, source, seed)
         cache = InputCache(bench.cache_bytes, notify=bench.notify, dtype=self.config.cache_dtype)
+        source = prompt_source(backbone, encoder, encoded["train"], bench.store, cache)
+        prompt = build_prompt(self.config.prompt, source, seed)
         model = PromptedModel(backbone, prompt, cache)
         check_answerable(model, encoded["train"], self.config.task)
         return Made(
@@ -332,6 +332,7 @@ WAYS: dict[str, Build] = {
     "in-context:orders": _baseline_way("in_context", orders=8),
     "in-context:calibrated": _baseline_way("in_context", calibrated=True),
     "linear": _baseline_way("linear"),
+    "linear:search": _baseline_way("linear", layer="search", features="search"),
     "head": _baseline_way("head"),
     "bitfit": _baseline_way("bitfit"),
     "bitfit:norms": _baseline_way("bitfit", values="norms"),

@@ -330,7 +330,7 @@ class SearchState:
 
         assert setting.prompt is not None
         tensors = {name: value.to(work.backbone.device) for name, value in self.values(path).items()}
-        source = prompt_source(work.backbone, work.encoder, work.rows["train"], work.store)
+        source = prompt_source(work.backbone, work.encoder, work.rows["train"], work.store, work.cache)
         model = PromptedModel(work.backbone, prompt_from(tensors, setting.prompt, source), work.cache)
         work.warm(model)
         return model

@@ -322,7 +322,7 @@ class _Multi:
                 wanted=f"{len(candidates.labels)}, for task {task.name}",
                 fix="name the teachers in the order of the tasks",
             )
-        source = prompt_source(work.backbone, work.encoder, work.rows["train"], work.store)
+        source = prompt_source(work.backbone, work.encoder, work.rows["train"], work.store, work.cache)
         values = values_of(manifest, tensors, work.backbone)
         model = PromptedModel(work.backbone, prompt_from(values, config_of(manifest), source), work.cache)
         work.check(model)

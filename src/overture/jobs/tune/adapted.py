@@ -101,7 +101,7 @@ def _prompt_first(stage: _Stage) -> Tuned:
 
 def _adapter_first(stage: _Stage) -> Tuned:
     work = stage.work
-    source = prompt_source(work.backbone, work.encoder, work.rows["train"])
+    source = prompt_source(work.backbone, work.encoder, work.rows["train"], cache=work.cache)
     labels = None
     if wants_label_vectors(work.config.prompt, source):
         start, bias = label_start(source)
