@@ -39,7 +39,7 @@ from overture.core.records.base import Record
 from overture.engine.backbone import Backbone
 from overture.engine.families import Family, family_of, max_length
 from overture.engine.frontends.text import text_backbone
-from overture.engine.options import EMBEDDED, check_source, sized
+from overture.engine.options import EMBEDDED, TOWERS, check_source, sized
 from overture.engine.precision import fastest_dtype
 from overture.engine.tokenizer import Tokenizer
 
@@ -93,9 +93,21 @@ def load_backbone(
         config = _config_of(source, **options)
         family = family_of(config.model_type, name)
         inner = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options) if family.has_words else None
-        model = _class_for(config, family, name).from_pretrained(
-            source, config=config, dtype=kind, trust_remote_code=False, use_safetensors=True, **options
+        made: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in _WITH_POOLER else {}
+        model, loading = _class_for(config, family, name).from_pretrained(
+            source,
+            config=config,
+            dtype=kind,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+            **made,
         )
+        if family.reads == "image":
+            _check_whole(loading["missing_keys"], name)
+        if not path and (family.encoder or family).reads:
+            _fetch_preparation(plain, revision)
     snapshot = None if path else _snapshot(plain, revision)
     revision = snapshot.name if snapshot else revision
     digest = _hub_digest(snapshot) if snapshot else digest
@@ -187,9 +199,41 @@ def label_place(name: str, words: Sequence[str]) -> Literal["end", "mask", "vect
 
 
 def _config_of(source: str, **options: Any) -> Any:
-    """A model's config; of one that reads pictures too, that of its texts."""
+    """A model's config; of one that reads pictures too, that of its texts; of two towers, that of the images'."""
     config: Any = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+    if config.model_type in TOWERS:
+        return config.vision_config
     return config.text_config if config.model_type == "gemma3" else config
+
+
+_WITH_POOLER = ("vit", "deit")
+"""Families whose files often lack the map of the whole image, which nothing here reads."""
+
+
+def _check_whole(missing: Sequence[str], name: str) -> None:
+    """Refuse files that lack weights: the library fills them with random numbers.
+
+    Raises:
+        BackboneError: they do.
+    """
+    lacking = sorted(key for key in missing if not key.endswith("mask_token"))
+    if lacking:
+        raise BackboneError(
+            f"the model's files lack {len(lacking)} of its weights",
+            where=name,
+            got=", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else ""),
+            fix="fetch the model again, or choose one of the family whole",
+        )
+
+
+def _fetch_preparation(name: str, revision: str | None) -> None:
+    """Fetch what a Hub model says of its inputs, beside its weights; nothing where it says nothing."""
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+
+    for file in ("preprocessor_config.json", "processor_config.json"):
+        with contextlib.suppress(EntryNotFoundError):
+            huggingface_hub.hf_hub_download(name, file, revision=revision)
 
 
 def _class_for(config: Any, family: Family, name: str) -> Any:

@@ -34,6 +34,8 @@ ENCODERS = (
     "vit",
     "wav2vec2",
 )
+TOWERS = ("clip", "siglip", "siglip2")
+"""Model types of two towers, of which that of the images is read."""
 """Model types whose tokens see what stands behind them; `engine.families` has the rest of their facts."""
 
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
@@ -139,6 +141,9 @@ def is_encoder(name: str, revision: str | None = None) -> bool:
             import huggingface_hub
 
             folder = Path(huggingface_hub.hf_hub_download(name, "config.json", revision=revision)).parent
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") in ENCODERS
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") in (
+            *ENCODERS,
+            *TOWERS,
+        )
     except (OSError, ValueError):
         return False
