@@ -92,11 +92,19 @@ def main() -> None:
     add_data(parser)
     parser.add_argument("--cases", nargs="+", default=["movie-64", "movie-256", "bbc-32"])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="in order; all when not given")
+    parser.add_argument(
+        "--modes",
+        nargs="+",
+        choices=MODES,
+        default=list(MODES),
+        help="in order, some perhaps again; all when not given",
+    )
     given = parser.parse_args()
     facts = start_facts()
     for case in given.cases:
         options = f"--cases {case} --repeats {given.repeats} --threads {given.threads}"
+        if given.modes != [*MODES]:
+            options += " --modes " + " ".join(f'"{mode}"' for mode in given.modes)
         result = measured(case, given.data, given.threads, given.repeats, given.modes)
         write_json(
             given.out / f"{case}.json",
