@@ -52,22 +52,31 @@ def test_controls_are_never_dropped():
     assert next(standing for standing in standings if standing.candidate.key == worst).rows == 32
 
 
+def wrongness(rights):
+    """Losses that choose by accuracy."""
+    return [[1.0 - right for right in row] for row in rights]
+
+
 def test_luck_of_independent_finalists_is_that_of_normal_values():
     # z of the largest of C: 1.42 and 1.77 for C = 8 and 16; the answers of each differ from row to row by chance alone.
     for count, z in ((8, 1.42), (16, 1.77)):
         chance = random.Random(count)
         rights = [[chance.random() < 0.5 for _ in range(400)] for _ in range(count)]
-        luck = luck_of(4 * count, rights)
+        luck = luck_of(4 * count, rights, wrongness(rights))
         assert (luck.candidates, luck.finalists, luck.most) == (4 * count, count, None)
         assert luck.points == pytest.approx(z * (0.25 / 400) ** 0.5, rel=0.1)
-    assert luck_of(64, [[True, False], [True, False]]).points == 0
-    assert luck_of(1, [[True, False]]).points == 0
+        losses = [[chance.random() for _ in row] for row in rights]
+        assert abs(luck_of(4 * count, rights, losses).points) < 0.1 * luck.points
+    same = [[True, False], [True, False]]
+    assert luck_of(64, same, wrongness(same)).points == 0
+    assert luck_of(1, same[:1], wrongness(same[:1])).points == 0
 
 
 def test_finalists_that_answer_alike_add_no_luck():
     chance = random.Random(0)
     first, second = ([chance.random() < 0.5 for _ in range(200)] for _ in range(2))
-    assert luck_of(9, [first, second]).points == pytest.approx(luck_of(9, [first] * 4 + [second] * 5).points, rel=0.05)
+    two, nine = [first, second], [first] * 4 + [second] * 4
+    assert luck_of(9, two, wrongness(two)).points == pytest.approx(luck_of(9, nine, wrongness(nine)).points, rel=0.05)
 
 
 def test_four_of_five_searches_among_equal_finalists_stay_below_the_stated_luck():
@@ -77,7 +86,7 @@ def test_four_of_five_searches_among_equal_finalists_stay_below_the_stated_luck(
         rights = [[chance.random() < 0.7 for _ in range(64)] for _ in range(8)]
         test = sum(chance.random() < 0.7 for _ in range(150)) / 150
         validation = max(sum(row) for row in rights) / 64
-        below += validation - test <= luck_of(8, rights, 150).most
+        below += validation - test <= luck_of(8, rights, wrongness(rights), 150).most
     assert 0.72 <= below / num_searches <= 0.9
 
 

@@ -100,32 +100,36 @@ def balanced_order(groups: Sequence[str], random: Random) -> list[int]:
     return [number for *_, number in sorted(places)]
 
 
-def luck_of(num_candidates: int, rights: Sequence[Sequence[bool]], num_test: int = 0) -> Luck:
-    """The gain of the best of equal finalists by luck, from resampled rows (a bootstrap centred at each one's score).
+def luck_of(
+    num_candidates: int, rights: Sequence[Sequence[bool]], losses: Sequence[Sequence[float]], num_test: int = 0
+) -> Luck:
+    """The accuracy that the likeliest of equal finalists gains by luck, from resampled rows (a bootstrap).
 
-    Rows are drawn again with all finalists' answers to them, so finalists that answer alike add no luck.
+    Rows are drawn again together with all finalists' answers to them, each finalist centred at its own mean: finalists
+    that answer alike add no luck, and neither do losses that do not go with right answers.
 
     Args:
         num_candidates: all that raced.
         rights: for each finalist which of the validation rows it answers right.
+        losses: its losses on the same rows, by which the winner is chosen.
         num_test: rows of the test; 0 for none.
     """
-    rights_FN = np.array(rights, dtype=float)
+    rights_FN, losses_FN = np.array(rights, dtype=float), np.array(losses)
     n = rights_FN.shape[1]
     pairs = list(combinations(rights_FN, 2))
     disagreement = fmean(float(np.mean(first != second)) for first, second in pairs) if pairs else 0.0
     random = np.random.default_rng(0)
     weights_RN = random.multinomial(n, [1 / n] * n, size=_RESAMPLES) / n
     excess_RF = weights_RN @ rights_FN.T - rights_FN.mean(1)
-    best_R = excess_RF.max(1)
-    # A single finalist's excess is 0 on average; taking the mean over them off keeps the resampling's own noise out.
-    points = float(np.mean(best_R - excess_RF.mean(1)))
+    chosen_R = (weights_RN @ losses_FN.T - losses_FN.mean(1)).argmin(1)
+    chosen_excess_R = excess_RF[np.arange(_RESAMPLES), chosen_R]
+    # All finalists' mean excess is 0 but for the noise of resampling, which this takes off.
+    points = float(np.mean(chosen_excess_R - excess_RF.mean(1)))
     most = None
     if num_test:
         share = float(rights_FN.mean())
-        most = float(
-            np.quantile(best_R + random.normal(0, math.sqrt(share * (1 - share) / num_test), _RESAMPLES), _WITHIN)
-        )
+        test_noise_R = random.normal(0, math.sqrt(share * (1 - share) / num_test), _RESAMPLES)
+        most = float(np.quantile(chosen_excess_R + test_noise_R, _WITHIN))
     return Luck(
         candidates=num_candidates,
         finalists=len(rights),

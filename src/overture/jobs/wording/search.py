@@ -307,11 +307,8 @@ class _Search:
 
     @property
     def _race_numbers(self) -> list[int]:
-        return self._order[: self.config.hard.race_rows]
-
-    @property
-    def _order(self) -> list[int]:
-        return race_order(self.config.task, self.splits.validation, self.config.seed)
+        order = race_order(self.config.task, self.splits.validation, self.config.seed)
+        return order[: self.config.hard.race_rows]
 
     def _race(self, stage: Stage, candidates: Sequence[Candidate], refused: dict[str, int], number: int) -> None:
         """Race new candidates with the best so far; the result is a stage's, added up over its rounds."""
@@ -399,9 +396,9 @@ class _Search:
         """The best of the finalists and controls on all validation rows, and what luck gives."""
         finalists = [standing.candidate for standing in self.best[:FINALISTS]]
         finalists += [candidate for candidate in self.own if candidate.key not in {f.key for f in finalists}]
-        losses = self.book.losses(finalists, self._order)
+        losses = self.book.losses(finalists, range(len(self.splits.validation)))
         num_candidates = len(self.own) + sum(stage.proposed for stage in self.stages)
-        return self.final.winner(finalists, [fmean(row_losses) for row_losses in losses], num_candidates)
+        return self.final.winner(finalists, losses, num_candidates)
 
     def _claims(self, winner: Candidate, scored: Scored, split: str) -> list[Claim]:
         """The winner against each control, but not against itself where a control won."""
