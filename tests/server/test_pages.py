@@ -2,14 +2,18 @@
 
 import re
 from html import unescape
+from urllib.parse import urlencode
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway import BACKBONE, Gateway, fake_answer
 from overture.core.records.serving import ErrorEvent
 from overture.core.records.shares import KeptShares
 from overture.server.answers import Span
 from overture.server.pages.answering import cut
+from overture.server.pages.site import NAV
 from overture.server.security import Access, add_key, read_keys
 from overture.store.explanations import explanation_path
 from overture.store.manifest import BackboneRef
@@ -28,6 +32,14 @@ def gateway(tmp_path):
 @pytest.fixture
 def client(gateway):
     with gateway.client(**HTML, origin="http://127.0.0.1:8000") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    made = Gateway(tmp_path_factory.mktemp("pages") / "store", serves_base=True)
+    made.add("movie", "names", "pair")
+    with made.client(**HTML) as client:
         yield client
 
 
@@ -68,17 +80,20 @@ def test_an_empty_store_names_the_next_command(tmp_path):
         assert "overture demo" in text_of(client.get("/"))
 
 
-def test_nothing_in_a_page_runs_but_files_of_the_server(client):
-    reply = client.get("/")
+@pytest.mark.parametrize("path", [*(item.path for item in NAV), "/p/movie", "/nothing"])
+def test_nothing_in_a_page_runs_but_files_of_the_server(client, path):
+    reply = client.get(path)
     policy = reply.headers["content-security-policy"]
     assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
     assert "unsafe" not in policy
     assert reply.headers["referrer-policy"] == "same-origin"
-    assert not re.search(r"<style|style=|<script(?![^>]*src=)|\son\w+=|javascript:|https?://", reply.text)
+    assert not re.search(
+        r"<style|style=|<script(?![^>]*src=)|\son\w+=|javascript:|(?:src|href|action)=.?https?:", reply.text
+    )
     files = re.findall(r'(?:src|href)="(/static/[^"]+)"', reply.text)
     sizes = [len(reply.content)]
-    for path in dict.fromkeys(files):
-        file = client.get(path)
+    for address in dict.fromkeys(files):
+        file = client.get(address)
         assert file.status_code == 200
         assert "immutable" in file.headers["cache-control"]
         sizes.append(len(file.content))
@@ -249,6 +264,35 @@ def test_text_is_cut_at_spans_that_do_not_overlap():
     assert cut(None, spans) == []
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    path=st.sampled_from(
+        ["/try", "/try/form", "/enter", "/p/movie/alias", "/p/movie/alias/remove", "/p/nothing/alias"]
+    ),
+    pairs=st.lists(
+        st.tuples(
+            st.sampled_from(
+                ["prompt", "text", "add", "alias", "version", "key", "max_tokens", "coverage", "field.a", "x"]
+            ),
+            st.one_of(st.sampled_from(["movie", "names", "1", "0.9", "tiny", "@", "movie@1@2"]), st.text(max_size=8)),
+        ),
+        max_size=6,
+    ),
+    tail=st.one_of(st.just(b""), st.binary(max_size=6)),
+)
+def test_no_form_breaks_a_page(shared, path, pairs, tail):
+    body = urlencode(pairs, errors="ignore").encode() + tail
+    assert shared.post(path, content=body, headers={"origin": "http://127.0.0.1:8000"}).status_code < 500
+
+
+def test_a_failure_within_an_answer_ends_the_page(client, gateway):
+    def answer(prompt, request):
+        raise RuntimeError("a bug")
+
+    gateway.engine.answer = answer
+    assert "its log has the reason" in text_of(client.post("/try", data={"prompt": "movie", "text": "x"}), 500)
+
+
 # -- with keys
 
 
@@ -268,7 +312,9 @@ def test_a_start_link_works_once(locked):
     gateway, _ = locked
     token = gateway.sessions.link(gateway.access.keys[1])
     with gateway.client(**HTML) as client:
-        assert "wants a key" in text_of(client.get("/"), 401)
+        shown = text_of(client.get("/"), 401)
+        assert "wants a key" in shown
+        assert "Sign out" not in shown
         entered = client.get(f"/enter?token={token}")
         assert entered.url.path == "/"
         assert "spam@1" in entered.text
@@ -291,6 +337,10 @@ def test_a_key_opens_the_pages_that_it_may_see_until_sign_out(locked):
         assert shown.url.query == b"q=m"
         assert "movie@1" in shown.text
         assert "spam@1" not in client.get("/").text
+        assert "Sign out" in client.get("/").text
+        assert client.get("/p/spam").status_code == 404
+        assert "/p/movie/alias" not in client.get("/p/movie").text
+        assert client.post("/p/movie/alias", data={"alias": "x", "version": 1}, headers=page).status_code == 403
         # The cookie is for this browser's own pages: what posts without saying where it comes from is refused.
         ask = {"prompt": "movie", "inputs": ["x"]}
         assert client.post("/v1/predict", json=ask).status_code == 403

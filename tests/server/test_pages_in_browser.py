@@ -1,5 +1,7 @@
 """The pages in a real browser: nothing in the console, nothing wider than a phone, no serious finding of axe."""
 
+import time
+
 import pytest
 
 from browser import findings
@@ -48,7 +50,17 @@ def test_playground(page_gateway, visit):
         page.check("input[value=pair]")
         page.wait_for_selector("[name='field.a']")
         assert page.locator("#answers").count() == 1
-    assert not gateway.engine.running
+        page.uncheck("input[value=pair]")
+        page.wait_for_selector("#text")
+        gateway.engine.delay_s = 0.2
+        page.fill("#text", " ".join("x" * 100))
+        page.click("text=Ask")
+        page.wait_for_selector("#written-2:text('x x')")
+        page.goto(f"{gateway.url}/")
+        deadline = time.monotonic() + 3
+        while gateway.engine.running and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not gateway.engine.running
 
 
 def test_pages_work_without_a_script(page_gateway, visit):

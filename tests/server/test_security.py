@@ -180,7 +180,7 @@ def test_a_key_that_sends_too_much_waits(gateway, keys):
         statuses = [client.get("/ready").status_code for _ in range(25)]
         assert statuses[:20] == [200] * 20
         assert statuses[-1] == 429
-        assert client.get("/ready").headers["retry-after"] in ("2", "3")
+        assert client.get("/ready").headers["retry-after"] in ("1", "2", "3")
         assert client.get("/ready", headers=bearer(keys[1]["root"])).status_code == 200
         assert client.get("/health").status_code == 200
 

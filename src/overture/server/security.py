@@ -228,7 +228,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        visit = Visit(LOCAL, scope["path"], max_s=self.access.max_request_s)
+        visit = Visit(ANYONE if self.access.keys else LOCAL, scope["path"], max_s=self.access.max_request_s)
         scope.setdefault("state", {})["visit"] = visit
 
         async def send_guarded(message: Message) -> None:

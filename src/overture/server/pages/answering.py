@@ -99,13 +99,16 @@ async def updates(
     works += [_Asking(service, row, options, visit, arrived, pairs).typed() for pairs in (sure, rest) if pairs]
 
     async def run() -> None:
-        await asyncio.gather(*works)
-        await arrived.put(None)
+        try:
+            await asyncio.gather(*works)
+        finally:
+            arrived.put_nowait(None)
 
     running = asyncio.create_task(run())
     try:
         while (update := await arrived.get()) is not None:
             yield update
+        await running
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

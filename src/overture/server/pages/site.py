@@ -17,7 +17,7 @@ from starlette.types import Scope
 from overture.core.files import store_dir
 from overture.server.errors import Refused, invalid_body
 from overture.server.pages.snippets import Address
-from overture.server.security import Access, Visit
+from overture.server.security import ANYONE, Access, Visit
 from overture.server.service import Service
 from overture.server.sessions import Sessions
 
@@ -99,7 +99,7 @@ class Site:
             model=self.service.registry.base,
             model_state="down" if stats.failure or not stats.is_alive else "ready" if stats.is_ready else "loading",
             is_admin=visit.key.scope == "admin",
-            is_signed_in=bool(self.access.keys) and "*" in visit.key.prompts,
+            is_signed_in=bool(self.access.keys) and visit.key != ANYONE,
         )
         is_part = part and request.headers.get("hx-request") == "true"
         html = block(template, part, **values) if is_part else rendered(template, **values)
