@@ -191,5 +191,8 @@ def _show(result: "Suggestions", again: str) -> None:
     show_text(out, counts)
     show_next(
         f"Fill in {result.label_field!r} in {result.output}. Next:",
-        [f"{again} -o {result.output}", f"overture tune TASK.yaml --set data.train={result.output}"],
+        [
+            f"{again} -o {result.output}",
+            f"overture tune TASK.yaml --set data.train={result.output} --set data.drop=[unlabelled]",
+        ],
     )
