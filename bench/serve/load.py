@@ -70,11 +70,10 @@ class Heard:
     gaps_s: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     retries: list[bool] = field(default_factory=list)
+    waits_s: list[float] = field(default_factory=list)
     sent: int = 0
-
-    @property
-    def answered(self) -> int:
-        return self.statuses[200]
+    end: float = float("inf")
+    answered: int = 0
 
 
 class Load:
@@ -90,6 +89,9 @@ class Load:
         heard.sent += 1
         status, retry_s = await (self._label if is_label else self._write)(text, number, heard)
         heard.statuses[status] += 1
+        heard.answered += status == 200 and time.monotonic() < heard.end
+        if status == 429:
+            heard.waits_s.append(retry_s)
         if status == 429 and retries and retry_s and len(heard.retries) < 200:
             await asyncio.sleep(retry_s)
             again, _ = await (self._label if is_label else self._write)(text, number, Heard())
@@ -129,7 +131,7 @@ class Load:
     async def opened(self, rate: float, seconds: float, retries: bool = False) -> Heard:
         """Requests that come by chance, so many a second on average."""
         heard, tasks, end = Heard(), set[asyncio.Task[None]](), time.monotonic() + seconds
-        when = time.monotonic()
+        when, heard.end = time.monotonic(), end
         while when < end:
             when += self.chance.expovariate(rate)
             await asyncio.sleep(max(0.0, when - time.monotonic()))
@@ -170,12 +172,11 @@ async def measured(url: str, texts: list[str], options: Any, process: Any) -> di
         "rss_mb": [before, memory_of(process)],
     }
     print("steady", json.dumps(steady), flush=True)
-    before, begin = memory_of(process), time.monotonic()
+    before = memory_of(process)
     heard = await load.opened(2 * capacity, options.overload_s, retries=True)
-    seconds = time.monotonic() - begin
     overload = {
-        "seconds": round(seconds, 1),
-        "goodput_over_capacity": round(heard.answered / seconds / capacity, 3),
+        "goodput_over_capacity": round(heard.answered / options.overload_s / capacity, 3),
+        "retry_after_s": shares(heard.waits_s),
         "statuses": {str(status): num for status, num in heard.statuses.items()},
         "admitted_at_retry_after": round(sum(heard.retries) / max(1, len(heard.retries)), 3),
         "retries": len(heard.retries),

@@ -305,6 +305,95 @@ def test_prompts_are_closed_when_their_memory_is_needed(tmp_path):
     assert len(report.outcomes[2].tokens) > 0
 
 
+def test_a_conversation_is_read_from_where_it_was_left(tmp_path):
+    task = task_of(SAMPLES["chat"], max_new_tokens=5)
+    ways = [("", ""), ("prefix", "memory"), ("vectors", "before")]
+    folders = [str(stored(tmp_path / place, "llama", task, method, place)) if method else "" for method, place in ways]
+    kept, fresh = (worker_of(Host(backbone_of("llama"), cache_bytes=size)) for size in (1 << 26, 0))
+
+    def said(worker: Worker, prompt: str, messages: list, tenant: str, number: int):
+        request = Request(
+            id=f"{number}",
+            tenant=tenant,
+            prompts=(prompt,),
+            row={"messages": messages},
+            want="write",
+            temperature=0.0,
+            max_new_tokens=5,
+        )
+        *tokens, done = finished(worker, [request])[request.id]
+        return "".join(event.text for event in tokens), [t.id for event in tokens for t in event.tokens], done.usage
+
+    for number, folder in enumerate(folders):
+        messages = [{"role": "user", "content": "tell me about words and texts, and of all that is in them"}]
+        for turn in range(2):
+            text, ids, usage = said(kept, folder, messages, "a", 10 * number + turn)
+            wanted = said(fresh, folder, messages, "a", 10 * number + turn)
+            assert (text, ids) == wanted[:2]
+            assert (usage.cached_tokens > 0, wanted[2].cached_tokens) == (turn > 0, 0)
+            assert usage.cached_tokens <= usage.input_tokens
+            messages = [
+                *messages,
+                {"role": "assistant", "content": text},
+                {"role": "user", "content": f"go on, part {turn}"},
+            ]
+        assert said(kept, folder, messages, "b", 10 * number + 8)[2].cached_tokens == 0
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text"])
+def test_a_long_text_is_read_in_pieces_while_others_write(tmp_path, family):
+    host = Host(backbone_of(family))
+    task = task_of(SAMPLES["generation"], max_new_tokens=40)
+    short = Ask(host.open(stored(tmp_path / "short", family, task, "prefix", "memory")), SAMPLES["generation"].rows[0])
+    text = "a long text " * 12
+    asks = []
+    for number, (method, place) in enumerate([("prefix", "after"), ("prefix", "memory"), ("vectors", "before")]):
+        label = host.open(stored(tmp_path / f"label{number}", family, make_task(), method, place))
+        free = task_of(SAMPLES["generation"], template="{text}", max_new_tokens=5)
+        asks += [
+            Ask(label, text),
+            Ask(host.open(stored(tmp_path / f"free{number}", family, free, method, place)), text),
+        ]
+    wanted = host.answer([short, *asks])
+    # Pieces of 16 tokens.
+    worker = Worker(Host(backbone_of(family)), WorkerOptions(store="store", step_s=0.01), tokens_per_s=400.0)
+    requests = [request_of(0, short, want="write")]
+    requests += [
+        request_of(n, ask, want="write" if n % 2 == 0 else "answer", temperature=0.0 if n % 2 == 0 else None)
+        for n, ask in enumerate(asks, 1)
+    ]
+    worker.do(Command(do="ask", id="0", request=requests[0]))
+    worker.step()
+    for request in requests[1:]:
+        worker.do(Command(do="ask", id=request.id, request=request))
+    events, num_steps = {request.id: [] for request in requests}, 0
+    while not worker.is_idle:
+        num_steps += 1
+        worker.step()
+        reported = worker.report().events
+        for event in reported:
+            events[event.id].append(event)
+        # The short answer grows at every step, whatever is read beside it.
+        assert any(event.id == "0" for event in reported) or events["0"][-1].kind == "done"
+    assert num_steps > 20
+    for request, ask, reply in zip(requests[1:], asks, wanted[1:], strict=True):
+        assert events[request.id][-1].kind == "done", events[request.id]
+        if request.want == "answer":
+            shown = ask.handle.task.spec.shown(ask.handle.task, reply.result())
+            assert_alike(events[request.id][0].answers[request.prompts[0]], shown)
+        else:
+            assert "".join(event.text for event in events[request.id][:-1]) == reply.result().text
+
+
+def test_a_long_text_that_nobody_waits_for_is_read_no_further(tmp_path):
+    worker = Worker(Host(backbone_of("llama")), WorkerOptions(store="store", step_s=0.01), tokens_per_s=400.0)
+    worker.do(Command(do="ask", id="0", request=Request(id="0", prompts=("",), row={"text": "a " * 90}, want="write")))
+    worker.step()
+    assert not worker.is_idle
+    worker.do(Command(do="cancel", id="0"))
+    assert worker.is_idle
+
+
 def test_a_bug_at_load_is_no_mistake_of_the_client(monkeypatch):
     host = Host(backbone_of("llama"))
     worker = worker_of(host)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from overture.core.decoding import Decoding
+from overture.core.injection import LayerMemory
 from overture.core.rows import Allowed, Answer, Encoded
 from overture.core.seeds import derived_seed
 
@@ -51,12 +52,14 @@ class Line:
         is_whole: whether the tokens so far are the last.
         chance: draws tokens; the likeliest ones when None.
         num_top: of how many of the likeliest tokens the log-probabilities are kept at each place.
+        is_kept: its columns are wanted when it is done.
 
     Attributes:
         ids: the tokens, without the end token.
         shares: their log-probabilities.
         tops: the likeliest tokens at each place, the end token's with them.
         is_cut: whether the answer ends for its length alone.
+        kept: columns of prompt, row and answer, but for its last token; None where they are not there in one piece.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Line:
         is_whole: Callable[[Sequence[int]], bool],
         chance: "Chance | None" = None,
         num_top: int = 0,
+        is_kept: bool = False,
     ) -> None:
         self.allowed, self.eos_id, self.max_new_tokens, self.is_whole = (
             allowed_of(row),
@@ -78,6 +82,8 @@ class Line:
         self.ids: list[int] = []
         self.shares: list[float] = []
         self.tops: list[tuple[tuple[int, float], ...]] = []
+        self.is_kept = is_kept
+        self.kept: LayerMemory | None = None
         self.log_likelihood = 0.0
         self.is_done = self.is_cut = False
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from overture.core.injection import LayerMemory
 from overture.core.rows import Encoded
 from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
@@ -160,6 +161,8 @@ class _Group:
         self.tokens = append_next(self.backbone.head(live[:, 0]), lines).tolist()
         for number in reversed(range(len(lines))):
             if lines[number].is_done:
+                if lines[number].is_kept and len(self.stretches) == 1:
+                    lines[number].kept = self.stretches[0].memory_of(number)
                 self.free(number)
         return lines
 
@@ -242,6 +245,13 @@ class _Stretch:
         hidden = self.backbone.run(live, Step(position, position > _NONE, memory=[memory]), self.start, self.end)
         self.lengths = [length + 1 for length in self.lengths]
         return hidden
+
+    def memory_of(self, slot: int) -> LayerMemory | None:
+        """A copy of a slot's columns; None where they have weights."""
+        if self.weights is not None:
+            return None
+        parts = ([pair[which][slot, :, : self.lengths[slot]] for pair in self.room.values()] for which in (0, 1))
+        return LayerMemory(*map(torch.stack, parts))
 
     def free(self, slot: int) -> None:
         last, length = self.num - 1, self.lengths[-1]

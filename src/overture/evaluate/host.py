@@ -460,12 +460,15 @@ class Host:
         for indices in by_handle.values():
             rows = [items[index].row for index in indices]
             injections |= zip(indices, items[indices[0]].handle.model().injections(rows), strict=True)
+            for index in indices:
+                if head := items[index].head:
+                    injections[index] = head.injection(injections[index])
             # Prompt by prompt, in the order of the texts: what prompts read in the same order is kept once.
             for index in indices:
                 by_question.setdefault(items[index].question, []).append(index)
         answers: dict[int, Any] = {}
         for question, indices in by_question.items():
-            replies = answerer.ask([(items[index].row, injections[index]) for index in indices], question)
+            replies = answerer.ask([(items[index].live_row, injections[index]) for index in indices], question)
             answers |= zip((numbers[index] for index in indices), replies, strict=True)
         return answers
 

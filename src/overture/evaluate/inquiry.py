@@ -14,6 +14,8 @@ from overture.core.errors import BackboneError, UserError
 from overture.core.rows import Encoded, Prediction
 
 if TYPE_CHECKING:
+    from overture.core.injection import Injection
+    from overture.engine.heads import Head
     from overture.evaluate.host import Handle
 
 
@@ -49,12 +51,24 @@ class Item(NamedTuple):
         row: the part.
         question: what is asked.
         tenant: whose texts are kept apart from those of others.
+        head: the beginning of the row, if it was read before.
     """
 
     handle: "Handle"
     row: Encoded
     question: Question[Any]
     tenant: str = ""
+    head: "Head | None" = None
+
+    @property
+    def live_row(self) -> Encoded:
+        """What is left of the row to be read."""
+        return self.row if self.head is None else self.head.rest(self.row)
+
+    def injections(self) -> "list[Injection | None]":
+        """The prompt of this one row, its beginning with it."""
+        (injection,) = self.handle.model().injections([self.row])
+        return [injection if self.head is None else self.head.injection(injection)]
 
 
 class Inquiry:

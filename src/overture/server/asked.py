@@ -34,6 +34,7 @@ class Job:
         inquiry: its questions; of one that is echoed the answer's first, then the one about its own tokens.
         usage: what it reads.
         num_before: tokens in front of an echoed text that are not the client's.
+        is_read_ahead: a text of it was read piece by piece.
         certainties: of each prompt, where a request wants answers that are sure.
     """
 
@@ -41,6 +42,7 @@ class Job:
     inquiry: Inquiry
     usage: Usage
     num_before: int = 0
+    is_read_ahead: bool = False
     certainties: Sequence[Certainty | None] = ()
     answers: dict[int, Any] = field(default_factory=dict)
     shown: str = ""
@@ -115,8 +117,8 @@ def inputs_of(item: Item, host: Host) -> Inputs:
     return host.answerer_of(item).inputs
 
 
-def line_of(item: Item, request: Request) -> Line:
-    """An item's answer before it is written."""
+def line_of(item: Item, request: Request, is_kept: bool = False) -> Line:
+    """An item's answer before it is written; its columns are kept when it is done, if wanted."""
     question, backbone = item.question, item.handle.adapted
     assert isinstance(question, Answers)
     return Line(
@@ -126,6 +128,7 @@ def line_of(item: Item, request: Request) -> Line:
         lambda ids: is_stopped(backbone, ids, question.stop),
         chance_of(item.row, question.decoding),
         request.top_logprobs or 0,
+        is_kept,
     )
 
 

@@ -97,7 +97,11 @@ class _Lane:
         ahead = {name: sum(waiting.cost for waiting in tuple(queue)) for name, queue in tuple(self.tenants.items())}
         mine = ahead.pop(tenant, 0.0) + cost
         units = mine + sum(min(theirs, mine) for theirs in ahead.values())
-        return units / self.rate + max(0.0, sum(self.running.values()) / self.rate - (now - self.since))
+        begun = sum(self.running.values())
+        if self.is_parallel:
+            # Of many that are worked on at once one is done, on average, when one's work is.
+            begun /= max(1, len(self.running))
+        return units / self.rate + max(0.0, begun / self.rate - (now - self.since))
 
 
 class Queue:

@@ -39,12 +39,15 @@ from overture.engine.slots import Slots
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.host import Handle, Host
 from overture.prompt.pack import prompt_tensors
+from overture.server.ahead import Ahead, is_kept
 from overture.server.asked import Asked, Job, inputs_of, job_of, line_of, most_written, task_alone
 from overture.store.names import is_path
 
 _log = logging.getLogger(__name__)
 _MOST_TOKENS = 4096
 """Padded tokens of a pass while nobody's answer is being written."""
+_LEAST_PIECE, _MOST_PIECE = 64, 512
+"""Tokens of a piece of a long text: shorter texts are read as a whole; while nobody else waits pieces are long."""
 _MEASURED_TOKENS = 32
 """Fewer tokens say little about the speed of reading."""
 
@@ -71,11 +74,17 @@ class Worker:
         self._writers: deque[tuple[Job, int]] = deque()
         self._lines: dict[Line, tuple[Job, int]] = {}
         self._slots: dict[Backbone, Slots] = {}
+        self._ahead = Ahead(host)
+
+    @property
+    def _step_tokens(self) -> float:
+        """Tokens that others' answers can wait for."""
+        return self.tokens_per_s * self.options.step_s
 
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to do until the next command."""
-        return not (self._labels or self._writers or self._lines)
+        return not (self._labels or self._writers or self._lines or self._ahead)
 
     def report(self) -> Report:
         """The events since the last report."""
@@ -164,11 +173,13 @@ class Worker:
             self._end(job)
 
     def _put(self, job: Job, index: int) -> None:
+        """Let a question wait its turn, behind its text where that is long."""
         item = job.inquiry.items[index]
         # A search over beams and an encoder-decoder's answer are written as a whole.
         is_written = isinstance(item.question, Answers) and item.question.decoding.beams == 1
         lane = self._writers if is_written and not item.handle.adapted.encoder else self._labels
-        lane.append((job, index))
+        if not self._ahead.takes(job, index, max(_LEAST_PIECE, int(self._step_tokens)), lane):
+            lane.append((job, index))
 
     # -- steps
 
@@ -178,9 +189,15 @@ class Worker:
         read = self._answer_labels() + self._begin_answers()
         usages = [job.usage for job, _ in read]
         num_tokens = sum(job.inquiry.items[index].row.num_tokens for job, index in read)
-        if num_tokens >= _MEASURED_TOKENS and not any(use.cached_tokens or use.shared_tokens for use in usages):
+        is_all_new = not any(use.cached_tokens or use.shared_tokens for use in usages)
+        if num_tokens >= _MEASURED_TOKENS and is_all_new and not any(job.is_read_ahead for job, _ in read):
             # The rate at start is that of a machine which others may have used.
             self.tokens_per_s += 0.2 * (num_tokens / (time.perf_counter() - started) - self.tokens_per_s)
+        if self._ahead:
+            others_wait = self._lines or self._labels or self._writers
+            room = self._step_tokens - num_tokens if others_wait else _MOST_PIECE
+            with self._failing(self._ahead.next_ids):
+                self._ahead.go_on(max(_LEAST_PIECE // 4, int(room)))
         for slots in list(self._slots.values()):
             lines = [line for line in self._lines if line in slots]
             with self._failing([self._lines[line][0].request.id for line in lines]):
@@ -193,7 +210,7 @@ class Worker:
         self, lane: deque[tuple[Job, int]], fits: Callable[[Job, int], bool] = lambda job, index: True
     ) -> list[tuple[Job, int]]:
         """The next questions of a lane: as many as others' answers can wait for, and as fit."""
-        budget = self.tokens_per_s * self.options.step_s if self._lines else _MOST_TOKENS
+        budget = self._step_tokens if self._lines else _MOST_TOKENS
         taken: list[tuple[Job, int]] = []
         num_tokens = 0
         while lane:
@@ -229,18 +246,22 @@ class Worker:
             # One alone is always begun: there is nothing to wait for.
             return num_lines == 1 or (num_lines <= self.options.slots and num_bytes <= self._slot_bytes)
 
-        groups: dict[tuple[Backbone, str, int, bool], list[tuple[Job, int, Injection | None]]] = {}
+        groups: dict[tuple[Backbone, str, int, int], list[tuple[Job, int, Injection | None]]] = {}
         taken = self._taken(self._writers, fits)
         for job, index in taken:
             item = job.inquiry.items[index]
             with self._failing([job.request.id]):
-                (injection,) = item.handle.model().injections([item.row])
+                (injection,) = item.injections()
                 layer = injection.layer if injection else 0
-                key = (item.handle.adapted, item.tenant, layer, item.handle.prompt is None)
+                # Rows with long memories would be padded to the longest.
+                alone = id(item) if item.head else item.handle.prompt is None
+                key = (item.handle.adapted, item.tenant, layer, alone)
                 groups.setdefault(key, []).append((job, index, injection))
         for (backbone, *_), members in groups.items():
             items = [job.inquiry.items[index] for job, index, _ in members]
-            lines = [line_of(item, job.request) for item, (job, _, _) in zip(items, members, strict=True)]
+            lines = [
+                line_of(item, job.request, is_kept(job, item)) for item, (job, _, _) in zip(items, members, strict=True)
+            ]
             injections = [injection for _, _, injection in members]
             self._lines |= {line: (job, index) for line, (job, index, _) in zip(lines, members, strict=True)}
             with self._failing([job.request.id for job, _, _ in members]):
@@ -251,7 +272,9 @@ class Worker:
                     for other in self._slots.values():
                         other.trim()
                     room_bytes = self._slot_bytes - sum(other.num_bytes for other in self._slots.values())
-                slots.begin(inputs_of(items[0], self.host), [item.row for item in items], injections, lines, room_bytes)
+                slots.begin(
+                    inputs_of(items[0], self.host), [item.live_row for item in items], injections, lines, room_bytes
+                )
             for line in lines:
                 self._grow(line)
         return taken
@@ -280,6 +303,7 @@ class Worker:
                     self._tell(job, line, answer_of(backbone, line, question.stop).text)
             if line.is_done:
                 del self._lines[line]
+                self._ahead.keep(job, item, line)
                 job.is_cut, job.num_written = line.is_cut, job.num_written + len(line.ids)
                 self._answer(job, index, answer_of(backbone, line, question.stop))
 
@@ -376,6 +400,7 @@ class Worker:
         for lane in (self._labels, self._writers):
             for waiting in [waiting for waiting in lane if waiting[0].request.id == request_id]:
                 lane.remove(waiting)
+        self._ahead.forget(request_id)
         for line in [line for line, (job, _) in self._lines.items() if job.request.id == request_id]:
             del self._lines[line]
             for slots in self._slots.values():
