@@ -369,6 +369,11 @@ def test_an_unsafe_upload_leaves_nothing(client, gateway, name, change, status):
     assert gateway.store.versions("movie") == (1,)
 
 
+def test_a_broken_upload_is_a_mistake(client):
+    reply = client.put("/v1/prompts/movie", content=b'{"manifest": {"b": {}}{"manifest"')
+    assert error_of(reply, 400)["wanted"] == "JSON"
+
+
 def test_an_upload_that_the_model_cannot_open_is_taken_back(tmp_path):
     gateway = Gateway(tmp_path / "store", ReadyEngine(answer=fake_answer, refused=("movie@1",)))
     with gateway.client() as client:

@@ -94,7 +94,9 @@ def unequal_values(wanted: JsonValue, actual: JsonValue, where: str) -> list[Pro
 
 def in_words(error: Any) -> str:
     """What is wrong with a value, from one entry of pydantic's `ValidationError.errors()`."""
-    return str(_MESSAGES.get(error["type"], error["msg"])).format(**error.get("ctx", {}))
+    known = _MESSAGES.get(error["type"])
+    # A message of the library may hold braces that a caller sent.
+    return known.format(**error.get("ctx", {})) if known else str(error["msg"])
 
 
 def _problems(model: type[BaseModel], error: Any) -> list[Problem]:

@@ -237,11 +237,13 @@ class Written:
         text: without the end token, cut at a stop text.
         ids: its tokens, without the end token.
         log_likelihood: of the tokens, the end token with them if it was written; given what was allowed.
+        shares: log-probabilities of its tokens; none of a search over beams.
     """
 
     text: str
     ids: tuple[int, ...]
     log_likelihood: float
+    shares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +287,8 @@ class Prediction:
         confidence: probability of the one label that was chosen; None where the answer is not one label.
         label_set: labels among which the right one is, likeliest first, where sets were asked for.
         is_withheld: whether the answer may be wrong too often to be given; None where nobody asked.
+        span: where the answer stands in its field, in characters, where it is a piece of it.
+        span_scores: how sure the model is of each span of an answer, from 0 to 1.
     """
 
     text: str
@@ -295,6 +299,8 @@ class Prediction:
     confidence: float | None = None
     label_set: tuple[str, ...] | None = None
     is_withheld: bool | None = None
+    span: tuple[int, int] | None = None
+    span_scores: tuple[float, ...] = ()
 
     @property
     def label(self) -> str | None:

@@ -96,7 +96,8 @@ def _write(inputs: Inputs, rows: Sequence[Encoded], injections: Injections, line
 
 def answer_of(backbone: Backbone, line: "Line | _Beam", stop: Sequence[str]) -> Written:
     """The answer as it is read: without its end, cut at a stop text."""
-    return Written(_cut(backbone.text.tokenizer.decode(line.ids), stop), tuple(line.ids), line.log_likelihood)
+    text = _cut(backbone.text.tokenizer.decode(line.ids), stop)
+    return Written(text, tuple(line.ids), line.log_likelihood, tuple(line.shares) if isinstance(line, Line) else ())
 
 
 # -- beam search

@@ -47,6 +47,7 @@ class Span(Record):
     label: str = Field(description="what it is")
     start: int = Field(description="first character, from 0; first word where the row holds words")
     end: int = Field(description="behind the last character or word")
+    score: float | None = Field(None, description="how sure the model is of it: mean probability of its tokens or tags")
     text: str | None = Field(None, description="the part itself; none where the template shows several fields")
 
 
@@ -64,6 +65,8 @@ class TextAnswer(Record):
 
     type: Literal["text"] = "text"
     text: str = Field(description="the answer")
+    start: int | None = Field(None, description="of an answer taken from the context, its first character there")
+    end: int | None = Field(None, description="behind the last character")
 
 
 Answer = Annotated[Choice | Labels | Score | Tags | TextAnswer, Field(discriminator="type")]
@@ -107,7 +110,7 @@ def typed_answer(shown: dict[str, Any], top: int | None = None, value: JsonValue
             set=shown.get("set"),
             abstained=shown.get("abstained"),
         )
-    return TextAnswer(text=str(chosen))
+    return TextAnswer(text=str(chosen), start=shown.get("start"), end=shown.get("end"))
 
 
 def answer_text(answer: Answer) -> str:

@@ -67,11 +67,12 @@ class Options(Config):
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """The window's text and words, and what may be copied from it."""
+    """The window's text and words, what may be copied from it, and where it begins in the context."""
 
     text: str
     words: tuple[tuple[int, int], ...]
     grammar: Grammar | None = None
+    start: int = 0
 
 
 def _check(task: TaskFile) -> None:
@@ -176,7 +177,9 @@ def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, 
     context = texts[_CONTEXT]
     span = _gold_span(task, row, gold[0], context) if gold else None
     return [
-        _window(task, tools, gold is not None, _within(span, start, end), {**texts, _CONTEXT: context[start:end]})
+        _window(
+            task, tools, gold is not None, _within(span, start, end), {**texts, _CONTEXT: context[start:end]}, start
+        )
         for start, end in _windows(task, texts, tools, gold)
     ]
 
@@ -228,9 +231,14 @@ def _windows(
 
 
 def _window(
-    task: TaskFile, tools: Tools, is_known: bool, inside: tuple[int, int] | None, shown: Mapping[str, str]
+    task: TaskFile,
+    tools: Tools,
+    is_known: bool,
+    inside: tuple[int, int] | None,
+    shown: Mapping[str, str],
+    start: int,
 ) -> Example:
-    """One window; it teaches nothing where the answer is not in it and silence is no answer."""
+    """One window, from `start` on; it teaches nothing where the answer is not in it and silence is no answer."""
     own: Options = task.own
     text = shown[_CONTEXT]
     words = units_of(text, own.within_words)
@@ -240,7 +248,7 @@ def _window(
     can_say = inside is None or (inside[0] in {s for s, _ in words} and inside[1] in {e for _, e in words})
 
     def cut(texts: Mapping[str, str]) -> Example:
-        return _window(task, tools, is_known, _within(inside, 0, len(texts[_CONTEXT])), texts)
+        return _window(task, tools, is_known, _within(inside, 0, len(texts[_CONTEXT])), texts, start)
 
     if tools.tokenizer.is_encoder:
         # The row's first token stands for no answer, in front of the words.
@@ -249,7 +257,7 @@ def _window(
         can_say = can_say and places[1] - places[0] < own.max_answer_tokens
         marks = Marks(nowhere, "places", places if teaches else None)
         pick = Pick(_CONTEXT, words, marks)
-        return Example(shown, pick=pick, source=_Source(text, words), can_say=can_say, cut=cut)
+        return Example(shown, pick=pick, source=_Source(text, words, start=start), can_say=can_say, cut=cut)
     grammar = Grammar(lambda: _rules(task, tools, text, words))
     answer = None
     if teaches and inside is None:
@@ -258,7 +266,7 @@ def _window(
         ids = Copied(text, tools.tokenizer, lead(task), words).ids(*inside)
         can_say = can_say and len(ids) <= own.max_answer_tokens
         answer = tools.ended(ids)
-    source = _Source(text, words, grammar)
+    source = _Source(text, words, grammar, start)
     return Example(shown, answer_ids=answer, allowed=grammar, source=source, can_say=can_say, cut=cut)
 
 
@@ -310,12 +318,12 @@ def _read(task: TaskFile, row: Encoded, reply: Any, blank_replies: Sequence[Any]
 
 def _copied(source: _Source, ids: Sequence[int], score: float) -> Prediction:
     assert source.grammar is not None
-    text = ""
+    text, span = "", None
     for group, piece, done in source.grammar.parsed(ids):
         end = piece.ends[done - 1]
         if group == "span" and piece.start is not None and end is not None:
-            text = source.text[piece.start : end]
-    return Prediction(text, answer=text, score=score)
+            text, span = source.text[piece.start : end], (source.start + piece.start, source.start + end)
+    return Prediction(text, answer=text, score=score, span=span if text else None)
 
 
 def _best_span(own: Options, source: _Source, scores: Sequence[Sequence[float]]) -> Prediction:
@@ -331,14 +339,22 @@ def _best_span(own: Options, source: _Source, scores: Sequence[Sequence[float]])
     sure = best[0] - sum(nowhere) if nowhere else best[0]
     if not scores or (nowhere and sure <= own.no_answer_threshold):
         return Prediction("", answer="", score=sure)
-    text = source.text[source.words[best[1]][0] : source.words[best[2]][1]]
-    return Prediction(text, answer=text, score=sure)
+    start, end = source.words[best[1]][0], source.words[best[2]][1]
+    text = source.text[start:end]
+    return Prediction(text, answer=text, score=sure, span=(source.start + start, source.start + end))
 
 
 def _merged(task: TaskFile, parts: Sequence[Prediction]) -> Prediction:
     """The surest answer; silence only where every window is silent."""
     del task
     return max(parts, key=lambda part: (part.said != "", part.score))
+
+
+def _shown(task: TaskFile, prediction: Prediction) -> dict[str, Any]:
+    """The answer, and where it stands in the context if it was taken from there."""
+    del task
+    start, end = prediction.span or (None, None)
+    return {"answer": prediction.text, **({} if start is None else {"start": start, "end": end})}
 
 
 def _shot(task: TaskFile, row: Row) -> str | None:
@@ -373,6 +389,7 @@ KIND = TaskKind(
     stopped=_stopped,
     optional_fields=_optional_fields,
     merged=_merged,
+    shown=_shown,
     writes=True,
     for_encoders=lambda task: task.own.mode == "extractive",
     max_written=lambda task: task.max_new_tokens if task.own.mode == "generative" else None,

@@ -6,6 +6,7 @@ and pieces of the text can be written, so nothing is found that is not there. A 
 times is the first of them behind the span before; any other is followed by its number, ``org: Apple (2)``.
 """
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -406,38 +407,61 @@ def _read(task: TaskFile, row: Encoded, reply: Any, blank_replies: Sequence[Any]
     del blank_replies
     source: _Source = row.source
     if not isinstance(row.target, AtMarks):
-        return _prediction(source, _written_spans(source, reply.ids), reply.log_likelihood)
-    spans = spans_of(best_tags(reply.tolist(), _tag_names(task))) if len(reply) else []
-    words = source.words
-    return _prediction(source, [(name, words[first][0], words[end - 1][1]) for name, first, end in spans], 0.0)
+        spans, tokens = _spans_and_tokens(source, reply.ids)
+        scores = [_mean_share(reply.shares[first:end]) for first, end in tokens] if reply.shares else []
+        return _prediction(source, spans, reply.log_likelihood, scores)
+    logits, names = reply.tolist(), _tag_names(task)
+    tags = best_tags(logits, names) if len(reply) else []
+    shares = [row[names.index(tag)] - _log_sum(row) for row, tag in zip(logits, tags, strict=True)]
+    found, words = spans_of(tags), source.words
+    scores = [_mean_share(shares[first:end]) for _, first, end in found]
+    return _prediction(source, [(name, words[first][0], words[end - 1][1]) for name, first, end in found], 0.0, scores)
+
+
+def _log_sum(logits: Sequence[float]) -> float:
+    largest = max(logits)
+    return largest + math.log(sum(math.exp(logit - largest) for logit in logits))
+
+
+def _mean_share(log_shares: Sequence[float]) -> float:
+    """Probability of a span's tokens or tags, the geometric mean over them, so that long ones are not at a loss."""
+    return math.exp(sum(log_shares) / len(log_shares))
 
 
 def _written_spans(source: _Source, ids: Sequence[int]) -> Spans:
     """The spans that an answer names, in characters."""
+    return _spans_and_tokens(source, ids)[0]
+
+
+def _spans_and_tokens(source: _Source, ids: Sequence[int]) -> tuple[Spans, list[tuple[int, int]]]:
+    """The spans that an answer names, in characters, and which of its tokens name each."""
     assert source.grammar is not None
-    spans = []
-    for (group, kind_of, _), (following, piece, done) in pairwise(source.grammar.parsed(ids)):
+    spans, tokens, first = [], [], 0
+    for (group, kind_of, num), (following, piece, done) in pairwise(source.grammar.parsed(ids)):
         end = piece.ends[done - 1]
         if group in ("first", "type") and following == "span" and piece.start is not None and end is not None:
             spans.append((kind_of.name, piece.start, end))
-    return spans
+            tokens.append((first, first + num + done))
+        first += num
+    return spans, tokens
 
 
-def _prediction(source: _Source, spans: Spans, score: float) -> Prediction:
+def _prediction(source: _Source, spans: Spans, score: float, span_scores: Sequence[float]) -> Prediction:
     text = "; ".join(f"{name}: {source.text[start:end]}" for name, start, end in spans) or "none"
     if source.counts_words:
         counted = [(name, _in_words(start, end, source.words)) for name, start, end in spans]
+        span_scores = [share for share, (_, place) in zip(span_scores, counted, strict=False) if place]
         spans = [(name, *place) for name, place in counted if place]
-    return Prediction(text, answer=tuple(spans), score=score)
+    return Prediction(text, answer=tuple(spans), score=score, span_scores=tuple(span_scores))
 
 
 def _shown(task: TaskFile, prediction: Prediction) -> dict[str, Any]:
     del task
     spans = prediction.answer if isinstance(prediction.answer, tuple) else ()
-    return {
-        "answer": prediction.text,
-        "spans": [{"label": name, "start": start, "end": end} for name, start, end in spans],
-    }
+    shown = [{"label": name, "start": start, "end": end} for name, start, end in spans]
+    for span, score in zip(shown, prediction.span_scores, strict=False):
+        span["score"] = round(score, 4)
+    return {"answer": prediction.text, "spans": shown}
 
 
 def _part(task: TaskFile, row: Row, span: tuple[str, int, int]) -> str:
