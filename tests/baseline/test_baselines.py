@@ -23,9 +23,12 @@ from overture.data.shots import shot_ids
 from overture.data.task import Task
 from overture.engine.cache import InputCache
 from overture.engine.info import weights_digest
+from overture.engine.inputs import Inputs
 from overture.engine.lora import with_lora
+from overture.engine.operations import counted
 from overture.engine.options import LoraOptions
 from overture.engine.prompted import PromptedModel
+from overture.evaluate.probe import pooled_features
 from overture.evaluate.scoring import predict, score
 from overture.train.fit import Fit, Validation
 from overture.train.options import TrainConfig
@@ -343,6 +346,56 @@ def test_features_are_the_librarys_hidden_states():
     rows = request.rows["train"]
     torch.testing.assert_close(features_of(request.backbone, rows)[3], hidden[-1], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(features_of(request.backbone, rows, True)[3], hidden.mean(0), rtol=1e-4, atol=1e-4)
+
+
+def layer_states(family: str, request: Request, row) -> torch.Tensor:
+    """States of one row's tokens, [N + 1, L, D], as transformers gives them."""
+    model = reference_of(family)
+    ids = torch.tensor([[*row.input_ids, *row.anchor_ids]])
+    with torch.no_grad():
+        return torch.cat(model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states)
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_features_of_a_layer_are_the_librarys(family):
+    request = make_request(family)
+    rows = request.rows["train"]
+    pooled = pooled_features(Inputs(request.backbone, InputCache(1 << 24), 64), rows, (1, 2))
+    for row, of_layers in zip(rows, pooled, strict=True):
+        states = layer_states(family, request, row)[1:3]
+        torch.testing.assert_close(of_layers[:, 0], states[:, -1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(of_layers[:, 1], states.mean(1), rtol=1e-4, atol=1e-5)
+
+
+def test_layer_and_pooling_are_chosen_on_validation_rows():
+    request = make_request("bert")
+    searched = built("linear", request, layer="search", features="search", penalties=[0.1, 1.0])
+    quality = {}
+    for layer in range(request.backbone.info.num_layers + 1):
+        for features in ("read", "mean", "read+mean"):
+            head = built("linear", request, layer=layer, features=features, penalties=[0.1, 1.0]).model
+            scores = torch.stack(head.ask(request.rows["validation"], LabelScores()))
+            gold = torch.tensor([row.label for row in request.rows["validation"]])
+            quality[layer, features] = float((scores.argmax(1) == gold).float().mean())
+    chosen = searched.facts["layer"], searched.facts["features"]
+    assert quality[chosen] == max(quality.values())
+    # The features of the choice are those that it was fitted on.
+    alone = built("linear", request, layer=chosen[0], features=chosen[1], penalties=[searched.facts["penalty"]])
+    ours, theirs = [torch.stack(b.model.ask(request.rows["train"], LabelScores())) for b in (searched, alone)]
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_linear_head_read_is_kept_for_the_next():
+    request = replace(make_request("bert"), cache=InputCache(1 << 24))
+    built("linear", request, layer="search", penalties=[0.1])
+    with counted(request.backbone) as work:
+        built("linear", request, layer="search", penalties=[0.1])
+    assert work.flops == 0
+
+
+def test_a_linear_head_refuses_a_layer_that_is_not_there():
+    with pytest.raises(ConfigError, match="no such layer"):
+        built("linear", make_request("bert"), layer=9)
 
 
 # -- trained head

@@ -16,6 +16,7 @@ from overture.core.sealed import write_sealed
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.history import overfitting
+from overture.evaluate.source import prompt_source
 from overture.jobs.run.request import TuneConfig, settled
 from overture.jobs.run.resumed import resumed
 from overture.jobs.run.tracked import tracked
@@ -23,6 +24,7 @@ from overture.jobs.run.work import SPLITS, Member, Work, begun_run, metrics_of, 
 from overture.jobs.tune.adapted import Tuned, tuned_alone, tuned_with_adapter
 from overture.jobs.tune.plan import plan_of
 from overture.jobs.tune.result import finished, seed_file
+from overture.prompt.labels import label_start, with_labels
 from overture.prompt.pack import ADAPTER, prompt_tensors
 from overture.prompt.registry import check_effect
 from overture.store.runs import Run
@@ -128,9 +130,20 @@ def _result(work: Work) -> TuneResult | StoppedRun:
 
 
 def _without_prompt(work: Work) -> Measured | None:
-    """The model as it is; None where it cannot answer such rows without a prompt."""
+    """The model as it is; None where it cannot answer such rows without a prompt.
+
+    A model without words is measured under a linear probe of the training rows, from which label vectors start too.
+    """
     # The model alone fills and uses the cache when the prompt will use it too; else it would only cost memory.
-    plain = PromptedModel(work.backbone, None, work.cache if work.config.prompt.place == "after" else None)
+    cache = work.cache if work.config.prompt.place == "after" else None
+    plain = PromptedModel(work.backbone, None, cache)
+    if not work.backbone.family.has_words and work.encoder.candidates:
+        source = prompt_source(work.backbone, work.encoder, work.rows["train"], cache=work.cache)
+        labels, bias = label_start(source)
+        plain = PromptedModel(work.backbone, with_labels(None, labels, bias=bias), cache)
+        work.notice(
+            "without a prompt the model answers by a linear probe of the training rows, where the prompt started"
+        )
     try:
         work.check(plain)
     except BackboneError as error:

@@ -1,0 +1,97 @@
+"""A vision encoder and folders of pictures through whole runs: no words, no template, a label for each folder."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from overture.core.errors import ArtifactError
+from overture.engine.load import load_backbone
+from overture.evaluate.host import Host
+from overture.store.store import Store
+from vision_fakes import SIZE, make_processor, make_vision_model
+
+COLOURS = {"warm": (220, 90, 40), "cold": (40, 90, 220)}
+SPLITS = {"train": 6, "validation": 4, "test": 4}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Two colours under noise, a folder for each, and a model beside them."""
+    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for split, num_rows in SPLITS.items():
+        for label, colour in COLOURS.items():
+            (folder / split / label).mkdir(parents=True)
+            for number in range(num_rows):
+                noise = random.integers(-35, 36, (20, 24, 3))
+                pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / label / f"{number}.png")
+    make_vision_model("dinov2", torch.float32).save_pretrained(folder / "model")
+    values = make_processor("dinov2")
+    processor = {"size": {"height": SIZE, "width": SIZE}, "resample": 2}
+    processor |= {"image_mean": values.mean, "image_std": values.std}
+    (folder / "model" / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def task(pictures, tmp_path) -> Path:
+    """A task file on the pictures."""
+    lines = ["name: colours", f"backbone: {pictures / 'model'}", "input: image", "data:"]
+    lines += [f"  {split}: {pictures / split}" for split in SPLITS]
+    lines += ["labels:", *(f"  {label}: {label}" for label in COLOURS)]
+    file = tmp_path / "task.yaml"
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize(("method", "place"), [("deep", "memory"), ("vectors", "before")], ids=["deep", "vectors"])
+def test_from_folders_to_answers(task, pictures, overture, method, place):
+    done = overture(
+        "tune", task, "--method", method, "--place", place, "--length", 2, "--set", "train.epochs=2", "--json"
+    )
+    assert done.code == 0, done.err
+    assert any("linear probe" in notice for notice in done.json["notices"])
+    assert done.json["no_prompt"]["metrics"]["test"]["accuracy"]["n"] == 8
+    # Label vectors and a bias for each of two labels beside the prompt.
+    width, of_prompt = 32, {"deep": 3 * 2 * 32, "vectors": 2 * 32}[method]
+    assert done.json["trainable"] == of_prompt + 2 * width + 2
+    # What was stored answers as it did when it was scored.
+    found = overture("eval", "colours@1", "--json")
+    assert found.code == 0, found.err
+    scores = found.json["metrics"]["test"]["accuracy"]["value"]
+    assert scores == done.json["metrics"]["test"]["accuracy"]["value"]
+
+
+def test_another_size_is_drift(task, pictures, overture, tmp_path):
+    done = overture("tune", task, "--method", "deep", "--set", "train.epochs=1", "--set", "baselines=false", "--json")
+    assert done.code == 0, done.err
+    other = load_backbone(f"{pictures / 'model'}@12px", notify=lambda text: None)
+    with pytest.raises(ArtifactError) as error:
+        Host(other, Store(tmp_path / "store")).open("colours@1")
+    assert "processor_sha256" in str(error.value)
+
+
+def test_the_usual_ways_are_those_that_need_no_words(task, overture):
+    done = overture("compare", task, "--size", 4, "--seeds", 1, "--default-rates", "--min-steps", 2, "--json")
+    assert done.code == 0, done.err
+    assert set(done.json["ways"]) == {"linear", "lora", "prefix-memory"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--set", "template={image} is"),
+        ("--set", "prompt.init=text", "--set", "prompt.init_text=warm"),
+        ("--set", "prompt.labels=words"),
+        ("--set", "compile_layers=true"),
+    ],
+    ids=["a template with words", "a start from words", "label words", "compiled layers"],
+)
+def test_what_needs_words_is_refused(task, overture, options):
+    done = overture("tune", task, "--method", "deep", *options)
+    assert done.code == 2, done.out
+    assert "error:" in done.err
