@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,7 +25,6 @@ from overture.evaluate.probe import fitted, pooled_features
 from overture.jobs.run.early import splits_of
 from overture.jobs.run.request import TuneConfig, resolved
 
-PENALTIES = (0.01, 0.1, 1.0)
 SPLITS = ("train", "validation", "test")
 
 
@@ -35,6 +35,9 @@ def main() -> None:
     parser.add_argument("model", help="a vision encoder, with a size: FOLDER@112px")
     parser.add_argument("--out", type=Path, default=RESULTS / "vision", help="folder of the results")
     parser.add_argument("--test-rows", type=int, help="only the first of them; all if not given")
+    parser.add_argument(
+        "--penalties", type=float, nargs="+", default=[0.01, 0.1, 1.0], help="scikit-learn's C to choose from"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     started, task = start_facts(), resolved(TuneConfig, options.task).task
@@ -46,7 +49,7 @@ def main() -> None:
     inputs = Inputs(backbone, None, 2048)
     features, reading = timed(lambda: {name: pooled_features(inputs, rows[name], layers) for name in SPLITS})
     gold = {name: torch.tensor([row.label for row in rows[name]]) for name in SPLITS}
-    probes, fitting = timed(lambda: probes_of(features, gold, len(task.words)))
+    probes, fitting = timed(lambda: probes_of(features, gold, len(task.words), options.penalties))
     best = max(probes, key=lambda probe: (probe["validation"], probe["validation_likelihood"]))
     result = {
         **machine_facts(),
@@ -66,7 +69,7 @@ def main() -> None:
 
 
 def probes_of(
-    features: dict[str, torch.Tensor], gold: dict[str, torch.Tensor], num_labels: int
+    features: dict[str, torch.Tensor], gold: dict[str, torch.Tensor], num_labels: int, penalties: Sequence[float]
 ) -> list[dict[str, float | int | str]]:
     """Each layer's probes with their accuracies; the penalty of each is the best on validation rows."""
     probes: list[dict[str, float | int | str]] = []
@@ -74,7 +77,7 @@ def probes_of(
         for what in ("read", "mean", "read+mean"):
             read = {name: of_read(values[:, layer], what) for name, values in features.items()}
             tried = []
-            for penalty in PENALTIES:
+            for penalty in penalties:
                 factors = [1.0] * len(gold["train"])
                 weight, bias = fitted(read["train"].double(), gold["train"], factors, num_labels, penalty)
                 scores = {name: (values @ weight.T + bias).log_softmax(1) for name, values in read.items()}
