@@ -55,13 +55,16 @@ def main() -> None:
     )
     parser.add_argument("--task", required=True)
     parser.add_argument("--settings", default="", help="further settings of the command, for the record")
+    parser.add_argument("--add", action="store_true", help="keep the seeds that the result file holds already")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    seeds = [facts_of(path) for path in args.results]
+    path = args.out / f"search-{args.task}.json"
+    kept = json.loads(path.read_text(encoding="utf-8"))["seeds"] if args.add else []
+    seeds = [*kept, *(facts_of(result) for result in args.results)]
     command = (
         f"overture search bench/tasks/{args.task}.yaml --form hard --seed S --set data.seed=S {args.settings}".strip()
     )
-    write_json(args.out / f"search-{args.task}.json", {"command": command, "task": args.task, "seeds": seeds})
+    write_json(path, {"command": command, "task": args.task, "seeds": seeds})
     print(f"{args.task}: {len(seeds)} seeds, mean {sum(seed['test']['value'] for seed in seeds) / len(seeds):.3f}")
 
 

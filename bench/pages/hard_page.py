@@ -176,11 +176,17 @@ def control() -> str:
     """Searches on shuffled labels."""
     if (result := kept("shuffled")) is None:
         return "Not measured."
+    bound = ""
+    if "mean_most" in result:
+        bound = (
+            f" The bound that a search states for four of five, {100 * result['mean_most']:.1f} points on average, "
+            f"held in {result['optimism_within_most']:.0%}."
+        )
     return (
         f"{result['searches_with_a_claim']} of {len(result['searches'])} searches on shuffled labels made a claim. The "
         f"winner's validation score was {100 * result['mean_optimism']:.1f} points above its test score on average; "
         f"the stated luck was {100 * result['mean_luck']:.1f} points on average, and not exceeded in "
-        f"{result['optimism_within_luck']:.0%} of the searches.\n\n```sh\n{result['command']}\n```"
+        f"{result['optimism_within_luck']:.0%} of the searches.{bound}\n\n```sh\n{result['command']}\n```"
     )
 
 
