@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from overture.core.files import store_dir
+
 SMALL = ["rounds=1", "structures=4", "example_sets=4", "wordings=4", "first_rows=4", "race_rows=8"]
 SETTINGS = [word for setting in SMALL for word in ("--set", f"hard.{setting}")]
 SOURCES = ["--from", "examples", "--from", "corpus"]
@@ -38,6 +40,7 @@ def test_a_found_prompt_goes_through_every_command(found, overture, tmp_path):
     explained = overture("explain", "mood", "--page", page, "--json").json
     assert explained["rows"] == 8
     assert explained["prompt"] in page.read_text()
+    assert (store_dir() / "explanations" / "mood@1.html").read_text() == page.read_text()
     assert "mood" in overture("explain", "mood", "--page", page).out
     assert overture("explain", "mood", "--page", tmp_path).code == 2
 

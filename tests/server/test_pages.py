@@ -215,6 +215,12 @@ def test_sets_of_labels_are_shown_where_a_prompt_promises_them(client, gateway):
     }
 
 
+def test_the_playground_begins_with_two_prompts_side_by_side(client):
+    chosen = re.findall(r'name="prompt" value="([^"]+)" checked', client.get("/try").text)
+    assert chosen == ["tiny", "movie"]
+    assert 'value="movie" checked' not in client.get("/try?prompt=spam").text
+
+
 def test_what_the_playground_cannot_ask_it_says(client, gateway):
     gateway.add("stars", backbone=BackboneRef(**{**BACKBONE, "num_layers": 3}))
     shown = text_of(client.post("/try", data={"prompt": ["movie", "stars", "movi"], "text": "x"}))

@@ -191,7 +191,12 @@ def routes(site: Site) -> APIRouter:
         """The form, with the prompts and the text that a link names."""
         query = query_of(request, PlayQuery)
         form = PlayForm(prompt=query.prompt, text=query.text, max_tokens=_DEFAULT_TOKENS, live=True)
-        return shown(request, play_of(site, request.state.visit, form, {}), "form")
+        play = play_of(site, request.state.visit, form, {})
+        if not query.prompt:
+            # Something to type at once: the model without a prompt beside the first prompt, or the first two.
+            first = form.model_copy(update={"prompt": list(play.offered[:2])})
+            play = play_of(site, request.state.visit, first, {})
+        return shown(request, play, "form")
 
     @router.post("/try/form")
     async def choose(request: Request) -> Response:
