@@ -10,11 +10,15 @@ from typing import Any, Literal
 
 from overture.core.errors import DataError, Problem
 from overture.core.records.data import notice_texts
+from overture.data.formats.media_folders import media_files
 from overture.data.formats.registry import container_of
+from overture.data.media.read import SUFFIXES as MEDIA_SUFFIXES
+from overture.data.media.read import modality_of
 from overture.data.read import SUFFIXES, Table, other_options, scan
 from overture.data.row import Row
 from overture.data.rows import row_problems
 from overture.data.task import Task
+from overture.data.task_rows import folder_of
 
 _HEAD_BYTES = 1 << 14
 Source = Literal["argument", "stdin", "file"]
@@ -56,6 +60,39 @@ class Inputs:
                 problems=problems,
                 fix="" if len(self.problems) == len(self.rows) else "correct them, or --on-error skip or null",
             )
+
+
+def media_of(texts: Sequence[str], tasks: Sequence[Task]) -> Inputs | None:
+    """The images or sounds that arguments name, as files or as the folders that hold them; None where they name none.
+
+    Args:
+        texts: the arguments.
+        tasks: those of the prompts.
+
+    Raises:
+        DataError: a folder holds none, or an argument is neither beside others that are.
+    """
+    kinds = {modality for task in tasks for modality in task.media.values()}
+    fields = [name for task in tasks for name in task.media]
+    is_named = [Path(text).is_dir() or modality_of(text) in kinds for text in texts if "\0" not in text]
+    if len(kinds) != 1 or not any(is_named):
+        return None
+    (modality,) = kinds
+    inputs = Inputs("file", [])
+    for text in texts:
+        path = Path(os.path.abspath(text))
+        if path.is_dir():
+            names = [(str(path), name) for name in media_files(path, modality)]
+        elif modality_of(text) == modality:
+            # The user names the file, so it may lie anywhere.
+            names = [(path.anchor, str(path))]
+        else:
+            names = []
+        if not names:
+            raise DataError(f"no {modality} files", where=text, wanted=", ".join(MEDIA_SUFFIXES[modality]))
+        rows = [Row(dict.fromkeys(fields, name), 1, str(Path(root) / name), root) for root, name in names]
+        inputs.rows.extend(rows)
+    return inputs
 
 
 def file_of(texts: Sequence[str]) -> Path | None:
@@ -115,6 +152,27 @@ def inputs_of(file: Path | None, texts: Sequence[str], tasks: Sequence[Task]) ->
         inputs = _of_lines("argument", texts, tasks)
     else:
         inputs = _of_lines("stdin", _stdin_lines(), tasks)
+    return checked(inputs, tasks)
+
+
+def inputs_of_arguments(texts: Sequence[str], tasks: Sequence[Task]) -> tuple[Inputs, Path | None]:
+    """The rows that arguments name or are, and the data file that holds them, if one does.
+
+    Raises:
+        DataError: as `media_of`, `file_of` and `inputs_of`.
+    """
+    if media := media_of(texts, tasks):
+        return checked(media, tasks), None
+    file = file_of(texts)
+    return inputs_of(file, [] if file else texts, tasks), file
+
+
+def checked(inputs: Inputs, tasks: Sequence[Task]) -> Inputs:
+    """The same rows, with what is wrong with each.
+
+    Raises:
+        DataError: there are none.
+    """
     if not inputs.rows:
         raise DataError("there is nothing to predict", where=inputs.source, wanted="at least one text")
     for index, row in enumerate(inputs.rows):
@@ -140,7 +198,8 @@ def _of_file(path: Path, tasks: Sequence[Task]) -> Inputs:
     lines = {line: problem for problem in problems if (line := _line_of(problem, path)) is not None}
     if len(lines) < len(problems) or _is_cut_off(path, table, lines):
         raise DataError("the data cannot be read", where=str(path), problems=problems)
-    rows = [Row(fields, line, str(path)) for fields, line in zip(table.rows, table.lines, strict=True)]
+    root = str(folder_of(str(path)))
+    rows = [Row(fields, line, str(path), root) for fields, line in zip(table.rows, table.lines, strict=True)]
     bad_rows = [Row({}, line, str(path)) for line in lines]
     rows = sorted([*rows, *bad_rows], key=lambda row: row.line) if bad_rows else rows
     by_index = {index: [lines[row.line]] for index, row in enumerate(rows) if not row.fields and row.line in lines}
@@ -192,7 +251,7 @@ def _of_lines(source: Source, lines: Sequence[str], tasks: Sequence[Task], name:
             wanted = f"wanted a JSON object with {', '.join(names)}"
             problem = Problem(f"{name}:{number}", f"a text, but the template has {len(names)} fields", wanted)
             inputs.problems[number - 1] = [problem]
-        inputs.rows.append(Row(fields or {}, number, name))
+        inputs.rows.append(Row(fields or {}, number, name, str(Path.cwd())))
     return inputs
 
 

@@ -54,7 +54,8 @@ def command(
         list[str] | None,
         typer.Argument(
             metavar="FILE | TEXT",
-            help="A data file; or texts, or JSON objects with the template's fields; - reads lines of standard input.",
+            help="A data file; image or sound files, or folders of them; or texts, or JSON objects with the "
+            "template's fields; - reads lines of standard input.",
         ),
     ] = None,
     output: Annotated[
@@ -88,7 +89,7 @@ def command(
     Without -o, each prediction is a line of JSON as soon as it is there; --json collects all in one object. A text that
     begins with a dash stands behind --.
     """
-    from overture.cli.inputs import file_of, inputs_of
+    from overture.cli.inputs import inputs_of_arguments
 
     texts = texts or []
     if prompts:
@@ -97,8 +98,6 @@ def command(
     repeated = sorted({ref for ref in refs if refs.count(ref) > 1})
     if repeated:
         raise ConfigError("a prompt is named twice", where="--prompt", got=", ".join(repeated), fix="name each once")
-    file = file_of(texts)
-
     from overture.core.config import validated
     from overture.core.records.shares import Doubt
     from overture.data.task import Task
@@ -108,8 +107,6 @@ def command(
     from overture.store.store import Store
 
     # Everything that can be wrong is looked at before the model is loaded.
-    if output:
-        check_output(output, is_forced, [file] if file else [])
     kept = Store(store_root(store), say)
     folders = [kept.get(ref) for ref in refs]
     manifests = [read_manifest(folder) for folder in folders]
@@ -121,7 +118,9 @@ def command(
     if calibrated:
         tasks = [task.calibrated() for task in tasks]
     certainties = _certainties(manifests, tasks, validated(Doubt, given.of(Doubt), "overture predict"))
-    inputs = inputs_of(file, [] if file else texts, tasks)
+    inputs, file = inputs_of_arguments(texts, tasks)
+    if output:
+        check_output(output, is_forced, [file] if file else [])
     for notice in inputs.notices:
         say(f"note: {notice}")
     inputs.raise_if_bad(is_any_too_many=on_error == "fail")
@@ -253,7 +252,7 @@ class _Rows:
         host, rows = self.handles[0].host, self.inputs.rows
         asked = [index for index in indices if index not in self.inputs.problems]
         requests = [
-            Ask(handle, rows[index].fields, rows[index].line, rows[index].file)
+            Ask(handle, rows[index].fields, rows[index].line, rows[index].file, rows[index].root)
             for index in asked
             for handle in self.handles
         ]

@@ -7,6 +7,7 @@ from typing import Any
 from overture.cli.inputs import Inputs
 from overture.core.errors import Problem
 from overture.core.rows import Prediction
+from overture.data.media.read import plain
 from overture.data.task import Task
 from overture.data.write import ColumnType
 
@@ -33,21 +34,22 @@ class Predicted:
     @property
     def own_rows(self) -> list[dict[str, Any]]:
         """The rows' own fields."""
-        return [row.fields for row in self.inputs.rows]
+        return [plain(row.fields, row.where) for row in self.inputs.rows]
 
     def line(self, index: int, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         """A prediction as a line of JSON: the row's file and line, the text that the template shows, the answers."""
         row = self.inputs.rows[index]
+        own = plain(row.fields, row.where)
         shown_inputs = []
         for task in self.tasks:
-            fields = {name: row.fields.get(name) for name in task.columns}
+            fields = {name: own.get(name) for name in task.columns}
             shown_inputs.append(fields[task.columns[0]] if len(fields) == 1 else fields)
         # Templates of different fields show different inputs.
         same = all(shown == shown_inputs[0] for shown in shown_inputs)
         line: dict[str, Any] = {}
         if self.inputs.source == "file":
-            line = {"where": row.where, "row": row.fields}
-        line["input"] = shown_inputs[0] if same else dict(row.fields)
+            line = {"where": row.where, "row": own}
+        line["input"] = shown_inputs[0] if same else own
         answers = [_shown(task, outcome) for task, outcome in zip(self.tasks, outcomes, strict=True)]
         if self.refs:
             return {**line, "prompts": dict(zip(self.refs, answers, strict=True))}
@@ -55,7 +57,8 @@ class Predicted:
 
     def record(self, index: int, outcomes: Sequence[Outcome], suffix: str) -> dict[str, Any]:
         """A row of the output file: its own fields, and the answers under names that no column of the rows has."""
-        fields = self.inputs.rows[index].fields
+        row = self.inputs.rows[index]
+        fields = plain(row.fields, row.where)
         answers = [_shown(task, outcome) for task, outcome in zip(self.tasks, outcomes, strict=True)]
         flat_answers = [_flat(task, answer) for task, answer in zip(self.tasks, answers, strict=True)]
         for number, (flat, outcome) in enumerate(zip(flat_answers, outcomes, strict=True)):

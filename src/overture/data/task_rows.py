@@ -22,15 +22,23 @@ _CHATS = ("messages", "sharegpt", "alpaca")
 _NUM_READERS = 4
 
 
-def rows_of_table(task: Task, table: Table, file: str) -> list[Row]:
-    """The rows of a table; the task's own label is a number again if the task names none of the labels' names."""
+def rows_of_table(task: Task, table: Table, file: str, is_own: bool = True) -> list[Row]:
+    """The rows of a table; the task's own label is a number again if the task names none of the labels' names.
+
+    Args:
+        task: says what rows hold.
+        table: the rows.
+        file: the table's file.
+        is_own: whether it is one of the task's own files, whose images and sounds may lie in `data.root`.
+    """
+    root = task.data.root if is_own else None
     has_names = any(task.label_named(name) for name in table.names.get(task.label_field, ()))
     rows = table.rows if has_names else table.numbered(task.label_field)
     files = table.files or [file] * len(rows)
     triples = zip(rows, table.lines, files, strict=True)
     if not task.media:
         return [Row(fields, line, name) for fields, line, name in triples]
-    bare = [Row(fields, line, name, str(task.data.root or folder_of(name))) for fields, line, name in triples]
+    bare = [Row(fields, line, name, str(root or folder_of(name))) for fields, line, name in triples]
     # Decoders release Python's lock, so several files are read at a time.
     with ThreadPoolExecutor(_NUM_READERS) as readers:
         contents = list(readers.map(partial(content_of, task), bare))
@@ -69,7 +77,7 @@ def rows_in_memory(task: Task, rows: Any) -> tuple[list[Row], list[DataNotice]]:
 
 def _kept(task: Task, table: Table, name: str, file: str) -> tuple[list[Row], list[DataNotice]]:
     notices = Notices(table.notices)
-    rows = kept_rows(task, {name: rows_of_table(task, table, file)}, notices)
+    rows = kept_rows(task, {name: rows_of_table(task, table, file, is_own=False)}, notices)
     return rows[name], notices.records()
 
 

@@ -173,7 +173,9 @@ class Handle(Shown):
             DataError: every row that cannot be predicted, if they are to fail; rows that are no texts or mappings.
         """
         certainty = self.certainty(coverage, abstain)
-        encoded = self.host.encoded([Ask(self, row, number) for number, row in enumerate(asked_rows(rows), 1)])
+        root = str(Path.cwd())
+        asks = [Ask(self, row, number, root=root) for number, row in enumerate(asked_rows(rows), 1)]
+        encoded = self.host.encoded(asks)
         if on_error == "fail":
             raise_problems(encoded)
         # What is wrong with the model or the prompt is wrong with every row.
@@ -206,12 +208,15 @@ class Ask:
         fields: the template's fields; a plain text where the template has one field.
         number: of the row, or its line, for errors, from 1.
         source: the row's file, for errors.
+        root: the folder in which images and sounds that the fields name lie; empty where no file may be read, as for
+            requests that come over a network.
     """
 
     handle: Handle
     fields: Fields
     number: int = 1
     source: str = "input"
+    root: str = ""
 
 
 def raise_problems(encoded: Sequence[EncodedAsk]) -> None:
@@ -369,10 +374,10 @@ class Host:
         for index, request in enumerate(requests):
             same_task = by_encoding.setdefault(request.handle.encoding, {})
             same_task.setdefault(request.handle.encoder.reserve, []).append(index)
-        fields_of = {id(request.fields): request.fields for request in requests}
+        requests_of = {id(request.fields): request for request in requests}
         # Values that are not of JSON are equal only to themselves.
         key_of = partial(json.dumps, sort_keys=True, default=lambda value: f"{type(value)} {id(value)}")
-        keys = {number: key_of(fields) for number, fields in fields_of.items()}
+        keys = {number: request.root + key_of(request.fields) for number, request in requests_of.items()}
         for by_reserve in by_encoding.values():
             # A row that fits whole beside the longest prompt is the same beside a shorter one.
             shared: dict[str, tuple[Encoded, ...]] = {}
@@ -481,9 +486,9 @@ def _encode(
     for key, request in requests.items():
         fields, columns = request.fields, encoder.task.columns
         if not isinstance(fields, str):
-            rows[key] = Row(dict(fields), request.number, request.source)
+            rows[key] = Row(dict(fields), request.number, request.source, request.root)
         elif len(columns) == 1:
-            rows[key] = Row({columns[0]: fields}, request.number, request.source)
+            rows[key] = Row({columns[0]: fields}, request.number, request.source, request.root)
         else:
             problems[key] = DataError(
                 "a plain text fits only a template with one field", got="a text", wanted=", ".join(columns)

@@ -75,6 +75,16 @@ def shown(value: Any, where: str) -> str:
     return value if isinstance(value, str) and not value.startswith("data:") else where
 
 
+def plain(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A row's fields as a file can hold them: an image or a sound that is there as values is named by its row."""
+    return {name: shown(value, where) if _is_content(value) else value for name, value in fields.items()}
+
+
+def _is_content(value: Any) -> bool:
+    is_packed = isinstance(value, Mapping) and ("bytes" in value or "array" in value)
+    return is_packed or isinstance(value, bytes | Media) or hasattr(value, "__array_interface__")
+
+
 def _of_object(value: Mapping[str, Any], modality: Modality, root: Path | None, where: str) -> Media | Problem:
     """As `datasets` and its Parquet files have it: {bytes, path}, or {array, sampling_rate}."""
     raw, path = value.get("bytes"), value.get("path")

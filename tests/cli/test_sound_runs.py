@@ -1,0 +1,81 @@
+"""Sounds from a folder through whole runs: a model that writes, and one without words."""
+
+from pathlib import Path
+
+import numpy
+import pytest
+import soundfile
+
+from fakes import make_inner_tokenizer
+from overture.cli.inputs import inputs_of_arguments
+from overture.core.errors import DataError
+from overture.data.task import Task
+from sound_fakes import make_processor, make_sound_model
+
+RATE = 16000
+
+
+@pytest.fixture
+def sounds(tmp_path: Path) -> Path:
+    for split, num in (("train", 8), ("validation", 4), ("test", 4)):
+        for label, pitch in (("low", 0.05), ("high", 0.8)):
+            for number in range(num):
+                file = tmp_path / "sounds" / split / label / f"{number}.wav"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                tone = numpy.sin(numpy.arange(2400) * (pitch + 0.001 * number + 0.0001 * len(split)))
+                soundfile.write(file, 0.3 * tone, RATE)
+    return tmp_path / "sounds"
+
+
+def folder_of(family: str, folder: Path) -> str:
+    """A model's folder as checkpoints have it."""
+    import torch
+
+    model = make_sound_model(family, torch.float32)
+    model.save_pretrained(folder)
+    make_processor(family)._extractor.save_pretrained(folder)
+    if family == "whisper":
+        tokenizer = make_inner_tokenizer()
+        tokenizer.add_special_tokens(
+            {"additional_special_tokens": ["<|startoftranscript|>", "<|notimestamps|>", "<|startofprev|>"]}
+        )
+        tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("family", ["whisper", "hubert"])
+def test_from_a_folder_to_predictions(family, sounds, tmp_path, overture):
+    model = folder_of(family, tmp_path / "model")
+    begun = overture("init", str(sounds), "--backbone", model, "--name", "tones", "--json")
+    assert begun.code == 0, begun.err
+    assert begun.json["report"]["media"]["rates"] == {"16000": 32}
+    done = overture("tune", "task.yaml", "--seeds", "1", "--epochs", "1", "--json")
+    assert done.code == 0, done.err
+    place = "after" if family == "whisper" else "memory"
+    assert done.json["place"] == place
+    low = sounds / "test" / "low"
+    answer = overture("predict", "tones@1", str(low / "0.wav")).json
+    assert (answer["row"], answer["label"] in ("low", "high")) == ({"audio": str(low / "0.wav")}, True)
+    of_folder = overture("predict", "tones@1", str(low), "-o", "out.csv")
+    assert of_folder.code == 0, of_folder.err
+    lines = Path("out.csv").read_text().splitlines()
+    assert len(lines) == 5
+    assert lines[1].startswith("0.wav,")
+    (low / "0.wav").write_bytes(b"RIFF")
+    broken = overture("predict", "tones@1", str(low), "--on-error", "fail")
+    assert broken.code == 2
+    assert "0.wav" in broken.err
+    refused = overture("tune", "task.yaml")
+    assert refused.code == 2
+    assert "low/0.wav" in refused.err
+
+
+def test_arguments_name_files_and_folders(sounds):
+    values = {"name": "t", "input": "audio", "labels": {"low": " low", "high": " high"}, "data": {"path": "x"}}
+    tasks = [Task.model_validate(values)]
+    inputs, file = inputs_of_arguments([str(sounds / "test"), str(sounds / "train" / "low" / "0.wav")], tasks)
+    assert (len(inputs.rows), file, inputs.problems) == (9, None, {})
+    with pytest.raises(DataError):
+        inputs_of_arguments([str(sounds / "test"), "some words"], tasks)
+    missing = inputs_of_arguments([str(sounds / "nowhere.wav")], tasks)[0]
+    assert [problem.what for problem in missing.problems[0]] == ["no such file"]
