@@ -33,7 +33,8 @@ _MELS = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 10
 _SAMPLES = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": True}
 _CONFIGS: dict[str, Any] = {
     "whisper": lambda: whisper.WhisperConfig(
-        vocab_size=VOCABULARY,
+        # The tokenizer of a folder has Whisper's own tokens behind the others.
+        vocab_size=VOCABULARY + 8,
         d_model=WIDTH,
         num_mel_bins=10,
         encoder_layers=LAYERS,

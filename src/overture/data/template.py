@@ -239,6 +239,8 @@ class ChatTemplate:
 
 def _without_bos(text: str, tokenizer: TextTokenizer) -> str:
     """The text without the first tokens that it spells out: the encoder adds them, and they must come once."""
+    if not tokenizer.bos_ids:
+        return text
     first, is_special = next(iter(tokenizer.split_specials(text)), ("", False))
     is_bos = is_special and tuple(tokenizer.encode_template(first)) == tuple(tokenizer.bos_ids)
     return text.removeprefix(first) if is_bos else text

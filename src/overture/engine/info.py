@@ -95,6 +95,9 @@ def info_of(
     config = model.config
     embedding = model.get_input_embeddings() if family.has_words else None
     num_heads = getattr(config, family.num_heads)
+    # Whisper's config gives the encoder's number for both stacks.
+    has_one_number = family.num_heads == "num_attention_heads"
+    num_kv_heads = (getattr(config, "num_key_value_heads", None) if has_one_number else None) or num_heads
     width = config.hidden_size if embedding is None else embedding.weight.shape[1]
     # Tied weights are one storage.
     table_ids = set() if embedding is None else {embedding.weight.data_ptr(), table.weight.data_ptr()}
@@ -104,7 +107,7 @@ def info_of(
         model_type=config.model_type,
         hidden_size=config.hidden_size,
         num_layers=num_layers,
-        num_kv_heads=getattr(config, "num_key_value_heads", None) or num_heads,
+        num_kv_heads=num_kv_heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // num_heads,
         vocab_size=table.weight.shape[0] if family.has_words else 0,
         max_length=facts.max_length,
