@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
+from moods import rows_of, write_rows
 from typer.testing import CliRunner
 
 from fakes import make_inner_tokenizer, make_model
 from overture.cli.app import app
-
-WORDS = {"good": ("fine", "great", "glad"), "bad": ("poor", "dull", "grim")}
 
 
 @dataclass(frozen=True)
@@ -67,19 +66,6 @@ def _no_drawing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr("overture.report.charts.spec_of", lambda chart: "{}")
         monkeypatch.setattr("vl_convert.vegalite_to_svg", lambda spec: "<svg></svg>")
         monkeypatch.setattr("vl_convert.vegalite_to_png", lambda spec, scale: b"")
-
-
-def rows_of(count: int, start: int = 0) -> list[dict[str, str]]:
-    found = []
-    for number in range(start, start + count):
-        label = ("good", "bad")[number % 2]
-        found.append({"text": f"{WORDS[label][number % 3]} {number}", "label": label})
-    return found
-
-
-def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture

@@ -5,12 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
+from moods import rows_of, write_rows
 
 import overture as package
 from overture.core.errors import ConfigError
 from overture.store.artifact import read_manifest
-
-from conftest import rows_of, write_rows  # isort: skip
 
 
 def test_tuned_prompts_say_which_labels_may_be_right(tuned, overture):

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from conftest import rows_of
+from moods import rows_of
+
 from overture.evaluate.host import Host
 from overture.jobs.label.process import SessionLearner, run
 from overture.jobs.label.session import KEEP, Session, begun_session
@@ -39,6 +40,8 @@ def test_a_session_is_learnt_while_it_is_labelled(tuned):
     assert session.learnt().kept_as == "mood@2"
     manifest = read_manifest(store.get("mood@2"))
     assert manifest.lineage.train_rows == len(session.teaching())
+    assert manifest.metrics.test["accuracy"].value == session.curve()[-1].score.value
+    assert (manifest.shares.num_rows, manifest.shares.source) == (len(session.testing()), "file")
     said = (
         Host(store=store)
         .open(store.get("mood@2"))

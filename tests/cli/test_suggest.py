@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from conftest import rows_of
+from moods import rows_of
 
 
 def table(path):

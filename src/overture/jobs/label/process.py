@@ -13,11 +13,14 @@ from overture.core.errors import OvertureError
 from overture.core.files import exclusive
 from overture.core.kept_files import kept_inputs
 from overture.core.records.label import LearntRound
-from overture.core.records.prompt import Lineage
+from overture.core.records.prompt import Lineage, PromptScores
+from overture.core.records.scores import SplitScores
+from overture.core.records.shares import kept_shares
 from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.facts import config_of
 from overture.evaluate.host import Host
+from overture.evaluate.intervals import bootstrap
 from overture.jobs.label.learner import Learner, teaching
 from overture.jobs.label.session import KEEP, Session
 from overture.jobs.run.keep import made_with, new_manifest
@@ -113,17 +116,28 @@ class SessionLearner:
 
     def _kept(self, num_labels: int) -> str:
         assert self.model is not None
-        tensors = prompt_tensors(self.model.prompt)
+        tensors, task = prompt_tensors(self.model.prompt), self.session.task
+        testing = self.session.testing()
+        said = self.learner.predictions(self.model, list(testing)) if testing else []
+        # Rows that chance chose and nothing learnt from: they may tell how good the prompt is, and how sure.
+        pairs = [
+            (list(task.words).index(gold), prediction.shares or ())
+            for gold, prediction in zip(testing.values(), said, strict=True)
+        ]
+        answers = [prediction.said for prediction in said]
+        scores = {task.metric: bootstrap(task.metric, list(testing.values()), answers)} if testing else {}
         manifest = new_manifest(
             self.stored.manifest.name,
             self.learner.backbone,
-            self.session.task,
+            task,
             method=self.config.method,
             place=self.config.place,
             length=self.config.length,
             options=made_with(self.config),
             lineage=Lineage(train_rows=num_labels, seed=self.session.facts.seed, text=f"labelling {self.session.name}"),
             trainable=sum(tensor.numel() for tensor in tensors.values()),
+            metrics=PromptScores(test=SplitScores(scores=scores) if scores else None),
+            shares=kept_shares(pairs, "file", task.is_calibrated),
         )
         return str(ref_of(self.session.store.add(manifest, tensors)))
 
@@ -138,7 +152,8 @@ def _start_of(ref: str, config: PromptConfig, is_text: bool) -> PromptConfig:
 def run(store: Store, name: str, is_over: Callable[[], bool]) -> None:
     """Learn until it is over."""
     session = Session(store, name)
-    with exclusive(session.folder / "learner.lock", f"the learner of {name}"):
+    # One that was left behind by another server ends after its training.
+    with exclusive(session.folder / "learner.lock", f"the learner of {name}", wait_s=120.0):
         try:
             learner = SessionLearner(session, Host(store=store))
             learner.begin()

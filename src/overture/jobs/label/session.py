@@ -8,12 +8,13 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from overture.core.config import validated
 from overture.core.errors import DataError, StoreError, UnknownSession
-from overture.core.files import write_atomic, write_json
+from overture.core.files import exclusive, write_atomic, write_json
 from overture.core.records.base import read_record
 from overture.core.records.label import CurvePoint, GivenLabels, LabelSession, Learnt
 from overture.core.records.scores import Interval
@@ -145,18 +146,24 @@ class Session:
                 got=f"row {index}, label {label!r:.60}",
                 wanted=f"rows 0 to {len(self.rows) - 1}; {', '.join(self.task.words)}",
             )
-        labels = self.labels()
-        labels.pop(index, None)
-        write_json(self.folder / _LABELS, GivenLabels(labels={**labels, index: label}).dump())
+        with self._changing():
+            labels = self.labels()
+            labels.pop(index, None)
+            write_json(self.folder / _LABELS, GivenLabels(labels={**labels, index: label}).dump())
 
     def take_back(self) -> int | None:
         """Forget the last label; the row that had it."""
-        labels = self.labels()
-        if not labels:
-            return None
-        index, _ = labels.popitem()
-        write_json(self.folder / _LABELS, GivenLabels(labels=labels).dump())
-        return index
+        with self._changing():
+            labels = self.labels()
+            if not labels:
+                return None
+            index, _ = labels.popitem()
+            write_json(self.folder / _LABELS, GivenLabels(labels=labels).dump())
+            return index
+
+    def _changing(self) -> AbstractContextManager[None]:
+        """No label is lost where two windows label at once."""
+        return exclusive(self.folder / "labels.lock", f"the labels of {self.name}", wait_s=5.0)
 
     def teaching(self) -> dict[int, str]:
         """The labels to learn from."""

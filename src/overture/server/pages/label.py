@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -91,16 +92,18 @@ class Learners:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._running: tuple[str, subprocess.Popen[bytes]] | None = None
+        self._lock = threading.Lock()
 
     def start(self, name: str) -> None:
         """Have a session's labels learnt; one that runs already goes on, that of another session ends."""
-        if self._running and self._running[0] == name and self._running[1].poll() is None:
-            return
-        self.stop()
-        command = [sys.executable, "-m", "overture.jobs.label.process", str(self.store.root), name]
-        with (Session(self.store, name).folder / "learner.log").open("ab") as log:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log)
-        self._running = name, process
+        with self._lock:
+            if self._running and self._running[0] == name and self._running[1].poll() is None:
+                return
+            self.stop()
+            command = [sys.executable, "-m", "overture.jobs.label.process", str(self.store.root), name]
+            with (Session(self.store, name).folder / "learner.log").open("ab") as log:
+                process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log)
+            self._running = name, process
 
     def stop(self) -> None:
         """End the one that runs: it sees that its input is closed, and what it wrote is whole."""
@@ -224,7 +227,9 @@ def routes(site: Site) -> APIRouter:
         """The row to label next, and the curve."""
         _check(request)
         session = Session(store, name)
-        learners.start(name)
+        if part != "panel":
+            # A window that is left open alone keeps no learner alive.
+            learners.start(name)
         return site.page(request, "labelling.html", "panel" if part == "panel" else "desk", desk=desk_of(session, True))
 
     @router.post("/label/{name}")
@@ -238,6 +243,8 @@ def routes(site: Site) -> APIRouter:
         def given() -> Response:
             session = Session(store, name)
             session.give(form.row, None if form.skip else form.label)
+            if session.learnt().state != "failed":
+                learners.start(name)
             return after_change(request, session)
 
         return await asyncio.to_thread(given)
