@@ -336,7 +336,9 @@ def test_a_key_opens_the_pages_that_it_may_see_until_sign_out(locked):
     gateway, secrets = locked
     page = {"origin": "http://127.0.0.1:8000"}
     with gateway.client(**HTML) as client:
-        assert "not a key" in text_of(client.post("/enter", data={"key": "wrong"}, headers=page), 401)
+        wrong = client.post("/enter", data={"key": "wrong", "next_path": "/p/movie"}, headers=page)
+        assert "not a key" in text_of(wrong, 401)
+        assert 'name="next_path" value="/p/movie"' in wrong.text
         away = {"key": secrets["app"], "next_path": "//evil.example/"}
         assert client.post("/enter", data=away, headers=page, follow_redirects=False).headers["location"] == "/"
         shown = client.post("/enter", data={"key": secrets["app"], "next_path": "/?q=m"}, headers=page)

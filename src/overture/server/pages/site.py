@@ -105,15 +105,27 @@ class Site:
         html = block(template, part, **values) if is_part else rendered(template, **values)
         return HTMLResponse(html, status, headers=PAGE_HEADERS)
 
-    def refusal(self, error: Refused, scope: Scope) -> Response:
-        """An error as a page for a browser, as JSON for a program."""
+    def refusal(self, error: Refused, scope: Scope, next_path: str = "") -> Response:
+        """An error as a page for a browser, as JSON for a program.
+
+        Args:
+            error: why the request is refused.
+            scope: of the request.
+            next_path: where to go after signing in; the page that was asked for if left out.
+        """
         if not is_for_browser(scope):
             return error.response()
         request = Request(scope)
         plain = error.response()
         template = "enter.html" if error.status == 401 else "problem.html"
         response = self.page(
-            request, template, "main", error.status, error=error, next_path=path_of(request), is_wrong=False
+            request,
+            template,
+            "main",
+            error.status,
+            error=error,
+            next_path=next_path or path_of(request),
+            is_wrong=False,
         )
         for name in ("retry-after", "www-authenticate"):
             if name in plain.headers:
