@@ -461,7 +461,7 @@ for line in file:
     answered = {"kind": "answers", "id": request["id"], "answers": answers}
     tell(answered, {"kind": "done", "id": request["id"]})
 """
-PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     part.__name__: part
     for part in (
         many_prompts,
@@ -480,13 +480,15 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[])
+    parser.add_argument("--num", type=int, help="how often each part does what it does; its own number if left out")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    numbers = [] if arguments.num is None else [arguments.num]
     kept = json.loads(arguments.out.read_text()) if arguments.out and arguments.out.is_file() else {}
-    result: dict[str, Any] = {**kept, "command": "python bench/serve/gateway.py [PART ...]"}
+    result: dict[str, Any] = {**kept, "command": "python bench/serve/gateway.py PART ... [--num N]"}
     result.pop("load", None)
     for name in arguments.parts or PARTS:
-        result[name] = {**PARTS[name](), "load": round(os.getloadavg()[0], 1)}
+        result[name] = {**PARTS[name](*numbers), "load": round(os.getloadavg()[0], 1)}
         print(name, json.dumps(result[name]), flush=True)
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")

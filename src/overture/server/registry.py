@@ -79,6 +79,7 @@ class Registry:
         # Versions are never replaced, so what was read stays true.
         self.read = lru_cache(maxsize=2048)(self._read_folder)
         self._names: tuple[object, tuple[str, ...]] = (None, ())
+        self._model: tuple[object, BackboneRef] | None = None
 
     def served(self, model: str, key: Key, where: str = "model") -> Served:
         """The prompt of a name, pinned.
@@ -129,7 +130,10 @@ class Registry:
         known = self.engine.stats().backbone
         if known is None or prompt.manifest is None or prompt.manifest.text is not None:
             return None
-        wanted, actual = prompt.manifest.backbone, BackboneRef.model_validate(known)
+        wanted = prompt.manifest.backbone
+        if self._model is None or self._model[0] != known:
+            self._model = (known, BackboneRef.model_validate(known))
+        actual = self._model[1]
         if wanted.dtype is None:
             # Fingerprints of earlier versions are of loaded tensors, which only the worker has; it compares them.
             actual = actual.model_copy(update={"weights_sha256": wanted.weights_sha256})

@@ -7,14 +7,15 @@ import io
 import zipfile
 from typing import Any
 
-import numpy
-
 from overture.data.formats.form import Container, Item, Source
 
 _MAX_BYTES = 2 << 30
 
 
 def _read(source: Source) -> list[Item]:
+    # Most files are no arrays, and every command reads this module.
+    import numpy
+
     try:
         with zipfile.ZipFile(io.BytesIO(source.raw)) as packed:
             num_bytes = sum(entry.file_size for entry in packed.infolist())
@@ -38,7 +39,7 @@ def _read(source: Source) -> list[Item]:
 
 def _plain(value: Any) -> Any:
     """An entry as a data file would have it; images and sounds stay arrays."""
-    is_image = value.dtype == numpy.uint8 and value.ndim in (2, 3)
+    is_image = value.dtype == "uint8" and value.ndim in (2, 3)
     if is_image:
         return value
     return value.item() if value.ndim == 0 else value.tolist()

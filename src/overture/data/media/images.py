@@ -2,11 +2,13 @@
 
 import io
 import warnings
-
-import numpy
+from typing import TYPE_CHECKING
 
 from overture.core.errors import ConfigError
 from overture.core.packages import install
+
+if TYPE_CHECKING:
+    import numpy
 
 MAX_PIXELS = 1 << 26
 """A photograph of 64 million pixels is the largest that is decoded: a file of a few bytes can claim any size."""
@@ -16,13 +18,15 @@ _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 """Pillow's modes of more than 8 bits for a value; converting them would cut off all that is above 255."""
 
 
-def pixels_of(raw: bytes) -> numpy.ndarray:
+def pixels_of(raw: bytes) -> "numpy.ndarray":
     """An image file's pixels, uint8 [H, W, 3]: RGB, turned as its EXIF data say.
 
     Raises:
         ValueError: it is no image, is broken, too large, moves, or has more than 8 bits for a value.
         ConfigError: pillow is not installed.
     """
+    import numpy
+
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError:

@@ -11,13 +11,14 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy
+from typing import TYPE_CHECKING, Any
 
 from overture.core.errors import DataError, OvertureError, Problem
 from overture.core.media import Media, Modality
 from overture.data.media import images, sounds
+
+if TYPE_CHECKING:
+    import numpy
 
 SUFFIXES: Mapping[Modality, tuple[str, ...]] = {"image": images.SUFFIXES, "audio": sounds.SUFFIXES}
 MODALITIES: tuple[Modality, ...] = ("image", "audio")
@@ -62,6 +63,8 @@ def media_of(value: Any, modality: Modality, root: Path | None, where: str) -> M
     if isinstance(value, str):
         return _of_uri(value, modality, where) if value.startswith("data:") else _of_file(value, modality, root, where)
     if modality == "image" and hasattr(value, "__array_interface__"):
+        import numpy
+
         return _of_pixels(numpy.asarray(value), where)
     return Problem(where, f"no {modality}, but a value of type {type(value).__name__}", _WANTED[modality])
 
@@ -111,8 +114,10 @@ def _of_uri(text: str, modality: Modality, where: str) -> Media | Problem:
     return _of_bytes(raw, modality, where, lambda: raw)
 
 
-def _of_pixels(pixels: numpy.ndarray, where: str) -> Media | Problem:
+def _of_pixels(pixels: "numpy.ndarray", where: str) -> Media | Problem:
     """An image that is decoded: [H, W] of grey, [H, W, 3], or [H, W, 4] whose last values are left out."""
+    import numpy
+
     if (
         pixels.dtype != numpy.uint8
         or pixels.ndim not in (2, 3)
@@ -128,6 +133,8 @@ def _of_pixels(pixels: numpy.ndarray, where: str) -> Media | Problem:
 
 
 def _of_samples(values: Any, rate: Any, where: str) -> Media | Problem:
+    import numpy
+
     try:
         samples = numpy.asarray(values, dtype=numpy.float32)
     except (TypeError, ValueError):

@@ -1,11 +1,13 @@
 """Sounds as samples, decoded with `soundfile`."""
 
 import io
-
-import numpy
+from typing import TYPE_CHECKING
 
 from overture.core.errors import ConfigError
 from overture.core.packages import install
+
+if TYPE_CHECKING:
+    import numpy
 
 MAX_SECONDS = 3600
 MAX_SAMPLES = 1 << 28
@@ -15,13 +17,15 @@ _UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0x80000000)
 """What programs write into a WAV header while they do not know how long the sound will be; all from the second on."""
 
 
-def samples_of(raw: bytes) -> tuple[numpy.ndarray, int]:
+def samples_of(raw: bytes) -> "tuple[numpy.ndarray, int]":
     """A sound file's samples, float32 [T], the mean of its channels, and how many of them are a second.
 
     Raises:
         ValueError: it is no sound, is broken, empty, too long, or holds values that are not finite.
         ConfigError: soundfile is not installed.
     """
+    import numpy
+
     try:
         import soundfile
     except (ImportError, OSError):
