@@ -43,9 +43,9 @@ def test_many_prompts_answer_one_text_in_one_request(client, gateway):
         "probabilities": {"positive": 0.75},
     }
     assert answers["topics@1"]["labels"] == [{"label": "b", "probability": 0.8, "chosen": True}]
-    assert answers["names@1"]["spans"] == [{"label": "PER", "start": 0, "end": 3, "text": "Ada"}]
+    assert answers["names@1"]["spans"] == [{"label": "PER", "start": 0, "end": 3, "score": None, "text": "Ada"}]
     assert answers["stars@1"]["score"] == 4.2
-    assert answers["summary@1"] == {"type": "text", "text": "short"}
+    assert answers["summary@1"] == {"type": "text", "text": "short", "start": None, "end": None}
     assert len(reply["results"]) == 2
     assert reply["usage"]["input_tokens"] == 2
     assert [request.prompts for request in gateway.engine.requests] == [
