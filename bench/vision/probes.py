@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("task", type=Path, help="a task file on images")
     parser.add_argument("model", help="a vision encoder, with a size: FOLDER@112px")
     parser.add_argument("--out", type=Path, default=RESULTS / "vision", help="folder of the results")
-    parser.add_argument("--test-rows", type=int, help="only the first of them; all if not given")
+    parser.add_argument("--test-rows", type=int, help="about so many, evenly from the whole; all if not given")
     parser.add_argument(
         "--penalties", type=float, nargs="+", default=[0.01, 0.1, 1.0], help="scikit-learn's C to choose from"
     )
@@ -44,7 +44,9 @@ def main() -> None:
     backbone, splits = load_backbone(options.model, notify=lambda text: None), splits_of(task)
     encoder = Encoder(task, backbone.text.tokenizer)
     rows = {name: encoder.encode(getattr(splits, name)) for name in SPLITS}
-    rows["test"] = rows["test"][: options.test_rows]
+    # Evenly from the whole: the rows of a folder stand in the order of their labels.
+    step = max(1, len(rows["test"]) // (options.test_rows or len(rows["test"])))
+    rows["test"] = rows["test"][::step]
     layers = tuple(range(backbone.info.num_layers + 1))
     inputs = Inputs(backbone, None, 2048)
     features, reading = timed(lambda: {name: pooled_features(inputs, rows[name], layers) for name in SPLITS})

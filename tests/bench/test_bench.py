@@ -13,7 +13,7 @@ from overture.evaluate.intervals import paired_test
 BENCH = Path(__file__).parents[2] / "bench"
 
 
-FOLDERS = [*(BENCH / name for name in ("speed", "quality", "pages", "serve")), BENCH]
+FOLDERS = [*(BENCH / name for name in ("speed", "quality", "pages", "serve", "vision")), BENCH]
 SCRIPTS = [path for folder in FOLDERS for path in sorted(folder.glob("*.py"))]
 
 
