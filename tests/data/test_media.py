@@ -211,7 +211,8 @@ def test_without_a_folder_only_the_value_itself_is_read(sounds):
 
 def test_the_template_shows_the_input_once():
     values = {"name": "t", "input": "image", "labels": {"a": " a", "b": " b"}, "data": {"train": "x"}}
-    assert Task.model_validate(values).template == "{image}"
+    task = Task.model_validate(values)
+    assert (task.template, task.spec.sample(task)) == ("{image}", {"image": "some.png"})
     for template in ("{text}", "{image} {image}"):
         with pytest.raises(ConfigError) as error:
             validated(Task, {**values, "template": template}, "t")

@@ -58,6 +58,11 @@ class TaskFile(Protocol):
         ...
 
     @property
+    def media(self) -> Mapping[str, str]:
+        """Fields that hold images or sounds, with what they hold."""
+        ...
+
+    @property
     def has_mask(self) -> bool:
         """Whether the template has a mask."""
         ...
@@ -180,13 +185,17 @@ def no_group(task: TaskFile, row: Row) -> str:
     return ""
 
 
+_SOME = {"image": "some.png", "audio": "some.wav"}
+
+
 def some_texts(task: TaskFile) -> dict[str, Any]:
     """A text for every field of the template, and lists long enough for the entries that it shows."""
     texts: dict[str, Any] = {}
     for column, entry in map(column_of, task.fields):
         known = texts.get(column)
         count = max(entry + 1, len(known) if isinstance(known, list) else 0) if entry is not None else 0
-        texts[column] = ["some text"] * count or "some text"
+        some = _SOME.get(task.media.get(column, ""), "some text")
+        texts[column] = [some] * count or some
     return texts
 
 
