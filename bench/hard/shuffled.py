@@ -88,7 +88,6 @@ def summary_of(searches: list[dict[str, Any]]) -> dict[str, Any]:
     """How many searches made a claim, and their optimism beside the stated luck."""
     return {
         "searches_with_a_claim": sum(bool(search["claims"]) for search in searches),
-        "optimism_within_luck": sum(search["optimism"] <= search["luck"] for search in searches) / len(searches),
         "optimism_within_most": sum(search["optimism"] <= search["most"] for search in searches) / len(searches),
         "mean_optimism": fmean(search["optimism"] for search in searches),
         "mean_luck": fmean(search["luck"] for search in searches),
