@@ -149,7 +149,7 @@ def test_too_many_requests_are_refused_with_the_time_to_wait():
         tasks = [asyncio.create_task(events_of(engine, ask(n, "hang", max_new_tokens=1000))) for n in range(64)]
         await asyncio.sleep(0.05)
         (error,) = await events_of(engine, ask("late", "hang"))
-        assert (error.status, error.retry_after_s > 10) == (429, True)
+        assert (error.status, error.retry_after_s > 0) == (429, True)
         for task in tasks:
             task.cancel()
 
