@@ -165,6 +165,26 @@ def test_a_run_is_a_process_of_its_own_that_keeps_its_output(client, root, monke
     assert list((root / "started").iterdir()) == []
 
 
+def test_a_run_that_is_taken_up_again_is_followed_from_the_start(client, root, monkeypatch):
+    """Until its process holds it, the run still looks stopped; the page must ask again all the same."""
+    add_run(root, state="stopped")
+    popen, processes = subprocess.Popen, []
+
+    def sleeping(words, **more):
+        processes.append(popen([words[0], "-c", "import time; time.sleep(60)"], **more))
+        return processes[0]
+
+    monkeypatch.setattr(subprocess, "Popen", sleeping)
+    assert client.post("/runs/mood-1/resume").status_code == 303
+    page = client.get("/runs/mood-1")
+    assert "Going on" in text_of(page)
+    assert 'hx-trigger="every 2s"' in page.text
+    assert "Resume" not in text_of(page)
+    processes[0].kill()
+    processes[0].wait()
+    assert "Resume" in text_of(client.get("/runs/mood-1"))
+
+
 def test_what_does_not_start_says_why_and_too_many_are_refused(root, monkeypatch):
     launcher, popen = Launcher(root), subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda words, **more: popen([words[0], "-c", "exit('no model')"], **more))

@@ -130,6 +130,11 @@ class Launcher:
             return False
         return True
 
+    def is_resuming(self, run: Run) -> bool:
+        """Whether a process was started that goes on with a run."""
+        process = self._processes.get(run.name)
+        return process is not None and process.poll() is None
+
     def output(self, start: str) -> str:
         """The end of what a start has written so far."""
         return tail(self.root / "started" / start / OUTPUT)

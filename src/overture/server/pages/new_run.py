@@ -20,7 +20,6 @@ from overture.jobs.run.request import TuneConfig, resolved
 from overture.jobs.wording.settings import SECTIONS, Setting, settings_of
 from overture.prompt.methods import METHODS
 from overture.server.errors import Refused
-from overture.server.launch import Launcher
 from overture.server.pages.runs import check_admin, open_run
 from overture.server.pages.site import Site, pairs_of, query_of, see
 from overture.store.store import Store
@@ -196,7 +195,7 @@ def _filled_in(pairs: Sequence[tuple[str, str]]) -> tuple[str, str, dict[str, st
 def routes(site: Site) -> APIRouter:
     """The routes of the page; they stand in front of those of a run, whose name may be anything."""
     router, store = APIRouter(), site.service.registry.store
-    launcher = Launcher(store.root)
+    launcher = site.launcher
 
     @router.get("/runs/new")
     def new_run(request: Request) -> Response:

@@ -108,6 +108,7 @@ class RunFacts:
     Args:
         row: as in the list.
         is_running: whether a process works on it.
+        is_resuming: whether a process was started that will.
         title: the step of its plan.
         share: how much of it is done, from 0 to 1; None where that is not known.
         elapsed_s: seconds since it last began.
@@ -125,6 +126,7 @@ class RunFacts:
 
     row: RunRow
     is_running: bool
+    is_resuming: bool = False
     title: str = ""
     share: float | None = None
     elapsed_s: float = 0.0
@@ -153,7 +155,7 @@ def row_of(run: Run) -> RunRow:
     return RunRow(run.name, request.kind if request else "", state, why, created, config, result)
 
 
-def facts_of(run: Run) -> RunFacts:
+def facts_of(run: Run, is_resuming: bool = False) -> RunFacts:
     """A run for its page."""
     row, now = row_of(run), time.time()
     is_running = row.state == "running"
@@ -166,6 +168,7 @@ def facts_of(run: Run) -> RunFacts:
     return RunFacts(
         row=row,
         is_running=is_running,
+        is_resuming=is_resuming and not is_running and not run.is_finished,
         title=whole.title if is_running else "",
         share=None if left is None else whole.elapsed / max(whole.elapsed + left, 1e-9),
         elapsed_s=whole.elapsed,
@@ -289,7 +292,8 @@ def routes(site: Site) -> APIRouter:
     @router.get("/runs/{name}")
     def one_run(request: Request, name: str) -> Response:
         """One run; asked for again and again while it goes on."""
-        return site.page(request, "run.html", "live", run=facts_of(open_run(site, request, name)))
+        run = open_run(site, request, name)
+        return site.page(request, "run.html", "live", run=facts_of(run, site.launcher.is_resuming(run)))
 
     @router.get("/runs/{name}/report")
     def report(request: Request, name: str) -> Response:

@@ -16,6 +16,7 @@ from starlette.types import Scope
 
 from overture.core.files import store_dir
 from overture.server.errors import Refused, invalid_body
+from overture.server.launch import Launcher
 from overture.server.pages.snippets import Address
 from overture.server.security import ANYONE, Access, Visit
 from overture.server.service import Service
@@ -74,6 +75,7 @@ class Site:
 
     def __init__(self, service: Service, access: Access, sessions: Sessions) -> None:
         self.service, self.access, self.sessions = service, access, sessions
+        self.launcher = Launcher(service.registry.store.root)
 
     def address(self, request: Request) -> Address:
         """Where programs ask what a page asks; the store's folder is told to this machine only."""
