@@ -206,7 +206,7 @@ def test_a_damaged_seed_is_refused_with_the_fix(make_task, overture, monkeypatch
 def test_a_name_that_no_prompt_may_have_is_refused_before_training(make_task, overture, tmp_path) -> None:
     for command in ("tune", "search"):
         done = overture(command, make_task(name="con"), "--json")
-        assert (done.code, done.json["error"]) == (2, "StoreError")
+        assert (done.code, done.json["error"]) == (2, "WrongName")
     assert not (tmp_path / "store/runs").exists()
 
 

@@ -12,7 +12,7 @@ from overture.engine import precision
 
 
 def test_empty_store(overture) -> None:
-    assert overture("list", "--json").json == {"store": str(Path("store").resolve()), "prompts": []}
+    assert overture("list", "--json").json == {"store": str(Path("store").resolve()), "prompts": [], "after": None}
     assert "no prompts" in overture("list").out
     assert "no runs" in overture("resume").out
 

@@ -233,7 +233,7 @@ def errors_screen(out: Console) -> None:
 
 
 def predict_screen(out: Console) -> None:
-    rows = predict._Rows([], Inputs("file", []), "null", shows_progress=False)
+    rows = predict._Rows([], [], Inputs("file", []), "null", shows_progress=False)
     where, empty = "tickets-new.csv", "empty text in 'Subject', 'Body'"
     rows.problems = {line: [Problem(f"{where}:{line}", empty)] for line in (4, 35)}
     rows.problems[36] = [Problem(f"{where}:36", "too long: 2301 tokens + 14 reserved > 2048", "set too_long: trim")]

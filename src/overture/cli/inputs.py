@@ -74,14 +74,13 @@ def media_of(texts: Sequence[str], tasks: Sequence[Task]) -> Inputs | None:
     """
     kinds = {modality for task in tasks for modality in task.media.values()}
     fields = [name for task in tasks for name in task.media]
-    is_named = [Path(text).is_dir() or modality_of(text) in kinds for text in texts if "\0" not in text]
-    if len(kinds) != 1 or not any(is_named):
+    if len(kinds) != 1 or not any(_is_folder(text) or modality_of(text) in kinds for text in texts):
         return None
     (modality,) = kinds
     inputs = Inputs("file", [])
     for text in texts:
         path = Path(os.path.abspath(text))
-        if path.is_dir():
+        if _is_folder(text):
             names = [(str(path), name) for name in media_files(path, modality)]
         elif modality_of(text) == modality:
             # The user names the file, so it may lie anywhere.
@@ -122,6 +121,14 @@ def file_of(texts: Sequence[str]) -> Path | None:
             fix="predict each file by a command of its own; put texts into a file, or on standard input",
         )
     return path
+
+
+def _is_folder(text: str) -> bool:
+    # A text may hold what no path can, or be longer than any.
+    try:
+        return "\0" not in text and Path(text).is_dir()
+    except OSError:
+        return False
 
 
 def _is_path(text: str) -> bool:

@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
-
-import numpy
+from typing import TYPE_CHECKING, Any
 
 from overture.core.errors import Problem
 from overture.core.media import Media, Modality
@@ -24,6 +22,9 @@ from overture.data.row import Row
 from overture.data.rows import content_of, texts_of
 from overture.data.task import Task
 from overture.data.values import label_text, normal_spelling
+
+if TYPE_CHECKING:
+    import numpy
 
 _MEDIA_SHARE = 0.9
 _MAX_LOOKED_AT = 5000
@@ -108,6 +109,8 @@ def media_report(task: Task, rows_of: Mapping[str, Sequence[Row]], group: Callab
 
 
 def _looked_at(item: tuple[str, Row, Media]) -> _Look:
+    import numpy
+
     split, row, media = item
     values = media.open()
     if media.modality == "audio":
@@ -120,11 +123,12 @@ def _looked_at(item: tuple[str, Row, Media]) -> _Look:
     return _Look(row, split, values.shape[:2], () if is_constant else _outline(values), is_constant)
 
 
-def _outline(pixels: numpy.ndarray) -> tuple[int, ...]:
+def _outline(pixels: "numpy.ndarray") -> tuple[int, ...]:
     """Where an image grows lighter (1) or darker (-1) from left to right, on a grid of 8 x 8.
 
     Copies in another size, format or quality have nearly the same one.
     """
+    import numpy
     from PIL import Image
 
     grey = Image.fromarray(pixels).convert("L").resize((_SIDE + 1, _SIDE), Image.Resampling.BOX)
@@ -136,6 +140,8 @@ def _outline(pixels: numpy.ndarray) -> tuple[int, ...]:
 
 def _alike(looks: Sequence[_Look], shown: Callable[[Row], str]) -> list[tuple[str, str]]:
     """Files of two splits that show nearly the same and are not the same bytes."""
+    import numpy
+
     some = [look for look in looks if look.outline]
     if not some:
         return []
