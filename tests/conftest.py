@@ -10,6 +10,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # Tests read texts as if for the first time, and leave nothing in the user's cache.
 os.environ["OVERTURE_CACHE_LIMIT"] = "0"
+# No test asks the Hub; where there is no network, each try would wait for its time limit.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @pytest.fixture(autouse=True, scope="session")
