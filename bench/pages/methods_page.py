@@ -66,7 +66,12 @@ def methods_text(cells: Cells, studies: Studies) -> str:
 def families_text() -> str:
     """Every family, and what its kind of model allows."""
     rows = [
-        [name, family.kind, "relative" if family.is_rotary else "learned"]
+        [
+            name,
+            family.kind,
+            family.reads or (family.encoder and family.encoder.reads) or "text",
+            "in the input" if family.reads else "relative" if family.is_rotary else "learned",
+        ]
         for name, family in sorted(FAMILIES.items(), key=lambda item: (KINDS.index(item[1].kind), item[0]))
     ]
     note = (
@@ -75,9 +80,10 @@ def families_text() -> str:
         "kept. Encoders answer label tasks: one-token words at a mask, or label vectors (`prompt.labels`). In every "
         "cell of the grid, family by family, `tests/contract/test_grid.py` holds loss and gradients to the untouched "
         "model's, with and without kept inputs, or the refusal to an error with a fix; the other laws hold in a sample "
-        "of the cells. Any other family is refused when the model is loaded, with the list of those that work."
+        "of the cells. `test_vision.py` and `test_sound.py` beside it hold the laws for "
+        "images and sounds. Any other family is refused when the model is loaded, with the list of those that work."
     )
-    return f"{table(['family', 'kind', 'positions'], rows, are_numbers=False)}\n\n{note}\n\n{grid_text()}"
+    return f"{table(['family', 'kind', 'reads', 'positions'], rows, are_numbers=False)}\n\n{note}\n\n{grid_text()}"
 
 
 MADE = (
