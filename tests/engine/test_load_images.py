@@ -93,3 +93,13 @@ def test_a_folder_without_preparation_is_refused(tmp_path):
     with pytest.raises(BackboneError) as error:
         loaded(str(tmp_path))
     assert error.value.wanted == "preprocessor_config.json"
+
+
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_damaged_preparation_is_refused_by_the_name_of_its_file(tmp_path, text):
+    make_vision_model("vit", torch.float32).save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(text)
+    with pytest.raises(BackboneError) as error:
+        loaded(str(tmp_path))
+    assert error.value.where == str(file)

@@ -22,9 +22,8 @@ from torch import Tensor
 
 from overture.core.config import Config, validated
 from overture.core.errors import BackboneError
+from overture.engine.frontends.preparation import preparation_of
 
-FILES = ("preprocessor_config.json", "processor_config.json")
-"""Where checkpoints keep it; the second file holds it under ``image_processor``."""
 _RESIZED_BY = "pillow"
 _EPSILON = 1e-5
 
@@ -75,20 +74,7 @@ class ImageProcessor(Config):
         Raises:
             BackboneError: the folder has none, or one that is not understood.
         """
-        for name in FILES:
-            file = folder / name
-            if file.is_file():
-                values = json.loads(file.read_text(encoding="utf-8"))
-                if name == FILES[1]:
-                    values = values.get("image_processor") or {}
-                if values:
-                    return cls.from_values(values, str(file))
-        raise BackboneError(
-            "the model's folder does not say how its images are prepared",
-            where=str(folder),
-            wanted=FILES[0],
-            fix="copy the file from the model's page, since another preparation makes the features worse",
-        )
+        return cls.from_values(*preparation_of(folder, "image_processor", "images"))
 
     @property
     def sha256(self) -> str:

@@ -20,9 +20,8 @@ from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperF
 
 from overture.core.errors import BackboneError, ConfigError, DataError
 from overture.core.packages import install
+from overture.engine.frontends.preparation import preparation_of
 
-FILES = ("preprocessor_config.json", "processor_config.json")
-"""Where checkpoints keep the values; the second file holds them under ``feature_extractor``."""
 _KINDS: dict[str, Any] = {
     "ASTFeatureExtractor": ASTFeatureExtractor,
     "Wav2Vec2FeatureExtractor": Wav2Vec2FeatureExtractor,
@@ -64,20 +63,8 @@ class SoundProcessor:
         Raises:
             BackboneError: the folder has none, or one that is not understood.
         """
-        for name in FILES:
-            file = folder / name
-            if file.is_file():
-                values = json.loads(file.read_text(encoding="utf-8"))
-                if name == FILES[1]:
-                    values = values.get("feature_extractor") or {}
-                if values:
-                    return cls(values, str(file), window_s)
-        raise BackboneError(
-            "the model's folder does not say how its sounds are prepared",
-            where=str(folder),
-            wanted=FILES[0],
-            fix="copy the file from the model's page, since another preparation makes the features worse",
-        )
+        values, where = preparation_of(folder, "feature_extractor", "sounds")
+        return cls(values, where, window_s)
 
     @property
     def rate(self) -> int:
