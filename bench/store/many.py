@@ -2,8 +2,8 @@
 
 python bench/store/many.py --like FOLDER_OF_A_PROMPT [--prompts 100000] [--out FILE]
 
-The prompts are copies of one real prompt under other names; the tensors are hard links of its file, so that the disk
-holds them once. Times are wall seconds of one process.
+The prompts are copies of one real prompt under other names; their tensors are hard links of a few files, so that the
+disk has room. Times are wall seconds of one process.
 """
 
 import argparse
@@ -23,11 +23,14 @@ from common import RESULTS, machine_facts, start_facts
 from overture.store.artifact import CARD_FILE, MANIFEST_FILE, TENSORS_FILE, load_artifact, read_manifest
 from overture.store.store import Store
 
+_LINKS = 20_000
+"""Copies that are links of one file: file systems limit them."""
+
 
 def fill(root: Path, like: Path, num: int) -> int:
     """Make a store of copies; gives the bytes of a manifest."""
     manifest = read_manifest(like)
-    size = 0
+    size, first = 0, like
     for number in range(num):
         name = f"p{number:06d}"
         folder = root / "prompts" / name / "v1"
@@ -36,8 +39,13 @@ def fill(root: Path, like: Path, num: int) -> int:
         text = copy.model_dump_json(indent=1)
         size = len(text)
         (folder / MANIFEST_FILE).write_text(text)
-        os.link(like / TENSORS_FILE, folder / TENSORS_FILE)
-        os.link(like / CARD_FILE, folder / CARD_FILE)
+        for file in (TENSORS_FILE, CARD_FILE):
+            if number % _LINKS:
+                os.link(first / file, folder / file)
+            else:
+                shutil.copyfile(like / file, folder / file)
+        if not number % _LINKS:
+            first = folder
     return size
 
 
