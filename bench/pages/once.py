@@ -38,9 +38,9 @@ def beginnings_text(results: Sequence[Found]) -> str:
         "## What rows begin with\n\n"
         f"Question types in the model's chat template with a system message: {found['rows']} rows of "
         f"{found['mean_tokens']:.0f} tokens on average, the first {found['tokens_in_common']} the same in all. These "
-        "run once a pass, or as live tokens of each row; both ways take turns in one process, ratios are taken within "
-        "a round. Losses and gradients are equal but for rounding (a test). Processor seconds, median with "
-        "(lowest-highest)."
+        "run once a pass (of texts that are kept: once for all of one length), or with each row; both ways take turns "
+        "in one process, ratios are taken within a round. Losses and gradients are equal but for rounding (a test). "
+        "Processor seconds, median with (lowest-highest)."
     )
     ways = ("once a pass", "once a row")
     rows = [

@@ -1,4 +1,4 @@
-"""What rows begin with alike, run once a pass or once a row: processor seconds of a training step and of scoring.
+"""What rows begin with alike, run once a pass or once a row: processor seconds of a step, of scoring, of keeping texts.
 
 Question types in the model's chat template, behind a system message that is the same in every row. Both ways take
 turns in one process, so that other work on the machine meets both.
@@ -16,6 +16,8 @@ from overture.core.contracts import LabelScores
 from overture.core.files import write_json
 from overture.data.encode import Encoder
 from overture.engine import beginnings
+from overture.engine.cache import InputCache
+from overture.engine.inputs import Inputs
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.source import prompt_source
@@ -36,6 +38,7 @@ def main() -> None:
     add_data(parser)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rows", type=int, default=16, help="of the batch")
+    parser.add_argument("--texts", type=int, default=256, help="that are kept")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     facts = start_facts()
@@ -45,7 +48,9 @@ def main() -> None:
     task = type(plain).model_validate(plain.model_dump() | {"template": messages})
     backbone = load_backbone(device="cpu")
     encoder = Encoder(task, backbone.text.tokenizer, reserve=10)
-    rows = encoder.encode(rows_of("trec", given.data, "train")[: given.rows])
+    many = encoder.encode(rows_of("trec", given.data, "train")[: given.texts])
+    rows = many[: given.rows]
+    texts = [row.input_elements for row in many]
     source = prompt_source(backbone, encoder, rows)
 
     def model_of(method: str, place: str) -> PromptedModel:
@@ -65,6 +70,7 @@ def main() -> None:
         f"{'/'.join(way)}, a step": lambda m=m: step(m) for way, m in trained.items()
     }
     work["no prompt, scores"] = lambda: scored(bare)
+    work[f"{len(texts)} texts kept"] = lambda: Inputs(backbone, InputCache(), 2048).warm_columns(texts, None)
     worth = beginnings._WORTH_HEAD
     seconds: dict[str, dict[str, list[float]]] = {name: {"once a pass": [], "once a row": []} for name in work}
     for repeat in range(given.repeats + 1):
@@ -74,13 +80,13 @@ def main() -> None:
                 _, taken = timed(run)
                 if repeat:
                     seconds[name][way].append(taken["cpu_seconds"])
-    heads = beginnings._head(rows)
+    heads = beginnings._common_head([row.input_elements for row in rows])
     results = {}
     for name, ways in seconds.items():
         ratios = [row / once for once, row in zip(ways["once a pass"], ways["once a row"], strict=True)]
         results[name] = {way: spread(values) for way, values in ways.items()} | {"times as fast": spread(ratios)}
         print(name, {way: round(values["median"], 3) for way, values in results[name].items()}, flush=True)
-    options = f"--rows {given.rows} --repeats {given.repeats} --threads {given.threads}"
+    options = f"--rows {given.rows} --texts {given.texts} --repeats {given.repeats} --threads {given.threads}"
     write_json(
         given.out / "trec-chat.json",
         {

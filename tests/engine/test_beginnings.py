@@ -12,6 +12,7 @@ from overture.core.rows import Encoded, Tokens
 from overture.engine import beginnings
 from overture.engine.answerer import LocalAnswerer
 from overture.engine.beginnings import runs_once, with_shared_beginnings
+from overture.engine.inputs import Inputs
 from overture.engine.operations import counted
 from overture.engine.prompted import PromptedModel
 
@@ -126,3 +127,41 @@ def test_a_plan_is_told_which_vectors_run_once_a_pass() -> None:
     prompts = [Injection(Vectors(values, "before")), Injection(Vectors(values, "after")), None]
     assert [runs_once(backbone, prompt) for prompt in prompts] == [True, False, False]
     assert not runs_once(backbone_of("bert"), prompts[0])
+
+
+KEPT = [tuple(row.input_elements) for row in headed(make_rows("several tokens", (5, 9, 5, 2, 9, 5, 2, 2), seed=1))]
+
+
+def columns_of(backbone, texts, monkeypatch) -> list[tuple[list[torch.Tensor], float]]:
+    """Keys and values of texts, with first tokens shared and without, each with the positions that ran."""
+    results = []
+    for worth in (1, 10**9):
+        monkeypatch.setattr(beginnings, "_WORTH_HEAD", worth)
+        with counted(backbone) as operations, torch.no_grad():
+            columns = Inputs(backbone, None, max_tokens=10**6).columns(texts)
+        sides = [torch.stack([side[layer] for layer in sorted(side)]) for side in (columns.keys, columns.values)]
+        results.append((sides, operations.positions))
+    return results
+
+
+def test_kept_texts_that_begin_alike_have_the_keys_of_whole_ones(backbone, monkeypatch) -> None:
+    (shared, few), (whole, many) = columns_of(backbone, KEPT, monkeypatch)
+    for side, expected in zip(shared, whole, strict=True):
+        torch.testing.assert_close(side, expected, rtol=1e-9, atol=1e-9)
+    # Texts of one length share a run of their first tokens; where positions are absolute, all do.
+    num_runs = len(set(map(len, KEPT))) if backbone.family.is_rotary else 1
+    assert many - few == (len(KEPT) - num_runs) * len(HEAD)
+
+
+def test_texts_that_are_their_beginning_keep_a_token_of_their_own(backbone, monkeypatch) -> None:
+    (shared, few), (whole, many) = columns_of(backbone, [HEAD, (*HEAD, 5), (*HEAD, 6), HEAD], monkeypatch)
+    for side, expected in zip(shared, whole, strict=True):
+        torch.testing.assert_close(side, expected, rtol=1e-9, atol=1e-9)
+    assert few < many
+
+
+def test_texts_of_unlike_beginnings_run_whole(monkeypatch) -> None:
+    backbone = backbone_of("llama", torch.float64)
+    (shared, few), (whole, many) = columns_of(backbone, [*KEPT, (1, 2, 3)], monkeypatch)
+    assert few == many
+    assert all(map(torch.equal, shared, whole))

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from overture.core.injection import Injection, LayerMemory, Memory, Vectors
-from overture.core.rows import Answer, Encoded, OneOf, segments_of
+from overture.core.rows import Answer, Element, Encoded, OneOf, segments_of
+from overture.engine.attention import FUSED
 from overture.engine.backbone import Backbone
 from overture.engine.memories import prompt_columns
 
@@ -21,11 +22,27 @@ _WORTH_TOKENS = 8
 """Tokens that a pass of their own for prompt vectors must save."""
 _WORTH_HEAD = 64
 """Tokens that the texts' first tokens must save, for rows behind more columns have slower attention."""
+_WORTH_SHARE = 0.2
+"""Share of their tokens that texts to be kept must save, for these run once anyway."""
 
 
 def runs_once(backbone: Backbone, injection: Injection | None) -> bool:
     """Whether a prompt's vectors run once for all rows of a pass of this model, so that no row has them."""
     return injection is not None and _shares(backbone) and _is_movable(injection)
+
+
+def head_of_kept(backbone: Backbone, texts: Sequence[Sequence[Element]]) -> tuple[int, ...]:
+    """The first tokens of texts that are to be kept, where it pays to run them once for all texts of one length.
+
+    A kept text ends at position -1, so its first tokens stand where its length puts them: what they give is the same
+    for texts of one length, and where positions are absolute for all. Each text has a token behind them.
+    """
+    if len(texts) < 2 or not _shares(backbone) or max(map(len, texts)) >= FUSED["cpu"]:
+        return ()
+    head = _common_head(texts)[: max(0, min(map(len, texts)) - 1)]
+    num_runs = len(set(map(len, texts))) if backbone.family.is_rotary else 1
+    num_saved = (len(texts) - num_runs) * len(head)
+    return head if num_saved >= max(_WORTH_HEAD, _WORTH_SHARE * sum(map(len, texts))) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +122,7 @@ def _beginning(
     is_first = has_live_input and (memory is None or memory.place == "memory")
     is_plain = injection is None or (injection.offset is None and injection.head is None)
     if is_first and is_plain and all(_is_read_last(rows[number]) for number in numbers):
-        head = _head([rows[number] for number in numbers])
+        head = _common_head([rows[number].input_elements for number in numbers])
     if num_others * len(head) < _WORTH_HEAD:
         head = ()
     return _Beginning(numbers, memory.memory if memory else None, vectors, head) if vectors or head else None
@@ -129,9 +146,9 @@ def _is_read_last(row: Encoded) -> bool:
     return isinstance(target, Answer) or (isinstance(target, OneOf) and target.read is None)
 
 
-def _head(rows: Sequence[Encoded]) -> tuple[int, ...]:
-    """The tokens that all inputs begin with; of signals none."""
-    first, *others = [row.input_elements for row in rows]
+def _common_head(texts: Sequence[Sequence[Element]]) -> tuple[int, ...]:
+    """The tokens that all texts begin with; of signals none."""
+    first, *others = texts
     head: list[int] = []
     for element, *same in zip(first, *others, strict=False):
         if not isinstance(element, int) or any(other != element for other in same):

@@ -14,6 +14,7 @@ from torch import Tensor
 from overture.core.rows import Element, Patch, Signal
 from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
+from overture.engine.beginnings import head_of_kept
 from overture.engine.cache import InputCache, padded
 from overture.engine.kept import KeptGroups
 from overture.engine.layout import Layout, tokens_and_patches
@@ -115,19 +116,37 @@ class Inputs:
 
     def _keys_and_values(self, texts: Sequence[Text]) -> list[Tensor]:
         """Entries [N, 2, H, L, K] of texts."""
-        device = self.backbone.device
-        longest = max(1, *map(len, texts))
-        lengths = sent([len(text) for text in texts], device)[:, None]
-        positions = torch.arange(longest, device=device)[None].expand(len(texts), -1)
-        valid = positions < lengths
-        if self.backbone.family.is_rotary:
-            positions = positions - lengths
-        run = self.backbone.encoded if self.backbone.encoder else self.backbone.remember
-        columns = run(self.vectors(texts), positions, valid)
+        device, is_rotary = self.backbone.device, self.backbone.family.is_rotary
+        head = head_of_kept(self.backbone, texts)
+        rests = [text[len(head) :] for text in texts]
+        lengths, rest_lengths = [sent([len(text) for text in part], device)[:, None] for part in (texts, rests)]
+        positions = torch.arange(max(1, *map(len, rests)), device=device)[None].expand(len(texts), -1)
+        valid = positions < rest_lengths
+        positions = positions + len(head) - (lengths if is_rotary else 0)
+        vectors, in_front = self.vectors(rests), []
+        if self.backbone.encoder:
+            columns = self.backbone.encoded(vectors, positions, valid)
+        else:
+            in_front = [self._heads(head, positions[:, 0] - len(head))] if head else []
+            columns = self.backbone.remember(vectors, positions, valid, memory=in_front)
         layers = range(self.backbone.info.num_layers)
         keys, values = [torch.stack([part[n] for n in layers]) for part in (columns.keys, columns.values)]
+        for heads in in_front:
+            keys, values = [
+                torch.cat([torch.stack([part[n] for n in layers]), rest], dim=3)
+                for part, rest in ((heads.keys, keys), (heads.values, values))
+            ]
         both = torch.stack([keys, values], dim=1)
         return [both[:, :, index, :, : len(text)].clone() for index, text in enumerate(texts)]
+
+    def _heads(self, head: Sequence[int], starts: Tensor) -> Columns:
+        """What texts begin with alike, run once for each position [B] at which it starts: columns for each text."""
+        distinct, which = torch.unique(starts, return_inverse=True)
+        positions = distinct[:, None] + torch.arange(len(head), device=starts.device)
+        live = self.backbone.embed(list(head)).expand(len(distinct), -1, -1)
+        ran = self.backbone.remember(live, positions, torch.ones_like(positions, dtype=torch.bool))
+        keys, values = [{n: part[which] for n, part in side.items()} for side in (ran.keys, ran.values)]
+        return Columns(keys, values, positions[which], ran.valid[which])
 
     # -- hidden states below a late prompt
 

@@ -23,7 +23,7 @@ from overture.core.rows import Element
 from overture.core.sealed import read_sealed, write_sealed
 from overture.engine.backbone import Backbone
 
-_FORMAT = 1
+_FORMAT = 2
 """Counts changes of what a key does not see, such as how a text's positions are numbered."""
 
 
