@@ -1,6 +1,7 @@
 """Sections of docs/methods.md on what a method does beyond a score: sensitivity, starts, sharing, texts as memories."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,10 +10,14 @@ from typing import Any
 from beside import beside_text, way_of
 from overture.core.records.scores import Paired
 from overture.evaluate.intervals import across_seeds, paired_test
+from overture.prompt.config import PromptConfig
+from overture.prompt.registry import own_rate
 from page_parts import points, table
 
 Cells = Sequence[dict[str, Any]]
 CHANGED = ("lr", "length", "init")
+"""Settings whose changes are told, in the order of `_settings`."""
+FLOAT32 = "float32"
 _THIRD = 0.34
 _PRUNED_TASK = "movie"
 """What the study of pruning is made on; its result bears the name of its prompt."""
@@ -23,25 +28,27 @@ def sensitivity_text(cells: Cells) -> str:
     """One table a way: each change beside the way as it comes, on the same test rows and seeds."""
     if not cells:
         return NOT_YET.format(command="python bench/quality/sensitivity.py --data DIR --way prefix-after")
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for cell in cells:
-        groups[cell["way"], cell["task"]].append(cell)
+        groups[cell["way"], cell["task"], cell.get("dtype", FLOAT32)].append(cell)
     head = (
         "One setting changed at a time, everything else as in the table above, on the same rows. Differences are "
-        "paired over the test rows of the seeds that both have."
+        "paired over the test rows of the seeds that both have. A prompt of another length has the rate that is its "
+        "own at that length, unless one is named."
     )
     return "\n\n".join([head, *(_way_text(*key, found) for key, found in sorted(groups.items()))])
 
 
-def _way_text(way: str, task: str, cells: Cells) -> str:
+def _way_text(way: str, task: str, dtype: str, cells: Cells) -> str:
     settings: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for cell in cells:
         settings[_settings(cell)].append(cell)
-    plain_file = f"{way}-{task}-seed0"
+    precision = "" if dtype == FLOAT32 else f"-{dtype}"
+    plain_file = f"{way}-{task}{precision}-seed0"
     plain = next(settings[_settings(cell)] for cell in cells if cell["file"] == plain_file)
-    rows = [_change_row(found, plain) for _, found in sorted(settings.items(), key=lambda item: _order(item[0], plain))]
+    rows = [_change_row(found, plain) for _, found in sorted(settings.items(), key=lambda item: _order(item[1], plain))]
     head = ["changed", "test accuracy", "difference in points (95% interval)", "trained values", "CPU seconds", "seeds"]
-    return f"#### {way} on {task}\n\n{table(head, rows)}"
+    return f"#### {way} on {task}{precision and f', {dtype}'}\n\n{table(head, rows)}"
 
 
 def _settings(cell: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -49,26 +56,36 @@ def _settings(cell: Mapping[str, Any]) -> tuple[Any, ...]:
     return cell["config"]["train"]["lr"], prompt["length"], prompt["init"]
 
 
-def _order(settings: tuple[Any, ...], plain: Cells) -> tuple[Any, ...]:
+def _changes(cell: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that are not the plain way's, in words; a rate that follows from the length is a note beside it."""
+    settings, usual = (dict(zip(CHANGED, _settings(one), strict=True)) for one in (cell, plain))
+    changes = {name: f"{name} {value}" for name, value in settings.items() if value != usual[name]}
+    if {"lr", "length"} <= set(changes) and math.isclose(settings["lr"], _own_rate(cell)):
+        del changes["lr"]
+        changes["length"] += f" (its own rate, {settings['lr']:.2g})"
+    elif "length" in changes and "lr" not in changes and not math.isclose(settings["lr"], _own_rate(cell)):
+        changes = {"lr": f"lr {settings['lr']}", **changes}
+    return changes
+
+
+def _own_rate(cell: Mapping[str, Any]) -> float:
+    method, _, place = str(cell["way"]).rpartition("-")
+    return own_rate(PromptConfig(method=method, place=place, length=cell["config"]["prompt"]["length"]))
+
+
+def _order(cells: Cells, plain: Cells) -> tuple[Any, ...]:
     """The way as it comes, then its rates, lengths and starts."""
-    usual = _settings(plain[0])
-    changed = [number for number, (value, other) in enumerate(zip(settings, usual, strict=True)) if value != other]
-    return (changed, settings)
+    changes = _changes(cells[0], plain[0])
+    return [CHANGED.index(name) for name in changes], _settings(cells[0])
 
 
 def _change_row(cells: Cells, plain: Cells) -> list[str]:
-    usual = _settings(plain[0])
-    changed = [
-        f"{name} {value}"
-        for name, value, other in zip(CHANGED, _settings(cells[0]), usual, strict=True)
-        if value != other
-    ]
-    what = ", ".join(changed) or "nothing: " + ", ".join(
-        f"{name} {value}" for name, value in zip(CHANGED, usual, strict=True)
-    )
+    changes = _changes(cells[0], plain[0])
+    usual = zip(CHANGED, _settings(plain[0]), strict=True)
+    what = ", ".join(changes.values()) or "nothing: " + ", ".join(f"{name} {value}" for name, value in usual)
     seconds = sum(cell["cpu_seconds_with_validation"] for cell in cells) / len(cells)
     score = across_seeds([cell["test"]["accuracy"] for cell in cells]).mean
-    gap = _gap(cells, plain) if changed else "-"
+    gap = _gap(cells, plain) if changes else "-"
     return [what, f"{score:.3f}", gap, f"{cells[0]['trainable']:,}", f"{seconds:.0f}", str(len(cells))]
 
 

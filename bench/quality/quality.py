@@ -70,6 +70,7 @@ def run_cell(cell: Cell, bench: Bench, data: Path, threads: int, path: Path) -> 
     if train := result.pop("train", None):
         result = {"config": {"prompt": way.config.prompt.model_dump(), "train": train}, **result}
     facts = {"way": cell.way, "task": cell.task, "seed": cell.seed, "train_rows": cell.train_rows, "threads": threads}
+    facts |= {"dtype": bench.backbone.info.dtype}
     machine = machine_facts()
     machine["versions"]["backbone"] = bench.backbone.info.weights_sha256
     write_json(path, {**facts, **result, **machine})

@@ -24,7 +24,7 @@ from tasks import WORDINGS
 CHANGES: dict[str, list[dict[str, Any]]] = {
     "prefix-after": [
         *({"lr": rate} for rate in (0.01, 0.03, 0.3, 1.0)),
-        *({"length": length} for length in (1, 3, 30, 100)),
+        *({"length": length} for length in (1, 3, 16, 30, 100)),
         {"length": 100, "lr": 0.1},
         *({"init": init} for init in ("random", "labels", "null")),
     ],
@@ -41,16 +41,22 @@ def main() -> None:
     add_data(parser)
     parser.add_argument("--task", choices=WORDINGS, default="trec")
     parser.add_argument("--way", action="append", choices=CHANGES, required=True)
+    parser.add_argument("--only", nargs="*", help="changes to run, such as length-100; all if none is named")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--train-rows", type=int, default=256)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    bench = Bench(load_backbone("smollm2"), Store(store_dir()))
+    bench = Bench(load_backbone("smollm2", dtype=args.dtype), Store(store_dir()))
+    precision = "" if args.dtype == "float32" else f"-{args.dtype}"
     for way in args.way:
         for change in [{}, *CHANGES[way]]:
-            name = "-".join([way, *(f"{key}-{value}" for key, value in change.items())])
+            what = "-".join(f"{key}-{value}" for key, value in change.items())
+            if change and args.only and what not in args.only:
+                continue
+            name = "-".join(filter(None, [way, what]))
             for seed in range(args.seeds):
-                path = args.out / f"{name}-{args.task}-seed{seed}.json"
+                path = args.out / f"{name}-{args.task}{precision}-seed{seed}.json"
                 if not path.exists():
                     cell = Cell(way, args.task, seed, args.train_rows, **change)
                     run_cell(cell, bench, args.data, args.threads, path)

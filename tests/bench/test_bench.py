@@ -142,6 +142,23 @@ def test_sensitivity_is_told_beside_the_way_as_it_comes():
     assert rows[2].startswith("| length 30 | 0.900 | +0.0 (")
 
 
+def test_a_long_prompts_own_rate_is_not_told_as_a_change():
+    def cell(length, lr, dtype="float32", name=""):
+        config = {"prompt": {"length": length, "init": "vocabulary"}, "train": {"lr": lr}}
+        facts = {"way": "prefix-after", "task": "trec", "seed": 0, "trainable": 5, "cpu_seconds_with_validation": 7.0}
+        file = f"prefix-after-{name}trec{'' if dtype == 'float32' else '-' + dtype}-seed0"
+        return {**facts, "file": file, "config": config, "dtype": dtype, "test": {"accuracy": 0.5, "right": "10"}}
+
+    cells = [cell(10, 0.1), cell(100, 0.03, name="own-"), cell(100, 0.1, name="same-"), cell(10, 0.1, "bfloat16")]
+    text = importlib.import_module("studies").sensitivity_text(cells)
+    whats = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ") and "changed" not in line]
+    assert [what for what in whats if "length 100" in what] == [
+        "| lr 0.1, length 100",
+        "| length 100 (its own rate, 0.03)",
+    ]
+    assert "#### prefix-after on trec, bfloat16" in text
+
+
 @pytest.mark.parametrize(
     ("way", "wanted"),
     [
