@@ -172,15 +172,21 @@ class LocalAnswerer:
 
     def _read(self, part: _Part) -> tuple[Batch, Reader]:
         reader = reader_of(part.rows[0].target, part.injections[0])
-        hidden, layout = self._forward(part, reader.make)
+        hidden, layout = self._forward(part, reader.make, reader)
         return Batch(self.backbone, part.rows, part.injections, hidden, layout), reader
 
-    def _forward(self, part: _Part, make: Make) -> tuple[Tensor, Layout]:
-        """Hidden states of the live tokens, [B, S, D], and their layout."""
+    def _forward(self, part: _Part, make: Make, reader: Reader | None = None) -> tuple[Tensor, Layout]:
+        """Hidden states of the live tokens, [B, S, D], and their layout; of the one that an encoder's reader reads."""
         inputs, rows, injections = self._decoding(part)
         prepared_pass = prepared(inputs, rows, injections, make)
-        hidden = inputs.backbone.run(prepared_pass.live, prepared_pass.step, prepared_pass.layer)
-        return hidden, prepared_pass.layout
+        backbone, live, step, layout = inputs.backbone, prepared_pass.live, prepared_pass.step, prepared_pass.layout
+        only = reader.only(layout) if reader and backbone.family.kind == "encoder" else None
+        if only is None or any(
+            injection and injection.vectors and injection.vectors.targets for injection in injections
+        ):
+            return backbone.run(live, step, prepared_pass.layer), layout
+        hidden = backbone.run_to(live, step, only, prepared_pass.layer)
+        return hidden, replace(layout, read=torch.zeros_like(layout.read))
 
     def _decoding(self, part: _Part) -> tuple[Inputs, Sequence[Encoded], Injections]:
         """The stack that reads rows from left to right: the model, or an encoder-decoder's decoder."""

@@ -67,6 +67,10 @@ class Columns:
         return int(self.keys[layer].shape[0])
 
 
+class KeysMade(Exception):
+    """Ends a pass of one layer where its keys and values are all that was wanted."""
+
+
 @dataclass(slots=True)
 class Step:
     """The arguments that one forward pass hands to the attention function.
@@ -86,6 +90,7 @@ class Step:
         layer: what the one layer that this step is for is called in it; None for a step of all layers.
         text_index: number of each live token among its row's own, -1 for prompt vectors, [B, S]; models that turn
             patches by their places need it. None where there are prompt vectors alone.
+        is_for_keys: the pass ends, by `KeysMade`, as soon as its first attention has keys and values to keep.
     """
 
     positions: Tensor
@@ -99,6 +104,7 @@ class Step:
     is_packed: bool = False
     layer: int | None = None
     text_index: Tensor | None = None
+    is_for_keys: bool = False
     _masks: dict[MaskKind, Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None, num_groups: int, dtype: torch.dtype, is_causal: bool = True) -> Tensor:
@@ -358,6 +364,8 @@ def attention(
         return _reading(query, overture, layer, scaling), None
     if overture.kept is not None:
         overture.kept[layer] = (key, value)
+        if overture.is_for_keys:
+            raise KeysMade
     num_groups = query.shape[1] // key.shape[1]
     # Every attention says so of itself, to the library's own kernels too.
     is_causal = bool(getattr(module, "is_causal", True))

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from overture.core.contracts import Frontend
 from overture.core.errors import BackboneError
 from overture.core.injection import LayerMemory
-from overture.engine.attention import Columns, MaskKind, Step, install
+from overture.engine.attention import Columns, KeysMade, MaskKind, Step, install
 from overture.engine.compiler import Backend, check_compiler, compiled_layers
 from overture.engine.families import Family, family_of, layers_view
 from overture.engine.info import TextFacts, info_of
@@ -304,6 +304,52 @@ class Backbone:
             )
         return self._run(live, step, start_layer, end_layer)
 
+    def run_to(self, live: Tensor, step: Step, index: Tensor, start_layer: int = 0) -> Tensor:
+        """Hidden states of one live token of each row after the last layer and its norm: [B, 1, D].
+
+        In the last layer the others give their keys and values and nothing else: their queries, and what stands behind
+        attention, would be computed for nobody.
+
+        Args:
+            live: what enters ``start_layer``, [B, S, D].
+            step: of the live tokens; it keeps nothing.
+            index: of the token that is read, [B].
+            start_layer: the first layer that runs.
+        """
+        rows, last = torch.arange(len(live), device=live.device), len(self.layers) - 1
+        if self.is_compiled or self.family.kind != "encoder":
+            return self.run(live, step, start_layer)[rows, index][:, None]
+        if start_layer < last:
+            live = self.run(live, step, start_layer, last)
+        keys, values = self._keys_and_values(live, step, last)
+        others = step.valid.clone()
+        others[rows, index] = False
+        behind = Columns({last: keys}, {last: values}, step.positions, others)
+        alone = Step(
+            step.positions[rows, index][:, None],
+            torch.ones_like(index, dtype=torch.bool)[:, None],
+            memory=[*step.memory, behind],
+            is_packed=True,
+            text_index=None if step.text_index is None else step.text_index[rows, index][:, None],
+        )
+        return self._run(live[rows, index][:, None], alone, last, None)
+
+    def _keys_and_values(self, live: Tensor, step: Step, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values that live tokens have in a layer, [B, H, S, K] each; nothing behind them is computed."""
+        kept: dict[int, tuple[Tensor, Tensor]] = {}
+        is_whole = self.is_compiled
+        bare = Step(step.positions, step.valid, kept=kept, text_index=step.text_index, is_for_keys=not is_whole)
+        # A layer that is computed again in the backward pass cannot be left half-way.
+        module, recomputed = self._stack[layer], None if is_whole else vars(self._stack[layer]).pop("forward", None)
+        try:
+            self._run(live, bare, layer, layer + 1)
+        except KeysMade:
+            pass
+        finally:
+            if recomputed is not None:
+                module.forward = recomputed
+        return kept[layer]
+
     def _run(self, live: Tensor, step: Step, start_layer: int, end_layer: int | None) -> Tensor:
         # A mask of four dimensions is passed through by transformers; ours is in the step.
         through = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=live.device)
@@ -514,9 +560,7 @@ class Backbone:
         valid = torch.ones_like(positions, dtype=torch.bool)
         pairs = []
         for layer, layer_values in enumerate(values.to(self.device, self.dtype)):
-            step = Step(positions, valid, kept={})
-            self.run(layer_values[None], step, layer, layer + 1)
-            pairs.append((step.kept or {})[layer])
+            pairs.append(self._keys_and_values(layer_values[None], Step(positions, valid), layer))
         return LayerMemory(torch.cat([key for key, _ in pairs]), torch.cat([value for _, value in pairs]))
 
     def head_rows(self, ids: Sequence[int]) -> Tensor:

@@ -53,6 +53,10 @@ class Reader(ABC):
         """Lays out what stands behind the rows: label words, or an answer."""
         return label_layout if self.has_words else answer_layout
 
+    def only(self, layout: Layout) -> Tensor | None:
+        """Index of the one live token of each row that is read, [B]; None where more of them are."""
+        return None
+
     @abstractmethod
     def losses(self, batch: Batch) -> Tensor:
         """Negative log-likelihood of what is right in each row, [B]."""
@@ -118,6 +122,10 @@ class _OneOf(Reader):
     @abstractmethod
     def scores(self, batch: Batch, ends: Tensor) -> Tensor:
         """Log-probabilities of the labels, [B, C], from the states that are read, [B, D]."""
+
+    def only(self, layout: Layout) -> Tensor | None:
+        """The token that the label is read from, unless it is a mean, or words go on in branches behind it."""
+        return None if self.is_mean or layout.targets else layout.read
 
     def _scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
         ends = read_states(batch.hidden, batch.layout, self.is_mean)
@@ -224,6 +232,10 @@ class _Classifier(_OneOf):
     """A classifier's own map and its label vectors, read at the very first live token."""
 
     __slots__ = ()
+
+    def only(self, layout: Layout) -> Tensor | None:
+        """The first live token."""
+        return torch.zeros_like(layout.read)
 
     def scores(self, batch: Batch, ends: Tensor) -> Tensor:
         """By each row's own classifier."""
