@@ -50,9 +50,8 @@ def task(pictures, tmp_path) -> Path:
 
 @pytest.mark.parametrize(("method", "place"), [("deep", "memory"), ("vectors", "before")], ids=["deep", "vectors"])
 def test_from_folders_to_answers(task, pictures, overture, method, place):
-    done = overture(
-        "tune", task, "--method", method, "--place", place, "--length", 2, "--set", "train.epochs=2", "--json"
-    )
+    small = ("--length", 2, "--set", "train.epochs=2", "--set", "keep=prompt")
+    done = overture("tune", task, "--method", method, "--place", place, *small, "--json")
     assert done.code == 0, done.err
     assert any("linear probe" in notice for notice in done.json["notices"])
     assert done.json["no_prompt"]["metrics"]["test"]["accuracy"]["n"] == 8
@@ -64,6 +63,47 @@ def test_from_folders_to_answers(task, pictures, overture, method, place):
     assert found.code == 0, found.err
     scores = found.json["metrics"]["test"]["accuracy"]["value"]
     assert scores == done.json["metrics"]["test"]["accuracy"]["value"]
+
+
+def test_a_probe_is_kept_where_a_prompt_is_not_shown_to_be_better(task, overture, tmp_path):
+    done = overture("tune", task, "--method", "deep", "--length", 2, "--set", "train.epochs=1", "--json")
+    assert done.code == 0, done.err
+    kept = done.json["kept"]
+    # Eight validation rows show nothing.
+    assert kept["what"] == "probe"
+    assert kept["compared"]["p_value"] > 0.05
+    assert any("a linear probe is kept" in notice for notice in done.json["notices"])
+    stored = json.loads(Path(done.json["folder"], "prompt.json").read_text(encoding="utf-8"))
+    width = 2 if kept["probe"]["features"] == "read+mean" else 1
+    assert (stored["length"], stored["trainable"]) == (0, 2 * width * 32 + 2)
+    assert stored["options"]["prompt"]["read_layer"] == kept["probe"]["layer"]
+    again = overture("eval", "colours@1", "--json")
+    assert again.code == 0, again.err
+    assert again.json["metrics"]["test"] == done.json["no_prompt"]["metrics"]["test"]
+
+
+@pytest.mark.parametrize("layer", ["search", "1", "last"])
+def test_a_prompt_that_is_read_in_another_layer_answers_as_it_did(task, overture, layer):
+    read = ("--set", f"prompt.read_layer={layer}", "--set", "prompt.read_features=read+mean", "--set", "keep=prompt")
+    done = overture("tune", task, "--method", "deep", "--length", 2, "--set", "train.epochs=1", *read, "--json")
+    assert done.code == 0, done.err
+    again = overture("eval", "colours@1", "--json")
+    assert again.code == 0, again.err
+    assert again.json["metrics"]["test"] == done.json["metrics"]["test"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--method", "deep", "--set", "prompt.read_layer=9"),
+        ("--method", "late", "--place", "before", "--set", "prompt.options.layer=1", "--set", "prompt.read_layer=1"),
+    ],
+    ids=["no such layer", "below the prompt"],
+)
+def test_a_layer_that_cannot_be_read_is_refused(task, overture, options):
+    done = overture("tune", task, *options)
+    assert done.code == 2, done.out
+    assert "prompt.read_layer" in done.err
 
 
 def test_another_size_is_drift(task, pictures, overture, tmp_path):

@@ -59,7 +59,7 @@ def prompt_of(case: Case, backbone: Backbone, length: int = 3, seed: int = 0) ->
     source = source_of(backbone, ONE_TOKEN if is_speech else LABELS)
     if not is_speech:
         probe = (torch.randn(3, 32, generator=generator), torch.randn(3, generator=generator))
-        source = replace(source, has_words=False, probe=lambda: probe)
+        source = replace(source, has_words=False, probe=lambda read_at: probe)
     prompt = build_prompt(config, source, seed).to(backbone.dtype)
     with torch.no_grad():
         for value in prompt.trainable().values():

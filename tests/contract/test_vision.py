@@ -11,12 +11,13 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import convert_ima
 
 from fakes import SMALL, Case, source_of
 from overture.core.contracts import Features, LabelScores
-from overture.core.injection import Injection, Memory, Vectors
+from overture.core.injection import Injection, LabelHead, Memory, ReadAt, Vectors
 from overture.core.rows import Encoded
 from overture.engine.backbone import Backbone
 from overture.engine.inputs import Inputs
 from overture.engine.prompted import PromptedModel, RowPrompts
 from overture.engine.states import states_at
+from overture.evaluate.probe import of_states, pooled_features
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from vision_fakes import (
@@ -52,7 +53,7 @@ def prompt_of(case: Case, backbone: Backbone, length: int = 3, seed: int = 0) ->
         states=lambda num, random: states_at(
             inputs, [(row, random.randrange(9)) for row in random.choices(rows, k=num)]
         ),
-        probe=lambda: (torch.randn(3, WIDTH, generator=generator), torch.randn(3, generator=generator)),
+        probe=lambda read_at: (torch.randn(3, WIDTH, generator=generator), torch.randn(3, generator=generator)),
     )
     prompt = build_prompt(config, source, seed).to(backbone.dtype)
     with torch.no_grad():
@@ -190,3 +191,25 @@ def test_gradients_match_finite_differences(family):
                 sides.append(float(model.loss(rows)))
                 value.sub_(sign * 1e-5 * direction)
         assert (sides[0] - sides[1]) / 2e-5 == pytest.approx(float((gradient * direction).sum()), rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("features", ["read", "mean", "read+mean"])
+@pytest.mark.parametrize("layer", [1, 2, None])
+@pytest.mark.parametrize("family", ["vit", "siglip_vision_model", "dinov3_vit"])
+def test_labels_are_read_in_any_layer(family, layer, features):
+    backbone, generator = vision_backbone_of(family), torch.Generator().manual_seed(3)
+    rows = [replace(row, target=replace(row.target, read=0)) for row in image_rows(backbone)]
+    width = 2 if features == "read+mean" else 1
+    labels = torch.randn(3, width * WIDTH, generator=generator, dtype=torch.float64)
+    bias = torch.randn(3, generator=generator, dtype=torch.float64)
+    injection = Injection(labels=labels, head=LabelHead(bias), read_at=ReadAt(layer, features))
+    ours = PromptedModel(backbone, injection).ask(rows, LabelScores())
+    states = pooled_features(Inputs(backbone, None, 4096), rows, (LAYERS if layer is None else layer,))[:, 0]
+    wanted = (of_states(states, features).double() @ labels.T + bias).log_softmax(1)
+    torch.testing.assert_close(ours, list(wanted), rtol=1e-5, atol=1e-5)
+    # In company of a prompt that is read elsewhere nothing changes.
+    last = Injection(labels=labels[:, :WIDTH])
+    pairs = [(row, injection if row.row % 2 else last) for row in rows]
+    together = PromptedModel(backbone).answerer.ask(pairs, LabelScores())
+    alone = [PromptedModel(backbone, prompt).ask([row], LabelScores())[0] for row, prompt in pairs]
+    torch.testing.assert_close(together, alone, **CLOSE)

@@ -27,11 +27,12 @@ from overture.engine.compiled import compiled_prompt
 from overture.engine.families import max_length
 from overture.engine.frontends.text import text_backbone
 from overture.engine.info import weights_digest
+from overture.engine.memories import prompt_columns
 from overture.engine.prompted import PromptedModel
 from overture.engine.tokenizer import Tokenizer
 from overture.evaluate.facts import backbone_ref
-from sound_fakes import SOUND_ENCODERS
-from vision_fakes import VISION
+from sound_fakes import SOUND_ENCODERS, sound_backbone_of
+from vision_fakes import VISION, vision_backbone_of
 
 DOUBLE = torch.float64
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}
@@ -261,3 +262,23 @@ class TestTokenizer:
         assert tokenizer.sha256 != backbone_of("gemma3_text").text.tokenizer.sha256
         assert tokenizer.chat_template_sha256 == hashlib.sha256(tokenizer.inner.chat_template.encode()).hexdigest()
         assert tokenizer.chat([{"role": "user", "content": "hi"}]) == "<|user|>hi<|end|><|bot|>"
+
+
+@pytest.mark.parametrize("family", [*ENCODERS, *VISION, *SOUND_ENCODERS])
+def test_one_token_is_read_as_in_a_whole_pass(family):
+    make = vision_backbone_of if family in VISION else sound_backbone_of if family in SOUND_ENCODERS else backbone_of
+    backbone, generator = make(family, DOUBLE), torch.Generator().manual_seed(0)
+    live = torch.randn(2, 5, backbone.info.hidden_size, generator=generator, dtype=DOUBLE)
+    positions = torch.arange(5).expand(2, 5)
+    valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    layers = torch.randn(len(backbone.layers), 2, backbone.info.hidden_size, generator=generator, dtype=DOUBLE)
+    columns = backbone.memory_of_layers(layers)
+    memory = prompt_columns([columns, columns], [0, 0], backbone.device)
+    index, text_index = torch.tensor([3, 1]), torch.full((2, 5), -1)
+
+    def step() -> Step:
+        return Step(positions, valid, memory=[memory], is_packed=True, text_index=text_index)
+
+    for start, end in ((0, None), (len(backbone.layers) - 1, None), (0, len(backbone.layers) - 1)):
+        whole = backbone.run(live, step(), start, end)[torch.arange(2), index][:, None]
+        torch.testing.assert_close(backbone.run_to(live, step(), index, start, end), whole, **CLOSE)

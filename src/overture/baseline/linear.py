@@ -10,8 +10,7 @@ Source: Alain and Bengio 2017, "Understanding intermediate layers using linear c
 the penalty: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", appendix A.3.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from pydantic import JsonValue
@@ -22,36 +21,14 @@ from overture.baseline.features import features_of
 from overture.baseline.options import LinearOptions
 from overture.core.contracts import LabelScores, Question, T
 from overture.core.errors import ConfigError, DataError
+from overture.core.injection import ReadAt
 from overture.core.rows import Encoded
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.inputs import Inputs
-from overture.evaluate.probe import fitted, pooled_features
+from overture.evaluate.probe import Features, all_readings, best_probe, of_states, pooled_features, readings
 
 _MAX_TOKENS = 4096
-_SEARCHED = ("read", "mean", "read+mean")
-_FIRST_PENALTY = 0.1
-_FINALISTS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a linear head reads of a row.
-
-    Args:
-        features: the state that the label is read from, the mean, or both.
-        layer: how many layers they have passed.
-        is_last: all of them, and the norm behind them.
-    """
-
-    features: str
-    layer: int
-    is_last: bool
-
-    def of(self, pooled: Tensor) -> Tensor:
-        """The features, [B, D] or [B, 2 D], of read state and mean, [B, 2, D]."""
-        parts = {"read": pooled[:, 0], "mean": pooled[:, 1], "read+mean": pooled.flatten(1)}
-        return parts[self.features]
 
 
 class LinearHead:
@@ -61,15 +38,15 @@ class LinearHead:
         backbone: the frozen model.
         weight: of the labels, [C, D].
         bias: [C].
-        reading: which features.
+        read_at: which features; with a numbered layer.
         cache: keeps what rows give; None computes it each time.
     """
 
     def __init__(
-        self, backbone: Backbone, weight: Tensor, bias: Tensor, reading: Reading, cache: InputCache | None = None
+        self, backbone: Backbone, weight: Tensor, bias: Tensor, read_at: ReadAt, cache: InputCache | None = None
     ) -> None:
         self.backbone, self.values = backbone, {"weight": weight, "bias": bias}
-        self.reading, self.cache = reading, cache
+        self.read_at, self.cache = read_at, cache
 
     def ask(self, rows: Sequence[Encoded], question: Question[T]) -> list[T]:
         """Label scores; a linear head has no other replies.
@@ -83,7 +60,7 @@ class LinearHead:
                 got=type(question).__name__,
                 fix="choose another baseline for this kind of task",
             )
-        return list(self.scores_of(_features(self.backbone, self.cache, rows, self.reading)))
+        return list(self.scores_of(_features(self.backbone, self.cache, rows, self.read_at)))
 
     def scores_of(self, features: Tensor) -> Tensor:
         """Log-probabilities of the labels, [B, C], from features [B, D]."""
@@ -98,23 +75,13 @@ def build(request: Request) -> Built:
         DataError: all training rows have one label.
     """
     options: LinearOptions = request.options
-    gold = {name: torch.tensor([row.label for row in request.rows[name]]) for name in ("train", "validation")}
-    if len(set(gold["train"].tolist())) < 2:
-        raise DataError("a linear head needs training rows of two labels", got="rows of one label")
-    candidates = _candidates(request, _readings(options, request.backbone))
-    if len(candidates) > _FINALISTS:
-        first = {
-            reading: _best(request, features, gold, reading, (_FIRST_PENALTY,))
-            for reading, features in candidates.items()
-        }
-        finalists = sorted(candidates, key=lambda reading: first[reading][0], reverse=True)[:_FINALISTS]
-        candidates = {reading: candidates[reading] for reading in finalists}
-    choices = [_best(request, features, gold, reading, options.penalties) for reading, features in candidates.items()]
-    _, head, penalty = max(choices, key=lambda choice: choice[0])
+    candidates = _candidates(request, _wanted(options, request.backbone))
+    probe = best_probe(candidates, request.rows, len(request.task.words), options.penalties)
+    head = LinearHead(request.backbone, probe.weight, probe.bias, probe.read_at, request.cache)
     values = head.values
-    facts: dict[str, JsonValue] = {"penalty": penalty, "features": head.reading.features}
+    facts: dict[str, JsonValue] = {"penalty": probe.penalty, "features": probe.read_at.features}
     if options.layer != "last":
-        facts["layer"] = head.reading.layer
+        facts["layer"] = probe.read_at.layer
     return Built(
         head,
         request.rows,
@@ -124,7 +91,7 @@ def build(request: Request) -> Built:
     )
 
 
-def _readings(options: LinearOptions, backbone: Backbone) -> list[Reading]:
+def _wanted(options: LinearOptions, backbone: Backbone) -> list[ReadAt]:
     """All that may be read."""
     num_layers = backbone.info.num_layers
     if isinstance(options.layer, int) and options.layer > num_layers:
@@ -134,55 +101,32 @@ def _readings(options: LinearOptions, backbone: Backbone) -> list[Reading]:
             got=str(options.layer),
             wanted=f"0 to {num_layers}, last or search",
         )
-    layers = [num_layers] if options.layer == "last" else [options.layer]
-    searched = range(num_layers + 1) if options.layer == "search" else layers
-    features = _SEARCHED if options.features == "search" else (options.features,)
-    return [Reading(name, int(layer), layer == num_layers) for layer in searched for name in features]
+    layer = num_layers if options.layer == "last" else options.layer
+    return [
+        read_at
+        for read_at in all_readings(num_layers)
+        if layer in (read_at.layer, "search") and options.features in (read_at.features, "search")
+    ]
 
 
-Features = Mapping[str, Tensor]
-"""Features by split, float64."""
-
-
-def _candidates(request: Request, readings: Sequence[Reading]) -> dict[Reading, Features]:
+def _candidates(request: Request, wanted: Sequence[ReadAt]) -> dict[ReadAt, Features]:
     """Features of all readings; the model runs once."""
-    backbone, splits = request.backbone, ("train", "validation")
-    if len(readings) == 1:
-        (reading,) = readings
-        return {
-            reading: {name: _features(backbone, request.cache, request.rows[name], reading).double() for name in splits}
-        }
-    layers = tuple(sorted({reading.layer for reading in readings}))
-    inputs = Inputs(backbone, request.cache, _MAX_TOKENS)
-    pooled = {name: pooled_features(inputs, request.rows[name], layers) for name in splits}
-    return {
-        reading: {name: reading.of(pooled[name][:, layers.index(reading.layer)]).double() for name in splits}
-        for reading in readings
+    if len(wanted) > 1:
+        return readings(Inputs(request.backbone, request.cache, _MAX_TOKENS), request.rows, wanted)
+    (read_at,) = wanted
+    features = {
+        name: _features(request.backbone, request.cache, request.rows[name], read_at).double()
+        for name in ("train", "validation")
     }
+    return {read_at: features}
 
 
-def _features(backbone: Backbone, cache: InputCache | None, rows: Sequence[Encoded], reading: Reading) -> Tensor:
+def _features(backbone: Backbone, cache: InputCache | None, rows: Sequence[Encoded], read_at: ReadAt) -> Tensor:
     """What a head reads of rows, float32."""
-    if reading.is_last and reading.features != "read+mean" and backbone.family.has_words:
-        return features_of(backbone, rows, reading.features == "mean")
-    return reading.of(pooled_features(Inputs(backbone, cache, _MAX_TOKENS), rows, (reading.layer,))[:, 0])
-
-
-def _best(
-    request: Request, features: Features, gold: Mapping[str, Tensor], reading: Reading, penalties: Sequence[float]
-) -> tuple[tuple[float, float], LinearHead, float]:
-    """The best of several penalties: its quality on validation rows, the head, the penalty."""
-    factors = [row.target.weight for row in request.rows["train"]]
-    num_labels, choices = len(request.task.words), []
-    for penalty in penalties:
-        weight, bias = fitted(features["train"], gold["train"], factors, num_labels, penalty)
-        head = LinearHead(request.backbone, weight, bias, reading, request.cache)
-        choices.append((_quality(head, features["validation"], gold["validation"]), head, penalty))
-    return max(choices, key=lambda choice: choice[0])
-
-
-def _quality(head: LinearHead, features: Tensor, gold: Tensor) -> tuple[float, float]:
-    """Accuracy, then the likelihood, on validation rows."""
-    scores = head.scores_of(features.float())
-    is_right = scores.argmax(1) == gold
-    return float(is_right.float().mean()), float(scores.gather(1, gold[:, None]).mean())
+    assert read_at.layer is not None
+    assert read_at.features is not None
+    is_last = read_at.layer == backbone.info.num_layers
+    if is_last and read_at.features != "read+mean" and backbone.family.has_words:
+        return features_of(backbone, rows, read_at.features == "mean")
+    pooled = pooled_features(Inputs(backbone, cache, _MAX_TOKENS), rows, (read_at.layer,))[:, 0]
+    return of_states(pooled, read_at.features)

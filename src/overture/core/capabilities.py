@@ -112,6 +112,10 @@ class Capabilities:
             )
         if injection.labels is not None and not self.has_label_vectors:
             raise self._refused("labels cannot have vectors here", "a prompt with label words")
+        if injection.read_at and self.kind != "encoder":
+            raise self._refused(
+                "labels are read in another layer than the last of encoders alone", "leave out prompt.read_layer"
+            )
         if refusal := refused_prompt(self.kind, injection):
             raise self._refused(*refusal)
 
@@ -130,6 +134,10 @@ class Capabilities:
             raise self._refused(
                 "this prompt brings a classifier of whole texts, and the task asks for labels of tokens",
                 "use it in a task of kind classification",
+            )
+        if isinstance(target, AtMarks) and injection and injection.read_at:
+            raise self._refused(
+                "labels of many tokens are read in the last layer", "leave out prompt.read_layer and read_features"
             )
         if isinstance(target, OneOf) and not has_labels:
             self._check_mask(target)

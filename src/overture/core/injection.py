@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 Place = Literal["before", "after", "memory", "slots", "around"]
+Pooled = Literal["read", "mean", "read+mean"]
 ModelKind = Literal["decoder", "encoder", "encoder-decoder"]
 """How a model's stacks attend; it decides which places a prompt may enter at."""
 
@@ -134,6 +135,20 @@ class LabelHead:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadAt:
+    """Where label vectors read the rows of an encoder.
+
+    Args:
+        layer: number of layers that have run; None for all, with the norm behind them.
+        features: the one state that the row's target names, the mean of the row's states, or both side by side, for
+            which a label's vector is twice as long; None for what the target says.
+    """
+
+    layer: int | None = None
+    features: Pooled | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Injection:
     """Everything that a prompt adds to the frozen model; the engine consumes it without knowing the method.
 
@@ -143,6 +158,7 @@ class Injection:
         labels: one vector for each label, [C, D], instead of the label words' rows of the head.
         offset: added to the embeddings of the row's first S tokens, [S, D]; the prompt's own are not counted.
         head: what stands beside the label vectors instead of the model's own head; only together with them.
+        read_at: where label vectors read; None for the last states, as the row's target says.
     """
 
     vectors: Vectors | None = None
@@ -150,11 +166,16 @@ class Injection:
     labels: "torch.Tensor | None" = None
     offset: "torch.Tensor | None" = None
     head: LabelHead | None = None
+    read_at: ReadAt | None = None
     stored: ClassVar[Mapping[str, str]] = {"labels": "labels", "offset": "offset"}
 
     def __post_init__(self) -> None:
         if self.head and self.labels is None:
             raise ValueError("a classifier's parts stand beside label vectors, and there are none")
+        if self.read_at and self.labels is None:
+            raise ValueError("a layer to read labels at needs label vectors, and there are none")
+        if self.read_at and self.read_at.layer is not None and self.read_at.layer <= self.layer:
+            raise ValueError("labels are read below the layer at which the vectors enter")
         if self.layer and (self.memory or self.offset is not None):
             raise ValueError("vectors at a late layer stand alone: below it the text must run as it is")
         if self.memory and self.memory.place == "after" and not self.leaves_input:
@@ -195,13 +216,16 @@ class Injection:
         return dict(_named(self))
 
     @classmethod
-    def from_tensors(cls, tensors: "Mapping[str, torch.Tensor]", place: Place, layer: int = 0) -> Self:
+    def from_tensors(
+        cls, tensors: "Mapping[str, torch.Tensor]", place: Place, layer: int = 0, read_at: ReadAt | None = None
+    ) -> Self:
         """The inverse of `tensors`.
 
         Args:
             tensors: by the names that they have on disk.
             place: of its vectors and of its memory.
             layer: of its vectors.
+            read_at: where its label vectors read.
 
         Raises:
             ValueError: a tensor is of no part, or a part lacks one.
@@ -212,7 +236,8 @@ class Injection:
         vectors = _made(Vectors, tensors, place=place, layer=layer)
         columns = _made(LayerMemory, tensors)
         memory = Memory(columns, place) if columns else None
-        return cls(vectors, memory, tensors.get("labels"), tensors.get("offset"), _made(LabelHead, tensors))
+        labels, offset = tensors.get("labels"), tensors.get("offset")
+        return cls(vectors, memory, labels, offset, _made(LabelHead, tensors), read_at)
 
 
 _STORED_PARTS: tuple[Any, ...] = (Vectors, LayerMemory, LabelHead, Injection)

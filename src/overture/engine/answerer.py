@@ -181,11 +181,12 @@ class LocalAnswerer:
         prepared_pass = prepared(inputs, rows, injections, make)
         backbone, live, step, layout = inputs.backbone, prepared_pass.live, prepared_pass.step, prepared_pass.layout
         only = reader.only(layout) if reader and backbone.family.kind == "encoder" else None
+        end = reader.end_layer if reader and reader.end_layer != len(backbone.layers) else None
         if only is None or any(
             injection and injection.vectors and injection.vectors.targets for injection in injections
         ):
-            return backbone.run(live, step, prepared_pass.layer), layout
-        hidden = backbone.run_to(live, step, only, prepared_pass.layer)
+            return backbone.run(live, step, prepared_pass.layer, end), layout
+        hidden = backbone.run_to(live, step, only, prepared_pass.layer, end)
         return hidden, replace(layout, read=torch.zeros_like(layout.read))
 
     def _decoding(self, part: _Part) -> tuple[Inputs, Sequence[Encoded], Injections]:

@@ -304,8 +304,10 @@ class Backbone:
             )
         return self._run(live, step, start_layer, end_layer)
 
-    def run_to(self, live: Tensor, step: Step, index: Tensor, start_layer: int = 0) -> Tensor:
-        """Hidden states of one live token of each row after the last layer and its norm: [B, 1, D].
+    def run_to(
+        self, live: Tensor, step: Step, index: Tensor, start_layer: int = 0, end_layer: int | None = None
+    ) -> Tensor:
+        """Hidden states of one live token of each row, as `run` has them: [B, 1, D].
 
         In the last layer the others give their keys and values and nothing else: their queries, and what stands behind
         attention, would be computed for nobody.
@@ -315,10 +317,12 @@ class Backbone:
             step: of the live tokens; it keeps nothing.
             index: of the token that is read, [B].
             start_layer: the first layer that runs.
+            end_layer: stop before this layer; None runs to the end.
         """
-        rows, last = torch.arange(len(live), device=live.device), len(self.layers) - 1
+        rows = torch.arange(len(live), device=live.device)
+        last = (len(self.layers) if end_layer is None else end_layer) - 1
         if self.is_compiled or self.family.kind != "encoder":
-            return self.run(live, step, start_layer)[rows, index][:, None]
+            return self.run(live, step, start_layer, end_layer)[rows, index][:, None]
         if start_layer < last:
             live = self.run(live, step, start_layer, last)
         keys, values = self._keys_and_values(live, step, last)
@@ -332,7 +336,7 @@ class Backbone:
             is_packed=True,
             text_index=None if step.text_index is None else step.text_index[rows, index][:, None],
         )
-        return self._run(live[rows, index][:, None], alone, last, None)
+        return self._run(live[rows, index][:, None], alone, last, end_layer)
 
     def _keys_and_values(self, live: Tensor, step: Step, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values that live tokens have in a layer, [B, H, S, K] each; nothing behind them is computed."""

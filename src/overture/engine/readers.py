@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from overture.core.contracts import Readout
-from overture.core.injection import Injection
+from overture.core.injection import Injection, Pooled, ReadAt
 from overture.core.rows import AtMarks, Candidates, Encoded, OneOf, Target
 from overture.engine.backbone import Backbone
 from overture.engine.layout import Layout, answer_layout, label_layout
@@ -47,6 +47,11 @@ class Reader(ABC):
 
     has_words: ClassVar[bool] = False
     """Whether label words are laid out behind the rows."""
+
+    @property
+    def end_layer(self) -> int | None:
+        """Number of layers that run before something is read; None for all."""
+        return None
 
     @property
     def make(self) -> Make:
@@ -84,7 +89,7 @@ def reader_of(target: Target, injection: Injection | None) -> Reader:
     if injection is not None and injection.head is not None and injection.head.weight is not None:
         return _Classifier(candidates, is_mean, has_shares)
     if injection is not None and injection.labels is not None:
-        return _LabelVectors(candidates, is_mean, has_shares)
+        return _LabelVectors(candidates, is_mean, has_shares, injection.read_at)
     # What a row chooses from is its own: such rows share a pass all the same.
     return _Choices(None, is_mean, has_shares) if candidates.is_own else _LabelWords(candidates, is_mean, has_shares)
 
@@ -127,8 +132,12 @@ class _OneOf(Reader):
         """The token that the label is read from, unless it is a mean, or words go on in branches behind it."""
         return None if self.is_mean or layout.targets else layout.read
 
+    def _ends(self, batch: Batch) -> Tensor:
+        """The states that are read, [B, D]."""
+        return read_states(batch.hidden, batch.layout, self.is_mean)
+
     def _scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        ends = read_states(batch.hidden, batch.layout, self.is_mean)
+        ends = self._ends(batch)
         return ends, self.scores(batch, ends)
 
     def losses(self, batch: Batch) -> Tensor:
@@ -204,14 +213,39 @@ class _Choices(_OneOf):
         return side_by_side(normalised)
 
 
+@dataclass(frozen=True, slots=True)
 class _LabelVectors(_OneOf):
-    """A vector for each label in place of the head's rows."""
+    """A vector for each label in place of the head's rows.
 
-    __slots__ = ()
+    Args:
+        read_at: where they read, if not where the target says.
+    """
+
+    read_at: ReadAt | None = None
+
+    @property
+    def end_layer(self) -> int | None:
+        """Layers above the one that is read are not run."""
+        return self.read_at.layer if self.read_at else None
+
+    @property
+    def _features(self) -> Pooled:
+        default: Pooled = "mean" if self.is_mean else "read"
+        return default if self.read_at is None else self.read_at.features or default
+
+    def only(self, layout: Layout) -> Tensor | None:
+        """The token that the target names, unless a mean is read."""
+        return layout.read if self._features == "read" else None
+
+    def _ends(self, batch: Batch) -> Tensor:
+        """The states that are read, side by side where there are two, [B, D or 2 D]."""
+        is_mean = {"read": (False,), "mean": (True,), "read+mean": (False, True)}[self._features]
+        return torch.cat([read_states(batch.hidden, batch.layout, mean) for mean in is_mean], dim=1)
 
     def scores(self, batch: Batch, ends: Tensor) -> Tensor:
         """By each row's own vectors."""
-        ends = _as_float(batch.backbone.transformed(ends))
+        # A masked language model's map in front of its head is made for the last states.
+        ends = _as_float(ends if self.read_at else batch.backbone.transformed(ends))
         labels = [injection.labels for injection in batch.injections if injection is not None]
         vectors = torch.stack([label_vectors.to(ends.dtype) for label_vectors in labels if label_vectors is not None])
         scores = torch.einsum("bd,bcd->bc", ends, vectors)

@@ -64,21 +64,23 @@ def pooled_by_layer(inputs: Inputs, rows: Sequence[Encoded], layers: tuple[int, 
         rows: a batch.
         layers: how many layers have run, in order; the number of all of them means behind the last norm too.
     """
-    keys = [("pooled", layers, _read(row), *row.input_elements, *row.anchor_elements) for row in rows]
-    pooled = [None if inputs.cache is None else inputs.cache.get(key) for key in keys]
-    missing = [number for number, entry in enumerate(pooled) if entry is None]
+    cache, contents = inputs.cache, [(_read(row), *row.input_elements, *row.anchor_elements) for row in rows]
+    pooled: dict[tuple[int, int], Tensor] = {}
+    for number, content in enumerate(contents):
+        for layer in layers if cache is not None else ():
+            if (entry := cache.get(("pooled", layer, *content))) is not None:  # type: ignore[union-attr]
+                pooled[number, layer] = entry
+    missing = [number for number in range(len(rows)) if any((number, layer) not in pooled for layer in layers)]
     if missing:
-        parts = []
         for layer, hidden, layout in layer_by_layer(inputs, [rows[number] for number in missing], max(layers)):
             if layer not in layers:
                 continue
-            read, mean = (read_states(hidden, layout, is_mean) for is_mean in (False, True))
-            parts.append(torch.stack([read, mean], dim=1))
-        for number, entry in zip(missing, torch.stack(parts, dim=1), strict=True):
-            pooled[number] = entry.clone()
-            if inputs.cache is not None:
-                inputs.cache.put(keys[number], entry.clone())
-    return [entry for entry in pooled if entry is not None]
+            both = torch.stack([read_states(hidden, layout, is_mean) for is_mean in (False, True)], dim=1)
+            for number, entry in zip(missing, both, strict=True):
+                pooled[number, layer] = entry.clone()
+                if cache is not None:
+                    cache.put(("pooled", layer, *contents[number]), entry.clone())
+    return [torch.stack([pooled[number, layer] for layer in layers]) for number in range(len(rows))]
 
 
 def states_at(inputs: Inputs, picks: Sequence[tuple[Encoded, int]]) -> Tensor:

@@ -9,13 +9,15 @@ Shape letters: B rows, D width, C labels.
 Source: Alain and Bengio 2017, "Understanding intermediate layers using linear classifier probes".
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from overture.core.errors import DataError
+from overture.core.injection import Pooled, ReadAt
 from overture.core.rows import Encoded
 from overture.data.batches import scoring_batches
 from overture.engine.inputs import Inputs
@@ -28,8 +30,95 @@ PENALTIES = (0.01, 0.1, 1.0)
 _FOLDS = 4
 _MAX_TOKENS = 4096
 """Padded tokens of one forward pass."""
+_SEARCHED: tuple[Pooled, ...] = ("read", "mean", "read+mean")
+_FIRST_PENALTY = 0.1
+_FINALISTS = 3
 Weights = tuple[Tensor, Tensor]
 """Weight [C, D] and bias [C]."""
+Features = Mapping[str, Tensor]
+"""Features of training and validation rows, float64 [B, D]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A linear probe that was chosen on validation rows.
+
+    Args:
+        read_at: what it reads; the layer is a number.
+        weight: of the labels, [C, D], of both states side by side [C, 2 D].
+        bias: [C].
+        penalty: inverse strength of its L2 penalty.
+        quality: accuracy on the validation rows, and their mean log-likelihood.
+    """
+
+    read_at: ReadAt
+    weight: Tensor
+    bias: Tensor
+    penalty: float
+    quality: tuple[float, float]
+
+
+def all_readings(num_layers: int, lowest: int = 0) -> list[ReadAt]:
+    """Everything that a probe may read: each layer's states, after the last one with the norm behind it."""
+    return [ReadAt(layer, features) for layer in range(lowest, num_layers + 1) for features in _SEARCHED]
+
+
+def of_states(pooled: Tensor, features: Pooled) -> Tensor:
+    """Features, [B, D] or [B, 2 D], of read states and means, [B, 2, D]."""
+    return {"read": pooled[:, 0], "mean": pooled[:, 1], "read+mean": pooled.flatten(1)}[features]
+
+
+def readings(inputs: Inputs, rows: Mapping[str, Sequence[Encoded]], wanted: Iterable[ReadAt]) -> dict[ReadAt, Features]:
+    """Features of training and validation rows; the model runs once.
+
+    Args:
+        inputs: of the model.
+        rows: split -> rows.
+        wanted: what is read; with numbered layers.
+    """
+    wanted = list(wanted)
+    layers = tuple(sorted({read_at.layer for read_at in wanted if read_at.layer is not None}))
+    pooled = {name: pooled_features(inputs, rows[name], layers).double() for name in ("train", "validation")}
+    return {
+        read_at: {
+            name: of_states(values[:, layers.index(read_at.layer or 0)], read_at.features or "read")
+            for name, values in pooled.items()
+        }
+        for read_at in wanted
+    }
+
+
+def best_probe(
+    candidates: Mapping[ReadAt, Features],
+    rows: Mapping[str, Sequence[Encoded]],
+    num_labels: int,
+    penalties: Sequence[float],
+) -> Probe:
+    """The probe that is best on validation rows; of many readings the best few by one penalty are tried with all.
+
+    Raises:
+        DataError: all training rows have one label.
+    """
+    gold = {name: torch.tensor([row.label for row in rows[name]]) for name in ("train", "validation")}
+    if len(set(gold["train"].tolist())) < 2:
+        raise DataError("a linear probe needs training rows of two labels", got="rows of one label")
+    factors = [row.target.weight for row in rows["train"]]
+
+    def best(read_at: ReadAt, tried: Sequence[float]) -> Probe:
+        features, probes = candidates[read_at], []
+        for penalty in tried:
+            weight, bias = fitted(features["train"], gold["train"], factors, num_labels, penalty)
+            scores = torch.nn.functional.linear(features["validation"].float(), weight, bias).log_softmax(dim=1)
+            is_right = (scores.argmax(1) == gold["validation"]).float()
+            likelihood = float(scores.gather(1, gold["validation"][:, None]).mean())
+            probes.append(Probe(read_at, weight, bias, penalty, (float(is_right.mean()), likelihood)))
+        return max(probes, key=lambda probe: probe.quality)
+
+    finalists = list(candidates)
+    if len(finalists) > _FINALISTS:
+        first = {read_at: best(read_at, (_FIRST_PENALTY,)) for read_at in finalists}
+        finalists = sorted(finalists, key=lambda read_at: first[read_at].quality, reverse=True)[:_FINALISTS]
+    return max((best(read_at, penalties) for read_at in finalists), key=lambda probe: probe.quality)
 
 
 def fitted(features: Tensor, gold: Tensor, factors: Sequence[float], num_labels: int, penalty: float) -> Weights:
@@ -68,8 +157,8 @@ def pooled_features(inputs: Inputs, rows: Sequence[Encoded], layers: tuple[int, 
     return features
 
 
-def start_of_head(inputs: Inputs, rows: Sequence[Encoded], num_labels: int) -> Weights:
-    """Where label vectors begin that have no words to begin at: a probe of the last states of the training rows.
+def start_of_head(inputs: Inputs, rows: Sequence[Encoded], num_labels: int, read_at: ReadAt | None = None) -> Weights:
+    """Where label vectors begin that have no words to begin at: a probe of states of the training rows.
 
     The penalty is chosen by folds of the training rows. Without rows of two labels all labels begin alike.
 
@@ -77,14 +166,18 @@ def start_of_head(inputs: Inputs, rows: Sequence[Encoded], num_labels: int) -> W
         inputs: of the model.
         rows: training rows; those whose label is unknown are left out.
         num_labels: C.
+        read_at: which states; the last, as the rows' targets say, when None.
     """
     known = [row for row in rows if row.label is not None]
     gold = torch.tensor([row.label for row in known], dtype=torch.long)
     if len(set(gold.tolist())) < 2:
-        return torch.zeros(num_labels, inputs.backbone.info.hidden_size), torch.zeros(num_labels)
-    is_mean = int(getattr(known[0].target, "read", None) == "mean")
-    layers = (inputs.backbone.info.num_layers,)
-    features, factors = pooled_features(inputs, known, layers)[:, 0, is_mean].double(), [r.target.weight for r in known]
+        width = 2 if read_at and read_at.features == "read+mean" else 1
+        return torch.zeros(num_labels, width * inputs.backbone.info.hidden_size), torch.zeros(num_labels)
+    default: Pooled = "mean" if getattr(known[0].target, "read", None) == "mean" else "read"
+    layer = read_at.layer if read_at and read_at.layer is not None else inputs.backbone.info.num_layers
+    pooled = pooled_features(inputs, known, (layer,))[:, 0].double()
+    features = of_states(pooled, read_at.features or default if read_at else default)
+    factors = [row.target.weight for row in known]
     folds = torch.zeros(len(gold), dtype=torch.long)
     for label in set(gold.tolist()):
         of_label = gold == label

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from overture.core.errors import ConfigError
-from overture.core.injection import Injection
+from overture.core.injection import Injection, ReadAt
 from overture.core.rows import Encoded
 from overture.data.encode import Encoder
 from overture.engine.backbone import Backbone
@@ -83,15 +83,23 @@ def _states(backbone: Backbone, examples: Sequence[Encoded], num: int, random: R
 
 
 def _probe(
-    backbone: Backbone, encoder: Encoder, examples: Sequence[Encoded], cache: InputCache | None
+    backbone: Backbone,
+    encoder: Encoder,
+    examples: Sequence[Encoded],
+    cache: InputCache | None,
+    read_at: ReadAt | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A linear probe of the training rows; the same rows have the same, so runs of several seeds make it once."""
     assert encoder.candidates is not None
-    key = ("probe", *(element for row in examples for element in (row.label, *row.input_elements[:1], row.num_text)))
+    key = (
+        "probe",
+        read_at,
+        *(element for row in examples for element in (row.label, *row.input_elements[:1], row.num_text)),
+    )
     inputs = Inputs(backbone, cache, _MAX_TOKENS)
     kept = None if inputs.cache is None else inputs.cache.get(key)
     if kept is None:
-        weight, bias = start_of_head(inputs, examples, len(encoder.candidates.labels))
+        weight, bias = start_of_head(inputs, examples, len(encoder.candidates.labels), read_at)
         kept = torch.cat([weight, bias[:, None]], dim=1)
         if inputs.cache is not None:
             inputs.cache.put(key, kept)

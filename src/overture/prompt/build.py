@@ -50,8 +50,27 @@ def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built
     # Labels are read where the decoder writes, wherever the prompt stands.
     if method.needs_labels or not wants_label_vectors(config, source):
         return built
-    labels, bias = label_start(source)
-    return with_labels(built, labels, config.label_rate, bias)
+    read_at = config.read_at
+    if read_at is not None and read_at.layer is not None:
+        _check_read_layer(config, read_at.layer, source.num_layers)
+    labels, bias = label_start(source, read_at)
+    return with_labels(built, labels, config.label_rate, bias, read_at)
+
+
+def _check_read_layer(config: PromptConfig, layer: int, num_layers: int) -> None:
+    """Whether the model has a layer to read labels at, above the one at which the prompt enters.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    first = int(config.options.get("layer") or 0)
+    if not first < layer <= num_layers:
+        raise ConfigError(
+            "labels cannot be read at this layer",
+            where="prompt.read_layer",
+            got=str(layer),
+            wanted=f"{first + 1} to {num_layers}",
+        )
 
 
 def wants_label_vectors(config: PromptConfig, source: PromptSource) -> bool:

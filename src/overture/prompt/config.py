@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from overture.core.config import Config
-from overture.core.injection import Place
+from overture.core.errors import ConfigError
+from overture.core.injection import Place, Pooled, ReadAt
 
 Init = Literal["random", "vocabulary", "patches", "text", "labels", "null", "zero", "prompt"]
 Labels = Literal["auto", "words", "vectors"]
@@ -36,4 +37,33 @@ class PromptConfig(Config):
         "vectors where the model predicts no words, such as an encoder without a head or a template without {mask}.",
     )
     label_rate: LabelRate = 1.0
+    read_layer: Annotated[int, Field(ge=1)] | Literal["last", "search"] = Field(
+        "last",
+        description="After how many layers label vectors read the rows of an encoder: a number, last (and the norm "
+        "behind it), or search: where a linear probe is best on validation rows.",
+    )
+    read_features: Pooled | Literal["auto"] = Field(
+        "auto",
+        description="What label vectors read there: the state that the label is read from, the mean of all, or both "
+        "side by side; auto is what the model and the task say, or the best where the layer is searched.",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the method itself.")
+
+    @property
+    def read_at(self) -> ReadAt | None:
+        """Where label vectors read; None for the last states, as the task says.
+
+        Raises:
+            ConfigError: it is still to be searched for.
+        """
+        if self.read_layer == "search":
+            raise ConfigError(
+                "only tune and compare search for the layer that labels are read at",
+                where="prompt.read_layer",
+                got="search",
+                fix="give the number of a layer",
+            )
+        if self.read_layer == "last" and self.read_features == "auto":
+            return None
+        layer = None if self.read_layer == "last" else self.read_layer
+        return ReadAt(layer, None if self.read_features == "auto" else self.read_features)

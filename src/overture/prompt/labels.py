@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from overture.core.contracts import PromptMethod, RowMethod
-from overture.core.injection import Injection, LabelHead
+from overture.core.injection import Injection, LabelHead, ReadAt
 from overture.prompt.module import Built, PromptModule
 from overture.prompt.source import PromptSource
 
@@ -30,16 +30,18 @@ _INNER = "method."
 class _WithLabels(PromptModule):
     """A method, or none, and label vectors [C, D] with a bias for each, [C], or without."""
 
-    def __init__(self, method: Built | None, labels: Tensor, label_rate: float, bias: Tensor | None) -> None:
+    def __init__(
+        self, method: Built | None, labels: Tensor, label_rate: float, bias: Tensor | None, read_at: ReadAt | None
+    ) -> None:
         super().__init__()
-        self.method, self.label_rate = method, label_rate
+        self.method, self.label_rate, self.read_at = method, label_rate, read_at
         self.labels = torch.nn.Parameter(labels)
         self.label_bias = None if bias is None else torch.nn.Parameter(bias)
 
     def with_labels(self, injection: Injection) -> Injection:
         """A prompt with the label vectors beside it."""
         head = None if self.label_bias is None else LabelHead(self.label_bias)
-        return replace(injection, labels=self.labels, head=head)
+        return replace(injection, labels=self.labels, head=head, read_at=self.read_at)
 
     def _own(self) -> dict[str, Tensor]:
         own: dict[str, Tensor] = {"labels": self.labels}
@@ -77,7 +79,11 @@ class RowLabelVectors(_WithLabels):
 
 
 def with_labels(
-    method: Built | None, labels: Tensor, label_rate: float = 1.0, bias: Tensor | None = None
+    method: Built | None,
+    labels: Tensor,
+    label_rate: float = 1.0,
+    bias: Tensor | None = None,
+    read_at: ReadAt | None = None,
 ) -> LabelVectors | RowLabelVectors:
     """A prompt with label vectors beside it.
 
@@ -86,9 +92,10 @@ def with_labels(
         labels: where they start, [C, D].
         label_rate: factor on their learning rate.
         bias: where a bias for each label starts, [C]; they have none when None.
+        read_at: where they read a row.
     """
     kind = RowLabelVectors if isinstance(method, RowMethod) else LabelVectors
-    return kind(method, labels, label_rate, bias)
+    return kind(method, labels, label_rate, bias, read_at)
 
 
 def method_inside(prompt: PromptModule) -> PromptModule:
@@ -97,16 +104,16 @@ def method_inside(prompt: PromptModule) -> PromptModule:
     return inner if isinstance(inner, PromptModule) else prompt
 
 
-def label_start(source: PromptSource) -> tuple[Tensor, Tensor | None]:
+def label_start(source: PromptSource, read_at: ReadAt | None = None) -> tuple[Tensor, Tensor | None]:
     """Label vectors, float32 [C, D], and the labels' biases, [C].
 
-    The mean of the head's rows of each label's words' first tokens, without biases; for a model without words a linear
-    probe of the training rows.
+    The mean of the head's rows of each label's words' first tokens, without biases; for a model without words, and
+    where other states than the last are read, a linear probe of the training rows.
     """
     candidates = source.candidates
     assert candidates is not None
-    if not source.has_words:
-        return source.probe()
+    if read_at is not None or not source.has_words:
+        return source.probe(read_at)
     rows = source.head_rows([word[0] for word in candidates.words]).detach().float()
     label_of = torch.tensor(candidates.label_of, device=rows.device)
     return torch.stack([rows[label_of == label].mean(0) for label in range(len(candidates.labels))]), None

@@ -62,7 +62,7 @@ def prompt_from(
     if source is not None:
         _check_tensors(tensors, config, layer, source)
     try:
-        return Injection.from_tensors(tensors, config.place, int(layer))
+        return Injection.from_tensors(tensors, config.place, int(layer), config.read_at)
     except ValueError as error:
         raise ArtifactError(
             "not the tensors of a prompt", got=str(error), wanted="some of " + ", ".join(sorted(STORED))
@@ -78,6 +78,8 @@ def _check_tensors(tensors: dict[str, Tensor], config: PromptConfig, layer: Any,
     memory = (num_layers, entered.num_heads, columns, entered.head_dim)
     num_labels = len(source.candidates.labels) if source.candidates else None
     label_width = source.hidden_size if "head_weight" in tensors else source.head_rows([0]).shape[-1]
+    if config.read_at is not None:
+        label_width = source.hidden_size * (2 if config.read_at.features == "read+mean" else 1)
     wanted: dict[str, tuple[int | None, ...]] = {
         "vectors": (None, width),
         "split": (num_vectors + 1,),
@@ -123,7 +125,7 @@ def _row_prompt(tensors: dict[str, Tensor], config: PromptConfig, source: Prompt
     state = {name.removeprefix(STATE): value for name, value in tensors.items()}
     if has_inner_method(list(state)) and "labels" in state:
         bias = torch.zeros_like(state["label_bias"]) if "label_bias" in state else None
-        prompt = with_labels(prompt, torch.zeros_like(state["labels"]), config.label_rate, bias)
+        prompt = with_labels(prompt, torch.zeros_like(state["labels"]), config.label_rate, bias, config.read_at)
     assert isinstance(prompt, PromptModule)
     assert isinstance(prompt, RowMethod)
     wanted = {name: value.shape for name, value in prompt.state_dict().items()}

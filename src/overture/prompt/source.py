@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from overture.core.errors import ConfigError
-from overture.core.injection import Injection, LayerMemory, Place
+from overture.core.injection import Injection, LayerMemory, Place, ReadAt
 from overture.core.rows import Candidates, Encoded
 
 
@@ -47,7 +47,8 @@ class PromptSource:
         has_words: whether the model reads words at all; models of images or sounds alone do not.
         states: a number of positions of training rows as they enter each layer, float32 [N, n, D], by a random number
             generator.
-        probe: weight [C, D] and bias [C] of a linear probe on the training rows' last states.
+        probe: weight [C, D] and bias [C] of a linear probe of the training rows, by where it reads them; on their last
+            states when None.
         encoder: the same of an encoder-decoder's encoder; then these are the decoder's.
     """
 
@@ -70,7 +71,7 @@ class PromptSource:
     predicts_words: bool = True
     has_words: bool = True
     states: Callable[[int, Random], Tensor] = no_rows
-    probe: Callable[[], tuple[Tensor, Tensor]] = no_rows
+    probe: Callable[[ReadAt | None], tuple[Tensor, Tensor]] = no_rows
     encoder: "PromptSource | None" = None
 
     def at(self, place: Place) -> "PromptSource":

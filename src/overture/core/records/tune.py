@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
+from overture.core.injection import Pooled
 from overture.core.notebook import ShortForm, Shown
 from overture.core.records.base import Answers, Options, Record, optional
 from overture.core.records.prompt import OpenGates
@@ -36,11 +37,31 @@ class Measured(Record):
     confidences: dict[str, tuple[float, ...]] | None = optional("split -> probability of each answer given")
 
 
+class ProbeFacts(Record):
+    """A linear probe that was chosen on validation rows."""
+
+    layer: int = Field(description="after how many layers it reads", gt=0)
+    num_layers: int = Field(description="layers of the model", gt=0)
+    features: Pooled = Field(description="the state that the label is read from, the mean of all, or both")
+    penalty: float = Field(description="inverse strength of its L2 penalty")
+
+
+class Kept(Record):
+    """What was kept of a prompt and the linear probe beside it."""
+
+    what: Literal["prompt", "probe"] = Field(description="which of the two the stored prompt is")
+    why: str = Field(description="the reason, in words")
+    probe: ProbeFacts = Field(description="the probe")
+    compared: Comparison = Field(description="paired test of the prompt against the probe")
+
+
 class Controls(Record):
     """The models that a tuned prompt is compared with, on the same rows."""
 
-    no_prompt: Measured | None = optional("the model without a prompt")
+    no_prompt: Measured | None = optional("the model without a prompt; under a linear probe where it has no words")
     in_context: Measured | None = optional("the model with examples in front of the row")
+    probe: ProbeFacts | None = optional("that probe, where it was chosen on validation rows")
+    probe_shares: KeptShares | None = optional("its label shares of the validation rows")
 
     def named(self) -> Iterator[tuple[str, Measured]]:
         """Those that were measured, by name."""
@@ -96,6 +117,7 @@ class TuneResult(Shown, SeedResult, Mistakes):
     no_prompt: Measured | None = optional("the model without a prompt")
     in_context: Measured | None = optional("the model with examples in front of the row")
     compared: dict[str, Comparison] = Field(description="control -> paired test of the prompt against it")
+    kept: Kept | None = optional("whether the prompt was kept or the linear probe beside it, for models without words")
     seeds: SeedSpread = Field(description="the scores of all seeds")
     total_seconds: float = Field(description="seconds of training of all seeds")
     notices: list[str] = Field(description="sentences that the user should know")

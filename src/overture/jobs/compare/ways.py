@@ -210,6 +210,7 @@ class Prompt:
         from overture.engine.prompted import PromptedModel
         from overture.evaluate.scoring import check_answerable
         from overture.evaluate.source import prompt_source
+        from overture.jobs.tune.ladder import with_read_layer
         from overture.prompt.build import build_prompt
         from overture.prompt.pack import prompt_tensors
 
@@ -223,7 +224,8 @@ class Prompt:
         encoded = LazyRows(encoder.encode_split, rows)
         cache = InputCache(bench.cache_bytes, notify=bench.notify, dtype=self.config.cache_dtype)
         source = prompt_source(backbone, encoder, encoded["train"], bench.store, cache)
-        prompt = build_prompt(self.config.prompt, source, seed)
+        config = with_read_layer(self.config.prompt, backbone, cache, encoded, encoder.candidates)
+        prompt = build_prompt(config, source, seed)
         model = PromptedModel(backbone, prompt, cache)
         check_answerable(model, encoded["train"], self.config.task)
         return Made(

@@ -56,6 +56,11 @@ class TuneConfig(Config):
     baselines: bool = Field(
         True, description="Whether the model is measured without a prompt and with examples too, after training."
     )
+    keep: Literal["winner", "prompt"] = Field(
+        "winner",
+        description="What is stored of models without words: the winner of a paired test between the prompt and a "
+        "linear probe on validation rows, the probe on a tie; or the prompt whatever the test says.",
+    )
     cache_gb: float | None = Field(
         None, ge=0, description="Memory for cached texts in GB; a quarter of the free memory if not given."
     )

@@ -19,6 +19,7 @@ from overture.evaluate.wrong import all_mistakes
 from overture.exchange.export import peft_gap
 from overture.jobs.run.keep import made_with, new_manifest
 from overture.jobs.run.work import Work
+from overture.jobs.tune.ladder import PROBE, config_of_probe, kept_of
 from overture.prompt.registry import open_gates
 from overture.store.manifest import Manifest
 from overture.store.names import ref_of
@@ -52,9 +53,18 @@ def finished(work: Work, controls: Controls, seeds: Sequence[SeedResult]) -> Tun
     if is_stopped:
         return result
 
-    path = work.run.folder / seed_file(best.seed)
-    tensors, _ = read_sealed(path, f"delete the folder {path.parent} and resume the run: it trains this seed again")
+    kept = kept_of(work, controls, best)
+    if kept:
+        work.notice(kept.why)
+        result = result.model_copy(update={"kept": kept, "notices": work.notices})
+    is_probe = kept is not None and kept.what == "probe"
+    path = work.run.folder / (PROBE if is_probe else seed_file(best.seed))
+    again = f"delete {path} and controls.json beside it" if is_probe else f"delete the folder {path.parent}"
+    tensors, _ = read_sealed(path, f"{again}, and resume the run: it is made again")
     manifest = _manifest(work, result, best, tensors)
+    if is_probe:
+        manifest = _probe_manifest(work, manifest, controls, tensors)
+        all_wrong = _wrong_of_probe(work, controls)
     folder = work.run.keep(work.store, manifest, tensors)
     result = result.model_copy(
         update={
@@ -70,6 +80,33 @@ def finished(work: Work, controls: Controls, seeds: Sequence[SeedResult]) -> Tun
     work.run.write(RESULT, result)
     work.run.event(EndEvent(prompt=result.prompt))
     return result
+
+
+def _probe_manifest(work: Work, manifest: Manifest, controls: Controls, tensors: dict[str, torch.Tensor]) -> Manifest:
+    """The manifest of the linear probe, a prompt of length 0, in place of the prompt's."""
+    probe, measured = controls.probe, controls.no_prompt
+    assert probe is not None
+    assert measured is not None
+    return manifest.model_copy(
+        update={
+            "length": 0,
+            "options": made_with(config_of_probe(work.config.prompt, probe)),
+            "metrics": PromptScores(**measured.metrics),
+            "lineage": manifest.lineage.model_copy(update={"gates": None}),
+            "trainable": sum(tensor.numel() for tensor in tensors.values()),
+            "seconds": measured.seconds,
+            "shares": controls.probe_shares,
+        }
+    )
+
+
+def _wrong_of_probe(work: Work, controls: Controls) -> WrongRows:
+    measured, split = controls.no_prompt, "test" if work.rows["test"] else "validation"
+    assert measured is not None
+    assert measured.predicted is not None
+    confidences = (measured.confidences or {}).get(split, ())
+    rows, gold, predicted = getattr(work.splits, split), work.answers(split), measured.predicted[split]
+    return all_mistakes(work.task, split, rows, gold, predicted, confidences)[1]
 
 
 def seed_file(seed: int) -> str:

@@ -16,12 +16,14 @@ from overture.core.sealed import write_sealed
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.history import overfitting
+from overture.evaluate.scoring import Scored
 from overture.evaluate.source import prompt_source
 from overture.jobs.run.request import TuneConfig, settled
 from overture.jobs.run.resumed import resumed
 from overture.jobs.run.tracked import tracked
 from overture.jobs.run.work import SPLITS, Member, Work, begun_run, metrics_of, read_material, taken_up, work_on
 from overture.jobs.tune.adapted import Tuned, tuned_alone, tuned_with_adapter
+from overture.jobs.tune.ladder import PROBE, chosen_probe, facts_of, has_ladder, prompt_of, with_read_layer
 from overture.jobs.tune.plan import plan_of
 from overture.jobs.tune.result import finished, seed_file
 from overture.prompt.labels import label_start, with_labels
@@ -109,7 +111,9 @@ def resume(
 
 def _result(work: Work) -> TuneResult | StoppedRun:
     """Train and measure the seeds, measure the controls, keep the best; parts that the run's folder has are read."""
-    run, config = work.run, work.config
+    run, candidates = work.run, work.encoder.candidates
+    prompt = with_read_layer(work.config.prompt, work.backbone, work.cache, work.rows, candidates)
+    work.config = config = work.config.model_copy(update={"prompt": prompt})
     with work.backbone.checkpointing(config.train.gradient_checkpointing):
         # A prompt that cannot be built, or that the model cannot answer with, is refused before anything is run.
         model = work.built(work.config.prompt, work.config.seed)
@@ -121,12 +125,27 @@ def _result(work: Work) -> TuneResult | StoppedRun:
         seeds = _seed_results(work, model)
         if not is_measured and not any(seed.status == "interrupted" for seed in seeds):
             run.event(StageEvent(number=2))
-            no_prompt = _without_prompt(work)
+            no_prompt = _beside_probe(work) if has_ladder(work) else Controls(no_prompt=_without_prompt(work))
             if config.shots:
                 run.event(StageEvent(number=3))
-            controls = Controls(no_prompt=no_prompt, in_context=_in_context(work))
+            controls = no_prompt.model_copy(update={"in_context": _in_context(work)})
             run.write(_CONTROLS, controls)
     return finished(work, controls or Controls(), seeds)
+
+
+def _beside_probe(work: Work) -> Controls:
+    """A model without words under its best linear probe, whose values the run keeps."""
+    assert work.encoder.candidates is not None
+    probe = chosen_probe(work.backbone, work.cache, work.rows, len(work.encoder.candidates.labels))
+    prompt = prompt_of(probe)
+    write_sealed(work.run.folder / PROBE, prompt_tensors(prompt))
+    work.notice("without a prompt the model answers by a linear probe, whose layer was chosen on validation rows")
+    meter, scored = Meter(work.backbone.device.type), _scored(work, PromptedModel(work.backbone, prompt), "probe")
+    return Controls(
+        no_prompt=_measured_of(work, scored, meter),
+        probe=facts_of(probe, work.backbone.info.num_layers),
+        probe_shares=scored["validation"].kept_shares(work.task, "validation"),
+    )
 
 
 def _without_prompt(work: Work) -> Measured | None:
@@ -179,7 +198,14 @@ def _in_context(work: Work) -> Measured | None:
 
 
 def _measured(work: Work, model: PromptedModel, what: str, meter: Meter, shots: int | None = None) -> Measured:
-    scored = {name: work.score(model, name, f"scoring {what}, {name}") for name in SPLITS if work.rows[name]}
+    return _measured_of(work, _scored(work, model, what), meter, shots)
+
+
+def _scored(work: Work, model: PromptedModel, what: str) -> dict[str, Scored]:
+    return {name: work.score(model, name, f"scoring {what}, {name}") for name in SPLITS if work.rows[name]}
+
+
+def _measured_of(work: Work, scored: dict[str, Scored], meter: Meter, shots: int | None = None) -> Measured:
     return Measured(
         shots=shots,
         metrics=metrics_of(work.task, scored),
