@@ -9,14 +9,24 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from fakes import ENCODERS, FAMILIES, SEQ2SEQ, log_loss, make_backbone, reference_of
+from fakes import (
+    ENCODERS,
+    FAMILIES,
+    SEQ2SEQ,
+    Case,
+    log_loss,
+    make_backbone,
+    make_prompt,
+    make_rows,
+    reference_of,
+)
 from overture.baseline.base import Request
 from overture.baseline.features import features_of
 from overture.baseline.full import trained_names
 from overture.baseline.in_context import chosen_shots
 from overture.baseline.registry import BASELINES, build_baseline
 from overture.core.contracts import Answers, LabelScores
-from overture.core.errors import ConfigError, DataError
+from overture.core.errors import BackboneError, ConfigError, DataError
 from overture.data.encode import Encoder
 from overture.data.row import Row
 from overture.data.shots import shot_ids
@@ -273,13 +283,82 @@ def test_lora_is_what_peft_says():
     torch.testing.assert_close(own.model(ids).logits, theirs(ids).logits)
 
 
+# -- an adapter behind the input leaves the input to the frozen model
+
+
+def shaken(backbone):
+    with torch.no_grad():
+        for value in backbone.inner.values():
+            value.add_(0.1 * torch.randn_like(value))
+    return backbone
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["one token", "several tokens", "free text"])
+def test_an_adapter_behind_the_input_is_the_same_with_and_without_kept_texts(family, kind):
+    backbone, rows = make_backbone(family), make_rows(kind)
+    adapted = shaken(with_lora(backbone, LoraOptions(rank=2, place="after")))
+    outcomes = []
+    for cache in (InputCache(1 << 20), None):
+        model = PromptedModel(adapted, None, cache)
+        model.warm(rows)
+        loss = model.loss(rows)
+        outcomes.append((loss, torch.autograd.grad(loss, list(adapted.inner.values()))))
+        assert cache is None or len(cache) > 0
+    torch.testing.assert_close(*outcomes)
+    everywhere = shaken(with_lora(backbone, LoraOptions(rank=2)))
+    for value, other in zip(everywhere.inner.values(), adapted.inner.values(), strict=True):
+        value.data.copy_(other)
+    assert not torch.allclose(outcomes[0][0], PromptedModel(everywhere).loss(rows))
+
+
+def test_an_adapter_behind_the_input_reads_the_frozen_models_keys_and_values():
+    backbone, rows = make_backbone("llama"), sorted(make_rows("free text"), key=lambda row: row.num_input)[-1:]
+    adapted = shaken(with_lora(backbone, LoraOptions(rank=2, place="after")))
+    row = rows[0]
+    # The models' own code, with the library's cache between the two.
+    past = backbone.model(torch.tensor([row.input_ids]), use_cache=True).past_key_values
+    ids = [*row.anchor_ids, *row.target.ids]
+    logits = adapted.model(torch.tensor([ids]), past_key_values=past).logits[0]
+    start = len(row.anchor_ids) - 1
+    expected = torch.nn.functional.cross_entropy(
+        logits[start : start + len(row.target.ids)], torch.tensor(row.target.ids), reduction="sum"
+    )
+    torch.testing.assert_close(PromptedModel(adapted).loss(rows), expected)
+
+
+@pytest.mark.parametrize(("method", "place"), [("prefix", "memory"), ("vectors", "before"), ("idpg", "before")])
+def test_an_adapter_behind_the_input_refuses_prompts_that_change_the_input(method, place):
+    backbone, rows = make_backbone("llama"), make_rows("one token")
+    adapted = with_lora(backbone, LoraOptions(rank=2, place="after"))
+    model = PromptedModel(adapted, make_prompt(Case(method, place), backbone))
+    with pytest.raises(BackboneError, match="would change the input"):
+        model.loss(rows)
+
+
+@pytest.mark.parametrize("family", ["bert", "bart"])
+def test_an_adapter_behind_the_input_needs_a_decoder(family):
+    with pytest.raises(BackboneError, match="needs a decoder"):
+        with_lora(make_backbone(family), LoraOptions(place="after"))
+
+
+def test_one_cache_serves_the_model_and_an_adapter_behind_the_input():
+    request = make_request("llama")
+    cache, rows = InputCache(1 << 20), request.rows["train"]
+    PromptedModel(request.backbone, None, cache).warm(rows)
+    num_kept = len(cache)
+    adapted = with_lora(request.backbone, LoraOptions(rank=2, place="after"))
+    for _ in range(2):
+        PromptedModel(adapted, None, cache).loss(rows)
+        shaken(adapted)
+    assert len(cache) == num_kept
+
+
 # -- nothing is kept of inputs while the model changes
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_prompt_behind_the_input_gives_the_adapter_its_whole_gradient(checkpointing):
-    from fakes import Case, make_prompt, make_rows
-
     backbone = make_backbone("llama")
     adapted = with_lora(backbone, LoraOptions(rank=2))
     prompt, rows = make_prompt(Case("prefix", "after"), backbone), make_rows("several tokens")

@@ -26,7 +26,8 @@ def test_prompt_and_adapter_are_trained_kept_and_used_together(make_task, overtu
     words = ("--method", name, "--place", place, "--set", f"adapter.stage={stage}", "--seeds", "1")
     done = overture("tune", make_task(), *LORA, *words, "--json")
     assert done.code == 0, done.err
-    assert done.json["adapter"] == {"rank": 2, "alpha": 16.0, "targets": [], "kind": "lora", "stage": stage, "lr": 0.01}
+    asked = {"rank": 2, "alpha": 16.0, "targets": [], "place": "everywhere", "kind": "lora", "stage": stage, "lr": 0.01}
+    assert done.json["adapter"] == asked
     folder = Store(store_dir()).get("mood@1")
     tensors = load_file(folder / "prompt.safetensors")
     inner = {key: value for key, value in tensors.items() if key.startswith("adapter.")}
@@ -44,6 +45,29 @@ def test_prompt_and_adapter_are_trained_kept_and_used_together(make_task, overtu
         done.json["no_prompt"]["metrics"]["test"]["loss"], abs=1e-5
     )
     assert overture("predict", "mood@1", "some text").json["label"] in ("good", "bad")
+
+
+@pytest.mark.parametrize("stage", ["joint", "prompt first", "adapter first"])
+def test_an_adapter_behind_the_input_shares_the_kept_texts(make_task, overture, stage):
+    place = ("--set", "adapter.place=after", "--set", f"adapter.stage={stage}")
+    done = overture("tune", make_task(), *LORA, *place, "--json")
+    assert done.code == 0, done.err
+    again = overture("eval", "mood@1", "--json").json
+    assert again["metrics"]["test"]["loss"] == pytest.approx(done.json["metrics"]["test"]["loss"], abs=1e-5)
+    prompt = package.load("mood@1")
+    assert prompt.adapted.reader is prompt.backbone
+    alone = again["no_prompt"]["metrics"]["test"]["loss"]
+    assert alone == pytest.approx(done.json["no_prompt"]["metrics"]["test"]["loss"], abs=1e-5)
+    assert alone != pytest.approx(again["metrics"]["test"]["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "words", [("--method", "vectors", "--place", "before"), ("--method", "prefix", "--place", "memory")]
+)
+def test_an_adapter_behind_the_input_needs_a_prompt_there(make_task, overture, words):
+    done = overture("tune", make_task(), *LORA, "--set", "adapter.place=after", *words)
+    assert done.code == 2
+    assert "adapter.place" in done.err
 
 
 @pytest.mark.parametrize(("stage", "share"), [("joint", 1.0), ("prompt first", 1.0), ("adapter first", 0.1)])

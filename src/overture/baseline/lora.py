@@ -7,6 +7,7 @@ Trained values: r (in + out) for each linear map, and C D where labels have vect
 
 from overture.baseline.base import Built, Request, trained
 from overture.baseline.options import LoraBaselineOptions
+from overture.engine.cache import InputCache
 from overture.engine.lora import with_lora
 from overture.engine.options import LoraOptions
 from overture.engine.prompted import PromptedModel
@@ -17,4 +18,6 @@ def build(request: Request) -> Built:
     options: LoraBaselineOptions = request.options
     lora = LoraOptions(**{name: getattr(options, name) for name in LoraOptions.model_fields})
     adapted = with_lora(request.backbone, lora, request.seed)
-    return trained(PromptedModel(adapted, request.label_vectors()), request.rows)
+    # Where the adapter leaves texts to the frozen model they run once.
+    cache = InputCache() if adapted.reader is request.backbone else None
+    return trained(PromptedModel(adapted, request.label_vectors(), cache), request.rows)

@@ -34,6 +34,7 @@ class Capabilities:
         modalities: of the input.
         encodes_words: whether an encoder-decoder's encoder reads words; else those of a row are the decoder's, and the
             encoder has its own number of positions.
+        leaves_inputs: an adapter changes only what stands behind the input, so prompts must leave the input alone.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Capabilities:
     has_label_vectors: bool = True
     modalities: frozenset[str] = frozenset({"text"})
     encodes_words: bool = True
+    leaves_inputs: bool = False
 
     def check(self, pairs: Sequence[tuple[Encoded, Injection | None]], question: Question[Any]) -> None:
         """Refuse what cannot be answered.
@@ -115,6 +117,12 @@ class Capabilities:
         if injection.read_at and self.kind != "encoder":
             raise self._refused(
                 "labels are read in another layer than the last of encoders alone", "leave out prompt.read_layer"
+            )
+        if self.leaves_inputs and not injection.leaves_input:
+            raise self._refused(
+                "the adapter changes only what stands behind the input, and this prompt would change the input",
+                "--place after, or an adapter with place everywhere",
+                got=f"a prompt at {', '.join(sorted(injection.places)) or 'a late layer'}",
             )
         if refusal := refused_prompt(self.kind, injection):
             raise self._refused(*refusal)

@@ -94,6 +94,7 @@ class LocalAnswerer:
             has_head=self.backbone.has_head,
             encodes_words=self.backbone.encoder is None or self.backbone.encoder.family.has_words,
             modalities=self.backbone.modalities,
+            leaves_inputs=self.backbone.reader is not self.backbone,
         )
 
     def ask(self, pairs: Sequence[tuple[Encoded, Injection | None]], question: Question[T]) -> list[T]:

@@ -50,6 +50,8 @@ class Backbone:
         read: its output as the layers' cross-attentions read it; None outside `reading`.
         inner: values inside the model that may be trained, by name; none but in copies that `copied` made.
         inner_rate: factor on the learning rate of these values.
+        reader: runs texts by themselves, whose keys and values can be kept: this model, or the frozen one where a
+            copy's own values change only what stands behind the input.
 
     Raises:
         BackboneError: the family is not supported.
@@ -83,6 +85,7 @@ class Backbone:
         self._masks: dict[bool, list[MaskKind]] = {}
         self.inner: dict[str, Tensor] = {}
         self.inner_rate = 1.0
+        self._reader: Backbone | None = None
         self._identity = object()
         self.info = info_of(model, self.family, facts, len(self.layers), self._table, id, revision, weights_sha256)
         self._makers = (facts, text, tuple(others))
@@ -203,6 +206,19 @@ class Backbone:
         if self.encoder:
             # Both stacks are one model: what is kept of either depends on the same values.
             self.encoder.inner = self.inner
+
+    @property
+    def reader(self) -> "Backbone":
+        """The model that runs texts by themselves."""
+        return self._reader or self
+
+    def leave_texts_to(self, reader: "Backbone") -> None:
+        """From now on another model on the same embeddings runs texts by themselves; this one runs what follows them.
+
+        Args:
+            reader: the frozen model that this is a copy of.
+        """
+        self._reader = reader
 
     def freeze(self) -> None:
         """The values inside are finished: what texts give may be kept again."""

@@ -34,16 +34,16 @@ class Inputs:
     An encoder-decoder's text gives the keys and values that the decoder's cross-attentions read.
 
     Args:
-        backbone: the model.
+        backbone: the model; its `reader` runs the texts.
         cache: keeps what was computed; None computes it each time, and so does a model that is being changed.
         max_tokens: of one forward pass while a cache is filled.
     """
 
     def __init__(self, backbone: Backbone, cache: Texts | None, max_tokens: int) -> None:
-        self.backbone, self.max_tokens = backbone, max_tokens
-        self.cache = cache if backbone.is_frozen else None
+        self.backbone, self.reader, self.max_tokens = backbone, backbone.reader, max_tokens
+        self.cache = cache if self.reader.is_frozen else None
         if self.cache is not None:
-            self.cache.belong_to(backbone.state)
+            self.cache.belong_to(self.reader.state)
 
     # No gradient is recorded where the model is frozen; where its own values are trained, texts pass it on.
 
@@ -117,7 +117,7 @@ class Inputs:
     def _keys_and_values(self, texts: Sequence[Text]) -> list[Tensor]:
         """Entries [N, 2, H, L, K] of texts."""
         device, is_rotary = self.backbone.device, self.backbone.family.is_rotary
-        head = head_of_kept(self.backbone, texts)
+        head = head_of_kept(self.reader, texts)
         rests = [text[len(head) :] for text in texts]
         lengths, rest_lengths = [sent([len(text) for text in part], device)[:, None] for part in (texts, rests)]
         positions = torch.arange(max(1, *map(len, rests)), device=device)[None].expand(len(texts), -1)
@@ -125,10 +125,10 @@ class Inputs:
         positions = positions + len(head) - (lengths if is_rotary else 0)
         vectors, in_front = self.vectors(rests), []
         if self.backbone.encoder:
-            columns = self.backbone.encoded(vectors, positions, valid)
+            columns = self.reader.encoded(vectors, positions, valid)
         else:
             in_front = [self._heads(head, positions[:, 0] - len(head))] if head else []
-            columns = self.backbone.remember(vectors, positions, valid, memory=in_front)
+            columns = self.reader.remember(vectors, positions, valid, memory=in_front)
         layers = range(self.backbone.info.num_layers)
         keys, values = [torch.stack([part[n] for n in layers]) for part in (columns.keys, columns.values)]
         for heads in in_front:
@@ -144,7 +144,7 @@ class Inputs:
         distinct, which = torch.unique(starts, return_inverse=True)
         positions = distinct[:, None] + torch.arange(len(head), device=starts.device)
         live = self.backbone.embed(list(head)).expand(len(distinct), -1, -1)
-        ran = self.backbone.remember(live, positions, torch.ones_like(positions, dtype=torch.bool))
+        ran = self.reader.remember(live, positions, torch.ones_like(positions, dtype=torch.bool))
         keys, values = [{n: part[which] for n, part in side.items()} for side in (ran.keys, ran.values)]
         return Columns(keys, values, positions[which], ran.valid[which])
 
@@ -223,9 +223,9 @@ class Inputs:
     @property
     def _kept_groups(self) -> KeptGroups | None:
         """Groups of earlier runs; none of a model with values of its own, which its fingerprint does not see."""
-        if not isinstance(self.cache, InputCache) or self.cache.files is None or self.backbone.inner:
+        if not isinstance(self.cache, InputCache) or self.cache.files is None or self.reader.inner:
             return None
-        return KeptGroups(self.cache.files, self.backbone, self.cache.notify)
+        return KeptGroups(self.cache.files, self.reader, self.cache.notify)
 
 
 def _order(text: Text) -> tuple[int, list[tuple[int, int, str]]]:

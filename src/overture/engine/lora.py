@@ -3,8 +3,11 @@
 They go into a copy of the model that shares every tensor with the frozen one, so the frozen one cannot change, and
 several adapters cost no more memory than their own values. peft makes the modules.
 
+At `after` they change only what stands behind the input, whose keys and values stay the frozen model's own.
+
 Source: Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1 (B begins at zero). Deviation:
-all linear maps of attention and MLP are changed, as in Dettmers et al. 2023, "QLoRA", section 4; no dropout.
+all linear maps of attention and MLP are changed, as in Dettmers et al. 2023, "QLoRA", section 4; no dropout. `after`:
+Greenewald et al. 2025, "Activated LoRA"; there the change begins at given tokens, here where the template's input ends.
 """
 
 from typing import Any
@@ -35,14 +38,24 @@ def with_lora(
 
     Raises:
         ConfigError: no linear map has such a name.
-        BackboneError: peft is not installed.
+        BackboneError: peft is not installed, or the change cannot begin behind the input of such a model.
         ArtifactError: the values are not those of such an adapter.
     """
     try:
         import peft
     except ImportError:
         raise BackboneError("LoRA needs the package peft, which is not installed", fix=install("peft")) from None
+    if options.place == "after" and (not backbone.family.is_causal or backbone.encoder):
+        kind = backbone.family.kind
+        raise BackboneError(
+            "an adapter at 'after' needs a decoder, whose input does not see what follows it",
+            where=backbone.info.id,
+            got=f"an {kind} ({backbone.info.model_type})",
+            fix="place everywhere",
+        )
     other = backbone.copied()
+    if options.place == "after":
+        other.leave_texts_to(backbone)
     linear = _targets(other, options)
     config = peft.LoraConfig(
         r=options.rank,

@@ -88,9 +88,10 @@ def counted(backbone: Backbone) -> Iterator[Operations]:
         counts.flops += factor * 2.0 * hidden.numel() * logits.shape[-1]
         return logits
 
+    stacks = (backbone, backbone.encoder, *([backbone.reader] if backbone.reader is not backbone else []))
     hooks = [
         layer.register_forward_hook(partial(entered, stack), with_kwargs=True)
-        for stack in (backbone, backbone.encoder)
+        for stack in stacks
         if stack
         for layer in stack.layers
     ]

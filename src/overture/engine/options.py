@@ -121,6 +121,11 @@ class LoraOptions(Config):
     targets: tuple[str, ...] = Field(
         (), description="Names that the changed linear maps end with, such as q_proj; all in the layers if not given."
     )
+    place: Literal["everywhere", "after"] = Field(
+        "everywhere",
+        description="Which tokens the change reaches: everywhere, or only those after the input, so that the frozen "
+        "model reads the texts and they are kept.",
+    )
 
 
 def is_encoder(name: str, revision: str | None = None) -> bool:

@@ -96,6 +96,9 @@ def _runs_input_first(injection: Injection | None, inputs: Inputs) -> bool:
     if not inputs.backbone.family.is_causal:
         # An encoder's input sees the prompt behind it.
         return False
+    if inputs.reader is not inputs.backbone:
+        # Another model runs it; `core.capabilities` has refused prompts that would change it.
+        return True
     # Without a cache an input in front of an `after` prompt still runs by itself: same numbers, kept by nobody.
     if injection is None or not injection.length:
         return inputs.cache is not None and (injection is None or injection.leaves_input)

@@ -448,11 +448,11 @@ class Host:
     def answerer_of(self, item: Item) -> LocalAnswerer:
         """The model of an item's prompt, with the kept texts of the item's tenant.
 
-        Texts are kept for the model alone: under an adapter they are of use to one prompt only.
+        Texts are kept for the model alone: under an adapter that changes them they are of use to one prompt only.
         """
         backbone = item.handle.adapted
         cache = TenantTexts(self._cache, item.tenant) if item.tenant else self._cache
-        return LocalAnswerer(backbone, cache if backbone is self.backbone else None)
+        return LocalAnswerer(backbone, cache if backbone.reader is self.backbone else None)
 
     def _batch_answers(self, items: Sequence[Item], numbers: Sequence[int]) -> dict[int, Any]:
         """The answers to items of one backbone, by number."""

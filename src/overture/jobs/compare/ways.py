@@ -177,6 +177,7 @@ class Compared:
             lambda: built.stored_bytes,
             built.num_trainable,
             built.trainee,
+            model.warm if isinstance(model, PromptedModel) else lambda rows: None,
             facts=built.facts,
             notices=built.notices or encoder.notices,
         )
@@ -339,6 +340,7 @@ WAYS: dict[str, Build] = {
     "bitfit": _baseline_way("bitfit"),
     "bitfit:norms": _baseline_way("bitfit", values="norms"),
     "lora": _baseline_way("lora"),
+    "lora:after": _baseline_way("lora", place="after"),
     "full": _baseline_way("full"),
     **{f"{method}-{place}": _prompt_way(method, place) for method, entry in METHODS.items() for place in entry.places},
 }

@@ -173,6 +173,7 @@ def resolved(
         _attempt(errors, partial(checked_name, config.task.name))
         _attempt(errors, partial(check_trackers, config.track))
         _attempt(errors, partial(_check_class_weights, config))
+        _attempt(errors, partial(_check_adapter, config))
     if prompt_use == "as it is" and config:
         config = _attempt(errors, partial(with_slots, config))
     if missing := list(_missing_files(values.get("data"))):
@@ -263,6 +264,20 @@ def _check_class_weights(config: TuneConfig) -> None:
             got=unknown[0],
             wanted=", ".join(task.words),
             fix=did_you_mean(unknown[0], task.words),
+        )
+
+
+def _check_adapter(config: TuneConfig) -> None:
+    prompt, method = config.prompt, METHODS.get(config.prompt.method)
+    if config.adapter is None or config.adapter.place == "everywhere" or method is None:
+        return
+    if prompt.place != "after" or method.has_layer:
+        raise ConfigError(
+            "an adapter at 'after' leaves the input to the frozen model, and this prompt would change it",
+            where="adapter.place",
+            got=f"{prompt.method} at {prompt.place}",
+            wanted="a prompt at after that enters at the first layer, such as prefix",
+            fix="--place after, or --set adapter.place=everywhere",
         )
 
 

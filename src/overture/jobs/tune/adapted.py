@@ -1,7 +1,8 @@
 """A prompt and an adapter in the same model: trained jointly, or one after the other.
 
-While the adapter is trained nothing is kept of the inputs, for it changes them. An adapter that is finished belongs to
-the frozen model: a prompt that is trained on it keeps its inputs, in a cache of its own.
+While an adapter that reaches all tokens is trained nothing is kept of the inputs, for it changes them. An adapter that
+is finished belongs to the frozen model: a prompt that is trained on it keeps its inputs, in a cache of its own. An
+adapter at `after` leaves inputs to the frozen model, whose cache serves all stages.
 """
 
 from collections.abc import Sequence
@@ -75,9 +76,23 @@ class _Stage:
     folder: Path
 
     @property
+    def leaves_texts(self) -> bool:
+        """Whether texts are the frozen model's, read once for all stages."""
+        return self.adapted.reader is self.work.backbone
+
+    @property
     def on_adapted(self) -> Work:
-        """The same work on the adapted model; its inputs are its own."""
-        return replace(self.work, backbone=self.adapted, cache=input_cache(self.work.config, self.work.notice))
+        """The same work on the adapted model; its inputs are its own, if the adapter changes them."""
+        work = self.work
+        cache = work.cache if self.leaves_texts else input_cache(work.config, work.notice)
+        return replace(work, backbone=self.adapted, cache=cache)
+
+    def under(self, prompt: OnePrompt | None) -> PromptedModel:
+        """The adapted model, whose adapter is trained under a prompt that is not."""
+        model = PromptedModel(self.adapted, prompt, self.work.cache if self.leaves_texts else None)
+        if self.leaves_texts:
+            self.work.warm(model)
+        return model
 
     def fitted(self, model: PromptedModel, rate: float, name: str = "checkpoint") -> FitResult:
         train = self.work.config.train.model_copy(update={"lr": rate})
@@ -86,7 +101,8 @@ class _Stage:
 
 def _jointly(stage: _Stage) -> Tuned:
     stage.adapted.inner_rate = stage.adapter_rate / stage.rate
-    model = stage.on_adapted.built(stage.work.config.prompt, stage.seed)
+    work = stage.on_adapted
+    model = (work.fresh if stage.leaves_texts else work.built)(work.config.prompt, stage.seed)
     return _finished(stage, model, stage.fitted(model, stage.rate))
 
 
@@ -95,7 +111,7 @@ def _prompt_first(stage: _Stage) -> Tuned:
     first = stage.fitted(plain, stage.rate, "checkpoint-first")
     if first.status == "interrupted" or not first.best:
         return tuned_alone(plain, first)
-    second = stage.fitted(PromptedModel(stage.adapted, _fixed(plain.prompt)), stage.adapter_rate)
+    second = stage.fitted(stage.under(_fixed(plain.prompt)), stage.adapter_rate)
     return _finished(stage, PromptedModel(stage.adapted, plain.prompt), first, second)
 
 
@@ -106,7 +122,7 @@ def _adapter_first(stage: _Stage) -> Tuned:
     if wants_label_vectors(work.config.prompt, source):
         start, bias = label_start(source)
         labels = with_labels(None, start, work.config.prompt.label_rate, bias)
-    alone = PromptedModel(stage.adapted, labels)
+    alone = stage.under(labels)
     first = stage.fitted(alone, stage.adapter_rate, "checkpoint-first")
     if first.status == "interrupted" or not first.best:
         return tuned_alone(alone, first)
