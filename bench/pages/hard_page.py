@@ -1,4 +1,4 @@
-"""Write the tables and pictures of docs/hard-prompts.md from bench/results/hard; what was not measured is left out.
+"""Write the tables and pictures of docs/hard-prompts.md from bench/results; what was not measured is left out.
 
 python bench/pages/hard_page.py [--check]
 """
@@ -22,8 +22,8 @@ TASKS = {"trec": "question types", "movie": "film reviews", "bbc": "news"}
 BOUNDS = (0.0, 1.0)
 
 
-def kept(name: str) -> dict[str, Any] | None:
-    path = RESULTS / "hard" / f"{name}.json"
+def kept(name: str, folder: str = "hard") -> dict[str, Any] | None:
+    path = RESULTS / folder / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
@@ -200,12 +200,79 @@ def planted() -> str:
     )
 
 
+def spread(interval: dict[str, float]) -> str:
+    """A value with its interval."""
+    return f"{interval['value']:.2f} ({interval['low']:.2f} to {interval['high']:.2f})"
+
+
+def translations() -> str:
+    """Soft prompts as words: how much of their answers the words repeat."""
+    rows, notes, commands = [], [], []
+    for task, title in TASKS.items():
+        if (result := kept(task, "translate")) is None:
+            continue
+        for item in result["fidelity"]:
+            gain = item.get("accuracy_kept")
+            rows.append(
+                [title, item["what"], str(item["tokens"]), spread(item["explained"]),
+                 number(item["agreement"]["value"]), number(item["accuracy"]["value"]),
+                 "" if gain is None else f"{gain:.0%}"]
+            )  # fmt: skip
+        for name, explained, accuracy in (("the soft prompt", "1", "soft"), ("no prompt", "0", "none")):
+            rows.append([title, name, "", explained, "", number(result[accuracy]["value"]), ""])
+        winner = Candidate.model_validate(result["winner"])
+        lengths = ", ".join(
+            f"{item['tokens']} tokens {item['explained']['value']:.2f}" for item in result.get("curve", [])
+        )
+        notes.append(
+            f"- {title.capitalize()}: the words are {winner.title}; chosen on {result['rows']['search']} rows, "
+            f"measured on {result['rows']['measured']} others; KL explained by length: {lengths}. "
+            f"{result['cpu_seconds']:,.0f} CPU seconds, {result['tokens']:,.0f} live tokens."
+        )
+        commands.append(result["command"])
+    if not rows:
+        return "Not measured."
+    head = ["task", "what answers", "tokens", "KL explained (95%)", "agreement", "accuracy", "gain kept"]
+    return table(head, rows) + "\n\n" + "\n".join(notes) + "\n\n```sh\n" + "\n".join(commands) + "\n```"
+
+
+def explanations() -> str:
+    """Checks of explanations, and what they cost."""
+    rows, commands = [], []
+    for task, title in TASKS.items():
+        if (result := kept(task, "explain")) is None:
+            continue
+        checks = {check["name"]: check for check in result["checks"]}
+
+        def checked(name: str, form: str, checks: dict[str, Any] = checks) -> str:
+            check = checks.get(name)
+            if check is None or check.get("value") is None:
+                return "-"
+            return format(check["value"], form) + ("" if check["passed"] else " (failed)")
+
+        rows.append(
+            [title, str(result["rows"]), checked("deletion", ".2f"), checked("words", ".2f"),
+             checked("completeness", ".2%"), checked("agreement", ".2f"), checked("randomisation", ".2f"),
+             f"{result['cpu_seconds']:.0f}", f"{result['page_bytes'] / 1000:.0f} kB"]
+        )  # fmt: skip
+        commands.append(result["command"])
+    if not rows:
+        return "Not measured."
+    head = [
+        "task", "rows", "deletion", "words", "IG's completeness error", "correlation, ablation and IG",
+        "correlation with a random prompt", "CPU s", "page",
+    ]  # fmt: skip
+    return table(head, rows) + "\n\n```sh\n" + "\n".join(commands) + "\n```"
+
+
 SECTIONS = {
     "searches": searches,
     "kept texts": texts,
     "races": races,
     "peers": peers,
     "shuffled labels": control,
+    "translations": translations,
+    "explanations": explanations,
     "planted rule": planted,
 }
 

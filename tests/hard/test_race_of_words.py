@@ -52,6 +52,20 @@ def test_controls_are_never_dropped():
     assert next(standing for standing in standings if standing.candidate.key == worst).rows == 32
 
 
+def test_a_loss_that_is_no_mean_of_losses_decides():
+    candidates, score, _, _ = racing(8, 16, 0.0, 2)
+    wanted, rows_of = candidates[5].key, set()
+
+    def mean_loss(candidate, numbers):
+        rows_of.add(len(numbers))
+        return float(candidate.key != wanted)
+
+    standings = raced(candidates, score, range(16), first=4, keep=1, mean_loss=mean_loss)
+    assert standings[0].candidate.key == wanted
+    assert standings[0].log_likelihood == 0
+    assert rows_of == {4, 8, 16}
+
+
 def wrongness(rights):
     """Losses that choose by accuracy."""
     return [[1.0 - right for right in row] for row in rights]

@@ -14,12 +14,14 @@ from overture.core.records.hard import Candidate
 from overture.data.splits import load_splits
 from overture.data.task import Task
 from overture.evaluate.facts import backbone_ref
+from overture.evaluate.host import Host
+from overture.evaluate.scoring import predict
 from overture.explain.fidelity import divergences, explained
 from overture.hard.gcg import gcg
 from overture.hard.pez import pez
 from overture.hard.scorer import TextScorer
 from overture.jobs.wording.options import TranslateConfig
-from overture.jobs.wording.translate import translate
+from overture.jobs.wording.translate import check_translatable, translate
 from overture.store.manifest import Manifest
 from overture.store.store import Store
 from text_prompts import written_task
@@ -56,7 +58,7 @@ def test_the_text_that_a_prompt_is_made_of_explains_all_of_it(plain_task, tmp_pa
     ref = soft_prompt(plain_task, store)
     wordings = tmp_path / "wordings.txt"
     wordings.write_text("Well?\nfine or grim?\nSay it.\n")
-    config = TranslateConfig(sources=(f"file:{wordings}",), **SMALL)
+    config = TranslateConfig(sources=(f"file:{wordings}",), scaled=False, **SMALL)
     result = translate(ref, store, config, task=plain_task, backbone=backbone_of("llama"))
     words, *controls = result.fidelity
     assert result.winner.text == words.text == SECRET
@@ -71,6 +73,70 @@ def test_the_text_that_a_prompt_is_made_of_explains_all_of_it(plain_task, tmp_pa
     assert manifest.text is not None
     assert manifest.text.after == SECRET
     assert manifest.lineage.translated_from == "secret@1"
+
+
+def test_a_fitted_temperature_is_stored_and_measured_beside_the_words_alone(plain_task, tmp_path):
+    store = Store(tmp_path / "store")
+    ref = soft_prompt(plain_task, store)
+    wordings = tmp_path / "wordings.txt"
+    wordings.write_text("Well?\nSay it.\n")
+    backbone = backbone_of("llama")
+    unscaled, result = (
+        translate(
+            ref,
+            store,
+            TranslateConfig(sources=(f"file:{wordings}",), scaled=is_scaled, **SMALL),
+            task=plain_task,
+            backbone=backbone,
+        )
+        for is_scaled in (False, True)
+    )
+    whats = [item.what for item in result.fidelity]
+    assert whats[:3] == ["the words", "the words, scores not scaled", "no words, scores scaled"]
+    # On the rows that choose, the fit can only bring the answers nearer.
+    nearest, nearest_unscaled = (some.stages[0].best[0].log_likelihood for some in (result, unscaled))
+    assert 0 > nearest > nearest_unscaled
+    assert [item.tokens for item in result.curve] == sorted(item.tokens for item in result.curve)
+    # The stored prompt answers with the temperature that was measured.
+    scaling = result.winner.wording.scaling
+    assert scaling is not None
+    handle = Host(backbone, store).open(result.prompt)
+    assert handle.task.options == {"temperature": scaling.temperature, "label_bias": scaling.label_bias}
+    rows = load_splits(Task.load(plain_task)).test
+    predictions = predict(handle.model(None), handle.encoder.encode(rows), handle.task)
+    right = [p.text == row.fields["label"] for p, row in zip(predictions, rows, strict=True)]
+    assert sum(right) / len(right) == result.fidelity[0].accuracy.value
+
+
+def test_rows_that_choose_are_validation_rows_where_test_rows_measure(plain_task, tmp_path, monkeypatch):
+    store = Store(tmp_path / "store")
+    ref = soft_prompt(plain_task, store)
+    wordings = tmp_path / "wordings.txt"
+    wordings.write_text("Well?\n")
+    read: list[dict] = []
+
+    class Reading(TextScorer):
+        def __init__(self, task, backbone, splits, *others):
+            read.append({name: {row.fields["text"] for row in rows} for name, rows in splits.items()})
+            super().__init__(task, backbone, splits, *others)
+
+    monkeypatch.setattr("overture.jobs.wording.translate.TextScorer", Reading)
+    config = TranslateConfig(sources=(f"file:{wordings}",), **SMALL)
+    translate(ref, store, config, task=plain_task, backbone=backbone_of("llama"))
+    (rows_of,) = read
+    for name, texts in rows_of.items():
+        assert {text.split()[1] for text in texts} == {name}
+
+
+def test_a_task_without_labels_cannot_be_translated(plain_task, tmp_path):
+    store = Store(tmp_path / "store")
+    values = {"kind": "generation", "data": {"train": "x.jsonl"}, "template": "Text: {text}\nMood:"}
+    task = Task(name="secret", answer_field="answer", **values)
+    manifest = store.show(soft_prompt(plain_task, store)).manifest
+    assert manifest is not None
+    with pytest.raises(ConfigError) as error:
+        check_translatable(manifest, task)
+    assert error.value.where == "kind"
 
 
 def test_proposals_come_nearer_than_no_prompt_and_repeat_by_seed(plain_task, tmp_path):

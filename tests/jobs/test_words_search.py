@@ -1,6 +1,7 @@
 """The search for a prompt of words: stages, one test, control by shuffled labels, and going on after a stop."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from overture.data.row import Row
 from overture.data.splits import Splits
 from overture.data.task import Task
 from overture.evaluate.host import Host
+from overture.hard.proposer import Ask
 from overture.jobs.run.request import resolved
 from overture.jobs.wording.options import HardRequest
 from overture.jobs.wording.plan import FINALISTS, shuffled
@@ -165,6 +167,30 @@ def test_wordings_of_a_file_race_and_odd_ones_are_counted(task, tmp_path):
     assert stage.proposed == 2
     assert sum(stage.refused.values()) == 2
     assert result.winner.key in {s.candidate.key for s in stage.best} or result.winner == Candidate()
+
+
+def test_copied_rows_and_texts_without_words_are_refused_with_reasons(task, tmp_path, monkeypatch):
+    class Copying:
+        def propose(self, ask: Ask) -> list[Candidate]:
+            texts = ["\na b c d e f", "   ", "y" * 99]
+            return [ask.worded(text, "copying") for text in texts]
+
+    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    rows[0]["text"] = "a b c d e f g"
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr("overture.jobs.wording.search.proposer_of", lambda source, model, timeout_s: Copying())
+    result = searched(task, Store(tmp_path / "store"), sources=["corpus"], max_tokens=20_000.0)
+    (stage,) = [stage for stage in result.stages if stage.stage == "wording"]
+    assert stage.proposed == 0
+    assert sorted(stage.refused.values()) == [1, 1, 1]
+    assert result.status == "finished"
+
+
+def test_without_a_url_no_connection_is_made(task, tmp_path, monkeypatch):
+    connected: list[object] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: connected.append(address))
+    assert searched(task, Store(tmp_path / "store")).status == "finished"
+    assert connected == []
 
 
 def test_a_proposer_that_fails_is_told_and_the_search_ends(task, tmp_path):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from overture.core.records.hard import TranslateResult
 
 _SIZES = ("room", "wordings", "example_sets", "structures", "rows", "max_tokens", "measured_rows")
-_FLAGS = (*_SIZES, "baselines", "second_model", "seed")
+_FLAGS = (*_SIZES, "scaled", "baselines", "second_model", "seed")
 
 
 @with_flags(
@@ -88,6 +88,8 @@ def _show(result: "TranslateResult", store_text: str) -> None:
         Column("perplexity", ["-" if i.perplexity is None else f"{i.perplexity:.1f}" for i in items], rank=5),
     ]
     show_table(out, columns, f"{result.translated_from} as words, {result.rows['measured']} {result.split} rows")
+    lengths = [f"{item.tokens} tokens {item.explained.value:.2f}" for item in result.curve]
+    show_text(out, f"KL explained by length: {', '.join(lengths)}.")
     show_text(out, f"The soft prompt: accuracy {result.soft.value:.3f}; no-prompt: {result.none.value:.3f}.")
     for item in result.fidelity:
         show_text(out, f"{item.what}: {item.text!r}")

@@ -1,5 +1,6 @@
 """The task file: its data, its template, its kind, and its metric."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -385,6 +386,17 @@ class Task(Config):
     def is_calibrated(self) -> bool:
         """Whether label scores are calibrated in predictions."""
         return getattr(self.own, "calibration", "none") != "none"
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether label scores have a temperature or biases in predictions."""
+        return getattr(self.own, "temperature", 1.0) != 1 or bool(getattr(self.own, "label_bias", None))
+
+    def scaled(self, temperature: float, label_bias: Mapping[str, float]) -> Self:
+        """The same task of labels with their scores divided by a temperature, and biases added, in predictions."""
+        values = self.dump()
+        options = {**values["options"], "temperature": temperature, "label_bias": dict(label_bias)}
+        return validated(type(self), {**values, "options": options}, "options")
 
     def calibrated(self, is_calibrated: bool = True) -> Self:
         """The same task with label scores calibrated in predictions, or not.

@@ -166,6 +166,8 @@ def lost_in_text(manifest: Manifest, tensors: Mapping[str, Any]) -> list[str]:
     lost = ["The words travel to any model; the scores hold for the model that they were found with."]
     if task.is_calibrated:
         lost.append("Label scores are calibrated here; a program that only compares words gives other answers.")
+    if task.is_scaled:
+        lost.append("Label scores have a temperature and biases here; a program that only compares words has neither.")
     if any(len(words) > 1 for words in task.words.values()):
         lost.append("A label with several words has the first of them; here their probabilities add up.")
     if text.shots and not isinstance(task.template, str):

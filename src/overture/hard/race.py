@@ -22,6 +22,7 @@ _RESAMPLES = 2000
 _WITHIN = 0.8
 Losses = Callable[[Sequence[Candidate], Sequence[int]], list[list[float]]]
 """The losses of candidates on rows of the given numbers, a list for each candidate."""
+MeanLoss = Callable[[Candidate, Sequence[int]], float]
 
 
 def raced(
@@ -31,6 +32,7 @@ def raced(
     first: int,
     keep: int,
     always: Collection[str] = (),
+    mean_loss: MeanLoss | None = None,
 ) -> list[Standing]:
     """Standings of all candidates, those that were scored on most rows first, the better of equals first.
 
@@ -41,12 +43,14 @@ def raced(
         first: rows of the first rung.
         keep: candidates that stay to the last rung at least.
         always: keys of candidates that are never dropped.
+        mean_loss: a candidate's loss on all rows that it was scored on, where this is not the mean of their losses.
     """
     running, done = list(candidates), 0
     of_candidate: dict[str, list[float]] = {candidate.key: [] for candidate in candidates}
 
     def mean(candidate: Candidate) -> float:
-        return -fmean(of_candidate[candidate.key])
+        values = of_candidate[candidate.key]
+        return -(mean_loss(candidate, numbers[: len(values)]) if mean_loss else fmean(values))
 
     end = min(first, len(numbers))
     while True:

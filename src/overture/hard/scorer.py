@@ -20,6 +20,7 @@ from overture.core.records.hard import Candidate, Wording
 from overture.core.records.prompt import Shot, TextPrompt
 from overture.core.rows import Encoded, OneOf, Segment
 from overture.data.encode import Encoder
+from overture.data.kinds.classification import corrected
 from overture.data.row import Row
 from overture.data.rows import texts_of
 from overture.data.shots import row_text, shot_ids
@@ -102,7 +103,8 @@ class TextScorer:
         """The task under a wording."""
         changes = {name: value for name in ("template", "labels") if (value := getattr(wording, name)) is not None}
         task = validated(Task, {**self.task.dump(), **changes}, "wording") if changes else self.task
-        return task.calibrated() if wording.calibrated and not task.is_calibrated else task
+        task = task.calibrated() if wording.calibrated and not task.is_calibrated else task
+        return task.scaled(**wording.scaling.dump()) if wording.scaling else task
 
     def text_of(self, candidate: Candidate) -> TextPrompt:
         """A candidate's text and tokens.
@@ -198,6 +200,8 @@ class TextScorer:
         Raises:
             Refused: label words that cannot be told apart, or rows that do not fit.
         """
+        # What is done to the scores changes nothing of what is read.
+        wording = wording.model_copy(update={"scaling": None})
         key = (json.dumps(wording.dump(), sort_keys=True), follows)
         if key not in self._shown:
             try:
@@ -251,11 +255,11 @@ class TextScorer:
         return self._together(candidates, split, numbers, self._losses)
 
     def scores(self, candidates: Sequence[Candidate], split: str, numbers: Sequence[int]) -> Tensor:
-        """Log-probabilities of each row's labels, [J, B, C]; calibrated where the candidate is."""
+        """Log-probabilities of each row's labels, [J, B, C]; calibrated and scaled where the candidate is."""
         return self._together(candidates, split, numbers, self._scores)
 
-    def _losses(self, prompts: Sequence[Injection | None], rows: Sequence[Encoded]) -> Tensor:
-        if not rows[0].blanks:
+    def _losses(self, task: Task, prompts: Sequence[Injection | None], rows: Sequence[Encoded]) -> Tensor:
+        if not rows[0].blanks and not task.is_scaled:
             known = [number for number, row in enumerate(rows) if row.target.is_known]
             weights_B = torch.tensor([rows[number].target.weight for number in known])
             losses_JB = torch.zeros(len(prompts), len(rows))
@@ -264,24 +268,22 @@ class TextScorer:
                 losses_JB = losses_JB.to(losses.dtype)
                 losses_JB[:, known] = losses.cpu() / weights_B
             return losses_JB
-        scores_JBC = self._scores(prompts, rows)
+        scores_JBC = self._scores(task, prompts, rows)
         return -(shares_of(rows, scores_JBC.shape[-1]) * scores_JBC).sum(-1)
 
-    def _scores(self, prompts: Sequence[Injection | None], rows: Sequence[Encoded]) -> Tensor:
-        scores = self.judge.scores(prompts, rows)
-        if not rows[0].blanks:
-            return scores
-        # As `data.kinds.classification` reads a prediction.
-        blanks = self.judge.scores(prompts, rows[0].blanks)
-        bias = blanks.exp().mean(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny).log()
-        return (scores - bias).log_softmax(-1)
+    def _scores(self, task: Task, prompts: Sequence[Injection | None], rows: Sequence[Encoded]) -> Tensor:
+        scores_JBC = self.judge.scores(prompts, rows)
+        if not rows[0].blanks and not task.is_scaled:
+            return scores_JBC
+        blanks = self.judge.scores(prompts, rows[0].blanks)[:, None] if rows[0].blanks else None
+        return corrected(task, scores_JBC, blanks)
 
     def _together(
         self,
         candidates: Sequence[Candidate],
         split: str,
         numbers: Sequence[int],
-        ask: Callable[[Sequence[Injection | None], Sequence[Encoded]], Tensor],
+        ask: Callable[[Task, Sequence[Injection | None], Sequence[Encoded]], Tensor],
     ) -> Tensor:
         groups: dict[tuple[str, bool], list[int]] = {}
         for index, candidate in enumerate(candidates):
@@ -296,7 +298,8 @@ class TextScorer:
                 for block in self._blocks_of(split_rows, split, numbers):
                     self.answerer.warm(block, [None] * len(block))
             self.tokens += sum(self.live_tokens(candidates[index], rows) for index in indices)
-            replies |= zip(indices, ask(prompts, rows), strict=True)
+            task = self.task_of(candidates[indices[0]].wording)
+            replies |= zip(indices, ask(task, prompts, rows), strict=True)
         return torch.stack([replies[index] for index in range(len(candidates))])
 
     def live_tokens(self, candidate: Candidate, rows: Sequence[Encoded]) -> float:

@@ -12,12 +12,20 @@ from overture.core.records.scores import Interval, Paired, SplitScores
 Stage = Literal["structure", "examples", "wording", "pruning"]
 
 
+class Scaling(Record):
+    """How label scores are read: divided by a temperature, then a bias is added to each (Alexandari et al. 2020)."""
+
+    temperature: float = Field(description="what scores are divided by", gt=0)
+    label_bias: dict[str, float] = Field(description="label -> what is added to its score")
+
+
 class Wording(Record):
     """How rows and labels are shown: the keys of the task file that a candidate changes; none as the file has it."""
 
     template: str | list[dict[str, str]] | None = optional("the template")
     labels: dict[str, str | list[str]] | None = optional("label -> its word or words")
     calibrated: bool = Field(False, description="whether label scores are divided by those of rows without content")
+    scaling: Scaling | None = optional("temperature and biases of the label scores")
 
 
 class Candidate(Record):
@@ -43,6 +51,7 @@ class Candidate(Record):
         changed = [name for name in ("template", "labels") if getattr(self.wording, name) is not None]
         parts += [f"other {' and '.join(changed)}"] if changed else []
         parts += ["calibrated"] if self.wording.calibrated else []
+        parts += ["scaled scores"] if self.wording.scaling else []
         return ", ".join(parts) or "the task file's template alone"
 
 
@@ -213,6 +222,7 @@ class TranslateResult(Record):
     is_gain_shown: bool = Field(description="whether the soft prompt is better than none by a paired test")
     winner: Candidate = Field(description="the prompt of words")
     fidelity: list[Fidelity] = Field(description="the winner first, then the controls")
+    curve: list[Fidelity] = Field([], description="the best of at most 0, 1, 2, 4, ... tokens, where more helped")
     transfer: Transfer | None = optional("the text on another model")
     stages: list[StageResult] = Field(description="what was tried")
     tokens: float = Field(description="live tokens that were run")

@@ -1,13 +1,15 @@
 """One label of several, by the likelihood of its words at the template's end or at an encoder's mask.
 
 Source of contextual calibration: Zhao et al. 2021, "Calibrate Before Use", section 4 (W =
-diag(p_cf)^-1, b = 0). Deviation: their third text, the empty one, is left out, since rows must hold text.
+diag(p_cf)^-1, b = 0). Deviation: their third text, the empty one, is left out, since rows must hold text. Source of
+temperature and biases: Alexandari et al. 2020, "Maximum likelihood with bias-corrected calibration", section 3
+(bias-corrected temperature scaling), after Guo et al. 2017.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, FiniteFloat, field_validator
 
 from overture.core.config import Config
 from overture.core.contracts import LabelScores
@@ -44,6 +46,13 @@ class Options(Config):
         ("N/A", "[MASK]"), min_length=1, description="What fields show in rows without content, whose mean counts."
     )
 
+    temperature: float = Field(
+        1.0, gt=0, le=1000, description="Label scores are divided by it in predictions; below 1 they are more certain."
+    )
+    label_bias: dict[str, FiniteFloat] = Field(
+        {}, description="label -> what is added to its score in predictions, behind temperature; 0 for others."
+    )
+
     @field_validator("content_free")
     @classmethod
     def _has_text(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -57,6 +66,12 @@ def _check(task: TaskFile) -> None:
     check_words_differ(task)
     if task.read == "mask" and not task.has_mask:
         raise ConfigError("read: mask needs {mask} in the template", where="read")
+    own: Options = task.own
+    if unknown := [label for label in own.label_bias if label not in task.words]:
+        raise ConfigError(
+            "a bias for no label of the task", where="options.label_bias", got=", ".join(unknown),
+            wanted=", ".join(task.words),
+        )  # fmt: skip
 
 
 def _gold(task: TaskFile, row: Row) -> Hashable:
@@ -71,15 +86,35 @@ def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, 
     return [Example(texts, label=label, candidates=tools.candidates, blanks=tuple(blanks))]
 
 
+def corrected(task: TaskFile, scores: "Tensor", blank_scores: "Tensor | None") -> "Tensor":
+    """Log-probabilities of labels, [..., C], as predictions give them.
+
+    Args:
+        task: its options say what is corrected.
+        scores: as the model gives them, [..., C].
+        blank_scores: of rows without content, [..., rows, C]; None without calibration.
+    """
+    own: Options = task.own
+    if blank_scores is not None:
+        import torch
+
+        # A head gives a label without rows no probability at all, and no logarithm.
+        tiny = torch.finfo(torch.float32).tiny
+        scores = (scores - blank_scores.exp().mean(-2).clamp_min(tiny).log()).log_softmax(-1)
+    if own.temperature != 1 or own.label_bias:
+        bias_C = scores.new_tensor([own.label_bias.get(label, 0.0) for label in task.words])
+        scores = (scores / own.temperature + bias_C).log_softmax(-1)
+    return scores
+
+
 def _read(task: TaskFile, row: Encoded, scores: "Tensor", blank_scores: Sequence["Tensor"]) -> Prediction:
     del row
     if blank_scores:
         import torch
 
-        # A head gives a label without rows no probability at all, and no logarithm.
-        tiny = torch.finfo(torch.float32).tiny
-        bias = torch.stack(list(blank_scores)).exp().mean(0).clamp_min(tiny).log()
-        scores = (scores - bias).log_softmax(dim=0)
+        scores = corrected(task, scores, torch.stack(list(blank_scores)))
+    else:
+        scores = corrected(task, scores, None)
     shares = tuple(scores.exp().tolist())
     best = int(scores.argmax())
     labels = tuple(task.words)

@@ -82,8 +82,15 @@ class TranslateConfig(Config):
     example_sets: ExampleSets = 36
     structures: int = Field(8, ge=0, le=2000, description="Choices of label words that race; 0 for the task's own.")
     rounds: int = Field(3, ge=1, le=50, description="Rounds of proposals for instructions and for examples.")
+    scaled: bool = Field(
+        True,
+        description="Fit a temperature and a bias for each label to the prompt's answers; keep them with the words.",
+    )
     rows: int = Field(
-        64, ge=4, description="Training rows that choose, and as many for proposals; their labels are not looked at."
+        64,
+        ge=4,
+        description="Rows that choose, validation rows where there are any, and as many training rows for proposals; "
+        "their labels are not looked at.",
     )
     max_tokens: float = Field(
         150_000, gt=0, description="Live tokens after which fewer proposals race; 150,000 are about five minutes."

@@ -1,9 +1,12 @@
 """``overture translate``: words that make the model answer as a soft prompt does.
 
-Candidates race on the divergence of their label distribution from the soft prompt's, on training rows whose labels are
-not looked at: the soft prompt's answers and label shares stand in their place, for every proposer. Candidates are
+Candidates race on the divergence of their label distribution from the soft prompt's, on rows whose labels are not
+looked at: the soft prompt's answers and label shares stand in their place, for every proposer. The rows that choose did
+not train the prompt, where there are such rows: on rows that trained it, it is surer than on others. Candidates are
 phrases, words that the soft prompt makes likelier, the model's own continuations, edits, swaps along the gradient,
-examples, and other label words.
+examples, and other label words. A soft prompt makes the model surer, and words hardly do, so each candidate is judged
+with the temperature and the biases of label scores that bring it nearest (`overture.hard.scaling`); they are stored
+with the words.
 
 What is stored is measured on other rows beside its best part without examples and controls: random fluent text of the
 same length, and the tokens nearest to the prompt's vectors, which say little of what it does (Khashabi et al. 2022,
@@ -30,6 +33,7 @@ from overture.core.errors import ConfigError, DataError
 from overture.core.records.events import Listener, NoticeEvent, ProgressEvent, as_notices, ignore
 from overture.core.records.hard import (
     Candidate,
+    Fidelity,
     Stage,
     StageResult,
     Standing,
@@ -48,14 +52,15 @@ from overture.engine.cache import InputCache
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.host import Handle, Host
-from overture.explain.fidelity import Measure, share
+from overture.explain.fidelity import Measure, divergences, share
 from overture.explain.shift import shifted_words, vocabulary_shift
 from overture.hard.gcg import gcg
 from overture.hard.pez import pez
 from overture.hard.proposer import Ask
 from overture.hard.proposers.own import behind
 from overture.hard.proposers.registry import STAGES, check_source, proposer_of
-from overture.hard.race import raced
+from overture.hard.race import MeanLoss, raced
+from overture.hard.scaling import fitted, rescaled, scaling_of
 from overture.hard.scorer import Refused, TextScorer
 from overture.jobs.run.again import task_with_data_of
 from overture.jobs.run.keep import new_manifest
@@ -70,6 +75,7 @@ from overture.store.store import Store
 _BEAM = 6
 _SHIFT_ROWS = 32
 _SHORT_EXAMPLES = 4
+_LENGTHS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _GCG_STEPS, _PEZ_STEPS = 8, 24
 _SIZES: dict[Stage, str] = {"wording": "wordings", "examples": "example_sets", "structure": "structures"}
 """Stages in their order, and the option that says how many candidates of each race."""
@@ -164,11 +170,18 @@ class _Translator:
         if not held_out:
             raise DataError("there are no rows to measure the words on", where="data", wanted="test or validation rows")
         random, train = named_random(self.config.seed, "translate rows"), self.splits.train
-        num_search = min(self.config.rows, max(len(train) // 2, 1))
-        drawn = random.sample(train, min(2 * num_search, len(train)))
-        splits = {"train": drawn[num_search:] or drawn, "validation": drawn[:num_search], "test": held_out}
+        if split == "test" and self.splits.validation:
+            choosing = random.sample(self.splits.validation, min(self.config.rows, len(self.splits.validation)))
+            drawn = random.sample(train, min(self.config.rows, len(train)))
+        else:
+            num_search = min(self.config.rows, max(len(train) // 2, 1))
+            drawn = random.sample(train, min(2 * num_search, len(train)))
+            choosing, drawn = drawn[:num_search], drawn[num_search:] or drawn
+        splits = {"train": drawn, "validation": choosing, "test": held_out}
         soft_BC = {name: self._soft_scores(rows) for name, rows in splits.items()}
         task = self.handle.task.calibrated(False) if self.handle.task.is_calibrated else self.handle.task
+        if self.config.scaled and task.is_scaled:
+            task = task.scaled(1.0, {})
         # Labels of the rows that choose are not looked at: the soft prompt's answers stand in their place.
         names = list(task.words)
         said = [names[index] for index in soft_BC["train"].argmax(1).tolist()]
@@ -179,15 +192,25 @@ class _Translator:
         shares = {name: soft_BC[name].exp() for name in ("train", "validation")}
         scorer = TextScorer(task, self.handle.backbone, splits, self.config.room, self.cache, shares)
         scorer.tokens += sum(row.num_tokens for rows in scorer.shown(Wording(), False).rows.values() for row in rows)
-        entropies_B = -(shares["validation"] * soft_BC["validation"]).sum(1)
+        scores_C: dict[tuple[str, int], Tensor] = {}
 
         def divergences_of(candidates: Sequence[Candidate], split: str, numbers: Sequence[int]) -> Tensor:
-            return scorer.losses(candidates, split, numbers) - entropies_B[list(numbers)]
+            scores_JBC = scorer.scores(candidates, split, numbers)
+            for candidate, scores_BC in zip(candidates, scores_JBC, strict=True):
+                scores_C.update({(candidate.key, n): scores for n, scores in zip(numbers, scores_BC, strict=True)})
+            return divergences(soft_BC[split][list(numbers)], scores_JBC)
 
-        scorer.order("validation", range(num_search))
+        def mean_divergence(candidate: Candidate, numbers: Sequence[int]) -> float:
+            scores_BC = torch.stack([scores_C[candidate.key, number] for number in numbers])
+            target_BC = soft_BC["validation"][list(numbers)]
+            if self.config.scaled:
+                scores_BC = rescaled(scores_BC[None], fitted(scores_BC[None], target_BC.exp()))[0]
+            return float(divergences(target_BC, scores_BC).mean())
+
+        scorer.order("validation", range(len(choosing)))
         scorer.warm(Wording(), "validation", self._progress("reading search rows once"))
         book = Book(self.run_folder, scorer, lambda: False, divergences_of)
-        standings, stages = self._raced(book, scorer, len(splits["validation"]))
+        standings, stages = self._raced(book, scorer, mean_divergence)
         candidates = [s.candidate for s in standings if s.candidate.key != Candidate().key]
         if not candidates:
             raise DataError(
@@ -195,7 +218,17 @@ class _Translator:
             )
         # Examples and other label words are no translation into a few words: the best text without them stands beside.
         words_alone = next((c for c in candidates if c.text and not c.shots and c.wording == Wording()), None)
-        return self._result(candidates[0], words_alone, scorer, soft_BC["test"], held_out, split, stages)
+        curve = self._shortest(candidates, scorer)
+        return self._result(candidates[0], words_alone, curve, scorer, soft_BC["test"], held_out, split, stages)
+
+    def _shortest(self, candidates: Sequence[Candidate], scorer: TextScorer) -> list[Candidate]:
+        """The best candidate of at most so many tokens, for each length at which there is a better one."""
+        best_first: list[Candidate] = []
+        for most in _LENGTHS:
+            candidate = next((c for c in candidates if len(scorer.text_of(c).ids) <= most), None)
+            if candidate and candidate not in best_first:
+                best_first.append(candidate)
+        return best_first
 
     def _progress(self, what: str) -> Callable[[int, int], None]:
         return lambda done, total: self.run_folder.listener(ProgressEvent(what=what, done=done, total=total))
@@ -216,9 +249,11 @@ class _Translator:
 
     # -- the search
 
-    def _raced(self, book: Book, scorer: TextScorer, num_rows: int) -> tuple[list[Standing], list[StageResult]]:
+    def _raced(
+        self, book: Book, scorer: TextScorer, mean_divergence: MeanLoss
+    ) -> tuple[list[Standing], list[StageResult]]:
         """Standings of candidates that came to the last rung, the nearest to the soft prompt first."""
-        numbers = list(range(num_rows))
+        numbers = list(range(len(scorer.splits["validation"])))
         known: dict[str, Standing] = {}
         stages: list[StageResult] = []
 
@@ -228,7 +263,9 @@ class _Translator:
         def race(candidates: Sequence[Candidate]) -> None:
             entrants = {c.key: c for c in [Candidate(), *(s.candidate for s in best()[:_BEAM]), *candidates]}
             always = {Candidate().key}
-            for standing in raced([*entrants.values()], book.losses, numbers, self.config.first_rows, _BEAM, always):
+            for standing in raced(
+                [*entrants.values()], book.losses, numbers, self.config.first_rows, _BEAM, always, mean_divergence
+            ):
                 if standing.rows == len(numbers):
                     known[standing.candidate.key] = standing
 
@@ -253,7 +290,7 @@ class _Translator:
             proposals = proposed(book, by_stage[stage], ask_of, count, self.notice)
             book.tried |= {*proposals.refused_keys, *(candidate.key for candidate in proposals.candidates)}
             candidates = proposals.candidates
-            if stage == "structure":
+            if stage == "structure" and not self.config.scaled:
                 # The bias towards a label that words bring is taken off by calibration.
                 wordings = [*candidates, *(leader.candidate for leader in best()[:_BEAM])]
                 candidates = [*candidates, *(_calibrated(candidate) for candidate in wordings)]
@@ -326,6 +363,7 @@ class _Translator:
         self,
         winner: Candidate,
         words_alone: Candidate | None,
+        curve: Sequence[Candidate],
         scorer: TextScorer,
         target_BC: Tensor,
         rows: list[Row],
@@ -341,7 +379,7 @@ class _Translator:
             seed=self.config.seed,
         )
         length = len(scorer.text_of(words_alone or winner).after_ids) or self.config.room
-        texts = {
+        texts: dict[str, Candidate | None] = {
             "the words": winner,
             "instruction alone": None if words_alone == winner else words_alone,
             "random fluent text": self._random_text(scorer, length),
@@ -352,12 +390,21 @@ class _Translator:
             for name, baseline, steps in (("GCG", gcg, _GCG_STEPS), ("PEZ", pez, _PEZ_STEPS)):
                 self._progress(f"baseline {name}")(0, 1)
                 texts[name] = baseline(scorer, length, steps, random)
-        fidelity = []
-        for what, candidate in texts.items():
-            if candidate is not None:
-                text = scorer.text_of(candidate)
-                scores_BC = scorer.scores([candidate], "test", numbers)[0]
-                fidelity.append(measure.of(what, text, scores_BC, self._perplexity(scorer, text.after_ids)))
+        measured = [(what, candidate) for what, candidate in texts.items() if candidate is not None]
+        if self.config.scaled:
+            measured = [(what, self._scaled(candidate, scorer)) for what, candidate in measured]
+            measured[1:1] = [
+                ("the words, scores not scaled", winner),
+                ("no words, scores scaled", self._scaled(Candidate(), scorer)),
+            ]
+            winner, curve = measured[0][1], [self._scaled(candidate, scorer) for candidate in curve]
+
+        def fidelity_of(what: str, candidate: Candidate) -> Fidelity:
+            text = scorer.text_of(candidate)
+            scores_BC = scorer.scores([candidate], "test", numbers)[0]
+            return measure.of(what, text, scores_BC, self._perplexity(scorer, text.after_ids))
+
+        fidelity = [fidelity_of(what, candidate) for what, candidate in measured]
         if not measure.is_gain_shown:
             self.notice(
                 "these rows do not show a gain of the soft prompt itself, so the share that words keep is left out"
@@ -374,12 +421,20 @@ class _Translator:
             is_gain_shown=measure.is_gain_shown,
             winner=winner,
             fidelity=fidelity,
+            curve=[fidelity_of(candidate.title, candidate) for candidate in curve],
             transfer=self._transferred(winner, scorer, measure.gold),
             stages=stages,
             tokens=scorer.tokens,
             seconds=time.monotonic() - self.started,
             notices=self.notices,
         )
+
+    def _scaled(self, candidate: Candidate, scorer: TextScorer) -> Candidate:
+        """A candidate with the temperature and biases that fit the soft prompt's answers on the rows that choose."""
+        scores_JBC = scorer.scores([candidate], "validation", range(len(scorer.splits["validation"])))
+        (values_F,) = fitted(scores_JBC, scorer.shares["validation"])
+        wording = candidate.wording.model_copy(update={"scaling": scaling_of(values_F, list(scorer.task.words))})
+        return candidate.model_copy(update={"wording": wording})
 
     def _stored(self, winner: Candidate, scorer: TextScorer) -> Path:
         text, soft = scorer.text_of(winner), self.handle.manifest
@@ -458,6 +513,8 @@ class _Translator:
             return None
         other = load_backbone(self.config.second_model, notify=self.notice)
         second = TextScorer(scorer.task, other, scorer.splits, max(64, 2 * self.config.room))
+        # Temperature and biases are those of the first model's scores.
+        winner = winner.model_copy(update={"wording": winner.wording.model_copy(update={"scaling": None})})
         try:
             scores = second.scores([winner, Candidate()], "test", range(len(gold)))
         except Refused as refusal:
