@@ -4,7 +4,7 @@ Each seed draws its own training, validation and test rows, so test rows differ 
 
     overture search bench/tasks/trec.yaml --form hard --seed S --set data.seed=S --set data.train_rows=256 \\
       --set data.validation_rows=128 --set data.test_rows=250 --json > trec-S.json
-    python bench/hard/searches.py --task trec trec-0.json trec-1.json ...
+    python bench/hard/searches.py --task trec --seeds 0 1 --add -- trec-0.json trec-1.json
 """
 
 import argparse
@@ -18,12 +18,14 @@ from overture.core.records.hard import HardResult
 RESULTS = Path(__file__).parents[1] / "results" / "hard"
 
 
-def facts_of(path: Path) -> dict[str, Any]:
+def facts_of(path: Path, seed: int, dtype: str) -> dict[str, Any]:
     """The scores, tests and costs of one search."""
     values = json.loads(path.read_text(encoding="utf-8"))
     result = HardResult.model_validate({name: value for name, value in values.items() if name != "page"})
     assert result.luck is not None
     return {
+        "seed": seed,
+        "dtype": dtype,
         "test": result.metrics["test"][result.metric].dump(),
         "validation": result.metrics["validation"][result.metric].value,
         "claims": [
@@ -51,16 +53,20 @@ def facts_of(path: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "results", nargs="+", type=Path, help="what `overture search --json` printed, in order of seeds"
+        "results", nargs="+", type=Path, help="what `overture search --json` printed, in the order of --seeds"
     )
     parser.add_argument("--task", required=True)
+    parser.add_argument("--seeds", required=True, nargs="+", type=int, help="the seed of each result")
+    parser.add_argument("--dtype", default="float32", help="precision of the model in these searches")
     parser.add_argument("--settings", default="", help="further settings of the command, for the record")
-    parser.add_argument("--add", action="store_true", help="keep the seeds that the result file holds already")
+    parser.add_argument("--add", action="store_true", help="keep other seeds that the result file holds already")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     path = args.out / f"search-{args.task}.json"
     kept = json.loads(path.read_text(encoding="utf-8"))["seeds"] if args.add else []
-    seeds = [*kept, *(facts_of(result) for result in args.results)]
+    kept = [seed for seed in kept if seed["seed"] not in args.seeds]
+    new = [facts_of(path, seed, args.dtype) for path, seed in zip(args.results, args.seeds, strict=True)]
+    seeds = sorted([*kept, *new], key=lambda seed: seed["seed"])
     command = (
         f"overture search bench/tasks/{args.task}.yaml --form hard --seed S --set data.seed=S {args.settings}".strip()
     )

@@ -78,6 +78,10 @@ def searches() -> str:
             lines.append([control, gains, f"{num_better} of {len(own)}"])
         sizes, luck = seeds[0]["rows"], seeds[0]["luck"]
         num_equal = luck.get("finalists") or luck["candidates"]
+        precisions = {
+            dtype: [str(s["seed"]) for s in seeds if s["dtype"] == dtype] for dtype in ("bfloat16", "float32")
+        }
+        precision = "; ".join(f"seeds {', '.join(some)} in {dtype}" for dtype, some in precisions.items() if some)
         winners = "; ".join(Candidate.model_validate(seed["winner"]).title for seed in seeds)
         parts.append(
             f"### {title.capitalize()}\n\n{sizes['train']} training rows, {sizes['validation']} validation rows, "
@@ -91,7 +95,7 @@ def searches() -> str:
             + table(["the prompt of words against", "points, seed by seed", "seeds with a significant gain"], lines)
             + f"\n\n![Test accuracy on {title}](images/hard-{task}.png)\n\nBy luck alone the best of "
             f"{num_equal} equal candidates looks {100 * luck['points']:.1f} points better on the validation "
-            f"rows of the first seed. The winner: {winners}. "
+            f"rows of the first seed. The winner: {winners}. Precision: {precision}. "
             f"A search ran {fmean(seed['tokens'] for seed in seeds):,.0f} live tokens."
             f"\n\n```sh\n{result['command']}\n```"
         )
