@@ -159,6 +159,40 @@ def test_a_long_prompts_own_rate_is_not_told_as_a_change():
     assert "#### prefix-after on trec, bfloat16" in text
 
 
+def test_losses_of_reports_are_those_of_their_cells():
+    def cell(way, seed, size, *losses):
+        history = [{"train_loss": train, "validation_loss": held} for train, held in losses]
+        scores = {"test": {"bleu": {"value": 0.2 + 0.1 * seed}}}
+        facts = {"way": way, "seed": seed, "size": size, "trainable": 7, "history": history, "metrics": scores}
+        return json.dumps(facts | {"ledger": {"training": {"cpu_seconds": 10.0 + seed}}})
+
+    lines = [
+        cell("lora", 0, 64, (2, 1.5), (1, 1.0), (0.5, 1.2)),
+        cell("lora", 1, 64, (2, 1.1), (0.7, 1.4)),
+        cell("lora", 0, 8, (9, 9)),
+        json.dumps({"way": "no-prompt", "size": 0, "metrics": {}}),
+    ]
+    text = importlib.import_module("once").losses_text({"webnlg": "\n".join(lines)})
+    (row,) = [line for line in text.splitlines() if " lora " in line]
+    assert row == "| sentences from facts (64 rows, 2 seeds) | lora | 0.250 | 0.60 | 1.05 | 1.50 | 1.30 | 7 | 10 |"
+
+
+def test_written_sentences_are_told_by_way():
+    def cell(seed, bleu, tag=""):
+        losses = {name: {"all": 1.0, "first": 2.0, "others": 0.5} for name in ("training", "validation")}
+        facts = {"way": "lora:after", "tag": tag, "task": "webnlg", "size": 64, "seed": seed, "dtype": "bfloat16"}
+        facts |= {"rows": {"validation": 32, "test": 100}, "steps": 32, "given": ["options.rank=2"] if tag else []}
+        seconds = {"reading": 1.0, "training": 2.0}
+        scores = {"bleu": {"value": bleu}}
+        return facts | {"losses_at_best": losses, "cpu_seconds": seconds, "test": scores, "trainable": 9}
+
+    text = importlib.import_module("once").written_text([cell(0, 0.2), cell(1, 0.4), cell(0, 0.3, "rank-2")])
+    rows = [line for line in text.splitlines() if line.startswith("| lora:after")]
+    assert rows[0].startswith("| lora:after | 0.300 | 0.000-1.000 | 2 | 1.00 | 1.00 | 2.00 | 0.50 | 9 | 3 |")
+    assert rows[1].startswith("| lora:after, rank 2 | 0.300 | - | 1 |")
+    assert '--way lora:after --tag rank-2 --set "options.rank=2"' in text
+
+
 @pytest.mark.parametrize(
     ("way", "wanted"),
     [
