@@ -15,7 +15,9 @@ import numpy
 import torch
 from transformers import PreTrainedTokenizerFast, WhisperConfig, WhisperFeatureExtractor
 from transformers import WhisperForConditionalGeneration as Whisper
+from transformers.models.whisper.configuration_whisper import NON_SPEECH_TOKENS, NON_SPEECH_TOKENS_MULTI
 
+BLANK, MULTILINGUAL = 220, 51865
 TYPES = {0: numpy.float32, 1: numpy.int8, 2: numpy.int16, 3: numpy.int32, 4: numpy.float16}
 
 
@@ -122,6 +124,8 @@ def write(folder: Path, out: Path) -> None:
         bos_token_id=end,
         eos_token_id=end,
         decoder_start_token_id=start,
+        begin_suppress_tokens=[BLANK, end],
+        suppress_tokens=NON_SPEECH_TOKENS if vocabulary < MULTILINGUAL else NON_SPEECH_TOKENS_MULTI,
     )
     model = Whisper(config).eval()
     result = model.load_state_dict(state_of(tensors, num_layers), strict=False)

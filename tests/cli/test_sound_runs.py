@@ -79,3 +79,23 @@ def test_arguments_name_files_and_folders(sounds):
         inputs_of_arguments([str(sounds / "test"), "some words"], tasks)
     missing = inputs_of_arguments([str(sounds / "nowhere.wav")], tasks)[0]
     assert [problem.what for problem in missing.problems[0]] == ["no such file"]
+
+
+def test_words_of_sounds_are_learnt_and_scored_by_their_errors(sounds, tmp_path, overture):
+    for split in ("train", "validation", "test"):
+        files = sorted((sounds / split).glob("*/*.wav"))
+        rows = [f'{{"audio": "{file.relative_to(sounds)}", "words": " {file.parent.name}"}}' for file in files]
+        (sounds / f"{split}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    model = folder_of("whisper", tmp_path / "model")
+    lines = ["name: words", f"backbone: {model}", "input: audio", "answer_field: words", "max_new_tokens: 4", "data:"]
+    lines += [f"  {split}: {sounds / split}.jsonl" for split in ("train", "validation", "test")]
+    Path("words.yaml").write_text("\n".join(lines), encoding="utf-8")
+    done = overture("tune", "words.yaml", "--method", "vectors", "--length", "2", "--epochs", "1", "--json")
+    assert done.code == 0, done.err
+    assert done.json["metric"] == "word_accuracy"
+    scores = done.json["metrics"]["test"]
+    assert scores["wer"]["value"] == pytest.approx(1 - scores["word_accuracy"]["value"])
+    # The model knows one language alone.
+    refused = overture("tune", "words.yaml", "--set", "language=de")
+    assert refused.code == 2
+    assert "language" in refused.err

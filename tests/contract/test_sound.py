@@ -10,6 +10,7 @@ from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperF
 
 from fakes import ONE_TOKEN, SMALL, Case, source_of
 from overture.core.contracts import Answers, Features, LabelScores
+from overture.core.decoding import Decoding
 from overture.core.errors import BackboneError, DataError
 from overture.core.injection import Injection, Vectors
 from overture.core.rows import Answer, Encoded, Tokens
@@ -126,6 +127,36 @@ def test_whisper_writes_what_the_untouched_model_would():
                 logits = reference(input_features=features, decoder_input_ids=torch.tensor([ids])).logits[0, -1]
             assert int(logits.argmax()) == token
             ids.append(token)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_whisper_leaves_out_what_its_files_say_it_never_writes(beams):
+    backbone = make_sound_backbone("whisper")
+    rows = [replace(row, target=Answer()) for row in sound_rows(backbone)]
+    question = Answers(5, decoding=Decoding(beams=beams))
+    before = PromptedModel(backbone).ask(rows, question)
+    always, first = before[0].ids[-1], before[1].ids[0]
+    other = make_sound_backbone("whisper")
+    other.model.generation_config.suppress_tokens = [always]
+    other.model.generation_config.begin_suppress_tokens = [first, 10**6]
+    after = PromptedModel(other).ask(rows, question)
+    assert not any(always in answer.ids or first in answer.ids[:1] for answer in after)
+    # A row with a rule of its own is written by it.
+    ruled = [replace(row, target=Answer(allowed=lambda written: [always])) for row in rows]
+    assert PromptedModel(other).ask(ruled, question)[0].ids == (always,) * 5
+
+
+def test_a_row_may_begin_in_another_language():
+    backbone, reference = sound_backbone_of("whisper"), sound_reference_of("whisper")
+    start = (STARTS[0], 17, 23)
+    rows = sound_rows(backbone)
+    mixed = [replace(row, start=start if row.row % 2 else ()) for row in rows]
+    ours = PromptedModel(backbone).ask(mixed, Features())
+    for row, state in zip(mixed, ours, strict=True):
+        ids = torch.tensor([list(row.start or STARTS)])
+        with torch.no_grad():
+            hidden = reference.model(input_features=row.input[0].load()[None].double(), decoder_input_ids=ids)
+        torch.testing.assert_close(state, hidden.last_hidden_state[0, -1], **CLOSE)
 
 
 _CASES = [(family, case) for family in SOUND_ENCODERS for case in OF_ENCODERS]

@@ -6,6 +6,7 @@ from tokenizers import Tokenizer as Inner
 from transformers import PreTrainedTokenizerFast
 
 from fakes import CONTEXT, make_inner_tokenizer
+from overture.core.errors import DataError
 from overture.engine.tokenizer import Tokenizer
 
 
@@ -68,3 +69,19 @@ def test_added_white_space_stays_one_token():
     assert tokenizer.encode_plain("a  b<think>    c").count(blanks["  "]) == 1
     assert tokenizer.encode_plain("a  b<think>    c").count(blanks["    "]) == 1
     assert tokenizer.offsets("a  b")[1] == (blanks["  "], 1, 3)
+
+
+def test_whisper_begins_in_the_language_and_for_the_task_that_are_asked_for():
+    inner = make_inner_tokenizer()
+    names = ["<|startoftranscript|>", "<|en|>", "<|de|>", "<|transcribe|>", "<|translate|>", "<|notimestamps|>"]
+    inner.add_special_tokens({"additional_special_tokens": names})
+    sot, en, de, transcribe, translate, end = inner.convert_tokens_to_ids(names)
+    several = Tokenizer(inner, 64, starts=(sot, en, transcribe, end))
+    assert several.speech_start("de", False) == (sot, de, transcribe, end)
+    assert several.speech_start("en", True) == (sot, en, translate, end)
+    english = Tokenizer(inner, 64, starts=(sot, end))
+    assert english.speech_start("en", False) == (sot, end)
+    for tokenizer, language, is_translated in ((several, "xx", False), (english, "de", False), (english, "en", True)):
+        with pytest.raises(DataError) as error:
+            tokenizer.speech_start(language, is_translated)
+        assert error.value.where == ("translate" if is_translated else "language")

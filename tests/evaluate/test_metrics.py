@@ -82,3 +82,18 @@ def test_importing_computes_nothing():
     code += "print([name for name in ('numpy', 'scipy', 'sklearn', 'torch') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_word_error_rate_counts_edits_over_words():
+    gold = ["the cat sat on the mat", "Don't stop!", "yes"]
+    said = ["the cat sat the big mat", "don\u2019t stop", "no way"]
+    # Errors: one left out and one put in, none, one exchanged and one put in.
+    assert METRICS["wer"](gold, said) == pytest.approx(4 / 9)
+    assert METRICS["word_accuracy"](gold, said) == pytest.approx(5 / 9)
+    assert METRICS["wer"].is_error
+    # More words than were said make the rate larger than one.
+    assert METRICS["word_accuracy"](["yes"], ["no no no"]) == -2
+    # Of several right texts the nearest counts, and each character of a script without spaces is a word.
+    assert METRICS["wer"]([("a b", "c d")], ["c d"]) == 0
+    assert METRICS["wer"](["你好"], ["你"]) == 0.5
+    assert METRICS["wer"](["x"], [""]) == 1

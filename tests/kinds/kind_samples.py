@@ -124,6 +124,16 @@ SAMPLES = {
         "text",
         [({"short": ""}, "empty answer"), ({"short": []}, "empty answer"), ({"more": {}}, "an object")],
     ),
+    "transcription": Sample(
+        {"template": "{text}\nShort:", "answer_field": "short", "options": {"references_field": "more"}},
+        [
+            {"text": "a long story", "short": " story", "more": [" tale", " story"]},
+            {"text": "snöw ☃", "short": " ☃", "more": None},
+            {"text": "x", "short": [" y", " z"]},
+        ],
+        "text",
+        [({"short": ""}, "empty answer"), ({"short": []}, "empty answer"), ({"more": {}}, "an object")],
+    ),
     "chat": Sample(
         {"template": "{messages}"},
         [

@@ -91,6 +91,14 @@ class TextTokenizer(Protocol):
         """The start tokens of a decoder that reads an encoder's output; none for models of one stack."""
         ...
 
+    def speech_start(self, language: str, is_translated: bool) -> tuple[int, ...]:
+        """The start tokens of a decoder that writes down sounds, in a language and for a task.
+
+        Raises:
+            DataError: the model has no choice of them, or not this language.
+        """
+        ...
+
     @property
     def eos_id(self) -> int | None:
         """The token that ends an answer."""

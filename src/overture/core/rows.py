@@ -340,6 +340,7 @@ class Encoded:
         blanks: the same row without its content, by which its label scores are corrected.
         texts: stretches of input and anchor, (first, end), that hold the fields' text and not the template's; None when
             unknown.
+        start: what an encoder-decoder's decoder begins with, where it is not the model's own: language and task.
     """
 
     row: int
@@ -351,6 +352,7 @@ class Encoded:
     source: Any = None
     blanks: "tuple[Encoded, ...]" = ()
     texts: tuple[tuple[int, int], ...] | None = None
+    start: tuple[int, ...] = ()
 
     @classmethod
     def of_ids(

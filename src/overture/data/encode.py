@@ -79,6 +79,8 @@ class Encoder:
         else:
             messages = [(message.role, message.content) for message in task.template]
             self.template = ChatTemplate(messages, tokenizer)
+        is_told = task.language is not None or task.translate
+        self._start = tokenizer.speech_start(task.language or "en", task.translate) if is_told else ()
         self._other_layouts: dict[tuple[tuple[str, str], ...] | None, Layout] = {}
         self.row_pieces = self.template.row()
         self._row_layout = layout_of(self.row_pieces, tokenizer, task.media)
@@ -268,6 +270,7 @@ class Encoder:
             source=example.source,
             blanks=tuple(self._built(blank, bos, signals) for blank in blanks),
             texts=tuple(tokens.texts),
+            start=self._start,
         )
 
     def _reserved(self, item: Encoded) -> int:

@@ -103,6 +103,13 @@ TemplateText = Annotated[
 ]
 
 
+def _kind_of(input: str | None, answer_field: str | None) -> str:
+    """The kind of a task file that names none."""
+    if not answer_field:
+        return "classification"
+    return "transcription" if input == "audio" else "generation"
+
+
 class Task(Config):
     """A task; one YAML file."""
 
@@ -119,6 +126,12 @@ class Task(Config):
     input_field: NonEmpty | None = Field(
         None, description="The field that holds the image or the sound; image or audio, as the input, if not given."
     )
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] | None = Field(
+        None,
+        description="The language of the sounds, as the model's tokens name it: en, de. The model's default if not "
+        "given: English.",
+    )
+    translate: bool = Field(False, description="Sounds are translated into English instead of written down.")
     template: TemplateText = Field(
         description="How a row is shown: a text, or chat messages, with {field} for a field's value and, for prompts "
         "at place slots, {prompt:5} where five prompt vectors stand. For images and sounds their field alone if not "
@@ -138,9 +151,10 @@ class Task(Config):
     )
     answer_field: NonEmpty | None = Field(None, description="The field that holds a free-text answer.")
     kind: str = Field(
-        default_factory=lambda values: "generation" if values.get("answer_field") else "classification",
+        default_factory=lambda values: _kind_of(values.get("input"), values.get("answer_field")),
         description="What a right answer is: classification, multilabel, regression, choice, tagging, qa, generation, "
-        "chat. Labels mean classification, an answer_field generation, if not given.",
+        "transcription, chat. Labels mean classification, an answer_field generation, of sounds transcription, if not "
+        "given.",
     )
     options: dict[str, Any] = Field({}, description="The kind's own options, such as options.no_answer.")
     metric: str = Field(
@@ -261,6 +275,13 @@ class Task(Config):
                 where="input_field",
                 got=self.input_field,
                 fix="set input: image or input: audio",
+            )
+        if self.input != "audio" and (self.language or self.translate):
+            raise ConfigError(
+                "language and translate are for models that write down sounds",
+                where="language" if self.language else "translate",
+                wanted="input: audio",
+                fix="leave it out",
             )
         slots = [slot.name for slot in slots_in(_pieces_of(self.template))]
         for name in self.media:

@@ -504,6 +504,19 @@ class Backbone:
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
 
+    @cached_property
+    def unwritten(self) -> tuple[list[int], list[int]]:
+        """Tokens that the model's files say it never writes, and those that it does not begin with.
+
+        Whisper's would else write down noise, as brackets and notes, or nothing at all.
+        """
+        config = getattr(self.model, "generation_config", None)
+        names = ("suppress_tokens", "begin_suppress_tokens")
+        is_speech = self.family.encoder is not None and not self.family.encoder.has_words
+        lists = [getattr(config, name, None) or [] for name in names] if is_speech else [[], []]
+        always, first = [[token for token in tokens if 0 <= token < self.info.vocab_size] for tokens in lists]
+        return always, first
+
     @property
     def pooler(self) -> tuple[Tensor, Tensor] | None:
         """Weight and bias of what BERT's body has behind its first token, where it was loaded; a tanh follows."""

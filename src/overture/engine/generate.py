@@ -15,7 +15,7 @@ from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
 from overture.engine.inputs import Inputs
 from overture.engine.layout import answer_layout
-from overture.engine.lines import Line, allowed_of, append_next, chance_of, log_shares_of
+from overture.engine.lines import Line, allowed_of, append_next, chance_of, log_shares_of, without
 from overture.engine.passes import Injections, Pass, prepared
 
 # Tokens that kept keys and values have room for at first.
@@ -89,9 +89,9 @@ def _write(inputs: Inputs, rows: Sequence[Encoded], injections: Injections, line
     backbone = inputs.backbone
     logits, first = begun(inputs, rows, injections)
     continued = _Continued(backbone, first)
-    token = append_next(logits, lines)
+    token = append_next(logits, lines, backbone.unwritten)
     while not all(line.is_done for line in lines):
-        token = append_next(backbone.head(continued.next(token)), lines)
+        token = append_next(backbone.head(continued.next(token)), lines, backbone.unwritten)
 
 
 def answer_of(backbone: Backbone, line: "Line | _Beam", stop: Sequence[str]) -> Written:
@@ -200,7 +200,7 @@ class _Search:
     def _allowed(self, row: int, beams: _Beams, shares: Tensor, length: int) -> Tensor:
         allowed = allowed_of(self.rows[row])
         if allowed is None:
-            return shares
+            return without(shares, self.backbone.unwritten, [len(beam.ids) for beam in beams.running])
         masked = torch.full_like(shares, float("-inf"))
         for number, beam in enumerate(beams.running):
             tokens = list(allowed(beam.ids))

@@ -15,13 +15,35 @@ from overture.core.rows import Allowed, Answer, Encoded
 from overture.core.seeds import derived_seed
 
 
-def append_next(logits: Tensor, lines: Sequence["Line"]) -> Tensor:
+def without(logits: Tensor, unwritten: tuple[Sequence[int], Sequence[int]], lengths: Sequence[int | None]) -> Tensor:
+    """Logits with tokens that are never written, or not as the first, at minus infinity.
+
+    Args:
+        logits: behind each line, [B, V].
+        unwritten: tokens that are never written, and those that no answer begins with.
+        lengths: tokens of each line so far; None for one with a rule of its own.
+    """
+    always, first = unwritten
+    if not always and not first:
+        return logits
+    kept = logits.clone()
+    for number, length in enumerate(lengths):
+        if length is not None:
+            kept[number, [*always, *(() if length else first)]] = float("-inf")
+    return kept
+
+
+def append_next(
+    logits: Tensor, lines: Sequence["Line"], unwritten: tuple[Sequence[int], Sequence[int]] = ((), ())
+) -> Tensor:
     """Write one more token in each line that is not done; the tokens, [B].
 
     Args:
         logits: behind each line, [B, V].
         lines: the answers so far.
+        unwritten: tokens that a line without a rule of its own never has, and does not begin with.
     """
+    logits = without(logits, unwritten, [None if line.allowed else len(line.ids) for line in lines])
     allowed = _within(logits, lines)
     token = allowed.argmax(-1)
     for number, line in enumerate(lines):

@@ -15,6 +15,7 @@ from overture.core.media import Media
 from overture.core.rows import Reading, Segment
 from overture.engine.info import TextFacts
 
+_LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
 _FREE = re.compile(r"\[unused\d+\]")
 
 
@@ -187,6 +188,30 @@ class Tokenizer:
         BART's begins, as it was trained, with what its texts begin with besides.
         """
         return self.starts if self.start_id is None else (self.start_id, *self.bos_ids)
+
+    def speech_start(self, language: str, is_translated: bool) -> tuple[int, ...]:
+        """Whisper's start for a language and a task.
+
+        Raises:
+            DataError: the model writes down no sounds, or knows English alone, or not this language.
+        """
+        task = "translate" if is_translated else "transcribe"
+        known = self.inner.get_added_vocab()
+        tokens = ["<|startoftranscript|>", f"<|{language}|>", f"<|{task}|>", "<|notimestamps|>"]
+        # English models have such tokens too, and were never trained with them.
+        if len(self.starts) == len(tokens) and all(token in known for token in tokens):
+            return tuple(known[token] for token in tokens)
+        if language == "en" and not is_translated and self.starts:
+            return self.starts
+        languages = sorted(token[2:-2] for token in known if _LANGUAGE.fullmatch(token))
+        is_several = len(self.starts) == len(tokens)
+        raise DataError(
+            "the model does not write down sounds so",
+            where="translate" if is_translated and language == "en" else "language",
+            got=f"{language}, {task}",
+            wanted=", ".join(languages) if is_several else "en, transcribe" if self.starts else "a model of sounds",
+            fix="leave it out, or choose a model of several languages, such as openai/whisper-base",
+        )
 
     @cached_property
     def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

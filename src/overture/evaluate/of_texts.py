@@ -6,13 +6,14 @@ Shape letters: U distinct outcomes, R weightings, S statistics of a row, N order
 """
 
 import functools
+import math
 import unicodedata
 from collections import Counter
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
-from overture.evaluate.metric import Answers, Metric, from_sums, mean_of, mean_of_part, share
-from overture.evaluate.tokens import CHARACTERS, RougeWords, composed, spaced, squad_words
+from overture.evaluate.metric import Answers, Metric, from_sums, mean_of, mean_of_part, ratio, share
+from overture.evaluate.tokens import CHARACTERS, RougeWords, composed, said_words, spaced, squad_words
 
 if TYPE_CHECKING:
     from overture.evaluate.metric import Floats
@@ -156,6 +157,37 @@ def _rouge(name: str, gold: Hashable, predicted: Hashable) -> float:
     return max(float(_scorer(name).score(text, str(predicted))[name].fmeasure) for text in _texts(gold))
 
 
+# -- words of sounds
+
+
+def _edits(gold: list[str], said: list[str]) -> int:
+    """The least number of words to put in, leave out or exchange (Levenshtein)."""
+    counts = list(range(len(said) + 1))
+    for index, word in enumerate(gold, 1):
+        diagonal, counts[0] = counts[0], index
+        for place, other in enumerate(said, 1):
+            kept = diagonal + (word != other)
+            diagonal, counts[place] = counts[place], min(kept, counts[place] + 1, counts[place - 1] + 1)
+    return counts[-1]
+
+
+def _word_errors(gold: Answers, predicted: Answers) -> "Floats":
+    """Errors and right words of each row, [U, 2]; of several right texts the one with the lowest rate."""
+    import numpy as np
+
+    rows = []
+    for right, text in zip(gold, predicted, strict=True):
+        said = said_words(str(text))
+        pairs = [(_edits(words, said), len(words)) for words in map(said_words, _texts(right))]
+        rows.append(min(pairs, key=lambda pair: (pair[0] / max(1, pair[1]), -pair[1])))
+    return np.array(rows, dtype=np.float64)
+
+
+def _error_rate(sums_RS: "Floats") -> "Floats":
+    return ratio(sums_RS[:, 0], sums_RS[:, 1])
+
+
+_SAID_WORDS = f"words in lower case without punctuation, {CHARACTERS}"
 _SQUAD_WORDS = f"words without punctuation and English articles, {CHARACTERS}"
 _ROUGE_WORDS = f"words of letters and digits, English stems, {CHARACTERS}"
 
@@ -165,6 +197,24 @@ def _rouge_metric(name: str, rouge: str) -> Metric:
 
 
 METRICS_OF_TEXTS = (
+    Metric(
+        "wer",
+        "texts",
+        None,
+        from_sums(_word_errors, _error_rate),
+        is_error=True,
+        bounds=(0.0, math.inf),
+        tokenizer=_SAID_WORDS,
+    ),
+    # 1 - WER: below 0 where there are more errors than words.
+    Metric(
+        "word_accuracy",
+        "texts",
+        None,
+        from_sums(_word_errors, lambda sums_RS: 1 - _error_rate(sums_RS)),
+        bounds=(-math.inf, 1.0),
+        tokenizer=_SAID_WORDS,
+    ),
     share("exact_match", "texts", _is_same_text),
     share("exact_text", "texts", _is_same_to_the_letter),
     share("squad_em", "texts", _is_squad_right, tokenizer=_SQUAD_WORDS),

@@ -21,6 +21,8 @@ _WORDS = regex.compile(rf"(?V1){_CHARACTER}|[[\p{{L}}\p{{M}}\p{{Nd}}]--[{_NO_SPA
 _CHUNKS = regex.compile(rf"(?V1){_CHARACTER}|[[^\s]--[{_NO_SPACES}]]+")
 _TO_SPACE = regex.compile(rf"(?V1){_CHARACTER}|[\p{{P}}&&[\u3000-\u303f]]")
 _PUNCTUATION = regex.compile(r"[\p{P}$+<=>^`|~]")
+_UNSAID = regex.compile(r"(?V1)[[\p{P}\p{S}]--[']]")
+_APOSTROPHES = regex.compile("[\u2018\u2019]")
 _ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _OTHER_LETTER = regex.compile(r"(?V1)[\p{L}--\p{Latin}]")
 _ARTICLE = regex.compile(r"\b(a|an|the)\b")
@@ -51,6 +53,11 @@ def squad_words(text: str) -> list[str]:
     text = composed(text).lower()
     text = _PUNCTUATION.sub("", text) if _OTHER_LETTER.search(text) else text.translate(_ASCII_PUNCTUATION)
     return list(_CHUNKS.findall(_ARTICLE.sub(" ", text)))
+
+
+def said_words(text: str) -> list[str]:
+    """The words that are heard: lower case, without punctuation and symbols; an apostrophe belongs to its word."""
+    return list(_CHUNKS.findall(_UNSAID.sub("", _APOSTROPHES.sub("'", composed(text).lower()).replace("-", " "))))
 
 
 class RougeWords:

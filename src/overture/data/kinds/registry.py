@@ -3,11 +3,21 @@
 import difflib
 
 from overture.data.kind import TaskKind
-from overture.data.kinds import answering, chat, choice, classification, generation, multilabel, regression, tagging
+from overture.data.kinds import (
+    answering,
+    chat,
+    choice,
+    classification,
+    generation,
+    multilabel,
+    regression,
+    tagging,
+    transcription,
+)
 
 KINDS: dict[str, TaskKind] = {
     kind.KIND.name: kind.KIND
-    for kind in (classification, multilabel, regression, choice, tagging, answering, generation, chat)
+    for kind in (classification, multilabel, regression, choice, tagging, answering, generation, transcription, chat)
 }
 
 

@@ -104,6 +104,19 @@ class NoWords:
         """
         raise DataError(f"this model reads {self.reads} and no words", where=self.model, got="a conversation")
 
+    def speech_start(self, language: str, is_translated: bool) -> tuple[int, ...]:
+        """Refuse a language: nothing is written.
+
+        Raises:
+            DataError: always.
+        """
+        raise DataError(
+            f"this model reads {self.reads} and writes no words",
+            where="language",
+            got=language,
+            fix="leave out language and translate",
+        )
+
     def decode(self, ids: Sequence[int]) -> str:
         """Nothing: there are no tokens."""
         return ""
