@@ -1,7 +1,7 @@
 """Images and sounds by what a row's field holds: a file's name, bytes, values, or a data URI.
 
 A file is opened only within the folder that is given, links included. What was read once is remembered by the file's
-size and times, so that rows may be checked and encoded without reading it twice.
+size and times, so that rows may be checked and encoded without reading it twice, and on disk for later runs.
 """
 
 import base64
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from overture.core.errors import DataError, OvertureError, Problem
 from overture.core.media import Media, Modality
 from overture.data.media import images, sounds
+from overture.data.media.checked import CheckedFiles, State
 
 if TYPE_CHECKING:
     import numpy
@@ -28,9 +29,9 @@ _WANTED = {
     "image": "wanted a file's name, or an object with bytes",
     "audio": "wanted a file's name, or an object with bytes, or with array and sampling_rate",
 }
-State = tuple[Modality, str, int, int, int, int]
 _known: dict[State, Media | Problem] = {}
 _writing = threading.Lock()
+_checked = CheckedFiles()
 
 
 def modality_of(name: str) -> Modality | None:
@@ -162,9 +163,16 @@ def _of_file(name: str, modality: Modality, root: Path | None, where: str) -> Me
                 raise ValueError("a folder, not a file" if path.is_dir() else "no file that can be read")
             if stat.st_size > _MAX_BYTES:
                 raise ValueError(f"{stat.st_size >> 20:,} MiB; at most {_MAX_BYTES >> 20} are read")
-            media = _of_bytes(path.read_bytes(), modality, shown_name, path.read_bytes)
+            with _writing:
+                checked = _checked.get(state)
+            if checked is not None:
+                media: Media | Problem = _opened(modality, checked[0], shown_name, path.read_bytes, checked[1])
+            else:
+                media = _of_bytes(path.read_bytes(), modality, shown_name, path.read_bytes)
             with _writing:
                 _known[state] = media
+                if checked is None and isinstance(media, Media):
+                    _checked.add(state, media.digest, media.rate)
         return _known[state]
     except _Outside:
         return Problem(shown_name, f"it lies outside of {root}", "set data.root to the folder that holds all files")
@@ -203,19 +211,26 @@ def _of_bytes(raw: bytes, modality: Modality, where: str, read: Callable[[], byt
     if not raw:
         return Problem(where, "an empty file")
 
+    try:
+        if modality == "image":
+            images.pixels_of(raw)
+            return _opened("image", digest, where, read, None)
+        return _opened("audio", digest, where, read, sounds.samples_of(raw)[1])
+    except ValueError as error:
+        if isinstance(error, OvertureError):
+            raise
+        return Problem(where, str(error))
+
+
+def _opened(modality: Modality, digest: str, where: str, read: Callable[[], bytes], rate: int | None) -> Media:
+    """What bytes with a digest hold, decoded when it is asked for."""
+
     def again() -> bytes:
         now = read()
         if hashlib.sha256(now).hexdigest() != digest:
             raise DataError("the file has changed since it was read first", where=where, fix="begin again")
         return now
 
-    try:
-        if modality == "image":
-            images.pixels_of(raw)
-            return Media("image", digest, where, lambda: images.pixels_of(again()))
-        rate = sounds.samples_of(raw)[1]
-        return Media("audio", digest, where, lambda: sounds.samples_of(again())[0], rate)
-    except ValueError as error:
-        if isinstance(error, OvertureError):
-            raise
-        return Problem(where, str(error))
+    if modality == "image":
+        return Media("image", digest, where, lambda: images.pixels_of(again()))
+    return Media("audio", digest, where, lambda: sounds.samples_of(again())[0], rate)
