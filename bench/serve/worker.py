@@ -36,7 +36,7 @@ from overture.evaluate.source import prompt_source
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.prompt.pack import prompt_tensors
-from overture.server.process import tokens_per_second
+from overture.server.process import for_steps, tokens_per_second
 from overture.server.worker import Worker
 from overture.store.artifact import save_artifact
 from overture.store.manifest import Manifest
@@ -57,11 +57,13 @@ class Config:
 
     num_repeats: int
     threads: int
+    dtype: str = "float32"
     length: int = 10
 
     @property
     def command(self) -> str:
-        return f"python bench/serve/worker.py --repeats {self.num_repeats} --threads {self.threads} [--llama PYTHON]"
+        options = f"--repeats {self.num_repeats} --threads {self.threads} --dtype {self.dtype}"
+        return f"python bench/serve/worker.py {options} [--llama PYTHON]"
 
 
 def task_of(name: str, **changes: Any) -> Task:
@@ -83,12 +85,12 @@ class Bench:
         torch.set_num_threads(config.threads)
         transformers.utils.logging.disable_progress_bar()
         self.config = config
-        self.backbone = load_backbone("smollm2", device="cpu", dtype="float32")
+        self.backbone = load_backbone("smollm2", device="cpu", dtype=config.dtype)
         self.backbone.info = replace(self.backbone.info, eos_id=None)
         self.folder = Path(tempfile.mkdtemp())
-        self.worker = Worker(
-            Host(self.backbone), WorkerOptions(store="none", slots=64), tokens_per_second(self.backbone)
-        )
+        options = WorkerOptions(store="none", slots=64)
+        rate, steps = tokens_per_second(self.backbone), for_steps(self.backbone)
+        self.worker = Worker(Host(self.backbone), options, rate, steps)
         self.numbers = iter(range(1 << 30))
 
     def prompts(self, num: int, place: str, changes: dict[str, Any]) -> list[str]:
@@ -182,7 +184,9 @@ def continuous_batching(config: Config) -> dict[str, Any]:
     transformers.utils.logging.disable_progress_bar()
     backbone = load_backbone("smollm2", device="cpu", dtype="float32")
     folder = str(backbone.model.name_or_path)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, config.dtype), attn_implementation="sdpa"
+    )
     numbers = iter(range(1 << 30))
     options = transformers.GenerationConfig(max_new_tokens=24, do_sample=False, eos_token_id=-1, pad_token_id=0)
 
@@ -303,10 +307,11 @@ def fan_out(config: Config) -> dict[str, Any]:
 def main() -> None:
     parser = script_parser(__doc__, "serve", threads=1)
     parser.add_argument("--repeats", type=int, default=5, dest="num_repeats")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="not of llama.cpp")
     parser.add_argument("--llama", help="a Python with xllamacpp and gguf")
     parser.add_argument("--only", nargs="*", default=["writes", "mixed", "first", "fan-out"])
     options = parser.parse_args()
-    config = Config(options.num_repeats, options.threads)
+    config = Config(options.num_repeats, options.threads, options.dtype)
     parts = {
         "writes": lambda: writes(config, options.llama),
         "mixed": lambda: in_own_process(mixed, config),
@@ -317,7 +322,8 @@ def main() -> None:
         started = start_facts()
         result = parts[name]()
         facts = {"config": asdict(config), "command": f"{config.command} --only {name}", **started}
-        write_json(options.out / f"worker-{name}.json", {**facts, **result, **machine_facts()})
+        kind = "" if config.dtype == "float32" else f"-{config.dtype}"
+        write_json(options.out / f"worker-{name}{kind}.json", {**facts, **result, **machine_facts()})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Law 12: what the worker answers, alone or joined mid-flight, is what the library answers."""
 
 import asyncio
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -450,3 +451,47 @@ def test_a_process_of_its_own_answers_under_a_store(tmp_path):
     assert stats.backbone["weights_sha256"] == backbone.info.weights_sha256
     assert (stats.is_ready, stats.prompts, stats.restarts) == (True, 1, 0)
     assert stats.tokens_per_s > 0
+
+
+def test_answers_by_packed_matrices_equal_the_hosts(tmp_path):
+    host = Host(backbone_of("llama"))
+    ask = Ask(host.open(stored(tmp_path / "p", "llama", task_of(SAMPLES["generation"]))), SAMPLES["generation"].rows[0])
+    (wanted,) = host.answer([ask])
+    backbone = backbone_of("llama")
+    worker = Worker(Host(backbone), WorkerOptions(store="store"), 400.0, backbone.with_packed_matrices())
+    for number in range(6):
+        request = request_of(number, ask, want="write")
+        worker.do(Command(do="ask", id=request.id, request=request))
+    texts = {str(number): "" for number in range(6)}
+    while not worker.is_idle:
+        worker.step()
+        for event in worker.report().events:
+            texts[event.id] += event.text if event.kind == "token" else ""
+    assert set(texts.values()) == {wanted.result().text}
+
+
+def test_both_lanes_share_the_time_between_two_tokens(tmp_path):
+    host = Host(backbone_of("llama"))
+    free = task_of(SAMPLES["generation"], max_new_tokens=40)
+    write = Ask(host.open(stored(tmp_path / "free", "llama", free)), SAMPLES["generation"].rows[0])
+    label = Ask(host.open(stored(tmp_path / "label", "llama", make_task())), "a text")
+    # Time for a single token: in each step one question is read, in turn of either kind.
+    worker = Worker(Host(backbone_of("llama")), WorkerOptions(store="store", step_s=0.25), tokens_per_s=4.0)
+    worker.do(Command(do="ask", id="0", request=request_of(0, write, want="write")))
+    worker.step()
+    worker.tokens_per_s = 4.0
+    for number in range(1, 9):
+        request = request_of(number, write if number % 2 else label, want="write" if number % 2 else "answer")
+        worker.do(Command(do="ask", id=request.id, request=request))
+    begun: list[set[str]] = []
+    seen = {"0"}
+    worker.report()
+    for _ in range(8):
+        worker.step()
+        worker.tokens_per_s = 4.0
+        new = {event.id for event in worker.report().events} - seen
+        seen |= new
+        begun.append(new)
+    assert all(len(new) == 1 for new in begun)
+    kinds = [int(*new) % 2 for new in begun]
+    assert all(a != b for a, b in pairwise(kinds))

@@ -23,6 +23,7 @@ from overture.engine.compiler import Backend, check_compiler, compiled_layers
 from overture.engine.families import Family, family_of, layers_view
 from overture.engine.info import TextFacts, info_of
 from overture.engine.masters import with_masters
+from overture.engine.packed import Map, packed_layers, packed_map
 from overture.engine.ragged import groups_of, in_groups
 from overture.engine.transfer import moved, sent
 
@@ -82,6 +83,7 @@ class Backbone:
         self._first_position = self.family.first_position(self._base)
         self._views: dict[tuple[int, int | None], Any] = {}
         self._stack: Any = self.layers
+        self._head_map: Map | None = None
         self._masks: dict[bool, list[MaskKind]] = {}
         self.inner: dict[str, Tensor] = {}
         self.inner_rate = 1.0
@@ -165,6 +167,24 @@ class Backbone:
         other._views, other._stack = {}, compiled_layers(self.layers, backend)
         other._masks = {is_plain: self._masks_asked(is_plain) for is_plain in (False, True)}
         return other
+
+    def with_packed_matrices(self) -> "Backbone":
+        """The same frozen model for passes of a few tokens and without gradients, in float32 on a CPU.
+
+        The matrices are there twice then; this backbone stays as it is (`engine.packed`).
+        """
+        other = copy.copy(self)
+        other._views, other._stack = {}, packed_layers(self.layers)
+        if self._head is not None:
+            other._head_map = packed_map(self._head.weight.detach(), self._head_bias)
+        return other
+
+    @property
+    def _head_bias(self) -> Tensor | None:
+        # BART keeps the bias beside the head.
+        beside = getattr(self.model, "final_logits_bias", None)
+        bias: Tensor | None = self._head.bias if beside is None else beside[0]
+        return bias
 
     @torch.no_grad()
     def _masks_asked(self, is_packed: bool) -> list[MaskKind]:
@@ -490,17 +510,17 @@ class Backbone:
             [..., R], float32 or finer.
         """
         assert self.has_head
-        # BART keeps the bias beside the head.
-        beside = getattr(self.model, "final_logits_bias", None)
-        bias = self._head.bias if beside is None else beside[0]
-        weight, hidden = self._head.weight, self.transformed(hidden)
+        weight, bias, hidden = self._head.weight, self._head_bias, self.transformed(hidden)
         if rows is not None:
             weight, bias = weight[rows], bias[rows] if bias is not None else None
         wide = torch.promote_types(hidden.dtype, torch.float32)
         if rows is not None:
             # Few rows: in half precision the logits of like words would often be the same number.
             hidden, weight, bias = hidden.to(wide), weight.to(wide), None if bias is None else bias.to(wide)
-        logits = torch.nn.functional.linear(hidden, weight, bias).to(wide)
+        if rows is None and self._head_map is not None:
+            logits = self._head_map(hidden)
+        else:
+            logits = torch.nn.functional.linear(hidden, weight, bias).to(wide)
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
 

@@ -17,7 +17,9 @@ import torch
 from overture.core.errors import OvertureError
 from overture.core.records.serving import Command, EngineStats, Report, WorkerOptions
 from overture.engine.backbone import Backbone
+from overture.engine.cache import default_budget_bytes
 from overture.engine.load import load_backbone
+from overture.engine.packed import is_worth_packing, packed_bytes
 from overture.evaluate.host import Host
 from overture.server.worker import Worker
 from overture.store.store import Store
@@ -34,6 +36,14 @@ def tokens_per_second(backbone: Backbone) -> float:
         return time.perf_counter() - started
 
     return 64 / max(min(seconds() for _ in range(3)), 1e-6)
+
+
+def for_steps(backbone: Backbone) -> Backbone:
+    """The model for steps of answers: with packed matrices where they are faster, and memory for them is free."""
+    is_whole = backbone.encoder is None and backbone.has_head
+    if is_whole and is_worth_packing(backbone.layers[0]) and packed_bytes(backbone.layers) < default_budget_bytes():
+        return backbone.with_packed_matrices()
+    return backbone
 
 
 def serve(connection: socket.socket, make: Callable[[], Worker]) -> None:
@@ -79,7 +89,7 @@ def _made(options: WorkerOptions) -> Worker:
     )
     store = Store(Path(options.store), notify)
     host = Host(backbone, store, allow_drift=options.allow_drift, notify=notify, cache_bytes=options.text_bytes)
-    return Worker(host, options, tokens_per_second(backbone))
+    return Worker(host, options, tokens_per_second(backbone), for_steps(backbone))
 
 
 if __name__ == "__main__":

@@ -59,9 +59,10 @@ class Worker:
         host: the model and the store.
         options: limits.
         tokens_per_s: tokens that the model reads in a second.
+        steps: the host's model as it runs passes of a few tokens; itself when None.
     """
 
-    def __init__(self, host: Host, options: WorkerOptions, tokens_per_s: float) -> None:
+    def __init__(self, host: Host, options: WorkerOptions, tokens_per_s: float, steps: Backbone | None = None) -> None:
         self.host, self.options, self.tokens_per_s = host, options, tokens_per_s
         self.events: list[Event] = []
         self.outcomes: list[Outcome] = []
@@ -74,12 +75,15 @@ class Worker:
         self._writers: deque[tuple[Job, int]] = deque()
         self._lines: dict[Line, tuple[Job, int]] = {}
         self._slots: dict[Backbone, Slots] = {}
+        self._lanes = [self._begin_answers, self._answer_labels]
+        self._writing_s = 0.0
+        self._steps = {host.backbone: steps or host.backbone}
         self._ahead = Ahead(host)
 
     @property
     def _step_tokens(self) -> float:
-        """Tokens that others' answers can wait for."""
-        return self.tokens_per_s * self.options.step_s
+        """Tokens that others' answers can wait for, besides the time in which their next tokens are written."""
+        return self.tokens_per_s * max(self.options.step_s - self._writing_s, self.options.step_s / 4)
 
     @property
     def is_idle(self) -> bool:
@@ -186,7 +190,11 @@ class Worker:
     def step(self) -> None:
         """Answer some labels, begin some answers, and write a token of each that is begun."""
         started = time.perf_counter()
-        read = self._answer_labels() + self._begin_answers()
+        read: list[tuple[Job, int]] = []
+        # What is left of the time is the other lane's, so each is first in every second step.
+        self._lanes.reverse()
+        for answer in self._lanes:
+            read += answer(sum(job.inquiry.items[index].row.num_tokens for job, index in read))
         usages = [job.usage for job, _ in read]
         num_tokens = sum(job.inquiry.items[index].row.num_tokens for job, index in read)
         is_all_new = not any(use.cached_tokens or use.shared_tokens for use in usages)
@@ -198,31 +206,42 @@ class Worker:
             room = self._step_tokens - num_tokens if others_wait else _MOST_PIECE
             with self._failing(self._ahead.next_ids):
                 self._ahead.go_on(max(_LEAST_PIECE // 4, int(room)))
+        started = time.perf_counter()
         for slots in list(self._slots.values()):
             lines = [line for line in self._lines if line in slots]
             with self._failing([self._lines[line][0].request.id for line in lines]):
                 slots.step()
             for line in lines:
                 self._grow(line)
+        self._writing_s += 0.2 * (time.perf_counter() - started - self._writing_s)
         self._slots = {backbone: slots for backbone, slots in self._slots.items() if len(slots)}
 
     def _taken(
-        self, lane: deque[tuple[Job, int]], fits: Callable[[Job, int], bool] = lambda job, index: True
+        self,
+        lane: deque[tuple[Job, int]],
+        num_tokens: int,
+        fits: Callable[[Job, int], bool] = lambda job, index: True,
     ) -> list[tuple[Job, int]]:
-        """The next questions of a lane: as many as others' answers can wait for, and as fit."""
+        """The next questions of a lane: as many as others' answers can wait for, and as fit.
+
+        Args:
+            lane: the questions.
+            num_tokens: tokens that this step has read so far.
+            fits: whether there is room for one more.
+        """
         budget = self._step_tokens if self._lines else _MOST_TOKENS
         taken: list[tuple[Job, int]] = []
-        num_tokens = 0
         while lane:
             job, index = lane[0]
+            is_first = num_tokens == 0
             num_tokens += job.inquiry.items[index].row.num_tokens
-            if (taken and num_tokens > budget) or not fits(job, index):
+            if (not is_first and num_tokens > budget) or not fits(job, index):
                 break
             taken.append(lane.popleft())
         return taken
 
-    def _answer_labels(self) -> list[tuple[Job, int]]:
-        taken = self._taken(self._labels)
+    def _answer_labels(self, num_tokens: int) -> list[tuple[Job, int]]:
+        taken = self._taken(self._labels, num_tokens)
         try:
             self._ask(taken)
         except Exception:
@@ -237,7 +256,7 @@ class Worker:
         for number, (job, index) in enumerate(taken):
             self._answer(job, index, answers[number])
 
-    def _begin_answers(self) -> list[tuple[Job, int]]:
+    def _begin_answers(self, num_tokens: int) -> list[tuple[Job, int]]:
         num_lines, num_bytes = len(self._lines), sum(map(self._bytes_of, self._lines.values()))
 
         def fits(job: Job, index: int) -> bool:
@@ -247,7 +266,7 @@ class Worker:
             return num_lines == 1 or (num_lines <= self.options.slots and num_bytes <= self._slot_bytes)
 
         groups: dict[tuple[Backbone, str, int, int], list[tuple[Job, int, Injection | None]]] = {}
-        taken = self._taken(self._writers, fits)
+        taken = self._taken(self._writers, num_tokens, fits)
         for job, index in taken:
             item = job.inquiry.items[index]
             with self._failing([job.request.id]):
@@ -265,7 +284,7 @@ class Worker:
             injections = [injection for _, _, injection in members]
             self._lines |= {line: (job, index) for line, (job, index, _) in zip(lines, members, strict=True)}
             with self._failing([job.request.id for job, _, _ in members]):
-                slots = self._slots.setdefault(backbone, Slots(backbone))
+                slots = self._slots.setdefault(backbone, Slots(self._steps.get(backbone, backbone)))
                 room_bytes = self._slot_bytes - sum(other.num_bytes for other in self._slots.values())
                 if room_bytes < sum(self._bytes_of((job, index)) for job, index, _ in members):
                     # What other models' answers have left free is needed.

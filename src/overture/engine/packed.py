@@ -1,0 +1,87 @@
+"""A frozen model's matrices once more, in the order in which oneDNN's kernels read them.
+
+Steps of a few tokens take about a fifth less time in float32 on a CPU. The values are the model's own; sums may
+differ in their last bits.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+LEAST, MOST = 4, 48
+"""Tokens of a pass for which packed matrices are used; others are as fast with plain ones."""
+_TYPICAL = 16
+_GAIN = 0.9
+"""Matrices are packed where a step takes at most this share of the time."""
+Map = Callable[[Tensor], Tensor]
+
+
+def packed_bytes(layers: Iterable[torch.nn.Module]) -> int:
+    """Memory that packed layers take beside the plain ones."""
+    return sum(module.weight.nbytes for layer in layers for module in _plain(layer))
+
+
+def packed_layers(layers: Iterable[torch.nn.Module]) -> torch.nn.ModuleList:
+    """Copies of layers whose matrices are packed; everything else is the layers' own, and they stay as they are."""
+    return torch.nn.ModuleList([_packed(layer) for layer in layers])
+
+
+def packed_map(weight: Tensor, bias: Tensor | None) -> Map:
+    """The map ``hidden @ weight.T + bias`` by a packed matrix, without gradients.
+
+    Args:
+        weight: float32, [R, D].
+        bias: [R].
+    """
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL)
+
+    def mapped(hidden: Tensor) -> Tensor:
+        if LEAST <= hidden.numel() // hidden.shape[-1] <= MOST:
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(hidden, packed, bias, "none", [], "")
+            return out
+        return linear(hidden, weight, bias)
+
+    return mapped
+
+
+@torch.no_grad()
+def is_worth_packing(layer: torch.nn.Module) -> bool:
+    """Whether this processor runs a layer's matrices faster when they are packed; takes some milliseconds."""
+    plain = list(_plain(layer))
+    if not plain or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    maps = [packed_map(module.weight, module.bias) for module in plain]
+    inputs = [torch.ones(_TYPICAL, module.in_features) for module in plain]
+
+    def seconds(run: Iterable[tuple[Map, Tensor]]) -> float:
+        started = time.process_time()
+        for mapped, values in run:
+            mapped(values)
+        return time.process_time() - started
+
+    rounds = [(seconds(zip(maps, inputs, strict=True)), seconds(zip(plain, inputs, strict=True))) for _ in range(5)]
+    return min(packed for packed, _ in rounds) <= _GAIN * min(own for _, own in rounds)
+
+
+def _packed(layer: torch.nn.Module) -> torch.nn.Module:
+    shared = [*layer.parameters(), *layer.buffers(), *(m.config for m in layer.modules() if hasattr(m, "config"))]
+    other = copy.deepcopy(layer, {id(value): value for value in shared})
+    for module in _plain(other):
+        module.forward = packed_map(module.weight.detach(), module.bias)  # type: ignore[method-assign, assignment]
+    return other
+
+
+def _plain(layer: torch.nn.Module) -> Iterator[torch.nn.Linear]:
+    """The matrices that can be packed."""
+    for module in layer.modules():
+        # A subclass may compute otherwise.
+        if isinstance(module, torch.nn.Linear) and type(module) is torch.nn.Linear and _can_pack(module.weight):
+            yield module
+
+
+def _can_pack(weight: Tensor) -> bool:
+    return weight.dtype == torch.float32 and weight.device.type == "cpu"
