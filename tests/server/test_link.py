@@ -1,6 +1,7 @@
 """The gateway outlives its worker: restarts, 503, deadlines, cancels; by a worker without a model."""
 
 import asyncio
+import subprocess
 import sys
 
 import pytest
@@ -65,6 +66,23 @@ def ask(number, text, **others) -> Request:
     return Request(id=str(number), prompts=("p@1",), row={"text": text}, want="write", **others)
 
 
+def test_a_process_that_is_there_before_the_loop_is_used():
+    engine = WorkerEngine(WorkerOptions(store="store"), command=(sys.executable, "-c", WORKER))
+    engine.spawn()
+    process = engine._process
+
+    async def test():
+        await engine.start()
+        async with asyncio.timeout(20):
+            answer = await events_of(engine, ask(0, "hello"))
+        assert engine._process is process
+        await engine.stop(grace_s=0.1)
+        return [event.kind for event in answer]
+
+    assert asyncio.run(test()) == ["token", "done"]
+    assert process.poll() is not None
+
+
 async def events_of(engine, request):
     return [event async for event in engine.submit(request)]
 
@@ -111,14 +129,14 @@ def test_a_worker_that_sends_too_long_a_line_or_cannot_be_started_is_tried_again
 
     async def test(engine):
         await ready(engine)
-        start, failures = asyncio.create_subprocess_exec, [OSError("no process")]
+        start, failures = subprocess.Popen, [OSError("no process")]
 
-        async def started(*args, **options):
+        def started(*args, **options):
             if failures:
                 raise failures.pop()
-            return await start(*args, **options)
+            return start(*args, **options)
 
-        monkeypatch.setattr(asyncio, "create_subprocess_exec", started)
+        monkeypatch.setattr(subprocess, "Popen", started)
         assert (await events_of(engine, ask(0, "long")))[0].status == 503
         assert [event.kind for event in await events_of(engine, ask(1, "again"))] == ["token", "done"]
         assert (failures, engine.stats().restarts) == ([], 2)

@@ -132,23 +132,30 @@ def run_server(options: ServerOptions, is_json: bool, show: Callable[[str], None
 
     from overture.core.records.serving import WorkerOptions
     from overture.engine.options import check_source, local_source
-    from overture.server.app import create_app
     from overture.server.link import WorkerEngine
-    from overture.server.listen import bound_socket, uvicorn_server
-    from overture.server.registry import Registry
-    from overture.server.service import Service
-    from overture.server.sessions import Sessions
-    from overture.server.watch import Watch
     from overture.store.store import Store
 
     root = store_root(options.store)
     prompts = Store(root, say)
     model, revision = (local_source(options.backbone), None) if options.backbone else _model_of(prompts)
     check_source(model)
+
+    from overture.server.listen import bound_socket, uvicorn_server
+
     bound = bound_socket(options.host, options.port)
     port = bound.getsockname()[1]
     worker = WorkerOptions(store=str(root), backbone=model, revision=revision, allow_drift=options.allow_drift)
     engine = WorkerEngine(worker, options.max_wait_s)
+    # The model loads while the rest is imported; where no process can be started now, it is tried again later.
+    with contextlib.suppress(OSError):
+        engine.spawn()
+
+    from overture.server.app import create_app
+    from overture.server.registry import Registry
+    from overture.server.service import Service
+    from overture.server.sessions import Sessions
+    from overture.server.watch import Watch
+
     registry = Registry(
         prompts, engine, Path(model).name, serves_base=options.serves_base, allow_drift=options.allow_drift
     )

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -51,11 +52,22 @@ class WorkerEngine:
         self._outcomes: dict[str, asyncio.Future[Outcome]] = {}
         self._numbers = count(1)
         self._stats, self._restarts = _NEVER_READY, 0
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
 
     # -- the process
+
+    def spawn(self) -> None:
+        """Begin to load the model, before there is an event loop: `start` goes on with this process."""
+        ours, theirs = socket.socketpair()
+        with theirs, contextlib.ExitStack() as on_failure:
+            on_failure.callback(ours.close)
+            words = [*self.command, str(theirs.fileno()), self.options.model_dump_json()]
+            self._process = subprocess.Popen(words, pass_fds=[theirs.fileno()])
+            on_failure.pop_all()
+        self._socket = ours
 
     async def start(self) -> None:
         """Meets `Engine.start`; the model loads while requests already wait."""
@@ -95,13 +107,9 @@ class WorkerEngine:
             await asyncio.sleep(pause_s)
 
     async def _run_once(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs, contextlib.ExitStack() as on_failure:
-            on_failure.callback(ours.close)
-            self._process = await asyncio.create_subprocess_exec(
-                *self.command, str(theirs.fileno()), self.options.model_dump_json(), pass_fds=[theirs.fileno()]
-            )
-            on_failure.pop_all()
+        if self._socket is None:
+            self.spawn()
+        ours, self._socket = self._socket, None
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=_LINE_BYTES)
         while line := await reader.readline():
             self._receive(Report.model_validate_json(line))
@@ -111,10 +119,9 @@ class WorkerEngine:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
+        if self._process is not None:
+            self._process.kill()
+            await asyncio.to_thread(self._process.wait)
         for future in self._outcomes.values():
             if not future.done():
                 future.set_exception(NotReady("the worker has died and is started again"))
@@ -226,7 +233,7 @@ class WorkerEngine:
     def stats(self) -> EngineStats:
         """Meets `Engine.stats`."""
         counts = {"queued": self._queue.queued, "running": len(self._queue.running), "wait_s": self._queue.wait_s}
-        is_alive = self._process is not None and self._process.returncode is None
+        is_alive = self._process is not None and self._process.poll() is None
         return self._stats.model_copy(update={**counts, "restarts": self._restarts, "is_alive": is_alive})
 
 
