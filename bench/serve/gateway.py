@@ -277,11 +277,15 @@ def raw_requests(num: int = 10_000) -> dict[str, Any]:
 
 
 def kills(num: int = 200) -> dict[str, Any]:
-    """A server that is killed at random moments while prompts are uploaded: what it acknowledged is there."""
+    """A server that is killed at random moments while prompts are uploaded: what it acknowledged is there.
+
+    Moments are drawn over the time of about four uploads, as long as they take on this machine now.
+    """
     root = Path(tempfile.mkdtemp())
     manifest = manifest_of("movie").model_dump(mode="json")
     kept: list[str] = []
     ready: list[float] = []
+    upload_s = [0.1]
     context = multiprocessing.get_context("fork")
 
     def served(bound: socket.socket) -> None:
@@ -293,15 +297,17 @@ def kills(num: int = 200) -> dict[str, Any]:
         process = context.Process(target=served, args=(bound,))
         process.start()
         bound.close()
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
             client.get("/ready")
             ready.append(time.monotonic() - begin)
-            timer = threading.Timer(random.uniform(0.01, 0.3), process.kill)
+            timer = threading.Timer(random.uniform(0.0, 4 * statistics.median(upload_s[-9:])), process.kill)
             timer.start()
             try:
                 while True:
+                    begin = time.monotonic()
                     reply = client.put("/v1/prompts/movie", json={"manifest": manifest, "tensors": TENSORS})
                     kept.append(reply.json()["prompt"])
+                    upload_s.append(time.monotonic() - begin)
             except httpx.HTTPError:
                 process.join()
             timer.join()
