@@ -54,6 +54,13 @@ def add_run(
     return run
 
 
+def add_epoch(run: Run) -> None:
+    """One more epoch of the first seed, as a run that goes on writes it."""
+    (event,) = [event for event in _training(1, EPOCHS) if isinstance(event, EpochEvent)][-1:]
+    with (run.folder / "events.jsonl").open("a") as file:
+        file.write(json.dumps({**event.dump(), "time": moment(time.time())}) + "\n")
+
+
 def _result(name: str, prompt: str) -> TuneResult:
     score = Interval(value=0.875, low=0.83, high=0.91, n=200)
     scores = {"test": SplitScores(scores={"accuracy": score}, loss=0.31)}

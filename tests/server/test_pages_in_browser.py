@@ -1,10 +1,12 @@
 """The pages in a real browser: nothing in the console, nothing wider than a phone, no serious finding of axe."""
 
+import json
 import time
 
 import pytest
 
 from browser import findings
+from gateway import manifest_of, tensor_file
 
 
 @pytest.mark.parametrize("size", ["wide", "phone"])
@@ -74,3 +76,19 @@ def test_pages_work_without_a_script(page_gateway, visit):
         page.click("text=Ask")
         assert page.locator(".says").all_text_contents() == ["positive", "yes"]
         assert page.locator("button[data-copy]:visible").count() == 0
+
+
+def test_a_prompt_is_imported_from_its_files(page_gateway, visit, tmp_path):
+    gateway = page_gateway()
+    gateway.add("movie")
+    manifest = manifest_of("movie").model_dump(mode="json")
+    (tmp_path / "prompt.json").write_text(json.dumps({**manifest, "name": "film"}))
+    (tmp_path / "prompt.safetensors").write_bytes(tensor_file())
+    with visit(gateway) as page:
+        page.set_input_files("#files", [tmp_path / "prompt.safetensors"])
+        page.wait_for_selector("text=There is no prompt.json")
+        assert findings(page) == []
+        page.set_input_files("#files", [tmp_path / "prompt.json", tmp_path / "prompt.safetensors"])
+        page.wait_for_url("**/p/film@1")
+        assert page.inner_text("section:has-text('Calls')").split() == ["Calls", "0", "since", "the", "server", "began"]
+    assert gateway.store.versions("film") == [1]

@@ -6,20 +6,24 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 
+import httpx2 as httpx
 import pytest
 
 from compare_cells import cells_of, summed
-from gateway import Gateway
+from gateway import Gateway, served
+from overture.cli.compare import command as compare_command
+from overture.cli.search import search_command
 from overture.cli.tune import tune_command
 from overture.core.files import exclusive
 from overture.server.launch import Launcher
-from overture.server.pages import new_run
+from overture.server.pages.forms import VERBS, settings_for
 from overture.server.pages.lines import Line, line_chart, thinned, ticks
 from overture.server.security import Access, add_key, read_keys
 from overture.store.runs import Run
-from run_folders import add_run, write_json
+from run_folders import add_epoch, add_run, write_json
 
 HEADERS = {"accept": "text/html", "origin": "http://127.0.0.1:8000"}
 TASK = """
@@ -77,8 +81,8 @@ def test_a_run_that_goes_on_shows_its_losses_and_its_end(client, root):
     shown = text_of(page)
     assert "step 2 of 2 of the plan" in shown
     assert re.search(r"about \d+ s left in all", shown)
-    assert 'hx-trigger="every 2s"' in part
-    assert part.strip().startswith('<div id="live"')
+    assert 'hx-sse:connect="/runs/mood-1/live"' in page.text
+    assert part.strip().startswith('<div class="head">')
     # A thin line for the steps and one for the epochs of each seed, in two widths; scores likewise.
     assert page.text.count("<polyline") == 2 * (2 * 2 + 2)
     assert "stopped_too_soon" not in page.text
@@ -87,6 +91,37 @@ def test_a_run_that_goes_on_shows_its_losses_and_its_end(client, root):
     after = text_of(client.get("/runs/mood-1"))
     assert "Resume" in after
     assert "the validation loss still fell" in after
+
+
+def test_a_run_is_followed_by_events_until_its_end(client, root):
+    run = add_run(root, state="running", epochs=2)
+    with ThreadPoolExecutor(1) as pool:
+        with exclusive(run.folder / ".lock", "to test"):
+            coming = pool.submit(client.get, "/runs/mood-1/live")
+            time.sleep(1.0)
+            add_epoch(run)
+            time.sleep(1.0)
+        reply = coming.result(timeout=20)
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    *parts, end = reply.text.strip().split("\n\n")
+    assert end == "event: end\ndata: end"
+    assert ("Stop" in parts[0], "Resume" in parts[0]) == (True, False)
+    assert "Resume" in parts[-1]
+    # What was written meanwhile came before the end.
+    assert len(parts) >= 3
+    assert parts[0].count(" of 6</td>") < parts[1].count(" of 6</td>")
+
+
+def test_streams_of_pages_end_with_the_server(root):
+    run = add_run(root, state="running")
+    with exclusive(run.folder / ".lock", "to test"), httpx.Client(timeout=20) as client:
+        with served(Gateway(root).app, 8.0) as port:
+            coming = client.stream("GET", f"http://127.0.0.1:{port}/runs/mood-1/live")
+            reply = coming.__enter__()
+            assert next(reply.iter_lines()).startswith("data: ")
+            stopped = time.monotonic()
+        assert time.monotonic() - stopped < 5
+        coming.__exit__(None, None, None)
 
 
 def test_a_finished_run_shows_its_score_and_what_is_wrong(client, root, monkeypatch):
@@ -128,7 +163,6 @@ def test_the_form_is_made_of_the_options_and_shows_its_command(client, root):
     assert 'name="train.weight_decay"' in page
     assert '<option value="prefix">' in page
     assert "data.path" not in page
-    assert set(new_run.FLAGS) <= {flag.path for flag in tune_command.flags}
     filled = {"task": "task.yaml", "train.lr": "0.5", "train.patience": "2", "seeds": ""}
     part = client.post("/runs/new", data={**filled, "action": "show"}, headers={"hx-request": "true"})
     assert "overture tune task.yaml --lr 0.5 --set train.patience=2" in text_of(part)
@@ -137,6 +171,52 @@ def test_the_form_is_made_of_the_options_and_shows_its_command(client, root):
     assert "train.lr" in wrong
     assert "no such field" in text_of(client.post("/runs/new", data={**filled, "data.path": "/etc/passwd"}), 400)
     assert "no such task file" in text_of(client.post("/runs/new", data={"task": "/etc/hosts"}), 400)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_flags_of_a_form_are_those_of_its_command(verb):
+    command = {"tune": tune_command, "search": search_command, "compare": compare_command}[verb]
+    names = {flag.path: flag.parameter.annotation.__metadata__[0].default for flag in command.flags}
+    assert dict(VERBS[verb].flags).items() <= names.items()
+    assert set(VERBS[verb].chief) <= set(settings_for(verb))
+
+
+def test_a_search_and_a_comparison_are_started_like_a_run(client, root, monkeypatch):
+    assert 'name="search.place"' in client.get("/runs/new?do=search").text
+    asked = {"task": "task.yaml", "do": "search", "search.place": "after, memory", "search.tunes": "3"}
+    part = client.post("/runs/new", data={**asked, "action": "show"}, headers={"hx-request": "true"})
+    assert "overture search task.yaml --place after --place memory --tunes 3" in text_of(part)
+    assert "all settings are right" in text_of(client.post("/runs/new", data=asked))
+    assert "search.place" in text_of(client.post("/runs/new", data={**asked, "search.place": "behind"}), 400)
+    assert "no such field" in text_of(client.post("/runs/new", data={**asked, "hard.sources": "url:x"}), 400)
+
+    page = client.get("/runs/new?do=compare&task=task.yaml").text
+    assert 'name="ways"' in page
+    assert 'name="unrelated"' not in page
+    asked = {"task": "task.yaml", "do": "compare", "ways": "no-prompt, lora", "sizes": "8,16", "is_rate_tuned": "false"}
+    assert "is_rate_tuned" in page
+    shown = text_of(client.post("/runs/new", data={**asked, "action": "show"}))
+    assert "overture compare task.yaml --way no-prompt --way lora --size 8 --size 16 --default-rates" in shown
+    assert "all settings are right" in text_of(client.post("/runs/new", data=asked))
+    assert "wizardry" in text_of(client.post("/runs/new", data={**asked, "ways": "wizardry"}), 400)
+
+    popen, processes = subprocess.Popen, []
+
+    def sleeping(words, **more):
+        processes.append(popen([words[0], "-c", "print('cell 1'); input()"], **{**more, "stdin": subprocess.PIPE}))
+        return processes[0]
+
+    monkeypatch.setattr(subprocess, "Popen", sleeping)
+    started = client.post("/runs/new", data={**asked, "action": "start"}).headers["location"]
+    assert "Comparing" in text_of(client.get(started))
+    (root.parent / "compare-mood").mkdir()
+    shares = {"no-prompt": 0.5, "lora": 0.82}
+    write_json(root.parent / "compare-mood" / "result.json", summed(cells_of(shares), list(shares)).dump())
+    # What an earlier comparison has left is not the result.
+    assert "Comparing" in text_of(client.get(started))
+    processes[0].stdin.close()
+    processes[0].wait()
+    assert client.get(started).headers["location"] == "/compare/compare-mood"
 
 
 def test_a_run_is_a_process_of_its_own_that_keeps_its_output(client, root, monkeypatch):
@@ -178,7 +258,7 @@ def test_a_run_that_is_taken_up_again_is_followed_from_the_start(client, root, m
     assert client.post("/runs/mood-1/resume").status_code == 303
     page = client.get("/runs/mood-1")
     assert "Going on" in text_of(page)
-    assert 'hx-trigger="every 2s"' in page.text
+    assert 'hx-sse:connect="/runs/mood-1/live"' in page.text
     assert "Resume" not in text_of(page)
     processes[0].kill()
     processes[0].wait()

@@ -139,6 +139,15 @@ def test_a_prompt_has_a_page_with_its_facts_and_how_to_use_it(client, gateway):
     assert "did you mean movie" in text_of(client.get("/p/movi"), 404)
 
 
+def test_a_prompt_shows_how_often_it_was_asked_and_how_long_it_took(client):
+    for number in range(3):
+        asked = {"prompt": "movie", "inputs": ["a film"], **({"top": -1} if number == 2 else {})}
+        client.post("/v1/predict", json=asked)
+    shown = text_of(client.get("/p/movie@1"))
+    assert "Calls 2 since the server began; half of the last 2 answers took at most" in shown
+    assert "Calls 0 since the server began" in text_of(client.get("/p/spam@1"))
+
+
 def test_a_prompt_of_another_model_says_what_differs(client, gateway):
     gateway.add("stars", backbone=BackboneRef(**{**BACKBONE, "num_layers": 3}))
     shown = text_of(client.get("/p/stars"))

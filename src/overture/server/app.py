@@ -100,13 +100,14 @@ def create_app(
         sessions: browsers that signed in; none yet if left out.
     """
     sessions = sessions or Sessions(access.port)
-    site = Site(service, access, sessions)
+    site = Site(service, access, sessions, watch)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, asyncio.Event]]:
         await service.engine.start()
         on_start()
-        yield
+        # Pages that follow something would keep a server that stops waiting; its connections set this.
+        yield {"stopping": asyncio.Event()}
         await service.engine.stop()
         watch.close()
 

@@ -29,6 +29,7 @@ class Launch(Record):
     words: tuple[str, ...] = Field(description="the command line, without the name of the program")
     pid: int = Field(description="the process")
     created: str = Field(description="when it began, UTC, ISO 8601")
+    makes: str = Field("", description="the comparison that it makes; empty where it makes a run")
 
 
 class Launcher:
@@ -42,11 +43,12 @@ class Launcher:
         self.root = root
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, words: Sequence[str]) -> str:
-        """Start a command that makes a run.
+    def start(self, words: Sequence[str], makes: str = "") -> str:
+        """Start a command that makes a run or a comparison.
 
         Args:
             words: the command line, without the name of the program.
+            makes: the comparison's name; empty where it makes a run.
 
         Returns:
             A name for the start, until the run has one.
@@ -60,7 +62,7 @@ class Launcher:
         folder.mkdir(parents=True)
         process = self._process([*words, "--store", str(self.root)], folder / OUTPUT, start)
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(folder / COMMAND, Launch(words=tuple(words), pid=process.pid, created=created).dump())
+        write_json(folder / COMMAND, Launch(words=tuple(words), pid=process.pid, created=created, makes=makes).dump())
         return start
 
     def resume(self, run: Run) -> None:

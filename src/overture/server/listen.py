@@ -55,6 +55,12 @@ class TimedH11(H11Protocol):
         else:
             super().send_400_response(msg)
 
+    def shutdown(self) -> None:
+        """The server stops: pages that follow something end, all other requests are answered."""
+        if stopping := self.app_state.get("stopping"):
+            stopping.set()
+        super().shutdown()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadline."""
         self._forget()

@@ -1,7 +1,10 @@
 """What a running server tells about itself: an audit log without texts, and Prometheus metrics."""
 
 import json
+import statistics
 import time
+from collections import deque
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -11,7 +14,28 @@ from overture.server.security import Visit
 
 _MAX_PROMPTS = 100
 """Prompts with metrics of their own; the later ones are counted together."""
+_RECENT = 500
 _BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+@dataclass(slots=True)
+class Calls:
+    """Requests of one prompt since the server's start.
+
+    Args:
+        num: how many.
+        num_refused: of these, refused or failed.
+        recent_s: seconds of the last ones that were answered.
+    """
+
+    num: int = 0
+    num_refused: int = 0
+    recent_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+
+    @property
+    def median_s(self) -> float | None:
+        """Half of the last answers took at most so long; None where there is none."""
+        return statistics.median(tuple(self.recent_s)) if self.recent_s else None
 
 
 class Watch:
@@ -23,7 +47,7 @@ class Watch:
     """
 
     def __init__(self, engine: Engine, audit: Path | None = None) -> None:
-        self.engine, self._known = engine, set[str]()
+        self.engine, self._calls = engine, dict[str, Calls]()
         # Line-buffered: a killed server loses no whole line.
         self._audit = open(audit, "a", buffering=1, encoding="utf-8") if audit else None  # noqa: SIM115
         self.metrics = CollectorRegistry()
@@ -39,7 +63,14 @@ class Watch:
         """Count a request, and write its line: who, what, how long; no text and no key."""
         seconds = time.monotonic() - visit.started
         for prompt in visit.prompts or ("",):
-            self._requests.labels(self._label(prompt), str(visit.status)).inc()
+            label = self._label(prompt)
+            self._requests.labels(label, str(visit.status)).inc()
+            calls = self._calls.setdefault(label, Calls())
+            calls.num += 1
+            if visit.status < 400:
+                calls.recent_s.append(seconds)
+            else:
+                calls.num_refused += 1
         self._seconds.observe(seconds)
         self._tokens.labels("input").inc(visit.input_tokens)
         self._tokens.labels("output").inc(visit.output_tokens)
@@ -66,7 +97,9 @@ class Watch:
         if self._audit:
             self._audit.close()
 
+    def calls(self, prompt: str) -> Calls | None:
+        """Requests of a pinned prompt; None where there was none, or too many others were asked before it."""
+        return self._calls.get(prompt)
+
     def _label(self, prompt: str) -> str:
-        if len(self._known) < _MAX_PROMPTS:
-            self._known.add(prompt)
-        return prompt if prompt in self._known else "other"
+        return prompt if prompt in self._calls or len(self._calls) < _MAX_PROMPTS else "other"

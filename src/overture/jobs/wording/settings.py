@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
 Schema = dict[str, Any]
 
 SECTIONS = {
@@ -82,6 +84,12 @@ def settings_of() -> dict[str, list[Setting]]:
                 {"properties": {key: field}, "required": schema["required"]}, schema, ""
             )
     return by_section
+
+
+def settings_in(model: type[BaseModel]) -> list[Setting]:
+    """The settings of one config, keys of nested ones with dots."""
+    schema = model.model_json_schema()
+    return list(_settings(schema, schema, ""))
 
 
 def _settings(model: Schema, schema: Schema, prefix: str) -> Iterator[Setting]:

@@ -25,6 +25,7 @@ from overture.core.records.label import CurvePoint, Learnt
 from overture.data.read import SUFFIXES
 from overture.jobs.label.session import KEEP, Session, begun_session, session_names, task_of
 from overture.server.errors import Refused
+from overture.server.pages.live import Shown, followed, stamp_of
 from overture.server.pages.site import Site, form_of, see
 from overture.server.schema import Name, Text
 from overture.server.security import Visit
@@ -223,14 +224,23 @@ def routes(site: Site) -> APIRouter:
         return see(f"/label/{form.name}")
 
     @router.get("/label/{name}")
-    def label(request: Request, name: str, part: str = "") -> Response:
+    def label(request: Request, name: str) -> Response:
         """The row to label next, and the curve."""
         _check(request)
         session = Session(store, name)
-        if part != "panel":
-            # A window that is left open alone keeps no learner alive.
-            learners.start(name)
-        return site.page(request, "labelling.html", "panel" if part == "panel" else "desk", desk=desk_of(session, True))
+        learners.start(name)
+        return site.page(request, "labelling.html", "desk", desk=desk_of(session, True))
+
+    @router.get("/label/{name}/live")
+    def live(request: Request, name: str) -> Response:
+        """What was learnt, whenever that changes; a window that is left open alone keeps no learner alive."""
+        _check(request)
+        folder = Session(store, name).folder
+
+        def shown() -> Shown:
+            return Shown(site.part(request, "labelling.html", "panel", desk=desk_of(Session(store, name), True)))
+
+        return followed(request, lambda: stamp_of(folder), shown)
 
     @router.post("/label/{name}")
     async def give(request: Request, name: str) -> Response:

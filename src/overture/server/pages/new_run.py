@@ -1,10 +1,9 @@
-"""The page that starts a run: a form made of the options' own definitions, and the command that it stands for."""
+"""The page that starts a run or a comparison, in a process of its own, and what is shown until there is one."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import yaml
 from fastapi import APIRouter
@@ -13,33 +12,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from overture.core.errors import OvertureError
 from overture.core.records.base import Record
-from overture.jobs.run.early import check_early
-from overture.jobs.run.request import TuneConfig, resolved
-from overture.jobs.wording.settings import SECTIONS, Setting, settings_of
-from overture.prompt.methods import METHODS
 from overture.server.errors import Refused
+from overture.server.pages.compare import folders_of, summary_of
+from overture.server.pages.forms import VERBS, checked, form_of_values, settings_for, words_of
 from overture.server.pages.runs import check_admin, open_run
-from overture.server.pages.site import Site, pairs_of, query_of, see
-from overture.store.store import Store
+from overture.server.pages.site import Site, pairs_of, query_of, read_pairs, see
 
-FLAGS = {
-    "prompt.method": "--method",
-    "prompt.place": "--place",
-    "prompt.length": "--length",
-    "train.lr": "--lr",
-    "train.epochs": "--epochs",
-    "train.batch_size": "--batch-size",
-    "seeds": "--seeds",
-    "seed": "--seed",
-}
-"""Settings that have a flag of `overture tune`; all others are given with ``--set``."""
-CHIEF = ("prompt.method", "prompt.place", "prompt.length", "train.lr", "train.epochs", "seeds")
-"""Settings that the form shows first."""
-_MORE_SECTIONS = ("prompt", "train", "run")
-# What names files, models and other programs is set in the task file, not from a browser.
-_LEFT_OUT = frozenset({"prompt.options", "prompt.init_prompt", "train.class_weights", "revision", "track", "device"})
 _MAX_TASKS, _MAX_TASK_BYTES = 200, 200_000
 
 
@@ -47,51 +26,7 @@ class StartQuery(Record):
     """What the form is opened with."""
 
     task: str = Field("", max_length=500, description="the task file that is chosen")
-
-
-@dataclass(frozen=True, slots=True)
-class FormField:
-    """A field of the form.
-
-    Args:
-        setting: the key that it sets.
-        title: for people.
-        choices: what can be chosen; empty for a text.
-        value: what is in it.
-    """
-
-    setting: Setting
-    title: str
-    choices: Sequence[str]
-    value: str
-
-    @property
-    def input_mode(self) -> str:
-        """The keys that a telephone shows."""
-        return "decimal" if "number" in self.setting.values else "text"
-
-
-@dataclass(frozen=True, slots=True)
-class RunForm:
-    """The form as it is shown.
-
-    Args:
-        tasks: task files that can be chosen.
-        task: the one that is.
-        chief: the fields that come first.
-        more: the others, by the title of their section.
-        command: the command line that it stands for; empty without a task.
-        error: why it cannot be started; None where nothing is known to be wrong.
-        is_checked: whether it was checked and can be started.
-    """
-
-    tasks: Sequence[str]
-    task: str
-    chief: Sequence[FormField]
-    more: Mapping[str, Sequence[FormField]]
-    command: str = ""
-    error: OvertureError | None = None
-    is_checked: bool = False
+    do: Literal["tune", "search", "compare"] = Field("tune", description="the command")
 
 
 def task_files(root: Path) -> list[str]:
@@ -117,79 +52,26 @@ def _is_task(path: Path) -> bool:
     return isinstance(values, dict) and "data" in values and bool({"template", "kind", "name"} & set(values))
 
 
-def form_settings() -> dict[str, tuple[str, Setting]]:
-    """The settings that the form may set, by their key, with their section."""
-    by_section = settings_of()
-    return {
-        setting.key: (section, setting)
-        for section in _MORE_SECTIONS
-        for setting in by_section[section]
-        if setting.key not in _LEFT_OUT
-    }
+def _name_of(task: str) -> str:
+    """The name of a task file's task, as comparisons are called after it."""
+    values = yaml.safe_load(Path(task).read_text(encoding="utf-8"))
+    return str(values.get("name") or Path(task).stem)
 
 
-def words_of(task: str, values: Mapping[str, str]) -> list[str]:
-    """The command line that a form stands for, without the name of the program.
-
-    Args:
-        task: the task file.
-        values: what was filled in, by key.
-    """
-    words = ["tune", task]
-    for key, value in values.items():
-        words += [FLAGS[key], value] if key in FLAGS else ["--set", f"{key}={value}"]
-    return words
-
-
-def form_of_values(root: Path, task: str, values: Mapping[str, str], **more: Any) -> RunForm:
-    """The form with what was filled in."""
-    tasks, settings = task_files(root), form_settings()
-    task = task or (tasks[0] if tasks else "")
-
-    def fields(keys: Sequence[str]) -> Iterator[FormField]:
-        for key in keys:
-            setting = settings[key][1]
-            choices = list(METHODS) if key == "prompt.method" else setting.choices
-            title = key.rpartition(".")[2].replace("_", " ").replace("lr", "learning rate")
-            yield FormField(setting, title[:1].upper() + title[1:], choices, values.get(key, ""))
-
-    others = {
-        SECTIONS[name].partition(".")[0]: list(
-            fields([key for key, (section, _) in settings.items() if section == name and key not in CHIEF])
-        )
-        for name in _MORE_SECTIONS
-    }
-    command = shlex.join(["overture", *words_of(task, values)]) if task else ""
-    return RunForm(tasks, task, list(fields(CHIEF)), others, command, **more)
-
-
-def checked(store: Store, task: str, values: Mapping[str, str]) -> OvertureError | None:
-    """What is wrong with a request, found as the command itself would; None where nothing is."""
-    try:
-        config = resolved(TuneConfig, Path(task), {}, [f"{key}={value}" for key, value in values.items()])
-        check_early(config, store)
-    except OvertureError as error:
-        return error
-    return None
-
-
-def _filled_in(pairs: Sequence[tuple[str, str]]) -> tuple[str, str, dict[str, str]]:
-    """The task, the button and the settings of a posted form.
+def _filled_in(pairs: Sequence[tuple[str, str]]) -> tuple[StartQuery, str, dict[str, str]]:
+    """The command and its task, the button, and the settings of a posted form.
 
     Raises:
         Refused: a field is not one of the form's.
     """
-    settings, values, task, action = form_settings(), {}, "", "check"
-    for name, text in pairs:
-        if name == "task":
-            task = text
-        elif name == "action":
-            action = text
-        elif name not in settings:
+    given = dict(pairs)
+    action, chosen = given.pop("action", "check"), {key: given.pop(key, "") for key in ("task", "do")}
+    query = read_pairs([pair for pair in chosen.items() if pair[1]], StartQuery)
+    settings = settings_for(query.do)
+    for name in given:
+        if name not in settings:
             raise Refused(400, "invalid_request", "the form has no such field", where=name, got=name)
-        elif text.strip():
-            values[name] = text.strip()
-    return task, action, values
+    return query, action, {name: text.strip() for name, text in given.items() if text.strip()}
 
 
 def routes(site: Site) -> APIRouter:
@@ -201,38 +83,55 @@ def routes(site: Site) -> APIRouter:
     def new_run(request: Request) -> Response:
         """The empty form."""
         check_admin(request.state.visit)
-        form = form_of_values(store.root, query_of(request, StartQuery).task, {})
+        query = query_of(request, StartQuery)
+        form = form_of_values(query.do, task_files(store.root), query.task, {})
         return site.page(request, "new_run.html", "command", form=form)
 
     @router.post("/runs/new")
     async def begin(request: Request) -> Response:
         """Check what was filled in, and start it if that was asked for."""
         check_admin(request.state.visit)
-        task, action, values = _filled_in(await pairs_of(request))
-        if task not in task_files(store.root):
-            raise Refused(400, "invalid_request", "there is no such task file here", where="task", got=task)
+        query, action, values = _filled_in(await pairs_of(request))
+        tasks = task_files(store.root)
+        if query.task not in tasks:
+            raise Refused(400, "invalid_request", "there is no such task file here", where="task", got=query.task)
         if action == "show":
-            form = form_of_values(store.root, task, values)
+            form = form_of_values(query.do, tasks, query.task, values)
             return site.page(request, "new_run.html", "command", form=form)
-        error = await run_in_threadpool(checked, store, task, values)
+        error = await run_in_threadpool(checked, query.do, store, query.task, values)
         if error is not None or action != "start":
-            form = form_of_values(store.root, task, values, error=error, is_checked=error is None)
+            form = form_of_values(query.do, tasks, query.task, values, error=error, is_checked=error is None)
             return site.page(request, "new_run.html", "", 200 if error is None else 400, form=form)
-        return see(f"/runs/started/{launcher.start(words_of(task, values))}")
+        makes = VERBS[query.do].makes.format(name=_name_of(query.task))
+        return see(f"/runs/started/{launcher.start(words_of(query.do, query.task, values), makes)}")
 
     @router.get("/runs/started/{start}")
     def started(request: Request, start: str) -> Response:
-        """What was started and has no run yet."""
+        """What was started and has no run yet, or makes a comparison."""
         check_admin(request.state.visit)
-        if name := launcher.run_of(start):
-            if request.headers.get("hx-request") == "true":
-                # The part is of another page: let htmx load it whole.
-                return Response(status_code=200, headers={"hx-redirect": f"/runs/{name}"})
-            return see(f"/runs/{name}")
-        command = shlex.join(["overture", *launcher.launch(start).words])
-        output, is_alive = launcher.output(start), launcher.is_alive(start)
+        launch, is_alive = launcher.launch(start), launcher.is_alive(start)
+        if launch.makes:
+            folder = folders_of(store.root).get(launch.makes)
+            path = f"/compare/{launch.makes}" if not is_alive and folder and summary_of(folder) else ""
+        else:
+            name = launcher.run_of(start)
+            path = f"/runs/{name}" if name else ""
+        if path and request.headers.get("hx-request") == "true":
+            # The part is of another page: let htmx load it whole.
+            return Response(status_code=200, headers={"hx-redirect": path})
+        if path:
+            return see(path)
+        command, output = shlex.join(["overture", *launch.words]), launcher.output(start)
         return site.page(
-            request, "started.html", "live", start=start, command=command, output=output, is_alive=is_alive
+            request,
+            "started.html",
+            "live",
+            start=start,
+            command=command,
+            output=output,
+            is_alive=is_alive,
+            makes=launch.makes,
+            do=launch.words[0],
         )
 
     @router.post("/runs/{name}/stop")

@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from overture.core.records.base import Record
 from overture.server.errors import Refused
 from overture.server.pages.answering import Column, Options, Update, columns_of, updates
+from overture.server.pages.live import event_of
 from overture.server.pages.site import PAGE_HEADERS, Site, block, pairs_of, query_of, read_pairs
 from overture.server.pages.snippets import Snippets, sample_row, snippets
 from overture.server.registry import Served
@@ -251,7 +252,7 @@ class Result:
 async def _stream(play: Play, use: Snippets, coming: AsyncIterator[Update]) -> AsyncIterator[bytes]:
     """The answers as server-sent events: first the empty columns, then what each of them says."""
     results = [Result(column) for column in play.columns]
-    yield _event(block("playground.html", "answers", results=results, use=use))
+    yield event_of(block("playground.html", "answers", results=results, use=use))
     async with aclosing(coming) as arriving:  # type: ignore[type-var]
         async for update in arriving:
             index = update.index
@@ -259,9 +260,4 @@ async def _stream(play: Play, use: Snippets, coming: AsyncIterator[Update]) -> A
             is_first = results[index].update is None
             results[index] = results[index].with_update(update)
             part = "growth" if is_growth and not is_first else "change"
-            yield _event(block("playground.html", part, result=results[index], index=index, growth=update.text))
-
-
-def _event(html: str) -> bytes:
-    lines = html.strip("\n").split("\n")
-    return ("".join(f"data: {line}\n" for line in lines) + "\n").encode()
+            yield event_of(block("playground.html", part, result=results[index], index=index, growth=update.text))

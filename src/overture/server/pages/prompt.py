@@ -19,6 +19,7 @@ from overture.server.pages.snippets import Address, Snippets, sample_row, snippe
 from overture.server.registry import Served
 from overture.server.schema import ModelCard, Name
 from overture.server.security import Visit
+from overture.server.watch import Calls
 from overture.store.explanations import explanation_path
 from overture.store.manifest import Manifest
 from overture.store.names import parsed_ref
@@ -69,6 +70,7 @@ class PromptPage:
         aliases: names of versions.
         use: requests; None of a prompt that is not served.
         has_explanation: whether `overture explain` has written its page.
+        calls: requests since the server's start; None where there was none.
     """
 
     card: ModelCard
@@ -79,6 +81,7 @@ class PromptPage:
     aliases: dict[str, int]
     use: Snippets | None
     has_explanation: bool
+    calls: Calls | None = None
 
 
 def prompt_page(site: Site, ref: str, where: Address) -> PromptPage:
@@ -103,6 +106,7 @@ def prompt_page(site: Site, ref: str, where: Address) -> PromptPage:
         aliases=registry.store.aliases(name),
         use=snippets([prompt], sample_row(prompt), where) if prompt and not problem else None,
         has_explanation=_explanation(site, ref).is_file(),
+        calls=site.watch.calls(ref),
     )
 
 

@@ -21,6 +21,7 @@ from overture.report.whole import whole_of
 from overture.server.errors import Refused
 from overture.server.launch import COMMAND, OUTPUT, Launch, tail
 from overture.server.pages.lines import Line, line_chart
+from overture.server.pages.live import Shown, followed, stamp_of
 from overture.server.pages.site import REPORT_HEADERS, Site, query_of
 from overture.server.security import Visit
 from overture.store.runs import EVENT_LINES, RESULT, WRONG_ROWS, Run, newest_runs, read_if_whole, state_of
@@ -121,7 +122,7 @@ class RunFacts:
         wrong: rows that the stored prompt answers wrongly; None before the end.
         output: the end of what its process wrote, if a page started it.
         words: the command that a page started.
-        poll_s: seconds until the page asks again.
+        is_large: reading it takes long.
     """
 
     row: RunRow
@@ -139,7 +140,12 @@ class RunFacts:
     wrong: WrongRows | None = None
     output: str = ""
     words: Sequence[str] = ()
-    poll_s: int = 2
+    is_large: bool = False
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether the page waits for more."""
+        return self.is_running or self.is_resuming
 
 
 def row_of(run: Run) -> RunRow:
@@ -181,7 +187,7 @@ def facts_of(run: Run, is_resuming: bool = False) -> RunFacts:
         wrong=read_if_whole(run, WRONG_ROWS, WrongRows),
         output=tail(run.folder / OUTPUT),
         words=launch.words if launch else (),
-        poll_s=10 if is_large else 2,
+        is_large=is_large,
     )
 
 
@@ -294,6 +300,19 @@ def routes(site: Site) -> APIRouter:
         """One run; asked for again and again while it goes on."""
         run = open_run(site, request, name)
         return site.page(request, "run.html", "live", run=facts_of(run, site.launcher.is_resuming(run)))
+
+    @router.get("/runs/{name}/live")
+    def live(request: Request, name: str) -> Response:
+        """What a run shows, whenever that changes, until its end."""
+        run = open_run(site, request, name)
+        is_large = facts_of(run).is_large
+
+        def shown() -> Shown:
+            facts = facts_of(run, site.launcher.is_resuming(run))
+            return Shown(site.part(request, "run.html", "live", run=facts), is_over=not facts.is_followed)
+
+        least_s = 10.0 if is_large else 0.0
+        return followed(request, lambda: (run.is_held, stamp_of(run.folder)), shown, least_s)
 
     @router.get("/runs/{name}/report")
     def report(request: Request, name: str) -> Response:

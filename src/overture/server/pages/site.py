@@ -21,6 +21,7 @@ from overture.server.pages.snippets import Address
 from overture.server.security import ANYONE, Access, Visit
 from overture.server.service import Service
 from overture.server.sessions import Sessions
+from overture.server.watch import Watch
 
 F = TypeVar("F", bound=BaseModel)
 
@@ -71,10 +72,11 @@ class Site:
         service: answers, and knows the prompts.
         access: who may ask.
         sessions: browsers that signed in.
+        watch: counts requests.
     """
 
-    def __init__(self, service: Service, access: Access, sessions: Sessions) -> None:
-        self.service, self.access, self.sessions = service, access, sessions
+    def __init__(self, service: Service, access: Access, sessions: Sessions, watch: Watch) -> None:
+        self.service, self.access, self.sessions, self.watch = service, access, sessions, watch
         self.launcher = Launcher(service.registry.store.root)
 
     def address(self, request: Request) -> Address:
@@ -94,18 +96,24 @@ class Site:
             status: of the answer.
             values: what the template shows, beside `site`.
         """
+        if part and request.headers.get("hx-request") == "true":
+            return HTMLResponse(self.part(request, template, part, **values), status, headers=PAGE_HEADERS)
+        return HTMLResponse(rendered(template, **values, site=self._facts(request)), status, headers=PAGE_HEADERS)
+
+    def part(self, request: Request, template: str, part: str, **values: Any) -> str:
+        """One block of a page as HTML."""
+        return block(template, part, **values, site=self._facts(request))
+
+    def _facts(self, request: Request) -> "SiteFacts":
         visit: Visit = request.state.visit
         stats = self.service.engine.stats()
-        values["site"] = SiteFacts(
+        return SiteFacts(
             path=request.url.path,
             model=self.service.registry.base,
             model_state="down" if stats.failure or not stats.is_alive else "ready" if stats.is_ready else "loading",
             is_admin=visit.key.scope == "admin",
             is_signed_in=bool(self.access.keys) and visit.key != ANYONE,
         )
-        is_part = part and request.headers.get("hx-request") == "true"
-        html = block(template, part, **values) if is_part else rendered(template, **values)
-        return HTMLResponse(html, status, headers=PAGE_HEADERS)
 
     def refusal(self, error: Refused, scope: Scope, next_path: str = "") -> Response:
         """An error as a page for a browser, as JSON for a program.

@@ -43,6 +43,42 @@
     document.getElementById(input.dataset.name).value = input.files[0].name;
   });
 
+  // Files of a prompt that are dropped or chosen: the same request as any program sends.
+  const importPrompt = async (place, files) => {
+    const status = place.querySelector("[role=status]");
+    const named = (end) => files.find((file) => file.name.endsWith(end));
+    const [card, values] = [named(".json"), named(".safetensors")];
+    if (!card) { status.textContent = "There is no prompt.json among these files."; return; }
+    status.textContent = "Reading ...";
+    try {
+      const manifest = JSON.parse(await card.text());
+      const bytes = values ? new Uint8Array(await values.arrayBuffer()) : new Uint8Array();
+      let text = "";
+      for (let at = 0; at < bytes.length; at += 32768) text += String.fromCharCode(...bytes.subarray(at, at + 32768));
+      const body = JSON.stringify({ manifest, tensors: btoa(text) });
+      const headers = { "content-type": "application/json" };
+      const reply = await fetch(`/v1/prompts/${encodeURIComponent(manifest.name)}`, { method: "PUT", headers, body });
+      const said = await reply.json();
+      if (reply.ok) location.assign(`/p/${said.prompt}`);
+      else status.textContent = `It was not imported: ${said.error.message}`;
+    } catch (error) {
+      status.textContent = `It was not imported: ${error.message}`;
+    }
+  };
+  for (const kind of ["dragover", "dragleave", "drop"]) {
+    document.addEventListener(kind, (event) => {
+      const place = event.target.closest?.("[data-import]");
+      if (!place) return;
+      event.preventDefault();
+      place.classList.toggle("over", kind === "dragover");
+      if (kind === "drop") importPrompt(place, [...event.dataTransfer.files]);
+    });
+  }
+  document.addEventListener("change", (event) => {
+    const place = event.target.closest("[data-import]");
+    if (place) importPrompt(place, [...event.target.files]);
+  });
+
   // What works only with a script is shown only where one runs.
   const show = (root) => root.querySelectorAll("button[data-copy], .needs-script").forEach((item) => { item.hidden = false; });
   document.addEventListener("DOMContentLoaded", () => show(document));
