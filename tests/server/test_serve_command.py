@@ -28,6 +28,7 @@ def tell(*events):
     stats = EngineStats(backbone=gateway.BACKBONE, tokens_per_s=100.0)
     file.write(Report(events=events, stats=stats).model_dump_json().encode() + b"\\n")
     file.flush()
+assert json.loads(sys.argv[2])["dtype"] == "bfloat16"
 tell()
 for line in file:
     request = json.loads(line)["request"]
@@ -84,6 +85,7 @@ def test_it_serves_until_it_is_stopped(tmp_path):
     )
     secret = add_key(tmp_path / "keys.json", "app", "predict")
     words = ["serve", "--store", str(store), "--port", "0", "--backbone", str(tmp_path / "model"), "--json"]
+    words += ["--dtype", "bfloat16"]
     words += ["--key-file", str(tmp_path / "keys.json")]
     paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     process = subprocess.Popen(

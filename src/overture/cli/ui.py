@@ -10,7 +10,7 @@ import typer
 
 from overture.cli.options import DriftOption, JsonOption, StoreOption
 from overture.cli.out import remark, say
-from overture.cli.serve import ServerOptions, run_server
+from overture.cli.serve import DTypeOption, ServerOptions, run_server
 from overture.core.errors import ConfigError
 
 _PORT = 8000
@@ -30,6 +30,7 @@ def command(
         typer.Option("--key-file", metavar="FILE", help="Keys that other clients must send; see overture serve."),
     ] = None,
     is_shown: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
+    dtype: DTypeOption = "auto",
     store: StoreOption = None,
     allow_drift: DriftOption = False,
     is_json: JsonOption = False,
@@ -43,6 +44,7 @@ def command(
         backbone=backbone,
         serves_base=True,
         key_file=key_file,
+        dtype=dtype,
         store=store,
         allow_drift=allow_drift,
     )
