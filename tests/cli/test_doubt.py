@@ -53,7 +53,8 @@ def test_rows_of_a_file_are_kept_with_the_next_version(tuned, overture):
     assert sets["covered"]["n"] == 8
     said = package.load("mood").predict([row["text"] for row in rows_of(8, 200)], coverage=0.8)
     assert sets["mean_size"] == pytest.approx(sum(len(each.label_set) for each in said) / 8)
-    assert "Sets of labels" in overture("eval", "mood", "--coverage", "0.8").out
+    assert "Sets of labels" in overture("eval", "mood", "--coverage", "0.8", "-o", "page.html").out
+    assert "of the sets have one." in Path("page.html").read_text()
     in_python = package.evaluate("mood", coverage=0.8)
     assert in_python.certainty.dump() == done.json["certainty"]
     with pytest.raises(ConfigError):

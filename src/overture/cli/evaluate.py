@@ -21,7 +21,7 @@ from overture.cli.options import (
 from overture.cli.out import console, emit, loading, remark, say, show_text
 from overture.cli.pages import show_page
 from overture.cli.progress import display
-from overture.cli.report import calibration_lines, certainty_lines, show_scores, show_verdicts
+from overture.cli.report import calibration_lines, show_scores, show_verdicts
 from overture.cli.wrong import write_errors
 from overture.core.errors import ConfigError
 from overture.core.records.data import DataNotice, notice_texts
@@ -80,17 +80,14 @@ def command(
 
         check_output(errors, is_forced, [data] if data else [])
 
+    from overture.cli.stored import stored
     from overture.core.config import validated
     from overture.core.records.shares import Doubt
-    from overture.data.task import Task
     from overture.evaluate.doubt import certainty_of, check_doubt
-    from overture.store.artifact import read_manifest
     from overture.store.store import Store
 
     kept = Store(root, say)
-    folder = kept.get(prompt)
-    manifest = read_manifest(folder)
-    task = validated(Task, manifest.task, str(folder / "prompt.json"))
+    folder, manifest, task = stored(kept, prompt)
     if calibrated:
         task.calibrated()
     doubt = validated(Doubt, given.of(Doubt), "overture eval")
@@ -190,6 +187,8 @@ def _written_page(result: Evaluation, folder: Path, output: Path, store: str) ->
 
 
 def _show(result: Evaluation, split: str) -> None:
+    from overture.report.certainty import certainty_lines
+
     out = console()
     show_scores(out, result, split)
     show_verdicts(out, result)

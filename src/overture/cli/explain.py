@@ -44,16 +44,13 @@ def command(
     """Show what a prompt says, which of its parts matter, and which rows it changes; write one HTML page."""
     root = store_root(store)
 
+    from overture.cli.stored import stored
     from overture.core.config import validated
-    from overture.data.task import Task
-    from overture.store.artifact import read_manifest
     from overture.store.store import Store
 
     config = validated(ExplainConfig, given.of(ExplainConfig), "overture explain")
     kept = Store(root, say)
-    folder = kept.get(prompt)
-    manifest = read_manifest(folder)
-    task = validated(Task, manifest.task, str(folder / "prompt.json"))
+    folder, manifest, task = stored(kept, prompt)
     target = page or Path(f"{manifest.name}-explained.html")
     if target.is_dir() or not target.absolute().parent.is_dir():
         raise ConfigError("the page cannot be written", where="--page", got=str(target), wanted="a file's path")

@@ -98,22 +98,17 @@ def command(
     repeated = sorted({ref for ref in refs if refs.count(ref) > 1})
     if repeated:
         raise ConfigError("a prompt is named twice", where="--prompt", got=", ".join(repeated), fix="name each once")
+    from overture.cli.stored import stored
     from overture.core.config import validated
     from overture.core.records.shares import Doubt
-    from overture.data.task import Task
     from overture.data.write import check_output
     from overture.engine.options import check_source
-    from overture.store.artifact import read_manifest
     from overture.store.store import Store
 
     # Everything that can be wrong is looked at before the model is loaded.
     kept = Store(store_root(store), say)
-    folders = [kept.get(ref) for ref in refs]
-    manifests = [read_manifest(folder) for folder in folders]
-    tasks = [
-        validated(Task, manifest.task, str(folder / "prompt.json"))
-        for manifest, folder in zip(manifests, folders, strict=True)
-    ]
+    folders, manifests, stored_tasks = zip(*(stored(kept, ref) for ref in refs), strict=True)
+    tasks = list(stored_tasks)
     check_source(manifests[0].backbone.id)
     if calibrated:
         tasks = [task.calibrated() for task in tasks]

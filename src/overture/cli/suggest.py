@@ -63,17 +63,13 @@ def command(
 ) -> None:
     """Suggest the rows that teach a prompt most, and write them to a file for labelling."""
     from overture.cli.inputs import inputs_of
-    from overture.data.task import Task
+    from overture.cli.stored import stored
     from overture.engine.options import check_source
     from overture.jobs.label.pool import check_labels_of
-    from overture.store.artifact import read_manifest
     from overture.store.store import Store
 
     options = validated(SuggestOptions, given.of(SuggestOptions), "overture suggest")
-    kept = Store(store_root(store), say)
-    folder = kept.get(prompt)
-    manifest = read_manifest(folder)
-    task = validated(Task, manifest.task, str(folder / "prompt.json"))
+    folder, manifest, task = stored(Store(store_root(store), say), prompt)
     check_labels_of(task, manifest.ref)
     output = output or file.with_name(f"{file.stem}-to-label.csv")
     earlier = _earlier(output, file, task)

@@ -13,6 +13,7 @@ from overture.core.records.events import EpochEvent, StepEvent
 from overture.core.records.runs import Finding
 from overture.core.records.scores import Interval, Paired, VerdictWords
 from overture.core.records.tune import Evaluation, Measured, TuneResult
+from overture.report.certainty import certainty_lines
 from overture.report.charts import TRAINING, VALIDATION, WIDE, data, interval_chart, png_of, svgs
 from overture.report.render import rendered
 from overture.report.units import p_text
@@ -138,6 +139,7 @@ def run_page(facts: RunFacts) -> str:
             name: score.tokenizer for name, score in facts.result.metrics[facts.split].scores.items() if score.tokenizer
         },
         has_table=confusion is not None and len(confusion.labels) <= _MAX_LABELS,
+        certainty=[] if isinstance(facts.result, TuneResult) else list(certainty_lines(facts.result)),
         spread=getattr(facts.result.seeds, facts.split, None) if isinstance(facts.result, TuneResult) else None,
     )
 
