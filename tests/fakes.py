@@ -339,7 +339,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "attempt": {"sources": ["first", "second"], "width": 4},
     "pruned": {"tokens": [0, 1], "masks": ["10", "11"]},
 }
-_PLAIN = [Case(name, place, SMALL.get(name, {})) for name, method in METHODS.items() for place in method.places]
+# Prompts among the labels' words need a model that compares images with texts: tests/contract/test_captions.py.
+_OF_TEXTS = {name: method for name, method in METHODS.items() if not method.in_captions}
+_PLAIN = [Case(name, place, SMALL.get(name, {})) for name, method in _OF_TEXTS.items() for place in method.places]
 _OTHER: dict[str, list[dict[str, Any]]] = {
     "prefix": [{"reparameterise": "mlp", "mlp_width": 6}],
     "p_tuning": [{"encoder": "lstm", "width": 4}],

@@ -32,7 +32,10 @@ def grid_text() -> str:
     """The places at which each method works, by kind of model, and why it does not elsewhere."""
     refusals: dict[str, list[str]] = {}
     rows = []
-    for name in METHODS:
+    for name, method in METHODS.items():
+        if method.in_captions:
+            rows.append([name, "-", f"{', '.join(method.places)} (CLIP)", "-"])
+            continue
         cells = []
         for kind in KINDS:
             works = []

@@ -54,11 +54,11 @@ def methods_text(cells: Cells, studies: Studies) -> str:
         for name, method in METHODS.items()
     ]
     note = (
-        "P prompt length, D model width, N layers, H key/value heads, K head width, C labels; other letters are said "
-        "beside the formula, and so is what an option changes of it. Label vectors beside a method (`prompt.labels`) "
-        "add C D. `overture methods NAME` explains a method's options; the files in `src/overture/prompt` hold the "
-        "mathematics, and where we deviate from the papers. `reproduced`: an ordering of its paper was seen here (see "
-        "Effects); `experimental`: it was not, or not measured."
+        "P prompt length, D model width, N layers, H key/value heads, K head width, C labels, d width of CLIP's texts; "
+        "other letters are said beside the formula, and so is what an option changes of it. Label vectors beside a "
+        "method (`prompt.labels`) add C D. `overture methods NAME` explains a method's options; the files in "
+        "`src/overture/prompt` hold the mathematics, and where we deviate from the papers. `reproduced`: an "
+        "ordering of its paper was seen here (see Effects); `experimental`: it was not, or not measured."
     )
     return f"{table(head, rows, are_numbers=False)}\n\n{note}"
 
@@ -69,19 +69,24 @@ def families_text() -> str:
         [
             name,
             family.kind,
-            family.reads or (family.encoder and family.encoder.reads) or "text",
+            "labels, beside CLIP's images"
+            if family.is_stack and family.is_causal
+            else family.reads or (family.encoder and family.encoder.reads) or "text",
             "in the input" if family.reads else "relative" if family.is_rotary else "learned",
         ]
         for name, family in sorted(FAMILIES.items(), key=lambda item: (KINDS.index(item[1].kind), item[0]))
     ]
     note = (
-        "In decoders every method works at each of its places. In encoder-decoders `before`, `slots` and `memory` are "
-        "in the encoder; `after` is in the decoder, whose prompt leaves the encoder's output as it is, so that it is "
-        "kept. Encoders answer label tasks: one-token words at a mask, or label vectors (`prompt.labels`). In every "
-        "cell of the grid, family by family, `tests/contract/test_grid.py` holds loss and gradients to the untouched "
-        "model's, with and without kept inputs, or the refusal to an error with a fix; the other laws hold in a sample "
-        "of the cells. `test_vision.py` and `test_sound.py` beside it hold the laws for "
-        "images and sounds. Any other family is refused when the model is loaded, with the list of those that work."
+        "In decoders every method of texts works at each of its places. `coop`, `kgcoop` and `maple` stand among the "
+        "labels' words in CLIP's tower of texts ([images.md](images.md)); any other model refuses them. In "
+        "encoder-decoders `before`, `slots` and `memory` are in the encoder; `after` is in the decoder, whose prompt "
+        "leaves the encoder's output as it is, so that it is kept. Encoders answer label tasks: one-token words at a "
+        "mask, or label vectors (`prompt.labels`). In every cell of the grid, family by family, "
+        "`tests/contract/test_grid.py` holds loss and gradients to the untouched model's, with and without kept "
+        "inputs, or the refusal to an error with a fix; the other laws hold in a sample of the cells. "
+        "`test_vision.py`, `test_captions.py`, `test_vlm.py` and `test_sound.py` beside it hold the laws for images "
+        "and sounds. LLaVA, Idefics 3 and SmolVLM are families of their language model. Any other family is refused "
+        "when the model is loaded, with the list of those that work."
     )
     return f"{table(['family', 'kind', 'reads', 'positions'], rows, are_numbers=False)}\n\n{note}\n\n{grid_text()}"
 

@@ -55,7 +55,8 @@ def reader(model: PromptedModel, rows: Sequence[Encoded], length: int) -> Work:
         values = torch.randn(backbone.info.num_layers, length, backbone.info.hidden_size)
         with torch.no_grad():
             injection = Injection(memory=Memory(backbone.memory_of_layers(values), "memory"), labels=labels)
-    prompted = PromptedModel(backbone, injection, model.cache)
+    # Without a prompt the states that are read would be kept, and nothing would be measured.
+    prompted = PromptedModel(backbone, injection, model.cache if length else None)
     return lambda: prompted.ask(rows, LabelScores())
 
 

@@ -35,6 +35,7 @@ class Capabilities:
         encodes_words: whether an encoder-decoder's encoder reads words; else those of a row are the decoder's, and the
             encoder has its own number of positions.
         leaves_inputs: an adapter changes only what stands behind the input, so prompts must leave the input alone.
+        compares_texts: images and texts have vectors in one space.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Capabilities:
     modalities: frozenset[str] = frozenset({"text"})
     encodes_words: bool = True
     leaves_inputs: bool = False
+    compares_texts: bool = False
 
     def check(self, pairs: Sequence[tuple[Encoded, Injection | None]], question: Question[Any]) -> None:
         """Refuse what cannot be answered.
@@ -117,6 +119,11 @@ class Capabilities:
         if injection.read_at and self.kind != "encoder":
             raise self._refused(
                 "labels are read in another layer than the last of encoders alone", "leave out prompt.read_layer"
+            )
+        if injection.is_matched and not self.compares_texts:
+            raise self._refused(
+                "this prompt's labels are texts that images are compared with, and the model compares none",
+                "choose a model of two towers, such as CLIP, as --backbone",
             )
         if self.leaves_inputs and not injection.leaves_input:
             raise self._refused(

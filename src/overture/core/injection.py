@@ -117,21 +117,32 @@ class LabelHead:
     """What a classifier has beside its label vectors: a bias for each label, and perhaps a map in front of them.
 
     With a map, tanh(W h + b), the labels are read at the very first live token; without one, where the row says.
+    With a scale, the label vectors are texts in the space that a model of two towers maps images and texts to, and a
+    label's score is the scale times the cosine of the image and its vector.
 
     Args:
         label_bias: added to the labels' scores, [C].
         weight: W, [D, D].
         bias: b, [D].
+        scale: a number, [].
     """
 
     label_bias: "torch.Tensor"
     weight: "torch.Tensor | None" = None
     bias: "torch.Tensor | None" = None
-    stored: ClassVar[Mapping[str, str]] = {"weight": "head_weight", "bias": "head_bias", "label_bias": "label_bias"}
+    scale: "torch.Tensor | None" = None
+    stored: ClassVar[Mapping[str, str]] = {
+        "weight": "head_weight",
+        "bias": "head_bias",
+        "label_bias": "label_bias",
+        "scale": "label_scale",
+    }
 
     def __post_init__(self) -> None:
         if (self.weight is None) != (self.bias is None):
             raise ValueError("a classifier's map has a weight and a bias")
+        if self.weight is not None and self.scale is not None:
+            raise ValueError("cosines are of the model's own map, so a classifier with a map has no scale")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +170,8 @@ class Injection:
         offset: added to the embeddings of the row's first S tokens, [S, D]; the prompt's own are not counted.
         head: what stands beside the label vectors instead of the model's own head; only together with them.
         read_at: where label vectors read; None for the last states, as the row's target says.
+        penalty: a term of the training loss beside the rows' own, for each row, []; it is part of no answer and is not
+            stored.
     """
 
     vectors: Vectors | None = None
@@ -167,6 +180,7 @@ class Injection:
     offset: "torch.Tensor | None" = None
     head: LabelHead | None = None
     read_at: ReadAt | None = None
+    penalty: "torch.Tensor | None" = None
     stored: ClassVar[Mapping[str, str]] = {"labels": "labels", "offset": "offset"}
 
     def __post_init__(self) -> None:
@@ -195,6 +209,16 @@ class Injection:
     def places(self) -> set[Place]:
         """Where its parts stand."""
         return {part.place for part in (self.vectors, self.memory) if part}
+
+    @property
+    def leaves_states(self) -> bool:
+        """Whether the model's hidden states remain its own: labels alone are read otherwise."""
+        return not self.places and self.offset is None
+
+    @property
+    def is_matched(self) -> bool:
+        """Whether its label vectors are texts that images are compared with."""
+        return self.head is not None and self.head.scale is not None
 
     @property
     def leaves_input(self) -> bool:

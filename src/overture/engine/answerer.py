@@ -32,12 +32,13 @@ from overture.engine import seq2seq
 from overture.engine.backbone import Backbone
 from overture.engine.generate import greedy_tokens, written
 from overture.engine.inputs import Inputs, Progress, groups
-from overture.engine.layout import Layout, answer_layout, label_layout
+from overture.engine.layout import Layout, answer_layout, label_layout, single_layout
 from overture.engine.likelihood import token_shares, word_likelihoods
 from overture.engine.passes import Injections, Make, kept_input, prepared, text_layout
 from overture.engine.readers import Batch, Reader, read_states, reader_of
+from overture.engine.states import pooled_by_layer
 from overture.engine.texts import Texts
-from overture.engine.transfer import sent
+from overture.engine.transfer import moved, sent
 
 T = TypeVar("T")
 
@@ -93,6 +94,7 @@ class LocalAnswerer:
             num_start=len(info.start_ids),
             has_head=self.backbone.has_head,
             encodes_words=self.backbone.encoder is None or self.backbone.encoder.family.has_words,
+            compares_texts=self.backbone.captions is not None,
             modalities=self.backbone.modalities,
             leaves_inputs=self.backbone.reader is not self.backbone,
         )
@@ -127,7 +129,7 @@ class LocalAnswerer:
             numbers += part.numbers
             batch, reader = self._read(part)
             part_losses = reader.losses(batch)
-            losses.append(part_losses + _vector_losses(batch) if with_vector_targets else part_losses)
+            losses.append(part_losses + _own_losses(batch) if with_vector_targets else part_losses)
         together = torch.cat(losses)
         return together.new_zeros(len(rows)).index_put((sent(numbers, together.device),), together)
 
@@ -146,6 +148,13 @@ class LocalAnswerer:
         for part in self._parts(rows, injections, pass_key):
             if self.backbone.encoder:
                 seq2seq.warm(inputs, part.rows, part.injections, progress)
+                continue
+            if self._has_kept_states(part):
+                distinct = list({row.input_elements[:1]: row for row in part.rows}.values())
+                for done, batch in enumerate(groups(distinct, lambda row: row.num_text, self.max_tokens), 1):
+                    self._kept_states(replace(part, rows=batch))
+                    if progress:
+                        progress(min(done * len(batch), len(distinct)), len(distinct))
                 continue
             if layer := part.injections[0].layer if part.injections[0] else 0:
                 make = reader_of(part.rows[0].target, part.injections[0]).make
@@ -173,7 +182,10 @@ class LocalAnswerer:
 
     def _read(self, part: _Part) -> tuple[Batch, Reader]:
         reader = reader_of(part.rows[0].target, part.injections[0])
-        hidden, layout = self._forward(part, reader.make, reader)
+        if self._has_kept_states(part):
+            hidden, layout = self._kept_states(part)
+        else:
+            hidden, layout = self._forward(part, reader.make, reader)
         return Batch(self.backbone, part.rows, part.injections, hidden, layout), reader
 
     def _forward(self, part: _Part, make: Make, reader: Reader | None = None) -> tuple[Tensor, Layout]:
@@ -189,6 +201,22 @@ class LocalAnswerer:
             return backbone.run(live, step, prepared_pass.layer, end), layout
         hidden = backbone.run_to(live, step, only, prepared_pass.layer, end)
         return hidden, replace(layout, read=torch.zeros_like(layout.read))
+
+    def _has_kept_states(self, part: _Part) -> bool:
+        """Whether the states that are read are the model's own, of images or sounds, and can be kept."""
+        if self.inputs.cache is None or self.backbone.family.has_words:
+            return False
+        reader = reader_of(part.rows[0].target, part.injections[0])
+        return bool(reader.one_state) and all(injection and injection.leaves_states for injection in part.injections)
+
+    def _kept_states(self, part: _Part) -> tuple[Tensor, Layout]:
+        """The state that each row's label is read from, [B, 1, D], as a row of one token."""
+        one_state = reader_of(part.rows[0].target, part.injections[0]).one_state
+        assert one_state is not None
+        layer = self.backbone.info.num_layers if one_state.layer is None else one_state.layer
+        pooled = pooled_by_layer(self.inputs, part.rows, (layer,))
+        hidden = torch.stack([entry[0, int(one_state.is_mean)] for entry in pooled])[:, None]
+        return moved(hidden, self.backbone.device), single_layout(len(part.rows), self.backbone.device)
 
     def _decoding(self, part: _Part) -> tuple[Inputs, Sequence[Encoded], Injections]:
         """The stack that reads rows from left to right: the model, or an encoder-decoder's decoder."""
@@ -286,6 +314,15 @@ _PLANS: dict[type[Question[Any]], tuple[Callable[[Any], _KeyOf], Callable[..., S
     Features: (_features_key, LocalAnswerer._features),
 }
 """For each question which rows can share a pass, and what makes the replies of such rows."""
+
+
+def _own_losses(batch: Batch) -> Tensor | float:
+    """The prompts' own terms of the loss, [B]: their penalties, and the tokens that their vectors must predict."""
+    penalties = [injection.penalty if injection else None for injection in batch.injections]
+    if all(penalty is None for penalty in penalties):
+        return _vector_losses(batch)
+    none = batch.hidden.new_zeros(())
+    return _vector_losses(batch) + torch.stack([none if penalty is None else penalty.to(none) for penalty in penalties])
 
 
 def _vector_losses(batch: Batch) -> Tensor | float:

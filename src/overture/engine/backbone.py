@@ -28,6 +28,7 @@ from overture.engine.ragged import groups_of, in_groups
 from overture.engine.transfer import moved, sent
 
 if TYPE_CHECKING:
+    from overture.engine.captions import CaptionTower
     from overture.engine.frontends.text import TextFrontend
 
 
@@ -53,6 +54,7 @@ class Backbone:
         inner_rate: factor on the learning rate of these values.
         reader: runs texts by themselves, whose keys and values can be kept: this model, or the frozen one where a
             copy's own values change only what stands behind the input.
+        captions: the tower of texts that the model's images are compared with; None in other models.
 
     Raises:
         BackboneError: the family is not supported.
@@ -74,6 +76,10 @@ class Backbone:
         self.model = model.eval().requires_grad_(False)
         self._base = self.family.base_of(model)
         install(model, self.layers, self.family.cross, self.family.drops_keywords)
+        if self.family.is_stack and self.family.is_causal:
+            # CLIP's attentions, which serve both towers, do not say it of themselves.
+            for module in (part for layer in self.layers for part in layer.modules() if hasattr(part, "is_causal")):
+                module.is_causal = True
         self._bias = self.family.bias_of(self._base)
         self.read: Columns | None = None
         # Some models of sounds have none, and say so by an error.
@@ -99,8 +105,9 @@ class Backbone:
         if others:
             digests = [frontend.fingerprint for frontend in self.frontends[len(of_text) :]]
             self.info = replace(self.info, processor_sha256="+".join(digests))
-        if not self.family.has_words:
+        if self.family.is_stack:
             self._check_reached()
+        self.captions: CaptionTower | None = None
         self.encoder: Backbone | None = None
         if self.family.encoder:
             digest = self.info.weights_sha256
@@ -138,6 +145,7 @@ class Backbone:
         facts, text, others = self._makers
         digest = info.weights_sha256
         other = Backbone(model, facts, text, id=info.id, revision=info.revision, weights_sha256=digest, others=others)
+        other.captions = self.captions
         trained = {name: value for name, value in model.named_parameters() if is_own(name)}
         other.train_inner(with_masters(model, trained))
         return other
@@ -407,9 +415,9 @@ class Backbone:
             if self.family.encoder is not None and self.family.encoder.has_words:
                 # A decoder of sounds takes none.
                 named["encoder_attention_mask"] = through
-        if self.family.embedded_norm:
-            live = live if start_layer else self.family.positioned(self._base, live, step.positions)
-        elif not self._bias:
+        if self.family.adds_positions and not start_layer:
+            live = self.family.positioned(self._base, live, step.positions)
+        if not self.family.embedded_norm and not self._bias:
             if self.rotations is not None:
                 named["position_embeddings"] = self._rotations_of(step)
             named["position_ids"] = step.positions + self._first_position

@@ -45,6 +45,7 @@ class Family:
         num_heads: the config's name for the number of heads.
         offset: what is added to a position before it is looked up.
         has_words: whether the model has a vector for each token; models of images or of sounds alone have none.
+        is_stack: its layers run as a plain stack, since its own forward pass begins at pixels, samples or tokens.
         drops_keywords: its attention modules pass on no keyword that they do not know, so the step is handed to the
             attention function beside them.
         front: makes of an image's pixels, or of a sound's features, what enters the first layer (`engine.fronts`,
@@ -72,6 +73,7 @@ class Family:
     num_heads: str = "num_attention_heads"
     offset: int = 0
     has_words: bool = True
+    is_stack: bool = False
     drops_keywords: bool = False
     front: Callable[[Any, Tensor], Tensor] | None = None
     reads: Modality | None = None
@@ -98,7 +100,7 @@ class Family:
         return attrgetter(self.layers)(base)
 
     def norm_of(self, base: Any) -> Any:
-        """The norm behind the last layer of a model without words; None where it stands before the first instead."""
+        """The norm behind the last layer of a plain stack; None where it stands before the first instead."""
         return attrgetter(self.norm)(base) if getattr(base.config, "do_stable_layer_norm", True) else None
 
     def first_position(self, base: Any) -> int:
@@ -118,10 +120,15 @@ class Family:
 
     def positioned(self, base: Any, vectors: Tensor, positions: Tensor) -> Tensor:
         """Add positions in families that would otherwise count them from the input's shape: [B, S, D]."""
-        if not self.embedded_norm:
+        if not self.adds_positions:
             return vectors
-        table = getattr(base, self.positions).weight
+        table = attrgetter(self.positions)(base).weight
         return vectors + table[positions + self.offset]
+
+    @property
+    def adds_positions(self) -> bool:
+        """Whether learned positions are added here, and not by the model."""
+        return bool(self.embedded_norm or (self.is_stack and self.positions))
 
     def entering(self, base: Any, vectors: Tensor) -> Tensor:
         """Token vectors, [..., E], as they enter the first layer, [..., D]."""
@@ -158,7 +165,9 @@ _T5 = Family(
     cross_maps=("k", "v"),
 )
 
-_IMAGES = Family("", norm="layernorm", is_causal=False, has_words=False, front=fronts.resampled, reads="image")
+_IMAGES = Family(
+    "", norm="layernorm", is_causal=False, has_words=False, is_stack=True, front=fronts.resampled, reads="image"
+)
 _TOWER = replace(_IMAGES, layers="encoder.layers", norm="post_layernorm")
 _DINO = replace(_IMAGES, layers="encoder.layer", front=fronts.embedded)
 _SOUNDS = replace(_IMAGES, reads="audio", front=sound_fronts.spectrogram)
@@ -182,6 +191,13 @@ FAMILIES = {
     "audio-spectrogram-transformer": _SOUNDS,
     "bart": _with_encoder(_BART, "model.encoder", num_heads="encoder_attention_heads"),
     "bert": _BERT,
+    "clip_text_model": Family(
+        base="",
+        layers="encoder.layers",
+        positions="embeddings.position_embedding",
+        norm="final_layer_norm",
+        is_stack=True,
+    ),
     "clip_vision_model": replace(_TOWER, front=fronts.resampled_and_normed),
     "deit": _IMAGES,
     "dinov2": _DINO,
@@ -229,6 +245,7 @@ FAMILIES = {
             is_causal=False,
             num_heads="encoder_attention_heads",
             has_words=False,
+            is_stack=True,
             front=sound_fronts.log_mel,
             reads="audio",
         ),
@@ -263,7 +280,7 @@ def layers_view(base: Any, family: Family, layers: Any, start_layer: int, end_la
         start_layer: the first layer that runs, from 0.
         end_layer: the first that does not run any more; None runs to the end and the last norm.
     """
-    if not family.has_words:
+    if family.is_stack:
         return LayerStack(layers[start_layer:end_layer], family.norm_of(base) if end_layer is None else None)
     view = copy.copy(base)
     view._modules = dict(base._modules)
@@ -302,7 +319,7 @@ class States:
 
 
 class LayerStack(torch.nn.Module):
-    """Layers of a model whose own forward pass begins at pixels or samples, and the norm behind them, if any."""
+    """Layers of a model whose own forward pass does not begin at vectors, and the norm behind them, if any."""
 
     def __init__(self, layers: Any, norm: Any) -> None:
         super().__init__()

@@ -124,6 +124,12 @@ def answer_layout(rows: Sequence[Encoded], starts: Sequence[Start], device: torc
     return _stacked(lines, ends, device)
 
 
+def single_layout(num_rows: int, device: torch.device) -> Layout:
+    """Rows of one token each, at which everything is read."""
+    lines = [Line([0], [0], [0], [False], [0]) for _ in range(num_rows)]
+    return _stacked(lines, [0] * num_rows, device)
+
+
 def _trunk(row: Encoded, start: Start) -> Line:
     text = [*(row.input_elements if start.with_input else ()), *row.anchor_elements]
     line = Line([], [], [], [], [])

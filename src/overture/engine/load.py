@@ -25,21 +25,24 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSpeechSeq2Seq,
     AutoTokenizer,
 )
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from overture.core.errors import BackboneError, OvertureError
 from overture.core.files import cache_dir, exclusive, sha256_file, sweep_temporaries, write_folder, write_json
 from overture.core.records.base import Record
 from overture.engine.backbone import Backbone
+from overture.engine.captions import CaptionTower
+from overture.engine.connectors import CONNECTORS
 from overture.engine.families import Family, family_of, max_length
 from overture.engine.frontends.text import text_backbone
-from overture.engine.options import EMBEDDED, TOWERS, check_source, sized
+from overture.engine.options import COMPARING, EMBEDDED, TOWERS, check_source, sized
 from overture.engine.precision import fastest_dtype
 from overture.engine.tokenizer import Tokenizer
 
@@ -90,13 +93,19 @@ def load_backbone(
     source = str(path) if path else plain
     with _LOADING, _readable_errors(name), _quiet(), _Unfilled():
         options = {} if path else {"revision": revision}
-        config = _config_of(source, **options)
+        whole = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+        config = _read_config(whole)
         family = family_of(config.model_type, name)
-        inner = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options) if family.has_words else None
+        connector = CONNECTORS.get(whole.model_type)
+        has_captions = whole.model_type in COMPARING
+        inner = None
+        if family.has_words or (has_captions and _has_tokenizer(source, path, **options)):
+            inner = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
         made: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in _WITH_POOLER else {}
-        model, loading = _class_for(config, family, name).from_pretrained(
+        kind_of_model = AutoModelForImageTextToText if connector else _class_for(config, family, name)
+        model, loading = kind_of_model.from_pretrained(
             source,
-            config=config,
+            config=whole if connector or (inner and has_captions) else config,
             dtype=kind,
             trust_remote_code=False,
             use_safetensors=True,
@@ -104,16 +113,23 @@ def load_backbone(
             **options,
             **made,
         )
-        if family.reads == "image":
+        reads = "image" if connector else (family.encoder or family).reads
+        if reads == "image":
             _check_whole(loading["missing_keys"], name)
-        if not path and (family.encoder or family).reads:
+        if not path and reads:
             _fetch_preparation(plain, revision)
     snapshot = None if path else _snapshot(plain, revision)
     revision = snapshot.name if snapshot else revision
     digest = _hub_digest(snapshot) if snapshot else digest
-    assembled = _of_media if (family.encoder or family).reads else _of_texts
+    assembled = _of_both if connector else _of_media if reads else _of_texts
     folder = path or snapshot or Path(plain)
-    backbone = assembled(model.to(where), family, inner, folder, id=name, revision=revision, weights_sha256=digest)
+    model = model.to(where)
+    facts: _Facts = {"id": name, "revision": revision, "weights_sha256": digest}
+    if inner and has_captions:
+        backbone = assembled(model.vision_model.eval(), family, None, folder, **facts)
+        backbone.captions = caption_tower(model, inner, **facts)
+    else:
+        backbone = assembled(model, family, inner, folder, **facts)
     return backbone.with_compiled_layers() if compile_layers else backbone
 
 
@@ -125,6 +141,19 @@ class _Facts(TypedDict):
     weights_sha256: str
 
 
+def caption_tower(model: Any, inner: Any, **facts: Unpack[_Facts]) -> CaptionTower:
+    """The tower of texts of a model of two towers.
+
+    Args:
+        model: transformers' model of both.
+        inner: transformers' tokenizer.
+        facts: what the model is called.
+    """
+    tokenizer = Tokenizer(inner, max_length(model.text_model.config), is_encoder=True)
+    texts = text_backbone(model.text_model, tokenizer, **facts)
+    return CaptionTower(texts, model.text_projection, model.visual_projection, model.logit_scale)
+
+
 def _of_texts(model: Any, family: Family, inner: Any, folder: Path, **facts: Unpack[_Facts]) -> Backbone:
     if sized(facts["id"])[1] is not None:
         raise BackboneError(
@@ -134,6 +163,23 @@ def _of_texts(model: Any, family: Family, inner: Any, folder: Path, **facts: Unp
     start_id = config.decoder_start_token_id if family.encoder else None
     tokenizer = Tokenizer(inner, max_length(config), is_encoder=not family.is_causal, start_id=start_id)
     return text_backbone(model, tokenizer, **facts)
+
+
+def _of_both(model: Any, family: Family, inner: Any, folder: Path, **facts: Unpack[_Facts]) -> Backbone:
+    """A language model that reads images among its tokens.
+
+    Raises:
+        BackboneError: the folder does not say how images are prepared, or the size in the model's name does not fit.
+    """
+    from overture.engine.frontends.connected import connected_backbone
+    from overture.engine.frontends.pixels import ImageProcessor
+
+    _, size, unit = sized(facts["id"])
+    if unit and unit != "px":
+        raise BackboneError("the size of an input of type image is in px", where=facts["id"], got=unit)
+    processor = ImageProcessor.of_folder(folder)
+    tokenizer = Tokenizer(inner, max_length(model.config.text_config))
+    return connected_backbone(model, processor if size is None else processor.at(int(size)), tokenizer, **facts)
 
 
 def _of_media(model: Any, family: Family, inner: Any, folder: Path, **facts: Unpack[_Facts]) -> Backbone:
@@ -200,12 +246,25 @@ def label_place(name: str, words: Sequence[str]) -> Literal["end", "mask", "vect
 
 def _config_of(source: str, **options: Any) -> Any:
     """A model's config; of one that reads pictures too, that of its texts; of two towers, that of the images'."""
-    config: Any = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+    return _read_config(AutoConfig.from_pretrained(source, trust_remote_code=False, **options))
+
+
+def _read_config(config: Any) -> Any:
     if config.model_type in TOWERS:
         return config.vision_config
-    return config.text_config if config.model_type == "gemma3" else config
+    return config.text_config if config.model_type in ("gemma3", *CONNECTORS) else config
 
 
+def _has_tokenizer(source: str, folder: Path | None, **options: Any) -> bool:
+    """Whether a model's files have a tokenizer; without it a model of two towers is one of images."""
+    if folder:
+        return any((folder / file).is_file() for file in _TOKENIZER_FILES)
+    return any(
+        cached_file(source, file, _raise_exceptions_for_missing_entries=False, **options) for file in _TOKENIZER_FILES
+    )
+
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 _WITH_POOLER = ("vit", "deit")
 """Families whose files often lack the map of the whole image, which nothing here reads."""
 

@@ -13,7 +13,7 @@ is counted alike, for the vocabulary rows that were asked for. Padding is comput
 the softmax do not. A method's own network counts for nothing: it runs once a pass, not once a token.
 
 An encoder-decoder has the layers of both stacks. What its decoder reads is counted where it is made, so a text that is
-kept costs its keys and values once.
+kept costs its keys and values once. A tower of texts is counted beside the tower of the images that it serves.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -88,7 +88,8 @@ def counted(backbone: Backbone) -> Iterator[Operations]:
         counts.flops += factor * 2.0 * hidden.numel() * logits.shape[-1]
         return logits
 
-    stacks = (backbone, backbone.encoder, *([backbone.reader] if backbone.reader is not backbone else []))
+    others = [backbone.reader] if backbone.reader is not backbone else []
+    stacks = (backbone, backbone.encoder, backbone.captions and backbone.captions.backbone, *others)
     hooks = [
         layer.register_forward_hook(partial(entered, stack), with_kwargs=True)
         for stack in stacks

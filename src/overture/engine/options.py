@@ -36,6 +36,8 @@ ENCODERS = (
 )
 TOWERS = ("clip", "siglip", "siglip2")
 """Model types of two towers, of which that of the images is read."""
+COMPARING = ("clip",)
+"""Those of them whose texts are read from left to right: their images can be compared with prompted texts."""
 """Model types whose tokens see what stands behind them; `engine.families` has the rest of their facts."""
 
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]

@@ -9,7 +9,7 @@ Shape letters: B rows, S live tokens, D width, W label words, C labels, n marks 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +42,18 @@ class Batch:
     layout: Layout
 
 
+class OneState(NamedTuple):
+    """The one state of a row that is read.
+
+    Args:
+        layer: number of layers that have run; None for all, with the norm behind them.
+        is_mean: it is the mean of the row's states.
+    """
+
+    layer: int | None
+    is_mean: bool
+
+
 class Reader(ABC):
     """Reads one kind of target."""
 
@@ -51,6 +63,11 @@ class Reader(ABC):
     @property
     def end_layer(self) -> int | None:
         """Number of layers that run before something is read; None for all."""
+        return None
+
+    @property
+    def one_state(self) -> OneState | None:
+        """The state that is all that is read of a row; None where more is read, or another."""
         return None
 
     @property
@@ -88,6 +105,8 @@ def reader_of(target: Target, injection: Injection | None) -> Reader:
     candidates, is_mean, has_shares = target.candidates, target.read == "mean", target.shares is not None
     if injection is not None and injection.head is not None and injection.head.weight is not None:
         return _Classifier(candidates, is_mean, has_shares)
+    if injection is not None and injection.is_matched:
+        return _Texts(candidates, is_mean, has_shares)
     if injection is not None and injection.labels is not None:
         return _LabelVectors(candidates, is_mean, has_shares, injection.read_at)
     # What a row chooses from is its own: such rows share a pass all the same.
@@ -233,6 +252,12 @@ class _LabelVectors(_OneOf):
         default: Pooled = "mean" if self.is_mean else "read"
         return default if self.read_at is None else self.read_at.features or default
 
+    @property
+    def one_state(self) -> OneState | None:
+        """In the layer where it reads; None where two states stand side by side."""
+        features = self._features
+        return None if features == "read+mean" else OneState(self.end_layer, features == "mean")
+
     def only(self, layout: Layout) -> Tensor | None:
         """The token that the target names, unless a mean is read."""
         return layout.read if self._features == "read" else None
@@ -260,6 +285,36 @@ def _label_bias(injection: Injection | None, scores: Tensor) -> Tensor:
     """The bias of each label, [C]; zero where a prompt has none."""
     head = injection.head if injection is not None else None
     return torch.zeros_like(scores) if head is None else head.label_bias.to(scores)
+
+
+class _Texts(_OneOf):
+    """A text for each label, in the space that images are mapped to; see `engine.captions`."""
+
+    __slots__ = ()
+
+    @property
+    def one_state(self) -> OneState | None:
+        """The last state that the target names."""
+        return OneState(None, self.is_mean)
+
+    def scores(self, batch: Batch, ends: Tensor) -> Tensor:
+        """By the cosines of each row's image and its prompt's texts."""
+        captions = batch.backbone.captions
+        assert captions is not None
+        images = torch.nn.functional.normalize(_as_float(captions.images(ends)), dim=-1)
+        parts = [(injection.labels, injection.head) for injection in batch.injections if injection is not None]
+        heads = [(texts, head) for texts, head in parts if texts is not None and head is not None]
+        known: dict[int, Tensor] = {}
+        for texts, head in heads:
+            if id(texts) not in known:
+                assert head.scale is not None
+                known[id(texts)] = torch.nn.functional.normalize(texts.to(images), dim=-1) * head.scale.to(images)
+        if len(known) == 1:
+            scores = images @ next(iter(known.values())).T
+        else:
+            scores = torch.einsum("be,bce->bc", images, torch.stack([known[id(texts)] for texts, _ in heads]))
+        biases = [_label_bias(injection, row) for injection, row in zip(batch.injections, scores, strict=True)]
+        return (scores + torch.stack(biases)).log_softmax(dim=1)
 
 
 class _Classifier(_OneOf):

@@ -114,7 +114,10 @@ class Tokenizer:
                 fix="write the template as one string, or choose a chat model",
             )
         try:
-            return str(self.inner.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+            # Templates of models that read images too want each message as a list of parts.
+            parts = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+            shown = parts if self.readers else list(messages)
+            return str(self.inner.apply_chat_template(shown, tokenize=False, add_generation_prompt=True))
         except TemplateError as error:
             raise DataError(
                 "the model's chat template refuses these messages", where="template", got=str(error)

@@ -48,6 +48,7 @@ def prompt_source(
     tokenizer, info, inner = backbone.text.tokenizer, backbone.info, backbone.encoder
     # A manifest holds the fingerprint of the whole model, whichever side the prompt enters.
     stored = _stored(store, backbone, lambda: source) if store else no_prompts
+    captions = backbone.captions
     source = PromptSource(
         hidden_size=info.hidden_size,
         embedding_norm=backbone.embedding_norm,
@@ -71,6 +72,9 @@ def prompt_source(
         states=partial(_states, backbone, examples) if examples else no_rows,
         probe=partial(_probe, backbone, encoder, examples, cache) if examples else no_rows,
         predicts_words=backbone.has_head and (backbone.family.is_causal or encoder.task.has_mask),
+        captions=captions,
+        texts=prompt_source(captions.backbone, encoder) if captions else None,
+        label_texts=tuple(words[0].strip() for words in encoder.task.words.values()),
     )
     return source
 

@@ -30,6 +30,7 @@ _AXES = {
     "offset": ["text token", "width"],
     "labels": ["label", "width"],
     "label_bias": ["label"],
+    "label_scale": [],
     "head_weight": ["output width", "width"],
     "head_bias": ["output width"],
 }
@@ -198,6 +199,8 @@ _LOST = {
     "its vector and the hidden state that is read. A program that scores words gives other answers.",
     "head_weight": "Before the labels, the hidden state h of the first token becomes tanh(head_weight h + head_bias); "
     "label_bias is added to the scores. A program must do this itself.",
+    "label_scale": "The vectors in labels are texts in the space that the model maps images and texts to: a label's "
+    "score is label_scale times the cosine of its vector and the image there, plus label_bias.",
 }
 """For each tensor, what a program must do that it does for no plain prompt of vectors or cache."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from overture.core.config import validated
 from overture.core.errors import ArtifactError, ConfigError, Problem
-from overture.core.injection import LabelHead, ModelKind
+from overture.core.injection import ModelKind
 from overture.engine.options import HUB_IDS
 from overture.exchange.peft_forms import FORMATS, HEAD, TABLE, Adapter, AdapterConfig, Format, ModelShape
 from overture.exchange.peft_readme import adapter_readme
@@ -352,7 +352,7 @@ def kind_of(manifest: "Manifest") -> ModelKind:
     return family.kind if family else "decoder"
 
 
-_HEAD_TENSORS = ("labels", *LabelHead.stored.values())
+_HEAD_TENSORS = ("labels", "label_bias", "head_weight", "head_bias")
 
 
 def _written_head(manifest: "Manifest", kind: ModelKind, head: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":

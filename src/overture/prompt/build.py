@@ -1,6 +1,8 @@
 """A fresh prompt from its config."""
 
-from overture.core.config import validated
+from dataclasses import replace
+
+from overture.core.config import Config, validated
 from overture.core.errors import ConfigError
 from overture.core.injection import LayerMemory
 from overture.prompt.config import PromptConfig
@@ -42,6 +44,8 @@ def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built
     if method.needs_labels and source.candidates is None:
         raise ConfigError(f"method {config.method!r} needs label words", where="prompt.method", got="a free-text task")
     options = validated(method.options, config.options, "prompt.options")
+    if method.in_captions:
+        return _in_captions(config, method, options, source, seed)
     side = source.at(config.place)
     start, memory, states = start_of(config, source, seed)
     if config.init == "prompt" and memory:
@@ -71,6 +75,40 @@ def _check_read_layer(config: PromptConfig, layer: int, num_layers: int) -> None
             got=str(layer),
             wanted=f"{first + 1} to {num_layers}",
         )
+
+
+def _in_captions(config: PromptConfig, method: Method, options: Config, source: PromptSource, seed: int) -> Built:
+    """A prompt whose vectors start as tokens of the tower of texts.
+
+    Raises:
+        ConfigError: the model has no such tower, or the start is none of texts.
+    """
+    if source.captions is None or source.texts is None:
+        raise ConfigError(
+            f"method {method.name!r} needs a model that compares images with texts",
+            where="prompt.method",
+            got="a model without a tower of texts, or without the files of its tokenizer",
+            wanted="a model such as CLIP, with tokenizer.json beside its weights",
+            fix="--backbone openai/clip-vit-base-patch16, or --method deep",
+        )
+    if config.init in ("labels", "patches", "zero"):
+        raise ConfigError(
+            "a prompt among the labels' words starts from words",
+            where="prompt.init",
+            got=config.init,
+            wanted="random, vocabulary, text or prompt",
+            fix="--set prompt.init=text --set 'prompt.init_text=a photo of a'",
+        )
+    if config.read_at is not None:
+        raise ConfigError(
+            "images are compared with texts by their last states",
+            where="prompt.read_layer",
+            got=f"{config.read_layer}, {config.read_features}",
+            fix="leave out prompt.read_layer and prompt.read_features",
+        )
+    start, _, _ = start_of(config, replace(source.texts, prompt=source.prompt), seed)
+    built: Built = method.maths.build(Request(options, config.place, start, source, seed))
+    return built
 
 
 def wants_label_vectors(config: PromptConfig, source: PromptSource) -> bool:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from overture.core.errors import ConfigError
 from overture.core.injection import Injection, Vectors, VectorTarget
-from overture.core.rows import Encoded, OneOf
+from overture.core.rows import Encoded, OneOf, Signal
 from overture.core.seeds import named_random
 from overture.prompt.methods import CptOptions
 from overture.prompt.module import PromptModule, Request
@@ -144,6 +144,13 @@ def _examples(rows: Sequence[Encoded], separator: tuple[int, ...], bos: tuple[in
     """Labelled rows by label, or all together for free text, without the model's start tokens."""
     groups: dict[int, list[Example]] = {}
     for row in rows:
+        if any(isinstance(segment, Signal) for segment in (*row.input, *row.anchor)):
+            raise ConfigError(
+                "method 'cpt' starts from the texts of training rows",
+                where="prompt.method",
+                got="rows with images or sounds",
+                fix="--method vectors",
+            )
         gold = _gold(row)
         if gold:
             cut = len(bos) if row.input_ids[: len(bos)] == bos else 0

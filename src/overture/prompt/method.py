@@ -38,10 +38,12 @@ class Method:
         learning_rate: what worked for it at each place (see docs/log.md).
         rated_length: prompts longer than this take less of that rate, in proportion; None where all lengths take it.
         formula: how many values are trained: P prompt length, D model width, N layers, H key/value heads, K head width,
-            C labels, and further letters.
+            C labels, d width of the tower of texts, and further letters.
         variants: the formula where an option has a value, by ``option=value``.
         letters: the option, or property of the options, that each further letter of the formula stands for.
         needs_labels: only for tasks with label words.
+        in_captions: its vectors stand among the labels' words, in the tower of texts of a model that compares images
+            with texts; its place is that of the vectors beside the words.
         takes_memory: it can start from keys and values as they are.
         takes_weights: and from their weights, which are then trained further.
         estimated: values whose gradient is an estimate, since they make a discrete choice.
@@ -65,6 +67,7 @@ class Method:
     variants: Mapping[str, str] = field(default_factory=dict)
     letters: Mapping[str, str] = field(default_factory=dict)
     needs_labels: bool = False
+    in_captions: bool = False
     takes_memory: bool = False
     takes_weights: bool = False
     estimated: tuple[str, ...] = ()

@@ -77,9 +77,11 @@ def _check_tensors(tensors: dict[str, Tensor], config: PromptConfig, layer: Any,
     num_vectors = tensors["vectors"].shape[0] if "vectors" in tensors and tensors["vectors"].dim() else 0
     memory = (num_layers, entered.num_heads, columns, entered.head_dim)
     num_labels = len(source.candidates.labels) if source.candidates else None
-    label_width = source.hidden_size if "head_weight" in tensors else source.head_rows([0]).shape[-1]
+    label_width: int | None = source.hidden_size if "head_weight" in tensors else source.head_rows([0]).shape[-1]
     if config.read_at is not None:
         label_width = source.hidden_size * (2 if config.read_at.features == "read+mean" else 1)
+    if "label_scale" in tensors:
+        label_width = source.captions.width if source.captions else None
     wanted: dict[str, tuple[int | None, ...]] = {
         "vectors": (None, width),
         "split": (num_vectors + 1,),
@@ -91,6 +93,7 @@ def _check_tensors(tensors: dict[str, Tensor], config: PromptConfig, layer: Any,
         "head_weight": (source.hidden_size, source.hidden_size),
         "head_bias": (source.hidden_size,),
         "label_bias": (num_labels,),
+        "label_scale": (),
     }
     problems = []
     for name, tensor in tensors.items():

@@ -180,6 +180,19 @@ def check_effect(config: PromptConfig) -> None:
             got=config.labels,
             fix="leave it out, or --method vectors",
         )
+    if method.in_captions and config.labels == "vectors":
+        raise ConfigError(
+            f"method {config.method!r} compares images with the labels' words",
+            where="prompt.labels",
+            got=config.labels,
+            fix="leave it out, or --method deep",
+        )
+    if method.in_captions and config.label_rate != PromptConfig().label_rate:
+        raise ConfigError(
+            f"method {config.method!r} trains no label vectors",
+            where="prompt.label_rate",
+            fix="leave it out",
+        )
     if method.needs_labels and config.label_rate != PromptConfig().label_rate:
         raise ConfigError(
             f"method {config.method!r} has a rate of its own for label vectors",

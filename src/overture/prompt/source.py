@@ -3,13 +3,49 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from overture.core.errors import ConfigError
 from overture.core.injection import Injection, LayerMemory, Place, ReadAt
 from overture.core.rows import Candidates, Encoded
+
+
+class Captions(Protocol):
+    """The tower of texts of a model that compares images with texts; `engine.captions` has the maths."""
+
+    @property
+    def scale(self) -> Tensor:
+        """The factor on cosines, []."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Width of the common space, E."""
+        ...
+
+    @property
+    def begin_ids(self) -> tuple[int, ...]:
+        """Tokens that every caption begins with."""
+        ...
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that every caption ends with."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a piece of a caption."""
+        ...
+
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        """Vectors of tokens, [n, D]."""
+        ...
+
+    def features(self, trunk: Tensor, branches: Sequence[Tensor], deep: Tensor | None = None) -> Tensor:
+        """Captions with a common beginning [T, D], and what follows it in each, in the common space, [C, E]."""
+        ...
 
 
 def no_prompts(ref: str) -> Injection:
@@ -50,6 +86,9 @@ class PromptSource:
         probe: weight [C, D] and bias [C] of a linear probe of the training rows, by where it reads them; on their last
             states when None.
         encoder: the same of an encoder-decoder's encoder; then these are the decoder's.
+        captions: the tower of texts of a model that compares images with texts; None in other models.
+        texts: the facts of that tower.
+        label_texts: the words of each label, as captions have them.
     """
 
     hidden_size: int
@@ -73,6 +112,9 @@ class PromptSource:
     states: Callable[[int, Random], Tensor] = no_rows
     probe: Callable[[ReadAt | None], tuple[Tensor, Tensor]] = no_rows
     encoder: "PromptSource | None" = None
+    captions: Captions | None = None
+    texts: "PromptSource | None" = None
+    label_texts: tuple[str, ...] = ()
 
     def at(self, place: Place) -> "PromptSource":
         """The facts of the layers that a prompt at a place enters."""

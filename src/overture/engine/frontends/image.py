@@ -7,7 +7,7 @@ Shape letters: C channels, H height, W width, L positions of an image, D width o
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 from typing import Any
@@ -28,6 +28,30 @@ _KEPT_BYTES = 1 << 28
 """Memory for vectors of images; also models under training, which keep nothing else, read each image once."""
 _SAMPLED = 16
 """Random images that `ImageFrontend.sample` draws patches from."""
+
+
+class KeptVectors:
+    """Vectors of the first images, as many as there is memory for.
+
+    Args:
+        make: the vectors of an image, [L, D].
+    """
+
+    def __init__(self, make: Callable[[Signal], Tensor]) -> None:
+        self._make = make
+        self._kept: dict[str, Tensor] = {}
+        self._num_bytes = 0
+
+    def of(self, signal: Signal) -> Tensor:
+        """The vectors of an image, [L, D]."""
+        if signal.key in self._kept:
+            return self._kept[signal.key]
+        vectors = self._make(signal)
+        num_bytes = vectors.numel() * vectors.element_size()
+        if self._num_bytes + num_bytes <= _KEPT_BYTES:
+            self._kept[signal.key] = vectors
+            self._num_bytes += num_bytes
+        return vectors
 
 
 class ImageFrontend:
@@ -51,8 +75,7 @@ class ImageFrontend:
         config = backbone.model.config
         self.patch, self.num_channels = int(config.patch_size), int(config.num_channels)
         self._check_shape()
-        self._kept: dict[str, Tensor] = {}
-        self._num_bytes = 0
+        self._kept = KeptVectors(lambda signal: self._entered(signal.load()[None])[0])
         side = processor.shape or (4 * self.patch, 4 * self.patch)
         self._length = self._entered(torch.zeros(1, self.num_channels, *side)).shape[1]
         self.num_own = self._length - self._num_patches(*side)
@@ -92,17 +115,7 @@ class ImageFrontend:
         signals = [segment for segment in segments if isinstance(segment, Signal) and segment.modality == "image"]
         if len(signals) < len(segments):
             raise BackboneError("a model of images reads nothing else", where=self.backbone.info.id)
-        return torch.cat([self._vectors_of(signal) for signal in signals])
-
-    def _vectors_of(self, signal: Signal) -> Tensor:
-        if signal.key in self._kept:
-            return self._kept[signal.key]
-        vectors = self._entered(signal.load()[None])[0]
-        num_bytes = vectors.numel() * vectors.element_size()
-        if self._num_bytes + num_bytes <= _KEPT_BYTES:
-            self._kept[signal.key] = vectors
-            self._num_bytes += num_bytes
-        return vectors
+        return torch.cat([self._kept.of(signal) for signal in signals])
 
     def sample(self, num: int, random: Random) -> Tensor:
         """Vectors of patches of images of noise, [num, D]; training rows have better ones, see the start `patches`."""

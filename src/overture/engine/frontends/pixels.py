@@ -54,7 +54,11 @@ class ImageProcessor(Config):
         """
         kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "")
         sizes: dict[str, Any] = {}
-        if "max_num_patches" in values:
+        if values.get("max_image_size"):
+            # Idefics 3 and SmolVLM: the image as a whole, without the parts that large ones may be cut into as well.
+            side = values["max_image_size"]["longest_edge"]
+            sizes = {"height": side, "width": side}
+        elif "max_num_patches" in values:
             sizes["most_patches"] = values["max_num_patches"]
         elif values.get("do_resize", True):
             sizes = _sizes(values.get("size"), kind, where)

@@ -325,7 +325,7 @@ def _perplexities(lab: Lab, made: Made, served: Scorer) -> tuple[float | None, f
     if not isinstance(served, PromptedModel) or backbone.family.kind != "decoder" or first.slots:
         return None, None
     bos = tuple(backbone.text.tokenizer.bos_ids)
-    with_bos = bool(bos) and (*first.input_ids, *first.anchor_ids)[: len(bos)] == bos
+    with_bos = bool(bos) and (*first.input_elements, *first.anchor_elements)[: len(bos)] == bos
     try:
         after = lab.perplexity(served, with_bos)
     except OvertureError:

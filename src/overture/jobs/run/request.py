@@ -350,11 +350,14 @@ def with_place(config: R, is_encoder: bool) -> R:
     """The request with place `memory` instead of the default on an encoder, unless a place is given.
 
     An encoder's input depends on the text behind it, so its keys and values cannot be kept and followed by a prompt's;
-    a prompt's keys and values stand before the text there, where every token sees them.
+    a prompt's keys and values stand before the text there, where every token sees them. Methods among the labels' words
+    take their own first place.
     """
     prompt, method = config.prompt, METHODS.get(config.prompt.method)
     if not is_encoder or "place" in prompt.model_fields_set or method is None:
         return config
+    if method.in_captions:
+        return config.model_copy(update={"prompt": prompt.model_copy(update={"place": method.places[0]})})
     if "memory" not in method.places or prompt.place not in method.places:
         return config
     return config.model_copy(update={"prompt": prompt.model_copy(update={"place": "memory"})})

@@ -67,7 +67,7 @@ def row_tokens(backbone: Backbone, injection: Injection | None, row: Encoded) ->
     # A word's last token is predicted and not read.
     words = sum(len(word) - 1 for word in label_words)
     vectors = injection.vectors.length if injection and injection.vectors else 0
-    text = len(row.anchor_ids) + (0 if _is_input_kept(backbone, injection) else len(row.input_ids))
+    text = row.num_text - (row.num_input if _is_input_kept(backbone, injection) else 0)
     layers = backbone.info.num_layers
     upper = layers - (injection.layer if injection else 0)
     return (text + vectors + words + row.target.num_tokens) * upper / layers
@@ -276,7 +276,7 @@ class SearchState:
     def input_tokens(self, wording: int) -> int:
         """Tokens of the inputs of training and validation rows."""
         rows = self.in_wording(wording).rows
-        return sum(map(len, {row.input_ids for split in ("train", "validation") for row in rows[split]}))
+        return sum(map(len, {row.input_elements for split in ("train", "validation") for row in rows[split]}))
 
     # -- candidates
 

@@ -19,6 +19,7 @@ from overture.evaluate.probe import PENALTIES, Probe, all_readings, best_probe, 
 from overture.jobs.run.work import Work
 from overture.prompt.config import PromptConfig
 from overture.prompt.labels import LabelVectors, with_labels
+from overture.prompt.registry import method_of
 
 PROBE = "probe.safetensors"
 """The probe's values, in the run's folder."""
@@ -28,8 +29,15 @@ _WORDS = {"read": "the state that labels are read from", "mean": "the mean of al
 
 
 def has_ladder(work: Work) -> bool:
-    """Whether a run's prompts are measured against a probe: the model has no words, and each row has one label."""
-    return not work.backbone.family.has_words and can_probe(work.backbone, work.rows)
+    """Whether a run's prompts are measured against a probe: the model has no words, and each row has one label.
+
+    Prompts among the labels' words are measured against captions written by hand.
+    """
+    return (
+        not method_of(work.config.prompt).in_captions
+        and not work.backbone.family.has_words
+        and can_probe(work.backbone, work.rows)
+    )
 
 
 def can_probe(backbone: Backbone, rows: Mapping[str, Sequence[Encoded]]) -> bool:

@@ -26,9 +26,11 @@ from overture.jobs.tune.adapted import Tuned, tuned_alone, tuned_with_adapter
 from overture.jobs.tune.ladder import PROBE, chosen_probe, facts_of, has_ladder, prompt_of, with_read_layer
 from overture.jobs.tune.plan import plan_of
 from overture.jobs.tune.result import finished, seed_file
+from overture.prompt.captions import zero_shot
 from overture.prompt.labels import label_start, with_labels
+from overture.prompt.methods import CAPTION
 from overture.prompt.pack import ADAPTER, prompt_tensors
-from overture.prompt.registry import check_effect
+from overture.prompt.registry import check_effect, method_of
 from overture.store.runs import Run
 from overture.store.store import Store
 from overture.train.fit import FitResult
@@ -151,12 +153,17 @@ def _beside_probe(work: Work) -> Controls:
 def _without_prompt(work: Work) -> Measured | None:
     """The model as it is; None where it cannot answer such rows without a prompt.
 
-    A model without words is measured under a linear probe of the training rows, from which label vectors start too.
+    A model without words is measured under a linear probe of the training rows, from which label vectors start too, or
+    with captions written by hand where the prompt stands in such captions.
     """
     # The model alone fills and uses the cache when the prompt will use it too; else it would only cost memory.
     cache = work.cache if work.config.prompt.place == "after" else None
     plain = PromptedModel(work.backbone, None, cache)
-    if not work.backbone.family.has_words and work.encoder.candidates:
+    if method_of(work.config.prompt).in_captions:
+        source = prompt_source(work.backbone, work.encoder)
+        plain = PromptedModel(work.backbone, zero_shot(source), work.cache)
+        work.notice(f"without a prompt the model compares images with captions written by hand: {CAPTION!r}")
+    elif not work.backbone.family.has_words and work.encoder.candidates:
         source = prompt_source(work.backbone, work.encoder, work.rows["train"], cache=work.cache)
         labels, bias = label_start(source)
         plain = PromptedModel(work.backbone, with_labels(None, labels, bias=bias), cache)
