@@ -82,6 +82,24 @@ def test_a_probe_is_kept_where_a_prompt_is_not_shown_to_be_better(task, overture
     assert again.json["metrics"]["test"] == done.json["no_prompt"]["metrics"]["test"]
 
 
+@pytest.mark.parametrize("keep", ["prompt", "winner"])
+def test_an_explanation_shows_where_images_speak_for_their_labels(task, overture, keep):
+    done = overture("tune", task, "--length", 2, "--set", "train.epochs=1", "--set", f"keep={keep}", "--json")
+    assert done.code == 0, done.err
+    explained = overture("explain", "colours@1", "--rows", 4, "--texts", 2, "--json")
+    assert explained.code == 0, explained.err
+    heat = explained.json["texts"][0]
+    assert (len(heat["words"]), heat["columns"]) == (36, 6)
+    assert heat["words"][7]["word"] == "row 2, column 2"
+    # A probe is its own label vectors: without it nothing else is left.
+    is_same = [word["without"] == pytest.approx(word["with_prompt"], abs=1e-5) for word in heat["words"]]
+    assert all(is_same) == (keep == "winner")
+    assert any("label vectors alone" in notice for notice in explained.json["notices"])
+    page = Path(explained.json["page"]).read_text(encoding="utf-8")
+    assert "Piece by piece" in page
+    assert "row 2, column 2" in page
+
+
 @pytest.mark.parametrize("layer", ["search", "1", "last"])
 def test_a_prompt_that_is_read_in_another_layer_answers_as_it_did(task, overture, layer):
     read = ("--set", f"prompt.read_layer={layer}", "--set", "prompt.read_features=read+mean", "--set", "keep=prompt")

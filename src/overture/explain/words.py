@@ -37,16 +37,16 @@ class Occluded:
     """A row whose pieces were left out one by one under the prompt.
 
     Args:
-        pieces: of its text.
+        num_pieces: of its text, image or sound.
         loss: negative log-likelihood of the answer under the prompt.
         drops: log-likelihood of the answer under the prompt that is lost without each.
-        losses_of: negative log-likelihoods of that answer with other texts in place of the row's own.
+        losses_of: negative log-likelihoods of that answer without each of some sets of pieces.
     """
 
-    pieces: list[str]
+    num_pieces: int
     loss: float
     drops: list[float]
-    losses_of: Callable[[Sequence[str]], Tensor]
+    losses_of: Callable[[Sequence[Sequence[int]]], Tensor]
 
 
 def words_check(rows: Sequence[Occluded], seed: int) -> Check:
@@ -58,15 +58,14 @@ def words_check(rows: Sequence[Occluded], seed: int) -> Check:
     """
     random, gains, of_rows = Random(seed), [], []
     for row in rows:
-        length = len(row.pieces)
+        length = row.num_pieces
         if length < _FEWEST_PIECES:
             continue
         ranked = sorted(range(length), key=lambda number: -row.drops[number])
         orders = [ranked, *(random.sample(range(length), length) for _ in range(_ORDERS))]
         depths = [max(1, round(length * share)) for share in _SHARES]
         removed = [[order[:depth], order[depth:]] for order in orders for depth in depths]
-        texts = [without(row.pieces, numbers) for pair in removed for numbers in pair]
-        losses = row.losses_of(texts)
+        losses = row.losses_of([numbers for pair in removed for numbers in pair])
         # [orders, depths, (without the first, with them alone)].
         lost = (losses - row.loss).view(len(orders), len(depths), 2).mean(1)
         gains.append(float(lost[0, 0] - lost[1:, 0].mean()))

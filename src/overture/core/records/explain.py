@@ -102,7 +102,10 @@ class TextHeat(Record):
     gold: str = Field(description="the right label")
     said_without: str = Field(description="the answer without the prompt")
     said_with: str = Field(description="the answer with the prompt")
-    words: list[HeatWord] = Field(description="its words or pieces, in order")
+    words: list[HeatWord] = Field(
+        description="its words or pieces, in order: tiles of an image from the top, stretches of a sound"
+    )
+    columns: int | None = optional("tiles side by side, of an image; all stretches, of a sound")
 
 
 class Check(Record):

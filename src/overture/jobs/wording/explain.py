@@ -10,6 +10,7 @@ from torch import Tensor
 from overture.core.contracts import RowMethod
 from overture.core.errors import BackboneError, ConfigError, StoreError
 from overture.core.injection import Injection
+from overture.core.media import Media
 from overture.core.meter import Meter
 from overture.core.records.explain import (
     AttentionShare,
@@ -27,7 +28,7 @@ from overture.core.rows import Encoded
 from overture.core.sealed import read_sealed
 from overture.core.seeds import derived_seed, named_random
 from overture.data.row import Row
-from overture.data.rows import gold_of, texts_of
+from overture.data.rows import content_of, gold_of, texts_of
 from overture.engine.answerer import LocalAnswerer
 from overture.engine.cache import InputCache
 from overture.engine.judge import LocalJudge
@@ -41,6 +42,7 @@ from overture.evaluate.source import prompt_source
 from overture.explain.checks import agreement, completeness, deletion, randomisation, seed_stability
 from overture.explain.flips import flip_counts, slices
 from overture.explain.gradients import integrated
+from overture.explain.media import media_pieces
 from overture.explain.parts import changes_of, drops_of, mean_of, scores_without
 from overture.explain.shift import label_shifts, shift_likeness, shifted_words, vocabulary_shift
 from overture.explain.words import Occluded, pieces_of, without, words_check
@@ -130,7 +132,9 @@ class _Explainer:
         rows, notices = self._sample()
         encoded = handle.encoder.encode(rows)
         cache = None if handle.has_adapter else InputCache()
-        prompted, plain = handle.model(cache), PromptedModel(handle.backbone, None, cache)
+        prompted = handle.model(cache)
+        plain, told = self._plain(prompted, cache)
+        notices += told
         alone = handle.encoded_alone(rows, encoded)
         try:
             check_answerable(plain, alone[:1], task)
@@ -152,7 +156,8 @@ class _Explainer:
         names = list(task.words)
         change_BV = self._change(prompted, plain, encoded, alone)
         gold_B = torch.tensor([names.index(label) for label in gold])
-        texts = [" ".join(texts_of(task, row).values()) for row in rows]
+        # The name of a file is nothing that the model reads.
+        texts = [" ".join(text for name, text in texts_of(task, row).items() if name not in task.media) for row in rows]
         parts, checks = self._parts(prompted, encoded, rows)
         heats, words_are_named = self._heats(prompted, plain, rows, gold, said)
         words = handle.manifest.text
@@ -180,6 +185,15 @@ class _Explainer:
             seconds=meter.seconds,
             notices=notices,
         )
+
+    def _plain(self, prompted: PromptedModel, cache: InputCache | None) -> tuple[PromptedModel, list[str]]:
+        """The model without the prompt; one without words keeps the prompt's label vectors, or it could not answer."""
+        backbone, prompt = self.handle.backbone, prompted.prompt
+        if backbone.family.has_words or not isinstance(prompt, Injection):
+            return PromptedModel(backbone, None, cache), []
+        bare = replace(prompt, vectors=None, memory=None, offset=None)
+        notice = "without the prompt this model answers by the prompt's label vectors alone"
+        return PromptedModel(backbone, bare, cache), [notice]
 
     def _sample(self) -> tuple[list[Row], list[str]]:
         """The rows that are looked at, and a notice where they are not all."""
@@ -389,40 +403,57 @@ class _Explainer:
         self, prompted: PromptedModel, plain: PromptedModel, row: Row, gold: str, said: tuple[str, str]
     ) -> tuple[TextHeat, Occluded, int]:
         task = self.handle.task
-        field = max(task.columns, key=lambda name: len(str(row.fields.get(name, ""))))
-        # A long text in fewer pieces, since each of them is left out in a pass of its own.
         num_tokens = self.handle.encoder.encode([row])[0].num_tokens
-        pieces = pieces_of(str(row.fields[field]), max(_FEWEST_WORDS, min(_MOST_WORDS, _ROW_TOKENS // num_tokens)))
+        names, columns, changed_by = self._pieces(row, num_tokens)
 
-        def rows_of(texts: Sequence[str]) -> list[Row]:
-            return [replace(row, fields={**row.fields, field: text}) for text in texts]
+        def rows_of(left_out: Sequence[Sequence[int]]) -> list[Row]:
+            return [changed_by(numbers) for numbers in left_out]
 
         def scores(model: PromptedModel, encoded: Sequence[Encoded], cache: InputCache | None) -> Tensor:
             answerer = LocalAnswerer(model.backbone, cache)
             return LocalJudge(answerer).scores([model.injections(encoded[:1])[0]], encoded)[0]
 
-        changed = rows_of([without(pieces, left_out) for left_out in ((), *([n] for n in range(len(pieces))))])
+        changed = rows_of([(), *([n] for n in range(len(names)))])
         encoded = self.handle.encoder.encode(changed)
         alone = self.handle.encoded_alone(changed, encoded)
         # Texts that the prompt leaves alone run once for both.
         cache = None if self.handle.has_adapter else InputCache()
         scores_UC = [scores(plain, alone, cache), scores(prompted, encoded, cache)]
-        names = list(task.words)
-        drops = [(some[0] - some[1:])[:, names.index(gold)].tolist() for some in scores_UC]
-        answer = names.index(said[1])
+        labels = list(task.words)
+        drops = [(some[0] - some[1:])[:, labels.index(gold)].tolist() for some in scores_UC]
+        answer = labels.index(said[1])
         heat = TextHeat(
             gold=gold,
             said_without=said[0],
             said_with=said[1],
             words=[
-                HeatWord(word=piece.strip(), without=without_prompt, with_prompt=with_prompt)
-                for piece, without_prompt, with_prompt in zip(pieces, *drops, strict=True)
+                HeatWord(word=name, without=without_prompt, with_prompt=with_prompt)
+                for name, without_prompt, with_prompt in zip(names, *drops, strict=True)
             ],
+            columns=columns,
         )
 
-        def losses_of(texts: Sequence[str]) -> Tensor:
-            return -scores(prompted, self.handle.encoder.encode(rows_of(texts)), None)[:, answer]
+        def losses_of(left_out: Sequence[Sequence[int]]) -> Tensor:
+            return -scores(prompted, self.handle.encoder.encode(rows_of(left_out)), None)[:, answer]
 
         losses_U = -scores_UC[1][:, answer]
         answer_drops = (losses_U[1:] - losses_U[0]).tolist()
-        return heat, Occluded(pieces, float(losses_U[0]), answer_drops, losses_of), num_tokens
+        return heat, Occluded(len(names), float(losses_U[0]), answer_drops, losses_of), num_tokens
+
+    def _pieces(self, row: Row, num_tokens: int) -> tuple[list[str], int | None, Callable[[Sequence[int]], Row]]:
+        """A row's pieces by name, how many stand side by side, and the row without some of them."""
+        task = self.handle.task
+
+        def with_value(field: str, value: object) -> Row:
+            return replace(row, fields={**row.fields, field: value})
+
+        if task.media:
+            ((seen, media),) = content_of(task, row).items()
+            assert isinstance(media, Media), "rows that are explained have been read"
+            parts = media_pieces(media)
+            return parts.names, parts.columns, lambda left_out: with_value(seen, parts.without(left_out))
+        field = max(task.columns, key=lambda name: len(str(row.fields.get(name, ""))))
+        # A long text in fewer pieces, since each of them is left out in a pass of its own.
+        pieces = pieces_of(str(row.fields[field]), max(_FEWEST_WORDS, min(_MOST_WORDS, _ROW_TOKENS // num_tokens)))
+        names = [piece.strip() for piece in pieces]
+        return names, None, lambda left_out: with_value(field, without(pieces, left_out))
