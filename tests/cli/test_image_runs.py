@@ -82,6 +82,39 @@ def test_a_probe_is_kept_where_a_prompt_is_not_shown_to_be_better(task, overture
     assert again.json["metrics"]["test"] == done.json["no_prompt"]["metrics"]["test"]
 
 
+def test_peft_is_refused_and_arrays_are_written(task, overture, tmp_path):
+    # A prefix at `memory` would be an adapter, were it for a model of texts.
+    done = overture("tune", task, "--length", 2, "--set", "train.epochs=1", "--set", "keep=prompt", "--json")
+    assert done.code == 0, done.err
+    assert done.json["method"] == "prefix"
+    assert "which reads images" in done.json["peft_gap"]
+    refused = overture("export", "colours@1", "--to", "peft", "-o", tmp_path / "peft")
+    assert refused.code == 2
+    assert "--to npy" in refused.err
+    assert not (tmp_path / "peft").exists()
+    written = overture("export", "colours@1", "--to", "npy", "-o", tmp_path / "arrays")
+    assert written.code == 0, written.err
+    assert (tmp_path / "arrays" / "keys.npy").is_file()
+
+
+def test_a_search_chooses_among_prompts_for_images(task, overture):
+    settings = (
+        "--set",
+        "search.tunes=2",
+        "--set",
+        "search.length=[2]",
+        "--set",
+        "search.cohort=2",
+        "--set",
+        "train.epochs=1",
+    )
+    done = overture("search", task, *settings, "--json")
+    assert done.code == 0, done.out
+    words = overture("search", task, "--form", "hard")
+    assert words.code == 2, words.out
+    assert "rows of texts" in words.err
+
+
 @pytest.mark.parametrize("keep", ["prompt", "winner"])
 def test_an_explanation_shows_where_images_speak_for_their_labels(task, overture, keep):
     done = overture("tune", task, "--length", 2, "--set", "train.epochs=1", "--set", f"keep={keep}", "--json")

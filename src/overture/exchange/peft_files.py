@@ -299,6 +299,7 @@ def adapter_files(manifest: "Manifest", tensors: "dict[str, torch.Tensor]") -> d
     Raises:
         ArtifactError: peft has no form for this prompt; says why, and what to use instead.
     """
+    _check_reads_texts(manifest)
     kind, base = kind_of(manifest), base_model(manifest.backbone.id)
     prompt = {name: tensor for name, tensor in tensors.items() if name not in _HEAD_TENSORS}
     head = _written_head(manifest, kind, {name: tensors[name] for name in tensors.keys() - prompt.keys()})
@@ -342,6 +343,26 @@ def base_model(name: str) -> str:
     """A model's name for programs that know no alias of ours: its Hub id, or its folder by the whole path."""
     path = Path(name).expanduser()
     return HUB_IDS.get(name) or (str(path.resolve()) if path.exists() else name)
+
+
+def _check_reads_texts(manifest: "Manifest") -> None:
+    """Refuse prompts for models of images and of sounds: peft puts a prompt in front of token ids.
+
+    Raises:
+        ArtifactError: it is such a prompt.
+    """
+    from overture.engine.families import FAMILIES
+
+    family = FAMILIES.get(manifest.backbone.model_type)
+    reads = (family.encoder or family).reads if family else None
+    if reads:
+        raise ArtifactError(
+            "peft has no prompts for models of this input",
+            where=manifest.name,
+            got=f"a prompt for {manifest.backbone.model_type}, which reads {reads}s",
+            wanted="prompts for models of texts alone: peft puts them in front of token ids",
+            fix="export with --to npy or --to json",
+        )
 
 
 def kind_of(manifest: "Manifest") -> ModelKind:

@@ -106,9 +106,19 @@ def check_request(config: HardRequest) -> None:
     """Refuse what no search for words can do, before a model is loaded.
 
     Raises:
-        ConfigError: an unknown proposer, an adapter, or a task whose rows hold no field with the right answer.
+        ConfigError: an unknown proposer, an adapter, rows of images or sounds, or a task whose rows hold no field with
+            the right answer.
     """
     check_no_adapter(config, "a search for words")
+    if config.task.media:
+        raise ConfigError(
+            "a search for words is for rows of texts",
+            where="search.form",
+            got=f"rows with an {config.task.input}",
+            wanted="input: text",
+            fix="leave it out: overture search chooses among soft prompts; words of your own for Whisper stand in the "
+            "template, behind <|startofprev|>",
+        )
     for source in config.hard.chosen:
         check_source(source)
     if not config.task.target_fields:
