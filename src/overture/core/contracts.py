@@ -177,19 +177,31 @@ class Trainees(Protocol):
 
 
 class Reducer(Protocol):
-    """Sums values over the processes that train one prompt together, each on its share of every batch."""
+    """What the processes that train one prompt together sum and agree on, each on its share of every batch."""
 
     rank: int
-    """This process, from 0; the first one writes checkpoints."""
+    """The number of this process's share, from 0."""
     size: int
-    """How many processes there are."""
+    """How many shares there are."""
+    is_first: bool
+    """Whether this is the process that writes checkpoints."""
+    is_lockstep: bool
+    """Whether all processes must run as many forward passes as each other."""
 
     def sum(self, values: Sequence["torch.Tensor"]) -> None:
-        """Replace each value by its sum over all processes, in place; called between backward and clipping.
+        """Replace each value by its sum over the shares, in place; called between backward and clipping.
 
         Args:
             values: as many, of the same shapes and in the same order, in every process.
         """
+        ...
+
+    def most(self, value: float) -> float:
+        """The largest of all processes' values."""
+        ...
+
+    def from_first(self, values: Sequence[float]) -> list[float]:
+        """The first process's values; all processes have as many."""
         ...
 
 

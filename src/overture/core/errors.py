@@ -14,6 +14,7 @@ OvertureError
 |   |   +-- StoreLocked           another process writes
 |   +-- DeviceFull                one row alone does not fit into the device's memory
 +-- Diverged                      the loss became NaN or infinite; the last good prompt was kept
++-- LostProcess                   another of the processes that train together ended, or a worker did
 +-- DiskFull                      nothing was lost, but nothing more can be written
 """
 
@@ -172,6 +173,10 @@ class Diverged(OvertureError):
     """The loss became NaN or infinite."""
 
     exit_code = 3
+
+
+class LostProcess(OvertureError):
+    """A process that this one works with has ended."""
 
 
 class DiskFull(OvertureError):

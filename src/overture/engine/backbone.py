@@ -30,6 +30,7 @@ from overture.engine.transfer import moved, sent
 if TYPE_CHECKING:
     from overture.engine.captions import CaptionTower
     from overture.engine.frontends.text import TextFrontend
+    from overture.engine.ranks import Ranks
 
 
 class Backbone:
@@ -91,6 +92,7 @@ class Backbone:
         self._stack: Any = self.layers
         self._head_map: Map | None = None
         self._masks: dict[bool, list[MaskKind]] = {}
+        self._ranks: Ranks | None = None
         self.inner: dict[str, Tensor] = {}
         self.inner_rate = 1.0
         self._reader: Backbone | None = None
@@ -193,6 +195,50 @@ class Backbone:
         beside = getattr(self.model, "final_logits_bias", None)
         bias: Tensor | None = self._head.bias if beside is None else beside[0]
         return bias
+
+    def spread_over(self, ranks: "Ranks") -> None:
+        """From now on run this model together with other processes, as they are arranged; its weights here shrink.
+
+        Args:
+            ranks: the processes; where each has a whole model, nothing changes.
+
+        Raises:
+            BackboneError: this model cannot be shared like that.
+        """
+        if not ranks.is_shared:
+            return
+        if self.family.kind != "decoder" or len(self.frontends) > 1 or self.inner or self.is_compiled:
+            raise BackboneError(
+                "only frozen decoders of texts are shared by several processes",
+                where=self.info.id,
+                got="compiled layers" if self.is_compiled else "values that are trained" if self.inner else self._kind,
+                fix="leave out --tensor-parallel and --shard: each process then has a model of its own",
+            )
+        from overture.engine.split import sharded_layers, split_heads
+
+        if ranks.is_lockstep:
+            self._stack = sharded_layers(self.layers, ranks)
+        else:
+            split_heads(self.model, ranks, self.info.num_kv_heads, self.info.id)
+            self._ranks = ranks
+        self._views = {}
+
+    @property
+    def _kind(self) -> str:
+        """The architecture and the inputs, for people."""
+        return f"{self.family.kind} of {', '.join(sorted(self.modalities))}"
+
+    @property
+    def is_split(self) -> bool:
+        """Whether this process has only some heads of each layer."""
+        return self._ranks is not None
+
+    def own_heads(self, values: Tensor) -> Tensor:
+        """The heads that this process runs, of values of all heads, [..., H, M, K]."""
+        return values if self._ranks is None else self._ranks.own_heads(values)
+
+    def _all_heads(self, values: Tensor) -> Tensor:
+        return values if self._ranks is None else self._ranks.all_heads(values)
 
     @torch.no_grad()
     def _masks_asked(self, is_packed: bool) -> list[MaskKind]:
@@ -385,7 +431,8 @@ class Backbone:
     def _keys_and_values(self, live: Tensor, step: Step, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values that live tokens have in a layer, [B, H, S, K] each; nothing behind them is computed."""
         kept: dict[int, tuple[Tensor, Tensor]] = {}
-        is_whole = self.is_compiled
+        # Compiled layers and those that are gathered from other processes cannot be left half-way either.
+        is_whole = self._stack is not self.layers
         bare = Step(step.positions, step.valid, kept=kept, text_index=step.text_index, is_for_keys=not is_whole)
         # A layer that is computed again in the backward pass cannot be left half-way.
         module, recomputed = self._stack[layer], None if is_whole else vars(self._stack[layer]).pop("forward", None)
@@ -603,7 +650,9 @@ class Backbone:
         valid = torch.ones_like(positions, dtype=torch.bool)
         columns = self.remember(live.to(self.device, self.dtype), positions, valid, start_layer, memory)
         layers = range(start_layer, self.info.num_layers)
-        keys, values = [torch.stack([part[n] for n in layers], dim=1) for part in (columns.keys, columns.values)]
+        keys, values = [
+            self._all_heads(torch.stack([part[n] for n in layers], dim=1)) for part in (columns.keys, columns.values)
+        ]
         return [LayerMemory(*pair) for pair in zip(keys, values, strict=True)]
 
     @torch.no_grad()
@@ -622,7 +671,8 @@ class Backbone:
         pairs = []
         for layer, layer_values in enumerate(values.to(self.device, self.dtype)):
             pairs.append(self._keys_and_values(layer_values[None], Step(positions, valid), layer))
-        return LayerMemory(torch.cat([key for key, _ in pairs]), torch.cat([value for _, value in pairs]))
+        keys, values = [self._all_heads(torch.cat(part)) for part in zip(*pairs, strict=True)]
+        return LayerMemory(keys, values)
 
     def head_rows(self, ids: Sequence[int]) -> Tensor:
         """The head's vectors of tokens, [n, D]; where there is no head, those that the model reads, and else zeros."""

@@ -168,7 +168,7 @@ def _run(backbone: Backbone, beginnings: Sequence[_Beginning]) -> list[LayerMemo
     num_columns = memories[0].length if memories[0] else 0
     positions = torch.arange(num_columns, num_columns + live.shape[1], device=backbone.device).expand(live.shape[:2])
     firsts = [num_columns] * len(beginnings)
-    in_front = [prompt_columns(memories, firsts, backbone.device)] if num_columns else []
+    in_front = [prompt_columns(memories, firsts, backbone)] if num_columns else []
     ran = backbone.memories_of(live, positions, in_front)
     return [_joined(memory, new) if memory else new for memory, new in zip(memories, ran, strict=True)]
 

@@ -222,8 +222,12 @@ class Inputs:
 
     @property
     def _kept_groups(self) -> KeptGroups | None:
-        """Groups of earlier runs; none of a model with values of its own, which its fingerprint does not see."""
-        if not isinstance(self.cache, InputCache) or self.cache.files is None or self.reader.inner:
+        """Groups of earlier runs; none of a model with values of its own, which its fingerprint does not see.
+
+        None either of a model of which this process has some heads only.
+        """
+        has_other_bits = self.reader.inner or self.reader.is_split
+        if not isinstance(self.cache, InputCache) or self.cache.files is None or has_other_bits:
             return None
         return KeptGroups(self.cache.files, self.reader, self.cache.notify)
 

@@ -44,6 +44,7 @@ from overture.engine.families import Family, family_of, max_length
 from overture.engine.frontends.text import text_backbone
 from overture.engine.options import COMPARING, EMBEDDED, TOWERS, check_source, sized
 from overture.engine.precision import fastest_dtype
+from overture.engine.ranks import Ranks
 from overture.engine.tokenizer import Tokenizer
 
 Notify = Callable[[str], None]
@@ -65,6 +66,7 @@ def load_backbone(
     device: str = "auto",
     dtype: str = "auto",
     compile_layers: bool = False,
+    ranks: Ranks | None = None,
     notify: Notify = print,
 ) -> Backbone:
     """Load a frozen model.
@@ -77,6 +79,7 @@ def load_backbone(
         dtype: ``auto`` is float32 on the CPU and bfloat16 on a GPU; ``fastest`` is bfloat16 on a CPU too, where it is
             measured to be faster (`engine.precision`).
         compile_layers: the layers run as compiled kernels, see `Backbone.with_compiled_layers`.
+        ranks: the processes that this one works with; each takes its device, and its part where they share a model.
         notify: told of work that takes long.
 
     Raises:
@@ -84,6 +87,7 @@ def load_backbone(
             its layers cannot be compiled.
     """
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+    where = ranks.device if ranks else where
     dtype = fastest_dtype(device) if dtype == "fastest" else dtype
     kind = (torch.float32 if where.type == "cpu" else torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
     plain, _, _ = sized(name)
@@ -123,14 +127,20 @@ def load_backbone(
     digest = _hub_digest(snapshot) if snapshot else digest
     assembled = _of_both if connector else _of_media if reads else _of_texts
     folder = path or snapshot or Path(plain)
-    model = model.to(where)
+    is_shared = ranks is not None and ranks.is_shared
+    # A model that several processes share may not fit whole into one's device.
+    model = model if is_shared else model.to(where)
     facts: _Facts = {"id": name, "revision": revision, "weights_sha256": digest}
     if inner and has_captions:
         backbone = assembled(model.vision_model.eval(), family, None, folder, **facts)
         backbone.captions = caption_tower(model, inner, **facts)
     else:
         backbone = assembled(model, family, inner, folder, **facts)
-    return backbone.with_compiled_layers() if compile_layers else backbone
+    backbone = backbone.with_compiled_layers() if compile_layers else backbone
+    if ranks and is_shared:
+        backbone.spread_over(ranks)
+        model.to(where)
+    return backbone
 
 
 class _Facts(TypedDict):

@@ -11,17 +11,19 @@ from torch import Tensor
 
 from overture.core.injection import LayerMemory
 from overture.engine.attention import Columns
+from overture.engine.backbone import Backbone
 from overture.engine.transfer import sent
 
 
-def prompt_columns(memories: Sequence[LayerMemory | None], firsts: Sequence[int], device: torch.device) -> Columns:
+def prompt_columns(memories: Sequence[LayerMemory | None], firsts: Sequence[int], backbone: Backbone) -> Columns:
     """The rows' prompt memories; they end where each row's live tokens begin.
 
     Args:
-        memories: a memory, or none, of each row.
+        memories: a memory, or none, of each row, with all heads.
         firsts: positions of the rows' first live tokens.
-        device: where the columns' positions go.
+        backbone: reads them; in several processes each reads its own heads.
     """
+    device, own = backbone.device, backbone.own_heads
     longest = max(memory.length for memory in memories if memory)
     lengths = sent([memory.length if memory else 0 for memory in memories], device)[:, None]
     valid = torch.arange(longest, device=device)[None] < lengths
@@ -29,12 +31,14 @@ def prompt_columns(memories: Sequence[LayerMemory | None], firsts: Sequence[int]
     first = memories[0]
     if first is not None and all(memory is first for memory in memories):
         weights = None if first.weights is None else list(first.weights[:, None])
-        return Columns(_by_layer(first.keys[:, None]), _by_layer(first.values[:, None]), positions, valid, weights)
+        return Columns(
+            _by_layer(own(first.keys)[:, None]), _by_layer(own(first.values)[:, None]), positions, valid, weights
+        )
     # One memory of each run of the same, where all runs are of one length, as in a cohort; else all of them.
     runs = [list(run) for _, run in groupby(memories, key=id)]
     distinct = [run[0] for run in runs] if len({len(run) for run in runs}) == 1 else list(memories)
-    keys = _side_by_side([memory.keys if memory else None for memory in distinct], longest)
-    values = _side_by_side([memory.values if memory else None for memory in distinct], longest)
+    keys = own(_side_by_side([memory.keys if memory else None for memory in distinct], longest))
+    values = own(_side_by_side([memory.values if memory else None for memory in distinct], longest))
     return Columns(_by_layer(keys), _by_layer(values), positions, valid, _weights(memories, longest), "run")
 
 

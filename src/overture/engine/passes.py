@@ -142,7 +142,7 @@ def _memory(
     memories = [injection.memory.memory if injection and injection.memory else None for injection in injections]
     if any(memories):
         firsts = [start.position for start in starts]
-        memory.append(prompt_columns(memories, firsts, inputs.backbone.device))
+        memory.append(prompt_columns(memories, firsts, inputs.backbone))
     return memory
 
 

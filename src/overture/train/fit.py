@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypedDict, cast
@@ -270,8 +270,8 @@ class FitTogether:
         is_stop_asked: looked at after each step.
         decide: called after each epoch with its number, from 0, and the histories of the members that could go on, by
             key; it returns the keys of those that do. All do when None.
-        reducer: sums losses and gradients over processes, which must have the same rows, seeds and decisions; each
-            runs its share of every batch.
+        reducer: sums losses and gradients over processes, which must have the same rows and seeds; each runs its share
+            of every batch. Scores are the first one's, and all stop when one is asked to.
     """
 
     def __init__(
@@ -319,7 +319,7 @@ class FitTogether:
         while batches := {number: left[number].pop(0) for number in self._active(active) if left[number]}:
             self._fit_memory(batches)
             self._step(batches)
-            if self.is_stop_asked() and self._active(active):
+            if self._is_stopping() and self._active(active):
                 self._save()
                 return False
             if time.perf_counter() - self._saved >= self.checkpoint_seconds:
@@ -340,7 +340,10 @@ class FitTogether:
         """Each member's sum of losses; the gradients of their means are left in the values, clipped."""
         rank, size = self.reducer.rank, self.reducer.size
         shares = {number: share for number, batch in batches.items() if (share := batch[rank::size])}
-        losses = self.room.run(partial(self._parts, shares), partial(self._backward, weights), num_of_part)
+        if self.reducer.is_lockstep:
+            losses = self._backward(weights, self._in_lockstep(shares, batches))
+        else:
+            losses = self.room.run(partial(self._parts, shares), partial(self._backward, weights), num_of_part)
         fits = [self.fits[number] for number in weights]
         sums = torch.stack([losses[number] for number in weights])
         if size > 1:
@@ -364,6 +367,15 @@ class FitTogether:
             parts += shared_batches({number: batches[number] for number in group}, limit)
         return parts
 
+    def _in_lockstep(
+        self, shares: Mapping[int, Sequence[Encoded]], batches: Mapping[int, Sequence[Encoded]]
+    ) -> list[Mapping[int, Sequence[Encoded]]]:
+        """The share's forward passes, with as many more, which do not count, as the largest share has."""
+        parts: list[Mapping[int, Sequence[Encoded]]] = [*self._parts(shares, self.room.max_tokens)] if shares else []
+        filler = {number: batch[:1] for number, batch in list(batches.items())[:1]}
+        missing = int(self.reducer.most(len(parts))) - len(parts)
+        return [*parts, *(_Idle(filler) for _ in range(missing))]
+
     def _backward(
         self, weights: Mapping[int, float], parts: Sequence[Mapping[int, Sequence[Encoded]]]
     ) -> dict[int, Tensor]:
@@ -375,8 +387,9 @@ class FitTogether:
             sums[number] = torch.zeros((), dtype=torch.float64, device=next(iter(fit.values.values())).device)
         for part in parts:
             losses = self.trainees.losses(part)
-            sum(loss / weights[number] for number, loss in losses.items()).backward()  # type: ignore[union-attr]
-            for number, loss in losses.items():
+            share = 0.0 if isinstance(part, _Idle) else 1.0
+            sum(share * loss / weights[number] for number, loss in losses.items()).backward()  # type: ignore[union-attr]
+            for number, loss in () if isinstance(part, _Idle) else losses.items():
                 sums[number] = sums[number] + loss.detach().double()
         return sums
 
@@ -392,9 +405,13 @@ class FitTogether:
         first = max(self._parts(batches, self.room.max_tokens), key=num_of_part)
         try:
             needed = memory.peak_of(lambda: self._backward({number: weights[number] for number in first}, [first]))
+            tokens = fitted_tokens(num_of_part(first), needed, memory.free_bytes())
         except torch.OutOfMemoryError:
+            needed, tokens = 0, 0
+        # The smallest limit of all processes: those that hold one model between them must cut alike.
+        tokens = -int(self.reducer.most(-tokens))
+        if not tokens:
             return
-        tokens = fitted_tokens(num_of_part(first), needed, memory.free_bytes())
         self.room.max_tokens = self.shared_tokens = tokens
         self._notice(
             f"a pass of {num_of_part(first):,} tokens took {needed / 1e9:.2f} GB, so passes have up to {tokens:,}"
@@ -404,14 +421,24 @@ class FitTogether:
         self.fits[0].events(NoticeEvent(text=text))
 
     def _end_epoch(self, active: list[int]) -> bool:
-        for number, validation in zip(active, self.validate(active) if active else (), strict=True):
+        for number, validation in zip(active, self._validations(active), strict=True):
             self.fits[number].end_epoch(validation)
         done = [number for number in active if self.fits[number].progress.ended != "diverged"]
         self._drop(self._active(done))
         self._save()
         for number in done:
             self.fits[number].report_epoch()
-        return not self.is_stop_asked()
+        return not self._is_stopping()
+
+    def _validations(self, active: Sequence[int]) -> list[Validation]:
+        """The scores of members, as the first process has them."""
+        mine = [number for validation in (self.validate(active) if active else ()) for number in astuple(validation)]
+        agreed = self.reducer.from_first(mine)
+        return [Validation(*pair) for pair in zip(agreed[::2], agreed[1::2], strict=True)]
+
+    def _is_stopping(self) -> bool:
+        """Whether any process was asked to stop: all of them stop after the same step."""
+        return self.reducer.most(float(self.is_stop_asked())) > 0
 
     def _drop(self, active: list[int]) -> None:
         if self.decide is None or not active:
@@ -424,9 +451,13 @@ class FitTogether:
                 self.fits[number].progress.ended = "dropped"
 
     def _save(self) -> None:
-        if self.checkpoint and self.reducer.rank == 0:
+        if self.checkpoint and self.reducer.is_first:
             save_checkpoint(self.checkpoint, self.members)
         self._saved = time.perf_counter()
+
+
+class _Idle(dict[int, Sequence[Encoded]]):
+    """Rows that run only because another process has more of them; their losses do not count."""
 
 
 def num_of_part(part: Mapping[int, Sequence[Encoded]]) -> int:
