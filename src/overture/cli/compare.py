@@ -15,7 +15,7 @@ from overture.cli.progress import display
 from overture.cli.report import show_next
 from overture.cli.stop import StopRequest
 from overture.cli.tables import Column, show_table
-from overture.cli.tune import BACKBONE, INTERRUPTED, LENGTH
+from overture.cli.tune import BACKBONE, INTERRUPTED, LENGTH, WHERE, where_of
 from overture.core.errors import ConfigError
 from overture.jobs.compare.options import CompareConfig
 from overture.jobs.run.request import TuneConfig, check_no_adapter, resolved
@@ -65,6 +65,7 @@ _OutputOption = Annotated[
     flag(TuneConfig, "cache_gb"),
     flag(TuneConfig, "cache_dtype"),
     flag(TuneConfig, "track"),
+    *WHERE,
 )
 def command(
     task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `overture init` writes one.")],
@@ -94,6 +95,7 @@ def command(
     check_no_adapter(tune, "compare")
     values = {**given.of(CompareConfig), "settings": _by_way(way_settings or []), "tune": tune}
     config = validated(CompareConfig, values, "overture compare")
+    where = where_of(given)
     if config.ways:
         ways_of(config)
     folder = out or Path(f"compare-{tune.task.name}")
@@ -111,7 +113,7 @@ def command(
     words = shlex.join(["overture", *_words()])
     with StopRequest("stopping after this step; press Ctrl-C again to stop at once") as stop, show.live():
         portable_words = shlex.join(["overture", *map(_portable, _words())])
-        result = compare(config, folder, kept, show, stop, only=only, command=portable_words)
+        result = compare(config, folder, kept, show, stop, only=only, command=portable_words, where=where)
     if isinstance(result, Interrupted):
         if is_json or is_json_only():
             emit({**result.dump(), "resume": words})

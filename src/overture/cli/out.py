@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+from overture.core.launch import launched
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
@@ -112,7 +114,8 @@ def remark(text: str) -> None:
 def loading() -> None:
     """Say that a command has read its input and now imports torch, which takes seconds."""
     remark("loading ...")
-    if _is_own_process[0]:
+    # Several processes that train together need parts of torch that the lean import leaves out.
+    if _is_own_process[0] and launched().size == 1:
         from overture.engine.lean import import_transformers
 
         import_transformers()

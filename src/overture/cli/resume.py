@@ -6,15 +6,19 @@ from typing import Annotated
 import typer
 
 from overture.cli.hard import show_forms, show_words
-from overture.cli.options import JsonOption, StoreOption, run_names, store_root
+from overture.cli.options import Given, JsonOption, StoreOption, run_names, store_root, with_flags
 from overture.cli.out import console, emit, loading, say
 from overture.cli.report import show_next, show_result
 from overture.cli.search import finish_search
 from overture.cli.tables import Column, show_table
-from overture.cli.tune import finish, resume_line, worked
+from overture.cli.tune import WHERE, finish, resume_line, where_of, worked
+from overture.core.errors import ConfigError
+from overture.core.launch import check_processes
 
 
+@with_flags(*WHERE)
 def resume_command(
+    given: Given,
     run: Annotated[
         str | None,
         typer.Argument(metavar="RUN", help="The run; without it, those that can go on.", autocompletion=run_names),
@@ -22,7 +26,10 @@ def resume_command(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=FILE", help="Where a data file lies now, such as data.train=rows.jsonl. Repeatable."
+            "--set",
+            metavar="KEY=VALUE",
+            help="Where a data file lies now, such as data.train=rows.jsonl; or tensor_parallel and shard, for other "
+            "processes than those that began. Repeatable.",
         ),
     ] = None,
     store: StoreOption = None,
@@ -39,6 +46,10 @@ def resume_command(
 
     kept = Store(root, say)
     kind = Run.open(kept.runs, run).request().kind
+    check_processes(kind == "tune", f"resume of a run of kind {kind}")
+    where = where_of(given)
+    if where.on and kind != "tune":
+        raise ConfigError("only seeds of a tuning run are given to workers", where="--on", got=f"a run of kind {kind}")
     loading()
     if kind == "hard":
         from overture.jobs.wording.search import resume_words
@@ -70,7 +81,10 @@ def resume_command(
     from overture.jobs.tune.tune import resume
 
     result = worked(
-        lambda listener, stop: resume(run, kept, listener, stop, settings=settings or []), store, is_json, run
+        lambda listener, stop: resume(run, kept, listener, stop, settings=settings or [], where=where),
+        store,
+        is_json,
+        run,
     )
     finish(result, store, is_json, show_result)
 

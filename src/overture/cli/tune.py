@@ -13,11 +13,14 @@ from overture.cli.pages import show_page, written_page
 from overture.cli.progress import display
 from overture.cli.report import show_result
 from overture.cli.stop import StopRequest
+from overture.core.config import validated
 from overture.core.errors import DiskFull, Diverged
+from overture.core.launch import launched
 from overture.core.records.events import Event, Listener, ProgressEvent, StageEvent, StartEvent, StepEvent
 from overture.core.records.runs import Outcome, RunResult
 from overture.core.records.tune import StoppedRun
 from overture.jobs.run.request import TuneConfig, resolved
+from overture.jobs.run.where import Where
 
 T = TypeVar("T", bound=Outcome)
 Result = TypeVar("Result", bound=RunResult)
@@ -29,6 +32,8 @@ BACKBONE = flag(TuneConfig, "task.backbone")
 METHOD = flag(TuneConfig, "prompt.method")
 PLACE = flag(TuneConfig, "prompt.place")
 LENGTH = flag(TuneConfig, "prompt.length")
+WHERE = (flag(Where, "on", metavar="RAY"), flag(Where, "workers"))
+"""Flags of commands whose jobs may run elsewhere."""
 
 
 @with_flags(
@@ -47,7 +52,10 @@ LENGTH = flag(TuneConfig, "prompt.length")
     flag(TuneConfig, "cache_gb"),
     flag(TuneConfig, "cache_dtype"),
     flag(TuneConfig, "cache_on_disk", "--cache-on-disk/--no-cache-on-disk"),
+    flag(TuneConfig, "tensor_parallel"),
+    flag(TuneConfig, "shard", "--shard/--no-shard"),
     flag(TuneConfig, "track"),
+    *WHERE,
 )
 def tune_command(
     task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `overture init` writes one.")],
@@ -63,13 +71,25 @@ def tune_command(
     from overture.store.store import Store
 
     config, kept = resolved(TuneConfig, task, given.of(TuneConfig), settings or []), Store(root, say)
+    where = where_of(given)
     check_early(config, kept)
     loading()
 
     from overture.jobs.tune.tune import tune
 
-    result = worked(lambda listener, stop: tune(config, kept, listener, stop, file=str(task)), store, is_json)
+    result = worked(
+        lambda listener, stop: tune(config, kept, listener, stop, file=str(task), where=where), store, is_json
+    )
     finish(result, store, is_json, show_result)
+
+
+def where_of(given: Given) -> Where:
+    """Where a command's jobs run.
+
+    Raises:
+        ConfigError: the place cannot be read.
+    """
+    return validated(Where, given.of(Where), "--on")
 
 
 def worked(
@@ -154,6 +174,8 @@ def finish(result: Result | StoppedRun, store: Path | None, is_json: bool, show:
         else:
             say(f"stopped; go on with: {command}")
         raise typer.Exit(INTERRUPTED)
+    if not launched().is_first:
+        raise typer.Exit(Diverged.exit_code if result.status == "diverged" else 0)
     page = written_page(result.run, store)
     if is_json:
         emit({**result.dump(), "page": page})

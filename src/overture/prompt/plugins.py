@@ -26,6 +26,7 @@ GROUP = "overture.methods"
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _MANIFEST = "prompt.json"
+_MODULE = "overture_plugin_"
 _log = logging.getLogger(__name__)
 
 
@@ -52,7 +53,7 @@ def add_file(methods: dict[str, Method], path: Path) -> list[str]:
             where=str(path),
             fix="read it, and copy it elsewhere if you trust it",
         )
-    name = f"overture_plugin_{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"{_MODULE}{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"
     if not (spec := spec_from_file_location(name, path)) or not spec.loader:
         raise ConfigError("a plug-in is a Python file", where=str(path), wanted="a name that ends with .py")
     module = module_from_spec(spec)
@@ -84,6 +85,12 @@ def add_file(methods: dict[str, Method], path: Path) -> list[str]:
         )
     _add(methods, records, str(path))
     return [record.name for record in records]
+
+
+def loaded_files() -> list[Path]:
+    """The plug-in files that were loaded here, for other processes that do the same work."""
+    modules = [module for name, module in sys.modules.items() if name.startswith(_MODULE)]
+    return [Path(module.__file__) for module in modules if module.__file__]
 
 
 def add_installed(methods: dict[str, Method]) -> None:

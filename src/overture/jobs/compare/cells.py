@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import get_num_threads
 
 from overture.core.contracts import Losses, Question, Scorer, T
-from overture.core.errors import ConfigError, OvertureError, Stopped
+from overture.core.errors import ConfigError, DataError, OvertureError, Problem, Stopped
 from overture.core.records.base import Record
 from overture.core.records.cells import (
     MAX_VALIDATION,
@@ -31,7 +31,7 @@ from overture.core.records.cells import (
     TrainedCell,
     Trial,
 )
-from overture.core.records.events import EpochEvent, Event, Listener, ProgressEvent, ignore
+from overture.core.records.events import EpochEvent, Event, Listener, ProgressEvent, as_notices, ignore
 from overture.core.rows import Answer, Encoded
 from overture.core.seeds import named_random
 from overture.core.versions import versions
@@ -42,10 +42,14 @@ from overture.data.splits import Splits
 from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.info import weights_digest
+from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import Scored, mean_loss, predict, score
 from overture.jobs.compare.ledger import CostMeter
+from overture.jobs.compare.options import CompareConfig
 from overture.jobs.compare.ways import Bench, Made, Way
+from overture.jobs.run.early import splits_of
+from overture.store.store import Store
 from overture.train.fit import Fit, FitResult, Validation
 
 _PASSAGE_TOKENS = 160
@@ -115,6 +119,53 @@ class Lab:
         if with_bos not in self._before:
             self._before[with_bos] = self.perplexity(PromptedModel(self.bench.backbone), with_bos)
         return self._before[with_bos]
+
+
+def lab_of(
+    config: CompareConfig,
+    store: Store,
+    listener: Listener,
+    is_stop_asked: Callable[[], bool],
+    backbone: Backbone | None,
+) -> Lab:
+    """Rows and model of a comparison.
+
+    Args:
+        config: the request.
+        store: where prompts are.
+        listener: called with every event.
+        is_stop_asked: looked at after each step.
+        backbone: a loaded model; loaded by the task's name when None.
+
+    Raises:
+        DataError: rows are wrong or too few.
+        BackboneError: the model cannot be loaded.
+    """
+    tune = config.tune
+    splits = splits_of(tune.task)
+    problems = []
+    for name in ("validation", "test"):
+        if not getattr(splits, name):
+            problems.append(Problem(f"data.{name}", "no rows", f"set data.{name}_share: 0.2"))
+    if config.sizes[-1] > len(splits.train):
+        problems.append(Problem("--size", f"{config.sizes[-1]}, but there are {len(splits.train)} training rows"))
+    if problems:
+        raise DataError("these rows cannot be compared on", problems=problems)
+    passages = passages_of(config.unrelated)
+    notify = as_notices(listener)
+    for text in splits.notices:
+        notify(text)
+    backbone = backbone or load_backbone(
+        tune.task.backbone,
+        revision=tune.revision,
+        device=tune.device,
+        dtype=tune.dtype,
+        compile_layers=tune.compile_layers,
+        notify=notify,
+    )
+    cache_bytes = None if tune.cache_gb is None else int(tune.cache_gb * 1e9)
+    bench = Bench(backbone, store, cache_bytes, notify)
+    return Lab(bench, tune.task, splits, config.min_steps, passages, listener, is_stop_asked)
 
 
 def ordered(task: Task, rows: Sequence[Row], seed: int, split: str) -> list[Row]:

@@ -6,23 +6,26 @@ and any cell can be run again alone. The summary and the report are made from th
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+from torch import get_num_threads
 
 from overture.core.contracts import Executor
 from overture.core.errors import (
     ConfigError,
-    DataError,
     DiskFull,
     OvertureError,
-    Problem,
     Stopped,
     StoreError,
     UserError,
 )
 from overture.core.files import exclusive, sweep_temporaries, write_json
 from overture.core.records.cells import (
+    CELLS,
     NO_PROMPT,
     Cell,
     DivergedCell,
@@ -37,33 +40,38 @@ from overture.core.records.cells import (
 from overture.core.records.compare import Facts, Interrupted, ModelFacts, Summary
 from overture.core.records.events import (
     CellEvent,
+    Event,
     Listener,
     NoticeEvent,
     PlanEvent,
     ProgressEvent,
     StartEvent,
-    as_notices,
+    StepEvent,
     ignore,
 )
 from overture.core.versions import versions
 from overture.data.splits import Splits
 from overture.data.task import portable
 from overture.engine.backbone import Backbone
-from overture.engine.load import load_backbone
 from overture.jobs.compare.budget import Least, Speed, check_least, chosen_plan
-from overture.jobs.compare.cells import CellJob, Lab, measured, passages_of, trial
+from overture.jobs.compare.cells import CellJob, Lab, lab_of, measured, trial
 from overture.jobs.compare.folder import CellFolder, PlanRequest, constant, keys_of
 from overture.jobs.compare.forecast import Forecast
 from overture.jobs.compare.options import CompareConfig
 from overture.jobs.compare.rates import best_rate, next_rate
-from overture.jobs.compare.ways import Bench, Way, way_named, ways_of, with_versions
-from overture.jobs.run.early import splits_of
+from overture.jobs.compare.ways import Way, way_named, ways_of, with_versions
 from overture.jobs.run.local import LocalExecutor
-from overture.jobs.run.request import check_no_adapter, fitting_place, with_slots
+from overture.jobs.run.request import check_no_adapter, check_one_process, fitting_place, with_slots
+from overture.jobs.run.where import HERE, Where
+from overture.jobs.run.worker import Setup
 from overture.jobs.verdict.summary import summary
+from overture.prompt.plugins import loaded_files
 from overture.prompt.registry import check_effect
 from overture.report.track import Trackers
 from overture.store.store import Store
+
+if TYPE_CHECKING:
+    from overture.jobs.run.on_ray import Workers
 
 _WORTH_TELLING_S = 60.0
 _TINY = {"epochs": 1, "patience": 1}
@@ -79,6 +87,7 @@ def compare(
     backbone: Backbone | None = None,
     only: Key | None = None,
     command: str = "",
+    where: Where = HERE,
 ) -> Summary | Interrupted:
     """Run the cells that are missing, and summarise all.
 
@@ -91,6 +100,7 @@ def compare(
         backbone: a loaded model; loaded by the task's name when None.
         only: run this cell, whether it is there or not, and no other.
         command: the command line, for the report.
+        where: where cells are run.
 
     Returns:
         The summary, ``incomplete`` if a way could not be run; `Interrupted` if a stop was asked for.
@@ -100,6 +110,7 @@ def compare(
         StoreError: the folder holds cells of another request, or another process works on it.
     """
     check_no_adapter(config.tune, "compare")
+    check_one_process(config.tune)
     check_effect(config.tune.prompt)
     if config.ways:
         # Told before a model is loaded.
@@ -114,13 +125,14 @@ def compare(
         if rate := config.tune.train.lr:
             fix = f"--set-way WAY:train.lr={rate:g} sets that of one way"
             followed(NoticeEvent(text=f"train.lr {rate:g} is not used, since each way has a rate of its own: {fix}"))
-        lab = _lab(config, store, followed, is_stop_asked, backbone)
+        lab = lab_of(config, store, followed, is_stop_asked, backbone)
         fitting: tuple[str, ...] = ()
         if not config.ways:
             fitting = _fitting_ways(config, lab)
             config = config.model_copy(update={"ways": (*fitting, _own_way(config, lab))})
         ways = _ways(config, store, only)
-        comparison = _Comparison(config, folder, ways, lab, fitting)
+        workers = held.enter_context(_workers(where, config, ways, lab)) if where.on else None
+        comparison = _Comparison(config, folder, ways, lab, fitting, workers)
         try:
             plan = comparison.run_one(only) if only else comparison.run_all()
         except Stopped:
@@ -128,6 +140,21 @@ def compare(
         result = comparison.summary(plan, command)
         write_json(folder / "result.json", result.dump())
         return result
+
+
+def _workers(where: Where, config: CompareConfig, ways: Sequence[Way], lab: Lab) -> AbstractContextManager["Workers"]:
+    """Workers with the same rows, model and ways."""
+    from overture.jobs.compare.remote import CellsRequest, facts_of
+    from overture.jobs.run.on_ray import workers_on
+
+    setup = Setup(
+        module="overture.jobs.compare.remote",
+        request=CellsRequest(config=config, ways=tuple(way.name for way in ways)).model_dump_json(),
+        store=str(lab.bench.store.root.absolute()),
+        threads=get_num_threads(),
+        plugins=tuple(map(str, loaded_files())),
+    )
+    return workers_on(where, setup, facts_of(lab), lab.bench.backbone.device.type == "cuda", lab.listener)
 
 
 def _ways(config: CompareConfig, store: Store, only: Key | None) -> list[Way]:
@@ -161,40 +188,6 @@ def _built(way: Way, config: CompareConfig, lab: Lab) -> None:
     assert made.rows["test"]
 
 
-def _lab(
-    config: CompareConfig,
-    store: Store,
-    listener: Listener,
-    is_stop_asked: Callable[[], bool],
-    backbone: Backbone | None,
-) -> Lab:
-    tune = config.tune
-    splits = splits_of(tune.task)
-    problems = []
-    for name in ("validation", "test"):
-        if not getattr(splits, name):
-            problems.append(Problem(f"data.{name}", "no rows", f"set data.{name}_share: 0.2"))
-    if config.sizes[-1] > len(splits.train):
-        problems.append(Problem("--size", f"{config.sizes[-1]}, but there are {len(splits.train)} training rows"))
-    if problems:
-        raise DataError("these rows cannot be compared on", problems=problems)
-    passages = passages_of(config.unrelated)
-    notify = as_notices(listener)
-    for text in splits.notices:
-        notify(text)
-    backbone = backbone or load_backbone(
-        tune.task.backbone,
-        revision=tune.revision,
-        device=tune.device,
-        dtype=tune.dtype,
-        compile_layers=tune.compile_layers,
-        notify=notify,
-    )
-    cache_bytes = None if tune.cache_gb is None else int(tune.cache_gb * 1e9)
-    bench = Bench(backbone, store, cache_bytes, notify)
-    return Lab(bench, tune.task, splits, config.min_steps, passages, listener, is_stop_asked)
-
-
 class _Comparison:
     """The cells of one request: which of them run, in which order, and what is made of them.
 
@@ -204,22 +197,39 @@ class _Comparison:
         ways: those that are compared.
         lab: the rows, the model and the task.
         fitting: names of ways that are known to fit the model.
+        workers: run the cells; this process when None.
     """
 
     def __init__(
-        self, config: CompareConfig, folder: Path, ways: Sequence[Way], lab: Lab, fitting: Sequence[str] = ()
+        self,
+        config: CompareConfig,
+        folder: Path,
+        ways: Sequence[Way],
+        lab: Lab,
+        fitting: Sequence[str] = (),
+        workers: "Workers | None" = None,
     ) -> None:
         self.config, self.ways, self.lab, self.fitting = config, ways, lab, fitting
         self.folder = CellFolder(folder, lab)
         self.seeds = range(config.tune.seed, config.tune.seed + config.seeds)
         self.failed: list[FailedCell] = []
         self._by_name = {way.name: way for way in ways}
-        self._cells: Executor[CellJob, Cell] = LocalExecutor(
-            lambda job, on_event: measured(lab, self._by_name[job.key.way], job.key, job.lr), lab.is_stop_asked
-        )
-        self._trials: Executor[CellJob, Trial] = LocalExecutor(
-            lambda job, on_event: trial(lab, self._by_name[job.key.way], job.key, job.lr), lab.is_stop_asked
-        )
+        self._cells: Executor[CellJob, Cell]
+        self._trials: Executor[CellJob, Trial]
+        self._has_workers = workers is not None
+        if workers is None:
+            self._cells = LocalExecutor(
+                lambda job, on_event: measured(lab, self._by_name[job.key.way], job.key, job.lr), lab.is_stop_asked
+            )
+            self._trials = LocalExecutor(
+                lambda job, on_event: trial(lab, self._by_name[job.key.way], job.key, job.lr), lab.is_stop_asked
+            )
+        else:
+            from overture.jobs.compare.remote import CELL, TRIAL
+            from overture.jobs.run.on_ray import RayExecutor
+
+            self._cells = RayExecutor(workers, CELL, CELLS, lab.is_stop_asked)
+            self._trials = RayExecutor(workers, TRIAL, TypeAdapter(Trial), lab.is_stop_asked)
         self._first_error: OvertureError | None = None
         self._started = time.monotonic()
         self._trial_seconds = 0.0
@@ -240,7 +250,7 @@ class _Comparison:
             raise ConfigError("not a cell of this comparison", where="--cell", got=str(only), wanted=wanted)
         self._refuse_other_requests(key)
         self._show_progress(plan)
-        for done in self._cells.map([CellJob(key=key, lr=self._rate(way, plan))], self.lab.listener):
+        for done in self._cells.map([CellJob(key=key, lr=self._rate(way, plan))], self._listener):
             self._keep(done.checked(), done.seconds, plan)
         return plan
 
@@ -271,8 +281,10 @@ class _Comparison:
                 return plan
             started, trials = time.monotonic(), self._trial_seconds
             self._show_progress(plan)
+            if self._has_workers and number == 0:
+                self._choose_rates(plan)
             # A cell that fails does not stop the others.
-            for done in self._cells.map(self._missing(seed, plan), self.lab.listener):
+            for done in self._cells.map(self._missing(seed, plan), self._listener):
                 if done.error:
                     self._note_failure(done.job.key, done.error)
                 else:
@@ -321,7 +333,25 @@ class _Comparison:
     def _notify(self, text: str) -> None:
         self.lab.listener(NoticeEvent(text=text))
 
+    def _listener(self, event: Event) -> None:
+        """Hand on events of cells; of several workers no steps, which would jump to and fro in one bar."""
+        if not (self._has_workers and isinstance(event, ProgressEvent | StepEvent)):
+            self.lab.listener(event)
+
     # -- learning rates
+
+    def _choose_rates(self, plan: Plan) -> None:
+        """Choose the rates of all ways before any cell, while all workers are free to try them side by side."""
+        for way in self.ways:
+            keys = keys_of(way, plan.sizes, self._seeds(plan))
+            if way.rates and not all(map(self.folder.has, keys)):
+                try:
+                    self._rate(way, plan)
+                except (StoreError, DiskFull):
+                    raise
+                except OvertureError:
+                    # Told with the way's first cell, which tries again.
+                    continue
 
     def _rate(self, way: Way, plan: Plan) -> float | None:
         """A way's learning rate: chosen once for the folder, at the largest size, with the first seed."""
@@ -342,9 +372,12 @@ class _Comparison:
         started, kept = time.monotonic(), self.folder.trials_at(way, key)
         choice = kept or RateChoice(**dict(key), lr=None)
         while (rate := next_rate(way.rates, choice.tried)) is not None:
-            (done,) = self._trials.map([CellJob(key=key, lr=rate)], self.lab.listener)
-            choice = choice.model_copy(update={"tried": (*choice.tried, done.checked())})
-            self.folder.keep_rate(way, choice)
+            tried = {trial.lr for trial in choice.tried}
+            # Those of the list do not depend on each other; those beyond it do.
+            rates = [rate for rate in way.rates if rate not in tried] or [rate]
+            for done in self._trials.map([CellJob(key=key, lr=rate) for rate in rates], self._listener):
+                choice = choice.model_copy(update={"tried": (*choice.tried, done.checked())})
+                self.folder.keep_rate(way, choice)
         self._trial_seconds += time.monotonic() - started
         return choice.tried
 

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from overture.core.config import Config, assign, did_you_mean, dotted_keys, parsed, unknown_key, validated
 from overture.core.errors import ConfigError, DataError, Problem, UserError
+from overture.core.launch import launched
 from overture.data.read import parts_of
 from overture.data.task import Task, resolved_path, task_file_values
 from overture.engine.options import CacheDType, Device, DType, LoraOptions, is_encoder, local_source
@@ -77,6 +78,13 @@ class TuneConfig(Config):
         "that multiplies faster in it (overture doctor shows the rates).",
     )
     compile_layers: bool = Field(False, description="Run the model's layers as compiled kernels; needs a compiler.")
+    tensor_parallel: int = Field(
+        1, ge=1, le=1024, description="Processes that hold one model between them, each with some heads of every layer."
+    )
+    shard: bool = Field(
+        False,
+        description="Spread the layers' weights over all processes (FSDP2), for a model that nothing else can hold.",
+    )
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub model.")
     track: tuple[TrackerName, ...] = Field(
         (), description="Trackers that follow the run, each an extra to install: tensorboard, mlflow, trackio."
@@ -98,6 +106,7 @@ SHORT = {"adapter": "adapter.kind", "method": "prompt.method", "place": "prompt.
 _SECTIONS = ("prompt", "train", "data", "search", "hard")
 _DATA_FILES = ("train", "validation", "test", "path")
 _DATA_KEYS = tuple(f"data.{name}" for name in _DATA_FILES)
+_SPREAD_KEYS = ("tensor_parallel", "shard")
 
 
 def _whole_path(key: str, value: Any, folder: Path) -> Any:
@@ -314,20 +323,25 @@ def _joined(errors: Sequence[UserError], where: str) -> UserError:
 
 
 def with_moved_data(config: R, assignments: Sequence[str]) -> R:
-    """The request of a run with the paths where its data files lie now.
+    """The request of a run with the paths where its data files lie now, in the processes that work on it now.
 
     Args:
         config: the request.
-        assignments: ``data.train=rows.jsonl``; no other setting of a run that has begun may change.
+        assignments: ``data.train=rows.jsonl``, ``tensor_parallel=2``; no other setting of a run that has begun may
+            change.
 
     Raises:
-        ConfigError: a key is not a data file's.
+        ConfigError: a key is another's, or its value is none.
         DataError: a file is not there.
     """
-    files = dict(map(parsed, assignments))
-    if problems := [unknown_key(key, _DATA_KEYS) for key in files if key not in _DATA_KEYS]:
+    given = dict(map(parsed, assignments))
+    spread = {key: given.pop(key) for key in _SPREAD_KEYS if key in given}
+    if spread:
+        config = validated(type(config), {**config.model_dump(), **spread}, "--set")
+    files, known = given, (*_DATA_KEYS, *_SPREAD_KEYS)
+    if problems := [unknown_key(key, known) for key in files if key not in _DATA_KEYS]:
         raise ConfigError(
-            "a run that has begun keeps its settings; only its data files may lie elsewhere",
+            "a run that has begun keeps its settings; only its data files and its processes may be others",
             where="--set",
             fix="start a new run with other settings: overture tune TASK.yaml --set ...",
             problems=problems,
@@ -391,7 +405,8 @@ def settled(config: R, store: Store, backbone: "Backbone | None") -> R:
     if config.cache_gb is None:
         from overture.engine.cache import default_budget_bytes
 
-        config = config.model_copy(update={"cache_gb": default_budget_bytes() / 1e9})
+        # The processes of one machine share its memory.
+        config = config.model_copy(update={"cache_gb": default_budget_bytes() / 1e9 / launched().local_size})
     return config
 
 
@@ -404,6 +419,21 @@ def check_no_adapter(config: TuneConfig, what: str) -> None:
     if config.adapter:
         raise ConfigError(
             f"{what} trains no adapter", where="adapter", got=config.adapter.kind, fix="leave it out, or overture tune"
+        )
+
+
+def check_one_process(config: TuneConfig) -> None:
+    """Refuse a request for several processes in a job that has one.
+
+    Raises:
+        ConfigError: the request is for several.
+    """
+    if config.tensor_parallel > 1 or config.shard:
+        raise ConfigError(
+            "only overture tune, started by torchrun, spreads a model over several processes",
+            where="shard" if config.shard else "tensor_parallel",
+            got="true" if config.shard else str(config.tensor_parallel),
+            fix="leave it out, or torchrun --nproc-per-node N -m overture tune ...",
         )
 
 

@@ -20,12 +20,13 @@ from overture.engine.cache import InputCache
 from overture.engine.cohort import Cohort
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
+from overture.engine.ranks import Ranks
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.metric import Answers
 from overture.evaluate.scoring import Scored, check_answerable, score
 from overture.evaluate.source import prompt_source
 from overture.jobs.run.early import rows_of
-from overture.jobs.run.request import TuneConfig
+from overture.jobs.run.request import TuneConfig, check_one_process
 from overture.jobs.run.same import check_model_of, check_rows_of
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
@@ -71,6 +72,7 @@ class Work:
     cache: InputCache
     is_stop_asked: Callable[[], bool]
     notices: list[str] = field(default_factory=list)
+    ranks: Ranks | None = None
 
     @property
     def task(self) -> Task:
@@ -192,7 +194,7 @@ class Work:
             )
             for member in members
         ]
-        return FitTogether(fits, cohort, validated, checkpoint, self.is_stop_asked, decide).run()
+        return FitTogether(fits, cohort, validated, checkpoint, self.is_stop_asked, decide, self.ranks).run()
 
     def scorers(self, models: Sequence[PromptedModel]) -> Sequence[Scorer]:
         """Scorers of finished prompts on the same rows; several share forward passes."""
@@ -225,7 +227,11 @@ class Material:
 
 
 def read_material(
-    config: TuneConfig, notify: Callable[[str], None], backbone: Backbone | None, begun: RunRequest | None = None
+    config: TuneConfig,
+    notify: Callable[[str], None],
+    backbone: Backbone | None,
+    begun: RunRequest | None = None,
+    ranks: Ranks | None = None,
 ) -> Material:
     """Read and encode the rows, and load the model.
 
@@ -234,12 +240,16 @@ def read_material(
         notify: called with sentences about long work.
         backbone: a loaded model; loaded by the task's name when None.
         begun: the run whose rows and model they must be; the rows are compared before the model is loaded.
+        ranks: the processes that work on it together; None where this is the only one.
 
     Raises:
+        ConfigError: the request is for several processes, and this is one.
         DataError: rows are wrong, or none are there to choose by, or they are not those of the run.
         BackboneError: the model cannot be loaded.
         ArtifactError: the model is not the run's.
     """
+    if ranks is None:
+        check_one_process(config)
     task = config.task
     splits = rows_of(task)
     if begun:
@@ -250,6 +260,7 @@ def read_material(
         device=config.device,
         dtype=config.dtype,
         compile_layers=config.compile_layers,
+        ranks=ranks,
         notify=notify,
     )
     if begun:
@@ -301,6 +312,7 @@ def prepared(
     is_stop_asked: Callable[[], bool],
     backbone: Backbone | None,
     begun: RunRequest | None = None,
+    ranks: Ranks | None = None,
 ) -> Work:
     """Rows and model of a run, as `read_material` reads them.
 
@@ -311,18 +323,25 @@ def prepared(
         is_stop_asked: looked at after each step.
         backbone: a loaded model; loaded by the task's name when None.
         begun: the run whose rows and model they must be.
+        ranks: the processes that work on it together; None where this is the only one.
 
     Raises:
         As `read_material`.
     """
-    work = work_on(run, read_material(config, as_notices(run.event), backbone, begun), store, is_stop_asked)
+    material = read_material(config, as_notices(run.event), backbone, begun, ranks)
+    work = work_on(run, material, store, is_stop_asked, ranks)
     if config.track and run.folder.parent.resolve() != store.runs.resolve():
         work.notice("trackers follow tune, search and compare; this command keeps no run for them")
     return work
 
 
 def taken_up(
-    run: Run, config: TuneConfig, store: Store, is_stop_asked: Callable[[], bool], backbone: Backbone | None
+    run: Run,
+    config: TuneConfig,
+    store: Store,
+    is_stop_asked: Callable[[], bool],
+    backbone: Backbone | None,
+    ranks: Ranks | None = None,
 ) -> Work:
     """The work of a run that had stopped: its rows and its model must be those that it began with.
 
@@ -330,17 +349,21 @@ def taken_up(
         As `read_material`.
     """
     begun = run.request()
-    work = prepared(run, config, store, is_stop_asked, backbone, begun)
+    work = prepared(run, config, store, is_stop_asked, backbone, begun, ranks)
     if not begun.rows:
         work.notice("this run began in an older version, which recorded neither rows nor model: they are not compared")
     return work
 
 
-def work_on(run: Run, material: Material, store: Store, is_stop_asked: Callable[[], bool]) -> Work:
+def work_on(
+    run: Run, material: Material, store: Store, is_stop_asked: Callable[[], bool], ranks: Ranks | None = None
+) -> Work:
     """The work of a run on rows and model that were read; the run gets notices of what is odd about them."""
     config, splits, encoder = material.config, material.splits, material.encoder
     cache, notices = input_cache(config, as_notices(run.event)), _kept_notices(run).get(config.task.name, [])
-    work = Work(config, run, store, material.backbone, encoder, splits, material.rows, cache, is_stop_asked, notices)
+    work = Work(
+        config, run, store, material.backbone, encoder, splits, material.rows, cache, is_stop_asked, notices, ranks
+    )
     for text in (*splits.notices, *encoder.notices):
         work.notice(text)
     run.event(_data_event(work))

@@ -109,6 +109,9 @@ def _wrong_of_probe(work: Work, controls: Controls) -> WrongRows:
     return all_mistakes(work.task, split, rows, gold, predicted, confidences)[1]
 
 
+RESULT_OF_SEED = "seed-{}/result.json"
+
+
 def seed_file(seed: int) -> str:
     """A trained seed's values in the run's folder."""
     return f"seed-{seed}/prompt.safetensors"

@@ -1,41 +1,41 @@
 """Tune a prompt, measure it against the model without one and with examples, keep it."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import torch
+from pydantic import TypeAdapter
 
 from overture.baseline.in_context import in_context_prompt
-from overture.core.contracts import Scorer
 from overture.core.errors import BackboneError
 from overture.core.meter import Meter
-from overture.core.records.events import Listener, NormChange, NormsEvent, StageEvent, as_notices, ignore
+from overture.core.records.events import Listener, StageEvent, as_notices, ignore
 from overture.core.records.tune import Controls, Measured, SeedResult, StoppedRun, TuneResult
 from overture.core.sealed import write_sealed
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
-from overture.evaluate.history import overfitting
 from overture.evaluate.scoring import Scored
 from overture.evaluate.source import prompt_source
 from overture.jobs.run.request import TuneConfig, settled
 from overture.jobs.run.resumed import resumed
+from overture.jobs.run.together import agreed, is_first, joined, losses_named, shared_run
 from overture.jobs.run.tracked import tracked
-from overture.jobs.run.work import SPLITS, Member, Work, begun_run, metrics_of, read_material, taken_up, work_on
-from overture.jobs.tune.adapted import Tuned, tuned_alone, tuned_with_adapter
+from overture.jobs.run.where import HERE, Where
+from overture.jobs.run.work import SPLITS, Work, begun_run, metrics_of, read_material, taken_up, work_on
 from overture.jobs.tune.ladder import PROBE, chosen_probe, facts_of, has_ladder, prompt_of, with_read_layer
 from overture.jobs.tune.plan import plan_of
-from overture.jobs.tune.result import finished, seed_file
+from overture.jobs.tune.result import finished
+from overture.jobs.tune.seeds import seed_results
 from overture.prompt.captions import zero_shot
 from overture.prompt.labels import label_start, with_labels
 from overture.prompt.methods import CAPTION
-from overture.prompt.pack import ADAPTER, prompt_tensors
+from overture.prompt.pack import prompt_tensors
 from overture.prompt.registry import check_effect, method_of
 from overture.store.runs import Run
 from overture.store.store import Store
-from overture.train.fit import FitResult
 
 _CONTROLS = "controls.json"
+_REQUEST = TypeAdapter(TuneConfig)
+_RESULT: TypeAdapter[TuneResult | StoppedRun] = TypeAdapter(TuneResult | StoppedRun)
 
 
 def tune(
@@ -45,6 +45,7 @@ def tune(
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
     file: str = "TASK.yaml",
+    where: Where = HERE,
 ) -> TuneResult | StoppedRun:
     """Tune a prompt, measure it against its controls, keep it.
 
@@ -55,6 +56,7 @@ def tune(
         is_stop_asked: looked at after each step; the run can be resumed.
         backbone: a loaded model; loaded by the task's name when None.
         file: the task file, for commands that use it again.
+        where: where seeds are trained.
 
     Returns:
         The result as ``--json`` prints it; `StoppedRun` where it was stopped before any seed was measured.
@@ -62,17 +64,25 @@ def tune(
     Raises:
         UserError: task, data, model or options are wrong.
         Diverged: no seed gave a finite prompt.
+        LostProcess: another of the processes that train together ended.
         DiskFull: the run can be resumed when there is room.
     """
     check_effect(config.prompt)
-    config = settled(config, store, backbone)
-    material = read_material(config, as_notices(listener), backbone)
-    run = begun_run(store, config.task.name, config, material, listener, "tune", file)
+    with joined(config) as ranks:
+        asked, listener = config, listener if is_first(ranks) else ignore
+        config = agreed(ranks, _REQUEST, lambda: settled(asked, store, backbone))
+        material = read_material(config, as_notices(listener), backbone, ranks=ranks)
 
-    def begun() -> TuneResult | StoppedRun:
-        return _result(work_on(run, material, store, is_stop_asked))
+        def begun() -> Run:
+            return begun_run(store, config.task.name, config, material, listener, "tune", file)
 
-    return tracked(run, config, lambda: run.carried_out(begun, is_new=True))
+        with shared_run(ranks, begun) as run:
+
+            def work() -> TuneResult | StoppedRun:
+                with losses_named(ranks):
+                    return _result(work_on(run, material, store, is_stop_asked, ranks), where)
+
+            return tracked(run, config, lambda: run.carried_out(work, is_new=True), is_first(ranks))
 
 
 def resume(
@@ -82,6 +92,7 @@ def resume(
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
     settings: Sequence[str] = (),
+    where: Where = HERE,
 ) -> TuneResult | StoppedRun:
     """Go on with a stopped run, as if it had never stopped; a finished run gives its result again.
 
@@ -91,7 +102,8 @@ def resume(
         listener: called with every event.
         is_stop_asked: looked at after each step; the run can be resumed.
         backbone: a loaded model; loaded by the task's name when None.
-        settings: where data files lie now: ``data.train=rows.jsonl``.
+        settings: where data files lie now: ``data.train=rows.jsonl``; or other processes: ``tensor_parallel=2``.
+        where: where seeds are trained.
 
     Raises:
         StoreError: there is no such run, or another process works on it.
@@ -100,18 +112,21 @@ def resume(
         ArtifactError: the model has changed since the run began, or a file of the run is damaged.
     """
 
-    def go_on(run: Run, config: TuneConfig) -> TuneResult | StoppedRun:
-        def work() -> TuneResult | StoppedRun:
-            taken = taken_up(run, config, store, is_stop_asked, backbone)
-            run.keep_config(config.model_dump(mode="json"))
-            return _result(taken)
+    def go_on(opened: Run, config: TuneConfig) -> TuneResult | StoppedRun:
+        with joined(config) as ranks, shared_run(ranks, lambda: opened) as run:
 
-        return tracked(run, config, lambda: run.carried_out(work))
+            def work() -> TuneResult | StoppedRun:
+                taken = taken_up(run, config, store, is_stop_asked, backbone, ranks)
+                run.keep_config(config.model_dump(mode="json"))
+                with losses_named(ranks):
+                    return _result(taken, where)
+
+            return tracked(run, config, lambda: run.carried_out(work), is_first(ranks))
 
     return resumed(ref, store, listener, settings, TuneConfig, TuneResult, go_on)
 
 
-def _result(work: Work) -> TuneResult | StoppedRun:
+def _result(work: Work, where: Where) -> TuneResult | StoppedRun:
     """Train and measure the seeds, measure the controls, keep the best; parts that the run's folder has are read."""
     run, candidates = work.run, work.encoder.candidates
     prompt = with_read_layer(work.config.prompt, work.backbone, work.cache, work.rows, candidates)
@@ -124,7 +139,7 @@ def _result(work: Work) -> TuneResult | StoppedRun:
         is_measured = controls is not None or not config.baselines
         run.event(plan_of(work, model, is_measured))
         run.event(StageEvent(number=1))
-        seeds = _seed_results(work, model)
+        seeds = _seeds(work, model, where)
         if not is_measured and not any(seed.status == "interrupted" for seed in seeds):
             run.event(StageEvent(number=2))
             no_prompt = _beside_probe(work) if has_ladder(work) else Controls(no_prompt=_without_prompt(work))
@@ -132,7 +147,7 @@ def _result(work: Work) -> TuneResult | StoppedRun:
                 run.event(StageEvent(number=3))
             controls = no_prompt.model_copy(update={"in_context": _in_context(work)})
             run.write(_CONTROLS, controls)
-    return finished(work, controls or Controls(), seeds)
+    return agreed(work.ranks, _RESULT, lambda: finished(work, controls or Controls(), seeds))
 
 
 def _beside_probe(work: Work) -> Controls:
@@ -223,124 +238,11 @@ def _measured_of(work: Work, scored: dict[str, Scored], meter: Meter, shots: int
     )
 
 
-def _seed_results(work: Work, first: PromptedModel) -> list[SeedResult]:
-    """Train all seeds to their ends, or to where they were stopped, and score them; finished ones are read.
+def _seeds(work: Work, first: PromptedModel, where: Where) -> list[SeedResult]:
+    """The results of all seeds of the run, trained here or by workers."""
+    seeds = range(work.config.seed, work.config.seed + work.config.seeds)
+    if not where.on:
+        return list(seed_results(work, seeds, first).values())
+    from overture.jobs.tune.elsewhere import seeds_elsewhere
 
-    Args:
-        work: the run.
-        first: the model under the untrained prompt of the first seed.
-    """
-    config = work.config
-    seeds = range(config.seed, config.seed + config.seeds)
-    results = {seed: work.run.read(f"seed-{seed}/result.json", SeedResult) for seed in seeds}
-    left = [seed for seed in seeds if results[seed] is None]
-    results |= _with_adapter(work, left) if config.adapter else _together(work, left, first)
-    return [result for result in results.values() if result is not None]
-
-
-def _together(work: Work, seeds: Sequence[int], first: PromptedModel) -> dict[int, SeedResult]:
-    """Train and score seeds in shared forward passes."""
-    if not seeds:
-        return {}
-    config = work.config
-    models = {seed: first if seed == config.seed else work.built(config.prompt, seed) for seed in seeds}
-    for model in models.values():
-        work.warm(model)
-    train = config.train.model_copy(update={"lr": config.prompt_rate})
-    members = [Member(str(seed), model, train, seed) for seed, model in models.items()]
-    starts = {member.seed: _values(member.model) for member in members}
-    meter = Meter(work.backbone.device.type)
-    fitted = work.fit_cohort(members, work.run.folder / "checkpoint.safetensors")
-    usable = [member for member, result in zip(members, fitted, strict=True) if _is_usable(result)]
-    scorers = work.scorers([member.model for member in usable]) if usable else []
-    scorer_of = {member.seed: scorer for member, scorer in zip(usable, scorers, strict=True)}
-    results = {}
-    for member, result in zip(members, fitted, strict=True):
-        _report_norms(work, member.model, starts[member.seed], member.seed)
-        tuned = tuned_alone(member.model, result)
-        results[member.seed] = _seed_result(work, member.seed, tuned, scorer_of.get(member.seed), meter)
-    return results
-
-
-def _with_adapter(work: Work, seeds: Sequence[int]) -> dict[int, SeedResult]:
-    """Train and score seeds one by one: each has a copy of the model with an adapter of its own."""
-    adapter = work.config.adapter
-    assert adapter is not None
-    results = {}
-    for seed in seeds:
-        meter = Meter(work.backbone.device.type)
-        start = _values(work.built(work.config.prompt, seed))
-        tuned = tuned_with_adapter(work, adapter, seed, work.config.prompt_rate, work.run.folder / f"seed-{seed}")
-        scorer = tuned.model if _is_usable(tuned.result) else None
-        if scorer:
-            _report_norms(work, scorer, start, seed)
-        results[seed] = _seed_result(work, seed, tuned, scorer, meter)
-        if tuned.result.status == "interrupted":
-            break
-    return results
-
-
-def _is_usable(result: FitResult) -> bool:
-    return result.status != "interrupted" and bool(result.best)
-
-
-def _seed_result(work: Work, seed: int, tuned: Tuned, scorer: Scorer | None, meter: Meter) -> SeedResult:
-    """Score a trained seed and keep its values and result; without a scorer it has no metrics and is not kept."""
-    progress = tuned.result.progress
-    result = SeedResult(
-        seed=seed,
-        status=tuned.result.status,
-        lr=work.config.prompt_rate,
-        metrics={},
-        trainable=tuned.trainable,
-        seconds=tuned.seconds,
-        peak_bytes=meter.peak_bytes,
-        best_epoch=progress.best_epoch,
-        history=progress.history,
-    )
-    if scorer is None:
-        return result
-    if figures := overfitting(progress.history):
-        work.notice(f"seed {seed}: overfitting: {figures}; the best epoch by score was kept")
-    scored = {name: work.score(scorer, name, f"seed {seed}: scoring {name}") for name in SPLITS if work.rows[name]}
-    values = prompt_tensors(tuned.model.prompt)
-    values |= {ADAPTER + name: value for name, value in tuned.model.backbone.inner.items()}
-    write_sealed(work.run.folder / seed_file(seed), values)
-    predicted = {name: rows.predicted for name, rows in scored.items()}
-    confidences = {name: rows.confidence for name, rows in scored.items() if rows.confidence} or None
-    facts = {
-        "metrics": metrics_of(work.task, scored),
-        "predicted": predicted,
-        "confidences": confidences,
-        "shares": scored["validation"].kept_shares(work.task, "validation") if "validation" in scored else None,
-    }
-    result = result.model_copy(update=facts)
-    work.run.write(f"seed-{seed}/result.json", result)
-    return result
-
-
-def _values(model: PromptedModel) -> dict[str, torch.Tensor]:
-    """The prompt's values as they are now."""
-    return {name: value.clone() for name, value in prompt_tensors(model.prompt).items()}
-
-
-def _report_norms(work: Work, model: PromptedModel, start: dict[str, torch.Tensor], seed: int) -> None:
-    """Report how long the prompt's vectors are beside the vocabulary's, and how far training moved them."""
-    end = prompt_tensors(model.prompt)
-    lengths = {
-        name: (float(start[name].float().norm(dim=-1).mean()), float(value.float().norm(dim=-1).mean()))
-        for name, value in end.items()
-        if value.ndim > 1
-    }
-    square = sum(float(value.float().square().sum()) for value in start.values())
-    moved = sum(float((end[name].float() - value.float()).square().sum()) for name, value in start.items())
-    is_finite = all(math.isfinite(length) for pair in lengths.values() for length in pair) and math.isfinite(moved)
-    work.run.event(
-        NormsEvent(
-            seed=seed,
-            lr=work.config.prompt_rate,
-            lengths={name: NormChange(start=a, end=b) for name, (a, b) in lengths.items()} if is_finite else {},
-            moved=math.sqrt(moved / square) if square and is_finite else None,
-            embedding=work.backbone.embedding_norm,
-        )
-    )
+    return seeds_elsewhere(work, seeds, where)
