@@ -162,6 +162,8 @@ def workers_on(
         else:
             listener(NoticeEvent(text="starting workers on this machine ..."))
             cpus = max(where.workers or 1, os.cpu_count() or 1)
+            # Ray's workers give way to all else by default; here they are what the machine is for.
+            os.environ.setdefault("RAY_worker_niceness", "0")
             ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
