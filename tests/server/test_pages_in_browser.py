@@ -91,4 +91,4 @@ def test_a_prompt_is_imported_from_its_files(page_gateway, visit, tmp_path):
         page.set_input_files("#files", [tmp_path / "prompt.json", tmp_path / "prompt.safetensors"])
         page.wait_for_url("**/p/film@1")
         assert page.inner_text("section:has-text('Calls')").split() == ["Calls", "0", "since", "the", "server", "began"]
-    assert gateway.store.versions("film") == [1]
+    assert list(gateway.store.versions("film")) == [1]
