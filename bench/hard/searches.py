@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     path = args.out / f"search-{args.task}.json"
-    kept = json.loads(path.read_text(encoding="utf-8"))["seeds"] if args.add else []
+    kept = json.loads(path.read_text(encoding="utf-8"))["seeds"] if args.add and path.exists() else []
     kept = [seed for seed in kept if seed["seed"] not in args.seeds]
     new = [facts_of(path, seed, args.dtype) for path, seed in zip(args.results, args.seeds, strict=True)]
     seeds = sorted([*kept, *new], key=lambda seed: seed["seed"])

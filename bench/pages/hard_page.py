@@ -85,8 +85,9 @@ def searches() -> str:
         winners = "; ".join(Candidate.model_validate(seed["winner"]).title for seed in seeds)
         parts.append(
             f"### {title.capitalize()}\n\n{sizes['train']} training rows, {sizes['validation']} validation rows, "
-            f"{sizes['test']} test rows; each seed draws others. The prefix is scored on the same 1,000 "
-            f"test rows in each seed.\n\n"
+            f"{sizes['test']} test rows; each seed draws others."
+            + (" The prefix is scored on the same 1,000 test rows in each seed." if "tuned prefix" in means else "")
+            + "\n\n"
             + table(
                 ["prompt", "test accuracy: mean (95% interval over seeds; over rows if there is one seed)", "seeds"],
                 rows,
