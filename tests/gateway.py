@@ -1,5 +1,6 @@
 """A gateway on a fake engine, and stored prompts of every sort of answer, all without torch."""
 
+import asyncio
 import json
 import struct
 import threading
@@ -10,7 +11,7 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from overture.core.records.serving import Request
+from overture.core.records.serving import Command, Request
 from overture.server.app import create_app
 from overture.server.engine import FakeEngine
 from overture.server.listen import bound_socket, uvicorn_server
@@ -89,6 +90,36 @@ class ReadyEngine(FakeEngine):
     def stats(self) -> Any:
         """Meets `Engine.stats`."""
         return super().stats().model_copy(update={"backbone": BackboneRef(**BACKBONE).model_dump(mode="json")})
+
+
+class WorkerHere(FakeEngine):
+    """Meets `Engine` with a worker in this process."""
+
+    def __init__(self, worker: Any) -> None:
+        super().__init__()
+        self.worker, self.inboxes = worker, dict[str, list[Any]]()
+
+    def stats(self) -> Any:
+        """The worker's own."""
+        return self.worker.report().stats
+
+    async def submit(self, request: Request) -> Any:
+        """The worker's events of one request, in order."""
+        inbox = self.inboxes[request.id] = []
+        self.worker.do(Command(do="ask", id=request.id, request=request))
+        try:
+            while True:
+                self.worker.step()
+                for event in self.worker.report().events:
+                    self.inboxes[event.id].append(event)
+                while inbox:
+                    event = inbox.pop(0)
+                    yield event
+                    if event.kind in ("done", "error"):
+                        return
+                await asyncio.sleep(0)
+        finally:
+            del self.inboxes[request.id]
 
 
 class Gateway:

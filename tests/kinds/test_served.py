@@ -1,6 +1,5 @@
 """The gateway over a worker with a tiny model: clients of other projects, echo, JSON, embeddings, the model alone."""
 
-import asyncio
 import base64
 import json
 import struct
@@ -16,47 +15,18 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 from test_host import make_task, stored
 
 from fakes import backbone_of, make_inner_tokenizer
-from gateway import Gateway
+from gateway import Gateway, WorkerHere
 from overture.core.injection import Injection
-from overture.core.records.serving import Command, WorkerOptions
+from overture.core.records.serving import WorkerOptions
 from overture.core.rows import Encoded
 from overture.engine.answerer import LocalAnswerer
 from overture.engine.layout import answer_layout
 from overture.engine.passes import prepared
 from overture.evaluate.host import Host
-from overture.server.engine import FakeEngine
 from overture.server.listen import bound_socket, uvicorn_server
 from overture.server.worker import Worker
 from overture.store.artifact import load_artifact
 from overture.store.store import Store
-
-
-class WorkerHere(FakeEngine):
-    """Meets `Engine` with a worker in this process."""
-
-    def __init__(self, worker):
-        super().__init__()
-        self.worker, self.inboxes = worker, {}
-
-    def stats(self):
-        return self.worker.report().stats
-
-    async def submit(self, request):
-        inbox = self.inboxes[request.id] = []
-        self.worker.do(Command(do="ask", id=request.id, request=request))
-        try:
-            while True:
-                self.worker.step()
-                for event in self.worker.report().events:
-                    self.inboxes[event.id].append(event)
-                while inbox:
-                    event = inbox.pop(0)
-                    yield event
-                    if event.kind in ("done", "error"):
-                        return
-                await asyncio.sleep(0)
-        finally:
-            del self.inboxes[request.id]
 
 
 @pytest.fixture(scope="module")

@@ -35,17 +35,15 @@ class CaptionTower:
         text_map: T, a linear map.
         image_map: V, a linear map.
         scale: t, a number.
+
+    Attributes:
+        scale: the factor on cosines, exp(t), float32 on the CPU.
     """
 
     def __init__(self, backbone: Backbone, text_map: Any, image_map: Any, scale: Tensor) -> None:
         self.backbone = backbone
         self._text_map, self._image_map = text_map.requires_grad_(False), image_map.requires_grad_(False)
-        self._scale = scale.detach()
-
-    @property
-    def scale(self) -> Tensor:
-        """The factor on cosines, exp(t), a float32 number on the CPU."""
-        return self._scale.float().exp().cpu()
+        self.scale = scale.detach().float().exp().cpu()
 
     @property
     def width(self) -> int:

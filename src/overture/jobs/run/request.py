@@ -410,6 +410,26 @@ def settled(config: R, store: Store, backbone: "Backbone | None") -> R:
     return config
 
 
+def check_texts_alone(task: Task, what: str) -> None:
+    """Refuse rows with images or sounds where only texts can be worked on.
+
+    Args:
+        task: of the rows.
+        what: the command or its work, for the error.
+
+    Raises:
+        ConfigError: the task's input is no text.
+    """
+    if task.media:
+        raise ConfigError(
+            f"{what} works on rows of text alone",
+            where="input",
+            got=task.input,
+            wanted="text",
+            fix="overture tune trains a prompt for such rows",
+        )
+
+
 def check_no_adapter(config: TuneConfig, what: str) -> None:
     """Refuse an adapter in a job that trains none.
 

@@ -64,6 +64,7 @@ from overture.hard.scaling import fitted, rescaled, scaling_of
 from overture.hard.scorer import Refused, TextScorer
 from overture.jobs.run.again import task_with_data_of
 from overture.jobs.run.keep import new_manifest
+from overture.jobs.run.request import check_texts_alone
 from overture.jobs.run.same import check_rows_of
 from overture.jobs.wording.book import Book, proposed
 from overture.jobs.wording.options import TranslateConfig
@@ -124,10 +125,11 @@ def check_translatable(manifest: Manifest, task: Task) -> None:
     """Refuse prompts that cannot be translated, before anything is loaded.
 
     Raises:
-        ConfigError: it is of words already, or its task has no labels.
+        ConfigError: it is of words already, or its task has no labels, or rows with images or sounds.
     """
     if manifest.text is not None:
         raise ConfigError("this prompt is of words already", where=manifest.ref, fix="overture show prints them")
+    check_texts_alone(task, "a translation into words")
     if task.kind != "classification":
         raise ConfigError(
             "words are chosen by the distribution over labels", where="kind", got=task.kind, wanted="classification"
