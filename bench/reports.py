@@ -25,6 +25,7 @@ TASKS = {
     "webnlg": "Facts as sentences",
     "ner": "Names in tweets, written by a decoder",
     "ner-minilm": "Names in tweets, tagged by an encoder",
+    "textile": "Defects in cloth, seen by an encoder of images",
 }
 
 
