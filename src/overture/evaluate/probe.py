@@ -59,7 +59,7 @@ class Probe:
 
 
 def all_readings(num_layers: int, lowest: int = 0) -> list[ReadAt]:
-    """Everything that a probe may read: each layer's states, after the last one with the norm behind it."""
+    """All that a probe may read: the states of each layer, after the last one with the norm behind it."""
     return [ReadAt(layer, features) for layer in range(lowest, num_layers + 1) for features in _SEARCHED]
 
 
