@@ -93,7 +93,7 @@ def _probe(
     cache: InputCache | None,
     read_at: ReadAt | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """A linear probe of the training rows; the same rows have the same, so runs of several seeds make it once."""
+    """A linear probe of the training rows; equal rows have the same one, so several seeds make it once."""
     assert encoder.candidates is not None
     key = (
         "probe",

@@ -84,7 +84,7 @@ def with_read_layer(
 
 
 def prompt_of(probe: Probe) -> LabelVectors:
-    """A probe as a prompt of length 0."""
+    """The probe as a prompt of length 0."""
     prompt = with_labels(None, probe.weight, bias=probe.bias, read_at=probe.read_at)
     assert isinstance(prompt, LabelVectors)
     return prompt
