@@ -46,7 +46,8 @@ def test_a_flag_says_what_its_field_says(name, flag):
 def configs() -> set[type[Config]]:
     """Every config class of the package; those that record what is there hold no options."""
     for module in pkgutil.walk_packages(overture.__path__, "overture."):
-        if module.name != "overture.__main__" and not module.name.startswith("overture.harness"):
+        outside = ("overture.__main__", "overture.harness", "overture.exchange.vllm_connector")
+        if not module.name.startswith(outside):
             importlib.import_module(module.name)
     found, left = set(), [Config]
     while left:

@@ -85,15 +85,21 @@ def import_command(
 def export_command(
     prompt: PromptArgument,
     to: Annotated[
-        Literal["peft", "npy", "json", "text", "openai", "promptfoo", "lm-eval"],
+        Literal["peft", "npy", "json", "vllm", "text", "openai", "promptfoo", "lm-eval"],
         typer.Option(
-            help="An adapter for peft, NumPy arrays, or numbers in one JSON file; of a prompt of words a plain text, "
-            "OpenAI messages, a promptfoo config, or a task of lm-evaluation-harness."
+            help="An adapter for peft, NumPy arrays, numbers in one JSON file, or keys and values for vLLM; of a "
+            "prompt of words a plain text, OpenAI messages, a promptfoo config, or a task of lm-evaluation-harness."
         ),
     ],
     old_folder: Annotated[Path | None, typer.Argument(metavar="DIR", hidden=True)] = None,
     folder: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="The folder to make; NAME.FORM if not given.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="The folder to make; NAME.FORM if not given. For vLLM the folder of all prompts; vllm-prompts.",
+        ),
     ] = None,
     store: StoreOption = None,
     is_json: JsonOption = False,
@@ -102,7 +108,7 @@ def export_command(
     root = store_root(store)
     if old_folder:
         say("note: name the folder with -o DIR; as an argument it works in this version")
-    folder = folder or old_folder or Path(f"{Path(prompt).name}.{to}")
+    folder = folder or old_folder or Path("vllm-prompts" if to == "vllm" else f"{Path(prompt).name}.{to}")
 
     from overture.store.store import Store
 
@@ -110,9 +116,14 @@ def export_command(
     kept.get(prompt)
     loading()
 
-    from overture.jobs.transfer.exchange import export_prompt
+    if to == "vllm":
+        from overture.jobs.transfer.vllm import export_to_vllm
 
-    result = export_prompt(prompt, folder, kept, to=to)
+        result = export_to_vllm(prompt, folder, kept, notify=remark)
+    else:
+        from overture.jobs.transfer.exchange import export_prompt
+
+        result = export_prompt(prompt, folder, kept, to=to)
     if is_json:
         emit(result.dump())
         return

@@ -143,6 +143,24 @@ def load_backbone(
     return backbone
 
 
+def model_files(name: str, revision: str | None = None) -> tuple[Path, str]:
+    """The folder of a model's files, for other programs, and the fingerprint of the weight files that are in it.
+
+    Args:
+        name: as for `load_backbone`; a packed file's folder is that of its float32 copy.
+        revision: commit of a Hub model.
+
+    Raises:
+        BackboneError: there is no such model on this machine.
+    """
+    plain, _, _ = sized(name)
+    folder = _located(plain, lambda text: None)[0] or _snapshot(plain, revision)
+    weights = sorted(folder.glob("*.safetensors")) if folder else []
+    if folder is None or not weights:
+        raise BackboneError("the model's files are not on this machine", where=name, fix="load the model once")
+    return folder, _digest_of(weights)
+
+
 class _Facts(TypedDict):
     """What a backbone is called."""
 
