@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -61,6 +61,10 @@ def tune_command(
     task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `overture init` writes one.")],
     given: Given,
     settings: SetOption = None,
+    engine: Annotated[
+        Literal["vllm"] | None,
+        typer.Option("--for", help="Choose a place and a length with which this server can answer under the prompt."),
+    ] = None,
     store: StoreOption = None,
     is_json: JsonOption = False,
 ) -> None:
@@ -68,9 +72,14 @@ def tune_command(
     root = store_root(store)
 
     from overture.jobs.run.early import check_early
+    from overture.jobs.run.vllm import fitted_to_vllm
     from overture.store.store import Store
 
-    config, kept = resolved(TuneConfig, task, given.of(TuneConfig), settings or []), Store(root, say)
+    def change(values: dict[str, Any]) -> None:
+        if engine == "vllm":
+            fitted_to_vllm(values, lambda text: remark(f"note: {text}"))
+
+    config, kept = resolved(TuneConfig, task, given.of(TuneConfig), settings or [], change=change), Store(root, say)
     where = where_of(given)
     check_early(config, kept)
     loading()

@@ -52,6 +52,7 @@ class Method:
         peft: the type of adapter that peft has for it, whose own config keys its file gives as `peft_keys(options)`;
             empty where its prompts are exported as plain vectors, or as keys and values.
         has_gates: its file has `open_gates(tensors)`, which says what the gates of a stored prompt leave open.
+        is_cache: finished, before a text, it is keys and values and nothing else, which other engines can read too.
         pruned: the method of such a prompt after pruning; None where it cannot be pruned.
         module: the module that has its maths; this package's file of its name when empty.
         plugin: the file or the installed package that brings it; empty for Overture's own.
@@ -76,6 +77,7 @@ class Method:
     refs: tuple[str, ...] = ()
     peft: str = ""
     has_gates: bool = False
+    is_cache: bool = False
     pruned: str | None = None
     module: str = ""
     plugin: str = ""

@@ -221,6 +221,7 @@ _RECORDS = (
         learning_rate={"before": 3e-2, "after": 1e-1, "slots": 3e-2},
         formula="P D",
         pruned="pruned",
+        is_cache=True,
     ),
     Method(
         "prefix",
@@ -234,6 +235,7 @@ _RECORDS = (
         letters={"W": "mlp_width"},
         takes_memory=True,
         rated_length=30,
+        is_cache=True,
     ),
     Method(
         "deep",
@@ -243,6 +245,7 @@ _RECORDS = (
         places=_AS_MEMORY,
         learning_rate={"memory": 3e-3, "after": 3e-3},
         formula="N P D",
+        is_cache=True,
     ),
     Method(
         "p_tuning",
@@ -255,6 +258,7 @@ _RECORDS = (
         variants={"encoder=lstm": "P W + W W + W + (W + 1) D + 12 W W + 16 W"},
         letters={"W": "width"},
         peft="P_TUNING",
+        is_cache=True,
     ),
     Method(
         "residual",
@@ -265,6 +269,7 @@ _RECORDS = (
         learning_rate={"before": 3e-2, "after": 3e-2, "slots": 3e-2},
         formula="P D + 2 D m + m + 3 D",
         letters={"m": "bottleneck"},
+        is_cache=True,
     ),
     Method(
         "low_rank",
@@ -275,6 +280,7 @@ _RECORDS = (
         learning_rate={"before": 1e-2, "after": 3e-2, "slots": 1e-2},
         formula="r (P + D)",
         letters={"r": "rank"},
+        is_cache=True,
     ),
     Method(
         "ulpt",
@@ -285,6 +291,7 @@ _RECORDS = (
         learning_rate={"before": 3e-2, "after": 1e-1, "slots": 3e-2},
         formula="P r + 2 D",
         letters={"r": "rank"},
+        is_cache=True,
     ),
     Method(
         "gated",
@@ -318,6 +325,7 @@ _RECORDS = (
         places=("before",),
         learning_rate={"before": 1e-2},
         formula="P D",
+        is_cache=True,
     ),
     Method(
         "dept",
@@ -382,6 +390,7 @@ _RECORDS = (
         sharing=Sharing(("shared",), distil=0.9, has_start=True),
         refs=("source",),
         peft="MULTITASK_PROMPT_TUNING",
+        is_cache=True,
     ),
     Method(
         "pruned",
@@ -392,6 +401,7 @@ _RECORDS = (
         learning_rate={"before": 3e-2, "after": 1e-1},
         formula="n D / k",
         letters={"n": "kept_pieces", "k": "pieces_each"},
+        is_cache=True,
     ),
     Method(
         "split",
@@ -414,6 +424,7 @@ _RECORDS = (
         letters={"f": "frozen"},
         takes_memory=True,
         peft="CARTRIDGE",
+        is_cache=True,
     ),
     Method(
         "coop",

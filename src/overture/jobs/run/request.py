@@ -142,6 +142,7 @@ def resolved(
     assignments: Sequence[str] = (),
     *,
     prompt_use: PromptUse = "as it is",
+    change: Callable[[dict[str, Any]], None] = lambda values: None,
 ) -> R:
     """A request: defaults, over them the task file, over it named settings, over them assignments.
 
@@ -155,6 +156,7 @@ def resolved(
         assignments: ``train.lr=0.01``, ``data.train=rows.jsonl``; the value is read as YAML.
         prompt_use: a prompt that is used as it is must fit the template; one on which others are modelled must be
             right by itself; one that is unused is not looked at.
+        change: completes the merged values, where more than a default depends on what was left out.
 
     Raises:
         ConfigError: names every mistake, with the nearest known key.
@@ -165,6 +167,7 @@ def resolved(
         _merged(source, settings or {}, assignments),
         "the task" if isinstance(source, Mapping) else str(source),
     )
+    change(values)
     prompt_values = values.get("prompt")
     if isinstance(prompt_values, Mapping) and prompt_values.get("place") is None:
         method = METHODS.get(str(prompt_values.get("method")))
