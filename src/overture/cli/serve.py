@@ -19,10 +19,12 @@ from overture.core.errors import BackboneError, ConfigError, OvertureError
 from overture.engine.options import DType
 
 if TYPE_CHECKING:
+    from overture.core.records.serving import VllmOptions, WorkerOptions
     from overture.server.registry import Registry
     from overture.store.store import Store
 
 _MAX_REFUSED, _MAX_LOOKED_AT = 10, 200
+_VLLM_URL, _VLLM_SLOTS = "http://127.0.0.1:8001", 256
 DTypeOption = Annotated[
     DType,
     typer.Option(
@@ -71,6 +73,20 @@ def command(
         typer.Option("--audit", metavar="FILE", help="Append a JSON line for each request; without texts and keys."),
     ] = None,
     dtype: DTypeOption = "auto",
+    engine: Annotated[
+        Literal["local", "vllm"],
+        typer.Option(help="What answers: this machine's model alone, or with it a vLLM server, for all that it can."),
+    ] = "local",
+    vllm_url: Annotated[
+        str | None,
+        typer.Option("--url", metavar="URL", help="The vLLM server; its key is read from VLLM_API_KEY."),
+    ] = None,
+    vllm_prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--vllm-prompts", metavar="DIR", help="The folder from which vLLM reads prompts; vllm-prompts in the store."
+        ),
+    ] = None,
     store: StoreOption = None,
     allow_drift: DriftOption = False,
     is_json: JsonOption = False,
@@ -101,6 +117,9 @@ def command(
             max_wait_s=max_wait_s,
             audit=audit,
             dtype=dtype,
+            engine=engine,
+            vllm_url=vllm_url,
+            vllm_prompts=vllm_prompts,
             store=store,
             allow_drift=allow_drift,
         ),
@@ -121,6 +140,9 @@ class ServerOptions:
     max_wait_s: float = 30.0
     audit: Path | None = None
     dtype: DType = "auto"
+    engine: Literal["local", "vllm"] = "local"
+    vllm_url: str | None = None
+    vllm_prompts: Path | None = None
     store: Path | None = None
     allow_drift: bool = False
 
@@ -142,7 +164,6 @@ def run_server(options: ServerOptions, is_json: bool, show: Callable[[str], None
     keys = read_keys(options.key_file) if options.key_file else ()
     check_bind(options.host, keys)
 
-    from overture.core.records.serving import WorkerOptions
     from overture.engine.options import check_source, local_source
     from overture.server.link import WorkerEngine
     from overture.store.store import Store
@@ -151,14 +172,12 @@ def run_server(options: ServerOptions, is_json: bool, show: Callable[[str], None
     prompts = Store(root, say)
     model, revision = (local_source(options.backbone), None) if options.backbone else _model_of(prompts)
     check_source(model)
+    worker = _worker_options(options, root, model, revision)
 
     from overture.server.listen import bound_socket, uvicorn_server
 
     bound = bound_socket(options.host, options.port)
     port = bound.getsockname()[1]
-    worker = WorkerOptions(
-        store=str(root), backbone=model, revision=revision, dtype=options.dtype, allow_drift=options.allow_drift
-    )
     engine = WorkerEngine(worker, options.max_wait_s)
     # The model loads while the rest is imported; where no process can be started now, it is tried again later.
     with contextlib.suppress(OSError):
@@ -183,7 +202,9 @@ def run_server(options: ServerOptions, is_json: bool, show: Callable[[str], None
 
     def greet() -> None:
         show(page)
-        greetings.append(asyncio.create_task(_greet(registry, address, is_json, store_flag(options.store))))
+        greetings.append(
+            asyncio.create_task(_greet(registry, address, is_json, store_flag(options.store), worker.vllm))
+        )
         greetings[0].add_done_callback(lambda task: stop_if_failed(task.cancelled() or task.exception() is not None))
 
     def stop_if_failed(is_failed: bool) -> None:
@@ -198,6 +219,51 @@ def run_server(options: ServerOptions, is_json: bool, show: Callable[[str], None
     for greeting in greetings:
         if not greeting.cancelled() and (failure := greeting.exception()):
             raise failure
+
+
+def _worker_options(options: ServerOptions, root: Path, model: str, revision: str | None) -> "WorkerOptions":
+    """What the worker is started with.
+
+    Raises:
+        ConfigError: the address of vLLM is none, or nothing is asked of it.
+    """
+    from overture.core.records.serving import WorkerOptions
+
+    worker = WorkerOptions(
+        store=str(root), backbone=model, revision=revision, dtype=options.dtype, allow_drift=options.allow_drift
+    )
+    if options.engine == "vllm":
+        # Answers that vLLM writes take no memory here; how many are written at once is for vLLM to decide.
+        return worker.model_copy(update={"vllm": _vllm_options(options, root), "slots": _VLLM_SLOTS})
+    if options.vllm_url or options.vllm_prompts:
+        given = "--url" if options.vllm_url else "--vllm-prompts"
+        raise ConfigError("there is no vLLM server to be reached", where=given, fix="add --engine vllm")
+    return worker
+
+
+def _vllm_options(options: ServerOptions, root: Path) -> "VllmOptions":
+    """The vLLM server that is asked; the folder of its prompts is made where it is not there.
+
+    Raises:
+        ConfigError: the address is none, or the folder cannot be made.
+    """
+    from urllib.parse import urlsplit
+
+    from overture.core.records.serving import VllmOptions
+
+    url, folder = (options.vllm_url or _VLLM_URL).rstrip("/"), options.vllm_prompts or root / "vllm-prompts"
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query or parts.username:
+        raise ConfigError(
+            "this is no address of a vLLM server", where="--url", got=url, wanted=f"such as {_VLLM_URL}, without a path"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            "the folder of prompts cannot be made", where="--vllm-prompts", got=f"{folder}: {error.strerror}"
+        ) from None
+    return VllmOptions(url=url, prompts=str(folder.resolve()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +294,9 @@ def _model_of(store: "Store") -> tuple[str, str | None]:
     return models.most_common(1)[0][0] if models else (next(iter(EMBEDDED)), None)
 
 
-async def _greet(registry: "Registry", address: Address, is_json: bool, flag: str) -> None:
+async def _greet(
+    registry: "Registry", address: Address, is_json: bool, flag: str, vllm: "VllmOptions | None" = None
+) -> None:
     """Say when the model answers, what is served and what is not.
 
     Raises:
@@ -258,6 +326,8 @@ async def _greet(registry: "Registry", address: Address, is_json: bool, flag: st
         )
         return
     say(f"{url} serves {'one prompt' if num_served == 1 else f'{num_served} prompts'} on {registry.base}")
+    if vllm is not None:
+        _say_shares(await asyncio.to_thread(_local_prompts, registry, set(refused)), num_served, vllm)
     for ref, reason in list(refused.items())[:_MAX_REFUSED]:
         say(f"  not served: {ref}: {reason}")
     if len(refused) > _MAX_REFUSED:
@@ -266,6 +336,39 @@ async def _greet(registry: "Registry", address: Address, is_json: bool, flag: st
     example = next((ref for ref in newest if ref not in refused), None)
     say(f"the pages{', once by this link' if address.has_keys else ''}: {address.page}")
     say(f"try: {_example(registry, address, example)}" if example else f"make a prompt: overture demo{flag}")
+
+
+def _local_prompts(registry: "Registry", refused: set[str]) -> dict[str, str]:
+    """Prompts under which vLLM cannot answer, with the reason; of each name the newest version."""
+    from overture.exchange.vllm_files import gap_of
+    from overture.store.artifact import TENSORS_FILE, read_manifest
+    from overture.store.precheck import check_tensors, open_plain
+
+    reasons: dict[str, str] = {}
+    for name in registry.names():
+        versions = registry.store.versions(name)
+        ref = f"{name}@{versions[-1]}" if versions else ""
+        if not ref or ref in refused:
+            continue
+        with contextlib.suppress(OvertureError):
+            folder = registry.store.get(ref, named_only=True)
+            manifest = read_manifest(folder)
+            names: tuple[str, ...] = ()
+            if manifest.text is None:
+                with open_plain(folder / TENSORS_FILE) as handle:
+                    names = check_tensors(handle, str(folder))
+            if why := gap_of(manifest, names, "decoder"):
+                reasons[ref] = why
+    return reasons
+
+
+def _say_shares(local: dict[str, str], num_served: int, vllm: "VllmOptions") -> None:
+    """Say which prompts the local engine answers under, and why."""
+    say(f"vLLM at {vllm.url} answers under the prompts that it can have; they are in {vllm.prompts}")
+    for ref, reason in list(local.items())[:_MAX_REFUSED]:
+        say(f"  on the local engine: {ref}: {reason}")
+    if len(local) > _MAX_REFUSED:
+        say(f"  ... and {len(local) - _MAX_REFUSED} more of {num_served}")
 
 
 def _example(registry: "Registry", address: Address, ref: str) -> str:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,6 +24,9 @@ from overture.engine.packed import is_worth_packing, packed_bytes
 from overture.evaluate.host import Host
 from overture.server.worker import Worker
 from overture.store.store import Store
+
+if TYPE_CHECKING:
+    from _typeshed import HasFileno
 
 
 @torch.no_grad()
@@ -66,14 +70,16 @@ def serve(connection: socket.socket, make: Callable[[], Worker]) -> None:
     pending = b""
     while True:
         is_waiting = worker.is_idle and not (worker.events or worker.outcomes)
-        readable, _, _ = select.select([connection], [], [], None if is_waiting else 0)
-        if readable:
+        watched: list[HasFileno] = [connection, *([worker.remote] if worker.remote else [])]
+        readable, _, _ = select.select(watched, [], [], None if is_waiting else 0)
+        if connection in readable:
             received = connection.recv(1 << 20)
             if not received:
                 return
             *lines, pending = (pending + received).split(b"\n")
             for line in lines:
                 worker.do(Command.model_validate_json(line))
+        worker.hear()
         if not worker.is_idle:
             worker.step()
         if worker.events or worker.outcomes:
@@ -89,7 +95,13 @@ def _made(options: WorkerOptions) -> Worker:
     )
     store = Store(Path(options.store), notify)
     host = Host(backbone, store, allow_drift=options.allow_drift, notify=notify, cache_bytes=options.text_bytes)
-    return Worker(host, options, tokens_per_second(backbone), for_steps(backbone))
+    remote = None
+    if options.vllm:
+        # Only this road needs a client of HTTP, and prompts as vLLM reads them.
+        from overture.server.remote import Remote
+
+        remote = Remote(options.vllm, host)
+    return Worker(host, options, tokens_per_second(backbone), for_steps(backbone), remote)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from overture.core.contracts import Answers, TokenShares
 from overture.core.decoding import GREEDY
-from overture.core.errors import OvertureError, UnknownPrompt
+from overture.core.errors import NotReady, OvertureError, UnknownPrompt
 from overture.core.injection import Injection
 from overture.core.records.serving import (
     AnswersEvent,
@@ -43,6 +43,9 @@ from overture.server.ahead import Ahead, is_kept
 from overture.server.asked import Asked, Job, inputs_of, job_of, line_of, most_written, task_alone
 from overture.store.names import is_path
 
+if TYPE_CHECKING:
+    from overture.server.remote import Piece, Remote
+
 _log = logging.getLogger(__name__)
 _MOST_TOKENS = 4096
 """Padded tokens of a pass while nobody's answer is being written."""
@@ -60,9 +63,17 @@ class Worker:
         options: limits.
         tokens_per_s: tokens that the model reads in a second.
         steps: the host's model as it runs passes of a few tokens; itself when None.
+        remote: a vLLM server with the same model, which answers what it can.
     """
 
-    def __init__(self, host: Host, options: WorkerOptions, tokens_per_s: float, steps: Backbone | None = None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        options: WorkerOptions,
+        tokens_per_s: float,
+        steps: Backbone | None = None,
+        remote: "Remote | None" = None,
+    ) -> None:
         self.host, self.options, self.tokens_per_s = host, options, tokens_per_s
         self.events: list[Event] = []
         self.outcomes: list[Outcome] = []
@@ -79,6 +90,8 @@ class Worker:
         self._writing_s = 0.0
         self._steps = {host.backbone: steps or host.backbone}
         self._ahead = Ahead(host)
+        self.remote = remote
+        self._remote_lines: dict[tuple[str, int], Line] = {}
 
     @property
     def _step_tokens(self) -> float:
@@ -157,7 +170,10 @@ class Worker:
         # A name may come from a stranger: where there is a store, nothing else than a prompt of it is opened.
         if store and is_path(prompt):
             raise UnknownPrompt("no such prompt", got=prompt)
-        return self.host.open(store.get(prompt, named_only=True) if store else prompt)
+        handle = self.host.open(store.get(prompt, named_only=True) if store else prompt)
+        if self.remote is not None:
+            self.remote.open(handle)
+        return handle
 
     def _close(self, key: tuple[str, bool]) -> None:
         handle = self._handles.pop(key)
@@ -179,11 +195,46 @@ class Worker:
     def _put(self, job: Job, index: int) -> None:
         """Let a question wait its turn, behind its text where that is long."""
         item = job.inquiry.items[index]
+        if self.remote is not None and self.remote.takes(item):
+            if isinstance(item.question, Answers):
+                self._remote_lines[job.request.id, index] = line_of(item, job.request)
+            self.remote.ask(job.request, index, item)
+            return
         # A search over beams and an encoder-decoder's answer are written as a whole.
         is_written = isinstance(item.question, Answers) and item.question.decoding.beams == 1
         lane = self._writers if is_written and not item.handle.adapted.encoder else self._labels
         if not self._ahead.takes(job, index, max(_LEAST_PIECE, int(self._step_tokens)), lane):
             lane.append((job, index))
+
+    # -- what vLLM answers
+
+    def hear(self) -> None:
+        """Take what vLLM has sent; a server waits for it as for commands."""
+        for piece in self.remote.taken() if self.remote is not None else ():
+            if piece.request_id in self._jobs:
+                with self._failing([piece.request_id]):
+                    self._take(self._jobs[piece.request_id], piece)
+
+    def _take(self, job: Job, piece: "Piece") -> None:
+        assert self.remote is not None
+        if piece.error is not None:
+            raise piece.error
+        if piece.scores is not None:
+            self._answer(job, piece.index, piece.scores)
+            return
+        if (line := self._remote_lines.get((piece.request_id, piece.index))) is None:
+            return
+        for token in piece.tokens:
+            if line.num_top and not line.is_done:
+                line.tops.append(token.top)
+            line.append(token.id, token.share)
+        if piece.is_end and not line.is_done:
+            raise NotReady("vLLM ended an answer before its end", got=f"{len(line.ids)} tokens")
+        if line.is_done:
+            del self._remote_lines[piece.request_id, piece.index]
+            # Behind a stop text vLLM would go on.
+            self.remote.cancel(piece.request_id, piece.index)
+        self._grow(line, job, piece.index)
 
     # -- steps
 
@@ -212,7 +263,7 @@ class Worker:
             with self._failing([self._lines[line][0].request.id for line in lines]):
                 slots.step()
             for line in lines:
-                self._grow(line)
+                self._grow_local(line)
         self._writing_s += 0.2 * (time.perf_counter() - started - self._writing_s)
         self._slots = {backbone: slots for backbone, slots in self._slots.items() if len(slots)}
 
@@ -295,7 +346,7 @@ class Worker:
                     inputs_of(items[0], self.host), [item.live_row for item in items], injections, lines, room_bytes
                 )
             for line in lines:
-                self._grow(line)
+                self._grow_local(line)
         return taken
 
     def _bytes_of(self, question: tuple[Job, int]) -> int:
@@ -305,11 +356,14 @@ class Worker:
         num_columns = item.row.num_text + item.handle.manifest.length + most_written(item)
         return Slots.bytes_of(item.handle.adapted, num_columns)
 
-    def _grow(self, line: Line) -> None:
+    def _grow_local(self, line: Line) -> None:
         """A line has one token more; one whose request has failed by another part is gone."""
-        if line not in self._lines:
-            return
-        job, index = self._lines[line]
+        if line in self._lines:
+            job, index = self._lines.pop(line) if line.is_done else self._lines[line]
+            self._grow(line, job, index)
+
+    def _grow(self, line: Line, job: Job, index: int) -> None:
+        """Tell of what is new in a line."""
         item = job.inquiry.items[index]
         backbone, question = item.handle.adapted, item.question
         assert isinstance(question, Answers)
@@ -321,7 +375,6 @@ class Worker:
                 else:
                     self._tell(job, line, answer_of(backbone, line, question.stop).text)
             if line.is_done:
-                del self._lines[line]
                 self._ahead.keep(job, item, line)
                 job.is_cut, job.num_written = line.is_cut, job.num_written + len(line.ids)
                 self._answer(job, index, answer_of(backbone, line, question.stop))
@@ -420,6 +473,9 @@ class Worker:
             for waiting in [waiting for waiting in lane if waiting[0].request.id == request_id]:
                 lane.remove(waiting)
         self._ahead.forget(request_id)
+        if self.remote is not None:
+            self.remote.cancel(request_id)
+        self._remote_lines = {key: line for key, line in self._remote_lines.items() if key[0] != request_id}
         for line in [line for line, (job, _) in self._lines.items() if job.request.id == request_id]:
             del self._lines[line]
             for slots in self._slots.values():

@@ -127,6 +127,13 @@ class EngineStats(Record):
 # -- between the gateway's process and the worker's
 
 
+class VllmOptions(Record):
+    """A vLLM server that answers what it can; its key is never here, but in the environment."""
+
+    url: str = Field(description="its address")
+    prompts: str = Field(description="the folder from which its connector reads prompts")
+
+
 class WorkerOptions(Record):
     """What a worker serves, and within which limits."""
 
@@ -143,6 +150,7 @@ class WorkerOptions(Record):
     text_bytes: int | None = Field(None, ge=0, description="memory for kept texts; a share of what is free when None")
     prompt_bytes: int = Field(1 << 30, ge=0, description="memory for open prompts; the one used longest ago is closed")
     step_s: float = Field(0.25, gt=0, description="seconds between two tokens of an answer while texts are read")
+    vllm: VllmOptions | None = Field(None, description="a vLLM server that has the model; None for this engine alone")
 
 
 class Command(Record):
