@@ -25,13 +25,14 @@ from overture.baseline.features import features_of
 from overture.baseline.full import trained_names
 from overture.baseline.in_context import chosen_shots
 from overture.baseline.registry import BASELINES, build_baseline
-from overture.core.contracts import Answers, LabelScores
+from overture.core.contracts import Answers, Features, LabelScores
 from overture.core.errors import BackboneError, ConfigError, DataError
 from overture.data.encode import Encoder
 from overture.data.row import Row
 from overture.data.shots import shot_ids
 from overture.data.task import Task
 from overture.engine.cache import InputCache
+from overture.engine.heads import can_have_head
 from overture.engine.info import weights_digest
 from overture.engine.inputs import Inputs
 from overture.engine.lora import with_lora
@@ -334,6 +335,16 @@ def test_an_adapter_behind_the_input_refuses_prompts_that_change_the_input(metho
     model = PromptedModel(adapted, make_prompt(Case(method, place), backbone))
     with pytest.raises(BackboneError, match="would change the input"):
         model.loss(rows)
+
+
+def test_states_of_a_text_are_not_those_of_an_adapter_behind_it():
+    backbone, rows = make_backbone("llama"), make_rows("one token")
+    model = PromptedModel(with_lora(backbone, LoraOptions(rank=2, place="after")))
+    with pytest.raises(BackboneError, match="states of a text"):
+        model.ask(rows, Features(is_mean=True))
+    row = replace(rows[0], slots=())
+    assert not can_have_head(None, model.backbone, row)
+    assert can_have_head(None, backbone, row)
 
 
 @pytest.mark.parametrize("family", ["bert", "bart"])

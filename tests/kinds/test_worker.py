@@ -69,8 +69,10 @@ def test_every_kind_joined_mid_flight_equals_the_library(tmp_path, family, metho
     asks = asks_of_kinds(host, tmp_path, family, methods)
     if family == "llama":
         task = task_of(SAMPLES["generation"])
-        adapter = host.open(stored(tmp_path / "adapter", family, task, adapter=LoraOptions(rank=2)))
-        asks += [Ask(adapter, row) for row in SAMPLES["generation"].rows]
+        for adapter_place in ("everywhere", "after"):
+            options = LoraOptions(rank=2, place=adapter_place)
+            adapter = host.open(stored(tmp_path / adapter_place, family, task, adapter=options))
+            asks += [Ask(adapter, row) for row in SAMPLES["generation"].rows]
     wanted = host.answer(asks)
     requests = [request_of(number, ask, tenant=f"t{number % 2}") for number, ask in enumerate(asks)]
     worker = worker_of(Host(backbone_of(family)), slots=5)
@@ -348,13 +350,13 @@ def test_a_long_text_is_read_in_pieces_while_others_write(tmp_path, family):
     short = Ask(host.open(stored(tmp_path / "short", family, task, "prefix", "memory")), SAMPLES["generation"].rows[0])
     text = "a long text " * 12
     asks = []
-    for number, (method, place) in enumerate([("prefix", "after"), ("prefix", "memory"), ("vectors", "before")]):
-        label = host.open(stored(tmp_path / f"label{number}", family, make_task(), method, place))
+    behind = LoraOptions(rank=2, place="after")
+    prompts = [("prefix", "after", None), ("prefix", "memory", None), ("vectors", "before", None)]
+    for number, (method, place, adapter) in enumerate([("prefix", "after", behind), *prompts]):
+        label = host.open(stored(tmp_path / f"label{number}", family, make_task(), method, place, adapter=adapter))
         free = task_of(SAMPLES["generation"], template="{text}", max_new_tokens=5)
-        asks += [
-            Ask(label, text),
-            Ask(host.open(stored(tmp_path / f"free{number}", family, free, method, place)), text),
-        ]
+        folder = stored(tmp_path / f"free{number}", family, free, method, place, adapter=adapter)
+        asks += [Ask(label, text), Ask(host.open(folder), text)]
     wanted = host.answer([short, *asks])
     # Pieces of 16 tokens.
     worker = Worker(Host(backbone_of(family)), WorkerOptions(store="store", step_s=0.01), tokens_per_s=400.0)

@@ -55,6 +55,9 @@ def can_have_head(
     is_plain = isinstance(row.target, Answer) or (isinstance(row.target, OneOf) and row.target.read is None)
     if backbone.family.kind != "decoder" or row.slots or not is_plain or isinstance(prompt, RowMethod):
         return False
+    if backbone.reader is not backbone:
+        # The frozen model reads the row's text whole, and the adapter what follows it.
+        return False
     if any(not isinstance(segment, Tokens) for segment in row.input):
         return False
     return prompt is None or (prompt.vectors is None and prompt.offset is None and prompt.places <= {"memory"})

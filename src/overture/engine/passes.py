@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from overture.core.errors import BackboneError
 from overture.core.injection import Injection
 from overture.core.rows import Encoded
 from overture.engine.attention import FUSED, Columns, Step
@@ -60,8 +61,17 @@ def prepared(
         is_generating: keys and values are kept, for the tokens to come.
         is_whole: all vectors and texts are tokens of every row, also where they could run once for several, so that
             their states can be read.
+
+    Raises:
+        BackboneError: all states are to be read, and an adapter leaves the texts' to the frozen model.
     """
     backbone = inputs.backbone
+    if is_whole and inputs.reader is not backbone:
+        raise BackboneError(
+            "the states of a text cannot be read under an adapter that begins behind it",
+            where=backbone.info.id,
+            fix="an adapter with place everywhere",
+        )
     # Long texts keep the causal kernel, which has no room for memory and is worth more.
     if not is_whole and max(row.num_tokens for row in rows) < FUSED["cpu"]:
         has_live_input = [not _runs_input_first(injection, inputs) for injection in injections]

@@ -66,7 +66,7 @@ class Ahead:
             key: Hashable = ("text", item.tenant, text)
             first = -len(text) if inputs.backbone.family.is_rotary else 0
             if key not in self._waiting:
-                reading = Reading(inputs.backbone, text, first)
+                reading = Reading(inputs.reader, text, first)
                 self._waiting[key] = _Waiting(reading, lambda reading: cache.put(text, reading.entry))
             job.is_read_ahead = True
             self._waiting[key].questions.append((job, index, lane))
