@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from overture.jobs.run import work as work_module
+from overture.jobs.tune import seeds as seeds_module
 from overture.jobs.tune import tune as tune_module
 
 
@@ -23,7 +24,7 @@ def kill(make_task, overture, monkeypatch):
             raise Killed
 
         with monkeypatch.context() as patch:
-            patch.setattr(tune_module, "_seed_result", die)
+            patch.setattr(seeds_module, "_seed_result", die)
             with pytest.raises(Killed):
                 overture("tune", make_task(**changes))
 

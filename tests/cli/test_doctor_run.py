@@ -60,7 +60,7 @@ def test_interrupted_and_unknown(make_task, overture, tuned, tmp_path: Path) -> 
 
 def test_advice_names_the_cause_the_store_and_the_task_file(make_task, overture, monkeypatch, tmp_path: Path) -> None:
     from overture.core.errors import DataError, DiskFull
-    from overture.jobs.tune import tune as tune_module
+    from overture.jobs.tune import seeds as seeds_module
 
     store = tmp_path / "elsewhere"
 
@@ -69,7 +69,7 @@ def test_advice_names_the_cause_the_store_and_the_task_file(make_task, overture,
             raise error
 
         with monkeypatch.context() as patch:
-            patch.setattr(tune_module, "_seed_result", fail)
+            patch.setattr(seeds_module, "_seed_result", fail)
             overture("tune", make_task(), "--store", store)
         run = overture("resume", "--store", store, "--json").json["runs"][-1]["run"]
         return overture("doctor", run, "--store", store, "--json").json["findings"][0]["fix"]

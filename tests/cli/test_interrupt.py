@@ -104,9 +104,9 @@ def test_stop_between_training_and_baselines(make_task, overture, monkeypatch) -
 
 
 def test_one_of_two_seeds_stopped_before_its_result(make_task, overture, monkeypatch) -> None:
-    from overture.jobs.tune import tune
+    from overture.jobs.tune import seeds
 
-    seed_result = tune._seed_result
+    seed_result = seeds._seed_result
 
     def second_is_lost(work: object, seed: int, *rest: object) -> object:
         if seed == 1:
@@ -115,7 +115,7 @@ def test_one_of_two_seeds_stopped_before_its_result(make_task, overture, monkeyp
 
     task = make_task()
     with monkeypatch.context() as patch:
-        patch.setattr(tune, "_seed_result", second_is_lost)
+        patch.setattr(seeds, "_seed_result", second_is_lost)
         done = overture("tune", task, "--seeds", "2", "--json")
     assert (done.code, done.json["status"], done.json["prompt"]) == (130, "interrupted", None)
     found = overture("resume", "mood-1", "--json").json
