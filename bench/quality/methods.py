@@ -89,8 +89,12 @@ PLAN = (
     Entry("mpt-after"),
     Entry("split-around", MOVING),
 )
-ELSEWHERE = {"pruned": "bench/quality/starts.py --study pruned", "cartridge": "bench/quality/cartridge.py"}
-"""Methods that begin with something else than a task's rows, and the study that measures them."""
+ELSEWHERE = {
+    "pruned": "bench/quality/starts.py --study pruned",
+    "cartridge": "bench/quality/cartridge.py",
+    **dict.fromkeys(("coop", "kgcoop", "maple"), "bench/vision/captions.py"),
+}
+"""Methods that begin with something else than a task's rows, or are for other models, and what measures them."""
 
 
 def sources_for(task: str) -> list[str]:

@@ -8,25 +8,31 @@
 - writes: processor seconds of 16 rows, 36 tokens in and 24 out, without prompts.
 """
 
+import argparse
 import json
 import random
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import vllm
-from vllm import LLM, SamplingParams
-from vllm.distributed.kv_transfer import get_kv_transfer_group
-
 _OPTIONS = {"temperature": 0.0, "ignore_eos": True, "detokenize": False}
+
+
+def _connector() -> Any:
+    """The connector of this process's engine."""
+    from vllm.distributed.kv_transfer import get_kv_transfer_group
+
+    return get_kv_transfer_group()
 
 
 class Engine:
     """One vLLM engine in this process, with the connector."""
 
     def __init__(self, work: dict[str, Any]) -> None:
+        # Here, so that --help answers where vLLM is not installed.
+        from vllm import LLM
+
         self.work = work
         self.llm = LLM(
             model=work["model"],
@@ -47,10 +53,12 @@ class Engine:
     @property
     def num_loads(self) -> int:
         """How often columns were written into vLLM's cache."""
-        return int(get_kv_transfer_group().num_loads)
+        return int(_connector().num_loads)
 
     def ask(self, rows: list[tuple[list[int], Any, str]], most: int, logprobs: int | None = 0) -> list[Any]:
         """Answers to rows: their tokens, what names the prompt, the salt."""
+        from vllm import SamplingParams
+
         prompts = [{"prompt_token_ids": ids, "cache_salt": salt} for ids, _, salt in rows]
         options = [
             SamplingParams(
@@ -92,7 +100,7 @@ def equal(engine: Engine) -> dict[str, Any]:
         "num_prompts": len({row["prompt"] for row in rows}),
         "num_prompts_of_whole_blocks": len(whole),
         "num_loads": engine.num_loads - before,
-        "num_reads": get_kv_transfer_group().prompts.num_reads,
+        "num_reads": _connector().prompts.num_reads,
     }
 
 
@@ -208,7 +216,11 @@ def writes(engine: Engine) -> dict[str, Any]:
 
 
 def main() -> None:
-    work = json.loads(Path(sys.argv[1]).read_text())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="what is to be done, as with_vllm.py writes it")
+    work = json.loads(parser.parse_args().work.read_text())
+    import vllm
+
     engine, parts = Engine(work), {"equal": equal, "mixed": mixed, "broken": broken, "writes": writes}
     result: dict[str, Any] = {"vllm": vllm.__version__}
     for name in work["only"]:

@@ -483,8 +483,9 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     )
 }
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[])
     parser.add_argument("--num", type=int, help="how often each part does what it does; its own number if left out")
     parser.add_argument("--out", type=Path)
@@ -498,3 +499,7 @@ if __name__ == "__main__":
         print(name, json.dumps(result[name]), flush=True)
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -297,7 +297,7 @@ def shaken(backbone):
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("kind", ["one token", "several tokens", "free text"])
 def test_an_adapter_behind_the_input_is_the_same_with_and_without_kept_texts(family, kind):
-    backbone, rows = make_backbone(family), make_rows(kind)
+    backbone, rows = make_backbone(family, dtype=torch.float64), make_rows(kind)
     adapted = shaken(with_lora(backbone, LoraOptions(rank=2, place="after")))
     outcomes = []
     for cache in (InputCache(1 << 20), None):
