@@ -32,7 +32,11 @@ WHOLE = {
         head=LabelHead(random(4, 4), random(4), random(2)),
     ),
     "memory": Injection(
-        memory=Memory(LayerMemory(random(2, 1, 3, 4), random(2, 1, 3, 4), random(2, 3)), "memory"), offset=random(5, 4)
+        memory=Memory(LayerMemory(random(2, 1, 3, 4), random(2, 1, 3, 4), random(2, 3)), "memory"),
+        offset=random(5, 4),
+        labels=random(2, 4),
+        # A classifier with a map has no scale, so it is in the other.
+        head=LabelHead(random(2), scale=random()),
     ),
 }
 """Between them injections with every part and every tensor that a part may have."""

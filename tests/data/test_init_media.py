@@ -117,7 +117,7 @@ def test_words_beside_sounds_are_what_is_written(tmp_path):
         rows.append(f"{number}.wav,words of number {number}")
     (tmp_path / "metadata.csv").write_text("\n".join(rows))
     task = begun(tmp_path)[1]
-    assert (task.kind, task.answer_field, task.template) == ("generation", "transcription", "{audio}")
+    assert (task.kind, task.answer_field, task.template) == ("transcription", "transcription", "{audio}")
 
 
 def test_a_folder_without_labels_says_so(tmp_path):

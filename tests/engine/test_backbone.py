@@ -183,7 +183,16 @@ def test_an_unsupported_family_is_refused():
 
 def test_every_supported_family_is_tested():
     of_sounds = {family.split()[0] for family in SOUND_ENCODERS}
-    assert set(supported.FAMILIES) == {*FAMILIES, *ENCODERS, "t5", "bart", *VISION, *of_sounds, "whisper"}
+    assert set(supported.FAMILIES) == {
+        *FAMILIES,
+        *ENCODERS,
+        "t5",
+        "bart",
+        "clip_text_model",
+        *VISION,
+        *of_sounds,
+        "whisper",
+    }
 
 
 def test_longrope_ends_where_its_angles_change():
@@ -273,7 +282,7 @@ def test_one_token_is_read_as_in_a_whole_pass(family):
     valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
     layers = torch.randn(len(backbone.layers), 2, backbone.info.hidden_size, generator=generator, dtype=DOUBLE)
     columns = backbone.memory_of_layers(layers)
-    memory = prompt_columns([columns, columns], [0, 0], backbone.device)
+    memory = prompt_columns([columns, columns], [0, 0], backbone)
     index, text_index = torch.tensor([3, 1]), torch.full((2, 5), -1)
 
     def step() -> Step:

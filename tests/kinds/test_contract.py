@@ -41,6 +41,7 @@ TARGETS = {
     "tagging": "tags",
     "qa": "answers",
     "generation": "short",
+    "transcription": "short",
     "chat": "messages",
 }
 # Beyond the basic plane, joined, combining, from right to left, without spaces, and control characters.
@@ -64,6 +65,7 @@ TOO_LONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "tagging": ({"max_new_tokens": 3}, {}, "longer than the 3 tokens"),
     "qa": ({"options": {"max_answer_tokens": 2}}, {}, "longer than may be written"),
     "generation": ({"max_new_tokens": 3}, {"short": " a very long answer"}, "longer than the 3 tokens"),
+    "transcription": ({"max_new_tokens": 3}, {"short": " a very long answer"}, "longer than the 3 tokens"),
     "chat": ({"max_new_tokens": 3}, {"messages": [*CHAT[1:4], {**CHAT[4], "content": "a long answer"}]}, "than the 3"),
 }
 
@@ -118,6 +120,7 @@ def strange(sample: Sample, text: str) -> dict[str, Any]:
         "tagging": {"tokens": ["Ada", text, "and", text], "tags": ["O", "B-per", "O", "B-loc"]},
         "qa": {"context": f"So {text} met {text} there.", "question": text, "answers": [f"{text} met {text}"]},
         "generation": {"text": text, "short": f" {text}"},
+        "transcription": {"text": text, "short": f" {text}"},
         "chat": {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": text}]},
     }[kind]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from two_processes import MODES, NUM_STEPS, PAIRS, Curve, curve, name_of
 
 from fakes import backbone_of
 from overture.core.errors import BackboneError, ConfigError
 from overture.core.launch import Launch, launched
 from overture.engine.ranks import check_grid, joined
-from together import MODES, NUM_STEPS, PAIRS, Curve, curve, name_of
 
 _TESTS = Path(__file__).parent
 
@@ -38,7 +38,7 @@ def free_port() -> int:
 def trained(tmp_path_factory):
     """What two processes trained, in one start for all cases; and the same by one process."""
     folder, port = tmp_path_factory.mktemp("ranks"), free_port()
-    script = [sys.executable, str(_TESTS / "together.py"), str(folder)]
+    script = [sys.executable, str(_TESTS / "two_processes.py"), str(folder)]
     both = [
         subprocess.Popen(script, env=environment_of(rank, port), stderr=subprocess.PIPE, text=True) for rank in (0, 1)
     ]

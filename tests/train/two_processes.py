@@ -1,6 +1,6 @@
 """What each of several processes trains in `test_ranks.py`; run by itself it is one of them, and writes what it got.
 
-python together.py FOLDER
+python two_processes.py FOLDER
 """
 
 import json
