@@ -124,16 +124,6 @@ SAMPLES = {
         "text",
         [({"short": ""}, "empty answer"), ({"short": []}, "empty answer"), ({"more": {}}, "an object")],
     ),
-    "transcription": Sample(
-        {"template": "{text}\nShort:", "answer_field": "short", "options": {"references_field": "more"}},
-        [
-            {"text": "a long story", "short": " story", "more": [" tale", " story"]},
-            {"text": "snöw ☃", "short": " ☃", "more": None},
-            {"text": "x", "short": [" y", " z"]},
-        ],
-        "text",
-        [({"short": ""}, "empty answer"), ({"short": []}, "empty answer"), ({"more": {}}, "an object")],
-    ),
     "chat": Sample(
         {"template": "{messages}"},
         [
@@ -153,6 +143,8 @@ SAMPLES = {
         ],
     ),
 }
+# Words that are said are written as any others.
+SAMPLES["transcription"] = replace(SAMPLES["generation"], task=dict(SAMPLES["generation"].task))
 for _name, _sample in SAMPLES.items():
     _sample.task["kind"] = _name
 CASES = [(name, family) for name in SAMPLES for family in ("llama", "t5")]

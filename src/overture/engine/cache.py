@@ -186,10 +186,8 @@ def padded(entries: Sequence[Tensor], device: torch.device, dtype: torch.dtype) 
     shape = (num_layers, 2, len(entries), num_heads, max(lengths), width)
     is_staged = is_far(device) and not any(is_far(entry.device) for entry in entries)
     place = torch.device("cpu") if is_staged else device
-    # Zeros where a row has nothing, and only there: the whole is as large as the batch's texts.
-    values = torch.empty(shape, dtype=dtype, device=place)
+    values = torch.zeros(shape, dtype=dtype, device=place)
     for index, (entry, length) in enumerate(zip(entries, lengths, strict=True)):
         values[:, :, index, :, :length] = moved(entry, place)
-        values[:, :, index, :, length:] = 0
     valid = torch.arange(max(lengths), device=device)[None] < sent(lengths, device)[:, None]
     return moved(values, device), valid
