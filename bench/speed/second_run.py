@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from overture.core.files import cache_dir, write_json
+from overture.engine.load import load_backbone
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -101,6 +102,8 @@ def main() -> None:
     )
     given = parser.parse_args()
     facts = start_facts()
+    # The model's converted copy and its digest are the user's: made here where this user has none yet.
+    load_backbone()
     for case in given.cases:
         options = f"--cases {case} --repeats {given.repeats} --threads {given.threads}"
         if given.modes != [*MODES]:
