@@ -249,6 +249,15 @@ def test_a_planted_word_is_found_and_an_absent_one_is_not():
     assert absent <= 1
 
 
+def test_a_word_whose_absence_decides_is_named_too():
+    """The model says "good" of all rows; the prompt turns those without "zebra"."""
+    texts = [f"{'zebra ' * (number % 2)}word{number % 7} word{number % 11}" for number in range(64)]
+    gold = ["good" if "zebra" in text else "bad" for text in texts]
+    best = slices(texts, gold, ["good"] * 64, gold)[0]
+    assert (best.word, best.is_rare, best.hits, best.group) == ("zebra", True, 0, 32)
+    assert best.q_value < 1e-6
+
+
 def test_flips_add_up_by_label():
     gold, without, with_prompt = ["a", "a", "b", "b"], ["a", "b", "a", "b"], ["b", "a", "b", "b"]
     total, of_a, of_b = flip_counts(gold, without, with_prompt)

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from overture.core.records.explain import Explanation
 
 
-@with_flags(flag(ExplainConfig, "rows"), flag(ExplainConfig, "texts"), flag(ExplainConfig, "seed"))
+@with_flags(
+    flag(ExplainConfig, "rows"), flag(ExplainConfig, "texts"), flag(ExplainConfig, "dtype"), flag(ExplainConfig, "seed")
+)
 def command(
     prompt: PromptArgument,
     given: Given,
@@ -68,6 +70,7 @@ def command(
     check_scorable(task, rows)
     loading()
 
+    from overture.engine.load import load_backbone
     from overture.evaluate.host import Host
     from overture.jobs.wording.explain import explain, other_seeds_of
     from overture.report.explain_page import write_page
@@ -78,8 +81,9 @@ def command(
     with show.live():
         for text in notice_texts(notices):
             show(NoticeEvent(text=text))
-        host = Host(allow_drift=allow_drift, notify=as_notices(show))
-        handle = host.open(folder)
+        model, notify = manifest.backbone, as_notices(show)
+        backbone = load_backbone(model.id, revision=model.revision, dtype=config.dtype, notify=notify)
+        handle = Host(backbone, allow_drift=allow_drift, notify=notify).open(folder)
         result = explain(handle, rows, split, config, as_progress(show), other_seeds_of(handle, kept))
         result = result.model_copy(update={"notices": [*notice_texts(notices), *result.notices]})
     write_page(result, target)
@@ -114,9 +118,9 @@ def _show(result: "Explanation") -> None:
     show_text(out, f"Rows fixed: {total.fixed}, broken: {total.broken}, of {result.rows}")
     sure = [item for item in result.slices if item.q_value < 0.05]
     for item in sure[:5]:
-        show_text(
-            out, f"  {item.word!r} marks rows {item.among}: {item.hits} of {item.rows_with}, q = {item.q_value:.2g}"
-        )
+        kind = "rare" if item.is_rare else "frequent"
+        counts = f"{item.hits} of the {item.rows_with} rows with it, of {item.group} in the group"
+        show_text(out, f"  {item.word!r} is {kind} among rows {item.among}: {counts}, q = {item.q_value:.2g}")
     for check in result.checks:
         verdict = "passed" if check.passed else "not done" if check.passed is None else "FAILED"
         show_text(out, f"check {check.name}: {verdict}; {check.text}")

@@ -32,9 +32,10 @@ def flip_counts(gold: Sequence[str], without: Sequence[str], with_prompt: Sequen
 def slices(
     texts: Sequence[str], gold: Sequence[str], without: Sequence[str], with_prompt: Sequence[str]
 ) -> list[Slice]:
-    """Words over-represented among fixed rows, broken rows, and rows turned to each label.
+    """Words too frequent or too rare among fixed rows, broken rows, and rows turned to each label.
 
-    One-sided Fisher tests, corrected for all of them together by Benjamini and Hochberg (1995).
+    A rule of the prompt marks rows by a word's absence as well as by its presence. Fisher's exact tests, two-sided
+    (twice the smaller tail), corrected for all of them together by Benjamini and Hochberg (1995).
     """
     answers = list(zip(gold, without, with_prompt, strict=True))
     groups = {
@@ -53,20 +54,34 @@ def slices(
         for word, count in rows_with.items():
             if count >= _FEWEST_ROWS:
                 tested.append((word, name, count, hits[word], group))
-    p_values = [_fisher(hits, count, group, len(texts)) for _, _, count, hits, group in tested]
+    p_values = _fisher([(count, hits, group) for _, _, count, hits, group in tested], len(texts))
     q_values = benjamini_hochberg(p_values)
-    found = [
-        Slice(word=word, among=name, rows_with=count, hits=hits, group=group, p_value=p, q_value=q)
+    marks = [
+        Slice(
+            word=word,
+            among=name,
+            rows_with=count,
+            hits=hits,
+            group=group,
+            is_rare=hits * len(texts) < count * group,
+            p_value=p,
+            q_value=q,
+        )
         for (word, name, count, hits, group), p, q in zip(tested, p_values, q_values, strict=True)
     ]
-    return sorted(found, key=lambda item: (item.p_value, item.word, item.among))[:_SHOWN]
+    return sorted(marks, key=lambda item: (item.p_value, item.word, item.among))[:_SHOWN]
 
 
-def _fisher(hits: int, rows_with: int, group: int, rows: int) -> float:
-    """P(at least so many hits) if the word had nothing to do with the group."""
+def _fisher(tested: Sequence[tuple[int, int, int]], rows: int) -> list[float]:
+    """Of (rows with the word, hits, group): P(hits so far from what chance gives), on both sides."""
+    if not tested:
+        return []
+    import numpy as np
     from scipy.stats import hypergeom
 
-    return min(1.0, float(hypergeom.sf(hits - 1, rows, group, rows_with)))
+    rows_with, hits, group = np.array(tested).T
+    frequent, rare = hypergeom.sf(hits - 1, rows, group, rows_with), hypergeom.cdf(hits, rows, group, rows_with)
+    return [float(p) for p in np.minimum(1.0, 2 * np.minimum(frequent, rare))]
 
 
 def benjamini_hochberg(p_values: Iterable[float]) -> list[float]:

@@ -61,14 +61,15 @@ class FlipCount(Record):
 
 
 class Slice(Record):
-    """A word that is over-represented among fixed, broken, or turned rows."""
+    """A word that is too frequent or too rare among fixed, broken, or turned rows."""
 
     word: str = Field(description="the word")
     among: str = Field(description="fixed, broken, or the label that the prompt turns rows to")
     rows_with: int = Field(description="rows that hold the word")
     hits: int = Field(description="of these, rows of the group")
     group: int = Field(description="rows of the group in all")
-    p_value: float = Field(description="Fisher's exact test, one-sided")
+    is_rare: bool = Field(default=False, description="the word is rarer in the group than in all rows")
+    p_value: float = Field(description="Fisher's exact test, two-sided")
     q_value: float = Field(description="corrected for all words (Benjamini and Hochberg)")
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from overture.core.config import Config
+from overture.engine.options import DType
 from overture.hard.proposers.registry import DEFAULTS
 from overture.jobs.search.options import SearchRequest
 
@@ -66,6 +67,11 @@ class ExplainConfig(Config):
     rows: int = Field(200, ge=4, description="Rows that are looked at; a sample by seed where there are more.")
     texts: int = Field(4, ge=0, le=50, description="Rows that are shown word by word.")
     nodes: int = Field(16, ge=2, le=256, description="Nodes of the integral in integrated gradients.")
+    dtype: DType = Field(
+        "auto",
+        description="The model's precision here, whatever the prompt was tuned in: float32 on a CPU, bfloat16 on a GPU "
+        "if auto. In bfloat16 integrated gradients miss their sum by about 2%.",
+    )
     seed: int = Field(0, ge=0, description="Seed of samples and random orders.")
 
 
