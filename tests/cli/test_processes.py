@@ -1,4 +1,4 @@
-"""One run in two processes: it stops, goes on, loses a process, and is finished by one alone."""
+"""Commands in processes of their own: adapters in one; a run in two that stops, goes on and loses a process."""
 
 import json
 import os
@@ -11,6 +11,21 @@ from pathlib import Path
 import pytest
 
 MAIN = [sys.executable, "-m", "overture"]
+
+
+def test_every_baseline_trains_in_a_process_of_its_own(make_task, overture) -> None:
+    """A command imports transformers lean (`engine.lean`); what is left out, a baseline may need (peft did)."""
+    task = make_task(train={"epochs": 1, "batch_size": 4})
+    ways = [f"--way={way}" for way in ("lora", "lora:after", "full", "bitfit:norms", "head", "linear")]
+    words = [*MAIN, "compare", str(task), *ways, "--size=4", "--seeds=1", "--min-steps=1", "--default-rates", "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["failed"] == []
+    tuned = subprocess.run(
+        [*MAIN, "tune", task, "--adapter=lora", "--json"], capture_output=True, text=True, check=False
+    )
+    assert tuned.returncode == 0, tuned.stderr
+    assert overture("predict", "mood@1", "a fine film", "--json").code == 0
 
 
 def started_by_two(*words: str | Path) -> list[subprocess.Popen[str]]:

@@ -10,6 +10,7 @@ all linear maps of attention and MLP are changed, as in Dettmers et al. 2023, "Q
 Greenewald et al. 2025, "Activated LoRA"; there the change begins at given tokens, here where the template's input ends.
 """
 
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -42,6 +43,8 @@ def with_lora(
         ArtifactError: the values are not those of such an adapter.
     """
     try:
+        # peft asks for it by its whole name, and a lean process (`engine.lean`) has not imported it.
+        import_module("torch.distributed.tensor")
         import peft
     except ImportError:
         raise BackboneError("LoRA needs the package peft, which is not installed", fix=install("peft")) from None
