@@ -146,7 +146,7 @@ def test_activations_may_be_recomputed():
     hook.remove()
     assert counter.frame_count
     assert len(calls) == 1
-    assert all("forward" in vars(layer) for layer in own._stack)
+    assert all("forward" in vars(layer) for layer in own.stack.modules)
     torch.testing.assert_close(gradients(PromptedModel(own, prompt), rows), expected, **CLOSE)
     assert not any("forward" in vars(layer) for layer in backbone.layers)
 

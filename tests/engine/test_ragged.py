@@ -60,7 +60,7 @@ def test_groups_give_what_the_whole_gives(family, num_memories, eager):
     with torch.no_grad():
         assert ragged.groups_of(live, one) == [[0, 2], [3, 1]]
         found = backbone.run(live, one)
-        whole = backbone._run(live, two, 0, None)
+        whole = backbone.stack.run_together(live, two)
     for row, length in enumerate(lengths):
         torch.testing.assert_close(found[row, :length], whole[row, :length], rtol=1e-4, atol=1e-5)
     assert one.kept.keys() == two.kept.keys()

@@ -76,7 +76,7 @@ def test_scores_are_near_those_of_full_precision(family: str, kind: str) -> None
 def test_like_words_are_told_apart() -> None:
     backbone = make_backbone("llama", HALF)
     hidden = torch.full((1, backbone.info.hidden_size), 1.0, dtype=HALF)
-    weight = backbone._head.weight
+    weight = backbone.words_head.map.weight
     with torch.no_grad():
         weight[50] = 8.0
         weight[51] = 8.0

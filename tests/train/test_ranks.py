@@ -16,6 +16,7 @@ from fakes import backbone_of
 from overture.core.errors import BackboneError, ConfigError
 from overture.core.launch import Launch, launched
 from overture.engine.ranks import check_grid, joined
+from overture.engine.split import spread
 
 _TESTS = Path(__file__).parent
 
@@ -124,5 +125,5 @@ class Two:
 def test_models_that_cannot_be_shared_are_refused_whole(family) -> None:
     # gpt2 and phi3 have no plan by heads, gemma3 has one key head; nothing of them was changed.
     with pytest.raises(BackboneError):
-        backbone_of(family).spread_over(Two())
-    assert not backbone_of(family).is_split
+        spread(backbone_of(family), Two())
+    assert backbone_of(family).ranks is None

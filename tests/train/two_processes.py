@@ -19,6 +19,7 @@ from overture.core.records.events import StepEvent
 from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
 from overture.engine.ranks import Ranks, joined
+from overture.engine.split import spread
 from overture.evaluate.scoring import mean_loss
 from overture.train.fit import Apart, Fit, FitTogether, Validation
 from overture.train.options import TrainConfig
@@ -48,7 +49,7 @@ def curve(family: str, case: Case, ranks: Ranks | None, dtype: torch.dtype = tor
     """Train a prompt for 20 steps."""
     backbone = make_backbone(family, dtype)
     if ranks:
-        backbone.spread_over(ranks)
+        spread(backbone, ranks)
     model = PromptedModel(backbone, make_prompt(case, backbone), InputCache(budget_bytes=1 << 20))
     rows = make_rows("several tokens", LENGTHS, seed=5)
     model.warm(rows)

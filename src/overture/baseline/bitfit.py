@@ -13,6 +13,7 @@ from overture.baseline.base import Built, Request, trained
 from overture.baseline.full import trained_names
 from overture.baseline.options import BitFitOptions
 from overture.core.errors import ConfigError
+from overture.engine.parameters import names_in
 from overture.engine.prompted import PromptedModel
 
 
@@ -27,7 +28,7 @@ def build(request: Request) -> Built:
     reached = trained_names(request.backbone, None, with_words=labels is None)
     if options.values == "norms":
         norms = [m for m in request.backbone.model.modules() if type(m).__name__.endswith("Norm")]
-        names = request.backbone.names_in(norms) & reached
+        names = names_in(request.backbone, norms) & reached
     else:
         names = {name for name in reached if name.rsplit(".", 1)[-1] == "bias"}
     if not names:

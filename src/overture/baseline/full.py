@@ -12,6 +12,7 @@ from overture.baseline.base import Built, Request, trained
 from overture.baseline.options import FullOptions
 from overture.core.errors import ConfigError
 from overture.engine.backbone import Backbone
+from overture.engine.parameters import head_names, idle_names, names_in, upper_names
 from overture.engine.prompted import PromptedModel
 
 
@@ -42,6 +43,6 @@ def trained_names(backbone: Backbone, layers: int | None, with_words: bool) -> s
         raise ConfigError(
             "the model has fewer layers", where="layers", got=str(layers), wanted=f"1 to {backbone.info.num_layers}"
         )
-    every = backbone.names_in([backbone.model]) - backbone.idle
-    names = every if layers is None else backbone.upper(layers) & every
-    return names if with_words else names - backbone.of_head
+    every = names_in(backbone, [backbone.model]) - idle_names(backbone)
+    names = every if layers is None else upper_names(backbone, layers) & every
+    return names if with_words else names - head_names(backbone)

@@ -4,28 +4,28 @@ Shape letters: B rows, S live tokens, D width, N layers, H key/value heads, K he
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from overture.core.contracts import Frontend
 from overture.core.errors import BackboneError
 from overture.core.injection import LayerMemory
-from overture.engine.attention import Columns, KeysMade, MaskKind, Step, install
+from overture.engine.attention import Columns, Step, install
 from overture.engine.compiler import Backend, check_compiler, compiled_layers
-from overture.engine.families import Family, family_of, layers_view
+from overture.engine.families import Family, family_of
 from overture.engine.info import TextFacts, info_of
 from overture.engine.masters import with_masters
-from overture.engine.packed import Map, packed_layers, packed_map
-from overture.engine.ragged import groups_of, in_groups
+from overture.engine.packed import packed_layers
+from overture.engine.stack import Stack
 from overture.engine.transfer import moved, sent
+from overture.engine.words_head import WordsHead
 
 if TYPE_CHECKING:
     from overture.engine.captions import CaptionTower
@@ -47,12 +47,16 @@ class Backbone:
         others: make the frontends of other modalities.
 
     Attributes:
+        base: the module of the model that runs the layers.
+        stack: runs the layers.
+        words_head: maps hidden states to logits; None for the body of an encoder.
         text: the frontend of texts.
         frontends: those of all modalities.
         encoder: the stack whose output the layers read; None for models of one stack. Then this is the decoder.
         read: its output as the layers' cross-attentions read it; None outside `reading`.
         inner: values inside the model that may be trained, by name; none but in copies that `copied` made.
         inner_rate: factor on the learning rate of these values.
+        ranks: the processes that share the heads of each layer; None where this process has all of them.
         reader: runs texts by themselves, whose keys and values can be kept: this model, or the frozen one where a
             copy's own values change only what stands behind the input.
         captions: the tower of texts that the model's images are compared with; None in other models.
@@ -75,40 +79,33 @@ class Backbone:
     ) -> None:
         self.family = family or family_of(model.config.model_type, id)
         self.model = model.eval().requires_grad_(False)
-        self._base = self.family.base_of(model)
+        self.base: Any = self.family.base_of(model)
         install(model, self.layers, self.family.cross, self.family.drops_keywords)
         if self.family.is_stack and self.family.is_causal:
             # CLIP's attentions, which serve both towers, do not say it of themselves.
             for module in (part for layer in self.layers for part in layer.modules() if hasattr(part, "is_causal")):
                 module.is_causal = True
-        self._bias = self.family.bias_of(self._base)
         self.read: Columns | None = None
         # Some models of sounds have none, and say so by an error.
         self._embedding: Any = model.get_input_embeddings() if self.family.has_words else None
-        self._head = model.get_output_embeddings()
-        self._transform = self.family.transform_of(model) if self._head is not None else []
-        self._first_position = self.family.first_position(self._base)
-        self._views: dict[tuple[int, int | None], Any] = {}
-        self._stack: Any = self.layers
-        self._head_map: Map | None = None
-        self._masks: dict[bool, list[MaskKind]] = {}
-        self._ranks: Ranks | None = None
+        has_head = model.get_output_embeddings() is not None
+        self.words_head = WordsHead(model, self.family) if has_head else None
+        self.ranks: Ranks | None = None
         self.inner: dict[str, Tensor] = {}
         self.inner_rate = 1.0
         self._reader: Backbone | None = None
         self._identity = object()
         self.info = info_of(model, self.family, facts, len(self.layers), self._table, id, revision, weights_sha256)
+        self.stack = Stack(self.base, self.family, self.dtype)
         self._makers = (facts, text, tuple(others))
         self.text = text(self)
-        # Places of patches as rotations, cosine and sine by index in the row; the last one turns nothing.
-        self.rotations: tuple[Tensor, Tensor] | None = None
         of_text = (self.text,) if self.family.has_words else ()
         self.frontends: tuple[Frontend, ...] = (*of_text, *(make(self) for make in others))
         if others:
             digests = [frontend.fingerprint for frontend in self.frontends[len(of_text) :]]
             self.info = replace(self.info, processor_sha256="+".join(digests))
         if self.family.is_stack:
-            self._check_reached()
+            self.stack.check_reached(self._any_token(), self.info.id)
         self.captions: CaptionTower | None = None
         self.encoder: Backbone | None = None
         if self.family.encoder:
@@ -135,8 +132,7 @@ class Backbone:
         Args:
             is_own: of a parameter's name in the model, whether the copy gets its own, and may train it.
         """
-        names = dict(self.model.named_parameters())
-        shared = [value for name, value in names.items() if not is_own(name)]
+        shared = [value for name, value in self.model.named_parameters() if not is_own(name)]
         memo = {id(value): value for value in (*shared, *self.model.buffers())}
         model = copy.deepcopy(self.model, memo)
         for family in (self.family, self.family.encoder):
@@ -174,8 +170,7 @@ class Backbone:
             )
         check_compiler(self.device, backend)
         other = copy.copy(self)
-        other._views, other._stack = {}, compiled_layers(self.layers, backend)
-        other._masks = {is_plain: self._masks_asked(is_plain) for is_plain in (False, True)}
+        other.stack = self.stack.with_compiled(compiled_layers(self.layers, backend), self._any_token())
         return other
 
     def with_packed_matrices(self) -> "Backbone":
@@ -184,95 +179,19 @@ class Backbone:
         The matrices are there twice then; this backbone stays as it is (`engine.packed`).
         """
         other = copy.copy(self)
-        other._views, other._stack = {}, packed_layers(self.layers)
-        if self._head is not None:
-            other._head_map = packed_map(self._head.weight.detach(), self._head_bias)
+        other.stack = self.stack.with_layers(packed_layers(self.layers))
+        other.words_head = self.words_head.packed() if self.words_head else None
         return other
-
-    @property
-    def _head_bias(self) -> Tensor | None:
-        # BART keeps the bias beside the head.
-        beside = getattr(self.model, "final_logits_bias", None)
-        bias: Tensor | None = self._head.bias if beside is None else beside[0]
-        return bias
-
-    def spread_over(self, ranks: "Ranks") -> None:
-        """From now on run this model together with other processes, as they are arranged; its weights here shrink.
-
-        Args:
-            ranks: the processes; where each has a whole model, nothing changes.
-
-        Raises:
-            BackboneError: this model cannot be shared like that.
-        """
-        if not ranks.is_shared:
-            return
-        if self.family.kind != "decoder" or len(self.frontends) > 1 or self.inner or self.is_compiled:
-            raise BackboneError(
-                "only frozen decoders of texts are shared by several processes",
-                where=self.info.id,
-                got="compiled layers" if self.is_compiled else "values that are trained" if self.inner else self._kind,
-                fix="leave out --tensor-parallel and --shard: each process then has a model of its own",
-            )
-        from overture.engine.split import sharded_layers, split_heads
-
-        if ranks.is_lockstep:
-            self._stack = sharded_layers(self.layers, ranks)
-        else:
-            split_heads(self.model, ranks, self.info.num_kv_heads, self.info.id)
-            self._ranks = ranks
-        self._views = {}
-
-    @property
-    def _kind(self) -> str:
-        """The architecture and the inputs, for people."""
-        return f"{self.family.kind} of {', '.join(sorted(self.modalities))}"
-
-    @property
-    def is_split(self) -> bool:
-        """Whether this process has only some heads of each layer."""
-        return self._ranks is not None
 
     def own_heads(self, values: Tensor) -> Tensor:
         """The heads that this process runs, of values of all heads, [..., H, M, K]."""
-        return values if self._ranks is None else self._ranks.own_heads(values)
+        return values if self.ranks is None else self.ranks.own_heads(values)
 
     def _all_heads(self, values: Tensor) -> Tensor:
-        return values if self._ranks is None else self._ranks.all_heads(values)
+        return values if self.ranks is None else self.ranks.all_heads(values)
 
-    @torch.no_grad()
-    def _masks_asked(self, is_packed: bool) -> list[MaskKind]:
-        """Which masks the layers ask for, found by one token: compiled layers get them ready-made."""
-        zero = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-        step = Step(zero, zero == 0, is_packed=is_packed)
-        self._run(self.embed([0])[None], step, 0, None)
-        return step.mask_kinds
-
-    def names_in(self, modules: Iterable[torch.nn.Module]) -> set[str]:
-        """Names of the model's parameters that stand in some of its modules."""
-        inside = {id(value) for module in modules for value in module.parameters()}
-        return {name for name, value in self.model.named_parameters() if id(value) in inside}
-
-    @property
-    def idle(self) -> set[str]:
-        """Names of parameters that nothing here trains: an encoder's map of the whole text, and what makes patches."""
-        if not self.family.has_words:
-            norm = self.family.norm_of(self._base)
-            trained = self.names_in([*self.layers, *([norm] if norm is not None else [])])
-            return {name for name, _ in self.model.named_parameters()} - trained
-        pooler = getattr(self._base, self.family.pooler, None) if self.family.pooler else None
-        return self.names_in([pooler]) if pooler is not None else set()
-
-    @property
-    def of_head(self) -> set[str]:
-        """Names of parameters that label words alone need: the head's own, where it is not the embeddings' table."""
-        return self.names_in([self._head]) - self.names_in([self._embedding]) if self.has_head else set()
-
-    def upper(self, num_layers: int) -> set[str]:
-        """Names of the parameters of the highest layers, of the norm behind them and of the way to the head."""
-        norm = getattr(self._base, self.family.norm, None) if self.family.norm else None
-        modules = [*self.layers[-num_layers:], norm, *self._transform]
-        return self.names_in(m for m in modules if isinstance(m, torch.nn.Module)) | self.of_head
+    def _any_token(self) -> Tensor:
+        return self.embed([0])[None]
 
     def train_inner(self, values: dict[str, Tensor]) -> None:
         """From now on these values of the model may be trained; they must be this backbone's alone."""
@@ -306,11 +225,6 @@ class Backbone:
         return not any(value.requires_grad for value in self.inner.values())
 
     @property
-    def is_compiled(self) -> bool:
-        """Whether its layers run as compiled kernels."""
-        return bool(self._masks)
-
-    @property
     def state(self) -> tuple[object, int]:
         """Identity of what the model computes: this copy of it, and how often its own values were written."""
         return self._identity, sum(value._version for value in self.inner.values())
@@ -320,12 +234,12 @@ class Backbone:
     @property
     def _table(self) -> Any:
         """The module that holds a vector for each token that the model can predict, or read."""
-        return self._embedding if self._head is None else self._head
+        return self._embedding if self.words_head is None else self.words_head.map
 
     @property
     def has_head(self) -> bool:
         """Whether the model predicts tokens; the body of an encoder does not."""
-        return self._head is not None
+        return self.words_head is not None
 
     @property
     def device(self) -> torch.device:
@@ -344,7 +258,7 @@ class Backbone:
             # Where nothing is read as text, a token's number is a place for a part of an image or of a prompt.
             return torch.zeros(*tokens.shape, self.info.hidden_size, dtype=self.dtype, device=self.device)
         vectors = self._embedding(tokens)
-        return self.family.entering(self._base, vectors)
+        return self.family.entering(self.base, vectors)
 
     def frontend_of(self, modality: str) -> Frontend:
         """The frontend of a modality.
@@ -387,20 +301,13 @@ class Backbone:
         Returns:
             [B, S, D], or of the head's width where that is another; rows of padding are meaningless.
         """
-        groups = groups_of(live, step) if self.read is None else []
-        if len(groups) > 1:
-            return in_groups(
-                lambda some, some_step: self._run(some, some_step, start_layer, end_layer), live, step, groups
-            )
-        return self._run(live, step, start_layer, end_layer)
+        step.read = self.read
+        return self.stack.run(live, step, start_layer, end_layer)
 
     def run_to(
         self, live: Tensor, step: Step, index: Tensor, start_layer: int = 0, end_layer: int | None = None
     ) -> Tensor:
         """Hidden states of one live token of each row, as `run` has them: [B, 1, D].
-
-        In the last layer the others give their keys and values and nothing else: their queries, and what stands behind
-        attention, would be computed for nobody.
 
         Args:
             live: what enters ``start_layer``, [B, S, D].
@@ -409,106 +316,14 @@ class Backbone:
             start_layer: the first layer that runs.
             end_layer: stop before this layer; None runs to the end.
         """
-        rows = torch.arange(len(live), device=live.device)
-        last = (len(self.layers) if end_layer is None else end_layer) - 1
-        if self.is_compiled or self.family.kind != "encoder":
-            return self.run(live, step, start_layer, end_layer)[rows, index][:, None]
-        if start_layer < last:
-            live = self.run(live, step, start_layer, last)
-        keys, values = self._keys_and_values(live, step, last)
-        others = step.valid.clone()
-        others[rows, index] = False
-        behind = Columns({last: keys}, {last: values}, step.positions, others)
-        alone = Step(
-            step.positions[rows, index][:, None],
-            torch.ones_like(index, dtype=torch.bool)[:, None],
-            memory=[*step.memory, behind],
-            is_packed=True,
-            text_index=None if step.text_index is None else step.text_index[rows, index][:, None],
-        )
-        return self._run(live[rows, index][:, None], alone, last, end_layer)
-
-    def _keys_and_values(self, live: Tensor, step: Step, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values that live tokens have in a layer, [B, H, S, K] each; nothing behind them is computed."""
-        kept: dict[int, tuple[Tensor, Tensor]] = {}
-        # Compiled layers and those that are gathered from other processes cannot be left half-way either.
-        is_whole = self._stack is not self.layers
-        bare = Step(step.positions, step.valid, kept=kept, text_index=step.text_index, is_for_keys=not is_whole)
-        # A layer that is computed again in the backward pass cannot be left half-way.
-        module, recomputed = self._stack[layer], None if is_whole else vars(self._stack[layer]).pop("forward", None)
-        try:
-            self._run(live, bare, layer, layer + 1)
-        except KeysMade:
-            pass
-        finally:
-            if recomputed is not None:
-                module.forward = recomputed
-        return kept[layer]
-
-    def _run(self, live: Tensor, step: Step, start_layer: int, end_layer: int | None) -> Tensor:
-        # A mask of four dimensions is passed through by transformers; ours is in the step.
-        through = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=live.device)
-        step.bias, step.read = self._bias, self.read
-        if self._masks:
-            for window, num_groups, is_causal in self._masks[step.is_plain(None, live)]:
-                step.mask(window, num_groups, live.dtype, is_causal)
-        if self._bias:
-            # Its table may be trained: made within a layer, the mask would miss where that layer is computed again.
-            step.mask(None, 1, self.dtype, self.family.is_causal)
-        named: dict[str, Any] = {"attention_mask": through, "use_cache": False, "overture": step}
-        if self.read is not None:
-            # Cross-attention takes its keys and values from the step; the states are there for their presence alone.
-            named["encoder_hidden_states"] = live[:, :1].detach()
-            if self.family.encoder is not None and self.family.encoder.has_words:
-                # A decoder of sounds takes none.
-                named["encoder_attention_mask"] = through
-        if self.family.adds_positions and not start_layer:
-            live = self.family.positioned(self._base, live, step.positions)
-        if not self.family.embedded_norm and not self._bias:
-            if self.rotations is not None:
-                named["position_embeddings"] = self._rotations_of(step)
-            named["position_ids"] = step.positions + self._first_position
-        key = (start_layer, end_layer)
-        if key not in self._views:
-            self._views[key] = layers_view(self._base, self.family, self._stack, start_layer, end_layer)
-        return self._views[key](inputs_embeds=live, **named).last_hidden_state
-
-    def _rotations_of(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Cosine and sine for each live token, [B, 1, S, K]; prompt vectors are not turned."""
-        assert self.rotations is not None
-        index = torch.full_like(step.positions, -1) if step.text_index is None else step.text_index
-        cosine, sine = [values[index][:, None] for values in self.rotations]
-        return cosine, sine
-
-    @torch.no_grad()
-    def _check_reached(self) -> None:
-        """Whether the attention of each layer gets the step: without it a prompt would silently have no effect.
-
-        Raises:
-            BackboneError: one does not, as may happen with another version of transformers.
-        """
-        zero = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-        step = Step(zero, zero == 0, kept={})
-        self._run(self.embed(zero), step, 0, None)
-        missed = set(range(len(self.layers))) - set(step.kept or {})
-        if missed:
-            raise BackboneError(
-                "prompts would not reach every attention layer of this model",
-                where=self.info.id,
-                got=f"{self.info.model_type}: layers {', '.join(map(str, sorted(missed)))} are not reached",
-                fix="install the version of transformers that constraints.txt names, and report this model",
-            )
+        step.read = self.read
+        return self.stack.run_to(live, step, index, start_layer, end_layer)
 
     def reading(self, read: Columns) -> "Backbone":
         """The decoder of a batch: the same weights, and what its layers read of the encoder's output."""
         bound = copy.copy(self)
         bound.read = read
         return bound
-
-    def encoded(self, live: Tensor, positions: Tensor, valid: Tensor) -> Columns:
-        """Run texts through the encoder: what the decoder reads of them."""
-        assert self.encoder is not None
-        return self.read_of(self.encoder.run(live, Step(positions, valid)), valid)
 
     def read_of(self, hidden: Tensor, valid: Tensor) -> Columns:
         """The keys and values that the decoder's cross-attentions make of the encoder's output.
@@ -534,14 +349,9 @@ class Backbone:
         return [getattr(inside, name) for name in self.family.cross_maps] if inside is not None else []
 
     @property
-    def base(self) -> Any:
-        """The module that runs the layers."""
-        return self._base
-
-    @property
     def layers(self) -> Any:
         """The model's layers, lowest first."""
-        return self.family.layers_of(self._base)
+        return self.family.layers_of(self.base)
 
     @property
     def all_layers(self) -> list[Any]:
@@ -550,9 +360,7 @@ class Backbone:
 
     def transformed(self, hidden: Tensor) -> Tensor:
         """Hidden states as the head's rows are compared with them: masked language models map them first."""
-        for part in self._transform:
-            hidden = part(hidden)
-        return hidden
+        return self.words_head.transformed(hidden) if self.words_head else hidden
 
     def head(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits over the vocabulary or over some of its rows.
@@ -564,38 +372,19 @@ class Backbone:
         Returns:
             [..., R], float32 or finer.
         """
-        assert self.has_head
-        weight, bias, hidden = self._head.weight, self._head_bias, self.transformed(hidden)
-        if rows is not None:
-            weight, bias = weight[rows], bias[rows] if bias is not None else None
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        if rows is not None:
-            # Few rows: in half precision the logits of like words would often be the same number.
-            hidden, weight, bias = hidden.to(wide), weight.to(wide), None if bias is None else bias.to(wide)
-        if rows is None and self._head_map is not None:
-            logits = self._head_map(hidden)
-        else:
-            logits = torch.nn.functional.linear(hidden, weight, bias).to(wide)
-        cap = getattr(self.model.config, "final_logit_softcapping", None)
-        return torch.tanh(logits / cap) * cap if cap else logits
+        assert self.words_head is not None
+        return self.words_head.logits(hidden, rows)
 
-    @cached_property
+    @property
     def unwritten(self) -> tuple[list[int], list[int]]:
-        """Tokens that the model's files say it never writes, and those that it does not begin with.
-
-        Whisper's would else write down noise, as brackets and notes, or nothing at all.
-        """
-        config = getattr(self.model, "generation_config", None)
-        names = ("suppress_tokens", "begin_suppress_tokens")
-        is_speech = self.family.encoder is not None and not self.family.encoder.has_words
-        lists = [getattr(config, name, None) or [] for name in names] if is_speech else [[], []]
-        always, first = [[token for token in tokens if 0 <= token < self.info.vocab_size] for tokens in lists]
-        return always, first
+        """Tokens that the model's files say it never writes, and those that it does not begin with."""
+        assert self.words_head is not None
+        return self.words_head.unwritten
 
     @property
     def pooler(self) -> tuple[Tensor, Tensor] | None:
         """Weight and bias of what BERT's body has behind its first token, where it was loaded; a tanh follows."""
-        pooler = getattr(self._base, self.family.pooler, None) if self.family.pooler else None
+        pooler = getattr(self.base, self.family.pooler, None) if self.family.pooler else None
         return None if pooler is None else (pooler.dense.weight.detach(), pooler.dense.bias.detach())
 
     def remember(
@@ -670,7 +459,7 @@ class Backbone:
         valid = torch.ones_like(positions, dtype=torch.bool)
         pairs = []
         for layer, layer_values in enumerate(values.to(self.device, self.dtype)):
-            pairs.append(self._keys_and_values(layer_values[None], Step(positions, valid), layer))
+            pairs.append(self.stack.keys_and_values(layer_values[None], Step(positions, valid, read=self.read), layer))
         keys, values = [self._all_heads(torch.cat(part)) for part in zip(*pairs, strict=True)]
         return LayerMemory(keys, values)
 
@@ -682,22 +471,9 @@ class Backbone:
 
     @contextmanager
     def checkpointing(self, enabled: bool) -> Iterator[None]:
-        """Recompute activations in the backward pass: less memory, about a third more time.
-
-        The model's own switch is not used: it makes every token's embedding require a gradient, for good, it has
-        changed its name, and it works only in training mode, in which OPT's layers drop values.
-        """
+        """Recompute activations in the backward pass: less memory, about a third more time."""
         if not enabled:
             yield
             return
-        layers = [*self._stack, *(self.encoder.layers if self.encoder else ())]
-        compiled = [vars(layer).get("forward") for layer in layers]
-        for layer in layers:
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-        try:
+        with self.stack.recomputing(), self.encoder.stack.recomputing() if self.encoder else nullcontext():
             yield
-        finally:
-            for layer, forward in zip(layers, compiled, strict=True):
-                del layer.forward
-                if forward is not None:
-                    layer.forward = forward

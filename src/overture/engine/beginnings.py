@@ -129,7 +129,7 @@ def _beginning(
 
 
 def _shares(backbone: Backbone) -> bool:
-    return backbone.family.kind == "decoder" and backbone.device.type == "cpu" and not backbone.is_compiled
+    return backbone.family.kind == "decoder" and backbone.device.type == "cpu" and not backbone.stack.is_compiled
 
 
 def _is_movable(injection: Injection) -> bool:

@@ -124,8 +124,9 @@ class Inputs:
         valid = positions < rest_lengths
         positions = positions + len(head) - (lengths if is_rotary else 0)
         vectors, in_front = self.vectors(rests), []
-        if self.backbone.encoder:
-            columns = self.reader.encoded(vectors, positions, valid)
+        if self.reader.encoder:
+            hidden = self.reader.encoder.run(vectors, Step(positions, valid))
+            columns = self.reader.read_of(hidden, valid)
         else:
             in_front = [self._heads(head, positions[:, 0] - len(head))] if head else []
             columns = self.reader.remember(vectors, positions, valid, memory=in_front)
@@ -226,7 +227,7 @@ class Inputs:
 
         None either of a model of which this process has some heads only.
         """
-        has_other_bits = self.reader.inner or self.reader.is_split
+        has_other_bits = self.reader.inner or self.reader.ranks
         if not isinstance(self.cache, InputCache) or self.cache.files is None or has_other_bits:
             return None
         return KeptGroups(self.cache.files, self.reader, self.cache.notify)

@@ -46,7 +46,7 @@ class KeptGroups:
         info = self._backbone.info
         packages = [version(name) for name in ("overture", "torch", "transformers")]
         kernels = [torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), platform.machine()]
-        model = [info.weights_sha256, info.config, info.num_layers, info.dtype, self._backbone.is_compiled]
+        model = [info.weights_sha256, info.config, info.num_layers, info.dtype, self._backbone.stack.is_compiled]
         return json.dumps([_FORMAT, *packages, *kernels, str(self._backbone.device.type), *model], sort_keys=True)
 
     def key(self, kind: str, texts: Sequence[Sequence[Element]], dtype: torch.dtype) -> str:

@@ -138,7 +138,9 @@ def load_backbone(
         backbone = assembled(model, family, inner, folder, **facts)
     backbone = backbone.with_compiled_layers() if compile_layers else backbone
     if ranks and is_shared:
-        backbone.spread_over(ranks)
+        from overture.engine.split import spread
+
+        spread(backbone, ranks)
         model.to(where)
     return backbone
 

@@ -16,7 +16,36 @@ from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
 from overture.core.errors import BackboneError
 from overture.engine.attention import Step
+from overture.engine.backbone import Backbone
 from overture.engine.ranks import Ranks
+
+
+def spread(backbone: Backbone, ranks: Ranks) -> None:
+    """From now on run a model together with other processes; each holds a part of its weights.
+
+    Args:
+        backbone: a frozen decoder of texts.
+        ranks: the processes; where each has a whole model, nothing changes.
+
+    Raises:
+        BackboneError: this model cannot be shared like that.
+    """
+    if not ranks.is_shared:
+        return
+    is_compiled, inner = backbone.stack.is_compiled, backbone.inner
+    if backbone.family.kind != "decoder" or len(backbone.frontends) > 1 or inner or is_compiled:
+        kind = f"{backbone.family.kind} of {', '.join(sorted(backbone.modalities))}"
+        raise BackboneError(
+            "only frozen decoders of texts are shared by several processes",
+            where=backbone.info.id,
+            got="compiled layers" if is_compiled else "values that are trained" if inner else kind,
+            fix="leave out --tensor-parallel and --shard: each process then has a model of its own",
+        )
+    if ranks.is_lockstep:
+        backbone.stack = backbone.stack.with_layers(sharded_layers(backbone.layers, ranks))
+    else:
+        split_heads(backbone.model, ranks, backbone.info.num_kv_heads, backbone.info.id)
+        backbone.stack, backbone.ranks = backbone.stack.with_layers(backbone.layers), ranks
 
 
 def split_heads(model: Any, ranks: Ranks, num_kv_heads: int, name: str) -> None:

@@ -80,7 +80,7 @@ class ImageFrontend:
         self._length = self._entered(torch.zeros(1, self.num_channels, *side)).shape[1]
         self.num_own = self._length - self._num_patches(*side)
         if backbone.family.rotation:
-            backbone.rotations = self._rotations(side)
+            backbone.stack.rotations = self._rotations(side)
 
     @property
     def fingerprint(self) -> str:

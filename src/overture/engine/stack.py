@@ -1,0 +1,234 @@
+"""The layers of one model: live tokens and memory in, hidden states out.
+
+Shape letters: B rows, S live tokens, D width, H key/value heads, K head width.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from overture.core.errors import BackboneError
+from overture.engine.attention import Columns, KeysMade, MaskKind, Step
+from overture.engine.families import Family, layers_view
+from overture.engine.ragged import groups_of, in_groups
+
+
+class Stack:
+    """Runs live tokens through all layers of a model or through some of them.
+
+    Args:
+        base: the module whose forward pass runs the layers.
+        family: facts of its layers.
+        dtype: of the weights.
+
+    Attributes:
+        modules: what runs: the layers, or others in their place.
+        rotations: places of patches as cosine and sine by index in the row, [L + 1, K] each; the last one turns
+            nothing. None for models that do not turn patches.
+    """
+
+    def __init__(self, base: Any, family: Family, dtype: torch.dtype) -> None:
+        self._base, self._family, self._dtype = base, family, dtype
+        self._bias = family.bias_of(base)
+        self._first_position = family.first_position(base)
+        self._views: dict[tuple[int, int | None], Any] = {}
+        self.modules: Any = self.layers
+        self._masks: dict[bool, list[MaskKind]] = {}
+        self.rotations: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def layers(self) -> Any:
+        """The model's own layers, lowest first."""
+        return self._family.layers_of(self._base)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the layers run as compiled kernels."""
+        return bool(self._masks)
+
+    def with_layers(self, layers: Any) -> "Stack":
+        """The same stack with other modules in place of its layers: packed, or spread over processes."""
+        other = copy.copy(self)
+        other._views, other.modules, other._masks = {}, layers, {}
+        return other
+
+    def with_compiled(self, layers: Any, live: Tensor) -> "Stack":
+        """The same stack with compiled kernels in place of its layers; each pass makes their masks beforehand.
+
+        Args:
+            layers: of `engine.compiler`.
+            live: any token, [1, 1, D]; it shows which masks the layers ask for.
+        """
+        other = self.with_layers(layers)
+        other._masks = {is_plain: self._mask_kinds(live, is_plain) for is_plain in (False, True)}
+        return other
+
+    @torch.no_grad()
+    def _mask_kinds(self, live: Tensor, is_packed: bool) -> list[MaskKind]:
+        zero = torch.zeros(1, 1, dtype=torch.long, device=live.device)
+        step = Step(zero, zero == 0, is_packed=is_packed)
+        self.run_together(live, step)
+        return step.mask_kinds
+
+    @torch.no_grad()
+    def check_reached(self, live: Tensor, where: str) -> None:
+        """Check that the attention of each layer gets the step: without it a prompt would silently have no effect.
+
+        Args:
+            live: any token, [1, 1, D].
+            where: the model, for the error.
+
+        Raises:
+            BackboneError: a layer does not get it, as may happen with another version of transformers.
+        """
+        zero = torch.zeros(1, 1, dtype=torch.long, device=live.device)
+        step = Step(zero, zero == 0, kept={})
+        self.run_together(live, step)
+        missed = set(range(len(self.layers))) - set(step.kept or {})
+        if missed:
+            raise BackboneError(
+                "prompts would not reach every attention layer of this model",
+                where=where,
+                got=f"{self._base.config.model_type}: layers {', '.join(map(str, sorted(missed)))} are not reached",
+                fix="install the version of transformers that constraints.txt names, and report this model",
+            )
+
+    def run(self, live: Tensor, step: Step, start_layer: int = 0, end_layer: int | None = None) -> Tensor:
+        """Hidden states of live tokens after the last layer and its norm, or of what enters a layer.
+
+        On a CPU, rows of unlike length run in groups of like length (`engine.ragged`).
+
+        Args:
+            live: what enters ``start_layer``, [B, S, D].
+            step: positions, validity, branches, memory; collects keys and values when asked.
+            start_layer: the first layer that runs; below it nothing is computed.
+            end_layer: stop before this layer; None runs to the end.
+
+        Returns:
+            [B, S, D], or of the head's width where that is another; rows of padding are meaningless.
+        """
+        groups = groups_of(live, step) if step.read is None else []
+        if len(groups) > 1:
+            return in_groups(
+                lambda some, some_step: self.run_together(some, some_step, start_layer, end_layer), live, step, groups
+            )
+        return self.run_together(live, step, start_layer, end_layer)
+
+    def run_together(self, live: Tensor, step: Step, start_layer: int = 0, end_layer: int | None = None) -> Tensor:
+        """As `run`, with all rows in one pass."""
+        # A mask of four dimensions is passed through by transformers; ours is in the step.
+        through = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=live.device)
+        step.bias = self._bias
+        if self._masks:
+            for window, num_groups, is_causal in self._masks[step.is_plain(None, live)]:
+                step.mask(window, num_groups, live.dtype, is_causal)
+        if self._bias:
+            # Its table may be trained: made within a layer, the mask would miss where that layer is computed again.
+            step.mask(None, 1, self._dtype, self._family.is_causal)
+        named: dict[str, Any] = {"attention_mask": through, "use_cache": False, "overture": step}
+        if step.read is not None:
+            # Cross-attention takes its keys and values from the step; the states are there for their presence alone.
+            named["encoder_hidden_states"] = live[:, :1].detach()
+            if self._family.encoder is not None and self._family.encoder.has_words:
+                # A decoder of sounds takes none.
+                named["encoder_attention_mask"] = through
+        if self._family.adds_positions and not start_layer:
+            live = self._family.positioned(self._base, live, step.positions)
+        if not self._family.embedded_norm and not self._bias:
+            if self.rotations is not None:
+                named["position_embeddings"] = self._rotations_of(step)
+            named["position_ids"] = step.positions + self._first_position
+        key = (start_layer, end_layer)
+        if key not in self._views:
+            self._views[key] = layers_view(self._base, self._family, self.modules, start_layer, end_layer)
+        return self._views[key](inputs_embeds=live, **named).last_hidden_state
+
+    def _rotations_of(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Cosine and sine for each live token, [B, 1, S, K]; prompt vectors are not turned."""
+        assert self.rotations is not None
+        index = torch.full_like(step.positions, -1) if step.text_index is None else step.text_index
+        cosine, sine = [values[index][:, None] for values in self.rotations]
+        return cosine, sine
+
+    def run_to(
+        self, live: Tensor, step: Step, index: Tensor, start_layer: int = 0, end_layer: int | None = None
+    ) -> Tensor:
+        """Hidden states of one live token of each row, as `run` has them: [B, 1, D].
+
+        In an encoder's last layer the other tokens give their keys and values and nothing else: nobody reads their
+        queries and what stands behind attention.
+
+        Args:
+            live: what enters ``start_layer``, [B, S, D].
+            step: of the live tokens; it keeps nothing.
+            index: of the token that is read, [B].
+            start_layer: the first layer that runs.
+            end_layer: stop before this layer.
+        """
+        rows = torch.arange(len(live), device=live.device)
+        last = (len(self.layers) if end_layer is None else end_layer) - 1
+        if self.is_compiled or self._family.kind != "encoder":
+            return self.run(live, step, start_layer, end_layer)[rows, index][:, None]
+        if start_layer < last:
+            live = self.run(live, step, start_layer, last)
+        keys, values = self.keys_and_values(live, step, last)
+        others = step.valid.clone()
+        others[rows, index] = False
+        behind = Columns({last: keys}, {last: values}, step.positions, others)
+        alone = Step(
+            step.positions[rows, index][:, None],
+            torch.ones_like(index, dtype=torch.bool)[:, None],
+            memory=[*step.memory, behind],
+            is_packed=True,
+            text_index=None if step.text_index is None else step.text_index[rows, index][:, None],
+        )
+        return self.run_together(live[rows, index][:, None], alone, last, end_layer)
+
+    def keys_and_values(self, live: Tensor, step: Step, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values that live tokens have in a layer, [B, H, S, K] each; nothing behind them is computed."""
+        kept: dict[int, tuple[Tensor, Tensor]] = {}
+        # Compiled layers and those that are gathered from other processes cannot be left half-way either.
+        is_whole = self.modules is not self.layers
+        bare = Step(
+            step.positions,
+            step.valid,
+            kept=kept,
+            read=step.read,
+            text_index=step.text_index,
+            is_for_keys=not is_whole,
+        )
+        # A layer that is computed again in the backward pass cannot be left half-way.
+        module = self.modules[layer]
+        recomputed = None if is_whole else vars(module).pop("forward", None)
+        try:
+            self.run_together(live, bare, layer, layer + 1)
+        except KeysMade:
+            pass
+        finally:
+            if recomputed is not None:
+                module.forward = recomputed
+        return kept[layer]
+
+    @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        """Recompute each layer's activations in the backward pass.
+
+        The model's own switch is not used: it makes every token's embedding require a gradient, for good, it has
+        changed its name, and it works only in training mode, in which OPT's layers drop values.
+        """
+        forwards = [vars(layer).get("forward") for layer in self.modules]
+        for layer in self.modules:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        try:
+            yield
+        finally:
+            for layer, forward in zip(self.modules, forwards, strict=True):
+                del layer.forward
+                if forward is not None:
+                    layer.forward = forward
