@@ -22,7 +22,8 @@ import transformers
 from overture.core.files import write_json
 from overture.core.records.serving import Command, Request, WorkerOptions
 from overture.data.encode import Encoder
-from overture.engine.load import load_backbone, model_files
+from overture.engine.load import load_backbone
+from overture.engine.model_files import model_files
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.host import Ask, Host
 from overture.evaluate.source import prompt_source

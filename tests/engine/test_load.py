@@ -13,7 +13,7 @@ from transformers import Gemma3Config
 
 from fakes import config_of, make_backbone, make_inner_tokenizer
 from overture.core.errors import ArtifactError, BackboneError
-from overture.engine import load
+from overture.engine import load, model_files
 from overture.engine.families import FAMILIES
 from overture.engine.info import weights_digest
 from overture.engine.load import load_backbone
@@ -43,7 +43,7 @@ def test_a_second_load_waits_for_a_conversion_and_takes_it(packed, monkeypatch):
         assert may_end.wait(30)
         converts(target)
 
-    monkeypatch.setattr(load, "_convert", slow)
+    monkeypatch.setattr(model_files, "_convert", slow)
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(load_backbone, str(packed))
         assert begun.wait(30)
@@ -58,7 +58,7 @@ def test_a_refusal_while_converting_is_told_as_it_is(packed, monkeypatch):
     def refuses(gguf, target):
         raise BackboneError("only decoders are read from GGUF", where=str(gguf))
 
-    monkeypatch.setattr(load, "_convert", refuses)
+    monkeypatch.setattr(model_files, "_convert", refuses)
     with pytest.raises(BackboneError, match="only decoders"):
         load_backbone(str(packed))
 

@@ -11,7 +11,7 @@ import torch
 
 from fakes import make_inner_tokenizer, make_model
 from overture.core.errors import ArtifactError, BackboneError
-from overture.engine import load
+from overture.engine import model_files
 from overture.engine.load import load_backbone
 from overture.engine.options import check_source
 from overture.evaluate.facts import backbone_ref
@@ -108,7 +108,7 @@ def test_prompts_from_before_configs_were_recorded_load_with_a_notice(tmp_path):
 
 @pytest.mark.parametrize("settled_s", [0.0, 2.0], ids=["remembered", "too fresh to be remembered"])
 def test_other_weights_under_the_same_size_and_time_are_seen(tmp_path, monkeypatch, settled_s):
-    monkeypatch.setattr(load, "_SETTLED_S", settled_s)
+    monkeypatch.setattr(model_files, "_SETTLED_S", settled_s)
     model, prompt = stored_prompt(tmp_path)
     weights = model / "model.safetensors"
     before = weights.stat()
@@ -125,16 +125,16 @@ def test_other_weights_under_the_same_size_and_time_are_seen(tmp_path, monkeypat
 
 def test_a_file_is_hashed_once_when_it_is_old_enough(tmp_path, monkeypatch):
     model = model_folder(tmp_path / "model", "llama")
-    monkeypatch.setattr(load, "_SETTLED_S", 0.0)
+    monkeypatch.setattr(model_files, "_SETTLED_S", 0.0)
     digest = load_backbone(str(model)).info.weights_sha256
-    monkeypatch.setattr(load, "sha256_file", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr(model_files, "sha256_file", lambda path: pytest.fail("hashed again"))
     assert load_backbone(str(model)).info.weights_sha256 == digest
 
 
 @pytest.mark.parametrize("memo", ["[]", "1", "null", '"x"', "{", '{"a": 1}', '{"a": {"stat": 1}}', "\0"])
 def test_a_memo_of_another_form_is_made_anew(tmp_path, memo, monkeypatch):
     model = model_folder(tmp_path / "model", "llama")
-    monkeypatch.setattr(load, "_SETTLED_S", 0.0)
+    monkeypatch.setattr(model_files, "_SETTLED_S", 0.0)
     path = tmp_path / "cache" / "digests.json"
     path.parent.mkdir()
     path.write_text(memo)
@@ -168,6 +168,6 @@ def test_what_a_killed_conversion_left_is_removed(tmp_path, monkeypatch):
     def convert(gguf: Path, target: Path) -> None:
         shutil.copytree(model_folder(tmp_path / "made", "llama"), target, dirs_exist_ok=True)
 
-    monkeypatch.setattr(load, "_convert", convert)
+    monkeypatch.setattr(model_files, "_convert", convert)
     load_backbone(str(packed))
     assert [path.name for path in models.iterdir() if path.name.startswith(".overture-tmp-")] == []

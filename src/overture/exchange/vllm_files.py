@@ -132,7 +132,7 @@ def read_served(folder: Path) -> ServedPrompt:
 
 
 def weight_files_digest(folder: Path) -> str:
-    """Fingerprint of a folder's safetensors files, as `engine.load.model_files` makes it; empty without any."""
+    """Fingerprint of a folder's safetensors files, as `engine.model_files.model_files` makes it; empty without any."""
     digests = [_sha256_of(file) for file in sorted(folder.glob("*.safetensors"))]
     return hashlib.sha256("".join(digests).encode()).hexdigest() if len(digests) > 1 else "".join(digests)
 

@@ -26,7 +26,7 @@ from overture.core.contracts import Answers, LabelScores
 from overture.core.errors import BackboneError, NotReady, OvertureError
 from overture.core.records.serving import Request, VllmOptions
 from overture.core.rows import Answer, Candidates, OneOf
-from overture.engine.load import model_files
+from overture.engine.model_files import model_files
 from overture.evaluate.host import Handle, Host
 from overture.evaluate.inquiry import Item
 from overture.exchange.vllm_files import PARAMETER, PLACEHOLDER

@@ -7,7 +7,7 @@ from overture.core.errors import ArtifactError, ConfigError
 from overture.core.injection import Injection
 from overture.core.records.transfer import ExportResult
 from overture.engine.backbone import Backbone
-from overture.engine.load import model_files
+from overture.engine.model_files import model_files
 from overture.evaluate.host import Handle, Host
 from overture.exchange.export import write_files
 from overture.exchange.vllm_files import gap_of, read_served, vllm_files

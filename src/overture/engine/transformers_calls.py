@@ -1,0 +1,83 @@
+"""What stands around calls of transformers: a lock, silence, errors that say what to do, and faster construction."""
+
+import contextlib
+import io
+import logging
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from overture.core.errors import BackboneError, OvertureError
+from overture.engine.options import EMBEDDED
+
+LOADING = threading.Lock()
+"""Held while transformers makes a model: it changes its own classes meanwhile, for all threads."""
+
+
+class Unfilled(TorchFunctionMode):
+    """Spares torch what it does for tensors without memory: it is in Python, and imports torch's compiler first.
+
+    Random values of weights that will come from the file are not drawn; numbers for tables of positions are real.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            tensor = kwargs["tensor"] if "tensor" in kwargs else args[0]
+            if tensor.is_meta:
+                return tensor
+        if func is torch.arange and kwargs.get("device") == torch.device("meta"):
+            kwargs["device"] = "cpu"
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def readable_errors(name: str) -> Iterator[None]:
+    """Turn what transformers raises into a `BackboneError` that says what to do.
+
+    Args:
+        name: the model as the user named it.
+
+    Raises:
+        BackboneError: transformers raised an error.
+    """
+    try:
+        yield
+    except OvertureError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        if "ignore_mismatched_sizes" in str(error):
+            raise BackboneError(
+                "the shapes of the model's weights are not those of its config.json",
+                where=name,
+                fix="put back the config.json that belongs to the weights",
+            ) from error
+        raise BackboneError(
+            "the model cannot be loaded",
+            where=name,
+            got=str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__,
+            wanted="an alias (" + ", ".join(EMBEDDED) + "), a Hub id, a folder with safetensors, or a .gguf file",
+            fix="check the name; for a Hub id also the connection",
+        ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the library's progress bars and advice off the user's screen."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        # The bars ask for no setting: they write to whatever standard error is when they are made.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
