@@ -264,7 +264,7 @@ def test_prodigys_options_without_its_own_marks(tmp_path, accepted):
 def test_squads_answers_in_the_cells_of_a_table(tmp_path, answers):
     lines = ["context,question,answers", *(f'{SPANNED} {i},Where?,"{answers}"' for i in range(12))]
     task, started = loaded(written(tmp_path, "a.csv", "\n".join(lines)), tmp_path)
-    assert (task.kind, task.own.starts_field) == ("qa", "answer_starts")
+    assert (task.kind, task.kind_options.starts_field) == ("qa", "answer_starts")
     assert any("SQuAD" in note for note in started.notes)
     row = load_splits(task).train[0]
     assert row.fields["answers"] == ["Rome"]

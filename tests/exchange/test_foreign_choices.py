@@ -88,7 +88,7 @@ def test_from_their_file_to_scores(tmp_path, form, metric):
     found = task_of_lm_eval(written(tmp_path, text, rows, metric_list=[{"metric": metric}]))
     task = task_of(found, tmp_path)
     assert (task.kind, task.metric) == ("choice", "accuracy")
-    assert task.own.likelihood == {"acc": "sum", "acc_norm": "mean"}[metric]
+    assert task.kind_options.likelihood == {"acc": "sum", "acc_norm": "mean"}[metric]
     assert any("by its characters" in note for note in found.notes) == (metric == "acc_norm")
     splits = load_splits(task)
     read = sorted([*splits.train, *splits.validation, *splits.test], key=lambda row: row.line)
@@ -125,7 +125,7 @@ def test_ways_to_name_a_field_of_choices(tmp_path, changes, field):
         for row in MMLU_ROWS
     ]
     task = task_of(task_of_lm_eval(written(tmp_path, MMLU, rows, **changes)), tmp_path)
-    assert task.own.choices_field == field
+    assert task.kind_options.choices_field == field
     assert task.template == "Question: {question}\nAnswer:" + changes.get("target_delimiter", "")
     splits = load_splits(task)
     for row in [*splits.train, *splits.validation, *splits.test]:

@@ -39,11 +39,11 @@ def _problems(task: TaskFile, row: Row) -> list[Problem]:
 
 
 def _gold(task: TaskFile, row: Row) -> Hashable:
-    return task.own.words[row.fields["number"] % 2 == 0].strip()
+    return task.kind_options.words[row.fields["number"] % 2 == 0].strip()
 
 
 def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:
-    words: tuple[str, str] = task.own.words
+    words: tuple[str, str] = task.kind_options.words
     ids = tuple(tuple(tools.tokenizer.encode_plain(word)) for word in words)
     label = int(row.fields["number"] % 2 == 0) if with_answer else None
     return [Example(texts, label=label, candidates=Candidates(words, ids, (0, 1), is_own=True))]
@@ -51,7 +51,12 @@ def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, 
 
 def _read(task: TaskFile, row: Encoded, reply: Any, blank_replies: Sequence[Any]) -> Prediction:
     shares = tuple(reply.exp().tolist())
-    return Prediction(task.own.words[shares[1] > shares[0]].strip(), shares, score=max(shares), labels=task.own.words)
+    return Prediction(
+        task.kind_options.words[shares[1] > shares[0]].strip(),
+        shares,
+        score=max(shares),
+        labels=task.kind_options.words,
+    )
 
 
 PARITY = TaskKind(

@@ -11,7 +11,7 @@ from overture.data.formats.form import Records
 from overture.data.init_columns import MAX_LABELS, Column, columns_of
 from overture.data.kinds.grammar import units_of
 from overture.data.kinds.multilabel import truth
-from overture.data.kinds.tagging import span_places
+from overture.data.kinds.tagged_rows import span_places
 from overture.data.kinds.tags import split_tag
 from overture.data.values import as_number, as_text, is_missing_word, label_text
 

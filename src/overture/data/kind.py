@@ -88,7 +88,7 @@ class TaskFile(Protocol):
         ...
 
     @property
-    def own(self) -> Any:
+    def kind_options(self) -> Any:
         """The kind's own options, as its `Options`."""
         ...
 

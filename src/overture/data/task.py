@@ -316,7 +316,7 @@ class Task(Config):
         return kind_named(self.kind)
 
     @cached_property
-    def own(self) -> Any:
+    def kind_options(self) -> Any:
         """The kind's own options."""
         return self.spec.options.model_validate(self.options)
 
@@ -406,12 +406,14 @@ class Task(Config):
     @property
     def is_calibrated(self) -> bool:
         """Whether label scores are calibrated in predictions."""
-        return getattr(self.own, "calibration", "none") != "none"
+        return getattr(self.kind_options, "calibration", "none") != "none"
 
     @property
     def is_scaled(self) -> bool:
         """Whether label scores have a temperature or biases in predictions."""
-        return getattr(self.own, "temperature", 1.0) != 1 or bool(getattr(self.own, "label_bias", None))
+        return getattr(self.kind_options, "temperature", 1.0) != 1 or bool(
+            getattr(self.kind_options, "label_bias", None)
+        )
 
     def scaled(self, temperature: float, label_bias: Mapping[str, float]) -> Self:
         """The same task of labels with their scores divided by a temperature, and biases added, in predictions."""

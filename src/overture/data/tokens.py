@@ -70,7 +70,7 @@ class RowTokens:
         shift = len(first.ids)
         mask = first.mask if self.mask is None else shift + self.mask
         gaps = [*first.gaps, *((shift + index, count) for index, count in self.gaps)]
-        places = {name: [(shift + i, start, end) for i, start, end in own] for name, own in self.places.items()}
+        places = {name: [(shift + i, start, end) for i, start, end in spans] for name, spans in self.places.items()}
         texts = [*first.texts, *((shift + start, shift + end) for start, end in self.texts)]
         return RowTokens([*first.ids, *self.ids], gaps, mask, {**first.places, **places}, texts)
 

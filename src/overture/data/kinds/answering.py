@@ -76,27 +76,27 @@ class _Source:
 
 
 def _check(task: TaskFile) -> None:
-    own: Options = task.own
+    options: Options = task.kind_options
     if task.labels is not None:
         raise ConfigError(
             "labels are not for question answering", where="labels", fix="name the answers' field: answer_field"
         )
     no_mask(task)
-    if own.no_answer_threshold and not own.no_answer:
+    if options.no_answer_threshold and not options.no_answer:
         raise ConfigError("no_answer_threshold goes with no_answer", where="options.no_answer_threshold")
     if _CONTEXT not in task.fields:
         raise ConfigError(f"the template must show the context, {{{_CONTEXT}}}", where="template")
 
 
 def _check_model(task: TaskFile, tokenizer: TextTokenizer) -> None:
-    own: Options = task.own
-    if tokenizer.is_encoder and own.mode == "generative":
+    options: Options = task.kind_options
+    if tokenizer.is_encoder and options.mode == "generative":
         raise DataError(
             "an encoder answers with a piece of the context",
             where="options",
             fix="leave mode out, or choose a decoder as --backbone",
         )
-    if not tokenizer.is_encoder and own.no_answer_threshold:
+    if not tokenizer.is_encoder and options.no_answer_threshold:
         raise DataError(
             "a decoder writes that there is no answer, and nothing is compared with a threshold",
             where="options.no_answer_threshold",
@@ -116,9 +116,9 @@ def _answers(task: TaskFile, row: Row) -> tuple[str, ...]:
 
 def _starts(task: TaskFile, row: Row) -> dict[str, int]:
     """Where each answer begins in the context; left out where that is not said."""
-    own: Options = task.own
+    options: Options = task.kind_options
     value = row.fields[_target_fields(task)[0]]
-    given = value.get("answer_start") if isinstance(value, dict) else row.fields.get(own.starts_field or "")
+    given = value.get("answer_start") if isinstance(value, dict) else row.fields.get(options.starts_field or "")
     if isinstance(given, dict):
         return {str(text): start for text, start in given.items() if isinstance(start, int)}
     if isinstance(given, int):
@@ -128,12 +128,12 @@ def _starts(task: TaskFile, row: Row) -> dict[str, int]:
 
 
 def _problems(task: TaskFile, row: Row) -> list[Problem]:
-    own: Options = task.own
+    options: Options = task.kind_options
     name = _target_fields(task)[0]
     value = row.fields.get(name)
     checked = Row({**row.fields, name: value.get("text", [])}, row.line, row.file) if isinstance(value, dict) else row
-    problems = answer_problems(name, checked, may_be_empty=own.no_answer is not None)
-    if problems or own.mode == "generative":
+    problems = answer_problems(name, checked, may_be_empty=options.no_answer is not None)
+    if problems or options.mode == "generative":
         return problems
     context = as_text(row.fields.get(_CONTEXT)) or ""
     starts = _starts(task, row)
@@ -170,9 +170,9 @@ def _candidates(task: TaskFile, tokenizer: TextTokenizer) -> tuple[Candidates | 
 
 
 def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:
-    own: Options = task.own
+    options: Options = task.kind_options
     gold = _answers(task, row)[:1] if with_answer else None
-    if own.mode == "generative":
+    if options.mode == "generative":
         return [Example(texts, answer_ids=None if gold is None else _free_ids(task, tools, gold))]
     context = texts[_CONTEXT]
     span = _gold_span(task, row, gold[0], context) if gold else None
@@ -198,25 +198,25 @@ def _windows(
     task: TaskFile, texts: Mapping[str, str], tools: Tools, gold: tuple[str, ...] | None
 ) -> list[tuple[int, int]]:
     """Stretches of the context, in characters, that fit the model one by one, the answer's tokens with each."""
-    own: Options = task.own
+    options: Options = task.kind_options
     context = texts[_CONTEXT]
     tokens = tools.tokenizer.offsets(context)
 
     def over(num_answer: int) -> int:
         return tools.over(Example(texts, answer_ids=(0,) * num_answer or None))
 
-    num_over = over(own.max_answer_tokens if gold is not None else 0)
+    num_over = over(options.max_answer_tokens if gold is not None else 0)
     if gold and not tools.tokenizer.is_encoder:
         # One that leaves the text no room stands in no window, and needs none.
-        needed = over(max(own.max_answer_tokens, len(_free_ids(task, tools, gold))))
+        needed = over(max(options.max_answer_tokens, len(_free_ids(task, tools, gold))))
         num_over = needed if len(tokens) - needed >= _LEAST_WINDOW else num_over
     size = len(tokens) - num_over
     if num_over <= 0 or size < _LEAST_WINDOW:
         return [(0, len(context))]
     # Cut at words: a little less than fits, since a word at the cut may have other tokens alone.
     size = size - _SLACK
-    step = max(size - own.stride, size // 2)
-    starts = [start for start, _ in units_of(context, own.within_words)]
+    step = max(size - options.stride, size // 2)
+    starts = [start for start, _ in units_of(context, options.within_words)]
     windows = []
     for first in range(0, len(tokens), step):
         begin = max((start for start in starts if start <= tokens[first][1] + 1), default=0) if first else 0
@@ -239,12 +239,12 @@ def _window(
     start: int,
 ) -> Example:
     """One window, from `start` on; it teaches nothing where the answer is not in it and silence is no answer."""
-    own: Options = task.own
+    options: Options = task.kind_options
     text = shown[_CONTEXT]
-    words = units_of(text, own.within_words)
+    words = units_of(text, options.within_words)
     if tools.tokenizer.is_encoder:
         words = units_by_token(text, words, tools.tokenizer)
-    teaches = is_known and (inside is not None or own.no_answer is not None)
+    teaches = is_known and (inside is not None or options.no_answer is not None)
     can_say = inside is None or (inside[0] in {s for s, _ in words} and inside[1] in {e for _, e in words})
 
     def cut(texts: Mapping[str, str]) -> Example:
@@ -252,9 +252,9 @@ def _window(
 
     if tools.tokenizer.is_encoder:
         # The row's first token stands for no answer, in front of the words.
-        nowhere = (0,) if own.no_answer else ()
+        nowhere = (0,) if options.no_answer else ()
         places = _places(inside, words, len(nowhere)) if inside else (0, 0)
-        can_say = can_say and places[1] - places[0] < own.max_answer_tokens
+        can_say = can_say and places[1] - places[0] < options.max_answer_tokens
         marks = Marks(nowhere, "places", places if teaches else None)
         pick = Pick(_CONTEXT, words, marks)
         return Example(shown, pick=pick, source=_Source(text, words, start=start), can_say=can_say, cut=cut)
@@ -264,7 +264,7 @@ def _window(
         answer = _free_ids(task, tools, ())
     elif teaches and inside:
         ids = Copied(text, tools.tokenizer, lead(task), words).ids(*inside)
-        can_say = can_say and len(ids) <= own.max_answer_tokens
+        can_say = can_say and len(ids) <= options.max_answer_tokens
         answer = tools.ended(ids)
     source = _Source(text, words, grammar, start)
     return Example(shown, answer_ids=answer, allowed=grammar, source=source, can_say=can_say, cut=cut)
@@ -276,18 +276,18 @@ def _places(span: tuple[int, int], words: Sequence[tuple[int, int]], done: int) 
 
 
 def _free_ids(task: TaskFile, tools: Tools, gold: tuple[str, ...]) -> tuple[int, ...]:
-    own: Options = task.own
-    text = gold[0] if gold else own.no_answer or ""
+    options: Options = task.kind_options
+    text = gold[0] if gold else options.no_answer or ""
     return tools.ended(tools.tokenizer.encode_plain(lead(task) + text))
 
 
 def _rules(task: TaskFile, tools: Tools, text: str, words: tuple[tuple[int, int], ...]) -> Rules:
-    own: Options = task.own
+    options: Options = task.kind_options
     encode = tools.tokenizer.encode_plain
     ends = (tools.tokenizer.eos_id,) if tools.tokenizer.eos_id is not None else tuple(encode("\n"))
     # The text may hold what is written for no answer; first, so that it is read as that.
-    pieces = {"none": [fixed("none", encode(lead(task) + own.no_answer))]} if own.no_answer else {}
-    pieces["span"] = Copied(text, tools.tokenizer, lead(task), words).pieces("span", own.max_answer_tokens)
+    pieces = {"none": [fixed("none", encode(lead(task) + options.no_answer))]} if options.no_answer else {}
+    pieces["span"] = Copied(text, tools.tokenizer, lead(task), words).pieces("span", options.max_answer_tokens)
     return Rules(pieces, tuple(pieces), dict.fromkeys(pieces, (END,)), ends)
 
 
@@ -297,21 +297,21 @@ def _rules(task: TaskFile, tools: Tools, text: str, words: tuple[tuple[int, int]
 def _question(task: TaskFile, row: Encoded) -> Question[Any]:
     if isinstance(row.target, AtMarks):
         return MarkScores()
-    if task.own.mode == "generative":
+    if task.kind_options.mode == "generative":
         return Answers(task.max_new_tokens, tuple(task.stop), task.decoding)
     # A piece of the context, or the words for no answer, which have at most a token a byte; then the end token.
-    most = max(task.own.max_answer_tokens, len((lead(task) + (task.own.no_answer or "")).encode()))
+    most = max(task.kind_options.max_answer_tokens, len((lead(task) + (task.kind_options.no_answer or "")).encode()))
     return Answers(most + 1, (), task.decoding)
 
 
 def _read(task: TaskFile, row: Encoded, reply: Any, blank_replies: Sequence[Any]) -> Prediction:
     del blank_replies
-    own: Options = task.own
+    options: Options = task.kind_options
     if isinstance(row.target, AtMarks):
-        return _best_span(own, row.source, reply.tolist())
-    if own.mode == "extractive":
+        return _best_span(options, row.source, reply.tolist())
+    if options.mode == "extractive":
         return _copied(row.source, reply.ids, reply.log_likelihood)
-    nothing = (own.no_answer or "").casefold()
+    nothing = (options.no_answer or "").casefold()
     text = "" if nothing and reply.text.strip().casefold() == nothing else reply.text
     return Prediction(text, answer=text, score=reply.log_likelihood)
 
@@ -326,18 +326,18 @@ def _copied(source: _Source, ids: Sequence[int], score: float) -> Prediction:
     return Prediction(text, answer=text, score=score, span=span if text else None)
 
 
-def _best_span(own: Options, source: _Source, scores: Sequence[Sequence[float]]) -> Prediction:
+def _best_span(options: Options, source: _Source, scores: Sequence[Sequence[float]]) -> Prediction:
     """The words with the highest sum of the first's and the last's score; silence if that is not enough.
 
     The prediction's score is that sum, less what no answer has where rows may have none.
     """
-    nowhere, scores = (scores[0], scores[1:]) if own.no_answer else (None, scores)
+    nowhere, scores = (scores[0], scores[1:]) if options.no_answer else (None, scores)
     best = (float("-inf"), 0, 0)
     for first, (start, _) in enumerate(scores):
-        for last in range(first, min(first + own.max_answer_tokens, len(scores))):
+        for last in range(first, min(first + options.max_answer_tokens, len(scores))):
             best = max(best, (start + scores[last][1], first, last))
     sure = best[0] - sum(nowhere) if nowhere else best[0]
-    if not scores or (nowhere and sure <= own.no_answer_threshold):
+    if not scores or (nowhere and sure <= options.no_answer_threshold):
         return Prediction("", answer="", score=sure)
     start, end = source.words[best[1]][0], source.words[best[2]][1]
     text = source.text[start:end]
@@ -358,16 +358,16 @@ def _shown(task: TaskFile, prediction: Prediction) -> dict[str, Any]:
 
 
 def _shot(task: TaskFile, row: Row) -> str | None:
-    answers = _answers(task, row) or (task.own.no_answer or "",)
+    answers = _answers(task, row) or (task.kind_options.no_answer or "",)
     return lead(task) + answers[0]
 
 
 def _stopped(task: TaskFile, row: Row) -> str | None:
-    return _shot(task, row) if task.own.mode == "generative" else None
+    return _shot(task, row) if task.kind_options.mode == "generative" else None
 
 
 def _optional_fields(task: TaskFile) -> tuple[str, ...]:
-    return (task.own.starts_field,) if task.own.starts_field else ()
+    return (task.kind_options.starts_field,) if task.kind_options.starts_field else ()
 
 
 KIND = TaskKind(
@@ -391,6 +391,6 @@ KIND = TaskKind(
     merged=_merged,
     shown=_shown,
     writes=True,
-    for_encoders=lambda task: task.own.mode == "extractive",
-    max_written=lambda task: task.max_new_tokens if task.own.mode == "generative" else None,
+    for_encoders=lambda task: task.kind_options.mode == "extractive",
+    max_written=lambda task: task.max_new_tokens if task.kind_options.mode == "generative" else None,
 )

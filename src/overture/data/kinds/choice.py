@@ -46,8 +46,8 @@ def _check_model(task: TaskFile, tokenizer: TextTokenizer) -> None:
 
 
 def _choices(task: TaskFile, row: Row) -> tuple[str, ...]:
-    own: Options = task.own
-    choices = row.fields.get(own.choices_field)
+    options: Options = task.kind_options
+    choices = row.fields.get(options.choices_field)
     if isinstance(choices, dict):
         # As ARC and CommonsenseQA have it: labels beside texts.
         choices = choices.get("text")
@@ -55,23 +55,23 @@ def _choices(task: TaskFile, row: Row) -> tuple[str, ...]:
 
 
 def _input_problems(task: TaskFile, row: Row) -> list[Problem]:
-    own: Options = task.own
-    if own.choices_field not in row.fields:
-        return [missing_field(own.choices_field, row.where, list(row.fields))]
+    options: Options = task.kind_options
+    if options.choices_field not in row.fields:
+        return [missing_field(options.choices_field, row.where, list(row.fields))]
     choices = _choices(task, row)
     if len(choices) < 2:
-        kind_of = kind(row.fields[own.choices_field])
+        kind_of = kind(row.fields[options.choices_field])
         return [
-            Problem(row.where, f"field {own.choices_field!r} holds {len(choices)} choices, {kind_of}", "wanted two")
+            Problem(row.where, f"field {options.choices_field!r} holds {len(choices)} choices, {kind_of}", "wanted two")
         ]
     if not all(choice.strip() for choice in choices):
-        return [Problem(row.where, f"empty choice in {own.choices_field!r}")]
-    if own.choices_field in task.fields and len(choices) > len(ascii_uppercase):
+        return [Problem(row.where, f"empty choice in {options.choices_field!r}")]
+    if options.choices_field in task.fields and len(choices) > len(ascii_uppercase):
         return [Problem(row.where, f"{len(choices)} choices", f"wanted {len(ascii_uppercase)} at most to show them")]
     doubled = sorted({choice for choice in choices if choices.count(choice) > 1})
     if doubled:
         return [Problem(row.where, f"the choice {doubled[0]!r:.60} stands there twice")]
-    return [problem for choice in choices for problem in broken_text(own.choices_field, choice, row)]
+    return [problem for choice in choices for problem in broken_text(options.choices_field, choice, row)]
 
 
 def _problems(task: TaskFile, row: Row) -> list[Problem]:
@@ -88,11 +88,11 @@ def _right(task: TaskFile, row: Row) -> int | None:
 
     A number that is no text is first of all the choice's number: choices may be numbers too.
     """
-    own: Options = task.own
+    options: Options = task.kind_options
     choices, label = _choices(task, row), label_text(row.fields[task.label_field])
     if label is None:
         return None
-    whole = row.fields[own.choices_field]
+    whole = row.fields[options.choices_field]
     given = whole.get("label") if isinstance(whole, dict) else None
     keys = [label_text(key) for key in given] if isinstance(given, list) else []
     numbers = list(map(str, range(len(choices))))
@@ -108,18 +108,18 @@ def _gold(task: TaskFile, row: Row) -> Hashable:
 
 
 def _field_text(task: TaskFile, name: str, value: Any) -> str | None:
-    own: Options = task.own
-    if name != own.choices_field:
+    options: Options = task.kind_options
+    if name != options.choices_field:
         return as_text(value)
     choices = _choices(task, Row({name: value}, 0, ""))
     return "\n".join(f"{letter}. {text}" for letter, text in zip(ascii_uppercase, choices, strict=False)) or None
 
 
 def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:
-    own: Options = task.own
+    options: Options = task.kind_options
     choices = _choices(task, row)
     words = tuple(tuple(tools.tokenizer.encode_plain(lead(task) + choice)) for choice in choices)
-    candidates = Candidates(choices, words, tuple(range(len(choices))), own.likelihood == "mean", True)
+    candidates = Candidates(choices, words, tuple(range(len(choices))), options.likelihood == "mean", True)
     return [Example(texts, label=_right(task, row) if with_answer else None, candidates=candidates)]
 
 
@@ -142,10 +142,10 @@ def _shot(task: TaskFile, row: Row) -> str | None:
 
 
 def _sample(task: TaskFile) -> dict[str, Any]:
-    own: Options = task.own
+    options: Options = task.kind_options
     texts = some_texts(task)
-    count = max(2, len(texts[own.choices_field]) if isinstance(texts.get(own.choices_field), list) else 0)
-    return {**texts, own.choices_field: [f"choice {number}" for number in range(1, count + 1)]}
+    count = max(2, len(texts[options.choices_field]) if isinstance(texts.get(options.choices_field), list) else 0)
+    return {**texts, options.choices_field: [f"choice {number}" for number in range(1, count + 1)]}
 
 
 KIND = TaskKind(

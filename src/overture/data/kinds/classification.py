@@ -66,8 +66,8 @@ def _check(task: TaskFile) -> None:
     check_words_differ(task)
     if task.read == "mask" and not task.has_mask:
         raise ConfigError("read: mask needs {mask} in the template", where="read")
-    own: Options = task.own
-    if unknown := [label for label in own.label_bias if label not in task.words]:
+    options: Options = task.kind_options
+    if unknown := [label for label in options.label_bias if label not in task.words]:
         raise ConfigError(
             "a bias for no label of the task", where="options.label_bias", got=", ".join(unknown),
             wanted=", ".join(task.words),
@@ -81,8 +81,10 @@ def _gold(task: TaskFile, row: Row) -> Hashable:
 def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:
     assert tools.candidates is not None
     label = tools.candidates.labels.index(row_label(task, row)) if with_answer else None
-    own: Options = task.own
-    blanks = [dict.fromkeys(texts, text) for text in own.content_free] if own.calibration == "contextual" else []
+    options: Options = task.kind_options
+    blanks = (
+        [dict.fromkeys(texts, text) for text in options.content_free] if options.calibration == "contextual" else []
+    )
     return [Example(texts, label=label, candidates=tools.candidates, blanks=tuple(blanks))]
 
 
@@ -94,16 +96,16 @@ def corrected(task: TaskFile, scores: "Tensor", blank_scores: "Tensor | None") -
         scores: as the model gives them, [..., C].
         blank_scores: of rows without content, [..., rows, C]; None without calibration.
     """
-    own: Options = task.own
+    options: Options = task.kind_options
     if blank_scores is not None:
         import torch
 
         # A head gives a label without rows no probability at all, and no logarithm.
         tiny = torch.finfo(torch.float32).tiny
         scores = (scores - blank_scores.exp().mean(-2).clamp_min(tiny).log()).log_softmax(-1)
-    if own.temperature != 1 or own.label_bias:
-        bias_C = scores.new_tensor([own.label_bias.get(label, 0.0) for label in task.words])
-        scores = (scores / own.temperature + bias_C).log_softmax(-1)
+    if options.temperature != 1 or options.label_bias:
+        bias_C = scores.new_tensor([options.label_bias.get(label, 0.0) for label in task.words])
+        scores = (scores / options.temperature + bias_C).log_softmax(-1)
     return scores
 
 

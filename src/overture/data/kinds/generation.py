@@ -35,7 +35,7 @@ def target_fields(task: TaskFile) -> tuple[str, ...]:
 def problems(task: TaskFile, row: Row) -> list[Problem]:
     """An answer must be text; further texts too, where there are any."""
     faults = answer_problems(target_fields(task)[0], row)
-    extra = task.own.references_field
+    extra = task.kind_options.references_field
     if extra and row.fields.get(extra) is not None:
         faults += answer_problems(extra, row, may_be_empty=True)
     return faults
@@ -43,7 +43,7 @@ def problems(task: TaskFile, row: Row) -> list[Problem]:
 
 def gold(task: TaskFile, row: Row) -> Hashable:
     """The one text that is right, or all of them."""
-    extra = task.own.references_field
+    extra = task.kind_options.references_field
     texts = [*answer_texts(row.fields[target_fields(task)[0]]), *answer_texts(row.fields.get(extra) if extra else [])]
     right_texts = tuple(dict.fromkeys(texts))
     return right_texts[0] if len(right_texts) == 1 else right_texts
@@ -55,7 +55,7 @@ def _answer(task: TaskFile, row: Row) -> str:
 
 
 def _optional_fields(task: TaskFile) -> tuple[str, ...]:
-    return (task.own.references_field,) if task.own.references_field else ()
+    return (task.kind_options.references_field,) if task.kind_options.references_field else ()
 
 
 def _shot(task: TaskFile, row: Row) -> str:

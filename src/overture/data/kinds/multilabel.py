@@ -50,7 +50,7 @@ def _check(task: TaskFile) -> None:
 
 
 def _target_fields(task: TaskFile) -> tuple[str, ...]:
-    return tuple(task.words) if task.own.one_hot else label_fields(task)
+    return tuple(task.words) if task.kind_options.one_hot else label_fields(task)
 
 
 _TRUTH = {"1": True, "true": True, "yes": True, "x": True, "0": False, "false": False, "no": False}
@@ -63,12 +63,12 @@ def truth(value: Any) -> bool | None:
 
 def _values(task: TaskFile, row: Row) -> list[Any] | None:
     """A row's labels as it spells them; None where its field is no list of labels."""
-    own: Options = task.own
-    if own.one_hot:
+    options: Options = task.kind_options
+    if options.one_hot:
         return [label for label in task.words if truth(row.fields[label])]
     value = row.fields[task.label_field]
-    if isinstance(value, str) and own.separator:
-        return [part.strip() for part in value.split(own.separator) if part.strip()]
+    if isinstance(value, str) and options.separator:
+        return [part.strip() for part in value.split(options.separator) if part.strip()]
     if isinstance(value, dict) and value and all(truth(applies) is not None for applies in value.values()):
         return [label for label, applies in value.items() if truth(applies)]
     return value if isinstance(value, list) else None
@@ -78,7 +78,7 @@ def _problems(task: TaskFile, row: Row) -> list[Problem]:
     missing = [name for name in _target_fields(task) if name not in row.fields]
     if missing:
         return [missing_field(missing[0], row.where, list(row.fields))]
-    odd = [name for name in task.words if task.own.one_hot and truth(row.fields[name]) is None]
+    odd = [name for name in task.words if task.kind_options.one_hot and truth(row.fields[name]) is None]
     if odd:
         return [
             Problem(row.where, f"field {odd[0]!r} holds {row.fields[odd[0]]!r:.40}", "wanted 1 or 0, true or false")
@@ -106,7 +106,7 @@ def _candidates(task: TaskFile, tokenizer: TextTokenizer) -> tuple[Candidates | 
 def _check_model(task: TaskFile, tokenizer: TextTokenizer) -> None:
     check_places(task, tokenizer)
     if not tokenizer.is_encoder:
-        written_alike(task, task.own.none)
+        written_alike(task, task.kind_options.none)
 
 
 def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:
@@ -125,9 +125,9 @@ def _word_ids(task: TaskFile, tools: Tools, lead: str) -> dict[str, list[int]]:
 
 
 def _answer_ids(task: TaskFile, tools: Tools, gold: Sequence[str]) -> list[int]:
-    own: Options = task.own
+    options: Options = task.kind_options
     if not gold:
-        return tools.tokenizer.encode_plain(lead(task) + own.none)
+        return tools.tokenizer.encode_plain(lead(task) + options.none)
     first, later = _word_ids(task, tools, lead(task)), _word_ids(task, tools, " ")
     ids = list(first[gold[0]])
     for label in gold[1:]:
@@ -136,7 +136,7 @@ def _answer_ids(task: TaskFile, tools: Tools, gold: Sequence[str]) -> list[int]:
 
 
 def _rules(task: TaskFile, tools: Tools) -> Rules:
-    own: Options = task.own
+    options: Options = task.kind_options
     encode = tools.tokenizer.encode_plain
     ends = (tools.tokenizer.eos_id,) if tools.tokenizer.eos_id is not None else tuple(encode("\n"))
     order = {label: number for number, label in enumerate(task.words)}
@@ -146,7 +146,7 @@ def _rules(task: TaskFile, tools: Tools) -> Rules:
         return [fixed(label, ids, order[label], order[label] + 1) for label, ids in ids_of]
 
     pieces = {
-        "none": [fixed("none", encode(lead(task) + own.none))],
+        "none": [fixed("none", encode(lead(task) + options.none))],
         "first": words(lead(task)),
         "later": words(" "),
         "more": [fixed("more", encode(","))],
@@ -180,7 +180,7 @@ def _shown(task: TaskFile, prediction: Prediction) -> dict[str, Any]:
 
 def _shot(task: TaskFile, row: Row) -> str | None:
     said = ", ".join(task.words[label][0].strip() for label in _labels(task, row))
-    return lead(task) + (said or task.own.none)
+    return lead(task) + (said or task.kind_options.none)
 
 
 KIND = TaskKind(
