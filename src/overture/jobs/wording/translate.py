@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 
 from overture.core.config import validated
-from overture.core.contracts import Readouts
 from overture.core.errors import ConfigError, DataError
 from overture.core.records.events import Listener, NoticeEvent, ProgressEvent, as_notices, ignore
 from overture.core.records.hard import (
@@ -37,27 +36,24 @@ from overture.core.records.hard import (
     Stage,
     StageResult,
     Standing,
-    Transfer,
     TranslateResult,
     Wording,
 )
 from overture.core.records.prompt import Lineage
-from overture.core.seeds import derived_seed, named_random
+from overture.core.seeds import named_random
 from overture.data.row import Row
 from overture.data.rows import gold_of
 from overture.data.splits import Splits, load_splits
 from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
-from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.host import Handle, Host
-from overture.explain.fidelity import Measure, divergences, share
+from overture.explain.fidelity import Measure, divergences
 from overture.explain.shift import shifted_words, vocabulary_shift
 from overture.hard.gcg import gcg
 from overture.hard.pez import pez
 from overture.hard.proposer import Ask
-from overture.hard.proposers.own import behind
 from overture.hard.proposers.registry import STAGES, check_source, proposer_of
 from overture.hard.race import MeanLoss, raced
 from overture.hard.scaling import fitted, rescaled, scaling_of
@@ -67,6 +63,7 @@ from overture.jobs.run.keep import new_manifest
 from overture.jobs.run.request import check_texts_alone
 from overture.jobs.run.same import check_rows_of
 from overture.jobs.wording.book import Book, proposed
+from overture.jobs.wording.controls import nearest_tokens, perplexity, random_text, transferred
 from overture.jobs.wording.options import TranslateConfig
 from overture.store.manifest import Manifest
 from overture.store.names import checked_name, ref_of
@@ -384,8 +381,8 @@ class _Translator:
         texts: dict[str, Candidate | None] = {
             "the words": winner,
             "instruction alone": None if words_alone == winner else words_alone,
-            "random fluent text": self._random_text(scorer, length),
-            "nearest tokens": self._nearest(scorer),
+            "random fluent text": random_text(scorer, length, self.config.seed),
+            "nearest tokens": nearest_tokens(self.handle, scorer, self.notice),
         }
         if self.config.baselines:
             random = named_random(self.config.seed, "baselines")
@@ -404,7 +401,7 @@ class _Translator:
         def fidelity_of(what: str, candidate: Candidate) -> Fidelity:
             text = scorer.text_of(candidate)
             scores_BC = scorer.scores([candidate], "test", numbers)[0]
-            return measure.of(what, text, scores_BC, self._perplexity(scorer, text.after_ids))
+            return measure.of(what, text, scores_BC, perplexity(scorer, text.after_ids))
 
         fidelity = [fidelity_of(what, candidate) for what, candidate in measured]
         if not measure.is_gain_shown:
@@ -424,7 +421,7 @@ class _Translator:
             winner=winner,
             fidelity=fidelity,
             curve=[fidelity_of(candidate.title, candidate) for candidate in curve],
-            transfer=self._transferred(winner, scorer, measure.gold),
+            transfer=transferred(winner, scorer, self.config.second_model, self.config.room, measure.gold, self.notice),
             stages=stages,
             tokens=scorer.tokens,
             seconds=time.monotonic() - self.started,
@@ -452,79 +449,3 @@ class _Translator:
             seconds=time.monotonic() - self.started,
         )
         return self.store.add(manifest.model_copy(update={"text": text}), {})
-
-    @torch.no_grad()
-    def _perplexity(self, scorer: TextScorer, ids: list[int]) -> float | None:
-        """Perplexity of the words behind rows, without their first token; None for one token, or words in front."""
-        if len(ids) < 2:
-            return None
-        rows = [behind(row, ids[:1], tuple(ids[1:])) for row in scorer.shown(Wording(), False).rows["train"][:16]]
-        readouts = scorer.answerer.ask([(row, None) for row in rows], Readouts())
-        wanted = torch.tensor(ids[1:])
-        logs = [self.handle.backbone.head(r.hidden).log_softmax(-1).gather(1, wanted[:, None]) for r in readouts]
-        return float(torch.cat(logs).mean().neg().exp())
-
-    @torch.no_grad()
-    def _random_text(self, scorer: TextScorer, length: int) -> Candidate | None:
-        """Tokens drawn from the model behind one row, as many as the words have."""
-        generator = torch.Generator().manual_seed(derived_seed(self.config.seed, "random text") % 2**31)
-        tokenizer, backbone = self.handle.backbone.text.tokenizer, self.handle.backbone
-        row = scorer.shown(Wording(), False).rows["train"][0]
-        for _ in range(8):
-            ids = tokenizer.encode_plain("\n")
-            while len(ids) < length:
-                (readout,) = scorer.answerer.ask([(behind(row, ids, ()), None)], Readouts())
-                logits_V = backbone.head(readout.hidden[0])
-                logits_V[sorted(tokenizer.special_ids)] = float("-inf")
-                ids.append(int(torch.multinomial(logits_V.softmax(-1), 1, generator=generator)))
-            candidate = Candidate(text=tokenizer.decode(ids), origin="random")
-            try:
-                scorer.rows(candidate, "test")
-            except Refused:
-                continue
-            return candidate
-        return None
-
-    @torch.no_grad()
-    def _nearest(self, scorer: TextScorer) -> Candidate | None:
-        """The tokens whose embeddings have the largest cosine with the prompt's vectors; for vectors alone."""
-        from overture.store.artifact import load_artifact
-
-        vectors_PD = load_artifact(self.handle.folder)[1].get("vectors")
-        backbone = self.handle.backbone
-        if vectors_PD is None or self.handle.manifest.layer or vectors_PD.shape[1] != backbone.info.hidden_size:
-            return None
-        table_VD = torch.nn.functional.normalize(backbone.embed(range(backbone.info.vocab_size)).float(), dim=-1)
-        cosines_PV = torch.nn.functional.normalize(vectors_PD.float(), dim=-1) @ table_VD.T
-        text = backbone.text.tokenizer.decode(cosines_PV.argmax(-1).tolist())
-        cosine = float(cosines_PV.max(-1).values.mean())
-        self.notice(
-            f"nearest tokens: mean cosine {cosine:.2f}; a prompt that works can lie near any text, so they are a "
-            "distance and no translation"
-        )
-        candidate = Candidate(text=text, origin="nearest tokens")
-        try:
-            scorer.rows(candidate, "test")
-        except Refused as refusal:
-            self.notice(f"the nearest tokens are not measured: {refusal}")
-            return None
-        return candidate
-
-    def _transferred(self, winner: Candidate, scorer: TextScorer, gold: Sequence[str]) -> Transfer | None:
-        if not self.config.second_model:
-            return None
-        other = load_backbone(self.config.second_model, notify=self.notice)
-        second = TextScorer(scorer.task, other, scorer.splits, max(64, 2 * self.config.room))
-        # Temperature and biases are those of the first model's scores.
-        winner = winner.model_copy(update={"wording": winner.wording.model_copy(update={"scaling": None})})
-        try:
-            scores = second.scores([winner, Candidate()], "test", range(len(gold)))
-        except Refused as refusal:
-            self.notice(f"the words cannot be read by {self.config.second_model}: {refusal}")
-            return None
-        labels = list(scorer.task.words)
-        shares = [
-            share([labels[index] == g for index, g in zip(some.argmax(1).tolist(), gold, strict=True)])
-            for some in scores
-        ]
-        return Transfer(backbone=other.info.id, accuracy=shares[0], without=shares[1])
