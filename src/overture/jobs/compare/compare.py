@@ -7,7 +7,6 @@ and any cell can be run again alone. The summary and the report are made from th
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +49,6 @@ from overture.core.records.events import (
     ignore,
 )
 from overture.core.versions import versions
-from overture.data.splits import Splits
 from overture.data.task import portable
 from overture.engine.backbone import Backbone
 from overture.jobs.compare.budget import Least, Speed, check_least, chosen_plan
@@ -74,7 +72,6 @@ if TYPE_CHECKING:
     from overture.jobs.run.on_ray import Workers
 
 _WORTH_TELLING_S = 60.0
-_TINY = {"epochs": 1, "patience": 1}
 _USUAL = (NO_PROMPT, "in-context", "linear", "head", "lora")
 
 
@@ -411,7 +408,8 @@ class _Comparison:
         for way in self.ways:
             speed = self.folder.speed(way)
             if speed is None:
-                speed = self._speed(way)
+                self._notify(f"timing {way.name}")
+                speed = self._forecast.timed(way, min(self.config.sizes[-1], 32))
                 self.folder.keep_speed(way, speed)
             speeds[way.name] = speed
             seconds_left = self._forecast.of_way(way, speed, Plan(sizes=(size,), seeds=1, is_tuned=False))
@@ -426,20 +424,6 @@ class _Comparison:
             return spent + sum(self._forecast.of_way(way, speeds[way.name], plan) for way in self.ways)
 
         return chosen_plan(self.config.sizes, self.config.seeds, self.config.is_rate_tuned, 60 * minutes, seconds)
-
-    def _speed(self, way: Way) -> Speed:
-        """A way's speed, from a tiny cell that is not kept."""
-        lab, splits = self.lab, self.lab.splits
-        small = replace(lab, splits=Splits(splits.train, splits.validation, splits.test[:16]), min_steps=3)
-        train = way.config.train.model_copy(update=_TINY)
-        tiny = replace(way, config=way.config.model_copy(update={"train": train}))  # type: ignore[type-var]
-        key = Key(way=way.name, size=min(self.config.sizes[-1], 32), seed=self.seeds[0])
-        self._notify(f"timing {way.name}")
-        started = time.monotonic()
-        cell = measured(small, tiny, key, way.rates[0] if way.rates else None)
-        if isinstance(cell, DivergedCell):
-            raise ConfigError("training diverged at once", where=f"--way {way.name}", fix="a smaller learning rate")
-        return Speed.of(cell, time.monotonic() - started)
 
     # -- checks
 

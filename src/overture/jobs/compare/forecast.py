@@ -1,12 +1,15 @@
-"""What a comparison still has to do, and about how long it takes."""
+"""The work that a comparison still has to do, and about how long it takes."""
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from overture.core.records.cells import Plan
+from overture.core.errors import ConfigError
+from overture.core.records.cells import DivergedCell, Key, Plan
 from overture.core.records.events import PlanStep
+from overture.data.splits import Splits
 from overture.jobs.compare.budget import Speed
-from overture.jobs.compare.cells import Lab
+from overture.jobs.compare.cells import Lab, measured
 from overture.jobs.compare.folder import CellFolder, keys_of
 from overture.jobs.compare.rates import FURTHER
 from overture.jobs.compare.ways import Way
@@ -27,6 +30,23 @@ class Forecast:
     folder: CellFolder
     lab: Lab
     seeds: range
+
+    def timed(self, way: Way, size: int) -> Speed:
+        """A way's speed, from a short training on few rows whose cell is not kept.
+
+        Raises:
+            ConfigError: the training diverged.
+        """
+        lab, splits = self.lab, self.lab.splits
+        small = replace(lab, splits=Splits(splits.train, splits.validation, splits.test[:16]), min_steps=3)
+        train = way.config.train.model_copy(update={"epochs": 1, "patience": 1})
+        tiny = replace(way, config=way.config.model_copy(update={"train": train}))  # type: ignore[type-var]
+        started = time.monotonic()
+        key = Key(way=way.name, size=size, seed=self.seeds[0])
+        cell = measured(small, tiny, key, way.rates[0] if way.rates else None)
+        if isinstance(cell, DivergedCell):
+            raise ConfigError("training diverged at once", where=f"--way {way.name}", fix="a smaller learning rate")
+        return Speed.of(cell, time.monotonic() - started)
 
     def steps(self, plan: Plan) -> list[PlanStep]:
         """Each way's work, with its time where its speed was measured; none of ways that are finished."""
