@@ -122,7 +122,7 @@ def _candidates(request: Request, wanted: Sequence[ReadAt]) -> dict[ReadAt, Feat
 
 
 def _features(backbone: Backbone, cache: InputCache | None, rows: Sequence[Encoded], read_at: ReadAt) -> Tensor:
-    """What a head reads of rows, float32."""
+    """Features of rows that the linear head classifies, float32."""
     assert read_at.layer is not None
     assert read_at.features is not None
     is_last = read_at.layer == backbone.info.num_layers

@@ -206,7 +206,7 @@ def load_command(name: str) -> Any:
 
 
 def _value_name(parameter: Any, usual: Callable[..., str | None], ctx: Any) -> str:
-    """What the help calls a value: nothing for an argument, whose own name says it; else capitals, or the choices."""
+    """Placeholder for a value in the help: empty for an argument, whose name says it; else capitals, or the choices."""
     if isinstance(parameter, TyperArgument):
         return ""
     name = usual(ctx=ctx) or ""

@@ -156,7 +156,7 @@ def _check_flags(output: Path | None, data: Path | None, split: str | None, keep
 def _rows(
     kept: "Store", manifest: "Manifest", task: "Task", data: Path | None, split: str | None
 ) -> tuple[str, "list[Row]", list[DataNotice]]:
-    """What the rows are called, the rows, and what was noticed when they were read."""
+    """The name of the rows, the rows, and notices about the file that they were read from."""
     from overture.data.task_rows import rows_of_file
     from overture.evaluate.scored_rows import check_scorable, rows_of_run
 

@@ -116,7 +116,7 @@ def _started(file: Path, folder: Path, backbone: str | None, name: str | None) -
 
 
 def _lines(report: "DataReport") -> Iterator[str]:
-    """What the data holds, as sentences."""
+    """Sentences that describe the data."""
     what = "Labels" if report.kind in ("multilabel", "tagging") else "Label column"
     if report.kind in ("generation", "qa", "chat"):
         what = "Answer column"
@@ -152,7 +152,7 @@ def _lines(report: "DataReport") -> Iterator[str]:
 
 
 def _media_lines(media: "MediaReport") -> Iterator[str]:
-    """What the images or sounds are, and what is wrong with them."""
+    """Sentences that describe the images or sounds and their problems."""
     what = {"image": "images", "audio": "sounds"}[media.modality]
     if media.seconds:
         yield "Seconds: {} (shortest), {} (median), {} (longest)".format(*(f"{s:.2f}" for s in media.seconds))

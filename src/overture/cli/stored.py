@@ -1,4 +1,4 @@
-"""What commands on a stored prompt begin with."""
+"""Opens the store, the manifest and the task that commands on a stored prompt need."""
 
 from pathlib import Path
 from typing import NamedTuple

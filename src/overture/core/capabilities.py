@@ -1,4 +1,4 @@
-"""What an answerer can do, and the requests that it refuses: one clear error each, before anything runs."""
+"""Capabilities of an answerer, and one clear error for each request that it cannot serve, before anything runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

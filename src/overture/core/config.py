@@ -93,7 +93,7 @@ def unequal_values(wanted: JsonValue, actual: JsonValue, where: str) -> list[Pro
 
 
 def in_words(error: Any) -> str:
-    """What is wrong with a value, from one entry of pydantic's `ValidationError.errors()`."""
+    """The message for a wrong value, from one entry of pydantic's `ValidationError.errors()`."""
     known = _MESSAGES.get(error["type"])
     # A message of the library may hold braces that a caller sent.
     return known.format(**error.get("ctx", {})) if known else str(error["msg"])

@@ -177,7 +177,7 @@ class Trainees(Protocol):
 
 
 class Reducer(Protocol):
-    """What the processes that train one prompt together sum and agree on, each on its share of every batch."""
+    """Sums and agreements of the processes that train one prompt together, each on its share of every batch."""
 
     rank: int
     """The number of this process's share, from 0."""

@@ -114,7 +114,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class LabelHead:
-    """What a classifier has beside its label vectors: a bias for each label, and perhaps a map in front of them.
+    """The parts of a classifier beside its label vectors: a bias for each label, and perhaps a map in front of them.
 
     With a map, tanh(W h + b), the labels are read at the very first live token; without one, where the row says.
     With a scale, the label vectors are texts in the space that a model of two towers maps images and texts to, and a

@@ -109,7 +109,7 @@ class KeptFiles:
 
 
 def kept_inputs() -> KeptFiles:
-    """What the user's texts gave in earlier runs, in the user's cache directory.
+    """The inputs of earlier runs, kept as files in the user's cache directory.
 
     Raises:
         ConfigError: the limit of the environment is no number.

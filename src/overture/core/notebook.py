@@ -8,7 +8,7 @@ from html import escape
 
 @dataclass(frozen=True, slots=True)
 class ShortForm:
-    """What a result shows at a glance.
+    """A result in a few lines.
 
     Args:
         title: what it is.
@@ -26,7 +26,7 @@ class Shown:
 
     @abstractmethod
     def short_form(self) -> ShortForm:
-        """What the result shows at a glance."""
+        """The result in a few lines."""
 
     def __repr__(self) -> str:
         short = self.short_form()

@@ -1,4 +1,4 @@
-"""What a folder of images or sounds holds: sizes, lengths, rates, broken and repeated files, and odd sources.
+"""Facts about a folder of images or sounds: sizes, lengths, rates, broken and repeated files, and odd sources.
 
 A source is something that the files' names or the other columns tell beside the label, such as a speaker, a
 microphone or a patient. Where each source stands for one label, a model may learn the source, and fail on all others.
@@ -59,7 +59,7 @@ def _modality(value: Any) -> Modality | None:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What was seen of one file."""
+    """The facts that are read from one file."""
 
     row: Row
     split: str
@@ -160,7 +160,7 @@ def _alike(looks: Sequence[_Look], shown: Callable[[Row], str]) -> list[tuple[st
 def _sources(
     rows: Sequence[Row], name: str, targets: Sequence[str], group: Callable[[Row], str]
 ) -> Iterator[SourceOfLabel]:
-    """What the names of files and other columns tell, of which each value goes with one label alone."""
+    """Facts in file names and other columns whose every value goes with one label alone."""
     labels = [group(row) for row in rows]
     if len(set(labels)) < 2 or "" in labels:
         return

@@ -29,7 +29,7 @@ def data_report(
     left_out: Sequence[LeftOut],
     num_tokens: Callable[[Sequence[str]], list[int]] | None = None,
 ) -> DataReport:
-    """What the rows hold, as the task reads them.
+    """A report on the rows, as the task reads them.
 
     Args:
         task: the task that is to be written.

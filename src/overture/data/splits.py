@@ -93,7 +93,7 @@ def load_splits(task: Task) -> Splits:
 
 
 def _problems_of(task: Task, rows: list[Row]) -> list[Problem]:
-    """What is wrong with the rows of a split; a field that no row has is one problem, not one for each row."""
+    """Problems of the rows of a split; a field that no row has is one problem, not one for each row."""
     nowhere = [n for n in (*task.columns, *task.target_fields) if not any(n in row.fields for row in rows)]
     problems = [missing_field(name, rows[0].file, list(rows[0].fields)) for name in nowhere if rows]
     return problems + [problem for row in rows for problem in row_problems(task, row, skip=nowhere)]

@@ -1,4 +1,4 @@
-"""What several rows of a pass begin with alike runs once for all of them: prompt vectors, and the texts' first tokens.
+"""The common beginning of a pass's rows runs once for all of them: prompt vectors, and the texts' first tokens.
 
 Texts of a template begin with its own words, those of a chat with its system message. Exact for decoders, gradients
 included: no token there sees what stands behind it.
@@ -112,7 +112,7 @@ def with_shared_beginnings(
 def _beginning(
     numbers: list[int], rows: Sequence[Encoded], injection: Injection | None, has_live_input: bool
 ) -> _Beginning | None:
-    """What rows of one prompt have in common, where it pays to run it once."""
+    """The common beginning of one prompt's rows; None where running it once would not pay."""
     vectors = injection.vectors if injection else None
     memory = injection.memory if injection else None
     num_others = len(numbers) - 1

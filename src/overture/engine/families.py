@@ -313,7 +313,7 @@ def layers_view(base: Any, family: Family, layers: Any, start_layer: int, end_la
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """What layers give, as transformers' models name it."""
+    """Output of the layers, under the name that transformers' models use."""
 
     last_hidden_state: Tensor
 

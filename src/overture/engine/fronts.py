@@ -1,4 +1,4 @@
-"""What stands in front of the first layer of models that read images: one function for each form that families have.
+"""Modules in front of the first layer of models that read images: one function for each form that families have.
 
 Each takes the model and prepared pixels [B, C, H, W] and gives what enters layer 0, [B, L, D]: tokens of the model's
 own (class, distillation, registers) first, then the patches, positions added. Positions of another size than the

@@ -141,7 +141,7 @@ class Inputs:
         return [both[:, :, index, :, : len(text)].clone() for index, text in enumerate(texts)]
 
     def _heads(self, head: Sequence[int], starts: Tensor) -> Columns:
-        """What texts begin with alike, run once for each position [B] at which it starts: columns for each text."""
+        """The common beginning of texts, run once for each position [B] at which it starts: columns for each text."""
         distinct, which = torch.unique(starts, return_inverse=True)
         positions = distinct[:, None] + torch.arange(len(head), device=starts.device)
         live = self.backbone.embed(list(head)).expand(len(distinct), -1, -1)

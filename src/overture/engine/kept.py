@@ -1,4 +1,4 @@
-"""What groups of texts give, kept from run to run.
+"""Results of groups of texts, kept from run to run.
 
 A file holds a whole group, and its name is a digest of all that decides its bits: the model, the precision, the
 machine's kernels, and the group's texts in their order, since a text's last bits depend on the texts that run beside

@@ -1,4 +1,4 @@
-"""What a pass under a prompt shows of it: how much the answer attends to it, and what its vectors become.
+"""Views of a prompt in a forward pass: how much the answer attends to it, and the tokens that its vectors resemble.
 
 Shape letters: B rows, S live tokens, M memory columns, N layers, Q query heads, P prompt length, V vocabulary.
 """

@@ -122,7 +122,7 @@ def load_backbone(
 
 
 class _Facts(TypedDict):
-    """What a backbone is called."""
+    """Names of a backbone."""
 
     id: str
     revision: str | None
@@ -201,7 +201,7 @@ _FIRST_MULTILINGUAL = 51865
 
 
 def speech_starts(config: Any, inner: Any) -> list[int]:
-    """What Whisper's decoder begins with: the start, language and task where there are several, and no timestamps."""
+    """First tokens of Whisper's decoder: start, language and task where there are several, and no timestamps."""
     languages = ["<|en|>", "<|transcribe|>"] if config.vocab_size >= _FIRST_MULTILINGUAL else []
     return list(inner.convert_tokens_to_ids(["<|startoftranscript|>", *languages, "<|notimestamps|>"]))
 

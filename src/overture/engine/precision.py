@@ -39,7 +39,7 @@ _Memo = TypeAdapter(dict[str, Rates])
 
 
 def fastest_dtype(device: str = "auto") -> Literal["float32", "bfloat16"]:
-    """What ``dtype: fastest`` stands for: bfloat16 on a GPU, on a CPU what its rates say."""
+    """The type behind ``dtype: fastest``: bfloat16 on a GPU, and on a CPU the faster one."""
     if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
         return "bfloat16"
     return matrix_rates().fastest

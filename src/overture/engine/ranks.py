@@ -100,7 +100,7 @@ class Ranks:
         return numbers_of_first
 
     def bytes_from_first(self, made: Callable[[], bytes]) -> bytes:
-        """What the first process makes, in all processes."""
+        """Bytes that the first process makes, sent to all processes."""
         mine = made() if self.is_first else b""
         size = int(self.from_first([len(mine)])[0])
         if not size:

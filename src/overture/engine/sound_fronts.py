@@ -1,4 +1,4 @@
-"""What stands in front of the first layer of models that read sounds: one function for each form that families have.
+"""Modules in front of the first layer of models that read sounds: one function for each form that families have.
 
 Each takes the module that runs the layers and prepared features of one length, and gives what enters layer 0,
 [B, L, D], positions added. In `log_mel` a sound may be shorter than those that the model was trained on.

@@ -1,4 +1,4 @@
-"""What stands around calls of transformers: a lock, silence, errors that say what to do, and faster construction."""
+"""Guards around calls of transformers: a lock, silence, errors that say what to do, and faster construction."""
 
 import contextlib
 import io

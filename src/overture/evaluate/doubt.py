@@ -81,7 +81,7 @@ class Certainty:
         return prediction
 
     def notes(self) -> list[str]:
-        """What a user must know of the promise."""
+        """Limits of the promise that the user must know."""
         shares, notes = self.shares, []
         coverage = self.doubt.coverage
         if coverage and shares.num_rows < rows_for_coverage(coverage):

@@ -62,7 +62,7 @@ class Item(NamedTuple):
 
     @property
     def live_row(self) -> Encoded:
-        """What is left of the row to be read."""
+        """The part of the row that is still to be read."""
         return self.row if self.head is None else self.head.rest(self.row)
 
     def injections(self) -> "list[Injection | None]":

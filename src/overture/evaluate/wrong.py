@@ -17,7 +17,7 @@ _MAX_ROWS, _MAX_CHARACTERS = 20, 200
 def all_mistakes(
     task: Task, split: str, rows: Sequence[Row], gold: Answers, predicted: Answers, confidences: Sequence[float] = ()
 ) -> tuple[Mistakes, WrongRows]:
-    """What was answered wrongly: a summary with the worst answers, and all wrong answers in full.
+    """The wrong answers: a summary with the worst answers, and all wrong answers in full.
 
     Args:
         task: of the rows; names the labels and the metric.

@@ -63,7 +63,7 @@ class Load:
 
 @dataclass
 class OvertureMetadata(KVConnectorMetadata):  # type: ignore[misc]
-    """What the scheduler tells the workers of one step: what they write, and the requests that fail."""
+    """The scheduler's message to the workers for one step: blocks to write, and requests that fail."""
 
     loads: list[Load] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -132,7 +132,7 @@ class OvertureConnector(KVConnectorBase_V1):  # type: ignore[misc]
         return load.end - load.first, False
 
     def _load_of(self, request: Any, num_computed_tokens: int) -> Load | None:
-        """What a request's blocks lack of its prompt; None where it has none, or all of it is in the cache.
+        """The part of a request's prompt that its blocks lack; None without a prompt or with all of it cached.
 
         Raises:
             OvertureError: the prompt cannot be used.
@@ -170,7 +170,7 @@ class OvertureConnector(KVConnectorBase_V1):  # type: ignore[misc]
         return False, None
 
     def build_connector_meta(self, scheduler_output: Any) -> OvertureMetadata:
-        """What the workers do in this step; forgotten with it."""
+        """The workers' orders for this step; they are cleared here."""
         del scheduler_output
         meta = OvertureMetadata(self._loads, self._failed)
         self._loads, self._failed = [], []

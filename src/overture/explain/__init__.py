@@ -1,1 +1,1 @@
-"""What a prompt does: shifts, parts that matter, changed rows, and checks of the explanation itself."""
+"""The effects of a prompt: shifts, parts that matter, changed rows, and checks of the explanation itself."""

@@ -1,4 +1,4 @@
-"""What a prompt says: the shift of the model's distribution where the answer stands.
+"""The effect of a prompt as a shift of the model's distribution where the answer stands.
 
 D(v) = mean over rows of log p(v given x, prompt) - log p(v given x), over the vocabulary and by label. It needs no
 meaning of single vectors, so it holds for every method and place.

@@ -52,7 +52,7 @@ _OTHER_WAYS = {
 
 
 def fix_of_unknown(name: str) -> str:
-    """What to do about a name that no method has."""
+    """Advice for a name that no method has."""
     own = "a method of your own: overture --plugin FILE.py ..."
     return _OTHER_WAYS.get(name) or did_you_mean(name, METHODS) or own
 

@@ -98,7 +98,7 @@ class RunFacts:
 
     @property
     def columns(self) -> dict[str, Measured]:
-        """What was scored on the same rows, by name."""
+        """The scores on the same rows, by name."""
         result = self.result
         columns: dict[str, Measured] = {"tuned prompt": result}
         if isinstance(result, TuneResult) and result.in_context:
@@ -148,7 +148,7 @@ def run_page(facts: RunFacts) -> str:
 
 
 def verdict_words(facts: RunFacts) -> VerdictWords:
-    """What came out, how sure it is, and what to do next."""
+    """The result, how sure it is, and what to do next."""
     result, main = facts.result, facts.main
     against = (result.compared or {}).get("no_prompt")
     metric = result.metric.replace("_", " ")

@@ -51,7 +51,7 @@ def search_page(result: SearchResult, commands: Sequence[str]) -> str:
 
 
 def _words(result: SearchResult, split: str, commands: Sequence[str]) -> VerdictWords:
-    """What won, how it scored, what to do next."""
+    """The winner, its score, and what to do next."""
     winner = next(lane for lane in result.race if lane.is_winner)
     own = next((lane for lane in result.race if lane.is_default), None)
     score, metric = result.metrics[split][result.metric], _metric(result)

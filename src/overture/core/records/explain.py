@@ -27,7 +27,7 @@ class ShiftedWord(Record):
 
 
 class LabelShift(Record):
-    """What the prompt does for the rows of one label."""
+    """The prompt's effect on the rows of one label."""
 
     label: str = Field(description="the rows' right label")
     rows: int = Field(description="rows of the label")
@@ -90,7 +90,7 @@ class AttentionShare(Record):
 
 
 class VectorReading(Record):
-    """What the model's head reads from a prompt vector below a layer (logit lens)."""
+    """The tokens that the model's head predicts from a prompt vector below a layer (logit lens)."""
 
     column: int = Field(description="number of the vector, from 1")
     layer: int = Field(description="layer that the state enters; the number of layers for what leaves the last")

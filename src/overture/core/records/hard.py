@@ -84,7 +84,7 @@ class Claim(Record):
 
 
 class Luck(Record):
-    """What the best of many equal candidates gains by luck alone."""
+    """The gain that the best of many equal candidates shows by luck alone."""
 
     candidates: int = Field(description="candidates that raced")
     finalists: int = Field(0, description="candidates that were compared by the metric on all validation rows")
@@ -98,7 +98,7 @@ class Luck(Record):
 
 
 class HardPlan(Record):
-    """What a search may spend, said before it begins."""
+    """The budget of a search, reported before it begins."""
 
     tokens: int = Field(description="live tokens of the scorer")
     minutes: float = Field(description="minutes that they take at the measured speed")

@@ -154,7 +154,7 @@ class LabelScore(Record):
 
 
 class Mistakes(Record):
-    """What was answered wrongly on one split, and how well each label is predicted."""
+    """The wrong answers on one split, and how well each label is predicted."""
 
     num_wrong: int | None = optional("number of rows that were answered wrongly")
     wrong: list[WrongRow] = Field(

@@ -1,4 +1,4 @@
-"""What a gateway asks of an engine, and the events that it gets back; all of it travels as JSON."""
+"""Requests from a gateway to an engine, and the events that it sends back; all of them travel as JSON."""
 
 from typing import Annotated, Literal
 
@@ -135,7 +135,7 @@ class VllmOptions(Record):
 
 
 class WorkerOptions(Record):
-    """What a worker serves, and within which limits."""
+    """The model that a worker serves, and its limits."""
 
     store: str = Field(description="the folder of the prompts' store")
     backbone: str = Field("smollm2", description="the frozen model: a known name, a Hub id, a folder or a file")
@@ -154,7 +154,7 @@ class WorkerOptions(Record):
 
 
 class Command(Record):
-    """What the gateway tells the worker."""
+    """A message from the gateway to the worker."""
 
     do: Literal["ask", "cancel", "load", "unload", "tokenize"] = Field(description="the command")
     id: str = Field(description="of the request, or of the command itself")
@@ -163,7 +163,7 @@ class Command(Record):
 
 
 class Outcome(Record):
-    """What came of a command that is no request."""
+    """The result of a command that is no request."""
 
     id: str = Field(description="the command's")
     tokens: tuple[int, ...] = Field((), description="of a text")
@@ -171,7 +171,7 @@ class Outcome(Record):
 
 
 class Report(Record):
-    """What the worker says after each step."""
+    """A message from the worker after each step."""
 
     events: tuple[Event, ...] = Field((), description="of requests, in order")
     outcomes: tuple[Outcome, ...] = Field((), description="of commands")

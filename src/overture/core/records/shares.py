@@ -1,4 +1,4 @@
-"""What a prompt said of rows whose right label is known, kept so that it can tell how sure an answer is."""
+"""A prompt's label probabilities on rows whose right label is known; they tell how sure a later answer is."""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -38,7 +38,7 @@ class SourceOfLabel(Record):
 
 
 class MediaReport(Record):
-    """What the rows' images or sounds are."""
+    """Sizes, lengths and problems of the rows' images or sounds."""
 
     modality: Modality = Field(description="image or audio")
     looked_at: int = Field(description="files whose content was looked at")
@@ -53,7 +53,7 @@ class MediaReport(Record):
 
 
 class DataReport(Record):
-    """What a data file holds, as far as a task can use it."""
+    """The content of a data file, as far as a task can use it."""
 
     kind: str = Field(description="the kind of task that was recognised")
     rows: dict[str, int] = Field(description="rows by split; all under `path` where one file is to be split")

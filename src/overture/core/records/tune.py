@@ -47,7 +47,7 @@ class ProbeFacts(Record):
 
 
 class Kept(Record):
-    """What was kept of a prompt and the linear probe beside it."""
+    """The choice between a prompt and the linear probe beside it."""
 
     what: Literal["prompt", "probe"] = Field(description="which of the two the stored prompt is")
     why: str = Field(description="the reason, in words")

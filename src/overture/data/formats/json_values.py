@@ -25,7 +25,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def not_an_object(value: Any) -> tuple[str, str]:
-    """What is wrong with a row that is no object, and the fix."""
+    """The problem of a row that is no object, and its fix."""
     name = "a text" if isinstance(value, str) else "a number" if type(value) in (int, float) else kind(value)
     return f"not a JSON object but {name}", 'write each row as {"text": ..., "label": ...}'
 

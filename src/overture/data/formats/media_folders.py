@@ -79,7 +79,7 @@ def _read_table(source: Source) -> list[Item]:
 
 
 def _commonest(names: list[str]) -> Modality | None:
-    """What most of the files are; None where none is an image or a sound."""
+    """The modality of most of the files; None where none is an image or a sound."""
     counts = Counter(modality for name in names if (modality := modality_of(name)))
     return counts.most_common(1)[0][0] if counts else None
 

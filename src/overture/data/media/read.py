@@ -223,7 +223,7 @@ def _of_bytes(raw: bytes, modality: Modality, where: str, read: Callable[[], byt
 
 
 def _opened(modality: Modality, digest: str, where: str, read: Callable[[], bytes], rate: int | None) -> Media:
-    """What bytes with a digest hold, decoded when it is asked for."""
+    """The image or sound in some bytes, decoded on first use."""
 
     def again() -> bytes:
         now = read()

@@ -1,4 +1,4 @@
-"""What a checkpoint's folder says of how its images or sounds are prepared."""
+"""Reads from a checkpoint's folder how its images or sounds are prepared."""
 
 import json
 from pathlib import Path

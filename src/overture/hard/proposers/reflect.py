@@ -130,7 +130,7 @@ class _Adapter:
     def make_reflective_dataset(
         self, candidate: Mapping[str, str], eval_batch: Any, components_to_update: Sequence[str]
     ) -> dict[str, list[dict[str, str]]]:
-        """What the writer is shown: rows, their right answers, and how likely the model finds them."""
+        """Examples for the writing model: rows, their right answers, and how likely the model finds them."""
         task, rows = self.ask.scorer.task, self.ask.scorer.splits["train"]
         shown = []
         for number, score, reason in eval_batch.trajectories:

@@ -101,7 +101,7 @@ class Learner:
     def predictions(
         self, model: PromptedModel, indices: Sequence[int], progress: Progress = lambda done, total: None
     ) -> list[Prediction]:
-        """What the model says of rows."""
+        """The model's predictions for rows."""
         return predict(model, [self.encoded[index] for index in indices], self.task, progress=progress)
 
     def teaching(self, model: PromptedModel, indices: Sequence[int], count: int, seed: int) -> list[int]:

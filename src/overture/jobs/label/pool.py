@@ -32,7 +32,7 @@ def check_labels_of(task: Task, where: str) -> None:
 
 
 def content_of(task: Task, row: Row) -> str:
-    """What a row shows, as a key: rows that show the same are the same."""
+    """A key of a row's shown fields: rows with equal keys are the same to the model."""
     return json.dumps({name: row.fields.get(name) for name in task.columns}, sort_keys=True, default=str)
 
 

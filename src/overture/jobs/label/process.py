@@ -143,7 +143,7 @@ class SessionLearner:
 
 
 def _start_of(ref: str, config: PromptConfig, is_text: bool) -> PromptConfig:
-    """What is trained: the stored prompt goes on, where it can; a prompt of words cannot."""
+    """The prompt to train: it starts from the stored prompt, unless that one is of words."""
     if is_text:
         return PromptConfig()
     return config.model_copy(update={"init": "prompt", "init_prompt": ref})

@@ -56,7 +56,7 @@ def _write_page_of_forms(run: Run, store_flag: str) -> Path:
 
 
 def _prompt_commands(folder: str | None, store_flag: str) -> list[str]:
-    """What a stored prompt is used with; nothing where it is no longer there."""
+    """Commands that use a stored prompt; none if it has been deleted."""
     return _commands(read_manifest(Path(folder)), store_flag) if folder and Path(folder).is_dir() else []
 
 

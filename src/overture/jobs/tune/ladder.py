@@ -91,7 +91,7 @@ def prompt_of(probe: Probe) -> LabelVectors:
 
 
 def facts_of(probe: Probe, num_layers: int) -> ProbeFacts:
-    """What a run records of its probe."""
+    """The facts about its probe that a run records."""
     layer, features = probe.read_at.layer, probe.read_at.features
     assert layer is not None
     assert features is not None

@@ -1,4 +1,4 @@
-"""What a search for words has scored and proposed so far, kept in its run's folder.
+"""The scores and proposals of a search for words, kept in its run's folder.
 
 Every call is kept whole and replayed in order, so a search that goes on after a stop sees the same numbers and takes
 the same decisions.

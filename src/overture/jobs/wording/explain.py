@@ -233,7 +233,7 @@ class _Explainer:
         )
 
     def _lens(self, encoded: Sequence[Encoded]) -> list[VectorReading]:
-        """What the head reads from a prompt's vectors on their way through the layers; for vectors alone."""
+        """Tokens that the head predicts from a prompt's vectors in each layer; empty for prompts without vectors."""
         backbone, manifest = self.handle.backbone, self.handle.manifest
         is_read = backbone.has_head and backbone.family.is_causal and backbone.encoder is None
         if manifest.text is not None or not is_read or self.handle.has_adapter:

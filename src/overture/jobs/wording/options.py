@@ -17,7 +17,7 @@ FirstRows = Annotated[int, Field(ge=2, description="Rows of a race's first rung.
 
 
 class HardConfig(Config):
-    """What `overture search --form hard` proposes, and what it may spend."""
+    """Sources and budget of `overture search --form hard`."""
 
     sources: tuple[Source, ...] = Field(
         (),

@@ -114,7 +114,7 @@ def _resolved(field: Schema, schema: Schema) -> Schema:
 
 
 def _values(field: Schema, schema: Schema) -> str:
-    """What a field may hold, in words."""
+    """The values that a field may have, in words."""
     inner = _resolved(field, schema)
     if "enum" in inner:
         return ", ".join(map(str, inner["enum"]))
