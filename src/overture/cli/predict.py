@@ -245,10 +245,10 @@ class _Rows:
         from overture.evaluate.host import Ask
 
         host, rows = self.handles[0].host, self.inputs.rows
-        asked = [index for index in indices if index not in self.inputs.problems]
+        predictable = [index for index in indices if index not in self.inputs.problems]
         requests = [
             Ask(handle, rows[index].fields, rows[index].line, rows[index].file, rows[index].root)
-            for index in asked
+            for index in predictable
             for handle in self.handles
         ]
         replies = iter(

@@ -39,17 +39,17 @@ class Predicted:
     def line(self, index: int, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         """A prediction as a line of JSON: the row's file and line, the text that the template shows, the answers."""
         row = self.inputs.rows[index]
-        own = plain(row.fields, row.where)
+        row_fields = plain(row.fields, row.where)
         shown_inputs = []
         for task in self.tasks:
-            fields = {name: own.get(name) for name in task.columns}
+            fields = {name: row_fields.get(name) for name in task.columns}
             shown_inputs.append(fields[task.columns[0]] if len(fields) == 1 else fields)
         # Templates of different fields show different inputs.
         same = all(shown == shown_inputs[0] for shown in shown_inputs)
         line: dict[str, Any] = {}
         if self.inputs.source == "file":
-            line = {"where": row.where, "row": own}
-        line["input"] = shown_inputs[0] if same else own
+            line = {"where": row.where, "row": row_fields}
+        line["input"] = shown_inputs[0] if same else row_fields
         answers = [_shown(task, outcome) for task, outcome in zip(self.tasks, outcomes, strict=True)]
         if self.refs:
             return {**line, "prompts": dict(zip(self.refs, answers, strict=True))}

@@ -54,26 +54,28 @@ def errors_command(
     manifest = read_manifest(kept.get(prompt))
     again = f"overture eval {prompt}{store_flag(store)} --errors OUT.csv"
     run = run_of(kept, manifest, f"score it on rows of a file: overture eval {prompt} FILE --errors OUT.csv")
-    found = run.read(WRONG_ROWS, WrongRows)
-    if found is None:
+    wrong_rows = run.read(WRONG_ROWS, WrongRows)
+    if wrong_rows is None:
         raise StoreError("the run kept no wrong answers", where=str(run.folder), fix=again)
     if output:
-        write_errors(output, found.wrong)
-        remark(f"wrote {output}: {len(found.wrong)} of {found.num_rows} {found.split} rows")
+        write_errors(output, wrong_rows.wrong)
+        remark(f"wrote {output}: {len(wrong_rows.wrong)} of {wrong_rows.num_rows} {wrong_rows.split} rows")
     if is_json:
-        emit(found)
+        emit(wrong_rows)
     elif not output:
         from overture.cli.mistakes import wrong_lines
         from overture.cli.out import console, show_text
 
         out = console()
-        show_text(out, f"{manifest.ref}: {len(found.wrong)} of {found.num_rows} {found.split} rows are wrong.")
-        if found.wrong:
+        show_text(
+            out, f"{manifest.ref}: {len(wrong_rows.wrong)} of {wrong_rows.num_rows} {wrong_rows.split} rows are wrong."
+        )
+        if wrong_rows.wrong:
             show_text(out, "right -> predicted, the worst and most confident first:")
-        for line in wrong_lines(found.wrong, out.width, limit):
+        for line in wrong_lines(wrong_rows.wrong, out.width, limit):
             out.print(line, soft_wrap=True)
-        if len(found.wrong) > limit:
-            show_text(out, f"  ... and {len(found.wrong) - limit} more: --limit N, or -o errors.csv")
+        if len(wrong_rows.wrong) > limit:
+            show_text(out, f"  ... and {len(wrong_rows.wrong) - limit} more: --limit N, or -o errors.csv")
 
 
 def write_errors(path: Path, wrong: "Sequence[WrongRow]") -> None:

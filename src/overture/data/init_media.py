@@ -179,13 +179,13 @@ def _sources(
         for text, label in zip(values, labels, strict=True):
             labels_of[str(text)].add(label)
         is_name = len(rows) < _FEWEST_ROWS * len(labels_of)
-        is_label = all(normal_spelling(text) in map(normal_spelling, own) for text, own in labels_of.items())
-        if len(labels_of) < 2 or is_name or is_label or any(len(own) > 1 for own in labels_of.values()):
+        is_label = all(normal_spelling(text) in map(normal_spelling, shared) for text, shared in labels_of.items())
+        if len(labels_of) < 2 or is_name or is_label or any(len(shared) > 1 for shared in labels_of.values()):
             continue
         yield SourceOfLabel(
             what=what,
             values=len(labels_of),
-            examples=[f"{text}: {min(own)}" for text, own in list(labels_of.items())[:3]],
+            examples=[f"{text}: {min(shared)}" for text, shared in list(labels_of.items())[:3]],
         )
 
 

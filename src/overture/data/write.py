@@ -129,13 +129,13 @@ class _Parquet:
         import pyarrow as pa
 
         try:
-            found = pa.array([row.get(name) for row in rows]).type
+            arrow_type = pa.array([row.get(name) for row in rows]).type
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
-            found = None
-        if found is None or pa.types.is_null(found):
+            arrow_type = None
+        if arrow_type is None or pa.types.is_null(arrow_type):
             self._as_json.add(name)
             return pa.string()
-        return found
+        return arrow_type
 
     def write(self, rows: Sequence[Fields]) -> None:
         import pyarrow as pa

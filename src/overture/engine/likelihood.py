@@ -53,7 +53,7 @@ def token_shares(backbone: Backbone, hidden: Tensor, layout: Layout, num_top: in
         backbone: its head.
         hidden: of the live tokens, all of the text among them, [B, S, D].
         layout: where they stand.
-        num_top: how many of the likeliest tokens are told at each place.
+        num_top: how many of the likeliest tokens are given at each place.
     """
     step, rows = max(1, _MAX_LOGITS // backbone.info.vocab_size), []
     for row, line in enumerate(layout.lines):
@@ -63,10 +63,10 @@ def token_shares(backbone: Backbone, hidden: Tensor, layout: Layout, num_top: in
         for start in range(0, len(places), step):
             shares = log_shares_of(backbone.head(hidden[row, places[start : start + step]]))
             following = [*ids[start + 1 : start + step + 1], int(shares[-1].argmax())][: len(shares)]
-            own = shares.gather(1, torch.tensor(following, device=shares.device)[:, None])[:, 0].tolist()
+            log_likelihoods = shares.gather(1, torch.tensor(following, device=shares.device)[:, None])[:, 0].tolist()
             values, tokens = (part.tolist() for part in shares.topk(num_top))
             tops = (tuple(zip(*pair, strict=True)) for pair in zip(tokens, values, strict=True))
-            scored += [ScoredToken(*facts) for facts in zip(following, own, tops, strict=True)]
+            scored += [ScoredToken(*facts) for facts in zip(following, log_likelihoods, tops, strict=True)]
         rows.append(scored)
     return rows
 

@@ -23,7 +23,7 @@ def prompt_columns(memories: Sequence[LayerMemory | None], firsts: Sequence[int]
         firsts: positions of the rows' first live tokens.
         backbone: reads them; in several processes each reads its own heads.
     """
-    device, own = backbone.device, backbone.own_heads
+    device, heads_here = backbone.device, backbone.own_heads
     longest = max(memory.length for memory in memories if memory)
     lengths = sent([memory.length if memory else 0 for memory in memories], device)[:, None]
     valid = torch.arange(longest, device=device)[None] < lengths
@@ -32,13 +32,17 @@ def prompt_columns(memories: Sequence[LayerMemory | None], firsts: Sequence[int]
     if first is not None and all(memory is first for memory in memories):
         weights = None if first.weights is None else list(first.weights[:, None])
         return Columns(
-            _by_layer(own(first.keys)[:, None]), _by_layer(own(first.values)[:, None]), positions, valid, weights
+            _by_layer(heads_here(first.keys)[:, None]),
+            _by_layer(heads_here(first.values)[:, None]),
+            positions,
+            valid,
+            weights,
         )
     # One memory of each run of the same, where all runs are of one length, as in a cohort; else all of them.
     runs = [list(run) for _, run in groupby(memories, key=id)]
     distinct = [run[0] for run in runs] if len({len(run) for run in runs}) == 1 else list(memories)
-    keys = own(_side_by_side([memory.keys if memory else None for memory in distinct], longest))
-    values = own(_side_by_side([memory.values if memory else None for memory in distinct], longest))
+    keys = heads_here(_side_by_side([memory.keys if memory else None for memory in distinct], longest))
+    values = heads_here(_side_by_side([memory.values if memory else None for memory in distinct], longest))
     return Columns(_by_layer(keys), _by_layer(values), positions, valid, _weights(memories, longest), "run")
 
 

@@ -64,7 +64,7 @@ def is_worth_packing(layer: torch.nn.Module) -> bool:
         return time.process_time() - started
 
     rounds = [(seconds(zip(maps, inputs, strict=True)), seconds(zip(plain, inputs, strict=True))) for _ in range(5)]
-    return min(packed for packed, _ in rounds) <= _GAIN * min(own for _, own in rounds)
+    return min(packed for packed, _ in rounds) <= _GAIN * min(unpacked for _, unpacked in rounds)
 
 
 def _packed(layer: torch.nn.Module) -> torch.nn.Module:

@@ -113,8 +113,8 @@ class Ranks:
 
     def own_heads(self, values: Tensor) -> Tensor:
         """This process's share of values of all heads, [..., H, M, K]; the gradient comes back whole."""
-        own: Tensor = _Own.apply(values, self)  # type: ignore[no-untyped-call]
-        return own
+        heads: Tensor = _Own.apply(values, self)  # type: ignore[no-untyped-call]
+        return heads
 
     def all_heads(self, values: Tensor) -> Tensor:
         """The inverse: values of all heads from those that each process has, [..., H / heads, M, K]."""

@@ -76,8 +76,8 @@ def decoding(
     for row in rows:
         words = () if reads_words else tuple(part for part in row.anchor if len(part))
         slots = () if reads_words else tuple((index - row.num_input, count) for index, count in row.slots)
-        own = Tokens(row.start) if row.start else start
-        decoder_rows.append(replace(row, input=(), anchor=(*words, own), slots=slots, blanks=()))
+        row_start = Tokens(row.start) if row.start else start
+        decoder_rows.append(replace(row, input=(), anchor=(*words, row_start), slots=slots, blanks=()))
     return decoder, decoder_rows, [in_decoder(injection, reads_words) for injection in injections]
 
 

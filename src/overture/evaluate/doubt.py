@@ -110,8 +110,8 @@ def certainty_measured(
     said = [certainty.applied(prediction) for prediction in predictions]
     n, sets, abstaining = len(said), None, None
     if certainty.least_share is not None:
-        sizes = [len(each.label_set or ()) for each in said]
-        holding = sum(right in (each.label_set or ()) for right, each in zip(gold, said, strict=True))
+        sizes = [len(answer.label_set or ()) for answer in said]
+        holding = sum(right in (answer.label_set or ()) for right, answer in zip(gold, said, strict=True))
         sets = MeasuredSets(
             wanted=certainty.doubt.coverage or 0.0,
             least_share=certainty.least_share / WHOLE,
@@ -120,7 +120,7 @@ def certainty_measured(
             single=_share(sizes.count(1), n),
         )
     if certainty.threshold is not None:
-        rights = [right == each.said for right, each in zip(gold, said, strict=True) if not each.is_withheld]
+        rights = [right == answer.said for right, answer in zip(gold, said, strict=True) if not answer.is_withheld]
         abstaining = MeasuredAbstaining(
             wanted=certainty.doubt.abstain or 0.0,
             above=max(0, certainty.threshold.above) / WHOLE,

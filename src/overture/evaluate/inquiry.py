@@ -99,8 +99,8 @@ class Inquiry:
         refusals: dict[tuple[int, str], BackboneError | None] = {}
 
         def put(handle: "Handle", rows: Sequence[Encoded]) -> range:
-            asked = [instead or change(handle.task.spec.question(handle.task, row)) for row in rows]
-            self.items += [Item(handle, row, question, tenant) for row, question in zip(rows, asked, strict=True)]
+            questions = [instead or change(handle.task.spec.question(handle.task, row)) for row in rows]
+            self.items += [Item(handle, row, question, tenant) for row, question in zip(rows, questions, strict=True)]
             return range(len(self.items) - len(rows), len(self.items))
 
         for index, ask in enumerate(encoded):

@@ -87,17 +87,17 @@ def resampled(
     return Resampled(metric, gold, tuple(predicted), tuple(measure(gold, answers) for answers in predicted), draws)
 
 
-def interval_over_seeds(found: Resampled) -> Interval:
+def interval_over_seeds(samples: Resampled) -> Interval:
     """The mean over seeds with its interval; of one seed the interval over the rows alone."""
-    if len(found.values) == 1:
-        return bootstrap(found.metric, found.gold, found.predicted[0])
-    half = _half_width(found.values, found.draws.mean(axis=0), len(found.gold), LEVEL)[0]
+    if len(samples.values) == 1:
+        return bootstrap(samples.metric, samples.gold, samples.predicted[0])
+    half = _half_width(samples.values, samples.draws.mean(axis=0), len(samples.gold), LEVEL)[0]
     if half == 0:
         # No seed and no row differ; the rows' own interval keeps its width.
-        return bootstrap(found.metric, found.gold, found.predicted[0])
-    measure, mean = metric_named(found.metric), found.mean
+        return bootstrap(samples.metric, samples.gold, samples.predicted[0])
+    measure, mean = metric_named(samples.metric), samples.mean
     low, high = within(measure.bounds, mean - half, mean + half)
-    return interval_around(mean, low, high, measure, n=len(found.gold), level=LEVEL, method=BOTH)
+    return interval_around(mean, low, high, measure, n=len(samples.gold), level=LEVEL, method=BOTH)
 
 
 def spread_over_seeds(scores: Resampled) -> Spread:
@@ -235,8 +235,8 @@ def _tested(
     return Difference(difference=interval, p_value=p_value, test=method, n_seeds=n_seeds)
 
 
-def _spread(found: Resampled, n_seeds: int) -> tuple[float, ...]:
-    return found.values if len(found.values) == n_seeds else found.values * n_seeds
+def _spread(samples: Resampled, n_seeds: int) -> tuple[float, ...]:
+    return samples.values if len(samples.values) == n_seeds else samples.values * n_seeds
 
 
 def _half_width(

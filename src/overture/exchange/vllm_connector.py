@@ -217,8 +217,8 @@ class OvertureConnector(KVConnectorBase_V1):  # type: ignore[misc]
         size = self._vllm_config.parallel_config.tensor_parallel_size
         rank = _tensor_parallel_rank() if size > 1 else 0
         if size <= num_kv_heads:
-            each = num_kv_heads // size
-            return slice(rank * each, (rank + 1) * each)
+            heads_each = num_kv_heads // size
+            return slice(rank * heads_each, (rank + 1) * heads_each)
         # More processes than heads: several have the same one.
         head = rank // (size // num_kv_heads)
         return slice(head, head + 1)
@@ -251,9 +251,9 @@ def _warn(what: str, error: Exception) -> None:
 
 
 def _layer_number(name: str) -> int | None:
-    _, found, rest = name.partition("layers.")
+    _, separator, rest = name.partition("layers.")
     number = rest.partition(".")[0]
-    return int(number) if found and number.isdigit() else None
+    return int(number) if separator and number.isdigit() else None
 
 
 def _tensor_parallel_rank() -> int:

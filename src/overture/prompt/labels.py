@@ -44,8 +44,8 @@ class _WithLabels(PromptModule):
         return replace(injection, labels=self.labels, head=head, read_at=self.read_at)
 
     def _own(self) -> dict[str, Tensor]:
-        own: dict[str, Tensor] = {"labels": self.labels}
-        return own if self.label_bias is None else own | {"label_bias": self.label_bias}
+        values: dict[str, Tensor] = {"labels": self.labels}
+        return values if self.label_bias is None else values | {"label_bias": self.label_bias}
 
     def trainable(self) -> dict[str, Tensor]:
         """The method's values, the label vectors and their biases."""

@@ -223,12 +223,12 @@ def _thinned(steps: Sequence[StepEvent]) -> Iterator[dict[str, Any]]:
     trainings: dict[str, list[StepEvent]] = {}
     for step in steps:
         trainings.setdefault(step.title, []).append(step)
-    for title, own in trainings.items():
-        stretch = max(1, len(own) // _MAX_POINTS, len(own) // 20 if len(own) >= 60 else 1)
-        for start in range(0, len(own), stretch):
-            part = own[start : start + stretch]
-            at = fmean(step.step for step in part) / part[0].num_steps * part[0].num_epochs
-            yield {"seed": title, "epoch": at, "loss": fmean(step.loss for step in part), "rows": "training"}
+    for title, seed_steps in trainings.items():
+        stretch = max(1, len(seed_steps) // _MAX_POINTS, len(seed_steps) // 20 if len(seed_steps) >= 60 else 1)
+        for start in range(0, len(seed_steps), stretch):
+            part = seed_steps[start : start + stretch]
+            epoch = fmean(step.step for step in part) / part[0].num_steps * part[0].num_epochs
+            yield {"seed": title, "epoch": epoch, "loss": fmean(step.loss for step in part), "rows": "training"}
 
 
 def _epochs(epochs: Sequence[EpochEvent]) -> alt.X:

@@ -53,14 +53,14 @@ def search_page(result: SearchResult, commands: Sequence[str]) -> str:
 def _words(result: SearchResult, split: str, commands: Sequence[str]) -> VerdictWords:
     """The winner, its score, and what to do next."""
     winner = next(lane for lane in result.race if lane.is_winner)
-    own = next((lane for lane in result.race if lane.is_default), None)
+    default = next((lane for lane in result.race if lane.is_default), None)
     score, metric = result.metrics[split][result.metric], _metric(result)
     if not result.prompt:
         what = "No prompt was worth its cost: the model as it is won."
-    elif own is None or own is winner:
-        what = f"{'Your own setting' if own else winner.title} won: {metric} {score.value:.3f}."
+    elif default is None or default is winner:
+        what = f"{'Your own setting' if default else winner.title} won: {metric} {score.value:.3f}."
     else:
-        gain = f"{winner.mean:.3f} against {own.mean:.3f} of your own setting"
+        gain = f"{winner.mean:.3f} against {default.mean:.3f} of your own setting"
         what = f"{winner.title} won: mean {metric} {gain} on validation rows."
     why = (
         f"On {score.n} {split} rows, scored once, {metric} is {score.value:.3f} (95% interval {score.low:.3f} to "

@@ -58,9 +58,9 @@ def parsed_ref(text: str) -> Ref:
     Raises:
         WrongName: the name, the version or the alias is wrong.
     """
-    name, at, version = text.partition("@")
+    name, separator, version = text.partition("@")
     match = _VERSION.fullmatch(version)
-    if at and not match:
+    if separator and not match:
         return Ref(checked_name(name), None, checked_alias(version))
     return Ref(checked_name(name), int(match[1]) if match else None)
 

@@ -67,8 +67,8 @@ def rows_digest(rows: Sequence[Encoded]) -> str:
     digest, candidates = hashlib.sha256(), None
     for row in rows:
         target, shares = row.target, getattr(row.target, "shares", None)
-        asked = (type(target).__name__, target.gold, shares)
-        digest.update(repr((row.input, row.anchor, row.slots, row.part, asked)).encode())
+        wanted = (type(target).__name__, target.gold, shares)
+        digest.update(repr((row.input, row.anchor, row.slots, row.part, wanted)).encode())
         if (known := getattr(target, "candidates", None)) is not candidates:
             candidates = known
             digest.update(repr(candidates).encode())

@@ -148,10 +148,10 @@ def _problems(task: TaskFile, row: Row) -> list[Problem]:
     return []
 
 
-def _nearest(context: str, text: str, at: int) -> int:
+def _nearest(context: str, text: str, near: int) -> int:
     """Where an answer stands, nearest to where it is said to stand."""
     places = [match.start() for match in re.finditer(f"(?={re.escape(text)})", context)]
-    return min(places, key=lambda place: abs(place - at))
+    return min(places, key=lambda place: abs(place - near))
 
 
 def _gold(task: TaskFile, row: Row) -> Hashable:

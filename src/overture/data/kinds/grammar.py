@@ -285,7 +285,7 @@ class Copied:
         end = next((i for i in range(start, len(self.text)) if self.text[i].isspace()), len(self.text))
         shift = start - len(self.lead)
         head = self.tokenizer.offsets(self.lead + self.text[start:end])
-        path = [(token, max(at + shift, start), stop + shift) for token, at, stop in head]
+        path = [(token, max(first + shift, start), stop + shift) for token, first, stop in head]
         rest = bisect.bisect_left(self._tokens, end, key=lambda token: token[1])
         stop = None if most is None else rest + max(most - len(path), 0)
         return path + self._tokens[rest:stop]

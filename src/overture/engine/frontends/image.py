@@ -140,8 +140,8 @@ class ImageFrontend:
         """Cosine and sine by index, [L + 1, K]: the model's own tokens and prompt vectors are not turned."""
         pixels = torch.zeros(1, self.num_channels, *side, dtype=self.backbone.dtype, device=self.backbone.device)
         cosine, sine = getattr(self.backbone.base, self.backbone.family.rotation)(pixels)
-        own, beyond = [cosine.new_ones(num, cosine.shape[1]) for num in (self.num_own, 1)]
-        return torch.cat([own, cosine, beyond]), torch.cat([0 * own, sine, 0 * beyond])
+        model_tokens, beyond = [cosine.new_ones(num, cosine.shape[1]) for num in (self.num_own, 1)]
+        return torch.cat([model_tokens, cosine, beyond]), torch.cat([0 * model_tokens, sine, 0 * beyond])
 
     def _check_shape(self) -> None:
         shape = self.processor.shape

@@ -54,12 +54,12 @@ def telling_phrases(ask: Ask) -> list[tuple[str, float]]:
         of_label[label] += 1
         of_phrase.update(phrases)
         of_both.update((phrase, label) for phrase in phrases)
-    told: dict[str, float] = {}
+    information_of: dict[str, float] = {}
     for (phrase, label), count in of_both.items():
         if of_phrase[phrase] >= _FEWEST_ROWS:
             information = count / len(rows) * math.log(count * len(rows) / (of_phrase[phrase] * of_label[label]))
-            told[phrase] = max(told.get(phrase, 0.0), information)
-    return sorted(told.items(), key=lambda item: (-item[1], item[0]))
+            information_of[phrase] = max(information_of.get(phrase, 0.0), information)
+    return sorted(information_of.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _phrases(text: str) -> Iterator[str]:

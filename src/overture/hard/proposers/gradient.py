@@ -41,10 +41,10 @@ class Gradient:
             scale = gain_PV.std()
             gain_PV[:, special] = float("-inf")
         proposals: dict[str, None] = {}
-        each = max(1, ask.count // len(_PENALTIES))
+        per_penalty = max(1, ask.count // len(_PENALTIES))
         for penalty in _PENALTIES:
             worth_PV = gain_PV + penalty * scale * fluency_PV
-            for flat in worth_PV.flatten().topk(min(_TOP, worth_PV.numel())).indices.tolist()[: 4 * each]:
+            for flat in worth_PV.flatten().topk(min(_TOP, worth_PV.numel())).indices.tolist()[: 4 * per_penalty]:
                 place, token = divmod(flat, worth_PV.shape[1])
                 changed = [*ids[:place], token, *ids[place + 1 :]]
                 swapped = tokenizer.decode(changed)
@@ -59,8 +59,8 @@ class Gradient:
         fluency_PV = torch.zeros(len(ids), vocabulary)
         if len(ids) > 1:
             rows = scorer.shown(candidate.wording, False).rows["train"][:_ROWS]
-            asked = [behind(row, ids[:1], tuple(ids[1:])) for row in rows]
-            readouts = scorer.answerer.ask([(row, None) for row in asked], Readouts())
+            prompted = [behind(row, ids[:1], tuple(ids[1:])) for row in rows]
+            readouts = scorer.answerer.ask([(row, None) for row in prompted], Readouts())
             scorer.tokens += len(ids) * len(rows)
             for readout in readouts:
                 fluency_PV[1:] += scorer.backbone.head(readout.hidden).log_softmax(-1) / len(rows)

@@ -268,13 +268,13 @@ class Stored:
         from overture.evaluate.host import Host
 
         handle = Host(bench.backbone, bench.store, notify=bench.notify).open(self.ref)
-        asked, own = ((task.kind, *task.words) for task in (self.config.task, handle.task))
-        if set(asked) != set(own):
+        wanted, given = ((task.kind, *task.words) for task in (self.config.task, handle.task))
+        if set(wanted) != set(given):
             raise ConfigError(
                 "the stored prompt answers another task",
                 where=f"--way {self.name}",
-                got=", ".join(own),
-                wanted=", ".join(asked),
+                got=", ".join(given),
+                wanted=", ".join(wanted),
             )
         text = handle.manifest.text
         stored_bytes = (

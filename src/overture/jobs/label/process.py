@@ -62,12 +62,12 @@ class SessionLearner:
     def begin(self) -> None:
         """Read all texts, and ask the stored prompt."""
         self._tell(state="reading", done=0, total=len(self.session.rows))
-        told = time.monotonic()
+        last_event = time.monotonic()
 
         def progress(done: int, total: int) -> None:
-            nonlocal told
-            if time.monotonic() - told > 0.5:
-                told = time.monotonic()
+            nonlocal last_event
+            if time.monotonic() - last_event > 0.5:
+                last_event = time.monotonic()
                 self._tell(done=done, total=total)
 
         self.learner.warm(progress)

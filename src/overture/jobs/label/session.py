@@ -75,7 +75,9 @@ def begun_session(store: Store, name: str, prompt: str, source: Path, seed: int 
     chosen = sorted(pool.others, key=lambda row: lot_of(content_of(task, row), seed + 1))[:MOST_ROWS]
     if len(chosen) < 2:
         raise DataError(
-            "there are too few rows to label", where=source.name, problems=[one for wrong in problems for one in wrong]
+            "there are too few rows to label",
+            where=source.name,
+            problems=[problem for wrong in problems for problem in wrong],
         )
     facts = LabelSession(
         prompt=ref, source=source.name, seed=seed, num_rows=len(chosen), left_out=len(rows) - len(chosen)

@@ -69,8 +69,8 @@ def tune(
     """
     check_effect(config.prompt)
     with joined(config) as ranks:
-        asked, listener = config, listener if is_first(ranks) else ignore
-        config = agreed(ranks, _REQUEST, lambda: settled(asked, store, backbone))
+        given, listener = config, listener if is_first(ranks) else ignore
+        config = agreed(ranks, _REQUEST, lambda: settled(given, store, backbone))
         material = read_material(config, as_notices(listener), backbone, ranks=ranks)
 
         def begun() -> Run:

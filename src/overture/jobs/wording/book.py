@@ -108,17 +108,17 @@ def proposed(
     accepted: dict[str, Candidate] = {}
     refused: Counter[str] = Counter()
     refused_keys: list[str] = []
-    each = -(-count // max(1, len(proposers)))
+    per_proposer = -(-count // max(1, len(proposers)))
     for name, proposer in proposers.items():
         try:
-            candidates = proposer.propose(ask_of(name, each))
+            candidates = proposer.propose(ask_of(name, per_proposer))
         except OvertureError as error:
             refused[f"{name}: {error.what}"] += 1
             notice(f"proposer {name} gave nothing: {error.what} ({error.got})")
             continue
         num_before = len(accepted)
         for candidate in candidates:
-            if len(accepted) == num_before + each:
+            if len(accepted) == num_before + per_proposer:
                 break
             if candidate.key in book.tried or candidate.key in accepted or candidate.key in refused_keys:
                 continue

@@ -133,8 +133,8 @@ class _Explainer:
         encoded = handle.encoder.encode(rows)
         cache = None if handle.has_adapter else InputCache()
         prompted = handle.model(cache)
-        plain, told = self._plain(prompted, cache)
-        notices += told
+        plain, plain_notices = self._plain(prompted, cache)
+        notices += plain_notices
         alone = handle.encoded_alone(rows, encoded)
         try:
             check_answerable(plain, alone[:1], task)

@@ -208,7 +208,7 @@ class _Search:
         search = cls(run, config, store, splits, scorer, Book(run, scorer, is_stop_asked),
                      Final(run, scorer, splits), plan)  # fmt: skip
         try:
-            for candidate in search.own:
+            for candidate in search.racing_controls:
                 scorer.rows(candidate, "validation")
         except Refused as refusal:
             raise ConfigError(
@@ -231,7 +231,7 @@ class _Search:
     # -- the stages
 
     @property
-    def own(self) -> list[Candidate]:
+    def racing_controls(self) -> list[Candidate]:
         """The controls that race with the others: the task file, and the user's own text."""
         text = self.config.hard.text
         # Without white space between them, the text would join the row's last word.
@@ -298,8 +298,8 @@ class _Search:
     def _proposed(self, stage: Stage, number: int, proposers: dict[str, Proposer], count: int) -> Proposals:
         wrong = self._wrong_rows() if any(name in _READS_WRONG for name in proposers) else []
 
-        def ask_of(name: str, each: int) -> Ask:
-            return Ask(self.scorer, self.best[:BEAM], wrong, each, named_random(self.config.seed, stage, number, name))
+        def ask_of(name: str, num: int) -> Ask:
+            return Ask(self.scorer, self.best[:BEAM], wrong, num, named_random(self.config.seed, stage, number, name))
 
         return proposed(self.book, proposers, ask_of, count, self.notice)
 
@@ -324,8 +324,8 @@ class _Search:
         """Race new candidates with the best so far; the result is a stage's, added up over its rounds."""
         scored = self.book.row_scores
         leaders = [standing.candidate for standing in self.best[:BEAM]]
-        entrants = list({c.key: c for c in [*self.own, *leaders, *candidates]}.values())
-        always = {candidate.key for candidate in self.own}
+        entrants = list({c.key: c for c in [*self.racing_controls, *leaders, *candidates]}.values())
+        always = {candidate.key for candidate in self.racing_controls}
         numbers = self._race_numbers
         self.run.event(ProgressEvent(what=f"{stage}, round {number}: {len(entrants)} candidates", done=0, total=1))
         standings = raced(entrants, self.book.losses, numbers, self.config.hard.first_rows, BEAM, always)
@@ -343,8 +343,8 @@ class _Search:
         )
         self.stages = [*(other for other in self.stages if other.stage != stage), result]
         if stage == "structure" and self.words is None:
-            own = [c for c in candidates if c.origin == "words" and c.wording.template is None]
-            self.words = next((c for c in reversed(own) if not c.wording.calibrated), None)
+            worded = [c for c in candidates if c.origin == "words" and c.wording.template is None]
+            self.words = next((c for c in reversed(worded) if not c.wording.calibrated), None)
 
     def _prune(self, sources: dict[Stage, dict[str, Proposer]]) -> None:
         """Leave out one part of the leader after another while no loss of likelihood can be shown."""
@@ -405,9 +405,11 @@ class _Search:
     def _final(self) -> tuple[Candidate, Luck | None]:
         """The best of the finalists and controls on all validation rows, and what luck gives."""
         finalists = [standing.candidate for standing in self.best[:FINALISTS]]
-        finalists += [candidate for candidate in self.own if candidate.key not in {f.key for f in finalists}]
+        finalists += [
+            candidate for candidate in self.racing_controls if candidate.key not in {f.key for f in finalists}
+        ]
         losses = self.book.losses(finalists, range(len(self.splits.validation)))
-        num_candidates = len(self.own) + sum(stage.proposed for stage in self.stages)
+        num_candidates = len(self.racing_controls) + sum(stage.proposed for stage in self.stages)
         return self.final.winner(finalists, losses, num_candidates)
 
     def _claims(self, winner: Candidate, scored: Scored, split: str) -> list[Claim]:
@@ -417,7 +419,7 @@ class _Search:
         task = self.config.task
         controls = {"the task file alone": Candidate()}
         if self.config.hard.text:
-            controls["the text of your own"] = self.own[-1]
+            controls["the text of your own"] = self.racing_controls[-1]
         if task.has_shots and (shots := balanced_examples(task, self.splits.train, _SHOTS, self.config.seed)):
             controls[f"{len(shots)} examples"] = Candidate(shots=shots)
         if self.words:

@@ -279,12 +279,12 @@ class _Translator:
             self._progress(f"round {number + 1}: {stage}")(number, len(rounds))
             scored, room = book.row_scores, (self.config.max_tokens - scorer.tokens) / (len(rounds) - number)
 
-            def ask_of(name: str, each: int, stage: str = stage, number: int = number) -> Ask:
+            def ask_of(name: str, num: int, stage: str = stage, number: int = number) -> Ask:
                 leaders = best()
                 if stage == "examples" and stage not in results:
                     # The first examples stand alone: an instruction found without any may be in their way.
                     leaders.sort(key=lambda standing: standing.candidate.key != Candidate().key)
-                return Ask(scorer, leaders[:_BEAM], [], each, named_random(self.config.seed, stage, number, name))
+                return Ask(scorer, leaders[:_BEAM], [], num, named_random(self.config.seed, stage, number, name))
 
             proposals = proposed(book, by_stage[stage], ask_of, count, self.notice)
             book.tried |= {*proposals.refused_keys, *(candidate.key for candidate in proposals.candidates)}
