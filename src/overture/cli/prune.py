@@ -15,12 +15,11 @@ from overture.cli.options import (
     store_root,
     with_flags,
 )
-from overture.cli.out import console, emit, loading, say, show_notes, show_text
+from overture.cli.out import console, emit, loading, show_notes, show_text
 from overture.cli.progress import display
 from overture.cli.report import asking, interval_text, sentence, show_next, verdict_style
 from overture.cli.tables import Column, show_table
 from overture.jobs.distil.options import PruneConfig
-from overture.jobs.run.request import tune_config
 
 if TYPE_CHECKING:
     from overture.core.records.distil import PruneResult
@@ -41,17 +40,11 @@ def command(
     """Drop the tokens, and pieces of tokens, that a prompt of vectors does not need; train the rest again."""
     root = store_root(store)
 
+    from overture.cli.stored import checked_store
     from overture.core.config import validated
-    from overture.store.names import checked_name
-    from overture.store.store import Store
 
     config = validated(PruneConfig, given.of(PruneConfig), "overture prune")
-    kept = Store(root, say)
-    kept.get(prompt)
-    if name:
-        checked_name(name)
-    if task:
-        tune_config(task)
+    kept = checked_store(root, prompt, name, task)
     loading()
 
     from overture.jobs.distil.prune import prune

@@ -15,12 +15,11 @@ from overture.cli.options import (
     store_root,
     with_flags,
 )
-from overture.cli.out import console, emit, loading, say, show_text
+from overture.cli.out import console, emit, loading, show_text
 from overture.cli.progress import display
 from overture.cli.report import interval_text, sentence, show_next, verdict_style
 from overture.cli.tables import Column, show_table
 from overture.engine.options import local_source
-from overture.jobs.run.request import tune_config
 from overture.jobs.transfer.options import RecycleConfig
 
 if TYPE_CHECKING:
@@ -49,19 +48,13 @@ def command(
     """Map a prompt of vectors to another model, without training there."""
     root = store_root(store)
 
+    from overture.cli.stored import checked_store
     from overture.core.config import validated
     from overture.engine.options import check_source
-    from overture.store.names import checked_name
-    from overture.store.store import Store
 
     config = validated(RecycleConfig, given.of(RecycleConfig), "overture recycle")
-    kept = Store(root, say)
-    kept.get(prompt)
     check_source(local_source(backbone))
-    if name:
-        checked_name(name)
-    if task:
-        tune_config(task)
+    kept = checked_store(root, prompt, name, task)
     loading()
 
     from overture.jobs.transfer.recycle import recycle

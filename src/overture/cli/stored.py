@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from overture.cli.out import say
 from overture.core.config import validated
 from overture.data.task import Task
+from overture.jobs.run.request import tune_config
 from overture.store.artifact import read_manifest
 from overture.store.manifest import Manifest
+from overture.store.names import checked_name
 from overture.store.store import Store
 
 
@@ -35,3 +38,24 @@ def stored(store: Store, ref: str) -> Stored:
     folder = store.get(ref)
     manifest = read_manifest(folder)
     return Stored(folder, manifest, validated(Task, manifest.task, str(folder / "prompt.json")))
+
+
+def checked_store(root: Path, prompt: str, name: str | None, task: Path | None) -> Store:
+    """A store, after the checks of a command that makes a prompt of another; they load no model.
+
+    Args:
+        root: of the store.
+        prompt: the stored prompt that the new one is made of.
+        name: of the new prompt, if given.
+        task: a task file that says where rows are, if given.
+
+    Raises:
+        UserError: there is no such prompt, the name cannot be a prompt's, or the task file is wrong.
+    """
+    store = Store(root, say)
+    store.get(prompt)
+    if name:
+        checked_name(name)
+    if task:
+        tune_config(task)
+    return store

@@ -15,10 +15,9 @@ from overture.cli.options import (
     store_root,
     with_flags,
 )
-from overture.cli.out import console, emit, loading, say, seconds_text, show_notes, show_text
+from overture.cli.out import console, emit, loading, seconds_text, show_notes, show_text
 from overture.cli.report import asking, interval_text, show_next
 from overture.cli.tables import Column, show_table
-from overture.jobs.run.request import tune_config
 from overture.jobs.wording.options import TranslateConfig
 
 if TYPE_CHECKING:
@@ -46,20 +45,14 @@ def command(
     """Find words that make the model answer as a soft prompt does; measure how much of it they keep."""
     root = store_root(store)
 
+    from overture.cli.stored import checked_store
     from overture.core.config import validated
     from overture.hard.proposers.registry import check_source
-    from overture.store.names import checked_name
-    from overture.store.store import Store
 
     config = validated(TranslateConfig, given.of(TranslateConfig), "overture translate")
     for source in config.chosen:
         check_source(source)
-    kept = Store(root, say)
-    kept.get(prompt)
-    if name:
-        checked_name(name)
-    if task:
-        tune_config(task)
+    kept = checked_store(root, prompt, name, task)
     loading()
 
     from overture.cli.progress import display
