@@ -1,7 +1,7 @@
 """``overture init``: a first task file from data."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -121,7 +121,8 @@ def _lines(report: "DataReport") -> Iterator[str]:
     if report.kind in ("generation", "qa", "chat"):
         what = "Answer column"
     count = f" ({len(report.labels)} label{'s' if len(report.labels) > 1 else ''})" if report.labels else ""
-    shown = _named(report.media.modality if report.media else "text", report.texts)
+    modality = report.media.modality if report.media else "text"
+    shown = f"{modality} column{'s' if len(report.texts) > 1 else ''}: {', '.join(report.texts)}"
     yield f"{what}: {', '.join(report.target) or 'in the messages'}{count}; {shown}"
     total = sum(report.rows.values())
     splits = ", ".join(f"{split} {count:,}" for split, count in report.rows.items() if split != "path")
@@ -172,7 +173,3 @@ def _media_lines(media: "MediaReport") -> Iterator[str]:
             f"Warning: each value of {source.what} goes with one label alone ({'; '.join(source.examples)}): "
             "a model may learn it instead of the label. Test with values that no training row has."
         )
-
-
-def _named(what: str, names: Sequence[str]) -> str:
-    return f"{what} column{'s' if len(names) > 1 else ''}: {', '.join(names)}"

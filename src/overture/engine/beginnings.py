@@ -105,7 +105,8 @@ def with_shared_beginnings(
                 injection = injections[number] or Injection()
                 injections[number] = replace(injection, vectors=None, memory=Memory(memory, "memory"))
                 if beginning.head:
-                    shared_rows[number] = _without_head(rows[number], len(beginning.head))
+                    rest = rows[number].input_elements[len(beginning.head) :]
+                    shared_rows[number] = replace(rows[number], input=segments_of(rest), slots=(), texts=None)
     return shared_rows, injections
 
 
@@ -155,10 +156,6 @@ def _common_head(texts: Sequence[Sequence[Element]]) -> tuple[int, ...]:
             break
         head.append(element)
     return tuple(head)
-
-
-def _without_head(row: Encoded, num_tokens: int) -> Encoded:
-    return replace(row, input=segments_of(row.input_elements[num_tokens:]), slots=(), texts=None)
 
 
 def _run(backbone: Backbone, beginnings: Sequence[_Beginning]) -> list[LayerMemory]:

@@ -220,7 +220,7 @@ def label_place(name: str, words: Sequence[str]) -> Literal["end", "mask", "vect
     if name in EMBEDDED or name.endswith(".gguf"):
         return "end"
     with readable_errors(name), quiet():
-        config = _config_of(name)
+        config = _read_config(AutoConfig.from_pretrained(name, trust_remote_code=False))
         family = family_of(config.model_type, name)
         if family.is_causal:
             return "end"
@@ -232,12 +232,8 @@ def label_place(name: str, words: Sequence[str]) -> Literal["end", "mask", "vect
     return "mask" if has_head and inner.mask_token_id is not None and is_short else "vectors"
 
 
-def _config_of(source: str, **options: Any) -> Any:
-    """A model's config; of one that reads pictures too, that of its texts; of two towers, that of the images'."""
-    return _read_config(AutoConfig.from_pretrained(source, trust_remote_code=False, **options))
-
-
 def _read_config(config: Any) -> Any:
+    """A model's config; of one that reads pictures too, that of its texts; of two towers, that of the images'."""
     if config.model_type in TOWERS:
         return config.vision_config
     return config.text_config if config.model_type in ("gemma3", *CONNECTORS) else config

@@ -79,9 +79,5 @@ def _plain(layer: torch.nn.Module) -> Iterator[torch.nn.Linear]:
     """The matrices that can be packed."""
     for module in layer.modules():
         # A subclass may compute otherwise.
-        if isinstance(module, torch.nn.Linear) and type(module) is torch.nn.Linear and _can_pack(module.weight):
+        if type(module) is torch.nn.Linear and module.weight.dtype == torch.float32 and module.weight.is_cpu:
             yield module
-
-
-def _can_pack(weight: Tensor) -> bool:
-    return weight.dtype == torch.float32 and weight.device.type == "cpu"

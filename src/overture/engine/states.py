@@ -91,14 +91,11 @@ def states_at(inputs: Inputs, picks: Sequence[tuple[Encoded, int]]) -> Tensor:
         picks: a row, and the index of a position in it.
     """
     of_picks = []
+    num_layers = inputs.backbone.info.num_layers
     for row, index in picks:
-        walk = [hidden[0, index] for layer, hidden, _ in layer_by_layer(inputs, [row]) if layer < _layers(inputs)]
+        walk = [hidden[0, index] for layer, hidden, _ in layer_by_layer(inputs, [row]) if layer < num_layers]
         of_picks.append(torch.stack(walk))
     return torch.stack(of_picks, dim=1).float()
-
-
-def _layers(inputs: Inputs) -> int:
-    return inputs.backbone.info.num_layers
 
 
 def _read(row: Encoded) -> int:

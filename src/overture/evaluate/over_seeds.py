@@ -160,7 +160,11 @@ def differences_over_seeds(
     values = {names: _differences(*pair) for names, pair in pairs.items()}
     moderated: dict[tuple[str, str], tuple[float, float]] = {}
     for has_constant in (True, False):
-        family = [pair for pair in pairs if len(values[pair]) > 1 and _has_constant(*pairs[pair]) == has_constant]
+        family = [
+            pair
+            for pair, ways in pairs.items()
+            if len(values[pair]) > 1 and any(len(way.values) == 1 for way in ways) == has_constant
+        ]
         if len(family) > 1:
             ways = {name for pair in family for name, way in zip(pair, pairs[pair], strict=True) if len(way.values) > 1}
             moderated |= zip(family, _moderated([values[pair] for pair in family], len(ways)), strict=True)
@@ -172,10 +176,6 @@ def _differences(a: Resampled, b: Resampled) -> list[float]:
     if not {len(a.values), len(b.values)} <= {1, n_seeds}:
         raise DataError("the seeds of two ways do not pair up", got=f"{len(a.values)} and {len(b.values)}")
     return [first - second for first, second in zip(_spread(a, n_seeds), _spread(b, n_seeds), strict=True)]
-
-
-def _has_constant(a: Resampled, b: Resampled) -> bool:
-    return 1 in (len(a.values), len(b.values))
 
 
 def _moderated(values: Sequence[Sequence[float]], num_ways: int) -> list[tuple[float, float]]:

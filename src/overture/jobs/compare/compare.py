@@ -126,7 +126,8 @@ def compare(
         fitting: tuple[str, ...] = ()
         if not config.ways:
             fitting = _fitting_ways(config, lab)
-            config = config.model_copy(update={"ways": (*fitting, _own_way(config, lab))})
+            prompt = with_slots(fitting_place(config.tune, lab.bench.backbone)).prompt
+            config = config.model_copy(update={"ways": (*fitting, f"{prompt.method}-{prompt.place}")})
         ways = _ways(config, store, only)
         workers = held.enter_context(_workers(where, config, ways, lab)) if where.on else None
         comparison = _Comparison(config, folder, ways, lab, fitting, workers)
@@ -156,12 +157,6 @@ def _workers(where: Where, config: CompareConfig, ways: Sequence[Way], lab: Lab)
 
 def _ways(config: CompareConfig, store: Store, only: Key | None) -> list[Way]:
     return [with_versions(way, store) for way in ways_of(config, only.way if only else "")]
-
-
-def _own_way(config: CompareConfig, lab: Lab) -> str:
-    """The task's own prompt."""
-    prompt = with_slots(fitting_place(config.tune, lab.bench.backbone)).prompt
-    return f"{prompt.method}-{prompt.place}"
 
 
 def _fitting_ways(config: CompareConfig, lab: Lab) -> tuple[str, ...]:

@@ -79,17 +79,14 @@ def _kept_pace(work: Work, model: PromptedModel) -> float:
     facts = (info.weights_sha256[:16], info.dtype, work.backbone.device, prompt.method, prompt.place)
     key, memo = " ".join(map(str, (*facts, torch.get_num_threads()))), cache_dir() / "paces.json"
     try:
-        paces = {name: pace for name, pace in _Paces.validate_json(memo.read_bytes()).items() if _is_fresh(pace)}
+        kept = _Paces.validate_json(memo.read_bytes())
+        paces = {name: (pace, when) for name, (pace, when) in kept.items() if 0 <= time.time() - when < _DAY_S}
     except (OSError, ValueError):
         paces = {}
     if key not in paces:
         paces[key] = (_seconds_per_token(work, model), time.time())
         write_json(memo, paces)
     return paces[key][0]
-
-
-def _is_fresh(pace: tuple[float, float]) -> bool:
-    return 0 <= time.time() - pace[1] < _DAY_S
 
 
 def _seconds_per_token(work: Work, model: PromptedModel) -> float:
