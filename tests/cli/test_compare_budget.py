@@ -12,6 +12,7 @@ from overture.core.errors import Stopped
 from overture.core.records.cells import Key, Trial
 from overture.jobs.compare import compare as study
 from overture.jobs.compare.cells import Lab
+from overture.jobs.compare.forecast import Forecast
 from overture.jobs.compare.rates import next_rate
 from overture.jobs.compare.ways import way_named
 from overture.jobs.run.request import tune_config
@@ -68,7 +69,7 @@ def test_a_rate_that_is_given_is_taken(task, overture) -> None:
 def test_rates_that_are_chosen_cost_no_time_of_a_budget(task, overture, monkeypatch) -> None:
     from overture.jobs.compare.budget import Speed
 
-    monkeypatch.setattr(study._Comparison, "_speed", lambda work, way: Speed(6.0, 0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(Forecast, "timed", lambda forecast, way, size: Speed(6.0, 0.0, 0.0, 0.0, 0.0))
     words = ["compare", task, "--way", "bitfit:norms", "--size", "4", "--seeds", "1", "--min-steps", "1"]
     words += ["-o", "out", "--json", "--budget", "9"]
     planned = []
@@ -111,7 +112,7 @@ def test_budget_leaves_out_what_does_not_fit(task, overture, monkeypatch) -> Non
     from overture.jobs.compare.budget import Speed
 
     # Each cell takes six seconds, whatever its size.
-    monkeypatch.setattr(study._Comparison, "_speed", lambda work, way: Speed(6.0, 0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(Forecast, "timed", lambda forecast, way, size: Speed(6.0, 0.0, 0.0, 0.0, 0.0))
     words = ["--way", "prefix-after", "--size", "4", "--size", "8", "--seeds", "3", "--min-steps", "1", *FEW]
     found = overture("compare", task, *words, "--budget", "0.35", "--json").json
     assert (found["sizes"], found["seeds"]) == ([4], [0, 1, 2])
@@ -163,7 +164,7 @@ def slow(monkeypatch, cell: float, trial: float) -> list[float]:
         return timed
 
     monkeypatch.setattr(study.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(study._Comparison, "_speed", lambda work, way: Speed(10.0, 0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(Forecast, "timed", lambda forecast, way, size: Speed(10.0, 0.0, 0.0, 0.0, 0.0))
     monkeypatch.setattr(study, "measured", taking(cell, study.measured))
     monkeypatch.setattr(study, "trial", taking(trial, study.trial))
     return clock
@@ -174,7 +175,7 @@ def test_timing_counts_in_the_budget(task, overture, monkeypatch) -> None:
 
     clock = iter(range(0, 10**6, 30))
     monkeypatch.setattr(study.time, "monotonic", lambda: float(next(clock)))
-    monkeypatch.setattr(study._Comparison, "_speed", lambda work, way: Speed(6.0, 0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(Forecast, "timed", lambda forecast, way, size: Speed(6.0, 0.0, 0.0, 0.0, 0.0))
     words = ["compare", task, "--way", "prefix-after", "--size", "4", "--seeds", "1", "--min-steps", "1", *FEW]
     done = overture(*words, "--budget", "0.5", "--json")
     assert (done.code, done.json["what"]) == (2, "the budget is too small for any comparison")
@@ -185,11 +186,11 @@ def test_what_was_timed_is_kept_when_a_budget_is_refused(task, overture, monkeyp
 
     timed: list[str] = []
 
-    def speed(_: Any, way: Any) -> Speed:
+    def speed(_: Any, way: Any, size: int) -> Speed:
         timed.append(way.name)
         return Speed(100.0, 0.0, 0.0, 0.0, 1.0)
 
-    monkeypatch.setattr(study._Comparison, "_speed", speed)
+    monkeypatch.setattr(Forecast, "timed", speed)
     words = ["compare", task, "--way", "no-prompt", "--way", "prefix-after", "--size", "4", "--seeds", "1", *FEW]
     refused = overture(*words, "--budget", "0.1", "--json")
     assert (refused.code, refused.json["error"]) == (2, "ConfigError")
