@@ -4,6 +4,11 @@ import sys
 import pytest
 from hypothesis import settings
 
+from overture.engine.lean import import_transformers
+
+# As a command does: what it leaves out, a test would hide.
+import_transformers()
+
 # The same examples in each run; HYPOTHESIS_PROFILE=default searches for others.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))

@@ -187,16 +187,22 @@ def test_passes_have_room_for_what_may_be_written(home, monkeypatch, limit):
 # -- without a prompt: HFLM is the oracle
 
 
+def hflm(folder: Path, batch_size: int):
+    """Their model of a folder; loaded here, since they load it with accelerate, which our process has not."""
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+
+
 @pytest.fixture(scope="module", params=["llama", "gpt2", "gemma3_text"])
 def both(request, tmp_path_factory):
     """The same tiny model under HFLM and under ours."""
-    from lm_eval.models.huggingface import HFLM
-
     folder = tmp_path_factory.mktemp(request.param)
     make_model(request.param, "sdpa").save_pretrained(folder)
     make_inner_tokenizer(request.param).save_pretrained(folder)
-    theirs = HFLM(pretrained=str(folder), device="cpu", batch_size=3, dtype="float32")
-    return theirs, OvertureLM(backbone=str(folder), batch_size=3)
+    return hflm(folder, batch_size=3), OvertureLM(backbone=str(folder), batch_size=3)
 
 
 def test_without_a_prompt_likelihoods_are_those_of_hflm(both):
@@ -227,17 +233,13 @@ def test_without_a_prompt_texts_are_those_of_hflm(both):
 
 
 def test_a_whole_task_without_a_prompt_is_that_of_hflm(home, offline):
-    from lm_eval.models.huggingface import HFLM
-
-    theirs, _ = evaluated(HFLM(pretrained=str(home / "tiny"), device="cpu", batch_size=4), harness_task(home))
+    theirs, _ = evaluated(hflm(home / "tiny", batch_size=4), harness_task(home))
     found, _ = evaluated(OvertureLM(backbone=str(home / "tiny")), harness_task(home))
     assert found["acc,none"] == theirs["acc,none"]
     writing = {"task": "write", "output_type": "generate_until", "doc_to_choice": None, "doc_to_target": "{{label}}"}
     writing |= {"generation_kwargs": {"until": ["\n"], "max_gen_toks": 4}, "metric_list": [{"metric": "exact_match"}]}
     own, samples = evaluated(OvertureLM(backbone=str(home / "tiny")), harness_task(home, **writing))
-    _, wanted = evaluated(
-        HFLM(pretrained=str(home / "tiny"), device="cpu", batch_size=1), harness_task(home, **writing)
-    )
+    _, wanted = evaluated(hflm(home / "tiny", batch_size=1), harness_task(home, **writing))
     assert [sample["resps"] for sample in samples] == [sample["resps"] for sample in wanted]
     assert "exact_match,none" in own
 
