@@ -1,7 +1,7 @@
 """docs/sizes.md: quality and cost over model size and training rows, from three comparisons on the same questions.
 
-    overture compare bench/tasks/trec.yaml ... -o docs/reports/trec          (the commands stand in each result.json)
-    python bench/pages/sizes_page.py [--check]
+overture compare bench/tasks/trec.yaml ... -o docs/reports/trec          (the commands stand in each result.json)
+python bench/pages/sizes_page.py [--check]
 """
 
 import argparse
@@ -26,13 +26,9 @@ MODELS = {
 }
 """Reports, the smallest model first."""
 
-WAYS = {
-    "no-prompt": "no prompt",
-    "prefix-memory": "prompt",
-    "prefix-after": "prompt",
-    "lora": "LoRA",
-    "full": "full fine-tuning",
-}
+WAYS = {"no-prompt": "no-prompt", "prefix-memory": "prefix", "prefix-after": "prefix", "lora": "lora", "full": "full"}
+"""Ways by the name that the chart gives them: an encoder has its prefix at another place than a decoder."""
+
 NAMES = list(dict.fromkeys(WAYS.values()))
 
 
@@ -64,7 +60,12 @@ def chart(results: dict[str, Summary]) -> alt.FacetChart:
         sizes = [score.size] if score.size else [min(summary.sizes), max(summary.sizes)]
         shift = 1.03 ** (NAMES.index(way) - 2)
         points += [
-            {"model": panel, "way": way, "rows": size * shift, **{key: getattr(score, key) for key in ("value", "low", "high")}}
+            {
+                "model": panel,
+                "way": way,
+                "rows": size * shift,
+                **{key: getattr(score, key) for key in ("value", "low", "high")},
+            }
             for size in sizes
         ]
     sizes = sorted({size for summary in results.values() for size in summary.sizes})
@@ -98,13 +99,21 @@ def lines(results: dict[str, Summary]) -> list[list[str]]:
         if score.size and score.size not in common:
             continue
         cost = cost_of(summary, score.way, score.size)
-        costs = ["", "", ""] if not score.size or cost is None else [
-            f"{cost.cpu_seconds:.0f}", f"{cost.trainable:,}", f"{cost.stored_bytes / 1e6:.1f}"
-        ]
-        found.append([
-            f"{MODELS[name].partition(',')[0]} {millions(summary)}", score.way, str(score.size or ""),
-            f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})", str(score.n_seeds), *costs,
-        ])
+        costs = (
+            ["", "", ""]
+            if not score.size or cost is None
+            else [f"{cost.cpu_seconds:.0f}", f"{cost.trainable:,}", f"{cost.stored_bytes / 1e6:.1f}"]
+        )
+        found.append(
+            [
+                f"{MODELS[name].partition(',')[0]} {millions(summary)}",
+                score.way,
+                str(score.size or ""),
+                f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})",
+                str(score.n_seeds),
+                *costs,
+            ]
+        )
     return found
 
 
