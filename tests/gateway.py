@@ -12,11 +12,12 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from overture.core.records.serving import Command, Request
-from overture.server.app import create_app
+from overture.server.app import application
 from overture.server.engine import FakeEngine
+from overture.server.front import Front
 from overture.server.listen import bound_socket, uvicorn_server
 from overture.server.registry import Registry
-from overture.server.security import Access
+from overture.server.security import Access, Guard
 from overture.server.service import Service
 from overture.server.sessions import Sessions
 from overture.server.watch import Watch
@@ -132,7 +133,9 @@ class Gateway:
         self.watch = Watch(self.engine, audit)
         self.access = access or Access()
         self.sessions = Sessions(self.access.port)
-        self.app = create_app(Service(self.engine, self.registry), self.access, self.watch, sessions=self.sessions)
+        service = Service(self.engine, self.registry)
+        front = Front(self.engine, lambda: application(service, self.access, self.watch, self.sessions))
+        self.app = Guard(front, self.access, self.watch.finished, self.sessions, front.refuse)
 
     def add(self, *names: str, **changes: Any) -> None:
         """Keep a version of each prompt."""

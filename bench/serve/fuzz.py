@@ -36,17 +36,14 @@ def known_names(value: Any) -> Any:
 
 def run(num_examples: int, num_rounds: int) -> dict[str, Any]:
     from gateway import Gateway  # type: ignore[import-not-found]
-    from overture.server.app import create_app
     from overture.server.listen import bound_socket, uvicorn_server
     from overture.server.security import Access
-    from overture.server.service import Service
 
     bound = bound_socket("127.0.0.1", 0)
     port = bound.getsockname()[1]
-    gateway = Gateway(tempfile.mkdtemp(), serves_base=True)
+    gateway = Gateway(tempfile.mkdtemp(), access=Access(port=port), serves_base=True)
     gateway.add("movie", "spam", "topics", "names", "stars", "pair", "summary", "talk")
-    app = create_app(Service(gateway.engine, gateway.registry), Access(port=port), gateway.watch)
-    server = uvicorn_server(app)
+    server = uvicorn_server(gateway.app)
     threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True).start()
     before, started = psutil.Process().memory_info().rss, time.monotonic()
     command = ["schemathesis", "run", f"http://127.0.0.1:{port}/openapi.json", "--checks", CHECKS]

@@ -20,6 +20,7 @@ from overture.engine.options import DType
 
 if TYPE_CHECKING:
     from overture.core.records.serving import VllmOptions, WorkerOptions
+    from overture.server.front import Front
     from overture.server.registry import Registry
     from overture.store.store import Store
 
@@ -183,39 +184,44 @@ def run_server(options: ServerOptions, is_json: bool, show: Callable[[str], None
     with contextlib.suppress(OSError):
         engine.spawn()
 
-    from overture.server.app import create_app
-    from overture.server.registry import Registry
-    from overture.server.service import Service
+    from overture.server.front import Application, Front
+    from overture.server.security import Guard
     from overture.server.sessions import Sessions
     from overture.server.watch import Watch
 
-    registry = Registry(
-        prompts, engine, Path(model).name, serves_base=options.serves_base, allow_drift=options.allow_drift
-    )
-    names = (*LOOPBACK, options.host.lower(), *map(str.lower, options.known_hosts))
-    access = Access(hosts=tuple(dict.fromkeys(names)), port=port, keys=keys)
-    sessions = Sessions(port)
+    hosts = dict.fromkeys((*LOOPBACK, options.host.lower(), *map(str.lower, options.known_hosts)))
+    access = Access(hosts=tuple(hosts), port=port, keys=keys)
+    sessions, watch = Sessions(port), Watch(engine, options.audit)
     url = f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{port}"
-    page = f"{url}/enter?token={sessions.link(LOCAL)}" if keys else f"{url}/"
-    address = Address(url, page, has_keys=bool(keys))
+    address = Address(url, f"{url}/enter?token={sessions.link(LOCAL)}" if keys else f"{url}/", has_keys=bool(keys))
     greetings: list[asyncio.Task[None]] = []
 
-    def greet() -> None:
-        show(page)
-        greetings.append(
-            asyncio.create_task(_greet(registry, address, is_json, store_flag(options.store), worker.vllm))
+    def make() -> Application:
+        from overture.server.app import application
+        from overture.server.registry import Registry
+        from overture.server.service import Service
+
+        registry = Registry(
+            prompts, engine, Path(model).name, serves_base=options.serves_base, allow_drift=options.allow_drift
         )
+        return application(Service(engine, registry), access, watch, sessions)
+
+    def greet() -> None:
+        show(address.page)
+        greetings.append(asyncio.create_task(_greet(front, address, is_json, store_flag(options.store), worker.vllm)))
         greetings[0].add_done_callback(lambda task: stop_if_failed(task.cancelled() or task.exception() is not None))
 
     def stop_if_failed(is_failed: bool) -> None:
         server.should_exit = server.should_exit or is_failed
 
-    watch = Watch(engine, options.audit)
-    server = uvicorn_server(create_app(Service(engine, registry), access, watch, greet, sessions))
+    front = Front(engine, make, greet)
+    server = uvicorn_server(Guard(front, access, watch.finished, sessions, front.refuse))
     try:
         server.run(sockets=[bound])
     except KeyboardInterrupt:
         remark("stopped")
+    finally:
+        watch.close()
     for greeting in greetings:
         if not greeting.cancelled() and (failure := greeting.exception()):
             raise failure
@@ -294,15 +300,14 @@ def _model_of(store: "Store") -> tuple[str, str | None]:
     return models.most_common(1)[0][0] if models else (next(iter(EMBEDDED)), None)
 
 
-async def _greet(
-    registry: "Registry", address: Address, is_json: bool, flag: str, vllm: "VllmOptions | None" = None
-) -> None:
+async def _greet(front: "Front", address: Address, is_json: bool, flag: str, vllm: "VllmOptions | None" = None) -> None:
     """Say when the model answers, what is served and what is not.
 
     Raises:
         BackboneError: the model cannot be loaded.
     """
     started, url = time.monotonic(), address.url
+    registry = (await front.application()).service.registry
     remark(f"{url} listens; {registry.base} is loading ...")
     while not (stats := registry.engine.stats()).is_ready:
         if stats.failure:

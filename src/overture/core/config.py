@@ -19,7 +19,7 @@ M = TypeVar("M", bound=BaseModel)
 class Config(BaseModel):
     """Base of all options: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 def validated(model: type[M], values: Any, where: str) -> M:

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Annotated, Any
 
@@ -18,6 +16,7 @@ from starlette.responses import Response
 
 from overture.core.errors import NotReady, OvertureError, WrongName
 from overture.server.errors import ErrorReply, Refused, invalid_body
+from overture.server.front import Application, Health, health_of
 from overture.server.openai import Writer, embeddings, server_sent
 from overture.server.openai_schema import (
     ChatReply,
@@ -33,7 +32,6 @@ from overture.server.schema import (
     AliasReply,
     AliasRequest,
     Drift,
-    Health,
     ModelCard,
     ModelList,
     PredictReply,
@@ -46,7 +44,7 @@ from overture.server.schema import (
     TokenizeReply,
     TokenizeRequest,
 )
-from overture.server.security import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, Access, Guard, Visit
+from overture.server.security import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, Access, Visit
 from overture.server.service import Service, while_connected
 from overture.server.sessions import Sessions
 from overture.server.watch import Watch
@@ -83,49 +81,24 @@ AdminOf = Annotated[Visit, Depends(_admin)]
 Ref = Annotated[str, Path(min_length=1, max_length=200, description="name, name@version or name@alias")]
 
 
-def create_app(
-    service: Service,
-    access: Access,
-    watch: Watch,
-    on_start: Callable[[], None] = lambda: None,
-    sessions: Sessions | None = None,
-) -> Guard:
-    """The application: every route behind the guard.
+def application(service: Service, access: Access, watch: Watch, sessions: Sessions) -> Application:
+    """All routes.
 
     Args:
         service: answers.
         access: who may ask.
-        watch: is told of each request.
-        on_start: called when requests can come.
-        sessions: browsers that signed in; none yet if left out.
+        watch: counts requests.
+        sessions: browsers that signed in.
     """
-    sessions = sessions or Sessions(access.port)
     site = Site(service, access, sessions, watch)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, asyncio.Event]]:
-        await service.engine.start()
-        on_start()
-        # Pages that follow something would keep a server that stops waiting; its connections set this.
-        yield {"stopping": asyncio.Event()}
-        await service.engine.stop()
-        watch.close()
-
-    app = FastAPI(
-        title="Overture",
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        max_body_size=MAX_BODY_BYTES,
-        responses=_ERRORS,
-    )
+    app = FastAPI(title="Overture", docs_url=None, redoc_url=None, max_body_size=MAX_BODY_BYTES, responses=_ERRORS)
     _answer_errors(app, site)
     _add_asking(app, service)
     _add_models(app, service)
     _add_prompts(app, service)
     _add_state(app, service, watch)
     add_pages(app, site)
-    return Guard(app, access, watch.finished, sessions, site.refusal)
+    return Application(app, site.refusal, service)
 
 
 def _answer_errors(app: FastAPI, site: Site) -> None:
@@ -314,21 +287,16 @@ def _add_prompts(app: FastAPI, service: Service) -> None:
 
 
 def _add_state(app: FastAPI, service: Service, watch: Watch) -> None:
-    def health() -> Health:
-        stats = service.engine.stats()
-        status = "down" if not stats.is_alive else "ok" if stats.is_ready else "starting"
-        return Health(status=status, restarts=stats.restarts)
-
     @app.get("/health", tags=["state"])
     async def alive() -> Health:
         """Whether the gateway answers; it needs no key."""
-        return health()
+        return health_of(service.engine.stats())
 
     @app.get("/ready", tags=["state"])
     async def ready(visit: VisitOf) -> Health:
         """Whether the model answers."""
         del visit
-        state = health()
+        state = health_of(service.engine.stats())
         if state.status != "ok":
             raise Refused(503, "not_ready", "the model is not loaded", got=state.status, retry_after_s=1.0)
         return state

@@ -44,8 +44,11 @@ Stop = Annotated[list[Annotated[Text, Field(min_length=1, max_length=200)]], Fie
 class Body(Record):
     """A request; a field that is not of its schema is an error."""
 
+    # FastAPI quiets a warning of pydantic about its fields only while it makes a route.
+    model_config = ConfigDict(defer_build=False)
 
-class PredictRequest(Body, Doubt):
+
+class PredictRequest(Doubt, Body):
     """Rows, and the prompts that are asked about each of them."""
 
     prompt: Name | Annotated[list[Name], Field(min_length=1, max_length=64)] = Field(
@@ -225,14 +228,6 @@ class Drift(Record):
     prompt: str = Field(description="name@version")
     fits: bool = Field(description="whether it is served")
     problem: str | None = Field(None, description="why not")
-
-
-class Health(Record):
-    """Whether the server works."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    status: Literal["ok", "starting", "down"]
-    restarts: int = Field(0, description="how often the model's process was started again")
 
 
 class TokenizeRequest(Body):

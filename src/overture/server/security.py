@@ -10,7 +10,7 @@ import os
 import secrets
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from overture.core.config import validated
@@ -205,7 +204,7 @@ class Guard:
         access: who may ask.
         finished: called with each request after its answer.
         sessions: browsers that signed in; without them only keys count.
-        refusal: the answer to a request that is not let through.
+        refuse: answers a request that is not let through.
     """
 
     def __init__(
@@ -214,10 +213,12 @@ class Guard:
         access: Access,
         finished: Callable[[Visit], None] = lambda visit: None,
         sessions: "Sessions | None" = None,
-        refusal: Callable[[Refused, Scope], Response] = lambda error, scope: error.response(),
+        refuse: Callable[[Refused, Scope, Receive, Send], Awaitable[None]] = lambda error, *ends: error.response()(
+            *ends
+        ),
     ) -> None:
         self.app, self.access, self.finished = app, access, finished
-        self.sessions, self.refusal = sessions, refusal
+        self.sessions, self.refuse = sessions, refuse
         self._buckets: dict[str, _Bucket] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -247,12 +248,12 @@ class Guard:
             async with asyncio.timeout(self.access.max_request_s):
                 await self.app(scope, receive, send_guarded)
         except Refused as error:
-            await self.refusal(error, scope)(scope, receive, send_guarded)
+            await self.refuse(error, scope, receive, send_guarded)
         except TimeoutError:
             if visit.status:
                 raise
             late = Refused(504, "timeout", "the request took too long", wanted=f"{self.access.max_request_s:g} s")
-            await self.refusal(late, scope)(scope, receive, send_guarded)
+            await self.refuse(late, scope, receive, send_guarded)
         finally:
             self.finished(visit)
 

@@ -37,7 +37,7 @@ Answers = Annotated[tuple[Any, ...], BeforeValidator(_frozen)]
 class Record(BaseModel):
     """Facts that do not change: finite numbers only, and no key that is not a field."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     def dump(self) -> dict[str, Any]:
         """The record as JSON holds it; fields made by `optional` are left out where they are None."""
