@@ -1,22 +1,29 @@
 """Whether sets of labels and withheld answers keep their promise: 200 random splits of a stored prompt's test rows.
 
     python bench/quality/coverage.py --prompt movie --store STORE --rows DATA/movie/test.jsonl
+    python bench/quality/coverage.py --task trec --data DATA --dtype bfloat16
 
-The prompt scores the rows once; each split takes half of them as kept rows and measures the promise on the other half.
-Sets are compared with those of another score (APS, Romano et al. 2020, without its random part), thresholds with others
-that promise the same. The prompt's own kept rows, which chose its epoch, are measured on all rows.
+With --task a prompt is tuned first, on 512 training rows. The prompt scores the rows once; each split takes half of
+them as kept rows and measures the promise on the other half. Sets are compared with those of another score (APS, Romano
+et al. 2020, without its random part), thresholds with others that promise the same. The prompt's own kept rows, which
+chose its epoch, are measured on all rows.
 """
 
+import argparse
 import math
 import random
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import overture
 from common import script_parser
 from overture.core.files import write_json
 from overture.core.records.shares import WHOLE, Doubt, kept_shares
@@ -24,6 +31,7 @@ from overture.core.rows import Prediction
 from overture.core.versions import versions
 from overture.data.rows import gold_of
 from overture.data.task_rows import rows_of_file
+from overture.engine.load import load_backbone
 from overture.evaluate.doubt import (
     CONFIDENCE,
     answer_threshold,
@@ -35,6 +43,7 @@ from overture.evaluate.doubt import (
 from overture.evaluate.host import Host
 from overture.evaluate.scoring import score
 from overture.store.store import Store
+from tasks import WORDINGS, decoder_task, splits_of
 
 NUM_SPLITS = 200
 Pair = tuple[int, tuple[int, ...]]
@@ -137,13 +146,33 @@ def _answered(rule: Any, kept: Sequence[Pair], new: Sequence[Pair], wanted: floa
     return (statistics.fmean(given) if given else 1.0), len(given) / len(new)
 
 
+def tuned_prompt(args: argparse.Namespace) -> str:
+    """A prompt of a task, in the store that the arguments name."""
+    splits = splits_of(args.task, args.data, args.train, 0)
+    rows = {name: [dict(row.fields) for row in splits[name]] for name in ("train", "validation")}
+    # The task's own options, without the files that rows replace.
+    task = decoder_task(args.task).model_dump(mode="json", exclude_unset=True, exclude={"data"})
+    told = overture.tune(task, rows, store=args.store, baselines=False, shots=0, dtype=args.dtype)
+    assert told.prompt is not None, "it is kept"
+    return told.prompt
+
+
 def main() -> None:
     parser = script_parser(__doc__, "coverage", threads=1)
-    parser.add_argument("--prompt", required=True)
-    parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("--prompt", help="a stored prompt, with --store and --rows")
+    parser.add_argument("--store", type=Path)
+    parser.add_argument("--rows", type=Path)
+    parser.add_argument("--task", choices=list(WORDINGS), help="tune a prompt of this task, with --data")
+    parser.add_argument("--data", type=Path, help="folder with TASK/{train,validation,test}.jsonl")
+    parser.add_argument("--train", type=int, default=512, help="training rows, with --task")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     args = parser.parse_args()
-    handle = Host(store=Store(args.store)).open(args.prompt)
+    torch.set_num_threads(args.threads)
+    if args.task:
+        args.store, args.rows = Path(tempfile.mkdtemp()), args.data / args.task / "test.jsonl"
+        args.prompt = tuned_prompt(args)
+    backbone = load_backbone("smollm2", device="cpu", dtype=args.dtype) if args.task else None
+    handle = Host(backbone, Store(args.store)).open(args.prompt)
     rows, _ = rows_of_file(handle.task, args.rows)
     scored = score(handle.model(), handle.encoder.encode(rows), handle.task, gold_of(handle.task, rows))
     shares = scored.kept_shares(handle.task, "file")
@@ -165,6 +194,7 @@ def main() -> None:
             "prompt": handle.manifest.ref,
             "method": f"{handle.manifest.method} {handle.manifest.place}",
             "backbone": handle.manifest.backbone.id,
+            "dtype": args.dtype,
             "num_rows": len(pairs),
             "num_labels": len(labels),
             "accuracy": accuracy,

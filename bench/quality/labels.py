@@ -1,11 +1,12 @@
 """How many labels a prompt needs where the rows that teach most are labelled first, against rows drawn by chance.
 
-    python bench/quality/labels.py --data DATA --task movie --seeds 5
+    python bench/quality/labels.py --data DATA --task movie --seeds 5 --dtype bfloat16 --minutes 20
     python bench/quality/labels.py --data DATA --task movie --seeds 20 --head
 
 Each seed draws its own pool from the training rows and labels the same random rows first; then each way labels more,
 training anew after each batch. The test rows are the same for all. With --head a linear head on the model's frozen
-features learns instead of a prompt: seconds for all seeds instead of minutes for each. One JSON a task.
+features learns instead of a prompt: seconds for all seeds instead of minutes for each. One JSON a task, written again
+after each seed; after --minutes no further seed begins.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,9 @@ from scipy.stats import t as student
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from common import add_data, script_parser
+from common import add_data, in_time, machine_facts, script_parser, start_facts
 from overture.baseline.features import features_of
 from overture.core.files import write_json
-from overture.core.versions import versions
 from overture.data.encode import Encoder
 from overture.data.read import read_table
 from overture.data.row import Row
@@ -147,15 +147,16 @@ def head_runs(backbone: Backbone, task: Task, train: list[Row], test: list[Row],
     return runs
 
 
-def needed(runs: Sequence[Any], sizes: Sequence[int], target: int = 64) -> dict[str, Any]:
-    """Labels at which each way's mean curve reaches the accuracy of `target` random ones, and the paired gain there.
+def needed(runs: Sequence[Any], sizes: Sequence[int]) -> dict[str, Any]:
+    """Labels at which each way's mean curve reaches the accuracy of as many random ones as the last size, and the gain.
 
     Between two sizes the curve is read along a straight line; None where the curve does not get there.
     """
     ways = list(dict.fromkeys(run["way"] for run in runs))
     curves = {way: {run["seed"]: run["accuracy"] for run in runs if run["way"] == way} for way in ways}
     means = {way: [statistics.fmean(one[size] for one in curves[way].values()) for size in sizes] for way in ways}
-    wanted = means["random"][list(sizes).index(target)]
+    target = sizes[-1]
+    wanted = means["random"][-1]
     result = {}
     for way in ways:
         reached = None
@@ -179,10 +180,12 @@ def needed(runs: Sequence[Any], sizes: Sequence[int], target: int = 64) -> dict[
     return result
 
 
-def prompt_runs(backbone: Backbone, task: Task, train: list[Row], test: list[Row], args: argparse.Namespace) -> Any:
-    """The curve of each way and seed, by prompts."""
-    runs: list[Any] = []
-    for seed in range(args.seeds):
+def prompt_runs(
+    backbone: Backbone, task: Task, train: list[Row], test: list[Row], args: argparse.Namespace
+) -> Iterator[list[Any]]:
+    """The curves of each way by prompts, seed by seed."""
+    for seed in in_time(range(args.seeds), args.minutes):
+        runs: list[Any] = []
         rows = random.Random(seed).sample(train, args.pool)
         learner = Learner(backbone, task, [*rows, *test], PromptConfig())
         learner.warm()
@@ -207,7 +210,7 @@ def prompt_runs(backbone: Backbone, task: Task, train: list[Row], test: list[Row
                     shared = model, curve[size]
             runs.append({"seed": seed, "way": way, "accuracy": curve})
             print(runs[-1], f"{time.process_time():.0f} CPU s", flush=True)
-    return runs
+        yield runs
 
 
 def main() -> None:
@@ -221,24 +224,38 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[16, 32, 48, 64])
     parser.add_argument("--way", action="append", choices=WAYS)
     parser.add_argument("--head", action="store_true")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--minutes", type=float, default=60)
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    words = f"--task {args.task} --seeds {args.seeds} --pool {args.pool} --test {args.test} --dtype {args.dtype}"
+    sizes = " ".join(map(str, args.sizes))
+    command = f"python bench/quality/labels.py --data DATA {words} --sizes {sizes}{' --head' if args.head else ''}"
+    started = start_facts()
     task, train, test = task_and_rows(args.task, args.data)
     test = random.Random(0).sample(test, args.test)
-    backbone = load_backbone("smollm2")
-    runs = (head_runs if args.head else prompt_runs)(backbone, task, train, test, args)
-    facts = {
-        "task": args.task,
-        "backbone": "smollm2",
-        "learner": "linear head" if args.head else PromptConfig().model_dump(),
-        "pool": args.pool,
-        "test": args.test,
-        "cpu_seconds": time.process_time(),
-        "needed": needed(runs, args.sizes),
-        "runs": runs,
-        "versions": versions(),
-    }
-    write_json(args.out / f"{args.task}{'-head' if args.head else ''}.json", facts)
-    for way, figures in facts["needed"].items():
+    backbone = load_backbone("smollm2", device="cpu", dtype=args.dtype)
+    runs: list[Any] = []
+    for more in (
+        [head_runs(backbone, task, train, test, args)] if args.head else prompt_runs(backbone, task, train, test, args)
+    ):
+        runs += more
+        facts = {
+            "command": command,
+            "task": args.task,
+            "backbone": "smollm2",
+            "dtype": args.dtype,
+            "learner": "linear head" if args.head else PromptConfig().model_dump(),
+            "pool": args.pool,
+            "test": args.test,
+            "cpu_seconds": time.process_time(),
+            "needed": needed(runs, args.sizes),
+            "runs": runs,
+        }
+        write_json(
+            args.out / f"{args.task}{'-head' if args.head else ''}.json", {**facts, **started, **machine_facts()}
+        )
+    for way, figures in needed(runs, args.sizes).items():
         print(way, figures)
 
 
