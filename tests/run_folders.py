@@ -8,7 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from overture.core.records.events import EpochEvent, NoticeEvent, PlanEvent, PlanStep, StageEvent, StartEvent, StepEvent
+from overture.core.records.events import (
+    EpochEvent,
+    NoticeEvent,
+    PlanEvent,
+    PlanStep,
+    Sample,
+    SamplesEvent,
+    StageEvent,
+    StartEvent,
+    StepEvent,
+)
 from overture.core.records.runs import RunStatus
 from overture.core.records.scores import Interval, SplitScores, Spread
 from overture.core.records.tune import SeedSpread, TuneResult
@@ -56,9 +66,9 @@ def add_run(
 
 def add_epoch(run: Run) -> None:
     """One more epoch of the first seed, as a run that goes on writes it."""
-    (event,) = [event for event in _training(1, EPOCHS) if isinstance(event, EpochEvent)][-1:]
+    last = [event for event in _training(1, EPOCHS) if isinstance(event, SamplesEvent | EpochEvent)][-2:]
     with (run.folder / "events.jsonl").open("a") as file:
-        file.write(json.dumps({**event.dump(), "time": moment(time.time())}) + "\n")
+        file.writelines(json.dumps({**event.dump(), "time": moment(time.time())}) + "\n" for event in last)
 
 
 def _result(name: str, prompt: str) -> TuneResult:
@@ -95,6 +105,15 @@ def write_json(path: Path, values: Any) -> None:
     path.write_text(json.dumps(values))
 
 
+def _samples(epoch: int) -> list[Sample]:
+    """Two rows; the second is answered rightly from the third epoch on."""
+    second = "bad" if epoch > 1 else "good"
+    return [
+        Sample(text="a <fine> day", gold="good", predicted="good", confidence=0.91, is_right=True),
+        Sample(text="no fun at all", gold="bad", predicted=second, confidence=0.6, is_right=second == "bad"),
+    ]
+
+
 def _training(seeds: int, epochs: int) -> list[Any]:
     events: list[Any] = []
     for seed in range(seeds):
@@ -107,6 +126,7 @@ def _training(seeds: int, epochs: int) -> list[Any]:
                 "train_loss": 0.2 + 0.6 * math.exp(-epoch),
                 "validation_loss": 0.3 + 0.4 * math.exp(-epoch) + 0.02 * seed,
             }
+            events.append(SamplesEvent(seed=seed, epoch=epoch, samples=_samples(epoch)))
             score = 0.9 - 0.35 * math.exp(-epoch) - 0.02 * seed
             events.append(
                 EpochEvent(**facts, epoch=epoch, **losses, validation_score=score, seconds=1.0 + epoch, is_best=True)

@@ -53,6 +53,10 @@ def test_few_rows_are_passed_over_more_often_unless_asked(make_task, overture) -
     assert [one["epoch"] for one in found["history"]] == [*range(5)]
     (events,) = Path("store/runs").glob("*/events.jsonl")
     assert events.read_text().count('"event": "step"') == 60
+    told = [json.loads(line) for line in events.read_text().splitlines()]
+    samples = [event for event in told if event["event"] == "samples"]
+    assert [event["epoch"] for event in samples] == [*range(5)]
+    assert all(len({sample["gold"] for sample in event["samples"]}) > 1 for event in samples)
     trained = load_artifact(Path(found["folder"]))[0].options.train
     assert (trained["epochs"], trained["passes"]) == (5, 3)
     assert len(overture("tune", task, "--set", "train.epochs=1", "--json").json["history"]) == 1

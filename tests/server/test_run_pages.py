@@ -88,6 +88,9 @@ def test_a_run_that_goes_on_shows_its_losses_and_its_end(client, root):
     assert "stopped_too_soon" not in page.text
     assert "Stop" in shown
     assert "Resume" not in shown
+    assert "What it answers now" in shown
+    assert "a <fine> day good is right good 91%, epoch 4 good 91%, epoch 4 no fun at all" in shown
+    assert 'class="wrong"' not in page.text
     after = text_of(client.get("/runs/mood-1"))
     assert "Resume" in after
     assert "the validation loss still fell" in after

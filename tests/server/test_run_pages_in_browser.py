@@ -5,7 +5,7 @@ import pytest
 from browser import findings
 from compare_cells import cells_of, summed
 from overture.core.files import exclusive
-from run_folders import add_run, write_json
+from run_folders import add_epoch, add_run, write_json
 
 
 @pytest.mark.parametrize(("size", "scheme"), [("wide", "light"), ("phone", "dark")])
@@ -25,6 +25,11 @@ def test_runs_and_comparisons(page_gateway, visit, tmp_path, monkeypatch, size, 
         with exclusive(run.folder / ".lock", "to test"):
             page.click("text=mood-2")
             page.wait_for_selector("text=Stop")
+            assert page.locator(".key .wrong").all_inner_texts() == ["good", "good"]
+            # The answers follow the run, training by training.
+            add_epoch(run)
+            page.wait_for_selector("text=bad 60%, epoch 6")
+            assert page.locator(".key .wrong").all_inner_texts() == ["good"]
             assert findings(page) == []
         # The page asks by itself, and finds that nobody works on the run any more.
         page.wait_for_selector("button:has-text('Resume')")

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from overture.core.records.events import DataEvent, DivergedEvent, EpochEvent, NormsEvent, StepEvent
+from overture.core.records.events import DataEvent, DivergedEvent, EpochEvent, NormsEvent, SamplesEvent, StepEvent
 from overture.core.records.runs import Finding, RunStatus
 from overture.core.records.tune import SeedResult, TuneResult
 from overture.evaluate.history import overfitting
@@ -57,6 +57,7 @@ class Training:
         request: how it was asked for.
         steps: its optimiser steps.
         epochs: its epochs.
+        samples: what it answered some rows last; None before its first epoch has ended.
         diverged: where it diverged, if it did.
         norms: how far the prompt moved, if it ended.
         result: its scores, if it ended.
@@ -66,6 +67,7 @@ class Training:
     request: _RequestPart
     steps: list[StepEvent] = field(default_factory=list)
     epochs: list[EpochEvent] = field(default_factory=list)
+    samples: SamplesEvent | None = None
     diverged: DivergedEvent | None = None
     norms: NormsEvent | None = None
     result: SeedResult | None = None
@@ -132,6 +134,8 @@ def read(run: Run) -> tuple[DataEvent, list[Training]]:
                 steps.append(event)
             case EpochEvent():
                 training_of(event.who or str(event.seed)).epochs.append(event)
+            case SamplesEvent():
+                training_of(event.who or str(event.seed)).samples = event
             case DivergedEvent():
                 training_of(event.who or str(event.seed)).diverged = event
             case NormsEvent():

@@ -113,6 +113,26 @@ class EpochEvent(_TrainingEvent):
     is_best: bool = Field(description="whether no earlier epoch scored better")
 
 
+class Sample(Record):
+    """A row and the answer that the prompt gives it now, both cut to some hundred characters."""
+
+    text: str = Field(description="what the model is shown")
+    gold: str = Field(description="the right answer")
+    predicted: str = Field(description="the answer given")
+    confidence: float | None = optional("probability of the answer given; none where the model gives no probabilities")
+    is_right: bool | None = optional("whether it is right by the task's metric; none where that is no yes or no")
+
+
+class SamplesEvent(_Event):
+    """What the prompt answers some validation rows, the same in every epoch, before the epoch's own event."""
+
+    event: Literal["samples"] = "samples"
+    who: str | None = optional("which training it is, for people; the seed says it where this is absent")
+    seed: int = Field(description="seed of the training")
+    epoch: int = Field(description="the epoch that has ended, from 0")
+    samples: list[Sample] = Field(description="the rows")
+
+
 class NormChange(Record):
     """Mean length of a prompt's vectors before and after training."""
 
@@ -158,6 +178,7 @@ Event = Annotated[
     | StepEvent
     | DivergedEvent
     | EpochEvent
+    | SamplesEvent
     | NormsEvent
     | CellEvent
     | EndEvent,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from overture.core.contracts import Scorer
 from overture.core.kept_files import kept_inputs
-from overture.core.records.events import DataEvent, Listener, NoticeEvent, ProgressEvent, as_notices
+from overture.core.records.events import DataEvent, Listener, NoticeEvent, ProgressEvent, SamplesEvent, as_notices
 from overture.core.records.runs import Notices, RunKind, RunRequest
 from overture.core.records.scores import SplitScores
 from overture.core.rows import Encoded
@@ -23,11 +23,13 @@ from overture.engine.prompted import PromptedModel
 from overture.engine.ranks import Ranks
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.metric import Answers
+from overture.evaluate.metrics import METRICS
 from overture.evaluate.scoring import Scored, check_answerable, score
 from overture.evaluate.source import prompt_source
 from overture.jobs.run.early import rows_of
 from overture.jobs.run.request import TuneConfig, check_one_process
 from overture.jobs.run.same import check_model_of, check_rows_of
+from overture.jobs.run.samples import SampleRows
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.store.runs import Run
@@ -73,6 +75,7 @@ class Work:
     is_stop_asked: Callable[[], bool]
     notices: list[str] = field(default_factory=list)
     ranks: Ranks | None = None
+    sample_rows: SampleRows | None = None
 
     @property
     def task(self) -> Task:
@@ -176,6 +179,8 @@ class Work:
                 self.score(scorer, "validation", f"{member.who or f'seed {member.seed}'}: scoring validation")
                 for member, scorer in zip(some, scorers, strict=True)
             ]
+            for number, rows in zip(which, scored, strict=True):
+                self._tell_samples(members[number], fits[number].progress.epoch, rows)
             return [Validation(rows.value(self.task), rows.loss) for rows in scored]
 
         def apart() -> Validation:
@@ -195,6 +200,11 @@ class Work:
             for member in members
         ]
         return FitTogether(fits, cohort, validated, checkpoint, self.is_stop_asked, decide, self.ranks).run()
+
+    def _tell_samples(self, member: Member, epoch: int, scored: Scored) -> None:
+        if self.sample_rows:
+            samples = self.sample_rows.samples(scored, METRICS[self.task.metric])
+            self.run.event(SamplesEvent(who=member.who or None, seed=member.seed, epoch=epoch, samples=samples))
 
     def scorers(self, models: Sequence[PromptedModel]) -> Sequence[Scorer]:
         """Scorers of finished prompts on the same rows; several share forward passes."""

@@ -12,6 +12,7 @@ from overture.core.records.tune import SeedResult
 from overture.core.sealed import write_sealed
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.history import overfitting
+from overture.jobs.run.samples import SampleRows
 from overture.jobs.run.work import SPLITS, Member, Work, metrics_of
 from overture.jobs.tune.adapted import Tuned, tuned_alone, tuned_with_adapter
 from overture.jobs.tune.result import RESULT_OF_SEED, seed_file
@@ -27,6 +28,8 @@ def seed_results(work: Work, seeds: Sequence[int], first: PromptedModel) -> dict
         seeds: of the run's.
         first: the model under the untrained prompt of the run's first seed.
     """
+    if not work.sample_rows:
+        work.sample_rows = SampleRows.of(work.task, work.splits.validation, work.answers("validation"))
     results = {seed: work.run.read(RESULT_OF_SEED.format(seed), SeedResult) for seed in seeds}
     left = [seed for seed in seeds if results[seed] is None]
     results |= _with_adapter(work, left) if work.config.adapter else _together(work, left, first)

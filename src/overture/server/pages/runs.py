@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import APIRouter
 from markupsafe import Markup
@@ -20,7 +20,7 @@ from overture.evaluate.diagnose import Training, diagnose, read
 from overture.report.whole import whole_of
 from overture.server.errors import Refused
 from overture.server.launch import COMMAND, OUTPUT, Launch, tail
-from overture.server.pages.lines import Line, line_chart
+from overture.server.pages.lines import NUM_COLOURS, Line, line_chart
 from overture.server.pages.live import Shown, followed, stamp_of
 from overture.server.pages.site import REPORT_HEADERS, Site, query_of
 from overture.server.security import Visit
@@ -102,6 +102,34 @@ class RunRow:
         return (lamps | {"running": "busy"}).get(self.state, "")
 
 
+class SampleAnswer(NamedTuple):
+    """What a training answered a row after its last epoch.
+
+    Args:
+        title: of the training.
+        colour: number of its colour in the style sheet.
+        epoch: from 0.
+        text: the answer.
+        confidence: its probability; None where there is none.
+        is_right: None where that is no yes or no.
+    """
+
+    title: str
+    colour: int
+    epoch: int
+    text: str
+    confidence: float | None
+    is_right: bool | None
+
+
+class SampleRow(NamedTuple):
+    """A validation row, its right answer, and what each training answers it now."""
+
+    text: str
+    gold: str
+    answers: list[SampleAnswer]
+
+
 @dataclass(frozen=True, slots=True)
 class RunFacts:
     """One run with what its events say.
@@ -117,6 +145,7 @@ class RunFacts:
         trainings: its trainings.
         loss: chart of the losses.
         scores: chart of the validation scores.
+        samples: some rows with their answers now.
         findings: what explains its result.
         problem: why its files cannot be read; None where they can.
         wrong: rows that the stored prompt answers wrongly; None before the end.
@@ -135,6 +164,7 @@ class RunFacts:
     trainings: Sequence[Training] = ()
     loss: Markup | None = None
     scores: Markup | None = None
+    samples: Sequence[SampleRow] = ()
     findings: Sequence[Finding] = ()
     problem: OvertureError | None = None
     wrong: WrongRows | None = None
@@ -182,6 +212,7 @@ def facts_of(run: Run, is_resuming: bool = False) -> RunFacts:
         trainings=trainings,
         loss=_loss_chart(trainings),
         scores=_score_chart(trainings),
+        samples=_samples(trainings),
         findings=findings,
         problem=problem,
         wrong=read_if_whole(run, WRONG_ROWS, WrongRows),
@@ -231,6 +262,24 @@ def _score_chart(trainings: Sequence[Training]) -> Markup | None:
         for number, training in enumerate(trainings)
     ]
     return line_chart(lines, "epoch", "validation score", "validation score by epoch, a line for each seed")
+
+
+def _samples(trainings: Sequence[Training]) -> list[SampleRow]:
+    rows: dict[int, SampleRow] = {}
+    for colour, training in enumerate(trainings):
+        if (event := training.samples) is None:
+            continue
+        for number, sample in enumerate(event.samples):
+            answer = SampleAnswer(
+                _title(training),
+                colour % NUM_COLOURS,
+                event.epoch,
+                sample.predicted,
+                sample.confidence,
+                sample.is_right,
+            )
+            rows.setdefault(number, SampleRow(sample.text, sample.gold, [])).answers.append(answer)
+    return list(rows.values())
 
 
 def _best(training: Training) -> int | None:
