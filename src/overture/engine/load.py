@@ -3,7 +3,6 @@
 Code that a repository brings never runs, and pickled weights are never read.
 """
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
@@ -27,7 +26,8 @@ from overture.engine.captions import CaptionTower
 from overture.engine.connectors import CONNECTORS
 from overture.engine.families import Family, family_of, max_length
 from overture.engine.frontends.text import text_backbone
-from overture.engine.model_files import Notify, hub_digest, located, snapshot_of
+from overture.engine.hub import copies_of, fetch_preparation, has_only_copies
+from overture.engine.model_files import Notify, hub_digest, located
 from overture.engine.options import COMPARING, EMBEDDED, TOWERS, sized
 from overture.engine.precision import fastest_dtype
 from overture.engine.ranks import Ranks
@@ -72,7 +72,7 @@ def load_backbone(
         notify(f"looking for {plain} in the local copies of the Hub, then on the Hub ...")
     source = str(path) if path else plain
     with LOADING, readable_errors(name), quiet(), Unfilled():
-        options = {} if path else {"revision": revision}
+        options: dict[str, Any] = {} if path else _hub_options(plain, revision)
         whole = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
         config = _read_config(whole)
         family = family_of(config.model_type, name)
@@ -97,8 +97,8 @@ def load_backbone(
         if reads == "image":
             _check_whole(loading["missing_keys"], name)
         if not path and reads:
-            _fetch_preparation(plain, revision)
-    snapshot = None if path else snapshot_of(plain, revision)
+            fetch_preparation(plain, **options)
+    snapshot = None if path else copies_of(plain, revision)
     revision = snapshot.name if snapshot else revision
     digest = hub_digest(snapshot) if snapshot else digest
     assembled = _of_both if connector else _of_media if reads else _of_texts
@@ -220,16 +220,22 @@ def label_place(name: str, words: Sequence[str]) -> Literal["end", "mask", "vect
     if name in EMBEDDED or name.endswith(".gguf"):
         return "end"
     with readable_errors(name), quiet():
-        config = _read_config(AutoConfig.from_pretrained(name, trust_remote_code=False))
+        options = {} if Path(name).expanduser().is_dir() else _hub_options(name, None)
+        config = _read_config(AutoConfig.from_pretrained(name, trust_remote_code=False, **options))
         family = family_of(config.model_type, name)
         if family.is_causal:
             return "end"
         if not family.has_words:
             return "vectors"
-        inner = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        inner = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
         has_head = _class_for(config, family, name) is AutoModelForMaskedLM
     is_short = all(len(inner.encode(w, add_special_tokens=False, split_special_tokens=True)) == 1 for w in words)
     return "mask" if has_head and inner.mask_token_id is not None and is_short else "vectors"
+
+
+def _hub_options(name: str, revision: str | None) -> dict[str, Any]:
+    """What the library is told of a Hub model's files."""
+    return {"revision": revision, "local_files_only": has_only_copies(name, revision)}
 
 
 def _read_config(config: Any) -> Any:
@@ -267,16 +273,6 @@ def _check_whole(missing: Sequence[str], name: str) -> None:
             got=", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else ""),
             fix="fetch the model again, or choose one of the family whole",
         )
-
-
-def _fetch_preparation(name: str, revision: str | None) -> None:
-    """Fetch what a Hub model says of its inputs, beside its weights; nothing where it says nothing."""
-    import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError
-
-    for file in ("preprocessor_config.json", "processor_config.json"):
-        with contextlib.suppress(EntryNotFoundError):
-            huggingface_hub.hf_hub_download(name, file, revision=revision)
 
 
 def _class_for(config: Any, family: Family, name: str) -> Any:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from pydantic import TypeAdapter
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
@@ -22,6 +21,7 @@ from overture.core.errors import BackboneError
 from overture.core.files import cache_dir, exclusive, sha256_file, sweep_temporaries, write_folder, write_json
 from overture.core.records.base import Record
 from overture.engine.families import family_of
+from overture.engine.hub import copies_of
 from overture.engine.options import EMBEDDED, check_source, sized
 from overture.engine.transformers_calls import LOADING, quiet, readable_errors
 
@@ -45,7 +45,7 @@ def model_files(name: str, revision: str | None = None) -> tuple[Path, str]:
         BackboneError: there is no such model on this machine.
     """
     plain, _, _ = sized(name)
-    folder = located(plain, lambda text: None)[0] or snapshot_of(plain, revision)
+    folder = located(plain, lambda text: None)[0] or copies_of(plain, revision)
     weights = sorted(folder.glob("*.safetensors")) if folder else []
     if folder is None or not weights:
         raise BackboneError("the model's files are not on this machine", where=name, fix="load the model once")
@@ -94,12 +94,6 @@ def _folder_digest(folder: Path) -> str:
             fix="convert the weights to safetensors; pickled ones are never read" if pickled else "check the path",
         )
     return _digest_of(weights)
-
-
-def snapshot_of(name: str, revision: str | None) -> Path | None:
-    """The folder of a Hub model's files, named by its commit; None where the cache has none."""
-    config = try_to_load_from_cache(name, "config.json", revision=revision)
-    return Path(config).parent if isinstance(config, str) else None
 
 
 def hub_digest(snapshot: Path) -> str:

@@ -147,10 +147,13 @@ def is_encoder(name: str, revision: str | None = None) -> bool:
         if not folder.is_dir():
             import huggingface_hub
 
-            folder = Path(huggingface_hub.hf_hub_download(name, "config.json", revision=revision)).parent
+            from overture.engine.hub import has_only_copies
+
+            where = {"revision": revision, "local_files_only": has_only_copies(name, revision)}
+            folder = Path(huggingface_hub.hf_hub_download(name, "config.json", **where)).parent
         return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") in (
             *ENCODERS,
             *TOWERS,
         )
-    except (OSError, ValueError):
+    except (OSError, ValueError, BackboneError):
         return False

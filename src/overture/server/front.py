@@ -67,8 +67,8 @@ class Front:
 
     def _made_once(self) -> Application:
         with self._lock:
-            self._made = self._made or self._make()
-        return self._made
+            made = self._made = self._made or self._make()
+        return made
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or start and stop with the server; meets ASGI."""
