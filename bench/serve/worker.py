@@ -118,7 +118,7 @@ class Bench:
 
     def without_prompt(self, name: str, changes: dict[str, Any]) -> str:
         """A name under which the worker asks the model alone."""
-        self.worker._handles[name, False] = self.worker.host.bare(task_of("served", **changes))
+        self.worker.prompts.put(name, self.worker.host.bare(task_of("served", **changes)))
         return name
 
     def ask(

@@ -287,8 +287,10 @@ def test_every_open_prompt_counts_as_memory(tmp_path):
         worker = worker_of(host, prompt_bytes=1)
         for name in (folder, path):
             worker.do(Command(do="load", id=f"{number}", text=str(name)))
-        assert [key for key, _ in worker._handles] == [str(path)]
-        assert worker._prompt_bytes > 500
+        closed = worker.prompts.num_bytes
+        worker.do(Command(do="unload", id="other", text=str(folder)))
+        assert (len(worker.prompts), worker.prompts.num_bytes) == (1, closed)
+        assert closed > 500
 
 
 def test_prompts_are_closed_when_their_memory_is_needed(tmp_path):

@@ -149,8 +149,9 @@ def is_encoder(name: str, revision: str | None = None) -> bool:
 
             from overture.engine.hub import has_only_copies
 
-            where = {"revision": revision, "local_files_only": has_only_copies(name, revision)}
-            folder = Path(huggingface_hub.hf_hub_download(name, "config.json", **where)).parent
+            is_local = has_only_copies(name, revision)
+            config = huggingface_hub.hf_hub_download(name, "config.json", revision=revision, local_files_only=is_local)
+            folder = Path(config).parent
         return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") in (
             *ENCODERS,
             *TOWERS,

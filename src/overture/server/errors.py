@@ -70,6 +70,11 @@ class Refused(OvertureError):
         self.status, self.code, self.retry_after_s = status, code, retry_after_s
 
     @classmethod
+    def invalid(cls, what: str, **details: Any) -> "Refused":
+        """The refusal of a request that is wrong by itself."""
+        return cls(400, "invalid_request", what, **details)
+
+    @classmethod
     def of(cls, error: OvertureError) -> "Refused":
         """The refusal for an error of a room below."""
         if isinstance(error, Refused):
@@ -134,4 +139,4 @@ def invalid_body(problems: Sequence[Mapping[str, Any]]) -> Refused:
     wanted = {"extra_forbidden": "no such field", "json_invalid": "JSON"}.get(first["type"], in_words(first))
     more = f"; {len(problems) - 1} more fields are wrong" if len(problems) > 1 else ""
     what = f"{where or 'the body'}: {wanted}{more}"
-    return Refused(400, "invalid_request", what, where=where or "body", got=got, wanted=wanted)
+    return Refused.invalid(what, where=where or "body", got=got, wanted=wanted)

@@ -63,12 +63,13 @@ class Front:
 
     async def application(self) -> Application:
         """The routes; waits until they are made."""
-        return self._made or await asyncio.to_thread(self._made_once)
+        return await asyncio.to_thread(self._made_once) if self._made is None else self._made
 
     def _made_once(self) -> Application:
         with self._lock:
-            made = self._made = self._made or self._make()
-        return made
+            if self._made is None:
+                self._made = self._make()
+            return self._made
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or start and stop with the server; meets ASGI."""

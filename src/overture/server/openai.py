@@ -115,7 +115,7 @@ class Writer:
         if len(messages) != 1 or messages[0]["role"] != "user":
             what = f"the template of {self.prompt.ref} shows one text and no conversation"
             got = ", ".join(turn["role"] for turn in messages)
-            raise Refused(400, "invalid_request", what, where="messages", got=got, wanted="one user message")
+            raise Refused.invalid(what, where="messages", got=got, wanted="one user message")
         return [row_of(messages[0]["content"], [self.prompt], "messages")]
 
     def _request(self, number: int, row: dict[str, JsonValue] | list[int]) -> Request:
@@ -129,15 +129,14 @@ class Writer:
             top, most = body.logprobs, body.max_tokens
         if not self.prompt.writes and top is not None:
             what = f"{self.prompt.ref} does not write token by token, so there are no log-probabilities of tokens"
-            raise Refused(400, "invalid_request", what, where="model", fix="POST /v1/predict gives the probabilities")
+            raise Refused.invalid(what, where="model", fix="POST /v1/predict gives the probabilities")
         if not self.prompt.writes and (is_echoed or isinstance(row, list) or body.json_schema is not None):
             what = f"{self.prompt.ref} writes no text, so there is no echo, no text in tokens and no response_format"
-            raise Refused(400, "invalid_request", what, where="model", got=self.prompt.kind)
+            raise Refused.invalid(what, where="model", got=self.prompt.kind)
         if most == 0 and not is_echoed:
-            raise Refused(400, "invalid_request", "nothing is asked for", where="max_tokens", got="0", wanted="echo")
-        return Request(
-            id=f"{self.visit.id}-{number}",
-            tenant=self.visit.key.name,
+            raise Refused.invalid("nothing is asked for", where="max_tokens", got="0", wanted="echo")
+        return self.visit.request(
+            number,
             prompts=(self.prompt.ref,),
             row=row if isinstance(row, dict) else {},
             ids=() if isinstance(row, dict) else tuple(row),
@@ -150,7 +149,6 @@ class Writer:
             seed=body.seed or 0,
             stop=body.stops,
             top_logprobs=top,
-            deadline_s=self.visit.left_s,
         )
 
     # -- whole
@@ -167,15 +165,11 @@ class Writer:
         answer = _Answer(self.prompt)
         async for event in self._events(request):
             answer.add(event)
-        self._count(answer)
+        self.visit.count(answer.usage)
         return answer
 
     def _events(self, request: Request) -> AsyncIterator[Event]:
         return self.service.events(request, "messages" if isinstance(self.body, ChatRequest) else "prompt")
-
-    def _count(self, answer: _Answer) -> None:
-        self.visit.input_tokens += answer.usage.input_tokens
-        self.visit.output_tokens += answer.usage.output_tokens
 
     def _choice(self, number: int, answer: _Answer) -> ChatChoice | CompletionChoice:
         if isinstance(self.body, CompletionRequest):
@@ -210,7 +204,7 @@ class Writer:
             Refused: several texts; or the engine's error.
         """
         if len(self.requests) > 1:
-            raise Refused(400, "invalid_request", "a stream has one text", where="prompt", wanted="one text")
+            raise Refused.invalid("a stream has one text", where="prompt", wanted="one text")
         answer, is_first = _Answer(self.prompt), True
         async for event in self._events(self.requests[0]):
             text = answer.add(event)
@@ -218,7 +212,7 @@ class Writer:
             if is_first or text or (tokens and self.requests[0].top_logprobs is not None):
                 yield self._chunk(text, tokens, is_first=is_first)
                 is_first = False
-        self._count(answer)
+        self.visit.count(answer.usage)
         yield self._chunk("", (), finish=answer.finish, facts=self._facts(answer))
         if self.body.stream_options and self.body.stream_options.include_usage:
             shape = ChatChunk if isinstance(self.body, ChatRequest) else CompletionReply
@@ -289,17 +283,15 @@ async def embeddings(service: Service, body: EmbeddingRequest, visit: Visit) -> 
     for number, text in enumerate(body.texts):
         if not isinstance(text, str) and prompt.ref:
             what = f"{prompt.ref} shows a text in its template"
-            raise Refused(400, "invalid_request", what, where="input", got="tokens", wanted="texts")
+            raise Refused.invalid(what, where="input", got="tokens", wanted="texts")
         requests.append(
-            Request(
-                id=f"{visit.id}-{number}",
-                tenant=visit.key.name,
+            visit.request(
+                number,
                 prompts=(prompt.ref,),
                 row=row_of(text, [prompt], "input") if isinstance(text, str) else {},
                 ids=() if isinstance(text, str) else tuple(text),
                 want="embed",
                 pooling=body.pooling or ("last" if is_behind else "mean"),
-                deadline_s=visit.left_s,
             )
         )
     data, num_tokens = [], 0

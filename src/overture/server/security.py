@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 from starlette.datastructures import Headers, MutableHeaders
@@ -25,6 +25,7 @@ from overture.core.config import validated
 from overture.core.errors import ConfigError
 from overture.core.files import exclusive, write_atomic
 from overture.core.records.base import Record, read_record
+from overture.core.records.serving import Request, Usage
 from overture.server.errors import Refused
 
 if TYPE_CHECKING:
@@ -186,6 +187,20 @@ class Visit:
     def left_s(self) -> float:
         """Seconds until the request is given up."""
         return max(0.001, self.max_s - (time.monotonic() - self.started))
+
+    def request(self, part: object, **fields: Any) -> Request:
+        """A request to the engine: named after this one and its part, of its key, with the time that is left.
+
+        Args:
+            part: tells it from the other requests of this visit.
+            fields: what is asked.
+        """
+        return Request(id=f"{self.id}-{part}", tenant=self.key.name, deadline_s=self.left_s, **fields)
+
+    def count(self, usage: Usage) -> None:
+        """Add the tokens of an answer."""
+        self.input_tokens += usage.input_tokens
+        self.output_tokens += usage.output_tokens
 
 
 @dataclass(slots=True)

@@ -79,12 +79,12 @@ def row_of(value: Row, prompts: Sequence[Served], where: str) -> dict[str, JsonV
         if missing:
             what = f"a field is missing: {', '.join(missing)}"
             got, wanted = f"fields {', '.join(value)}", f"fields {', '.join(columns)}"
-            raise Refused(400, "invalid_request", what, where=where, got=got, wanted=wanted)
+            raise Refused.invalid(what, where=where, got=got, wanted=wanted)
         return value
     for prompt in prompts:
         if len(prompt.columns) != 1:
             what = f"{prompt.ref} shows several fields, so a row is an object"
-            raise Refused(400, "invalid_request", what, where=where, got="a text", wanted=", ".join(prompt.columns))
+            raise Refused.invalid(what, where=where, got="a text", wanted=", ".join(prompt.columns))
     return {name: [{"role": "user", "content": value}] if name == "messages" else value for name in columns}
 
 
@@ -122,8 +122,7 @@ class Service:
                 answers = dict(event.answers)
             elif isinstance(event, DoneEvent):
                 usage = event.usage
-        visit.input_tokens += usage.input_tokens
-        visit.output_tokens += usage.output_tokens
+        visit.count(usage)
         return answers, usage
 
     def typed(self, names: Mapping[str, str], visit: Visit) -> dict[str, Served]:
@@ -140,9 +139,7 @@ class Service:
         visit.prompts = tuple(dict.fromkeys(prompt.ref for prompt in prompts.values()))
         if "" in visit.prompts:
             what = "the model without a prompt has no typed answers"
-            raise Refused(
-                400, "invalid_request", what, where="prompt", wanted="prompts", fix="ask it by /v1/completions"
-            )
+            raise Refused.invalid(what, where="prompt", wanted="prompts", fix="ask it by /v1/completions")
         return prompts
 
     async def predict(self, body: PredictRequest, visit: Visit) -> PredictReply:
@@ -151,15 +148,13 @@ class Service:
         prompts = list(self.typed(dict.fromkeys(names, "prompt"), visit).values())
         rows = [row_of(value, prompts, f"inputs.{number}") for number, value in enumerate(body.inputs)]
         requests = [
-            Request(
-                id=f"{visit.id}-{number}",
-                tenant=visit.key.name,
+            visit.request(
+                number,
                 prompts=visit.prompts,
                 row=row,
                 is_calibrated=body.calibrated,
                 coverage=body.coverage,
                 abstain=body.abstain,
-                deadline_s=visit.left_s,
             )
             for number, row in enumerate(rows)
         ]
@@ -184,15 +179,12 @@ class Service:
         served = {name: self._answering(name, question, visit) for name, question in body.questions.items()}
         tuned = list({prompt.ref: prompt for prompt in served.values() if prompt.ref}.values())
         visit.prompts = tuple(dict.fromkeys(prompt.ref or self.registry.base for prompt in served.values()))
-        common: dict[str, Any] = {"tenant": visit.key.name, "deadline_s": visit.left_s}
         alone = [name for name, prompt in served.items() if not prompt.ref]
-        requests = [
-            (self._bare(name, body, common | {"id": f"{visit.id}-{name}"}), f"questions.{name}") for name in alone
-        ]
+        requests = [(_bare(name, body, visit), f"questions.{name}") for name in alone]
         if tuned:
             row = row_of(body.state, tuned, "state")
             refs = tuple(prompt.ref for prompt in tuned)
-            requests.append((Request(id=visit.id, prompts=refs, row=row, **common), "state"))
+            requests.append((visit.request("state", prompts=refs, row=row), "state"))
         replies = await all_of(self.answered(request, visit, where) for request, where in requests)
         shown = {name: answers[""] for name, (answers, _) in zip(alone, replies, strict=False)}
         shown |= {name: replies[-1][0][prompt.ref] for name, prompt in served.items() if prompt.ref}
@@ -221,22 +213,22 @@ class Service:
                 raise
             return Served("")
 
-    def _bare(self, name: str, body: SystemOneRequest, common: dict[str, Any]) -> Request:
-        """A question to the model alone: the state, the instructions and the labels in words."""
-        question = body.questions[name]
-        labels = [*map(str, question.criteria or ())] or (["yes", "no"] if question.type == "noul" else [])
-        if not 2 <= len(set(labels)) == len(labels):
-            what = "the model alone chooses between labels"
-            raise Refused(400, "invalid_request", what, where=f"questions.{name}.criteria", wanted="two or more")
-        described = question.criteria if isinstance(question.criteria, dict) else {}
-        asked = question.instructions or name.replace("_", " ")
-        lines = [asked if isinstance(asked, str) else json.dumps(asked, ensure_ascii=False)]
-        lines += [f"{label}: {text}" for label, text in described.items() if text]
-        lines.append(f"Answer with one of: {', '.join(labels)}")
-        state = body.state if isinstance(body.state, str) else json.dumps(body.state, ensure_ascii=False)
-        return Request(
-            prompts=("",), row={"state": state, "question": "\n".join(lines)}, labels=tuple(labels), **common
-        )
+
+def _bare(name: str, body: SystemOneRequest, visit: Visit) -> Request:
+    """A question to the model alone: the state, the instructions and the labels in words."""
+    question = body.questions[name]
+    labels = [*map(str, question.criteria or ())] or (["yes", "no"] if question.type == "noul" else [])
+    if not 2 <= len(set(labels)) == len(labels):
+        what = "the model alone chooses between labels"
+        raise Refused.invalid(what, where=f"questions.{name}.criteria", wanted="two or more")
+    described = question.criteria if isinstance(question.criteria, dict) else {}
+    asked = question.instructions or name.replace("_", " ")
+    lines = [asked if isinstance(asked, str) else json.dumps(asked, ensure_ascii=False)]
+    lines += [f"{label}: {text}" for label, text in described.items() if text]
+    lines.append(f"Answer with one of: {', '.join(labels)}")
+    state = body.state if isinstance(body.state, str) else json.dumps(body.state, ensure_ascii=False)
+    row = {"state": state, "question": "\n".join(lines)}
+    return visit.request(name, prompts=("",), row=row, labels=tuple(labels))
 
 
 def _decision(
@@ -248,12 +240,10 @@ def _decision(
     where = f"questions.{name}"
     if not shares:
         what = f"{prompt.ref} gives no probabilities"
-        raise Refused(400, "invalid_request", what, where=where, got=prompt.kind, wanted="a prompt of labels")
+        raise Refused.invalid(what, where=where, got=prompt.kind, wanted="a prompt of labels")
     if question.type != "noul" and wanted and (set(wanted) != set(labels)):
         what = f"{prompt.ref} was tuned for other labels"
-        raise Refused(
-            400, "invalid_request", what, where=f"{where}.criteria", got=", ".join(wanted), wanted=", ".join(labels)
-        )
+        raise Refused.invalid(what, where=f"{where}.criteria", got=", ".join(wanted), wanted=", ".join(labels))
     rounded = {label: round(share, 4) for label, share in shares.items()}
     best = max(shares, key=lambda label: shares[label])
     if question.type == "choice":
@@ -270,5 +260,5 @@ def _decision(
     yes = next((label for label in labels if label.lower() in _YES), None)
     if yes is None or len(labels) != 2:
         what = f"{prompt.ref} does not answer yes or no"
-        raise Refused(400, "invalid_request", what, where=where, got=", ".join(labels), wanted="labels yes and no")
+        raise Refused.invalid(what, where=where, got=", ".join(labels), wanted="labels yes and no")
     return NoulDecision(noul=rounded[yes])

@@ -7,13 +7,13 @@ pass, answers are written in slots. It can die at any time: what it knows, the g
 import contextlib
 import logging
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from overture.core.contracts import Answers, TokenShares
 from overture.core.decoding import GREEDY
-from overture.core.errors import NotReady, OvertureError, UnknownPrompt
+from overture.core.errors import NotReady, OvertureError
 from overture.core.injection import Injection
 from overture.core.records.serving import (
     AnswersEvent,
@@ -37,11 +37,10 @@ from overture.engine.generate import answer_of, stable_text
 from overture.engine.lines import Line
 from overture.engine.slots import Slots
 from overture.evaluate.facts import backbone_ref
-from overture.evaluate.host import Handle, Host
-from overture.prompt.pack import prompt_tensors
+from overture.evaluate.host import Host
 from overture.server.ahead import Ahead, is_kept
-from overture.server.asked import Asked, Job, inputs_of, job_of, line_of, most_written, task_alone
-from overture.store.names import is_path
+from overture.server.asked import Job, inputs_of, job_of, line_of, most_written
+from overture.server.open_prompts import OpenPrompts
 
 if TYPE_CHECKING:
     from overture.server.remote import Piece, Remote
@@ -79,8 +78,7 @@ class Worker:
         self.outcomes: list[Outcome] = []
         self._slot_bytes = default_budget_bytes() if options.slot_bytes is None else options.slot_bytes
         self._backbone_facts = backbone_ref(host.backbone).model_dump(mode="json")
-        self._handles: OrderedDict[tuple[str, bool], Handle] = OrderedDict()
-        self._prompt_bytes = 0
+        self.prompts = OpenPrompts(host, options.prompt_bytes, remote)
         self._jobs: dict[str, Job] = {}
         self._labels: deque[tuple[Job, int]] = deque()
         self._writers: deque[tuple[Job, int]] = deque()
@@ -113,7 +111,7 @@ class Worker:
             slots=sum(map(len, slots)),
             slot_bytes=sum(some.num_bytes for some in slots),
             text_bytes=self.host.text_bytes,
-            prompts=len(self._handles),
+            prompts=len(self.prompts),
         )
         report = Report(events=tuple(self.events), outcomes=tuple(self.outcomes), stats=stats)
         self.events, self.outcomes = [], []
@@ -134,10 +132,9 @@ class Worker:
         outcome = Outcome(id=command.id)
         try:
             if command.do == "load":
-                self._handle(command.text)
+                self.prompts.opened(command.text)
             elif command.do == "unload":
-                for key in [key for key in self._handles if key[0] == command.text]:
-                    self._close(key)
+                self.prompts.close(command.text)
             else:
                 tokens = self.host.backbone.text.tokenizer.encode_plain(command.text)
                 outcome = Outcome(id=command.id, tokens=tuple(tokens))
@@ -145,43 +142,8 @@ class Worker:
             outcome = Outcome(id=command.id, error=_event_of(error, command.id))
         self.outcomes.append(outcome)
 
-    def _handle(self, prompt: str, request: Request | None = None) -> Handle:
-        """An open prompt, or the model alone as the request asks it."""
-        asked: Asked = "text"
-        if request is not None and not prompt:
-            asked = "messages" if "messages" in request.row else "labels" if request.labels else "text"
-        name = prompt or " ".join((asked, *(request.labels if request else ())))
-        key = (name, request is not None and request.is_calibrated)
-        if key not in self._handles:
-            if prompt:
-                handle = self._opened(prompt)
-            else:
-                has_chat = bool(self.host.backbone.text.tokenizer.inner.chat_template)
-                handle = self.host.bare(task_alone(asked, request or Request(id="-", prompts=("",), row={}), has_chat))
-            self._handles[key] = handle.calibrated() if key[1] else handle
-            self._prompt_bytes += _size_of(handle)
-            while self._prompt_bytes > self.options.prompt_bytes and len(self._handles) > 1:
-                self._close(next(iter(self._handles)))
-        self._handles.move_to_end(key)
-        return self._handles[key]
-
-    def _opened(self, prompt: str) -> Handle:
-        store = self.host.store
-        # A name may come from a stranger: where there is a store, nothing else than a prompt of it is opened.
-        if store and is_path(prompt):
-            raise UnknownPrompt("no such prompt", got=prompt)
-        handle = self.host.open(store.get(prompt, named_only=True) if store else prompt)
-        if self.remote is not None:
-            self.remote.open(handle)
-        return handle
-
-    def _close(self, key: tuple[str, bool]) -> None:
-        handle = self._handles.pop(key)
-        self._prompt_bytes -= _size_of(handle)
-        self.host.close(handle)
-
     def _begin(self, request: Request) -> None:
-        job = job_of(request, self.host, lambda prompt: self._handle(prompt, request))
+        job = job_of(request, self.host, lambda prompt: self.prompts.opened(prompt, request))
         self._jobs[request.id] = job
         if request.is_echoed:
             # The text first: what it says of its last token may be all that is asked for.
@@ -381,17 +343,20 @@ class Worker:
 
     def _tell(self, job: Job, line: Line, text: str) -> None:
         """An event of what is new in a line; texts that were told stay as they are."""
-        decode = self.host.backbone.text.tokenizer.decode
-        tokens = []
-        for number in range(job.num_told, len(line.ids)):
-            top = line.tops[number] if line.num_top else ()
-            shares = tuple(TokenShare(id=token, text=decode([token]), logprob=value) for token, value in top)
-            token = line.ids[number]
-            tokens.append(WrittenToken(id=token, text=decode([token]), logprob=line.shares[number], top=shares))
+        tokens = [
+            self._told(line.ids[number], line.shares[number], line.tops[number] if line.num_top else ())
+            for number in range(job.num_told, len(line.ids))
+        ]
         more = text[len(job.shown) :] if text.startswith(job.shown) else ""
         if more or tokens:
             self.events.append(TokenEvent(id=job.request.id, text=more, tokens=tuple(tokens)))
         job.shown, job.num_told = job.shown + more, len(line.ids)
+
+    def _told(self, token: int, share: float | None, top: Sequence[tuple[int, float]]) -> WrittenToken:
+        """A token as an event tells it."""
+        decode = self.host.backbone.text.tokenizer.decode
+        likeliest = tuple(TokenShare(id=other, text=decode([other]), logprob=value) for other, value in top)
+        return WrittenToken(id=token, text=decode([token]), logprob=share, top=likeliest)
 
     def _answer(self, job: Job, index: int, answer: Any) -> None:
         job.answers[index] = answer
@@ -417,11 +382,8 @@ class Worker:
             tokens.append(following)
             job.is_cut = following.id != eos_id
             text += decode([following.id]) if job.is_cut else ""
-        written = []
-        for token in tokens[job.num_before :]:
-            top = tuple(TokenShare(id=other, text=decode([other]), logprob=share) for other, share in token.top)
-            written.append(WrittenToken(id=token.id, text=decode([token.id]), logprob=token.share, top=top))
-        self.events.append(TokenEvent(id=request.id, text=text, tokens=tuple(written)))
+        written = tuple(self._told(token.id, token.share, token.top) for token in tokens[job.num_before :])
+        self.events.append(TokenEvent(id=request.id, text=text, tokens=written))
         if is_known or most == 0:
             job.answers[0] = Written("", (), 0.0)
             job.num_written, job.is_cut = int(is_known), job.is_cut or most == 0
@@ -480,14 +442,6 @@ class Worker:
             del self._lines[line]
             for slots in self._slots.values():
                 slots.drop(line)
-
-
-def _size_of(handle: Handle) -> int:
-    """Memory of an open prompt: its values, its adapter's, and its manifest, which holds a prompt's words."""
-    prompt = handle.prompt
-    values = {} if prompt is None else prompt.tensors() if isinstance(prompt, Injection) else prompt_tensors(prompt)
-    of_tensors = sum(tensor.nbytes for tensor in (*values.values(), *handle.adapted.inner.values()))
-    return of_tensors + len(handle.manifest.model_dump_json())
 
 
 def _event_of(error: Exception, request_id: str) -> ErrorEvent:

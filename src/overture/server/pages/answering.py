@@ -164,22 +164,19 @@ class _Asking:
         except OvertureError as error:
             await self.arrived.put(Update(index, error=error, ms=_since(started)))
             return
-        self.visit.input_tokens += usage.input_tokens
-        self.visit.output_tokens += usage.output_tokens
+        self.visit.count(usage)
         await self.arrived.put(Update(index, ms=_since(started), usage=usage))
 
     def _request(self, row: dict[str, JsonValue], refs: tuple[str, ...], want: Any) -> Request:
         is_written = want == "write"
-        return Request(
-            id=f"{self.visit.id}-{self.pairs[0][0]}",
-            tenant=self.visit.key.name,
+        return self.visit.request(
+            self.pairs[0][0],
             prompts=refs,
             row=row,
             want=want,
             max_new_tokens=self.options.max_new_tokens if is_written else None,
             temperature=self.options.temperature if is_written else None,
             coverage=None if is_written or not self.pairs[0][1].promises_sets else self.options.coverage,
-            deadline_s=self.visit.left_s,
         )
 
 

@@ -159,7 +159,7 @@ def _source_of(store: Store, form: SessionForm) -> Path:
     if not form.pasted.strip():
         if form.file not in row_files(store):
             known = f"a file of {store.root.name}/rows, or rows in the text field"
-            raise Refused(400, "invalid_request", "no rows are named", where="file", got=form.file, wanted=known)
+            raise Refused.invalid("no rows are named", where="file", got=form.file, wanted=known)
         return store.root / "rows" / form.file
     stem, _, suffix = form.file_name.rpartition(".")
     text, suffix = form.pasted.replace("\r\n", "\n"), f".{suffix.lower()}"
@@ -169,7 +169,7 @@ def _source_of(store: Store, form: SessionForm) -> Path:
         if not text.lstrip().startswith("{"):
             if len(task.columns) != 1:
                 what = "lines of text fit only a prompt whose template has one field"
-                raise Refused(400, "invalid_request", what, where="pasted", wanted=", ".join(task.columns))
+                raise Refused.invalid(what, where="pasted", wanted=", ".join(task.columns))
             lines = [line for line in text.split("\n") if line.strip()]
             text = "".join(json.dumps({task.columns[0]: line}, ensure_ascii=False) + "\n" for line in lines)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -248,7 +248,7 @@ def routes(site: Site) -> APIRouter:
         _check(request)
         form = await form_of(request, LabelForm)
         if form.label is None and not form.skip:
-            raise Refused(400, "invalid_request", "no label is given", where="label", wanted="a label, or skip")
+            raise Refused.invalid("no label is given", where="label", wanted="a label, or skip")
 
         def given() -> Response:
             session = Session(store, name)

@@ -70,7 +70,7 @@ def _filled_in(pairs: Sequence[tuple[str, str]]) -> tuple[StartQuery, str, dict[
     settings = settings_for(query.do)
     for name in given:
         if name not in settings:
-            raise Refused(400, "invalid_request", "the form has no such field", where=name, got=name)
+            raise Refused.invalid("the form has no such field", where=name, got=name)
     return query, action, {name: text.strip() for name, text in given.items() if text.strip()}
 
 
@@ -94,7 +94,7 @@ def routes(site: Site) -> APIRouter:
         query, action, values = _filled_in(await pairs_of(request))
         tasks = task_files(store.root)
         if query.task not in tasks:
-            raise Refused(400, "invalid_request", "there is no such task file here", where="task", got=query.task)
+            raise Refused.invalid("there is no such task file here", where="task", got=query.task)
         if action == "show":
             form = form_of_values(query.do, tasks, query.task, values)
             return site.page(request, "new_run.html", "command", form=form)

@@ -115,7 +115,7 @@ def play_of(site: Site, visit: Visit, form: PlayForm, typed: dict[str, str]) -> 
     chosen = list(dict.fromkeys([*form.prompt, *([form.add] if form.add else [])]))
     if len(chosen) > MAX_PROMPTS:
         got, wanted = f"{len(chosen)} prompts", f"at most {MAX_PROMPTS}"
-        raise Refused(400, "invalid_request", "too many prompts at once", where="prompt", got=got, wanted=wanted)
+        raise Refused.invalid("too many prompts at once", where="prompt", got=got, wanted=wanted)
     base = [registry.base] if registry.serves_base else []
     columns = columns_of(site.service, chosen, visit)
     return Play(
@@ -157,10 +157,10 @@ def row_of_play(play: Play) -> Row:
         Refused: nothing was chosen or typed, or a list is no JSON.
     """
     if not play.columns:
-        raise Refused(400, "invalid_request", "no prompt is chosen", where="prompt", fix="choose one above the text")
+        raise Refused.invalid("no prompt is chosen", where="prompt", fix="choose one above the text")
     if not play.fields:
         if not play.form.text.strip():
-            raise Refused(400, "invalid_request", "there is no text yet", where="text", fix="type one, then ask again")
+            raise Refused.invalid("there is no text yet", where="text", fix="type one, then ask again")
         return play.form.text
     row: dict[str, JsonValue] = {}
     for item in play.fields:
@@ -168,7 +168,7 @@ def row_of_play(play: Play) -> Row:
             row[item.name] = json.loads(item.text) if item.is_json else item.text
         except ValueError as error:
             what, fix = f"the field {item.name} is not JSON", f"write it as {item.sample}"
-            raise Refused(400, "invalid_request", what, where=item.name, got=str(error), fix=fix) from None
+            raise Refused.invalid(what, where=item.name, got=str(error), fix=fix) from None
     return row
 
 

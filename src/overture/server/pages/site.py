@@ -193,7 +193,7 @@ async def pairs_of(request: Request) -> list[tuple[str, str]]:
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FORM_FIELDS, errors="strict")
     except ValueError as error:
-        raise Refused(400, "invalid_request", "the form cannot be read", where="body", got=str(error)) from None
+        raise Refused.invalid("the form cannot be read", where="body", got=str(error)) from None
     # Browsers post texts of several lines with \r\n.
     return [(name, text.replace("\r\n", "\n")) for name, text in pairs]
 
