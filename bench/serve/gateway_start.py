@@ -109,7 +109,8 @@ def main() -> None:
         results[f"{num} prompts"] = {part: spread([run[part] for run in runs[1:]]) for part in runs[0]}
         results[f"{num} prompts"]["first"] = runs[0]
         print(num, {part: round(statistics.median(run[part] for run in runs[1:]), 3) for part in runs[0]}, runs[0])
-    write_json(given.out, {"parts": results, **facts, **machine_facts()})
+    command = f"python bench/serve/gateway_start.py --num {' '.join(map(str, given.num))} --repeats {given.repeats}"
+    write_json(given.out, {"command": command, "parts": results, **facts, **machine_facts()})
 
 
 if __name__ == "__main__":
