@@ -153,12 +153,12 @@ def _add_asking(app: FastAPI, service: Service) -> None:
     @app.post("/v1/chat/completions", tags=["ask"], response_model=ChatReply, responses=_STREAM)
     async def chat(body: ChatRequest, visit: VisitOf, request: Request) -> Any:
         """A conversation's next turn, in OpenAI's shape."""
-        return await _written(Writer(service, body, visit), request)
+        return await _whole_or_streamed(Writer(service, body, visit), request)
 
     @app.post("/v1/completions", tags=["ask"], response_model=CompletionReply, responses=_STREAM)
     async def complete(body: CompletionRequest, visit: VisitOf, request: Request) -> Any:
         """Answers to texts, in OpenAI's shape."""
-        return await _written(Writer(service, body, visit), request)
+        return await _whole_or_streamed(Writer(service, body, visit), request)
 
     @app.post("/v1/embeddings", tags=["ask"])
     async def embed(body: EmbeddingRequest, visit: VisitOf, request: Request) -> EmbeddingReply:
@@ -173,7 +173,7 @@ def _add_asking(app: FastAPI, service: Service) -> None:
         return TokenizeReply(tokens=list(tokens), count=len(tokens))
 
 
-async def _written(writer: Writer, request: Request) -> Any:
+async def _whole_or_streamed(writer: Writer, request: Request) -> Any:
     if not writer.body.stream:
         return await while_connected(request, writer.reply())
     chunks = writer.chunks()
