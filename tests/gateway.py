@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from starlette.testclient import TestClient
@@ -134,7 +135,8 @@ class Gateway:
         self.access = access or Access()
         self.sessions = Sessions(self.access.port)
         service = Service(self.engine, self.registry)
-        front = Front(self.engine, lambda: application(service, self.access, self.watch, self.sessions))
+        made = partial(application, service, self.access, self.watch, self.sessions)
+        front = Front(self.engine, made, on_stop=self.watch.close)
         self.app = Guard(front, self.access, self.watch.finished, self.sessions, front.refuse)
 
     def add(self, *names: str, **changes: Any) -> None:

@@ -19,7 +19,7 @@ def rows_of(*texts):
 
 def task_of(**changes):
     labels = {label: f" {label}" for label in LABELS}
-    return Task(**{"name": "mood", "data": "rows.jsonl", "template": "{text}:", "labels": labels, **changes})
+    return Task(**{"name": "mood", "data": {"path": "rows.jsonl"}, "template": "{text}:", "labels": labels, **changes})
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,9 @@ def test_the_key_file_holds_digests_for_its_owner_alone(keys, tmp_path):
 
 def test_every_route_but_health_wants_a_key(gateway, keys):
     with gateway.client() as client:
-        routers = [getattr(route, "original_router", None) for route in client.app.app.routes]
-        routes = [*client.app.app.routes, *(route for router in routers if router for route in router.routes)]
+        app = asyncio.run(client.app.app.application()).routes
+        routers = [getattr(route, "original_router", None) for route in app.routes]
+        routes = [*app.routes, *(route for router in routers if router for route in router.routes)]
         paths = {(method, route.path) for route in routes for method in getattr(route, "methods", ())}
         assert {("GET", "/"), ("POST", "/enter"), ("POST", "/v1/predict")} < paths
         for method, path in sorted(paths - {("GET", "/static/{name}")}):

@@ -214,14 +214,12 @@ def run_server(options: ServerOptions, is_json: bool, show: Callable[[str], None
     def stop_if_failed(is_failed: bool) -> None:
         server.should_exit = server.should_exit or is_failed
 
-    front = Front(engine, make, greet)
+    front = Front(engine, make, greet, watch.close)
     server = uvicorn_server(Guard(front, access, watch.finished, sessions, front.refuse))
     try:
         server.run(sockets=[bound])
     except KeyboardInterrupt:
         remark("stopped")
-    finally:
-        watch.close()
     for greeting in greetings:
         if not greeting.cancelled() and (failure := greeting.exception()):
             raise failure

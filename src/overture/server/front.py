@@ -52,12 +52,17 @@ class Front:
         engine: starts and stops with the server.
         make: makes the routes, in a thread of its own.
         on_start: called when requests can come.
+        on_stop: called when none come any more.
     """
 
     def __init__(
-        self, engine: Engine, make: Callable[[], Application], on_start: Callable[[], None] = lambda: None
+        self,
+        engine: Engine,
+        make: Callable[[], Application],
+        on_start: Callable[[], None] = lambda: None,
+        on_stop: Callable[[], None] = lambda: None,
     ) -> None:
-        self.engine, self._make, self._on_start = engine, make, on_start
+        self.engine, self._make, self._on_start, self._on_stop = engine, make, on_start, on_stop
         self._lock = threading.Lock()
         self._made: Application | None = None
 
@@ -93,4 +98,5 @@ class Front:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.engine.stop()
+        self._on_stop()
         await send({"type": "lifespan.shutdown.complete"})
