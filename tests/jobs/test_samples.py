@@ -18,8 +18,8 @@ def rows_of(*texts):
 
 
 def task_of(**changes):
-    labels = {label: f" {label}" for label in LABELS}
-    return Task(**{"name": "mood", "data": {"path": "rows.jsonl"}, "template": "{text}:", "labels": labels, **changes})
+    shape = changes or {"labels": {label: f" {label}" for label in LABELS}}
+    return Task(**{"name": "mood", "data": {"path": "rows.jsonl"}, "template": "{text}:", **shape})
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_answers_are_those_of_the_scored_rows():
 
 @pytest.mark.parametrize(("metric", "wanted"), [("rouge_l", (True, None)), ("exact_match", (True, False))])
 def test_a_text_that_differs_is_wrong_only_by_a_metric_that_says_so(metric, wanted):
-    task = task_of(kind="generation", labels={}, columns={"answer": "label"})
+    task = task_of(kind="generation", answer_field="label")
     sampled = SampleRows.of(task, rows_of("one", "two"), ["a b c", "d e f"])
     samples = sampled.samples(Scored(("a b c", "d e f"), ("a b c", "d e g"), 0.5), METRICS[metric])
     assert tuple(sample.is_right for sample in samples) == wanted
