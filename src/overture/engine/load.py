@@ -82,6 +82,8 @@ def load_backbone(
         if family.has_words or (has_captions and _has_tokenizer(source, path, **options)):
             inner = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
         made: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in _WITH_POOLER else {}
+        # Where peft is installed the library looks for an adapter beside the weights, and does not pass this on to it.
+        made |= {"adapter_kwargs": {"local_files_only": options["local_files_only"]}} if options else {}
         kind_of_model = AutoModelForImageTextToText if connector else _class_for(config, family, name)
         model, loading = kind_of_model.from_pretrained(
             source,
