@@ -41,7 +41,9 @@ def gateway(tmp_path, keys):
     audit = tmp_path / "audit.jsonl"
     made = Gateway(tmp_path / "store", access=Access(keys=read_keys(keys[0]), burst=20, rate_per_s=0.5), audit=audit)
     made.add("movie", "spam")
-    return made
+    yield made
+    # A client that is not entered starts and stops nothing.
+    made.watch.close()
 
 
 def bearer(secret):
