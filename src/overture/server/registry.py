@@ -275,7 +275,7 @@ class Registry:
         except ValidationError as error:
             raise invalid_body(error.errors(include_url=False)) from None
         except ValueError as error:
-            raise Refused.invalid("tensors is not base64", where="tensors", got=str(error)) from None
+            raise Refused(400, "invalid_request", "tensors is not base64", where="tensors", got=str(error)) from None
         if not is_name(name):
             wanted = "1 to 64 of a-z 0-9 _ . -, a letter or digit first"
             raise Refused(400, "invalid_name", "this is no name for a prompt", where="name", got=name, wanted=wanted)
