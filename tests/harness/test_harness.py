@@ -1,8 +1,10 @@
 """The model `overture` in lm-evaluation-harness: beside our own scores, beside HFLM, in batches of any size."""
 
 import json
+import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +13,8 @@ import torch
 
 pytest.importorskip("lm_eval")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+from lm_eval.tasks import TaskManager  # noqa: E402
 
 from fakes import make_inner_tokenizer, make_model  # noqa: E402
 from overture.core.errors import ConfigError, DataError  # noqa: E402
@@ -99,7 +103,6 @@ def harness_task(home, **changes):
 
 def evaluated(model, task):
     from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
 
     found = simple_evaluate(
         model=model, tasks=[task], task_manager=TaskManager(include_defaults=False), bootstrap_iters=0
@@ -310,34 +313,34 @@ def test_what_is_refused(home, prompts):
         OvertureLM(prompt=slots, store=str(home / "store"))
 
 
-def test_the_command_line_knows_the_model(home, prompts, tmp_path):
+def command_line(words) -> int:
+    """``python -m overture.harness`` in this process; importing the harness in another takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["overture.harness", *words])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module("overture.harness", run_name="__main__", alter_sys=True)
+    return ended.value.code
+
+
+def test_the_command_line_knows_the_model(home, prompts, offline, tmp_path, monkeypatch, capsys):
+    # The harness's own tasks are thousands of files.
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", partial(TaskManager, include_defaults=False))
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "mood.yaml").write_text(json.dumps(harness_task(home)))
     words = ["run", "--model", "overture", "--tasks", "mood_here", "--include_path", str(tmp_path)]
     prompt = prompts["prefix", "after"]
     words += ["--model_args", f"prompt={prompt},store={home / 'store'}", "--batch_size", "4", "--output_path", "out"]
-    done = subprocess.run(
-        [sys.executable, "-m", "overture.harness", *words],
-        cwd=tmp_path,
-        env={**__import__("os").environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    assert command_line(words) == 0
     (result,) = Path(tmp_path / "out").rglob("results_*.json")
     found = json.loads(result.read_text())
     assert found["config"]["prompt"] == prompt
     lm = OvertureLM(prompt=prompt, store=str(home / "store"))
     assert found["results"]["mood_here"]["acc,none"] == pytest.approx(ours(lm, home)[1])
-    refused = subprocess.run(
-        [sys.executable, "-m", "overture.harness", *[w.replace(prompt, "nobody") for w in words]],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert refused.returncode == 2
-    assert "Traceback" not in refused.stderr
+    assert command_line([word.replace(prompt, "nobody") for word in words]) == 2
+    error = capsys.readouterr().err
+    assert "nobody" in error
+    assert "Traceback" not in error
 
 
 def test_importing_overture_does_not_import_the_harness():
